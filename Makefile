@@ -1,0 +1,72 @@
+# What one does with a checkout. `make` lists it; each target brings its own prerequisites.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The GPU package where there is a GPU that works, else the CPU's: they install the same module, so never both.
+ACCELERATOR := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && echo gpu || echo cpu)
+UNWANTED := $(if $(filter gpu,$(ACCELERATOR)),onnxruntime,onnxruntime-gpu)
+READY := $(VENV)/.ready-$(ACCELERATOR)
+
+PROTOS := $(wildcard protos/duly/v1/*.proto)
+define stubs_into
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check protos bench wheel-check clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv with everything in it; again only when pyproject.toml has changed
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "duly needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1). Try: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); \
+	  echo "'$(PYTHON)' can't make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+	$(BIN)/pip install --quiet --upgrade pip
+	@if $(BIN)/pip show --quiet $(UNWANTED) 2>/dev/null; then $(BIN)/pip uninstall --quiet --yes $(UNWANTED); fi
+	$(BIN)/pip install --quiet --editable '.[$(ACCELERATOR),demo,dev]'
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+demo: $(READY) ## Watch duly work on real models (DEMO_ARGS for options)
+	$(BIN)/duly demo $(DEMO_ARGS)
+
+test: $(READY) ## Run the tests (PYTEST_ARGS for options)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY) ## Formatting, lint, types, layers, protocol, stubs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	@rm -rf build/stubs && mkdir -p build/stubs
+	@$(call stubs_into,build/stubs)
+	@diff -r -x __init__.py -x __pycache__ build/stubs/duly/v1 server/duly/v1 || { \
+	  echo "The stubs in server/duly/v1 are not those of protos/: run make protos" >&2; exit 1; }
+
+protos: $(READY) ## Generate the stubs in server/duly/v1 from protos/
+	$(call stubs_into,server)
+
+bench: $(READY) ## Measure against the transport's floor (BENCH_ARGS for options)
+	$(BIN)/python -m duly_load.bench $(BENCH_ARGS)
+
+wheel-check: $(READY) ## Build the wheel and try its base packages in an empty environment
+	@rm -rf build/wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	@$(BIN)/python -m venv build/wheel/venv
+	build/wheel/venv/bin/pip install --quiet build/wheel/duly-*.whl
+	cd build/wheel && venv/bin/duly version && venv/bin/python -c 'import duly_client, duly_load'
+	@cd build/wheel && ! venv/bin/duly serve --models . 2> serve.txt && grep -F "pip install 'duly[cpu]'" serve.txt
+
+clean: ## Remove what can be made again, .venv included
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

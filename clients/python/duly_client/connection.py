@@ -1,0 +1,156 @@
+"""One `Stream` call, from OpenStream to its status: what a stream keeps of it until it must open another one.
+
+One writer task owns the sending side: gRPC allows one write at a time, and a write that is cancelled takes the whole
+call with it, so that no caller's task may be the one that writes. What was sent while a write was under way leaves in
+one message. The receiving side belongs to the stream's own task.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import grpc
+
+from duly.v1 import inference_pb2
+from duly_client import wire
+from duly_client.clock import Clock
+from duly_client.errors import ProtocolError
+from duly_client.types import StreamTerms, terms_of
+
+PENDING_BYTES_MAX = 256 * 1024
+"""Frames that wait for the write before them; one larger frame waits alone. Older data is worth less than newer."""
+PENDING_FRAMES_MAX = 64
+PINGS_AT_OPEN = 8
+"""Exchanges one after the other when the stream opens: enough to meet a quick one."""
+PING_PERIOD_S = 10.0
+
+
+class Connection:
+    """`on_room` is called whenever frames that waited went to the transport."""
+
+    def __init__(self, call: "grpc.aio.StreamStreamCall[Any, Any]", on_room: Callable[[], None]) -> None:
+        self.clock = Clock()
+        self.clock_related: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the server can count budgets from capture."""
+        self._call = call
+        self._on_room = on_room
+        self._frames: list[wire.FrameRequest] = []
+        self._frame_bytes = 0
+        self._cancels: list[int] = []
+        self._ping_due = False
+        self._ping_id = 0
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._finishing = False
+        self._idle: asyncio.Future[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+
+    async def open(self, request: inference_pb2.OpenStream) -> StreamTerms:
+        """Opens the stream. AioRpcError where the server refuses it or is not there."""
+        try:
+            await self._call.write(inference_pb2.StreamRequest(open=request).SerializeToString())
+        except asyncio.InvalidStateError:
+            pass  # the call is over already; reading tells why
+        response = await self._call.read()
+        if not isinstance(response, inference_pb2.StreamResponse) or response.WhichOneof("response") != "opened":
+            raise ProtocolError(f"the stream began with {response!r} in place of StreamOpened")
+        self._ping_due = True
+        self._writer = asyncio.create_task(self._write())
+        return terms_of(response.opened)
+
+    async def read(self) -> inference_pb2.StreamResponse | None:
+        """The next outcomes or advice; None: the server ended the stream with status OK. AioRpcError where it, or the
+        network, ended it otherwise.
+        """
+        while True:
+            response = await self._call.read()
+            if not isinstance(response, inference_pb2.StreamResponse):
+                return None
+            if response.WhichOneof("response") != "clock_pong":
+                return response
+            self._take_pong(response.clock_pong, time.time_ns())
+
+    def has_room(self, size: int) -> bool:
+        """False where a frame of this many bytes has to wait until earlier ones went to the transport."""
+        return not self._frames or (
+            len(self._frames) < PENDING_FRAMES_MAX and self._frame_bytes + size <= PENDING_BYTES_MAX
+        )
+
+    def add(self, frame: wire.FrameRequest) -> bool:
+        """Hands a frame to the writer. True where the writer is idle: it writes as soon as the caller yields."""
+        self._frames.append(frame)
+        self._frame_bytes += len(frame.message)
+        return self._wake()
+
+    def cancel_frames(self, frame_ids: Iterable[int]) -> None:
+        self._cancels.extend(frame_ids)
+        self._wake()
+
+    async def finish(self) -> None:
+        """Half-closes the stream after everything that waits; returns when that is done, or the call is over."""
+        self._finishing = True
+        self._wake()
+        if self._writer is not None:
+            await asyncio.wait((self._writer,))
+
+    async def close(self) -> None:
+        """Ends the call and its writer. A pending `read` raises CancelledError."""
+        self._call.cancel()
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.wait((self._writer,))
+
+    def _wake(self) -> bool:
+        if self._idle is None or self._idle.done():
+            return False
+        self._idle.set_result(None)
+        return True
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                if self._ping_due:
+                    self._ping_due = False
+                    await self._call.write(self._ping(time.time_ns()))
+                if self._frames:
+                    frames, self._frames, self._frame_bytes = self._frames, [], 0
+                    self._on_room()
+                    await self._call.write(wire.joined(frames))
+                elif self._cancels:  # after the frames that they may mean
+                    cancel = inference_pb2.CancelFrames(frame_ids=self._cancels)
+                    self._cancels.clear()
+                    await self._call.write(inference_pb2.StreamRequest(cancel=cancel).SerializeToString())
+                elif self._finishing:
+                    await self._call.done_writing()
+                    return
+                elif not self._ping_due:
+                    self._idle = asyncio.get_running_loop().create_future()
+                    await self._idle
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+            pass  # the call is over; reading tells why
+
+    def _ping(self, now_ns: int) -> bytes:
+        self._ping_id += 1
+        ping = inference_pb2.ClockPing(ping_id=self._ping_id, client_send_unix_nano=now_ns)
+        # The server uses it until the next one comes, so it must hold until then.
+        estimate = self.clock.estimate(now_ns + int(PING_PERIOD_S * 1e9))
+        if estimate is not None:
+            ping.clock.offset_nano, ping.clock.uncertainty_nano = estimate
+        return inference_pb2.StreamRequest(clock_ping=ping).SerializeToString()
+
+    def _take_pong(self, pong: inference_pb2.ClockPong, received_ns: int) -> None:
+        self.clock.add(
+            pong.client_send_unix_nano, pong.server_receive_unix_nano, pong.server_send_unix_nano, received_ns
+        )
+        if pong.ping_id < PINGS_AT_OPEN:
+            self._ping_now()
+        else:
+            self._ping_timer = asyncio.get_running_loop().call_later(PING_PERIOD_S, self._ping_now)
+        if not self.clock_related.done():
+            self.clock_related.set_result(None)  # the writer, woken before, sends the estimate first
+
+    def _ping_now(self) -> None:
+        self._ping_due = True
+        self._wake()

@@ -1,0 +1,59 @@
+"""Element types of NumPy and of the wire, and the arrays in an outcome."""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duly.v1 import tensor_pb2
+from duly_client.errors import ProtocolError
+
+Array = NDArray[Any]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+"""By name of the wire's DataType, without its prefix. On the wire every element is little-endian."""
+
+DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
+"""The same the other way round."""
+
+_DTYPE_BY_NUMBER = {tensor_pb2.DataType.Value(f"DATA_TYPE_{name}"): dtype for name, dtype in DTYPES.items()}
+
+
+def datatype_number(dtype: np.dtype[Any]) -> tensor_pb2.DataType:
+    """The wire's number of an element type. TypeError where it has none."""
+    name = DATATYPES.get(dtype)
+    if name is None:
+        raise TypeError(f"arrays of {dtype} cannot be sent; element types are {', '.join(DTYPES)}")
+    return tensor_pb2.DataType.Value(f"DATA_TYPE_{name}")
+
+
+def tensor_array(tensor: tensor_pb2.Tensor) -> Array:
+    """A read-only array over the tensor's bytes. ProtocolError where they do not fill its shape."""
+    dtype = _DTYPE_BY_NUMBER.get(tensor.datatype)
+    shape = tuple(tensor.shape)
+    data = tensor.data
+    if dtype is None or len(data) != prod(shape) * dtype.itemsize:
+        datatype = tensor_pb2.DataType.Name(tensor.datatype).removeprefix("DATA_TYPE_") if dtype else tensor.datatype
+        raise ProtocolError(
+            f"tensor {tensor.name!r}: {len(data)} bytes do not fill {datatype}{list(shape)}", "MESSAGE_MALFORMED"
+        )
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def spelled(datatype: str, shape: tuple[int, ...]) -> str:
+    """As messages show a tensor: `FP32[3,416,416]`; an extent that may be any is `?`."""
+    return f"{datatype}[{','.join('?' if extent < 0 else str(extent) for extent in shape)}]"

@@ -1,0 +1,136 @@
+"""What can go wrong, as exceptions a person understands.
+
+A call that the server ends becomes a `DulyError` subclass with the server's own message, its stable `reason` and
+`metadata` (such as a counter-offer). A frame that gets no result is no error: it is an outcome. Misuse by the caller is
+a ValueError, TypeError or RuntimeError.
+"""
+
+import importlib
+from typing import Any
+
+import grpc
+
+
+class DulyError(Exception):
+    """Base of all errors of a call. `reason` is the server's stable name for it, "" where it gave none."""
+
+    recoverable = False
+    """True where the same stream may well open a little later."""
+
+    def __init__(self, message: str, reason: str = "", metadata: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.metadata = metadata or {}
+
+
+class ServerUnavailable(DulyError):
+    """No server answers, the connection was lost, or the server is draining."""
+
+    recoverable = True
+
+
+class ModelNotFound(DulyError):
+    """The repository has no such model or version."""
+
+
+class ModelNotReady(DulyError):
+    """The model is known but not loaded, or is loading."""
+
+    recoverable = True
+
+
+class StreamRefused(DulyError):
+    """The server has no capacity for it; `metadata` may hold what would fit."""
+
+    recoverable = True
+
+
+class ClientTooSlow(DulyError):
+    """Outcomes were not read."""
+
+
+class InvalidRequest(DulyError):
+    """The server understood the request and found it wrong."""
+
+
+class LoadFailed(DulyError):
+    """A model could not be loaded, or its repository is wrong."""
+
+
+class NotAllowed(DulyError):
+    """The credentials are missing or do not permit the call."""
+
+
+class ServerFault(DulyError):
+    """The server failed on its own account."""
+
+
+class ProtocolError(DulyError):
+    """The server sent what the protocol does not allow."""
+
+
+_BY_REASON: dict[str, type[DulyError]] = {
+    "MODEL_NOT_FOUND": ModelNotFound,
+    "VERSION_NOT_FOUND": ModelNotFound,
+    "MODEL_NOT_READY": ModelNotReady,
+    "FIRST_MESSAGE_NOT_OPEN": InvalidRequest,
+    "STREAM_OPENED_TWICE": InvalidRequest,
+    "FRAME_ID_NOT_INCREASING": InvalidRequest,
+    "INVALID_OPEN": InvalidRequest,
+    "MESSAGE_MALFORMED": InvalidRequest,
+    "STREAMS_EXHAUSTED": StreamRefused,
+    "DRAINING": ServerUnavailable,
+    "CLIENT_TOO_SLOW": ClientTooSlow,
+    "INTERNAL": ServerFault,
+    "REPOSITORY_INVALID": LoadFailed,
+    "LOAD_FAILED": LoadFailed,
+}
+
+_BY_CODE: dict[grpc.StatusCode, type[DulyError]] = {
+    grpc.StatusCode.UNAVAILABLE: ServerUnavailable,
+    # A server that stops without grace cancels its calls; those that the client cancels never get here.
+    grpc.StatusCode.CANCELLED: ServerUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ServerUnavailable,
+    grpc.StatusCode.NOT_FOUND: ModelNotFound,
+    grpc.StatusCode.FAILED_PRECONDITION: ModelNotReady,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: StreamRefused,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
+    grpc.StatusCode.UNAUTHENTICATED: NotAllowed,
+    grpc.StatusCode.PERMISSION_DENIED: NotAllowed,
+    grpc.StatusCode.INTERNAL: ServerFault,
+    grpc.StatusCode.UNKNOWN: ServerFault,
+    grpc.StatusCode.DATA_LOSS: ServerFault,
+}
+
+
+def from_rpc(error: grpc.aio.AioRpcError, target: str) -> DulyError:
+    """The status that ended a call to `target`, by its reason where the server gave one, else by its code."""
+    reason, metadata = _error_info(error)
+    details = error.details() or error.code().name
+    kind = _BY_REASON.get(reason) or _BY_CODE.get(error.code(), DulyError)
+    if kind is ServerUnavailable and not reason:
+        details = f"no answer from {target}: {details}"
+    elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        details = f"{target} is no duly server, or an older one: {details}"
+    return kind(details, reason, metadata)
+
+
+def _error_info(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str]]:
+    """(reason, metadata) of the google.rpc.ErrorInfo in the status, or ("", {}).
+
+    Needs googleapis-common-protos; without that package the message alone must do.
+    """
+    packed: Any = next((value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"), None)
+    if packed is None:
+        return "", {}
+    try:
+        status_pb2 = importlib.import_module("google.rpc.status_pb2")
+        error_details_pb2 = importlib.import_module("google.rpc.error_details_pb2")
+    except ImportError:
+        return "", {}
+    for detail in status_pb2.Status.FromString(packed).details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return info.reason, dict(info.metadata)
+    return "", {}

@@ -1,0 +1,319 @@
+"""A stream as the application sees it: frames in, exactly one outcome a frame out, over as many calls as it takes.
+
+Bounds: no more than the in-flight credit of outcomes wait to be read; then reading from the wire stops. No more than
+FRAMES_HELD_MAX frames are unanswered or unread together; then `send` waits. Frames that wait for the transport are
+bounded in `connection`. A frame is never sent twice: when the connection is lost, those in flight are CANCELLED.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from duly.v1 import inference_pb2
+from duly_client import errors, wire
+from duly_client.connection import Connection
+from duly_client.types import Advice, Encoding, Outcome, Payload, Status, StreamTerms, advice_of, outcome_of
+
+FRAMES_HELD_MAX = 4096
+"""Four times the largest credit that is of use to a sensor; each frame held takes about 100 bytes."""
+UNREAD_WAIT_S = 10.0
+"""How long `send` waits for an application that reads no outcomes."""
+CLOCK_WAIT_S = 1.0
+"""How long opening waits for the clocks to be related; until they are, budgets count from receipt."""
+BACKOFF_MIN_S, BACKOFF_MAX_S = 0.1, 5.0
+"""Between two tries to reconnect, doubling; each is shortened at random by up to a half."""
+
+
+class Stream:
+    """Opened by `async with`; sent to by one task and iterated by the same or another one. Leaving the block ends the
+    stream at once; `finish` ends it when all frames are answered.
+    """
+
+    def __init__(
+        self,
+        start_call: Callable[[], "grpc.aio.StreamStreamCall[Any, Any]"],
+        request: inference_pb2.OpenStream,
+        target: str,
+        *,
+        check: bool,
+        on_advice: Callable[[Advice], None] | None,
+        reconnect: bool,
+        reconnect_tries_max: int | None,
+        open_timeout_s: float,
+    ) -> None:
+        self._start_call = start_call
+        self._request = request
+        self._target = target
+        self._check = check
+        self._on_advice = on_advice
+        self._tries_max = reconnect_tries_max if reconnect else 0
+        self._open_timeout_s = open_timeout_s
+
+        self._terms: StreamTerms | None = None
+        self._connection: Connection | None = None
+        self._lost_reason = ""
+        self._tries = 0  # to reconnect, in a row
+        self._error: errors.DulyError | None = None
+        self._next_id = 1
+        self._in_flight: dict[int, int] = {}  # frame id -> capture time, ns
+        self._unread: deque[Outcome] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()  # something that `send` or the receiving task waits for
+        self._stopping = asyncio.Event()  # finished or closed: no reconnecting any more
+        self._task: asyncio.Task[None] | None = None
+
+    # ---- opening and ending ----
+
+    async def __aenter__(self) -> Self:
+        if self._task is not None:
+            raise RuntimeError("a stream opens once; ask the client for another one")
+        connection = await self._connect()
+        self._connection = connection
+        self._task = asyncio.create_task(self._run(connection))
+        self._task.add_done_callback(self._end)
+        await asyncio.wait((connection.clock_related, self._task), timeout=CLOCK_WAIT_S, return_when="FIRST_COMPLETED")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the stream now: frames in flight are withdrawn, outcomes not yet read are dropped."""
+        self._stopping.set()
+        self._changed.set()
+        self._unread.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def finish(self) -> None:
+        """Sends no more frames; iteration ends when the last outcome came."""
+        self._stopping.set()
+        self._changed.set()
+        if self._connection is not None:
+            await self._connection.finish()
+
+    @property
+    def opened(self) -> StreamTerms:
+        """What was agreed; after a reconnection, what was agreed then."""
+        if self._terms is None:
+            raise RuntimeError("the stream is not open: enter it with `async with`")
+        return self._terms
+
+    # ---- sending ----
+
+    async def send(
+        self,
+        payload: Payload,
+        *,
+        capture_time_ns: int | None = None,
+        budget_ms: float | None = None,
+        must_run: bool = False,
+        encoding: Encoding | None = None,
+    ) -> int:
+        """Sends a frame and returns its id. Its outcome comes by iteration.
+
+        `capture_time_ns`: wall clock, ns since 1970; None: now. `budget_ms`: counts from capture; None: the stream's.
+        `encoding`: of byte strings that are neither JPEG nor PNG. The payload may be changed after the return.
+
+        Waits while the transport is full. While the connection is lost it waits no longer than the budget: the frame
+        is CANCELLED then. ValueError and TypeError where the payload is not what the model takes; ClientTooSlow where
+        nobody reads the outcomes; the error that ended the stream where it has ended.
+        """
+        captured_ns = time.time_ns() if capture_time_ns is None else capture_time_ns
+        terms = self.opened
+        budget_ns = 0 if budget_ms is None else round(budget_ms * 1e6)
+        if captured_ns <= 0 or budget_ns < 0:
+            raise ValueError(f"capture_time_ns must be positive, budget_ms not negative: {capture_time_ns}, {budget_ms}")
+        inputs = wire.inputs_of(payload, encoding, terms.inputs if self._check else None)
+        size = wire.FRAME_FIELDS_BYTES_MAX + sum(len(head) + data_bytes for head, _, data_bytes in inputs)
+        if self._check and size > terms.message_bytes_max:
+            raise ValueError(f"the frame takes {size} bytes; the server reads up to {terms.message_bytes_max}")
+        connection = self._connection
+        if connection is None or self._stopping.is_set() or self._full() or not connection.has_room(size):
+            connection = await self._ready(size, (budget_ns or terms.default_budget_ns) / 1e9)
+        frame_id = self._next_id
+        self._next_id += 1
+        if connection is None:
+            self._cancel_here(frame_id, captured_ns, f"not sent, {self._lost_reason}")
+            return frame_id
+        self._in_flight[frame_id] = captured_ns
+        frame = inference_pb2.Frame(
+            frame_id=frame_id, capture_time_unix_nano=captured_ns, budget_nano=budget_ns, must_run=must_run
+        )
+        if connection.add(wire.frame_request(frame, inputs)):
+            await asyncio.sleep(0)  # the writer writes now, whatever the caller does next
+        return frame_id
+
+    def cancel(self, frame_ids: Iterable[int]) -> None:
+        """Withdraws frames that are still waiting; each is answered all the same. Others are left as they are."""
+        waiting = [frame_id for frame_id in frame_ids if frame_id in self._in_flight]
+        if waiting and self._connection is not None:
+            self._connection.cancel_frames(waiting)
+
+    def _full(self) -> bool:
+        return len(self._in_flight) + len(self._unread) >= FRAMES_HELD_MAX
+
+    async def _ready(self, size: int, budget_s: float) -> Connection | None:
+        """Waits for room. None: the connection is lost and did not come back within the budget."""
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + budget_s
+        while True:
+            if self._stopping.is_set() or (self._task is not None and self._task.done()):
+                self._raise_ended()
+            connection = self._connection
+            full = self._full()
+            if not full and connection is not None and connection.has_room(size):
+                return connection
+            wait_s = None  # for the transport: as long as it takes
+            if full:
+                wait_s = UNREAD_WAIT_S
+            elif connection is None:
+                wait_s = give_up_s - loop.time()
+                if wait_s <= 0:
+                    return None
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                if full and len(self._unread) >= self._unread_max():
+                    raise errors.ClientTooSlow(
+                        f"{len(self._unread)} outcomes are unread and {len(self._in_flight)} frames unanswered: "
+                        "iterate over the stream, in another task where need be, while you send"
+                    ) from None
+
+    def _raise_ended(self) -> None:
+        if self._error is not None:
+            raise self._error
+        raise RuntimeError("the stream takes no more frames: it is finished or closed")
+
+    # ---- receiving ----
+
+    def __aiter__(self) -> AsyncIterator[Outcome]:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        """The next outcome; the end when all came after `finish`. The error that ended the stream comes after the
+        outcomes of all its frames.
+        """
+        while not self._unread:
+            if self._task is None or self._task.done():
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            if self._reader is not None:
+                raise RuntimeError("another task is already waiting for this stream's outcomes")
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        outcome = self._unread.popleft()
+        self._changed.set()
+        return outcome
+
+    async def _run(self, connection: Connection | None) -> None:
+        """Receives until the stream ends, over one connection after the other."""
+        while connection is not None:
+            opened_s = asyncio.get_running_loop().time()
+            try:
+                error = await self._receive(connection)
+            finally:
+                self._connection = None
+                await connection.close()
+            self._lost_reason = f"connection lost: {error}" if error.recoverable else f"stream ended: {error}"
+            for frame_id, captured_ns in self._in_flight.items():
+                self._cancel_here(frame_id, captured_ns, self._lost_reason)
+            self._in_flight.clear()
+            if asyncio.get_running_loop().time() - opened_s > BACKOFF_MAX_S:
+                self._tries = 0  # it was a good connection
+            connection = await self._reconnect(error)
+
+    async def _receive(self, connection: Connection) -> errors.DulyError:
+        """Takes in what comes until the connection ends, and says how it did."""
+        while True:
+            try:
+                response = await connection.read()
+            except grpc.aio.AioRpcError as error:
+                return errors.from_rpc(error, self._target)
+            if response is None:
+                return errors.ServerUnavailable("the server ended the stream")
+            if response.WhichOneof("response") == "advice":
+                if self._on_advice is not None:
+                    asyncio.get_running_loop().call_soon(self._on_advice, advice_of(response.advice))
+                continue
+            now_ns = time.time_ns()
+            for message in response.outcomes.outcomes:
+                captured_ns = self._in_flight.pop(message.frame_id, None)
+                if captured_ns is None:
+                    return errors.ProtocolError(f"an outcome came for frame {message.frame_id}, which is not in flight")
+                self._take_in(outcome_of(message, now_ns - captured_ns))
+            self._changed.set()
+            while len(self._unread) >= max(1, self.opened.frames_in_flight_max):
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def _reconnect(self, error: errors.DulyError) -> Connection | None:
+        """A new connection after `error` ended the last one; None: the stream is finished. Raises the last error where
+        the server would not have the stream, or the tries are used up.
+        """
+        while not self._stopping.is_set():
+            if not error.recoverable or (self._tries_max is not None and self._tries >= self._tries_max):
+                raise error
+            backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(self._tries, 10)) * random.uniform(0.5, 1)
+            self._tries += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(backoff_s):
+                    await self._stopping.wait()
+                    return None
+            try:
+                self._connection = await self._connect()
+            except errors.DulyError as failure:
+                error = failure
+                self._lost_reason = f"connection lost: {error}"
+                continue
+            self._changed.set()
+            if self._stopping.is_set():
+                await self._connection.finish()
+            return self._connection
+        return None
+
+    async def _connect(self) -> Connection:
+        connection = Connection(self._start_call(), self._changed.set)
+        try:
+            async with asyncio.timeout(self._open_timeout_s):
+                self._terms = await connection.open(self._request)
+        except BaseException as error:
+            await connection.close()
+            if isinstance(error, grpc.aio.AioRpcError):
+                raise errors.from_rpc(error, self._target) from error
+            if isinstance(error, TimeoutError):
+                raise errors.ServerUnavailable(f"no answer from {self._target} in {self._open_timeout_s:g} s") from error
+            raise
+        return connection
+
+    def _take_in(self, outcome: Outcome) -> None:
+        self._unread.append(outcome)
+        self._wake_reader()
+
+    def _cancel_here(self, frame_id: int, captured_ns: int, reason: str) -> None:
+        self._take_in(Outcome(frame_id, Status.CANCELLED, time.time_ns() - captured_ns, reason=reason))
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._error = error
+        self._changed.set()
+        self._wake_reader()

@@ -1,0 +1,254 @@
+"""What the client gives back: outcomes, the terms of a stream, advice. Times are integer nanoseconds."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from duly.v1 import inference_pb2, tensor_pb2
+from duly_client.convert import DTYPES, Array, tensor_array
+from duly_client.errors import ProtocolError
+
+StreamClass = Literal["CRITICAL", "STANDARD", "BEST_EFFORT"]
+BacklogPolicy = Literal["LATEST", "KEEP_LAST", "ALL"]
+Ordering = Literal["ARRIVAL", "UNORDERED", "MONOTONIC"]
+GapPolicy = Literal["CONTINUE", "RESET", "SKIP"]
+Encoding = Literal["JPEG", "PNG", "PCM_S16LE"]
+
+ENCODINGS: dict[int, Encoding] = {
+    tensor_pb2.ENCODED_FORMAT_JPEG: "JPEG",
+    tensor_pb2.ENCODED_FORMAT_PNG: "PNG",
+    tensor_pb2.ENCODED_FORMAT_PCM_S16LE: "PCM_S16LE",
+}
+"""By number on the wire."""
+
+Value = Array | bytes | bytearray | memoryview
+"""One input of a frame: an array, or an encoded picture or sound."""
+Payload = Value | Mapping[str, Value]
+"""A frame: one value for the model's only input, or values by input name."""
+
+
+class Status(IntEnum):
+    """How a frame ended. Only ON_TIME and LATE carry outputs."""
+
+    ON_TIME = 1
+    LATE = 2
+    """Result, but after the deadline."""
+    EXPIRED = 3
+    """Never run: its deadline had passed or could no longer be met."""
+    SUPERSEDED = 4
+    """Never run: a newer frame took its place."""
+    SHED = 5
+    """Never run: overload, or over a quota."""
+    SKIPPED = 6
+    """Never run: a stateful stream could not accept it."""
+    INVALID = 7
+    """Never run: wrong shape, type or size, undecodable, or not finite."""
+    CANCELLED = 8
+    """Withdrawn, its stream closed, or the connection was lost."""
+    FAILED = 9
+    """The model or the device failed on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Times of one frame on the server, ns since its receipt there; 0: it did not get there."""
+
+    received_unix_ns: int = 0
+    """Server wall clock at receipt, ns since 1970."""
+    dispatched_ns: int = 0
+    started_ns: int = 0
+    finished_ns: int = 0
+    sent_ns: int = 0
+    capture_to_receipt_ns: int = 0
+    """0 where the clocks are not related."""
+    clock_uncertainty_ns: int = 0
+    """Of `capture_to_receipt_ns`; 0 where the clocks are not related."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The one terminal answer to a frame."""
+
+    frame_id: int
+    status: Status
+    latency_ns: int
+    """From capture to the arrival of the outcome, on the client's clock."""
+    version: str = ""
+    """Version that ran; empty: none did."""
+    variant: str = ""
+    """Variant that ran; empty: none did."""
+    batch_size: int = 0
+    """Frames in the batch that it ran in; 0: it did not run."""
+    slack_ns: int = 0
+    """Deadline minus the time at which the server sent the outcome; negative: too late."""
+    reason: str = ""
+    """Why there is no result in time, for people."""
+    _message: inference_pb2.Outcome | None = field(default=None, repr=False, compare=False)
+    _arrays: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def ok(self) -> bool:
+        """True where there is a result: ON_TIME or LATE."""
+        return self.status <= Status.LATE
+
+    @property
+    def outputs(self) -> dict[str, Array]:
+        """Outputs by name: read-only arrays over the received bytes, made at the first look. ProtocolError where the
+        server's bytes do not fill its shape.
+        """
+        if not self._arrays and self._message is not None:
+            self._arrays.update((tensor.name, tensor_array(tensor)) for tensor in self._message.outputs)
+        return self._arrays
+
+    @property
+    def timing(self) -> Timing:
+        """When what happened to the frame on the server."""
+        if self._message is None:
+            return Timing()
+        timing = self._message.timing
+        return Timing(
+            timing.received_unix_nano,
+            timing.dispatched_nano,
+            timing.started_nano,
+            timing.finished_nano,
+            timing.sent_nano,
+            timing.capture_to_receipt_nano,
+            timing.clock_uncertainty_nano,
+        )
+
+
+_STATUSES = {int(status): status for status in Status}
+
+
+def outcome_of(message: inference_pb2.Outcome, latency_ns: int) -> Outcome:
+    """An outcome as the wire has it. A status of a newer protocol is told as FAILED."""
+    return Outcome(
+        message.frame_id,
+        _STATUSES.get(message.status, Status.FAILED),
+        latency_ns,
+        message.version,
+        message.variant,
+        message.batch_size,
+        message.slack_nano,
+        message.reason,
+        message,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What an input takes or an output gives, for one frame."""
+
+    name: str
+    datatype: str
+    """As the protocol names it: FP32, UINT8, …"""
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    """Without the batch dimension; -1: any extent."""
+    encodings: tuple[Encoding, ...] = ()
+    """Inputs: formats accepted in place of an array."""
+    labels: tuple[str, ...] = ()
+    """Outputs: names of the classes that an index stands for."""
+    sample_rate_hz: int = 0
+    """Inputs: sound at this rate; 0: not sound."""
+    finite: bool = False
+    """Inputs: NaN and infinities make a frame INVALID."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTerms:
+    """What was agreed when the stream opened."""
+
+    stream_id: int
+    """The server's, for its logs and statistics."""
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: tuple[str, ...]
+    """Variants that may serve, best first."""
+    stream_class: str
+    backlog: str
+    backlog_frames: int
+    ordering: str
+    gap: str
+    """Stateful models; otherwise empty."""
+    default_budget_ns: int
+    planned_latency_ns: int
+    """Planned execution time of a batch of one: no result comes sooner."""
+    utilisation: float
+    """Share of the lanes' time that all open streams with a stated period ask for; 1: all of it."""
+    frames_in_flight_max: int
+    """Frames that may be unanswered; further ones are SHED."""
+    bytes_in_flight_max: int
+    message_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Something to act on."""
+
+    kind: str
+    """SLOW_DOWN, SPEED_UP, DRAINING or VERSION_CHANGED."""
+    period_ns: int
+    """SLOW_DOWN: shortest period that can be served."""
+    version: str
+    """VERSION_CHANGED: the new version."""
+    reason: str
+
+
+def advice_of(message: inference_pb2.StreamAdvice) -> Advice:
+    """Advice as the wire has it."""
+    kind = _name(inference_pb2.StreamAdvice.Kind, message.kind, "KIND_")
+    return Advice(kind, message.period_nano, message.version, message.reason)
+
+
+def terms_of(message: inference_pb2.StreamOpened) -> StreamTerms:
+    """Terms as the wire has them."""
+    return StreamTerms(
+        stream_id=message.stream_id,
+        version=message.version,
+        inputs=tuple(_spec_of(spec) for spec in message.inputs),
+        outputs=tuple(_spec_of(spec) for spec in message.outputs),
+        variants=tuple(message.variants),
+        stream_class=_name(inference_pb2.StreamClass, message.stream_class, "STREAM_CLASS_"),
+        backlog=_name(inference_pb2.BacklogPolicy, message.backlog_policy, "BACKLOG_POLICY_"),
+        backlog_frames=message.backlog_frames,
+        ordering=_name(inference_pb2.Ordering, message.ordering, "ORDERING_"),
+        gap=_name(inference_pb2.GapPolicy, message.gap_policy, "GAP_POLICY_") if message.gap_policy else "",
+        default_budget_ns=message.default_budget_nano,
+        planned_latency_ns=message.planned_latency_nano,
+        utilisation=message.utilisation,
+        frames_in_flight_max=message.frames_in_flight_max,
+        bytes_in_flight_max=message.bytes_in_flight_max,
+        message_bytes_max=message.message_bytes_max,
+    )
+
+
+def _spec_of(message: tensor_pb2.TensorSpec) -> TensorSpec:
+    datatype = _name(tensor_pb2.DataType, message.datatype, "DATA_TYPE_")
+    if datatype not in DTYPES:
+        raise ProtocolError(f"tensor {message.name!r} has the element type {datatype}, which this client does not know")
+    return TensorSpec(
+        name=message.name,
+        datatype=datatype,
+        dtype=DTYPES[datatype],
+        shape=tuple(message.shape),
+        encodings=tuple(ENCODINGS[number] for number in message.encoded_formats if number in ENCODINGS),
+        labels=tuple(message.labels),
+        sample_rate_hz=message.sample_rate_hz,
+        finite=message.finite,
+    )
+
+
+class _Enum(Protocol):
+    def keys(self) -> Iterable[str]: ...
+    def values(self) -> Iterable[int]: ...
+
+
+def _name(enum: _Enum, number: int, prefix: str) -> str:
+    """Name of an enumeration's number; the number itself where a newer server knows more names."""
+    names = dict(zip(enum.values(), enum.keys(), strict=True))
+    return names.get(number, str(number)).removeprefix(prefix)

@@ -1,0 +1,94 @@
+"""The floor: a server of `duly.v1` that runs no model.
+
+It reads every frame, as a real server must, and answers it at once with 64 bytes. What a server takes beyond this is
+its own; what this takes is gRPC's, protobuf's and Python's. Both the handler style and the event loop are those of
+the server: `read()`/`write()` on grpc.aio under uvloop.
+
+    python -m duly_load.null_echo --listen unix:/tmp/echo.sock
+"""
+
+import asyncio
+import signal
+from typing import Any
+
+import click
+import grpc
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from duly.v1 import inference_pb2, inference_pb2_grpc
+
+MESSAGE_BYTES_MAX = 64 << 20
+REPLY = bytes(64)
+STOP_GRACE_S = 1.0
+
+
+class NullEcho(inference_pb2_grpc.InferenceServiceServicer):
+    """Answers every frame ON_TIME with one output named `reply` of 64 bytes."""
+
+    async def Stream(self, request_iterator: Any, context: Any) -> None:
+        """Serves one stream until the client half-closes it."""
+        while (message := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
+            kind = message.WhichOneof("request")
+            if kind == "frames":
+                await context.write(_outcomes(message.frames))
+            elif kind == "open":
+                await context.write(inference_pb2.StreamResponse(opened=inference_pb2.StreamOpened(version="1")))
+            else:
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"the null echo takes open and frames, got {kind}")
+
+
+def _outcomes(batch: inference_pb2.FrameBatch) -> inference_pb2.StreamResponse:
+    response = inference_pb2.StreamResponse()
+    for frame in batch.frames:
+        outcome = response.outcomes.outcomes.add()
+        outcome.frame_id = frame.frame_id
+        outcome.status = inference_pb2.OUTCOME_STATUS_ON_TIME
+        output = outcome.outputs.add()
+        output.name = "reply"
+        output.data = REPLY
+    return response
+
+
+async def start(listen: str) -> tuple[grpc.aio.Server, int]:
+    """Starts the echo on `HOST:PORT` or `unix:PATH`. Returns the server and its port (1 for a UNIX socket).
+
+    Raises OSError where the address can't be bound.
+    """
+    server = grpc.aio.server(
+        options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.so_reuseport", 0)],
+    )
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(NullEcho(), server)
+    servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise OSError(f"{listen}: cannot listen there ({error}); give HOST:PORT or unix:PATH") from error
+    await server.start()
+    await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    return server, port
+
+
+async def _serve(listen: str) -> None:
+    server, _ = await start(listen)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    await server.stop(STOP_GRACE_S)
+
+
+@click.command()
+@click.option("--listen", required=True, help="HOST:PORT or unix:PATH")
+def main(listen: str) -> None:
+    """Serve duly.v1 without a model, as the floor to measure servers against."""
+    try:
+        uvloop.run(_serve(listen))
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

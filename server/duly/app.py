@@ -1,0 +1,211 @@
+"""Composition root: puts the parts together and takes the server through its life, warm, ready, drain."""
+
+import asyncio
+import gc
+import signal
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from duly.config import ServerConfig, default_lanes, default_threads
+from duly.core.events import DrainRequested
+from duly.metrics import Gauges, Metrics, MetricsError, MetricsServer, serve_metrics
+from duly.models.repository import Repository
+from duly.rpc.control import ModelService, ServerService
+from duly.rpc.server import Health, ListenError, Server, add_services, check_free, create_server, listen, message_limit
+from duly.rpc.streaming import Streams
+from duly.rpc.terms import Limits
+from duly.runtime.driver import Driver
+from duly.runtime.models import WATCH_SECONDS, Models, check_version
+from duly.telemetry import configure_logging
+from duly.worker.installed import BackendError, check_installed
+
+_log = structlog.get_logger("duly")
+
+STOP_SECONDS = 1.0
+"""Calls that are still open after the drain get this long."""
+
+
+class StartError(Exception):
+    """The server cannot start; the text says why and what would help."""
+
+
+class App:
+    """The server, in one event loop. `start`, then `run` until it is drained; `close` gives everything back."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        """Must be made inside the event loop that it will run in."""
+        self._config = config
+        self.address = ""
+        """Where it listens, with the port that it got."""
+        self.metrics_address = ""
+        self.metrics = Metrics()
+        self.driver = Driver(self.metrics, config.payload_bytes_max)
+        self.models = Models(
+            Repository(config.models),
+            self.driver,
+            self.metrics,
+            config.lanes or default_lanes(),
+            config.threads or default_threads(),
+            config.load_timeout_s,
+            config.batch_timeout_ms,
+        )
+        self._limits = Limits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6))
+        self.streams = Streams(
+            self.driver, self.models, self.metrics, self._limits, config.streams_max, config.slow_reader_timeout_s
+        )
+        self._server: Server | None = None
+        self._metrics_server: MetricsServer | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._drain: asyncio.Task[None] | None = None
+        self._drained = asyncio.Event()
+
+    async def start(self) -> None:
+        """Loads and warms all models, then listens; returns when health says SERVING. Raises StartError."""
+        config = self._config
+        try:
+            check_installed()
+        except BackendError as error:
+            raise StartError(str(error)) from None
+        try:
+            # Before the models are loaded: a taken port should not cost a warm-up.
+            check_free(config.listen)
+            if config.metrics:
+                self.metrics.set_gauges(self._gauges)
+                self._metrics_server = serve_metrics(config.metrics, self.metrics)
+                self.metrics_address = f"{config.metrics.rpartition(':')[0]}:{self._metrics_server.port}"
+        except (ListenError, MetricsError) as error:
+            raise StartError(str(error)) from None
+        await self.models.load_all()
+        if not any(served.signature for served in self.models.served()):
+            raise StartError(self._nothing_to_serve())
+        self.streams.message_bytes_max = self.models.message_bytes_max = message_limit(self.models.frame_bytes_max())
+        server = self._server = create_server(config.transport, self.streams)
+        health = self._health = Health(server)
+        control = ServerService(
+            self.models, self.driver, self.streams, self.metrics, self._limits, config.streams_max, self.drain
+        )
+        add_services(server, ModelService(self.models, self.driver), control, config.reflection)
+        try:
+            self.address = listen(server, config.listen)
+        except ListenError as error:
+            raise StartError(str(error)) from None
+        # What was made until now stays: full collections need not walk it again, and pauses stay short.
+        gc.collect()
+        gc.freeze()
+        await health.serve()
+        await server.start()
+        self._tasks = [asyncio.create_task(health.follow(self.models)), asyncio.create_task(self._watch())]
+        _log.info("serving", address=self.address, metrics=self.metrics_address or None)
+
+    async def run(self) -> None:
+        """Returns when the server was drained, by `drain` or over the wire."""
+        await self._drained.wait()
+
+    def drain(self, grace_ns: int = 0) -> "asyncio.Future[None]":
+        """Begins to stop; done when every frame is answered. A second call joins the first."""
+        if self._drain is None:
+            grace_ns = grace_ns or int(self._config.drain_grace_s * 1e9)
+            self._drain = asyncio.get_running_loop().create_task(self._do_drain(grace_ns))
+        return self._drain
+
+    async def close(self) -> None:
+        """Ends what is left. Whoever calls it before a drain loses frames."""
+        for task in self._tasks:
+            task.cancel()
+        if self._server is not None:
+            await self._server.stop(STOP_SECONDS)
+        await self.models.close()
+        if self._metrics_server is not None:
+            self._metrics_server.stop()
+
+    async def _do_drain(self, grace_ns: int) -> None:
+        _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.payloads))
+        await self._health.drain()
+        self.streams.drain()
+        self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
+        await self.driver.drained()
+        self.streams.end_all()
+        _log.info("drained")
+        self._drained.set()
+
+    async def _watch(self) -> None:
+        """Looks for workers that hang and clients that do not read, and measures how late the loop runs."""
+        clock = self.driver.clock
+        due_ns = clock()
+        while True:
+            due_ns += int(WATCH_SECONDS * 1e9)
+            await asyncio.sleep(max(0, due_ns - clock()) / 1e9)
+            self.metrics.loop_lag(max(0, clock() - due_ns))
+            self.models.watch_workers()
+            self.streams.watch()
+
+    def _gauges(self) -> Gauges:
+        payloads = self.driver.payloads
+        waiting = self.driver.scheduler.frames_waiting_by_model()
+        return Gauges(waiting, len(payloads), payloads.bytes, self.streams.open_by_model())
+
+    def _nothing_to_serve(self) -> str:
+        failures = [f"{served.key}: {served.error}" for served in self.models.served()]
+        failures += self.models.problems.values()
+        if not failures:
+            return f"no model in {self._config.models}: expected NAME/VERSION/model.onnx"
+        return "no model can be served:\n  " + "\n  ".join(failures)
+
+
+async def _serve(config: ServerConfig) -> int:
+    app = App(config)
+    loop = asyncio.get_running_loop()
+    main = asyncio.current_task()
+    assert main is not None
+    stopping = 0
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping += 1
+        if stopping > 1 or not app.address:
+            main.cancel()  # asked twice, or not serving yet: now
+        else:
+            app.drain()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop)
+    try:
+        await app.start()
+        await app.run()
+    except asyncio.CancelledError:
+        _log.warning("stopped before it was drained")
+        return 1
+    finally:
+        await app.close()
+    return 0
+
+
+def serve(config: ServerConfig) -> int:
+    """Runs the server until it is told to stop (SIGINT, SIGTERM, Drain). Returns the exit status.
+
+    Raises StartError where it cannot start.
+    """
+    configure_logging(config.log_format, config.log_level)
+    return uvloop.run(_serve(config))
+
+
+def check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[tuple[str, str | None]]:
+    """Loads and warms every version in the repository in a worker of its own, one after another.
+
+    Returns (model, why it cannot be served | None) for each. Raises StartError where nothing can be run here at all.
+    """
+    try:
+        check_installed()
+    except BackendError as error:
+        raise StartError(str(error)) from None
+    return asyncio.run(_check_models(root, lanes or default_lanes()[:1], threads or default_threads()))
+
+
+async def _check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[tuple[str, str | None]]:
+    versions, problems = Repository(root).scan()
+    found: list[tuple[str, str | None]] = [(problem.model, str(problem)) for problem in problems]
+    for version in versions:
+        found.append((version.key, await check_version(version, lanes, threads)))
+    return sorted(found, key=lambda entry: entry[0])

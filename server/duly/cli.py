@@ -1,0 +1,114 @@
+"""The command `duly`.
+
+Each command is imported only when it runs, so that `duly version` needs nothing but the base packages, and a command
+whose packages are missing can say which ones to install. Errors are one line each on standard error: exit status 2 for
+what the user typed or configured, 1 for what failed. `DULY_DEBUG=1` shows tracebacks.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import Any
+
+import click
+
+_SERVER_EXTRAS = "pip install 'duly[cpu]', or 'duly[gpu]' for an NVIDIA GPU"
+_DEMO_EXTRAS = "pip install 'duly[cpu,demo]', or 'duly[gpu,demo]' for an NVIDIA GPU"
+
+
+class _Lazy(click.Command):
+    """Stands for a command that is imported when it is called; only its name and summary are known until then."""
+
+    def __init__(self, name: str, target: str, summary: str, needs: str) -> None:
+        super().__init__(name, short_help=summary)
+        self._target = target
+        self._needs = needs
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        module, _, attribute = self._target.partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0].startswith("duly"):
+                raise
+            raise click.ClickException(
+                f"{self.name} needs the module {error.name}, which is not installed: {self._needs}"
+            ) from error
+        return command.make_context(info_name, args, parent, **extra)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def cli() -> None:
+    """A streaming inference server for real-time systems: every frame gets its prediction in time, or the reason why
+    not.
+    """
+
+
+cli.add_command(_Lazy("serve", "duly.cli_serve:serve", "Serve the models of a repository.", _SERVER_EXTRAS))
+cli.add_command(_Lazy("models", "duly.cli_models:models", "Look at a model repository.", _SERVER_EXTRAS))
+cli.add_command(_Lazy("stream", "duly.cli_stream:stream", "Stream a recording to a server.", "pip install duly"))
+cli.add_command(_Lazy("demo", "duly.demo.command:demo", "Watch it work on real models.", _DEMO_EXTRAS))
+
+
+@cli.command()
+def version() -> None:
+    """Print the versions of duly and of what it stands on."""
+    click.echo(f"duly {_installed('duly') or 'run from its sources, not installed'}")
+    click.echo(f"python {platform.python_version()}")
+    for package in ("grpcio", "protobuf", "onnxruntime", "onnxruntime-gpu"):
+        found = _installed(package)
+        if found:
+            click.echo(f"{package} {found}")
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    try:
+        status = cli.main(prog_name="duly", standalone_mode=False)
+        sys.stdout.flush()
+    except Exception as error:
+        if os.environ.get("DULY_DEBUG") == "1":
+            raise
+        sys.exit(_report(error))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _report(error: Exception) -> int:
+    """Says on standard error what went wrong, in plain words; returns the exit status."""
+    if isinstance(error, click.Abort):
+        return 130  # as a shell reports an end by Ctrl-C
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return 2
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit has somewhere to go
+        return 1
+    status = 1
+    if isinstance(error, click.ClickException):
+        message, status = error.format_message(), error.exit_code
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            message += f" (see {error.ctx.command_path} --help)"
+    elif isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("duly", "duly_client"):
+        message = str(error)
+    else:
+        message = f"internal error, {type(error).__name__}: {error} (DULY_DEBUG=1 shows where)"
+    for line in message.splitlines():
+        click.echo(f"duly: {line}", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""What the server is told: every setting with its bounds and default, and one way to put it together.
+
+A setting has one name everywhere: `streams_max` here and in the TOML file, `DULY_STREAMS_MAX` in the environment,
+`--streams-max` on the command line. The command line wins over the environment, that over the file, that over the
+default. Numbers are plain; the unit is in the name.
+"""
+
+import difflib
+import importlib.metadata
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+NOT_SETTINGS = ("DULY_CACHE_DIR", "DULY_DEBUG")
+"""Variables of ours that are no settings of the server: where the demo keeps its models; tracebacks on errors."""
+
+_UNIX_PATH_BYTES_MAX = 107  # sun_path of Linux, less its final zero
+_LANE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]{0,2})")
+_LANES_MAX = 64
+
+
+class ConfigError(Exception):
+    """The server's settings are wrong; one line for each problem, each with its place and what would be right."""
+
+
+def split_host_port(address: str) -> tuple[str, int]:
+    """`HOST:PORT` or `[IPV6]:PORT` in its two parts, brackets taken off. Raises ValueError."""
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or host == "[]" or (":" in host and not bracketed) or not port.isascii():
+        raise ValueError("should be HOST:PORT, such as 127.0.0.1:8500 or [::1]:8500")
+    if not port.isdigit() or int(port) > 65535:
+        raise ValueError("should end in a port from 0 (any free one) to 65535")
+    return (host[1:-1] if bracketed else host), int(port)
+
+
+def _host_port(address: str | None) -> str | None:
+    if address is not None:
+        split_host_port(address)
+    return address
+
+
+def _listen_address(address: str) -> str:
+    if not address.startswith("unix:"):
+        split_host_port(address)
+    elif not 0 < len(os.fsencode(address.removeprefix("unix:"))) <= _UNIX_PATH_BYTES_MAX:
+        raise ValueError(f"should be unix:PATH with a path of 1 to {_UNIX_PATH_BYTES_MAX} bytes")
+    return address
+
+
+def _existing_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError("should be an existing folder")
+    return path
+
+
+def _split_commas(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _lane_names(lanes: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(_LANE.fullmatch(lane) for lane in lanes):
+        raise ValueError("should be names such as cpu:0 or cuda:0")
+    if len(set(lanes)) != len(lanes):
+        raise ValueError("should name each lane once")
+    if len(lanes) > _LANES_MAX:
+        raise ValueError(f"should be at most {_LANES_MAX} lanes")
+    return lanes
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class ServerConfig(BaseModel):
+    """Every setting of the server, checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    models: Annotated[Path, AfterValidator(_existing_folder)]
+    """Folder of the model repository: NAME/VERSION/*.onnx, with NAME/model.toml where wanted."""
+    listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:8500"
+    """Where clients connect: HOST:PORT (port 0: any free one) or unix:PATH."""
+    metrics: Annotated[str | None, AfterValidator(_host_port)] = None
+    """Where Prometheus scrapes, HOST:PORT; not set: nowhere."""
+    lanes: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_lane_names)] = ()
+    """Execution slots, such as cuda:0,cuda:1; not set: every GPU that the installed packages can use, else cpu:0."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Intra-op threads of a worker on a CPU lane; 0: one less than there are cores."""
+    transport: Literal["lan", "wan"] = "lan"
+    """lan keeps frames out of the transport's buffers, wan lets these grow with the delay of the line."""
+    streams_max: Annotated[int, Field(gt=0, le=65_536)] = 1024
+    """Streams that may be open at once."""
+    frames_in_flight_max: Annotated[int, Field(gt=0, le=65_536)] = 256
+    """Frames of one stream that may be unanswered."""
+    bytes_in_flight_max: Annotated[int, Field(gt=0, le=2**40)] = 64 * 2**20
+    """Payload bytes of one stream that may be unanswered."""
+    payload_bytes_max: Annotated[int, Field(gt=0, le=2**40, validate_default=True)] = 2**30
+    """Payload bytes of all streams together that may be unanswered."""
+    budget_ms_max: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 600_000.0
+    """Longest budget that a stream or frame may ask for."""
+    drain_grace_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 10.0
+    """How long frames that wait or run may still take when the server is told to stop."""
+    load_timeout_s: Seconds = 600.0
+    """How long a worker may take to load a model and warm it up."""
+    batch_timeout_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 10_000.0
+    """A worker hangs, and is replaced, when a batch takes longer than this and than 20 times its planned time."""
+    slow_reader_timeout_s: Seconds = 10.0
+    """A stream ends when its client has taken no outcome for this long while some were ready."""
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """Shape of log lines; auto: console on a terminal, else json."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe log lines that are written."""
+    reflection: bool = True
+    """Tell clients such as grpcurl what services and messages there are."""
+
+    @field_validator("payload_bytes_max")
+    @classmethod
+    def _holds_one_stream(cls, value: int, info: ValidationInfo) -> int:
+        per_stream = info.data.get("bytes_in_flight_max", 0)
+        if value < per_stream:
+            raise ValueError(f"should be at least bytes_in_flight_max, which is {per_stream}")
+        return value
+
+
+def option_name(setting: str) -> str:
+    """`streams_max` as it is on the command line."""
+    return "--" + setting.replace("_", "-")
+
+
+def variable_name(setting: str) -> str:
+    """`streams_max` as it is in the environment."""
+    return "DULY_" + setting.upper()
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    label: str
+    """Before the setting's name in messages."""
+    spelling: Callable[[str], str]
+    """How a setting is written there."""
+    values: Mapping[str, Any]
+
+    def place(self, name: str) -> str:
+        return self.label + self.spelling(name)
+
+
+def load_config(overrides: Mapping[str, Any], file: Path | None, environ: Mapping[str, str]) -> ServerConfig:
+    """The settings, from the command line (`overrides`, by field name), the environment, the TOML file, the defaults.
+
+    Raises ConfigError that lists every problem of every source, unknown names included.
+    """
+    sources = (
+        _Source(f"{file}: ", str, {} if file is None else _read_toml(file)),
+        _Source("environment ", variable_name, _read_environment(environ)),
+        _Source("", option_name, overrides),
+    )
+    problems = []
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for source in sources:
+        for name, value in source.values.items():
+            if name in ServerConfig.model_fields:
+                values[name] = value
+                places[name] = source.place(name)
+            else:
+                problems.append(f"{source.place(name)}: unknown setting{_did_you_mean(name, source)}")
+    try:
+        config = ServerConfig.model_validate(values)
+    except ValidationError as error:
+        for detail in error.errors():
+            name = str(detail["loc"][0])
+            place = places.get(name, name) + "".join(f"[{part}]" for part in detail["loc"][1:])
+            problems.append(f"{place}: {_in_plain_words(detail['type'], name, detail['msg'], detail['input'])}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: can't be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Empty variables count as not set: it is the only way to unset one in many a deployment file."""
+    return {
+        variable.removeprefix("DULY_").lower(): value
+        for variable, value in sorted(environ.items())
+        if variable.startswith("DULY_") and value and variable not in NOT_SETTINGS
+    }
+
+
+def _did_you_mean(name: str, source: _Source) -> str:
+    close = difflib.get_close_matches(name, ServerConfig.model_fields, n=1)
+    return f"; did you mean {source.spelling(close[0])}?" if close else "; duly serve --help lists them all"
+
+
+def _in_plain_words(kind: str, name: str, message: str, value: object) -> str:
+    if kind == "missing":
+        return f"is required: give {option_name(name)}, {variable_name(name)} or {name} in the TOML file"
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    shown = str(value) if isinstance(value, Path) else value
+    return f"{message}, got {shown!r}"
+
+
+def default_lanes() -> tuple[str, ...]:
+    """One lane for each NVIDIA GPU that this process may use, if the packages for them are installed; else `cpu:0`."""
+    try:
+        importlib.metadata.version("onnxruntime-gpu")
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (importlib.metadata.PackageNotFoundError, OSError, subprocess.SubprocessError):
+        return ("cpu:0",)
+    gpus = sum(line.startswith("GPU ") for line in listing.splitlines())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = min(gpus, sum(name.strip() not in ("", "-1") for name in visible.split(",")))
+    return tuple(f"cuda:{index}" for index in range(gpus)) or ("cpu:0",)
+
+
+def default_threads() -> int:
+    """Intra-op threads of a CPU worker: a core is left to the serving process where there is more than one."""
+    return max(1, len(os.sched_getaffinity(0)) - 1)

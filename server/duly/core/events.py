@@ -1,0 +1,164 @@
+"""What goes into the scheduler and what comes out of it: its whole contract.
+
+    actions = scheduler.step(now_ns, event)
+
+Events are facts that the host reports; actions are what the host must do. Both are plain data, so that a log of
+(now, event) replays bit for bit.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from duly.core.types import Frame, OutcomeStatus, StreamTerms
+
+# ---- events ----
+
+
+@dataclass(slots=True)
+class StreamOpened:
+    stream_id: int
+    terms: StreamTerms
+
+
+@dataclass(slots=True)
+class StreamClosed:
+    """The client is gone: its waiting frames are CANCELLED, as are those in flight when their batch ends."""
+
+    stream_id: int
+
+
+@dataclass(slots=True)
+class FrameArrived:
+    frame: Frame
+
+
+@dataclass(slots=True)
+class FramesCancelled:
+    stream_id: int
+    frame_ids: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class BatchFinished:
+    batch_id: int
+    invalid: dict[int, str] = field(default_factory=dict)
+    """Frames (by seq) that the worker could not decode or accept, with the reason."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Frames (by seq) on which the model alone failed, with the reason."""
+
+
+@dataclass(slots=True)
+class BatchFailed:
+    """The whole batch is lost; every frame of it is FAILED with `reason`."""
+
+    batch_id: int
+    reason: str
+
+
+@dataclass(slots=True)
+class LaneUp:
+    lane: str
+
+
+@dataclass(slots=True)
+class LaneDown:
+    """The device is gone with whatever ran on it."""
+
+    lane: str
+    reason: str
+
+
+@dataclass(slots=True)
+class ModelReady:
+    """A worker for the model is warm on a lane."""
+
+    model: str
+    lane: str
+    variant: str
+    samples_ns: dict[int, tuple[int, ...]]
+    """Execution times measured at warm-up by batch size; its keys are the sizes that the engine takes."""
+    any_size: bool
+    """True where any size up to the largest key may run; False where only the keys may (fixed engines are padded)."""
+    stateful: bool = False
+
+
+@dataclass(slots=True)
+class ModelGone:
+    """The model has no worker on this lane any more (`lane`), or is unloaded for good (`lane` None)."""
+
+    model: str
+    lane: str | None
+    reason: str
+
+
+@dataclass(slots=True)
+class TimerFired:
+    pass
+
+
+@dataclass(slots=True)
+class DrainRequested:
+    """Nothing new is taken; what waits may still run until `until_ns`, then the rest is SHED."""
+
+    until_ns: int
+
+
+Event = (
+    StreamOpened
+    | StreamClosed
+    | FrameArrived
+    | FramesCancelled
+    | BatchFinished
+    | BatchFailed
+    | LaneUp
+    | LaneDown
+    | ModelReady
+    | ModelGone
+    | TimerFired
+    | DrainRequested
+)
+
+# ---- actions ----
+
+
+@dataclass(slots=True)
+class DispatchBatch:
+    """Run `frames` (in this order) as one batch of `model` on `lane`, now."""
+
+    batch_id: int
+    lane: str
+    model: str
+    variant: str
+    frames: list[Frame]
+    planned_ns: int
+
+
+@dataclass(slots=True)
+class ResolveFrame:
+    """The one terminal answer to a frame. `batch_size` is 0 where it never ran."""
+
+    frame: Frame
+    status: OutcomeStatus
+    reason: str
+    batch_id: int = 0
+    batch_size: int = 0
+
+
+class Advice(IntEnum):
+    """Same numbers as `StreamAdvice.Kind` on the wire."""
+
+    SLOW_DOWN = 1
+    SPEED_UP = 2
+    DRAINING = 3
+    VERSION_CHANGED = 4
+
+
+@dataclass(slots=True)
+class AdviseStream:
+    stream_id: int
+    advice: Advice
+    reason: str
+    period_ns: int = 0
+
+
+Action = DispatchBatch | ResolveFrame | AdviseStream

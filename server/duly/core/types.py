@@ -1,0 +1,84 @@
+"""The words of the scheduler: classes, policies, outcomes, frames and streams.
+
+Times are integer nanoseconds on the server's monotonic clock. The numbers of the enumerations are those of the wire
+protocol (`protos/duly/v1/inference.proto`), so that `rpc/codec` converts with a cast.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class StreamClass(IntEnum):
+    """Criticality of a stream; the smaller number runs first."""
+
+    CRITICAL = 1
+    STANDARD = 2
+    BEST_EFFORT = 3
+
+
+class BacklogPolicy(IntEnum):
+    """What waits while the model is busy."""
+
+    LATEST = 1
+    KEEP_LAST = 2
+    ALL = 3
+
+
+class GapPolicy(IntEnum):
+    """What a stateful stream does after a frame that was not run."""
+
+    CONTINUE = 1
+    RESET = 2
+    SKIP = 3
+
+
+class OutcomeStatus(IntEnum):
+    """How a frame ended; see the outcome table of the protocol."""
+
+    ON_TIME = 1
+    LATE = 2
+    EXPIRED = 3
+    SUPERSEDED = 4
+    SHED = 5
+    SKIPPED = 6
+    INVALID = 7
+    CANCELLED = 8
+    FAILED = 9
+
+
+@dataclass(slots=True)
+class Frame:
+    """One frame as the scheduler sees it. The payload stays outside, under the same `seq`."""
+
+    seq: int
+    """Unique and rising over the whole server; breaks ties."""
+    stream_id: int
+    frame_id: int
+    """The client's id; strictly increasing within the stream."""
+    model: str
+    """Model version that is to run it, `NAME/VERSION`."""
+    deadline_ns: int
+    must_run: bool = False
+    """Never superseded by the backlog policy; its deadline holds all the same."""
+    stream_class: StreamClass = StreamClass.STANDARD
+    """Set by the scheduler on arrival, from the stream's terms."""
+    arrived_ns: int = 0
+    """Set by the scheduler on arrival."""
+    reset_state: bool = False
+    """Set by the scheduler at dispatch: the stream's state starts anew with this frame."""
+
+
+@dataclass(slots=True)
+class StreamTerms:
+    """What was agreed with a stream when it opened."""
+
+    stream_class: StreamClass
+    backlog: BacklogPolicy
+    backlog_frames: int
+    """KEEP_LAST: how many frames wait, at least 1. LATEST: 1. ALL: 0."""
+    budget_ns: int
+    """Default budget; bounds how long a batch may block the lane."""
+    frames_in_flight_max: int
+    """Unanswered frames beyond this are SHED."""
+    gap: GapPolicy | None = None
+    """None: the model keeps no state."""

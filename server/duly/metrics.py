@@ -1,0 +1,332 @@
+"""What the server counts, and how Prometheus reads it.
+
+The event loop counts every frame in plain ints and lists; the scrape's thread copies them and does all the work of
+naming, labelling and adding up. So the way of a frame has no lock and no object of the Prometheus library on it. Each
+copy is one step under the interpreter lock; two numbers of one scrape may be a frame apart, never torn.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from duly.core.types import OutcomeStatus, StreamClass
+
+_S = 1_000_000_000
+_MS = 1_000_000
+
+TIME_BOUNDS_NS = tuple(
+    int(ms * _MS)
+    for ms in (0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 33, 50, 75, 100, 150, 250, 500, 1000, 2500, 10_000)
+)
+"""Buckets of latency and age: fine where sensors' budgets lie, 1 ms to 100 ms."""
+SLACK_BOUNDS_NS = tuple(
+    int(ms * _MS) for ms in (-1000, -250, -100, -50, -25, -10, -5, -2, -1, 0, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+)
+"""Buckets of slack when the outcome left; below 0 it was too late."""
+LAG_BOUNDS_NS = tuple(int(ms * _MS) for ms in (0.1, 0.25, 0.5, 1, 2, 5, 10, 25, 50, 100, 250, 1000))
+BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Buckets of frames in a batch; a model may allow at most 256."""
+
+_STATUSES = max(OutcomeStatus) + 1
+_CLASSES = max(StreamClass) + 1
+_LATE = int(OutcomeStatus.LATE)
+"""Results are the statuses up to this one. A plain int: looking up a member costs as much as counting."""
+
+
+class _Histogram:
+    """Counts of observations by bucket, and their sum (that of slack stays 0: Prometheus has none below zero)."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[int]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0
+
+    def add(self, value: int) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self, unit: int) -> list[tuple[str, float]]:
+        """(upper bound, observations up to it) as Prometheus wants them, bounds divided by `unit`."""
+        seen = 0
+        buckets = []
+        edges = [repr(bound / unit) for bound in self.bounds] + ["+Inf"]
+        for edge, count in zip(edges, self.counts.copy(), strict=True):
+            seen += count
+            buckets.append((edge, float(seen)))
+        return buckets
+
+
+@dataclass(slots=True)
+class _Class:
+    """Counts of one model's streams of one class."""
+
+    outcomes: list[int] = field(default_factory=lambda: [0] * _STATUSES)
+    """By status."""
+    latency: _Histogram = field(default_factory=lambda: _Histogram(TIME_BOUNDS_NS))
+    slack: _Histogram = field(default_factory=lambda: _Histogram(SLACK_BOUNDS_NS))
+    age: _Histogram = field(default_factory=lambda: _Histogram(TIME_BOUNDS_NS))
+
+
+@dataclass(slots=True)
+class _Model:
+    """Counts of one model."""
+
+    classes: list[_Class] = field(default_factory=lambda: [_Class() for _ in range(_CLASSES)])
+    """By the number of the class."""
+    batch_size: _Histogram = field(default_factory=lambda: _Histogram(BATCH_BOUNDS))
+    restarts: dict[str, int] = field(default_factory=dict)
+    """By lane."""
+    streams_opened: int = 0
+    streams_closed: int = 0
+
+
+@dataclass(slots=True)
+class _Lane:
+    busy_ns: int = 0
+    wasted_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """How much there is of what, right now."""
+
+    queue_depth: Mapping[str, int]
+    """Frames waiting, by model."""
+    frames_in_flight: int
+    bytes_in_flight: int
+    """Payload bytes held for frames in flight."""
+    streams_open: Mapping[str, int]
+    """By model."""
+
+
+class Metrics(Collector):
+    """Counts since start. Written by the event loop alone, read by any thread."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, _Model] = {}
+        self._lanes: dict[str, _Lane] = {}
+        self._lag = _Histogram(LAG_BOUNDS_NS)
+        self._gauges: Callable[[], Gauges] | None = None
+
+    # ---- what happens ----
+
+    def outcome(
+        self,
+        model: str,
+        stream_class: StreamClass,
+        status: OutcomeStatus,
+        latency_ns: int,
+        slack_ns: int,
+        age_ns: int,
+    ) -> None:
+        """One frame is answered.
+
+        `latency_ns`: receipt to handed to the transport. `age_ns`: capture to the same moment, -1 where the clocks are
+        not related. Both count for results alone, ON_TIME and LATE; `slack_ns`, negative once too late, for all.
+        """
+        # Once a frame: written out rather than by way of `_Histogram.add`, which takes half as long again.
+        counts = self._of(model).classes[stream_class]
+        counts.outcomes[status] += 1
+        counts.slack.counts[bisect_left(SLACK_BOUNDS_NS, slack_ns)] += 1
+        if status <= _LATE:
+            latency = counts.latency
+            latency.counts[bisect_left(TIME_BOUNDS_NS, latency_ns)] += 1
+            latency.total += latency_ns
+            if age_ns >= 0:
+                age = counts.age
+                age.counts[bisect_left(TIME_BOUNDS_NS, age_ns)] += 1
+                age.total += age_ns
+
+    def batch(self, model: str, lane: str, size: int, busy_ns: int, wasted_ns: int) -> None:
+        """A batch of `size` frames held its lane for `busy_ns`, of which `wasted_ns` went into results that came late."""
+        self._of(model).batch_size.add(size)
+        times = self._lanes.get(lane)
+        if times is None:
+            times = self._lanes[lane] = _Lane()
+        times.busy_ns += busy_ns
+        times.wasted_ns += wasted_ns
+
+    def loop_lag(self, lag_ns: int) -> None:
+        """The event loop was this late for a timer."""
+        self._lag.add(lag_ns)
+
+    def stream_opened(self, model: str) -> None:
+        self._of(model).streams_opened += 1
+
+    def stream_closed(self, model: str) -> None:
+        self._of(model).streams_closed += 1
+
+    def worker_restarted(self, model: str, lane: str) -> None:
+        """A worker crashed or hung and was replaced."""
+        restarts = self._of(model).restarts
+        restarts[lane] = restarts.get(lane, 0) + 1
+
+    def drop_model(self, model: str) -> None:
+        """The model is unloaded for good: forgets its counts, so that the labels stay as few as the models."""
+        self._models.pop(model, None)
+
+    def set_gauges(self, source: Callable[[], Gauges]) -> None:
+        """`source` is called at every scrape, on the scrape's thread: it must only read."""
+        self._gauges = source
+
+    def _of(self, model: str) -> _Model:
+        counts = self._models.get(model)
+        if counts is None:
+            counts = self._models[model] = _Model()
+        return counts
+
+    # ---- what the statistics of the protocol read ----
+
+    def counts(self) -> Iterator[tuple[str, OutcomeStatus, StreamClass, int]]:
+        """(model, status, class, frames) of every way in which frames ended."""
+        for model, counts in self._models.copy().items():
+            for stream_class in StreamClass:
+                for status in OutcomeStatus:
+                    frames = counts.classes[stream_class].outcomes[status]
+                    if frames:
+                        yield model, status, stream_class, frames
+
+    def batches(self, model: str) -> tuple[int, int]:
+        """(batches that ran, frames in them)."""
+        counts = self._models.get(model)
+        return (sum(counts.batch_size.counts), counts.batch_size.total) if counts else (0, 0)
+
+    def lane_busy_ns(self, lane: str) -> int:
+        times = self._lanes.get(lane)
+        return times.busy_ns if times else 0
+
+    def wasted_ns(self) -> int:
+        """Lane time spent on results that came late, over all lanes."""
+        return sum(times.wasted_ns for times in self._lanes.copy().values())
+
+    # ---- what Prometheus reads ----
+
+    def collect(self) -> Iterator[Metric]:
+        """Every series, as the Prometheus library wants them."""
+        models = self._models.copy()
+        yield from _model_counters(models)
+        yield from _model_histograms(models)
+        yield from _lane_counters(self._lanes.copy())
+        lag = HistogramMetricFamily("duly_event_loop_lag_seconds", "How late the event loop was for its timers.")
+        lag.add_metric([], self._lag.cumulative(_S), self._lag.total / _S)
+        yield lag
+        if self._gauges is not None:
+            yield from _gauges(self._gauges())
+
+
+def _model_counters(models: Mapping[str, _Model]) -> Iterator[Metric]:
+    outcomes = CounterMetricFamily(
+        "duly_outcomes_total", "Frames answered, by how they ended.", labels=["model", "status", "class"]
+    )
+    batches = CounterMetricFamily("duly_batches_total", "Batches that ran.", labels=["model"])
+    restarts = CounterMetricFamily(
+        "duly_worker_restarts_total", "Workers replaced after a crash or a hang.", labels=["model", "lane"]
+    )
+    opened = CounterMetricFamily("duly_streams_opened_total", "Streams opened.", labels=["model"])
+    closed = CounterMetricFamily("duly_streams_closed_total", "Streams that have ended.", labels=["model"])
+    for model, counts in models.items():
+        for stream_class in StreamClass:
+            of_class = counts.classes[stream_class].outcomes
+            if any(of_class):
+                for status in OutcomeStatus:
+                    outcomes.add_metric([model, status.name, stream_class.name], of_class[status])
+        batches.add_metric([model], sum(counts.batch_size.counts))
+        for lane, times in counts.restarts.copy().items():
+            restarts.add_metric([model, lane], times)
+        opened.add_metric([model], counts.streams_opened)
+        closed.add_metric([model], counts.streams_closed)
+    yield from (outcomes, batches, restarts, opened, closed)
+
+
+def _model_histograms(models: Mapping[str, _Model]) -> Iterator[Metric]:
+    labels = ["model", "class"]
+    latency = HistogramMetricFamily(
+        "duly_latency_seconds", "From receipt of a frame to its result's hand-over to the transport.", labels=labels
+    )
+    slack = HistogramMetricFamily(
+        "duly_slack_seconds", "Deadline less the time when the outcome was handed over; negative: late.", labels=labels
+    )
+    age = HistogramMetricFamily(
+        "duly_age_of_information_seconds",
+        "From capture of a frame to its result's hand-over, where the client's clock is known.",
+        labels=labels,
+    )
+    size = HistogramMetricFamily("duly_batch_size", "Frames in a batch.", labels=["model"])
+    for model, counts in models.items():
+        for stream_class in StreamClass:
+            of_class = counts.classes[stream_class]
+            for family, histogram in ((latency, of_class.latency), (slack, of_class.slack), (age, of_class.age)):
+                if any(histogram.counts):
+                    family.add_metric([model, stream_class.name], histogram.cumulative(_S), histogram.total / _S)
+        size.add_metric([model], counts.batch_size.cumulative(1), counts.batch_size.total)
+    yield from (latency, slack, age, size)
+
+
+def _lane_counters(lanes: Mapping[str, _Lane]) -> Iterator[Metric]:
+    busy = CounterMetricFamily("duly_lane_busy_seconds_total", "Time in which a lane ran batches.", labels=["lane"])
+    wasted = CounterMetricFamily(
+        "duly_wasted_lane_seconds_total", "Lane time spent on results that came late.", labels=["lane"]
+    )
+    for lane, times in lanes.items():
+        busy.add_metric([lane], times.busy_ns / _S)
+        wasted.add_metric([lane], times.wasted_ns / _S)
+    yield from (busy, wasted)
+
+
+def _gauges(gauges: Gauges) -> Iterator[Metric]:
+    waiting = GaugeMetricFamily("duly_queue_depth", "Frames that wait for a lane.", labels=["model"])
+    for model, frames in gauges.queue_depth.items():
+        waiting.add_metric([model], frames)
+    streams = GaugeMetricFamily("duly_streams_open", "Streams that are open.", labels=["model"])
+    for model, count in gauges.streams_open.items():
+        streams.add_metric([model], count)
+    yield from (waiting, streams)
+    yield GaugeMetricFamily(
+        "duly_frames_in_flight", "Frames received and not yet answered.", value=gauges.frames_in_flight
+    )
+    yield GaugeMetricFamily(
+        "duly_payload_bytes", "Payload bytes held for frames in flight.", value=gauges.bytes_in_flight
+    )
+
+
+# ---- the scrape's own small server ----
+
+
+class MetricsError(Exception):
+    """The metrics can't be served; the message says where and why."""
+
+
+class MetricsServer:
+    """Answers scrapes on its own daemon thread until `stop`."""
+
+    def __init__(self, server: WSGIServer) -> None:
+        self._server = server
+        self.port: int = server.server_port
+
+    def stop(self) -> None:
+        """Returns when the socket is closed."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def serve_metrics(address: str, metrics: Metrics) -> MetricsServer:
+    """Serves `metrics`, and the process's own, at http://HOST:PORT/metrics; port 0: any free one. Raises MetricsError.
+
+    `address` is HOST:PORT or [IPV6]:PORT, as `duly.config` checks it.
+    """
+    host, _, port = address.rpartition(":")
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    ProcessCollector(registry=registry)
+    try:
+        server, _ = start_http_server(int(port), host.strip("[]"), registry)
+    except OSError as error:
+        raise MetricsError(f"metrics can't be served at {address}: {error.strerror}") from error
+    return MetricsServer(server)

@@ -1,0 +1,230 @@
+"""What a model is: the contents of `model.toml`, checked, and the facts that only its loaded graph can tell.
+
+`ModelConfig` is what the author wrote. `Signature` is what a frame must hold and what an outcome holds, as a worker
+reports it after it has loaded the graph. Neither needs onnxruntime.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+DataTypeName = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+]
+Encoding = Literal["JPEG", "PNG", "PCM_S16LE"]
+
+BATCH_MAX = 256
+"""Largest batch a model may allow. Precedent: Triton's examples stop at 128."""
+
+
+class _Strict(BaseModel):
+    """Unknown keys are errors: a misspelt key must not silently do nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---- preprocessing: from what the client sends to what the graph takes, one frame at a time, in this order ----
+
+
+class Resize(_Strict):
+    """A picture HWC uint8 to `height` x `width`. `letterbox` keeps the aspect and pads with `pad`."""
+
+    op: Literal["resize"]
+    width: PositiveInt
+    height: PositiveInt
+    mode: Literal["stretch", "letterbox"] = "stretch"
+    pad: Annotated[int, Field(ge=0, le=255)] = 114
+
+
+class Normalise(_Strict):
+    """To float32: (x * scale - mean) / std, by channel (last axis) or by one number."""
+
+    op: Literal["normalise"]
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[PositiveFloat, ...] = (1.0,)
+
+
+class Layout(_Strict):
+    """Order of the axes of a picture, HWC until now. `BGR` swaps the colours."""
+
+    op: Literal["layout"]
+    axes: Literal["CHW", "HWC"] = "CHW"
+    colours: Literal["RGB", "BGR"] = "RGB"
+
+
+class Window(_Strict):
+    """Sound: frames of exactly `samples`, preceded by the last `context` samples of the same stream (zeros at first)."""
+
+    op: Literal["window"]
+    samples: PositiveInt
+    context: Annotated[int, Field(ge=0)] = 0
+
+
+Step = Annotated[Resize | Normalise | Layout | Window, Field(discriminator="op")]
+
+
+class Input(_Strict):
+    """One input as the client sees it. Where `preprocess` is empty it is the graph's own input, unchanged."""
+
+    name: str
+    tensor: str = ""
+    """Graph input that it feeds; empty: the one of the same name."""
+    datatype: DataTypeName | None = None
+    """Element type that clients send; None: the graph's."""
+    shape: tuple[int, ...] | None = None
+    """Without the batch dimension; -1: any; None: the graph's."""
+    encodings: tuple[Encoding, ...] = ()
+    """Formats accepted in place of a tensor."""
+    sample_rate_hz: PositiveInt | None = None
+    finite: bool = True
+    """NaN and infinities make a frame INVALID."""
+    bytes_max: PositiveInt | None = None
+    """Largest payload of one frame, bytes; None: from the shape where it is fixed, else 8 MiB."""
+    preprocess: tuple[Step, ...] = ()
+
+
+class Output(_Strict):
+    """One graph output to send to clients."""
+
+    name: str
+    tensor: str = ""
+    """Graph output; empty: the one of the same name."""
+
+
+class YoloV2(_Strict):
+    """Region layer of YOLOv2: grid [anchors*(5+classes), H, W] to `boxes` FP32[n,4] (x0,y0,x1,y1 in 0..1 of the
+    picture), `scores` FP32[n] and `classes` INT64[n], best first, after non-maximum suppression within a class.
+    """
+
+    op: Literal["yolo_v2"]
+    tensor: str
+    """Graph output that holds the grid."""
+    anchors: tuple[tuple[PositiveFloat, PositiveFloat], ...]
+    """Width and height in cells."""
+    score_min: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    iou_max: Annotated[float, Field(gt=0, lt=1)] = 0.45
+    detections_max: PositiveInt = 100
+
+
+class State(_Strict):
+    """A graph output fed back as a graph input of the same stream's next frame. Starts as zeros."""
+
+    output: str
+    input: str
+    batch_axis: Annotated[int, Field(ge=0)] = 0
+
+
+class Provider(_Strict):
+    """An ONNX Runtime execution provider, such as CUDAExecutionProvider, with its options as ORT names them."""
+
+    name: str
+    options: dict[str, str | int | float | bool] = {}
+    library: Path | None = None
+    """Shared library of a plugin provider, registered under `name`."""
+
+
+class Variant(_Strict):
+    name: str
+    file: str = "model.onnx"
+    """Relative to the version's folder."""
+    accuracy: Annotated[float, Field(ge=0)] = 0.0
+    """As the author states it; larger is better. 0: not stated."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
+    """Largest difference of an output from the first variant's, as the author states it. 0: not stated."""
+
+
+class ModelConfig(_Strict):
+    """`NAME/model.toml`. Every field has a default: a bare `NAME/VERSION/model.onnx` needs no file."""
+
+    description: str = ""
+    default_budget_ms: Annotated[float, Field(gt=0, le=600_000)] = 100.0
+    default_class: Literal["CRITICAL", "STANDARD", "BEST_EFFORT"] = "STANDARD"
+    default_backlog: Literal["LATEST", "KEEP_LAST", "ALL"] = "LATEST"
+    default_backlog_frames: Annotated[int, Field(ge=1, le=4096)] = 1
+    """KEEP_LAST alone."""
+    gap: Literal["CONTINUE", "RESET", "SKIP"] = "CONTINUE"
+    """Stateful models: what a stream that asks for nothing does after a gap."""
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=BATCH_MAX)], ...] | None = None
+    """Sizes to warm and profile; None: the graph's fixed size, or 1, 2, 4, 8."""
+    any_size: bool = True
+    """Any size up to the largest may run; False: only `batch_sizes`, smaller batches are padded."""
+    providers: tuple[Provider, ...] = ()
+    """In order of preference; empty: CUDA where the lane is a GPU, else CPU."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Intra-op threads on CPU; 0: the server's setting."""
+    spinning: bool = False
+    """Idle intra-op threads spin: a little faster, burns a core."""
+    cuda_graph: bool = False
+    """Capture one CUDA graph for each batch size; CUDA only, fixed shapes only."""
+    warmup_runs: Annotated[int, Field(ge=1, le=1000)] = 30
+    """Runs for each batch size before the model serves. The design asks for about 30."""
+    labels: str = ""
+    """File beside model.toml with one class name a line, told to clients with the outputs."""
+    inputs: tuple[Input, ...] = Field(default=(), alias="input")
+    outputs: tuple[Output, ...] = Field(default=(), alias="output")
+    states: tuple[State, ...] = Field(default=(), alias="state")
+    variants: tuple[Variant, ...] = Field(default=(Variant(name="default"),), alias="variant")
+    """Best first."""
+    constants: dict[str, int | float] = {}
+    """Graph inputs that are the same for every frame, such as a sample rate."""
+    postprocess: YoloV2 | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelConfig":
+        if self.batch_sizes is not None and sorted(set(self.batch_sizes)) != list(self.batch_sizes):
+            raise ValueError(f"batch_sizes must rise without repeats, got {list(self.batch_sizes)}")
+        if not self.variants:
+            raise ValueError("variant: at least one is needed, or leave the table out")
+        for kind, names in (
+            ("input", [i.name for i in self.inputs]),
+            ("output", [o.name for o in self.outputs]),
+            ("variant", [v.name for v in self.variants]),
+        ):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{kind}: names must differ, got {names}")
+        return self
+
+
+class TensorSpec(_Strict):
+    """What a client sends for an input or gets for an output, for one frame."""
+
+    name: str
+    datatype: DataTypeName
+    shape: tuple[int, ...]
+    """Without the batch dimension; -1: any."""
+    encodings: tuple[Encoding, ...] = ()
+    labels: tuple[str, ...] = ()
+    sample_rate_hz: int = 0
+    finite: bool = False
+    bytes_max: int = 0
+    """Largest payload of one frame, bytes."""
+
+
+class Signature(_Strict):
+    """What a worker found when it loaded the graph under a ModelConfig."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch_sizes: tuple[int, ...]
+    any_size: bool
+    stateful: bool
+    providers: tuple[str, ...]
+    """Providers that truly run nodes of the graph."""
+
+
+ELEMENT_BYTES: dict[str, int] = {
+    "BOOL": 1,
+    "UINT8": 1,
+    "UINT16": 2,
+    "UINT32": 4,
+    "UINT64": 8,
+    "INT8": 1,
+    "INT16": 2,
+    "INT32": 4,
+    "INT64": 8,
+    "FP16": 2,
+    "FP32": 4,
+    "FP64": 8,
+}

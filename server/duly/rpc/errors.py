@@ -1,0 +1,62 @@
+"""Errors that end a call: a gRPC status with google.rpc.ErrorInfo and, where a field is at fault, BadRequest.
+
+`reason` is stable and meant for programs, the text for people. Neither ever holds a path or a stack trace.
+"""
+
+from typing import NoReturn
+
+import grpc
+import structlog
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from duly.runtime.models import ModelError
+
+_log = structlog.get_logger("duly.rpc")
+
+DOMAIN = "duly"
+_CODES = {
+    "MODEL_NOT_FOUND": code_pb2.NOT_FOUND,
+    "VERSION_NOT_FOUND": code_pb2.NOT_FOUND,
+    "MODEL_NOT_READY": code_pb2.UNAVAILABLE,
+    "REPOSITORY_INVALID": code_pb2.FAILED_PRECONDITION,
+    "LOAD_FAILED": code_pb2.FAILED_PRECONDITION,
+    "FIRST_MESSAGE_NOT_OPEN": code_pb2.INVALID_ARGUMENT,
+    "STREAM_OPENED_TWICE": code_pb2.INVALID_ARGUMENT,
+    "FRAME_ID_NOT_INCREASING": code_pb2.INVALID_ARGUMENT,
+    "INVALID_OPEN": code_pb2.INVALID_ARGUMENT,
+    "INVALID_REQUEST": code_pb2.INVALID_ARGUMENT,
+    "MESSAGE_MALFORMED": code_pb2.INVALID_ARGUMENT,
+    "STREAMS_EXHAUSTED": code_pb2.RESOURCE_EXHAUSTED,
+    "CLIENT_TOO_SLOW": code_pb2.RESOURCE_EXHAUSTED,
+    "DRAINING": code_pb2.UNAVAILABLE,
+    "INTERNAL": code_pb2.INTERNAL,
+}
+
+
+class CallError(Exception):
+    """Ends the call. `field`: path of the request's field at fault, if any."""
+
+    def __init__(self, reason: str, text: str, field: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.field = field
+
+
+async def abort(context: "grpc.aio.ServicerContext[object, object]", error: CallError | ModelError) -> NoReturn:
+    details = [any_pb2.Any()]
+    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+    if isinstance(error, CallError) and error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        details.append(any_pb2.Any())
+        details[1].Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    status = rpc_status.to_status(status_pb2.Status(code=_CODES[error.reason], message=str(error), details=details))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+    raise AssertionError("abort returned")
+
+
+def internal(what: str) -> CallError:
+    """For a bug of ours: the log gets the stack trace, the client one sentence."""
+    _log.exception("bug", what=what)
+    return CallError("INTERNAL", f"the server failed on {what}; its log says more")

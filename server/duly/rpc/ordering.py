@@ -1,0 +1,75 @@
+"""In which order the outcomes of one stream leave: a small filter between the runtime and the wire for each policy."""
+
+from collections import deque
+from typing import Protocol
+
+from duly.core.types import OutcomeStatus
+from duly.runtime.outcome import Outcome
+
+
+class Ordering(Protocol):
+    def arrived(self, frame_id: int) -> None:
+        """A frame came; its outcome will be pushed exactly once."""
+
+    def push(self, outcome: Outcome) -> list[Outcome]:
+        """What may leave now, in order."""
+
+    def release(self) -> list[Outcome]:
+        """What was held back: nothing more will be pushed."""
+
+
+class Unordered:
+    """As soon as it is known."""
+
+    def arrived(self, frame_id: int) -> None: ...
+
+    def push(self, outcome: Outcome) -> list[Outcome]:
+        return [outcome]
+
+    def release(self) -> list[Outcome]:
+        return []
+
+
+class Arrival:
+    """In the order in which the frames came. Holds at most as many outcomes as frames may be in flight."""
+
+    def __init__(self) -> None:
+        self._order: deque[int] = deque()
+        self._held: dict[int, Outcome] = {}
+
+    def arrived(self, frame_id: int) -> None:
+        self._order.append(frame_id)
+
+    def push(self, outcome: Outcome) -> list[Outcome]:
+        self._held[outcome.frame.frame_id] = outcome
+        leaving: list[Outcome] = []
+        while self._order and self._order[0] in self._held:
+            leaving.append(self._held.pop(self._order.popleft()))
+        return leaving
+
+    def release(self) -> list[Outcome]:
+        held = [self._held[frame_id] for frame_id in self._order if frame_id in self._held]
+        self._held.clear()
+        return held
+
+
+class Monotonic:
+    """As soon as it is known, but a result older than one already delivered is withheld: nobody can use it any more."""
+
+    def __init__(self) -> None:
+        self._newest = -1
+
+    def arrived(self, frame_id: int) -> None: ...
+
+    def push(self, outcome: Outcome) -> list[Outcome]:
+        if outcome.status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
+            if outcome.frame.frame_id < self._newest:
+                outcome.status = OutcomeStatus.SUPERSEDED
+                outcome.reason = f"the result of the newer frame {self._newest} was delivered first"
+                outcome.outputs = None
+            else:
+                self._newest = outcome.frame.frame_id
+        return [outcome]
+
+    def release(self) -> list[Outcome]:
+        return []

@@ -1,0 +1,141 @@
+"""The gRPC server: transport options, services, health, reflection, ports."""
+
+import errno
+import os
+import socket
+import stat
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from duly.rpc.control import ModelService, ServerService
+from duly.rpc.streaming import Streams
+from duly.runtime.models import Models, ModelState
+from duly.v1 import inference_pb2, model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
+
+MESSAGE_BYTES_MIN = 4 * 1024 * 1024
+"""gRPC's own default limit; models with larger frames raise it."""
+MESSAGE_OVERHEAD_BYTES = 64 * 1024
+_INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+_SERVICES = (
+    _INFERENCE,
+    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    server_pb2.DESCRIPTOR.services_by_name["ServerService"].full_name,
+)
+
+
+Server = grpc.aio.Server
+
+
+class ListenError(Exception):
+    """The address cannot be listened on."""
+
+
+def message_limit(frame_bytes_max: int) -> int:
+    """Largest message to read, bytes, where the models' largest frame holds so many bytes of payload."""
+    return max(MESSAGE_BYTES_MIN, frame_bytes_max + MESSAGE_OVERHEAD_BYTES)
+
+
+def create_server(transport: str, streams: Streams) -> grpc.aio.Server:
+    """`transport`: "lan" bounds what the transport buffers ahead to about one small message, so that stale frames wait
+    where the backlog policy reaches them; "wan" lets gRPC size its window by the path's bandwidth and delay.
+    """
+    options: list[tuple[str, int]] = [
+        ("grpc.max_receive_message_length", streams.message_bytes_max),
+        ("grpc.max_send_message_length", -1),
+        # Two servers on one port would each get some of the streams.
+        ("grpc.so_reuseport", 0),
+        # Sensors that ping every 10 s through idle times are welcome.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
+    if transport == "lan":
+        options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
+    server = grpc.aio.server(options=options)
+    handlers = {
+        # Requests come as bytes: a message that is no protobuf gets our status, not a stack trace.
+        "Stream": grpc.stream_stream_rpc_method_handler(
+            streams.stream, response_serializer=inference_pb2.StreamResponse.SerializeToString
+        ),
+        "Infer": grpc.unary_unary_rpc_method_handler(
+            streams.infer, response_serializer=inference_pb2.InferResponse.SerializeToString
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_INFERENCE, handlers),))
+    return server
+
+
+class Health:
+    """grpc.health.v1 for the server (""), each service and each model by its name."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def serve(self) -> None:
+        """All models that can be served are warm."""
+        await self._set(True, "", *_SERVICES)
+
+    async def follow(self, models: Models) -> None:
+        """Keeps the health of each model up to date, for ever."""
+        async for names in models.changes():
+            for name in names:
+                active = models.active(name)
+                await self._set(active is not None and active.state is ModelState.READY, name)
+
+    async def drain(self) -> None:
+        await self._servicer.enter_graceful_shutdown()
+
+    async def _set(self, serving: bool, *services: str) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in services:
+            await self._servicer.set(service, status)
+
+
+def add_services(server: grpc.aio.Server, models: ModelService, control: ServerService, reflect: bool) -> None:
+    model_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
+    server_pb2_grpc.add_ServerServiceServicer_to_server(control, server)
+    if reflect:
+        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+
+
+def check_free(address: str) -> None:
+    """Raises ListenError where `address` is in use by somebody else. Removes a UNIX socket that nobody listens on."""
+    try:
+        if address.startswith("unix:"):
+            _clear_socket(address.removeprefix("unix:"))
+        else:
+            host, _, port = address.rpartition(":")
+            family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host.strip("[]"), int(port)))
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {os.strerror(error.errno or 0)}") from None
+
+
+def _clear_socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            if not stat.S_ISSOCK(os.stat(path).st_mode):
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+            os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def listen(server: grpc.aio.Server, address: str) -> str:
+    """Binds `HOST:PORT` or `unix:PATH`; returns the address with the port that it got. Raises ListenError."""
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        raise ListenError(f"cannot listen on {address}: is it in use, or not an address of this machine?") from None
+    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"

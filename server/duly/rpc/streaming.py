@@ -1,0 +1,186 @@
+"""The handlers of InferenceService: streams and single frames, their opening, watching and end."""
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+
+from duly.metrics import Metrics
+from duly.rpc.codec import parse
+from duly.rpc.errors import CallError, abort, internal
+from duly.rpc.session import Session
+from duly.rpc.terms import Limits
+from duly.runtime.driver import Driver
+from duly.runtime.models import ModelError, Models
+from duly.v1 import inference_pb2
+
+FLUSH_SECONDS = 1.0
+"""How long the end of a broken stream waits for its last outcomes to be sent."""
+
+
+class Streams:
+    def __init__(
+        self,
+        driver: Driver,
+        models: Models,
+        metrics: Metrics,
+        limits: Limits,
+        streams_max: int,
+        slow_reader_timeout_s: float,
+    ) -> None:
+        self._driver = driver
+        self._models = models
+        self._metrics = metrics
+        self._limits = limits
+        self._streams_max = streams_max
+        self._slow_reader_ns = int(slow_reader_timeout_s * 1e9)
+        self._open: dict[Session, asyncio.Future[None]] = {}
+        self.draining = False
+        self.message_bytes_max = 0
+        """Largest message that the transport reads."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open_by_model(self) -> dict[str, int]:
+        """May be called from any thread."""
+        counts: dict[str, int] = {}
+        for session in list(self._open):
+            counts[session.model] = counts.get(session.model, 0) + 1
+        return counts
+
+    async def stream(self, _: object, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        """InferenceService.Stream."""
+        try:
+            session = await self._open_session(context)
+        except (CallError, ModelError) as error:
+            await abort(context, error)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._open[session] = ended
+        model = session.model
+        self._metrics.stream_opened(model)
+        session.log.debug("stream opened")
+        # Neither task is ever cancelled: a cancelled read or write leaks inside gRPC (grpc#43360). Both end with the call.
+        reader = asyncio.create_task(self._read(session, ended, context))
+        writer = asyncio.create_task(self._write(session, ended, context))
+        broken: CallError | ModelError | None = None
+        try:
+            await ended
+        except (CallError, ModelError) as error:
+            broken = error
+        finally:
+            del self._open[session]
+            session.close()
+            if broken is not None and not writer.done():
+                await asyncio.wait([writer], timeout=FLUSH_SECONDS)
+            session.abandon()
+            self._metrics.stream_closed(model)
+            session.log.debug("stream closed", reason=str(broken or ""), half_closed=reader.done())
+        if broken is not None:
+            await abort(context, broken)
+
+    async def _open_session(self, context: "grpc.aio.ServicerContext[Any, Any]") -> Session:
+        message = await context.read()
+        if message is grpc.aio.EOF:
+            raise CallError("FIRST_MESSAGE_NOT_OPEN", "the stream ended before its first message, an OpenStream")
+        request = parse(inference_pb2.StreamRequest, message)
+        if request.WhichOneof("request") != "open":
+            raise CallError("FIRST_MESSAGE_NOT_OPEN", "the first message should be an OpenStream", "open")
+        if self.draining:
+            raise CallError("DRAINING", "the server is draining; open the stream elsewhere")
+        if len(self._open) >= self._streams_max:
+            raise CallError("STREAMS_EXHAUSTED", f"{self._streams_max} streams are open already (streams_max)")
+        session = self._session(request.open)
+        utilisation = (session.demand + sum(other.demand for other in self._open)) / max(1, len(self._models.lanes))
+        session.greet(self.message_bytes_max, utilisation)
+        return session
+
+    def _session(self, open_: inference_pb2.OpenStream) -> Session:
+        served = self._models.find(open_.model, open_.version)
+        return Session(open_, served, self._driver, self._models, self._metrics, self._limits)
+
+    async def _read(
+        self, session: Session, ended: "asyncio.Future[None]", context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> None:
+        try:
+            await session.read(context)
+            session.finish()
+        except (CallError, ModelError) as error:
+            _end(ended, error)
+        except (grpc.aio.UsageError, grpc.aio.BaseError):
+            _end(ended, None)  # the call is over
+        except Exception:
+            _end(ended, internal("a message of a stream"))
+
+    async def _write(
+        self, session: Session, ended: "asyncio.Future[None]", context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> None:
+        try:
+            await session.write(context)
+            _end(ended, None)
+        except (grpc.aio.UsageError, grpc.aio.BaseError):
+            _end(ended, None)  # the call is over
+        except Exception:
+            _end(ended, internal("the outcomes of a stream"))
+
+    def watch(self) -> None:
+        """Ends streams whose clients do not take what is written to them. Called now and then."""
+        now_ns = self._driver.clock()
+        for session, ended in self._open.items():
+            stuck_ns = session.stuck_ns(now_ns)
+            if stuck_ns > self._slow_reader_ns:
+                session.log.warning("client does not read", stuck_s=stuck_ns / 1e9)
+                text = f"the client took nothing for {stuck_ns / 1e9:.0f} s (slow_reader_timeout_s)"
+                _end(ended, CallError("CLIENT_TOO_SLOW", text))
+
+    def drain(self) -> None:
+        """Opens no more streams and takes no more single frames."""
+        self.draining = True
+
+    def end_all(self) -> None:
+        """Ends every stream once its outcomes are sent. Call it when every frame is answered."""
+        for ended in self._open.values():
+            _end(ended, CallError("DRAINING", "the server has stopped; every frame was answered"))
+
+    # ---- single frames ----
+
+    async def infer(self, message: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> inference_pb2.InferResponse:
+        """InferenceService.Infer: a stream of one frame."""
+        try:
+            request = parse(inference_pb2.InferRequest, message)
+            if self.draining:
+                raise CallError("DRAINING", "the server is draining; ask elsewhere")
+            session = self._session(
+                inference_pb2.OpenStream(
+                    model=request.model,
+                    version=request.version,
+                    stream_class=request.stream_class,
+                    backlog_policy=inference_pb2.BACKLOG_POLICY_ALL,
+                    outputs=request.outputs,
+                    clock=request.clock if request.HasField("clock") else None,
+                )
+            )
+        except (CallError, ModelError) as error:
+            await abort(context, error)
+        try:
+            frame = request.frame
+            remaining_s = context.time_remaining()
+            if remaining_s is not None and frame.budget_nano >= 0:
+                budget_ns = frame.budget_nano or session.terms.budget_ns
+                frame.budget_nano = max(1, min(budget_ns, int(remaining_s * 1e9)))
+            session.take(frame, time.time_ns())
+            await session.answered()
+            return inference_pb2.InferResponse(outcome=session.outcomes().outcomes.outcomes[0])
+        finally:
+            session.close()
+            session.abandon()
+
+
+def _end(ended: "asyncio.Future[None]", error: Exception | None) -> None:
+    if ended.done():
+        return
+    if error is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(error)

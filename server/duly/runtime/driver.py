@@ -1,0 +1,191 @@
+"""The only caller of the scheduler: reads the clock, calls `step`, carries out what comes back, keeps the one timer.
+
+Everything here runs on the event loop. Dispatches of a step are carried out before its resolutions, so that a lane
+never waits for outcomes to be handed over; the worker's second slot keeps the outputs of the batch that ended valid.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from duly.core.events import (
+    AdviseStream,
+    BatchFailed,
+    BatchFinished,
+    DispatchBatch,
+    Event,
+    FrameArrived,
+    ResolveFrame,
+    StreamClosed,
+    StreamOpened,
+    TimerFired,
+)
+from duly.core.scheduler import Scheduler
+from duly.core.types import Frame, OutcomeStatus, StreamTerms
+from duly.metrics import Metrics
+from duly.runtime.lane import BatchResult, LaneWorker
+from duly.runtime.outcome import BatchRun, Outcome, Sink
+from duly.runtime.payloads import Payload, Payloads
+
+TIMER_NS_MIN = 1_000_000
+"""libuv's timers count in milliseconds."""
+
+
+class Driver:
+    def __init__(
+        self,
+        metrics: Metrics,
+        payload_bytes_max: int,
+        clock: Callable[[], int] = time.monotonic_ns,
+        record: Callable[[int, Event], None] | None = None,
+    ) -> None:
+        """`clock`: nanoseconds that never go back. `record`: is told each (now, event) before it is carried out."""
+        self.scheduler = Scheduler()
+        self.payloads = Payloads(payload_bytes_max)
+        self.clock = clock
+        self._record = record
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._workers: dict[tuple[str, str], LaneWorker] = {}
+        self._sinks: dict[int, Sink] = {}
+        self._runs: dict[int, tuple[DispatchBatch, BatchRun]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._seq = 0
+        self._stream_id = 0
+        self._idle: asyncio.Future[None] | None = None
+
+    # ---- for streams ----
+
+    def open_stream(self, sink: Sink, terms: StreamTerms) -> int:
+        self._stream_id += 1
+        self._sinks[self._stream_id] = sink
+        self.submit(StreamOpened(self._stream_id, terms))
+        return self._stream_id
+
+    def close_stream(self, stream_id: int) -> None:
+        """Waiting frames are answered CANCELLED before this returns; those that run when their batch ends."""
+        self.submit(StreamClosed(stream_id))
+        del self._sinks[stream_id]
+        for worker in self._workers.values():
+            worker.forget(stream_id)
+
+    def take_frame(
+        self,
+        stream_id: int,
+        frame_id: int,
+        model: str,
+        deadline_ns: int,
+        must_run: bool,
+        payload: Payload,
+        size_bytes: int,
+    ) -> None:
+        """From now on the scheduler's; its outcome goes to the stream's sink, maybe before this returns."""
+        self._seq += 1
+        self.payloads.put(self._seq, payload, size_bytes)
+        self.submit(FrameArrived(Frame(self._seq, stream_id, frame_id, model, deadline_ns, must_run)))
+
+    @property
+    def streams_open(self) -> int:
+        return len(self._sinks)
+
+    # ---- for workers ----
+
+    def add_worker(self, worker: LaneWorker) -> None:
+        self._workers[worker.model, worker.lane] = worker
+
+    def remove_worker(self, model: str, lane: str) -> None:
+        self._workers.pop((model, lane), None)
+
+    def batch_ended(self, batch_id: int, result: BatchResult | str) -> None:
+        """A worker reports a batch: its result, or why it failed."""
+        if batch_id not in self._runs:
+            return
+        if isinstance(result, str):
+            self._step(BatchFailed(batch_id, result), None)
+            return
+        action, run = self._runs[batch_id]
+        run.started_ns, run.finished_ns = result.started_ns, result.finished_ns
+        event = BatchFinished(batch_id)
+        if result.invalid or result.failed:
+            event.invalid = {action.frames[i].seq: reason for i, reason in result.invalid.items()}
+            event.failed = {action.frames[i].seq: reason for i, reason in result.failed.items()}
+        self._step(event, result)
+
+    # ---- the loop ----
+
+    def submit(self, event: Event) -> None:
+        self._step(event, None)
+
+    async def drained(self) -> None:
+        """Returns when no frame is unanswered."""
+        while self.payloads:
+            self._idle = self._loop.create_future()
+            await self._idle
+
+    def _step(self, event: Event, result: BatchResult | None) -> None:
+        now_ns = self.clock()
+        if self._record is not None:
+            self._record(now_ns, event)
+        actions = self.scheduler.step(now_ns, event)
+        resolved: list[ResolveFrame] = []
+        for action in actions:
+            match action:
+                case ResolveFrame():
+                    resolved.append(action)
+                case DispatchBatch():
+                    self._dispatch(now_ns, action)
+                case AdviseStream():
+                    sink = self._sinks.get(action.stream_id)
+                    if sink is not None:
+                        sink.advise(action.advice, action.reason, action.period_ns)
+        if resolved:
+            self._resolve(now_ns, resolved, result)
+        wake_ns = self.scheduler.next_wake_ns()
+        if wake_ns is not None and (self._timer is None or wake_ns < self._timer_ns):
+            self._arm(now_ns, wake_ns)
+
+    def _dispatch(self, now_ns: int, action: DispatchBatch) -> None:
+        self._runs[action.batch_id] = (action, BatchRun(action.model, action.variant, len(action.frames), now_ns))
+        worker = self._workers.get((action.model, action.lane))
+        payloads = [self.payloads.get(frame.seq) for frame in action.frames]
+        if worker is None or not worker.run(action, payloads):
+            # Its end is on the way as an event of its own; a step must not be entered from within a step.
+            self._loop.call_soon(self.batch_ended, action.batch_id, "the worker is gone")
+
+    def _resolve(self, now_ns: int, resolved: list[ResolveFrame], result: BatchResult | None) -> None:
+        batch_id = 0
+        run: BatchRun | None = None
+        index_of: dict[int, int] = {}
+        for action in resolved:
+            frame = action.frame
+            outcome = Outcome(frame, action.status, action.reason, self.payloads.drop(frame.seq))
+            if action.batch_id:
+                if action.batch_id != batch_id:
+                    batch_id = action.batch_id
+                    batch, run = self._runs.pop(batch_id)
+                    index_of = {f.seq: i for i, f in enumerate(batch.frames)}
+                    late = sum(a.status is OutcomeStatus.LATE and a.batch_id == batch_id for a in resolved)
+                    busy_ns = now_ns - run.dispatched_ns
+                    self._metrics.batch(batch.model, batch.lane, run.size, busy_ns, busy_ns * late // run.size)
+                outcome.run = run
+                if result is not None and action.status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
+                    outcome.outputs = result.outputs(index_of[frame.seq])
+            sink = self._sinks.get(frame.stream_id)
+            if sink is not None:
+                sink.deliver(outcome)
+            else:
+                latency_ns, slack_ns = now_ns - frame.arrived_ns, frame.deadline_ns - now_ns
+                self._metrics.outcome(frame.model, frame.stream_class, action.status, latency_ns, slack_ns, -1)
+        if self._idle is not None and not self.payloads and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _arm(self, now_ns: int, wake_ns: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ns = wake_ns
+        self._timer = self._loop.call_later(max(wake_ns - now_ns, TIMER_NS_MIN) / 1e9, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self.submit(TimerFired())

@@ -1,0 +1,354 @@
+"""The models that this server serves: loads, activates, replaces and unloads them through worker processes.
+
+Everything slow (reading the file, building the session, warm-up, profiling) happens in the worker; here it is only
+waited for, so that streams go on meanwhile. A version is served by one worker on each lane.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import structlog
+
+from duly.core.events import LaneUp, ModelGone, ModelReady
+from duly.metrics import Metrics
+from duly.models.repository import ModelVersion, Repository
+from duly.models.spec import Signature, TensorSpec
+from duly.runtime.driver import Driver
+from duly.runtime.workers import Ready, Worker, WorkerError
+
+_log = structlog.get_logger("duly.models")
+
+BACKOFF_SECONDS_MAX = 30.0
+"""A worker that dies again and again is replaced at most this rarely."""
+CHECK_SECONDS_MAX = 600.0
+WATCH_SECONDS = 0.25
+"""How often running batches are looked at for workers that hang."""
+
+
+class ModelState(IntEnum):
+    """Same numbers as on the wire."""
+
+    LOADING = 1
+    READY = 2
+    FAILED = 3
+    RECOVERING = 4
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """One version that is, was meant to be, or will be served."""
+
+    version: ModelVersion
+    state: ModelState = ModelState.LOADING
+    error: str = ""
+    signature: Signature | None = None
+    """As loaded, with labels; None until a worker told."""
+    workers: dict[str, Worker] = field(default_factory=dict)
+    """By lane, those that are ready."""
+
+    @property
+    def key(self) -> str:
+        return self.version.key
+
+
+class ModelError(Exception):
+    """A model that was asked for cannot be had. `reason` is stable, the text is for people."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Models:
+    def __init__(
+        self,
+        repository: Repository,
+        driver: Driver,
+        metrics: Metrics,
+        lanes: tuple[str, ...],
+        threads: int,
+        load_timeout_s: float,
+        batch_timeout_ms: float,
+    ) -> None:
+        self._repository = repository
+        self._driver = driver
+        self._metrics = metrics
+        self.lanes = lanes
+        self._threads = threads
+        self._load_timeout_s = load_timeout_s
+        self._batch_timeout_ns = int(batch_timeout_ms * 1e6)
+        self._served: dict[str, Served] = {}
+        """By key, NAME/VERSION."""
+        self._active: dict[str, Served] = {}
+        """By name."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self.message_bytes_max = 0
+        """Largest message that the transport reads once it is up; 0: not up yet."""
+        self.problems: dict[str, str] = {}
+        """By model name: what the repository holds that cannot be served."""
+        for lane in lanes:
+            driver.submit(LaneUp(lane))
+
+    # ---- looking up ----
+
+    def names(self) -> list[str]:
+        return sorted({served.version.name for served in self._served.values()} | self.problems.keys())
+
+    def versions(self, name: str) -> list[Served]:
+        """Newest first."""
+        of_name = [served for served in self._served.values() if served.version.name == name]
+        return sorted(of_name, key=lambda served: -int(served.version.version))
+
+    def active(self, name: str) -> Served | None:
+        return self._active.get(name)
+
+    def find(self, name: str, version: str = "") -> Served:
+        """The version to serve a stream with, ready. Raises ModelError."""
+        served = self._served.get(f"{name}/{version}") if version else self._active.get(name)
+        if served is not None and served.signature is not None and served.state is not ModelState.FAILED:
+            return served
+        known = self.versions(name)
+        if not known and name not in self.problems:
+            names = ", ".join(self.names()) or "none"
+            raise ModelError("MODEL_NOT_FOUND", f"there is no model {name!r}; there are: {names}")
+        if version and served is None:
+            versions = ", ".join(s.version.version for s in known) or "none"
+            raise ModelError(
+                "VERSION_NOT_FOUND", f"model {name!r} has no version {version!r} loaded; loaded are: {versions}"
+            )
+        failed = served or (known[0] if known else None)
+        error = failed.error if failed is not None else self.problems[name]
+        raise ModelError("MODEL_NOT_READY", f"model {name!r} is not ready: {error or 'it is being loaded'}")
+
+    def served(self) -> list[Served]:
+        return list(self._served.values())
+
+    def frame_bytes_max(self) -> int:
+        """Payload of the largest frame that any version takes."""
+        return max((_frame_bytes(served.signature) for served in self._served.values() if served.signature), default=0)
+
+    # ---- coming and going ----
+
+    async def load_all(self) -> None:
+        """Loads the newest version of every model, one after another, so that each is profiled undisturbed."""
+        versions, problems = self._repository.scan()
+        for problem in problems:
+            self.problems[problem.model] = str(problem)
+            _log.error("model cannot be served", model=problem.model, reason=str(problem))
+        newest: dict[str, ModelVersion] = {}
+        for version in versions:
+            newest.setdefault(version.name, version)
+        for version in newest.values():
+            try:
+                await self._load(version)
+            except ModelError as error:
+                _log.error("model cannot be served", model=version.key, reason=str(error))
+            else:
+                self._activate(self._served[version.key])
+
+    async def load(self, name: str, version: str) -> Served:
+        """Loads a version (the newest where none is named) beside those that serve. Raises ModelError."""
+        versions, problems = await asyncio.to_thread(self._repository.scan)
+        candidates = [v for v in versions if v.name == name and version in ("", v.version)]
+        if not candidates:
+            broken = [str(problem) for problem in problems if problem.model == name]
+            if broken:
+                raise ModelError("REPOSITORY_INVALID", "; ".join(broken))
+            what = f"version {version} of model {name!r}" if version else f"model {name!r}"
+            raise ModelError("MODEL_NOT_FOUND", f"the repository holds no {what}")
+        served = self._served.get(candidates[0].key)
+        if served is None or served.state is ModelState.FAILED:
+            await self._load(candidates[0])
+        elif served.state is ModelState.LOADING:
+            raise ModelError("MODEL_NOT_READY", f"{served.key} is being loaded already")
+        self.problems.pop(name, None)
+        if name not in self._active:
+            self._activate(self._served[candidates[0].key])
+        return self._served[candidates[0].key]
+
+    def activate(self, name: str, version: str) -> Served:
+        """Streams without a stated version use it from their next frame on. Raises ModelError."""
+        served = self.find(name, version)
+        self._activate(served)
+        return served
+
+    async def unload(self, name: str, version: str) -> None:
+        """Its waiting and running frames are FAILED. Raises ModelError where it is not loaded."""
+        chosen = [s for s in self.versions(name) if version in ("", s.version.version)]
+        if not chosen:
+            self.find(name, version)
+        for served in chosen:
+            if served.state is ModelState.LOADING:
+                raise ModelError("MODEL_NOT_READY", f"{served.key} is being loaded; unload it when that is done")
+        for served in chosen:
+            del self._served[served.key]
+            if self._active.get(name) is served:
+                del self._active[name]
+            self._driver.submit(ModelGone(served.key, None, f"model {served.key} was unloaded"))
+            await self._stop_workers(served)
+            self._metrics.drop_model(served.key)
+        self.problems.pop(name, None)
+        self._notify()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(self._stop_workers(served) for served in self._served.values()))
+
+    async def changes(self) -> AsyncIterator[list[str]]:
+        """The names of all models, now and whenever something about any of them has changed."""
+        while True:
+            changed = self._changed
+            yield self.names()
+            await changed.wait()
+
+    def watch_workers(self) -> None:
+        """Kills workers that hang; they are then replaced like any that died."""
+        now_ns = self._driver.clock()
+        for served in self._served.values():
+            for worker in served.workers.values():
+                since_ns = worker.hung_since_ns(now_ns, self._batch_timeout_ns)
+                if since_ns is not None:
+                    ran_s = (now_ns - since_ns) / 1e9
+                    _log.error("worker hangs, it is killed", model=worker.model, lane=worker.lane, batch_s=ran_s)
+                    worker.kill()
+
+    # ---- workers ----
+
+    async def _load(self, version: ModelVersion) -> None:
+        served = self._served[version.key] = Served(version)
+        self._notify()
+        _log.info("loading", model=version.key, lanes=",".join(self.lanes))
+        try:
+            for lane in self.lanes:
+                worker, ready = await self._spawn(served, lane)
+                served.workers[lane] = worker
+                self._serve(served, worker, ready)
+        except (WorkerError, asyncio.CancelledError) as error:
+            served.state, served.error = ModelState.FAILED, str(error) or "loading was given up"
+            self._driver.submit(ModelGone(served.key, None, served.error))
+            await self._stop_workers(served)
+            self._notify()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise ModelError("LOAD_FAILED", f"{served.key}: {error}") from None
+        served.state = ModelState.READY
+        self._notify()
+
+    async def _spawn(self, served: Served, lane: str) -> tuple[Worker, Ready]:
+        worker = Worker(served.key, lane, self._driver.batch_ended, self._worker_ended)
+        try:
+            worker.start(load_body(served.version, lane, self._threads))
+            ready = await worker.ready(self._load_timeout_s)
+            frame_bytes = _frame_bytes(ready.signature)
+            if self.message_bytes_max and frame_bytes > self.message_bytes_max:
+                text = f"its frames take {frame_bytes} bytes, this server reads {self.message_bytes_max}; restart it"
+                raise WorkerError(text)
+            return worker, ready
+        except BaseException:
+            await worker.stop()
+            raise
+
+    def _serve(self, served: Served, worker: Worker, ready: Ready) -> None:
+        served.signature = _with_labels(ready.signature, served.version.labels)
+        self._driver.add_worker(worker)
+        variant = served.version.config.variants[0].name
+        signature = ready.signature
+        self._driver.submit(
+            ModelReady(
+                worker.model, worker.lane, variant, ready.samples_ns, signature.any_size, stateful=signature.stateful
+            )
+        )
+
+    def _worker_ended(self, worker: Worker, reason: str) -> None:
+        served = self._served.get(worker.model)
+        if served is None or served.workers.get(worker.lane) is not worker:
+            return
+        del served.workers[worker.lane]
+        self._driver.remove_worker(worker.model, worker.lane)
+        self._driver.submit(ModelGone(worker.model, worker.lane, f"its worker process ended ({reason})"))
+        self._metrics.worker_restarted(worker.model, worker.lane)
+        served.state = ModelState.RECOVERING
+        self._notify()
+        task = asyncio.get_running_loop().create_task(self._replace(served, worker.lane))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _replace(self, served: Served, lane: str) -> None:
+        backoff_s = 0.1
+        while self._served.get(served.key) is served:
+            try:
+                worker, ready = await self._spawn(served, lane)
+            except WorkerError as error:
+                served.error = str(error)
+                _log.error("worker could not be replaced", model=served.key, lane=lane, reason=str(error))
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, BACKOFF_SECONDS_MAX)
+                continue
+            if self._served.get(served.key) is not served:
+                await worker.stop()
+                return
+            served.workers[lane] = worker
+            self._serve(served, worker, ready)
+            if len(served.workers) == len(self.lanes):
+                served.state, served.error = ModelState.READY, ""
+            _log.info("worker replaced", model=served.key, lane=lane)
+            self._notify()
+            return
+
+    async def _stop_workers(self, served: Served) -> None:
+        workers = list(served.workers.values())
+        served.workers.clear()
+        for worker in workers:
+            self._driver.remove_worker(worker.model, worker.lane)
+        await asyncio.gather(*(worker.stop() for worker in workers))
+
+    def _activate(self, served: Served) -> None:
+        self._active[served.version.name] = served
+        _log.info("serving", model=served.key)
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> str | None:
+    """Loads and warms a version on each lane, in workers of its own. Returns why it cannot be served; None: it can."""
+    for lane in lanes:
+        worker = Worker(version.key, lane, lambda batch_id, result: None, lambda worker, reason: None)
+        try:
+            worker.start(load_body(version, lane, threads))
+            await worker.ready(CHECK_SECONDS_MAX)
+        except WorkerError as error:
+            return str(error)
+        finally:
+            await worker.stop()
+    return None
+
+
+def load_body(version: ModelVersion, lane: str, threads: int) -> dict[str, object]:
+    """The body of the LOAD message."""
+    return {
+        "model": version.key,
+        "lane": lane,
+        "folder": str(version.folder),
+        "model_folder": str(version.model_folder),
+        "config": version.config.model_dump(mode="json", by_alias=True),
+        "variant": version.config.variants[0].name,
+        "threads": version.config.threads or threads,
+    }
+
+
+def _frame_bytes(signature: Signature) -> int:
+    return sum(spec.bytes_max for spec in signature.inputs)
+
+
+def _with_labels(signature: Signature, labels: tuple[str, ...]) -> Signature:
+    if not labels:
+        return signature
+    outputs = tuple(TensorSpec.model_validate(spec.model_dump() | {"labels": labels}) for spec in signature.outputs)
+    return signature.model_copy(update={"outputs": outputs})

@@ -1,0 +1,259 @@
+"""Worker processes as the serving process sees them: start, send batches, read what comes back, watch, end.
+
+A worker is a plain child process (`python -m duly.worker.main`) with one inherited socket. It never outlives this
+process: the kernel kills it when the parent dies, and it ends by itself when the socket closes.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from duly.core.events import DispatchBatch
+from duly.models.spec import Signature
+from duly.runtime.lane import BatchResult
+from duly.runtime.outcome import Output
+from duly.runtime.payloads import Payload
+from duly.worker import channel
+from duly.worker.layout import layout
+
+_log = structlog.get_logger("duly.workers")
+
+EXIT_SECONDS_MAX = 2.0
+"""A worker that was told to stop gets this long before it is killed."""
+
+
+@dataclass(slots=True)
+class Ready:
+    """What a worker says once it is warm."""
+
+    signature: Signature
+    samples_ns: dict[int, tuple[int, ...]]
+
+
+class Worker:
+    """One process that hosts one model version for one lane."""
+
+    def __init__(
+        self,
+        model: str,
+        lane: str,
+        on_batch: Callable[[int, BatchResult | str], None],
+        on_end: Callable[["Worker", str], None],
+    ) -> None:
+        """`on_batch(batch_id, result | why it failed)`; `on_end(self, reason)` when the process is gone unasked, after
+        its batch was reported. Both are called on the event loop.
+        """
+        self.model = model
+        self.lane = lane
+        self._on_batch = on_batch
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[Ready] = self._loop.create_future()
+        self._region: channel.Region | None = None
+        self._slot = 0
+        self._batch_id = 0
+        self._started_ns = 0
+        self._planned_ns = 0
+        self._stopping = False
+        self._stateful = False
+        self._forget: list[int] = []
+
+    # ---- life ----
+
+    def start(self, load: dict[str, Any]) -> None:
+        """Starts the process and hands it the LOAD message's body."""
+        ours, theirs = channel.socket_pair()
+        with theirs:
+            command = [sys.executable, "-m", "duly.worker.main", str(theirs.fileno()), str(os.getpid())]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        ours.setblocking(False)
+        self._socket = ours
+        self._socket.send(channel.encode_text(channel.LOAD, load))
+        self._loop.add_reader(ours.fileno(), self._first_message)
+
+    async def ready(self, timeout_seconds: float) -> Ready:
+        """Waits until the model is warm and profiled. Raises WorkerError that says why it could not be loaded."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await asyncio.shield(self._ready)
+        except TimeoutError:
+            self.kill()
+            raise WorkerError(f"not ready after {timeout_seconds:g} s (load_timeout_s)") from None
+
+    async def stop(self) -> None:
+        """Asks the process to end, and sees to it. Returns when it is gone."""
+        self._stopping = True
+        self._hang_up()
+        await self._reap(EXIT_SECONDS_MAX)
+
+    def kill(self) -> None:
+        """Ends the process at once; `on_end` follows unless it was stopped before."""
+        self._process.kill()
+
+    def hung_since_ns(self, now_ns: int, timeout_ns: int) -> int | None:
+        """When the batch began that has run longer than `timeout_ns` and twenty times its plan; None: all is well."""
+        if self._batch_id and now_ns - self._started_ns > max(timeout_ns, 20 * self._planned_ns):
+            return self._started_ns
+        return None
+
+    # ---- batches ----
+
+    def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
+        """Copies the payloads into the slot's input area (the one copy) and starts the batch."""
+        region = self._region
+        if region is None or self._batch_id:
+            return False
+        self._slot = (self._slot + 1) % channel.SLOTS
+        area = region.inputs[self._slot]
+        bases, bytes_max = self._input_bases, self._input_bytes_max
+        frames: list[tuple[int, bool, list[channel.TensorRef]]] = []
+        for index, (frame, payload) in enumerate(zip(action.frames, payloads, strict=True)):
+            refs: list[channel.TensorRef] = []
+            for nth, (encoding, shape, data) in enumerate(payload):
+                offset, length = bases[nth] + index * bytes_max[nth], len(data)
+                area[offset : offset + length] = data
+                refs.append((offset, length, encoding, shape))
+            frames.append((frame.stream_id, frame.reset_state, refs))
+        try:
+            self._socket.send(channel.encode_run(channel.Run(action.batch_id, self._slot, frames)))
+        except OSError:
+            return False
+        self._batch_id = action.batch_id
+        self._planned_ns = action.planned_ns
+        self._started_ns = time.monotonic_ns()
+        return True
+
+    def forget(self, stream_id: int) -> None:
+        """Told between batches, so that the socket never fills up behind a long one."""
+        if self._stateful:
+            self._forget.append(stream_id)
+            if not self._batch_id:
+                self._send_forget()
+
+    def _send_forget(self) -> None:
+        while self._forget:
+            some, self._forget = self._forget[:1024], self._forget[1024:]
+            try:
+                self._socket.send(channel.encode_forget(some))
+            except BlockingIOError:
+                self._forget = some + self._forget
+                return
+            except OSError:
+                return
+
+    # ---- what the worker says ----
+
+    def _first_message(self) -> None:
+        try:
+            message, fds, _, _ = socket.recv_fds(self._socket, channel.MESSAGE_BYTES_MAX, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, fds = b"", []
+        if not message:
+            self._gone()
+            return
+        _, body = channel.decode_text(message)
+        if channel.kind_of(message) != channel.READY:
+            self._fail_load(str(body.get("reason", "the worker gave no reason")))
+            return
+        signature = Signature.model_validate(body["signature"])
+        self._region = channel.Region(fds[0], body["input_bytes"], body["output_bytes"])
+        self._input_bytes_max = [spec.bytes_max for spec in signature.inputs]
+        self._input_bases, _ = layout(self._input_bytes_max, max(signature.batch_sizes))
+        self._outputs = len(signature.outputs)
+        self._stateful = signature.stateful
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.add_reader(self._socket.fileno(), self._message)
+        samples = {int(size): tuple(times) for size, times in body["samples_ns"].items()}
+        if not self._ready.done():
+            self._ready.set_result(Ready(signature, samples))
+
+    def _message(self) -> None:
+        try:
+            message = self._socket.recv(channel.MESSAGE_BYTES_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self._gone()
+            return
+        self._batch_id = 0
+        if self._forget:
+            self._send_forget()
+        if channel.kind_of(message) == channel.FAILED:
+            batch_id, body = channel.decode_text(message)
+            self._on_batch(batch_id, str(body["reason"]))
+            return
+        done = channel.decode_done(message, self._outputs)
+        result = BatchResult(done.started_ns, done.finished_ns, self._copier(done))
+        for index, reason in done.reasons.items():
+            (result.invalid if done.frames[index][0] == channel.INVALID else result.failed)[index] = reason
+        self._on_batch(done.batch_id, result)
+
+    def _copier(self, done: channel.Done) -> Callable[[int], list[Output]]:
+        assert self._region is not None
+        area = self._region.outputs[done.slot]
+
+        def outputs(index: int) -> list[Output]:
+            return [
+                (nth, shape, bytes(area[offset : offset + length]))
+                for nth, (offset, length, _, shape) in enumerate(done.frames[index][1])
+            ]
+
+        return outputs
+
+    # ---- its end ----
+
+    def _fail_load(self, reason: str) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(WorkerError(reason))
+
+    def _gone(self) -> None:
+        """The socket closed: the process has ended, or ends now."""
+        self._hang_up()
+        if self._batch_id:
+            batch_id, self._batch_id = self._batch_id, 0
+            self._on_batch(batch_id, "its worker process ended")
+        if not self._stopping:
+            self._stopping = True
+            self._farewell = self._loop.create_task(self._say_end())
+
+    async def _say_end(self) -> None:
+        code = await self._reap(0.0)
+        reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        _log.warning("worker ended", model=self.model, lane=self.lane, pid=self._process.pid, how=reason)
+        if self._ready.done():
+            self._on_end(self, reason)
+        else:
+            self._ready.set_exception(WorkerError(f"its worker process ended ({reason})"))
+
+    async def _reap(self, grace_seconds: float) -> int:
+        kill_at = self._loop.time() + grace_seconds
+        while (code := self._process.poll()) is None:
+            if self._loop.time() >= kill_at:
+                self._process.kill()
+            await asyncio.sleep(0.005)
+        return code
+
+    def _hang_up(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+        if self._region is not None:
+            self._region.close()
+            self._region = None
+
+
+class WorkerError(Exception):
+    """A model could not be loaded; the text says why, for people."""

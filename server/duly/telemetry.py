@@ -1,0 +1,128 @@
+"""Log lines: what they look like, where they go, and how many of a kind there may be.
+
+    log = structlog.get_logger().bind(model="yolo/1", stream="front camera")
+    log.warning("stream refused", reason=...)
+
+One line each on standard error, with the time in UTC and the level; keys and values for machines, the event for people.
+Nothing is logged for a single frame above `debug`.
+"""
+
+import contextlib
+import logging
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Literal, TextIO
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+LINES_PER_SECOND_MAX = 5
+"""Lines of one event about one model; a fault that hits every frame must not become thousands of lines a second."""
+KEYS_MAX = 1024
+"""(event, model) pairs remembered; the one unheard of for longest is forgotten first."""
+
+_S = 1_000_000_000
+
+
+@dataclass(slots=True)
+class _Window:
+    """One second of one (event, model) pair."""
+
+    began_ns: int
+    lines: int = 0
+    suppressed: int = 0
+
+
+class RateLimit:
+    """A structlog processor that drops what is repeated too often.
+
+    At most `LINES_PER_SECOND_MAX` lines a second of each (event, model) pair, or of each library, pass; the first line
+    of a later second says in `suppressed` how many did not.
+    """
+
+    def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._clock_ns = clock_ns
+        self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()
+        self._lock = Lock()  # libraries log from threads of their own
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        now_ns = self._clock_ns()
+        # A library's lines count together: many of its events hold addresses and ids, so no two of them are equal.
+        # As text, since what is bound as a model need not be hashable.
+        key = (str(event.get("logger", event["event"])), str(event.get("model")))
+        with self._lock:
+            window = self._windows.get(key)
+            if window is None:
+                window = self._windows[key] = _Window(now_ns)
+                if len(self._windows) > KEYS_MAX:
+                    self._windows.popitem(last=False)
+            else:
+                self._windows.move_to_end(key)
+            if now_ns - window.began_ns >= _S:
+                if window.suppressed:
+                    event["suppressed"] = window.suppressed
+                window.began_ns, window.lines, window.suppressed = now_ns, 0, 0
+            if window.lines >= LINES_PER_SECOND_MAX:
+                window.suppressed += 1
+                raise structlog.DropEvent
+            window.lines += 1
+        return event
+
+
+class _Lines:
+    """Where structlog's chain ends. A log that can't be written, its reader gone, must not take the server with it."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+            self._out.write(line + "\n")
+            self._out.flush()
+
+    debug = info = warning = error = critical = msg
+
+
+class _FromLibraries(logging.Handler):
+    """Takes what libraries log into the one chain of processors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+            exc_info = record.exc_info or None
+            structlog.get_logger().log(level, record.getMessage(), logger=record.name, exc_info=exc_info)
+        except Exception:
+            self.handleError(record)
+
+
+def configure_logging(
+    log_format: Literal["auto", "console", "json"], log_level: str, stream: TextIO | None = None
+) -> None:
+    """Sets up structlog, and the standard library's logging that gRPC and asyncio use, to write the same kind of lines.
+
+    `log_format` auto: console on a terminal, else json. `log_level`: debug, info, warning or error; libraries' debug
+    lines never show. `stream` None: standard error.
+    """
+    out = sys.stderr if stream is None else stream
+    level = logging.getLevelNamesMapping()[log_level.upper()]
+    render: list[Processor]
+    if log_format == "console" or (log_format == "auto" and out.isatty()):
+        plain = structlog.dev.plain_traceback  # else it depends on which packages happen to be installed
+        render = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
+    else:
+        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[
+            RateLimit(),
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Lines(out),
+    )
+    logging.basicConfig(handlers=[_FromLibraries()], level=max(level, logging.INFO), force=True)

@@ -1,0 +1,194 @@
+"""The wire between the serving process and a worker: one SEQPACKET socket pair and one shared memory region.
+
+The one file that both sides import. Tensor bytes lie in the region; the socket carries small messages of a fixed layout
+that say where. Text that is not on a frame's way (load, ready, reasons) is JSON. Nothing is ever unpickled.
+
+The region is an anonymous memfd that the worker makes once it knows the model's sizes, and passes over the socket with
+READY: it has no name, so nothing is left behind however either side ends. It holds `slots` equal slots, each an input
+area followed by an output area. A lane never has two batches in flight; the second slot lets the server read the
+outputs of one batch while the next one runs.
+
+    server -> worker   LOAD (json)   RUN   FORGET (stream ids)   STOP
+    worker -> server   READY (json + memfd) | LOAD_FAILED (json)   DONE   FAILED (json)
+"""
+
+import json
+import mmap
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED = range(1, 9)
+
+OK, INVALID, FRAME_FAILED = range(3)
+"""How one frame of a DONE batch fared."""
+
+MESSAGE_BYTES_MAX = 200_000
+"""Linux refuses SEQPACKET messages above the socket's send buffer; 212,992 is the kernel's default `wmem_max`."""
+DIMS_MAX = 8
+"""Dimensions of a tensor without its batch dimension. NumPy allows 64; no real sensor has more than 5."""
+SLOTS = 2
+ENCODINGS = ("", "JPEG", "PNG", "PCM_S16LE")
+"""By their number on the channel; 0: a plain tensor."""
+
+_HEAD = struct.Struct("<BBHxxxxQ")  # kind, slot, frames, batch id
+_FRAME = struct.Struct("<QB7x")  # stream id, flags | status in the low byte of DONE's
+_TENSOR = struct.Struct(f"<QIBBxx{DIMS_MAX}i")  # offset in the slot, bytes, encoding, dimensions, extents
+_TIMES = struct.Struct("<qq")  # started, finished: CLOCK_MONOTONIC ns, the same clock in both processes
+_ID = struct.Struct("<Q")
+_PAD = tuple((0,) * (DIMS_MAX - n) for n in range(DIMS_MAX + 1))
+
+TensorRef = tuple[int, int, int, tuple[int, ...]]
+"""(offset within the slot's area in bytes, length in bytes, index into ENCODINGS, shape)."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One batch to run. Of each frame: (stream id, reset its state first, one TensorRef an input)."""
+
+    batch_id: int
+    slot: int
+    frames: list[tuple[int, bool, list[TensorRef]]]
+
+
+@dataclass(slots=True)
+class Done:
+    """One batch that ran. Of each frame: (OK | INVALID | FRAME_FAILED, one TensorRef an output if OK)."""
+
+    batch_id: int
+    slot: int
+    started_ns: int
+    finished_ns: int
+    frames: list[tuple[int, list[TensorRef]]]
+    reasons: dict[int, str]
+    """By index in the batch, of frames that are not OK."""
+
+
+def message_bytes(frames: int, tensors: int) -> int:
+    """Largest RUN or DONE message, without reasons, for this batch size and this many tensors a frame."""
+    return _HEAD.size + _TIMES.size + frames * (_FRAME.size + tensors * _TENSOR.size)
+
+
+def encode_run(run: Run) -> bytearray:
+    out = bytearray(_HEAD.pack(RUN, run.slot, len(run.frames), run.batch_id))
+    for stream_id, reset, tensors in run.frames:
+        out += _FRAME.pack(stream_id, reset)
+        for offset, length, encoding, shape in tensors:
+            out += _TENSOR.pack(offset, length, encoding, len(shape), *shape, *_PAD[len(shape)])
+    return out
+
+
+def decode_run(message: bytes, inputs: int) -> Run:
+    _, slot, count, batch_id = _HEAD.unpack_from(message)
+    at = _HEAD.size
+    frames = []
+    for _ in range(count):
+        stream_id, reset = _FRAME.unpack_from(message, at)
+        at += _FRAME.size
+        tensors, at = _tensors(message, at, inputs)
+        frames.append((stream_id, bool(reset), tensors))
+    return Run(batch_id, slot, frames)
+
+
+def encode_done(done: Done) -> bytearray:
+    out = bytearray(_HEAD.pack(DONE, done.slot, len(done.frames), done.batch_id))
+    out += _TIMES.pack(done.started_ns, done.finished_ns)
+    for status, tensors in done.frames:
+        out += _FRAME.pack(0, status)
+        for offset, length, encoding, shape in tensors:
+            out += _TENSOR.pack(offset, length, encoding, len(shape), *shape, *_PAD[len(shape)])
+    if done.reasons:
+        room = (MESSAGE_BYTES_MAX - len(out)) // len(done.reasons) // 2 - 16
+        out += json.dumps({str(i): reason[: max(room, 0)] for i, reason in done.reasons.items()}).encode()
+    return out
+
+
+def decode_done(message: bytes, outputs: int) -> Done:
+    _, slot, count, batch_id = _HEAD.unpack_from(message)
+    at = _HEAD.size
+    started_ns, finished_ns = _TIMES.unpack_from(message, at)
+    at += _TIMES.size
+    frames = []
+    for _ in range(count):
+        status = _FRAME.unpack_from(message, at)[1]
+        at += _FRAME.size
+        tensors: list[TensorRef] = []
+        if status == OK:
+            tensors, at = _tensors(message, at, outputs)
+        frames.append((status, tensors))
+    reasons = {int(i): str(r) for i, r in json.loads(message[at:]).items()} if at < len(message) else {}
+    return Done(batch_id, slot, started_ns, finished_ns, frames, reasons)
+
+
+def _tensors(message: bytes, at: int, count: int) -> tuple[list[TensorRef], int]:
+    tensors: list[TensorRef] = []
+    for _ in range(count):
+        offset, length, encoding, dims, *shape = _TENSOR.unpack_from(message, at)
+        tensors.append((offset, length, encoding, tuple(shape[:dims])))
+        at += _TENSOR.size
+    return tensors, at
+
+
+def encode_forget(stream_ids: list[int]) -> bytes:
+    """States of these streams are no longer needed."""
+    return _HEAD.pack(FORGET, 0, len(stream_ids), 0) + b"".join(map(_ID.pack, stream_ids))
+
+
+def decode_forget(message: bytes) -> list[int]:
+    return [stream_id for (stream_id,) in _ID.iter_unpack(message[_HEAD.size :])]
+
+
+def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
+    """A message off the frame's way: LOAD, READY, LOAD_FAILED, FAILED {"reason"}, STOP {}."""
+    return _HEAD.pack(kind, 0, 0, batch_id) + json.dumps(body).encode()
+
+
+def decode_text(message: bytes) -> tuple[int, dict[str, Any]]:
+    """(batch id, body)."""
+    body = json.loads(message[_HEAD.size :])
+    if not isinstance(body, dict):
+        raise ValueError("message body is not an object")
+    return _HEAD.unpack_from(message)[3], body
+
+
+def kind_of(message: bytes) -> int:
+    return message[0]
+
+
+class Region:
+    """Shared memory of one worker: SLOTS x (input area, output area), page-aligned."""
+
+    def __init__(self, fd: int, input_bytes: int, output_bytes: int) -> None:
+        """Maps `fd`, of which it takes ownership. Sizes are those of one slot's areas."""
+        self.fd = fd
+        self.input_bytes = _pages(input_bytes)
+        self.output_bytes = _pages(output_bytes)
+        self._map = mmap.mmap(fd, SLOTS * (self.input_bytes + self.output_bytes))
+        whole = memoryview(self._map)
+        step = self.input_bytes + self.output_bytes
+        self.inputs = [whole[s * step : s * step + self.input_bytes] for s in range(SLOTS)]
+        self.outputs = [whole[s * step + self.input_bytes : (s + 1) * step] for s in range(SLOTS)]
+        whole.release()
+
+    @classmethod
+    def create(cls, input_bytes: int, output_bytes: int) -> "Region":
+        fd = os.memfd_create("duly", os.MFD_CLOEXEC)
+        os.ftruncate(fd, SLOTS * (_pages(input_bytes) + _pages(output_bytes)))
+        return cls(fd, input_bytes, output_bytes)
+
+    def close(self) -> None:
+        """Gives the memory back once the last view of it is gone."""
+        for view in self.inputs + self.outputs:
+            view.release()
+        self._map.close()
+        os.close(self.fd)
+
+
+def _pages(size: int) -> int:
+    return -(-max(size, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -1,0 +1,249 @@
+"""How a model's configuration and its graph fit together, decided once when it is loaded.
+
+`join` answers: what does a client send for each input, how does that become a row of the batch, which sizes can a batch
+have, what comes out. Whatever does not fit is a LoadError that names the place in model.toml and what would be right.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from duly.models.spec import ELEMENT_BYTES, ModelConfig, Output, Signature, TensorSpec, YoloV2
+from duly.worker.channel import DIMS_MAX, MESSAGE_BYTES_MAX, message_bytes
+from duly.worker.graph import DTYPES, Array, Graph, GraphTensor, LoadError, extents, is_fixed
+from duly.worker.inputs import InputPlan, plan_inputs
+from duly.worker.postprocess import classes_of
+from duly.worker.states import StateTensor
+
+BATCH_SIZES = (1, 2, 4, 8)
+"""Where the graph takes any size and nobody said which to warm."""
+OUTPUT_BYTES_MAX = 1 << 20
+"""Room for an output of one frame whose size the graph does not fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPlan:
+    """A graph output that clients get as it is."""
+
+    spec: TensorSpec
+    tensor: str
+    dtype: np.dtype[np.generic]
+    row_shape: tuple[int, ...]
+    """Of one frame; -1: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class PostPlan:
+    """Graph output `tensor` becomes the first outputs that clients get."""
+
+    config: YoloV2
+    specs: tuple[TensorSpec, ...]
+    dtype: np.dtype[np.generic]
+    row_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    inputs: tuple[InputPlan, ...]
+    states: tuple[StateTensor, ...]
+    constants: dict[str, Array]
+    post: PostPlan | None
+    outputs: tuple[OutputPlan, ...]
+    batch_sizes: tuple[int, ...]
+    any_size: bool
+
+    @property
+    def fixed(self) -> bool:
+        """True where rows of all inputs have one size: batches then live in buffers that are bound once."""
+        return all(is_fixed(planned.reader.row_shape) for planned in self.inputs)
+
+    def signature(self, providers: tuple[str, ...]) -> Signature:
+        post = self.post.specs if self.post else ()
+        return Signature(
+            inputs=tuple(planned.reader.spec for planned in self.inputs),
+            outputs=(*post, *(planned.spec for planned in self.outputs)),
+            batch_sizes=self.batch_sizes,
+            any_size=self.any_size,
+            stateful=bool(self.states) or any(planned.reader.context for planned in self.inputs),
+            providers=providers,
+        )
+
+
+def join(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool) -> Plan:
+    """Fits `config` to `graph`.
+
+    Args:
+        graph: inputs and outputs as ONNX Runtime tells them.
+        config: the contents of model.toml.
+        toml: its name in errors, such as "yolo/model.toml".
+        only_warm_sizes: batches must have one of the sizes warmed, even where the graph takes any.
+
+    Raises:
+        LoadError: they do not fit.
+    """
+    try:
+        return _join(graph, config, only_warm_sizes)
+    except LoadError as error:
+        raise LoadError(f"{toml}: {error}") from error
+
+
+def _join(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
+    states = tuple(_states(graph, config))
+    for name in config.constants:
+        _find(graph.inputs, name, f"constants.{name}", "input")
+    inputs = plan_inputs(graph, config)
+    _check_fed_once(graph, config, inputs)
+    fixed_size, symbols = _batch_dimension(graph, inputs, states)
+    batch_sizes = config.batch_sizes or ((fixed_size,) if fixed_size else BATCH_SIZES)
+    if fixed_size and batch_sizes != (fixed_size,):
+        raise LoadError(f"batch_sizes: the graph takes batches of {fixed_size} alone, so that {[fixed_size]} it must be")
+    post = _post(graph, config)
+    plan = Plan(
+        inputs=inputs,
+        states=states,
+        constants={name: _constant(graph.inputs[name], value, symbols) for name, value in config.constants.items()},
+        post=post,
+        outputs=tuple(_outputs(graph, config)),
+        batch_sizes=batch_sizes,
+        any_size=fixed_size is None and not only_warm_sizes,
+    )
+    signature = plan.signature(())
+    _check_names([spec.name for spec in signature.outputs])
+    _check_message(signature)
+    return plan
+
+
+def _find(tensors: dict[str, GraphTensor], name: str, place: str, kind: str) -> GraphTensor:
+    if name not in tensors:
+        raise LoadError(f"{place}: the graph has no {kind} '{name}'; it has: {', '.join(tensors)}")
+    return tensors[name]
+
+
+def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
+    for index, state in enumerate(config.states):
+        place = f"state[{index}]"
+        source = _find(graph.outputs, state.output, f"{place}.output", "output")
+        target = _find(graph.inputs, state.input, f"{place}.input", "input")
+        if source.kind != target.kind or target.kind not in DTYPES:
+            raise LoadError(f"{place}: output '{source.name}' is {source.kind}, input '{target.name}' is {target.kind}")
+        shape = list(extents(target.shape))
+        if state.batch_axis >= len(shape):
+            raise LoadError(f"{place}.batch_axis: {state.batch_axis} is no axis of '{target.name}', shape {shape}")
+        shape[state.batch_axis] = 1
+        if not is_fixed(tuple(shape)):
+            raise LoadError(
+                f"{place}.input: '{target.name}' has shape {list(target.shape)}; only axis {state.batch_axis}, the batch, "
+                "may be open: export it with the others fixed, or set batch_axis"
+            )
+        yield StateTensor(target.name, source.name, state.batch_axis, tuple(shape), DTYPES[target.kind])
+
+
+def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPlan]) -> None:
+    fed: dict[str, str] = {}
+    feeding = [
+        *((planned.tensor, planned.place) for planned in inputs),
+        *((state.input, f"state[{index}]") for index, state in enumerate(config.states)),
+        *((name, f"constants.{name}") for name in config.constants),
+    ]
+    for name, place in feeding:
+        if name in fed:
+            raise LoadError(f"{place}: graph input '{name}' is fed by {fed[name]} already")
+        fed[name] = place
+    missing = [name for name in graph.inputs if name not in fed]
+    if missing:
+        raise LoadError(f"input: nothing feeds graph input '{missing[0]}'; add an input, a state or a constant for it")
+
+
+def _batch_dimension(
+    graph: Graph, inputs: Sequence[InputPlan], states: Sequence[StateTensor]
+) -> tuple[int | None, set[str]]:
+    """The one size that the graph takes, or None, and the names it has for a size that is open."""
+    dimensions = [(planned.tensor, graph.inputs[planned.tensor].shape[0]) for planned in inputs]
+    dimensions += [(state.input, graph.inputs[state.input].shape[state.batch_axis]) for state in states]
+    sizes = {name: size for name, size in dimensions if isinstance(size, int) and size > 0}
+    if len(set(sizes.values())) > 1:
+        raise LoadError(f"input: the graph's batch dimensions differ: {sizes}; export it with one size for all")
+    symbols = {size for _, size in dimensions if isinstance(size, str)}
+    return next(iter(sizes.values()), None), symbols
+
+
+def _constant(tensor: GraphTensor, value: int | float, symbols: set[str]) -> Array:
+    place = f"constants.{tensor.name}"
+    if tensor.kind not in DTYPES:
+        raise LoadError(f"{place}: the graph's input is {tensor.kind}; only numbers can be constant")
+    dtype = DTYPES[tensor.kind]
+    if np.issubdtype(dtype, np.integer):
+        bounds = np.iinfo(dtype)
+        if value != int(value) or not bounds.min <= value <= bounds.max:
+            raise LoadError(f"{place}: {value} is no {tensor.kind}, which the graph's input is")
+    if any(not isinstance(extent, int) for extent in tensor.shape):
+        raise LoadError(f"{place}: the graph's input has shape {list(tensor.shape)}; a constant's must be fixed")
+    return np.full(extents(tensor.shape), value, dtype)
+
+
+def _post(graph: Graph, config: ModelConfig) -> PostPlan | None:
+    post = config.postprocess
+    if post is None:
+        return None
+    grid = _find(graph.outputs, post.tensor, "postprocess.tensor", "output")
+    shape = extents(grid.shape)[1:]
+    if grid.kind not in ("FP16", "FP32", "FP64") or len(shape) != 3 or shape[0] < 0:
+        raise LoadError(
+            f"postprocess.tensor: '{grid.name}' is {grid.kind}{list(grid.shape)}; "
+            "a grid must be of floating point and [batch, channels, H, W] with its channels fixed"
+        )
+    try:
+        classes_of(shape[0], len(post.anchors))
+    except LoadError as error:
+        raise LoadError(f"postprocess.anchors: {error}") from error
+    count = post.detections_max
+    specs = (
+        TensorSpec(name="boxes", datatype="FP32", shape=(-1, 4), bytes_max=count * 4 * ELEMENT_BYTES["FP32"]),
+        TensorSpec(name="scores", datatype="FP32", shape=(-1,), bytes_max=count * ELEMENT_BYTES["FP32"]),
+        TensorSpec(name="classes", datatype="INT64", shape=(-1,), bytes_max=count * ELEMENT_BYTES["INT64"]),
+    )
+    return PostPlan(post, specs, DTYPES[grid.kind], shape)
+
+
+def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
+    taken = {state.output for state in config.states}
+    if config.postprocess:
+        taken.add(config.postprocess.tensor)
+    wanted = config.outputs or tuple(Output(name=name) for name in graph.outputs if name not in taken)
+    for index, output in enumerate(wanted):
+        place = f"output[{index}]" if config.outputs else f"output '{output.name}'"
+        tensor = _find(graph.outputs, output.tensor or output.name, f"{place}.tensor", "output")
+        if tensor.kind not in DTYPES:
+            raise LoadError(f"{place}: '{tensor.name}' is {tensor.kind}; only tensors of numbers can be sent")
+        if not tensor.shape or len(tensor.shape) - 1 > DIMS_MAX:
+            raise LoadError(
+                f"{place}: '{tensor.name}' has {len(tensor.shape)} dimensions as far as the graph tells; "
+                f"an output needs the batch first and at most {DIMS_MAX} more: export it with a shape"
+            )
+        shape = extents(tensor.shape)[1:]
+        dtype = DTYPES[tensor.kind]
+        bytes_max = int(np.prod(shape)) * dtype.itemsize if is_fixed(shape) else OUTPUT_BYTES_MAX
+        spec = TensorSpec.model_validate(
+            {"name": output.name, "datatype": tensor.kind, "shape": shape, "bytes_max": bytes_max}
+        )
+        yield OutputPlan(spec, tensor.name, dtype, shape)
+
+
+def _check_names(names: list[str]) -> None:
+    if not names:
+        raise LoadError("output: nothing is left to send; name one")
+    for name in names:
+        if names.count(name) > 1:
+            raise LoadError(f"output: '{name}' is there twice, once from postprocess; give the other a name of its own")
+
+
+def _check_message(signature: Signature) -> None:
+    batch_max = max(signature.batch_sizes)
+    tensors = max(len(signature.inputs), len(signature.outputs))
+    needed = message_bytes(batch_max, tensors)
+    if needed > MESSAGE_BYTES_MAX:
+        raise LoadError(
+            f"batch_sizes: a batch of {batch_max} with {tensors} tensors a frame needs a message of {needed:,} bytes, "
+            f"more than the {MESSAGE_BYTES_MAX:,} that the channel takes; lower batch_sizes"
+        )

@@ -1,0 +1,89 @@
+"""From what a graph gives to what clients get, one frame at a time."""
+
+import numpy as np
+
+from duly.models.spec import YoloV2
+from duly.worker.graph import Array, LoadError
+
+CANDIDATES_MAX = 2048
+"""Best boxes that enter non-maximum suppression. Precedent: torchvision's detectors keep 1000 or 2000."""
+
+WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
+"""Where the picture lies in what the graph saw: left, top, width and height in 0..1."""
+
+
+def classes_of(channels: int, anchors: int) -> int:
+    """How many classes a grid of `channels` has.
+
+    Raises:
+        LoadError: the anchors do not fit the channels.
+    """
+    classes, rest = divmod(channels, anchors)
+    if rest or classes <= 5:
+        raise LoadError(
+            f"{anchors} anchors do not fit the grid's {channels} channels, which must be anchors * (5 + classes)"
+        )
+    return classes - 5
+
+
+def yolo_v2(
+    grid: Array, config: YoloV2, placement: tuple[float, float, float, float] = WHOLE_PICTURE
+) -> tuple[Array, Array, Array]:
+    """Boxes FP32[n,4] (x0, y0, x1, y1 in 0..1 of the picture), scores FP32[n] and classes INT64[n], best first.
+
+    The region layer of YOLO9000 (Redmon and Farhadi 2016, section 2): x and y by a sigmoid within the cell, width and
+    height by an exponential times the anchor, score = objectness * softmax of the classes.
+
+    Args:
+        grid: [anchors * (5 + classes), H, W], floating point.
+        config: anchors in cells, thresholds and bounds.
+        placement: where the picture lies in what the graph saw, which a letterbox leaves not all of.
+    """
+    anchors = np.asarray(config.anchors, np.float32)
+    _, rows, columns = grid.shape
+    cells = grid.reshape(len(anchors), -1, rows, columns)
+    with np.errstate(over="ignore", invalid="ignore"):
+        objectness = _sigmoid(cells[:, 4].astype(np.float32))
+        # A score is at most the objectness: few cells are left for all that follows.
+        anchor, row, column = np.nonzero(objectness >= config.score_min)
+        found = cells[anchor, :, row, column].astype(np.float32)
+        scores = objectness[anchor, row, column, None] * _softmax(found[:, 5:])
+        cell, classes = np.nonzero(scores >= config.score_min)
+        scores = scores[cell, classes]
+        best = np.argsort(-scores, kind="stable")[:CANDIDATES_MAX]
+        cell, classes, scores = cell[best], classes[best], scores[best]
+        centre_x = (_sigmoid(found[cell, 0]) + column[cell]) / columns
+        centre_y = (_sigmoid(found[cell, 1]) + row[cell]) / rows
+        width = np.exp(found[cell, 2]) * anchors[anchor[cell], 0] / columns
+        height = np.exp(found[cell, 3]) * anchors[anchor[cell], 1] / rows
+    boxes = np.stack((centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2), axis=1)
+    left, top, extent_x, extent_y = placement
+    boxes = (boxes - np.float32((left, top, left, top))) / np.float32((extent_x, extent_y, extent_x, extent_y))
+    boxes = np.clip(boxes, 0, 1).astype(np.float32)
+    kept = _suppress(boxes, classes, config.iou_max, config.detections_max)
+    return boxes[kept], scores[kept].astype(np.float32), classes[kept].astype(np.int64)
+
+
+def _suppress(boxes: Array, classes: Array, iou_max: float, detections_max: int) -> list[int]:
+    """Indices of the boxes, best first, that overlap none better of their class by more than `iou_max`."""
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    waiting = np.arange(len(boxes))
+    kept: list[int] = []
+    while len(waiting) and len(kept) < detections_max:
+        best, waiting = int(waiting[0]), waiting[1:]
+        kept.append(best)
+        corner_low = np.maximum(boxes[best, :2], boxes[waiting, :2])
+        corner_high = np.minimum(boxes[best, 2:], boxes[waiting, 2:])
+        overlap = np.prod(np.maximum(corner_high - corner_low, 0), axis=1)
+        together = areas[best] + areas[waiting] - overlap
+        waiting = waiting[(classes[waiting] != classes[best]) | (overlap <= iou_max * together)]
+    return kept
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def _softmax(x: Array) -> Array:
+    powers = np.exp(x - x.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))

@@ -1,0 +1,99 @@
+"""Which execution providers a model asks for, and whether they are the ones that truly run it.
+
+ONNX Runtime treats providers as wishes: a session asked for CUDA on a machine without a GPU succeeds on the CPU with a
+line in the log. Here what was asked for and is not used is an error. Nothing of ONNX Runtime is needed for that: what a
+session says about itself comes in as plain data.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from duly.models.spec import ModelConfig, Provider
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+
+NODES_NAMED_MAX = 10
+"""Nodes that an error names; the rest is counted."""
+
+_SHAPE_OPS = frozenset(
+    "Add And Cast Ceil Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather Greater Identity If Less "
+    "Loop Max Min Mod Mul Neg Not Or Range ReduceMax ReduceMin ReduceProd Reshape Scatter ScatterND Shape Size Slice "
+    "Split Squeeze Sub Tile Transpose Unsqueeze Where".split()
+)
+"""Operators that compute shapes. ONNX Runtime keeps those on the CPU for the GPU's sake, whatever is asked for
+(`GetCpuPreferredNodes`), since a shape is needed on the host."""
+
+
+class ProviderError(Exception):
+    """A provider that was asked for is not the one that runs the model."""
+
+
+class Node(NamedTuple):
+    op_type: str
+    name: str
+
+
+def wanted(config: ModelConfig, lane: str) -> tuple[Provider, ...]:
+    """The providers to ask for on this lane ("cpu:0", "cuda:1"), in order of preference, with the lane's device.
+
+    Options that the author wrote win over those set here.
+    """
+    kind, _, index = lane.partition(":")
+    providers = config.providers or (Provider(name=CUDA if kind == "cuda" else CPU),)
+    if kind != "cuda":
+        return providers
+    device: dict[str, dict[str, str | int | float | bool]] = {
+        # kNextPowerOfTwo, the default, doubles what it takes from a device that other models share.
+        CUDA: {"device_id": index, "arena_extend_strategy": "kSameAsRequested", "enable_cuda_graph": int(config.cuda_graph)},
+        TENSORRT: {"device_id": index},
+    }
+    return tuple(p.model_copy(update={"options": {**device.get(p.name, {}), **p.options}}) for p in providers)
+
+
+def check_available(asked: Sequence[Provider], available: Sequence[str], release: str) -> None:
+    """Raises ProviderError if the installed ONNX Runtime `release` lacks a provider. Those from a library come later."""
+    for provider in asked:
+        if provider.library is None and provider.name not in available:
+            advice = "install duly[gpu] in place of duly[cpu]" if provider.name in (CUDA, TENSORRT) else "take it out"
+            raise ProviderError(f"{provider.name} is not in {release}, which has {', '.join(available)}; {advice}")
+
+
+def check_used(
+    asked: Sequence[Provider], registered: Sequence[str], assigned: Mapping[str, Sequence[Node]]
+) -> tuple[str, ...]:
+    """The providers that run nodes, in order of preference.
+
+    Args:
+        asked: what the model asked for.
+        registered: what the session says it has.
+        assigned: the nodes of every provider, as the session assigned them.
+
+    Raises:
+        ProviderError: a provider could not start or runs no node, or nodes fell to the CPU although nobody asked for it.
+    """
+    names = [provider.name for provider in asked]
+    for name in names:
+        if name not in registered:
+            raise ProviderError(f"{name} could not start here; the session has {', '.join(registered)} only")
+    on_cpu = assigned.get(CPU, ())
+    for place, name in enumerate(names):
+        if not assigned.get(name) and (place == 0 or name != CPU):
+            others = "; ".join(f"{other} runs {_named(nodes)}" for other, nodes in assigned.items() if nodes)
+            raise ProviderError(f"{name} was asked for and runs no node of the graph: {others}; take it out")
+    if CPU not in names:
+        fallen = [node for node in on_cpu if node.op_type not in _SHAPE_OPS]
+        if fallen:
+            raise ProviderError(
+                f"{', '.join(names)} can't run all of the graph: {_named(fallen)} fell to the CPU; "
+                f"add {CPU} to providers to allow that"
+            )
+    used = [name for name in names if assigned.get(name)]
+    return tuple(used + [name for name in assigned if assigned[name] and name not in used])
+
+
+def _named(nodes: Sequence[Node]) -> str:
+    named = ", ".join(f"{node.op_type} '{node.name}'" if node.name else node.op_type for node in nodes[:NODES_NAMED_MAX])
+    more = len(nodes) - NODES_NAMED_MAX
+    return f"{named} and {more} more" if more > 0 else named

@@ -1,0 +1,196 @@
+"""Counts: what the protocol's statistics read, and whether Prometheus gets series that follow its conventions."""
+
+import re
+import socket
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from duly.core.types import OutcomeStatus, StreamClass
+from duly.metrics import Gauges, Metrics, MetricsError, serve_metrics
+
+MS = 1_000_000
+CRITICAL, STANDARD = StreamClass.CRITICAL, StreamClass.STANDARD
+SERIES = {
+    "duly_age_of_information_seconds",
+    "duly_batch_size",
+    "duly_batches",
+    "duly_event_loop_lag_seconds",
+    "duly_frames_in_flight",
+    "duly_lane_busy_seconds",
+    "duly_latency_seconds",
+    "duly_outcomes",
+    "duly_payload_bytes",
+    "duly_queue_depth",
+    "duly_slack_seconds",
+    "duly_streams_closed",
+    "duly_streams_open",
+    "duly_streams_opened",
+    "duly_wasted_lane_seconds",
+    "duly_worker_restarts",
+}
+"""Families; a counter's samples end in _total."""
+
+
+def busy_server() -> Metrics:
+    """Counts of every kind, for two models on two lanes."""
+    metrics = Metrics()
+    metrics.stream_opened("yolo/1")
+    metrics.stream_opened("vad/2")
+    metrics.stream_closed("vad/2")
+    metrics.outcome("yolo/1", CRITICAL, OutcomeStatus.ON_TIME, 10 * MS, 5 * MS, 30 * MS)
+    metrics.outcome("yolo/1", CRITICAL, OutcomeStatus.LATE, 40 * MS, -2 * MS, -1)
+    metrics.outcome("yolo/1", STANDARD, OutcomeStatus.SHED, 1 * MS, 7 * MS, 9 * MS)
+    metrics.outcome("vad/2", STANDARD, OutcomeStatus.ON_TIME, 2 * MS, 3 * MS, 4 * MS)
+    metrics.batch("yolo/1", "cpu:0", 2, 50 * MS, 25 * MS)
+    metrics.batch("vad/2", "cpu:1", 1, 1 * MS, 0)
+    metrics.batch("vad/2", "cpu:1", 300, 1 * MS, 0)
+    metrics.worker_restarted("vad/2", "cpu:1")
+    metrics.loop_lag(300_000)
+    metrics.set_gauges(lambda: Gauges({"yolo/1": 3}, 4, 5000, {"yolo/1": 1}))
+    return metrics
+
+
+def exposition(metrics: Metrics) -> list[Metric]:
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    return list(text_string_to_metric_families(generate_latest(registry).decode()))
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    """Of the one sample with these labels; None where there is none."""
+    wanted = {key.rstrip("_"): text for key, text in labels.items()}
+    found = [s.value for family in exposition(metrics) for s in family.samples if s.name == name and s.labels == wanted]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def test_the_protocols_statistics_are_the_frames_that_were_answered() -> None:
+    metrics = busy_server()
+    assert sorted(metrics.counts()) == [
+        ("vad/2", OutcomeStatus.ON_TIME, STANDARD, 1),
+        ("yolo/1", OutcomeStatus.ON_TIME, CRITICAL, 1),
+        ("yolo/1", OutcomeStatus.LATE, CRITICAL, 1),
+        ("yolo/1", OutcomeStatus.SHED, STANDARD, 1),
+    ]
+    assert metrics.batches("vad/2") == (2, 301)
+    assert metrics.batches("unheard of") == (0, 0)
+    assert metrics.lane_busy_ns("cpu:0") == 50 * MS
+    assert metrics.lane_busy_ns("cuda:9") == 0
+    assert metrics.wasted_ns() == 25 * MS
+
+
+def test_outcomes_are_told_apart_by_model_class_and_status() -> None:
+    metrics = busy_server()
+    assert value(metrics, "duly_outcomes_total", model="yolo/1", class_="CRITICAL", status="LATE") == 1
+    assert value(metrics, "duly_outcomes_total", model="yolo/1", class_="CRITICAL", status="FAILED") == 0
+    assert value(metrics, "duly_outcomes_total", model="yolo/1", class_="BEST_EFFORT", status="LATE") is None
+
+
+def test_only_results_have_a_latency_and_only_related_clocks_an_age() -> None:
+    metrics = busy_server()
+    critical = {"model": "yolo/1", "class_": "CRITICAL"}
+    assert value(metrics, "duly_latency_seconds_count", **critical) == 2
+    assert value(metrics, "duly_latency_seconds_sum", **critical) == pytest.approx(0.050)
+    assert value(metrics, "duly_latency_seconds_count", model="yolo/1", class_="STANDARD") is None
+    assert value(metrics, "duly_age_of_information_seconds_count", **critical) == 1
+    assert value(metrics, "duly_age_of_information_seconds_sum", **critical) == pytest.approx(0.030)
+
+
+def test_a_bucket_holds_its_upper_bound_and_all_below() -> None:
+    metrics = busy_server()
+    critical = {"model": "yolo/1", "class_": "CRITICAL"}
+    assert value(metrics, "duly_latency_seconds_bucket", **critical, le="0.0075") == 0
+    assert value(metrics, "duly_latency_seconds_bucket", **critical, le="0.01") == 1
+    assert value(metrics, "duly_latency_seconds_bucket", **critical, le="+Inf") == 2
+    assert value(metrics, "duly_slack_seconds_bucket", **critical, le="-0.005") == 0
+    assert value(metrics, "duly_slack_seconds_bucket", **critical, le="-0.002") == 1
+    assert value(metrics, "duly_slack_seconds_bucket", **critical, le="0.005") == 2
+    assert value(metrics, "duly_batch_size_bucket", model="vad/2", le="256.0") == 1
+    assert value(metrics, "duly_batch_size_bucket", model="vad/2", le="+Inf") == 2
+
+
+def test_lanes_workers_and_gauges_are_exposed() -> None:
+    metrics = busy_server()
+    assert value(metrics, "duly_lane_busy_seconds_total", lane="cpu:0") == pytest.approx(0.050)
+    assert value(metrics, "duly_wasted_lane_seconds_total", lane="cpu:0") == pytest.approx(0.025)
+    assert value(metrics, "duly_worker_restarts_total", model="vad/2", lane="cpu:1") == 1
+    assert value(metrics, "duly_batches_total", model="vad/2") == 2
+    assert value(metrics, "duly_streams_opened_total", model="vad/2") == 1
+    assert value(metrics, "duly_streams_closed_total", model="vad/2") == 1
+    assert value(metrics, "duly_event_loop_lag_seconds_bucket", le="0.0005") == 1
+    assert value(metrics, "duly_queue_depth", model="yolo/1") == 3
+    assert value(metrics, "duly_streams_open", model="yolo/1") == 1
+    assert value(metrics, "duly_frames_in_flight") == 4
+    assert value(metrics, "duly_payload_bytes") == 5000
+
+
+def test_an_unloaded_model_leaves_no_series_behind() -> None:
+    metrics = busy_server()
+    metrics.drop_model("yolo/1")
+    metrics.drop_model("never loaded")
+    metrics.set_gauges(lambda: Gauges({}, 0, 0, {}))
+    labels = [sample.labels for family in exposition(metrics) for sample in family.samples]
+    assert [found for found in labels if found.get("model") == "yolo/1"] == []
+    assert {model for model, *_ in metrics.counts()} == {"vad/2"}
+
+
+def test_the_series_follow_the_conventions_of_prometheus() -> None:
+    """The rules of `promtool check metrics`: help texts, counters in _total, base units, no types in names."""
+    families = exposition(busy_server())
+    assert {family.name for family in families} == SERIES
+    for family in families:
+        assert re.fullmatch(r"duly(_[a-z]+)+", family.name), family.name
+        assert family.documentation.endswith("."), family.name
+        assert not set(family.name.split("_")) & {"ms", "ns", "milliseconds", "nanoseconds", "gauge", "counter"}
+        names = {sample.name for sample in family.samples}
+        assert names, family.name
+        if family.type == "counter":
+            assert names == {f"{family.name}_total"}
+        elif family.type == "histogram":
+            assert names <= {f"{family.name}_{end}" for end in ("bucket", "sum", "count")}
+        else:
+            assert (family.type, names) == ("gauge", {family.name})
+        for sample in family.samples:
+            assert set(sample.labels) <= {"model", "class", "status", "lane", "le"}
+
+
+def test_every_histogram_rises_to_the_count_of_all() -> None:
+    for family in exposition(busy_server()):
+        if family.type == "histogram":
+            series: dict[tuple[tuple[str, str], ...], list[float]] = {}
+            for sample in family.samples:
+                if sample.name.endswith("_bucket"):
+                    key = tuple(sorted((k, v) for k, v in sample.labels.items() if k != "le"))
+                    series.setdefault(key, []).append(sample.value)
+            assert all(counts == sorted(counts) for counts in series.values())
+            for sample in family.samples:
+                if sample.name.endswith("_count"):
+                    assert series[tuple(sorted(sample.labels.items()))][-1] == sample.value
+
+
+def test_a_scrape_gets_the_series_and_those_of_the_process() -> None:
+    server = serve_metrics("127.0.0.1:0", busy_server())
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+    finally:
+        server.stop()
+    names = {family.name for family in text_string_to_metric_families(text)}
+    assert {"duly_outcomes", "duly_queue_depth", "process_cpu_seconds", "process_resident_memory_bytes"} <= names
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", server.port))  # stop has really let go of it
+
+
+def test_an_address_in_use_is_told_in_plain_words() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(MetricsError) as caught:
+            serve_metrics(address, Metrics())
+    assert str(caught.value) == f"metrics can't be served at {address}: Address already in use"
