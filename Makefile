@@ -30,9 +30,10 @@ $(READY): pyproject.toml
 	  rm -rf $(VENV); \
 	  echo "'$(PYTHON)' can't make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; \
 	  exit 1; }
-	$(BIN)/pip install --quiet --upgrade pip
+	@echo "Installing duly and what it needs into $(VENV); this takes a minute, once"
+	@$(BIN)/pip install --quiet --upgrade pip
 	@if $(BIN)/pip show --quiet $(UNWANTED) 2>/dev/null; then $(BIN)/pip uninstall --quiet --yes $(UNWANTED); fi
-	$(BIN)/pip install --quiet --editable '.[$(ACCELERATOR),demo,dev]'
+	@$(BIN)/pip install --quiet --editable '.[$(ACCELERATOR),demo,dev]'
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 

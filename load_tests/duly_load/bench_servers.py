@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 import grpc
+import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 READY_TIMEOUT_S = 180.0
@@ -75,15 +76,14 @@ class ServerProcess:
         """Memory of the server and all its workers now. Raises ServerError if it is gone."""
         assert self._process is not None
         try:
-            if self._process.poll() is not None:
-                raise ProcessLookupError
-            folders = _session(self._process.pid)
-            rss_bytes = sum(_kilobytes(folder / "status", "VmRSS") for folder in folders) * 1024
-        except (FileNotFoundError, ProcessLookupError) as error:
+            parent = psutil.Process(self._process.pid)
+            tree = [parent, *parent.children(recursive=True)]
+            rss_bytes = sum(process.memory_info().rss for process in tree)
+        except psutil.NoSuchProcess as error:
             raise ServerError(f"{self.name}: a process of it ended while it was measured{self._log_tail()}") from error
         try:
-            return Memory(rss_bytes, sum(_kilobytes(folder / "smaps_rollup", "Pss") for folder in folders) * 1024)
-        except OSError:
+            return Memory(rss_bytes, sum(process.memory_full_info().pss for process in tree))
+        except psutil.AccessDenied:
             return Memory(rss_bytes, None)
 
     def _wait_until_ready(self) -> None:
@@ -120,25 +120,6 @@ class ServerProcess:
     def _log_tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "; the end of its log:\n  " + "\n  ".join(lines) if lines else "; its log is empty"
-
-
-def _session(session_id: int) -> list[Path]:
-    """Folders under /proc of the processes of a session: a server and all that it started."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # ended since it was listed
-            fields = stat.read_text(errors="replace").rpartition(")")[2].split()  # state, parent, group, session, ...
-            if int(fields[3]) == session_id and fields[0] != "Z":
-                found.append(stat.parent)
-    return found
-
-
-def _kilobytes(file: Path, name: str) -> int:
-    """A line `NAME:  123 kB` of a file under /proc."""
-    for line in file.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1])
-    raise OSError(f"{file}: no line {name}")
 
 
 def null_echo(folder: Path) -> ServerProcess:

@@ -28,7 +28,7 @@ class NullEcho(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Stream(self, request_iterator: Any, context: Any) -> None:
         """Serves one stream until the client half-closes it."""
-        while (message := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined]  # the stubs lack it
+        while (message := await context.read()) is not grpc.aio.EOF:
             kind = message.WhichOneof("request")
             if kind == "frames":
                 await context.write(_outcomes(message.frames))
@@ -59,7 +59,7 @@ async def start(listen: str) -> tuple[grpc.aio.Server, int]:
         options=[("grpc.max_receive_message_length", MESSAGE_BYTES_MAX), ("grpc.so_reuseport", 0)],
     )
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(NullEcho(), server)
-    servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
+    servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     try:
         port = server.add_insecure_port(listen)

@@ -33,10 +33,11 @@ class _Lazy(click.Command):
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0].startswith("duly"):
+            missing = (error.name or "duly").partition(".")[0]
+            if missing.startswith("duly"):
                 raise
             raise click.ClickException(
-                f"{self.name} needs the module {error.name}, which is not installed: {self._needs}"
+                f"{self.name} needs the module {missing}, which is not installed: {self._needs}"
             ) from error
         return command.make_context(info_name, args, parent, **extra)
 

@@ -187,6 +187,7 @@ def load_config(overrides: Mapping[str, Any], file: Path | None, environ: Mappin
             name = str(detail["loc"][0])
             place = places.get(name, name) + "".join(f"[{part}]" for part in detail["loc"][1:])
             problems.append(f"{place}: {_in_plain_words(detail['type'], name, detail['msg'], detail['input'])}")
+        raise ConfigError("\n".join(problems)) from error
     if problems:
         raise ConfigError("\n".join(problems))
     return config

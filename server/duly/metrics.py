@@ -145,7 +145,7 @@ class Metrics(Collector):
                 age.total += age_ns
 
     def batch(self, model: str, lane: str, size: int, busy_ns: int, wasted_ns: int) -> None:
-        """A batch of `size` frames held its lane for `busy_ns`, of which `wasted_ns` went into results that came late."""
+        """A batch of `size` frames held its lane for `busy_ns`; `wasted_ns` of it went into results that came late."""
         self._of(model).batch_size.add(size)
         times = self._lanes.get(lane)
         if times is None:

@@ -44,6 +44,8 @@ class Stream:
     """Stateful: model and lane that hold its state."""
     state_lost: bool = False
     """Stateful: its home went since a frame last started."""
+    broken: bool = False
+    """Stateful under SKIP: the worker of its home crashed."""
 
 
 @dataclass(slots=True)
@@ -147,6 +149,7 @@ class Witness:
         for stream in self.streams.values():
             if stream.home == (model, lane):
                 stream.home, stream.state_lost = None, True
+                stream.broken |= not (isinstance(event, ModelGone) and event.lane is None)
 
     def _batch_over(self, batch_id: int, event: Event) -> None:
         running = self.batches.get(batch_id)
@@ -201,7 +204,7 @@ class Witness:
                 over_credit = sum(status is None for status in stream.outcomes.values()) > terms.frames_in_flight_max
                 return over_credit or self.drain_ns is not None or "larger batch" in action.reason
             case OutcomeStatus.SKIPPED:
-                return terms.gap is GapPolicy.SKIP and (stream.state_lost or _after_gap(stream, frame.frame_id))
+                return terms.gap is GapPolicy.SKIP and (stream.broken or _after_gap(stream, frame.frame_id))
             case OutcomeStatus.CANCELLED:
                 return isinstance(event, FramesCancelled) and frame.frame_id in event.frame_ids
             case OutcomeStatus.FAILED:
@@ -241,7 +244,7 @@ class Witness:
         home = (batch.model, batch.lane)
         lost = stream.state_lost or stream.home not in (None, home)
         gap = _after_gap(stream, frame.frame_id)
-        assert stream.terms.gap is not GapPolicy.SKIP or not (gap or lost), f"{told} runs after a gap"
+        assert stream.terms.gap is not GapPolicy.SKIP or not (gap or stream.broken), f"{told} runs after a gap"
         resets = lost or (gap and stream.terms.gap is GapPolicy.RESET)
         assert frame.reset_state == resets, f"{told}: state lost {lost}, gap {gap}, reset {frame.reset_state}"
         stream.home, stream.state_lost = home, False
@@ -305,8 +308,8 @@ class Witness:
         stream = self.streams[frame.stream_id]
         if stream.running or next(iter(stream.waiting)) != frame.frame_id:
             return False
-        # A stream stays with the lane of its state for as long as its model is served there.
-        return stream.home is None or stream.home[1] == lane or (frame.model, stream.home[1]) not in self.workers
+        # A stream stays with the lane that has its state.
+        return stream.home is None or stream.home[0] != frame.model or stream.home[1] == lane
 
 
 def _after_gap(stream: Stream, frame_id: int) -> bool:

@@ -197,7 +197,10 @@ class Law(RuleBasedStateMachine):
             self._step(BatchFinished(batch_id))
         assert not self.witness.unanswered
         assert not self.witness.batches
-        self._step(TimerFired())
+        wake_ns = self.witness.next_wake_ns()
+        if wake_ns is not None:  # that of a frame which has run meanwhile
+            self.now_ns = max(self.now_ns, wake_ns)
+            self._step(TimerFired())
         assert self.witness.next_wake_ns() is None
         self.witness.assert_replays()
 

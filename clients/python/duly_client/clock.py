@@ -42,7 +42,7 @@ class Clock:
         self._exchanges: deque[_Exchange] = deque(maxlen=EXCHANGES)
 
     def add(self, sent_ns: int, server_received_ns: int, server_sent_ns: int, received_ns: int) -> None:
-        """One exchange: t1 to t4. One that contradicts the older ones means that a clock was set: they are forgotten."""
+        """One exchange: t1 to t4. Where it contradicts the older ones, a clock was set: those are forgotten."""
         offset_ns = ((server_received_ns - sent_ns) + (server_sent_ns - received_ns)) // 2
         round_trip_ns = (received_ns - sent_ns) - (server_sent_ns - server_received_ns)
         newest = _Exchange(sent_ns, offset_ns, max(0, round_trip_ns) // 2 + 2)  # 2: both divisions round down

@@ -6,6 +6,7 @@ one message. The receiving side belongs to the stream's own task.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -47,16 +48,19 @@ class Connection:
 
     async def open(self, request: inference_pb2.OpenStream) -> StreamTerms:
         """Opens the stream. AioRpcError where the server refuses it or is not there."""
-        try:
+        with contextlib.suppress(asyncio.InvalidStateError):  # the call is over already; reading tells why
             await self._call.write(inference_pb2.StreamRequest(open=request).SerializeToString())
-        except asyncio.InvalidStateError:
-            pass  # the call is over already; reading tells why
         response = await self._call.read()
         if not isinstance(response, inference_pb2.StreamResponse) or response.WhichOneof("response") != "opened":
             raise ProtocolError(f"the stream began with {response!r} in place of StreamOpened")
         self._ping_due = True
         self._writer = asyncio.create_task(self._write())
         return terms_of(response.opened)
+
+    @property
+    def is_open(self) -> bool:
+        """True once the server agreed to the stream."""
+        return self._writer is not None
 
     async def read(self) -> inference_pb2.StreamResponse | None:
         """The next outcomes or advice; None: the server ended the stream with status OK. AioRpcError where it, or the

@@ -33,12 +33,12 @@ DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 _DTYPE_BY_NUMBER = {tensor_pb2.DataType.Value(f"DATA_TYPE_{name}"): dtype for name, dtype in DTYPES.items()}
 
 
-def datatype_number(dtype: np.dtype[Any]) -> tensor_pb2.DataType:
-    """The wire's number of an element type. TypeError where it has none."""
+def datatype_of(dtype: np.dtype[Any]) -> str:
+    """The wire's name of an element type. TypeError where it has none."""
     name = DATATYPES.get(dtype)
     if name is None:
         raise TypeError(f"arrays of {dtype} cannot be sent; element types are {', '.join(DTYPES)}")
-    return tensor_pb2.DataType.Value(f"DATA_TYPE_{name}")
+    return f"DATA_TYPE_{name}"
 
 
 def tensor_array(tensor: tensor_pb2.Tensor) -> Array:

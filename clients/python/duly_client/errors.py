@@ -121,7 +121,8 @@ def _error_info(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str]]:
 
     Needs googleapis-common-protos; without that package the message alone must do.
     """
-    packed: Any = next((value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"), None)
+    trailing: Any = error.trailing_metadata()
+    packed = next((value for key, value in trailing or () if key == "grpc-status-details-bin"), None)
     if packed is None:
         return "", {}
     try:

@@ -6,6 +6,7 @@ bounded in `connection`. A frame is never sent twice: when the connection is los
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import deque
@@ -56,16 +57,18 @@ class Stream:
         self._open_timeout_s = open_timeout_s
 
         self._terms: StreamTerms | None = None
-        self._connection: Connection | None = None
+        self._connection: Connection | None = None  # open
+        self._newest: Connection | None = None  # open or opening
         self._lost_reason = ""
         self._tries = 0  # to reconnect, in a row
-        self._error: errors.DulyError | None = None
+        self._error: BaseException | None = None
         self._next_id = 1
         self._in_flight: dict[int, int] = {}  # frame id -> capture time, ns
         self._unread: deque[Outcome] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()  # something that `send` or the receiving task waits for
         self._stopping = asyncio.Event()  # finished or closed: no reconnecting any more
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
 
     # ---- opening and ending ----
@@ -87,11 +90,13 @@ class Stream:
 
     async def close(self) -> None:
         """Ends the stream now: frames in flight are withdrawn, outcomes not yet read are dropped."""
+        self._closed = True
         self._stopping.set()
         self._changed.set()
         self._unread.clear()
+        if self._newest is not None:
+            await self._newest.close()
         if self._task is not None:
-            self._task.cancel()
             await asyncio.wait((self._task,))
 
     async def finish(self) -> None:
@@ -132,7 +137,9 @@ class Stream:
         terms = self.opened
         budget_ns = 0 if budget_ms is None else round(budget_ms * 1e6)
         if captured_ns <= 0 or budget_ns < 0:
-            raise ValueError(f"capture_time_ns must be positive, budget_ms not negative: {capture_time_ns}, {budget_ms}")
+            raise ValueError(
+                f"capture_time_ns must be positive, budget_ms not negative: {capture_time_ns}, {budget_ms}"
+            )
         inputs = wire.inputs_of(payload, encoding, terms.inputs if self._check else None)
         size = wire.FRAME_FIELDS_BYTES_MAX + sum(len(head) + data_bytes for head, _, data_bytes in inputs)
         if self._check and size > terms.message_bytes_max:
@@ -234,6 +241,7 @@ class Stream:
             for frame_id, captured_ns in self._in_flight.items():
                 self._cancel_here(frame_id, captured_ns, self._lost_reason)
             self._in_flight.clear()
+            self._changed.set()
             if asyncio.get_running_loop().time() - opened_s > BACKOFF_MAX_S:
                 self._tries = 0  # it was a good connection
             connection = await self._reconnect(error)
@@ -258,7 +266,7 @@ class Stream:
                     return errors.ProtocolError(f"an outcome came for frame {message.frame_id}, which is not in flight")
                 self._take_in(outcome_of(message, now_ns - captured_ns))
             self._changed.set()
-            while len(self._unread) >= max(1, self.opened.frames_in_flight_max):
+            while len(self._unread) >= self._unread_max() and not self._closed:
                 self._changed.clear()
                 await self._changed.wait()
 
@@ -288,18 +296,21 @@ class Stream:
         return None
 
     async def _connect(self) -> Connection:
-        connection = Connection(self._start_call(), self._changed.set)
+        self._newest = connection = Connection(self._start_call(), self._changed.set)
         try:
             async with asyncio.timeout(self._open_timeout_s):
                 self._terms = await connection.open(self._request)
-        except BaseException as error:
-            await connection.close()
-            if isinstance(error, grpc.aio.AioRpcError):
-                raise errors.from_rpc(error, self._target) from error
-            if isinstance(error, TimeoutError):
-                raise errors.ServerUnavailable(f"no answer from {self._target} in {self._open_timeout_s:g} s") from error
-            raise
-        return connection
+            return connection
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc(error, self._target) from error
+        except TimeoutError as error:
+            raise errors.ServerUnavailable(f"no answer from {self._target} in {self._open_timeout_s:g} s") from error
+        finally:
+            if not connection.is_open:
+                await connection.close()
+
+    def _unread_max(self) -> int:
+        return max(1, self.opened.frames_in_flight_max)
 
     def _take_in(self, outcome: Outcome) -> None:
         self._unread.append(outcome)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from duly.v1 import inference_pb2, tensor_pb2
-from duly_client.convert import DATATYPES, Array, datatype_number, spelled
+from duly_client.convert import DATATYPES, Array, datatype_of, spelled
 from duly_client.types import ENCODINGS, Encoding, Payload, TensorSpec, Value
 
 FRAME_FIELDS_BYTES_MAX = 64
@@ -29,7 +29,7 @@ _FRAME_ENCODED = b"\x32"
 _TENSOR_DATA = b"\x22"
 _ENCODED_DATA = b"\x1a"
 
-_FORMATS = {name: number for number, name in ENCODINGS.items()}
+_FORMATS = {name: tensor_pb2.EncodedFormat.Name(number) for number, name in ENCODINGS.items()}
 _MAGIC: tuple[tuple[bytes, Encoding], ...] = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
 
 
@@ -114,7 +114,7 @@ def _listed(names: Iterable[str]) -> str:
 
 @lru_cache(maxsize=1024)
 def _tensor_head(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    head = tensor_pb2.Tensor(name=name, datatype=datatype_number(dtype), shape=shape).SerializeToString()
+    head = tensor_pb2.Tensor(name=name, datatype=datatype_of(dtype), shape=shape).SerializeToString()
     return _head(_FRAME_TENSOR, head, _TENSOR_DATA, prod(shape) * dtype.itemsize)
 
 
@@ -151,7 +151,7 @@ def joined(requests: Sequence[FrameRequest]) -> bytes:
 
 
 def infer_request(request: inference_pb2.InferRequest, frame: inference_pb2.Frame, inputs: Sequence[Input]) -> bytes:
-    """A unary request; `request` holds everything but the frame, `frame` all but its inputs. This copies the payload."""
+    """A unary request; `request` holds all but the frame, `frame` all but its inputs. This copies the payload."""
     _, pieces = _field(_INFER_FRAME, frame, inputs)
     return b"".join((request.SerializeToString(), *pieces))
 

@@ -55,13 +55,14 @@ BLOCKING_NS_MAX = 25_000_000
 """No batch of two or more blocks a lane for longer than this, nor than half the smallest budget of the most critical
 class that has streams: a lane is not preemptive."""
 PROBE_AFTER_NS = 1_000_000_000
-"""A model that did not run for so long may try a frame against its plan: a plan must not starve its own correction."""
+"""A lane that did not run a model for so long may try a doomed frame against the plan: a plan must not starve its own
+correction."""
 
-_GAP = "a frame before it was not run; open a new stream"
+_GAP = "the state of its stream misses a frame or is lost; open a new stream"
 
 
 class _Stream:
-    __slots__ = ("gap", "lane", "running", "supersedable", "terms", "unanswered", "waiting")
+    __slots__ = ("gap", "home", "running", "state_lost", "supersedable", "terms", "unanswered", "waiting")
 
     def __init__(self, terms: StreamTerms) -> None:
         self.terms = terms
@@ -71,9 +72,11 @@ class _Stream:
         self.unanswered = 0
         self.running = 0
         self.gap = False
-        """Stateful: a frame was not run since the last that was."""
-        self.lane: str | None = None
-        """Stateful: where its state is."""
+        """Stateful: the next frame to come follows one that was not run."""
+        self.home: tuple[str, str] | None = None
+        """Stateful: model and lane that hold its state."""
+        self.state_lost = False
+        """Stateful: its home is gone since a frame last started."""
 
 
 class _Model:
@@ -87,8 +90,9 @@ class _Model:
         self.waiting = WaitingFrames()
         self.planned_one_ns = 0
         """Batch of one on the fastest lane; 0: no lane serves the model now."""
-        self.last_run_ns = 0
-        self.preferred_ns = dict.fromkeys(StreamClass, 0)
+        self.last_run_ns: dict[str, int] = {}
+        """By lane."""
+        self.preferred_ns = dict.fromkeys(StreamClass, -1)
         """By class: when a lane that could have run such a frame last began with a more critical one."""
 
     def plan(self) -> None:
@@ -130,7 +134,7 @@ class Scheduler:
             case BatchFinished():
                 self._batch_finished(now_ns, event)
             case TimerFired():
-                self._timer_fired(now_ns)
+                pass
             case BatchFailed():
                 self._batch_failed(event)
             case StreamOpened():
@@ -154,6 +158,9 @@ class Scheduler:
                 self._drain_ns = event.until_ns
                 for stream_id in self._streams:
                     self._actions.append(AdviseStream(stream_id, Advice.DRAINING, "the server stops"))
+        if self._drain_ns is not None and now_ns >= self._drain_ns:
+            for stream in self._streams.values():
+                self._end_waiting(stream, OutcomeStatus.SHED, "the server stopped before its turn")
         if self._drop_ns is not None and now_ns >= self._drop_ns:
             self._drop_doomed(now_ns)
         for lane, batch_id in self._lanes.items():
@@ -191,8 +198,7 @@ class Scheduler:
     def _stream_closed(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
         if stream is not None:
-            for frame in list(stream.waiting.values()):
-                self._withdraw(stream, frame, OutcomeStatus.CANCELLED, "its stream closed")
+            self._end_waiting(stream, OutcomeStatus.CANCELLED, "its stream closed")
             del self._streams[stream_id]
             self._bound_blocking()
 
@@ -204,6 +210,8 @@ class Scheduler:
             return
         terms = stream.terms
         frame.stream_class = terms.stream_class
+        frame.reset_state = stream.gap and terms.gap is GapPolicy.RESET
+        stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
         stream.unanswered += 1
         model = self._models.get(frame.model)
         if self._drain_ns is not None:
@@ -213,25 +221,33 @@ class Scheduler:
         elif stream.unanswered > terms.frames_in_flight_max:
             reason = f"more than {terms.frames_in_flight_max} frames of the stream are unanswered"
             self._resolve(stream, frame, OutcomeStatus.SHED, reason)
-        elif stream.gap and terms.gap is GapPolicy.SKIP:
+        elif stream.gap:
             self._resolve(stream, frame, OutcomeStatus.SKIPPED, _GAP)
         elif frame.deadline_ns < now_ns + model.planned_one_ns:
-            self._doomed_on_arrival(now_ns, stream, frame, model)
+            self._doomed(now_ns, stream, frame, model)
         else:
             self._wait(stream, frame, model)
             if terms.backlog is not BacklogPolicy.ALL and stream.supersedable > terms.backlog_frames:
                 oldest = next(waiting for waiting in stream.waiting.values() if not waiting.must_run)
                 self._withdraw(stream, oldest, OutcomeStatus.SUPERSEDED, f"frame {frame.frame_id} took its place")
 
-    def _doomed_on_arrival(self, now_ns: int, stream: _Stream, frame: Frame, model: _Model) -> None:
-        lane = stream.lane or next((name for name in model.profiles if self._lanes.get(name, 0) is None), None)
-        lane_free = lane is not None and self._lanes.get(lane, 0) is None and lane in model.profiles
-        overdue = now_ns - model.last_run_ns > PROBE_AFTER_NS
-        if lane is not None and lane_free and overdue and frame.deadline_ns > now_ns and not stream.waiting:
-            self._start(now_ns, lane, frame.model, model, [frame], model.profiles[lane].planned_ns(1), probe=True)
-        else:
-            status, reason = drop_reason(frame, model.planned_one_ns, now_ns, 0)
+    def _doomed(self, now_ns: int, stream: _Stream, frame: Frame, model: _Model) -> None:
+        """A frame that no lane can serve in time by its plan: dropped, or tried where a plan is due for a test."""
+        lane = self._probe_lane(now_ns, frame, model)
+        if lane is None:
+            status, reason = drop_reason(frame, model.planned_one_ns, now_ns, model.preferred_ns[frame.stream_class])
             self._resolve(stream, frame, status, reason)
+        else:
+            self._start(now_ns, lane, frame.model, model, [frame], model.profiles[lane].planned_ns(1), probe=True)
+
+    def _probe_lane(self, now_ns: int, frame: Frame, model: _Model) -> str | None:
+        """A lane with nothing else to do that has not run the model for long."""
+        for lane in model.profiles:
+            overdue = now_ns - model.last_run_ns[lane] > PROBE_AFTER_NS and frame.deadline_ns > now_ns
+            may_start = self._lanes.get(lane, 0) is None and self._may_start(frame, model, lane)
+            if overdue and may_start and self._most_urgent(now_ns, lane) is None:
+                return lane
+        return None
 
     def _frames_cancelled(self, event: FramesCancelled) -> None:
         stream = self._streams.get(event.stream_id)
@@ -260,6 +276,12 @@ class Scheduler:
             self._unwait(stream, frame)
             self._resolve(stream, frame, status, reason)
 
+    def _end_waiting(self, stream: _Stream, status: OutcomeStatus, reason: str, after_id: int = -1) -> None:
+        """Ends every frame of the stream that waits behind that frame id, alike."""
+        for frame in [frame for frame_id, frame in stream.waiting.items() if frame_id > after_id]:
+            self._unwait(stream, frame)
+            self._answer(stream, frame, status, reason)
+
     def _resolve(
         self,
         stream: _Stream | None,
@@ -269,24 +291,41 @@ class Scheduler:
         batch_id: int = 0,
         batch_size: int = 0,
     ) -> None:
-        """The one way out. The frame no longer waits or runs."""
-        self._actions.append(ResolveFrame(frame, status, reason, batch_id, batch_size))
-        if stream is None:
+        """Ends a frame that no longer waits or runs, with what follows for the frames behind it."""
+        self._answer(stream, frame, status, reason, batch_id, batch_size)
+        if stream is None or status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
             return
-        stream.unanswered -= 1
-        if stream.terms.gap is None or status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
-            return
-        stream.gap = True
         if stream.terms.gap is GapPolicy.SKIP:
-            for waiting in list(stream.waiting.values()):
-                self._withdraw(stream, waiting, OutcomeStatus.SKIPPED, _GAP)
+            stream.gap = True
+            self._end_waiting(stream, OutcomeStatus.SKIPPED, _GAP, frame.frame_id)
+        elif stream.terms.gap is GapPolicy.RESET:
+            behind = next((frame_id for frame_id in stream.waiting if frame_id > frame.frame_id), None)
+            if behind is None:
+                stream.gap = True
+            else:
+                stream.waiting[behind].reset_state = True
+
+    def _answer(
+        self,
+        stream: _Stream | None,
+        frame: Frame,
+        status: OutcomeStatus,
+        reason: str,
+        batch_id: int = 0,
+        batch_size: int = 0,
+    ) -> None:
+        """The one way out."""
+        self._actions.append(ResolveFrame(frame, status, reason, batch_id, batch_size))
+        if stream is not None:
+            stream.unanswered -= 1
 
     def _drop_doomed(self, now_ns: int) -> None:
         for model in self._models.values():
             for frame in model.waiting.due_before(now_ns + model.planned_one_ns):
-                preferred_ns = model.preferred_ns[frame.stream_class]
-                status, reason = drop_reason(frame, model.planned_one_ns, now_ns, preferred_ns)
-                self._withdraw(self._streams[frame.stream_id], frame, status, reason)
+                stream = self._streams[frame.stream_id]
+                if frame.frame_id in stream.waiting:
+                    self._unwait(stream, frame)
+                    self._doomed(now_ns, stream, frame, model)
         self._plan_drop()
 
     def _plan_drop(self) -> None:
@@ -307,25 +346,27 @@ class Scheduler:
 
     # ---- lanes and batches ----
 
+    def _most_urgent(self, now_ns: int, lane: str) -> str | None:
+        """The model that a free lane runs next; None: no frame waits that it could serve in time."""
+        urgent: tuple[StreamClass, int] | None = None
+        chosen: str | None = None
+        for name, model in self._models.items():
+            if lane in model.profiles and model.waiting:
+                head = next(self._runnable(now_ns, model, lane), None)
+                if head is not None:
+                    urgency = (head.stream_class, head.deadline_ns - model.profiles[lane].planned_ns(1))
+                    if urgent is None or urgency < urgent:
+                        urgent, chosen = urgency, name
+        return chosen
+
     def _fill(self, now_ns: int, lane: str) -> None:
         """Gives a free lane the most urgent batch that it can run, if any."""
-        urgent: tuple[StreamClass, int] | None = None
-        chosen = ""
-        for name, model in self._models.items():
-            profile = model.profiles.get(lane)
-            if profile is None or not model.waiting:
-                continue
-            head = next(self._runnable(model, lane), None)
-            if head is None:
-                continue
-            urgency = (head.stream_class, head.deadline_ns - profile.planned_ns(1))
-            if urgent is None or urgency < urgent:
-                urgent, chosen = urgency, name
-        if urgent is None:
+        chosen = self._most_urgent(now_ns, lane)
+        if chosen is None:
             return
         model = self._models[chosen]
         profile = model.profiles[lane]
-        waiting = list(islice(self._runnable(model, lane), LOOKAHEAD_BATCHES * profile.batch_max))
+        waiting = list(islice(self._runnable(now_ns, model, lane), LOOKAHEAD_BATCHES * profile.batch_max))
         last_free_lane = not any(
             batch_id is None and other != lane and other in model.profiles for other, batch_id in self._lanes.items()
         )
@@ -337,18 +378,21 @@ class Scheduler:
             self._withdraw(self._streams[frame.stream_id], frame, OutcomeStatus.SHED, reason)
         self._start(now_ns, lane, chosen, model, batch.frames, batch.planned_ns, probe=False)
 
-    def _runnable(self, model: _Model, lane: str) -> Iterator[Frame]:
-        """Waiting frames that may start on that lane now, in order."""
+    def _runnable(self, now_ns: int, model: _Model, lane: str) -> Iterator[Frame]:
+        """Waiting frames that may start on that lane now and be in time, in order."""
+        finished_ns = now_ns + model.profiles[lane].planned_ns(1)
+        for frame in model.waiting:
+            if frame.deadline_ns >= finished_ns and self._may_start(frame, model, lane):
+                yield frame
+
+    def _may_start(self, frame: Frame, model: _Model, lane: str) -> bool:
+        """Whether the frame is its stream's next, and the lane has the stream's state or need not."""
         if not model.stateful:
-            return iter(model.waiting)
-
-        def may_start(frame: Frame) -> bool:
-            stream = self._streams[frame.stream_id]
-            if stream.running or (stream.lane is not None and stream.lane != lane and stream.lane in model.profiles):
-                return False
-            return next(iter(stream.waiting)) == frame.frame_id
-
-        return filter(may_start, model.waiting)
+            return True
+        stream = self._streams[frame.stream_id]
+        if stream.running or next(iter(stream.waiting), frame.frame_id) < frame.frame_id:
+            return False
+        return stream.home is None or stream.home[0] != frame.model or stream.home[1] == lane
 
     def _start(
         self, now_ns: int, lane: str, name: str, model: _Model, frames: list[Frame], planned_ns: int, *, probe: bool
@@ -357,15 +401,13 @@ class Scheduler:
         action = DispatchBatch(self._batch_id, lane, name, model.variant, frames, planned_ns)
         self._lanes[lane] = action.batch_id
         self._running[action.batch_id] = _Running(action, model, now_ns, probe)
-        model.last_run_ns = now_ns
+        model.last_run_ns[lane] = now_ns
         for frame in frames:
             stream = self._streams[frame.stream_id]
             stream.running += 1
             if stream.terms.gap is not None:
-                lost = stream.lane is not None and stream.lane != lane
-                frame.reset_state = lost or (stream.gap and stream.terms.gap is GapPolicy.RESET)
-                stream.lane = lane
-                stream.gap = False
+                frame.reset_state |= stream.state_lost or stream.home not in (None, (name, lane))
+                stream.home, stream.state_lost = (name, lane), False
         most_critical = frames[0].stream_class
         if most_critical is not StreamClass.BEST_EFFORT:
             for other in self._models.values():
@@ -430,7 +472,7 @@ class Scheduler:
         if model is None:
             model = self._models[event.model] = _Model(event.variant, event.stateful)
         model.profiles[event.lane] = Profile(event.samples_ns, event.any_size)
-        model.last_run_ns = now_ns
+        model.last_run_ns[event.lane] = now_ns
         model.plan()
         self._plan_drop()
 
@@ -444,20 +486,15 @@ class Scheduler:
         if event.lane is not None:
             model.profiles.pop(event.lane, None)
             model.plan()
-            for stream in self._streams.values():
-                if stream.lane == event.lane and model.stateful:
-                    # Its state went with the worker: whatever runs next starts anew, on any lane.
-                    stream.gap = True
         else:
             for frame in list(model.waiting):
                 self._withdraw(self._streams[frame.stream_id], frame, OutcomeStatus.FAILED, event.reason)
             del self._models[event.model]
+        for stream in self._streams.values():
+            if stream.home is not None and stream.home[0] == event.model and event.lane in (None, stream.home[1]):
+                # Its state went with the worker: whatever runs next starts anew, on any lane.
+                stream.home, stream.state_lost = None, True
+                if event.lane is not None and stream.terms.gap is GapPolicy.SKIP:
+                    stream.gap = True
+                    self._end_waiting(stream, OutcomeStatus.SKIPPED, _GAP)
         self._plan_drop()
-
-    # ---- time ----
-
-    def _timer_fired(self, now_ns: int) -> None:
-        if self._drain_ns is not None and now_ns >= self._drain_ns:
-            for stream in self._streams.values():
-                for frame in list(stream.waiting.values()):
-                    self._withdraw(stream, frame, OutcomeStatus.SHED, "the server stopped before its turn")

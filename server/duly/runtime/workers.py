@@ -67,6 +67,10 @@ class Worker:
         self._stateful = False
         self._forget: list[int] = []
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     # ---- life ----
 
     def start(self, load: dict[str, Any]) -> None:

@@ -1,12 +1,11 @@
 """What clients send for each graph input, and which reader makes a row of it: the checks of `input` in model.toml."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from duly.models.spec import Input, Layout, ModelConfig, Normalise, Resize, Step, TensorSpec, Window
+from duly.models.spec import Input, Layout, ModelConfig, Normalise, Resize, TensorSpec, Window
 from duly.worker.channel import DIMS_MAX
 from duly.worker.graph import DTYPES, Graph, GraphTensor, LoadError, extents, is_fixed
 from duly.worker.preprocess import ArrayReader, PictureReader, Reader
@@ -14,10 +13,11 @@ from duly.worker.preprocess import ArrayReader, PictureReader, Reader
 INPUT_BYTES_MAX = 8 << 20
 """Room for an input of one frame whose size is open, as `Input.bytes_max` promises."""
 
-_ORDER: tuple[tuple[type[Step], ...], ...] = ((Resize, Window), (Normalise,), (Layout,))
+_RANK = {"resize": 0, "window": 0, "normalise": 1, "layout": 2}
 _PICTURES = frozenset({"JPEG", "PNG"})
+_PICTURE_KINDS = ("UINT8", "UINT16", "FP32")
 
-S = TypeVar("S", bound=Step)
+S = TypeVar("S", Resize, Normalise, Layout, Window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +33,24 @@ def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
     """One plan for each input of `config`, or for each graph input that is neither state nor constant.
 
     Raises:
-        LoadError: an input does not fit the graph.
+        LoadError: an input does not fit the graph, or no client could send anything.
     """
     taken = {state.input for state in config.states} | set(config.constants)
+    plans = []
+    for index, declared in enumerate(config.inputs):
+        place, name = f"input[{index}]", declared.tensor or declared.name
+        if name not in graph.inputs:
+            key = "tensor" if declared.tensor else "name"
+            raise LoadError(f"{place}.{key}: the graph has no input '{name}'; it has: {', '.join(graph.inputs)}")
+        plans.append(_plan(declared, graph.inputs[name], place))
     if not config.inputs:
-        return tuple(
+        plans = [
             _plan(Input(name=name), tensor, f"graph input '{name}'")
             for name, tensor in graph.inputs.items()
             if name not in taken
-        )
-    plans = []
-    for index, declared in enumerate(config.inputs):
-        place = f"input[{index}]"
-        name = declared.tensor or declared.name
-        if name not in graph.inputs:
-            has = ", ".join(graph.inputs)
-            raise LoadError(f"{place}.{'tensor' if declared.tensor else 'name'}: the graph has no input '{name}'; it has: {has}")
-        plans.append(_plan(declared, graph.inputs[name], place))
+        ]
+    if not plans:
+        raise LoadError(f"input: clients have nothing to send; the graph's inputs are: {', '.join(graph.inputs)}")
     return tuple(plans)
 
 
@@ -61,27 +62,29 @@ def _plan(declared: Input, tensor: GraphTensor, place: str) -> InputPlan:
             f"{place}: '{tensor.name}' has {len(tensor.shape)} dimensions; an input needs the batch first and at most "
             f"{DIMS_MAX} more: make it a constant, or export the graph with a batch dimension"
         )
-    _check_order(declared.preprocess, place)
-    picture = bool(_PICTURES.intersection(declared.encodings) or _step(declared, Resize) or _step(declared, Layout))
-    reader = _picture_reader(declared, tensor, place) if picture else _array_reader(declared, tensor, place)
-    for graph_extent, extent in zip(extents(tensor.shape)[1:], reader.row_shape, strict=False):
-        if len(reader.row_shape) != len(tensor.shape) - 1 or graph_extent not in (-1, extent):
-            raise LoadError(
-                f"{place}: what is sent becomes {list(reader.row_shape)}, but '{tensor.name}' takes "
-                f"{list(extents(tensor.shape)[1:])}; change shape or preprocess"
-            )
-    if not _castable(reader, tensor):
+    _check_order(declared, place)
+    graph_shape = extents(tensor.shape)[1:]
+    picture = _PICTURES.intersection(declared.encodings) or _step(declared, Resize) or _step(declared, Layout)
+    reader = (_picture if picture else _array)(declared, tensor.kind, graph_shape, place)
+    if len(reader.row_shape) != len(graph_shape) or any(
+        extent not in (-1, row) for extent, row in zip(graph_shape, reader.row_shape, strict=True)
+    ):
         raise LoadError(
-            f"{place}: {reader.spec.datatype} can't become {tensor.kind}, which '{tensor.name}' takes; "
-            "change datatype, or add a normalise step where the graph takes floating point"
+            f"{place}: what is sent becomes {list(reader.row_shape)} a frame, but the graph's '{tensor.name}' takes "
+            f"{list(graph_shape)}; change shape or preprocess"
+        )
+    source, target = reader.spec.datatype, tensor.kind
+    if not _castable(source, target, _step(declared, Normalise) is not None):
+        raise LoadError(
+            f"{place}: {source} can't become {target}, which the graph's '{tensor.name}' takes; change datatype"
         )
     return InputPlan(tensor.name, reader, place)
 
 
-def _check_order(steps: Sequence[Step], place: str) -> None:
-    ranks = [next(rank for rank, kinds in enumerate(_ORDER) if isinstance(step, kinds)) for step in steps]
-    for index in range(1, len(ranks)):
-        if ranks[index] <= ranks[index - 1]:
+def _check_order(declared: Input, place: str) -> None:
+    steps = declared.preprocess
+    for index in range(1, len(steps)):
+        if _RANK[steps[index].op] <= _RANK[steps[index - 1].op]:
             raise LoadError(
                 f"{place}.preprocess[{index}]: {steps[index].op} can't follow {steps[index - 1].op}; the order is "
                 "resize or window, normalise, layout, each at most once"
@@ -92,23 +95,75 @@ def _step(declared: Input, kind: type[S]) -> S | None:
     return next((step for step in declared.preprocess if isinstance(step, kind)), None)
 
 
-def _castable(reader: Reader, tensor: GraphTensor) -> bool:
-    source, target = DTYPES[reader.spec.datatype], DTYPES[tensor.kind]
-    if isinstance(reader, ArrayReader | PictureReader) and reader.normalised:
-        return bool(np.issubdtype(target, np.floating))
-    both_floating = np.issubdtype(source, np.floating) and np.issubdtype(target, np.floating)
-    return bool(both_floating) or np.can_cast(source, target, "safe")
+def _castable(source: str, target: str, normalised: bool) -> bool:
+    """Without loss of range, except among floating point, where the author wants it so."""
+    if normalised or np.issubdtype(DTYPES[source], np.floating):
+        return bool(np.issubdtype(DTYPES[target], np.floating))
+    return np.can_cast(DTYPES[source], DTYPES[target], "safe")
+
+
+def _array(declared: Input, kind: str, graph_shape: tuple[int, ...], place: str) -> ArrayReader:
+    window, normalise = _step(declared, Window), _step(declared, Normalise)
+    if window is not None and declared.shape not in (None, (window.samples,)):
+        raise LoadError(
+            f"{place}.shape: {list(declared.shape or ())} is not the window's {[window.samples]}; leave it out"
+        )
+    shape = (window.samples,) if window else declared.shape or graph_shape
+    sound = window is not None or "PCM_S16LE" in declared.encodings
+    datatype = declared.datatype or ("FP32" if sound else kind)
+    if sound and (datatype != "FP32" or len(shape) != 1):
+        raise LoadError(f"{place}: sound is FP32 with one dimension, the samples, not {datatype}{list(shape)}")
+    if normalise is not None:
+        _check_channels(normalise, shape[-1] if shape else 1, place)
+    context = window.context if window else 0
+    row_shape = (context + window.samples,) if window else shape
+    return ArrayReader(_spec(declared, datatype, shape, place), row_shape, DTYPES[kind], normalise, context)
+
+
+def _picture(declared: Input, kind: str, graph_shape: tuple[int, ...], place: str) -> PictureReader:
+    resize, layout = _step(declared, Resize), _step(declared, Layout) or Layout(op="layout", axes="HWC")
+    if "PCM_S16LE" in declared.encodings or _step(declared, Window):
+        raise LoadError(f"{place}: an input is a picture or sound, not both; see its encodings and preprocess")
+    if len(graph_shape) != 3:
+        raise LoadError(f"{place}: a picture has 3 dimensions, the graph takes {list(graph_shape)} a frame")
+    # Height, width and channels as the graph has them.
+    height, width, channels = (*graph_shape[1:], graph_shape[0]) if layout.axes == "CHW" else graph_shape
+    channels = channels if channels > 0 else 3
+    shape = declared.shape or ((-1, -1, channels) if resize else (height, width, channels))
+    if len(shape) != 3 or shape[2] < 1 or (declared.encodings and shape[2] not in (1, 3)):
+        raise LoadError(f"{place}.shape: {list(shape)} is no picture; it must be [height, width, channels]")
+    if layout.colours == "BGR" and shape[2] != 3:
+        raise LoadError(f"{place}: layout.colours: BGR needs 3 channels, not {shape[2]}")
+    bytes_only = bool(resize or declared.encodings)
+    datatype = declared.datatype or ("UINT8" if bytes_only else kind)
+    if datatype not in (("UINT8",) if bytes_only else _PICTURE_KINDS):
+        raise LoadError(
+            f"{place}.datatype: a picture is UINT8, or without resize and encodings UINT16 or FP32, not {datatype}"
+        )
+    normalise = _step(declared, Normalise)
+    if normalise is not None:
+        _check_channels(normalise, shape[2], place)
+    high, wide, deep = (resize.height, resize.width, shape[2]) if resize else shape
+    row_shape = (deep, high, wide) if layout.axes == "CHW" else (high, wide, deep)
+    spec = _spec(declared, datatype, shape, place)
+    return PictureReader(spec, row_shape, DTYPES[kind], resize, normalise, layout)
+
+
+def _check_channels(normalise: Normalise, channels: int, place: str) -> None:
+    for name, values in (("mean", normalise.mean), ("std", normalise.std)):
+        if len(values) not in (1, channels):
+            raise LoadError(
+                f"{place}.preprocess: normalise.{name} has {len(values)} values; it must have 1, or one for each "
+                f"of the {channels} channels"
+            )
 
 
 def _spec(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> TensorSpec:
     dtype = DTYPES[datatype]
-    exact = int(np.prod(shape)) * dtype.itemsize if is_fixed(shape) else None
+    exact = int(np.prod(shape)) * dtype.itemsize if is_fixed(shape) else 0
     bytes_max = declared.bytes_max or exact or INPUT_BYTES_MAX
-    if exact is not None:
-        if bytes_max < exact:
-            raise LoadError(f"{place}.bytes_max: {bytes_max} is less than the {exact} bytes of {datatype}{list(shape)}")
-        if not declared.encodings:
-            bytes_max = exact
+    if bytes_max < exact:
+        raise LoadError(f"{place}.bytes_max: {bytes_max} is less than the {exact} bytes of {datatype}{list(shape)}")
     return TensorSpec.model_validate(
         {
             "name": declared.name,
@@ -117,42 +172,7 @@ def _spec(declared: Input, datatype: str, shape: tuple[int, ...], place: str) ->
             "encodings": declared.encodings,
             "sample_rate_hz": declared.sample_rate_hz or 0,
             "finite": declared.finite and bool(np.issubdtype(dtype, np.floating)),
-            "bytes_max": bytes_max,
+            # A tensor of fixed size never needs more, and rows without gaps are a batch already.
+            "bytes_max": bytes_max if declared.encodings else exact or bytes_max,
         }
     )
-
-
-def _array_reader(declared: Input, tensor: GraphTensor, place: str) -> ArrayReader:
-    window, normalise = _step(declared, Window), _step(declared, Normalise)
-    sound = window is not None or "PCM_S16LE" in declared.encodings
-    datatype = declared.datatype or ("FP32" if sound else tensor.kind)
-    graph_shape = extents(tensor.shape)[1:]
-    context = 0 if window is None else window.context
-    shape = declared.shape or (graph_shape if window is None else (window.samples,))
-    if sound and (datatype != "FP32" or len(shape) != 1):
-        raise LoadError(f"{place}: sound is FP32 with one dimension, the samples, not {datatype}{list(shape)}")
-    if window is not None and shape != (window.samples,):
-        raise LoadError(f"{place}.shape: {list(shape)} is not the window's {[window.samples]}; leave it out")
-    if context and np.issubdtype(DTYPES[tensor.kind], np.floating) is False:
-        raise LoadError(f"{place}: '{tensor.name}' is {tensor.kind}; a window needs floating point")
-    if normalise is not None:
-        _check_channels(normalise, shape[-1] if shape else 1, place)
-    row_shape = shape if window is None else (context + window.samples,)
-    row_shape = tuple(g if e < 0 else e for e, g in zip(row_shape, graph_shape, strict=False)) if len(
-        row_shape
-    ) == len(graph_shape) else row_shape
-    spec = _spec(declared, datatype, row_shape if window is None else shape, place)
-    return ArrayReader(spec, row_shape, DTYPES[tensor.kind], normalise, context)
-
-
-def _picture_reader(declared: Input, tensor: GraphTensor, place: str) -> PictureReader:
-    raise NotImplementedError
-
-
-def _check_channels(normalise: Normalise, channels: int, place: str) -> None:
-    for name, values in (("mean", normalise.mean), ("std", normalise.std)):
-        if len(values) not in (1, channels):
-            raise LoadError(f"{place}: normalise.{name} has {len(values)} values; 1 or one for each of {channels} channels")
-
-
-_ = Any

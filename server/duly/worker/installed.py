@@ -1,4 +1,4 @@
-"""Is the right ONNX Runtime installed? Asked by both sides of the channel; looks at metadata and imports nothing of it."""
+"""Is the right ONNX Runtime installed? Asked by both sides of the channel; looks at metadata alone."""
 
 from importlib import metadata
 

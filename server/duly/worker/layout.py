@@ -1,4 +1,4 @@
-"""Where the tensors of a batch lie within an area of a slot. Both sides of the channel compute it with this function."""
+"""Where the tensors of a batch lie within an area of a slot. Both sides of the channel compute it here."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -10,8 +10,8 @@ ALIGN_BYTES = 64
 def layout(bytes_max: Sequence[int], batch_max: int) -> tuple[tuple[int, ...], int]:
     """Offset of every tensor's first row, and the size of the whole area, all in bytes.
 
-    Row i of tensor k lies at `bases[k] + i * bytes_max[k]`: rows of a tensor whose size is fixed are contiguous, so that
-    the area itself is the batch that the model reads.
+    Row i of tensor k lies at `bases[k] + i * bytes_max[k]`: rows of a tensor whose size is fixed are contiguous, so
+    that the area itself is the batch that the model reads.
     """
     sizes = (-(-batch_max * size // ALIGN_BYTES) * ALIGN_BYTES for size in bytes_max)
     *bases, total = accumulate(sizes, initial=0)

@@ -21,7 +21,7 @@ from duly.worker.reasons import load_reason, run_reason
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
 check_installed()
 
-import onnxruntime  # type: ignore[import-untyped]  # noqa: E402
+import onnxruntime  # noqa: E402
 
 _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
@@ -73,10 +73,10 @@ class Session:
             self._device = _Device("cuda", int(asked[0].options.get("device_id", 0)), config.cuda_graph)
 
     @property
-    def on_device(self) -> bool:
-        """True where batches run on a GPU: each size then has its own device buffers and kernel choices, so that only
-        sizes that were warmed may run."""
-        return self._device is not None
+    def device(self) -> int | None:
+        """The GPU that batches run on, by number. Each batch size has its own buffers and kernel choices on it, so that
+        only sizes that were warmed may run."""
+        return None if self._device is None else self._device.index
 
     def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> "Binding":
         """Binds a batch of `size` frames to host arrays that stay where they are; an output of None is of any shape."""
@@ -119,15 +119,15 @@ class Binding:
                 value = device.value(size, name, array)
                 self._uploads.append((value, array))
             self._binding.bind_ortvalue_input(name, value)
-        for name, array in outputs.items():
-            if array is None:
+        for name, target in outputs.items():
+            if target is None:
                 self._binding.bind_output(name)
                 continue
             if device is None or not device.graphs:
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(target)
             else:
-                value = device.value(size, name, array)
-                self._downloads.append((value, array))
+                value = device.value(size, name, target)
+                self._downloads.append((value, target))
             self._binding.bind_ortvalue_output(name, value)
         if device is not None and device.graphs:
             # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
@@ -141,14 +141,14 @@ class Binding:
             RunError: ONNX Runtime failed.
         """
         try:
-            for value, array in self._uploads:
-                value.update_inplace(array)
+            for value, source in self._uploads:
+                value.update_inplace(source)
             for name in self._of_any_shape:
                 # Else the last run's tensor counts as the buffer for this one, and a new shape as an error.
                 self._binding.bind_output(name)
             self._session.run_with_iobinding(self._binding, self._options)
-            for value, array in self._downloads:
-                np.copyto(array, value.numpy())
+            for value, target in self._downloads:
+                np.copyto(target, value.numpy())
             if not self._of_any_shape:
                 return {}
             values = self._binding.get_outputs()
@@ -166,14 +166,14 @@ class _Device:
 
     def __init__(self, kind: str, index: int, graphs: bool) -> None:
         self.graphs = graphs
+        self.index = index
         self._kind = kind
-        self._index = index
         self._values: dict[tuple[int, str], Any] = {}
 
     def value(self, size: int, name: str, like: Array) -> Any:
         if (size, name) not in self._values:
             self._values[size, name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                list(like.shape), like.dtype.type, self._kind, self._index
+                list(like.shape), like.dtype.type, self._kind, self.index
             )
         return self._values[size, name]
 

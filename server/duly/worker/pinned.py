@@ -5,22 +5,24 @@ Without it everything works, only slower. It has not run on a GPU yet.
 
 import ctypes
 
+import numpy as np
+
 from duly.worker.channel import Region
-from duly.worker.graph import Array
 
 _LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 _PORTABLE = 1  # cudaHostRegisterPortable: pinned for every context of this process
 
 
-def pin(areas: list[Array], device: int) -> bool:
-    """Pins the pages of `areas`, byte arrays that begin at pages, for CUDA device `device`. True if all are pinned."""
+def pin(region: Region, device: int) -> bool:
+    """Pins the pages of `region` for CUDA device `device`. False: there is no CUDA runtime, or it refused."""
     for name in _LIBRARIES:
         try:
             cuda = ctypes.CDLL(name)
         except OSError:
             continue
         cuda.cudaHostRegister.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint)
-        return cuda.cudaSetDevice(device) == 0 and all(
+        areas = [np.frombuffer(area, np.uint8) for area in region.inputs + region.outputs]
+        return bool(cuda.cudaSetDevice(device) == 0) and all(
             cuda.cudaHostRegister(area.ctypes.data, area.nbytes, _PORTABLE) == 0 for area in areas
         )
     return False

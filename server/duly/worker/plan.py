@@ -97,7 +97,9 @@ def _join(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
     fixed_size, symbols = _batch_dimension(graph, inputs, states)
     batch_sizes = config.batch_sizes or ((fixed_size,) if fixed_size else BATCH_SIZES)
     if fixed_size and batch_sizes != (fixed_size,):
-        raise LoadError(f"batch_sizes: the graph takes batches of {fixed_size} alone, so that {[fixed_size]} it must be")
+        raise LoadError(
+            f"batch_sizes: the graph takes batches of {fixed_size} alone, so that {[fixed_size]} it must be"
+        )
     post = _post(graph, config)
     plan = Plan(
         inputs=inputs,
@@ -133,8 +135,8 @@ def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
         shape[state.batch_axis] = 1
         if not is_fixed(tuple(shape)):
             raise LoadError(
-                f"{place}.input: '{target.name}' has shape {list(target.shape)}; only axis {state.batch_axis}, the batch, "
-                "may be open: export it with the others fixed, or set batch_axis"
+                f"{place}.input: '{target.name}' has shape {list(target.shape)}; only axis {state.batch_axis}, the "
+                "batch, may be open: export it with the others fixed, or set batch_axis"
             )
         yield StateTensor(target.name, source.name, state.batch_axis, tuple(shape), DTYPES[target.kind])
 
@@ -207,13 +209,17 @@ def _post(graph: Graph, config: ModelConfig) -> PostPlan | None:
 
 
 def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
-    taken = {state.output for state in config.states}
-    if config.postprocess:
-        taken.add(config.postprocess.tensor)
-    wanted = config.outputs or tuple(Output(name=name) for name in graph.outputs if name not in taken)
+    states = {state.output for state in config.states}
+    unsent = states | ({config.postprocess.tensor} if config.postprocess else set())
+    wanted = config.outputs or tuple(Output(name=name) for name in graph.outputs if name not in unsent)
+    sent: set[str] = set()
     for index, output in enumerate(wanted):
         place = f"output[{index}]" if config.outputs else f"output '{output.name}'"
         tensor = _find(graph.outputs, output.tensor or output.name, f"{place}.tensor", "output")
+        if tensor.name in states or tensor.name in sent:
+            why = "a state, which stays on the server" if tensor.name in states else "sent already"
+            raise LoadError(f"{place}: '{tensor.name}' is {why}")
+        sent.add(tensor.name)
         if tensor.kind not in DTYPES:
             raise LoadError(f"{place}: '{tensor.name}' is {tensor.kind}; only tensors of numbers can be sent")
         if not tensor.shape or len(tensor.shape) - 1 > DIMS_MAX:

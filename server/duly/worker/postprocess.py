@@ -58,7 +58,7 @@ def yolo_v2(
         height = np.exp(found[cell, 3]) * anchors[anchor[cell], 1] / rows
     boxes = np.stack((centre_x - width / 2, centre_y - height / 2, centre_x + width / 2, centre_y + height / 2), axis=1)
     left, top, extent_x, extent_y = placement
-    boxes = (boxes - np.float32((left, top, left, top))) / np.float32((extent_x, extent_y, extent_x, extent_y))
+    boxes = (boxes - (left, top, left, top)) / (extent_x, extent_y, extent_x, extent_y)
     boxes = np.clip(boxes, 0, 1).astype(np.float32)
     kept = _suppress(boxes, classes, config.iou_max, config.detections_max)
     return boxes[kept], scores[kept].astype(np.float32), classes[kept].astype(np.int64)

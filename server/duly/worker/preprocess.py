@@ -17,7 +17,7 @@ from duly.worker.postprocess import WHOLE_PICTURE
 
 os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(64 << 20)  # read at import: a small file can claim a huge picture
 
-import cv2  # noqa: E402
+import cv2
 
 cv2.setNumThreads(1)  # the lane's cores are the session's
 
@@ -63,7 +63,12 @@ class ArrayReader:
     """Numbers of any shape; sound with a window of samples that begins with the end of the stream's last one."""
 
     def __init__(
-        self, spec: TensorSpec, row_shape: tuple[int, ...], dtype: np.dtype[Any], normalise: Normalise | None, context: int
+        self,
+        spec: TensorSpec,
+        row_shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        normalise: Normalise | None,
+        context: int,
     ) -> None:
         self.spec = spec
         self.row_shape = row_shape
@@ -77,7 +82,10 @@ class ArrayReader:
             and not context
             and not spec.encodings
         )
-        self._factor, self._offset = (None, None) if normalise is None else affine(normalise)
+        self._factor: Array | None = None
+        self._offset: Array | None = None
+        if normalise is not None:
+            self._factor, self._offset = affine(normalise)
 
     def read(
         self, payload: memoryview, encoding: str, shape: tuple[int, ...], row: Array | None, context: Array | None
@@ -99,7 +107,7 @@ class ArrayReader:
                 np.add(new, self._offset, out=new, casting="same_kind")
         if self.context:
             # Before its first frame a stream was silent: zeros in what the client sends.
-            silence = 0 if self._offset is None else self._offset
+            silence: Array | int = 0 if self._offset is None else self._offset
             row[: self.context] = silence if context is None else context
         return row, WHOLE_PICTURE
 
@@ -107,7 +115,7 @@ class ArrayReader:
         if len(payload) % 2:
             raise InvalidFrame(f"input '{self.spec.name}': {len(payload)} bytes are no whole number of 16-bit samples")
         _check_shape((len(payload) // 2,), self.spec)
-        return np.multiply(np.frombuffer(payload, "<i2"), np.float32(1 / 32768))
+        return np.asarray(np.frombuffer(payload, "<i2") * np.float32(1 / 32768))
 
 
 class PictureReader:
@@ -136,17 +144,18 @@ class PictureReader:
         self._swapped = layout.colours == "BGR"
         self._channels = spec.shape[2]
         source = DTYPES[spec.datatype]
-        self._factor, self._offset = (None, None) if normalise is None else affine(normalise, self._planar)
+        self._factor: Array | None = None
+        self._offset: Array | None = None
+        if normalise is not None:
+            self._factor, self._offset = affine(normalise, self._planar)
         self._canvas = None if resize is None else np.empty((resize.height, resize.width, self._channels), source)
         self._planes = np.empty(row_shape, source) if self._planar and is_fixed(row_shape) else None
 
     def read(
         self, payload: memoryview, encoding: str, shape: tuple[int, ...], row: Array | None, context: Array | None
     ) -> tuple[Array, Placement]:
-        if encoding in _MAGIC:
-            picture = self._decode(payload, encoding)
-        else:
-            picture = tensor(payload, encoding, shape, self.spec)
+        decoded = encoding in _MAGIC
+        picture = self._decode(payload, encoding) if decoded else tensor(payload, encoding, shape, self.spec)
         placement = WHOLE_PICTURE
         if self._canvas is not None:
             picture, placement = self._fit(picture, self._canvas)
@@ -261,8 +270,8 @@ def _accepted(spec: TensorSpec) -> str:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Sends the C libraries' stderr nowhere: libjpeg and libpng write a line for every damaged picture, and clients must
-    not fill the server's log. The worker has one thread of its own, so that nothing else is lost meanwhile."""
+    """Sends stderr nowhere: libjpeg and libpng write a line there for every damaged picture, and clients must not fill
+    the server's log. The worker has one thread of its own, so that nothing else is lost meanwhile."""
     own = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

@@ -17,11 +17,14 @@ TENSORRT = "TensorrtExecutionProvider"
 NODES_NAMED_MAX = 10
 """Nodes that an error names; the rest is counted."""
 
-_SHAPE_OPS = frozenset(
-    "Add And Cast Ceil Concat Constant ConstantOfShape Div Equal Expand Flatten Floor Gather Greater Identity If Less "
-    "Loop Max Min Mod Mul Neg Not Or Range ReduceMax ReduceMin ReduceProd Reshape Scatter ScatterND Shape Size Slice "
-    "Split Squeeze Sub Tile Transpose Unsqueeze Where".split()
-)
+# fmt: off
+_SHAPE_OPS = frozenset({
+    "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Floor", "Gather",
+    "Greater", "Identity", "If", "Less", "Loop", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Range", "ReduceMax",
+    "ReduceMin", "ReduceProd", "Reshape", "ScatterND", "Shape", "Size", "Slice", "Split", "Squeeze", "Sub", "Tile",
+    "Transpose", "Unsqueeze", "Where",
+})
+# fmt: on
 """Operators that compute shapes. ONNX Runtime keeps those on the CPU for the GPU's sake, whatever is asked for
 (`GetCpuPreferredNodes`), since a shape is needed on the host."""
 
@@ -46,14 +49,18 @@ def wanted(config: ModelConfig, lane: str) -> tuple[Provider, ...]:
         return providers
     device: dict[str, dict[str, str | int | float | bool]] = {
         # kNextPowerOfTwo, the default, doubles what it takes from a device that other models share.
-        CUDA: {"device_id": index, "arena_extend_strategy": "kSameAsRequested", "enable_cuda_graph": int(config.cuda_graph)},
+        CUDA: {
+            "device_id": index,
+            "arena_extend_strategy": "kSameAsRequested",
+            "enable_cuda_graph": int(config.cuda_graph),
+        },
         TENSORRT: {"device_id": index},
     }
     return tuple(p.model_copy(update={"options": {**device.get(p.name, {}), **p.options}}) for p in providers)
 
 
 def check_available(asked: Sequence[Provider], available: Sequence[str], release: str) -> None:
-    """Raises ProviderError if the installed ONNX Runtime `release` lacks a provider. Those from a library come later."""
+    """Raises ProviderError if the installed `release` of ONNX Runtime lacks a provider that has no library."""
     for provider in asked:
         if provider.library is None and provider.name not in available:
             advice = "install duly[gpu] in place of duly[cpu]" if provider.name in (CUDA, TENSORRT) else "take it out"
@@ -71,7 +78,7 @@ def check_used(
         assigned: the nodes of every provider, as the session assigned them.
 
     Raises:
-        ProviderError: a provider could not start or runs no node, or nodes fell to the CPU although nobody asked for it.
+        ProviderError: a provider could not start or runs no node, or nodes fell to a CPU that nobody asked for.
     """
     names = [provider.name for provider in asked]
     for name in names:
@@ -94,6 +101,8 @@ def check_used(
 
 
 def _named(nodes: Sequence[Node]) -> str:
-    named = ", ".join(f"{node.op_type} '{node.name}'" if node.name else node.op_type for node in nodes[:NODES_NAMED_MAX])
+    named = ", ".join(
+        f"{node.op_type} '{node.name}'" if node.name else node.op_type for node in nodes[:NODES_NAMED_MAX]
+    )
     more = len(nodes) - NODES_NAMED_MAX
     return f"{named} and {more} more" if more > 0 else named

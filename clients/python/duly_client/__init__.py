@@ -1,0 +1,52 @@
+"""The Python client of duly, a streaming inference server for real-time systems.
+
+    async with Client("127.0.0.1:8500") as client:
+        async with client.stream("yolo", budget_ms=100) as stream:
+            await stream.send(picture)
+            async for outcome in stream:
+                ...
+
+Every frame sent is answered by exactly one outcome. `BlockingClient` is the same without asyncio.
+"""
+
+from duly_client.blocking import BlockingClient, BlockingStream
+from duly_client.client import Client
+from duly_client.errors import (
+    ClientTooSlow,
+    DulyError,
+    InvalidRequest,
+    LoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+    NotAllowed,
+    ProtocolError,
+    ServerFault,
+    ServerUnavailable,
+    StreamRefused,
+)
+from duly_client.stream import Stream
+from duly_client.types import Advice, Outcome, Status, StreamTerms, TensorSpec, Timing
+
+__all__ = [
+    "Advice",
+    "BlockingClient",
+    "BlockingStream",
+    "Client",
+    "ClientTooSlow",
+    "DulyError",
+    "InvalidRequest",
+    "LoadFailed",
+    "ModelNotFound",
+    "ModelNotReady",
+    "NotAllowed",
+    "Outcome",
+    "ProtocolError",
+    "ServerFault",
+    "ServerUnavailable",
+    "Status",
+    "Stream",
+    "StreamRefused",
+    "StreamTerms",
+    "TensorSpec",
+    "Timing",
+]

@@ -1,0 +1,166 @@
+"""The same client for programs without asyncio.
+
+Each method is the asyncio one of the same name, run in the event loop of a private thread and waited for. One thread
+may send while another one iterates. `on_advice` is called in the private thread.
+"""
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import grpc
+
+from duly_client.client import Client
+from duly_client.stream import Stream
+from duly_client.types import Outcome, StreamTerms
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class _Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="duly-client", daemon=True)
+        self._thread.start()
+
+    def wait(self, coroutine: Coroutine[Any, Any, _R]) -> _R:
+        """Runs it to its end, in the loop. Interrupted (Ctrl-C), it is cancelled."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(call)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _waiting(
+    method: Callable[Concatenate[Client, _P], Coroutine[Any, Any, _R]],
+) -> Callable[Concatenate["BlockingClient", _P], _R]:
+    def call(self: "BlockingClient", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return self._loop.wait(method(self._client, *args, **kwargs))
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+def _waiting_on_stream(
+    method: Callable[Concatenate[Stream, _P], Coroutine[Any, Any, _R]],
+) -> Callable[Concatenate["BlockingStream", _P], _R]:
+    def call(self: "BlockingStream", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return self._loop.wait(method(self._stream, *args, **kwargs))
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+def _opening(
+    method: Callable[Concatenate[Client, _P], Stream],
+) -> Callable[Concatenate["BlockingClient", _P], "BlockingStream"]:
+    def call(self: "BlockingClient", /, *args: _P.args, **kwargs: _P.kwargs) -> BlockingStream:
+        return BlockingStream(method(self._client, *args, **kwargs), self._loop)
+
+    functools.update_wrapper(call, method)
+    return call
+
+
+class BlockingStream:
+    """`Stream`, to be entered with `with` and iterated with `for`."""
+
+    def __init__(self, stream: Stream, loop: _Loop) -> None:
+        self._stream = stream
+        self._loop = loop
+
+    def __enter__(self) -> Self:
+        self._loop.wait(self._stream.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def opened(self) -> StreamTerms:
+        """What was agreed; after a reconnection, what was agreed then."""
+        return self._stream.opened
+
+    send = _waiting_on_stream(Stream.send)
+    finish = _waiting_on_stream(Stream.finish)
+    close = _waiting_on_stream(Stream.close)
+
+    def cancel(self, frame_ids: Iterable[int]) -> None:
+        """Withdraws frames that are still waiting; each is answered all the same. Others are left as they are."""
+        self._loop.soon(functools.partial(self._stream.cancel, tuple(frame_ids)))
+
+    def __iter__(self) -> Iterator[Outcome]:
+        return self
+
+    def __next__(self) -> Outcome:
+        """The next outcome; ends, and raises, as `Stream` does."""
+        try:
+            return self._loop.wait(self._stream.__anext__())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+
+class BlockingClient:
+    """`Client`, to be entered with `with`. It takes the same arguments."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        wan: bool = False,
+        credentials: grpc.ChannelCredentials | None = None,
+        reconnect: bool = True,
+        reconnect_tries_max: int | None = None,
+        open_timeout_s: float = 10.0,
+    ) -> None:
+        self._client = Client(
+            target,
+            wan=wan,
+            credentials=credentials,
+            reconnect=reconnect,
+            reconnect_tries_max=reconnect_tries_max,
+            open_timeout_s=open_timeout_s,
+        )
+
+    def __enter__(self) -> Self:
+        self._loop = _Loop()
+        self._loop.wait(self._client.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection, every stream over it, and the private thread."""
+        self._loop.wait(self._client.close())
+        self._loop.stop()
+
+    stream = _opening(Client.stream)
+    infer = _waiting(Client.infer)
+    models = _waiting(Client.models)
+    model = _waiting(Client.model)
+    load_model = _waiting(Client.load_model)
+    unload_model = _waiting(Client.unload_model)
+    activate_version = _waiting(Client.activate_version)
+    server_info = _waiting(Client.server_info)
+    statistics = _waiting(Client.statistics)
+    drain = _waiting(Client.drain)

@@ -1,0 +1,279 @@
+"""The asyncio client: one connection to a server, any number of streams over it."""
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from duly.v1 import inference_pb2, model_pb2, server_pb2
+from duly_client import errors, wire
+from duly_client.stream import Stream
+from duly_client.types import (
+    Advice,
+    BacklogPolicy,
+    Encoding,
+    GapPolicy,
+    Ordering,
+    Outcome,
+    Payload,
+    StreamClass,
+    outcome_of,
+)
+
+_CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", -1),  # the server bounds what it sends
+    ("grpc.enable_retries", 0),  # a frame is never sent twice
+    # Clock pings make data flow each 10 s, so that no server takes keepalive at this pace for abuse.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.use_local_subchannel_pool", 1),  # a connection and a backoff of its own
+)
+_LAN_OPTIONS: tuple[tuple[str, int], ...] = (
+    # Outcomes that nobody reads yet stay with the server, which knows what is stale, not in the transport.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 * 1024),
+)
+_CALL_TIMEOUT_S = 30.0
+"""Of calls that only ask. Loading and draining take the time they take."""
+_INFER_GRACE_S = 10.0
+"""Beyond its budget, after which a unary call is given up."""
+
+_Response = TypeVar("_Response", bound=Message)
+
+
+class Client:
+    """A client of the server at `target`: "HOST:PORT" or "unix:PATH". It connects at its first call.
+
+    `wan`: tunes for long round trips in place of a local network. `credentials`: of `grpc.ssl_channel_credentials` and
+    the like; None: plain text. `reconnect`: streams open again when the connection is lost, at most
+    `reconnect_tries_max` times in a row (None: for ever). `open_timeout_s`: for the server's agreement to a stream.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        wan: bool = False,
+        credentials: grpc.ChannelCredentials | None = None,
+        reconnect: bool = True,
+        reconnect_tries_max: int | None = None,
+        open_timeout_s: float = 10.0,
+    ) -> None:
+        self._target = target
+        self._options = _CHANNEL_OPTIONS if wan else _CHANNEL_OPTIONS + _LAN_OPTIONS
+        self._credentials = credentials
+        self._reconnect = reconnect
+        self._reconnect_tries_max = reconnect_tries_max
+        self._open_timeout_s = open_timeout_s
+        self._channel: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(self._target, self._options)
+        else:
+            self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the connection and every stream over it."""
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            await channel.close(None)
+
+    # ---- frames ----
+
+    def stream(
+        self,
+        model: str,
+        *,
+        budget_ms: float | None = None,
+        name: str = "",
+        version: str | int = "",
+        stream_class: StreamClass | None = None,
+        backlog: BacklogPolicy | None = None,
+        backlog_frames: int = 0,
+        ordering: Ordering | None = None,
+        period_ms: float | None = None,
+        outputs: Sequence[str] = (),
+        gap: GapPolicy | None = None,
+        variant_lowest: str = "",
+        check: bool = True,
+        on_advice: Callable[[Advice], None] | None = None,
+    ) -> Stream:
+        """A stream of frames to `model`, to be entered with `async with`. None and "" leave it to the model.
+
+        `budget_ms`: how long after capture a result is worth having. `name`: for the server's logs. `stream_class`:
+        who is shed last. `backlog`: what waits while the model is busy; KEEP_LAST: `backlog_frames` of them.
+        `period_ms`: between frames, for the server's plans. `outputs`: names of those wanted; none: all. `gap`: what a
+        stateful model does after frames that were not run. `variant_lowest`: the least accurate one that will do.
+        `check`: frames are compared with `Stream.opened` before they are sent. `on_advice` is called with what the
+        server advises.
+        """
+        request = inference_pb2.OpenStream(
+            model=model,
+            version=str(version),
+            stream_name=name,
+            stream_class=_number(inference_pb2.StreamClass, "STREAM_CLASS_", "stream_class", stream_class),
+            backlog_policy=_number(inference_pb2.BacklogPolicy, "BACKLOG_POLICY_", "backlog", backlog),
+            backlog_frames=backlog_frames,
+            ordering=_number(inference_pb2.Ordering, "ORDERING_", "ordering", ordering),
+            default_budget_nano=_nanoseconds("budget_ms", budget_ms),
+            expected_period_nano=_nanoseconds("period_ms", period_ms),
+            outputs=outputs,
+            gap_policy=_number(inference_pb2.GapPolicy, "GAP_POLICY_", "gap", gap),
+            variant_lowest=variant_lowest,
+        )
+        return Stream(
+            self._start_stream,
+            request,
+            self._target,
+            check=check,
+            on_advice=on_advice,
+            reconnect=self._reconnect,
+            reconnect_tries_max=self._reconnect_tries_max,
+            open_timeout_s=self._open_timeout_s,
+        )
+
+    async def infer(
+        self,
+        model: str,
+        payload: Payload,
+        *,
+        budget_ms: float | None = None,
+        version: str | int = "",
+        stream_class: StreamClass | None = None,
+        outputs: Sequence[str] = (),
+        encoding: Encoding | None = None,
+    ) -> Outcome:
+        """One frame, captured now, and its outcome. Its budget counts from receipt by the server. A stream is quicker
+        from the second frame on.
+        """
+        budget_ns = _nanoseconds("budget_ms", budget_ms)
+        captured_ns = time.time_ns()
+        request = inference_pb2.InferRequest(
+            model=model,
+            version=str(version),
+            stream_class=_number(inference_pb2.StreamClass, "STREAM_CLASS_", "stream_class", stream_class),
+            outputs=outputs,
+        )
+        frame = inference_pb2.Frame(frame_id=1, capture_time_unix_nano=captured_ns, budget_nano=budget_ns)
+        response = await self._call(
+            "InferenceService/Infer",
+            wire.infer_request(request, frame, wire.inputs_of(payload, encoding, None)),
+            inference_pb2.InferResponse,
+            budget_ns / 1e9 + _INFER_GRACE_S if budget_ns else _CALL_TIMEOUT_S,
+        )
+        return outcome_of(response.outcome, time.time_ns() - captured_ns)
+
+    # ---- models and the server; results are messages of duly.v1 ----
+
+    async def models(self) -> list[model_pb2.Model]:
+        """All models of the server."""
+        response = await self._call(
+            "ModelService/ListModels", model_pb2.ListModelsRequest(), model_pb2.ListModelsResponse
+        )
+        return list(response.models)
+
+    async def model(self, name: str) -> model_pb2.Model:
+        """One model: tensors, versions, variants, profiles. ModelNotFound where there is none."""
+        request = model_pb2.GetModelRequest(name=name)
+        return (await self._call("ModelService/GetModel", request, model_pb2.GetModelResponse)).model
+
+    async def load_model(self, name: str, version: str | int = "") -> model_pb2.Model:
+        """Loads a version ("": the newest) beside those that serve; returns when it is warmed and profiled."""
+        request = model_pb2.LoadModelRequest(name=name, version=str(version))
+        return (await self._call("ModelService/LoadModel", request, model_pb2.LoadModelResponse, None)).model
+
+    async def unload_model(self, name: str, version: str | int = "") -> None:
+        """Stops serving a version ("": all); returns when its frames are answered."""
+        request = model_pb2.UnloadModelRequest(name=name, version=str(version))
+        await self._call("ModelService/UnloadModel", request, model_pb2.UnloadModelResponse, None)
+
+    async def activate_version(self, name: str, version: str | int) -> model_pb2.Model:
+        """Makes a loaded version the one that streams without a stated version use."""
+        request = model_pb2.ActivateVersionRequest(name=name, version=str(version))
+        return (await self._call("ModelService/ActivateVersion", request, model_pb2.ActivateVersionResponse)).model
+
+    async def server_info(self) -> server_pb2.GetServerInfoResponse:
+        """Version, limits and lanes."""
+        return await self._call(
+            "ServerService/GetServerInfo", server_pb2.GetServerInfoRequest(), server_pb2.GetServerInfoResponse
+        )
+
+    async def statistics(self) -> server_pb2.Statistics:
+        """Counts since the server's start."""
+        response = await self._call(
+            "ServerService/GetStatistics", server_pb2.GetStatisticsRequest(), server_pb2.GetStatisticsResponse
+        )
+        return response.statistics
+
+    async def drain(self, grace_ms: float | None = None) -> None:
+        """Asks the server to answer every frame and stop; returns when all are answered. None: its own grace time."""
+        request = server_pb2.DrainRequest(grace_nano=_nanoseconds("grace_ms", grace_ms))
+        await self._call("ServerService/Drain", request, server_pb2.DrainResponse, None)
+
+    # ---- calls ----
+
+    def _start_stream(self) -> "grpc.aio.StreamStreamCall[Any, Any]":
+        start = self._open_channel().stream_stream(
+            "/duly.v1.InferenceService/Stream",
+            request_serializer=None,  # requests are bytes already
+            response_deserializer=inference_pb2.StreamResponse.FromString,
+        )
+        return start(None)  # frames are written, not taken from an iterator
+
+    async def _call(
+        self,
+        method: str,
+        request: Message | bytes,
+        response_type: type[_Response],
+        timeout_s: float | None = _CALL_TIMEOUT_S,
+    ) -> _Response:
+        call = self._open_channel().unary_unary(
+            f"/duly.v1.{method}", request_serializer=None, response_deserializer=response_type.FromString
+        )
+        message = request if isinstance(request, bytes) else request.SerializeToString()
+        try:
+            response: _Response = await call(message, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise errors.from_rpc(error, self._target) from error
+        return response
+
+    def _open_channel(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            raise RuntimeError("the client is not open: enter it with `async with`")
+        return self._channel
+
+
+class _Enum(Protocol):
+    def keys(self) -> Sequence[str]: ...
+    def Value(self, name: str) -> int: ...
+
+
+def _number(enum: _Enum, prefix: str, argument: str, name: str | None) -> Any:
+    """The wire's number of an enumeration's name; None: unspecified."""
+    names = [key.removeprefix(prefix) for key in enum.keys()]  # noqa: SIM118 (an enumeration is no mapping)
+    if name is None:
+        return 0
+    if name not in names[1:]:
+        raise ValueError(f"{argument}={name!r}: expected one of {', '.join(names[1:])}")
+    return enum.Value(prefix + name)
+
+
+def _nanoseconds(argument: str, milliseconds: float | None) -> int:
+    if milliseconds is None:
+        return 0
+    if not milliseconds > 0:
+        raise ValueError(f"{argument}={milliseconds}: expected more than 0")
+    return round(milliseconds * 1e6)

@@ -1,0 +1,98 @@
+"""A worker: the process that hosts one model on one lane. The server starts it as
+
+    python -m duly.worker.main FD PARENT_PID
+
+with its end of the socket pair as the inherited descriptor FD. It loads one model, then runs batches, one at a time and
+all on this one thread, until it is told to stop or the server is gone. What both say is in `channel`.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from duly.worker import channel
+from duly.worker.graph import LoadError
+from duly.worker.installed import BackendError, check_installed
+
+if TYPE_CHECKING:
+    from duly.worker.model import Model
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
+
+
+def main(arguments: list[str]) -> int:
+    descriptor, parent_pid = map(int, arguments)
+    _die_with(parent_pid)
+    # Ctrl-C goes to the whole process group; the server drains, and frames that run shall finish.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=descriptor) as connection:
+        try:
+            return _serve(connection)
+        except (BrokenPipeError, ConnectionResetError):
+            return 0  # the server is gone
+
+
+def _die_with(parent_pid: int) -> None:
+    """Has the kernel kill this process when the thread that started it ends, however that comes about."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it ended before prctl
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _serve(connection: socket.socket) -> int:
+    buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
+    message = bytes(buffer[: connection.recv_into(buffer)])
+    if not message or channel.kind_of(message) != channel.LOAD:
+        return 0
+    _, body = channel.decode_text(message)
+    Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
+    try:
+        check_installed()
+        # Not at the top: where a library is missing, the server is to be told so.
+        from duly.worker.loading import load
+
+        model, region, ready = load(body)
+    except (LoadError, BackendError) as error:
+        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)}))
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"{body['model']}: the worker failed while loading it: {type(error).__name__}; see the server's log"
+        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
+        return 1
+    socket.send_fds(connection, [channel.encode_text(channel.READY, ready)], [region.fd])
+    inputs = len(ready["signature"]["inputs"])
+    while received := connection.recv_into(buffer):
+        message = bytes(buffer[:received])
+        match channel.kind_of(message):
+            case channel.RUN:
+                connection.send(_run(model, channel.decode_run(message, inputs)))
+            case channel.FORGET:
+                model.forget(channel.decode_forget(message))
+            case channel.STOP:
+                break
+    return 0
+
+
+def _run(model: "Model", run: channel.Run) -> bytes | bytearray:
+    """Runs a batch and encodes what became of it."""
+    from duly.worker.onnx import RunError
+
+    try:
+        return channel.encode_done(model.run(run))
+    except RunError as error:
+        reason = str(error)
+    except Exception as error:
+        traceback.print_exc()
+        reason = f"the worker failed on this batch: {type(error).__name__}; see the server's log"
+    return channel.encode_text(channel.FAILED, {"reason": reason}, run.batch_id)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

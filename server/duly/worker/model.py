@@ -1,0 +1,288 @@
+"""A loaded model: takes one batch at a time out of the region, runs it, and puts the results into the region.
+
+Frames are judged one by one: what can't be run is taken out of the batch with a reason, and the others run. Where rows
+have a fixed size, the graph reads and writes warm buffers that are bound once for each slot and batch size; inputs that
+clients send as the graph takes them, and outputs of fixed size, are bound to the region itself and never copied.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic_ns
+
+import numpy as np
+
+from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, SLOTS, Done, Region, Run, TensorRef
+from duly.worker.graph import Array, is_fixed
+from duly.worker.layout import layout
+from duly.worker.onnx import Binding, RunError, Session
+from duly.worker.plan import Plan
+from duly.worker.postprocess import WHOLE_PICTURE, yolo_v2
+from duly.worker.preprocess import InvalidFrame, Placement, not_finite, tensor
+from duly.worker.states import Streams
+
+
+@dataclass(slots=True)
+class _Bound:
+    """One batch size in one slot."""
+
+    binding: Binding
+    outputs: dict[str, Array]
+    """Graph outputs with a fixed size, by name."""
+    states_in: list[Array]
+    states_out: list[Array]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch on its way. Everything is by the frame's index in the batch."""
+
+    run: Run
+    reasons: dict[int, str] = field(default_factory=dict)
+    """Of frames that are not OK."""
+    too_large: set[int] = field(default_factory=set)
+    """Those of them that ran."""
+    values: dict[int, list[Array]] = field(default_factory=dict)
+    """Rows of frames whose size is not fixed, one for each input."""
+    placements: dict[int, Placement] = field(default_factory=dict)
+    contexts: dict[int, dict[int, Array]] = field(default_factory=dict)
+    """By input: where the frame's sound ends."""
+    results: dict[int, list[TensorRef]] = field(default_factory=dict)
+    states: dict[int, tuple[int, list[Array]]] = field(default_factory=dict)
+    """The row that holds the frame's new state in each of these arrays."""
+
+
+class _OutputTooLarge(Exception):
+    """An output does not fit its place."""
+
+
+class Model:
+    def __init__(self, plan: Plan, session: Session, region: Region) -> None:
+        self._plan = plan
+        self._session = session
+        self._region = region
+        self._batch_max = plan.batch_sizes[-1]
+        signature = plan.signature(())
+        self._input_specs = signature.inputs
+        self._output_specs = signature.outputs
+        self._input_bases, _ = layout([spec.bytes_max for spec in signature.inputs], self._batch_max)
+        self._output_bases, _ = layout([spec.bytes_max for spec in signature.outputs], self._batch_max)
+        self._posts = len(plan.post.specs) if plan.post else 0
+        self._stateful = signature.stateful
+        self._streams = Streams(plan.states)
+        self._fixed = plan.fixed
+        self._rows = [self._input_rows(slot) for slot in range(SLOTS)] if plan.fixed else []
+        self._bound: dict[tuple[int, int], _Bound] = {}
+
+    def run(self, run: Run) -> Done:
+        """Runs one batch.
+
+        Raises:
+            RunError: the graph failed on it. States are as before, save those that were to be reset.
+        """
+        started_ns = monotonic_ns()
+        batch = _Batch(run)
+        if len(run.frames) > self._batch_max:
+            raise RunError(f"a batch of {len(run.frames)} is larger than {self._batch_max}, the largest warmed")
+        self._read(batch)
+        kept = [index for index in range(len(run.frames)) if index not in batch.reasons]
+        if self._fixed and kept:
+            self._run_fixed(batch, kept)
+        elif kept:
+            for group in self._alike(batch, kept):
+                self._run_free(batch, group)
+        for index, (row, states) in batch.states.items():
+            self._streams.remember(run.frames[index][0], row, states, batch.contexts.get(index, {}))
+        frames = [self._outcome(batch, index) for index in range(len(run.frames))]
+        return Done(run.batch_id, run.slot, started_ns, monotonic_ns(), frames, batch.reasons)
+
+    def forget(self, stream_ids: Sequence[int]) -> None:
+        """Their states are needed no more."""
+        for stream_id in stream_ids:
+            self._streams.forget(stream_id)
+
+    # ---- from the region to rows ----
+
+    def _input_rows(self, slot: int) -> list[Array]:
+        """One array [batch_max, ...] for each input: the region itself where payloads are rows already."""
+        rows: list[Array] = []
+        for index, planned in enumerate(self._plan.inputs):
+            reader = planned.reader
+            shape = (self._batch_max, *reader.row_shape)
+            if reader.as_is:
+                rows.append(_view(self._region.inputs[slot], self._input_bases[index], shape, reader.dtype))
+            else:
+                rows.append(self._rows[0][index] if slot and self._rows else np.zeros(shape, reader.dtype))
+        return rows
+
+    def _read(self, batch: _Batch) -> None:
+        run = batch.run
+        area = self._region.inputs[run.slot]
+        for index, (stream_id, reset, refs) in enumerate(run.frames):
+            if reset:
+                self._streams.forget(stream_id)
+            try:
+                for position, ref in enumerate(refs):
+                    self._read_input(batch, area, index, stream_id, position, ref)
+            except InvalidFrame as error:
+                batch.reasons[index] = str(error)
+        for position, planned in enumerate(self._plan.inputs):
+            if self._fixed and planned.reader.as_is and planned.reader.spec.finite:
+                rows = self._rows[run.slot][position][: len(run.frames)]
+                if not np.isfinite(rows).all():
+                    for index in range(len(run.frames)):
+                        if not np.isfinite(rows[index]).all():
+                            batch.reasons.setdefault(index, not_finite(planned.reader.spec))
+
+    def _read_input(
+        self, batch: _Batch, area: memoryview, index: int, stream_id: int, position: int, ref: TensorRef
+    ) -> None:
+        reader = self._plan.inputs[position].reader
+        spec = reader.spec
+        offset, length, encoding, shape = ref
+        if length > spec.bytes_max or offset != self._input_bases[position] + index * spec.bytes_max:
+            raise InvalidFrame(f"input '{spec.name}': {length} bytes at {offset} are not where the frame's place is")
+        if self._fixed and reader.as_is:
+            if encoding or shape != spec.shape or length != spec.bytes_max:
+                tensor(area[offset : offset + length], ENCODINGS[encoding], shape, spec)  # says what is wrong
+            return
+        row, placement = reader.read(
+            area[offset : offset + length],
+            ENCODINGS[encoding],
+            shape,
+            self._rows[batch.run.slot][position][index] if self._fixed else None,
+            self._streams.context(stream_id, position) if reader.context else None,
+        )
+        if not self._fixed:
+            batch.values.setdefault(index, []).append(row)
+        if placement is not WHOLE_PICTURE:
+            batch.placements.setdefault(index, placement)
+        if reader.context:
+            batch.contexts.setdefault(index, {})[position] = row[-reader.context :].copy()
+
+    # ---- through the graph ----
+
+    def _run_fixed(self, batch: _Batch, kept: list[int]) -> None:
+        slot = batch.run.slot
+        if len(kept) < len(batch.run.frames):
+            for rows in self._rows[slot]:
+                rows[: len(kept)] = rows[kept]
+        count = len(kept)
+        size = count if self._plan.any_size else self._plan.batch_sizes[bisect_left(self._plan.batch_sizes, count)]
+        bound = self._bound.get((slot, size)) or self._bind(slot, size)
+        self._streams.gather(self._ids(batch, kept), bound.states_in)
+        outputs = bound.outputs | bound.binding.run()
+        self._deliver(batch, kept, size, outputs, bound.states_out)
+
+    def _bind(self, slot: int, size: int) -> _Bound:
+        plan = self._plan
+        inputs = {planned.tensor: rows[:size] for planned, rows in zip(plan.inputs, self._rows[slot], strict=True)}
+        states_in = [state.batch(size) for state in plan.states]
+        states_out = [state.batch(size) for state in plan.states]
+        outputs: dict[str, Array | None] = {}
+        if plan.post:
+            shape = plan.post.row_shape
+            outputs[plan.post.config.tensor] = np.zeros((size, *shape), plan.post.dtype) if is_fixed(shape) else None
+        for index, output in enumerate(plan.outputs):
+            base = self._output_bases[self._posts + index]
+            outputs[output.tensor] = None
+            if is_fixed(output.row_shape):
+                area = self._region.outputs[slot]
+                outputs[output.tensor] = _view(area, base, (size, *output.row_shape), output.dtype)
+        binding = self._session.bind(
+            size,
+            inputs | {s.input: array for s, array in zip(plan.states, states_in, strict=True)} | plan.constants,
+            outputs | {s.output: array for s, array in zip(plan.states, states_out, strict=True)},
+        )
+        known = {name: array for name, array in outputs.items() if array is not None}
+        bound = self._bound[slot, size] = _Bound(binding, known, states_in, states_out)
+        return bound
+
+    def _alike(self, batch: _Batch, kept: list[int]) -> list[list[int]]:
+        """Frames whose rows have the same shapes can run together."""
+        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for index in kept:
+            groups.setdefault(tuple(row.shape for row in batch.values[index]), []).append(index)
+        return list(groups.values())
+
+    def _run_free(self, batch: _Batch, group: list[int]) -> None:
+        plan = self._plan
+        columns = zip(*(batch.values[index] for index in group), strict=True)
+        inputs = {
+            planned.tensor: rows[0][None] if len(rows) == 1 else np.stack(rows)
+            for planned, rows in zip(plan.inputs, columns, strict=True)
+        }
+        states = [state.batch(len(group)) for state in plan.states]
+        self._streams.gather(self._ids(batch, group), states)
+        names = [output.tensor for output in plan.outputs]
+        names += [plan.post.config.tensor] if plan.post and plan.post.config.tensor not in names else []
+        inputs |= {state.input: array for state, array in zip(plan.states, states, strict=True)}
+        outputs = self._session.run(inputs | plan.constants, names + [state.output for state in plan.states])
+        states_out = [outputs.pop(state.output) for state in plan.states]
+        for state, before, after in zip(plan.states, states, states_out, strict=True):
+            if before.shape != after.shape:
+                raise RunError(f"state '{state.output}' has shape {list(after.shape)}, not {list(before.shape)}")
+        self._deliver(batch, group, len(group), outputs, states_out)
+
+    def _ids(self, batch: _Batch, indices: list[int]) -> list[int]:
+        return [batch.run.frames[index][0] for index in indices]
+
+    # ---- from the graph to the region ----
+
+    def _deliver(
+        self, batch: _Batch, indices: list[int], size: int, outputs: dict[str, Array], states: list[Array]
+    ) -> None:
+        """Row r of `outputs` and `states` is the result of frame `indices[r]`."""
+        for name, array in outputs.items():
+            if not array.ndim or len(array) != size:
+                raise RunError(
+                    f"output '{name}' of a batch of {size} has shape {list(array.shape)}; "
+                    "its first dimension must be the batch: export the graph so, or set batch_sizes = [1]"
+                )
+        for row, index in enumerate(indices):
+            try:
+                batch.results[index] = self._put(batch, index, row, outputs)
+            except _OutputTooLarge as error:
+                batch.reasons[index] = str(error)
+                batch.too_large.add(index)
+                continue
+            if self._stateful:
+                batch.states[index] = row, states
+
+    def _put(self, batch: _Batch, index: int, row: int, outputs: dict[str, Array]) -> list[TensorRef]:
+        plan, slot = self._plan, batch.run.slot
+        refs: list[TensorRef] = []
+        if plan.post:
+            placement = batch.placements.get(index, WHOLE_PICTURE)
+            for position, value in enumerate(
+                yolo_v2(outputs[plan.post.config.tensor][row], plan.post.config, placement)
+            ):
+                refs.append(self._copy(slot, position, index, value))
+        for position, output in enumerate(plan.outputs, start=self._posts):
+            if self._fixed and is_fixed(output.row_shape):
+                length = self._output_specs[position].bytes_max
+                refs.append((self._output_bases[position] + row * length, length, 0, output.row_shape))
+            else:
+                refs.append(self._copy(slot, position, index, outputs[output.tensor][row]))
+        return refs
+
+    def _copy(self, slot: int, position: int, index: int, value: Array) -> TensorRef:
+        spec = self._output_specs[position]
+        if value.nbytes > spec.bytes_max:
+            raise _OutputTooLarge(
+                f"output '{spec.name}' has {value.nbytes:,} bytes ({spec.datatype}{list(value.shape)}), "
+                f"more than the {spec.bytes_max:,} that a frame may have"
+            )
+        offset = self._output_bases[position] + index * spec.bytes_max
+        _view(self._region.outputs[slot], offset, value.shape, value.dtype)[...] = value
+        return offset, value.nbytes, 0, value.shape
+
+    def _outcome(self, batch: _Batch, index: int) -> tuple[int, list[TensorRef]]:
+        if index in batch.results:
+            return OK, batch.results[index]
+        return FRAME_FAILED if index in batch.too_large else INVALID, []
+
+
+def _view(area: memoryview, offset: int, shape: Sequence[int], dtype: np.dtype[np.generic]) -> Array:
+    count = int(np.prod(shape))
+    return np.frombuffer(area, dtype, count, offset).reshape(shape)

@@ -1,0 +1,112 @@
+"""Runs a model at every batch size before it serves, the whole way that a real batch goes, and measures it."""
+
+from time import monotonic_ns
+
+import cv2
+import numpy as np
+
+from duly.models.spec import TensorSpec
+from duly.worker.channel import ENCODINGS, OK, SLOTS, Region, Run, TensorRef
+from duly.worker.graph import DTYPES, Array, LoadError
+from duly.worker.layout import layout
+from duly.worker.model import Model
+from duly.worker.onnx import RunError
+
+UNTIMED_RUNS = 3
+"""Buffers are bound and touched, kernels chosen and, with CUDA graphs, captured in these."""
+TIMED_RUNS_MIN = 3
+TIMED_NS_MAX = 10_000_000_000
+"""A size whose runs take longer than this together is measured by fewer of them."""
+EXTENT = 64
+"""Stands for a dimension that is open."""
+PICTURE = (480, 640)
+"""Height and width of a picture of open size: VGA, what most cameras can give."""
+
+
+def profile(
+    model: Model, region: Region, inputs: tuple[TensorSpec, ...], sizes: tuple[int, ...], runs: int
+) -> dict[int, list[int]]:
+    """Times of up to `runs` runs of every batch size, ns, by size.
+
+    Raises:
+        LoadError: a batch can't be run; the message says of which size and why.
+    """
+    bases, _ = layout([spec.bytes_max for spec in inputs], sizes[-1])
+    samples = [sample(spec) for spec in inputs]
+    for slot in range(SLOTS):
+        for (payload, _, _), base, spec in zip(samples, bases, inputs, strict=True):
+            for index in range(sizes[-1]):
+                start = base + index * spec.bytes_max
+                region.inputs[slot][start : start + len(payload)] = payload
+    times: dict[int, list[int]] = {}
+    for size in sizes:
+        frames: list[tuple[int, bool, list[TensorRef]]] = [
+            (
+                index,
+                False,
+                [
+                    (base + index * spec.bytes_max, len(payload), ENCODINGS.index(encoding), shape)
+                    for (payload, encoding, shape), base, spec in zip(samples, bases, inputs, strict=True)
+                ],
+            )
+            for index in range(size)
+        ]
+        for slot in range(UNTIMED_RUNS):
+            _run(model, Run(0, slot % SLOTS, frames))
+        taken = times[size] = []
+        until_ns = monotonic_ns() + TIMED_NS_MAX
+        while len(taken) < runs and (len(taken) < TIMED_RUNS_MIN or monotonic_ns() < until_ns):
+            taken.append(_run(model, Run(0, 0, frames)))
+    model.forget(range(sizes[-1]))
+    return times
+
+
+def _run(model: Model, run: Run) -> int:
+    try:
+        done = model.run(run)
+    except RunError as error:
+        size = len(run.frames)
+        advice = "" if size == 1 else "; if the graph takes no such batch, set batch_sizes"
+        raise LoadError(f"warm-up with a batch of {size}: {error}{advice}") from error
+    for index, (status, _) in enumerate(done.frames):
+        if status != OK:
+            raise LoadError(f"warm-up with a batch of {len(run.frames)}: {done.reasons[index]}")
+    return done.finished_ns - done.started_ns
+
+
+def sample(spec: TensorSpec) -> tuple[bytes, str, tuple[int, ...]]:
+    """A frame's payload for this input, its encoding ("" for a tensor) and its shape.
+
+    Raises:
+        LoadError: `bytes_max` leaves room for none.
+    """
+    picture = next((encoding for encoding in spec.encodings if encoding != "PCM_S16LE"), None)
+    shrink = 1
+    while shrink <= EXTENT:
+        extents = PICTURE if picture else (EXTENT,) * len(spec.shape)
+        opened = (max(1, extent // shrink) for extent in (*extents, *spec.shape[len(extents) :]))
+        shape = tuple(extent if fixed < 0 else fixed for extent, fixed in zip(opened, spec.shape, strict=True))
+        if picture:
+            payload, encoding = cv2.imencode(f".{picture.lower()}", _gradient(shape))[1].tobytes(), picture
+        elif spec.encodings:
+            payload, encoding = np.zeros(shape, "<i2").tobytes(), spec.encodings[0]
+        else:
+            payload, encoding = _values(spec.datatype, shape).tobytes(), ""
+        if len(payload) <= spec.bytes_max:
+            return payload, encoding, shape
+        shrink *= 2
+    raise LoadError(f"input '{spec.name}': bytes_max {spec.bytes_max} leaves room for no frame; raise it")
+
+
+def _gradient(shape: tuple[int, ...]) -> Array:
+    height, width, channels = shape
+    picture = np.add.outer(np.linspace(0, 127, height), np.linspace(0, 127, width)).astype(np.uint8)
+    return np.repeat(picture[..., None], channels, axis=2)
+
+
+def _values(datatype: str, shape: tuple[int, ...]) -> Array:
+    """Numbers in 0..1, or zeros where they may stand for something, such as indices."""
+    dtype = DTYPES[datatype]
+    if np.issubdtype(dtype, np.floating):
+        return np.linspace(0, 1, int(np.prod(shape)), dtype=dtype).reshape(shape)
+    return np.zeros(shape, dtype)

@@ -1,0 +1,119 @@
+"""`duly serve` as its own process: how it starts, stops, is killed, and what it leaves behind (nothing)."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from wire import ON_TIME, SHED, Wire, frame
+
+from duly.v1 import inference_pb2 as pb
+from duly.v1 import server_pb2, server_pb2_grpc
+
+
+class Serving:
+    """`duly serve` with JSON logs on stderr, ready."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.log: list[dict[str, object]] = []
+        self.address = str(self.event("serving")["address"])
+
+    def event(self, name: str) -> dict[str, object]:
+        """Waits for a log line."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            entry = json.loads(line)
+            self.log.append(entry)
+            if entry["event"] == name:
+                return entry
+        raise AssertionError(f"the server ended before it said {name!r}: {self.log}")
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+
+@contextlib.contextmanager
+def duly_serve(repository: Path, *options: str) -> Iterator[Serving]:
+    command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(repository), "--log-format", "json"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    process = subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", *options], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        yield Serving(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains(repository: Path, signum: int) -> None:
+    with duly_serve(repository) as server:
+        workers = server.workers
+        assert len(workers) == 2
+        async with grpc.aio.insecure_channel(server.address) as channel, Wire(channel, model="double") as wire:
+            assert (await wire.ask(frame(1))).status == ON_TIME
+            server.process.send_signal(signum)
+            error = await wire.error()
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert [a.kind for a in wire.advice] == [pb.StreamAdvice.KIND_DRAINING]
+        assert server.process.wait() == 0
+        assert not any(worker.is_running() for worker in workers)
+
+
+async def test_drain_over_the_wire_answers_everything(repository: Path) -> None:
+    with duly_serve(repository) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel, Wire(channel, model="double") as wire:
+            await wire.send(*(frame(i) for i in range(1, 51)))
+            await server_pb2_grpc.ServerServiceStub(channel).Drain(server_pb2.DrainRequest())
+            await wire.error()
+            assert sorted(wire.outcomes) == list(range(1, 51))
+            assert {o.status for o in wire.outcomes.values()} <= {ON_TIME, SHED}
+        assert server.process.wait() == 0
+
+
+def test_nothing_outlives_a_killed_server(repository: Path) -> None:
+    before = set(os.listdir("/dev/shm"))
+    with duly_serve(repository) as server:
+        workers = server.workers
+        os.kill(workers[0].pid, signal.SIGSTOP)  # one hangs
+        server.process.kill()
+        server.process.wait()
+        psutil.wait_procs(workers)
+        assert not any(worker.is_running() for worker in workers)
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+async def test_unix_socket_and_metrics(repository: Path, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/duly.sock"
+    with duly_serve(repository, "--listen", address, "--metrics", "127.0.0.1:0") as server:
+        assert server.address == address
+        async with grpc.aio.insecure_channel(address) as channel, Wire(channel, model="double") as wire:
+            assert (await wire.ask(frame(1))).status == ON_TIME
+            with urllib.request.urlopen(f"http://{server.log[-1]['metrics']}/metrics") as page:
+                families = {f.name: f for f in text_string_to_metric_families(page.read().decode())}
+        on_time = [s for s in families["duly_outcomes"].samples if s.labels["status"] == "on_time" and s.value]
+        assert [(s.labels["model"], s.value) for s in on_time] == [("double/1", 1)]
+
+
+def test_a_taken_address_is_said_before_any_model_is_loaded(repository: Path, tmp_path: Path) -> None:
+    with duly_serve(repository) as server:
+        command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(repository), "--listen", server.address]
+        second = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        )
+        assert second.returncode == 1
+        assert f"cannot listen on {server.address}: Address already in use" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert "loading" not in second.stderr

@@ -1,0 +1,243 @@
+"""Frames in, outcomes out: the promises of the protocol, over real streams."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import graphs
+import grpc
+import pytest
+from conftest import serving
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from wire import CANCELLED, EXPIRED, LATE, ON_TIME, SUPERSEDED, Wire, array, frame
+
+from duly.app import App
+from duly.v1 import inference_pb2 as pb
+from duly.v1 import inference_pb2_grpc, server_pb2, server_pb2_grpc
+
+
+async def test_a_frame_comes_back_with_its_result_and_its_times(channel: grpc.aio.Channel) -> None:
+    async with Wire(channel, model="double", stream_name="camera") as wire:
+        assert wire.terms.version == "1"
+        assert [(i.name, list(i.shape)) for i in wire.terms.inputs] == [("x", [4])]
+        assert [(o.name, list(o.shape)) for o in wire.terms.outputs] == [("y", [4])]
+        assert wire.terms.planned_latency_nano > 0
+        outcome = await wire.ask(frame(7, [1, -2, 3.5, 0]))
+        assert outcome.status == ON_TIME
+        assert array(outcome).tolist() == [2, -4, 7, 0]
+        assert (outcome.version, outcome.variant, outcome.batch_size) == ("1", "default", 1)
+        timing = outcome.timing
+        assert 0 <= timing.dispatched_nano <= timing.started_nano <= timing.finished_nano <= timing.sent_nano
+        assert 0 < outcome.slack_nano <= 5 * 10**9 - timing.sent_nano
+        assert abs(timing.received_unix_nano - time.time_ns()) < 60 * 10**9
+
+
+async def test_a_small_sensor_may_leave_out_what_is_plain(channel: grpc.aio.Channel) -> None:
+    async with Wire(channel, model="double") as wire:
+        bare = pb.Frame(frame_id=1)
+        bare.tensors.add(data=array_bytes(1, 2, 3, 4))
+        assert array(await wire.ask(bare)).tolist() == [2, 4, 6, 8]
+
+
+def array_bytes(*values: float) -> bytes:
+    import struct
+
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+async def test_many_frames_in_one_message_leave_in_few(channel: grpc.aio.Channel) -> None:
+    async with Wire(channel, model="double") as wire:
+        await wire.send(*(frame(i, [i] * 4) for i in range(1, 101)))
+        await wire.finish()
+        assert {i: array(o).tolist() for i, o in wire.outcomes.items()} == {i: [2.0 * i] * 4 for i in range(1, 101)}
+        assert max(o.batch_size for o in wire.outcomes.values()) > 1
+
+
+async def test_half_close_serves_what_waits(channel: grpc.aio.Channel) -> None:
+    async with Wire(channel, model="double") as wire:
+        await wire.send(frame(1), frame(2), frame(3))
+        await wire.finish()
+        assert [o.status for o in wire.outcomes.values()] == [ON_TIME] * 3
+
+
+async def test_unary(channel: grpc.aio.Channel) -> None:
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    response = await stub.Infer(pb.InferRequest(model="double", frame=frame(3)))
+    assert response.outcome.frame_id == 3
+    assert array(response.outcome).tolist() == [2, 4, 6, 8]
+
+
+async def test_state_is_kept_for_each_stream(channel: grpc.aio.Channel) -> None:
+    async with Wire(channel, model="sum") as one, Wire(channel, model="sum") as two:
+        for n in range(1, 6):
+            await one.send(frame(n, [1, 10]))
+            await two.send(frame(n, [100, 0]))
+        await one.finish()
+        await two.finish()
+    assert [array(one.outcomes[n]).tolist() for n in range(1, 6)] == [[n, 10 * n] for n in range(1, 6)]
+    assert [array(two.outcomes[n]).tolist() for n in range(1, 6)] == [[100 * n, 0] for n in range(1, 6)]
+
+
+async def test_a_gap_resets_the_state_where_asked(channel: grpc.aio.Channel) -> None:
+    async with Wire(channel, model="sum", gap_policy=pb.GAP_POLICY_RESET) as wire:
+        await wire.ask(frame(1, [1, 1]))
+        assert array(await wire.ask(frame(2, [1, 1]))).tolist() == [2, 2]
+        await wire.ask(frame(3, [float("nan"), 1]))
+        assert array(await wire.ask(frame(4, [1, 1]))).tolist() == [1, 1]
+
+
+@pytest.fixture
+def slow_repository(tmp_path: Path) -> Path:
+    root = tmp_path / "slow"
+    graphs.save(root, "slow", graphs.slow(), toml="warmup_runs = 3\nbatch_sizes = [1]\n")
+    return root
+
+
+async def test_newest_wins(slow_repository: Path) -> None:
+    async with (
+        serving(slow_repository) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="slow", backlog_policy=pb.BACKLOG_POLICY_LATEST) as wire,
+    ):
+        await wire.send(*(frame(i, [[i]]) for i in range(1, 21)))
+        await wire.finish()
+        assert [i for i, o in wire.outcomes.items() if o.status == ON_TIME] == [1, 20]
+        assert all(wire.outcomes[i].status == SUPERSEDED for i in range(2, 20))
+        assert wire.outcomes[2].reason == "frame 3 took its place"
+
+
+async def test_what_cannot_be_in_time_is_told_at_once(slow_repository: Path) -> None:
+    async with (
+        serving(slow_repository) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="slow") as wire,
+    ):
+        await wire.send(frame(1, [[1]]), frame(2, [[2]], budget_nano=1))
+        outcome = await wire.outcome(2)
+        assert outcome.status == EXPIRED
+        assert wire.order == [2], "it is told before the frame that runs is done"
+
+
+async def test_cancelled_frames_do_not_run(slow_repository: Path) -> None:
+    async with (
+        serving(slow_repository) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="slow") as wire,
+    ):
+        await wire.send(*(frame(i, [[i]]) for i in range(1, 6)))
+        await wire.write(pb.StreamRequest(cancel=pb.CancelFrames(frame_ids=[3, 4, 99])))
+        await wire.finish()
+        assert [wire.outcomes[i].status for i in range(1, 6)] == [ON_TIME, ON_TIME, CANCELLED, CANCELLED, ON_TIME]
+
+
+async def test_outcomes_in_arrival_order(slow_repository: Path) -> None:
+    async with (
+        serving(slow_repository) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="slow", ordering=pb.ORDERING_ARRIVAL) as wire,
+    ):
+        await wire.send(frame(1, [[1]]), frame(2, [[2, 2]]), frame(3, [[3]], budget_nano=1), frame(4, [[4]]))
+        await wire.finish()
+        assert wire.order == [1, 2, 3, 4]
+
+
+async def test_clock_ping(channel: grpc.aio.Channel) -> None:
+    async with Wire(channel, model="double") as wire:
+        sent = time.time_ns()
+        await wire.write(pb.StreamRequest(clock_ping=pb.ClockPing(ping_id=3, client_send_unix_nano=sent)))
+        while not wire.pongs:
+            await wire.read()
+        (pong,) = wire.pongs
+        assert (pong.ping_id, pong.client_send_unix_nano) == (3, sent)
+        assert sent <= pong.server_receive_unix_nano <= pong.server_send_unix_nano <= time.time_ns()
+
+
+async def test_health_reflection_and_info(server: App, channel: grpc.aio.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    for service in ("", "duly.v1.InferenceService", "double", "sum"):
+        while (await health.Check(health_pb2.HealthCheckRequest(service=service))).status != 1:
+            await asyncio.sleep(0)
+    with pytest.raises(grpc.aio.AioRpcError) as unknown:
+        await health.Check(health_pb2.HealthCheckRequest(service="nothing"))
+    assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+    call = reflection.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    names = {service.name async for reply in call for service in reply.list_services_response.service}
+    assert {"duly.v1.InferenceService", "duly.v1.ModelService", "duly.v1.ServerService"} <= names
+
+    info = await server_pb2_grpc.ServerServiceStub(channel).GetServerInfo(server_pb2.GetServerInfoRequest())
+    assert [lane.name for lane in info.lanes] == ["cpu:0"]
+    assert not info.draining
+
+
+async def test_statistics_count_every_outcome_once(channel: grpc.aio.Channel) -> None:
+    async with Wire(channel, model="double") as wire:
+        await wire.send(*(frame(i) for i in range(1, 11)), frame(11, [1]))
+        await wire.finish()
+    stub = server_pb2_grpc.ServerServiceStub(channel)
+    watch = stub.WatchStatistics(server_pb2.WatchStatisticsRequest(period_nano=10**8))
+    statistics = (await watch.read()).statistics
+    watch.cancel()
+    (double,) = (m for m in statistics.models if m.model == "double/1")
+    assert {o.status: o.frames for o in double.outcomes if o.frames} == {ON_TIME: 10, pb.OUTCOME_STATUS_INVALID: 1}
+    assert double.batched_frames == 10
+    assert 1 <= double.batches <= 10
+    assert (statistics.frames_in_flight, statistics.bytes_in_flight) == (0, 0)
+
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("frames"), st.integers(1, 5), st.sampled_from([1, 10**5, 10**7, 10**9])),
+        st.tuples(st.just("bad"), st.integers(1, 3), st.just(10**9)),
+        st.tuples(st.just("cancel"), st.integers(1, 30), st.just(0)),
+        st.tuples(st.just("wait"), st.just(0), st.just(0)),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@given(actions=ACTIONS, policy=st.sampled_from([1, 2, 3]), ordering=st.sampled_from([1, 2, 3]), model=st.booleans())
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_law_over_the_wire(
+    wire_loop: "tuple[asyncio.Runner, App]", actions: list[tuple[str, int, int]], policy: int, ordering: int, model: bool
+) -> None:
+    """Whatever a client does, every frame it sent is answered exactly once before the stream ends well."""
+    runner, app = wire_loop
+    name, width = ("sum", 2) if model else ("double", 4)
+
+    async def story() -> None:
+        async with (
+            grpc.aio.insecure_channel(app.address) as channel,
+            Wire(
+                channel,
+                model=name,
+                backlog_policy=policy,
+                backlog_frames=3 if policy == pb.BACKLOG_POLICY_KEEP_LAST else 0,
+                ordering=ordering,
+            ) as wire,
+        ):
+            sent = 0
+            for kind, count, budget_ns in actions:
+                if kind in ("frames", "bad"):
+                    values = [1.0] * (width if kind == "frames" else width + 1)
+                    await wire.send(*(frame(sent + n, values, budget_nano=budget_ns) for n in range(1, count + 1)))
+                    sent += count
+                elif kind == "cancel":
+                    await wire.write(pb.StreamRequest(cancel=pb.CancelFrames(frame_ids=[count])))
+                elif sent:
+                    await wire.outcome(sent)
+            await wire.finish()
+            assert sorted(wire.outcomes) == list(range(1, sent + 1))
+            if ordering == pb.ORDERING_ARRIVAL:
+                assert wire.order == sorted(wire.order)
+            if ordering == pb.ORDERING_MONOTONIC:
+                results = [i for i in wire.order if wire.outcomes[i].status in (ON_TIME, LATE)]
+                assert results == sorted(results)
+        assert app.driver.payloads.bytes == 0
+
+    runner.run(story())

@@ -1,0 +1,51 @@
+"""The benchmark's own arithmetic, and that a server which fails to start is explained and gone."""
+
+import os
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from duly_load import bench, bench_servers
+from duly_load.bench_parts import Part
+from duly_load.bench_servers import ServerError, ServerProcess
+
+
+def test_a_table_shows_the_spread_of_the_rounds() -> None:
+    part = Part("a", "title")
+    for value in (3.0, 1.0, 2.5):
+        part.add("latency", "ms", value)
+    part.add("rate", "frames/s", 12_345.6)
+    columns = [list(column.cells) for column in bench.table(part).columns]
+    assert columns == [
+        ["latency", "rate"],
+        ["1.000", "12,346"],
+        ["2.500", "12,346"],
+        ["3.000", "12,346"],
+        ["ms", "frames/s"],
+    ]
+
+
+def test_unknown_parts_are_refused_with_those_that_exist() -> None:
+    result = CliRunner().invoke(bench.main, ["--only", "a,x"])
+    assert result.exit_code == 2
+    assert "x: should be among a, b, c, d" in result.output
+
+
+def test_a_server_that_ends_early_is_reported_with_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no models here')"]
+    with pytest.raises(ServerError, match=r"(?s)broken: ended with status 1 .*no models here"):
+        ServerProcess("broken", command, tmp_path, os.environ).__enter__()
+
+
+def test_a_server_and_its_memory_are_seen_while_it_runs_and_it_is_gone_afterwards(tmp_path: Path) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    with bench_servers.null_echo(tmp_path) as server:
+        memory = server.memory()
+        (started,) = set(psutil.Process().children(recursive=True)) - before
+        assert memory.rss_bytes > 0
+        assert memory.pss_bytes is None or 0 < memory.pss_bytes <= memory.rss_bytes
+    assert not started.is_running()
+    assert not Path(server.target.removeprefix("unix:")).exists()

@@ -1,0 +1,223 @@
+"""The command as a user meets it: its own process, its exit status, its two outputs."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+SERVER = Path(__file__).parents[1] / "server"
+CLIENT = Path(__file__).parents[1] / "clients" / "python"
+
+
+def python(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(SERVER), str(CLIENT)])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": path, **environ},
+    )
+
+
+def duly(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return python("-m", "duly.cli", *arguments, **environ)
+
+
+def duly_without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As if that module were not installed."""
+    code = f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = {arguments!r}; import duly.cli; duly.cli.main()"
+    return python("-c", code)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """One model that doubles its input, in two versions, the newer one damaged."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    folder = tmp_path / "models" / "double"
+    for version in ("1", "2"):
+        (folder / version).mkdir(parents=True)
+    onnx.save(model, folder / "1" / "model.onnx")
+    (folder / "2" / "model.onnx").write_bytes(b"not a graph")
+    (folder / "model.toml").write_text("description = 'Twice as much.'\nbatch_sizes = [1]\nwarmup_runs = 1\n")
+    return tmp_path / "models"
+
+
+def test_version_tells_what_is_installed() -> None:
+    done = duly("version")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"duly {importlib.metadata.version('duly')}"
+    assert f"python {platform.python_version()}" in lines
+    assert f"grpcio {importlib.metadata.version('grpcio')}" in lines
+
+
+def test_version_and_help_import_nothing_but_the_base() -> None:
+    for command in ("version", "--help"):
+        code = (
+            f"import sys; sys.argv[1:] = [{command!r}]\n"
+            "import atexit, duly.cli\n"
+            "heavy = {'pydantic', 'grpc', 'google', 'numpy', 'structlog', 'onnxruntime', 'cv2', 'rich'}\n"
+            "atexit.register(lambda: print(sorted(heavy & set(sys.modules)), file=sys.stderr))\n"
+            "duly.cli.main()"
+        )
+        done = python("-c", code)
+        assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
+def test_help_names_every_command() -> None:
+    done = duly("--help")
+    assert done.returncode == 0
+    for command in ("serve", "models", "stream", "demo", "version"):
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "advice"),
+    [
+        ("serve", "pydantic", "pip install 'duly[cpu]', or 'duly[gpu]' for an NVIDIA GPU"),
+        ("models", "pydantic", "pip install 'duly[cpu]', or 'duly[gpu]' for an NVIDIA GPU"),
+        ("demo", "rich", "pip install 'duly[cpu,demo]', or 'duly[gpu,demo]' for an NVIDIA GPU"),
+    ],
+)
+def test_a_command_whose_packages_are_missing_says_which(command: str, module: str, advice: str) -> None:
+    done = duly_without(module, command)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == f"duly: {command} needs the module {module}, which is not installed: {advice}\n"
+
+
+def test_without_a_command_the_help_is_the_error() -> None:
+    done = duly()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: duly [OPTIONS] COMMAND")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["srve"], "No such command 'srve'."),
+        (["serve", "--modles", "x"], "No such option '--modles'."),
+        (["serve", "--streams-max"], "Option '--streams-max' requires an argument."),
+        (["models", "list", "/nonexistent"], "Invalid value for 'DIR'"),
+    ],
+)
+def test_a_mistyped_command_is_one_line_and_status_2(arguments: list[str], message: str) -> None:
+    done = duly(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"duly: {message}")
+
+
+def test_wrong_settings_are_all_told_one_line_each(repository: Path, tmp_path: Path) -> None:
+    file = tmp_path / "duly.toml"
+    file.write_text("stream_max = 3")
+    done = duly("serve", "--models", str(repository), "--config", str(file), "--listen", "nowhere", DULY_THREADS="-1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"duly: {file}: stream_max: unknown setting; did you mean streams_max?",
+        "duly: --listen: should be HOST:PORT, such as 127.0.0.1:8500 or [::1]:8500, got 'nowhere'",
+        "duly: environment DULY_THREADS: should be greater than or equal to 0, got '-1' (see duly serve --help)",
+    ]
+
+
+def test_tracebacks_are_there_for_those_who_ask() -> None:
+    done = duly("srve", DULY_DEBUG="1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback (most recent call last):")
+
+
+def test_serve_help_tells_each_option_with_its_default_and_its_variable() -> None:
+    text = " ".join(duly("serve", "--help").stdout.split())
+    assert "--streams-max N Streams that may be open at once. [default: 1024; DULY_STREAMS_MAX]" in text
+    assert "--transport lan|wan" in text
+    assert "--reflection / --no-reflection" in text
+    assert "[required; DULY_MODELS]" in text
+
+
+def test_an_address_in_use_is_one_line_and_status_1(repository: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = duly("serve", "--models", str(repository), "--listen", address)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"duly: can't listen on {address}" in done.stderr.splitlines()[-1]
+
+
+def test_models_list_has_a_line_for_each_version(repository: Path) -> None:
+    done = duly("models", "list", str(repository))
+    assert (done.returncode, done.stderr) == (0, "")
+    newest, older = done.stdout.splitlines()
+    assert newest.startswith("double/2  variants: default  budget: 100 ms  class: STANDARD  Twice as much.")
+    assert older.startswith("double/1 ")
+
+
+def test_models_list_tells_what_is_broken_and_goes_on(repository: Path) -> None:
+    (repository / "other" / "1").mkdir(parents=True)
+    (repository / "other" / "model.toml").write_text("descripton = 'misspelt'")
+    done = duly("models", "list", str(repository))
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr.startswith("duly: other")
+
+
+def test_models_list_of_an_empty_folder_says_what_should_be_there(tmp_path: Path) -> None:
+    done = duly("models", "list", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"no models in {tmp_path}: it should hold NAME/VERSION/*.onnx\n"
+
+
+def test_models_show_gives_the_settings_with_their_defaults(repository: Path) -> None:
+    done = duly("models", "show", str(repository), "double")
+    assert (done.returncode, done.stderr) == (0, "")
+    settings = json.loads(done.stdout)
+    assert (settings["description"], settings["default_budget_ms"]) == ("Twice as much.", 100)
+
+
+def test_models_show_of_an_unknown_model_names_the_likely_one(repository: Path) -> None:
+    done = duly("models", "show", str(repository), "duoble")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"duly: no model duoble in {repository}; did you mean double?\n"
+
+
+def test_models_check_loads_them_and_says_which_work(repository: Path) -> None:
+    done = duly("models", "check", str(repository), "--lanes", "cpu:0", "--threads", "1")
+    assert done.returncode == 1
+    newest, older = done.stdout.splitlines()
+    assert newest.startswith("double/2  ")
+    assert "model.onnx" in newest
+    assert older == "double/1  ok"
+
+
+def test_models_check_refuses_a_lane_that_is_none(repository: Path) -> None:
+    done = duly("models", "check", str(repository), "--lanes", "tpu:0")
+    assert done.returncode == 2
+    assert done.stderr.startswith("duly: --lanes: should be names such as cpu:0 or cuda:0, got 'tpu:0'")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error_worth_words(repository: Path) -> None:
+    source, sink = os.pipe()
+    os.close(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "duly.cli", "version"],
+        stdout=sink,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": str(SERVER)},
+    )
+    os.close(sink)
+    assert (done.returncode, done.stderr) == (1, "")
