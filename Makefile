@@ -31,9 +31,9 @@ $(READY): pyproject.toml
 	  echo "'$(PYTHON)' can't make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; \
 	  exit 1; }
 	@echo "Installing duly and what it needs into $(VENV); this takes a minute, once"
-	@$(BIN)/pip install --quiet --upgrade pip
-	@if $(BIN)/pip show --quiet $(UNWANTED) 2>/dev/null; then $(BIN)/pip uninstall --quiet --yes $(UNWANTED); fi
-	@$(BIN)/pip install --quiet --editable '.[$(ACCELERATOR),demo,dev]'
+	@$(BIN)/pip install --quiet --quiet --upgrade pip
+	@if $(BIN)/pip show --quiet $(UNWANTED) 2>/dev/null; then $(BIN)/pip uninstall --quiet --quiet --yes $(UNWANTED); fi
+	@$(BIN)/pip install --quiet --quiet --editable '.[$(ACCELERATOR),demo,dev]'
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
@@ -62,9 +62,9 @@ bench: $(READY) ## Measure against the transport's floor (BENCH_ARGS for options
 
 wheel-check: $(READY) ## Build the wheel and try its base packages in an empty environment
 	@rm -rf build/wheel
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheel .
 	@$(BIN)/python -m venv build/wheel/venv
-	build/wheel/venv/bin/pip install --quiet build/wheel/duly-*.whl
+	build/wheel/venv/bin/pip install --quiet --quiet build/wheel/duly-*.whl
 	cd build/wheel && venv/bin/duly version && venv/bin/python -c 'import duly_client, duly_load'
 	@cd build/wheel && ! venv/bin/duly serve --models . 2> serve.txt && grep -F "pip install 'duly[cpu]'" serve.txt
 

@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -45,10 +46,13 @@ class Run {
       fail("not every stream was opened within " + std::to_string(kOpenTimeoutNs / kSecondNs) + " s");
     if (report_.error.empty()) {
       start_sending();
-      std::thread pacer;
-      if (options_.mode == Mode::kOpen) pacer = std::thread([this] { pace(); });
-      handle_until(stop_ns_, [this](const Stream&) { return frames_left_ == 0; });
-      stop_pacer(pacer);
+      if (options_.mode == Mode::kOpen) {
+        std::thread pacer([this] { pace(); });
+        handle_until(INT64_MAX, [this](const Stream&) { return pacer_done_.load(); });
+        stop_pacer(pacer);
+      } else {
+        handle_until(stop_ns_, [this](const Stream&) { return frames_left_ == 0; });
+      }
       for (Stream& stream : streams_) stream.finish_sending();
       sending_ = false;
       handle_until(now_ns() + to_ns(options_.drain_seconds), ended);
@@ -96,16 +100,16 @@ class Run {
     std::unique_lock lock(mutex_);
     for (int64_t n = 0;; ++n) {
       const int64_t intended_ns = start_ns + static_cast<int64_t>(gap_ns * static_cast<double>(n));
-      if (intended_ns >= stop_ns_) return;
+      if (intended_ns >= stop_ns_) break;
       const auto at = std::chrono::steady_clock::time_point(std::chrono::nanoseconds(intended_ns));
       if (stop_.wait_until(lock, at, [this] { return stop_pacer_; })) return;
       if (report_.tally.measures(intended_ns)) report_.tally.lag.add(now_ns() - intended_ns);
       streams_[static_cast<size_t>(n) % streams_.size()].send(intended_ns);
     }
+    pacer_done_ = true;  // also where it came late: every frame of the schedule is sent
   }
 
   void stop_pacer(std::thread& pacer) {
-    if (!pacer.joinable()) return;
     {
       const std::lock_guard lock(mutex_);
       stop_pacer_ = true;
@@ -164,6 +168,7 @@ class Run {
   bool sending_ = false;
   bool aborting_ = false;
   bool stop_pacer_ = false;
+  std::atomic<bool> pacer_done_ = false;
 };
 
 }  // namespace

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from duly.config import ConfigError, default_lanes, default_threads, load_config
+from duly.config import ConfigError, load_config
 from duly.models.repository import ModelVersion, Repository
 
 _FOLDER = click.argument(
@@ -31,7 +31,7 @@ def list_models(folder: Path) -> None:
     if not versions and not problems:
         click.echo(f"no models in {folder}: it should hold NAME/VERSION/*.onnx")
     for problem in problems:
-        click.echo(f"duly: {problem}", err=True)
+        click.echo(f"duly: {problem.reason}", err=True)
     sys.exit(1 if problems else 0)
 
 
@@ -53,7 +53,7 @@ def show(folder: Path, model: str) -> None:
             click.echo(version.config.model_dump_json(by_alias=True, indent=2))
             return
     for problem in problems:
-        click.echo(f"duly: {problem}", err=True)
+        click.echo(f"duly: {problem.reason}", err=True)
     known = sorted({name for version in versions for name in (version.name, version.key)})
     close = difflib.get_close_matches(model, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
@@ -73,7 +73,7 @@ def check(folder: Path, lanes: str | None, threads: str | None) -> None:
         raise click.UsageError(str(error)) from error
     from duly import app  # with all of gRPC behind it, which the other commands do not need
 
-    results = app.check_models(folder, config.lanes or default_lanes(), config.threads or default_threads())
+    results = app.check_models(folder, config.lanes, config.threads)
     width = max((len(key) for key, _ in results), default=0)
     for key, problem in results:
         click.echo(f"{key:{width}}  {problem or 'ok'}")

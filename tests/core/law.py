@@ -188,8 +188,8 @@ class Witness:
         if stream is None:
             return action.status is OutcomeStatus.CANCELLED
         terms = stream.terms
-        if isinstance(event, StreamClosed):
-            return event.stream_id == frame.stream_id and action.status is OutcomeStatus.CANCELLED
+        if isinstance(event, StreamClosed) and event.stream_id == frame.stream_id:
+            return action.status is OutcomeStatus.CANCELLED
         match action.status:
             case OutcomeStatus.EXPIRED:
                 return now_ns + self.scheduler.planned_one_ns(frame.model) > frame.deadline_ns

@@ -1,17 +1,15 @@
 """A real server in the test's own event loop, its workers real processes, its clients real gRPC over loopback."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import graphs
 import grpc
 import pytest
+from serving import serving
 
 from duly.app import App
-from duly.config import ServerConfig
 
 
 
@@ -22,16 +20,6 @@ def repository(tmp_path: Path) -> Path:
     graphs.save(root, "double", graphs.scale(), toml="warmup_runs = 3\n")
     graphs.save(root, "sum", graphs.running_sum(), toml="warmup_runs = 3\n" + graphs.RUNNING_SUM_TOML)
     return root
-
-
-@contextlib.asynccontextmanager
-async def serving(models: Path, **settings: Any) -> AsyncIterator[App]:
-    app = App(ServerConfig(models=models, **({"listen": "127.0.0.1:0", "threads": 1} | settings)))
-    try:
-        await app.start()
-        yield app
-    finally:
-        await app.close()
 
 
 @pytest.fixture

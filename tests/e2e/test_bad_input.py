@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from conftest import serving
+from serving import serving
 from wire import EXPIRED, INVALID, ON_TIME, SHED, Wire, array, frame, reason, tensor
 
 from duly.app import App

@@ -8,7 +8,7 @@ from pathlib import Path
 import graphs
 import grpc
 import pytest
-from conftest import serving
+from serving import serving
 from wire import FAILED, ON_TIME, Wire, array, frame, reason
 
 from duly.app import App, StartError, check_models

@@ -7,11 +7,11 @@ from pathlib import Path
 import graphs
 import grpc
 import pytest
-from conftest import serving
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from serving import serving
 from wire import CANCELLED, EXPIRED, LATE, ON_TIME, SUPERSEDED, Wire, array, frame
 
 from duly.app import App

@@ -11,6 +11,7 @@ Every frame sent is answered by exactly one outcome. `BlockingClient` is the sam
 
 from duly_client.blocking import BlockingClient, BlockingStream
 from duly_client.client import Client
+from duly_client.clock import ClockEstimate
 from duly_client.errors import (
     ClientTooSlow,
     DulyError,
@@ -33,6 +34,7 @@ __all__ = [
     "BlockingStream",
     "Client",
     "ClientTooSlow",
+    "ClockEstimate",
     "DulyError",
     "InvalidRequest",
     "LoadFailed",

@@ -77,6 +77,7 @@ _BY_REASON: dict[str, type[DulyError]] = {
     "STREAM_OPENED_TWICE": InvalidRequest,
     "FRAME_ID_NOT_INCREASING": InvalidRequest,
     "INVALID_OPEN": InvalidRequest,
+    "INVALID_REQUEST": InvalidRequest,
     "MESSAGE_MALFORMED": InvalidRequest,
     "STREAMS_EXHAUSTED": StreamRefused,
     "DRAINING": ServerUnavailable,

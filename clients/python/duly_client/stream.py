@@ -18,11 +18,12 @@ import grpc
 
 from duly.v1 import inference_pb2
 from duly_client import errors, wire
+from duly_client.clock import ClockEstimate
 from duly_client.connection import Connection
 from duly_client.types import Advice, Encoding, Outcome, Payload, Status, StreamTerms, advice_of, outcome_of
 
 FRAMES_HELD_MAX = 4096
-"""Four times the largest credit that is of use to a sensor; each frame held takes about 100 bytes."""
+"""Many times the credit that is of use to a sensor."""
 UNREAD_WAIT_S = 10.0
 """How long `send` waits for an application that reads no outcomes."""
 CLOCK_WAIT_S = 1.0
@@ -76,11 +77,15 @@ class Stream:
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise RuntimeError("a stream opens once; ask the client for another one")
-        connection = await self._connect()
-        self._connection = connection
+        self._connection = connection = await self._connect()
         self._task = asyncio.create_task(self._run(connection))
         self._task.add_done_callback(self._end)
-        await asyncio.wait((connection.clock_related, self._task), timeout=CLOCK_WAIT_S, return_when="FIRST_COMPLETED")
+        try:
+            known = (connection.clock_related, self._task)
+            await asyncio.wait(known, timeout=CLOCK_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -113,6 +118,11 @@ class Stream:
             raise RuntimeError("the stream is not open: enter it with `async with`")
         return self._terms
 
+    @property
+    def clock(self) -> ClockEstimate | None:
+        """The server's wall clock minus the client's, and its uncertainty; None while that is unknown."""
+        return None if self._connection is None else self._connection.clock.estimate(time.time_ns())
+
     # ---- sending ----
 
     async def send(
@@ -142,7 +152,7 @@ class Stream:
             )
         inputs = wire.inputs_of(payload, encoding, terms.inputs if self._check else None)
         size = wire.FRAME_FIELDS_BYTES_MAX + sum(len(head) + data_bytes for head, _, data_bytes in inputs)
-        if self._check and size > terms.message_bytes_max:
+        if self._check and 0 < terms.message_bytes_max < size:
             raise ValueError(f"the frame takes {size} bytes; the server reads up to {terms.message_bytes_max}")
         connection = self._connection
         if connection is None or self._stopping.is_set() or self._full() or not connection.has_room(size):
@@ -256,8 +266,7 @@ class Stream:
             if response is None:
                 return errors.ServerUnavailable("the server ended the stream")
             if response.WhichOneof("response") == "advice":
-                if self._on_advice is not None:
-                    asyncio.get_running_loop().call_soon(self._on_advice, advice_of(response.advice))
+                self._advise(advice_of(response.advice))
                 continue
             now_ns = time.time_ns()
             for message in response.outcomes.outcomes:
@@ -269,6 +278,12 @@ class Stream:
             while len(self._unread) >= self._unread_max() and not self._closed:
                 self._changed.clear()
                 await self._changed.wait()
+
+    def _advise(self, advice: Advice) -> None:
+        if advice.kind == "VERSION_CHANGED":
+            self._check = False  # the terms are those of the version before; the server knows better
+        if self._on_advice is not None:
+            asyncio.get_running_loop().call_soon(self._on_advice, advice)
 
     async def _reconnect(self, error: errors.DulyError) -> Connection | None:
         """A new connection after `error` ended the last one; None: the stream is finished. Raises the last error where
@@ -310,7 +325,7 @@ class Stream:
                 await connection.close()
 
     def _unread_max(self) -> int:
-        return max(1, self.opened.frames_in_flight_max)
+        return min(max(1, self.opened.frames_in_flight_max), FRAMES_HELD_MAX // 2)
 
     def _take_in(self, outcome: Outcome) -> None:
         self._unread.append(outcome)

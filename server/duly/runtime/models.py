@@ -136,8 +136,8 @@ class Models:
         """Loads the newest version of every model, one after another, so that each is profiled undisturbed."""
         versions, problems = self._repository.scan()
         for problem in problems:
-            self.problems[problem.model] = str(problem)
-            _log.error("model cannot be served", model=problem.model, reason=str(problem))
+            self.problems[problem.name] = str(problem)
+            _log.error("model cannot be served", model=problem.name, reason=str(problem))
         newest: dict[str, ModelVersion] = {}
         for version in versions:
             newest.setdefault(version.name, version)
@@ -154,7 +154,7 @@ class Models:
         versions, problems = await asyncio.to_thread(self._repository.scan)
         candidates = [v for v in versions if v.name == name and version in ("", v.version)]
         if not candidates:
-            broken = [str(problem) for problem in problems if problem.model == name]
+            broken = [str(problem) for problem in problems if problem.name == name]
             if broken:
                 raise ModelError("REPOSITORY_INVALID", "; ".join(broken))
             what = f"version {version} of model {name!r}" if version else f"model {name!r}"

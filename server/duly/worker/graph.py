@@ -29,6 +29,10 @@ class LoadError(Exception):
     """A model can't be loaded; the message names the file relative to the repository, the place and what would do."""
 
 
+class RunError(Exception):
+    """A batch can't be run; the message is for people and holds no path."""
+
+
 @dataclass(frozen=True, slots=True)
 class GraphTensor:
     """One input or output of a graph."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from duly.worker import channel
-from duly.worker.graph import LoadError
+from duly.worker.graph import LoadError, RunError
 from duly.worker.installed import BackendError, check_installed
 
 if TYPE_CHECKING:
@@ -82,8 +82,6 @@ def _serve(connection: socket.socket) -> int:
 
 def _run(model: "Model", run: channel.Run) -> bytes | bytearray:
     """Runs a batch and encodes what became of it."""
-    from duly.worker.onnx import RunError
-
     try:
         return channel.encode_done(model.run(run))
     except RunError as error:

@@ -12,10 +12,10 @@ from time import monotonic_ns
 
 import numpy as np
 
-from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, SLOTS, Done, Region, Run, TensorRef
-from duly.worker.graph import Array, is_fixed
+from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
+from duly.worker.graph import Array, RunError, is_fixed
 from duly.worker.layout import layout
-from duly.worker.onnx import Binding, RunError, Session
+from duly.worker.onnx import Binding, Session
 from duly.worker.plan import Plan
 from duly.worker.postprocess import WHOLE_PICTURE, yolo_v2
 from duly.worker.preprocess import InvalidFrame, Placement, not_finite, tensor
@@ -71,7 +71,7 @@ class Model:
         self._stateful = signature.stateful
         self._streams = Streams(plan.states)
         self._fixed = plan.fixed
-        self._rows = [self._input_rows(slot) for slot in range(SLOTS)] if plan.fixed else []
+        self._rows = self._input_rows() if plan.fixed else []
         self._bound: dict[tuple[int, int], _Bound] = {}
 
     def run(self, run: Run) -> Done:
@@ -103,17 +103,18 @@ class Model:
 
     # ---- from the region to rows ----
 
-    def _input_rows(self, slot: int) -> list[Array]:
-        """One array [batch_max, ...] for each input: the region itself where payloads are rows already."""
-        rows: list[Array] = []
-        for index, planned in enumerate(self._plan.inputs):
-            reader = planned.reader
-            shape = (self._batch_max, *reader.row_shape)
-            if reader.as_is:
-                rows.append(_view(self._region.inputs[slot], self._input_bases[index], shape, reader.dtype))
-            else:
-                rows.append(self._rows[0][index] if slot and self._rows else np.zeros(shape, reader.dtype))
-        return rows
+    def _input_rows(self) -> list[list[Array]]:
+        """By slot, one array [batch_max, ...] for each input: the region itself where payloads are rows already."""
+        shapes = [(self._batch_max, *planned.reader.row_shape) for planned in self._plan.inputs]
+        readers = [planned.reader for planned in self._plan.inputs]
+        own = [None if r.as_is else np.zeros(shape, r.dtype) for r, shape in zip(readers, shapes, strict=True)]
+        return [
+            [
+                _view(area, base, shape, reader.dtype) if buffer is None else buffer
+                for buffer, base, shape, reader in zip(own, self._input_bases, shapes, readers, strict=True)
+            ]
+            for area in self._region.inputs
+        ]
 
     def _read(self, batch: _Batch) -> None:
         run = batch.run

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from duly.models.spec import ModelConfig, Provider
-from duly.worker.graph import Array, Graph, GraphTensor, LoadError
+from duly.worker.graph import Array, Graph, GraphTensor, LoadError, RunError
 from duly.worker.installed import check_installed
 from duly.worker.providers import CUDA, TENSORRT, Node, ProviderError, check_available, check_used, wanted
 from duly.worker.reasons import load_reason, run_reason
@@ -39,10 +39,6 @@ _KINDS = {
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
 }
-
-
-class RunError(Exception):
-    """A run failed; the message is for people and holds no path."""
 
 
 class Session:

@@ -7,10 +7,9 @@ import numpy as np
 
 from duly.models.spec import TensorSpec
 from duly.worker.channel import ENCODINGS, OK, SLOTS, Region, Run, TensorRef
-from duly.worker.graph import DTYPES, Array, LoadError
+from duly.worker.graph import DTYPES, Array, LoadError, RunError
 from duly.worker.layout import layout
 from duly.worker.model import Model
-from duly.worker.onnx import RunError
 
 UNTIMED_RUNS = 3
 """Buffers are bound and touched, kernels chosen and, with CUDA graphs, captured in these."""
@@ -87,13 +86,13 @@ def sample(spec: TensorSpec) -> tuple[bytes, str, tuple[int, ...]]:
         opened = (max(1, extent // shrink) for extent in (*extents, *spec.shape[len(extents) :]))
         shape = tuple(extent if fixed < 0 else fixed for extent, fixed in zip(opened, spec.shape, strict=True))
         if picture:
-            payload, encoding = cv2.imencode(f".{picture.lower()}", _gradient(shape))[1].tobytes(), picture
+            payload = cv2.imencode(f".{picture.lower()}", _gradient(shape))[1].tobytes()
         elif spec.encodings:
-            payload, encoding = np.zeros(shape, "<i2").tobytes(), spec.encodings[0]
+            payload = np.zeros(shape, "<i2").tobytes()
         else:
-            payload, encoding = _values(spec.datatype, shape).tobytes(), ""
+            payload = _values(spec.datatype, shape).tobytes()
         if len(payload) <= spec.bytes_max:
-            return payload, encoding, shape
+            return payload, picture or next(iter(spec.encodings), ""), shape
         shrink *= 2
     raise LoadError(f"input '{spec.name}': bytes_max {spec.bytes_max} leaves room for no frame; raise it")
 

@@ -1,0 +1,160 @@
+"""The server's end of a worker's channel, in the fewest lines that can talk to a real worker process."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from duly.models.repository import ModelVersion, Repository
+from duly.models.spec import Signature
+from duly.worker import channel
+from duly.worker.layout import layout
+
+Array = npt.NDArray[Any]
+TIMEOUT_S = 60.0
+
+DTYPES = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4", "UINT8": "u1", "BOOL": "?"}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    format: str
+    data: bytes
+
+
+@dataclass
+class Outcome:
+    """What became of one frame."""
+
+    status: int
+    reason: str = ""
+    outputs: dict[str, Array] = field(default_factory=dict)
+
+
+class LoadFailed(Exception):
+    """The worker's answer to LOAD; its message is the reason."""
+
+
+class BatchFailed(Exception):
+    """The worker's answer to a RUN; its message is the reason."""
+
+
+def version_of(root: Path, name: str) -> ModelVersion:
+    """The newest version of a model that the repository finds nothing wrong with."""
+    versions, problems = Repository(root).scan()
+    assert not problems, problems
+    return next(version for version in versions if version.name == name)
+
+
+class Worker:
+    """A worker process with a loaded model, to be used in a `with`."""
+
+    def __init__(self, version: ModelVersion, *, lane: str = "cpu:0", variant: str = "", threads: int = 1) -> None:
+        self.socket, theirs = channel.socket_pair()
+        self.socket.settimeout(TIMEOUT_S)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "duly.worker.main", str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        body = {
+            "model": version.key,
+            "lane": lane,
+            "folder": str(version.folder),
+            "model_folder": str(version.model_folder),
+            "config": version.config.model_dump(mode="json", by_alias=True),
+            "variant": variant or version.config.variants[0].name,
+            "threads": threads,
+        }
+        self.socket.send(channel.encode_text(channel.LOAD, body))
+        message, descriptors, _, _ = socket.recv_fds(self.socket, channel.MESSAGE_BYTES_MAX, 1)
+        if not message or channel.kind_of(message) != channel.READY:
+            reason = channel.decode_text(message)[1]["reason"] if message else "the worker died"
+            self.process.wait(TIMEOUT_S)
+            self.close()
+            raise LoadFailed(reason)
+        self.ready = channel.decode_text(message)[1]
+        self.signature = Signature.model_validate(self.ready["signature"])
+        batch_max = max(self.signature.batch_sizes)
+        self._input_bases, _ = layout([spec.bytes_max for spec in self.signature.inputs], batch_max)
+        self.region = channel.Region(descriptors[0], self.ready["input_bytes"], self.ready["output_bytes"])
+        self.batch_id = 0
+
+    def run(
+        self,
+        frames: Sequence[Sequence[Array | Encoded]],
+        streams: Sequence[int] = (),
+        resets: Sequence[bool] = (),
+        slot: int = 0,
+    ) -> list[Outcome]:
+        """Runs one batch; each frame is one value for each input. Raises BatchFailed."""
+        self.send_run(frames, streams, resets, slot)
+        return self.receive_done()
+
+    def send_run(
+        self,
+        frames: Sequence[Sequence[Array | Encoded]],
+        streams: Sequence[int] = (),
+        resets: Sequence[bool] = (),
+        slot: int = 0,
+    ) -> None:
+        self.batch_id += 1
+        entries = []
+        for index, values in enumerate(frames):
+            refs: list[channel.TensorRef] = []
+            for base, spec, value in zip(self._input_bases, self.signature.inputs, values, strict=True):
+                offset = base + index * spec.bytes_max
+                data = value.data if isinstance(value, Encoded) else value.tobytes()
+                encoding = channel.ENCODINGS.index(value.format) if isinstance(value, Encoded) else 0
+                shape = () if isinstance(value, Encoded) else value.shape
+                self.region.inputs[slot][offset : offset + len(data)] = data
+                refs.append((offset, len(data), encoding, shape))
+            stream = streams[index] if streams else index
+            entries.append((stream, bool(resets and resets[index]), refs))
+        self.socket.send(channel.encode_run(channel.Run(self.batch_id, slot, entries)))
+
+    def receive_done(self) -> list[Outcome]:
+        message = self.socket.recv(channel.MESSAGE_BYTES_MAX)
+        assert message, "the worker died"
+        if channel.kind_of(message) == channel.FAILED:
+            batch_id, body = channel.decode_text(message)
+            assert batch_id == self.batch_id
+            raise BatchFailed(body["reason"])
+        done = channel.decode_done(message, len(self.signature.outputs))
+        assert done.batch_id == self.batch_id
+        assert done.started_ns <= done.finished_ns
+        area = self.region.outputs[done.slot]
+        outcomes = []
+        for index, (status, refs) in enumerate(done.frames):
+            outputs = {
+                spec.name: np.frombuffer(bytes(area[offset : offset + length]), DTYPES[spec.datatype]).reshape(shape)
+                for spec, (offset, length, _, shape) in zip(self.signature.outputs, refs, strict=status == channel.OK)
+            }
+            outcomes.append(Outcome(status, done.reasons.get(index, ""), outputs))
+        return outcomes
+
+    def forget(self, *stream_ids: int) -> None:
+        self.socket.send(channel.encode_forget(list(stream_ids)))
+
+    def close(self) -> None:
+        """Closes this end, which is the worker's sign to end, and waits until it has."""
+        self.socket.close()
+        self.process.wait(TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        self.region.close()
