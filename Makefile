@@ -47,7 +47,7 @@ check: $(READY) ## Formatting, lint, types, layers, protocol, stubs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/buf lint
 	@rm -rf build/stubs && mkdir -p build/stubs
 	@$(call stubs_into,build/stubs)

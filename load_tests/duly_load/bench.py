@@ -100,8 +100,9 @@ def table(part: Part) -> Table:
 
 
 def _figure(value: float) -> str:
-    """Three decimals below 100, none above."""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    """Fewer decimals for larger figures."""
+    decimals = 3 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
+    return f"{value:,.{decimals}f}"
 
 
 def _keys(context: click.Context, option: click.Parameter, value: str) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from duly_load.bench_client import ClientError, Load, LoadClient, LoadResult
 from duly_load.bench_models import MLP, SQUEEZENET, THREADS, WIDE, BenchModel
-from duly_load.bench_servers import ServerProcess
+from duly_load.bench_servers import Memory, ServerProcess
 
 MEBIBYTE = 2**20
 STREAM_RATE_HZ = 30.0
@@ -165,10 +165,12 @@ def overload(setup: Setup) -> Part:
         )
         capacity = setup.load(setup.duly, closed)
         part.keep("capacity", capacity)
+        if capacity.on_time_per_s == 0:
+            raise ClientError(f"duly: no frame of {SQUEEZENET.name} was on time, within {closed.budget_ms:g} ms")
         part.add("capacity, closed loop", "frames/s", capacity.on_time_per_s)
         for factor in OVERLOAD_FACTORS:
             setup.advance(f"overload: {factor:g} x capacity")
-            result = setup.load(setup.duly, _offered(setup, factor * capacity.on_time_per_s))
+            result = setup.load(setup.duly, offered(effort, factor * capacity.on_time_per_s))
             name = f"{factor:g}x"
             part.keep(name, result)
             part.add(f"{name}: offered", "frames/s", result.answered / result.seconds)
@@ -194,26 +196,17 @@ def memory(setup: Setup) -> Part:
     frames = setup.effort.memory_frames
     part = Part("d", f"Memory of the server and its workers, every {frames:,} of {MEMORY_SAMPLES * frames:,} frames")
     load = Load(MLP.name, MLP.frame_bytes, streams=BUSY_STREAMS, window=BUSY_WINDOW, frames=frames)
-    proportional, resident = [], []
+    looks: list[Memory] = []
     for sample in range(MEMORY_SAMPLES + 1):
         setup.advance(f"memory: {sample * frames:,} frames" if sample else "memory: warm-up")
         part.keep(f"after {sample * frames} frames", setup.load(setup.duly, load))
-        now = setup.duly.memory()
-        resident.append(now.rss_bytes)
-        proportional.append(now.pss_bytes)
-        part.runs[-1].update(asdict(now))
-    for label, sizes in (("PSS", [size for size in proportional if size is not None]), ("RSS", resident)):
-        if len(sizes) <= MEMORY_SAMPLES:
-            part.notes.append(f"{label}: may not be read here")
-            continue
-        baseline, *later = sizes
-        part.rows.append(Row(f"{label} after warm-up", "MiB", [baseline / MEBIBYTE]))
-        part.rows.append(Row(f"{label} later", "MiB", [size / MEBIBYTE for size in later]))
-        drift = max((size / baseline - 1 for size in later), key=abs)
-        verdict = "flat" if abs(drift) <= MEMORY_DRIFT_MAX else "NOT flat"
-        part.notes.append(
-            f"{label}: {verdict}, at most {drift:+.2%} from the warm-up (flat: within {MEMORY_DRIFT_MAX:.0%})"
-        )
+        looks.append(setup.duly.memory())
+        part.runs[-1].update(asdict(looks[-1]))
+    _add_memory(part, "RSS", [look.rss_bytes for look in looks])
+    proportional = [look.pss_bytes for look in looks if look.pss_bytes is not None]
+    if len(proportional) == len(looks):
+        _add_memory(part, "PSS", proportional)
+        part.notes.append("PSS also moves as unrelated processes come and go that map the same libraries.")
     return part
 
 
@@ -234,23 +227,32 @@ MEASUREMENTS = {
 }
 
 
-def _one_at_a_time(setup: Setup, model: BenchModel) -> Load:
-    effort = setup.effort
-    return Load(model.name, model.frame_bytes, seconds=effort.seconds, warmup_seconds=effort.warmup_seconds)
-
-
-def _offered(setup: Setup, frames_per_s: float) -> Load:
-    """An open loop of exactly this rate, from as many streams as bring each closest to 30 Hz."""
+def offered(effort: Effort, frames_per_s: float) -> Load:
+    """An open loop of exactly this rate over all streams, each of about 30 Hz."""
     streams = max(1, round(frames_per_s / STREAM_RATE_HZ))
     return Load(
         SQUEEZENET.name,
         SQUEEZENET.frame_bytes,
         streams=streams,
         rate_hz=frames_per_s / streams,
-        seconds=setup.effort.overload_seconds,
-        warmup_seconds=setup.effort.warmup_seconds,
+        seconds=effort.overload_seconds,
+        warmup_seconds=effort.warmup_seconds,
         budget_ms=OVERLOAD_BUDGET_MS,
     )
+
+
+def _one_at_a_time(setup: Setup, model: BenchModel) -> Load:
+    effort = setup.effort
+    return Load(model.name, model.frame_bytes, seconds=effort.seconds, warmup_seconds=effort.warmup_seconds)
+
+
+def _add_memory(part: Part, kind: str, sizes_bytes: list[int]) -> None:
+    baseline, *later = sizes_bytes
+    part.rows.append(Row(f"{kind} after warm-up", "MiB", [baseline / MEBIBYTE]))
+    part.rows.append(Row(f"{kind} later", "MiB", [size / MEBIBYTE for size in later]))
+    drift = max((size / baseline - 1 for size in later), key=abs)
+    verdict = "flat" if abs(drift) <= MEMORY_DRIFT_MAX else "not flat"
+    part.notes.append(f"{kind}: {verdict}, at most {drift:+.2%} from the warm-up (flat: within {MEMORY_DRIFT_MAX:.0%})")
 
 
 def _bare_run(setup: Setup, model: BenchModel) -> dict[str, float]:

@@ -106,7 +106,7 @@ def _report(error: Exception) -> int:
         message = str(error)
     else:
         message = f"internal error, {type(error).__name__}: {error} (DULY_DEBUG=1 shows where)"
-    for line in message.splitlines():
+    for line in message.splitlines() or [type(error).__name__]:
         click.echo(f"duly: {line}", err=True)
     return status
 

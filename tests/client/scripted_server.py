@@ -40,16 +40,16 @@ class OpenedStream:
         self.number = len(server.opens)
 
     async def greet(self, **terms: Any) -> None:
-        opened = inference_pb2.StreamOpened(
-            stream_id=self.number,
-            version="3",
-            inputs=[tensor_pb2.TensorSpec(name="x", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[4])],
-            outputs=[tensor_pb2.TensorSpec(name="y", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[4])],
-            default_budget_nano=self.request.default_budget_nano or 100_000_000,
-            frames_in_flight_max=64,
-            message_bytes_max=1 << 22,
-        )
-        opened.MergeFrom(inference_pb2.StreamOpened(**terms))
+        agreed: dict[str, Any] = {
+            "stream_id": self.number,
+            "version": "3",
+            "inputs": [tensor_pb2.TensorSpec(name="x", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[4])],
+            "outputs": [tensor_pb2.TensorSpec(name="y", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[4])],
+            "default_budget_nano": self.request.default_budget_nano or 100_000_000,
+            "frames_in_flight_max": 64,
+            "message_bytes_max": 1 << 22,
+        }
+        opened = inference_pb2.StreamOpened(**agreed | terms)
         await self.context.write(inference_pb2.StreamResponse(opened=opened))
 
     async def requests(self) -> AsyncIterator[inference_pb2.StreamRequest]:

@@ -6,8 +6,8 @@ import time
 import grpc
 import numpy as np
 import pytest
-from client.scripted_server import OpenedStream, ScriptedServer, echo, on_time, refuse, serving
 
+from client.scripted_server import OpenedStream, ScriptedServer, echo, on_time, refuse, serving
 from duly.v1 import inference_pb2
 from duly_client import Advice, Client, ClientTooSlow, InvalidRequest, ProtocolError, Status, StreamRefused
 from duly_client import stream as stream_module
@@ -33,10 +33,10 @@ async def test_a_frame_comes_back_as_one_outcome() -> None:
 
 
 async def test_over_a_unix_socket(tmp_path: object) -> None:
-    async with serving(ScriptedServer(), f"unix:{tmp_path}/duly.sock") as target, Client(target, wan=True) as client:
-        async with client.stream("echo") as stream:
-            await stream.send(X)
-            assert (await anext(stream)).ok
+    address = f"unix:{tmp_path}/duly.sock"
+    async with serving(ScriptedServer(), address), Client(address, wan=True) as client, client.stream("echo") as stream:
+        await stream.send(X)
+        assert (await anext(stream)).ok
 
 
 async def test_the_terms_asked_for_and_agreed() -> None:
@@ -94,7 +94,11 @@ async def test_what_a_frame_carries() -> None:
         await stream.send({"x": X}, capture_time_ns=1_700_000_000_000_000_000, budget_ms=7, must_run=True)
         await server.until(lambda: len(server.frames) == 1)
     (frame,) = server.frames
-    assert (frame.capture_time_unix_nano, frame.budget_nano, frame.must_run) == (1_700_000_000_000_000_000, 7_000_000, 1)
+    assert (frame.capture_time_unix_nano, frame.budget_nano, frame.must_run) == (
+        1_700_000_000_000_000_000,
+        7_000_000,
+        1,
+    )
     assert (frame.tensors[0].name, list(frame.tensors[0].shape), frame.tensors[0].data) == ("x", [4], X.tobytes())
 
 
@@ -205,12 +209,15 @@ async def test_advice_is_passed_on() -> None:
         await echo_frames(stream)
 
     got: list[Advice] = []
-    async with serving(ScriptedServer(advising)) as target, Client(target) as client:
-        async with client.stream("echo", on_advice=got.append) as stream:
-            await stream.send(X)
-            await anext(stream)
-            await stream.send(np.zeros((2, 2), np.uint8))  # the new version may take something else
-            assert (await anext(stream)).outputs["y"].shape == (2, 2)
+    async with (
+        serving(ScriptedServer(advising)) as target,
+        Client(target) as client,
+        client.stream("echo", on_advice=got.append) as stream,
+    ):
+        await stream.send(X)
+        await anext(stream)
+        await stream.send(np.zeros((2, 2), np.uint8))  # the new version may take something else
+        assert (await anext(stream)).outputs["y"].shape == (2, 2)
     assert got == [Advice("SLOW_DOWN", 50_000_000, "", "busy"), Advice("VERSION_CHANGED", 0, "4", "")]
 
 
@@ -226,7 +233,7 @@ async def test_a_refused_stream_says_why_and_what_would_fit() -> None:
         await refuse(stream.context, grpc.StatusCode.RESOURCE_EXHAUSTED, message, "STREAMS_EXHAUSTED", metadata)
 
     async with serving(ScriptedServer(full)) as target, Client(target) as client:
-        with pytest.raises(StreamRefused, match="^the lanes are full: 50 ms between frames would fit$") as caught:
+        with pytest.raises(StreamRefused, match=r"^the lanes are full: 50 ms between frames would fit$") as caught:
             async with client.stream("echo"):
                 pytest.fail("opened")
     assert (caught.value.reason, caught.value.metadata) == ("STREAMS_EXHAUSTED", {"period_ms_min": "50"})
@@ -287,15 +294,19 @@ async def test_unread_outcomes_are_bounded_by_the_credit(monkeypatch: pytest.Mon
         await echo_frames(stream)
 
     async with serving(ScriptedServer(narrow)) as target, Client(target) as client, client.stream("echo") as stream:
-        with pytest.raises(ClientTooSlow, match="64 outcomes are unread and 136 frames unanswered: iterate"):
+
+        async def flood() -> None:
             while True:
                 await stream.send(X)
+
+        with pytest.raises(ClientTooSlow, match="64 outcomes are unread and 136 frames unanswered: iterate"):
+            await flood()
         await stream.finish()
         outcomes = [outcome.frame_id async for outcome in stream]
     assert outcomes == list(range(1, 201)), "reading goes on where it stopped"
 
 
-async def test_send_waits_while_the_server_does_not_read() -> None:
+async def test_send_waits_for_the_transport_and_may_be_cancelled() -> None:
     go_on = asyncio.Event()
 
     async def deaf(stream: OpenedStream) -> None:
@@ -303,48 +314,26 @@ async def test_send_waits_while_the_server_does_not_read() -> None:
         await go_on.wait()
         await echo_frames(stream)
 
-    async with serving(ScriptedServer(deaf)) as target, Client(target) as client:
-        async with client.stream("echo", check=False) as stream:
-            picture = np.zeros(1 << 20, np.uint8)
-            sent = 0
+    picture = np.zeros(1 << 20, np.uint8)
+    ids = []
+    async with (
+        serving(ScriptedServer(deaf)) as target,
+        Client(target, reconnect=False) as client,
+        client.stream("echo", check=False) as stream,
+    ):
 
-            async def flood() -> None:
-                nonlocal sent
-                for _ in range(64):
-                    await stream.send(picture)
-                    sent += 1
+        async def flood() -> None:
+            while True:
+                ids.append(await stream.send(picture))
 
-            flooding = asyncio.create_task(flood())
-            done, _ = await asyncio.wait((flooding,), timeout=0.5)
-            assert not done, "64 MiB fit in no flow-control window"
-            assert sent < 64
-            go_on.set()
-            await asyncio.gather(flooding, anext(stream))
-    assert sent == 64
-
-
-async def test_a_cancelled_send_leaves_the_stream_as_it_is() -> None:
-    go_on = asyncio.Event()
-
-    async def deaf(stream: OpenedStream) -> None:
-        await stream.greet()
-        await go_on.wait()
-        await echo_frames(stream)
-
-    async with serving(ScriptedServer(deaf)) as target, Client(target, reconnect=False) as client:
-        async with client.stream("echo", check=False) as stream:
-            picture = np.zeros(1 << 20, np.uint8)
-            sent = 0
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5):
-                    while True:
-                        await stream.send(picture)
-                        sent += 1
-            go_on.set()
-            await stream.finish()
-            outcomes = [outcome async for outcome in stream]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(flood(), timeout=0.5)
+        assert len(ids) < 64, "64 MiB fit in no flow-control window"
+        go_on.set()
+        await stream.finish()
+        outcomes = [outcome async for outcome in stream]
     assert all(outcome.ok for outcome in outcomes)
-    assert len(outcomes) == sent
+    assert [outcome.frame_id for outcome in outcomes] == ids
 
 
 async def test_several_tasks_may_send() -> None:

@@ -1,11 +1,16 @@
-"""How Hypothesis runs here: never against the wall clock, and in CI the same examples every time."""
+"""How Hypothesis runs here: never against the wall clock, and in CI the same examples every time.
+
+`pytest tests/core --hypothesis-profile=duly-long` looks much longer.
+"""
 
 import os
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 
-settings.register_profile("duly", deadline=None)
-settings.register_profile("duly-ci", deadline=None, derandomize=True)
-settings.register_profile("duly-long", deadline=None, max_examples=5000)
+# Without Phase.explain, which traces every line.
+duly = settings(deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink])
+settings.register_profile("duly", duly)
+settings.register_profile("duly-ci", duly, derandomize=True)
+settings.register_profile("duly-long", duly, max_examples=5000)
 if settings.get_current_profile_name() != "duly-long":
     settings.load_profile("duly-ci" if os.environ.get("CI") else "duly")

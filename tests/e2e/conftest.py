@@ -7,19 +7,22 @@ from pathlib import Path
 import graphs
 import grpc
 import pytest
+import pytest_asyncio
 from serving import serving
 
 from duly.app import App
 
 
+def write_models(root: Path) -> None:
+    graphs.save(root, "double", graphs.scale(), toml="warmup_runs = 3\n")
+    graphs.save(root, "sum", graphs.running_sum(), toml="warmup_runs = 3\n" + graphs.RUNNING_SUM_TOML)
+
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """`double` (y = 2x, 4 wide), `sum` (stateful running sum, 2 wide)."""
-    root = tmp_path / "models"
-    graphs.save(root, "double", graphs.scale(), toml="warmup_runs = 3\n")
-    graphs.save(root, "sum", graphs.running_sum(), toml="warmup_runs = 3\n" + graphs.RUNNING_SUM_TOML)
-    return root
+    write_models(tmp_path / "models")
+    return tmp_path / "models"
 
 
 @pytest.fixture
@@ -42,3 +45,23 @@ def wire_loop(repository: Path) -> Iterator[tuple[asyncio.Runner, App]]:
         app = runner.run(manager.__aenter__())
         yield runner, app
         runner.run(manager.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="module")
+def shared_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shared") / "models"
+    write_models(root)
+    return root
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_server(shared_repository: Path) -> AsyncIterator[App]:
+    """One server for all tests of a module that leave it as it was."""
+    async with serving(shared_repository) as app:
+        yield app
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared_channel(shared_server: App) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(shared_server.address) as channel:
+        yield channel

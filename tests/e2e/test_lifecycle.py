@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from wire import ON_TIME, SHED, Wire, frame
 
@@ -50,11 +51,11 @@ def duly_serve(repository: Path, *options: str) -> Iterator[Serving]:
     process = subprocess.Popen(
         [*command, "--listen", "127.0.0.1:0", *options], stderr=subprocess.PIPE, text=True, env=environment
     )
-    try:
-        yield Serving(process)
-    finally:
-        process.kill()
-        process.wait()
+    with process:
+        try:
+            yield Serving(process)
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -95,15 +96,19 @@ def test_nothing_outlives_a_killed_server(repository: Path) -> None:
     assert set(os.listdir("/dev/shm")) <= before
 
 
+def scrape(address: str) -> dict[str, Metric]:
+    with urllib.request.urlopen(f"http://{address}/metrics") as page:
+        return {family.name: family for family in text_string_to_metric_families(page.read().decode())}
+
+
 async def test_unix_socket_and_metrics(repository: Path, tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/duly.sock"
     with duly_serve(repository, "--listen", address, "--metrics", "127.0.0.1:0") as server:
         assert server.address == address
         async with grpc.aio.insecure_channel(address) as channel, Wire(channel, model="double") as wire:
             assert (await wire.ask(frame(1))).status == ON_TIME
-            with urllib.request.urlopen(f"http://{server.log[-1]['metrics']}/metrics") as page:
-                families = {f.name: f for f in text_string_to_metric_families(page.read().decode())}
-        on_time = [s for s in families["duly_outcomes"].samples if s.labels["status"] == "on_time" and s.value]
+        families = scrape(str(server.log[-1]["metrics"]))
+        on_time = [s for s in families["duly_outcomes"].samples if s.labels["status"] == "ON_TIME" and s.value]
         assert [(s.labels["model"], s.value) for s in on_time] == [("double/1", 1)]
 
 
@@ -111,7 +116,10 @@ def test_a_taken_address_is_said_before_any_model_is_loaded(repository: Path, tm
     with duly_serve(repository) as server:
         command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(repository), "--listen", server.address]
         second = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         assert second.returncode == 1
         assert f"cannot listen on {server.address}: Address already in use" in second.stderr

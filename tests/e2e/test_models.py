@@ -84,9 +84,7 @@ async def test_watching_models(
     watch.cancel()
 
 
-async def test_loading_what_is_not_there_or_broken(
-    repository: Path, stub: model_pb2_grpc.ModelServiceStub
-) -> None:
+async def test_loading_what_is_not_there_or_broken(repository: Path, stub: model_pb2_grpc.ModelServiceStub) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as missing:
         await stub.LoadModel(model_pb2.LoadModelRequest(name="nothing"))
     assert reason(missing.value) == "MODEL_NOT_FOUND"

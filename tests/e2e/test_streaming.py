@@ -9,18 +9,18 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from serving import serving
-from wire import CANCELLED, EXPIRED, LATE, ON_TIME, SUPERSEDED, Wire, array, frame
+from wire import CANCELLED, EXPIRED, ON_TIME, SUPERSEDED, Wire, array, frame
 
 from duly.app import App
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import inference_pb2_grpc, server_pb2, server_pb2_grpc
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-async def test_a_frame_comes_back_with_its_result_and_its_times(channel: grpc.aio.Channel) -> None:
-    async with Wire(channel, model="double", stream_name="camera") as wire:
+
+async def test_a_frame_comes_back_with_its_result_and_its_times(shared_channel: grpc.aio.Channel) -> None:
+    async with Wire(shared_channel, model="double", stream_name="camera") as wire:
         assert wire.terms.version == "1"
         assert [(i.name, list(i.shape)) for i in wire.terms.inputs] == [("x", [4])]
         assert [(o.name, list(o.shape)) for o in wire.terms.outputs] == [("y", [4])]
@@ -35,8 +35,8 @@ async def test_a_frame_comes_back_with_its_result_and_its_times(channel: grpc.ai
         assert abs(timing.received_unix_nano - time.time_ns()) < 60 * 10**9
 
 
-async def test_a_small_sensor_may_leave_out_what_is_plain(channel: grpc.aio.Channel) -> None:
-    async with Wire(channel, model="double") as wire:
+async def test_a_small_sensor_may_leave_out_what_is_plain(shared_channel: grpc.aio.Channel) -> None:
+    async with Wire(shared_channel, model="double") as wire:
         bare = pb.Frame(frame_id=1)
         bare.tensors.add(data=array_bytes(1, 2, 3, 4))
         assert array(await wire.ask(bare)).tolist() == [2, 4, 6, 8]
@@ -48,30 +48,30 @@ def array_bytes(*values: float) -> bytes:
     return struct.pack(f"<{len(values)}f", *values)
 
 
-async def test_many_frames_in_one_message_leave_in_few(channel: grpc.aio.Channel) -> None:
-    async with Wire(channel, model="double") as wire:
+async def test_many_frames_in_one_message_leave_in_few(shared_channel: grpc.aio.Channel) -> None:
+    async with Wire(shared_channel, model="double") as wire:
         await wire.send(*(frame(i, [i] * 4) for i in range(1, 101)))
         await wire.finish()
         assert {i: array(o).tolist() for i, o in wire.outcomes.items()} == {i: [2.0 * i] * 4 for i in range(1, 101)}
         assert max(o.batch_size for o in wire.outcomes.values()) > 1
 
 
-async def test_half_close_serves_what_waits(channel: grpc.aio.Channel) -> None:
-    async with Wire(channel, model="double") as wire:
+async def test_half_close_serves_what_waits(shared_channel: grpc.aio.Channel) -> None:
+    async with Wire(shared_channel, model="double") as wire:
         await wire.send(frame(1), frame(2), frame(3))
         await wire.finish()
         assert [o.status for o in wire.outcomes.values()] == [ON_TIME] * 3
 
 
-async def test_unary(channel: grpc.aio.Channel) -> None:
-    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+async def test_unary(shared_channel: grpc.aio.Channel) -> None:
+    stub = inference_pb2_grpc.InferenceServiceStub(shared_channel)
     response = await stub.Infer(pb.InferRequest(model="double", frame=frame(3)))
     assert response.outcome.frame_id == 3
     assert array(response.outcome).tolist() == [2, 4, 6, 8]
 
 
-async def test_state_is_kept_for_each_stream(channel: grpc.aio.Channel) -> None:
-    async with Wire(channel, model="sum") as one, Wire(channel, model="sum") as two:
+async def test_state_is_kept_for_each_stream(shared_channel: grpc.aio.Channel) -> None:
+    async with Wire(shared_channel, model="sum") as one, Wire(shared_channel, model="sum") as two:
         for n in range(1, 6):
             await one.send(frame(n, [1, 10]))
             await two.send(frame(n, [100, 0]))
@@ -81,8 +81,8 @@ async def test_state_is_kept_for_each_stream(channel: grpc.aio.Channel) -> None:
     assert [array(two.outcomes[n]).tolist() for n in range(1, 6)] == [[100 * n, 0] for n in range(1, 6)]
 
 
-async def test_a_gap_resets_the_state_where_asked(channel: grpc.aio.Channel) -> None:
-    async with Wire(channel, model="sum", gap_policy=pb.GAP_POLICY_RESET) as wire:
+async def test_a_gap_resets_the_state_where_asked(shared_channel: grpc.aio.Channel) -> None:
+    async with Wire(shared_channel, model="sum", gap_policy=pb.GAP_POLICY_RESET) as wire:
         await wire.ask(frame(1, [1, 1]))
         assert array(await wire.ask(frame(2, [1, 1]))).tolist() == [2, 2]
         await wire.ask(frame(3, [float("nan"), 1]))
@@ -144,8 +144,8 @@ async def test_outcomes_in_arrival_order(slow_repository: Path) -> None:
         assert wire.order == [1, 2, 3, 4]
 
 
-async def test_clock_ping(channel: grpc.aio.Channel) -> None:
-    async with Wire(channel, model="double") as wire:
+async def test_clock_ping(shared_channel: grpc.aio.Channel) -> None:
+    async with Wire(shared_channel, model="double") as wire:
         sent = time.time_ns()
         await wire.write(pb.StreamRequest(clock_ping=pb.ClockPing(ping_id=3, client_send_unix_nano=sent)))
         while not wire.pongs:
@@ -155,8 +155,8 @@ async def test_clock_ping(channel: grpc.aio.Channel) -> None:
         assert sent <= pong.server_receive_unix_nano <= pong.server_send_unix_nano <= time.time_ns()
 
 
-async def test_health_reflection_and_info(server: App, channel: grpc.aio.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)
+async def test_health_reflection_and_info(shared_server: App, shared_channel: grpc.aio.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(shared_channel)
     for service in ("", "duly.v1.InferenceService", "double", "sum"):
         while (await health.Check(health_pb2.HealthCheckRequest(service=service))).status != 1:
             await asyncio.sleep(0)
@@ -164,20 +164,28 @@ async def test_health_reflection_and_info(server: App, channel: grpc.aio.Channel
         await health.Check(health_pb2.HealthCheckRequest(service="nothing"))
     assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
-    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+    reflection = reflection_pb2_grpc.ServerReflectionStub(shared_channel)
     call = reflection.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
     names = {service.name async for reply in call for service in reply.list_services_response.service}
     assert {"duly.v1.InferenceService", "duly.v1.ModelService", "duly.v1.ServerService"} <= names
 
-    info = await server_pb2_grpc.ServerServiceStub(channel).GetServerInfo(server_pb2.GetServerInfoRequest())
+    info = await server_pb2_grpc.ServerServiceStub(shared_channel).GetServerInfo(server_pb2.GetServerInfoRequest())
     assert [lane.name for lane in info.lanes] == ["cpu:0"]
     assert not info.draining
 
 
-async def test_statistics_count_every_outcome_once(channel: grpc.aio.Channel) -> None:
-    async with Wire(channel, model="double") as wire:
+async def test_statistics_count_every_outcome_once(shared_repository: Path) -> None:
+    async with (
+        serving(shared_repository) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="double") as wire,
+    ):
         await wire.send(*(frame(i) for i in range(1, 11)), frame(11, [1]))
         await wire.finish()
+        await check_statistics(channel)
+
+
+async def check_statistics(channel: grpc.aio.Channel) -> None:
     stub = server_pb2_grpc.ServerServiceStub(channel)
     watch = stub.WatchStatistics(server_pb2.WatchStatisticsRequest(period_nano=10**8))
     statistics = (await watch.read()).statistics
@@ -187,57 +195,3 @@ async def test_statistics_count_every_outcome_once(channel: grpc.aio.Channel) ->
     assert double.batched_frames == 10
     assert 1 <= double.batches <= 10
     assert (statistics.frames_in_flight, statistics.bytes_in_flight) == (0, 0)
-
-
-ACTIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("frames"), st.integers(1, 5), st.sampled_from([1, 10**5, 10**7, 10**9])),
-        st.tuples(st.just("bad"), st.integers(1, 3), st.just(10**9)),
-        st.tuples(st.just("cancel"), st.integers(1, 30), st.just(0)),
-        st.tuples(st.just("wait"), st.just(0), st.just(0)),
-    ),
-    min_size=1,
-    max_size=25,
-)
-
-
-@given(actions=ACTIONS, policy=st.sampled_from([1, 2, 3]), ordering=st.sampled_from([1, 2, 3]), model=st.booleans())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_law_over_the_wire(
-    wire_loop: "tuple[asyncio.Runner, App]", actions: list[tuple[str, int, int]], policy: int, ordering: int, model: bool
-) -> None:
-    """Whatever a client does, every frame it sent is answered exactly once before the stream ends well."""
-    runner, app = wire_loop
-    name, width = ("sum", 2) if model else ("double", 4)
-
-    async def story() -> None:
-        async with (
-            grpc.aio.insecure_channel(app.address) as channel,
-            Wire(
-                channel,
-                model=name,
-                backlog_policy=policy,
-                backlog_frames=3 if policy == pb.BACKLOG_POLICY_KEEP_LAST else 0,
-                ordering=ordering,
-            ) as wire,
-        ):
-            sent = 0
-            for kind, count, budget_ns in actions:
-                if kind in ("frames", "bad"):
-                    values = [1.0] * (width if kind == "frames" else width + 1)
-                    await wire.send(*(frame(sent + n, values, budget_nano=budget_ns) for n in range(1, count + 1)))
-                    sent += count
-                elif kind == "cancel":
-                    await wire.write(pb.StreamRequest(cancel=pb.CancelFrames(frame_ids=[count])))
-                elif sent:
-                    await wire.outcome(sent)
-            await wire.finish()
-            assert sorted(wire.outcomes) == list(range(1, sent + 1))
-            if ordering == pb.ORDERING_ARRIVAL:
-                assert wire.order == sorted(wire.order)
-            if ordering == pb.ORDERING_MONOTONIC:
-                results = [i for i in wire.order if wire.outcomes[i].status in (ON_TIME, LATE)]
-                assert results == sorted(results)
-        assert app.driver.payloads.bytes == 0
-
-    runner.run(story())

@@ -1,6 +1,5 @@
 """A client that speaks the protocol by hand, so that tests can also say what no decent client would."""
 
-import time
 from types import TracebackType
 from typing import Any
 
@@ -16,9 +15,7 @@ ON_TIME, LATE, EXPIRED, SUPERSEDED, SHED, SKIPPED, INVALID, CANCELLED, FAILED = 
 
 def tensor(values: Any, name: str = "x") -> tensor_pb2.Tensor:
     array = np.asarray(values, dtype=np.float32)
-    return tensor_pb2.Tensor(
-        name=name, datatype=tensor_pb2.DATA_TYPE_FP32, shape=array.shape, data=array.tobytes()
-    )
+    return tensor_pb2.Tensor(name=name, datatype=tensor_pb2.DATA_TYPE_FP32, shape=array.shape, data=array.tobytes())
 
 
 def frame(frame_id: int, values: Any = (1, 2, 3, 4), **fields: Any) -> pb.Frame:
@@ -35,7 +32,9 @@ class Wire:
 
     def __init__(self, channel: grpc.aio.Channel, *, opened: bool = True, **open_: Any) -> None:
         self._call = inference_pb2_grpc.InferenceServiceStub(channel).Stream()
-        self._open = pb.OpenStream(**({"backlog_policy": pb.BACKLOG_POLICY_ALL, "default_budget_nano": 5 * 10**9} | open_))
+        self._open = pb.OpenStream(
+            **({"backlog_policy": pb.BACKLOG_POLICY_ALL, "default_budget_nano": 5 * 10**9} | open_)
+        )
         self._opened = opened
         self.outcomes: dict[int, pb.Outcome] = {}
         self.order: list[int] = []
@@ -120,5 +119,3 @@ def reason(error: grpc.aio.AioRpcError) -> str:
             status_pb2.Status.FromString(value).details[0].Unpack(info)
             return info.reason
     return ""
-
-

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from duly_load import bench, bench_servers
-from duly_load.bench_parts import Part
+from duly_load.bench_parts import QUICK, Part, offered
 from duly_load.bench_servers import ServerError, ServerProcess
 
 
@@ -26,6 +26,13 @@ def test_a_table_shows_the_spread_of_the_rounds() -> None:
         ["3.000", "12,346"],
         ["ms", "frames/s"],
     ]
+
+
+@pytest.mark.parametrize("frames_per_s", [20.0, 44.9, 45.1, 110.0, 1234.5])
+def test_overload_offers_exactly_the_rate_from_streams_near_30_hz(frames_per_s: float) -> None:
+    load = offered(QUICK, frames_per_s)
+    assert load.streams * load.rate_hz == pytest.approx(frames_per_s)
+    assert 20.0 <= load.rate_hz <= 45.0
 
 
 def test_unknown_parts_are_refused_with_those_that_exist() -> None:

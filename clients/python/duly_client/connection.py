@@ -100,6 +100,7 @@ class Connection:
     async def close(self) -> None:
         """Ends the call and its writer. A pending `read` raises CancelledError."""
         self._call.cancel()
+        self.clock_related.cancel()
         if self._ping_timer is not None:
             self._ping_timer.cancel()
         if self._writer is not None:

@@ -70,6 +70,7 @@ class Stream:
         self._changed = asyncio.Event()  # something that `send` or the receiving task waits for
         self._stopping = asyncio.Event()  # finished or closed: no reconnecting any more
         self._closed = False
+        self._ended = False
         self._task: asyncio.Task[None] | None = None
 
     # ---- opening and ending ----
@@ -184,8 +185,8 @@ class Stream:
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + budget_s
         while True:
-            if self._stopping.is_set() or (self._task is not None and self._task.done()):
-                self._raise_ended()
+            if self._stopping.is_set() or self._ended:
+                raise self._error or RuntimeError("the stream takes no more frames: it is finished or closed")
             connection = self._connection
             full = self._full()
             if not full and connection is not None and connection.has_room(size):
@@ -208,11 +209,6 @@ class Stream:
                         "iterate over the stream, in another task where need be, while you send"
                     ) from None
 
-    def _raise_ended(self) -> None:
-        if self._error is not None:
-            raise self._error
-        raise RuntimeError("the stream takes no more frames: it is finished or closed")
-
     # ---- receiving ----
 
     def __aiter__(self) -> AsyncIterator[Outcome]:
@@ -223,10 +219,8 @@ class Stream:
         outcomes of all its frames.
         """
         while not self._unread:
-            if self._task is None or self._task.done():
-                if self._error is not None:
-                    raise self._error
-                raise StopAsyncIteration
+            if self._ended:
+                raise self._error or StopAsyncIteration
             if self._reader is not None:
                 raise RuntimeError("another task is already waiting for this stream's outcomes")
             self._reader = asyncio.get_running_loop().create_future()
@@ -341,5 +335,6 @@ class Stream:
     def _end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._error = error
+        self._ended = True
         self._changed.set()
         self._wake_reader()

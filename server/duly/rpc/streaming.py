@@ -61,24 +61,27 @@ class Streams:
         model = session.model
         self._metrics.stream_opened(model)
         session.log.debug("stream opened")
-        # Neither task is ever cancelled: a cancelled read or write leaks inside gRPC (grpc#43360). Both end with the call.
+        # Never cancelled: a cancelled read or write leaks inside gRPC (grpc#43360). Both end with the call.
         reader = asyncio.create_task(self._read(session, ended, context))
         writer = asyncio.create_task(self._write(session, ended, context))
         broken: CallError | ModelError | None = None
         try:
-            await ended
-        except (CallError, ModelError) as error:
-            broken = error
+            try:
+                await ended
+            except (CallError, ModelError) as error:
+                broken = error
+            finally:
+                session.close()
+                if broken is not None and not writer.done():
+                    await asyncio.wait([writer], timeout=FLUSH_SECONDS)
+                session.abandon()
+                self._metrics.stream_closed(model)
+                session.log.debug("stream closed", reason=str(broken or ""), half_closed=reader.done())
+            if broken is not None:
+                # Behind a client that does not read this waits, counted as an open stream, until it does or is gone.
+                await abort(context, broken)
         finally:
             del self._open[session]
-            session.close()
-            if broken is not None and not writer.done():
-                await asyncio.wait([writer], timeout=FLUSH_SECONDS)
-            session.abandon()
-            self._metrics.stream_closed(model)
-            session.log.debug("stream closed", reason=str(broken or ""), half_closed=reader.done())
-        if broken is not None:
-            await abort(context, broken)
 
     async def _open_session(self, context: "grpc.aio.ServicerContext[Any, Any]") -> Session:
         message = await context.read()
@@ -129,7 +132,7 @@ class Streams:
         now_ns = self._driver.clock()
         for session, ended in self._open.items():
             stuck_ns = session.stuck_ns(now_ns)
-            if stuck_ns > self._slow_reader_ns:
+            if stuck_ns > self._slow_reader_ns and not ended.done():
                 session.log.warning("client does not read", stuck_s=stuck_ns / 1e9)
                 text = f"the client took nothing for {stuck_ns / 1e9:.0f} s (slow_reader_timeout_s)"
                 _end(ended, CallError("CLIENT_TOO_SLOW", text))

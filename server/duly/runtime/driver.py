@@ -150,7 +150,7 @@ class Driver:
         worker = self._workers.get((action.model, action.lane))
         payloads = [self.payloads.get(frame.seq) for frame in action.frames]
         if worker is None or not worker.run(action, payloads):
-            # Its end is on the way as an event of its own; a step must not be entered from within a step.
+            # A step must not be entered from within a step.
             self._loop.call_soon(self.batch_ended, action.batch_id, "the worker is gone")
 
     def _resolve(self, now_ns: int, resolved: list[ResolveFrame], result: BatchResult | None) -> None:

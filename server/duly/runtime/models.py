@@ -20,6 +20,7 @@ from duly.runtime.workers import Ready, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
 
+BACKOFF_SECONDS_MIN = 0.1
 BACKOFF_SECONDS_MAX = 30.0
 """A worker that dies again and again is replaced at most this rarely."""
 CHECK_SECONDS_MAX = 600.0
@@ -136,8 +137,8 @@ class Models:
         """Loads the newest version of every model, one after another, so that each is profiled undisturbed."""
         versions, problems = self._repository.scan()
         for problem in problems:
-            self.problems[problem.name] = str(problem)
-            _log.error("model cannot be served", model=problem.name, reason=str(problem))
+            self.problems[problem.name] = problem.reason
+            _log.error("model cannot be served", model=problem.name, reason=problem.reason)
         newest: dict[str, ModelVersion] = {}
         for version in versions:
             newest.setdefault(version.name, version)
@@ -154,7 +155,7 @@ class Models:
         versions, problems = await asyncio.to_thread(self._repository.scan)
         candidates = [v for v in versions if v.name == name and version in ("", v.version)]
         if not candidates:
-            broken = [str(problem) for problem in problems if problem.name == name]
+            broken = [problem.reason for problem in problems if problem.name == name]
             if broken:
                 raise ModelError("REPOSITORY_INVALID", "; ".join(broken))
             what = f"version {version} of model {name!r}" if version else f"model {name!r}"
@@ -263,22 +264,25 @@ class Models:
             )
         )
 
-    def _worker_ended(self, worker: Worker, reason: str) -> None:
+    def _worker_ended(self, worker: Worker) -> None:
         served = self._served.get(worker.model)
         if served is None or served.workers.get(worker.lane) is not worker:
             return
         del served.workers[worker.lane]
         self._driver.remove_worker(worker.model, worker.lane)
-        self._driver.submit(ModelGone(worker.model, worker.lane, f"its worker process ended ({reason})"))
+        self._driver.submit(ModelGone(worker.model, worker.lane, "its worker process ended"))
         self._metrics.worker_restarted(worker.model, worker.lane)
         served.state = ModelState.RECOVERING
         self._notify()
-        task = asyncio.get_running_loop().create_task(self._replace(served, worker.lane))
+        task = asyncio.get_running_loop().create_task(self._replace(served, worker))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _replace(self, served: Served, lane: str) -> None:
-        backoff_s = 0.1
+    async def _replace(self, served: Served, ended: Worker) -> None:
+        lane = ended.lane
+        how = await ended.reaped()
+        _log.warning("worker ended, it is replaced", model=served.key, lane=lane, how=how)
+        backoff_s = BACKOFF_SECONDS_MIN
         while self._served.get(served.key) is served:
             try:
                 worker, ready = await self._spawn(served, lane)
@@ -308,7 +312,7 @@ class Models:
 
     def _activate(self, served: Served) -> None:
         self._active[served.version.name] = served
-        _log.info("serving", model=served.key)
+        _log.info("model active", model=served.key)
         self._notify()
 
     def _notify(self) -> None:
@@ -319,7 +323,7 @@ class Models:
 async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> str | None:
     """Loads and warms a version on each lane, in workers of its own. Returns why it cannot be served; None: it can."""
     for lane in lanes:
-        worker = Worker(version.key, lane, lambda batch_id, result: None, lambda worker, reason: None)
+        worker = Worker(version.key, lane, lambda batch_id, result: None, lambda worker: None)
         try:
             worker.start(load_body(version, lane, threads))
             await worker.ready(CHECK_SECONDS_MAX)

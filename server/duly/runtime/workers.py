@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from duly.core.events import DispatchBatch
 from duly.models.spec import Signature
 from duly.runtime.lane import BatchResult
@@ -24,8 +22,6 @@ from duly.runtime.outcome import Output
 from duly.runtime.payloads import Payload
 from duly.worker import channel
 from duly.worker.layout import layout
-
-_log = structlog.get_logger("duly.workers")
 
 EXIT_SECONDS_MAX = 2.0
 """A worker that was told to stop gets this long before it is killed."""
@@ -47,10 +43,10 @@ class Worker:
         model: str,
         lane: str,
         on_batch: Callable[[int, BatchResult | str], None],
-        on_end: Callable[["Worker", str], None],
+        on_end: Callable[["Worker"], None],
     ) -> None:
-        """`on_batch(batch_id, result | why it failed)`; `on_end(self, reason)` when the process is gone unasked, after
-        its batch was reported. Both are called on the event loop.
+        """`on_batch(batch_id, result | why it failed)`; `on_end(self)` when the process of a worker that was ready is
+        gone unasked, with whatever ran on it. Both are called on the event loop.
         """
         self.model = model
         self.lane = lane
@@ -63,7 +59,6 @@ class Worker:
         self._batch_id = 0
         self._started_ns = 0
         self._planned_ns = 0
-        self._stopping = False
         self._stateful = False
         self._forget: list[int] = []
 
@@ -95,7 +90,6 @@ class Worker:
 
     async def stop(self) -> None:
         """Asks the process to end, and sees to it. Returns when it is gone."""
-        self._stopping = True
         self._hang_up()
         await self._reap(EXIT_SECONDS_MAX)
 
@@ -130,6 +124,7 @@ class Worker:
         try:
             self._socket.send(channel.encode_run(channel.Run(action.batch_id, self._slot, frames)))
         except OSError:
+            self._loop.call_soon(self._gone)
             return False
         self._batch_id = action.batch_id
         self._planned_ns = action.planned_ns
@@ -225,22 +220,23 @@ class Worker:
 
     def _gone(self) -> None:
         """The socket closed: the process has ended, or ends now."""
+        if self._socket.fileno() < 0:
+            return
         self._hang_up()
-        if self._batch_id:
-            batch_id, self._batch_id = self._batch_id, 0
-            self._on_batch(batch_id, "its worker process ended")
-        if not self._stopping:
-            self._stopping = True
-            self._farewell = self._loop.create_task(self._say_end())
-
-    async def _say_end(self) -> None:
-        code = await self._reap(0.0)
-        reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        _log.warning("worker ended", model=self.model, lane=self.lane, pid=self._process.pid, how=reason)
         if self._ready.done():
-            self._on_end(self, reason)
+            self._on_end(self)
         else:
-            self._ready.set_exception(WorkerError(f"its worker process ended ({reason})"))
+            self._dying = self._loop.create_task(self._fail_load_by_end())
+
+    async def _fail_load_by_end(self) -> None:
+        how = await self.reaped()
+        if not self._ready.done():
+            self._ready.set_exception(WorkerError(f"its worker process ended while it was loaded ({how})"))
+
+    async def reaped(self) -> str:
+        """Returns when the process is gone and its memory given back: how it ended, for people."""
+        code = await self._reap(0.0)
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
     async def _reap(self, grace_seconds: float) -> int:
         kill_at = self._loop.time() + grace_seconds

@@ -1,6 +1,5 @@
 """From a LOAD message to a warm model and what READY says about it."""
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +54,6 @@ def load(body: dict[str, Any]) -> tuple[Model, Region, dict[str, Any]]:
     except LoadError as error:
         raise LoadError(f"{name}: {error}") from error
     told = min(SAMPLES_MAX, SAMPLES_ALL_MAX // len(times))
-    gc.collect()
-    gc.freeze()
-    gc.disable()  # nothing on a batch's way makes cycles, and a collection would make it late
     return (
         model,
         region,

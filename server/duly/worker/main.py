@@ -7,6 +7,7 @@ all on this one thread, until it is told to stop or the server is gone. What bot
 """
 
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -66,6 +67,9 @@ def _serve(connection: socket.socket) -> int:
         reason = f"{body['model']}: the worker failed while loading it: {type(error).__name__}; see the server's log"
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
         return 1
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # nothing on a batch's way makes cycles, and a collection would make it late
     socket.send_fds(connection, [channel.encode_text(channel.READY, ready)], [region.fd])
     inputs = len(ready["signature"]["inputs"])
     while received := connection.recv_into(buffer):

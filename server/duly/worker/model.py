@@ -71,6 +71,8 @@ class Model:
         self._stateful = signature.stateful
         self._streams = Streams(plan.states)
         self._fixed = plan.fixed
+        self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
+        self._in_place = [plan.fixed and is_fixed(output.row_shape) for output in plan.outputs]
         self._rows = self._input_rows() if plan.fixed else []
         self._bound: dict[tuple[int, int], _Bound] = {}
 
@@ -127,31 +129,31 @@ class Model:
                     self._read_input(batch, area, index, stream_id, position, ref)
             except InvalidFrame as error:
                 batch.reasons[index] = str(error)
-        for position, planned in enumerate(self._plan.inputs):
-            if self._fixed and planned.reader.as_is and planned.reader.spec.finite:
+        for position, spec in enumerate(self._input_specs):
+            if spec.finite and self._as_is[position]:
                 rows = self._rows[run.slot][position][: len(run.frames)]
                 if not np.isfinite(rows).all():
-                    for index in range(len(run.frames)):
-                        if not np.isfinite(rows[index]).all():
-                            batch.reasons.setdefault(index, not_finite(planned.reader.spec))
+                    for index, row in enumerate(rows):
+                        if not np.isfinite(row).all():
+                            batch.reasons.setdefault(index, not_finite(spec))
 
     def _read_input(
         self, batch: _Batch, area: memoryview, index: int, stream_id: int, position: int, ref: TensorRef
     ) -> None:
-        reader = self._plan.inputs[position].reader
-        spec = reader.spec
+        spec = self._input_specs[position]
         offset, length, encoding, shape = ref
         if length > spec.bytes_max or offset != self._input_bases[position] + index * spec.bytes_max:
             raise InvalidFrame(f"input '{spec.name}': {length} bytes at {offset} are not where the frame's place is")
-        if self._fixed and reader.as_is:
+        if self._as_is[position]:
             if encoding or shape != spec.shape or length != spec.bytes_max:
                 tensor(area[offset : offset + length], ENCODINGS[encoding], shape, spec)  # says what is wrong
             return
+        reader = self._plan.inputs[position].reader
         row, placement = reader.read(
             area[offset : offset + length],
             ENCODINGS[encoding],
             shape,
-            self._rows[batch.run.slot][position][index] if self._fixed else None,
+            self._rows[batch.run.slot][position][index, ...] if self._fixed else None,
             self._streams.context(stream_id, position) if reader.context else None,
         )
         if not self._fixed:
@@ -168,12 +170,15 @@ class Model:
         if len(kept) < len(batch.run.frames):
             for rows in self._rows[slot]:
                 rows[: len(kept)] = rows[kept]
-        count = len(kept)
-        size = count if self._plan.any_size else self._plan.batch_sizes[bisect_left(self._plan.batch_sizes, count)]
+        size = self._size(len(kept))
         bound = self._bound.get((slot, size)) or self._bind(slot, size)
         self._streams.gather(self._ids(batch, kept), bound.states_in)
         outputs = bound.outputs | bound.binding.run()
         self._deliver(batch, kept, size, outputs, bound.states_out)
+
+    def _size(self, count: int) -> int:
+        """Rows of a batch of `count` frames; those beyond are padding."""
+        return count if self._plan.any_size else self._plan.batch_sizes[bisect_left(self._plan.batch_sizes, count)]
 
     def _bind(self, slot: int, size: int) -> _Bound:
         plan = self._plan
@@ -187,7 +192,7 @@ class Model:
         for index, output in enumerate(plan.outputs):
             base = self._output_bases[self._posts + index]
             outputs[output.tensor] = None
-            if is_fixed(output.row_shape):
+            if self._in_place[index]:
                 area = self._region.outputs[slot]
                 outputs[output.tensor] = _view(area, base, (size, *output.row_shape), output.dtype)
         binding = self._session.bind(
@@ -208,12 +213,10 @@ class Model:
 
     def _run_free(self, batch: _Batch, group: list[int]) -> None:
         plan = self._plan
+        size = self._size(len(group))
         columns = zip(*(batch.values[index] for index in group), strict=True)
-        inputs = {
-            planned.tensor: rows[0][None] if len(rows) == 1 else np.stack(rows)
-            for planned, rows in zip(plan.inputs, columns, strict=True)
-        }
-        states = [state.batch(len(group)) for state in plan.states]
+        inputs = {p.tensor: _stack(rows, size) for p, rows in zip(plan.inputs, columns, strict=True)}
+        states = [state.batch(size) for state in plan.states]
         self._streams.gather(self._ids(batch, group), states)
         names = [output.tensor for output in plan.outputs]
         names += [plan.post.config.tensor] if plan.post and plan.post.config.tensor not in names else []
@@ -223,7 +226,7 @@ class Model:
         for state, before, after in zip(plan.states, states, states_out, strict=True):
             if before.shape != after.shape:
                 raise RunError(f"state '{state.output}' has shape {list(after.shape)}, not {list(before.shape)}")
-        self._deliver(batch, group, len(group), outputs, states_out)
+        self._deliver(batch, group, size, outputs, states_out)
 
     def _ids(self, batch: _Batch, indices: list[int]) -> list[int]:
         return [batch.run.frames[index][0] for index in indices]
@@ -238,7 +241,7 @@ class Model:
             if not array.ndim or len(array) != size:
                 raise RunError(
                     f"output '{name}' of a batch of {size} has shape {list(array.shape)}; "
-                    "its first dimension must be the batch: export the graph so, or set batch_sizes = [1]"
+                    "its first dimension must be the batch: export the graph so"
                 )
         for row, index in enumerate(indices):
             try:
@@ -260,7 +263,7 @@ class Model:
             ):
                 refs.append(self._copy(slot, position, index, value))
         for position, output in enumerate(plan.outputs, start=self._posts):
-            if self._fixed and is_fixed(output.row_shape):
+            if self._in_place[position - self._posts]:
                 length = self._output_specs[position].bytes_max
                 refs.append((self._output_bases[position] + row * length, length, 0, output.row_shape))
             else:
@@ -282,6 +285,14 @@ class Model:
         if index in batch.results:
             return OK, batch.results[index]
         return FRAME_FAILED if index in batch.too_large else INVALID, []
+
+
+def _stack(rows: Sequence[Array], size: int) -> Array:
+    """The rows as one array of `size` of them; a single one is not copied."""
+    if size == 1:
+        return rows[0][None]
+    padding = [np.zeros_like(rows[0])] * (size - len(rows))
+    return np.stack([*rows, *padding])
 
 
 def _view(area: memoryview, offset: int, shape: Sequence[int], dtype: np.dtype[np.generic]) -> Array:

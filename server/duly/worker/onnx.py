@@ -1,6 +1,6 @@
 """ONNX Runtime sessions: opened on the providers asked for, bound once to warm buffers, run again and again.
 
-The only importer of onnxruntime. What a session needs to know about a lane's device is in `_Device`, which also works
+The only importer of onnxruntime. What a session needs to know about a lane's device is in `Device`, which also works
 with the CPU as its device; in that form the copies, addresses and graph ids of the CUDA way are tested. On a GPU itself
 this has not run yet.
 """
@@ -24,6 +24,7 @@ check_installed()
 import onnxruntime  # noqa: E402
 
 _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
+_LOG_FATAL = 4  # ORT_LOGGING_LEVEL_FATAL
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
 _KINDS = {
     "tensor(bool)": "BOOL",
@@ -64,9 +65,9 @@ class Session:
         except Exception as error:
             raise LoadError(f"{name}: {load_reason(str(error), file)}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
-        self._device: _Device | None = None
+        self._device: Device | None = None
         if asked[0].name in (CUDA, TENSORRT):
-            self._device = _Device("cuda", int(asked[0].options.get("device_id", 0)), config.cuda_graph)
+            self._device = Device("cuda", int(asked[0].options.get("device_id", 0)), config.cuda_graph)
 
     @property
     def device(self) -> int | None:
@@ -85,7 +86,8 @@ class Session:
             RunError: ONNX Runtime refused it or failed.
         """
         try:
-            return dict(zip(outputs, self._session.run(list(outputs), dict(inputs)), strict=True))
+            values = self._session.run(list(outputs), dict(inputs), _run_options())
+            return dict(zip(outputs, values, strict=True))
         except Exception as error:
             raise RunError(run_reason(str(error))) from error
 
@@ -99,7 +101,7 @@ class Binding:
         size: int,
         inputs: Mapping[str, Array],
         outputs: Mapping[str, Array | None],
-        device: "_Device | None",
+        device: "Device | None",
     ) -> None:
         self._session = session
         self._binding = session.io_binding()
@@ -107,7 +109,7 @@ class Binding:
         self._positions = {name: position for position, name in enumerate(outputs)}
         self._uploads: list[tuple[Any, Array]] = []
         self._downloads: list[tuple[Any, Array]] = []
-        self._options = None
+        self._options = _run_options()
         for name, array in inputs.items():
             if device is None:
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
@@ -127,7 +129,6 @@ class Binding:
             self._binding.bind_ortvalue_output(name, value)
         if device is not None and device.graphs:
             # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
-            self._options = onnxruntime.RunOptions()
             self._options.add_run_config_entry("gpu_graph_id", str(size))
 
     def run(self) -> dict[str, Array]:
@@ -153,7 +154,7 @@ class Binding:
             raise RunError(run_reason(str(error))) from error
 
 
-class _Device:
+class Device:
     """The device of a lane: tensors with fixed addresses on it, one for each batch size and graph tensor.
 
     With `graphs`, outputs stay on the device too and are copied from it: a CUDA graph holds its addresses for good, and
@@ -185,6 +186,13 @@ def _options(config: ModelConfig, threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(config.spinning)))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.add_session_config_entry("session.use_env_allocators", "1")
+    return options
+
+
+def _run_options() -> Any:
+    """Options of a run, whose errors are told to the server: frames that a graph refuses must not fill the log too."""
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _LOG_FATAL
     return options
 
 

@@ -101,14 +101,25 @@ def _join(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
             f"batch_sizes: the graph takes batches of {fixed_size} alone, so that {[fixed_size]} it must be"
         )
     post = _post(graph, config)
+    outputs = tuple(_outputs(graph, config))
+    given = {tensor: graph.outputs[tensor].shape[0] for tensor in [output.tensor for output in outputs]}
+    if post:
+        given[post.config.tensor] = graph.outputs[post.config.tensor].shape[0]
+    rows = {tensor: extent for tensor, extent in given.items() if isinstance(extent, int)}
+    for tensor, extent in rows.items():
+        if batch_sizes != (extent,):
+            raise LoadError(
+                f"output: the graph's '{tensor}' has {extent} rows, not one for each frame of a batch of any of "
+                f"{list(batch_sizes)}; export it with the batch as first dimension, or set batch_sizes = [{extent}]"
+            )
     plan = Plan(
         inputs=inputs,
         states=states,
         constants={name: _constant(graph.inputs[name], value, symbols) for name, value in config.constants.items()},
         post=post,
-        outputs=tuple(_outputs(graph, config)),
+        outputs=outputs,
         batch_sizes=batch_sizes,
-        any_size=fixed_size is None and not only_warm_sizes,
+        any_size=fixed_size is None and not rows and not only_warm_sizes,
     )
     signature = plan.signature(())
     _check_names([spec.name for spec in signature.outputs])

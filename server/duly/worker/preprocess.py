@@ -147,7 +147,7 @@ class PictureReader:
         self._factor: Array | None = None
         self._offset: Array | None = None
         if normalise is not None:
-            self._factor, self._offset = affine(normalise, self._planar)
+            self._factor, self._offset = affine(normalise, self._planar, self._swapped)
         self._canvas = None if resize is None else np.empty((resize.height, resize.width, self._channels), source)
         self._planes = np.empty(row_shape, source) if self._planar and is_fixed(row_shape) else None
 
@@ -245,10 +245,15 @@ def not_finite(spec: TensorSpec) -> str:
     return f"input '{spec.name}': an element is NaN or infinite"
 
 
-def affine(normalise: Normalise, planar: bool = False) -> tuple[Array, Array | None]:
+def affine(normalise: Normalise, planar: bool = False, swapped: bool = False) -> tuple[Array, Array | None]:
     """(factor, offset) with x * factor + offset = (x * scale - mean) / std, to be broadcast over HWC or, `planar`, CHW.
-    An offset of None is zero."""
-    mean, std = np.array(normalise.mean), np.array(normalise.std)
+
+    `swapped`: over channels in reverse, since mean and std are in the order before the colours are swapped. An offset
+    of None is zero.
+    """
+    mean, std = np.broadcast_arrays(normalise.mean, normalise.std)
+    if swapped:
+        mean, std = mean[::-1], std[::-1]
     factor = (normalise.scale / std).astype(np.float32)
     offset = (-mean / std).astype(np.float32)
     if planar:

@@ -9,11 +9,15 @@ from pathlib import Path
 
 REASON_CHARS_MAX = 500
 
-_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |^Error in execution: ")
 _SOURCE = re.compile(r"/\S+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ .*?\)(?: const)?(?: \[with [^\]]*\])? ")
 _SHORT_SOURCE = re.compile(r"\b\w+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ \w+ ")
 _LOADING = re.compile(r"Load model (?:from )?.*? failed[:.]\s*")
 _NODE = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ")
+_OUTPUT = re.compile(
+    r"The output OrtValue provided for output '([^']*)' of node .* has shape (\{.*?\}) "
+    r"but the computed output shape for this run is (\{.*?\})\. .*"
+)
 _FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/\"':]+/)+")
 
 _LOAD_REASONS = (
@@ -64,4 +68,5 @@ def run_reason(text: str) -> str:
     for pattern in (_CODE, _LOADING, _SOURCE, _SHORT_SOURCE):
         plain = pattern.sub("", plain)
     plain = _NODE.sub(r"\1 node '\2': ", plain)
+    plain = _OUTPUT.sub(r"output '\1' has shape \3; \2 was expected: one row for each frame of the batch", plain)
     return _FOLDERS.sub("", plain).strip()[:REASON_CHARS_MAX]

@@ -1,0 +1,241 @@
+"""`duly stream`: a recording streamed to a server at its real rate, each outcome told in plain words or as JSON.
+
+Frames are due by a schedule that is fixed when the first one leaves, and captured when they are due: one that leaves
+late counts as old as it is, so that a slow sender cannot make the server look quick.
+"""
+
+import asyncio
+import json
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, suppress
+from typing import Any
+
+import click
+import numpy as np
+
+from duly_client import Client, Outcome, Status, Stream, StreamTerms
+from duly_client.convert import Array
+from duly_client.recordings import Recording, RecordingError, open_recording
+from duly_client.types import Payload
+
+READ_AHEAD = 2
+"""Frames read from the recording before they are due."""
+OUTPUT_ELEMENTS_MAX = 1024
+"""Larger outputs are shown by their shape alone."""
+LATENCIES_MAX = 100_000
+"""The newest; the summary is of these."""
+DETECTIONS_MAX = 8
+"""In a line for people."""
+
+
+@click.command()
+@click.argument("model")
+@click.option("--input", "path", required=True, help="Picture, folder of pictures, video, WAV, .npy, or - for stdin.")
+@click.option("--server", default="127.0.0.1:8500", show_default=True, help="HOST:PORT or unix:PATH.")
+@click.option("--version", default="", help="Version of the model.  [default: the active one]")
+@click.option("--budget-ms", type=click.FloatRange(0, min_open=True), help="[default: the model's]")
+@click.option(
+    "--class", "stream_class", type=click.Choice(["CRITICAL", "STANDARD", "BEST_EFFORT"]), help="Criticality."
+)
+@click.option(
+    "--backlog", type=click.Choice(["LATEST", "KEEP_LAST", "ALL"]), help="What waits while the model is busy."
+)
+@click.option("--backlog-frames", type=click.IntRange(0), default=0, help="How many, with KEEP_LAST.")
+@click.option("--rate", "rate_hz", type=click.FloatRange(0, min_open=True), help="Hz.  [default: the recording's]")
+@click.option("--repeat", is_flag=True, help="Begin again when the recording ends.")
+@click.option("--seconds", "seconds_max", type=click.FloatRange(0, min_open=True), help="Stop after so many.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def stream(
+    model: str,
+    path: str,
+    server: str,
+    rate_hz: float | None,
+    repeat: bool,
+    seconds_max: float | None,
+    as_json: bool,
+    **terms: Any,
+) -> None:
+    """Stream a recording to MODEL at its real rate and print the outcome of every frame. Ctrl-C ends it."""
+    asyncio.run(_run(model, path, server, rate_hz, repeat, seconds_max, as_json, terms))
+
+
+async def _run(
+    model: str,
+    path: str,
+    server: str,
+    rate_hz: float | None,
+    repeat: bool,
+    seconds_max: float | None,
+    as_json: bool,
+    terms: dict[str, Any],
+) -> None:
+    period_ms = 1000 / rate_hz if rate_hz else None
+    async with Client(server) as client, client.stream(model, period_ms=period_ms, **terms) as opened:
+        recording = open_recording(path, opened.opened)
+        if repeat and not recording.repeatable:
+            raise RecordingError("--repeat: stdin comes only once")
+        period_s = 1 / rate_hz if rate_hz else recording.period_s
+        told = _Told(opened.opened, as_json)
+        told.begin(model, server, recording, period_s)
+        sending = asyncio.create_task(_send(opened, recording, period_s, repeat, seconds_max))
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            sending.cancel()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)  # a second one ends it the hard way
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+        try:
+            async for outcome in opened:
+                told.tell(outcome)
+        except BaseException:
+            sending.cancel()
+            raise
+        finally:
+            await asyncio.wait((sending,))
+        try:
+            if not sending.cancelled():
+                sending.result()
+        except (TypeError, ValueError) as error:  # the recording is damaged, or not what the model takes
+            raise click.ClickException(str(error)) from error
+        told.end()
+
+
+async def _send(opened: Stream, recording: Recording, period_s: float, repeat: bool, seconds_max: float | None) -> None:
+    """Sends until the recording or the time is over, or it is cancelled; then finishes the stream."""
+    loop = asyncio.get_running_loop()
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds_max), aclosing(_read_ahead(recording, repeat)) as payloads:
+                start_s, start_ns, nth = 0.0, 0, 0
+                async for payload in payloads:
+                    if not nth:
+                        start_s, start_ns = loop.time(), time.time_ns()
+                    captured_ns = None
+                    if period_s:
+                        await asyncio.sleep(start_s + nth * period_s - loop.time())
+                        captured_ns = start_ns + round(nth * period_s * 1e9)
+                    await opened.send(payload, capture_time_ns=captured_ns, encoding=recording.encoding)
+                    nth += 1
+    finally:
+        await opened.finish()
+
+
+async def _read_ahead(recording: Recording, repeat: bool) -> AsyncGenerator[Payload, None]:
+    """The recording's frames, read by a thread: decoding and waiting for stdin must not hold up the outcomes."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Payload | Exception | None] = asyncio.Queue()
+    room = threading.Semaphore(READ_AHEAD)
+    over = False
+
+    def frames() -> Iterator[Payload]:
+        yield from recording
+        while repeat:
+            yield from recording
+
+    def read() -> None:
+        end: Exception | None = None
+        try:
+            for payload in frames():
+                room.acquire()
+                if over:
+                    return
+                loop.call_soon_threadsafe(queue.put_nowait, payload)
+        except Exception as error:  # whatever it is, who reads the queue must learn of it
+            end = error
+        with suppress(RuntimeError):  # the loop is closed: nobody reads it any more
+            loop.call_soon_threadsafe(queue.put_nowait, end)
+
+    # A daemon: nothing interrupts a thread that waits for stdin.
+    threading.Thread(target=read, name="recording", daemon=True).start()
+    try:
+        while (item := await queue.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+            room.release()
+    finally:
+        over = True
+        room.release()
+
+
+class _Told:
+    """Prints outcomes as they come, and the sum of them."""
+
+    def __init__(self, terms: StreamTerms, as_json: bool) -> None:
+        self._terms = terms
+        self._as_json = as_json
+        self._labels = next((spec.labels for spec in terms.outputs if spec.labels), ())
+        self._counts: Counter[Status] = Counter()
+        self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_MAX)
+
+    def begin(self, model: str, server: str, recording: Recording, period_s: float) -> None:
+        rate = f"every {period_s * 1000:.4g} ms" if period_s else "as they come"
+        text = (
+            f"{recording.description}, {rate}, to {model} version {self._terms.version} at {server}; "
+            f"budget {self._terms.default_budget_ns / 1e6:g} ms, one frame takes about "
+            f"{self._terms.planned_latency_ns / 1e6:.3g} ms"
+        )
+        click.echo(text, err=True)
+
+    def tell(self, outcome: Outcome) -> None:
+        latency_ms = outcome.latency_ns / 1e6
+        self._counts[outcome.status] += 1
+        if outcome.ok:
+            self._latencies_ms.append(latency_ms)
+        if self._as_json:
+            click.echo(json.dumps(_as_json(outcome)))
+            return
+        words = outcome.status.name.lower().replace("_", " ")
+        line = f"frame {outcome.frame_id}  {words}"
+        if outcome.ok:
+            line += f"  {latency_ms:.1f} ms  {_in_words(outcome.outputs, self._labels)}"
+        click.echo(f"{line}  ({outcome.reason})" if outcome.reason else line)
+
+    def end(self) -> None:
+        sent = self._counts.total()
+        p50_ms, p99_ms = np.percentile(self._latencies_ms, (50, 99)) if self._latencies_ms else (0.0, 0.0)
+        counts = {status.name: count for status, count in sorted(self._counts.items())}
+        if self._as_json:
+            latency = {"p50": round(p50_ms, 3), "p99": round(p99_ms, 3)} if self._latencies_ms else None
+            click.echo(json.dumps({"sent": sent, "outcomes": counts, "latency_ms": latency}))
+            return
+        shares = ", ".join(f"{count} {name.lower().replace('_', ' ')}" for name, count in counts.items())
+        latency_text = f"; latency p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms" if self._latencies_ms else ""
+        click.echo(f"{sent} frames sent: {shares or 'none'}{latency_text}")
+
+
+def _in_words(outputs: dict[str, Array], labels: tuple[str, ...]) -> str:
+    if outputs.keys() >= {"scores", "classes"}:
+        found = [
+            f"{labels[number] if number < len(labels) else f'class {number}'} {score:.2f}"
+            for score, number in zip(outputs["scores"].tolist(), outputs["classes"].tolist(), strict=True)
+        ]
+        more = f", and {len(found) - DETECTIONS_MAX} more" if len(found) > DETECTIONS_MAX else ""
+        return (", ".join(found[:DETECTIONS_MAX]) or "nothing found") + more
+    if len(outputs) == 1 and (only := next(iter(outputs.values()))).size == 1:
+        return f"{only.item():.3g}"
+    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in outputs.items())
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "frame_id": outcome.frame_id,
+        "status": outcome.status.name,
+        "latency_ms": round(outcome.latency_ns / 1e6, 3),
+        "slack_ms": round(outcome.slack_ns / 1e6, 3),
+        "version": outcome.version,
+        "variant": outcome.variant,
+        "batch_size": outcome.batch_size,
+        "reason": outcome.reason,
+        "outputs": {
+            name: array.tolist() if array.size <= OUTPUT_ELEMENTS_MAX else {"shape": list(array.shape)}
+            for name, array in outcome.outputs.items()
+        },
+    }

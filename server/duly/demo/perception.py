@@ -1,0 +1,92 @@
+"""What the models see and hear, in plain words."""
+
+from collections import Counter
+from typing import Protocol
+
+import numpy as np
+
+from duly_client import Outcome
+
+SPEECH_MIN = 0.5
+"""Probability from which on it is called speech; what Silero's authors recommend."""
+BOXES_SHOWN_MAX = 4
+CLASSES_TOLD_MAX = 4
+
+
+class Perception(Protocol):
+    """Of one sensor."""
+
+    def take(self, index: int, outcome: Outcome) -> None:
+        """A result for the payload of that index in the clip."""
+
+    def now(self) -> str:
+        """What it perceives now; empty: nothing has come yet."""
+
+    def told(self) -> str:
+        """What it perceived in all, as a sentence; empty: no result came."""
+
+
+class Sight:
+    """Boxes, each with a class and a score, in pictures."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self._labels = labels
+        self._pictures = 0
+        self._pictures_with: Counter[str] = Counter()
+        self._score_max: dict[str, float] = {}
+        self._boxes: list[tuple[str, float]] = []
+
+    def take(self, index: int, outcome: Outcome) -> None:
+        classes, scores = outcome.outputs["classes"].tolist(), outcome.outputs["scores"].tolist()
+        self._boxes = [(self._labels[number], score) for number, score in zip(classes, scores, strict=True)]
+        self._pictures += 1
+        self._pictures_with.update({label for label, _ in self._boxes})
+        for label, score in self._boxes:
+            self._score_max[label] = max(score, self._score_max.get(label, 0.0))
+
+    def now(self) -> str:
+        if not self._pictures:
+            return ""
+        shown = ", ".join(f"{label} {score:.2f}" for label, score in self._boxes[:BOXES_SHOWN_MAX])
+        more = len(self._boxes) - BOXES_SHOWN_MAX
+        return f"{shown} and {more} more" if more > 0 else shown or "nothing that it knows"
+
+    def told(self) -> str:
+        if not self._pictures:
+            return ""
+        seen = [
+            f"{label} in {count} ({self._score_max[label]:.2f} at best)"
+            for label, count in self._pictures_with.most_common(CLASSES_TOLD_MAX)
+        ]
+        return f"In {self._pictures} pictures it saw: {', '.join(seen) or 'nothing that it knows'}."
+
+
+class Hearing:
+    """Speech or none, in chunks of sound."""
+
+    def __init__(self, truth: list[bool]) -> None:
+        """`truth`: whether there is speech in the chunk of each index."""
+        self._truth = truth
+        self._probability: float | None = None
+        self._chunks = self._speech = self._agreed = 0
+
+    def take(self, index: int, outcome: Outcome) -> None:
+        self._probability = float(np.ravel(outcome.outputs["speech"])[0])
+        speech = self._probability >= SPEECH_MIN
+        self._chunks += 1
+        self._speech += speech
+        self._agreed += speech == self._truth[index]
+
+    def now(self) -> str:
+        if self._probability is None:
+            return ""
+        return f"{'speech' if self._probability >= SPEECH_MIN else 'no speech'} {self._probability:.2f}"
+
+    def told(self) -> str:
+        if not self._chunks:
+            return ""
+        right = self._agreed / self._chunks
+        return (
+            f"It heard speech in {self._speech} of {self._chunks} chunks, and was right in {right:.1%} by the "
+            "recording's ground truth."
+        )

@@ -1,0 +1,67 @@
+"""The demo's model repository, built once out of the assets and the `model.toml` templates beside this file.
+
+    <cache root>/demo-models-<digest>/yolo/{model.toml, coco.names, 1/model.onnx}
+                                     /vad/{model.toml, 1/model.onnx}
+
+The digest is over all that the repository is made of: a template, the converter or an asset that changes makes another
+one, and the old one goes. A repository is put in its place in one step, so that it is whole wherever it is; of several
+processes that build it at once the first one wins, and the others take what they find.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from duly.demo import darknet
+from duly.demo.assets import ASSETS, cache_dir, fetch
+
+MODEL_ASSETS = ("yolov2-tiny.cfg", "yolov2-tiny.weights", "coco.names", "silero_vad.onnx")
+"""What the repository is made of, as named in `assets.ASSETS`."""
+
+_TEMPLATES = Path(__file__).with_name("models")
+_PREFIX = "demo-models-"
+_BUILDING = ".demo-models-"
+
+
+def prepare_models() -> Path:
+    """Returns the folder of the repository, after building it where it is not there yet (two seconds).
+
+    Raises:
+        AssetError: an asset can't be had.
+        OSError: the cache folder can't be written.
+    """
+    assets = fetch(MODEL_ASSETS)
+    root = cache_dir().parent
+    models = root / f"{_PREFIX}{_digest()}"
+    if not models.is_dir():
+        with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=root, ignore_cleanup_errors=True) as scratch:
+            _build(Path(scratch) / "models", assets)
+            try:
+                (Path(scratch) / "models").rename(models)
+            except OSError:
+                if not models.is_dir():  # else somebody else was quicker
+                    raise
+        for old in root.glob(f"{_PREFIX}*"):
+            if old != models:
+                shutil.rmtree(old, ignore_errors=True)
+    return models
+
+
+def _digest() -> str:
+    parts = [*sorted(_TEMPLATES.glob("*/model.toml")), Path(darknet.__file__), Path(__file__)]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part.read_bytes()).digest())
+    for name in MODEL_ASSETS:
+        digest.update(bytes.fromhex(ASSETS[name].sha256))
+    return digest.hexdigest()[:16]
+
+
+def _build(models: Path, assets: dict[str, Path]) -> None:
+    for name in ("yolo", "vad"):
+        (models / name / "1").mkdir(parents=True)
+        shutil.copyfile(_TEMPLATES / name / "model.toml", models / name / "model.toml")
+    shutil.copyfile(assets["coco.names"], models / "yolo/coco.names")
+    darknet.convert(assets["yolov2-tiny.cfg"], assets["yolov2-tiny.weights"], models / "yolo/1/model.onnx")
+    shutil.copyfile(assets["silero_vad.onnx"], models / "vad/1/model.onnx")

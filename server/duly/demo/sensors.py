@@ -1,0 +1,138 @@
+"""Sensors that stream clips to a server by a schedule that nothing delays, and what they get for it.
+
+A frame is due when its sensor captures it: at the start, the phase and so many periods. One that leaves late was still
+captured when it was due, so that a slow sender can't make the server look quick.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from math import ceil
+
+from duly.demo.clips import Clip, Clips
+from duly.demo.perception import Hearing, Perception, Sight
+from duly.demo.tally import Tally
+from duly_client import Client, Stream
+from duly_client.types import BacklogPolicy, StreamClass
+
+CAMERA_BUDGET_MS = 250.0
+"""A picture that waits for the one before it, and then runs, makes it on one slow core."""
+MICROPHONE_BUDGET_MS = 200.0
+"""A chunk runs in a tenth of a millisecond, but may find the lane taken by a picture."""
+
+START_NS = 100_000_000
+"""From the call until the first frame, so that no sensor starts late."""
+SEND_LATE_NS_MAX = 1_000_000_000
+"""A sensor that its transport holds up for longer gives up the rest of its frames."""
+
+
+@dataclass(slots=True)
+class Sensor:
+    """One sensor, its stream's policy, and what became of its frames."""
+
+    name: str
+    model: str
+    clip: Clip
+    period_ns: int
+    phase_ns: int
+    budget_ms: float
+    stream_class: StreamClass
+    backlog: BacklogPolicy
+    perception: Perception | None = None
+    """None: nobody looks at its results."""
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def rate_hz(self) -> float:
+        return 1e9 / self.period_ns
+
+    def open(self, client: Client) -> Stream:
+        """Its stream, to be entered."""
+        return client.stream(
+            self.model,
+            name=self.name,
+            stream_class=self.stream_class,
+            backlog=self.backlog,
+            budget_ms=self.budget_ms,
+        )
+
+    async def run(self, stream: Stream, start_ns: int, duration_ns: int) -> None:
+        """Streams for so long from `start_ns` on (wall clock, ns since 1970); returns when every frame is answered."""
+        captured: dict[int, tuple[int, int]] = {}  # frame id -> when, and which payload; those in flight
+        await _together(self._send(stream, start_ns, duration_ns, captured), self._receive(stream, captured))
+
+    async def _send(
+        self, stream: Stream, start_ns: int, duration_ns: int, captured: dict[int, tuple[int, int]]
+    ) -> None:
+        for nth in range(ceil((duration_ns - self.phase_ns) / self.period_ns)):
+            elapsed_ns = self.phase_ns + nth * self.period_ns
+            wait_ns = start_ns + elapsed_ns - time.time_ns()
+            if wait_ns < -SEND_LATE_NS_MAX:
+                break
+            if wait_ns > 0:
+                await asyncio.sleep(wait_ns / 1e9)
+            index, payload = self.clip.at(elapsed_ns)
+            capture_time_ns = start_ns + elapsed_ns
+            frame_id = await stream.send(payload, capture_time_ns=capture_time_ns, encoding=self.clip.encoding)
+            captured[frame_id] = (capture_time_ns, index)
+            self.tally.sent += 1
+        await stream.finish()
+
+    async def _receive(self, stream: Stream, captured: dict[int, tuple[int, int]]) -> None:
+        async for outcome in stream:
+            captured_ns, index = captured.pop(outcome.frame_id)
+            self.tally.add(outcome, captured_ns)
+            if outcome.ok and self.perception is not None:
+                self.perception.take(index, outcome)
+
+
+def camera(
+    clips: Clips,
+    name: str = "camera",
+    *,
+    period_ns: int,
+    phase_ns: int = 0,
+    stream_class: StreamClass = "STANDARD",
+    backlog: BacklogPolicy = "LATEST",
+    watched: bool = True,
+) -> Sensor:
+    """Sends a picture of the clip each period, the one that the clip shows at that time. `watched`: it tells what it
+    sees."""
+    labels = next(output.labels for output in clips.camera.terms.outputs if output.labels)
+    sight = Sight(labels) if watched else None
+    return Sensor(name, "yolo", clips.camera, period_ns, phase_ns, CAMERA_BUDGET_MS, stream_class, backlog, sight)
+
+
+def microphone(clips: Clips) -> Sensor:
+    """Sends every chunk of the clip, at the clip's rate."""
+    clip = clips.microphone
+    hearing = Hearing(clips.speech)
+    return Sensor("microphone", "vad", clip, clip.period_ns, 0, MICROPHONE_BUDGET_MS, "CRITICAL", "ALL", hearing)
+
+
+async def run_sensors(client: Client, sensors: list[Sensor], seconds: float, on_start: Callable[[int], None]) -> None:
+    """Opens all streams, calls `on_start` with the time when the first frame is due, and streams for so long.
+
+    Raises:
+        DulyError: a stream was refused or broke.
+    """
+    async with AsyncExitStack() as streams:
+        opened = [await streams.enter_async_context(sensor.open(client)) for sensor in sensors]
+        start_ns = time.time_ns() + START_NS
+        on_start(start_ns)
+        duration_ns = round(seconds * 1e9)
+        runs = [sensor.run(stream, start_ns, duration_ns) for sensor, stream in zip(sensors, opened, strict=True)]
+        await _together(*runs)
+
+
+async def _together(*parts: Coroutine[None, None, None]) -> None:
+    """Runs all of them; the first error ends the others and is raised as it is."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -1,0 +1,51 @@
+"""What both demos say at the end."""
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from duly.demo.sensors import Sensor
+from duly_client import Status
+
+
+class LawBroken(Exception):
+    """A frame did not get exactly one outcome, or got one that it should not."""
+
+
+def law(sensors: list[Sensor]) -> str:
+    """What became of all frames, as sentences.
+
+    Raises:
+        LawBroken: a frame has no outcome, or failed.
+    """
+    for sensor in sensors:
+        tally = sensor.tally
+        if tally.answered != tally.sent:
+            raise LawBroken(f"{sensor.name}: {tally.sent:,} frames were sent, but {tally.answered:,} outcomes came")
+        if tally.fault:
+            raise LawBroken(f"{sensor.name}: a frame ended as {tally.fault}")
+    counts: Counter[Status] = sum((sensor.tally.by_status for sensor in sensors), Counter())
+    told = ", ".join(f"{count:,} {status.name}" for status, count in sorted(counts.items()))
+    sentences = [f"Each of the {counts.total():,} frames sent got exactly one outcome: {told}."]
+    dropped = counts.total() - counts[Status.ON_TIME] - counts[Status.LATE]
+    early = sum(sensor.tally.told_early for sensor in sensors)
+    if dropped:
+        how_many = "all" if early == dropped else f"{early:,}"
+        sentences.append(f"Of the {dropped:,} that were not run, {how_many} were told so before their deadline.")
+    return " ".join(sentences)
+
+
+def milliseconds(duration_ns: float) -> str:
+    """`53 ms`, `0.12 ms`."""
+    return f"{duration_ns / 1e6:.0f} ms" if duration_ns >= 9_950_000 else f"{duration_ns / 1e6:.2g} ms"
+
+
+def print_summary(console: Console, paragraphs: dict[str, str]) -> None:
+    """Each under its heading, beside it."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for heading, text in paragraphs.items():
+        grid.add_row(Text(heading, "bold"), Text(text.strip()))
+    console.print()
+    console.print(grid)

@@ -1,0 +1,197 @@
+"""`duly stream` as a user meets it: its own process, its exit status, its two outputs."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import grpc
+import numpy as np
+import pytest
+
+from client.scripted_server import OpenedStream, Script, ScriptedServer, echo, on_time, refuse, serving
+from duly.v1 import inference_pb2, tensor_pb2
+
+ROOT = Path(__file__).parents[2]
+
+
+async def start(*arguments: object) -> asyncio.subprocess.Process:
+    path = os.pathsep.join([str(ROOT / "server"), str(ROOT / "clients" / "python")])
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "duly.cli", "stream", *map(str, arguments)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+async def finished(process: asyncio.subprocess.Process, stdin: bytes = b"") -> tuple[int | None, list[str], str]:
+    """(exit status, lines of stdout, stderr)."""
+    out, err = await process.communicate(stdin)
+    return process.returncode, out.decode().splitlines(), err.decode()
+
+
+async def stream(script: Script, *arguments: object, stdin: bytes = b"") -> tuple[int | None, list[str], str]:
+    async with serving(ScriptedServer(script)) as target:
+        return await finished(await start("model", "--server", target, *arguments), stdin)
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Path:
+    path = tmp_path / "imu.npy"
+    np.save(path, np.zeros((5, 4), np.float32))
+    return path
+
+
+def answering(*outputs: tensor_pb2.Tensor, **terms: Any) -> Script:
+    """Every frame gets these outputs."""
+
+    async def answer(stream: OpenedStream) -> None:
+        await stream.greet()
+        async for frame in stream.frames():
+            outcome = on_time(frame)
+            del outcome.outputs[:]
+            outcome.outputs.extend(outputs)
+            await stream.answer(outcome)
+
+    async def greeted(stream: OpenedStream) -> None:
+        greet = stream.greet
+        stream.greet = lambda: greet(**terms)  # type: ignore[method-assign]
+        await answer(stream)
+
+    return greeted
+
+
+def tensor(name: str, array: Any, datatype: tensor_pb2.DataType) -> tensor_pb2.Tensor:
+    return tensor_pb2.Tensor(name=name, datatype=datatype, shape=array.shape, data=array.tobytes())
+
+
+async def test_each_outcome_is_a_line_and_the_end_a_summary(arrays: Path) -> None:
+    async def every_second(stream: OpenedStream) -> None:
+        await stream.greet()
+        async for frame in stream.frames():
+            superseded = inference_pb2.OUTCOME_STATUS_SUPERSEDED
+            dropped = inference_pb2.Outcome(frame_id=frame.frame_id, status=superseded, reason="a newer one came")
+            await stream.answer(dropped if frame.frame_id % 2 == 0 else on_time(frame))
+
+    status, lines, errors = await stream(every_second, "--input", arrays, "--rate", 200, "--class", "CRITICAL")
+    assert status == 0, errors
+    assert len(lines) == 6
+    assert lines[0].startswith("frame 1  on time  ")
+    assert lines[0].endswith(" ms  y float32[4]")
+    assert lines[1] == "frame 2  superseded  (a newer one came)"
+    assert lines[5].startswith("5 frames sent: 3 on time, 2 superseded; latency p50 ")
+    assert errors.startswith(f"{arrays}: 5 arrays float32[4], every 5 ms, to model version 3 at 127.0.0.1:")
+
+
+async def test_detections_are_named(arrays: Path) -> None:
+    script = answering(
+        tensor("boxes", np.zeros((3, 4), np.float32), tensor_pb2.DATA_TYPE_FP32),
+        tensor("scores", np.array([0.87, 0.69, 0.5], np.float32), tensor_pb2.DATA_TYPE_FP32),
+        tensor("classes", np.array([0, 2, 7], np.int64), tensor_pb2.DATA_TYPE_INT64),
+        outputs=[tensor_pb2.TensorSpec(name="classes", datatype=9, labels=["person", "cat", "car"])],
+    )
+    status, lines, _ = await stream(script, "--input", arrays, "--rate", 1000)
+    assert status == 0
+    assert lines[0].endswith(" ms  person 0.87, car 0.69, class 7 0.50")
+
+
+async def test_a_probability_is_a_number(arrays: Path) -> None:
+    probability = tensor("p", np.array([0.25], np.float32), tensor_pb2.DATA_TYPE_FP32)
+    status, lines, _ = await stream(answering(probability), "--input", arrays, "--rate", 1000)
+    assert status == 0
+    assert lines[0].endswith(" ms  0.25")
+
+
+async def test_json(arrays: Path) -> None:
+    large = tensor("large", np.zeros((5, 500), np.uint8), tensor_pb2.DATA_TYPE_UINT8)
+    small = tensor("small", np.array([[1, 2]], np.int16), tensor_pb2.DATA_TYPE_INT16)
+    status, lines, _ = await stream(answering(large, small), "--input", arrays, "--rate", 1000, "--json")
+    assert status == 0
+    *outcomes, summary = map(json.loads, lines)
+    assert [outcome["frame_id"] for outcome in outcomes] == [1, 2, 3, 4, 5]
+    assert outcomes[0]["status"] == "ON_TIME"
+    assert outcomes[0]["outputs"] == {"large": {"shape": [5, 500]}, "small": [[1, 2]]}
+    assert (summary["sent"], summary["outcomes"]) == (5, {"ON_TIME": 5})
+    assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
+
+
+async def test_pictures_from_stdin() -> None:
+    picture = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    spec = tensor_pb2.TensorSpec(datatype=tensor_pb2.DATA_TYPE_UINT8, shape=[-1, -1, 3], encoded_formats=[1])
+    server = ScriptedServer(answering(inputs=[spec]))
+    async with serving(server) as target:
+        status, lines, errors = await finished(await start("m", "--server", target, "--input", "-"), picture * 3)
+    assert (status, len(lines)) == (0, 4), errors
+    assert [frame.encoded[0].data for frame in server.frames] == [picture] * 3
+    assert errors.startswith("JPEG pictures from stdin, as they come, to m ")
+
+
+async def test_sound_from_stdin() -> None:
+    spec = tensor_pb2.TensorSpec(datatype=tensor_pb2.DATA_TYPE_FP32, shape=[-1], encoded_formats=[3])
+    spec.sample_rate_hz = 8000
+    server = ScriptedServer(answering(inputs=[spec]))
+    async with serving(server) as target:
+        status, lines, errors = await finished(await start("m", "--server", target, "--input", "-"), bytes(9000))
+    assert (status, len(lines)) == (0, 18), errors
+    chunks = [(len(frame.encoded[0].data), frame.encoded[0].format) for frame in server.frames]
+    assert chunks == [(512, 3)] * (9000 // 512), "32 ms each"
+
+
+async def test_frames_are_captured_when_they_are_due(arrays: Path) -> None:
+    server = ScriptedServer(echo)
+    async with serving(server) as target:
+        await finished(await start("m", "--server", target, "--input", arrays, "--rate", 50))
+    captured_ns = [frame.capture_time_unix_nano for frame in server.frames]
+    assert np.diff(captured_ns).tolist() == [20_000_000] * 4
+    assert server.opens[0].expected_period_nano == 20_000_000
+
+
+async def test_a_recording_may_be_repeated_for_a_time(arrays: Path) -> None:
+    status, lines, errors = await stream(echo, "--input", arrays, "--rate", 500, "--repeat", "--seconds", 0.2)
+    assert (status, errors.count("\n")) == (0, 1)
+    assert len(lines) > 6
+    assert lines[-1].startswith(f"{len(lines) - 1} frames sent: {len(lines) - 1} on time")
+
+
+async def test_ctrl_c_ends_it_cleanly(arrays: Path) -> None:
+    async with serving(ScriptedServer(echo)) as target:
+        process = await start("m", "--server", target, "--input", arrays, "--rate", 100, "--repeat")
+        assert process.stdout is not None
+        await process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        status, lines, errors = await finished(process)
+    assert (status, errors.count("\n")) == (0, 1)
+    assert lines[-1].endswith(" ms")
+    assert f"{len(lines)} frames sent: {len(lines)} on time" in lines[-1], "one line is read before"
+
+
+async def test_errors_are_one_line_and_status_1(arrays: Path, tmp_path: Path) -> None:
+    async def unknown(stream: OpenedStream) -> None:
+        await refuse(stream.context, grpc.StatusCode.NOT_FOUND, "no model 'model'; there are: yolo", "MODEL_NOT_FOUND")
+
+    async def strict(stream: OpenedStream) -> None:
+        await stream.greet()
+        await anext(stream.frames())
+        await stream.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "outcomes were not read", "CLIENT_TOO_SLOW")
+
+    (tmp_path / "a.txt").touch()
+    np.save(tmp_path / "wide.npy", np.zeros((5, 9), np.float32))
+    for script, arguments, message in (
+        (unknown, ("--input", arrays), "duly: no model 'model'; there are: yolo\n"),
+        (strict, ("--input", arrays), "duly: outcomes were not read\n"),
+        (echo, ("--input", tmp_path / "none.mp4"), f"duly: {tmp_path / 'none.mp4'}: no such file or folder\n"),
+        (echo, ("--input", tmp_path / "a.txt"), "unknown kind of recording; a folder of pictures or one of"),
+        (echo, ("--input", tmp_path / "wide.npy"), "duly: input 'x': got FP32[9], expected FP32[4]\n"),
+        (echo, ("--input", arrays, "--server", "127.0.0.1:1"), "duly: no answer from 127.0.0.1:1: "),
+    ):
+        status, _, errors = await stream(script, *arguments)
+        assert status == 1, errors
+        assert message in errors
+        assert "Traceback" not in errors

@@ -1,0 +1,128 @@
+"""The clock filter: what it claims is true, whatever the network does."""
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.scripted_server import HOUR_NS, ScriptedServer, serving
+from duly_client import Client
+from duly_client.clock import DRIFT_MAX_PPM, EXCHANGES, Clock, ClockEstimate
+
+SECOND_NS = 10**9
+START_NS = 1_700_000_000 * SECOND_NS
+
+
+class TwoHosts:
+    """True time, and two wall clocks that drift apart. Delays are of true time."""
+
+    def __init__(self, offset_ns: int, drift_ppm: float) -> None:
+        self.now_ns = 0
+        self._offset_ns = offset_ns
+        self._drift_ppm = drift_ppm
+
+    @property
+    def offset_ns(self) -> int:
+        return self._offset_ns + round(self.now_ns * self._drift_ppm / 1e6)
+
+    @property
+    def client_ns(self) -> int:
+        return START_NS + self.now_ns
+
+    @property
+    def server_ns(self) -> int:
+        return self.client_ns + self.offset_ns
+
+    def step_server(self, by_ns: int) -> None:
+        self._offset_ns += by_ns
+
+    def exchange(self, clock: Clock, up_ns: int, held_ns: int, down_ns: int) -> None:
+        sent_ns = self.client_ns
+        self.now_ns += up_ns
+        server_received_ns = self.server_ns
+        self.now_ns += held_ns
+        server_sent_ns = self.server_ns
+        self.now_ns += down_ns
+        clock.add(sent_ns, server_received_ns, server_sent_ns, self.client_ns)
+
+
+delays_ns = st.one_of(st.integers(0, 200_000), st.integers(0, 3 * SECOND_NS))
+
+
+@given(
+    offset_ns=st.integers(-2 * HOUR_NS, 2 * HOUR_NS),
+    drift_ppm=st.floats(-DRIFT_MAX_PPM, DRIFT_MAX_PPM),
+    exchanges=st.lists(
+        st.tuples(delays_ns, st.integers(0, 50_000), delays_ns, st.integers(0, 60 * SECOND_NS)),
+        min_size=1,
+        max_size=2 * EXCHANGES,
+    ),
+)
+def test_the_error_is_never_larger_than_the_uncertainty(
+    offset_ns: int, drift_ppm: float, exchanges: list[tuple[int, int, int, int]]
+) -> None:
+    hosts, clock = TwoHosts(offset_ns, drift_ppm), Clock()
+    for up_ns, held_ns, down_ns, pause_ns in exchanges:
+        hosts.exchange(clock, up_ns, held_ns, down_ns)
+        for _ in range(2):  # right after it, and after a pause
+            estimate = clock.estimate(hosts.client_ns)
+            assert estimate is not None
+            assert abs(estimate.offset_ns - hosts.offset_ns) <= estimate.uncertainty_ns
+            assert estimate.uncertainty_ns > 0
+            hosts.now_ns += pause_ns
+
+
+def test_the_quickest_exchange_bounds_it() -> None:
+    """One quick exchange among slow and lopsided ones is worth all of them."""
+    chance = random.Random(4)
+    hosts, clock = TwoHosts(HOUR_NS, 0), Clock()
+    for nth in range(EXCHANGES):
+        quick = nth == 5
+        hosts.exchange(clock, 50_000 if quick else chance.randrange(10**6, 10**8), 10_000, 50_000 if quick else 10**6)
+    estimate = clock.estimate(hosts.client_ns)
+    assert estimate is not None
+    assert estimate.uncertainty_ns < 50_000 + 10 + hosts.now_ns * DRIFT_MAX_PPM // 10**6
+    assert abs(estimate.offset_ns - HOUR_NS) <= estimate.uncertainty_ns
+
+
+def test_it_believes_a_clock_that_was_set() -> None:
+    hosts, clock = TwoHosts(0, 0), Clock()
+    for _ in range(EXCHANGES):
+        hosts.exchange(clock, 100_000, 0, 100_000)
+    hosts.step_server(-SECOND_NS)
+    hosts.exchange(clock, 100_000, 0, 100_000)
+    estimate = clock.estimate(hosts.client_ns)
+    assert estimate is not None
+    assert abs(estimate.offset_ns + SECOND_NS) <= estimate.uncertainty_ns < 200_000
+
+
+def test_it_knows_nothing_at_first_and_less_as_time_goes_by() -> None:
+    clock = Clock()
+    assert clock.estimate(START_NS) is None
+    hosts = TwoHosts(7, 0)
+    hosts.exchange(clock, 0, 0, 0)
+    now, later = clock.estimate(hosts.client_ns), clock.estimate(hosts.client_ns + SECOND_NS)
+    assert now is not None
+    assert later is not None
+    assert later.uncertainty_ns - now.uncertainty_ns == SECOND_NS * DRIFT_MAX_PPM // 10**6
+    assert now == ClockEstimate(7, now.uncertainty_ns)
+
+
+@pytest.mark.parametrize("ahead_ns", [0, HOUR_NS, -HOUR_NS])
+async def test_the_server_learns_of_a_skewed_clock_before_the_first_frame(ahead_ns: int) -> None:
+    """Its pings stop carrying no estimate before a frame comes, so that every budget counts from capture."""
+    server = ScriptedServer(clock_ahead_ns=ahead_ns)
+    async with serving(server) as target, Client(target) as client, client.stream("echo") as stream:
+        known = [ping.HasField("clock") for ping in server.pings]
+        await stream.send(np.zeros(4, np.float32))
+        await anext(stream)
+        await server.until(lambda: len(server.pings) == 8)
+        estimate = stream.clock
+    assert known[0] is False
+    last = server.pings[-1].clock
+    assert server.pings[1].HasField("clock")
+    assert abs(last.offset_nano - ahead_ns) <= last.uncertainty_nano
+    assert estimate is not None
+    assert abs(estimate.offset_ns - ahead_ns) <= estimate.uncertainty_ns

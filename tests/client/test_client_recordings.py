@@ -1,0 +1,193 @@
+"""Recordings: what comes out of files of each kind, and what is refused."""
+
+import io
+import random
+import re
+import sys
+import wave
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from duly_client import mjpeg
+from duly_client.convert import DTYPES
+from duly_client.mjpeg import MjpegError, pictures_in
+from duly_client.recordings import RecordingError, open_recording
+from duly_client.types import Encoding, StreamTerms, TensorSpec
+
+
+def terms(
+    datatype: str, *shape: int, encodings: tuple[Encoding, ...] = (), rate_hz: int = 0, inputs: int = 1
+) -> StreamTerms:
+    spec = TensorSpec("x", datatype, DTYPES[datatype], shape, encodings, sample_rate_hz=rate_hz)
+    return StreamTerms(1, "1", (spec,) * inputs, (), (), "", "", 0, "", "", 0, 0, 0.0, 0, 0, 0)
+
+
+CAMERA = terms("UINT8", -1, -1, 3, encodings=("JPEG", "PNG"))
+PIXELS = terms("UINT8", -1, -1, 3)
+VOICE = terms("FP32", 512, encodings=("PCM_S16LE",), rate_hz=16_000)
+
+
+@pytest.fixture
+def picture() -> Any:
+    """Smooth, so that JPEG keeps it; blue, so that a swap of colours shows."""
+    ramp = np.linspace(0, 255, 48, dtype=np.uint8)
+    blue = np.broadcast_to(ramp[:, None], (48, 64))
+    return np.dstack([blue, np.zeros_like(blue), np.zeros_like(blue)])  # OpenCV's order: blue first
+
+
+def test_pictures(tmp_path: Path, picture: Any) -> None:
+    for name in ("b.png", "a.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(cv2.imencode(Path(name).suffix.replace(".txt", ".png"), picture)[1].tobytes())
+    folder = open_recording(tmp_path, CAMERA)
+    assert list(folder) == [(tmp_path / "a.jpg").read_bytes(), (tmp_path / "b.png").read_bytes()]
+    assert list(folder) == list(folder)
+    assert folder.description == f"2 pictures in {tmp_path}"
+    assert (folder.period_s, folder.encoding) == (0.1, None)
+    (decoded,) = open_recording(tmp_path / "b.png", PIXELS)
+    np.testing.assert_array_equal(decoded, picture[:, :, ::-1])
+
+
+def test_video(tmp_path: Path, picture: Any) -> None:
+    path = tmp_path / "street.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (64, 48))
+    for _ in range(5):
+        writer.write(picture)
+    writer.release()
+    video = open_recording(str(path), CAMERA)
+    assert video.period_s == pytest.approx(0.08)
+    assert video.description == f"{path}: 5 pictures of 64x48 at 12.5 Hz"
+    frames = list(video)
+    assert len(frames) == 5
+    seen = cv2.imdecode(np.frombuffer(bytes(frames[0]), np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(seen.astype(int) - picture).mean() < 4
+    pixels = list(open_recording(path, PIXELS))
+    assert np.abs(np.asarray(pixels[4]).astype(int) - picture[:, :, ::-1]).mean() < 4
+
+
+def write_wav(path: Path, samples: Any, rate_hz: int = 16_000, channels: int = 1, width: int = 2) -> Path:
+    with wave.open(str(path), "wb") as sound:
+        sound.setnchannels(channels)
+        sound.setsampwidth(width)
+        sound.setframerate(rate_hz)
+        sound.writeframes(samples.tobytes())
+    return path
+
+
+def test_sound(tmp_path: Path) -> None:
+    samples = np.arange(-1000, 1000, dtype="<i2") * 16
+    path = write_wav(tmp_path / "voice.wav", samples)
+    sound = open_recording(path, VOICE)
+    assert (sound.period_s, sound.encoding) == (0.032, "PCM_S16LE")
+    assert b"".join(map(bytes, sound)) == samples[: 3 * 512].tobytes(), "the rest is shorter than a chunk"
+    as_floats = list(open_recording(path, terms("FP32", 512, rate_hz=16_000)))
+    np.testing.assert_array_equal(np.concatenate(as_floats), samples[: 3 * 512] / np.float32(32768))
+    assert as_floats[0].dtype == np.float32
+    whole = list(open_recording(path, terms("INT16", -1)))
+    assert whole[0].shape == (512,)
+    assert whole[0].dtype == np.int16
+    raw = tmp_path / "voice.raw"
+    raw.write_bytes(samples.tobytes())
+    assert list(open_recording(raw, VOICE)) == list(sound)
+
+
+def test_arrays(tmp_path: Path) -> None:
+    array = np.random.default_rng(3).normal(size=(7, 4)).astype(np.float32)
+    np.save(tmp_path / "imu.npy", array)
+    recording = open_recording(tmp_path / "imu.npy", terms("FP32", 4))
+    np.testing.assert_array_equal(np.stack([np.asarray(frame) for frame in recording]), array)
+    assert recording.description == f"{tmp_path / 'imu.npy'}: 7 arrays float32[4]"
+
+
+def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
+    ramp = np.arange(2000, dtype="<i2")
+    cases: list[tuple[Path, StreamTerms, str]] = [
+        (write_wav(tmp_path / "fast.wav", ramp, 44_100), VOICE, "ffmpeg -i fast.wav -ac 1 -ar 16000 -c:a pcm_s16le"),
+        (write_wav(tmp_path / "two.wav", ramp, channels=2), VOICE, "2 channel(s) of 16 bits at 16000 Hz; 1 of 16 bits"),
+        (write_wav(tmp_path / "mono.wav", ramp), CAMERA, "0.1 s of sound at 16000 Hz; the model takes UINT8[?,?,3] or"),
+        (write_wav(tmp_path / "mono.wav", ramp), terms("FP64", 512), "the model takes FP64[512]"),
+        (tmp_path / "noise.raw", CAMERA, "holds raw sound; the model takes UINT8[?,?,3] or JPEG or PNG"),
+        (tmp_path / "broken.wav", VOICE, "not a WAV file of PCM samples"),
+        (tmp_path / "broken.avi", CAMERA, "OpenCV cannot read this video"),
+        (tmp_path / "broken.npy", VOICE, "not a .npy file of numbers"),
+        (tmp_path / "one.jpg", VOICE, "pictures; the model takes FP32[512] or PCM_S16LE"),
+        (tmp_path / "film.mp3", VOICE, "unknown kind of recording; a folder of pictures or one of .avi, .jpeg, .jpg,"),
+        (tmp_path / "empty", CAMERA, "no pictures (.jpeg, .jpg, .png) in this folder"),
+        (tmp_path, terms("FP32", 4, inputs=2), "models with one input; this one takes x, x"),
+    ]
+    (tmp_path / "empty").mkdir()
+    for path, opened, message in cases:
+        if not path.exists():
+            path.write_bytes(b"nothing of the kind")
+        with pytest.raises(RecordingError, match=re.escape(message)):
+            list(open_recording(path, opened))
+    with pytest.raises(FileNotFoundError):
+        open_recording(tmp_path / "missing.jpg", CAMERA)
+
+
+def test_opencv_is_only_needed_for_decoding(tmp_path: Path, picture: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as if it were not installed
+    assert len(list(open_recording(tmp_path / "a.jpg", CAMERA))) == 1
+    with pytest.raises(RecordingError, match=re.escape("pip install 'duly[media]'")):
+        open_recording(tmp_path / "a.jpg", PIXELS)
+
+
+class Dribble(io.RawIOBase):
+    """A pipe that gives a few bytes at a time."""
+
+    def __init__(self, data: bytes, chance: random.Random) -> None:
+        self._data = data
+        self._chance = chance
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(self._data), len(buffer), self._chance.randint(1, 9))
+        buffer[:count] = self._data[:count]
+        self._data = self._data[count:]
+        return count
+
+
+def jpegs() -> list[bytes]:
+    """Noise, so that scans are full of FF; one progressive with several scans, one with restart markers, and one with
+    a whole JPEG inside a segment.
+    """
+    noise = np.random.default_rng(5).integers(0, 256, (40, 56, 3), np.uint8)
+    plain = cv2.imencode(".jpg", noise, (cv2.IMWRITE_JPEG_QUALITY, 98))[1].tobytes()
+    progressive = cv2.imencode(".jpg", noise, (cv2.IMWRITE_JPEG_PROGRESSIVE, 1))[1].tobytes()
+    restarts = cv2.imencode(".jpg", noise, (cv2.IMWRITE_JPEG_RST_INTERVAL, 2))[1].tobytes()
+    thumbnail = b"\xff\xe1" + (len(plain) + 2).to_bytes(2, "big") + plain
+    return [plain, progressive, restarts, plain[:2] + b"\xff" + thumbnail + plain[2:]]
+
+
+def test_jpegs_from_a_pipe_come_apart_where_they_should() -> None:
+    expected = jpegs() * 3
+    for seed in range(5):
+        source = io.BufferedReader(Dribble(b"".join(expected), random.Random(seed)), 64)
+        assert list(pictures_in(source)) == expected
+
+
+def test_a_jpeg_cut_off_at_the_end_is_left_out() -> None:
+    plain = jpegs()[0]
+    for length in range(0, len(plain), 97):
+        source = io.BufferedReader(io.BytesIO(plain + plain[:length]))  # type: ignore[arg-type]
+        assert list(pictures_in(source)) == [plain]
+
+
+def test_what_is_no_jpeg_is_refused_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for data, message in (
+        (b"RIFF....WAVE", "byte 1 of a JPEG picture is 52; a marker begins with FF"),
+        (b"\xff\xfb\x90", "a JPEG picture begins with FF D8, this with FF FB"),
+        (b"\xff\xd8\x00\x01", "byte 3 of a JPEG picture is 00"),
+    ):
+        with pytest.raises(MjpegError, match=message):
+            list(pictures_in(io.BufferedReader(io.BytesIO(data))))  # type: ignore[arg-type]
+    monkeypatch.setattr(mjpeg, "PICTURE_BYTES_MAX", 1000)
+    endless = b"\xff\xd8\xff\xda\x00\x02" + bytes(5000)
+    with pytest.raises(MjpegError, match="no end of a JPEG picture in 1000 bytes"):
+        list(pictures_in(io.BufferedReader(io.BytesIO(endless))))  # type: ignore[arg-type]

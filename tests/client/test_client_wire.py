@@ -1,0 +1,138 @@
+"""Frames as bytes: every array comes back as it was, and what does not fit is named."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from duly.v1 import inference_pb2, tensor_pb2
+from duly_client import wire
+from duly_client.convert import DTYPES, tensor_array
+from duly_client.errors import ProtocolError
+from duly_client.types import Encoding, TensorSpec
+
+JPEG = b"\xff\xd8\xff\xe0 and so on"
+PNG = b"\x89PNG\r\n\x1a\n and so on"
+
+
+def spec(name: str, datatype: str, *shape: int, encodings: tuple[Encoding, ...] = ()) -> TensorSpec:
+    return TensorSpec(name, datatype, DTYPES[datatype], shape, encodings)
+
+
+def sent(frame: inference_pb2.Frame, payload: Any, *specs: TensorSpec, encoding: Encoding | None = None) -> Any:
+    """The frame as the server parses it."""
+    request = wire.frame_request(frame, wire.inputs_of(payload, encoding, specs or None))
+    (received,) = inference_pb2.StreamRequest.FromString(request.message).frames.frames
+    return received
+
+
+@given(st.data(), st.sampled_from(sorted(DTYPES)), st.booleans(), st.booleans())
+def test_arrays_of_every_type_come_back_as_they_were(
+    data: st.DataObject, datatype: str, big_endian: bool, transposed: bool
+) -> None:
+    dtype = DTYPES[datatype].newbyteorder(">" if big_endian else "<")
+    shapes = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
+    array = data.draw(hnp.arrays(dtype, shapes))
+    array = array.T if transposed else array
+    frame = sent(inference_pb2.Frame(frame_id=1), array, spec("x", datatype, *array.shape))
+    (tensor,) = frame.tensors
+    assert tensor_pb2.DataType.Name(tensor.datatype) == f"DATA_TYPE_{datatype}"
+    back = tensor_array(tensor)
+    assert (back.dtype, back.shape) == (DTYPES[datatype], array.shape)
+    np.testing.assert_array_equal(back, array)
+    assert back.tobytes() == array.astype(DTYPES[datatype]).tobytes(), "NaN payloads and signed zeros too"
+
+
+@given(
+    frame_id=st.integers(1, 2**64 - 1),
+    captured_ns=st.integers(0, 2**63 - 1),
+    budget_ns=st.integers(0, 2**63 - 1),
+    must_run=st.booleans(),
+    inputs=st.dictionaries(st.text(max_size=200), st.binary(max_size=70_000).map(lambda tail: JPEG + tail), max_size=3),
+)
+def test_frames_are_what_protobuf_reads(
+    frame_id: int, captured_ns: int, budget_ns: int, must_run: bool, inputs: dict[str, bytes]
+) -> None:
+    fields = inference_pb2.Frame(
+        frame_id=frame_id, capture_time_unix_nano=captured_ns, budget_nano=budget_ns, must_run=must_run
+    )
+    frame = sent(fields, inputs)
+    assert {encoded.name: encoded.data for encoded in frame.encoded} == inputs
+    frame.ClearField("encoded")
+    assert frame == fields
+
+
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=20))
+def test_frames_sent_together_are_one_message(payloads: list[bytes]) -> None:
+    requests = [
+        wire.frame_request(inference_pb2.Frame(frame_id=nth), wire.inputs_of(JPEG + payload, None, None))
+        for nth, payload in enumerate(payloads, start=1)
+    ]
+    frames = inference_pb2.StreamRequest.FromString(wire.joined(requests)).frames.frames
+    assert [frame.frame_id for frame in frames] == list(range(1, len(payloads) + 1))
+    assert [frame.encoded[0].data for frame in frames] == [JPEG + payload for payload in payloads]
+
+
+def test_a_unary_request_holds_its_frame() -> None:
+    request = inference_pb2.InferRequest(model="m", outputs=["y"], stream_class=inference_pb2.STREAM_CLASS_CRITICAL)
+    message = wire.infer_request(request, inference_pb2.Frame(frame_id=1), wire.inputs_of(JPEG, None, None))
+    parsed = inference_pb2.InferRequest.FromString(message)
+    assert parsed.frame.encoded[0].data == JPEG
+    parsed.ClearField("frame")
+    assert parsed == request
+
+
+@pytest.mark.parametrize(
+    ("payload", "encoding", "format_name"),
+    [
+        (JPEG, None, "JPEG"),
+        (PNG, None, "PNG"),
+        (bytearray(PNG), None, "PNG"),
+        (memoryview(JPEG), "PCM_S16LE", "JPEG"),
+        (b"\0\1\2\3", "PCM_S16LE", "PCM_S16LE"),
+    ],
+)
+def test_formats_are_recognised(payload: Any, encoding: Encoding | None, format_name: str) -> None:
+    only = spec("x", "UINT8", -1, -1, 3, encodings=("JPEG", "PNG", "PCM_S16LE"))
+    (encoded,) = sent(inference_pb2.Frame(frame_id=1), payload, only, encoding=encoding).encoded
+    assert tensor_pb2.EncodedFormat.Name(encoded.format) == f"ENCODED_FORMAT_{format_name}"
+    assert (encoded.name, encoded.data) == ("x", bytes(payload))
+
+
+PICTURE = spec("images", "UINT8", -1, -1, 3, encodings=("JPEG",))
+STATE = spec("state", "FP32", 2, 128)
+
+
+@pytest.mark.parametrize(
+    ("payload", "specs", "kind", "message"),
+    [
+        (np.zeros((2, 2, 4), "u1"), [PICTURE], ValueError, r"'images': got UINT8\[2,2,4\], expected UINT8\[\?,\?,3\]"),
+        (np.zeros((2, 2, 3), "f4"), [PICTURE], ValueError, r"got FP32\[2,2,3\], expected UINT8\[\?,\?,3\] or JPEG"),
+        (np.zeros((2, 2), "u1"), [PICTURE], ValueError, r"got UINT8\[2,2\]"),
+        (np.zeros((2, 2, 3), "c8"), [PICTURE], ValueError, r"got complex64\[2,2,3\]"),
+        (np.zeros(2, "c8"), [], TypeError, "arrays of complex64 cannot be sent; element types are BOOL, UINT8"),
+        (PNG, [PICTURE], ValueError, "'images': got PNG, expected"),
+        (
+            b"RIFF",
+            [PICTURE],
+            ValueError,
+            "neither JPEG nor PNG and encoding is None; state one of JPEG, PNG, PCM_S16LE",
+        ),
+        ([1, 2], [PICTURE], TypeError, r"'images': got list, expected UINT8\[\?,\?,3\] or JPEG"),
+        ("a.jpg", [], TypeError, "got str, expected a NumPy array, or bytes"),
+        (JPEG, [PICTURE, STATE], ValueError, "the model takes the inputs images, state: send a dict"),
+        ({"images": JPEG}, [PICTURE, STATE], ValueError, "has the inputs images, expected images, state"),
+        ({}, [PICTURE], ValueError, r"has the inputs \(none\), expected images"),
+    ],
+)
+def test_what_does_not_fit_is_named(payload: Any, specs: list[TensorSpec], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        wire.inputs_of(payload, None, specs or None)
+
+
+def test_a_tensor_of_an_unknown_type_is_the_servers_fault() -> None:
+    with pytest.raises(ProtocolError, match=r"tensor 'y': 2 bytes do not fill 0\[2\]"):
+        tensor_array(tensor_pb2.Tensor(name="y", shape=[2], data=b"ab"))

@@ -1,0 +1,51 @@
+"""WaitingFrames against a plain sorted list."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duly.core.queue import WaitingFrames
+from duly.core.types import Frame, StreamClass
+
+# Few distinct deadlines, so that ties are common.
+frames = st.lists(st.tuples(st.integers(0, 8), st.sampled_from(StreamClass)), max_size=40).map(
+    lambda specs: [Frame(seq, 1, seq, "detect/1", due, stream_class=cls) for seq, (due, cls) in enumerate(specs)]
+)
+
+
+def order(frame: Frame) -> tuple[int, int, int]:
+    return frame.stream_class, frame.deadline_ns, frame.seq
+
+
+@given(arriving=frames, data=st.data())
+def test_behaves_as_a_sorted_list(arriving: list[Frame], data: st.DataObject) -> None:
+    queue = WaitingFrames()
+    model: list[Frame] = []
+    for frame in data.draw(st.permutations(arriving)):
+        queue.add(frame)
+        model = sorted([*model, frame], key=order)
+        if data.draw(st.booleans(), label="remove one"):
+            gone = data.draw(st.sampled_from(model), label="removed")
+            queue.remove(gone)
+            model.remove(gone)
+        limit_ns = data.draw(st.integers(-1, 10), label="due before")
+        assert list(queue) == model
+        assert len(queue) == len(model)
+        assert bool(queue) == bool(model)
+        assert queue.deadline_first_ns() == min((frame.deadline_ns for frame in model), default=None)
+        assert queue.due_before(limit_ns) == [frame for frame in model if frame.deadline_ns < limit_ns]
+
+
+@given(arriving=frames)
+def test_refuses_to_remove_what_does_not_wait(arriving: list[Frame]) -> None:
+    queue = WaitingFrames()
+    for frame in arriving:
+        queue.add(frame)
+    stranger = Frame(len(arriving), 1, 1, "detect/1", 4)
+    with pytest.raises(KeyError):
+        queue.remove(stranger)
+    for frame in arriving:
+        queue.remove(frame)
+        with pytest.raises(KeyError):
+            queue.remove(frame)
+    assert len(queue) == 0

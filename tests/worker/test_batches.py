@@ -1,0 +1,180 @@
+"""Batches through a real worker process: what runs, what is taken out, and that one bad frame costs only itself."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duly.worker.channel import FRAME_FAILED, INVALID, OK
+from worker import graphs
+from worker.client import BatchFailed, Encoded, Worker, version_of
+
+
+def rows(count: int, width: int = 4) -> list[np.ndarray]:
+    return list(np.random.default_rng(7).standard_normal((count, width), np.float32))
+
+
+def test_bare_model_answers_in_both_slots_at_every_size(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "double", graphs.doubling())
+    with Worker(version_of(tmp_path, "double")) as worker:
+        signature = worker.signature
+        assert [(s.name, s.datatype, s.shape, s.bytes_max, s.finite) for s in signature.inputs] == [
+            ("x", "FP32", (4,), 16, True)
+        ]
+        assert [(s.name, s.datatype, s.shape, s.bytes_max) for s in signature.outputs] == [("y", "FP32", (4,), 16)]
+        assert (signature.batch_sizes, signature.any_size, signature.stateful) == ((1, 2, 4, 8), True, False)
+        assert signature.providers == ("CPUExecutionProvider",)
+        assert {size: len(times) for size, times in worker.ready["samples_ns"].items()} == dict.fromkeys("1248", 3)
+        assert all(time > 0 for times in worker.ready["samples_ns"].values() for time in times)
+        for slot in (0, 1, 0):
+            for size in range(1, 9):
+                values = rows(size)
+                outcomes = worker.run([[value] for value in values], slot=slot)
+                assert [outcome.status for outcome in outcomes] == [OK] * size
+                for value, outcome in zip(values, outcomes, strict=True):
+                    np.testing.assert_array_equal(outcome.outputs["y"], 2 * value)
+
+
+def test_results_of_one_slot_stay_while_the_other_runs(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "double", graphs.doubling())
+    with Worker(version_of(tmp_path, "double")) as worker:
+        first, second = rows(2)
+        worker.run([[first]], slot=0)
+        worker.run([[second]], slot=1)
+        kept = np.frombuffer(worker.region.outputs[0], np.float32, 4).copy()
+        np.testing.assert_array_equal(kept, 2 * first)
+
+
+def test_fixed_batch_is_padded_and_tensors_are_read_and_written_where_they_lie(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "double", graphs.doubling([4, 3]))
+    with Worker(version_of(tmp_path, "double")) as worker:
+        assert (worker.signature.batch_sizes, worker.signature.any_size) == ((4,), False)
+        values = rows(4, 3)
+        for value, outcome in zip(values, worker.run([[value] for value in values]), strict=True):
+            np.testing.assert_array_equal(outcome.outputs["y"], 2 * value)
+        # Rows that belong to no frame of the next batch: their results appear all the same, so that the graph reads
+        # and writes the region itself.
+        stray = np.float32([1000, 2000, 3000])
+        worker.region.inputs[0][24:36] = stray.tobytes()
+        worker.region.outputs[0][24:36] = bytes(12)
+        outcomes = worker.run([[values[0]], [values[1]]])
+        assert len(outcomes) == 2
+        np.testing.assert_array_equal(outcomes[1].outputs["y"], 2 * values[1])
+        np.testing.assert_array_equal(np.frombuffer(worker.region.outputs[0][24:36], np.float32), 2 * stray)
+
+
+def test_more_frames_than_the_largest_batch_are_refused(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "double", graphs.doubling(), "batch_sizes = [1, 3]\n")
+    with Worker(version_of(tmp_path, "double")) as worker:
+        assert worker.signature.batch_sizes == (1, 3)
+        with pytest.raises(BatchFailed, match="a batch of 4 is larger than 3"):
+            worker.run([[np.zeros(4, np.float32)]] * 4)
+        assert worker.run([[np.zeros(4, np.float32)]] * 2)[1].status == OK
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_frames_that_are_not_finite_leave_the_batch(tmp_path: Path, poison: float) -> None:
+    graphs.save(tmp_path, "double", graphs.doubling())
+    values = rows(5)
+    values[1][2] = values[4][0] = poison
+    with Worker(version_of(tmp_path, "double")) as worker:
+        outcomes = worker.run([[value] for value in values])
+        assert [outcome.status for outcome in outcomes] == [OK, INVALID, OK, OK, INVALID]
+        assert outcomes[1].reason == "input 'x': an element is NaN or infinite"
+        for index in (0, 2, 3):
+            np.testing.assert_array_equal(outcomes[index].outputs["y"], 2 * values[index])
+
+
+def test_model_may_allow_what_is_not_finite(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "double", graphs.doubling(), '[[input]]\nname = "x"\nfinite = false\n')
+    with Worker(version_of(tmp_path, "double")) as worker:
+        outcome = worker.run([[np.float32([1, np.nan, np.inf, 4])]])[0]
+        np.testing.assert_array_equal(outcome.outputs["y"], [2, np.nan, np.inf, 8])
+
+
+def test_frames_of_the_wrong_form_say_what_is_wrong(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "double", graphs.doubling())
+    good = np.float32([1, 2, 3, 4])
+    with Worker(version_of(tmp_path, "double")) as worker:
+        outcomes = worker.run([[good[:3]], [good.reshape(2, 2)], [Encoded("JPEG", b"\xff\xd8\xff")], [good]])
+        assert [outcome.reason for outcome in outcomes] == [
+            "input 'x' has shape [3], wanted is [4]",
+            "input 'x' has shape [2, 2], wanted is [4]",
+            "input 'x' takes no JPEG, but FP32[4]",
+            "",
+        ]
+        np.testing.assert_array_equal(outcomes[3].outputs["y"], 2 * good)
+
+
+def test_batch_that_the_graph_refuses_fails_with_a_plain_reason(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    graphs.save(tmp_path, "pick", graphs.picking())
+    with Worker(version_of(tmp_path, "pick")) as worker:
+        with pytest.raises(BatchFailed) as failed:
+            worker.run([[np.int64(1)], [np.int64(9)]])
+        assert str(failed.value) == (
+            "Gather node '': indices element out of data bounds, idx=9 must be within the inclusive range [-4,3]"
+        )
+        outcomes = worker.run([[np.int64(3)], [np.int64(0)]])
+        assert [float(outcome.outputs["y"]) for outcome in outcomes] == [40, 10]
+    assert capfd.readouterr().err == ""
+
+
+def test_frames_of_several_shapes_run_in_one_batch(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "double", graphs.doubling(["N", "H", "W"]))
+    with Worker(version_of(tmp_path, "double")) as worker:
+        assert worker.signature.inputs[0].shape == (-1, -1)
+        values = [np.full(shape, seed, np.float32) for seed, shape in enumerate([(2, 3), (4, 1), (2, 3), (1, 1)])]
+        values[2][1, 2] = np.nan
+        outcomes = worker.run([[value] for value in values])
+        assert [outcome.status for outcome in outcomes] == [OK, OK, INVALID, OK]
+        for index in (0, 1, 3):
+            np.testing.assert_array_equal(outcomes[index].outputs["y"], 2 * values[index])
+        assert worker.run([[np.zeros((0, 3), np.float32)]])[0].reason == "input 'x' is empty: its shape is [0, 3]"
+
+
+def test_fixed_batch_of_open_shapes_is_padded(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "double", graphs.doubling([3, "W"]))
+    with Worker(version_of(tmp_path, "double")) as worker:
+        assert (worker.signature.batch_sizes, worker.signature.any_size) == ((3,), False)
+        values = [np.float32([1, 2]), np.float32([3, 4])]
+        for value, outcome in zip(values, worker.run([[value] for value in values]), strict=True):
+            np.testing.assert_array_equal(outcome.outputs["y"], 2 * value)
+
+
+def test_output_beyond_its_bound_fails_its_frame_alone(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "zeros", graphs.zeros(), "batch_sizes = [1, 2]\n")
+    with Worker(version_of(tmp_path, "zeros")) as worker:
+        assert worker.signature.outputs[0].shape == (-1,)
+        assert worker.run([[np.int64([262_144])]])[0].outputs["y"].shape == (262_144,)
+        outcome = worker.run([[np.int64([262_145])]])[0]
+        assert outcome.status == FRAME_FAILED
+        assert outcome.reason == (
+            "output 'y' has 1,048,580 bytes (FP32[262145]), more than the 1,048,576 that a frame may have"
+        )
+        assert [o.outputs["y"].shape for o in worker.run([[np.int64([3])], [np.int64([5])]])] == [(5,), (5,)]
+
+
+def test_element_types_of_clients_and_graph_may_differ_without_loss(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "half", graphs.doubling(["N", 4], graphs.FP16), '[[input]]\nname = "x"\ndatatype = "FP32"\n')
+    graphs.save(tmp_path, "flags", graphs.copying(["N", 3], graphs.BOOL))
+    with Worker(version_of(tmp_path, "half")) as worker:
+        assert worker.signature.inputs[0].datatype == "FP32"
+        outcome = worker.run([[np.float32([1, 2, 3, 4])]])[0]
+        assert outcome.outputs["y"].dtype == np.float16
+        np.testing.assert_array_equal(outcome.outputs["y"], [2, 4, 6, 8])
+    with Worker(version_of(tmp_path, "flags")) as worker:
+        outcomes = worker.run([[np.array([True, False, True])], [np.array([0, 1, 1], np.uint8)]])
+        assert outcomes[0].outputs["y"].tolist() == [True, False, True]
+        assert worker.run([[np.array([0, 1, 2], np.uint8)]])[0].reason == (
+            "input 'x': an element of BOOL is neither 0 nor 1"
+        )
+
+
+def test_interrupt_from_the_terminal_is_the_servers_affair(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "double", graphs.doubling())
+    with Worker(version_of(tmp_path, "double")) as worker:
+        worker.process.send_signal(signal.SIGINT)
+        assert worker.run([[np.zeros(4, np.float32)]])[0].status == OK

@@ -1,0 +1,337 @@
+"""Models that can't be loaded: each reason is one sentence that names file, place and what would be right."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from duly.worker.graph import LoadError
+from duly.worker.loading import load
+from worker import graphs
+from worker.client import LoadFailed, Worker, version_of
+
+
+def body_of(root: Path, name: str, **changes: Any) -> dict[str, Any]:
+    version = version_of(root, name)
+    return {
+        "model": version.key,
+        "lane": "cpu:0",
+        "folder": str(version.folder),
+        "model_folder": str(version.model_folder),
+        "config": version.config.model_dump(mode="json", by_alias=True),
+        "variant": version.config.variants[0].name,
+        "threads": 1,
+    } | changes
+
+
+def reason_of(root: Path, name: str, **changes: Any) -> str:
+    with pytest.raises(LoadError) as refused:
+        load(body_of(root, name, **changes))
+    reason = str(refused.value)
+    assert str(root) not in reason
+    assert "\n" not in reason
+    assert not re.search(r"\.(cc|h):\d|onnxruntime::|ONNXRuntimeError", reason)
+    return reason
+
+
+def test_worker_tells_the_server_why_and_ends(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.doubling(), "[constants]\nrate = 1\n")
+    with pytest.raises(LoadFailed) as failed:
+        Worker(version_of(tmp_path, "m"))
+    assert str(failed.value) == "m/model.toml: constants.rate: the graph has no input 'rate'; it has: x"
+
+
+# ---- the file ----
+
+
+@pytest.mark.parametrize("contents", [b"", b"hello world" * 100, b"\x08\x08"])
+def test_damaged_file(tmp_path: Path, contents: bytes) -> None:
+    graphs.save(tmp_path, "m", graphs.doubling())
+    (tmp_path / "m/1/model.onnx").write_bytes(contents)
+    assert reason_of(tmp_path, "m") == "m/1/model.onnx: is not a whole ONNX file; copy or export it again"
+
+
+def test_file_that_is_gone_since_the_scan(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.doubling())
+    body = body_of(tmp_path, "m")
+    (tmp_path / "m/1/model.onnx").unlink()
+    with pytest.raises(LoadError, match=r"^m/1/model\.onnx: there is no such file$"):
+        load(body)
+
+
+def test_variant_that_does_not_exist(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.doubling())
+    assert reason_of(tmp_path, "m", variant="int8") == "m/1: there is no variant 'int8'; there are: default"
+
+
+def test_external_data(tmp_path: Path) -> None:
+    proto = graphs.model(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [graphs.value("x", ["N", 300])],
+        [graphs.value("y", ["N", 300])],
+        {"w": np.eye(300, dtype=np.float32)},
+    )
+    folder = tmp_path / "m/1"
+    folder.mkdir(parents=True)
+    onnx.save(proto, folder / "model.onnx", save_as_external_data=True, location="weights.bin")
+    load(body_of(tmp_path, "m"))
+    os.truncate(folder / "weights.bin", 1000)
+    assert reason_of(tmp_path, "m") == (
+        "m/1/model.onnx: its external data file is cut off: it does not hold all of w; copy or export both files again"
+    )
+    (folder / "weights.bin").unlink()
+    assert reason_of(tmp_path, "m") == (
+        "m/1/model.onnx: its external data file weights.bin is missing; put it into the same folder"
+    )
+
+
+def one_node(op_type: str, kind: int = TensorProto.FLOAT, *, opset: int = 17, domain: str = "", ir: int = 8) -> Any:
+    domains = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    node = helper.make_node(op_type, ["x"] * (2 if op_type == "BitShift" else 1), ["y"], domain=domain)
+    if op_type == "BitShift":
+        node.attribute.append(helper.make_attribute("direction", "LEFT"))
+    graph = helper.make_graph([node], "graph", [graphs.value("x", ["N", 4], kind)], [graphs.value("y", ["N", 4], kind)])
+    return helper.make_model(graph, opset_imports=domains, ir_version=ir)
+
+
+@pytest.mark.parametrize(
+    ("proto", "reason"),
+    [
+        (
+            one_node("Relu", opset=99),
+            r"needs opset 99 of ai\.onnx, the installed .* knows up to \d+; export it with a lower",
+        ),
+        (
+            one_node("Relu", ir=99),
+            r"has IR version 99, the installed ONNX Runtime knows up to \d+; export it with a lower",
+        ),
+        (one_node("Frob"), r"operator Frob does not exist in opset 17; export it with the operators of ONNX"),
+        (
+            one_node("Frob", domain="acme"),
+            r"operator acme:Frob is not part of ONNX Runtime; export it with the operators",
+        ),
+        (
+            one_node("BitShift", TensorProto.UINT16),
+            r"operator BitShift of opset 11 has no implementation for its element",
+        ),
+        (
+            one_node("Relu", TensorProto.STRING),
+            r".*Type Error: Type 'tensor\(string\)' of input parameter \(x\) of operator",
+        ),
+    ],
+)
+def test_graph_that_the_runtime_refuses(tmp_path: Path, proto: onnx.ModelProto, reason: str) -> None:
+    graphs.save(tmp_path, "m", proto)
+    assert re.match(rf"m/1/model\.onnx: {reason}", found := reason_of(tmp_path, "m")), found
+
+
+def test_graph_that_takes_no_batch_though_it_says_so(tmp_path: Path) -> None:
+    # y = x reshaped to [1, 4], which the graph hides: the 1 comes out of the data.
+    nodes = [
+        helper.make_node("Mul", ["x", "zero"], ["nothing"]),
+        helper.make_node("ReduceSum", ["nothing"], ["sum"], keepdims=0),
+        helper.make_node("Cast", ["sum"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Add", ["whole", "dims"], ["shape"]),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    constants = {"zero": np.float32(0), "dims": np.int64([1, 4])}
+    proto = graphs.model(nodes, [graphs.value("x", ["N", 4])], [graphs.value("y", ["N", 4])], constants)
+    graphs.save(tmp_path, "m", proto)
+    assert re.fullmatch(
+        r"m/1/model\.onnx: warm-up with a batch of 2: Reshape node '': .*requested shape:\{1,4\}; "
+        r"if the graph takes no such batch, set batch_sizes",
+        found := reason_of(tmp_path, "m"),
+    ), found
+    graphs.save(tmp_path, "m", proto, "batch_sizes = [1]\n")
+    assert load(body_of(tmp_path, "m"))[2]["signature"]["batch_sizes"] == [1]
+
+
+def test_output_whose_first_dimension_is_not_the_batch(tmp_path: Path) -> None:
+    node = helper.make_node("NonZero", ["x"], ["y"])
+    proto = graphs.model([node], [graphs.value("x", ["N", 4])], [graphs.value("y", [None, "K"], TensorProto.INT64)])
+    graphs.save(tmp_path, "m", proto)
+    assert reason_of(tmp_path, "m") == (
+        "m/model.toml: output: the graph's 'y' has 2 rows, not one for each frame of a batch of any of [1, 2, 4, 8]; "
+        "export it with the batch as first dimension, or set batch_sizes = [2]"
+    )
+    node = helper.make_node("Compress", ["x", "which"], ["y"], axis=0)
+    inputs = [graphs.value("x", ["N", 4]), graphs.value("which", ["N"], TensorProto.BOOL)]
+    graphs.save(tmp_path, "m", graphs.model([node], inputs, [graphs.value("y", ["K", 4])]))
+    assert reason_of(tmp_path, "m") == (
+        "m/1/model.onnx: warm-up with a batch of 1: Compress node '': output 'y' has shape {0,4}; {1,4} was expected: "
+        "one row for each frame of the batch"
+    )
+
+
+# ---- model.toml against the graph ----
+
+PICTURE = graphs.doubling(["N", 3, 8, 8])
+SOUND = graphs.doubling(["N", 12])
+GRID = graphs.doubling(["N", 14, 2, 2])
+FIXED = graphs.doubling([4, 3])
+
+
+def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, str]:
+    return proto, f'[[input]]\nname = "x"\n{text}\n'
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ((SOUND, '[[input]]\nname = "a"\n'), "input[0].name: the graph has no input 'a'; it has: x"),
+        ((SOUND, '[[input]]\nname = "a"\ntensor = "b"\n'), "input[0].tensor: the graph has no input 'b'; it has: x"),
+        ((SOUND, '[[output]]\nname = "z"\n'), "output[0].tensor: the graph has no output 'z'; it has: y"),
+        ((SOUND, '[[state]]\noutput = "z"\ninput = "x"\n'), "state[0].output: the graph has no output 'z'; it has: y"),
+        ((SOUND, '[[state]]\noutput = "y"\ninput = "z"\n'), "state[0].input: the graph has no input 'z'; it has: x"),
+        (
+            (SOUND, '[[state]]\noutput = "y"\ninput = "x"\nbatch_axis = 1\n'),
+            "state[0].input: 'x' has shape ['N', 12]; only axis 1, the batch, may be open: export it with the others "
+            "fixed, or set batch_axis",
+        ),
+        (
+            (SOUND, '[[state]]\noutput = "y"\ninput = "x"\n'),
+            "input: clients have nothing to send; the graph's inputs are: x",
+        ),
+        ((SOUND, "[constants]\nx = 1\n"), "input: clients have nothing to send; the graph's inputs are: x"),
+        (
+            (SOUND, '[[input]]\nname = "x"\n[constants]\nx = 1\n'),
+            "constants.x: graph input 'x' is fed by input[0] already",
+        ),
+        (
+            (graphs.summing(), '[[input]]\nname = "x"\n'),
+            "input: nothing feeds graph input 'total'; add an input, a state or a constant for it",
+        ),
+        (
+            (FIXED, "batch_sizes = [1, 2]\n"),
+            "batch_sizes: the graph takes batches of 4 alone, so that [4] it must be",
+        ),
+        (
+            (graphs.doubling([]), ""),
+            "graph input 'x': 'x' has 0 dimensions; an input needs the batch first and at most 8 more: make it a "
+            "constant, or export the graph with a batch dimension",
+        ),
+        (
+            step("shape = [13]", SOUND),
+            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; change shape or preprocess",
+        ),
+        (
+            step('datatype = "INT64"', SOUND),
+            "input[0]: INT64 can't become FP32, which the graph's 'x' takes; change datatype",
+        ),
+        (step("bytes_max = 47", SOUND), "input[0].bytes_max: 47 is less than the 48 bytes of FP32[12]"),
+        (
+            step('preprocess = [{ op = "window", samples = 8, context = 3 }]', SOUND),
+            "input[0]: what is sent becomes [11] a frame, but the graph's 'x' takes [12]; change shape or preprocess",
+        ),
+        (
+            step('shape = [9]\npreprocess = [{ op = "window", samples = 8, context = 4 }]', SOUND),
+            "input[0].shape: [9] is not the window's [8]; leave it out",
+        ),
+        (
+            step('datatype = "INT16"\nencodings = ["PCM_S16LE"]', SOUND),
+            "input[0]: sound is FP32 with one dimension, the samples, not INT16[12]",
+        ),
+        (
+            step('preprocess = [{ op = "normalise", mean = [1.0, 2.0] }]', SOUND),
+            "input[0].preprocess: normalise.mean has 2 values; it must have 1, or one for each of the 12 channels",
+        ),
+        (
+            step('preprocess = [{ op = "layout" }, { op = "resize", width = 8, height = 8 }]'),
+            "input[0].preprocess[1]: resize can't follow layout; the order is resize or window, normalise, layout, "
+            "each at most once",
+        ),
+        (
+            step('encodings = ["JPEG"]\npreprocess = [{ op = "resize", width = 9, height = 8 }, { op = "layout" }]'),
+            "input[0]: what is sent becomes [3, 8, 9] a frame, but the graph's 'x' takes [3, 8, 8]; change shape or "
+            "preprocess",
+        ),
+        (step('encodings = ["JPEG"]', SOUND), "input[0]: a picture has 3 dimensions, the graph takes [12] a frame"),
+        (
+            step('encodings = ["JPEG", "PCM_S16LE"]'),
+            "input[0]: an input is a picture or sound, not both; see its encodings and preprocess",
+        ),
+        (
+            step('encodings = ["JPEG"]\nshape = [8, 8]\npreprocess = [{ op = "layout" }]'),
+            "input[0].shape: [8, 8] is no picture; it must be [height, width, channels]",
+        ),
+        (
+            step('encodings = ["JPEG"]\ndatatype = "FP32"\npreprocess = [{ op = "layout" }]'),
+            "input[0].datatype: a picture is UINT8, or without resize and encodings UINT16 or FP32, not FP32",
+        ),
+        (
+            (GRID, '[postprocess]\nop = "yolo_v2"\ntensor = "z"\nanchors = [[1.0, 1.0]]\n'),
+            "postprocess.tensor: the graph has no output 'z'; it has: y",
+        ),
+        (
+            (GRID, '[postprocess]\nop = "yolo_v2"\ntensor = "y"\nanchors = [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]\n'),
+            "postprocess.anchors: 3 anchors do not fit the grid's 14 channels, which must be anchors * (5 + classes)",
+        ),
+        (
+            (SOUND, '[postprocess]\nop = "yolo_v2"\ntensor = "y"\nanchors = [[1.0, 1.0]]\n'),
+            "postprocess.tensor: 'y' is FP32['N', 12]; a grid must be of floating point and [batch, channels, H, W] "
+            "with its channels fixed",
+        ),
+        (
+            (
+                GRID,
+                '[[output]]\nname = "boxes"\ntensor = "y"\n[postprocess]\nop = "yolo_v2"\ntensor = "y"\n'
+                "anchors = [[1.0, 1.0], [2.0, 2.0]]\n",
+            ),
+            "output: 'boxes' is there twice, once from postprocess; give the other a name of its own",
+        ),
+        (
+            (SOUND, '[[output]]\nname = "a"\ntensor = "y"\n[[output]]\nname = "b"\ntensor = "y"\n'),
+            "output[1]: 'y' is sent already",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_graph(tmp_path: Path, case: tuple[onnx.ModelProto, str], reason: str) -> None:
+    graphs.save(tmp_path, "m", *case)
+    assert reason_of(tmp_path, "m") == f"m/model.toml: {reason}"
+
+
+def test_constant_must_be_of_the_graphs_type(tmp_path: Path) -> None:
+    proto = graphs.model(
+        [helper.make_node("Add", ["x", "c"], ["y"])],
+        [graphs.value("x", ["N", 2], TensorProto.UINT8), graphs.value("c", [], TensorProto.UINT8)],
+        [graphs.value("y", ["N", 2], TensorProto.UINT8)],
+    )
+    for constant in ("256", "-1", "1.5"):
+        graphs.save(tmp_path, "m", proto, f"[constants]\nc = {constant}\n")
+        assert reason_of(tmp_path, "m") == (
+            f"m/model.toml: constants.c: {constant} is no UINT8, which the graph's input is"
+        )
+
+
+def test_inputs_must_agree_on_a_fixed_batch(tmp_path: Path) -> None:
+    inputs = [graphs.value("a", [2, 3]), graphs.value("b", [1, 3])]
+    proto = graphs.model([helper.make_node("Add", ["a", "b"], ["y"])], inputs, [graphs.value("y", [2, 3])])
+    graphs.save(tmp_path, "m", proto)
+    assert reason_of(tmp_path, "m") == (
+        "m/model.toml: input: the graph's batch dimensions differ: {'a': 2, 'b': 1}; export it with one size for all"
+    )
+
+
+def test_state_is_not_for_clients(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.summing(), graphs.SUMMING + '[[output]]\nname = "total_next"\n')
+    assert reason_of(tmp_path, "m") == ("m/model.toml: output[0]: 'total_next' is a state, which stays on the server")
+
+
+def test_batch_must_fit_a_message_of_the_channel(tmp_path: Path) -> None:
+    count = 20
+    nodes = [helper.make_node("Relu", ["x"], [f"y{index}"]) for index in range(count)]
+    outputs = [graphs.value(f"y{index}", ["N", 1]) for index in range(count)]
+    proto = graphs.model(nodes, [graphs.value("x", ["N", 1])], outputs)
+    graphs.save(tmp_path, "m", proto, "batch_sizes = [1, 256]\n")
+    assert re.fullmatch(
+        r"m/model\.toml: batch_sizes: a batch of 256 with 20 tensors a frame needs a message of [\d,]+ bytes, "
+        r"more than the 200,000 that the channel takes; lower batch_sizes",
+        found := reason_of(tmp_path, "m"),
+    ), found
+    graphs.save(tmp_path, "m", proto, "batch_sizes = [1, 128]\n")
+    load(body_of(tmp_path, "m"))

@@ -1,0 +1,105 @@
+"""A provider that was asked for and does not run the model is an error, never a silent fall back."""
+
+from pathlib import Path
+
+import pytest
+
+from duly.models.spec import ModelConfig, Provider
+from duly.worker.providers import CPU, CUDA, TENSORRT, Node, ProviderError, check_used, wanted
+from worker import graphs
+from worker.test_load_errors import reason_of
+
+AZURE = "AzureExecutionProvider"  # the one beside the CPU's in the CPU distribution; it runs no ordinary node
+
+
+# ---- with the installed runtime ----
+
+
+def test_provider_that_is_not_installed(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.doubling(), f'providers = [{{ name = "{CUDA}" }}, {{ name = "{CPU}" }}]\n')
+    reason = reason_of(tmp_path, "m")
+    assert reason.startswith(f"m/1/model.onnx: providers: {CUDA} is not in onnxruntime 1.")
+    assert reason.endswith(f"which has {AZURE}, {CPU}; install duly[gpu] in place of duly[cpu]")
+
+
+def test_gpu_lane_without_gpu_runtime(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.doubling())
+    assert f"{CUDA} is not in onnxruntime" in reason_of(tmp_path, "m", lane="cuda:0")
+
+
+@pytest.mark.parametrize("listed", [[AZURE], [AZURE, CPU], [CPU, AZURE]])
+def test_provider_that_runs_nothing(tmp_path: Path, listed: list[str]) -> None:
+    tables = ", ".join(f'{{ name = "{name}" }}' for name in listed)
+    graphs.save(tmp_path, "m", graphs.doubling(), f"providers = [{tables}]\n")
+    assert reason_of(tmp_path, "m") == (
+        f"m/1/model.onnx: providers: {AZURE} was asked for and runs no node of the graph: {CPU} runs Add; take it out"
+    )
+
+
+def test_provider_library_that_is_none(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.doubling(), 'providers = [{ name = "Acme", library = "libacme.so" }]\n')
+    (tmp_path / "m/libacme.so").write_bytes(b"not a library")
+    reason = reason_of(tmp_path, "m")
+    assert reason.startswith("m/1/model.onnx: providers: Acme: library libacme.so: Failed to load library libacme.so")
+
+
+def test_cuda_graph_needs_cuda(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.doubling(), "cuda_graph = true\n")
+    assert reason_of(tmp_path, "m") == (
+        f"m/1/model.onnx: cuda_graph needs {CUDA} as the first provider, not {CPU} on cpu:0"
+    )
+
+
+# ---- the rules, with what a session would say on other machines ----
+
+
+def providers(*names: str) -> list[Provider]:
+    return [Provider(name=name) for name in names]
+
+
+def test_gpu_lane_asks_for_its_own_gpu_and_the_author_has_the_last_word() -> None:
+    assert wanted(ModelConfig(), "cpu:0") == (Provider(name=CPU),)
+    (cuda,) = wanted(ModelConfig(cuda_graph=True), "cuda:2")
+    assert (cuda.name, cuda.options["device_id"], cuda.options["enable_cuda_graph"]) == (CUDA, "2", 1)
+    own = Provider(name=CUDA, options={"arena_extend_strategy": "kNextPowerOfTwo", "gpu_mem_limit": 1})
+    tensorrt, cuda, cpu = wanted(ModelConfig(providers=(Provider(name=TENSORRT), own, Provider(name=CPU))), "cuda:1")
+    assert tensorrt.options == {"device_id": "1"}
+    assert cuda.options["arena_extend_strategy"] == "kNextPowerOfTwo"
+    assert cuda.options["gpu_mem_limit"] == 1
+    assert cpu.options == {}
+
+
+def test_shapes_may_be_computed_on_the_host() -> None:
+    assigned = {CUDA: [Node("Conv", "a")], CPU: [Node("Shape", "s"), Node("Gather", "g"), Node("Concat", "")]}
+    assert check_used(providers(CUDA), [CUDA, CPU], assigned) == (CUDA, CPU)
+
+
+def test_nodes_that_fell_to_the_cpu_are_named_unless_it_was_asked_for() -> None:
+    fallen = [Node("NonMaxSuppression", f"nms{index}") for index in range(12)]
+    assigned = {CUDA: [Node("Conv", "a")], CPU: [Node("Shape", "s"), *fallen]}
+    with pytest.raises(ProviderError) as refused:
+        check_used(providers(CUDA), [CUDA, CPU], assigned)
+    named = ", ".join(f"NonMaxSuppression 'nms{index}'" for index in range(10))
+    assert str(refused.value) == (
+        f"{CUDA} can't run all of the graph: {named} and 2 more fell to the CPU; add {CPU} to providers to allow that"
+    )
+    assert check_used(providers(CUDA, CPU), [CUDA, CPU], assigned) == (CUDA, CPU)
+
+
+def test_every_accelerator_asked_for_must_run_something() -> None:
+    assigned = {TENSORRT: [Node("TRTKernel", "t")], CPU: [Node("Resize", "r")]}
+    with pytest.raises(ProviderError, match=f"{CUDA} was asked for and runs no node"):
+        check_used(providers(TENSORRT, CUDA, CPU), [TENSORRT, CUDA, CPU], assigned)
+    assert check_used(providers(TENSORRT, CPU), [TENSORRT, CPU], assigned) == (TENSORRT, CPU)
+
+
+def test_cpu_in_the_list_may_have_nothing_to_do_unless_it_is_the_first() -> None:
+    assigned = {CUDA: [Node("Conv", "a")]}
+    assert check_used(providers(CUDA, CPU), [CUDA, CPU], assigned) == (CUDA,)
+    with pytest.raises(ProviderError, match=f"{CPU} was asked for and runs no node of the graph: {CUDA} runs Conv 'a'"):
+        check_used(providers(CPU, CUDA), [CPU, CUDA], assigned)
+
+
+def test_provider_that_could_not_start() -> None:
+    with pytest.raises(ProviderError, match=f"{CUDA} could not start here; the session has {CPU} only"):
+        check_used(providers(CUDA, CPU), [CPU], {CPU: [Node("Conv", "")]})
