@@ -278,7 +278,7 @@ class Witness:
             assert now_ns <= latest_start_ns, f"{told} waits past its latest start"
             wake_ns = self.next_wake_ns()
             assert wake_ns is not None, f"{told} waits and nobody will wake"
-            assert now_ns < wake_ns <= latest_start_ns + 1, f"{told} must be looked at by {latest_start_ns}, not {wake_ns}"
+            assert now_ns < wake_ns <= latest_start_ns + 1, f"{told} is due at {latest_start_ns}, the wake at {wake_ns}"
         for lane, batch_id in self.lanes.items():
             assert batch_id is not None or not self._runnable(now_ns, lane), f"{now_ns}: {lane} idles while frames wait"
         if self.drain_ns is not None and now_ns >= self.drain_ns:

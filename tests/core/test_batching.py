@@ -98,7 +98,7 @@ def test_passed_over_frames_cannot_run_in_time_after_the_batch(decision: Decisio
 @given(decision=decisions())
 def test_a_window_serves_clearly_more_frames_per_lane_time(decision: Decision) -> None:
     batch = decision.batch()
-    if batch.frames[0] is decision.waiting[0]:
+    if not batch.passed_over:
         return
     calm = Decision(decision.waiting, decision.profile, decision.cap_ns, last_free_lane=False).batch()
     gain = (100 + WINDOW_GAIN_PERCENT) / 100
@@ -112,6 +112,15 @@ def test_a_window_passes_over_the_shortest_prefix_that_pays() -> None:
     batch = form_batch(tight + roomy, profile, NOW_NS, 25 * MS, last_free_lane=True)
     assert batch.passed_over == tight
     assert batch.frames == roomy[:8]
+
+
+def test_a_window_at_the_end_of_the_queue_passes_over_nothing_that_has_time() -> None:
+    """Batches of two are the best of this engine, yet that is no reason to give up all but the last two frames."""
+    profile = Profile({1: (6 * MS,), 2: (7 * MS,), 4: (20 * MS,), 8: (35 * MS,)}, any_size=True)
+    waiting = [frame(seq, due * MS) for seq, due in enumerate([17, 23, 27, 30, *range(38, 128, 4)])]
+    batch = form_batch(waiting, profile, NOW_NS, 25 * MS, last_free_lane=True)
+    assert batch.passed_over == []
+    assert batch.frames == waiting[:3]
 
 
 def test_no_window_where_the_lane_can_serve_all_in_time() -> None:

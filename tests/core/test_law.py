@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from core.law import Witness
 
+from core.law import Witness
 from duly.core.events import (
     BatchFailed,
     BatchFinished,
@@ -47,11 +47,11 @@ def samples(draw: st.DrawFn) -> dict[int, tuple[int, ...]]:
 @st.composite
 def terms(draw: st.DrawFn, stateful: bool) -> StreamTerms:
     backlog = draw(st.sampled_from(BacklogPolicy))
-    frames = {BacklogPolicy.LATEST: 1, BacklogPolicy.ALL: 0}.get(backlog) if backlog != BacklogPolicy.KEEP_LAST else None
+    backlog_frames = {BacklogPolicy.LATEST: 1, BacklogPolicy.KEEP_LAST: draw(st.integers(1, 3)), BacklogPolicy.ALL: 0}
     return StreamTerms(
         stream_class=draw(st.sampled_from(StreamClass)),
         backlog=backlog,
-        backlog_frames=draw(st.integers(1, 3)) if frames is None else frames,
+        backlog_frames=backlog_frames[backlog],
         budget_ns=draw(budgets_ns),
         frames_in_flight_max=draw(st.sampled_from([1, 3, 6, 16])),
         gap=draw(st.sampled_from(GapPolicy)) if stateful else None,
@@ -130,7 +130,9 @@ class Law(RuleBasedStateMachine):
     # ---- execution ----
 
     @precondition(lambda self: self.witness.batches)
-    @rule(data=st.data(), after_ns=st.integers(0, 20 * MS), punctual=st.booleans(), bad=st.sampled_from([0, 0, 0, 1, 2]))
+    @rule(
+        data=st.data(), after_ns=st.integers(0, 20 * MS), punctual=st.booleans(), bad=st.sampled_from([0, 0, 0, 1, 2])
+    )
     def batch_finishes(self, data: st.DataObject, after_ns: int, punctual: bool, bad: int) -> None:
         batch_id = data.draw(st.sampled_from(sorted(self.witness.batches)))
         self._pass(after_ns, punctual)

@@ -64,7 +64,7 @@ def test_one_outlier_does_not_count(outlier_ns: int, when: int) -> None:
     assert plan(disturbed) == plan(calm)
 
 
-@given(outlier_ns=st.integers(10 * MS, 10_000 * MS), size=st.sampled_from([2, 3]))
+@given(outlier_ns=st.integers(30 * MS, 10_000 * MS), size=st.sampled_from([2, 3]))
 def test_one_outlier_does_not_count_at_a_size_that_the_warm_up_left_out(outlier_ns: int, size: int) -> None:
     profile = Profile({1: (10 * MS,) * 30, 4: (20 * MS,) * 30}, any_size=True)
     before = plan(profile)

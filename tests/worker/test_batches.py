@@ -1,49 +1,55 @@
 """Batches through a real worker process: what runs, what is taken out, and that one bad frame costs only itself."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from duly.worker.channel import FRAME_FAILED, INVALID, OK
 from worker import graphs
 from worker.client import BatchFailed, Encoded, Worker, version_of
 
 
+@pytest.fixture(scope="module")
+def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """y = 2x, 4 wide, from a file without a toml."""
+    root = graphs.save(tmp_path_factory.mktemp("double"), "double", graphs.doubling())
+    with Worker(version_of(root, "double")) as worker:
+        yield worker
+
+
 def rows(count: int, width: int = 4) -> list[np.ndarray]:
     return list(np.random.default_rng(7).standard_normal((count, width), np.float32))
 
 
-def test_bare_model_answers_in_both_slots_at_every_size(tmp_path: Path) -> None:
-    graphs.save(tmp_path, "double", graphs.doubling())
-    with Worker(version_of(tmp_path, "double")) as worker:
-        signature = worker.signature
-        assert [(s.name, s.datatype, s.shape, s.bytes_max, s.finite) for s in signature.inputs] == [
-            ("x", "FP32", (4,), 16, True)
-        ]
-        assert [(s.name, s.datatype, s.shape, s.bytes_max) for s in signature.outputs] == [("y", "FP32", (4,), 16)]
-        assert (signature.batch_sizes, signature.any_size, signature.stateful) == ((1, 2, 4, 8), True, False)
-        assert signature.providers == ("CPUExecutionProvider",)
-        assert {size: len(times) for size, times in worker.ready["samples_ns"].items()} == dict.fromkeys("1248", 3)
-        assert all(time > 0 for times in worker.ready["samples_ns"].values() for time in times)
-        for slot in (0, 1, 0):
-            for size in range(1, 9):
-                values = rows(size)
-                outcomes = worker.run([[value] for value in values], slot=slot)
-                assert [outcome.status for outcome in outcomes] == [OK] * size
-                for value, outcome in zip(values, outcomes, strict=True):
-                    np.testing.assert_array_equal(outcome.outputs["y"], 2 * value)
+def test_bare_model_answers_in_both_slots_at_every_size(double: Worker) -> None:
+    signature = double.signature
+    assert [(s.name, s.datatype, s.shape, s.bytes_max, s.finite) for s in signature.inputs] == [
+        ("x", "FP32", (4,), 16, True)
+    ]
+    assert [(s.name, s.datatype, s.shape, s.bytes_max) for s in signature.outputs] == [("y", "FP32", (4,), 16)]
+    assert (signature.batch_sizes, signature.any_size, signature.stateful) == ((1, 2, 4, 8), True, False)
+    assert signature.providers == ("CPUExecutionProvider",)
+    assert {size: len(times) for size, times in double.ready["samples_ns"].items()} == dict.fromkeys("1248", 3)
+    assert all(time > 0 for times in double.ready["samples_ns"].values() for time in times)
+    for slot in (0, 1, 0):
+        for size in range(1, 9):
+            values = rows(size)
+            outcomes = double.run([[value] for value in values], slot=slot)
+            assert [outcome.status for outcome in outcomes] == [OK] * size
+            for value, outcome in zip(values, outcomes, strict=True):
+                np.testing.assert_array_equal(outcome.outputs["y"], 2 * value)
 
 
-def test_results_of_one_slot_stay_while_the_other_runs(tmp_path: Path) -> None:
-    graphs.save(tmp_path, "double", graphs.doubling())
-    with Worker(version_of(tmp_path, "double")) as worker:
-        first, second = rows(2)
-        worker.run([[first]], slot=0)
-        worker.run([[second]], slot=1)
-        kept = np.frombuffer(worker.region.outputs[0], np.float32, 4).copy()
-        np.testing.assert_array_equal(kept, 2 * first)
+def test_results_of_one_slot_stay_while_the_other_runs(double: Worker) -> None:
+    first, second = rows(2)
+    double.run([[first]], slot=0)
+    double.run([[second]], slot=1)
+    kept = np.frombuffer(double.region.outputs[0], np.float32, 4).copy()
+    np.testing.assert_array_equal(kept, 2 * first)
 
 
 def test_fixed_batch_is_padded_and_tensors_are_read_and_written_where_they_lie(tmp_path: Path) -> None:
@@ -74,16 +80,14 @@ def test_more_frames_than_the_largest_batch_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-def test_frames_that_are_not_finite_leave_the_batch(tmp_path: Path, poison: float) -> None:
-    graphs.save(tmp_path, "double", graphs.doubling())
+def test_frames_that_are_not_finite_leave_the_batch(double: Worker, poison: float) -> None:
     values = rows(5)
     values[1][2] = values[4][0] = poison
-    with Worker(version_of(tmp_path, "double")) as worker:
-        outcomes = worker.run([[value] for value in values])
-        assert [outcome.status for outcome in outcomes] == [OK, INVALID, OK, OK, INVALID]
-        assert outcomes[1].reason == "input 'x': an element is NaN or infinite"
-        for index in (0, 2, 3):
-            np.testing.assert_array_equal(outcomes[index].outputs["y"], 2 * values[index])
+    outcomes = double.run([[value] for value in values])
+    assert [outcome.status for outcome in outcomes] == [OK, INVALID, OK, OK, INVALID]
+    assert outcomes[1].reason == "input 'x': an element is NaN or infinite"
+    for index in (0, 2, 3):
+        np.testing.assert_array_equal(outcomes[index].outputs["y"], 2 * values[index])
 
 
 def test_model_may_allow_what_is_not_finite(tmp_path: Path) -> None:
@@ -93,18 +97,60 @@ def test_model_may_allow_what_is_not_finite(tmp_path: Path) -> None:
         np.testing.assert_array_equal(outcome.outputs["y"], [2, np.nan, np.inf, 8])
 
 
-def test_frames_of_the_wrong_form_say_what_is_wrong(tmp_path: Path) -> None:
-    graphs.save(tmp_path, "double", graphs.doubling())
+def test_frames_of_the_wrong_form_say_what_is_wrong(double: Worker) -> None:
     good = np.float32([1, 2, 3, 4])
-    with Worker(version_of(tmp_path, "double")) as worker:
-        outcomes = worker.run([[good[:3]], [good.reshape(2, 2)], [Encoded("JPEG", b"\xff\xd8\xff")], [good]])
-        assert [outcome.reason for outcome in outcomes] == [
-            "input 'x' has shape [3], wanted is [4]",
-            "input 'x' has shape [2, 2], wanted is [4]",
-            "input 'x' takes no JPEG, but FP32[4]",
-            "",
+    outcomes = double.run([[good[:3]], [good.reshape(2, 2)], [Encoded("JPEG", b"\xff\xd8\xff")], [good]])
+    assert [outcome.reason for outcome in outcomes] == [
+        "input 'x' has shape [3], wanted is [4]",
+        "input 'x' has shape [2, 2], wanted is [4]",
+        "input 'x' takes no JPEG, but FP32[4]",
+        "",
+    ]
+    np.testing.assert_array_equal(outcomes[3].outputs["y"], 2 * good)
+
+
+def test_rows_of_all_inputs_stay_together_when_frames_leave_the_batch(tmp_path: Path) -> None:
+    # One input is read where it lies, the other from a buffer that it is normalised into.
+    add = helper.make_node("Sub", ["a", "b"], ["y"])
+    inputs = [graphs.value("a", ["N", 3]), graphs.value("b", ["N", 3])]
+    proto = graphs.model([add], inputs, [graphs.value("y", ["N", 3])])
+    toml = (
+        '[[input]]\nname = "a"\n[[input]]\nname = "b"\npreprocess = [{ op = "normalise", scale = 2.0, mean = [1.0] }]\n'
+    )
+    graphs.save(tmp_path, "m", proto, toml)
+    generator = np.random.default_rng(3)
+    with Worker(version_of(tmp_path, "m")) as worker:
+        for step in range(60):
+            a, b = generator.integers(-9, 9, (2, generator.integers(1, 9), 3)).astype(np.float32)
+            bad = generator.random(len(a)) < 0.4
+            for index in np.flatnonzero(bad):
+                (a, b)[generator.integers(2)][index, 1] = np.nan
+            outcomes = worker.run(list(zip(a, b, strict=True)), slot=step % 2)
+            assert [outcome.status for outcome in outcomes] == [INVALID if wrong else OK for wrong in bad]
+            for index in np.flatnonzero(~bad):
+                np.testing.assert_array_equal(outcomes[index].outputs["y"], a[index] - (2 * b[index] - 1))
+
+
+def test_boxes_and_the_grid_that_they_come_from(tmp_path: Path) -> None:
+    toml = (
+        '[[output]]\nname = "grid"\ntensor = "y"\n'
+        '[postprocess]\nop = "yolo_v2"\ntensor = "y"\nanchors = [[1.0, 1.0], [2.0, 2.0]]\ndetections_max = 3\n'
+    )
+    graphs.save(tmp_path, "m", graphs.doubling(["N", 14, 2, 2]), toml)
+    grids = np.full((2, 14, 2, 2), -5, np.float32)
+    grids[1, :7, 1, 0] = [0, 0, 0, 0, 9, 1, 9]
+    with Worker(version_of(tmp_path, "m")) as worker:
+        assert [(spec.name, spec.shape, spec.bytes_max) for spec in worker.signature.outputs] == [
+            ("boxes", (-1, 4), 48),
+            ("scores", (-1,), 12),
+            ("classes", (-1,), 24),
+            ("grid", (14, 2, 2), 224),
         ]
-        np.testing.assert_array_equal(outcomes[3].outputs["y"], 2 * good)
+        nothing, one = worker.run([[grid] for grid in grids])
+        assert nothing.outputs["boxes"].shape == (0, 4)
+        np.testing.assert_allclose(one.outputs["boxes"], [[0, 0.5, 0.5, 1]], atol=1e-6)
+        assert one.outputs["classes"].tolist() == [1]
+        np.testing.assert_array_equal(one.outputs["grid"], 2 * grids[1])
 
 
 def test_batch_that_the_graph_refuses_fails_with_a_plain_reason(
@@ -173,8 +219,6 @@ def test_element_types_of_clients_and_graph_may_differ_without_loss(tmp_path: Pa
         )
 
 
-def test_interrupt_from_the_terminal_is_the_servers_affair(tmp_path: Path) -> None:
-    graphs.save(tmp_path, "double", graphs.doubling())
-    with Worker(version_of(tmp_path, "double")) as worker:
-        worker.process.send_signal(signal.SIGINT)
-        assert worker.run([[np.zeros(4, np.float32)]])[0].status == OK
+def test_interrupt_from_the_terminal_is_the_servers_affair(double: Worker) -> None:
+    double.process.send_signal(signal.SIGINT)
+    assert double.run([[np.zeros(4, np.float32)]])[0].status == OK

@@ -67,6 +67,14 @@ def test_bad_pictures_cost_only_themselves(detector: tuple[Worker, tuple[str, ..
         np.testing.assert_allclose(outcomes[good].outputs["boxes"], alone.outputs["boxes"], atol=1e-4)
 
 
+def test_small_file_that_claims_a_huge_picture_is_invalid(detector: tuple[Worker, tuple[str, ...]]) -> None:
+    worker, _ = detector
+    payload = cv2.imencode(".png", np.zeros((8200, 8200), np.uint8))[1].tobytes()
+    assert len(payload) < 1 << 20
+    (outcome,) = worker.run([[Encoded("PNG", payload)]])
+    assert outcome.reason == "input 'image': the PNG has more than 67,108,864 pixels"
+
+
 def test_places_in_a_letterboxed_picture_are_those_in_the_picture(detector: tuple[Worker, tuple[str, ...]]) -> None:
     worker, labels = detector
     stored = cv2.imread(str(real.asset("coffee.png")))

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from duly.worker import channel
 from duly.worker.graph import LoadError
 from duly.worker.loading import load
 from worker import graphs
@@ -335,3 +336,20 @@ def test_batch_must_fit_a_message_of_the_channel(tmp_path: Path) -> None:
     ), found
     graphs.save(tmp_path, "m", proto, "batch_sizes = [1, 128]\n")
     load(body_of(tmp_path, "m"))
+
+
+def test_profile_of_many_sizes_fits_a_message_too(tmp_path: Path) -> None:
+    sizes = list(range(1, 129))
+    graphs.save(tmp_path, "m", graphs.doubling(), f"batch_sizes = {sizes}\n")
+    body = body_of(tmp_path, "m")
+    _, _, ready = load(body | {"config": body["config"] | {"warmup_runs": 100}})
+    assert [int(size) for size in ready["samples_ns"]] == sizes
+    assert all(len(times) >= 50 for times in ready["samples_ns"].values())
+    assert len(channel.encode_text(channel.READY, ready)) < channel.MESSAGE_BYTES_MAX
+
+
+def test_room_must_be_there_for_a_picture(tmp_path: Path) -> None:
+    toml = '[[input]]\nname = "x"\nencodings = ["JPEG"]\nbytes_max = 100\n'
+    resize = 'preprocess = [{ op = "resize", width = 8, height = 8 }, { op = "layout" }]\n'
+    graphs.save(tmp_path, "m", PICTURE, toml + resize)
+    assert reason_of(tmp_path, "m") == ("m/1/model.onnx: input 'x': bytes_max 100 leaves room for no frame; raise it")

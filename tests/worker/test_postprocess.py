@@ -108,7 +108,7 @@ def test_numbers_that_a_broken_model_gives_harm_nobody() -> None:
     grid[0, :, 0, 0] = np.nan
     grid[0, :, 1, 1] = [0, 0, 500, 500, 500, 500, 0, 0]  # a box as large as float32 can say
     grid[1, :, 2, 2] = [-500, 500, -500, -500, 500, -500, 500, 0]
-    with np.errstate(all="raise"):
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
         boxes, scores, classes = yolo_v2(flat(grid), config())
     assert classes.tolist() == [0, 1]
     np.testing.assert_array_equal(boxes[0], [0, 0, 1, 1])

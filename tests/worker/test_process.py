@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from duly.worker import channel
+from duly.worker.pinned import pin
 from worker import graphs
 from worker.client import TIMEOUT_S, LoadFailed, Worker, version_of
 
@@ -97,3 +98,11 @@ def test_broken_installation_is_told_to_the_server(tmp_path: Path, monkeypatch: 
     monkeypatch.syspath_prepend(other.parent)
     with pytest.raises(LoadFailed, match="onnxruntime and onnxruntime-gpu are both installed"):
         Worker(version_of(tmp_path / "models", "double"))
+
+
+def test_pages_are_not_pinned_where_there_is_no_gpu() -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU")
+    region = channel.Region.create(4096, 4096)
+    assert not pin(region, 0)
+    region.close()

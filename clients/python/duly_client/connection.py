@@ -48,10 +48,10 @@ class Connection:
 
     async def open(self, request: inference_pb2.OpenStream) -> StreamTerms:
         """Opens the stream. AioRpcError where the server refuses it or is not there."""
-        with contextlib.suppress(asyncio.InvalidStateError):  # the call is over already; reading tells why
-            await self._call.write(inference_pb2.StreamRequest(open=request).SerializeToString())
-        response = await self._call.read()
-        if not isinstance(response, inference_pb2.StreamResponse) or response.WhichOneof("response") != "opened":
+        with contextlib.suppress(grpc.aio.InternalError):  # the call is over already; reading tells why
+            await self._send(inference_pb2.StreamRequest(open=request).SerializeToString())
+        response = await self._read()
+        if response is None or response.WhichOneof("response") != "opened":
             raise ProtocolError(f"the stream began with {response!r} in place of StreamOpened")
         self._ping_due = True
         self._writer = asyncio.create_task(self._write())
@@ -67,12 +67,22 @@ class Connection:
         network, ended it otherwise.
         """
         while True:
-            response = await self._call.read()
-            if not isinstance(response, inference_pb2.StreamResponse):
-                return None
-            if response.WhichOneof("response") != "clock_pong":
+            response = await self._read()
+            if response is None or response.WhichOneof("response") != "clock_pong":
                 return response
             self._take_pong(response.clock_pong, time.time_ns())
+
+    async def _read(self) -> inference_pb2.StreamResponse | None:
+        response = await self._call.read()
+        return response if isinstance(response, inference_pb2.StreamResponse) else None
+
+    async def _send(self, message: bytes) -> None:
+        """As the call's `write`, which, where the server ends the call meanwhile, puts an INTERNAL of its own in place of
+        the server's status and drops what the server sent before it. AioRpcError, InternalError where the call is over.
+        """
+        await self._call.wait_for_connection()
+        call: Any = self._call
+        await call._cython_call.send_serialized_message(message)
 
     def has_room(self, size: int) -> bool:
         """False where a frame of this many bytes has to wait until earlier ones went to the transport."""
@@ -118,22 +128,22 @@ class Connection:
             while True:
                 if self._ping_due:
                     self._ping_due = False
-                    await self._call.write(self._ping(time.time_ns()))
+                    await self._send(self._ping(time.time_ns()))
                 if self._frames:
                     frames, self._frames, self._frame_bytes = self._frames, [], 0
                     self._on_room()
-                    await self._call.write(wire.joined(frames))
+                    await self._send(wire.joined(frames))
                 elif self._cancels:  # after the frames that they may mean
                     cancel = inference_pb2.CancelFrames(frame_ids=self._cancels)
                     self._cancels.clear()
-                    await self._call.write(inference_pb2.StreamRequest(cancel=cancel).SerializeToString())
+                    await self._send(inference_pb2.StreamRequest(cancel=cancel).SerializeToString())
                 elif self._finishing:
                     await self._call.done_writing()
                     return
                 elif not self._ping_due:
                     self._idle = asyncio.get_running_loop().create_future()
                     await self._idle
-        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+        except (grpc.aio.InternalError, grpc.aio.AioRpcError):
             pass  # the call is over; reading tells why
 
     def _ping(self, now_ns: int) -> bytes:

@@ -105,17 +105,11 @@ _BY_CODE: dict[grpc.StatusCode, type[DulyError]] = {
 }
 
 
-_WRITE_FAILED = "Internal error from Core"
-"""What grpc.aio makes of a write over a connection that is breaking, before it has the true status."""
-
-
 def from_rpc(error: grpc.aio.AioRpcError, target: str) -> DulyError:
     """The status that ended a call to `target`, by its reason where the server gave one, else by its code."""
     reason, metadata = _error_info(error)
     details = error.details() or error.code().name
     kind = _BY_REASON.get(reason) or _BY_CODE.get(error.code(), DulyError)
-    if details == _WRITE_FAILED:
-        kind, details = ServerUnavailable, "the connection broke while a message was sent"
     if kind is ServerUnavailable and not reason:
         details = f"no answer from {target}: {details}"
     elif error.code() is grpc.StatusCode.UNIMPLEMENTED:

@@ -6,8 +6,8 @@ their order while the whole still meets the earliest deadline in it, up to the l
 
 Under overload a head with little slack would force small batches for ever (the lane then does its least when most is
 asked of it). The window rule: pass over the shortest prefix of the queue behind which a clearly more efficient batch
-meets its own head's deadline (Nexus, SOSP'19, `model_exec.cpp`); of those passed over rejoin what still fits (Symphony,
-`batch_policy.cpp`). A more critical frame is never passed over for a less critical one.
+meets its own head's deadline (Nexus, SOSP'19, `model_exec.cpp`). Only frames that this batch would make late are passed
+over, and never a more critical one for a less critical one.
 """
 
 from collections.abc import Sequence
@@ -64,18 +64,8 @@ def _window(waiting: Sequence[Frame], size: int, profile: Profile, now_ns: int, 
         # Within a class the first deadline is the earliest.
         limit_ns = min(waiting[start].deadline_ns - now_ns, cap_ns)
         windowed = profile.efficient_size(limit_ns, same_class - start)
-        if windowed * head_ns * 100 > size * profile.planned_ns(windowed) * (100 + WINDOW_GAIN_PERCENT):
-            return _rejoin(waiting, start, windowed, profile, now_ns)
+        planned_ns = profile.planned_ns(windowed)
+        needed = now_ns + planned_ns > waiting[start - 1].deadline_ns
+        if needed and windowed * head_ns * 100 > size * planned_ns * (100 + WINDOW_GAIN_PERCENT):
+            return Batch(list(waiting[start : start + windowed]), planned_ns, list(waiting[:start]))
     return None
-
-
-def _rejoin(waiting: Sequence[Frame], start: int, size: int, profile: Profile, now_ns: int) -> Batch:
-    frames = list(waiting[start : start + size])
-    passed_over: list[Frame] = []
-    for frame in waiting[:start]:
-        larger = len(frames) + 1
-        if larger <= profile.batch_max and now_ns + profile.planned_ns(larger) <= frame.deadline_ns:
-            frames.append(frame)
-        else:
-            passed_over.append(frame)
-    return Batch(frames, profile.planned_ns(len(frames)), passed_over)

@@ -79,7 +79,8 @@ class Profile:
         size = self._engine_size(batch_size)
         window = self._windows.get(size)
         if window is None:
-            window = self._windows[size] = _Sizes(())
+            # What was planned counts as a run, so that the first real one can't be a hiccup that rules alone.
+            window = self._windows[size] = _Sizes((self._filled(size),))
         if after_idle:
             window.forget_longest()
         window.add(actual_ns)
@@ -93,23 +94,22 @@ class Profile:
             return batch_size
         return min(size for size in self._windows if size >= batch_size)
 
-    def _fit(self) -> None:
+    def _filled(self, batch_size: int) -> int:
+        """The quantile of that size, or where it would be for all that the other sizes tell."""
         sizes = sorted(self._quantiles)
-        plan = [0] * (self.batch_max + 1)
-        longest = 0
-        at = 0
+        at = bisect_left(sizes, batch_size)
+        upper = sizes[at]
+        if upper == batch_size or not self._any_size or at == 0:
+            return self._quantiles[upper]
+        lower = sizes[at - 1]
+        low, high = self._quantiles[lower], self._quantiles[upper]
+        return low + (high - low) * (batch_size - lower) // (upper - lower)
+
+    def _fit(self) -> None:
+        plan = [0]
         for batch_size in range(1, self.batch_max + 1):
-            while sizes[at] < batch_size:
-                at += 1
-            upper = sizes[at]
-            if upper == batch_size or not self._any_size or at == 0:
-                quantile = self._quantiles[upper]
-            else:
-                lower = sizes[at - 1]
-                low, high = self._quantiles[lower], self._quantiles[upper]
-                quantile = low + (high - low) * (batch_size - lower) // (upper - lower)
-            longest = max(longest, quantile + quantile * MARGIN_PERCENT // 100)
-            plan[batch_size] = longest
+            quantile = self._filled(batch_size)
+            plan.append(max(plan[-1], quantile + quantile * MARGIN_PERCENT // 100))
         self._plan = plan
         efficient = [0, 1]
         for batch_size in range(2, self.batch_max + 1):

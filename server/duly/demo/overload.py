@@ -15,12 +15,13 @@ from duly_client.types import BacklogPolicy, StreamClass
 
 CAMERAS: tuple[tuple[StreamClass, BacklogPolicy, float], ...] = (
     ("CRITICAL", "LATEST", 0.25),
-    ("STANDARD", "LATEST", 0.5),
-    ("STANDARD", "LATEST", 0.5),
-    ("BEST_EFFORT", "ALL", 0.875),
-    ("BEST_EFFORT", "ALL", 0.875),
+    ("STANDARD", "LATEST", 0.45),
+    ("STANDARD", "LATEST", 0.55),
+    ("BEST_EFFORT", "ALL", 0.8),
+    ("BEST_EFFORT", "ALL", 0.95),
 )
-"""Class, backlog policy and what each asks for, by what the machine can do: three times that together."""
+"""Class, backlog policy and what each asks for, by what the machine can do: three times that together. No two at the
+same rate, or who comes first would be settled at the start."""
 
 MEASURED_S = 3.0
 MEASURED_IN_FLIGHT = 16

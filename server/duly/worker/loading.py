@@ -39,8 +39,8 @@ def load(body: dict[str, Any]) -> tuple[Model, Region, dict[str, Any]]:
         raise LoadError(f"{name}: there is no such file")
     session = Session(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
     plan = join(session.graph, config, f"{model_name.split('/')[0]}/model.toml", session.device is not None)
-    if config.cuda_graph and not plan.fixed:
-        raise LoadError(f"{name}: cuda_graph needs inputs of fixed size; set their shape in model.toml")
+    if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
+        raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
     signature = plan.signature(session.providers)
     batch_max = signature.batch_sizes[-1]
     _, input_bytes = layout([spec.bytes_max for spec in signature.inputs], batch_max)

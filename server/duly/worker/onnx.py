@@ -110,6 +110,7 @@ class Binding:
         self._uploads: list[tuple[Any, Array]] = []
         self._downloads: list[tuple[Any, Array]] = []
         self._options = _run_options()
+        self.graph_id: str | None = None
         for name, array in inputs.items():
             if device is None:
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
@@ -129,7 +130,8 @@ class Binding:
             self._binding.bind_ortvalue_output(name, value)
         if device is not None and device.graphs:
             # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
-            self._options.add_run_config_entry("gpu_graph_id", str(size))
+            self.graph_id = str(size)
+            self._options.add_run_config_entry("gpu_graph_id", self.graph_id)
 
     def run(self) -> dict[str, Array]:
         """Runs what lies in the inputs. Returns the outputs of any shape; the others are in their arrays.

@@ -58,6 +58,12 @@ class Plan:
         """True where rows of all inputs have one size: batches then live in buffers that are bound once."""
         return all(is_fixed(planned.reader.row_shape) for planned in self.inputs)
 
+    @property
+    def fixed_outputs(self) -> bool:
+        """True where rows of all that the graph gives have one size, too."""
+        given = [output.row_shape for output in self.outputs] + ([self.post.row_shape] if self.post else [])
+        return all(map(is_fixed, given))
+
     def signature(self, providers: tuple[str, ...]) -> Signature:
         post = self.post.specs if self.post else ()
         return Signature(

@@ -13,13 +13,8 @@ import numpy as np
 
 from duly.models.spec import Layout, Normalise, Resize, TensorSpec
 from duly.worker.graph import DTYPES, Array, is_fixed
+from duly.worker.opencv import PIXELS_MAX, cv2
 from duly.worker.postprocess import WHOLE_PICTURE
-
-os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(64 << 20)  # read at import: a small file can claim a huge picture
-
-import cv2
-
-cv2.setNumThreads(1)  # the lane's cores are the session's
 
 Placement = tuple[float, float, float, float]
 """Where the picture lies in what the graph sees: left, top, width and height in 0..1."""
@@ -172,7 +167,7 @@ class PictureReader:
             with _silent():
                 picture = cv2.imdecode(np.frombuffer(payload, np.uint8), flags)
         except cv2.error as error:
-            raise InvalidFrame(f"input '{name}': the {encoding} has more than {64 << 20:,} pixels") from error
+            raise InvalidFrame(f"input '{name}': the {encoding} has more than {PIXELS_MAX:,} pixels") from error
         if picture is None:
             raise InvalidFrame(f"input '{name}': the {encoding} of {len(payload)} bytes is damaged or cut off")
         picture = picture.reshape(*picture.shape[:2], self._channels)

@@ -2,7 +2,6 @@
 
 from time import monotonic_ns
 
-import cv2
 import numpy as np
 
 from duly.models.spec import TensorSpec
@@ -10,6 +9,7 @@ from duly.worker.channel import ENCODINGS, OK, SLOTS, Region, Run, TensorRef
 from duly.worker.graph import DTYPES, Array, LoadError, RunError
 from duly.worker.layout import layout
 from duly.worker.model import Model
+from duly.worker.opencv import cv2
 
 UNTIMED_RUNS = 3
 """Buffers are bound and touched, kernels chosen and, with CUDA graphs, captured in these."""
