@@ -1,0 +1,244 @@
+"""The driver between a scheduler and a fake lane: what it promises to streams and to memory."""
+
+import asyncio
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duly.core.events import DispatchBatch, Event, LaneUp, ModelGone, ModelReady
+from duly.core.scheduler import Scheduler
+from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly.metrics import Metrics
+from duly.runtime.driver import Driver
+from duly.runtime.lane import BatchResult
+from duly.runtime.outcome import Outcome, Output
+from duly.runtime.payloads import Payload
+
+MS = 1_000_000
+TERMS = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 100 * MS, 64)
+
+
+class Clock:
+    """Starts anywhere: a stray look at another clock would show."""
+
+    def __init__(self, start_ns: int = 987_654_321_000_000) -> None:
+        self.now_ns = start_ns
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+class FakeLane:
+    """Takes batches and keeps them until the test ends them."""
+
+    def __init__(self, model: str, lane: str) -> None:
+        self.model = model
+        self.lane = lane
+        self.running: list[tuple[DispatchBatch, list[Payload]]] = []
+        self.forgotten: list[int] = []
+        self.gone = False
+
+    def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
+        if self.gone:
+            return False
+        assert not self.running, "one batch at a time"
+        self.running.append((action, payloads))
+        return True
+
+    def forget(self, stream_id: int) -> None:
+        self.forgotten.append(stream_id)
+
+    def end(self, driver: Driver, **reasons: dict[int, str]) -> None:
+        action, payloads = self.running.pop()
+
+        def outputs(index: int) -> list[Output]:
+            return [(0, (1,), payloads[index][0][2] * 2)]
+
+        now_ns = driver.clock()
+        driver.batch_ended(action.batch_id, BatchResult(now_ns, now_ns, outputs, **reasons))
+
+
+@dataclass
+class Stream:
+    """Keeps what it is told."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    advice: list[str] = field(default_factory=list)
+
+    def deliver(self, outcome: Outcome) -> None:
+        assert outcome.frame.frame_id not in self.outcomes, "answered twice"
+        self.outcomes[outcome.frame.frame_id] = outcome
+
+    def advise(self, advice: object, reason: str, period_ns: int) -> None:
+        self.advice.append(reason)
+
+
+@dataclass
+class Bench:
+    driver: Driver
+    clock: Clock
+    lane: FakeLane
+    log: list[tuple[int, Event]]
+
+    def send(self, stream_id: int, frame_id: int, budget_ns: int = 50 * MS) -> None:
+        payload: Payload = [(0, (1,), bytes([frame_id % 256]))]
+        self.driver.take_frame(stream_id, frame_id, "m/1", self.clock.now_ns + budget_ns, False, payload, 1)
+
+
+def new_bench() -> Bench:
+    clock = Clock()
+    log: list[tuple[int, Event]] = []
+    driver = Driver(Metrics(), 1000, clock, lambda now_ns, event: log.append((now_ns, copy.deepcopy(event))))
+    lane = FakeLane("m/1", "cpu:0")
+    driver.submit(LaneUp("cpu:0"))
+    driver.add_worker(lane)
+    driver.submit(ModelReady("m/1", "cpu:0", "default", {1: (MS,), 4: (2 * MS,)}, True))
+    return Bench(driver, clock, lane, log)
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return new_bench()
+
+
+async def test_a_result_reaches_its_stream_and_its_payload_is_forgotten(bench: Bench) -> None:
+    stream = Stream()
+    stream_id = bench.driver.open_stream(stream, TERMS)
+    bench.send(stream_id, 7)
+    assert bench.driver.payloads.bytes == 1
+    bench.clock.now_ns += MS
+    bench.lane.end(bench.driver)
+    outcome = stream.outcomes[7]
+    assert outcome.status is OutcomeStatus.ON_TIME
+    assert outcome.outputs == [(0, (1,), b"\x07\x07")]
+    assert outcome.run is not None
+    assert (outcome.run.model, outcome.run.size) == ("m/1", 1)
+    assert bench.driver.payloads.bytes == 0
+
+
+async def test_the_next_batch_starts_before_outcomes_are_handed_over(bench: Bench) -> None:
+    order: list[str] = []
+
+    class Watching(Stream):
+        def deliver(self, outcome: Outcome) -> None:
+            super().deliver(outcome)
+            order.append(f"outcome {outcome.frame.frame_id}, {len(bench.lane.running)} running")
+
+    stream_id = bench.driver.open_stream(Watching(), TERMS)
+    bench.send(stream_id, 1)
+    bench.send(stream_id, 2)
+    bench.lane.end(bench.driver)
+    assert order == ["outcome 1, 1 running"]
+
+
+async def test_reasons_of_single_frames_reach_them(bench: Bench) -> None:
+    stream = Stream()
+    stream_id = bench.driver.open_stream(stream, TERMS)
+    for frame_id in range(1, 6):
+        bench.send(stream_id, frame_id)
+    bench.clock.now_ns += MS
+    bench.lane.end(bench.driver)
+    bench.lane.end(bench.driver, invalid={1: "NaN"}, failed={2: "too large"})
+    statuses = {i: (o.status.name, o.reason) for i, o in stream.outcomes.items()}
+    assert statuses == {
+        1: ("ON_TIME", ""),
+        2: ("ON_TIME", ""),
+        3: ("INVALID", "NaN"),
+        4: ("FAILED", "too large"),
+        5: ("ON_TIME", ""),
+    }
+
+
+async def test_a_worker_that_takes_no_batch_fails_it(bench: Bench) -> None:
+    stream = Stream()
+    stream_id = bench.driver.open_stream(stream, TERMS)
+    bench.lane.gone = True
+    bench.send(stream_id, 1)
+    assert not stream.outcomes, "a step is never entered from within a step"
+    await bench.driver.drained()
+    assert stream.outcomes[1].status is OutcomeStatus.FAILED
+
+
+async def test_a_closed_stream_hears_nothing_more_and_workers_forget_it(bench: Bench) -> None:
+    stream = Stream()
+    stream_id = bench.driver.open_stream(stream, TERMS)
+    for frame_id in (1, 2):
+        bench.send(stream_id, frame_id)
+    bench.driver.close_stream(stream_id)
+    assert {i: o.status for i, o in stream.outcomes.items()} == {2: OutcomeStatus.CANCELLED}
+    bench.lane.end(bench.driver)
+    assert 1 not in stream.outcomes
+    assert bench.lane.forgotten == [stream_id]
+    assert len(bench.driver.payloads) == 0
+
+
+async def test_the_timer_tells_a_doomed_frame_while_the_lane_is_busy(bench: Bench) -> None:
+    told = asyncio.Event()
+
+    class Waiting(Stream):
+        def deliver(self, outcome: Outcome) -> None:
+            super().deliver(outcome)
+            told.set()
+
+    stream = Waiting()
+    stream_id = bench.driver.open_stream(stream, TERMS)
+    bench.send(stream_id, 1)
+    bench.send(stream_id, 2, budget_ns=2 * MS)
+    bench.clock.now_ns += 2 * MS
+    await told.wait()
+    assert stream.outcomes[2].status is OutcomeStatus.EXPIRED
+    assert bench.lane.running
+
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.integers(0, 2), st.integers(0, 40)),
+        st.tuples(st.just("end"), st.just(0), st.just(0)),
+        st.tuples(st.just("pass"), st.just(0), st.integers(1, 30)),
+        st.tuples(st.just("close"), st.integers(0, 2), st.just(0)),
+        st.tuples(st.just("die"), st.just(0), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@given(ACTIONS)
+def test_every_frame_is_answered_once_and_the_log_replays(actions: list[tuple[str, int, int]]) -> None:
+    async def story() -> None:
+        bench = new_bench()
+        streams = {nth: Stream() for nth in range(3)}
+        ids = {nth: bench.driver.open_stream(stream, TERMS) for nth, stream in streams.items()}
+        sent: dict[int, list[int]] = {nth: [] for nth in streams}
+        frame_ids: Iterator[int] = iter(range(1, 1000))
+        for kind, nth, amount in actions:
+            if kind == "send" and nth in ids:
+                frame_id = next(frame_ids)
+                sent[nth].append(frame_id)
+                bench.send(ids[nth], frame_id, amount * MS)
+            elif kind == "end" and bench.lane.running:
+                bench.lane.end(bench.driver)
+            elif kind == "pass":
+                bench.clock.now_ns += amount * MS
+            elif kind == "close" and nth in ids:
+                bench.driver.close_stream(ids.pop(nth))
+            elif kind == "die":
+                bench.lane.running.clear()
+                bench.driver.submit(ModelGone("m/1", "cpu:0", "died"))
+                bench.driver.submit(ModelReady("m/1", "cpu:0", "default", {1: (MS,), 4: (2 * MS,)}, True))
+        while bench.lane.running:
+            bench.lane.end(bench.driver)
+        for nth in ids:
+            assert sorted(streams[nth].outcomes) == sent[nth]
+        assert len(bench.driver.payloads) == 0
+        assert bench.driver.payloads.bytes == 0
+        replayed = Scheduler()
+        actions_again = [replayed.step(now_ns, event) for now_ns, event in bench.log]
+        again = Scheduler()
+        log = copy.deepcopy(bench.log)
+        assert repr(actions_again) == repr([again.step(now_ns, event) for now_ns, event in log])
+
+    asyncio.run(story())
