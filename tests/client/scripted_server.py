@@ -110,6 +110,10 @@ def on_time(frame: inference_pb2.Frame) -> inference_pb2.Outcome:
 async def echo(stream: OpenedStream) -> None:
     """Answers every frame at once."""
     await stream.greet()
+    await echo_frames(stream)
+
+
+async def echo_frames(stream: OpenedStream) -> None:
     async for frame in stream.frames():
         await stream.answer(on_time(frame))
 

@@ -172,6 +172,21 @@ async def test_ctrl_c_ends_it_cleanly(arrays: Path) -> None:
     assert f"{len(lines)} frames sent: {len(lines)} on time" in lines[-1], "one line is read before"
 
 
+async def test_ctrl_c_while_stdin_stays_open() -> None:
+    spec = tensor_pb2.TensorSpec(datatype=tensor_pb2.DATA_TYPE_UINT8, shape=[-1, -1, 3], encoded_formats=[1])
+    picture = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    async with serving(ScriptedServer(answering(inputs=[spec]))) as target:
+        process = await start("m", "--server", target, "--input", "-")
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(picture)
+        assert (await process.stdout.readline()).startswith(b"frame 1  on time")
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 0
+        assert (await process.stdout.read()).startswith(b"1 frames sent: 1 on time")
+        await finished(process)
+
+
 async def test_errors_are_one_line_and_status_1(arrays: Path, tmp_path: Path) -> None:
     async def unknown(stream: OpenedStream) -> None:
         await refuse(stream.context, grpc.StatusCode.NOT_FOUND, "no model 'model'; there are: yolo", "MODEL_NOT_FOUND")

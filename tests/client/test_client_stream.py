@@ -7,10 +7,9 @@ import grpc
 import numpy as np
 import pytest
 
-from client.scripted_server import OpenedStream, ScriptedServer, echo, on_time, refuse, serving
+from client.scripted_server import OpenedStream, ScriptedServer, echo, echo_frames, on_time, refuse, serving
 from duly.v1 import inference_pb2
-from duly_client import Advice, Client, ClientTooSlow, InvalidRequest, ProtocolError, Status, StreamRefused
-from duly_client import stream as stream_module
+from duly_client import Advice, Client, InvalidRequest, ProtocolError, Status, StreamRefused
 
 X = np.arange(4, dtype=np.float32)
 
@@ -179,28 +178,6 @@ async def test_a_frame_larger_than_a_message_is_refused() -> None:
             await stream.send(X)
 
 
-async def test_cancel_withdraws_only_what_is_in_flight() -> None:
-    async def withdraw(stream: OpenedStream) -> None:
-        await stream.greet()
-        frames = stream.frames()
-        await stream.answer(on_time(await anext(frames)))
-        await anext(frames)
-        reading = asyncio.ensure_future(anext(frames, None))
-        await stream.server.until(lambda: bool(stream.server.cancelled))
-        status = inference_pb2.OUTCOME_STATUS_CANCELLED
-        await stream.answer(inference_pb2.Outcome(frame_id=2, status=status, reason="withdrawn"))
-        await reading
-
-    server = ScriptedServer(withdraw)
-    async with serving(server) as target, Client(target) as client, client.stream("echo") as stream:
-        await stream.send(X)
-        assert (await anext(stream)).ok
-        await stream.send(X)
-        stream.cancel([1, 2, 77])
-        assert (await anext(stream)).status is Status.CANCELLED
-    assert server.cancelled == [2]
-
-
 async def test_advice_is_passed_on() -> None:
     async def advising(stream: OpenedStream) -> None:
         await stream.greet()
@@ -219,11 +196,6 @@ async def test_advice_is_passed_on() -> None:
         await stream.send(np.zeros((2, 2), np.uint8))  # the new version may take something else
         assert (await anext(stream)).outputs["y"].shape == (2, 2)
     assert got == [Advice("SLOW_DOWN", 50_000_000, "", "busy"), Advice("VERSION_CHANGED", 0, "4", "")]
-
-
-async def echo_frames(stream: OpenedStream) -> None:
-    async for frame in stream.frames():
-        await stream.answer(on_time(frame))
 
 
 async def test_a_refused_stream_says_why_and_what_would_fit() -> None:
@@ -284,67 +256,6 @@ async def test_outputs_that_do_not_fill_their_shape_are_the_servers_fault() -> N
             _ = outcome.outputs
 
 
-async def test_unread_outcomes_are_bounded_by_the_credit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who does not read gets no more than the credit from the wire, and `send` says so in the end."""
-    monkeypatch.setattr(stream_module, "FRAMES_HELD_MAX", 200)
-    monkeypatch.setattr(stream_module, "UNREAD_WAIT_S", 0.01)
-
-    async def narrow(stream: OpenedStream) -> None:
-        await stream.greet()
-        await echo_frames(stream)
-
-    async with serving(ScriptedServer(narrow)) as target, Client(target) as client, client.stream("echo") as stream:
-
-        async def flood() -> None:
-            while True:
-                await stream.send(X)
-
-        with pytest.raises(ClientTooSlow, match="64 outcomes are unread and 136 frames unanswered: iterate"):
-            await flood()
-        await stream.finish()
-        outcomes = [outcome.frame_id async for outcome in stream]
-    assert outcomes == list(range(1, 201)), "reading goes on where it stopped"
-
-
-async def test_send_waits_for_the_transport_and_may_be_cancelled() -> None:
-    go_on = asyncio.Event()
-
-    async def deaf(stream: OpenedStream) -> None:
-        await stream.greet()
-        await go_on.wait()
-        await echo_frames(stream)
-
-    picture = np.zeros(1 << 20, np.uint8)
-    ids = []
-    async with (
-        serving(ScriptedServer(deaf)) as target,
-        Client(target, reconnect=False) as client,
-        client.stream("echo", check=False) as stream,
-    ):
-
-        async def flood() -> None:
-            while True:
-                ids.append(await stream.send(picture))
-
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(flood(), timeout=0.5)
-        assert len(ids) < 64, "64 MiB fit in no flow-control window"
-        go_on.set()
-        await stream.finish()
-        outcomes = [outcome async for outcome in stream]
-    assert all(outcome.ok for outcome in outcomes)
-    assert [outcome.frame_id for outcome in outcomes] == ids
-
-
-async def test_several_tasks_may_send() -> None:
-    server = ScriptedServer()
-    async with serving(server) as target, Client(target) as client, client.stream("echo") as stream:
-        ids = await asyncio.gather(*(stream.send(X) for _ in range(300)))
-        await stream.finish()
-        answered = [outcome.frame_id async for outcome in stream]
-    assert sorted(ids) == answered == [frame.frame_id for frame in server.frames] == list(range(1, 301))
-
-
 async def test_leaving_the_block_ends_everything() -> None:
     server = ScriptedServer(echo)
     async with serving(server) as target, Client(target) as client:
@@ -357,13 +268,3 @@ async def test_leaving_the_block_ends_everything() -> None:
         with pytest.raises(RuntimeError, match="opens once"):
             await stream.__aenter__()
     assert [task for task in asyncio.all_tasks() if "duly_client" in repr(task.get_coro())] == []
-
-
-async def test_two_tasks_cannot_share_the_outcomes() -> None:
-    async with serving(ScriptedServer()) as target, Client(target) as client, client.stream("echo") as stream:
-        first = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0)
-        with pytest.raises(RuntimeError, match="another task is already waiting"):
-            await anext(stream)
-        await stream.send(X)
-        assert (await first).ok

@@ -15,11 +15,12 @@ from duly.core.events import (
     LaneUp,
     ModelGone,
     ModelReady,
+    ResolveFrame,
     StreamClosed,
     StreamOpened,
     TimerFired,
 )
-from duly.core.scheduler import PROBE_AFTER_NS
+from duly.core.scheduler import PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
 
 MS = 1_000_000
@@ -236,3 +237,18 @@ class Law(RuleBasedStateMachine):
 
 
 TestLaw = Law.TestCase
+
+
+def test_a_gap_skips_a_long_queue_at_once() -> None:
+    """However many frames wait behind the gap, each is answered."""
+    scheduler = Scheduler()
+    scheduler.step(0, LaneUp("cpu:0"))
+    scheduler.step(0, ModelReady("speech/1", "cpu:0", "default", {1: (MS,)}, any_size=True, stateful=True))
+    scheduler.step(
+        0, StreamOpened(1, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, MS, 5000, GapPolicy.SKIP))
+    )
+    for frame_id in range(4000):
+        scheduler.step(0, FrameArrived(Frame(frame_id, 1, frame_id, "speech/1", 10_000 * MS)))
+    actions = scheduler.step(0, FramesCancelled(1, (1,)))
+    answered = [action.frame.frame_id for action in actions if isinstance(action, ResolveFrame)]
+    assert answered == list(range(1, 4000))

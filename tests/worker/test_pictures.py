@@ -136,6 +136,18 @@ def test_decoded_png_is_the_tensor_and_jpeg_close_to_it(channels: int) -> None:
         assert np.abs(row - value).max() <= far
 
 
+def test_jpeg_that_was_taken_on_its_side_is_turned_upright() -> None:
+    sideways = np.zeros((20, 40, 3), np.uint8)
+    sideways[:, :20] = 255
+    payload = cv2.imencode(".jpg", sideways)[1].tobytes()
+    # EXIF with one entry: orientation (0x112), one SHORT, 6: turn clockwise to see it as it was.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06" + bytes(6)
+    payload = payload[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + payload[2:]
+    row, _ = reader((40, 20, 3)).read(memoryview(payload), "JPEG", (), np.empty((40, 20, 3), np.float32), None)
+    assert row[:18].min() > 200
+    assert row[22:].max() < 50
+
+
 def encoded(extension: str, **options: int) -> bytes:
     flags = [item for name, value in options.items() for item in (getattr(cv2, name), value)]
     return bytes(cv2.imencode(extension, picture(64, 64), flags)[1].tobytes())

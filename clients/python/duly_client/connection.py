@@ -53,9 +53,10 @@ class Connection:
         response = await self._read()
         if response is None or response.WhichOneof("response") != "opened":
             raise ProtocolError(f"the stream began with {response!r} in place of StreamOpened")
+        terms = terms_of(response.opened)
         self._ping_due = True
         self._writer = asyncio.create_task(self._write())
-        return terms_of(response.opened)
+        return terms
 
     @property
     def is_open(self) -> bool:
@@ -77,12 +78,13 @@ class Connection:
         return response if isinstance(response, inference_pb2.StreamResponse) else None
 
     async def _send(self, message: bytes) -> None:
-        """As the call's `write`, which, where the server ends the call meanwhile, puts an INTERNAL of its own in place of
-        the server's status and drops what the server sent before it. AioRpcError, InternalError where the call is over.
+        """As the call's `write`. That one, where the server ends the call meanwhile, puts its own INTERNAL in the place
+        of the server's status, and what the server sent before it is lost. AioRpcError or InternalError where the call
+        is over.
         """
         await self._call.wait_for_connection()
         call: Any = self._call
-        await call._cython_call.send_serialized_message(message)
+        await self._call.write(message)
 
     def has_room(self, size: int) -> bool:
         """False where a frame of this many bytes has to wait until earlier ones went to the transport."""

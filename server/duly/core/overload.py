@@ -19,10 +19,10 @@ def drop_reason(frame: Frame, planned_ns: int, now_ns: int, preferred_ns: int) -
         return OutcomeStatus.SHED, "overload: the lane was given to more critical frames"
     slack_ns = frame.deadline_ns - now_ns
     if now_ns > frame.arrived_ns:
-        return OutcomeStatus.EXPIRED, (
-            f"waited {_ms(now_ns - frame.arrived_ns)} for a lane; {_ms(slack_ns)} left of its budget, "
-            f"{_ms(planned_ns)} needed"
-        )
+        waited = _ms(now_ns - frame.arrived_ns)
+        if planned_ns == 0:
+            return OutcomeStatus.EXPIRED, f"waited {waited} while no lane served its model"
+        return OutcomeStatus.EXPIRED, f"waited {waited} for a lane; less than the {_ms(planned_ns)} needed were left"
     if slack_ns <= 0:
         return OutcomeStatus.EXPIRED, f"its deadline had passed {_ms(-slack_ns)} before it came"
     return OutcomeStatus.EXPIRED, f"came with {_ms(slack_ns)} left of its budget, {_ms(planned_ns)} needed"

@@ -10,6 +10,8 @@ from duly_client import Client, StreamTerms
 from duly_client.recordings import open_recording
 from duly_client.types import Encoding, Payload
 
+CLIP_ASSETS = ("bikes.mp4", "sample.wav", "sample.rttm")
+"""What the clips are made of, as named in `assets.ASSETS`."""
 CAMERA_FRAMES = (30, 241)
 """Of bikes.mp4: a street with cars and people. What comes before and after is other scenes."""
 MICROPHONE_CHUNKS = (156, 937)
@@ -51,7 +53,7 @@ async def load_clips(client: Client) -> Clips:
         AssetError: a recording can't be had.
         DulyError: the server does not serve the models.
     """
-    files = await asyncio.to_thread(fetch, ("bikes.mp4", "sample.wav", "sample.rttm"))
+    files = await asyncio.to_thread(fetch, CLIP_ASSETS)
     async with client.stream("yolo") as camera, client.stream("vad") as microphone:
         pictures = await asyncio.to_thread(_read, files["bikes.mp4"], camera.opened, *CAMERA_FRAMES)
         sound = await asyncio.to_thread(_read, files["sample.wav"], microphone.opened, *MICROPHONE_CHUNKS)

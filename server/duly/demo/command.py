@@ -17,7 +17,9 @@ from rich.console import Console
 
 from duly.demo import overload as overload_demo
 from duly.demo import run as sensors_demo
-from duly.demo.prepare import prepare_models
+from duly.demo.assets import fetch
+from duly.demo.clips import CLIP_ASSETS
+from duly.demo.prepare import MODEL_ASSETS, prepare_models
 from duly.demo.serving import serving
 from duly.demo.show import progress
 
@@ -34,6 +36,7 @@ def demo(seconds: float, overload: bool) -> None:
     installed packages can use.
     """
     console = Console(highlight=False)
+    fetch((*MODEL_ASSETS, *CLIP_ASSETS))  # with a bar of its own
     with progress(console, "Preparing the models"):
         models = prepare_models()
     ended_by: list[int] = []

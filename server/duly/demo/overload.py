@@ -9,7 +9,7 @@ from rich.console import Console
 from duly.demo.clips import Clip, Clips, load_clips
 from duly.demo.sensors import Sensor, camera, microphone
 from duly.demo.show import percent, progress, stream_and_show
-from duly.demo.summary import law, print_summary
+from duly.demo.summary import heard, law, print_summary
 from duly_client import Client, Status
 from duly_client.types import BacklogPolicy, StreamClass
 
@@ -42,18 +42,22 @@ async def run(console: Console, address: str, seconds: float) -> None:
             clips = await load_clips(client)
         with progress(console, f"Measuring how many pictures a second this machine can do, {MEASURED_S:g} s"):
             capacity_hz = await measure_capacity(client, clips.camera)
-        cameras = _cameras(clips, capacity_hz)
+        async with client.stream("yolo") as stream:
+            planned_ns = stream.opened.planned_latency_ns  # with what the server learnt meanwhile
+        cameras = _cameras(clips, capacity_hz, planned_ns)
+        ear = microphone(clips, planned_ns=planned_ns)
         demand_hz = sum(sensor.rate_hz for sensor in cameras)
         console.print(
             f"This machine does {capacity_hz:.1f} pictures a second. For {seconds:g} s, {len(cameras)} cameras ask for "
             f"{demand_hz:.1f} a second, each wanted within {cameras[0].budget_ms:g} ms of its capture.\n"
         )
-        sensors = [cameras[0], microphone(clips), *cameras[1:]]
+        sensors = [cameras[0], ear, *cameras[1:]]
         await stream_and_show(console, client, sensors, seconds)
     paragraphs = {
         "critical": _class(cameras, "CRITICAL"),
         "standard": _class(cameras, "STANDARD"),
         "best effort": _class(cameras, "BEST_EFFORT"),
+        "microphone": heard(ear),
         "machine": _machine(cameras, capacity_hz, seconds),
         "in all": law(sensors),
     }
@@ -77,13 +81,14 @@ async def measure_capacity(client: Client, clip: Clip) -> float:
         return results / (now_s - started_s)
 
 
-def _cameras(clips: Clips, capacity_hz: float) -> list[Sensor]:
+def _cameras(clips: Clips, capacity_hz: float, planned_ns: int) -> list[Sensor]:
     sensors = []
     for index, (stream_class, backlog, share) in enumerate(CAMERAS):
         period_ns = round(1e9 / (share * capacity_hz))
         sensor = camera(
             clips,
             f"camera {index + 1}",
+            planned_ns=planned_ns,
             period_ns=period_ns,
             phase_ns=period_ns * index // len(CAMERAS),  # else all begin, and some go on, at the same time
             stream_class=stream_class,

@@ -4,13 +4,13 @@
                                      /vad/{model.toml, 1/model.onnx}
 
 The digest is over all that the repository is made of: a template, the converter or an asset that changes makes another
-one, and the old one goes. A repository is put in its place in one step, so that it is whole wherever it is; of several
-processes that build it at once the first one wins, and the others take what they find.
+one, and the old one goes. It is put in its place in one step, so that it is whole where it is; of several processes
+that want it at once one builds it, and the others wait.
 """
 
+import fcntl
 import hashlib
 import shutil
-import tempfile
 from pathlib import Path
 
 from duly.demo import darknet
@@ -20,8 +20,6 @@ MODEL_ASSETS = ("yolov2-tiny.cfg", "yolov2-tiny.weights", "coco.names", "silero_
 """What the repository is made of, as named in `assets.ASSETS`."""
 
 _TEMPLATES = Path(__file__).with_name("models")
-_PREFIX = "demo-models-"
-_BUILDING = ".demo-models-"
 
 
 def prepare_models() -> Path:
@@ -33,18 +31,15 @@ def prepare_models() -> Path:
     """
     assets = fetch(MODEL_ASSETS)
     root = cache_dir().parent
-    models = root / f"{_PREFIX}{_digest()}"
-    if not models.is_dir():
-        with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=root, ignore_cleanup_errors=True) as scratch:
-            _build(Path(scratch) / "models", assets)
-            try:
-                (Path(scratch) / "models").rename(models)
-            except OSError:
-                if not models.is_dir():  # else somebody else was quicker
-                    raise
-        for old in root.glob(f"{_PREFIX}*"):
-            if old != models:
+    models = root / f"demo-models-{_digest()}"
+    with (root / ".demo-models.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not models.is_dir():
+            for old in root.glob("*demo-models-*"):  # of other versions, and what a build that was killed left
                 shutil.rmtree(old, ignore_errors=True)
+            partial = root / f".{models.name}"
+            _build(partial, assets)
+            partial.rename(models)
     return models
 
 

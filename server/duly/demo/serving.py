@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 from asyncio.subprocess import Process
@@ -107,14 +108,12 @@ def _parsed(line: str) -> dict[str, Any]:
 
 
 def _last_words(code: int, log: deque[str]) -> str:
-    """Why a server ended, in one line: the errors that it told last, else its last line, else its exit status."""
+    """Why a server ended, in one line: the errors that it told, else how it ended and the last line of its log."""
     errors = [line.removeprefix("duly:").strip() for line in log if line.startswith("duly:")]
     if errors:
         return " ".join(errors)
-    if log:
-        entry = _parsed(log[-1])
-        return " ".join(str(entry[key]) for key in ("event", "reason") if key in entry) or log[-1]
-    return f"exit status {code}"
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    return f"{how}; its log ends with: {log[-1]}" if log else how
 
 
 async def _stop(process: Process) -> None:

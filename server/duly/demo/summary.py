@@ -37,6 +37,17 @@ def law(sensors: list[Sensor]) -> str:
     return " ".join(sentences)
 
 
+def heard(microphone: Sensor) -> str:
+    """What became of the chunks of sound, and what was in them."""
+    tally = microphone.tally
+    return f"{tally.on_time:,} of {tally.sent:,} chunks were heard in time. {perceived(microphone)}"
+
+
+def perceived(sensor: Sensor) -> str:
+    """What the sensor perceived in all; empty: nothing."""
+    return "" if sensor.perception is None else sensor.perception.told()
+
+
 def milliseconds(duration_ns: float) -> str:
     """`53 ms`, `0.12 ms`."""
     return f"{duration_ns / 1e6:.0f} ms" if duration_ns >= 9_950_000 else f"{duration_ns / 1e6:.2g} ms"

@@ -65,6 +65,8 @@ class _Broken(Exception):
 
 
 class Repository:
+    """The models in the folder `root`."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
 

@@ -15,6 +15,7 @@ INPUT_BYTES_MAX = 8 << 20
 
 _RANK = {"resize": 0, "window": 0, "normalise": 1, "layout": 2}
 _PICTURES = frozenset({"JPEG", "PNG"})
+_CHANNELS_MAX = 128  # CV_CN_MAX of OpenCV 5
 _PICTURE_KINDS = ("UINT8", "UINT16", "FP32")
 
 S = TypeVar("S", Resize, Normalise, Layout, Window)
@@ -130,7 +131,7 @@ def _picture(declared: Input, kind: str, graph_shape: tuple[int, ...], place: st
     height, width, channels = (*graph_shape[1:], graph_shape[0]) if layout.axes == "CHW" else graph_shape
     channels = channels if channels > 0 else 3
     shape = declared.shape or ((-1, -1, channels) if resize else (height, width, channels))
-    if len(shape) != 3 or shape[2] < 1 or (declared.encodings and shape[2] not in (1, 3)):
+    if len(shape) != 3 or not 1 <= shape[2] <= _CHANNELS_MAX or (declared.encodings and shape[2] not in (1, 3)):
         raise LoadError(f"{place}.shape: {list(shape)} is no picture; it must be [height, width, channels]")
     if layout.colours == "BGR" and shape[2] != 3:
         raise LoadError(f"{place}: layout.colours: BGR needs 3 channels, not {shape[2]}")

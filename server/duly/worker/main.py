@@ -6,6 +6,7 @@ with its end of the socket pair as the inherited descriptor FD. It loads one mod
 all on this one thread, until it is told to stop or the server is gone. What both say is in `channel`.
 """
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -18,20 +19,22 @@ from typing import TYPE_CHECKING
 
 from duly.worker import channel
 from duly.worker.graph import LoadError, RunError
-from duly.worker.installed import BackendError, check_installed
+from duly.worker.installed import BackendError
 
 if TYPE_CHECKING:
     from duly.worker.model import Model
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_REASON_CHARS_MAX = 4000
 _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
 
 
 def main(arguments: list[str]) -> int:
     descriptor, parent_pid = map(int, arguments)
     _die_with(parent_pid)
-    # Ctrl-C goes to the whole process group; the server drains, and frames that run shall finish.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Both may go to the whole process group; the server drains, and frames that run shall finish.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as connection:
         try:
             return _serve(connection)
@@ -52,15 +55,15 @@ def _serve(connection: socket.socket) -> int:
     if not message or channel.kind_of(message) != channel.LOAD:
         return 0
     _, body = channel.decode_text(message)
-    Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
+    with contextlib.suppress(OSError):  # a name for `ps`, and no more
+        Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
     try:
-        check_installed()
         # Not at the top: where a library is missing, the server is to be told so.
         from duly.worker.loading import load
 
         model, region, ready = load(body)
     except (LoadError, BackendError) as error:
-        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)}))
+        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
     except Exception as error:
         traceback.print_exc()

@@ -57,6 +57,8 @@ class _OutputTooLarge(Exception):
 
 
 class Model:
+    """One variant of a model on one lane, with the memory of its streams. All calls come from one thread."""
+
     def __init__(self, plan: Plan, session: Session, region: Region) -> None:
         self._plan = plan
         self._session = session

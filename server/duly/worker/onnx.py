@@ -25,6 +25,7 @@ import onnxruntime  # noqa: E402
 
 _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _LOG_FATAL = 4  # ORT_LOGGING_LEVEL_FATAL
+_NO_GRAPH = -1  # kCudaGraphAnnotationSkip
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
 _KINDS = {
     "tensor(bool)": "BOOL",
@@ -44,7 +45,7 @@ _KINDS = {
 
 class Session:
     """One variant of a model on one lane. All calls come from one thread: a CUDA session run from changing threads
-    grows by gigabytes (onnxruntime issue 29351).
+    grows by gigabytes (microsoft/onnxruntime#29351).
     """
 
     def __init__(self, file: Path, name: str, config: ModelConfig, lane: str, model_folder: Path, threads: int) -> None:
@@ -65,6 +66,7 @@ class Session:
         except Exception as error:
             raise LoadError(f"{name}: {load_reason(str(error), file)}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
+        self._run_options = _run_options(_NO_GRAPH)
         self._device: Device | None = None
         if asked[0].name in (CUDA, TENSORRT):
             self._device = Device("cuda", int(asked[0].options.get("device_id", 0)), config.cuda_graph)
@@ -86,7 +88,7 @@ class Session:
             RunError: ONNX Runtime refused it or failed.
         """
         try:
-            values = self._session.run(list(outputs), dict(inputs), _run_options())
+            values = self._session.run(list(outputs), dict(inputs), self._run_options)
             return dict(zip(outputs, values, strict=True))
         except Exception as error:
             raise RunError(run_reason(str(error))) from error
@@ -109,8 +111,9 @@ class Binding:
         self._positions = {name: position for position, name in enumerate(outputs)}
         self._uploads: list[tuple[Any, Array]] = []
         self._downloads: list[tuple[Any, Array]] = []
-        self._options = _run_options()
-        self.graph_id: str | None = None
+        # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
+        self.graph_id = size if device is not None and device.graphs else _NO_GRAPH
+        self._options = _run_options(self.graph_id)
         for name, array in inputs.items():
             if device is None:
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
@@ -128,10 +131,6 @@ class Binding:
                 value = device.value(size, name, target)
                 self._downloads.append((value, target))
             self._binding.bind_ortvalue_output(name, value)
-        if device is not None and device.graphs:
-            # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
-            self.graph_id = str(size)
-            self._options.add_run_config_entry("gpu_graph_id", self.graph_id)
 
     def run(self) -> dict[str, Array]:
         """Runs what lies in the inputs. Returns the outputs of any shape; the others are in their arrays.
@@ -191,10 +190,15 @@ def _options(config: ModelConfig, threads: int) -> Any:
     return options
 
 
-def _run_options() -> Any:
-    """Options of a run, whose errors are told to the server: frames that a graph refuses must not fill the log too."""
+def _run_options(graph_id: int) -> Any:
+    """Options of a run, whose errors are told to the server: frames that a graph refuses must not fill the log too.
+
+    The graph id is set in any case: 1.31 asks for it in every run that has options, and where it is not set, the
+    exception inside costs 80 us.
+    """
     options = onnxruntime.RunOptions()
     options.log_severity_level = _LOG_FATAL
+    options.add_run_config_entry("gpu_graph_id", str(graph_id))
     return options
 
 

@@ -1,0 +1,266 @@
+"""Stories: the scheduler's behaviour as files that read aloud, in the manner of etcd/raft's `testdata`.
+
+A story is a text file of paragraphs. One with a line `----` is a scene: commands above, below what the scheduler did
+about them, or `ok` where it did nothing. Lines that begin with `#`, and paragraphs without `----`, are prose.
+
+    lane cpu:0                                        up; `lane-down cpu:0 reason="..."`
+    model detect/1 lane=cpu:0 1=10ms 4=20ms           warm-up runs by batch size; words: fixed (takes no other sizes),
+                                                      stateful; runs=30 of each size
+    gone detect/1 lane=cpu:0 reason="..."             its worker there; without `lane` the model is unloaded
+    stream 1 model=detect/1 budget=100ms              class=STANDARD backlog=LATEST (KEEP_LAST:3, ALL) credit=64
+                                                      gap=CONTINUE (stateful models)
+    frame 1/7                                         of stream 1, id 7; budget, model: else the stream's; age=5ms since
+                                                      capture; word: must_run
+    cancel 1/7 1/8                                    frames of one stream
+    close 1                                           the stream
+    finish 3                                          the batch; invalid=1/7 or failed=1/7, reason="..."
+    fail 3 reason="..."                               the batch
+    drain until=100ms                                 a point in time
+    timer                                             fires although nothing is due
+    advance                                           nothing but time passes
+    plan detect/1 lane=cpu:0                          prints the planned times of batches of 1, 2, ...
+    waiting                                           prints how many frames wait for each model, and the next wake
+
+Every command takes `at=3ms`, the time on the story's clock; without it no time passes. On the way there the timer fires
+whenever the scheduler asked for it, before the command. Every step is held to the law besides (`law.Witness`).
+"""
+
+import shlex
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from core.law import Witness
+from duly.core.events import (
+    Action,
+    Advice,
+    AdviseStream,
+    BatchFailed,
+    BatchFinished,
+    DispatchBatch,
+    DrainRequested,
+    Event,
+    FrameArrived,
+    FramesCancelled,
+    LaneDown,
+    LaneUp,
+    ModelGone,
+    ModelReady,
+    ResolveFrame,
+    StreamClosed,
+    StreamOpened,
+    TimerFired,
+)
+from duly.core.types import BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
+
+SEPARATOR = "----"
+UNIT_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
+
+
+def parse_ns(text: str) -> int:
+    """Nanoseconds of `3ms`, `1.5ms`, `2s`, `10us`, `1ns`. Raises ValueError on anything else."""
+    number = text.rstrip("nums")
+    unit = text[len(number) :]
+    if unit not in UNIT_NS or not number:
+        raise ValueError(f"a time is a number and one of {', '.join(UNIT_NS)}, got {text!r}")
+    return int(Decimal(number) * UNIT_NS[unit])
+
+
+def format_ms(time_ns: int) -> str:
+    return f"{(Decimal(time_ns) / UNIT_NS['ms']).normalize():f}ms"
+
+
+@dataclass
+class Command:
+    """A verb, its words, its `key=value` options. Whoever runs it takes what it knows; the rest is an error."""
+
+    text: str
+    verb: str
+    words: list[str] = field(default_factory=list)
+    options: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, line: str) -> "Command":
+        verb, *rest = shlex.split(line)
+        command = cls(line, verb)
+        for word in rest:
+            key, equals, value = word.partition("=")
+            if equals:
+                command.options[key] = value
+            else:
+                command.words.append(word)
+        return command
+
+    def word(self) -> str:
+        if not self.words:
+            raise ValueError(f"{self.text!r} needs one more word")
+        return self.words.pop(0)
+
+    def option(self, key: str, default: str | None = None) -> str:
+        value = self.options.pop(key, default)
+        if value is None:
+            raise ValueError(f"{self.text!r} needs {key}=")
+        return value
+
+    def flag(self, name: str) -> bool:
+        if name in self.words:
+            self.words.remove(name)
+            return True
+        return False
+
+    def assert_used_up(self) -> None:
+        if self.words or self.options:
+            raise ValueError(f"{self.text!r}: nobody knows {[*self.words, *self.options]}")
+
+
+class Story:
+    """One run of a story, on a clock that starts at `start_ns`."""
+
+    def __init__(self, start_ns: int) -> None:
+        self.witness = Witness()
+        self._start_ns = start_ns
+        self._now_ns = start_ns
+        self._models: dict[int, str] = {}
+        """By stream."""
+        self._budgets_ns: dict[int, int] = {}
+        self._seqs: dict[tuple[int, int], int] = {}
+        """By stream and frame id."""
+        self._lines: list[str] = []
+
+    def replay(self, text: str) -> str:
+        """The story with what the scheduler did below every `----`. Raises ValueError where it can't be read."""
+        return "\n\n".join(self._paragraph(paragraph) for paragraph in text.strip().split("\n\n")) + "\n"
+
+    def unanswered(self) -> list[str]:
+        return [f"{frame.stream_id}/{frame.frame_id}" for frame in self.witness.unanswered.values()]
+
+    def _paragraph(self, paragraph: str) -> str:
+        lines = paragraph.strip("\n").split("\n")
+        if SEPARATOR not in lines:
+            return "\n".join(lines)
+        told = lines[: lines.index(SEPARATOR)]
+        self._lines = []
+        for line in told:
+            if not line.startswith("#"):
+                self._run(Command.parse(line))
+        return "\n".join([*told, SEPARATOR, *(self._lines or ["ok"])])
+
+    def _run(self, command: Command) -> None:
+        if "at" in command.options:
+            self._advance(self._start_ns + parse_ns(command.option("at")))
+        match command.verb:
+            case "advance":
+                pass
+            case "plan":
+                plan = self.witness.scheduler.planned_ns(command.word(), command.option("lane"))
+                self._lines.append(" ".join(f"{size}={format_ms(time_ns)}" for size, time_ns in enumerate(plan, 1)))
+            case "waiting":
+                waiting = self.witness.scheduler.frames_waiting_by_model()
+                wake_ns = self.witness.next_wake_ns()
+                wake = "never" if wake_ns is None else self._time(wake_ns)
+                self._lines.append(" ".join([*(f"{model}={n}" for model, n in waiting.items()), f"wake={wake}"]))
+            case _:
+                self._step(self._event(command))
+        command.assert_used_up()
+
+    def _advance(self, to_ns: int) -> None:
+        if to_ns < self._now_ns:
+            raise ValueError(f"time never goes back: it is {self._time(self._now_ns)}, not {self._time(to_ns)}")
+        while (wake_ns := self.witness.next_wake_ns()) is not None and wake_ns <= to_ns:
+            self._now_ns = wake_ns
+            self._step(TimerFired())
+        self._now_ns = to_ns
+
+    def _event(self, command: Command) -> Event:
+        match command.verb:
+            case "lane":
+                return LaneUp(command.word())
+            case "lane-down":
+                return LaneDown(command.word(), command.option("reason"))
+            case "model":
+                return self._model(command)
+            case "gone":
+                return ModelGone(command.word(), command.options.pop("lane", None), command.option("reason"))
+            case "stream":
+                return self._stream(command)
+            case "frame":
+                return self._frame(command)
+            case "cancel":
+                frames = [self._ids(command.word()) for _ in list(command.words)]
+                return FramesCancelled(frames[0][0], tuple(frame_id for _, frame_id in frames))
+            case "close":
+                return StreamClosed(int(command.word()))
+            case "finish":
+                invalid, failed = command.options.pop("invalid", None), command.options.pop("failed", None)
+                reason = command.options.pop("reason", "")
+                return BatchFinished(int(command.word()), self._bad(invalid, reason), self._bad(failed, reason))
+            case "fail":
+                return BatchFailed(int(command.word()), command.option("reason"))
+            case "drain":
+                return DrainRequested(self._start_ns + parse_ns(command.option("until")))
+            case "timer":
+                return TimerFired()
+            case _:
+                raise ValueError(f"nobody knows the command {command.text!r}")
+
+    def _model(self, command: Command) -> ModelReady:
+        runs = int(command.option("runs", "30"))
+        fixed, stateful = command.flag("fixed"), command.flag("stateful")
+        sizes = [key for key in command.options if key.isdigit()]
+        samples_ns = {int(size): (parse_ns(command.option(size)),) * runs for size in sizes}
+        lane, variant = command.option("lane"), command.option("variant", "default")
+        return ModelReady(command.word(), lane, variant, samples_ns, not fixed, stateful)
+
+    def _stream(self, command: Command) -> StreamOpened:
+        stream_id = int(command.word())
+        self._models[stream_id] = command.option("model")
+        self._budgets_ns[stream_id] = parse_ns(command.option("budget"))
+        backlog, _, frames = command.option("backlog", "LATEST").partition(":")
+        gap = command.options.pop("gap", None)
+        terms = StreamTerms(
+            stream_class=StreamClass[command.option("class", "STANDARD")],
+            backlog=BacklogPolicy[backlog],
+            backlog_frames=int(frames) if frames else int(backlog == "LATEST"),
+            budget_ns=self._budgets_ns[stream_id],
+            frames_in_flight_max=int(command.option("credit", "64")),
+            gap=None if gap is None else GapPolicy[gap],
+        )
+        return StreamOpened(stream_id, terms)
+
+    def _frame(self, command: Command) -> FrameArrived:
+        stream_id, frame_id = self._ids(command.word())
+        budget_ns = parse_ns(command.option("budget", f"{self._budgets_ns[stream_id]}ns"))
+        deadline_ns = self._now_ns - parse_ns(command.option("age", "0ms")) + budget_ns
+        model = command.option("model", self._models[stream_id])
+        seq = self._seqs[stream_id, frame_id] = len(self._seqs) + 1
+        return FrameArrived(Frame(seq, stream_id, frame_id, model, deadline_ns, command.flag("must_run")))
+
+    def _bad(self, frame: str | None, reason: str) -> dict[int, str]:
+        return {} if frame is None else {self._seqs[self._ids(frame)]: reason}
+
+    def _ids(self, frame: str) -> tuple[int, int]:
+        stream_id, _, frame_id = frame.partition("/")
+        return int(stream_id), int(frame_id)
+
+    def _step(self, event: Event) -> None:
+        for action in self.witness.step(self._now_ns, event):
+            self._lines.append(f"{self._time(self._now_ns)} {_told(action)}")
+
+    def _time(self, at_ns: int) -> str:
+        return format_ms(at_ns - self._start_ns)
+
+
+def _told(action: Action) -> str:
+    match action:
+        case DispatchBatch():
+            frames = " ".join(
+                f"{frame.stream_id}/{frame.frame_id}{' (new state)' * frame.reset_state}" for frame in action.frames
+            )
+            return (
+                f"dispatch batch {action.batch_id} on {action.lane}: {action.model} frames {frames}, "
+                f"planned {format_ms(action.planned_ns)}"
+            )
+        case ResolveFrame():
+            reason = f": {action.reason}" if action.reason else ""
+            return f"frame {action.frame.stream_id}/{action.frame.frame_id} {action.status.name}{reason}"
+        case AdviseStream():
+            return f"advise stream {action.stream_id} {Advice(action.advice).name}: {action.reason}"
