@@ -208,7 +208,7 @@ class _Told:
             return
         shares = ", ".join(f"{count} {name.lower().replace('_', ' ')}" for name, count in counts.items())
         latency_text = f"; latency p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms" if self._latencies_ms else ""
-        click.echo(f"{sent} frames sent: {shares or 'none'}{latency_text}")
+        click.echo(f"{sent} frame{'' if sent == 1 else 's'} sent: {shares or 'none'}{latency_text}")
 
 
 def _in_words(outputs: dict[str, Array], labels: tuple[str, ...]) -> str:

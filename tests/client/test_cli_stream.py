@@ -183,7 +183,7 @@ async def test_ctrl_c_while_stdin_stays_open() -> None:
         assert (await process.stdout.readline()).startswith(b"frame 1  on time")
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 0
-        assert (await process.stdout.read()).startswith(b"1 frames sent: 1 on time")
+        assert (await process.stdout.read()).startswith(b"1 frame sent: 1 on time")
         await finished(process)
 
 

@@ -27,7 +27,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
 )
-from duly.core.scheduler import PROBE_AFTER_NS, Scheduler
+from duly.core.scheduler import PROBE_AFTER_NS, PROBE_SPOILT_PERCENT, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
 
 SERVED = (OutcomeStatus.ON_TIME, OutcomeStatus.LATE)
@@ -53,11 +53,15 @@ class Worker:
     batch_max: int
     ready_ns: int
     last_run_ns: int
+    spoilt: bool = False
+    """The last run was a probe that showed the plan to be spoilt: another may follow at once."""
 
 
 @dataclass(slots=True)
 class Running:
     action: DispatchBatch
+    started_ns: int
+    probe: bool
     end: Event | None = None
     """What ended it, within the step that does."""
 
@@ -137,6 +141,7 @@ class Witness:
                 if lane is None:
                     self.stateful.pop(model, None)
             case BatchFinished() | BatchFailed():
+                self._probed(now_ns, event)
                 self._batch_over(event.batch_id, event)
             case DrainRequested():
                 self.drain_ns = event.until_ns
@@ -150,6 +155,15 @@ class Witness:
             if stream.home == (model, lane):
                 stream.home, stream.state_lost = None, True
                 stream.broken |= not (isinstance(event, ModelGone) and event.lane is None)
+
+    def _probed(self, now_ns: int, event: BatchFinished | BatchFailed) -> None:
+        running = self.batches.get(event.batch_id)
+        if running is None or not running.probe or isinstance(event, BatchFailed) or event.invalid or event.failed:
+            return
+        worker = self.workers.get((running.action.model, running.action.lane))
+        if worker is not None:
+            taken_ns, planned_ns = now_ns - running.started_ns, running.action.planned_ns
+            worker.spoilt = taken_ns * 100 < planned_ns * PROBE_SPOILT_PERCENT
 
     def _batch_over(self, batch_id: int, event: Event) -> None:
         running = self.batches.get(batch_id)
@@ -221,17 +235,19 @@ class Witness:
         plan = self.scheduler.planned_ns(batch.model, batch.lane)
         assert batch.planned_ns == plan[len(batch.frames) - 1], f"{told}: not the published plan"
         in_time = all(now_ns + batch.planned_ns <= frame.deadline_ns for frame in batch.frames)
-        probe = len(batch.frames) == 1 and now_ns - worker.last_run_ns > PROBE_AFTER_NS
+        due = worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS
+        probe = len(batch.frames) == 1 and due
         assert in_time or (probe and now_ns < batch.frames[0].deadline_ns), f"{told}: planned to be late"
         for frame in batch.frames:
             assert frame.model == batch.model, f"{told}: frame of {frame.model}"
             assert frame.seq in self.unanswered, f"{told}: frame {frame.stream_id}/{frame.frame_id} is answered"
             assert self._may_start(frame, batch.lane), f"{told}: frame {frame.stream_id}/{frame.frame_id} may not run"
             self._started(batch, frame)
+        assert in_time or not self._runnable(now_ns, batch.lane), f"{told}: a probe goes before what can be in time"
         self._assert_precedence(now_ns, batch, told)
-        worker.last_run_ns = now_ns
+        worker.last_run_ns, worker.spoilt = now_ns, False
         self.lanes[batch.lane] = batch.batch_id
-        self.batches[batch.batch_id] = Running(batch)
+        self.batches[batch.batch_id] = Running(batch, now_ns, not in_time)
 
     def _started(self, batch: DispatchBatch, frame: Frame) -> None:
         stream = self.streams[frame.stream_id]

@@ -84,7 +84,7 @@ class Connection:
         """
         await self._call.wait_for_connection()
         call: Any = self._call
-        await self._call.write(message)
+        await call._cython_call.send_serialized_message(message)
 
     def has_room(self, size: int) -> bool:
         """False where a frame of this many bytes has to wait until earlier ones went to the transport."""

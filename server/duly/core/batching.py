@@ -18,6 +18,8 @@ from duly.core.types import Frame
 
 WINDOW_GAIN_PERCENT = 10
 """A window must run at least this many more frames per lane time than the batch at the head."""
+EDGE_PERCENT = 150
+"""Under overload a batch begins with a frame that has at least this much of a single run's plan left."""
 LOOKAHEAD_BATCHES = 4
 """How many full batches of waiting frames one decision looks at: bounds its cost."""
 
@@ -34,6 +36,19 @@ def form_batch(waiting: Sequence[Frame], profile: Profile, now_ns: int, cap_ns: 
     """The next batch out of `waiting` (not empty; most critical class first, then by deadline; each could start alone
     now and be in time). `cap_ns` bounds how long a batch of two or more may block the lane.
     """
+    size = _size(waiting, profile, now_ns, cap_ns)
+    if last_free_lane and size < len(waiting) and _too_much(waiting, size, profile, now_ns):
+        if size < profile.batch_max:
+            window = _window(waiting, size, profile, now_ns, cap_ns)
+            if window is not None:
+                return window
+        waiting = waiting[_past_the_edge(waiting, profile, now_ns) :]
+        size = _size(waiting, profile, now_ns, cap_ns)
+    return Batch(list(waiting[:size]), profile.planned_ns(size), [])
+
+
+def _size(waiting: Sequence[Frame], profile: Profile, now_ns: int, cap_ns: int) -> int:
+    """Largest efficient batch of the first frames that meets each of their deadlines."""
     deadline_ns = waiting[0].deadline_ns
     fitting = 1
     for frame in waiting[1 : profile.batch_max]:
@@ -41,12 +56,18 @@ def form_batch(waiting: Sequence[Frame], profile: Profile, now_ns: int, cap_ns: 
         if now_ns + profile.planned_ns(fitting + 1) > deadline_ns:
             break
         fitting += 1
-    size = profile.efficient_size(cap_ns, fitting)
-    if last_free_lane and size < min(len(waiting), profile.batch_max) and _too_much(waiting, size, profile, now_ns):
-        window = _window(waiting, size, profile, now_ns, cap_ns)
-        if window is not None:
-            return window
-    return Batch(list(waiting[:size]), profile.planned_ns(size), [])
+    return profile.efficient_size(cap_ns, fitting)
+
+
+def _past_the_edge(waiting: Sequence[Frame], profile: Profile, now_ns: int) -> int:
+    """Index of the first frame of the head's class with room to spare; 0: none has."""
+    room_ns = profile.planned_ns(1) * EDGE_PERCENT // 100
+    for nth, frame in enumerate(waiting):
+        if frame.stream_class != waiting[0].stream_class:
+            break
+        if frame.deadline_ns >= now_ns + room_ns:
+            return nth
+    return 0
 
 
 def _too_much(waiting: Sequence[Frame], size: int, profile: Profile, now_ns: int) -> bool:

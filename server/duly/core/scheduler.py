@@ -56,7 +56,9 @@ BLOCKING_NS_MAX = 25_000_000
 class that has streams: a lane is not preemptive."""
 PROBE_AFTER_NS = 1_000_000_000
 """A lane that did not run a model for so long may try a doomed frame against the plan: a plan must not starve its own
-correction."""
+correction. While such probes show that the plan is spoilt, further ones may follow at once."""
+PROBE_SPOILT_PERCENT = 80
+"""A probe that takes less than this much of its plan shows that the plan is spoilt."""
 
 _GAP = "the state of its stream misses a frame or is lost; open a new stream"
 
@@ -80,7 +82,7 @@ class _Stream:
 
 
 class _Model:
-    __slots__ = ("last_run_ns", "planned_one_ns", "preferred_ns", "profiles", "stateful", "variant", "waiting")
+    __slots__ = ("planned_one_ns", "preferred_ns", "probe_ns", "profiles", "stateful", "variant", "waiting")
 
     def __init__(self, variant: str, stateful: bool) -> None:
         self.variant = variant
@@ -90,8 +92,8 @@ class _Model:
         self.waiting = WaitingFrames()
         self.planned_one_ns = 0
         """Batch of one on the fastest lane; 0: no lane serves the model now."""
-        self.last_run_ns: dict[str, int] = {}
-        """By lane."""
+        self.probe_ns: dict[str, int] = {}
+        """By lane: when it may next try a doomed frame against the plan."""
         self.preferred_ns = dict.fromkeys(StreamClass, -1)
         """By class: when a lane that could have run such a frame last began with a more critical one."""
 
@@ -243,7 +245,7 @@ class Scheduler:
     def _probe_lane(self, now_ns: int, frame: Frame, model: _Model) -> str | None:
         """A lane with nothing else to do that has not run the model for long."""
         for lane in model.profiles:
-            overdue = now_ns - model.last_run_ns[lane] > PROBE_AFTER_NS and frame.deadline_ns > now_ns
+            overdue = now_ns > model.probe_ns[lane] and frame.deadline_ns > now_ns
             may_start = self._lanes.get(lane, 0) is None and self._may_start(frame, model, lane)
             if overdue and may_start and self._most_urgent(now_ns, lane) is None:
                 return lane
@@ -401,7 +403,7 @@ class Scheduler:
         action = DispatchBatch(self._batch_id, lane, name, model.variant, frames, planned_ns)
         self._lanes[lane] = action.batch_id
         self._running[action.batch_id] = _Running(action, model, now_ns, probe)
-        model.last_run_ns[lane] = now_ns
+        model.probe_ns[lane] = now_ns + PROBE_AFTER_NS
         for frame in frames:
             stream = self._streams[frame.stream_id]
             stream.running += 1
@@ -423,8 +425,12 @@ class Scheduler:
             return
         frames = running.action.frames
         profile = running.model.profiles.get(running.action.lane)
-        if profile is not None:
-            profile.observe(len(frames), now_ns - running.started_ns, after_idle=running.probe)
+        # Frames that did not run say nothing about how long a batch of that size takes.
+        if profile is not None and not event.invalid and not event.failed:
+            actual_ns = now_ns - running.started_ns
+            if running.probe and actual_ns * 100 < running.action.planned_ns * PROBE_SPOILT_PERCENT:
+                running.model.probe_ns[running.action.lane] = now_ns
+            profile.observe(len(frames), actual_ns, after_idle=running.probe)
             planned_ns = running.model.planned_one_ns
             running.model.plan()
             if running.model.planned_one_ns > planned_ns:
@@ -472,7 +478,7 @@ class Scheduler:
         if model is None:
             model = self._models[event.model] = _Model(event.variant, event.stateful)
         model.profiles[event.lane] = Profile(event.samples_ns, event.any_size)
-        model.last_run_ns[event.lane] = now_ns
+        model.probe_ns[event.lane] = now_ns + PROBE_AFTER_NS
         model.plan()
         self._plan_drop()
 
