@@ -287,14 +287,15 @@ class Witness:
     def _settled(self, now_ns: int) -> None:
         waiting = [frame for frame in self.unanswered.values() if frame.seq not in self.batch_of]
         assert self.scheduler.frames_waiting() == len(waiting), f"{now_ns}: {len(waiting)} frames should wait"
+        wake_ns = self.next_wake_ns()
+        assert wake_ns is None or wake_ns > now_ns, f"{now_ns}: asks to be woken at {wake_ns}, again and again"
         for frame in waiting:
             told = f"{now_ns}: frame {frame.stream_id}/{frame.frame_id}"
             assert frame.model in self.stateful, f"{told} waits for a model that is not loaded"
             latest_start_ns = frame.deadline_ns - self.scheduler.planned_one_ns(frame.model)
             assert now_ns <= latest_start_ns, f"{told} waits past its latest start"
-            wake_ns = self.next_wake_ns()
             assert wake_ns is not None, f"{told} waits and nobody will wake"
-            assert now_ns < wake_ns <= latest_start_ns + 1, f"{told} is due at {latest_start_ns}, the wake at {wake_ns}"
+            assert wake_ns <= latest_start_ns + 1, f"{told} is due at {latest_start_ns}, the wake at {wake_ns}"
         for lane, batch_id in self.lanes.items():
             assert batch_id is not None or not self._runnable(now_ns, lane), f"{now_ns}: {lane} idles while frames wait"
         if self.drain_ns is not None and now_ns >= self.drain_ns:

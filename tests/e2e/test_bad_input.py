@@ -1,6 +1,7 @@
 """What a client can get wrong: a clear status or outcome each time, and streams beside it unharmed."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -327,7 +328,7 @@ async def test_client_that_never_reads(repository: Path) -> None:
         assert app.driver.payloads.bytes == 0
         # What it was sent is still there for it to take, and behind that the reason; its own write, still pending, may
         # fail first, which gRPC tells as INTERNAL.
-        with pytest.raises(grpc.aio.AioRpcError):
+        with contextlib.suppress(grpc.aio.AioRpcError):
             while await call.read() is not grpc.aio.EOF:
                 pass
         assert await call.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL)

@@ -68,7 +68,9 @@ async def test_the_detector_finds_what_is_there(
 ) -> None:
     what, where = PICTURES[name]
     picture = assets[name].read_bytes()
-    payload = cv2.cvtColor(cv2.imdecode(np.frombuffer(picture, np.uint8), 1), cv2.COLOR_BGR2RGB) if as_array else picture
+    payload = (
+        cv2.cvtColor(cv2.imdecode(np.frombuffer(picture, np.uint8), 1), cv2.COLOR_BGR2RGB) if as_array else picture
+    )
     async with client.stream("yolo", budget_ms=60_000) as stream:
         await stream.send(payload)
         outcome = await anext(stream)

@@ -55,7 +55,7 @@ class Layout(_Strict):
 
 
 class Window(_Strict):
-    """Sound: frames of exactly `samples`, preceded by the last `context` samples of the same stream (zeros at first)."""
+    """Sound: frames of exactly `samples`, behind the last `context` samples of the same stream (zeros at first)."""
 
     op: Literal["window"]
     samples: PositiveInt

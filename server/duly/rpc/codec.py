@@ -6,7 +6,7 @@ into: decoding pictures and searching for NaN is the worker's work.
 
 from dataclasses import dataclass
 from math import prod
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -18,9 +18,14 @@ from duly.runtime.payloads import Payload
 from duly.v1 import inference_pb2, tensor_pb2
 from duly.worker.channel import DIMS_MAX, ENCODINGS
 
-_DATATYPE: dict[str, int] = {name: tensor_pb2.DataType.Value(f"DATA_TYPE_{name}") for name in ELEMENT_BYTES}
+# The generated enums' Value() is typed as a plain int.
+_DATATYPE = {name: cast(tensor_pb2.DataType, tensor_pb2.DataType.Value(f"DATA_TYPE_{name}")) for name in ELEMENT_BYTES}
 _DATATYPE_NAME = {number: name for name, number in _DATATYPE.items()}
-_FORMAT: dict[str, int] = {name: tensor_pb2.EncodedFormat.Value(f"ENCODED_FORMAT_{name}") for name in ENCODINGS if name}
+_FORMAT = {
+    name: cast(tensor_pb2.EncodedFormat, tensor_pb2.EncodedFormat.Value(f"ENCODED_FORMAT_{name}"))
+    for name in ENCODINGS
+    if name
+}
 _ENCODING_OF_FORMAT = {_FORMAT[name]: index for index, name in enumerate(ENCODINGS) if name}
 _M = TypeVar("_M", bound=Message)
 _RESULTS = (OutcomeStatus.ON_TIME, OutcomeStatus.LATE)
@@ -158,7 +163,7 @@ class OutcomeWriter:
         frame, run = outcome.frame, outcome.run
         message = batch.outcomes.add(
             frame_id=frame.frame_id,
-            status=int(status),  # type: ignore[arg-type]  # equal numbers
+            status=int(status),
             slack_nano=frame.deadline_ns - now_ns,
             reason=outcome.reason,
         )

@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import stat
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -55,7 +56,7 @@ def create_server(transport: str, streams: Streams) -> grpc.aio.Server:
     if transport == "lan":
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
     server = grpc.aio.server(options=options)
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes: a message that is no protobuf gets our status, not a stack trace.
         "Stream": grpc.stream_stream_rpc_method_handler(
             streams.stream, response_serializer=inference_pb2.StreamResponse.SerializeToString

@@ -169,7 +169,8 @@ class Streams:
         try:
             frame = request.frame
             remaining_s = context.time_remaining()
-            if remaining_s is not None and frame.budget_nano >= 0:
+            # None where the call has no deadline, whatever its type says.
+            if remaining_s is not None and frame.budget_nano >= 0:  # type: ignore[redundant-expr]
                 budget_ns = frame.budget_nano or session.terms.budget_ns
                 frame.budget_nano = max(1, min(budget_ns, int(remaining_s * 1e9)))
             session.take(frame, time.time_ns())
