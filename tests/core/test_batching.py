@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.core.batching import LOOKAHEAD_BATCHES, WINDOW_GAIN_PERCENT, Batch, form_batch
+from duly.core.batching import EDGE_PERCENT, LOOKAHEAD_BATCHES, WINDOW_GAIN_PERCENT, Batch, form_batch
 from duly.core.profile import Profile
 from duly.core.types import Frame, StreamClass
 
@@ -78,11 +78,14 @@ def test_no_more_critical_frame_is_left_behind(decision: Decision) -> None:
 
 
 @given(decision=decisions())
-def test_without_a_window_a_batch_is_the_head_of_the_queue(decision: Decision) -> None:
+def test_a_batch_takes_frames_in_their_order(decision: Decision) -> None:
+    """It begins at the head of the queue, behind the frames passed over, or past those at the edge of their time."""
     batch = decision.batch()
-    if batch.frames[0] is decision.waiting[0]:
-        assert batch.frames == decision.waiting[: len(batch.frames)]
-        assert batch.passed_over == []
+    start = decision.waiting.index(batch.frames[0])
+    assert batch.frames == decision.waiting[start : start + len(batch.frames)]
+    room_ns = decision.profile.planned_ns(1) * EDGE_PERCENT // 100
+    before = decision.waiting[:start]
+    assert batch.passed_over == before or all(left.deadline_ns < NOW_NS + room_ns for left in before)
 
 
 @given(decision=decisions())
@@ -112,6 +115,15 @@ def test_a_window_passes_over_the_shortest_prefix_that_pays() -> None:
     batch = form_batch(tight + roomy, profile, NOW_NS, 25 * MS, last_free_lane=True)
     assert batch.passed_over == tight
     assert batch.frames == roomy[:8]
+
+
+def test_a_window_blocks_the_lane_no_longer_than_any_batch() -> None:
+    profile = Profile({1: (10 * MS,), 8: (24 * MS,)}, any_size=True)
+    waiting = [frame(0, 11 * MS), *(frame(seq, 30 * MS) for seq in range(1, 12))]
+    batch = form_batch(waiting, profile, NOW_NS, 20 * MS, last_free_lane=True)
+    assert batch.passed_over == waiting[:1]
+    assert batch.frames == waiting[1:6]
+    assert batch.planned_ns <= 20 * MS < profile.planned_ns(6)
 
 
 def test_a_window_at_the_end_of_the_queue_passes_over_nothing_that_has_time() -> None:

@@ -36,6 +36,8 @@ def form_batch(waiting: Sequence[Frame], profile: Profile, now_ns: int, cap_ns: 
     """The next batch out of `waiting` (not empty; most critical class first, then by deadline; each could start alone
     now and be in time). `cap_ns` bounds how long a batch of two or more may block the lane.
     """
+    if len(waiting) == 1:
+        return Batch([waiting[0]], profile.planned_ns(1), [])
     size = _size(waiting, profile, now_ns, cap_ns)
     if last_free_lane and size < len(waiting) and _too_much(waiting, size, profile, now_ns):
         if size < profile.batch_max:

@@ -97,22 +97,26 @@ class Profile:
     def _filled(self, batch_size: int) -> int:
         """The quantile of that size, or where it would be for all that the other sizes tell."""
         sizes = sorted(self._quantiles)
-        at = bisect_left(sizes, batch_size)
-        upper = sizes[at]
-        if upper == batch_size or not self._any_size or at == 0:
-            return self._quantiles[upper]
-        lower = sizes[at - 1]
-        low, high = self._quantiles[lower], self._quantiles[upper]
+        upper = bisect_left(sizes, batch_size)
+        return self._between(sizes[upper - 1] if upper and self._any_size else None, sizes[upper], batch_size)
+
+    def _between(self, lower: int | None, upper: int, batch_size: int) -> int:
+        high = self._quantiles[upper]
+        if lower is None or upper == batch_size:
+            return high
+        low = self._quantiles[lower]
         return low + (high - low) * (batch_size - lower) // (upper - lower)
 
     def _fit(self) -> None:
-        plan = [0]
-        for batch_size in range(1, self.batch_max + 1):
-            quantile = self._filled(batch_size)
-            plan.append(max(plan[-1], quantile + quantile * MARGIN_PERCENT // 100))
-        self._plan = plan
-        efficient = [0, 1]
-        for batch_size in range(2, self.batch_max + 1):
-            pays = plan[batch_size] * 100 <= batch_size * plan[1] * (100 - GAIN_PERCENT)
-            efficient.append(batch_size if pays else efficient[-1])
-        self._efficient = efficient
+        plan, efficient = [0], [0]
+        lower: int | None = None
+        longest = 0
+        for upper in sorted(self._quantiles):
+            for batch_size in range(len(plan), upper + 1):
+                quantile = self._between(lower, upper, batch_size)
+                longest = max(longest, quantile + quantile * MARGIN_PERCENT // 100)
+                plan.append(longest)
+                pays = batch_size == 1 or longest * 100 <= batch_size * plan[1] * (100 - GAIN_PERCENT)
+                efficient.append(batch_size if pays else efficient[-1])
+            lower = upper if self._any_size else None
+        self._plan, self._efficient = plan, efficient

@@ -98,7 +98,8 @@ class _Model:
         """By class: when a lane that could have run such a frame last began with a more critical one."""
 
     def plan(self) -> None:
-        self.planned_one_ns = min((p.planned_ns(1) for p in self.profiles.values()), default=0)
+        planned_ns = [profile.planned_ns(1) for profile in self.profiles.values()]
+        self.planned_one_ns = min(planned_ns) if planned_ns else 0
 
 
 class _Running:
@@ -118,6 +119,8 @@ class Scheduler:
         self._lanes: dict[str, int | None] = {}
         """Batch that runs on each lane."""
         self._running: dict[int, _Running] = {}
+        self._waiting = 0
+        """Frames that wait, of all models."""
         self._batch_id = 0
         self._cap_ns = BLOCKING_NS_MAX
         self._drop_ns: int | None = None
@@ -166,7 +169,7 @@ class Scheduler:
         if self._drop_ns is not None and now_ns >= self._drop_ns:
             self._drop_doomed(now_ns)
         for lane, batch_id in self._lanes.items():
-            if batch_id is None:
+            if batch_id is None and self._waiting:
                 self._fill(now_ns, lane)
         return self._actions
 
@@ -179,7 +182,7 @@ class Scheduler:
     # ---- for statistics ----
 
     def frames_waiting(self) -> int:
-        return sum(len(model.waiting) for model in self._models.values())
+        return self._waiting
 
     def frames_waiting_by_model(self) -> dict[str, int]:
         """May be called from any thread."""
@@ -246,8 +249,8 @@ class Scheduler:
         """A lane with nothing else to do that has not run the model for long."""
         for lane in model.profiles:
             overdue = now_ns > model.probe_ns[lane] and frame.deadline_ns > now_ns
-            may_start = self._lanes.get(lane, 0) is None and self._may_start(frame, model, lane)
-            if overdue and may_start and self._most_urgent(now_ns, lane) is None:
+            may_start = not model.stateful or self._may_start(frame, lane)
+            if overdue and may_start and self._lanes.get(lane, 0) is None and self._most_urgent(now_ns, lane) is None:
                 return lane
         return None
 
@@ -263,6 +266,7 @@ class Scheduler:
         stream.waiting[frame.frame_id] = frame
         stream.supersedable += not frame.must_run
         model.waiting.add(frame)
+        self._waiting += 1
         drop_ns = frame.deadline_ns - model.planned_one_ns + 1
         if self._drop_ns is None or drop_ns < self._drop_ns:
             self._drop_ns = drop_ns
@@ -271,6 +275,7 @@ class Scheduler:
         del stream.waiting[frame.frame_id]
         stream.supersedable -= not frame.must_run
         self._models[frame.model].waiting.remove(frame)
+        self._waiting -= 1
 
     def _withdraw(self, stream: _Stream, frame: Frame, status: OutcomeStatus, reason: str) -> None:
         """Ends a frame that waits; one that no longer does was SKIPPED along with one before it."""
@@ -353,7 +358,7 @@ class Scheduler:
         urgent: tuple[StreamClass, int] | None = None
         chosen: str | None = None
         for name, model in self._models.items():
-            if lane in model.profiles and model.waiting:
+            if model.waiting and lane in model.profiles:
                 head = next(self._runnable(now_ns, model, lane), None)
                 if head is not None:
                     urgency = (head.stream_class, head.deadline_ns - model.profiles[lane].planned_ns(1))
@@ -369,7 +374,7 @@ class Scheduler:
         model = self._models[chosen]
         profile = model.profiles[lane]
         waiting = list(islice(self._runnable(now_ns, model, lane), LOOKAHEAD_BATCHES * profile.batch_max))
-        last_free_lane = not any(
+        last_free_lane = len(model.profiles) == 1 or not any(
             batch_id is None and other != lane and other in model.profiles for other, batch_id in self._lanes.items()
         )
         batch = form_batch(waiting, profile, now_ns, self._cap_ns, last_free_lane)
@@ -384,13 +389,11 @@ class Scheduler:
         """Waiting frames that may start on that lane now and be in time, in order."""
         finished_ns = now_ns + model.profiles[lane].planned_ns(1)
         for frame in model.waiting:
-            if frame.deadline_ns >= finished_ns and self._may_start(frame, model, lane):
+            if frame.deadline_ns >= finished_ns and (not model.stateful or self._may_start(frame, lane)):
                 yield frame
 
-    def _may_start(self, frame: Frame, model: _Model, lane: str) -> bool:
-        """Whether the frame is its stream's next, and the lane has the stream's state or need not."""
-        if not model.stateful:
-            return True
+    def _may_start(self, frame: Frame, lane: str) -> bool:
+        """Stateful: whether the frame is its stream's next, and the lane has the stream's state or need not."""
         stream = self._streams[frame.stream_id]
         if stream.running or next(iter(stream.waiting), frame.frame_id) < frame.frame_id:
             return False
@@ -411,7 +414,7 @@ class Scheduler:
                 frame.reset_state |= stream.state_lost or stream.home not in (None, (name, lane))
                 stream.home, stream.state_lost = (name, lane), False
         most_critical = frames[0].stream_class
-        if most_critical is not StreamClass.BEST_EFFORT:
+        if self._waiting and most_critical is not StreamClass.BEST_EFFORT:
             for other in self._models.values():
                 if other.waiting and lane in other.profiles:
                     for cls in StreamClass:

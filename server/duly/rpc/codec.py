@@ -60,9 +60,17 @@ class FrameReader:
         self._inputs = [_Input(*_facts(spec)) for spec in signature.inputs]
         self._index = {spec.name: nth for nth, spec in enumerate(signature.inputs)}
         self._only = 0 if len(self._inputs) == 1 else None
+        self._only_names = ("", signature.inputs[0].name)
 
     def payload(self, frame: inference_pb2.Frame) -> tuple[Payload, int]:
         """(payload, its size in bytes). Raises InvalidFrame."""
+        tensors = frame.tensors
+        if self._only is not None and len(tensors) == 1 and not frame.encoded:
+            # Nearly every sensor: one array for the one input.
+            tensor = tensors[0]
+            if tensor.name in self._only_names:
+                value = self._tensor(self._inputs[0], tensor)
+                return [value], len(value[2])
         found: list[tuple[int, tuple[int, ...], bytes] | None] = [None] * len(self._inputs)
         for tensor in frame.tensors:
             nth = self._which(tensor.name, found)
@@ -92,9 +100,9 @@ class FrameReader:
         return ", ".join(repr(name) for name in self._index)
 
     def _tensor(self, expected: _Input, tensor: tensor_pb2.Tensor) -> tuple[int, tuple[int, ...], bytes]:
-        spec, data = expected.spec, tensor.data
-        if tensor.datatype not in (0, expected.datatype):
-            got = _DATATYPE_NAME.get(tensor.datatype, str(tensor.datatype))
+        spec, data, datatype = expected.spec, tensor.data, tensor.datatype
+        if datatype != expected.datatype and datatype:
+            got = _DATATYPE_NAME.get(datatype, str(datatype))
             raise InvalidFrame(f"input {spec.name!r}: datatype {got}, the model takes {spec.datatype}")
         shape = tuple(tensor.shape)
         if not shape and expected.fixed_bytes:

@@ -61,6 +61,8 @@ class Worker:
         self._planned_ns = 0
         self._stateful = False
         self._forget: list[int] = []
+        # Kept: a fresh buffer of this size for each message would cost more than all the rest of receiving it.
+        self._received = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
 
     @property
     def pid(self) -> int:
@@ -179,14 +181,15 @@ class Worker:
 
     def _message(self) -> None:
         try:
-            message = self._socket.recv(channel.MESSAGE_BYTES_MAX)
+            length = self._socket.recv_into(self._received)
         except BlockingIOError:
             return
         except OSError:
-            message = b""
-        if not message:
+            length = 0
+        if not length:
             self._gone()
             return
+        message = bytes(self._received[:length])
         self._batch_id = 0
         if self._forget:
             self._send_forget()
