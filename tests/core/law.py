@@ -17,7 +17,7 @@ from duly.core.events import (
     DispatchBatch,
     DrainRequested,
     Event,
-    FrameArrived,
+    FramesArrived,
     FramesCancelled,
     LaneDown,
     LaneUp,
@@ -120,12 +120,13 @@ class Witness:
         match event:
             case StreamOpened():
                 self.streams[event.stream_id] = Stream(event.terms)
-            case FrameArrived(frame):
-                self.unanswered[frame.seq] = frame
-                stream = self.streams.get(frame.stream_id)
-                if stream is not None:
-                    stream.waiting[frame.frame_id] = frame
-                    stream.outcomes[frame.frame_id] = None
+            case FramesArrived(frames):
+                for frame in frames:
+                    self.unanswered[frame.seq] = frame
+                    stream = self.streams.get(frame.stream_id)
+                    if stream is not None:
+                        stream.waiting[frame.frame_id] = frame
+                        stream.outcomes[frame.frame_id] = None
             case LaneUp():
                 self.lanes.setdefault(event.lane, None)
             case LaneDown():
@@ -208,8 +209,8 @@ class Witness:
             case OutcomeStatus.EXPIRED:
                 return now_ns + self.scheduler.planned_one_ns(frame.model) > frame.deadline_ns
             case OutcomeStatus.SUPERSEDED:
-                newest = event.frame if isinstance(event, FrameArrived) else None
-                newer = newest is not None and newest.stream_id == frame.stream_id and newest.frame_id > frame.frame_id
+                arrived = event.frames if isinstance(event, FramesArrived) else []
+                newer = any(f.stream_id == frame.stream_id and f.frame_id > frame.frame_id for f in arrived)
                 return newer and not frame.must_run and terms.backlog is not BacklogPolicy.ALL
             case OutcomeStatus.SHED:
                 if "more critical" in action.reason:

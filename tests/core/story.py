@@ -39,7 +39,7 @@ from duly.core.events import (
     DispatchBatch,
     DrainRequested,
     Event,
-    FrameArrived,
+    FramesArrived,
     FramesCancelled,
     LaneDown,
     LaneUp,
@@ -226,13 +226,13 @@ class Story:
         )
         return StreamOpened(stream_id, terms)
 
-    def _frame(self, command: Command) -> FrameArrived:
+    def _frame(self, command: Command) -> FramesArrived:
         stream_id, frame_id = self._ids(command.word())
         budget_ns = parse_ns(command.option("budget", f"{self._budgets_ns[stream_id]}ns"))
         deadline_ns = self._now_ns - parse_ns(command.option("age", "0ms")) + budget_ns
         model = command.option("model", self._models[stream_id])
         seq = self._seqs[stream_id, frame_id] = len(self._seqs) + 1
-        return FrameArrived(Frame(seq, stream_id, frame_id, model, deadline_ns, command.flag("must_run")))
+        return FramesArrived([Frame(seq, stream_id, frame_id, model, deadline_ns, command.flag("must_run"))])
 
     def _bad(self, frame: str | None, reason: str) -> dict[int, str]:
         return {} if frame is None else {self._seqs[self._ids(frame)]: reason}

@@ -9,7 +9,7 @@ from duly.core.events import (
     BatchFinished,
     DrainRequested,
     Event,
-    FrameArrived,
+    FramesArrived,
     FramesCancelled,
     LaneDown,
     LaneUp,
@@ -98,10 +98,14 @@ class Law(RuleBasedStateMachine):
         budget_ns=budgets_ns,
         jitter_ns=st.integers(0, 30 * MS),
         must_run=st.booleans(),
+        together=st.booleans(),
     )
-    def frames_arrive(self, data: st.DataObject, count: int, budget_ns: int, jitter_ns: int, must_run: bool) -> None:
+    def frames_arrive(
+        self, data: st.DataObject, count: int, budget_ns: int, jitter_ns: int, must_run: bool, together: bool
+    ) -> None:
         """Several frames of one stream at once; the later ones may be due sooner."""
         stream_id = data.draw(st.sampled_from(sorted(self.streams)))
+        frames = []
         for nth in range(count):
             self.seq += 1
             self.frames[stream_id] += 1 + (self.seq % 5 == 0)
@@ -109,7 +113,12 @@ class Law(RuleBasedStateMachine):
             frame = Frame(
                 self.seq, stream_id, self.frames[stream_id], self.streams[stream_id], deadline_ns, must_run and nth == 0
             )
-            self._step(FrameArrived(frame))
+            frames.append(frame)
+        if together:
+            self._step(FramesArrived(frames))
+        else:
+            for frame in frames:
+                self._step(FramesArrived([frame]))
 
     @rule(data=st.data())
     def new_version(self, data: st.DataObject) -> None:
@@ -248,7 +257,7 @@ def test_a_gap_skips_a_long_queue_at_once() -> None:
         0, StreamOpened(1, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, MS, 5000, GapPolicy.SKIP))
     )
     for frame_id in range(4000):
-        scheduler.step(0, FrameArrived(Frame(frame_id, 1, frame_id, "speech/1", 10_000 * MS)))
+        scheduler.step(0, FramesArrived([Frame(frame_id, 1, frame_id, "speech/1", 10_000 * MS)]))
     actions = scheduler.step(0, FramesCancelled(1, (1,)))
     answered = [action.frame.frame_id for action in actions if isinstance(action, ResolveFrame)]
     assert answered == list(range(1, 4000))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.core.events import DispatchBatch, Event, LaneUp, ModelGone, ModelReady
+from duly.core.events import DispatchBatch, Event, LaneUp, ModelGone, ModelReady, TimerFired
 from duly.core.scheduler import Scheduler
-from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
 from duly.metrics import Metrics
 from duly.runtime.driver import Driver
 from duly.runtime.lane import BatchResult
@@ -52,13 +52,13 @@ class FakeLane:
     def forget(self, stream_id: int) -> None:
         self.forgotten.append(stream_id)
 
-    def end(self, driver: Driver, **reasons: dict[int, str]) -> None:
+    def end(self, driver: Driver, finished_ns: int | None = None, **reasons: dict[int, str]) -> None:
         action, payloads = self.running.pop()
 
         def outputs(index: int) -> list[Output]:
             return [(0, (1,), payloads[index][0][2] * 2)]
 
-        now_ns = driver.clock()
+        now_ns = finished_ns or driver.clock()
         driver.batch_ended(action.batch_id, BatchResult(now_ns, now_ns, outputs, **reasons))
 
 
@@ -84,9 +84,13 @@ class Bench:
     lane: FakeLane
     log: list[tuple[int, Event]]
 
-    def send(self, stream_id: int, frame_id: int, budget_ns: int = 50 * MS) -> None:
+    def send(self, stream_id: int, frame_id: int, budget_ns: int = 50 * MS, *, together: bool = False) -> None:
         payload: Payload = [(0, (1,), bytes([frame_id % 256]))]
-        self.driver.take_frame(stream_id, frame_id, "m/1", self.clock.now_ns + budget_ns, False, payload, 1)
+        now_ns = self.clock.now_ns
+        frame = Frame(0, stream_id, frame_id, "m/1", now_ns + budget_ns, received_ns=now_ns)
+        self.driver.take_frame(frame, payload, 1)
+        if not together:
+            self.driver.submit(TimerFired())  # anything that happens brings the frames that came before
 
 
 def new_bench() -> Bench:
@@ -133,6 +137,29 @@ async def test_the_next_batch_starts_before_outcomes_are_handed_over(bench: Benc
     bench.send(stream_id, 2)
     bench.lane.end(bench.driver)
     assert order == ["outcome 1, 1 running"]
+
+
+async def test_frames_of_one_turn_of_the_loop_share_a_batch(bench: Bench) -> None:
+    stream = Stream()
+    stream_id = bench.driver.open_stream(stream, TERMS)
+    for frame_id in (1, 2, 3):
+        bench.send(stream_id, frame_id, together=True)
+    assert not bench.lane.running
+    while not bench.lane.running:
+        await asyncio.sleep(0)
+    assert [frame.frame_id for frame in bench.lane.running[0][0].frames] == [1, 2, 3]
+    bench.lane.end(bench.driver)
+    assert sorted(stream.outcomes) == [1, 2, 3]
+
+
+async def test_what_the_profile_learns_holds_no_delay_of_the_loop(bench: Bench) -> None:
+    stream_id = bench.driver.open_stream(Stream(), TERMS)
+    for frame_id in range(1, 40):
+        bench.send(stream_id, frame_id)
+        finished_ns = bench.clock.now_ns = bench.clock.now_ns + MS
+        bench.clock.now_ns += 7 * MS  # the loop was busy with something else
+        bench.lane.end(bench.driver, finished_ns)
+    assert bench.driver.scheduler.planned_ns("m/1", "cpu:0")[0] == MS + MS * 4 // 100
 
 
 async def test_reasons_of_single_frames_reach_them(bench: Bench) -> None:

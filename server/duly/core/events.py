@@ -28,8 +28,10 @@ class StreamClosed:
 
 
 @dataclass(slots=True)
-class FrameArrived:
-    frame: Frame
+class FramesArrived:
+    """One or more, in this order. No lane is given away before all have come, so that they may share a batch."""
+
+    frames: list[Frame]
 
 
 @dataclass(slots=True)
@@ -45,6 +47,9 @@ class BatchFinished:
     """Frames (by seq) that the worker could not decode or accept, with the reason."""
     failed: dict[int, str] = field(default_factory=dict)
     """Frames (by seq) on which the model alone failed, with the reason."""
+    finished_ns: int | None = None
+    """When the worker was done with it, where that is known better than by the event's own time: what the profile
+    learns must not hold how late the host looked."""
 
 
 @dataclass(slots=True)
@@ -106,7 +111,7 @@ class DrainRequested:
 Event = (
     StreamOpened
     | StreamClosed
-    | FrameArrived
+    | FramesArrived
     | FramesCancelled
     | BatchFinished
     | BatchFailed

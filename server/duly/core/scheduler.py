@@ -4,11 +4,11 @@ Sans-IO. The host calls `step(now_ns, event)` with facts and carries out the act
 `TimerFired` at `next_wake_ns()`. The scheduler reads no clock, starts nothing and changes only itself; equal logs of
 (now, event) give equal actions.
 
-The law: every `FrameArrived` is followed by exactly one `ResolveFrame`, whatever else happens.
+The law: every frame of a `FramesArrived` is followed by exactly one `ResolveFrame`, whatever else happens.
 
 Theory of operation. A frame is waiting or running, never both; `_resolve` is the only way out of either.
 
-    FrameArrived --> over its credit, draining, doomed ........ resolved at once
+    FramesArrived -> over its credit, draining, doomed ........ resolved at once
                  --> waiting --> superseded by a newer frame .. SUPERSEDED
                              --> latest start passed .......... EXPIRED | SHED
                              --> withdrawn, stream closed ..... CANCELLED
@@ -35,7 +35,7 @@ from duly.core.events import (
     DispatchBatch,
     DrainRequested,
     Event,
-    FrameArrived,
+    FramesArrived,
     FramesCancelled,
     LaneDown,
     LaneUp,
@@ -134,8 +134,9 @@ class Scheduler:
         """What to do about `event`, in this order. `now_ns` never goes back from one call to the next."""
         self._actions = []
         match event:
-            case FrameArrived():
-                self._frame_arrived(now_ns, event.frame)
+            case FramesArrived():
+                for frame in event.frames:
+                    self._frame_arrived(now_ns, frame)
             case BatchFinished():
                 self._batch_finished(now_ns, event)
             case TimerFired():
@@ -430,7 +431,8 @@ class Scheduler:
         profile = running.model.profiles.get(running.action.lane)
         # Frames that did not run say nothing about how long a batch of that size takes.
         if profile is not None and not event.invalid and not event.failed:
-            actual_ns = now_ns - running.started_ns
+            finished_ns = now_ns if event.finished_ns is None else event.finished_ns
+            actual_ns = finished_ns - running.started_ns
             if running.probe and actual_ns * 100 < running.action.planned_ns * PROBE_SPOILT_PERCENT:
                 running.model.probe_ns[running.action.lane] = now_ns
             profile.observe(len(frames), actual_ns, after_idle=running.probe)

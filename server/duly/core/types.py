@@ -60,6 +60,8 @@ class Frame:
     deadline_ns: int
     must_run: bool = False
     """Never superseded by the backlog policy; its deadline holds all the same."""
+    received_ns: int = 0
+    """When the host received it, for the host's own accounts; the scheduler counts from the event that brings it."""
     stream_class: StreamClass = StreamClass.STANDARD
     """Set by the scheduler on arrival, from the stream's terms."""
     arrived_ns: int = 0

@@ -69,8 +69,8 @@ class FrameReader:
             # Nearly every sensor: one array for the one input.
             tensor = tensors[0]
             if tensor.name in self._only_names:
-                value = self._tensor(self._inputs[0], tensor)
-                return [value], len(value[2])
+                only = self._tensor(self._inputs[0], tensor)
+                return [only], len(only[2])
         found: list[tuple[int, tuple[int, ...], bytes] | None] = [None] * len(self._inputs)
         for tensor in frame.tensors:
             nth = self._which(tensor.name, found)
@@ -175,20 +175,20 @@ class OutcomeWriter:
             slack_nano=frame.deadline_ns - now_ns,
             reason=outcome.reason,
         )
-        arrived_ns = frame.arrived_ns
+        received_ns = frame.received_ns
         timing = message.timing
         timing.received_unix_nano = received_unix_nano
-        timing.sent_nano = now_ns - arrived_ns
+        timing.sent_nano = now_ns - received_ns
         if clock[1]:
             timing.capture_to_receipt_nano, timing.clock_uncertainty_nano = clock
         if run is not None:
             message.version = run.model.rpartition("/")[2]
             message.variant = run.variant
             message.batch_size = run.size
-            timing.dispatched_nano = run.dispatched_ns - arrived_ns
+            timing.dispatched_nano = run.dispatched_ns - received_ns
             if run.started_ns:
-                timing.started_nano = run.started_ns - arrived_ns
-                timing.finished_nano = run.finished_ns - arrived_ns
+                timing.started_nano = run.started_ns - received_ns
+                timing.finished_nano = run.finished_ns - received_ns
         if status in _RESULTS:
             for nth, shape, data in outcome.outputs or ():
                 named = self._outputs[nth]

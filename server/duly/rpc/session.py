@@ -180,12 +180,13 @@ class Session:
             self._refuse(frame_id, now_ns, deadline_ns, OutcomeStatus.SHED, "the server's memory for payloads is full")
         else:
             self._bytes += size_bytes
-            self._driver.take_frame(self.stream_id, frame_id, key, deadline_ns, frame.must_run, payload, size_bytes)
+            taken = Frame(0, self.stream_id, frame_id, key, deadline_ns, frame.must_run, now_ns)
+            self._driver.take_frame(taken, payload, size_bytes)
 
     def _refuse(self, frame_id: int, now_ns: int, deadline_ns: int, status: OutcomeStatus, reason: str) -> None:
         """Answers a frame that the scheduler never sees."""
-        frame = Frame(0, self.stream_id, frame_id, self._served.key, deadline_ns)
-        frame.stream_class, frame.arrived_ns = self.terms.stream_class, now_ns
+        frame = Frame(0, self.stream_id, frame_id, self._served.key, deadline_ns, received_ns=now_ns)
+        frame.stream_class = self.terms.stream_class
         self.deliver(Outcome(frame, status, reason, 0))
 
     def _change_version(self, active: Served) -> None:
@@ -266,7 +267,7 @@ class Session:
             if status is OutcomeStatus.ON_TIME and now_ns > frame.deadline_ns:
                 status, outcome.reason = OutcomeStatus.LATE, "it waited to be sent"
             self._writer.add(batch, outcome, status, now_ns, received_unix_ns, (capture_to_receipt_ns, uncertainty_ns))
-            latency_ns = now_ns - frame.arrived_ns
+            latency_ns = now_ns - frame.received_ns
             age_ns = latency_ns + capture_to_receipt_ns if uncertainty_ns else -1
             self._metrics.outcome(
                 frame.model, frame.stream_class, status, latency_ns, frame.deadline_ns - now_ns, age_ns
@@ -296,7 +297,7 @@ class Session:
         now_ns = self._driver.clock()
         for outcome in self._outbox:
             frame = outcome.frame
-            latency_ns = now_ns - frame.arrived_ns
+            latency_ns = now_ns - frame.received_ns
             self._metrics.outcome(
                 frame.model, frame.stream_class, OutcomeStatus.CANCELLED, latency_ns, frame.deadline_ns - now_ns, -1
             )

@@ -1,7 +1,9 @@
 """The only caller of the scheduler: reads the clock, calls `step`, carries out what comes back, keeps the one timer.
 
-Everything here runs on the event loop. Dispatches of a step are carried out before its resolutions, so that a lane
-never waits for outcomes to be handed over; the worker's second slot keeps the outputs of the batch that ended valid.
+Everything here runs on the event loop. Frames that come within one turn of the loop are told to the scheduler together,
+so that they share a batch rather than the first one running alone. Dispatches of a step are carried out before its
+resolutions, so that a lane never waits for outcomes to be handed over; the worker's second slot keeps the outputs of
+the batch that ended valid.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from duly.core.events import (
     BatchFinished,
     DispatchBatch,
     Event,
-    FrameArrived,
+    FramesArrived,
     ResolveFrame,
     StreamClosed,
     StreamOpened,
@@ -49,6 +51,8 @@ class Driver:
         self._workers: dict[tuple[str, str], LaneWorker] = {}
         self._sinks: dict[int, Sink] = {}
         self._runs: dict[int, tuple[DispatchBatch, BatchRun]] = {}
+        self._arrivals: list[Frame] = []
+        """Of this turn of the loop."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._seq = 0
@@ -70,20 +74,14 @@ class Driver:
         for worker in self._workers.values():
             worker.forget(stream_id)
 
-    def take_frame(
-        self,
-        stream_id: int,
-        frame_id: int,
-        model: str,
-        deadline_ns: int,
-        must_run: bool,
-        payload: Payload,
-        size_bytes: int,
-    ) -> None:
-        """From now on the scheduler's; its outcome goes to the stream's sink, maybe before this returns."""
+    def take_frame(self, frame: Frame, payload: Payload, size_bytes: int) -> None:
+        """Numbers the frame; its outcome goes to its stream's sink, on a later turn of the loop."""
         self._seq += 1
+        frame.seq = self._seq
         self.payloads.put(self._seq, payload, size_bytes)
-        self.submit(FrameArrived(Frame(self._seq, stream_id, frame_id, model, deadline_ns, must_run)))
+        self._arrivals.append(frame)
+        if len(self._arrivals) == 1:
+            self._loop.call_soon(self._admit)
 
     @property
     def streams_open(self) -> int:
@@ -106,7 +104,7 @@ class Driver:
             return
         action, run = self._runs[batch_id]
         run.started_ns, run.finished_ns = result.started_ns, result.finished_ns
-        event = BatchFinished(batch_id)
+        event = BatchFinished(batch_id, finished_ns=result.finished_ns)
         if result.invalid or result.failed:
             event.invalid = {action.frames[i].seq: reason for i, reason in result.invalid.items()}
             event.failed = {action.frames[i].seq: reason for i, reason in result.failed.items()}
@@ -123,7 +121,13 @@ class Driver:
             self._idle = self._loop.create_future()
             await self._idle
 
+    def _admit(self) -> None:
+        if self._arrivals:
+            frames, self._arrivals = self._arrivals, []
+            self._step(FramesArrived(frames), None)
+
     def _step(self, event: Event, result: BatchResult | None) -> None:
+        self._admit()
         now_ns = self.clock()
         if self._record is not None:
             self._record(now_ns, event)
@@ -175,7 +179,7 @@ class Driver:
             if sink is not None:
                 sink.deliver(outcome)
             else:
-                latency_ns, slack_ns = now_ns - frame.arrived_ns, frame.deadline_ns - now_ns
+                latency_ns, slack_ns = now_ns - frame.received_ns, frame.deadline_ns - now_ns
                 self._metrics.outcome(frame.model, frame.stream_class, action.status, latency_ns, slack_ns, -1)
         if self._idle is not None and not self.payloads and not self._idle.done():
             self._idle.set_result(None)
