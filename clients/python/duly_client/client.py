@@ -226,7 +226,7 @@ class Client:
     # ---- calls ----
 
     def _start_stream(self) -> "grpc.aio.StreamStreamCall[Any, Any]":
-        start = self._open_channel().stream_stream(
+        start: grpc.aio.StreamStreamMultiCallable[Any, Any] = self._open_channel().stream_stream(
             "/duly.v1.InferenceService/Stream",
             request_serializer=None,  # requests are bytes already
             response_deserializer=inference_pb2.StreamResponse.FromString,
@@ -240,7 +240,7 @@ class Client:
         response_type: type[_Response],
         timeout_s: float | None = _CALL_TIMEOUT_S,
     ) -> _Response:
-        call = self._open_channel().unary_unary(
+        call: grpc.aio.UnaryUnaryMultiCallable[Any, _Response] = self._open_channel().unary_unary(
             f"/duly.v1.{method}", request_serializer=None, response_deserializer=response_type.FromString
         )
         message = request if isinstance(request, bytes) else request.SerializeToString()
