@@ -29,7 +29,7 @@ async def bystander(shared_channel: grpc.aio.Channel) -> AsyncIterator[Wire]:
     async with Wire(shared_channel, model="double") as wire:
         assert (await wire.ask(frame(1))).status == ON_TIME
         yield wire
-        assert (await wire.ask(frame(2))).status == ON_TIME
+        assert (await wire.ask(frame(1_000))).status == ON_TIME
         await wire.finish()
 
 
@@ -343,3 +343,37 @@ async def test_unary_errors(shared_channel: grpc.aio.Channel) -> None:
     assert reason(unknown.value) == "MODEL_NOT_FOUND"
     invalid = await stub.Infer(pb.InferRequest(model="double", frame=frame(1, [1.0])))
     assert invalid.outcome.status == INVALID
+
+
+async def test_extreme_numbers_fit_the_answer(shared_channel: grpc.aio.Channel) -> None:
+    least, most = -(2**63), 2**63 - 1
+    for offset, capture in ((least, least), (most, most), (least, most), (most, least)):
+        clock = pb.ClockEstimate(offset_nano=offset, uncertainty_nano=1)
+        async with Wire(shared_channel, model="double", clock=clock) as wire:
+            outcome = await wire.ask(frame(2**64 - 1, capture_time_unix_nano=capture))
+            assert outcome.status in (ON_TIME, EXPIRED)
+            await wire.finish()
+
+
+async def test_what_is_quoted_is_cut_short(shared_channel: grpc.aio.Channel) -> None:
+    error = await refused(shared_channel, model="x" * 100_000)
+    assert (error.code(), len(error.details())) == (grpc.StatusCode.NOT_FOUND, 1000)
+    error = await refused(shared_channel, model="double", stream_name="a\nb\x1b[2J")
+    assert error.details().startswith("stream_name")
+    async with Wire(shared_channel, model="double") as wire:
+        many = tensor_pb2.Tensor(name="x", datatype=FP32, shape=[1] * 100_000, data=bytes(4))
+        assert "100000 dimensions, at most 8" in (await wire.ask(frame(1, tensors=[many]))).reason
+        named = await wire.ask(frame(2, tensors=[tensor([1, 2, 3, 4], "y" * 100_000)]))
+        assert len(named.reason) == 1000
+
+
+async def test_a_long_message_lets_other_streams_run(shared_channel: grpc.aio.Channel, bystander: Wire) -> None:
+    """Frames beyond the credit by the thousand, and withdrawals by the hundred thousand, in one message each."""
+    async with Wire(shared_channel, model="double") as wire:
+        await wire.send(*(pb.Frame(frame_id=i) for i in range(1, 20_001)))
+        await wire.write(pb.StreamRequest(cancel=pb.CancelFrames(frame_ids=range(300_000))))
+        served = await bystander.ask(frame(100))
+        assert served.status == ON_TIME
+        await wire.finish()
+        assert len(wire.outcomes) == 20_000
+        assert {o.status for o in wire.outcomes.values()} == {INVALID}

@@ -104,6 +104,8 @@ class FrameReader:
         if datatype != expected.datatype and datatype:
             got = _DATATYPE_NAME.get(datatype, str(datatype))
             raise InvalidFrame(f"input {spec.name!r}: datatype {got}, the model takes {spec.datatype}")
+        if len(tensor.shape) > DIMS_MAX:
+            raise InvalidFrame(f"input {spec.name!r}: {len(tensor.shape)} dimensions, at most {DIMS_MAX} are taken")
         shape = tuple(tensor.shape)
         if not shape and expected.fixed_bytes:
             shape = spec.shape
@@ -140,7 +142,7 @@ def _facts(spec: TensorSpec) -> tuple[TensorSpec, int, int, int, frozenset[int]]
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    return len(shape) == len(expected) <= DIMS_MAX and all(
+    return len(shape) == len(expected) and all(
         extent == want or (want == -1 and extent > 0) for extent, want in zip(shape, expected, strict=True)
     )
 

@@ -16,6 +16,8 @@ from duly.runtime.models import ModelError
 _log = structlog.get_logger("duly.rpc")
 
 DOMAIN = "duly"
+REASON_CHARS_MAX = 1000
+"""Texts quote what clients sent, which may be long; gRPC's own limit for all metadata of a call is 8 KiB."""
 _CODES = {
     "MODEL_NOT_FOUND": code_pb2.NOT_FOUND,
     "VERSION_NOT_FOUND": code_pb2.NOT_FOUND,
@@ -45,13 +47,14 @@ class CallError(Exception):
 
 
 async def abort(context: "grpc.aio.ServicerContext[object, object]", error: CallError | ModelError) -> NoReturn:
+    text = str(error)[:REASON_CHARS_MAX]
     details = [any_pb2.Any()]
     details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
     if isinstance(error, CallError) and error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=str(error))
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=text)
         details.append(any_pb2.Any())
         details[1].Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    status = rpc_status.to_status(status_pb2.Status(code=_CODES[error.reason], message=str(error), details=details))
+    status = rpc_status.to_status(status_pb2.Status(code=_CODES[error.reason], message=text, details=details))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort returned")
 

@@ -17,6 +17,8 @@ from duly.v1 import inference_pb2, model_pb2, model_pb2_grpc, server_pb2, server
 
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
 """gRPC's own default limit; models with larger frames raise it."""
+CALLS_BESIDE_STREAMS_MAX = 256
+"""Single frames, watchers, health checks and the like that may be under way at once."""
 MESSAGE_OVERHEAD_BYTES = 64 * 1024
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _SERVICES = (
@@ -55,7 +57,7 @@ def create_server(transport: str, streams: Streams) -> grpc.aio.Server:
     ]
     if transport == "lan":
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
-    server = grpc.aio.server(options=options)
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=streams.streams_max + CALLS_BESIDE_STREAMS_MAX)
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes: a message that is no protobuf gets our status, not a stack trace.
         "Stream": grpc.stream_stream_rpc_method_handler(

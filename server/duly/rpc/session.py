@@ -16,7 +16,7 @@ from duly.core.events import Advice, FramesCancelled
 from duly.core.types import Frame, OutcomeStatus
 from duly.metrics import Metrics
 from duly.rpc.codec import FrameReader, InvalidFrame, OutcomeWriter, parse, tensor_spec
-from duly.rpc.errors import CallError
+from duly.rpc.errors import REASON_CHARS_MAX, CallError
 from duly.rpc.terms import Limits, clock_of, ordering_of, stream_terms, wanted_outputs
 from duly.runtime.driver import Driver
 from duly.runtime.models import Models, Served
@@ -25,6 +25,11 @@ from duly.v1 import inference_pb2
 
 _log = structlog.get_logger("duly.stream")
 
+FRAMES_A_TURN = 64
+CANCELS_A_TURN = 1024
+"""Of one message, before other streams have their turn."""
+AGE_NS_MAX = 10 * 365 * 86_400 * 10**9
+"""Older frames count as being of this age: what is written must fit the wire's 64 bits."""
 OUTBOX_FRAMES = 64
 """Outcomes of one message at most, and how many may wait beyond the in-flight credit before reading stops."""
 
@@ -127,18 +132,29 @@ class Session:
             match request.WhichOneof("request"):
                 case "frames":
                     now_unix_ns = time.time_ns()
-                    for frame in request.frames.frames:
+                    for nth, frame in enumerate(request.frames.frames, start=1):
                         self.take(frame, now_unix_ns)
+                        if nth % FRAMES_A_TURN == 0:
+                            await self._let_others_run()
                 case "clock_ping":
                     self._ping(request.clock_ping)
                 case "cancel":
-                    self._driver.submit(FramesCancelled(self.stream_id, tuple(request.cancel.frame_ids)))
+                    ids = request.cancel.frame_ids
+                    for start in range(0, len(ids), CANCELS_A_TURN):
+                        some = tuple(ids[start : start + CANCELS_A_TURN])
+                        self._driver.submit(FramesCancelled(self.stream_id, some))
+                        await self._let_others_run()
                 case "open":
                     raise CallError("STREAM_OPENED_TWICE", "the stream is open already; frames are expected", "open")
                 case _:
                     raise CallError("MESSAGE_MALFORMED", "a message has none of open, frames, clock_ping and cancel")
             if not self._room.is_set():
                 await self._room.wait()
+
+    async def _let_others_run(self) -> None:
+        """A long message of one stream must not hold up the others."""
+        await asyncio.sleep(0)
+        await self._room.wait()
 
     def take(self, frame: inference_pb2.Frame, now_unix_ns: int) -> None:
         """Its outcome will be sent, whatever is wrong with it. Raises CallError where its id is used up."""
@@ -156,7 +172,7 @@ class Session:
         if self._clock is not None and frame.capture_time_unix_nano:
             captured_unix_ns = frame.capture_time_unix_nano + self._clock.offset_ns
             # A capture in the future is the clocks' error, not a gift of time.
-            capture_to_receipt_ns = max(0, now_unix_ns - captured_unix_ns)
+            capture_to_receipt_ns = min(max(0, now_unix_ns - captured_unix_ns), AGE_NS_MAX)
             uncertainty_ns = self._clock.uncertainty_ns
         budget_ns = frame.budget_nano or self.terms.budget_ns
         deadline_ns = now_ns - capture_to_receipt_ns + budget_ns
@@ -187,7 +203,7 @@ class Session:
         """Answers a frame that the scheduler never sees."""
         frame = Frame(0, self.stream_id, frame_id, self._served.key, deadline_ns, received_ns=now_ns)
         frame.stream_class = self.terms.stream_class
-        self.deliver(Outcome(frame, status, reason, 0))
+        self.deliver(Outcome(frame, status, reason[:REASON_CHARS_MAX], 0))
 
     def _change_version(self, active: Served) -> None:
         self._use(active)

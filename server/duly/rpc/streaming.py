@@ -15,6 +15,8 @@ from duly.runtime.driver import Driver
 from duly.runtime.models import ModelError, Models
 from duly.v1 import inference_pb2
 
+OPEN_SECONDS_MAX = 30.0
+"""How long a call may be open before its OpenStream comes."""
 FLUSH_SECONDS = 1.0
 """How long the end of a broken stream waits for its last outcomes to be sent."""
 
@@ -33,7 +35,7 @@ class Streams:
         self._models = models
         self._metrics = metrics
         self._limits = limits
-        self._streams_max = streams_max
+        self.streams_max = streams_max
         self._slow_reader_ns = int(slow_reader_timeout_s * 1e9)
         self._open: dict[Session, asyncio.Future[None]] = {}
         self.draining = False
@@ -84,7 +86,13 @@ class Streams:
             del self._open[session]
 
     async def _open_session(self, context: "grpc.aio.ServicerContext[Any, Any]") -> Session:
-        message = await context.read()
+        # Not a time-out that cancels it: a cancelled read leaks inside gRPC. It ends with the call.
+        reading = asyncio.ensure_future(context.read())
+        await asyncio.wait([reading], timeout=OPEN_SECONDS_MAX)
+        if not reading.done():
+            reading.add_done_callback(lambda read: read.cancelled() or read.exception())
+            raise CallError("FIRST_MESSAGE_NOT_OPEN", f"no message came within {OPEN_SECONDS_MAX:g} s", "open")
+        message = reading.result()
         if message is grpc.aio.EOF:
             raise CallError("FIRST_MESSAGE_NOT_OPEN", "the stream ended before its first message, an OpenStream")
         request = parse(inference_pb2.StreamRequest, message)
@@ -92,8 +100,8 @@ class Streams:
             raise CallError("FIRST_MESSAGE_NOT_OPEN", "the first message should be an OpenStream", "open")
         if self.draining:
             raise CallError("DRAINING", "the server is draining; open the stream elsewhere")
-        if len(self._open) >= self._streams_max:
-            raise CallError("STREAMS_EXHAUSTED", f"{self._streams_max} streams are open already (streams_max)")
+        if len(self._open) >= self.streams_max:
+            raise CallError("STREAMS_EXHAUSTED", f"{self.streams_max} streams are open already (streams_max)")
         session = self._session(request.open)
         utilisation = (session.demand + sum(other.demand for other in self._open)) / max(1, len(self._models.lanes))
         session.greet(self.message_bytes_max, utilisation)

@@ -41,6 +41,8 @@ def stream_terms(open_: inference_pb2.OpenStream, served: Served, limits: Limits
     config, signature = served.version.config, _signature(served)
     if len(open_.stream_name.encode()) > STREAM_NAME_BYTES_MAX:
         raise _invalid("stream_name", f"is longer than {STREAM_NAME_BYTES_MAX} bytes")
+    if not open_.stream_name.isprintable():
+        raise _invalid("stream_name", "has characters that cannot be printed")
     if open_.backlog_policy:
         backlog = _known(BacklogPolicy, open_.backlog_policy, "backlog_policy")
         frames = open_.backlog_frames
@@ -91,6 +93,8 @@ def wanted_outputs(names: Iterable[str], signature: Signature) -> tuple[str, ...
     for name in wanted:
         if name not in known:
             raise _invalid("outputs", f"there is no output {name!r}; there are: {', '.join(known)}")
+    if len(wanted) > len(known):
+        raise _invalid("outputs", "name one twice")
     return wanted
 
 
