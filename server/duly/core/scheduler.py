@@ -48,8 +48,8 @@ from duly.core.events import (
 )
 from duly.core.overload import drop_reason
 from duly.core.profile import Profile
-from duly.core.queue import WaitingFrames
-from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.state import ModelState, RunningBatch, StreamState
+from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 
 BLOCKING_NS_MAX = 25_000_000
 """No batch of two or more blocks a lane for longer than this, nor than half the smallest budget of the most critical
@@ -63,62 +63,13 @@ PROBE_SPOILT_PERCENT = 80
 _GAP = "the state of its stream misses a frame or is lost; open a new stream"
 
 
-class _Stream:
-    __slots__ = ("gap", "home", "running", "state_lost", "supersedable", "terms", "unanswered", "waiting")
-
-    def __init__(self, terms: StreamTerms) -> None:
-        self.terms = terms
-        self.waiting: dict[int, Frame] = {}
-        """By frame id, oldest first."""
-        self.supersedable = 0
-        self.unanswered = 0
-        self.running = 0
-        self.gap = False
-        """Stateful: the next frame to come follows one that was not run."""
-        self.home: tuple[str, str] | None = None
-        """Stateful: model and lane that hold its state."""
-        self.state_lost = False
-        """Stateful: its home is gone since a frame last started."""
-
-
-class _Model:
-    __slots__ = ("planned_one_ns", "preferred_ns", "probe_ns", "profiles", "stateful", "variant", "waiting")
-
-    def __init__(self, variant: str, stateful: bool) -> None:
-        self.variant = variant
-        self.stateful = stateful
-        self.profiles: dict[str, Profile] = {}
-        """By lane."""
-        self.waiting = WaitingFrames()
-        self.planned_one_ns = 0
-        """Batch of one on the fastest lane; 0: no lane serves the model now."""
-        self.probe_ns: dict[str, int] = {}
-        """By lane: when it may next try a doomed frame against the plan."""
-        self.preferred_ns = dict.fromkeys(StreamClass, -1)
-        """By class: when a lane that could have run such a frame last began with a more critical one."""
-
-    def plan(self) -> None:
-        planned_ns = [profile.planned_ns(1) for profile in self.profiles.values()]
-        self.planned_one_ns = min(planned_ns) if planned_ns else 0
-
-
-class _Running:
-    __slots__ = ("action", "model", "probe", "started_ns")
-
-    def __init__(self, action: DispatchBatch, model: _Model, started_ns: int, probe: bool) -> None:
-        self.action = action
-        self.model = model
-        self.started_ns = started_ns
-        self.probe = probe
-
-
 class Scheduler:
     def __init__(self) -> None:
-        self._streams: dict[int, _Stream] = {}
-        self._models: dict[str, _Model] = {}
+        self._streams: dict[int, StreamState] = {}
+        self._models: dict[str, ModelState] = {}
         self._lanes: dict[str, int | None] = {}
         """Batch that runs on each lane."""
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, RunningBatch] = {}
         self._waiting = 0
         """Frames that wait, of all models."""
         self._batch_id = 0
@@ -144,7 +95,7 @@ class Scheduler:
             case BatchFailed():
                 self._batch_failed(event)
             case StreamOpened():
-                self._streams[event.stream_id] = _Stream(event.terms)
+                self._streams[event.stream_id] = StreamState(event.terms)
                 self._bound_blocking()
             case StreamClosed():
                 self._stream_closed(event.stream_id)
@@ -237,7 +188,7 @@ class Scheduler:
                 oldest = next(waiting for waiting in stream.waiting.values() if not waiting.must_run)
                 self._withdraw(stream, oldest, OutcomeStatus.SUPERSEDED, f"frame {frame.frame_id} took its place")
 
-    def _doomed(self, now_ns: int, stream: _Stream, frame: Frame, model: _Model) -> None:
+    def _doomed(self, now_ns: int, stream: StreamState, frame: Frame, model: ModelState) -> None:
         """A frame that no lane can serve in time by its plan: dropped, or tried where a plan is due for a test."""
         lane = self._probe_lane(now_ns, frame, model)
         if lane is None:
@@ -246,7 +197,7 @@ class Scheduler:
         else:
             self._start(now_ns, lane, frame.model, model, [frame], model.profiles[lane].planned_ns(1), probe=True)
 
-    def _probe_lane(self, now_ns: int, frame: Frame, model: _Model) -> str | None:
+    def _probe_lane(self, now_ns: int, frame: Frame, model: ModelState) -> str | None:
         """A lane with nothing else to do that has not run the model for long."""
         for lane in model.profiles:
             overdue = now_ns > model.probe_ns[lane] and frame.deadline_ns > now_ns
@@ -263,7 +214,7 @@ class Scheduler:
                 if frame is not None:
                     self._withdraw(stream, frame, OutcomeStatus.CANCELLED, "withdrawn by the client")
 
-    def _wait(self, stream: _Stream, frame: Frame, model: _Model) -> None:
+    def _wait(self, stream: StreamState, frame: Frame, model: ModelState) -> None:
         stream.waiting[frame.frame_id] = frame
         stream.supersedable += not frame.must_run
         model.waiting.add(frame)
@@ -272,19 +223,19 @@ class Scheduler:
         if self._drop_ns is None or drop_ns < self._drop_ns:
             self._drop_ns = drop_ns
 
-    def _unwait(self, stream: _Stream, frame: Frame) -> None:
+    def _unwait(self, stream: StreamState, frame: Frame) -> None:
         del stream.waiting[frame.frame_id]
         stream.supersedable -= not frame.must_run
         self._models[frame.model].waiting.remove(frame)
         self._waiting -= 1
 
-    def _withdraw(self, stream: _Stream, frame: Frame, status: OutcomeStatus, reason: str) -> None:
+    def _withdraw(self, stream: StreamState, frame: Frame, status: OutcomeStatus, reason: str) -> None:
         """Ends a frame that waits; one that no longer does was SKIPPED along with one before it."""
         if frame.frame_id in stream.waiting:
             self._unwait(stream, frame)
             self._resolve(stream, frame, status, reason)
 
-    def _end_waiting(self, stream: _Stream, status: OutcomeStatus, reason: str, after_id: int = -1) -> None:
+    def _end_waiting(self, stream: StreamState, status: OutcomeStatus, reason: str, after_id: int = -1) -> None:
         """Ends every frame of the stream that waits behind that frame id, alike."""
         for frame in [frame for frame_id, frame in stream.waiting.items() if frame_id > after_id]:
             self._unwait(stream, frame)
@@ -292,7 +243,7 @@ class Scheduler:
 
     def _resolve(
         self,
-        stream: _Stream | None,
+        stream: StreamState | None,
         frame: Frame,
         status: OutcomeStatus,
         reason: str,
@@ -315,7 +266,7 @@ class Scheduler:
 
     def _answer(
         self,
-        stream: _Stream | None,
+        stream: StreamState | None,
         frame: Frame,
         status: OutcomeStatus,
         reason: str,
@@ -386,7 +337,7 @@ class Scheduler:
             self._withdraw(self._streams[frame.stream_id], frame, OutcomeStatus.SHED, reason)
         self._start(now_ns, lane, chosen, model, batch.frames, batch.planned_ns, probe=False)
 
-    def _runnable(self, now_ns: int, model: _Model, lane: str) -> Iterator[Frame]:
+    def _runnable(self, now_ns: int, model: ModelState, lane: str) -> Iterator[Frame]:
         """Waiting frames that may start on that lane now and be in time, in order."""
         finished_ns = now_ns + model.profiles[lane].planned_ns(1)
         for frame in model.waiting:
@@ -401,12 +352,12 @@ class Scheduler:
         return stream.home is None or stream.home[0] != frame.model or stream.home[1] == lane
 
     def _start(
-        self, now_ns: int, lane: str, name: str, model: _Model, frames: list[Frame], planned_ns: int, *, probe: bool
+        self, now_ns: int, lane: str, name: str, model: ModelState, frames: list[Frame], planned_ns: int, *, probe: bool
     ) -> None:
         self._batch_id += 1
         action = DispatchBatch(self._batch_id, lane, name, model.variant, frames, planned_ns)
         self._lanes[lane] = action.batch_id
-        self._running[action.batch_id] = _Running(action, model, now_ns, probe)
+        self._running[action.batch_id] = RunningBatch(action, model, now_ns, probe)
         model.probe_ns[lane] = now_ns + PROBE_AFTER_NS
         for frame in frames:
             stream = self._streams[frame.stream_id]
@@ -463,7 +414,7 @@ class Scheduler:
             stream = self._streams.get(frame.stream_id)
             self._resolve(stream, frame, OutcomeStatus.FAILED, event.reason, event.batch_id, len(frames))
 
-    def _end(self, batch_id: int) -> _Running | None:
+    def _end(self, batch_id: int) -> RunningBatch | None:
         """Takes the batch off its lane; None where it has ended before, as when its lane went down."""
         running = self._running.pop(batch_id, None)
         if running is None:
@@ -481,7 +432,7 @@ class Scheduler:
     def _model_ready(self, now_ns: int, event: ModelReady) -> None:
         model = self._models.get(event.model)
         if model is None:
-            model = self._models[event.model] = _Model(event.variant, event.stateful)
+            model = self._models[event.model] = ModelState(event.variant, event.stateful)
         model.profiles[event.lane] = Profile(event.samples_ns, event.any_size)
         model.probe_ns[event.lane] = now_ns + PROBE_AFTER_NS
         model.plan()
