@@ -122,13 +122,15 @@ class App:
 
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.payloads))
-        await self._health.drain()
-        self.streams.drain()
-        self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
-        await self.driver.drained()
-        self.streams.end_all()
-        _log.info("drained")
-        self._drained.set()
+        try:
+            await self._health.drain()
+            self.streams.drain()
+            self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
+            await self.driver.drained()
+            self.streams.end_all()
+            _log.info("drained")
+        finally:
+            self._drained.set()
 
     async def _watch(self) -> None:
         """Looks for workers that hang and clients that do not read, and measures how late the loop runs."""

@@ -79,4 +79,4 @@ def check(folder: Path, lanes: str | None, threads: str | None) -> None:
         click.echo(f"{key:{width}}  {problem or 'ok'}")
     if not results:
         click.echo(f"no models in {folder}: it should hold NAME/VERSION/*.onnx")
-    sys.exit(1 if any(problem for _, problem in results) else 0)
+    sys.exit(0 if results and not any(problem for _, problem in results) else 1)

@@ -28,6 +28,13 @@ def scale(width: int = 4, factor: float = 2.0) -> onnx.GraphProto:
     return helper.make_graph([node], "scale", [_value("x", ["N", width])], [_value("y", ["N", width])], [constant])
 
 
+def two_outputs(width: int = 4) -> onnx.GraphProto:
+    """z = -x, y = x."""
+    nodes = [helper.make_node("Neg", ["x"], ["z"]), helper.make_node("Identity", ["x"], ["y"])]
+    outputs = [_value("z", ["N", width]), _value("y", ["N", width])]
+    return helper.make_graph(nodes, "two_outputs", [_value("x", ["N", width])], outputs)
+
+
 def running_sum(width: int = 2) -> onnx.GraphProto:
     """Stateful: total' = total + x, y = total'."""
     node = helper.make_node("Add", ["x", "total"], ["total_next"])

@@ -158,3 +158,61 @@ async def test_a_worker_that_hangs_is_killed_and_replaced(repository: Path) -> N
         os.kill(worker_pid(app, "double/1"), signal.SIGSTOP)
         assert (await wire.ask(frame(2))).status == FAILED
         assert (await wire.ask(frame(3, budget_nano=60 * 10**9))).status == ON_TIME
+
+
+async def test_frames_in_flight_across_a_change_of_version_keep_their_own_outputs(tmp_path: Path) -> None:
+    """Version 1 gives y and z, version 2 gives y alone: what ran on one is never told in the other's names."""
+    root = tmp_path / "models"
+    graphs.save(root, "m", graphs.two_outputs(), toml="warmup_runs = 3\n")
+    async with (
+        serving(root) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="m") as all_outputs,
+        Wire(channel, model="m", outputs=["z"]) as one_output,
+    ):
+        stub = model_pb2_grpc.ModelServiceStub(channel)
+        graphs.save(root, "m", graphs.scale(factor=3.0), version=2)
+        await stub.LoadModel(model_pb2.LoadModelRequest(name="m", version="2"))
+        os.kill(worker_pid(app, "m/1"), signal.SIGSTOP)
+        await all_outputs.send(frame(1))
+        while not app.driver.payloads:
+            await asyncio.sleep(0)
+        await stub.ActivateVersion(model_pb2.ActivateVersionRequest(name="m", version="2"))
+        await all_outputs.send(frame(2))
+        os.kill(worker_pid(app, "m/1"), signal.SIGCONT)
+        old, new = await all_outputs.outcome(1), await all_outputs.outcome(2)
+        assert (old.version, {o.name for o in old.outputs}) == ("1", {"y", "z"})
+        assert (new.version, {o.name for o in new.outputs}) == ("2", {"y"})
+        await one_output.send(frame(1))
+        error = await one_output.error()
+        assert reason(error) == "INVALID_OPEN"
+        assert "no output 'z'" in error.details()
+
+
+async def test_comings_and_goings_of_one_model_do_not_cross(
+    server: App, channel: grpc.aio.Channel, stub: model_pb2_grpc.ModelServiceStub
+) -> None:
+    unload = model_pb2.UnloadModelRequest(name="double")
+    ends = await asyncio.gather(*(stub.UnloadModel(unload) for _ in range(3)), return_exceptions=True)
+    errors = [end for end in ends if isinstance(end, grpc.aio.AioRpcError)]
+    assert len(errors) == 2
+    assert {reason(error) for error in errors} <= {"MODEL_NOT_READY", "MODEL_NOT_FOUND"}
+    await stub.LoadModel(model_pb2.LoadModelRequest(name="double"))
+    async with Wire(channel, model="double") as wire:
+        assert (await wire.ask(frame(1))).status == ON_TIME
+
+
+async def test_a_refused_frame_is_a_gap(channel: grpc.aio.Channel) -> None:
+    for policy, expected in (
+        (pb.GAP_POLICY_RESET, [1, 1]),
+        (pb.GAP_POLICY_CONTINUE, [2, 2]),
+        (pb.GAP_POLICY_SKIP, None),
+    ):
+        async with Wire(channel, model="sum", gap_policy=policy) as wire:
+            await wire.ask(frame(1, [1, 1]))
+            assert (await wire.ask(frame(2, [1, 1, 1]))).status == pb.OUTCOME_STATUS_INVALID
+            after = await wire.ask(frame(3, [1, 1]))
+            if expected is None:
+                assert after.status == pb.OUTCOME_STATUS_SKIPPED
+            else:
+                assert array(after).tolist() == expected

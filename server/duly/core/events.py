@@ -35,6 +35,13 @@ class FramesArrived:
 
 
 @dataclass(slots=True)
+class FrameRefused:
+    """The host answered a frame itself (malformed, over a quota): a stateful stream has a gap where it was."""
+
+    stream_id: int
+
+
+@dataclass(slots=True)
 class FramesCancelled:
     stream_id: int
     frame_ids: tuple[int, ...]
@@ -112,6 +119,7 @@ Event = (
     StreamOpened
     | StreamClosed
     | FramesArrived
+    | FrameRefused
     | FramesCancelled
     | BatchFinished
     | BatchFailed

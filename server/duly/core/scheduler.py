@@ -35,6 +35,7 @@ from duly.core.events import (
     DispatchBatch,
     DrainRequested,
     Event,
+    FrameRefused,
     FramesArrived,
     FramesCancelled,
     LaneDown,
@@ -99,6 +100,10 @@ class Scheduler:
                 self._bound_blocking()
             case StreamClosed():
                 self._stream_closed(event.stream_id)
+            case FrameRefused():
+                stream = self._streams.get(event.stream_id)
+                if stream is not None and stream.terms.gap is not None:
+                    stream.gap = True
             case FramesCancelled():
                 self._frames_cancelled(event)
             case LaneUp():

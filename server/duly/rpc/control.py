@@ -11,11 +11,11 @@ import grpc
 from duly.core.types import StreamClass
 from duly.metrics import Metrics
 from duly.rpc.codec import tensor_spec
-from duly.rpc.errors import CallError, abort
+from duly.rpc.errors import CallError, abort, guarded
 from duly.rpc.streaming import Streams
 from duly.rpc.terms import Limits
 from duly.runtime.driver import Driver
-from duly.runtime.models import ModelError, Models, Served
+from duly.runtime.models import Models, Served
 from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 
 WATCH_NS_MIN = 100_000_000
@@ -30,39 +30,35 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self._models = models
         self._driver = driver
 
+    @guarded
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
         return model_pb2.ListModelsResponse(models=[self._describe(name) for name in self._models.names()])
 
+    @guarded
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
         if request.name not in self._models.names():
-            await self._refuse(context, request.name)
+            self._models.find(request.name)
         return model_pb2.GetModelResponse(model=self._describe(request.name))
 
+    @guarded
     async def LoadModel(self, request: model_pb2.LoadModelRequest, context: Context) -> model_pb2.LoadModelResponse:
-        try:
-            await self._models.load(request.name, request.version)
-        except ModelError as error:
-            await abort(context, error)
+        await self._models.load(request.name, request.version)
         return model_pb2.LoadModelResponse(model=self._describe(request.name))
 
+    @guarded
     async def UnloadModel(
         self, request: model_pb2.UnloadModelRequest, context: Context
     ) -> model_pb2.UnloadModelResponse:
-        try:
-            await self._models.unload(request.name, request.version)
-        except ModelError as error:
-            await abort(context, error)
+        await self._models.unload(request.name, request.version)
         return model_pb2.UnloadModelResponse()
 
+    @guarded
     async def ActivateVersion(
         self, request: model_pb2.ActivateVersionRequest, context: Context
     ) -> model_pb2.ActivateVersionResponse:
-        try:
-            if not request.version:
-                raise CallError("INVALID_REQUEST", "version: should be the number of a loaded version", "version")
-            self._models.activate(request.name, request.version)
-        except (ModelError, CallError) as error:
-            await abort(context, error)
+        if not request.version:
+            raise CallError("INVALID_REQUEST", "version: should be the number of a loaded version", "version")
+        self._models.activate(request.name, request.version)
         return model_pb2.ActivateVersionResponse(model=self._describe(request.name))
 
     async def WatchModels(
@@ -79,12 +75,6 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                 if told.get(name) != state:
                     told[name] = state
                     yield model_pb2.WatchModelsResponse(model=model)
-
-    async def _refuse(self, context: Context, name: str) -> None:
-        try:
-            self._models.find(name)
-        except ModelError as error:
-            await abort(context, error)
 
     def _describe(self, name: str) -> model_pb2.Model:
         active = self._models.active(name)
@@ -142,6 +132,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         self._drain = drain
         self._started_ns = driver.clock()
 
+    @guarded
     async def GetServerInfo(
         self, request: server_pb2.GetServerInfoRequest, context: Context
     ) -> server_pb2.GetServerInfoResponse:
@@ -156,6 +147,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             draining=self._streams.draining,
         )
 
+    @guarded
     async def GetStatistics(
         self, request: server_pb2.GetStatisticsRequest, context: Context
     ) -> server_pb2.GetStatisticsResponse:
@@ -172,10 +164,11 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             yield server_pb2.WatchStatisticsResponse(statistics=self._statistics())
             await asyncio.sleep(period_ns / 1e9)
 
+    @guarded
     async def Drain(self, request: server_pb2.DrainRequest, context: Context) -> server_pb2.DrainResponse:
         if not 0 <= request.grace_nano <= DRAIN_NS_MAX:
             text = f"grace_nano: should be 0 to {DRAIN_NS_MAX}, got {request.grace_nano}"
-            await abort(context, CallError("INVALID_REQUEST", text, "grace_nano"))
+            raise CallError("INVALID_REQUEST", text, "grace_nano")
         await asyncio.shield(self._drain(request.grace_nano))
         return server_pb2.DrainResponse()
 

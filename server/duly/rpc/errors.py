@@ -3,7 +3,9 @@
 `reason` is stable and meant for programs, the text for people. Neither ever holds a path or a stack trace.
 """
 
-from typing import NoReturn
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
 import structlog
@@ -14,6 +16,8 @@ from grpc_status import rpc_status
 from duly.runtime.models import ModelError
 
 _log = structlog.get_logger("duly.rpc")
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Awaitable[Any]])
 
 DOMAIN = "duly"
 REASON_CHARS_MAX = 1000
@@ -47,7 +51,10 @@ class CallError(Exception):
 
 
 async def abort(context: "grpc.aio.ServicerContext[object, object]", error: CallError | ModelError) -> NoReturn:
-    text = str(error)[:REASON_CHARS_MAX]
+    text = str(error)
+    if not (text.isascii() and text.isprintable()):
+        text = ascii(text)[1:-1]
+    text = text[:REASON_CHARS_MAX]
     details = [any_pb2.Any()]
     details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
     if isinstance(error, CallError) and error.field:
@@ -57,6 +64,23 @@ async def abort(context: "grpc.aio.ServicerContext[object, object]", error: Call
     status = rpc_status.to_status(status_pb2.Status(code=_CODES[error.reason], message=text, details=details))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort returned")
+
+
+def guarded(handler: _Handler) -> _Handler:
+    """A unary handler whose errors end the call as they should, and whose bugs tell the client nothing internal."""
+
+    @functools.wraps(handler)
+    async def guard(self: Any, request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
+        try:
+            return await handler(self, request, context)
+        except (CallError, ModelError) as error:
+            await abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            await abort(context, internal(f"a call of {handler.__name__}"))
+
+    return cast(_Handler, guard)
 
 
 def internal(what: str) -> CallError:

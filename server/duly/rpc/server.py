@@ -126,6 +126,8 @@ def _clear_socket(path: str) -> None:
         try:
             probe.connect(path)
         except FileNotFoundError:
+            if not os.path.isdir(os.path.dirname(path) or "."):
+                raise
             return
         except ConnectionRefusedError:
             if not stat.S_ISSOCK(os.stat(path).st_mode):

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import structlog
 
-from duly.core.events import Advice, FramesCancelled
+from duly.core.events import Advice, FrameRefused, FramesCancelled
 from duly.core.types import Frame, OutcomeStatus
 from duly.metrics import Metrics
 from duly.rpc.codec import FrameReader, InvalidFrame, OutcomeWriter, parse, tensor_spec
@@ -30,6 +30,8 @@ CANCELS_A_TURN = 1024
 """Of one message, before other streams have their turn."""
 AGE_NS_MAX = 10 * 365 * 86_400 * 10**9
 """Older frames count as being of this age: what is written must fit the wire's 64 bits."""
+VERSIONS_IN_FLIGHT_MAX = 8
+"""Versions that may have frames of one stream in flight; no budget is so long that more are activated within it."""
 OUTBOX_FRAMES = 64
 """Outcomes of one message at most, and how many may wait beyond the in-flight credit before reading stops."""
 
@@ -70,6 +72,9 @@ class Session:
         self._room.set()
         self._ending = False
         self._write_began_ns = 0
+        self._closed = False
+        self._writers: dict[str, OutcomeWriter] = {}
+        """By version: frames of an earlier one may still be in flight."""
         self._use(served)
         self.stream_id = driver.open_stream(self, self.terms)
         self.log = _log.bind(stream=self.stream_id, stream_name=open_.stream_name, model=served.key)
@@ -78,7 +83,9 @@ class Session:
         assert served.signature is not None
         self._served = served
         self._reader = FrameReader(served.signature)
-        self._writer = OutcomeWriter(served.signature, self._wanted)
+        self._writers[served.key] = OutcomeWriter(served.signature, self._wanted)
+        if len(self._writers) > VERSIONS_IN_FLIGHT_MAX:
+            del self._writers[next(iter(self._writers))]
 
     def greet(self, message_bytes_max: int, utilisation: float) -> None:
         """Tells the client what was agreed, before anything else."""
@@ -136,6 +143,8 @@ class Session:
                         self.take(frame, now_unix_ns)
                         if nth % FRAMES_A_TURN == 0:
                             await self._let_others_run()
+                            if self._closed:
+                                return
                 case "clock_ping":
                     self._ping(request.clock_ping)
                 case "cancel":
@@ -144,12 +153,16 @@ class Session:
                         some = tuple(ids[start : start + CANCELS_A_TURN])
                         self._driver.submit(FramesCancelled(self.stream_id, some))
                         await self._let_others_run()
+                        if self._closed:
+                            return
                 case "open":
                     raise CallError("STREAM_OPENED_TWICE", "the stream is open already; frames are expected", "open")
                 case _:
                     raise CallError("MESSAGE_MALFORMED", "a message has none of open, frames, clock_ping and cancel")
             if not self._room.is_set():
                 await self._room.wait()
+            if self._closed:
+                return
 
     async def _let_others_run(self) -> None:
         """A long message of one stream must not hold up the others."""
@@ -203,9 +216,13 @@ class Session:
         """Answers a frame that the scheduler never sees."""
         frame = Frame(0, self.stream_id, frame_id, self._served.key, deadline_ns, received_ns=now_ns)
         frame.stream_class = self.terms.stream_class
+        if self.terms.gap is not None:
+            self._driver.submit(FrameRefused(self.stream_id))
         self.deliver(Outcome(frame, status, reason[:REASON_CHARS_MAX], 0))
 
     def _change_version(self, active: Served) -> None:
+        assert active.signature is not None
+        wanted_outputs(self._wanted, active.signature)
         self._use(active)
         self._advise(inference_pb2.StreamAdvice.KIND_VERSION_CHANGED, f"version {active.version.version} is active")
 
@@ -225,7 +242,7 @@ class Session:
     def deliver(self, outcome: Outcome) -> None:
         self._bytes -= outcome.size_bytes
         self._outbox.extend(self._ordering.push(outcome))
-        if len(self._outbox) > self.terms.frames_in_flight_max + OUTBOX_FRAMES:
+        if len(self._outbox) > self.terms.frames_in_flight_max + OUTBOX_FRAMES and not self._closed:
             self._room.clear()
         self._wake.set()
 
@@ -243,7 +260,7 @@ class Session:
 
     def _send(self, message: inference_pb2.StreamResponse) -> None:
         self._messages.append(message)
-        if len(self._messages) > OUTBOX_FRAMES:
+        if len(self._messages) > OUTBOX_FRAMES and not self._closed:
             self._room.clear()
         self._wake.set()
 
@@ -282,7 +299,9 @@ class Session:
             status = outcome.status
             if status is OutcomeStatus.ON_TIME and now_ns > frame.deadline_ns:
                 status, outcome.reason = OutcomeStatus.LATE, "it waited to be sent"
-            self._writer.add(batch, outcome, status, now_ns, received_unix_ns, (capture_to_receipt_ns, uncertainty_ns))
+            self._writers[frame.model].add(
+                batch, outcome, status, now_ns, received_unix_ns, (capture_to_receipt_ns, uncertainty_ns)
+            )
             latency_ns = now_ns - frame.received_ns
             age_ns = latency_ns + capture_to_receipt_ns if uncertainty_ns else -1
             self._metrics.outcome(
@@ -302,6 +321,8 @@ class Session:
 
     def close(self) -> None:
         """No frame is run for it any more: what waits is CANCELLED. `write` sends what there is and returns."""
+        self._closed = True
+        self._room.set()
         self._driver.close_stream(self.stream_id)
         self._outbox.extend(self._ordering.release())
         self._unanswered = len(self._outbox)

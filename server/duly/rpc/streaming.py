@@ -8,15 +8,17 @@ import grpc
 
 from duly.metrics import Metrics
 from duly.rpc.codec import parse
-from duly.rpc.errors import CallError, abort, internal
+from duly.rpc.errors import CallError, abort, guarded, internal
 from duly.rpc.session import Session
 from duly.rpc.terms import Limits
 from duly.runtime.driver import Driver
 from duly.runtime.models import ModelError, Models
 from duly.v1 import inference_pb2
 
-OPEN_SECONDS_MAX = 30.0
+OPEN_SECONDS_MAX = 10.0
 """How long a call may be open before its OpenStream comes."""
+OPENING_MAX = 128
+"""Calls whose OpenStream has not come yet."""
 FLUSH_SECONDS = 1.0
 """How long the end of a broken stream waits for its last outcomes to be sent."""
 
@@ -38,6 +40,7 @@ class Streams:
         self.streams_max = streams_max
         self._slow_reader_ns = int(slow_reader_timeout_s * 1e9)
         self._open: dict[Session, asyncio.Future[None]] = {}
+        self._opening = 0
         self.draining = False
         self.message_bytes_max = 0
         """Largest message that the transport reads."""
@@ -58,6 +61,8 @@ class Streams:
             session = await self._open_session(context)
         except (CallError, ModelError) as error:
             await abort(context, error)
+        except Exception:
+            await abort(context, internal("the opening of a stream"))
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._open[session] = ended
         model = session.model
@@ -87,8 +92,14 @@ class Streams:
 
     async def _open_session(self, context: "grpc.aio.ServicerContext[Any, Any]") -> Session:
         # Not a time-out that cancels it: a cancelled read leaks inside gRPC. It ends with the call.
+        if self._opening >= OPENING_MAX:
+            raise CallError("STREAMS_EXHAUSTED", f"{OPENING_MAX} calls wait for their OpenStream already")
         reading = asyncio.ensure_future(context.read())
-        await asyncio.wait([reading], timeout=OPEN_SECONDS_MAX)
+        self._opening += 1
+        try:
+            await asyncio.wait([reading], timeout=OPEN_SECONDS_MAX)
+        finally:
+            self._opening -= 1
         if not reading.done():
             reading.add_done_callback(lambda read: read.cancelled() or read.exception())
             raise CallError("FIRST_MESSAGE_NOT_OPEN", f"no message came within {OPEN_SECONDS_MAX:g} s", "open")
@@ -156,24 +167,22 @@ class Streams:
 
     # ---- single frames ----
 
+    @guarded
     async def infer(self, message: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> inference_pb2.InferResponse:
         """InferenceService.Infer: a stream of one frame."""
-        try:
-            request = parse(inference_pb2.InferRequest, message)
-            if self.draining:
-                raise CallError("DRAINING", "the server is draining; ask elsewhere")
-            session = self._session(
-                inference_pb2.OpenStream(
-                    model=request.model,
-                    version=request.version,
-                    stream_class=request.stream_class,
-                    backlog_policy=inference_pb2.BACKLOG_POLICY_ALL,
-                    outputs=request.outputs,
-                    clock=request.clock if request.HasField("clock") else None,
-                )
+        request = parse(inference_pb2.InferRequest, message)
+        if self.draining:
+            raise CallError("DRAINING", "the server is draining; ask elsewhere")
+        session = self._session(
+            inference_pb2.OpenStream(
+                model=request.model,
+                version=request.version,
+                stream_class=request.stream_class,
+                backlog_policy=inference_pb2.BACKLOG_POLICY_ALL,
+                outputs=request.outputs,
+                clock=request.clock if request.HasField("clock") else None,
             )
-        except (CallError, ModelError) as error:
-            await abort(context, error)
+        )
         try:
             frame = request.frame
             remaining_s = context.time_remaining()

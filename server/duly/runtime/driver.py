@@ -92,8 +92,9 @@ class Driver:
     def add_worker(self, worker: LaneWorker) -> None:
         self._workers[worker.model, worker.lane] = worker
 
-    def remove_worker(self, model: str, lane: str) -> None:
-        self._workers.pop((model, lane), None)
+    def remove_worker(self, worker: LaneWorker) -> None:
+        if self._workers.get((worker.model, worker.lane)) is worker:
+            del self._workers[worker.model, worker.lane]
 
     def batch_ended(self, batch_id: int, result: BatchResult | str) -> None:
         """A worker reports a batch: its result, or why it failed."""

@@ -5,6 +5,7 @@ waited for, so that streams go on meanwhile. A version is served by one worker o
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -84,6 +85,8 @@ class Models:
         """By key, NAME/VERSION."""
         self._active: dict[str, Served] = {}
         """By name."""
+        self._busy: set[str] = set()
+        """Names of models that are being loaded or unloaded."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.message_bytes_max = 0
@@ -144,7 +147,8 @@ class Models:
             newest.setdefault(version.name, version)
         for version in newest.values():
             try:
-                await self._load(version)
+                async with self._alone(version.name):
+                    await self._load(version)
             except ModelError as error:
                 _log.error("model cannot be served", model=version.key, reason=str(error))
             else:
@@ -152,23 +156,34 @@ class Models:
 
     async def load(self, name: str, version: str) -> Served:
         """Loads a version (the newest where none is named) beside those that serve. Raises ModelError."""
-        versions, problems = await asyncio.to_thread(self._repository.scan)
-        candidates = [v for v in versions if v.name == name and version in ("", v.version)]
-        if not candidates:
-            broken = [problem.reason for problem in problems if problem.name == name]
-            if broken:
-                raise ModelError("REPOSITORY_INVALID", "; ".join(broken))
-            what = f"version {version} of model {name!r}" if version else f"model {name!r}"
-            raise ModelError("MODEL_NOT_FOUND", f"the repository holds no {what}")
-        served = self._served.get(candidates[0].key)
-        if served is None or served.state is ModelState.FAILED:
-            await self._load(candidates[0])
-        elif served.state is ModelState.LOADING:
-            raise ModelError("MODEL_NOT_READY", f"{served.key} is being loaded already")
-        self.problems.pop(name, None)
-        if name not in self._active:
-            self._activate(self._served[candidates[0].key])
-        return self._served[candidates[0].key]
+        async with self._alone(name):
+            versions, problems = await asyncio.to_thread(self._repository.scan)
+            candidates = [v for v in versions if v.name == name and version in ("", v.version)]
+            if not candidates:
+                broken = [problem.reason for problem in problems if problem.name == name]
+                if broken:
+                    raise ModelError("REPOSITORY_INVALID", "; ".join(broken))
+                what = f"version {version!r} of model {name!r}" if version else f"model {name!r}"
+                raise ModelError("MODEL_NOT_FOUND", f"the repository holds no {what}")
+            served = self._served.get(candidates[0].key)
+            if served is None or served.state is ModelState.FAILED:
+                await self._load(candidates[0])
+            self.problems.pop(name, None)
+            served = self._served[candidates[0].key]
+            if name not in self._active:
+                self._activate(served)
+            return served
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """One coming or going of a model at a time. Raises ModelError where another is under way."""
+        if name in self._busy:
+            raise ModelError("MODEL_NOT_READY", f"model {name!r} is being loaded or unloaded already")
+        self._busy.add(name)
+        try:
+            yield
+        finally:
+            self._busy.discard(name)
 
     def activate(self, name: str, version: str) -> Served:
         """Streams without a stated version use it from their next frame on. Raises ModelError."""
@@ -178,21 +193,20 @@ class Models:
 
     async def unload(self, name: str, version: str) -> None:
         """Its waiting and running frames are FAILED. Raises ModelError where it is not loaded."""
-        chosen = [s for s in self.versions(name) if version in ("", s.version.version)]
-        if not chosen:
-            self.find(name, version)
-        for served in chosen:
-            if served.state is ModelState.LOADING:
-                raise ModelError("MODEL_NOT_READY", f"{served.key} is being loaded; unload it when that is done")
-        for served in chosen:
-            del self._served[served.key]
-            if self._active.get(name) is served:
-                del self._active[name]
-            self._driver.submit(ModelGone(served.key, None, f"model {served.key} was unloaded"))
-            await self._stop_workers(served)
-            self._metrics.drop_model(served.key)
-        self.problems.pop(name, None)
-        self._notify()
+        async with self._alone(name):
+            chosen = [s for s in self.versions(name) if version in ("", s.version.version)]
+            if not chosen:
+                self.find(name, version)
+            for served in chosen:
+                del self._served[served.key]
+                if self._active.get(name) is served:
+                    del self._active[name]
+                self._driver.submit(ModelGone(served.key, None, f"model {served.key} was unloaded"))
+            for served in chosen:
+                await self._stop_workers(served)
+                self._metrics.drop_model(served.key)
+            self.problems.pop(name, None)
+            self._notify()
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -228,12 +242,13 @@ class Models:
                 worker, ready = await self._spawn(served, lane)
                 served.workers[lane] = worker
                 self._serve(served, worker, ready)
-        except (WorkerError, asyncio.CancelledError) as error:
-            served.state, served.error = ModelState.FAILED, str(error) or "loading was given up"
+        except BaseException as error:
+            known = isinstance(error, WorkerError)
+            served.state, served.error = ModelState.FAILED, str(error) if known else "loading it was given up"
             self._driver.submit(ModelGone(served.key, None, served.error))
             await self._stop_workers(served)
             self._notify()
-            if isinstance(error, asyncio.CancelledError):
+            if not known:
                 raise
             raise ModelError("LOAD_FAILED", f"{served.key}: {error}") from None
         served.state = ModelState.READY
@@ -241,8 +256,8 @@ class Models:
 
     async def _spawn(self, served: Served, lane: str) -> tuple[Worker, Ready]:
         worker = Worker(served.key, lane, self._driver.batch_ended, self._worker_ended)
+        worker.start(load_body(served.version, lane, self._threads))
         try:
-            worker.start(load_body(served.version, lane, self._threads))
             ready = await worker.ready(self._load_timeout_s)
             frame_bytes = _frame_bytes(ready.signature)
             if self.message_bytes_max and frame_bytes > self.message_bytes_max:
@@ -269,7 +284,7 @@ class Models:
         if served is None or served.workers.get(worker.lane) is not worker:
             return
         del served.workers[worker.lane]
-        self._driver.remove_worker(worker.model, worker.lane)
+        self._driver.remove_worker(worker)
         self._driver.submit(ModelGone(worker.model, worker.lane, "its worker process ended"))
         self._metrics.worker_restarted(worker.model, worker.lane)
         served.state = ModelState.RECOVERING
@@ -286,8 +301,8 @@ class Models:
         while self._served.get(served.key) is served:
             try:
                 worker, ready = await self._spawn(served, lane)
-            except WorkerError as error:
-                served.error = str(error)
+            except Exception as error:  # whatever it is, the model must come back when it has passed
+                served.error = str(error) if isinstance(error, WorkerError) else "its worker cannot be started"
                 _log.error("worker could not be replaced", model=served.key, lane=lane, reason=str(error))
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, BACKOFF_SECONDS_MAX)
@@ -307,7 +322,7 @@ class Models:
         workers = list(served.workers.values())
         served.workers.clear()
         for worker in workers:
-            self._driver.remove_worker(worker.model, worker.lane)
+            self._driver.remove_worker(worker)
         await asyncio.gather(*(worker.stop() for worker in workers))
 
     def _activate(self, served: Served) -> None:
@@ -326,11 +341,12 @@ async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: 
         worker = Worker(version.key, lane, lambda batch_id, result: None, lambda worker: None)
         try:
             worker.start(load_body(version, lane, threads))
-            await worker.ready(CHECK_SECONDS_MAX)
+            try:
+                await worker.ready(CHECK_SECONDS_MAX)
+            finally:
+                await worker.stop()
         except WorkerError as error:
             return str(error)
-        finally:
-            await worker.stop()
     return None
 
 

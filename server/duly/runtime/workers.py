@@ -5,6 +5,7 @@ process: the kernel kills it when the parent dies, and it ends by itself when th
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -71,14 +72,19 @@ class Worker:
     # ---- life ----
 
     def start(self, load: dict[str, Any]) -> None:
-        """Starts the process and hands it the LOAD message's body."""
-        ours, theirs = channel.socket_pair()
-        with theirs:
-            command = [sys.executable, "-m", "duly.worker.main", str(theirs.fileno()), str(os.getpid())]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        ours.setblocking(False)
+        """Starts the process and hands it the LOAD message's body. Raises WorkerError where the system has no room."""
+        with contextlib.ExitStack() as undo:
+            try:
+                ours, theirs = map(undo.enter_context, channel.socket_pair())
+                ours.setblocking(False)
+                ours.send(channel.encode_text(channel.LOAD, load))
+                command = [sys.executable, "-m", "duly.worker.main", str(theirs.fileno()), str(os.getpid())]
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            except OSError as error:
+                raise WorkerError(f"its worker process cannot be started: {os.strerror(error.errno or 0)}") from error
+            undo.pop_all()
+        theirs.close()
         self._socket = ours
-        self._socket.send(channel.encode_text(channel.LOAD, load))
         self._loop.add_reader(ours.fileno(), self._first_message)
 
     async def ready(self, timeout_seconds: float) -> Ready:
@@ -163,6 +169,12 @@ class Worker:
         if not message:
             self._gone()
             return
+        try:
+            self._take_ready(message, fds)
+        except Exception as error:  # or the load would wait for its time-out
+            self._fail_load(f"its worker's answer makes no sense: {error}")
+
+    def _take_ready(self, message: bytes, fds: list[int]) -> None:
         _, body = channel.decode_text(message)
         if channel.kind_of(message) != channel.READY:
             self._fail_load(str(body.get("reason", "the worker gave no reason")))
