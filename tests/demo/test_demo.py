@@ -22,7 +22,6 @@ from duly.demo import prepare
 from duly.demo.assets import cache_dir, fetch
 from duly.demo.clips import Clip, speaker_turns
 from duly.demo.perception import Hearing, Sight
-from duly.demo.prepare import MODEL_ASSETS, prepare_models
 from duly.demo.serving import ServerFailed, serving
 from duly.demo.show import percent
 from duly.demo.tally import Tally
@@ -56,6 +55,12 @@ def rows(output: str) -> dict[str, list[int]]:
 
 
 # ---- the whole of it ----
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _assets() -> None:
+    """Fetched here, where the cache has them not yet: the demo would tell of it on standard error."""
+    fetch(progress=False)
 
 
 @pytest.mark.timeout(300)
