@@ -22,6 +22,7 @@ from duly.demo import prepare
 from duly.demo.assets import cache_dir, fetch
 from duly.demo.clips import Clip, speaker_turns
 from duly.demo.perception import Hearing, Sight
+from duly.demo.prepare import MODEL_ASSETS, prepare_models
 from duly.demo.serving import ServerFailed, serving
 from duly.demo.show import percent
 from duly.demo.tally import Tally
