@@ -34,5 +34,7 @@ def _put(root: Path, name: str, file: Path) -> Path:
     if file != target:
         shutil.copy(file, target)
     toml = (MODELS / name / "model.toml").read_text()
-    (root / name / "model.toml").write_text("warmup_runs = 3\nbatch_sizes = [1, 2]\n" + toml)
+    # The demo's own, but for a short warm-up and batches of two.
+    own = [line for line in toml.splitlines() if not line.startswith(("warmup_runs", "batch_sizes"))]
+    (root / name / "model.toml").write_text("\n".join(["warmup_runs = 3", "batch_sizes = [1, 2]", *own]))
     return root
