@@ -224,9 +224,7 @@ class Scheduler:
         stream.supersedable += not frame.must_run
         model.waiting.add(frame)
         self._waiting += 1
-        drop_ns = frame.deadline_ns - model.planned_one_ns + 1
-        if self._drop_ns is None or drop_ns < self._drop_ns:
-            self._drop_ns = drop_ns
+        self._drop_by(frame.deadline_ns, model)
 
     def _unwait(self, stream: StreamState, frame: Frame) -> None:
         del stream.waiting[frame.frame_id]
@@ -297,9 +295,13 @@ class Scheduler:
         for model in self._models.values():
             deadline_ns = model.waiting.deadline_first_ns()
             if deadline_ns is not None:
-                drop_ns = deadline_ns - model.planned_one_ns + 1
-                if self._drop_ns is None or drop_ns < self._drop_ns:
-                    self._drop_ns = drop_ns
+                self._drop_by(deadline_ns, model)
+
+    def _drop_by(self, deadline_ns: int, model: ModelState) -> None:
+        """Looks again when the latest start of such a frame has passed, if not before."""
+        drop_ns = deadline_ns - model.planned_one_ns + 1
+        if self._drop_ns is None or drop_ns < self._drop_ns:
+            self._drop_ns = drop_ns
 
     def _bound_blocking(self) -> None:
         budgets: dict[StreamClass, int] = {}

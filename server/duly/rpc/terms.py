@@ -60,7 +60,6 @@ def stream_terms(open_: inference_pb2.OpenStream, served: Served, limits: Limits
         gap = _known(GapPolicy, open_.gap_policy, "gap_policy") if open_.gap_policy else GapPolicy[config.gap]
     elif open_.gap_policy:
         raise _invalid("gap_policy", f"model {served.version.name!r} keeps no state; leave it out")
-    wanted_outputs(open_.outputs, signature)
     variants = [variant.name for variant in config.variants]
     if open_.variant_lowest and open_.variant_lowest not in variants:
         raise _invalid(

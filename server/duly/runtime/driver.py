@@ -83,10 +83,6 @@ class Driver:
         if len(self._arrivals) == 1:
             self._loop.call_soon(self._admit)
 
-    @property
-    def streams_open(self) -> int:
-        return len(self._sinks)
-
     # ---- for workers ----
 
     def add_worker(self, worker: LaneWorker) -> None:
