@@ -1,0 +1,187 @@
+"""The pictures of a report, as plain plotly figures (`{"data": ..., "layout": ...}`) made from plain arrays.
+
+They know nothing of where the numbers come from, simulator or live load. Colours are names of CSS custom properties
+(`--late`): `page.js` looks them up when it draws, so that one figure serves the light and the dark scheme. Names that
+others chose are escaped, since plotly reads its texts as markup.
+"""
+
+from html import escape
+
+import numpy as np
+
+from duly.core.types import OutcomeStatus
+from duly_load.report.layout import (
+    OUTCOME_ORDER,
+    Floats,
+    Json,
+    axis_title,
+    colour,
+    log_ticks,
+    numbers,
+    panels_layout,
+    single,
+    tail_axis,
+    words,
+    x_axis,
+    y_axis,
+    y_key,
+    y_name,
+)
+
+Curve = tuple[Floats, Floats]
+"""Two arrays of the same length, x and y."""
+
+POLICY_COLOURS = ("duly", "triton", "clockwork", "nexus", "symphony", "edf", "edf_window", "fifo")
+"""Policies that keep their colour on every page, `--series-0` and on; others take the two behind, then those free."""
+SERIES = 10
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "7px,2px", "2px,2px", "12px,3px", "4px,5px")
+
+HEIGHT = 380
+"""Of a picture with one panel, px."""
+PANEL = 150
+"""Height of a panel, px."""
+
+
+def policy_series(policies: list[str]) -> dict[str, int]:
+    """Number of the colour and dash of each policy."""
+    series = {policy: POLICY_COLOURS.index(policy) for policy in policies if policy in POLICY_COLOURS}
+    free = [number for number in (8, 9, *range(1, 8)) if number not in series.values()] or [8, 9]
+    others = [policy for policy in dict.fromkeys(policies) if policy not in series]
+    return series | {policy: free[nth % len(free)] for nth, policy in enumerate(others)}
+
+
+def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[OutcomeStatus, Floats]]]) -> Json:
+    """Frames per second by outcome, stacked, in bins of arrival; a panel for each policy, all to the same scale.
+
+    `edges_s` has one number more than each array of rates.
+    """
+    data: list[Json] = []
+    told: set[OutcomeStatus] = set()
+    for nth, (_, rates) in enumerate(panels):
+        for outcome in OUTCOME_ORDER:
+            if outcome not in rates:
+                continue
+            data.append(
+                {
+                    "type": "bar",
+                    "name": words(outcome),
+                    "legendgroup": outcome.name,
+                    "showlegend": outcome not in told,
+                    "legendrank": OUTCOME_ORDER.index(outcome),
+                    "x": numbers((edges_s[:-1] + edges_s[1:]) / 2),
+                    "width": numbers(np.diff(edges_s)),
+                    "y": numbers(rates[outcome]),
+                    "yaxis": y_name(nth),
+                    "marker": {"color": colour(outcome), "line": {"width": 0}},
+                    "hovertemplate": "%{y:,.5~g}/s",
+                }
+            )
+            told.add(outcome)
+    layout = panels_layout([name for name, _ in panels], PANEL)
+    for nth in range(len(panels)):
+        axis = layout[y_key(nth)]
+        assert isinstance(axis, dict)
+        axis |= {"rangemode": "tozero", "nticks": 4, "separatethousands": True} | axis_title("frames/s")
+        if nth:
+            axis["matches"] = "y"
+    layout |= {"barmode": "stack", "bargap": 0, "hovermode": "x unified"}
+    layout["xaxis"] = x_axis("time (s)", range=numbers(edges_s[[0, -1]]), anchor=y_name(len(panels) - 1))
+    return {"data": data, "layout": layout}
+
+
+def upper_tails(curves: list[tuple[str, Curve]], x_title: str) -> Json:
+    """Share of the values that are at least x, on a logarithmic scale: how far out the tail goes."""
+    layout = single(HEIGHT) | {"hovermode": "closest"}
+    layout["xaxis"] = x_axis(x_title, **log_ticks([x for _, (x, _) in curves]))
+    layout["yaxis"] = tail_axis("percentile", ["all", "p90", "p99", "p99.9", "p99.99"])
+    return {"data": _lines(curves, "%{x:.4~g} ms, reached by %{y:.3~%}"), "layout": layout}
+
+
+def lower_tails(curves: list[tuple[str, Curve]], x_title: str) -> Json:
+    """Share of the values that are at most x, on a logarithmic scale; a line at 0 divides the good from the bad.
+
+    The picture opens on what lies round 0, as far below it as the greatest value lies above; the rest can be zoomed to.
+    """
+    greatest = max((float(x.max()) for _, (x, _) in curves if len(x)), default=1.0)
+    least = min((float(x.min()) for _, (x, _) in curves if len(x)), default=0.0)
+    reach = greatest if greatest > 0 else -least or 1.0
+    layout = single(HEIGHT) | {
+        "hovermode": "closest",
+        "shapes": [
+            {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1}
+            | {"line": {"color": "--late", "width": 1.5, "dash": "dot"}}
+        ],
+    }
+    layout["xaxis"] = x_axis(
+        x_title, range=numbers(np.array([max(min(least, 0.0), -reach) - 0.03 * reach, 1.05 * reach]))
+    )
+    layout["yaxis"] = tail_axis("share with less slack", ["100 %", "10 %", "1 %", "0.1 %", "0.01 %"])
+    return {"data": _lines(curves, "%{y:.3~%} have at most %{x:.4~g} ms"), "layout": layout}
+
+
+def fairness(curves: list[tuple[str, Curve]]) -> Json:
+    """On-time ratio of each stream, the worst first: a flat curve is fair, one that starts at 0 starves somebody.
+
+    The scale begins a little below the worst, at 99 % at most.
+    """
+    worst = min((float(y.min()) for _, (_, y) in curves if len(y)), default=0.0)
+    reach = max(1 - worst, 0.01)
+    layout = single(HEIGHT) | {"hovermode": "closest"}
+    layout["xaxis"] = x_axis("streams, the worst first", range=[-0.02, 1.02], tickformat=".0%", zeroline=False)
+    layout["yaxis"] = y_axis(
+        "on-time ratio of the stream", range=[1 - 1.06 * reach, 1 + 0.04 * reach], tickformat=".3~%"
+    )
+    data = _lines(curves, "%{x:.3~%} of the streams have at most %{y:.4~%} on time")
+    for line, (_, (x, _)) in zip(data, curves, strict=True):
+        line["mode"] = "lines+markers" if len(x) <= 40 else "lines"
+    return {"data": data, "layout": layout}
+
+
+def goodput_against_load(curves: list[tuple[str, list[tuple[float, float, float, float]]]], load: str) -> Json:
+    """Median goodput of each policy, in a band from the least to the greatest of its runs.
+
+    `curves`: (policy, [(load, least, median, greatest goodput)]). `load` is the title of the axis.
+    """
+    series = policy_series([policy for policy, _ in curves])
+    data: list[Json] = []
+    for policy, points in curves:
+        at, least, median, greatest = (np.array(column) for column in zip(*sorted(points), strict=True))
+        look = f"--series-{series[policy]}"
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": numbers(np.concatenate([at, at[::-1]])),
+                "y": numbers(np.concatenate([greatest, least[::-1]])),
+                "fill": "toself",
+                "fillcolor": look,
+                "opacity": 0.18,
+                "line": {"width": 0},
+                "legendgroup": policy,
+                "showlegend": False,
+                "hoverinfo": "skip",
+            }
+        )
+        line = _lines([(policy, (at, median))], "%{y:,.4~g}/s at %{x:,.4~g}", series)[0]
+        data.append(line | {"mode": "lines+markers", "legendgroup": policy})
+    layout = single(HEIGHT + 80) | {"hovermode": "closest"}
+    layout["xaxis"] = x_axis(load, separatethousands=True)
+    layout["yaxis"] = y_axis("goodput (frames/s)", rangemode="tozero", separatethousands=True)
+    return {"data": data, "layout": layout}
+
+
+def _lines(curves: list[tuple[str, Curve]], hover: str, series: dict[str, int] | None = None) -> list[Json]:
+    number_of = series or policy_series([policy for policy, _ in curves])
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": escape(policy),
+            "x": numbers(x),
+            "y": numbers(y),
+            "line": {"color": f"--series-{number_of[policy]}", "width": 2.25, "dash": DASHES[number_of[policy]]},
+            "marker": {"color": f"--series-{number_of[policy]}", "size": 6},
+            "hovertemplate": f"{escape(policy)}: {hover}<extra></extra>",
+        }
+        for policy, (x, y) in curves
+    ]

@@ -1,0 +1,245 @@
+"""The pictures of a report on simulated runs, computed from the runs themselves.
+
+What arrived before the scenario's warm-up was over is left out. Policies share each picture, so that they compare.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duly.core.types import OutcomeStatus
+from duly_load.report.figures import (
+    Curve,
+    fairness,
+    lower_tails,
+    outcomes_over_time,
+    upper_tails,
+)
+from duly_load.report.lanes import LANES_MAX, LanePanel, lane_timeline
+from duly_load.report.page import Picture
+from duly_load.report.run_tables import Entry
+from duly_load.report.series import (
+    MISSED,
+    Streams,
+    age_tail,
+    bin_edges,
+    busiest_ns,
+    lower_tail,
+    ranked,
+    rates_by_status,
+    upper_tail,
+)
+from duly_load.simulator.engine import Run
+from duly_load.simulator.results import Results
+from duly_load.simulator.world import World
+
+WINDOW_NS = 200_000_000
+WINDOW_BEFORE_NS = 60_000_000
+"""The lanes are shown from so long before the first miss."""
+BARS_MAX = 1500
+"""Batches and missed frames that one policy's lanes are drawn with; a window that holds more is made shorter."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """The frames of a run that count, and how long it counts."""
+
+    arrival_ns: NDArray[np.int64]
+    deadline_ns: NDArray[np.int64]
+    resolved_ns: NDArray[np.int64]
+    status: NDArray[np.int8]
+    start_ns: int
+    end_ns: int
+
+    @property
+    def missed(self) -> NDArray[np.bool_]:
+        missed: NDArray[np.bool_] = np.isin(self.status, MISSED)
+        return missed
+
+    @property
+    def served(self) -> NDArray[np.bool_]:
+        served: NDArray[np.bool_] = (self.status == OutcomeStatus.ON_TIME) | (self.status == OutcomeStatus.LATE)
+        return served
+
+
+def _counted(world: World, run: Run) -> _Counted:
+    start_ns = round(world.scenario.warm_s * 1e9)
+    frames = run.frames
+    keep = frames.arrival_ns >= start_ns
+    return _Counted(
+        frames.arrival_ns[keep],
+        frames.deadline_ns[keep],
+        run.resolved_ns[keep],
+        run.status[keep],
+        start_ns,
+        round(world.scenario.duration_s * 1e9),
+    )
+
+
+def pictures(entries: list[Entry]) -> list[Picture]:
+    counted = [(policy, _counted(world, run)) for policy, world, run, _ in entries]
+    first = counted[0][1]
+    edges_ns = bin_edges(first.start_ns, first.end_ns, len(first.status))
+    return [
+        Picture(
+            "Outcomes over time",
+            f"Frames by when they arrived, in bins of {_seconds(int(edges_ns[1] - edges_ns[0]))}. The whole height is "
+            "what was sent, the lowest layer is the goodput.",
+            outcomes_over_time(
+                edges_ns / 1e9,
+                [(policy, rates_by_status(run.arrival_ns, run.status, edges_ns)) for policy, run in counted],
+            ),
+        ),
+        Picture(
+            "Latency",
+            "From a frame's arrival to its result, of the frames that got one. At the height of p99, one result in a "
+            "hundred took at least as long as the line says.",
+            upper_tails(
+                [
+                    (policy, _ms(upper_tail((run.resolved_ns - run.arrival_ns)[run.served].astype(np.float64))))
+                    for policy, run in counted
+                ],
+                "latency (ms)",
+            ),
+        ),
+        Picture(
+            "Slack",
+            "From a result to its deadline: what is left of 0 came late. Where a line meets 0 is the share of late "
+            "results. Of the frames that got a result.",
+            lower_tails(
+                [
+                    (policy, _ms(lower_tail((run.deadline_ns - run.resolved_ns)[run.served].astype(np.float64))))
+                    for policy, run in counted
+                ],
+                "slack at the result (ms)",
+            ),
+        ),
+        Picture(
+            "Fairness",
+            "On-time ratio of every stream, the worst first. A flat line treats all alike; one that starts near 0 "
+            "starves somebody.",
+            fairness([(policy, ranked(_stream_ratios(results))) for policy, _, _, results in entries]),
+        ),
+        Picture(
+            "Age of information",
+            "How old the newest result is that a stream holds, counted from its frame's arrival, over the time of all "
+            "streams: at the height of p99, it is at least so old for one hundredth of the time. Frames that are never "
+            "answered show here, as they do not in the latency.",
+            upper_tails(
+                [
+                    (policy, _ms(age_tail(_streams(world, run), first.start_ns, first.end_ns)))
+                    for policy, world, run, _ in entries
+                ],
+                "age of information (ms)",
+            ),
+        ),
+        _lanes(entries, counted),
+    ]
+
+
+def _stream_ratios(results: Results) -> NDArray[np.float64]:
+    return np.array([stream.on_time_ratio for stream in results.by_stream.values() if stream.frames])
+
+
+def _streams(world: World, run: Run) -> Streams:
+    served = (run.status == OutcomeStatus.ON_TIME) | (run.status == OutcomeStatus.LATE)
+    return Streams(
+        np.array([session.opened_ns for session in world.sessions], np.int64),
+        np.array([session.closed_ns for session in world.sessions], np.int64),
+        run.frames.stream_id[served].astype(np.int64) - world.sessions[0].stream_id,
+        run.frames.arrival_ns[served],
+        run.resolved_ns[served],
+    )
+
+
+def _lanes(entries: list[Entry], counted: list[tuple[str, _Counted]]) -> Picture:
+    """The lanes of all policies within one window: round the first miss of the policy that misses least."""
+    missing = [(int(np.sum(run.missed)), nth) for nth, (_, run) in enumerate(counted) if np.any(run.missed)]
+    if missing:
+        policy, run = counted[min(missing)[1]]
+        start_ns = max(run.start_ns, int(run.resolved_ns[run.missed].min()) - WINDOW_BEFORE_NS)
+        why = f"round the first miss of {policy}"
+    else:
+        _, run = counted[0]
+        start_ns = busiest_ns(run.arrival_ns, run.start_ns, run.end_ns, WINDOW_NS)
+        why = "where most frames arrive, since none was missed"
+    end_ns = min(_window_end_ns(run, start_ns) for _, _, run, _ in entries)
+    hidden = max(len(world.scenario.lanes) for _, world, _, _ in entries) - LANES_MAX
+    return Picture(
+        "Lanes",
+        f"Batches as bars that bear their size: {_seconds(end_ns - start_ns)} from {start_ns / 1e9:.3f} s on, {why}. "
+        "Ticks below are frames that never ran, at the time when they were given up."
+        + (f" {hidden} more lanes are not shown." if hidden > 0 else ""),
+        lane_timeline(
+            (end_ns - start_ns) / 1e6,
+            [_lane_panel(policy, world, run, start_ns, end_ns) for policy, world, run, _ in entries],
+        ),
+    )
+
+
+def _window_end_ns(run: Run, start_ns: int) -> int:
+    """At most `WINDOW_NS` after its start; earlier where more than `BARS_MAX` batches or frames would be in it."""
+    end_ns = start_ns + WINDOW_NS
+    for at_ns in (np.array(run.batches.started_ns, np.int64), run.resolved_ns[run.batch < 0]):
+        within = np.sort(at_ns[(at_ns >= start_ns) & (at_ns < end_ns)])
+        if len(within) > BARS_MAX:
+            end_ns = max(start_ns + 1, int(within[BARS_MAX]))
+    return end_ns
+
+
+def _lane_panel(policy: str, world: World, run: Run, start_ns: int, end_ns: int) -> LanePanel:
+    lanes = list(world.scenario.lanes[:LANES_MAX])
+    batches = run.batches
+    ended_ns = _ended_ns(run)
+    shown = [
+        nth
+        for nth, lane in enumerate(batches.lane)
+        if batches.started_ns[nth] < end_ns and ended_ns[nth] > start_ns and lane in lanes
+    ]
+    ran_late = run.batch[(run.status == OutcomeStatus.LATE) & (run.batch >= 0)]
+    late = np.bincount(ran_late, minlength=len(batches.size))
+    given_up = (run.batch < 0) & (run.resolved_ns >= start_ns) & (run.resolved_ns < end_ns)
+    return LanePanel(
+        policy,
+        lanes,
+        [batches.lane[nth] for nth in shown],
+        [batches.model[nth] for nth in shown],
+        [batches.size[nth] for nth in shown],
+        [(batches.started_ns[nth] - start_ns) / 1e6 for nth in shown],
+        [(int(ended_ns[nth]) - start_ns) / 1e6 for nth in shown],
+        [int(late[nth]) for nth in shown],
+        [batches.ended_ns[nth] < 0 for nth in shown],
+        [_told(run, nth, int(late[nth])) for nth in shown],
+        {
+            outcome: (run.resolved_ns[given_up & (run.status == outcome)] - start_ns) / 1e6
+            for outcome in OutcomeStatus
+            if np.any(given_up & (run.status == outcome))
+        },
+    )
+
+
+def _ended_ns(run: Run) -> NDArray[np.int64]:
+    """When each batch left its lane; one that never ended held it until its frames were given up."""
+    ended_ns = np.array(run.batches.ended_ns, np.int64)
+    lost = (run.batch >= 0) & (ended_ns[run.batch] < 0) if len(ended_ns) else np.zeros(len(run.batch), np.bool_)
+    np.maximum.at(ended_ns, run.batch[lost], run.resolved_ns[lost])
+    return ended_ns
+
+
+def _told(run: Run, nth: int, late: int) -> str:
+    batches = run.batches
+    if batches.ended_ns[nth] < 0:
+        took = "never ended"
+    else:
+        took = f"took {(batches.ended_ns[nth] - batches.started_ns[nth]) / 1e6:.2f} ms"
+    planned = f", planned {batches.planned_ns[nth] / 1e6:.2f} ms" if batches.planned_ns[nth] else ""
+    return f"variant {batches.variant[nth]}: {took}{planned}" + (f", {late} late" if late else "")
+
+
+def _ms(curve: Curve) -> Curve:
+    return curve[0] / 1e6, curve[1]
+
+
+def _seconds(span_ns: int) -> str:
+    return f"{span_ns / 1e9:.4g} s" if span_ns >= 1_000_000_000 else f"{span_ns / 1e6:.4g} ms"

@@ -1,0 +1,130 @@
+"""What the pictures show, computed from plain arrays of one run: rates over time, tails, ages, a window to look into.
+
+Times are int64 ns. A status is the number of an `OutcomeStatus`. Frames of one run are arrays of the same length,
+of any order; each function takes empty arrays. What comes back is small enough to be drawn: at most about `BINS_MAX`
+bins and `POINTS_MAX` points, however long the run was.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duly.core.types import OutcomeStatus
+
+BINS_MAX = 120
+BIN_FRAMES = 10
+"""Bins are so wide that they hold this many frames on average: narrower ones show only chance."""
+POINTS_MAX = 200
+TAIL = 1e-4
+"""Tails are drawn down to one in so many: the 99.99th percentile."""
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Statuses = NDArray[np.int8]
+
+MISSED = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.FAILED)
+"""What a frame's owner did not want; a superseded or cancelled frame ended as its stream asked."""
+
+
+def bin_edges(start_ns: int, end_ns: int, frames: int) -> Ints:
+    """Edges of equal bins from start to end, their width near 1, 2 or 5 times a power of ten; at least one bin."""
+    span_ns = end_ns - start_ns
+    wanted = min(BINS_MAX, max(1, frames // BIN_FRAMES))
+    magnitude = 10.0 ** np.floor(np.log10(span_ns / wanted))
+    width_ns = next(magnitude * step for step in (1, 2, 5, 10, 20) if span_ns / (magnitude * step) <= wanted)
+    return np.linspace(start_ns, end_ns, max(1, round(span_ns / width_ns)) + 1).astype(np.int64)
+
+
+def rates_by_status(arrival_ns: Ints, status: Statuses, edges_ns: Ints) -> dict[OutcomeStatus, Floats]:
+    """Frames per second by how they ended, in each bin of arrival. Statuses that did not occur are left out."""
+    seconds = np.diff(edges_ns) / 1e9
+    return {
+        outcome: np.histogram(arrival_ns[status == outcome], edges_ns)[0] / seconds
+        for outcome in OutcomeStatus
+        if np.any(status == outcome)
+    }
+
+
+def upper_tail(values: Floats) -> tuple[Floats, Floats]:
+    """(value, share of all values that are at least that), from the least value to the top `TAIL` or the greatest.
+
+    Every point is a value that occurred with its exact share, nothing is interpolated.
+    """
+    count = len(values)
+    if not count:
+        return np.empty(0), np.empty(0)
+    above = np.unique(np.rint(np.geomspace(max(1.0, count * TAIL), count, POINTS_MAX)).astype(np.int64))[::-1]
+    return np.sort(values)[count - above].astype(np.float64), above / count
+
+
+def lower_tail(values: Floats) -> tuple[Floats, Floats]:
+    """(value, share of all values that are at most that), from the greatest value down."""
+    mirrored, shares = upper_tail(-values)
+    return -mirrored, shares
+
+
+def ranked(ratios: Floats) -> tuple[Floats, Floats]:
+    """(share of all that are worse or equal, ratio), the worst first.
+
+    Of more than `POINTS_MAX` ratios evenly spaced ranks are given, the worst and the best among them.
+    """
+    count = len(ratios)
+    ranks = np.unique(np.linspace(0, count - 1, min(count, POINTS_MAX)).astype(np.int64))
+    return (ranks + 1) / max(1, count), np.sort(ratios)[ranks]
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """When each stream was open, and the results that streams got (of ON_TIME and LATE frames), in any order."""
+
+    opened_ns: Ints
+    closed_ns: Ints
+    stream: Ints
+    """By result: index into the two arrays above."""
+    arrival_ns: Ints
+    """By result: when its frame arrived."""
+    resolved_ns: Ints
+
+
+def age_tail(streams: Streams, start_ns: int, end_ns: int) -> tuple[Floats, Floats]:
+    """(age in ns, share of the time of all streams in which the newest result held is at least that old).
+
+    The time is that in which streams are open between start and end. A result's age counts from its frame's arrival;
+    before its first result a stream's age counts from its opening, so that one that starves does show.
+    """
+    low_ns, high_ns = _age_spans(streams, start_ns, end_ns)
+    if not np.any(high_ns > low_ns):
+        return np.empty(0), np.empty(0)
+    # Time spent at ages up to x grows with x at the number of spans that hold x.
+    ages_ns = np.concatenate([low_ns, high_ns])
+    order = np.argsort(ages_ns, kind="stable")
+    ages_ns = ages_ns[order]
+    holding = np.cumsum(np.where(order < len(low_ns), 1, -1))
+    spent_ns = np.append(0, np.cumsum(holding[:-1] * np.diff(ages_ns)))
+    shares = np.geomspace(1, TAIL, POINTS_MAX)
+    return np.interp((1 - shares) * spent_ns[-1], spent_ns, ages_ns), shares
+
+
+def _age_spans(streams: Streams, start_ns: int, end_ns: int) -> tuple[Ints, Ints]:
+    """Least and greatest age between a result and the next: within such a span all ages occur equally long."""
+    # Each stream begins as if a frame that arrived when it opened had been answered at once.
+    stream = np.concatenate([np.arange(len(streams.opened_ns)), streams.stream])
+    at_ns = np.concatenate([streams.opened_ns, streams.resolved_ns])
+    held_ns = np.concatenate([streams.opened_ns, streams.arrival_ns])
+    order = np.lexsort((at_ns, stream))
+    stream, at_ns, held_ns = stream[order], at_ns[order], held_ns[order]
+    # One running maximum for all streams: each is lifted above every time of the one before.
+    lift_ns = stream * (int(at_ns.max(initial=0)) + 1)
+    held_ns = np.maximum.accumulate(held_ns + lift_ns) - lift_ns
+    closed_ns = np.minimum(streams.closed_ns[stream], end_ns)
+    same = np.append(stream[1:] == stream[:-1], False) if len(stream) else np.empty(0, np.bool_)
+    until_ns = np.minimum(np.where(same, np.roll(at_ns, -1), closed_ns), closed_ns)
+    from_ns = np.maximum(at_ns, start_ns)
+    return from_ns - held_ns, np.maximum(until_ns, from_ns) - held_ns
+
+
+def busiest_ns(arrival_ns: Ints, start_ns: int, end_ns: int, window_ns: int) -> int:
+    """Start of the window, of those that follow each other from `start_ns` on, in which most frames arrive."""
+    edges = np.arange(start_ns, max(end_ns, start_ns + 1) + window_ns, window_ns)
+    return int(edges[np.argmax(np.histogram(arrival_ns, edges)[0])])

@@ -1,0 +1,65 @@
+"""Runs a server's recording again on a fresh scheduler and compares what it does with what was recorded.
+
+The scheduler is deterministic, so a difference means that it is not the version that was recorded, or a bug. A
+recording replays in the time that the scheduler itself takes, which makes it also a load to profile the scheduler with.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from duly.core.scheduler import Scheduler
+from duly.runtime.recording import in_short, read_recording
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first step that went otherwise."""
+
+    line: int
+    """Of its event in the recording."""
+    now_ns: int
+    event: str
+    recorded: Any
+    """The first action that differs, in short; None: there was none."""
+    replayed: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a recording held, as far as it was replayed."""
+
+    events: int
+    actions: int
+    frames: int
+    span_ns: int
+    """From the first event to the last."""
+    difference: Difference | None
+
+
+def replay(path: Path) -> Replay:
+    """Replays up to the first difference. Raises duly.runtime.recording.RecordingError and OSError."""
+    scheduler = Scheduler()
+    events = actions = frames = 0
+    first_ns = last_ns = None
+    for step in read_recording(path):
+        replayed = in_short(scheduler.step(step.now_ns, step.event))
+        events += 1
+        actions += len(replayed)
+        frames += sum(action[0] == "end" for action in replayed)
+        first_ns, last_ns = step.now_ns if first_ns is None else first_ns, step.now_ns
+        if replayed != step.actions:
+            differing = next(
+                nth
+                for nth in range(max(len(replayed), len(step.actions)))
+                if replayed[nth : nth + 1] != step.actions[nth : nth + 1]
+            )
+            difference = Difference(
+                step.line,
+                step.now_ns,
+                type(step.event).__name__,
+                next(iter(step.actions[differing:]), None),
+                next(iter(replayed[differing:]), None),
+            )
+            return Replay(events, actions, frames, last_ns - first_ns, difference)
+    return Replay(events, actions, frames, (last_ns or 0) - (first_ns or 0), None)
