@@ -2,93 +2,82 @@
 
 Theory. A batch pays only where running b frames together costs less than one after another, which the measured profile
 alone tells: on a GPU it nearly always does, for a convolution on one CPU thread it does not. So a batch takes frames in
-their order while the whole still meets the earliest deadline in it, up to the largest size that earns its keep.
+their order and grows for free while the whole still meets the earliest deadline in it, up to the largest size that earns
+its keep.
 
-Under overload a head with little slack would force small batches for ever (the lane then does its least when most is
-asked of it). The window rule: pass over the shortest prefix of the queue behind which a clearly more efficient batch
-meets its own head's deadline (Nexus, SOSP'19, `model_exec.cpp`). Only frames that this batch would make late are passed
-over, and never a more critical one for a less critical one.
+Under overload a head with little slack would force small batches for ever: the lane then does its least when most is
+asked of it. The window rule passes over the shortest prefix behind which the batch with the best rate meets its own
+head's deadline (Nexus, SOSP'19, `model_exec.cpp` slides a window of a fixed size; here the size follows the queue). It
+is asked for only where not all that waits, and is expected meanwhile, could be served in its order (`keeps_up`): one
+step ahead of the misses, since a prefix dropped late has already cost the batches before it. Against the exact optimum
+that knows all arrivals this is the difference between 0.975 and 0.984 at 1.3 times the load that can be served.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from duly.core.profile import Profile
-from duly.core.types import Frame
+from duly.core.queue import Entry
 
-WINDOW_GAIN_PERCENT = 10
-"""A window must run at least this many more frames per lane time than the batch at the head."""
-EDGE_PERCENT = 150
-"""Under overload a batch begins with a frame that has at least this much of a single run's plan left."""
 LOOKAHEAD_BATCHES = 4
 """How many full batches of waiting frames one decision looks at: bounds its cost."""
+EDGE_PERCENT = 150
+"""A single run under overload begins with a frame that has at least this much of its plan left: those closer to the edge
+are made late by any hiccup, and there are others."""
 
 
-@dataclass(slots=True)
-class Batch:
-    frames: list[Frame]
-    planned_ns: int
-    passed_over: list[Frame]
-    """Can no longer run in time once this batch has started on the last free lane."""
+def largest_size(profile: Profile, limit_ns: int, frames: int) -> int:
+    """Largest efficient batch of at most so many frames that is planned within `limit_ns`; at least 1."""
+    fitting = bisect_right(profile.plan_ns, limit_ns) - 1
+    if fitting > frames:
+        fitting = frames
+    return profile.efficient[fitting] if fitting > 0 else 1
 
 
-def form_batch(waiting: Sequence[Frame], profile: Profile, now_ns: int, cap_ns: int, last_free_lane: bool) -> Batch:
-    """The next batch out of `waiting` (not empty; most critical class first, then by deadline; each could start alone
-    now and be in time). `cap_ns` bounds how long a batch of two or more may block the lane.
+def keeps_up(entries: Sequence[Entry], profile: Profile, now_ns: int, gap_ns: float, lanes: float) -> bool:
+    """Whether all of `entries` (one class, in order), and those that arrive every `gap_ns` (0: none) until the last of
+    them is due, can be served one batch after another on so many lanes.
     """
-    if len(waiting) == 1:
-        return Batch([waiting[0]], profile.planned_ns(1), [])
-    size = _size(waiting, profile, now_ns, cap_ns)
-    if last_free_lane and size < len(waiting) and _too_much(waiting, size, profile, now_ns):
-        if size < profile.batch_max:
-            window = _window(waiting, size, profile, now_ns, cap_ns)
-            if window is not None:
-                return window
-        waiting = waiting[_past_the_edge(waiting, profile, now_ns) :]
-        size = _size(waiting, profile, now_ns, cap_ns)
-    return Batch(list(waiting[:size]), profile.planned_ns(size), [])
+    plan, batch_max = profile.plan_ns, profile.batch_max
+    known = min(len(entries), LOOKAHEAD_BATCHES * batch_max)
+    frame = entries[known - 1][2]
+    budget_ns = frame.deadline_ns - frame.arrived_ns
+    expected = known
+    if gap_ns > 0:
+        expected += min(int(budget_ns / gap_ns), LOOKAHEAD_BATCHES * batch_max)
+    free_ns, served = now_ns, 0
+    while served < expected:
+        here = known
+        if gap_ns > 0:
+            here = min(expected, known + int((free_ns - now_ns) / gap_ns))
+        if served >= here:
+            return True
+        if served < known:
+            deadline_ns = entries[served][0]
+        else:
+            deadline_ns = now_ns + budget_ns + int((served - known + 1) * gap_ns)
+        fitting = bisect_right(plan, deadline_ns - free_ns) - 1
+        if fitting < 1:
+            return False
+        size = profile.efficient[min(fitting, here - served)]
+        free_ns += int(plan[size] / lanes)
+        served += size
+    return True
 
 
-def _size(waiting: Sequence[Frame], profile: Profile, now_ns: int, cap_ns: int) -> int:
-    """Largest efficient batch of the first frames that meets each of their deadlines."""
-    deadline_ns = waiting[0].deadline_ns
-    fitting = 1
-    for frame in waiting[1 : profile.batch_max]:
-        deadline_ns = min(deadline_ns, frame.deadline_ns)
-        if now_ns + profile.planned_ns(fitting + 1) > deadline_ns:
+def best_window(entries: Sequence[Entry], first: int, profile: Profile, now_ns: int, cap_ns: int) -> tuple[int, int]:
+    """Where in `entries` (one class, in order) from `first` on the batch with the best rate begins, and its size."""
+    plan = profile.plan_ns
+    last = min(len(entries), first + LOOKAHEAD_BATCHES * profile.batch_max)
+    begin, best = first, largest_size(profile, min(entries[first][0] - now_ns, cap_ns), last - first)
+    for start in range(first + 1, last):
+        left = last - start
+        if left <= best:
             break
-        fitting += 1
-    return profile.efficient_size(cap_ns, fitting)
-
-
-def _past_the_edge(waiting: Sequence[Frame], profile: Profile, now_ns: int) -> int:
-    """Index of the first frame of the head's class with room to spare; 0: none has."""
-    room_ns = profile.planned_ns(1) * EDGE_PERCENT // 100
-    for nth, frame in enumerate(waiting):
-        if frame.stream_class != waiting[0].stream_class:
-            break
-        if frame.deadline_ns >= now_ns + room_ns:
-            return nth
-    return 0
-
-
-def _too_much(waiting: Sequence[Frame], size: int, profile: Profile, now_ns: int) -> bool:
-    """Whether a frame behind a batch of the first `size` would be late even at the lane's best rate."""
-    free_ns = now_ns + profile.planned_ns(size)
-    best = profile.efficient_size(profile.planned_ns(profile.batch_max), profile.batch_max)
-    best_ns = profile.planned_ns(best)
-    return any(free_ns + nth * best_ns // best > frame.deadline_ns for nth, frame in enumerate(waiting[size:], start=1))
-
-
-def _window(waiting: Sequence[Frame], size: int, profile: Profile, now_ns: int, cap_ns: int) -> Batch | None:
-    head_ns = profile.planned_ns(size)
-    same_class = sum(frame.stream_class == waiting[0].stream_class for frame in waiting)
-    for start in range(1, same_class):
-        # Within a class the first deadline is the earliest.
-        limit_ns = min(waiting[start].deadline_ns - now_ns, cap_ns)
-        windowed = profile.efficient_size(limit_ns, same_class - start)
-        planned_ns = profile.planned_ns(windowed)
-        needed = now_ns + planned_ns > waiting[start - 1].deadline_ns
-        if needed and windowed * head_ns * 100 > size * planned_ns * (100 + WINDOW_GAIN_PERCENT):
-            return Batch(list(waiting[start : start + windowed]), planned_ns, list(waiting[:start]))
-    return None
+        size = largest_size(profile, min(entries[start][0] - now_ns, cap_ns), left)
+        if size * plan[best] > best * plan[size]:
+            begin, best = start, size
+    if best == 1:
+        room_ns = now_ns + plan[1] * EDGE_PERCENT // 100
+        begin = next((nth for nth in range(begin, last) if entries[nth][0] >= room_ns), begin)
+    return begin, best

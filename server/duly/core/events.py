@@ -82,7 +82,7 @@ class LaneDown:
 
 @dataclass(slots=True)
 class ModelReady:
-    """A worker for the model is warm on a lane."""
+    """A worker for one variant of the model is warm on a lane."""
 
     model: str
     lane: str
@@ -92,11 +92,15 @@ class ModelReady:
     any_size: bool
     """True where any size up to the largest key may run; False where only the keys may (fixed engines are padded)."""
     stateful: bool = False
+    rank: int = 0
+    """Place of the variant among those of its model, 0 the most accurate; less accurate ones are faster."""
+    warm_after_ns: int = 0
+    """A lane that has been idle for so long is warmed again before frames come (WarmLane); 0: never."""
 
 
 @dataclass(slots=True)
 class ModelGone:
-    """The model has no worker on this lane any more (`lane`), or is unloaded for good (`lane` None)."""
+    """The model has no worker on this lane any more (`lane`), or is unloaded for good (`lane` None); all variants."""
 
     model: str
     lane: str | None
@@ -147,6 +151,16 @@ class DispatchBatch:
 
 
 @dataclass(slots=True)
+class WarmLane:
+    """Run a batch of one on zeros: the lane has been idle, and an idle device is slow at first. Ends as batches do."""
+
+    batch_id: int
+    lane: str
+    model: str
+    variant: str
+
+
+@dataclass(slots=True)
 class ResolveFrame:
     """The one terminal answer to a frame. `batch_size` is 0 where it never ran."""
 
@@ -174,4 +188,4 @@ class AdviseStream:
     period_ns: int = 0
 
 
-Action = DispatchBatch | ResolveFrame | AdviseStream
+Action = DispatchBatch | WarmLane | ResolveFrame | AdviseStream

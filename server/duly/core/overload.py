@@ -1,28 +1,72 @@
-"""What becomes of frames that the lanes cannot serve in time.
+"""What runs, and what does not, when not everything can be served in time.
 
 Theory. A doomed frame that runs all the same takes the lane from one that could still make it: served that way, an
 overloaded server delivers next to nothing on time. So a frame is dropped the moment its latest start (deadline minus
 planned execution time of a batch of one) has passed, not when its turn comes, and the client learns it while it can
 still act (Clockwork, OSDI'20, drops at the same point).
 
-The status tells the client what to do about it. EXPIRED: this frame could not be met (it came late, its budget is
-small, earlier deadlines filled the lane). SHED: while it waited, lanes that could have run it were given to more
-critical frames.
+What runs is chosen by value density, the value of a batch's frames over its planned time: the greedy rule for a
+knapsack of lane time (Dantzig, 1957). Earliest latest start, right while everything fits, is wrong here: it runs what is
+most urgent, in batches as small as their heads' slack. Within the window of the queue that gives the best rate, frames
+of higher merit go first (`fairness`), and within equal merit in their order.
+
+The status of a frame that never ran tells the client what to do about it. EXPIRED: this frame could not be met (it came
+late, its budget is small, earlier deadlines filled the lane). SHED: while it waited, lanes that could have run it were
+given to more critical frames, or to others by overload.
 """
 
+from collections.abc import Callable, Sequence
+
+from duly.core.batching import LOOKAHEAD_BATCHES
+from duly.core.queue import Entry
 from duly.core.types import Frame, OutcomeStatus
 
 
-def drop_reason(frame: Frame, planned_ns: int, now_ns: int, preferred_ns: int) -> tuple[OutcomeStatus, str]:
-    """How a doomed frame ends, and why. `preferred_ns`: when a lane last began with a more critical frame instead."""
-    if now_ns > frame.arrived_ns and preferred_ns >= frame.arrived_ns:
-        return OutcomeStatus.SHED, "overload: the lane was given to more critical frames"
-    slack_ns = frame.deadline_ns - now_ns
+def fits_serially(now_ns: int, lanes: int, urgencies: Sequence[tuple[int, int]]) -> bool:
+    """Whether batches, given as (latest start, planned time) in order of the former, can start in time one after
+    another on so many lanes.
+    """
+    free_ns = now_ns
+    for latest_start_ns, planned_ns in urgencies:
+        if free_ns > latest_start_ns:
+            return False
+        free_ns += planned_ns // lanes
+    return True
+
+
+def worthiest(
+    entries: Sequence[Entry], begin: int, size: int, batch_max: int, merit: Callable[[Frame], float]
+) -> tuple[list[Frame], float]:
+    """The `size` frames of highest merit out of `entries` from `begin` on, in their order, and the sum of merits."""
+    last = min(len(entries), begin + LOOKAHEAD_BATCHES * batch_max)
+    ranked = [(-merit(entries[nth][2]), nth) for nth in range(begin, last)]
+    if len(ranked) > size:
+        ranked.sort()
+        del ranked[size:]
+        ranked.sort(key=_place)
+    return [entries[nth][2] for _, nth in ranked], -sum(value for value, _ in ranked)
+
+
+def _place(ranked: tuple[float, int]) -> int:
+    return ranked[1]
+
+
+def drop_reason(
+    frame: Frame, planned_ns: int, now_ns: int, preferred_ns: int, passed_ns: int
+) -> tuple[OutcomeStatus, str]:
+    """How a doomed frame ends, and why. `preferred_ns`: when a lane last began with a more critical frame instead;
+    `passed_ns`: with another one that overload made the better choice.
+    """
     if now_ns > frame.arrived_ns:
+        if preferred_ns >= frame.arrived_ns:
+            return OutcomeStatus.SHED, "overload: the lane was given to more critical frames"
+        if passed_ns >= frame.arrived_ns:
+            return OutcomeStatus.SHED, "overload: passed over for a batch that serves more"
         waited = _ms(now_ns - frame.arrived_ns)
         if planned_ns == 0:
             return OutcomeStatus.EXPIRED, f"waited {waited} while no lane served its model"
         return OutcomeStatus.EXPIRED, f"waited {waited} for a lane; less than the {_ms(planned_ns)} needed were left"
+    slack_ns = frame.deadline_ns - now_ns
     if slack_ns <= 0:
         return OutcomeStatus.EXPIRED, f"its deadline had passed {_ms(-slack_ns)} before it came"
     return OutcomeStatus.EXPIRED, f"came with {_ms(slack_ns)} left of its budget, {_ms(planned_ns)} needed"

@@ -6,26 +6,27 @@ Sans-IO. The host calls `step(now_ns, event)` with facts and carries out the act
 
 The law: every frame of a `FramesArrived` is followed by exactly one `ResolveFrame`, whatever else happens.
 
-Theory of operation. A frame is waiting or running, never both; `_resolve` is the only way out of either.
+Theory of operation. A frame is waiting or running, never both; `_answer` is the only way out of either.
 
     FramesArrived -> over its credit, draining, doomed ........ resolved at once
                  --> waiting --> superseded by a newer frame .. SUPERSEDED
-                             --> latest start passed .......... EXPIRED | SHED
+                             --> latest start passed .......... to a faster variant, else EXPIRED | SHED
                              --> withdrawn, stream closed ..... CANCELLED
                              --> running --> BatchFinished .... ON_TIME | LATE | INVALID | FAILED
                                          --> BatchFailed ...... FAILED
 
-A lane that is free takes the most urgent model (most critical class first, then earliest latest start) and runs the
-batch that `batching` forms. Lanes never wait for more frames: that pays only with several lanes and high demand.
+This file keeps the accounts; what a free lane does next is decided by `choice` and the policies that it names, which
+variant a frame is for by `variants`, whether a stream may open by `admission`, which asks `demands` and `plans` here.
 
 Streams of stateful models are pinned to one lane, where the worker keeps their state, and have at most one frame
 running, the oldest that waits.
 """
 
-from collections.abc import Iterator
-from itertools import islice
+from bisect import bisect_left, insort
 
-from duly.core.batching import LOOKAHEAD_BATCHES, form_batch
+from duly.core.admission import ModelPlan, StreamDemand
+from duly.core.choice import Batch, Hold, Situation, next_batch, something_waits
+from duly.core.demand import lanes_needed
 from duly.core.events import (
     Action,
     Advice,
@@ -45,58 +46,168 @@ from duly.core.events import (
     ResolveFrame,
     StreamClosed,
     StreamOpened,
-    TimerFired,
+    WarmLane,
 )
+from duly.core.fairness import Principals
 from duly.core.overload import drop_reason
 from duly.core.profile import Profile
-from duly.core.state import ModelState, RunningBatch, StreamState
+from duly.core.shares import ClassShares
+from duly.core.state import LaneState, ModelState, RunningBatch, StreamState, VariantState
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
+from duly.core.variants import TICK_NS
 
 BLOCKING_NS_MAX = 25_000_000
-"""No batch of two or more blocks a lane for longer than this, nor than half the smallest budget of the most critical
-class that has streams: a lane is not preemptive."""
-PROBE_AFTER_NS = 1_000_000_000
+"""While streams of a more critical class are open, no batch of two or more blocks a lane for longer than this, nor than
+half the smallest budget of that class: a lane is not preemptive. CRITICAL streams bound each other's batches, too."""
+BLOCKING_PERCENT = 75
+"""Of the smallest budget of a class: the longest batch of two or more where no class is more critical."""
+PROBE_AFTER_NS = 200_000_000
 """A lane that did not run a model for so long may try a doomed frame against the plan: a plan must not starve its own
 correction. While such probes show that the plan is spoilt, further ones may follow at once."""
 PROBE_SPOILT_PERCENT = 80
 """A probe that takes less than this much of its plan shows that the plan is spoilt."""
+CRITICAL_MISSED_NS = 1_000_000_000
+"""For so long after a CRITICAL frame was missed, CRITICAL frames are under overload's rules."""
 
 _GAP = "the state of its stream misses a frame or is lost; open a new stream"
+_MISSED = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SUPERSEDED, OutcomeStatus.SHED)
 
 
 class Scheduler:
     def __init__(self) -> None:
         self._streams: dict[int, StreamState] = {}
         self._models: dict[str, ModelState] = {}
-        self._lanes: dict[str, int | None] = {}
-        """Batch that runs on each lane."""
+        self._lanes: dict[str, LaneState] = {}
         self._running: dict[int, RunningBatch] = {}
         self._waiting = 0
         """Frames that wait, of all models."""
         self._batch_id = 0
-        self._cap_ns = BLOCKING_NS_MAX
+        self._budgets_ns: dict[StreamClass, list[int]] = {stream_class: [] for stream_class in StreamClass}
+        """Of the open streams, in order."""
+        self._principals = Principals()
+        self._lanes_free = 0
+        self._critical_missed_ns: int | None = None
         self._drop_ns: int | None = None
         """No waiting frame is doomed before this."""
+        self._hold_ns: int | None = None
+        """When a lane that holds looks again."""
+        self._tick_ns = 0
+        """When the variants' controls look again; they do with the first event after that."""
         self._drain_ns: int | None = None
         self._actions: list[Action] = []
+        self._about = Situation([], self._streams, 0, 0, {}, ClassShares(), False, self._merit)
+        self._bound_blocking()
 
     # ---- the whole contract ----
 
     def step(self, now_ns: int, event: Event) -> list[Action]:
         """What to do about `event`, in this order. `now_ns` never goes back from one call to the next."""
-        self._actions = []
+        actions: list[Action] = []
+        self._actions = actions
+        if isinstance(event, FramesArrived):
+            for frame in event.frames:
+                self._frame_arrived(now_ns, frame)
+        elif isinstance(event, BatchFinished):
+            self._batch_finished(now_ns, event)
+        else:
+            self._happened(now_ns, event)
+        if self._drain_ns is not None and now_ns >= self._drain_ns:
+            for stream in self._streams.values():
+                self._end_waiting(stream, OutcomeStatus.SHED, "the server stopped before its turn")
+        if self._drop_ns is not None and now_ns >= self._drop_ns:
+            self._drop_doomed(now_ns)
+        if now_ns >= self._tick_ns:
+            self._tick(now_ns)
+        if self._lanes_free:
+            self._hold_ns = None
+            if self._waiting:
+                self._fill(now_ns)
+            if self._lanes_free and self._streams:
+                self._warm_idle(now_ns)
+        return actions
+
+    def next_wake_ns(self) -> int | None:
+        """When to call `step` with TimerFired at the latest; None: nothing pending."""
+        wake_ns = self._drop_ns
+        if self._hold_ns is not None and (wake_ns is None or self._hold_ns < wake_ns):
+            wake_ns = self._hold_ns
+        if self._drain_ns is not None and self._waiting and (wake_ns is None or self._drain_ns < wake_ns):
+            wake_ns = self._drain_ns
+        return wake_ns
+
+    # ---- for statistics and admission ----
+
+    def frames_waiting(self) -> int:
+        return self._waiting
+
+    def frames_waiting_by_model(self) -> dict[str, int]:
+        """May be called from any thread."""
+        return {
+            name: sum(variant.waiting.count for variant in list(model.variants.values()))
+            for name, model in list(self._models.items())
+        }
+
+    def planned_one_ns(self, model: str, rank_max: int | None = None) -> int:
+        """Planned execution time of a batch of one of the best variant that is served, or where `rank_max` is given of
+        the fastest up to that rank, on the fastest lane; 0 where no lane serves the model.
+        """
+        known = self._models.get(model)
+        if known is None:
+            return 0
+        if rank_max is None:
+            return next((variant.planned_one_ns for variant in known.variants.values() if variant.planned_one_ns), 0)
+        return min((variant.planned_one_ns for variant in known.served_from(0, rank_max)), default=0)
+
+    def planned_ns(self, model: str, lane: str, variant: str | None = None) -> list[int]:
+        """Planned execution times of batches of 1, 2, ... of a variant (the best where none is named) on that lane;
+        empty where it does not serve the model.
+        """
+        known = self._models.get(model)
+        for candidate in known.variants.values() if known else ():
+            if lane in candidate.profiles and variant in (None, candidate.name):
+                return candidate.profiles[lane].plan_ns[1:]
+        return []
+
+    def lane_count(self) -> int:
+        return len(self._lanes)
+
+    def plans(self) -> dict[str, ModelPlan]:
+        """What admission reckons with: by model, for each variant the plan of the slowest lane that serves it."""
+        plans = {}
+        for name, model in self._models.items():
+            served = [variant for variant in model.variants.values() if variant.profiles]
+            if served:
+                lanes = tuple(lane for lane in self._lanes if lane in served[0].profiles)
+                ranks = tuple(variant.slowest_plan() for variant in served)
+                plans[name] = ModelPlan(name, lanes, ranks)
+        return plans
+
+    def demands(self, now_ns: int) -> list[StreamDemand]:
+        """The open streams as admission counts them, with the phases that were measured."""
+        return [
+            StreamDemand(
+                stream_id=stream_id,
+                model=stream.terms.model,
+                stream_class=stream.terms.stream_class,
+                period_ns=stream.terms.period_ns,
+                budget_ns=stream.terms.budget_ns,
+                phase_ns=_phase_ns(now_ns, stream),
+                variant_rank_max=stream.terms.variant_rank_max,
+                backlog=stream.terms.backlog,
+            )
+            for stream_id, stream in self._streams.items()
+        ]
+
+    # ---- streams and frames ----
+
+    def _happened(self, now_ns: int, event: Event) -> None:
+        """Everything but frames that come and batches that finish."""
         match event:
-            case FramesArrived():
-                for frame in event.frames:
-                    self._frame_arrived(now_ns, frame)
-            case BatchFinished():
-                self._batch_finished(now_ns, event)
-            case TimerFired():
-                pass
             case BatchFailed():
-                self._batch_failed(event)
+                self._batch_failed(now_ns, event)
             case StreamOpened():
                 self._streams[event.stream_id] = StreamState(event.terms)
+                insort(self._budgets_ns[event.terms.stream_class], event.terms.budget_ns)
                 self._bound_blocking()
             case StreamClosed():
                 self._stream_closed(event.stream_id)
@@ -107,62 +218,44 @@ class Scheduler:
             case FramesCancelled():
                 self._frames_cancelled(event)
             case LaneUp():
-                self._lanes.setdefault(event.lane, None)
+                if event.lane not in self._lanes:
+                    self._lanes[event.lane] = LaneState(now_ns)
+                    self._lanes_free += 1
             case LaneDown():
                 for name in list(self._models):
-                    self._model_gone(ModelGone(name, event.lane, event.reason))
-                self._lanes.pop(event.lane, None)
+                    self._model_gone(now_ns, ModelGone(name, event.lane, event.reason))
+                if self._lanes.pop(event.lane, None) is not None:
+                    # What ran there has ended just now.
+                    self._lanes_free -= 1
             case ModelReady():
                 self._model_ready(now_ns, event)
             case ModelGone():
-                self._model_gone(event)
+                self._model_gone(now_ns, event)
             case DrainRequested():
                 self._drain_ns = event.until_ns
                 for stream_id in self._streams:
                     self._actions.append(AdviseStream(stream_id, Advice.DRAINING, "the server stops"))
-        if self._drain_ns is not None and now_ns >= self._drain_ns:
-            for stream in self._streams.values():
-                self._end_waiting(stream, OutcomeStatus.SHED, "the server stopped before its turn")
-        if self._drop_ns is not None and now_ns >= self._drop_ns:
-            self._drop_doomed(now_ns)
-        for lane, batch_id in self._lanes.items():
-            if batch_id is None and self._waiting:
-                self._fill(now_ns, lane)
-        return self._actions
-
-    def next_wake_ns(self) -> int | None:
-        """When to call `step` with TimerFired at the latest; None: nothing pending."""
-        if self._drain_ns is not None and self.frames_waiting():
-            return self._drain_ns if self._drop_ns is None else min(self._drop_ns, self._drain_ns)
-        return self._drop_ns
-
-    # ---- for statistics ----
-
-    def frames_waiting(self) -> int:
-        return self._waiting
-
-    def frames_waiting_by_model(self) -> dict[str, int]:
-        """May be called from any thread."""
-        return {name: len(model.waiting) for name, model in list(self._models.items())}
-
-    def planned_one_ns(self, model: str) -> int:
-        """Planned execution time of a batch of one on the fastest lane; 0 where no lane serves the model."""
-        known = self._models.get(model)
-        return known.planned_one_ns if known else 0
-
-    def planned_ns(self, model: str, lane: str) -> list[int]:
-        """Planned execution times of batches of 1, 2, ... on that lane; empty where it does not serve the model."""
-        profile = self._models[model].profiles.get(lane) if model in self._models else None
-        return [profile.planned_ns(b) for b in range(1, profile.batch_max + 1)] if profile else []
-
-    # ---- streams and frames ----
+            case _:
+                pass
 
     def _stream_closed(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
         if stream is not None:
             self._end_waiting(stream, OutcomeStatus.CANCELLED, "its stream closed")
             del self._streams[stream_id]
+            budgets_ns = self._budgets_ns[stream.terms.stream_class]
+            del budgets_ns[bisect_left(budgets_ns, stream.terms.budget_ns)]
             self._bound_blocking()
+
+    def _bound_blocking(self) -> None:
+        cap_ns = dict.fromkeys(StreamClass, BLOCKING_NS_MAX)
+        most = next((stream_class for stream_class in StreamClass if self._budgets_ns[stream_class]), None)
+        if most is not None:
+            tightest_ns = self._budgets_ns[most][0]
+            cap_ns = dict.fromkeys(StreamClass, min(BLOCKING_NS_MAX, tightest_ns // 2))
+            if most is not StreamClass.CRITICAL:
+                cap_ns[most] = tightest_ns * BLOCKING_PERCENT // 100
+        self._about.cap_ns = cap_ns
 
     def _frame_arrived(self, now_ns: int, frame: Frame) -> None:
         frame.arrived_ns = now_ns
@@ -172,44 +265,71 @@ class Scheduler:
             return
         terms = stream.terms
         frame.stream_class = terms.stream_class
-        frame.reset_state = stream.gap and terms.gap is GapPolicy.RESET
-        stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
+        if terms.gap is not None:
+            frame.reset_state = stream.gap and terms.gap is GapPolicy.RESET
+            stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
         stream.unanswered += 1
+        stream.arrivals.arrived(now_ns)
         model = self._models.get(frame.model)
         if self._drain_ns is not None:
-            self._resolve(stream, frame, OutcomeStatus.SHED, "the server is draining")
+            self._resolve(now_ns, stream, frame, OutcomeStatus.SHED, "the server is draining")
         elif model is None:
-            self._resolve(stream, frame, OutcomeStatus.FAILED, f"model {frame.model} is not loaded")
+            self._resolve(now_ns, stream, frame, OutcomeStatus.FAILED, f"model {frame.model} is not loaded")
         elif stream.unanswered > terms.frames_in_flight_max:
             reason = f"more than {terms.frames_in_flight_max} frames of the stream are unanswered"
-            self._resolve(stream, frame, OutcomeStatus.SHED, reason)
-        elif stream.gap:
-            self._resolve(stream, frame, OutcomeStatus.SKIPPED, _GAP)
-        elif frame.deadline_ns < now_ns + model.planned_one_ns:
-            self._doomed(now_ns, stream, frame, model)
+            self._resolve(now_ns, stream, frame, OutcomeStatus.SHED, reason)
+        elif stream.gap and terms.gap is not None:
+            self._resolve(now_ns, stream, frame, OutcomeStatus.SKIPPED, _GAP)
         else:
-            self._wait(stream, frame, model)
+            variant = self._variant_for(now_ns, frame, model, stream)
+            frame.rank = variant.rank
+            variant.arrivals.arrived(now_ns)
+            if frame.deadline_ns < now_ns + variant.planned_one_ns:
+                self._doomed(now_ns, stream, frame, variant)
+                return
+            self._wait(stream, frame, variant)
             if terms.backlog is not BacklogPolicy.ALL and stream.supersedable > terms.backlog_frames:
                 oldest = next(waiting for waiting in stream.waiting.values() if not waiting.must_run)
-                self._withdraw(stream, oldest, OutcomeStatus.SUPERSEDED, f"frame {frame.frame_id} took its place")
+                reason = f"frame {frame.frame_id} took its place"
+                self._withdraw(now_ns, stream, oldest, OutcomeStatus.SUPERSEDED, reason)
 
-    def _doomed(self, now_ns: int, stream: StreamState, frame: Frame, model: ModelState) -> None:
-        """A frame that no lane can serve in time by its plan: dropped, or tried where a plan is due for a test."""
-        lane = self._probe_lane(now_ns, frame, model)
+    def _variant_for(self, now_ns: int, frame: Frame, model: ModelState, stream: StreamState) -> VariantState:
+        """The variant that the control wants, or the first faster one that can still serve the frame in time."""
+        variants = model.variants
+        if len(variants) == 1:
+            return next(iter(variants.values()))
+        rank_max = stream.terms.variant_rank_max
+        model.arrived[frame.stream_class] += 1
+        served = model.served_from(model.control.rank_for(frame.stream_class, rank_max), rank_max)
+        in_time = (variant for variant in served if frame.deadline_ns >= now_ns + variant.planned_one_ns)
+        return next(in_time, None) or next(iter(served), None) or next(iter(variants.values()))
+
+    def _doomed(self, now_ns: int, stream: StreamState, frame: Frame, variant: VariantState) -> None:
+        """A frame that no lane can serve in time by its plan, in any variant: dropped, or tried where a plan is due for
+        a test.
+        """
+        lane = self._probe_lane(now_ns, frame, variant)
         if lane is None:
-            status, reason = drop_reason(frame, model.planned_one_ns, now_ns, model.preferred_ns[frame.stream_class])
-            self._resolve(stream, frame, status, reason)
+            preferred_ns = variant.preferred_ns[frame.stream_class]
+            status, reason = drop_reason(frame, variant.planned_one_ns, now_ns, preferred_ns, variant.passed_ns)
+            self._resolve(now_ns, stream, frame, status, reason)
         else:
-            self._start(now_ns, lane, frame.model, model, [frame], model.profiles[lane].planned_ns(1), probe=True)
+            planned_ns = variant.profiles[lane].plan_ns[1]
+            self._start(now_ns, lane, Batch(variant, [frame], planned_ns), probe=True)
 
-    def _probe_lane(self, now_ns: int, frame: Frame, model: ModelState) -> str | None:
-        """A lane with nothing else to do that has not run the model for long."""
-        for lane in model.profiles:
-            overdue = now_ns > model.probe_ns[lane] and frame.deadline_ns > now_ns
-            may_start = not model.stateful or self._may_start(frame, lane)
-            if overdue and may_start and self._lanes.get(lane, 0) is None and self._most_urgent(now_ns, lane) is None:
+    def _probe_lane(self, now_ns: int, frame: Frame, variant: VariantState) -> str | None:
+        """A lane with nothing else to do that has not run the variant for long."""
+        if not self._lanes_free:
+            return None
+        for lane in variant.profiles:
+            overdue = now_ns > variant.probe_ns[lane] and frame.deadline_ns > now_ns
+            may_start = not variant.stateful or self._streams[frame.stream_id].may_start(frame, lane)
+            if overdue and may_start and self._is_free(lane) and not something_waits(now_ns, lane, self._about):
                 return lane
         return None
+
+    def _is_free(self, lane: str) -> bool:
+        return lane in self._lanes and self._lanes[lane].batch_id is None
 
     def _frames_cancelled(self, event: FramesCancelled) -> None:
         stream = self._streams.get(event.stream_id)
@@ -217,26 +337,28 @@ class Scheduler:
             for frame_id in event.frame_ids:
                 frame = stream.waiting.get(frame_id)
                 if frame is not None:
-                    self._withdraw(stream, frame, OutcomeStatus.CANCELLED, "withdrawn by the client")
+                    self._withdraw(0, stream, frame, OutcomeStatus.CANCELLED, "withdrawn by the client")
 
-    def _wait(self, stream: StreamState, frame: Frame, model: ModelState) -> None:
+    def _wait(self, stream: StreamState, frame: Frame, variant: VariantState) -> None:
         stream.waiting[frame.frame_id] = frame
-        stream.supersedable += not frame.must_run
-        model.waiting.add(frame)
+        if not frame.must_run:
+            stream.supersedable += 1
+        variant.waiting.add(frame)
         self._waiting += 1
-        self._drop_by(frame.deadline_ns, model)
+        self._drop_by(frame.deadline_ns, variant)
 
     def _unwait(self, stream: StreamState, frame: Frame) -> None:
         del stream.waiting[frame.frame_id]
-        stream.supersedable -= not frame.must_run
-        self._models[frame.model].waiting.remove(frame)
+        if not frame.must_run:
+            stream.supersedable -= 1
+        self._models[frame.model].variants[frame.rank].waiting.remove(frame)
         self._waiting -= 1
 
-    def _withdraw(self, stream: StreamState, frame: Frame, status: OutcomeStatus, reason: str) -> None:
+    def _withdraw(self, now_ns: int, stream: StreamState, frame: Frame, status: OutcomeStatus, reason: str) -> None:
         """Ends a frame that waits; one that no longer does was SKIPPED along with one before it."""
         if frame.frame_id in stream.waiting:
             self._unwait(stream, frame)
-            self._resolve(stream, frame, status, reason)
+            self._resolve(now_ns, stream, frame, status, reason)
 
     def _end_waiting(self, stream: StreamState, status: OutcomeStatus, reason: str, after_id: int = -1) -> None:
         """Ends every frame of the stream that waits behind that frame id, alike."""
@@ -246,6 +368,7 @@ class Scheduler:
 
     def _resolve(
         self,
+        now_ns: int,
         stream: StreamState | None,
         frame: Frame,
         status: OutcomeStatus,
@@ -255,7 +378,20 @@ class Scheduler:
     ) -> None:
         """Ends a frame that no longer waits or runs, with what follows for the frames behind it."""
         self._answer(stream, frame, status, reason, batch_id, batch_size)
-        if stream is None or status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
+        if stream is None:
+            return
+        missed = status in _MISSED
+        if missed or status is OutcomeStatus.ON_TIME:
+            stream.merit.ended(not missed)
+            if missed and frame.stream_class is StreamClass.CRITICAL and status is not OutcomeStatus.SUPERSEDED:
+                self._critical_missed_ns = now_ns
+            model = self._models.get(frame.model)
+            if model is not None and len(model.variants) > 1:
+                if not missed:
+                    model.on_time += 1
+                elif status is not OutcomeStatus.SUPERSEDED:
+                    model.missed += 1
+        if stream.terms.gap is None or status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
             return
         if stream.terms.gap is GapPolicy.SKIP:
             stream.gap = True
@@ -282,122 +418,130 @@ class Scheduler:
             stream.unanswered -= 1
 
     def _drop_doomed(self, now_ns: int) -> None:
-        for model in self._models.values():
-            for frame in model.waiting.due_before(now_ns + model.planned_one_ns):
+        for variant in self._about.variants:
+            if not variant.waiting.count:
+                continue
+            for frame in variant.waiting.due_before(now_ns + variant.planned_one_ns):
                 stream = self._streams[frame.stream_id]
                 if frame.frame_id in stream.waiting:
                     self._unwait(stream, frame)
-                    self._doomed(now_ns, stream, frame, model)
+                    faster = self._faster(now_ns, frame, stream)
+                    if faster is None:
+                        self._doomed(now_ns, stream, frame, variant)
+                    else:
+                        frame.rank = faster.rank
+                        self._wait(stream, frame, faster)
         self._plan_drop()
+
+    def _faster(self, now_ns: int, frame: Frame, stream: StreamState) -> VariantState | None:
+        """The most accurate variant that can still serve a frame which its own can't."""
+        model = self._models[frame.model]
+        if len(model.variants) == 1:
+            return None
+        rescuers = model.served_from(frame.rank + 1, stream.terms.variant_rank_max)
+        return next((variant for variant in rescuers if frame.deadline_ns >= now_ns + variant.planned_one_ns), None)
 
     def _plan_drop(self) -> None:
         self._drop_ns = None
-        for model in self._models.values():
-            deadline_ns = model.waiting.deadline_first_ns()
-            if deadline_ns is not None:
-                self._drop_by(deadline_ns, model)
+        for variant in self._about.variants:
+            if variant.waiting.count:
+                deadline_ns = variant.waiting.deadline_first_ns()
+                assert deadline_ns is not None
+                self._drop_by(deadline_ns, variant)
 
-    def _drop_by(self, deadline_ns: int, model: ModelState) -> None:
+    def _drop_by(self, deadline_ns: int, variant: VariantState) -> None:
         """Looks again when the latest start of such a frame has passed, if not before."""
-        drop_ns = deadline_ns - model.planned_one_ns + 1
+        drop_ns = deadline_ns - variant.planned_one_ns + 1
         if self._drop_ns is None or drop_ns < self._drop_ns:
             self._drop_ns = drop_ns
 
-    def _bound_blocking(self) -> None:
-        budgets: dict[StreamClass, int] = {}
-        for stream in self._streams.values():
-            cls = stream.terms.stream_class
-            budgets[cls] = min(budgets.get(cls, stream.terms.budget_ns), stream.terms.budget_ns)
-        self._cap_ns = min(BLOCKING_NS_MAX, budgets[min(budgets)] // 2) if budgets else BLOCKING_NS_MAX
-
     # ---- lanes and batches ----
 
-    def _most_urgent(self, now_ns: int, lane: str) -> str | None:
-        """The model that a free lane runs next; None: no frame waits that it could serve in time."""
-        urgent: tuple[StreamClass, int] | None = None
-        chosen: str | None = None
-        for name, model in self._models.items():
-            if model.waiting and lane in model.profiles:
-                head = next(self._runnable(now_ns, model, lane), None)
-                if head is not None:
-                    urgency = (head.stream_class, head.deadline_ns - model.profiles[lane].planned_ns(1))
-                    if urgent is None or urgency < urgent:
-                        urgent, chosen = urgency, name
-        return chosen
-
-    def _fill(self, now_ns: int, lane: str) -> None:
-        """Gives a free lane the most urgent batch that it can run, if any."""
-        chosen = self._most_urgent(now_ns, lane)
-        if chosen is None:
-            return
-        model = self._models[chosen]
-        profile = model.profiles[lane]
-        waiting = list(islice(self._runnable(now_ns, model, lane), LOOKAHEAD_BATCHES * profile.batch_max))
-        last_free_lane = len(model.profiles) == 1 or not any(
-            batch_id is None and other != lane and other in model.profiles for other, batch_id in self._lanes.items()
+    def _fill(self, now_ns: int) -> None:
+        """Gives the free lanes the batches that they are to run, if any."""
+        about = self._about
+        about.lanes = len(self._lanes)
+        about.critical_missed = (
+            self._critical_missed_ns is not None and now_ns - self._critical_missed_ns < CRITICAL_MISSED_NS
         )
-        batch = form_batch(waiting, profile, now_ns, self._cap_ns, last_free_lane)
-        for frame in batch.frames:
-            self._unwait(self._streams[frame.stream_id], frame)
-        for frame in batch.passed_over:
-            reason = "overload: passed over for a larger batch"
-            self._withdraw(self._streams[frame.stream_id], frame, OutcomeStatus.SHED, reason)
-        self._start(now_ns, lane, chosen, model, batch.frames, batch.planned_ns, probe=False)
+        for lane, state in self._lanes.items():
+            if state.batch_id is None:
+                about.lanes_free = self._lanes_free
+                chosen = next_batch(now_ns, lane, about)
+                if isinstance(chosen, Batch):
+                    for frame in chosen.frames:
+                        self._unwait(self._streams[frame.stream_id], frame)
+                    self._start(now_ns, lane, chosen, probe=False)
+                    if not self._waiting:
+                        break
+                elif isinstance(chosen, Hold) and (self._hold_ns is None or chosen.until_ns < self._hold_ns):
+                    self._hold_ns = chosen.until_ns
 
-    def _runnable(self, now_ns: int, model: ModelState, lane: str) -> Iterator[Frame]:
-        """Waiting frames that may start on that lane now and be in time, in order."""
-        finished_ns = now_ns + model.profiles[lane].planned_ns(1)
-        for frame in model.waiting:
-            if frame.deadline_ns >= finished_ns and (not model.stateful or self._may_start(frame, lane)):
-                yield frame
-
-    def _may_start(self, frame: Frame, lane: str) -> bool:
-        """Stateful: whether the frame is its stream's next, and the lane has the stream's state or need not."""
+    def _merit(self, frame: Frame) -> float:
         stream = self._streams[frame.stream_id]
-        if stream.running or next(iter(stream.waiting), frame.frame_id) < frame.frame_id:
-            return False
-        return stream.home is None or stream.home[0] != frame.model or stream.home[1] == lane
+        return stream.merit.value * self._principals.factor(stream.terms.principal)
 
-    def _start(
-        self, now_ns: int, lane: str, name: str, model: ModelState, frames: list[Frame], planned_ns: int, *, probe: bool
-    ) -> None:
+    def _start(self, now_ns: int, lane: str, batch: Batch, *, probe: bool) -> None:
+        variant, frames = batch.variant, batch.frames
         self._batch_id += 1
-        action = DispatchBatch(self._batch_id, lane, name, model.variant, frames, planned_ns)
-        self._lanes[lane] = action.batch_id
-        self._running[action.batch_id] = RunningBatch(action, model, now_ns, probe)
-        model.probe_ns[lane] = now_ns + PROBE_AFTER_NS
+        action = DispatchBatch(self._batch_id, lane, variant.model, variant.name, frames, batch.planned_ns)
+        self._occupy(lane, RunningBatch(action, variant, now_ns, probe))
+        variant.probe_ns[lane] = now_ns + PROBE_AFTER_NS
+        share_ns = batch.planned_ns / len(frames)
         for frame in frames:
             stream = self._streams[frame.stream_id]
             stream.running += 1
+            self._principals.served(now_ns, stream.terms.principal, share_ns)
             if stream.terms.gap is not None:
-                frame.reset_state |= stream.state_lost or stream.home not in (None, (name, lane))
-                stream.home, stream.state_lost = (name, lane), False
-        most_critical = frames[0].stream_class
-        if self._waiting and most_critical is not StreamClass.BEST_EFFORT:
-            for other in self._models.values():
-                if other.waiting and lane in other.profiles:
-                    for cls in StreamClass:
-                        if cls > most_critical:
-                            other.preferred_ns[cls] = now_ns
-        self._actions.append(action)
+                frame.reset_state |= stream.state_lost or stream.home not in (None, (variant.model, lane))
+                stream.home, stream.state_lost = (variant.model, lane), False
+        if self._waiting:
+            self._note_preference(now_ns, lane, batch)
+
+    def _note_preference(self, now_ns: int, lane: str, batch: Batch) -> None:
+        """So that a frame which misses can be told whom the lane was given to instead."""
+        most_critical = batch.frames[0].stream_class
+        best_effort_waits = False
+        for other in self._about.variants:
+            if other.waiting.count and lane in other.profiles:
+                best_effort_waits |= bool(other.waiting.by_class[StreamClass.BEST_EFFORT])
+                if batch.by_overload:
+                    other.passed_ns = now_ns
+                if most_critical is not StreamClass.BEST_EFFORT:
+                    other.preferred_ns[StreamClass.BEST_EFFORT] = now_ns
+                    if most_critical is StreamClass.CRITICAL:
+                        other.preferred_ns[StreamClass.STANDARD] = now_ns
+        self._about.shares.began(most_critical, batch.planned_ns, best_effort_waits)
+
+    def _occupy(self, lane: str, running: RunningBatch) -> None:
+        self._lanes[lane].batch_id = running.action.batch_id
+        self._lanes_free -= 1
+        self._running[running.action.batch_id] = running
+        self._actions.append(running.action)
+
+    def _warm_idle(self, now_ns: int) -> None:
+        """Runs zeros on lanes that have been idle for so long that they would be slow at first; wakes for the next."""
+        for variant in self._about.variants:
+            if variant.warm_after_ns:
+                for lane in variant.profiles:
+                    if self._is_free(lane):
+                        warm_ns = self._lanes[lane].ended_ns + variant.warm_after_ns
+                        if warm_ns <= now_ns:
+                            self._batch_id += 1
+                            warm = WarmLane(self._batch_id, lane, variant.model, variant.name)
+                            self._occupy(lane, RunningBatch(warm, variant, now_ns, probe=False))
+                        elif self._hold_ns is None or warm_ns < self._hold_ns:
+                            self._hold_ns = warm_ns
 
     def _batch_finished(self, now_ns: int, event: BatchFinished) -> None:
-        running = self._end(event.batch_id)
-        if running is None:
+        running = self._end(now_ns, event.batch_id)
+        if running is None or isinstance(running.action, WarmLane):
             return
         frames = running.action.frames
-        profile = running.model.profiles.get(running.action.lane)
         # Frames that did not run say nothing about how long a batch of that size takes.
-        if profile is not None and not event.invalid and not event.failed:
+        if not event.invalid and not event.failed:
             finished_ns = now_ns if event.finished_ns is None else event.finished_ns
-            actual_ns = finished_ns - running.started_ns
-            if running.probe and actual_ns * 100 < running.action.planned_ns * PROBE_SPOILT_PERCENT:
-                running.model.probe_ns[running.action.lane] = now_ns
-            profile.observe(len(frames), actual_ns, after_idle=running.probe)
-            planned_ns = running.model.planned_one_ns
-            running.model.plan()
-            if running.model.planned_one_ns > planned_ns:
-                self._plan_drop()
+            self._learn(now_ns, running, len(frames), finished_ns - running.started_ns)
         for frame in frames:
             stream = self._streams.get(frame.stream_id)
             if frame.seq in event.invalid:
@@ -410,25 +554,46 @@ class Scheduler:
                 status, reason = OutcomeStatus.ON_TIME, ""
             else:
                 status, reason = OutcomeStatus.LATE, "it ran longer than planned"
-            self._resolve(stream, frame, status, reason, event.batch_id, len(frames))
+            self._resolve(now_ns, stream, frame, status, reason, event.batch_id, len(frames))
 
-    def _batch_failed(self, event: BatchFailed) -> None:
-        running = self._end(event.batch_id)
-        if running is None:
+    def _learn(self, now_ns: int, running: RunningBatch, size: int, actual_ns: int) -> None:
+        lane, variant = running.action.lane, running.variant
+        profile = variant.profiles.get(lane)
+        if profile is None:
             return
-        frames = running.action.frames
-        for frame in frames:
-            stream = self._streams.get(frame.stream_id)
-            self._resolve(stream, frame, OutcomeStatus.FAILED, event.reason, event.batch_id, len(frames))
+        assert isinstance(running.action, DispatchBatch)
+        if running.probe and actual_ns * 100 < running.action.planned_ns * PROBE_SPOILT_PERCENT:
+            variant.probe_ns[lane] = now_ns
+        planned_ns = variant.planned_one_ns
+        if profile.observe(size, actual_ns, after_idle=running.probe):
+            for other in self._about.variants:
+                if other is not variant and lane in other.profiles:
+                    other.profiles[lane].refit()
+                    other.plan()
+            self._plan_drop()
+        variant.plan()
+        if variant.planned_one_ns > planned_ns:
+            self._plan_drop()
 
-    def _end(self, batch_id: int) -> RunningBatch | None:
+    def _batch_failed(self, now_ns: int, event: BatchFailed) -> None:
+        running = self._end(now_ns, event.batch_id)
+        if running is not None:
+            frames = running.frames
+            for frame in frames:
+                stream = self._streams.get(frame.stream_id)
+                self._resolve(now_ns, stream, frame, OutcomeStatus.FAILED, event.reason, event.batch_id, len(frames))
+
+    def _end(self, now_ns: int, batch_id: int) -> RunningBatch | None:
         """Takes the batch off its lane; None where it has ended before, as when its lane went down."""
         running = self._running.pop(batch_id, None)
         if running is None:
             return None
-        if self._lanes.get(running.action.lane) == batch_id:
-            self._lanes[running.action.lane] = None
-        for frame in running.action.frames:
+        state = self._lanes.get(running.action.lane)
+        if state is not None and state.batch_id == batch_id:
+            state.batch_id = None
+            state.ended_ns = now_ns
+            self._lanes_free += 1
+        for frame in running.frames:
             stream = self._streams.get(frame.stream_id)
             if stream is not None:
                 stream.running -= 1
@@ -437,27 +602,36 @@ class Scheduler:
     # ---- models ----
 
     def _model_ready(self, now_ns: int, event: ModelReady) -> None:
-        model = self._models.get(event.model)
-        if model is None:
-            model = self._models[event.model] = ModelState(event.variant, event.stateful)
-        model.profiles[event.lane] = Profile(event.samples_ns, event.any_size)
-        model.probe_ns[event.lane] = now_ns + PROBE_AFTER_NS
-        model.plan()
+        model = self._models.setdefault(event.model, ModelState())
+        variant = model.variants.get(event.rank)
+        if variant is None:
+            variant = VariantState(event.model, event.variant, event.rank, event.stateful)
+            model.add(variant)
+            self._about.variants.append(variant)
+        speed = self._lanes[event.lane].speed
+        variant.profiles[event.lane] = Profile(event.samples_ns, event.any_size, speed)
+        variant.probe_ns[event.lane] = now_ns + PROBE_AFTER_NS
+        variant.warm_after_ns = event.warm_after_ns
+        variant.plan()
         self._plan_drop()
 
-    def _model_gone(self, event: ModelGone) -> None:
+    def _model_gone(self, now_ns: int, event: ModelGone) -> None:
         model = self._models.get(event.model)
         if model is None:
             return
         for batch_id, running in list(self._running.items()):
             if running.action.model == event.model and event.lane in (None, running.action.lane):
-                self._batch_failed(BatchFailed(batch_id, event.reason))
-        if event.lane is not None:
-            model.profiles.pop(event.lane, None)
-            model.plan()
-        else:
-            for frame in list(model.waiting):
-                self._withdraw(self._streams[frame.stream_id], frame, OutcomeStatus.FAILED, event.reason)
+                self._batch_failed(now_ns, BatchFailed(batch_id, event.reason))
+        for variant in model.variants.values():
+            if event.lane is not None:
+                variant.profiles.pop(event.lane, None)
+                variant.plan()
+            else:
+                for frame in list(variant.waiting):
+                    stream = self._streams[frame.stream_id]
+                    self._withdraw(now_ns, stream, frame, OutcomeStatus.FAILED, event.reason)
+                self._about.variants.remove(variant)
+        if event.lane is None:
             del self._models[event.model]
         for stream in self._streams.values():
             if stream.home is not None and stream.home[0] == event.model and event.lane in (None, stream.home[1]):
@@ -467,3 +641,58 @@ class Scheduler:
                     stream.gap = True
                     self._end_waiting(stream, OutcomeStatus.SKIPPED, _GAP)
         self._plan_drop()
+
+    # ---- variants ----
+
+    def _tick(self, now_ns: int) -> None:
+        """Lets every model with several variants decide which of them serves."""
+        elapsed_ns = now_ns - self._tick_ns + TICK_NS
+        self._tick_ns = now_ns + TICK_NS
+        if len(self._about.variants) == len(self._models):
+            return
+        shares = {name: self._demand_by_class(name, model, elapsed_ns) for name, model in self._models.items()}
+        needed = {
+            name: sum(
+                by_rank[model.control.rank_for(stream_class, len(by_rank) - 1)]
+                for stream_class, by_rank in shares[name].items()
+            )
+            for name, model in self._models.items()
+        }
+        for name, model in self._models.items():
+            if len(model.variants) > 1:
+                others = sum(needed[other] for other in self._models if other != name)
+                model.control.tick(now_ns, model.on_time, model.missed, shares[name], others)
+                needed[name] = sum(
+                    by_rank[model.control.rank_for(stream_class, len(by_rank) - 1)]
+                    for stream_class, by_rank in shares[name].items()
+                )
+            model.on_time = model.missed = 0
+            model.arrived = dict.fromkeys(StreamClass, 0)
+
+    def _demand_by_class(self, name: str, model: ModelState, elapsed_ns: int) -> dict[StreamClass, list[float]]:
+        """By class with streams: the share of the lanes that it needs, for each rank."""
+        demand: dict[StreamClass, list[float]] = {}
+        lanes = max(1, len(self._lanes))
+        total = max(1, sum(model.arrived.values()))
+        for stream_class in StreamClass:
+            arrived = model.arrived[stream_class]
+            if arrived and self._budgets_ns[stream_class]:
+                demand[stream_class] = []
+                for rank in range(max(model.variants) + 1):
+                    variant = model.variants.get(rank) or next(iter(model.variants.values()))
+                    profile = next(iter(variant.profiles.values()), None)
+                    share = 0.0
+                    if profile is not None:
+                        gap_ns = elapsed_ns / total
+                        budget_ns = self._budgets_ns[stream_class][0]
+                        share = lanes_needed(profile, gap_ns, budget_ns) / lanes * arrived / total
+                    demand[stream_class].append(share)
+        return demand
+
+
+def _phase_ns(now_ns: int, stream: StreamState) -> int:
+    """When its next frame is due after `now_ns`; -1 where that is not known."""
+    last_ns, period_ns = stream.arrivals.last_ns, stream.terms.period_ns
+    if last_ns < 0 or period_ns <= 0:
+        return -1
+    return (last_ns - now_ns) % period_ns

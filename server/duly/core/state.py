@@ -1,13 +1,31 @@
-"""What the scheduler keeps of each stream, model and running batch. Plain records: every change is the scheduler's."""
+"""What the scheduler keeps of each stream, model, variant, lane and running batch. Plain records: every change is the
+scheduler's."""
 
-from duly.core.events import DispatchBatch
+from collections.abc import Iterable
+
+from duly.core.demand import ArrivalGap
+from duly.core.events import DispatchBatch, WarmLane
+from duly.core.fairness import Merit
+from duly.core.lane_speed import LaneSpeed
 from duly.core.profile import Profile
-from duly.core.queue import WaitingFrames
+from duly.core.queue import Entry, WaitingFrames
 from duly.core.types import Frame, StreamClass, StreamTerms
+from duly.core.variants import VariantControl
 
 
 class StreamState:
-    __slots__ = ("gap", "home", "running", "state_lost", "supersedable", "terms", "unanswered", "waiting")
+    __slots__ = (
+        "arrivals",
+        "gap",
+        "home",
+        "merit",
+        "running",
+        "state_lost",
+        "supersedable",
+        "terms",
+        "unanswered",
+        "waiting",
+    )
 
     def __init__(self, terms: StreamTerms) -> None:
         self.terms = terms
@@ -16,6 +34,8 @@ class StreamState:
         self.supersedable = 0
         self.unanswered = 0
         self.running = 0
+        self.arrivals = ArrivalGap()
+        self.merit = Merit(terms)
         self.gap = False
         """Stateful: the next frame to come follows one that was not run."""
         self.home: tuple[str, str] | None = None
@@ -23,33 +43,113 @@ class StreamState:
         self.state_lost = False
         """Stateful: its home is gone since a frame last started."""
 
+    def may_start(self, frame: Frame, lane: str) -> bool:
+        """Stateful: whether the frame is the stream's next, and the lane has the stream's state or need not."""
+        if self.running or next(iter(self.waiting), frame.frame_id) < frame.frame_id:
+            return False
+        return self.home is None or self.home[0] != frame.model or self.home[1] == lane
 
-class ModelState:
-    __slots__ = ("planned_one_ns", "preferred_ns", "probe_ns", "profiles", "stateful", "variant", "waiting")
 
-    def __init__(self, variant: str, stateful: bool) -> None:
-        self.variant = variant
+class LaneState:
+    __slots__ = ("batch_id", "ended_ns", "speed")
+
+    def __init__(self, now_ns: int) -> None:
+        self.batch_id: int | None = None
+        """Batch that runs; None: the lane is free."""
+        self.ended_ns = now_ns
+        """When it last ran anything, or came up."""
+        self.speed = LaneSpeed()
+
+
+class VariantState:
+    """One variant of a model: what batches together."""
+
+    __slots__ = (
+        "arrivals",
+        "model",
+        "name",
+        "passed_ns",
+        "planned_one_ns",
+        "preferred_ns",
+        "probe_ns",
+        "profiles",
+        "rank",
+        "stateful",
+        "waiting",
+        "warm_after_ns",
+    )
+
+    def __init__(self, model: str, name: str, rank: int, stateful: bool) -> None:
+        self.model = model
+        self.name = name
+        self.rank = rank
         self.stateful = stateful
         self.profiles: dict[str, Profile] = {}
         """By lane."""
         self.waiting = WaitingFrames()
+        self.arrivals = ArrivalGap()
         self.planned_one_ns = 0
-        """Batch of one on the fastest lane; 0: no lane serves the model now."""
+        """Batch of one on the fastest lane; 0: no lane serves the variant now."""
         self.probe_ns: dict[str, int] = {}
         """By lane: when it may next try a doomed frame against the plan."""
         self.preferred_ns = dict.fromkeys(StreamClass, -1)
         """By class: when a lane that could have run such a frame last began with a more critical one."""
+        self.passed_ns = -1
+        """When a lane that could have run a waiting frame last began with another one because of overload."""
+        self.warm_after_ns = 0
 
     def plan(self) -> None:
-        planned_ns = [profile.planned_ns(1) for profile in self.profiles.values()]
+        planned_ns = [profile.plan_ns[1] for profile in self.profiles.values()]
         self.planned_one_ns = min(planned_ns) if planned_ns else 0
+
+    def slowest_plan(self) -> tuple[int, ...]:
+        """Planned times of batches of 1, 2, ... on whichever lane is slowest."""
+        plans = [profile.plan_ns for profile in self.profiles.values()]
+        return tuple(max(plan[size] for plan in plans) for size in range(1, min(map(len, plans))))
+
+    def runnable(self, lane: str, streams: dict[int, StreamState]) -> list[list[Entry]]:
+        """Its waiting frames by class as far as they may start on that lane."""
+        if not self.stateful:
+            return self.waiting.by_class
+        return [
+            [entry for entry in entries if streams[entry[2].stream_id].may_start(entry[2], lane)]
+            for entries in self.waiting.by_class
+        ]
+
+
+class ModelState:
+    __slots__ = ("arrived", "control", "missed", "on_time", "variants")
+
+    def __init__(self) -> None:
+        self.variants: dict[int, VariantState] = {}
+        """By rank, the most accurate first."""
+        self.control = VariantControl(1)
+        self.on_time = 0
+        """Frames since the last tick of the control, as are the following."""
+        self.missed = 0
+        self.arrived = dict.fromkeys(StreamClass, 0)
+
+    def add(self, variant: VariantState) -> None:
+        self.variants[variant.rank] = variant
+        self.variants = dict(sorted(self.variants.items()))
+        self.control = VariantControl(max(self.variants) + 1)
+
+    def served_from(self, rank: int, rank_max: int) -> Iterable[VariantState]:
+        """Variants that a lane serves now, of that rank or a less accurate one, up to `rank_max`; the best first."""
+        return [
+            variant for at, variant in self.variants.items() if rank <= at <= rank_max and variant.planned_one_ns
+        ]
 
 
 class RunningBatch:
-    __slots__ = ("action", "model", "probe", "started_ns")
+    __slots__ = ("action", "probe", "started_ns", "variant")
 
-    def __init__(self, action: DispatchBatch, model: ModelState, started_ns: int, probe: bool) -> None:
+    def __init__(self, action: DispatchBatch | WarmLane, variant: VariantState, started_ns: int, probe: bool) -> None:
         self.action = action
-        self.model = model
+        self.variant = variant
         self.started_ns = started_ns
         self.probe = probe
+
+    @property
+    def frames(self) -> list[Frame]:
+        return self.action.frames if isinstance(self.action, DispatchBatch) else []

@@ -68,6 +68,11 @@ class Frame:
     """Set by the scheduler on arrival."""
     reset_state: bool = False
     """Set by the scheduler at dispatch: the stream's state starts anew with this frame."""
+    rank: int = 0
+    """Set by the scheduler: rank of the variant in whose queue it waits, 0 the most accurate."""
+
+
+VARIANT_RANK_ANY = 1 << 16
 
 
 @dataclass(slots=True)
@@ -84,3 +89,15 @@ class StreamTerms:
     """Unanswered frames beyond this are SHED."""
     gap: GapPolicy | None = None
     """None: the model keeps no state."""
+    model: str = ""
+    """Model version that its frames are for, as far as admission counts it; empty: not counted."""
+    period_ns: int = 0
+    """Expected time between frames; 0: not stated, so that admission can't count the stream."""
+    variant_rank_max: int = VARIANT_RANK_ANY
+    """Rank of the least accurate variant that may serve it, 0 the most accurate."""
+    principal: str = ""
+    """Whose stream it is: principals share what is left under overload."""
+    floor_frames: int = 0
+    """(m,k)-firm floor: this many (m) ..."""
+    floor_window: int = 0
+    """... of any so many consecutive frames (k) shall be on time; 0: no floor."""

@@ -1,0 +1,354 @@
+"""Whether a stream may open, and if not, what would fit.
+
+Theory. Frames of one model come at a rate of r; its tightest budget is D. A batch of b is planned as a b + c (a line
+no lower than the plan). If the lanes come round to the model every V, a batch holds r V frames; a frame that just
+missed one waits V, is blocked for B by a batch of somebody else, and then runs along: V + B + a r V + c <= D. So the
+visit period is
+
+    V = (D - c - B) / (1 + a r),
+
+at most what fills the largest batch (by its cap, see `batch_cap_ns`). A model takes a r + c / V of a lane, and no
+more than frames run one by one, r planned(1), which holds where fewer than one frame comes within V. Streams fit if
+every model has D >= planned(1) + B and the lanes hold the sum: all models together at most `lanes`, and each model
+within the lanes that serve it. For the latter, models are poured into their lanes, those with the fewest lanes first,
+each to the lowest level that holds it: what is found is a share of lane time that exists, so the test is sound; where
+lane groups are nested or apart it is exact.
+
+B is the longest batch of another model, or of a less critical stream of the same, divided by the model's lanes, as
+the first of them is free that much sooner. In V it is only that of models which the lanes come round to less often: the
+others have their turn within V.
+
+Only streams as critical as the candidate or more take part; less critical ones only block. BEST_EFFORT is shed under
+overload, so that analysis never refuses it. CRITICAL must also pass `hard`, and nobody may open whose batches would
+break what others were promised by that. Variants: all streams at the most accurate variant if that fits, else one
+step less accurate after another, each stream as far as it allows.
+
+Periodic arrivals and a scheduler without waste are assumed; near the limit, `rollout` decides (`needs_rollout`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isqrt
+
+from duly.core.hard import hard_schedulable
+from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, StreamClass
+
+BLOCKING_NS_MAX = 25_000_000
+BLOCKING_PERCENT = 75
+"""The scheduler's caps, see `batch_cap_ns`."""
+ROLLOUT_UTILISATION_MIN = 0.6
+ROLLOUT_UTILISATION_MAX = 1.3
+"""Between these the analysis may be wrong either way: it knows neither phases nor how well batches really fill."""
+PERIOD_FACTOR_MAX = 256
+BUDGET_FACTOR_MAX = 64
+"""A counter-offer beyond so many times what was asked for is none."""
+BISECTIONS = 9
+"""Tries for one counter-offer, which then is within about 1 % of the least that fits."""
+
+
+@dataclass(slots=True)
+class StreamDemand:
+    """One stream as admission counts it."""
+
+    stream_id: int
+    model: str
+    stream_class: StreamClass
+    period_ns: int
+    """Time between frames; 0: not stated, not counted."""
+    budget_ns: int
+    phase_ns: int = -1
+    """Offset of its next frame after now where measured; -1: unknown."""
+    variant_rank_max: int = VARIANT_RANK_ANY
+    backlog: BacklogPolicy = BacklogPolicy.ALL
+
+
+@dataclass(slots=True)
+class ModelPlan:
+    """Planned times of one model on the lanes that serve it."""
+
+    model: str
+    lanes: tuple[str, ...]
+    ranks: tuple[tuple[int, ...], ...]
+    """By variant rank: planned ns of batches of 1, 2, ...; those of the slowest lane, never shorter for larger ones."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    accepted: bool
+    reason: str
+    utilisation: float
+    """Of the fullest lanes, by the candidate and all streams as critical as it or more; 1 is full."""
+    predicted_latency_ns: int
+    """Of a frame of the candidate, from arrival to result, at worst where the lanes come round as often as they can."""
+    counter_period_ns: int = 0
+    """Shortest period, else as asked, that would be accepted; 0: none."""
+    counter_budget_ns: int = 0
+    """Smallest budget that would; 0: none."""
+    counter_rank: int = -1
+    """Rank of the most accurate variant that would; -1: none."""
+    final: bool = False
+    """A refusal that no rollout may overturn: a frame can't be served at all, or a promise would be broken."""
+
+
+@dataclass(slots=True)
+class _Load:
+    """What the counted streams of one model ask for."""
+
+    lanes: tuple[str, ...]
+    sizes_ns: list[int]
+    """Planned ns of batches of 1, 2, ... up to the longest that may run, at the variant that the model is judged at."""
+    rate: float = 0.0
+    """Frames per ns; 0: no stream of the model is counted."""
+    budget_ns: int = 0
+    """The tightest."""
+    uncounted: bool = False
+    """Whether streams that are not counted use the model as well; the longest batch may be theirs."""
+    blocking_ns: int = 0
+    """B."""
+    seldom_ns: int = 0
+    """B of models that the lanes come round to less often."""
+
+    @property
+    def fits(self) -> bool:
+        return self.budget_ns >= self.sizes_ns[0] + self.blocking_ns
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """a and c of planned(b) <= a b + c: the chord, raised until it is nowhere below the plan."""
+        largest = len(self.sizes_ns)
+        if largest == 1:
+            return float(self.sizes_ns[0]), 0.0
+        per_frame = (self.sizes_ns[-1] - self.sizes_ns[0]) / (largest - 1)
+        return per_frame, max(size_ns - per_frame * nth for nth, size_ns in enumerate(self.sizes_ns, start=1))
+
+    @property
+    def visit_ns(self) -> float:
+        """V; 0 where there is no room for any, or nothing counted."""
+        if not self.rate:
+            return 0.0
+        per_frame, per_batch = self.line
+        room_ns = max(0.0, self.budget_ns - per_batch - self.seldom_ns)
+        return min(room_ns / (1 + per_frame * self.rate), len(self.sizes_ns) / self.rate)
+
+    @property
+    def lane_share(self) -> float:
+        per_frame, per_batch = self.line
+        alone = self.rate * self.sizes_ns[0]
+        visit_ns = self.visit_ns
+        return min(alone, per_frame * self.rate + per_batch / visit_ns) if visit_ns > 0 else alone
+
+    @property
+    def longest_ns(self) -> int:
+        """The longest batch: what comes within V if nothing blocks, but anything up to the cap of uncounted streams."""
+        if self.uncounted:
+            return max(self.sizes_ns)
+        per_frame, per_batch = self.line
+        return min(max(self.sizes_ns), max(self.sizes_ns[0], round(per_frame * self.rate * self.visit_ns + per_batch)))
+
+    def latency_ns(self, utilisation: float) -> int:
+        """At worst. What the lanes have to spare goes to coming round more often than V."""
+        per_frame, per_batch = self.line
+        spare = len(self.lanes) * max(0.0, 1 - utilisation)
+        visit_ns = self.visit_ns
+        if visit_ns > 0:
+            visit_ns = self.sizes_ns[0] / (self.sizes_ns[0] / visit_ns + spare)
+        return round(visit_ns + self.seldom_ns + max(self.sizes_ns[0], per_frame * self.rate * visit_ns + per_batch))
+
+
+def admit(
+    candidate: StreamDemand, streams: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int
+) -> Verdict:
+    """May `candidate` open beside `streams`, the open ones? `models` by name, `lanes`: how many are up.
+
+    A refusal carries what would be accepted instead: a longer period, a larger budget or a less accurate variant, each
+    alone and as little as will do.
+    """
+    verdict = _judge(candidate, streams, models, lanes)
+    if not verdict.accepted:
+        _counter(verdict, candidate, streams, models, lanes)
+    return verdict
+
+
+def needs_rollout(verdict: Verdict) -> bool:
+    """Whether the analysis is too close to call, so that a rollout should decide."""
+    return not verdict.final and ROLLOUT_UTILISATION_MIN <= verdict.utilisation <= ROLLOUT_UTILISATION_MAX
+
+
+def batch_cap_ns(streams: Sequence[StreamDemand], stream_class: StreamClass) -> int:
+    """How long a batch of two or more for that class may be planned while these streams are open: half the smallest
+    budget of the most critical class, since lanes are not preemptive; for that class itself, unless CRITICAL, more."""
+    if not streams:
+        return BLOCKING_NS_MAX
+    most_critical = min(stream.stream_class for stream in streams)
+    tightest_ns = min(stream.budget_ns for stream in streams if stream.stream_class == most_critical)
+    if stream_class == most_critical and stream_class is not StreamClass.CRITICAL:
+        return tightest_ns * BLOCKING_PERCENT // 100
+    return min(BLOCKING_NS_MAX, tightest_ns // 2)
+
+
+def _judge(
+    candidate: StreamDemand, streams: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int
+) -> Verdict:
+    plan = models.get(candidate.model)
+    if plan is None or not plan.lanes or lanes < 1:
+        return Verdict(False, f"no lane serves model {candidate.model}", 0.0, 0, final=True)
+    single_ns = plan.ranks[min(candidate.variant_rank_max, len(plan.ranks) - 1)][0]
+    if single_ns > candidate.budget_ns:
+        reason = f"one frame of {candidate.model} takes {_ms(single_ns)}, its budget is {_ms(candidate.budget_ns)}"
+        return Verdict(False, reason, 0.0, single_ns, final=True)
+    everyone = [*streams, candidate]
+    loads = _loads(candidate, everyone, models, 0)
+    rank, rank_max = 0, max(len(known.ranks) for known in models.values()) - 1
+    while rank < rank_max and (_unfit(loads) is not None or _utilisation(loads, lanes) > 1):
+        rank += 1
+        loads = _loads(candidate, everyone, models, rank)
+    unfit = _unfit(loads)
+    utilisation = _utilisation(loads, lanes)
+    # With no period the candidate has no load of its own.
+    latency_ns = loads[candidate.model].latency_ns(utilisation) if candidate.model in loads else single_ns
+    reason = f"{utilisation:.0%} of lane time would be taken"
+    if rank:
+        reason += f" with variants down to rank {rank}"
+    # A promise counts first, even where the analysis refuses: that a rollout may overturn.
+    fault = _hard_fault(everyone, models, lanes)
+    if fault and candidate.stream_class is StreamClass.CRITICAL and candidate.period_ns:
+        reason = f"can't be promised in the worst case: {fault}"
+        return Verdict(False, reason, utilisation, latency_ns, final=True)
+    if fault and not _hard_fault(streams, models, lanes):
+        reason = f"would break what is promised to CRITICAL streams: {fault}"
+        return Verdict(False, reason, utilisation, latency_ns, final=True)
+    if not candidate.period_ns:
+        return Verdict(True, "no expected period was stated: nothing is promised", utilisation, latency_ns)
+    if candidate.stream_class is StreamClass.BEST_EFFORT:
+        return Verdict(True, f"{reason}; shed first under overload", utilisation, latency_ns)
+    if unfit is not None:
+        load = loads[unfit]
+        reason = (
+            f"a frame of {unfit} may be blocked for {_ms(load.blocking_ns)} and takes {_ms(load.sizes_ns[0])}, "
+            f"the smallest budget there is {_ms(load.budget_ns)}"
+        )
+    return Verdict(unfit is None and utilisation <= 1, reason, utilisation, latency_ns)
+
+
+def _loads(
+    candidate: StreamDemand, everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], rank: int
+) -> dict[str, _Load]:
+    """By model, what streams as critical as the candidate or more ask for, at variant `rank` or as near as allowed."""
+    caps_ns = {stream_class: batch_cap_ns(everyone, stream_class) for stream_class in StreamClass}
+    loads: dict[str, _Load] = {}
+    for stream in everyone:
+        plan = models.get(stream.model)
+        if plan is None or not plan.lanes:
+            continue
+        first_ns, *larger_ns = plan.ranks[min(rank, stream.variant_rank_max, len(plan.ranks) - 1)]
+        sizes_ns = [first_ns, *(size_ns for size_ns in larger_ns if size_ns <= caps_ns[stream.stream_class])]
+        load = loads.setdefault(stream.model, _Load(plan.lanes, sizes_ns))
+        # Frames of one model share batches, at the most accurate variant that one of its streams insists on.
+        if (first_ns, len(sizes_ns)) > (load.sizes_ns[0], len(load.sizes_ns)):
+            load.sizes_ns = sizes_ns
+        if stream.stream_class > candidate.stream_class or not stream.period_ns:
+            load.uncounted = True
+        else:
+            load.budget_ns = min(load.budget_ns, stream.budget_ns) if load.rate else stream.budget_ns
+            load.rate += 1 / stream.period_ns
+    unblocked = {model: (load.longest_ns, load.visit_ns) for model, load in loads.items()}
+    for model, load in loads.items():
+        for other, (batch_ns, visit_ns) in unblocked.items():
+            if (other != model or load.uncounted) and not set(load.lanes).isdisjoint(loads[other].lanes):
+                batch_ns //= len(load.lanes)
+                load.blocking_ns = max(load.blocking_ns, batch_ns)
+                if loads[other].uncounted or visit_ns > unblocked[model][1]:
+                    load.seldom_ns = max(load.seldom_ns, batch_ns)
+    return {model: load for model, load in loads.items() if load.rate}
+
+
+def _unfit(loads: Mapping[str, _Load]) -> str | None:
+    """A model whose tightest budget does not hold one frame behind a blocking batch."""
+    return next((model for model, load in loads.items() if not load.fits), None)
+
+
+def _utilisation(loads: Mapping[str, _Load], lanes: int) -> float:
+    """Share of lane time taken: on the fullest lane, or on average over all if that is more."""
+    level = {lane: 0.0 for load in loads.values() for lane in load.lanes}
+    for _, model in sorted((len(load.lanes), model) for model, load in loads.items()):
+        load = loads[model]
+        own = sorted((level[lane], lane) for lane in load.lanes)
+        height, below = 0.0, 0.0
+        filled: list[str] = []
+        for level_before, lane in own:
+            # The lowest lanes, filled to one height, which the next one lies above.
+            if filled and level_before >= height:
+                break
+            filled.append(lane)
+            below += level_before
+            height = (below + load.lane_share) / len(filled)
+        level.update((lane, height) for lane in filled)
+    return max([*level.values(), sum(load.lane_share for load in loads.values()) / lanes])
+
+
+def _hard_fault(everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int) -> str:
+    """The test of `hard` for the CRITICAL streams among them; empty: passed."""
+    cap_ns = batch_cap_ns(everyone, StreamClass.CRITICAL)
+    critical: list[StreamDemand] = []
+    shared: dict[str, bool] = {}
+    frames_max: dict[str, int] = {}
+    for stream in everyone:
+        if stream.stream_class is StreamClass.CRITICAL and stream.period_ns:
+            critical.append(stream)
+            # All that can wait at a time while none is late.
+            frames_max[stream.model] = frames_max.get(stream.model, 0) - (-stream.budget_ns // stream.period_ns)
+        else:
+            shared[stream.model] = True
+    lanes_used = [lane for stream in critical if stream.model in models for lane in models[stream.model].lanes]
+    blocking_ns = 0
+    # One critical frame at a time is blocked by nothing but less critical ones.
+    for model in {**frames_max, **shared} if sum(frames_max.values()) > 1 else shared:
+        plan = models.get(model)
+        if plan is not None and not set(plan.lanes).isdisjoint(lanes_used):
+            first_ns, *larger_ns = plan.ranks[0] if model in shared else plan.ranks[0][: frames_max[model]]
+            blocking_ns = max([blocking_ns, first_ns, *(size_ns for size_ns in larger_ns if size_ns <= cap_ns)])
+    return hard_schedulable(critical, models, lanes, blocking_ns)
+
+
+def _counter(
+    verdict: Verdict,
+    candidate: StreamDemand,
+    streams: Sequence[StreamDemand],
+    models: Mapping[str, ModelPlan],
+    lanes: int,
+) -> None:
+    """Fills in what would fit."""
+
+    def fits(tried: StreamDemand) -> bool:
+        return _judge(tried, streams, models, lanes).accepted
+
+    if candidate.period_ns:
+        verdict.counter_period_ns = _least(
+            candidate.period_ns, PERIOD_FACTOR_MAX, lambda period_ns: fits(replace(candidate, period_ns=period_ns))
+        )
+    verdict.counter_budget_ns = _least(
+        candidate.budget_ns, BUDGET_FACTOR_MAX, lambda budget_ns: fits(replace(candidate, budget_ns=budget_ns))
+    )
+    plan = models.get(candidate.model)
+    for rank in range(candidate.variant_rank_max + 1, len(plan.ranks) if plan is not None else 0):
+        if fits(replace(candidate, variant_rank_max=rank)):
+            verdict.counter_rank = rank
+            break
+
+
+def _least(asked: int, factor_max: int, fits: Callable[[int], bool]) -> int:
+    """The least value from `asked` on that fits, by bisection on a logarithmic scale; 0: none in reach."""
+    if not fits(asked * factor_max):
+        return 0
+    too_little, enough = asked, asked * factor_max
+    for _ in range(BISECTIONS):
+        middle = isqrt(too_little * enough)
+        if fits(middle):
+            enough = middle
+        else:
+            too_little = middle
+    return enough
+
+
+def _ms(duration_ns: int) -> str:
+    return f"{duration_ns / 1e6:.4g} ms"

@@ -1,0 +1,232 @@
+"""What a free lane does next: run which batch, or hold. Here the policies come together.
+
+    every variant with frames waiting --> its batch on this lane ................ batching
+    classes in order of precedence, who is owed a share first ................... shares
+    all of the class fit, one after another? .................................... overload.fits_serially
+      yes: the earliest latest start, unless it may grow while others run ....... hold
+      no:  the best rate, frames of higher merit first .......................... batching.best_window, overload
+
+CRITICAL frames are under a guarantee given at the door (`hard`), which speaks of their deadlines' order and of one batch
+that blocks. So among CRITICAL batches the earliest deadline goes first; a batch takes no frame before its turn, neither
+of its own class nor of a lower one, while CRITICAL frames of other variants wait; nothing holds; and density rules only
+once a CRITICAL frame has been missed, when the guarantee was not given or is broken.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from duly.core.batching import best_window, keeps_up, largest_size
+from duly.core.demand import lanes_needed
+from duly.core.hold import may_hold, ripe_ns
+from duly.core.overload import fits_serially, worthiest
+from duly.core.profile import Profile
+from duly.core.queue import Entry
+from duly.core.shares import ClassShares
+from duly.core.state import StreamState, VariantState
+from duly.core.types import Frame, StreamClass
+
+
+@dataclass(slots=True)
+class Batch:
+    variant: VariantState
+    frames: list[Frame]
+    planned_ns: int
+    by_overload: bool = False
+    """Frames that were due earlier may have been passed over."""
+
+
+@dataclass(slots=True)
+class Hold:
+    until_ns: int
+
+
+@dataclass(slots=True)
+class Situation:
+    """What a choice rests on beside the lane itself."""
+
+    variants: list[VariantState]
+    streams: dict[int, StreamState]
+    lanes: int
+    """That are up."""
+    lanes_free: int
+    cap_ns: Mapping[StreamClass, int]
+    """By class: the longest that a batch of two or more may block the lane."""
+    shares: ClassShares
+    critical_missed: bool
+    """A CRITICAL frame was missed of late."""
+    merit: Callable[[Frame], float]
+
+
+class _Candidate:
+    __slots__ = (
+        "deadline_ns", "entries", "first", "gap_ns", "latest_start_ns", "lists", "needed", "profile", "size", "variant",
+    )
+
+    def __init__(
+        self, variant: VariantState, profile: Profile, lists: list[list[Entry]], entries: list[Entry], first: int
+    ) -> None:
+        self.variant = variant
+        self.profile = profile
+        self.lists = lists
+        self.entries = entries
+        """Of the class that is to be served."""
+        self.first = first
+        """Index of the first that this lane can serve in time."""
+        self.deadline_ns = entries[first][0]
+        self.size = 0
+        self.latest_start_ns = 0
+
+    def measure(self, now_ns: int) -> float:
+        """How many lanes its model keeps busy at the rate at which frames come now."""
+        self.gap_ns = self.variant.arrivals.now(now_ns)
+        budget_ns = self.deadline_ns - self.entries[self.first][2].arrived_ns
+        self.needed = lanes_needed(self.profile, self.gap_ns, budget_ns)
+        return self.needed
+
+    def form(self, limit_ns: int) -> None:
+        self.size = largest_size(self.profile, limit_ns, len(self.entries) - self.first)
+        self.latest_start_ns = self.deadline_ns - self.profile.plan_ns[self.size]
+
+
+def next_batch(now_ns: int, lane: str, about: Situation) -> Batch | Hold | None:
+    """None: nothing waits that the lane could serve in time."""
+    order = about.shares.order(_planned_best_effort_ns(lane, about.variants))
+    stream_class, candidates = _candidates(now_ns, lane, about, order)
+    if not candidates:
+        return None
+    cap_ns = about.cap_ns[stream_class]
+    for candidate in candidates:
+        candidate.form(min(candidate.deadline_ns - now_ns, cap_ns))
+    critical = stream_class is StreamClass.CRITICAL
+    if critical and not about.critical_missed:
+        return _critical_batch(now_ns, candidates, cap_ns)
+    if len(candidates) > 1:
+        candidates.sort(key=_latest_start)
+    needed = sum([candidate.measure(now_ns) for candidate in candidates])
+    if about.lanes_free == 1 and not _all_fit(now_ns, candidates, about.lanes, needed):
+        return _densest(now_ns, candidates, about, cap_ns)
+    chosen = candidates[0]
+    if about.lanes > 1 and not critical:
+        if may_hold(about.lanes, len(candidates), needed):
+            ripe = [ripe_ns(c.profile, c.size, len(c.entries) - c.first, c.deadline_ns) for c in candidates]
+            if min(ripe) > now_ns:
+                return Hold(min(ripe))
+            chosen = next(c for c, from_ns in zip(candidates, ripe, strict=True) if from_ns <= now_ns)
+    return _grown(now_ns, chosen, order, cap_ns)
+
+
+def something_waits(now_ns: int, lane: str, about: Situation) -> bool:
+    """Whether anything waits that the lane could serve in time."""
+    return bool(_candidates(now_ns, lane, about, tuple(StreamClass))[1])
+
+
+def _latest_start(candidate: _Candidate) -> int:
+    return candidate.latest_start_ns
+
+
+def _deadline(candidate: _Candidate) -> int:
+    return candidate.deadline_ns
+
+
+def _planned_best_effort_ns(lane: str, variants: list[VariantState]) -> int:
+    """Of a batch of one of each BEST_EFFORT frame's variant, the shortest; 1 where none waits."""
+    best_effort = StreamClass.BEST_EFFORT
+    return min(
+        (v.profiles[lane].plan_ns[1] for v in variants if v.waiting.by_class[best_effort] and lane in v.profiles),
+        default=1,
+    )
+
+
+def _candidates(
+    now_ns: int, lane: str, about: Situation, order: Sequence[StreamClass]
+) -> tuple[StreamClass, list[_Candidate]]:
+    """All variants that the lane could serve in time with a frame of the first class that has any."""
+    waiting = [
+        (variant, profile, variant.runnable(lane, about.streams))
+        for variant in about.variants
+        if variant.waiting.count and (profile := variant.profiles.get(lane)) is not None
+    ]
+    for stream_class in order:
+        candidates = []
+        for variant, profile, lists in waiting:
+            entries = lists[stream_class]
+            if entries:
+                from_ns = now_ns + profile.plan_ns[1]
+                first = 0
+                while first < len(entries) and entries[first][0] < from_ns:
+                    first += 1
+                if first < len(entries):
+                    candidates.append(_Candidate(variant, profile, lists, entries, first))
+        if candidates:
+            return stream_class, candidates
+    return order[0], []
+
+
+def _all_fit(now_ns: int, candidates: list[_Candidate], lanes: int, needed: float) -> bool:
+    """Whether all of them can be served, each by its part of the lanes. `candidates`: in order of latest starts."""
+    if len(candidates) > 1:
+        urgencies = [(c.latest_start_ns, c.profile.plan_ns[c.size]) for c in candidates]
+        if not fits_serially(now_ns, lanes, urgencies):
+            return False
+    for c in candidates:
+        waiting = len(c.entries) - c.first
+        if c.size < waiting or len(candidates) == 1:
+            share = lanes * c.needed / needed if c.needed and len(candidates) > 1 else lanes
+            entries = c.entries[c.first :] if c.first else c.entries
+            if not keeps_up(entries, c.profile, now_ns, c.gap_ns, share):
+                return False
+    return True
+
+
+def _critical_batch(now_ns: int, candidates: list[_Candidate], cap_ns: int) -> Batch:
+    candidates.sort(key=_deadline)
+    chosen = candidates[0]
+    if len(candidates) == 1:
+        return _grown(now_ns, chosen, tuple(StreamClass), cap_ns)
+    turn_ns = candidates[1].deadline_ns
+    size = chosen.size
+    while size > 1 and chosen.entries[chosen.first + size - 1][0] > turn_ns:
+        size -= 1
+    size = chosen.profile.efficient[size]
+    frames = [entry[2] for entry in chosen.entries[chosen.first : chosen.first + size]]
+    return Batch(chosen.variant, frames, chosen.profile.plan_ns[size])
+
+
+def _densest(now_ns: int, candidates: list[_Candidate], about: Situation, cap_ns: int) -> Batch:
+    best: Batch | None = None
+    best_density = 0.0
+    for c in candidates:
+        begin, size = best_window(c.entries, c.first, c.profile, now_ns, cap_ns)
+        frames, value = worthiest(c.entries, begin, size, c.profile.batch_max, about.merit)
+        planned_ns = c.profile.plan_ns[size]
+        if best is None or value / planned_ns > best_density:
+            best_density = value / planned_ns
+            best = Batch(c.variant, frames, planned_ns, by_overload=True)
+    assert best is not None
+    return best
+
+
+def _grown(now_ns: int, chosen: _Candidate, order: Sequence[StreamClass], cap_ns: int) -> Batch:
+    """The batch of `chosen`, grown for free with frames of the classes that come after."""
+    profile, first, size = chosen.profile, chosen.first, chosen.size
+    entries = chosen.entries
+    frames = [entry[2] for entry in (entries if size == len(entries) else entries[first : first + size])]
+    if first + size == len(entries) and size < profile.batch_max:
+        plan, deadline_ns = profile.plan_ns, chosen.deadline_ns
+        more: list[Frame] = []
+        later = False
+        for stream_class in order:
+            if later:
+                for entry in chosen.lists[stream_class]:
+                    total = size + len(more) + 1
+                    if total > profile.batch_max or plan[total] > cap_ns:
+                        break
+                    deadline_ns = min(deadline_ns, entry[0])
+                    if now_ns + plan[total] > deadline_ns:
+                        break
+                    more.append(entry[2])
+            later |= chosen.lists[stream_class] is entries
+        if more:
+            paying = profile.efficient[size + len(more)]
+            frames += more[: max(0, paying - size)]
+    return Batch(chosen.variant, frames, profile.plan_ns[len(frames)])

@@ -1,0 +1,130 @@
+"""Whether CRITICAL streams meet every deadline whatever their phases: the synchronous worst case.
+
+Theory. A free lane takes the CRITICAL frame with the earliest deadline, and is not preemptive. C, D, T: planned time of
+one frame, budget, period; B: the longest batch that may be running when a frame comes. A frame J that came at a with
+deadline d misses only if it has not started by d - C, and until then every lane that could run it is busy. What can
+keep the lanes busy is counted; J is safe if that is too little.
+
+One lane, the demand bound. From the last instant t0 before which no frame with a deadline up to d waits, the lane runs
+first what blocked it (B at most), then only frames that came at t0 or later with deadlines up to d. So no frame misses
+if for every t, of which those of the form D + k T suffice,
+
+    B + sum over streams with D <= t of (floor((t - D) / T) + 1) C <= t,
+
+the condition of Jeffay, Stanat and Martel 1991 for non-preemptive EDF, for deadlines other than periods as in George,
+Rivierre and Spuri 1996. It holds of itself from (B + sum max(0, T - D) C / T) / (1 - U) on: the points are bounded.
+
+Several lanes (n), a window for each frame (Bertogna, Cirinei and Lipari 2005; non-preemptive: Guan et al. 2008). From a
+to d - C all n lanes are busy. They run at most n batches that had begun before a, and frames with deadlines after a and
+up to d; of the earliest of a stream no more counts than fits before its deadline. No frame misses if
+n B + that work - C of J <= n (D - C).
+
+Batches are planned no longer than their frames one by one, so each frame counts for at most C. Less urgent frames ride
+along only behind all frames of their model that are more urgent, and only where no frame of another model waits whose
+turn is before theirs. So at the start of a batch with frames due after d, no frame due up to d is left waiting outside
+of it, and it counts as the blocking batch, from which t0 is reckoned.
+
+What it rests on: no lane idles while a CRITICAL frame waits that it could run, none is passed over for a better batch,
+runs take no longer than planned, frames of one stream come no less than a period apart, and a stream is not bound to
+fewer lanes than its model has.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heapreplace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from duly.core.admission import ModelPlan, StreamDemand
+
+POINTS_MAX = 10_000
+"""Points in time looked at for one lane; a set that needs more is too close to full to be promised."""
+
+
+@dataclass(slots=True)
+class _Task:
+    """A stream of frames as the tests count them."""
+
+    stream_id: int
+    lanes: tuple[str, ...]
+    period_ns: int
+    budget_ns: int
+    frame_ns: int
+    """One frame alone: C."""
+
+
+def hard_schedulable(
+    critical: Sequence["StreamDemand"], plans: Mapping[str, "ModelPlan"], lanes: int, blocking_ns: int
+) -> str:
+    """Why these streams could miss a deadline; empty: they never do, in any phase, if plans hold.
+
+    `critical`: all of CRITICAL class, each with a period. `lanes`: how many are up. `blocking_ns`: the longest batch
+    that may be running when one of their frames comes, theirs and that of less critical streams; single frames of their
+    own count of themselves. The most accurate variant is counted. The test is sufficient: what it refuses may do.
+    """
+    tasks: list[_Task] = []
+    for stream in critical:
+        plan = plans.get(stream.model)
+        if plan is None or not plan.lanes:
+            return f"no lane serves model {stream.model}"
+        frame_ns = plan.ranks[0][0]
+        if frame_ns > stream.budget_ns:
+            return f"stream {stream.stream_id}: one frame takes {_ms(frame_ns)} of a budget of {_ms(stream.budget_ns)}"
+        tasks.append(_Task(stream.stream_id, plan.lanes, stream.period_ns, stream.budget_ns, frame_ns))
+    if len(tasks) > 1 or any(task.budget_ns > task.period_ns for task in tasks):
+        blocking_ns = max([blocking_ns, *(task.frame_ns for task in tasks)])
+    lane_faults: dict[str, str] = {}
+    for task in tasks:
+        fault = _window_fault(task, tasks, lanes, blocking_ns)
+        if fault and min(lanes, len(task.lanes)) == 1:
+            lane = task.lanes[0]
+            if lane not in lane_faults:
+                lane_faults[lane] = _lane_fault([other for other in tasks if lane in other.lanes], blocking_ns)
+            fault = lane_faults[lane]
+        if fault:
+            return fault
+    return ""
+
+
+def _lane_fault(tasks: list[_Task], blocking_ns: int) -> str:
+    """The demand bound, over all tasks that the lane may run."""
+    utilisation = sum(task.frame_ns / task.period_ns for task in tasks)
+    if utilisation >= 1:
+        return f"CRITICAL frames one by one would take {utilisation:.0%} of their lane"
+    early_ns = sum(max(0, task.period_ns - task.budget_ns) * task.frame_ns / task.period_ns for task in tasks)
+    until_ns = (blocking_ns + early_ns) / (1 - utilisation)
+    points = [(task.budget_ns, nth) for nth, task in enumerate(tasks)]
+    heapify(points)
+    demand_ns = blocking_ns
+    for _ in range(POINTS_MAX):
+        point_ns, nth = points[0]
+        if point_ns > until_ns:
+            return ""
+        task = tasks[nth]
+        demand_ns += task.frame_ns
+        if demand_ns > point_ns:
+            return (
+                f"stream {task.stream_id}: with all frames that may be due within {_ms(point_ns)} "
+                f"its lane has to run {_ms(demand_ns)}"
+            )
+        heapreplace(points, (point_ns + task.period_ns, nth))
+    return f"CRITICAL streams fill {utilisation:.1%} of their lane, too much to be checked within {POINTS_MAX} points"
+
+
+def _window_fault(task: _Task, tasks: list[_Task], lanes: int, blocking_ns: int) -> str:
+    """What may keep all its lanes busy until the latest start of one frame."""
+    count = min(lanes, len(task.lanes))
+    work_ns = count * blocking_ns - task.frame_ns
+    for other in tasks:
+        if not set(task.lanes).isdisjoint(other.lanes):
+            whole = max(0, (task.budget_ns - other.frame_ns) // other.period_ns + 1)
+            part_ns = task.budget_ns - whole * other.period_ns
+            work_ns += whole * other.frame_ns + max(0, min(other.frame_ns, part_ns))
+    room_ns = count * (task.budget_ns - task.frame_ns)
+    if work_ns <= room_ns:
+        return ""
+    return f"stream {task.stream_id}: {count} lanes may have to run {_ms(work_ns)} before it, {_ms(room_ns)} are left"
+
+
+def _ms(duration_ns: int) -> str:
+    return f"{duration_ns / 1e6:.4g} ms"

@@ -1,0 +1,186 @@
+"""How fast a lane is now, against what its profiles measured when they were made: one factor for all that runs there.
+
+Theory. A device that throttles, or is shared with somebody else, changes speed for all models and batch sizes at once,
+while a window of past runs learns a size only as often as that size runs. So each run also tells the lane its log
+ratio x, the logarithm of its time over the median time of its size, and three rules read x:
+
+- CUSUM (Page, 1954), on both sides: sums what x exceeds SLACK by and alarms beyond ALARM. It finds a lasting shift
+  of 20 % in about seven runs; on noise alone it alarms once in more than 100,000. The size of the shift is the median
+  of x since the sum last was 0, so that the few runs that were needed to see it correct the factor by all of it.
+- EWMA chart (Roberts, 1959): finds what is too small for CUSUM, warming up or drifting. It corrects by its mean once
+  that is beyond DRIFT of its own standard deviation, so that the factor does not walk about with the noise.
+- A probe, a run of what was planned too long to run at all, that turns out much shorter than the median corrects at
+  once: hiccups lengthen a run, nothing shortens it.
+
+All are in units of the noise, which is measured too (mean absolute x, at first that of the warm-up), with a floor. x is
+clipped (winsorised) at CLIP, so that a hiccup counts as one bad run, however long: four in a row alarm, single ones
+never do. Models can also change by themselves, with their inputs. So an alarm is the lane's only if the runs of other
+models since then don't contradict it, else it is that profile's OWN.
+
+Not known here: which of several models changed when only one of them ran. It passes for the lane's, until the others
+run and contradict.
+"""
+
+from collections import deque
+from enum import Enum
+from math import exp, log, sqrt
+
+NOISE_MIN = 0.10
+"""Least standard deviation of x that is reckoned with; a lane is seldom calmer for long."""
+SLACK = 0.9
+"""Half the shift of 20 % that is to be found soonest, in standard deviations of NOISE_MIN."""
+ALARM = 5.9
+"""In standard deviations. Siegmund's approximation for SLACK: on noise alone once in 200,000 runs, each side."""
+CLIP = 2.5
+"""In standard deviations."""
+DRIFT = 4.0
+"""In standard deviations of the mean."""
+DRIFT_MIN = 0.01
+"""Smaller corrections are not worth new plans."""
+DRIFT_RUNS = 64
+"""The mean is over about so many runs."""
+NOISE_RUNS = 256
+NOISE_RUNS_FIRST = 64
+"""What NOISE_MIN counts for at the start."""
+TUNE_RUNS = 16
+"""The limits follow the noise every so many runs."""
+EVIDENCE_RUNS = 32
+"""The last so many runs say how large a shift is and whose."""
+
+_SD_OF_ABSOLUTE = 1.2533
+"""Standard deviation over mean absolute value, of a normal distribution: sqrt(pi / 2)."""
+_DRIFT_SD = sqrt(1 / (2 * DRIFT_RUNS - 1))
+"""Standard deviation of the mean in standard deviations of x."""
+
+
+class Change(Enum):
+    """What a run has changed."""
+
+    NONE = 0
+    LANE = 1
+    """The lane's factor; every profile there is to be refitted."""
+    OWN = 2
+    """Times of the one profile that ran, by `shift` from `shift_run` on; the factor stays."""
+
+
+class LaneSpeed:
+    """Shared by the profiles of a lane. A new one says that the lane runs at the speed that they were measured at."""
+
+    __slots__ = (
+        "_alarm",
+        "_clip",
+        "_drift",
+        "_evidence",
+        "_high",
+        "_high_runs",
+        "_low",
+        "_low_runs",
+        "_mean",
+        "_noise_runs",
+        "_profiles",
+        "_slack",
+        "_spread",
+        "changes",
+        "factor",
+        "runs",
+        "shift",
+        "shift_run",
+    )
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        """Times now are this many times those of a lane at first."""
+        self.runs = 0
+        """Runs observed so far."""
+        self.changes = 0
+        """Times that the factor has changed."""
+        self.shift = 1.0
+        """The last change: times became this many times as long ..."""
+        self.shift_run = 0
+        """... after so many runs; later ones already took as long."""
+        self._profiles = 0
+        self._evidence: deque[tuple[int, float]] = deque(maxlen=EVIDENCE_RUNS)
+        self._high = self._low = self._mean = 0.0
+        self._high_runs = self._low_runs = 0
+        """Runs since that sum was last 0."""
+        self._spread = NOISE_MIN / _SD_OF_ABSOLUTE
+        self._tune()
+
+    def join(self, deviation: float) -> int:
+        """A number by which a profile says that a run was its own. `deviation`: of x in its warm-up; 0: not known."""
+        self._spread = max(self._spread, deviation / _SD_OF_ABSOLUTE)
+        self._tune()
+        self._profiles += 1
+        return self._profiles
+
+    def observe(self, profile: int, ratio: float, *, probe: bool = False) -> Change:
+        """A run took `ratio` times what is typical for its size at the speed that is known, `ratio` > 0."""
+        x = log(ratio)
+        clip = self._clip
+        clipped = x if -clip < x < clip else clip if x > 0 else -clip
+        self.runs += 1
+        self._evidence.append((profile, x))
+        self._spread += (abs(clipped) - self._spread) / self._noise_runs
+        if not self.runs % TUNE_RUNS:
+            self._tune()
+        mean = self._mean = self._mean + (clipped - self._mean) / DRIFT_RUNS
+        high = self._high + clipped - self._slack
+        if high > 0:
+            self._high = high
+            self._high_runs += 1
+            if high > self._alarm:
+                return self._shifted(profile, self._high_runs)
+        elif self._high_runs:
+            self._high = 0.0
+            self._high_runs = 0
+        low = self._low - clipped - self._slack
+        if low > 0:
+            self._low = low
+            self._low_runs += 1
+            if low > self._alarm:
+                return self._shifted(profile, self._low_runs)
+        elif self._low_runs:
+            self._low = 0.0
+            self._low_runs = 0
+        if probe and x < -clip:
+            return self._shifted(profile, 1)
+        if not -self._drift < mean < self._drift:
+            return self._change_lane(mean, 0)
+        return Change.NONE
+
+    def _tune(self) -> None:
+        """Fits the limits to the noise."""
+        deviation = max(NOISE_MIN, self._spread * _SD_OF_ABSOLUTE)
+        self._clip = CLIP * deviation
+        self._slack = SLACK * deviation
+        self._alarm = ALARM * deviation
+        self._drift = max(DRIFT_MIN, DRIFT * _DRIFT_SD * deviation)
+        self._noise_runs = min(NOISE_RUNS, NOISE_RUNS_FIRST + self.runs)
+
+    def _shifted(self, profile: int, runs: int) -> Change:
+        """The last `runs` runs took longer, or shorter, for good: all models, or this one?"""
+        evidence = list(self._evidence)
+        own = _median([x for source, x in evidence[-runs:] if source == profile])
+        # A single probe is held against all that is remembered of other models.
+        others = [x for source, x in (evidence[-runs:] if runs > 1 else evidence) if source != profile]
+        if len(others) > 1 and abs(_median(others) - own) > abs(own) / 2:
+            self._restart(own, runs)
+            return Change.OWN
+        return self._change_lane(_median([x for _, x in evidence[-runs:]]), runs)
+
+    def _change_lane(self, x: float, runs: int) -> Change:
+        self._restart(x, runs)
+        self.factor *= self.shift
+        self.changes += 1
+        return Change.LANE
+
+    def _restart(self, x: float, runs: int) -> None:
+        self.shift = exp(x)
+        self.shift_run = self.runs - runs
+        self._evidence.clear()
+        self._high = self._low = self._mean = 0.0
+        self._high_runs = self._low_runs = 0
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]

@@ -1,0 +1,183 @@
+"""Which variant serves a model's streams: a controller that trades accuracy for capacity, and back.
+
+Theory of operation. The streams of a model stand on one ladder. Position 0 serves every class with rank 0, the most
+accurate variant; each step down moves one class by one rank: first BEST_EFFORT through all ranks, then STANDARD, then
+CRITICAL.
+
+    2 ranks    position      0  1  2  3
+               BEST_EFFORT   0  1  1  1
+               STANDARD      0  0  1  1
+               CRITICAL      0  0  0  1
+
+Each position has a predicted demand, the share of the model's lanes that its streams would need there. A step that
+saves nothing (its class has no streams, or none that may be served worse, or the variant is not faster here) is passed
+over, so that a model with streams of one class only never waits for the others' steps.
+
+Down at once, to the first position that is predicted to need less than DEMAND_AIM; if there is none, to the one that
+needs least: a step to 1.5x overload then takes one switch, or a second where the prediction was too good. The causes
+are misses, seen, or demand, foreseen. Misses have to show in both ticks of the window, since a single hiccup is over
+before a switch would help; those of the tick that follows a switch are frames that waited before it, and don't count.
+Many misses also correct the prediction, since lanes that serve one frame in s have a demand of s; few don't, since
+bursts and the batches of other models cause them too.
+
+Up only where demand, recomputed for the better position, has been below DEMAND_LOW for CALM_NS without misses. The
+gap between the thresholds keeps the controller still while demand lies between them (separate set and unset thresholds:
+INFaaS, ATC'21; switching variants by predicted demand: Proteus, ASPLOS'24). Where prediction and misses disagree,
+it would still swing; so each fall soon after a rise doubles the dwell before the next rise.
+
+The dwell holds back rises alone. A fall that comes too late costs frames that are gone for good; one that comes too
+early costs a little accuracy for a few seconds, and there are no more of them in a row than there are positions.
+
+Out of scope: single frames that only a faster variant can still serve in time, which the scheduler moves by itself.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from duly.core.types import StreamClass
+
+TICK_NS = 250_000_000
+"""How often the host of a controller calls `tick`."""
+MISSED_PERCENT = 1
+"""More than this share of the frames of two ticks missed: down."""
+HEAVY_PERCENT = 10
+"""From this share on, misses say what the demand really is."""
+DEMAND_HIGH = 0.95
+"""More demand than this for HIGH_TICKS: down."""
+HIGH_TICKS = 3
+DEMAND_AIM = 0.90
+"""A fall looks for a position that needs less than this."""
+DEMAND_LOW = 0.80
+"""Less demand than this at a better position for CALM_NS: up."""
+CALM_NS = 5_000_000_000
+DWELL_MIN_NS = 2_000_000_000
+"""No rise before so long after the last switch; doubled by a fall within DWELL_MAX_NS of a rise, else back to this."""
+DWELL_MAX_NS = 60_000_000_000
+
+_FIRST_TO_YIELD = (StreamClass.BEST_EFFORT, StreamClass.STANDARD, StreamClass.CRITICAL)
+
+
+class VariantControl:
+    """The ladder of one model and where its streams stand on it."""
+
+    __slots__ = (
+        "_calm_since_ns",
+        "_changed_ns",
+        "_dwell_ns",
+        "_high_ticks",
+        "_last_missed",
+        "_last_total",
+        "_position",
+        "_rank_last",
+        "_rose",
+        "_settling",
+    )
+
+    def __init__(self, ranks: int) -> None:
+        """`ranks`: number of variants, rank 0 the most accurate. Raises ValueError where there are none."""
+        if ranks < 1:
+            raise ValueError(f"a model has 1 variant or more, got {ranks}")
+        self._rank_last = ranks - 1
+        self._position = 0
+        self._calm_since_ns: list[int | None] = [None] * (len(_FIRST_TO_YIELD) * self._rank_last + 1)
+        """By position: since when its demand is low and nothing missed."""
+        self._changed_ns = 0
+        self._rose = False
+        """Whether the last switch was a rise."""
+        self._dwell_ns = DWELL_MIN_NS
+        self._high_ticks = 0
+        self._settling = False
+        self._last_missed = 0
+        self._last_total = 0
+
+    def rank_for(self, stream_class: StreamClass, rank_max: int) -> int:
+        """Rank of the variant for a new frame of a stream of that class that accepts ranks up to `rank_max`."""
+        return min(self._rank_at(self._position, stream_class), rank_max)
+
+    def tick(
+        self,
+        now_ns: int,
+        on_time: int,
+        missed: int,
+        demands: Mapping[StreamClass, Sequence[float]],
+        others: float = 0.0,
+    ) -> bool:
+        """To be called every TICK_NS; True where a rank changed, so that `rank_for` answers differently.
+
+        `on_time`, `missed`: frames of the model resolved since the last tick; missed are SHED, LATE and EXPIRED.
+        `demands[stream_class][rank]`: predicted share of the model's lanes (1.0: all of them, all the time) that the
+        streams of that class need if they are served with that rank, each at most its own `variant_rank_max`; one value
+        a rank, classes without streams left out. `others`: share that other models need of the same lanes. Models that
+        share lanes tick one after another, each with what the others need *now*: then the second sees what the step of
+        the first has saved. Raises ValueError where a class comes with too few or too many values.
+        """
+        for stream_class, by_rank in demands.items():
+            if len(by_rank) != self._rank_last + 1:
+                raise ValueError(f"{stream_class.name} needs {self._rank_last + 1} demands, one a rank, got {by_rank}")
+        shares = [self._share(position, demands, others) for position in range(len(self._calm_since_ns))]
+        missed_share = self._missed_share(on_time, missed)
+        self._high_ticks = self._high_ticks + 1 if shares[self._position] > DEMAND_HIGH else 0
+        for position, share in enumerate(shares):
+            if missed or share >= DEMAND_LOW:
+                self._calm_since_ns[position] = None
+            elif self._calm_since_ns[position] is None:
+                self._calm_since_ns[position] = now_ns
+        falls = missed_share * 100 > MISSED_PERCENT or self._high_ticks >= HIGH_TICKS
+        target = self._lower(shares, missed_share) if falls else self._higher(now_ns)
+        if target == self._position:
+            return False
+        if falls:
+            flipped = self._rose and now_ns - self._changed_ns < DWELL_MAX_NS
+            if flipped:
+                self._dwell_ns = min(2 * self._dwell_ns, DWELL_MAX_NS)
+            elif self._rose:
+                self._dwell_ns = DWELL_MIN_NS
+        self._rose = not falls
+        self._position = target
+        self._changed_ns = now_ns
+        self._high_ticks = 0
+        self._settling = True
+        return True
+
+    def _rank_at(self, position: int, stream_class: StreamClass) -> int:
+        steps = position - _FIRST_TO_YIELD.index(stream_class) * self._rank_last
+        return max(0, min(steps, self._rank_last))
+
+    def _share(self, position: int, demands: Mapping[StreamClass, Sequence[float]], others: float) -> float:
+        share = others
+        for stream_class in _FIRST_TO_YIELD:
+            if stream_class in demands:
+                share += demands[stream_class][self._rank_at(position, stream_class)]
+        return share
+
+    def _missed_share(self, on_time: int, missed: int) -> float:
+        """Of the frames of the last two ticks; 0 unless frames were missed in both."""
+        if self._settling:
+            self._settling = False
+            self._last_missed = self._last_total = 0
+            return 0.0
+        lasting = self._last_missed and missed
+        share = (self._last_missed + missed) / (self._last_total + on_time + missed) if lasting else 0.0
+        self._last_missed, self._last_total = missed, on_time + missed
+        return share
+
+    def _lower(self, shares: Sequence[float], missed_share: float) -> int:
+        """The first position further down that will do, else that which needs least; none that saves nothing."""
+        best = self._position
+        correction = 1.0
+        if missed_share * 100 >= HEAVY_PERCENT and shares[best] > 0:
+            correction = max(1.0, 1 / max(0.01, 1 - missed_share) / shares[best])
+        for position in range(best + 1, len(shares)):
+            if shares[position] < shares[best]:
+                best = position
+                if shares[best] * correction < DEMAND_AIM:
+                    break
+        return best
+
+    def _higher(self, now_ns: int) -> int:
+        """The best position that has been calm for long enough."""
+        if now_ns - self._changed_ns >= self._dwell_ns:
+            for position in range(self._position):
+                since_ns = self._calm_since_ns[position]
+                if since_ns is not None and now_ns - since_ns >= CALM_NS:
+                    return position
+        return self._position
