@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+import sys
 from pathlib import Path
 
 import structlog
@@ -16,8 +17,11 @@ from duly.rpc.control import ModelService, ServerService
 from duly.rpc.server import Health, ListenError, Server, add_services, check_free, create_server, listen, message_limit
 from duly.rpc.streaming import Streams
 from duly.rpc.terms import Limits
+from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.driver import Driver
-from duly.runtime.models import WATCH_SECONDS, Models, check_version
+from duly.runtime.loading import check_version
+from duly.runtime.models import WATCH_SECONDS, Models
+from duly.runtime.recording import RecordingWriter
 from duly.telemetry import configure_logging
 from duly.worker.installed import BackendError, check_installed
 
@@ -35,13 +39,14 @@ class App:
     """The server, in one event loop. `start`, then `run` until it is drained; `close` gives everything back."""
 
     def __init__(self, config: ServerConfig) -> None:
-        """Must be made inside the event loop that it will run in."""
+        """Must be made inside the event loop that it will run in. Raises StartError where it can't record."""
         self._config = config
         self.address = ""
         """Where it listens, with the port that it got."""
         self.metrics_address = ""
         self.metrics = Metrics()
-        self.driver = Driver(self.metrics, config.payload_bytes_max)
+        self._recording = _recording(config)
+        self.driver = Driver(self.metrics, config.payload_bytes_max, record=self._recording)
         self.models = Models(
             Repository(config.models),
             self.driver,
@@ -51,9 +56,16 @@ class App:
             config.load_timeout_s,
             config.batch_timeout_ms,
         )
+        self._admission = Admission(self.driver.scheduler, self.driver.clock, config.admission == "enforce")
         self._limits = Limits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6))
         self.streams = Streams(
-            self.driver, self.models, self.metrics, self._limits, config.streams_max, config.slow_reader_timeout_s
+            self.driver,
+            self.models,
+            self.metrics,
+            self._admission,
+            self._limits,
+            config.streams_max,
+            config.slow_reader_timeout_s,
         )
         self._server: Server | None = None
         self._metrics_server: MetricsServer | None = None
@@ -91,6 +103,7 @@ class App:
             self.address = listen(server, config.listen)
         except ListenError as error:
             raise StartError(str(error)) from None
+        sys.setswitchinterval(SWITCH_SECONDS)
         # What was made until now stays: full collections need not walk it again, and pauses stay short.
         gc.collect()
         gc.freeze()
@@ -116,9 +129,12 @@ class App:
             task.cancel()
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
+        self._admission.close()
         await self.models.close()
         if self._metrics_server is not None:
             self._metrics_server.stop()
+        if self._recording is not None:
+            self._recording.close()
 
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.payloads))
@@ -154,6 +170,15 @@ class App:
         if not failures:
             return f"no model in {self._config.models}: expected NAME/VERSION/model.onnx"
         return "no model can be served:\n  " + "\n  ".join(failures)
+
+
+def _recording(config: ServerConfig) -> RecordingWriter | None:
+    if config.record is None:
+        return None
+    try:
+        return RecordingWriter(config.record, config.record_bytes_max)
+    except OSError as error:
+        raise StartError(f"cannot record to {config.record}: {error.strerror}") from None
 
 
 async def _serve(config: ServerConfig) -> int:

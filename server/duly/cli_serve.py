@@ -31,7 +31,11 @@ def _metavar(setting: FieldInfo) -> str:
     words = [word for word in get_args(setting.annotation) if isinstance(word, str)]
     if words:
         return "|".join(words)
-    return "N" if setting.annotation in (int, float) else "DIR" if setting.annotation is Path else "TEXT"
+    if setting.annotation in (int, float):
+        return "N"
+    if setting.annotation == Path | None:
+        return "FILE"
+    return "DIR" if setting.annotation is Path else "TEXT"
 
 
 def _serve(config: Path | None, **settings: Any) -> None:

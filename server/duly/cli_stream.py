@@ -183,6 +183,8 @@ class _Told:
             f"{self._terms.planned_latency_ns / 1e6:.3g} ms"
         )
         click.echo(text, err=True)
+        if self._terms.admission_warning:
+            click.echo(f"the server expects misses: {self._terms.admission_warning}", err=True)
 
     def tell(self, outcome: Outcome) -> None:
         latency_ms = outcome.latency_ns / 1e6

@@ -106,6 +106,9 @@ class ServerConfig(BaseModel):
     """lan keeps frames out of the transport's buffers, wan lets these grow with the delay of the line."""
     streams_max: Annotated[int, Field(gt=0, le=65_536)] = 1024
     """Streams that may be open at once."""
+    admission: Literal["enforce", "advise"] = "enforce"
+    """Streams with a stated period that could not be served in time beside the others: enforce refuses them and says
+    what would fit, advise opens them and says so."""
     frames_in_flight_max: Annotated[int, Field(gt=0, le=65_536)] = 256
     """Frames of one stream that may be unanswered."""
     bytes_in_flight_max: Annotated[int, Field(gt=0, le=2**40)] = 64 * 2**20
@@ -122,6 +125,10 @@ class ServerConfig(BaseModel):
     """A worker hangs, and is replaced, when a batch takes longer than this and than 20 times its planned time."""
     slow_reader_timeout_s: Seconds = 10.0
     """A stream ends when its client has taken no outcome for this long while some were ready."""
+    record: Path | None = None
+    """File to record everything to that goes into the scheduler and comes out; replaced where it exists."""
+    record_bytes_max: Annotated[int, Field(gt=0, le=2**40)] = 2**30
+    """Largest recording; when it is full, recording stops and the server goes on."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """Shape of log lines; auto: console on a terminal, else json."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -7,12 +7,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def save(root: Path, name: str, graph: onnx.GraphProto, *, version: int = 1, toml: str = "") -> None:
+def save(
+    root: Path, name: str, graph: onnx.GraphProto, *, version: int = 1, toml: str = "", file: str = "model.onnx"
+) -> None:
     folder = root / name / str(version)
     folder.mkdir(parents=True, exist_ok=True)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
-    onnx.save(model, folder / "model.onnx")
+    onnx.save(model, folder / file)
     if toml:
         (root / name / "model.toml").write_text(toml)
 
@@ -26,6 +28,19 @@ def scale(width: int = 4, factor: float = 2.0) -> onnx.GraphProto:
     constant = numpy_helper.from_array(np.float32(factor), "factor")
     node = helper.make_node("Mul", ["x", "factor"], ["y"])
     return helper.make_graph([node], "scale", [_value("x", ["N", width])], [_value("y", ["N", width])], [constant])
+
+
+def scale_one(factor: float = 2.0) -> onnx.GraphProto:
+    """y[N,1] = factor * x[N,1,1]: takes and gives what `slow` does."""
+    constants = [
+        numpy_helper.from_array(np.float32(factor), "factor"),
+        numpy_helper.from_array(np.array([-1, 1], dtype=np.int64), "column"),
+    ]
+    nodes = [
+        helper.make_node("Mul", ["x", "factor"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "column"], ["y"]),
+    ]
+    return helper.make_graph(nodes, "scale_one", [_value("x", ["N", 1, 1])], [_value("y", ["N", 1])], constants)
 
 
 def two_outputs(width: int = 4) -> onnx.GraphProto:

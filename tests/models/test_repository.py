@@ -131,6 +131,19 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         ),
         (STEPS + '{ op = "resize", width = 4 }]', "input[0].preprocess[1].height: is missing"),
         (
+            '[[variant]]\nname = "a"\n[[variant]]\nname = "b"\n[[state]]\ninput = "s"\noutput = "t"\n',
+            "variant: a model that keeps state of its streams has one variant, got 2; one can't go on with another's "
+            "state",
+        ),
+        (
+            '[[variant]]\nname = "a"\naccuracy = 0.7\n[[variant]]\nname = "b"\naccuracy = 0.8\n',
+            "variant[1].accuracy: 0.8 is above 0.7 of the one before it; put the most accurate first",
+        ),
+        (
+            "".join(f'[[variant]]\nname = "v{nth}"\n' for nth in range(17)),
+            "variant: at most 16 can be served, got 17",
+        ),
+        (
             STEPS + '{ op = "resize", width = 4, height = 4, hight = 4 }]',
             "input[0].preprocess[1].hight: there is no such key",
         ),

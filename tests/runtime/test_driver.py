@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.core.events import DispatchBatch, Event, LaneUp, ModelGone, ModelReady, TimerFired
+from duly.core.events import Action, DispatchBatch, Event, LaneUp, ModelGone, ModelReady, TimerFired, WarmLane
 from duly.core.scheduler import Scheduler
 from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
 from duly.metrics import Metrics
@@ -39,6 +39,7 @@ class FakeLane:
         self.model = model
         self.lane = lane
         self.running: list[tuple[DispatchBatch, list[Payload]]] = []
+        self.warming: list[WarmLane] = []
         self.forgotten: list[int] = []
         self.gone = False
 
@@ -47,6 +48,12 @@ class FakeLane:
             return False
         assert not self.running, "one batch at a time"
         self.running.append((action, payloads))
+        return True
+
+    def warm(self, action: WarmLane) -> bool:
+        if self.gone:
+            return False
+        self.warming.append(action)
         return True
 
     def forget(self, stream_id: int) -> None:
@@ -78,6 +85,19 @@ class Stream:
 
 
 @dataclass
+class Log:
+    """Keeps the events."""
+
+    told: list[tuple[int, Event]]
+
+    def event(self, now_ns: int, event: Event) -> None:
+        self.told.append((now_ns, copy.deepcopy(event)))
+
+    def actions(self, actions: list[Action]) -> None:
+        pass
+
+
+@dataclass
 class Bench:
     driver: Driver
     clock: Clock
@@ -96,7 +116,7 @@ class Bench:
 def new_bench() -> Bench:
     clock = Clock()
     log: list[tuple[int, Event]] = []
-    driver = Driver(Metrics(), 1000, clock, lambda now_ns, event: log.append((now_ns, copy.deepcopy(event))))
+    driver = Driver(Metrics(), 1000, clock, Log(log))
     lane = FakeLane("m/1", "cpu:0")
     driver.submit(LaneUp("cpu:0"))
     driver.add_worker(lane)
@@ -188,6 +208,48 @@ async def test_a_worker_that_takes_no_batch_fails_it(bench: Bench) -> None:
     assert not stream.outcomes, "a step is never entered from within a step"
     await bench.driver.drained()
     assert stream.outcomes[1].status is OutcomeStatus.FAILED
+
+
+async def idle_gpu(bench: Bench) -> Stream:
+    """The lane belongs to a device that was idle for so long that it is to be warmed; a frame waits for it."""
+    bench.driver.submit(ModelReady("m/1", "cpu:0", "default", {1: (MS,)}, True, warm_after_ns=1000 * MS))
+    stream = Stream()
+    stream_id = bench.driver.open_stream(stream, TERMS)
+    bench.clock.now_ns += 1001 * MS
+    bench.driver.submit(TimerFired())
+    assert [(action.lane, action.model, action.variant) for action in bench.lane.warming] == [
+        ("cpu:0", "m/1", "default")
+    ]
+    bench.send(stream_id, 1)
+    assert not bench.lane.running, "the lane is taken"
+    return stream
+
+
+async def test_an_idle_lane_is_warmed_and_no_outcome_comes_of_it(bench: Bench) -> None:
+    stream = await idle_gpu(bench)
+    now_ns = bench.clock.now_ns
+    bench.driver.batch_ended(bench.lane.warming[0].batch_id, BatchResult(now_ns, now_ns, lambda index: []))
+    assert not stream.outcomes
+    bench.lane.end(bench.driver)
+    assert stream.outcomes[1].status is OutcomeStatus.ON_TIME
+
+
+async def test_a_lane_whose_warming_fails_goes_on(bench: Bench) -> None:
+    stream = await idle_gpu(bench)
+    bench.driver.batch_ended(bench.lane.warming[0].batch_id, "the device is lost")
+    bench.driver.batch_ended(bench.lane.warming[0].batch_id, "the device is lost")
+    bench.lane.end(bench.driver)
+    assert stream.outcomes[1].status is OutcomeStatus.ON_TIME
+
+
+async def test_a_worker_that_is_gone_warms_nothing(bench: Bench) -> None:
+    bench.lane.gone = True
+    bench.driver.submit(ModelReady("m/1", "cpu:0", "default", {1: (MS,)}, True, warm_after_ns=1000 * MS))
+    bench.driver.open_stream(Stream(), TERMS)
+    bench.clock.now_ns += 1001 * MS
+    bench.driver.submit(TimerFired())
+    await asyncio.sleep(0)
+    assert type(bench.log[-1][1]).__name__ == "BatchFailed"
 
 
 async def test_a_closed_stream_hears_nothing_more_and_workers_forget_it(bench: Bench) -> None:

@@ -57,7 +57,7 @@ def version_of(root: Path, name: str) -> ModelVersion:
 class Worker:
     """A worker process with a loaded model, to be used in a `with`."""
 
-    def __init__(self, version: ModelVersion, *, lane: str = "cpu:0", variant: str = "", threads: int = 1) -> None:
+    def __init__(self, version: ModelVersion, *, lane: str = "cpu:0", threads: int = 1) -> None:
         self.socket, theirs = channel.socket_pair()
         self.socket.settimeout(TIMEOUT_S)
         with theirs:
@@ -72,7 +72,6 @@ class Worker:
             "folder": str(version.folder),
             "model_folder": str(version.model_folder),
             "config": version.config.model_dump(mode="json", by_alias=True),
-            "variant": variant or version.config.variants[0].name,
             "threads": threads,
         }
         self.socket.send(channel.encode_text(channel.LOAD, body))
@@ -95,9 +94,10 @@ class Worker:
         streams: Sequence[int] = (),
         resets: Sequence[bool] = (),
         slot: int = 0,
+        variant: int = 0,
     ) -> list[Outcome]:
         """Runs one batch; each frame is one value for each input. Raises BatchFailed."""
-        self.send_run(frames, streams, resets, slot)
+        self.send_run(frames, streams, resets, slot, variant)
         return self.receive_done()
 
     def send_run(
@@ -106,6 +106,7 @@ class Worker:
         streams: Sequence[int] = (),
         resets: Sequence[bool] = (),
         slot: int = 0,
+        variant: int = 0,
     ) -> None:
         self.batch_id += 1
         entries = []
@@ -120,7 +121,13 @@ class Worker:
                 refs.append((offset, len(data), encoding, shape))
             stream = streams[index] if streams else index
             entries.append((stream, bool(resets and resets[index]), refs))
-        self.socket.send(channel.encode_run(channel.Run(self.batch_id, slot, entries)))
+        self.socket.send(channel.encode_run(channel.Run(self.batch_id, slot, entries, variant)))
+
+    def warm(self, slot: int = 0, variant: int = 0) -> None:
+        """Has the worker run a frame of its own. Raises BatchFailed."""
+        self.batch_id += 1
+        self.socket.send(channel.encode_warm(self.batch_id, slot, variant))
+        assert self.receive_done() == []
 
     def receive_done(self) -> list[Outcome]:
         message = self.socket.recv(channel.MESSAGE_BYTES_MAX)

@@ -25,7 +25,6 @@ def body_of(root: Path, name: str, **changes: Any) -> dict[str, Any]:
         "folder": str(version.folder),
         "model_folder": str(version.model_folder),
         "config": version.config.model_dump(mode="json", by_alias=True),
-        "variant": version.config.variants[0].name,
         "threads": 1,
     } | changes
 
@@ -63,11 +62,6 @@ def test_file_that_is_gone_since_the_scan(tmp_path: Path) -> None:
     (tmp_path / "m/1/model.onnx").unlink()
     with pytest.raises(LoadError, match=r"^m/1/model\.onnx: there is no such file$"):
         load(body)
-
-
-def test_variant_that_does_not_exist(tmp_path: Path) -> None:
-    graphs.save(tmp_path, "m", graphs.doubling())
-    assert reason_of(tmp_path, "m", variant="int8") == "m/1: there is no variant 'int8'; there are: default"
 
 
 def test_external_data(tmp_path: Path) -> None:
@@ -149,7 +143,7 @@ def test_graph_that_takes_no_batch_though_it_says_so(tmp_path: Path) -> None:
         found := reason_of(tmp_path, "m"),
     ), found
     graphs.save(tmp_path, "m", proto, "batch_sizes = [1]\n")
-    assert load(body_of(tmp_path, "m"))[2]["signature"]["batch_sizes"] == [1]
+    assert load(body_of(tmp_path, "m")).ready["signature"]["batch_sizes"] == [1]
 
 
 def test_output_whose_first_dimension_is_not_the_batch(tmp_path: Path) -> None:
@@ -342,9 +336,10 @@ def test_profile_of_many_sizes_fits_a_message_too(tmp_path: Path) -> None:
     sizes = list(range(1, 101))
     graphs.save(tmp_path, "m", graphs.doubling(), f"batch_sizes = {sizes}\n")
     body = body_of(tmp_path, "m")
-    _, _, ready = load(body | {"config": body["config"] | {"warmup_runs": 101}})
-    assert [int(size) for size in ready["samples_ns"]] == sizes
-    assert all(len(times) == 100 for times in ready["samples_ns"].values())
+    ready = load(body | {"config": body["config"] | {"warmup_runs": 101}}).ready
+    (variant,) = ready["variants"]
+    assert [int(size) for size in variant["samples_ns"]] == sizes
+    assert all(len(times) == 100 for times in variant["samples_ns"].values())
     assert len(channel.encode_text(channel.READY, ready)) < channel.MESSAGE_BYTES_MAX
 
 

@@ -65,7 +65,6 @@ def test_worker_dies_with_a_server_that_is_killed_though_its_socket_lives_on(tmp
                 "folder": str(version.folder),
                 "model_folder": str(version.model_folder),
                 "config": version.config.model_dump(mode="json", by_alias=True),
-                "variant": "default",
                 "threads": 1,
             }
             ours.send(channel.encode_text(channel.LOAD, body))

@@ -108,6 +108,7 @@ class Client:
         outputs: Sequence[str] = (),
         gap: GapPolicy | None = None,
         variant_lowest: str = "",
+        floor: tuple[int, int] | None = None,
         check: bool = True,
         on_advice: Callable[[Advice], None] | None = None,
     ) -> Stream:
@@ -117,6 +118,7 @@ class Client:
         who is shed last. `backlog`: what waits while the model is busy; KEEP_LAST: `backlog_frames` of them.
         `period_ms`: between frames, for the server's plans. `outputs`: names of those wanted; none: all. `gap`: what a
         stateful model does after frames that were not run. `variant_lowest`: the least accurate one that will do.
+        `floor` (m, k): of any k consecutive frames m shall be on time, overload or not.
         `check`: frames are compared with `Stream.opened` before they are sent. `on_advice` is called with what the
         server advises.
         """
@@ -133,6 +135,7 @@ class Client:
             outputs=outputs,
             gap_policy=_number(inference_pb2.GapPolicy, "GAP_POLICY_", "gap", gap),
             variant_lowest=variant_lowest,
+            floor=None if floor is None else inference_pb2.OnTimeFloor(frames=floor[0], window=floor[1]),
         )
         return Stream(
             self._start_stream,

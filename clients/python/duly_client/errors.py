@@ -40,7 +40,9 @@ class ModelNotReady(DulyError):
 
 
 class StreamRefused(DulyError):
-    """The server has no capacity for it; `metadata` may hold what would fit."""
+    """The server has no capacity for it. `metadata` may hold what would fit, each alone: "period_nano", the shortest
+    period, "budget_nano", the smallest budget, "variant", the most accurate variant as `variant_lowest`.
+    """
 
     recoverable = True
 
@@ -79,6 +81,8 @@ _BY_REASON: dict[str, type[DulyError]] = {
     "INVALID_OPEN": InvalidRequest,
     "INVALID_REQUEST": InvalidRequest,
     "MESSAGE_MALFORMED": InvalidRequest,
+    "ADMISSION_REFUSED": StreamRefused,
+    "ADMISSION_BUSY": ServerUnavailable,
     "STREAMS_EXHAUSTED": StreamRefused,
     "DRAINING": ServerUnavailable,
     "CLIENT_TOO_SLOW": ClientTooSlow,

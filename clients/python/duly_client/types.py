@@ -179,11 +179,15 @@ class StreamTerms:
     planned_latency_ns: int
     """Planned execution time of a batch of one: no result comes sooner."""
     utilisation: float
-    """Share of the lanes' time that all open streams with a stated period ask for; 1: all of it."""
+    """Share of lane time that the stream and those as critical ask for where the lanes are fullest; 1: all of it."""
     frames_in_flight_max: int
     """Frames that may be unanswered; further ones are SHED."""
     bytes_in_flight_max: int
     message_bytes_max: int
+    predicted_latency_ns: int = 0
+    """From receipt to result, while the lanes are as busy as planned; 0: not predicted."""
+    admission_warning: str = ""
+    """Why the server would rather not have opened the stream; empty: nothing speaks against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,8 @@ def terms_of(message: inference_pb2.StreamOpened) -> StreamTerms:
         frames_in_flight_max=message.frames_in_flight_max,
         bytes_in_flight_max=message.bytes_in_flight_max,
         message_bytes_max=message.message_bytes_max,
+        predicted_latency_ns=message.predicted_latency_nano,
+        admission_warning=message.admission_warning,
     )
 
 

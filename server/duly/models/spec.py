@@ -18,6 +18,10 @@ BATCH_MAX = 256
 """Largest batch a model may allow. Precedent: Triton's examples stop at 128."""
 
 
+VARIANTS_MAX = 16
+"""Of one version; each is loaded and warmed on every lane."""
+
+
 class _Strict(BaseModel):
     """Unknown keys are errors: a misspelt key must not silently do nothing."""
 
@@ -166,10 +170,15 @@ class ModelConfig(_Strict):
     outputs: tuple[Output, ...] = Field(default=(), alias="output")
     states: tuple[State, ...] = Field(default=(), alias="state")
     variants: tuple[Variant, ...] = Field(default=(Variant(name="default"),), alias="variant")
-    """Best first."""
+    """Best first. All take the same inputs and give the same outputs."""
     constants: dict[str, int | float] = {}
     """Graph inputs that are the same for every frame, such as a sample rate."""
     postprocess: YoloV2 | None = None
+
+    @property
+    def variant_names(self) -> list[str]:
+        """Best first."""
+        return [variant.name for variant in self.variants]
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
@@ -177,6 +186,20 @@ class ModelConfig(_Strict):
             raise ValueError(f"batch_sizes must rise without repeats, got {list(self.batch_sizes)}")
         if not self.variants:
             raise ValueError("variant: at least one is needed, or leave the table out")
+        if len(self.variants) > VARIANTS_MAX:
+            raise ValueError(f"variant: at most {VARIANTS_MAX} can be served, got {len(self.variants)}")
+        remembers = self.states or any(isinstance(s, Window) and s.context for i in self.inputs for s in i.preprocess)
+        if len(self.variants) > 1 and remembers:
+            raise ValueError(
+                f"variant: a model that keeps state of its streams has one variant, got {len(self.variants)}; one "
+                "can't go on with another's state"
+            )
+        for index, (variant, better) in enumerate(zip(self.variants[1:], self.variants, strict=False), start=1):
+            if variant.accuracy > better.accuracy > 0:
+                raise ValueError(
+                    f"variant[{index}].accuracy: {variant.accuracy:g} is above {better.accuracy:g} of the one before "
+                    "it; put the most accurate first"
+                )
         for kind, names in (
             ("input", [i.name for i in self.inputs]),
             ("output", [o.name for o in self.outputs]),

@@ -102,12 +102,12 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             message.inputs.extend(map(tensor_spec, signature.inputs))
             message.outputs.extend(map(tensor_spec, signature.outputs))
             message.stateful = signature.stateful
-            variant = message.variants.add(
-                name=config.variants[0].name, accuracy=config.variants[0].accuracy, providers=signature.providers
-            )
-            for lane in self._models.lanes:
-                for batch_size, planned_ns in enumerate(self._driver.scheduler.planned_ns(served.key, lane), start=1):
-                    variant.profile.add(lane=lane, batch_size=batch_size, planned_nano=planned_ns)
+            for variant, providers in zip(config.variants, served.providers, strict=True):
+                described = message.variants.add(name=variant.name, accuracy=variant.accuracy, providers=providers)
+                for lane in self._models.lanes:
+                    planned = self._driver.scheduler.planned_ns(served.key, lane, variant.name)
+                    for batch_size, planned_ns in enumerate(planned, start=1):
+                        described.profile.add(lane=lane, batch_size=batch_size, planned_nano=planned_ns)
         return message
 
 

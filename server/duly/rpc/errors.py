@@ -34,6 +34,8 @@ _CODES = {
     "INVALID_OPEN": code_pb2.INVALID_ARGUMENT,
     "INVALID_REQUEST": code_pb2.INVALID_ARGUMENT,
     "MESSAGE_MALFORMED": code_pb2.INVALID_ARGUMENT,
+    "ADMISSION_REFUSED": code_pb2.RESOURCE_EXHAUSTED,
+    "ADMISSION_BUSY": code_pb2.UNAVAILABLE,
     "STREAMS_EXHAUSTED": code_pb2.RESOURCE_EXHAUSTED,
     "CLIENT_TOO_SLOW": code_pb2.RESOURCE_EXHAUSTED,
     "DRAINING": code_pb2.UNAVAILABLE,
@@ -42,12 +44,13 @@ _CODES = {
 
 
 class CallError(Exception):
-    """Ends the call. `field`: path of the request's field at fault, if any."""
+    """Ends the call. `field`: path of the request's field at fault, if any. `metadata`: what programs should know."""
 
-    def __init__(self, reason: str, text: str, field: str = "") -> None:
+    def __init__(self, reason: str, text: str, field: str = "", metadata: dict[str, str] | None = None) -> None:
         super().__init__(text)
         self.reason = reason
         self.field = field
+        self.metadata = metadata or {}
 
 
 async def abort(context: "grpc.aio.ServicerContext[object, object]", error: CallError | ModelError) -> NoReturn:
@@ -56,7 +59,8 @@ async def abort(context: "grpc.aio.ServicerContext[object, object]", error: Call
         text = ascii(text)[1:-1]
     text = text[:REASON_CHARS_MAX]
     details = [any_pb2.Any()]
-    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
+    metadata = error.metadata if isinstance(error, CallError) else {}
+    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
     if isinstance(error, CallError) and error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=text)
         details.append(any_pb2.Any())

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import structlog
 
+from duly.core.admission import Verdict
 from duly.core.events import Advice, FrameRefused, FramesCancelled
 from duly.core.types import Frame, OutcomeStatus
 from duly.metrics import Metrics
@@ -47,10 +48,11 @@ class Session:
         models: Models,
         metrics: Metrics,
         limits: Limits,
+        principal: str,
     ) -> None:
         """Raises CallError where the request is wrong."""
         assert served.signature is not None
-        self.terms = stream_terms(open_, served, limits)
+        self.terms = stream_terms(open_, served, limits, principal)
         self._ordering = ordering_of(open_.ordering)
         self._clock = clock_of(open_.clock, "clock") if open_.HasField("clock") else None
         self._wanted = wanted_outputs(open_.outputs, served.signature)
@@ -76,8 +78,13 @@ class Session:
         self._writers: dict[str, OutcomeWriter] = {}
         """By version: frames of an earlier one may still be in flight."""
         self._use(served)
-        self.stream_id = driver.open_stream(self, self.terms)
-        self.log = _log.bind(stream=self.stream_id, stream_name=open_.stream_name, model=served.key)
+        self.stream_id = 0
+        self.log = _log
+
+    def open(self) -> None:
+        """From now on the scheduler knows the stream; it must be closed."""
+        self.stream_id = self._driver.open_stream(self, self.terms)
+        self.log = _log.bind(stream=self.stream_id, stream_name=self._open.stream_name, model=self.model)
 
     def _use(self, served: Served) -> None:
         assert served.signature is not None
@@ -87,10 +94,11 @@ class Session:
         if len(self._writers) > VERSIONS_IN_FLIGHT_MAX:
             del self._writers[next(iter(self._writers))]
 
-    def greet(self, message_bytes_max: int, utilisation: float) -> None:
+    def greet(self, message_bytes_max: int, verdict: Verdict) -> None:
         """Tells the client what was agreed, before anything else."""
         assert self._served.signature is not None
         terms, signature = self.terms, self._served.signature
+        planned_ns = self._driver.scheduler.planned_one_ns(self._served.key, terms.variant_rank_max)
         outputs = [spec for spec in signature.outputs if not self._wanted or spec.name in self._wanted]
         self._send(
             inference_pb2.StreamResponse(
@@ -99,33 +107,34 @@ class Session:
                     version=self._served.version.version,
                     inputs=map(tensor_spec, signature.inputs),
                     outputs=map(tensor_spec, outputs),
-                    variants=[variant.name for variant in self._served.version.config.variants[:1]],
+                    variants=self.variants[: terms.variant_rank_max + 1],
                     stream_class=int(terms.stream_class),  # type: ignore[arg-type]  # equal numbers
                     backlog_policy=int(terms.backlog),  # type: ignore[arg-type]
                     backlog_frames=terms.backlog_frames if terms.backlog.name == "KEEP_LAST" else 0,
                     ordering=self._open.ordering or inference_pb2.ORDERING_UNORDERED,
                     default_budget_nano=terms.budget_ns,
-                    planned_latency_nano=self._driver.scheduler.planned_one_ns(self._served.key),
-                    utilisation=utilisation,
+                    planned_latency_nano=planned_ns,
+                    utilisation=verdict.utilisation,
                     frames_in_flight_max=terms.frames_in_flight_max,
                     bytes_in_flight_max=self._limits.bytes_in_flight_max,
                     message_bytes_max=message_bytes_max,
                     server_time_unix_nano=time.time_ns(),
                     gap_policy=int(terms.gap) if terms.gap else 0,  # type: ignore[arg-type]
+                    predicted_latency_nano=verdict.predicted_latency_ns,
+                    admission_warning="" if verdict.accepted else verdict.reason,
                 )
             )
         )
 
     @property
+    def variants(self) -> list[str]:
+        """Names of the model's, best first."""
+        return self._served.version.config.variant_names
+
+    @property
     def model(self) -> str:
         """Version that serves the stream now, NAME/VERSION."""
         return self._served.key
-
-    @property
-    def demand(self) -> float:
-        """Share of one lane that the stream asks for, where it stated its period."""
-        period_ns = self._open.expected_period_nano
-        return self._driver.scheduler.planned_one_ns(self._served.key) / period_ns if period_ns else 0.0
 
     # ---- in ----
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import grpc
 
+from duly.core.admission import Verdict
 from duly.metrics import Metrics
 from duly.rpc.codec import parse
 from duly.rpc.errors import CallError, abort, guarded, internal
 from duly.rpc.session import Session
-from duly.rpc.terms import Limits
+from duly.rpc.terms import Limits, principal_of
+from duly.runtime.admission import Admission, Busy, Refused
 from duly.runtime.driver import Driver
 from duly.runtime.models import ModelError, Models
 from duly.v1 import inference_pb2
@@ -29,6 +31,7 @@ class Streams:
         driver: Driver,
         models: Models,
         metrics: Metrics,
+        admission: Admission,
         limits: Limits,
         streams_max: int,
         slow_reader_timeout_s: float,
@@ -36,6 +39,7 @@ class Streams:
         self._driver = driver
         self._models = models
         self._metrics = metrics
+        self._admission = admission
         self._limits = limits
         self.streams_max = streams_max
         self._slow_reader_ns = int(slow_reader_timeout_s * 1e9)
@@ -57,14 +61,13 @@ class Streams:
 
     async def stream(self, _: object, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
         """InferenceService.Stream."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            session = await self._open_session(context)
+            session = await self._open_session(ended, context)
         except (CallError, ModelError) as error:
             await abort(context, error)
         except Exception:
             await abort(context, internal("the opening of a stream"))
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._open[session] = ended
         model = session.model
         self._metrics.stream_opened(model)
         session.log.debug("stream opened")
@@ -90,7 +93,31 @@ class Streams:
         finally:
             del self._open[session]
 
-    async def _open_session(self, context: "grpc.aio.ServicerContext[Any, Any]") -> Session:
+    async def _open_session(
+        self, ended: "asyncio.Future[None]", context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> Session:
+        request = await self._first_message(context)
+        self._check_room()
+        session = self._session(request, context)
+        try:
+            async with self._admission.turn(session.terms) as verdict:
+                self._check_room()
+                session.open()
+                self._open[session] = ended
+                session.greet(self.message_bytes_max, verdict)
+        except Refused as refused:
+            raise _refusal(refused.verdict, session.variants) from None
+        except Busy as busy:
+            raise CallError("ADMISSION_BUSY", f"{busy}; try again in a moment") from None
+        return session
+
+    def _check_room(self) -> None:
+        if self.draining:
+            raise CallError("DRAINING", "the server is draining; open the stream elsewhere")
+        if len(self._open) >= self.streams_max:
+            raise CallError("STREAMS_EXHAUSTED", f"{self.streams_max} streams are open already (streams_max)")
+
+    async def _first_message(self, context: "grpc.aio.ServicerContext[Any, Any]") -> inference_pb2.OpenStream:
         # Not a time-out that cancels it: a cancelled read leaks inside gRPC. It ends with the call.
         if self._opening >= OPENING_MAX:
             raise CallError("STREAMS_EXHAUSTED", f"{OPENING_MAX} calls wait for their OpenStream already")
@@ -109,18 +136,12 @@ class Streams:
         request = parse(inference_pb2.StreamRequest, message)
         if request.WhichOneof("request") != "open":
             raise CallError("FIRST_MESSAGE_NOT_OPEN", "the first message should be an OpenStream", "open")
-        if self.draining:
-            raise CallError("DRAINING", "the server is draining; open the stream elsewhere")
-        if len(self._open) >= self.streams_max:
-            raise CallError("STREAMS_EXHAUSTED", f"{self.streams_max} streams are open already (streams_max)")
-        session = self._session(request.open)
-        utilisation = (session.demand + sum(other.demand for other in self._open)) / max(1, len(self._models.lanes))
-        session.greet(self.message_bytes_max, utilisation)
-        return session
+        return request.open
 
-    def _session(self, open_: inference_pb2.OpenStream) -> Session:
+    def _session(self, open_: inference_pb2.OpenStream, context: "grpc.aio.ServicerContext[Any, Any]") -> Session:
         served = self._models.find(open_.model, open_.version)
-        return Session(open_, served, self._driver, self._models, self._metrics, self._limits)
+        principal = principal_of(context.peer())
+        return Session(open_, served, self._driver, self._models, self._metrics, self._limits, principal)
 
     async def _read(
         self, session: Session, ended: "asyncio.Future[None]", context: "grpc.aio.ServicerContext[Any, Any]"
@@ -181,8 +202,10 @@ class Streams:
                 backlog_policy=inference_pb2.BACKLOG_POLICY_ALL,
                 outputs=request.outputs,
                 clock=request.clock if request.HasField("clock") else None,
-            )
+            ),
+            context,
         )
+        session.open()
         try:
             frame = request.frame
             remaining_s = context.time_remaining()
@@ -196,6 +219,23 @@ class Streams:
         finally:
             session.close()
             session.abandon()
+
+
+def _refusal(verdict: Verdict, variants: list[str]) -> CallError:
+    """The counter-offer in words and, each alone, as metadata: period_nano, budget_nano, variant."""
+    offers: dict[str, str] = {}
+    words: list[str] = []
+    if verdict.counter_period_ns:
+        offers["period_nano"] = str(verdict.counter_period_ns)
+        words.append(f"with a period of {verdict.counter_period_ns / 1e6:.4g} ms")
+    if verdict.counter_budget_ns:
+        offers["budget_nano"] = str(verdict.counter_budget_ns)
+        words.append(f"with a budget of {verdict.counter_budget_ns / 1e6:.4g} ms")
+    if verdict.counter_rank >= 0:
+        offers["variant"] = variants[verdict.counter_rank]
+        words.append(f"with variant_lowest {offers['variant']}")
+    offer = f"it would open {' or '.join(words)}" if words else "no other period, budget or variant would do"
+    return CallError("ADMISSION_REFUSED", f"the stream does not fit: {verdict.reason}; {offer}", metadata=offers)
 
 
 def _end(ended: "asyncio.Future[None]", error: Exception | None) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import unquote
 
 from duly.core.types import BacklogPolicy, GapPolicy, StreamClass, StreamTerms
-from duly.models.spec import Signature
+from duly.models.spec import ModelConfig, Signature
 from duly.rpc.errors import CallError
 from duly.rpc.ordering import Arrival, Monotonic, Ordering, Unordered
 from duly.runtime.models import Served
@@ -15,6 +16,8 @@ _E = TypeVar("_E", StreamClass, BacklogPolicy, GapPolicy)
 
 STREAM_NAME_BYTES_MAX = 128
 BACKLOG_FRAMES_MAX = 4096
+FLOOR_WINDOW_MAX = 1024
+"""The scheduler keeps a bit for each frame of the window."""
 CLOCK_UNCERTAINTY_NS_MAX = 60 * 10**9
 """A clock known no better than this relates to nothing."""
 
@@ -36,8 +39,8 @@ class Limits:
     budget_ns_max: int
 
 
-def stream_terms(open_: inference_pb2.OpenStream, served: Served, limits: Limits) -> StreamTerms:
-    """Raises CallError INVALID_OPEN that names the field."""
+def stream_terms(open_: inference_pb2.OpenStream, served: Served, limits: Limits, principal: str) -> StreamTerms:
+    """`principal`: whose stream it is. Raises CallError INVALID_OPEN that names the field."""
     config, signature = served.version.config, _signature(served)
     if len(open_.stream_name.encode()) > STREAM_NAME_BYTES_MAX:
         raise _invalid("stream_name", f"is longer than {STREAM_NAME_BYTES_MAX} bytes")
@@ -60,11 +63,7 @@ def stream_terms(open_: inference_pb2.OpenStream, served: Served, limits: Limits
         gap = _known(GapPolicy, open_.gap_policy, "gap_policy") if open_.gap_policy else GapPolicy[config.gap]
     elif open_.gap_policy:
         raise _invalid("gap_policy", f"model {served.version.name!r} keeps no state; leave it out")
-    variants = [variant.name for variant in config.variants]
-    if open_.variant_lowest and open_.variant_lowest not in variants:
-        raise _invalid(
-            "variant_lowest", f"there is no variant {open_.variant_lowest!r}; there are: {', '.join(variants)}"
-        )
+    floor_frames, floor_window = _floor(open_)
     return StreamTerms(
         stream_class=class_of(open_.stream_class, served),
         backlog=backlog,
@@ -72,7 +71,42 @@ def stream_terms(open_: inference_pb2.OpenStream, served: Served, limits: Limits
         budget_ns=budget_of(open_.default_budget_nano, served, limits),
         frames_in_flight_max=limits.frames_in_flight_max,
         gap=gap,
+        model=served.key,
+        period_ns=open_.expected_period_nano,
+        variant_rank_max=_variant_rank_max(open_.variant_lowest, config),
+        principal=principal,
+        floor_frames=floor_frames,
+        floor_window=floor_window,
     )
+
+
+def principal_of(peer: str) -> str:
+    """Whose streams come from that peer, as gRPC names it: its address without the port.
+
+    All clients over a UNIX socket are one principal.
+    """
+    kind, _, address = unquote(peer).partition(":")
+    return address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else kind
+
+
+def _floor(open_: inference_pb2.OpenStream) -> tuple[int, int]:
+    if not open_.HasField("floor"):
+        return 0, 0
+    frames, window = open_.floor.frames, open_.floor.window
+    if not 2 <= window <= FLOOR_WINDOW_MAX:
+        raise _invalid("floor.window", f"should be 2 to {FLOOR_WINDOW_MAX}, got {window}")
+    if not 1 <= frames < window:
+        raise _invalid("floor.frames", f"should be 1 to {window - 1}, less than floor.window, got {frames}")
+    return frames, window
+
+
+def _variant_rank_max(lowest: str, config: ModelConfig) -> int:
+    names = config.variant_names
+    if not lowest:
+        return len(names) - 1
+    if lowest not in names:
+        raise _invalid("variant_lowest", f"there is no variant {lowest!r}; there are: {', '.join(names)}")
+    return names.index(lowest)
 
 
 def class_of(number: int, served: Served) -> StreamClass:

@@ -9,8 +9,10 @@ the batch that ended valid.
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from duly.core.events import (
+    Action,
     AdviseStream,
     BatchFailed,
     BatchFinished,
@@ -21,6 +23,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
     TimerFired,
+    WarmLane,
 )
 from duly.core.scheduler import Scheduler
 from duly.core.types import Frame, OutcomeStatus, StreamTerms
@@ -33,15 +36,25 @@ TIMER_NS_MIN = 1_000_000
 """libuv's timers count in milliseconds."""
 
 
+class Recorder(Protocol):
+    """Is told everything that goes into the scheduler and comes out of it; what it is told is not its to keep."""
+
+    def event(self, now_ns: int, event: Event) -> None:
+        """Before it is carried out."""
+
+    def actions(self, actions: list[Action]) -> None:
+        """What came of that event."""
+
+
 class Driver:
     def __init__(
         self,
         metrics: Metrics,
         payload_bytes_max: int,
         clock: Callable[[], int] = time.monotonic_ns,
-        record: Callable[[int, Event], None] | None = None,
+        record: Recorder | None = None,
     ) -> None:
-        """`clock`: nanoseconds that never go back. `record`: is told each (now, event) before it is carried out."""
+        """`clock`: nanoseconds that never go back."""
         self.scheduler = Scheduler()
         self.payloads = Payloads(payload_bytes_max)
         self.clock = clock
@@ -51,6 +64,8 @@ class Driver:
         self._workers: dict[tuple[str, str], LaneWorker] = {}
         self._sinks: dict[int, Sink] = {}
         self._runs: dict[int, tuple[DispatchBatch, BatchRun]] = {}
+        self._warming: dict[str, int] = {}
+        """By lane: the batch that last warmed it."""
         self._arrivals: list[Frame] = []
         """Of this turn of the loop."""
         self._timer: asyncio.TimerHandle | None = None
@@ -94,14 +109,18 @@ class Driver:
 
     def batch_ended(self, batch_id: int, result: BatchResult | str) -> None:
         """A worker reports a batch: its result, or why it failed."""
-        if batch_id not in self._runs:
+        running = self._runs.get(batch_id)
+        if running is None and batch_id not in self._warming.values():
             return
         if isinstance(result, str):
             self._step(BatchFailed(batch_id, result), None)
             return
-        action, run = self._runs[batch_id]
-        run.started_ns, run.finished_ns = result.started_ns, result.finished_ns
         event = BatchFinished(batch_id, finished_ns=result.finished_ns)
+        if running is None:
+            self._step(event, None)
+            return
+        action, run = running
+        run.started_ns, run.finished_ns = result.started_ns, result.finished_ns
         if result.invalid or result.failed:
             event.invalid = {action.frames[i].seq: reason for i, reason in result.invalid.items()}
             event.failed = {action.frames[i].seq: reason for i, reason in result.failed.items()}
@@ -127,8 +146,10 @@ class Driver:
         self._admit()
         now_ns = self.clock()
         if self._record is not None:
-            self._record(now_ns, event)
+            self._record.event(now_ns, event)
         actions = self.scheduler.step(now_ns, event)
+        if self._record is not None:
+            self._record.actions(actions)
         resolved: list[ResolveFrame] = []
         for action in actions:
             match action:
@@ -136,6 +157,8 @@ class Driver:
                     resolved.append(action)
                 case DispatchBatch():
                     self._dispatch(now_ns, action)
+                case WarmLane():
+                    self._warm(action)
                 case AdviseStream():
                     sink = self._sinks.get(action.stream_id)
                     if sink is not None:
@@ -152,6 +175,12 @@ class Driver:
         payloads = [self.payloads.get(frame.seq) for frame in action.frames]
         if worker is None or not worker.run(action, payloads):
             # A step must not be entered from within a step.
+            self._loop.call_soon(self.batch_ended, action.batch_id, "the worker is gone")
+
+    def _warm(self, action: WarmLane) -> None:
+        self._warming[action.lane] = action.batch_id
+        worker = self._workers.get((action.model, action.lane))
+        if worker is None or not worker.warm(action):
             self._loop.call_soon(self.batch_ended, action.batch_id, "the worker is gone")
 
     def _resolve(self, now_ns: int, resolved: list[ResolveFrame], result: BatchResult | None) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from duly.core.events import DispatchBatch
+from duly.core.events import DispatchBatch, WarmLane
 from duly.runtime.outcome import Output
 from duly.runtime.payloads import Payload
 
@@ -27,6 +27,9 @@ class LaneWorker(Protocol):
 
     def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
         """Starts the batch; its end is reported to `Driver.batch_ended`. False: the worker is gone, nothing started."""
+
+    def warm(self, action: WarmLane) -> bool:
+        """Starts a run that no frame waits for; its end is reported likewise. False: as above."""
 
     def forget(self, stream_id: int) -> None:
         """The stream is closed: its state is no longer needed."""

@@ -17,6 +17,7 @@ from duly.metrics import Metrics
 from duly.models.repository import ModelVersion, Repository
 from duly.models.spec import Signature, TensorSpec
 from duly.runtime.driver import Driver
+from duly.runtime.loading import start_worker
 from duly.runtime.workers import Ready, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
@@ -24,7 +25,6 @@ _log = structlog.get_logger("duly.models")
 BACKOFF_SECONDS_MIN = 0.1
 BACKOFF_SECONDS_MAX = 30.0
 """A worker that dies again and again is replaced at most this rarely."""
-CHECK_SECONDS_MAX = 600.0
 WATCH_SECONDS = 0.25
 """How often running batches are looked at for workers that hang."""
 
@@ -47,6 +47,8 @@ class Served:
     error: str = ""
     signature: Signature | None = None
     """As loaded, with labels; None until a worker told."""
+    providers: list[tuple[str, ...]] = field(default_factory=list)
+    """By variant: those that truly run it, as the newest worker told."""
     workers: dict[str, Worker] = field(default_factory=dict)
     """By lane, those that are ready."""
 
@@ -255,8 +257,7 @@ class Models:
         self._notify()
 
     async def _spawn(self, served: Served, lane: str) -> tuple[Worker, Ready]:
-        worker = Worker(served.key, lane, self._driver.batch_ended, self._worker_ended)
-        worker.start(load_body(served.version, lane, self._threads))
+        worker = start_worker(served.version, lane, self._threads, self._driver.batch_ended, self._worker_ended)
         try:
             ready = await worker.ready(self._load_timeout_s)
             frame_bytes = _frame_bytes(ready.signature)
@@ -270,14 +271,22 @@ class Models:
 
     def _serve(self, served: Served, worker: Worker, ready: Ready) -> None:
         served.signature = _with_labels(ready.signature, served.version.labels)
+        served.providers = [variant.providers for variant in ready.variants]
         self._driver.add_worker(worker)
-        variant = served.version.config.variants[0].name
-        signature = ready.signature
-        self._driver.submit(
-            ModelReady(
-                worker.model, worker.lane, variant, ready.samples_ns, signature.any_size, stateful=signature.stateful
+        names = served.version.config.variant_names
+        for rank, (name, variant) in enumerate(zip(names, ready.variants, strict=True)):
+            self._driver.submit(
+                ModelReady(
+                    worker.model,
+                    worker.lane,
+                    name,
+                    variant.samples_ns,
+                    variant.any_size,
+                    stateful=ready.signature.stateful,
+                    rank=rank,
+                    warm_after_ns=variant.warm_after_ns,
+                )
             )
-        )
 
     def _worker_ended(self, worker: Worker) -> None:
         served = self._served.get(worker.model)
@@ -333,34 +342,6 @@ class Models:
     def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> str | None:
-    """Loads and warms a version on each lane, in workers of its own. Returns why it cannot be served; None: it can."""
-    for lane in lanes:
-        worker = Worker(version.key, lane, lambda batch_id, result: None, lambda worker: None)
-        try:
-            worker.start(load_body(version, lane, threads))
-            try:
-                await worker.ready(CHECK_SECONDS_MAX)
-            finally:
-                await worker.stop()
-        except WorkerError as error:
-            return str(error)
-    return None
-
-
-def load_body(version: ModelVersion, lane: str, threads: int) -> dict[str, object]:
-    """The body of the LOAD message."""
-    return {
-        "model": version.key,
-        "lane": lane,
-        "folder": str(version.folder),
-        "model_folder": str(version.model_folder),
-        "config": version.config.model_dump(mode="json", by_alias=True),
-        "variant": version.config.variants[0].name,
-        "threads": version.config.threads or threads,
-    }
 
 
 def _frame_bytes(signature: Signature) -> int:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from duly.core.events import DispatchBatch
+from duly.core.events import DispatchBatch, WarmLane
 from duly.models.spec import Signature
 from duly.runtime.lane import BatchResult
 from duly.runtime.outcome import Output
@@ -29,28 +29,43 @@ EXIT_SECONDS_MAX = 2.0
 
 
 @dataclass(slots=True)
+class WarmVariant:
+    """One variant, as a worker found it."""
+
+    samples_ns: dict[int, tuple[int, ...]]
+    any_size: bool
+    providers: tuple[str, ...]
+    """Those that truly run it, in order of preference."""
+    warm_after_ns: int
+
+
+@dataclass(slots=True)
 class Ready:
     """What a worker says once it is warm."""
 
     signature: Signature
-    samples_ns: dict[int, tuple[int, ...]]
+    """Of every variant, save the providers."""
+    variants: list[WarmVariant]
+    """Best first."""
 
 
 class Worker:
-    """One process that hosts one model version for one lane."""
+    """One process that hosts all variants of one model version for one lane."""
 
     def __init__(
         self,
         model: str,
         lane: str,
+        variants: list[str],
         on_batch: Callable[[int, BatchResult | str], None],
         on_end: Callable[["Worker"], None],
     ) -> None:
-        """`on_batch(batch_id, result | why it failed)`; `on_end(self)` when the process of a worker that was ready is
-        gone unasked, with whatever ran on it. Both are called on the event loop.
+        """`variants`: names, best first. `on_batch(batch_id, result | why it failed)`; `on_end(self)` when the process
+        of a worker that was ready is gone unasked, with what ran on it. Both are called on the event loop.
         """
         self.model = model
         self.lane = lane
+        self._variants = {name: index for index, name in enumerate(variants)}
         self._on_batch = on_batch
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
@@ -129,13 +144,25 @@ class Worker:
                 area[offset : offset + length] = data
                 refs.append((offset, length, encoding, shape))
             frames.append((frame.stream_id, frame.reset_state, refs))
+        run = channel.Run(action.batch_id, self._slot, frames, self._variants[action.variant])
+        return self._begin(action.batch_id, channel.encode_run(run), action.planned_ns)
+
+    def warm(self, action: WarmLane) -> bool:
+        """Runs a frame of the worker's own."""
+        if self._region is None or self._batch_id:
+            return False
+        self._slot = (self._slot + 1) % channel.SLOTS
+        message = channel.encode_warm(action.batch_id, self._slot, self._variants[action.variant])
+        return self._begin(action.batch_id, message, 0)
+
+    def _begin(self, batch_id: int, message: bytes | bytearray, planned_ns: int) -> bool:
         try:
-            self._socket.send(channel.encode_run(channel.Run(action.batch_id, self._slot, frames)))
+            self._socket.send(message)
         except OSError:
             self._loop.call_soon(self._gone)
             return False
-        self._batch_id = action.batch_id
-        self._planned_ns = action.planned_ns
+        self._batch_id = batch_id
+        self._planned_ns = planned_ns
         self._started_ns = time.monotonic_ns()
         return True
 
@@ -187,9 +214,17 @@ class Worker:
         self._stateful = signature.stateful
         self._loop.remove_reader(self._socket.fileno())
         self._loop.add_reader(self._socket.fileno(), self._message)
-        samples = {int(size): tuple(times) for size, times in body["samples_ns"].items()}
+        variants = [
+            WarmVariant(
+                {int(size): tuple(times) for size, times in variant["samples_ns"].items()},
+                variant["any_size"],
+                tuple(variant["providers"]),
+                variant["warm_after_ns"],
+            )
+            for variant in body["variants"]
+        ]
         if not self._ready.done():
-            self._ready.set_result(Ready(signature, samples))
+            self._ready.set_result(Ready(signature, variants))
 
     def _message(self) -> None:
         try:

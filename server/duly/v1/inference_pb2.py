@@ -25,57 +25,59 @@ _sym_db = _symbol_database.Default()
 from duly.v1 import tensor_pb2 as duly_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64uly/v1/inference.proto\x12\x07\x64uly.v1\x1a\x14\x64uly/v1/tensor.proto\">\n\rClockEstimate\x12\x13\n\x0boffset_nano\x18\x01 \x01(\x03\x12\x18\n\x10uncertainty_nano\x18\x02 \x01(\x03\"\xb9\x01\n\rStreamRequest\x12#\n\x04open\x18\x01 \x01(\x0b\x32\x13.duly.v1.OpenStreamH\x00\x12%\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x13.duly.v1.FrameBatchH\x00\x12(\n\nclock_ping\x18\x03 \x01(\x0b\x32\x12.duly.v1.ClockPingH\x00\x12\'\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x15.duly.v1.CancelFramesH\x00\x42\t\n\x07request\"\x8d\x03\n\nOpenStream\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0bstream_name\x18\x03 \x01(\t\x12*\n\x0cstream_class\x18\x04 \x01(\x0e\x32\x14.duly.v1.StreamClass\x12.\n\x0e\x62\x61\x63klog_policy\x18\x05 \x01(\x0e\x32\x16.duly.v1.BacklogPolicy\x12\x16\n\x0e\x62\x61\x63klog_frames\x18\x06 \x01(\x05\x12#\n\x08ordering\x18\x07 \x01(\x0e\x32\x11.duly.v1.Ordering\x12\x1b\n\x13\x64\x65\x66\x61ult_budget_nano\x18\x08 \x01(\x03\x12\x1c\n\x14\x65xpected_period_nano\x18\t \x01(\x03\x12\x0f\n\x07outputs\x18\n \x03(\t\x12&\n\ngap_policy\x18\x0b \x01(\x0e\x32\x12.duly.v1.GapPolicy\x12\x16\n\x0evariant_lowest\x18\x0c \x01(\t\x12%\n\x05\x63lock\x18\r \x01(\x0b\x32\x16.duly.v1.ClockEstimate\",\n\nFrameBatch\x12\x1e\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x0e.duly.v1.Frame\"\xa5\x01\n\x05\x46rame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x1e\n\x16\x63\x61pture_time_unix_nano\x18\x02 \x01(\x03\x12\x13\n\x0b\x62udget_nano\x18\x03 \x01(\x03\x12\x10\n\x08must_run\x18\x04 \x01(\x08\x12 \n\x07tensors\x18\x05 \x03(\x0b\x32\x0f.duly.v1.Tensor\x12!\n\x07\x65ncoded\x18\x06 \x03(\x0b\x32\x10.duly.v1.Encoded\"b\n\tClockPing\x12\x0f\n\x07ping_id\x18\x01 \x01(\x04\x12\x1d\n\x15\x63lient_send_unix_nano\x18\x02 \x01(\x03\x12%\n\x05\x63lock\x18\x03 \x01(\x0b\x32\x16.duly.v1.ClockEstimate\"!\n\x0c\x43\x61ncelFrames\x12\x11\n\tframe_ids\x18\x01 \x03(\x04\"\xc3\x01\n\x0eStreamResponse\x12\'\n\x06opened\x18\x01 \x01(\x0b\x32\x15.duly.v1.StreamOpenedH\x00\x12)\n\x08outcomes\x18\x02 \x01(\x0b\x32\x15.duly.v1.OutcomeBatchH\x00\x12(\n\nclock_pong\x18\x03 \x01(\x0b\x32\x12.duly.v1.ClockPongH\x00\x12\'\n\x06\x61\x64vice\x18\x04 \x01(\x0b\x32\x15.duly.v1.StreamAdviceH\x00\x42\n\n\x08response\"\x95\x04\n\x0cStreamOpened\x12\x11\n\tstream_id\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\x12#\n\x06inputs\x18\x03 \x03(\x0b\x32\x13.duly.v1.TensorSpec\x12$\n\x07outputs\x18\x04 \x03(\x0b\x32\x13.duly.v1.TensorSpec\x12\x10\n\x08variants\x18\x05 \x03(\t\x12*\n\x0cstream_class\x18\x06 \x01(\x0e\x32\x14.duly.v1.StreamClass\x12.\n\x0e\x62\x61\x63klog_policy\x18\x07 \x01(\x0e\x32\x16.duly.v1.BacklogPolicy\x12\x16\n\x0e\x62\x61\x63klog_frames\x18\x08 \x01(\x05\x12#\n\x08ordering\x18\t \x01(\x0e\x32\x11.duly.v1.Ordering\x12\x1b\n\x13\x64\x65\x66\x61ult_budget_nano\x18\n \x01(\x03\x12\x1c\n\x14planned_latency_nano\x18\x0b \x01(\x03\x12\x13\n\x0butilisation\x18\x0c \x01(\x01\x12\x1c\n\x14\x66rames_in_flight_max\x18\r \x01(\x05\x12\x1b\n\x13\x62ytes_in_flight_max\x18\x0e \x01(\x03\x12\x19\n\x11message_bytes_max\x18\x0f \x01(\x03\x12\x1d\n\x15server_time_unix_nano\x18\x10 \x01(\x03\x12&\n\ngap_policy\x18\x11 \x01(\x0e\x32\x12.duly.v1.GapPolicy\"2\n\x0cOutcomeBatch\x12\"\n\x08outcomes\x18\x01 \x03(\x0b\x32\x10.duly.v1.Outcome\"\xe0\x01\n\x07Outcome\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.duly.v1.OutcomeStatus\x12 \n\x07outputs\x18\x03 \x03(\x0b\x32\x0f.duly.v1.Tensor\x12\x1f\n\x06timing\x18\x04 \x01(\x0b\x32\x0f.duly.v1.Timing\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x0f\n\x07variant\x18\x06 \x01(\t\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x12\n\nslack_nano\x18\x08 \x01(\x03\x12\x0e\n\x06reason\x18\t \x01(\t\"\xbe\x01\n\x06Timing\x12\x1a\n\x12received_unix_nano\x18\x01 \x01(\x03\x12\x17\n\x0f\x64ispatched_nano\x18\x02 \x01(\x03\x12\x14\n\x0cstarted_nano\x18\x03 \x01(\x03\x12\x15\n\rfinished_nano\x18\x04 \x01(\x03\x12\x11\n\tsent_nano\x18\x05 \x01(\x03\x12\x1f\n\x17\x63\x61pture_to_receipt_nano\x18\x06 \x01(\x03\x12\x1e\n\x16\x63lock_uncertainty_nano\x18\x07 \x01(\x03\"|\n\tClockPong\x12\x0f\n\x07ping_id\x18\x01 \x01(\x04\x12\x1d\n\x15\x63lient_send_unix_nano\x18\x02 \x01(\x03\x12 \n\x18server_receive_unix_nano\x18\x03 \x01(\x03\x12\x1d\n\x15server_send_unix_nano\x18\x04 \x01(\x03\"\xe0\x01\n\x0cStreamAdvice\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.duly.v1.StreamAdvice.Kind\x12\x13\n\x0bperiod_nano\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"p\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eKIND_SLOW_DOWN\x10\x01\x12\x11\n\rKIND_SPEED_UP\x10\x02\x12\x11\n\rKIND_DRAINING\x10\x03\x12\x18\n\x14KIND_VERSION_CHANGED\x10\x04\"\xb1\x01\n\x0cInferRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x0cstream_class\x18\x03 \x01(\x0e\x32\x14.duly.v1.StreamClass\x12\x1d\n\x05\x66rame\x18\x04 \x01(\x0b\x32\x0e.duly.v1.Frame\x12\x0f\n\x07outputs\x18\x05 \x03(\t\x12%\n\x05\x63lock\x18\x06 \x01(\x0b\x32\x16.duly.v1.ClockEstimate\"2\n\rInferResponse\x12!\n\x07outcome\x18\x01 \x01(\x0b\x32\x10.duly.v1.Outcome*\x7f\n\x0bStreamClass\x12\x1c\n\x18STREAM_CLASS_UNSPECIFIED\x10\x00\x12\x19\n\x15STREAM_CLASS_CRITICAL\x10\x01\x12\x19\n\x15STREAM_CLASS_STANDARD\x10\x02\x12\x1c\n\x18STREAM_CLASS_BEST_EFFORT\x10\x03*\x80\x01\n\rBacklogPolicy\x12\x1e\n\x1a\x42\x41\x43KLOG_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42\x41\x43KLOG_POLICY_LATEST\x10\x01\x12\x1c\n\x18\x42\x41\x43KLOG_POLICY_KEEP_LAST\x10\x02\x12\x16\n\x12\x42\x41\x43KLOG_POLICY_ALL\x10\x03*j\n\x08Ordering\x12\x18\n\x14ORDERING_UNSPECIFIED\x10\x00\x12\x14\n\x10ORDERING_ARRIVAL\x10\x01\x12\x16\n\x12ORDERING_UNORDERED\x10\x02\x12\x16\n\x12ORDERING_MONOTONIC\x10\x03*k\n\tGapPolicy\x12\x1a\n\x16GAP_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13GAP_POLICY_CONTINUE\x10\x01\x12\x14\n\x10GAP_POLICY_RESET\x10\x02\x12\x13\n\x0fGAP_POLICY_SKIP\x10\x03*\xa9\x02\n\rOutcomeStatus\x12\x1e\n\x1aOUTCOME_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_STATUS_ON_TIME\x10\x01\x12\x17\n\x13OUTCOME_STATUS_LATE\x10\x02\x12\x1a\n\x16OUTCOME_STATUS_EXPIRED\x10\x03\x12\x1d\n\x19OUTCOME_STATUS_SUPERSEDED\x10\x04\x12\x17\n\x13OUTCOME_STATUS_SHED\x10\x05\x12\x1a\n\x16OUTCOME_STATUS_SKIPPED\x10\x06\x12\x1a\n\x16OUTCOME_STATUS_INVALID\x10\x07\x12\x1c\n\x18OUTCOME_STATUS_CANCELLED\x10\x08\x12\x19\n\x15OUTCOME_STATUS_FAILED\x10\t2\x89\x01\n\x10InferenceService\x12=\n\x06Stream\x12\x16.duly.v1.StreamRequest\x1a\x17.duly.v1.StreamResponse(\x01\x30\x01\x12\x36\n\x05Infer\x12\x15.duly.v1.InferRequest\x1a\x16.duly.v1.InferResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64uly/v1/inference.proto\x12\x07\x64uly.v1\x1a\x14\x64uly/v1/tensor.proto\">\n\rClockEstimate\x12\x13\n\x0boffset_nano\x18\x01 \x01(\x03\x12\x18\n\x10uncertainty_nano\x18\x02 \x01(\x03\"\xb9\x01\n\rStreamRequest\x12#\n\x04open\x18\x01 \x01(\x0b\x32\x13.duly.v1.OpenStreamH\x00\x12%\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x13.duly.v1.FrameBatchH\x00\x12(\n\nclock_ping\x18\x03 \x01(\x0b\x32\x12.duly.v1.ClockPingH\x00\x12\'\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x15.duly.v1.CancelFramesH\x00\x42\t\n\x07request\"-\n\x0bOnTimeFloor\x12\x0e\n\x06\x66rames\x18\x01 \x01(\x05\x12\x0e\n\x06window\x18\x02 \x01(\x05\"\xb2\x03\n\nOpenStream\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0bstream_name\x18\x03 \x01(\t\x12*\n\x0cstream_class\x18\x04 \x01(\x0e\x32\x14.duly.v1.StreamClass\x12.\n\x0e\x62\x61\x63klog_policy\x18\x05 \x01(\x0e\x32\x16.duly.v1.BacklogPolicy\x12\x16\n\x0e\x62\x61\x63klog_frames\x18\x06 \x01(\x05\x12#\n\x08ordering\x18\x07 \x01(\x0e\x32\x11.duly.v1.Ordering\x12\x1b\n\x13\x64\x65\x66\x61ult_budget_nano\x18\x08 \x01(\x03\x12\x1c\n\x14\x65xpected_period_nano\x18\t \x01(\x03\x12\x0f\n\x07outputs\x18\n \x03(\t\x12&\n\ngap_policy\x18\x0b \x01(\x0e\x32\x12.duly.v1.GapPolicy\x12\x16\n\x0evariant_lowest\x18\x0c \x01(\t\x12%\n\x05\x63lock\x18\r \x01(\x0b\x32\x16.duly.v1.ClockEstimate\x12#\n\x05\x66loor\x18\x0e \x01(\x0b\x32\x14.duly.v1.OnTimeFloor\",\n\nFrameBatch\x12\x1e\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x0e.duly.v1.Frame\"\xa5\x01\n\x05\x46rame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12\x1e\n\x16\x63\x61pture_time_unix_nano\x18\x02 \x01(\x03\x12\x13\n\x0b\x62udget_nano\x18\x03 \x01(\x03\x12\x10\n\x08must_run\x18\x04 \x01(\x08\x12 \n\x07tensors\x18\x05 \x03(\x0b\x32\x0f.duly.v1.Tensor\x12!\n\x07\x65ncoded\x18\x06 \x03(\x0b\x32\x10.duly.v1.Encoded\"b\n\tClockPing\x12\x0f\n\x07ping_id\x18\x01 \x01(\x04\x12\x1d\n\x15\x63lient_send_unix_nano\x18\x02 \x01(\x03\x12%\n\x05\x63lock\x18\x03 \x01(\x0b\x32\x16.duly.v1.ClockEstimate\"!\n\x0c\x43\x61ncelFrames\x12\x11\n\tframe_ids\x18\x01 \x03(\x04\"\xc3\x01\n\x0eStreamResponse\x12\'\n\x06opened\x18\x01 \x01(\x0b\x32\x15.duly.v1.StreamOpenedH\x00\x12)\n\x08outcomes\x18\x02 \x01(\x0b\x32\x15.duly.v1.OutcomeBatchH\x00\x12(\n\nclock_pong\x18\x03 \x01(\x0b\x32\x12.duly.v1.ClockPongH\x00\x12\'\n\x06\x61\x64vice\x18\x04 \x01(\x0b\x32\x15.duly.v1.StreamAdviceH\x00\x42\n\n\x08response\"\xd0\x04\n\x0cStreamOpened\x12\x11\n\tstream_id\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\t\x12#\n\x06inputs\x18\x03 \x03(\x0b\x32\x13.duly.v1.TensorSpec\x12$\n\x07outputs\x18\x04 \x03(\x0b\x32\x13.duly.v1.TensorSpec\x12\x10\n\x08variants\x18\x05 \x03(\t\x12*\n\x0cstream_class\x18\x06 \x01(\x0e\x32\x14.duly.v1.StreamClass\x12.\n\x0e\x62\x61\x63klog_policy\x18\x07 \x01(\x0e\x32\x16.duly.v1.BacklogPolicy\x12\x16\n\x0e\x62\x61\x63klog_frames\x18\x08 \x01(\x05\x12#\n\x08ordering\x18\t \x01(\x0e\x32\x11.duly.v1.Ordering\x12\x1b\n\x13\x64\x65\x66\x61ult_budget_nano\x18\n \x01(\x03\x12\x1c\n\x14planned_latency_nano\x18\x0b \x01(\x03\x12\x13\n\x0butilisation\x18\x0c \x01(\x01\x12\x1c\n\x14\x66rames_in_flight_max\x18\r \x01(\x05\x12\x1b\n\x13\x62ytes_in_flight_max\x18\x0e \x01(\x03\x12\x19\n\x11message_bytes_max\x18\x0f \x01(\x03\x12\x1d\n\x15server_time_unix_nano\x18\x10 \x01(\x03\x12&\n\ngap_policy\x18\x11 \x01(\x0e\x32\x12.duly.v1.GapPolicy\x12\x1e\n\x16predicted_latency_nano\x18\x12 \x01(\x03\x12\x19\n\x11\x61\x64mission_warning\x18\x13 \x01(\t\"2\n\x0cOutcomeBatch\x12\"\n\x08outcomes\x18\x01 \x03(\x0b\x32\x10.duly.v1.Outcome\"\xe0\x01\n\x07Outcome\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.duly.v1.OutcomeStatus\x12 \n\x07outputs\x18\x03 \x03(\x0b\x32\x0f.duly.v1.Tensor\x12\x1f\n\x06timing\x18\x04 \x01(\x0b\x32\x0f.duly.v1.Timing\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x0f\n\x07variant\x18\x06 \x01(\t\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x12\n\nslack_nano\x18\x08 \x01(\x03\x12\x0e\n\x06reason\x18\t \x01(\t\"\xbe\x01\n\x06Timing\x12\x1a\n\x12received_unix_nano\x18\x01 \x01(\x03\x12\x17\n\x0f\x64ispatched_nano\x18\x02 \x01(\x03\x12\x14\n\x0cstarted_nano\x18\x03 \x01(\x03\x12\x15\n\rfinished_nano\x18\x04 \x01(\x03\x12\x11\n\tsent_nano\x18\x05 \x01(\x03\x12\x1f\n\x17\x63\x61pture_to_receipt_nano\x18\x06 \x01(\x03\x12\x1e\n\x16\x63lock_uncertainty_nano\x18\x07 \x01(\x03\"|\n\tClockPong\x12\x0f\n\x07ping_id\x18\x01 \x01(\x04\x12\x1d\n\x15\x63lient_send_unix_nano\x18\x02 \x01(\x03\x12 \n\x18server_receive_unix_nano\x18\x03 \x01(\x03\x12\x1d\n\x15server_send_unix_nano\x18\x04 \x01(\x03\"\xe0\x01\n\x0cStreamAdvice\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.duly.v1.StreamAdvice.Kind\x12\x13\n\x0bperiod_nano\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"p\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eKIND_SLOW_DOWN\x10\x01\x12\x11\n\rKIND_SPEED_UP\x10\x02\x12\x11\n\rKIND_DRAINING\x10\x03\x12\x18\n\x14KIND_VERSION_CHANGED\x10\x04\"\xb1\x01\n\x0cInferRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x0cstream_class\x18\x03 \x01(\x0e\x32\x14.duly.v1.StreamClass\x12\x1d\n\x05\x66rame\x18\x04 \x01(\x0b\x32\x0e.duly.v1.Frame\x12\x0f\n\x07outputs\x18\x05 \x03(\t\x12%\n\x05\x63lock\x18\x06 \x01(\x0b\x32\x16.duly.v1.ClockEstimate\"2\n\rInferResponse\x12!\n\x07outcome\x18\x01 \x01(\x0b\x32\x10.duly.v1.Outcome*\x7f\n\x0bStreamClass\x12\x1c\n\x18STREAM_CLASS_UNSPECIFIED\x10\x00\x12\x19\n\x15STREAM_CLASS_CRITICAL\x10\x01\x12\x19\n\x15STREAM_CLASS_STANDARD\x10\x02\x12\x1c\n\x18STREAM_CLASS_BEST_EFFORT\x10\x03*\x80\x01\n\rBacklogPolicy\x12\x1e\n\x1a\x42\x41\x43KLOG_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42\x41\x43KLOG_POLICY_LATEST\x10\x01\x12\x1c\n\x18\x42\x41\x43KLOG_POLICY_KEEP_LAST\x10\x02\x12\x16\n\x12\x42\x41\x43KLOG_POLICY_ALL\x10\x03*j\n\x08Ordering\x12\x18\n\x14ORDERING_UNSPECIFIED\x10\x00\x12\x14\n\x10ORDERING_ARRIVAL\x10\x01\x12\x16\n\x12ORDERING_UNORDERED\x10\x02\x12\x16\n\x12ORDERING_MONOTONIC\x10\x03*k\n\tGapPolicy\x12\x1a\n\x16GAP_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13GAP_POLICY_CONTINUE\x10\x01\x12\x14\n\x10GAP_POLICY_RESET\x10\x02\x12\x13\n\x0fGAP_POLICY_SKIP\x10\x03*\xa9\x02\n\rOutcomeStatus\x12\x1e\n\x1aOUTCOME_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_STATUS_ON_TIME\x10\x01\x12\x17\n\x13OUTCOME_STATUS_LATE\x10\x02\x12\x1a\n\x16OUTCOME_STATUS_EXPIRED\x10\x03\x12\x1d\n\x19OUTCOME_STATUS_SUPERSEDED\x10\x04\x12\x17\n\x13OUTCOME_STATUS_SHED\x10\x05\x12\x1a\n\x16OUTCOME_STATUS_SKIPPED\x10\x06\x12\x1a\n\x16OUTCOME_STATUS_INVALID\x10\x07\x12\x1c\n\x18OUTCOME_STATUS_CANCELLED\x10\x08\x12\x19\n\x15OUTCOME_STATUS_FAILED\x10\t2\x89\x01\n\x10InferenceService\x12=\n\x06Stream\x12\x16.duly.v1.StreamRequest\x1a\x17.duly.v1.StreamResponse(\x01\x30\x01\x12\x36\n\x05Infer\x12\x15.duly.v1.InferRequest\x1a\x16.duly.v1.InferResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'duly.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STREAMCLASS']._serialized_start=2850
-  _globals['_STREAMCLASS']._serialized_end=2977
-  _globals['_BACKLOGPOLICY']._serialized_start=2980
-  _globals['_BACKLOGPOLICY']._serialized_end=3108
-  _globals['_ORDERING']._serialized_start=3110
-  _globals['_ORDERING']._serialized_end=3216
-  _globals['_GAPPOLICY']._serialized_start=3218
-  _globals['_GAPPOLICY']._serialized_end=3325
-  _globals['_OUTCOMESTATUS']._serialized_start=3328
-  _globals['_OUTCOMESTATUS']._serialized_end=3625
+  _globals['_STREAMCLASS']._serialized_start=2993
+  _globals['_STREAMCLASS']._serialized_end=3120
+  _globals['_BACKLOGPOLICY']._serialized_start=3123
+  _globals['_BACKLOGPOLICY']._serialized_end=3251
+  _globals['_ORDERING']._serialized_start=3253
+  _globals['_ORDERING']._serialized_end=3359
+  _globals['_GAPPOLICY']._serialized_start=3361
+  _globals['_GAPPOLICY']._serialized_end=3468
+  _globals['_OUTCOMESTATUS']._serialized_start=3471
+  _globals['_OUTCOMESTATUS']._serialized_end=3768
   _globals['_CLOCKESTIMATE']._serialized_start=58
   _globals['_CLOCKESTIMATE']._serialized_end=120
   _globals['_STREAMREQUEST']._serialized_start=123
   _globals['_STREAMREQUEST']._serialized_end=308
-  _globals['_OPENSTREAM']._serialized_start=311
-  _globals['_OPENSTREAM']._serialized_end=708
-  _globals['_FRAMEBATCH']._serialized_start=710
-  _globals['_FRAMEBATCH']._serialized_end=754
-  _globals['_FRAME']._serialized_start=757
-  _globals['_FRAME']._serialized_end=922
-  _globals['_CLOCKPING']._serialized_start=924
-  _globals['_CLOCKPING']._serialized_end=1022
-  _globals['_CANCELFRAMES']._serialized_start=1024
-  _globals['_CANCELFRAMES']._serialized_end=1057
-  _globals['_STREAMRESPONSE']._serialized_start=1060
-  _globals['_STREAMRESPONSE']._serialized_end=1255
-  _globals['_STREAMOPENED']._serialized_start=1258
-  _globals['_STREAMOPENED']._serialized_end=1791
-  _globals['_OUTCOMEBATCH']._serialized_start=1793
-  _globals['_OUTCOMEBATCH']._serialized_end=1843
-  _globals['_OUTCOME']._serialized_start=1846
-  _globals['_OUTCOME']._serialized_end=2070
-  _globals['_TIMING']._serialized_start=2073
-  _globals['_TIMING']._serialized_end=2263
-  _globals['_CLOCKPONG']._serialized_start=2265
-  _globals['_CLOCKPONG']._serialized_end=2389
-  _globals['_STREAMADVICE']._serialized_start=2392
-  _globals['_STREAMADVICE']._serialized_end=2616
-  _globals['_STREAMADVICE_KIND']._serialized_start=2504
-  _globals['_STREAMADVICE_KIND']._serialized_end=2616
-  _globals['_INFERREQUEST']._serialized_start=2619
-  _globals['_INFERREQUEST']._serialized_end=2796
-  _globals['_INFERRESPONSE']._serialized_start=2798
-  _globals['_INFERRESPONSE']._serialized_end=2848
-  _globals['_INFERENCESERVICE']._serialized_start=3628
-  _globals['_INFERENCESERVICE']._serialized_end=3765
+  _globals['_ONTIMEFLOOR']._serialized_start=310
+  _globals['_ONTIMEFLOOR']._serialized_end=355
+  _globals['_OPENSTREAM']._serialized_start=358
+  _globals['_OPENSTREAM']._serialized_end=792
+  _globals['_FRAMEBATCH']._serialized_start=794
+  _globals['_FRAMEBATCH']._serialized_end=838
+  _globals['_FRAME']._serialized_start=841
+  _globals['_FRAME']._serialized_end=1006
+  _globals['_CLOCKPING']._serialized_start=1008
+  _globals['_CLOCKPING']._serialized_end=1106
+  _globals['_CANCELFRAMES']._serialized_start=1108
+  _globals['_CANCELFRAMES']._serialized_end=1141
+  _globals['_STREAMRESPONSE']._serialized_start=1144
+  _globals['_STREAMRESPONSE']._serialized_end=1339
+  _globals['_STREAMOPENED']._serialized_start=1342
+  _globals['_STREAMOPENED']._serialized_end=1934
+  _globals['_OUTCOMEBATCH']._serialized_start=1936
+  _globals['_OUTCOMEBATCH']._serialized_end=1986
+  _globals['_OUTCOME']._serialized_start=1989
+  _globals['_OUTCOME']._serialized_end=2213
+  _globals['_TIMING']._serialized_start=2216
+  _globals['_TIMING']._serialized_end=2406
+  _globals['_CLOCKPONG']._serialized_start=2408
+  _globals['_CLOCKPONG']._serialized_end=2532
+  _globals['_STREAMADVICE']._serialized_start=2535
+  _globals['_STREAMADVICE']._serialized_end=2759
+  _globals['_STREAMADVICE_KIND']._serialized_start=2647
+  _globals['_STREAMADVICE_KIND']._serialized_end=2759
+  _globals['_INFERREQUEST']._serialized_start=2762
+  _globals['_INFERREQUEST']._serialized_end=2939
+  _globals['_INFERRESPONSE']._serialized_start=2941
+  _globals['_INFERRESPONSE']._serialized_end=2991
+  _globals['_INFERENCESERVICE']._serialized_start=3771
+  _globals['_INFERENCESERVICE']._serialized_end=3908
 # @@protoc_insertion_point(module_scope)

@@ -95,8 +95,16 @@ class StreamRequest(_message.Message):
     cancel: CancelFrames
     def __init__(self, open: _Optional[_Union[OpenStream, _Mapping]] = ..., frames: _Optional[_Union[FrameBatch, _Mapping]] = ..., clock_ping: _Optional[_Union[ClockPing, _Mapping]] = ..., cancel: _Optional[_Union[CancelFrames, _Mapping]] = ...) -> None: ...
 
+class OnTimeFloor(_message.Message):
+    __slots__ = ("frames", "window")
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    frames: int
+    window: int
+    def __init__(self, frames: _Optional[int] = ..., window: _Optional[int] = ...) -> None: ...
+
 class OpenStream(_message.Message):
-    __slots__ = ("model", "version", "stream_name", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "expected_period_nano", "outputs", "gap_policy", "variant_lowest", "clock")
+    __slots__ = ("model", "version", "stream_name", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "expected_period_nano", "outputs", "gap_policy", "variant_lowest", "clock", "floor")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STREAM_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +118,7 @@ class OpenStream(_message.Message):
     GAP_POLICY_FIELD_NUMBER: _ClassVar[int]
     VARIANT_LOWEST_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     stream_name: str
@@ -123,7 +132,8 @@ class OpenStream(_message.Message):
     gap_policy: GapPolicy
     variant_lowest: str
     clock: ClockEstimate
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., stream_name: _Optional[str] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., expected_period_nano: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., variant_lowest: _Optional[str] = ..., clock: _Optional[_Union[ClockEstimate, _Mapping]] = ...) -> None: ...
+    floor: OnTimeFloor
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., stream_name: _Optional[str] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., expected_period_nano: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., variant_lowest: _Optional[str] = ..., clock: _Optional[_Union[ClockEstimate, _Mapping]] = ..., floor: _Optional[_Union[OnTimeFloor, _Mapping]] = ...) -> None: ...
 
 class FrameBatch(_message.Message):
     __slots__ = ("frames",)
@@ -176,7 +186,7 @@ class StreamResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[StreamOpened, _Mapping]] = ..., outcomes: _Optional[_Union[OutcomeBatch, _Mapping]] = ..., clock_pong: _Optional[_Union[ClockPong, _Mapping]] = ..., advice: _Optional[_Union[StreamAdvice, _Mapping]] = ...) -> None: ...
 
 class StreamOpened(_message.Message):
-    __slots__ = ("stream_id", "version", "inputs", "outputs", "variants", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "planned_latency_nano", "utilisation", "frames_in_flight_max", "bytes_in_flight_max", "message_bytes_max", "server_time_unix_nano", "gap_policy")
+    __slots__ = ("stream_id", "version", "inputs", "outputs", "variants", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "planned_latency_nano", "utilisation", "frames_in_flight_max", "bytes_in_flight_max", "message_bytes_max", "server_time_unix_nano", "gap_policy", "predicted_latency_nano", "admission_warning")
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +204,8 @@ class StreamOpened(_message.Message):
     MESSAGE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     GAP_POLICY_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_LATENCY_NANO_FIELD_NUMBER: _ClassVar[int]
+    ADMISSION_WARNING_FIELD_NUMBER: _ClassVar[int]
     stream_id: int
     version: str
     inputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorSpec]
@@ -211,7 +223,9 @@ class StreamOpened(_message.Message):
     message_bytes_max: int
     server_time_unix_nano: int
     gap_policy: GapPolicy
-    def __init__(self, stream_id: _Optional[int] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[str]] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., planned_latency_nano: _Optional[int] = ..., utilisation: _Optional[float] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., server_time_unix_nano: _Optional[int] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ...) -> None: ...
+    predicted_latency_nano: int
+    admission_warning: str
+    def __init__(self, stream_id: _Optional[int] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[str]] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., planned_latency_nano: _Optional[int] = ..., utilisation: _Optional[float] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., server_time_unix_nano: _Optional[int] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., predicted_latency_nano: _Optional[int] = ..., admission_warning: _Optional[str] = ...) -> None: ...
 
 class OutcomeBatch(_message.Message):
     __slots__ = ("outcomes",)

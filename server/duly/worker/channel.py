@@ -8,7 +8,7 @@ READY: it has no name, so nothing is left behind however either side ends. It ho
 area followed by an output area. A lane never has two batches in flight; the second slot lets the server read the
 outputs of one batch while the next one runs.
 
-    server -> worker   LOAD (json)   RUN   FORGET (stream ids)   STOP
+    server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   STOP
     worker -> server   READY (json + memfd) | LOAD_FAILED (json)   DONE   FAILED (json)
 """
 
@@ -20,7 +20,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED = range(1, 9)
+LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM = range(1, 10)
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
@@ -33,7 +33,7 @@ SLOTS = 2
 ENCODINGS = ("", "JPEG", "PNG", "PCM_S16LE")
 """By their number on the channel; 0: a plain tensor."""
 
-_HEAD = struct.Struct("<BBHxxxxQ")  # kind, slot, frames, batch id
+_HEAD = struct.Struct("<BBHBxxxQ")  # kind, slot, frames, variant, batch id
 _FRAME = struct.Struct("<QB7x")  # stream id, flags | status in the low byte of DONE's
 _TENSOR = struct.Struct(f"<QIBBxx{DIMS_MAX}i")  # offset in the slot, bytes, encoding, dimensions, extents
 _TIMES = struct.Struct("<qq")  # started, finished: CLOCK_MONOTONIC ns, the same clock in both processes
@@ -51,6 +51,8 @@ class Run:
     batch_id: int
     slot: int
     frames: list[tuple[int, bool, list[TensorRef]]]
+    variant: int = 0
+    """Index into the variants of the model, best first."""
 
 
 @dataclass(slots=True)
@@ -72,7 +74,7 @@ def message_bytes(frames: int, tensors: int) -> int:
 
 
 def encode_run(run: Run) -> bytearray:
-    out = bytearray(_HEAD.pack(RUN, run.slot, len(run.frames), run.batch_id))
+    out = bytearray(_HEAD.pack(RUN, run.slot, len(run.frames), run.variant, run.batch_id))
     for stream_id, reset, tensors in run.frames:
         out += _FRAME.pack(stream_id, reset)
         for offset, length, encoding, shape in tensors:
@@ -81,7 +83,7 @@ def encode_run(run: Run) -> bytearray:
 
 
 def decode_run(message: bytes, inputs: int) -> Run:
-    _, slot, count, batch_id = _HEAD.unpack_from(message)
+    _, slot, count, variant, batch_id = _HEAD.unpack_from(message)
     at = _HEAD.size
     frames = []
     for _ in range(count):
@@ -89,11 +91,22 @@ def decode_run(message: bytes, inputs: int) -> Run:
         at += _FRAME.size
         tensors, at = _tensors(message, at, inputs)
         frames.append((stream_id, bool(reset), tensors))
-    return Run(batch_id, slot, frames)
+    return Run(batch_id, slot, frames, variant)
+
+
+def encode_warm(batch_id: int, slot: int, variant: int) -> bytes:
+    """Run one frame of the worker's own, whose outputs nobody wants; answered by a DONE without frames."""
+    return _HEAD.pack(WARM, slot, 0, variant, batch_id)
+
+
+def decode_warm(message: bytes) -> tuple[int, int, int]:
+    """(batch id, slot, variant)."""
+    _, slot, _, variant, batch_id = _HEAD.unpack_from(message)
+    return batch_id, slot, variant
 
 
 def encode_done(done: Done) -> bytearray:
-    out = bytearray(_HEAD.pack(DONE, done.slot, len(done.frames), done.batch_id))
+    out = bytearray(_HEAD.pack(DONE, done.slot, len(done.frames), 0, done.batch_id))
     out += _TIMES.pack(done.started_ns, done.finished_ns)
     for status, tensors in done.frames:
         out += _FRAME.pack(0, status)
@@ -106,7 +119,7 @@ def encode_done(done: Done) -> bytearray:
 
 
 def decode_done(message: bytes, outputs: int) -> Done:
-    _, slot, count, batch_id = _HEAD.unpack_from(message)
+    _, slot, count, _, batch_id = _HEAD.unpack_from(message)
     at = _HEAD.size
     started_ns, finished_ns = _TIMES.unpack_from(message, at)
     at += _TIMES.size
@@ -133,7 +146,7 @@ def _tensors(message: bytes, at: int, count: int) -> tuple[list[TensorRef], int]
 
 def encode_forget(stream_ids: list[int]) -> bytes:
     """States of these streams are no longer needed."""
-    return _HEAD.pack(FORGET, 0, len(stream_ids), 0) + b"".join(map(_ID.pack, stream_ids))
+    return _HEAD.pack(FORGET, 0, len(stream_ids), 0, 0) + b"".join(map(_ID.pack, stream_ids))
 
 
 def decode_forget(message: bytes) -> list[int]:
@@ -142,7 +155,7 @@ def decode_forget(message: bytes) -> list[int]:
 
 def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
     """A message off the frame's way: LOAD, READY, LOAD_FAILED, FAILED {"reason"}, STOP {}."""
-    return _HEAD.pack(kind, 0, 0, batch_id) + json.dumps(body).encode()
+    return _HEAD.pack(kind, 0, 0, 0, batch_id) + json.dumps(body).encode()
 
 
 def decode_text(message: bytes) -> tuple[int, dict[str, Any]]:
@@ -150,7 +163,7 @@ def decode_text(message: bytes) -> tuple[int, dict[str, Any]]:
     body = json.loads(message[_HEAD.size :])
     if not isinstance(body, dict):
         raise ValueError("message body is not an object")
-    return _HEAD.unpack_from(message)[3], body
+    return _HEAD.unpack_from(message)[4], body
 
 
 def kind_of(message: bytes) -> int:

@@ -1,4 +1,4 @@
-"""A worker: the process that hosts one model on one lane. The server starts it as
+"""A worker: the process that hosts one model version, all its variants, on one lane. The server starts it as
 
     python -m duly.worker.main FD PARENT_PID
 
@@ -14,15 +14,13 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from duly.worker import channel
 from duly.worker.graph import LoadError, RunError
 from duly.worker.installed import BackendError
-
-if TYPE_CHECKING:
-    from duly.worker.model import Model
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _REASON_CHARS_MAX = 4000
@@ -61,7 +59,7 @@ def _serve(connection: socket.socket) -> int:
         # Not at the top: where a library is missing, the server is to be told so.
         from duly.worker.loading import load
 
-        model, region, ready = load(body)
+        loaded = load(body)
     except (LoadError, BackendError) as error:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
@@ -73,30 +71,35 @@ def _serve(connection: socket.socket) -> int:
     gc.collect()
     gc.freeze()
     gc.disable()  # nothing on a batch's way makes cycles, and a collection would make it late
-    socket.send_fds(connection, [channel.encode_text(channel.READY, ready)], [region.fd])
-    inputs = len(ready["signature"]["inputs"])
+    socket.send_fds(connection, [channel.encode_text(channel.READY, loaded.ready)], [loaded.region.fd])
+    inputs = len(loaded.ready["signature"]["inputs"])
     while received := connection.recv_into(buffer):
         message = bytes(buffer[:received])
         match channel.kind_of(message):
             case channel.RUN:
-                connection.send(_run(model, channel.decode_run(message, inputs)))
+                run = channel.decode_run(message, inputs)
+                connection.send(_ended(run.batch_id, partial(loaded.models[run.variant].run, run)))
+            case channel.WARM:
+                batch_id, slot, variant = channel.decode_warm(message)
+                connection.send(_ended(batch_id, partial(loaded.samples.warm, loaded.models[variant], batch_id, slot)))
             case channel.FORGET:
-                model.forget(channel.decode_forget(message))
+                for model in loaded.models:
+                    model.forget(channel.decode_forget(message))
             case channel.STOP:
                 break
     return 0
 
 
-def _run(model: "Model", run: channel.Run) -> bytes | bytearray:
+def _ended(batch_id: int, run: Callable[[], channel.Done]) -> bytes | bytearray:
     """Runs a batch and encodes what became of it."""
     try:
-        return channel.encode_done(model.run(run))
+        return channel.encode_done(run())
     except RunError as error:
         reason = str(error)
     except Exception as error:
         traceback.print_exc()
         reason = f"the worker failed on this batch: {type(error).__name__}; see the server's log"
-    return channel.encode_text(channel.FAILED, {"reason": reason}, run.batch_id)
+    return channel.encode_text(channel.FAILED, {"reason": reason}, batch_id)
 
 
 if __name__ == "__main__":

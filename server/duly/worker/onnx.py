@@ -5,6 +5,7 @@ with the CPU as its device; in that form the copies, addresses and graph ids of 
 this has not run yet.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -232,7 +233,7 @@ def _share_cpu_arena() -> None:
 
 def _plugin_devices(provider: Provider, library: Path) -> list[Any]:
     try:
-        onnxruntime.register_execution_provider_library(provider.name, str(library))
+        _register(provider.name, str(library))
     except Exception as error:
         raise ProviderError(f"{provider.name}: library {library.name}: {run_reason(str(error))}") from error
     devices = onnxruntime.get_ep_devices()
@@ -241,6 +242,12 @@ def _plugin_devices(provider: Provider, library: Path) -> list[Any]:
         names = ", ".join(sorted({device.ep_name for device in devices}))
         raise ProviderError(f"{provider.name}: its library {library.name} finds no device for it; there are: {names}")
     return found
+
+
+@functools.cache
+def _register(name: str, library: str) -> None:
+    """Once in a process, whose sessions then share it."""
+    onnxruntime.register_execution_provider_library(name, library)
 
 
 def _assigned(session: Any) -> dict[str, list[Node]]:

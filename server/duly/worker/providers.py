@@ -14,6 +14,8 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
+WARM_AFTER_NS = 1_000_000_000
+"""A GPU that has been idle for so long has lowered its clocks: the batches that come first would run late."""
 NODES_NAMED_MAX = 10
 """Nodes that an error names; the rest is counted."""
 
@@ -98,6 +100,11 @@ def check_used(
             )
     used = [name for name in names if assigned.get(name)]
     return tuple(used + [name for name in assigned if assigned[name] and name not in used])
+
+
+def warm_after_ns(used: Sequence[str]) -> int:
+    """How long the lane may be idle before it is warmed again; 0: for ever, nothing of `used` runs on a GPU."""
+    return WARM_AFTER_NS if CUDA in used or TENSORRT in used else 0
 
 
 def _named(nodes: Sequence[Node]) -> str:

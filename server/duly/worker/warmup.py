@@ -1,11 +1,13 @@
-"""Runs a model at every batch size before it serves, the whole way that a real batch goes, and measures it."""
+"""Runs a model on frames of its own, the whole way that a real batch goes: at every batch size before it serves, which
+is measured, and a single one when its lane has been idle.
+"""
 
 from time import monotonic_ns
 
 import numpy as np
 
 from duly.models.spec import TensorSpec
-from duly.worker.channel import ENCODINGS, OK, SLOTS, Region, Run, TensorRef
+from duly.worker.channel import ENCODINGS, OK, SLOTS, Done, Region, Run, TensorRef
 from duly.worker.graph import DTYPES, Array, LoadError, RunError
 from duly.worker.layout import layout
 from duly.worker.model import Model
@@ -22,34 +24,48 @@ PICTURE = (480, 640)
 """Height and width of a picture of open size: VGA, what most cameras can give."""
 
 
-def profile(
-    model: Model, region: Region, inputs: tuple[TensorSpec, ...], sizes: tuple[int, ...], runs: int
-) -> dict[int, list[int]]:
+class Samples:
+    """Frames that a model takes, made up from its inputs."""
+
+    def __init__(self, region: Region, inputs: tuple[TensorSpec, ...], batch_max: int) -> None:
+        """Raises LoadError where an input leaves room for none."""
+        self._region = region
+        self._strides = [spec.bytes_max for spec in inputs]
+        self._bases, _ = layout(self._strides, batch_max)
+        self._samples = [sample(spec) for spec in inputs]
+
+    def put(self, slot: int, count: int) -> list[tuple[int, bool, list[TensorRef]]]:
+        """Writes `count` of them into the slot; returns them as the frames of a Run, each of a stream of its own."""
+        area = self._region.inputs[slot]
+        frames: list[tuple[int, bool, list[TensorRef]]] = []
+        for index in range(count):
+            refs: list[TensorRef] = []
+            for (payload, encoding, shape), base, stride in zip(self._samples, self._bases, self._strides, strict=True):
+                start = base + index * stride
+                area[start : start + len(payload)] = payload
+                refs.append((start, len(payload), ENCODINGS.index(encoding), shape))
+            frames.append((index, False, refs))
+        return frames
+
+    def warm(self, model: Model, batch_id: int, slot: int) -> Done:
+        """Runs one of them. Raises RunError where the graph fails on it.
+
+        Its stream is number 0, which no client's is.
+        """
+        done = model.run(Run(batch_id, slot, self.put(slot, 1)))
+        model.forget([0])
+        return Done(batch_id, slot, done.started_ns, done.finished_ns, [], {})
+
+
+def profile(model: Model, samples: Samples, sizes: tuple[int, ...], runs: int) -> dict[int, list[int]]:
     """Times of up to `runs` runs of every batch size, ns, by size.
 
     Raises:
         LoadError: a batch can't be run; the message says of which size and why.
     """
-    bases, _ = layout([spec.bytes_max for spec in inputs], sizes[-1])
-    samples = [sample(spec) for spec in inputs]
-    for slot in range(SLOTS):
-        for (payload, _, _), base, spec in zip(samples, bases, inputs, strict=True):
-            for index in range(sizes[-1]):
-                start = base + index * spec.bytes_max
-                region.inputs[slot][start : start + len(payload)] = payload
     times: dict[int, list[int]] = {}
     for size in sizes:
-        frames: list[tuple[int, bool, list[TensorRef]]] = [
-            (
-                index,
-                False,
-                [
-                    (base + index * spec.bytes_max, len(payload), ENCODINGS.index(encoding), shape)
-                    for (payload, encoding, shape), base, spec in zip(samples, bases, inputs, strict=True)
-                ],
-            )
-            for index in range(size)
-        ]
+        frames, *_ = [samples.put(slot, size) for slot in range(SLOTS)]
         for slot in range(UNTIMED_RUNS):
             _run(model, Run(0, slot % SLOTS, frames))
         taken = times[size] = []

@@ -1,0 +1,35 @@
+"""What a real server recorded replays on a fresh scheduler."""
+
+from pathlib import Path
+
+import grpc
+import pytest
+from serving import serving
+from wire import Wire, frame
+
+from duly.app import App, StartError
+from duly.config import ServerConfig
+from duly_load.simulator.replay import replay
+
+
+async def test_what_a_server_did_replays_bit_for_bit(repository: Path, tmp_path: Path) -> None:
+    log = tmp_path / "duly.log"
+    async with (
+        serving(repository, record=log) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="double") as one,
+        Wire(channel, model="sum") as two,
+    ):
+        await one.send(*(frame(i, [i] * 4, budget_nano=1 + i * 10**6) for i in range(1, 200)))
+        await two.send(*(frame(i, [i] * 2) for i in range(1, 50)))
+        await one.send(frame(200, [float("nan")] * 4), frame(201, [1] * 3))
+        await one.finish()
+        await two.finish()
+    replayed = replay(log)
+    assert replayed.difference is None
+    assert replayed.frames == 199 + 49 + 1, "of frame 201 the scheduler was never told"
+
+
+async def test_a_recording_that_cannot_be_written_is_told_at_once(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"^cannot record to .*/nowhere/duly.log: No such file or directory$"):
+        App(ServerConfig(models=repository, record=tmp_path / "nowhere" / "duly.log"))

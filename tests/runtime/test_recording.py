@@ -1,0 +1,175 @@
+"""Recordings: what is written is read again, whatever the event, and replays; what is broken is told by line."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duly.core.events import (
+    Advice,
+    AdviseStream,
+    BatchFailed,
+    BatchFinished,
+    DispatchBatch,
+    DrainRequested,
+    Event,
+    FrameRefused,
+    FramesArrived,
+    FramesCancelled,
+    LaneDown,
+    LaneUp,
+    ModelGone,
+    ModelReady,
+    ResolveFrame,
+    StreamClosed,
+    StreamOpened,
+    TimerFired,
+    WarmLane,
+)
+from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly.runtime.recording import RecordingError, RecordingWriter, in_short, read_recording
+
+EVENTS: list[Event] = [
+    LaneUp("cpu:0"),
+    ModelReady("m/1", "cpu:0", "fp32", {1: (10, 20), 4: (30,)}, True, rank=1, warm_after_ns=5),
+    StreamOpened(
+        1,
+        StreamTerms(
+            StreamClass.CRITICAL,
+            BacklogPolicy.KEEP_LAST,
+            2,
+            10**9,
+            64,
+            GapPolicy.SKIP,
+            model="m/1",
+            period_ns=7,
+            variant_rank_max=1,
+            principal="10.0.0.1",
+            floor_frames=1,
+            floor_window=2,
+        ),
+    ),
+    StreamOpened(2, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 1, 1)),
+    FramesArrived([Frame(1, 1, 2**63, "m/1", 50, must_run=True, received_ns=3), Frame(2, 1, 2, "m/1", -60)]),
+    BatchFinished(1),
+    BatchFinished(2, {1: 'NaN, "quoted", größer'}, {2: "too large"}, 77),
+    BatchFailed(3, "gone"),
+    FrameRefused(1),
+    FramesCancelled(1, (1, 2)),
+    TimerFired(),
+    ModelGone("m/1", "cpu:0", "ended"),
+    ModelGone("m/1", None, "unloaded"),
+    LaneDown("cpu:0", "lost"),
+    StreamClosed(1),
+    DrainRequested(99),
+]
+
+
+def test_every_event_is_read_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    writer = RecordingWriter(path, 1 << 20)
+    for now_ns, event in enumerate(EVENTS):
+        writer.event(now_ns, event)
+        writer.actions([])
+    writer.event(100, TimerFired())
+    writer.actions([WarmLane(9, "cpu:0", "m/1", "fp32")])
+    writer.close()
+    steps = list(read_recording(path))
+    assert [(step.now_ns, step.event) for step in steps] == [*enumerate(EVENTS), (100, TimerFired())]
+    assert steps[-1].actions == [["warm", 9, "cpu:0", "m/1", "fp32"]]
+
+
+def test_actions_in_short() -> None:
+    frame = Frame(7, 1, 1, "m/1", 50)
+    assert in_short(
+        [
+            DispatchBatch(3, "cpu:0", "m/1", "int8", [frame], 10),
+            WarmLane(4, "cpu:0", "m/1", "int8"),
+            ResolveFrame(frame, OutcomeStatus.LATE, "it ran longer than planned", 3, 1),
+            AdviseStream(1, Advice.SLOW_DOWN, "overload", 40),
+        ]
+    ) == [
+        ["run", 3, "cpu:0", "m/1", "int8", [7]],
+        ["warm", 4, "cpu:0", "m/1", "int8"],
+        ["end", 7, "LATE", 3],
+        ["advise", 1, "SLOW_DOWN", 40],
+    ]
+
+
+def test_a_full_recording_stops_and_what_is_there_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    writer = RecordingWriter(path, 200)
+    for now_ns in range(100):
+        writer.event(now_ns, LaneUp("cpu:0"))
+        writer.actions([WarmLane(1, "cpu:0", "m/1", "fp32")])
+    assert path.stat().st_size <= 200, "written as soon as it is full"
+    writer.close()
+    steps = list(read_recording(path))
+    assert [step.now_ns for step in steps] == list(range(len(steps)))
+    assert 1 <= len(steps) < 5
+    assert all(step.actions for step in steps)
+
+
+def test_an_existing_file_is_replaced_and_a_folder_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("old")
+    RecordingWriter(path, 1000).close()
+    assert list(read_recording(path)) == []
+    with pytest.raises(OSError, match="Is a directory"):
+        RecordingWriter(tmp_path, 1000)
+
+
+HEAD = '{"duly_recording":1}\n'
+
+
+@pytest.mark.parametrize("cut", range(1, 80, 7))
+def test_a_recording_that_was_cut_off_ends_with_its_last_whole_step(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "log"
+    step = '[1,"LaneUp",{"lane":"cpu:0"}]\n[["warm",1,"cpu:0","m/1","fp32"]]\n'
+    path.write_text(HEAD + step + step[:-cut])
+    assert len(list(read_recording(path))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", 'is no recording: the first line should be {"duly_recording": 1}'),
+        ("hello\n", 'is no recording: the first line should be {"duly_recording": 1}'),
+        ('{"duly_recording":2}\n', "has format 2; this version of duly reads format 1"),
+        (HEAD + "what\n", "line 2: is not JSON"),
+        (HEAD + "{}\n", "line 2: should be [NOW_NS, EVENT, FIELDS] or a list of actions"),
+        (HEAD + '["now","LaneUp",{}]\n', "line 2: should be [NOW_NS, EVENT, FIELDS]"),
+        (HEAD + '[1,"LaneSideways",{}]\n', "line 2: there is no event 'LaneSideways'; there are: StreamOpened"),
+        (
+            HEAD + '[1,"TimerFired",{}]\n[2,"LaneUp",{"lane":5}]\n',
+            "line 3: LaneUp.lane: Input should be a valid string",
+        ),
+        (HEAD + '[["run",1]]\n', "line 2: actions without an event before them"),
+    ],
+)
+def test_what_is_wrong_with_a_recording_is_told(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "log"
+    path.write_text(text)
+    with pytest.raises(RecordingError) as error:
+        list(read_recording(path))
+    assert str(error.value).startswith(f"{path}: {reason}")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, tail: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any_bytes"
+    path.write_bytes(HEAD.encode() + tail)
+    with contextlib.suppress(RecordingError):
+        list(read_recording(path))
+
+
+def test_a_line_is_json_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    writer = RecordingWriter(path, 1 << 20)
+    for event in EVENTS:
+        writer.event(0, event)
+    writer.close()
+    assert [json.loads(line)[1] for line in path.read_text().splitlines()[1:]] == [type(e).__name__ for e in EVENTS]
