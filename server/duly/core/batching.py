@@ -69,12 +69,15 @@ def best_window(entries: Sequence[Entry], first: int, profile: Profile, now_ns: 
     """Where in `entries` (one class, in order) from `first` on the batch with the best rate begins, and its size."""
     plan = profile.plan_ns
     last = min(len(entries), first + LOOKAHEAD_BATCHES * profile.batch_max)
-    begin, best = first, largest_size(profile, min(entries[first][0] - now_ns, cap_ns), last - first)
-    for start in range(first + 1, last):
+    begin, best = first, 0
+    for start in range(first, last):
         left = last - start
         if left <= best:
             break
-        size = largest_size(profile, min(entries[start][0] - now_ns, cap_ns), left)
+        slack_ns = entries[start][0] - now_ns
+        size = largest_size(profile, slack_ns if slack_ns < cap_ns else cap_ns, left)
+        if not best:
+            best = size
         if size * plan[best] > best * plan[size]:
             begin, best = start, size
     if best == 1:

@@ -21,7 +21,7 @@ from duly.core.hold import may_hold, ripe_ns
 from duly.core.overload import fits_serially, worthiest
 from duly.core.profile import Profile
 from duly.core.queue import Entry
-from duly.core.shares import ClassShares
+from duly.core.shares import STRICT, ClassShares
 from duly.core.state import StreamState, VariantState
 from duly.core.types import Frame, StreamClass
 
@@ -49,6 +49,8 @@ class Situation:
     lanes: int
     """That are up."""
     lanes_free: int
+    best_effort: bool
+    """Streams of that class are open."""
     cap_ns: Mapping[StreamClass, int]
     """By class: the longest that a batch of two or more may block the lane."""
     shares: ClassShares
@@ -90,13 +92,14 @@ class _Candidate:
 
 def next_batch(now_ns: int, lane: str, about: Situation) -> Batch | Hold | None:
     """None: nothing waits that the lane could serve in time."""
-    order = about.shares.order(_planned_best_effort_ns(lane, about.variants))
+    order = about.shares.order(_planned_best_effort_ns(lane, about.variants)) if about.best_effort else STRICT
     stream_class, candidates = _candidates(now_ns, lane, about, order)
     if not candidates:
         return None
     cap_ns = about.cap_ns[stream_class]
     for candidate in candidates:
-        candidate.form(min(candidate.deadline_ns - now_ns, cap_ns))
+        slack_ns = candidate.deadline_ns - now_ns
+        candidate.form(slack_ns if slack_ns < cap_ns else cap_ns)
     critical = stream_class is StreamClass.CRITICAL
     if critical and not about.critical_missed:
         return _critical_batch(now_ns, candidates, cap_ns)

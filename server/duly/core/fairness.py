@@ -29,10 +29,12 @@ PRINCIPALS_MAX = 4096
 class Merit:
     """What the next frame of one stream is worth; 1 where nothing was missed."""
 
-    __slots__ = ("_floor_frames", "_recent", "_streak", "value")
+    __slots__ = ("_floor_frames", "_recent", "_streak", "spotless", "value")
 
     def __init__(self, terms: StreamTerms) -> None:
         self.value = 1.0
+        self.spotless = not terms.floor_window
+        """One more frame on time changes nothing."""
         self._streak = 0
         self._floor_frames = terms.floor_frames
         self._recent: deque[bool] | None = None
@@ -47,6 +49,7 @@ class Merit:
         elif self._streak < STREAK_MAX:
             self._streak += 1
         self.value = 1.0 + STREAK_FACTOR * self._streak
+        self.spotless = on_time and self._recent is None
         if self._recent is not None:
             self._recent.append(on_time)
             if sum(self._recent) < self._floor_frames:

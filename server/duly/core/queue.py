@@ -48,6 +48,17 @@ class WaitingFrames:
         del entries[at]
         self.count -= 1
 
+    def take(self, frames: list[Frame]) -> None:
+        """Removes them all, at once where they are the first of a class in order. Raises KeyError as `remove` does."""
+        entries = self.by_class[frames[0].stream_class]
+        count = len(frames)
+        if count <= len(entries) and entries[0][2] is frames[0] and entries[count - 1][2] is frames[-1]:
+            del entries[:count]
+            self.count -= count
+        else:
+            for frame in frames:
+                self.remove(frame)
+
     def deadline_first_ns(self) -> int | None:
         """Earliest deadline of all classes; None: nothing waits."""
         heads = [entries[0][0] for entries in self.by_class if entries]

@@ -95,7 +95,7 @@ class Scheduler:
         """When the variants' controls look again; they do with the first event after that."""
         self._drain_ns: int | None = None
         self._actions: list[Action] = []
-        self._about = Situation([], self._streams, 0, 0, {}, ClassShares(), False, self._merit)
+        self._about = Situation([], self._streams, 0, 0, False, {}, ClassShares(), False, self._merit)
         self._bound_blocking()
 
     # ---- the whole contract ----
@@ -256,6 +256,7 @@ class Scheduler:
             if most is not StreamClass.CRITICAL:
                 cap_ns[most] = tightest_ns * BLOCKING_PERCENT // 100
         self._about.cap_ns = cap_ns
+        self._about.best_effort = bool(self._budgets_ns[StreamClass.BEST_EFFORT])
 
     def _frame_arrived(self, now_ns: int, frame: Frame) -> None:
         frame.arrived_ns = now_ns
@@ -269,7 +270,7 @@ class Scheduler:
             frame.reset_state = stream.gap and terms.gap is GapPolicy.RESET
             stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
         stream.unanswered += 1
-        stream.arrivals.arrived(now_ns)
+        stream.arrived_ns = now_ns
         model = self._models.get(frame.model)
         if self._drain_ns is not None:
             self._resolve(now_ns, stream, frame, OutcomeStatus.SHED, "the server is draining")
@@ -281,7 +282,7 @@ class Scheduler:
         elif stream.gap and terms.gap is not None:
             self._resolve(now_ns, stream, frame, OutcomeStatus.SKIPPED, _GAP)
         else:
-            variant = self._variant_for(now_ns, frame, model, stream)
+            variant = model.only or self._variant_for(now_ns, frame, model, stream)
             frame.rank = variant.rank
             variant.arrivals.arrived(now_ns)
             if frame.deadline_ns < now_ns + variant.planned_one_ns:
@@ -295,14 +296,11 @@ class Scheduler:
 
     def _variant_for(self, now_ns: int, frame: Frame, model: ModelState, stream: StreamState) -> VariantState:
         """The variant that the control wants, or the first faster one that can still serve the frame in time."""
-        variants = model.variants
-        if len(variants) == 1:
-            return next(iter(variants.values()))
         rank_max = stream.terms.variant_rank_max
         model.arrived[frame.stream_class] += 1
         served = model.served_from(model.control.rank_for(frame.stream_class, rank_max), rank_max)
         in_time = (variant for variant in served if frame.deadline_ns >= now_ns + variant.planned_one_ns)
-        return next(in_time, None) or next(iter(served), None) or next(iter(variants.values()))
+        return next(in_time, None) or next(iter(served), None) or next(iter(model.variants.values()))
 
     def _doomed(self, now_ns: int, stream: StreamState, frame: Frame, variant: VariantState) -> None:
         """A frame that no lane can serve in time by its plan, in any variant: dropped, or tried where a plan is due for
@@ -382,11 +380,12 @@ class Scheduler:
             return
         missed = status in _MISSED
         if missed or status is OutcomeStatus.ON_TIME:
-            stream.merit.ended(not missed)
+            if missed or not stream.merit.spotless:
+                stream.merit.ended(not missed)
             if missed and frame.stream_class is StreamClass.CRITICAL and status is not OutcomeStatus.SUPERSEDED:
                 self._critical_missed_ns = now_ns
             model = self._models.get(frame.model)
-            if model is not None and len(model.variants) > 1:
+            if model is not None and model.only is None:
                 if not missed:
                     model.on_time += 1
                 elif status is not OutcomeStatus.SUPERSEDED:
@@ -436,7 +435,7 @@ class Scheduler:
     def _faster(self, now_ns: int, frame: Frame, stream: StreamState) -> VariantState | None:
         """The most accurate variant that can still serve a frame which its own can't."""
         model = self._models[frame.model]
-        if len(model.variants) == 1:
+        if model.only is not None:
             return None
         rescuers = model.served_from(frame.rank + 1, stream.terms.variant_rank_max)
         return next((variant for variant in rescuers if frame.deadline_ns >= now_ns + variant.planned_one_ns), None)
@@ -469,13 +468,23 @@ class Scheduler:
                 about.lanes_free = self._lanes_free
                 chosen = next_batch(now_ns, lane, about)
                 if isinstance(chosen, Batch):
-                    for frame in chosen.frames:
-                        self._unwait(self._streams[frame.stream_id], frame)
+                    self._take(chosen)
                     self._start(now_ns, lane, chosen, probe=False)
                     if not self._waiting:
                         break
                 elif isinstance(chosen, Hold) and (self._hold_ns is None or chosen.until_ns < self._hold_ns):
                     self._hold_ns = chosen.until_ns
+
+    def _take(self, batch: Batch) -> None:
+        """Its frames wait no more."""
+        batch.variant.waiting.take(batch.frames)
+        self._waiting -= len(batch.frames)
+        streams = self._streams
+        for frame in batch.frames:
+            stream = streams[frame.stream_id]
+            del stream.waiting[frame.frame_id]
+            if not frame.must_run:
+                stream.supersedable -= 1
 
     def _merit(self, frame: Frame) -> float:
         stream = self._streams[frame.stream_id]
@@ -487,16 +496,28 @@ class Scheduler:
         action = DispatchBatch(self._batch_id, lane, variant.model, variant.name, frames, batch.planned_ns)
         self._occupy(lane, RunningBatch(action, variant, now_ns, probe))
         variant.probe_ns[lane] = now_ns + PROBE_AFTER_NS
-        share_ns = batch.planned_ns / len(frames)
-        for frame in frames:
-            stream = self._streams[frame.stream_id]
-            stream.running += 1
-            self._principals.served(now_ns, stream.terms.principal, share_ns)
-            if stream.terms.gap is not None:
+        self._account(now_ns, frames, batch.planned_ns)
+        if variant.stateful:
+            for frame in frames:
+                stream = self._streams[frame.stream_id]
+                stream.running += 1
                 frame.reset_state |= stream.state_lost or stream.home not in (None, (variant.model, lane))
                 stream.home, stream.state_lost = (variant.model, lane), False
         if self._waiting:
             self._note_preference(now_ns, lane, batch)
+
+    def _account(self, now_ns: int, frames: list[Frame], planned_ns: int) -> None:
+        """Charges the lane time of a batch to the principals of its frames."""
+        share_ns = planned_ns / len(frames)
+        charged_ns = 0.0
+        principal = self._streams[frames[0].stream_id].terms.principal
+        for frame in frames:
+            whose = self._streams[frame.stream_id].terms.principal
+            if whose != principal:
+                self._principals.served(now_ns, principal, charged_ns)
+                principal, charged_ns = whose, 0.0
+            charged_ns += share_ns
+        self._principals.served(now_ns, principal, charged_ns)
 
     def _note_preference(self, now_ns: int, lane: str, batch: Batch) -> None:
         """So that a frame which misses can be told whom the lane was given to instead."""
@@ -542,6 +563,7 @@ class Scheduler:
         if not event.invalid and not event.failed:
             finished_ns = now_ns if event.finished_ns is None else event.finished_ns
             self._learn(now_ns, running, len(frames), finished_ns - running.started_ns)
+        several = len(self._about.variants) > len(self._models)
         for frame in frames:
             stream = self._streams.get(frame.stream_id)
             if frame.seq in event.invalid:
@@ -552,6 +574,10 @@ class Scheduler:
                 status, reason = OutcomeStatus.CANCELLED, "its stream closed"
             elif now_ns <= frame.deadline_ns:
                 status, reason = OutcomeStatus.ON_TIME, ""
+                if stream.merit.spotless and stream.terms.gap is None and not several:
+                    # What `_resolve` would do, which is most of what happens.
+                    self._answer(stream, frame, status, reason, event.batch_id, len(frames))
+                    continue
             else:
                 status, reason = OutcomeStatus.LATE, "it ran longer than planned"
             self._resolve(now_ns, stream, frame, status, reason, event.batch_id, len(frames))
@@ -593,10 +619,11 @@ class Scheduler:
             state.batch_id = None
             state.ended_ns = now_ns
             self._lanes_free += 1
-        for frame in running.frames:
-            stream = self._streams.get(frame.stream_id)
-            if stream is not None:
-                stream.running -= 1
+        if running.variant.stateful:
+            for frame in running.frames:
+                stream = self._streams.get(frame.stream_id)
+                if stream is not None:
+                    stream.running -= 1
         return running
 
     # ---- models ----
@@ -692,7 +719,7 @@ class Scheduler:
 
 def _phase_ns(now_ns: int, stream: StreamState) -> int:
     """When its next frame is due after `now_ns`; -1 where that is not known."""
-    last_ns, period_ns = stream.arrivals.last_ns, stream.terms.period_ns
+    last_ns, period_ns = stream.arrived_ns, stream.terms.period_ns
     if last_ns < 0 or period_ns <= 0:
         return -1
     return (last_ns - now_ns) % period_ns

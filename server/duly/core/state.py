@@ -15,7 +15,7 @@ from duly.core.variants import VariantControl
 
 class StreamState:
     __slots__ = (
-        "arrivals",
+        "arrived_ns",
         "gap",
         "home",
         "merit",
@@ -34,7 +34,8 @@ class StreamState:
         self.supersedable = 0
         self.unanswered = 0
         self.running = 0
-        self.arrivals = ArrivalGap()
+        self.arrived_ns = -1
+        """When its last frame came; -1: none has."""
         self.merit = Merit(terms)
         self.gap = False
         """Stateful: the next frame to come follows one that was not run."""
@@ -118,11 +119,13 @@ class VariantState:
 
 
 class ModelState:
-    __slots__ = ("arrived", "control", "missed", "on_time", "variants")
+    __slots__ = ("arrived", "control", "missed", "on_time", "only", "variants")
 
     def __init__(self) -> None:
         self.variants: dict[int, VariantState] = {}
         """By rank, the most accurate first."""
+        self.only: VariantState | None = None
+        """Where there is but one."""
         self.control = VariantControl(1)
         self.on_time = 0
         """Frames since the last tick of the control, as are the following."""
@@ -132,6 +135,7 @@ class ModelState:
     def add(self, variant: VariantState) -> None:
         self.variants[variant.rank] = variant
         self.variants = dict(sorted(self.variants.items()))
+        self.only = variant if len(self.variants) == 1 else None
         self.control = VariantControl(max(self.variants) + 1)
 
     def served_from(self, rank: int, rank_max: int) -> Iterable[VariantState]:
@@ -142,14 +146,11 @@ class ModelState:
 
 
 class RunningBatch:
-    __slots__ = ("action", "probe", "started_ns", "variant")
+    __slots__ = ("action", "frames", "probe", "started_ns", "variant")
 
     def __init__(self, action: DispatchBatch | WarmLane, variant: VariantState, started_ns: int, probe: bool) -> None:
         self.action = action
+        self.frames: list[Frame] = action.frames if isinstance(action, DispatchBatch) else []
         self.variant = variant
         self.started_ns = started_ns
         self.probe = probe
-
-    @property
-    def frames(self) -> list[Frame]:
-        return self.action.frames if isinstance(self.action, DispatchBatch) else []
