@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import linprog
 
 from duly_load.bounds.linear import least_cost_ns, linear_bound
 from duly_load.bounds.optimum import best_schedule, optimum
@@ -123,6 +124,31 @@ def test_linear_bound_is_never_below_the_optimum_of_a_few_frames(seed: int) -> N
     found = by_trying(arrivals.tolist(), deadlines.tolist(), model.tolist(), times, lanes)
     bound = linear_bound(arrivals, deadlines, model, times, lanes)
     assert found - 1e-6 <= bound <= len(arrivals) + 1e-6
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_linear_bound_is_what_a_solver_finds_for_the_programme(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count, lanes = int(rng.integers(1, 25)), int(rng.integers(1, 4))
+    arrivals = np.sort(rng.integers(0, 60, count))
+    deadlines = arrivals + rng.choice([12, 15, 30], count)
+    models = rng.integers(0, 2, count)
+    times = [[5, 6, 7, 9], [4, 8, 11]]
+    cost_ns = np.empty(count)
+    for model in range(2):
+        chosen = models == model
+        cost_ns[chosen] = least_cost_ns(arrivals[chosen], deadlines[chosen], times[model])
+    possible = np.isfinite(cost_ns)
+    spans = [(s, t) for s in np.unique(arrivals) for t in np.unique(deadlines) if s < t]
+    inside = [[s <= a and d <= t for a, d in zip(arrivals, deadlines, strict=True)] for s, t in spans]
+    solved = linprog(
+        -np.ones(count),
+        A_ub=np.where(inside, np.where(possible, cost_ns, 0), 0),
+        b_ub=[lanes * (t - s) for s, t in spans],
+        bounds=[(0, 1 if able else 0) for able in possible],
+        method="highs",
+    )
+    assert linear_bound(arrivals, deadlines, models, times, lanes) == pytest.approx(-solved.fun, abs=1e-6)
 
 
 @pytest.mark.parametrize(("rate", "budget_ms"), [(300, 15), (700, 15), (1000, 15), (2000, 15), (1500, 60)])
