@@ -1,7 +1,10 @@
-"""What holds for every test: the developer's own settings stay out, and a failing example is found again."""
+"""What holds for every test: the developer's own settings stay out, a failing example is found again, and the scheduler
+is the one in the source."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when onnxruntime is first imported
@@ -10,3 +13,11 @@ for variable in [name for name in os.environ if name.startswith("DULY_") and nam
 
 settings.register_profile("duly", deadline=None, derandomize=True)
 settings.load_profile("duly")
+
+CORE = Path(__file__).parent.parent / "server" / "duly" / "core"
+
+
+def pytest_sessionstart() -> None:
+    compiled = [path.stat().st_mtime for path in CORE.glob("*.so")]
+    if compiled and min(compiled) < max(path.stat().st_mtime for path in CORE.glob("*.py")):
+        pytest.exit("the compiled scheduler is older than its source: `make core`, or `make core-clean`", 4)

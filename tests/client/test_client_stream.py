@@ -54,6 +54,7 @@ async def test_the_terms_asked_for_and_agreed() -> None:
             outputs=["y"],
             gap="RESET",
             variant_lowest="int8",
+            floor=(8, 10),
         )
         async with opening as stream:
             terms = stream.opened
@@ -71,6 +72,7 @@ async def test_the_terms_asked_for_and_agreed() -> None:
             outputs=["y"],
             gap_policy=inference_pb2.GAP_POLICY_RESET,
             variant_lowest="int8",
+            floor=inference_pb2.OnTimeFloor(frames=8, window=10),
         )
     ]
     assert terms.version == "3"

@@ -1,69 +1,33 @@
 """The law of the core, checked from outside: `Witness` steps the real scheduler and holds it to its promises.
 
-It knows only what went in and what came out, plus the plans that the scheduler publishes, and keeps its own account of
-streams, lanes, workers and frames. Every promise is an assertion with the time and the frame or batch in its message.
+It knows only what went in and what came out, plus the plans that the scheduler publishes (`accounts`). Every promise is
+an assertion with the time and the frame or batch in its message.
 
 Out of scope: which of several lawful batches is best. The stories show what the rules prefer.
 """
 
 import copy
-from dataclasses import dataclass, field
+from collections import Counter
 
+from core.accounts import Accounts, Running, Stream
+from duly.core.blocking import AMONG_EQUALS_PERCENT, BLOCKING_NS_MAX
 from duly.core.events import (
     Action,
     AdviseStream,
-    BatchFailed,
     BatchFinished,
     DispatchBatch,
-    DrainRequested,
     Event,
     FramesArrived,
     FramesCancelled,
-    LaneDown,
-    LaneUp,
-    ModelGone,
-    ModelReady,
     ResolveFrame,
     StreamClosed,
-    StreamOpened,
+    WarmLane,
 )
-from duly.core.scheduler import PROBE_AFTER_NS, PROBE_SPOILT_PERCENT, Scheduler
-from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.hold import LANES_PER_MODEL
+from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
+from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 
-SERVED = (OutcomeStatus.ON_TIME, OutcomeStatus.LATE)
-
-
-@dataclass(slots=True)
-class Stream:
-    terms: StreamTerms
-    waiting: dict[int, Frame] = field(default_factory=dict)
-    running: int = 0
-    outcomes: dict[int, OutcomeStatus | None] = field(default_factory=dict)
-    """By frame id, in order of arrival; None: not answered yet."""
-    home: tuple[str, str] | None = None
-    """Stateful: model and lane that hold its state."""
-    state_lost: bool = False
-    """Stateful: its home went since a frame last started."""
-    broken: bool = False
-    """Stateful under SKIP: the worker of its home crashed."""
-
-
-@dataclass(slots=True)
-class Worker:
-    batch_max: int
-    ready_ns: int
-    last_run_ns: int
-    spoilt: bool = False
-    """The last run was a probe that showed the plan to be spoilt: another may follow at once."""
-
-
-@dataclass(slots=True)
-class Running:
-    action: DispatchBatch
-    started_ns: int
-    probe: bool
-    end: Event | None = None
-    """What ended it, within the step that does."""
+MISSED = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED)
 
 
 class Witness:
@@ -75,22 +39,13 @@ class Witness:
         """What went in, copied before the scheduler saw it."""
         self.answers: list[list[Action]] = []
         """What came out of each step, copied before the next."""
-        self.streams: dict[int, Stream] = {}
-        self.lanes: dict[str, int | None] = {}
-        self.workers: dict[tuple[str, str], Worker] = {}
-        """By model and lane."""
-        self.stateful: dict[str, bool] = {}
-        """Models that are loaded."""
-        self.batches: dict[int, Running] = {}
-        self.unanswered: dict[int, Frame] = {}
-        """By seq."""
-        self.batch_of: dict[int, int] = {}
-        """Running frames: seq to batch id."""
-        self.drain_ns: int | None = None
+        self.accounts = Accounts(self.scheduler)
+        self.seen: Counter[str] = Counter()
+        """How often each of the rarer rules applied."""
 
     def step(self, now_ns: int, event: Event) -> list[Action]:
         self.log.append((now_ns, copy.deepcopy(event)))
-        self._note(now_ns, event)
+        self.accounts.note(now_ns, event)
         actions = self.scheduler.step(now_ns, event)
         self.answers.append(copy.deepcopy(actions))
         for action in actions:
@@ -98,9 +53,11 @@ class Witness:
                 case ResolveFrame():
                     self._resolved(now_ns, event, action)
                 case DispatchBatch():
-                    self._dispatched(now_ns, action)
+                    self._dispatched(now_ns, event, action)
+                case WarmLane():
+                    self._warmed(now_ns, action)
                 case AdviseStream():
-                    assert action.stream_id in self.streams, f"{now_ns}: advice to a stream that is closed"
+                    assert action.stream_id in self.accounts.streams, f"{now_ns}: advice to a stream that is closed"
         self._ended(now_ns)
         self._settled(now_ns)
         return actions
@@ -114,80 +71,18 @@ class Witness:
         for (now_ns, event), actions in zip(self.log, self.answers, strict=True):
             assert fresh.step(now_ns, copy.deepcopy(event)) == actions, f"{now_ns}: {event} does not replay"
 
-    # ---- what went in ----
-
-    def _note(self, now_ns: int, event: Event) -> None:
-        match event:
-            case StreamOpened():
-                self.streams[event.stream_id] = Stream(event.terms)
-            case FramesArrived(frames):
-                for frame in frames:
-                    self.unanswered[frame.seq] = frame
-                    stream = self.streams.get(frame.stream_id)
-                    if stream is not None:
-                        stream.waiting[frame.frame_id] = frame
-                        stream.outcomes[frame.frame_id] = None
-            case LaneUp():
-                self.lanes.setdefault(event.lane, None)
-            case LaneDown():
-                for model in list(self.stateful):
-                    self._worker_gone(model, event.lane, event)
-                self.lanes.pop(event.lane, None)
-            case ModelReady():
-                self.stateful.setdefault(event.model, event.stateful)
-                self.workers[event.model, event.lane] = Worker(max(event.samples_ns), now_ns, now_ns)
-            case ModelGone(model, lane):
-                for name in [name for of, name in self.workers if of == model and lane in (None, name)]:
-                    self._worker_gone(model, name, event)
-                if lane is None:
-                    self.stateful.pop(model, None)
-            case BatchFinished() | BatchFailed():
-                self._probed(now_ns, event)
-                self._batch_over(event.batch_id, event)
-            case DrainRequested():
-                self.drain_ns = event.until_ns
-
-    def _worker_gone(self, model: str, lane: str, event: Event) -> None:
-        self.workers.pop((model, lane), None)
-        for batch_id, running in self.batches.items():
-            if (running.action.model, running.action.lane) == (model, lane):
-                self._batch_over(batch_id, event)
-        for stream in self.streams.values():
-            if stream.home == (model, lane):
-                stream.home, stream.state_lost = None, True
-                stream.broken |= not (isinstance(event, ModelGone) and event.lane is None)
-
-    def _probed(self, now_ns: int, event: BatchFinished | BatchFailed) -> None:
-        running = self.batches.get(event.batch_id)
-        if running is None or not running.probe or isinstance(event, BatchFailed) or event.invalid or event.failed:
-            return
-        worker = self.workers.get((running.action.model, running.action.lane))
-        if worker is not None:
-            taken_ns, planned_ns = now_ns - running.started_ns, running.action.planned_ns
-            worker.spoilt = taken_ns * 100 < planned_ns * PROBE_SPOILT_PERCENT
-
-    def _batch_over(self, batch_id: int, event: Event) -> None:
-        running = self.batches.get(batch_id)
-        if running is not None:
-            running.end = event
-            for frame in running.action.frames:
-                if frame.stream_id in self.streams:
-                    self.streams[frame.stream_id].running -= 1
-            if self.lanes.get(running.action.lane) == batch_id:
-                self.lanes[running.action.lane] = None
-
-    # ---- what came out ----
+    # ---- how frames end ----
 
     def _resolved(self, now_ns: int, event: Event, action: ResolveFrame) -> None:
-        frame, status = action.frame, action.status
+        accounts, frame, status = self.accounts, action.frame, action.status
         told = f"{now_ns}: frame {frame.stream_id}/{frame.frame_id} {status.name} ({action.reason})"
-        assert self.unanswered.pop(frame.seq, None) is frame, f"{told}: never came, or is answered already"
+        assert accounts.unanswered.pop(frame.seq, None) is frame, f"{told}: never came, or is answered already"
         assert action.reason or status is OutcomeStatus.ON_TIME, f"{told}: no reason"
-        stream = self.streams.get(frame.stream_id)
-        if frame.seq in self.batch_of:
-            running = self.batches[self.batch_of.pop(frame.seq)]
-            batch = running.action
-            assert (action.batch_id, action.batch_size) == (batch.batch_id, len(batch.frames)), f"{told}: wrong batch"
+        stream = accounts.streams.get(frame.stream_id)
+        if frame.seq in accounts.batch_of:
+            running = accounts.batches[accounts.batch_of.pop(frame.seq)]
+            size = len(running.frames)
+            assert (action.batch_id, action.batch_size) == (running.action.batch_id, size), f"{told}: wrong batch"
             assert running.end is not None, f"{told}: its batch still runs"
             assert status is _status_after_run(now_ns, frame, stream, running.end), told
         else:
@@ -197,6 +92,8 @@ class Witness:
                 del stream.waiting[frame.frame_id]
         if stream is not None:
             stream.outcomes[frame.frame_id] = status
+            if status in MISSED and stream.terms.stream_class is StreamClass.CRITICAL:
+                accounts.critical_missed_ns = now_ns
 
     def _may_end_unrun(self, now_ns: int, event: Event, action: ResolveFrame, stream: Stream | None) -> bool:
         frame = action.frame
@@ -207,101 +104,174 @@ class Witness:
             return action.status is OutcomeStatus.CANCELLED
         match action.status:
             case OutcomeStatus.EXPIRED:
-                return now_ns + self.scheduler.planned_one_ns(frame.model) > frame.deadline_ns
+                return not self.accounts.may_be_in_time(now_ns, frame, terms)
             case OutcomeStatus.SUPERSEDED:
                 arrived = event.frames if isinstance(event, FramesArrived) else []
                 newer = any(f.stream_id == frame.stream_id and f.frame_id > frame.frame_id for f in arrived)
-                return newer and not frame.must_run and terms.backlog is not BacklogPolicy.ALL
+                oldest = next((waiting for waiting in stream.waiting.values() if not waiting.must_run), None)
+                return newer and oldest is frame and terms.backlog is not BacklogPolicy.ALL
             case OutcomeStatus.SHED:
-                if "more critical" in action.reason:
-                    doomed = now_ns + self.scheduler.planned_one_ns(frame.model) > frame.deadline_ns
-                    return doomed and terms.stream_class is not StreamClass.CRITICAL
-                over_credit = sum(status is None for status in stream.outcomes.values()) > terms.frames_in_flight_max
-                return over_credit or self.drain_ns is not None or "larger batch" in action.reason
+                return self._may_be_shed(now_ns, event, action, stream)
             case OutcomeStatus.SKIPPED:
-                return terms.gap is GapPolicy.SKIP and (stream.broken or _after_gap(stream, frame.frame_id))
+                return terms.gap is GapPolicy.SKIP and (stream.broken or stream.after_gap(frame.frame_id))
             case OutcomeStatus.CANCELLED:
                 return isinstance(event, FramesCancelled) and frame.frame_id in event.frame_ids
             case OutcomeStatus.FAILED:
-                return frame.model not in self.stateful
+                return frame.model not in self.accounts.stateful
             case _:
                 return False
 
-    def _dispatched(self, now_ns: int, batch: DispatchBatch) -> None:
-        told = f"{now_ns}: batch {batch.batch_id} of {batch.model} on {batch.lane}"
-        assert self.lanes.get(batch.lane, 0) is None, f"{told}: the lane is not up and free"
-        worker = self.workers.get((batch.model, batch.lane))
-        assert worker is not None, f"{told}: the model has no worker there"
-        assert 1 <= len(batch.frames) <= worker.batch_max, f"{told}: {len(batch.frames)} frames"
-        plan = self.scheduler.planned_ns(batch.model, batch.lane)
-        assert batch.planned_ns == plan[len(batch.frames) - 1], f"{told}: not the published plan"
-        in_time = all(now_ns + batch.planned_ns <= frame.deadline_ns for frame in batch.frames)
-        due = worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS
-        probe = len(batch.frames) == 1 and due
-        assert in_time or (probe and now_ns < batch.frames[0].deadline_ns), f"{told}: planned to be late"
-        for frame in batch.frames:
-            assert frame.model == batch.model, f"{told}: frame of {frame.model}"
-            assert frame.seq in self.unanswered, f"{told}: frame {frame.stream_id}/{frame.frame_id} is answered"
-            assert self._may_start(frame, batch.lane), f"{told}: frame {frame.stream_id}/{frame.frame_id} may not run"
+    def _may_be_shed(self, now_ns: int, event: Event, action: ResolveFrame, stream: Stream) -> bool:
+        """Every reason has its own ground."""
+        accounts, frame, reason = self.accounts, action.frame, action.reason
+        arrives = isinstance(event, FramesArrived) and frame in event.frames
+        if reason.startswith("overload: "):
+            # Since it came, a lane that serves its variant began with frames of these classes.
+            given = [
+                cls
+                for cls, at_ns in accounts.given_ns.get((frame.model, frame.rank), {}).items()
+                if at_ns >= frame.arrived_ns
+            ]
+            self.seen[reason] += 1
+            doomed = not accounts.may_be_in_time(now_ns, frame, stream.terms)
+            if reason == "overload: the lane was given to more critical frames":
+                return doomed and any(cls < stream.terms.stream_class for cls in given)
+            return doomed and bool(given) and reason == "overload: passed over for a batch that serves more"
+        if reason == "the server is draining":
+            return arrives and accounts.drain_ns is not None
+        if reason == "the server stopped before its turn":
+            return accounts.drain_ns is not None and now_ns >= accounts.drain_ns
+        unanswered = sum(status is None for status in stream.outcomes.values())
+        credit = stream.terms.frames_in_flight_max
+        return arrives and unanswered > credit and reason == f"more than {credit} frames of the stream are unanswered"
+
+    # ---- what lanes do ----
+
+    def _dispatched(self, now_ns: int, event: Event, batch: DispatchBatch) -> None:
+        accounts, frames = self.accounts, batch.frames
+        told = f"{now_ns}: batch {batch.batch_id} of {batch.model} {batch.variant} on {batch.lane}"
+        assert frames, f"{told}: no frames"
+        rank = frames[0].rank
+        lane, worker = accounts.lanes.get(batch.lane), accounts.workers.get((batch.model, rank, batch.lane))
+        assert lane is not None, f"{told}: the lane is not up"
+        assert lane.batch_id is None, f"{told}: the lane is not free"
+        assert worker is not None, f"{told}: the model has no worker of rank {rank} there"
+        assert worker.variant == batch.variant, f"{told}: frames of the queue of {worker.variant}"
+        assert len(frames) <= worker.batch_max, f"{told}: {len(frames)} frames"
+        plan_ns = accounts.planned_ns((batch.model, rank), batch.lane)
+        assert batch.planned_ns == plan_ns[len(frames)], f"{told}: not the published plan"
+        in_time = all(now_ns + batch.planned_ns <= frame.deadline_ns for frame in frames)
+        probe = len(frames) == 1 and (worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS)
+        assert in_time or (probe and now_ns < frames[0].deadline_ns), f"{told}: planned to be late"
+        cap_ns = accounts.cap_ns(frames[0].stream_class, BLOCKING_NS_MAX, AMONG_EQUALS_PERCENT)
+        assert len(frames) == 1 or batch.planned_ns <= cap_ns, f"{told}: longer than {cap_ns}"
+        gives_way = accounts.gives_way(batch.lane)
+        for frame in frames:
+            of = f"frame {frame.stream_id}/{frame.frame_id}"
+            assert (frame.model, frame.rank) == (batch.model, rank), (
+                f"{told}: {of} waits for {frame.model} {frame.rank}"
+            )
+            assert frame.seq in accounts.unanswered, f"{told}: {of} is answered"
+            terms = accounts.streams[frame.stream_id].terms
+            assert rank <= terms.variant_rank_max, f"{told}: {of} is to have rank {terms.variant_rank_max} or better"
+            assert accounts.may_start(frame, batch.lane), f"{told}: {of} may not run"
             self._started(batch, frame)
-        assert in_time or not self._runnable(now_ns, batch.lane), f"{told}: a probe goes before what can be in time"
-        self._assert_precedence(now_ns, batch, told)
-        worker.last_run_ns, worker.spoilt = now_ns, False
-        self.lanes[batch.lane] = batch.batch_id
-        self.batches[batch.batch_id] = Running(batch, now_ns, not in_time)
+        self.seen["batches"] += 1
+        self.seen["probes"] += not in_time
+        self.seen["less accurate"] += rank > 0
+        assert in_time or not accounts.runnable(now_ns, batch.lane), f"{told}: a probe before what can be in time"
+        self._assert_precedence(now_ns, batch, gives_way, told)
+        accounts.note_started(now_ns, Running(batch, rank, now_ns, not in_time))
+        # Of the frames that come in one event, a probe may start before the last has been looked at.
+        if in_time or not isinstance(event, FramesArrived):
+            accounts.note_share(batch)
 
     def _started(self, batch: DispatchBatch, frame: Frame) -> None:
-        stream = self.streams[frame.stream_id]
+        stream = self.accounts.streams[frame.stream_id]
         del stream.waiting[frame.frame_id]
         stream.running += 1
-        self.batch_of[frame.seq] = batch.batch_id
+        self.accounts.batch_of[frame.seq] = batch.batch_id
         if stream.terms.gap is None:
             return
         told = f"frame {frame.stream_id}/{frame.frame_id}"
         home = (batch.model, batch.lane)
         lost = stream.state_lost or stream.home not in (None, home)
-        gap = _after_gap(stream, frame.frame_id)
+        gap = stream.after_gap(frame.frame_id)
         assert stream.terms.gap is not GapPolicy.SKIP or not (gap or stream.broken), f"{told} runs after a gap"
         resets = lost or (gap and stream.terms.gap is GapPolicy.RESET)
         assert frame.reset_state == resets, f"{told}: state lost {lost}, gap {gap}, reset {frame.reset_state}"
         stream.home, stream.state_lost = home, False
 
-    def _assert_precedence(self, now_ns: int, batch: DispatchBatch, told: str) -> None:
-        """No more critical frame that could have run here is left behind, of any model."""
-        most = min(frame.stream_class for frame in batch.frames)
-        least = max(frame.stream_class for frame in batch.frames)
-        for frame in self._runnable(now_ns, batch.lane):
-            bound = least if frame.model == batch.model else most
-            assert frame.stream_class >= bound, f"{told}: goes before {frame.stream_id}/{frame.frame_id}"
+    def _assert_precedence(self, now_ns: int, batch: DispatchBatch, gives_way: bool, told: str) -> None:
+        """No more critical frame that could have run here is left behind, of any model, but STANDARD for what is owed
+        to BEST_EFFORT; and no CRITICAL batch takes a frame before its turn.
+        """
+        frames, left = batch.frames, self.accounts.runnable(now_ns, batch.lane)
+        most, least = frames[0].stream_class, max(frame.stream_class for frame in frames)
+        for frame in left:
+            bound = least if (frame.model, frame.rank) == (batch.model, frames[0].rank) else most
+            owed = gives_way and frame.stream_class is StreamClass.STANDARD and least is StreamClass.BEST_EFFORT
+            self.seen["gives way"] += owed and frame.stream_class < bound
+            assert owed or frame.stream_class >= bound, f"{told}: goes before {frame.stream_id}/{frame.frame_id}"
+        missed_ns = self.accounts.critical_missed_ns
+        if most is not StreamClass.CRITICAL or (missed_ns is not None and now_ns - missed_ns < CRITICAL_MISSED_NS):
+            return
+        turns_ns = [
+            frame.deadline_ns
+            for frame in left
+            if frame.stream_class is most and (frame.model, frame.rank) != (batch.model, frames[0].rank)
+        ]
+        if turns_ns:
+            self.seen["critical turns"] += 1
+            assert least is most, f"{told}: takes less critical frames along while CRITICAL ones wait"
+            assert max(frame.deadline_ns for frame in frames) <= min(turns_ns), f"{told}: takes a frame before its turn"
+
+    def _warmed(self, now_ns: int, warm: WarmLane) -> None:
+        accounts = self.accounts
+        told = f"{now_ns}: warm-up {warm.batch_id} of {warm.model} {warm.variant} on {warm.lane}"
+        assert accounts.lanes[warm.lane].batch_id is None, f"{told}: the lane is not free"
+        rank, worker = next(
+            (rank, worker)
+            for (model, rank, lane), worker in accounts.workers.items()
+            if (model, worker.variant, lane) == (warm.model, warm.variant, warm.lane)
+        )
+        idle_ns = now_ns - accounts.lanes[warm.lane].ended_ns
+        assert 0 < worker.warm_after_ns <= idle_ns, f"{told}: idle for {idle_ns}"
+        assert not accounts.runnable(now_ns, warm.lane), f"{told}: frames could run there"
+        self.seen["warm-ups"] += 1
+        accounts.note_started(now_ns, Running(warm, rank, now_ns, probe=False))
 
     # ---- what holds between steps ----
 
     def _ended(self, now_ns: int) -> None:
-        for batch_id, running in list(self.batches.items()):
+        accounts = self.accounts
+        for batch_id, running in list(accounts.batches.items()):
             if running.end is not None:
-                left = [frame.seq for frame in running.action.frames if frame.seq in self.unanswered]
+                left = [frame.seq for frame in running.frames if frame.seq in accounts.unanswered]
                 assert not left, f"{now_ns}: batch {batch_id} ended, frames {left} have no answer"
-                del self.batches[batch_id]
-        if isinstance(self.log[-1][1], StreamClosed):
-            self.streams.pop(self.log[-1][1].stream_id, None)
+                del accounts.batches[batch_id]
+        event = self.log[-1][1]
+        if isinstance(event, StreamClosed):
+            accounts.streams.pop(event.stream_id, None)
 
     def _settled(self, now_ns: int) -> None:
-        waiting = [frame for frame in self.unanswered.values() if frame.seq not in self.batch_of]
+        accounts, waiting = self.accounts, self.accounts.waiting()
         assert self.scheduler.frames_waiting() == len(waiting), f"{now_ns}: {len(waiting)} frames should wait"
         wake_ns = self.next_wake_ns()
         assert wake_ns is None or wake_ns > now_ns, f"{now_ns}: asks to be woken at {wake_ns}, again and again"
         for frame in waiting:
             told = f"{now_ns}: frame {frame.stream_id}/{frame.frame_id}"
-            assert frame.model in self.stateful, f"{told} waits for a model that is not loaded"
-            latest_start_ns = frame.deadline_ns - self.scheduler.planned_one_ns(frame.model)
+            assert frame.model in accounts.stateful, f"{told} waits for a model that is not loaded"
+            latest_start_ns = frame.deadline_ns - (accounts.planned_one_ns((frame.model, frame.rank)) or 0)
             assert now_ns <= latest_start_ns, f"{told} waits past its latest start"
             assert wake_ns is not None, f"{told} waits and nobody will wake"
             assert wake_ns <= latest_start_ns + 1, f"{told} is due at {latest_start_ns}, the wake at {wake_ns}"
-        for lane, batch_id in self.lanes.items():
-            assert batch_id is not None or not self._runnable(now_ns, lane), f"{now_ns}: {lane} idles while frames wait"
-        if self.drain_ns is not None and now_ns >= self.drain_ns:
+        for name, lane in accounts.lanes.items():
+            if lane.batch_id is None:
+                self._assert_idle(now_ns, name, wake_ns)
+        if accounts.drain_ns is not None and now_ns >= accounts.drain_ns:
             assert not waiting, f"{now_ns}: {len(waiting)} frames wait after the drain"
-        for stream_id, stream in self.streams.items():
+        for stream_id, stream in accounts.streams.items():
             terms = stream.terms
             supersedable = sum(not frame.must_run for frame in stream.waiting.values())
             told = f"{now_ns}: stream {stream_id}"
@@ -309,31 +279,47 @@ class Witness:
             assert len(stream.waiting) + stream.running <= terms.frames_in_flight_max, f"{told}: over its credit"
             assert terms.gap is None or stream.running <= 1, f"{told}: {stream.running} frames run on one state"
 
-    def _runnable(self, now_ns: int, lane: str) -> list[Frame]:
-        """Waiting frames that could start on the lane now and be in time."""
-        return [
-            frame
-            for stream in self.streams.values()
-            for frame in stream.waiting.values()
-            if (frame.model, lane) in self.workers
-            and now_ns + self.scheduler.planned_ns(frame.model, lane)[0] <= frame.deadline_ns
-            and self._may_start(frame, lane)
-        ]
+    def _assert_idle(self, now_ns: int, lane: str, wake_ns: int | None) -> None:
+        """A free lane either could serve nothing that waits, or holds for more until the batch is ripe."""
+        accounts, told = self.accounts, f"{now_ns}: {lane} idles"
+        runnable = accounts.runnable(now_ns, lane)
+        if not runnable:
+            for (model, _, at), worker in accounts.workers.items():
+                if at == lane and worker.warm_after_ns and accounts.streams:
+                    due_ns = accounts.lanes[lane].ended_ns + worker.warm_after_ns
+                    assert now_ns < due_ns, f"{told} and is cold, {model} would warm it since {due_ns}"
+                    assert wake_ns is not None, f"{told} and nobody will warm it"
+                    assert wake_ns <= due_ns, f"{told} and is cold at {due_ns}, the wake at {wake_ns}"
+            return
+        self.seen["holds"] += 1
+        classes = {frame.stream_class for frame in runnable}
+        assert StreamClass.CRITICAL not in classes, f"{told} while CRITICAL frames wait"
+        assert accounts.drain_ns is None, f"{told} while the server drains"
+        owed = StreamClass.BEST_EFFORT in classes and accounts.gives_way(lane)
+        first = StreamClass.BEST_EFFORT if owed else min(classes)
+        flaw = self._flaw_of_hold(now_ns, lane, [f for f in runnable if f.stream_class is first], wake_ns)
+        assert not flaw, f"{told}: {flaw}"
 
-    def _may_start(self, frame: Frame, lane: str) -> bool:
-        if not self.stateful[frame.model]:
-            return True
-        stream = self.streams[frame.stream_id]
-        if stream.running or next(iter(stream.waiting)) != frame.frame_id:
-            return False
-        # A stream stays with the lane that has its state.
-        return stream.home is None or stream.home[0] != frame.model or stream.home[1] == lane
-
-
-def _after_gap(stream: Stream, frame_id: int) -> bool:
-    """Whether the frame before this one was not served."""
-    before = [status for known_id, status in stream.outcomes.items() if known_id < frame_id]
-    return bool(before) and before[-1] not in SERVED
+    def _flaw_of_hold(self, now_ns: int, lane: str, runnable: list[Frame], wake_ns: int | None) -> str:
+        """Why these frames, of one class, should run on the lane now; empty: it may hold for more."""
+        by_variant: dict[tuple[str, int], list[int]] = {}
+        for frame in runnable:
+            by_variant.setdefault((frame.model, frame.rank), []).append(frame.deadline_ns)
+        lanes = len(self.accounts.lanes)
+        if lanes < 2 or lanes < LANES_PER_MODEL * len(by_variant):
+            return f"frames of {sorted(by_variant)} wait, {lanes} lanes are up"
+        for variant, deadlines_ns in by_variant.items():
+            plan_ns, more = self.accounts.planned_ns(variant, lane), len(deadlines_ns) + 1
+            if more == len(plan_ns):
+                return f"the batch of {variant} is full"
+            if plan_ns[more] > more * plan_ns[1] * 0.9 + 1:
+                return f"another frame of {variant} would not pay"
+            ripe_ns = min(deadlines_ns) - plan_ns[more]
+            if now_ns >= ripe_ns:
+                return f"{variant} is ripe since {ripe_ns}"
+            if wake_ns is None or wake_ns > ripe_ns:
+                return f"{variant} is ripe at {ripe_ns}, the wake at {wake_ns}"
+        return ""
 
 
 def _status_after_run(now_ns: int, frame: Frame, stream: Stream | None, end: Event) -> OutcomeStatus:

@@ -5,12 +5,18 @@ about them, or `ok` where it did nothing. Lines that begin with `#`, and paragra
 
     lane cpu:0                                        up; `lane-down cpu:0 reason="..."`
     model detect/1 lane=cpu:0 1=10ms 4=20ms           warm-up runs by batch size; words: fixed (takes no other sizes),
-                                                      stateful; runs=30 of each size
+                                                      stateful; runs=30 of each size; variant=fp32 rank=0;
+                                                      warm_after=1s
     gone detect/1 lane=cpu:0 reason="..."             its worker there; without `lane` the model is unloaded
     stream 1 model=detect/1 budget=100ms              class=STANDARD backlog=LATEST (KEEP_LAST:3, ALL) credit=64
-                                                      gap=CONTINUE (stateful models)
+                                                      gap=CONTINUE (stateful models) rank_max=1 period=20ms
+                                                      principal=north floor=3/4
     frame 1/7                                         of stream 1, id 7; budget, model: else the stream's; age=5ms since
                                                       capture; word: must_run
+    frames 1/7 1/8 2/1                                the same of several that come together
+    traffic 1 2 period=20ms for=1s                    each of the streams sends so often, evenly spread; batches take as
+                                                      long as at warm-up; prints what became of all frames, in sum, when
+                                                      the last has its outcome
     cancel 1/7 1/8                                    frames of one stream
     close 1                                           the stream
     finish 3                                          the batch; invalid=1/7 or failed=1/7, reason="..."
@@ -26,6 +32,7 @@ whenever the scheduler asked for it, before the command. Every step is held to t
 """
 
 import shlex
+from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -49,8 +56,10 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
     TimerFired,
+    WarmLane,
 )
-from duly.core.types import BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
+from duly.core.profile import MARGIN_PERCENT
+from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
 
 SEPARATOR = "----"
 UNIT_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
@@ -124,6 +133,10 @@ class Story:
         self._budgets_ns: dict[int, int] = {}
         self._seqs: dict[tuple[int, int], int] = {}
         """By stream and frame id."""
+        self._last_ids: dict[int, int] = {}
+        """By stream: the highest frame id so far."""
+        self._variants: dict[str, set[str]] = {}
+        """By model."""
         self._lines: list[str] = []
 
     def replay(self, text: str) -> str:
@@ -131,7 +144,7 @@ class Story:
         return "\n\n".join(self._paragraph(paragraph) for paragraph in text.strip().split("\n\n")) + "\n"
 
     def unanswered(self) -> list[str]:
-        return [f"{frame.stream_id}/{frame.frame_id}" for frame in self.witness.unanswered.values()]
+        return [f"{frame.stream_id}/{frame.frame_id}" for frame in self.witness.accounts.unanswered.values()]
 
     def _paragraph(self, paragraph: str) -> str:
         lines = paragraph.strip("\n").split("\n")
@@ -158,6 +171,9 @@ class Story:
                 wake_ns = self.witness.next_wake_ns()
                 wake = "never" if wake_ns is None else self._time(wake_ns)
                 self._lines.append(" ".join([*(f"{model}={n}" for model, n in waiting.items()), f"wake={wake}"]))
+            case "traffic":
+                streams = [int(command.word()) for _ in list(command.words)]
+                self._traffic(streams, parse_ns(command.option("period")), parse_ns(command.option("for")))
             case _:
                 self._step(self._event(command))
         command.assert_used_up()
@@ -183,7 +199,9 @@ class Story:
             case "stream":
                 return self._stream(command)
             case "frame":
-                return self._frame(command)
+                return FramesArrived([self._frame(command)])
+            case "frames":
+                return FramesArrived([self._frame(command) for _ in list(command.words)])
             case "cancel":
                 frames = [self._ids(command.word()) for _ in list(command.words)]
                 return FramesCancelled(frames[0][0], tuple(frame_id for _, frame_id in frames))
@@ -207,8 +225,10 @@ class Story:
         fixed, stateful = command.flag("fixed"), command.flag("stateful")
         sizes = [key for key in command.options if key.isdigit()]
         samples_ns = {int(size): (parse_ns(command.option(size)),) * runs for size in sizes}
-        lane, variant = command.option("lane"), command.option("variant", "default")
-        return ModelReady(command.word(), lane, variant, samples_ns, not fixed, stateful)
+        model, lane, variant = command.word(), command.option("lane"), command.option("variant", "default")
+        rank, warm_after_ns = int(command.option("rank", "0")), parse_ns(command.option("warm_after", "0ms"))
+        self._variants.setdefault(model, set()).add(variant)
+        return ModelReady(model, lane, variant, samples_ns, not fixed, stateful, rank, warm_after_ns)
 
     def _stream(self, command: Command) -> StreamOpened:
         stream_id = int(command.word())
@@ -216,6 +236,7 @@ class Story:
         self._budgets_ns[stream_id] = parse_ns(command.option("budget"))
         backlog, _, frames = command.option("backlog", "LATEST").partition(":")
         gap = command.options.pop("gap", None)
+        floor_frames, _, floor_window = command.option("floor", "0/0").partition("/")
         terms = StreamTerms(
             stream_class=StreamClass[command.option("class", "STANDARD")],
             backlog=BacklogPolicy[backlog],
@@ -223,16 +244,76 @@ class Story:
             budget_ns=self._budgets_ns[stream_id],
             frames_in_flight_max=int(command.option("credit", "64")),
             gap=None if gap is None else GapPolicy[gap],
+            model=self._models[stream_id],
+            period_ns=parse_ns(command.option("period", "0ms")),
+            variant_rank_max=int(command.option("rank_max", str(VARIANT_RANK_ANY))),
+            principal=command.option("principal", ""),
+            floor_frames=int(floor_frames),
+            floor_window=int(floor_window),
         )
         return StreamOpened(stream_id, terms)
 
-    def _frame(self, command: Command) -> FramesArrived:
+    def _frame(self, command: Command) -> Frame:
         stream_id, frame_id = self._ids(command.word())
-        budget_ns = parse_ns(command.option("budget", f"{self._budgets_ns[stream_id]}ns"))
-        deadline_ns = self._now_ns - parse_ns(command.option("age", "0ms")) + budget_ns
-        model = command.option("model", self._models[stream_id])
+        budget_ns = parse_ns(command.options.get("budget", f"{self._budgets_ns[stream_id]}ns"))
+        deadline_ns = self._now_ns - parse_ns(command.options.get("age", "0ms")) + budget_ns
+        model = command.options.get("model", self._models[stream_id])
+        must_run = command.flag("must_run")
+        if not command.words:
+            for option in ("budget", "age", "model"):
+                command.options.pop(option, None)
+        return self._new_frame(stream_id, frame_id, model, deadline_ns, must_run)
+
+    def _new_frame(self, stream_id: int, frame_id: int, model: str, deadline_ns: int, must_run: bool) -> Frame:
         seq = self._seqs[stream_id, frame_id] = len(self._seqs) + 1
-        return FramesArrived([Frame(seq, stream_id, frame_id, model, deadline_ns, command.flag("must_run"))])
+        self._last_ids[stream_id] = frame_id
+        return Frame(seq, stream_id, frame_id, model, deadline_ns, must_run)
+
+    def _traffic(self, streams: list[int], period_ns: int, duration_ns: int) -> None:
+        """Frames come, batches end and timers fire, each in its time, until nothing is left to answer."""
+        arrivals = [
+            (self._now_ns + nth * period_ns // len(streams), stream_id) for nth, stream_id in enumerate(streams)
+        ]
+        until_ns = self._now_ns + duration_ns
+        actions: list[Action] = []
+        while arrivals or self.witness.accounts.unanswered:
+            running = self.witness.accounts.batches.values()
+            ends = [(batch.started_ns + _takes_ns(batch.action), batch.action.batch_id) for batch in running]
+            end_ns, batch_id = min(ends, default=(until_ns + duration_ns, 0))
+            due_ns, stream_id = min(arrivals, default=(until_ns + duration_ns, 0))
+            wake_ns = self.witness.next_wake_ns()
+            event: Event
+            if wake_ns is not None and wake_ns < min(end_ns, due_ns):
+                at_ns, event = wake_ns, TimerFired()
+            elif end_ns <= due_ns:
+                at_ns, event = end_ns, BatchFinished(batch_id)
+            else:
+                at_ns, frame_id = due_ns, self._last_ids.get(stream_id, 0) + 1
+                deadline_ns = due_ns + self._budgets_ns[stream_id]
+                event = FramesArrived(
+                    [self._new_frame(stream_id, frame_id, self._models[stream_id], deadline_ns, must_run=False)]
+                )
+                arrivals.remove((due_ns, stream_id))
+                if due_ns + period_ns < until_ns:
+                    arrivals.append((due_ns + period_ns, stream_id))
+            self._now_ns = max(self._now_ns, at_ns)
+            actions += self.witness.step(self._now_ns, event)
+        self._lines += self._in_sum(actions)
+
+    def _in_sum(self, actions: list[Action]) -> list[str]:
+        """One line a stream: how many frames ended how, and which variants ran them where there are several."""
+        outcomes: dict[int, Counter[str]] = {}
+        for action in actions:
+            match action:
+                case ResolveFrame():
+                    outcomes.setdefault(action.frame.stream_id, Counter())[action.status.name] += 1
+                case DispatchBatch() if len(self._variants[action.model]) > 1:
+                    for frame in action.frames:
+                        outcomes.setdefault(frame.stream_id, Counter())[f"by {action.variant}"] += 1
+        return [
+            f"stream {stream_id}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+            for stream_id, counts in sorted(outcomes.items())
+        ]
 
     def _bad(self, frame: str | None, reason: str) -> dict[int, str]:
         return {} if frame is None else {self._seqs[self._ids(frame)]: reason}
@@ -243,24 +324,33 @@ class Story:
 
     def _step(self, event: Event) -> None:
         for action in self.witness.step(self._now_ns, event):
-            self._lines.append(f"{self._time(self._now_ns)} {_told(action)}")
+            self._lines.append(f"{self._time(self._now_ns)} {self._told(action)}")
 
     def _time(self, at_ns: int) -> str:
         return format_ms(at_ns - self._start_ns)
 
+    def _told(self, action: Action) -> str:
+        match action:
+            case DispatchBatch():
+                frames = " ".join(
+                    f"{frame.stream_id}/{frame.frame_id}{' (new state)' * frame.reset_state}" for frame in action.frames
+                )
+                return (
+                    f"dispatch batch {action.batch_id} on {action.lane}: {self._variant(action)} frames {frames}, "
+                    f"planned {format_ms(action.planned_ns)}"
+                )
+            case WarmLane():
+                return f"warm batch {action.batch_id} on {action.lane}: {self._variant(action)}"
+            case ResolveFrame():
+                reason = f": {action.reason}" if action.reason else ""
+                return f"frame {action.frame.stream_id}/{action.frame.frame_id} {action.status.name}{reason}"
+            case AdviseStream():
+                return f"advise stream {action.stream_id} {Advice(action.advice).name}: {action.reason}"
 
-def _told(action: Action) -> str:
-    match action:
-        case DispatchBatch():
-            frames = " ".join(
-                f"{frame.stream_id}/{frame.frame_id}{' (new state)' * frame.reset_state}" for frame in action.frames
-            )
-            return (
-                f"dispatch batch {action.batch_id} on {action.lane}: {action.model} frames {frames}, "
-                f"planned {format_ms(action.planned_ns)}"
-            )
-        case ResolveFrame():
-            reason = f": {action.reason}" if action.reason else ""
-            return f"frame {action.frame.stream_id}/{action.frame.frame_id} {action.status.name}{reason}"
-        case AdviseStream():
-            return f"advise stream {action.stream_id} {Advice(action.advice).name}: {action.reason}"
+    def _variant(self, action: DispatchBatch | WarmLane) -> str:
+        return f"{action.model} {action.variant}" if len(self._variants[action.model]) > 1 else action.model
+
+
+def _takes_ns(action: DispatchBatch | WarmLane) -> int:
+    """How long a batch of `traffic` runs."""
+    return action.planned_ns * 100 // (100 + MARGIN_PERCENT) if isinstance(action, DispatchBatch) else UNIT_NS["ms"]

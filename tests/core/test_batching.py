@@ -1,143 +1,130 @@
-"""What every batch that `form_batch` forms must hold, and that the window rule is no loss."""
+"""How large a batch is, whether frames can be served in order, and which window of the queue has the best rate."""
 
-from dataclasses import dataclass
-
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duly.core.batching import EDGE_PERCENT, LOOKAHEAD_BATCHES, WINDOW_GAIN_PERCENT, Batch, form_batch
-from duly.core.profile import Profile
-from duly.core.types import Frame, StreamClass
+from core.drawn import MS, NOW_NS, Waiting, profile_of, profiles, queue_of, waiting
+from duly.core.batching import LOOKAHEAD_BATCHES, best_window, keeps_up, largest_size
+from duly.core.profile import GAIN_PERCENT, Profile
 
-MS = 1_000_000
-NOW_NS = 7_000 * MS
-
-
-@dataclass
-class Decision:
-    waiting: list[Frame]
-    profile: Profile
-    cap_ns: int
-    last_free_lane: bool
-
-    def batch(self) -> Batch:
-        return form_batch(self.waiting, self.profile, NOW_NS, self.cap_ns, self.last_free_lane)
+GPU = {1: 10, 8: 24}
 
 
-def frame(seq: int, due_ns: int, stream_class: StreamClass = StreamClass.STANDARD) -> Frame:
-    return Frame(seq, seq, 1, "detect/1", NOW_NS + due_ns, stream_class=stream_class)
+def pays(profile: Profile, size: int) -> bool:
+    """Whether a batch saves lane time over single runs, as is asked for."""
+    return size == 1 or profile.plan_ns[size] <= size * profile.plan_ns[1] * (1 - GAIN_PERCENT / 100) + 1
 
 
-@st.composite
-def decisions(draw: st.DrawFn) -> Decision:
-    """Frames in the queue's order, each of which could start alone now and be in time."""
-    sizes = draw(st.sampled_from([(1,), (1, 4), (1, 2, 4, 8), (1, 3, 5), (4,), (2, 8)]))
-    times_ns = draw(st.lists(st.integers(1, 40), min_size=len(sizes), max_size=len(sizes)))
-    profile = Profile({size: (ms * MS,) for size, ms in zip(sizes, times_ns, strict=True)}, draw(st.booleans()))
-    alone_ns = profile.planned_ns(1)
-    slack = st.one_of(st.integers(0, 10), st.integers(0, 120)).map(lambda ms: alone_ns + ms * MS)
-    specs = draw(
-        st.lists(
-            st.tuples(st.sampled_from(StreamClass), slack), min_size=1, max_size=LOOKAHEAD_BATCHES * profile.batch_max
-        )
-    )
-    waiting = [frame(seq, slack_ns, cls) for seq, (cls, slack_ns) in enumerate(sorted(specs))]
-    return Decision(waiting, profile, draw(st.integers(0, 40).map(lambda ms: ms * MS)), draw(st.booleans()))
+@given(profile=profiles(), limit_ns=st.integers(-5, 60).map(lambda ms: ms * MS), frames=st.integers(1, 12))
+def test_the_largest_size_is_the_largest_that_fits_and_pays(profile: Profile, limit_ns: int, frames: int) -> None:
+    most = min(frames, profile.batch_max)
+    fit = [size for size in range(1, most + 1) if profile.plan_ns[size] <= limit_ns and pays(profile, size)]
+    assert largest_size(profile, limit_ns, frames) == max(fit, default=1)
 
 
-@given(decision=decisions())
-def test_every_frame_of_a_batch_is_planned_in_time(decision: Decision) -> None:
-    batch = decision.batch()
-    assert 1 <= len(batch.frames) <= decision.profile.batch_max
-    assert batch.planned_ns == decision.profile.planned_ns(len(batch.frames))
-    assert all(NOW_NS + batch.planned_ns <= chosen.deadline_ns for chosen in batch.frames)
-    assert len(batch.frames) == 1 or batch.planned_ns <= decision.cap_ns
+# ---- whether all can be served in their order ----
 
 
-@given(decision=decisions())
-def test_a_batch_costs_no_more_lane_time_than_single_runs(decision: Decision) -> None:
-    batch = decision.batch()
-    assert batch.planned_ns <= len(batch.frames) * decision.profile.planned_ns(1)
+def served_in_order(frames: list[tuple[int, int]], profile: Profile, lanes: int) -> bool:
+    """Whether all frames, given as (arrival, deadline), are in time on one lane that is so many times as fast, or until
+    it has caught up with what has arrived.
+    """
+    free_ns = NOW_NS
+    while frames:
+        arrived = [due_ns for arrival_ns, due_ns in frames if arrival_ns <= free_ns]
+        if not arrived:
+            return True
+        size = largest_size(profile, arrived[0] - free_ns, len(arrived))
+        if free_ns + profile.plan_ns[size] > arrived[0]:
+            return False
+        free_ns += profile.plan_ns[size] // lanes
+        frames = frames[size:]
+    return True
 
 
-@given(decision=decisions())
-def test_every_frame_is_chosen_passed_over_or_left_waiting_and_only_once(decision: Decision) -> None:
-    batch = decision.batch()
-    taken = [chosen.seq for chosen in batch.frames + batch.passed_over]
-    assert len(set(taken)) == len(taken)
-    assert set(taken) <= {waiting.seq for waiting in decision.waiting}
+@given(case=waiting(), gap_ms=st.integers(0, 60), age_ms=st.integers(0, 50), lanes=st.integers(1, 4))
+def test_frames_keep_up_where_serving_them_in_order_does(case: Waiting, gap_ms: int, age_ms: int, lanes: int) -> None:
+    """Those that wait, and those that come within the budget of the last of them."""
+    lookahead, gap_ns = LOOKAHEAD_BATCHES * case.profile.batch_max, gap_ms * MS
+    for _, _, frame in case.entries:
+        frame.arrived_ns = NOW_NS - age_ms * MS
+    frames = [(NOW_NS, due_ns) for due_ns, _, _ in case.entries[:lookahead]]
+    if gap_ns:
+        budget_ns = frames[-1][1] - NOW_NS + age_ms * MS
+        for nth in range(1, min(budget_ns // gap_ns, lookahead) + 1):
+            frames.append((NOW_NS + nth * gap_ns, NOW_NS + nth * gap_ns + budget_ns))
+    expected = served_in_order(frames, case.profile, lanes)
+    assert keeps_up(case.entries, case.profile, NOW_NS, gap_ns, lanes) == expected
 
 
-@given(decision=decisions())
-def test_no_more_critical_frame_is_left_behind(decision: Decision) -> None:
-    batch = decision.batch()
-    least = max(chosen.stream_class for chosen in batch.frames)
-    chosen = {chosen.seq for chosen in batch.frames}
-    assert all(left.stream_class >= least for left in decision.waiting if left.seq not in chosen)
-    assert batch.frames[0].stream_class == decision.waiting[0].stream_class
+@pytest.mark.parametrize(
+    ("gap_ms", "lanes", "expected"), [(0, 1, True), (6, 1, True), (4, 1, False), (4, 2, True), (2, 2, False)]
+)
+def test_frames_to_come_keep_up_as_far_as_the_lanes_do(gap_ms: float, lanes: int, expected: bool) -> None:
+    """Single runs of 10 ms, budgets of 100 ms: a lane may fall behind by one budget in the time of one."""
+    entries = queue_of([100] * 2)
+    assert keeps_up(entries, profile_of({1: 10, 8: 80}), NOW_NS, gap_ms * MS, lanes) is expected
 
 
-@given(decision=decisions())
-def test_a_batch_takes_frames_in_their_order(decision: Decision) -> None:
-    """It begins at the head of the queue, behind the frames passed over, or past those at the edge of their time."""
-    batch = decision.batch()
-    start = decision.waiting.index(batch.frames[0])
-    assert batch.frames == decision.waiting[start : start + len(batch.frames)]
-    room_ns = decision.profile.planned_ns(1) * EDGE_PERCENT // 100
-    before = decision.waiting[:start]
-    assert batch.passed_over == before or all(left.deadline_ns < NOW_NS + room_ns for left in before)
+def test_batches_of_what_comes_meanwhile_keep_up_with_more() -> None:
+    entries = queue_of([60] * 2)
+    assert keeps_up(entries, profile_of(GPU), NOW_NS, 4 * MS, 1)
+    assert not keeps_up(entries, profile_of({1: 10, 8: 80}), NOW_NS, 4 * MS, 1)
 
 
-@given(decision=decisions())
-def test_passed_over_frames_cannot_run_in_time_after_the_batch(decision: Decision) -> None:
-    batch = decision.batch()
-    free_ns = NOW_NS + batch.planned_ns
-    for passed in batch.passed_over:
-        assert passed.deadline_ns < free_ns + decision.profile.planned_ns(1)
-    if not decision.last_free_lane:
-        assert batch.passed_over == []
+def test_one_decision_looks_at_a_bounded_queue() -> None:
+    """What is beyond the lookahead can't be in time, and nobody looks."""
+    looked_at = [1000.0] * LOOKAHEAD_BATCHES * 8
+    assert keeps_up(queue_of([*looked_at, *[1001.0] * 5000]), profile_of(GPU), NOW_NS, 0, 1)
 
 
-@given(decision=decisions())
-def test_a_window_serves_clearly_more_frames_per_lane_time(decision: Decision) -> None:
-    batch = decision.batch()
-    if not batch.passed_over:
-        return
-    calm = Decision(decision.waiting, decision.profile, decision.cap_ns, last_free_lane=False).batch()
-    gain = (100 + WINDOW_GAIN_PERCENT) / 100
-    assert len(batch.frames) / batch.planned_ns > gain * len(calm.frames) / calm.planned_ns
+# ---- the window ----
 
 
-def test_a_window_passes_over_the_shortest_prefix_that_pays() -> None:
-    profile = Profile({1: (10 * MS,), 8: (24 * MS,)}, any_size=True)
-    tight = [frame(seq, 11 * MS) for seq in range(2)]
-    roomy = [frame(seq, 30 * MS) for seq in range(2, 12)]
-    batch = form_batch(tight + roomy, profile, NOW_NS, 25 * MS, last_free_lane=True)
-    assert batch.passed_over == tight
-    assert batch.frames == roomy[:8]
+@given(case=waiting())
+@settings(max_examples=50)
+def test_no_other_window_serves_more_frames_for_the_lane_time(case: Waiting) -> None:
+    plan = case.profile.plan_ns
+    last = min(len(case.entries), LOOKAHEAD_BATCHES * case.profile.batch_max)
+    begin, size = best_window(case.entries, 0, case.profile, NOW_NS, case.cap_ns)
+    assert 0 <= begin < last
+    assert begin + size <= last
+    assert NOW_NS + plan[size] <= case.entries[begin][0]
+    assert size == 1 or plan[size] <= case.cap_ns
+    for start in range(last):
+        limit_ns = min(case.entries[start][0] - NOW_NS, case.cap_ns)
+        other = largest_size(case.profile, limit_ns, last - start)
+        assert other * plan[size] <= size * plan[other]
 
 
-def test_a_window_blocks_the_lane_no_longer_than_any_batch() -> None:
-    profile = Profile({1: (10 * MS,), 8: (24 * MS,)}, any_size=True)
-    waiting = [frame(0, 11 * MS), *(frame(seq, 30 * MS) for seq in range(1, 12))]
-    batch = form_batch(waiting, profile, NOW_NS, 20 * MS, last_free_lane=True)
-    assert batch.passed_over == waiting[:1]
-    assert batch.frames == waiting[1:6]
-    assert batch.planned_ns <= 20 * MS < profile.planned_ns(6)
+@given(case=waiting())
+@settings(max_examples=50)
+def test_a_window_passes_over_the_shortest_prefix(case: Waiting) -> None:
+    begin, size = best_window(case.entries, 0, case.profile, NOW_NS, case.cap_ns)
+    last = min(len(case.entries), LOOKAHEAD_BATCHES * case.profile.batch_max)
+    if size > 1:
+        for start in range(begin):
+            limit_ns = min(case.entries[start][0] - NOW_NS, case.cap_ns)
+            assert largest_size(case.profile, limit_ns, last - start) < size
+
+
+@given(case=waiting(), skipped=st.integers(0, 5))
+def test_a_window_begins_at_the_first_that_may_run_or_behind(case: Waiting, skipped: int) -> None:
+    first = min(skipped, len(case.entries) - 1)
+    begin, size = best_window(case.entries, first, case.profile, NOW_NS, case.cap_ns)
+    behind, same = best_window(case.entries[first:], 0, case.profile, NOW_NS, case.cap_ns)
+    assert (begin, size) == (first + behind, same)
 
 
 def test_a_window_at_the_end_of_the_queue_passes_over_nothing_that_has_time() -> None:
     """Batches of two are the best of this engine, yet that is no reason to give up all but the last two frames."""
-    profile = Profile({1: (6 * MS,), 2: (7 * MS,), 4: (20 * MS,), 8: (35 * MS,)}, any_size=True)
-    waiting = [frame(seq, due * MS) for seq, due in enumerate([17, 23, 27, 30, *range(36, 100, 3)])]
-    batch = form_batch(waiting, profile, NOW_NS, 25 * MS, last_free_lane=True)
-    assert batch.passed_over == []
-    assert batch.frames == waiting[:3]
+    profile = profile_of({1: 6, 2: 7, 4: 20, 8: 35})
+    entries = queue_of([17, 23, 27, 30, *range(36, 100, 3)])
+    assert best_window(entries, 0, profile, NOW_NS, 25 * MS) == (0, 3)
 
 
-def test_no_window_where_the_lane_can_serve_all_in_time() -> None:
-    profile = Profile({1: (10 * MS,), 8: (24 * MS,)}, any_size=True)
-    waiting = [frame(0, 11 * MS), *(frame(seq, 200 * MS) for seq in range(1, 12))]
-    batch = form_batch(waiting, profile, NOW_NS, 25 * MS, last_free_lane=True)
-    assert batch.passed_over == []
-    assert batch.frames == waiting[:1]
+def test_a_window_blocks_the_lane_no_longer_than_any_batch() -> None:
+    entries = queue_of([11, *[30] * 11])
+    assert best_window(entries, 0, profile_of(GPU), NOW_NS, 25 * MS) == (1, 8)
+    assert best_window(entries, 0, profile_of(GPU), NOW_NS, 19 * MS) == (1, 5)

@@ -30,8 +30,10 @@ def test_behaves_as_a_sorted_list(arriving: list[Frame], data: st.DataObject) ->
             model.remove(gone)
         limit_ns = data.draw(st.integers(-1, 10), label="due before")
         assert list(queue) == model
-        assert len(queue) == len(model)
-        assert bool(queue) == bool(model)
+        assert queue.count == len(model)
+        for stream_class in StreamClass:
+            entries = [(f.deadline_ns, f.seq, f) for f in model if f.stream_class is stream_class]
+            assert queue.by_class[stream_class] == entries
         assert queue.deadline_first_ns() == min((frame.deadline_ns for frame in model), default=None)
         assert queue.due_before(limit_ns) == [frame for frame in model if frame.deadline_ns < limit_ns]
 
@@ -48,4 +50,16 @@ def test_refuses_to_remove_what_does_not_wait(arriving: list[Frame]) -> None:
         queue.remove(frame)
         with pytest.raises(KeyError):
             queue.remove(frame)
-    assert len(queue) == 0
+    assert queue.count == 0
+
+
+@given(arriving=frames, data=st.data())
+def test_takes_a_batch_out_at_once(arriving: list[Frame], data: st.DataObject) -> None:
+    queue = WaitingFrames()
+    for frame in arriving:
+        queue.add(frame)
+    batch = [frame for frame in list(queue) if data.draw(st.booleans())]
+    if batch:
+        queue.take(batch)
+    assert list(queue) == [frame for frame in sorted(arriving, key=order) if frame not in batch]
+    assert queue.count == len(arriving) - len(batch)

@@ -57,5 +57,5 @@ def test_a_story_with_a_mistake_is_refused(command: str, error: str) -> None:
 def test_a_story_that_comes_out_otherwise_is_told_as_it_happened() -> None:
     happened = Story(0).replay(f"{SCENE}frame 1/1\nfinish 1 at=9.5ms\n----\nok\n")
     assert happened.split("----\n")[1] == (
-        "0ms dispatch batch 1 on cpu:0: detect/1 frames 1/1, planned 10.4ms\n9.5ms frame 1/1 ON_TIME\n"
+        "0ms dispatch batch 1 on cpu:0: detect/1 frames 1/1, planned 10.1ms\n9.5ms frame 1/1 ON_TIME\n"
     )

@@ -7,7 +7,7 @@ visit period is
 
     V = (D - c - B) / (1 + a r),
 
-at most what fills the largest batch (by its cap, see `batch_cap_ns`). A model takes a r + c / V of a lane, and no
+at most what fills the largest batch (by its cap, see `blocking`). A model takes a r + c / V of a lane, and no
 more than frames run one by one, r planned(1), which holds where fewer than one frame comes within V. Streams fit if
 every model has D >= planned(1) + B and the lanes hold the sum: all models together at most `lanes`, and each model
 within the lanes that serve it. For the latter, models are poured into their lanes, those with the fewest lanes first,
@@ -30,12 +30,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
 
+from duly.core.blocking import caps_ns
 from duly.core.hard import hard_schedulable
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, StreamClass
 
-BLOCKING_NS_MAX = 25_000_000
-BLOCKING_PERCENT = 75
-"""The scheduler's caps, see `batch_cap_ns`."""
 ROLLOUT_UTILISATION_MIN = 0.6
 ROLLOUT_UTILISATION_MAX = 1.3
 """Between these the analysis may be wrong either way: it knows neither phases nor how well batches really fill."""
@@ -174,16 +172,13 @@ def needs_rollout(verdict: Verdict) -> bool:
     return not verdict.final and ROLLOUT_UTILISATION_MIN <= verdict.utilisation <= ROLLOUT_UTILISATION_MAX
 
 
-def batch_cap_ns(streams: Sequence[StreamDemand], stream_class: StreamClass) -> int:
-    """How long a batch of two or more for that class may be planned while these streams are open: half the smallest
-    budget of the most critical class, since lanes are not preemptive; for that class itself, unless CRITICAL, more."""
-    if not streams:
-        return BLOCKING_NS_MAX
-    most_critical = min(stream.stream_class for stream in streams)
-    tightest_ns = min(stream.budget_ns for stream in streams if stream.stream_class == most_critical)
-    if stream_class == most_critical and stream_class is not StreamClass.CRITICAL:
-        return tightest_ns * BLOCKING_PERCENT // 100
-    return min(BLOCKING_NS_MAX, tightest_ns // 2)
+def batch_caps_ns(streams: Sequence[StreamDemand]) -> dict[StreamClass, int]:
+    """What batches are bound to while these streams are open, by class, see `blocking`."""
+    tightest_ns: dict[StreamClass, int] = {}
+    for stream in streams:
+        known_ns = tightest_ns.get(stream.stream_class, stream.budget_ns)
+        tightest_ns[stream.stream_class] = min(known_ns, stream.budget_ns)
+    return caps_ns(tightest_ns)
 
 
 def _judge(
@@ -234,14 +229,14 @@ def _loads(
     candidate: StreamDemand, everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], rank: int
 ) -> dict[str, _Load]:
     """By model, what streams as critical as the candidate or more ask for, at variant `rank` or as near as allowed."""
-    caps_ns = {stream_class: batch_cap_ns(everyone, stream_class) for stream_class in StreamClass}
+    cap_ns = batch_caps_ns(everyone)
     loads: dict[str, _Load] = {}
     for stream in everyone:
         plan = models.get(stream.model)
         if plan is None or not plan.lanes:
             continue
         first_ns, *larger_ns = plan.ranks[min(rank, stream.variant_rank_max, len(plan.ranks) - 1)]
-        sizes_ns = [first_ns, *(size_ns for size_ns in larger_ns if size_ns <= caps_ns[stream.stream_class])]
+        sizes_ns = [first_ns, *(size_ns for size_ns in larger_ns if size_ns <= cap_ns[stream.stream_class])]
         load = loads.setdefault(stream.model, _Load(plan.lanes, sizes_ns))
         # Frames of one model share batches, at the most accurate variant that one of its streams insists on.
         if (first_ns, len(sizes_ns)) > (load.sizes_ns[0], len(load.sizes_ns)):
@@ -288,7 +283,7 @@ def _utilisation(loads: Mapping[str, _Load], lanes: int) -> float:
 
 def _hard_fault(everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int) -> str:
     """The test of `hard` for the CRITICAL streams among them; empty: passed."""
-    cap_ns = batch_cap_ns(everyone, StreamClass.CRITICAL)
+    cap_ns = batch_caps_ns(everyone)[StreamClass.CRITICAL]
     critical: list[StreamDemand] = []
     shared: dict[str, bool] = {}
     frames_max: dict[str, int] = {}

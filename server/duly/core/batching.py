@@ -1,9 +1,9 @@
 """Which of the waiting frames of one model form the next batch.
 
 Theory. A batch pays only where running b frames together costs less than one after another, which the measured profile
-alone tells: on a GPU it nearly always does, for a convolution on one CPU thread it does not. So a batch takes frames in
-their order and grows for free while the whole still meets the earliest deadline in it, up to the largest size that earns
-its keep.
+alone tells: on a GPU it nearly always does, for a convolution on one CPU thread it does not. So a batch takes frames
+in their order and grows for free while the whole still meets the earliest deadline in it, up to the largest size that
+earns its keep.
 
 Under overload a head with little slack would force small batches for ever: the lane then does its least when most is
 asked of it. The window rule passes over the shortest prefix behind which the batch with the best rate meets its own
@@ -21,9 +21,6 @@ from duly.core.queue import Entry
 
 LOOKAHEAD_BATCHES = 4
 """How many full batches of waiting frames one decision looks at: bounds its cost."""
-EDGE_PERCENT = 150
-"""A single run under overload begins with a frame that has at least this much of its plan left: those closer to the edge
-are made late by any hiccup, and there are others."""
 
 
 def largest_size(profile: Profile, limit_ns: int, frames: int) -> int:
@@ -52,10 +49,7 @@ def keeps_up(entries: Sequence[Entry], profile: Profile, now_ns: int, gap_ns: fl
             here = min(expected, known + int((free_ns - now_ns) / gap_ns))
         if served >= here:
             return True
-        if served < known:
-            deadline_ns = entries[served][0]
-        else:
-            deadline_ns = now_ns + budget_ns + int((served - known + 1) * gap_ns)
+        deadline_ns = entries[served][0] if served < known else now_ns + budget_ns + int((served - known + 1) * gap_ns)
         fitting = bisect_right(plan, deadline_ns - free_ns) - 1
         if fitting < 1:
             return False
@@ -80,7 +74,4 @@ def best_window(entries: Sequence[Entry], first: int, profile: Profile, now_ns: 
             best = size
         if size * plan[best] > best * plan[size]:
             begin, best = start, size
-    if best == 1:
-        room_ns = now_ns + plan[1] * EDGE_PERCENT // 100
-        begin = next((nth for nth in range(begin, last) if entries[nth][0] >= room_ns), begin)
     return begin, best

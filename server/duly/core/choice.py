@@ -6,10 +6,10 @@
       yes: the earliest latest start, unless it may grow while others run ....... hold
       no:  the best rate, frames of higher merit first .......................... batching.best_window, overload
 
-CRITICAL frames are under a guarantee given at the door (`hard`), which speaks of their deadlines' order and of one batch
-that blocks. So among CRITICAL batches the earliest deadline goes first; a batch takes no frame before its turn, neither
-of its own class nor of a lower one, while CRITICAL frames of other variants wait; nothing holds; and density rules only
-once a CRITICAL frame has been missed, when the guarantee was not given or is broken.
+CRITICAL frames are under a guarantee given at the door (`hard`), which speaks of their deadlines' order and of one
+batch that blocks. So among CRITICAL batches the earliest deadline goes first; a batch takes no frame before its turn,
+neither of its own class nor of a lower one, while CRITICAL frames of other variants wait; nothing holds; and density
+rules only once a CRITICAL frame has been missed, when the guarantee was not given or is broken.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from duly.core.batching import best_window, keeps_up, largest_size
 from duly.core.demand import lanes_needed
+from duly.core.fairness import FLOOR_MERIT
 from duly.core.hold import may_hold, ripe_ns
-from duly.core.overload import fits_serially, worthiest
+from duly.core.overload import EDGE_PERCENT, fits_serially, worthiest
 from duly.core.profile import Profile
 from duly.core.queue import Entry
 from duly.core.shares import STRICT, ClassShares
@@ -57,11 +58,24 @@ class Situation:
     critical_missed: bool
     """A CRITICAL frame was missed of late."""
     merit: Callable[[Frame], float]
+    floors: int = 0
+    """Open streams that have one."""
+    draining: bool = False
+    """Nothing more will come, so that there is nothing to hold for."""
 
 
 class _Candidate:
     __slots__ = (
-        "deadline_ns", "entries", "first", "gap_ns", "latest_start_ns", "lists", "needed", "profile", "size", "variant",
+        "deadline_ns",
+        "entries",
+        "first",
+        "gap_ns",
+        "latest_start_ns",
+        "lists",
+        "needed",
+        "profile",
+        "size",
+        "variant",
     )
 
     def __init__(
@@ -109,12 +123,11 @@ def next_batch(now_ns: int, lane: str, about: Situation) -> Batch | Hold | None:
     if about.lanes_free == 1 and not _all_fit(now_ns, candidates, about.lanes, needed):
         return _densest(now_ns, candidates, about, cap_ns)
     chosen = candidates[0]
-    if about.lanes > 1 and not critical:
-        if may_hold(about.lanes, len(candidates), needed):
-            ripe = [ripe_ns(c.profile, c.size, len(c.entries) - c.first, c.deadline_ns) for c in candidates]
-            if min(ripe) > now_ns:
-                return Hold(min(ripe))
-            chosen = next(c for c, from_ns in zip(candidates, ripe, strict=True) if from_ns <= now_ns)
+    if not critical and not about.draining and may_hold(about.lanes, len(candidates), needed):
+        ripe = [ripe_ns(c.profile, c.size, len(c.entries) - c.first, c.deadline_ns) for c in candidates]
+        if min(ripe) > now_ns:
+            return Hold(min(ripe))
+        chosen = next(c for c, from_ns in zip(candidates, ripe, strict=True) if from_ns <= now_ns)
     return _grown(now_ns, chosen, order, cap_ns)
 
 
@@ -200,13 +213,24 @@ def _densest(now_ns: int, candidates: list[_Candidate], about: Situation, cap_ns
     best_density = 0.0
     for c in candidates:
         begin, size = best_window(c.entries, c.first, c.profile, now_ns, cap_ns)
-        frames, value = worthiest(c.entries, begin, size, c.profile.batch_max, about.merit)
+        floor = _first_for_a_floor(c, begin, about) if about.floors and begin > c.first else None
+        if floor is not None:
+            limit_ns = min(c.entries[floor][0] - now_ns, cap_ns)
+            begin, size = floor, largest_size(c.profile, limit_ns, len(c.entries) - floor)
+        edge_ns = now_ns + c.profile.plan_ns[1] * EDGE_PERCENT // 100 if size == 1 else 0
+        frames, value = worthiest(c.entries, begin, size, c.profile.batch_max, about.merit, edge_ns)
         planned_ns = c.profile.plan_ns[size]
         if best is None or value / planned_ns > best_density:
             best_density = value / planned_ns
             best = Batch(c.variant, frames, planned_ns, by_overload=True)
     assert best is not None
     return best
+
+
+def _first_for_a_floor(candidate: _Candidate, begin: int, about: Situation) -> int | None:
+    """The first frame before `begin` that its stream's floor depends on: no window passes over it."""
+    passed_over = range(candidate.first, begin)
+    return next((nth for nth in passed_over if about.merit(candidate.entries[nth][2]) >= FLOOR_MERIT), None)
 
 
 def _grown(now_ns: int, chosen: _Candidate, order: Sequence[StreamClass], cap_ns: int) -> Batch:

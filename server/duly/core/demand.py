@@ -1,7 +1,7 @@
 """How much is asked of the lanes: arrival rates as they are, and what serving them takes.
 
-Theory. Work-conserving lanes are busy at nearly any load, as small batches fill whatever time there is; so how busy they
-are says little about how much more they could do. Demand is counted at the batch size that a steady load can use
+Theory. Work-conserving lanes are busy at nearly any load, as small batches fill whatever time there is; so how busy
+they are says little about how much more they could do. Demand is counted at the batch size that a steady load can use
 instead: a frame waits for one batch at most and runs in the next, so two batches have to fit into its budget (Nexus,
 SOSP'19, section 4.1), and no more frames come together than arrive within that time.
 """

@@ -20,6 +20,8 @@ FLOOR_VALUE = 1000.0
 """What a frame is worth that its stream's floor depends on: more than any full batch."""
 SHARE_MAX = 4.0
 """A principal's frames count at most so many times, and at least one so manieth."""
+FLOOR_MERIT = FLOOR_VALUE / SHARE_MAX
+"""At least this is such a frame worth, whoever its principal, and no other so much."""
 FORGET_NS = 1_000_000_000
 """Lane time of principals counts half after so long."""
 PRINCIPALS_MAX = 4096

@@ -2,10 +2,11 @@
 
 Theory. A batch that starts at once runs with the frames that are there; one that is put off until it could not take
 one more frame and still meet its head's deadline is as large as it can be (deferred batching: Symphony, OSDI'23
-preprint, `rankmt`). Putting off only ever pays where other lanes can take what becomes ripe meanwhile: with one lane the
-time that it idles is lost, and with as many models as lanes the batches that were put off come due together and wait
-for each other. In simulation it gains 7 % capacity with 8 lanes and 2 models, 1-2 % with 1 model, and costs up to
-10 % with 8 models on 4 lanes; at low load it only adds latency. So a lane holds only
+preprint, `rankmt`). Putting off only ever pays where other lanes can take what becomes ripe meanwhile: with one lane
+the time that it idles is lost, and with as many models as lanes the batches that were put off come due together and
+wait for each other. In simulation it gains 7 % capacity with 8 lanes and 2 models, 1-2 % with 4 lanes and 1 model,
+nothing with 2 lanes a model, and costs up to 10 % with 8 models on 4 lanes; at low load it only adds latency. So a
+lane holds only
 
 - with two lanes or more, and at least LANES_PER_MODEL lanes for each model that has frames waiting,
 - while demand is high, on an average over dozens of frames,

@@ -6,9 +6,9 @@ planned execution time of a batch of one) has passed, not when its turn comes, a
 still act (Clockwork, OSDI'20, drops at the same point).
 
 What runs is chosen by value density, the value of a batch's frames over its planned time: the greedy rule for a
-knapsack of lane time (Dantzig, 1957). Earliest latest start, right while everything fits, is wrong here: it runs what is
-most urgent, in batches as small as their heads' slack. Within the window of the queue that gives the best rate, frames
-of higher merit go first (`fairness`), and within equal merit in their order.
+knapsack of lane time (Dantzig, 1957). Earliest latest start, right while everything fits, is wrong here: it runs what
+is most urgent, in batches as small as their heads' slack. Within the window of the queue that gives the best rate,
+frames of higher merit go first (`fairness`), and within equal merit in their order.
 
 The status of a frame that never ran tells the client what to do about it. EXPIRED: this frame could not be met (it came
 late, its budget is small, earlier deadlines filled the lane). SHED: while it waited, lanes that could have run it were
@@ -20,6 +20,10 @@ from collections.abc import Callable, Sequence
 from duly.core.batching import LOOKAHEAD_BATCHES
 from duly.core.queue import Entry
 from duly.core.types import Frame, OutcomeStatus
+
+EDGE_PERCENT = 150
+"""A single run under overload begins with a frame that has at least this much of its plan left, where one of the same
+merit has: those closer to the edge are made late by any hiccup, and there are others."""
 
 
 def fits_serially(now_ns: int, lanes: int, urgencies: Sequence[tuple[int, int]]) -> bool:
@@ -35,20 +39,22 @@ def fits_serially(now_ns: int, lanes: int, urgencies: Sequence[tuple[int, int]])
 
 
 def worthiest(
-    entries: Sequence[Entry], begin: int, size: int, batch_max: int, merit: Callable[[Frame], float]
+    entries: Sequence[Entry], begin: int, size: int, batch_max: int, merit: Callable[[Frame], float], edge_ns: int = 0
 ) -> tuple[list[Frame], float]:
-    """The `size` frames of highest merit out of `entries` from `begin` on, in their order, and the sum of merits."""
+    """The `size` frames of highest merit out of `entries` from `begin` on, in their order, and the sum of merits. Among
+    equals those that are due before `edge_ns` come last.
+    """
     last = min(len(entries), begin + LOOKAHEAD_BATCHES * batch_max)
-    ranked = [(-merit(entries[nth][2]), nth) for nth in range(begin, last)]
+    ranked = [(-merit(entries[nth][2]), entries[nth][0] < edge_ns, nth) for nth in range(begin, last)]
     if len(ranked) > size:
         ranked.sort()
         del ranked[size:]
         ranked.sort(key=_place)
-    return [entries[nth][2] for _, nth in ranked], -sum(value for value, _ in ranked)
+    return [entries[nth][2] for _, _, nth in ranked], -sum(value for value, _, _ in ranked)
 
 
-def _place(ranked: tuple[float, int]) -> int:
-    return ranked[1]
+def _place(ranked: tuple[float, bool, int]) -> int:
+    return ranked[2]
 
 
 def drop_reason(

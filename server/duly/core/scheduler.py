@@ -25,6 +25,7 @@ running, the oldest that waits.
 from bisect import bisect_left, insort
 
 from duly.core.admission import ModelPlan, StreamDemand
+from duly.core.blocking import caps_ns
 from duly.core.choice import Batch, Hold, Situation, next_batch, something_waits
 from duly.core.demand import lanes_needed
 from duly.core.events import (
@@ -56,11 +57,6 @@ from duly.core.state import LaneState, ModelState, RunningBatch, StreamState, Va
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 from duly.core.variants import TICK_NS
 
-BLOCKING_NS_MAX = 25_000_000
-"""While streams of a more critical class are open, no batch of two or more blocks a lane for longer than this, nor than
-half the smallest budget of that class: a lane is not preemptive. CRITICAL streams bound each other's batches, too."""
-BLOCKING_PERCENT = 75
-"""Of the smallest budget of a class: the longest batch of two or more where no class is more critical."""
 PROBE_AFTER_NS = 200_000_000
 """A lane that did not run a model for so long may try a doomed frame against the plan: a plan must not starve its own
 correction. While such probes show that the plan is spoilt, further ones may follow at once."""
@@ -106,7 +102,7 @@ class Scheduler:
         self._actions = actions
         if isinstance(event, FramesArrived):
             for frame in event.frames:
-                self._frame_arrived(now_ns, frame)
+                self._frame_arrived(now_ns, frame, frame is event.frames[-1])
         elif isinstance(event, BatchFinished):
             self._batch_finished(now_ns, event)
         else:
@@ -118,8 +114,8 @@ class Scheduler:
             self._drop_doomed(now_ns)
         if now_ns >= self._tick_ns:
             self._tick(now_ns)
+        self._hold_ns = None
         if self._lanes_free:
-            self._hold_ns = None
             if self._waiting:
                 self._fill(now_ns)
             if self._lanes_free and self._streams:
@@ -208,6 +204,7 @@ class Scheduler:
             case StreamOpened():
                 self._streams[event.stream_id] = StreamState(event.terms)
                 insort(self._budgets_ns[event.terms.stream_class], event.terms.budget_ns)
+                self._about.floors += event.terms.floor_window > 0
                 self._bound_blocking()
             case StreamClosed():
                 self._stream_closed(event.stream_id)
@@ -233,6 +230,7 @@ class Scheduler:
                 self._model_gone(now_ns, event)
             case DrainRequested():
                 self._drain_ns = event.until_ns
+                self._about.draining = True
                 for stream_id in self._streams:
                     self._actions.append(AdviseStream(stream_id, Advice.DRAINING, "the server stops"))
             case _:
@@ -245,20 +243,16 @@ class Scheduler:
             del self._streams[stream_id]
             budgets_ns = self._budgets_ns[stream.terms.stream_class]
             del budgets_ns[bisect_left(budgets_ns, stream.terms.budget_ns)]
+            self._about.floors -= stream.terms.floor_window > 0
             self._bound_blocking()
 
     def _bound_blocking(self) -> None:
-        cap_ns = dict.fromkeys(StreamClass, BLOCKING_NS_MAX)
-        most = next((stream_class for stream_class in StreamClass if self._budgets_ns[stream_class]), None)
-        if most is not None:
-            tightest_ns = self._budgets_ns[most][0]
-            cap_ns = dict.fromkeys(StreamClass, min(BLOCKING_NS_MAX, tightest_ns // 2))
-            if most is not StreamClass.CRITICAL:
-                cap_ns[most] = tightest_ns * BLOCKING_PERCENT // 100
-        self._about.cap_ns = cap_ns
+        budgets_ns = self._budgets_ns
+        self._about.cap_ns = caps_ns({cls: budgets_ns[cls][0] for cls in StreamClass if budgets_ns[cls]})
         self._about.best_effort = bool(self._budgets_ns[StreamClass.BEST_EFFORT])
 
-    def _frame_arrived(self, now_ns: int, frame: Frame) -> None:
+    def _frame_arrived(self, now_ns: int, frame: Frame, last: bool) -> None:
+        """`last`: no other frame comes with the event, so that a lane that is free now has nothing better to do."""
         frame.arrived_ns = now_ns
         stream = self._streams.get(frame.stream_id)
         if stream is None:
@@ -286,7 +280,7 @@ class Scheduler:
             frame.rank = variant.rank
             variant.arrivals.arrived(now_ns)
             if frame.deadline_ns < now_ns + variant.planned_one_ns:
-                self._doomed(now_ns, stream, frame, variant)
+                self._doomed(now_ns, stream, frame, variant, self._probe_lane(now_ns, frame, variant) if last else None)
                 return
             self._wait(stream, frame, variant)
             if terms.backlog is not BacklogPolicy.ALL and stream.supersedable > terms.backlog_frames:
@@ -302,11 +296,10 @@ class Scheduler:
         in_time = (variant for variant in served if frame.deadline_ns >= now_ns + variant.planned_one_ns)
         return next(in_time, None) or next(iter(served), None) or next(iter(model.variants.values()))
 
-    def _doomed(self, now_ns: int, stream: StreamState, frame: Frame, variant: VariantState) -> None:
+    def _doomed(self, now_ns: int, stream: StreamState, frame: Frame, variant: VariantState, lane: str | None) -> None:
         """A frame that no lane can serve in time by its plan, in any variant: dropped, or tried where a plan is due for
         a test.
         """
-        lane = self._probe_lane(now_ns, frame, variant)
         if lane is None:
             preferred_ns = variant.preferred_ns[frame.stream_class]
             status, reason = drop_reason(frame, variant.planned_one_ns, now_ns, preferred_ns, variant.passed_ns)
@@ -423,13 +416,15 @@ class Scheduler:
             for frame in variant.waiting.due_before(now_ns + variant.planned_one_ns):
                 stream = self._streams[frame.stream_id]
                 if frame.frame_id in stream.waiting:
-                    self._unwait(stream, frame)
                     faster = self._faster(now_ns, frame, stream)
                     if faster is None:
-                        self._doomed(now_ns, stream, frame, variant)
+                        self._unwait(stream, frame)
+                        self._doomed(now_ns, stream, frame, variant, self._probe_lane(now_ns, frame, variant))
                     else:
+                        # It keeps its place in the stream.
+                        variant.waiting.remove(frame)
                         frame.rank = faster.rank
-                        self._wait(stream, frame, faster)
+                        faster.waiting.add(frame)
         self._plan_drop()
 
     def _faster(self, now_ns: int, frame: Frame, stream: StreamState) -> VariantState | None:
@@ -463,17 +458,22 @@ class Scheduler:
         about.critical_missed = (
             self._critical_missed_ns is not None and now_ns - self._critical_missed_ns < CRITICAL_MISSED_NS
         )
-        for lane, state in self._lanes.items():
-            if state.batch_id is None:
-                about.lanes_free = self._lanes_free
-                chosen = next_batch(now_ns, lane, about)
-                if isinstance(chosen, Batch):
-                    self._take(chosen)
-                    self._start(now_ns, lane, chosen, probe=False)
-                    if not self._waiting:
-                        break
-                elif isinstance(chosen, Hold) and (self._hold_ns is None or chosen.until_ns < self._hold_ns):
-                    self._hold_ns = chosen.until_ns
+        again = True
+        while again:
+            again, self._hold_ns = False, None
+            for lane, state in self._lanes.items():
+                if state.batch_id is None:
+                    about.lanes_free = self._lanes_free
+                    chosen = next_batch(now_ns, lane, about)
+                    if isinstance(chosen, Batch):
+                        self._take(chosen)
+                        self._start(now_ns, lane, chosen, probe=False)
+                        # What another lane holds for may be gone with it.
+                        again = self._hold_ns is not None
+                        if not self._waiting:
+                            break
+                    elif isinstance(chosen, Hold) and (self._hold_ns is None or chosen.until_ns < self._hold_ns):
+                        self._hold_ns = chosen.until_ns
 
     def _take(self, batch: Batch) -> None:
         """Its frames wait no more."""
@@ -547,12 +547,13 @@ class Scheduler:
                 for lane in variant.profiles:
                     if self._is_free(lane):
                         warm_ns = self._lanes[lane].ended_ns + variant.warm_after_ns
-                        if warm_ns <= now_ns:
+                        if warm_ns > now_ns:
+                            if self._hold_ns is None or warm_ns < self._hold_ns:
+                                self._hold_ns = warm_ns
+                        elif not something_waits(now_ns, lane, self._about):  # else it holds
                             self._batch_id += 1
                             warm = WarmLane(self._batch_id, lane, variant.model, variant.name)
                             self._occupy(lane, RunningBatch(warm, variant, now_ns, probe=False))
-                        elif self._hold_ns is None or warm_ns < self._hold_ns:
-                            self._hold_ns = warm_ns
 
     def _batch_finished(self, now_ns: int, event: BatchFinished) -> None:
         running = self._end(now_ns, event.batch_id)

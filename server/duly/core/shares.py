@@ -2,8 +2,8 @@
 
 Theory. Strict precedence starves: a STANDARD overload would leave BEST_EFFORT nothing at all. Deficit counters (deficit
 round robin: Shreedhar and Varghese, 1995) note the lane time that BEST_EFFORT waits for while lanes work for STANDARD;
-once its share of that adds up to its next batch, the batch goes first. Bounded on both sides, so that a class that asked
-for nothing for long can neither save up nor run up debts.
+once its share of that adds up to its next batch, the batch goes first. Bounded on both sides, so that a class that
+asked for nothing for long can neither save up nor run up debts.
 
 CRITICAL gives way to nobody: it is bounded at its door instead, by admission, which leaves this share free.
 """

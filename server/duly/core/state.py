@@ -140,9 +140,7 @@ class ModelState:
 
     def served_from(self, rank: int, rank_max: int) -> Iterable[VariantState]:
         """Variants that a lane serves now, of that rank or a less accurate one, up to `rank_max`; the best first."""
-        return [
-            variant for at, variant in self.variants.items() if rank <= at <= rank_max and variant.planned_one_ns
-        ]
+        return [variant for at, variant in self.variants.items() if rank <= at <= rank_max and variant.planned_one_ns]
 
 
 class RunningBatch:

@@ -1,0 +1,264 @@
+"""What an observer of the scheduler knows: what went in, what came out, and the plans that it publishes.
+
+Plain book-keeping of streams, lanes, workers, batches and frames, with the questions that `law` asks of it. Nothing in
+it is an assertion.
+"""
+
+from dataclasses import dataclass, field
+
+from duly.core.events import (
+    BatchFailed,
+    BatchFinished,
+    DispatchBatch,
+    DrainRequested,
+    Event,
+    FrameRefused,
+    FramesArrived,
+    LaneDown,
+    LaneUp,
+    ModelGone,
+    ModelReady,
+    StreamOpened,
+    WarmLane,
+)
+from duly.core.scheduler import PROBE_SPOILT_PERCENT, Scheduler
+from duly.core.shares import BEST_EFFORT_PERCENT, DEFICIT_NS_MAX
+from duly.core.types import Frame, OutcomeStatus, StreamClass, StreamTerms
+
+SERVED = (OutcomeStatus.ON_TIME, OutcomeStatus.LATE)
+Variant = tuple[str, int]
+"""Model and rank: what frames wait for."""
+
+
+@dataclass(slots=True)
+class Stream:
+    terms: StreamTerms
+    waiting: dict[int, Frame] = field(default_factory=dict)
+    """By frame id, oldest first."""
+    running: int = 0
+    outcomes: dict[int, OutcomeStatus | None] = field(default_factory=dict)
+    """By frame id, in order of arrival; None: not answered yet."""
+    home: tuple[str, str] | None = None
+    """Stateful: model and lane that hold its state."""
+    state_lost: bool = False
+    """Stateful: its home went since a frame last started."""
+    broken: bool = False
+    """Stateful under SKIP: the worker of its home crashed."""
+
+    def after_gap(self, frame_id: int) -> bool:
+        """Whether the frame before this one was not served."""
+        before = [status for known_id, status in self.outcomes.items() if known_id < frame_id]
+        return bool(before) and before[-1] not in SERVED
+
+
+@dataclass(slots=True)
+class Worker:
+    variant: str
+    batch_max: int
+    warm_after_ns: int
+    last_run_ns: int
+    spoilt: bool = False
+    """The last run was a probe that showed the plan to be spoilt: another may follow at once."""
+
+
+@dataclass(slots=True)
+class Lane:
+    ended_ns: int
+    """When it last ran anything, or came up."""
+    batch_id: int | None = None
+
+
+@dataclass(slots=True)
+class Running:
+    action: DispatchBatch | WarmLane
+    rank: int
+    started_ns: int
+    probe: bool
+    end: Event | None = None
+    """What ended it, within the step that does."""
+
+    @property
+    def frames(self) -> list[Frame]:
+        return self.action.frames if isinstance(self.action, DispatchBatch) else []
+
+
+class Accounts:
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.streams: dict[int, Stream] = {}
+        self.lanes: dict[str, Lane] = {}
+        """Those that are up."""
+        self.workers: dict[tuple[str, int, str], Worker] = {}
+        """By model, rank and lane."""
+        self.stateful: dict[str, bool] = {}
+        """Models that are loaded."""
+        self.batches: dict[int, Running] = {}
+        self.unanswered: dict[int, Frame] = {}
+        """By seq."""
+        self.batch_of: dict[int, int] = {}
+        """Running frames: seq to batch id."""
+        self.drain_ns: int | None = None
+        self.given_ns: dict[Variant, dict[StreamClass, int]] = {}
+        """When a lane that serves the variant last began with a frame of that class."""
+        self.owed_ns = 0
+        """Lane time owed to BEST_EFFORT, at most."""
+        self.critical_missed_ns: int | None = None
+
+    # ---- what happens ----
+
+    def note(self, now_ns: int, event: Event) -> None:
+        match event:
+            case StreamOpened():
+                self.streams[event.stream_id] = Stream(event.terms)
+            case FramesArrived(frames):
+                for frame in frames:
+                    self.unanswered[frame.seq] = frame
+                    stream = self.streams.get(frame.stream_id)
+                    if stream is not None:
+                        stream.waiting[frame.frame_id] = frame
+                        stream.outcomes[frame.frame_id] = None
+            case FrameRefused(stream_id):
+                if stream_id in self.streams:
+                    outcomes = self.streams[stream_id].outcomes
+                    outcomes[max(outcomes, default=0) + 1] = OutcomeStatus.INVALID
+            case LaneUp():
+                self.lanes.setdefault(event.lane, Lane(now_ns))
+            case LaneDown():
+                for model in list(self.stateful):
+                    self._workers_gone(now_ns, model, event.lane, event)
+                self.lanes.pop(event.lane, None)
+            case ModelReady():
+                self.stateful.setdefault(event.model, event.stateful)
+                worker = Worker(event.variant, max(event.samples_ns), event.warm_after_ns, now_ns)
+                self.workers[event.model, event.rank, event.lane] = worker
+            case ModelGone(model, lane):
+                for name in [name for name in self.lanes if lane in (None, name)]:
+                    self._workers_gone(now_ns, model, name, event)
+                if lane is None:
+                    self.stateful.pop(model, None)
+            case BatchFinished() | BatchFailed():
+                self._note_probe(now_ns, event)
+                self._batch_over(now_ns, event.batch_id, event)
+            case DrainRequested():
+                self.drain_ns = event.until_ns
+
+    def note_started(self, now_ns: int, running: Running) -> None:
+        batch = running.action
+        self.batches[batch.batch_id] = running
+        self.lanes[batch.lane].batch_id = batch.batch_id
+        if not running.frames:
+            return
+        worker = self.workers[batch.model, running.rank, batch.lane]
+        worker.last_run_ns, worker.spoilt = now_ns, False
+        most = running.frames[0].stream_class
+        for model, rank, lane in self.workers:
+            if lane == batch.lane:
+                self.given_ns.setdefault((model, rank), {})[most] = now_ns
+
+    def note_share(self, batch: DispatchBatch) -> None:
+        """After the frames of the batch have ceased to wait."""
+        left = self.waiting()
+        most = batch.frames[0].stream_class
+        if most is StreamClass.STANDARD and any(frame.stream_class is StreamClass.BEST_EFFORT for frame in left):
+            owed_ns = batch.planned_ns * BEST_EFFORT_PERCENT // (100 - BEST_EFFORT_PERCENT)
+            self.owed_ns = min(self.owed_ns + owed_ns, DEFICIT_NS_MAX)
+        elif most is StreamClass.BEST_EFFORT and left:
+            self.owed_ns = max(self.owed_ns - batch.planned_ns, 0)
+
+    def _workers_gone(self, now_ns: int, model: str, lane: str, event: Event) -> None:
+        for name, rank, at in list(self.workers):
+            if (name, at) == (model, lane):
+                del self.workers[name, rank, at]
+        for batch_id, running in self.batches.items():
+            if (running.action.model, running.action.lane) == (model, lane):
+                self._batch_over(now_ns, batch_id, event)
+        for stream in self.streams.values():
+            if stream.home == (model, lane):
+                stream.home, stream.state_lost = None, True
+                stream.broken |= not (isinstance(event, ModelGone) and event.lane is None)
+
+    def _note_probe(self, now_ns: int, event: BatchFinished | BatchFailed) -> None:
+        running = self.batches.get(event.batch_id)
+        if running is None or not running.probe or isinstance(event, BatchFailed) or event.invalid or event.failed:
+            return
+        worker = self.workers.get((running.action.model, running.rank, running.action.lane))
+        if worker is not None and isinstance(running.action, DispatchBatch):
+            taken_ns, planned_ns = now_ns - running.started_ns, running.action.planned_ns
+            worker.spoilt = taken_ns * 100 < planned_ns * PROBE_SPOILT_PERCENT
+
+    def _batch_over(self, now_ns: int, batch_id: int, event: Event) -> None:
+        running = self.batches.get(batch_id)
+        if running is None:
+            return
+        running.end = event
+        for frame in running.frames:
+            if frame.stream_id in self.streams:
+                self.streams[frame.stream_id].running -= 1
+        lane = self.lanes.get(running.action.lane)
+        if lane is not None and lane.batch_id == batch_id:
+            lane.batch_id, lane.ended_ns = None, now_ns
+
+    # ---- what follows from it ----
+
+    def waiting(self) -> list[Frame]:
+        return [frame for frame in self.unanswered.values() if frame.seq not in self.batch_of]
+
+    def planned_ns(self, variant: Variant, lane: str) -> list[int]:
+        """Of batches of 0, 1, 2, ... on a lane that serves the variant."""
+        worker = self.workers[*variant, lane]
+        return [0, *self.scheduler.planned_ns(variant[0], lane, worker.variant)]
+
+    def planned_one_ns(self, variant: Variant) -> int | None:
+        """On the fastest lane; None: no lane serves the variant."""
+        lanes = [lane for model, rank, lane in self.workers if (model, rank) == variant]
+        return min((self.planned_ns(variant, lane)[1] for lane in lanes), default=None)
+
+    def ranks(self, model: str) -> list[int]:
+        """Of the variants that some lane serves."""
+        return sorted({rank for name, rank, _ in self.workers if name == model})
+
+    def may_be_in_time(self, now_ns: int, frame: Frame, terms: StreamTerms) -> bool:
+        """Whether the variant that it waits for, or a faster one that its stream allows, could serve it from now on."""
+        for rank in self.ranks(frame.model):
+            if frame.rank <= rank <= max(frame.rank, terms.variant_rank_max):
+                planned_ns = self.planned_one_ns((frame.model, rank))
+                if planned_ns is not None and now_ns + planned_ns <= frame.deadline_ns:
+                    return True
+        return not self.ranks(frame.model) and now_ns <= frame.deadline_ns
+
+    def runnable(self, now_ns: int, lane: str) -> list[Frame]:
+        """Waiting frames that could start on the lane now and be in time."""
+        first_ns = {
+            (model, rank): self.planned_ns((model, rank), lane)[1] for model, rank, at in self.workers if at == lane
+        }
+        return [
+            frame
+            for stream in self.streams.values()
+            for frame in stream.waiting.values()
+            if (frame.model, frame.rank) in first_ns
+            and now_ns + first_ns[frame.model, frame.rank] <= frame.deadline_ns
+            and self.may_start(frame, lane)
+        ]
+
+    def may_start(self, frame: Frame, lane: str) -> bool:
+        if not self.stateful[frame.model]:
+            return True
+        stream = self.streams[frame.stream_id]
+        if stream.running or next(iter(stream.waiting)) != frame.frame_id:
+            return False
+        # A stream stays with the lane that has its state.
+        return stream.home is None or stream.home[0] != frame.model or stream.home[1] == lane
+
+    def gives_way(self, lane: str) -> bool:
+        """Whether BEST_EFFORT is owed its next batch on that lane, so that it goes before STANDARD."""
+        best_effort = {(f.model, f.rank) for f in self.waiting() if f.stream_class is StreamClass.BEST_EFFORT}
+        plans_ns = [self.planned_ns(variant, lane)[1] for variant in best_effort if (*variant, lane) in self.workers]
+        return bool(plans_ns) and self.owed_ns >= min(plans_ns)
+
+    def cap_ns(self, stream_class: StreamClass, blocking_ns_max: int, percent: int) -> int:
+        """The longest that a batch of two or more may take which begins with a frame of that class."""
+        budgets_ns = [(stream.terms.stream_class, stream.terms.budget_ns) for stream in self.streams.values()]
+        most, tightest_ns = min(budgets_ns)
+        if most is stream_class and most is not StreamClass.CRITICAL:
+            return tightest_ns * percent // 100
+        return min(blocking_ns_max, tightest_ns // 2)

@@ -1,0 +1,363 @@
+"""A host that does anything to the scheduler, at random, while `law.Witness` watches.
+
+    PYTHONPATH=tests python -m core.law_run --seed 17            one run; where it fails, prints what went in
+    PYTHONPATH=tests python -m core.law_run --seed 0 --runs 1000 many
+
+A run is made by one `random.Random`: the same seed gives the same run, and Hypothesis, which brings its own, shrinks
+one that fails. The clock begins anywhere and moves only when the host says so; its timer may come late. Between single
+events in every order there are stretches of ordinary operation, since overload, holds and shares need lasting traffic.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+
+from core.law import Witness
+from duly.core.events import (
+    BatchFailed,
+    BatchFinished,
+    DispatchBatch,
+    DrainRequested,
+    Event,
+    FrameRefused,
+    FramesArrived,
+    FramesCancelled,
+    LaneDown,
+    LaneUp,
+    ModelGone,
+    ModelReady,
+    StreamClosed,
+    StreamOpened,
+    TimerFired,
+)
+from duly.core.scheduler import PROBE_AFTER_NS
+from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
+
+MS = 1_000_000
+LANES = ("cpu:0", "cpu:1", "gpu:0", "gpu:1", "gpu:2")
+MODELS = ("detect/1", "detect/2", "fixed/1", "speech/1", "speech/2")
+STATEFUL = ("speech/1", "speech/2")
+RANKS = {"detect/1": 3, "detect/2": 2, "fixed/1": 1, "speech/1": 2, "speech/2": 1}
+CLASSES = (
+    (StreamClass.STANDARD,),
+    (StreamClass.STANDARD, StreamClass.BEST_EFFORT),
+    (StreamClass.CRITICAL, StreamClass.CRITICAL, StreamClass.STANDARD),
+    (StreamClass.CRITICAL, StreamClass.STANDARD, StreamClass.BEST_EFFORT),
+)
+STREAMS_MAX = 12
+TURNS_MAX = 40
+
+
+class Host:
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.witness = Witness()
+        self.now_ns = random.randrange(2**62)
+        self.streams: dict[int, str] = {}
+        """Stream id to model; closed ones stay, since their frames may still be on the way."""
+        self.frames: dict[int, int] = {}
+        """Stream id to the last frame id."""
+        self.budgets_ns: dict[int, int] = {}
+        self.seq = 0
+        self.warm_after_ns = random.choice([0, 0, 50 * MS])
+        self.calm = random.random() < 0.5
+        """Lanes stay, so that traffic can be sustained."""
+        self.models = random.choice([MODELS, MODELS[:1], MODELS[:2], MODELS[:3]])
+        """That streams are for, with a few exceptions."""
+        self.classes = random.choice(CLASSES)
+        self.roomy = random.random() < 0.3
+        """Budgets are long, so that CRITICAL frames have their turns before the first is missed."""
+
+    def run(self, turns_max: int) -> None:
+        """Raises AssertionError where the law is broken."""
+        for lane in LANES[: self.random.choice([1, 2, 4, 5])]:
+            self._step(LaneUp(lane))
+        for model in self.models:
+            self.random.choice([self._load_everywhere, self._load_somewhere])(model)
+        for _ in range(self.random.randint(1, 6)):
+            self.open_stream()
+        for turn in range(self.random.randint(1, turns_max)):
+            happens = [*USUAL, *(() if self.calm else FAULTS)]
+            if turn > turns_max // 2:
+                happens.append(Host.drain)
+            self.random.choice(happens)(self)
+        self.end()
+
+    # ---- traffic ----
+
+    def open_stream(self) -> None:
+        if len(self.streams) == STREAMS_MAX:
+            return
+        r, stream_id = self.random, len(self.streams) + 1
+        model = self.streams[stream_id] = r.choice(MODELS if r.random() < 0.1 else self.models)
+        self.frames[stream_id] = 0
+        self.budgets_ns[stream_id] = r.choice([r.randint(1, 120), r.randint(20, 60)]) * (5 * MS if self.roomy else MS)
+        backlog = r.choice([BacklogPolicy.ALL, *BacklogPolicy])
+        frames = {BacklogPolicy.LATEST: 1, BacklogPolicy.KEEP_LAST: r.randint(1, 3), BacklogPolicy.ALL: 0}
+        window = r.choice([0, 0, r.randint(1, 6)])
+        terms = StreamTerms(
+            stream_class=r.choice(self.classes),
+            backlog=backlog,
+            backlog_frames=frames[backlog],
+            budget_ns=self.budgets_ns[stream_id],
+            frames_in_flight_max=r.choice([1, 3, 6, 64]),
+            gap=r.choice(list(GapPolicy)) if model in STATEFUL else None,
+            model=model,
+            period_ns=r.choice([0, 10 * MS]),
+            variant_rank_max=r.choice([0, 1, VARIANT_RANK_ANY]),
+            principal=r.choice(["", "north", "south"]),
+            floor_frames=r.randint(0, window),
+            floor_window=window,
+        )
+        self._step(StreamOpened(stream_id, terms))
+
+    def frames_arrive(self) -> None:
+        """Several frames of some streams at once; the later ones may be due sooner."""
+        frames = []
+        for stream_id in self.random.choices(list(self.streams), k=self.random.randint(1, 6)):
+            jitter_ns = self.random.choice([0, self.random.randint(-60, 30) * MS])
+            frames.append(self._frame(stream_id, jitter_ns, must_run=self.random.random() < 0.2))
+        if self.random.random() < 0.5:
+            self._step(FramesArrived(frames))
+        else:
+            for frame in frames:
+                self._step(FramesArrived([frame]))
+
+    def frame_refused(self) -> None:
+        stream_id = self._stream()
+        self.frames[stream_id] += 1
+        self._step(FrameRefused(stream_id))
+
+    def cancel(self) -> None:
+        stream_id = self._stream()
+        back = self.random.sample(range(6), k=self.random.randint(0, 3))
+        self._step(FramesCancelled(stream_id, tuple(self.frames[stream_id] - each for each in back)))
+
+    def close_stream(self) -> None:
+        self._step(StreamClosed(self._stream()))
+
+    def new_version(self) -> None:
+        """A stream moves to another version of its model between two frames."""
+        stream_id = self._stream()
+        name = self.streams[stream_id].partition("/")[0]
+        self.streams[stream_id] = self.random.choice([model for model in MODELS if model.startswith(name)])
+
+    def operate(self) -> None:
+        """A stretch of traffic: frames come at some rate, batches end about when planned, timers fire in time."""
+        r = self.random
+        streams = r.sample(list(self.streams), k=r.randint(1, len(self.streams)))
+        gap_ns = r.choice([r.randint(100_000, MS), r.randint(MS, 6 * MS), r.randint(5 * MS, 40 * MS)])
+        ends_ns: dict[int, int] = {}
+        next_ns = self.now_ns
+        for _ in range(r.randint(5, 60)):
+            next_ns += r.randint(0, 2 * gap_ns)
+            while True:
+                for batch_id in self.witness.accounts.batches:
+                    if batch_id not in ends_ns:
+                        ends_ns[batch_id] = self.now_ns + self._takes_ns(batch_id)
+                running = [(at_ns, batch_id) for batch_id, at_ns in ends_ns.items() if self._runs(batch_id)]
+                end_ns, batch_id = min(running, default=(next_ns + 1, 0))
+                if end_ns > next_ns:
+                    break
+                self._pass(max(0, end_ns - self.now_ns), punctual=True)
+                self._step(BatchFinished(batch_id))
+            self._pass(max(0, next_ns - self.now_ns), punctual=True)
+            self._step(FramesArrived([self._frame(r.choice(streams), 0, must_run=False)]))
+
+    # ---- execution ----
+
+    def batch_finishes(self) -> None:
+        if self.witness.accounts.batches:
+            batch_id = self.random.choice(list(self.witness.accounts.batches))
+            frames = self.witness.accounts.batches[batch_id].frames
+            self._pass(self.random.randint(0, 20 * MS), self.random.random() < 0.5)
+            event = BatchFinished(batch_id)
+            if frames:
+                self.random.choice([{}, {}, {}, event.invalid, event.failed])[frames[0].seq] = "not a number"
+            self._step(event)
+
+    def batch_fails(self) -> None:
+        if self.witness.accounts.batches:
+            self._step(BatchFailed(self.random.choice(list(self.witness.accounts.batches)), "the device reset"))
+
+    def batch_reported_twice(self) -> None:
+        """The end of a batch that ended long ago, as when a worker answers after it was given up."""
+        batch_id = self.random.randrange(40)
+        if not self._runs(batch_id):
+            fails = self.random.random() < 0.5
+            self._step(BatchFailed(batch_id, "again") if fails else BatchFinished(batch_id))
+
+    # ---- lanes and models ----
+
+    def lane_up(self) -> None:
+        self._step(LaneUp(self.random.choice(LANES)))
+
+    def lane_down(self) -> None:
+        self._step(LaneDown(self.random.choice(LANES), "the device fell off the bus"))
+
+    def model_ready(self) -> None:
+        self.random.choice([self._load_everywhere, self._load_somewhere])(self.random.choice(MODELS))
+
+    def model_gone(self) -> None:
+        lane = self.random.choice([None, *LANES])
+        reason = "its worker is gone" if lane else "the model was unloaded"
+        self._step(ModelGone(self.random.choice(MODELS), lane, reason))
+
+    # ---- time ----
+
+    def time_passes(self) -> None:
+        durations_ns = [self.random.randint(0, 40 * MS), PROBE_AFTER_NS + MS]
+        self._pass(self.random.choice(durations_ns), self.random.random() < 0.5)
+
+    def timer(self) -> None:
+        """May fire when nothing asked for it."""
+        self._step(TimerFired())
+
+    def drain(self) -> None:
+        self._step(DrainRequested(self.now_ns + self.random.randint(-5 * MS, 60 * MS)))
+
+    def end(self) -> None:
+        """Every run ends in a drain whose end answers every frame, and replays from its log."""
+        accounts = self.witness.accounts
+        self._step(DrainRequested(self.now_ns + 50 * MS))
+        self._pass(50 * MS, punctual=True)
+        for batch_id in list(accounts.batches):
+            self._step(BatchFinished(batch_id))
+        assert not accounts.unanswered, "the drain is over and frames have no answer"
+        for stream_id in self.streams:
+            self._step(StreamClosed(stream_id))
+        for batch_id in list(accounts.batches):  # lanes that were warmed meanwhile
+            self._step(BatchFinished(batch_id))
+        wake_ns = self.witness.next_wake_ns()
+        if wake_ns is not None:  # that of a frame which has run meanwhile
+            self.now_ns = max(self.now_ns, wake_ns)
+            self._step(TimerFired())
+        assert self.witness.next_wake_ns() is None, "nothing is left to do and the scheduler asks to be woken"
+        self.witness.assert_replays()
+
+    # ---- the host's own ----
+
+    def _step(self, event: Event) -> None:
+        self.witness.step(self.now_ns, event)
+
+    def _stream(self) -> int:
+        return self.random.choice(list(self.streams))
+
+    def _frame(self, stream_id: int, jitter_ns: int, *, must_run: bool) -> Frame:
+        self.seq += 1
+        self.frames[stream_id] += 1 + (self.seq % 5 == 0)
+        deadline_ns = self.now_ns + self.budgets_ns[stream_id] + jitter_ns
+        return Frame(self.seq, stream_id, self.frames[stream_id], self.streams[stream_id], deadline_ns, must_run)
+
+    def _load_everywhere(self, model: str) -> None:
+        times_ns = self._times_ns()
+        for lane in LANES:
+            self._load(model, lane, times_ns)
+
+    def _load_somewhere(self, model: str) -> None:
+        self._load(model, self.random.choice(LANES), self._times_ns())
+
+    def _load(self, model: str, lane: str, times_ns: dict[int, int]) -> None:
+        """All variants of a model come with its worker on a lane that is up, the faster ones less accurate."""
+        accounts = self.witness.accounts
+        if lane not in accounts.lanes:
+            return
+        for rank in range(RANKS[model]):
+            if (model, rank, lane) not in accounts.workers:
+                samples_ns: dict[int, tuple[int, ...]] = {
+                    size: (time_ns * (10 - 3 * rank) // 10,) * 3 for size, time_ns in times_ns.items()
+                }
+                variant, warm_after_ns = f"rank {rank}", self.warm_after_ns if rank == 0 else 0
+                ready = ModelReady(
+                    model, lane, variant, samples_ns, model != "fixed/1", model in STATEFUL, rank, warm_after_ns
+                )
+                self._step(ready)
+
+    def _times_ns(self) -> dict[int, int]:
+        """By batch size, with and without gain from batching."""
+        r = self.random
+        sizes = r.choice([(1,), (1, 2), (1, 4), (1, 2, 4, 8), (1, 8), (4,)])
+        fixed_ns, each_ns = r.choice([(r.randint(1, 40), r.randint(0, 15)), (r.randint(2, 6), r.randint(0, 2))])
+        return {size: (fixed_ns + size * each_ns) * MS for size in sizes}
+
+    def _takes_ns(self, batch_id: int) -> int:
+        action = self.witness.accounts.batches[batch_id].action
+        planned_ns = action.planned_ns if isinstance(action, DispatchBatch) else 2 * MS
+        return planned_ns * self.random.randint(80, 101) // 100
+
+    def _runs(self, batch_id: int) -> bool:
+        return batch_id in self.witness.accounts.batches
+
+    def _pass(self, duration_ns: int, punctual: bool) -> None:
+        """Time passes; a punctual host fires every timer that falls due."""
+        until_ns = self.now_ns + duration_ns
+        while punctual:
+            wake_ns = self.witness.next_wake_ns()
+            if wake_ns is None or wake_ns > until_ns:
+                break
+            self.now_ns = max(self.now_ns, wake_ns)
+            self._step(TimerFired())
+        self.now_ns = until_ns
+
+
+USUAL: tuple[Callable[[Host], None], ...] = (
+    *[Host.operate] * 4,
+    *[Host.frames_arrive] * 6,
+    *[Host.batch_finishes] * 4,
+    *[Host.time_passes] * 2,
+    Host.open_stream,
+    Host.frame_refused,
+    Host.cancel,
+    Host.close_stream,
+    Host.timer,
+)
+FAULTS: tuple[Callable[[Host], None], ...] = (
+    Host.batch_fails,
+    Host.batch_reported_twice,
+    Host.lane_up,
+    Host.lane_down,
+    Host.model_ready,
+    Host.model_ready,
+    Host.model_gone,
+    Host.new_version,
+)
+
+
+def run(random: Random, turns_max: int = TURNS_MAX) -> Witness:
+    """One run. Raises AssertionError where the law is broken, with the last of what went in as notes."""
+    host = Host(random)
+    try:
+        host.run(turns_max)
+    except BaseException as error:
+        error.add_note(f"what went in, the last of {len(host.witness.log)} events:")
+        for at_ns, event in host.witness.log[-30:]:
+            error.add_note(f"  {at_ns} {event}")
+        raise
+    return host.witness
+
+
+def command(seed: int) -> str:
+    """How to see that run again."""
+    return f"PYTHONPATH=tests python -m core.law_run --seed {seed}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m core.law_run", description="The law of the core, at random.")
+    parser.add_argument("--seed", type=int, default=0, help="of the first run")
+    parser.add_argument("--runs", type=int, default=1, help="so many, with the seeds that follow")
+    arguments = parser.parse_args()
+    seen: Counter[str] = Counter()
+    for seed in range(arguments.seed, arguments.seed + arguments.runs):
+        try:
+            seen += run(Random(seed)).seen
+        except BaseException:
+            sys.stderr.write(f"seed {seed} breaks the law: {command(seed)}\n")
+            raise
+    sys.stdout.write("".join(f"{count:8} {rule}\n" for rule, count in sorted(seen.items())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""What frames are worth by what their streams and principals have missed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.drawn import MS
+from duly.core.fairness import (
+    FLOOR_MERIT,
+    FLOOR_VALUE,
+    FORGET_NS,
+    PRINCIPALS_MAX,
+    SHARE_MAX,
+    STREAK_FACTOR,
+    STREAK_MAX,
+    Merit,
+    Principals,
+)
+from duly.core.types import BacklogPolicy, StreamClass, StreamTerms
+
+
+def merit(floor_frames: int = 0, floor_window: int = 0) -> Merit:
+    terms = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 100 * MS, 64)
+    terms.floor_frames, terms.floor_window = floor_frames, floor_window
+    return Merit(terms)
+
+
+@given(outcomes=st.lists(st.booleans(), max_size=30))
+def test_a_frame_is_worth_more_with_each_miss_in_a_row(outcomes: list[bool]) -> None:
+    worth = merit()
+    for on_time in outcomes:
+        worth.ended(on_time)
+    streak = len(outcomes)
+    for back, on_time in enumerate(reversed(outcomes)):
+        if on_time:
+            streak = back
+            break
+    assert worth.value == 1 + STREAK_FACTOR * min(streak, STREAK_MAX)
+
+
+@given(outcomes=st.lists(st.booleans(), max_size=40), window=st.integers(1, 8), data=st.data())
+def test_a_floor_counts_where_one_more_miss_would_break_it(
+    outcomes: list[bool], window: int, data: st.DataObject
+) -> None:
+    frames = data.draw(st.integers(0, window))
+    worth = merit(frames, window)
+    for on_time in outcomes:
+        worth.ended(on_time)
+    recent = ([True] * window + outcomes + [False])[-window:]
+    if outcomes:
+        assert (worth.value >= FLOOR_VALUE) is (sum(recent) < frames)
+
+
+@pytest.mark.parametrize(
+    ("floor", "outcomes", "urgent"),
+    [
+        ((3, 4), "", False),
+        ((3, 4), "x", True),
+        ((3, 4), "x..", True),
+        ((3, 4), "x...", False),
+        ((2, 4), "x", False),
+        ((2, 4), "x.x", True),
+        ((1, 3), "xx", True),
+        ((1, 3), "xx.", False),
+        ((0, 0), "xxxxx", False),
+    ],
+)
+def test_floors(floor: tuple[int, int], outcomes: str, urgent: bool) -> None:
+    """Dots are frames on time."""
+    worth = merit(*floor)
+    for outcome in outcomes:
+        worth.ended(outcome == ".")
+    assert (worth.value >= FLOOR_VALUE) is urgent
+
+
+def test_a_floor_of_all_frames_counts_from_the_first_outcome_on() -> None:
+    """With m = k every frame is one that the floor depends on."""
+    worth = merit(2, 2)
+    worth.ended(True)
+    assert worth.value >= FLOOR_VALUE
+
+
+def test_a_floor_outweighs_a_streak_and_a_principal() -> None:
+    worth = merit(3, 4)
+    worth.ended(False)
+    assert worth.value / SHARE_MAX >= FLOOR_MERIT > (1 + STREAK_FACTOR * STREAK_MAX) * SHARE_MAX
+
+
+def test_alone_nobody_counts_for_more() -> None:
+    principals = Principals()
+    assert principals.factor("north") == 1
+    principals.served(0, "north", 100 * MS)
+    assert principals.factor("north") == 1
+
+
+def test_who_had_less_counts_for_more() -> None:
+    principals = Principals()
+    principals.served(0, "north", 30 * MS)
+    principals.served(0, "south", 10 * MS)
+    assert principals.factor("south") == 2
+    assert principals.factor("north") == pytest.approx(2 / 3)
+    assert principals.factor("new") == SHARE_MAX
+
+
+served = st.lists(
+    st.tuples(st.integers(0, FORGET_NS), st.sampled_from("abcdef"), st.floats(0, 50 * MS)), min_size=2, max_size=60
+)
+
+
+@given(times=served)
+def test_factors_are_bounded_and_in_order_of_what_each_had(times: list[tuple[int, str, float]]) -> None:
+    principals = Principals()
+    now_ns, had_ns = 0, dict.fromkeys("abcdef", 0.0)
+    for after_ns, name, lane_ns in times:
+        now_ns += after_ns // 60  # all within one period
+        principals.served(now_ns, name, lane_ns)
+        had_ns[name] += lane_ns
+    factors = {name: principals.factor(name) for name in had_ns}
+    assert all(1 / SHARE_MAX <= factor <= SHARE_MAX for factor in factors.values())
+    for more in had_ns:
+        for less in had_ns:
+            if had_ns[more] > had_ns[less] + 1:
+                assert factors[more] <= factors[less]
+
+
+def test_what_was_long_ago_is_forgotten() -> None:
+    principals = Principals()
+    principals.served(0, "north", 100 * MS)
+    principals.served(0, "south", 10 * MS)
+    for second in range(1, 40):
+        principals.served(second * FORGET_NS, "south", 10 * MS)
+    assert principals.factor("north") == 1, "only one is known of"
+
+
+def test_principals_are_bounded() -> None:
+    principals = Principals()
+    for nth in range(PRINCIPALS_MAX + 10):
+        principals.served(1, f"principal {nth}", MS)
+    principals.served(1 + FORGET_NS, "another", MS)
+    assert len(principals._served_ns) <= PRINCIPALS_MAX

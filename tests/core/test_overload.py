@@ -1,0 +1,94 @@
+"""What is served when not all can be, and what the others are told."""
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.drawn import MS, NOW_NS, queue_of
+from duly.core.batching import LOOKAHEAD_BATCHES
+from duly.core.overload import drop_reason, fits_serially, worthiest
+from duly.core.types import Frame, OutcomeStatus
+
+batches = st.lists(st.tuples(st.integers(-5, 60), st.integers(1, 40)), max_size=6).map(
+    lambda specs: sorted((NOW_NS + start_ms * MS, planned_ms * MS) for start_ms, planned_ms in specs)
+)
+
+
+@given(urgencies=batches)
+def test_batches_fit_on_one_lane_where_each_starts_by_its_latest_start(urgencies: list[tuple[int, int]]) -> None:
+    starts_ns = [NOW_NS + sum(planned_ns for _, planned_ns in urgencies[:nth]) for nth in range(len(urgencies))]
+    expected = all(start_ns <= latest for start_ns, (latest, _) in zip(starts_ns, urgencies, strict=True))
+    assert fits_serially(NOW_NS, 1, urgencies) is expected
+
+
+@given(urgencies=batches, lanes=st.integers(1, 4))
+def test_more_lanes_never_fit_less(urgencies: list[tuple[int, int]], lanes: int) -> None:
+    assert not fits_serially(NOW_NS, lanes, urgencies) or fits_serially(NOW_NS, lanes + 1, urgencies)
+
+
+@given(merits=st.lists(st.integers(1, 9), min_size=1, max_size=12), data=st.data())
+def test_the_worthiest_are_worth_most_and_keep_their_order(merits: list[int], data: st.DataObject) -> None:
+    entries = queue_of([20.0 + nth for nth in range(len(merits))])
+    begin = data.draw(st.integers(0, len(merits) - 1))
+    size = data.draw(st.integers(1, len(merits) - begin))
+    frames, value = worthiest(entries, begin, size, len(merits), lambda frame: float(merits[frame.seq]))
+    most = max(sum(chosen) for chosen in combinations(merits[begin:], size))
+    assert value == sum(merits[frame.seq] for frame in frames) == most
+    assert [frame.seq for frame in frames] == sorted({frame.seq for frame in frames})
+    assert len(frames) == size
+    assert all(frame.seq >= begin for frame in frames)
+
+
+def test_among_equals_the_first_in_the_queue_are_chosen() -> None:
+    frames, _ = worthiest(queue_of([20, 21, 22, 23]), 1, 2, 8, lambda frame: 1.0)
+    assert [frame.seq for frame in frames] == [1, 2]
+
+
+def test_among_equals_those_at_the_edge_come_last() -> None:
+    entries, edge_ns = queue_of([11, 14, 16, 50]), NOW_NS + 15 * MS
+    assert [frame.seq for frame in worthiest(entries, 0, 1, 8, lambda frame: 1.0, edge_ns)[0]] == [2]
+    assert [frame.seq for frame in worthiest(entries[:2], 0, 1, 8, lambda frame: 1.0, edge_ns)[0]] == [0]
+    assert [frame.seq for frame in worthiest(entries, 0, 1, 8, lambda frame: 3.0 - frame.seq % 2, edge_ns)[0]] == [2]
+    merits = {0: 1.0, 1: 3.0, 2: 1.0, 3: 1.0}
+    assert [frame.seq for frame in worthiest(entries, 0, 1, 8, lambda frame: merits[frame.seq], edge_ns)[0]] == [1]
+
+
+def test_one_decision_weighs_a_bounded_queue() -> None:
+    asked: list[int] = []
+
+    def merit(frame: Frame) -> float:
+        asked.append(frame.seq)
+        return 1.0
+
+    worthiest(queue_of([20] * 1000), 3, 4, 4, merit)
+    assert asked == list(range(3, 3 + LOOKAHEAD_BATCHES * 4))
+
+
+@pytest.mark.parametrize(
+    ("arrived_ms", "due_ms", "preferred_ms", "passed_ms", "status", "reason"),
+    [
+        (0, -3, -1, -1, OutcomeStatus.EXPIRED, "its deadline had passed 3 ms before it came"),
+        (0, 4, -1, -1, OutcomeStatus.EXPIRED, "came with 4 ms left of its budget, 10 ms needed"),
+        (0, 4, 0, 0, OutcomeStatus.EXPIRED, "came with 4 ms left of its budget, 10 ms needed"),
+        (-7, 9, -8, -8, OutcomeStatus.EXPIRED, "waited 7 ms for a lane; less than the 10 ms needed were left"),
+        (-7, 9, -8, -7, OutcomeStatus.SHED, "overload: passed over for a batch that serves more"),
+        (-7, 9, -7, -8, OutcomeStatus.SHED, "overload: the lane was given to more critical frames"),
+        (-7, 9, -1, -1, OutcomeStatus.SHED, "overload: the lane was given to more critical frames"),
+    ],
+)
+def test_a_doomed_frame_is_told_why(
+    arrived_ms: int, due_ms: int, preferred_ms: int, passed_ms: int, status: OutcomeStatus, reason: str
+) -> None:
+    frame = Frame(1, 1, 1, "detect/1", NOW_NS + due_ms * MS)
+    frame.arrived_ns = NOW_NS + arrived_ms * MS
+    preferred_ns, passed_ns = NOW_NS + preferred_ms * MS, NOW_NS + passed_ms * MS
+    assert drop_reason(frame, 10 * MS, NOW_NS, preferred_ns, passed_ns) == (status, reason)
+
+
+def test_a_frame_whose_model_no_lane_served_is_told_so() -> None:
+    frame = Frame(1, 1, 1, "detect/1", NOW_NS - 1)
+    frame.arrived_ns = NOW_NS - 20 * MS
+    expected = (OutcomeStatus.EXPIRED, "waited 20 ms while no lane served its model")
+    assert drop_reason(frame, 0, NOW_NS, -1, -1) == expected

@@ -1,0 +1,272 @@
+"""The grid's short version: what the scheduler showed once, it shows still; and the grid's own judging and keeping.
+
+Every figure is of fixed seeds, so it changes only with the scheduler or the simulator. Limits lie a stated slack below
+what was measured, so that goodput that is lost is seen. Nothing here depends on how fast the machine is.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from duly.core.scheduler import Scheduler
+from duly_load import cli_grid
+from duly_load.cli import cli
+from duly_load.grid.cells import Cell, crossing_hz, ratio_at, seconds_for, tuning_name
+from duly_load.grid.classes import admitted_standard, best_effort_overload
+from duly_load.grid.collapse import overloaded
+from duly_load.grid.cost import fresh, recorded
+from duly_load.grid.efforts import ALL_CELLS, EFFORTS, ROWS
+from duly_load.grid.freshness import age_ms, queueing
+from duly_load.grid.hard_sets import draw_set, run_set
+from duly_load.grid.judge import Effort, Finding, Job, Measure, Row, worst
+from duly_load.grid.optimum import ratio_to_best
+from duly_load.grid.run import JobRunner
+from duly_load.grid.variants import load_step
+from duly_load.grid.waste import through_step, wasted
+
+SEEDS = (0, 1)
+
+# ---- what the scheduler shows ----
+
+
+def mean_ratio(cell: Cell, policy: str, tuning: int, rate_hz: float, seconds: float) -> float:
+    return sum(ratio_at(cell, policy, tuning, seed, rate_hz, seconds) for seed in SEEDS) / len(SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("cell", "rate_hz", "policy", "tuning"),
+    [
+        (Cell(1, 1), 640.0, "edf_window", 3),
+        (Cell(4, 2), 3300.0, "symphony", 13),
+        (Cell(4, 1, "periodic"), 3600.0, "clockwork", 0),
+        (Cell(4, 2, "mmpp"), 2600.0, "edf_window", 3),
+        (Cell(2, 2, table="a100_resnet50"), 4800.0, "edf_window", 3),
+    ],
+    ids=lambda value: value.name if isinstance(value, Cell) else None,
+)
+def test_it_is_no_worse_than_a_tuned_baseline_where_that_is_at_its_limit(
+    cell: Cell, rate_hz: float, policy: str, tuning: int
+) -> None:
+    own = mean_ratio(cell, "duly", 0, rate_hz, 1.5)
+    assert own >= mean_ratio(cell, policy, tuning, rate_hz, 1.5) - 0.005
+    assert own >= 0.97
+
+
+@pytest.mark.parametrize("load", [1.0, 1.5, 3.0])
+def test_it_is_near_the_optimum(load: float) -> None:
+    ratios = [ratio_to_best(Cell(1, 1), load, load * 620, 3.0, seed) for seed in SEEDS]
+    assert min(ratios) >= 0.97
+
+
+def test_it_is_near_the_linear_bound() -> None:
+    assert ratio_to_best(Cell(4, 8), 1.0, 2300.0, 1.5, 0) >= 0.97
+    assert ratio_to_best(Cell(4, 2), 1.5, 4800.0, 1.0, 0) >= 0.90
+
+
+def test_goodput_does_not_collapse_nor_starve_a_stream() -> None:
+    cell = Cell(4, 2)
+    goodput, streams = {}, {}
+    for load in (1.0, 1.5, 3.0):
+        goodput[load], streams[load] = overloaded(cell, "duly", load, 3200 * load, 1.5, 0)
+    assert min(goodput[1.5], goodput[3.0]) >= 0.97 * max(goodput.values())
+    assert goodput[1.0] >= 3200 * 0.97
+    theirs, their_worst = overloaded(cell, "edf_window", 1.5, 4800, 1.5, 0)
+    assert goodput[1.5] >= 1.15 * theirs
+    assert streams[1.5] >= 0.9 * their_worst
+
+
+def test_little_lane_time_is_wasted() -> None:
+    cell = Cell(1, 6)
+    assert wasted(cell, 1.5, 370.0, 6.0, 0) <= 0.01
+    share, batches = through_step(cell, 0.9, 220.0, 0)
+    assert share <= 0.03
+    assert batches <= 30
+
+
+def test_a_critical_stream_that_was_admitted_never_misses() -> None:
+    sent = 0
+    for seed in range(12):
+        frames, missed = run_set(draw_set(np.random.default_rng([seed, 0x7E]), locked=seed % 2 == 0), 3.0, seed)
+        assert missed == 0
+        sent += frames
+    assert sent > 2_000
+
+
+def test_admitted_streams_are_on_time() -> None:
+    assert admitted_standard(Cell(1, 4), 0, 5.0) >= 0.998
+
+
+def test_best_effort_gets_what_is_left_and_moves_nobody() -> None:
+    worse, share = best_effort_overload(Cell(1, 2), 33.0, 420.0, 4.0, 0)
+    assert worse == 0
+    assert share >= 0.78
+
+
+def test_variants_take_an_overload() -> None:
+    told = load_step(Cell(1, 1), 620.0, 12.0, 0)
+    assert told["fewer"] >= 7
+    assert told["on_time"] >= 0.975
+    assert told["switches"] <= 2
+    assert told["settled_s"] <= 1.5
+
+
+def test_latest_streams_stay_fresh_where_fifo_does_not() -> None:
+    cell = Cell(1, 6, "periodic")
+    p99_ms, planned_ms = age_ms(cell, "duly", 600.0, 4.0, 0)
+    assert p99_ms <= 1.15 * (2 * 33.3 + 2 * planned_ms)
+    assert age_ms(cell, "fifo", 600.0, 4.0, 0)[0] > 5 * p99_ms
+
+
+def test_frames_hardly_wait_at_low_load() -> None:
+    assert queueing(Cell(1, 1), 0.5, 310.0, 5.0, 0) <= 0.6
+    assert queueing(Cell(4, 2), 0.5, 1600.0, 2.0, 0) <= 0.6
+
+
+def test_a_log_of_events_told_again_answers_every_frame_once() -> None:
+    world, log = recorded(Cell(4, 16), 1500.0, 1_500, 0)
+    scheduler = Scheduler()
+    answered = [
+        action.frame.seq
+        for now_ns, event in fresh(log)
+        for action in scheduler.step(now_ns, event)
+        if type(action).__name__ == "ResolveFrame"
+    ]
+    assert sorted(answered) == list(range(1, len(world.frames) + 1))
+
+
+# ---- how it measures ----
+
+
+def test_the_crossing_lies_on_a_line_between_two_rates() -> None:
+    tried: list[float] = []
+
+    def ratio_of(rate_hz: float) -> float:
+        tried.append(rate_hz)
+        return 1.0 - max(0.0, rate_hz - 900) / 10_000
+
+    for guess_hz in (100.0, 995.0, 5000.0):
+        assert crossing_hz(ratio_of, guess_hz, 1.2, 1.02) == pytest.approx(1000, rel=0.001)
+    assert len(tried) < 60
+    assert crossing_hz(lambda rate_hz: 1.0, 100.0, 2.0, 1.02) == 100.0 * 2**30
+
+
+def test_runs_are_bounded() -> None:
+    assert seconds_for(5_000, 1_000, 60) == 5
+    assert seconds_for(5_000, 1_000, 3) == 3
+    assert seconds_for(5_000, 100_000, 60) == 0.5
+    assert len(set(ALL_CELLS)) == 96
+    assert all(effort.seeds >= 1 and effort.cells for effort in EFFORTS.values())
+    full = EFFORTS["full"]
+    assert (full.seeds, full.seconds, full.seconds_at(20_000), full.critical_frames) == (5, 60, 60, 3_000_000)
+
+
+def test_settings_have_names() -> None:
+    assert tuning_name("duly", 0) == "duly"
+    assert tuning_name("clockwork", 0) == "clockwork(batch_max=8, buffer_ns=0)"
+
+
+def test_findings_are_judged_by_the_median_or_by_every_value() -> None:
+    values = (0.9, 1.0, 1.1)
+    assert Finding("goodput", 1.0, True, values).passes
+    assert not Finding("goodput", 1.0, True, values, every=True).passes
+    assert not Finding("misses", 0.95, False, values).passes
+    assert Finding("goodput", 1.0, True, values).spread == (0.9, 1.0, 1.1)
+    found = worst([Finding("goodput", 1.0, True, (value,), f"at {value}") for value in (1.2, 0.7, 0.9)])
+    assert (found.values, found.where) == ((0.7,), "at 0.7; 2 of 3 fall short")
+
+
+# ---- what is kept ----
+
+CELL = Cell(1, 1)
+JOBS = [Job(ratio_at, (CELL, "edf", 0, seed, 100.0, 0.5)) for seed in (0, 1, 0)]
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int]] = []
+
+    def __call__(self, done: int, of: int) -> None:
+        self.told.append((done, of))
+
+
+def test_finished_jobs_are_not_run_again(tmp_path: Path) -> None:
+    kept = tmp_path / "cells.jsonl"
+    first = JobRunner(2, kept)(JOBS)
+    lines = kept.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2
+    assert first[0] == first[2] != first[1]
+    counted = Counted()
+    assert JobRunner(1, kept, counted)(JOBS) == first
+    assert counted.told == [(3, 3)]
+    assert kept.read_text(encoding="utf-8").splitlines() == lines
+
+
+def test_what_other_code_found_or_was_cut_off_is_run_again(tmp_path: Path) -> None:
+    kept = tmp_path / "cells.jsonl"
+    first = JobRunner(1, kept)(JOBS[:2])
+    lines = kept.read_text(encoding="utf-8").splitlines(keepends=True)
+    other = json.dumps(json.loads(lines[0]) | {"code": "0" * 16, "result": 0.5}) + "\n"
+    kept.write_text(other + lines[1][:-9], encoding="utf-8")
+    assert JobRunner(1, kept)(JOBS[:2]) == first
+    assert JobRunner(1, kept)(JOBS[:2]) == first
+
+
+# ---- the command ----
+
+
+def two_findings(effort: Effort, measure: Measure) -> Row:
+    (ratio,) = measure([Job(ratio_at, (CELL, "edf", 0, 0, 100.0, 0.5))])
+    points = [(0.5, ratio, ratio, ratio)]
+    return Row(
+        3,
+        "no collapse",
+        f"on {effort.seeds} seeds",
+        (Finding("on time", 0.5, True, (ratio,), "here"), Finding("twice on time", 2.0, True, (ratio,), "there")),
+        curves=(("1 lane", (("edf", points),)),),
+        notes=("a note",),
+    )
+
+
+def grid(*args: str | Path) -> Result:
+    return CliRunner().invoke(cli, ["grid", *map(str, args)])
+
+
+def test_a_table_with_what_passes_and_what_falls_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS, 3, two_findings)
+    result = grid("--rows", "3", "--jobs", "1", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert any("on time" in line and "pass" in line and "here" in line for line in lines)
+    assert any("twice on time" in line and "falls short" in line for line in lines)
+    assert "   a note" in lines
+    told = json.loads((tmp_path / "grid.json").read_text(encoding="utf-8"))
+    assert told["effort"]["name"] == "short"
+    assert [finding["passes"] for finding in told["rows"][0]["findings"]] == [True, False]
+    assert told["rows"][0]["passes"] is False
+    assert "edf" in (tmp_path / "row-3-1-lane.html").read_text(encoding="utf-8")
+    assert grid("--rows", "3", "--jobs", "1", "--strict").exit_code == 1
+
+
+def test_rows_that_there_are_not() -> None:
+    for rows in ("0", "1,11", "all", "1,,2"):
+        result = grid("--rows", rows)
+        assert result.exit_code == 2
+        assert "should be numbers from 1 to 10" in result.stderr
+
+
+def test_a_file_that_is_no_results(tmp_path: Path) -> None:
+    (tmp_path / "cells.jsonl").write_text("hello\n", encoding="utf-8")
+    result = grid("--rows", "3", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "cells.jsonl: line 1 is no result of a grid" in result.stderr.replace("\n", " ")
+
+
+def test_help_says_how_long_it_takes() -> None:
+    assert cli_grid.grid.name == "grid"
+    result = grid("--help")
+    assert result.exit_code == 0
+    for effort in EFFORTS:
+        assert f"{effort}:" in result.stdout
