@@ -1,0 +1,279 @@
+"""Whether the simulator tells the truth: one schedule of frames, sent to a live server and simulated, and what became
+of the frames in either world.
+
+Theory of operation. Both worlds are built from one scenario and one seed, so that each frame has the same stream, the
+same capture and the same deadline in both, and both run the server's own scheduler. What the simulator leaves out is
+what is put to the test here: the transport, the event loop, timers and the workers. Batches take their times live in
+one of two ways (`duly_load.truth_servers`):
+
+- sleeping: the lanes take the times of the scenario's table, noise and all;
+- real: a model truly runs on this machine, in place of the scenario's.
+
+The frames are then simulated twice:
+
+- `simulated`: with the scenario's times; of a model that truly ran, with what its batches took;
+- `told`: with how long batches held their lanes, in either case, which has the host's own time in it, and with the
+  stalls of the machine (`duly_load.truth_stalls`). On a machine that has nothing else to do it is the same.
+
+How long batches took starts from the plan that the server tells by GetModel, or from the scenario's table. The sizes
+that ran often have the mean of what was measured; the others what they started from, corrected by how far that was off
+on the whole. The scatter round that, one number, is the noise.
+
+Clients count outcomes as the server names them. Compared are on-time ratios, in points (hundredths).
+
+Out of scope, and refused where a scenario has them: faults, streams that come and go, several variants or principals,
+and times that change midway.
+"""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from duly.core.scheduler import Scheduler
+from duly.core.types import OutcomeStatus
+from duly_client import Client
+from duly_client.errors import DulyError
+from duly_load import tables, truth_servers
+from duly_load.arrivals import Network
+from duly_load.bench_servers import ServerError
+from duly_load.scenario import Scenario, ScenarioError
+from duly_load.simulator.engine import Run, Service, simulate
+from duly_load.simulator.world import World, build
+from duly_load.truth_client import Counts, Floats, Ints, Live, offer
+from duly_load.truth_stalls import NO_STALLS, StalledService, Stalls, Watch
+
+BATCHES_MIN = 20
+"""Batches of one size from which their mean says more than what it starts from."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class TruthError(Exception):
+    """The live run failed: says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What became of the frames that count, which are those that arrive from `warm_s` on, in one of the worlds."""
+
+    frames: int
+    counts: dict[str, int]
+    """By the name of the `OutcomeStatus`, all of them."""
+    on_time_ratio: float
+    """1 where there are no frames."""
+    worst_on_time_ratio: float
+    """Of the stream that has the least."""
+    latency_p50_ms: float
+    latency_p99_ms: float
+    """From capture to result; NaN where there is none."""
+    batch_size_mean: float
+    """NaN where nothing ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """The two worlds, one of them twice."""
+
+    live: Side
+    simulated: Side
+    told: Side
+    measured: Scenario
+    """What `told` was simulated with, besides the stalls."""
+    lag_p50_ms: float
+    lag_p99_ms: float
+    lag_max_ms: float
+    """How late the generator sent frames."""
+    stalled: float
+    """Share of the time that the machine stood still."""
+
+    @property
+    def points(self) -> float:
+        """On-time ratio, live minus told, in points."""
+        return 100 * (self.live.on_time_ratio - self.told.on_time_ratio)
+
+
+def check(scenario: Scenario, real: bool) -> None:
+    """Raises ScenarioError with a line for each thing that both worlds can't do alike."""
+    problems = list(_problems(scenario))
+    if real and len(scenario.lanes) > 1:
+        problems.append(f"lane: should be one where models truly run, as lanes share this CPU, are {_lanes(scenario)}")
+    if problems:
+        raise ScenarioError("\n".join(problems))
+
+
+async def sleeping(scenario: Scenario, seed: int) -> Truth:
+    """Live on lanes that sleep, and simulated. `scenario` is checked. Raises TruthError."""
+    world = build(scenario, seed)
+    with _why(), tempfile.TemporaryDirectory(prefix="duly-") as folder:
+        async with truth_servers.sleeping(world, Path(folder)) as target:
+            with Watch() as watch:
+                seen = await offer(target, world, truth_servers.SLEEPING.frame)
+    stalls = watch.stalls(seen.begin_ns)
+    tables_ns = {
+        model.name: dict(enumerate(model.variants[0].times_ns(model.batch_max), start=1)) for model in scenario.model
+    }
+    return _compare(scenario, measured(world, seen, stalls, tables_ns), seed, seen, stalls)
+
+
+async def real(scenario: Scenario, seed: int) -> Truth:
+    """Live with a model that truly runs in place of the scenario's, and simulated. `scenario` is checked.
+
+    Raises TruthError.
+    """
+    world = build(scenario, seed)
+    with (
+        _why(),
+        tempfile.TemporaryDirectory(prefix="duly-") as folder,
+        truth_servers.real(scenario, Path(folder)) as server,
+    ):
+        planned_ns = await _planned_ns(server.target, scenario)
+        with Watch() as watch:
+            seen = await offer(server.target, world, truth_servers.REAL.frame)
+    stalls = watch.stalls(seen.begin_ns)
+    told = measured(world, seen, stalls, planned_ns)
+    return _compare(told, told, seed, seen, stalls)
+
+
+@contextlib.contextmanager
+def _why() -> Iterator[None]:
+    """What may go wrong with servers and clients becomes a TruthError."""
+    try:
+        yield
+    except (truth_servers.LiveError, ServerError, DulyError, TimeoutError) as error:
+        raise TruthError(str(error)) from error
+
+
+def _problems(scenario: Scenario) -> Iterator[str]:
+    lanes = [f"cpu:{nth}" for nth in range(len(scenario.lanes))]
+    if sorted(scenario.lanes) != sorted(lanes):
+        yield f"lane: should be named {tables.one_of(lanes)} as the server names them, are {_lanes(scenario)}"
+    if scenario.fault:
+        yield "fault: should not be there, nothing breaks in a live run"
+    if scenario.noise.step_factor != 1:
+        yield f"noise.step_factor: should be 1 in a live run, got {scenario.noise.step_factor:g}"
+    for nth, model in enumerate(scenario.model):
+        if not _NAME.fullmatch(model.name):
+            yield f"model[{nth}].name: should be letters, digits, _ and - in a live run, got {model.name!r}"
+        if len(model.variants) > 1:
+            yield f"model[{nth}].variants: should be one in a live run, are {len(model.variants)}"
+        if not model.any_size:
+            yield f"model[{nth}].any_size: should be true in a live run"
+        if model.lanes:
+            yield f"model[{nth}].lanes: should not be there, a live server has each model on all lanes"
+    for nth, stream in enumerate(scenario.stream):
+        if stream.churn is not None or stream.from_s or stream.to_s is not None:
+            yield f"stream[{nth}]: should not have churn, from_s or to_s, its stream is open throughout a live run"
+        if stream.network != Network():
+            yield f"stream[{nth}].network: should not be there, a live run has its own"
+    if len({stream.principal for stream in scenario.stream}) > 1:
+        yield "stream.principal: should be the same of all, since they come from one client"
+    if len({stream.credit for stream in scenario.stream}) > 1:
+        yield "stream.credit: should be the same of all, since it is one setting of the server"
+
+
+def _lanes(scenario: Scenario) -> str:
+    return ", ".join(scenario.lanes)
+
+
+async def _planned_ns(target: str, scenario: Scenario) -> dict[str, dict[int, int]]:
+    """Planned times by model and batch size, as the server tells them."""
+    async with Client(target, reconnect=False) as client:
+        models = [await client.model(model.name) for model in scenario.model]
+    return {
+        model.name: {entry.batch_size: entry.planned_nano for entry in model.versions[0].variants[0].profile}
+        for model in models
+    }
+
+
+def measured(world: World, seen: Live, stalls: Stalls, base_ns: dict[str, dict[int, int]]) -> Scenario:
+    """The scenario with the times that batches took outside of stalls, and how they scattered.
+
+    `base_ns`: by model and batch size, where too few ran. Raises TruthError where none ran.
+    """
+    scenario = world.scenario
+    number = {model.name: nth for nth, model in enumerate(scenario.model)}
+    model_of = np.array([0, *(number[session.model] for session in world.sessions)])[world.frames.stream_id]
+    undisturbed = ~stalls.touch(seen.dispatched_ns, seen.dispatched_ns + seen.occupied_ns)
+    models, relative, weights = [], [], []
+    for nth, model in enumerate(scenario.model):
+        ran = (model_of == nth) & (seen.batch_size > 0) & undisturbed
+        sizes, occupied_ns = seen.batch_size[ran], seen.occupied_ns[ran].astype(np.float64)
+        if not len(sizes):
+            raise TruthError(f"model {model.name}: no frame of it ran undisturbed, so that its times are not known")
+        # A batch of n is told n times, once by each of its frames.
+        weight = 1.0 / sizes
+        start_ns = np.array([0, *(base_ns[model.name][size] for size in range(1, model.batch_max + 1))], np.float64)
+        times_ns = start_ns * np.average(occupied_ns / start_ns[sizes], weights=weight)
+        batches = np.bincount(sizes, weight, model.batch_max + 1)
+        sums_ns = np.bincount(sizes, weight * occupied_ns, model.batch_max + 1)
+        often = batches >= BATCHES_MIN
+        times_ns[often] = sums_ns[often] / batches[often]
+        relative.append(occupied_ns / times_ns[sizes])
+        weights.append(weight)
+        times_ms = {size: float(times_ns[size]) / 1e6 for size in range(1, model.batch_max + 1)}
+        variant = tables.Variant(name=model.variants[0].name, times_ms=times_ms)
+        models.append(model.model_copy(update={"variants": (variant,)}))
+    noise = tables.Noise(cv=_cv(np.concatenate(relative), np.concatenate(weights)))
+    return scenario.model_copy(update={"model": tuple(models), "noise": noise})
+
+
+def _cv(values: Floats, weights: Floats) -> float:
+    mean = np.average(values, weights=weights)
+    return float(np.sqrt(np.average((values - mean) ** 2, weights=weights)) / mean)
+
+
+def _compare(scenario: Scenario, told: Scenario, seed: int, seen: Live, stalls: Stalls) -> Truth:
+    live = build(scenario, seed)
+    lag_ms = seen.lag_ns[_counting(live)] / 1e6
+    p50, p99 = np.percentile(lag_ms, [50, 99]).tolist() if len(lag_ms) else (0.0, 0.0)
+    return Truth(
+        _side(live, seen.status, seen.latency_ns, seen.batch_size),
+        _simulated(build(scenario, seed), build(scenario, seed).service, NO_STALLS),
+        # What the scheduler learnt at warm-up is the scenario's in both.
+        _simulated(build(scenario, seed), build(told, seed).service, stalls),
+        told,
+        p50,
+        p99,
+        float(lag_ms.max(initial=0.0)),
+        stalls.share(0, round(told.duration_s * 1e9)),
+    )
+
+
+def _simulated(world: World, batch_times: Service, stalls: Stalls) -> Side:
+    frames = replace(world.frames, arrival_ns=stalls.after(world.frames.arrival_ns))
+    run = simulate(Scheduler(), world.script, frames, world.model_of, StalledService(batch_times, stalls))
+    return _side(world, run.status, run.resolved_ns - world.frames.arrival_ns, _batch_sizes(run))
+
+
+def _batch_sizes(run: Run) -> Counts:
+    return np.array([*run.batches.size, 0], np.int32)[run.batch]  # -1, never ran, takes the last
+
+
+def _counting(world: World) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    return world.frames.arrival_ns >= round(world.scenario.warm_s * 1e9)
+
+
+def _side(world: World, status: "np.ndarray[tuple[int], np.dtype[np.int8]]", latency_ns: Ints, sizes: Counts) -> Side:
+    counting = _counting(world)
+    status, sizes, stream_id = status[counting], sizes[counting], world.frames.stream_id[counting]
+    by_number = np.bincount(status, minlength=max(OutcomeStatus) + 1).tolist()
+    on_time = status == OutcomeStatus.ON_TIME
+    sent = np.bincount(stream_id)
+    ratios = np.bincount(stream_id, on_time)[sent > 0] / sent[sent > 0]
+    latency_ms = latency_ns[counting][on_time | (status == OutcomeStatus.LATE)] / 1e6
+    p50, p99 = np.percentile(latency_ms, [50, 99]).tolist() if len(latency_ms) else (np.nan, np.nan)
+    ran = sizes[sizes > 0]
+    return Side(
+        len(status),
+        {outcome.name: by_number[outcome] for outcome in OutcomeStatus},
+        float(on_time.mean()) if len(status) else 1.0,
+        float(ratios.min(initial=1.0)),
+        p50,
+        p99,
+        len(ran) / float((1.0 / ran).sum()) if len(ran) else np.nan,
+    )
