@@ -40,7 +40,9 @@ def mean_ratio(cell: Cell, policy: str, tuning: int, rate_hz: float, seconds: fl
     ("cell", "rate_hz", "policy", "tuning"),
     [
         (Cell(1, 1), 640.0, "edf_window", 3),
+        (Cell(1, 6), 260.0, "edf_window", 3),
         (Cell(4, 2), 3300.0, "symphony", 13),
+        (Cell(8, 8), 6000.0, "symphony", 13),
         (Cell(4, 1, "periodic"), 3600.0, "clockwork", 0),
         (Cell(4, 2, "mmpp"), 2600.0, "edf_window", 3),
         (Cell(2, 2, table="a100_resnet50"), 4800.0, "edf_window", 3),
@@ -50,19 +52,22 @@ def mean_ratio(cell: Cell, policy: str, tuning: int, rate_hz: float, seconds: fl
 def test_it_is_no_worse_than_a_tuned_baseline_where_that_is_at_its_limit(
     cell: Cell, rate_hz: float, policy: str, tuning: int
 ) -> None:
-    own = mean_ratio(cell, "duly", 0, rate_hz, 1.5)
-    assert own >= mean_ratio(cell, policy, tuning, rate_hz, 1.5) - 0.005
-    assert own >= 0.97
+    """Within half a point; today it is between 0.4 points worse and 1.3 better."""
+    own = mean_ratio(cell, "duly", 0, rate_hz, 3.0)
+    assert own >= mean_ratio(cell, policy, tuning, rate_hz, 3.0) - 0.005
+    assert own >= 0.98
 
 
 @pytest.mark.parametrize("load", [1.0, 1.5, 3.0])
 def test_it_is_near_the_optimum(load: float) -> None:
-    ratios = [ratio_to_best(Cell(1, 1), load, load * 620, 3.0, seed) for seed in SEEDS]
-    assert min(ratios) >= 0.97
+    """Today 98.1 % or more."""
+    ratios = [ratio_to_best(Cell(1, 1), load, load * 620, 6.0, seed) for seed in SEEDS]
+    assert min(ratios) >= 0.975
 
 
 def test_it_is_near_the_linear_bound() -> None:
-    assert ratio_to_best(Cell(4, 8), 1.0, 2300.0, 1.5, 0) >= 0.97
+    """Today 99.3 % and 91.5 %."""
+    assert ratio_to_best(Cell(4, 8), 1.0, 2300.0, 1.5, 0) >= 0.98
     assert ratio_to_best(Cell(4, 2), 1.5, 4800.0, 1.0, 0) >= 0.90
 
 
@@ -71,10 +76,11 @@ def test_goodput_does_not_collapse_nor_starve_a_stream() -> None:
     goodput, streams = {}, {}
     for load in (1.0, 1.5, 3.0):
         goodput[load], streams[load] = overloaded(cell, "duly", load, 3200 * load, 1.5, 0)
-    assert min(goodput[1.5], goodput[3.0]) >= 0.97 * max(goodput.values())
-    assert goodput[1.0] >= 3200 * 0.97
+    assert goodput[1.0] >= 0.97 * 3200
+    assert goodput[1.5] >= goodput[1.0]
+    assert goodput[3.0] >= 0.98 * goodput[1.5]
     theirs, their_worst = overloaded(cell, "edf_window", 1.5, 4800, 1.5, 0)
-    assert goodput[1.5] >= 1.15 * theirs
+    assert goodput[1.5] >= 1.2 * theirs  # today 1.26
     assert streams[1.5] >= 0.9 * their_worst
 
 
@@ -88,27 +94,29 @@ def test_little_lane_time_is_wasted() -> None:
 
 def test_a_critical_stream_that_was_admitted_never_misses() -> None:
     sent = 0
-    for seed in range(12):
+    for seed in range(20):
         frames, missed = run_set(draw_set(np.random.default_rng([seed, 0x7E]), locked=seed % 2 == 0), 3.0, seed)
         assert missed == 0
         sent += frames
-    assert sent > 2_000
+    assert sent > 5_000
 
 
 def test_admitted_streams_are_on_time() -> None:
-    assert admitted_standard(Cell(1, 4), 0, 5.0) >= 0.998
+    assert min(admitted_standard(Cell(1, 4), seed, 10.0) for seed in SEEDS) >= 0.999
 
 
 def test_best_effort_gets_what_is_left_and_moves_nobody() -> None:
-    worse, share = best_effort_overload(Cell(1, 2), 33.0, 420.0, 4.0, 0)
-    assert worse == 0
-    assert share >= 0.78
+    """Where CRITICAL budgets allow large batches nearly all of it; where they are tight, today 82 %."""
+    for cell, budget_ms, rate_hz, least in ((Cell(1, 2), 33.0, 420.0, 0.95), (Cell(4, 2), 15.0, 3200.0, 0.8)):
+        worse, share = best_effort_overload(cell, budget_ms, rate_hz, 2.0, 0)
+        assert worse == 0
+        assert share >= least
 
 
 def test_variants_take_an_overload() -> None:
-    told = load_step(Cell(1, 1), 620.0, 12.0, 0)
-    assert told["fewer"] >= 7
-    assert told["on_time"] >= 0.975
+    told = load_step(Cell(1, 1), 620.0, 24.0, 0)
+    assert told["fewer"] >= 10
+    assert told["on_time"] >= 0.99
     assert told["switches"] <= 2
     assert told["settled_s"] <= 1.5
 
@@ -116,13 +124,13 @@ def test_variants_take_an_overload() -> None:
 def test_latest_streams_stay_fresh_where_fifo_does_not() -> None:
     cell = Cell(1, 6, "periodic")
     p99_ms, planned_ms = age_ms(cell, "duly", 600.0, 4.0, 0)
-    assert p99_ms <= 1.15 * (2 * 33.3 + 2 * planned_ms)
+    assert p99_ms <= 0.8 * (2 * 33.3 + 2 * planned_ms)  # today 0.72
     assert age_ms(cell, "fifo", 600.0, 4.0, 0)[0] > 5 * p99_ms
 
 
 def test_frames_hardly_wait_at_low_load() -> None:
-    assert queueing(Cell(1, 1), 0.5, 310.0, 5.0, 0) <= 0.6
-    assert queueing(Cell(4, 2), 0.5, 1600.0, 2.0, 0) <= 0.6
+    assert queueing(Cell(1, 1), 0.5, 310.0, 5.0, 0) <= 0.5
+    assert queueing(Cell(4, 2), 0.5, 1600.0, 2.0, 0) <= 0.3
 
 
 def test_a_log_of_events_told_again_answers_every_frame_once() -> None:
@@ -156,7 +164,7 @@ def test_the_crossing_lies_on_a_line_between_two_rates() -> None:
 def test_runs_are_bounded() -> None:
     assert seconds_for(5_000, 1_000, 60) == 5
     assert seconds_for(5_000, 1_000, 3) == 3
-    assert seconds_for(5_000, 100_000, 60) == 0.5
+    assert seconds_for(5_000, 100_000, 60) == 1
     assert len(set(ALL_CELLS)) == 96
     assert all(effort.seeds >= 1 and effort.cells for effort in EFFORTS.values())
     full = EFFORTS["full"]
@@ -166,6 +174,8 @@ def test_runs_are_bounded() -> None:
 def test_settings_have_names() -> None:
     assert tuning_name("duly", 0) == "duly"
     assert tuning_name("clockwork", 0) == "clockwork(batch_max=8, buffer_ns=0)"
+    assert tuning_name("triton", 1) == "triton(delay_ns=0, batch_max=4, timeout=deadline)"
+    assert tuning_name("nexus", 1) == "nexus(target=None, earliest=False, estimate=mean + 4 %)"
 
 
 def test_findings_are_judged_by_the_median_or_by_every_value() -> None:
@@ -181,7 +191,7 @@ def test_findings_are_judged_by_the_median_or_by_every_value() -> None:
 # ---- what is kept ----
 
 CELL = Cell(1, 1)
-JOBS = [Job(ratio_at, (CELL, "edf", 0, seed, 100.0, 0.5)) for seed in (0, 1, 0)]
+JOBS = [Job(ratio_at, (CELL, "edf", 0, seed, 300.0, 0.5)) for seed in (0, 1, 0)]
 
 
 class Counted:
