@@ -21,9 +21,9 @@ BUDGET_MS = 1000.0
 
 @pytest.fixture
 def slow_model(tmp_path: Path) -> Path:
-    """`m`: milliseconds of work a frame, none saved by batches."""
+    """`m`: milliseconds of work a frame, run one by one."""
     root = tmp_path / "models"
-    graphs.save(root, "m", graphs.slow(rounds=20), toml="warmup_runs = 3\n")
+    graphs.save(root, "m", graphs.slow(rounds=20), toml="warmup_runs = 3\nbatch_sizes = [1]\n")
     return root
 
 
@@ -65,10 +65,12 @@ async def test_a_stream_that_fits_is_told_its_latency_and_how_full_the_lane_is(a
 
 async def test_a_refusal_is_resource_exhausted_with_a_counter_offer(app: App) -> None:
     period_ns = int(planned_ms(app) * 1e6 / 4)
-    async with grpc.aio.insecure_channel(app.address) as channel:
-        async with Wire(channel, opened=False, model="m", expected_period_nano=period_ns) as wire:
-            await wire.write(pb.StreamRequest(open=wire._open))
-            error = await wire.error()
+    request = pb.OpenStream(
+        model="m", expected_period_nano=period_ns, default_budget_nano=10**9, backlog_policy=pb.BACKLOG_POLICY_ALL
+    )
+    async with grpc.aio.insecure_channel(app.address) as channel, Wire(channel, opened=False) as wire:
+        await wire.write(pb.StreamRequest(open=request))
+        error = await wire.error()
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert reason(error) == "ADMISSION_REFUSED"
     assert "of lane time would be taken" in (error.details() or "")
@@ -135,15 +137,21 @@ async def test_a_stream_that_closes_gives_its_place_back(app: App, client: Clien
 
 
 async def test_of_many_opens_at_once_as_many_succeed_as_fit(app: App, client: Client) -> None:
-    streams = [client.stream("m", **asking(app, 0.3)) for _ in range(12)]
+    asked = asking(app, 0.4, budget_ms=5 * planned_ms(app))
+    streams = [client.stream("m", **asked) for _ in range(12)]
     opened = await asyncio.gather(*(stream.__aenter__() for stream in streams), return_exceptions=True)
     refused = [result for result in opened if isinstance(result, BaseException)]
     assert all(isinstance(result, StreamRefused) for result in refused)
-    assert len(streams) - len(refused) == 3
-    assert len(app.streams) == 3
+    assert len(streams) - len(refused) == len(app.streams) == 2
     for stream, result in zip(streams, opened, strict=True):
         if not isinstance(result, BaseException):
             await stream.__aexit__(None, None, None)
+
+
+@pytest.mark.xfail(strict=True, reason="a rollout ends before the backlog of a lasting overload has used up the budget")
+async def test_a_long_budget_is_no_reason_to_open_more_than_the_lane_can_run(app: App, client: Client) -> None:
+    async with client.stream("m", **asking(app, 0.6)):
+        await refusal(client, **asking(app, 0.6))
 
 
 async def test_in_advise_mode_all_open_and_are_warned(slow_model: Path) -> None:

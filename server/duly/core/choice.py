@@ -181,7 +181,7 @@ def _candidates(
 def _all_fit(now_ns: int, candidates: list[_Candidate], lanes: int, needed: float) -> bool:
     """Whether all of them can be served, each by its part of the lanes. `candidates`: in order of latest starts."""
     if len(candidates) > 1:
-        urgencies = [(c.latest_start_ns, c.profile.plan_ns[c.size]) for c in candidates]
+        urgencies = [(c.latest_start_ns, c.profile.plan_ns[c.size], c.size) for c in candidates]
         if not fits_serially(now_ns, lanes, urgencies):
             return False
     for c in candidates:

@@ -21,20 +21,26 @@ from duly.core.batching import LOOKAHEAD_BATCHES
 from duly.core.queue import Entry
 from duly.core.types import Frame, OutcomeStatus
 
+MISFITS_MAX = 1
+"""A single frame that comes too late is lost in any order; giving up the order for it costs others. In simulation,
+density at the first misfit costs 2 % of the capacity of 6 models on one lane, and at the second nothing."""
 EDGE_PERCENT = 150
 """A single run under overload begins with a frame that has at least this much of its plan left, where one of the same
 merit has: those closer to the edge are made late by any hiccup, and there are others."""
 
 
-def fits_serially(now_ns: int, lanes: int, urgencies: Sequence[tuple[int, int]]) -> bool:
-    """Whether batches, given as (latest start, planned time) in order of the former, can start in time one after
-    another on so many lanes.
+def fits_serially(now_ns: int, lanes: int, urgencies: Sequence[tuple[int, int, int]]) -> bool:
+    """Whether batches, given as (latest start, planned time, frames) in order of the first, can start in time one after
+    another on so many lanes, but for MISFITS_MAX frames.
     """
-    free_ns = now_ns
-    for latest_start_ns, planned_ns in urgencies:
-        if free_ns > latest_start_ns:
-            return False
-        free_ns += planned_ns // lanes
+    free_ns, misfits = now_ns, 0
+    for latest_start_ns, planned_ns, frames in urgencies:
+        if free_ns <= latest_start_ns:
+            free_ns += planned_ns // lanes
+        else:
+            misfits += frames
+            if misfits > MISFITS_MAX:
+                return False
     return True
 
 
