@@ -35,7 +35,7 @@ def test_a_frame_is_worth_more_with_each_miss_in_a_row(outcomes: list[bool]) -> 
         if on_time:
             streak = back
             break
-    assert worth.value == 1 + STREAK_FACTOR * min(streak, STREAK_MAX)
+    assert worth.value == STREAK_FACTOR ** min(streak, STREAK_MAX)
 
 
 @given(outcomes=st.lists(st.booleans(), max_size=40), window=st.integers(1, 8), data=st.data())

@@ -31,8 +31,10 @@ class ArrivalGap:
         self.last_ns = now_ns
 
     def now(self, now_ns: int) -> float:
-        """The gap as far as it is known; a silence that lasts counts as soon as it is longer. 0: not known."""
-        return max(self.gap_ns, (now_ns - self.last_ns) / GAP_FRAMES) if self.gap_ns else 0.0
+        """The gap as far as it is known; a silence that lasts counts as soon as it is longer. At least 1 ns; 0: not
+        known.
+        """
+        return max(self.gap_ns, (now_ns - self.last_ns) / GAP_FRAMES, 1.0) if self.gap_ns else 0.0
 
 
 def lanes_needed(profile: Profile, gap_ns: float, budget_ns: int) -> float:

@@ -2,20 +2,25 @@
 
 Theory. Value density alone, frames per lane time, maximises goodput and starves whoever is unlucky: streams whose
 period locks to the lane's arrive just too late for ever. So a frame's value grows with its stream's streak of unserved
-frames: in simulation at 2.5 times the load, factor 2 brings the worst stream from 0 to 0.33 on time and costs 12 % of
-the goodput. A stream may ask for more, an (m,k)-firm floor: of any k consecutive frames m on time. When one more miss
-would break it, its next frame goes before all others (distance based priority: Hamdaoui and Ramanathan, 1995). Between
-principals lane time is shared: who had less than the mean of late counts for more, so that opening more streams gains
-nobody more of what is left (start-time fair queueing, Goyal, 1996, without its order, as deadlines rule).
+frames, by a fifth with each: little at first, as who is passed over once is served next anyway, then soon more than
+any model's frames are cheaper than others'. In simulation with 6 models on one lane at 2.5 times the load this brings
+the worst periodic stream from none to a fifth on time for 1 % of the goodput; counting each miss twice brings it to
+0.45, and costs 9 %, with 8 models on 8 lanes 13 %.
+
+A stream may ask for more, an (m,k)-firm floor: of any k consecutive frames m on time. When one more miss would break
+it, its next frame goes before all others (distance based priority: Hamdaoui and Ramanathan, 1995). Between principals
+lane time is shared: who had less than the mean of late counts for more, so that opening more streams gains nobody more
+of what is left (start-time fair queueing, Goyal, 1996, without its order, as deadlines rule).
 """
 
 from collections import deque
 
 from duly.core.types import StreamTerms
 
-STREAK_FACTOR = 0.2
-STREAK_MAX = 8
-"""Longer streaks count like this one."""
+STREAK_FACTOR = 1.2
+STREAK_MAX = 20
+"""Longer streaks count like this one: 38 times."""
+_VALUES = [STREAK_FACTOR**streak for streak in range(STREAK_MAX + 1)]
 FLOOR_VALUE = 1000.0
 """What a frame is worth that its stream's floor depends on: more than any full batch."""
 SHARE_MAX = 4.0
@@ -50,7 +55,7 @@ class Merit:
             self._streak = 0
         elif self._streak < STREAK_MAX:
             self._streak += 1
-        self.value = 1.0 + STREAK_FACTOR * self._streak
+        self.value = _VALUES[self._streak]
         self.spotless = on_time and self._recent is None
         if self._recent is not None:
             self._recent.append(on_time)

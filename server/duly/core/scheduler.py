@@ -27,7 +27,6 @@ from bisect import bisect_left, insort
 from duly.core.admission import ModelPlan, StreamDemand
 from duly.core.blocking import caps_ns
 from duly.core.choice import Batch, Hold, Situation, next_batch, something_waits
-from duly.core.demand import lanes_needed
 from duly.core.events import (
     Action,
     Advice,
@@ -54,6 +53,7 @@ from duly.core.overload import drop_reason
 from duly.core.profile import Profile
 from duly.core.shares import ClassShares
 from duly.core.state import LaneState, ModelState, RunningBatch, StreamState, VariantState
+from duly.core.switching import switch_variants
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 from duly.core.variants import TICK_NS
 
@@ -82,6 +82,8 @@ class Scheduler:
         """Of the open streams, in order."""
         self._principals = Principals()
         self._lanes_free = 0
+        self._several = False
+        """A model has several variants."""
         self._critical_missed_ns: int | None = None
         self._drop_ns: int | None = None
         """No waiting frame is doomed before this."""
@@ -113,7 +115,10 @@ class Scheduler:
         if self._drop_ns is not None and now_ns >= self._drop_ns:
             self._drop_doomed(now_ns)
         if now_ns >= self._tick_ns:
-            self._tick(now_ns)
+            if self._several:
+                elapsed_ns = now_ns - self._tick_ns + TICK_NS
+                switch_variants(now_ns, elapsed_ns, self._models, self._streams.values(), len(self._lanes))
+            self._tick_ns = now_ns + TICK_NS
         self._hold_ns = None
         if self._lanes_free:
             if self._waiting:
@@ -183,7 +188,7 @@ class Scheduler:
         return [
             StreamDemand(
                 stream_id=stream_id,
-                model=stream.terms.model,
+                model=stream.model,
                 stream_class=stream.terms.stream_class,
                 period_ns=stream.terms.period_ns,
                 budget_ns=stream.terms.budget_ns,
@@ -265,6 +270,7 @@ class Scheduler:
             stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
         stream.unanswered += 1
         stream.arrived_ns = now_ns
+        stream.model = frame.model
         model = self._models.get(frame.model)
         if self._drain_ns is not None:
             self._resolve(now_ns, stream, frame, OutcomeStatus.SHED, "the server is draining")
@@ -276,6 +282,8 @@ class Scheduler:
         elif stream.gap and terms.gap is not None:
             self._resolve(now_ns, stream, frame, OutcomeStatus.SKIPPED, _GAP)
         else:
+            if self._several:
+                model.arrived[frame.stream_class] += 1
             variant = model.only or self._variant_for(now_ns, frame, model, stream)
             frame.rank = variant.rank
             variant.arrivals.arrived(now_ns)
@@ -289,12 +297,13 @@ class Scheduler:
                 self._withdraw(now_ns, stream, oldest, OutcomeStatus.SUPERSEDED, reason)
 
     def _variant_for(self, now_ns: int, frame: Frame, model: ModelState, stream: StreamState) -> VariantState:
-        """The variant that the control wants, or the first faster one that can still serve the frame in time."""
+        """The variant that the control wants, or the first faster one that can still serve the frame in time; the
+        fastest that it accepts where none can.
+        """
         rank_max = stream.terms.variant_rank_max
-        model.arrived[frame.stream_class] += 1
         served = model.served_from(model.control.rank_for(frame.stream_class, rank_max), rank_max)
         in_time = (variant for variant in served if frame.deadline_ns >= now_ns + variant.planned_one_ns)
-        return next(in_time, None) or next(iter(served), None) or next(iter(model.variants.values()))
+        return next(in_time, None) or next(iter(reversed(served or list(model.variants.values()))))
 
     def _doomed(self, now_ns: int, stream: StreamState, frame: Frame, variant: VariantState, lane: str | None) -> None:
         """A frame that no lane can serve in time by its plan, in any variant: dropped, or tried where a plan is due for
@@ -371,18 +380,9 @@ class Scheduler:
         self._answer(stream, frame, status, reason, batch_id, batch_size)
         if stream is None:
             return
-        missed = status in _MISSED
-        if missed or status is OutcomeStatus.ON_TIME:
-            if missed or not stream.merit.spotless:
-                stream.merit.ended(not missed)
-            if missed and frame.stream_class is StreamClass.CRITICAL and status is not OutcomeStatus.SUPERSEDED:
-                self._critical_missed_ns = now_ns
-            model = self._models.get(frame.model)
-            if model is not None and model.only is None:
-                if not missed:
-                    model.on_time += 1
-                elif status is not OutcomeStatus.SUPERSEDED:
-                    model.missed += 1
+        if status is OutcomeStatus.ON_TIME or (status in _MISSED and now_ns > frame.arrived_ns):
+            # A frame that was hopeless when it came says nothing about what the lanes can do.
+            self._judge(now_ns, stream, frame, status)
         if stream.terms.gap is None or status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
             return
         if stream.terms.gap is GapPolicy.SKIP:
@@ -394,6 +394,20 @@ class Scheduler:
                 stream.gap = True
             else:
                 stream.waiting[behind].reset_state = True
+
+    def _judge(self, now_ns: int, stream: StreamState, frame: Frame, status: OutcomeStatus) -> None:
+        """Notes for coming choices whether the lanes served the frame as it wants."""
+        missed = status is not OutcomeStatus.ON_TIME
+        if missed or not stream.merit.spotless:
+            stream.merit.ended(not missed)
+        if status is OutcomeStatus.SUPERSEDED:
+            return
+        if missed and frame.stream_class is StreamClass.CRITICAL:
+            self._critical_missed_ns = now_ns
+        model = self._models.get(frame.model) if self._several else None
+        if model is not None:
+            model.on_time += not missed
+            model.missed += missed
 
     def _answer(
         self,
@@ -542,18 +556,20 @@ class Scheduler:
 
     def _warm_idle(self, now_ns: int) -> None:
         """Runs zeros on lanes that have been idle for so long that they would be slow at first; wakes for the next."""
-        for variant in self._about.variants:
-            if variant.warm_after_ns:
-                for lane in variant.profiles:
-                    if self._is_free(lane):
-                        warm_ns = self._lanes[lane].ended_ns + variant.warm_after_ns
-                        if warm_ns > now_ns:
-                            if self._hold_ns is None or warm_ns < self._hold_ns:
-                                self._hold_ns = warm_ns
-                        elif not something_waits(now_ns, lane, self._about):  # else it holds
-                            self._batch_id += 1
-                            warm = WarmLane(self._batch_id, lane, variant.model, variant.name)
-                            self._occupy(lane, RunningBatch(warm, variant, now_ns, probe=False))
+        for lane, state in self._lanes.items():
+            warming = [v for v in self._about.variants if v.warm_after_ns and lane in v.profiles]
+            if state.batch_id is not None or not warming:
+                continue
+            shortest_ns = min(variant.profiles[lane].plan_ns[1] for variant in warming)
+            shortest = next(variant for variant in warming if variant.profiles[lane].plan_ns[1] == shortest_ns)
+            warm_ns = state.ended_ns + shortest.warm_after_ns
+            if warm_ns > now_ns:
+                if self._hold_ns is None or warm_ns < self._hold_ns:
+                    self._hold_ns = warm_ns
+            elif not something_waits(now_ns, lane, self._about):  # else it holds
+                self._batch_id += 1
+                warm = WarmLane(self._batch_id, lane, shortest.model, shortest.name)
+                self._occupy(lane, RunningBatch(warm, shortest, now_ns, probe=False))
 
     def _batch_finished(self, now_ns: int, event: BatchFinished) -> None:
         running = self._end(now_ns, event.batch_id)
@@ -564,7 +580,6 @@ class Scheduler:
         if not event.invalid and not event.failed:
             finished_ns = now_ns if event.finished_ns is None else event.finished_ns
             self._learn(now_ns, running, len(frames), finished_ns - running.started_ns)
-        several = len(self._about.variants) > len(self._models)
         for frame in frames:
             stream = self._streams.get(frame.stream_id)
             if frame.seq in event.invalid:
@@ -575,7 +590,7 @@ class Scheduler:
                 status, reason = OutcomeStatus.CANCELLED, "its stream closed"
             elif now_ns <= frame.deadline_ns:
                 status, reason = OutcomeStatus.ON_TIME, ""
-                if stream.merit.spotless and stream.terms.gap is None and not several:
+                if stream.merit.spotless and stream.terms.gap is None and not self._several:
                     # What `_resolve` would do, which is most of what happens.
                     self._answer(stream, frame, status, reason, event.batch_id, len(frames))
                     continue
@@ -630,12 +645,15 @@ class Scheduler:
     # ---- models ----
 
     def _model_ready(self, now_ns: int, event: ModelReady) -> None:
+        if event.lane not in self._lanes:
+            return
         model = self._models.setdefault(event.model, ModelState())
         variant = model.variants.get(event.rank)
         if variant is None:
             variant = VariantState(event.model, event.variant, event.rank, event.stateful)
             model.add(variant)
             self._about.variants.append(variant)
+            self._several = len(self._about.variants) > len(self._models)
         speed = self._lanes[event.lane].speed
         variant.profiles[event.lane] = Profile(event.samples_ns, event.any_size, speed)
         variant.probe_ns[event.lane] = now_ns + PROBE_AFTER_NS
@@ -661,6 +679,7 @@ class Scheduler:
                 self._about.variants.remove(variant)
         if event.lane is None:
             del self._models[event.model]
+            self._several = len(self._about.variants) > len(self._models)
         for stream in self._streams.values():
             if stream.home is not None and stream.home[0] == event.model and event.lane in (None, stream.home[1]):
                 # Its state went with the worker: whatever runs next starts anew, on any lane.
@@ -669,53 +688,6 @@ class Scheduler:
                     stream.gap = True
                     self._end_waiting(stream, OutcomeStatus.SKIPPED, _GAP)
         self._plan_drop()
-
-    # ---- variants ----
-
-    def _tick(self, now_ns: int) -> None:
-        """Lets every model with several variants decide which of them serves."""
-        elapsed_ns = now_ns - self._tick_ns + TICK_NS
-        self._tick_ns = now_ns + TICK_NS
-        if len(self._about.variants) == len(self._models):
-            return
-        shares = {name: self._demand_by_class(name, model, elapsed_ns) for name, model in self._models.items()}
-        needed = {
-            name: sum(
-                by_rank[model.control.rank_for(stream_class, len(by_rank) - 1)]
-                for stream_class, by_rank in shares[name].items()
-            )
-            for name, model in self._models.items()
-        }
-        for name, model in self._models.items():
-            if len(model.variants) > 1:
-                others = sum(needed[other] for other in self._models if other != name)
-                model.control.tick(now_ns, model.on_time, model.missed, shares[name], others)
-                needed[name] = sum(
-                    by_rank[model.control.rank_for(stream_class, len(by_rank) - 1)]
-                    for stream_class, by_rank in shares[name].items()
-                )
-            model.on_time = model.missed = 0
-            model.arrived = dict.fromkeys(StreamClass, 0)
-
-    def _demand_by_class(self, name: str, model: ModelState, elapsed_ns: int) -> dict[StreamClass, list[float]]:
-        """By class with streams: the share of the lanes that it needs, for each rank."""
-        demand: dict[StreamClass, list[float]] = {}
-        lanes = max(1, len(self._lanes))
-        total = max(1, sum(model.arrived.values()))
-        for stream_class in StreamClass:
-            arrived = model.arrived[stream_class]
-            if arrived and self._budgets_ns[stream_class]:
-                demand[stream_class] = []
-                for rank in range(max(model.variants) + 1):
-                    variant = model.variants.get(rank) or next(iter(model.variants.values()))
-                    profile = next(iter(variant.profiles.values()), None)
-                    share = 0.0
-                    if profile is not None:
-                        gap_ns = elapsed_ns / total
-                        budget_ns = self._budgets_ns[stream_class][0]
-                        share = lanes_needed(profile, gap_ns, budget_ns) / lanes * arrived / total
-                    demand[stream_class].append(share)
-        return demand
 
 
 def _phase_ns(now_ns: int, stream: StreamState) -> int:

@@ -1,8 +1,6 @@
 """What the scheduler keeps of each stream, model, variant, lane and running batch. Plain records: every change is the
 scheduler's."""
 
-from collections.abc import Iterable
-
 from duly.core.demand import ArrivalGap
 from duly.core.events import DispatchBatch, WarmLane
 from duly.core.fairness import Merit
@@ -19,6 +17,7 @@ class StreamState:
         "gap",
         "home",
         "merit",
+        "model",
         "running",
         "state_lost",
         "supersedable",
@@ -29,6 +28,8 @@ class StreamState:
 
     def __init__(self, terms: StreamTerms) -> None:
         self.terms = terms
+        self.model = terms.model
+        """That its last frame was for, as versions change under open streams."""
         self.waiting: dict[int, Frame] = {}
         """By frame id, oldest first."""
         self.supersedable = 0
@@ -138,7 +139,7 @@ class ModelState:
         self.only = variant if len(self.variants) == 1 else None
         self.control = VariantControl(max(self.variants) + 1)
 
-    def served_from(self, rank: int, rank_max: int) -> Iterable[VariantState]:
+    def served_from(self, rank: int, rank_max: int) -> list[VariantState]:
         """Variants that a lane serves now, of that rank or a less accurate one, up to `rank_max`; the best first."""
         return [variant for at, variant in self.variants.items() if rank <= at <= rank_max and variant.planned_one_ns]
 
