@@ -1,5 +1,7 @@
 """What admission accepts, refuses and offers instead; and that hard promises hold in simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -157,6 +159,29 @@ def test_an_unknown_model_is_refused_and_nothing_else_would_fit() -> None:
     assert not admit(stream(1, 33, 33, model="down/1"), [], plans(plan("down/1", ())), 1).accepted
 
 
+def test_what_exceeds_the_lanes_even_in_the_best_batches_is_refused_for_good() -> None:
+    models = plans(plan("detect/1", first_ms=4, next_ms=1))
+    # Sixteen frames take 19 ms: no more than 842 frames/s, of streams with 100 a second.
+    open_streams = [stream(nth, 10, 200) for nth in range(8)]
+    verdict = admit(stream(9, 10, 200), open_streams, models, 1)
+    assert verdict.final
+    assert verdict.reason == "107% of lane time would be taken even in the most efficient batches"
+    assert admit(stream(9, verdict.counter_period_ns / MS, 200), open_streams, models, 1).accepted
+    assert not admit(stream(9, 12, 200), open_streams[:7], models, 1).final
+    assert admit(stream(9, 10, 200, BEST_EFFORT), open_streams, models, 1).accepted
+    flood = [stream(nth, 2, 200, BEST_EFFORT) for nth in range(20)]
+    assert admit(stream(99, 100, 200), flood, models, 1).accepted
+
+
+def test_lanes_that_a_model_can_t_leave_are_not_relieved_by_others() -> None:
+    models = plans(
+        plan("narrow/1", ("gpu:0",), first_ms=10, next_ms=10), plan("wide/1", ("gpu:0", "gpu:1"), first_ms=10)
+    )
+    streams = [stream(nth, 100, 200, model="narrow/1") for nth in range(10)]
+    assert admit(stream(99, 100, 200, model="narrow/1"), streams, models, 2).final
+    assert not admit(stream(99, 100, 200, model="wide/1"), streams, models, 2).final
+
+
 @pytest.mark.parametrize(
     ("utilisation", "rollout"), [(0.3, False), (0.6, True), (1.0, True), (1.3, True), (1.5, False)]
 )
@@ -231,6 +256,16 @@ def test_a_set_that_is_too_full_or_too_long_to_check_is_refused() -> None:
     assert "100%" in hard_schedulable([stream(nth, 4, 4, CRITICAL) for nth in range(4)], models, 1, 0)
     brim = [stream(1, 1.00001, 1000, CRITICAL)]
     assert "too much to be checked" in hard_schedulable(brim, models, 1, 500 * MS)
+
+
+def test_equal_streams_count_like_as_many_others() -> None:
+    models = plans(plan("detect/1", first_ms=1, next_ms=1), plan("wide/1", 2, first_ms=1, next_ms=1))
+    for model, lanes in (("detect/1", 1), ("wide/1", 2)):
+        for count in range(1, 40):
+            equal = [stream(nth, 40, 20, CRITICAL, model) for nth in range(count)]
+            nearly = [replace(one, period_ns=one.period_ns + nth) for nth, one in enumerate(equal)]
+            answers = [hard_schedulable(streams, models, lanes, 2 * MS) == "" for streams in (equal, nearly)]
+            assert answers[0] is answers[1], f"{count} streams of {model}"
 
 
 def test_a_critical_stream_is_refused_where_the_worst_case_does_not_fit_though_the_mean_does() -> None:

@@ -107,6 +107,21 @@ def test_frames_are_bounded_at_any_rate() -> None:
     assert steps < 3 * (500 + len(streams))
 
 
+def test_an_overload_that_a_long_budget_hides_for_seconds_is_seen() -> None:
+    streams = [StreamDemand(nth, "m/1", StreamClass.STANDARD, 100 * MS, 1000 * MS) for nth in range(12)]
+    rollout = rolled(streams, {"m/1": ModelPlan("m/1", ("gpu:0",), ((10 * MS,),))})
+    assert rollout.on_time_ratio(StreamClass.STANDARD) < ON_TIME_RATIO_MIN
+
+
+def test_a_stream_s_own_ratio_is_its_own() -> None:
+    others = [StreamDemand(nth, "m/1", StreamClass.STANDARD, 40 * MS, 100 * MS, phase_ns=0) for nth in range(1, 9)]
+    late = StreamDemand(99, "m/1", StreamClass.STANDARD, 40 * MS, 3 * MS, phase_ns=MS)
+    rollout = rolled([*others, late], {"m/1": ModelPlan("m/1", ("gpu:0",), ((2 * MS + MS // 2,),))})
+    assert [rollout.own_ratio(stream.stream_id) for stream in others] == [1.0] * 8
+    assert rollout.own_ratio(99) == 0.0
+    assert rollout.own_ratio(1000) == 1.0
+
+
 def test_less_critical_streams_count_only_where_they_are_asked_for() -> None:
     critical = StreamDemand(1, "m0/1", StreamClass.CRITICAL, 50 * MS, 50 * MS)
     flood = [replace(stream, stream_id=stream.stream_id + 1) for stream in demands(3000, 1, seed=2)]

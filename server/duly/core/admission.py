@@ -23,7 +23,9 @@ overload, so that analysis never refuses it. CRITICAL must also pass `hard`, and
 break what others were promised by that. Variants: all streams at the most accurate variant if that fits, else one
 step less accurate after another, each stream as far as it allows.
 
-Periodic arrivals and a scheduler without waste are assumed; near the limit, `rollout` decides (`needs_rollout`).
+Periodic arrivals and a scheduler without waste are assumed; near the limit, `rollout` decides (`needs_rollout`). But
+no scheduler takes less lane time than r min over b of planned(b) / b; where lanes do not hold even that, the refusal is
+final: a rollout, which is short, would take budgets that are not yet used up for room.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -161,7 +163,7 @@ def admit(
     A refusal carries what would be accepted instead: a longer period, a larger budget or a less accurate variant, each
     alone and as little as will do.
     """
-    verdict = _judge(candidate, streams, models, lanes)
+    verdict = analyse(candidate, streams, models, lanes)
     if not verdict.accepted:
         _counter(verdict, candidate, streams, models, lanes)
     return verdict
@@ -181,9 +183,10 @@ def batch_caps_ns(streams: Sequence[StreamDemand]) -> dict[StreamClass, int]:
     return caps_ns(tightest_ns)
 
 
-def _judge(
+def analyse(
     candidate: StreamDemand, streams: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int
 ) -> Verdict:
+    """As `admit`, without looking for what would be accepted instead."""
     plan = models.get(candidate.model)
     if plan is None or not plan.lanes or lanes < 1:
         return Verdict(False, f"no lane serves model {candidate.model}", 0.0, 0, final=True)
@@ -216,6 +219,10 @@ def _judge(
         return Verdict(True, "no expected period was stated: nothing is promised", utilisation, latency_ns)
     if candidate.stream_class is StreamClass.BEST_EFFORT:
         return Verdict(True, f"{reason}; shed first under overload", utilisation, latency_ns)
+    least = _least_utilisation(candidate, everyone, models, lanes)
+    if least > 1:
+        reason = f"{least:.0%} of lane time would be taken even in the most efficient batches"
+        return Verdict(False, reason, utilisation, latency_ns, final=True)
     if unfit is not None:
         load = loads[unfit]
         reason = (
@@ -281,6 +288,34 @@ def _utilisation(loads: Mapping[str, _Load], lanes: int) -> float:
     return max([*level.values(), sum(load.lane_share for load in loads.values()) / lanes])
 
 
+def _least_utilisation(
+    candidate: StreamDemand, everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int
+) -> float:
+    """Share of lane time that no scheduler can do without, on the fullest set of lanes that some models can't leave.
+
+    Each stream is counted at the least per frame that its class's batches and its variants allow.
+    """
+    cap_ns = batch_caps_ns(everyone)
+    frame_ns: dict[tuple[str, StreamClass, int], float] = {}
+    shares: dict[frozenset[str], float] = {}
+    for stream in everyone:
+        plan = models.get(stream.model)
+        if plan is None or not plan.lanes or not stream.period_ns or stream.stream_class > candidate.stream_class:
+            continue
+        key = (stream.model, stream.stream_class, stream.variant_rank_max)
+        if key not in frame_ns:
+            frame_ns[key] = min(
+                size_ns / size
+                for sizes_ns in plan.ranks[: stream.variant_rank_max + 1]
+                for size, size_ns in enumerate(sizes_ns, start=1)
+                if size == 1 or size_ns <= cap_ns[stream.stream_class]
+            )
+        own = frozenset(plan.lanes)
+        shares[own] = shares.get(own, 0.0) + frame_ns[key] / stream.period_ns
+    held = [sum(share for own, share in shares.items() if own <= among) / len(among) for among in shares]
+    return max([*held, sum(shares.values()) / lanes])
+
+
 def _hard_fault(everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int) -> str:
     """The test of `hard` for the CRITICAL streams among them; empty: passed."""
     cap_ns = batch_caps_ns(everyone)[StreamClass.CRITICAL]
@@ -315,7 +350,7 @@ def _counter(
     """Fills in what would fit."""
 
     def fits(tried: StreamDemand) -> bool:
-        return _judge(tried, streams, models, lanes).accepted
+        return analyse(tried, streams, models, lanes).accepted
 
     if candidate.period_ns:
         verdict.counter_period_ns = _least(

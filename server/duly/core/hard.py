@@ -43,14 +43,16 @@ POINTS_MAX = 10_000
 
 @dataclass(slots=True)
 class _Task:
-    """A stream of frames as the tests count them."""
+    """Equal streams of frames as the tests count them."""
 
     stream_id: int
+    """Of the first."""
     lanes: tuple[str, ...]
     period_ns: int
     budget_ns: int
     frame_ns: int
     """One frame alone: C."""
+    streams: int = 0
 
 
 def hard_schedulable(
@@ -62,7 +64,7 @@ def hard_schedulable(
     that may be running when one of their frames comes, theirs and that of less critical streams; single frames of their
     own count of themselves. The most accurate variant is counted. The test is sufficient: what it refuses may do.
     """
-    tasks: list[_Task] = []
+    equal: dict[tuple[tuple[str, ...], int, int, int], _Task] = {}
     for stream in critical:
         plan = plans.get(stream.model)
         if plan is None or not plan.lanes:
@@ -70,28 +72,36 @@ def hard_schedulable(
         frame_ns = plan.ranks[0][0]
         if frame_ns > stream.budget_ns:
             return f"stream {stream.stream_id}: one frame takes {_ms(frame_ns)} of a budget of {_ms(stream.budget_ns)}"
-        tasks.append(_Task(stream.stream_id, plan.lanes, stream.period_ns, stream.budget_ns, frame_ns))
-    if len(tasks) > 1 or any(task.budget_ns > task.period_ns for task in tasks):
+        kind = (plan.lanes, stream.period_ns, stream.budget_ns, frame_ns)
+        equal.setdefault(kind, _Task(stream.stream_id, *kind)).streams += 1
+    tasks = list(equal.values())
+    if len(critical) > 1 or any(task.budget_ns > task.period_ns for task in tasks):
         blocking_ns = max([blocking_ns, *(task.frame_ns for task in tasks)])
     lane_faults: dict[str, str] = {}
     for task in tasks:
-        fault = _window_fault(task, tasks, lanes, blocking_ns)
-        if fault and min(lanes, len(task.lanes)) == 1:
+        lane_fault = ""
+        # The demand bound first: it is reckoned once for all streams of a lane, the window for each.
+        if min(lanes, len(task.lanes)) == 1:
             lane = task.lanes[0]
             if lane not in lane_faults:
                 lane_faults[lane] = _lane_fault([other for other in tasks if lane in other.lanes], blocking_ns)
-            fault = lane_faults[lane]
+            lane_fault = lane_faults[lane]
+            if not lane_fault:
+                continue
+        fault = _window_fault(task, tasks, lanes, blocking_ns)
         if fault:
-            return fault
+            return lane_fault or fault
     return ""
 
 
 def _lane_fault(tasks: list[_Task], blocking_ns: int) -> str:
     """The demand bound, over all tasks that the lane may run."""
-    utilisation = sum(task.frame_ns / task.period_ns for task in tasks)
+    utilisation = sum(task.streams * task.frame_ns / task.period_ns for task in tasks)
     if utilisation >= 1:
         return f"CRITICAL frames one by one would take {utilisation:.0%} of their lane"
-    early_ns = sum(max(0, task.period_ns - task.budget_ns) * task.frame_ns / task.period_ns for task in tasks)
+    early_ns = sum(
+        task.streams * max(0, task.period_ns - task.budget_ns) * task.frame_ns / task.period_ns for task in tasks
+    )
     until_ns = (blocking_ns + early_ns) / (1 - utilisation)
     points = [(task.budget_ns, nth) for nth, task in enumerate(tasks)]
     heapify(points)
@@ -101,7 +111,7 @@ def _lane_fault(tasks: list[_Task], blocking_ns: int) -> str:
         if point_ns > until_ns:
             return ""
         task = tasks[nth]
-        demand_ns += task.frame_ns
+        demand_ns += task.streams * task.frame_ns
         if demand_ns > point_ns:
             return (
                 f"stream {task.stream_id}: with all frames that may be due within {_ms(point_ns)} "
@@ -115,11 +125,12 @@ def _window_fault(task: _Task, tasks: list[_Task], lanes: int, blocking_ns: int)
     """What may keep all its lanes busy until the latest start of one frame."""
     count = min(lanes, len(task.lanes))
     work_ns = count * blocking_ns - task.frame_ns
+    own = set(task.lanes)
     for other in tasks:
-        if not set(task.lanes).isdisjoint(other.lanes):
+        if not own.isdisjoint(other.lanes):
             whole = max(0, (task.budget_ns - other.frame_ns) // other.period_ns + 1)
             part_ns = task.budget_ns - whole * other.period_ns
-            work_ns += whole * other.frame_ns + max(0, min(other.frame_ns, part_ns))
+            work_ns += other.streams * (whole * other.frame_ns + max(0, min(other.frame_ns, part_ns)))
     room_ns = count * (task.budget_ns - task.frame_ns)
     if work_ns <= room_ns:
         return ""

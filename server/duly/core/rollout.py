@@ -5,7 +5,9 @@ driven through the horizon with periodic frames, in the measured phases or, wher
 what it does with them is what the real one will do if plans hold. Batches take their plan less its margin. Admission
 by such a lookahead is what Clockwork (OSDI'20) does for each request; here it is done once for each stream.
 
-The number of frames is bounded, so the horizon shrinks where rates are high. Of streams slower than the horizon come
+The horizon is several of the largest budgets, as an overload shows only once its backlog has used them up. The number
+of frames is bounded, so the horizon shrinks where rates are high; that it is then too short to show an overload is why
+`admission` refuses finally what exceeds the lanes. Of streams slower than the horizon come
 those whose phase lies in it, which is the share of them that comes in any such time; but the candidate always comes.
 
 `advance` does a bounded share of the work, so that an event loop is never held up.
@@ -30,12 +32,14 @@ from duly.core.profile import MARGIN_PERCENT
 from duly.core.scheduler import Scheduler
 from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
 
-HORIZON_NS = 2_000_000_000
-FRAMES_MAX = 1_500
-"""About what is rolled out in a tenth of a second."""
+HORIZON_NS_MIN = 2_000_000_000
+HORIZON_BUDGETS = 4
+FRAMES_MAX = 1_000
+"""Somewhat less than what is rolled out in a tenth of a second."""
 FRAMES_IN_FLIGHT_MAX = 1 << 20
 ON_TIME_RATIO_MIN = 0.999
-"""What a rollout must show, for the candidate's class and all more critical ones, for the stream to open."""
+"""What a rollout must show, of the candidate's class and all more critical ones together and of the candidate alone, for
+the stream to open."""
 NEVER_NS = 1 << 62
 GOLDEN_RATIO = 0.6180339887498949
 """Its multiples modulo 1 are spread evenly, however many are taken."""
@@ -51,7 +55,6 @@ class Rollout:
         self,
         demands: Sequence[StreamDemand],
         models: Mapping[str, ModelPlan],
-        horizon_ns: int = HORIZON_NS,
         frames_max: int = FRAMES_MAX,
     ) -> None:
         self._models = models
@@ -59,6 +62,8 @@ class Rollout:
             demand.stream_id: demand for demand in demands if demand.period_ns > 0 and demand.model in models
         }
         rate = sum(1 / demand.period_ns for demand in self._demands.values())
+        budget_ns = max((demand.budget_ns for demand in self._demands.values()), default=0)
+        horizon_ns = max(HORIZON_NS_MIN, HORIZON_BUDGETS * budget_ns)
         self._horizon_ns = max(1, min(horizon_ns, int(frames_max / rate))) if rate else 0
         self._scheduler = Scheduler()
         self._now_ns = 0
@@ -102,6 +107,11 @@ class Rollout:
         counted = [stream_id for stream_id, demand in self._demands.items() if demand.stream_class <= stream_class]
         sent = sum(self._sent[stream_id] for stream_id in counted)
         return sum(self._on_time[stream_id] for stream_id in counted) / sent if sent else 1.0
+
+    def own_ratio(self, stream_id: int) -> float:
+        """On-time frames of all so far, of that stream; 1 where it has sent none."""
+        sent = self._sent.get(stream_id, 0)
+        return self._on_time[stream_id] / sent if sent else 1.0
 
     def predicted_latency_ns(self, stream_id: int) -> int:
         """From arrival to result, p99 of the stream's frames that ran; 0 where none did."""

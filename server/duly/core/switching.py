@@ -2,9 +2,9 @@
 
 Theory. A control (`variants`) compares the lanes that its model would need at each rank. Models share lanes, so each
 is told what the others need at the ranks that they have now; they decide one after another, and a later one sees what
-an earlier one has just saved. Demand is that of `demand.lanes_needed` at the rate at which frames of all classes came since
-the last tick, as they share batches, split by how many came of each class; a stream that may not be moved as far as the
-others of its class counts at the rank that it accepts.
+an earlier one has just saved. Demand is that of `demand.lanes_needed` at the rate at which frames of all classes came
+since the last tick, as they share batches, split by how many came of each class; a stream that may not be moved as far
+as the others of its class counts at the rank that it accepts.
 """
 
 from collections.abc import Iterable, Mapping

@@ -106,7 +106,7 @@ class Streams:
                 self._open[session] = ended
                 session.greet(self.message_bytes_max, verdict)
         except Refused as refused:
-            raise _refusal(refused.verdict, session.variants) from None
+            raise _refusal(refused.verdict, session.variants, self._limits.budget_ns_max) from None
         except Busy as busy:
             raise CallError("ADMISSION_BUSY", f"{busy}; try again in a moment") from None
         return session
@@ -221,14 +221,16 @@ class Streams:
             session.abandon()
 
 
-def _refusal(verdict: Verdict, variants: list[str]) -> CallError:
-    """The counter-offer in words and, each alone, as metadata: period_nano, budget_nano, variant."""
+def _refusal(verdict: Verdict, variants: list[str], budget_ns_max: int) -> CallError:
+    """The counter-offer in words and, each alone, as metadata: period_nano, budget_nano (no more than a stream may ask
+    for), variant.
+    """
     offers: dict[str, str] = {}
     words: list[str] = []
     if verdict.counter_period_ns:
         offers["period_nano"] = str(verdict.counter_period_ns)
         words.append(f"with a period of {verdict.counter_period_ns / 1e6:.4g} ms")
-    if verdict.counter_budget_ns:
+    if 0 < verdict.counter_budget_ns <= budget_ns_max:
         offers["budget_nano"] = str(verdict.counter_budget_ns)
         words.append(f"with a budget of {verdict.counter_budget_ns / 1e6:.4g} ms")
     if verdict.counter_rank >= 0:
