@@ -108,7 +108,7 @@ def test_frames_are_bounded_at_any_rate() -> None:
 
 
 def test_an_overload_that_a_long_budget_hides_for_seconds_is_seen() -> None:
-    streams = [StreamDemand(nth, "m/1", StreamClass.STANDARD, 100 * MS, 1000 * MS) for nth in range(12)]
+    streams = [StreamDemand(nth, "m/1", StreamClass.STANDARD, 100 * MS, 1000 * MS) for nth in range(14)]
     rollout = rolled(streams, {"m/1": ModelPlan("m/1", ("gpu:0",), ((10 * MS,),))})
     assert rollout.on_time_ratio(StreamClass.STANDARD) < ON_TIME_RATIO_MIN
 

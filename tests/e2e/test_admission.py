@@ -183,7 +183,6 @@ async def test_in_advise_mode_all_open_and_are_warned(slow_model: Path) -> None:
                 assert stream.opened.admission_warning
 
 
-@pytest.mark.xfail(strict=True, reason="streams are counted for the version that they opened with")
 async def test_streams_count_for_the_version_that_serves_them(slow_model: Path, app: App, client: Client) -> None:
     graphs.save(slow_model, "m", graphs.slow(rounds=20), version=2)
     async with grpc.aio.insecure_channel(app.address) as channel:

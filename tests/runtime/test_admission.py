@@ -26,7 +26,7 @@ def scheduler_of(ms: int = 10) -> Scheduler:
     scheduler.step(0, LaneUp("cpu:0"))
     for rank, name in enumerate(("fp32", "int8")):
         one_ns = ms * MS // (5 if rank else 1)
-        samples = {1: (one_ns,), 2: (2 * one_ns,)}
+        samples: dict[int, tuple[int, ...]] = {1: (one_ns,), 2: (2 * one_ns,)}
         scheduler.step(0, ModelReady("m/1", "cpu:0", name, samples, True, rank=rank))
     return scheduler
 
@@ -172,14 +172,11 @@ def test_no_budget_lets_in_more_than_the_lane_can_run(frame_us: int, rate_hz: in
 
 
 def test_a_stream_whose_own_frames_miss_is_refused_however_many_of_the_others_do_not() -> None:
-    """Between frames of the others, every 25 ms and at once, it is late; one frame of its own is not one in a thousand.
-
-    With a slack of 0.1 ms it has to come while the lane is free.
-    """
+    """It sends one frame of a thousand, with little slack: on time only where that comes while the lane is free."""
     models = {"f/1": ModelPlan("f/1", ("l0",), ((MS,),)), "s/1": ModelPlan("s/1", ("l0",), ((3 * MS // 2,),))}
     judged: list[Verdict] = []
-    for count in range(14, 24):
-        for budget_us in (1600, 2000, 2400):
+    for count in (16, 19, 22):
+        for budget_us in (1600, 2400):
             others = [
                 StreamDemand(nth, "f/1", StreamClass.STANDARD, 25 * MS, 100 * MS, phase_ns=nth * 1_170_003 % (25 * MS))
                 for nth in range(1, count + 1)
@@ -196,7 +193,7 @@ def test_a_stream_whose_own_frames_miss_is_refused_however_many_of_the_others_do
 
 def test_what_is_offered_is_accepted_when_it_is_taken() -> None:
     offers = 0
-    for seed in range(60):
+    for seed in range(8):
         rng = np.random.default_rng(seed)
         models = {}
         for name in ("a/1", "b/1"):
@@ -204,19 +201,17 @@ def test_what_is_offered_is_accepted_when_it_is_taken() -> None:
             sizes_ns = tuple(base_ns + frame_ns * size for size in range(1, int(rng.choice([1, 4, 8])) + 1))
             models[name] = ModelPlan(name, ("l0",), (sizes_ns, tuple(size_ns // 3 for size_ns in sizes_ns)))
 
-        def drawn(
-            stream_id: int, periods_ms: list[int], *, rng: np.random.Generator = rng, **more: int
-        ) -> StreamDemand:
+        def drawn(stream_id: int, periods_ms: list[int], rng: np.random.Generator = rng) -> StreamDemand:
             period_ns, budget_ns = (int(rng.choice(ms)) * MS for ms in (periods_ms, [20, 30, 50, 100]))
             model = str(rng.choice(["a/1", "b/1"]))
-            return StreamDemand(stream_id, model, StreamClass.STANDARD, period_ns, budget_ns, **more)
+            return StreamDemand(stream_id, model, StreamClass.STANDARD, period_ns, budget_ns)
 
         streams: list[StreamDemand] = []
         for nth in range(1, 8):
-            tried = drawn(nth, [20, 33, 50, 100], phase_ns=int(rng.integers(20 * MS)))
+            tried = replace(drawn(nth, [20, 33, 50, 100]), phase_ns=int(rng.integers(20 * MS)))
             if judge(tried, streams, models, 1).accepted:
                 streams.append(tried)
-        asked = drawn(0, [2, 5, 10, 20], variant_rank_max=0)
+        asked = replace(drawn(0, [2, 5, 10, 20]), variant_rank_max=0)
         verdict = judge(asked, streams, models, 1)
         taken = []
         if not verdict.accepted and verdict.counter_period_ns:
@@ -228,7 +223,7 @@ def test_what_is_offered_is_accepted_when_it_is_taken() -> None:
         for offer in taken:
             offers += 1
             assert judge(offer, streams, models, 1).accepted, f"seed {seed}: {offer}"
-    assert offers >= 20
+    assert offers >= 8
 
 
 async def test_a_faster_variant_lets_a_stream_in() -> None:

@@ -34,12 +34,11 @@ from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, St
 
 HORIZON_NS_MIN = 2_000_000_000
 HORIZON_BUDGETS = 4
-FRAMES_MAX = 1_000
-"""Somewhat less than what is rolled out in a tenth of a second."""
+FRAMES_MAX = 800
+"""With 200 streams, what is rolled out in about a tenth of a second."""
 FRAMES_IN_FLIGHT_MAX = 1 << 20
 ON_TIME_RATIO_MIN = 0.999
-"""What a rollout must show, of the candidate's class and all more critical ones together and of the candidate alone, for
-the stream to open."""
+"""What a rollout must show for the stream to open, of its class and all more critical ones together and of its own."""
 NEVER_NS = 1 << 62
 GOLDEN_RATIO = 0.6180339887498949
 """Its multiples modulo 1 are spread evenly, however many are taken."""

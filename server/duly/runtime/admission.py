@@ -102,10 +102,13 @@ class Admission:
 def judge(
     candidate: StreamDemand, streams: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int
 ) -> Verdict:
-    """The formula's verdict on `candidate` beside `streams`, or the rollout's where that decides; with offers that hold."""
-    if candidate.stream_class is not StreamClass.STANDARD or not candidate.period_ns:
-        return admit(candidate, streams, models, lanes)
+    """The formula's verdict on `candidate` beside `streams`, or the rollout's where that decides.
+
+    What a refusal offers is accepted if it is asked for while nothing else has changed.
+    """
     verdict = admit(candidate, streams, models, lanes)
+    if candidate.stream_class is not StreamClass.STANDARD or not candidate.period_ns:
+        return verdict
     offers = (verdict.counter_period_ns, verdict.counter_budget_ns, verdict.counter_rank)
     # Only the rollout refuses it: longer periods are what gives it room.
     period_ns, budget_ns, rank = (candidate.period_ns, 0, -1) if verdict.accepted else offers
