@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.core.events import Action, DispatchBatch, Event, LaneUp, ModelGone, ModelReady, TimerFired, WarmLane
+from duly.core.profile import MARGIN_PERCENT
 from duly.core.scheduler import Scheduler
 from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
 from duly.metrics import Metrics
@@ -179,7 +180,7 @@ async def test_what_the_profile_learns_holds_no_delay_of_the_loop(bench: Bench) 
         finished_ns = bench.clock.now_ns = bench.clock.now_ns + MS
         bench.clock.now_ns += 7 * MS  # the loop was busy with something else
         bench.lane.end(bench.driver, finished_ns)
-    assert bench.driver.scheduler.planned_ns("m/1", "cpu:0")[0] == MS + MS * 4 // 100
+    assert bench.driver.scheduler.planned_ns("m/1", "cpu:0")[0] == MS + MS * MARGIN_PERCENT // 100
 
 
 async def test_reasons_of_single_frames_reach_them(bench: Bench) -> None:
