@@ -14,11 +14,10 @@ ratio x, the logarithm of its time over the median time of its size, and three r
 
 All are in units of the noise, which is measured too (mean absolute x, at first that of the warm-up), with a floor. x is
 clipped (winsorised) at CLIP, so that a hiccup counts as one bad run, however long: four in a row alarm, single ones
-never do. Models can also change by themselves, with their inputs. So an alarm is the lane's only if the runs of other
-models since then don't contradict it, else it is that profile's OWN.
-
-Not known here: which of several models changed when only one of them ran. It passes for the lane's, until the others
-run and contradict.
+never do. Models can also change by themselves: with their inputs, or because what a run costs besides the model (waking
+a worker: a millisecond) is many times a small one. So an alarm is the lane's only if the runs of other models since
+then confirm it, or there is no other; else it is that profile's OWN. A model that did not run while its lane changed
+speed learns it from its own next runs.
 """
 
 from collections import deque
@@ -145,7 +144,7 @@ class LaneSpeed:
         if probe and x < -clip:
             return self._shifted(profile, 1)
         if not -self._drift < mean < self._drift:
-            return self._change_lane(mean, 0)
+            return self._drifted(mean)
         return Change.NONE
 
     def _tune(self) -> None:
@@ -163,10 +162,18 @@ class LaneSpeed:
         own = _median([x for source, x in evidence[-runs:] if source == profile])
         # A single probe is held against all that is remembered of other models.
         others = [x for source, x in (evidence[-runs:] if runs > 1 else evidence) if source != profile]
-        if len(others) > 1 and abs(_median(others) - own) > abs(own) / 2:
-            self._restart(own, runs)
-            return Change.OWN
-        return self._change_lane(_median([x for _, x in evidence[-runs:]]), runs)
+        confirmed = len(others) > 1 and abs(_median(others) - own) <= abs(own) / 2
+        if confirmed or self._profiles == 1:
+            return self._change_lane(_median([x for _, x in evidence[-runs:]]), runs)
+        self._restart(own, runs)
+        return Change.OWN
+
+    def _drifted(self, x: float) -> Change:
+        sources = [source for source, _ in self._evidence]
+        if self._profiles == 1 or sources.count(sources[0]) < len(sources):
+            return self._change_lane(x, 0)
+        self._restart(x, 0)
+        return Change.OWN
 
     def _change_lane(self, x: float, runs: int) -> Change:
         self._restart(x, runs)

@@ -34,7 +34,7 @@ from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, St
 
 HORIZON_NS_MIN = 2_000_000_000
 HORIZON_BUDGETS = 4
-FRAMES_MAX = 800
+FRAMES_MAX = 1_000
 """With 200 streams, what is rolled out in about a tenth of a second."""
 FRAMES_IN_FLIGHT_MAX = 1 << 20
 ON_TIME_RATIO_MIN = 0.999
