@@ -43,6 +43,8 @@ NOISE_RUNS_FIRST = 64
 """What NOISE_MIN counts for at the start."""
 TUNE_RUNS = 16
 """The limits follow the noise every so many runs."""
+CONFIRMING_RUNS = 3
+"""The last so many runs of other models say whether an alarm is the lane's; earlier ones may be from before it."""
 EVIDENCE_RUNS = 32
 """The last so many runs say how large a shift is and whose."""
 
@@ -162,7 +164,7 @@ class LaneSpeed:
         own = _median([x for source, x in evidence[-runs:] if source == profile])
         # A single probe is held against all that is remembered of other models.
         others = [x for source, x in (evidence[-runs:] if runs > 1 else evidence) if source != profile]
-        confirmed = len(others) > 1 and abs(_median(others) - own) <= abs(own) / 2
+        confirmed = bool(others) and abs(_median(others[-CONFIRMING_RUNS:]) - own) <= abs(own) / 2
         if confirmed or self._profiles == 1:
             return self._change_lane(_median([x for _, x in evidence[-runs:]]), runs)
         self._restart(own, runs)
