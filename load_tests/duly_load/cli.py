@@ -37,7 +37,14 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line and exits."""
     try:
-        cli.main(prog_name="duly-load")
+        status = cli.main(prog_name="duly-load", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if (error.name or "duly").startswith("duly"):
             raise

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from duly.core.types import OutcomeStatus
@@ -74,12 +75,15 @@ def _policies(names: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
 def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
+        # What can't be written is told before the work, not after it.
+        for name in ("report.html", "results.json"):
+            (out / name).touch()
     except OSError as error:
-        raise _Wrong(f"--out: {out} can't be made: {error.strerror}") from error
+        raise _Wrong(f"--out: {error.filename} can't be written: {error.strerror}") from error
 
 
 def _table(scenario: Scenario, seed: int) -> Table:
-    table = Table(title=f"{scenario.name}, seed {seed}")
+    table = Table(title=escape(f"{scenario.name}, seed {seed}"))
     table.add_column("policy", no_wrap=True)
     for heading in (
         "on time %",
@@ -87,6 +91,7 @@ def _table(scenario: Scenario, seed: int) -> Table:
         "expired",
         "shed",
         "superseded",
+        "other",
         "p50 ms",
         "p99 ms",
         "worst stream %",
@@ -102,11 +107,12 @@ def _cells(results: Results) -> list[str]:
     latency = results.latency_ms
     told = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.SUPERSEDED)
     return [
-        f"{results.on_time_ratio:.2%}"[:-1],
+        f"{results.on_time_ratio:.2%}"[:-1] if results.frames else "-",
         *(f"{results.counts[status.name]:,}" for status in told),
+        f"{results.frames - sum(results.counts[status.name] for status in (OutcomeStatus.ON_TIME, *told)):,}",
         "-" if latency is None else f"{latency.p50:.2f}",
         "-" if latency is None else f"{latency.p99:.2f}",
-        f"{results.worst_stream} {100 * results.worst_on_time_ratio:.1f}",
+        f"{escape(results.worst_stream)} {100 * results.worst_on_time_ratio:.1f}",
         f"{100 * results.wasted:.2f}",
         f"{100 * results.utilisation_mean:.1f}",
     ]

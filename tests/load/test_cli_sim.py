@@ -49,7 +49,7 @@ def test_a_row_for_each_policy(small: Path) -> None:
     rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in lines if line.startswith("│")}
     assert list(rows) == ["fifo", "edf"]
     assert 0 < float(rows["edf"][0]) <= 100
-    assert rows["edf"][7].split()[0].startswith("camera-")
+    assert rows["edf"][8].split()[0].startswith("camera-")
 
 
 def test_duly_is_the_policy_unless_one_is_named(small: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_policy_that_nobody_has(small: Path) -> None:
 def test_a_folder_that_cannot_be_made(small: Path) -> None:
     result = sim(small, "--policy", "fifo", "--out", small / "report")
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"Error: --out: {small / 'report'} can't be made: Not a directory")
+    assert result.stderr.startswith(f"Error: --out: {small / 'report'} can't be written: Not a directory")
 
 
 def test_commands_are_listed() -> None:

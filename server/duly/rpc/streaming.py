@@ -236,7 +236,11 @@ def _refusal(verdict: Verdict, variants: list[str], budget_ns_max: int) -> CallE
     if verdict.counter_rank >= 0:
         offers["variant"] = variants[verdict.counter_rank]
         words.append(f"with variant_lowest {offers['variant']}")
-    offer = f"it would open {' or '.join(words)}" if words else "no other period, budget or variant would do"
+    offer = (
+        f"it would open {' or '.join(words)}"
+        if words
+        else "nothing near it would do: fewer or faster models, or more lanes"
+    )
     return CallError("ADMISSION_REFUSED", f"the stream does not fit: {verdict.reason}; {offer}", metadata=offers)
 
 

@@ -26,6 +26,8 @@ from duly.core.events import Action, AdviseStream, DispatchBatch, Event, Resolve
 _log = structlog.get_logger("duly.recording")
 
 FORMAT = 1
+FLUSH_NS = 1_000_000_000
+"""What was recorded so long ago outlives a crash."""
 BUFFER_BYTES = 1 << 18
 """Written at once: a quarter of a MiB goes to the page cache in well under a millisecond."""
 LINE_BYTES_MAX = 1 << 24
@@ -61,13 +63,17 @@ class RecordingWriter:
         self._path = path
         self._room = bytes_max
         self._file: BinaryIO | None = path.open("wb", BUFFER_BYTES)
+        self._flushed_ns = 0
         self._write(json.dumps({_HEADER: FORMAT}).encode())
+        self._flush(0)
 
     def event(self, now_ns: int, event: Event) -> None:
         if self._file is not None:
             name = type(event).__name__
             fields = _ADAPTERS[name].dump_json(event, exclude_defaults=True)
             self._write(b'[%d,"%s",%s]' % (now_ns, name.encode(), fields))
+            if now_ns - self._flushed_ns >= FLUSH_NS:
+                self._flush(now_ns)
 
     def actions(self, actions: list[Action]) -> None:
         if self._file is not None and actions:
@@ -93,8 +99,19 @@ class RecordingWriter:
         try:
             self._file.write(line + b"\n")
         except OSError as error:
-            _log.error("recording stopped", file=str(self._path), reason=error.strerror)
-            self.close()
+            self._stop(error)
+
+    def _flush(self, now_ns: int) -> None:
+        self._flushed_ns = now_ns
+        if self._file is not None:
+            try:
+                self._file.flush()
+            except OSError as error:
+                self._stop(error)
+
+    def _stop(self, error: OSError) -> None:
+        _log.error("recording stopped", file=str(self._path), reason=error.strerror)
+        self.close()
 
 
 def in_short(actions: list[Action]) -> list[list[Any]]:
@@ -145,7 +162,7 @@ def read_recording(path: Path) -> Iterator[Step]:
 def _check_header(path: Path, line: bytes) -> None:
     try:
         header = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict) or _HEADER not in header:
         raise RecordingError(f'{path}: is no recording: the first line should be {{"{_HEADER}": {FORMAT}}}')
@@ -156,7 +173,7 @@ def _check_header(path: Path, line: bytes) -> None:
 def _values(path: Path, number: int, line: bytes) -> list[Any]:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordingError(f"{path}: line {number}: is not JSON: {error}") from None
     if not isinstance(values, list) or not values:
         raise RecordingError(f"{path}: line {number}: should be [NOW_NS, EVENT, FIELDS] or a list of actions")
