@@ -2,7 +2,7 @@
 
 A set: one to four lanes, one to four models whose batch times are lines, streams of random periods and budgets that
 `admit` accepts one after another, and BEST_EFFORT streams that offer more than the lanes can take. Service times stay
-within the plan: their noise is bounded below the profile's margin. Phases are the synchronous worst case, all at once,
+within the plan: their noise is bounded, so that the q99 of the warm-up and its margin cover it. Phases are the synchronous worst case, all at once,
 or random.
 """
 
@@ -19,7 +19,7 @@ from duly_load.grid.cells import parsed
 from duly_load.simulator.world import build
 
 NOISE_BOUND = 0.02
-"""The plan is 4 % above nearly the longest run of the warm-up, which is 2 % above the mean at most."""
+"""The plan is 1 % above nearly the longest run of the warm-up, which is 2 % above the mean at most."""
 STREAMS_TRIED = 12
 SETS_TRIED_MAX = 100
 """Sets of which admission lets no stream in are drawn again."""
