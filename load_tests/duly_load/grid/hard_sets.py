@@ -2,8 +2,8 @@
 
 A set: one to four lanes, one to four models whose batch times are lines, streams of random periods and budgets that
 `admit` accepts one after another, and BEST_EFFORT streams that offer more than the lanes can take. Service times stay
-within the plan: their noise is bounded, so that the q99 of the warm-up and its margin cover it. Phases are the synchronous worst case, all at once,
-or random.
+within the plan: their noise is bounded, so that the q99 of the warm-up and its margin cover it. Phases are the
+synchronous worst case, all at once, or random.
 """
 
 from dataclasses import dataclass

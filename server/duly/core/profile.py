@@ -2,10 +2,10 @@
 
 Theory. A plan has to hold nearly always, since a frame that starts late wastes lane time and misses; yet a plan on the
 maximum would be ruined for long by one hiccup. So the plan is a high quantile (q99) of the last WINDOW runs of that
-size, plus a small margin (planning on the mean wastes 3.5 % of the lane, on the q99 0.8 % at 5 % noise). But a few hiccups of several
-times the usual length, within a window, would carry the q99 with them, and a plan that long dooms every frame, where
-planning on the usual length only misses those few. So beyond LONG_PERCENT of the median the plan follows only what is
-frequent: q99, but at most the longer of that bound and the q90.
+size, plus a small margin (planning on the mean wastes 3.5 % of the lane, on the q99 0.8 % at 5 % noise). But a few
+hiccups of several times the usual length, within a window, would carry the q99 with them, and a plan that long dooms
+every frame, where planning on the usual length only misses those few. So beyond LONG_PERCENT of the median the plan
+follows only what is frequent: q99, but at most the longer of that bound and the q90.
 
 Larger batches never plan shorter than smaller ones; sizes never run are filled in from their measured neighbours on a
 straight line, as batch times are nearly affine in the size (Clipper, NSDI'17; Nexus, SOSP'19).
