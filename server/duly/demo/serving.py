@@ -63,8 +63,11 @@ async def serving(models: Path, on_loading: Callable[[str], None]) -> AsyncItera
             raise ServerFailed(f"the server ended by itself: {_last_words(process.returncode, log)}") from error
     finally:
         await _stop(process)
-        if drain is not None:
-            drain.cancel()
+        if drain is None:
+            drain = asyncio.create_task(_drain(process, log))
+        # Its workers end with it, a moment later; until then the pipe is theirs, too, and can't be closed.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(drain, STOP_SECONDS_MAX)
 
 
 async def _address(process: Process, log: deque[str], on_loading: Callable[[str], None]) -> str:
