@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from duly.core import judgement
 from duly.core.admission import ModelPlan, StreamDemand, Verdict
 from duly.core.events import LaneUp, ModelGone, ModelReady, StreamOpened
+from duly.core.judgement import judge
 from duly.core.rollout import Rollout
 from duly.core.scheduler import Scheduler
 from duly.core.types import BacklogPolicy, StreamClass, StreamTerms
 from duly.runtime import admission
-from duly.runtime.admission import Admission, Busy, Refused, judge
+from duly.runtime.admission import Admission, Busy, Refused
 from duly.runtime.models import ModelError
 
 MS = 1_000_000
@@ -102,7 +104,7 @@ async def test_what_only_the_rollout_refuses_is_offered_a_period_that_it_does_no
             shares.append(super().on_time_ratio(stream_class))
             return 1.0 if self._demands[admission.CANDIDATE_ID].period_ns >= 17 * MS else 0.5
 
-    monkeypatch.setattr(admission, "Rollout", Crowded)
+    monkeypatch.setattr(judgement, "Rollout", Crowded)
     admit = admission_of(scheduler_of())
     with pytest.raises(Refused) as refused:
         async with admit.turn(terms(12)):

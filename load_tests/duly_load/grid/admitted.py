@@ -5,16 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from duly.core.admission import StreamDemand, admit, needs_rollout
+from duly.core.admission import StreamDemand
 from duly.core.events import StreamOpened
-from duly.core.rollout import ON_TIME_RATIO_MIN, Rollout
+from duly.core.judgement import judge
 from duly.core.types import BacklogPolicy, StreamClass
 from duly_load.grid.cells import Cell, content, parsed
 from duly_load.grid.hard_sets import opened
 from duly_load.simulator.world import build
 
 STREAMS_MAX = 400
-STEPS = 1 << 20
 PERIODS_MS = (10.0, 20.0, 33.3, 40.0, 50.0)
 
 
@@ -30,14 +29,7 @@ def fill_with_standard(cell: Cell, seed: int) -> list[dict[str, Any]]:
     for nth, (stream, each) in enumerate(zip(tried, terms, strict=True)):
         demand = StreamDemand(nth, each.model, StreamClass.STANDARD, each.period_ns, each.budget_ns)
         demand = replace(demand, backlog=BacklogPolicy.ALL)
-        verdict = admit(demand, open_streams, plans, lanes)
-        accepted = verdict.accepted
-        if needs_rollout(verdict):
-            rollout = Rollout([*open_streams, demand], plans)
-            while not rollout.advance(STEPS):
-                pass
-            accepted = rollout.on_time_ratio(StreamClass.STANDARD) >= ON_TIME_RATIO_MIN
-        if not accepted:
+        if not judge(demand, open_streams, plans, lanes).accepted:
             break
         # From its first frame on its phase is known.
         open_streams.append(replace(demand, phase_ns=round(stream["arrivals"]["phase"] * 1e6)))

@@ -148,16 +148,12 @@ class Scheduler:
             for name, model in list(self._models.items())
         }
 
-    def planned_one_ns(self, model: str, rank_max: int | None = None) -> int:
-        """Planned execution time of a batch of one of the best variant that is served, or where `rank_max` is given of
-        the fastest up to that rank, on the fastest lane; 0 where no lane serves the model.
+    def planned_one_ns(self, model: str, rank_max: int) -> int:
+        """Planned execution time of a batch of one of the fastest variant up to that rank, on the fastest lane; 0 where
+        no lane serves the model.
         """
         known = self._models.get(model)
-        if known is None:
-            return 0
-        if rank_max is None:
-            return next((variant.planned_one_ns for variant in known.variants.values() if variant.planned_one_ns), 0)
-        return min((variant.planned_one_ns for variant in known.served_from(0, rank_max)), default=0)
+        return min((variant.planned_one_ns for variant in known.served_from(0, rank_max)), default=0) if known else 0
 
     def planned_ns(self, model: str, lane: str, variant: str | None = None) -> list[int]:
         """Planned execution times of batches of 1, 2, ... of a variant (the best where none is named) on that lane;
