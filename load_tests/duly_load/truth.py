@@ -11,13 +11,9 @@ one of two ways (`duly_load.truth_servers`):
 
 The frames are then simulated twice:
 
-- `simulated`: with the scenario's times; of a model that truly ran, with what its batches took;
-- `told`: with how long batches held their lanes, in either case, which has the host's own time in it, and with the
-  stalls of the machine (`duly_load.truth_stalls`). On a machine that has nothing else to do it is the same.
-
-How long batches took starts from the plan that the server tells by GetModel, or from the scenario's table. The sizes
-that ran often have the mean of what was measured; the others what they started from, corrected by how far that was off
-on the whole. The scatter round that, one number, is the noise.
+- `simulated`: with the scenario's times; of a model that truly ran, with what its batches usually took;
+- `told`: with what each live batch took, in either case (`duly_load.truth_told`), and with frames that arrive when the
+  stalls of the machine let them (`duly_load.truth_stalls`).
 
 Clients count outcomes as the server names them. Compared are on-time ratios, in points (hundredths).
 
@@ -44,11 +40,9 @@ from duly_load.bench_servers import ServerError
 from duly_load.scenario import Scenario, ScenarioError
 from duly_load.simulator.engine import Run, Service, simulate
 from duly_load.simulator.world import World, build
-from duly_load.truth_client import Counts, Floats, Ints, Live, offer
-from duly_load.truth_stalls import NO_STALLS, StalledService, Stalls, Watch
-
-BATCHES_MIN = 20
-"""Batches of one size from which their mean says more than what it starts from."""
+from duly_load.truth_client import Counts, Ints, Live, offer
+from duly_load.truth_stalls import NO_STALLS, Stalls, Watch
+from duly_load.truth_told import NothingRanError, Told, told
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -83,7 +77,7 @@ class Truth:
     simulated: Side
     told: Side
     measured: Scenario
-    """What `told` was simulated with, besides the stalls."""
+    """With what batches usually took, and how they scattered."""
     lag_p50_ms: float
     lag_p99_ms: float
     lag_max_ms: float
@@ -113,11 +107,13 @@ async def sleeping(scenario: Scenario, seed: int) -> Truth:
         async with truth_servers.sleeping(world, Path(folder)) as target:
             with Watch() as watch:
                 seen = await offer(target, world, truth_servers.SLEEPING.frame)
-    stalls = watch.stalls(seen.begin_ns)
-    tables_ns = {
-        model.name: dict(enumerate(model.variants[0].times_ns(model.batch_max), start=1)) for model in scenario.model
-    }
-    return _compare(scenario, measured(world, seen, stalls, tables_ns), seed, seen, stalls)
+        stalls = watch.stalls(seen.begin_ns)
+        tables_ns = {
+            model.name: dict(enumerate(model.variants[0].times_ns(model.batch_max), start=1))
+            for model in scenario.model
+        }
+        took = told(world, seen, tables_ns)
+    return _compare(scenario, took, seed, seen, stalls)
 
 
 async def real(scenario: Scenario, seed: int) -> Truth:
@@ -134,9 +130,8 @@ async def real(scenario: Scenario, seed: int) -> Truth:
         planned_ns = await _planned_ns(server.target, scenario)
         with Watch() as watch:
             seen = await offer(server.target, world, truth_servers.REAL.frame)
-    stalls = watch.stalls(seen.begin_ns)
-    told = measured(world, seen, stalls, planned_ns)
-    return _compare(told, told, seed, seen, stalls)
+        took = told(world, seen, planned_ns)
+    return _compare(took.scenario, took, seed, seen, watch.stalls(seen.begin_ns))
 
 
 @contextlib.contextmanager
@@ -144,7 +139,7 @@ def _why() -> Iterator[None]:
     """What may go wrong with servers and clients becomes a TruthError."""
     try:
         yield
-    except (truth_servers.LiveError, ServerError, DulyError, TimeoutError) as error:
+    except (truth_servers.LiveError, NothingRanError, ServerError, DulyError, TimeoutError) as error:
         raise TruthError(str(error)) from error
 
 
@@ -190,63 +185,27 @@ async def _planned_ns(target: str, scenario: Scenario) -> dict[str, dict[int, in
     }
 
 
-def measured(world: World, seen: Live, stalls: Stalls, base_ns: dict[str, dict[int, int]]) -> Scenario:
-    """The scenario with the times that batches took outside of stalls, and how they scattered.
-
-    `base_ns`: by model and batch size, where too few ran. Raises TruthError where none ran.
-    """
-    scenario = world.scenario
-    number = {model.name: nth for nth, model in enumerate(scenario.model)}
-    model_of = np.array([0, *(number[session.model] for session in world.sessions)])[world.frames.stream_id]
-    undisturbed = ~stalls.touch(seen.dispatched_ns, seen.dispatched_ns + seen.occupied_ns)
-    models, relative, weights = [], [], []
-    for nth, model in enumerate(scenario.model):
-        ran = (model_of == nth) & (seen.batch_size > 0) & undisturbed
-        sizes, occupied_ns = seen.batch_size[ran], seen.occupied_ns[ran].astype(np.float64)
-        if not len(sizes):
-            raise TruthError(f"model {model.name}: no frame of it ran undisturbed, so that its times are not known")
-        # A batch of n is told n times, once by each of its frames.
-        weight = 1.0 / sizes
-        start_ns = np.array([0, *(base_ns[model.name][size] for size in range(1, model.batch_max + 1))], np.float64)
-        times_ns = start_ns * np.average(occupied_ns / start_ns[sizes], weights=weight)
-        batches = np.bincount(sizes, weight, model.batch_max + 1)
-        sums_ns = np.bincount(sizes, weight * occupied_ns, model.batch_max + 1)
-        often = batches >= BATCHES_MIN
-        times_ns[often] = sums_ns[often] / batches[often]
-        relative.append(occupied_ns / times_ns[sizes])
-        weights.append(weight)
-        times_ms = {size: float(times_ns[size]) / 1e6 for size in range(1, model.batch_max + 1)}
-        variant = tables.Variant(name=model.variants[0].name, times_ms=times_ms)
-        models.append(model.model_copy(update={"variants": (variant,)}))
-    noise = tables.Noise(cv=_cv(np.concatenate(relative), np.concatenate(weights)))
-    return scenario.model_copy(update={"model": tuple(models), "noise": noise})
-
-
-def _cv(values: Floats, weights: Floats) -> float:
-    mean = np.average(values, weights=weights)
-    return float(np.sqrt(np.average((values - mean) ** 2, weights=weights)) / mean)
-
-
-def _compare(scenario: Scenario, told: Scenario, seed: int, seen: Live, stalls: Stalls) -> Truth:
+def _compare(scenario: Scenario, took: Told, seed: int, seen: Live, stalls: Stalls) -> Truth:
+    """`scenario`: what `simulated` is with."""
     live = build(scenario, seed)
     lag_ms = seen.lag_ns[_counting(live)] / 1e6
     p50, p99 = np.percentile(lag_ms, [50, 99]).tolist() if len(lag_ms) else (0.0, 0.0)
     return Truth(
         _side(live, seen.status, seen.latency_ns, seen.batch_size),
-        _simulated(build(scenario, seed), build(scenario, seed).service, NO_STALLS),
+        _simulated(live, live.service, NO_STALLS),
         # What the scheduler learnt at warm-up is the scenario's in both.
-        _simulated(build(scenario, seed), build(told, seed).service, stalls),
-        told,
+        _simulated(build(scenario, seed), took.service, stalls),
+        took.scenario,
         p50,
         p99,
         float(lag_ms.max(initial=0.0)),
-        stalls.share(0, round(told.duration_s * 1e9)),
+        stalls.share(0, round(scenario.duration_s * 1e9)),
     )
 
 
 def _simulated(world: World, batch_times: Service, stalls: Stalls) -> Side:
     frames = replace(world.frames, arrival_ns=stalls.after(world.frames.arrival_ns))
-    run = simulate(Scheduler(), world.script, frames, world.model_of, StalledService(batch_times, stalls))
+    run = simulate(Scheduler(), world.script, frames, world.model_of, batch_times)
     return _side(world, run.status, run.resolved_ns - world.frames.arrival_ns, _batch_sizes(run))
 
 

@@ -1,7 +1,7 @@
 """When the machine stood still: on a machine that is shared, every process does so now and then, for up to seconds.
 
 A thread that does nothing but sleep sees it, as it wakes too late. Those stretches are no property of the server and
-nothing that a simulator could foresee; told of them, it lets nothing happen within them.
+nothing that a simulator could foresee; told of them, it lets no frame arrive within them.
 """
 
 import threading
@@ -11,7 +11,6 @@ from typing import Self
 
 import numpy as np
 
-from duly_load.simulator.engine import Service
 from duly_load.truth_client import Ints
 
 NAP_NS = 2_000_000
@@ -67,12 +66,6 @@ class Stalls:
         settled: Ints = np.maximum(times_ns, to_ns[last])
         return settled
 
-    def touch(self, from_ns: Ints, to_ns: Ints) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-        """Which of these stretches of time have part of a stall in them."""
-        ended_before = np.searchsorted(self._to_ns, from_ns, "right")
-        begun_before = np.searchsorted(self._from_ns, to_ns, "left")
-        return begun_before > ended_before
-
     def share(self, from_ns: int, to_ns: int) -> float:
         """Of the time between the two, that in stalls."""
         lost_ns = np.minimum(self._to_ns, to_ns) - np.maximum(self._from_ns, from_ns)
@@ -80,18 +73,3 @@ class Stalls:
 
 
 NO_STALLS = Stalls(np.empty(0, np.int64), np.empty(0, np.int64))
-
-
-class StalledService:
-    """Batch times as `service` has them, on a machine that stalls."""
-
-    def __init__(self, service: Service, stalls: Stalls) -> None:
-        self._service = service
-        self._stalls = stalls
-
-    def duration_ns(self, now_ns: int, lane: str, model: str, variant: str, batch_size: int) -> int | None:
-        took_ns = self._service.duration_ns(now_ns, lane, model, variant, batch_size)
-        if took_ns is None:
-            return None
-        ended_ns = self._stalls.after(np.array([now_ns + took_ns], np.int64))
-        return int(ended_ns[0]) - now_ns

@@ -255,10 +255,11 @@ class Accounts:
         plans_ns = [self.planned_ns(variant, lane)[1] for variant in best_effort if (*variant, lane) in self.workers]
         return bool(plans_ns) and self.owed_ns >= min(plans_ns)
 
-    def cap_ns(self, stream_class: StreamClass, blocking_ns_max: int, percent: int) -> int:
+    def cap_ns(self, stream_class: StreamClass, blocking_ns: int, singles: int, percent: int) -> int:
         """The longest that a batch of two or more may take which begins with a frame of that class."""
         budgets_ns = [(stream.terms.stream_class, stream.terms.budget_ns) for stream in self.streams.values()]
         most, tightest_ns = min(budgets_ns)
         if most is stream_class and most is not StreamClass.CRITICAL:
             return tightest_ns * percent // 100
-        return min(blocking_ns_max, tightest_ns // 2)
+        single_ns = max(self.planned_ns((model, rank), lane)[1] for model, rank, lane in self.workers)
+        return min(max(blocking_ns, singles * single_ns), tightest_ns // 2)

@@ -10,7 +10,7 @@ import copy
 from collections import Counter
 
 from core.accounts import Accounts, Running, Stream
-from duly.core.blocking import AMONG_EQUALS_PERCENT, BLOCKING_NS_MAX
+from duly.core.blocking import AMONG_EQUALS_PERCENT, BLOCKING_NS, SINGLES
 from duly.core.events import (
     Action,
     AdviseStream,
@@ -163,7 +163,7 @@ class Witness:
         in_time = all(now_ns + batch.planned_ns <= frame.deadline_ns for frame in frames)
         probe = len(frames) == 1 and (worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS)
         assert in_time or (probe and now_ns < frames[0].deadline_ns), f"{told}: planned to be late"
-        cap_ns = accounts.cap_ns(frames[0].stream_class, BLOCKING_NS_MAX, AMONG_EQUALS_PERCENT)
+        cap_ns = accounts.cap_ns(frames[0].stream_class, BLOCKING_NS, SINGLES, AMONG_EQUALS_PERCENT)
         assert len(frames) == 1 or batch.planned_ns <= cap_ns, f"{told}: longer than {cap_ns}"
         gives_way = accounts.gives_way(batch.lane)
         for frame in frames:

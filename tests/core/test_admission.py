@@ -191,12 +191,16 @@ def test_a_rollout_decides_near_the_limit(utilisation: float, rollout: bool) -> 
 
 
 def test_batches_are_capped_by_the_most_critical_class() -> None:
-    assert batch_caps_ns([])[STANDARD] == 25 * MS
+    assert batch_caps_ns([], {})[STANDARD] == 25 * MS
     mixed = [stream(1, 10, 20), stream(2, 10, 12, BEST_EFFORT)]
-    assert (batch_caps_ns(mixed)[STANDARD], batch_caps_ns(mixed)[BEST_EFFORT]) == (15 * MS, 10 * MS)
+    assert (batch_caps_ns(mixed, {})[STANDARD], batch_caps_ns(mixed, {})[BEST_EFFORT]) == (15 * MS, 10 * MS)
     with_critical = [stream(1, 10, 400), stream(2, 10, 40, CRITICAL)]
-    assert (batch_caps_ns(with_critical)[CRITICAL], batch_caps_ns(with_critical)[STANDARD]) == (20 * MS, 20 * MS)
-    assert batch_caps_ns([stream(2, 10, 100, CRITICAL)])[CRITICAL] == 25 * MS
+    caps_ns = batch_caps_ns(with_critical, {})
+    assert (caps_ns[CRITICAL], caps_ns[STANDARD]) == (20 * MS, 20 * MS)
+    critical = [stream(2, 10, 100, CRITICAL)]
+    assert batch_caps_ns(critical, {})[CRITICAL] == 25 * MS
+    slow = {"slow": ModelPlan("slow", ("cpu:0",), ((9 * MS, 12 * MS), (3 * MS, 4 * MS)))}
+    assert batch_caps_ns(critical, slow)[CRITICAL] == 27 * MS, "three frames of it, one by one, would block as long"
 
 
 # ---- counter-offers ----

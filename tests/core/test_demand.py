@@ -63,7 +63,7 @@ def test_frames_at_once_have_no_gap() -> None:
 )
 def test_demand_counts_the_batches_that_a_steady_load_can_use(gap_ms: int, budget_ms: int, size: int) -> None:
     profile = profile_of({1: 10, 8: 24})
-    expected = profile.plan_ns[size] / size / (gap_ms * MS)
+    expected = profile.usual_ns[size] / size / (gap_ms * MS)
     assert lanes_needed(profile, gap_ms * MS, budget_ms * MS) == pytest.approx(expected)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.core.lane_speed import LaneSpeed
-from duly.core.profile import GAIN_PERCENT, LONG_PERCENT, MARGIN_PERCENT, WINDOW, Profile
+from duly.core.profile import GAIN_PERCENT, LONG_PERCENT, MARGIN_PERCENT, STALE_RUNS, WINDOW, Profile
 
 MS = 1_000_000
 
@@ -233,6 +233,23 @@ def test_probes_forget_one_long_run_each() -> None:
     assert planned == [with_margin(15 * MS)] * 4 + [with_margin(10 * MS)]
 
 
+def test_a_size_that_does_not_run_forgets_its_hiccups_while_another_one_does() -> None:
+    """Twenty of a hundred runs of four were long, and now only two run at a time."""
+    profile = profile_of({2: (16 * MS,) * 30, 4: (20 * MS,) * 80})
+    for _ in range(20):
+        profile.observe(4, 60 * MS)
+        profile.observe(2, 16 * MS)
+    assert profile.plan_ns[4] == pytest.approx(with_margin(60 * MS))
+    assert profile.usual_ns[4] == pytest.approx(20 * MS), "what it usually costs is not touched"
+    assert profile.efficient[4] == 4
+    for _ in range(STALE_RUNS):
+        profile.observe(2, 16 * MS)
+        assert profile.plan_ns[4] > with_margin(29 * MS), "hiccups of now are believed"
+    for _ in range(20):
+        profile.observe(2, 16 * MS)
+    assert profile.plan_ns[4] == pytest.approx(with_margin(20 * MS))
+
+
 @given(samples_ns=warm_ups)
 def test_sizes_never_run_lie_on_a_straight_line_between_their_neighbours(
     samples_ns: dict[int, tuple[int, ...]],
@@ -271,7 +288,7 @@ def test_efficient_sizes_are_those_of_brute_force(samples_ns: dict[int, tuple[in
     profile = profile_of(samples_ns, any_size)
 
     def pays(size: int) -> bool:
-        return profile.planned_ns(size) * 100 <= size * profile.planned_ns(1) * (100 - GAIN_PERCENT)
+        return profile.usual_ns[size] * 100 <= size * profile.usual_ns[1] * (100 - GAIN_PERCENT)
 
     for frames in range(1, profile.batch_max + 1):
         assert profile.efficient[frames] == max((size for size in range(2, frames + 1) if pays(size)), default=1)

@@ -227,6 +227,12 @@ def test_symphony_drops_heads_for_its_target() -> None:
     assert ran(play(Symphony(target=4, enough=1, estimate=MEAN), *frames)) == [(0, [0]), (3, [2, 3, 4, 5])]
 
 
+@pytest.mark.parametrize("policy", [Symphony, EdfWindow])
+def test_a_target_beyond_the_largest_batch_is_the_largest_batch(policy: Callable[..., Policy]) -> None:
+    frames = [(0.0, 60.0)] * 40
+    assert ran(play(policy(target=99, estimate=MEAN), *frames)) == ran(play(policy(target=16, estimate=MEAN), *frames))
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_all_lanes_are_filled(name: str) -> None:
     run = play(POLICIES[name](), *[(0, 20)] * 64, lanes=2)

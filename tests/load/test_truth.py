@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from duly_load import null_echo, truth, truth_servers
+from duly_load import null_echo, truth, truth_servers, truth_told
 from duly_load.cli import cli
 from duly_load.scenario import Scenario, ScenarioError, load_scenario, parse_scenario
 from duly_load.simulator.world import World, build
 from duly_load.truth_client import Live
-from duly_load.truth_stalls import NO_STALLS, StalledService, Stalls
+from duly_load.truth_stalls import NO_STALLS, Stalls
 
 SCENARIOS = Path(__file__).parents[2] / "load_tests" / "scenarios" / "truth"
 
@@ -172,45 +172,47 @@ def test_the_scenarios_can_be_compared(name: str) -> None:
 # ---- what is measured and told to the simulator ----
 
 
-def test_measured_times_are_told_to_the_simulator() -> None:
-    """Batches of two ran often and took 8 ms, one of four took 12 ms: twice and thrice what was planned."""
+def test_lanes_are_told_what_batches_took() -> None:
+    """Fifty batches of two took 8 ms, one of four 12 ms: twice and thrice what was planned."""
     world = build(parsed(CALM.replace("rate_hz = 8", "rate_hz = 40")), 0)
     count = len(world.frames)
     sizes = np.where(np.arange(count) < 100, 2, 0)
     sizes[100:104] = 4
-    live = seen(count, sizes, np.where(sizes == 2, 8_000_000, 12_000_000))
+    occupied_ns = np.where(sizes == 2, 8_000_000, 12_000_000)
+    live = seen(count, sizes, occupied_ns)
     planned = {"m": {1: 2_000_000, 2: 4_000_000, 3: 4_000_000, 4: 4_000_000}}
-    told = truth.measured(world, live, NO_STALLS, planned)
-    times_ms = told.model[0].variants[0].times_ms
-    assert times_ms is not None
-    factor = (50 * 2 + 1 * 3) / 51  # of the plan, over 51 batches
-    assert times_ms == pytest.approx({1: 2 * factor, 2: 8.0, 3: 4 * factor, 4: 4 * factor})
-    assert told.noise.cv > 0
+    told = truth_told.told(world, live, planned)
+    assert told.scenario.model[0].variants[0].times_ms == pytest.approx({1: 4.0, 2: 8.0, 3: 8.0, 4: 8.0})
+    assert told.scenario.noise.cv > 0
+    # At 20 ms a batch of two ran, as long as usual; at 510 ms that of four, half longer than was to be expected.
+    assert told.service.duration_ns(20_000_000, "cpu:0", "m", "default", 1) == 4_000_000
+    assert told.service.duration_ns(510_000_000, "cpu:0", "m", "default", 2) == 12_000_000
+
+
+def test_a_batch_is_over_when_the_next_one_begins() -> None:
+    """The server tells when it sent the answers, which is later."""
+    world = build(parsed(CALM), 0)
+    count = len(world.frames)
+    occupied_ns = np.full(count, 11_000_000)  # they begin every 10 ms
+    told = truth_told.told(
+        world, seen(count, np.ones(count, np.int32), occupied_ns), {"m": dict.fromkeys(range(1, 5), 1)}
+    )
+    assert told.service.duration_ns(0, "cpu:0", "m", "default", 1) == 10_000_000
 
 
 def test_a_model_that_never_ran_is_told() -> None:
     world = build(parsed(CALM), 0)
     nothing = np.zeros(len(world.frames), np.int32)
-    with pytest.raises(truth.TruthError, match="model m: no frame of it ran"):
-        truth.measured(world, seen(len(nothing), nothing, nothing), NO_STALLS, {"m": {}})
+    with pytest.raises(truth_told.NothingRanError, match="model m: no frame of it ran"):
+        truth_told.told(world, seen(len(nothing), nothing, nothing), {"m": dict.fromkeys(range(1, 5), 1)})
 
 
-def test_nothing_happens_within_stalls() -> None:
+def test_no_frame_arrives_within_stalls() -> None:
     stalls = Stalls(np.array([100, 300]), np.array([200, 350]))
     times_ns = np.array([0, 99, 100, 199, 200, 299, 320, 350, 900])
     assert stalls.after(times_ns).tolist() == [0, 99, 200, 200, 200, 299, 350, 350, 900]
-    from_ns, to_ns = np.array([0, 0, 200, 210, 120, 340, 350]), np.array([100, 101, 300, 310, 130, 345, 400])
-    assert stalls.touch(from_ns, to_ns).tolist() == [False, True, False, True, True, True, False]
     assert stalls.share(0, 200) == 0.5
     assert NO_STALLS.after(times_ns).tolist() == times_ns.tolist()
-    assert not NO_STALLS.touch(from_ns, to_ns).any()
-
-
-def test_a_batch_that_would_end_in_a_stall_ends_with_it() -> None:
-    world = build(parsed(CALM.replace("{ cv = 0.02 }", "{}")), 0)
-    service = StalledService(world.service, Stalls(np.array([5_000_000]), np.array([9_000_000])))
-    assert service.duration_ns(1_000_000, "cpu:0", "m", "default", 1) == 8_000_000
-    assert service.duration_ns(5_000_000, "cpu:0", "m", "default", 1) == 5_000_000
 
 
 def parsed(text: str) -> Scenario:
@@ -218,5 +220,8 @@ def parsed(text: str) -> Scenario:
 
 
 def seen(count: int, sizes: NDArray[Any], occupied_ns: NDArray[Any]) -> Live:
+    """Frames of a batch one after the other, and a batch every 10 ms."""
     zeros = np.zeros(count, np.int64)
-    return Live(0, zeros.astype(np.int8), zeros, sizes.astype(np.int32), zeros, occupied_ns, zeros)
+    before = np.cumsum(1 / np.maximum(sizes, 1)) - 1 / np.maximum(sizes, 1)
+    dispatched_ns = np.floor(before + 1e-6).astype(np.int64) * 10_000_000
+    return Live(0, zeros.astype(np.int8), zeros, sizes.astype(np.int32), dispatched_ns, occupied_ns, zeros)

@@ -37,7 +37,7 @@ def largest_batch(
     batch still serves in time; grow as far as the head allows. `waiting` is not empty; size 0: no frame fits.
     """
     first = first_that_fits(waiting, now_ns, plan_ns, batch_max)
-    least = max(1, min(len(waiting) - first, target))
+    least = max(1, min(len(waiting) - first, target, batch_max))
     first = bisect_left(waiting, (now_ns + plan_ns[least],))
     if first == len(waiting):
         return first, 0

@@ -174,13 +174,13 @@ def needs_rollout(verdict: Verdict) -> bool:
     return not verdict.final and ROLLOUT_UTILISATION_MIN <= verdict.utilisation <= ROLLOUT_UTILISATION_MAX
 
 
-def batch_caps_ns(streams: Sequence[StreamDemand]) -> dict[StreamClass, int]:
-    """What batches are bound to while these streams are open, by class, see `blocking`."""
+def batch_caps_ns(streams: Sequence[StreamDemand], models: Mapping[str, ModelPlan]) -> dict[StreamClass, int]:
+    """What batches are bound to while these streams are open and these models served, by class, see `blocking`."""
     tightest_ns: dict[StreamClass, int] = {}
     for stream in streams:
         known_ns = tightest_ns.get(stream.stream_class, stream.budget_ns)
         tightest_ns[stream.stream_class] = min(known_ns, stream.budget_ns)
-    return caps_ns(tightest_ns)
+    return caps_ns(tightest_ns, max((sizes_ns[0] for plan in models.values() for sizes_ns in plan.ranks), default=0))
 
 
 def analyse(
@@ -236,7 +236,7 @@ def _loads(
     candidate: StreamDemand, everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], rank: int
 ) -> dict[str, _Load]:
     """By model, what streams as critical as the candidate or more ask for, at variant `rank` or as near as allowed."""
-    cap_ns = batch_caps_ns(everyone)
+    cap_ns = batch_caps_ns(everyone, models)
     loads: dict[str, _Load] = {}
     for stream in everyone:
         plan = models.get(stream.model)
@@ -295,7 +295,7 @@ def _least_utilisation(
 
     Each stream is counted at the least per frame that its class's batches and its variants allow.
     """
-    cap_ns = batch_caps_ns(everyone)
+    cap_ns = batch_caps_ns(everyone, models)
     frame_ns: dict[tuple[str, StreamClass, int], float] = {}
     shares: dict[frozenset[str], float] = {}
     for stream in everyone:
@@ -318,7 +318,7 @@ def _least_utilisation(
 
 def _hard_fault(everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int) -> str:
     """The test of `hard` for the CRITICAL streams among them; empty: passed."""
-    cap_ns = batch_caps_ns(everyone)[StreamClass.CRITICAL]
+    cap_ns = batch_caps_ns(everyone, models)[StreamClass.CRITICAL]
     critical: list[StreamDemand] = []
     shared: dict[str, bool] = {}
     frames_max: dict[str, int] = {}

@@ -35,7 +35,7 @@ def keeps_up(entries: Sequence[Entry], profile: Profile, now_ns: int, gap_ns: fl
     """Whether all of `entries` (one class, in order), and those that arrive every `gap_ns` (0: none) until the last of
     them is due, can be served one batch after another on so many lanes.
     """
-    plan, batch_max = profile.plan_ns, profile.batch_max
+    plan, usual, batch_max = profile.plan_ns, profile.usual_ns, profile.batch_max
     known = min(len(entries), LOOKAHEAD_BATCHES * batch_max)
     frame = entries[known - 1][2]
     budget_ns = frame.deadline_ns - frame.arrived_ns
@@ -54,14 +54,14 @@ def keeps_up(entries: Sequence[Entry], profile: Profile, now_ns: int, gap_ns: fl
         if fitting < 1:
             return False
         size = profile.efficient[min(fitting, here - served)]
-        free_ns += int(plan[size] / lanes)
+        free_ns += int(usual[size] / lanes)
         served += size
     return True
 
 
 def best_window(entries: Sequence[Entry], first: int, profile: Profile, now_ns: int, cap_ns: int) -> tuple[int, int]:
     """Where in `entries` (one class, in order) from `first` on the batch with the best rate begins, and its size."""
-    plan = profile.plan_ns
+    usual = profile.usual_ns
     last = min(len(entries), first + LOOKAHEAD_BATCHES * profile.batch_max)
     begin, best = first, 0
     for start in range(first, last):
@@ -72,6 +72,6 @@ def best_window(entries: Sequence[Entry], first: int, profile: Profile, now_ns: 
         size = largest_size(profile, slack_ns if slack_ns < cap_ns else cap_ns, left)
         if not best:
             best = size
-        if size * plan[best] > best * plan[size]:
+        if size * usual[best] > best * usual[size]:
             begin, best = start, size
     return begin, best

@@ -181,7 +181,7 @@ def _candidates(
 def _all_fit(now_ns: int, candidates: list[_Candidate], lanes: int, needed: float) -> bool:
     """Whether all of them can be served, each by its part of the lanes. `candidates`: in order of latest starts."""
     if len(candidates) > 1:
-        urgencies = [(c.latest_start_ns, c.profile.plan_ns[c.size], c.size) for c in candidates]
+        urgencies = [(c.latest_start_ns, c.profile.usual_ns[c.size], c.size) for c in candidates]
         if not fits_serially(now_ns, lanes, urgencies):
             return False
     for c in candidates:
@@ -219,10 +219,10 @@ def _densest(now_ns: int, candidates: list[_Candidate], about: Situation, cap_ns
             begin, size = floor, largest_size(c.profile, limit_ns, len(c.entries) - floor)
         edge_ns = now_ns + c.profile.plan_ns[1] * EDGE_PERCENT // 100 if size == 1 else 0
         frames, value = worthiest(c.entries, begin, size, c.profile.batch_max, about.merit, edge_ns)
-        planned_ns = c.profile.plan_ns[size]
-        if best is None or value / planned_ns > best_density:
-            best_density = value / planned_ns
-            best = Batch(c.variant, frames, planned_ns, by_overload=True)
+        density = value / c.profile.usual_ns[size]
+        if best is None or density > best_density:
+            best_density = density
+            best = Batch(c.variant, frames, c.profile.plan_ns[size], by_overload=True)
     assert best is not None
     return best
 

@@ -44,4 +44,4 @@ def lanes_needed(profile: Profile, gap_ns: float, budget_ns: int) -> float:
     plan = profile.plan_ns
     size = min(bisect_right(plan, budget_ns // 2) - 1, int(budget_ns / 2 / gap_ns))
     size = profile.efficient[max(1, min(size, profile.batch_max))]
-    return plan[size] / size / gap_ns
+    return profile.usual_ns[size] / size / gap_ns

@@ -30,13 +30,13 @@ merit has: those closer to the edge are made late by any hiccup, and there are o
 
 
 def fits_serially(now_ns: int, lanes: int, urgencies: Sequence[tuple[int, int, int]]) -> bool:
-    """Whether batches, given as (latest start, planned time, frames) in order of the first, can start in time one after
+    """Whether batches, given as (latest start, usual time, frames) in order of the first, can start in time one after
     another on so many lanes, but for MISFITS_MAX frames.
     """
     free_ns, misfits = now_ns, 0
-    for latest_start_ns, planned_ns, frames in urgencies:
+    for latest_start_ns, usual_ns, frames in urgencies:
         if free_ns <= latest_start_ns:
-            free_ns += planned_ns // lanes
+            free_ns += usual_ns // lanes
         else:
             misfits += frames
             if misfits > MISFITS_MAX:

@@ -7,6 +7,12 @@ hiccups of several times the usual length, within a window, would carry the q99 
 every frame, where planning on the usual length only misses those few. So beyond LONG_PERCENT of the median the plan
 follows only what is frequent: q99, but at most the longer of that bound and the q90.
 
+Which size is worth running is another question, of rates and not of risks: there the medians speak (`usual_ns`), which
+hiccups hardly touch. Else a few of them in the window of one size would make another one look cheaper, and the size
+that is then not run could not show any more that they have passed: after 20 stalls of 30 ms, 0.3 s apart, an overloaded
+lane once went on with batches of two where four were as quick. For the same reason a size that has not run for
+STALE_RUNS forgets the longest of its long runs with each run of another.
+
 Larger batches never plan shorter than smaller ones; sizes never run are filled in from their measured neighbours on a
 straight line, as batch times are nearly affine in the size (Clipper, NSDI'17; Nexus, SOSP'19).
 
@@ -28,6 +34,10 @@ MARGIN_PERCENT = 1
 """In simulation at 2 % noise 4 costs 1-2 % of the capacity, and wastes as little lane time."""
 LONG_PERCENT = 150
 """Runs longer than this share of the median count for the plan only where more than one in ten is."""
+STALE_RUNS = 32
+"""Runs of its lane after which a size that has not been among them says nothing about the hiccups of now."""
+MEDIAN_STEPS = 64
+"""Usual times are fitted anew once a median has moved by this part of itself."""
 TRUSTED_RUNS = 8
 """A size says something about the lane's speed from so many runs on; before, its median is mostly the straight line."""
 GAIN_PERCENT = 10
@@ -78,6 +88,9 @@ class _Sizes:
         eighth = len(by_length) // 8
         return log(by_length[-1 - eighth] / by_length[eighth]) / _EIGHTHS if eighth else 0.0
 
+    def has_long(self) -> bool:
+        return self.by_length[-1] * 100 > self.median() * LONG_PERCENT
+
     def quantile(self) -> int:
         """What is planned for, before the margin."""
         by_length = self.by_length
@@ -93,13 +106,16 @@ class Profile:
     __slots__ = (
         "_any_size",
         "_changes",
+        "_medians",
         "_number",
         "_quantiles",
         "_speed",
+        "_spoilt",
         "_windows",
         "batch_max",
         "efficient",
         "plan_ns",
+        "usual_ns",
     )
 
     def __init__(self, samples_ns: dict[int, tuple[int, ...]], any_size: bool, speed: LaneSpeed) -> None:
@@ -118,10 +134,17 @@ class Profile:
         }
         deviations = sorted(window.deviation() for window in self._windows.values())
         self._number = speed.join(deviations[len(deviations) // 2])
-        self._quantiles = {size: window.quantile() for size, window in self._windows.items()}
+        self._quantiles: dict[int, int] = {}
+        self._medians: dict[int, int] = {}
+        self._spoilt: list[int] = []
+        """Sizes with long runs in their windows."""
+        for size in self._windows:
+            self._summarise(size)
         self.batch_max = max(self._windows)
         self.plan_ns: list[int] = []
         """By batch size, 0 for none; replaced as a whole, never changed."""
+        self.usual_ns: list[int] = []
+        """Like `plan_ns`, of the medians: what a batch takes, where not whether it holds but what it costs is asked."""
         self.efficient: list[int] = []
         """By number of frames, the largest batch of at most so many that pays; at least 1. Replaced like `plan_ns`."""
         self._fit()
@@ -142,7 +165,7 @@ class Profile:
         window = self._windows.get(size)
         if window is None:
             # What was planned counts as a run, so that the first real one can't be a hiccup that rules alone.
-            window = self._windows[size] = _Sizes((self._line(1.0)[size - 1],), speed.runs)
+            window = self._windows[size] = _Sizes((self._line(self._quantiles, 1.0)[size - 1],), speed.runs)
         sample_ns = int(actual_ns / speed.factor + 0.5) or 1
         median_ns = window.median()
         if after_idle:
@@ -155,9 +178,15 @@ class Profile:
                     self._multiply(speed.shift, 0, speed.shift_run)
                 self.refit()
                 return change is Change.LANE
-        quantile = window.quantile()
-        if self._quantiles.get(size) != quantile:
-            self._quantiles[size] = quantile
+        moved = self._moved(size)
+        for spoilt in self._spoilt:
+            if spoilt != size and self._windows[spoilt].by_age[-1][0] < speed.runs - STALE_RUNS:
+                self._windows[spoilt].forget_longest()
+                moved = True
+        if moved:
+            for spoilt in self._spoilt:
+                self._summarise(spoilt)
+            self._summarise(size)
             self._fit()
         return False
 
@@ -172,21 +201,36 @@ class Profile:
     def _multiply(self, factor: float, first_run: int, last_run: int) -> None:
         for size, window in self._windows.items():
             window.multiply(factor, first_run, last_run)
-            self._quantiles[size] = window.quantile()
+            self._summarise(size)
+
+    def _moved(self, size: int) -> bool:
+        """Whether a plan or usual time rests on other values of that size than its window has now."""
+        window = self._windows[size]
+        if self._quantiles.get(size) != window.quantile() or window.has_long() != (size in self._spoilt):
+            return True
+        return abs(window.median() - self._medians[size]) * MEDIAN_STEPS > self._medians[size]
+
+    def _summarise(self, size: int) -> None:
+        window = self._windows[size]
+        self._quantiles[size] = window.quantile()
+        self._medians[size] = window.median()
+        spoilt = [other for other in self._spoilt if other != size]
+        self._spoilt = [*spoilt, size] if window.has_long() else spoilt
 
     def _engine_size(self, batch_size: int) -> int:
         if self._any_size or batch_size in self._windows:
             return batch_size
         return min(size for size in self._windows if size >= batch_size)
 
-    def _line(self, scale: float) -> list[int]:
-        """The quantile of every size from 1 on, or where it would be for all that the other sizes tell, times `scale`.
+    def _line(self, known: dict[int, int], scale: float) -> list[int]:
+        """The `known` time of every size from 1 on, or where it would be for all that the other sizes tell, times
+        `scale`.
 
         In floating point, which is exact enough and faster than products of integers beyond 2**30.
         """
         line: list[int] = []
-        for upper in sorted(self._quantiles):
-            high = int(self._quantiles[upper] * scale + 0.5)
+        for upper in sorted(known):
+            high = int(known[upper] * scale + 0.5)
             width = upper - len(line)
             if width > 1 and line and self._any_size:
                 low = line[-1]
@@ -198,10 +242,12 @@ class Profile:
         return line
 
     def _fit(self) -> None:
-        plan = [0, *self._line(self._speed.factor * (1 + MARGIN_PERCENT / 100))]
-        limit_ns = plan[1] * (1 - GAIN_PERCENT / 100)
-        self.plan_ns = plan = _rising(plan)
-        pays = [size if time_ns <= size * limit_ns else 1 for size, time_ns in enumerate(plan)]
+        factor = self._speed.factor
+        self.plan_ns = _rising([0, *self._line(self._quantiles, factor * (1 + MARGIN_PERCENT / 100))])
+        usual = [0, *self._line(self._medians, factor)]
+        limit_ns = usual[1] * (1 - GAIN_PERCENT / 100)
+        self.usual_ns = usual = _rising(usual)
+        pays = [size if time_ns <= size * limit_ns else 1 for size, time_ns in enumerate(usual)]
         pays[0] = 0
         self.efficient = _rising(pays)
 

@@ -249,7 +249,8 @@ class Scheduler:
 
     def _bound_blocking(self) -> None:
         budgets_ns = self._budgets_ns
-        self._about.cap_ns = caps_ns({cls: budgets_ns[cls][0] for cls in StreamClass if budgets_ns[cls]})
+        single_ns = max([variant.longest_one_ns for variant in self._about.variants], default=0)
+        self._about.cap_ns = caps_ns({cls: budgets_ns[cls][0] for cls in StreamClass if budgets_ns[cls]}, single_ns)
         self._about.best_effort = bool(self._budgets_ns[StreamClass.BEST_EFFORT])
 
     def _frame_arrived(self, now_ns: int, frame: Frame, last: bool) -> None:
@@ -602,8 +603,9 @@ class Scheduler:
         assert isinstance(running.action, DispatchBatch)
         if running.probe and actual_ns * 100 < running.action.planned_ns * PROBE_SPOILT_PERCENT:
             variant.probe_ns[lane] = now_ns
-        planned_ns = variant.planned_one_ns
-        if profile.observe(size, actual_ns, after_idle=running.probe):
+        planned_ns, longest_ns = variant.planned_one_ns, variant.longest_one_ns
+        changed = profile.observe(size, actual_ns, after_idle=running.probe)
+        if changed:
             for other in self._about.variants:
                 if other is not variant and lane in other.profiles:
                     other.profiles[lane].refit()
@@ -612,6 +614,8 @@ class Scheduler:
         variant.plan()
         if variant.planned_one_ns > planned_ns:
             self._plan_drop()
+        if changed or variant.longest_one_ns != longest_ns:
+            self._bound_blocking()
 
     def _batch_failed(self, now_ns: int, event: BatchFailed) -> None:
         running = self._end(now_ns, event.batch_id)
@@ -656,6 +660,7 @@ class Scheduler:
         variant.warm_after_ns = event.warm_after_ns
         variant.plan()
         self._plan_drop()
+        self._bound_blocking()
 
     def _model_gone(self, now_ns: int, event: ModelGone) -> None:
         model = self._models.get(event.model)
@@ -684,6 +689,7 @@ class Scheduler:
                     stream.gap = True
                     self._end_waiting(stream, OutcomeStatus.SKIPPED, _GAP)
         self._plan_drop()
+        self._bound_blocking()
 
 
 def _phase_ns(now_ns: int, stream: StreamState) -> int:

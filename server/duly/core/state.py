@@ -68,6 +68,7 @@ class VariantState:
 
     __slots__ = (
         "arrivals",
+        "longest_one_ns",
         "model",
         "name",
         "passed_ns",
@@ -92,6 +93,8 @@ class VariantState:
         self.arrivals = ArrivalGap()
         self.planned_one_ns = 0
         """Batch of one on the fastest lane; 0: no lane serves the variant now."""
+        self.longest_one_ns = 0
+        """On the slowest."""
         self.probe_ns: dict[str, int] = {}
         """By lane: when it may next try a doomed frame against the plan."""
         self.preferred_ns = dict.fromkeys(StreamClass, -1)
@@ -102,7 +105,8 @@ class VariantState:
 
     def plan(self) -> None:
         planned_ns = [profile.plan_ns[1] for profile in self.profiles.values()]
-        self.planned_one_ns = min(planned_ns) if planned_ns else 0
+        self.planned_one_ns = min(planned_ns, default=0)
+        self.longest_one_ns = max(planned_ns, default=0)
 
     def slowest_plan(self) -> tuple[int, ...]:
         """Planned times of batches of 1, 2, ... on whichever lane is slowest."""
