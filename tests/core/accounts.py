@@ -208,6 +208,11 @@ class Accounts:
         worker = self.workers[*variant, lane]
         return [0, *self.scheduler.planned_ns(variant[0], lane, worker.variant)]
 
+    def usual_one_ns(self, variant: Variant, lane: str) -> int:
+        """Median of a batch of one on a lane that serves the variant."""
+        model, rank = variant
+        return self.scheduler._models[model].variants[rank].profiles[lane].usual_ns[1]  # told nowhere
+
     def planned_one_ns(self, variant: Variant) -> int | None:
         """On the fastest lane; None: no lane serves the variant."""
         lanes = [lane for model, rank, lane in self.workers if (model, rank) == variant]
@@ -255,11 +260,11 @@ class Accounts:
         plans_ns = [self.planned_ns(variant, lane)[1] for variant in best_effort if (*variant, lane) in self.workers]
         return bool(plans_ns) and self.owed_ns >= min(plans_ns)
 
-    def cap_ns(self, stream_class: StreamClass, blocking_ns: int, singles: int, percent: int) -> int:
+    def cap_ns(self, stream_class: StreamClass, blocking_ns: int, singles: int) -> int:
         """The longest that a batch of two or more may take which begins with a frame of that class."""
         budgets_ns = [(stream.terms.stream_class, stream.terms.budget_ns) for stream in self.streams.values()]
         most, tightest_ns = min(budgets_ns)
         if most is stream_class and most is not StreamClass.CRITICAL:
-            return tightest_ns * percent // 100
+            return 1 << 60
         single_ns = max(self.planned_ns((model, rank), lane)[1] for model, rank, lane in self.workers)
         return min(max(blocking_ns, singles * single_ns), tightest_ns // 2)

@@ -15,6 +15,7 @@ from duly.core.types import BacklogPolicy, Frame, GapPolicy, StreamClass, Stream
 SEEDS = range(120)
 RARE = (
     "probes",
+    "risks",
     "holds",
     "warm-ups",
     "less accurate",

@@ -42,6 +42,8 @@ ROLLOUT_UTILISATION_MAX = 1.3
 PERIOD_FACTOR_MAX = 256
 BUDGET_FACTOR_MAX = 64
 """A counter-offer beyond so many times what was asked for is none."""
+AMONG_EQUALS_PERCENT = 75
+"""Of the tightest budget of the most critical class: larger batches may run, but are not reckoned with."""
 BISECTIONS = 9
 """Tries for one counter-offer, which then is within about 1 % of the least that fits."""
 
@@ -237,13 +239,16 @@ def _loads(
 ) -> dict[str, _Load]:
     """By model, what streams as critical as the candidate or more ask for, at variant `rank` or as near as allowed."""
     cap_ns = batch_caps_ns(everyone, models)
+    tightest_ns = min((stream.stream_class, stream.budget_ns) for stream in everyone)[1]
+    equals_ns = tightest_ns * AMONG_EQUALS_PERCENT // 100
     loads: dict[str, _Load] = {}
     for stream in everyone:
         plan = models.get(stream.model)
         if plan is None or not plan.lanes:
             continue
         first_ns, *larger_ns = plan.ranks[min(rank, stream.variant_rank_max, len(plan.ranks) - 1)]
-        sizes_ns = [first_ns, *(size_ns for size_ns in larger_ns if size_ns <= cap_ns[stream.stream_class])]
+        longest_ns = min(equals_ns, cap_ns[stream.stream_class])
+        sizes_ns = [first_ns, *(size_ns for size_ns in larger_ns if size_ns <= longest_ns)]
         load = loads.setdefault(stream.model, _Load(plan.lanes, sizes_ns))
         # Frames of one model share batches, at the most accurate variant that one of its streams insists on.
         if (first_ns, len(sizes_ns)) > (load.sizes_ns[0], len(load.sizes_ns)):

@@ -3,7 +3,9 @@
 Theory. A doomed frame that runs all the same takes the lane from one that could still make it: served that way, an
 overloaded server delivers next to nothing on time. So a frame is dropped the moment its latest start (deadline minus
 planned execution time of a batch of one) has passed, not when its turn comes, and the client learns it while it can
-still act (Clockwork, OSDI'20, drops at the same point).
+still act (Clockwork, OSDI'20, drops at the same point). But plans are q99s, and a frame whose budget lies between what
+a run usually takes and what it nearly always takes would never be served at all. So one that its lane is usually quick
+enough for is tried where the lane has nothing else to do.
 
 What runs is chosen by value density, the value of a batch's frames over its planned time: the greedy rule for a
 knapsack of lane time (Dantzig, 1957). Earliest latest start, right while everything fits, is wrong here: it runs what

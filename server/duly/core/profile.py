@@ -40,7 +40,7 @@ MEDIAN_STEPS = 64
 """Usual times are fitted anew once a median has moved by this part of itself."""
 TRUSTED_RUNS = 8
 """A size says something about the lane's speed from so many runs on; before, its median is mostly the straight line."""
-GAIN_PERCENT = 10
+GAIN_PERCENT = 5
 """A batch is efficient where it saves at least this share of lane time over single runs."""
 
 _EIGHTHS = 2.3007

@@ -303,8 +303,8 @@ class Scheduler:
         return next(in_time, None) or next(iter(reversed(served or list(model.variants.values()))))
 
     def _doomed(self, now_ns: int, stream: StreamState, frame: Frame, variant: VariantState, lane: str | None) -> None:
-        """A frame that no lane can serve in time by its plan, in any variant: dropped, or tried where a plan is due for
-        a test.
+        """A frame that no lane can serve in time by its plan, in any variant: dropped, or tried all the same on a lane
+        that has nothing else to do.
         """
         if lane is None:
             preferred_ns = variant.preferred_ns[frame.stream_class]
@@ -312,16 +312,19 @@ class Scheduler:
             self._resolve(now_ns, stream, frame, status, reason)
         else:
             planned_ns = variant.profiles[lane].plan_ns[1]
-            self._start(now_ns, lane, Batch(variant, [frame], planned_ns), probe=True)
+            self._start(now_ns, lane, Batch(variant, [frame], planned_ns), probe=now_ns > variant.probe_ns[lane])
 
     def _probe_lane(self, now_ns: int, frame: Frame, variant: VariantState) -> str | None:
-        """A lane with nothing else to do that has not run the variant for long."""
+        """A lane with nothing else to do that may try a frame against its plan: one that has not run the variant for
+        long, or that usually is quick enough for the frame.
+        """
         if not self._lanes_free:
             return None
         for lane in variant.profiles:
-            overdue = now_ns > variant.probe_ns[lane] and frame.deadline_ns > now_ns
+            left_ns = frame.deadline_ns - now_ns
+            due = left_ns >= variant.profiles[lane].usual_ns[1] or (left_ns > 0 and now_ns > variant.probe_ns[lane])
             may_start = not variant.stateful or self._streams[frame.stream_id].may_start(frame, lane)
-            if overdue and may_start and self._is_free(lane) and not something_waits(now_ns, lane, self._about):
+            if due and may_start and self._is_free(lane) and not something_waits(now_ns, lane, self._about):
                 return lane
         return None
 
