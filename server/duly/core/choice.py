@@ -19,7 +19,7 @@ from duly.core.batching import best_window, keeps_up, largest_size
 from duly.core.demand import lanes_needed
 from duly.core.fairness import FLOOR_MERIT
 from duly.core.hold import may_hold, ripe_ns
-from duly.core.overload import EDGE_PERCENT, fits_serially, worthiest
+from duly.core.overload import EDGE_PERCENT, RIPE_FACTOR, fits_serially, worthiest
 from duly.core.profile import Profile
 from duly.core.queue import Entry
 from duly.core.shares import STRICT, ClassShares
@@ -209,6 +209,7 @@ def _critical_batch(now_ns: int, candidates: list[_Candidate], cap_ns: int) -> B
 
 
 def _densest(now_ns: int, candidates: list[_Candidate], about: Situation, cap_ns: int) -> Batch:
+    shortest_ns = min([c.profile.usual_ns[1] for c in candidates])
     best: Batch | None = None
     best_density = 0.0
     for c in candidates:
@@ -220,6 +221,9 @@ def _densest(now_ns: int, candidates: list[_Candidate], about: Situation, cap_ns
         edge_ns = now_ns + c.profile.plan_ns[1] * EDGE_PERCENT // 100 if size == 1 else 0
         frames, value = worthiest(c.entries, begin, size, c.profile.batch_max, about.merit, edge_ns)
         density = value / c.profile.usual_ns[size]
+        waiting = len(c.entries) - begin
+        if len(candidates) > 1 and ripe_ns(c.profile, size, waiting, c.entries[begin][0]) < now_ns + shortest_ns:
+            density *= RIPE_FACTOR
         if best is None or density > best_density:
             best_density = density
             best = Batch(c.variant, frames, c.profile.plan_ns[size], by_overload=True)

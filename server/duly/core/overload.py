@@ -7,9 +7,11 @@ still act (Clockwork, OSDI'20, drops at the same point). But plans are q99s, and
 a run usually takes and what it nearly always takes would never be served at all. So one that its lane is usually quick
 enough for is tried where the lane has nothing else to do.
 
-What runs is chosen by value density, the value of a batch's frames over its planned time: the greedy rule for a
-knapsack of lane time (Dantzig, 1957). Earliest latest start, right while everything fits, is wrong here: it runs what
-is most urgent, in batches as small as their heads' slack. Within the window of the queue that gives the best rate,
+What runs is chosen by value density, the value of a batch's frames over the time it usually takes: the greedy rule for
+a knapsack of lane time (Dantzig, 1957). Earliest latest start, right while everything fits, is wrong here: it runs what
+is most urgent, in batches as small as their heads' slack. But what could grow and can wait, until the lane has run
+something else, loses nothing by it: batches that are ripe count RIPE_FACTOR times (up to 0.9 % more goodput with six
+models on one or two lanes). Within the window of the queue that gives the best rate,
 frames of higher merit go first (`fairness`), and within equal merit in their order.
 
 The status of a frame that never ran tells the client what to do about it. EXPIRED: this frame could not be met (it came
@@ -26,6 +28,8 @@ from duly.core.types import Frame, OutcomeStatus
 MISFITS_MAX = 1
 """A single frame that comes too late is lost in any order; giving up the order for it costs others. In simulation,
 density at the first misfit costs 2 % of the capacity of 6 models on one lane, and at the second nothing."""
+RIPE_FACTOR = 2.0
+"""Where every batch were to wait until it is ripe, whatever its density, models of unequal times lose up to a third."""
 EDGE_PERCENT = 150
 """A single run under overload begins with a frame that has at least this much of its plan left, where one of the same
 merit has: those closer to the edge are made late by any hiccup, and there are others."""
