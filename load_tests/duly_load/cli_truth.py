@@ -15,6 +15,10 @@ from duly_load import truth as truths
 from duly_load.scenario import Scenario, ScenarioError, load_scenario
 
 
+STALLED_MAX = 0.1
+"""Share of the time."""
+
+
 class _Wrong(click.ClickException):
     exit_code = 2
 
@@ -43,8 +47,8 @@ def truth(scenario: Path, seed: int, seconds: float | None, lanes: str, points: 
 
     It is simulated as it stands, and told how long batches held their lanes and when the machine stood still.
 
-    Exit status 0: live and told agree. 1: they differ by more than --points, or the live run failed. 2: SCENARIO is
-    wrong.
+    Exit status 0: live and told agree. 1: they differ by more than --points, the live run failed or is invalid, since
+    the machine stood still for more than a tenth of the time. 2: SCENARIO is wrong.
     """
     try:
         loaded = _lasting(load_scenario(scenario), seconds)
@@ -64,6 +68,11 @@ def truth(scenario: Path, seed: int, seconds: float | None, lanes: str, points: 
         f"the generator sent late by {found.lag_p50_ms:.2f} ms p50, {found.lag_p99_ms:.2f} ms p99, "
         f"{found.lag_max_ms:.2f} ms at most; the machine stood still for {found.stalled:.1%} of the time"
     )
+    if found.stalled > STALLED_MAX:
+        raise click.ClickException(
+            f"the run is invalid: a machine that stands still for more than {STALLED_MAX:.0%} of the time says nothing "
+            "about a server; try again when it is quiet"
+        )
     agrees = abs(found.points) <= points
     click.echo(
         f"on-time ratio, live minus told: {found.points:+.2f} points, {'within' if agrees else 'beyond'} {points:g}"

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from duly_load import null_echo, truth, truth_servers, truth_told
+from duly_load import cli_truth, null_echo, truth, truth_servers, truth_told
 from duly_load.cli import cli
 from duly_load.scenario import Scenario, ScenarioError, load_scenario, parse_scenario
 from duly_load.simulator.world import World, build
@@ -57,8 +57,9 @@ def run(*args: str | Path) -> Result:
 # ---- live ----
 
 
-def test_frames_that_have_time_are_on_time_in_both_worlds(calm: Path) -> None:
+def test_frames_that_have_time_are_on_time_in_both_worlds(calm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty seconds for five milliseconds of work, at a tenth of what the lane can do: no machine is that slow."""
+    monkeypatch.setattr(cli_truth, "STALLED_MAX", 1.0)
     result = run(calm, "--seconds", "1")
     assert result.exit_code == 0, result.output
     assert "calm, seed 0, sleeping lanes" in result.stdout
@@ -69,6 +70,14 @@ def test_frames_that_have_time_are_on_time_in_both_worlds(calm: Path) -> None:
     assert float(rows["latency p50 ms"][0]) > 5, "a batch takes as long as the scenario says"
     assert "the generator sent late by" in result.stdout
     assert "+0.00 points, within 2" in result.stdout
+
+
+def test_a_run_on_a_machine_that_stands_still_is_invalid(calm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_truth, "STALLED_MAX", -1.0)
+    result = run(calm, "--seconds", "0.5")
+    assert result.exit_code == 1
+    assert "Error: the run is invalid: a machine that stands still" in result.stderr
+    assert "points, within" not in result.stdout
 
 
 def test_a_server_that_is_not_there_is_told(calm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
