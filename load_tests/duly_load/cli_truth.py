@@ -14,7 +14,6 @@ from duly.telemetry import configure_logging
 from duly_load import truth as truths
 from duly_load.scenario import Scenario, ScenarioError, load_scenario
 
-
 STALLED_MAX = 0.1
 """Share of the time."""
 
