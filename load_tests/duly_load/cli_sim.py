@@ -1,23 +1,30 @@
 """`duly-load sim`: runs a scenario under virtual time, with one policy or several, and says how they did."""
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from duly.core.events import Event
 from duly.core.types import OutcomeStatus
 from duly_load.scenario import Scenario, ScenarioError, load_scenario
-from duly_load.simulator.engine import Policy, Run
+from duly_load.simulator.engine import Policy, Run, simulate
 from duly_load.simulator.results import Results, measure
 from duly_load.simulator.world import World, build
 
-PIPE_COLUMNS = 160
-"""Width of the table where standard output is no terminal."""
+COLUMNS_MAX = 400
+"""The tables take what they need of this, about 80 columns; rich would cut off numbers to fit a narrower terminal."""
+PROGRESS_STEPS = 1000
+"""The progress is told about so many times for each policy."""
 
 Entry = tuple[str, World, Run, Results]
 
@@ -38,22 +45,19 @@ def sim(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     policies = _policies(names or ("duly",))
     if out is not None:
         _make_folder(out)
+    outcomes, service = _tables(loaded, seed)
     entries: list[Entry] = []
-    table = _table(loaded, seed)
-    progress = Console(stderr=True)
-    for nth, (name, policy) in enumerate(policies.items(), start=1):
-        with progress.status(f"{name}, policy {nth} of {len(policies)}: {loaded.duration_s:g} s of virtual time"):
+    with _Progress(loaded, len(policies)) as progress:
+        for name, policy in policies.items():
             world = build(loaded, seed)
             began_s = time.perf_counter()
-            run = world.run(policy())
+            run = progress.run(name, world, policy())
             wall_s = time.perf_counter() - began_s
             results = measure(world, run)
-        entries.append((name, world, run, results))
-        table.add_row(name, *_cells(results), f"{len(run.frames) / wall_s:,.0f}")
-    console = Console()
-    if not console.is_terminal:
-        console.width = PIPE_COLUMNS
-    console.print(table)
+            entries.append((name, world, run, results))
+            outcomes.add_row(name, *_outcomes(results))
+            service.add_row(name, *_service(results, len(run.frames) / wall_s))
+    Console(width=COLUMNS_MAX).print(outcomes, service, sep="\n")
     if out is not None:
         _write(out, loaded, seed, entries)
         click.echo(f"written: {out / 'report.html'}, {out / 'results.json'}")
@@ -82,40 +86,100 @@ def _make_folder(out: Path) -> None:
         raise _Wrong(f"--out: {error.filename} can't be written: {error.strerror}") from error
 
 
-def _table(scenario: Scenario, seed: int) -> Table:
-    table = Table(title=escape(f"{scenario.name}, seed {seed}"))
+class _Progress:
+    """How much of all policies' virtual time is over, shown on standard error if that is a terminal."""
+
+    def __init__(self, scenario: Scenario, policies: int) -> None:
+        self._policy_ns = round(scenario.duration_s * 1e9)
+        self._policies = policies
+        self._begun = 0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[virtual]}"),
+            console=Console(stderr=True),
+            transient=True,
+            refresh_per_second=2,  # drawing takes time from the simulation
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("", total=self._policy_ns * policies, virtual="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def run(self, name: str, world: World, policy: Policy) -> Run:
+        before_ns = self._policy_ns * self._begun
+        self._begun += 1
+        self._bar.update(self._task, description=f"{escape(name)}, policy {self._begun} of {self._policies}")
+        next_ns = 0
+
+        def record(now_ns: int, _: Event) -> None:
+            nonlocal next_ns
+            if now_ns >= next_ns:  # seldom, since all else here is paid at each step of the simulation
+                next_ns = now_ns + self._policy_ns // PROGRESS_STEPS
+                done_ns = before_ns + min(now_ns, self._policy_ns)  # what waits at the end is served yet
+                virtual = f"{now_ns / 1e9:.1f} of {self._policy_ns / 1e9:.1f} s"
+                self._bar.update(self._task, completed=done_ns, virtual=virtual)
+
+        watch = None if self._bar.disable else record
+        run = simulate(policy, world.script, world.frames, world.model_of, world.service, watch)
+        self._bar.update(self._task, completed=before_ns + self._policy_ns)
+        return run
+
+
+def _tables(scenario: Scenario, seed: int) -> tuple[Table, Table]:
+    """What became of the frames, and how well they were served; two, so that each fits 80 columns."""
+    title = escape(f"{scenario.name}, seed {seed}")
+    outcomes = _table(
+        title, "on time\n%", "worst\n%", "goodput\n/s", "late", "expired", "shed", "super-\nseded", "other"
+    )
+    service = _table(
+        f"{title}: service", "p50\nms", "p99\nms", "age p99\nms", "lanes\nbusy %", "wasted\n%", "wall\nframes/s"
+    )
+    service.add_column("worst stream", no_wrap=True)
+    return outcomes, service
+
+
+def _table(title: str, *headings: str) -> Table:
+    """A column of names and, for each of `headings`, one of numbers."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("policy", no_wrap=True)
-    for heading in (
-        "on time %",
-        "late",
-        "expired",
-        "shed",
-        "superseded",
-        "other",
-        "p50 ms",
-        "p99 ms",
-        "worst stream %",
-        "wasted %",
-        "utilisation %",
-        "frames/s of wall time",
-    ):
-        table.add_column(heading, justify="right")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
-def _cells(results: Results) -> list[str]:
-    latency = results.latency_ms
+def _outcomes(results: Results) -> list[str]:
     told = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.SUPERSEDED)
     return [
-        f"{results.on_time_ratio:.2%}"[:-1] if results.frames else "-",
+        f"{100 * results.on_time_ratio:.2f}" if results.frames else "-",
+        f"{100 * results.worst_on_time_ratio:.2f}" if results.frames else "-",
+        f"{results.goodput_per_s:,.1f}",
         *(f"{results.counts[status.name]:,}" for status in told),
         f"{results.frames - sum(results.counts[status.name] for status in (OutcomeStatus.ON_TIME, *told)):,}",
-        "-" if latency is None else f"{latency.p50:.2f}",
-        "-" if latency is None else f"{latency.p99:.2f}",
-        f"{escape(results.worst_stream)} {100 * results.worst_on_time_ratio:.1f}",
-        f"{100 * results.wasted:.2f}",
-        f"{100 * results.utilisation_mean:.1f}",
     ]
+
+
+def _service(results: Results, frames_per_s: float) -> list[str]:
+    latency, age = results.latency_ms, results.age_ms
+    return [
+        "-" if latency is None else _ms(latency.p50),
+        "-" if latency is None else _ms(latency.p99),
+        "-" if age is None else _ms(age.p99),
+        f"{100 * results.utilisation_mean:.1f}",
+        f"{100 * results.wasted:.2f}",
+        f"{frames_per_s:,.0f}",
+        escape(results.worst_stream) or "-",
+    ]
+
+
+def _ms(time_ms: float) -> str:
+    return f"{time_ms:,.2f}" if time_ms < 1000 else f"{time_ms:,.0f}"
 
 
 def _write(out: Path, scenario: Scenario, seed: int, entries: list[Entry]) -> None:

@@ -92,11 +92,11 @@ def test_one_outlier_does_not_count_at_a_size_that_the_warm_up_left_out(outlier_
 
 def test_a_size_that_the_warm_up_left_out_is_learnt_from_its_own_runs() -> None:
     profile = profile_of({1: (10 * MS,) * 30, 4: (40 * MS,) * 30})
-    assert profile.planned_ns(2) == with_margin(20 * MS)
+    assert profile.plan_ns[2] == with_margin(20 * MS)
     for _ in range(WINDOW):
         profile.observe(2, 12 * MS)
-    assert profile.planned_ns(2) == with_margin(12 * MS)
-    assert profile.planned_ns(3) == with_margin(26 * MS)
+    assert profile.plan_ns[2] == with_margin(12 * MS)
+    assert profile.plan_ns[3] == with_margin(26 * MS)
 
 
 def test_few_hiccups_in_a_window_do_not_count_frequent_ones_do() -> None:
@@ -106,13 +106,13 @@ def test_few_hiccups_in_a_window_do_not_count_frequent_ones_do() -> None:
         profile.observe(1, 50 * MS)
         for _ in range(8):
             profile.observe(1, 10 * MS)
-        planned.append(profile.planned_ns(1))
+        planned.append(profile.plan_ns[1])
     assert planned[:2] == [with_margin(10 * MS)] * 2
     assert planned[2:12] == [with_margin(15 * MS)] * 10
     assert planned[13:] == [with_margin(50 * MS)] * 7
     for _ in range(WINDOW):
         profile.observe(1, 10 * MS)
-    assert profile.planned_ns(1) == with_margin(10 * MS)
+    assert profile.plan_ns[1] == with_margin(10 * MS)
 
 
 def noisy(rng: Random, time_ns: float, cv: float = 0.05) -> int:
@@ -149,7 +149,7 @@ def test_a_lasting_shift_settles_all_sizes_of_all_models_within_20_runs(factor: 
     assert all(0.94 < ratio / factor < 1.1 for ratio in ratios)
     for size, time_ns in TABLE_NS.items():
         # Neither too short nor inflated by the runs that revealed the shift.
-        assert 1.04 < first.planned_ns(size) / (time_ns * factor) < 1.3
+        assert 1.04 < first.plan_ns[size] / (time_ns * factor) < 1.3
 
 
 def test_a_profile_that_missed_a_change_of_its_lane_catches_up_with_its_next_run() -> None:
@@ -198,7 +198,7 @@ def test_a_model_that_changes_alone_leaves_the_others_alone() -> None:
         assert not second.observe(4, noisy(rng, TABLE_NS[4]))
     assert plan(second) == pytest.approx(before, rel=0.1)
     for size, time_ns in TABLE_NS.items():
-        assert 1.04 < first.planned_ns(size) / (2 * time_ns) < 1.3
+        assert 1.04 < first.plan_ns[size] / (2 * time_ns) < 1.3
 
 
 def test_runs_of_a_size_that_the_warm_up_left_out_say_nothing_about_the_lane_at_first() -> None:
@@ -270,8 +270,7 @@ def test_sizes_never_run_lie_on_a_straight_line_between_their_neighbours(
 def test_fixed_engines_plan_the_size_that_they_pad_to(samples_ns: dict[int, tuple[int, ...]]) -> None:
     profile = profile_of(samples_ns, any_size=False)
     padded = [
-        profile.planned_ns(min(known for known in samples_ns if known >= size))
-        for size in range(1, profile.batch_max + 1)
+        profile.plan_ns[min(known for known in samples_ns if known >= size)] for size in range(1, profile.batch_max + 1)
     ]
     assert plan(profile) == padded
 

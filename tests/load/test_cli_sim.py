@@ -1,6 +1,8 @@
 """`duly-load sim`: the table, the files, and what is said about mistakes."""
 
 import json
+import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,11 @@ arrivals = { kind = "poisson", rate_hz = 40 }
 """
 
 
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     file = tmp_path / "small.toml"
@@ -41,21 +48,57 @@ def sim(*args: str | Path) -> Result:
     return CliRunner().invoke(cli, ["sim", *map(str, args)])
 
 
-def test_a_row_for_each_policy(small: Path) -> None:
-    result = sim(small, "--policy", "fifo", "--policy", "edf", "--seed", "3")
+def rows(printed: str, policy: str) -> list[list[str]]:
+    """What the tables say of one policy, a row from each."""
+    return [line.split()[1:] for line in printed.splitlines() if line.split()[:1] == [policy]]
+
+
+def test_rows_for_each_policy(small: Path, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="the report draws with plotly")
+    small.write_text(SMALL.replace("rate_hz = 40", "rate_hz = 90"), encoding="utf-8")  # more than fifo can serve
+    result = sim(small, "--policy", "fifo", "--policy", "edf", "--seed", "3", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert "small, seed 3" in lines[0]
-    rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in lines if line.startswith("│")}
-    assert list(rows) == ["fifo", "edf"]
-    assert 0 < float(rows["edf"][0]) <= 100
-    assert rows["edf"][8].split()[0].startswith("camera-")
+    assert result.stdout.splitlines()[0].strip() == "small, seed 3"
+    policies = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["policies"]
+    for policy in ("fifo", "edf"):
+        told, (outcomes, service) = policies[policy], rows(result.stdout, policy)
+        worst = told["by_stream"][told["worst_stream"]]
+        assert outcomes[:2] == [f"{100 * of['on_time_ratio']:.2f}" for of in (told, worst)]
+        assert outcomes[2:4] == [f"{told['goodput_per_s']:,.1f}", f"{told['counts']['LATE']:,}"]
+        assert service[:2] == [f"{told['latency_ms'][of]:.2f}" for of in ("p50", "p99")]
+        assert service[2] == f"{told['age_ms']['p99']:.2f}"
+        assert service[-1] == told["worst_stream"]
+    assert rows(result.stdout, "fifo")[0][3] != "0"
 
 
 def test_duly_is_the_policy_unless_one_is_named(small: Path) -> None:
     result = sim(small)
     assert result.exit_code == 0, result.output
-    assert "│ duly " in result.stdout
+    assert len(rows(result.stdout, "duly")) == 2
+
+
+def test_tables_fit_80_columns_and_cut_nothing(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    heavy = SMALL.replace("rate_hz = 40", "rate_hz = 2_000").replace('"camera"', '"camera-front"')
+    small.write_text(heavy, encoding="utf-8")
+    result = sim(small, "--policy", "fifo", "--policy", "edf_window")
+    assert result.exit_code == 0, result.output
+    assert max(len(line.rstrip()) for line in result.stdout.splitlines()) <= 80
+    assert "…" not in result.stdout
+    monkeypatch.setenv("COLUMNS", "40")
+    assert [len(row) for row in rows(sim(small, "--policy", "fifo").stdout, "fifo")] == [8, 7]
+
+
+def test_progress_is_for_terminals_alone(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    assert sim(small, "--policy", "fifo").stderr == ""
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    cli.main(["sim", str(small), "--policy", "fifo", "--policy", "edf"], standalone_mode=False)
+    drawn = terminal.getvalue()
+    assert "edf, policy 2 of 2" in drawn
+    assert "100%" in drawn
+    assert " of 2.0 s" in drawn
 
 
 def test_files_of_equal_seeds_are_equal(small: Path, tmp_path: Path) -> None:

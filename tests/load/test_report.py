@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from duly.core.events import Action, BatchFinished, DispatchBatch, Event, FramesArrived, LaneDown, LaneUp, ResolveFrame
-from duly.core.types import Frame, OutcomeStatus
+from duly.core.types import Frame, OutcomeStatus, StreamClass
 from duly_load.report import html
 from duly_load.report.figures import POLICY_COLOURS, SERIES, policy_series
+from duly_load.report.run_pictures import BATCHES_MAX, TICKS_MAX
 from duly_load.report.run_tables import Entry
 from duly_load.report.series import (
     BINS_MAX,
     POINTS_MAX,
     TAIL,
-    Streams,
     age_tail,
     bin_edges,
     busiest_ns,
@@ -28,8 +28,9 @@ from duly_load.report.series import (
     upper_tail,
 )
 from duly_load.scenario import Scenario, parse_scenario
-from duly_load.simulator.results import measure
-from duly_load.simulator.world import build
+from duly_load.simulator.engine import Batches, Frames, Run
+from duly_load.simulator.results import ages_of, measure
+from duly_load.simulator.world import Session, build
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -200,6 +201,24 @@ def test_lanes_are_drawn_round_the_first_miss(tmp_path: Path) -> None:
     assert all(took_ms == pytest.approx(4, abs=0.01) for took_ms in bars[0]["x"])
 
 
+def test_short_batches_are_shown_for_less_time(tmp_path: Path) -> None:
+    model = {"name": "net", "batch_max": 1, "variants": [{"linear": {"first_ms": 0.4, "next_ms": 1}}]}
+    made = entry("one by one", OneByOne(), scenario(rate_hz=900, model=[model]))
+    figure = written(tmp_path, [made]).figures[-1]
+    bars = next(trace for trace in figure["data"] if trace["name"] == "model net")
+    assert 10 < len(bars["x"]) <= BATCHES_MAX + 1
+    window_ms = figure["layout"]["xaxis"]["range"][1]
+    assert window_ms < 200
+    ring = next(trace for trace in figure["data"] if trace["name"] == "batch with late frames")
+    assert ring["base"][0] + ring["x"][0] == pytest.approx(0.3 * window_ms, abs=0.01)
+
+
+def test_frames_given_up_at_one_time_are_one_tick(tmp_path: Path) -> None:
+    made = entry("none", Refusing(OutcomeStatus.EXPIRED), scenario(rate_hz=100_000, duration_s=0.3))
+    ticks = next(trace for trace in written(tmp_path, [made]).figures[-1]["data"] if trace["name"] == "expired")
+    assert len(ticks["x"]) == len(set(ticks["x"])) == TICKS_MAX
+
+
 def test_lost_batch_ends_when_its_frames_are_given_up(tmp_path: Path) -> None:
     of = scenario(rate_hz=80, fault=[{"lane": "gpu", "kind": "die", "at_s": 1.0, "back_s": 1.5}])
     _, _, run, _ = made = entry("one by one", OneByOne(), of)
@@ -357,18 +376,25 @@ def test_ranked_keeps_the_worst_and_the_best() -> None:
 
 def test_age_agrees_with_looking_at_every_instant() -> None:
     rng = np.random.default_rng(5)
-    opened_ns = np.array([0, 100, 250])
-    closed_ns = np.array([1000, 700, 2000])
-    stream = rng.integers(0, 2, 60)  # the third stream never gets a result
-    arrival_ns = rng.integers(100, 690, 60)
-    resolved_ns = arrival_ns + rng.integers(1, 200, 60)
+    open_ns = {1: (0, 1000), 2: (100, 700), 3: (250, 2000)}
+    sessions = [
+        Session(stream_id, "", StreamClass.STANDARD, "net", 20, *times_ns) for stream_id, times_ns in open_ns.items()
+    ]
+    stream_id = rng.integers(1, 3, 80).astype(np.int32)  # the third stream never gets a result
+    status = np.where(np.arange(80) % 4, OutcomeStatus.ON_TIME, OutcomeStatus.SHED).astype(np.int8)
+    status[::5] = OutcomeStatus.LATE
+    arrival_ns = rng.integers(100, 690, 80)
+    resolved_ns = arrival_ns + rng.integers(1, 200, 80)
+    frames, nothing = Frames(arrival_ns, arrival_ns + 20, stream_id), Batches([], [], [], [], [], [], [])
+    run = Run(frames, status, resolved_ns, np.full(80, -1, np.int32), nothing, [])
     start_ns, end_ns = 150, 900
+    answered = status != OutcomeStatus.SHED
     ages = []
-    for nth in range(3):
-        for now_ns in range(max(start_ns, opened_ns[nth]), min(end_ns, closed_ns[nth])):
-            held = arrival_ns[(stream == nth) & (resolved_ns <= now_ns)]
-            ages.append(now_ns + 0.5 - (held.max() if len(held) else opened_ns[nth]))
-    at_ns, share = age_tail(Streams(opened_ns, closed_ns, stream, arrival_ns, resolved_ns), start_ns, end_ns)
+    for number, (opened_ns, closed_ns) in open_ns.items():
+        for now_ns in range(max(start_ns, opened_ns), min(end_ns, closed_ns)):
+            held = arrival_ns[answered & (stream_id == number) & (resolved_ns <= now_ns)]
+            ages.append(now_ns + 0.5 - (held.max() if len(held) else opened_ns))
+    at_ns, share = age_tail(ages_of(sessions, run, start_ns, end_ns))
     assert at_ns.max() == pytest.approx(900 - 250, rel=0.002)
     for age_ns, part in zip(at_ns.tolist(), share.tolist(), strict=True):
         assert np.mean(np.array(ages) >= age_ns) == pytest.approx(part, abs=0.005)

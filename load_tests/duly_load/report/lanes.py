@@ -46,7 +46,7 @@ class LanePanel:
     text: list[str]
     """What else is to be said of the batch."""
     missed_ms: dict[OutcomeStatus, Floats]
-    """When frames that never ran were given up, by how they ended."""
+    """When frames that never ran were given up, by how they ended; each time once."""
 
 
 def lane_timeline(window_ms: float, panels: list[LanePanel]) -> Json:

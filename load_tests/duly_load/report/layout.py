@@ -42,7 +42,7 @@ def single(height_px: int) -> Json:
     """A layout of one panel, without its axes."""
     return {
         "height": height_px,
-        "margin": {"l": 64, "r": 12, "t": 12, "b": 52},
+        "margin": {"l": 64, "r": 20, "t": 12, "b": 52},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "--ink"},

@@ -3,6 +3,7 @@
 What arrived before the scenario's warm-up was over is left out. Policies share each picture, so that they compare.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,6 @@ from duly_load.report.page import Picture
 from duly_load.report.run_tables import Entry
 from duly_load.report.series import (
     MISSED,
-    Streams,
     age_tail,
     bin_edges,
     busiest_ns,
@@ -31,14 +31,17 @@ from duly_load.report.series import (
     upper_tail,
 )
 from duly_load.simulator.engine import Run
-from duly_load.simulator.results import Results
+from duly_load.simulator.results import Results, ages_of, lane_left_ns, served
 from duly_load.simulator.world import World
 
-WINDOW_NS = 200_000_000
-WINDOW_BEFORE_NS = 60_000_000
-"""The lanes are shown from so long before the first miss."""
-BARS_MAX = 1500
-"""Batches and missed frames that one policy's lanes are drawn with; a window that holds more is made shorter."""
+WINDOWS_NS = tuple(step * 100_000 for step in (2000, 1000, 500, 200, 100, 50, 20, 10, 5, 2, 1))
+"""The lanes are shown for the longest of these in which their batches are wide enough to be read."""
+BEFORE_PERCENT = 30
+"""Share of the window that lies before the first miss."""
+BATCHES_MAX = 80
+"""Of one lane, within the window."""
+TICKS_MAX = 1000
+"""Places within the window at which frames that never ran are marked; more would lie on the same pixels."""
 
 
 @dataclass(slots=True)
@@ -59,8 +62,7 @@ class _Counted:
 
     @property
     def served(self) -> NDArray[np.bool_]:
-        served: NDArray[np.bool_] = (self.status == OutcomeStatus.ON_TIME) | (self.status == OutcomeStatus.LATE)
-        return served
+        return served(self.status)
 
 
 def _counted(world: World, run: Run) -> _Counted:
@@ -105,8 +107,8 @@ def pictures(entries: list[Entry]) -> list[Picture]:
         ),
         Picture(
             "Slack",
-            "From a result to its deadline: what is left of 0 came late. Where a line meets 0 is the share of late "
-            "results. Of the frames that got a result.",
+            "From a result to its deadline, of the frames that got one: what is left of 0 came late, and where a line "
+            "meets 0 is the share of late results. It opens round 0; a line that is not seen lies further left.",
             lower_tails(
                 [
                     (policy, _ms(lower_tail((run.deadline_ns - run.resolved_ns)[run.served].astype(np.float64))))
@@ -128,7 +130,7 @@ def pictures(entries: list[Entry]) -> list[Picture]:
             "answered show here, as they do not in the latency.",
             upper_tails(
                 [
-                    (policy, _ms(age_tail(_streams(world, run), first.start_ns, first.end_ns)))
+                    (policy, _ms(age_tail(ages_of(world.sessions, run, first.start_ns, first.end_ns))))
                     for policy, world, run, _ in entries
                 ],
                 "age of information (ms)",
@@ -142,29 +144,22 @@ def _stream_ratios(results: Results) -> NDArray[np.float64]:
     return np.array([stream.on_time_ratio for stream in results.by_stream.values() if stream.frames])
 
 
-def _streams(world: World, run: Run) -> Streams:
-    served = (run.status == OutcomeStatus.ON_TIME) | (run.status == OutcomeStatus.LATE)
-    return Streams(
-        np.array([session.opened_ns for session in world.sessions], np.int64),
-        np.array([session.closed_ns for session in world.sessions], np.int64),
-        run.frames.stream_id[served].astype(np.int64) - world.sessions[0].stream_id,
-        run.frames.arrival_ns[served],
-        run.resolved_ns[served],
-    )
-
-
 def _lanes(entries: list[Entry], counted: list[tuple[str, _Counted]]) -> Picture:
     """The lanes of all policies within one window: round the first miss of the policy that misses least."""
     missing = [(int(np.sum(run.missed)), nth) for nth, (_, run) in enumerate(counted) if np.any(run.missed)]
     if missing:
         policy, run = counted[min(missing)[1]]
-        start_ns = max(run.start_ns, int(run.resolved_ns[run.missed].min()) - WINDOW_BEFORE_NS)
+        at_ns = int(run.resolved_ns[run.missed].min())
         why = f"round the first miss of {policy}"
     else:
         _, run = counted[0]
-        start_ns = busiest_ns(run.arrival_ns, run.start_ns, run.end_ns, WINDOW_NS)
+        at_ns = busiest_ns(run.arrival_ns, run.start_ns, run.end_ns, WINDOWS_NS[0])
         why = "where most frames arrive, since none was missed"
-    end_ns = min(_window_end_ns(run, start_ns) for _, _, run, _ in entries)
+    windows_ns = [(max(run.start_ns, at_ns - width_ns * BEFORE_PERCENT // 100), width_ns) for width_ns in WINDOWS_NS]
+    start_ns, width_ns = next(
+        (window for window in windows_ns if all(_readable(run, *window) for _, _, run, _ in entries)), windows_ns[-1]
+    )
+    end_ns = start_ns + width_ns
     hidden = max(len(world.scenario.lanes) for _, world, _, _ in entries) - LANES_MAX
     return Picture(
         "Lanes",
@@ -178,20 +173,18 @@ def _lanes(entries: list[Entry], counted: list[tuple[str, _Counted]]) -> Picture
     )
 
 
-def _window_end_ns(run: Run, start_ns: int) -> int:
-    """At most `WINDOW_NS` after its start; earlier where more than `BARS_MAX` batches or frames would be in it."""
-    end_ns = start_ns + WINDOW_NS
-    for at_ns in (np.array(run.batches.started_ns, np.int64), run.resolved_ns[run.batch < 0]):
-        within = np.sort(at_ns[(at_ns >= start_ns) & (at_ns < end_ns)])
-        if len(within) > BARS_MAX:
-            end_ns = max(start_ns + 1, int(within[BARS_MAX]))
-    return end_ns
+def _readable(run: Run, start_ns: int, width_ns: int) -> bool:
+    """Whether no lane began more batches within the window than can be told apart."""
+    started_ns = np.array(run.batches.started_ns, np.int64)
+    began = np.flatnonzero((started_ns >= start_ns) & (started_ns < start_ns + width_ns))
+    on_lane = Counter(run.batches.lane[nth] for nth in began)
+    return max(on_lane.values(), default=0) <= BATCHES_MAX
 
 
 def _lane_panel(policy: str, world: World, run: Run, start_ns: int, end_ns: int) -> LanePanel:
     lanes = list(world.scenario.lanes[:LANES_MAX])
     batches = run.batches
-    ended_ns = _ended_ns(run)
+    ended_ns = lane_left_ns(run)
     shown = [
         nth
         for nth, lane in enumerate(batches.lane)
@@ -199,6 +192,7 @@ def _lane_panel(policy: str, world: World, run: Run, start_ns: int, end_ns: int)
     ]
     ran_late = run.batch[(run.status == OutcomeStatus.LATE) & (run.batch >= 0)]
     late = np.bincount(ran_late, minlength=len(batches.size))
+    tick_ns = (end_ns - start_ns) // TICKS_MAX
     given_up = (run.batch < 0) & (run.resolved_ns >= start_ns) & (run.resolved_ns < end_ns)
     return LanePanel(
         policy,
@@ -212,19 +206,13 @@ def _lane_panel(policy: str, world: World, run: Run, start_ns: int, end_ns: int)
         [batches.ended_ns[nth] < 0 for nth in shown],
         [_told(run, nth, int(late[nth])) for nth in shown],
         {
-            outcome: (run.resolved_ns[given_up & (run.status == outcome)] - start_ns) / 1e6
+            outcome: np.unique((run.resolved_ns[given_up & (run.status == outcome)] - start_ns) // tick_ns)
+            * tick_ns
+            / 1e6
             for outcome in OutcomeStatus
             if np.any(given_up & (run.status == outcome))
         },
     )
-
-
-def _ended_ns(run: Run) -> NDArray[np.int64]:
-    """When each batch left its lane; one that never ended held it until its frames were given up."""
-    ended_ns = np.array(run.batches.ended_ns, np.int64)
-    lost = (run.batch >= 0) & (ended_ns[run.batch] < 0) if len(ended_ns) else np.zeros(len(run.batch), np.bool_)
-    np.maximum.at(ended_ns, run.batch[lost], run.resolved_ns[lost])
-    return ended_ns
 
 
 def _told(run: Run, nth: int, late: int) -> str:

@@ -27,7 +27,7 @@ def _policies(entries: list[Entry]) -> Table:
     ]
     columns = (
         Column("on time", "on-time frames of all that were not cancelled", ".2%", best=1),
-        Column("goodput /s", "on-time frames per second", ",.1f", best=1),
+        Column("goodput/s", "on-time frames per second", ",.1f", best=1),
         *(Column(words(outcome), f"frames that ended {outcome.name}", ",") for outcome in outcomes),
         Column("p50 ms", "median latency, from arrival to result, of the frames that got one", ",.2f", best=-1),
         Column("p99 ms", "99th percentile of the same", ",.2f", best=-1),

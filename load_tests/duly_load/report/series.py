@@ -5,12 +5,11 @@ of any order; each function takes empty arrays. What comes back is small enough 
 bins and `POINTS_MAX` points, however long the run was.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from duly.core.types import OutcomeStatus
+from duly_load.simulator.results import Ages, age_quantiles_ns
 
 BINS_MAX = 120
 BIN_FRAMES = 10
@@ -74,54 +73,12 @@ def ranked(ratios: Floats) -> tuple[Floats, Floats]:
     return (ranks + 1) / max(1, count), np.sort(ratios)[ranks]
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """When each stream was open, and the results that streams got (of ON_TIME and LATE frames), in any order."""
-
-    opened_ns: Ints
-    closed_ns: Ints
-    stream: Ints
-    """By result: index into the two arrays above."""
-    arrival_ns: Ints
-    """By result: when its frame arrived."""
-    resolved_ns: Ints
-
-
-def age_tail(streams: Streams, start_ns: int, end_ns: int) -> tuple[Floats, Floats]:
-    """(age in ns, share of the time of all streams in which the newest result held is at least that old).
-
-    The time is that in which streams are open between start and end. A result's age counts from its frame's arrival;
-    before its first result a stream's age counts from its opening, so that one that starves does show.
-    """
-    low_ns, high_ns = _age_spans(streams, start_ns, end_ns)
-    if not np.any(high_ns > low_ns):
+def age_tail(ages: Ages) -> tuple[Floats, Floats]:
+    """(age in ns, share of the time of all streams in which the newest result held is at least that old)."""
+    if not len(ages.from_ns):
         return np.empty(0), np.empty(0)
-    # Time spent at ages up to x grows with x at the number of spans that hold x.
-    ages_ns = np.concatenate([low_ns, high_ns])
-    order = np.argsort(ages_ns, kind="stable")
-    ages_ns = ages_ns[order]
-    holding = np.cumsum(np.where(order < len(low_ns), 1, -1))
-    spent_ns = np.append(0, np.cumsum(holding[:-1] * np.diff(ages_ns)))
     shares = np.geomspace(1, TAIL, POINTS_MAX)
-    return np.interp((1 - shares) * spent_ns[-1], spent_ns, ages_ns), shares
-
-
-def _age_spans(streams: Streams, start_ns: int, end_ns: int) -> tuple[Ints, Ints]:
-    """Least and greatest age between a result and the next: within such a span all ages occur equally long."""
-    # Each stream begins as if a frame that arrived when it opened had been answered at once.
-    stream = np.concatenate([np.arange(len(streams.opened_ns)), streams.stream])
-    at_ns = np.concatenate([streams.opened_ns, streams.resolved_ns])
-    held_ns = np.concatenate([streams.opened_ns, streams.arrival_ns])
-    order = np.lexsort((at_ns, stream))
-    stream, at_ns, held_ns = stream[order], at_ns[order], held_ns[order]
-    # One running maximum for all streams: each is lifted above every time of the one before.
-    lift_ns = stream * (int(at_ns.max(initial=0)) + 1)
-    held_ns = np.maximum.accumulate(held_ns + lift_ns) - lift_ns
-    closed_ns = np.minimum(streams.closed_ns[stream], end_ns)
-    same = np.append(stream[1:] == stream[:-1], False) if len(stream) else np.empty(0, np.bool_)
-    until_ns = np.minimum(np.where(same, np.roll(at_ns, -1), closed_ns), closed_ns)
-    from_ns = np.maximum(at_ns, start_ns)
-    return from_ns - held_ns, np.maximum(until_ns, from_ns) - held_ns
+    return age_quantiles_ns(ages.from_ns, ages.to_ns, 1 - shares), shares
 
 
 def busiest_ns(arrival_ns: Ints, start_ns: int, end_ns: int, window_ns: int) -> int:

@@ -8,6 +8,7 @@ Age of information is now minus the arrival of the newest frame whose result, on
 holds one, now minus when it opened. Kaul, Yates and Gruteser, "Real-time status: How often should one update?", 2012.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from duly.core.types import OutcomeStatus, StreamClass
 from duly_load.simulator.engine import Run
-from duly_load.simulator.world import World
+from duly_load.simulator.world import Session, World
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -109,11 +110,21 @@ class Results(Tally):
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """Stretches of time during which the age of a stream rises steadily; arrays of the same length."""
+
+    stream_id: Ints
+    from_ns: Ints
+    to_ns: Ints
+    """The age at the beginning and at the end of the stretch, which is as long as the age rises."""
+
+
 def measure(world: World, run: Run) -> Results:
     """The results of a run of `world`."""
     start_ns, end_ns = round(world.scenario.warm_s * 1e9), round(world.scenario.duration_s * 1e9)
     counted = _counted(run, start_ns, (end_ns - start_ns) / 1e9)
-    ages = _ages(world, run, start_ns, end_ns)
+    ages = ages_of(world.sessions, run, start_ns, end_ns)
 
     names = list(dict.fromkeys(session.name for session in world.sessions))
     position = {name: nth for nth, name in enumerate(names)}
@@ -149,6 +160,59 @@ def measure(world: World, run: Run) -> Results:
     )
 
 
+def served(status: NDArray[np.int8]) -> Chosen:
+    """The frames that got a result, in time or late."""
+    return np.isin(status, (OutcomeStatus.ON_TIME, OutcomeStatus.LATE))
+
+
+def ages_of(sessions: Sequence[Session], run: Run, start_ns: int, end_ns: int) -> Ages:
+    """How age rises from result to result, in the time between start and end in which sessions are open.
+
+    `sessions` in order of stream ids, which are 1, 2, ...
+    """
+    answered = served(run.status)
+    opened_ns = np.array([session.opened_ns for session in sessions], np.int64)
+    closed_ns = np.array([0, *(min(session.closed_ns, end_ns) for session in sessions)], np.int64)
+    # As if each session got a result at once when it opened, of a frame that arrived then.
+    stream_id = np.concatenate((np.arange(1, len(sessions) + 1), run.frames.stream_id[answered]))
+    resolved_ns = np.concatenate((opened_ns, run.resolved_ns[answered]))
+    arrival_ns = np.concatenate((opened_ns, run.frames.arrival_ns[answered]))
+    order = np.lexsort((resolved_ns, stream_id))
+    stream_id, resolved_ns, arrival_ns = stream_id[order], resolved_ns[order], arrival_ns[order]
+    # Each stream's times are lifted above those of the one before, so that one running maximum serves them all.
+    lift_ns = stream_id.astype(np.int64) * (int(resolved_ns.max(initial=0)) + 1)
+    held_ns = np.maximum.accumulate(arrival_ns + lift_ns) - lift_ns
+    same = np.append(stream_id[1:] == stream_id[:-1], False)
+    until_ns = np.where(same, np.append(resolved_ns[1:], 0), closed_ns[stream_id])
+    from_ns, to_ns = np.maximum(resolved_ns, start_ns), np.minimum(until_ns, closed_ns[stream_id])
+    keep = to_ns > from_ns
+    return Ages(stream_id[keep], (from_ns - held_ns)[keep], (to_ns - held_ns)[keep])
+
+
+def age_quantiles_ns(from_ns: Ints, to_ns: Ints, parts: Floats) -> Floats:
+    """The ages that are not exceeded for these parts (0 to 1) of the time that the stretches take together; exact.
+
+    `from_ns`, `to_ns`: ages at the beginning and at the end of each stretch, as in `Ages`; at least one.
+    """
+    # Time spent at ages up to x grows with x at the number of stretches that hold x.
+    ages_ns = np.concatenate((from_ns, to_ns))
+    order = np.argsort(ages_ns, kind="stable")
+    ages_ns = ages_ns[order]
+    holding = np.cumsum(np.where(order < len(from_ns), 1, -1))
+    spent_ns = np.append(0, np.cumsum(holding[:-1] * np.diff(ages_ns)))
+    at_ns: Floats = np.interp(parts * spent_ns[-1], spent_ns, ages_ns)
+    return at_ns
+
+
+def lane_left_ns(run: Run) -> Ints:
+    """When each batch left its lane; one that never ended held it until its frames were given up."""
+    left_ns = np.array(run.batches.ended_ns, np.int64)
+    never = np.append(left_ns < 0, False)  # -1 takes the last
+    lost = never[run.batch]
+    np.maximum.at(left_ns, run.batch[lost], run.resolved_ns[lost])
+    return left_ns
+
+
 @dataclass(frozen=True, slots=True)
 class _Counted:
     """The frames that count; arrays of the same length."""
@@ -162,16 +226,6 @@ class _Counted:
     """It ran on another variant than the frame of its stream that ran before."""
     stream_id: NDArray[np.int32]
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Ages:
-    """Stretches of time during which the age of a stream rises steadily; arrays of the same length."""
-
-    stream_id: Ints
-    from_ns: Ints
-    to_ns: Ints
-    """The age at the beginning and at the end of the stretch."""
 
 
 def _counted(run: Run, start_ns: int, seconds: float) -> _Counted:
@@ -201,11 +255,7 @@ def _switched(run: Run) -> Chosen:
     return switched
 
 
-def _served(status: NDArray[np.int8]) -> Chosen:
-    return np.isin(status, (OutcomeStatus.ON_TIME, OutcomeStatus.LATE))
-
-
-def _tallies(counted: _Counted, ages: _Ages, group_of: Ints, groups: Any) -> list[Tally]:
+def _tallies(counted: _Counted, ages: Ages, group_of: Ints, groups: Any) -> list[Tally]:
     """One for each of `groups`; `group_of` by stream id."""
     frame_group, age_group = group_of[counted.stream_id], group_of[ages.stream_id]
     frame_order, age_order = np.argsort(frame_group, kind="stable"), np.argsort(age_group, kind="stable")
@@ -218,9 +268,9 @@ def _tallies(counted: _Counted, ages: _Ages, group_of: Ints, groups: Any) -> lis
     return tallies
 
 
-def _tally(counted: _Counted, frames: Ints | slice, ages: _Ages, stretches: Ints | slice) -> Tally:
+def _tally(counted: _Counted, frames: Ints | slice, ages: Ages, stretches: Ints | slice) -> Tally:
     status = counted.status[frames]
-    served = _served(status)
+    answered = served(status)
     by_number = np.bincount(status, minlength=max(OutcomeStatus) + 1).tolist()
     counts = {outcome.name: by_number[outcome] for outcome in OutcomeStatus}
     wanted = len(status) - counts["CANCELLED"]
@@ -230,9 +280,9 @@ def _tally(counted: _Counted, frames: Ints | slice, ages: _Ages, stretches: Ints
         counts,
         counts["ON_TIME"] / wanted if wanted else 1.0,
         counts["ON_TIME"] / counted.seconds,
-        _spread(counted.latency_ns[frames][served]),
+        _spread(counted.latency_ns[frames][answered]),
         _spread(queueing_ns[queueing_ns >= 0]),
-        _spread(counted.slack_ns[frames][served]),
+        _spread(counted.slack_ns[frames][answered]),
         _age(ages.from_ns[stretches], ages.to_ns[stretches]),
         int(counted.switched[frames].sum()),
     )
@@ -248,51 +298,19 @@ def _spread(times_ns: Ints) -> Spread | None:
     )
 
 
-def _ages(world: World, run: Run, start_ns: int, end_ns: int) -> _Ages:
-    served = _served(run.status)
-    ids = np.arange(1, len(world.sessions) + 1)
-    opened_ns = np.array([session.opened_ns for session in world.sessions], np.int64)
-    closed_ns = np.array([0, *(min(session.closed_ns, end_ns) for session in world.sessions)], np.int64)
-    # As if each session got a result at once when it opened, of a frame that arrived then.
-    stream_id = np.concatenate((ids, run.frames.stream_id[served]))
-    resolved_ns = np.concatenate((opened_ns, run.resolved_ns[served]))
-    arrival_ns = np.concatenate((opened_ns, run.frames.arrival_ns[served]))
-    order = np.lexsort((resolved_ns, stream_id))
-    stream_id, resolved_ns, arrival_ns = stream_id[order], resolved_ns[order], arrival_ns[order]
-    # Each stream's times are lifted above those of the one before, so that one running maximum serves them all.
-    lift_ns = stream_id.astype(np.int64) * (int(resolved_ns.max(initial=0)) + 1)
-    held_ns = np.maximum.accumulate(arrival_ns + lift_ns) - lift_ns
-    same = np.append(stream_id[1:] == stream_id[:-1], False)
-    until_ns = np.where(same, np.append(resolved_ns[1:], 0), closed_ns[stream_id])
-    from_ns, to_ns = np.maximum(resolved_ns, start_ns), np.minimum(until_ns, closed_ns[stream_id])
-    keep = to_ns > from_ns
-    return _Ages(stream_id[keep], (from_ns - held_ns)[keep], (to_ns - held_ns)[keep])
-
-
 def _age(from_ns: Ints, to_ns: Ints) -> Age | None:
-    """Mean and 99th percentile over time of an age that rises steadily from each `from_ns` to its `to_ns`; exact."""
+    """Mean and percentile over time; exact."""
     if not len(from_ns):
         return None
     from_ms, to_ms = from_ns / 1e6, to_ns / 1e6
     mean = float(((to_ms - from_ms) * (to_ms + from_ms)).sum() / 2 / (to_ms - from_ms).sum())
-    # Time spent at ages up to x grows with x at the number of stretches that hold x.
-    ages = np.concatenate((from_ms, to_ms))
-    order = np.argsort(ages, kind="stable")
-    ages = ages[order]
-    holding = np.cumsum(np.where(order < len(from_ms), 1, -1))
-    spent = np.concatenate(([0.0], np.cumsum(holding[:-1] * np.diff(ages))))
-    return Age(mean, float(np.interp(0.99 * spent[-1], spent, ages)))
+    return Age(mean, float(age_quantiles_ns(from_ns, to_ns, np.array([0.99]))[0]) / 1e6)
 
 
 def _lanes(world: World, run: Run, start_ns: int, end_ns: int) -> tuple[dict[str, float], float]:
     """Utilisation by lane, and the share of the busy time that was wasted."""
     batches = run.batches
-    ended_ns = np.array(batches.ended_ns, np.int64)
-    never = ended_ns < 0
-    if never.any():  # it held its lane until its frames were given up
-        lost = (run.batch >= 0) & never[run.batch]
-        np.maximum.at(ended_ns, run.batch[lost], run.resolved_ns[lost])
-    busy_ns = np.minimum(ended_ns, end_ns) - np.maximum(np.array(batches.started_ns, np.int64), start_ns)
+    busy_ns = np.minimum(lane_left_ns(run), end_ns) - np.maximum(np.array(batches.started_ns, np.int64), start_ns)
     busy_ns = np.maximum(busy_ns, 0)
     late = np.bincount(run.batch[run.status == OutcomeStatus.LATE], minlength=len(busy_ns))
     wasted_ns = busy_ns * late / np.maximum(np.array(batches.size, np.int64), 1)

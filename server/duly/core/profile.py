@@ -101,7 +101,7 @@ class _Sizes:
 
 
 class Profile:
-    """`planned_ns(b)` for 1 <= b <= `batch_max`."""
+    """`plan_ns[b]` for 1 <= b <= `batch_max`."""
 
     __slots__ = (
         "_any_size",
@@ -148,9 +148,6 @@ class Profile:
         self.efficient: list[int] = []
         """By number of frames, the largest batch of at most so many that pays; at least 1. Replaced like `plan_ns`."""
         self._fit()
-
-    def planned_ns(self, batch_size: int) -> int:
-        return self.plan_ns[batch_size]
 
     def observe(self, batch_size: int, actual_ns: int, *, after_idle: bool = False) -> bool:
         """A batch of that size took so long. True where that showed that the speed of the lane has changed, so that its
