@@ -211,7 +211,7 @@ class Accounts:
     def usual_one_ns(self, variant: Variant, lane: str) -> int:
         """Median of a batch of one on a lane that serves the variant."""
         model, rank = variant
-        return self.scheduler._models[model].variants[rank].profiles[lane].usual_ns[1]  # told nowhere
+        return self.scheduler._served.by_name[model].variants[rank].profiles[lane].usual_ns[1]  # told nowhere
 
     def planned_one_ns(self, variant: Variant) -> int | None:
         """On the fastest lane; None: no lane serves the variant."""

@@ -46,6 +46,7 @@ class Situation:
     """What a choice rests on beside the lane itself."""
 
     variants: list[VariantState]
+    """At least those that have frames waiting; of equals the first goes first."""
     streams: dict[int, StreamState]
     lanes: int
     """That are up."""
@@ -65,18 +66,7 @@ class Situation:
 
 
 class _Candidate:
-    __slots__ = (
-        "deadline_ns",
-        "entries",
-        "first",
-        "gap_ns",
-        "latest_start_ns",
-        "lists",
-        "needed",
-        "profile",
-        "size",
-        "variant",
-    )
+    __slots__ = ("deadline_ns", "entries", "first", "latest_start_ns", "lists", "profile", "size", "variant", "waiting")
 
     def __init__(
         self, variant: VariantState, profile: Profile, lists: list[list[Entry]], entries: list[Entry], first: int
@@ -88,20 +78,22 @@ class _Candidate:
         """Of the class that is to be served."""
         self.first = first
         """Index of the first that this lane can serve in time."""
+        self.waiting = len(entries) - first
+        """From there on."""
         self.deadline_ns = entries[first][0]
         self.size = 0
         self.latest_start_ns = 0
 
-    def measure(self, now_ns: int) -> float:
-        """How many lanes its model keeps busy at the rate at which frames come now."""
-        self.gap_ns = self.variant.arrivals.now(now_ns)
-        budget_ns = self.deadline_ns - self.entries[self.first][2].arrived_ns
-        self.needed = lanes_needed(self.profile, self.gap_ns, budget_ns)
-        return self.needed
-
-    def form(self, limit_ns: int) -> None:
-        self.size = largest_size(self.profile, limit_ns, len(self.entries) - self.first)
+    def form(self, now_ns: int, cap_ns: int) -> None:
+        slack_ns = self.deadline_ns - now_ns
+        limit_ns = slack_ns if slack_ns < cap_ns else cap_ns
+        self.size = largest_size(self.profile, limit_ns, self.waiting) if self.waiting > 1 else 1
         self.latest_start_ns = self.deadline_ns - self.profile.plan_ns[self.size]
+
+    def lanes_needed(self, now_ns: int) -> float:
+        """How many lanes its model keeps busy at the rate at which frames come now."""
+        budget_ns = self.deadline_ns - self.entries[self.first][2].arrived_ns
+        return lanes_needed(self.profile, self.variant.arrivals.now(now_ns), budget_ns)
 
 
 def next_batch(now_ns: int, lane: str, about: Situation) -> Batch | Hold | None:
@@ -112,19 +104,17 @@ def next_batch(now_ns: int, lane: str, about: Situation) -> Batch | Hold | None:
         return None
     cap_ns = about.cap_ns[stream_class]
     for candidate in candidates:
-        slack_ns = candidate.deadline_ns - now_ns
-        candidate.form(slack_ns if slack_ns < cap_ns else cap_ns)
+        candidate.form(now_ns, cap_ns)
     critical = stream_class is StreamClass.CRITICAL
     if critical and not about.critical_missed:
         return _critical_batch(now_ns, candidates, cap_ns)
     if len(candidates) > 1:
         candidates.sort(key=_latest_start)
-    needed = sum([candidate.measure(now_ns) for candidate in candidates])
-    if about.lanes_free == 1 and not _all_fit(now_ns, candidates, about.lanes, needed):
+    if about.lanes_free == 1 and not _all_fit(now_ns, candidates, about.lanes):
         return _densest(now_ns, candidates, about, cap_ns)
     chosen = candidates[0]
-    if not critical and not about.draining and may_hold(about.lanes, len(candidates), needed):
-        ripe = [ripe_ns(c.profile, c.size, len(c.entries) - c.first, c.deadline_ns) for c in candidates]
+    if not critical and not about.draining and _may_hold(now_ns, candidates, about.lanes):
+        ripe = [ripe_ns(c.profile, c.size, c.waiting, c.deadline_ns) for c in candidates]
         if min(ripe) > now_ns:
             return Hold(min(ripe))
         chosen = next(c for c, from_ns in zip(candidates, ripe, strict=True) if from_ns <= now_ns)
@@ -157,41 +147,54 @@ def _candidates(
     now_ns: int, lane: str, about: Situation, order: Sequence[StreamClass]
 ) -> tuple[StreamClass, list[_Candidate]]:
     """All variants that the lane could serve in time with a frame of the first class that has any."""
-    waiting = [
-        (variant, profile, variant.runnable(lane, about.streams))
-        for variant in about.variants
-        if variant.waiting.count and (profile := variant.profiles.get(lane)) is not None
-    ]
-    for stream_class in order:
-        candidates = []
-        for variant, profile, lists in waiting:
-            entries = lists[stream_class]
-            if entries:
-                from_ns = now_ns + profile.plan_ns[1]
+    first_class = len(order) - 1
+    candidates: list[_Candidate] = []
+    for variant in about.variants:
+        profile = variant.profiles.get(lane) if variant.waiting.count else None
+        if profile is None:
+            continue
+        lists = variant.runnable(lane, about.streams)
+        from_ns = now_ns + profile.plan_ns[1]
+        for nth in range(first_class + 1):
+            entries = lists[order[nth]]
+            # Where the last is too late, all are.
+            if entries and entries[-1][0] >= from_ns:
                 first = 0
-                while first < len(entries) and entries[first][0] < from_ns:
+                while entries[first][0] < from_ns:
                     first += 1
-                if first < len(entries):
-                    candidates.append(_Candidate(variant, profile, lists, entries, first))
-        if candidates:
-            return stream_class, candidates
-    return order[0], []
+                if nth < first_class:
+                    first_class, candidates = nth, []
+                candidates.append(_Candidate(variant, profile, lists, entries, first))
+                break
+    return order[first_class], candidates
 
 
-def _all_fit(now_ns: int, candidates: list[_Candidate], lanes: int, needed: float) -> bool:
+def _all_fit(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
     """Whether all of them can be served, each by its part of the lanes. `candidates`: in order of latest starts."""
-    if len(candidates) > 1:
+    several = len(candidates) > 1
+    if several:
         urgencies = [(c.latest_start_ns, c.profile.usual_ns[c.size], c.size) for c in candidates]
         if not fits_serially(now_ns, lanes, urgencies):
             return False
-    for c in candidates:
-        waiting = len(c.entries) - c.first
-        if c.size < waiting or len(candidates) == 1:
-            share = lanes * c.needed / needed if c.needed and len(candidates) > 1 else lanes
+    needed: list[float] = []
+    for nth, c in enumerate(candidates):
+        if c.size < c.waiting or not several:
+            share = float(lanes)
+            if several:
+                needed = needed or [candidate.lanes_needed(now_ns) for candidate in candidates]
+                if needed[nth]:
+                    share = lanes * needed[nth] / sum(needed)
             entries = c.entries[c.first :] if c.first else c.entries
-            if not keeps_up(entries, c.profile, now_ns, c.gap_ns, share):
+            if not keeps_up(entries, c.profile, now_ns, c.variant.arrivals.now(now_ns), share):
                 return False
     return True
+
+
+def _may_hold(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
+    # How much is asked of the lanes is only measured where it matters: not where even all of them would not do.
+    if not may_hold(lanes, len(candidates), lanes):
+        return False
+    return may_hold(lanes, len(candidates), sum([candidate.lanes_needed(now_ns) for candidate in candidates]))
 
 
 def _critical_batch(now_ns: int, candidates: list[_Candidate], cap_ns: int) -> Batch:
@@ -242,7 +245,7 @@ def _grown(now_ns: int, chosen: _Candidate, order: Sequence[StreamClass], cap_ns
     profile, first, size = chosen.profile, chosen.first, chosen.size
     entries = chosen.entries
     frames = [entry[2] for entry in (entries if size == len(entries) else entries[first : first + size])]
-    if first + size == len(entries) and size < profile.batch_max:
+    if size == chosen.waiting and size < chosen.variant.waiting.count and size < profile.batch_max:
         plan, deadline_ns = profile.plan_ns, chosen.deadline_ns
         more: list[Frame] = []
         later = False

@@ -1,5 +1,6 @@
-"""What the scheduler keeps of each stream, model, variant, lane and running batch. Plain records: every change is the
-scheduler's."""
+"""What is kept of each stream, model, variant, lane and running batch. Plain records: `frames` changes streams and
+queues, `lanes` lanes, `served` models and profiles; the rest are the scheduler's notes.
+"""
 
 from duly.core.demand import ArrivalGap
 from duly.core.events import DispatchBatch, WarmLane
@@ -71,6 +72,7 @@ class VariantState:
         "longest_one_ns",
         "model",
         "name",
+        "number",
         "passed_ns",
         "planned_one_ns",
         "preferred_ns",
@@ -82,11 +84,13 @@ class VariantState:
         "warm_after_ns",
     )
 
-    def __init__(self, model: str, name: str, rank: int, stateful: bool) -> None:
+    def __init__(self, model: str, name: str, rank: int, stateful: bool, number: int = 0) -> None:
         self.model = model
         self.name = name
         self.rank = rank
         self.stateful = stateful
+        self.number = number
+        """Of all variants in the order in which they came."""
         self.profiles: dict[str, Profile] = {}
         """By lane."""
         self.waiting = WaitingFrames()

@@ -1,0 +1,113 @@
+"""Which models are served, in which variants, and how long they take on which lane.
+
+A variant has a profile for each lane that a worker of it is warm on. Variants come one by one with `ModelReady`; a
+model goes from one lane when its worker there is gone, or altogether when it is unloaded.
+"""
+
+from collections.abc import Iterable
+
+from duly.core.admission import ModelPlan
+from duly.core.events import ModelReady
+from duly.core.lane_speed import LaneSpeed
+from duly.core.profile import Profile
+from duly.core.state import ModelState, VariantState
+from duly.core.types import Frame, StreamTerms
+
+
+class ServedModels:
+    __slots__ = ("_variants_ever", "by_name", "several", "variants", "warmed")
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, ModelState] = {}
+        self.variants: list[VariantState] = []
+        """Of all models, in the order in which they came."""
+        self.several = False
+        """A model has several variants."""
+        self.warmed: list[VariantState] = []
+        """Those that idle lanes are warmed for."""
+        self._variants_ever = 0
+
+    def ready(self, event: ModelReady, speed: LaneSpeed) -> VariantState:
+        """The variant that a lane of that speed serves from now on."""
+        model = self.by_name.setdefault(event.model, ModelState())
+        variant = model.variants.get(event.rank)
+        if variant is None:
+            self._variants_ever += 1
+            variant = VariantState(event.model, event.variant, event.rank, event.stateful, self._variants_ever)
+            model.add(variant)
+            self.variants.append(variant)
+        variant.profiles[event.lane] = Profile(event.samples_ns, event.any_size, speed)
+        variant.warm_after_ns = event.warm_after_ns
+        variant.plan()
+        self._changed()
+        return variant
+
+    def gone(self, name: str, lane: str) -> None:
+        """The model, which is known, is no longer served by that lane."""
+        for variant in self.by_name[name].variants.values():
+            variant.profiles.pop(lane, None)
+            variant.plan()
+
+    def unloaded(self, name: str) -> None:
+        """The model, which is known, is served no more. Nothing of it may wait."""
+        for variant in self.by_name.pop(name).variants.values():
+            self.variants.remove(variant)
+        self._changed()
+
+    def refit(self, lane: str, learnt: VariantState) -> None:
+        """The speed of the lane has changed, as a run of `learnt`, which knows, has shown."""
+        for variant in self.variants:
+            if variant is not learnt and lane in variant.profiles:
+                variant.profiles[lane].refit()
+                variant.plan()
+
+    def longest_one_ns(self) -> int:
+        """The longest planned time of a batch of one, of all that is served."""
+        return max([variant.longest_one_ns for variant in self.variants], default=0)
+
+    def planned_one_ns(self, name: str, rank_max: int) -> int:
+        """Planned time of a batch of one of the fastest variant up to that rank, on the fastest lane; 0: none does."""
+        model = self.by_name.get(name)
+        return min((variant.planned_one_ns for variant in model.served_from(0, rank_max)), default=0) if model else 0
+
+    def planned_ns(self, name: str, lane: str, variant: str | None) -> list[int]:
+        """Planned times of batches of 1, 2, ... of a variant, the best where None, on that lane; empty: none serves."""
+        model = self.by_name.get(name)
+        for candidate in model.variants.values() if model else ():
+            if lane in candidate.profiles and variant in (None, candidate.name):
+                return candidate.profiles[lane].plan_ns[1:]
+        return []
+
+    def plans(self, lanes: Iterable[str]) -> dict[str, ModelPlan]:
+        """By model, for each variant the plan of the slowest of its lanes; `lanes`: all, in order."""
+        plans = {}
+        for name, model in self.by_name.items():
+            served = [variant for variant in model.variants.values() if variant.profiles]
+            if served:
+                own = tuple(lane for lane in lanes if lane in served[0].profiles)
+                plans[name] = ModelPlan(name, own, tuple(variant.slowest_plan() for variant in served))
+        return plans
+
+    def _changed(self) -> None:
+        self.several = len(self.variants) > len(self.by_name)
+        self.warmed = [variant for variant in self.variants if variant.warm_after_ns]
+
+
+def variant_for(now_ns: int, frame: Frame, model: ModelState, terms: StreamTerms) -> VariantState:
+    """The variant that the control wants, or the first faster one that can still serve the frame in time; the fastest
+    that it accepts where none can.
+    """
+    if model.only is not None:
+        return model.only
+    rank_max = terms.variant_rank_max
+    served = model.served_from(model.control.rank_for(frame.stream_class, rank_max), rank_max)
+    in_time = (variant for variant in served if frame.deadline_ns >= now_ns + variant.planned_one_ns)
+    return next(in_time, None) or next(iter(reversed(served or list(model.variants.values()))))
+
+
+def rescuer(now_ns: int, frame: Frame, model: ModelState, terms: StreamTerms) -> VariantState | None:
+    """The most accurate variant that can still serve a frame which its own can't."""
+    if model.only is not None:
+        return None
+    faster = model.served_from(frame.rank + 1, terms.variant_rank_max)
+    return next((variant for variant in faster if frame.deadline_ns >= now_ns + variant.planned_one_ns), None)
