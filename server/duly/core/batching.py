@@ -7,18 +7,23 @@ earns its keep.
 
 Under overload a head with little slack would force small batches for ever: the lane then does its least when most is
 asked of it. The window rule passes over the shortest prefix behind which the batch with the best rate meets its own
-head's deadline (Nexus, SOSP'19, `model_exec.cpp` slides a window of a fixed size; here the size follows the queue). It
-is asked for only where not all that waits, and is expected meanwhile, could be served in its order (`keeps_up`): one
+head's deadline (Nexus, SOSP'19, `model_exec.cpp` slides a window of a fixed size; here the size follows the queue). The
+rate counts frames by their merit (`fairness`), so that who was passed over last time is not passed over again for one
+frame more: else streams that want the newest frame wait a third period now and then at twice the load. The window is
+asked for only where not all that waits, and is expected meanwhile, could be served in its order (`keeps_up`): one
 step ahead of the misses, since a prefix dropped late has already cost the batches before it. Against the exact optimum
 that knows all arrivals this is the difference between 0.975 and 0.984 at 1.3 times the load that can be served.
 """
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 
 from duly.core.profile import Profile
 from duly.core.queue import Entry
+from duly.core.types import Frame
 
+MERIT_MAX = 1.5
+"""More would let one starved frame keep whole batches small, which starves others: up to 1.3 % of the goodput."""
 LOOKAHEAD_BATCHES = 4
 """How many full batches of waiting frames one decision looks at: bounds its cost."""
 
@@ -59,19 +64,25 @@ def keeps_up(entries: Sequence[Entry], profile: Profile, now_ns: int, gap_ns: fl
     return True
 
 
-def best_window(entries: Sequence[Entry], first: int, profile: Profile, now_ns: int, cap_ns: int) -> tuple[int, int]:
-    """Where in `entries` (one class, in order) from `first` on the batch with the best rate begins, and its size."""
+def best_window(
+    entries: Sequence[Entry], first: int, profile: Profile, now_ns: int, cap_ns: int, merit: Callable[[Frame], float]
+) -> tuple[int, int]:
+    """Where in `entries` (one class, in order) from `first` on the batch begins whose frames are worth the most for its
+    lane time, and its size; frames of the highest merit are in it.
+    """
     usual = profile.usual_ns
     last = min(len(entries), first + LOOKAHEAD_BATCHES * profile.batch_max)
-    begin, best = first, 0
+    merits = [min(merit(entries[nth][2]), MERIT_MAX) for nth in range(first, last)]
+    ranked = sorted(merits)
+    begin, best, best_value = first, 0, 0.0
     for start in range(first, last):
         left = last - start
         if left <= best:
             break
         slack_ns = entries[start][0] - now_ns
         size = largest_size(profile, slack_ns if slack_ns < cap_ns else cap_ns, left)
-        if not best:
-            best = size
-        if size * usual[best] > best * usual[size]:
-            begin, best = start, size
+        value = sum(ranked[-size:])
+        if value * usual[best] > best_value * usual[size] or not best:
+            begin, best, best_value = start, size, value
+        del ranked[bisect_left(ranked, merits[start - first])]
     return begin, best

@@ -216,7 +216,7 @@ def _densest(now_ns: int, candidates: list[_Candidate], about: Situation, cap_ns
     best: Batch | None = None
     best_density = 0.0
     for c in candidates:
-        begin, size = best_window(c.entries, c.first, c.profile, now_ns, cap_ns)
+        begin, size = best_window(c.entries, c.first, c.profile, now_ns, cap_ns, about.merit)
         floor = _first_for_a_floor(c, begin, about) if about.floors and begin > c.first else None
         if floor is not None:
             limit_ns = min(c.entries[floor][0] - now_ns, cap_ns)

@@ -102,7 +102,9 @@ def variant_for(now_ns: int, frame: Frame, model: ModelState, terms: StreamTerms
     rank_max = terms.variant_rank_max
     served = model.served_from(model.control.rank_for(frame.stream_class, rank_max), rank_max)
     in_time = (variant for variant in served if frame.deadline_ns >= now_ns + variant.planned_one_ns)
-    return next(in_time, None) or next(iter(reversed(served or list(model.variants.values()))))
+    # Where none is served now, the frame waits for one that its stream accepts.
+    known = served or [variant for rank, variant in model.variants.items() if rank <= rank_max]
+    return next(in_time, None) or next(reversed(known or list(model.variants.values())))
 
 
 def rescuer(now_ns: int, frame: Frame, model: ModelState, terms: StreamTerms) -> VariantState | None:
