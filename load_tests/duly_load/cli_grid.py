@@ -25,7 +25,7 @@ def _rows(_context: click.Context, _option: click.Parameter, value: str) -> tupl
     chosen = [name.strip() for name in value.split(",")] if value else names
     for name in chosen:
         if name not in names:
-            raise click.BadParameter(f"no row is {name!r}; should be numbers from 1 to {names[-1]}, as in 1,3")
+            raise click.BadParameter(f"no row is {name!r}; should be of {', '.join(names)}, as in 1,3")
     return tuple(dict.fromkeys(int(name) for name in chosen))
 
 
@@ -55,7 +55,8 @@ def grid(rows: tuple[int, ...], effort: str, jobs: int, out: Path | None, strict
       full:   all 96 cells, 5 seeds x 60 s: 40 hours; give it --out and it goes on where it was stopped.
 
     Rows: 1 capacity, 2 near the optimum, 3 no collapse, 4 wasted lane time, 5 what each class is promised, 6 admission,
-    7 variants, 8 LATEST streams under overload, 9 waiting at low load, 10 what a decision costs.
+    7 variants, 8 LATEST streams under overload, 9 waiting at low load, 10 what a decision costs, 12 random loads.
+    Whether the simulator tells the truth (11) is shown by `duly-load truth`.
     """
     if out is not None:
         try:

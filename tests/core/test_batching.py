@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.drawn import MS, NOW_NS, Waiting, profile_of, profiles, queue_of, waiting
-from duly.core.batching import LOOKAHEAD_BATCHES, MERIT_MAX, best_window, keeps_up, largest_size
+from duly.core.batching import LOOKAHEAD_BATCHES, best_window, keeps_up, largest_size
 from duly.core.profile import GAIN_PERCENT, Profile
 from duly.core.types import Frame
 
@@ -96,7 +96,7 @@ def test_no_other_window_as_large_is_worth_more_for_the_lane_time(case: Waiting,
     last = min(len(entries), LOOKAHEAD_BATCHES * case.profile.batch_max)
 
     def value(start: int, frames: int) -> float:
-        counted = sorted(min(MERIT_MAX, merit_of[entry[2].seq]) for entry in entries[start:last])
+        counted = sorted(merit_of[entry[2].seq] for entry in entries[start:last])
         return sum(counted[-frames:])
 
     for start in range(last):

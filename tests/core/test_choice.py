@@ -23,7 +23,7 @@ class Scene:
         caps_ns = dict.fromkeys(StreamClass, cap_ms * MS)
         self.worth: dict[int, float] = {}
         """By seq, where it is not 1."""
-        self.about = Situation([], {}, lanes, free, True, caps_ns, ClassShares(), False, self._merit)
+        self.about = Situation([], {}, lanes, free, True, caps_ns, ClassShares(), False, self._merit, self._merit)
         self._seq = 0
 
     def _merit(self, frame: Frame) -> float:

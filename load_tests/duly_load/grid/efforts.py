@@ -13,6 +13,7 @@ from duly_load.grid.cost import cost
 from duly_load.grid.freshness import calm, fresh
 from duly_load.grid.judge import Effort, Measure, Row
 from duly_load.grid.optimum import near_optimum
+from duly_load.grid.random_loads import random_loads
 from duly_load.grid.variants import variants
 from duly_load.grid.waste import little_wasted
 
@@ -27,6 +28,7 @@ ROWS: dict[int, Callable[[Effort, Measure], Row]] = {
     8: fresh,
     9: calm,
     10: cost,
+    12: random_loads,
 }
 
 ALL_CELLS = tuple(
@@ -48,6 +50,7 @@ EFFORTS = {
         tuning_frames=2_500,
         critical_frames=50_000,
         hard_sets=50,
+        random_loads=30,
     ),
     "medium": Effort(
         "medium",
@@ -59,6 +62,7 @@ EFFORTS = {
         tuning_frames=2_500,
         critical_frames=300_000,
         hard_sets=200,
+        random_loads=120,
     ),
     "full": Effort(
         "full",
@@ -70,5 +74,6 @@ EFFORTS = {
         tuning_frames=4_000,
         critical_frames=3_000_000,
         hard_sets=1_000,
+        random_loads=1_000,
     ),
 }

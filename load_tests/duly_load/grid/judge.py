@@ -32,6 +32,7 @@ class Effort:
     critical_frames: int
     """Of CRITICAL streams in all."""
     hard_sets: int
+    random_loads: int
 
     def seconds_at(self, rate_hz: float) -> float:
         """How long a run at that rate lasts."""

@@ -8,11 +8,12 @@ earns its keep.
 Under overload a head with little slack would force small batches for ever: the lane then does its least when most is
 asked of it. The window rule passes over the shortest prefix behind which the batch with the best rate meets its own
 head's deadline (Nexus, SOSP'19, `model_exec.cpp` slides a window of a fixed size; here the size follows the queue). The
-rate counts frames by their merit (`fairness`), so that who was passed over last time is not passed over again for one
-frame more: else streams that want the newest frame wait a third period now and then at twice the load. The window is
-asked for only where not all that waits, and is expected meanwhile, could be served in its order (`keeps_up`): one
-step ahead of the misses, since a prefix dropped late has already cost the batches before it. Against the exact optimum
-that knows all arrivals this is the difference between 0.975 and 0.984 at 1.3 times the load that can be served.
+rate counts frames that are to be fresh, LATEST or KEEP_LAST, by what their streams missed (`fairness`), so that who was
+passed over last time is not passed over again for one frame more: else they wait a third period now and then at twice
+the load. For streams that want all their frames the same costs up to 2.5 % of the goodput. The window is asked for only
+where not all that waits, and is expected meanwhile, could be served in its order (`keeps_up`): one step ahead of the
+misses, since a prefix dropped late has already cost the batches before it. Against the exact optimum that knows all
+arrivals this is the difference between 0.975 and 0.984 at 1.3 times the load that can be served.
 """
 
 from bisect import bisect_left, bisect_right
@@ -22,8 +23,6 @@ from duly.core.profile import Profile
 from duly.core.queue import Entry
 from duly.core.types import Frame
 
-MERIT_MAX = 1.5
-"""More would let one starved frame keep whole batches small, which starves others: up to 1.3 % of the goodput."""
 LOOKAHEAD_BATCHES = 4
 """How many full batches of waiting frames one decision looks at: bounds its cost."""
 
@@ -65,15 +64,15 @@ def keeps_up(entries: Sequence[Entry], profile: Profile, now_ns: int, gap_ns: fl
 
 
 def best_window(
-    entries: Sequence[Entry], first: int, profile: Profile, now_ns: int, cap_ns: int, merit: Callable[[Frame], float]
+    entries: Sequence[Entry], first: int, profile: Profile, now_ns: int, cap_ns: int, worth: Callable[[Frame], float]
 ) -> tuple[int, int]:
     """Where in `entries` (one class, in order) from `first` on the batch begins whose frames are worth the most for its
-    lane time, and its size; frames of the highest merit are in it.
+    lane time, if the worthiest are in it, and its size.
     """
     usual = profile.usual_ns
     last = min(len(entries), first + LOOKAHEAD_BATCHES * profile.batch_max)
-    merits = [min(merit(entries[nth][2]), MERIT_MAX) for nth in range(first, last)]
-    ranked = sorted(merits)
+    worths = [worth(entries[nth][2]) for nth in range(first, last)]
+    ranked = sorted(worths)
     begin, best, best_value = first, 0, 0.0
     for start in range(first, last):
         left = last - start
@@ -84,5 +83,5 @@ def best_window(
         value = sum(ranked[-size:])
         if value * usual[best] > best_value * usual[size] or not best:
             begin, best, best_value = start, size, value
-        del ranked[bisect_left(ranked, merits[start - first])]
+        del ranked[bisect_left(ranked, worths[start - first])]
     return begin, best

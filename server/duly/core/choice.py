@@ -59,6 +59,8 @@ class Situation:
     critical_missed: bool
     """A CRITICAL frame was missed of late."""
     merit: Callable[[Frame], float]
+    freshness: Callable[[Frame], float]
+    """What a frame is worth where a window begins."""
     floors: int = 0
     """Open streams that have one."""
     draining: bool = False
@@ -216,7 +218,7 @@ def _densest(now_ns: int, candidates: list[_Candidate], about: Situation, cap_ns
     best: Batch | None = None
     best_density = 0.0
     for c in candidates:
-        begin, size = best_window(c.entries, c.first, c.profile, now_ns, cap_ns, about.merit)
+        begin, size = best_window(c.entries, c.first, c.profile, now_ns, cap_ns, about.freshness)
         floor = _first_for_a_floor(c, begin, about) if about.floors and begin > c.first else None
         if floor is not None:
             limit_ns = min(c.entries[floor][0] - now_ns, cap_ns)

@@ -23,6 +23,8 @@ STREAK_MAX = 20
 _VALUES = [STREAK_FACTOR**streak for streak in range(STREAK_MAX + 1)]
 FLOOR_VALUE = 1000.0
 """What a frame is worth that its stream's floor depends on: more than any full batch."""
+FRESHNESS_MAX = 1.5
+"""What a frame that is to be fresh is worth to a window at most: one starved stream shall not keep batches small."""
 SHARE_MAX = 4.0
 """A principal's frames count at most so many times, and at least one so manieth."""
 FLOOR_MERIT = FLOOR_VALUE / SHARE_MAX

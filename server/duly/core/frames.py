@@ -19,7 +19,7 @@ from bisect import bisect_left, insort
 
 from duly.core.choice import Batch
 from duly.core.events import Action, BatchFinished, FramesCancelled, ResolveFrame, StreamOpened
-from duly.core.fairness import Principals
+from duly.core.fairness import FRESHNESS_MAX, Principals
 from duly.core.overload import drop_reason
 from duly.core.served import ServedModels, rescuer, variant_for
 from duly.core.state import RunningBatch, StreamState, VariantState
@@ -274,6 +274,11 @@ class Frames:
         """What it is worth under overload."""
         stream = self.streams[frame.stream_id]
         return stream.merit.value * self._principals.factor(stream.terms.principal)
+
+    def freshness(self, frame: Frame) -> float:
+        """What it is worth to a window: more where what its stream missed leaves its newest result older."""
+        stream = self.streams[frame.stream_id]
+        return 1.0 if stream.terms.backlog is BacklogPolicy.ALL else min(stream.merit.value, FRESHNESS_MAX)
 
     # ---- the ways into and out of the queues ----
 

@@ -70,7 +70,9 @@ class Scheduler:
         """When the variants' controls look again; they do with the first event after that."""
         self._drain_ns: int | None = None
         frames = self._frames
-        self._about = Situation(frames.queued, frames.streams, 0, 0, False, {}, ClassShares(), False, frames.merit)
+        self._about = Situation(
+            frames.queued, frames.streams, 0, 0, False, {}, ClassShares(), False, frames.merit, frames.freshness
+        )
         self._bound_blocking()
 
     # ---- the whole contract ----
