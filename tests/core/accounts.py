@@ -208,10 +208,10 @@ class Accounts:
         worker = self.workers[*variant, lane]
         return [0, *self.scheduler.planned_ns(variant[0], lane, worker.variant)]
 
-    def usual_one_ns(self, variant: Variant, lane: str) -> int:
-        """Median of a batch of one on a lane that serves the variant."""
+    def usual_ns(self, variant: Variant, lane: str) -> list[int]:
+        """Medians of batches of 0, 1, 2, ... on a lane that serves the variant."""
         model, rank = variant
-        return self.scheduler._served.by_name[model].variants[rank].profiles[lane].usual_ns[1]  # told nowhere
+        return self.scheduler._served.by_name[model].variants[rank].profiles[lane].usual_ns  # told nowhere
 
     def planned_one_ns(self, variant: Variant) -> int | None:
         """On the fastest lane; None: no lane serves the variant."""

@@ -201,6 +201,8 @@ def test_batches_are_capped_by_the_most_critical_class() -> None:
     critical = [stream(2, 10, 100, CRITICAL)]
     assert batch_caps_ns(critical, {})[CRITICAL] == 25 * MS
     slow = {"slow": ModelPlan("slow", ("cpu:0",), ((9 * MS, 12 * MS), (3 * MS, 4 * MS)))}
+    assert batch_caps_ns(critical, slow)[CRITICAL] == 25 * MS, "nobody uses it"
+    critical.append(replace(stream(3, 10, 400), model="slow"))
     assert batch_caps_ns(critical, slow)[CRITICAL] == 27 * MS, "three frames of it, one by one, would block as long"
 
 

@@ -8,8 +8,8 @@ from duly.core.choice import Batch, Hold, Situation, next_batch, something_waits
 from duly.core.fairness import FLOOR_MERIT
 from duly.core.hold import LANES_PER_MODEL
 from duly.core.shares import ClassShares
-from duly.core.state import VariantState
-from duly.core.types import Frame, StreamClass
+from duly.core.state import StreamState, VariantState
+from duly.core.types import BacklogPolicy, Frame, StreamClass, StreamTerms
 
 CRITICAL, STANDARD, BEST_EFFORT = StreamClass.CRITICAL, StreamClass.STANDARD, StreamClass.BEST_EFFORT
 GPU = {1: 10.0, 8: 24.0}
@@ -23,7 +23,10 @@ class Scene:
         caps_ns = dict.fromkeys(StreamClass, cap_ms * MS)
         self.worth: dict[int, float] = {}
         """By seq, where it is not 1."""
-        self.about = Situation([], {}, lanes, free, True, caps_ns, ClassShares(), False, self._merit, self._merit)
+        terms = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 100 * MS, 64)
+        self.about = Situation(
+            [], {1: StreamState(terms)}, lanes, free, True, caps_ns, ClassShares(), False, self._merit, self._merit
+        )
         self._seq = 0
 
     def _merit(self, frame: Frame) -> float:

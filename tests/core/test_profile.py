@@ -287,7 +287,8 @@ def test_efficient_sizes_are_those_of_brute_force(samples_ns: dict[int, tuple[in
     profile = profile_of(samples_ns, any_size)
 
     def pays(size: int) -> bool:
-        return profile.usual_ns[size] * 100 <= size * profile.usual_ns[1] * (100 - GAIN_PERCENT)
+        usual, plan = profile.usual_ns, profile.plan_ns
+        return usual[size] * 100 <= size * usual[1] * (100 - GAIN_PERCENT) and plan[size] <= size * plan[1]
 
     for frames in range(1, profile.batch_max + 1):
         assert profile.efficient[frames] == max((size for size in range(2, frames + 1) if pays(size)), default=1)

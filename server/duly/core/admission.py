@@ -182,7 +182,9 @@ def batch_caps_ns(streams: Sequence[StreamDemand], models: Mapping[str, ModelPla
     for stream in streams:
         known_ns = tightest_ns.get(stream.stream_class, stream.budget_ns)
         tightest_ns[stream.stream_class] = min(known_ns, stream.budget_ns)
-    return caps_ns(tightest_ns, max((sizes_ns[0] for plan in models.values() for sizes_ns in plan.ranks), default=0))
+    used = {stream.model for stream in streams}
+    singles_ns = (sizes_ns[0] for name, plan in models.items() if name in used for sizes_ns in plan.ranks)
+    return caps_ns(tightest_ns, max(singles_ns, default=0))
 
 
 def analyse(

@@ -23,6 +23,8 @@ from duly.core.profile import Profile
 from duly.core.queue import Entry
 from duly.core.types import Frame
 
+STARTS_MAX = 64
+"""How many windows are weighed where frames differ in worth: bounds the cost of one decision, too."""
 LOOKAHEAD_BATCHES = 4
 """How many full batches of waiting frames one decision looks at: bounds its cost."""
 
@@ -73,6 +75,7 @@ def best_window(
     last = min(len(entries), first + LOOKAHEAD_BATCHES * profile.batch_max)
     worths = [worth(entries[nth][2]) for nth in range(first, last)]
     ranked = sorted(worths)
+    alike = ranked[0] == ranked[-1]
     begin, best, best_value = first, 0, 0.0
     for start in range(first, last):
         left = last - start
@@ -80,8 +83,11 @@ def best_window(
             break
         slack_ns = entries[start][0] - now_ns
         size = largest_size(profile, slack_ns if slack_ns < cap_ns else cap_ns, left)
-        value = sum(ranked[-size:])
+        value = size * ranked[0] if alike else sum(ranked[-size:])
         if value * usual[best] > best_value * usual[size] or not best:
             begin, best, best_value = start, size, value
-        del ranked[bisect_left(ranked, worths[start - first])]
+        if not alike:
+            if start - first == STARTS_MAX:
+                break
+            del ranked[bisect_left(ranked, worths[start - first])]
     return begin, best

@@ -24,7 +24,7 @@ UNBOUND_NS = 1 << 60
 
 def caps_ns(tightest_ns: Mapping[StreamClass, int], single_ns: int) -> dict[StreamClass, int]:
     """By class: the longest that a batch of two or more may be planned. `tightest_ns`: the smallest budget of each
-    class that has open streams. `single_ns`: the longest planned time of a batch of one, of all that is served.
+    class that has open streams. `single_ns`: the longest planned time of a batch of one, of the models that these use.
     """
     if not tightest_ns:
         return dict.fromkeys(StreamClass, UNBOUND_NS)

@@ -12,6 +12,7 @@ neither of its own class nor of a lower one, while CRITICAL frames of other vari
 rules only once a CRITICAL frame has been missed, when the guarantee was not given or is broken.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from duly.core.profile import Profile
 from duly.core.queue import Entry
 from duly.core.shares import STRICT, ClassShares
 from duly.core.state import StreamState, VariantState
-from duly.core.types import Frame, StreamClass
+from duly.core.types import BacklogPolicy, Frame, StreamClass
 
 
 @dataclass(slots=True)
@@ -116,7 +117,7 @@ def next_batch(now_ns: int, lane: str, about: Situation) -> Batch | Hold | None:
         return _densest(now_ns, candidates, about, cap_ns)
     chosen = candidates[0]
     if not critical and not about.draining and _may_hold(now_ns, candidates, about.lanes):
-        ripe = [ripe_ns(c.profile, c.size, c.waiting, c.deadline_ns) for c in candidates]
+        ripe = [_ripe_ns(c, about) for c in candidates]
         if min(ripe) > now_ns:
             return Hold(min(ripe))
         chosen = next(c for c, from_ns in zip(candidates, ripe, strict=True) if from_ns <= now_ns)
@@ -199,6 +200,14 @@ def _may_hold(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
     return may_hold(lanes, len(candidates), sum([candidate.lanes_needed(now_ns) for candidate in candidates]))
 
 
+def _ripe_ns(candidate: _Candidate, about: Situation) -> int:
+    c = candidate
+    until_ns = ripe_ns(c.profile, c.size, c.waiting, c.deadline_ns)
+    if until_ns and all(about.streams[entry[2].stream_id].terms.backlog is BacklogPolicy.ALL for entry in c.entries):
+        return until_ns
+    return 0
+
+
 def _critical_batch(now_ns: int, candidates: list[_Candidate], cap_ns: int) -> Batch:
     candidates.sort(key=_deadline)
     chosen = candidates[0]
@@ -248,21 +257,24 @@ def _grown(now_ns: int, chosen: _Candidate, order: Sequence[StreamClass], cap_ns
     entries = chosen.entries
     frames = [entry[2] for entry in (entries if size == len(entries) else entries[first : first + size])]
     if size == chosen.waiting and size < chosen.variant.waiting.count and size < profile.batch_max:
-        plan, deadline_ns = profile.plan_ns, chosen.deadline_ns
-        more: list[Frame] = []
-        later = False
-        for stream_class in order:
-            if later:
-                for entry in chosen.lists[stream_class]:
-                    total = size + len(more) + 1
-                    if total > profile.batch_max or plan[total] > cap_ns:
-                        break
-                    deadline_ns = min(deadline_ns, entry[0])
-                    if now_ns + plan[total] > deadline_ns:
-                        break
-                    more.append(entry[2])
-            later |= chosen.lists[stream_class] is entries
-        if more:
-            paying = profile.efficient[size + len(more)]
-            frames += more[: max(0, paying - size)]
+        own = next(nth for nth, stream_class in enumerate(order) if chosen.lists[stream_class] is entries)
+        frames += _riders(now_ns, chosen, [chosen.lists[stream_class] for stream_class in order[own + 1 :]], cap_ns)
     return Batch(chosen.variant, frames, profile.plan_ns[len(frames)])
+
+
+def _riders(now_ns: int, chosen: _Candidate, behind: list[list[Entry]], cap_ns: int) -> list[Frame]:
+    """As many frames of the classes `behind` as the batch has room for. Frames about to expire are passed over: under
+    load there always is one, which would keep all batches small.
+    """
+    profile, size = chosen.profile, chosen.size
+    for total in range(min(profile.batch_max, chosen.variant.waiting.count), size, -1):
+        planned_ns = profile.plan_ns[total]
+        if planned_ns > cap_ns or now_ns + planned_ns > chosen.deadline_ns or profile.efficient[total] != total:
+            continue
+        riders: list[Frame] = []
+        for entries in behind:
+            first = bisect_left(entries, (now_ns + planned_ns,))
+            riders += [entry[2] for entry in entries[first : first + total - size - len(riders)]]
+        if len(riders) == total - size:
+            return riders
+    return []

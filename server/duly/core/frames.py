@@ -16,6 +16,7 @@ starts the state anew, as its terms say.
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 
 from duly.core.choice import Batch
 from duly.core.events import Action, BatchFinished, FramesCancelled, ResolveFrame, StreamOpened
@@ -39,6 +40,7 @@ class Frames:
         "draining",
         "drop_ns",
         "floors",
+        "models_open",
         "queued",
         "streams",
         "waiting",
@@ -61,6 +63,8 @@ class Frames:
         """When a CRITICAL frame last was."""
         self.floors = 0
         """Open streams that have one."""
+        self.models_open: Counter[str] = Counter()
+        """Streams by the model that they were opened for."""
         self._budgets_ns: dict[StreamClass, list[int]] = {stream_class: [] for stream_class in StreamClass}
         """Of the open streams, in order."""
         self._principals = Principals()
@@ -71,6 +75,7 @@ class Frames:
         self.streams[event.stream_id] = StreamState(event.terms)
         insort(self._budgets_ns[event.terms.stream_class], event.terms.budget_ns)
         self.floors += event.terms.floor_window > 0
+        self.models_open[event.terms.model] += 1
 
     def closed(self, stream_id: int) -> None:
         stream = self.streams.get(stream_id)
@@ -80,6 +85,9 @@ class Frames:
             budgets_ns = self._budgets_ns[stream.terms.stream_class]
             del budgets_ns[bisect_left(budgets_ns, stream.terms.budget_ns)]
             self.floors -= stream.terms.floor_window > 0
+            self.models_open[stream.terms.model] -= 1
+            if not self.models_open[stream.terms.model]:
+                del self.models_open[stream.terms.model]
 
     def refused(self, stream_id: int) -> None:
         """The host answered a frame of the stream itself."""
@@ -154,12 +162,25 @@ class Frames:
         if faster is None:
             self._unwait(stream, frame)
             return True
+        self._move(frame, variant, faster)
+        return False
+
+    def requeue(self, now_ns: int, name: str) -> None:
+        """Frames of the model whose variant no lane serves any more wait for another that one does, if there is."""
+        model = self._served.by_name[name]
+        for variant in model.variants.values():
+            if not variant.profiles:
+                for frame in list(variant.waiting):
+                    other = variant_for(now_ns, frame, model, self.streams[frame.stream_id].terms)
+                    if other is not variant and other.profiles:
+                        self._move(frame, variant, other)
+
+    def _move(self, frame: Frame, variant: VariantState, other: VariantState) -> None:
         variant.waiting.remove(frame)
         self._leave_queue(variant)
-        frame.rank = faster.rank
-        self._enter_queue(faster)
-        faster.waiting.add(frame)
-        return False
+        frame.rank = other.rank
+        self._enter_queue(other)
+        other.waiting.add(frame)
 
     def drop(self, now_ns: int, frame: Frame, variant: VariantState) -> None:
         """A doomed frame that does not wait."""

@@ -10,7 +10,8 @@ lane holds only
 
 - with two lanes or more, and at least LANES_PER_MODEL lanes for each model that has frames waiting,
 - while demand is high, on an average over dozens of frames,
-- a batch that would grow: one more frame would pay, and would still be in time.
+- a batch that would grow: one more frame would pay, and would still be in time,
+- of frames of ALL streams: those of the others are to be fresh, and the next may not add to the batch but supersede.
 
 It is woken at deadline - planned(b + 1), when no further frame would fit.
 """

@@ -11,7 +11,7 @@ Which size is worth running is another question, of rates and not of risks: ther
 hiccups hardly touch. Else a few of them in the window of one size would make another one look cheaper, and the size
 that is then not run could not show any more that they have passed: after 20 stalls of 30 ms, 0.3 s apart, an overloaded
 lane once went on with batches of two where four were as quick. For the same reason a size that has not run for
-STALE_RUNS forgets the longest of its long runs with each run of another.
+STALE_RUNS of its lane forgets the longest of its long runs with each run of another size.
 
 Larger batches never plan shorter than smaller ones; sizes never run are filled in from their measured neighbours on a
 straight line, as batch times are nearly affine in the size (Clipper, NSDI'17; Nexus, SOSP'19).
@@ -80,7 +80,7 @@ class _Sizes:
         self.by_length = sorted(sample_ns for _, sample_ns in self.by_age)
 
     def median(self) -> int:
-        return self.by_length[len(self.by_length) // 2]
+        return self.by_length[(len(self.by_length) - 1) // 2]
 
     def deviation(self) -> float:
         """Standard deviation of the logarithm, judged by the middle three quarters, which few hiccups reach."""
@@ -96,7 +96,7 @@ class _Sizes:
         by_length = self.by_length
         last = len(by_length) - 1
         q99 = by_length[last * 99 // 100]
-        bound = by_length[len(by_length) // 2] * LONG_PERCENT // 100
+        bound = self.median() * LONG_PERCENT // 100
         return q99 if q99 <= bound else max(bound, by_length[last * 90 // 100])
 
 
@@ -244,7 +244,12 @@ class Profile:
         usual = [0, *self._line(self._medians, factor)]
         limit_ns = usual[1] * (1 - GAIN_PERCENT / 100)
         self.usual_ns = usual = _rising(usual)
-        pays = [size if time_ns <= size * limit_ns else 1 for size, time_ns in enumerate(usual)]
+        plan, one_ns = self.plan_ns, self.plan_ns[1]
+        # Nor is one planned longer than its frames one by one: `hard` counts on that.
+        pays = [
+            size if time_ns <= size * limit_ns and plan[size] <= size * one_ns else 1
+            for size, time_ns in enumerate(usual)
+        ]
         pays[0] = 0
         self.efficient = _rising(pays)
 

@@ -68,6 +68,8 @@ class Scheduler:
         """When a lane that holds or is idle looks again."""
         self._tick_ns = 0
         """When the variants' controls look again; they do with the first event after that."""
+        self._critical_open = False
+        """A CRITICAL stream was when blocking was last bound."""
         self._drain_ns: int | None = None
         frames = self._frames
         self._about = Situation(
@@ -81,12 +83,17 @@ class Scheduler:
         """What to do about `event`, in this order. `now_ns` never goes back from one call to the next."""
         frames, lanes = self._frames, self._lanes
         self._actions.clear()
+        doomed: list[tuple[Frame, VariantState]] = []
         if isinstance(event, FramesArrived):
             for frame in event.frames:
                 variant = frames.arrived(now_ns, frame)
-                if variant is not None:
-                    # While others are to come with the event, a free lane may have something better to do.
-                    self._doomed(now_ns, frame, variant, may_try=frame is event.frames[-1])
+                if variant is None:
+                    continue
+                if variant.stateful:
+                    # What becomes of it decides about the frames behind it.
+                    self._doomed(now_ns, frame, variant)
+                else:
+                    doomed.append((frame, variant))
         elif isinstance(event, BatchFinished):
             self._batch_finished(now_ns, event)
         else:
@@ -101,11 +108,13 @@ class Scheduler:
                 switch_variants(now_ns, elapsed_ns, self._served.by_name, frames.streams.values(), len(lanes.up))
             self._tick_ns = now_ns + TICK_NS
         self._hold_ns = None
-        if lanes.free:
-            if frames.waiting:
-                self._fill(now_ns)
-            if lanes.free and self._served.warmed and frames.streams:
-                self._warm_idle(now_ns)
+        if lanes.free and frames.waiting:
+            self._fill(now_ns)
+        # Lanes that what came with them had no use for may try them.
+        for frame, variant in sorted(doomed, key=_class_of) if doomed else ():
+            self._doomed(now_ns, frame, variant)
+        if lanes.free and self._served.warmed and frames.streams:
+            self._warm_idle(now_ns)
         return self._actions.copy()
 
     def next_wake_ns(self) -> int | None:
@@ -176,7 +185,7 @@ class Scheduler:
                 self._bound_blocking()
             case StreamClosed():
                 self._frames.closed(event.stream_id)
-                self._bound_blocking()
+                self._bound_blocking(closed=True)
             case FrameRefused():
                 self._frames.refused(event.stream_id)
             case FramesCancelled():
@@ -217,14 +226,21 @@ class Scheduler:
             self._served.unloaded(name)
         else:
             self._served.gone(name, lane)
+            self._frames.requeue(now_ns, name)
         self._frames.state_lost(name, lane)
         self._frames.plan_drop()
         self._bound_blocking()
 
-    def _bound_blocking(self) -> None:
-        """Streams, or what single frames take, have changed."""
-        tightest_ns = self._frames.tightest_ns()
-        self._about.cap_ns = caps_ns(tightest_ns, self._served.longest_one_ns())
+    def _bound_blocking(self, *, closed: bool = False) -> None:
+        """Streams, or what single frames take, have changed. What CRITICAL streams were promised rests on the bounds of
+        then: while some are open bounds only fall, but for a stream that `closed`.
+        """
+        about, tightest_ns = self._about, self._frames.tightest_ns()
+        caps = caps_ns(tightest_ns, self._served.longest_one_ns(self._frames.models_open))
+        if StreamClass.CRITICAL in tightest_ns and self._critical_open and not closed:
+            caps = {stream_class: min(cap_ns, about.cap_ns[stream_class]) for stream_class, cap_ns in caps.items()}
+        about.cap_ns = caps
+        self._critical_open = StreamClass.CRITICAL in tightest_ns
         self._about.best_effort = StreamClass.BEST_EFFORT in tightest_ns
         self._about.floors = self._frames.floors
 
@@ -254,16 +270,16 @@ class Scheduler:
                         self._hold_ns = chosen.until_ns
 
     def _drop_overdue(self, now_ns: int) -> None:
-        for frame, variant in self._frames.overdue(now_ns):
+        for frame, variant in sorted(self._frames.overdue(now_ns), key=_class_of):
             if self._frames.rescue_or_remove(now_ns, frame, variant):
-                self._doomed(now_ns, frame, variant, may_try=True)
+                self._doomed(now_ns, frame, variant)
         self._frames.plan_drop()
 
-    def _doomed(self, now_ns: int, frame: Frame, variant: VariantState, *, may_try: bool) -> None:
+    def _doomed(self, now_ns: int, frame: Frame, variant: VariantState) -> None:
         """A frame that no lane can serve in time by its plan, in any variant: dropped, or tried all the same on a lane
         that has nothing else to do.
         """
-        lane = self._probe_lane(now_ns, frame, variant) if may_try and self._lanes.free else None
+        lane = self._probe_lane(now_ns, frame, variant) if self._lanes.free else None
         if lane is None:
             self._frames.drop(now_ns, frame, variant)
         else:
@@ -361,6 +377,10 @@ class Scheduler:
             self._frames.plan_drop()
         if lane_changed or variant.longest_one_ns != longest_ns:
             self._bound_blocking()
+
+
+def _class_of(doomed: tuple[Frame, VariantState]) -> StreamClass:
+    return doomed[0].stream_class
 
 
 def _phase_ns(now_ns: int, stream: StreamState) -> int:

@@ -4,7 +4,7 @@ A variant has a profile for each lane that a worker of it is warm on. Variants c
 model goes from one lane when its worker there is gone, or altogether when it is unloaded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from duly.core.admission import ModelPlan
 from duly.core.events import ModelReady
@@ -61,9 +61,9 @@ class ServedModels:
                 variant.profiles[lane].refit()
                 variant.plan()
 
-    def longest_one_ns(self) -> int:
-        """The longest planned time of a batch of one, of all that is served."""
-        return max([variant.longest_one_ns for variant in self.variants], default=0)
+    def longest_one_ns(self, models: Container[str]) -> int:
+        """The longest planned time of a batch of one, of those models."""
+        return max([variant.longest_one_ns for variant in self.variants if variant.model in models], default=0)
 
     def planned_one_ns(self, name: str, rank_max: int) -> int:
         """Planned time of a batch of one of the fastest variant up to that rank, on the fastest lane; 0: none does."""
@@ -95,14 +95,14 @@ class ServedModels:
 
 def variant_for(now_ns: int, frame: Frame, model: ModelState, terms: StreamTerms) -> VariantState:
     """The variant that the control wants, or the first faster one that can still serve the frame in time; the fastest
-    that it accepts where none can.
+    that it accepts where none can. Where none of them is served now, a more accurate one, or whichever is accepted.
     """
     if model.only is not None:
         return model.only
     rank_max = terms.variant_rank_max
     served = model.served_from(model.control.rank_for(frame.stream_class, rank_max), rank_max)
+    served = served or model.served_from(0, rank_max)
     in_time = (variant for variant in served if frame.deadline_ns >= now_ns + variant.planned_one_ns)
-    # Where none is served now, the frame waits for one that its stream accepts.
     known = served or [variant for rank, variant in model.variants.items() if rank <= rank_max]
     return next(in_time, None) or next(reversed(known or list(model.variants.values())))
 

@@ -84,7 +84,8 @@ class StreamTerms:
     backlog_frames: int
     """KEEP_LAST: how many frames wait, at least 1. LATEST: 1. ALL: 0."""
     budget_ns: int
-    """Default budget; bounds how long a batch may block the lane."""
+    """Default budget. The tightest of the most critical class bounds how long batches may block the lane, see
+    `blocking`."""
     frames_in_flight_max: int
     """Unanswered frames beyond this are SHED."""
     gap: GapPolicy | None = None
