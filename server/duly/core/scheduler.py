@@ -83,9 +83,11 @@ class Scheduler:
         """What to do about `event`, in this order. `now_ns` never goes back from one call to the next."""
         frames, lanes = self._frames, self._lanes
         self._actions.clear()
-        doomed: list[tuple[Frame, VariantState]] = []
+        doomed: dict[int, tuple[Frame, VariantState]] = {}
         if isinstance(event, FramesArrived):
             for frame in event.frames:
+                if frame.stream_id in doomed:
+                    frames.drop(now_ns, *doomed.pop(frame.stream_id))  # there is a newer one
                 variant = frames.arrived(now_ns, frame)
                 if variant is None:
                     continue
@@ -93,7 +95,7 @@ class Scheduler:
                     # What becomes of it decides about the frames behind it.
                     self._doomed(now_ns, frame, variant)
                 else:
-                    doomed.append((frame, variant))
+                    doomed[frame.stream_id] = frame, variant
         elif isinstance(event, BatchFinished):
             self._batch_finished(now_ns, event)
         else:
@@ -111,7 +113,7 @@ class Scheduler:
         if lanes.free and frames.waiting:
             self._fill(now_ns)
         # Lanes that what came with them had no use for may try them.
-        for frame, variant in sorted(doomed, key=_class_of) if doomed else ():
+        for frame, variant in sorted(doomed.values(), key=_class_of) if doomed else ():
             self._doomed(now_ns, frame, variant)
         if lanes.free and self._served.warmed and frames.streams:
             self._warm_idle(now_ns)
