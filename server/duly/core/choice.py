@@ -257,7 +257,7 @@ def _grown(now_ns: int, chosen: _Candidate, order: Sequence[StreamClass], cap_ns
     entries = chosen.entries
     frames = [entry[2] for entry in (entries if size == len(entries) else entries[first : first + size])]
     if size == chosen.waiting and size < chosen.variant.waiting.count and size < profile.batch_max:
-        own = next(nth for nth, stream_class in enumerate(order) if chosen.lists[stream_class] is entries)
+        own = order.index(frames[0].stream_class)
         frames += _riders(now_ns, chosen, [chosen.lists[stream_class] for stream_class in order[own + 1 :]], cap_ns)
     return Batch(chosen.variant, frames, profile.plan_ns[len(frames)])
 

@@ -3,7 +3,7 @@
 Theory of operation. A frame is waiting or running, never both; `_answer` is the only way out of either.
 
     arrived -> over its credit, draining, behind a gap ..... resolved at once
-            -> doomed ...................................... told to the caller: `take` or `drop`
+            -> doomed ...................................... told to the caller, who runs or drops it
            --> waiting --> superseded by a newer frame ..... SUPERSEDED
                        --> latest start passed ............. to a faster variant, else as doomed
                        --> withdrawn, stream closed ........ CANCELLED

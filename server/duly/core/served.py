@@ -97,8 +97,6 @@ def variant_for(now_ns: int, frame: Frame, model: ModelState, terms: StreamTerms
     """The variant that the control wants, or the first faster one that can still serve the frame in time; the fastest
     that it accepts where none can. Where none of them is served now, a more accurate one, or whichever is accepted.
     """
-    if model.only is not None:
-        return model.only
     rank_max = terms.variant_rank_max
     served = model.served_from(model.control.rank_for(frame.stream_class, rank_max), rank_max)
     served = served or model.served_from(0, rank_max)
