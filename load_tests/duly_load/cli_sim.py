@@ -16,7 +16,8 @@ from rich.table import Table
 
 from duly.core.events import Event
 from duly.core.types import OutcomeStatus
-from duly_load.scenario import Scenario, ScenarioError, load_scenario
+from duly_load.parsing import ScenarioError
+from duly_load.scenario import Scenario, load_scenario
 from duly_load.simulator.engine import Policy, Run, simulate
 from duly_load.simulator.results import Results, measure
 from duly_load.simulator.world import World, build

@@ -12,7 +12,8 @@ from rich.table import Table
 from duly.core.types import OutcomeStatus
 from duly.telemetry import configure_logging
 from duly_load import truth as truths
-from duly_load.scenario import Scenario, ScenarioError, load_scenario
+from duly_load.parsing import ScenarioError
+from duly_load.scenario import Scenario, load_scenario
 
 STALLED_MAX = 0.1
 """Share of the time."""

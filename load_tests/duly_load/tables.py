@@ -155,7 +155,7 @@ class Model(Table):
     """The most accurate first."""
 
 
-class Stream(Table):
+class Sensor(Table):
     """One stream, or `count` alike that are named NAME-0, NAME-1, ..."""
 
     name: Name
@@ -174,15 +174,16 @@ class Stream(Table):
     network: Network = Network()
     variant_lowest: Name | None = None
     """The least accurate variant that may serve it; not set: any."""
-    principal: Annotated[str, Field(max_length=200)] = ""
     floor: Annotated[tuple[int, int], AfterValidator(_floor)] | None = None
     """[m, k]: m of any k consecutive frames shall be on time."""
-    credit: Annotated[int, Field(ge=1, le=65_536)] = 256
-    """Frames that may be unanswered; more are shed."""
 
     @property
     def names(self) -> tuple[str, ...]:
         return (self.name,) if self.count == 1 else tuple(f"{self.name}-{nth}" for nth in range(self.count))
+
+    @property
+    def budget_ns(self) -> int:
+        return round(self.budget_ms * 1e6)
 
     @property
     def backlog_policy(self) -> BacklogPolicy:
@@ -193,6 +194,14 @@ class Stream(Table):
         """As `StreamTerms` has it: LATEST 1, ALL 0."""
         frames = self.backlog.partition(":")[2]
         return int(frames) if frames else int(self.backlog == "LATEST")
+
+
+class Stream(Sensor):
+    """A stream in the simulator."""
+
+    principal: Annotated[str, Field(max_length=200)] = ""
+    credit: Annotated[int, Field(ge=1, le=65_536)] = 256
+    """Frames that may be unanswered; more are shed."""
 
 
 class Fault(Table):

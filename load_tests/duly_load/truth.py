@@ -37,7 +37,8 @@ from duly_client.errors import DulyError
 from duly_load import tables, truth_servers
 from duly_load.arrivals import Network
 from duly_load.bench_servers import ServerError
-from duly_load.scenario import Scenario, ScenarioError
+from duly_load.parsing import ScenarioError
+from duly_load.scenario import Scenario
 from duly_load.simulator.engine import Run, Service, simulate
 from duly_load.simulator.world import World, build
 from duly_load.truth_client import Counts, Ints, Live, offer

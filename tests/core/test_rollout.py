@@ -11,7 +11,8 @@ from duly.core.profile import MARGIN_PERCENT
 from duly.core.rollout import ON_TIME_RATIO_MIN, Rollout
 from duly.core.scheduler import Scheduler
 from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
-from duly_load.simulator.engine import Frames, simulate
+from duly_load.schedule import Frames
+from duly_load.simulator.engine import simulate
 from duly_load.simulator.service import T4_MS, Noise, TableService, times_ns
 
 MS = 1_000_000

@@ -17,7 +17,8 @@ from duly_load.baselines.nexus import Nexus
 from duly_load.baselines.profile import MEAN, Estimate, Profile
 from duly_load.baselines.symphony import Symphony
 from duly_load.baselines.triton import Timeout, Triton
-from duly_load.simulator.engine import Frames, Policy, Run, simulate
+from duly_load.schedule import Frames
+from duly_load.simulator.engine import Policy, Run, simulate
 from duly_load.simulator.service import T4_MS, Noise, TableService, times_ns
 
 MS = 1_000_000

@@ -28,9 +28,10 @@ from duly_load.report.series import (
     upper_tail,
 )
 from duly_load.scenario import Scenario, parse_scenario
-from duly_load.simulator.engine import Batches, Frames, Run
+from duly_load.schedule import Frames, Session
+from duly_load.simulator.engine import Batches, Run
 from duly_load.simulator.results import ages_of, measure
-from duly_load.simulator.world import Session, build
+from duly_load.simulator.world import build
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -378,7 +379,7 @@ def test_age_agrees_with_looking_at_every_instant() -> None:
     rng = np.random.default_rng(5)
     open_ns = {1: (0, 1000), 2: (100, 700), 3: (250, 2000)}
     sessions = [
-        Session(stream_id, "", StreamClass.STANDARD, "net", 20, *times_ns) for stream_id, times_ns in open_ns.items()
+        Session(stream_id, "", 0, StreamClass.STANDARD, "net", 20, *times_ns) for stream_id, times_ns in open_ns.items()
     ]
     stream_id = rng.integers(1, 3, 80).astype(np.int32)  # the third stream never gets a result
     status = np.where(np.arange(80) % 4, OutcomeStatus.ON_TIME, OutcomeStatus.SHED).astype(np.int8)

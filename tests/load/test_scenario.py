@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from duly.core.types import BacklogPolicy, StreamClass
-from duly_load.scenario import Scenario, ScenarioError, load_scenario, parse_scenario
+from duly_load.parsing import ScenarioError
+from duly_load.scenario import Scenario, load_scenario, parse_scenario
 
 READY = sorted((Path(__file__).parents[2] / "load_tests" / "scenarios" / "sim").glob("*.toml"))
 
@@ -103,7 +104,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (
         "",
         {"speed": 1},
-        "speed: unknown key; should be name, duration_s, warm_s, noise, lane, model, stream, fault or load_step",
+        "speed: unknown key; should be name, duration_s, warm_s, stream, load_step, noise, lane, model or fault",
     ),
     ("", {"duration_s": 0}, "duration_s: should be greater than 0, got 0"),
     ("", {"duration_s": 1e9}, "duration_s: should be less than or equal to 86400, got 1000000000.0"),

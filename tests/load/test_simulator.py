@@ -23,7 +23,8 @@ from duly.core.events import (
 )
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, OutcomeStatus, StreamClass
 from duly_load.scenario import Scenario, parse_scenario
-from duly_load.simulator.engine import Batches, Frames, Run
+from duly_load.schedule import Frames
+from duly_load.simulator.engine import Batches, Run
 from duly_load.simulator.results import Age, measure
 from duly_load.simulator.world import World, build, run
 

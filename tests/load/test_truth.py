@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from duly_load import cli_truth, null_echo, truth, truth_servers, truth_told
 from duly_load.cli import cli
-from duly_load.scenario import Scenario, ScenarioError, load_scenario, parse_scenario
+from duly_load.parsing import ScenarioError
+from duly_load.scenario import Scenario, load_scenario, parse_scenario
 from duly_load.simulator.world import World, build
 from duly_load.truth_client import Live
 from duly_load.truth_stalls import NO_STALLS, Stalls

@@ -33,6 +33,7 @@ from duly.core.events import (
     WarmLane,
 )
 from duly.core.types import Frame
+from duly_load.schedule import Frames
 
 NEVER_NS = 1 << 62
 
@@ -51,18 +52,6 @@ class Service(Protocol):
     def duration_ns(self, now_ns: int, lane: str, model: str, variant: str, batch_size: int) -> int | None:
         """Of a batch that starts now; None: it hangs until the lane or the model is taken away."""
         ...
-
-
-@dataclass(slots=True)
-class Frames:
-    """The frames of a run in order of arrival; three arrays of the same length."""
-
-    arrival_ns: NDArray[np.int64]
-    deadline_ns: NDArray[np.int64]
-    stream_id: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.arrival_ns)
 
 
 @dataclass(slots=True)

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duly.core.types import OutcomeStatus, StreamClass
+from duly_load.schedule import Session
 from duly_load.simulator.engine import Run
-from duly_load.simulator.world import Session, World
+from duly_load.simulator.world import World
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

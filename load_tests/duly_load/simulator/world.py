@@ -1,36 +1,16 @@
-"""All that a simulated run is told beforehand, made from a scenario and a seed.
-
-A stream that churns opens under a new stream id each time, as a client that comes back does; its sessions share the
-stream's name, under which results are counted.
-"""
+"""All that a simulated run is told beforehand, made from a scenario and a seed."""
 
 from bisect import bisect_left
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from duly.core.events import Event, LaneDown, LaneUp, ModelGone, ModelReady, StreamClosed, StreamOpened
-from duly.core.types import VARIANT_RANK_ANY, StreamClass, StreamTerms
+from duly.core.types import VARIANT_RANK_ANY, StreamTerms
 from duly_load import tables
-from duly_load.arrivals import Draw, Periodic, arrival_times_ns, capture_times_ns, sessions_ns
+from duly_load.arrivals import Periodic
 from duly_load.scenario import Scenario
+from duly_load.schedule import Frames, Session, schedule, steps_of
 from duly_load.simulator import service
-from duly_load.simulator.engine import Frames, Policy, Run, simulate
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One time that a stream is open."""
-
-    stream_id: int
-    name: str
-    """Of the stream; its sessions share it."""
-    stream_class: StreamClass
-    model: str
-    budget_ns: int
-    opened_ns: int
-    closed_ns: int
+from duly_load.simulator.engine import Policy, Run, simulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,43 +44,22 @@ def build(scenario: Scenario, seed: int) -> World:
         script += [(0, ready) for ready in _models_ready(scenario, lane, batch_times)]
     for fault in scenario.fault:
         script += _fault_events(scenario, fault, batch_times)
-    steps = tuple((round(step.at_s * 1e9), step.factor) for step in scenario.load_step)
-    sessions: list[Session] = []
-    arrivals_ns, deadlines_ns, stream_ids = [], [], []
-    for position, stream in enumerate(scenario.stream):
-        for copy, name in enumerate(stream.names):
-            draw = Draw(seed, (position, copy), round(scenario.duration_s * 1e9), steps)
-            captures_ns = capture_times_ns(stream.arrivals, draw)
-            arrival_ns = arrival_times_ns(captures_ns, stream.network, draw)
-            for opened_ns, closed_ns in _sessions_ns(stream, draw):
-                session = Session(
-                    len(sessions) + 1,
-                    name,
-                    stream.stream_class,
-                    stream.model,
-                    round(stream.budget_ms * 1e6),
-                    opened_ns,
-                    closed_ns,
-                )
-                sessions.append(session)
-                script.append((opened_ns, StreamOpened(session.stream_id, _terms(scenario, stream))))
-                if closed_ns < draw.duration_ns:
-                    script.append((closed_ns, StreamClosed(session.stream_id)))
-                # A client sends only while its stream is open; what is still under way when it closes is lost.
-                first, last = np.searchsorted(captures_ns, opened_ns), np.searchsorted(arrival_ns, closed_ns)
-                sent = slice(first, max(first, last))
-                arrivals_ns.append(arrival_ns[sent])
-                deadlines_ns.append(captures_ns[sent] + session.budget_ns)
-                stream_ids.append(np.full(len(arrivals_ns[-1]), session.stream_id, np.int32))
+    duration_ns = round(scenario.duration_s * 1e9)
+    planned = schedule(scenario.stream, duration_ns, steps_of(scenario.load_step), seed)
+    for session in planned.sessions:
+        terms = _terms(scenario, scenario.stream[session.sensor])
+        script.append((session.opened_ns, StreamOpened(session.stream_id, terms)))
+        if session.closed_ns < duration_ns:
+            script.append((session.closed_ns, StreamClosed(session.stream_id)))
     script.sort(key=lambda told: told[0])
     return World(
         scenario,
         seed,
         script,
-        _in_order(arrivals_ns, deadlines_ns, stream_ids),
-        {session.stream_id: session.model for session in sessions},
+        planned.frames,
+        {session.stream_id: session.model for session in planned.sessions},
         batch_times,
-        tuple(sessions),
+        planned.sessions,
     )
 
 
@@ -169,13 +128,6 @@ def _fault_events(
     return told + [(back_ns, event) for event in ready]
 
 
-def _sessions_ns(stream: tables.Stream, draw: Draw) -> list[tuple[int, int]]:
-    from_ns = round(stream.from_s * 1e9)
-    to_ns = draw.duration_ns if stream.to_s is None else round(stream.to_s * 1e9)
-    both = ((max(from_ns, opened), min(to_ns, closed)) for opened, closed in sessions_ns(stream.churn, draw))
-    return [(opened_ns, closed_ns) for opened_ns, closed_ns in both if opened_ns < closed_ns]
-
-
 def _terms(scenario: Scenario, stream: tables.Stream) -> StreamTerms:
     model = next(model for model in scenario.model if model.name == stream.model)
     lowest = [rank for rank, variant in enumerate(model.variants) if variant.name == stream.variant_lowest]
@@ -192,17 +144,4 @@ def _terms(scenario: Scenario, stream: tables.Stream) -> StreamTerms:
         principal=stream.principal,
         floor_frames=floor_frames,
         floor_window=floor_window,
-    )
-
-
-def _in_order(
-    arrivals_ns: list[NDArray[np.int64]], deadlines_ns: list[NDArray[np.int64]], stream_ids: list[NDArray[np.int32]]
-) -> Frames:
-    """All sessions' frames by time of arrival; those of one instant by stream id."""
-    arrival_ns = np.concatenate([np.empty(0, np.int64), *arrivals_ns])
-    order = np.argsort(arrival_ns, kind="stable")
-    return Frames(
-        arrival_ns[order],
-        np.concatenate([np.empty(0, np.int64), *deadlines_ns])[order],
-        np.concatenate([np.empty(0, np.int32), *stream_ids])[order],
     )

@@ -1,0 +1,78 @@
+"""How a user names what is put under load.
+
+duly://HOST:PORT, duly+unix:PATH, unix:PATH     duly, over its own protocol
+kserve://HOST:PORT, kserve+unix:PATH            a server of the KServe v2 protocol (Triton, MLServer, KServe, ...)
+    ?calls=streams                              a bidirectional call for each stream, as Triton has it (the default)
+    ?calls=unary                                a call for each frame
+    ?timeout=budget                             each request carries what is left of its budget, as Triton takes it
+null:                                           nothing at all: answers each frame at once, to measure the harness
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import parse_qsl
+
+
+class AddressError(ValueError):
+    """Says what is wrong with it and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What to connect to, and how."""
+
+    protocol: Literal["duly", "kserve", "null"]
+    endpoint: str
+    """As gRPC takes it: HOST:PORT or unix:PATH; empty for `null`."""
+    unary: bool = False
+    """kserve: a call for each frame."""
+    timeout: bool = False
+    """kserve: requests carry their budget."""
+
+
+SHAPES = "duly://HOST:PORT, unix:PATH, kserve://HOST:PORT or null:"
+
+
+def parse_address(text: str) -> Address:
+    """Raises AddressError."""
+    head, _, query = text.partition("?")
+    options = _options(text, query)
+    if head == "null:":
+        address = Address("null", "")
+    elif head.startswith("unix:"):
+        address = Address("duly", _path(text, head.removeprefix("unix:")))
+    elif head.startswith(("duly+unix:", "kserve+unix:")):
+        protocol, _, path = head.partition("+unix:")
+        address = Address("duly" if protocol == "duly" else "kserve", _path(text, path))
+    elif head.startswith(("duly://", "kserve://")):
+        protocol, _, endpoint = head.partition("://")
+        address = Address("duly" if protocol == "duly" else "kserve", _host_and_port(text, endpoint))
+    else:
+        raise AddressError(f"{text!r}: should be {SHAPES}")
+    if options and address.protocol != "kserve":
+        raise AddressError(f"{text!r}: only kserve:// takes options, {', '.join(options)} should not be there")
+    unary, timeout = options.get("calls") == "unary", options.get("timeout") == "budget"
+    return Address(address.protocol, address.endpoint, unary, timeout)
+
+
+def _options(text: str, query: str) -> dict[str, str]:
+    known = {"calls": ("streams", "unary"), "timeout": ("budget",)}
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in options.items():
+        if value not in known.get(name, ()):
+            right = " or ".join(f"{key}={each}" for key, values in known.items() for each in values)
+            raise AddressError(f"{text!r}: {name}={value} should be {right}")
+    return options
+
+
+def _path(text: str, path: str) -> str:
+    if not path:
+        raise AddressError(f"{text!r}: should name the socket, as in unix:/run/duly.sock")
+    return f"unix:{path}"
+
+
+def _host_and_port(text: str, endpoint: str) -> str:
+    host, _, port = endpoint.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536 or "/" in endpoint:
+        raise AddressError(f"{text!r}: should be HOST:PORT after ://, with a port from 1 to 65535")
+    return endpoint
