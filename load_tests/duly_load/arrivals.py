@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 
+from duly_load.mcap_log import message_times_ns
+
 TRACE_BYTES_MAX = 64 * 2**20
 DURATION_S_MAX = 86_400.0
 
@@ -65,11 +67,15 @@ def beside_scenario(file: Path, info: ValidationInfo) -> Path:
     return Path((info.context or {}).get("folder", "."), file)
 
 
-def read_trace(file: Path) -> Floats:
-    """Sorted times in s. Raises ValueError that says what is wrong with the file."""
-    if file.suffix not in (".npy", ".csv"):
-        raise ValueError("should be a .npy or .csv file")
+def read_trace(file: Path, topic: str = "") -> Floats:
+    """Sorted times in s; `topic`: of an .mcap. Raises ValueError that says what is wrong with the file."""
+    if file.suffix not in (".npy", ".csv", ".mcap"):
+        raise ValueError("should be a .npy, .csv or .mcap file")
+    if topic and file.suffix != ".mcap":
+        raise ValueError("should be an .mcap file, since topic is there")
     try:
+        if file.suffix == ".mcap":
+            return message_times_ns(file, topic) / 1e9
         content = file.read_bytes() if file.stat().st_size <= TRACE_BYTES_MAX else None
     except OSError as error:
         raise ValueError(f"can't be read: {error.strerror}") from error
@@ -208,20 +214,24 @@ class Trace(Table):
     """Captures as they were recorded; steps of the load do not change them."""
 
     kind: Literal["trace"]
+    topic: str = ""
+    """Of the .mcap; may be left out where it has only one."""
     file: Annotated[Path, AfterValidator(beside_scenario)]
-    """Times in s since the start of the run: .npy, or .csv of one time a line. Relative to the scenario's folder."""
+    """Times in s since the start of the run: .npy, or .csv of one time a line; or a log, .mcap: when the messages of
+    `topic` were logged, since the log's first of any topic. Relative to the scenario's folder.
+    """
 
     @field_validator("file")
     @classmethod
-    def _readable(cls, file: Path) -> Path:
-        read_trace(file)
+    def _readable(cls, file: Path, info: ValidationInfo) -> Path:
+        read_trace(file, info.data.get("topic", ""))
         return file
 
     def frames_expected(self, duration_s: float) -> float:
-        return int(np.searchsorted(read_trace(self.file), duration_s))
+        return int(np.searchsorted(read_trace(self.file, self.topic), duration_s))
 
     def times_s(self, draw: Draw) -> Floats:
-        return read_trace(self.file)
+        return read_trace(self.file, self.topic)
 
 
 Arrivals = Annotated[Periodic | Poisson | Gamma | Mmpp | OnOff | Trace, Field(discriminator="kind")]

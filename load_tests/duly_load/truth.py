@@ -13,7 +13,7 @@ The frames are then simulated twice:
 
 - `simulated`: with the scenario's times; of a model that truly ran, with what its batches usually took;
 - `told`: with what each live batch took, in either case (`duly_load.truth_told`), and with frames that arrive when the
-  stalls of the machine let them (`duly_load.truth_stalls`).
+  stalls of the machine let them (`duly_load.stalls`).
 
 Clients count outcomes as the server names them. Compared are on-time ratios, in points (hundredths).
 
@@ -41,8 +41,8 @@ from duly_load.parsing import ScenarioError
 from duly_load.scenario import Scenario
 from duly_load.simulator.engine import Run, Service, simulate
 from duly_load.simulator.world import World, build
+from duly_load.stalls import NO_STALLS, Stalls, Watch
 from duly_load.truth_client import Counts, Ints, Live, offer
-from duly_load.truth_stalls import NO_STALLS, Stalls, Watch
 from duly_load.truth_told import NothingRanError, Told, told
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mcap.writer import Writer
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
@@ -164,6 +165,28 @@ def test_a_trace_is_played_as_it_is(tmp_path: Path) -> None:
         assert arrivals(**table).frames_expected(5) == 2
 
 
+def test_a_trace_of_a_log_keeps_the_phases_of_its_topics(tmp_path: Path) -> None:
+    log_ns = {"/camera": [S, 2 * S, 3 * S], "/imu": [S + MS, S + 11 * MS], "/late": [5 * S]}
+    with (tmp_path / "rig.mcap").open("wb") as file:
+        log = Writer(file)
+        log.start()
+        for topic, times_ns in log_ns.items():
+            channel = log.register_channel(topic, "json", 0)
+            for time_ns in reversed(times_ns):
+                log.add_message(channel, time_ns, b"{}", time_ns)
+        log.finish()  # type: ignore[no-untyped-call]
+    table = {"kind": "trace", "file": str(tmp_path / "rig.mcap")}
+    for topic, times_ns in log_ns.items():
+        expected_ns = [time_ns - S for time_ns in times_ns if time_ns < 5 * S]
+        assert captures(table | {"topic": topic}, draw(4)).tolist() == expected_ns
+        assert arrivals(**table, topic=topic).frames_expected(4) == len(expected_ns)
+    with pytest.raises(ValueError, match="needs a topic; it has /camera, /imu, /late"):
+        arrivals(**table)
+    np.save(tmp_path / "t.npy", np.arange(3.0))
+    with pytest.raises(ValueError, match=r"should be an \.mcap file, since topic is there"):
+        arrivals(kind="trace", file=str(tmp_path / "t.npy"), topic="/imu")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -174,7 +197,8 @@ def test_a_trace_is_played_as_it_is(tmp_path: Path) -> None:
         ("t.csv", b"\xff\n", "should hold numbers"),
         ("t.npy", b"no array", "should hold numbers"),
         ("t.npy", b"", "should hold numbers"),
-        ("t.txt", b"1\n", r"should be a \.npy or \.csv file"),
+        ("t.txt", b"1\n", r"should be a \.npy, \.csv or \.mcap file"),
+        ("t.mcap", b"no log of a robot", "is damaged or no MCAP .not a valid MCAP file"),
     ],
 )
 def test_a_trace_that_is_wrong_is_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:

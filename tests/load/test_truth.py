@@ -16,8 +16,8 @@ from duly_load.cli import cli
 from duly_load.parsing import ScenarioError
 from duly_load.scenario import Scenario, load_scenario, parse_scenario
 from duly_load.simulator.world import World, build
+from duly_load.stalls import NO_STALLS, Stalls
 from duly_load.truth_client import Live
-from duly_load.truth_stalls import NO_STALLS, Stalls
 
 SCENARIOS = Path(__file__).parents[2] / "load_tests" / "scenarios" / "truth"
 

@@ -1,6 +1,7 @@
 """Recordings as frames, for first tries, demonstrations and tests: pictures, video, sound, arrays; from files or stdin.
 
-`open_recording` looks at the file's name and at what the model takes, and refuses what does not go together.
+`open_recording` looks at the file's name and at what the model takes, and refuses what does not go together;
+`recording_for` does where no stream is open yet.
 """
 
 import importlib
@@ -14,7 +15,7 @@ import numpy as np
 
 from duly_client.convert import Array, spelled
 from duly_client.mjpeg import pictures_in
-from duly_client.types import Encoding, Payload, StreamTerms, TensorSpec
+from duly_client.types import Encoding, StreamTerms, TensorSpec, Value
 
 PERIOD_S = 0.1
 """Of pictures and arrays, which state none."""
@@ -44,9 +45,9 @@ class Recording:
     encoding: Encoding | None
     """To pass to `Stream.send`."""
     repeatable: bool
-    _frames: Callable[[], Iterator[Payload]]
+    _frames: Callable[[], Iterator[Value]]
 
-    def __iter__(self) -> Iterator[Payload]:
+    def __iter__(self) -> Iterator[Value]:
         return self._frames()
 
 
@@ -57,7 +58,11 @@ def open_recording(path: str | Path, opened: StreamTerms) -> Recording:
     if len(opened.inputs) != 1:
         names = ", ".join(spec.name for spec in opened.inputs)
         raise RecordingError(f"a recording feeds models with one input; this one takes {names}")
-    spec = opened.inputs[0]
+    return recording_for(path, opened.inputs[0])
+
+
+def recording_for(path: str | Path, spec: TensorSpec) -> Recording:
+    """The same for the only input of a model, before any stream is open."""
     if str(path) == "-":
         return _stdin(spec)
     path = Path(path)
@@ -98,12 +103,12 @@ def _stdin(spec: TensorSpec) -> Recording:
 
 def _pictures(files: list[Path], description: str, spec: TensorSpec) -> Recording:
     if {"PNG" if file.suffix.lower() == ".png" else "JPEG" for file in files} <= set(spec.encodings):
-        read: Callable[[Path], Payload] = Path.read_bytes
+        read: Callable[[Path], Value] = Path.read_bytes
     else:
         cv2 = _opencv("Decoding pictures")
         _check_pixels(description, spec)
 
-        def read(file: Path) -> Payload:
+        def read(file: Path) -> Value:
             picture = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
             if picture is None:
                 raise RecordingError(f"{file}: neither a JPEG nor a PNG picture")
@@ -125,7 +130,7 @@ def _video(path: Path, spec: TensorSpec) -> Recording:
     if not readable:
         raise RecordingError(f"{path}: OpenCV cannot read this video")
 
-    def frames() -> Iterator[Payload]:
+    def frames() -> Iterator[Value]:
         video = cv2.VideoCapture(str(path))
         try:
             while True:
@@ -192,15 +197,15 @@ def _sound(
     if "PCM_S16LE" in spec.encodings:
         encoding = "PCM_S16LE"
 
-        def frames() -> Iterator[Payload]:
+        def frames() -> Iterator[Value]:
             return chunks(chunk_samples)
     elif spec.datatype == "INT16":
 
-        def frames() -> Iterator[Payload]:
+        def frames() -> Iterator[Value]:
             return (np.frombuffer(chunk, "<i2") for chunk in chunks(chunk_samples))
     elif spec.datatype == "FP32":
 
-        def frames() -> Iterator[Payload]:
+        def frames() -> Iterator[Value]:
             return (np.frombuffer(chunk, "<i2") / np.float32(32768) for chunk in chunks(chunk_samples))
     else:
         raise RecordingError(f"{description}; the model takes {_taken(spec)}")

@@ -36,7 +36,7 @@ SHAPES = "duly://HOST:PORT, unix:PATH, kserve://HOST:PORT or null:"
 def parse_address(text: str) -> Address:
     """Raises AddressError."""
     head, _, query = text.partition("?")
-    options = _options(text, query)
+    unary, timeout = parse_options(text)
     if head == "null:":
         address = Address("null", "")
     elif head.startswith("unix:"):
@@ -49,20 +49,20 @@ def parse_address(text: str) -> Address:
         address = Address("duly" if protocol == "duly" else "kserve", _host_and_port(text, endpoint))
     else:
         raise AddressError(f"{text!r}: should be {SHAPES}")
-    if options and address.protocol != "kserve":
-        raise AddressError(f"{text!r}: only kserve:// takes options, {', '.join(options)} should not be there")
-    unary, timeout = options.get("calls") == "unary", options.get("timeout") == "budget"
+    if query and address.protocol != "kserve":
+        raise AddressError(f"{text!r}: only kserve:// takes options, ?{query} should not be there")
     return Address(address.protocol, address.endpoint, unary, timeout)
 
 
-def _options(text: str, query: str) -> dict[str, str]:
+def parse_options(text: str) -> tuple[bool, bool]:
+    """What stands behind the question mark: (unary, timeout) of `Address`. Raises AddressError."""
     known = {"calls": ("streams", "unary"), "timeout": ("budget",)}
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    options = dict(parse_qsl(text.partition("?")[2], keep_blank_values=True))
     for name, value in options.items():
         if value not in known.get(name, ()):
             right = " or ".join(f"{key}={each}" for key, values in known.items() for each in values)
             raise AddressError(f"{text!r}: {name}={value} should be {right}")
-    return options
+    return options.get("calls") == "unary", options.get("timeout") == "budget"
 
 
 def _path(text: str, path: str) -> str:

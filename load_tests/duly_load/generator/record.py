@@ -1,6 +1,6 @@
 """What the generator saw of every frame of one run, and what else a run must tell to be believed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,15 @@ class Record:
             zeros(),
         )
 
+    def of(self, places: Ints) -> "Record":
+        """That of the frames at these places."""
+        return Record(*(getattr(self, each.name)[places] for each in fields(self)))
+
+    def put(self, places: Ints, part: "Record") -> None:
+        """The other way round."""
+        for each in fields(self):
+            getattr(self, each.name)[places] = getattr(part, each.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -82,5 +91,5 @@ class LiveRun:
     """Share of the time in which the machine stood still, see `duly_load.stalls`."""
     server_cpu_s: float | None = None
     """CPU time that the target's processes took, where the harness started them."""
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
     """Why the run is invalid, in words; empty: it is valid."""

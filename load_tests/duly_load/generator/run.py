@@ -1,14 +1,37 @@
 """One run: the schedule is made, sender processes offer it to the target, what they saw is put together and judged."""
 
+import math
+import os
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, Self
 
 from duly_load.generator.address import Address
-from duly_load.generator.record import LiveRun
+from duly_load.generator.awake import awake
+from duly_load.generator.connection import TargetError
+from duly_load.generator.process import Failed, Opened, Saw, Sent, Share, main, schedule_of
+from duly_load.generator.record import Ending, LiveRun, Record
+from duly_load.generator.sender import shares
+from duly_load.generator.validity import problems
 from duly_load.load_scenario import LoadScenario
+from duly_load.outcomes import FrameOutcome
+from duly_load.parsing import ScenarioError
+from duly_load.stalls import Watch
 
 LAG_SHARE = 0.05
 """Of a frame's budget, that the generator's own lag may take at its 99th percentile."""
+LEAD_NS = 300_000_000
+"""From the opening of the last stream to the schedule's time zero."""
+OPEN_S = 120.0
+"""How long payloads may take to prepare and streams to open."""
+PROGRESS_S = 0.5
+PROCESS_FRAMES_PER_S = 1500
+"""That one sender process sends without being late; see the README of the load tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +71,143 @@ def offer(
     """Offers the load and returns what became of it; a run that can't be believed says why in `LiveRun.problems`.
 
     `progress` is called about twice a second. `deeds`: (at_ns, what to do then), in order of time, such as a fault.
-    Raises TargetError where the target is not there or takes none of the streams, before anything is measured.
+    Raises TargetError where the target is not there or takes none of the streams, ScenarioError where the payloads are
+    not what it takes, both before anything is measured.
     """
-    raise NotImplementedError
+    planned = schedule_of(asked.scenario, asked.seed)
+    if not len(planned.frames):
+        raise TargetError(f"{asked.scenario.name}: its schedule has no frames, which shows nothing of {asked.target}")
+    count = len(shares(planned, asked.processes or _processes(asked.scenario)))
+    with _Senders(asked, count) as senders, awake(asked.keep_awake), Watch() as watch:
+        senders.wait_until_open(len(planned.sessions))
+        begin_ns, begin_unix_ns = time.monotonic_ns() + LEAD_NS, time.time_ns() + LEAD_NS
+        senders.begin(begin_ns)
+        saw = senders.wait_until_over(begin_ns, deque(deeds), progress)
+        end_ns = time.monotonic_ns()
+        stalled = watch.stalls(begin_ns).share(0, end_ns - begin_ns)
+    record = Record.empty(len(planned.frames))
+    record.outcome[:] = FrameOutcome.UNSENT
+    endings: list[Ending] = []
+    for part in saw:
+        record.put(part.frames, part.record)
+        endings += part.endings
+    found = problems(planned, record, endings, stalled, round(asked.scenario.warm_s * 1e9), asked.lag_share)
+    if len(saw) < count:
+        found.insert(0, f"{count - len(saw)} of {count} sender processes ended by themselves")
+    endings.sort(key=lambda ending: ending.at_ns)
+    return LiveRun(
+        asked.scenario,
+        asked.seed,
+        asked.target,
+        planned,
+        record,
+        tuple(endings),
+        begin_unix_ns,
+        count,
+        stalled,
+        problems=tuple(found),
+    )
+
+
+def _processes(scenario: LoadScenario) -> int:
+    wanted = math.ceil(scenario.frames_per_s / PROCESS_FRAMES_PER_S)
+    return max(1, min(wanted, len(os.sched_getaffinity(0)), sum(sensor.count for sensor in scenario.stream)))
+
+
+class _Senders:
+    """The sender processes of a run; none is left behind."""
+
+    def __init__(self, asked: Offer, count: int) -> None:
+        self._asked = asked
+        self._count = count
+
+    def __enter__(self) -> Self:
+        asked, context = self._asked, get_context("spawn")
+        self._ways: list[Connection[Any, Any]] = []
+        self._processes: list[SpawnProcess] = []
+        try:
+            for nth in range(self._count):
+                mine, its = context.Pipe()
+                share = Share(asked.scenario, asked.seed, asked.address, nth, self._count, asked.answers_wait_s)
+                process = context.Process(target=main, args=(share, its), name=f"sender {nth}", daemon=True)
+                process.start()
+                its.close()
+                self._ways.append(mine)
+                self._processes.append(process)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+        for way in self._ways:
+            way.close()
+
+    def wait_until_open(self, sessions: int) -> None:
+        refused = 0
+        for way in self._ways:
+            if not way.poll(OPEN_S):
+                raise TargetError(f"{self._asked.target}: its streams were not open after {OPEN_S:g} s")
+            told = self._heard(way)
+            if not isinstance(told, Opened):
+                raise TargetError(f"{self._asked.target}: a sender process ended before it had sent anything")
+            refused += told.refused
+        if refused == sessions:
+            raise TargetError(f"{self._asked.target}: all {sessions} streams were refused")
+
+    def begin(self, at_ns: int) -> None:
+        for way in self._ways:
+            way.send(at_ns)
+
+    def wait_until_over(
+        self,
+        begin_ns: int,
+        deeds: deque[tuple[int, Callable[[], None]]],
+        progress: Callable[[Progress], None] | None,
+    ) -> list[Saw]:
+        """What those saw that came to the end."""
+        saw: list[Saw] = []
+        so_far = dict.fromkeys(self._ways, Sent(0, 0, 0))
+        waiting = set(self._ways)
+        while waiting:
+            at_ns = time.monotonic_ns() - begin_ns
+            while deeds and deeds[0][0] <= at_ns:
+                deeds.popleft()[1]()
+            wait_s = min(PROGRESS_S, (deeds[0][0] - at_ns) / 1e9) if deeds else PROGRESS_S
+            for way in wait(list(waiting), wait_s):
+                assert isinstance(way, Connection)
+                told = self._heard(way)
+                if isinstance(told, Sent):
+                    so_far[way] = told
+                else:
+                    waiting.remove(way)
+                if isinstance(told, Saw):
+                    saw.append(told)
+            if progress is not None:
+                told_of = so_far.values()
+                progress(
+                    Progress(
+                        time.monotonic_ns() - begin_ns,
+                        sum(each.sent for each in told_of),
+                        sum(each.answered for each in told_of),
+                        sum(each.on_time for each in told_of),
+                    )
+                )
+        return saw
+
+    def _heard(self, way: "Connection[Any, Any]") -> object:
+        """None: it ended."""
+        try:
+            told: object = way.recv()
+        except (EOFError, ConnectionResetError):
+            return None
+        if isinstance(told, Failed):
+            if told.wrong_input:
+                raise ScenarioError(f"{self._asked.scenario.name}: {told.why}")
+            named = self._asked.target in told.why
+            raise TargetError(told.why if named else f"{self._asked.target}: {told.why}")
+        return told

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from duly_load.truth_client import Ints
+from duly_load.generator.record import Ints
 
 NAP_NS = 2_000_000
 STALL_NS_MIN = 2_000_000

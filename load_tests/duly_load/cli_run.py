@@ -1,0 +1,202 @@
+"""`duly-load run`: offers a scenario's load to a live server, open loop, and says what became of every frame."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from duly_load.generator.connection import TargetError
+from duly_load.generator.record import LiveRun
+from duly_load.generator.run import LAG_SHARE, Offer
+from duly_load.histogram import Percentiles
+from duly_load.live_files import write_files
+from duly_load.live_results import LiveResults, LiveTally, measure
+from duly_load.load_scenario import LoadScenario, load_load_scenario, scaled
+from duly_load.machine import Machine, look
+from duly_load.outcomes import FrameOutcome
+from duly_load.parsing import ScenarioError
+from duly_load.peers.peer import PeerError
+from duly_load.progress import RunProgress
+from duly_load.targets import TargetNameError, check_names, offer_to, opened, settle
+
+COLUMNS = 100
+
+
+class _Wrong(click.ClickException):
+    exit_code = 2
+
+
+@click.command()
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option(
+    "--target", required=True, help="duly://HOST:PORT, kserve://HOST:PORT, unix:PATH, null:, or a peer's name."
+)
+@click.option(
+    "--load", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Times the scenario's."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Everything random is from it.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Duration in place of the scenario's.")
+@click.option("--processes", default=0, type=click.IntRange(0, 256), help="That send.  [default: as the rate needs]")
+@click.option(
+    "--lag-share",
+    default=LAG_SHARE,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Of a frame's budget that the generator's p99 lag may take; the run is invalid beyond.",
+)
+@click.option(
+    "--answers-wait",
+    "answers_wait_s",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0, 3600),
+    help="Seconds after the end in which answers may come.",
+)
+@click.option("--keep-awake", is_flag=True, help="Keep the processors of a virtual machine from sleeping.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.html, JSON and CSV.")
+def run(
+    scenario: Path,
+    target: str,
+    load: float,
+    seed: int,
+    seconds: float | None,
+    processes: int,
+    lag_share: float,
+    answers_wait_s: float,
+    keep_awake: bool,
+    out: Path | None,
+) -> None:
+    """Offer the load of SCENARIO, a TOML file, to a live server.
+
+    Exit status 0: the run is valid, whatever the server made of it. 1: it is invalid or failed. 2: SCENARIO or an
+    option is wrong.
+    """
+    try:
+        loaded = lasting(scaled(load_load_scenario(scenario), load, str(scenario)), seconds)
+        check_names([target], loaded)
+        if out is not None:
+            make_folder(out)
+        machine = look()
+        with tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
+            ran, version = _run(loaded, target, Path(folder), (seed, processes, lag_share, answers_wait_s, keep_awake))
+    except (ScenarioError, TargetNameError) as error:
+        raise _Wrong(str(error)) from error
+    except (TargetError, PeerError) as error:
+        raise click.ClickException(str(error)) from error
+    results = measure(ran)
+    Console(width=COLUMNS).print(*_tables(ran, results), sep="\n")
+    if out is not None:
+        _write(out, ran, results, machine, version)
+    for problem in results.problems:
+        click.echo(f"INVALID: {problem}", err=True)
+    sys.exit(1 if results.problems else 0)
+
+
+def _run(
+    scenario: LoadScenario, name: str, folder: Path, asked: tuple[int, int, float, float, bool]
+) -> tuple[LiveRun, str]:
+    """The run, and the target's version."""
+    seed, processes, lag_share, answers_wait_s, keep_awake = asked
+    with RunProgress() as progress, opened([name], scenario, folder, progress.say) as (target,):
+        progress.say(f"waiting until {name} is warm and idle")
+        settle(target, scenario, seed)
+        offer = Offer(scenario, seed, name, target.address, processes, answers_wait_s, lag_share, keep_awake)
+        return offer_to(target, offer, progress.follow(name, scenario)), target.version
+
+
+def lasting(scenario: LoadScenario, seconds: float | None) -> LoadScenario:
+    """The first `seconds` of the scenario. Raises ScenarioError where its warm-up is longer, or it is shorter."""
+    if seconds is None:
+        return scenario
+    if not scenario.warm_s < seconds <= scenario.duration_s:
+        raise ScenarioError(
+            f"--seconds: should be more than warm_s, which is {scenario.warm_s:g}, and at most duration_s, which is "
+            f"{scenario.duration_s:g}, got {seconds:g}"
+        )
+    return scenario.model_copy(update={"duration_s": seconds})
+
+
+def make_folder(out: Path) -> None:
+    """What can't be written is told before the work, not after it. Raises ScenarioError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.html").touch()
+    except OSError as error:
+        raise ScenarioError(f"--out: {error.filename} can't be written: {error.strerror}") from error
+
+
+def _tables(ran: LiveRun, results: LiveResults) -> list[Table]:
+    outcomes = _table(
+        f"{ran.scenario.name}, seed {ran.seed}: {results.offered_per_s:,.1f} frames/s to {ran.target} for "
+        f"{results.seconds:g} s",
+        "frames",
+        "on time\n%",
+        "worst\nstream %",
+        "goodput\n/s",
+        "p50\nms",
+        "p99\nms",
+        "age p99\nms",
+        "not on time",
+    )
+    outcomes.add_row("all", *_cells(results, results.worst_on_time_ratio))
+    for name, tally in results.by_class.items() if len(results.by_class) > 1 else ():
+        outcomes.add_row(name, *_cells(tally, None))
+    tails = _table("from capture or, of the harness, from the intended send (ms)", *_TAIL)
+    tails.add_row("latency", *_tail(results.latency_ms))
+    tails.add_row("the reason why not", *_tail(results.reason_ms))
+    tails.add_row("lag of the harness", *_tail(results.lag_ms))
+    tails.add_row("blocked by the target", *_tail(results.blocked_ms))
+    return [outcomes, tails]
+
+
+_TAIL = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _cells(tally: LiveTally, worst: float | None) -> list[str]:
+    latency, age = tally.latency_ms, tally.age_ms
+    others = [
+        f"{tally.counts[outcome.name]:,} {outcome.name.lower()}"
+        for outcome in FrameOutcome
+        if outcome is not FrameOutcome.ON_TIME and tally.counts[outcome.name]
+    ]
+    return [
+        f"{tally.frames:,}",
+        f"{100 * tally.on_time_ratio:.2f}",
+        "" if worst is None else f"{100 * worst:.2f}",
+        f"{tally.goodput_per_s:,.1f}",
+        "-" if latency is None else f"{latency.p50:,.2f}",
+        "-" if latency is None else f"{latency.p99:,.2f}",
+        "-" if age is None else f"{age.p99:,.0f}",
+        ", ".join(others) or "-",
+    ]
+
+
+def _tail(times_ms: Percentiles | None) -> list[str]:
+    if times_ms is None:
+        return ["-"] * len(_TAIL)
+    parts = (times_ms.p50, times_ms.p90, times_ms.p99, times_ms.p99_9, times_ms.p99_99, times_ms.max)
+    return [f"{part:,.3f}" for part in parts]
+
+
+def _write(out: Path, ran: LiveRun, results: LiveResults, machine: Machine, version: str) -> None:
+    from duly_load.report.live import write_runs  # late: it draws with plotly, which nothing else needs
+
+    facts = [*([("Version", version)] if version else []), *machine.facts()]
+    write_runs(out / "report.html", f"{ran.scenario.name} on {ran.target}", [(ran.target, ran, results)], facts)
+    left_out = write_files(out, ran, results, machine, version)
+    click.echo(f"written: {out}/report.html, results.json, streams.csv, timeline.csv, frames.csv.gz")
+    for line in left_out:
+        click.echo(line)
