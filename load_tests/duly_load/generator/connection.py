@@ -39,7 +39,9 @@ class Told(Protocol):
         """
 
     def ended(self, reason: str) -> None:
-        """The target ended the stream, or broke off; nothing more comes. Not told after `finish` or `close`."""
+        """The target ended the stream, or broke off; nothing more comes. Not told after `close`, nor where the target
+        ends the stream after `finish` and owes no answer.
+        """
 
 
 class Connection(Protocol):

@@ -182,8 +182,9 @@ class _Session:
             timeout_us = max(1, (capture_unix_ns + self._session.budget_ns - time.time_ns()) // 1000)
         return model.request(nth, payload, timeout_us)
 
-    def _end(self, reason: str) -> None:
-        if not self._over and not self._finishing:
+    def _end(self, reason: str, owing: bool) -> None:
+        """`owing`: frames are not answered."""
+        if not self._over and (owing or not self._finishing):
             self._told.ended(f"{self._target.name}: {reason}")
         self._over = True
 
@@ -250,7 +251,7 @@ class _Stream(_Session):
         except asyncio.CancelledError:
             if not self._call.cancelled():
                 raise
-        self._end(reason)
+        self._end(reason, bool(self._unanswered))
         self._settled.set()
         self._call.cancel()
 
@@ -318,7 +319,7 @@ class _Calls(_Session):
         except grpc.aio.AioRpcError as error:
             if not self._over and self._target.is_lost(error):
                 # The frames under way are not answered; each as a FAILED of its own would count as the server's word.
-                self._end(f"the connection broke off: {_words(error)}")
+                self._end(f"the connection broke off: {_words(error)}", owing=True)
                 self._cancel_calls()
             outcome = outcome_of_error(error.details() or "", error.code())
         except asyncio.CancelledError:
