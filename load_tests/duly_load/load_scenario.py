@@ -153,7 +153,7 @@ def scaled(scenario: LoadScenario, factor: float, source: str) -> LoadScenario:
 
 def _scaled(sensor: LiveSensor, factor: float, scale: str) -> dict[str, Any]:
     count = max(1, round(sensor.count * factor)) if scale == "streams" else sensor.count
-    content = sensor.model_dump(by_alias=True) | {"count": count, "class": sensor.stream_class.name}
+    content = sensor.model_dump(by_alias=True) | {"count": count}
     if not isinstance(sensor.arrivals, Trace):
         content["arrivals"]["rate_hz"] *= sensor.count * factor / count
     return content

@@ -55,6 +55,8 @@ def read_text(file: Path) -> str:
 
 
 def _class_named(value: object) -> object:
+    if isinstance(value, StreamClass):
+        return value
     if isinstance(value, str) and value in StreamClass.__members__:
         return StreamClass[value]
     raise ValueError(f"should be {one_of(list(StreamClass.__members__))}")

@@ -24,11 +24,13 @@ and times that change midway.
 import contextlib
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from duly.core.scheduler import Scheduler
 from duly.core.types import OutcomeStatus
@@ -37,15 +39,30 @@ from duly_client.errors import DulyError
 from duly_load import tables, truth_servers
 from duly_load.arrivals import Network
 from duly_load.bench_servers import ServerError
+from duly_load.generator.connection import TargetError
+from duly_load.generator.duly import DulyTarget
+from duly_load.generator.record import Ints, Record
+from duly_load.generator.sender import Sender
+from duly_load.load_scenario import parse_load_scenario
+from duly_load.outcomes import FrameOutcome
 from duly_load.parsing import ScenarioError
 from duly_load.scenario import Scenario
+from duly_load.schedule import Schedule
 from duly_load.simulator.engine import Run, Service, simulate
 from duly_load.simulator.world import World, build
 from duly_load.stalls import NO_STALLS, Stalls, Watch
-from duly_load.truth_client import Counts, Ints, Live, offer
 from duly_load.truth_told import NothingRanError, Told, told
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+LEAD_NS = 200_000_000
+"""From the opening of the last stream to the schedule's time zero."""
+ANSWERS_S = 30.0
+"""How long after the last frame was due the last outcome may come."""
+
+Counts = NDArray[np.int32]
+Statuses = NDArray[np.int8]
 
 
 class TruthError(Exception):
@@ -107,8 +124,8 @@ async def sleeping(scenario: Scenario, seed: int) -> Truth:
     with _why(), tempfile.TemporaryDirectory(prefix="duly-") as folder:
         async with truth_servers.sleeping(world, Path(folder)) as target:
             with Watch() as watch:
-                seen = await offer(target, world, truth_servers.SLEEPING.frame)
-        stalls = watch.stalls(seen.begin_ns)
+                seen, begin_ns = await _offer(target, world, truth_servers.SLEEPING.width)
+        stalls = watch.stalls(begin_ns)
         tables_ns = {
             model.name: dict(enumerate(model.variants[0].times_ns(model.batch_max), start=1))
             for model in scenario.model
@@ -130,9 +147,9 @@ async def real(scenario: Scenario, seed: int) -> Truth:
     ):
         planned_ns = await _planned_ns(server.target, scenario)
         with Watch() as watch:
-            seen = await offer(server.target, world, truth_servers.REAL.frame)
+            seen, begin_ns = await _offer(server.target, world, truth_servers.REAL.width)
         took = told(world, seen, planned_ns)
-    return _compare(took.scenario, took, seed, seen, watch.stalls(seen.begin_ns))
+    return _compare(took.scenario, took, seed, seen, watch.stalls(begin_ns))
 
 
 @contextlib.contextmanager
@@ -140,7 +157,7 @@ def _why() -> Iterator[None]:
     """What may go wrong with servers and clients becomes a TruthError."""
     try:
         yield
-    except (truth_servers.LiveError, NothingRanError, ServerError, DulyError, TimeoutError) as error:
+    except (truth_servers.LiveError, NothingRanError, ServerError, DulyError, TargetError) as error:
         raise TruthError(str(error)) from error
 
 
@@ -186,13 +203,46 @@ async def _planned_ns(target: str, scenario: Scenario) -> dict[str, dict[int, in
     }
 
 
-def _compare(scenario: Scenario, took: Told, seed: int, seen: Live, stalls: Stalls) -> Truth:
+async def _offer(target: str, world: World, width: int) -> tuple[Record, int]:
+    """What became of the world's frames, `width` numbers each, at a live server, and the schedule's zero on the
+    monotonic clock.
+
+    Raises TruthError where the server does not take or keep a stream, or does not answer a frame.
+    """
+    scenario = world.scenario
+    streams = [
+        stream.model_dump(by_alias=True, exclude={"principal", "credit"}) | {"payloads": {"shape": [width]}}
+        for stream in scenario.stream
+    ]
+    content = {"name": scenario.name, "duration_s": scenario.duration_s, "stream": streams}
+    content["load_step"] = [step.model_dump() for step in scenario.load_step]
+    loaded = parse_load_scenario(content, scenario.name, Path())
+    sender = Sender(loaded, world.seed, Schedule(world.frames, world.sessions), world.sessions)
+    async with DulyTarget(target) as server:
+        await sender.open(server)
+        await sender.run(time.monotonic_ns() + LEAD_NS, ANSWERS_S)
+    if sender.endings:
+        raise TruthError(f"stream {sender.endings[0].stream}: {sender.endings[0].reason}")
+    if missing := int((sender.record.outcome > FrameOutcome.FAILED).sum()):
+        count = len(world.frames)
+        raise TruthError(f"{missing} of {count} frames had no outcome {ANSWERS_S:g} s after the last")
+    return sender.record, sender.begin_ns
+
+
+def _status(seen: Record) -> Statuses:
+    """As the server named it, which is what the simulator can foresee; the record has it by the client's clock."""
+    late = np.where(seen.outcome == OutcomeStatus.ON_TIME, OutcomeStatus.LATE, seen.outcome)
+    status: Statuses = np.where(seen.claimed, OutcomeStatus.ON_TIME, late).astype(np.int8)
+    return status
+
+
+def _compare(scenario: Scenario, took: Told, seed: int, seen: Record, stalls: Stalls) -> Truth:
     """`scenario`: what `simulated` is with."""
     live = build(scenario, seed)
     lag_ms = seen.lag_ns[_counting(live)] / 1e6
     p50, p99 = np.percentile(lag_ms, [50, 99]).tolist() if len(lag_ms) else (0.0, 0.0)
     return Truth(
-        _side(live, seen.status, seen.latency_ns, seen.batch_size),
+        _side(live, _status(seen), seen.latency_ns, seen.batch_size),
         _simulated(live, live.service, NO_STALLS),
         # What the scheduler learnt at warm-up is the scenario's in both.
         _simulated(build(scenario, seed), took.service, stalls),
@@ -218,7 +268,7 @@ def _counting(world: World) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
     return world.frames.arrival_ns >= round(world.scenario.warm_s * 1e9)
 
 
-def _side(world: World, status: "np.ndarray[tuple[int], np.dtype[np.int8]]", latency_ns: Ints, sizes: Counts) -> Side:
+def _side(world: World, status: Statuses, latency_ns: Ints, sizes: Counts) -> Side:
     counting = _counting(world)
     status, sizes, stream_id = status[counting], sizes[counting], world.frames.stream_id[counting]
     by_number = np.bincount(status, minlength=max(OutcomeStatus) + 1).tolist()

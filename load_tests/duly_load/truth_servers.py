@@ -14,14 +14,13 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
 
 from duly.app import App, StartError
 from duly.config import ServerConfig
@@ -32,9 +31,9 @@ from duly.runtime.loading import start_worker
 from duly.runtime.models import Served
 from duly.runtime.payloads import Payload
 from duly.runtime.workers import Worker, WorkerError
-from duly_client.convert import Array
-from duly_load.bench_models import IR_VERSION, OPSET, SEED, THREADS
+from duly_load.bench_models import THREADS
 from duly_load.bench_servers import ServerProcess
+from duly_load.chain import Chain
 from duly_load.scenario import Scenario
 from duly_load.simulator.world import World
 
@@ -45,37 +44,9 @@ class LiveError(Exception):
     """A server for the live run can't be had; says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """A model: FP32 `x` of [N, width] through `layers` dense layers that share one matrix. Its weights mean nothing."""
-
-    width: int
-    layers: int
-
-    @property
-    def frame(self) -> Array:
-        """What each frame holds."""
-        return np.zeros(self.width, np.float32)
-
-    def graph(self) -> onnx.ModelProto:
-        matrix = np.random.default_rng(SEED).standard_normal((self.width, self.width), np.float32)
-        nodes, tensor = [], "x"
-        for layer in range(self.layers):
-            result = "y" if layer == self.layers - 1 else f"layer_{layer}"
-            nodes.append(helper.make_node("MatMul", [tensor, "matrix"], [f"sums_{layer}"]))
-            nodes.append(helper.make_node("Tanh", [f"sums_{layer}"], [result]))
-            tensor = result
-        inputs, outputs = (
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", self.width])] for name in ("x", "y")
-        )
-        weights = [numpy_helper.from_array(matrix / np.float32(np.sqrt(self.width)), "matrix")]
-        graph = helper.make_graph(nodes, "chain", inputs, outputs, weights)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-
-
 SLEEPING = Chain(1, 1)
 REAL = Chain(256, 200)
-"""Batching pays: the matrix is read once for all frames. As deep as the scenario's times ask for on this machine."""
+"""As deep as the scenario's times ask for on this machine."""
 RUNS = 30
 """Timed to find how deep."""
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from duly_load.generator.record import Ints, Record
 from duly_load.scenario import Scenario
 from duly_load.simulator.world import World
 from duly_load.tables import Noise, Variant
-from duly_load.truth_client import Ints, Live
 
 BATCHES_MIN = 20
 """Batches of one size from which their median says more than what it starts from."""
@@ -59,7 +59,7 @@ class Told:
     service: ToldService
 
 
-def told(world: World, seen: Live, base_ns: dict[str, dict[int, int]]) -> Told:
+def told(world: World, seen: Record, base_ns: dict[str, dict[int, int]]) -> Told:
     """What the lanes took in `seen`. `base_ns`: by model and batch size, where too few ran.
 
     Raises NothingRanError.
@@ -94,7 +94,7 @@ def told(world: World, seen: Live, base_ns: dict[str, dict[int, int]]) -> Told:
     return Told(scenario.model_copy(update={"model": tuple(models), "noise": noise}), ToldService(took))
 
 
-def _occupied_ns(seen: Live, lanes: int) -> Ints:
+def _occupied_ns(seen: Record, lanes: int) -> Ints:
     """How long the batch of each frame held its lane. What the server tells has the sending of its answers in it; where
     there is one lane, the batch was over at the latest when the next began.
     """

@@ -104,7 +104,6 @@ class DulyConnection:
             await asyncio.wait((self._reader,))
 
     async def close(self) -> None:
-        self._finished = True
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait((self._reader,))
@@ -114,10 +113,10 @@ class DulyConnection:
         why = "the server ended the stream"
         try:
             async for outcome in self._stream:
-                nth, capture_unix_ns = self._waiting.pop(outcome.frame_id)
                 timing = outcome.timing
                 if outcome.status is types.Status.CANCELLED and not timing.received_unix_ns:
                     continue  # the client's own word: the connection was lost
+                nth, capture_unix_ns = self._waiting.pop(outcome.frame_id)
                 self._told.answered(
                     nth,
                     FrameOutcome(outcome.status),
@@ -128,7 +127,5 @@ class DulyConnection:
                 )
         except DulyError as error:
             why = str(error)
-            if self._finished:
-                self._finished = not self._waiting
-        if not self._finished:
+        if self._waiting or not self._finished:
             self._told.ended(why)
