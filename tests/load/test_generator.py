@@ -219,7 +219,7 @@ async def test_reasons_are_outcomes_in_the_targets_own_words() -> None:
 
 async def test_frames_that_nobody_answers_are_unanswered_and_the_run_ends() -> None:
     async def never(frame_id: int, name: str) -> None:
-        return None
+        await asyncio.Event().wait()
 
     async with serving(never) as (address, _):
         ran = await send(scenario(), address, answers_wait_s=0.1)
