@@ -5,10 +5,7 @@ with `--out`, writes everything that was measured as JSON. Needs the packages of
 with gRPC.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
 import signal
 import sys
 import tempfile
@@ -30,6 +27,7 @@ from duly_load.bench_client import ClientError
 from duly_load.bench_models import write_repository
 from duly_load.bench_parts import FULL, MEASUREMENTS, QUICK, Effort, Part, Setup
 from duly_load.bench_servers import ServerError
+from duly_load.machine import look
 
 BUSY_LOAD_PER_CORE = 0.3
 """A machine with more than this to do before the benchmark starts gives figures that are too high."""
@@ -58,33 +56,6 @@ def run(keys: list[str], effort: Effort, console: Console, finished: Callable[[P
         setup = Setup(client, repository, duly, null_echo, effort, advance)
         for key in keys:
             finished(MEASUREMENTS[key].measure(setup))
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
-    versions = {}
-    for package in ("duly", "grpcio", "protobuf", "onnxruntime", "uvloop"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "load_average_1m": os.getloadavg()[0],
-        "unix_time": int(time.time()),
-    }
 
 
 def table(part: Part) -> Table:
@@ -135,11 +106,16 @@ def main(keys: list[str], quick: bool, rounds: int | None, out: Path | None) -> 
     effort = QUICK if quick else FULL
     if rounds is not None:
         effort = replace(effort, rounds=rounds)
-    facts = machine()
-    console.print(f"{facts['cpu']}, {facts['cores']} cores, load average {facts['load_average_1m']:.2f}")
-    if facts["load_average_1m"] > BUSY_LOAD_PER_CORE * facts["cores"]:
+    machine = look()
+    console.print(f"{machine.cpu}, {machine.cores} cores, load average {machine.load_average_1m:.2f}")
+    if machine.load_average_1m > BUSY_LOAD_PER_CORE * machine.cores:
         console.print("This machine is busy with something else: figures will vary, and latencies be too high.")
-    report: dict[str, Any] = {"machine": facts, "effort": asdict(effort), "parts": []}
+    report: dict[str, Any] = {
+        "machine": machine.to_json(),
+        "unix_time": int(time.time()),
+        "effort": asdict(effort),
+        "parts": [],
+    }
 
     def finished(part: Part) -> None:
         console.print(table(part))

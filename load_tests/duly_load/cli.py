@@ -10,10 +10,15 @@ import sys
 import click
 
 COMMANDS = {
+    "run": "duly_load.cli_run",
     "sim": "duly_load.cli_sim",
     "replay": "duly_load.cli_replay",
     "grid": "duly_load.cli_grid",
     "truth": "duly_load.cli_truth",
+    "capacity": "duly_load.cli_capacity",
+    "compare": "duly_load.cli_compare",
+    "soak": "duly_load.cli_soak",
+    "peers": "duly_load.cli_peers",
 }
 """By name: the module that has the command, as an attribute of the same name."""
 

@@ -11,9 +11,9 @@ import pytest
 
 from duly.core.events import Action, BatchFinished, DispatchBatch, Event, FramesArrived, LaneDown, LaneUp, ResolveFrame
 from duly.core.types import Frame, OutcomeStatus, StreamClass
+from duly_load.outcomes import FrameOutcome
 from duly_load.report import html
 from duly_load.report.figures import POLICY_COLOURS, SERIES, policy_series
-from duly_load.report.run_pictures import BATCHES_MAX, TICKS_MAX
 from duly_load.report.run_tables import Entry
 from duly_load.report.series import (
     BINS_MAX,
@@ -27,6 +27,7 @@ from duly_load.report.series import (
     rates_by_status,
     upper_tail,
 )
+from duly_load.report.window import BATCHES_MAX, TICKS_MAX
 from duly_load.scenario import Scenario, parse_scenario
 from duly_load.schedule import Frames, Session
 from duly_load.simulator.engine import Batches, Run
@@ -284,7 +285,7 @@ def test_a_colour_for_every_name_in_both_schemes(tmp_path: Path) -> None:
     faulty = scenario(rate_hz=90, fault=[{"lane": "gpu", "kind": "die", "at_s": 1.0, "back_s": 1.5}])
     text = json.dumps(written(tmp_path, [entry("duly", OneByOne(), faulty)]).figures)
     used = set(re.findall(r'"(--[a-z0-9-]+)"', text))
-    used |= {f"--{outcome.name.lower().replace('_', '-')}" for outcome in OutcomeStatus}
+    used |= {f"--{outcome.name.lower().replace('_', '-')}" for outcome in FrameOutcome}
     used |= {f"--series-{nth}" for nth in range(SERIES)}
     for name in used:
         assert f"{name}:" in light

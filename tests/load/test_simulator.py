@@ -22,10 +22,11 @@ from duly.core.events import (
     StreamOpened,
 )
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, OutcomeStatus, StreamClass
+from duly_load.ages import Age
 from duly_load.scenario import Scenario, parse_scenario
 from duly_load.schedule import Frames
 from duly_load.simulator.engine import Batches, Run
-from duly_load.simulator.results import Age, measure
+from duly_load.simulator.results import measure
 from duly_load.simulator.world import World, build, run
 
 S = 1_000_000_000

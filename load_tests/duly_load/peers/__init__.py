@@ -1,0 +1,9 @@
+"""Servers that the harness starts itself, by the names that `--target` takes."""
+
+from duly_load.peers.mlserver import MLServer
+from duly_load.peers.own import Duly, Floor
+from duly_load.peers.peer import Peer
+from duly_load.peers.triton import Triton
+
+PEERS: dict[str, Peer] = {peer.name: peer for peer in (Duly(), Floor(), Triton(), MLServer())}
+"""In the order in which people are told of them."""

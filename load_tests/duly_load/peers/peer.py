@@ -21,6 +21,9 @@ class Server(Protocol):
     version: str
     """What it is, for people: `Triton 2.51.0`."""
 
+    pid: int
+    """Of its first process; all others descend from it."""
+
     def cpu_s(self) -> float:
         """CPU time of the server and all its processes since it began. Raises PeerError where it is gone."""
         ...

@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from duly.core.types import OutcomeStatus
+from duly_load.outcomes import FrameOutcome
 from duly_load.report.layout import (
     OUTCOME_ORDER,
     Floats,
@@ -19,6 +19,7 @@ from duly_load.report.layout import (
     log_ticks,
     numbers,
     panels_layout,
+    shortened,
     single,
     tail_axis,
     words,
@@ -50,13 +51,13 @@ def policy_series(policies: list[str]) -> dict[str, int]:
     return series | {policy: free[nth % len(free)] for nth, policy in enumerate(others)}
 
 
-def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[OutcomeStatus, Floats]]]) -> Json:
+def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[FrameOutcome, Floats]]]) -> Json:
     """Frames per second by outcome, stacked, in bins of arrival; a panel for each policy, all to the same scale.
 
     `edges_s` has one number more than each array of rates.
     """
     data: list[Json] = []
-    told: set[OutcomeStatus] = set()
+    told: set[FrameOutcome] = set()
     for nth, (_, rates) in enumerate(panels):
         for outcome in OUTCOME_ORDER:
             if outcome not in rates:
@@ -137,10 +138,17 @@ def fairness(curves: list[tuple[str, Curve]]) -> Json:
     return {"data": data, "layout": layout}
 
 
-def goodput_against_load(curves: list[tuple[str, list[tuple[float, float, float, float]]]], load: str) -> Json:
-    """Median goodput of each policy, in a band from the least to the greatest of its runs.
+def against_load(
+    curves: list[tuple[str, list[tuple[float, float, float, float]]]],
+    load: str,
+    measure: str,
+    hover: str,
+    **axis: object,
+) -> Json:
+    """Median of each policy's runs at a load, in a band from the least to the greatest of them.
 
-    `curves`: (policy, [(load, least, median, greatest goodput)]). `load` is the title of the axis.
+    `curves`: (policy, [(load, least, median, greatest)]), each with a point at least. `load` and `measure` are the
+    titles of the axes, `hover` how plotly writes a median (`%{y:.2~%}`), `axis` what else there is to the y axis.
     """
     series = policy_series([policy for policy, _ in curves])
     data: list[Json] = []
@@ -162,26 +170,50 @@ def goodput_against_load(curves: list[tuple[str, list[tuple[float, float, float,
                 "hoverinfo": "skip",
             }
         )
-        line = _lines([(policy, (at, median))], "%{y:,.4~g}/s at %{x:,.4~g}", series)[0]
+        line = _lines([(policy, (at, median))], f"{hover} at %{{x:,.4~g}}", series)[0]
         data.append(line | {"mode": "lines+markers", "legendgroup": policy})
     layout = single(HEIGHT + 80) | {"hovermode": "closest"}
     layout["xaxis"] = x_axis(load, separatethousands=True)
-    layout["yaxis"] = y_axis("goodput (frames/s)", rangemode="tozero", separatethousands=True)
+    layout["yaxis"] = y_axis(measure, **({"rangemode": "tozero", "separatethousands": True} | axis))
+    return {"data": data, "layout": layout}
+
+
+def over_time(panels: list[tuple[str, str, list[tuple[str, Curve]]]], end_s: Floats) -> Json:
+    """Lines over one axis of time in s, a panel for each measure, one above the other.
+
+    `panels`: (what it shows, title of its y axis, [(policy, (times, values))]); values are drawn on a logarithmic
+    scale, NaN leaves a gap. `end_s`: where the axis begins and ends.
+    """
+    data: list[Json] = []
+    layout = panels_layout([name for name, _, _ in panels], PANEL)
+    series = policy_series([policy for _, _, curves in panels for policy, _ in curves])
+    told: set[str] = set()
+    for nth, (_, title, curves) in enumerate(panels):
+        for line, (policy, (x, _)) in zip(_lines(curves, "%{y:.4~g} at %{x:.5~g} s", series), curves, strict=True):
+            shown = {"yaxis": y_name(nth), "legendgroup": policy, "showlegend": policy not in told}
+            told.add(policy)
+            data.append(line | shown | {"mode": "lines+markers" if len(x) <= 40 else "lines"})
+        axis = layout[y_key(nth)]
+        assert isinstance(axis, dict)
+        axis |= log_ticks([y[np.isfinite(y)] for _, (_, y) in curves]) | axis_title(title)
+    layout["hovermode"] = "closest"
+    layout["xaxis"] = x_axis("time (s)", range=numbers(end_s), anchor=y_name(len(panels) - 1))
     return {"data": data, "layout": layout}
 
 
 def _lines(curves: list[tuple[str, Curve]], hover: str, series: dict[str, int] | None = None) -> list[Json]:
     number_of = series or policy_series([policy for policy, _ in curves])
+    dashes = DASHES if len(number_of) > 1 else ("solid",) * len(DASHES)
     return [
         {
             "type": "scatter",
             "mode": "lines",
-            "name": escape(policy),
+            "name": escape(shortened(policy)),
             "x": numbers(x),
             "y": numbers(y),
-            "line": {"color": f"--series-{number_of[policy]}", "width": 2.25, "dash": DASHES[number_of[policy]]},
+            "line": {"color": f"--series-{number_of[policy]}", "width": 2.25, "dash": dashes[number_of[policy]]},
             "marker": {"color": f"--series-{number_of[policy]}", "size": 6},
-            "hovertemplate": f"{escape(policy)}: {hover}<extra></extra>",
+            "hovertemplate": f"{escape(shortened(policy))}: {hover}<extra></extra>",
         }
         for policy, (x, y) in curves
     ]

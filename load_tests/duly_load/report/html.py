@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from duly_load.report.figures import goodput_against_load
+from duly_load.report.figures import against_load
 from duly_load.report.page import Column, Picture, Table, render
 from duly_load.report.run_pictures import pictures
 from duly_load.report.run_tables import Entry, tables
@@ -50,7 +50,7 @@ def write_curves(
         "Goodput against load",
         "Lines are medians over the runs at a load, bands go from the least to the greatest. Where a line bends away "
         "from the others it starts to miss; one that falls serves frames that are lost already.",
-        goodput_against_load(curves, load),
+        against_load(curves, load, "goodput (frames/s)", "%{y:,.4~g}/s"),
     )
     path.write_text(render(title, [("Policies", str(len(curves)))], [table], [picture]), "utf-8")
 

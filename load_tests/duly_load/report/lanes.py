@@ -5,7 +5,7 @@ from html import escape
 
 import numpy as np
 
-from duly.core.types import OutcomeStatus
+from duly_load.outcomes import FrameOutcome
 from duly_load.report.layout import (
     OUTCOME_ORDER,
     Floats,
@@ -45,7 +45,7 @@ class LanePanel:
     """It never ended, its lane or model went away."""
     text: list[str]
     """What else is to be said of the batch."""
-    missed_ms: dict[OutcomeStatus, Floats]
+    missed_ms: dict[FrameOutcome, Floats]
     """When frames that never ran were given up, by how they ended; each time once."""
 
 
@@ -111,7 +111,7 @@ def _bars(panel: LanePanel, at: list[int], row: dict[str, int], nth: int, told: 
     }
 
 
-def _ticks(outcome: OutcomeStatus, at_ms: Floats, row: int, nth: int, told: set[str]) -> Json:
+def _ticks(outcome: FrameOutcome, at_ms: Floats, row: int, nth: int, told: set[str]) -> Json:
     showlegend = outcome.name not in told
     told.add(outcome.name)
     return {

@@ -1,11 +1,12 @@
 """What all pictures have in common: colours by name, axes, panels."""
 
 from html import escape
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
 
-from duly.core.types import OutcomeStatus
+from duly_load.outcomes import FrameOutcome
 
 Json = dict[str, object]
 Floats = NDArray[np.float64]
@@ -13,29 +14,40 @@ Floats = NDArray[np.float64]
 MARGINS = 110
 """Height that the axis titles and the legend take."""
 
+NAME_MAX = 48
+"""Characters of a name in a picture or a row."""
+
 LEGEND: Json = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
 
-OUTCOME_ORDER = (
-    OutcomeStatus.ON_TIME,
-    OutcomeStatus.LATE,
-    OutcomeStatus.EXPIRED,
-    OutcomeStatus.SHED,
-    OutcomeStatus.SUPERSEDED,
-    OutcomeStatus.SKIPPED,
-    OutcomeStatus.INVALID,
-    OutcomeStatus.CANCELLED,
-    OutcomeStatus.FAILED,
+OUTCOME_ORDER: tuple[FrameOutcome, ...] = (
+    FrameOutcome.ON_TIME,
+    FrameOutcome.LATE,
+    FrameOutcome.EXPIRED,
+    FrameOutcome.SHED,
+    FrameOutcome.SUPERSEDED,
+    FrameOutcome.SKIPPED,
+    FrameOutcome.INVALID,
+    FrameOutcome.CANCELLED,
+    FrameOutcome.FAILED,
+    FrameOutcome.REFUSED,
+    FrameOutcome.UNSENT,
+    FrameOutcome.UNANSWERED,
 )
 
 
-def words(status: OutcomeStatus) -> str:
+def words(outcome: FrameOutcome) -> str:
     """How a reader is told of it."""
-    return status.name.lower().replace("_", " ")
+    return outcome.name.lower().replace("_", " ")
 
 
-def colour(status: OutcomeStatus) -> str:
+def colour(outcome: FrameOutcome) -> str:
     """The custom property that has it."""
-    return f"--{status.name.lower().replace('_', '-')}"
+    return f"--{outcome.name.lower().replace('_', '-')}"
+
+
+def shortened(name: str) -> str:
+    """A name that others chose, as long as a legend can bear; long ones lose their middle: they differ at the end."""
+    return name if len(name) <= NAME_MAX else f"{name[: NAME_MAX // 2]}…{name[-(NAME_MAX // 2) :]}"
 
 
 def single(height_px: int) -> Json:
@@ -64,7 +76,13 @@ def panels_layout(names: list[str], panel_px: int) -> Json:
         top = bottom + panel_px / body_px
         layout[y_key(nth)] = y_axis("") | {"domain": [round(bottom, 4), round(top, 4)]}
         annotations.append(
-            {"text": f"<b>{escape(name)}</b>", "x": 0, "xref": "paper", "xanchor": "left", "y": round(top, 4)}
+            {
+                "text": f"<b>{escape(shortened(name))}</b>",
+                "x": 0,
+                "xref": "paper",
+                "xanchor": "left",
+                "y": round(top, 4),
+            }
             | {"yref": "paper", "yanchor": "bottom", "showarrow": False}
         )
     over_name = {"y": 1 + 22 / body_px}
@@ -100,20 +118,22 @@ def tail_axis(title: str, texts: list[str]) -> Json:
 
 
 def log_ticks(values: list[Floats]) -> Json:
-    """A logarithmic axis with ticks at 1, 2 and 5 within up to three decades, at the powers of ten within more."""
+    """A logarithmic axis with ticks at 1, 2 and 5 within up to three decades, at the powers of ten within more; closer
+    where the values are.
+    """
     positive = np.concatenate([[], *values])
     positive = positive[positive > 0]
     low, high = (np.log10(positive.min()), np.log10(positive.max())) if len(positive) else (0.0, 1.0)
-    steps = (1, 2, 5) if high - low <= 3 else (1,)
+    steps = (1,) if high - low > 3 else (1, 2, 5) if high - low > 0.7 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     ticks = [step * 10.0**power for power in range(int(np.floor(low)), int(np.ceil(high)) + 1) for step in steps]
     margin = 0.03 * max(high - low, 0.1)
     texts = [f"{tick:,.6g}" for tick in ticks]
     return {"type": "log", "range": [low - margin, high + margin], "tickvals": ticks, "ticktext": texts}
 
 
-def numbers(values: Floats) -> list[float]:
-    """Six digits are more than a picture shows and keep the page small."""
-    return [float(f"{value:.6g}") for value in values.tolist()]
+def numbers(values: Floats) -> list[float | None]:
+    """Six digits are more than a picture shows and keep the page small. NaN becomes None: a gap in a line."""
+    return [None if isnan(value) else float(f"{value:.6g}") for value in values.tolist()]
 
 
 def _grid() -> Json:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 
-from duly_load.report.layout import Json
+from duly_load.report.layout import Json, shortened
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -43,12 +43,29 @@ class Picture:
     heading: str
     about: str
     """What it shows and how to read it; also its description for those who can't see it."""
-    figure: Json
+    figure: Json | None
+    """None: there is nothing to draw, which `about` says."""
 
 
-def render(title: str, facts: list[tuple[str, str]], tables: list[Table], pictures: list[Picture]) -> str:
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether what the page says can be believed; stands above everything else."""
+
+    valid: bool
+    headline: str
+    reasons: tuple[str, ...]
+
+
+def render(
+    title: str,
+    facts: list[tuple[str, str]],
+    tables: list[Table],
+    pictures: list[Picture],
+    verdict: Verdict | None = None,
+) -> str:
     """The whole page. Raises ModuleNotFoundError where plotly is not installed."""
     own = files("duly_load.report")
+    drawn = any(picture.figure for picture in pictures)
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">',
@@ -58,15 +75,24 @@ def render(title: str, facts: list[tuple[str, str]], tables: list[Table], pictur
         f"</head>\n<body>\n<header>\n<h1>{escape(title)}</h1>\n<dl>",
         *(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts),
         "</dl>\n</header>\n<main>",
+        _verdict(verdict) if verdict else "",
         *(_table(table) for table in tables),
         "<noscript><p>The pictures are drawn by a script inside this page; the tables do without.</p></noscript>",
         *(_picture(nth, picture) for nth, picture in enumerate(pictures)),
         "</main>",
-        f"<script>{_plotly()}</script>" if pictures else "",
-        f"<script>\n{(own / 'page.js').read_text('utf-8')}</script>" if pictures else "",
+        f"<script>{_plotly()}</script>" if drawn else "",
+        f"<script>\n{(own / 'page.js').read_text('utf-8')}</script>" if drawn else "",
         "</body>\n</html>\n",
     ]
     return "\n".join(parts)
+
+
+def _verdict(verdict: Verdict) -> str:
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict.reasons)
+    return (
+        f'<section class="verdict {"valid" if verdict.valid else "invalid"}">\n'
+        f"<strong>{escape(verdict.headline)}</strong>\n{f'<ul>{reasons}</ul>' if reasons else ''}\n</section>"
+    )
 
 
 def _table(table: Table) -> str:
@@ -76,7 +102,7 @@ def _table(table: Table) -> str:
     )
     rows = []
     for name, cells in table.rows:
-        row = f'<tr><th scope="row">{escape(name)}</th>'
+        row = f'<tr><th scope="row" title="{escape(name)}">{escape(shortened(name))}</th>'
         for nth, (column, value) in enumerate(zip(table.columns, cells, strict=True)):
             text = "-" if value is None else format(value, column.digits)
             row += f'<td class="best">{text}</td>' if text == best[nth] else f"<td>{text}</td>"
@@ -103,6 +129,8 @@ def _best(table: Table, nth: int) -> str | None:
 
 
 def _picture(nth: int, picture: Picture) -> str:
+    if picture.figure is None:
+        return f"<section>\n<h2>{escape(picture.heading)}</h2>\n<p>{escape(picture.about)}</p>\n</section>"
     figure = json.dumps(picture.figure, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
     return "\n".join(
         [

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from duly.core.types import OutcomeStatus
 from duly_load.report.figures import (
-    Curve,
     fairness,
     lower_tails,
     outcomes_over_time,
@@ -30,18 +29,10 @@ from duly_load.report.series import (
     rates_by_status,
     upper_tail,
 )
+from duly_load.report.window import BATCHES_MAX, WINDOWS_NS, given_up_ms, ms, span, window_ns
 from duly_load.simulator.engine import Run
 from duly_load.simulator.results import Results, ages_of, lane_left_ns, served
 from duly_load.simulator.world import World
-
-WINDOWS_NS = tuple(step * 100_000 for step in (2000, 1000, 500, 200, 100, 50, 20, 10, 5, 2, 1))
-"""The lanes are shown for the longest of these in which their batches are wide enough to be read."""
-BEFORE_PERCENT = 30
-"""Share of the window that lies before the first miss."""
-BATCHES_MAX = 80
-"""Of one lane, within the window."""
-TICKS_MAX = 1000
-"""Places within the window at which frames that never ran are marked; more would lie on the same pixels."""
 
 
 @dataclass(slots=True)
@@ -86,7 +77,7 @@ def pictures(entries: list[Entry]) -> list[Picture]:
     return [
         Picture(
             "Outcomes over time",
-            f"Frames by when they arrived, in bins of {_seconds(int(edges_ns[1] - edges_ns[0]))}. The whole height is "
+            f"Frames by when they arrived, in bins of {span(int(edges_ns[1] - edges_ns[0]))}. The whole height is "
             "what was sent, the lowest layer is the goodput.",
             outcomes_over_time(
                 edges_ns / 1e9,
@@ -99,7 +90,7 @@ def pictures(entries: list[Entry]) -> list[Picture]:
             "hundred took at least as long as the line says.",
             upper_tails(
                 [
-                    (policy, _ms(upper_tail((run.resolved_ns - run.arrival_ns)[run.served].astype(np.float64))))
+                    (policy, ms(upper_tail((run.resolved_ns - run.arrival_ns)[run.served].astype(np.float64))))
                     for policy, run in counted
                 ],
                 "latency (ms)",
@@ -111,7 +102,7 @@ def pictures(entries: list[Entry]) -> list[Picture]:
             "meets 0 is the share of late results. It opens round 0; a line that is not seen lies further left.",
             lower_tails(
                 [
-                    (policy, _ms(lower_tail((run.deadline_ns - run.resolved_ns)[run.served].astype(np.float64))))
+                    (policy, ms(lower_tail((run.deadline_ns - run.resolved_ns)[run.served].astype(np.float64))))
                     for policy, run in counted
                 ],
                 "slack at the result (ms)",
@@ -130,7 +121,7 @@ def pictures(entries: list[Entry]) -> list[Picture]:
             "answered show here, as they do not in the latency.",
             upper_tails(
                 [
-                    (policy, _ms(age_tail(ages_of(world.sessions, run, first.start_ns, first.end_ns))))
+                    (policy, ms(age_tail(ages_of(world.sessions, run, first.start_ns, first.end_ns))))
                     for policy, world, run, _ in entries
                 ],
                 "age of information (ms)",
@@ -155,15 +146,14 @@ def _lanes(entries: list[Entry], counted: list[tuple[str, _Counted]]) -> Picture
         _, run = counted[0]
         at_ns = busiest_ns(run.arrival_ns, run.start_ns, run.end_ns, WINDOWS_NS[0])
         why = "where most frames arrive, since none was missed"
-    windows_ns = [(max(run.start_ns, at_ns - width_ns * BEFORE_PERCENT // 100), width_ns) for width_ns in WINDOWS_NS]
-    start_ns, width_ns = next(
-        (window for window in windows_ns if all(_readable(run, *window) for _, _, run, _ in entries)), windows_ns[-1]
+    start_ns, width_ns = window_ns(
+        at_ns, run.start_ns, lambda *window: all(_readable(run, *window) for _, _, run, _ in entries)
     )
     end_ns = start_ns + width_ns
     hidden = max(len(world.scenario.lanes) for _, world, _, _ in entries) - LANES_MAX
     return Picture(
         "Lanes",
-        f"Batches as bars that bear their size: {_seconds(end_ns - start_ns)} from {start_ns / 1e9:.3f} s on, {why}. "
+        f"Batches as bars that bear their size: {span(end_ns - start_ns)} from {start_ns / 1e9:.3f} s on, {why}. "
         "Ticks below are frames that never ran, at the time when they were given up."
         + (f" {hidden} more lanes are not shown." if hidden > 0 else ""),
         lane_timeline(
@@ -192,8 +182,6 @@ def _lane_panel(policy: str, world: World, run: Run, start_ns: int, end_ns: int)
     ]
     ran_late = run.batch[(run.status == OutcomeStatus.LATE) & (run.batch >= 0)]
     late = np.bincount(ran_late, minlength=len(batches.size))
-    tick_ns = (end_ns - start_ns) // TICKS_MAX
-    given_up = (run.batch < 0) & (run.resolved_ns >= start_ns) & (run.resolved_ns < end_ns)
     return LanePanel(
         policy,
         lanes,
@@ -205,13 +193,7 @@ def _lane_panel(policy: str, world: World, run: Run, start_ns: int, end_ns: int)
         [int(late[nth]) for nth in shown],
         [batches.ended_ns[nth] < 0 for nth in shown],
         [_told(run, nth, int(late[nth])) for nth in shown],
-        {
-            outcome: np.unique((run.resolved_ns[given_up & (run.status == outcome)] - start_ns) // tick_ns)
-            * tick_ns
-            / 1e6
-            for outcome in OutcomeStatus
-            if np.any(given_up & (run.status == outcome))
-        },
+        given_up_ms(run.resolved_ns, run.status, run.batch < 0, start_ns, end_ns - start_ns),
     )
 
 
@@ -223,11 +205,3 @@ def _told(run: Run, nth: int, late: int) -> str:
         took = f"took {(batches.ended_ns[nth] - batches.started_ns[nth]) / 1e6:.2f} ms"
     planned = f", planned {batches.planned_ns[nth] / 1e6:.2f} ms" if batches.planned_ns[nth] else ""
     return f"variant {batches.variant[nth]}: {took}{planned}" + (f", {late} late" if late else "")
-
-
-def _ms(curve: Curve) -> Curve:
-    return curve[0] / 1e6, curve[1]
-
-
-def _seconds(span_ns: int) -> str:
-    return f"{span_ns / 1e9:.4g} s" if span_ns >= 1_000_000_000 else f"{span_ns / 1e6:.4g} ms"

@@ -1,6 +1,6 @@
 """The tables of a report on simulated runs; their numbers are those of the results, nothing is computed here."""
 
-from duly.core.types import OutcomeStatus
+from duly_load.outcomes import FrameOutcome
 from duly_load.report.layout import OUTCOME_ORDER, words
 from duly_load.report.page import Column, Table
 from duly_load.simulator.engine import Run
@@ -10,7 +10,7 @@ from duly_load.simulator.world import World
 Entry = tuple[str, World, Run, Results]
 """Policy, what it was run in, what happened, what that amounts to."""
 
-_ALWAYS = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.SUPERSEDED)
+_ALWAYS = (FrameOutcome.LATE, FrameOutcome.EXPIRED, FrameOutcome.SHED, FrameOutcome.SUPERSEDED)
 
 
 def tables(entries: list[Entry]) -> list[Table]:
@@ -23,7 +23,7 @@ def _policies(entries: list[Entry]) -> Table:
         outcome
         for outcome in OUTCOME_ORDER
         if outcome in _ALWAYS
-        or (outcome != OutcomeStatus.ON_TIME and any(results.counts[outcome.name] for *_, results in entries))
+        or (outcome != FrameOutcome.ON_TIME and any(results.counts.get(outcome.name) for *_, results in entries))
     ]
     columns = (
         Column("on time", "on-time frames of all that were not cancelled", ".2%", best=1),

@@ -1,15 +1,17 @@
 """What the pictures show, computed from plain arrays of one run: rates over time, tails, ages, a window to look into.
 
-Times are int64 ns. A status is the number of an `OutcomeStatus`. Frames of one run are arrays of the same length,
+Times are int64 ns. A status is the number of a `FrameOutcome`. Frames of one run are arrays of the same length,
 of any order; each function takes empty arrays. What comes back is small enough to be drawn: at most about `BINS_MAX`
 bins and `POINTS_MAX` points, however long the run was.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
-from duly.core.types import OutcomeStatus
-from duly_load.simulator.results import Ages, age_quantiles_ns
+from duly_load.ages import Ages, age_quantiles_ns
+from duly_load.outcomes import FrameOutcome
 
 BINS_MAX = 120
 BIN_FRAMES = 10
@@ -22,7 +24,15 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Statuses = NDArray[np.int8]
 
-MISSED = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.FAILED)
+MISSED = (
+    FrameOutcome.LATE,
+    FrameOutcome.EXPIRED,
+    FrameOutcome.SHED,
+    FrameOutcome.FAILED,
+    FrameOutcome.REFUSED,
+    FrameOutcome.UNANSWERED,
+    FrameOutcome.UNSENT,
+)
 """What a frame's owner did not want; a superseded or cancelled frame ended as its stream asked."""
 
 
@@ -35,14 +45,23 @@ def bin_edges(start_ns: int, end_ns: int, frames: int) -> Ints:
     return np.linspace(start_ns, end_ns, max(1, round(span_ns / width_ns)) + 1).astype(np.int64)
 
 
-def rates_by_status(arrival_ns: Ints, status: Statuses, edges_ns: Ints) -> dict[OutcomeStatus, Floats]:
+def rates_by_status(arrival_ns: Ints, status: Statuses, edges_ns: Ints) -> dict[FrameOutcome, Floats]:
     """Frames per second by how they ended, in each bin of arrival. Statuses that did not occur are left out."""
     seconds = np.diff(edges_ns) / 1e9
     return {
         outcome: np.histogram(arrival_ns[status == outcome], edges_ns)[0] / seconds
-        for outcome in OutcomeStatus
+        for outcome in FrameOutcome
         if np.any(status == outcome)
     }
+
+
+def percentiles_over_time(at_ns: Ints, values: Floats, edges_ns: Ints, percentile: float) -> tuple[Floats, Floats]:
+    """(middle of the bin in s, percentile of the values in it), for all bins; NaN where a bin has no values."""
+    order = np.argsort(at_ns, kind="stable")
+    cuts = np.searchsorted(at_ns[order], edges_ns)
+    bins = [values[order[first:last]] for first, last in pairwise(cuts.tolist())]
+    found = np.array([np.percentile(each, percentile) if len(each) else np.nan for each in bins])
+    return (edges_ns[:-1] + edges_ns[1:]) / 2e9, found
 
 
 def upper_tail(values: Floats) -> tuple[Floats, Floats]:

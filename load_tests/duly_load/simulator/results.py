@@ -4,8 +4,7 @@ Counted is what happens after the scenario's `warm_s`: frames that arrive from t
 `duration_s`. Frames are told apart by the stream's name, so that the sessions of a stream that comes and goes count as
 one stream.
 
-Age of information is now minus the arrival of the newest frame whose result, on time or late, a stream holds; until it
-holds one, now minus when it opened. Kaul, Yates and Gruteser, "Real-time status: How often should one update?", 2012.
+Age of information, see `duly_load.ages`, counts from the arrival of frames.
 """
 
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duly.core.types import OutcomeStatus, StreamClass
+from duly_load.ages import Age, Ages, age_over, ages_between
 from duly_load.schedule import Session
 from duly_load.simulator.engine import Run
 from duly_load.simulator.world import World
@@ -38,14 +38,6 @@ class Spread:
     p99: float
     p99_9: float
     max: float
-
-
-@dataclass(frozen=True, slots=True)
-class Age:
-    """Age of information over time, ms; of several streams together, over the time of all of them."""
-
-    mean: float
-    p99: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +103,6 @@ class Results(Tally):
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Ages:
-    """Stretches of time during which the age of a stream rises steadily; arrays of the same length."""
-
-    stream_id: Ints
-    from_ns: Ints
-    to_ns: Ints
-    """The age at the beginning and at the end of the stretch, which is as long as the age rises."""
-
-
 def measure(world: World, run: Run) -> Results:
     """The results of a run of `world`."""
     start_ns, end_ns = round(world.scenario.warm_s * 1e9), round(world.scenario.duration_s * 1e9)
@@ -167,42 +149,17 @@ def served(status: NDArray[np.int8]) -> Chosen:
 
 
 def ages_of(sessions: Sequence[Session], run: Run, start_ns: int, end_ns: int) -> Ages:
-    """How age rises from result to result, in the time between start and end in which sessions are open.
-
-    `sessions` in order of stream ids, which are 1, 2, ...
-    """
+    """Of a run, counted from the arrival of frames; see `ages_between`."""
     answered = served(run.status)
-    opened_ns = np.array([session.opened_ns for session in sessions], np.int64)
-    closed_ns = np.array([0, *(min(session.closed_ns, end_ns) for session in sessions)], np.int64)
-    # As if each session got a result at once when it opened, of a frame that arrived then.
-    stream_id = np.concatenate((np.arange(1, len(sessions) + 1), run.frames.stream_id[answered]))
-    resolved_ns = np.concatenate((opened_ns, run.resolved_ns[answered]))
-    arrival_ns = np.concatenate((opened_ns, run.frames.arrival_ns[answered]))
-    order = np.lexsort((resolved_ns, stream_id))
-    stream_id, resolved_ns, arrival_ns = stream_id[order], resolved_ns[order], arrival_ns[order]
-    # Each stream's times are lifted above those of the one before, so that one running maximum serves them all.
-    lift_ns = stream_id.astype(np.int64) * (int(resolved_ns.max(initial=0)) + 1)
-    held_ns = np.maximum.accumulate(arrival_ns + lift_ns) - lift_ns
-    same = np.append(stream_id[1:] == stream_id[:-1], False)
-    until_ns = np.where(same, np.append(resolved_ns[1:], 0), closed_ns[stream_id])
-    from_ns, to_ns = np.maximum(resolved_ns, start_ns), np.minimum(until_ns, closed_ns[stream_id])
-    keep = to_ns > from_ns
-    return Ages(stream_id[keep], (from_ns - held_ns)[keep], (to_ns - held_ns)[keep])
-
-
-def age_quantiles_ns(from_ns: Ints, to_ns: Ints, parts: Floats) -> Floats:
-    """The ages that are not exceeded for these parts (0 to 1) of the time that the stretches take together; exact.
-
-    `from_ns`, `to_ns`: ages at the beginning and at the end of each stretch, as in `Ages`; at least one.
-    """
-    # Time spent at ages up to x grows with x at the number of stretches that hold x.
-    ages_ns = np.concatenate((from_ns, to_ns))
-    order = np.argsort(ages_ns, kind="stable")
-    ages_ns = ages_ns[order]
-    holding = np.cumsum(np.where(order < len(from_ns), 1, -1))
-    spent_ns = np.append(0, np.cumsum(holding[:-1] * np.diff(ages_ns)))
-    at_ns: Floats = np.interp(parts * spent_ns[-1], spent_ns, ages_ns)
-    return at_ns
+    frames = run.frames
+    return ages_between(
+        sessions,
+        frames.stream_id[answered],
+        frames.arrival_ns[answered],
+        run.resolved_ns[answered],
+        start_ns,
+        end_ns,
+    )
 
 
 def lane_left_ns(run: Run) -> Ints:
@@ -284,7 +241,7 @@ def _tally(counted: _Counted, frames: Ints | slice, ages: Ages, stretches: Ints 
         _spread(counted.latency_ns[frames][answered]),
         _spread(queueing_ns[queueing_ns >= 0]),
         _spread(counted.slack_ns[frames][answered]),
-        _age(ages.from_ns[stretches], ages.to_ns[stretches]),
+        age_over(ages.from_ns[stretches], ages.to_ns[stretches]),
         int(counted.switched[frames].sum()),
     )
 
@@ -297,15 +254,6 @@ def _spread(times_ns: Ints) -> Spread | None:
     return Spread(
         len(times_ms), float(times_ms.mean()), float(times_ms.min()), p1, p50, p90, p99, p99_9, float(times_ms.max())
     )
-
-
-def _age(from_ns: Ints, to_ns: Ints) -> Age | None:
-    """Mean and percentile over time; exact."""
-    if not len(from_ns):
-        return None
-    from_ms, to_ms = from_ns / 1e6, to_ns / 1e6
-    mean = float(((to_ms - from_ms) * (to_ms + from_ms)).sum() / 2 / (to_ms - from_ms).sum())
-    return Age(mean, float(age_quantiles_ns(from_ns, to_ns, np.array([0.99]))[0]) / 1e6)
 
 
 def _lanes(world: World, run: Run, start_ns: int, end_ns: int) -> tuple[dict[str, float], float]:

@@ -1,0 +1,113 @@
+"""The two terms of capacity that are open loop: our own fixed-rate streams, and MLPerf's Server scenario.
+
+streams   The scenario's own sensors, each at its rate and with its backlog policy, and more and more of them (or at
+          higher rates, as the scenario's `scale` says). A frame counts when its answer is there within its budget, from
+          capture; one that was superseded, expired or shed does not. This is what a rig of sensors asks of a server.
+server    MLPerf's Server scenario (Inference Rules, "Scenarios"): queries of one sample that arrive as a Poisson
+          process, with a bound of their latency, counted from when they were due; the metric is the largest rate at
+          which the bound holds for 99 % of them. Taken over: Poisson arrivals, one sample, the bound on the intended
+          time, every query is to be answered (so backlog ALL), the verdict by a binomial at a stated confidence, the
+          confirmation of the rate found. Ours: the arrivals are split over the scenario's sensors at their mean rates,
+          which as a sum are the same process; the bound is each sensor's budget; trials are shorter than LoadGen's 600
+          s, so that the interval is told with the figure; and frames are not taken for independent. A result in these
+          terms is no MLPerf result.
+
+Only steady loads have a capacity: a scenario with load steps, faults or streams that come later is refused.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from duly_load.arrivals import Trace
+from duly_load.capacity.confidence import Counts
+from duly_load.capacity.search import NoTrial, Trial
+from duly_load.generator.record import LiveRun
+from duly_load.load_scenario import LoadScenario, parse_load_scenario, scaled
+from duly_load.outcomes import FrameOutcome
+from duly_load.parsing import ScenarioError
+
+WARM_S_MIN = 1.0
+"""Streams open, and a server's first batches run, outside what is counted."""
+WINDOW_NS = 1_000_000_000
+
+
+def steady(scenario: LoadScenario, source: str, seconds: float) -> LoadScenario:
+    """The scenario with `seconds` that count after its warm-up. `source` names it in messages.
+
+    Raises ScenarioError where its load is not steady.
+    """
+    if problems := [*_unsteady(scenario)]:
+        raise ScenarioError("\n".join(f"{source}: {problem}; capacity is of a steady load" for problem in problems))
+    warm_s = max(scenario.warm_s, WARM_S_MIN)
+    return _changed(scenario, source, {"warm_s": warm_s, "duration_s": warm_s + seconds}, {})
+
+
+def server_terms(scenario: LoadScenario, source: str) -> LoadScenario:
+    """Poisson arrivals in place of each sensor's own, at its mean rate; all frames are to be answered."""
+    steadily: dict[str, Any] = {"backlog": "ALL", "churn": None, "network": {}}
+    rates_hz = [
+        sensor.arrivals.frames_expected(scenario.duration_s) / scenario.duration_s for sensor in scenario.stream
+    ]
+    arrivals = {nth: {"kind": "poisson", "rate_hz": rate_hz} for nth, rate_hz in enumerate(rates_hz)}
+    return _changed(scenario, source, {"scale": "rates"}, arrivals, **steadily)
+
+
+def check_scalable(scenario: LoadScenario, source: str) -> None:
+    """Raises ScenarioError where a load factor would not make more or less of it."""
+    for nth, sensor in enumerate(scenario.stream):
+        if isinstance(sensor.arrivals, Trace):
+            raise ScenarioError(
+                f"{source}: stream[{nth}].arrivals: a recorded trace is not offered faster or slower and so "
+                "has no capacity; take another kind, or the terms server"
+            )
+
+
+def offered(
+    scenario: LoadScenario, source: str, run: Callable[[LoadScenario, int], LiveRun]
+) -> Callable[[float, int], Trial]:
+    """A probe whose loads are factors of the scenario's. `run` offers a scenario with a seed."""
+
+    def probe(load: float, seed: int) -> Trial:
+        try:
+            at_load = scaled(scenario, load, source)
+        except ScenarioError as error:
+            raise NoTrial(str(error)) from error
+        live = run(at_load, seed)
+        streams = sum(sensor.count for sensor in at_load.stream)
+        return Trial(load, seed, at_load.frames_per_s, streams, counted(live), problems=live.problems)
+
+    return probe
+
+
+def counted(live: LiveRun) -> Counts:
+    """Frames of a run by the second in which they were captured, after the warm-up; the last may be a part of one."""
+    warm_ns = round(live.scenario.warm_s * 1e9)
+    counts = live.schedule.captures_ns >= warm_ns
+    window = (live.schedule.captures_ns[counts] - warm_ns) // WINDOW_NS
+    on_time = live.record.outcome[counts] == FrameOutcome.ON_TIME
+    windows = int(np.ceil(live.scenario.duration_s - live.scenario.warm_s))
+    return Counts(np.bincount(window, minlength=windows), np.bincount(window[on_time], minlength=windows))
+
+
+def _unsteady(scenario: LoadScenario) -> Iterator[str]:
+    for key in ("load_step", "fault"):
+        if getattr(scenario, key):
+            yield f"{key}: should not be there"
+    for nth, sensor in enumerate(scenario.stream):
+        if sensor.from_s or sensor.to_s is not None:
+            yield f"stream[{nth}]: should be open from the start to the end, without from_s and to_s"
+
+
+def _changed(
+    scenario: LoadScenario, source: str, changes: dict[str, Any], arrivals: dict[int, dict[str, Any]], **of_streams: Any
+) -> LoadScenario:
+    """The scenario with other values of its own, other arrivals of some sensors and other values of all sensors."""
+    streams = []
+    for nth, sensor in enumerate(scenario.stream):
+        stream = sensor.model_dump(by_alias=True) | {"class": sensor.stream_class.name} | of_streams
+        streams.append(stream | {"arrivals": arrivals.get(nth, stream["arrivals"])})
+    content = scenario.model_dump(by_alias=True, exclude={"stream"}) | {"stream": streams} | changes
+    return parse_load_scenario(content, source, Path())

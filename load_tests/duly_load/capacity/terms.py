@@ -1,0 +1,131 @@
+"""What capacity means, in three terms, and how each is found for a target: see `open_loop` and `multistream`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from duly_load.capacity import open_loop
+from duly_load.capacity.confidence import Rule, latencies_min
+from duly_load.capacity.multistream import SAMPLES, SAMPLES_MAX, Queries, ask
+from duly_load.capacity.search import (
+    ERROR_MAX,
+    INVALID_MAX,
+    Found,
+    Limits,
+    NoTrial,
+    Trial,
+    Verdict,
+    geometric,
+    search,
+    whole,
+)
+from duly_load.generator.connection import TargetError
+from duly_load.generator.record import LiveRun
+from duly_load.generator.run import Offer, Progress
+from duly_load.load_scenario import LoadScenario
+from duly_load.peers.peer import PeerError
+from duly_load.targets import OpenTarget, offer_to, settle
+
+TERMS = ("streams", "server", "multistream")
+FACTORS = (1 / 1024, 1 / 8, 1024.0)
+"""Of the scenario's load: the least that is offered, the first, the most."""
+DESIGN_EFFECT_MIN = 4.0
+"""Of frames in open loop, which wait and are batched together, so that one that is late is rarely alone."""
+
+Tell = Callable[[Trial, Verdict | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of all targets and terms."""
+
+    scenario: LoadScenario
+    """Steady, see `open_loop.steady`."""
+    source: str
+    """Names it in messages."""
+    ratio: float
+    seed: int
+    seconds: float
+    """Of each trial, that count."""
+    precision: float
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Of one target, in one term."""
+
+    target: str
+    version: str
+    term: str
+    rule: Rule
+    found: Found
+    queries: Queries | None = None
+    """multistream: of `SAMPLES` samples each; None: there were none."""
+
+
+def in_terms(asked: Asked, term: str) -> LoadScenario:
+    """The scenario that is offered, for the open-loop terms. Raises ScenarioError where it has no capacity in them."""
+    if term == "server":
+        return open_loop.server_terms(asked.scenario, asked.source)
+    if term == "streams":
+        open_loop.check_scalable(asked.scenario, asked.source)
+    return asked.scenario
+
+
+def measure(asked: Asked, term: str, target: OpenTarget, tell: Tell, progress: Callable[[Progress], None]) -> Capacity:
+    """`tell` as `search` has it; `progress` is that of the trials in open loop.
+
+    Raises ScenarioError where the payloads are not what the target takes; a target that fails ends the search.
+    """
+    if term == "multistream":
+        return _multistream(asked, target, tell)
+    scenario = in_terms(asked, term)
+
+    def run(at_load: LoadScenario, seed: int) -> LiveRun:
+        try:
+            settle(target, scenario, seed)
+            return offer_to(target, Offer(at_load, seed, target.name, target.address), progress)
+        except (TargetError, PeerError) as error:
+            raise NoTrial(_why(target, error)) from error
+
+    rule = Rule(asked.ratio, ERROR_MAX, DESIGN_EFFECT_MIN)
+    least, first, most = FACTORS
+    limits = Limits(first, least, most, geometric(asked.precision))
+    found = search(open_loop.offered(scenario, asked.source, run), rule, limits, asked.seed, tell)
+    return Capacity(target.name, target.version, term, rule, found)
+
+
+def _multistream(asked: Asked, target: OpenTarget, tell: Tell) -> Capacity:
+    sensor = asked.scenario.stream[0]
+
+    def queries(samples: int, seed: int, least: int = 0) -> Queries:
+        try:
+            settle(target, asked.scenario, seed)
+            return ask(target.address, sensor, samples, seed, asked.seconds, least)
+        except (TargetError, PeerError) as error:
+            raise NoTrial(_why(target, error)) from error
+
+    def probe(load: float, seed: int) -> Trial:
+        return queries(int(load), seed).trial(seed, sensor.budget_ns)
+
+    rule = Rule(asked.ratio, ERROR_MAX, design_effect_min=1.0)  # one query at a time finds no queue of others
+    found = search(probe, rule, Limits(1, 1, SAMPLES_MAX, whole), asked.seed, tell)
+    try:
+        eight = _valid(lambda: queries(SAMPLES, asked.seed, latencies_min(asked.ratio)))
+    except NoTrial as error:
+        why = found.ended or f"queries of {SAMPLES}: {error}"
+        return Capacity(target.name, target.version, "multistream", rule, replace(found, confirmation=None, ended=why))
+    return Capacity(target.name, target.version, "multistream", rule, found, eight)
+
+
+def _valid(queries: Callable[[], Queries]) -> Queries:
+    """Raises NoTrial where they are not valid however often they are sent."""
+    for _ in range(INVALID_MAX):
+        sent = queries()
+        if not sent.problems:
+            return sent
+    raise NoTrial(f"invalid {INVALID_MAX} times, one after the other")
+
+
+def _why(target: OpenTarget, error: Exception) -> str:
+    died = target.server.died() if target.server is not None else ""
+    return f"{error}; {died}" if died and died not in str(error) else str(error)

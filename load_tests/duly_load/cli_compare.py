@@ -1,0 +1,348 @@
+"""`duly-load compare`: one scenario against several targets in turn, and how far apart they are."""
+
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from duly_load import comparison_files, comparison_tables
+from duly_load.cli_run import lasting, make_folder
+from duly_load.comparison import Row, Turn, plan, rows
+from duly_load.comparison_run import Kept, Targets, hold, server_of
+from duly_load.generator.connection import TargetError
+from duly_load.generator.payloads import PayloadError
+from duly_load.generator.run import LAG_SHARE, Offer
+from duly_load.generator.run import Progress as RunProgress
+from duly_load.load_scenario import LoadScenario, load_load_scenario, scaled
+from duly_load.machine import Machine, look
+from duly_load.parsing import ScenarioError
+from duly_load.peers import PEERS
+from duly_load.peers.peer import PeerError
+from duly_load.targets import OpenTarget, TargetNameError, check_names
+
+TARGETS_MAX = 16
+LOADS_MAX = 64
+FILES = ("report.html", "results.json", "comparison.csv")
+
+
+class _Wrong(click.ClickException):
+    exit_code = 2
+
+
+def _no_nan(_context: click.Context, _option: click.Parameter, value: Any) -> Any:
+    """click's ranges let it through."""
+    if any(math.isnan(each) for each in (value if isinstance(value, tuple) else (value or 0,))):
+        raise click.BadParameter("should be a number, got nan")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the user asked for, checked."""
+
+    names: tuple[str, ...]
+    scenario: LoadScenario
+    by_load: Mapping[float, LoadScenario]
+    rounds: int
+    turns: tuple[Turn, ...]
+    repeats: int
+    machine: Machine
+    """Before any load."""
+    processes: int
+    lag_share: float
+    keep_awake: bool
+
+    def of(self, turn: Turn, target: OpenTarget) -> Offer:
+        """What the turn offers to its target."""
+        scenario = self.by_load[turn.load]
+        return Offer(
+            scenario,
+            turn.seed,
+            target.name,
+            target.address,
+            processes=self.processes,
+            lag_share=self.lag_share,
+            keep_awake=self.keep_awake,
+        )
+
+
+@click.command()
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option(
+    "--target",
+    "names",
+    multiple=True,
+    required=True,
+    help="A peer, see `duly-load peers list`, or an address; again for each. Ratios are to the first.",
+)
+@click.option(
+    "--load",
+    "loads",
+    multiple=True,
+    type=click.FloatRange(0, 1000, min_open=True),
+    callback=_no_nan,
+    default=(1.0,),
+    show_default=True,
+    help="How many times the scenario's own load; again for each.",
+)
+@click.option(
+    "--capacity",
+    type=click.FloatRange(0, 1e9, min_open=True),
+    callback=_no_nan,
+    metavar="FRAMES_PER_S",
+    help="Makes --load 1 this many frames a second in place of the scenario's own, as `duly-load capacity` finds it.",
+)
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option("--repeats", type=click.IntRange(0, 10), default=2, show_default=True, help="Of a run that is invalid.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first round; each adds 1."
+)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Duration in place of the scenario's.")
+@click.option("--processes", type=click.IntRange(0, 256), default=0, help="That send.  [default: as the rate needs]")
+@click.option(
+    "--lag-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=LAG_SHARE,
+    show_default=True,
+    help="Of a frame's budget that the generator's p99 lag may take; a run is invalid beyond.",
+)
+@click.option("--keep-awake", is_flag=True, help="Keep the processors of a virtual machine from sleeping.")
+@click.option("--install", is_flag=True, help="Install peers that are not there, first.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=f"Folder for {', '.join(FILES)}.")
+def compare(
+    scenario: Path,
+    names: tuple[str, ...],
+    loads: tuple[float, ...],
+    capacity: float | None,
+    rounds: int,
+    repeats: int,
+    seed: int,
+    seconds: float | None,
+    processes: int,
+    lag_share: float,
+    keep_awake: bool,
+    install: bool,
+    out: Path | None,
+) -> None:
+    """Run SCENARIO, a TOML file, against several targets in turn: A B C A B C, again at each load and in each round.
+
+    Targets of a round get the same schedule. Ratios to the first target are made within rounds, and told as their
+    median and how far they lie apart. A run that is invalid is repeated; where it stays so, it is no figure.
+
+    Exit status 0: every target has a figure at every load. 1: one has none, or a target failed. 2: what was typed, or
+    SCENARIO, is wrong, or a peer is not installed. After Ctrl-C what there is is shown and written, marked as
+    incomplete.
+    """
+    _check_lists(names, loads)
+    try:
+        loaded = _load(scenario, seconds)
+        factor = 1.0 if capacity is None else capacity / loaded.frames_per_s
+        by_load = {load: scaled(loaded, load * factor, str(scenario)) for load in sorted(set(loads))}
+        if out is not None:
+            make_folder(out)
+    except ScenarioError as error:
+        raise _Wrong(str(error)) from error
+    console = Console(stderr=True)
+    _check_targets(names, loaded, install, console)
+    turns = plan(list(by_load), len(names), rounds, seed)
+    asked = _Asked(names, loaded, by_load, rounds, turns, repeats, look(), processes, lag_share, keep_awake)
+    kept: list[Kept] = []
+    try:
+        versions = _hold_all(asked, kept, console)
+    except (ScenarioError, PayloadError, TargetNameError) as error:
+        raise _Wrong(str(error)) from error
+    except (TargetError, PeerError) as error:
+        raise click.ClickException(str(error)) from error
+    found = rows([each.held for each in kept])
+    if kept:
+        _show(asked, found, kept)
+    if kept and out is not None:
+        _write(out, asked, found, kept, versions)
+    if len(kept) < len(turns):
+        click.echo(f"interrupted: {len(kept)} of {len(turns)} turns were held", err=True)
+        sys.exit(130)
+    sys.exit(0 if all(row.valid for row in found) else 1)
+
+
+# ---- before anything starts ----
+
+
+def _check_lists(names: Sequence[str], loads: Sequence[float]) -> None:
+    if not 2 <= len(names) <= TARGETS_MAX:
+        raise _Wrong(f"--target: should be there 2 to {TARGETS_MAX} times, is there {len(names)} times")
+    if len(set(loads)) > LOADS_MAX:
+        raise _Wrong(f"--load: should be there up to {LOADS_MAX} times, is there {len(set(loads))} times")
+    for nth, name in enumerate(names):
+        if name in names[:nth]:
+            raise _Wrong(f"--target: should name each once, {name!r} is there more than once")
+
+
+def _load(file: Path, seconds: float | None) -> LoadScenario:
+    scenario = lasting(load_load_scenario(file), seconds)
+    if scenario.fault:
+        raise ScenarioError(f"{file}: fault: should not be there, not every target of a comparison has such workers")
+    return scenario
+
+
+def _check_targets(names: Sequence[str], scenario: LoadScenario, install: bool, console: Console) -> None:
+    """Every problem of every target; peers that are not installed are installed if that is wanted."""
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            check_names([name], scenario)
+        except (TargetNameError, ScenarioError) as error:
+            raise _Wrong(f"--target: {error}") from error
+        except PeerError as error:
+            missing[server_of(name)] = str(error)
+    if missing and not install:
+        raise _Wrong("\n".join([*missing.values(), "or let compare do it: --install"]))
+    for peer in missing:
+        try:
+            PEERS[peer].install(lambda line: console.print(line, markup=False, highlight=False))
+        except PeerError as error:
+            raise click.ClickException(str(error)) from error
+
+
+# ---- the turns ----
+
+
+def _hold_all(asked: _Asked, kept: list[Kept], console: Console) -> dict[str, str]:
+    """Holds the turns and adds each to `kept`, until all are held or Ctrl-C is pressed. Returns targets' versions."""
+    versions = dict.fromkeys(asked.names, "")
+    with _Shown(asked, console) as shown, tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
+        try:
+            with Targets(asked.names, asked.by_load[max(asked.by_load)], Path(folder), shown.say) as targets:
+                versions = targets.versions
+                for nth, turn in enumerate(asked.turns):
+                    name = asked.names[turn.target]
+                    run = partial(targets.run, name, partial(asked.of, turn), shown.turn(nth, turn, name))
+                    kept.append(hold(turn, name, run, asked.repeats, shown.say))
+        except KeyboardInterrupt:
+            shown.say("stopped the servers")
+    return versions
+
+
+class _Shown:
+    """How far all turns are, on standard error: a bar if that is a terminal, and a line for what is to be told."""
+
+    def __init__(self, asked: _Asked, console: Console) -> None:
+        self._turns = len(asked.turns)
+        self._rounds = asked.rounds
+        self._turn_ns = round(asked.scenario.duration_s * 1e9)
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            refresh_per_second=1,  # drawing takes time from the generator
+            speed_estimate_period=3600,  # settling shows no progress and takes time all the same
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=self._turn_ns * self._turns)
+
+    def __enter__(self) -> "_Shown":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def turn(self, nth: int, turn: Turn, name: str) -> Callable[[RunProgress], None]:
+        """Begins the `nth` turn. Returns what is to be told how far its run is."""
+        about = f"round {turn.round + 1} of {self._rounds}, load {turn.load:g}, {name}"
+        self._bar.update(self._task, completed=nth * self._turn_ns, description=f"{escape(about)}: settling")
+
+        def progress(so_far: RunProgress) -> None:
+            done_ns = nth * self._turn_ns + min(max(so_far.at_ns, 0), self._turn_ns)
+            answers = f"{so_far.on_time:,} of {so_far.sent:,} on time"
+            self._bar.update(self._task, completed=done_ns, description=f"{escape(about)}: {answers}")
+
+        return progress
+
+
+# ---- what was found ----
+
+
+def _title(asked: _Asked, kept: Sequence[Kept]) -> str:
+    title = f"{asked.scenario.name}, seed {asked.turns[0].seed}, {asked.rounds} rounds"
+    held, due = len(kept), len(asked.turns)
+    return title if held == due else f"{title}, INCOMPLETE: {held} of {due} turns were held"
+
+
+def _show(asked: _Asked, found: Sequence[Row], kept: Sequence[Kept]) -> None:
+    console = Console(width=comparison_tables.COLUMNS)
+    console.print(comparison_tables.outcomes(_title(asked, kept), asked.names, found))
+    console.print(comparison_tables.ratios(asked.names, found))
+    for row in found:
+        if not row.valid:
+            reason = f"load {row.load:g}: {asked.names[row.target]} has no figure: {row.spoiled[-1]}"
+            console.print(reason, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write(out: Path, asked: _Asked, found: Sequence[Row], kept: Sequence[Kept], versions: Mapping[str, str]) -> None:
+    told = {
+        "scenario": asked.scenario.name,
+        "complete": len(kept) == len(asked.turns),
+        "seconds": asked.scenario.duration_s,
+        "rounds": asked.rounds,
+        "frames_per_s": {f"{load:g}": scenario.frames_per_s for load, scenario in asked.by_load.items()},
+        "targets": [{"name": name, "version": versions[name]} for name in asked.names],
+        "machine": asked.machine.to_json(),
+        "rows": [comparison_files.row_json(asked.names, row) for row in found],
+        "runs": [_run_json(asked.names, each) for each in kept],
+    }
+    comparison_files.write_json(out / "results.json", told)
+    comparison_files.write_csv(out / "comparison.csv", asked.names, found)
+    if any(each.results for each in kept):
+        _write_report(out / "report.html", asked, found, kept, versions)
+    else:
+        (out / "report.html").unlink()  # it would be empty
+    click.echo(f"written: {', '.join(str(out / name) for name in FILES if (out / name).exists())}")
+
+
+def _run_json(names: Sequence[str], kept: Kept) -> dict[str, Any]:
+    turn = kept.held.turn
+    told = {"round": turn.round, "load": turn.load, "target": names[turn.target], "seed": turn.seed}
+    told |= {"valid": kept.held.figures is not None, "invalid": kept.held.spoiled}
+    return told | {"results": kept.results.to_json() if kept.results else None}
+
+
+def _write_report(
+    file: Path, asked: _Asked, found: Sequence[Row], kept: Sequence[Kept], versions: Mapping[str, str]
+) -> None:
+    from duly_load.report.live_comparison import Point, Ratio, write_comparison  # late: it draws with plotly
+
+    first = asked.names[0]
+    points = [
+        Point(asked.names[each.held.turn.target], each.held.turn.load, each.results) for each in kept if each.results
+    ]
+    compared = [
+        Ratio(f"{words}, {asked.names[row.target]} / {first}, at {row.load:g}x", by.least, by.median, by.greatest)
+        for row in found
+        for figure, words in comparison_tables.WORDS.items()
+        if (by := row.ratios[figure])
+    ]
+    facts = [("Rounds", str(asked.rounds)), ("Seeds", f"{asked.turns[0].seed} to {asked.turns[-1].seed}")]
+    facts += [("Target", f"{name}: {versions[name]}" if versions[name] else name) for name in asked.names]
+    facts += [
+        ("Invalid runs", f"{asked.names[row.target]} at {row.load:g}x: {reason}")
+        for row in found
+        for reason in row.spoiled
+    ]
+    write_comparison(file, _title(asked, kept), points, compared, [*facts, *asked.machine.facts()])

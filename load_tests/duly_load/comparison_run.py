@@ -1,0 +1,125 @@
+"""Runs the turns of a comparison: settles the target, offers the load, and again where the run was invalid.
+
+A server that died is started again before its next run, and that is told; what it did not survive was an invalid run.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from duly_load.comparison import Held, Turn, figures_of
+from duly_load.generator.connection import TargetError
+from duly_load.generator.run import Offer, Progress
+from duly_load.live_results import LiveResults, measure
+from duly_load.load_scenario import LoadScenario
+from duly_load.peers.peer import PeerError
+from duly_load.targets import OpenTarget, offer_to, opened, settle
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A turn that was held, and all that its last run amounts to."""
+
+    held: Held
+    results: LiveResults | None
+    """With its problems where no run was valid; None: the last did not even begin."""
+
+
+def server_of(name: str) -> str:
+    """What targets share a process by: `triton` for `triton?timeout=budget`."""
+    return name.partition("?")[0]
+
+
+class Targets:
+    """The targets of a comparison, open until the block is left. `scenario`: at the greatest load that they must hold.
+    `folder` takes the servers' files.
+
+    Entering raises what `duly_load.targets.opened` does, and TargetError where a target does not answer.
+    """
+
+    def __init__(self, names: Sequence[str], scenario: LoadScenario, folder: Path, say: Say) -> None:
+        self._names = tuple(names)
+        self._scenario = scenario
+        self._folder = folder
+        self._say = say
+        self._running: dict[str, ExitStack] = {}
+        self._open: dict[str, OpenTarget] = {}
+        self._starts = 0
+
+    def __enter__(self) -> Self:
+        try:
+            for server in dict.fromkeys(map(server_of, self._names)):
+                self._start(server)
+            for target in self._open.values():
+                self._say(f"settling {target.name}")
+                settle(target, self._scenario, seed=0)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as ending:  # each is stopped, even where stopping another fails
+            for running in self._running.values():
+                ending.push(running)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """By target, in the order of the user; empty where a target does not tell."""
+        return {name: self._open[name].version for name in self._names}
+
+    def run(
+        self, name: str, ask: Callable[[OpenTarget], Offer], progress: Callable[[Progress], None] | None = None
+    ) -> LiveResults:
+        """What the target `name` makes of what `ask` says it is to be offered. It is warm and idle before; a server
+        that has died is started again. Raises TargetError, PeerError, and ScenarioError where the payloads are not what
+        the target takes.
+        """
+        target = self._alive(name)
+        asked = ask(target)
+        settle(target, asked.scenario, asked.seed)
+        return measure(offer_to(target, asked, progress))
+
+    def _alive(self, name: str) -> OpenTarget:
+        target = self._open[name]
+        if target.server is not None and (died := target.server.died()):
+            self._say(f"{name} is started again: {died}")
+            if running := self._running.pop(server_of(name), None):  # not there: it did not start the time before
+                running.close()
+            self._start(server_of(name))
+        return self._open[name]
+
+    def _start(self, server: str) -> None:
+        self._starts += 1
+        folder = self._folder / str(self._starts)
+        folder.mkdir()
+        names = [name for name in self._names if server_of(name) == server]
+        with ExitStack() as starting:
+            targets = starting.enter_context(opened(names, self._scenario, folder, self._say))
+            self._running[server] = starting.pop_all()
+        self._open.update(zip(names, targets, strict=True))
+
+
+def hold(turn: Turn, name: str, run: Callable[[], LiveResults], repeats: int, say: Say) -> Kept:
+    """Holds the turn of the target `name`. `run` makes one run; one that is invalid, or raises TargetError or
+    PeerError, is repeated up to `repeats` times, from the same seed. `say` is told of each that was.
+    """
+    spoiled: list[str] = []
+    results = None
+    while len(spoiled) <= repeats:
+        try:
+            results = run()
+        except (TargetError, PeerError) as error:
+            results, reasons = None, str(error)
+        else:
+            if not results.problems:
+                return Kept(Held(turn, figures_of(results), tuple(spoiled)), results)
+            reasons = "; ".join(results.problems)
+        spoiled.append(reasons)
+        then = "runs again" if len(spoiled) <= repeats else "has no figure"
+        say(f"round {turn.round + 1}, load {turn.load:g}: {name} {then}, the run was invalid: {reasons}")
+    return Kept(Held(turn, None, tuple(spoiled)), results)

@@ -1,0 +1,198 @@
+"""The page of a soak: what was held and how late things were, over hours."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from duly_load.report.layout import Floats, Json, numbers, single, x_axis, y_axis
+from duly_load.report.page import Column, Picture, Table, render
+from duly_load.soak.record import SliceResult, Soak
+from duly_load.soak.verdict import SERIES, Growth, Judgement, Series, values_of
+
+HEIGHT = 320
+"""Of a picture, px."""
+POINTS_MAX = 400
+"""Of a curve; of more, the worst of each stretch is drawn."""
+DASHES = ("solid", "dash", "dot", "dashdot")
+
+Curve = tuple[str, list[float], list[float]]
+"""Name, times in s, values."""
+
+
+def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judged: Judgement) -> None:
+    """The folder of `path` must exist. Raises OSError, and ModuleNotFoundError without plotly."""
+    against = [("Why not", reason) for reason in judged.against]
+    notes = [("Note", note) for note in judged.notes]
+    told = [("Verdict", "holds" if judged.holds else "does not hold"), *against, *notes, *facts]
+    tables = [_growth(judged)] if judged.growth else []
+    if done.slices:
+        tables.append(_slices(done))
+    path.write_text(render(title, told, tables, _pictures(done)), "utf-8")
+
+
+def _growth(judged: Judgement) -> Table:
+    return Table(
+        "Does it grow?",
+        "After the warm-up, by the median of the slopes between all pairs of samples, with its confidence interval. "
+        "What grows has the whole interval beyond its limit, what does not grow has it below. Memory in MiB.",
+        "what",
+        (
+            Column("first", "median of the first tenth", ",.1f"),
+            Column("last", "median of the last tenth", ",.1f"),
+            Column("an hour", "slope", ",.3g"),
+            Column("from", "lower end of its interval", ",.3g"),
+            Column("to", "upper end of its interval", ",.3g"),
+            Column("limit", "growth an hour that somebody would care about", ",.3g"),
+        ),
+        [(f"{each.of} {each.series.name}: {each.trend.verdict}", _cells(each)) for each in judged.growth],
+    )
+
+
+def _cells(growth: Growth) -> tuple[float | None, ...]:
+    found, scale = growth.trend, growth.series.scale
+    slopes = (found.per_h, found.low_per_h, found.high_per_h, found.limit_per_h)
+    levels = (growth.first / scale, growth.last / scale)
+    return (*levels, *(None if value is None or not np.isfinite(value) else value / scale for value in slopes))
+
+
+def _slices(done: Soak) -> Table:
+    return Table(
+        "Slices",
+        "Each is the scenario with a seed of its own, sent by clients that behave.",
+        "slices",
+        (
+            Column("slices", "how many", ",d"),
+            Column("frames", "that were intended", ",d"),
+            Column("on time %", "from the scenario's warm_s on", ".2f"),
+            Column("p99 ms", "latency from capture", ",.2f"),
+            Column("unanswered", "sent, and nothing came", ",d"),
+        ),
+        [
+            ("all", _row(done.slices)),
+            ("worst", _row([min(done.slices, key=lambda result: result.on_time_ratio)])),
+        ],
+    )
+
+
+def _row(slices: list[SliceResult]) -> tuple[float | None, ...]:
+    p99s_ms = [result.p99_ms for result in slices if result.p99_ms is not None]
+    return (
+        len(slices),
+        sum(result.frames for result in slices),
+        100 * float(np.mean([result.on_time_ratio for result in slices])),
+        float(np.median(p99s_ms)) if p99s_ms else None,
+        sum(result.unanswered for result in slices),
+    )
+
+
+def _pictures(done: Soak) -> list[Picture]:
+    pictures = [
+        Picture(
+            "Memory",
+            "Of the server and all its processes, and of the harness. RSS counts shared pages in every process, PSS "
+            "divides them, USS leaves them out. The line marks the end of the warm-up.",
+            _over_time(_usage(done, [each for each in SERIES if each.is_memory]), "memory (MiB)", done.warm_s),
+        )
+    ]
+    for series in SERIES:
+        if not series.is_memory:
+            about = f"{series.name.capitalize()} of the server and all its processes, and of the harness."
+            figure = _over_time(_usage(done, [series]), series.name, done.warm_s)
+            pictures.append(Picture(series.name.capitalize(), about, figure))
+    if lags := _lags(done):
+        about = (
+            "How late the server's event loop was for its timers, where its metrics were to be read; how long it took "
+            "at worst to answer a call that only asks; and how late the harness itself sent."
+        )
+        pictures.append(Picture("Lag", about, _over_time(lags, "ms", done.warm_s)))
+    held = [(sample.at_s, sample.asked) for sample in done.samples]
+    streams: Curve = ("streams open", *_there([(at, each.streams_open if each else None) for at, each in held]))
+    frames: Curve = ("frames in flight", *_there([(at, each.frames_in_flight if each else None) for at, each in held]))
+    if streams[1]:
+        about = "What the server says that it holds: it must come down to nothing when all are gone."
+        pictures.append(Picture("Streams and frames", about, _over_time([streams, frames], "", done.warm_s)))
+    if done.slices:
+        ratios: Curve = ("on time", *_there([(result.at_s, 100 * result.on_time_ratio) for result in done.slices]))
+        p99: Curve = ("p99", *_there([(result.at_s, result.p99_ms) for result in done.slices]))
+        pictures.append(Picture("On time", "Share of the frames of each slice.", _on_time(ratios, done.warm_s)))
+        if p99[1]:
+            about = "The 99th percentile of latency from capture, of each slice."
+            pictures.append(Picture("Latency", about, _over_time([p99], "p99 (ms)", done.warm_s)))
+    return pictures
+
+
+def _usage(done: Soak, series: list[Series]) -> list[Curve]:
+    curves: list[Curve] = []
+    for of in ("server", "harness"):
+        for each in series:
+            at_s, values = values_of(done.samples, of, each)
+            # Of the harness, one line says enough.
+            if values and (of == "server" or each.judged):
+                curves.append((f"{of} {each.name}", at_s, [value / each.scale for value in values]))
+    return curves
+
+
+def _lags(done: Soak) -> list[Curve]:
+    samples = done.samples
+    curves: list[Curve] = [
+        ("loop lag p99", *_there([(each.at_s, each.loop_lag.p99_ms if each.loop_lag else None) for each in samples])),
+        (
+            "loop lag, mean",
+            *_there([(each.at_s, each.loop_lag.mean_ms if each.loop_lag else None) for each in samples]),
+        ),
+        ("answer, worst", *_there([(each.at_s, each.asked.answer_ms if each.asked else None) for each in samples])),
+        ("harness sends late, p99", *_there([(each.at_s, each.lag_p99_ms) for each in done.slices])),
+    ]
+    return [curve for curve in curves if curve[1]]
+
+
+def _there(points: list[tuple[float, float | int | None]]) -> tuple[list[float], list[float]]:
+    there = [(at_s, float(value)) for at_s, value in points if value is not None]
+    return [at_s for at_s, _ in there], [value for _, value in there]
+
+
+def _on_time(ratios: Curve, warm_s: float) -> Json:
+    """The scale begins a little below the worst, at 99 % at most."""
+    figure = _over_time([ratios], "on time (%)", warm_s, np.min)
+    reach = max(100 - min(ratios[2]), 1.0)
+    layout = figure["layout"]
+    assert isinstance(layout, dict)
+    layout["yaxis"] = y_axis("on time (%)", range=[100 - 1.06 * reach, 100 + 0.04 * reach])
+    return figure
+
+
+def _over_time(curves: list[Curve], title: str, warm_s: float, worst: Callable[[Floats], np.float64] = np.max) -> Json:
+    """Lines over hours, or minutes where there are no hours. `worst` of many values is the one that is drawn."""
+    end_s = max((at_s[-1] for _, at_s, _ in curves if at_s), default=1.0)
+    unit, unit_s = ("h", 3600.0) if end_s >= 2 * 3600 else ("min", 60.0)
+    data: list[Json] = []
+    for nth, (name, at_s, values) in enumerate(curves):
+        look = {"color": f"--series-{nth}"}
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines" if len(values) > 1 else "markers",
+                "name": name,
+                "x": numbers(_thinned(at_s, np.min) / unit_s),
+                "y": numbers(_thinned(values, worst)),
+                "line": look | {"width": 2, "dash": DASHES[nth % len(DASHES)]},
+                "marker": look | {"size": 6},
+                "hovertemplate": f"{name}: %{{y:,.5~g}} at %{{x:.4~g}} {unit}<extra></extra>",
+            }
+        )
+    layout = single(HEIGHT) | {"hovermode": "closest"}
+    if warm_s < end_s:
+        layout["shapes"] = [
+            {"type": "line", "x0": warm_s / unit_s, "x1": warm_s / unit_s, "yref": "paper", "y0": 0, "y1": 1}
+            | {"line": {"color": "--rule", "width": 1.5, "dash": "dot"}}
+        ]
+    layout["xaxis"] = x_axis(f"time ({unit})", rangemode="tozero")
+    layout["yaxis"] = y_axis(title, rangemode="tozero", separatethousands=True)
+    return {"data": data, "layout": layout}
+
+
+def _thinned(values: list[float], one_of: Callable[[Floats], np.float64]) -> Floats:
+    found = np.array(values, np.float64)
+    parts = np.array_split(found, min(len(found), POINTS_MAX)) if len(found) else []
+    return np.array([one_of(part) for part in parts], np.float64)

@@ -1,0 +1,125 @@
+"""What a soak leaves behind: one entry for each slice, samples in between, how it ended. Each is small and goes to
+`soak.jsonl` as soon as it is there, so that a soak that is killed after nine hours leaves nine hours.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from duly_load.generator.record import LiveRun
+from duly_load.live_results import measure
+from duly_load.outcomes import FrameOutcome
+from duly_load.soak.crowd import Tallies
+from duly_load.soak.watch import Asked, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class SliceResult:
+    """One run of the scenario by clients that behave."""
+
+    nth: int
+    """From 0."""
+    at_s: float
+    """When it was over, since the soak began."""
+    seed: int
+    frames: int
+    """That were intended, warm-up and all."""
+    counts: dict[str, int]
+    """Frames by the name of their outcome, warm-up and all; those that did not occur are left out."""
+    on_time_ratio: float
+    """From the scenario's warm_s on, like all that follows."""
+    p50_ms: float | None
+    """Latency from capture; None: there was no result."""
+    p99_ms: float | None
+    lag_p99_ms: float | None
+    """How late the generator was; None: nothing was sent."""
+    broken: tuple[str, ...]
+    """Streams that broke off, the first of them, and why."""
+    problems: tuple[str, ...]
+    """Why its figures must not be believed; empty: they may."""
+
+    @property
+    def unanswered(self) -> int:
+        return self.counts.get(FrameOutcome.UNANSWERED.name, 0)
+
+
+BROKEN_MAX = 5
+"""Streams that broke off that are told, of each slice."""
+
+
+def result_of(run: LiveRun, nth: int, at_s: float) -> SliceResult:
+    """What is kept of a run; the run itself is large."""
+    results = measure(run)
+    latency, lag = results.latency_ms, results.lag_ms
+    outcome = run.record.outcome
+    broken = [f"{ending.stream}: {ending.reason}" for ending in run.endings if not ending.refused]
+    return SliceResult(
+        nth,
+        at_s,
+        run.seed,
+        len(outcome),
+        {each.name: count for each in FrameOutcome if (count := int((outcome == each).sum()))},
+        results.on_time_ratio,
+        latency.p50 if latency else None,
+        latency.p99 if latency else None,
+        lag.p99 if lag else None,
+        tuple(broken[:BROKEN_MAX]),
+        run.problems,
+    )
+
+
+@dataclass(slots=True)
+class Soak:
+    """All of it. Bounded: a slice takes as long as its scenario, samples are so far apart that they stay few."""
+
+    warm_s: float
+    """Samples before this are no part of a trend: caches fill, pools grow to what they need."""
+    slices: list[SliceResult] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    crowd: Tallies = field(default_factory=dict)
+    before: Asked | None = None
+    """What the server held before anybody came; None: it does not say."""
+    after: Asked | None = None
+    """What it held when all were gone."""
+    ended: str = ""
+    """Why it ended before its time, other than that somebody wanted it to; empty: it did not."""
+    interrupted: bool = False
+
+
+class Log:
+    """`soak.jsonl`: a JSON object a line, `{"kind": "begin" | "sample" | "slice" | "verdict", ...}`; what is in the
+    file already stays there. Without a file it forgets.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        """Raises OSError."""
+        self._lines = file.open("a", encoding="utf-8") if file is not None else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lines is not None:
+            self._lines.close()
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        self._write("begin", facts)
+
+    def sample(self, sample: Sample) -> None:
+        self._write("sample", asdict(sample))
+
+    def slice(self, result: SliceResult, crowd: Tallies) -> None:
+        self._write("slice", asdict(result) | {"crowd": crowd})
+
+    def verdict(self, facts: dict[str, Any]) -> None:
+        self._write("verdict", facts)
+
+    def _write(self, kind: str, facts: dict[str, Any]) -> None:
+        if self._lines is not None:
+            # In one piece: samples come from a thread of their own.
+            self._lines.write(json.dumps({"kind": kind} | facts) + "\n")
+            self._lines.flush()

@@ -1,0 +1,172 @@
+"""A soak: the scenario again and again, each time with another seed, while clients misbehave and somebody watches."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+
+from duly.v1 import server_pb2_grpc
+from duly_load.generator.connection import TargetError
+from duly_load.generator.run import Offer, Progress
+from duly_load.load_scenario import LoadScenario
+from duly_load.peers.peer import PeerError
+from duly_load.soak.crowd import Crowd, Rudeness, Tallies
+from duly_load.soak.misbehaviour import Aim
+from duly_load.soak.record import Log, SliceResult, Soak, result_of
+from duly_load.soak.watch import Asked, Sample, Watch, Watched, ask
+from duly_load.targets import OpenTarget, offer_to
+
+SAMPLES_MAX = 10_000
+"""However long the soak; they are held until its end."""
+PERIOD_S_MIN, PERIOD_S = 0.2, 5.0
+"""Between two samples; longer than the second where there would be too many, shorter in a short soak."""
+SAMPLES_WANTED = 100
+WARM_SHARE, WARM_S_MAX = 0.1, 3600.0
+"""Of the soak, that is no part of a trend; one slice at least."""
+CROWD_SEED = 0x5EED
+"""So that who misbehaves draws from other numbers than who sends."""
+GONE_S = 20.0
+"""How long the server may take to notice that all are gone: slow readers are given up after 10 s by default."""
+LOOK_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class SoakPlan:
+    """What is asked of a soak."""
+
+    scenario: LoadScenario
+    seed: int
+    """Of the first slice, the others count up."""
+    duration_s: float
+    rudeness: Rudeness
+    pid: int | None = None
+    """Of a server that the harness did not start, on this machine; None: not known."""
+    metrics: str | None = None
+    """URL of its metrics; None: not known."""
+
+    @property
+    def slices(self) -> int:
+        """A slice is the scenario as it stands; the last one is not cut short."""
+        return max(1, math.ceil(self.duration_s / self.scenario.duration_s))
+
+    @property
+    def sample_period_s(self) -> float:
+        wanted_s = min(PERIOD_S, max(PERIOD_S_MIN, self.duration_s / SAMPLES_WANTED))
+        # Openings and answers that are waited for make slices longer than they are planned: by half, to be safe.
+        return max(wanted_s, 1.5 * self.duration_s / SAMPLES_MAX)
+
+    @property
+    def warm_s(self) -> float:
+        return max(self.scenario.duration_s, min(WARM_SHARE * self.duration_s, WARM_S_MAX))
+
+
+@dataclass(frozen=True, slots=True)
+class SoakProgress:
+    """How far a soak is."""
+
+    at_s: float
+    slice: int
+    """From 0."""
+    last: SliceResult | None
+    sample: Sample | None
+    crowd: Tallies
+
+
+def soak(plan: SoakPlan, target: OpenTarget, log: Log, tell: Callable[[SoakProgress], None] | None = None) -> Soak:
+    """Runs until the time is over, the target is gone or somebody presses Ctrl-C (KeyboardInterrupt); what there is by
+    then is returned. `tell` is called about twice a second.
+
+    Raises ScenarioError where the payloads are not what the target takes.
+    """
+    done = Soak(plan.warm_s)
+
+    def seen(sample: Sample) -> None:
+        log.sample(sample)
+        if len(done.samples) < SAMPLES_MAX:
+            done.samples.append(sample)
+
+    endpoint = target.address.endpoint if target.address.protocol == "duly" else None
+    done.before = _holds(endpoint)
+    pid = target.server.pid if target.server is not None else plan.pid
+    watched = Watched(pid, endpoint, plan.metrics)
+    aim = Aim(target.address, plan.scenario.stream, plan.seed + CROWD_SEED)
+    with Watch(watched, plan.sample_period_s, seen) as watch:
+        try:
+            with Crowd(aim, plan.rudeness) as crowd:
+                crowd.wait_until_begun()
+                try:
+                    _slices(plan, target, done, watch, crowd, log, tell)
+                finally:
+                    done.crowd = crowd.tallies()
+        except KeyboardInterrupt:
+            done.interrupted = True
+        if not done.ended:
+            done.after = _when_all_are_gone(endpoint, done.before)
+    return done
+
+
+def _slices(
+    plan: SoakPlan,
+    target: OpenTarget,
+    done: Soak,
+    watch: Watch,
+    crowd: Crowd,
+    log: Log,
+    tell: Callable[[SoakProgress], None] | None,
+) -> None:
+    for nth in range(plan.slices):
+
+        def progress(_: Progress, nth: int = nth) -> None:
+            if tell is not None:
+                last, sample = done.slices[-1:], done.samples[-1:]
+                tell(
+                    SoakProgress(
+                        watch.at_s, nth, last[0] if last else None, sample[0] if sample else None, crowd.tallies()
+                    )
+                )
+
+        asked = Offer(plan.scenario, plan.seed + nth, target.name, target.address)
+        try:
+            run = offer_to(target, asked, progress)
+        except (TargetError, PeerError) as error:
+            done.ended = f"slice {nth + 1}: {error}"
+        else:
+            done.slices.append(result_of(run, nth, watch.at_s))
+            log.slice(done.slices[-1], crowd.tallies())
+        if target.server is not None and (died := target.server.died()):
+            done.ended = f"slice {nth + 1}: {died}"
+        if done.ended:
+            return
+
+
+def _holds(endpoint: str | None) -> Asked | None:
+    if endpoint is None:
+        return None
+    with grpc.insecure_channel(endpoint) as channel:
+        return ask(server_pb2_grpc.ServerServiceStub(channel))
+
+
+def _when_all_are_gone(endpoint: str | None, before: Asked | None) -> Asked | None:
+    """What the server still holds, as soon as that is no more than before, or after `GONE_S`."""
+    if endpoint is None or before is None:
+        return None
+    give_up_s = time.monotonic() + GONE_S
+    with grpc.insecure_channel(endpoint) as channel:
+        stub = server_pb2_grpc.ServerServiceStub(channel)
+        while True:
+            after = ask(stub)
+            if after is not None and left_over(before, after) == (0, 0):
+                return after
+            if time.monotonic() > give_up_s:
+                return after
+            time.sleep(LOOK_S)
+
+
+def left_over(before: Asked, after: Asked) -> tuple[int, int]:
+    """Streams and frames that are there after all have gone and were not before."""
+    return (
+        max(0, after.streams_open - before.streams_open),
+        max(0, after.frames_in_flight - before.frames_in_flight),
+    )

@@ -1,0 +1,173 @@
+"""What a soak says: does the server hold, and if not, why not.
+
+It does not hold where memory, descriptors or threads of its processes grow (see `duly_load.soak.trend`), where a frame
+of a client that behaves was never answered or its stream broke off, where streams or frames are left when all clients
+are gone, or where it ended. Late and shed frames do not count against it: an overloaded server that says so holds.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from duly_load.soak.record import Soak
+from duly_load.soak.run import left_over
+from duly_load.soak.trend import Trend, Verdict, trend
+from duly_load.soak.watch import Sample, Usage
+
+MIB = 2**20
+MEMORY_LIMIT_PER_H, MEMORY_LIMIT_SHARE_PER_H = MIB, 0.01
+"""Bytes, and a share of what is held: the larger of the two is growth that somebody would care about."""
+COUNT_LIMIT_PER_H = 1.0
+"""Descriptors and threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One thing that is watched over time."""
+
+    name: str
+    unit: str
+    value: Callable[[Usage], int | None]
+    judged: bool
+    """The server does not hold where this grows."""
+    scale: float = 1.0
+    """Divides values for people."""
+
+    @property
+    def is_memory(self) -> bool:
+        return self.unit == "MiB"
+
+
+SERIES = (
+    Series("RSS", "MiB", lambda usage: usage.rss_bytes, True, MIB),
+    Series("PSS", "MiB", lambda usage: usage.pss_bytes, False, MIB),
+    Series("USS", "MiB", lambda usage: usage.uss_bytes, False, MIB),
+    Series("descriptors", "", lambda usage: usage.descriptors, True),
+    Series("threads", "", lambda usage: usage.threads, True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A series of the server or the harness, and whether it grows."""
+
+    of: str
+    """server or harness."""
+    series: Series
+    first: float
+    """Medians of the first and the last tenth after the warm-up, in the unit of the samples."""
+    last: float
+    trend: Trend
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    against: tuple[str, ...]
+    """Why it does not hold; empty: it does."""
+    notes: tuple[str, ...]
+    """What else to know before it is believed."""
+    growth: tuple[Growth, ...]
+
+    @property
+    def holds(self) -> bool:
+        return not self.against
+
+    def to_json(self) -> dict[str, Any]:
+        growth = [
+            {"of": each.of, "series": each.series.name, "first": each.first, "last": each.last} | asdict(each.trend)
+            for each in self.growth
+        ]
+        return {"holds": self.holds, "against": self.against, "notes": self.notes, "growth": growth}
+
+
+def judge(done: Soak) -> Judgement:
+    growth = tuple(_growth(done))
+    return Judgement(tuple(_against(done, growth)), tuple(_notes(done, growth)), growth)
+
+
+def values_of(samples: list[Sample], of: str, series: Series) -> tuple[list[float], list[float]]:
+    """(times in s, values) of the samples that have it."""
+    at_s, values = [], []
+    for sample in samples:
+        usage = sample.server if of == "server" else sample.harness
+        value = None if usage is None else series.value(usage)
+        if value is not None:
+            at_s.append(sample.at_s)
+            values.append(float(value))
+    return at_s, values
+
+
+def _growth(done: Soak) -> list[Growth]:
+    warm = [sample for sample in done.samples if sample.at_s >= done.warm_s]
+    found = []
+    for of in ("server", "harness"):
+        for series in SERIES:
+            at_s, values = (np.array(each) for each in values_of(warm, of, series))
+            if not len(values):
+                continue
+            level = float(np.median(values))
+            limit = max(MEMORY_LIMIT_PER_H, MEMORY_LIMIT_SHARE_PER_H * level) if series.is_memory else COUNT_LIMIT_PER_H
+            tenth = max(1, len(values) // 10)
+            first, last = float(np.median(values[:tenth])), float(np.median(values[-tenth:]))
+            found.append(Growth(of, series, first, last, trend(at_s, values, limit)))
+    return found
+
+
+def _against(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
+    found = []
+    if done.ended:
+        found.append(f"it ended: {done.ended}")
+    for each in growth:
+        if each.of == "server" and each.series.judged and each.trend.verdict is Verdict.GROWS:
+            found.append(f"its {each.series.name} grow{'s' if each.series.is_memory else ''} by {per_hour(each)}")
+    if unanswered := sum(result.unanswered for result in done.slices):
+        slices = sum(bool(result.unanswered) for result in done.slices)
+        found.append(f"{unanswered} frames of clients that behave were never answered, in {slices} slices")
+    for result in done.slices:
+        if result.broken:
+            found.append(
+                f"slice {result.nth + 1}: streams of clients that behave broke off, {'; '.join(result.broken)}"
+            )
+    if done.before is not None and done.after is not None:
+        streams, frames = left_over(done.before, done.after)
+        if streams or frames:
+            found.append(f"{streams} streams and {frames} frames are left with it though all clients are gone")
+    return found
+
+
+def _notes(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
+    found = []
+    if done.interrupted:
+        found.append("it was interrupted before its time")
+    invalid = [result for result in done.slices if result.problems]
+    if invalid:
+        found.append(
+            f"{len(invalid)} of {len(done.slices)} slices are invalid, their times say nothing; "
+            f"slice {invalid[0].nth + 1}: {'; '.join(invalid[0].problems)}"
+        )
+    if not any(each.of == "server" for each in growth):
+        found.append(
+            "whether memory, descriptors or threads of the server grow was not to be seen: "
+            "its processes are not known (--pid), on another machine, or it ended during the warm-up"
+        )
+    for of in ("server", "harness"):
+        short = [g.series.name for g in growth if g.of == of and g.trend.verdict is Verdict.TOO_SHORT]
+        if short:
+            found.append(f"too short to say whether these of the {of} grow: {', '.join(short)}")
+    for each in growth:
+        if each.of == "harness" and each.series.judged and each.trend.verdict is Verdict.GROWS:
+            found.append(f"the harness's own {each.series.name} grew by {per_hour(each)}")
+    return found
+
+
+def per_hour(growth: Growth) -> str:
+    """`3.2 MiB an hour (2.9 to 3.6)`, for people."""
+    found, scale = growth.trend, growth.series.scale
+    if found.per_h is None or found.low_per_h is None or found.high_per_h is None:
+        return "-"
+    unit = f" {growth.series.unit}" if growth.series.unit else ""
+    return (
+        f"{found.per_h / scale:,.3g}{unit} an hour ({found.low_per_h / scale:,.3g} to {found.high_per_h / scale:,.3g})"
+    )
