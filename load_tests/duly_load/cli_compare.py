@@ -280,7 +280,7 @@ class _Shown:
 
 
 def _title(asked: _Asked, kept: Sequence[Kept]) -> str:
-    title = f"{asked.scenario.name}, seed {asked.turns[0].seed}, {asked.rounds} rounds"
+    title = f"{asked.scenario.name}, seed {asked.turns[0].seed}, {asked.rounds} round{'s' * (asked.rounds > 1)}"
     held, due = len(kept), len(asked.turns)
     return title if held == due else f"{title}, INCOMPLETE: {held} of {due} turns were held"
 
@@ -340,9 +340,11 @@ def _write_report(
     ]
     facts = [("Rounds", str(asked.rounds)), ("Seeds", f"{asked.turns[0].seed} to {asked.turns[-1].seed}")]
     facts += [("Target", f"{name}: {versions[name]}" if versions[name] else name) for name in asked.names]
+    repeated = sum(len(each.held.spoiled) - (each.held.figures is None) for each in kept)
+    facts.append(("Invalid runs that were repeated", str(repeated)))
     facts += [
-        ("Invalid runs", f"{asked.names[row.target]} at {row.load:g}x: {reason}")
-        for row in found
-        for reason in row.spoiled
+        ("Not run", f"{asked.names[each.held.turn.target]} at {each.held.turn.load:g}x: {each.held.spoiled[-1]}")
+        for each in kept
+        if each.results is None
     ]
     write_comparison(file, _title(asked, kept), points, compared, [*facts, *asked.machine.facts()])

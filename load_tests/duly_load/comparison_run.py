@@ -1,6 +1,8 @@
 """Runs the turns of a comparison: settles the target, offers the load, and again where the run was invalid.
 
-A server that died is started again before its next run, and that is told; what it did not survive was an invalid run.
+All other servers are idle meanwhile: one that still works on what it was offered in its turn is waited for, or
+stopped. A server that died is started again before its next run, and that is told; what it did not survive was an
+invalid run.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,6 +51,8 @@ class Targets:
         self._running: dict[str, ExitStack] = {}
         self._open: dict[str, OpenTarget] = {}
         self._starts = 0
+        self._loaded: str | None = None
+        """The target that was put under load last."""
 
     def __enter__(self) -> Self:
         try:
@@ -79,19 +83,40 @@ class Targets:
         that has died is started again. Raises TargetError, PeerError, and ScenarioError where the payloads are not what
         the target takes.
         """
+        if self._loaded is not None:
+            self._let_finish(self._open[self._loaded])
         target = self._alive(name)
         asked = ask(target)
         settle(target, asked.scenario, asked.seed)
+        self._loaded = name
         return measure(offer_to(target, asked, progress))
 
+    def _let_finish(self, target: OpenTarget) -> None:
+        """What it was offered last and has not answered yet would take processor time from the target that comes next:
+        some servers work on for a minute after their clients have gone.
+        """
+        if target.server is not None and target.server.died():
+            return
+        try:
+            settle(target, self._scenario, seed=0)
+        except TargetError as error:
+            if target.server is None:
+                self._say(f"{target.name} may still be busy with what came before: {error}")
+            else:
+                self._say(f"{target.name} is stopped, since it goes on with what came before: {error}")
+                self._stop(server_of(target.name))
+
     def _alive(self, name: str) -> OpenTarget:
-        target = self._open[name]
-        if target.server is not None and (died := target.server.died()):
+        target, server = self._open[name], server_of(name)
+        if target.server is not None and server in self._running and (died := target.server.died()):
             self._say(f"{name} is started again: {died}")
-            if running := self._running.pop(server_of(name), None):  # not there: it did not start the time before
-                running.close()
-            self._start(server_of(name))
+            self._stop(server)
+        if server not in self._running:
+            self._start(server)
         return self._open[name]
+
+    def _stop(self, server: str) -> None:
+        self._running.pop(server).close()
 
     def _start(self, server: str) -> None:
         self._starts += 1

@@ -67,7 +67,7 @@ def ratios(names: Sequence[str], rows: Sequence[Row]) -> Table:
 
 def _table(title: str, *headings: str) -> Table:
     """Columns of loads, targets and, for each of `headings`, numbers."""
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("load", justify="right", no_wrap=True)
     table.add_column("target", overflow="fold", max_width=TARGET_COLUMNS)
     for heading in headings:

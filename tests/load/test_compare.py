@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from duly_load import cli_compare, comparison_tables
+from duly_load import cli_compare, comparison_run, comparison_tables
 from duly_load.cli import cli
 from duly_load.comparison import FIGURES, Held, Spread, Turn, figures_of, plan, ratio, rows, spread
 from duly_load.comparison_run import Targets, hold
@@ -235,6 +235,32 @@ def test_a_server_that_died_is_started_again(small: Path, tmp_path: Path) -> Non
         assert any(line.startswith("floor is started again: ") for line in told)
         assert len(floors()) == 1
     assert not floors()
+
+
+def test_a_server_that_goes_on_after_its_turn_is_stopped(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settle(target: OpenTarget, scenario: LoadScenario, seed: int) -> None:
+        if target.name == "floor":
+            raise TargetError("it is busy")
+
+    told: list[str] = []
+    scenario = load_load_scenario(small)
+    monkeypatch.setattr(comparison_run, "offer_to", lambda *_: None)
+    monkeypatch.setattr(comparison_run, "measure", lambda _: results_of(scenario))
+    with Targets(["floor", "null:"], scenario, tmp_path, told.append) as targets:
+
+        def run(name: str) -> None:
+            targets.run(name, lambda it: Offer(scenario, 1, it.name, it.address))
+
+        run("floor")
+        with monkeypatch.context() as busy:
+            busy.setattr(comparison_run, "settle", settle)
+            run("null:")
+            assert told[-1] == "floor is stopped, since it goes on with what came before: it is busy"
+            assert not floors()
+        run("floor")
+        assert len(floors()) == 1
 
 
 def floors() -> list[psutil.Process]:
