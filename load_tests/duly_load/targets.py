@@ -1,8 +1,7 @@
 """Targets by name: a peer that the harness starts, or the address of a server that runs already; idle, and under load.
 
-triton                      a peer, see `duly-load peers list`
-triton?timeout=budget       the same, and its requests carry their budget
-duly://HOST:PORT            see `duly_load.generator.address`
+    triton              a peer, see `duly-load peers list`
+    duly://HOST:PORT    see `duly_load.generator.address`
 """
 
 import asyncio
@@ -138,7 +137,7 @@ def _with_options(name: str, address: Address) -> Address:
     unary, timeout = parse_options(name)
     if (unary or timeout) and address.protocol != "kserve":
         raise TargetNameError(f"{name!r}: only servers of the KServe protocol take options")
-    return replace(address, unary=unary or address.unary, timeout=timeout)
+    return replace(address, unary=unary or address.unary, timeout=timeout or address.timeout)
 
 
 # ---- faults ----

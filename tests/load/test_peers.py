@@ -239,7 +239,7 @@ def test_a_folder_model_becomes_its_graph(tmp_path: Path, folder: Path) -> None:
 
 def test_triton_gets_a_configuration_that_lets_requests_time_out(tmp_path: Path, folder: Path) -> None:
     (model,) = write_bare(folder, scenario(add_model(tmp_path, "pair")))
-    write_model(tmp_path / "pair-of-triton", model, 2)
+    write_model(tmp_path / "pair-of-triton", model, 2, timeouts=True)
     config = read_pbtxt((tmp_path / "pair-of-triton" / "config.pbtxt").read_text())
     assert config["name"] == ["pair"]
     assert config["backend"] == ["python"]
@@ -257,6 +257,8 @@ def test_triton_gets_a_configuration_that_lets_requests_time_out(tmp_path: Path,
     assert policy["timeout_action"] == ["REJECT"]
     assert policy["allow_timeout_override"] == [True]
     assert policy["default_timeout_microseconds"][0] >= 60_000_000, "no budget is as long"
+    write_model(tmp_path / "plain", model, 2, timeouts=False)
+    assert read_pbtxt((tmp_path / "plain" / "config.pbtxt").read_text()) == config | {"dynamic_batching": [{}]}
     compile((tmp_path / "pair-of-triton" / "1" / "model.py").read_text(), "model.py", "exec")
 
 

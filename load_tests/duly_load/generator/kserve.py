@@ -103,11 +103,13 @@ class KserveTarget:
     def is_lost(self, error: grpc.aio.AioRpcError) -> bool:
         """True where a call failed because the connection did, not because the server answered so.
 
-        A lost connection is UNAVAILABLE, which servers also say when a queue is full, or CANCELLED for calls that a
-        server took down with itself. A server that answers has a connection that is ready; where that is ready again
-        by now, the words of gRPC's core tell.
+        A lost connection is CANCELLED for calls that a server took down with itself, or UNAVAILABLE, which servers also
+        say when a queue is full. A server that answers has a connection that is ready; where that is ready again by
+        now, the words of gRPC's core tell.
         """
-        if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        if error.code() is grpc.StatusCode.CANCELLED:
+            return True
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
             return False
         ready = self._channel.get_state() is grpc.ChannelConnectivity.READY
         return not ready or any(part in (error.details() or "") for part in _CONNECTION_LOST)

@@ -5,5 +5,16 @@ from duly_load.peers.own import Duly, Floor
 from duly_load.peers.peer import Peer
 from duly_load.peers.triton import Triton
 
-PEERS: dict[str, Peer] = {peer.name: peer for peer in (Duly(), Floor(), Triton(), MLServer())}
+_TRITON = "NVIDIA Triton 2.51, Python backend with ONNX Runtime, dynamic batching; bidirectional gRPC"
+
+PEERS: dict[str, Peer] = {
+    peer.name: peer
+    for peer in (
+        Duly(),
+        Floor(),
+        Triton("triton", _TRITON, timeouts=False),
+        Triton("triton-timeouts", f"{_TRITON}; requests carry their budget as timeout", timeouts=True),
+        MLServer(),
+    )
+}
 """In the order in which people are told of them."""

@@ -16,6 +16,7 @@ class BareServer:
     def __init__(self, name: str, process: ServerProcess, address: Address, http_port: int) -> None:
         """When it is ready."""
         self.address = address
+        self.metrics = ""
         said = ask(http_port, "v2")
         self.version = name if said is None else f"{name} {json.loads(said)['version']}"
         self.pid = process.pid

@@ -28,7 +28,7 @@ class MLServer:
     """See `duly_load.peers.peer.Peer`."""
 
     name = "mlserver"
-    about = "MLServer 1.7, ONNX Runtime in its inference workers, adaptive batching; unary gRPC: ?calls=unary"
+    about = "MLServer 1.7, ONNX Runtime in its inference workers, adaptive batching; unary gRPC"
 
     def missing(self) -> str:
         return ENVIRONMENT.missing()
@@ -49,7 +49,7 @@ class MLServer:
         environ = clean_environ("DULY_", "MLSERVER_", "PYTHON") | {"PYTHONPATH": str(INSIDE)}
         with ServerProcess(self.name, command, folder, environ) as process:
             process.wait_until(lambda: models_ready(http, [model.name for model in models]))
-            yield BareServer("MLServer", process, Address("kserve", f"127.0.0.1:{port}"), http)
+            yield BareServer("MLServer", process, Address("kserve", f"127.0.0.1:{port}", unary=True), http)
 
 
 def write_settings(folder: Path, models: list[BareModel], lanes: int, http_port: int, grpc_port: int) -> None:

@@ -16,7 +16,7 @@ from duly_load.generator.address import Address
 from duly_load.load_scenario import LoadScenario
 from duly_load.peers.models import THREADS, write_repository
 from duly_load.peers.peer import PeerError
-from duly_load.peers.process import ServerProcess, clean_environ
+from duly_load.peers.process import ServerProcess, clean_environ, free_ports
 
 ASK_TIMEOUT_S = 1.0
 RECONNECT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
@@ -32,9 +32,10 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class OwnServer:
     """One of ours that runs; see `duly_load.peers.peer.Server`."""
 
-    def __init__(self, process: ServerProcess, endpoint: str, lanes: Sequence[str]) -> None:
+    def __init__(self, process: ServerProcess, endpoint: str, metrics: str, lanes: Sequence[str]) -> None:
         """When it is ready. `lanes`: of its workers, in the order in which it starts them."""
         self.address = Address("duly", endpoint)
+        self.metrics = metrics
         self.version = f"{process.name} {importlib.metadata.version('duly')}"
         self.pid = process.pid
         self.cpu_s = process.cpu_s
@@ -108,8 +109,11 @@ class Duly(Own):
         command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(folder / "models")]
         command += ["--lanes", ",".join(scenario.lanes), "--threads", str(THREADS), "--admission", "advise"]
         command += ["--streams-max", str(min(max(streams, STREAMS_MIN), STREAMS_MAX))]
+        (port,) = free_ports(1)
+        command += ["--metrics", f"127.0.0.1:{port}"]
         # One after another and each on all lanes, so `duly.runtime.models` loads them.
-        with _running(self.name, command, folder, models, [*scenario.lanes] * len(models)) as server:
+        lanes = [*scenario.lanes] * len(models)
+        with _running(self.name, command, folder, models, f"http://127.0.0.1:{port}/metrics", lanes) as server:
             yield server
 
 
@@ -125,13 +129,13 @@ class Floor(Own):
     def start(self, scenario: LoadScenario, folder: Path) -> Iterator[OwnServer]:
         """See `duly_load.peers.peer.Peer`."""
         command = [sys.executable, "-m", "duly_load.null_echo"]
-        with _running(self.name, command, folder, [], []) as server:
+        with _running(self.name, command, folder, [], "", []) as server:
             yield server
 
 
 @contextmanager
 def _running(
-    name: str, command: list[str], folder: Path, models: Sequence[str], lanes: Sequence[str]
+    name: str, command: list[str], folder: Path, models: Sequence[str], metrics: str, lanes: Sequence[str]
 ) -> Iterator[OwnServer]:
     # Not in `folder`: a socket's path must be short.
     with tempfile.TemporaryDirectory(prefix="duly-") as short:
@@ -142,7 +146,7 @@ def _running(
         ):
             stub = health_pb2_grpc.HealthStub(channel)
             process.wait_until(lambda: all(_serves(stub, model, process) for model in ("", *models)))
-            yield OwnServer(process, endpoint, lanes)
+            yield OwnServer(process, endpoint, metrics, lanes)
 
 
 def _serves(stub: health_pb2_grpc.HealthStub, model: str, process: ServerProcess) -> bool:

@@ -17,10 +17,12 @@ class Server(Protocol):
     """A peer that runs and has its models ready."""
 
     address: Address
-    """Without options."""
+    """With the options that it needs."""
     version: str
     """What it is, for people: `Triton 2.51.0`."""
 
+    metrics: str
+    """URL of its metrics for Prometheus, which tell of duly's event loop; empty: it has none."""
     pid: int
     """Of its first process; all others descend from it."""
 

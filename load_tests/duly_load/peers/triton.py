@@ -1,9 +1,13 @@
 """NVIDIA Triton: the `tritonserver` binary out of the wheel of nvidia-pytriton, with its Python backend.
 
 The backend's own process runs the graph in ONNX Runtime, since the wheel has no other backend; `instance_group` gives
-as many of them as the scenario has lanes. Batching is Triton's dynamic batching without a delay. A queue policy is
-there only so that a request's own `timeout` takes effect: Triton passes over it where no default timeout is set (core,
-src/dynamic_batch_scheduler.cc and src/scheduler_utils.cc).
+as many of them as the scenario has lanes. Batching is Triton's dynamic batching without a delay.
+
+There are two of it, since a request's own `timeout` takes effect only where the model has a queue policy with a default
+timeout, and that costs: Triton then no longer prepares the next batch while one runs, and its batcher now and then
+misses that it may go on and sleeps for half a second although requests wait (core, src/dynamic_batch_scheduler.cc,
+`default_wait_microseconds`; server#8870 is a related fault). So requests without a timeout belong to the one without
+the policy.
 """
 
 import json
@@ -26,6 +30,11 @@ from duly_load.peers.process import ServerProcess, clean_environ, free_ports, mo
 
 QUEUE_TIMEOUT_US = 600_000_000
 """Where a request has no timeout of its own: none that any budget reaches."""
+QUEUE_POLICY = f"""default_queue_policy {{
+  timeout_action: REJECT
+  default_timeout_microseconds: {QUEUE_TIMEOUT_US}
+  allow_timeout_override: true
+}}"""
 STUB = "triton_python_backend_stub"
 SHARED_MEMORY = Path("/dev/shm")
 ENVIRONMENT = Environment("triton", ("nvidia-pytriton==0.7.0", "onnxruntime==1.31.1", "numpy==1.26.4"))
@@ -34,8 +43,11 @@ ENVIRONMENT = Environment("triton", ("nvidia-pytriton==0.7.0", "onnxruntime==1.3
 class Triton:
     """See `duly_load.peers.peer.Peer`."""
 
-    name = "triton"
-    about = "NVIDIA Triton 2.51, Python backend with ONNX Runtime, dynamic batching; bidirectional gRPC"
+    def __init__(self, name: str, about: str, timeouts: bool) -> None:
+        """`timeouts`: requests carry one, and it takes effect."""
+        self.name = name
+        self.about = about
+        self._timeouts = timeouts
 
     def missing(self) -> str:
         return ENVIRONMENT.missing()
@@ -51,7 +63,7 @@ class Triton:
         instances = cpu_lanes(self.name, scenario)
         models = write_bare(folder, scenario)
         for model in models:
-            write_model(folder / "repository" / model.name, model, instances)
+            write_model(folder / "repository" / model.name, model, instances, self._timeouts)
         _write_backend(folder / "backends" / "python")
         shared = f"duly_triton_{secrets.token_hex(8)}_"
         http, port = free_ports(2)
@@ -63,21 +75,23 @@ class Triton:
         try:
             with ServerProcess(self.name, command, folder, _environ()) as process:
                 process.wait_until(lambda: models_ready(http, [model.name for model in models]))
-                yield BareServer("Triton", process, Address("kserve", f"127.0.0.1:{port}"), http)
+                yield BareServer(
+                    "Triton", process, Address("kserve", f"127.0.0.1:{port}", timeout=self._timeouts), http
+                )
         finally:
             for left in SHARED_MEMORY.glob(f"{shared}*"):  # by a backend that was killed
                 left.unlink(missing_ok=True)
 
 
-def write_model(folder: Path, model: BareModel, instances: int) -> None:
+def write_model(folder: Path, model: BareModel, instances: int, timeouts: bool) -> None:
     """The model as a folder of Triton's repository: config.pbtxt, 1/model.py and what that reads."""
     (folder / "1").mkdir(parents=True)
     shutil.copyfile(INSIDE / "triton_backend.py", folder / "1" / "model.py")
     (folder / "bare.json").write_text(model.bare_json(), encoding="utf-8")
-    (folder / "config.pbtxt").write_text(_config(model, instances), encoding="utf-8")
+    (folder / "config.pbtxt").write_text(_config(model, instances, timeouts), encoding="utf-8")
 
 
-def _config(model: BareModel, instances: int) -> str:
+def _config(model: BareModel, instances: int, timeouts: bool) -> str:
     """`inference.ModelConfig` in protobuf's text format."""
     inputs = "".join(_tensor("input", tensor) for tensor in model.inputs)
     outputs = "".join(_tensor("output", tensor) for tensor in model.outputs)
@@ -87,13 +101,7 @@ backend: "python"
 max_batch_size: {model.batch_max}
 {inputs}{outputs}\
 instance_group {{ kind: KIND_CPU count: {instances} }}
-dynamic_batching {{
-  default_queue_policy {{
-    timeout_action: REJECT
-    default_timeout_microseconds: {QUEUE_TIMEOUT_US}
-    allow_timeout_override: true
-  }}
-}}
+dynamic_batching {{ {QUEUE_POLICY if timeouts else ""} }}
 """
 
 

@@ -90,7 +90,8 @@ def soak(plan: SoakPlan, target: OpenTarget, log: Log, tell: Callable[[SoakProgr
     endpoint = target.address.endpoint if target.address.protocol == "duly" else None
     done.before = _holds(endpoint)
     pid = target.server.pid if target.server is not None else plan.pid
-    watched = Watched(pid, endpoint, plan.metrics)
+    metrics = plan.metrics or (target.server.metrics if target.server is not None else "")
+    watched = Watched(pid, endpoint, metrics or None)
     aim = Aim(target.address, plan.scenario.stream, plan.seed + CROWD_SEED)
     with Watch(watched, plan.sample_period_s, seen) as watch:
         try:
