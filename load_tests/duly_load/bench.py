@@ -26,15 +26,15 @@ from duly_load import bench_client, bench_servers
 from duly_load.bench_client import ClientError
 from duly_load.bench_models import write_repository
 from duly_load.bench_parts import FULL, MEASUREMENTS, QUICK, Effort, Part, Setup
-from duly_load.bench_servers import ServerError
 from duly_load.machine import look
+from duly_load.peers.peer import PeerError
 
 BUSY_LOAD_PER_CORE = 0.3
 """A machine with more than this to do before the benchmark starts gives figures that are too high."""
 
 
 def run(keys: list[str], effort: Effort, console: Console, finished: Callable[[Part], None]) -> None:
-    """Measures the parts named by `keys` and hands over each. Raises ClientError or ServerError; leaves no process
+    """Measures the parts named by `keys` and hands over each. Raises ClientError or PeerError; leaves no process
     behind.
     """
     steps = sum(MEASUREMENTS[key].steps(effort) for key in keys)
@@ -128,7 +128,7 @@ def main(keys: list[str], quick: bool, rounds: int | None, out: Path | None) -> 
 
     try:
         run(keys, effort, console, finished)
-    except (ClientError, ServerError, FileNotFoundError) as error:
+    except (ClientError, PeerError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         console.print("Interrupted; everything that was started is stopped.")

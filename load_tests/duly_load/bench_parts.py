@@ -16,7 +16,8 @@ from typing import Any
 
 from duly_load.bench_client import ClientError, Load, LoadClient, LoadResult
 from duly_load.bench_models import MLP, SQUEEZENET, THREADS, WIDE, BenchModel
-from duly_load.bench_servers import Memory, ServerProcess
+from duly_load.bench_servers import Memory, memory_of
+from duly_load.peers.own import OwnServer
 
 MEBIBYTE = 2**20
 STREAM_RATE_HZ = 30.0
@@ -52,17 +53,17 @@ class Setup:
 
     client: LoadClient
     repository: Path
-    duly: ServerProcess
-    null_echo: ServerProcess
+    duly: OwnServer
+    null_echo: OwnServer
     effort: Effort
     advance: Callable[[str], None]
     """Called before each measurement with what it is."""
 
-    def load(self, server: ServerProcess, load: Load) -> LoadResult:
+    def load(self, server: OwnServer, load: Load) -> LoadResult:
         """One run of the load client. Raises ClientError where frames went unanswered."""
-        result = self.client.run(server.target, load)
+        result = self.client.run(server.address.endpoint, load)
         if result.unanswered:
-            raise ClientError(f"{server.name}: {result.unanswered} frames of {load.model} were never answered")
+            raise ClientError(f"{server.version}: {result.unanswered} frames of {load.model} were never answered")
         return result
 
 
@@ -200,7 +201,7 @@ def memory(setup: Setup) -> Part:
     for sample in range(MEMORY_SAMPLES + 1):
         setup.advance(f"memory: {sample * frames:,} frames" if sample else "memory: warm-up")
         part.keep(f"after {sample * frames} frames", setup.load(setup.duly, load))
-        looks.append(setup.duly.memory())
+        looks.append(memory_of(setup.duly))
         part.runs[-1].update(asdict(looks[-1]))
     _add_memory(part, "RSS", [look.rss_bytes for look in looks])
     proportional = [look.pss_bytes for look in looks if look.pss_bytes is not None]

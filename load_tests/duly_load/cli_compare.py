@@ -1,6 +1,5 @@
 """`duly-load compare`: one scenario against several targets in turn, and how far apart they are."""
 
-import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +14,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from duly_load import comparison_files, comparison_tables
-from duly_load.cli_run import lasting, make_folder
+from duly_load.cli_options import Number, Wrong, make_folder, sending_options
+from duly_load.cli_run import lasting
 from duly_load.comparison import Row, Turn, plan, rows
 from duly_load.comparison_run import Kept, Targets, hold, server_of
 from duly_load.generator.connection import TargetError
 from duly_load.generator.payloads import PayloadError
-from duly_load.generator.run import LAG_SHARE, Offer
+from duly_load.generator.run import Offer, Sending
 from duly_load.generator.run import Progress as RunProgress
 from duly_load.load_scenario import LoadScenario, load_load_scenario, scaled
 from duly_load.machine import Machine, look
@@ -32,17 +32,6 @@ from duly_load.targets import OpenTarget, TargetNameError, check_names
 TARGETS_MAX = 16
 LOADS_MAX = 64
 FILES = ("report.html", "results.json", "comparison.csv")
-
-
-class _Wrong(click.ClickException):
-    exit_code = 2
-
-
-def _no_nan(_context: click.Context, _option: click.Parameter, value: Any) -> Any:
-    """click's ranges let it through."""
-    if any(math.isnan(each) for each in (value if isinstance(value, tuple) else (value or 0,))):
-        raise click.BadParameter("should be a number, got nan")
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +46,12 @@ class _Asked:
     repeats: int
     machine: Machine
     """Before any load."""
-    processes: int
-    lag_share: float
-    keep_awake: bool
+    sending: Sending
 
     def of(self, turn: Turn, target: OpenTarget) -> Offer:
         """What the turn offers to its target."""
         scenario = self.by_load[turn.load]
-        return Offer(
-            scenario,
-            turn.seed,
-            target.name,
-            target.address,
-            processes=self.processes,
-            lag_share=self.lag_share,
-            keep_awake=self.keep_awake,
-        )
+        return Offer(scenario, turn.seed, target.name, target.address, self.sending)
 
 
 @click.command()
@@ -88,16 +67,14 @@ class _Asked:
     "--load",
     "loads",
     multiple=True,
-    type=click.FloatRange(0, 1000, min_open=True),
-    callback=_no_nan,
+    type=Number(0, 1000, min_open=True),
     default=(1.0,),
     show_default=True,
     help="How many times the scenario's own load; again for each.",
 )
 @click.option(
     "--capacity",
-    type=click.FloatRange(0, 1e9, min_open=True),
-    callback=_no_nan,
+    type=Number(0, 1e9, min_open=True),
     metavar="FRAMES_PER_S",
     help="Makes --load 1 this many frames a second in place of the scenario's own, as `duly-load capacity` finds it.",
 )
@@ -106,16 +83,8 @@ class _Asked:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first round; each adds 1."
 )
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Duration in place of the scenario's.")
-@click.option("--processes", type=click.IntRange(0, 256), default=0, help="That send.  [default: as the rate needs]")
-@click.option(
-    "--lag-share",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=LAG_SHARE,
-    show_default=True,
-    help="Of a frame's budget that the generator's p99 lag may take; a run is invalid beyond.",
-)
-@click.option("--keep-awake", is_flag=True, help="Keep the processors of a virtual machine from sleeping.")
+@click.option("--seconds", type=Number(min=0, min_open=True), help="Duration in place of the scenario's.")
+@sending_options
 @click.option("--install", is_flag=True, help="Install peers that are not there, first.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=f"Folder for {', '.join(FILES)}.")
 def compare(
@@ -127,9 +96,7 @@ def compare(
     repeats: int,
     seed: int,
     seconds: float | None,
-    processes: int,
-    lag_share: float,
-    keep_awake: bool,
+    sending: Sending,
     install: bool,
     out: Path | None,
 ) -> None:
@@ -148,18 +115,18 @@ def compare(
         factor = 1.0 if capacity is None else capacity / loaded.frames_per_s
         by_load = {load: scaled(loaded, load * factor, str(scenario)) for load in sorted(set(loads))}
         if out is not None:
-            make_folder(out)
+            make_folder(out, FILES)
     except ScenarioError as error:
-        raise _Wrong(str(error)) from error
+        raise Wrong(str(error)) from error
     console = Console(stderr=True)
     _check_targets(names, loaded, install, console)
     turns = plan(list(by_load), len(names), rounds, seed)
-    asked = _Asked(names, loaded, by_load, rounds, turns, repeats, look(), processes, lag_share, keep_awake)
+    asked = _Asked(names, loaded, by_load, rounds, turns, repeats, look(), sending)
     kept: list[Kept] = []
     try:
         versions = _hold_all(asked, kept, console)
     except (ScenarioError, PayloadError, TargetNameError) as error:
-        raise _Wrong(str(error)) from error
+        raise Wrong(str(error)) from error
     except (TargetError, PeerError) as error:
         raise click.ClickException(str(error)) from error
     found = rows([each.held for each in kept])
@@ -178,12 +145,12 @@ def compare(
 
 def _check_lists(names: Sequence[str], loads: Sequence[float]) -> None:
     if not 2 <= len(names) <= TARGETS_MAX:
-        raise _Wrong(f"--target: should be there 2 to {TARGETS_MAX} times, is there {len(names)} times")
+        raise Wrong(f"--target: should be there 2 to {TARGETS_MAX} times, is there {len(names)} times")
     if len(set(loads)) > LOADS_MAX:
-        raise _Wrong(f"--load: should be there up to {LOADS_MAX} times, is there {len(set(loads))} times")
+        raise Wrong(f"--load: should be there up to {LOADS_MAX} times, is there {len(set(loads))} times")
     for nth, name in enumerate(names):
         if name in names[:nth]:
-            raise _Wrong(f"--target: should name each once, {name!r} is there more than once")
+            raise Wrong(f"--target: should name each once, {name!r} is there more than once")
 
 
 def _load(file: Path, seconds: float | None) -> LoadScenario:
@@ -200,11 +167,11 @@ def _check_targets(names: Sequence[str], scenario: LoadScenario, install: bool, 
         try:
             check_names([name], scenario)
         except (TargetNameError, ScenarioError) as error:
-            raise _Wrong(f"--target: {error}") from error
+            raise Wrong(f"--target: {error}") from error
         except PeerError as error:
             missing[server_of(name)] = str(error)
     if missing and not install:
-        raise _Wrong("\n".join([*missing.values(), "or let compare do it: --install"]))
+        raise Wrong("\n".join([*missing.values(), "or let compare do it: --install"]))
     for peer in missing:
         try:
             PEERS[peer].install(lambda line: console.print(line, markup=False, highlight=False))

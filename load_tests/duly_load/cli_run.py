@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from duly_load.cli_options import Number, Wrong, make_folder, sending_options
 from duly_load.generator.connection import TargetError
 from duly_load.generator.record import LiveRun
-from duly_load.generator.run import LAG_SHARE, Offer
+from duly_load.generator.run import Offer, Sending
 from duly_load.histogram import Percentiles
 from duly_load.live_files import write_files
 from duly_load.live_results import LiveResults, LiveTally, measure
@@ -25,10 +26,7 @@ from duly_load.progress import RunProgress
 from duly_load.targets import TargetNameError, check_names, offer_to, opened, settle
 
 COLUMNS = 100
-
-
-class _Wrong(click.ClickException):
-    exit_code = 2
+FILES = ("report.html", "results.json", "streams.csv", "timeline.csv", "frames.csv.gz")
 
 
 @click.command()
@@ -36,28 +34,10 @@ class _Wrong(click.ClickException):
 @click.option(
     "--target", required=True, help="duly://HOST:PORT, kserve://HOST:PORT, unix:PATH, null:, or a peer's name."
 )
-@click.option(
-    "--load", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Times the scenario's."
-)
+@click.option("--load", default=1.0, show_default=True, type=Number(0, min_open=True), help="Times the scenario's.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Everything random is from it.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Duration in place of the scenario's.")
-@click.option("--processes", default=0, type=click.IntRange(0, 256), help="That send.  [default: as the rate needs]")
-@click.option(
-    "--lag-share",
-    default=LAG_SHARE,
-    show_default=True,
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Of a frame's budget that the generator's p99 lag may take; the run is invalid beyond.",
-)
-@click.option(
-    "--answers-wait",
-    "answers_wait_s",
-    default=10.0,
-    show_default=True,
-    type=click.FloatRange(0, 3600),
-    help="Seconds after the end in which answers may come.",
-)
-@click.option("--keep-awake", is_flag=True, help="Keep the processors of a virtual machine from sleeping.")
+@click.option("--seconds", type=Number(0, min_open=True), help="Duration in place of the scenario's.")
+@sending_options
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.html, JSON and CSV.")
 def run(
     scenario: Path,
@@ -65,10 +45,7 @@ def run(
     load: float,
     seed: int,
     seconds: float | None,
-    processes: int,
-    lag_share: float,
-    answers_wait_s: float,
-    keep_awake: bool,
+    sending: Sending,
     out: Path | None,
 ) -> None:
     """Offer the load of SCENARIO, a TOML file, to a live server.
@@ -80,12 +57,12 @@ def run(
         loaded = lasting(scaled(load_load_scenario(scenario), load, str(scenario)), seconds)
         check_names([target], loaded)
         if out is not None:
-            make_folder(out)
+            make_folder(out, FILES)
         machine = look()
         with tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
-            ran, version = _run(loaded, target, Path(folder), (seed, processes, lag_share, answers_wait_s, keep_awake))
+            ran, version = _run(loaded, target, Path(folder), seed, sending)
     except (ScenarioError, TargetNameError) as error:
-        raise _Wrong(str(error)) from error
+        raise Wrong(str(error)) from error
     except (TargetError, PeerError) as error:
         raise click.ClickException(str(error)) from error
     results = measure(ran)
@@ -97,15 +74,12 @@ def run(
     sys.exit(1 if results.problems else 0)
 
 
-def _run(
-    scenario: LoadScenario, name: str, folder: Path, asked: tuple[int, int, float, float, bool]
-) -> tuple[LiveRun, str]:
+def _run(scenario: LoadScenario, name: str, folder: Path, seed: int, sending: Sending) -> tuple[LiveRun, str]:
     """The run, and the target's version."""
-    seed, processes, lag_share, answers_wait_s, keep_awake = asked
     with RunProgress() as progress, opened([name], scenario, folder, progress.say) as (target,):
         progress.say(f"waiting until {name} is warm and idle")
         settle(target, scenario, seed)
-        offer = Offer(scenario, seed, name, target.address, processes, answers_wait_s, lag_share, keep_awake)
+        offer = Offer(scenario, seed, name, target.address, sending)
         return offer_to(target, offer, progress.follow(name, scenario)), target.version
 
 
@@ -119,15 +93,6 @@ def lasting(scenario: LoadScenario, seconds: float | None) -> LoadScenario:
             f"{scenario.duration_s:g}, got {seconds:g}"
         )
     return scenario.model_copy(update={"duration_s": seconds})
-
-
-def make_folder(out: Path) -> None:
-    """What can't be written is told before the work, not after it. Raises ScenarioError."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "report.html").touch()
-    except OSError as error:
-        raise ScenarioError(f"--out: {error.filename} can't be written: {error.strerror}") from error
 
 
 def _tables(ran: LiveRun, results: LiveResults) -> list[Table]:
@@ -197,6 +162,6 @@ def _write(out: Path, ran: LiveRun, results: LiveResults, machine: Machine, vers
     facts = [*([("Version", version)] if version else []), *machine.facts()]
     write_runs(out / "report.html", f"{ran.scenario.name} on {ran.target}", [(ran.target, ran, results)], facts)
     left_out = write_files(out, ran, results, machine, version)
-    click.echo(f"written: {out}/report.html, results.json, streams.csv, timeline.csv, frames.csv.gz")
+    click.echo(f"written: {out}: {', '.join(FILES)}")
     for line in left_out:
         click.echo(line)

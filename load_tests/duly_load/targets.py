@@ -1,7 +1,7 @@
 """Targets by name: a peer that the harness starts, or the address of a server that runs already; idle, and under load.
 
-    triton              a peer, see `duly-load peers list`
-    duly://HOST:PORT    see `duly_load.generator.address`
+triton              a peer, see `duly-load peers list`
+duly://HOST:PORT    see `duly_load.generator.address`
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pathlib import Path
 from duly_load.arrivals import Poisson
 from duly_load.generator.address import Address, AddressError, parse_address, parse_options
 from duly_load.generator.connection import Refused, Target, TargetError
-from duly_load.generator.payloads import prepare
+from duly_load.generator.payloads import PayloadError, prepare
 from duly_load.generator.record import LiveRun
 from duly_load.generator.run import Offer, Progress, offer
 from duly_load.generator.targets import target_of
@@ -215,6 +215,8 @@ async def _settle(target: OpenTarget, scenario: LoadScenario, seed: int) -> None
                 raise TargetError(
                     f"{target.name}: {sensor.model} did not answer single frames in its usual time for {SETTLE_S:g} s"
                 ) from None
+            except PayloadError as error:
+                raise ScenarioError(f"{scenario.name}: {error}") from error
             except (TargetError, Refused) as error:
                 raise TargetError(f"{target.name}: {error}") from error
 

@@ -38,7 +38,6 @@ from duly_client import Client
 from duly_client.errors import DulyError
 from duly_load import tables, truth_servers
 from duly_load.arrivals import Network
-from duly_load.bench_servers import ServerError
 from duly_load.generator.connection import TargetError
 from duly_load.generator.duly import DulyTarget
 from duly_load.generator.record import Ints, Record
@@ -46,6 +45,7 @@ from duly_load.generator.sender import Sender
 from duly_load.load_scenario import parse_load_scenario
 from duly_load.outcomes import FrameOutcome
 from duly_load.parsing import ScenarioError
+from duly_load.peers.peer import PeerError
 from duly_load.scenario import Scenario
 from duly_load.schedule import Schedule
 from duly_load.simulator.engine import Run, Service, simulate
@@ -145,9 +145,9 @@ async def real(scenario: Scenario, seed: int) -> Truth:
         tempfile.TemporaryDirectory(prefix="duly-") as folder,
         truth_servers.real(scenario, Path(folder)) as server,
     ):
-        planned_ns = await _planned_ns(server.target, scenario)
+        planned_ns = await _planned_ns(server.address.endpoint, scenario)
         with Watch() as watch:
-            seen, begin_ns = await _offer(server.target, world, truth_servers.REAL.width)
+            seen, begin_ns = await _offer(server.address.endpoint, world, truth_servers.REAL.width)
         took = told(world, seen, planned_ns)
     return _compare(took.scenario, took, seed, seen, watch.stalls(begin_ns))
 
@@ -157,7 +157,7 @@ def _why() -> Iterator[None]:
     """What may go wrong with servers and clients becomes a TruthError."""
     try:
         yield
-    except (truth_servers.LiveError, NothingRanError, ServerError, DulyError, TargetError) as error:
+    except (truth_servers.LiveError, NothingRanError, PeerError, DulyError, TargetError) as error:
         raise TruthError(str(error)) from error
 
 

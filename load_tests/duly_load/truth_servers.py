@@ -8,7 +8,6 @@ answer until the batch has taken as long as the scenario says.
 import asyncio
 import contextlib
 import json
-import os
 import statistics
 import sys
 import time
@@ -32,8 +31,8 @@ from duly.runtime.models import Served
 from duly.runtime.payloads import Payload
 from duly.runtime.workers import Worker, WorkerError
 from duly_load.bench_models import THREADS
-from duly_load.bench_servers import ServerProcess
 from duly_load.chain import Chain
+from duly_load.peers.own import OwnServer, running
 from duly_load.scenario import Scenario
 from duly_load.simulator.world import World
 
@@ -182,14 +181,13 @@ def _duration_ns(world: World, ready: ModelReady, variant: str, batch_size: int)
 
 
 @contextlib.contextmanager
-def real(scenario: Scenario, folder: Path) -> Iterator[ServerProcess]:
-    """`duly serve` in a process of its own, on one CPU lane. Raises ServerError."""
+def real(scenario: Scenario, folder: Path) -> Iterator[OwnServer]:
+    """`duly serve` in a process of its own, on one CPU lane. Raises PeerError."""
     _write_repository(folder, scenario, _as_deep(scenario), warmup_runs=30)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("DULY_")}
     command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(folder / "models")]
     command += ["--lanes", scenario.lanes[0], "--admission", "advise"]
     command += ["--frames-in-flight-max", str(scenario.stream[0].credit)]
-    with ServerProcess("duly", command, folder, environ) as server:
+    with running("duly", command, folder) as server:
         yield server
 
 

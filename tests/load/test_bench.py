@@ -1,6 +1,5 @@
 """The benchmark's own arithmetic, and that a server which fails to start is explained and gone."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -10,7 +9,9 @@ from click.testing import CliRunner
 
 from duly_load import bench, bench_servers
 from duly_load.bench_parts import QUICK, Part, offered
-from duly_load.bench_servers import ServerError, ServerProcess
+from duly_load.bench_servers import memory_of
+from duly_load.peers.own import running
+from duly_load.peers.peer import PeerError
 
 
 def test_a_table_shows_the_spread_of_the_rounds() -> None:
@@ -43,16 +44,16 @@ def test_unknown_parts_are_refused_with_those_that_exist() -> None:
 
 def test_a_server_that_ends_early_is_reported_with_its_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "raise SystemExit('no models here')"]
-    with pytest.raises(ServerError, match=r"(?s)broken: ended with status 1 .*no models here"):
-        ServerProcess("broken", command, tmp_path, os.environ).__enter__()
+    with pytest.raises(PeerError, match=r"(?s)broken did not get ready: .*ended with status 1.*no models here"):
+        running("broken", command, tmp_path).__enter__()
 
 
 def test_a_server_and_its_memory_are_seen_while_it_runs_and_it_is_gone_afterwards(tmp_path: Path) -> None:
     before = set(psutil.Process().children(recursive=True))
     with bench_servers.null_echo(tmp_path) as server:
-        memory = server.memory()
+        memory = memory_of(server)
         (started,) = set(psutil.Process().children(recursive=True)) - before
         assert memory.rss_bytes > 0
         assert memory.pss_bytes is None or 0 < memory.pss_bytes <= memory.rss_bytes
     assert not started.is_running()
-    assert not Path(server.target.removeprefix("unix:")).exists()
+    assert not Path(server.address.endpoint.removeprefix("unix:")).exists()

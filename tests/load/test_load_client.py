@@ -33,7 +33,7 @@ def client() -> LoadClient:
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with bench_servers.null_echo(tmp_path_factory.mktemp("echo")) as server:
-        yield server.target
+        yield server.address.endpoint
 
 
 def test_closed_loop_sends_exactly_as_many_frames_as_asked(client: LoadClient, echo: str) -> None:

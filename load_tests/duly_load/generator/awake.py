@@ -2,8 +2,11 @@
 
 A hypervisor takes an idle processor away and, on a busy host, gives it back late: timers then ring milliseconds too
 late. A process for each processor that spins at the lowest priority there is (SCHED_IDLE, sched(7)) prevents that; the
-kernel runs everything else first. It costs power, credits of burstable machines, and a little of a server that shares
-caches and hyper-threads with it: use it where the generator is at stake, and alike for all that is compared.
+kernel runs everything else first.
+
+It is for a generator on a machine of its own, or to measure the harness. Where a host caps what a virtual machine may
+use, spinning uses it up, and a server on the same machine goes without: one that answered 99 % of its frames in time
+answered 15 to 38 %.
 """
 
 import contextlib

@@ -10,6 +10,7 @@ Failed, in place of any of these, and nothing after it
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -41,6 +42,7 @@ class Share:
     nth: int
     processes: int
     answers_wait_s: float
+    realtime: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Failed:
 
     why: str
     wrong_input: bool
-    """The scenario's payloads are at fault."""
+    """What was asked for is at fault."""
 
 
 def schedule_of(scenario: LoadScenario, seed: int) -> Schedule:
@@ -88,7 +90,11 @@ def main(share: Share, way: "Connection[object, object]") -> None:
     """The process's whole life."""
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):  # whoever started it tells, or is gone
         try:
+            if share.realtime:
+                os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
             uvloop.run(_send(share, way))
+        except PermissionError:
+            way.send(Failed("the scheduling class SCHED_RR is not permitted: needs root or CAP_SYS_NICE", True))
         except TargetError as error:
             way.send(Failed(str(error), wrong_input=False))
         except PayloadError as error:

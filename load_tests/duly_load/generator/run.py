@@ -29,9 +29,28 @@ LEAD_NS = 300_000_000
 """From the opening of the last stream to the schedule's time zero."""
 OPEN_S = 120.0
 """How long payloads may take to prepare and streams to open."""
+OVER_S = 60.0
+"""How long a sender process may take to come to its end, beyond what it was told to wait for answers."""
 PROGRESS_S = 0.5
 PROCESS_FRAMES_PER_S = 1500
 """That one sender process sends without being late; see the README of the load tests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How it is sent, and how late that may be."""
+
+    processes: int = 0
+    """That send; 0: as many as the rate needs."""
+    answers_wait_s: float = 10.0
+    """How long after the last frame was due answers may come."""
+    lag_share: float = LAG_SHARE
+    realtime: bool = False
+    """Senders run before all normal processes (SCHED_RR, sched(7)), so that a server that takes all processors does not
+    make them late. Needs root or CAP_SYS_NICE.
+    """
+    keep_awake: bool = False
+    """Keeps the processors of a virtual machine from sleeping meanwhile, see `duly_load.generator.awake`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +62,7 @@ class Offer:
     target: str
     """As the user named it."""
     address: Address
-    processes: int = 0
-    """That send; 0: as many as the rate needs."""
-    answers_wait_s: float = 10.0
-    """How long after the last frame was due answers may come."""
-    lag_share: float = LAG_SHARE
-    keep_awake: bool = False
-    """Keeps the processors of a virtual machine from sleeping meanwhile, see `duly_load.generator.awake`."""
+    sending: Sending = Sending()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +90,8 @@ def offer(
     planned = schedule_of(asked.scenario, asked.seed)
     if not len(planned.frames):
         raise TargetError(f"{asked.scenario.name}: its schedule has no frames, which shows nothing of {asked.target}")
-    count = len(shares(planned, asked.processes or _processes(asked.scenario)))
-    with _Senders(asked, count) as senders, awake(asked.keep_awake), Watch() as watch:
+    count = len(shares(planned, asked.sending.processes or _processes(asked.scenario)))
+    with _Senders(asked, count) as senders, awake(asked.sending.keep_awake), Watch() as watch:
         senders.wait_until_open(len(planned.sessions))
         begin_ns, begin_unix_ns = time.monotonic_ns() + LEAD_NS, time.time_ns() + LEAD_NS
         senders.begin(begin_ns)
@@ -91,7 +104,7 @@ def offer(
     for part in saw:
         record.put(part.frames, part.record)
         endings += part.endings
-    found = problems(planned, record, endings, stalled, round(asked.scenario.warm_s * 1e9), asked.lag_share)
+    found = problems(planned, record, endings, stalled, round(asked.scenario.warm_s * 1e9), asked.sending.lag_share)
     if len(saw) < count:
         found.insert(0, f"{count - len(saw)} of {count} sender processes ended by themselves")
     endings.sort(key=lambda ending: ending.at_ns)
@@ -122,13 +135,21 @@ class _Senders:
         self._count = count
 
     def __enter__(self) -> Self:
-        asked, context = self._asked, get_context("spawn")
+        asked, sending, context = self._asked, self._asked.sending, get_context("spawn")
         self._ways: list[Connection[Any, Any]] = []
         self._processes: list[SpawnProcess] = []
         try:
             for nth in range(self._count):
                 mine, its = context.Pipe()
-                share = Share(asked.scenario, asked.seed, asked.address, nth, self._count, asked.answers_wait_s)
+                share = Share(
+                    asked.scenario,
+                    asked.seed,
+                    asked.address,
+                    nth,
+                    self._count,
+                    sending.answers_wait_s,
+                    sending.realtime,
+                )
                 process = context.Process(target=main, args=(share, its), name=f"sender {nth}", daemon=True)
                 process.start()
                 its.close()
@@ -169,12 +190,12 @@ class _Senders:
         deeds: deque[tuple[int, Callable[[], None]]],
         progress: Callable[[Progress], None] | None,
     ) -> list[Saw]:
-        """What those saw that came to the end."""
+        """What those saw that came to the end in time."""
         saw: list[Saw] = []
         so_far = dict.fromkeys(self._ways, Sent(0, 0, 0))
         waiting = set(self._ways)
-        while waiting:
-            at_ns = time.monotonic_ns() - begin_ns
+        give_up_ns = round((self._asked.scenario.duration_s + self._asked.sending.answers_wait_s + OVER_S) * 1e9)
+        while waiting and (at_ns := time.monotonic_ns() - begin_ns) < give_up_ns:
             while deeds and deeds[0][0] <= at_ns:
                 deeds.popleft()[1]()
             wait_s = min(PROGRESS_S, (deeds[0][0] - at_ns) / 1e9) if deeds else PROGRESS_S

@@ -33,7 +33,9 @@ class OwnServer:
     """One of ours that runs; see `duly_load.peers.peer.Server`."""
 
     def __init__(self, process: ServerProcess, endpoint: str, metrics: str, lanes: Sequence[str]) -> None:
-        """When it is ready. `lanes`: of its workers, in the order in which it starts them."""
+        """When it is ready. `lanes`: of its workers, in the order in which it starts them; none: they are not told
+        apart.
+        """
         self.address = Address("duly", endpoint)
         self.metrics = metrics
         self.version = f"{process.name} {importlib.metadata.version('duly')}"
@@ -41,7 +43,8 @@ class OwnServer:
         self.cpu_s = process.cpu_s
         self.died = process.died
         self._process = process
-        found = self._workers()
+        self.tree = process.tree
+        found = self._workers() if lanes else []
         self._places = [(lane, found[nth % len(found)]) for nth, lane in enumerate(lanes)] if found else []
         if len(found) != len(self._places):
             raise PeerError(f"{process.name} has {len(found)} workers, should have one for each model on each lane")
@@ -113,7 +116,7 @@ class Duly(Own):
         command += ["--metrics", f"127.0.0.1:{port}"]
         # One after another and each on all lanes, so `duly.runtime.models` loads them.
         lanes = [*scenario.lanes] * len(models)
-        with _running(self.name, command, folder, models, f"http://127.0.0.1:{port}/metrics", lanes) as server:
+        with running(self.name, command, folder, models, lanes, f"http://127.0.0.1:{port}/metrics") as server:
             yield server
 
 
@@ -129,14 +132,20 @@ class Floor(Own):
     def start(self, scenario: LoadScenario, folder: Path) -> Iterator[OwnServer]:
         """See `duly_load.peers.peer.Peer`."""
         command = [sys.executable, "-m", "duly_load.null_echo"]
-        with _running(self.name, command, folder, [], "", []) as server:
+        with running(self.name, command, folder) as server:
             yield server
 
 
 @contextmanager
-def _running(
-    name: str, command: list[str], folder: Path, models: Sequence[str], metrics: str, lanes: Sequence[str]
+def running(
+    name: str,
+    command: list[str],
+    folder: Path,
+    models: Sequence[str] = (),
+    lanes: Sequence[str] = (),
+    metrics: str = "",
 ) -> Iterator[OwnServer]:
+    """A server of ours on a UNIX socket, ready with `models`. `lanes`, `metrics`: see `OwnServer`. Raises PeerError."""
     # Not in `folder`: a socket's path must be short.
     with tempfile.TemporaryDirectory(prefix="duly-") as short:
         endpoint = f"unix:{short}/{name}.sock"
