@@ -15,7 +15,7 @@ define stubs_into
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check protos bench grid core core-clean wheel-check clean
+.PHONY: help setup demo test check protos bench grid compare soak core core-clean wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,14 @@ core-clean: ## Back to the scheduler in Python
 
 grid: $(READY) ## Measure what the scheduler must show, in the simulator (GRID_ARGS for options)
 	$(BIN)/duly-load grid $(GRID_ARGS)
+
+compare: $(READY) ## Set duly beside Triton and the floor under overload, half an hour (COMPARE_ARGS for options)
+	$(BIN)/duly-load compare load_tests/scenarios/overload.toml --install --out build/compare \
+	  --target duly --target triton --target triton-timeouts --target floor \
+	  --load 0.5 --load 1 --load 1.5 --load 2 --load 3 $(COMPARE_ARGS)
+
+soak: $(READY) ## A night of a vehicle's sensors and of rude clients (SOAK_ARGS for options)
+	$(BIN)/duly-load soak load_tests/scenarios/rig.toml --target duly --hours 8 --out build/soak $(SOAK_ARGS)
 
 wheel-check: $(READY) ## Build the wheel and try its base packages in an empty environment
 	@rm -rf build/wheel

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from duly_load.peers.own import OwnServer, running
+from duly_load.peers.own import FLOOR, OwnServer, running
 from duly_load.peers.peer import PeerError
 
 
@@ -23,7 +23,7 @@ class Memory:
 
 def null_echo(folder: Path) -> AbstractContextManager[OwnServer]:
     """The floor: no model runs."""
-    return running("null_echo", [sys.executable, "-m", "duly_load.null_echo"], folder)
+    return running("null_echo", FLOOR, folder)
 
 
 def duly(models: Path, folder: Path) -> AbstractContextManager[OwnServer]:

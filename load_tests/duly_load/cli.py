@@ -5,6 +5,7 @@ wrote into a scenario, 1 for what failed.
 """
 
 import importlib
+import signal
 import sys
 
 import click
@@ -40,7 +41,8 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Runs the command line and exits."""
+    """Runs the command line and exits. A SIGTERM ends it like Ctrl-C: everything that was started is stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = cli.main(prog_name="duly-load", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

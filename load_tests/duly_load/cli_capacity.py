@@ -16,10 +16,12 @@ from rich.table import Table
 from duly_load import machine
 from duly_load.capacity import open_loop, report
 from duly_load.capacity.multistream import SAMPLES
-from duly_load.capacity.search import CONFIDENCE, Trial, Verdict
-from duly_load.capacity.terms import TERMS, Asked, Capacity, in_terms, measure
+from duly_load.capacity.search import CONFIDENCE, INTERRUPTED, Trial, Verdict
+from duly_load.capacity.terms import TERMS, Asked, Capacity, greatest, in_terms, measure, not_found
+from duly_load.cli_options import Number, Wrong, make_folder, sending_options
 from duly_load.generator import run
-from duly_load.generator.payloads import PayloadError
+from duly_load.generator.connection import TargetError
+from duly_load.generator.run import Sending
 from duly_load.load_scenario import load_load_scenario
 from duly_load.parsing import ScenarioError
 from duly_load.peers.peer import PeerError
@@ -29,10 +31,6 @@ COLUMNS_MAX = 400
 """The tables take what they need of this, about 100 columns; rich would cut off numbers to fit a narrower terminal."""
 LINE = "{:<24} {:<11} {:>10} {:>8} {:>9}  {:>17}  {}"
 """Of a trial, as it comes."""
-
-
-class _Wrong(click.ClickException):
-    exit_code = 2
 
 
 def _terms(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -51,19 +49,16 @@ def _terms(context: click.Context, parameter: click.Parameter, value: str) -> tu
 )
 @click.option("--terms", callback=_terms, default="streams", show_default=True, help=f"Of {','.join(TERMS)}.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Everything random is from it.")
-@click.option(
-    "--seconds", type=click.FloatRange(1, 3600), default=20.0, show_default=True, help="Of each trial, that count."
-)
+@click.option("--seconds", type=Number(1, 3600), default=20.0, show_default=True, help="Of each trial, that count.")
 @click.option(
     "--precision",
-    type=click.FloatRange(0.005, 1),
+    type=Number(0.005, 1),
     default=0.05,
     show_default=True,
     help="How far apart the loads held and failed may be, as a share.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.html and capacity.json."
-)
+@sending_options
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.html, JSON and CSV.")
 def capacity(
     scenario: Path,
     names: tuple[str, ...],
@@ -72,6 +67,7 @@ def capacity(
     seed: int,
     seconds: float,
     precision: float,
+    sending: Sending,
     out: Path | None,
 ) -> None:
     """Find the largest load of SCENARIO, a TOML file, that each target holds.
@@ -81,29 +77,27 @@ def capacity(
     server       their frames as a Poisson process, as in MLPerf's Server scenario
     multistream  the first sensor's, 8 at once, the next when these are answered, as in MLPerf's MultiStream scenario
 
+    Ctrl-C ends it early; what was found by then is told, and written.
+
     Exit status 0: all capacities were found. 1: a target failed, or there is no figure that can be believed.
     2: SCENARIO or an option is wrong.
     """
     try:
         source = str(scenario)
         steady = open_loop.steady(load_load_scenario(scenario), source, seconds)
-        asked = Asked(steady, source, float(ratio), seed, seconds, precision)
+        asked = Asked(steady, source, float(ratio), seed, seconds, precision, sending)
         for term in terms:
             in_terms(asked, term)
         check_names(names, steady)
         if out is not None:
-            _make_folder(out)
+            make_folder(out, report.FILES)
         on = machine.look()
         with ExitStack() as stack:
             files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duly-load-")))
             shown = stack.enter_context(_Shown(asked))
-            found = [
-                each
-                for nth, name in enumerate(names)
-                for each in _of_target(asked, name, terms, files / str(nth), shown)
-            ]
-    except (ScenarioError, TargetNameError, PayloadError) as error:
-        raise _Wrong(str(error)) from error
+            found = _search_all(asked, names, terms, files, shown)
+    except (ScenarioError, TargetNameError) as error:
+        raise Wrong(str(error)) from error
     except PeerError as error:
         raise click.ClickException(str(error)) from error
     Console(width=COLUMNS_MAX).print(_table(asked, found))
@@ -111,31 +105,61 @@ def capacity(
         if each.found.ended:
             click.echo(f"{each.target}, {each.term}: no figure: {each.found.ended}", err=True)
     if out is not None:
-        report.write(out, asked, on, found)
-        click.echo("written: " + ", ".join(str(out / name) for name in report.FILES))
+        _write(out, asked, on, found)
     if any(each.found.ended for each in found):
         sys.exit(1)
 
 
-def _of_target(asked: Asked, name: str, terms: Sequence[str], folder: Path, shown: "_Shown") -> list[Capacity]:
-    """One target at a time, so that no other takes the machine's time."""
-    folder.mkdir()
-    with opened([name], asked.scenario, folder, shown.say) as (target,):
-        found = []
-        for term in terms:
-            shown.begin(name, term)
-            found.append(measure(asked, term, target, shown.tell, shown.progress))
-        return found
+def _search_all(
+    asked: Asked, names: Sequence[str], terms: Sequence[str], files: Path, shown: "_Shown"
+) -> list[Capacity]:
+    """One for each target and term. A target that fails, and Ctrl-C, leave what was found before as it is; what was not
+    searched then says why.
+
+    Raises ScenarioError where nothing was found before it.
+    """
+    found: list[Capacity] = []
+    ended = ""
+    for nth, name in enumerate(names):
+        if ended != INTERRUPTED:
+            ended = _search_target(asked, name, terms, files / str(nth), shown, found)
+        found += [not_found(asked, name, term, ended) for term in terms[len(found) - nth * len(terms) :]]
+    return found
 
 
-def _make_folder(out: Path) -> None:
+def _search_target(
+    asked: Asked, name: str, terms: Sequence[str], folder: Path, shown: "_Shown", found: list[Capacity]
+) -> str:
+    """One target at a time, so that no other takes the machine's time. Adds to `found`; returns why it ended early,
+    empty where it did not.
+    """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        # What can't be written is told before the work, not after it.
-        for name in report.FILES:
-            (out / name).touch()
+        folder.mkdir()
+        with opened([name], greatest(asked, terms), folder, shown.say) as (target,):
+            for term in terms:
+                shown.begin(name, term)
+                found.append(measure(asked, term, target, shown.tell, shown.progress))
+                if found[-1].found.ended == INTERRUPTED:
+                    return INTERRUPTED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (PeerError, TargetError) as error:
+        return str(error)
+    except ScenarioError as error:
+        if not found:
+            raise
+        return str(error)
+    return ""
+
+
+def _write(out: Path, asked: Asked, on: machine.Machine, found: Sequence[Capacity]) -> None:
+    try:
+        report.write(out, asked, on, found)
     except OSError as error:
-        raise _Wrong(f"--out: {error.filename} can't be written: {error.strerror}") from error
+        raise click.ClickException(f"--out: {error.filename or out} can't be written: {error.strerror}") from error
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"--out: {out / 'report.html'} can't be drawn: {error}") from error
+    click.echo("written: " + ", ".join(str(out / name) for name in report.FILES))
 
 
 class _Shown:
@@ -206,8 +230,8 @@ def _table(asked: Asked, found: Sequence[Capacity]) -> Table:
 def _cells(each: Capacity) -> list[str]:
     found = each.found
     unit = "samples" if each.term == "multistream" else "/s"
-    held = "-" if found.held is None else f"{report.offered(each, found.shown(found.held)):,.1f} {unit}"
-    failed = "-" if found.failed is None else f"{report.offered(each, found.shown(found.failed)):,.1f} {unit}"
+    held = "-" if found.held is None else f"{report.offered_at(each, found.held):,.1f} {unit}"
+    failed = "-" if found.failed is None else f"{report.offered_at(each, found.failed):,.1f} {unit}"
     percentile_ns = None if each.queries is None else each.queries.percentile_ns(each.rule.ratio)
     return [
         f"at least {held}" if found.ended and found.held is not None else held,

@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from duly_load import comparison_files, comparison_tables
 from duly_load.cli_options import Number, Wrong, make_folder, sending_options
 from duly_load.cli_run import lasting
 from duly_load.comparison import Row, Turn, plan, rows
-from duly_load.comparison_run import Kept, Targets, hold, server_of
+from duly_load.comparison_run import Kept, Targets, hold
 from duly_load.generator.connection import TargetError
-from duly_load.generator.payloads import PayloadError
+from duly_load.generator.record import LiveRun
 from duly_load.generator.run import Offer, Sending
 from duly_load.generator.run import Progress as RunProgress
+from duly_load.live_results import measure
 from duly_load.load_scenario import LoadScenario, load_load_scenario, scaled
-from duly_load.machine import Machine, look
+from duly_load.machine import Machine, look, machine_of
 from duly_load.parsing import ScenarioError
 from duly_load.peers import PEERS
 from duly_load.peers.peer import PeerError
@@ -31,7 +32,8 @@ from duly_load.targets import OpenTarget, TargetNameError, check_names
 
 TARGETS_MAX = 16
 LOADS_MAX = 64
-FILES = ("report.html", "results.json", "comparison.csv")
+FILES = ("results.json", "comparison.csv", "report.html")
+"""In the order in which they are written: what the page shows is safe before it is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,32 @@ class _Asked:
     """Before any load."""
     sending: Sending
 
+    @property
+    def detailed(self) -> list[float]:
+        """The loads that the page shows in detail: the greatest at or below the scenario's own, else the least of all;
+        and the greatest of all.
+        """
+        own = max((load for load in self.by_load if load <= 1), default=min(self.by_load))
+        return sorted({own, max(self.by_load)})
+
     def of(self, turn: Turn, target: OpenTarget) -> Offer:
         """What the turn offers to its target."""
         scenario = self.by_load[turn.load]
         return Offer(scenario, turn.seed, target.name, target.address, self.sending)
+
+
+@dataclass(slots=True)
+class _Held:
+    """What there is so far."""
+
+    kept: list[Kept] = field(default_factory=list)
+    """In order of the turns."""
+    runs: dict[tuple[float, int], LiveRun] = field(default_factory=dict)
+    """By load and target, those to be shown in detail: the last valid run, since all frames of all rounds would take
+    too much memory."""
+
+    def rows(self) -> list[Row]:
+        return rows([each.held for each in self.kept])
 
 
 @click.command()
@@ -105,9 +129,9 @@ def compare(
     Targets of a round get the same schedule. Ratios to the first target are made within rounds, and told as their
     median and how far they lie apart. A run that is invalid is repeated; where it stays so, it is no figure.
 
-    Exit status 0: every target has a figure at every load. 1: one has none, or a target failed. 2: what was typed, or
-    SCENARIO, is wrong, or a peer is not installed. After Ctrl-C what there is is shown and written, marked as
-    incomplete.
+    Exit status 0: every target has, at every load, a round in which both its run and that of the first are valid. 1:
+    one has none, or a target failed. 2: what was typed, or SCENARIO, is wrong, or a peer is not installed. After Ctrl-C
+    what there is is shown and written, marked as incomplete.
     """
     _check_lists(names, loads)
     try:
@@ -122,22 +146,26 @@ def compare(
     _check_targets(names, loaded, install, console)
     turns = plan(list(by_load), len(names), rounds, seed)
     asked = _Asked(names, loaded, by_load, rounds, turns, repeats, look(), sending)
-    kept: list[Kept] = []
+    held = _Held()
     try:
-        versions = _hold_all(asked, kept, console)
-    except (ScenarioError, PayloadError, TargetNameError) as error:
+        versions = _hold_all(asked, held, console)
+    except (ScenarioError, TargetNameError) as error:
         raise Wrong(str(error)) from error
     except (TargetError, PeerError) as error:
         raise click.ClickException(str(error)) from error
-    found = rows([each.held for each in kept])
-    if kept:
-        _show(asked, found, kept)
-    if kept and out is not None:
-        _write(out, asked, found, kept, versions)
-    if len(kept) < len(turns):
-        click.echo(f"interrupted: {len(kept)} of {len(turns)} turns were held", err=True)
+    if held.kept:
+        _show(asked, held)
+    if held.kept and out is not None:
+        try:
+            _write(out, asked, held, versions)
+        except OSError as error:
+            raise click.ClickException(f"--out: {error.filename or out} can't be written: {error.strerror}") from error
+        except ModuleNotFoundError as error:
+            raise click.ClickException(str(error)) from error
+    if len(held.kept) < len(turns):
+        click.echo(f"interrupted: {len(held.kept)} of {len(turns)} turns were held", err=True)
         sys.exit(130)
-    sys.exit(0 if all(row.valid for row in found) else 1)
+    sys.exit(0 if all(row.pairs if row.target else row.valid for row in held.rows()) else 1)
 
 
 # ---- before anything starts ----
@@ -169,7 +197,7 @@ def _check_targets(names: Sequence[str], scenario: LoadScenario, install: bool, 
         except (TargetNameError, ScenarioError) as error:
             raise Wrong(f"--target: {error}") from error
         except PeerError as error:
-            missing[server_of(name)] = str(error)
+            missing[name] = str(error)
     if missing and not install:
         raise Wrong("\n".join([*missing.values(), "or let compare do it: --install"]))
     for peer in missing:
@@ -182,8 +210,8 @@ def _check_targets(names: Sequence[str], scenario: LoadScenario, install: bool, 
 # ---- the turns ----
 
 
-def _hold_all(asked: _Asked, kept: list[Kept], console: Console) -> dict[str, str]:
-    """Holds the turns and adds each to `kept`, until all are held or Ctrl-C is pressed. Returns targets' versions."""
+def _hold_all(asked: _Asked, held: _Held, console: Console) -> dict[str, str]:
+    """Holds the turns and adds each to `held`, until all are held or Ctrl-C is pressed. Returns targets' versions."""
     versions = dict.fromkeys(asked.names, "")
     with _Shown(asked, console) as shown, tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
         try:
@@ -191,8 +219,11 @@ def _hold_all(asked: _Asked, kept: list[Kept], console: Console) -> dict[str, st
                 versions = targets.versions
                 for nth, turn in enumerate(asked.turns):
                     name = asked.names[turn.target]
-                    run = partial(targets.run, name, partial(asked.of, turn), shown.turn(nth, turn, name))
-                    kept.append(hold(turn, name, run, asked.repeats, shown.say))
+                    offer = partial(targets.run, name, partial(asked.of, turn), shown.turn(nth, turn, name))
+                    kept, run = hold(turn, name, offer, asked.repeats, shown.say)
+                    held.kept.append(kept)
+                    if run is not None and turn.load in asked.detailed:
+                        held.runs[turn.load, turn.target] = run
         except KeyboardInterrupt:
             shown.say("stopped the servers")
     return versions
@@ -252,35 +283,41 @@ def _title(asked: _Asked, kept: Sequence[Kept]) -> str:
     return title if held == due else f"{title}, INCOMPLETE: {held} of {due} turns were held"
 
 
-def _show(asked: _Asked, found: Sequence[Row], kept: Sequence[Kept]) -> None:
+def _show(asked: _Asked, held: _Held) -> None:
+    found = held.rows()
     console = Console(width=comparison_tables.COLUMNS)
-    console.print(comparison_tables.outcomes(_title(asked, kept), asked.names, found))
+    console.print(comparison_tables.outcomes(_title(asked, held.kept), asked.names, found))
     console.print(comparison_tables.ratios(asked.names, found))
     for row in found:
         if not row.valid:
             reason = f"load {row.load:g}: {asked.names[row.target]} has no figure: {row.spoiled[-1]}"
-            console.print(reason, markup=False, highlight=False, soft_wrap=True)
+        elif row.target and not row.pairs:
+            reason = (
+                f"load {row.load:g}: {asked.names[row.target]} has no round with a valid run of {asked.names[0]} too"
+            )
+        else:
+            continue
+        console.print(reason, markup=False, highlight=False, soft_wrap=True)
 
 
-def _write(out: Path, asked: _Asked, found: Sequence[Row], kept: Sequence[Kept], versions: Mapping[str, str]) -> None:
+def _write(out: Path, asked: _Asked, held: _Held, versions: Mapping[str, str]) -> None:
+    """Raises OSError, and ModuleNotFoundError without plotly."""
+    found = held.rows()
     told = {
         "scenario": asked.scenario.name,
-        "complete": len(kept) == len(asked.turns),
+        "complete": len(held.kept) == len(asked.turns),
         "seconds": asked.scenario.duration_s,
         "rounds": asked.rounds,
         "frames_per_s": {f"{load:g}": scenario.frames_per_s for load, scenario in asked.by_load.items()},
-        "targets": [{"name": name, "version": versions[name]} for name in asked.names],
-        "machine": asked.machine.to_json(),
+        "targets": [{"name": name, "version": versions[name], "machine": machine_of(name)} for name in asked.names],
+        "generator_machine": asked.machine.to_json(),
         "rows": [comparison_files.row_json(asked.names, row) for row in found],
-        "runs": [_run_json(asked.names, each) for each in kept],
+        "runs": [_run_json(asked.names, each) for each in held.kept],
     }
     comparison_files.write_json(out / "results.json", told)
     comparison_files.write_csv(out / "comparison.csv", asked.names, found)
-    if any(each.results for each in kept):
-        _write_report(out / "report.html", asked, found, kept, versions)
-    else:
-        (out / "report.html").unlink()  # it would be empty
-    click.echo(f"written: {', '.join(str(out / name) for name in FILES if (out / name).exists())}")
+    _write_report(out / "report.html", asked, held, versions)
+    click.echo(f"written: {', '.join(str(out / name) for name in FILES)}")
 
 
 def _run_json(names: Sequence[str], kept: Kept) -> dict[str, Any]:
@@ -290,28 +327,20 @@ def _run_json(names: Sequence[str], kept: Kept) -> dict[str, Any]:
     return told | {"results": kept.results.to_json() if kept.results else None}
 
 
-def _write_report(
-    file: Path, asked: _Asked, found: Sequence[Row], kept: Sequence[Kept], versions: Mapping[str, str]
-) -> None:
-    from duly_load.report.live_comparison import Point, Ratio, write_comparison  # late: it draws with plotly
+def _write_report(file: Path, asked: _Asked, held: _Held, versions: Mapping[str, str]) -> None:
+    from duly_load.report.live_comparison import Detail, write_comparison  # late: it draws with plotly
 
-    first = asked.names[0]
-    points = [
-        Point(asked.names[each.held.turn.target], each.held.turn.load, each.results) for each in kept if each.results
-    ]
-    compared = [
-        Ratio(f"{words}, {asked.names[row.target]} / {first}, at {row.load:g}x", by.least, by.median, by.greatest)
-        for row in found
-        for figure, words in comparison_tables.WORDS.items()
-        if (by := row.ratios[figure])
-    ]
-    facts = [("Rounds", str(asked.rounds)), ("Seeds", f"{asked.turns[0].seed} to {asked.turns[-1].seed}")]
-    facts += [("Target", f"{name}: {versions[name]}" if versions[name] else name) for name in asked.names]
-    repeated = sum(len(each.held.spoiled) - (each.held.figures is None) for each in kept)
-    facts.append(("Invalid runs that were repeated", str(repeated)))
+    names, seeds = asked.names, (asked.turns[0].seed, asked.turns[-1].seed)
+    details = []
+    for load in asked.detailed:
+        runs = [(names[target], held.runs[load, target]) for target in range(len(names)) if (load, target) in held.runs]
+        if runs:
+            details.append(Detail(load, [(name, run, measure(run)) for name, run in runs]))
+    facts = [("Rounds", str(asked.rounds)), ("Seeds", f"{seeds[0]} to {seeds[1]}")]
+    facts += [("Target", f"{name}: {versions[name]}" if versions[name] else name) for name in names]
     facts += [
-        ("Not run", f"{asked.names[each.held.turn.target]} at {each.held.turn.load:g}x: {each.held.spoiled[-1]}")
-        for each in kept
-        if each.results is None
+        (f"In detail at {detail.load:g}x", ", ".join(f"{name}, seed {run.seed}" for name, run, _ in detail.entries))
+        for detail in details
     ]
-    write_comparison(file, _title(asked, kept), points, compared, [*facts, *asked.machine.facts()])
+    facts += [*asked.machine.facts(), ("Targets' machines", ", ".join(f"{name}: {machine_of(name)}" for name in names))]
+    write_comparison(file, _title(asked, held.kept), names, held.rows(), details, facts)

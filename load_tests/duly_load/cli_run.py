@@ -17,7 +17,7 @@ from duly_load.generator.run import Offer, Sending
 from duly_load.histogram import Percentiles
 from duly_load.live_files import write_files
 from duly_load.live_results import LiveResults, LiveTally, measure
-from duly_load.load_scenario import LoadScenario, load_load_scenario, scaled
+from duly_load.load_scenario import LoadScenario, load_load_scenario, parse_load_scenario, scaled
 from duly_load.machine import Machine, look
 from duly_load.outcomes import FrameOutcome
 from duly_load.parsing import ScenarioError
@@ -92,13 +92,14 @@ def lasting(scenario: LoadScenario, seconds: float | None) -> LoadScenario:
             f"--seconds: should be more than warm_s, which is {scenario.warm_s:g}, and at most duration_s, which is "
             f"{scenario.duration_s:g}, got {seconds:g}"
         )
-    return scenario.model_copy(update={"duration_s": seconds})
+    content = scenario.model_dump(by_alias=True) | {"duration_s": seconds}
+    return parse_load_scenario(content, f"{scenario.name} with --seconds {seconds:g}", Path())
 
 
 def _tables(ran: LiveRun, results: LiveResults) -> list[Table]:
+    title = f"{ran.scenario.name}, seed {ran.seed}: {results.offered_per_s:,.1f} frames/s to {ran.target}"
     outcomes = _table(
-        f"{ran.scenario.name}, seed {ran.seed}: {results.offered_per_s:,.1f} frames/s to {ran.target} for "
-        f"{results.seconds:g} s",
+        f"{'INVALID: ' if results.problems else ''}{title} for {results.seconds:g} s",
         "frames",
         "on time\n%",
         "worst\nstream %",

@@ -17,34 +17,32 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from duly.config import split_host_port
+from duly_load.cli_options import Number, Wrong, make_folder, sending_options
 from duly_load.generator.connection import TargetError
+from duly_load.generator.run import Sending
 from duly_load.load_scenario import LoadScenario, load_load_scenario
 from duly_load.machine import Machine, look
 from duly_load.parsing import ScenarioError
 from duly_load.peers.peer import PeerError
 from duly_load.soak.crowd import Rudeness
-from duly_load.soak.record import Log, Soak
+from duly_load.soak.record import Log, Soak, write_csv
 from duly_load.soak.run import SoakPlan, SoakProgress
 from duly_load.soak.run import soak as run_soak
-from duly_load.soak.verdict import MIB, Judgement, judge, per_hour
+from duly_load.soak.verdict import MIB, Holds, Judgement, judge, per_hour
 from duly_load.targets import OpenTarget, TargetNameError, check_names, opened, settle
 
 COLUMNS_MAX = 120
-FILES = ("soak.html", "soak.jsonl")
+FILES = ("soak.html", "soak.jsonl", "soak.csv")
 SLOW_READERS, VANISH_PER_MINUTE = 2, 4.0
 """Unless the user says otherwise."""
 HOURS_MAX = 24.0 * 14
 
 
-class _Wrong(click.ClickException):
-    exit_code = 2
-
-
 @click.command()
 @click.argument("scenario", type=click.Path(path_type=Path))
 @click.option("--target", required=True, help="A peer, see `duly-load peers list`, or an address.")
-@click.option("--hours", type=click.FloatRange(0, HOURS_MAX, min_open=True), help="How long.  [default: 1]")
-@click.option("--minutes", type=click.FloatRange(0, 60 * HOURS_MAX, min_open=True), help="In place of --hours.")
+@click.option("--hours", type=Number(0, HOURS_MAX, min_open=True), help="How long.  [default: 1]")
+@click.option("--minutes", type=Number(0, 60 * HOURS_MAX, min_open=True), help="In place of --hours.")
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the first slice; each adds 1."
 )
@@ -55,12 +53,13 @@ class _Wrong(click.ClickException):
 )
 @click.option(
     "--vanish-per-minute",
-    type=click.FloatRange(0, 60),
+    type=Number(0, 60),
     help=f"Clients that are killed while they send.  [default: {VANISH_PER_MINUTE:g}]",
 )
 @click.option("--churn/--no-churn", default=True, show_default=True, help="Clients that come and go and give up.")
 @click.option("--pid", type=click.IntRange(min=1), help="Of a server on this machine that runs already.")
 @click.option("--metrics", metavar="HOST:PORT", help="Where the server has its metrics for Prometheus: its loop's lag.")
+@sending_options
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=f"Folder for {', '.join(FILES)}.")
 def soak(
     scenario: Path,
@@ -73,6 +72,7 @@ def soak(
     churn: bool,
     pid: int | None,
     metrics: str | None,
+    sending: Sending,
     out: Path | None,
 ) -> None:
     """Offer SCENARIO, a TOML file, again and again while other clients misbehave, and see what the server holds.
@@ -81,8 +81,8 @@ def soak(
     late the server's event loop is; what is seen is appended to soak.jsonl at once. Ctrl-C ends it with a verdict on
     what there is.
 
-    Exit status 0: the server holds, as far as could be seen. 1: it leaks, loses frames or streams, or ended.
-    2: what was typed, or SCENARIO, is wrong.
+    Exit status 0: the server holds, as far as could be seen. 1: it leaks, loses or fails frames or streams, or ended;
+    or nobody can say. 2: what was typed, or SCENARIO, is wrong.
     """
     duration_s = _duration_s(hours, minutes)
     try:
@@ -99,7 +99,7 @@ def soak(
         ):
             with opened([target], loaded, Path(folder), shown.say) as (found,):
                 rudeness = _rudeness(found, slow_readers, vanish_per_minute, churn)
-                plan = SoakPlan(loaded, seed, duration_s, rudeness, pid, url)
+                plan = SoakPlan(loaded, seed, duration_s, rudeness, pid, url, sending)
                 log.begin(_facts(plan, found, machine))
                 shown.say(f"waiting until {target} is warm and idle")
                 settle(found, loaded, seed)
@@ -107,15 +107,15 @@ def soak(
             judged = judge(done)
             log.verdict(judged.to_json())
     except (ScenarioError, TargetNameError) as error:
-        raise _Wrong(str(error)) from error
+        raise Wrong(str(error)) from error
     except (TargetError, PeerError) as error:
         raise click.ClickException(str(error)) from error
     if done.interrupted and not done.slices:
         raise click.Abort
     _tell(loaded, target, done, judged)
     if out is not None:
-        _write_page(out, plan, found, machine, done, judged)
-    sys.exit(0 if judged.holds else 1)
+        _write_files(out, plan, found, machine, done, judged)
+    sys.exit(0 if judged.holds is Holds.YES else 1)
 
 
 # ---- before anything starts ----
@@ -123,19 +123,18 @@ def soak(
 
 def _duration_s(hours: float | None, minutes: float | None) -> float:
     if hours is not None and minutes is not None:
-        raise _Wrong("--hours, --minutes: give one of the two")
+        raise Wrong("--hours, --minutes: give one of the two")
     return 60 * minutes if minutes is not None else 3600 * (1.0 if hours is None else hours)
 
 
 def _opened_log(out: Path | None) -> Log:
     if out is None:
         return Log(None)
+    make_folder(out, FILES)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "soak.html").touch()
         return Log(out / "soak.jsonl")
     except OSError as error:
-        raise _Wrong(f"--out: {error.filename} can't be written: {error.strerror}") from error
+        raise Wrong(f"--out: {error.filename} can't be written: {error.strerror}") from error
 
 
 def _metrics_url(metrics: str | None) -> str | None:
@@ -144,16 +143,16 @@ def _metrics_url(metrics: str | None) -> str | None:
     try:
         split_host_port(metrics)
     except ValueError as error:
-        raise _Wrong(f"--metrics: {metrics!r}: {error}") from error
+        raise Wrong(f"--metrics: {metrics!r}: {error}") from error
     return f"http://{metrics}/metrics"
 
 
 def _rudeness(target: OpenTarget, slow_readers: int | None, vanish_per_minute: float | None, churn: bool) -> Rudeness:
     address = target.address
     if slow_readers and address.protocol != "duly":
-        raise _Wrong(f"--slow-readers: speak duly's own protocol, {target.name} does not; leave it out")
+        raise Wrong(f"--slow-readers: speak duly's own protocol, {target.name} does not; leave it out")
     if vanish_per_minute and address.protocol == "null":
-        raise _Wrong(f"--vanish-per-minute: there is nothing to vanish from in {target.name}; leave it out")
+        raise Wrong(f"--vanish-per-minute: there is nothing to vanish from in {target.name}; leave it out")
     if slow_readers is None:
         slow_readers = SLOW_READERS if address.protocol == "duly" else 0
     if vanish_per_minute is None:
@@ -215,7 +214,8 @@ class _Shown:
         last, usage = at.last, at.sample.server if at.sample else None
         text = f"slice {at.slice + 1}"
         if last is not None:
-            text += f", last {last.on_time_ratio:.2%} on time, {last.unanswered:,} unanswered"
+            on_time = "invalid" if last.problems else f"{last.on_time_ratio:.2%} on time"
+            text += f", last {on_time}, {last.unanswered:,} unanswered"
         if usage is not None:
             text += f", {usage.rss_bytes / MIB:,.0f} MiB, {usage.descriptors} descriptors, {usage.threads} threads"
         if at.slice != self._told and self._bar.disable:
@@ -234,7 +234,6 @@ def _facts(plan: SoakPlan, target: OpenTarget, machine: Machine) -> dict[str, An
         "scenario": plan.scenario.name,
         "seed": plan.seed,
         "duration_s": plan.duration_s,
-        "slices": plan.slices,
         "target": target.name,
         "version": target.version,
         "slow_readers": rudeness.slow_readers,
@@ -248,11 +247,12 @@ def _tell(scenario: LoadScenario, target: str, done: Soak, judged: Judgement) ->
     console = Console(width=COLUMNS_MAX)
     if judged.growth:
         console.print(_growth(f"{scenario.name} on {target}: growth after the warm-up", judged))
-    if done.slices:
-        ratios = [result.on_time_ratio for result in done.slices]
-        frames = sum(result.frames for result in done.slices)
+    if done.valid:
+        ratios = [result.on_time_ratio for result in done.valid]
+        frames = sum(result.frames for result in done.valid)
         click.echo(
-            f"{len(done.slices):,} slices, {frames:,} frames: {sum(ratios) / len(ratios):.2%} on time, "
+            f"{len(done.valid):,} valid slices of {len(done.slices):,}, {frames:,} frames: "
+            f"{sum(ratios) / len(ratios):.2%} on time, "
             f"{min(ratios):.2%} in the worst slice"
         )
     for kind, counts in done.crowd.items():
@@ -261,7 +261,9 @@ def _tell(scenario: LoadScenario, target: str, done: Soak, judged: Judgement) ->
         click.echo(f"note: {note}")
     for reason in judged.against:
         click.echo(f"AGAINST IT: {reason}")
-    click.echo("verdict: " + ("holds" if judged.holds else "does not hold"))
+    for doubt in judged.doubts:
+        click.echo(f"DOUBT: {doubt}")
+    click.echo(f"verdict: {judged.holds}")
 
 
 def _growth(title: str, judged: Judgement) -> Table:
@@ -283,7 +285,9 @@ def _growth(title: str, judged: Judgement) -> Table:
     return table
 
 
-def _write_page(out: Path, plan: SoakPlan, target: OpenTarget, machine: Machine, done: Soak, judged: Judgement) -> None:
+def _write_files(
+    out: Path, plan: SoakPlan, target: OpenTarget, machine: Machine, done: Soak, judged: Judgement
+) -> None:
     from duly_load.soak import page  # late: it draws with plotly, which nothing else needs
 
     rudeness = plan.rudeness
@@ -291,14 +295,15 @@ def _write_page(out: Path, plan: SoakPlan, target: OpenTarget, machine: Machine,
         ("Scenario", plan.scenario.name),
         ("Seed", str(plan.seed)),
         ("Target", f"{target.name} {target.version}".strip()),
-        ("Slices", f"{len(done.slices)} of {plan.slices}, {plan.scenario.duration_s:g} s each"),
+        ("Slices", f"{len(done.slices)}, {plan.scenario.duration_s:g} s each"),
         ("Slow readers", str(rudeness.slow_readers)),
         ("Vanishing clients a minute", f"{rudeness.vanish_per_minute:g}"),
         ("Churners", "yes" if rudeness.churn else "no"),
         *machine.facts(),
     ]
     try:
+        write_csv(out / "soak.csv", done.samples)
         page.write(out / "soak.html", f"{plan.scenario.name} on {target.name}: soak", facts, done, judged)
     except OSError as error:
-        raise click.ClickException(f"{out / 'soak.html'} can't be written: {error.strerror}") from error
+        raise click.ClickException(f"{error.filename or out} can't be written: {error.strerror}") from error
     click.echo(f"written: {', '.join(str(out / name) for name in FILES)}")

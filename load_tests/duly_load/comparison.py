@@ -24,9 +24,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from duly_load.live_results import LiveResults
+from duly_load.outcomes import FrameOutcome
 
 Figures = Mapping[str, float | None]
-"""By name, see FIGURES; None: the run has no such figure."""
+"""By name, see FIGURES and OUTCOMES; None: the run has no such figure."""
 
 FIGURES = {
     "offered_per_s": "frames that were to be sent, a second; the same for all targets of a round",
@@ -38,6 +39,8 @@ FIGURES = {
     "cpu_us_per_frame": "CPU time of the server's processes for each frame that was sent to it",
 }
 """What targets are compared by: name, meaning."""
+OUTCOMES = {f"{outcome.name.lower()}_ratio": outcome for outcome in FrameOutcome if outcome is not FrameOutcome.ON_TIME}
+"""What became of frames that were not on time, as shares of all that were to be sent: name, outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +83,21 @@ class Row:
     load: float
     target: int
     figures: Mapping[str, Spread | None]
-    """By figure; None: no round has it."""
+    """By figure, those of OUTCOMES too; None: no round has it."""
     ratios: Mapping[str, Spread | None]
     """To the first target, by figure; None: no round has a pair, or it is the first target."""
+    held: int
+    """Rounds that had their turn."""
     valid: int
     """Rounds with a valid run."""
+    pairs: int
+    """Rounds in which the first target had one too; 0: it is the first."""
     spoiled: tuple[str, ...]
     """Why each invalid run was so, those that were repeated too."""
 
 
 def figures_of(results: LiveResults) -> Figures:
-    """FIGURES of one valid run."""
+    """FIGURES and OUTCOMES of one valid run."""
     latency_ms = results.latency_ms
     return {
         "offered_per_s": results.offered_per_s,
@@ -100,6 +107,7 @@ def figures_of(results: LiveResults) -> Figures:
         "p99_ms": latency_ms.p99 if latency_ms else None,
         "worst_stream_ratio": results.worst_on_time_ratio,
         "cpu_us_per_frame": results.server_cpu_us_per_frame,
+        **{name: results.counts[outcome.name] / max(1, results.frames) for name, outcome in OUTCOMES.items()},
     }
 
 
@@ -128,9 +136,11 @@ def _row(load: float, target: int, held: Sequence[Held]) -> Row:
     return Row(
         load,
         target,
-        {name: spread([figures.get(name) for figures in valid.values()]) for name in FIGURES},
+        {name: spread([figures.get(name) for figures in valid.values()]) for name in (*FIGURES, *OUTCOMES)},
         {name: spread([ratio(figures.get(name), by.get(name)) for figures, by in pairs]) for name in FIGURES},
+        len(own),
         len(valid),
+        len(pairs),
         tuple(reason for each in own.values() for reason in each.spoiled),
     )
 

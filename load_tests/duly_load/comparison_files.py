@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from duly_load.comparison import FIGURES, Row, Spread
+from duly_load.comparison import FIGURES, OUTCOMES, Row, Spread
 
 
 def write_json(file: Path, told: Mapping[str, Any]) -> None:
@@ -18,19 +18,20 @@ def write_json(file: Path, told: Mapping[str, Any]) -> None:
 
 
 def write_csv(file: Path, names: Sequence[str], rows: Sequence[Row]) -> None:
-    """Columns: load, target, rounds with a valid run, invalid runs, and the least, the median and the greatest of each
-    of FIGURES and of its ratio to the first target; empty where there is none.
+    """Columns: load, target, rounds with a valid run, rounds with a pair, invalid runs, and the least, the median and
+    the greatest of each of FIGURES, of its ratio to the first target, and of OUTCOMES; empty where there is none.
     """
-    header = ["load", "target", "rounds_valid", "runs_invalid"]
-    for name in (*FIGURES, *(f"{name}_to_first" for name in FIGURES)):
+    header = ["load", "target", "rounds_valid", "pairs", "runs_invalid"]
+    for name in (*FIGURES, *(f"{name}_to_first" for name in FIGURES), *OUTCOMES):
         header += [f"{name}_least", f"{name}_median", f"{name}_greatest"]
     with file.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(header)
         for row in rows:
-            spreads = [*(row.figures[name] for name in FIGURES), *(row.ratios[name] for name in FIGURES)]
+            spreads = [row.figures[name] for name in FIGURES] + [row.ratios[name] for name in FIGURES]
+            spreads += [row.figures[name] for name in OUTCOMES]
             cells = [cell for spread in spreads for cell in _cells(spread)]
-            writer.writerow([f"{row.load:g}", names[row.target], row.valid, len(row.spoiled), *cells])
+            writer.writerow([f"{row.load:g}", names[row.target], row.valid, row.pairs, len(row.spoiled), *cells])
 
 
 def row_json(names: Sequence[str], row: Row) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def row_json(names: Sequence[str], row: Row) -> dict[str, Any]:
         "load": row.load,
         "target": names[row.target],
         "rounds_valid": row.valid,
+        "pairs": row.pairs,
         "invalid": list(row.spoiled),
         "figures": {name: _spread_json(spread) for name, spread in row.figures.items()},
         "ratios_to_first": {name: _spread_json(spread) for name, spread in row.ratios.items()},

@@ -13,6 +13,7 @@ from typing import Self
 
 from duly_load.comparison import Held, Turn, figures_of
 from duly_load.generator.connection import TargetError
+from duly_load.generator.record import LiveRun
 from duly_load.generator.run import Offer, Progress
 from duly_load.live_results import LiveResults, measure
 from duly_load.load_scenario import LoadScenario
@@ -29,11 +30,6 @@ class Kept:
     held: Held
     results: LiveResults | None
     """With its problems where no run was valid; None: the last did not even begin."""
-
-
-def server_of(name: str) -> str:
-    """What targets share a process by: `triton` for `triton?timeout=budget`."""
-    return name.partition("?")[0]
 
 
 class Targets:
@@ -56,8 +52,8 @@ class Targets:
 
     def __enter__(self) -> Self:
         try:
-            for server in dict.fromkeys(map(server_of, self._names)):
-                self._start(server)
+            for name in self._names:
+                self._start(name)
             for target in self._open.values():
                 self._say(f"settling {target.name}")
                 settle(target, self._scenario, seed=0)
@@ -78,7 +74,7 @@ class Targets:
 
     def run(
         self, name: str, ask: Callable[[OpenTarget], Offer], progress: Callable[[Progress], None] | None = None
-    ) -> LiveResults:
+    ) -> LiveRun:
         """What the target `name` makes of what `ask` says it is to be offered. It is warm and idle before; a server
         that has died is started again. Raises TargetError, PeerError, and ScenarioError where the payloads are not what
         the target takes.
@@ -89,7 +85,7 @@ class Targets:
         asked = ask(target)
         settle(target, asked.scenario, asked.seed)
         self._loaded = name
-        return measure(offer_to(target, asked, progress))
+        return offer_to(target, asked, progress)
 
     def _let_finish(self, target: OpenTarget) -> None:
         """What it was offered last and has not answered yet would take processor time from the target that comes next:
@@ -101,50 +97,50 @@ class Targets:
             settle(target, self._scenario, seed=0)
         except TargetError as error:
             if target.server is None:
-                self._say(f"{target.name} may still be busy with what came before: {error}")
+                self._say(f"{target.name} does not answer as it does when idle: {error}")
             else:
                 self._say(f"{target.name} is stopped, since it goes on with what came before: {error}")
-                self._stop(server_of(target.name))
+                self._stop(target.name)
 
     def _alive(self, name: str) -> OpenTarget:
-        target, server = self._open[name], server_of(name)
-        if target.server is not None and server in self._running and (died := target.server.died()):
+        server = self._open[name].server
+        if server is not None and name in self._running and (died := server.died()):
             self._say(f"{name} is started again: {died}")
-            self._stop(server)
-        if server not in self._running:
-            self._start(server)
+            self._stop(name)
+        if name not in self._running:
+            self._start(name)
         return self._open[name]
 
-    def _stop(self, server: str) -> None:
-        self._running.pop(server).close()
+    def _stop(self, name: str) -> None:
+        self._running.pop(name).close()
 
-    def _start(self, server: str) -> None:
+    def _start(self, name: str) -> None:
         self._starts += 1
         folder = self._folder / str(self._starts)
         folder.mkdir()
-        names = [name for name in self._names if server_of(name) == server]
         with ExitStack() as starting:
-            targets = starting.enter_context(opened(names, self._scenario, folder, self._say))
-            self._running[server] = starting.pop_all()
-        self._open.update(zip(names, targets, strict=True))
+            (self._open[name],) = starting.enter_context(opened([name], self._scenario, folder, self._say))
+            self._running[name] = starting.pop_all()
 
 
-def hold(turn: Turn, name: str, run: Callable[[], LiveResults], repeats: int, say: Say) -> Kept:
-    """Holds the turn of the target `name`. `run` makes one run; one that is invalid, or raises TargetError or
-    PeerError, is repeated up to `repeats` times, from the same seed. `say` is told of each that was.
+def hold(turn: Turn, name: str, run: Callable[[], LiveRun], repeats: int, say: Say) -> tuple[Kept, LiveRun | None]:
+    """Holds the turn of the target `name`; returns its valid run too, if there is one. `run` makes one run; one that is
+    invalid, or raises TargetError or PeerError, is repeated up to `repeats` times, from the same seed. `say` is told of
+    each that was.
     """
     spoiled: list[str] = []
     results = None
     while len(spoiled) <= repeats:
         try:
-            results = run()
+            ran = run()
         except (TargetError, PeerError) as error:
             results, reasons = None, str(error)
         else:
+            results = measure(ran)
             if not results.problems:
-                return Kept(Held(turn, figures_of(results), tuple(spoiled)), results)
+                return Kept(Held(turn, figures_of(results), tuple(spoiled)), results), ran
             reasons = "; ".join(results.problems)
         spoiled.append(reasons)
         then = "runs again" if len(spoiled) <= repeats else "has no figure"
         say(f"round {turn.round + 1}, load {turn.load:g}: {name} {then}, the run was invalid: {reasons}")
-    return Kept(Held(turn, None, tuple(spoiled)), results)
+    return Kept(Held(turn, None, tuple(spoiled)), results), None

@@ -7,11 +7,13 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from duly_load.comparison import Row, Spread
+from duly_load.comparison import OUTCOMES, Row, Spread
 
 COLUMNS = 100
 TARGET_COLUMNS = 21
 """A longer name goes on in the next line."""
+SHARE_MIN = 0.05
+"""Percent of all frames from which on an outcome is told."""
 WORDS = {
     "on_time_ratio": "on time",
     "goodput_per_s": "goodput",
@@ -23,7 +25,7 @@ WORDS = {
 
 
 def outcomes(title: str, names: Sequence[str], rows: Sequence[Row]) -> Table:
-    """What became of the frames: medians of the rounds."""
+    """What became of the frames: medians of the rounds. Under each target what those became that were not on time."""
     table = _table(
         title,
         "runs",
@@ -49,8 +51,15 @@ def outcomes(title: str, names: Sequence[str], rows: Sequence[Row]) -> Table:
             _median(figures["worst_stream_ratio"], 100, ".1f"),
             _median(row.ratios["on_time_ratio"], 1, ".2f"),
         ]
-        table.add_row(load, target, *cells)
+        table.add_row(load, "\n".join([target, *_not_on_time(row)]), *cells)
     return table
+
+
+def _not_on_time(row: Row) -> list[str]:
+    """Most first; those that would be written as 0 are left out."""
+    shares = [(spread.median * 100, outcome) for name, outcome in OUTCOMES.items() if (spread := row.figures[name])]
+    shares.sort(key=lambda each: -each[0])
+    return [f"[dim]  {outcome.name.lower()} {share:.1f} %[/]" for share, outcome in shares if share >= SHARE_MIN]
 
 
 def ratios(names: Sequence[str], rows: Sequence[Row]) -> Table:

@@ -1,6 +1,7 @@
 """A live run as files for other programs: results.json, streams.csv, timeline.csv, frames.csv.gz.
 
 Names are what the scenario says, whatever they hold. Columns end in their unit; a cell is empty where there is nothing.
+Every row says whether the run is `valid`, 1 or 0: why it is not stands in results.json.
 """
 
 import csv
@@ -8,6 +9,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from duly_load.generator.record import LiveRun
 from duly_load.live_results import GOT_RESULT, NEVER_SENT, LiveResults, LiveTally
-from duly_load.machine import Machine
+from duly_load.machine import Machine, machine_of
 from duly_load.outcomes import FrameOutcome
 
 FRAMES_MAX = 1_000_000
@@ -62,7 +64,8 @@ def _told(run: LiveRun, results: LiveResults, machine: Machine, version: str) ->
         "processes": run.processes,
         "stalled": run.stalled,
         "server_cpu_s": run.server_cpu_s,
-        "machine": machine.to_json(),
+        "generator_machine": machine.to_json(),
+        "target_machine": machine_of(run.target),
         "scenario": scenario,
         "endings": [
             {"at_ns": each.at_ns, "stream": each.stream, "refused": each.refused, "reason": each.reason}
@@ -75,13 +78,14 @@ def _told(run: LiveRun, results: LiveResults, machine: Machine, version: str) ->
 def _write_streams(file: Path, run: LiveRun, results: LiveResults) -> None:
     """A row for each stream, in the scenario's order."""
     session_of = {session.name: session for session in run.schedule.sessions}
-    header = ["stream", "class", "model", "budget_ms", "frames", "on_time_ratio", "goodput_per_s", *_OUTCOMES]
+    header = ["valid", "stream", "class", "model", "budget_ms", "frames", "on_time_ratio", "goodput_per_s", *_OUTCOMES]
     header += ["claimed_late", "latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "latency_max_ms"]
     header += ["age_mean_ms", "age_p99_ms"]
 
     def row(name: str, tally: LiveTally) -> list[object]:
         session, latency, age = session_of[name], tally.latency_ms, tally.age_ms
         return [
+            int(not run.problems),
             name,
             session.stream_class.name,
             session.model,
@@ -90,7 +94,7 @@ def _write_streams(file: Path, run: LiveRun, results: LiveResults) -> None:
             _short(tally.on_time_ratio),
             _short(tally.goodput_per_s),
             *tally.counts.values(),
-            tally.claimed_late,
+            "" if tally.claimed_late is None else tally.claimed_late,
             *(map(_short, (latency.p50, latency.p90, latency.p99, latency.max)) if latency else [""] * 4),
             *(map(_short, (age.mean, age.p99)) if age else [""] * 2),
         ]
@@ -104,7 +108,7 @@ def _write_timeline(file: Path, run: LiveRun) -> None:
     frames, record = run.schedule.frames, run.record
     second_of = frames.arrival_ns // 1_000_000_000
     cuts = np.searchsorted(second_of, np.arange(int(second_of[-1]) + 2 if len(second_of) else 0))
-    header = ["second", "counted", "frames", *_OUTCOMES, "latency_p50_ms", "latency_p99_ms", "lag_p99_ms"]
+    header = ["valid", "second", "counted", "frames", *_OUTCOMES, "latency_p50_ms", "latency_p99_ms", "lag_p99_ms"]
 
     def row(second: int) -> list[object]:
         of = slice(cuts[second], cuts[second + 1])
@@ -113,6 +117,7 @@ def _write_timeline(file: Path, run: LiveRun) -> None:
         latency_ms = record.latency_ns[of][np.isin(outcome, GOT_RESULT)] / 1e6
         lag_ms = record.lag_ns[of][~np.isin(outcome, NEVER_SENT)] / 1e6
         return [
+            int(not run.problems),
             second,
             int(second >= run.scenario.warm_s),
             len(outcome),
@@ -144,6 +149,7 @@ def _write_frames(file: Path, run: LiveRun) -> None:
     stream_ids = frames.stream_id[part].tolist()
     outcomes = [FrameOutcome(number).name.lower() if number else "" for number in record.outcome[part].tolist()]
     rows = zip(
+        repeat(int(not run.problems), len(stream_ids)),
         (names[stream_id] for stream_id in stream_ids),
         stream_ids,
         outcomes,
@@ -156,7 +162,7 @@ def _write_frames(file: Path, run: LiveRun) -> None:
         gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
         io.TextIOWrapper(packed, "utf-8", newline="") as lines,
     ):
-        _write(lines, ["stream", "session", "outcome", *columns], rows)
+        _write(lines, ["valid", "stream", "session", "outcome", *columns], rows)
 
 
 def _write(lines: Any, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

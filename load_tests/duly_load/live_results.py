@@ -1,8 +1,8 @@
 """What a live run amounts to: outcomes, times from capture, ages, fairness, and what the harness itself did.
 
 Counted are frames that were due to arrive from the scenario's `warm_s` on. Every one that was intended counts, whether
-it could be sent or not: frames that were refused, unsent or unanswered were not on time. Only frames that their own
-stream withdrew (CANCELLED) are left out of ratios. Sessions of one stream count together, under its name.
+it could be sent or not: frames that were refused, unsent or unanswered were not on time. The generator withdraws none,
+so that CANCELLED is the target's doing and not on time either. Sessions of one stream count together, under its name.
 
 Latency is from capture, the intended moment, to the answer: a generator or a target that holds frames up does not make
 it any better. Gil Tene, "How NOT to measure latency", 2013, on coordinated omission.
@@ -28,7 +28,7 @@ Chosen = NDArray[np.bool_]
 
 GOT_RESULT = (FrameOutcome.ON_TIME, FrameOutcome.LATE)
 NEVER_SENT = (FrameOutcome.REFUSED, FrameOutcome.UNSENT)
-_NO_REASON = (*GOT_RESULT, FrameOutcome.CANCELLED, *NEVER_SENT, FrameOutcome.UNANSWERED)
+_NO_REASON = (*GOT_RESULT, *NEVER_SENT, FrameOutcome.UNANSWERED)
 """Outcomes that are no reason from the target why there is no result."""
 
 
@@ -40,10 +40,10 @@ class LiveTally:
     counts: dict[str, int]
     """Frames by the name of their `FrameOutcome`, all of them."""
     on_time_ratio: float
-    """ON_TIME over frames that were not CANCELLED; 1 if there are none."""
+    """ON_TIME over all frames; 1 if there are none."""
     goodput_per_s: float
-    claimed_late: int
-    """Frames that the target itself called on time, and that came late."""
+    claimed_late: int | None
+    """Frames that the target itself called on time, and that came late; None: it called none of the run so."""
     latency_ms: Percentiles | None
     """From capture to result, on time or late."""
     age_ms: Age | None
@@ -173,13 +173,15 @@ def ages_of(run: LiveRun) -> Ages:
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """The frames that count; arrays of the same length, as in `Record`."""
+    """The frames that count; the arrays have the same length, and are as in `Record`."""
 
     outcome: NDArray[np.int8]
     latency_ns: Ints
     lag_ns: Ints
     blocked_ns: Ints
     claimed: Chosen
+    claims: bool
+    """The target called a frame of the run on time."""
     batch_size: NDArray[np.int32]
     stream_id: NDArray[np.int32]
     budget_ns: Ints
@@ -195,6 +197,7 @@ def _counted(run: LiveRun, start_ns: int) -> _Counted:
         record.lag_ns[keep],
         record.blocked_ns[keep],
         record.claimed[keep],
+        bool(np.any(record.claimed)),
         record.batch_size[keep],
         stream_id,
         run.schedule.budgets_ns[stream_id],
@@ -218,13 +221,12 @@ def _tally(counted: _Counted, frames: Ints | slice, ages: Ages, stretches: Ints 
     outcome = counted.outcome[frames]
     by_number = np.bincount(outcome, minlength=max(FrameOutcome) + 1).tolist()
     counts = {each.name: by_number[each] for each in FrameOutcome}
-    wanted = len(outcome) - counts["CANCELLED"]
     return LiveTally(
         len(outcome),
         counts,
-        counts["ON_TIME"] / wanted if wanted else 1.0,
+        counts["ON_TIME"] / len(outcome) if len(outcome) else 1.0,
         counts["ON_TIME"] / seconds,
-        int(np.sum(counted.claimed[frames] & (outcome == FrameOutcome.LATE))),
+        int(np.sum(counted.claimed[frames] & (outcome == FrameOutcome.LATE))) if counted.claims else None,
         percentiles_of(counted.latency_ns[frames][np.isin(outcome, GOT_RESULT)]),
         age_over(ages.from_ns[stretches], ages.to_ns[stretches]),
     )

@@ -4,15 +4,18 @@ It is checked as a whole before anything runs. The models say what servers are t
 a server that runs already has its own, and only their names must be right.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from duly_load.arrivals import Table, Trace, beside_scenario
 from duly_load.offered import Offered
-from duly_load.parsing import checked, read_toml, twice
+from duly_load.parsing import ScenarioError, checked, read_toml, twice
+from duly_load.schedule import Schedule, schedule, steps_of
 from duly_load.tables import (
     BATCH_MAX,
     STREAMS_MAX,
@@ -120,7 +123,9 @@ class LoadScenario(Offered):
 
     @property
     def frames_per_s(self) -> float:
-        """Mean of all streams together, load steps and churn apart."""
+        """Nominal: the mean of all streams together, as if all were open all the time, nothing were lost and the load
+        had no steps. `offered_per_s` counts.
+        """
         rates = (sensor.count * sensor.arrivals.frames_expected(self.duration_s) for sensor in self.stream)
         return sum(rates) / self.duration_s
 
@@ -140,15 +145,41 @@ def parse_load_scenario(content: dict[str, Any], source: str, folder: Path) -> L
 
 def scaled(scenario: LoadScenario, factor: float, source: str) -> LoadScenario:
     """The scenario at `factor` times its load, exactly: where whole streams do not make it, their rates make up for
-    it. Recorded traces keep their times, whatever the factor.
+    it. Recorded traces keep their times, so that only whole streams more or less of them make another load.
 
-    Raises ScenarioError where that is more than a run can hold; `source` names the scenario.
+    Raises ScenarioError where that is more than a run can hold, or no whole number of recorded traces; `source` names
+    the scenario.
     """
     if factor == 1:
         return scenario
+    if problems := [*_problems_of_traces(scenario, factor)]:
+        raise ScenarioError("\n".join(f"{source} at {factor:g} times its load: {problem}" for problem in problems))
     streams = [_scaled(sensor, factor, scenario.scale) for sensor in scenario.stream]
     content = scenario.model_dump(by_alias=True, exclude={"stream"}) | {"stream": streams}
     return checked(LoadScenario, _TABLES, content, f"{source} at {factor:g} times its load", Path())
+
+
+def offered_per_s(scenario: LoadScenario, seed: int) -> float:
+    """Frames a second after the warm-up, counted in the schedule that is offered with that seed."""
+    counted = np.count_nonzero(schedule_of(scenario, seed).frames.arrival_ns >= round(scenario.warm_s * 1e9))
+    return float(counted / (scenario.duration_s - scenario.warm_s))
+
+
+def schedule_of(scenario: LoadScenario, seed: int) -> Schedule:
+    """Equal arguments give equal schedules, bit for bit."""
+    return schedule(scenario.stream, round(scenario.duration_s * 1e9), steps_of(scenario.load_step), seed)
+
+
+def _problems_of_traces(scenario: LoadScenario, factor: float) -> Iterator[str]:
+    for nth, sensor in enumerate(scenario.stream):
+        count = sensor.count * factor
+        # 1.1 times 10 streams are 11, though not in floating point.
+        whole = round(count) >= 1 and math.isclose(count, round(count), rel_tol=1e-9)
+        if isinstance(sensor.arrivals, Trace) and (scenario.scale == "rates" or not whole):
+            yield (
+                f"stream[{nth}].arrivals: a recorded trace is not offered faster or slower; the factor should be 1"
+                + (f", or make whole streams of {sensor.count}" if scenario.scale == "streams" else "")
+            )
 
 
 def _scaled(sensor: LiveSensor, factor: float, scale: str) -> dict[str, Any]:
@@ -168,6 +199,8 @@ def _problems_of_faults(scenario: LoadScenario) -> Iterator[str]:
             yield f"fault[{nth}].back_s: should not be there, a worker that was killed is replaced by its server"
         if fault.back_s is not None and fault.back_s <= fault.at_s:
             yield f"fault[{nth}].back_s: should be later than at_s, which is {fault.at_s:g}, got {fault.back_s:g}"
+        if fault.back_s is not None and fault.back_s >= end_s:
+            yield f"fault[{nth}].back_s: should be less than duration_s, which is {end_s:g}, got {fault.back_s:g}"
 
 
 def _problems_of_names(scenario: LoadScenario) -> Iterator[str]:

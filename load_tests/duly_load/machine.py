@@ -1,17 +1,22 @@
 """What a load ran on: without it, its figures say little."""
 
 import importlib.metadata
+import ipaddress
 import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from duly_load.generator.address import parse_address
+
 PACKAGES = ("duly", "grpcio", "protobuf", "onnxruntime", "uvloop", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
+    """The one that this process runs on, which is the generator's; for that of a target see `machine_of`."""
+
     cpu: str
     cores: int
     """That this process may use."""
@@ -30,9 +35,9 @@ class Machine:
         versions = ", ".join(f"{package} {version}" for package, version in self.versions.items())
         kind = "virtual" if self.hypervisor else "physical, as far as it can be seen"
         return [
+            ("Generator's machine", kind),
             ("Processor", f"{self.cpu}, {self.cores} core{'' if self.cores == 1 else 's'}"),
             ("Memory", f"{self.memory_bytes / 2**30:.1f} GiB"),
-            ("Machine", kind),
             ("Kernel", self.kernel),
             ("Load before", f"{self.load_average_1m:.2f}"),
             ("Python", self.python),
@@ -57,6 +62,21 @@ def look() -> Machine:
         {package: _version(package) for package in PACKAGES},
         os.getloadavg()[0],
     )
+
+
+def machine_of(target: str) -> str:
+    """What a target, as the user names it, runs on: the generator's machine too, or nobody knows."""
+    if ":" not in target:
+        return "the same"  # a peer, which the harness starts
+    endpoint = parse_address(target).endpoint
+    if not endpoint or endpoint.startswith("unix:"):
+        return "the same"
+    host = endpoint.rpartition(":")[0].strip("[]")
+    try:
+        here = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = host == "localhost"
+    return "the same" if here else "not known"
 
 
 def _read(file: str) -> str:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from duly_load.arrivals import Poisson
-from duly_load.generator.address import Address, AddressError, parse_address, parse_options
+from duly_load.generator.address import Address, AddressError, parse_address
 from duly_load.generator.connection import Refused, Target, TargetError
 from duly_load.generator.payloads import PayloadError, prepare
 from duly_load.generator.record import LiveRun
-from duly_load.generator.run import Offer, Progress, offer
+from duly_load.generator.run import Deed, Offer, Progress, offer
 from duly_load.generator.targets import target_of
 from duly_load.load_scenario import LiveSensor, LoadScenario
 from duly_load.outcomes import FrameOutcome
@@ -26,6 +26,7 @@ from duly_load.parsing import ScenarioError
 from duly_load.peers import PEERS
 from duly_load.peers.peer import PeerError, Server
 from duly_load.schedule import Session
+from duly_load.served_inputs import inputs_of
 from duly_load.tables import one_of
 
 IN_A_ROW = 3
@@ -34,6 +35,12 @@ SETTLE_S = 90.0
 """How long a target may take to get there."""
 ANSWER_S = 30.0
 """How long one answer may take meanwhile."""
+NOISE_NS = 5_000_000
+"""By which the usual time may vary, beside twofold."""
+REFUSALS_MAX = 20
+"""Answers INVALID or FAILED until it is clear that no result will come; a lane may be warming up at first."""
+PAUSE_S = 0.1
+"""After an answer without a result."""
 
 
 class TargetNameError(ValueError):
@@ -59,10 +66,8 @@ def check_names(names: Sequence[str], scenario: LoadScenario) -> None:
     """
     for name in names:
         peer = _peer(name)
-        if peer is None and scenario.fault:
-            raise ScenarioError(
-                f"{scenario.name}: fault: is for targets that duly-load starts itself, {name} is not one"
-            )
+        if peer != "duly" and scenario.fault:
+            raise ScenarioError(f"{scenario.name}: fault: is for a duly that duly-load starts itself, {name} is none")
         if peer is not None and not scenario.model:
             raise ScenarioError(f"{scenario.name}: model: is required, or {name} does not know what to serve")
         if peer is not None and (missing := PEERS[peer].missing()):
@@ -91,7 +96,7 @@ def opened(
                 own.mkdir()
                 servers[peer] = running.enter_context(PEERS[peer].start(scenario, own))
             server = servers[peer]
-            targets.append(OpenTarget(name, _with_options(name, server.address), server, server.version))
+            targets.append(OpenTarget(name, server.address, server, server.version))
         yield targets
 
 
@@ -117,40 +122,30 @@ def offer_to(target: OpenTarget, asked: Offer, progress: Callable[[Progress], No
 
 def _peer(name: str) -> str | None:
     """The peer that it names; None: an address. Raises TargetNameError."""
-    peer = name.partition("?")[0]
     if ":" in name:
         try:
             parse_address(name)
         except AddressError as error:
             raise TargetNameError(str(error)) from error
         return None
-    if peer not in PEERS:
+    if name.partition("?")[0] in PEERS and "?" in name:
+        raise TargetNameError(f"{name!r}: options are for addresses; should be one of the peers {one_of(list(PEERS))}")
+    if name not in PEERS:
         raise TargetNameError(f"{name!r}: should be {one_of(list(PEERS))}, or an address such as duly://HOST:PORT")
-    try:
-        parse_options(name)
-    except AddressError as error:
-        raise TargetNameError(str(error)) from error
-    return peer
-
-
-def _with_options(name: str, address: Address) -> Address:
-    unary, timeout = parse_options(name)
-    if (unary or timeout) and address.protocol != "kserve":
-        raise TargetNameError(f"{name!r}: only servers of the KServe protocol take options")
-    return replace(address, unary=unary or address.unary, timeout=timeout or address.timeout)
+    return name
 
 
 # ---- faults ----
 
 
-def _deeds(scenario: LoadScenario, server: Server) -> list[tuple[int, Callable[[], None]]]:
-    deeds: list[tuple[int, Callable[[], None]]] = []
+def _deeds(scenario: LoadScenario, server: Server) -> list[Deed]:
+    deeds = []
     for fault in scenario.fault:
         doer = _Fault(server, fault.lane, signal.SIGKILL if fault.kind == "die" else signal.SIGSTOP)
-        deeds.append((round(fault.at_s * 1e9), doer.begin))
-        if fault.back_s is not None:
-            deeds.append((round(fault.back_s * 1e9), doer.end))
-    return sorted(deeds, key=lambda deed: deed[0])
+        deeds.append(Deed(round(fault.at_s * 1e9), doer.begin))
+        if fault.back_s is not None:  # a worker that stands still must not do so for ever
+            deeds.append(Deed(round(fault.back_s * 1e9), doer.end, always=True))
+    return sorted(deeds, key=lambda deed: deed.at_ns)
 
 
 @dataclass(slots=True)
@@ -184,6 +179,7 @@ class _Answer:
 
     def __init__(self) -> None:
         self.came = asyncio.Event()
+        self.outcome = FrameOutcome.UNANSWERED
         self.at_ns = 0
         self.ending = ""
 
@@ -195,8 +191,9 @@ class _Answer:
         batch_size: int = 0,
         dispatched_unix_ns: int = 0,
         occupied_ns: int = 0,
+        claimed: bool = False,
     ) -> None:
-        self.at_ns = at_ns
+        self.outcome, self.at_ns = outcome, at_ns
         self.came.set()
 
     def ended(self, reason: str) -> None:
@@ -210,7 +207,7 @@ async def _settle(target: OpenTarget, scenario: LoadScenario, seed: int) -> None
         for sensor in by_model.values():
             try:
                 async with asyncio.timeout(SETTLE_S):
-                    await _settle_model(server, sensor, seed)
+                    await _settle_model(server, scenario, sensor, seed)
             except TimeoutError:
                 raise TargetError(
                     f"{target.name}: {sensor.model} did not answer single frames in its usual time for {SETTLE_S:g} s"
@@ -221,8 +218,8 @@ async def _settle(target: OpenTarget, scenario: LoadScenario, seed: int) -> None
                 raise TargetError(f"{target.name}: {error}") from error
 
 
-async def _settle_model(server: Target, sensor: LiveSensor, seed: int) -> None:
-    inputs = await server.inputs(sensor.model)
+async def _settle_model(server: Target, scenario: LoadScenario, sensor: LiveSensor, seed: int) -> None:
+    inputs = await server.inputs(sensor.model) or inputs_of(scenario, sensor.model)
     prepared = await asyncio.to_thread(prepare, sensor.payloads, inputs, seed, f"model {sensor.model}")
     # It says no period, so that no server refuses it for want of room.
     alone = sensor.model_copy(update={"count": 1, "arrivals": Poisson(kind="poisson", rate_hz=1)})
@@ -231,18 +228,28 @@ async def _settle_model(server: Target, sensor: LiveSensor, seed: int) -> None:
     connection = server.connection(alone, session, prepared.encoding, answer)
     await connection.open()
     try:
-        least_ns, row, nth = 1 << 62, 0, 0
+        least_ns, row, refusals, nth = 1 << 62, 0, 0, 0
         while row < IN_A_ROW:
             answer.came.clear()
             sent_ns = time.monotonic_ns()
             await connection.send(nth, prepared.frames[nth % len(prepared.frames)], time.time_ns())
-            async with asyncio.timeout(ANSWER_S):
-                await answer.came.wait()
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    await answer.came.wait()
+            except TimeoutError:
+                raise TargetError(f"{sensor.model} did not answer a single frame within {ANSWER_S:g} s") from None
             if answer.ending:
                 raise TargetError(answer.ending)
-            took_ns = answer.at_ns - sent_ns
-            least_ns = min(least_ns, took_ns)
-            row = row + 1 if took_ns <= max(sensor.budget_ns, 2 * least_ns) else 0
             nth += 1
+            if answer.outcome in (FrameOutcome.ON_TIME, FrameOutcome.LATE):
+                took_ns = answer.at_ns - sent_ns
+                least_ns = min(least_ns, took_ns)
+                row = row + 1 if took_ns <= 2 * least_ns + NOISE_NS else 0
+            else:  # what waits from before may be the reason; what is wrong stays so
+                row = 0
+                refusals += answer.outcome in (FrameOutcome.INVALID, FrameOutcome.FAILED)
+                if refusals >= REFUSALS_MAX:
+                    raise TargetError(f"{sensor.model} answers single frames {answer.outcome.name}, not with a result")
+                await asyncio.sleep(PAUSE_S)
     finally:
         await connection.close()

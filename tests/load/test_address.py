@@ -32,6 +32,8 @@ def test_an_address_says_what_to_connect_to_and_how(text: str, address: Address)
         ("http://127.0.0.1:8500", "should be duly://HOST:PORT, unix:PATH, kserve://HOST:PORT or null:"),
         ("duly://", "should be HOST:PORT after ://, with a port from 1 to 65535"),
         ("duly://host", "should be HOST:PORT after ://, with a port from 1 to 65535"),
+        ("duly://host:8²", "should be HOST:PORT after ://, with a port from 1 to 65535"),
+        ("duly://host:٨", "should be HOST:PORT after ://, with a port from 1 to 65535"),
         ("duly://host:0", "should be HOST:PORT after ://, with a port from 1 to 65535"),
         ("duly://host:65536", "should be HOST:PORT after ://, with a port from 1 to 65535"),
         ("duly://host:1/path", "should be HOST:PORT after ://, with a port from 1 to 65535"),

@@ -1,15 +1,22 @@
 """Capacity: what the search finds, how sure it is, what the terms offer, and what the command says."""
 
+import asyncio
+import csv
+import errno
 import json
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from duly_load.capacity import open_loop, terms
+from duly_load import cli_capacity
+from duly_load.capacity import multistream, open_loop, report, terms
 from duly_load.capacity.confidence import (
     Counts,
     Finding,
@@ -22,6 +29,7 @@ from duly_load.capacity.multistream import SAMPLES, Queries, ask
 from duly_load.capacity.search import (
     CONFIRMING,
     ERROR_MAX,
+    INTERRUPTED,
     INVALID_MAX,
     LOADS_MAX,
     TRIALS_MAX,
@@ -35,13 +43,16 @@ from duly_load.capacity.search import (
     whole,
 )
 from duly_load.cli import cli
-from duly_load.generator.address import parse_address
+from duly_load.generator.address import Address, parse_address
+from duly_load.generator.connection import AllRefused, TargetError
 from duly_load.generator.record import LiveRun, Record
-from duly_load.generator.run import Offer
-from duly_load.load_scenario import LoadScenario, parse_load_scenario
+from duly_load.generator.run import Offer, Sending
+from duly_load.load_scenario import LoadScenario, parse_load_scenario, schedule_of
 from duly_load.outcomes import FrameOutcome
 from duly_load.parsing import ScenarioError, read_toml
+from duly_load.peers.peer import PeerError
 from duly_load.schedule import schedule
+from duly_load.targets import OpenTarget
 
 RULE = Rule(0.99, ERROR_MAX, 4.0)
 LIMITS = Limits(1 / 8, 1 / 1024, 1024.0, geometric(0.05))
@@ -110,6 +121,14 @@ def noisy(capacity: float, steepness: float, unrest: float, cluster: int) -> Pro
         return trial(load, seed, sent, sent - late)
 
     return probe
+
+
+def run_of(scenario: LoadScenario, seed: int, outcome: FrameOutcome) -> LiveRun:
+    """All frames came to the same end."""
+    planned = schedule_of(scenario, seed)
+    record = Record.empty(len(planned.frames))
+    record.outcome[:] = outcome
+    return LiveRun(scenario, seed, "t", planned, record, (), 0, 1, 0.0)
 
 
 def ends(found: Found) -> tuple[float, float]:
@@ -229,6 +248,66 @@ def test_a_load_that_is_not_confirmed_is_not_the_capacity() -> None:
     assert found.confirmation.load == found.held.load
 
 
+def test_a_load_that_was_not_confirmed_is_never_held_again() -> None:
+    """2 is all on time at first, just below what is asked when it is to be confirmed, and all on time from then on."""
+    asked: list[float] = []
+
+    def probe(load: float, seed: int) -> Trial:
+        asked.append(load)
+        if load != 2 or asked.count(load) not in range(2, 2 + CONFIRMING):
+            return sharp(2.0)(load, seed)
+        sent = np.full(SECONDS, 400)
+        return trial(load, seed, sent, sent - 5)
+
+    found = search(probe, RULE, LIMITS, 0)
+    unconfirmed = next(verdict for verdict in found.verdicts if verdict.load == 2)
+    assert unconfirmed.finding is Finding.UNDECIDED
+    assert asked.count(2) == TRIALS_MAX
+    assert found.confirmation is not None
+    assert found.confirmation.load < 2
+
+
+def test_a_load_that_all_its_trials_say_has_failed_stays_failed() -> None:
+    asked: list[float] = []
+
+    def probe(load: float, seed: int) -> Trial:
+        asked.append(load)
+        lucky = load == 2 and asked.count(load) == 1
+        return sharp(2.0 if lucky or load < 2 else 1.0)(load, seed)
+
+    found = search(probe, RULE, LIMITS, 0)
+    assert next(verdict for verdict in found.verdicts if verdict.load == 2).finding is Finding.FAILED
+    assert asked.count(2) == 1 + CONFIRMING
+    held, failed = ends(found)
+    assert held < failed == 2
+
+
+def test_a_confirming_trial_that_is_refused_confirms_nothing() -> None:
+    asked: list[float] = []
+
+    def probe(load: float, seed: int) -> Trial:
+        asked.append(load)
+        if load == 8 and asked.count(load) == 3:
+            empty = np.zeros(1, np.int64)
+            return Trial(load, seed, 0.0, 1, Counts(empty, empty), "full")
+        return sharp(8)(load, seed)
+
+    found = search(probe, RULE, Limits(1, 1, 512, whole), 0)
+    assert ends(found) == (7, 8)
+
+
+def test_an_interrupted_search_keeps_its_trials() -> None:
+    def probe(load: float, seed: int) -> Trial:
+        if load > 1:
+            raise KeyboardInterrupt
+        return sharp(9.0)(load, seed)
+
+    found = search(probe, RULE, LIMITS, 0)
+    assert (found.ended, [each.load for each in found.trials]) == (INTERRUPTED, [1 / 8, 1 / 4, 1 / 2, 1])
+    assert found.held is not None
+    assert found.held.load == 1
+
+
 def test_invalid_trials_are_repeated_and_do_not_count() -> None:
     trials = 0
 
@@ -332,10 +411,51 @@ def test_frames_count_by_second_of_capture_after_the_warm_up(tmp_path: Path) -> 
     record.outcome[:] = FrameOutcome.ON_TIME
     late = planned.captures_ns >= 2_000_000_000
     record.outcome[late] = FrameOutcome.UNANSWERED
-    live = LiveRun(scenario, 7, "t", planned, record, (), 0, 1, 0.0)
-    counts = open_loop.counted(live)
+    counts = open_loop.counted(scenario, planned, record.outcome)
     assert counts.sent.tolist() == [200, 200, 100]
     assert counts.on_time.tolist() == [200, 0, 0]
+
+
+def test_frames_that_the_target_cancels_are_sent_and_not_on_time(tmp_path: Path) -> None:
+    scenario = open_loop.steady(loaded(tmp_path), "s", 2.0)
+    planned = schedule_of(scenario, 7)
+    outcome = np.full(len(planned.frames), FrameOutcome.CANCELLED, np.int8)
+    assert open_loop.counted(scenario, planned, outcome).sent.sum() == np.sum(planned.frames.arrival_ns >= 1e9)
+    assert open_loop.counted(scenario, planned, outcome).ratio == 0
+
+
+def test_a_load_is_told_as_what_was_scheduled(tmp_path: Path) -> None:
+    """The radar is away for a third of the time."""
+    text = SCENARIO.replace('"on_off", rate_hz = 50, on_s = 1, off_s = 3', '"periodic", rate_hz = 50')
+    scenario = open_loop.steady(loaded(tmp_path, text), "s", 30.0)
+    told = open_loop.offered(scenario, "s", lambda at_load, seed: run_of(at_load, seed, FrameOutcome.ON_TIME))(1.0, 3)
+    assert told.frames_per_s == told.counts.sent.sum() / 30
+    assert 225 < told.frames_per_s < 240 < scenario.frames_per_s
+
+
+def test_a_load_of_which_no_stream_is_let_in_has_failed(tmp_path: Path) -> None:
+    def refuse(at_load: LoadScenario, seed: int) -> LiveRun:
+        if at_load.frames_per_s > 800:
+            raise AllRefused("full")
+        return run_of(at_load, seed, FrameOutcome.ON_TIME)
+
+    scenario = open_loop.steady(loaded(tmp_path), "s", 20.0)
+    found = search(open_loop.offered(scenario, "s", refuse), RULE, LIMITS, 0)
+    held, failed = ends(found)
+    assert held * scenario.frames_per_s <= 800 < failed * scenario.frames_per_s
+    refused = [each for each in found.trials if each.refused]
+    assert all(each.refused == "full" and each.counts.sent.sum() and not each.counts.ratio for each in refused)
+
+
+def test_a_target_is_opened_for_the_greatest_load(tmp_path: Path) -> None:
+    def streams(text: str, *of: str) -> list[int]:
+        asked = terms.Asked(loaded(tmp_path, text), "s", 0.99, 0, 20.0, 0.05, Sending())
+        return [sensor.count for sensor in terms.greatest(asked, of).stream]
+
+    assert streams(SCENARIO, "server", "streams") == [2048, 1024]
+    assert streams(SCENARIO.replace("count = 2", "count = 200"), "streams") == [65_536, 1024]
+    assert streams(SCENARIO, "server", "multistream") == [2, 1]
+    assert streams(SCENARIO.replace("duration_s", 'scale = "rates"\nduration_s'), "streams") == [2, 1]
 
 
 def test_a_query_is_on_time_when_all_of_it_is() -> None:
@@ -353,7 +473,7 @@ def test_a_percentile_of_queries_without_results_is_none() -> None:
 
 def test_queries_of_the_null_target_are_whole_and_one_after_the_other(tmp_path: Path) -> None:
     sensor = loaded(tmp_path).stream[0]
-    queries = ask(parse_address("null:"), sensor, SAMPLES, 1, 0.01, latencies_min(0.99))
+    queries = ask(parse_address("null:"), sensor, SAMPLES, 1, 0.01, latencies_min(0.99), Sending())
     assert len(queries.sent_ns) >= 662
     assert all(queries.whole)
     ended = np.array(queries.sent_ns[:-1]) + queries.latency_ns[:-1]
@@ -396,11 +516,126 @@ def test_a_target_that_is_down_has_no_figure(tmp_path: Path) -> None:
 
 def answers_up_to(frames_per_s: float, asked: Offer) -> LiveRun:
     """All on time up to that rate, none beyond."""
-    planned = schedule(asked.scenario.stream, round(asked.scenario.duration_s * 1e9), (), asked.seed)
-    record = Record.empty(len(planned.frames))
     held = asked.scenario.frames_per_s <= frames_per_s
-    record.outcome[:] = FrameOutcome.ON_TIME if held else FrameOutcome.SHED
-    return LiveRun(asked.scenario, asked.seed, asked.target, planned, record, (), 0, 1, 0.0)
+    return run_of(asked.scenario, asked.seed, FrameOutcome.ON_TIME if held else FrameOutcome.SHED)
+
+
+def raising(at: str, error: BaseException) -> Callable[..., LiveRun]:
+    """As `answers_up_to`, but a target of that name raises in place of its eighth run."""
+    runs = 0
+
+    def offer_to(target: OpenTarget, asked: Offer, progress: object) -> LiveRun:
+        nonlocal runs
+        runs += target.name == at
+        if runs == 8 and target.name == at:
+            raise error
+        return answers_up_to(1234.0, asked)
+
+    return offer_to
+
+
+@pytest.mark.parametrize(
+    ("error", "why", "others_found"),
+    [(TargetError("broke off"), "broke off", True), (KeyboardInterrupt(), INTERRUPTED, False)],
+)
+def test_what_was_found_is_kept_when_a_target_fails_or_ctrl_c_is_pressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, why: str, others_found: bool
+) -> None:
+    pytest.importorskip("plotly", reason="the report draws with plotly")
+    second, third = f"unix:{tmp_path}/2", f"unix:{tmp_path}/3"
+    monkeypatch.setattr(terms, "settle", lambda *_: None)
+    monkeypatch.setattr(terms, "offer_to", raising(second, error))
+    file, out = tmp_path / "scenario.toml", tmp_path / "out"
+    file.write_text(SCENARIO, encoding="utf-8")
+    options = ["--seconds", "10", "--precision", "0.1", "--out", str(out)]
+    result = capacity_of(file, "--target", "null:", "--target", second, "--target", third, *options)
+    assert result.exit_code == 1, result.output
+    told = json.loads((out / "capacity.json").read_text("utf-8"))["capacities"]
+    assert [each["target"] for each in told] == ["null:", second, third]
+    assert [each["valid"] for each in told] == [True, False, others_found]
+    assert told[0]["held"]
+    assert (told[1]["ended"], len(told[1]["trials"])) == (why, 7)
+    assert told[1]["held"]
+    assert told[2]["ended"] == ("" if others_found else INTERRUPTED)
+    page = (out / "report.html").read_text("utf-8")
+    assert f"INVALID: {1 if others_found else 2} of 3 searches ended without a figure" in page
+    assert "/2 (at least)" in page
+    with (out / "capacity.csv").open(encoding="utf-8", newline="") as lines:
+        trials = list(csv.DictReader(lines))
+    assert len(trials) == sum(len(each["trials"]) for each in told)
+    first = trials[0]
+    assert (first["target"], first["term"], first["trial"], first["load"]) == ("null:", "streams", "1", "0.125")
+    assert (int(first["sent"]), first["problems"]) == (told[0]["trials"][0]["sent"], "")
+
+
+def test_a_peer_that_does_not_start_leaves_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(names: list[str], *_: object) -> AbstractContextManager[list[OpenTarget]]:
+        if names != ["null:"]:
+            raise PeerError("it did not start")
+        return nullcontext([OpenTarget("null:", parse_address("null:"), None, "")])
+
+    monkeypatch.setattr(cli_capacity, "opened", opened)
+    monkeypatch.setattr(terms, "offer_to", lambda target, asked, progress: answers_up_to(1234.0, asked))
+    file = tmp_path / "scenario.toml"
+    file.write_text(SCENARIO, encoding="utf-8")
+    named = ["--target", "null:", "--target", f"unix:{tmp_path}/2"]
+    result = capacity_of(file, *named, "--seconds", "10", "--precision", "0.1")
+    assert result.exit_code == 1, result.output
+    assert "unix:" in result.output
+    assert "no figure: it did not start" in result.output
+    assert result.output.count("no figure") == 1
+
+
+def test_options_of_sending_reach_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Offer] = []
+
+    def offer_to(target: OpenTarget, offer: Offer, progress: object) -> LiveRun:
+        asked.append(offer)
+        raise TargetError("enough")
+
+    monkeypatch.setattr(terms, "settle", lambda *_: None)
+    monkeypatch.setattr(terms, "offer_to", offer_to)
+    file = tmp_path / "scenario.toml"
+    file.write_text(SCENARIO, encoding="utf-8")
+    capacity_of(file, "--target", "null:", "--processes", "3", "--lag-share", "0.2", "--answers-wait", "4")
+    assert [offer.sending for offer in asked] == [Sending(3, 4.0, 0.2)]
+
+
+def test_a_page_that_can_not_be_written_is_told_and_the_rest_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "report.html")
+
+    monkeypatch.setattr(report, "page", full)
+    monkeypatch.setattr(terms, "offer_to", lambda target, asked, progress: answers_up_to(1234.0, asked))
+    file, out = tmp_path / "scenario.toml", tmp_path / "out"
+    file.write_text(SCENARIO, encoding="utf-8")
+    result = capacity_of(file, "--target", "null:", "--seconds", "10", "--precision", "0.1", "--out", out)
+    assert result.exit_code == 1, result.output
+    assert "report.html can't be written: No space left" in result.output
+    assert json.loads((out / "capacity.json").read_text("utf-8"))["capacities"][0]["valid"]
+    assert (out / "capacity.csv").read_text("utf-8").startswith("target,version,term,trial,load")
+
+
+def test_queries_that_are_never_over_end_with_their_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(multistream, "OVER_S", -multistream.OPEN_S - multistream.ANSWER_WAIT_S * 17)
+    before = active_children()
+    with pytest.raises(TargetError, match="queries of 8 were not over"):
+        ask(parse_address("null:"), loaded(tmp_path).stream[0], SAMPLES, 1, 0.01, 0, Sending())
+    assert active_children() == before
+
+
+def test_a_target_that_does_not_answer_to_streams_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def silent(address: Address) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(inputs=lambda model: asyncio.Event().wait())
+
+    monkeypatch.setattr(multistream, "target_of", silent)
+    monkeypatch.setattr(multistream, "OPEN_S", 0.0)
+    wanted = multistream._Wanted(parse_address("null:"), loaded(tmp_path).stream[0], 8, 1, 1.0, 0, False)
+    with pytest.raises(TargetError, match="8 streams were not open"):
+        asyncio.run(multistream._ask(wanted))
 
 
 def test_the_command_tells_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,13 +657,15 @@ def test_the_command_tells_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
     told = json.loads((out / "capacity.json").read_text("utf-8"))
     assert [each["term"] for each in told["capacities"]] == ["streams", "server", "multistream"]
     for each in told["capacities"][:2]:
-        assert each["held"]["frames_per_s"] <= 1234.0 < each["failed"]["frames_per_s"]
-        assert each["failed"]["frames_per_s"] <= each["held"]["frames_per_s"] * 1.1
+        assert each["held"]["load"] <= 1234.0 / 212.5 < each["failed"]["load"] <= each["held"]["load"] * 1.1
+        offered = [trial["frames_per_s"] for trial in each["trials"] if trial["load"] == each["held"]["load"]]
+        assert each["held"]["frames_per_s"] == pytest.approx(sum(offered) / len(offered))
         assert each["confirmation"]["ratio"] == 1.0
         assert len(each["trials"]) >= CONFIRMING
     of_queries = told["capacities"][2]
     assert (of_queries["held"]["load"], of_queries["failed"]["load"]) == (50, 51)
     assert of_queries["query"]["latency_ns"] == SAMPLES * 1_000_000
+    assert "All searches ended with a figure: 3" in (out / "report.html").read_text("utf-8")
     rows = [line.split()[:3] for line in result.output.splitlines() if line.startswith(" null:")]
     assert [row[1] for row in rows] == ["streams", "server", "multistream"]
     page = (out / "report.html").read_text("utf-8")

@@ -17,13 +17,13 @@ from rich.console import Console
 
 from duly_load import cli_compare, comparison_run, comparison_tables
 from duly_load.cli import cli
-from duly_load.comparison import FIGURES, Held, Spread, Turn, figures_of, plan, ratio, rows, spread
+from duly_load.comparison import FIGURES, OUTCOMES, Held, Spread, Turn, figures_of, plan, ratio, rows, spread
 from duly_load.comparison_run import Targets, hold
 from duly_load.generator.address import Address
 from duly_load.generator.connection import TargetError
 from duly_load.generator.record import LiveRun, Record
 from duly_load.generator.run import Offer
-from duly_load.live_results import LiveResults, measure
+from duly_load.live_results import measure
 from duly_load.load_scenario import LoadScenario, load_load_scenario
 from duly_load.outcomes import FrameOutcome
 from duly_load.peers import PEERS
@@ -129,6 +129,8 @@ def test_an_invalid_run_is_no_figure_and_makes_no_pair() -> None:
     assert (found[0].valid, found[1].valid) == (2, 2)
     assert found[0].spoiled == ("stalled",)
     assert found[1].spoiled == ("lag", "lag again", "lag")
+    assert (found[0].pairs, found[1].pairs) == (0, 1)
+    assert (found[0].held, found[1].held) == (3, 3)
     assert found[1].ratios["goodput_per_s"] == Spread(1.5, 1.5, 1.5, 1)
     assert found[1].figures["goodput_per_s"] == Spread(100, 125, 150, 2)
 
@@ -161,13 +163,13 @@ def test_spread_is_of_what_is_there() -> None:
 # ---- turns that are spoiled ----
 
 
-def results_of(scenario: LoadScenario, *problems: str) -> LiveResults:
+def run_of(scenario: LoadScenario, *problems: str) -> LiveRun:
     """Every frame on time after 10 ms."""
     planned = schedule(scenario.stream, round(scenario.duration_s * 1e9), (), seed=1)
     record = Record.empty(len(planned.frames))
     record.outcome[:] = FrameOutcome.ON_TIME
     record.latency_ns[:] = 10_000_000
-    return measure(LiveRun(scenario, 1, "t", planned, record, (), 0, 1, 0.0, problems=problems))
+    return LiveRun(scenario, 1, "t", planned, record, (), 0, 1, 0.0, problems=problems)
 
 
 @pytest.fixture
@@ -178,46 +180,56 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_figures_are_those_of_the_run(small: Path) -> None:
-    results = results_of(load_load_scenario(small))
-    figures = figures_of(results)
-    assert list(figures) == list(FIGURES)
+    figures = figures_of(measure(run_of(load_load_scenario(small))))
+    assert list(figures) == [*FIGURES, *OUTCOMES]
     assert figures["on_time_ratio"] == figures["worst_stream_ratio"] == 1
     assert figures["p50_ms"] == pytest.approx(10, rel=1e-3)
     assert figures["offered_per_s"] == figures["goodput_per_s"] == pytest.approx(80, rel=0.1)
     assert figures["cpu_us_per_frame"] is None
+    assert {figures[name] for name in OUTCOMES} == {0}
+
+
+def test_what_became_of_frames_is_shares_of_all(small: Path) -> None:
+    run = run_of(load_load_scenario(small))
+    run.record.outcome[:] = FrameOutcome.FAILED
+    figures = figures_of(measure(run))
+    assert figures["failed_ratio"] == 1
+    assert sum(figures[name] or 0 for name in OUTCOMES) == 1
 
 
 def test_an_invalid_run_is_made_again_and_told(small: Path) -> None:
-    good = results_of(load_load_scenario(small))
+    good = run_of(load_load_scenario(small))
     runs, told = iter([replace(good, problems=("lag", "stalled")), good]), list[str]()
-    kept = hold(Turn(0, 2.0, 1, 5), "triton", lambda: next(runs), 2, told.append)
-    assert kept.results is good
-    assert kept.held == Held(Turn(0, 2.0, 1, 5), figures_of(good), ("lag; stalled",))
+    kept, run = hold(Turn(0, 2.0, 1, 5), "triton", lambda: next(runs), 2, told.append)
+    assert run is good
+    assert kept.results == measure(good)
+    assert kept.held == Held(Turn(0, 2.0, 1, 5), figures_of(measure(good)), ("lag; stalled",))
     assert told == ["round 1, load 2: triton runs again, the run was invalid: lag; stalled"]
 
 
 def test_a_run_that_stays_invalid_is_no_figure(small: Path) -> None:
-    bad = results_of(load_load_scenario(small), "lag")
+    bad = run_of(load_load_scenario(small), "lag")
     times, told = [], list[str]()
 
-    def run() -> LiveResults:
+    def run() -> LiveRun:
         times.append(1)
         return bad
 
-    kept = hold(Turn(0, 1.0, 0, 0), "duly", run, 2, told.append)
+    kept, valid = hold(Turn(0, 1.0, 0, 0), "duly", run, 2, told.append)
     assert len(times) == 3
     assert kept.held.figures is None
     assert kept.held.spoiled == ("lag",) * 3
-    assert kept.results is bad
+    assert kept.results == measure(bad)
+    assert valid is None
     assert "has no figure" in told[-1]
 
 
 @pytest.mark.parametrize("error", [TargetError("is gone"), PeerError("is gone")])
 def test_a_target_that_fails_spoils_its_run(small: Path, error: Exception) -> None:
-    def run() -> LiveResults:
+    def run() -> LiveRun:
         raise error
 
-    kept = hold(Turn(0, 1.0, 0, 0), "duly", run, 0, lambda _: None)
+    kept, _ = hold(Turn(0, 1.0, 0, 0), "duly", run, 0, lambda _: None)
     assert (kept.held.figures, kept.held.spoiled, kept.results) == (None, ("is gone",), None)
 
 
@@ -231,7 +243,7 @@ def test_a_server_that_died_is_started_again(small: Path, tmp_path: Path) -> Non
         (server,) = floors()
         server.kill()
         server.wait(10)
-        assert targets.run("floor", lambda it: Offer(scenario, 1, it.name, it.address)).frames > 0
+        assert targets.run("floor", lambda it: Offer(scenario, 1, it.name, it.address)).schedule.frames
         assert any(line.startswith("floor is started again: ") for line in told)
         assert len(floors()) == 1
     assert not floors()
@@ -246,8 +258,7 @@ def test_a_server_that_goes_on_after_its_turn_is_stopped(
 
     told: list[str] = []
     scenario = load_load_scenario(small)
-    monkeypatch.setattr(comparison_run, "offer_to", lambda *_: None)
-    monkeypatch.setattr(comparison_run, "measure", lambda _: results_of(scenario))
+    monkeypatch.setattr(comparison_run, "offer_to", lambda *_: run_of(scenario))
     with Targets(["floor", "null:"], scenario, tmp_path, told.append) as targets:
 
         def run(name: str) -> None:
@@ -261,6 +272,27 @@ def test_a_server_that_goes_on_after_its_turn_is_stopped(
             assert not floors()
         run("floor")
         assert len(floors()) == 1
+
+
+def test_an_address_that_is_down_after_its_turn_is_told(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settle(target: OpenTarget, scenario: LoadScenario, seed: int) -> None:
+        if target.name == "null:?":
+            raise TargetError("connection refused")
+
+    told: list[str] = []
+    scenario = load_load_scenario(small)
+    monkeypatch.setattr(comparison_run, "offer_to", lambda *_: run_of(scenario))
+    with Targets(["null:?", "null:"], scenario, tmp_path, told.append) as targets:
+
+        def run(name: str) -> None:
+            targets.run(name, lambda it: Offer(scenario, 1, it.name, it.address))
+
+        run("null:?")
+        monkeypatch.setattr(comparison_run, "settle", settle)
+        run("null:")
+    assert told[-1] == "null:? does not answer as it does when idle: connection refused"
 
 
 def floors() -> list[psutil.Process]:
@@ -282,9 +314,10 @@ def printed(*tables: object) -> str:
 
 
 def test_tables_fit_100_columns_and_cut_nothing() -> None:
-    names = ["duly", "triton?timeout=budget", "kserve+unix:/run/somewhere/else/of/all/places/server.sock?calls=unary"]
+    names = ["duly", "triton-timeouts", "kserve+unix:/run/somewhere/else/of/all/places/server.sock?calls=unary"]
     figures = {"offered_per_s": 123_456.0, "goodput_per_s": 123_456.7, "on_time_ratio": 1.0}
     figures |= {"p50_ms": 12_345.6, "p99_ms": 45_678.9, "worst_stream_ratio": 1.0, "cpu_us_per_frame": 123_456.0}
+    figures |= dict.fromkeys(OUTCOMES, 1.0)
     found = rows([Held(turn, figures) for turn in plan([0.25, 1.5], 3, 2, 0)])
     text = printed(comparison_tables.outcomes("t", names, found), comparison_tables.ratios(names, found))
     assert max(map(len, text.splitlines())) <= 100
@@ -301,6 +334,22 @@ def test_a_row_without_a_valid_run_says_invalid() -> None:
     assert triton[:4] == ["triton", "0/2", "-", "invalid"]
 
 
+def test_each_target_is_told_with_what_its_frames_became() -> None:
+    found = rows(
+        [
+            held(0, 0, on_time_ratio=0.1, late_ratio=0.9),
+            held(0, 1, on_time_ratio=0.1, failed_ratio=0.7, shed_ratio=0.2, expired_ratio=0.0001),
+        ]
+    )
+    text = printed(comparison_tables.outcomes("t", ["duly", "triton"], found)).splitlines()
+    lines = [line.split()[:3] for line in text if "%" in line and line.strip().endswith("%")]
+    assert [line for line in lines if line[0].isalpha() and line[-1] == "%"] == [
+        ["late", "90.0", "%"],
+        ["failed", "70.0", "%"],
+        ["shed", "20.0", "%"],
+    ]
+
+
 # ---- the command ----
 
 
@@ -311,7 +360,7 @@ def compare(*args: str | Path) -> Result:
 def test_floor_against_nothing(small: Path, tmp_path: Path) -> None:
     pytest.importorskip("plotly", reason="the report draws with plotly")
     out = tmp_path / "out"
-    args = ["--target", "floor", "--target", "null:", "--load", "0.5", "--rounds", "2", "--repeats", "0"]
+    args = ["--target", "floor", "--target", "null:", "--load", "0.5", "--rounds", "2"]
     result = compare(small, *args, "--seed", "7", "--out", out)
     told = json.loads((out / "results.json").read_text(encoding="utf-8"))
     turns = [(run["round"], run["load"], run["target"], run["seed"]) for run in told["runs"]]
@@ -324,7 +373,13 @@ def test_floor_against_nothing(small: Path, tmp_path: Path) -> None:
     assert {row["target"]: row["rounds_valid"] for row in told["rows"]} == {
         name: valid[name] for name in ("floor", "null:")
     }
-    assert result.exit_code == int(len(valid) < 2), result.output
+    in_round = Counter(run["round"] for run in told["runs"] if run["valid"])
+    assert {row["target"]: row["pairs"] for row in told["rows"]} == {
+        "floor": 0,
+        "null:": sum(count == 2 for count in in_round.values()),
+    }
+    assert result.exit_code == int(2 not in in_round.values()), result.output
+    assert [target["machine"] for target in told["targets"]] == ["the same", "the same"]
     with (out / "comparison.csv").open(encoding="utf-8", newline="") as lines:
         table = list(csv.DictReader(lines))
     assert [(row["load"], row["target"]) for row in table] == [("0.5", "floor"), ("0.5", "null:")]
@@ -338,16 +393,16 @@ def test_ctrl_c_stops_the_servers_and_writes_what_there_is(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("plotly", reason="the report draws with plotly")
-    good = results_of(load_load_scenario(small))
+    good = run_of(load_load_scenario(small))
     seen: list[int] = []
 
-    def run(targets: Targets, *_: object) -> LiveResults:
+    def run(targets: Targets, *_: object) -> LiveRun:
         seen.append(len(floors()))
         if len(seen) == 3:
             raise KeyboardInterrupt
         return good
 
-    monkeypatch.setattr(cli_compare.Targets, "run", run)
+    monkeypatch.setattr(Targets, "run", run)
     out = tmp_path / "out"
     result = compare(small, "--target", "floor", "--target", "null:", "--out", out)
     assert result.exit_code == 130
@@ -363,23 +418,88 @@ def test_ctrl_c_stops_the_servers_and_writes_what_there_is(
 def test_capacity_and_seconds(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     offered = []
 
-    def run(_: Targets, name: str, ask: Callable[[OpenTarget], Offer], __: object) -> LiveResults:
+    def run(_: Targets, name: str, ask: Callable[[OpenTarget], Offer], __: object) -> LiveRun:
         asked = ask(OpenTarget(name, Address("null", ""), None, ""))
-        offered.append((asked.target, asked.scenario.frames_per_s, asked.scenario.duration_s, asked.processes))
-        return results_of(asked.scenario)
+        offered.append((asked.target, asked.scenario.frames_per_s, asked.scenario.duration_s, asked.sending.processes))
+        return run_of(asked.scenario)
 
-    monkeypatch.setattr(cli_compare.Targets, "run", run)
+    monkeypatch.setattr(Targets, "run", run)
     args = ["--target", "null:", "--target", "floor", "--rounds", "1"]
     result = compare(small, *args, "--capacity", "100", "--seconds", "0.3", "--load", "2", "--processes", "3")
     assert result.exit_code == 0, result.output
     assert offered == [("null:", 200, 0.3, 3), ("floor", 200, 0.3, 3)]
 
 
+def answer(monkeypatch: pytest.MonkeyPatch, spoils: Callable[[str, Offer], bool]) -> None:
+    """Nothing is started; runs that `spoils` chooses are invalid."""
+
+    def run(_: Targets, name: str, ask: Callable[[OpenTarget], Offer], __: object) -> LiveRun:
+        asked = ask(OpenTarget(name, Address("null", ""), None, ""))
+        ran = run_of(asked.scenario, *(["lag"] if spoils(name, asked) else []))
+        return replace(ran, seed=asked.seed, target=name)
+
+    monkeypatch.setattr(Targets, "__enter__", lambda targets: targets)
+    monkeypatch.setattr(Targets, "versions", {"null:": "", "floor": ""})
+    monkeypatch.setattr(Targets, "run", run)
+
+
+def test_a_target_without_a_pair_is_no_success(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ["--target", "null:", "--target", "floor", "--rounds", "2", "--repeats", "0"]
+    # Each has a valid run, in another round than the other.
+    answer(monkeypatch, lambda name, asked: (name == "floor") == (asked.seed == 0))
+    result = compare(small, *args)
+    assert result.exit_code == 1
+    assert "load 1: floor has no round with a valid run of null: too" in result.stdout
+    answer(monkeypatch, lambda name, asked: (name, asked.seed) == ("floor", 0))
+    assert compare(small, *args).exit_code == 0
+
+
+def test_the_page_shows_the_own_load_and_the_overload_in_detail(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("plotly", reason="the report draws with plotly")
+    answer(monkeypatch, lambda name, asked: (name, asked.seed) == ("floor", 1))
+    loads = [part for load in ("0.5", "0.8", "2", "3") for part in ("--load", load)]
+    out = tmp_path / "out"
+    args = ["--target", "null:", "--target", "floor", "--rounds", "2", "--repeats", "0", *loads]
+    assert compare(small, *args, "--out", out).exit_code == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for heading in ("Latency", "Outcomes over time", "Fairness", "Age of information", "Lanes", "Streams"):
+        assert page.count(f">{heading}, at 0.8x</h2>") == page.count(f">{heading}, at 3x</h2>") > 0
+        assert f">{heading}, at 0.5x</h2>" not in page
+        assert f">{heading}, at 2x</h2>" not in page
+    # The last valid run of each.
+    assert "<dt>In detail at 3x</dt><dd>null:, seed 1, floor, seed 0</dd>" in page
+    assert "INVALID: 4 of 16 turns have no valid run" in page
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device", "report.html"), ModuleNotFoundError("plotly")]
+)
+def test_a_page_that_cannot_be_written_loses_no_figures(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    answer(monkeypatch, lambda *_: False)
+    monkeypatch.setattr(cli_compare, "_write_report", fail)
+    out = tmp_path / "out"
+    result = compare(small, "--target", "null:", "--target", "floor", "--rounds", "1", "--out", out)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] in (
+        "Error: --out: report.html can't be written: No space left on device",
+        "Error: plotly",
+    )
+    assert json.loads((out / "results.json").read_text(encoding="utf-8"))["complete"] is True
+    assert (out / "comparison.csv").stat().st_size
+
+
 @pytest.fixture
 def never_started(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fails where a target is opened."""
     opened: list[object] = []
-    monkeypatch.setattr(cli_compare.Targets, "__enter__", opened.append)
+    monkeypatch.setattr(Targets, "__enter__", opened.append)
     yield
     assert not opened
 
@@ -393,7 +513,7 @@ NAMED = ["--target", "floor", "--target", "null:"]
     [
         (["--target", "floor"], "--target: should be there 2 to 16 times, is there 1 times"),
         (["--target", "floor", "--target", "floor"], "should name each once, 'floor' is there more than once"),
-        (["--target", "floor", "--target", "nginx"], "'nginx': should be duly, floor, triton"),
+        (["--target", "floor", "--target", "nginx"], "'nginx': should be duly, floor"),
         (["--target", "floor", "--target", "duly://here"], "'duly://here': should be HOST:PORT"),
         (["--target", "floor", "--target", "triton?retry=3"], "retry=3"),
         ([*NAMED, "--load", "0"], "--load"),
@@ -472,8 +592,8 @@ def test_a_target_that_is_down_is_told_before_anything_is_measured(small: Path, 
 
 
 def test_payloads_that_are_not_what_a_target_takes(small: Path) -> None:
-    small.write_text(SMALL.replace("payloads = { shape = [4] }", ""), encoding="utf-8")
+    small.write_text(SMALL.replace("shape = [4]", "shape = [5]"), encoding="utf-8")
     result = compare(small, "--target", "floor", "--target", "null:")
     assert result.exit_code == 2
-    assert "payloads.shape should" in result.stderr
+    assert "payloads.shape is [5], while the model takes x FP32[4]" in result.stderr
     assert not floors()

@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import grpc
@@ -17,31 +19,31 @@ from duly.v1 import inference_pb2, inference_pb2_grpc
 from duly_load.generator.address import Address, parse_address
 from duly_load.generator.alarm import Alarm
 from duly_load.generator.awake import awake
-from duly_load.generator.connection import TargetError
-from duly_load.generator.process import schedule_of
+from duly_load.generator.clock import unix_minus_monotonic_ns
+from duly_load.generator.connection import AllRefused, TargetError
 from duly_load.generator.record import Ending, LiveRun, Record
-from duly_load.generator.run import Offer, Progress, offer
+from duly_load.generator.run import Deed, Offer, Progress, Sending, _Senders, offer
 from duly_load.generator.sender import Sender, shares
 from duly_load.generator.targets import target_of
-from duly_load.generator.validity import problems
-from duly_load.load_scenario import LoadScenario, parse_load_scenario, scaled
+from duly_load.generator.validity import Lateness, Signs, problems
+from duly_load.load_scenario import LoadScenario, offered_per_s, parse_load_scenario, scaled, schedule_of
 from duly_load.outcomes import FrameOutcome
 from duly_load.parsing import ScenarioError
 
-PERIODIC = {"kind": "periodic", "rate_hz": 50}
+PERIODIC = {"kind": "periodic", "rate_hz": 100}
 NULL = parse_address("null:")
 
 
 def scenario(**changes: Any) -> LoadScenario:
-    """Two streams of 50 Hz for a second, with budgets that a busy machine keeps."""
+    """Two streams of 100 Hz for half a second, with budgets that a busy machine keeps."""
     stream = {"name": "s", "count": 2, "model": "any", "budget_ms": 5000, "backlog": "ALL", "arrivals": PERIODIC}
     stream |= {"payloads": {"shape": [4]}} | changes.pop("stream", {})
-    return parse_load_scenario({"name": "small", "duration_s": 1, "stream": [stream]} | changes, "small", Path())
+    return parse_load_scenario({"name": "small", "duration_s": 0.5, "stream": [stream]} | changes, "small", Path())
 
 
 async def run(loaded: LoadScenario, address: Address, processes: int = 1) -> LiveRun:
     """A whole run, while the test's own server answers in this loop."""
-    return await asyncio.to_thread(offer, Offer(loaded, 3, "it", address, processes, lag_share=1.0))
+    return await asyncio.to_thread(offer, Offer(loaded, 3, "it", address, Sending(processes, lag_share=1.0)))
 
 
 async def send(loaded: LoadScenario, address: Address, answers_wait_s: float = 20.0) -> Sender:
@@ -62,7 +64,9 @@ def counts(ran: LiveRun | Sender) -> dict[FrameOutcome, int]:
 
 def faults(ran: LiveRun) -> list[str]:
     """Why the run is invalid, but for what the machine of the test did."""
-    return [problem for problem in ran.problems if not problem.startswith("the machine stood still")]
+    return [
+        each for each in ran.problems if not each.startswith(("the machine stood still", "a sender process was busy"))
+    ]
 
 
 # ---- a server of duly.v1 that a test scripts ----
@@ -151,6 +155,49 @@ def test_a_factor_beyond_what_a_run_can_hold_is_refused() -> None:
         scaled(scenario(), 1e6, "small")
 
 
+@pytest.mark.parametrize(("scale", "factor", "streams"), [("streams", 1.1, 11), ("streams", 0.3, 3), ("rates", 1, 10)])
+def test_a_recorded_trace_is_offered_more_or_less_often_and_never_faster(
+    tmp_path: Path, scale: str, factor: float, streams: int
+) -> None:
+    more = scaled(recorded(tmp_path, scale), factor, "small")
+    assert more.stream[0].count == streams
+    assert len(schedule_of(more, 0).frames) == 3 * streams
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("streams", 1.15), ("streams", 0.01), ("rates", 2)])
+def test_a_factor_that_a_recorded_trace_can_not_have_is_refused(tmp_path: Path, scale: str, factor: float) -> None:
+    with pytest.raises(
+        ScenarioError, match=r"small at .* times its load: stream\[0\]\.arrivals: a recorded trace is not"
+    ):
+        scaled(recorded(tmp_path, scale), factor, "small")
+
+
+def recorded(folder: Path, scale: str) -> LoadScenario:
+    """Ten streams of three frames."""
+    np.save(folder / "trace.npy", np.array([0.1, 0.2, 0.4]))
+    arrivals = {"kind": "trace", "file": str(folder / "trace.npy")}
+    return scenario(scale=scale, stream={"count": 10, "arrivals": arrivals})
+
+
+def test_the_offered_rate_is_counted_in_the_schedule() -> None:
+    lossy = {"kind": "periodic", "rate_hz": 100, "loss": 0.5}
+    churn = {"lifetime_s": 0.5, "gap_s": 0.5}
+    loaded = scenario(duration_s=40, warm_s=10, stream={"arrivals": lossy, "churn": churn, "from_s": 20})
+    counted = (schedule_of(loaded, 3).frames.arrival_ns >= 10_000_000_000).sum()
+    assert offered_per_s(loaded, 3) == counted / 30
+    # Two streams that lose half, are away half the time and open for 20 s of 30.
+    assert offered_per_s(loaded, 3) == pytest.approx(200 / 2 / 2 * 20 / 30, rel=0.25)
+    assert loaded.frames_per_s == 200
+
+
+def test_a_fault_ends_before_the_scenario_does() -> None:
+    fault = {"lane": "cpu:0", "kind": "hang", "at_s": 0.2, "back_s": 0.5}
+    with pytest.raises(
+        ScenarioError, match=r"fault\[0\]\.back_s: should be less than duration_s, which is 0.5, got 0.5"
+    ):
+        scenario(fault=[fault])
+
+
 def test_all_sessions_of_a_stream_are_sent_by_one_process_and_each_has_its_share() -> None:
     churn = {"lifetime_s": 0.1, "gap_s": 0.05}
     planned = schedule_of(scenario(duration_s=20, stream={"count": 12, "churn": churn}), 1)
@@ -187,8 +234,10 @@ async def test_every_frame_is_sent_once_at_its_time_and_answered(processes: int)
 
 async def test_the_null_target_answers_all_and_progress_is_told() -> None:
     told: list[Progress] = []
-    ran = await asyncio.to_thread(offer, Offer(scenario(), 0, "null:", NULL, lag_share=1.0), told.append)
+    ran = await asyncio.to_thread(offer, Offer(scenario(), 0, "null:", NULL, Sending(lag_share=1.0)), told.append)
     assert counts(ran) == {FrameOutcome.ON_TIME: 100}
+    assert not ran.record.claimed.any(), "it knows nothing of deadlines"
+    assert ran.busiest > 0
     assert told
     assert all(0 <= each.on_time <= each.answered <= each.sent <= 100 for each in told)
 
@@ -204,6 +253,16 @@ async def test_a_result_counts_by_the_clock_of_the_sender_whatever_the_target_ca
     assert ran.record.claimed.all()
 
 
+async def test_what_the_target_calls_late_is_not_claimed() -> None:
+    async def answer(frame_id: int, name: str) -> inference_pb2.Outcome:
+        return outcome_of(frame_id, "LATE" if frame_id % 2 else "ON_TIME")
+
+    async with serving(answer) as (address, _):
+        ran = await send(scenario(), address)
+    assert counts(ran) == {FrameOutcome.ON_TIME: 100}
+    assert ran.record.claimed.sum() == 50
+
+
 async def test_reasons_are_outcomes_in_the_targets_own_words() -> None:
     words = ["ON_TIME", "LATE", "EXPIRED", "SUPERSEDED", "SHED", "SKIPPED", "INVALID", "CANCELLED", "FAILED"]
 
@@ -211,7 +270,7 @@ async def test_reasons_are_outcomes_in_the_targets_own_words() -> None:
         return outcome_of(frame_id, words[frame_id % len(words)])
 
     async with serving(answer) as (address, _):
-        ran = await send(scenario(stream={"count": 1, "arrivals": {"kind": "periodic", "rate_hz": 90}}), address)
+        ran = await send(scenario(stream={"count": 1, "arrivals": {"kind": "periodic", "rate_hz": 180}}), address)
     # A late result that is in time by the sender's clock is in time.
     assert counts(ran) == {FrameOutcome.ON_TIME: 20} | {FrameOutcome[word]: 10 for word in words[2:]}
     assert not ran.endings
@@ -242,7 +301,7 @@ async def test_streams_that_come_and_go_open_and_close_in_time() -> None:
             names.append(name)
         return outcome_of(frame_id)
 
-    loaded = scenario(duration_s=2, stream={"churn": {"lifetime_s": 0.3, "gap_s": 0.1}})
+    loaded = scenario(duration_s=1, stream={"churn": {"lifetime_s": 0.15, "gap_s": 0.05}})
     with_frames = np.unique(schedule_of(loaded, 3).frames.stream_id)
     async with serving(answer) as (address, _):
         ran = await send(loaded, address)
@@ -261,8 +320,61 @@ async def test_a_target_that_is_down_is_told_before_anything_is_measured() -> No
 
 async def test_a_target_that_lets_no_stream_in_is_an_error() -> None:
     async with serving(at_once, refused="s") as (address, _):
-        with pytest.raises(TargetError, match="it: all 1 streams were refused"):
-            await run(scenario(stream={"count": 1}), address)
+        churn = {"lifetime_s": 0.2, "gap_s": 0.2}  # later sessions do not count
+        with pytest.raises(AllRefused, match="it: all 1 streams were refused"):
+            await run(scenario(duration_s=20, stream={"count": 1, "churn": churn}), address)
+
+
+def test_a_sender_that_dies_before_the_start_is_told() -> None:
+    with _Senders(Offer(scenario(), 0, "it", NULL), 1, 0) as senders:
+        senders.wait_until_open(2)
+        senders._processes[0].kill()
+        senders._processes[0].join()
+        with pytest.raises(TargetError, match="it: a sender process ended before it had sent anything"):
+            senders.begin(0)
+
+
+def test_a_sender_ends_when_nobody_hears_it() -> None:
+    with _Senders(Offer(scenario(duration_s=600), 0, "it", NULL), 1, 0) as senders:
+        senders.wait_until_open(2)
+        senders.begin(time.monotonic_ns())
+        senders._ways[0].close()
+        senders._processes[0].join(60)
+        assert senders._processes[0].exitcode == 0
+
+
+def test_senders_do_not_outlive_the_thread_that_started_them() -> None:
+    senders = _Senders(Offer(scenario(duration_s=600), 0, "it", NULL), 1, 0)
+
+    def start() -> None:
+        senders.__enter__().wait_until_open(2)
+
+    thread = Thread(target=start)
+    thread.start()
+    thread.join()
+    senders._processes[0].join(60)
+    assert senders._processes[0].exitcode == -signal.SIGKILL
+    senders.__exit__()
+
+
+def test_deeds_are_done_in_time_and_those_that_undo_others_always() -> None:
+    done: list[str] = []
+
+    def deed(at_s: float, name: str, always: bool = False) -> Deed:
+        return Deed(round(at_s * 1e9), lambda: done.append(name), always)
+
+    deeds = (deed(0, "a"), deed(500, "b"), deed(501, "c", always=True), deed(502, "d", always=True))
+    ran = offer(Offer(scenario(), 0, "it", NULL, Sending(lag_share=1.0)), None, deeds)
+    assert done == ["a", "c", "d"]
+    assert faults(ran) == ["the fault at 500 s never came: the run was over"]
+
+    def broken() -> None:
+        raise RuntimeError("it can't be done")
+
+    done.clear()
+    with pytest.raises(RuntimeError, match="it can't be done"):
+        offer(Offer(scenario(), 0, "it", NULL), None, (Deed(0, broken), deed(500, "b"), deed(501, "c", always=True)))
+    assert done == ["c"]
 
 
 async def test_payloads_that_the_target_does_not_describe_must_be_said() -> None:
@@ -306,17 +418,29 @@ async def test_a_scenario_without_frames_shows_nothing() -> None:
 # ---- what makes a run invalid ----
 
 
-def judged(lag_ms: float = 0.0, stalled: float = 0.0, endings: tuple[Ending, ...] = (), warm_ns: int = 0) -> list[str]:
+FINE = Signs()
+
+
+def judged(
+    lag_ms: float = 0.0,
+    signs: Signs = FINE,
+    endings: tuple[Ending, ...] = (),
+    warm_ns: int = 0,
+    late_max: float = 0.01,
+) -> list[str]:
+    """Two frames of a hundred were late by `lag_ms`, and one was never sent."""
     planned = schedule_of(scenario(stream={"budget_ms": 100}), 0)
     record = Record.empty(100)
     record.outcome[:] = FrameOutcome.ON_TIME
+    record.outcome[99] = FrameOutcome.UNSENT
     record.lag_ns[:2] = round(lag_ms * 1e6)
-    return problems(planned, record, endings, stalled, warm_ns, 0.05)
+    return problems(planned, record, endings, warm_ns, signs, Lateness(0.05, late_max))
 
 
 def test_a_run_is_valid_unless_something_speaks_against_it() -> None:
     refused = Ending(0, "s-0", True, "no room")
-    assert judged(lag_ms=4.9, stalled=0.09, endings=(refused,)) == []
+    assert judged(lag_ms=4.9, signs=Signs(0.09, 0.84, -900_000), endings=(refused,)) == []
+    assert judged(lag_ms=90, late_max=0.03) == []
 
 
 @pytest.mark.parametrize(
@@ -324,9 +448,16 @@ def test_a_run_is_valid_unless_something_speaks_against_it() -> None:
     [
         (
             judged(lag_ms=5.2),
-            "the generator was late: 1 % of the frames were sent 5.20 ms or more after their time, 5.2%",
+            "the generator was late: 2.02% of the frames were sent later after their time than 5.0% of their budget, "
+            "1.00% may be",
         ),
-        (judged(stalled=0.2), "the machine stood still for 20% of the time, 10% may be"),
+        (judged(lag_ms=5.2, late_max=0.001), "the generator was late: 2.02% of the frames were sent later after"),
+        (judged(signs=Signs(stalled=0.2)), "the machine stood still for 20% of the time, 10% may be"),
+        (
+            judged(signs=Signs(busiest=0.93)),
+            "a sender process was busy for 93% of the time, 85% may be: what it calls blocked may be its own doing",
+        ),
+        (judged(signs=Signs(set_by_ns=-1_500_000)), "the wall clock was set during the run, by -1.5 ms"),
         (
             judged(endings=(Ending(1_500_000_000, "s-1", False, "gone"),)),
             "the target broke off 1 stream(s), the first, s-1, at 1.50 s: gone",
@@ -340,6 +471,21 @@ def test_what_speaks_against_it_is_told(found: list[str], words: str) -> None:
 
 
 # ---- time ----
+
+
+def test_of_several_reads_of_the_clocks_the_quickest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monotonic_ns = iter([nth * 1000 + late for nth in range(16) for late in (0, 10 if nth == 7 else 400)])
+    unix_ns = iter([10**18 + nth * 1000 + (5 if nth == 7 else 399) for nth in range(16)])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: next(monotonic_ns))
+    monkeypatch.setattr(time, "time_ns", lambda: next(unix_ns))
+    assert unix_minus_monotonic_ns() == 10**18
+
+
+def test_a_sender_takes_the_wall_clock_as_it_is_told() -> None:
+    planned = schedule_of(scenario(), 3)
+    sender = Sender(scenario(), 3, planned, planned.sessions, difference_ns=10**18)
+    sender.begin_ns = 7
+    assert sender.capture_unix_ns(5) == planned.captures_ns[5] + 7 + 10**18
 
 
 async def test_an_alarm_rings_at_its_time_and_not_before() -> None:

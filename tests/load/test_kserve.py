@@ -20,6 +20,7 @@ from duly_load.generator.address import Address, parse_address
 from duly_load.generator.connection import Connection, TargetError
 from duly_load.generator.kserve import KserveTarget
 from duly_load.generator.kserve_messages import KserveModel, ModelError, outcome_of_error
+from duly_load.generator.room import Room
 from duly_load.load_scenario import LiveSensor
 from duly_load.outcomes import FrameOutcome
 from duly_load.schedule import Session
@@ -393,6 +394,60 @@ async def test_calls_under_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         await connection.finish()
     assert len(heard.outcomes) == 20
     assert most <= 3
+
+
+async def test_bytes_of_calls_under_way_are_bounded_for_all_connections_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kserve, "REQUESTS_BYTES_MAX", 2 * FRAME.nbytes)
+    under_way = most = 0
+
+    async def infer(request: Any, _: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return _result(request).infer_response
+
+    both = [Heard(), Heard()]
+    async with Scripted(infer).serving("?calls=unary") as (address, _), KserveTarget(address) as target:
+        connections = [target.connection(SENSOR, SESSION, None, heard) for heard in both]
+        for connection in connections:
+            await connection.open()
+        await asyncio.gather(*(send_all(connection, range(20)) for connection in connections))
+        for connection in connections:
+            await connection.finish()
+            await connection.close()
+    assert [len(heard.outcomes) for heard in both] == [20, 20]
+    assert most <= 2
+
+
+async def test_a_room_lets_in_by_turns_and_what_is_larger_alone() -> None:
+    room, inside = Room(10), []
+
+    async def enter(size_bytes: int) -> None:
+        await room.enter(size_bytes)
+        inside.append(size_bytes)
+
+    async def settled() -> list[int]:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return inside
+
+    entering = [asyncio.create_task(enter(size_bytes)) for size_bytes in (6, 30, 5, 4, 1)]
+    assert await settled() == [6]
+    entering[1].cancel()
+    assert await settled() == [6]
+    room.leave(6)
+    assert await settled() == [6, 5, 4, 1]
+    alone = asyncio.create_task(enter(30))
+    for size_bytes in (5, 4):
+        room.leave(size_bytes)
+        assert 30 not in await settled()
+    room.leave(1)
+    assert (await settled())[-1] == 30
+    await alone
 
 
 @pytest.mark.parametrize(

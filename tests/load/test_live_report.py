@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from duly_load.comparison import Held, Turn, figures_of, rows
 from duly_load.generator.record import Ending, LiveRun
 from duly_load.live_results import measure
 from duly_load.machine import look
 from duly_load.outcomes import FrameOutcome
 from duly_load.report import live_batches
 from duly_load.report.live import write_runs
-from duly_load.report.live_comparison import Point, Ratio, write_comparison
+from duly_load.report.live_comparison import Detail, write_comparison
 from duly_load.report.live_tables import STREAMS_MAX, LiveEntry
 from live_runs import MS, S, load, refused, run_of, served_in_order
 
@@ -259,38 +260,61 @@ def test_targets_that_tell_and_miss_nothing(tmp_path: Path) -> None:
     assert "model net" in drawn(page, "Lanes")
 
 
+def test_no_latency_is_the_best_where_targets_answer_unlike_shares(tmp_path: Path) -> None:
+    scenario = load()
+    quick, slow = run_of(scenario, outcome=FrameOutcome.ON_TIME), run_of(scenario, outcome=FrameOutcome.ON_TIME)
+    quick.record.latency_ns[:] = 5 * MS
+    of = [entry("quick", quick), entry("slow", slow)]
+    assert '<td class="best">5.00</td>' in text_of(tmp_path, of)
+    quick.record.outcome[10:] = FrameOutcome.FAILED
+    of[0] = entry("quick", quick)
+    assert '<td class="best">5.00</td>' not in text_of(tmp_path, of)
+
+
+def text_of(folder: Path, of: list[LiveEntry]) -> str:
+    write_runs(folder / "report.html", "two", of, [])
+    return (folder / "report.html").read_text("utf-8")
+
+
 # ---- comparison ----
 
+NAMES = ["duly", "triton"]
 
-def points(*loads: float, rounds: int = 3) -> list[Point]:
+
+def turns(*loads: float, rounds: int = 3) -> list[Held]:
     found = []
     for factor in loads:
         for seed in range(rounds):
             scenario = load(streams=round(4 * factor), rate_hz=30, duration_s=3)
-            for target, drop in (("duly", True), ("triton", False)):
+            for target, drop in enumerate((True, False)):
                 run = served_in_order(scenario, seed, service_ms=8, drop=drop, batch_max=1)
-                found.append(Point(target, factor, measure(run)))
+                found.append(Held(Turn(seed, factor, target, seed), figures_of(measure(run))))
     return found
 
 
-def compared(folder: Path, of: list[Point], ratios: list[Ratio]) -> Page:
-    write_comparison(folder / "compare.html", "duly beside Triton", of, ratios, [("Scenario", "overload")])
+def compared(folder: Path, of: list[Held], *details: Detail) -> Page:
+    facts = [("Scenario", "overload")]
+    write_comparison(folder / "compare.html", "duly beside Triton", NAMES, rows(of), details, facts)
     return Page((folder / "compare.html").read_text("utf-8"))
 
 
 def test_comparison_draws_medians_and_spreads(tmp_path: Path) -> None:
-    of = points(0.5, 1, 2)
-    page = compared(tmp_path, of, [Ratio("on time, duly / triton, at 2x", 1.25, 3.5, float("inf"))])
-    assert {"1.25", "3.5", "inf", "on time, duly / triton, at 2x"} <= set(page.texts)
-    assert "All 18 runs are valid" in page.texts
+    of = turns(0.5, 1, 2)
+    found = {(row.load, row.target): row for row in rows(of)}
+    page = compared(tmp_path, of)
+    by = found[2, 1].ratios["on_time_ratio"]
+    assert by is not None
+    assert {f"{by.least:,.3g}", f"{by.median:,.3g}", "on time, triton / duly, at 2x"} <= set(page.texts)
+    assert "All 18 turns have a valid run" in page.texts
     assert set(page.figures) == {"On-time ratio against load", "Goodput against load", "p99 latency against load"}
     traces = page.figures["On-time ratio against load"]["data"]
     band, line = next(trace for trace in traces if "name" not in trace), drawn_named(traces, "duly")
     assert line["x"] == [0.5, 1, 2]
-    at_two = sorted(each.results.on_time_ratio for each in of if (each.target, each.load) == ("duly", 2))
-    assert line["y"][2] == pytest.approx(at_two[1], rel=1e-5)
-    assert [band["y"][2], band["y"][3]] == pytest.approx([at_two[2], at_two[0]], rel=1e-5)
-    assert f"{at_two[1]:.2%}" in page.texts
+    at_two = found[2, 0].figures["on_time_ratio"]
+    assert at_two is not None
+    assert line["y"][2] == pytest.approx(at_two.median, rel=1e-5)
+    assert [band["y"][2], band["y"][3]] == pytest.approx([at_two.greatest, at_two.least], rel=1e-5)
+    assert f"{at_two.median:.2%}" in page.texts
 
 
 def drawn_named(traces: list[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -298,21 +322,41 @@ def drawn_named(traces: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def test_invalid_runs_are_left_out_of_a_comparison(tmp_path: Path) -> None:
-    of = points(1, 2, rounds=1)
-    spoiled = [replace(each, results=replace(each.results, problems=("it stood still",))) for each in of[2:]]
-    page = compared(tmp_path, [*of[:2], *spoiled], [])
-    assert page.says("INVALID: 2 of 4 runs; these are left out")
-    assert "duly at 2x: it stood still" in page.texts
+    of = turns(1, 2, rounds=1)
+    spoiled = [Held(each.turn, None, ("it stood still", "it stood still again")) for each in of[2:]]
+    page = compared(tmp_path, [*of[:2], *spoiled])
+    assert page.says("INVALID: 2 of 4 turns have no valid run; these are left out; 2 invalid runs were repeated")
+    assert "duly at 2x: it stood still again" in page.texts
     assert drawn_named(page.figures["Goodput against load"]["data"], "duly")["x"] == [1]
 
 
+def test_an_invalid_run_that_was_repeated_is_told(tmp_path: Path) -> None:
+    (first, *others) = turns(1, rounds=1)
+    page = compared(tmp_path, [replace(first, spoiled=("it stood still",)), *others])
+    assert page.says("All 2 turns have a valid run; 1 invalid run was repeated")
+    assert "duly at 1x: it stood still" in page.texts
+
+
+def test_a_comparison_shows_runs_in_detail(tmp_path: Path) -> None:
+    def detail(factor: float) -> Detail:
+        scenario = load(streams=round(100 * factor), rate_hz=25, duration_s=10)
+        runs = [(f"target {nth}", served_in_order(scenario, nth, service_ms=8)) for nth in range(4)]
+        return Detail(factor, [entry(name, run) for name, run in runs])
+
+    page = compared(tmp_path, turns(1, rounds=1), detail(1), detail(2))
+    assert {f"{heading}, at {factor}x" for heading in HEADINGS for factor in (1, 2)} <= set(page.figures)
+    assert next(iter(page.figures)) == "On-time ratio against load"
+    assert set(drawn(page, "Latency, at 2x")) == {f"target {nth}" for nth in range(4)}
+    assert (tmp_path / "compare.html").stat().st_size < 15_000_000
+
+
 def test_comparison_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one point"):
-        compared(tmp_path, [], [])
-    nothing = measure(refused(load()))
-    page = compared(tmp_path, [Point("duly", 1, nothing)], [])
+    with pytest.raises(ValueError, match="at least one row"):
+        compared(tmp_path, [])
+    turn = Turn(0, 1, 0, 0)
+    page = compared(tmp_path, [Held(turn, figures_of(measure(refused(load()))))])
     assert set(page.figures) == {"On-time ratio against load", "Goodput against load"}
     assert page.says("Nothing is known of duly.")
-    page = compared(tmp_path, [Point("duly", 1, replace(nothing, problems=("late",)))], [])
+    page = compared(tmp_path, [Held(turn, None, ("late",))])
     assert page.figures == {}
-    assert page.says("INVALID: all of them")
+    assert page.says("INVALID: no turn has a valid run")

@@ -15,7 +15,7 @@ from duly_load.generator.record import Ending, LiveRun
 from duly_load.histogram import encoded, percentiles_of
 from duly_load.live_files import write_files
 from duly_load.live_results import measure
-from duly_load.machine import look
+from duly_load.machine import look, machine_of
 from duly_load.outcomes import FrameOutcome
 from live_runs import MS, S, load, refused, run_of, served_in_order
 
@@ -24,7 +24,7 @@ def counted(run: LiveRun) -> np.ndarray:
     return run.schedule.frames.arrival_ns >= run.scenario.warm_s * S
 
 
-def test_every_outcome_counts_and_only_withdrawn_frames_leave_the_ratio() -> None:
+def test_every_outcome_counts_and_all_but_one_are_not_on_time() -> None:
     run = run_of(load(), outcome=FrameOutcome.ON_TIME)
     keep = np.flatnonzero(counted(run))
     for nth, outcome in enumerate(FrameOutcome):
@@ -35,7 +35,7 @@ def test_every_outcome_counts_and_only_withdrawn_frames_leave_the_ratio() -> Non
     assert all(results.counts[outcome.name] == 1 for outcome in FrameOutcome if outcome != FrameOutcome.ON_TIME)
     on_time = frames - len(FrameOutcome) + 1
     assert results.counts["ON_TIME"] == on_time
-    assert results.on_time_ratio == on_time / (frames - 1)
+    assert results.on_time_ratio == on_time / frames
     assert results.goodput_per_s == on_time / 3
     assert results.offered_per_s == frames / 3
 
@@ -73,13 +73,19 @@ def test_unsent_and_unanswered_frames_have_no_latency() -> None:
         assert results.worst_stream == "camera-0"
 
 
-def test_claims_are_checked_by_the_senders_clock() -> None:
+def test_claims_are_checked_by_the_senders_clock(tmp_path: Path) -> None:
     run = run_of(load(), outcome=FrameOutcome.ON_TIME)
     run.record.claimed[:] = True
     late = np.flatnonzero(counted(run))[:7]
     run.record.outcome[late] = FrameOutcome.LATE
     run.record.claimed[late[0]] = False
     assert measure(run).claimed_late == 6
+    assert sum(tally.claimed_late or 0 for tally in measure(run).by_stream.values()) == 6
+    run.record.claimed[:] = False
+    results = measure(run)
+    assert {results.claimed_late, *(tally.claimed_late for tally in results.by_stream.values())} == {None}
+    write_files(tmp_path, run, results, look())
+    assert {row["claimed_late"] for row in rows(tmp_path / "streams.csv")} == {""}
 
 
 def test_streams_and_classes_add_up() -> None:
@@ -236,6 +242,11 @@ def test_files_hold_what_the_results_say(tmp_path: Path) -> None:
         frames = list(csv.DictReader(lines))
     assert len(frames) == len(run.schedule.frames)
     assert [int(frame["latency_ns"]) for frame in frames] == run.record.latency_ns.tolist()
+    assert {row["valid"] for row in (*streams, *timeline, *frames)} == {"0"}
+    assert told["target_machine"] == "not known"
+    assert told["generator_machine"]["cores"] == look().cores
+    write_files(tmp_path, replace(run, problems=()), results, look())
+    assert {row["valid"] for row in (*rows(tmp_path / "streams.csv"), *rows(tmp_path / "timeline.csv"))} == {"1"}
 
 
 def test_what_is_left_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,3 +288,21 @@ def test_machine_is_told_in_words() -> None:
     facts = dict(machine.facts())
     assert machine.versions["numpy"] in facts["Packages"]
     assert json.loads(json.dumps(machine.to_json()))["cores"] == machine.cores
+    assert "Generator's machine" in facts
+
+
+@pytest.mark.parametrize(
+    ("target", "on"),
+    [
+        ("triton-timeouts", "the same"),
+        ("null:", "the same"),
+        ("kserve+unix:/run/it.sock?calls=unary", "the same"),
+        ("duly://localhost:8001", "the same"),
+        ("kserve://127.0.0.1:8001?calls=unary", "the same"),
+        ("duly://[::1]:8001", "the same"),
+        ("duly://robot:8001", "not known"),
+        ("duly://10.0.0.7:8001", "not known"),
+    ],
+)
+def test_what_a_target_runs_on(target: str, on: str) -> None:
+    assert machine_of(target) == on

@@ -21,7 +21,7 @@ from duly_client.convert import DTYPES
 from duly_client.types import Encoding, TensorSpec
 from duly_client.wire import inputs_of
 from duly_load.generator import payloads as payloads_module
-from duly_load.generator.payloads import PayloadError, Prepared, prepare
+from duly_load.generator.payloads import PayloadError, Prepared, check_held, prepare
 from duly_load.load_scenario import Payloads
 from duly_load.mcap_log import LogError, message_times_ns
 
@@ -241,6 +241,14 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     refused("17 frames are more than the 1 MiB that are held in memory: payloads.distinct should be at most 16",
             takes("FP32", 2**14), distinct=17)  # fmt: skip
     refused("one frame takes 4096 MiB, more than the 1 allowed", takes("FP32", 2**30))
+
+
+def test_what_one_process_holds_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payloads_module, "PROCESS_BYTES_MAX", 2**20)
+    half = prepared(takes("FP32", 2**14), distinct=8)
+    check_held([half, half])
+    with pytest.raises(PayloadError, match="of one sender process may take 1 MiB, would take 2 or more"):
+        check_held([half, half, half])
 
 
 def foxglove(name: str, **fields: Any) -> Any:

@@ -1,10 +1,13 @@
 """The soak: what is a leak and what is noise, what counts against a server, and a short one with everybody rude."""
 
+import csv
 import json
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +21,18 @@ from numpy.typing import NDArray
 from duly_load import targets
 from duly_load.cli import cli
 from duly_load.generator.address import Address
+from duly_load.generator.record import LiveRun
+from duly_load.generator.run import Offer
 from duly_load.load_scenario import LoadScenario, load_load_scenario
+from duly_load.soak import crowd as crowd_module
+from duly_load.soak import run as run_module
 from duly_load.soak.crowd import Crowd, Rudeness
 from duly_load.soak.misbehaviour import Aim
-from duly_load.soak.record import Log, SliceResult, Soak
-from duly_load.soak.run import SAMPLES_MAX, SoakPlan, soak
+from duly_load.soak.record import SAMPLES_MAX, Log, SliceResult, Soak, write_csv
+from duly_load.soak.run import SoakPlan, soak
 from duly_load.soak.trend import POINTS_MAX, Verdict, trend
-from duly_load.soak.verdict import MIB, judge
-from duly_load.soak.watch import Asked, Sample, Usage, lag_between, lag_histogram, usage_of_tree
+from duly_load.soak.verdict import MIB, Holds, judge
+from duly_load.soak.watch import Asked, Sample, Usage, Watch, Watched, lag_between, lag_histogram, usage_of_tree
 from duly_load.targets import OpenTarget
 
 Floats = NDArray[np.float64]
@@ -144,7 +151,9 @@ def slice_of(nth: int, **counts: int) -> SliceResult:
     return SliceResult(nth, 60.0 * (nth + 1), nth, sum(counts.values()), counts, 1.0, 5.0, 9.0, 0.1, (), ())
 
 
-def hours(server: Callable[[int], Usage], harness: Callable[[int], Usage] = lambda nth: usage()) -> Soak:
+def hours(
+    server: Callable[[int], Usage] = lambda nth: usage(), harness: Callable[[int], Usage] = lambda nth: usage()
+) -> Soak:
     """Three, with a sample and a slice a minute."""
     return Soak(
         600.0,
@@ -156,8 +165,8 @@ def hours(server: Callable[[int], Usage], harness: Callable[[int], Usage] = lamb
 
 
 def test_a_server_that_stays_as_it_is_holds() -> None:
-    judged = judge(hours(lambda nth: usage()))
-    assert judged.holds
+    judged = judge(hours())
+    assert judged.holds is Holds.YES
     assert not judged.notes
     assert {each.trend.verdict for each in judged.growth} == {Verdict.DOES_NOT_GROW}
     json.dumps(judged.to_json())
@@ -170,12 +179,12 @@ def test_memory_and_descriptors_that_grow_count_against_it() -> None:
 
 
 def test_what_grows_in_the_warm_up_alone_does_not() -> None:
-    assert judge(hours(lambda nth: usage((200 + 10 * min(nth, 10)) * MIB))).holds
+    assert judge(hours(lambda nth: usage((200 + 10 * min(nth, 10)) * MIB))).holds is Holds.YES
 
 
 def test_a_harness_that_grows_is_told_and_no_fault_of_the_server() -> None:
-    judged = judge(hours(lambda nth: usage(), lambda nth: usage((100 + nth) * MIB)))
-    assert judged.holds
+    judged = judge(hours(harness=lambda nth: usage((100 + nth) * MIB)))
+    assert judged.holds is Holds.YES
     assert "the harness's own RSS grew" in judged.notes[0]
 
 
@@ -185,10 +194,69 @@ def test_frames_without_an_answer_count_against_it() -> None:
     assert judge(done).against == ("1 frames of clients that behave were never answered, in 1 slices",)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [("FAILED", "failed"), ("INVALID", "were called invalid"), ("UNSENT", "could not be sent")],
+)
+def test_frames_that_go_wrong_count_against_it(outcome: str, told: str) -> None:
+    done = hours()
+    done.slices = [slice_of(nth, **{outcome: 100}) for nth in range(180)]
+    judged = judge(done)
+    assert judged.holds is Holds.NO
+    assert judged.against == (f"18000 frames of clients that behave {told}, in 180 slices",)
+
+
+def test_frames_that_fail_since_the_scenario_breaks_workers_are_told() -> None:
+    done = hours()
+    done.faults = True
+    done.slices[7] = slice_of(7, ON_TIME=99, FAILED=1)
+    judged = judge(done)
+    assert judged.holds is Holds.YES
+    assert judged.notes == ("1 frames of clients that behave failed, in 1 slices; the scenario has faults",)
+
+
 def test_late_and_shed_frames_do_not() -> None:
-    done = hours(lambda nth: usage())
-    done.slices[7] = slice_of(7, ON_TIME=9, LATE=1, SHED=90)
-    assert judge(done).holds
+    done = hours()
+    done.slices[7] = slice_of(7, ON_TIME=9, LATE=1, SHED=60, EXPIRED=20, SUPERSEDED=10)
+    assert judge(done).holds is Holds.YES
+
+
+def test_without_a_valid_slice_nobody_can_say() -> None:
+    done = hours()
+    done.slices = [replace(each, problems=("the generator was late",)) for each in done.slices]
+    judged = judge(done)
+    assert judged.holds is Holds.CANNOT_SAY
+    assert judged.doubts == ("not one of 180 slices is valid",)
+    assert judged.to_json()["verdict"] == "cannot say"
+    done.slices[7] = replace(done.slices[7], problems=())
+    assert judge(done).holds is Holds.YES
+    assert "left out of its figures" in judge(done).notes[0]
+
+
+def test_a_crowd_that_did_not_what_it_should_leaves_doubt_but_excuses_nothing() -> None:
+    done = hours()
+    done.doubts.append("the churners did nothing at all")
+    assert judge(done).holds is Holds.CANNOT_SAY
+    done.slices[7] = slice_of(7, UNANSWERED=1)
+    assert judge(done).holds is Holds.NO
+
+
+def test_a_server_that_no_longer_answers_does_not_hold() -> None:
+    done = hours()
+    done.after = None
+    assert judge(done).against == ("it no longer answers",)
+    done.ended = "slice 3: it was killed"
+    assert judge(done).against == ("it ended: slice 3: it was killed",)
+    done.before, done.ended = None, ""  # a server that never says what it holds
+    assert judge(done).holds is Holds.YES
+
+
+def test_a_soak_shorter_than_its_warm_up_says_so() -> None:
+    done = hours()
+    done.samples = done.samples[:5]
+    judged = judge(done)
+    assert not judged.growth
+    assert any("shorter than its warm-up of 600 s" in note for note in judged.notes)
 
 
 def test_what_is_left_when_all_are_gone_counts_against_it() -> None:
@@ -201,8 +269,48 @@ def test_a_server_whose_processes_are_unknown_says_so() -> None:
     done = hours(lambda nth: usage())
     done.samples = [Sample(each.at_s, None, each.harness, None, None) for each in done.samples]
     judged = judge(done)
-    assert judged.holds
-    assert any("not to be seen" in note for note in judged.notes)
+    assert judged.holds is Holds.YES
+    assert any("not to be seen: its processes are not known" in note for note in judged.notes)
+
+
+# ---- what is left of it ----
+
+
+def test_what_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
+    with Log(tmp_path / "soak.jsonl") as log:
+        log.verdict({"growth": [{"low_per_h": -math.inf, "high_per_h": math.nan, "per_h": 1.5}]})
+    line = json.loads((tmp_path / "soak.jsonl").read_text(), parse_constant=pytest.fail)
+    assert line == {"kind": "verdict", "growth": [{"low_per_h": None, "high_per_h": None, "per_h": 1.5}]}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_told_and_ends_nothing() -> None:
+    with Log(Path("/dev/full")) as log:
+        for nth in range(3):
+            log.begin({"nth": nth})
+    assert log.error == "/dev/full lacks lines: No space left on device"
+
+
+def test_samples_as_csv(tmp_path: Path) -> None:
+    done = hours()
+    write_csv(tmp_path / "soak.csv", [done.samples[1], Sample(120.0, None, usage(), None, None)])
+    with (tmp_path / "soak.csv").open(newline="") as lines:
+        seen, unseen = csv.DictReader(lines)
+    assert (seen["at_s"], seen["server_rss_bytes"], seen["asked_streams_open"]) == ("60.0", str(300 * MIB), "0")
+    assert (unseen["server_rss_bytes"], unseen["asked_streams_open"]) == ("", "")
+    assert unseen["harness_descriptors"] == "30"
+
+
+def test_many_samples_are_thinned_and_span_the_whole_soak() -> None:
+    done = Soak(0.0)
+    count = 5 * SAMPLES_MAX
+    for nth in range(count):
+        done.add(Sample(float(nth), None, usage(), None, None))
+    at_s = [sample.at_s for sample in done.samples]
+    assert SAMPLES_MAX / 2 <= len(at_s) <= SAMPLES_MAX
+    assert set(np.diff(at_s)) == {float(done.keep_each)}
+    assert at_s[0] == 0
+    assert at_s[-1] >= count - done.keep_each
 
 
 # ---- what is watched ----
@@ -238,11 +346,62 @@ def test_loop_lag_is_of_what_came_since() -> None:
     assert lag_between(second, first) is None
 
 
+def test_loop_lag_without_buckets_or_beyond_the_last() -> None:
+    assert lag_between({"count": 1, "sum": 1.0}, {"count": 2, "sum": 2.0}) is None
+    assert lag_between({"count": 1, "sum": 1.0}, {"count": 2, "sum": 2.0, "+Inf": 2}) is None
+    beyond = lag_between({"count": 1, "sum": 1.0}, {"count": 3, "sum": 9.0, "0.5": 0, "+Inf": 2})
+    assert beyond is not None
+    assert beyond.p99_ms == 500
+
+
+def test_a_sample_that_fails_is_told_and_others_follow() -> None:
+    came, enough = [], threading.Event()
+
+    def tell(sample: Sample) -> None:
+        came.append(sample)
+        if len(came) == 1:
+            raise ValueError("not this one")
+        enough.set()
+
+    with Watch(Watched(None, None, None), 0.01, tell) as watch:
+        assert enough.wait(60)
+    assert watch.notes() == ["1 samples failed, the first with ValueError: not this one"]
+
+
+def test_samples_that_stopped_early_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(Watched(None, None, None), 5.0, lambda _: None)
+    assert not watch.notes()
+    monkeypatch.setattr(Watch, "at_s", 3600.0)
+    assert watch.notes() == ["samples stopped at 0 s of 3,600"]
+
+
 def test_samples_stay_few_however_long_it_takes(scenario: LoadScenario) -> None:
     for duration_s in (1.0, 600.0, 3600.0, 86_400.0, 14 * 86_400.0):
         plan = SoakPlan(scenario, 0, duration_s, EVERYBODY)
         assert duration_s / plan.sample_period_s <= SAMPLES_MAX
-        assert plan.slices * scenario.duration_s >= duration_s
+
+
+def test_a_soak_lasts_its_time_however_long_slices_take(
+    scenario: LoadScenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_s = [0.0]
+    seeds: list[int] = []
+    slow: list[LiveRun] = []
+    null = OpenTarget("null:", Address("null", ""), None, "")
+    really_offer = targets.offer_to
+
+    def offer(target: OpenTarget, asked: Offer, progress: object) -> LiveRun:
+        seeds.append(asked.seed)
+        at_s[0] += 4.0  # eight times as long as planned
+        if not slow:
+            slow.append(really_offer(target, asked))
+        return slow[0]
+
+    monkeypatch.setattr(run_module, "offer_to", offer)
+    monkeypatch.setattr(Watch, "at_s", property(lambda _: at_s[0]))
+    done = soak(SoakPlan(scenario, 3, 10.0, Rudeness(0, 0, False)), null, Log(None))
+    assert seeds == [3, 4, 5]
+    assert [result.at_s for result in done.slices] == [4, 8, 12]
 
 
 # ---- for real ----
@@ -255,12 +414,14 @@ def target(request: pytest.FixtureRequest, scenario: LoadScenario, tmp_path: Pat
 
 
 def test_a_short_soak_with_everybody_rude(target: OpenTarget, scenario: LoadScenario, tmp_path: Path) -> None:
-    plan = SoakPlan(scenario, 3, 1.0, EVERYBODY)
+    plan = SoakPlan(scenario, 3, 0.8, EVERYBODY)
     before = _grandchildren()
     with Log(tmp_path / "soak.jsonl") as log:
         done = soak(plan, target, log)
         log.verdict(judge(done).to_json())
-    assert [result.seed for result in done.slices] == [3, 4]
+    seeds = [result.seed for result in done.slices]
+    assert seeds == [3, 4][: len(seeds)]
+    assert seeds
     for result in done.slices:
         assert result.frames == sum(result.counts.values()) == 20
         assert result.unanswered == 0
@@ -268,9 +429,10 @@ def test_a_short_soak_with_everybody_rude(target: OpenTarget, scenario: LoadScen
     assert all(sample.server is not None for sample in done.samples)
     assert done.crowd["slow readers"]["sent"] > 0
     assert set(done.crowd) == {"slow readers", "churners", "vanishing clients"}
-    assert judge(done).holds, judge(done).against
+    assert not judge(done).against
+    assert not done.doubts
     lines = [json.loads(line) for line in (tmp_path / "soak.jsonl").read_text().splitlines()]
-    assert [line["seed"] for line in lines if line["kind"] == "slice"] == [3, 4]
+    assert [line["seed"] for line in lines if line["kind"] == "slice"] == seeds
     assert sum(line["kind"] == "sample" for line in lines) == len(done.samples)
     assert _grandchildren() <= before
 
@@ -295,6 +457,39 @@ def test_the_crowd_acts_and_leaves_nobody_behind(scenario: LoadScenario, tmp_pat
         assert all("fell" not in counts for counts in crowd.tallies().values())
 
 
+def falls(aim: Aim, *_: object) -> None:
+    """A client that ends at once."""
+
+
+def test_clients_that_fall_are_told_and_not_started_again_and_again(
+    scenario: LoadScenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd_module, "churn", falls)
+    monkeypatch.setattr(crowd_module, "RESTART_S_MAX", 3600.0)
+    crowd = Crowd(Aim(Address("null", ""), scenario.stream, 1), Rudeness(0, 0, True))
+    with crowd:
+        while crowd.tallies()["churners"].get("fell", 0) < 2:
+            threading.Event().wait(0.02)
+        assert not crowd.wait_until_begun(0)
+    assert crowd.doubts() == ["the churners ended by themselves 2 times", "the churners did nothing at all"]
+
+
+def test_a_crowd_that_can_not_start_says_why(scenario: LoadScenario, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Event()
+
+    def start(*_: object) -> None:
+        tried.set()
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(Crowd, "_start", start)
+    with Crowd(Aim(Address("null", ""), scenario.stream, 1), Rudeness(0, 0, True)) as crowd:
+        assert tried.wait(60)
+    assert crowd.doubts() == [
+        "who misbehaves could not be looked after: OSError: no more processes",
+        "the churners did nothing at all",
+    ]
+
+
 def _all_acted(crowd: Crowd) -> bool:
     found = crowd.tallies()
     return bool(
@@ -315,7 +510,7 @@ def test_a_target_that_dies_ends_it(scenario: LoadScenario, tmp_path: Path) -> N
         done = soak(SoakPlan(scenario, 0, 30.0, Rudeness(0, 0, False)), target, Log(None), kill)
     assert done.ended
     judged = judge(done)
-    assert not judged.holds
+    assert judged.holds is Holds.NO
     assert any(reason.startswith("it ended: ") for reason in judged.against)
 
 
@@ -329,7 +524,7 @@ def test_ctrl_c_ends_it_with_what_there_is(scenario: LoadScenario) -> None:
     done = soak(SoakPlan(scenario, 0, 3600.0, Rudeness(0, 0, False)), target, Log(None), interrupt)
     assert done.interrupted
     assert len(done.slices) == 1
-    assert judge(done).holds
+    assert not judge(done).against
 
 
 # ---- the command ----
@@ -339,14 +534,27 @@ def run(*args: str | Path) -> Result:
     return CliRunner().invoke(cli, ["soak", *map(str, args)])
 
 
-def test_the_command_writes_page_and_log(short: Path, tmp_path: Path) -> None:
-    result = run(short, "--target", "null:", "--minutes", "0.02", "--out", tmp_path)
-    assert result.exit_code == 0, result.output
-    assert "verdict: holds" in result.output
+@pytest.mark.parametrize(
+    ("problems", "verdict", "exit_code"), [([], "holds", 0), (["the machine stood still"], "cannot say", 1)]
+)
+def test_the_command_writes_page_log_and_samples(
+    problems: list[str],
+    verdict: str,
+    exit_code: int,
+    short: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("duly_load.generator.run.problems", lambda *_: list(problems))
+    result = run(short, "--target", "null:", "--minutes", "0.001", "--out", tmp_path)
+    assert result.exit_code == exit_code, result.output
+    assert f"verdict: {verdict}" in result.output
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "soak.jsonl").read_text().splitlines()]
-    assert (kinds[0], kinds[-1], kinds.count("slice")) == ("begin", "verdict", 3)
+    assert (kinds[0], kinds[-1], kinds.count("slice")) == ("begin", "verdict", 1)
+    assert len((tmp_path / "soak.csv").read_text().splitlines()) == 1 + kinds.count("sample")
     page = (tmp_path / "soak.html").read_text("utf-8")
-    assert all(heading in page for heading in ("Memory", "Descriptors", "Threads", "On time", "Does it grow?"))
+    assert all(heading in page for heading in ("Memory", "Descriptors", "Threads", verdict))
+    assert ("Latency" in page, "invalid, left out" in page) == (not problems, bool(problems))
 
 
 @pytest.mark.parametrize(
@@ -357,6 +565,8 @@ def test_the_command_writes_page_and_log(short: Path, tmp_path: Path) -> None:
         (["--target", "null:", "--vanish-per-minute", "1"], "nothing to vanish from"),
         (["--target", "null:", "--metrics", "nowhere"], "HOST:PORT"),
         (["--target", "tritium"], "tritium"),
+        (["--target", "null:", "--hours", "nan"], "nan"),
+        (["--target", "null:", "--lag-share", "2"], "--lag-share"),
     ],
 )
 def test_what_the_user_typed_wrong(short: Path, options: list[str], told: str) -> None:

@@ -14,13 +14,12 @@ omission). It is here to be compared with what others publish.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 
 import numpy as np
 import uvloop
@@ -30,12 +29,15 @@ from duly_load.arrivals import Poisson
 from duly_load.capacity.confidence import Counts, percentile_ns
 from duly_load.capacity.search import Trial
 from duly_load.generator.address import Address
+from duly_load.generator.awake import awake
 from duly_load.generator.connection import Connection, Refused, Target, TargetError
-from duly_load.generator.payloads import prepare
+from duly_load.generator.payloads import PayloadError, prepare
+from duly_load.generator.run import Sending
 from duly_load.generator.targets import target_of
 from duly_load.generator.validity import STALLED_MAX
 from duly_load.load_scenario import LiveSensor
 from duly_load.outcomes import FrameOutcome
+from duly_load.parsing import ScenarioError
 from duly_load.schedule import Session
 from duly_load.stalls import Watch
 
@@ -49,6 +51,10 @@ QUERIES_MAX = 1_000_000
 STRETCH_MAX = 10
 WARM_QUERIES = 16
 """Are not counted."""
+OPEN_S = 120.0
+"""How long frames may take to prepare and streams to open."""
+OVER_S = 30.0
+"""How long the process that sends may take to begin and to end, beyond what its queries may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,27 +102,79 @@ class Queries:
         return Trial(self.samples, seed, rate, self.samples, counts, self.refused, self.problems)
 
 
-def ask(address: Address, sensor: LiveSensor, samples: int, seed: int, seconds: float, least: int = 0) -> Queries:
+def ask(
+    address: Address,
+    sensor: LiveSensor,
+    samples: int,
+    seed: int,
+    seconds: float,
+    least: int,
+    sending: Sending,
+) -> Queries:
     """Queries of `samples` frames of the sensor, one after the other, for `seconds` and until there are `least` of
-    them, though for `STRETCH_MAX` times as long at most.
+    them, though for `STRETCH_MAX` times as long at most. Of `sending`, what is about processors counts.
 
     They are sent by a process of their own, since here a thread watches for stalls.
 
-    Raises TargetError where the target is not there or breaks off, PayloadError where the frames are not what it takes.
+    Raises TargetError where the target is not there or breaks off, PayloadError where the frames are not what it takes,
+    ScenarioError where `sending` is not permitted.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as sender, Watch() as watch:
+    context = get_context("spawn")
+    mine, its = context.Pipe(duplex=False)
+    wanted = _Wanted(address, sensor, samples, seed, seconds, least, sending.realtime)
+    process = context.Process(target=_send, args=(its, wanted), name="queries", daemon=True)
+    with mine, awake(sending.keep_awake), Watch() as watch:
         try:
-            queries = sender.submit(_send, address, sensor, samples, seed, seconds, least).result()
-        except BrokenProcessPool as error:
-            raise TargetError("the process that sends queries ended by itself") from error
-        if not queries.sent_ns:
-            return queries
-        took_ns = queries.sent_ns[-1] + queries.latency_ns[-1]
-        return replace(queries, stalled=watch.stalls(queries.begin_ns).share(0, max(1, took_ns)))
+            process.start()
+            its.close()
+            if not mine.poll(wanted.over_s):
+                raise TargetError(f"queries of {samples} were not over after {wanted.over_s:g} s")
+            told = mine.recv()
+        except EOFError:
+            raise TargetError("the process that sends queries ended by itself") from None
+        finally:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+        if isinstance(told, Exception):
+            raise told
+        assert isinstance(told, Queries)
+        if not told.sent_ns:
+            return told
+        took_ns = told.sent_ns[-1] + told.latency_ns[-1]
+        return replace(told, stalled=watch.stalls(told.begin_ns).share(0, max(1, took_ns)))
 
 
-def _send(address: Address, sensor: LiveSensor, samples: int, seed: int, seconds: float, least: int) -> Queries:
-    return uvloop.run(_ask(address, sensor, samples, seed, seconds, least))
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """As `ask` has it."""
+
+    address: Address
+    sensor: LiveSensor
+    samples: int
+    seed: int
+    seconds: float
+    least: int
+    realtime: bool
+
+    @property
+    def over_s(self) -> float:
+        """The longest that all may take."""
+        stretch = STRETCH_MAX if self.least else 1
+        return OPEN_S + (WARM_QUERIES + 1) * ANSWER_WAIT_S + stretch * self.seconds + OVER_S
+
+
+def _send(way: "connection.Connection[object, object]", wanted: _Wanted) -> None:
+    """The process's whole life."""
+    with suppress(KeyboardInterrupt, BrokenPipeError):  # whoever started it tells, or is gone
+        try:
+            if wanted.realtime:
+                os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+            way.send(uvloop.run(_ask(wanted)))
+        except PermissionError:
+            way.send(ScenarioError("--realtime: the scheduling class SCHED_RR needs root or CAP_SYS_NICE"))
+        except (TargetError, PayloadError) as error:
+            way.send(error)
 
 
 class _Query:
@@ -143,6 +201,7 @@ class _Query:
         batch_size: int = 0,
         dispatched_unix_ns: int = 0,
         occupied_ns: int = 0,
+        claimed: bool = False,
     ) -> None:
         self.whole &= outcome in (FrameOutcome.ON_TIME, FrameOutcome.LATE)
         self.last_ns = max(self.last_ns, at_ns)
@@ -155,20 +214,24 @@ class _Query:
         self.done.set()
 
 
-async def _ask(address: Address, sensor: LiveSensor, samples: int, seed: int, seconds: float, least: int) -> Queries:
+async def _ask(wanted: _Wanted) -> Queries:
+    sensor, samples = wanted.sensor, wanted.samples
     # Nobody knows how often a closed loop sends, so that the server is not told a period either.
     one = sensor.model_copy(update={"count": 1, "backlog": "ALL", "arrivals": Poisson(kind="poisson", rate_hz=1)})
-    async with target_of(address) as target, AsyncExitStack() as open_streams:
-        inputs = await target.inputs(sensor.model)
-        prepared = await asyncio.to_thread(prepare, sensor.payloads, inputs, seed, f"stream {sensor.name}")
-        query = _Query(samples)
+    query = _Query(samples)
+    async with target_of(wanted.address) as target, AsyncExitStack() as open_streams:
         try:
-            streams = [
-                await _opened(target, one, nth, prepared.encoding, query, open_streams) for nth in range(samples)
-            ]
+            async with asyncio.timeout(OPEN_S):
+                inputs = await target.inputs(sensor.model)
+                name = f"stream {sensor.name}"
+                prepared = await asyncio.to_thread(prepare, sensor.payloads, inputs, wanted.seed, name)
+                encoding = prepared.encoding
+                streams = [await _opened(target, one, nth, encoding, query, open_streams) for nth in range(samples)]
         except Refused as refused:
             return Queries(samples, [], [], [], refused=str(refused))
-        return await _one_after_the_other(streams, prepared.frames, query, seconds, least)
+        except TimeoutError:
+            raise TargetError(f"{samples} streams were not open after {OPEN_S:g} s") from None
+        return await _one_after_the_other(streams, prepared.frames, query, wanted.seconds, wanted.least)
 
 
 async def _opened(

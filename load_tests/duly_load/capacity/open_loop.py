@@ -20,14 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from duly_load.arrivals import Trace
 from duly_load.capacity.confidence import Counts
 from duly_load.capacity.search import NoTrial, Trial
+from duly_load.generator.connection import AllRefused
 from duly_load.generator.record import LiveRun
-from duly_load.load_scenario import LoadScenario, parse_load_scenario, scaled
+from duly_load.load_scenario import LoadScenario, parse_load_scenario, scaled, schedule_of
 from duly_load.outcomes import FrameOutcome
 from duly_load.parsing import ScenarioError
+from duly_load.schedule import Schedule
 
 WARM_S_MIN = 1.0
 """Streams open, and a server's first batches run, outside what is counted."""
@@ -68,27 +71,41 @@ def check_scalable(scenario: LoadScenario, source: str) -> None:
 def offered(
     scenario: LoadScenario, source: str, run: Callable[[LoadScenario, int], LiveRun]
 ) -> Callable[[float, int], Trial]:
-    """A probe whose loads are factors of the scenario's. `run` offers a scenario with a seed."""
+    """A probe whose loads are factors of the scenario's. `run` offers a scenario with a seed.
+
+    Where it raises AllRefused, the load has failed.
+    """
 
     def probe(load: float, seed: int) -> Trial:
         try:
             at_load = scaled(scenario, load, source)
         except ScenarioError as error:
             raise NoTrial(str(error)) from error
-        live = run(at_load, seed)
         streams = sum(sensor.count for sensor in at_load.stream)
-        return Trial(load, seed, at_load.frames_per_s, streams, counted(live), problems=live.problems)
+        try:
+            live = run(at_load, seed)
+            counts, refused, problems = counted(at_load, live.schedule, live.record.outcome), "", live.problems
+        except AllRefused as error:
+            planned = schedule_of(at_load, seed)
+            outcome = np.full(len(planned.frames), FrameOutcome.REFUSED, np.int8)
+            counts, refused, problems = counted(at_load, planned, outcome), str(error), ()
+        frames_per_s = int(counts.sent.sum()) / (at_load.duration_s - at_load.warm_s)
+        return Trial(load, seed, frames_per_s, streams, counts, refused, problems)
 
     return probe
 
 
-def counted(live: LiveRun) -> Counts:
-    """Frames of a run by the second in which they were captured, after the warm-up; the last may be a part of one."""
-    warm_ns = round(live.scenario.warm_s * 1e9)
-    counts = live.schedule.captures_ns >= warm_ns
-    window = (live.schedule.captures_ns[counts] - warm_ns) // WINDOW_NS
-    on_time = live.record.outcome[counts] == FrameOutcome.ON_TIME
-    windows = int(np.ceil(live.scenario.duration_s - live.scenario.warm_s))
+def counted(scenario: LoadScenario, planned: Schedule, outcome: NDArray[np.int8]) -> Counts:
+    """Frames of a run by the second in which they were due to arrive, after the warm-up; the last may be a part of one,
+    and has those that came later, too.
+
+    Which count is as in `duly_load.live_results`: all that were intended.
+    """
+    warm_ns = round(scenario.warm_s * 1e9)
+    counts = planned.frames.arrival_ns >= warm_ns
+    windows = int(np.ceil(scenario.duration_s - scenario.warm_s))
+    window = np.minimum((planned.frames.arrival_ns[counts] - warm_ns) // WINDOW_NS, windows - 1)
+    on_time = outcome[counts] == FrameOutcome.ON_TIME
     return Counts(np.bincount(window, minlength=windows), np.bincount(window[on_time], minlength=windows))
 
 

@@ -1,5 +1,6 @@
-"""What a search for capacities found: as JSON, and as a page with all trials in pictures."""
+"""What a search for capacities found: as JSON, as CSV with a row a trial, and as a page with all trials in pictures."""
 
+import csv
 import json
 from collections.abc import Sequence
 from html import escape
@@ -16,9 +17,28 @@ from duly_load.machine import Machine
 from duly_load.report.figures import policy_series
 from duly_load.report.layout import Json, log_ticks, numbers, single, x_axis, y_axis
 from duly_load.report.page import Column, Picture, Table, render
+from duly_load.report.page import Verdict as PageVerdict
 
 HEIGHT_PX = 420
-FILES = ("capacity.json", "report.html")
+FILES = ("capacity.json", "capacity.csv", "report.html")
+
+TRIAL_COLUMNS = (
+    "target",
+    "version",
+    "term",
+    "trial",
+    "load",
+    "seed",
+    "frames_per_s",
+    "streams",
+    "sent",
+    "on_time",
+    "ratio_low",
+    "ratio_high",
+    "refused",
+    "problems",
+)
+"""Of capacity.csv. `frames_per_s` is what was scheduled in the seconds that count."""
 
 LOADS = {
     "streams": "offered, fixed-rate streams (frames/s)",
@@ -33,8 +53,13 @@ def offered(capacity: Capacity, trial: Trial) -> float:
     return trial.load if capacity.term == "multistream" else trial.frames_per_s
 
 
+def offered_at(capacity: Capacity, verdict: Verdict) -> float:
+    """The same of a load that was judged, over all its trials."""
+    return verdict.load if capacity.term == "multistream" else capacity.found.frames_per_s(verdict)
+
+
 def write(out: Path, asked: Asked, machine: Machine, capacities: Sequence[Capacity]) -> None:
-    """Both files into the folder. Raises OSError."""
+    """All files into the folder, the page last. Raises OSError, ModuleNotFoundError where plotly is not installed."""
     told = {
         "scenario": asked.scenario.name,
         "seed": asked.seed,
@@ -46,6 +71,7 @@ def write(out: Path, asked: Asked, machine: Machine, capacities: Sequence[Capaci
         "capacities": [_json(capacity) for capacity in capacities],
     }
     (out / "capacity.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _write_trials(out / "capacity.csv", capacities)
     (out / "report.html").write_text(page(asked, machine, capacities), encoding="utf-8")
 
 
@@ -62,7 +88,15 @@ def page(asked: Asked, machine: Machine, capacities: Sequence[Capacity]) -> str:
     by_term = {term: [capacity for capacity in capacities if capacity.term == term] for term in terms}
     tables = [table for term in terms for table in (_found(term, by_term[term], asked), _trials(term, by_term[term]))]
     pictures = [_picture(term, by_term[term], asked.ratio) for term in terms]
-    return render(f"Capacity: {asked.scenario.name}", facts, tables, pictures)
+    return render(f"Capacity: {asked.scenario.name}", facts, tables, pictures, _verdict(capacities))
+
+
+def _verdict(capacities: Sequence[Capacity]) -> PageVerdict:
+    ended = [capacity for capacity in capacities if capacity.found.ended]
+    reasons = tuple(f"{capacity.target}, {capacity.term}: {capacity.found.ended}" for capacity in ended)
+    if not ended:
+        return PageVerdict(True, f"All searches ended with a figure: {len(capacities)}", ())
+    return PageVerdict(False, f"INVALID: {len(ended)} of {len(capacities)} searches ended without a figure", reasons)
 
 
 def _found(term: str, capacities: Sequence[Capacity], asked: Asked) -> Table:
@@ -81,8 +115,16 @@ def _found(term: str, capacities: Sequence[Capacity], asked: Asked) -> Table:
         columns.append(
             Column(f"p{100 * asked.ratio:g} of {SAMPLES} (ms)", "Time of a query, early stopping estimate", ".3f", -1)
         )
-    rows = [(capacity.target, _figures(capacity)[: len(columns)]) for capacity in capacities]
+    rows = [(_named(capacity), _figures(capacity)[: len(columns)]) for capacity in capacities]
     return Table(f"Capacity, {term}", about, "target", tuple(columns), rows)
+
+
+def _named(capacity: Capacity) -> str:
+    """For the row: whether its figure is only a lower bound stands with it."""
+    found = capacity.found
+    if not found.ended:
+        return capacity.target
+    return f"{capacity.target} ({'no figure' if found.held is None else 'at least'})"
 
 
 def _figures(capacity: Capacity) -> tuple[float | None, ...]:
@@ -90,8 +132,8 @@ def _figures(capacity: Capacity) -> tuple[float | None, ...]:
     held, failed, sure = found.held, found.failed, found.confirmation
     percentile_ns = capacity.queries.percentile_ns(capacity.rule.ratio) if capacity.queries else None
     return (
-        None if held is None else offered(capacity, found.shown(held)),
-        None if failed is None else offered(capacity, found.shown(failed)),
+        None if held is None else offered_at(capacity, held),
+        None if failed is None else offered_at(capacity, failed),
         None if held is None else found.shown(held).streams,
         None if sure is None else 100 * sure.estimate.ratio,
         len(found.trials),
@@ -196,7 +238,7 @@ def _end(capacity: Capacity, verdict: Verdict | None) -> dict[str, Any] | None:
     shown, known = capacity.found.shown(verdict), verdict.estimate
     return {
         "load": verdict.load,
-        "frames_per_s": shown.frames_per_s,
+        "frames_per_s": capacity.found.frames_per_s(verdict),
         "streams": shown.streams,
         "finding": verdict.finding.value,
         "ratio": known.ratio,
@@ -205,6 +247,21 @@ def _end(capacity: Capacity, verdict: Verdict | None) -> dict[str, Any] | None:
         "frames": known.frames,
         "frames_effective": known.effective,
     }
+
+
+def _write_trials(file: Path, capacities: Sequence[Capacity]) -> None:
+    """A row a trial, in their order; `problems` is empty where it is valid."""
+    rows = [
+        {"target": capacity.target, "version": capacity.version, "term": capacity.term, "trial": nth}
+        | _trial(capacity, trial)
+        | {"problems": "; ".join(trial.problems)}
+        for capacity in capacities
+        for nth, trial in enumerate(capacity.found.trials, 1)
+    ]
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        table = csv.DictWriter(lines, TRIAL_COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def _trial(capacity: Capacity, trial: Trial) -> dict[str, Any]:

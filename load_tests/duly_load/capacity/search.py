@@ -12,7 +12,8 @@ Each verdict may be wrong with a small probability; so many of them can be made 
 The load found is the luckiest of those tried, so it is offered again in fresh trials, which count by themselves:
 LoadGen tests its candidate five times and takes less where one fails (MLPerf Inference Rules 0.5, "LoadGen Operation").
 We take the fresh trials' common ratio, since at the very capacity single ones fall short half of the time. A load that
-is not confirmed counts as undecided, and the search goes on below it.
+is not confirmed is never held again: it is undecided, or failed where all its trials together say so, and the search
+goes on below it.
 
 A trial that is invalid says nothing about the target and is repeated with another seed; when that does not help, the
 search ends without a figure.
@@ -20,7 +21,7 @@ search ends without a figure.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,8 +36,10 @@ INVALID_MAX = 3
 """Trials of one load, one after the other, before the search ends."""
 CONFIRMING = 3
 """Fresh trials of the load that was found."""
-ERROR_MAX = (1 - CONFIDENCE) / (LOADS_MAX * TRIALS_MAX)
-"""Of one verdict."""
+ERROR_MAX = (1 - CONFIDENCE) / (LOADS_MAX * (TRIALS_MAX + 1))
+"""Of one verdict: after each trial, and once more with those that did not confirm."""
+INTERRUPTED = "it was interrupted"
+"""Why a search ended that Ctrl-C ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Trial:
     load: float
     seed: int
     frames_per_s: float
-    """That were offered."""
+    """That were scheduled in the time that counts."""
     streams: int
     counts: Counts
     refused: str = ""
@@ -102,8 +105,13 @@ class Found:
         return next((verdict for verdict in self.verdicts if verdict.finding is Finding.FAILED), None)
 
     def shown(self, verdict: Verdict) -> Trial:
-        """A trial of that load, for what it offered."""
+        """A trial of that load, for its streams."""
         return next(trial for trial in self.trials if trial.load == verdict.load)
+
+    def frames_per_s(self, verdict: Verdict) -> float:
+        """What all trials of that load offered, in the mean."""
+        offered = [trial.frames_per_s for trial in self.trials if trial.load == verdict.load]
+        return sum(offered) / len(offered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,7 @@ def search(
 ) -> Found:
     """`tell` is called with each trial and what is known of its load then, None where the trial is invalid.
 
-    `rule.error_max` is that of a verdict: `ERROR_MAX`.
+    `rule.error_max` is that of a verdict: `ERROR_MAX`. Ctrl-C ends the search, which then says `INTERRUPTED`.
     """
     return _Search(probe, rule, limits, seed, tell or (lambda trial, verdict: None)).run()
 
@@ -153,6 +161,8 @@ class _Search:
     pools: dict[float, list[Trial]] = field(default_factory=dict)
     """Valid trials by load."""
     verdicts: dict[float, Verdict] = field(default_factory=dict)
+    unconfirmed: set[float] = field(default_factory=set)
+    """Loads that were held until fresh trials said otherwise."""
 
     def run(self) -> Found:
         confirmation, ended = None, ""
@@ -163,6 +173,8 @@ class _Search:
                 confirmation = self._confirm()
         except _Ended as end:
             ended = str(end)
+        except KeyboardInterrupt:
+            ended = INTERRUPTED
         verdicts = tuple(verdict for _, verdict in sorted(self.verdicts.items()))
         return Found(tuple(self.trials), verdicts, confirmation, ended)
 
@@ -216,7 +228,7 @@ class _Search:
         verdict = self.verdicts.get(load)
         while verdict is None or (verdict.finding is Finding.UNDECIDED and len(pool) < trials_max):
             pool.append(self._trial(load))
-            verdict = self.verdicts[load] = self._verdict(load, pool)
+            verdict = self.verdicts[load] = self._pooled(load)
             self.tell(pool[-1], verdict)
         return verdict
 
@@ -225,18 +237,25 @@ class _Search:
         refused = any(trial.refused for trial in trials)
         return Verdict(load, Finding.FAILED if refused else known.finding(self.rule), known)
 
+    def _pooled(self, load: float) -> Verdict:
+        """By all trials of the load."""
+        verdict = self._verdict(load, self.pools[load])
+        unsure = load in self.unconfirmed and verdict.finding is Finding.HELD
+        return replace(verdict, finding=Finding.UNDECIDED) if unsure else verdict
+
     def _confirm(self) -> Verdict | None:
-        """None: the load held was not confirmed, and is undecided from now on."""
+        """None: the load held was not confirmed, and is not held from now on."""
         load = max(self._held)
         trials: list[Trial] = []
         while len(trials) < CONFIRMING:
             trials.append(self._trial(load))
             self.tell(trials[-1], self._verdict(load, trials))
         confirmation = self._verdict(load, trials)
-        if confirmation.estimate.ratio >= self.rule.ratio:
+        if confirmation.finding is not Finding.FAILED and confirmation.estimate.ratio >= self.rule.ratio:
             return confirmation
+        self.unconfirmed.add(load)
         self.pools[load] += trials
-        self.verdicts[load] = Verdict(load, Finding.UNDECIDED, self._verdict(load, self.pools[load]).estimate)
+        self.verdicts[load] = self._pooled(load)
         return None
 
     def _trial(self, load: float) -> Trial:

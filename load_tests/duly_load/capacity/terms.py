@@ -1,6 +1,6 @@
 """What capacity means, in three terms, and how each is found for a target: see `open_loop` and `multistream`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from duly_load.capacity import open_loop
@@ -8,6 +8,7 @@ from duly_load.capacity.confidence import Rule, latencies_min
 from duly_load.capacity.multistream import SAMPLES, SAMPLES_MAX, Queries, ask
 from duly_load.capacity.search import (
     ERROR_MAX,
+    INTERRUPTED,
     INVALID_MAX,
     Found,
     Limits,
@@ -18,11 +19,14 @@ from duly_load.capacity.search import (
     search,
     whole,
 )
-from duly_load.generator.connection import TargetError
+from duly_load.generator.connection import AllRefused, TargetError
+from duly_load.generator.payloads import PayloadError
 from duly_load.generator.record import LiveRun
-from duly_load.generator.run import Offer, Progress
+from duly_load.generator.run import Offer, Progress, Sending
 from duly_load.load_scenario import LoadScenario
+from duly_load.parsing import ScenarioError
 from duly_load.peers.peer import PeerError
+from duly_load.tables import STREAMS_MAX
 from duly_load.targets import OpenTarget, offer_to, settle
 
 TERMS = ("streams", "server", "multistream")
@@ -47,6 +51,7 @@ class Asked:
     seconds: float
     """Of each trial, that count."""
     precision: float
+    sending: Sending
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,21 @@ def in_terms(asked: Asked, term: str) -> LoadScenario:
     return asked.scenario
 
 
+def greatest(asked: Asked, terms: Sequence[str]) -> LoadScenario:
+    """With as many streams as any trial may have: what a target that is started must be ready for."""
+    if "streams" not in terms or asked.scenario.scale != "streams":
+        return asked.scenario
+    counts = [min(round(sensor.count * FACTORS[-1]), STREAMS_MAX) for sensor in asked.scenario.stream]
+    streams = zip(asked.scenario.stream, counts, strict=True)
+    more = tuple(sensor.model_copy(update={"count": count}) for sensor, count in streams)
+    return asked.scenario.model_copy(update={"stream": more})
+
+
+def not_found(asked: Asked, target: str, term: str, why: str) -> Capacity:
+    """Of a target that could not be searched at all."""
+    return Capacity(target, "", term, _rule(asked, term), Found((), (), None, why))
+
+
 def measure(asked: Asked, term: str, target: OpenTarget, tell: Tell, progress: Callable[[Progress], None]) -> Capacity:
     """`tell` as `search` has it; `progress` is that of the trials in open loop.
 
@@ -83,11 +103,13 @@ def measure(asked: Asked, term: str, target: OpenTarget, tell: Tell, progress: C
     def run(at_load: LoadScenario, seed: int) -> LiveRun:
         try:
             settle(target, scenario, seed)
-            return offer_to(target, Offer(at_load, seed, target.name, target.address), progress)
+            return offer_to(target, Offer(at_load, seed, target.name, target.address, asked.sending), progress)
+        except AllRefused:
+            raise
         except (TargetError, PeerError) as error:
             raise NoTrial(_why(target, error)) from error
 
-    rule = Rule(asked.ratio, ERROR_MAX, DESIGN_EFFECT_MIN)
+    rule = _rule(asked, term)
     least, first, most = FACTORS
     limits = Limits(first, least, most, geometric(asked.precision))
     found = search(open_loop.offered(scenario, asked.source, run), rule, limits, asked.seed, tell)
@@ -100,21 +122,33 @@ def _multistream(asked: Asked, target: OpenTarget, tell: Tell) -> Capacity:
     def queries(samples: int, seed: int, least: int = 0) -> Queries:
         try:
             settle(target, asked.scenario, seed)
-            return ask(target.address, sensor, samples, seed, asked.seconds, least)
+            return ask(target.address, sensor, samples, seed, asked.seconds, least, asked.sending)
+        except PayloadError as error:
+            raise ScenarioError(f"{asked.scenario.name}: {error}") from error
         except (TargetError, PeerError) as error:
             raise NoTrial(_why(target, error)) from error
 
     def probe(load: float, seed: int) -> Trial:
         return queries(int(load), seed).trial(seed, sensor.budget_ns)
 
-    rule = Rule(asked.ratio, ERROR_MAX, design_effect_min=1.0)  # one query at a time finds no queue of others
+    rule = _rule(asked, "multistream")
     found = search(probe, rule, Limits(1, 1, SAMPLES_MAX, whole), asked.seed, tell)
-    try:
-        eight = _valid(lambda: queries(SAMPLES, asked.seed, latencies_min(asked.ratio)))
-    except NoTrial as error:
-        why = found.ended or f"queries of {SAMPLES}: {error}"
-        return Capacity(target.name, target.version, "multistream", rule, replace(found, confirmation=None, ended=why))
+    eight, why = None, found.ended
+    if why != INTERRUPTED:
+        try:
+            eight = _valid(lambda: queries(SAMPLES, asked.seed, latencies_min(asked.ratio)))
+        except NoTrial as error:
+            why = why or f"queries of {SAMPLES}: {error}"
+        except KeyboardInterrupt:
+            why = INTERRUPTED
+    if why:
+        found = replace(found, confirmation=None, ended=why)
     return Capacity(target.name, target.version, "multistream", rule, found, eight)
+
+
+def _rule(asked: Asked, term: str) -> Rule:
+    # In multistream, one query at a time finds no queue of others.
+    return Rule(asked.ratio, ERROR_MAX, 1.0 if term == "multistream" else DESIGN_EFFECT_MIN)
 
 
 def _valid(queries: Callable[[], Queries]) -> Queries:

@@ -73,6 +73,6 @@ def _path(text: str, path: str) -> str:
 
 def _host_and_port(text: str, endpoint: str) -> str:
     host, _, port = endpoint.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536 or "/" in endpoint:
+    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536 or "/" in endpoint:
         raise AddressError(f"{text!r}: should be HOST:PORT after ://, with a port from 1 to 65535")
     return endpoint

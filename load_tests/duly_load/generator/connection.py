@@ -16,6 +16,10 @@ class TargetError(Exception):
     """The target is not there, does not have the model, or broke off; says which, why, and what would be right."""
 
 
+class AllRefused(TargetError):
+    """The target is there and let in none of the streams that open at the start."""
+
+
 class Refused(Exception):
     """The target is there and would not let the stream in: the reason in its own words."""
 
@@ -31,11 +35,13 @@ class Told(Protocol):
         batch_size: int = 0,
         dispatched_unix_ns: int = 0,
         occupied_ns: int = 0,
+        claimed: bool = False,
     ) -> None:
         """The answer to frame `nth`, its place in the schedule, came at `at_ns` of the monotonic clock.
 
         `outcome` as the target calls it: ON_TIME where it gives a result and knows nothing of deadlines.
-        `dispatched_unix_ns`, `occupied_ns`: see `Record`; 0 where the target does not tell.
+        `dispatched_unix_ns`, `occupied_ns`: see `Record`; 0 where the target does not tell. `claimed`: the target knows
+        of deadlines and says itself that it met this one.
         """
 
     def ended(self, reason: str) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from typing import Self
 
 from duly.core.types import BacklogPolicy, StreamClass
@@ -10,6 +9,7 @@ from duly_client import Client, Stream, types
 from duly_client.errors import DulyError, StreamRefused
 from duly_client.types import Encoding, Payload, TensorSpec
 from duly_load.arrivals import Periodic
+from duly_load.generator.clock import unix_minus_monotonic_ns
 from duly_load.generator.connection import Refused, TargetError, Told
 from duly_load.load_scenario import LiveSensor
 from duly_load.outcomes import FrameOutcome
@@ -30,9 +30,10 @@ _BACKLOGS: dict[BacklogPolicy, types.BacklogPolicy] = {
 class DulyTarget:
     """A server of duly.v1. One connection to it, shared by all streams."""
 
-    def __init__(self, endpoint: str) -> None:
-        """`endpoint`: HOST:PORT or unix:PATH."""
+    def __init__(self, endpoint: str, difference_ns: int | None = None) -> None:
+        """`endpoint`: HOST:PORT or unix:PATH. `difference_ns`: `unix_minus_monotonic_ns`; None: as it is now."""
         self._client = Client(endpoint, reconnect=False)
+        self._difference_ns = unix_minus_monotonic_ns() if difference_ns is None else difference_ns
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -64,20 +65,20 @@ class DulyTarget:
             floor=sensor.floor,
             check=False,  # the payloads were made for the model
         )
-        return DulyConnection(stream, encoding, told)
+        return DulyConnection(stream, encoding, told, self._difference_ns)
 
 
 class DulyConnection:
     """One stream."""
 
-    def __init__(self, stream: Stream, encoding: Encoding | None, told: Told) -> None:
+    def __init__(self, stream: Stream, encoding: Encoding | None, told: Told, difference_ns: int) -> None:
         self._stream = stream
         self._encoding = encoding
         self._told = told
         self._sent = 0
         self._waiting: dict[int, tuple[int, int]] = {}
         """By frame id, of frames without an answer: place in the schedule, capture in ns since 1970."""
-        self._unix_minus_monotonic_ns = time.time_ns() - time.monotonic_ns()
+        self._unix_minus_monotonic_ns = difference_ns
         self._reader: asyncio.Task[None] | None = None
         self._finished = False
 
@@ -124,6 +125,7 @@ class DulyConnection:
                     outcome.batch_size,
                     timing.received_unix_ns + timing.dispatched_ns if outcome.batch_size else 0,
                     timing.sent_ns - timing.dispatched_ns if outcome.batch_size else 0,
+                    claimed=outcome.status is types.Status.ON_TIME,
                 )
         except DulyError as error:
             why = str(error)

@@ -9,6 +9,8 @@ its place in the schedule.
 """
 
 import asyncio
+import contextlib
+import functools
 import re
 import time
 from collections.abc import Sequence
@@ -22,12 +24,16 @@ from duly_load.generator import kserve_proto
 from duly_load.generator.address import Address
 from duly_load.generator.connection import Connection, TargetError, Told
 from duly_load.generator.kserve_messages import KserveModel, ModelError, outcome_of_error
+from duly_load.generator.payloads import bytes_of
+from duly_load.generator.room import Room
 from duly_load.load_scenario import LiveSensor
 from duly_load.outcomes import FrameOutcome
 from duly_load.schedule import Session
 
 ANSWER_TIMEOUT_S = 5.0
 """Of what is asked before frames are sent, and of a stream's opening."""
+REQUESTS_BYTES_MAX = 64 * 2**20
+"""Of all ModelInfer calls of one process that are under way, as payloads; a larger one goes alone."""
 CALLS_MAX = 4096
 """ModelInfer calls of one connection that are under way; further ones wait until one of these is answered."""
 NOT_TRITONS = "its streams do not answer as Triton's do"
@@ -63,6 +69,8 @@ class KserveTarget:
         """As a user types it, for messages."""
         self.instead = f"{self.name}?calls=unary sends a call for each frame"
         """What to do about a server without Triton's streams."""
+        self.room = Room(REQUESTS_BYTES_MAX)
+        """For payloads of calls under way."""
         self._models: dict[str, KserveModel] = {}
         self._asking = asyncio.Lock()
 
@@ -294,14 +302,19 @@ class _Calls(_Session):
         self._model = await self._find_model()
 
     async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
-        await self._room.acquire()
-        if self._over:
-            self._room.release()
-            return
-        call = self._target.start_call(self._request(self._model, nth, payload, capture_unix_ns))
-        task = asyncio.create_task(self._wait(nth, call))
-        self._under_way[task] = call
-        task.add_done_callback(self._leave)
+        async with contextlib.AsyncExitStack() as places:
+            await self._room.acquire()
+            places.callback(self._room.release)
+            size_bytes = bytes_of(payload)
+            await self._target.room.enter(size_bytes)
+            places.callback(self._target.room.leave, size_bytes)
+            if self._over:
+                return
+            call = self._target.start_call(self._request(self._model, nth, payload, capture_unix_ns))
+            task = asyncio.create_task(self._wait(nth, call))
+            self._under_way[task] = call
+            task.add_done_callback(functools.partial(self._leave, size_bytes))
+            places.pop_all()  # `_leave` gives them back
 
     async def finish(self) -> None:
         self._finishing = True
@@ -331,9 +344,10 @@ class _Calls(_Session):
         if not self._over:
             self._told.answered(nth, outcome, time.monotonic_ns())
 
-    def _leave(self, task: asyncio.Task[None]) -> None:
+    def _leave(self, size_bytes: int, task: asyncio.Task[None]) -> None:
         del self._under_way[task]
         self._room.release()
+        self._target.room.leave(size_bytes)
 
     def _cancel_calls(self) -> None:
         for call in self._under_way.values():

@@ -27,6 +27,8 @@ from duly_load.mcap_log import LogError, Message, arrays_of, picture_of, read_me
 
 PAYLOAD_BYTES_MAX = 512 * 2**20
 """Of all payloads of one sensor together."""
+PROCESS_BYTES_MAX = 2**30
+"""Of all payloads that one sender process holds."""
 
 _PAYLOADS = 0xB0
 """What the generator is for; part of its seed, as in `duly_load.arrivals`."""
@@ -75,6 +77,16 @@ def prepare(payloads: Payloads, inputs: Sequence[TensorSpec], seed: int, source:
         raise PayloadError(f"{source}: {file}: {error}") from error
     except OSError as error:
         raise PayloadError(f"{source}: {file}: can't be read: {error.strerror or error}") from error
+
+
+def check_held(prepared: Iterable[Prepared]) -> None:
+    """Raises PayloadError where these, all that one process is to send, are more than it may hold."""
+    held_bytes = sum(bytes_of(frame) for each in prepared for frame in each.frames)
+    if held_bytes > PROCESS_BYTES_MAX:
+        raise PayloadError(
+            f"stream: the payloads of all sensors of one sender process may take {PROCESS_BYTES_MAX >> 20} MiB, would "
+            f"take {-(-held_bytes >> 20)} or more; payloads.distinct should be less"
+        )
 
 
 def _only_input(payloads: Payloads, inputs: tuple[TensorSpec, ...]) -> TensorSpec:
@@ -175,7 +187,7 @@ def _held(frames: Iterable[Payload], distinct: int) -> list[Payload]:
     held: list[Payload] = []
     held_bytes = 0
     for frame in islice(frames, distinct):
-        held_bytes += _bytes_of(frame)
+        held_bytes += bytes_of(frame)
         if held_bytes > PAYLOAD_BYTES_MAX:
             raise PayloadError(
                 f"{distinct} frames are more than the {PAYLOAD_BYTES_MAX >> 20} MiB that are held in memory: "
@@ -190,7 +202,7 @@ def _held(frames: Iterable[Payload], distinct: int) -> list[Payload]:
 def _prepared(frames: list[Payload], encoding: Encoding | None, kind: str) -> Prepared:
     forms = sorted({_form(frame, encoding) for frame in frames})
     shown = forms if len(forms) <= 3 else [*forms[:3], "..."]
-    return Prepared(frames, encoding, max(map(_bytes_of, frames)), f"{len(frames)} {kind} as {' or '.join(shown)}")
+    return Prepared(frames, encoding, max(map(bytes_of, frames)), f"{len(frames)} {kind} as {' or '.join(shown)}")
 
 
 def _form(frame: Payload, encoding: Encoding | None) -> str:
@@ -201,9 +213,10 @@ def _form(frame: Payload, encoding: Encoding | None) -> str:
     return encoding or encoding_of(bytes(frame))
 
 
-def _bytes_of(frame: Payload) -> int:
+def bytes_of(frame: Payload) -> int:
+    """Of its contents."""
     if isinstance(frame, Mapping):
-        return sum(_bytes_of(value) for value in frame.values())
+        return sum(bytes_of(value) for value in frame.values())
     return frame.nbytes if isinstance(frame, np.ndarray) else len(frame)
 
 

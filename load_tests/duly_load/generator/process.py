@@ -10,9 +10,12 @@ Failed, in place of any of these, and nothing after it
 
 import asyncio
 import contextlib
+import ctypes
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -25,11 +28,11 @@ from duly_load.generator.payloads import PayloadError
 from duly_load.generator.record import Ending, Record
 from duly_load.generator.sender import Sender, shares
 from duly_load.generator.targets import target_of
-from duly_load.load_scenario import LoadScenario
-from duly_load.schedule import Schedule, schedule, steps_of
+from duly_load.load_scenario import LoadScenario, schedule_of
 
 REPORT_S = 0.5
 """Between two reports of progress."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Share:
     processes: int
     answers_wait_s: float
     realtime: bool
+    difference_ns: int
+    """`unix_minus_monotonic_ns`, one for all of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class Saw:
     record: Record
     """Of those alone, in their order."""
     endings: Sequence[Ending]
+    busy: float
+    """As `Sender.busy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +88,11 @@ class Failed:
     """What was asked for is at fault."""
 
 
-def schedule_of(scenario: LoadScenario, seed: int) -> Schedule:
-    """Equal arguments give equal schedules, bit for bit."""
-    return schedule(scenario.stream, round(scenario.duration_s * 1e9), steps_of(scenario.load_step), seed)
-
-
 def main(share: Share, way: "Connection[object, object]") -> None:
     """The process's whole life."""
-    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):  # whoever started it tells, or is gone
+    # Whoever started it tells, or is gone.
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError, EOFError):
+        _end_with_parent()
         try:
             if share.realtime:
                 os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
@@ -103,18 +107,29 @@ def main(share: Share, way: "Connection[object, object]") -> None:
 
 async def _send(share: Share, way: "Connection[object, object]") -> None:
     planned = schedule_of(share.scenario, share.seed)
-    sender = Sender(share.scenario, share.seed, planned, shares(planned, share.processes)[share.nth])
-    async with target_of(share.address) as target:
+    mine = shares(planned, share.processes)[share.nth]
+    sender = Sender(share.scenario, share.seed, planned, mine, share.difference_ns)
+    async with target_of(share.address, share.difference_ns) as target:
         await sender.open(target)
         way.send(Opened(sum(ending.refused for ending in sender.endings)))
         begin_ns = await asyncio.to_thread(way.recv)
         assert isinstance(begin_ns, int)
-        reporting = asyncio.create_task(_report(sender, way))
         try:
-            await sender.run(begin_ns, share.answers_wait_s)
-        finally:
-            reporting.cancel()
-    way.send(Saw(sender.frames, sender.record.of(sender.frames), tuple(sender.endings)))
+            async with asyncio.TaskGroup() as both:  # where nobody hears the report, the run ends, too
+                reporting = both.create_task(_report(sender, way))
+                await sender.run(begin_ns, share.answers_wait_s)
+                reporting.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+    way.send(Saw(sender.frames, sender.record.of(sender.frames), tuple(sender.endings), sender.busy))
+
+
+def _end_with_parent() -> None:
+    """The kernel ends this process when the thread that started it ends, however that comes about; see prctl(2)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it ended before prctl
+        raise EOFError
 
 
 async def _report(sender: Sender, way: "Connection[object, object]") -> None:

@@ -25,7 +25,7 @@ class Record:
     blocked_ns: Ints
     """How long the frame then waited for the target to take what was sent before it."""
     claimed: NDArray[np.bool_]
-    """The target itself called it on time; it may have come late all the same."""
+    """The target itself called it on time, where it knows of deadlines at all; it may have come late all the same."""
     batch_size: NDArray[np.int32]
     """0: it never ran, or the target does not tell."""
     dispatched_ns: Ints
@@ -89,6 +89,8 @@ class LiveRun:
     """That sent."""
     stalled: float
     """Share of the time in which the machine stood still, see `duly_load.stalls`."""
+    busiest: float = 0.0
+    """As `Sender.busy`, of the busiest sender process. More than 1 where several threads of it were at work at once."""
     server_cpu_s: float | None = None
     """CPU time that the target's processes took, where the harness started them."""
     problems: tuple[str, ...] = ()

@@ -4,7 +4,8 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -13,18 +14,22 @@ from typing import Any, Self
 
 from duly_load.generator.address import Address
 from duly_load.generator.awake import awake
-from duly_load.generator.connection import TargetError
-from duly_load.generator.process import Failed, Opened, Saw, Sent, Share, main, schedule_of
+from duly_load.generator.clock import unix_minus_monotonic_ns
+from duly_load.generator.connection import AllRefused, TargetError
+from duly_load.generator.process import Failed, Opened, Saw, Sent, Share, main
 from duly_load.generator.record import Ending, LiveRun, Record
 from duly_load.generator.sender import shares
-from duly_load.generator.validity import problems
-from duly_load.load_scenario import LoadScenario
+from duly_load.generator.validity import Lateness, Signs, problems
+from duly_load.load_scenario import LoadScenario, schedule_of
 from duly_load.outcomes import FrameOutcome
 from duly_load.parsing import ScenarioError
+from duly_load.schedule import Schedule
 from duly_load.stalls import Watch
 
 LAG_SHARE = 0.05
-"""Of a frame's budget, that the generator's own lag may take at its 99th percentile."""
+"""Of a frame's budget, that the generator's own lag may take."""
+LATE_MAX = 0.01
+"""Share of the frames that it may be later with."""
 LEAD_NS = 300_000_000
 """From the opening of the last stream to the schedule's time zero."""
 OPEN_S = 120.0
@@ -45,12 +50,16 @@ class Sending:
     answers_wait_s: float = 10.0
     """How long after the last frame was due answers may come."""
     lag_share: float = LAG_SHARE
+    """Of its budget that a frame may be sent after its time."""
     realtime: bool = False
     """Senders run before all normal processes (SCHED_RR, sched(7)), so that a server that takes all processors does not
     make them late. Needs root or CAP_SYS_NICE.
     """
     keep_awake: bool = False
     """Keeps the processors of a virtual machine from sleeping meanwhile, see `duly_load.generator.awake`."""
+    late_max: float = LATE_MAX
+    """Share of the frames that may be sent later than `lag_share` allows. It should be well below the share that is
+    allowed to be late in all, where that is what is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,37 +85,62 @@ class Progress:
     on_time: int
 
 
-def offer(
-    asked: Offer,
-    progress: Callable[[Progress], None] | None = None,
-    deeds: Sequence[tuple[int, Callable[[], None]]] = (),
-) -> LiveRun:
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What is done to the target meanwhile, such as a fault."""
+
+    at_ns: int
+    """Since the schedule's zero."""
+    do: Callable[[], None]
+    always: bool = False
+    """Even if the run ends, or fails, before the time comes, such as the end of a fault."""
+
+
+def offer(asked: Offer, progress: Callable[[Progress], None] | None = None, deeds: Sequence[Deed] = ()) -> LiveRun:
     """Offers the load and returns what became of it; a run that can't be believed says why in `LiveRun.problems`.
 
-    `progress` is called about twice a second. `deeds`: (at_ns, what to do then), in order of time, such as a fault.
-    Raises TargetError where the target is not there or takes none of the streams, ScenarioError where the payloads are
-    not what it takes, both before anything is measured.
+    `progress` is called about twice a second. `deeds`: in order of time.
+    Raises TargetError where the target is not there, AllRefused where it takes none of the streams, ScenarioError where
+    the payloads are not what it takes, all before anything is measured.
     """
     planned = schedule_of(asked.scenario, asked.seed)
     if not len(planned.frames):
         raise TargetError(f"{asked.scenario.name}: its schedule has no frames, which shows nothing of {asked.target}")
-    count = len(shares(planned, asked.sending.processes or _processes(asked.scenario)))
-    with _Senders(asked, count) as senders, awake(asked.sending.keep_awake), Watch() as watch:
-        senders.wait_until_open(len(planned.sessions))
-        begin_ns, begin_unix_ns = time.monotonic_ns() + LEAD_NS, time.time_ns() + LEAD_NS
+    count = len(shares(planned, asked.sending.processes or _processes(planned, asked.scenario)))
+    difference_ns = unix_minus_monotonic_ns()
+    left = deque(deeds)
+    with ExitStack() as afterwards:
+        afterwards.callback(_do_always, left)
+        senders = afterwards.enter_context(_Senders(asked, count, difference_ns))
+        afterwards.enter_context(awake(asked.sending.keep_awake))
+        watch = afterwards.enter_context(Watch())
+        senders.wait_until_open(sum(session.opened_ns == 0 for session in planned.sessions))
+        begin_ns = time.monotonic_ns() + LEAD_NS
         senders.begin(begin_ns)
-        saw = senders.wait_until_over(begin_ns, deque(deeds), progress)
-        end_ns = time.monotonic_ns()
-        stalled = watch.stalls(begin_ns).share(0, end_ns - begin_ns)
+        saw, given_up = senders.wait_until_over(begin_ns, left, progress)
+        # The wait for the last answers would thin the stalls out.
+        sending_ns = min(time.monotonic_ns() - begin_ns, round(asked.scenario.duration_s * 1e9))
+        stalled = watch.stalls(begin_ns).share(0, max(1, sending_ns))
+    set_by_ns = unix_minus_monotonic_ns() - difference_ns
     record = Record.empty(len(planned.frames))
     record.outcome[:] = FrameOutcome.UNSENT
     endings: list[Ending] = []
     for part in saw:
         record.put(part.frames, part.record)
         endings += part.endings
-    found = problems(planned, record, endings, stalled, round(asked.scenario.warm_s * 1e9), asked.sending.lag_share)
-    if len(saw) < count:
-        found.insert(0, f"{count - len(saw)} of {count} sender processes ended by themselves")
+    busiest = max((part.busy for part in saw), default=0.0)
+    found = [
+        *_lost(count, len(saw), given_up, asked),
+        *(f"the fault at {deed.at_ns / 1e9:g} s never came: the run was over" for deed in left if not deed.always),
+        *problems(
+            planned,
+            record,
+            endings,
+            round(asked.scenario.warm_s * 1e9),
+            Signs(stalled, busiest, set_by_ns),
+            Lateness(asked.sending.lag_share, asked.sending.late_max),
+        ),
+    ]
     endings.sort(key=lambda ending: ending.at_ns)
     return LiveRun(
         asked.scenario,
@@ -115,24 +149,41 @@ def offer(
         planned,
         record,
         tuple(endings),
-        begin_unix_ns,
+        begin_ns + difference_ns,
         count,
         stalled,
+        busiest,
         problems=tuple(found),
     )
 
 
-def _processes(scenario: LoadScenario) -> int:
-    wanted = math.ceil(scenario.frames_per_s / PROCESS_FRAMES_PER_S)
-    return max(1, min(wanted, len(os.sched_getaffinity(0)), sum(sensor.count for sensor in scenario.stream)))
+def _processes(planned: Schedule, scenario: LoadScenario) -> int:
+    wanted = math.ceil(len(planned.frames) / scenario.duration_s / PROCESS_FRAMES_PER_S)
+    return max(1, min(wanted, len(os.sched_getaffinity(0))))
+
+
+def _do_always(left: "deque[Deed]") -> None:
+    with ExitStack() as all_of_them:  # also where one fails
+        for deed in reversed(left):
+            if deed.always:
+                all_of_them.callback(deed.do)
+
+
+def _lost(count: int, saw: int, given_up: int, asked: Offer) -> Iterator[str]:
+    if ended := count - saw - given_up:
+        yield f"{ended} of {count} sender processes ended by themselves"
+    if given_up:
+        wait_s = asked.sending.answers_wait_s + OVER_S
+        yield f"{given_up} of {count} sender processes were given up: not over {wait_s:g} s after the scenario's end"
 
 
 class _Senders:
     """The sender processes of a run; none is left behind."""
 
-    def __init__(self, asked: Offer, count: int) -> None:
+    def __init__(self, asked: Offer, count: int, difference_ns: int) -> None:
         self._asked = asked
         self._count = count
+        self._difference_ns = difference_ns
 
     def __enter__(self) -> Self:
         asked, sending, context = self._asked, self._asked.sending, get_context("spawn")
@@ -149,6 +200,7 @@ class _Senders:
                     self._count,
                     sending.answers_wait_s,
                     sending.realtime,
+                    self._difference_ns,
                 )
                 process = context.Process(target=main, args=(share, its), name=f"sender {nth}", daemon=True)
                 process.start()
@@ -169,36 +221,43 @@ class _Senders:
             way.close()
 
     def wait_until_open(self, sessions: int) -> None:
+        """`sessions`: that open at the start."""
         refused = 0
         for way in self._ways:
             if not way.poll(OPEN_S):
                 raise TargetError(f"{self._asked.target}: its streams were not open after {OPEN_S:g} s")
             told = self._heard(way)
             if not isinstance(told, Opened):
-                raise TargetError(f"{self._asked.target}: a sender process ended before it had sent anything")
+                raise self._ended_early()
             refused += told.refused
-        if refused == sessions:
-            raise TargetError(f"{self._asked.target}: all {sessions} streams were refused")
+        if sessions and refused == sessions:
+            raise AllRefused(f"{self._asked.target}: all {sessions} streams were refused")
 
     def begin(self, at_ns: int) -> None:
         for way in self._ways:
-            way.send(at_ns)
+            try:
+                way.send(at_ns)
+            except (BrokenPipeError, ConnectionResetError):
+                self._heard(way)  # it may have told why
+                raise self._ended_early() from None
+
+    def _ended_early(self) -> TargetError:
+        return TargetError(f"{self._asked.target}: a sender process ended before it had sent anything")
 
     def wait_until_over(
-        self,
-        begin_ns: int,
-        deeds: deque[tuple[int, Callable[[], None]]],
-        progress: Callable[[Progress], None] | None,
-    ) -> list[Saw]:
-        """What those saw that came to the end in time."""
+        self, begin_ns: int, deeds: deque[Deed], progress: Callable[[Progress], None] | None
+    ) -> tuple[list[Saw], int]:
+        """What those saw that came to the end in time, and how many were still at it. Deeds that are done are taken out
+        of `deeds`.
+        """
         saw: list[Saw] = []
         so_far = dict.fromkeys(self._ways, Sent(0, 0, 0))
         waiting = set(self._ways)
         give_up_ns = round((self._asked.scenario.duration_s + self._asked.sending.answers_wait_s + OVER_S) * 1e9)
         while waiting and (at_ns := time.monotonic_ns() - begin_ns) < give_up_ns:
-            while deeds and deeds[0][0] <= at_ns:
-                deeds.popleft()[1]()
-            wait_s = min(PROGRESS_S, (deeds[0][0] - at_ns) / 1e9) if deeds else PROGRESS_S
+            while deeds and deeds[0].at_ns <= at_ns:
+                deeds.popleft().do()
+            wait_s = min(PROGRESS_S, (deeds[0].at_ns - at_ns) / 1e9) if deeds else PROGRESS_S
             for way in wait(list(waiting), wait_s):
                 assert isinstance(way, Connection)
                 told = self._heard(way)
@@ -218,7 +277,7 @@ class _Senders:
                         sum(each.on_time for each in told_of),
                     )
                 )
-        return saw
+        return saw, len(waiting)
 
     def _heard(self, way: "Connection[Any, Any]") -> object:
         """None: it ended."""

@@ -7,6 +7,9 @@ a target takes frames slowly they wait in the feed of that stream, and how long 
 intended send in the same way.
 
 What waits in feeds is bounded by the schedule: numbers of frames, while payloads are few and shared.
+
+A feed can't tell a target that takes frames slowly from an event loop that has no time for it. So the process's own
+CPU time is told as well (`Sender.busy`): one that had no time to spare may have blocked itself.
 """
 
 import asyncio
@@ -15,23 +18,28 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
 
 from duly_client.types import Payload
 from duly_load.generator.alarm import Alarm
+from duly_load.generator.clock import unix_minus_monotonic_ns
 from duly_load.generator.connection import Connection, Refused, Target, TargetError
-from duly_load.generator.payloads import Prepared, prepare
+from duly_load.generator.payloads import Prepared, check_held, prepare
 from duly_load.generator.record import Ending, Ints, Record
 from duly_load.load_scenario import LoadScenario
 from duly_load.outcomes import FrameOutcome
 from duly_load.schedule import Schedule, Session
+from duly_load.served_inputs import inputs_of
 
 OPENINGS_MAX = 16
 """Streams that open at the same time before the start."""
 OPEN_AHEAD_NS = 500_000_000
 """Streams that open later do so this long before."""
+BUSY_S_MIN = 1.0
+"""A shorter time says nothing of how busy a process is: to begin takes a moment itself."""
 
 
 class Sender:
@@ -39,7 +47,15 @@ class Sender:
     frames stay as they are, and in `endings`.
     """
 
-    def __init__(self, scenario: LoadScenario, seed: int, planned: Schedule, mine: Sequence[Session]) -> None:
+    def __init__(
+        self,
+        scenario: LoadScenario,
+        seed: int,
+        planned: Schedule,
+        mine: Sequence[Session],
+        difference_ns: int | None = None,
+    ) -> None:
+        """`difference_ns`: `unix_minus_monotonic_ns`; None: as it is now."""
         self._scenario = scenario
         self._seed = seed
         self._sessions = mine
@@ -47,7 +63,9 @@ class Sender:
         self.endings: list[Ending] = []
         self.sent = self.answered = self.on_time = 0
         self.begin_ns = 0
-        self._unix_minus_monotonic_ns = time.time_ns() - time.monotonic_ns()
+        self.busy = 0.0
+        """CPU time of this process, all its threads together, as a share of the time until its last frame was due."""
+        self._unix_minus_monotonic_ns = unix_minus_monotonic_ns() if difference_ns is None else difference_ns
         ids = np.array([session.stream_id for session in mine], np.int32)
         self.frames = np.flatnonzero(np.isin(planned.frames.stream_id, ids))
         self._due_ns: Ints = planned.frames.arrival_ns
@@ -63,9 +81,10 @@ class Sender:
         prepared: dict[int, Prepared] = {}
         for position in dict.fromkeys(session.sensor for session in self._sessions):
             sensor = self._scenario.stream[position]
-            inputs = await target.inputs(sensor.model)
+            inputs = await target.inputs(sensor.model) or inputs_of(self._scenario, sensor.model)
             source = f"stream[{position}].payloads"
             prepared[position] = await asyncio.to_thread(prepare, sensor.payloads, inputs, self._seed, source)
+            check_held(prepared.values())
         counts = np.bincount(self._stream_id, minlength=max(each.stream_id for each in self._sessions) + 1)
         for session in self._sessions:
             sensor, payloads = self._scenario.stream[session.sensor], prepared[session.sensor]
@@ -85,24 +104,31 @@ class Sender:
                         opening.create_task(in_turn(feed))
         except ExceptionGroup as failed:
             raise next((error for error in failed.exceptions if isinstance(error, TargetError)), failed) from None
-
-    async def run(self, begin_ns: int, answers_wait_s: float) -> None:
-        """Sends from `begin_ns` of the monotonic clock on; returns when every frame is answered, or
-        `answers_wait_s` after the scenario's end.
-        """
-        self.begin_ns = begin_ns
+        feeds = [self._feeds[each] for each in self._stream_id[self.frames].tolist()]
+        self._due = _Due(self.frames.tolist(), self._due_ns[self.frames].tolist(), feeds)
         # A collection in the middle of a run is lag; what a run makes has no cycles to speak of.
         gc.collect()
         gc.freeze()
+
+    async def run(self, begin_ns: int, answers_wait_s: float) -> None:
+        """Sends from `begin_ns` of the monotonic clock on; returns when every frame is answered, or
+        `answers_wait_s` after the scenario's end. A session that closes before ends when its last frame is answered.
+        """
+        self.begin_ns = begin_ns
         gc.disable()
         paced = asyncio.get_running_loop().create_future()
-        pacer = _Pacer(self, paced)
+        pacer = _Pacer(self._due, begin_ns, paced)
         feeds = [asyncio.create_task(feed.run()) for feed in self._feeds.values()]
         end_s = (begin_ns - time.monotonic_ns()) / 1e9 + self._scenario.duration_s + answers_wait_s
+        cpu_s = time.process_time()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(end_s):
-                    await paced
+                    try:
+                        await paced
+                    finally:
+                        sending_s = (time.monotonic_ns() - begin_ns) / 1e9
+                        self.busy = (time.process_time() - cpu_s) / max(sending_s, BUSY_S_MIN)
                     await asyncio.gather(*feeds)
         finally:
             pacer.close()
@@ -126,11 +152,6 @@ class Sender:
 
     # ---- what feeds and the pacer need ----
 
-    def due(self) -> tuple[list[int], list[int], list["_Feed"]]:
-        """(place in the schedule, monotonic instant, feed) of all frames, in order of time."""
-        instants_ns = (self._due_ns[self.frames] + self.begin_ns).tolist()
-        return self.frames.tolist(), instants_ns, [self._feeds[each] for each in self._stream_id[self.frames].tolist()]
-
     def capture_unix_ns(self, nth: int) -> int:
         return int(self._captures_ns[nth]) + self.begin_ns + self._unix_minus_monotonic_ns
 
@@ -142,12 +163,18 @@ class Sender:
         self.endings.append(Ending(at_ns, session.name, refused, reason))
 
     def keep(
-        self, nth: int, outcome: FrameOutcome, at_ns: int, batch_size: int, dispatched_unix_ns: int, occupied_ns: int
+        self,
+        nth: int,
+        outcome: FrameOutcome,
+        at_ns: int,
+        batch_size: int,
+        dispatched_unix_ns: int,
+        occupied_ns: int,
+        claimed: bool,
     ) -> None:
         """An answer. Whether a result is in time is for the sender's own clock to say, alike for every target."""
         record = self.record
         latency_ns = at_ns - self.begin_ns - int(self._captures_ns[nth])
-        claimed = outcome is FrameOutcome.ON_TIME
         if outcome in (FrameOutcome.ON_TIME, FrameOutcome.LATE):
             in_time = latency_ns <= int(self._budgets_ns[self._stream_id[nth]])
             outcome = FrameOutcome.ON_TIME if in_time else FrameOutcome.LATE
@@ -162,11 +189,23 @@ class Sender:
         self.answered += 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """What is to be sent, in order of time."""
+
+    places: list[int]
+    """In the schedule."""
+    instants_ns: list[int]
+    """Since the schedule's zero."""
+    feeds: list["_Feed"]
+
+
 class _Pacer:
     """Hands over what is due."""
 
-    def __init__(self, sender: Sender, done: "asyncio.Future[None]") -> None:
-        self._places, self._instants_ns, self._feeds = sender.due()
+    def __init__(self, due: _Due, begin_ns: int, done: "asyncio.Future[None]") -> None:
+        self._due = due
+        self._begin_ns = begin_ns
         self._next = 0
         self._done = done
         self._alarm = Alarm(self._ring)
@@ -176,17 +215,18 @@ class _Pacer:
         self._alarm.close()
 
     def _ring(self) -> None:
-        nth, places, instants_ns, feeds = self._next, self._places, self._instants_ns, self._feeds
+        nth, begin_ns, due = self._next, self._begin_ns, self._due
+        places, instants_ns, feeds = due.places, due.instants_ns, due.feeds
         count = len(places)
         now_ns = time.monotonic_ns()
-        while nth < count and instants_ns[nth] <= now_ns:
+        while nth < count and instants_ns[nth] + begin_ns <= now_ns:
             feeds[nth].hand(places[nth], now_ns)
             nth += 1
-            if nth < count and instants_ns[nth] > now_ns:
+            if nth < count and instants_ns[nth] + begin_ns > now_ns:
                 now_ns = time.monotonic_ns()
         self._next = nth
         if nth < count:
-            self._alarm.set(instants_ns[nth])
+            self._alarm.set(instants_ns[nth] + begin_ns)
         elif not self._done.done():
             self._done.set_result(None)
 
@@ -251,10 +291,11 @@ class _Feed:
         batch_size: int = 0,
         dispatched_unix_ns: int = 0,
         occupied_ns: int = 0,
+        claimed: bool = False,
     ) -> None:
         if nth in self.unanswered:
             self.unanswered.remove(nth)
-            self._sender.keep(nth, outcome, at_ns, batch_size, dispatched_unix_ns, occupied_ns)
+            self._sender.keep(nth, outcome, at_ns, batch_size, dispatched_unix_ns, occupied_ns, claimed)
 
     def ended(self, reason: str) -> None:
         if not self._over:

@@ -1,4 +1,4 @@
-"""Servers of this project as peers: duly itself, and the floor that runs no model. Both listen on a UNIX socket."""
+"""Servers of this project as peers: duly itself, and the floor that runs no model."""
 
 import importlib.metadata
 import importlib.util
@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import grpc
 import psutil
@@ -23,6 +24,7 @@ RECONNECT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_ba
 """While it starts, nobody listens yet."""
 STREAMS_MIN, STREAMS_MAX = 1024, 65_536
 """duly's own default, and the most it can be told."""
+FLOOR = [sys.executable, "-m", "duly_load.null_echo"]
 WORKER = "duly.worker.main"
 """In the command line of duly's workers."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -32,11 +34,11 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class OwnServer:
     """One of ours that runs; see `duly_load.peers.peer.Server`."""
 
-    def __init__(self, process: ServerProcess, endpoint: str, metrics: str, lanes: Sequence[str]) -> None:
+    def __init__(self, process: ServerProcess, address: Address, metrics: str, lanes: Sequence[str]) -> None:
         """When it is ready. `lanes`: of its workers, in the order in which it starts them; none: they are not told
         apart.
         """
-        self.address = Address("duly", endpoint)
+        self.address = address
         self.metrics = metrics
         self.version = f"{process.name} {importlib.metadata.version('duly')}"
         self.pid = process.pid
@@ -116,24 +118,28 @@ class Duly(Own):
         command += ["--metrics", f"127.0.0.1:{port}"]
         # One after another and each on all lanes, so `duly.runtime.models` loads them.
         lanes = [*scenario.lanes] * len(models)
-        with running(self.name, command, folder, models, lanes, f"http://127.0.0.1:{port}/metrics") as server:
+        metrics = f"http://127.0.0.1:{port}/metrics"
+        with running(self.name, command, folder, _loopback("duly"), models, lanes, metrics) as server:
             yield server
 
 
 class Floor(Own):
     """`duly_load.null_echo`: what is left of a server when no model runs."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "floor", "answers each frame at once and runs no model: what gRPC and Python cost", ("uvloop",)
-        )
+    def __init__(self, name: str, about: str, protocol: Literal["duly", "kserve"]) -> None:
+        super().__init__(name, about, ("uvloop",))
+        self._protocol = protocol
 
     @contextmanager
     def start(self, scenario: LoadScenario, folder: Path) -> Iterator[OwnServer]:
         """See `duly_load.peers.peer.Peer`."""
-        command = [sys.executable, "-m", "duly_load.null_echo"]
-        with running(self.name, command, folder) as server:
+        with running(self.name, FLOOR, folder, _loopback(self._protocol)) as server:
             yield server
+
+
+def _loopback(protocol: Literal["duly", "kserve"]) -> Address:
+    """As peers are reached that know no UNIX sockets: what is compared differs in the server alone."""
+    return Address(protocol, f"127.0.0.1:{free_ports(1)[0]}")
 
 
 @contextmanager
@@ -141,21 +147,24 @@ def running(
     name: str,
     command: list[str],
     folder: Path,
+    address: Address | None = None,
     models: Sequence[str] = (),
     lanes: Sequence[str] = (),
     metrics: str = "",
 ) -> Iterator[OwnServer]:
-    """A server of ours on a UNIX socket, ready with `models`. `lanes`, `metrics`: see `OwnServer`. Raises PeerError."""
+    """A server of ours, ready with `models`. `address`: where it is to listen; None: on a UNIX socket, for duly.v1.
+    `lanes`, `metrics`: see `OwnServer`. Raises PeerError.
+    """
     # Not in `folder`: a socket's path must be short.
     with tempfile.TemporaryDirectory(prefix="duly-") as short:
-        endpoint = f"unix:{short}/{name}.sock"
+        at = address or Address("duly", f"unix:{short}/{name}.sock")
         with (
-            ServerProcess(name, [*command, "--listen", endpoint], folder, clean_environ("DULY_")) as process,
-            grpc.insecure_channel(endpoint, RECONNECT) as channel,
+            ServerProcess(name, [*command, "--listen", at.endpoint], folder, clean_environ("DULY_")) as process,
+            grpc.insecure_channel(at.endpoint, RECONNECT) as channel,
         ):
             stub = health_pb2_grpc.HealthStub(channel)
             process.wait_until(lambda: all(_serves(stub, model, process) for model in ("", *models)))
-            yield OwnServer(process, endpoint, metrics, lanes)
+            yield OwnServer(process, at, metrics, lanes)
 
 
 def _serves(stub: health_pb2_grpc.HealthStub, model: str, process: ServerProcess) -> bool:

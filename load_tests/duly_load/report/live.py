@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from duly_load.generator.record import Ending
+from duly_load.machine import machine_of
 from duly_load.report.live_pictures import pictures
 from duly_load.report.live_tables import LiveEntry, tables
 from duly_load.report.page import Verdict, render
@@ -36,6 +37,7 @@ def _facts(entries: list[LiveEntry]) -> list[tuple[str, str]]:
     return [
         ("Scenario", _each(run.scenario.name for run in runs)),
         ("Target", _each(run.target for run in runs)),
+        ("Target's machine", _each(machine_of(run.target) for run in runs)),
         ("Seed", _each(run.seed for run in runs)),
         ("Time counted", f"{scenario.warm_s:g} s to {scenario.duration_s:g} s"),
         ("Frames counted", _each(f"{results.frames:,}" for _, _, results in entries)),

@@ -1,18 +1,22 @@
 """The report on a comparison: what targets make of one scenario as its load grows, as one HTML file that opens offline.
 
-Invalid runs are left out of every number and picture, and told of at the top.
+Against load stand medians over the rounds and how far these lie apart. A run of each target in detail, at the
+scenario's own load and under overload, shows what lies behind them. Invalid runs are left out of every number and
+picture, and told of at the top.
 """
 
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from duly_load.live_results import LiveResults
+from duly_load.comparison import Row, Spread
+from duly_load.comparison_tables import WORDS
 from duly_load.report.figures import against_load
 from duly_load.report.layout import log_ticks
+from duly_load.report.live_pictures import pictures
+from duly_load.report.live_tables import LiveEntry, best_latency, tables
 from duly_load.report.page import Column, Picture, Table, Verdict, render
 
 REASONS_MAX = 40
@@ -21,24 +25,13 @@ LOAD = "offered load (times the scenario's own)"
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One run of a target at a load; one round of several."""
+class Detail:
+    """What targets made of one load, frame by frame."""
 
-    target: str
     load: float
     """What the scenario's own load was multiplied by."""
-    results: LiveResults
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """How a figure of one target compares to that of another, over the rounds."""
-
-    label: str
-    """What is divided by what: `on time, duly / triton, at 2x`."""
-    low: float
-    median: float
-    high: float
+    entries: list[LiveEntry]
+    """A valid run of each target that has one, under the target's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +40,8 @@ class _Measure:
 
     heading: str
     about: str
-    of: Callable[[LiveResults], float | None]
+    figure: str
+    """Of `duly_load.comparison.FIGURES`."""
     axis_title: str
     digits: str
     hover: str
@@ -59,7 +53,7 @@ _MEASURES = (
         "On-time ratio against load",
         "On-time frames of all that were intended. Where a line leaves 100 % its target begins to break; how it falls "
         "from there on is how it breaks.",
-        lambda results: results.on_time_ratio,
+        "on_time_ratio",
         "on-time ratio",
         ".2%",
         "%{y:.2~%}",
@@ -69,7 +63,7 @@ _MEASURES = (
         "Goodput against load",
         "On-time predictions per second. A line that goes flat holds what it can do; one that falls serves frames that "
         "are lost already.",
-        lambda results: results.goodput_per_s,
+        "goodput_per_s",
         "goodput (frames/s)",
         ",.1f",
         "%{y:,.4~g}/s",
@@ -79,7 +73,7 @@ _MEASURES = (
         "p99 latency against load",
         "99th percentile of the latency from capture, of frames that got a result. A target that gives up frames which "
         "can't be on time has fewer results, see the on-time ratio; one that serves them all falls behind for good.",
-        lambda results: results.latency_ms.p99 if results.latency_ms else None,
+        "p99_ms",
         "p99 latency from capture (ms)",
         ",.1f",
         "%{y:,.4~g} ms",
@@ -89,49 +83,51 @@ _MEASURES = (
 
 
 def write_comparison(
-    path: Path, title: str, points: Sequence[Point], ratios: Sequence[Ratio], facts: Sequence[tuple[str, str]]
+    path: Path,
+    title: str,
+    names: Sequence[str],
+    rows: Sequence[Row],
+    details: Sequence[Detail],
+    facts: Sequence[tuple[str, str]],
 ) -> None:
-    """One page: a line for each target, in the order of their first points, with the spread of its rounds.
+    """One page: a line for each target that has a row, in the order of `names`, then the details of each load.
 
     `facts`: (name, value) of what was run on what, such as the scenario, versions of targets and `Machine.facts()`.
-    The folder of `path` must exist. Raises ValueError where there are no points, ModuleNotFoundError without plotly.
+    The folder of `path` must exist. Raises ValueError where there are no rows, ModuleNotFoundError without plotly.
     """
-    if not points:
-        raise ValueError("a comparison should have at least one point, got none")
-    valid = [point for point in points if not point.results.problems]
-    targets = list(dict.fromkeys(point.target for point in points))
-    tables = [
-        *(_table(measure, valid, targets) for measure in _MEASURES),
-        *([_ratios(ratios)] if ratios else []),
-        _spreads(valid, targets),
+    if not rows:
+        raise ValueError("a comparison should have at least one row, got none")
+    shown = [
+        *(_table(measure, names, rows) for measure in _MEASURES),
+        *([_ratios(names, rows)] if any(row.pairs for row in rows) else []),
+        _spreads(names, rows),
     ]
-    pictures = [_picture(measure, valid, targets) for measure in _MEASURES]
-    path.write_text(render(title, list(facts), tables, pictures, _verdict(points)), "utf-8")
+    drawn = [_picture(measure, names, rows) for measure in _MEASURES]
+    for detail in details:
+        at = f"at {detail.load:g}x"
+        shown += [replace(table, heading=f"{table.heading}, {at}") for table in tables(detail.entries)]
+        drawn += [replace(picture, heading=f"{picture.heading}, {at}") for picture in pictures(detail.entries)]
+    path.write_text(render(title, list(facts), shown, drawn, _verdict(names, rows)), "utf-8")
 
 
-Spread = tuple[float, float, float]
-"""Least, median, greatest."""
+def _by_load(rows: Sequence[Row], target: int) -> dict[float, Row]:
+    return {row.load: row for row in rows if row.target == target}
 
 
-def _spread(measure: _Measure, points: Sequence[Point], target: str, load: float) -> Spread | None:
-    """Of the rounds that have the figure; None: none has."""
-    values = [measure.of(point.results) for point in points if (point.target, point.load) == (target, load)]
-    found = [value for value in values if value is not None]
-    return (min(found), statistics.median(found), max(found)) if found else None
+def _loads(rows: Sequence[Row]) -> list[float]:
+    """At which any target has a figure."""
+    return sorted({row.load for row in rows if row.valid})
 
 
-def _loads(points: Sequence[Point]) -> list[float]:
-    return sorted({point.load for point in points})
-
-
-def _picture(measure: _Measure, points: Sequence[Point], targets: list[str]) -> Picture:
+def _picture(measure: _Measure, names: Sequence[str], rows: Sequence[Row]) -> Picture:
     curves = []
-    for target in targets:
-        spreads = [(load, _spread(measure, points, target, load)) for load in _loads(points)]
-        if found := [(load, *spread) for load, spread in spreads if spread]:
-            curves.append((target, found))
+    for target in sorted({row.target for row in rows}):
+        spreads = [(load, row.figures[measure.figure]) for load, row in sorted(_by_load(rows, target).items())]
+        if found := [(load, *_parts(spread)) for load, spread in spreads if spread]:
+            curves.append((names[target], found))
     about = f"{measure.about} Lines are medians over the rounds, bands go from the least to the greatest."
-    if without := [target for target in targets if target not in dict(curves)]:
+    there = [names[target] for target in sorted({row.target for row in rows})]
+    if without := [name for name in there if name not in dict(curves)]:
         about += f" Nothing is known of {', '.join(without)}."
     if not curves:
         return Picture(measure.heading, about, None)
@@ -143,20 +139,37 @@ def _picture(measure: _Measure, points: Sequence[Point], targets: list[str]) -> 
     return Picture(measure.heading, about, against_load(curves, LOAD, measure.axis_title, measure.hover, **axis))
 
 
-def _table(measure: _Measure, points: Sequence[Point], targets: list[str]) -> Table:
-    loads = _loads(points)
+def _parts(spread: Spread) -> tuple[float, float, float]:
+    return spread.least, spread.median, spread.greatest
+
+
+def _table(measure: _Measure, names: Sequence[str], rows: Sequence[Row]) -> Table:
+    loads = _loads(rows)
     columns = tuple(
-        Column(f"{load:g}x", f"median over the rounds at {load:g} times the load", measure.digits, best=measure.best)
+        Column(
+            f"{load:g}x",
+            f"median over the rounds at {load:g} times the load",
+            measure.digits,
+            _best(measure, rows, load),
+        )
         for load in loads
     )
-    rows = []
-    for target in targets:
-        spreads = [_spread(measure, points, target, load) for load in loads]
-        rows.append((target, tuple(spread[1] if spread else None for spread in spreads)))
-    return Table(measure.heading, f"Median over the rounds of {measure.axis_title}.", "target", columns, rows)
+    cells = []
+    for target in sorted({row.target for row in rows}):
+        of = _by_load(rows, target)
+        spreads = [of[load].figures[measure.figure] if load in of else None for load in loads]
+        cells.append((names[target], tuple(spread.median if spread else None for spread in spreads)))
+    return Table(measure.heading, f"Median over the rounds of {measure.axis_title}.", "target", columns, cells)
 
 
-def _ratios(ratios: Sequence[Ratio]) -> Table:
+def _best(measure: _Measure, rows: Sequence[Row], load: float) -> int:
+    """`Column.best`."""
+    if measure.best > 0:
+        return measure.best
+    return best_latency([ratio.median for row in rows if row.load == load and (ratio := row.figures["on_time_ratio"])])
+
+
+def _ratios(names: Sequence[str], rows: Sequence[Row]) -> Table:
     columns = (
         Column("least", "of all rounds", ",.3g"),
         Column("median", "over the rounds", ",.3g"),
@@ -166,12 +179,16 @@ def _ratios(ratios: Sequence[Ratio]) -> Table:
         "Formed within each round, so that a machine that is slower for a while does not matter. Where least and "
         "greatest have 1 between them, no difference was shown."
     )
-    return Table(
-        "Ratios", about, "ratio", columns, [(each.label, (each.low, each.median, each.high)) for each in ratios]
-    )
+    cells = [
+        (f"{words}, {names[row.target]} / {names[0]}, at {row.load:g}x", _parts(spread))
+        for row in rows
+        for figure, words in WORDS.items()
+        if (spread := row.ratios[figure])
+    ]
+    return Table("Ratios", about, "ratio", columns, cells)
 
 
-def _spreads(points: Sequence[Point], targets: list[str]) -> Table:
+def _spreads(names: Sequence[str], rows: Sequence[Row]) -> Table:
     """Every target at every load, with how far its rounds lie apart."""
     columns = [Column("rounds", "valid runs", ","), Column("offered/s", "frames intended per second, median", ",.1f")]
     for measure, title in zip(_MEASURES, ("on time", "goodput/s", "p99 ms"), strict=True):
@@ -180,31 +197,32 @@ def _spreads(points: Sequence[Point], targets: list[str]) -> Table:
             for what in ("least", "median", "greatest")
         ]
     columns.append(Column("worst stream", "on-time ratio of the stream that fared worst in any round", ".2%"))
-    rows = []
-    for target in targets:
-        for load in _loads(points):
-            of = [point.results for point in points if (point.target, point.load) == (target, load)]
-            if not of:
-                continue
-            spreads = [_spread(measure, points, target, load) for measure in _MEASURES]
-            cells = (
-                len(of),
-                statistics.median(results.offered_per_s for results in of),
-                *(value for spread in spreads for value in (spread or (None,) * 3)),
-                min(results.worst_on_time_ratio for results in of),
-            )
-            rows.append((f"{target} at {load:g}x", cells))
-    return Table("All figures", "With how far the rounds lie apart.", "target and load", tuple(columns), rows)
+    cells = []
+    for row in sorted(rows, key=lambda row: (row.target, row.load)):
+        spreads = [row.figures[measure.figure] for measure in _MEASURES]
+        offered, worst = row.figures["offered_per_s"], row.figures["worst_stream_ratio"]
+        numbers = (
+            row.valid,
+            offered.median if offered else None,
+            *(value for spread in spreads for value in (_parts(spread) if spread else (None,) * 3)),
+            worst.least if worst else None,
+        )
+        cells.append((f"{names[row.target]} at {row.load:g}x", numbers))
+    return Table("All figures", "With how far the rounds lie apart.", "target and load", tuple(columns), cells)
 
 
-def _verdict(points: Sequence[Point]) -> Verdict:
-    reasons = [
-        f"{point.target} at {point.load:g}x: {problem}" for point in points for problem in point.results.problems
-    ]
-    invalid = sum(bool(point.results.problems) for point in points)
+def _verdict(names: Sequence[str], rows: Sequence[Row]) -> Verdict:
+    reasons = [f"{names[row.target]} at {row.load:g}x: {reason}" for row in rows for reason in row.spoiled]
+    held, valid = sum(row.held for row in rows), sum(row.valid for row in rows)
+    repeated = len(reasons) - (held - valid)
+    if valid == held:
+        headline = f"All {held} turns have a valid run"
+    elif valid:
+        headline = f"INVALID: {held - valid} of {held} turns have no valid run; these are left out"
+    else:
+        headline = "INVALID: no turn has a valid run"
+    if repeated:
+        headline += f"; {repeated} invalid run{'s were' if repeated > 1 else ' was'} repeated"
     if len(reasons) > REASONS_MAX:
         reasons = [*reasons[:REASONS_MAX], f"and {len(reasons) - REASONS_MAX:,} more reasons"]
-    if not invalid:
-        return Verdict(True, f"All {len(points)} runs are valid", ())
-    what = "all of them" if invalid == len(points) else f"{invalid} of {len(points)} runs; these are left out"
-    return Verdict(False, f"INVALID: {what}", tuple(reasons))
+    return Verdict(valid == held, headline, tuple(reasons))

@@ -1,5 +1,7 @@
 """The tables of a report on live runs; their numbers are those of the results, nothing is computed here."""
 
+from collections.abc import Sequence
+
 from duly_load.generator.record import LiveRun
 from duly_load.live_results import LiveResults, LiveTally
 from duly_load.outcomes import FrameOutcome
@@ -11,6 +13,9 @@ LiveEntry = tuple[str, LiveRun, LiveResults]
 
 STREAMS_MAX = 20
 """Streams that have a row, the worst first; streams.csv has all."""
+
+ON_TIME_APART = 0.01
+"""On-time ratios that lie further apart make latencies incomparable: who answers almost nothing answers that fast."""
 
 _ALWAYS = (FrameOutcome.LATE, FrameOutcome.EXPIRED, FrameOutcome.SHED, FrameOutcome.SUPERSEDED)
 
@@ -38,7 +43,7 @@ def _outcomes(entries: list[LiveEntry]) -> Table:
     columns = (
         Column("frames", "frames that were to be sent after the warm-up", ","),
         Column("offered/s", "the same per second", ",.1f"),
-        Column("on time", "on-time frames of all that were not cancelled", ".2%", best=1),
+        Column("on time", "on-time frames of all", ".2%", best=1),
         Column("goodput/s", "on-time frames per second", ",.1f", best=1),
         *(Column(words(outcome), f"frames that ended {outcome.name}", ",") for outcome in outcomes),
         Column("worst stream", "on-time ratio of the stream that fared worst", ".2%", best=1),
@@ -65,10 +70,16 @@ def _outcomes(entries: list[LiveEntry]) -> Table:
     return Table("Outcomes", about, "run", columns, rows)
 
 
+def best_latency(on_time_ratios: Sequence[float]) -> int:
+    """`Column.best` of the latencies of runs with these on-time ratios."""
+    return -1 if max(on_time_ratios) - min(on_time_ratios) <= ON_TIME_APART else 0
+
+
 def _latency(entries: list[LiveEntry]) -> Table:
+    best = best_latency([results.on_time_ratio for *_, results in entries])
     columns = (
         *(
-            Column(f"{title} ms", f"{meaning} of latency from capture, of frames that got a result", ",.2f", best=-1)
+            Column(f"{title} ms", f"{meaning} of latency from capture, of frames that got a result", ",.2f", best=best)
             for title, meaning in (
                 ("p50", "median"),
                 ("p90", "90th percentile"),
@@ -79,9 +90,11 @@ def _latency(entries: list[LiveEntry]) -> Table:
             )
         ),
         Column("age p99 ms", "age of the newest result a stream holds, 99th percentile over time", ",.1f", best=-1),
-        Column("reason p50 ms", "median time from capture until the answer why there is no result", ",.2f", best=-1),
-        Column("reason p99 ms", "99th percentile of the same", ",.2f", best=-1),
-        Column("budget left", "share of the budget that was left then, the median; below 0: too late", ".0%", best=1),
+        Column("reason p50 ms", "median time from capture until the answer why there is no result", ",.2f", best=best),
+        Column("reason p99 ms", "99th percentile of the same", ",.2f", best=best),
+        Column(
+            "budget left", "share of the budget that was left then, the median; below 0: too late", ".0%", best=-best
+        ),
     )
     rows = []
     for name, _, results in entries:
@@ -97,7 +110,8 @@ def _latency(entries: list[LiveEntry]) -> Table:
         rows.append((name, cells))
     about = (
         "From capture, the moment for which a frame was intended, on the sender's clock. Percentiles count results, on "
-        "time or late; a target that refuses what it can't do has fewer of them, see the outcomes."
+        "time or late; a target that refuses what it can't do has fewer of them, see the outcomes. Where on-time "
+        f"ratios lie more than {ON_TIME_APART:.0%} apart, no latency is called the best."
     )
     return Table("Latency", about, "run", columns, rows)
 
@@ -120,7 +134,7 @@ def _classes(entries: list[LiveEntry]) -> Table:
         )
         for run, _, results in entries
     ]
-    return Table("On time by class", "On-time frames of all that were not cancelled.", "run", columns, rows)
+    return Table("On time by class", "On-time frames of all that were to be sent.", "run", columns, rows)
 
 
 def _streams(entries: list[LiveEntry]) -> Table:
@@ -128,7 +142,7 @@ def _streams(entries: list[LiveEntry]) -> Table:
     tallies = [{name: tally for name, tally in results.by_stream.items() if tally.frames} for _, _, results in entries]
     names = list(dict.fromkeys(name for of_run in tallies for name in of_run))
     names.sort(key=lambda name: min(of_run[name].on_time_ratio for of_run in tallies if name in of_run))
-    about = "Each stream's on-time frames of all that were not cancelled, the worst stream first."
+    about = "Each stream's on-time frames of all that were to be sent, the worst stream first."
     if not names:
         about = "No stream should have sent anything."
     elif len(names) > STREAMS_MAX:
@@ -147,7 +161,7 @@ def _streams(entries: list[LiveEntry]) -> Table:
 
 _STREAM_COLUMNS: tuple[Column, ...] = (
     Column("frames", "frames that were to be sent after the warm-up", ","),
-    Column("on time", "on-time frames of all that were not cancelled", ".2%"),
+    Column("on time", "on-time frames of all", ".2%"),
     Column("late", "frames that ended LATE", ","),
     Column("no result", "frames that ended neither ON_TIME nor LATE", ","),
     Column("p50 ms", "median latency from capture, of frames that got a result", ",.2f"),
@@ -179,7 +193,7 @@ def _harness(entries: list[LiveEntry]) -> Table:
         Column("blocked p99 ms", "how long the target did not take a frame, 99th percentile", ",.3f"),
         Column("stood still", "share of the time in which the machine stood still", ".2%"),
         Column("processes", "sender processes", ","),
-        Column("claimed", "late frames that the target itself called on time", ","),
+        Column("claimed", "late frames that the target itself called on time, where it calls any so", ","),
         Column("CPU µs/frame", "CPU time of the target's processes for each frame that was sent", ",.0f"),
         Column("problems", "why the run is invalid, how many reasons", ","),
     )

@@ -23,6 +23,8 @@ LIFE_S_MAX = 2.0
 """How long after it has opened its streams a client vanishes, at most."""
 READY_S_MAX = 30.0
 """Then a client vanishes even if it never opened a stream, and nobody waits any more for the others to begin."""
+RESTART_S, RESTART_S_MAX = 1.0, 60.0
+"""From one start of a kind to the next, at least; it doubles each time."""
 
 Tallies = dict[str, dict[str, int]]
 """Counts by what they count, of each kind of client."""
@@ -64,6 +66,8 @@ class _Kind:
     """What those did that are no more."""
     fell: int = 0
     """That ended by themselves, which none should."""
+    restart_s: float = RESTART_S
+    next_start_s: float = 0.0
 
 
 class Crowd:
@@ -86,6 +90,8 @@ class Crowd:
             self._kinds["vanishing clients"] = self._vanishing
         self._lock = threading.Lock()
         self._begun = threading.Event()
+        self._error = ""
+        """The first that the thread met."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="crowd", daemon=True)
 
@@ -101,9 +107,9 @@ class Crowd:
                 for client in kind.clients.copy():
                     self._end(kind, client)
 
-    def wait_until_begun(self) -> None:
-        """Returns when slow readers and churners are at work, or after `READY_S_MAX`."""
-        self._begun.wait(READY_S_MAX)
+    def wait_until_begun(self, wait_s: float = READY_S_MAX) -> bool:
+        """Returns when slow readers and churners are at work, or after `wait_s`: False, they are not."""
+        return self._begun.wait(wait_s)
 
     def pids(self) -> list[int]:
         """Of those that live now."""
@@ -116,18 +122,33 @@ class Crowd:
         with self._lock:
             return {name: _tally(kind) for name, kind in self._kinds.items()}
 
+    def doubts(self) -> list[str]:
+        """Why this was not the crowd that was asked for, in words; none: it was."""
+        found = [f"who misbehaves could not be looked after: {self._error}"] if self._error else []
+        with self._lock:
+            for name, kind in self._kinds.items():
+                if kind.fell:
+                    found.append(f"the {name} ended by themselves {kind.fell:,} times")
+                # One that vanishes may simply not have been due.
+                if not _acted(kind) and (kind is not self._vanishing or kind.ended[Deed.KILLED]):
+                    found.append(f"the {name} did nothing at all")
+        return found
+
     def _run(self) -> None:
         next_s = time.monotonic() + self._gap_s()
         while not self._stopping.wait(TICK_S):
             with self._lock:
-                for kind in self._kinds.values():
-                    self._look_after(kind)
-                if all(_tally(kind) for kind in self._kinds.values() if kind is not self._vanishing):
-                    self._begun.set()
-                if time.monotonic() >= next_s:
-                    next_s += self._gap_s()
-                    if len(self._vanishing.clients) < VANISHING_MAX:
-                        self._start(self._vanishing)
+                try:
+                    for kind in self._kinds.values():
+                        self._look_after(kind)
+                    if all(_acted(kind) for kind in self._kinds.values() if kind is not self._vanishing):
+                        self._begun.set()
+                    if time.monotonic() >= next_s:
+                        next_s += self._gap_s()
+                        if len(self._vanishing.clients) < VANISHING_MAX:
+                            self._start(self._vanishing)
+                except Exception as error:
+                    self._error = self._error or f"{type(error).__name__}: {error}"
 
     def _gap_s(self) -> float:
         per_minute = self._rudeness.vanish_per_minute
@@ -141,7 +162,10 @@ class Crowd:
             elif kind is self._vanishing and self._is_due(client):
                 client.counts.add(Deed.KILLED)
                 self._end(kind, client)
-        if kind is not self._vanishing and not kind.clients:
+        now_s = time.monotonic()
+        if kind is not self._vanishing and not kind.clients and now_s >= kind.next_start_s:
+            kind.next_start_s = now_s + kind.restart_s
+            kind.restart_s = min(2 * kind.restart_s, RESTART_S_MAX)
             self._start(kind)
 
     def _is_due(self, client: _Client) -> bool:
@@ -165,6 +189,15 @@ class Crowd:
         kind.clients.remove(client)
         for deed in Deed:
             kind.ended[deed] += client.counts.of(deed)
+
+
+def _acted(kind: _Kind) -> bool:
+    """Being killed is no deed of one's own."""
+    return any(
+        times or any(client.counts.of(deed) for client in kind.clients)
+        for deed, times in kind.ended.items()
+        if deed is not Deed.KILLED
+    )
 
 
 def _tally(kind: _Kind) -> dict[str, int]:

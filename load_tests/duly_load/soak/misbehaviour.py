@@ -205,6 +205,7 @@ class _Heard:
         batch_size: int = 0,
         dispatched_unix_ns: int = 0,
         occupied_ns: int = 0,
+        claimed: bool = False,
     ) -> None:
         self._counts.add(Deed.ANSWERED)
 

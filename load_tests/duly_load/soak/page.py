@@ -23,8 +23,9 @@ Curve = tuple[str, list[float], list[float]]
 def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judged: Judgement) -> None:
     """The folder of `path` must exist. Raises OSError, and ModuleNotFoundError without plotly."""
     against = [("Why not", reason) for reason in judged.against]
+    doubts = [("Why nobody can say", doubt) for doubt in judged.doubts]
     notes = [("Note", note) for note in judged.notes]
-    told = [("Verdict", "holds" if judged.holds else "does not hold"), *against, *notes, *facts]
+    told = [("Verdict", judged.holds.value), *against, *doubts, *notes, *facts]
     tables = [_growth(judged)] if judged.growth else []
     if done.slices:
         tables.append(_slices(done))
@@ -57,6 +58,18 @@ def _cells(growth: Growth) -> tuple[float | None, ...]:
 
 
 def _slices(done: Soak) -> Table:
+    rows = (
+        [
+            ("all that are valid", _row(done.valid)),
+            ("worst", _row([min(done.valid, key=lambda result: result.on_time_ratio)])),
+        ]
+        if done.valid
+        else []
+    )
+    invalid = [result for result in done.slices if result.problems]
+    if invalid:
+        frames, unanswered = (sum(each) for each in zip(*((r.frames, r.unanswered) for r in invalid), strict=True))
+        rows.append(("invalid, left out", (len(invalid), frames, None, None, unanswered)))
     return Table(
         "Slices",
         "Each is the scenario with a seed of its own, sent by clients that behave.",
@@ -68,10 +81,7 @@ def _slices(done: Soak) -> Table:
             Column("p99 ms", "latency from capture", ",.2f"),
             Column("unanswered", "sent, and nothing came", ",d"),
         ),
-        [
-            ("all", _row(done.slices)),
-            ("worst", _row([min(done.slices, key=lambda result: result.on_time_ratio)])),
-        ],
+        rows,
     )
 
 
@@ -112,12 +122,12 @@ def _pictures(done: Soak) -> list[Picture]:
     if streams[1]:
         about = "What the server says that it holds: it must come down to nothing when all are gone."
         pictures.append(Picture("Streams and frames", about, _over_time([streams, frames], "", done.warm_s)))
-    if done.slices:
-        ratios: Curve = ("on time", *_there([(result.at_s, 100 * result.on_time_ratio) for result in done.slices]))
-        p99: Curve = ("p99", *_there([(result.at_s, result.p99_ms) for result in done.slices]))
-        pictures.append(Picture("On time", "Share of the frames of each slice.", _on_time(ratios, done.warm_s)))
+    if done.valid:
+        ratios: Curve = ("on time", *_there([(result.at_s, 100 * result.on_time_ratio) for result in done.valid]))
+        p99: Curve = ("p99", *_there([(result.at_s, result.p99_ms) for result in done.valid]))
+        pictures.append(Picture("On time", "Share of the frames of each valid slice.", _on_time(ratios, done.warm_s)))
         if p99[1]:
-            about = "The 99th percentile of latency from capture, of each slice."
+            about = "The 99th percentile of latency from capture, of each valid slice."
             pictures.append(Picture("Latency", about, _over_time([p99], "p99 (ms)", done.warm_s)))
     return pictures
 
@@ -142,6 +152,7 @@ def _lags(done: Soak) -> list[Curve]:
             *_there([(each.at_s, each.loop_lag.mean_ms if each.loop_lag else None) for each in samples]),
         ),
         ("answer, worst", *_there([(each.at_s, each.asked.answer_ms if each.asked else None) for each in samples])),
+        # Of invalid slices too: it is why they are.
         ("harness sends late, p99", *_there([(each.at_s, each.lag_p99_ms) for each in done.slices])),
     ]
     return [curve for curve in curves if curve[1]]

@@ -2,8 +2,12 @@
 `soak.jsonl` as soon as it is there, so that a soak that is killed after nine hours leaves nine hours.
 """
 
+import contextlib
+import csv
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +16,10 @@ from duly_load.generator.record import LiveRun
 from duly_load.live_results import measure
 from duly_load.outcomes import FrameOutcome
 from duly_load.soak.crowd import Tallies
-from duly_load.soak.watch import Asked, Sample
+from duly_load.soak.watch import Asked, LoopLag, Sample, Usage
+
+SAMPLES_MAX = 10_000
+"""However long the soak; they are held until its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ def result_of(run: LiveRun, nth: int, at_s: float) -> SliceResult:
 
 @dataclass(slots=True)
 class Soak:
-    """All of it. Bounded: a slice takes as long as its scenario, samples are so far apart that they stay few."""
+    """All of it. Bounded: a slice takes as long as its scenario at least, samples are thinned where they are many."""
 
     warm_s: float
     """Samples before this are no part of a trend: caches fill, pools grow to what they need."""
@@ -86,16 +93,44 @@ class Soak:
     ended: str = ""
     """Why it ended before its time, other than that somebody wanted it to; empty: it did not."""
     interrupted: bool = False
+    faults: bool = False
+    """The scenario has some: frames fail since the harness breaks what computes them."""
+    doubts: list[str] = field(default_factory=list)
+    """Why it was not the soak that was asked for, in words."""
+    notes: list[str] = field(default_factory=list)
+    """What else went wrong in the harness, in words."""
+    seen: int = 0
+    """Samples, with those that were thinned out."""
+    keep_each: int = 1
+    """One sample of so many is held."""
+
+    @property
+    def valid(self) -> list[SliceResult]:
+        """Slices whose figures may be believed."""
+        return [result for result in self.slices if not result.problems]
+
+    def add(self, sample: Sample) -> None:
+        """Where there are too many every other one goes, so that they span the whole soak at any time."""
+        if self.seen % self.keep_each == 0:
+            self.samples.append(sample)
+        self.seen += 1
+        if len(self.samples) > SAMPLES_MAX:
+            self.samples = self.samples[::2]
+            self.keep_each *= 2
 
 
 class Log:
     """`soak.jsonl`: a JSON object a line, `{"kind": "begin" | "sample" | "slice" | "verdict", ...}`; what is in the
-    file already stays there. Without a file it forgets.
+    file already stays there. Without a file it forgets. A number that is not finite is null.
+
+    A disk that is full ends no soak: the first error is kept.
     """
 
     def __init__(self, file: Path | None) -> None:
         """Raises OSError."""
         self._lines = file.open("a", encoding="utf-8") if file is not None else None
+        self.error = ""
+        """Why lines are missing; empty: none is."""
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +139,8 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._lines is not None:
-            self._lines.close()
+            with contextlib.suppress(OSError):  # told already when it could not be written
+                self._lines.close()
 
     def begin(self, facts: dict[str, Any]) -> None:
         self._write("begin", facts)
@@ -121,5 +157,30 @@ class Log:
     def _write(self, kind: str, facts: dict[str, Any]) -> None:
         if self._lines is not None:
             # In one piece: samples come from a thread of their own.
-            self._lines.write(json.dumps({"kind": kind} | facts) + "\n")
-            self._lines.flush()
+            line = json.dumps(_finite({"kind": kind} | facts), allow_nan=False) + "\n"
+            try:
+                self._lines.write(line)
+                self._lines.flush()
+            except OSError as error:
+                self.error = self.error or f"{self._lines.name} lacks lines: {error.strerror}"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no nan."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_csv(file: Path, samples: Sequence[Sample]) -> None:
+    """A row for each sample; a cell is empty where nothing was to be had. Raises OSError."""
+    parts = (("server", Usage), ("harness", Usage), ("asked", Asked), ("loop_lag", LoopLag))
+    columns = [(part, each.name) for part, of in parts for each in fields(of)]
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines, lineterminator="\n")
+        writer.writerow(["at_s", *(f"{part}_{name}" for part, name in columns)])
+        for sample in samples:
+            cells = (_finite(getattr(getattr(sample, part), name, None)) for part, name in columns)
+            writer.writerow([round(sample.at_s, 3), *cells])

@@ -1,25 +1,23 @@
 """A soak: the scenario again and again, each time with another seed, while clients misbehave and somebody watches."""
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 
 import grpc
 
 from duly.v1 import server_pb2_grpc
 from duly_load.generator.connection import TargetError
-from duly_load.generator.run import Offer, Progress
+from duly_load.generator.run import Offer, Progress, Sending
 from duly_load.load_scenario import LoadScenario
 from duly_load.peers.peer import PeerError
-from duly_load.soak.crowd import Crowd, Rudeness, Tallies
+from duly_load.soak.crowd import READY_S_MAX, Crowd, Rudeness, Tallies
 from duly_load.soak.misbehaviour import Aim
-from duly_load.soak.record import Log, SliceResult, Soak, result_of
+from duly_load.soak.record import SAMPLES_MAX, Log, SliceResult, Soak, result_of
 from duly_load.soak.watch import Asked, Sample, Watch, Watched, ask
 from duly_load.targets import OpenTarget, offer_to
 
-SAMPLES_MAX = 10_000
-"""However long the soak; they are held until its end."""
 PERIOD_S_MIN, PERIOD_S = 0.2, 5.0
 """Between two samples; longer than the second where there would be too many, shorter in a short soak."""
 SAMPLES_WANTED = 100
@@ -40,22 +38,18 @@ class SoakPlan:
     seed: int
     """Of the first slice, the others count up."""
     duration_s: float
+    """Of the slices together; the last one, which begins before the end, is not cut short."""
     rudeness: Rudeness
     pid: int | None = None
     """Of a server that the harness did not start, on this machine; None: not known."""
     metrics: str | None = None
     """URL of its metrics; None: not known."""
-
-    @property
-    def slices(self) -> int:
-        """A slice is the scenario as it stands; the last one is not cut short."""
-        return max(1, math.ceil(self.duration_s / self.scenario.duration_s))
+    sending: Sending = field(default_factory=Sending)
 
     @property
     def sample_period_s(self) -> float:
         wanted_s = min(PERIOD_S, max(PERIOD_S_MIN, self.duration_s / SAMPLES_WANTED))
-        # Openings and answers that are waited for make slices longer than they are planned: by half, to be safe.
-        return max(wanted_s, 1.5 * self.duration_s / SAMPLES_MAX)
+        return max(wanted_s, self.duration_s / SAMPLES_MAX)
 
     @property
     def warm_s(self) -> float:
@@ -80,12 +74,11 @@ def soak(plan: SoakPlan, target: OpenTarget, log: Log, tell: Callable[[SoakProgr
 
     Raises ScenarioError where the payloads are not what the target takes.
     """
-    done = Soak(plan.warm_s)
+    done = Soak(plan.warm_s, faults=bool(plan.scenario.fault))
 
     def seen(sample: Sample) -> None:
+        done.add(sample)
         log.sample(sample)
-        if len(done.samples) < SAMPLES_MAX:
-            done.samples.append(sample)
 
     endpoint = target.address.endpoint if target.address.protocol == "duly" else None
     done.before = _holds(endpoint)
@@ -96,15 +89,20 @@ def soak(plan: SoakPlan, target: OpenTarget, log: Log, tell: Callable[[SoakProgr
     with Watch(watched, plan.sample_period_s, seen) as watch:
         try:
             with Crowd(aim, plan.rudeness) as crowd:
-                crowd.wait_until_begun()
+                if not crowd.wait_until_begun():
+                    done.notes.append(f"not all who misbehave were at work {READY_S_MAX:g} s after they were started")
                 try:
                     _slices(plan, target, done, watch, crowd, log, tell)
                 finally:
                     done.crowd = crowd.tallies()
+                    done.doubts += crowd.doubts()
         except KeyboardInterrupt:
             done.interrupted = True
         if not done.ended:
             done.after = _when_all_are_gone(endpoint, done.before)
+    done.notes += watch.notes()
+    if log.error:
+        done.notes.append(log.error)
     return done
 
 
@@ -117,7 +115,8 @@ def _slices(
     log: Log,
     tell: Callable[[SoakProgress], None] | None,
 ) -> None:
-    for nth in range(plan.slices):
+    end_s = watch.at_s + plan.duration_s
+    for nth in count():
 
         def progress(_: Progress, nth: int = nth) -> None:
             if tell is not None:
@@ -128,7 +127,7 @@ def _slices(
                     )
                 )
 
-        asked = Offer(plan.scenario, plan.seed + nth, target.name, target.address)
+        asked = Offer(plan.scenario, plan.seed + nth, target.name, target.address, plan.sending)
         try:
             run = offer_to(target, asked, progress)
         except (TargetError, PeerError) as error:
@@ -138,7 +137,7 @@ def _slices(
             log.slice(done.slices[-1], crowd.tallies())
         if target.server is not None and (died := target.server.died()):
             done.ended = f"slice {nth + 1}: {died}"
-        if done.ended:
+        if done.ended or watch.at_s >= end_s:
             return
 
 

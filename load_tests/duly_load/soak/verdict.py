@@ -1,16 +1,21 @@
 """What a soak says: does the server hold, and if not, why not.
 
 It does not hold where memory, descriptors or threads of its processes grow (see `duly_load.soak.trend`), where a frame
-of a client that behaves was never answered or its stream broke off, where streams or frames are left when all clients
-are gone, or where it ended. Late and shed frames do not count against it: an overloaded server that says so holds.
+of a client that behaves was never answered, failed, was called invalid or could not be sent, or its stream broke off,
+where streams or frames are left when all clients are gone, or where it ended or no longer answers. Late, expired,
+superseded and shed frames do not count against it: an overloaded server that says so holds.
+
+Where nothing is against it, but no slice is valid, or those who misbehave did not, nobody can say that it holds.
 """
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
+from duly_load.outcomes import FrameOutcome
 from duly_load.soak.record import Soak
 from duly_load.soak.run import left_over
 from duly_load.soak.trend import Trend, Verdict, trend
@@ -21,6 +26,13 @@ MEMORY_LIMIT_PER_H, MEMORY_LIMIT_SHARE_PER_H = MIB, 0.01
 """Bytes, and a share of what is held: the larger of the two is growth that somebody would care about."""
 COUNT_LIMIT_PER_H = 1.0
 """Descriptors and threads."""
+FAULTS = {
+    FrameOutcome.UNANSWERED: "were never answered",
+    FrameOutcome.FAILED: "failed",
+    FrameOutcome.INVALID: "were called invalid",
+    FrameOutcome.UNSENT: "could not be sent",
+}
+"""What no frame of a client that behaves should meet, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +74,45 @@ class Growth:
     trend: Trend
 
 
+class Holds(StrEnum):
+    YES = "holds"
+    NO = "does not hold"
+    CANNOT_SAY = "cannot say"
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     against: tuple[str, ...]
-    """Why it does not hold; empty: it does."""
+    """Why it does not hold; empty: nothing was found."""
+    doubts: tuple[str, ...]
+    """Why that says nothing; empty: it does."""
     notes: tuple[str, ...]
     """What else to know before it is believed."""
     growth: tuple[Growth, ...]
 
     @property
-    def holds(self) -> bool:
-        return not self.against
+    def holds(self) -> Holds:
+        if self.against:
+            return Holds.NO
+        return Holds.CANNOT_SAY if self.doubts else Holds.YES
 
     def to_json(self) -> dict[str, Any]:
         growth = [
             {"of": each.of, "series": each.series.name, "first": each.first, "last": each.last} | asdict(each.trend)
             for each in self.growth
         ]
-        return {"holds": self.holds, "against": self.against, "notes": self.notes, "growth": growth}
+        return {
+            "verdict": self.holds,
+            "against": self.against,
+            "doubts": self.doubts,
+            "notes": self.notes,
+            "growth": growth,
+        }
 
 
 def judge(done: Soak) -> Judgement:
     growth = tuple(_growth(done))
-    return Judgement(tuple(_against(done, growth)), tuple(_notes(done, growth)), growth)
+    return Judgement(tuple(_against(done, growth)), tuple(_doubts(done)), tuple(_notes(done, growth)), growth)
 
 
 def values_of(samples: list[Sample], of: str, series: Series) -> tuple[list[float], list[float]]:
@@ -122,14 +150,14 @@ def _against(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
     for each in growth:
         if each.of == "server" and each.series.judged and each.trend.verdict is Verdict.GROWS:
             found.append(f"its {each.series.name} grow{'s' if each.series.is_memory else ''} by {per_hour(each)}")
-    if unanswered := sum(result.unanswered for result in done.slices):
-        slices = sum(bool(result.unanswered) for result in done.slices)
-        found.append(f"{unanswered} frames of clients that behave were never answered, in {slices} slices")
+    found += [_fault(done, outcome) for outcome in FAULTS if _counts(done, outcome) and not _caused(done, outcome)]
     for result in done.slices:
         if result.broken:
             found.append(
                 f"slice {result.nth + 1}: streams of clients that behave broke off, {'; '.join(result.broken)}"
             )
+    if done.before is not None and done.after is None and not done.ended:
+        found.append("it no longer answers")
     if done.before is not None and done.after is not None:
         streams, frames = left_over(done.before, done.after)
         if streams or frames:
@@ -137,21 +165,42 @@ def _against(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
     return found
 
 
+def _counts(done: Soak, outcome: FrameOutcome) -> list[int]:
+    """Frames in each slice that has any."""
+    return [times for result in done.slices if (times := result.counts.get(outcome.name, 0))]
+
+
+def _fault(done: Soak, outcome: FrameOutcome) -> str:
+    counts = _counts(done, outcome)
+    return f"{sum(counts)} frames of clients that behave {FAULTS[outcome]}, in {len(counts)} slices"
+
+
+def _caused(done: Soak, outcome: FrameOutcome) -> bool:
+    """By the harness itself: a frame fails whose worker it kills."""
+    return done.faults and outcome is FrameOutcome.FAILED
+
+
+def _doubts(done: Soak) -> list[str]:
+    return [*done.doubts] if done.valid else [f"not one of {len(done.slices)} slices is valid", *done.doubts]
+
+
 def _notes(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
-    found = []
+    found = [*done.notes]
+    found += [
+        f"{_fault(done, outcome)}; the scenario has faults"
+        for outcome in FAULTS
+        if _counts(done, outcome) and _caused(done, outcome)
+    ]
     if done.interrupted:
         found.append("it was interrupted before its time")
     invalid = [result for result in done.slices if result.problems]
     if invalid:
         found.append(
-            f"{len(invalid)} of {len(done.slices)} slices are invalid, their times say nothing; "
+            f"{len(invalid)} of {len(done.slices)} slices are invalid and left out of its figures; "
             f"slice {invalid[0].nth + 1}: {'; '.join(invalid[0].problems)}"
         )
     if not any(each.of == "server" for each in growth):
-        found.append(
-            "whether memory, descriptors or threads of the server grow was not to be seen: "
-            "its processes are not known (--pid), on another machine, or it ended during the warm-up"
-        )
+        found.append(f"whether memory, descriptors or threads of the server grow was not to be seen: {_unseen(done)}")
     for of in ("server", "harness"):
         short = [g.series.name for g in growth if g.of == of and g.trend.verdict is Verdict.TOO_SHORT]
         if short:
@@ -160,6 +209,15 @@ def _notes(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
         if each.of == "harness" and each.series.judged and each.trend.verdict is Verdict.GROWS:
             found.append(f"the harness's own {each.series.name} grew by {per_hour(each)}")
     return found
+
+
+def _unseen(done: Soak) -> str:
+    """Why nothing was seen of the server after the warm-up."""
+    if not any(sample.server for sample in done.samples):
+        return "its processes are not known (--pid), or on another machine"
+    if all(sample.at_s < done.warm_s for sample in done.samples):
+        return f"the soak was shorter than its warm-up of {done.warm_s:,.0f} s"
+    return f"it ended during the warm-up of {done.warm_s:,.0f} s"
 
 
 def per_hour(growth: Growth) -> str:

@@ -1,5 +1,6 @@
 """What a server and the harness hold and how late the server is, looked at again and again while a soak runs."""
 
+import http.client
 import threading
 import time
 import urllib.error
@@ -17,6 +18,8 @@ from duly.v1 import server_pb2, server_pb2_grpc
 
 ASK_EVERY_S = 1.0
 ASK_TIMEOUT_S = 5.0
+STOPPED_PERIODS = 3
+"""Without a sample, and none is to be expected any more."""
 METRICS_BYTES_MAX = 16 * 2**20
 LAG_METRIC = "duly_event_loop_lag_seconds"
 
@@ -94,6 +97,10 @@ class Watch:
         self._tell = tell
         self._begin_s = time.monotonic()
         self._lag = _LagReader(watched.metrics) if watched.metrics else None
+        self._failed = 0
+        self._error = ""
+        """Of the first sample that failed."""
+        self._last_s = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -110,6 +117,13 @@ class Watch:
         """Since the soak began."""
         return time.monotonic() - self._begin_s
 
+    def notes(self) -> list[str]:
+        """What is missing of the samples, in words; when the soak is over."""
+        found = [f"{self._failed:,} samples failed, the first with {self._error}"] if self._failed else []
+        if self.at_s - self._last_s > STOPPED_PERIODS * self._period_s + 2 * ASK_TIMEOUT_S:
+            found.append(f"samples stopped at {self._last_s:,.0f} s of {self.at_s:,.0f}")
+        return found
+
     def _run(self) -> None:
         endpoint = self._watched.endpoint
         if endpoint is None:
@@ -122,12 +136,18 @@ class Watch:
         asked: Asked | None = None
         answer_ms, next_s = 0.0, 0.0
         while True:
-            if stub is not None:
-                asked = ask(stub)
-                answer_ms = max(answer_ms, asked.answer_ms if asked else ASK_TIMEOUT_S * 1e3)
-            if self.at_s >= next_s:
-                self._tell(self._sample(asked, answer_ms))
-                answer_ms, next_s = 0.0, max(next_s + self._period_s, self.at_s)
+            try:
+                if stub is not None:
+                    asked = ask(stub)
+                    answer_ms = max(answer_ms, asked.answer_ms if asked else ASK_TIMEOUT_S * 1e3)
+                if self.at_s >= next_s:
+                    self._tell(self._sample(asked, answer_ms))
+                    self._last_s = self.at_s
+                    answer_ms, next_s = 0.0, max(next_s + self._period_s, self._last_s)
+            except Exception as error:  # whatever it is: hours of samples are still to come
+                self._failed += 1
+                self._error = self._error or f"{type(error).__name__}: {error}"
+                next_s = self.at_s + self._period_s
             if self._stopping.wait(min(ASK_EVERY_S, max(0.0, next_s - self.at_s))):
                 return
 
@@ -211,7 +231,7 @@ class _LagReader:
         try:
             with self._opener.open(self._url, timeout=ASK_TIMEOUT_S) as answer:
                 now = lag_histogram(answer.read(METRICS_BYTES_MAX).decode())
-        except (urllib.error.URLError, OSError, ValueError):
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError):
             return None
         last, self._last = self._last, now
         return lag_between(last, now) if last else None
@@ -230,12 +250,13 @@ def lag_histogram(metrics: str) -> dict[str, float]:
 
 
 def lag_between(last: dict[str, float], now: dict[str, float]) -> LoopLag | None:
-    """None: nothing came in between, or the server began anew."""
+    """None: nothing came in between, the server began anew, or it has no buckets."""
     count = now.get("count", 0.0) - last.get("count", 0.0)
     if count <= 0:
         return None
-    edges = sorted((edge for edge in now if edge not in ("count", "sum")), key=float)
-    reached = next(edge for edge in edges if now[edge] - last.get(edge, 0.0) >= 0.99 * count)
+    finite = sorted((edge for edge in now if edge not in ("count", "sum", "+Inf")), key=float)
+    if not finite:
+        return None
     # What lies beyond the last edge is told as that edge: the least that it can be.
-    p99_s = float(reached) if reached != "+Inf" else float(edges[-2])
+    p99_s = float(next((edge for edge in finite if now[edge] - last.get(edge, 0.0) >= 0.99 * count), finite[-1]))
     return LoopLag((now.get("sum", 0.0) - last.get("sum", 0.0)) / count * 1e3, p99_s * 1e3)
