@@ -158,11 +158,15 @@ def _tail(times_ms: Percentiles | None) -> list[str]:
 
 
 def _write(out: Path, ran: LiveRun, results: LiveResults, machine: Machine, version: str) -> None:
-    from duly_load.report.live import write_runs  # late: it draws with plotly, which nothing else needs
+    """What costs nothing to write comes first: a fault in drawing must not lose a run. Raises ClickException."""
+    try:
+        left_out = write_files(out, ran, results, machine, version)
+        from duly_load.report.live import write_runs  # late: it draws with plotly, which nothing else needs
 
-    facts = [*([("Version", version)] if version else []), *machine.facts()]
-    write_runs(out / "report.html", f"{ran.scenario.name} on {ran.target}", [(ran.target, ran, results)], facts)
-    left_out = write_files(out, ran, results, machine, version)
+        facts = [*([("Version", version)] if version else []), *machine.facts()]
+        write_runs(out / FILES[0], f"{ran.scenario.name} on {ran.target}", [(ran.target, ran, results)], facts)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename} can't be written: {error.strerror}") from error
     click.echo(f"written: {out}: {', '.join(FILES)}")
     for line in left_out:
         click.echo(line)
