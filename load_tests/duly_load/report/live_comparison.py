@@ -19,7 +19,7 @@ from duly_load.report.live_pictures import pictures
 from duly_load.report.live_tables import LiveEntry, best_latency, tables
 from duly_load.report.page import Column, Picture, Table, Verdict, render
 
-REASONS_MAX = 40
+REASONS_MAX = 10
 """Reasons why runs are invalid that are told in full."""
 LOAD = "offered load (times the scenario's own)"
 
@@ -102,12 +102,13 @@ def write_comparison(
         *([_ratios(names, rows)] if any(row.pairs for row in rows) else []),
         _spreads(names, rows),
     ]
-    drawn = [_picture(measure, names, rows) for measure in _MEASURES]
+    curves = [_picture(measure, names, rows) for measure in _MEASURES]
+    drawn: list[Picture] = []
     for detail in details:
         at = f"at {detail.load:g}x"
         shown += [replace(table, heading=f"{table.heading}, {at}") for table in tables(detail.entries)]
         drawn += [replace(picture, heading=f"{picture.heading}, {at}") for picture in pictures(detail.entries)]
-    path.write_text(render(title, list(facts), shown, drawn, _verdict(names, rows)), "utf-8")
+    path.write_text(render(title, list(facts), shown, drawn, _verdict(names, rows), curves), "utf-8")
 
 
 def _by_load(rows: Sequence[Row], target: int) -> dict[float, Row]:
@@ -215,8 +216,11 @@ def _verdict(names: Sequence[str], rows: Sequence[Row]) -> Verdict:
     reasons = [f"{names[row.target]} at {row.load:g}x: {reason}" for row in rows for reason in row.spoiled]
     held, valid = sum(row.held for row in rows), sum(row.valid for row in rows)
     repeated = len(reasons) - (held - valid)
+    complete = all(row.valid for row in rows)
     if valid == held:
         headline = f"All {held} turns have a valid run"
+    elif complete:
+        headline = f"Every target has a figure at every load; {held - valid} of {held} turns are invalid and left out"
     elif valid:
         headline = f"INVALID: {held - valid} of {held} turns have no valid run; these are left out"
     else:
@@ -225,4 +229,4 @@ def _verdict(names: Sequence[str], rows: Sequence[Row]) -> Verdict:
         headline += f"; {repeated} invalid run{'s were' if repeated > 1 else ' was'} repeated"
     if len(reasons) > REASONS_MAX:
         reasons = [*reasons[:REASONS_MAX], f"and {len(reasons) - REASONS_MAX:,} more reasons"]
-    return Verdict(valid == held, headline, tuple(reasons))
+    return Verdict(complete, headline, tuple(reasons))

@@ -62,10 +62,13 @@ def render(
     tables: list[Table],
     pictures: list[Picture],
     verdict: Verdict | None = None,
+    first: Sequence[Picture] = (),
 ) -> str:
-    """The whole page. Raises ModuleNotFoundError where plotly is not installed."""
+    """The whole page: `first`, the pictures that say most, stand above the tables. Raises ModuleNotFoundError where
+    plotly is not installed.
+    """
     own = files("duly_load.report")
-    drawn = any(picture.figure for picture in pictures)
+    drawn = any(picture.figure for picture in (*first, *pictures))
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">',
@@ -76,9 +79,10 @@ def render(
         *(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts),
         "</dl>\n</header>\n<main>",
         _verdict(verdict) if verdict else "",
-        *(_table(table) for table in tables),
         "<noscript><p>The pictures are drawn by a script inside this page; the tables do without.</p></noscript>",
-        *(_picture(nth, picture) for nth, picture in enumerate(pictures)),
+        *(_picture(nth, picture) for nth, picture in enumerate(first)),
+        *(_table(table) for table in tables),
+        *(_picture(nth, picture) for nth, picture in enumerate(pictures, start=len(first))),
         "</main>",
         f"<script>{_plotly()}</script>" if drawn else "",
         f"<script>\n{(own / 'page.js').read_text('utf-8')}</script>" if drawn else "",
