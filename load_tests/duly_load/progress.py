@@ -44,7 +44,7 @@ class RunProgress:
 
     def follow(self, name: str, scenario: LoadScenario) -> Callable[[run.Progress], None]:
         """For `offer`: begins a run of `scenario`, named so."""
-        self.say(f"{name}: {scenario.name}, {scenario.duration_s:g} s")
+        self.say(f"{scenario.name} to {name}, {scenario.duration_s:g} s")
         duration_ns = round(scenario.duration_s * 1e9)
         self._bar.reset(self._task, total=duration_ns)
 

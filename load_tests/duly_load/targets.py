@@ -71,7 +71,7 @@ def check_names(names: Sequence[str], scenario: LoadScenario) -> None:
         if peer is not None and not scenario.model:
             raise ScenarioError(f"{scenario.name}: model: is required, or {name} does not know what to serve")
         if peer is not None and (missing := PEERS[peer].missing()):
-            raise PeerError(missing)
+            raise PeerError(f"{peer}: {missing}")
 
 
 @contextlib.contextmanager
