@@ -15,7 +15,7 @@ from pathlib import Path
 
 from duly_load.arrivals import Poisson
 from duly_load.generator.address import Address, AddressError, parse_address
-from duly_load.generator.connection import Refused, Target, TargetError
+from duly_load.generator.connection import FrameAnswer, Refused, Target, TargetError
 from duly_load.generator.payloads import PayloadError, prepare
 from duly_load.generator.record import LiveRun
 from duly_load.generator.run import Deed, Offer, Progress, offer
@@ -183,17 +183,8 @@ class _Answer:
         self.at_ns = 0
         self.ending = ""
 
-    def answered(
-        self,
-        nth: int,
-        outcome: FrameOutcome,
-        at_ns: int,
-        batch_size: int = 0,
-        dispatched_unix_ns: int = 0,
-        occupied_ns: int = 0,
-        claimed: bool = False,
-    ) -> None:
-        self.outcome, self.at_ns = outcome, at_ns
+    def answered(self, answer: FrameAnswer) -> None:
+        self.outcome, self.at_ns = answer.outcome, answer.at_ns
         self.came.set()
 
     def ended(self, reason: str) -> None:

@@ -17,7 +17,7 @@ from duly_client.types import Encoding, Payload
 from duly_load import null_echo
 from duly_load.generator import kserve, kserve_proto
 from duly_load.generator.address import Address, parse_address
-from duly_load.generator.connection import Connection, TargetError
+from duly_load.generator.connection import Connection, FrameAnswer, TargetError
 from duly_load.generator.kserve import KserveTarget
 from duly_load.generator.kserve_messages import KserveModel, ModelError, outcome_of_error
 from duly_load.generator.room import Room
@@ -45,10 +45,10 @@ class Heard:
         self.reasons: list[str] = []
         self.over = asyncio.Event()
 
-    def answered(self, nth: int, outcome: FrameOutcome, at_ns: int, *_: int) -> None:
-        assert nth not in self.outcomes
-        assert at_ns > 0
-        self.outcomes[nth] = outcome
+    def answered(self, answer: FrameAnswer) -> None:
+        assert answer.nth not in self.outcomes
+        assert answer.at_ns > 0
+        self.outcomes[answer.nth] = answer.outcome
 
     def ended(self, reason: str) -> None:
         self.reasons.append(reason)
@@ -336,8 +336,8 @@ async def test_a_server_that_dies_leaves_its_frames_unanswered(options: str) -> 
             await asyncio.Event().wait()
 
     class Watching(Heard):
-        def answered(self, nth: int, outcome: FrameOutcome, at_ns: int, *rest: int) -> None:
-            super().answered(nth, outcome, at_ns, *rest)
+        def answered(self, answer: FrameAnswer) -> None:
+            super().answered(answer)
             answered_first.set()
 
     heard = Watching()

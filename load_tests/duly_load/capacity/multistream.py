@@ -30,7 +30,7 @@ from duly_load.capacity.confidence import Counts, percentile_ns
 from duly_load.capacity.search import Trial
 from duly_load.generator.address import Address
 from duly_load.generator.awake import awake
-from duly_load.generator.connection import Connection, Refused, Target, TargetError
+from duly_load.generator.connection import Connection, FrameAnswer, Refused, Target, TargetError
 from duly_load.generator.payloads import PayloadError, prepare
 from duly_load.generator.run import Sending
 from duly_load.generator.targets import target_of
@@ -193,18 +193,9 @@ class _Query:
         if not self.ending:
             self.done.clear()
 
-    def answered(
-        self,
-        nth: int,
-        outcome: FrameOutcome,
-        at_ns: int,
-        batch_size: int = 0,
-        dispatched_unix_ns: int = 0,
-        occupied_ns: int = 0,
-        claimed: bool = False,
-    ) -> None:
-        self.whole &= outcome in (FrameOutcome.ON_TIME, FrameOutcome.LATE)
-        self.last_ns = max(self.last_ns, at_ns)
+    def answered(self, answer: FrameAnswer) -> None:
+        self.whole &= answer.outcome in (FrameOutcome.ON_TIME, FrameOutcome.LATE)
+        self.last_ns = max(self.last_ns, answer.at_ns)
         self.missing -= 1
         if not self.missing:
             self.done.set()

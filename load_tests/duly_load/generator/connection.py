@@ -4,7 +4,7 @@ A connection carries one session of one sensor. All its methods run in the event
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from duly_client.types import Encoding, Payload, TensorSpec
 from duly_load.load_scenario import LiveSensor
@@ -24,25 +24,28 @@ class Refused(Exception):
     """The target is there and would not let the stream in: the reason in its own words."""
 
 
+class FrameAnswer(NamedTuple):
+    """What came back for one frame."""
+
+    nth: int
+    """The frame's place in the schedule."""
+    outcome: FrameOutcome
+    """As the target calls it: ON_TIME where it gives a result and knows nothing of deadlines."""
+    at_ns: int
+    """When it came, on the monotonic clock."""
+    batch_size: int = 0
+    dispatched_unix_ns: int = 0
+    occupied_ns: int = 0
+    """These three: see `Record`; 0 where the target does not tell."""
+    claimed: bool = False
+    """The target knows of deadlines and says itself that it met this one."""
+
+
 class Told(Protocol):
     """Where a connection tells what comes back."""
 
-    def answered(
-        self,
-        nth: int,
-        outcome: FrameOutcome,
-        at_ns: int,
-        batch_size: int = 0,
-        dispatched_unix_ns: int = 0,
-        occupied_ns: int = 0,
-        claimed: bool = False,
-    ) -> None:
-        """The answer to frame `nth`, its place in the schedule, came at `at_ns` of the monotonic clock.
-
-        `outcome` as the target calls it: ON_TIME where it gives a result and knows nothing of deadlines.
-        `dispatched_unix_ns`, `occupied_ns`: see `Record`; 0 where the target does not tell. `claimed`: the target knows
-        of deadlines and says itself that it met this one.
-        """
+    def answered(self, answer: FrameAnswer) -> None:
+        """What came back for a frame of this connection."""
 
     def ended(self, reason: str) -> None:
         """The target ended the stream, or broke off; nothing more comes. Not told after `close`, nor where the target

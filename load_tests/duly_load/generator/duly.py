@@ -10,7 +10,7 @@ from duly_client.errors import DulyError, StreamRefused
 from duly_client.types import Encoding, Payload, TensorSpec
 from duly_load.arrivals import Periodic
 from duly_load.generator.clock import unix_minus_monotonic_ns
-from duly_load.generator.connection import Refused, TargetError, Told
+from duly_load.generator.connection import FrameAnswer, Refused, TargetError, Told
 from duly_load.load_scenario import LiveSensor
 from duly_load.outcomes import FrameOutcome
 from duly_load.schedule import Session
@@ -118,7 +118,7 @@ class DulyConnection:
                 if outcome.status is types.Status.CANCELLED and not timing.received_unix_ns:
                     continue  # the client's own word: the connection was lost
                 nth, capture_unix_ns = self._waiting.pop(outcome.frame_id)
-                self._told.answered(
+                answer = FrameAnswer(
                     nth,
                     FrameOutcome(outcome.status),
                     capture_unix_ns + outcome.latency_ns - self._unix_minus_monotonic_ns,
@@ -127,6 +127,7 @@ class DulyConnection:
                     timing.sent_ns - timing.dispatched_ns if outcome.batch_size else 0,
                     claimed=outcome.status is types.Status.ON_TIME,
                 )
+                self._told.answered(answer)
         except DulyError as error:
             why = str(error)
         if self._waiting or not self._finished:

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from duly_client.types import Encoding, Payload, TensorSpec
 from duly_load.generator import kserve_proto
 from duly_load.generator.address import Address
-from duly_load.generator.connection import Connection, TargetError, Told
+from duly_load.generator.connection import Connection, FrameAnswer, TargetError, Told
 from duly_load.generator.kserve_messages import KserveModel, ModelError, outcome_of_error
 from duly_load.generator.payloads import bytes_of
 from duly_load.generator.room import Room
@@ -284,7 +284,8 @@ class _Stream(_Session):
                 return f"an error that belongs to no frame: {error}"
             return f"it answered a request {frame!r} that was not under way"
         self._unanswered.remove(int(frame))
-        self._told.answered(int(frame), outcome_of_error(error) if error else FrameOutcome.ON_TIME, at_ns)
+        outcome = outcome_of_error(error) if error else FrameOutcome.ON_TIME
+        self._told.answered(FrameAnswer(int(frame), outcome, at_ns))
         if self._finishing and not self._unanswered:
             self._settled.set()
         return ""
@@ -342,7 +343,7 @@ class _Calls(_Session):
                 raise
             return
         if not self._over:
-            self._told.answered(nth, outcome, time.monotonic_ns())
+            self._told.answered(FrameAnswer(nth, outcome, time.monotonic_ns()))
 
     def _leave(self, size_bytes: int, task: asyncio.Task[None]) -> None:
         del self._under_way[task]

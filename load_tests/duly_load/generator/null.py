@@ -4,7 +4,7 @@ import time
 from typing import Self
 
 from duly_client.types import Encoding, Payload, TensorSpec
-from duly_load.generator.connection import Told
+from duly_load.generator.connection import FrameAnswer, Told
 from duly_load.load_scenario import LiveSensor
 from duly_load.outcomes import FrameOutcome
 from duly_load.schedule import Session
@@ -34,7 +34,7 @@ class NullConnection:
         pass
 
     async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
-        self._told.answered(nth, FrameOutcome.ON_TIME, time.monotonic_ns())
+        self._told.answered(FrameAnswer(nth, FrameOutcome.ON_TIME, time.monotonic_ns()))
 
     async def finish(self) -> None:
         pass

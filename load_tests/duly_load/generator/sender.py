@@ -26,7 +26,7 @@ import numpy as np
 from duly_client.types import Payload
 from duly_load.generator.alarm import Alarm
 from duly_load.generator.clock import unix_minus_monotonic_ns
-from duly_load.generator.connection import Connection, Refused, Target, TargetError
+from duly_load.generator.connection import Connection, FrameAnswer, Refused, Target, TargetError
 from duly_load.generator.payloads import Prepared, check_held, prepare
 from duly_load.generator.record import Ending, Ints, Record
 from duly_load.load_scenario import LoadScenario
@@ -162,18 +162,10 @@ class Sender:
         at_ns = time.monotonic_ns() - self.begin_ns if self.begin_ns else 0
         self.endings.append(Ending(at_ns, session.name, refused, reason))
 
-    def keep(
-        self,
-        nth: int,
-        outcome: FrameOutcome,
-        at_ns: int,
-        batch_size: int,
-        dispatched_unix_ns: int,
-        occupied_ns: int,
-        claimed: bool,
-    ) -> None:
+    def keep(self, answer: FrameAnswer) -> None:
         """An answer. Whether a result is in time is for the sender's own clock to say, alike for every target."""
         record = self.record
+        nth, outcome, at_ns, batch_size, dispatched_unix_ns, occupied_ns, claimed = answer
         latency_ns = at_ns - self.begin_ns - int(self._captures_ns[nth])
         if outcome in (FrameOutcome.ON_TIME, FrameOutcome.LATE):
             in_time = latency_ns <= int(self._budgets_ns[self._stream_id[nth]])
@@ -283,19 +275,10 @@ class _Feed:
 
     # ---- as the connection sees it ----
 
-    def answered(
-        self,
-        nth: int,
-        outcome: FrameOutcome,
-        at_ns: int,
-        batch_size: int = 0,
-        dispatched_unix_ns: int = 0,
-        occupied_ns: int = 0,
-        claimed: bool = False,
-    ) -> None:
-        if nth in self.unanswered:
-            self.unanswered.remove(nth)
-            self._sender.keep(nth, outcome, at_ns, batch_size, dispatched_unix_ns, occupied_ns, claimed)
+    def answered(self, answer: FrameAnswer) -> None:
+        if answer.nth in self.unanswered:
+            self.unanswered.remove(answer.nth)
+            self._sender.keep(answer)
 
     def ended(self, reason: str) -> None:
         if not self._over:

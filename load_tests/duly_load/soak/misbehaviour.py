@@ -31,11 +31,10 @@ from duly_client import Client, Stream
 from duly_client.errors import DulyError, StreamRefused
 from duly_load.arrivals import Poisson, Trace
 from duly_load.generator.address import Address
-from duly_load.generator.connection import Connection, Refused, Target, TargetError
+from duly_load.generator.connection import Connection, FrameAnswer, Refused, Target, TargetError
 from duly_load.generator.payloads import Prepared, prepare
 from duly_load.generator.targets import target_of
 from duly_load.load_scenario import LiveSensor
-from duly_load.outcomes import FrameOutcome
 from duly_load.schedule import Session
 
 READ_S = 0.2
@@ -197,16 +196,7 @@ class _Heard:
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
 
-    def answered(
-        self,
-        nth: int,
-        outcome: FrameOutcome,
-        at_ns: int,
-        batch_size: int = 0,
-        dispatched_unix_ns: int = 0,
-        occupied_ns: int = 0,
-        claimed: bool = False,
-    ) -> None:
+    def answered(self, answer: FrameAnswer) -> None:
         self._counts.add(Deed.ANSWERED)
 
     def ended(self, reason: str) -> None:
