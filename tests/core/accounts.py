@@ -21,6 +21,7 @@ from duly.core.events import (
     StreamOpened,
     WarmLane,
 )
+from duly.core.profile import Profile
 from duly.core.scheduler import PROBE_SPOILT_PERCENT, Scheduler
 from duly.core.shares import BEST_EFFORT_PERCENT, DEFICIT_NS_MAX
 from duly.core.types import Frame, OutcomeStatus, StreamClass, StreamTerms
@@ -208,10 +209,10 @@ class Accounts:
         worker = self.workers[*variant, lane]
         return [0, *self.scheduler.planned_ns(variant[0], lane, worker.variant)]
 
-    def usual_ns(self, variant: Variant, lane: str) -> list[int]:
-        """Medians of batches of 0, 1, 2, ... on a lane that serves the variant."""
+    def profile(self, variant: Variant, lane: str) -> Profile:
+        """Of a lane that serves the variant."""
         model, rank = variant
-        return self.scheduler._served.by_name[model].variants[rank].profiles[lane].usual_ns  # told nowhere
+        return self.scheduler._served.by_name[model].variants[rank].profiles[lane]  # told nowhere
 
     def planned_one_ns(self, variant: Variant) -> int | None:
         """On the fastest lane; None: no lane serves the variant."""

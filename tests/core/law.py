@@ -24,7 +24,6 @@ from duly.core.events import (
     WarmLane,
 )
 from duly.core.hold import LANES_PER_MODEL
-from duly.core.profile import GAIN_PERCENT
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 
@@ -163,7 +162,7 @@ class Witness:
         assert batch.planned_ns == plan_ns[len(frames)], f"{told}: not the published plan"
         in_time = all(now_ns + batch.planned_ns <= frame.deadline_ns for frame in frames)
         probe = not in_time and (worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS)
-        usually_ns = now_ns + accounts.usual_ns((batch.model, rank), batch.lane)[1]
+        usually_ns = now_ns + accounts.profile((batch.model, rank), batch.lane).usual_one_ns
         worth_a_try = len(frames) == 1 and (usually_ns if not probe else now_ns + 1) <= frames[0].deadline_ns
         assert in_time or worth_a_try, f"{told}: planned to be late"
         cap_ns = accounts.cap_ns(frames[0].stream_class, BLOCKING_NS, SINGLES)
@@ -317,8 +316,7 @@ class Witness:
             plan_ns, more = self.accounts.planned_ns(variant, lane), len(deadlines_ns) + 1
             if more == len(plan_ns):
                 return f"the batch of {variant} is full"
-            usual_ns = self.accounts.usual_ns(variant, lane)
-            if usual_ns[more] > more * usual_ns[1] * (1 - GAIN_PERCENT / 100) or plan_ns[more] > more * plan_ns[1]:
+            if self.accounts.profile(variant, lane).efficient[more] != more:
                 return f"another frame of {variant} would not pay"
             ripe_ns = min(deadlines_ns) - plan_ns[more]
             if now_ns >= ripe_ns:

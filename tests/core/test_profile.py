@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.core.lane_speed import LaneSpeed
-from duly.core.profile import GAIN_PERCENT, LONG_PERCENT, MARGIN_PERCENT, STALE_RUNS, WINDOW, Profile
+from duly.core.profile import GAIN_PERCENT, MARGIN_PERCENT, Profile
+from duly.core.run_times import LONG_PERCENT, STALE_RUNS, WINDOW
 
 MS = 1_000_000
 
@@ -40,8 +41,8 @@ def test_larger_batches_never_plan_shorter(
 ) -> None:
     profile = profile_of(samples_ns, any_size)
     assert profile.batch_max == max(samples_ns)
-    for size, actual_ns, after_idle in runs:
-        profile.observe(min(size, profile.batch_max), actual_ns, after_idle=after_idle)
+    for size, actual_ns, probe in runs:
+        profile.observe(min(size, profile.batch_max), actual_ns, probe=probe)
         assert plan(profile) == sorted(plan(profile))
         assert all(planned_ns > 0 for planned_ns in plan(profile))
 
@@ -215,7 +216,7 @@ def test_probes_after_idle_undo_a_spoilt_plan_at_once() -> None:
     for _ in range(6):
         profile.observe(1, 500 * MS)
     assert plan(profile) == [with_margin(500 * MS), with_margin(800 * MS)]
-    assert profile.observe(1, 10 * MS, after_idle=True)
+    assert profile.observe(1, 10 * MS, probe=True)
     assert plan(profile) == pytest.approx([with_margin(10 * MS), with_margin(16 * MS)], rel=0.01)
 
 
@@ -228,7 +229,7 @@ def test_probes_forget_one_long_run_each() -> None:
     assert plan(profile) == [with_margin(500 * MS)]
     planned = []
     for _ in range(5):
-        profile.observe(1, 10 * MS, after_idle=True)
+        profile.observe(1, 10 * MS, probe=True)
         planned += plan(profile)
     assert planned == [with_margin(15 * MS)] * 4 + [with_margin(10 * MS)]
 

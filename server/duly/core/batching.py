@@ -19,7 +19,7 @@ arrivals this is the difference between 0.975 and 0.984 at 1.3 times the load th
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 
-from duly.core.profile import Profile
+from duly.core.profile import Plan
 from duly.core.queue import Entry
 from duly.core.types import Frame
 
@@ -29,7 +29,7 @@ LOOKAHEAD_BATCHES = 4
 """How many full batches of waiting frames one decision looks at: bounds its cost."""
 
 
-def largest_size(profile: Profile, limit_ns: int, frames: int) -> int:
+def largest_size(profile: Plan, limit_ns: int, frames: int) -> int:
     """Largest efficient batch of at most so many frames that is planned within `limit_ns`; at least 1."""
     fitting = bisect_right(profile.plan_ns, limit_ns) - 1
     if fitting > frames:
@@ -37,7 +37,7 @@ def largest_size(profile: Profile, limit_ns: int, frames: int) -> int:
     return profile.efficient[fitting] if fitting > 0 else 1
 
 
-def keeps_up(entries: Sequence[Entry], profile: Profile, now_ns: int, gap_ns: float, lanes: float) -> bool:
+def keeps_up(entries: Sequence[Entry], profile: Plan, now_ns: int, gap_ns: float, lanes: float) -> bool:
     """Whether all of `entries` (one class, in order), and those that arrive every `gap_ns` (0: none) until the last of
     them is due, can be served one batch after another on so many lanes.
     """
@@ -66,7 +66,7 @@ def keeps_up(entries: Sequence[Entry], profile: Profile, now_ns: int, gap_ns: fl
 
 
 def best_window(
-    entries: Sequence[Entry], first: int, profile: Profile, now_ns: int, cap_ns: int, worth: Callable[[Frame], float]
+    entries: Sequence[Entry], first: int, profile: Plan, now_ns: int, cap_ns: int, worth: Callable[[Frame], float]
 ) -> tuple[int, int]:
     """Where in `entries` (one class, in order) from `first` on the batch begins whose frames are worth the most for its
     lane time, if the worthiest are in it, and its size.

@@ -21,7 +21,7 @@ from duly.core.demand import lanes_needed
 from duly.core.fairness import FLOOR_MERIT
 from duly.core.hold import may_hold, ripe_ns
 from duly.core.overload import EDGE_PERCENT, RIPE_FACTOR, fits_serially, worthiest
-from duly.core.profile import Profile
+from duly.core.profile import Plan, Profile
 from duly.core.queue import Entry
 from duly.core.shares import STRICT, ClassShares
 from duly.core.state import StreamState, VariantState
@@ -57,6 +57,8 @@ class Situation:
     cap_ns: Mapping[StreamClass, int]
     """By class: the longest that a batch of two or more may block the lane."""
     shares: ClassShares
+    promised: bool
+    """CRITICAL streams are open."""
     critical_missed: bool
     """A CRITICAL frame was missed of late."""
     merit: Callable[[Frame], float]
@@ -69,13 +71,32 @@ class Situation:
 
 
 class _Candidate:
-    __slots__ = ("deadline_ns", "entries", "first", "latest_start_ns", "lists", "profile", "size", "variant", "waiting")
+    __slots__ = (
+        "deadline_ns",
+        "entries",
+        "first",
+        "latest_start_ns",
+        "lists",
+        "plan",
+        "profile",
+        "size",
+        "variant",
+        "waiting",
+    )
 
     def __init__(
-        self, variant: VariantState, profile: Profile, lists: list[list[Entry]], entries: list[Entry], first: int
+        self,
+        variant: VariantState,
+        profile: Profile,
+        plan: Plan,
+        lists: list[list[Entry]],
+        entries: list[Entry],
+        first: int,
     ) -> None:
         self.variant = variant
         self.profile = profile
+        self.plan = plan
+        """By which batches are formed: the profile's own, or the careful one."""
         self.lists = lists
         self.entries = entries
         """Of the class that is to be served."""
@@ -90,13 +111,13 @@ class _Candidate:
     def form(self, now_ns: int, cap_ns: int) -> None:
         slack_ns = self.deadline_ns - now_ns
         limit_ns = slack_ns if slack_ns < cap_ns else cap_ns
-        self.size = largest_size(self.profile, limit_ns, self.waiting) if self.waiting > 1 else 1
-        self.latest_start_ns = self.deadline_ns - self.profile.plan_ns[self.size]
+        self.size = largest_size(self.plan, limit_ns, self.waiting) if self.waiting > 1 else 1
+        self.latest_start_ns = self.deadline_ns - self.plan.plan_ns[self.size]
 
     def lanes_needed(self, now_ns: int) -> float:
         """How many lanes its model keeps busy at the rate at which frames come now."""
         budget_ns = self.deadline_ns - self.entries[self.first][2].arrived_ns
-        return lanes_needed(self.profile, self.variant.arrivals.now(now_ns), budget_ns)
+        return lanes_needed(self.plan, self.variant.arrivals.now(now_ns), budget_ns)
 
 
 def next_batch(now_ns: int, lane: str, about: Situation) -> Batch | Hold | None:
@@ -167,7 +188,8 @@ def _candidates(
                     first += 1
                 if nth < first_class:
                     first_class, candidates = nth, []
-                candidates.append(_Candidate(variant, profile, lists, entries, first))
+                plan = profile.careful if about.promised else profile
+                candidates.append(_Candidate(variant, profile, plan, lists, entries, first))
                 break
     return order[first_class], candidates
 
@@ -176,7 +198,7 @@ def _all_fit(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
     """Whether all of them can be served, each by its part of the lanes. `candidates`: in order of latest starts."""
     several = len(candidates) > 1
     if several:
-        urgencies = [(c.latest_start_ns, c.profile.usual_ns[c.size], c.size) for c in candidates]
+        urgencies = [(c.latest_start_ns, c.plan.usual_ns[c.size], c.size) for c in candidates]
         if not fits_serially(now_ns, lanes, urgencies):
             return False
     needed: list[float] = []
@@ -188,7 +210,7 @@ def _all_fit(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
                 if needed[nth]:
                     share = lanes * needed[nth] / sum(needed)
             entries = c.entries[c.first :] if c.first else c.entries
-            if not keeps_up(entries, c.profile, now_ns, c.variant.arrivals.now(now_ns), share):
+            if not keeps_up(entries, c.plan, now_ns, c.variant.arrivals.now(now_ns), share):
                 return False
     return True
 
@@ -202,7 +224,7 @@ def _may_hold(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
 
 def _ripe_ns(candidate: _Candidate, about: Situation) -> int:
     c = candidate
-    until_ns = ripe_ns(c.profile, c.size, c.waiting, c.deadline_ns)
+    until_ns = ripe_ns(c.plan, c.size, c.waiting, c.deadline_ns)
     if until_ns and all(about.streams[entry[2].stream_id].terms.backlog is BacklogPolicy.ALL for entry in c.entries):
         return until_ns
     return 0
@@ -217,26 +239,26 @@ def _critical_batch(now_ns: int, candidates: list[_Candidate], cap_ns: int) -> B
     size = chosen.size
     while size > 1 and chosen.entries[chosen.first + size - 1][0] > turn_ns:
         size -= 1
-    size = chosen.profile.efficient[size]
+    size = chosen.plan.efficient[size]
     frames = [entry[2] for entry in chosen.entries[chosen.first : chosen.first + size]]
     return Batch(chosen.variant, frames, chosen.profile.plan_ns[size])
 
 
 def _densest(now_ns: int, candidates: list[_Candidate], about: Situation, cap_ns: int) -> Batch:
-    shortest_ns = min([c.profile.usual_ns[1] for c in candidates])
+    shortest_ns = min([c.plan.usual_ns[1] for c in candidates])
     best: Batch | None = None
     best_density = 0.0
     for c in candidates:
-        begin, size = best_window(c.entries, c.first, c.profile, now_ns, cap_ns, about.freshness)
+        begin, size = best_window(c.entries, c.first, c.plan, now_ns, cap_ns, about.freshness)
         floor = _first_for_a_floor(c, begin, about) if about.floors and begin > c.first else None
         if floor is not None:
             limit_ns = min(c.entries[floor][0] - now_ns, cap_ns)
-            begin, size = floor, largest_size(c.profile, limit_ns, len(c.entries) - floor)
-        edge_ns = now_ns + c.profile.plan_ns[1] * EDGE_PERCENT // 100 if size == 1 else 0
-        frames, value = worthiest(c.entries, begin, size, c.profile.batch_max, about.merit, edge_ns)
-        density = value / c.profile.usual_ns[size]
+            begin, size = floor, largest_size(c.plan, limit_ns, len(c.entries) - floor)
+        edge_ns = now_ns + c.plan.plan_ns[1] * EDGE_PERCENT // 100 if size == 1 else 0
+        frames, value = worthiest(c.entries, begin, size, c.plan.batch_max, about.merit, edge_ns)
+        density = value / c.plan.usual_ns[size]
         waiting = len(c.entries) - begin
-        if len(candidates) > 1 and ripe_ns(c.profile, size, waiting, c.entries[begin][0]) < now_ns + shortest_ns:
+        if len(candidates) > 1 and ripe_ns(c.plan, size, waiting, c.entries[begin][0]) < now_ns + shortest_ns:
             density *= RIPE_FACTOR
         if best is None or density > best_density:
             best_density = density
@@ -253,23 +275,23 @@ def _first_for_a_floor(candidate: _Candidate, begin: int, about: Situation) -> i
 
 def _grown(now_ns: int, chosen: _Candidate, order: Sequence[StreamClass], cap_ns: int) -> Batch:
     """The batch of `chosen`, grown for free with frames of the classes that come after."""
-    profile, first, size = chosen.profile, chosen.first, chosen.size
+    first, size = chosen.first, chosen.size
     entries = chosen.entries
     frames = [entry[2] for entry in (entries if size == len(entries) else entries[first : first + size])]
-    if size == chosen.waiting and size < chosen.variant.waiting.count and size < profile.batch_max:
+    if size == chosen.waiting and size < chosen.variant.waiting.count and size < chosen.plan.batch_max:
         own = order.index(frames[0].stream_class)
         frames += _riders(now_ns, chosen, [chosen.lists[stream_class] for stream_class in order[own + 1 :]], cap_ns)
-    return Batch(chosen.variant, frames, profile.plan_ns[len(frames)])
+    return Batch(chosen.variant, frames, chosen.profile.plan_ns[len(frames)])
 
 
 def _riders(now_ns: int, chosen: _Candidate, behind: list[list[Entry]], cap_ns: int) -> list[Frame]:
     """As many frames of the classes `behind` as the batch has room for. Frames about to expire are passed over: under
     load there always is one, which would keep all batches small.
     """
-    profile, size = chosen.profile, chosen.size
-    for total in range(min(profile.batch_max, chosen.variant.waiting.count), size, -1):
-        planned_ns = profile.plan_ns[total]
-        if planned_ns > cap_ns or now_ns + planned_ns > chosen.deadline_ns or profile.efficient[total] != total:
+    plan, size = chosen.plan, chosen.size
+    for total in range(min(plan.batch_max, chosen.variant.waiting.count), size, -1):
+        planned_ns = plan.plan_ns[total]
+        if planned_ns > cap_ns or now_ns + planned_ns > chosen.deadline_ns or plan.efficient[total] != total:
             continue
         riders: list[Frame] = []
         for entries in behind:

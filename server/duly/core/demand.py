@@ -8,7 +8,7 @@ SOSP'19, section 4.1), and no more frames come together than arrive within that 
 
 from bisect import bisect_right
 
-from duly.core.profile import Profile
+from duly.core.profile import Plan
 
 GAP_FRAMES = 32
 """The gap between frames is averaged over about so many."""
@@ -37,7 +37,7 @@ class ArrivalGap:
         return max(self.gap_ns, (now_ns - self.last_ns) / GAP_FRAMES, 1.0) if self.gap_ns else 0.0
 
 
-def lanes_needed(profile: Profile, gap_ns: float, budget_ns: int) -> float:
+def lanes_needed(profile: Plan, gap_ns: float, budget_ns: int) -> float:
     """Lanes kept busy by frames of that budget that arrive every `gap_ns`; 0 where that is not known."""
     if gap_ns <= 0:
         return 0.0

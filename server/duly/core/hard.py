@@ -69,7 +69,7 @@ def hard_schedulable(
         plan = plans.get(stream.model)
         if plan is None or not plan.lanes:
             return f"no lane serves model {stream.model}"
-        frame_ns = plan.ranks[0][0]
+        frame_ns = max(plan.ranks[0][0], plan.promised_one_ns)
         if frame_ns > stream.budget_ns:
             return f"stream {stream.stream_id}: one frame takes {_ms(frame_ns)} of a budget of {_ms(stream.budget_ns)}"
         kind = (plan.lanes, stream.period_ns, stream.budget_ns, frame_ns)

@@ -16,7 +16,7 @@ lane holds only
 It is woken at deadline - planned(b + 1), when no further frame would fit.
 """
 
-from duly.core.profile import Profile
+from duly.core.profile import Plan
 
 LANES_PER_MODEL = 4
 DEMAND_MIN_PERCENT = 60
@@ -27,7 +27,7 @@ def may_hold(lanes: int, models_waiting: int, lanes_needed: float) -> bool:
     return lanes > 1 and models_waiting * LANES_PER_MODEL <= lanes and lanes_needed * 100 > lanes * DEMAND_MIN_PERCENT
 
 
-def ripe_ns(profile: Profile, size: int, waiting: int, deadline_ns: int) -> int:
+def ripe_ns(profile: Plan, size: int, waiting: int, deadline_ns: int) -> int:
     """From when on a batch of `size` of the `waiting` frames has nothing to gain by waiting; 0: it has not now."""
     if size < waiting or size >= profile.batch_max or profile.efficient[size + 1] != size + 1:
         return 0

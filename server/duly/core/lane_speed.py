@@ -15,9 +15,14 @@ ratio x, the logarithm of its time over the median time of its size, and three r
 All are in units of the noise, which is measured too (mean absolute x, at first that of the warm-up), with a floor. x is
 clipped (winsorised) at CLIP, so that a hiccup counts as one bad run, however long: four in a row alarm, single ones
 never do. Models can also change by themselves: with their inputs, or because what a run costs besides the model (waking
-a worker: a millisecond) is many times a small one. So an alarm is the lane's only if the runs of other models since
-then confirm it, or there is no other; else it is that profile's OWN. A model that did not run while its lane changed
-speed learns it from its own next runs.
+a worker: a millisecond) is many times a small one. So an alarm is the lane's only if the runs of others since
+then confirm it, or there is no other; else it is their OWN that showed it. (Of one model, runs in a row and runs after
+idle are others to each other.) A model that did not run while its lane changed speed learns it from its own next runs.
+
+Levels can't drift. The level of some runs, the lane's factor times their own, is corrected by what they take over what
+they took when they were first known, so it is always that ratio, whatever corrections came before. And the factor,
+which those follow that do not run, stays within the levels of those that show it to change: without that, changes told
+to the lane on the way up and to each alone on the way down would add up in it.
 """
 
 from collections import deque
@@ -61,7 +66,7 @@ class Change(Enum):
     LANE = 1
     """The lane's factor; every profile there is to be refitted."""
     OWN = 2
-    """Times of the one profile that ran, by `shift` from `shift_run` on; the factor stays."""
+    """The level of the runs that showed it, by `shift` from `shift_run` on; the factor stays."""
 
 
 class LaneSpeed:
@@ -78,7 +83,7 @@ class LaneSpeed:
         "_low_runs",
         "_mean",
         "_noise_runs",
-        "_profiles",
+        "_own",
         "_slack",
         "_spread",
         "changes",
@@ -99,7 +104,8 @@ class LaneSpeed:
         """The last change: times became this many times as long ..."""
         self.shift_run = 0
         """... after so many runs; later ones already took as long."""
-        self._profiles = 0
+        self._own: list[float] = []
+        """By number of those that joined, from 1 on: their level over the factor."""
         self._evidence: deque[tuple[int, float]] = deque(maxlen=EVIDENCE_RUNS)
         self._high = self._low = self._mean = 0.0
         self._high_runs = self._low_runs = 0
@@ -107,20 +113,26 @@ class LaneSpeed:
         self._spread = NOISE_MIN / _SD_OF_ABSOLUTE
         self._tune()
 
-    def join(self, deviation: float) -> int:
-        """A number by which a profile says that a run was its own. `deviation`: of x in its warm-up; 0: not known."""
+    def join(self, deviation: float, *, like: int = 0) -> int:
+        """A number for runs that go together, by which to say that a run was one of them. `deviation`: of x in their
+        warm-up; 0: not known. `like`: at the level of that number; 0: at that of the lane.
+        """
         self._spread = max(self._spread, deviation / _SD_OF_ABSOLUTE)
         self._tune()
-        self._profiles += 1
-        return self._profiles
+        self._own.append(self._own[like - 1] if like else 1.0)
+        return len(self._own)
 
-    def observe(self, profile: int, ratio: float, *, probe: bool = False) -> Change:
-        """A run took `ratio` times what is typical for its size at the speed that is known, `ratio` > 0."""
+    def level(self, number: int) -> float:
+        """Times of these runs are this many times those that they were first known by."""
+        return self.factor * self._own[number - 1]
+
+    def observe(self, number: int, ratio: float, *, probe: bool = False) -> Change:
+        """A run took `ratio` times what it would at the level of its number, `ratio` > 0."""
         x = log(ratio)
         clip = self._clip
         clipped = x if -clip < x < clip else clip if x > 0 else -clip
         self.runs += 1
-        self._evidence.append((profile, x))
+        self._evidence.append((number, x))
         self._spread += (abs(clipped) - self._spread) / self._noise_runs
         if not self.runs % TUNE_RUNS:
             self._tune()
@@ -130,7 +142,7 @@ class LaneSpeed:
             self._high = high
             self._high_runs += 1
             if high > self._alarm:
-                return self._shifted(profile, self._high_runs)
+                return self._shifted(number, self._high_runs)
         elif self._high_runs:
             self._high = 0.0
             self._high_runs = 0
@@ -139,14 +151,14 @@ class LaneSpeed:
             self._low = low
             self._low_runs += 1
             if low > self._alarm:
-                return self._shifted(profile, self._low_runs)
+                return self._shifted(number, self._low_runs)
         elif self._low_runs:
             self._low = 0.0
             self._low_runs = 0
         if probe and x < -clip:
-            return self._shifted(profile, 1)
+            return self._shifted(number, 1)
         if not -self._drift < mean < self._drift:
-            return self._drifted(mean)
+            return self._drifted(number, mean)
         return Change.NONE
 
     def _tune(self) -> None:
@@ -158,28 +170,43 @@ class LaneSpeed:
         self._drift = max(DRIFT_MIN, DRIFT * _DRIFT_SD * deviation)
         self._noise_runs = min(NOISE_RUNS, NOISE_RUNS_FIRST + self.runs)
 
-    def _shifted(self, profile: int, runs: int) -> Change:
-        """The last `runs` runs took longer, or shorter, for good: all models, or this one?"""
+    def _shifted(self, number: int, runs: int) -> Change:
+        """The last `runs` runs took longer, or shorter, for good: all, or those of this number?"""
         evidence = list(self._evidence)
-        own = _median([x for source, x in evidence[-runs:] if source == profile])
-        # A single probe is held against all that is remembered of other models.
-        others = [x for source, x in (evidence[-runs:] if runs > 1 else evidence) if source != profile]
+        own = _median([x for source, x in evidence[-runs:] if source == number])
+        # A single probe is held against all that is remembered of others.
+        others = [x for source, x in (evidence[-runs:] if runs > 1 else evidence) if source != number]
         confirmed = bool(others) and abs(_median(others[-CONFIRMING_RUNS:]) - own) <= abs(own) / 2
-        if confirmed or self._profiles == 1:
+        if confirmed or len(self._own) == 1:
             return self._change_lane(_median([x for _, x in evidence[-runs:]]), runs)
-        self._restart(own, runs)
-        return Change.OWN
+        return self._change_own(number, own, runs)
 
-    def _drifted(self, x: float) -> Change:
-        sources = [source for source, _ in self._evidence]
-        if self._profiles == 1 or sources.count(sources[0]) < len(sources):
+    def _drifted(self, number: int, x: float) -> Change:
+        """All have by as much as x, or those of one number by more. It learns that from its own next run."""
+        apart: dict[int, list[float]] = {}
+        for source, told in self._evidence:
+            apart.setdefault(source, []).append(told)
+        medians = {source: _median(told) for source, told in apart.items() if len(told) >= CONFIRMING_RUNS}
+        if len(self._own) == 1 or (len(medians) > 1 and all(median / x > 0.5 for median in medians.values())):
             return self._change_lane(x, 0)
-        self._restart(x, 0)
+        own = medians.get(number, x)
+        if any(median / x > own / x for median in medians.values()):
+            return Change.NONE
+        return self._change_own(number, own, 0)
+
+    def _change_own(self, number: int, x: float, runs: int) -> Change:
+        self._restart(x, runs)
+        self._own[number - 1] *= self.shift
         return Change.OWN
 
     def _change_lane(self, x: float, runs: int) -> Change:
+        sources = [source for source, _ in self._evidence]
         self._restart(x, runs)
-        self.factor *= self.shift
+        own = [self._own[source - 1] for source in sources]
+        excess = max(1.0, min(own)) * min(1.0, max(own))
+        for source in sorted(set(sources)):
+            self._own[source - 1] /= excess
+        self.factor *= self.shift * excess
         self.changes += 1
         return Change.LANE
 

@@ -1,121 +1,72 @@
 """Planned execution time of one model variant on one lane, by batch size, learnt from measurement.
 
 Theory. A plan has to hold nearly always, since a frame that starts late wastes lane time and misses; yet a plan on the
-maximum would be ruined for long by one hiccup. So the plan is a high quantile (q99) of the last WINDOW runs of that
-size, plus a small margin (planning on the mean wastes 3.5 % of the lane, on the q99 0.8 % at 5 % noise). But a few
-hiccups of several times the usual length, within a window, would carry the q99 with them, and a plan that long dooms
-every frame, where planning on the usual length only misses those few. So beyond LONG_PERCENT of the median the plan
-follows only what is frequent: q99, but at most the longer of that bound and the q90.
+maximum would be ruined for long by one hiccup. So the plan is a high quantile (q99) of the last runs of that size, plus
+a small margin (planning on the mean wastes 3.5 % of the lane, on the q99 0.8 % at 5 % noise). But a few hiccups of
+several times the usual length, within a window, would carry the q99 with them, and a plan that long dooms every frame,
+where planning on the usual length only misses those few. So beyond LONG_PERCENT of the median the plan follows only
+what is frequent: q99, but at most the longer of that bound and the q90 of late.
 
 Which size is worth running is another question, of rates and not of risks: there the medians speak (`usual_ns`), which
-hiccups hardly touch. Else a few of them in the window of one size would make another one look cheaper, and the size
-that is then not run could not show any more that they have passed: after 20 stalls of 30 ms, 0.3 s apart, an overloaded
-lane once went on with batches of two where four were as quick. For the same reason a size that has not run for
-STALE_RUNS of its lane forgets the longest of its long runs with each run of another size.
+hiccups hardly touch. A size that does not pay by what is known of it is tried again all the same now and then: nothing
+else could show that it has come to.
+
+A run on a lane that was idle takes longer, as something has to wake up or clock up, or shorter, as nobody else wants
+the processor; either way it says little about a run in a row, and the other way round. So the two kinds are learnt
+apart (`run_times`). Rates are those of runs in a row, since only under backlog do they matter; plans are those of the
+kind that runs now, or the longer ones while both do.
 
 Larger batches never plan shorter than smaller ones; sizes never run are filled in from their measured neighbours on a
 straight line, as batch times are nearly affine in the size (Clipper, NSDI'17; Nexus, SOSP'19).
 
-Windows hold times at the speed that the lane had at first: actual times divided by the lane's factor (`lane_speed`),
-which multiplies the plan again. So when the lane's speed shifts, all sizes of all models are right at once, even those
-that have not run since. The few runs that revealed the shift came in with the old factor; they are divided once more.
+Windows hold times at level 1: actual times divided by the level of their kind (`lane_speed`), which multiplies the plan
+again. So when the lane's speed shifts, all sizes of all models are right at once, even those that have not run since.
+The few runs that revealed the shift came in with the old level; they are divided once more.
 """
 
-from bisect import bisect_left, insort
-from collections import deque
 from itertools import accumulate
-from math import log
 
 from duly.core.lane_speed import Change, LaneSpeed
+from duly.core.run_times import STALE_RUNS, RunTimes, Window
 
-WINDOW = 128
-"""Runs remembered for each batch size."""
 MARGIN_PERCENT = 1
 """In simulation at 2 % noise 4 costs 1-2 % of the capacity, and wastes as little lane time."""
-LONG_PERCENT = 150
-"""Runs longer than this share of the median count for the plan only where more than one in ten is."""
-STALE_RUNS = 32
-"""Runs of its lane after which a size that has not been among them says nothing about the hiccups of now."""
-MEDIAN_STEPS = 64
-"""Usual times are fitted anew once a median has moved by this part of itself."""
-TRUSTED_RUNS = 8
-"""A size says something about the lane's speed from so many runs on; before, its median is mostly the straight line."""
 GAIN_PERCENT = 5
 """A batch is efficient where it saves at least this share of lane time over single runs."""
-
-_EIGHTHS = 2.3007
-"""Standard deviations of a normal distribution between its first and its last eighth."""
-
-
-class _Sizes:
-    """The last WINDOW times of one batch size, in order of time and in order of size."""
-
-    __slots__ = ("by_age", "by_length")
-
-    def __init__(self, samples_ns: tuple[int, ...], run: int) -> None:
-        self.by_age = deque((run, sample_ns) for sample_ns in samples_ns[-WINDOW:])
-        """With the number of the lane's run that each is from, those of the warm-up with that of the last before it."""
-        self.by_length = sorted(samples_ns[-WINDOW:])
-
-    def add(self, run: int, sample_ns: int) -> None:
-        by_length = self.by_length
-        if len(by_length) == WINDOW:
-            del by_length[bisect_left(by_length, self.by_age.popleft()[1])]
-        self.by_age.append((run, sample_ns))
-        insort(by_length, sample_ns)
-
-    def forget_longest(self) -> None:
-        if len(self.by_length) > 1:
-            longest = self.by_length.pop()
-            self.by_age.remove(next(aged for aged in self.by_age if aged[1] == longest))
-
-    def multiply(self, factor: float, first_run: int, last_run: int) -> None:
-        """Multiplies the times of these runs, both ends included."""
-        if self.by_age[-1][0] < first_run or self.by_age[0][0] > last_run:
-            return
-        self.by_age = deque(
-            (run, max(1, round(sample_ns * factor)) if first_run <= run <= last_run else sample_ns)
-            for run, sample_ns in self.by_age
-        )
-        self.by_length = sorted(sample_ns for _, sample_ns in self.by_age)
-
-    def median(self) -> int:
-        return self.by_length[(len(self.by_length) - 1) // 2]
-
-    def deviation(self) -> float:
-        """Standard deviation of the logarithm, judged by the middle three quarters, which few hiccups reach."""
-        by_length = self.by_length
-        eighth = len(by_length) // 8
-        return log(by_length[-1 - eighth] / by_length[eighth]) / _EIGHTHS if eighth else 0.0
-
-    def has_long(self) -> bool:
-        return self.by_length[-1] * 100 > self.median() * LONG_PERCENT
-
-    def quantile(self) -> int:
-        """What is planned for, before the margin."""
-        by_length = self.by_length
-        last = len(by_length) - 1
-        q99 = by_length[last * 99 // 100]
-        bound = self.median() * LONG_PERCENT // 100
-        return q99 if q99 <= bound else max(bound, by_length[last * 90 // 100])
+PAYS = 1 - GAIN_PERCENT / 100
+DOUBT_PERCENT = 20
+"""A stale size whose runs were longer than is believed of it now by more than this is on trial when it runs."""
 
 
-class Profile:
-    """`plan_ns[b]` for 1 <= b <= `batch_max`."""
+class Plan:
+    """What is planned of batches of 1, 2, ... `batch_max`. The lists are replaced as a whole, never changed."""
+
+    __slots__ = ("batch_max", "efficient", "plan_ns", "usual_ns")
+
+    def __init__(self, batch_max: int) -> None:
+        self.batch_max = batch_max
+        self.plan_ns: list[int] = []
+        """By batch size, 0 for none; nearly all runs take no longer."""
+        self.usual_ns: list[int] = []
+        """Like `plan_ns`, of the medians: what a batch takes, where not whether it holds but what it costs is asked."""
+        self.efficient: list[int] = []
+        """By number of frames, the largest batch of at most so many that pays; at least 1."""
+
+
+class Profile(Plan):
+    """What is believed now is the profile itself."""
 
     __slots__ = (
+        "_after_idle",
         "_any_size",
         "_changes",
-        "_medians",
-        "_number",
-        "_quantiles",
+        "_in_a_row",
+        "_regime",
+        "_runs",
         "_speed",
-        "_spoilt",
-        "_windows",
-        "batch_max",
-        "efficient",
-        "plan_ns",
-        "usual_ns",
+        "careful",
+        "one_ns_max",
+        "usual_one_ns",
     )
 
     def __init__(self, samples_ns: dict[int, tuple[int, ...]], any_size: bool, speed: LaneSpeed) -> None:
@@ -125,109 +76,128 @@ class Profile:
         """
         if not samples_ns or not all(samples_ns.values()) or min(samples_ns) < 1:
             raise ValueError(f"a profile needs samples for batch sizes of 1 or more, got {samples_ns}")
+        super().__init__(max(samples_ns))
         self._any_size = any_size
         self._speed = speed
         self._changes = speed.changes
-        self._windows = {
-            size: _Sizes(tuple(max(1, round(time_ns / speed.factor)) for time_ns in samples_ns[size]), speed.runs)
+        windows = {
+            size: Window([(speed.runs, time_ns / speed.factor) for time_ns in samples_ns[size]])
             for size in sorted(samples_ns)
         }
-        deviations = sorted(window.deviation() for window in self._windows.values())
-        self._number = speed.join(deviations[len(deviations) // 2])
-        self._quantiles: dict[int, int] = {}
-        self._medians: dict[int, int] = {}
-        self._spoilt: list[int] = []
-        """Sizes with long runs in their windows."""
-        for size in self._windows:
-            self._summarise(size)
-        self.batch_max = max(self._windows)
-        self.plan_ns: list[int] = []
-        """By batch size, 0 for none; replaced as a whole, never changed."""
-        self.usual_ns: list[int] = []
-        """Like `plan_ns`, of the medians: what a batch takes, where not whether it holds but what it costs is asked."""
-        self.efficient: list[int] = []
-        """By number of frames, the largest batch of at most so many that pays; at least 1. Replaced like `plan_ns`."""
+        deviations = sorted([window.deviation() for window in windows.values()])
+        noise = deviations[len(deviations) // 2]
+        self._in_a_row = RunTimes(windows, speed.join(noise), noise)
+        self._after_idle: RunTimes | None = None
+        """None: none has been observed."""
+        self._runs = 0
+        """Observed, of both kinds."""
+        self._regime = (False, False)
+        """As `_regime_now`, when plans were last fitted."""
+        self.careful = Plan(self.batch_max)
+        """With batches of two or more planned by whatever was ever measured of them, not by what is believed: what
+        promises to others rest on.
+        """
+        self.one_ns_max = 0
+        """Plan of a batch of one by the longer of both kinds, however long ago that ran: likewise."""
+        self.usual_one_ns = 0
+        """What a batch of one usually takes on a lane that was idle."""
         self._fit()
 
-    def observe(self, batch_size: int, actual_ns: int, *, after_idle: bool = False) -> bool:
+    def observe(self, batch_size: int, actual_ns: int, *, after_idle: bool = False, probe: bool = False) -> bool:
         """A batch of that size took so long. True where that showed that the speed of the lane has changed, so that its
-        other profiles should be `refit` (this one is). `after_idle`: the run was a probe of a plan that let nothing run
-        any more; each probe also forgets the longest run, so that a plan spoilt by a passing disturbance recovers in
-        few probes.
+        other profiles should be `refit` (this one is). `after_idle`: the lane had run nothing just before. `probe`: it
+        was tried against a plan that let nothing run any more; each probe also forgets the longest run, so that a plan
+        spoilt by a passing disturbance recovers in few probes.
         """
         speed = self._speed
         if self._changes != speed.changes:
             self.refit()
+        self._runs += 1
         size = self._engine_size(batch_size)
-        window = self._windows.get(size)
+        change = Change.NONE
+        if probe or not after_idle:
+            change = self._observe(self._in_a_row, size, actual_ns, probe)
+        if after_idle and self._after_idle is None:
+            # As in a row, until it shows otherwise.
+            self._after_idle = self._in_a_row.copy(speed.join(0.0, like=self._in_a_row.number))
+        if self._after_idle is not None and (probe or after_idle):
+            own = self._observe(self._after_idle, size, actual_ns, probe)
+            change = change if change is Change.LANE else own
+        return change is Change.LANE
+
+    def _observe(self, kind: RunTimes, size: int, actual_ns: int, probe: bool) -> Change:
+        """One of its runs. A probe is one of both kinds, whichever it was that the plan is too long for."""
+        speed = self._speed
+        kind.last = self._runs
+        window = kind.windows.get(size)
         if window is None:
-            # What was planned counts as a run, so that the first real one can't be a hiccup that rules alone.
-            window = self._windows[size] = _Sizes((self._line(self._quantiles, 1.0)[size - 1],), speed.runs)
-        sample_ns = int(actual_ns / speed.factor + 0.5) or 1
-        median_ns = window.median()
-        if after_idle:
+            window = kind.add_size(size, speed.runs, self._line(kind.believed()[1], 1.0)[size - 1])
+        elif kind.is_stale(window):
+            self._begin_trial(kind, size, window)
+        if probe:
             window.forget_longest()
-        window.add(speed.runs + 1, sample_ns)
-        if len(window.by_length) > TRUSTED_RUNS:
-            change = speed.observe(self._number, sample_ns / median_ns, probe=after_idle)
+        sample_ns = max(1, actual_ns) / speed.level(kind.number)
+        if kind.observe(window, speed.runs + 1, sample_ns):
+            change = speed.observe(kind.number, sample_ns / window.reference_ns, probe=probe)
             if change is not Change.NONE:
                 if change is Change.OWN:
-                    self._multiply(speed.shift, 0, speed.shift_run)
+                    kind.shift(speed.shift, speed.shift_run)
                 self.refit()
-                return change is Change.LANE
-        moved = self._moved(size)
-        for spoilt in self._spoilt:
-            if spoilt != size and self._windows[spoilt].by_age[-1][0] < speed.runs - STALE_RUNS:
-                self._windows[spoilt].forget_longest()
-                moved = True
-        if moved:
-            for spoilt in self._spoilt:
-                self._summarise(spoilt)
-            self._summarise(size)
+                return change
+        if window.has_moved(kind.spread) or kind.runs >= kind.look_again or self._regime != self._regime_now():
+            window.summarise(kind.spread)
             self._fit()
-        return False
+        return Change.NONE
 
     def refit(self) -> None:
         """Plans anew with the speed that the lane has now."""
         speed = self._speed
         if self._changes != speed.changes:
             self._changes = speed.changes
-            self._multiply(1 / speed.shift, speed.shift_run + 1, speed.runs)
+            for kind in (self._in_a_row, self._after_idle):
+                if kind is not None:
+                    kind.shift(speed.shift, speed.shift_run)
         self._fit()
 
-    def _multiply(self, factor: float, first_run: int, last_run: int) -> None:
-        for size, window in self._windows.items():
-            window.multiply(factor, first_run, last_run)
-            self._summarise(size)
-
-    def _moved(self, size: int) -> bool:
-        """Whether a plan or usual time rests on other values of that size than its window has now."""
-        window = self._windows[size]
-        if self._quantiles.get(size) != window.quantile() or window.has_long() != (size in self._spoilt):
-            return True
-        return abs(window.median() - self._medians[size]) * MEDIAN_STEPS > self._medians[size]
-
-    def _summarise(self, size: int) -> None:
-        window = self._windows[size]
-        self._quantiles[size] = window.quantile()
-        self._medians[size] = window.median()
-        spoilt = [other for other in self._spoilt if other != size]
-        self._spoilt = [*spoilt, size] if window.has_long() else spoilt
+    def _begin_trial(self, kind: RunTimes, size: int, window: Window) -> None:
+        """A stale size is about to be observed: where what is believed of it is not what its window says, or is that it
+        does not pay, its next runs are to say.
+        """
+        known_usual_ns, known_high_ns = kind.believed()
+        usual_ns, high_ns = known_usual_ns[size], known_high_ns[size]
+        doubtful = (
+            window.median_ns * 100 > usual_ns * (100 + DOUBT_PERCENT)
+            or window.high_ns * 100 > high_ns * (100 + DOUBT_PERCENT)
+            or window.high_ns > known_high_ns[kind.sizes[0]] * size
+        )
+        if size > 1 and not _saves(self.usual_ns, size):
+            # As if it just paid: what was is not to outvote what its runs say now.
+            usual_ns = min(usual_ns, usual_ns * size * self.usual_ns[1] / self.usual_ns[size] * PAYS)
+            doubtful = True
+        if doubtful:
+            kind.begin_trial(window, usual_ns, high_ns)
 
     def _engine_size(self, batch_size: int) -> int:
-        if self._any_size or batch_size in self._windows:
+        windows = self._in_a_row.windows
+        if self._any_size or batch_size in windows:
             return batch_size
-        return min(size for size in self._windows if size >= batch_size)
+        return min([size for size in windows if size >= batch_size])
 
-    def _line(self, known: dict[int, int], scale: float) -> list[int]:
+    def _regime_now(self) -> tuple[bool, bool]:
+        """Whether runs in a row, and after idle, are among the last STALE_RUNS."""
+        idle = self._after_idle
+        since = self._runs - STALE_RUNS
+        return self._in_a_row.last > since, idle is not None and idle.last > since
+
+    def _line(self, known: dict[int, float], scale: float) -> list[int]:
         """The `known` time of every size from 1 on, or where it would be for all that the other sizes tell, times
-        `scale`.
+        `scale`. `known` is in order of sizes.
 
         In floating point, which is exact enough and faster than products of integers beyond 2**30.
         """
         line: list[int] = []
-        for upper in sorted(known):
-            high = int(known[upper] * scale + 0.5)
+        for upper, time_ns in known.items():
+            high = int(time_ns * scale + 0.5) or 1
             width = upper - len(line)
             if width > 1 and line and self._any_size:
                 low = line[-1]
@@ -239,19 +209,92 @@ class Profile:
         return line
 
     def _fit(self) -> None:
-        factor = self._speed.factor
-        self.plan_ns = _rising([0, *self._line(self._quantiles, factor * (1 + MARGIN_PERCENT / 100))])
-        usual = [0, *self._line(self._medians, factor)]
-        limit_ns = usual[1] * (1 - GAIN_PERCENT / 100)
-        self.usual_ns = usual = _rising(usual)
-        plan, one_ns = self.plan_ns, self.plan_ns[1]
-        # Nor is one planned longer than its frames one by one: `hard` counts on that.
-        pays = [
-            size if time_ns <= size * limit_ns and plan[size] <= size * one_ns else 1
-            for size, time_ns in enumerate(usual)
-        ]
-        pays[0] = 0
-        self.efficient = _rising(pays)
+        row, idle, speed = self._in_a_row, self._after_idle, self._speed
+        tried = row.end_trials()
+        level = speed.level(row.number)
+        margin = 1 + MARGIN_PERCENT / 100
+        usual_ns, high_ns = row.believed()
+        usual = _rising([0, *self._line(usual_ns, level)])
+        for size in tried:
+            row.windows[size].judge(_saves(usual, size))
+        remembered = high_ns
+        for size in row.sizes:
+            if row.windows[size].high_ns > high_ns[size]:
+                remembered = {size: row.windows[size].high_ns for size in row.sizes}
+                break
+        plan = [0, *self._line(high_ns, level * margin)]
+        longest = plan if remembered is high_ns else [0, *self._line(remembered, level * margin)]
+        self.one_ns_max = longest[1]
+        self.usual_one_ns = usual[1]
+        self._regime = row_now, idle_now = self._regime_now()
+        if idle is not None:
+            level = speed.level(idle.number)
+            known_ns = {size: idle.windows[size].high_ns for size in idle.sizes}
+            self.one_ns_max = max(self.one_ns_max, self._line(known_ns, level * margin)[0])
+            if idle_now:
+                usual_ns, high_ns = idle.believed()
+                self.usual_one_ns = self._line(usual_ns, level)[0]
+                idle_plan = [0, *self._line(high_ns, level * margin)]
+                plan = self._longer(plan, idle_plan) if row_now else idle_plan
+        plan = _rising(plan)
+        one_ns = plan[1]
+        for size in row.sizes:
+            # As is believed, but for rounding.
+            if plan[size] > size * one_ns and not row.is_fresh(row.windows[size]):
+                plan[size] = size * one_ns
+        self.usual_ns, self.plan_ns = usual, plan
+        # Single frames are dropped by the plan of now, and it would not do to wait for those that it lets run.
+        careful = _rising([0, plan[1], *map(max, plan[2:], longest[2:])]) if longest is not plan else plan
+        trial = self._trial(plan)
+        self.efficient = _efficient(usual, plan, trial)
+        self.careful.usual_ns = usual
+        self.careful.plan_ns = careful
+        self.careful.efficient = _efficient(usual, careful, trial) if careful is not plan else self.efficient
+        row.note_changes()
+        if idle is not None:
+            idle.note_changes()
+
+    def _longer(self, plan: list[int], idle_plan: list[int]) -> list[int]:
+        """Both kinds run: each size that ran after idle of late as long as it then took, or in a row if that did."""
+        row, idle = self._in_a_row, self._after_idle
+        assert idle is not None
+        longer = plan.copy()
+        for size in range(1, len(plan)):
+            engine_size = self._engine_size(size)
+            window = idle.windows.get(engine_size)
+            if window is not None and not idle.is_stale(window):
+                in_a_row = row.windows.get(engine_size)
+                known = in_a_row is not None and in_a_row.ran and not row.is_stale(in_a_row)
+                longer[size] = max(plan[size], idle_plan[size]) if known else idle_plan[size]
+        return longer
+
+    def _trial(self, plan: list[int]) -> int:
+        """The smallest size that does not pay and is to run all the same, to show what it takes now; 0: none."""
+        row, usual = self._in_a_row, self.usual_ns
+        for size in row.sizes:
+            window = row.windows[size]
+            due = window.on_trial or (row.runs - window.ran > window.patience and not _saves(usual, size))
+            if due and size > 1 and plan[size] <= size * plan[1]:
+                return size
+        return 0
+
+
+def _saves(usual: list[int], size: int) -> bool:
+    """Whether such a batch takes less lane time than its frames one by one; True of one."""
+    return size == 1 or usual[size] <= size * (usual[1] * PAYS)
+
+
+def _efficient(usual: list[int], plan: list[int], trial: int) -> list[int]:
+    """By number of frames, the largest size that pays, or is on trial. None is planned longer than its frames one by
+    one: `hard` counts on that.
+    """
+    limit_ns, one_ns = usual[1] * PAYS, plan[1]
+    pays = [
+        size if (time_ns <= size * limit_ns or size == trial) and plan[size] <= size * one_ns else 1
+        for size, time_ns in enumerate(usual)
+    ]
+    pays[0] = 0
+    return _rising(pays)
 
 
 def _rising(values: list[int]) -> list[int]:

@@ -73,7 +73,7 @@ class Scheduler:
         self._drain_ns: int | None = None
         frames = self._frames
         self._about = Situation(
-            frames.queued, frames.streams, 0, 0, False, {}, ClassShares(), False, frames.merit, frames.freshness
+            frames.queued, frames.streams, 0, 0, False, {}, ClassShares(), False, False, frames.merit, frames.freshness
         )
         self._bound_blocking()
 
@@ -242,7 +242,7 @@ class Scheduler:
         if StreamClass.CRITICAL in tightest_ns and self._critical_open and not closed:
             caps = {stream_class: min(cap_ns, about.cap_ns[stream_class]) for stream_class, cap_ns in caps.items()}
         about.cap_ns = caps
-        self._critical_open = StreamClass.CRITICAL in tightest_ns
+        about.promised = self._critical_open = StreamClass.CRITICAL in tightest_ns
         self._about.best_effort = StreamClass.BEST_EFFORT in tightest_ns
         self._about.floors = self._frames.floors
 
@@ -294,7 +294,7 @@ class Scheduler:
         """
         for lane in variant.profiles:
             left_ns = frame.deadline_ns - now_ns
-            due = left_ns >= variant.profiles[lane].usual_ns[1] or (left_ns > 0 and now_ns > variant.probe_ns[lane])
+            due = left_ns >= variant.profiles[lane].usual_one_ns or (left_ns > 0 and now_ns > variant.probe_ns[lane])
             may_start = not variant.stateful or self._frames.streams[frame.stream_id].may_start(frame, lane)
             if due and may_start and self._lanes.is_free(lane) and not something_waits(now_ns, lane, self._about):
                 return lane
@@ -368,7 +368,9 @@ class Scheduler:
         if running.probe and actual_ns * 100 < running.action.planned_ns * PROBE_SPOILT_PERCENT:
             variant.probe_ns[lane] = now_ns
         before, planned_ns, longest_ns = profile.plan_ns, variant.planned_one_ns, variant.longest_one_ns
-        lane_changed = profile.observe(len(running.frames), actual_ns, after_idle=running.probe)
+        lane_changed = profile.observe(
+            len(running.frames), actual_ns, after_idle=running.after_idle, probe=running.probe
+        )
         if profile.plan_ns is before:
             return
         if lane_changed:

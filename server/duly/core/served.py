@@ -85,7 +85,8 @@ class ServedModels:
             served = [variant for variant in model.variants.values() if variant.profiles]
             if served:
                 own = tuple(lane for lane in lanes if lane in served[0].profiles)
-                plans[name] = ModelPlan(name, own, tuple(variant.slowest_plan() for variant in served))
+                ranks = tuple([variant.slowest_plan() for variant in served])
+                plans[name] = ModelPlan(name, own, ranks, served[0].promised_one_ns())
         return plans
 
     def _changed(self) -> None:

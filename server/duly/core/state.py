@@ -112,6 +112,10 @@ class VariantState:
         self.planned_one_ns = min(planned_ns, default=0)
         self.longest_one_ns = max(planned_ns, default=0)
 
+    def promised_one_ns(self) -> int:
+        """Of a batch of one on whichever lane is slowest, by the longer of its plans in a row and after idle."""
+        return max([profile.one_ns_max for profile in self.profiles.values()], default=0)
+
     def slowest_plan(self) -> tuple[int, ...]:
         """Planned times of batches of 1, 2, ... on whichever lane is slowest."""
         plans = [profile.plan_ns for profile in self.profiles.values()]
@@ -153,11 +157,15 @@ class ModelState:
 
 
 class RunningBatch:
-    __slots__ = ("action", "frames", "probe", "started_ns", "variant")
+    __slots__ = ("action", "after_idle", "frames", "probe", "started_ns", "variant")
 
-    def __init__(self, action: DispatchBatch | WarmLane, variant: VariantState, started_ns: int, probe: bool) -> None:
+    def __init__(
+        self, action: DispatchBatch | WarmLane, variant: VariantState, started_ns: int, after_idle: bool, probe: bool
+    ) -> None:
         self.action = action
         self.frames: list[Frame] = action.frames if isinstance(action, DispatchBatch) else []
         self.variant = variant
         self.started_ns = started_ns
+        self.after_idle = after_idle
+        """The lane had run nothing just before."""
         self.probe = probe
