@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.histories import recoveries
 from duly.core.lane_speed import LaneSpeed
 from duly.core.profile import GAIN_PERCENT, MARGIN_PERCENT, Profile
-from duly.core.run_times import LONG_PERCENT, STALE_RUNS, WINDOW
+from duly.core.run_times import LONG_PERCENT, LONG_RUNS, PATIENCE_MAX, STALE_RUNS, TRIAL_RUNS, WINDOW
 
 MS = 1_000_000
 
@@ -48,11 +49,10 @@ def test_larger_batches_never_plan_shorter(
 
 
 def planned_for(times_ns: list[int]) -> int:
-    """q99, but at most the longer of q90 and what is not long against the median."""
-    by_length = sorted(times_ns)
-    last = len(by_length) - 1
+    """q99, but at most the longer of the last runs' q90 and what is not long against the median."""
+    by_length, late = sorted(times_ns), sorted(times_ns[-LONG_RUNS:])
     bound = by_length[len(by_length) // 2] * LONG_PERCENT // 100
-    return min(by_length[last * 99 // 100], max(bound, by_length[last * 90 // 100]))
+    return min(by_length[(len(by_length) - 1) * 99 // 100], max(bound, late[(len(late) - 1) * 90 // 100]))
 
 
 @given(
@@ -97,7 +97,8 @@ def test_a_size_that_the_warm_up_left_out_is_learnt_from_its_own_runs() -> None:
     for _ in range(WINDOW):
         profile.observe(2, 12 * MS)
     assert profile.plan_ns[2] == with_margin(12 * MS)
-    assert profile.plan_ns[3] == with_margin(26 * MS)
+    assert profile.plan_ns[4] == with_margin(24 * MS), "no longer than two batches of two, which run now"
+    assert profile.plan_ns[3] == with_margin(18 * MS)
 
 
 def test_few_hiccups_in_a_window_do_not_count_frequent_ones_do() -> None:
@@ -105,12 +106,15 @@ def test_few_hiccups_in_a_window_do_not_count_frequent_ones_do() -> None:
     planned = []
     for _ in range(20):
         profile.observe(1, 50 * MS)
-        for _ in range(8):
+        for _ in range(6):
             profile.observe(1, 10 * MS)
         planned.append(profile.plan_ns[1])
     assert planned[:2] == [with_margin(10 * MS)] * 2
-    assert planned[2:12] == [with_margin(15 * MS)] * 10
-    assert planned[13:] == [with_margin(50 * MS)] * 7
+    assert planned[2:4] == [with_margin(15 * MS)] * 2
+    assert planned[5:] == [with_margin(50 * MS)] * 15
+    for _ in range(LONG_RUNS):
+        profile.observe(1, 10 * MS)
+    assert profile.plan_ns[1] == with_margin(15 * MS), "they are no longer frequent"
     for _ in range(WINDOW):
         profile.observe(1, 10 * MS)
     assert profile.plan_ns[1] == with_margin(10 * MS)
@@ -127,7 +131,7 @@ def measured(rng: Random, factor: float = 1.0) -> dict[int, tuple[int, ...]]:
     return {size: tuple(noisy(rng, time_ns * factor) for _ in range(30)) for size, time_ns in TABLE_NS.items()}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(1, 6))
 @pytest.mark.parametrize("factor", [1.2, 1 / 1.2, 2.0, 0.5])
 def test_a_lasting_shift_settles_all_sizes_of_all_models_within_20_runs(factor: float, seed: int) -> None:
     rng = Random(seed)
@@ -231,24 +235,30 @@ def test_probes_forget_one_long_run_each() -> None:
     for _ in range(5):
         profile.observe(1, 10 * MS, probe=True)
         planned += plan(profile)
-    assert planned == [with_margin(15 * MS)] * 4 + [with_margin(10 * MS)]
+    assert planned == [with_margin(500 * MS)] + [with_margin(15 * MS)] * 3 + [with_margin(10 * MS)]
 
 
 def test_a_size_that_does_not_run_forgets_its_hiccups_while_another_one_does() -> None:
-    """Twenty of a hundred runs of four were long, and now only two run at a time."""
-    profile = profile_of({2: (16 * MS,) * 30, 4: (20 * MS,) * 80})
-    for _ in range(20):
-        profile.observe(4, 60 * MS)
+    """Twenty of sixty runs of four were long, and now only two run at a time."""
+    profile = profile_of({2: (16 * MS,) * 30, 4: (20 * MS,) * 30})
+    for nth in range(60):
+        profile.observe(4, 70 * MS if nth % 3 == 0 else 20 * MS)
         profile.observe(2, 16 * MS)
-    assert profile.plan_ns[4] == pytest.approx(with_margin(60 * MS))
-    assert profile.usual_ns[4] == pytest.approx(20 * MS), "what it usually costs is not touched"
+    assert profile.plan_ns[4] == pytest.approx(with_margin(70 * MS), rel=0.05)
+    assert profile.usual_ns[4] == pytest.approx(20 * MS, rel=0.05), "what it usually costs is not touched"
+    assert profile.efficient[4] < 4, "what is planned longer than its frames one by one is not run"
+    for _ in range(STALE_RUNS - 1):
+        profile.observe(2, 16 * MS)
+        assert profile.plan_ns[4] == pytest.approx(with_margin(70 * MS), rel=0.05), "hiccups of now are believed"
+    profile.observe(2, 16 * MS)
+    assert profile.plan_ns[4] == pytest.approx(with_margin(20 * MS), rel=0.05)
     assert profile.efficient[4] == 4
-    for _ in range(STALE_RUNS):
-        profile.observe(2, 16 * MS)
-        assert profile.plan_ns[4] > with_margin(29 * MS), "hiccups of now are believed"
-    for _ in range(20):
-        profile.observe(2, 16 * MS)
-    assert profile.plan_ns[4] == pytest.approx(with_margin(20 * MS))
+    assert profile.careful.plan_ns[4] == pytest.approx(with_margin(70 * MS), rel=0.05), (
+        "promises rest on what was measured"
+    )
+    for _ in range(TRIAL_RUNS):
+        profile.observe(4, 20 * MS)
+    assert profile.careful.plan_ns[4] == pytest.approx(with_margin(20 * MS), rel=0.05)
 
 
 @given(samples_ns=warm_ups)
@@ -299,3 +309,152 @@ def test_efficient_sizes_are_those_of_brute_force(samples_ns: dict[int, tuple[in
 def test_refuses_a_warm_up_that_measured_nothing(samples_ns: dict[int, tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="a profile needs samples for batch sizes of 1 or more"):
         profile_of(samples_ns)
+
+
+# ---- runs in a row and after idle ----
+
+
+def test_runs_after_idle_change_plans_but_not_what_a_run_in_a_row_is_thought_to_cost() -> None:
+    """Waking up takes longer than the model: single frames are planned so, and batches stay worth while."""
+    profile = profile_of({1: (MS,) * 30, 8: (2 * MS,) * 30})
+    for _ in range(200):
+        profile.observe(1, 5 * MS, after_idle=True)
+    assert profile.plan_ns[1] == pytest.approx(with_margin(5 * MS))
+    assert profile.usual_one_ns == pytest.approx(5 * MS)
+    assert profile.usual_ns[1] == MS
+    assert profile.usual_ns[8] == 2 * MS
+    assert profile.efficient[8] == 8
+
+
+def test_plans_are_those_of_the_kind_that_runs_and_the_longer_while_both_do() -> None:
+    profile = profile_of({1: (10 * MS,) * 30})
+    for _ in range(40):
+        profile.observe(1, 14 * MS, after_idle=True)
+    assert profile.plan_ns[1] == pytest.approx(with_margin(14 * MS))
+    for nth in range(STALE_RUNS):
+        assert profile.plan_ns[1] == pytest.approx(with_margin(14 * MS)), f"{nth} runs in a row"
+        profile.observe(1, 10 * MS)
+    assert profile.plan_ns[1] == pytest.approx(with_margin(10 * MS))
+    assert profile.one_ns_max == pytest.approx(with_margin(14 * MS)), "promises remember"
+    profile.observe(1, 14 * MS, after_idle=True)
+    assert profile.plan_ns[1] == pytest.approx(with_margin(14 * MS)), "the lane is idle again, at once"
+
+
+def test_a_probe_corrects_both_kinds_whichever_was_spoilt() -> None:
+    for spoilt_after_idle in (False, True):
+        profile = profile_of({1: (10 * MS,) * 30})
+        for _ in range(6):
+            profile.observe(1, 500 * MS, after_idle=spoilt_after_idle)
+        assert profile.plan_ns[1] == pytest.approx(with_margin(500 * MS))
+        profile.observe(1, 10 * MS, after_idle=True, probe=True)
+        assert profile.plan_ns[1] == pytest.approx(with_margin(10 * MS))
+
+
+@pytest.mark.parametrize("wake", [0.3, 1.5, 5.0, 40.0])
+@pytest.mark.parametrize("models", [1, 3])
+def test_alternating_between_singles_and_backlog_never_spoils_a_size_that_does_not_run(
+    wake: float, models: int
+) -> None:
+    """The fault that this rests on: singles after idle and large batches in turn, and what was believed of the sizes
+    between grew from turn to turn, until nothing but singles ran any more.
+    """
+    rng = Random(7)
+    speed = LaneSpeed()
+    profiles = [Profile(measured(rng), True, speed) for _ in range(models)]
+    before = [plan(profile) for profile in profiles]
+    for turn in range(300):
+        for profile in profiles[: 1 + turn % 2]:
+            for _ in range(8):
+                if profile.observe(1, noisy(rng, TABLE_NS[1] * wake, 0.2), after_idle=True):
+                    for other in profiles:
+                        other.refit()
+            for _ in range(12):
+                if profile.observe(16, noisy(rng, TABLE_NS[16], 0.2)):
+                    for other in profiles:
+                        other.refit()
+    for profile in profiles[:2]:
+        for _ in range(STALE_RUNS):
+            profile.observe(16, noisy(rng, TABLE_NS[16], 0.05))
+    for profile, planned in zip(profiles, before, strict=True):
+        assert profile.efficient[16] == 16
+        for size in (2, 4, 8, 16):
+            assert 0.8 < profile.usual_ns[size] / TABLE_NS[size] < 1.25
+            assert 0.8 < profile.plan_ns[size] / planned[size - 1] < 2.0
+
+
+# ---- sizes that do not run ----
+
+
+def test_a_stale_size_follows_those_that_run() -> None:
+    """So slowly that nothing alarms: sizes that do not run become slower all the same."""
+    profile = profile_of({1: (10 * MS,) * 30, 2: (16 * MS,) * 30, 4: (20 * MS,) * 30})
+    for nth in range(600):
+        profile.observe(2, round(16 * MS * (1 + nth / 600)))
+    assert profile.usual_ns[2] == pytest.approx(32 * MS, rel=0.1)
+    assert profile.usual_ns[1] == pytest.approx(20 * MS, rel=0.1)
+    assert profile.usual_ns[4] == pytest.approx(40 * MS, rel=0.1)
+
+
+@given(samples_ns=warm_ups, spoilt=st.integers(1, 12), factor=st.integers(2, 1000), seed=st.integers(0, 99))
+def test_a_stale_size_is_never_worse_than_those_that_run(
+    samples_ns: dict[int, tuple[int, ...]], spoilt: int, factor: int, seed: int
+) -> None:
+    """One size of the warm-up was `factor` times too long; another one runs."""
+    sizes = sorted(samples_ns)
+    size, running = sizes[spoilt % len(sizes)], sizes[seed % len(sizes)]
+    told = {each: (20 * MS + each * 4 * MS,) * 3 for each in samples_ns}
+    told[size] = (told[size][0] * factor,) * 3
+    profile = profile_of(told)
+    for _ in range(STALE_RUNS + 1):
+        profile.observe(running, 20 * MS + running * 4 * MS)
+    usual_ns, plan_ns = profile.usual_ns, profile.plan_ns
+    for other in range(1, profile.batch_max + 1):
+        if other != running:
+            batches = -(-other // running)
+            assert usual_ns[other] <= batches * usual_ns[running] + batches
+            assert plan_ns[other] <= batches * plan_ns[running] + batches
+
+
+def test_a_size_that_did_not_pay_is_tried_again_and_then_less_and_less_often() -> None:
+    """Batches never pay here. Ever rarer trials show it, and take next to nothing of the lane."""
+    profile = profile_of({1: (10 * MS,) * 30, 2: (30 * MS,) * 30})
+    tried = []
+    for nth in range(20_000):
+        size = profile.efficient[2]
+        profile.observe(size, 30 * MS if size == 2 else 10 * MS)
+        if size == 2:
+            tried.append(nth)
+    assert tried[0] == STALE_RUNS + 1
+    assert len(tried) < 20_000 / 300
+    assert tried[-1] - tried[-1 - TRIAL_RUNS] == PATIENCE_MAX + TRIAL_RUNS + 1
+
+
+def test_a_size_that_has_come_to_pay_is_found_out() -> None:
+    profile = profile_of({1: (10 * MS,) * 30, 2: (30 * MS,) * 30})
+    chosen = []
+    for _ in range(STALE_RUNS + 20):
+        size = profile.efficient[2]
+        chosen.append(size)
+        profile.observe(size, 12 * MS if size == 2 else 10 * MS)
+    assert chosen == [1] * (STALE_RUNS + 1) + [2] * 19
+
+
+def test_what_is_tried_is_no_longer_than_promises_allow() -> None:
+    """Batches of two took longer than two frames one by one: they are not tried while CRITICAL streams rest on that."""
+    profile = profile_of({1: (10 * MS,) * 30, 2: (30 * MS,) * 30})
+    for _ in range(STALE_RUNS + 1):
+        profile.observe(1, 10 * MS)
+    assert profile.efficient[2] == 2
+    assert profile.careful.efficient[2] == 1
+    assert profile.careful.plan_ns[2] == with_margin(30 * MS)
+
+
+# ---- whatever came before ----
+
+
+@pytest.mark.parametrize("seed", [*range(150), 2084, 2256, 2509])
+def test_throughput_and_plans_recover_within_50_batches_of_the_last_change(seed: int) -> None:
+    """Of any history; `python -m core.histories` tries more of them."""
+    for found in recoveries(seed):
+        assert found.throughput >= 0.95
+        assert found.plan <= 1.6

@@ -261,10 +261,8 @@ class Profile(Plan):
         longer = plan.copy()
         for size in range(1, len(plan)):
             engine_size = self._engine_size(size)
-            window = idle.windows.get(engine_size)
-            if window is not None and not idle.is_stale(window):
-                in_a_row = row.windows.get(engine_size)
-                known = in_a_row is not None and in_a_row.ran and not row.is_stale(in_a_row)
+            if idle.has_run_lately(engine_size):
+                known = row.has_run_lately(engine_size)
                 longer[size] = max(plan[size], idle_plan[size]) if known else idle_plan[size]
         return longer
 

@@ -42,7 +42,9 @@ PATIENCE_MAX = 4096
 FEW_RUNS = 64
 """A window of fewer says little about how far its times scatter: there that of all sizes counts, too."""
 FEW_DEVIATIONS = 1.3
-"""Standard deviations from the median to what a full window would be planned for: the third longest of WINDOW."""
+"""Planned for over the median, in standard deviations. A full window is planned for its third longest, 2.07 of them;
+that much for all small ones too costs 0.4 % of the capacity at 5 % noise, and none at all wastes 1.4 % of the lanes.
+"""
 NOISE_RUNS = 256
 """How far they scatter is averaged over about so many runs."""
 NOISE_CLIP = 0.4
@@ -145,7 +147,7 @@ class Window:
         self.by_length = sorted([sample_ns for _, sample_ns in self.by_age])
 
     def settle(self, ratio: float) -> None:
-        """The runs observed so far, TRUSTED_RUNS or more, become what the size is known by. `ratio`: what sizes beside it
+        """The runs observed so far, TRUSTED_RUNS or more, become what the size is known by. `ratio`: what other sizes
         take over what they are known by.
         """
         self.settled = True
@@ -258,6 +260,10 @@ class RunTimes:
     def is_stale(self, window: Window) -> bool:
         return self.runs - window.ran > STALE_RUNS
 
+    def has_run_lately(self, size: int) -> bool:
+        window = self.windows.get(size)
+        return window is not None and window.ran > 0 and not self.is_stale(window)
+
     def is_fresh(self, window: Window) -> bool:
         """Whether its window is believed as it is."""
         return self.runs - window.ran <= STALE_RUNS and not window.on_trial
@@ -322,7 +328,8 @@ class RunTimes:
                 bound_ns = window.reference_ns * ratio
                 if size > first:
                     bound_ns = min(own_ns, bound_ns, told_ns[first] * -(-size // first))
-                else:
+                elif told_ns is usual_ns:
+                    # Else a first size that is thought too short would make all others look as if they did not pay.
                     bound_ns = max([bound_ns, *(told_ns[other] / -(-other // first) for other in fresh)])
                 if below < size:
                     bound_ns = min(bound_ns, low_ns * -(-size // below))

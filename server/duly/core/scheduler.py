@@ -86,15 +86,13 @@ class Scheduler:
         doomed: dict[int, tuple[Frame, VariantState]] = {}
         if isinstance(event, FramesArrived):
             for frame in event.frames:
-                if frame.stream_id in doomed:
-                    frames.drop(now_ns, *doomed.pop(frame.stream_id))  # there is a newer one
+                before = doomed.pop(frame.stream_id, None)
+                if before is not None and before[1].stateful:
+                    self._doomed(now_ns, *before)  # what becomes of it decides about this one
+                elif before is not None:
+                    frames.drop(now_ns, *before)  # there is a newer one
                 variant = frames.arrived(now_ns, frame)
-                if variant is None:
-                    continue
-                if variant.stateful:
-                    # What becomes of it decides about the frames behind it.
-                    self._doomed(now_ns, frame, variant)
-                else:
+                if variant is not None:
                     doomed[frame.stream_id] = frame, variant
         elif isinstance(event, BatchFinished):
             self._batch_finished(now_ns, event)
