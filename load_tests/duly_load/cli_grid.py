@@ -55,7 +55,8 @@ def grid(rows: tuple[int, ...], effort: str, jobs: int, out: Path | None, strict
       full:   all 96 cells, 5 seeds x 60 s: 40 hours; give it --out and it goes on where it was stopped.
 
     Rows: 1 capacity, 2 near the optimum, 3 no collapse, 4 wasted lane time, 5 what each class is promised, 6 admission,
-    7 variants, 8 LATEST streams under overload, 9 waiting at low load, 10 what a decision costs, 12 random loads.
+    7 variants, 8 LATEST streams under overload, 9 waiting at low load, 10 what a decision costs, 12 random loads,
+    13 loads that alternate.
     Whether the simulator tells the truth (11) is shown by `duly-load truth`.
     """
     if out is not None:

@@ -97,6 +97,8 @@ class Noise(Table):
     spike_factor: Factor = 5.0
     step_at_s: Seconds = 0.0
     step_factor: Factor = 1.0
+    wake_ms: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] = 0.0
+    wake_after_ms: Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)] = 0.0
 
 
 class Lane(Table):

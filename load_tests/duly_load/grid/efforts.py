@@ -5,6 +5,7 @@ from itertools import product
 from typing import get_args
 
 from duly_load.grid.admission import admission
+from duly_load.grid.alternation import alternation
 from duly_load.grid.capacity import capacity
 from duly_load.grid.cells import ArrivalKind, Cell, TableName
 from duly_load.grid.classes import classes
@@ -29,6 +30,7 @@ ROWS: dict[int, Callable[[Effort, Measure], Row]] = {
     9: calm,
     10: cost,
     12: random_loads,
+    13: alternation,
 }
 
 ALL_CELLS = tuple(
@@ -51,6 +53,7 @@ EFFORTS = {
         critical_frames=50_000,
         hard_sets=50,
         random_loads=30,
+        turns=200,
     ),
     "medium": Effort(
         "medium",
@@ -63,6 +66,7 @@ EFFORTS = {
         critical_frames=300_000,
         hard_sets=200,
         random_loads=120,
+        turns=300,
     ),
     "full": Effort(
         "full",
@@ -75,5 +79,6 @@ EFFORTS = {
         critical_frames=3_000_000,
         hard_sets=1_000,
         random_loads=1_000,
+        turns=340,
     ),
 }

@@ -33,6 +33,8 @@ class Effort:
     """Of CRITICAL streams in all."""
     hard_sets: int
     random_loads: int
+    turns: int
+    """Of loads that alternate."""
 
     def seconds_at(self, rate_hz: float) -> float:
         """How long a run at that rate lasts."""

@@ -38,6 +38,10 @@ class Noise:
     step_at_ns: int = 0
     step_factor: float = 1.0
     """From `step_at_ns` on every time is multiplied by this."""
+    wake_ns: float = 0.0
+    """What a batch takes longer on a lane that was idle: the mean of an exponential distribution."""
+    wake_after_ns: int = 0
+    """A lane was idle that ran nothing for longer than that."""
 
 
 class TableService:
@@ -56,6 +60,9 @@ class TableService:
         self._rng = np.random.default_rng([seed, 0x5E])
         self._hangs = hangs
         self._factors: list[float] = []
+        self._wake_rng = np.random.default_rng([seed, 0x3A])
+        self._ended_ns: dict[str, int] = {}
+        """Of the last batch, by lane."""
 
     def duration_ns(self, now_ns: int, lane: str, model: str, variant: str, batch_size: int) -> int | None:
         for hung, from_ns, to_ns in self._hangs:
@@ -67,7 +74,12 @@ class TableService:
         factor = self._factors.pop()
         if now_ns >= self._noise.step_at_ns:
             factor *= self._noise.step_factor
-        return max(1, round(mean_ns * factor))
+        duration_ns = max(1, round(mean_ns * factor))
+        if self._noise.wake_ns:
+            if now_ns - self._ended_ns.get(lane, 0) > self._noise.wake_after_ns:
+                duration_ns += round(self._wake_rng.exponential(self._noise.wake_ns))
+            self._ended_ns[lane] = now_ns + duration_ns
+        return duration_ns
 
     def warm_up(self, model: str, variant: str, sizes: list[int], runs: int = 30) -> dict[int, tuple[int, ...]]:
         """Samples as a worker measures them before it serves, by batch size; without spikes and steps."""

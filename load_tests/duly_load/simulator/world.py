@@ -78,6 +78,8 @@ def _service(scenario: Scenario, seed: int) -> service.TableService:
             noise.spike_factor,
             round(noise.step_at_s * 1e9),
             noise.step_factor,
+            noise.wake_ms * 1e6,
+            round(noise.wake_after_ms * 1e6),
         ),
         seed,
         tuple((fault.lane, round(fault.at_s * 1e9), round(fault.back_s * 1e9)) for fault in hangs),

@@ -209,55 +209,53 @@ class Profile(Plan):
         return line
 
     def _fit(self) -> None:
-        row, idle, speed = self._in_a_row, self._after_idle, self._speed
+        row = self._in_a_row
         tried = row.end_trials()
-        level = speed.level(row.number)
-        margin = 1 + MARGIN_PERCENT / 100
+        level = self._speed.level(row.number)
+        scale = level * (1 + MARGIN_PERCENT / 100)
         usual_ns, high_ns = row.believed()
         usual = _rising([0, *self._line(usual_ns, level)])
         for size in tried:
             row.windows[size].judge(_saves(usual, size))
-        remembered = high_ns
-        for size in row.sizes:
-            if row.windows[size].high_ns > high_ns[size]:
-                remembered = {size: row.windows[size].high_ns for size in row.sizes}
-                break
-        plan = [0, *self._line(high_ns, level * margin)]
-        longest = plan if remembered is high_ns else [0, *self._line(remembered, level * margin)]
-        self.one_ns_max = longest[1]
-        self.usual_one_ns = usual[1]
-        self._regime = row_now, idle_now = self._regime_now()
-        if idle is not None:
-            level = speed.level(idle.number)
-            known_ns = {size: idle.windows[size].high_ns for size in idle.sizes}
-            self.one_ns_max = max(self.one_ns_max, self._line(known_ns, level * margin)[0])
-            if idle_now:
-                usual_ns, high_ns = idle.believed()
-                self.usual_one_ns = self._line(usual_ns, level)[0]
-                idle_plan = [0, *self._line(high_ns, level * margin)]
-                plan = self._longer(plan, idle_plan) if row_now else idle_plan
-        plan = _rising(plan)
-        one_ns = plan[1]
+        plan = [0, *self._line(high_ns, scale)]
+        measured_ns = {size: row.windows[size].high_ns for size in row.sizes}
+        measured = plan if measured_ns == high_ns else [0, *self._line(measured_ns, scale)]
+        self.usual_one_ns, self.one_ns_max = usual[1], measured[1]
+        plan = _rising(self._with_idle(plan))
         for size in row.sizes:
             # As is believed, but for rounding.
-            if plan[size] > size * one_ns and not row.is_fresh(row.windows[size]):
-                plan[size] = size * one_ns
+            if plan[size] > size * plan[1] and not row.is_fresh(row.windows[size]):
+                plan[size] = size * plan[1]
         self.usual_ns, self.plan_ns = usual, plan
-        # Single frames are dropped by the plan of now, and it would not do to wait for those that it lets run.
-        careful = _rising([0, plan[1], *map(max, plan[2:], longest[2:])]) if longest is not plan else plan
-        trial = self._trial(plan)
+        trial = self._trial()
         self.efficient = _efficient(usual, plan, trial)
-        self.careful.usual_ns = usual
-        self.careful.plan_ns = careful
-        self.careful.efficient = _efficient(usual, careful, trial) if careful is not plan else self.efficient
+        careful = self.careful
+        careful.usual_ns, careful.plan_ns, careful.efficient = usual, plan, self.efficient
+        if measured_ns != high_ns:
+            # But single frames are dropped by the plan of now; those that it lets run are not to wait for nothing.
+            careful.plan_ns = _rising([0, plan[1], *map(max, plan[2:], measured[2:])])
+            careful.efficient = _efficient(usual, careful.plan_ns, trial)
         row.note_changes()
-        if idle is not None:
-            idle.note_changes()
 
-    def _longer(self, plan: list[int], idle_plan: list[int]) -> list[int]:
-        """Both kinds run: each size that ran after idle of late as long as it then took, or in a row if that did."""
+    def _with_idle(self, plan: list[int]) -> list[int]:
+        """The plan of runs in a row together with that of runs after idle, as far as either kind runs."""
         row, idle = self._in_a_row, self._after_idle
-        assert idle is not None
+        self._regime = row_now, idle_now = self._regime_now()
+        if idle is None:
+            return plan
+        level = self._speed.level(idle.number)
+        scale = level * (1 + MARGIN_PERCENT / 100)
+        first = idle.sizes[0]
+        self.one_ns_max = max(self.one_ns_max, round(idle.windows[first].high_ns * scale))
+        if not idle_now:
+            return plan
+        usual_ns, high_ns = idle.believed()
+        self.usual_one_ns = round(usual_ns[first] * level)
+        idle.note_changes()
+        idle_plan = [0, *self._line(high_ns, scale)]
+        if not row_now:
+            return idle_plan
+        # Both run: each size as long as it took of late.
         longer = plan.copy()
         for size in range(1, len(plan)):
             engine_size = self._engine_size(size)
@@ -266,9 +264,9 @@ class Profile(Plan):
                 longer[size] = max(plan[size], idle_plan[size]) if known else idle_plan[size]
         return longer
 
-    def _trial(self, plan: list[int]) -> int:
+    def _trial(self) -> int:
         """The smallest size that does not pay and is to run all the same, to show what it takes now; 0: none."""
-        row, usual = self._in_a_row, self.usual_ns
+        row, usual, plan = self._in_a_row, self.usual_ns, self.plan_ns
         for size in row.sizes:
             window = row.windows[size]
             due = window.on_trial or (row.runs - window.ran > window.patience and not _saves(usual, size))

@@ -33,8 +33,10 @@ REFERENCE_RUNS = 64
 """What a size is known by follows its window for its first so many runs, then stays."""
 REFERENCE_PERCENT = 10
 """Where the first runs of the host's own differ by more from those of the warm-up, the warm-up was something else."""
-MEDIAN_STEPS = 64
-"""Usual times are fitted anew once a median has moved by this part of itself."""
+FIT_STEPS = 256
+"""Plans are fitted anew once what they rest on has moved by this part of itself, which is less than their margin ..."""
+FIT_STEPS_FEW = 64
+"""... or by this one where that is of few runs; so are usual times, for which a percent or two makes no difference."""
 TRIAL_RUNS = 4
 """Runs that a trial takes: one more than what is left of the old ones, so that the median is of the new ones."""
 PATIENCE_MAX = 4096
@@ -51,6 +53,8 @@ NOISE_CLIP = 0.4
 """A run that is longer by more counts as one that is longer by so much; of the logarithm."""
 TUNE_RUNS = 16
 """What is planned for follows the noise every so many runs."""
+OTHER_SIZES_MAX = 8
+"""Sizes beside those of the warm-up that are known by runs of their own; the line says of the others."""
 
 _EIGHTHS = 2.3007
 """Standard deviations of a normal distribution between its first and its last eighth."""
@@ -117,9 +121,10 @@ class Window:
 
     def has_moved(self, spread: float) -> bool:
         """Whether the summary is another one than what the window says now."""
-        return self.high_ns != self.quantile(spread) or (
-            abs(self.median() - self.median_ns) * MEDIAN_STEPS > self.median_ns
-        )
+        if abs(self.median() - self.median_ns) * FIT_STEPS_FEW > self.median_ns:
+            return True
+        steps = FIT_STEPS if len(self.by_length) >= FEW_RUNS else FIT_STEPS_FEW
+        return abs(self.quantile(spread) - self.high_ns) * steps > self.high_ns
 
     def begin_trial(self, believed_ns: float, high_ns: float) -> None:
         """The next runs are to say what the size takes, beside the last few at the lengths that are believed."""
@@ -191,7 +196,7 @@ class Window:
 class RunTimes:
     """The windows of one kind of runs: those in a row, or those after idle."""
 
-    __slots__ = ("_noise", "last", "look_again", "number", "runs", "settled", "sizes", "spread", "windows")
+    __slots__ = ("_noise", "_others", "last", "look_again", "number", "runs", "settled", "sizes", "spread", "windows")
 
     def __init__(self, windows: dict[int, Window], number: int, noise: float) -> None:
         """`windows`: by batch size, at least one. `number`: by which the lane's speed knows these runs. `noise`: the
@@ -204,6 +209,8 @@ class RunTimes:
         """What is planned for over the median, where a size has few runs."""
         self._tune()
         self.sizes = sorted(windows)
+        self._others: list[int] = []
+        """Sizes that were not there at first."""
         self.runs = 0
         """Observed."""
         self.last = -STALE_RUNS
@@ -217,9 +224,14 @@ class RunTimes:
         return RunTimes({size: window.copy() for size, window in self.windows.items()}, number, self._noise)
 
     def add_size(self, size: int, lane_run: int, expected_ns: float) -> Window:
-        """One that has not run before. What is expected counts as a run, so that the first real one can't be a hiccup
-        that rules alone.
+        """One that is not known, in place of the one that has not run for longest where there would be too many. What
+        is expected counts as a run, so that the first real one can't be a hiccup that rules alone.
         """
+        if len(self._others) == OTHER_SIZES_MAX:
+            oldest = min(self._others, key=self._ran)
+            self._others.remove(oldest)
+            del self.windows[oldest]
+        self._others.append(size)
         window = self.windows[size] = Window([(lane_run, expected_ns)])
         self.sizes = sorted(self.windows)
         return window
@@ -251,6 +263,9 @@ class RunTimes:
             if self.settled and window.runs in (8, 16, 32, 64):
                 window.settle(self._ratio_beside(window))
         return trusted
+
+    def _ran(self, size: int) -> int:
+        return self.windows[size].ran
 
     def _tune(self) -> None:
         self.spread = exp(FEW_DEVIATIONS * self._noise)
