@@ -5,7 +5,7 @@ of a client that behaves was never answered, failed, was called invalid or could
 where streams or frames are left when all clients are gone, or where it ended or no longer answers. Late, expired,
 superseded and shed frames do not count against it: an overloaded server that says so holds.
 
-Where nothing is against it, but no slice is valid, or those who misbehave did not, nobody can say that it holds.
+Where nothing is against it, but no busy slice is valid, or those who misbehave did not, nobody can say that it holds.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from duly_load.outcomes import FrameOutcome
-from duly_load.soak.record import Soak
+from duly_load.soak.phases import Phase
+from duly_load.soak.record import SliceResult, Soak
 from duly_load.soak.run import left_over
 from duly_load.soak.trend import Trend, Verdict, trend
 from duly_load.soak.watch import Sample, Usage
@@ -150,7 +151,7 @@ def _against(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
     for each in growth:
         if each.of == "server" and each.series.judged and each.trend.verdict is Verdict.GROWS:
             found.append(f"its {each.series.name} grow{'s' if each.series.is_memory else ''} by {per_hour(each)}")
-    found += [_fault(done, outcome) for outcome in FAULTS if _counts(done, outcome) and not _caused(done, outcome)]
+    found += _faults(done, caused=False)
     for result in done.slices:
         if result.broken:
             found.append(
@@ -165,39 +166,37 @@ def _against(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
     return found
 
 
-def _counts(done: Soak, outcome: FrameOutcome) -> list[int]:
-    """Frames in each slice that has any."""
-    return [times for result in done.slices if (times := result.counts.get(outcome.name, 0))]
+def _faults(done: Soak, caused: bool) -> list[str]:
+    """What frames of clients that behave met and should not; `caused`: by the harness itself."""
+    found = []
+    for outcome, told in FAULTS.items():
+        met = [result for result in done.slices if _caused(done, result, outcome) is caused]
+        counts = [times for result in met if (times := result.counts.get(outcome.name, 0))]
+        if counts:
+            found.append(f"{sum(counts)} frames of clients that behave {told}, in {len(counts)} slices")
+    return found
 
 
-def _fault(done: Soak, outcome: FrameOutcome) -> str:
-    counts = _counts(done, outcome)
-    return f"{sum(counts)} frames of clients that behave {FAULTS[outcome]}, in {len(counts)} slices"
-
-
-def _caused(done: Soak, outcome: FrameOutcome) -> bool:
-    """By the harness itself: a frame fails whose worker it kills."""
-    return done.faults and outcome is FrameOutcome.FAILED
+def _caused(done: Soak, result: SliceResult, outcome: FrameOutcome) -> bool:
+    """A frame fails whose worker the harness kills, which it does in busy slices alone."""
+    return done.faults and result.phase is Phase.BUSY and outcome is FrameOutcome.FAILED
 
 
 def _doubts(done: Soak) -> list[str]:
-    return [*done.doubts] if done.valid else [f"not one of {len(done.slices)} slices is valid", *done.doubts]
+    if done.valid_in(Phase.BUSY):
+        return [*done.doubts]
+    return [f"not one of {len(done.in_phase(Phase.BUSY))} busy slices is valid", *done.doubts]
 
 
 def _notes(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
     found = [*done.notes]
-    found += [
-        f"{_fault(done, outcome)}; the scenario has faults"
-        for outcome in FAULTS
-        if _counts(done, outcome) and _caused(done, outcome)
-    ]
+    found += [f"{caused}; the scenario has faults" for caused in _faults(done, caused=True)]
     if done.interrupted:
         found.append("it was interrupted before its time")
-    invalid = [result for result in done.slices if result.problems]
-    if invalid:
+    if invalid := done.invalid:
         found.append(
             f"{len(invalid)} of {len(done.slices)} slices are invalid and left out of its figures; "
-            f"slice {invalid[0].nth + 1}: {'; '.join(invalid[0].problems)}"
+            f"slice {invalid[0].nth + 1}, {invalid[0].phase}: {'; '.join(invalid[0].problems)}"
         )
     if not any(each.of == "server" for each in growth):
         found.append(f"whether memory, descriptors or threads of the server grow was not to be seen: {_unseen(done)}")
