@@ -29,7 +29,7 @@ from duly_load.soak.phases import Phase
 from duly_load.soak.record import Log, SliceResult, Soak, write_csv
 from duly_load.soak.run import SoakPlan, SoakProgress
 from duly_load.soak.run import soak as run_soak
-from duly_load.soak.verdict import MIB, Holds, Judgement, judge, per_hour
+from duly_load.soak.verdict import MIB, Holds, Judgement, at_both_ends, judge, per_hour
 from duly_load.targets import OpenTarget, TargetNameError, check_names, opened, settle
 
 COLUMNS_MAX = 120
@@ -83,8 +83,8 @@ def soak(
     late the server's event loop is; what is seen is appended to soak.jsonl at once. Ctrl-C ends it with a verdict on
     what there is.
 
-    Exit status 0: the server holds, as far as could be seen. 1: it leaks, loses or fails frames or streams, or ended;
-    or nobody can say. 2: what was typed, or SCENARIO, is wrong.
+    Exit status 0: the server holds, as far as could be seen. 1: it leaks, loses or fails frames or streams, serves less
+    than it did at first, or ended; or nobody can say. 2: what was typed, or SCENARIO, is wrong.
     """
     duration_s = _duration_s(hours, minutes)
     try:
@@ -263,6 +263,8 @@ def _tell(scenario: LoadScenario, target: str, done: Soak, judged: Judgement) ->
                 f"{phase}: {len(valid):,} valid slices of {len(done.in_phase(phase)):,}, {frames:,} frames: "
                 f"{sum(ratios) / len(ratios):.2%} on time, {min(ratios):.2%} in the worst slice"
             )
+    if judged.decline:
+        click.echo(f"busy slices: {at_both_ends(judged.decline)}")
     for kind, counts in done.crowd.items():
         click.echo(f"{kind}: {', '.join(f'{times:,} {name}' for name, times in counts.items()) or 'did nothing yet'}")
     for note in judged.notes:

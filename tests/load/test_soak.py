@@ -5,7 +5,7 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from duly_load.soak import crowd as crowd_module
 from duly_load.soak import page
 from duly_load.soak import run as run_module
 from duly_load.soak.crowd import Crowd, Rudeness
+from duly_load.soak.decline import compared, decline
 from duly_load.soak.misbehaviour import Aim
 from duly_load.soak.phases import Phase, phase_of
 from duly_load.soak.record import SAMPLES_MAX, Log, SliceResult, Soak, without_frames, write_csv
@@ -235,6 +236,111 @@ def test_frames_that_fail_in_single_slices_have_no_such_excuse() -> None:
     judged = judge(done)
     assert judged.against == ("1 frames of clients that behave failed, in 1 slices",)
     assert judged.notes == ("2 frames of clients that behave failed, in 1 slices; the scenario has faults",)
+
+
+def busy(on_time: Sequence[int], frames: int | Sequence[int] = 1000) -> Soak:
+    """Three hours of which only busy slices are looked at, with so many frames on time of `frames` a minute."""
+    done = hours()
+    each = [frames] * len(on_time) if isinstance(frames, int) else frames
+    done.slices = [
+        slice_of(len(Phase) * nth, ON_TIME=good, LATE=of - good)
+        for nth, (good, of) in enumerate(zip(on_time, each, strict=True))
+    ]
+    return done
+
+
+def test_busy_slices_that_serve_a_tenth_of_what_they_did_count_against_it() -> None:
+    judged = judge(busy([900_000] * 12 + [78_000] * 30, 1_000_000))
+    assert judged.holds is Holds.NO
+    assert judged.against == (
+        "its busy slices no longer do what they did at first: 1,300.0 frames/s on time (7.80%) in the last 10, "
+        "15,000.0 (90.00%) in the first 10, medians; invalid slices are left out, but a machine that has become slower "
+        "without that would look the same",
+    )
+    assert judged.to_json()["busy"]["last_per_s"] == 1300
+
+
+@pytest.mark.parametrize(("last", "holds"), [(900, Holds.YES), (899, Holds.NO), (2000, Holds.YES)])
+def test_a_tenth_less_is_too_much(last: int, holds: Holds) -> None:
+    assert judge(busy([1000] * 30 + [last] * 30, 2000)).holds is holds
+
+
+def test_an_overloaded_server_that_stays_as_it_was_holds() -> None:
+    assert judge(busy([300] * 60, 1000)).holds is Holds.YES
+    assert judge(busy([0] * 60, 1000)).holds is Holds.YES
+
+
+def test_a_dip_that_is_over_and_slices_that_are_off_are_no_decline() -> None:
+    assert judge(busy([1000] * 15 + [100] * 30 + [1000] * 15)).holds is Holds.YES
+    assert judge(busy([1000] * 56 + [0] * 4)).holds is Holds.YES
+    assert judge(busy([1000] * 54 + [0] * 6)).holds is Holds.NO
+
+
+def test_slices_that_are_offered_less_do_less_and_are_no_decline() -> None:
+    assert judge(busy([1000] * 30 + [500] * 30, [1000] * 30 + [500] * 30)).holds is Holds.YES
+    # Overloaded at last, and as many frames on time as before.
+    assert judge(busy([1000] * 60, [1000] * 30 + [2000] * 30)).holds is Holds.YES
+    assert judge(busy([1000] * 30 + [500] * 30, [1000] * 30 + [900] * 30)).holds is Holds.NO
+
+
+def test_slices_on_a_machine_that_stood_still_are_no_decline() -> None:
+    done = busy([1000] * 30 + [100] * 30)
+    done.slices[30:] = [replace(each, problems=("the machine stood still",)) for each in done.slices[30:]]
+    judged = judge(done)
+    assert judged.holds is Holds.YES
+    assert judged.decline is not None
+    assert (judged.decline.first_per_s, judged.decline.last_per_s) == (1000 / 60, 1000 / 60)
+    assert "30 of 60 slices are invalid and left out" in judged.notes[0]
+
+
+def test_single_slices_are_not_what_busy_ones_are_held_against() -> None:
+    done = hours()
+    for nth in range(0, 180, len(Phase)):
+        done.slices[nth] = slice_of(nth, ON_TIME=10_000)
+    assert judge(done).holds is Holds.YES
+    for nth in range(92, 180, len(Phase)):
+        done.slices[nth] = slice_of(nth, ON_TIME=1, LATE=99)
+    assert judge(done).holds is Holds.YES
+    for nth in range(90, 180, len(Phase)):
+        done.slices[nth] = slice_of(nth, ON_TIME=1_000, LATE=9_000)
+    assert judge(done).holds is Holds.NO
+
+
+@pytest.mark.parametrize(
+    ("on_time", "slices"), [([9, 1, 1, 1, 1, 1, 1], 3), ([9, *[1] * 15], 7), ([9, *[1] * 20], 10), ([9, *[1] * 90], 10)]
+)
+def test_as_many_at_last_as_at_first_and_none_is_both(on_time: list[int], slices: int) -> None:
+    found = decline(busy(on_time).slices)
+    assert found is not None
+    assert found.slices == slices
+
+
+def test_of_a_few_busy_slices_nobody_says_whether_they_decline() -> None:
+    judged = judge(busy([1000, 1000, 1000, 1000, 10, 10]))
+    assert judged.holds is Holds.YES
+    assert judged.decline is None
+    assert judged.notes == (
+        "too short to say whether busy slices still do what they did at first: 5 valid ones after the first, 6 are "
+        "needed",
+    )
+    assert judge(busy([1000, 1000, 1000, 1000, 10, 10, 10])).holds is Holds.NO
+
+
+def test_the_first_busy_slice_is_left_out_even_where_it_is_invalid() -> None:
+    done = busy([1] * 7)
+    done.slices[0] = replace(done.slices[0], problems=("the generator was late",))
+    assert [each.nth for each in compared(done.slices)] == [3, 6, 9, 12, 15, 18]
+    done.slices[1] = replace(done.slices[1], problems=("the generator was late",))
+    assert decline(done.slices) is None
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(7, 100), kept=st.floats(0.05, 0.8))
+def test_a_decline_is_found_in_noise_and_noise_is_none(seed: int, count: int, kept: float) -> None:
+    """Slices scatter by 5 % to either side."""
+    noise = np.random.default_rng(seed).uniform(0.95, 1.05, count)
+    assert judge(busy([round(50_000 * each) for each in noise], 100_000)).holds is Holds.YES
+    half = np.where(np.arange(count) > count // 2, kept, 1.0)
+    assert judge(busy([round(50_000 * each) for each in noise * half], 100_000)).holds is Holds.NO
 
 
 def test_late_and_shed_frames_do_not() -> None:
@@ -449,6 +555,7 @@ def test_the_page_tells_phases_apart(tmp_path: Path) -> None:
     ):
         cells = text.split(f'title="{row}"')[1].split("</tr>")[0]
         assert f"<td>{frames}</td><td>{ratio}</td>" in cells
+    assert "1.7 frames/s on time (100.00%) in the last 10, 1.7 (100.00%) in the first 10" in text
 
 
 def test_many_samples_are_thinned_and_span_the_whole_soak() -> None:

@@ -9,7 +9,7 @@ from duly_load.report.layout import Floats, Json, numbers, single, x_axis, y_axi
 from duly_load.report.page import Column, Picture, Table, render
 from duly_load.soak.phases import Phase
 from duly_load.soak.record import SliceResult, Soak
-from duly_load.soak.verdict import SERIES, Growth, Judgement, Series, values_of
+from duly_load.soak.verdict import SERIES, Growth, Judgement, Series, at_both_ends, values_of
 
 HEIGHT = 320
 """Of a picture, px."""
@@ -26,7 +26,8 @@ def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judg
     against = [("Why not", reason) for reason in judged.against]
     doubts = [("Why nobody can say", doubt) for doubt in judged.doubts]
     notes = [("Note", note) for note in judged.notes]
-    told = [("Verdict", judged.holds.value), *against, *doubts, *notes, *facts]
+    busy = [("Busy slices", at_both_ends(judged.decline))] if judged.decline else []
+    told = [("Verdict", judged.holds.value), *against, *doubts, *notes, *busy, *facts]
     tables = [_growth(judged)] if judged.growth else []
     if done.slices:
         tables.append(_slices(done))

@@ -1,9 +1,10 @@
 """What a soak says: does the server hold, and if not, why not.
 
-It does not hold where memory, descriptors or threads of its processes grow (see `duly_load.soak.trend`), where a frame
-of a client that behaves was never answered, failed, was called invalid or could not be sent, or its stream broke off,
-where streams or frames are left when all clients are gone, or where it ended or no longer answers. Late, expired,
-superseded and shed frames do not count against it: an overloaded server that says so holds.
+It does not hold where memory, descriptors or threads of its processes grow (see `duly_load.soak.trend`), where its busy
+slices no longer do what they did at first (see `duly_load.soak.decline`), where a frame of a client that behaves was
+never answered, failed, was called invalid or could not be sent, or its stream broke off, where streams or frames are
+left when all clients are gone, or where it ended or no longer answers. Late, expired, superseded and shed frames do not
+count against it as long as they are no more than at first: an overloaded server that says so holds.
 
 Where nothing is against it, but no busy slice is valid, or those who misbehave did not, nobody can say that it holds.
 """
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from duly_load.outcomes import FrameOutcome
+from duly_load.soak.decline import SLICES_MIN, Decline, compared, decline
 from duly_load.soak.phases import Phase
 from duly_load.soak.record import SliceResult, Soak
 from duly_load.soak.run import left_over
@@ -90,6 +92,8 @@ class Judgement:
     notes: tuple[str, ...]
     """What else to know before it is believed."""
     growth: tuple[Growth, ...]
+    decline: Decline | None
+    """None: there were too few busy slices."""
 
     @property
     def holds(self) -> Holds:
@@ -108,12 +112,15 @@ class Judgement:
             "doubts": self.doubts,
             "notes": self.notes,
             "growth": growth,
+            "busy": None if self.decline is None else asdict(self.decline),
         }
 
 
 def judge(done: Soak) -> Judgement:
     growth = tuple(_growth(done))
-    return Judgement(tuple(_against(done, growth)), tuple(_doubts(done)), tuple(_notes(done, growth)), growth)
+    busy = decline(done.slices)
+    against, doubts, notes = _against(done, growth, busy), _doubts(done), _notes(done, growth, busy)
+    return Judgement(tuple(against), tuple(doubts), tuple(notes), growth, busy)
 
 
 def values_of(samples: list[Sample], of: str, series: Series) -> tuple[list[float], list[float]]:
@@ -144,13 +151,18 @@ def _growth(done: Soak) -> list[Growth]:
     return found
 
 
-def _against(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
+def _against(done: Soak, growth: tuple[Growth, ...], busy: Decline | None) -> list[str]:
     found = []
     if done.ended:
         found.append(f"it ended: {done.ended}")
     for each in growth:
         if each.of == "server" and each.series.judged and each.trend.verdict is Verdict.GROWS:
             found.append(f"its {each.series.name} grow{'s' if each.series.is_memory else ''} by {per_hour(each)}")
+    if busy is not None and busy.fell:
+        found.append(
+            f"its busy slices no longer do what they did at first: {at_both_ends(busy)}; invalid slices are left out, "
+            "but a machine that has become slower without that would look the same"
+        )
     found += _faults(done, caused=False)
     for result in done.slices:
         if result.broken:
@@ -188,7 +200,7 @@ def _doubts(done: Soak) -> list[str]:
     return [f"not one of {len(done.in_phase(Phase.BUSY))} busy slices is valid", *done.doubts]
 
 
-def _notes(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
+def _notes(done: Soak, growth: tuple[Growth, ...], busy: Decline | None) -> list[str]:
     found = [*done.notes]
     found += [f"{caused}; the scenario has faults" for caused in _faults(done, caused=True)]
     if done.interrupted:
@@ -204,6 +216,11 @@ def _notes(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
         short = [g.series.name for g in growth if g.of == of and g.trend.verdict is Verdict.TOO_SHORT]
         if short:
             found.append(f"too short to say whether these of the {of} grow: {', '.join(short)}")
+    if busy is None:
+        found.append(
+            "too short to say whether busy slices still do what they did at first: "
+            f"{len(compared(done.slices))} valid ones after the first, {2 * SLICES_MIN} are needed"
+        )
     for each in growth:
         if each.of == "harness" and each.series.judged and each.trend.verdict is Verdict.GROWS:
             found.append(f"the harness's own {each.series.name} grew by {per_hour(each)}")
@@ -227,4 +244,12 @@ def per_hour(growth: Growth) -> str:
     unit = f" {growth.series.unit}" if growth.series.unit else ""
     return (
         f"{found.per_h / scale:,.3g}{unit} an hour ({found.low_per_h / scale:,.3g} to {found.high_per_h / scale:,.3g})"
+    )
+
+
+def at_both_ends(busy: Decline) -> str:
+    """`1,300.0 frames/s on time (8.67%) in the last 10, 15,000.0 (100.00%) in the first 10, medians`, for people."""
+    return (
+        f"{busy.last_per_s:,.1f} frames/s on time ({busy.last_ratio:.2%}) in the last {busy.slices}, "
+        f"{busy.first_per_s:,.1f} ({busy.first_ratio:.2%}) in the first {busy.slices}, medians"
     )
