@@ -254,7 +254,7 @@ def _facts(plan: SoakPlan, target: OpenTarget, machine: Machine) -> dict[str, An
 def _tell(scenario: LoadScenario, target: str, done: Soak, judged: Judgement) -> None:
     console = Console(width=COLUMNS_MAX)
     if judged.growth:
-        console.print(_growth(f"{scenario.name} on {target}: growth after the warm-up", judged))
+        console.print(_growth(f"{scenario.name} on {target}: growth in busy slices after the warm-up", judged))
     for phase in (Phase.BUSY, Phase.SINGLE):
         if valid := done.valid_in(phase):
             ratios = [result.on_time_ratio for result in valid]

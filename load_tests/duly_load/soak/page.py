@@ -37,8 +37,9 @@ def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judg
 def _growth(judged: Judgement) -> Table:
     return Table(
         "Does it grow?",
-        "After the warm-up, by the median of the slopes between all pairs of samples, with its confidence interval. "
-        "What grows has the whole interval beyond its limit, what does not grow has it below. Memory in MiB.",
+        "In busy slices after the warm-up, by the median of the slopes between all pairs of samples, with its "
+        "confidence interval. What grows has the whole interval beyond its limit, what does not grow has it below. "
+        "Memory in MiB.",
         "what",
         (
             Column("first", "median of the first tenth", ",.1f"),

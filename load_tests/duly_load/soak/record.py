@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -128,6 +129,16 @@ class Soak:
     def valid_in(self, phase: Phase) -> list[SliceResult]:
         """Busy or single."""
         return [result for result in self.in_phase(phase) if not result.problems]
+
+    def samples_in(self, phase: Phase) -> list[Sample]:
+        """In slices that are over."""
+        ends_s = [result.at_s for result in self.slices]
+        nths = [bisect_left(ends_s, sample.at_s) for sample in self.samples]
+        return [
+            sample
+            for sample, nth in zip(self.samples, nths, strict=True)
+            if nth < len(self.slices) and self.slices[nth].phase is phase
+        ]
 
     def add(self, sample: Sample) -> None:
         """Where there are too many every other one goes, so that they span the whole soak at any time."""

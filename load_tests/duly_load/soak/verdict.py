@@ -1,10 +1,10 @@
 """What a soak says: does the server hold, and if not, why not.
 
-It does not hold where memory, descriptors or threads of its processes grow (see `duly_load.soak.trend`), where its busy
-slices no longer do what they did at first (see `duly_load.soak.decline`), where a frame of a client that behaves was
-never answered, failed, was called invalid or could not be sent, or its stream broke off, where streams or frames are
-left when all clients are gone, or where it ended or no longer answers. Late, expired, superseded and shed frames do not
-count against it as long as they are no more than at first: an overloaded server that says so holds.
+It does not hold where memory, descriptors or threads of its processes grow while it is busy (see
+`duly_load.soak.trend`), where its busy slices no longer do what they did at first (see `duly_load.soak.decline`), where
+a frame of a client that behaves was never answered, failed, was called invalid or could not be sent, or its stream
+broke off, where streams or frames are left when all clients are gone, or where it ended or no longer answers. Late,
+expired, superseded and shed frames do not count against it by themselves: an overloaded server that says so holds.
 
 Where nothing is against it, but no busy slice is valid, or those who misbehave did not, nobody can say that it holds.
 """
@@ -72,7 +72,7 @@ class Growth:
     """server or harness."""
     series: Series
     first: float
-    """Medians of the first and the last tenth after the warm-up, in the unit of the samples."""
+    """Medians of the first and the last tenth after the warm-up, of busy slices, in the unit of the samples."""
     last: float
     trend: Trend
 
@@ -136,7 +136,8 @@ def values_of(samples: list[Sample], of: str, series: Series) -> tuple[list[floa
 
 
 def _growth(done: Soak) -> list[Growth]:
-    warm = [sample for sample in done.samples if sample.at_s >= done.warm_s]
+    # A busy server holds more than an idle one: that to and fro would hide for long whether it holds ever more.
+    warm = [sample for sample in done.samples_in(Phase.BUSY) if sample.at_s >= done.warm_s]
     found = []
     for of in ("server", "harness"):
         for series in SERIES:
@@ -233,6 +234,8 @@ def _unseen(done: Soak) -> str:
         return "its processes are not known (--pid), or on another machine"
     if all(sample.at_s < done.warm_s for sample in done.samples):
         return f"the soak was shorter than its warm-up of {done.warm_s:,.0f} s"
+    if all(sample.at_s < done.warm_s for sample in done.samples_in(Phase.BUSY)):
+        return f"there is no sample in a busy slice after the warm-up of {done.warm_s:,.0f} s"
     return f"it ended during the warm-up of {done.warm_s:,.0f} s"
 
 
