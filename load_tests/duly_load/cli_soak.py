@@ -25,10 +25,11 @@ from duly_load.machine import Machine, look
 from duly_load.parsing import ScenarioError
 from duly_load.peers.peer import PeerError
 from duly_load.soak.crowd import Rudeness
-from duly_load.soak.record import Log, Soak, write_csv
+from duly_load.soak.phases import Phase
+from duly_load.soak.record import Log, SliceResult, Soak, write_csv
 from duly_load.soak.run import SoakPlan, SoakProgress
 from duly_load.soak.run import soak as run_soak
-from duly_load.soak.verdict import MIB, Holds, Judgement, judge, per_hour
+from duly_load.soak.verdict import MIB, Holds, Judgement, at_both_ends, judge, per_hour
 from duly_load.targets import OpenTarget, TargetNameError, check_names, opened, settle
 
 COLUMNS_MAX = 120
@@ -77,12 +78,13 @@ def soak(
 ) -> None:
     """Offer SCENARIO, a TOML file, again and again while other clients misbehave, and see what the server holds.
 
-    Each pass of the scenario is a slice, with a seed of its own. Memory, descriptors and threads are watched, and how
+    Slices take turns: a busy one is a pass of the scenario, an idle one some seconds of nothing, a single one a pass of
+    one stream of its first sensor. Each has a seed of its own. Memory, descriptors and threads are watched, and how
     late the server's event loop is; what is seen is appended to soak.jsonl at once. Ctrl-C ends it with a verdict on
     what there is.
 
-    Exit status 0: the server holds, as far as could be seen. 1: it leaks, loses or fails frames or streams, or ended;
-    or nobody can say. 2: what was typed, or SCENARIO, is wrong.
+    Exit status 0: the server holds, as far as could be seen. 1: it leaks, loses or fails frames or streams, serves less
+    than it did at first, or ended; or nobody can say. 2: what was typed, or SCENARIO, is wrong.
     """
     duration_s = _duration_s(hours, minutes)
     try:
@@ -212,16 +214,22 @@ class _Shown:
 
     def show(self, at: SoakProgress) -> None:
         last, usage = at.last, at.sample.server if at.sample else None
-        text = f"slice {at.slice + 1}"
+        text = f"slice {at.slice + 1}, {at.phase}"
         if last is not None:
-            on_time = "invalid" if last.problems else f"{last.on_time_ratio:.2%} on time"
-            text += f", last {on_time}, {last.unanswered:,} unanswered"
+            text += f", last ({last.phase}) {_outcome(last)}"
         if usage is not None:
             text += f", {usage.rss_bytes / MIB:,.0f} MiB, {usage.descriptors} descriptors, {usage.threads} threads"
         if at.slice != self._told and self._bar.disable:
             click.echo(f"{at.at_s / 60:.1f} min: {text}", err=True)
             self._told = at.slice
         self._bar.update(self._task, completed=min(at.at_s, self._duration_s), description=escape(text))
+
+
+def _outcome(last: SliceResult) -> str:
+    if last.phase is Phase.IDLE:
+        return "over"
+    on_time = "invalid" if last.problems else f"{last.on_time_ratio:.2%} on time"
+    return f"{on_time}, {last.unanswered:,} unanswered"
 
 
 # ---- afterwards ----
@@ -246,15 +254,17 @@ def _facts(plan: SoakPlan, target: OpenTarget, machine: Machine) -> dict[str, An
 def _tell(scenario: LoadScenario, target: str, done: Soak, judged: Judgement) -> None:
     console = Console(width=COLUMNS_MAX)
     if judged.growth:
-        console.print(_growth(f"{scenario.name} on {target}: growth after the warm-up", judged))
-    if done.valid:
-        ratios = [result.on_time_ratio for result in done.valid]
-        frames = sum(result.frames for result in done.valid)
-        click.echo(
-            f"{len(done.valid):,} valid slices of {len(done.slices):,}, {frames:,} frames: "
-            f"{sum(ratios) / len(ratios):.2%} on time, "
-            f"{min(ratios):.2%} in the worst slice"
-        )
+        console.print(_growth(f"{scenario.name} on {target}: growth in busy slices after the warm-up", judged))
+    for phase in (Phase.BUSY, Phase.SINGLE):
+        if valid := done.valid_in(phase):
+            ratios = [result.on_time_ratio for result in valid]
+            frames = sum(result.frames for result in valid)
+            click.echo(
+                f"{phase}: {len(valid):,} valid slices of {len(done.in_phase(phase)):,}, {frames:,} frames: "
+                f"{sum(ratios) / len(ratios):.2%} on time, {min(ratios):.2%} in the worst slice"
+            )
+    if judged.decline:
+        click.echo(f"busy slices: {at_both_ends(judged.decline)}")
     for kind, counts in done.crowd.items():
         click.echo(f"{kind}: {', '.join(f'{times:,} {name}' for name, times in counts.items()) or 'did nothing yet'}")
     for note in judged.notes:
@@ -285,6 +295,11 @@ def _growth(title: str, judged: Judgement) -> Table:
     return table
 
 
+def _slices(plan: SoakPlan, done: Soak) -> str:
+    lasting_s = {phase: plan.idle_s if phase is Phase.IDLE else plan.scenario.duration_s for phase in Phase}
+    return ", ".join(f"{len(done.in_phase(phase))} {phase} of {lasting_s[phase]:g} s" for phase in Phase) + ", in turn"
+
+
 def _write_files(
     out: Path, plan: SoakPlan, target: OpenTarget, machine: Machine, done: Soak, judged: Judgement
 ) -> None:
@@ -295,7 +310,7 @@ def _write_files(
         ("Scenario", plan.scenario.name),
         ("Seed", str(plan.seed)),
         ("Target", f"{target.name} {target.version}".strip()),
-        ("Slices", f"{len(done.slices)}, {plan.scenario.duration_s:g} s each"),
+        ("Slices", _slices(plan, done)),
         ("Slow readers", str(rudeness.slow_readers)),
         ("Vanishing clients a minute", f"{rudeness.vanish_per_minute:g}"),
         ("Churners", "yes" if rudeness.churn else "no"),

@@ -159,6 +159,15 @@ def scaled(scenario: LoadScenario, factor: float, source: str) -> LoadScenario:
     return checked(LoadScenario, _TABLES, content, f"{source} at {factor:g} times its load", Path())
 
 
+def alone(scenario: LoadScenario) -> LoadScenario:
+    """The scenario cut down to one stream of its first sensor, so that frames come one at a time: no other streams, no
+    steps of the load, and no faults.
+    """
+    stream = scenario.stream[0].model_dump(by_alias=True) | {"count": 1}
+    content = scenario.model_dump(by_alias=True, exclude={"stream", "load_step", "fault"}) | {"stream": [stream]}
+    return checked(LoadScenario, _TABLES, content, f"{scenario.name}, one stream of it", Path())
+
+
 def offered_per_s(scenario: LoadScenario, seed: int) -> float:
     """Frames a second after the warm-up, counted in the schedule that is offered with that seed."""
     counted = np.count_nonzero(schedule_of(scenario, seed).frames.arrival_ns >= round(scenario.warm_s * 1e9))

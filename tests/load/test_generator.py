@@ -26,7 +26,7 @@ from duly_load.generator.run import Deed, Offer, Progress, Sending, _Senders, of
 from duly_load.generator.sender import Sender, shares
 from duly_load.generator.targets import target_of
 from duly_load.generator.validity import Lateness, Signs, problems
-from duly_load.load_scenario import LoadScenario, offered_per_s, parse_load_scenario, scaled, schedule_of
+from duly_load.load_scenario import LoadScenario, alone, offered_per_s, parse_load_scenario, scaled, schedule_of
 from duly_load.outcomes import FrameOutcome
 from duly_load.parsing import ScenarioError
 
@@ -170,6 +170,30 @@ def test_a_factor_that_a_recorded_trace_can_not_have_is_refused(tmp_path: Path, 
         ScenarioError, match=r"small at .* times its load: stream\[0\]\.arrivals: a recorded trace is not"
     ):
         scaled(recorded(tmp_path, scale), factor, "small")
+
+
+def test_alone_is_one_stream_of_the_first_sensor_and_nothing_that_goes_wrong() -> None:
+    other = {"name": "other", "model": "any", "budget_ms": 10, "arrivals": PERIODIC}
+    first = other | {"name": "first", "count": 3, "class": "CRITICAL", "backlog": "KEEP_LAST:4"}
+    loaded = scenario().model_dump(by_alias=True) | {
+        "stream": [first, other],
+        "load_step": [{"at_s": 0.1, "factor": 9}],
+        "fault": [{"lane": "cpu:0", "kind": "die", "at_s": 0.2}],
+    }
+    single = alone(parse_load_scenario(loaded, "small", Path()))
+    assert [name for sensor in single.stream for name in sensor.names] == ["first"]
+    assert (single.stream[0].stream_class.name, single.stream[0].backlog) == ("CRITICAL", "KEEP_LAST:4")
+    assert not single.load_step
+    assert not single.fault
+    assert single.duration_s == 0.5
+    assert len(schedule_of(single, 0).frames) == 50
+
+
+def test_a_recorded_trace_alone_keeps_its_times(tmp_path: Path) -> None:
+    loaded = recorded(tmp_path, "streams")
+    all_ns, alone_ns = (schedule_of(each, 0).frames.arrival_ns for each in (loaded, alone(loaded)))
+    assert len(alone_ns) == 3
+    assert set(alone_ns.tolist()) == set(all_ns.tolist())
 
 
 def recorded(folder: Path, scale: str) -> LoadScenario:

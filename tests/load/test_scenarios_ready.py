@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duly_load.load_scenario import LoadScenario, load_load_scenario
+from duly_load.load_scenario import LoadScenario, alone, load_load_scenario
 from duly_load.schedule import Schedule, schedule, steps_of
 
 FOLDER = Path(__file__).parents[2] / "load_tests" / "scenarios"
@@ -38,6 +38,14 @@ def test_each_runs_as_it_stands(file: Path) -> None:
     assert all(sensor.payloads.recording is None for sensor in scenario.stream), "nothing has to be downloaded"
     text = file.read_text(encoding="utf-8")
     assert text.startswith("# "), "says what it is for"
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.toml")), ids=lambda file: file.stem)
+def test_one_stream_of_each_has_frames_after_the_warm_up(file: Path) -> None:
+    single = alone(load_load_scenario(file))
+    frames = planned(single, 0)
+    assert len({session.name for session in frames.sessions}) == 1
+    assert frames.frames.arrival_ns[-1] > single.warm_s * 1e9
 
 
 @pytest.mark.parametrize("name", FRAMES_PER_S)

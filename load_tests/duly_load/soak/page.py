@@ -7,8 +7,9 @@ import numpy as np
 
 from duly_load.report.layout import Floats, Json, numbers, single, x_axis, y_axis
 from duly_load.report.page import Column, Picture, Table, render
+from duly_load.soak.phases import Phase
 from duly_load.soak.record import SliceResult, Soak
-from duly_load.soak.verdict import SERIES, Growth, Judgement, Series, values_of
+from duly_load.soak.verdict import SERIES, Growth, Judgement, Series, at_both_ends, values_of
 
 HEIGHT = 320
 """Of a picture, px."""
@@ -25,7 +26,8 @@ def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judg
     against = [("Why not", reason) for reason in judged.against]
     doubts = [("Why nobody can say", doubt) for doubt in judged.doubts]
     notes = [("Note", note) for note in judged.notes]
-    told = [("Verdict", judged.holds.value), *against, *doubts, *notes, *facts]
+    busy = [("Busy slices", at_both_ends(judged.decline))] if judged.decline else []
+    told = [("Verdict", judged.holds.value), *against, *doubts, *notes, *busy, *facts]
     tables = [_growth(judged)] if judged.growth else []
     if done.slices:
         tables.append(_slices(done))
@@ -35,8 +37,9 @@ def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judg
 def _growth(judged: Judgement) -> Table:
     return Table(
         "Does it grow?",
-        "After the warm-up, by the median of the slopes between all pairs of samples, with its confidence interval. "
-        "What grows has the whole interval beyond its limit, what does not grow has it below. Memory in MiB.",
+        "In busy slices after the warm-up, by the median of the slopes between all pairs of samples, with its "
+        "confidence interval. What grows has the whole interval beyond its limit, what does not grow has it below. "
+        "Memory in MiB.",
         "what",
         (
             Column("first", "median of the first tenth", ",.1f"),
@@ -58,26 +61,26 @@ def _cells(growth: Growth) -> tuple[float | None, ...]:
 
 
 def _slices(done: Soak) -> Table:
-    rows = (
-        [
-            ("all that are valid", _row(done.valid)),
-            ("worst", _row([min(done.valid, key=lambda result: result.on_time_ratio)])),
-        ]
-        if done.valid
-        else []
-    )
-    invalid = [result for result in done.slices if result.problems]
-    if invalid:
-        frames, unanswered = (sum(each) for each in zip(*((r.frames, r.unanswered) for r in invalid), strict=True))
-        rows.append(("invalid, left out", (len(invalid), frames, None, None, unanswered)))
+    rows: list[tuple[str, tuple[float | None, ...]]] = []
+    for phase in (Phase.BUSY, Phase.SINGLE):
+        if valid := done.valid_in(phase):
+            rows.append((f"{phase}, all that are valid", _row(valid)))
+            rows.append((f"{phase}, worst", _row([min(valid, key=lambda result: result.on_time_ratio)])))
+    if idle := done.in_phase(Phase.IDLE):
+        rows.append((f"{Phase.IDLE}, nothing sent", (len(idle), 0, None, None, None, 0)))
+    if done.invalid:
+        frames, unanswered = (sum(each) for each in zip(*((r.frames, r.unanswered) for r in done.invalid), strict=True))
+        rows.append(("invalid, left out", (len(done.invalid), frames, None, None, None, unanswered)))
     return Table(
         "Slices",
-        "Each is the scenario with a seed of its own, sent by clients that behave.",
+        "What clients that behave sent, in turn: the scenario (busy), nothing (idle), one stream of its first sensor "
+        "(single), each time with another seed.",
         "slices",
         (
             Column("slices", "how many", ",d"),
             Column("frames", "that were intended", ",d"),
             Column("on time %", "from the scenario's warm_s on", ".2f"),
+            Column("on time /s", "frames on time a second, median of the slices", ",.1f"),
             Column("p99 ms", "latency from capture", ",.2f"),
             Column("unanswered", "sent, and nothing came", ",d"),
         ),
@@ -91,6 +94,7 @@ def _row(slices: list[SliceResult]) -> tuple[float | None, ...]:
         len(slices),
         sum(result.frames for result in slices),
         100 * float(np.mean([result.on_time_ratio for result in slices])),
+        float(np.median([result.goodput_per_s for result in slices])),
         float(np.median(p99s_ms)) if p99s_ms else None,
         sum(result.unanswered for result in slices),
     )
@@ -122,14 +126,25 @@ def _pictures(done: Soak) -> list[Picture]:
     if streams[1]:
         about = "What the server says that it holds: it must come down to nothing when all are gone."
         pictures.append(Picture("Streams and frames", about, _over_time([streams, frames], "", done.warm_s)))
-    if done.valid:
-        ratios: Curve = ("on time", *_there([(result.at_s, 100 * result.on_time_ratio) for result in done.valid]))
-        p99: Curve = ("p99", *_there([(result.at_s, result.p99_ms) for result in done.valid]))
-        pictures.append(Picture("On time", "Share of the frames of each valid slice.", _on_time(ratios, done.warm_s)))
-        if p99[1]:
-            about = "The 99th percentile of latency from capture, of each valid slice."
-            pictures.append(Picture("Latency", about, _over_time([p99], "p99 (ms)", done.warm_s)))
+    if ratios := _of_slices(done, lambda result: 100 * result.on_time_ratio):
+        about = "Share of the frames of each valid slice, busy and single."
+        pictures.append(Picture("On time", about, _on_time(ratios, done.warm_s)))
+    if goodputs := _of_slices(done, lambda result: result.goodput_per_s):
+        about = "Frames on time a second of each valid slice, busy and single."
+        pictures.append(Picture("Goodput", about, _over_time(goodputs, "on time (1/s)", done.warm_s, np.min)))
+    if p99s := _of_slices(done, lambda result: result.p99_ms):
+        about = "The 99th percentile of latency from capture, of each valid slice, busy and single."
+        pictures.append(Picture("Latency", about, _over_time(p99s, "p99 (ms)", done.warm_s)))
     return pictures
+
+
+def _of_slices(done: Soak, value: Callable[[SliceResult], float | None]) -> list[Curve]:
+    """One for each phase in which something is sent."""
+    curves: list[Curve] = [
+        (str(phase), *_there([(result.at_s, value(result)) for result in done.valid_in(phase)]))
+        for phase in (Phase.BUSY, Phase.SINGLE)
+    ]
+    return [curve for curve in curves if curve[1]]
 
 
 def _usage(done: Soak, series: list[Series]) -> list[Curve]:
@@ -163,10 +178,10 @@ def _there(points: list[tuple[float, float | int | None]]) -> tuple[list[float],
     return [at_s for at_s, _ in there], [value for _, value in there]
 
 
-def _on_time(ratios: Curve, warm_s: float) -> Json:
+def _on_time(ratios: list[Curve], warm_s: float) -> Json:
     """The scale begins a little below the worst, at 99 % at most."""
-    figure = _over_time([ratios], "on time (%)", warm_s, np.min)
-    reach = max(100 - min(ratios[2]), 1.0)
+    figure = _over_time(ratios, "on time (%)", warm_s, np.min)
+    reach = max(100 - min(min(values) for _, _, values in ratios), 1.0)
     layout = figure["layout"]
     assert isinstance(layout, dict)
     layout["yaxis"] = y_axis("on time (%)", range=[100 - 1.06 * reach, 100 + 0.04 * reach])

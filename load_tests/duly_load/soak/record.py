@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from duly_load.generator.record import LiveRun
 from duly_load.live_results import measure
 from duly_load.outcomes import FrameOutcome
 from duly_load.soak.crowd import Tallies
+from duly_load.soak.phases import Phase
 from duly_load.soak.watch import Asked, LoopLag, Sample, Usage
 
 SAMPLES_MAX = 10_000
@@ -24,19 +26,22 @@ SAMPLES_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class SliceResult:
-    """One run of the scenario by clients that behave."""
+    """One phase of the load of clients that behave."""
 
     nth: int
     """From 0."""
+    phase: Phase
     at_s: float
     """When it was over, since the soak began."""
     seed: int
     frames: int
-    """That were intended, warm-up and all."""
+    """That were intended, warm-up and all; none in an idle slice."""
     counts: dict[str, int]
     """Frames by the name of their outcome, warm-up and all; those that did not occur are left out."""
     on_time_ratio: float
-    """From the scenario's warm_s on, like all that follows."""
+    """From the scenario's warm_s on, like all that follows; not a number where nothing was to be sent."""
+    goodput_per_s: float
+    """Frames on time."""
     p50_ms: float | None
     """Latency from capture; None: there was no result."""
     p99_ms: float | None
@@ -56,7 +61,7 @@ BROKEN_MAX = 5
 """Streams that broke off that are told, of each slice."""
 
 
-def result_of(run: LiveRun, nth: int, at_s: float) -> SliceResult:
+def result_of(run: LiveRun, nth: int, phase: Phase, at_s: float) -> SliceResult:
     """What is kept of a run; the run itself is large."""
     results = measure(run)
     latency, lag = results.latency_ms, results.lag_ms
@@ -64,11 +69,13 @@ def result_of(run: LiveRun, nth: int, at_s: float) -> SliceResult:
     broken = [f"{ending.stream}: {ending.reason}" for ending in run.endings if not ending.refused]
     return SliceResult(
         nth,
+        phase,
         at_s,
         run.seed,
         len(outcome),
         {each.name: count for each in FrameOutcome if (count := int((outcome == each).sum()))},
         results.on_time_ratio,
+        results.goodput_per_s,
         latency.p50 if latency else None,
         latency.p99 if latency else None,
         lag.p99 if lag else None,
@@ -77,9 +84,16 @@ def result_of(run: LiveRun, nth: int, at_s: float) -> SliceResult:
     )
 
 
+def without_frames(nth: int, phase: Phase, at_s: float, seed: int, problems: tuple[str, ...] = ()) -> SliceResult:
+    """A slice in which nothing was sent; `problems`: why, where something should have been."""
+    return SliceResult(nth, phase, at_s, seed, 0, {}, math.nan, 0.0, None, None, None, (), problems)
+
+
 @dataclass(slots=True)
 class Soak:
-    """All of it. Bounded: a slice takes as long as its scenario at least, samples are thinned where they are many."""
+    """All of it. Bounded: a busy slice takes as long as the scenario at least, samples are thinned where they are
+    many.
+    """
 
     warm_s: float
     """Samples before this are no part of a trend: caches fill, pools grow to what they need."""
@@ -105,9 +119,26 @@ class Soak:
     """One sample of so many is held."""
 
     @property
-    def valid(self) -> list[SliceResult]:
-        """Slices whose figures may be believed."""
-        return [result for result in self.slices if not result.problems]
+    def invalid(self) -> list[SliceResult]:
+        """Slices whose figures must not be believed. An idle one has none, and is neither valid nor invalid."""
+        return [result for result in self.slices if result.problems]
+
+    def in_phase(self, phase: Phase) -> list[SliceResult]:
+        return [result for result in self.slices if result.phase is phase]
+
+    def valid_in(self, phase: Phase) -> list[SliceResult]:
+        """Busy or single."""
+        return [result for result in self.in_phase(phase) if not result.problems]
+
+    def samples_in(self, phase: Phase) -> list[Sample]:
+        """In slices that are over."""
+        ends_s = [result.at_s for result in self.slices]
+        nths = [bisect_left(ends_s, sample.at_s) for sample in self.samples]
+        return [
+            sample
+            for sample, nth in zip(self.samples, nths, strict=True)
+            if nth < len(self.slices) and self.slices[nth].phase is phase
+        ]
 
     def add(self, sample: Sample) -> None:
         """Where there are too many every other one goes, so that they span the whole soak at any time."""

@@ -1,4 +1,6 @@
-"""A soak: the scenario again and again, each time with another seed, while clients misbehave and somebody watches."""
+"""A soak: the scenario again and again, each time with another seed, with nothing and single frames in between, while
+clients misbehave and somebody watches.
+"""
 
 import time
 from collections.abc import Callable
@@ -8,13 +10,14 @@ from itertools import count
 import grpc
 
 from duly.v1 import server_pb2_grpc
-from duly_load.generator.connection import TargetError
-from duly_load.generator.run import Offer, Progress, Sending
-from duly_load.load_scenario import LoadScenario
+from duly_load.generator.connection import AllRefused, TargetError
+from duly_load.generator.run import PROGRESS_S, Offer, Sending
+from duly_load.load_scenario import LoadScenario, alone, schedule_of
 from duly_load.peers.peer import PeerError
 from duly_load.soak.crowd import READY_S_MAX, Crowd, Rudeness, Tallies
 from duly_load.soak.misbehaviour import Aim
-from duly_load.soak.record import SAMPLES_MAX, Log, SliceResult, Soak, result_of
+from duly_load.soak.phases import IDLE_S_MAX, Phase, phase_of
+from duly_load.soak.record import SAMPLES_MAX, Log, SliceResult, Soak, result_of, without_frames
 from duly_load.soak.watch import Asked, Sample, Watch, Watched, ask
 from duly_load.targets import OpenTarget, offer_to
 
@@ -38,7 +41,7 @@ class SoakPlan:
     seed: int
     """Of the first slice, the others count up."""
     duration_s: float
-    """Of the slices together; the last one, which begins before the end, is not cut short."""
+    """Of the slices together, whatever their phase; the last one, which begins before the end, is not cut short."""
     rudeness: Rudeness
     pid: int | None = None
     """Of a server that the harness did not start, on this machine; None: not known."""
@@ -52,6 +55,11 @@ class SoakPlan:
         return max(wanted_s, self.duration_s / SAMPLES_MAX)
 
     @property
+    def idle_s(self) -> float:
+        """Of an idle slice."""
+        return min(self.scenario.duration_s, IDLE_S_MAX)
+
+    @property
     def warm_s(self) -> float:
         return max(self.scenario.duration_s, min(WARM_SHARE * self.duration_s, WARM_S_MAX))
 
@@ -63,6 +71,8 @@ class SoakProgress:
     at_s: float
     slice: int
     """From 0."""
+    phase: Phase
+    """Of that slice."""
     last: SliceResult | None
     sample: Sample | None
     crowd: Tallies
@@ -115,30 +125,59 @@ def _slices(
     log: Log,
     tell: Callable[[SoakProgress], None] | None,
 ) -> None:
+    single = alone(plan.scenario)
     end_s = watch.at_s + plan.duration_s
     for nth in count():
 
-        def progress(_: Progress, nth: int = nth) -> None:
+        def progress(nth: int = nth) -> None:
             if tell is not None:
-                last, sample = done.slices[-1:], done.samples[-1:]
-                tell(
-                    SoakProgress(
-                        watch.at_s, nth, last[0] if last else None, sample[0] if sample else None, crowd.tallies()
-                    )
-                )
+                last = done.slices[-1] if done.slices else None
+                sample = done.samples[-1] if done.samples else None
+                tell(SoakProgress(watch.at_s, nth, phase_of(nth), last, sample, crowd.tallies()))
 
-        asked = Offer(plan.scenario, plan.seed + nth, target.name, target.address, plan.sending)
         try:
-            run = offer_to(target, asked, progress)
+            result = _slice(plan, single, target, nth, watch, progress)
         except (TargetError, PeerError) as error:
             done.ended = f"slice {nth + 1}: {error}"
         else:
-            done.slices.append(result_of(run, nth, watch.at_s))
-            log.slice(done.slices[-1], crowd.tallies())
+            done.slices.append(result)
+            log.slice(result, crowd.tallies())
         if target.server is not None and (died := target.server.died()):
             done.ended = f"slice {nth + 1}: {died}"
         if done.ended or watch.at_s >= end_s:
             return
+
+
+def _slice(
+    plan: SoakPlan, single: LoadScenario, target: OpenTarget, nth: int, watch: Watch, progress: Callable[[], None]
+) -> SliceResult:
+    """`single`: what single slices offer. Raises TargetError where the target is gone, PeerError where a fault can't be
+    done to it.
+    """
+    phase, seed = phase_of(nth), plan.seed + nth
+    if phase is Phase.IDLE:
+        _rest(plan.idle_s, progress)
+        return without_frames(nth, phase, watch.at_s, seed)
+    scenario = plan.scenario if phase is Phase.BUSY else single
+    # One stream may be slow, or not to the target's liking, where the whole scenario is not: no reason to end a soak.
+    if phase is Phase.SINGLE and not len(schedule_of(scenario, seed).frames):
+        return without_frames(nth, phase, watch.at_s, seed, ("its one stream has nothing to send in that time",))
+    asked = Offer(scenario, seed, target.name, target.address, plan.sending)
+    try:
+        run = offer_to(target, asked, lambda _: progress())
+    except AllRefused as error:
+        if phase is Phase.BUSY:
+            raise
+        return without_frames(nth, phase, watch.at_s, seed, (str(error),))
+    return result_of(run, nth, phase, watch.at_s)
+
+
+def _rest(rest_s: float, progress: Callable[[], None]) -> None:
+    """`progress` is called as often as by `offer`."""
+    end_s = time.monotonic() + rest_s
+    while (left_s := end_s - time.monotonic()) > 0:
+        progress()
+        time.sleep(min(PROGRESS_S, left_s))
 
 
 def _holds(endpoint: str | None) -> Asked | None:

@@ -1,11 +1,12 @@
 """What a soak says: does the server hold, and if not, why not.
 
-It does not hold where memory, descriptors or threads of its processes grow (see `duly_load.soak.trend`), where a frame
-of a client that behaves was never answered, failed, was called invalid or could not be sent, or its stream broke off,
-where streams or frames are left when all clients are gone, or where it ended or no longer answers. Late, expired,
-superseded and shed frames do not count against it: an overloaded server that says so holds.
+It does not hold where memory, descriptors or threads of its processes grow while it is busy (see
+`duly_load.soak.trend`), where its busy slices no longer do what they did at first (see `duly_load.soak.decline`), where
+a frame of a client that behaves was never answered, failed, was called invalid or could not be sent, or its stream
+broke off, where streams or frames are left when all clients are gone, or where it ended or no longer answers. Late,
+expired, superseded and shed frames do not count against it by themselves: an overloaded server that says so holds.
 
-Where nothing is against it, but no slice is valid, or those who misbehave did not, nobody can say that it holds.
+Where nothing is against it, but no busy slice is valid, or those who misbehave did not, nobody can say that it holds.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from duly_load.outcomes import FrameOutcome
-from duly_load.soak.record import Soak
+from duly_load.soak.decline import SLICES_MIN, Decline, compared, decline
+from duly_load.soak.phases import Phase
+from duly_load.soak.record import SliceResult, Soak
 from duly_load.soak.run import left_over
 from duly_load.soak.trend import Trend, Verdict, trend
 from duly_load.soak.watch import Sample, Usage
@@ -69,7 +72,7 @@ class Growth:
     """server or harness."""
     series: Series
     first: float
-    """Medians of the first and the last tenth after the warm-up, in the unit of the samples."""
+    """Medians of the first and the last tenth after the warm-up, of busy slices, in the unit of the samples."""
     last: float
     trend: Trend
 
@@ -89,6 +92,8 @@ class Judgement:
     notes: tuple[str, ...]
     """What else to know before it is believed."""
     growth: tuple[Growth, ...]
+    decline: Decline | None
+    """None: there were too few busy slices."""
 
     @property
     def holds(self) -> Holds:
@@ -107,12 +112,15 @@ class Judgement:
             "doubts": self.doubts,
             "notes": self.notes,
             "growth": growth,
+            "busy": None if self.decline is None else asdict(self.decline),
         }
 
 
 def judge(done: Soak) -> Judgement:
     growth = tuple(_growth(done))
-    return Judgement(tuple(_against(done, growth)), tuple(_doubts(done)), tuple(_notes(done, growth)), growth)
+    busy = decline(done.slices)
+    against, doubts, notes = _against(done, growth, busy), _doubts(done), _notes(done, growth, busy)
+    return Judgement(tuple(against), tuple(doubts), tuple(notes), growth, busy)
 
 
 def values_of(samples: list[Sample], of: str, series: Series) -> tuple[list[float], list[float]]:
@@ -128,7 +136,8 @@ def values_of(samples: list[Sample], of: str, series: Series) -> tuple[list[floa
 
 
 def _growth(done: Soak) -> list[Growth]:
-    warm = [sample for sample in done.samples if sample.at_s >= done.warm_s]
+    # A busy server holds more than an idle one: that to and fro would hide for long whether it holds ever more.
+    warm = [sample for sample in done.samples_in(Phase.BUSY) if sample.at_s >= done.warm_s]
     found = []
     for of in ("server", "harness"):
         for series in SERIES:
@@ -143,14 +152,19 @@ def _growth(done: Soak) -> list[Growth]:
     return found
 
 
-def _against(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
+def _against(done: Soak, growth: tuple[Growth, ...], busy: Decline | None) -> list[str]:
     found = []
     if done.ended:
         found.append(f"it ended: {done.ended}")
     for each in growth:
         if each.of == "server" and each.series.judged and each.trend.verdict is Verdict.GROWS:
             found.append(f"its {each.series.name} grow{'s' if each.series.is_memory else ''} by {per_hour(each)}")
-    found += [_fault(done, outcome) for outcome in FAULTS if _counts(done, outcome) and not _caused(done, outcome)]
+    if busy is not None and busy.fell:
+        found.append(
+            f"its busy slices no longer do what they did at first: {at_both_ends(busy)}; invalid slices are left out, "
+            "but a machine that has become slower without that would look the same"
+        )
+    found += _faults(done, caused=False)
     for result in done.slices:
         if result.broken:
             found.append(
@@ -165,39 +179,37 @@ def _against(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
     return found
 
 
-def _counts(done: Soak, outcome: FrameOutcome) -> list[int]:
-    """Frames in each slice that has any."""
-    return [times for result in done.slices if (times := result.counts.get(outcome.name, 0))]
+def _faults(done: Soak, caused: bool) -> list[str]:
+    """What frames of clients that behave met and should not; `caused`: by the harness itself."""
+    found = []
+    for outcome, told in FAULTS.items():
+        met = [result for result in done.slices if _caused(done, result, outcome) is caused]
+        counts = [times for result in met if (times := result.counts.get(outcome.name, 0))]
+        if counts:
+            found.append(f"{sum(counts)} frames of clients that behave {told}, in {len(counts)} slices")
+    return found
 
 
-def _fault(done: Soak, outcome: FrameOutcome) -> str:
-    counts = _counts(done, outcome)
-    return f"{sum(counts)} frames of clients that behave {FAULTS[outcome]}, in {len(counts)} slices"
-
-
-def _caused(done: Soak, outcome: FrameOutcome) -> bool:
-    """By the harness itself: a frame fails whose worker it kills."""
-    return done.faults and outcome is FrameOutcome.FAILED
+def _caused(done: Soak, result: SliceResult, outcome: FrameOutcome) -> bool:
+    """A frame fails whose worker the harness kills, which it does in busy slices alone."""
+    return done.faults and result.phase is Phase.BUSY and outcome is FrameOutcome.FAILED
 
 
 def _doubts(done: Soak) -> list[str]:
-    return [*done.doubts] if done.valid else [f"not one of {len(done.slices)} slices is valid", *done.doubts]
+    if done.valid_in(Phase.BUSY):
+        return [*done.doubts]
+    return [f"not one of {len(done.in_phase(Phase.BUSY))} busy slices is valid", *done.doubts]
 
 
-def _notes(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
+def _notes(done: Soak, growth: tuple[Growth, ...], busy: Decline | None) -> list[str]:
     found = [*done.notes]
-    found += [
-        f"{_fault(done, outcome)}; the scenario has faults"
-        for outcome in FAULTS
-        if _counts(done, outcome) and _caused(done, outcome)
-    ]
+    found += [f"{caused}; the scenario has faults" for caused in _faults(done, caused=True)]
     if done.interrupted:
         found.append("it was interrupted before its time")
-    invalid = [result for result in done.slices if result.problems]
-    if invalid:
+    if invalid := done.invalid:
         found.append(
             f"{len(invalid)} of {len(done.slices)} slices are invalid and left out of its figures; "
-            f"slice {invalid[0].nth + 1}: {'; '.join(invalid[0].problems)}"
+            f"slice {invalid[0].nth + 1}, {invalid[0].phase}: {'; '.join(invalid[0].problems)}"
         )
     if not any(each.of == "server" for each in growth):
         found.append(f"whether memory, descriptors or threads of the server grow was not to be seen: {_unseen(done)}")
@@ -205,6 +217,11 @@ def _notes(done: Soak, growth: tuple[Growth, ...]) -> list[str]:
         short = [g.series.name for g in growth if g.of == of and g.trend.verdict is Verdict.TOO_SHORT]
         if short:
             found.append(f"too short to say whether these of the {of} grow: {', '.join(short)}")
+    if busy is None:
+        found.append(
+            "too short to say whether busy slices still do what they did at first: "
+            f"{len(compared(done.slices))} valid ones after the first, {2 * SLICES_MIN} are needed"
+        )
     for each in growth:
         if each.of == "harness" and each.series.judged and each.trend.verdict is Verdict.GROWS:
             found.append(f"the harness's own {each.series.name} grew by {per_hour(each)}")
@@ -217,6 +234,8 @@ def _unseen(done: Soak) -> str:
         return "its processes are not known (--pid), or on another machine"
     if all(sample.at_s < done.warm_s for sample in done.samples):
         return f"the soak was shorter than its warm-up of {done.warm_s:,.0f} s"
+    if all(sample.at_s < done.warm_s for sample in done.samples_in(Phase.BUSY)):
+        return f"there is no sample in a busy slice after the warm-up of {done.warm_s:,.0f} s"
     return f"it ended during the warm-up of {done.warm_s:,.0f} s"
 
 
@@ -228,4 +247,12 @@ def per_hour(growth: Growth) -> str:
     unit = f" {growth.series.unit}" if growth.series.unit else ""
     return (
         f"{found.per_h / scale:,.3g}{unit} an hour ({found.low_per_h / scale:,.3g} to {found.high_per_h / scale:,.3g})"
+    )
+
+
+def at_both_ends(busy: Decline) -> str:
+    """`1,300.0 frames/s on time (8.67%) in the last 10, 15,000.0 (100.00%) in the first 10, medians`, for people."""
+    return (
+        f"{busy.last_per_s:,.1f} frames/s on time ({busy.last_ratio:.2%}) in the last {busy.slices}, "
+        f"{busy.first_per_s:,.1f} ({busy.first_ratio:.2%}) in the first {busy.slices}, medians"
     )
