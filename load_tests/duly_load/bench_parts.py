@@ -1,4 +1,4 @@
-"""What the benchmark measures: four parts, each a function from running servers to figures.
+"""What the benchmark measures: five parts, each a function from running servers to figures.
 
 Figures of one part are taken in alternating rounds, floor and server side by side, so that a machine that gets slower
 or busier does so for both; every figure keeps all its rounds. Ratios are formed within a round.
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from duly_load.bench_client import ClientError, Load, LoadClient, LoadResult
@@ -26,6 +27,10 @@ OVERLOAD_FACTORS = (0.5, 1.0, 1.5, 2.0)
 CAPACITY_STREAMS = 16
 BUSY_STREAMS = 16
 BUSY_WINDOW = 8
+TURN_SECONDS = 1.0
+"""Of either phase of loads that alternate."""
+TURNS_COMPARED = 10
+"""At the beginning and at the end."""
 MEMORY_SAMPLES = 10
 MEMORY_DRIFT_MAX = 0.02
 
@@ -41,10 +46,17 @@ class Effort:
     warmup_seconds: float
     memory_frames: int
     """Between two looks at the memory."""
+    turns: int
+    """Of loads that alternate."""
+
+    @property
+    def turns_compared(self) -> int:
+        """At either end."""
+        return min(TURNS_COMPARED, self.turns // 2)
 
 
-FULL = Effort(rounds=5, seconds=5.0, overload_seconds=15.0, warmup_seconds=1.0, memory_frames=10_000)
-QUICK = Effort(rounds=2, seconds=1.0, overload_seconds=3.0, warmup_seconds=0.3, memory_frames=1_000)
+FULL = Effort(rounds=5, seconds=5.0, overload_seconds=15.0, warmup_seconds=1.0, memory_frames=10_000, turns=200)
+QUICK = Effort(rounds=2, seconds=1.0, overload_seconds=3.0, warmup_seconds=0.3, memory_frames=1_000, turns=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +223,49 @@ def memory(setup: Setup) -> Part:
     return part
 
 
+def alternation(setup: Setup) -> Part:
+    """Throughput in the busy phases of a load that goes from one frame in flight to many and back, at last and at
+    first: a server that takes one for the other ends with batches of one for good. The floor beside it at either end
+    tells whether the machine has changed meanwhile.
+    """
+    turns, compared = setup.effort.turns, setup.effort.turns_compared
+    part = Part(
+        "e", f"Alternating loads: {turns} turns of one frame in flight and of {BUSY_STREAMS} streams x {BUSY_WINDOW}"
+    )
+    single = Load(MLP.name, MLP.frame_bytes, seconds=TURN_SECONDS, warmup_seconds=0.0)
+    busy = Load(
+        MLP.name,
+        MLP.frame_bytes,
+        streams=BUSY_STREAMS,
+        window=BUSY_WINDOW,
+        seconds=TURN_SECONDS,
+        warmup_seconds=0.0,
+    )
+    per_s: list[float] = []
+    for turn in range(turns):
+        setup.advance(f"alternating loads: turn {turn + 1} of {turns}")
+        part.keep("duly, single", setup.load(setup.duly, single))
+        served = setup.load(setup.duly, busy)
+        part.keep("duly, busy", served)
+        per_s.append(served.on_time_per_s)
+        end = "first" if turn < compared else "last" if turn >= turns - compared else ""
+        if end:
+            echo = setup.load(setup.null_echo, busy)
+            part.keep("null_echo, busy", echo)
+            part.add(f"duly, busy, {end} {compared} turns", "frames/s", served.on_time_per_s)
+            part.add(f"null echo, {end} {compared} turns", "frames/s", echo.frames_per_s)
+            part.add(
+                f"duly / null echo, {end} {compared} turns", "ratio", _ratio(served.on_time_per_s, echo.frames_per_s)
+            )
+    first = median(per_s[:compared])
+    for value in per_s[-compared:]:
+        part.add("duly, last turns over the first ones' median", "ratio", _ratio(value, first))
+    for value in per_s:
+        part.add("duly, busy, all turns", "frames/s", value)
+    _note_refusals(part)
+    return part
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """A part of the benchmark that can be asked for."""
@@ -225,6 +280,7 @@ MEASUREMENTS = {
     "b": Measurement(throughput, lambda effort: 2 * effort.rounds),
     "c": Measurement(overload, lambda effort: (1 + len(OVERLOAD_FACTORS)) * effort.rounds),
     "d": Measurement(memory, lambda effort: 1 + MEMORY_SAMPLES),
+    "e": Measurement(alternation, lambda effort: effort.turns),
 }
 
 

@@ -27,7 +27,8 @@ The few runs that revealed the shift came in with the old level; they are divide
 from itertools import accumulate
 
 from duly.core.lane_speed import Change, LaneSpeed
-from duly.core.run_times import STALE_RUNS, RunTimes, Window
+from duly.core.run_times import RunTimes
+from duly.core.window import STALE_RUNS, Window
 
 MARGIN_PERCENT = 1
 """In simulation at 2 % noise 4 costs 1-2 % of the capacity, and wastes as little lane time."""
