@@ -27,7 +27,7 @@ The few runs that revealed the shift came in with the old level; they are divide
 from itertools import accumulate
 
 from duly.core.lane_speed import Change, LaneSpeed
-from duly.core.run_times import RunTimes
+from duly.core.run_times import DOUBT, RunTimes
 from duly.core.window import STALE_RUNS, Window
 
 MARGIN_PERCENT = 1
@@ -35,8 +35,6 @@ MARGIN_PERCENT = 1
 GAIN_PERCENT = 5
 """A batch is efficient where it saves at least this share of lane time over single runs."""
 PAYS = 1 - GAIN_PERCENT / 100
-DOUBT_PERCENT = 20
-"""A stale size whose runs were longer than is believed of it now by more than this is on trial when it runs."""
 
 
 class Plan:
@@ -167,8 +165,8 @@ class Profile(Plan):
         known_usual_ns, known_high_ns = kind.believed()
         usual_ns, high_ns = known_usual_ns[size], known_high_ns[size]
         doubtful = (
-            window.median_ns * 100 > usual_ns * (100 + DOUBT_PERCENT)
-            or window.high_ns * 100 > high_ns * (100 + DOUBT_PERCENT)
+            window.median_ns > usual_ns * DOUBT
+            or window.high_ns > high_ns * DOUBT
             or window.high_ns > known_high_ns[kind.sizes[0]] * size
         )
         if size > 1 and not _saves(self.usual_ns, size):
