@@ -24,8 +24,9 @@ class Scene:
         self.worth: dict[int, float] = {}
         """By seq, where it is not 1."""
         terms = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 100 * MS, 64)
+        shares = ClassShares()
         self.about = Situation(
-            [], {1: StreamState(terms)}, lanes, free, True, caps_ns, ClassShares(), False, False, self._merit, self._merit
+            [], {1: StreamState(terms)}, lanes, free, True, caps_ns, shares, False, False, self._merit, self._merit
         )
         self._seq = 0
 

@@ -73,7 +73,7 @@ class ModelPlan:
     ranks: tuple[tuple[int, ...], ...]
     """By variant rank: planned ns of batches of 1, 2, ...; those of the slowest lane, never shorter for larger ones."""
     promised_one_ns: int = 0
-    """What a batch of one of the most accurate variant is promised by, where that is more: its lane may have been idle."""
+    """What a batch of one of the most accurate variant is promised by, if that is more: its lane may have been idle."""
 
 
 @dataclass(slots=True)

@@ -145,8 +145,8 @@ class Window:
         self.by_length = sorted([sample_ns for _, sample_ns in self.by_age])
 
     def settle(self, ratio: float) -> None:
-        """The runs observed so far, TRUSTED_RUNS or more, become what the size is known by. `ratio`: what sizes beside it
-        take over what they are known by.
+        """The runs observed so far, TRUSTED_RUNS or more, become what the size is known by. `ratio`: what sizes beside
+        it take over what they are known by.
         """
         self.settled = True
         last = sorted([sample_ns for _, sample_ns in list(self.by_age)[-self.runs :]])
