@@ -15,10 +15,10 @@ define stubs_into
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check protos bench grid compare soak core core-clean wheel-check clean
+.PHONY: help setup demo test test-compiled check protos bench grid compare soak core core-clean wheel-check clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything in it; again only when pyproject.toml has changed
 
@@ -65,8 +65,16 @@ core: $(READY) ## Compile the scheduler in place with mypyc, 2-3 times as fast (
 	cd server && ../$(BIN)/mypyc $(CORE:server/%=%) > /dev/null
 	rm -rf server/build
 
+CORE_BUILT := server/duly/core/*.so server/*__mypyc*.so
 core-clean: ## Back to the scheduler in Python
-	rm -f server/duly/core/*.so server/*__mypyc*.so
+	rm -f $(CORE_BUILT)
+
+COMPILED_TESTS := tests/core tests/runtime tests/rpc \
+  $(patsubst %,tests/load/test_%.py,baselines bounds cli_sim grid replay simulator truth) \
+  $(patsubst %,tests/e2e/test_%.py,admission law recording streaming variants)
+test-compiled: core ## The tests that touch the scheduler, with it compiled; then back to Python (PYTEST_ARGS for options)
+	@trap 'rm -f $(CORE_BUILT)' EXIT; trap 'exit 130' INT TERM; \
+	$(BIN)/python -m pytest --compiled $(COMPILED_TESTS) $(PYTEST_ARGS)
 
 grid: $(READY) ## Measure what the scheduler must show, in the simulator (GRID_ARGS for options)
 	$(BIN)/duly-load grid $(GRID_ARGS)

@@ -17,7 +17,16 @@ settings.load_profile("duly")
 CORE = Path(__file__).parent.parent / "server" / "duly" / "core"
 
 
-def pytest_sessionstart() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--compiled", action="store_true", help="refuse to run with the scheduler in Python")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
     compiled = [path.stat().st_mtime for path in CORE.glob("*.so")]
     if compiled and min(compiled) < max(path.stat().st_mtime for path in CORE.glob("*.py")):
         pytest.exit("the compiled scheduler is older than its source: `make core`, or `make core-clean`", 4)
+    if session.config.getoption("compiled"):
+        from duly.core import scheduler  # not above: one that is too old need not even be importable
+
+        if scheduler.__file__.endswith(".py"):
+            pytest.exit(f"the scheduler is not compiled, it is {scheduler.__file__}", 4)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from duly.core import judgement
 from duly.core.admission import ModelPlan, StreamDemand, Verdict
 from duly.core.events import LaneUp, ModelGone, ModelReady, StreamOpened
 from duly.core.judgement import judge
@@ -92,26 +91,21 @@ async def test_a_refusal_says_what_would_fit() -> None:
     assert verdict.counter_period_ns > 20 * MS
 
 
-async def test_what_only_the_rollout_refuses_is_offered_a_period_that_it_does_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    shares: list[float] = []
-
-    class Crowded(Rollout):
-        """Serves frames in time that come every 17 ms or less often."""
-
-        def on_time_ratio(self, stream_class: StreamClass) -> float:
-            shares.append(super().on_time_ratio(stream_class))
-            return 1.0 if self._demands[admission.CANDIDATE_ID].period_ns >= 17 * MS else 0.5
-
-    monkeypatch.setattr(judgement, "Rollout", Crowded)
-    admit = admission_of(scheduler_of())
-    with pytest.raises(Refused) as refused:
-        async with admit.turn(terms(12)):
+async def test_what_only_the_rollout_refuses_is_offered_a_period_that_it_does_not() -> None:
+    """On average the lane has time for it. But its frames can wait for 5 ms, and each of the others' takes 10."""
+    scheduler = scheduler_of()
+    admit = admission_of(scheduler)
+    await open_all(scheduler, admit, [terms(100)] * 3)
+    with pytest.raises(Refused, match=r"^81% of lane time would be taken; run ahead .* 80\.0% of its own$") as refused:
+        async with admit.turn(terms(20, budget_ms=15)):
             pass
-    assert refused.value.verdict.counter_period_ns == 18 * MS
-    assert "50.0% of frames are on time" in str(refused.value)
-    assert len(shares) == 2, "the last is far enough from the limit for the formula alone"
+    assert refused.value.verdict.counter_period_ns == 40 * MS
+    for period_ms in (25, 30):
+        with pytest.raises(Refused, match="run ahead"):
+            async with admit.turn(terms(period_ms, budget_ms=15)):
+                pass
+    async with admit.turn(terms(40, budget_ms=15)) as verdict:
+        assert "run ahead" not in verdict.reason, "far enough from the limit for the formula alone"
 
 
 async def test_advice_never_refuses() -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -34,7 +36,7 @@ from duly.runtime.recording import RecordingError, RecordingWriter, in_short, re
 
 EVENTS: list[Event] = [
     LaneUp("cpu:0"),
-    ModelReady("m/1", "cpu:0", "fp32", {1: (10, 20), 4: (30,)}, True, rank=1, warm_after_ns=5),
+    ModelReady("m/1", "cpu:0", "fp32", {1: (10, 20), 4: (30,)}, True, True, 1, warm_after_ns=5),
     StreamOpened(
         1,
         StreamTerms(
@@ -53,7 +55,12 @@ EVENTS: list[Event] = [
         ),
     ),
     StreamOpened(2, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 1, 1)),
-    FramesArrived([Frame(1, 1, 2**63, "m/1", 50, must_run=True, received_ns=3), Frame(2, 1, 2, "m/1", -60)]),
+    FramesArrived(
+        [
+            Frame(1, 1, 2**63, "m/1", 50, True, 3, StreamClass.CRITICAL, arrived_ns=4, reset_state=True, rank=1),
+            Frame(2, 1, 2, "m/1", -60),
+        ]
+    ),
     BatchFinished(1),
     BatchFinished(2, {1: 'NaN, "quoted", größer'}, {2: "too large"}, 77),
     BatchFailed(3, "gone"),
@@ -68,6 +75,21 @@ EVENTS: list[Event] = [
 ]
 
 
+@pytest.mark.parametrize("kind", [*get_args(Event), StreamTerms, Frame])
+def test_every_field_of_every_event_is_among_these(kind: type[Any]) -> None:
+    """Whatever its default, so that a field whose type the recording does not know is found below."""
+    parts: list[Any] = [*EVENTS]
+    for event in EVENTS:
+        if isinstance(event, StreamOpened):
+            parts.append(event.terms)
+        elif isinstance(event, FramesArrived):
+            parts += event.frames
+    these = [part for part in parts if isinstance(part, kind)]
+    assert these
+    for each in fields(kind):
+        assert any(getattr(part, each.name) != each.default for part in these), each.name
+
+
 def test_every_event_is_read_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "log"
     writer = RecordingWriter(path, 1 << 20)
@@ -80,6 +102,18 @@ def test_every_event_is_read_as_it_was(tmp_path: Path) -> None:
     steps = list(read_recording(path))
     assert [(step.now_ns, step.event) for step in steps] == [*enumerate(EVENTS), (100, TimerFired())]
     assert steps[-1].actions == [["warm", 9, "cpu:0", "m/1", "fp32"]]
+
+
+def test_fields_are_written_as_far_as_they_differ_from_their_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    writer = RecordingWriter(path, 1 << 20)
+    writer.event(1, FramesArrived([Frame(1, 1, 2, "m/1", 50)]))
+    writer.event(2, BatchFinished(1, {1: "größer"}))
+    writer.close()
+    assert path.read_text().splitlines()[1:] == [
+        '[1,"FramesArrived",{"frames":[{"seq":1,"stream_id":1,"frame_id":2,"model":"m/1","deadline_ns":50}]}]',
+        '[2,"BatchFinished",{"batch_id":1,"invalid":{"1":"größer"}}]',
+    ]
 
 
 def test_actions_in_short() -> None:

@@ -15,13 +15,29 @@ The scheduler starts with the server and so does its recording: fed with the sam
 
 import json
 from collections.abc import Iterator
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, get_args
+from types import GenericAlias
+from typing import Annotated, Any, BinaryIO, NamedTuple, get_args
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from duly.core.events import Action, AdviseStream, DispatchBatch, Event, ResolveFrame, WarmLane
+from duly.core.events import (
+    Action,
+    AdviseStream,
+    BatchFinished,
+    DispatchBatch,
+    Event,
+    FramesArrived,
+    FramesCancelled,
+    ModelGone,
+    ModelReady,
+    ResolveFrame,
+    StreamOpened,
+    WarmLane,
+)
+from duly.core.types import Frame, GapPolicy, StreamTerms
 
 _log = structlog.get_logger("duly.recording")
 
@@ -34,7 +50,34 @@ LINE_BYTES_MAX = 1 << 24
 """More than any event takes: 65,536 frames of one turn of the loop, 200 bytes each."""
 
 _HEADER = "duly_recording"
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {kind.__name__: TypeAdapter(kind) for kind in get_args(Event)}
+
+
+def _described(kind: Any, lost: dict[str, Any]) -> Any:
+    """`kind`, a class of the core, as pydantic reads and writes it: a twin of it, which is never compiled.
+
+    Of a compiled class (`make core`) pydantic can't make objects, as they have no `__dict__` to fill in, so `kind` is
+    called with what the twin was given. Nor does it see what the fields hold: compiled annotations keep `list` of
+    `list[Frame]` and `type` of `int | None`. What is `lost` so, by name of the field, is said here.
+    """
+    its_fields = [
+        (each.name, lost.get(each.name, each.type), field(default=each.default, default_factory=each.default_factory))
+        for each in fields(kind)
+    ]
+    twin = make_dataclass(kind.__name__, its_fields)
+    return Annotated[twin, AfterValidator(lambda read: kind(**vars(read)))]
+
+
+_LOST: dict[Any, dict[str, Any]] = {
+    StreamOpened: {"terms": _described(StreamTerms, {"gap": GapPolicy | None})},
+    FramesArrived: {"frames": GenericAlias(list, _described(Frame, {}))},
+    FramesCancelled: {"frame_ids": tuple[int, ...]},
+    BatchFinished: {"invalid": dict[int, str], "failed": dict[int, str], "finished_ns": int | None},
+    ModelReady: {"samples_ns": dict[int, tuple[int, ...]]},
+    ModelGone: {"lane": str | None},
+}
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {
+    kind.__name__: TypeAdapter(_described(kind, _LOST.get(kind, {}))) for kind in get_args(Event)
+}
 
 
 class RecordingError(Exception):
