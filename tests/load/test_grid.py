@@ -17,6 +17,7 @@ from duly.core.scheduler import Scheduler
 from duly.core.types import OutcomeStatus
 from duly_load import cli_grid
 from duly_load.cli import cli
+from duly_load.grid.alternation import last_over_first
 from duly_load.grid.cells import Cell, crossing_hz, parsed, ratio_at, seconds_for, tuning_name
 from duly_load.grid.classes import admitted_standard, best_effort_overload
 from duly_load.grid.collapse import overloaded
@@ -98,6 +99,11 @@ def test_little_lane_time_is_wasted() -> None:
     share, batches = through_step(cell, 0.9, 220.0, 0)
     assert share <= 0.03
     assert batches <= 30
+
+
+def test_loads_that_alternate_leave_a_lane_as_good_as_it_was() -> None:
+    """0.3 where runs after idle and runs in a row are one window, and shifts of each multiply all sizes."""
+    assert last_over_first((0.1, 0.03), 0.2, 25, 0) >= 0.95
 
 
 def test_a_critical_stream_that_was_admitted_never_misses() -> None:

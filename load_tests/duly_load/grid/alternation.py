@@ -2,8 +2,9 @@
 
 Single frames find the lane asleep and take several times as long as in a row; under backlog nothing but batches keeps
 up. What is learnt of the one must not be held against the other: a server that did ran batches of one for good after a
-dozen turns. Each turn is a third of idleness, a third of single frames and a third of a rate that batches of 16 just
-keep up with; budgets are long, so that what is not done in one third is still there in the next.
+dozen turns. Each turn is a third of idleness, a third of single frames and a third of a rate that takes batches of 16
+three quarters of the lane, and single frames several lanes; budgets are long, so that what is not done in one third is
+still there in the next.
 """
 
 from statistics import median
@@ -22,7 +23,7 @@ IDLE_HZ, SINGLE_HZ = 1.0, 800.0
 LINES_MS = ((0.3, 0.01), (0.1, 0.03), (0.5, 0.1))
 """Batch times of the models that are tried: of one frame, and of each more."""
 BATCH_MAX = 128
-BUSY_SIZE = 16
+BUSY_SIZE, BUSY_LOAD = 16, 0.75
 CALM, HICCUPS = 0.1, 0.02
 """Of batch times: coefficient of variation, and how many take WILD times as long."""
 WILD = 10.0
@@ -79,7 +80,7 @@ def _in_busy_thirds(at_ns: NDArray[np.int64], weights: NDArray[np.float64], turn
 
 def _scenario(line: tuple[float, float], wake_ms: float, turns: int) -> Scenario:
     first_ms, next_ms = line
-    busy_hz = BUSY_SIZE / (first_ms + next_ms * (BUSY_SIZE - 1)) * 1e3
+    busy_hz = BUSY_LOAD * BUSY_SIZE / (first_ms + next_ms * (BUSY_SIZE - 1)) * 1e3
     rates = (IDLE_HZ, SINGLE_HZ, busy_hz)
     steps = [
         {"at_s": (3 * turn + nth) * THIRD_S, "factor": rate_hz / SINGLE_HZ}
