@@ -87,17 +87,17 @@ class Profile(Plan):
         noise = deviations[len(deviations) // 2]
         self._in_a_row = RunTimes(windows, speed.join(noise), noise)
         self._after_idle: RunTimes | None = None
-        """None: none has been observed."""
+        """Runs after idle; None: none has been observed."""
         self._runs = 0
-        """Observed, of both kinds."""
+        """Number of runs observed, of both kinds."""
         self._regime = (False, False)
-        """As `_regime_now`, when plans were last fitted."""
+        """What `_regime_now` was when plans were last fitted."""
         self.careful = Plan(self.batch_max)
-        """With batches of two or more planned by whatever was ever measured of them, not by what is believed: what
-        promises to others rest on.
+        """The plan that promises to CRITICAL streams rest on: batches of two or more are planned by whatever was measured
+        of them, not by what is believed.
         """
         self.one_ns_max = 0
-        """Plan of a batch of one by the longer of both kinds, however long ago that ran: likewise."""
+        """Plan of a batch of one, by the longer of both kinds, however long ago it ran. Promises rest on it, too."""
         self.usual_one_ns = 0
         """What a batch of one usually takes on a lane that was idle."""
         self._fit()

@@ -59,19 +59,19 @@ class RunTimes:
         self.number = number
         self._noise = noise
         self.spread = 1.0
-        """What is planned for over the median, where a size has few runs."""
+        """Ratio of the planned quantile to the median, for sizes with few runs."""
         self._tune()
         self.sizes = sorted(windows)
         self._others: list[int] = []
-        """Sizes that were not there at first."""
+        """Sizes that the warm-up left out."""
         self.runs = 0
-        """Observed."""
+        """Number of runs observed."""
         self.last = -STALE_RUNS
-        """Number of the last one among the runs of both kinds; they count from 1."""
+        """Which run of both kinds together the last run of this kind was; they count from 1."""
         self.settled = False
-        """The reference of any size is."""
+        """Whether runs of any size are evidence of the level."""
         self.look_again = 0
-        """With this run another size becomes stale, or is due for a trial, unless it runs."""
+        """Number of the run at which the next size becomes stale or is due for a trial, unless it runs before."""
 
     def copy(self, number: int) -> "RunTimes":
         return RunTimes({size: window.copy() for size, window in self.windows.items()}, number, self._noise)
@@ -209,7 +209,7 @@ class RunTimes:
         return usual_ns, high_ns
 
     def note_changes(self) -> None:
-        """When, without any other reason, something else will be believed."""
+        """Notes when the next size becomes stale or is due for a trial."""
         again = self.runs + PATIENCE_MAX
         for window in self.windows.values():
             for run in (window.ran + STALE_RUNS + 1, window.ran + window.patience + 1):

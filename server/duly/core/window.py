@@ -58,25 +58,25 @@ class Window:
         self.by_age = deque(samples_ns[-WINDOW:])
         self.by_length = sorted([sample_ns for _, sample_ns in self.by_age])
         self.median_ns = self.median()
-        """Of the window, where it was last summarised."""
+        """The median of the window when it was last summarised."""
         self.high_ns = self.quantile(1.0)
-        """What is planned for, before the margin; likewise."""
+        """The quantile that plans rest on, before their margin, when the window was last summarised."""
         self.reference_ns = reference_ns or self.median_ns
-        """What the size takes at level 1."""
+        """What the size takes at level 1. Levels are measured against it."""
         self.settled = False
-        """Its runs say something about the level."""
+        """Whether runs of the size are evidence of the level."""
         self.runs = 0
-        """That were observed, as long as the reference follows them."""
+        """Number of runs observed so far; it stops counting when the reference stays for good."""
         self.ran = 0
-        """Number of the last one among the runs of its kind; 0: none."""
+        """Which run of its kind the last run of the size was; 0: it has not run."""
         self.on_trial = False
         self.trial_runs = 0
-        """Left of the trial."""
+        """Number of runs that the trial still takes."""
         self.patience = STALE_RUNS
-        """Runs of other sizes before the next trial where the size does not pay."""
+        """Number of runs of other sizes after which the size is tried again, where it does not pay."""
 
     def copy(self) -> "Window":
-        """As if its runs were warm-up."""
+        """A window with the same runs, which count as warm-up."""
         return Window(list(self.by_age), self.reference_ns)
 
     def add(self, lane_run: int, sample_ns: float) -> None:
@@ -105,7 +105,7 @@ class Window:
         self._keep(TRIAL_RUNS - 1, believed_ns / self.median_ns, high_ns)
 
     def judge(self, pays: bool) -> None:
-        """The trial is over."""
+        """The trial has shown whether the size pays, which sets when the next one comes."""
         self.patience = STALE_RUNS if pays else min(2 * self.patience, PATIENCE_MAX)
 
     def _keep(self, kept: int, factor: float = 1.0, longest_ns: float = inf) -> None:
@@ -144,8 +144,8 @@ class Window:
         return self.by_length[(len(self.by_length) - 1) // 2]
 
     def quantile(self, spread: float) -> float:
-        """q99; where that is long against the median, at most what is frequent of late. `spread`: what is planned for
-        over the median, for all that other sizes tell.
+        """The q99 of the window, or what was frequent in the last runs where the q99 is long against the median.
+        `spread`: the ratio of this quantile to the median that the scatter of all sizes suggests.
         """
         by_length = self.by_length
         q99 = by_length[(len(by_length) - 1) * 99 // 100]
