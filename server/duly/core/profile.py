@@ -93,8 +93,8 @@ class Profile(Plan):
         self._regime = (False, False)
         """What `_regime_now` was when plans were last fitted."""
         self.careful = Plan(self.batch_max)
-        """The plan that promises to CRITICAL streams rest on: batches of two or more are planned by whatever was measured
-        of them, not by what is believed.
+        """The plan that promises to CRITICAL streams rest on: batches of two or more are planned by whatever was
+        measured of them, not by what is believed.
         """
         self.one_ns_max = 0
         """Plan of a batch of one, by the longer of both kinds, however long ago it ran. Promises rest on it, too."""
