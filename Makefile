@@ -60,12 +60,12 @@ protos: $(READY) ## Generate the stubs in server/duly/v1 from protos/
 bench: $(READY) ## Measure against the transport's floor (BENCH_ARGS for options)
 	$(BIN)/python -m duly_load.bench $(BENCH_ARGS)
 
-CORE := $(filter-out %/__init__.py,$(wildcard server/duly/core/*.py))
+CORE := $(filter-out %/__init__.py,$(wildcard server/duly/core/*.py server/duly/core/*/*.py))
 core: $(READY) ## Compile the scheduler in place with mypyc, 2-3 times as fast (needs a C compiler); core-clean undoes it
 	cd server && ../$(BIN)/mypyc $(CORE:server/%=%) > /dev/null
 	rm -rf server/build
 
-CORE_BUILT := server/duly/core/*.so server/*__mypyc*.so
+CORE_BUILT := server/duly/core/*.so server/duly/core/*/*.so server/*__mypyc*.so
 core-clean: ## Back to the scheduler in Python
 	rm -f $(CORE_BUILT)
 

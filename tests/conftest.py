@@ -22,8 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    compiled = [path.stat().st_mtime for path in CORE.glob("*.so")]
-    if compiled and min(compiled) < max(path.stat().st_mtime for path in CORE.glob("*.py")):
+    compiled = [path.stat().st_mtime for path in CORE.rglob("*.so")]
+    if compiled and min(compiled) < max(path.stat().st_mtime for path in CORE.rglob("*.py")):
         pytest.exit("the compiled scheduler is older than its source: `make core`, or `make core-clean`", 4)
     if session.config.getoption("compiled"):
         from duly.core import scheduler  # not above: one that is too old need not even be importable

@@ -2,24 +2,29 @@
 
 from enum import IntEnum
 
+from duly.v1 import inference_pb2
+
+OWN_KINDS_FROM = 100
+"""Kinds that only a sender can know are numbered from here on, so that the protocol may get further ones."""
+
 
 class FrameOutcome(IntEnum):
-    """The first nine are the server's own words with its own numbers (`duly.core.types.OutcomeStatus`), but for in time
-    and late, which the sender's clock decides; the others are what only a sender can know.
+    """The first nine are the server's own words with the protocol's numbers, but for in time and late, which the
+    sender's clock decides; the others are what only a sender can know.
     """
 
-    ON_TIME = 1
-    LATE = 2
-    EXPIRED = 3
-    SUPERSEDED = 4
-    SHED = 5
-    SKIPPED = 6
-    INVALID = 7
-    CANCELLED = 8
-    FAILED = 9
-    REFUSED = 10
+    ON_TIME = inference_pb2.OUTCOME_STATUS_ON_TIME
+    LATE = inference_pb2.OUTCOME_STATUS_LATE
+    EXPIRED = inference_pb2.OUTCOME_STATUS_EXPIRED
+    SUPERSEDED = inference_pb2.OUTCOME_STATUS_SUPERSEDED
+    SHED = inference_pb2.OUTCOME_STATUS_SHED
+    SKIPPED = inference_pb2.OUTCOME_STATUS_SKIPPED
+    INVALID = inference_pb2.OUTCOME_STATUS_INVALID
+    CANCELLED = inference_pb2.OUTCOME_STATUS_CANCELLED
+    FAILED = inference_pb2.OUTCOME_STATUS_FAILED
+    REFUSED = OWN_KINDS_FROM
     """Its stream was not let in, so that it was never sent."""
-    UNANSWERED = 11
+    UNANSWERED = OWN_KINDS_FROM + 1
     """It was sent, and nothing had come when the run was over."""
-    UNSENT = 12
+    UNSENT = OWN_KINDS_FROM + 2
     """Its stream had ended, or took no more, before it could be sent."""

@@ -6,6 +6,7 @@ it is an assertion.
 
 from dataclasses import dataclass, field
 
+from duly.core.dispatch.best_effort_share import BEST_EFFORT_PERCENT, DEFICIT_NS_MAX
 from duly.core.events import (
     BatchFailed,
     BatchFinished,
@@ -21,9 +22,8 @@ from duly.core.events import (
     StreamOpened,
     WarmLane,
 )
-from duly.core.profile import Profile
 from duly.core.scheduler import PROBE_SPOILT_PERCENT, Scheduler
-from duly.core.shares import BEST_EFFORT_PERCENT, DEFICIT_NS_MAX
+from duly.core.timing.profile import Profile
 from duly.core.types import Frame, OutcomeStatus, StreamClass, StreamTerms
 
 SERVED = (OutcomeStatus.ON_TIME, OutcomeStatus.LATE)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from duly.core.lane_speed import LaneSpeed
-from duly.core.profile import MARGIN_PERCENT, Profile
-from duly.core.queue import Entry
+from duly.core.timing.lane_speed import LaneSpeed
+from duly.core.timing.profile import MARGIN_PERCENT, Profile
 from duly.core.types import Frame, StreamClass
+from duly.core.waiting import Entry
 
 MS = 1_000_000
 NOW_NS = 7_000 * MS

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from random import Random
 from statistics import median
 
-from duly.core.lane_speed import LaneSpeed
-from duly.core.profile import Profile
+from duly.core.timing.lane_speed import LaneSpeed
+from duly.core.timing.profile import Profile
 
 BATCHES = 50
 """Since the last change; by then it is to have recovered."""

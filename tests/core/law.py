@@ -10,7 +10,8 @@ import copy
 from collections import Counter
 
 from core.accounts import Accounts, Running, Stream
-from duly.core.blocking import BLOCKING_NS, SINGLES
+from duly.core.dispatch.batch_caps import BLOCKING_NS, SINGLES
+from duly.core.dispatch.deferral import LANES_PER_MODEL
 from duly.core.events import (
     Action,
     AdviseStream,
@@ -23,7 +24,6 @@ from duly.core.events import (
     StreamClosed,
     WarmLane,
 )
-from duly.core.hold import LANES_PER_MODEL
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 

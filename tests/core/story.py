@@ -58,7 +58,7 @@ from duly.core.events import (
     TimerFired,
     WarmLane,
 )
-from duly.core.profile import MARGIN_PERCENT
+from duly.core.timing.profile import MARGIN_PERCENT
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
 
 SEPARATOR = "----"

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from duly.core.admission import ModelPlan, StreamDemand, Verdict, admit, batch_caps_ns, needs_rollout
-from duly.core.blocking import UNBOUND_NS
+from duly.core.admission.critical_proof import hard_schedulable
+from duly.core.admission.formula import admit, batch_caps_ns, needs_rollout
+from duly.core.dispatch.batch_caps import UNBOUND_NS
 from duly.core.events import Event, LaneUp, ModelReady, StreamOpened
-from duly.core.hard import hard_schedulable
-from duly.core.profile import MARGIN_PERCENT
 from duly.core.scheduler import Scheduler
-from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.timing.profile import MARGIN_PERCENT
+from duly.core.types import BacklogPolicy, ModelPlan, OutcomeStatus, StreamClass, StreamDemand, StreamTerms, Verdict
 from duly_load.schedule import Frames
 from duly_load.simulator.engine import simulate
 from duly_load.simulator.service import T4_MS, Noise, TableService, times_ns

@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.drawn import MS, NOW_NS, profile_of
-from duly.core.choice import Batch, Hold, Situation, next_batch, something_waits
-from duly.core.fairness import FLOOR_MERIT
-from duly.core.hold import LANES_PER_MODEL
-from duly.core.shares import ClassShares
+from duly.core.dispatch.best_effort_share import ClassShares
+from duly.core.dispatch.choose import Batch, DispatchContext, Hold, next_batch, something_waits
+from duly.core.dispatch.deferral import LANES_PER_MODEL
+from duly.core.dispatch.merit import FLOOR_MERIT
 from duly.core.state import StreamState, VariantState
 from duly.core.types import BacklogPolicy, Frame, StreamClass, StreamTerms
 
@@ -24,18 +24,18 @@ class Scene:
         self.worth: dict[int, float] = {}
         """By seq, where it is not 1."""
         terms = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 100 * MS, 64)
-        self.about = Situation(
-            [],
-            {1: StreamState(terms)},
-            lanes,
-            free,
-            True,
-            caps_ns,
-            ClassShares(),
-            False,
-            False,
-            self._merit,
-            self._merit,
+        self.about = DispatchContext(
+            variants=[],
+            streams={1: StreamState(terms)},
+            lanes=lanes,
+            lanes_free=free,
+            best_effort=True,
+            cap_ns=caps_ns,
+            shares=ClassShares(),
+            promised=False,
+            critical_missed=False,
+            merit=self._merit,
+            freshness=self._merit,
         )
         self._seq = 0
 

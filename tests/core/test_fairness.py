@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.drawn import MS
-from duly.core.fairness import (
+from duly.core.dispatch.merit import (
     FLOOR_MERIT,
     FLOOR_VALUE,
     FORGET_NS,

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.drawn import MS, NOW_NS, profile_of, profiles
-from duly.core.hold import DEMAND_MIN_PERCENT, LANES_PER_MODEL, may_hold, ripe_ns
-from duly.core.profile import Profile
+from duly.core.dispatch.deferral import DEMAND_MIN_PERCENT, LANES_PER_MODEL, may_hold, ripe_ns
+from duly.core.timing.profile import Profile
 
 MUCH = 100.0
 

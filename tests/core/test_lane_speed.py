@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from duly.core.lane_speed import Change, LaneSpeed
+from duly.core.timing.lane_speed import Change, LaneSpeed
 
 
 class Lane:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.histories import recoveries
-from duly.core.lane_speed import LaneSpeed
-from duly.core.profile import GAIN_PERCENT, MARGIN_PERCENT, Profile
-from duly.core.window import FIT_STEPS, LONG_PERCENT, LONG_RUNS, PATIENCE_MAX, STALE_RUNS, TRIAL_RUNS, WINDOW
+from duly.core.timing.lane_speed import LaneSpeed
+from duly.core.timing.profile import GAIN_PERCENT, MARGIN_PERCENT, Profile
+from duly.core.timing.window import FIT_STEPS, LONG_PERCENT, LONG_RUNS, PATIENCE_MAX, STALE_RUNS, TRIAL_RUNS, WINDOW
 
 MS = 1_000_000
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.core.queue import WaitingFrames
 from duly.core.types import Frame, StreamClass
+from duly.core.waiting import WaitingFrames
 
 # Few distinct deadlines, so that ties are common.
 frames = st.lists(st.tuples(st.integers(0, 8), st.sampled_from(StreamClass)), max_size=40).map(

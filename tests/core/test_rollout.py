@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from duly.core.admission import ModelPlan, StreamDemand
+from duly.core.admission.rollout import ON_TIME_RATIO_MIN, Rollout
 from duly.core.events import Event, LaneUp, ModelReady, StreamOpened
-from duly.core.profile import MARGIN_PERCENT
-from duly.core.rollout import ON_TIME_RATIO_MIN, Rollout
 from duly.core.scheduler import Scheduler
-from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.timing.profile import MARGIN_PERCENT
+from duly.core.types import BacklogPolicy, ModelPlan, OutcomeStatus, StreamClass, StreamDemand, StreamTerms
 from duly_load.schedule import Frames
 from duly_load.simulator.engine import simulate
 from duly_load.simulator.service import T4_MS, Noise, TableService, times_ns

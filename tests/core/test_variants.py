@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.core.types import VARIANT_RANK_ANY, StreamClass
-from duly.core.variants import CALM_NS, DWELL_MAX_NS, DWELL_MIN_NS, TICK_NS, VariantControl
+from duly.core.variants.ladder import CALM_NS, DWELL_MAX_NS, DWELL_MIN_NS, TICK_NS, VariantControl
 
 SECOND_NS = 1_000_000_000
 CRITICAL, STANDARD, BEST_EFFORT = StreamClass.CRITICAL, StreamClass.STANDARD, StreamClass.BEST_EFFORT

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from duly.core.admission import ModelPlan, StreamDemand, Verdict
+from duly.core.admission.decide import judge
+from duly.core.admission.rollout import Rollout
 from duly.core.events import LaneUp, ModelGone, ModelReady, StreamOpened
-from duly.core.judgement import judge
-from duly.core.rollout import Rollout
 from duly.core.scheduler import Scheduler
-from duly.core.types import BacklogPolicy, StreamClass, StreamTerms
+from duly.core.types import BacklogPolicy, ModelPlan, StreamClass, StreamDemand, StreamTerms, Verdict
 from duly.runtime import admission
 from duly.runtime.admission import Admission, Busy, Refused
 from duly.runtime.models import ModelError

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.core.events import Action, DispatchBatch, Event, LaneUp, ModelGone, ModelReady, TimerFired, WarmLane
-from duly.core.profile import MARGIN_PERCENT
 from duly.core.scheduler import Scheduler
+from duly.core.timing.profile import MARGIN_PERCENT
 from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
 from duly.metrics import Metrics
 from duly.runtime.driver import Driver

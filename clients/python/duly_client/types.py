@@ -33,22 +33,22 @@ Payload = Value | Mapping[str, Value]
 class Status(IntEnum):
     """How a frame ended. Only ON_TIME and LATE carry outputs."""
 
-    ON_TIME = 1
-    LATE = 2
+    ON_TIME = inference_pb2.OUTCOME_STATUS_ON_TIME
+    LATE = inference_pb2.OUTCOME_STATUS_LATE
     """Result, but after the deadline."""
-    EXPIRED = 3
+    EXPIRED = inference_pb2.OUTCOME_STATUS_EXPIRED
     """Never run: its deadline had passed or could no longer be met."""
-    SUPERSEDED = 4
+    SUPERSEDED = inference_pb2.OUTCOME_STATUS_SUPERSEDED
     """Never run: a newer frame took its place."""
-    SHED = 5
+    SHED = inference_pb2.OUTCOME_STATUS_SHED
     """Never run: overload, or over a quota."""
-    SKIPPED = 6
+    SKIPPED = inference_pb2.OUTCOME_STATUS_SKIPPED
     """Never run: a stateful stream could not accept it."""
-    INVALID = 7
+    INVALID = inference_pb2.OUTCOME_STATUS_INVALID
     """Never run: wrong shape, type or size, undecodable, or not finite."""
-    CANCELLED = 8
+    CANCELLED = inference_pb2.OUTCOME_STATUS_CANCELLED
     """Withdrawn, its stream closed, or the connection was lost."""
-    FAILED = 9
+    FAILED = inference_pb2.OUTCOME_STATUS_FAILED
     """The model or the device failed on it."""
 
 

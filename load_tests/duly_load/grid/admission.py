@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from duly.core.admission import StreamDemand
+from duly.core.admission.rollout import ON_TIME_RATIO_MIN, Rollout
 from duly.core.events import StreamOpened
-from duly.core.rollout import ON_TIME_RATIO_MIN, Rollout
-from duly.core.types import StreamClass
+from duly.core.types import StreamClass, StreamDemand
 from duly_load.grid.cells import Cell, content, on_time_ratio, parsed, tuned
 from duly_load.grid.hard_sets import draw_set, opened, run_set
 from duly_load.grid.judge import Effort, Finding, Job, Measure, Row, worst

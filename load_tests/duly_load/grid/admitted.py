@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from duly.core.admission import StreamDemand
+from duly.core.admission.decide import judge
 from duly.core.events import StreamOpened
-from duly.core.judgement import judge
-from duly.core.types import BacklogPolicy, StreamClass
+from duly.core.types import BacklogPolicy, StreamClass, StreamDemand
 from duly_load.grid.cells import Cell, content, parsed
 from duly_load.grid.hard_sets import opened
 from duly_load.simulator.world import build

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from duly.core.admission import StreamDemand, admit
+from duly.core.admission.formula import admit
 from duly.core.events import Event, StreamOpened
 from duly.core.scheduler import Scheduler
-from duly.core.types import OutcomeStatus, StreamClass
+from duly.core.types import OutcomeStatus, StreamClass, StreamDemand
 from duly_load.grid.cells import parsed
 from duly_load.simulator.world import build
 

@@ -140,7 +140,7 @@ Event = (
 
 @dataclass(slots=True)
 class DispatchBatch:
-    """Run `frames` (in this order) as one batch of `model` on `lane`, now."""
+    """Run `ledger` (in this order) as one batch of `model` on `lane`, now."""
 
     batch_id: int
     lane: str

@@ -4,7 +4,7 @@ A lane is taken by `start` or `warm` and free again with `ended`, or gone with w
 batches numbered and sent on their way.
 """
 
-from duly.core.choice import Batch
+from duly.core.dispatch.choose import Batch
 from duly.core.events import Action, DispatchBatch, WarmLane
 from duly.core.state import LaneState, RunningBatch, VariantState
 

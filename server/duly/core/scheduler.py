@@ -6,20 +6,23 @@ Sans-IO. The host calls `step(now_ns, event)` with facts and carries out the act
 
 The law: every frame of a `FramesArrived` is followed by exactly one `ResolveFrame`, whatever else happens.
 
-Theory of operation. Each event is told to those whose accounts it changes, and then free lanes are filled.
+Theory of operation. Each event updates streams, lanes or models; then every free lane is offered a batch.
 
-    frames ..... streams, what waits, and how each frame ends
-    lanes ...... what runs where
-    served ..... models, their variants, and how long those take
+    ledger ......... streams, what waits, and how each frame ends
+    lanes .......... what runs where
+    model_table .... models, their variants, and how long those take
 
-What a free lane does next is decided by `choice` and the policies that it names, which variant a frame is for by
-`served` and `variants`, whether a stream may open by `admission`, which asks `demands` and `plans` here. Decided here
-is what concerns frames and lanes alike: who is tried against the plan, when a lane is warmed, what a run teaches.
+The folders decide. `dispatch` chooses what a free lane does next, `variants` which variant a frame is for, `admission`
+whether a stream may open (it asks for `demands` and `plans` here), and `timing` learns how long batches take. This file
+decides what needs both frames and lanes: which doomed frame runs as a probe, when an idle lane is warmed again, how a
+finished batch updates the profile.
 """
 
-from duly.core.admission import ModelPlan, StreamDemand
-from duly.core.blocking import caps_ns
-from duly.core.choice import Batch, Hold, Situation, next_batch, something_waits
+from typing import assert_never
+
+from duly.core.dispatch.batch_caps import caps_ns
+from duly.core.dispatch.best_effort_share import ClassShares
+from duly.core.dispatch.choose import Batch, DispatchContext, Hold, next_batch, something_waits
 from duly.core.events import (
     Action,
     Advice,
@@ -38,15 +41,15 @@ from duly.core.events import (
     ModelReady,
     StreamClosed,
     StreamOpened,
+    TimerFired,
 )
-from duly.core.frames import Frames
 from duly.core.lanes import Lanes
-from duly.core.served import ServedModels
-from duly.core.shares import ClassShares
+from duly.core.ledger import FrameLedger
+from duly.core.model_table import ModelTable
 from duly.core.state import RunningBatch, StreamState, VariantState
-from duly.core.switching import switch_variants
-from duly.core.types import Frame, StreamClass
-from duly.core.variants import TICK_NS
+from duly.core.types import Frame, ModelPlan, StreamClass, StreamDemand
+from duly.core.variants.ladder import TICK_NS
+from duly.core.variants.switch import switch_variants
 
 PROBE_AFTER_NS = 200_000_000
 """A lane that did not run a model for so long may try a doomed frame against the plan: a plan must not starve its own
@@ -61,8 +64,8 @@ class Scheduler:
     def __init__(self) -> None:
         self._actions: list[Action] = []
         """Of this step, in order; frames and lanes add theirs."""
-        self._served = ServedModels()
-        self._frames = Frames(self._served, self._actions)
+        self._served = ModelTable()
+        self._frames = FrameLedger(self._served, self._actions)
         self._lanes = Lanes(self._actions)
         self._hold_ns: int | None = None
         """When a lane that holds or is idle looks again."""
@@ -72,8 +75,18 @@ class Scheduler:
         """A CRITICAL stream was when blocking was last bound."""
         self._drain_ns: int | None = None
         frames = self._frames
-        self._about = Situation(
-            frames.queued, frames.streams, 0, 0, False, {}, ClassShares(), False, False, frames.merit, frames.freshness
+        self._context = DispatchContext(
+            variants=frames.queued,
+            streams=frames.streams,
+            lanes=0,
+            lanes_free=0,
+            best_effort=False,
+            cap_ns={},
+            shares=ClassShares(),
+            promised=False,
+            critical_missed=False,
+            merit=frames.merit,
+            freshness=frames.freshness,
         )
         self._bound_blocking()
 
@@ -203,11 +216,13 @@ class Scheduler:
                     self._model_gone(now_ns, event.model, event.lane, event.reason)
             case DrainRequested():
                 self._drain_ns = event.until_ns
-                self._frames.draining = self._about.draining = True
+                self._frames.draining = self._context.draining = True
                 for stream_id in self._frames.streams:
                     self._actions.append(AdviseStream(stream_id, Advice.DRAINING, "the server stops"))
+            case TimerFired() | FramesArrived() | BatchFinished():
+                pass  # time has passed; the other two were told before
             case _:
-                pass
+                assert_never(event)
 
     def _model_ready(self, now_ns: int, event: ModelReady) -> None:
         lane = self._lanes.up.get(event.lane)
@@ -235,30 +250,30 @@ class Scheduler:
         """Streams, or what single frames take, have changed. What CRITICAL streams were promised rests on the bounds of
         then: while some are open bounds only fall, but for a stream that `closed`.
         """
-        about, tightest_ns = self._about, self._frames.tightest_ns()
+        context, tightest_ns = self._context, self._frames.tightest_ns()
         caps = caps_ns(tightest_ns, self._served.longest_one_ns(self._frames.models_open))
         if StreamClass.CRITICAL in tightest_ns and self._critical_open and not closed:
-            caps = {stream_class: min(cap_ns, about.cap_ns[stream_class]) for stream_class, cap_ns in caps.items()}
-        about.cap_ns = caps
-        about.promised = self._critical_open = StreamClass.CRITICAL in tightest_ns
-        self._about.best_effort = StreamClass.BEST_EFFORT in tightest_ns
-        self._about.floors = self._frames.floors
+            caps = {stream_class: min(cap_ns, context.cap_ns[stream_class]) for stream_class, cap_ns in caps.items()}
+        context.cap_ns = caps
+        context.promised = self._critical_open = StreamClass.CRITICAL in tightest_ns
+        self._context.best_effort = StreamClass.BEST_EFFORT in tightest_ns
+        self._context.floors = self._frames.floors
 
     # ---- free lanes ----
 
     def _fill(self, now_ns: int) -> None:
         """Gives the free lanes the batches that they are to run, if any."""
-        about, frames, lanes = self._about, self._frames, self._lanes
+        context, frames, lanes = self._context, self._frames, self._lanes
         missed_ns = frames.critical_missed_ns
-        about.critical_missed = missed_ns is not None and now_ns - missed_ns < CRITICAL_MISSED_NS
-        about.lanes = len(lanes.up)
+        context.critical_missed = missed_ns is not None and now_ns - missed_ns < CRITICAL_MISSED_NS
+        context.lanes = len(lanes.up)
         again = True
         while again:
             again, self._hold_ns = False, None
             for lane, state in lanes.up.items():
                 if state.batch_id is None:
-                    about.lanes_free = lanes.free
-                    chosen = next_batch(now_ns, lane, about)
+                    context.lanes_free = lanes.free
+                    chosen = next_batch(now_ns, lane, context)
                     if isinstance(chosen, Batch):
                         frames.take(chosen)
                         self._start(now_ns, lane, chosen, probe=False)
@@ -294,7 +309,7 @@ class Scheduler:
             left_ns = frame.deadline_ns - now_ns
             due = left_ns >= variant.profiles[lane].usual_one_ns or (left_ns > 0 and now_ns > variant.probe_ns[lane])
             may_start = not variant.stateful or self._frames.streams[frame.stream_id].may_start(frame, lane)
-            if due and may_start and self._lanes.is_free(lane) and not something_waits(now_ns, lane, self._about):
+            if due and may_start and self._lanes.is_free(lane) and not something_waits(now_ns, lane, self._context):
                 return lane
         return None
 
@@ -312,7 +327,7 @@ class Scheduler:
             if warm_ns > now_ns:
                 if self._hold_ns is None or warm_ns < self._hold_ns:
                     self._hold_ns = warm_ns
-            elif not something_waits(now_ns, lane, self._about):  # else it holds
+            elif not something_waits(now_ns, lane, self._context):  # else it holds
                 self._lanes.warm(now_ns, lane, shortest)
 
     # ---- batches ----
@@ -338,7 +353,7 @@ class Scheduler:
                     other.preferred_ns[StreamClass.BEST_EFFORT] = now_ns
                     if most_critical is StreamClass.CRITICAL:
                         other.preferred_ns[StreamClass.STANDARD] = now_ns
-        self._about.shares.began(most_critical, batch.planned_ns, best_effort_waits)
+        self._context.shares.began(most_critical, batch.planned_ns, best_effort_waits)
 
     def _batch_finished(self, now_ns: int, event: BatchFinished) -> None:
         running = self._lanes.ended(now_ns, event.batch_id)

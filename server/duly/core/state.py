@@ -1,15 +1,15 @@
-"""What is kept of each stream, model, variant, lane and running batch. Plain records: `frames` changes streams and
-queues, `lanes` lanes, `served` models and profiles; the rest are the scheduler's notes.
+"""What is kept of each stream, model, variant, lane and running batch. Plain records: `ledger` changes streams and
+queues, `lanes` lanes, `model_table` models and profiles; the rest are the scheduler's notes.
 """
 
-from duly.core.demand import ArrivalGap
+from duly.core.dispatch.merit import Merit
 from duly.core.events import DispatchBatch, WarmLane
-from duly.core.fairness import Merit
-from duly.core.lane_speed import LaneSpeed
-from duly.core.profile import Profile
-from duly.core.queue import Entry, WaitingFrames
+from duly.core.timing.arrival_rate import ArrivalGap
+from duly.core.timing.lane_speed import LaneSpeed
+from duly.core.timing.profile import Profile
 from duly.core.types import Frame, StreamClass, StreamTerms
-from duly.core.variants import VariantControl
+from duly.core.variants.ladder import VariantControl
+from duly.core.waiting import Entry, WaitingFrames
 
 
 class StreamState:

@@ -85,7 +85,7 @@ class StreamTerms:
     """KEEP_LAST: how many frames wait, at least 1. LATEST: 1. ALL: 0."""
     budget_ns: int
     """Default budget. The tightest of the most critical class bounds how long batches may block the lane, see
-    `blocking`."""
+    `batch_caps`."""
     frames_in_flight_max: int
     """Unanswered frames beyond this are SHED."""
     gap: GapPolicy | None = None
@@ -102,3 +102,49 @@ class StreamTerms:
     """(m,k)-firm floor: this many (m) ..."""
     floor_window: int = 0
     """... of any so many consecutive frames (k) shall be on time; 0: no floor."""
+
+
+@dataclass(slots=True)
+class StreamDemand:
+    """One stream as admission counts it."""
+
+    stream_id: int
+    model: str
+    stream_class: StreamClass
+    period_ns: int
+    """Time between frames; 0: not stated, not counted."""
+    budget_ns: int
+    phase_ns: int = -1
+    """Offset of its next frame after now where measured; -1: unknown."""
+    variant_rank_max: int = VARIANT_RANK_ANY
+    backlog: BacklogPolicy = BacklogPolicy.ALL
+
+
+@dataclass(slots=True)
+class ModelPlan:
+    """Planned times of one model on the lanes that serve it."""
+
+    model: str
+    lanes: tuple[str, ...]
+    ranks: tuple[tuple[int, ...], ...]
+    """By variant rank: planned ns of batches of 1, 2, ...; those of the slowest lane, never shorter for larger ones."""
+    promised_one_ns: int = 0
+    """What a batch of one of the most accurate variant is promised by, if longer: its lane may have been idle."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    accepted: bool
+    reason: str
+    utilisation: float
+    """Of the fullest lanes, by the candidate and all streams as critical as it or more; 1 is full."""
+    predicted_latency_ns: int
+    """Of a frame of the candidate, from arrival to result, at worst where the lanes come round as often as they can."""
+    counter_period_ns: int = 0
+    """Shortest period, else as asked, that would be accepted; 0: none."""
+    counter_budget_ns: int = 0
+    """Smallest budget that would; 0: none."""
+    counter_rank: int = -1
+    """Rank of the most accurate variant that would; -1: none."""
+    final: bool = False
+    """A refusal that no rollout may overturn: a frame can't be served at all, or a promise would be broken."""

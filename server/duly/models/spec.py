@@ -135,8 +135,6 @@ class Variant(_Strict):
     """Relative to the version's folder."""
     accuracy: Annotated[float, Field(ge=0)] = 0.0
     """As the author states it; larger is better. 0: not stated."""
-    tolerance: Annotated[float, Field(ge=0)] = 0.0
-    """Largest difference of an output from the first variant's, as the author states it. 0: not stated."""
 
 
 class ModelConfig(_Strict):
@@ -163,7 +161,7 @@ class ModelConfig(_Strict):
     cuda_graph: bool = False
     """Capture one CUDA graph for each batch size; CUDA only, fixed shapes only."""
     warmup_runs: Annotated[int, Field(ge=1, le=1000)] = 30
-    """Runs for each batch size before the model serves. The design asks for about 30."""
+    """Runs for each batch size before the model serves. From about 30 on the slowest of them is no chance any more."""
     labels: str = ""
     """File beside model.toml with one class name a line, told to clients with the outputs."""
     inputs: tuple[Input, ...] = Field(default=(), alias="input")

@@ -12,9 +12,8 @@ from typing import Any
 import grpc
 import structlog
 
-from duly.core.admission import Verdict
 from duly.core.events import Advice, FrameRefused, FramesCancelled
-from duly.core.types import Frame, OutcomeStatus
+from duly.core.types import Frame, OutcomeStatus, Verdict
 from duly.metrics import Metrics
 from duly.rpc.codec import FrameReader, InvalidFrame, OutcomeWriter, parse, tensor_spec
 from duly.rpc.errors import REASON_CHARS_MAX, CallError

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from duly.core.admission import Verdict
+from duly.core.types import Verdict
 from duly.metrics import Metrics
 from duly.rpc.codec import parse
 from duly.rpc.errors import CallError, abort, guarded, internal

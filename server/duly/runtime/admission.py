@@ -11,10 +11,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from duly.core.admission import StreamDemand, Verdict
-from duly.core.judgement import judge
+from duly.core.admission.decide import judge
 from duly.core.scheduler import Scheduler
-from duly.core.types import StreamTerms
+from duly.core.types import StreamDemand, StreamTerms, Verdict
 from duly.runtime.models import ModelError
 
 WAITING_MAX = 256

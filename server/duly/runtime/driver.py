@@ -9,7 +9,7 @@ the batch that ended valid.
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from duly.core.events import (
     Action,
@@ -163,6 +163,8 @@ class Driver:
                     sink = self._sinks.get(action.stream_id)
                     if sink is not None:
                         sink.advise(action.advice, action.reason, action.period_ns)
+                case _:
+                    assert_never(action)
         if resolved:
             self._resolve(now_ns, resolved, result)
         wake_ns = self.scheduler.next_wake_ns()

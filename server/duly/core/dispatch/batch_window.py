@@ -8,7 +8,7 @@ earns its keep.
 Under overload a head with little slack would force small batches for ever: the lane then does its least when most is
 asked of it. The window rule passes over the shortest prefix behind which the batch with the best rate meets its own
 head's deadline (Nexus, SOSP'19, `model_exec.cpp` slides a window of a fixed size; here the size follows the queue). The
-rate counts frames that are to be fresh, LATEST or KEEP_LAST, by what their streams missed (`fairness`), so that who was
+rate counts frames that are to be fresh, LATEST or KEEP_LAST, by what their streams missed (`merit`), so that who was
 passed over last time is not passed over again for one frame more: else they wait a third period now and then at twice
 the load. For streams that want all their frames the same costs up to 2.5 % of the goodput. The window is asked for only
 where not all that waits, and is expected meanwhile, could be served in its order (`keeps_up`): one step ahead of the
@@ -19,9 +19,9 @@ arrivals this is the difference between 0.975 and 0.984 at 1.3 times the load th
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 
-from duly.core.profile import Plan
-from duly.core.queue import Entry
+from duly.core.timing.profile import Plan
 from duly.core.types import Frame
+from duly.core.waiting import Entry
 
 STARTS_MAX = 64
 """How many windows are weighed where frames differ in worth: bounds the cost of one decision, too."""

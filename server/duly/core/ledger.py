@@ -18,19 +18,20 @@ starts the state anew, as its terms say.
 from bisect import bisect_left, insort
 from collections import Counter
 
-from duly.core.choice import Batch
+from duly.core.backlog import keeps_all, superseded
+from duly.core.dispatch.choose import Batch
+from duly.core.dispatch.merit import FRESHNESS_MAX, Principals
+from duly.core.dispatch.overload import drop_reason
 from duly.core.events import Action, BatchFinished, FramesCancelled, ResolveFrame, StreamOpened
-from duly.core.fairness import FRESHNESS_MAX, Principals
-from duly.core.overload import drop_reason
-from duly.core.served import ServedModels, rescuer, variant_for
+from duly.core.model_table import ModelTable, rescuer, variant_for
 from duly.core.state import RunningBatch, StreamState, VariantState
-from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
+from duly.core.types import Frame, GapPolicy, OutcomeStatus, StreamClass
 
 _GAP = "the state of its stream misses a frame or is lost; open a new stream"
 _MISSED = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SUPERSEDED, OutcomeStatus.SHED)
 
 
-class Frames:
+class FrameLedger:
     __slots__ = (
         "_actions",
         "_budgets_ns",
@@ -46,7 +47,7 @@ class Frames:
         "waiting",
     )
 
-    def __init__(self, served: ServedModels, actions: list[Action]) -> None:
+    def __init__(self, served: ModelTable, actions: list[Action]) -> None:
         """`actions`: what the host is to do, in this order; outcomes are added."""
         self._served = served
         self._actions = actions
@@ -54,7 +55,7 @@ class Frames:
         self.waiting = 0
         """Frames that wait, of all models."""
         self.queued: list[VariantState] = []
-        """Variants with frames waiting, in the order of `served.variants`; `choice` looks at this very list."""
+        """Variants with frames waiting, in the order of `model_table.variants`; `choose` looks at this very list."""
         self.drop_ns: int | None = None
         """No waiting frame is doomed before this."""
         self.draining = False
@@ -137,8 +138,8 @@ class Frames:
             if frame.deadline_ns < now_ns + variant.planned_one_ns:
                 return variant
             self._wait(stream, frame, variant)
-            if terms.backlog is not BacklogPolicy.ALL and stream.supersedable > terms.backlog_frames:
-                oldest = next(waiting for waiting in stream.waiting.values() if not waiting.must_run)
+            oldest = superseded(stream)
+            if oldest is not None:
                 reason = f"frame {frame.frame_id} took its place"
                 self._withdraw(now_ns, stream, oldest, OutcomeStatus.SUPERSEDED, reason)
         return None
@@ -299,7 +300,7 @@ class Frames:
     def freshness(self, frame: Frame) -> float:
         """What it is worth to a window: more where what its stream missed leaves its newest result older."""
         stream = self.streams[frame.stream_id]
-        return 1.0 if stream.terms.backlog is BacklogPolicy.ALL else min(stream.merit.value, FRESHNESS_MAX)
+        return 1.0 if keeps_all(stream.terms) else min(stream.merit.value, FRESHNESS_MAX)
 
     # ---- the ways into and out of the queues ----
 

@@ -8,7 +8,7 @@ SOSP'19, section 4.1), and no more frames come together than arrive within that 
 
 from bisect import bisect_right
 
-from duly.core.profile import Plan
+from duly.core.timing.profile import Plan
 
 GAP_FRAMES = 32
 """The gap between frames is averaged over about so many."""

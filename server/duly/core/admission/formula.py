@@ -7,7 +7,7 @@ visit period is
 
     V = (D - c - B) / (1 + a r),
 
-at most what fills the largest batch (by its cap, see `blocking`). A model takes a r + c / V of a lane, and no
+at most what fills the largest batch (by its cap, see `batch_caps`). A model takes a r + c / V of a lane, and no
 more than frames run one by one, r planned(1), which holds where fewer than one frame comes within V. Streams fit if
 every model has D >= planned(1) + B and the lanes hold the sum: all models together at most `lanes`, and each model
 within the lanes that serve it. For the latter, models are poured into their lanes, those with the fewest lanes first,
@@ -19,9 +19,9 @@ the first of them is free that much sooner. In V it is only that of models which
 others have their turn within V.
 
 Only streams as critical as the candidate or more take part; less critical ones only block. BEST_EFFORT is shed under
-overload, so that analysis never refuses it. CRITICAL must also pass `hard`, and nobody may open whose batches would
-break what others were promised by that. Variants: all streams at the most accurate variant if that fits, else one
-step less accurate after another, each stream as far as it allows.
+overload, so that analysis never refuses it. CRITICAL streams must also pass `critical_proof`, and no stream may open
+whose batches would break what others were promised by that proof. Variants: all streams run at the most accurate
+variant if that fits, else at one step less accurate after another, each stream as far as it allows.
 
 Periodic arrivals and a scheduler without waste are assumed; near the limit, `rollout` decides (`needs_rollout`). But
 no scheduler takes less lane time than r min over b of planned(b) / b; where lanes do not hold even that, the refusal is
@@ -32,9 +32,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
 
-from duly.core.blocking import caps_ns
-from duly.core.hard import hard_schedulable
-from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, StreamClass
+from duly.core.admission.critical_proof import hard_schedulable
+from duly.core.dispatch.batch_caps import caps_ns
+from duly.core.types import ModelPlan, StreamClass, StreamDemand, Verdict
 
 ROLLOUT_UTILISATION_MIN = 0.6
 ROLLOUT_UTILISATION_MAX = 1.3
@@ -46,52 +46,6 @@ AMONG_EQUALS_PERCENT = 75
 """Of the tightest budget of the most critical class: larger batches may run, but are not reckoned with."""
 BISECTIONS = 9
 """Tries for one counter-offer, which then is within about 1 % of the least that fits."""
-
-
-@dataclass(slots=True)
-class StreamDemand:
-    """One stream as admission counts it."""
-
-    stream_id: int
-    model: str
-    stream_class: StreamClass
-    period_ns: int
-    """Time between frames; 0: not stated, not counted."""
-    budget_ns: int
-    phase_ns: int = -1
-    """Offset of its next frame after now where measured; -1: unknown."""
-    variant_rank_max: int = VARIANT_RANK_ANY
-    backlog: BacklogPolicy = BacklogPolicy.ALL
-
-
-@dataclass(slots=True)
-class ModelPlan:
-    """Planned times of one model on the lanes that serve it."""
-
-    model: str
-    lanes: tuple[str, ...]
-    ranks: tuple[tuple[int, ...], ...]
-    """By variant rank: planned ns of batches of 1, 2, ...; those of the slowest lane, never shorter for larger ones."""
-    promised_one_ns: int = 0
-    """What a batch of one of the most accurate variant is promised by, if longer: its lane may have been idle."""
-
-
-@dataclass(slots=True)
-class Verdict:
-    accepted: bool
-    reason: str
-    utilisation: float
-    """Of the fullest lanes, by the candidate and all streams as critical as it or more; 1 is full."""
-    predicted_latency_ns: int
-    """Of a frame of the candidate, from arrival to result, at worst where the lanes come round as often as they can."""
-    counter_period_ns: int = 0
-    """Shortest period, else as asked, that would be accepted; 0: none."""
-    counter_budget_ns: int = 0
-    """Smallest budget that would; 0: none."""
-    counter_rank: int = -1
-    """Rank of the most accurate variant that would; -1: none."""
-    final: bool = False
-    """A refusal that no rollout may overturn: a frame can't be served at all, or a promise would be broken."""
 
 
 @dataclass(slots=True)
@@ -179,7 +133,7 @@ def needs_rollout(verdict: Verdict) -> bool:
 
 
 def batch_caps_ns(streams: Sequence[StreamDemand], models: Mapping[str, ModelPlan]) -> dict[StreamClass, int]:
-    """What batches are bound to while these streams are open and these models served, by class, see `blocking`."""
+    """What batches are bound to while these streams are open and these models served, by class, see `batch_caps`."""
     tightest_ns: dict[StreamClass, int] = {}
     for stream in streams:
         known_ns = tightest_ns.get(stream.stream_class, stream.budget_ns)
@@ -326,7 +280,7 @@ def _least_utilisation(
 
 
 def _hard_fault(everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int) -> str:
-    """The test of `hard` for the CRITICAL streams among them; empty: passed."""
+    """The test of `critical_proof` for the CRITICAL streams among them; empty: passed."""
     cap_ns = batch_caps_ns(everyone, models)[StreamClass.CRITICAL]
     critical: list[StreamDemand] = []
     shared: dict[str, bool] = {}

@@ -32,10 +32,8 @@ fewer lanes than its model has.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from duly.core.admission import ModelPlan, StreamDemand
+from duly.core.types import ModelPlan, StreamDemand
 
 POINTS_MAX = 10_000
 """Points in time looked at for one lane; a set that needs more is too close to full to be promised."""
@@ -56,7 +54,7 @@ class _Task:
 
 
 def hard_schedulable(
-    critical: Sequence["StreamDemand"], plans: Mapping[str, "ModelPlan"], lanes: int, blocking_ns: int
+    critical: Sequence[StreamDemand], plans: Mapping[str, ModelPlan], lanes: int, blocking_ns: int
 ) -> str:
     """Why these streams could miss a deadline; empty: they never do, in any phase, if plans hold.
 

@@ -1,16 +1,16 @@
 """Tells every model's variant control what is asked of the lanes, and lets it decide.
 
-Theory. A control (`variants`) compares the lanes that its model would need at each rank. Models share lanes, so each
-is told what the others need at the ranks that they have now; they decide one after another, and a later one sees what
-an earlier one has just saved. Demand is that of `demand.lanes_needed` at the rate at which frames of all classes came
-since the last tick, as they share batches, split by how many came of each class; a stream that may not be moved as far
-as the others of its class counts at the rank that it accepts.
+Theory. A control (`ladder`) compares the lanes that its model would need at each rank. Models share lanes, so each is
+told what the others need at the ranks that they have now; they decide one after another, and a later one sees what an
+earlier one has just saved. Demand is that of `arrival_rate.lanes_needed` at the rate at which frames of all classes
+came since the last tick, as they share batches, split by how many came of each class; a stream that may not be moved as
+far as the others of its class counts at the rank that it accepts.
 """
 
 from collections.abc import Iterable, Mapping
 
-from duly.core.demand import lanes_needed
 from duly.core.state import ModelState, StreamState
+from duly.core.timing.arrival_rate import lanes_needed
 from duly.core.types import StreamClass
 
 Demands = dict[StreamClass, list[float]]

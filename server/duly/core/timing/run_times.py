@@ -19,7 +19,7 @@ then, however often they change: corrections cannot add up to a drift.
 from bisect import bisect_left
 from math import exp, log
 
-from duly.core.window import PATIENCE_MAX, STALE_RUNS, Window
+from duly.core.timing.window import PATIENCE_MAX, STALE_RUNS, Window
 
 DOUBT = 1.2
 """A stale size is believed by its own window as long as that says no more than this many times what others do: closer,

@@ -11,9 +11,9 @@ rollout refused.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from duly.core.admission import ModelPlan, StreamDemand, Verdict, admit, analyse, needs_rollout
-from duly.core.rollout import ON_TIME_RATIO_MIN, Rollout
-from duly.core.types import StreamClass
+from duly.core.admission.formula import admit, analyse, needs_rollout
+from duly.core.admission.rollout import ON_TIME_RATIO_MIN, Rollout
+from duly.core.types import ModelPlan, StreamClass, StreamDemand, Verdict
 
 ROLLOUT_STEPS = 1000
 OFFERS_TRIED_PERCENT = (100, 125, 150, 200, 400)

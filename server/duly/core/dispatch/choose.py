@@ -6,8 +6,8 @@
       yes: the earliest latest start, unless it may grow while others run ....... hold
       no:  the best rate, frames of higher merit first .......................... batching.best_window, overload
 
-CRITICAL frames are under a guarantee given at the door (`hard`), which speaks of their deadlines' order and of one
-batch that blocks. So among CRITICAL batches the earliest deadline goes first; a batch takes no frame before its turn,
+CRITICAL streams were admitted by a schedulability proof (`critical_proof`) that assumes EDF order and at most one
+blocking batch. So among CRITICAL batches the earliest deadline goes first; a batch takes no frame before its turn,
 neither of its own class nor of a lower one, while CRITICAL frames of other variants wait; nothing holds; and density
 rules only once a CRITICAL frame has been missed, when the guarantee was not given or is broken.
 """
@@ -16,16 +16,17 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from duly.core.batching import best_window, keeps_up, largest_size
-from duly.core.demand import lanes_needed
-from duly.core.fairness import FLOOR_MERIT
-from duly.core.hold import may_hold, ripe_ns
-from duly.core.overload import EDGE_PERCENT, RIPE_FACTOR, fits_serially, worthiest
-from duly.core.profile import Plan, Profile
-from duly.core.queue import Entry
-from duly.core.shares import STRICT, ClassShares
+from duly.core.backlog import keeps_all
+from duly.core.dispatch.batch_window import best_window, keeps_up, largest_size
+from duly.core.dispatch.best_effort_share import STRICT, ClassShares
+from duly.core.dispatch.deferral import may_hold, ripe_ns
+from duly.core.dispatch.merit import FLOOR_MERIT
+from duly.core.dispatch.overload import EDGE_PERCENT, RIPE_FACTOR, fits_serially, worthiest
 from duly.core.state import StreamState, VariantState
-from duly.core.types import BacklogPolicy, Frame, StreamClass
+from duly.core.timing.arrival_rate import lanes_needed
+from duly.core.timing.profile import Plan, Profile
+from duly.core.types import Frame, StreamClass
+from duly.core.waiting import Entry
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ class Hold:
 
 
 @dataclass(slots=True)
-class Situation:
+class DispatchContext:
     """What a choice rests on beside the lane itself."""
 
     variants: list[VariantState]
@@ -120,34 +121,34 @@ class _Candidate:
         return lanes_needed(self.plan, self.variant.arrivals.now(now_ns), budget_ns)
 
 
-def next_batch(now_ns: int, lane: str, about: Situation) -> Batch | Hold | None:
+def next_batch(now_ns: int, lane: str, context: DispatchContext) -> Batch | Hold | None:
     """None: nothing waits that the lane could serve in time."""
-    order = about.shares.order(_planned_best_effort_ns(lane, about.variants)) if about.best_effort else STRICT
-    stream_class, candidates = _candidates(now_ns, lane, about, order)
+    order = context.shares.order(_planned_best_effort_ns(lane, context.variants)) if context.best_effort else STRICT
+    stream_class, candidates = _candidates(now_ns, lane, context, order)
     if not candidates:
         return None
-    cap_ns = about.cap_ns[stream_class]
+    cap_ns = context.cap_ns[stream_class]
     for candidate in candidates:
         candidate.form(now_ns, cap_ns)
     critical = stream_class is StreamClass.CRITICAL
-    if critical and not about.critical_missed:
+    if critical and not context.critical_missed:
         return _critical_batch(now_ns, candidates, cap_ns)
     if len(candidates) > 1:
         candidates.sort(key=_latest_start)
-    if about.lanes_free == 1 and not _all_fit(now_ns, candidates, about.lanes):
-        return _densest(now_ns, candidates, about, cap_ns)
+    if context.lanes_free == 1 and not _all_fit(now_ns, candidates, context.lanes):
+        return _densest(now_ns, candidates, context, cap_ns)
     chosen = candidates[0]
-    if not critical and not about.draining and _may_hold(now_ns, candidates, about.lanes):
-        ripe = [_ripe_ns(c, about) for c in candidates]
+    if not critical and not context.draining and _may_hold(now_ns, candidates, context.lanes):
+        ripe = [_ripe_ns(c, context) for c in candidates]
         if min(ripe) > now_ns:
             return Hold(min(ripe))
         chosen = next(c for c, from_ns in zip(candidates, ripe, strict=True) if from_ns <= now_ns)
     return _grown(now_ns, chosen, order, cap_ns)
 
 
-def something_waits(now_ns: int, lane: str, about: Situation) -> bool:
+def something_waits(now_ns: int, lane: str, context: DispatchContext) -> bool:
     """Whether anything waits that the lane could serve in time."""
-    return bool(_candidates(now_ns, lane, about, tuple(StreamClass))[1])
+    return bool(_candidates(now_ns, lane, context, tuple(StreamClass))[1])
 
 
 def _latest_start(candidate: _Candidate) -> int:
@@ -168,16 +169,16 @@ def _planned_best_effort_ns(lane: str, variants: list[VariantState]) -> int:
 
 
 def _candidates(
-    now_ns: int, lane: str, about: Situation, order: Sequence[StreamClass]
+    now_ns: int, lane: str, context: DispatchContext, order: Sequence[StreamClass]
 ) -> tuple[StreamClass, list[_Candidate]]:
     """All variants that the lane could serve in time with a frame of the first class that has any."""
     first_class = len(order) - 1
     candidates: list[_Candidate] = []
-    for variant in about.variants:
+    for variant in context.variants:
         profile = variant.profiles.get(lane) if variant.waiting.count else None
         if profile is None:
             continue
-        lists = variant.runnable(lane, about.streams)
+        lists = variant.runnable(lane, context.streams)
         from_ns = now_ns + profile.plan_ns[1]
         for nth in range(first_class + 1):
             entries = lists[order[nth]]
@@ -188,7 +189,7 @@ def _candidates(
                     first += 1
                 if nth < first_class:
                     first_class, candidates = nth, []
-                plan = profile.careful if about.promised else profile
+                plan = profile.careful if context.promised else profile
                 candidates.append(_Candidate(variant, profile, plan, lists, entries, first))
                 break
     return order[first_class], candidates
@@ -222,10 +223,10 @@ def _may_hold(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
     return may_hold(lanes, len(candidates), sum([candidate.lanes_needed(now_ns) for candidate in candidates]))
 
 
-def _ripe_ns(candidate: _Candidate, about: Situation) -> int:
+def _ripe_ns(candidate: _Candidate, context: DispatchContext) -> int:
     c = candidate
     until_ns = ripe_ns(c.plan, c.size, c.waiting, c.deadline_ns)
-    if until_ns and all(about.streams[entry[2].stream_id].terms.backlog is BacklogPolicy.ALL for entry in c.entries):
+    if until_ns and all(keeps_all(context.streams[entry[2].stream_id].terms) for entry in c.entries):
         return until_ns
     return 0
 
@@ -244,18 +245,18 @@ def _critical_batch(now_ns: int, candidates: list[_Candidate], cap_ns: int) -> B
     return Batch(chosen.variant, frames, chosen.profile.plan_ns[size])
 
 
-def _densest(now_ns: int, candidates: list[_Candidate], about: Situation, cap_ns: int) -> Batch:
+def _densest(now_ns: int, candidates: list[_Candidate], context: DispatchContext, cap_ns: int) -> Batch:
     shortest_ns = min([c.plan.usual_ns[1] for c in candidates])
     best: Batch | None = None
     best_density = 0.0
     for c in candidates:
-        begin, size = best_window(c.entries, c.first, c.plan, now_ns, cap_ns, about.freshness)
-        floor = _first_for_a_floor(c, begin, about) if about.floors and begin > c.first else None
+        begin, size = best_window(c.entries, c.first, c.plan, now_ns, cap_ns, context.freshness)
+        floor = _first_for_a_floor(c, begin, context) if context.floors and begin > c.first else None
         if floor is not None:
             limit_ns = min(c.entries[floor][0] - now_ns, cap_ns)
             begin, size = floor, largest_size(c.plan, limit_ns, len(c.entries) - floor)
         edge_ns = now_ns + c.plan.plan_ns[1] * EDGE_PERCENT // 100 if size == 1 else 0
-        frames, value = worthiest(c.entries, begin, size, c.plan.batch_max, about.merit, edge_ns)
+        frames, value = worthiest(c.entries, begin, size, c.plan.batch_max, context.merit, edge_ns)
         density = value / c.plan.usual_ns[size]
         waiting = len(c.entries) - begin
         if len(candidates) > 1 and ripe_ns(c.plan, size, waiting, c.entries[begin][0]) < now_ns + shortest_ns:
@@ -267,10 +268,10 @@ def _densest(now_ns: int, candidates: list[_Candidate], about: Situation, cap_ns
     return best
 
 
-def _first_for_a_floor(candidate: _Candidate, begin: int, about: Situation) -> int | None:
+def _first_for_a_floor(candidate: _Candidate, begin: int, context: DispatchContext) -> int | None:
     """The first frame before `begin` that its stream's floor depends on: no window passes over it."""
     passed_over = range(candidate.first, begin)
-    return next((nth for nth in passed_over if about.merit(candidate.entries[nth][2]) >= FLOOR_MERIT), None)
+    return next((nth for nth in passed_over if context.merit(candidate.entries[nth][2]) >= FLOOR_MERIT), None)
 
 
 def _grown(now_ns: int, chosen: _Candidate, order: Sequence[StreamClass], cap_ns: int) -> Batch:

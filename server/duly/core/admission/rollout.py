@@ -16,7 +16,6 @@ those whose phase lies in it, which is the share of them that comes in any such 
 from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 
-from duly.core.admission import ModelPlan, StreamDemand
 from duly.core.events import (
     Action,
     BatchFinished,
@@ -28,9 +27,9 @@ from duly.core.events import (
     StreamOpened,
     TimerFired,
 )
-from duly.core.profile import MARGIN_PERCENT
 from duly.core.scheduler import Scheduler
-from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.timing.profile import MARGIN_PERCENT
+from duly.core.types import BacklogPolicy, Frame, ModelPlan, OutcomeStatus, StreamClass, StreamDemand, StreamTerms
 
 HORIZON_NS_MIN = 2_000_000_000
 HORIZON_BUDGETS = 4

@@ -4,7 +4,7 @@ Theory. A lane is not preemptive: whoever comes just after a batch began waits f
 of every schedulability test (Jeffay, 1991). So while streams of a more critical class are open, batches of two or more
 are bound to half of that class's tightest budget and to BLOCKING_NS or, where single frames block for long anyway, to
 SINGLES of them. (A bound in time alone forbids a model of 20 ms every batch: it then does a third of what it could.)
-CRITICAL streams bound each other's batches likewise, since `hard` counts on it.
+CRITICAL streams bound each other's batches likewise, since `critical_proof` counts on it.
 
 Other streams of the most critical class that is open are bound by the deadlines in their batches alone. To leave room
 for the tightest budget among equals sounds fair, yet one stream of 4 ms then forbids all other models their batches:

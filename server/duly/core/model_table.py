@@ -6,15 +6,14 @@ model goes from one lane when its worker there is gone, or altogether when it is
 
 from collections.abc import Container, Iterable
 
-from duly.core.admission import ModelPlan
 from duly.core.events import ModelReady
-from duly.core.lane_speed import LaneSpeed
-from duly.core.profile import Profile
 from duly.core.state import ModelState, VariantState
-from duly.core.types import Frame, StreamTerms
+from duly.core.timing.lane_speed import LaneSpeed
+from duly.core.timing.profile import Profile
+from duly.core.types import Frame, ModelPlan, StreamTerms
 
 
-class ServedModels:
+class ModelTable:
     __slots__ = ("_variants_ever", "by_name", "several", "variants", "warmed")
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ a knapsack of lane time (Dantzig, 1957). Earliest latest start, right while ever
 is most urgent, in batches as small as their heads' slack. But what could grow and can wait, until the lane has run
 something else, loses nothing by it: batches that are ripe count RIPE_FACTOR times (up to 0.9 % more goodput with six
 models on one or two lanes). Within the window of the queue that gives the best rate,
-frames of higher merit go first (`fairness`), and within equal merit in their order.
+frames of higher merit go first (`merit`), and within equal merit in their order.
 
 The status of a frame that never ran tells the client what to do about it. EXPIRED: this frame could not be met (it came
 late, its budget is small, earlier deadlines filled the lane). SHED: while it waited, lanes that could have run it were
@@ -21,9 +21,9 @@ given to more critical frames, or to others by overload.
 
 from collections.abc import Callable, Sequence
 
-from duly.core.batching import LOOKAHEAD_BATCHES
-from duly.core.queue import Entry
+from duly.core.dispatch.batch_window import LOOKAHEAD_BATCHES
 from duly.core.types import Frame, OutcomeStatus
+from duly.core.waiting import Entry
 
 MISFITS_MAX = 1
 """A single frame that comes too late is lost in any order; giving up the order for it costs others. In simulation,

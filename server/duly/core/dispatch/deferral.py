@@ -16,11 +16,11 @@ lane holds only
 It is woken at deadline - planned(b + 1), when no further frame would fit.
 """
 
-from duly.core.profile import Plan
+from duly.core.timing.profile import Plan
 
 LANES_PER_MODEL = 4
 DEMAND_MIN_PERCENT = 60
-"""Of the lanes, as `demand.lanes_needed` counts."""
+"""Of the lanes, as `arrival_rate.lanes_needed` counts."""
 
 
 def may_hold(lanes: int, models_waiting: int, lanes_needed: float) -> bool:

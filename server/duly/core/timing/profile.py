@@ -26,9 +26,9 @@ The few runs that revealed the shift came in with the old level; they are divide
 
 from itertools import accumulate
 
-from duly.core.lane_speed import Change, LaneSpeed
-from duly.core.run_times import DOUBT, RunTimes
-from duly.core.window import STALE_RUNS, Window
+from duly.core.timing.lane_speed import Change, LaneSpeed
+from duly.core.timing.run_times import DOUBT, RunTimes
+from duly.core.timing.window import STALE_RUNS, Window
 
 MARGIN_PERCENT = 1
 """In simulation at 2 % noise 4 costs 1-2 % of the capacity, and wastes as little lane time."""
@@ -281,7 +281,7 @@ def _saves(usual: list[int], size: int) -> bool:
 
 def _efficient(usual: list[int], plan: list[int], trial: int) -> list[int]:
     """By number of frames, the largest size that pays, or is on trial. None is planned longer than its frames one by
-    one: `hard` counts on that.
+    one: `critical_proof` counts on that.
     """
     limit_ns, one_ns = usual[1] * PAYS, plan[1]
     pays = [

@@ -1,0 +1,25 @@
+"""Backlog policies: what waits while the model is busy.
+
+    LATEST         the newest frame of the stream waits; it supersedes the one that waited
+    KEEP_LAST n    the newest n wait; a newer one supersedes the oldest of them
+    ALL            every frame waits for its turn
+
+Frames that must run are never superseded and do not count. A stream that wants all its frames gains nothing from fresh
+ones: its batches may be put off to become larger (`deferral`), and an older frame of it is worth as much as a newer one
+(`merit`). For the other two the next frame may take the place of the one that waits, and age is what counts.
+"""
+
+from duly.core.state import StreamState
+from duly.core.types import BacklogPolicy, Frame, StreamTerms
+
+
+def keeps_all(terms: StreamTerms) -> bool:
+    """Whether no frame of the stream supersedes another."""
+    return terms.backlog is BacklogPolicy.ALL
+
+
+def superseded(stream: StreamState) -> Frame | None:
+    """The frame that gives way to the newest one of the stream, which waits already; None where all may wait."""
+    if keeps_all(stream.terms) or stream.supersedable <= stream.terms.backlog_frames:
+        return None
+    return next(waiting for waiting in stream.waiting.values() if not waiting.must_run)

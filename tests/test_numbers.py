@@ -1,0 +1,48 @@
+"""One number for one thing: the protocol's enumerations and those that are written down again beside it."""
+
+from enum import IntEnum
+
+import pytest
+from google.protobuf.descriptor import EnumDescriptor
+
+from duly.core.events import Advice
+from duly.core.types import BacklogPolicy, GapPolicy, OutcomeStatus, StreamClass
+from duly.v1 import inference_pb2
+from duly_client import Status
+from duly_load.outcomes import OWN_KINDS_FROM, FrameOutcome
+
+
+def of_protocol(enum: EnumDescriptor, prefix: str) -> dict[str, int]:
+    """Numbers by name without its prefix; what is never sent is left out."""
+    return {value.name.removeprefix(prefix): value.number for value in enum.values if value.number}
+
+
+def numbers(enum: type[IntEnum]) -> dict[str, int]:
+    return {each.name: each.value for each in enum}
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "enum"),
+    [
+        ("OutcomeStatus", "OUTCOME_STATUS_", OutcomeStatus),
+        ("OutcomeStatus", "OUTCOME_STATUS_", Status),
+        ("StreamClass", "STREAM_CLASS_", StreamClass),
+        ("BacklogPolicy", "BACKLOG_POLICY_", BacklogPolicy),
+        ("GapPolicy", "GAP_POLICY_", GapPolicy),
+    ],
+    ids=lambda value: value.__module__ if isinstance(value, type) else None,
+)
+def test_enumerations_have_the_protocols_numbers(name: str, prefix: str, enum: type[IntEnum]) -> None:
+    assert numbers(enum) == of_protocol(inference_pb2.DESCRIPTOR.enum_types_by_name[name], prefix)
+
+
+def test_advice_has_the_protocols_numbers() -> None:
+    kinds = inference_pb2.StreamAdvice.DESCRIPTOR.enum_types_by_name["Kind"]
+    assert numbers(Advice) == of_protocol(kinds, "KIND_")
+
+
+def test_the_harness_has_the_protocols_numbers_and_its_own_kinds_apart() -> None:
+    statuses = of_protocol(inference_pb2.DESCRIPTOR.enum_types_by_name["OutcomeStatus"], "OUTCOME_STATUS_")
+    told = numbers(FrameOutcome)
+    assert {name: told[name] for name in statuses} == statuses
+    assert all(number >= OWN_KINDS_FROM for name, number in told.items() if name not in statuses)
