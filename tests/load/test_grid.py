@@ -320,7 +320,7 @@ def test_rows_that_there_are_not() -> None:
     for rows in ("0", "1,11", "all", "1,,2"):
         result = grid("--rows", rows)
         assert result.exit_code == 2
-        assert "should be of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, as in 1,3" in result.stderr
+        assert "should be of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, as in 1,3" in result.stderr
 
 
 def test_a_file_that_is_no_results(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Decides whether a stream opens: one at a time, beside the event loop, which goes on with the others' frames.
 
-What decides is `core/judgement`. It takes from a millisecond to a second, by how many streams are open, and works on
-copies, in a thread of its own that hands the interpreter over every SWITCH_SECONDS.
+What decides is `core/admission/decide`. It takes from a millisecond to a second, by how many streams are open, and
+works on copies, in a thread of its own that hands the interpreter over every SWITCH_SECONDS.
 
 Whoever holds a turn opens its stream within it, so that the next one is judged with it in place.
 """
