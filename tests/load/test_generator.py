@@ -57,7 +57,7 @@ async def send(loaded: LoadScenario, address: Address, answers_wait_s: float = 2
 
 
 def counts(ran: LiveRun | Sender) -> dict[FrameOutcome, int]:
-    numbers = np.bincount(ran.record.outcome, minlength=13).tolist()
+    numbers = np.bincount(ran.record.outcome, minlength=max(FrameOutcome) + 1).tolist()
     assert numbers[0] == 0, "every frame has an outcome"
     return {outcome: numbers[outcome] for outcome in FrameOutcome if numbers[outcome]}
 
