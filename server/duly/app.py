@@ -56,7 +56,7 @@ class App:
             config.load_timeout_s,
             config.batch_timeout_ms,
         )
-        self._admission = Admission(self.driver.scheduler, self.driver.clock, config.admission == "enforce")
+        self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
         self._limits = Limits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6))
         self.streams = Streams(
             self.driver,
