@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 import psutil
@@ -17,6 +18,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from wire import FAILED, ON_TIME, SHED, Wire, frame
 
+from duly.app import App
+from duly.runtime.driver import FAILURES_MAX
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import server_pb2, server_pb2_grpc
 
@@ -107,6 +110,22 @@ async def test_a_worker_that_is_stopped_holds_up_no_drain(repository: Path, busy
         reasons = {o.reason for o in wire.outcomes.values() if o.status == FAILED}
         assert reasons <= {"the server stopped while the frame ran"}
         assert not any(worker.is_running() for worker in workers)
+
+
+async def test_a_scheduler_that_keeps_failing_ends_the_server_with_everything_answered(server: App) -> None:
+    async with grpc.aio.insecure_channel(server.address) as channel, Wire(channel, model="double") as wire:
+        assert (await wire.ask(frame(1))).status == ON_TIME
+        for frame_id in range(2, 3 + FAILURES_MAX):
+            assert not server.failed
+            server.driver.scheduler.step = broken_step  # type: ignore[method-assign]
+            assert (await wire.ask(frame(frame_id))).status == FAILED
+        await server.run()
+        assert server.failed
+        assert (await wire.error()).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def broken_step(now_ns: int, event: object) -> NoReturn:
+    raise RuntimeError("a bug of the scheduler's")
 
 
 def test_nothing_outlives_a_killed_server(repository: Path) -> None:

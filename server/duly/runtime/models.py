@@ -322,7 +322,10 @@ class Models:
         task = watch_over(f"replacement of the worker of {worker.model}", partial(self._replace, served, worker))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        self._metrics.worker_restarted(worker.model, worker.lane)
+        try:
+            self._metrics.worker_restarted(worker.model, worker.lane)
+        except Exception:
+            _log.exception("counting failed", model=worker.model)
 
     async def _replace(self, served: Served, ended: Worker) -> None:
         lane = ended.lane
