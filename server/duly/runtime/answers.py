@@ -40,6 +40,11 @@ class Answers:
         """Raises BrokenAnswer where the outputs have no room in the region."""
         self._region = region
         self._elements = [ELEMENT_BYTES[spec.datatype] for spec in signature.outputs]
+        self._fixed = [
+            spec.shape if -1 not in spec.shape and prod(spec.shape) * size == spec.bytes_max else None
+            for spec, size in zip(signature.outputs, self._elements, strict=True)
+        ]
+        """By output: the shape whose bytes are just those that there is room for."""
         self._bytes_max = [spec.bytes_max for spec in signature.outputs]
         self._bases, needed = layout(self._bytes_max, max(signature.batch_sizes))
         if needed > region.output_bytes:
@@ -76,14 +81,19 @@ class Answers:
         another's. `ends`: where the last of each ended; moved on.
         """
         for nth, (offset, length, encoding, shape) in enumerate(refs):
-            end = offset + length
             bytes_max = self._bytes_max[nth]
-            takes = self._elements[nth] * prod(shape)
-            if length != takes or length > bytes_max or encoding or (shape and min(shape) < 0):
-                raise BrokenAnswer(f"output {nth} of frame {index} has {length} bytes and shape {list(shape)}")
+            # Almost always it is as the signature says, which is quicker to see.
+            if length != bytes_max or shape != self._fixed[nth] or encoding:
+                self._check_shape(nth, length, encoding, shape)
+            end = offset + length
             if offset < ends[nth] or end > self._bases[nth] + (index + 1) * bytes_max:
                 raise BrokenAnswer(f"output {nth} of frame {index} lies at {offset}, which is not its place")
             ends[nth] = end
+
+    def _check_shape(self, nth: int, length: int, encoding: int, shape: tuple[int, ...]) -> None:
+        sane = encoding == 0 and min(shape, default=0) >= 0
+        if not sane or length != prod(shape) * self._elements[nth] or length > self._bytes_max[nth]:
+            raise BrokenAnswer(f"output {nth} of a frame has {length} bytes and shape {list(shape)}")
 
     def _copier(self, done: channel.Done) -> Callable[[int], list[Output]]:
         area = self._region.outputs[done.slot]
