@@ -93,6 +93,13 @@ class SleepingLane:
     def forget(self, stream_id: int) -> None:
         self._worker.forget(stream_id)
 
+    @property
+    def busy(self) -> bool:
+        return self._worker.busy
+
+    def give_up(self, reason: str) -> None:
+        self._worker.give_up(reason)
+
     # ---- a batch ----
 
     def _sleep(self, action: DispatchBatch | WarmLane, size: int) -> bool:

@@ -4,6 +4,8 @@ import asyncio
 import gc
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -22,6 +24,7 @@ from duly.runtime.driver import Driver
 from duly.runtime.loading import check_version
 from duly.runtime.models import WATCH_SECONDS, Models
 from duly.runtime.recording import RecordingWriter
+from duly.runtime.tasks import once, watch_over
 from duly.telemetry import configure_logging
 from duly.worker.installed import BackendError, check_installed
 
@@ -29,6 +32,10 @@ _log = structlog.get_logger("duly")
 
 STOP_SECONDS = 1.0
 """Calls that are still open after the drain get this long."""
+HEALTH_SECONDS_MAX = 1.0
+"""Those who watch the server's health get this long to take that it drains."""
+GRACE_SLACK_SECONDS = 0.1
+"""What waits when the grace is over is answered by the scheduler, what then still runs this much later."""
 
 
 class StartError(Exception):
@@ -46,7 +53,9 @@ class App:
         self.metrics_address = ""
         self.metrics = Metrics()
         self._recording = _recording(config)
-        self.driver = Driver(self.metrics, config.payload_bytes_max, record=self._recording)
+        self.failed = False
+        """It ends because something broke that it can't mend: the exit status should say so."""
+        self.driver = Driver(self.metrics, config.payload_bytes_max, record=self._recording, fatal=self._fatal)
         self.models = Models(
             Repository(config.models),
             self.driver,
@@ -56,7 +65,7 @@ class App:
             config.load_timeout_s,
             config.batch_timeout_ms,
         )
-        self._admission = Admission(self.driver.scheduler, self.driver.clock, config.admission == "enforce")
+        self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
         self._limits = Limits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6))
         self.streams = Streams(
             self.driver,
@@ -68,6 +77,7 @@ class App:
             config.slow_reader_timeout_s,
         )
         self._server: Server | None = None
+        self._health: Health | None = None
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._drain: asyncio.Task[None] | None = None
@@ -109,7 +119,12 @@ class App:
         gc.freeze()
         await health.serve()
         await server.start()
-        self._tasks = [asyncio.create_task(health.follow(self.models)), asyncio.create_task(self._watch())]
+        self._tasks = [
+            watch_over("health of models", partial(health.follow, self.models)),
+            watch_over("watch for workers that hang", partial(_look, self.models.watch_workers)),
+            watch_over("watch for clients that do not read", partial(_look, self.streams.watch)),
+            watch_over("event loop lag", self._measure_lag),
+        ]
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
 
     async def run(self) -> None:
@@ -120,8 +135,14 @@ class App:
         """Begins to stop; done when every frame is answered. A second call joins the first."""
         if self._drain is None:
             grace_ns = grace_ns or int(self._config.drain_grace_s * 1e9)
-            self._drain = asyncio.get_running_loop().create_task(self._do_drain(grace_ns))
+            self._drain = once("drain", self._do_drain(grace_ns), self._fatal)
         return self._drain
+
+    def _fatal(self, reason: str) -> None:
+        """Ends the process, with everything answered, so that whoever supervises it starts a fresh one."""
+        _log.critical("the server cannot go on, it drains and ends", reason=reason)
+        self.failed = True
+        self.drain()
 
     async def close(self) -> None:
         """Ends what is left. Whoever calls it before a drain loses frames."""
@@ -139,25 +160,38 @@ class App:
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.payloads))
         try:
-            await self._health.drain()
+            await self._tell_health()
             self.streams.drain()
             self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
-            await self.driver.drained()
+            try:
+                async with asyncio.timeout(grace_ns / 1e9 + GRACE_SLACK_SECONDS):
+                    await self.driver.drained()
+            except TimeoutError:
+                _log.warning("the grace is over, what runs is given up", frames_in_flight=len(self.driver.payloads))
+                self.models.replace_no_more()
+                self.driver.stop_running("the server stopped while the frame ran")
             self.streams.end_all()
             _log.info("drained")
         finally:
             self._drained.set()
 
-    async def _watch(self) -> None:
-        """Looks for workers that hang and clients that do not read, and measures how late the loop runs."""
+    async def _tell_health(self) -> None:
+        """Nothing that watchers of the health do, or that goes wrong with them, may hold up the end."""
+        if self._health is not None:
+            try:
+                async with asyncio.timeout(HEALTH_SECONDS_MAX):
+                    await self._health.drain()
+            except Exception as error:
+                _log.warning("health could not be told that the server drains", reason=type(error).__name__)
+
+    async def _measure_lag(self) -> None:
+        """How late the loop runs."""
         clock = self.driver.clock
         due_ns = clock()
         while True:
             due_ns += int(WATCH_SECONDS * 1e9)
             await asyncio.sleep(max(0, due_ns - clock()) / 1e9)
             self.metrics.loop_lag(max(0, clock() - due_ns))
-            self.models.watch_workers()
-            self.streams.watch()
 
     def _gauges(self) -> Gauges:
         payloads = self.driver.payloads
@@ -170,6 +204,13 @@ class App:
         if not failures:
             return f"no model in {self._config.models}: expected NAME/VERSION/model.onnx"
         return "no model can be served:\n  " + "\n  ".join(failures)
+
+
+async def _look(look: Callable[[], None]) -> None:
+    """Now and then, for ever."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        look()
 
 
 def _recording(config: ServerConfig) -> RecordingWriter | None:
@@ -206,7 +247,7 @@ async def _serve(config: ServerConfig) -> int:
         return 1
     finally:
         await app.close()
-    return 0
+    return 1 if app.failed else 0
 
 
 def serve(config: ServerConfig) -> int:

@@ -9,14 +9,17 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 import psutil
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from wire import ON_TIME, SHED, Wire, frame
+from wire import FAILED, ON_TIME, SHED, Wire, frame
 
+from duly.app import App
+from duly.runtime.driver import FAILURES_MAX
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import server_pb2, server_pb2_grpc
 
@@ -82,6 +85,47 @@ async def test_drain_over_the_wire_answers_everything(repository: Path) -> None:
             assert sorted(wire.outcomes) == list(range(1, 51))
             assert {o.status for o in wire.outcomes.values()} <= {ON_TIME, SHED}
         assert server.process.wait() == 0
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_worker_that_is_stopped_holds_up_no_drain(repository: Path, busy: bool) -> None:
+    """By default a worker that hangs is waited for longer than this whole drain may take."""
+    with duly_serve(repository, "--drain-grace-s", "0.5") as server:
+        workers = server.workers
+        for worker in workers:
+            os.kill(worker.pid, signal.SIGSTOP)
+        async with grpc.aio.insecure_channel(server.address) as channel, Wire(channel, model="double") as wire:
+            await wire.send(*(frame(i) for i in range(1, 41 if busy else 1)))
+            if busy:
+                statistics = server_pb2_grpc.ServerServiceStub(channel)
+                while (
+                    await statistics.GetStatistics(server_pb2.GetStatisticsRequest())
+                ).statistics.frames_in_flight < 40:
+                    pass
+            server.process.send_signal(signal.SIGTERM)
+            await wire.error()
+        assert server.process.wait() == 0
+        assert sorted(wire.outcomes) == list(range(1, 41 if busy else 1))
+        assert {o.status for o in wire.outcomes.values()} == ({FAILED, SHED} if busy else set())
+        reasons = {o.reason for o in wire.outcomes.values() if o.status == FAILED}
+        assert reasons <= {"the server stopped while the frame ran"}
+        assert not any(worker.is_running() for worker in workers)
+
+
+async def test_a_scheduler_that_keeps_failing_ends_the_server_with_everything_answered(server: App) -> None:
+    async with grpc.aio.insecure_channel(server.address) as channel, Wire(channel, model="double") as wire:
+        assert (await wire.ask(frame(1))).status == ON_TIME
+        for frame_id in range(2, 3 + FAILURES_MAX):
+            assert not server.failed
+            server.driver.scheduler.step = broken_step  # type: ignore[method-assign]
+            assert (await wire.ask(frame(frame_id))).status == FAILED
+        await server.run()
+        assert server.failed
+        assert (await wire.error()).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def broken_step(now_ns: int, event: object) -> NoReturn:
+    raise RuntimeError("a bug of the scheduler's")
 
 
 def test_nothing_outlives_a_killed_server(repository: Path) -> None:

@@ -58,7 +58,7 @@ class Clock:
 
 
 def admission_of(scheduler: Scheduler, *, enforce: bool = True) -> Admission:
-    return Admission(scheduler, Clock(), enforce)
+    return Admission(lambda: scheduler, Clock(), enforce)
 
 
 async def open_all(scheduler: Scheduler, admit: Admission, wanted: list[StreamTerms]) -> int:

@@ -60,6 +60,13 @@ class FakeLane:
     def forget(self, stream_id: int) -> None:
         self.forgotten.append(stream_id)
 
+    @property
+    def busy(self) -> bool:
+        return bool(self.running)
+
+    def give_up(self, reason: str) -> None:
+        self.gone = True
+
     def end(self, driver: Driver, finished_ns: int | None = None, **reasons: dict[int, str]) -> None:
         action, payloads = self.running.pop()
 
@@ -84,6 +91,9 @@ class Stream:
     def advise(self, advice: object, reason: str, period_ns: int) -> None:
         self.advice.append(reason)
 
+    def fail(self) -> None:
+        raise AssertionError("nothing raised here")
+
 
 @dataclass
 class Log:
@@ -95,6 +105,9 @@ class Log:
         self.told.append((now_ns, copy.deepcopy(event)))
 
     def actions(self, actions: list[Action]) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 

@@ -34,6 +34,7 @@ VERSIONS_IN_FLIGHT_MAX = 8
 """Versions that may have frames of one stream in flight; no budget is so long that more are activated within it."""
 OUTBOX_FRAMES = 64
 """Outcomes of one message at most, and how many may wait beyond the in-flight credit before reading stops."""
+_BROKEN = "the server failed on an outcome of the stream; its log says more"
 
 
 class Session:
@@ -74,6 +75,8 @@ class Session:
         self._ending = False
         self._write_began_ns = 0
         self._closed = False
+        self._broken = False
+        """An outcome got lost on its way to it: it must end."""
         self._writers: dict[str, OutcomeWriter] = {}
         """By version: frames of an earlier one may still be in flight."""
         self._use(served)
@@ -88,6 +91,8 @@ class Session:
     def _use(self, served: Served) -> None:
         assert served.signature is not None
         self._served = served
+        self._signature = served.signature
+        """What the version took when this was made; it may be loaded again from other files."""
         self._reader = FrameReader(served.signature)
         self._writers[served.key] = OutcomeWriter(served.signature, self._wanted)
         if len(self._writers) > VERSIONS_IN_FLIGHT_MAX:
@@ -184,10 +189,10 @@ class Session:
             text = f"frame id {frame_id} came after {self._newest_id}; ids must increase"
             raise CallError("FRAME_ID_NOT_INCREASING", text, "frames.frames.frame_id")
         self._newest_id = frame_id
-        if self._follows_active:
-            active = self._models.active(self._served.version.name)
-            if active is not None and active is not self._served:
-                self._change_version(active)
+        served = self._served
+        now = self._models.active(served.version.name) if self._follows_active else self._models.loaded(served.key)
+        if now is not None and (now is not served or now.signature is not self._signature):
+            self._change_version(now)
         now_ns = self._driver.clock()
         capture_to_receipt_ns = uncertainty_ns = 0
         if self._clock is not None and frame.capture_time_unix_nano:
@@ -229,10 +234,14 @@ class Session:
         self.deliver(Outcome(frame, status, reason[:REASON_CHARS_MAX], 0))
 
     def _change_version(self, active: Served) -> None:
-        assert active.signature is not None
+        if active.signature is None:
+            return  # it is being loaded again
         wanted_outputs(self._wanted, active.signature)
+        key = self._served.key
         self._use(active)
-        self._advise(inference_pb2.StreamAdvice.KIND_VERSION_CHANGED, f"version {active.version.version} is active")
+        if active.key != key:
+            text = f"version {active.version.version} is active"
+            self._advise(inference_pb2.StreamAdvice.KIND_VERSION_CHANGED, text)
 
     def _ping(self, ping: inference_pb2.ClockPing) -> None:
         received_unix_ns = time.time_ns()
@@ -256,6 +265,10 @@ class Session:
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
         self._advise(int(advice), reason, period_ns)
+
+    def fail(self) -> None:
+        self._broken = True
+        self._wake.set()
 
     def _advise(self, kind: int, reason: str, period_ns: int = 0) -> None:
         advice = inference_pb2.StreamAdvice(
@@ -283,14 +296,18 @@ class Session:
                 await context.write(message)
                 self._write_began_ns = 0
                 self._room.set()
+            if self._broken:
+                raise CallError("INTERNAL", _BROKEN)
             if self._ending and not self._unanswered:
                 return
             self._wake.clear()
             await self._wake.wait()
 
     async def answered(self) -> None:
-        """Returns when there is an outcome to send."""
+        """Returns when there is an outcome to send. Raises CallError where none will come."""
         while not self._outbox:
+            if self._broken:
+                raise CallError("INTERNAL", _BROKEN)
             self._wake.clear()
             await self._wake.wait()
 

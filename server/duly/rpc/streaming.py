@@ -162,6 +162,8 @@ class Streams:
         try:
             await session.write(context)
             _end(ended, None)
+        except CallError as error:
+            _end(ended, error)
         except (grpc.aio.UsageError, grpc.aio.BaseError):
             _end(ended, None)  # the call is over
         except Exception:

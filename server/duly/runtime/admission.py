@@ -38,8 +38,10 @@ class Busy(Exception):
 
 
 class Admission:
-    def __init__(self, scheduler: Scheduler, clock: Callable[[], int], enforce: bool) -> None:
-        """`enforce`: whether a stream that does not fit is refused, or opened and told so."""
+    def __init__(self, scheduler: Callable[[], Scheduler], clock: Callable[[], int], enforce: bool) -> None:
+        """`scheduler()`: the one that schedules now. `enforce`: whether a stream that does not fit is refused, or is
+        opened and told so.
+        """
         self._scheduler = scheduler
         self._clock = clock
         self._enforce = enforce
@@ -79,8 +81,9 @@ class Admission:
             variant_rank_max=terms.variant_rank_max,
             backlog=terms.backlog,
         )
-        streams, models = self._scheduler.demands(self._clock()), self._scheduler.plans()
-        lanes = self._scheduler.lane_count()
+        scheduler = self._scheduler()
+        streams, models = scheduler.demands(self._clock()), scheduler.plans()
+        lanes = scheduler.lane_count()
         if terms.model not in models or not models[terms.model].lanes:
             text = f"model {terms.model!r} is not ready: no lane serves it now; its worker is being replaced"
             raise ModelError("MODEL_NOT_READY", text)

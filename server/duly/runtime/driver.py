@@ -4,15 +4,23 @@ Everything here runs on the event loop. Frames that come within one turn of the 
 so that they share a batch rather than the first one running alone. Dispatches of a step are carried out before its
 resolutions, so that a lane never waits for outcomes to be handed over; the worker's second slot keeps the outputs of
 the batch that ended valid.
+
+Everything goes through `_step`, and nothing raises out of it. A batch that can't be handed to its worker fails, a sink
+that raises loses its stream, a recorder that raises is let go. Whatever else raises there means that the scheduler, or
+this file, is wrong about what runs: every frame that is held is answered FAILED, workers that run something are given
+up, and a fresh scheduler is told what is true. They are given up rather than waited for because a lane whose scheduler
+does not know what runs on it can't be told from a silent one; what that costs is a reload.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol, assert_never
+from typing import assert_never
+
+import structlog
 
 from duly.core.events import (
-    Action,
     AdviseStream,
     BatchFailed,
     BatchFinished,
@@ -26,24 +34,23 @@ from duly.core.events import (
     WarmLane,
 )
 from duly.core.scheduler import Scheduler
-from duly.core.types import Frame, OutcomeStatus, StreamTerms
+from duly.core.types import Frame, StreamTerms
 from duly.metrics import Metrics
+from duly.runtime.delivery import Delivery
+from duly.runtime.facts import Facts
 from duly.runtime.lane import BatchResult, LaneWorker
-from duly.runtime.outcome import BatchRun, Outcome, Sink
+from duly.runtime.outcome import BatchRun, Sink
 from duly.runtime.payloads import Payload, Payloads
+from duly.runtime.recorder import Recorder, SafeRecorder
+
+_log = structlog.get_logger("duly.driver")
 
 TIMER_NS_MIN = 1_000_000
 """libuv's timers count in milliseconds."""
-
-
-class Recorder(Protocol):
-    """Is told everything that goes into the scheduler and comes out of it; what it is told is not its to keep."""
-
-    def event(self, now_ns: int, event: Event) -> None:
-        """Before it is carried out."""
-
-    def actions(self, actions: list[Action]) -> None:
-        """What came of that event."""
+FAILURES_MAX = 5
+FAILURES_NS = 60_000_000_000
+"""A scheduler that fails more often within a minute will go on so: every time costs all frames in flight and reloads of
+models, and streams are better off at another server, or a fresh process. Fewer may be one odd chain of events."""
 
 
 class Driver:
@@ -53,19 +60,22 @@ class Driver:
         payload_bytes_max: int,
         clock: Callable[[], int] = time.monotonic_ns,
         record: Recorder | None = None,
+        fatal: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """`clock`: nanoseconds that never go back."""
+        """`clock`: nanoseconds that never go back. `fatal(reason)`: the process should drain and end."""
         self.scheduler = Scheduler()
         self.payloads = Payloads(payload_bytes_max)
         self.clock = clock
-        self._record = record
-        self._metrics = metrics
+        self._recording = SafeRecorder(record) if record is not None else None
+        self._fatal = fatal
+        self._facts = Facts()
+        self._failures: deque[int] = deque(maxlen=FAILURES_MAX + 1)
+        """When the scheduler failed, ns."""
         self._loop = asyncio.get_running_loop()
         self._workers: dict[tuple[str, str], LaneWorker] = {}
-        self._sinks: dict[int, Sink] = {}
+        self._delivery = Delivery(metrics, self.payloads, self._close_soon)
         self._runs: dict[int, tuple[DispatchBatch, BatchRun]] = {}
-        self._warming: dict[str, int] = {}
-        """By lane: the batch that last warmed it."""
+        self._warming: dict[int, WarmLane] = {}
         self._arrivals: list[Frame] = []
         """Of this turn of the loop."""
         self._timer: asyncio.TimerHandle | None = None
@@ -78,22 +88,26 @@ class Driver:
 
     def open_stream(self, sink: Sink, terms: StreamTerms) -> int:
         self._stream_id += 1
-        self._sinks[self._stream_id] = sink
+        self._delivery.sinks[self._stream_id] = sink
         self.submit(StreamOpened(self._stream_id, terms))
         return self._stream_id
 
     def close_stream(self, stream_id: int) -> None:
         """Waiting frames are answered CANCELLED before this returns; those that run when their batch ends."""
         self.submit(StreamClosed(stream_id))
-        del self._sinks[stream_id]
+        self._delivery.sinks.pop(stream_id, None)
         for worker in self._workers.values():
             worker.forget(stream_id)
+
+    def _close_soon(self, stream_id: int) -> None:
+        """A step must not be entered from within a step."""
+        self._loop.call_soon(self.close_stream, stream_id)
 
     def take_frame(self, frame: Frame, payload: Payload, size_bytes: int) -> None:
         """Numbers the frame; its outcome goes to its stream's sink, on a later turn of the loop."""
         self._seq += 1
         frame.seq = self._seq
-        self.payloads.put(self._seq, payload, size_bytes)
+        self.payloads.put(frame, payload, size_bytes)
         self._arrivals.append(frame)
         if len(self._arrivals) == 1:
             self._loop.call_soon(self._admit)
@@ -106,11 +120,14 @@ class Driver:
     def remove_worker(self, worker: LaneWorker) -> None:
         if self._workers.get((worker.model, worker.lane)) is worker:
             del self._workers[worker.model, worker.lane]
+        for action in list(self._warming.values()):
+            if (action.model, action.lane) == (worker.model, worker.lane):
+                del self._warming[action.batch_id]
 
     def batch_ended(self, batch_id: int, result: BatchResult | str) -> None:
         """A worker reports a batch: its result, or why it failed."""
         running = self._runs.get(batch_id)
-        if running is None and batch_id not in self._warming.values():
+        if running is None and self._warming.pop(batch_id, None) is None:
             return
         if isinstance(result, str):
             self._step(BatchFailed(batch_id, result), None)
@@ -129,6 +146,7 @@ class Driver:
     # ---- the loop ----
 
     def submit(self, event: Event) -> None:
+        self._facts.note(event)
         self._step(event, None)
 
     async def drained(self) -> None:
@@ -136,6 +154,14 @@ class Driver:
         while self.payloads:
             self._idle = self._loop.create_future()
             await self._idle
+
+    def stop_running(self, reason: str) -> None:
+        """Answers every frame that is still held: those that run are FAILED with `reason`, and their workers given up.
+        Nothing runs from then on. For the end of a drain.
+        """
+        self.submit(TimerFired())  # what waits is SHED by the scheduler, whose drain is over
+        self._facts.nothing_runs_any_more()
+        self._start_anew(reason)
 
     def _admit(self) -> None:
         if self._arrivals:
@@ -145,11 +171,18 @@ class Driver:
     def _step(self, event: Event, result: BatchResult | None) -> None:
         self._admit()
         now_ns = self.clock()
-        if self._record is not None:
-            self._record.event(now_ns, event)
+        try:
+            self._carry_out(now_ns, event, result)
+        except Exception:
+            self._failed(now_ns, event)
+
+    def _carry_out(self, now_ns: int, event: Event, result: BatchResult | None) -> None:
+        """Tells the scheduler, and does as it says. Whatever is raised is a bug of the scheduler's or of this file."""
+        if self._recording is not None:
+            self._recording.event(now_ns, event)
         actions = self.scheduler.step(now_ns, event)
-        if self._record is not None:
-            self._record.actions(actions)
+        if self._recording is not None:
+            self._recording.actions(actions)
         resolved: list[ResolveFrame] = []
         for action in actions:
             match action:
@@ -160,57 +193,96 @@ class Driver:
                 case WarmLane():
                     self._warm(action)
                 case AdviseStream():
-                    sink = self._sinks.get(action.stream_id)
-                    if sink is not None:
-                        sink.advise(action.advice, action.reason, action.period_ns)
+                    self._delivery.advise(action)
                 case _:
                     assert_never(action)
         if resolved:
-            self._resolve(now_ns, resolved, result)
+            self._delivery.resolve(now_ns, resolved, self._runs, result)
+            self._tell_idle()
         wake_ns = self.scheduler.next_wake_ns()
         if wake_ns is not None and (self._timer is None or wake_ns < self._timer_ns):
             self._arm(now_ns, wake_ns)
 
+    # ---- actions ----
+
     def _dispatch(self, now_ns: int, action: DispatchBatch) -> None:
         self._runs[action.batch_id] = (action, BatchRun(action.model, action.variant, len(action.frames), now_ns))
         worker = self._workers.get((action.model, action.lane))
-        payloads = [self.payloads.get(frame.seq) for frame in action.frames]
-        if worker is None or not worker.run(action, payloads):
-            # A step must not be entered from within a step.
-            self._loop.call_soon(self.batch_ended, action.batch_id, "the worker is gone")
+        try:
+            payloads = [self.payloads.get(frame.seq) for frame in action.frames]
+            if worker is not None and worker.run(action, payloads):
+                return
+            reason = "the worker is gone"
+        except Exception as error:
+            _log.error("batch not started", model=action.model, lane=action.lane, reason=_told(error))
+            reason = "the batch could not be handed to its worker"
+        # A step must not be entered from within a step.
+        self._loop.call_soon(self._not_started, action, reason)
 
     def _warm(self, action: WarmLane) -> None:
-        self._warming[action.lane] = action.batch_id
+        self._warming[action.batch_id] = action
         worker = self._workers.get((action.model, action.lane))
-        if worker is None or not worker.warm(action):
-            self._loop.call_soon(self.batch_ended, action.batch_id, "the worker is gone")
+        try:
+            if worker is not None and worker.warm(action):
+                return
+        except Exception as error:
+            _log.error("lane not warmed", model=action.model, lane=action.lane, reason=_told(error))
+        self._loop.call_soon(self._not_started, action, "the worker is gone")
 
-    def _resolve(self, now_ns: int, resolved: list[ResolveFrame], result: BatchResult | None) -> None:
-        batch_id = 0
-        run: BatchRun | None = None
-        index_of: dict[int, int] = {}
-        for action in resolved:
-            frame = action.frame
-            outcome = Outcome(frame, action.status, action.reason, self.payloads.drop(frame.seq))
-            if action.batch_id:
-                if action.batch_id != batch_id:
-                    batch_id = action.batch_id
-                    batch, run = self._runs.pop(batch_id)
-                    index_of = {f.seq: i for i, f in enumerate(batch.frames)}
-                    late = sum(a.status is OutcomeStatus.LATE and a.batch_id == batch_id for a in resolved)
-                    busy_ns = now_ns - run.dispatched_ns
-                    self._metrics.batch(batch.model, batch.lane, run.size, busy_ns, busy_ns * late // run.size)
-                outcome.run = run
-                if result is not None and action.status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
-                    outcome.outputs = result.outputs(index_of[frame.seq])
-            sink = self._sinks.get(frame.stream_id)
-            if sink is not None:
-                sink.deliver(outcome)
-            else:
-                latency_ns, slack_ns = now_ns - frame.received_ns, frame.deadline_ns - now_ns
-                self._metrics.outcome(frame.model, frame.stream_class, action.status, latency_ns, slack_ns, -1)
+    def _not_started(self, action: DispatchBatch | WarmLane, reason: str) -> None:
+        """Unless another scheduler has come meanwhile, which numbers its batches from one again."""
+        running = self._runs.get(action.batch_id)
+        if action is (running[0] if running is not None else self._warming.get(action.batch_id)):
+            self.batch_ended(action.batch_id, reason)
+
+    # ---- when something is broken ----
+
+    def _failed(self, now_ns: int, event: Event) -> None:
+        _log.exception("scheduler failed, a fresh one takes over", what=type(event).__name__, frames=len(self.payloads))
+        self._failures.append(now_ns)
+        # It could not be replayed from here on; its last event is the one that the scheduler failed on.
+        if self._recording is not None:
+            self._recording.close()
+        self._start_anew("the scheduler failed while the frame was waiting or running")
+        if len(self._failures) > FAILURES_MAX and now_ns - self._failures[0] < FAILURES_NS:
+            self._fatal(f"the scheduler failed {len(self._failures)} times within a minute")
+
+    def _start_anew(self, reason: str) -> None:
+        """Answers every frame that is held, gives up what runs, and has a fresh scheduler take over."""
+        runs = {frame.seq: run for action, run in self._runs.values() for frame in action.frames}
+        self._runs.clear()
+        self._warming.clear()
+        self._arrivals.clear()
+        now_ns = self.clock()
+        for frame in self.payloads.frames():
+            terms = self._facts.terms(frame.stream_id)
+            if terms is not None:
+                frame.stream_class = terms.stream_class  # which the scheduler may not have come to set
+            self._delivery.fail(now_ns, frame, runs.get(frame.seq), reason)
+        self._tell_idle()
+        self.scheduler = Scheduler()
+        try:
+            for event in self._facts.events():
+                self._carry_out(now_ns, event, None)
+        except Exception:
+            _log.exception("a fresh scheduler failed on what is true")
+            self.scheduler = Scheduler()
+            self._fatal("the scheduler cannot be started anew")
+        stateful = self._facts.stateful_streams()
+        for worker in list(self._workers.values()):
+            try:
+                for stream_id in stateful:
+                    worker.forget(stream_id)
+                if worker.busy:
+                    worker.give_up(reason)
+            except Exception:
+                _log.exception("worker cannot be given up", model=worker.model, lane=worker.lane)
+
+    def _tell_idle(self) -> None:
         if self._idle is not None and not self.payloads and not self._idle.done():
             self._idle.set_result(None)
+
+    # ---- the timer ----
 
     def _arm(self, now_ns: int, wake_ns: int) -> None:
         if self._timer is not None:
@@ -220,4 +292,8 @@ class Driver:
 
     def _timer_fired(self) -> None:
         self._timer = None
-        self.submit(TimerFired())
+        self._step(TimerFired(), None)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -25,11 +25,21 @@ class LaneWorker(Protocol):
     model: str
     lane: str
 
+    @property
+    def busy(self) -> bool:
+        """A batch runs that was not reported."""
+
     def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
-        """Starts the batch; its end is reported to `Driver.batch_ended`. False: the worker is gone, nothing started."""
+        """Starts the batch; its end is reported to `Driver.batch_ended`. False: the worker is gone, nothing started.
+
+        Raises where the batch can't be handed over; nothing started then, either.
+        """
 
     def warm(self, action: WarmLane) -> bool:
         """Starts a run that no frame waits for; its end is reported likewise. False: as above."""
 
     def forget(self, stream_id: int) -> None:
         """The stream is closed: its state is no longer needed."""
+
+    def give_up(self, reason: str) -> None:
+        """Whatever runs there is of no interest any more and never reported; the worker goes, and is replaced."""

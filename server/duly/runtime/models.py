@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 
 import structlog
 
@@ -18,6 +19,7 @@ from duly.models.repository import ModelVersion, Repository
 from duly.models.spec import Signature, TensorSpec
 from duly.runtime.driver import Driver
 from duly.runtime.loading import start_worker
+from duly.runtime.tasks import watch_over
 from duly.runtime.workers import Ready, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
@@ -90,7 +92,10 @@ class Models:
         self._busy: set[str] = set()
         """Names of models that are being loaded or unloaded."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._dying: set[Worker] = set()
+        """Those that ended unasked, until their processes are gone."""
         self._changed = asyncio.Event()
+        self._closing = False
         self.message_bytes_max = 0
         """Largest message that the transport reads once it is up; 0: not up yet."""
         self.problems: dict[str, str] = {}
@@ -110,6 +115,10 @@ class Models:
 
     def active(self, name: str) -> Served | None:
         return self._active.get(name)
+
+    def loaded(self, key: str) -> Served | None:
+        """NAME/VERSION as it is loaded now, ready or not."""
+        return self._served.get(key)
 
     def find(self, name: str, version: str = "") -> Served:
         """The version to serve a stream with, ready. Raises ModelError."""
@@ -210,9 +219,17 @@ class Models:
             self.problems.pop(name, None)
             self._notify()
 
-    async def close(self) -> None:
+    def replace_no_more(self) -> None:
+        """Workers that end from now on are missed by nobody."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
+
+    async def close(self) -> None:
+        """Ends all workers, those that are on their way included."""
+        self.replace_no_more()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(worker.reaped() for worker in self._dying))
         await asyncio.gather(*(self._stop_workers(served) for served in self._served.values()))
 
     async def changes(self) -> AsyncIterator[list[str]]:
@@ -225,13 +242,13 @@ class Models:
     def watch_workers(self) -> None:
         """Kills workers that hang; they are then replaced like any that died."""
         now_ns = self._driver.clock()
-        for served in self._served.values():
-            for worker in served.workers.values():
+        for served in list(self._served.values()):
+            for worker in list(served.workers.values()):
                 since_ns = worker.hung_since_ns(now_ns, self._batch_timeout_ns)
                 if since_ns is not None:
                     ran_s = (now_ns - since_ns) / 1e9
                     _log.error("worker hangs, it is killed", model=worker.model, lane=worker.lane, batch_s=ran_s)
-                    worker.kill()
+                    worker.give_up(f"its worker did not answer for {ran_s:.1f} s and was killed")
 
     # ---- workers ----
 
@@ -260,6 +277,8 @@ class Models:
         worker = start_worker(served.version, lane, self._threads, self._driver.batch_ended, self._worker_ended)
         try:
             ready = await worker.ready(self._load_timeout_s)
+            if worker.ended:
+                raise WorkerError("its worker process ended as soon as it was ready")
             frame_bytes = _frame_bytes(ready.signature)
             if self.message_bytes_max and frame_bytes > self.message_bytes_max:
                 text = f"its frames take {frame_bytes} bytes, this server reads {self.message_bytes_max}; restart it"
@@ -293,18 +312,25 @@ class Models:
         if served is None or served.workers.get(worker.lane) is not worker:
             return
         del served.workers[worker.lane]
+        self._dying.add(worker)
         self._driver.remove_worker(worker)
-        self._driver.submit(ModelGone(worker.model, worker.lane, "its worker process ended"))
-        self._metrics.worker_restarted(worker.model, worker.lane)
+        self._driver.submit(ModelGone(worker.model, worker.lane, worker.end_reason))
+        if self._closing:
+            return
         served.state = ModelState.RECOVERING
         self._notify()
-        task = asyncio.get_running_loop().create_task(self._replace(served, worker))
+        task = watch_over(f"replacement of the worker of {worker.model}", partial(self._replace, served, worker))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        try:
+            self._metrics.worker_restarted(worker.model, worker.lane)
+        except Exception:
+            _log.exception("counting failed", model=worker.model)
 
     async def _replace(self, served: Served, ended: Worker) -> None:
         lane = ended.lane
         how = await ended.reaped()
+        self._dying.discard(ended)
         _log.warning("worker ended, it is replaced", model=served.key, lane=lane, how=how)
         backoff_s = BACKOFF_SECONDS_MIN
         while self._served.get(served.key) is served:

@@ -39,3 +39,6 @@ class Sink(Protocol):
     def deliver(self, outcome: Outcome) -> None: ...
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None: ...
+
+    def fail(self) -> None:
+        """One of the above raised. The stream hears nothing more and should end."""

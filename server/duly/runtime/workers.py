@@ -16,16 +16,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from duly.core.events import DispatchBatch, WarmLane
 from duly.models.spec import Signature
+from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.lane import BatchResult
-from duly.runtime.outcome import Output
 from duly.runtime.payloads import Payload
+from duly.runtime.tasks import watch_over
 from duly.worker import channel
 from duly.worker.layout import layout
 
+_log = structlog.get_logger("duly.worker")
+
 EXIT_SECONDS_MAX = 2.0
 """A worker that was told to stop gets this long before it is killed."""
+_SIGNALS = frozenset(map(int, signal.Signals))
 
 
 @dataclass(slots=True)
@@ -61,10 +67,12 @@ class Worker:
         on_end: Callable[["Worker"], None],
     ) -> None:
         """`variants`: names, best first. `on_batch(batch_id, result | why it failed)`; `on_end(self)` when the process
-        of a worker that was ready is gone unasked, with what ran on it. Both are called on the event loop.
+        of a worker that was ready is gone unasked, or given up, with what ran on it. Both are called on the event loop.
         """
         self.model = model
         self.lane = lane
+        self.end_reason = "its worker process ended"
+        """Why what ran on it failed, once it has ended; for clients."""
         self._variants = {name: index for index, name in enumerate(variants)}
         self._on_batch = on_batch
         self._on_end = on_end
@@ -72,8 +80,8 @@ class Worker:
         self._ready: asyncio.Future[Ready] = self._loop.create_future()
         self._region: channel.Region | None = None
         self._slot = 0
-        self._batch_id = 0
-        self._started_ns = 0
+        self._asked: Asked | None = None
+        """What runs. Until the worker has answered it as it should: a worker that does not is one that hangs."""
         self._planned_ns = 0
         self._stateful = False
         self._forget: list[int] = []
@@ -120,57 +128,82 @@ class Worker:
         """Ends the process at once; `on_end` follows unless it was stopped before."""
         self._process.kill()
 
+    def give_up(self, reason: str) -> None:
+        """Kills the process and hears no more of it; `on_end` is called before this returns, unless it was before.
+
+        What ran on it fails with `reason`.
+        """
+        self.end_reason = reason
+        self.kill()
+        self._gone()
+
+    @property
+    def busy(self) -> bool:
+        return self._asked is not None
+
+    @property
+    def ended(self) -> bool:
+        return self._socket.fileno() < 0
+
     def hung_since_ns(self, now_ns: int, timeout_ns: int) -> int | None:
         """When the batch began that has run longer than `timeout_ns` and twenty times its plan; None: all is well."""
-        if self._batch_id and now_ns - self._started_ns > max(timeout_ns, 20 * self._planned_ns):
-            return self._started_ns
+        asked = self._asked
+        if asked is not None and now_ns - asked.asked_ns > max(timeout_ns, 20 * self._planned_ns):
+            return asked.asked_ns
         return None
 
     # ---- batches ----
 
     def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
-        """Copies the payloads into the slot's input area (the one copy) and starts the batch."""
+        """Copies the payloads into the slot's input area (the one copy) and starts the batch.
+
+        Raises ValueError where a payload is none for this model: nothing is started then.
+        """
         region = self._region
-        if region is None or self._batch_id:
+        if region is None or self._asked is not None:
             return False
-        self._slot = (self._slot + 1) % channel.SLOTS
-        area = region.inputs[self._slot]
+        slot = self._slot = (self._slot + 1) % channel.SLOTS
+        area = region.inputs[slot]
         bases, bytes_max = self._input_bases, self._input_bytes_max
         frames: list[tuple[int, bool, list[channel.TensorRef]]] = []
         for index, (frame, payload) in enumerate(zip(action.frames, payloads, strict=True)):
+            if len(payload) != len(bases):
+                raise ValueError(f"a frame with {len(payload)} inputs, the model takes {len(bases)}")
             refs: list[channel.TensorRef] = []
             for nth, (encoding, shape, data) in enumerate(payload):
                 offset, length = bases[nth] + index * bytes_max[nth], len(data)
+                if length > bytes_max[nth]:  # it would reach into its neighbour's place
+                    raise ValueError(f"a frame with {length} bytes for input {nth}, the model takes {bytes_max[nth]}")
                 area[offset : offset + length] = data
                 refs.append((offset, length, encoding, shape))
             frames.append((frame.stream_id, frame.reset_state, refs))
-        run = channel.Run(action.batch_id, self._slot, frames, self._variants[action.variant])
-        return self._begin(action.batch_id, channel.encode_run(run), action.planned_ns)
+        run = channel.Run(action.batch_id, slot, frames, self._variants[action.variant])
+        return self._begin(action.batch_id, len(frames), channel.encode_run(run), action.planned_ns)
 
     def warm(self, action: WarmLane) -> bool:
         """Runs a frame of the worker's own."""
-        if self._region is None or self._batch_id:
+        if self._region is None or self._asked is not None:
             return False
         self._slot = (self._slot + 1) % channel.SLOTS
         message = channel.encode_warm(action.batch_id, self._slot, self._variants[action.variant])
-        return self._begin(action.batch_id, message, 0)
+        return self._begin(action.batch_id, 0, message, 0)
 
-    def _begin(self, batch_id: int, message: bytes | bytearray, planned_ns: int) -> bool:
+    def _begin(self, batch_id: int, size: int, message: bytes | bytearray, planned_ns: int) -> bool:
+        asked = Asked(batch_id, self._slot, size, time.monotonic_ns())
         try:
             self._socket.send(message)
         except OSError:
             self._loop.call_soon(self._gone)
             return False
-        self._batch_id = batch_id
+        self._asked = asked
         self._planned_ns = planned_ns
-        self._started_ns = time.monotonic_ns()
         return True
 
     def forget(self, stream_id: int) -> None:
         """Told between batches, so that the socket never fills up behind a long one."""
         if self._stateful:
             self._forget.append(stream_id)
-            if not self._batch_id:
+            if self._asked is None:
                 self._send_forget()
 
     def _send_forget(self) -> None:
@@ -209,8 +242,10 @@ class Worker:
         signature = Signature.model_validate(body["signature"])
         self._region = channel.Region(fds[0], body["input_bytes"], body["output_bytes"])
         self._input_bytes_max = [spec.bytes_max for spec in signature.inputs]
-        self._input_bases, _ = layout(self._input_bytes_max, max(signature.batch_sizes))
-        self._outputs = len(signature.outputs)
+        self._input_bases, needed = layout(self._input_bytes_max, max(signature.batch_sizes))
+        if needed > self._region.input_bytes:
+            raise ValueError(f"its region has {self._region.input_bytes} bytes for inputs that take {needed}")
+        self._answers = Answers(signature, self._region)
         self._stateful = signature.stateful
         self._loop.remove_reader(self._socket.fileno())
         self._loop.add_reader(self._socket.fileno(), self._message)
@@ -223,6 +258,14 @@ class Worker:
             )
             for variant in body["variants"]
         ]
+        if len(variants) != len(self._variants):
+            raise ValueError(f"{len(variants)} variants of {len(self._variants)}")
+        for variant in variants:
+            times_ns = [time_ns for times in variant.samples_ns.values() for time_ns in times]
+            if not all(variant.samples_ns.values()) or variant.samples_ns.keys() != set(signature.batch_sizes):
+                raise ValueError("a batch size without a time")
+            if not all(type(time_ns) is int and time_ns > 0 for time_ns in times_ns):
+                raise ValueError("a time that is none")
         if not self._ready.done():
             self._ready.set_result(Ready(signature, variants))
 
@@ -237,30 +280,18 @@ class Worker:
             self._gone()
             return
         message = bytes(self._received[:length])
-        self._batch_id = 0
+        asked = self._asked
+        try:
+            result = self._answers.read(message, asked, time.monotonic_ns())
+        except BrokenAnswer as error:
+            _log.error("worker is broken, it is killed", model=self.model, lane=self.lane, answer=str(error))
+            self.give_up("the model's worker gave an answer that makes no sense")
+            return
+        assert asked is not None
+        self._asked = None
         if self._forget:
             self._send_forget()
-        if channel.kind_of(message) == channel.FAILED:
-            batch_id, body = channel.decode_text(message)
-            self._on_batch(batch_id, str(body["reason"]))
-            return
-        done = channel.decode_done(message, self._outputs)
-        result = BatchResult(done.started_ns, done.finished_ns, self._copier(done))
-        for index, reason in done.reasons.items():
-            (result.invalid if done.frames[index][0] == channel.INVALID else result.failed)[index] = reason
-        self._on_batch(done.batch_id, result)
-
-    def _copier(self, done: channel.Done) -> Callable[[int], list[Output]]:
-        assert self._region is not None
-        area = self._region.outputs[done.slot]
-
-        def outputs(index: int) -> list[Output]:
-            return [
-                (nth, shape, bytes(area[offset : offset + length]))
-                for nth, (offset, length, _, shape) in enumerate(done.frames[index][1])
-            ]
-
-        return outputs
+        self._on_batch(asked.batch_id, result)
 
     # ---- its end ----
 
@@ -270,13 +301,13 @@ class Worker:
 
     def _gone(self) -> None:
         """The socket closed: the process has ended, or ends now."""
-        if self._socket.fileno() < 0:
+        if self.ended:
             return
         self._hang_up()
         if self._ready.done():
             self._on_end(self)
         else:
-            self._dying = self._loop.create_task(self._fail_load_by_end())
+            self._dying = watch_over(f"end of a worker of {self.model}", self._fail_load_by_end)
 
     async def _fail_load_by_end(self) -> None:
         how = await self.reaped()
@@ -286,7 +317,10 @@ class Worker:
     async def reaped(self) -> str:
         """Returns when the process is gone and its memory given back: how it ended, for people."""
         code = await self._reap(0.0)
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        if code >= 0:
+            return f"exit status {code}"
+        # Real-time signals have no names.
+        return f"killed by {signal.Signals(-code).name if -code in _SIGNALS else f'signal {-code}'}"
 
     async def _reap(self, grace_seconds: float) -> int:
         kill_at = self._loop.time() + grace_seconds
@@ -297,6 +331,7 @@ class Worker:
         return code
 
     def _hang_up(self) -> None:
+        self._asked = None
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()

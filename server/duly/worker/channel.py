@@ -119,26 +119,42 @@ def encode_done(done: Done) -> bytearray:
 
 
 def decode_done(message: bytes, outputs: int) -> Done:
-    _, slot, count, _, batch_id = _HEAD.unpack_from(message)
-    at = _HEAD.size
-    started_ns, finished_ns = _TIMES.unpack_from(message, at)
-    at += _TIMES.size
-    frames = []
-    for _ in range(count):
-        status = _FRAME.unpack_from(message, at)[1]
-        at += _FRAME.size
-        tensors: list[TensorRef] = []
-        if status == OK:
-            tensors, at = _tensors(message, at, outputs)
-        frames.append((status, tensors))
-    reasons = {int(i): str(r) for i, r in json.loads(message[at:]).items()} if at < len(message) else {}
-    return Done(batch_id, slot, started_ns, finished_ns, frames, reasons)
+    """Raises ValueError where the message has not the layout of a DONE, whole and with nothing behind it."""
+    try:
+        _, slot, count, _, batch_id = _HEAD.unpack_from(message)
+        at = _HEAD.size
+        started_ns, finished_ns = _TIMES.unpack_from(message, at)
+        at += _TIMES.size
+        frames = []
+        for _ in range(count):
+            status = _FRAME.unpack_from(message, at)[1]
+            at += _FRAME.size
+            tensors: list[TensorRef] = []
+            if status == OK:
+                tensors, at = _tensors(message, at, outputs)
+            elif status not in (INVALID, FRAME_FAILED):
+                raise ValueError(f"a frame has status {status}")
+            frames.append((status, tensors))
+        return Done(batch_id, slot, started_ns, finished_ns, frames, _reasons(message[at:]))
+    except struct.error as error:
+        raise ValueError(str(error)) from None
+
+
+def _reasons(text: bytes) -> dict[int, str]:
+    if not text:
+        return {}
+    reasons = json.loads(text)
+    if not isinstance(reasons, dict) or not reasons:
+        raise ValueError("the reasons are none")
+    return {int(index): str(reason) for index, reason in reasons.items()}
 
 
 def _tensors(message: bytes, at: int, count: int) -> tuple[list[TensorRef], int]:
     tensors: list[TensorRef] = []
     for _ in range(count):
         offset, length, encoding, dims, *shape = _TENSOR.unpack_from(message, at)
+        if dims > DIMS_MAX:
+            raise ValueError(f"a tensor has {dims} dimensions")
         tensors.append((offset, length, encoding, tuple(shape[:dims])))
         at += _TENSOR.size
     return tensors, at
@@ -159,10 +175,12 @@ def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
 
 
 def decode_text(message: bytes) -> tuple[int, dict[str, Any]]:
-    """(batch id, body)."""
+    """(batch id, body). Raises ValueError where the message is no such one."""
+    if len(message) < _HEAD.size:
+        raise ValueError(f"the message has {len(message)} bytes")
     body = json.loads(message[_HEAD.size :])
     if not isinstance(body, dict):
-        raise ValueError("message body is not an object")
+        raise ValueError("the body is not an object")
     return _HEAD.unpack_from(message)[4], body
 
 

@@ -1,0 +1,129 @@
+"""What a worker answers, and whether to believe it.
+
+A worker runs native code on graphs that somebody else made: its word is taken only where it can be true. Whatever is
+wrong with an answer is wrong with the worker, which can't be asked again, so that there is one error for all of it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from duly.models.spec import ELEMENT_BYTES, Signature
+from duly.runtime.lane import BatchResult
+from duly.runtime.outcome import Output
+from duly.worker import channel
+from duly.worker.layout import layout
+
+REASON_CHARS_MAX = 4000
+"""Of a failed batch; what the worker itself keeps to when a model can't be loaded."""
+
+
+class BrokenAnswer(Exception):
+    """What the worker said can't be true; the text says why, for the log."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """The batch that a worker runs."""
+
+    batch_id: int
+    slot: int
+    size: int
+    """Frames; 0 where the lane is only warmed."""
+    asked_ns: int
+
+
+class Answers:
+    """Reads the answers of one worker."""
+
+    def __init__(self, signature: Signature, region: channel.Region) -> None:
+        """Raises BrokenAnswer where the outputs have no room in the region."""
+        self._region = region
+        self._elements = [ELEMENT_BYTES[spec.datatype] for spec in signature.outputs]
+        self._fixed = [
+            spec.shape if -1 not in spec.shape and prod(spec.shape) * size == spec.bytes_max else None
+            for spec, size in zip(signature.outputs, self._elements, strict=True)
+        ]
+        """By output: the shape whose bytes are just those that there is room for."""
+        self._bytes_max = [spec.bytes_max for spec in signature.outputs]
+        self._bases, needed = layout(self._bytes_max, max(signature.batch_sizes))
+        if needed > region.output_bytes:
+            raise BrokenAnswer(f"its region has {region.output_bytes} bytes for outputs that take {needed}")
+
+    def read(self, message: bytes, asked: Asked | None, now_ns: int) -> BatchResult | str:
+        """The result of the batch that was `asked` for, or why the worker says that it failed. Raises BrokenAnswer."""
+        if asked is None:
+            raise BrokenAnswer("an answer though nothing runs")
+        try:
+            if channel.kind_of(message) == channel.FAILED:
+                return _reason(message, asked)
+            if channel.kind_of(message) != channel.DONE:
+                raise BrokenAnswer(f"a message of kind {channel.kind_of(message)}")
+            done = channel.decode_done(message, len(self._bases))
+        except (ValueError, RecursionError) as error:
+            raise BrokenAnswer(f"a message that can't be read: {error}") from error
+        _check(done, asked, now_ns)
+        result = BatchResult(done.started_ns, done.finished_ns, self._copier(done))
+        ends = list(self._bases)
+        for index, (status, refs) in enumerate(done.frames):
+            if status == channel.OK:
+                self._check_places(index, refs, ends)
+            elif index in done.reasons:
+                (result.invalid if status == channel.INVALID else result.failed)[index] = done.reasons[index]
+            else:
+                raise BrokenAnswer(f"frame {index} did not run, and no reason is given")
+        if len(done.reasons) != len(result.invalid) + len(result.failed):
+            raise BrokenAnswer("a reason for a frame that ran, or is not there")
+        return result
+
+    def _check_places(self, index: int, refs: Sequence[channel.TensorRef], ends: list[int]) -> None:
+        """Each output lies behind those of the frames before it and not behind its own place, so that no frame gets
+        another's. `ends`: where the last of each ended; moved on.
+        """
+        for nth, (offset, length, encoding, shape) in enumerate(refs):
+            bytes_max = self._bytes_max[nth]
+            # Almost always it is as the signature says, which is quicker to see.
+            if length != bytes_max or shape != self._fixed[nth] or encoding:
+                self._check_shape(nth, length, encoding, shape)
+            end = offset + length
+            if offset < ends[nth] or end > self._bases[nth] + (index + 1) * bytes_max:
+                raise BrokenAnswer(f"output {nth} of frame {index} lies at {offset}, which is not its place")
+            ends[nth] = end
+
+    def _check_shape(self, nth: int, length: int, encoding: int, shape: tuple[int, ...]) -> None:
+        sane = encoding == 0 and min(shape, default=0) >= 0
+        if not sane or length != prod(shape) * self._elements[nth] or length > self._bytes_max[nth]:
+            raise BrokenAnswer(f"output {nth} of a frame has {length} bytes and shape {list(shape)}")
+
+    def _copier(self, done: channel.Done) -> Callable[[int], list[Output]]:
+        area = self._region.outputs[done.slot]
+
+        def outputs(index: int) -> list[Output]:
+            return [
+                (nth, shape, bytes(area[offset : offset + length]))
+                for nth, (offset, length, _, shape) in enumerate(done.frames[index][1])
+            ]
+
+        return outputs
+
+
+def _reason(message: bytes, asked: Asked) -> str:
+    batch_id, body = channel.decode_text(message)
+    reason = body.get("reason")
+    if batch_id != asked.batch_id or not isinstance(reason, str):
+        raise BrokenAnswer(f"the failure of batch {batch_id} while batch {asked.batch_id} runs, reason {reason!r:.100}")
+    return reason[:REASON_CHARS_MAX]
+
+
+def _check(done: channel.Done, asked: Asked, now_ns: int) -> None:
+    """That it is an answer to what was asked, at a time that can be."""
+    if (done.batch_id, done.slot, len(done.frames)) != (asked.batch_id, asked.slot, asked.size):
+        raise BrokenAnswer(
+            f"batch {done.batch_id} of {len(done.frames)} frames in slot {done.slot}, while batch {asked.batch_id} of "
+            f"{asked.size} in slot {asked.slot} runs"
+        )
+    if not asked.asked_ns <= done.started_ns <= done.finished_ns <= now_ns:
+        raise BrokenAnswer(
+            f"started {done.started_ns - asked.asked_ns} ns after it was asked, finished "
+            f"{done.finished_ns - done.started_ns} ns later, {now_ns - done.finished_ns} ns ago"
+        )

@@ -1,0 +1,82 @@
+"""What a fresh scheduler must be told to take over from one that failed: what is up, what is ready, who is there.
+
+No more is kept than there are lanes, variants on lanes, and open streams.
+"""
+
+from collections.abc import Iterator
+
+from duly.core.events import (
+    DrainRequested,
+    Event,
+    FrameRefused,
+    LaneDown,
+    LaneUp,
+    ModelGone,
+    ModelReady,
+    StreamClosed,
+    StreamOpened,
+)
+from duly.core.types import StreamTerms
+
+
+class Facts:
+    def __init__(self) -> None:
+        self._lanes: dict[str, LaneUp] = {}
+        self._ready: dict[tuple[str, str], dict[str, ModelReady]] = {}
+        """By model and lane, each variant. A model whose worker is being replaced stays: its frames may wait."""
+        self._gone: dict[tuple[str, str], ModelGone] = {}
+        """Those of them that have no worker now."""
+        self._streams: dict[int, StreamOpened] = {}
+        self._drain: DrainRequested | None = None
+
+    def note(self, event: Event) -> None:
+        """Before the scheduler is told: what it makes of the event does not change that it is so."""
+        match event:
+            case StreamOpened():
+                self._streams[event.stream_id] = event
+            case StreamClosed():
+                self._streams.pop(event.stream_id, None)
+            case LaneUp():
+                self._lanes[event.lane] = event
+            case LaneDown():
+                self._lanes.pop(event.lane, None)
+                self._forget([key for key in self._ready if key[1] == event.lane])
+            case ModelReady():
+                self._ready.setdefault((event.model, event.lane), {})[event.variant] = event
+                self._gone.pop((event.model, event.lane), None)
+            case ModelGone(lane=None):
+                self._forget([key for key in self._ready if key[0] == event.model])
+            case ModelGone(lane=str(lane)) if (event.model, lane) in self._ready:
+                self._gone[event.model, lane] = event
+            case DrainRequested():
+                self._drain = event
+            case _:
+                pass
+
+    def nothing_runs_any_more(self) -> None:
+        """All lanes are given up."""
+        self._lanes.clear()
+
+    def terms(self, stream_id: int) -> StreamTerms | None:
+        opened = self._streams.get(stream_id)
+        return opened.terms if opened is not None else None
+
+    def stateful_streams(self) -> list[int]:
+        return [stream_id for stream_id, opened in self._streams.items() if opened.terms.gap is not None]
+
+    def events(self) -> Iterator[Event]:
+        """In an order in which they may happen. Streams come after the drain, which they have been told of."""
+        yield from list(self._lanes.values())
+        for variants in list(self._ready.values()):
+            yield from list(variants.values())
+        yield from list(self._gone.values())
+        if self._drain is not None:
+            yield self._drain
+        yield from list(self._streams.values())
+        for stream_id in self.stateful_streams():
+            yield FrameRefused(stream_id)  # what it had unanswered was not run
+
+    def _forget(self, keys: list[tuple[str, str]]) -> None:
+        for key in keys:
+            del self._ready[key]
+            self._gone.pop(key, None)

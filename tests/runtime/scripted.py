@@ -1,0 +1,263 @@
+"""A server's runtime as it is, real workers and all, but for the processes at the other ends of their sockets."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from duly.core.events import Action, Event, TimerFired
+from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
+from duly.metrics import Metrics
+from duly.models.repository import ModelVersion, Repository
+from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.runtime.driver import Driver
+from duly.runtime.models import Models
+from duly.runtime.outcome import Outcome
+from duly.worker import channel
+from duly.worker.layout import layout
+
+MS = 1_000_000
+S = 1_000_000_000
+LANE = "cpu:0"
+TURNS_MAX = 2000
+"""Of the loop. Whoever is not served within so many is not served at all."""
+TERMS = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 600 * S, 64)
+_SPEC = TensorSpec(name="x", datatype="FP32", shape=(2,), bytes_max=8)
+_SIGNATURE = Signature(
+    inputs=(_SPEC,), outputs=(_SPEC,), batch_sizes=(1, 2, 4), any_size=True, stateful=False, providers=("CPU",)
+)
+
+Change = Callable[[channel.Done], bytes | bytearray]
+
+
+class Clock:
+    """Of server and workers alike; stands in for the module `time`, too."""
+
+    def __init__(self) -> None:
+        self.now_ns = 987_654_321_000_000
+
+    def monotonic_ns(self) -> int:
+        return self.now_ns
+
+
+class ScriptedProcess:
+    """Stands in for `subprocess.Popen` of a worker: loads at once, and answers a batch when the test says so."""
+
+    def __init__(self, clock: Clock, descriptor: int) -> None:
+        self.pid = 1
+        self.asked: channel.Run | None = None
+        self._clock = clock
+        self._code: int | None = None
+        self._socket = socket.socket(fileno=os.dup(descriptor))
+        self._socket.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._read)
+
+    def poll(self) -> int | None:
+        return self._code
+
+    def kill(self) -> None:
+        self._end(-signal.SIGKILL)
+
+    @property
+    def alive(self) -> bool:
+        return self._code is None
+
+    def answer(self, change: Change = channel.encode_done) -> None:
+        """Ends the batch that runs with each frame as its own output, or with what `change` makes of that answer."""
+        assert self.asked is not None
+        run, self.asked = self.asked, None
+        started_ns = self._clock.now_ns
+        self._clock.now_ns += MS
+        frames: list[tuple[int, list[channel.TensorRef]]] = []
+        for index, (_, _, refs) in enumerate(run.frames):
+            offset, length, _, _ = refs[0]
+            self._region.outputs[run.slot][8 * index : 8 * index + 8] = bytes(
+                self._region.inputs[run.slot][offset : offset + length]
+            )
+            frames.append((channel.OK, [(8 * index, 8, 0, (2,))]))
+        self._socket.send(change(channel.Done(run.batch_id, run.slot, started_ns, self._clock.now_ns, frames, {})))
+
+    def _end(self, code: int) -> None:
+        if self.alive:
+            self._code = code
+            self.asked = None
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+
+    def _read(self) -> None:
+        try:
+            message = self._socket.recv(channel.MESSAGE_BYTES_MAX)
+        except ConnectionError:
+            message = b""
+        match channel.kind_of(message) if message else channel.STOP:
+            case channel.LOAD:
+                self._load()
+            case channel.RUN:
+                self.asked = channel.decode_run(message, 1)
+            case channel.STOP:
+                self._end(0)
+
+    def _load(self) -> None:
+        _, size = layout([8], 4)
+        self._region = channel.Region.create(size, size)
+        variant = {
+            "samples_ns": {1: [MS], 2: [MS], 4: [MS]},
+            "any_size": True,
+            "providers": ["CPU"],
+            "warm_after_ns": 0,
+        }
+        ready = {
+            "signature": _SIGNATURE.model_dump(mode="json"),
+            "variants": [variant],
+            "input_bytes": size,
+            "output_bytes": size,
+        }
+        socket.send_fds(self._socket, [channel.encode_text(channel.READY, ready)], [self._region.fd])
+
+
+@dataclass
+class Stream:
+    """Keeps what it is told, until it is told to raise."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    sent: list[int] = field(default_factory=list)
+    raises: bool = False
+    raised: bool = False
+    broken: bool = False
+    wrong: list[str] = field(default_factory=list)
+    """What should not have been; said by `check`, since a sink that raises is only let go."""
+
+    def deliver(self, outcome: Outcome) -> None:
+        frame_id = outcome.frame.frame_id
+        if self.broken or frame_id in self.outcomes:
+            self.wrong.append(f"frame {frame_id} answered again, or after the stream was told to end")
+        if self.raises:
+            self.raised = True
+            raise Injected("sink.deliver")
+        if outcome.status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
+            if outcome.outputs != [(0, (2,), payload(frame_id))]:
+                self.wrong.append(f"frame {frame_id} got {outcome.outputs}")
+        elif not outcome.reason:
+            self.wrong.append(f"frame {frame_id} is {outcome.status.name} without a reason")
+        self.outcomes[frame_id] = outcome
+
+    def check(self, *, is_open: bool) -> None:
+        """Every frame was answered once, and rightly; a stream that closed or broke may lack some."""
+        assert not self.wrong
+        assert self.broken == self.raised
+        if is_open and not self.broken:
+            assert sorted(self.outcomes) == self.sent
+
+    def advise(self, advice: object, reason: str, period_ns: int) -> None:
+        pass
+
+    def fail(self) -> None:
+        self.broken = True
+
+
+class Injected(Exception):
+    """The fault that a test put in."""
+
+
+@dataclass
+class Recording:
+    raises: bool = False
+    closed: bool = False
+
+    def event(self, now_ns: int, event: Event) -> None:
+        assert not self.closed
+        if self.raises:
+            raise Injected("recorder")
+
+    def actions(self, actions: list[Action]) -> None:
+        assert not self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Bench:
+    """Models m/1 and n/1 on one lane."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = Clock()
+        self.processes: list[ScriptedProcess] = []
+        self.recording = Recording()
+        self.metrics = Metrics()
+        self.fatal: list[str] = []
+        self.driver = Driver(
+            self.metrics, 1 << 20, self.clock.monotonic_ns, record=self.recording, fatal=self.fatal.append
+        )
+        self.models = Models(Repository(Path()), self.driver, self.metrics, (LANE,), 1, 600.0, 10_000.0)
+        self.streams: dict[int, tuple[Stream, str]] = {}
+        """Those that are open, and their models."""
+        self._frame_id = 0
+        monkeypatch.setattr("duly.runtime.workers.time", self.clock)
+        monkeypatch.setattr("duly.runtime.workers.subprocess.Popen", self._popen)
+
+    def _popen(self, command: list[str], pass_fds: list[int], stdin: int) -> ScriptedProcess:
+        process = ScriptedProcess(self.clock, pass_fds[0])
+        self.processes = [process, *filter(lambda old: old.alive, self.processes)]
+        return process
+
+    async def start(self) -> None:
+        for name in ("m", "n"):
+            await self.models._load(ModelVersion(name, "1", Path(), Path(), ModelConfig(), ()))
+
+    def open(self, model: str = "m/1") -> Stream:
+        stream = Stream()
+        self.streams[self.driver.open_stream(stream, TERMS)] = stream, model
+        return stream
+
+    def close(self, stream_id: int) -> None:
+        del self.streams[stream_id]
+        self.driver.close_stream(stream_id)
+
+    def send(self, stream_id: int, count: int = 1) -> None:
+        """Together, as the scheduler sees it."""
+        stream, model = self.streams[stream_id]
+        for _ in range(count):
+            self._frame_id += 1
+            stream.sent.append(self._frame_id)
+            now_ns = self.clock.now_ns
+            frame = Frame(0, stream_id, self._frame_id, model, now_ns + 600 * S, received_ns=now_ns)
+            self.driver.take_frame(frame, [(0, (2,), payload(self._frame_id))], 8)
+
+    @property
+    def running(self) -> ScriptedProcess | None:
+        return next((process for process in self.processes if process.asked is not None), None)
+
+    async def turn(self, times: int = 5) -> None:
+        """Of the loop, so often that what was sent over a socket has come."""
+        for _ in range(times):
+            await asyncio.sleep(0)
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Answers as a good worker does until that is so."""
+        for _ in range(TURNS_MAX):
+            if true():
+                return
+            self.clock.now_ns += MS
+            self.driver.submit(TimerFired())
+            if self.running is not None:
+                self.running.answer()
+            await self.turn()
+        raise AssertionError("a silent lane")
+
+    async def serves(self) -> None:
+        """Fresh frames of fresh streams are answered in time, of every model."""
+        for model in ("m/1", "n/1"):
+            stream = self.open(model)
+            self.send(next(reversed(self.streams)))
+            await self.until(lambda: bool(stream.outcomes))  # noqa: B023  # called at once
+            assert [outcome.status for outcome in stream.outcomes.values()] == [OutcomeStatus.ON_TIME]
+
+
+def payload(frame_id: int) -> bytes:
+    return frame_id.to_bytes(8, "little")

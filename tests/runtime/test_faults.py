@@ -1,0 +1,302 @@
+"""Whatever raises on a frame's way, and whatever a worker says: every frame has one outcome, and the lane goes on."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
+
+import pytest
+from structlog.testing import capture_logs
+
+from duly.core.events import BatchFinished, DrainRequested, FramesCancelled
+from duly.core.types import Frame, OutcomeStatus
+from duly.runtime.driver import FAILURES_MAX
+from duly.worker import channel
+from runtime.scripted import LANE, Bench, Change, Injected, S, ScriptedProcess, Stream
+
+SEEDS = 150
+
+
+def but(**fields: Any) -> Change:
+    def change(done: channel.Done) -> bytes | bytearray:
+        for name, value in fields.items():
+            setattr(done, name, value)
+        return channel.encode_done(done)
+
+    return change
+
+
+LIES: list[Change] = [
+    lambda done: b"\xff",
+    lambda done: channel.encode_done(done)[:-3],
+    lambda done: channel.encode_text(channel.FAILED, {"reason": "?"}, done.batch_id + 1),
+    but(batch_id=12345),
+    lambda done: but(slot=1 - done.slot)(done),
+    lambda done: but(frames=done.frames[1:])(done),
+    lambda done: but(frames=[(channel.OK, [(1 << 40, 8, 0, (2,))]) for _ in done.frames])(done),
+    lambda done: but(frames=[(channel.OK, [(0, 4, 0, (2,))]) for _ in done.frames])(done),
+    lambda done: but(finished_ns=done.started_ns - 1)(done),
+]
+
+
+def once(target: Any, name: str) -> None:
+    """The next call of it raises, and no other."""
+
+    def raising(*arguments: Any) -> Any:
+        disarm(target, name)
+        raise Injected(name)
+
+    setattr(target, name, raising)
+
+
+def disarm(target: Any, name: str) -> None:
+    vars(target).pop(name, None)
+
+
+def places(bench: Bench) -> list[tuple[Any, str]]:
+    """Where something may raise."""
+    workers = [worker for served in bench.models.served() for worker in served.workers.values()]
+    return [
+        (bench.driver.scheduler, "step"),
+        (bench.driver.scheduler, "next_wake_ns"),
+        (bench.driver.payloads, "get"),
+        (bench.metrics, "batch"),
+        (bench.metrics, "outcome"),
+        (bench.metrics, "worker_restarted"),
+        *((worker, "run") for worker in workers),
+    ]
+
+
+def inject(bench: Bench, rng: random.Random) -> None:
+    """Something is about to raise."""
+    match rng.choice(["sink", "recorder", "place", "place", "place"]):
+        case "sink" if bench.streams:
+            rng.choice(list(bench.streams.values()))[0].raises = True
+        case "recorder":
+            bench.recording.raises = True
+        case _:
+            once(*rng.choice(places(bench)))
+
+
+async def act(bench: Bench, rng: random.Random) -> None:
+    """One thing that may happen."""
+    bench.clock.now_ns += 1_000_000
+    running = bench.running
+    match rng.choice(["open", "close", "send", "send", "send", "cancel", "answer", "answer", "lie", "silence", "die"]):
+        case "open":
+            bench.open(rng.choice(["m/1", "n/1"]))
+        case "close" if bench.streams:
+            bench.close(rng.choice(list(bench.streams)))
+        case "send" if bench.streams:
+            bench.send(rng.choice(list(bench.streams)), rng.randint(1, 6))
+        case "cancel" if bench.streams:
+            stream_id = rng.choice(list(bench.streams))
+            bench.driver.submit(FramesCancelled(stream_id, tuple(bench.streams[stream_id][0].sent[-2:])))
+        case "answer" if running is not None:
+            running.answer()
+        case "lie" if running is not None:
+            running.answer(rng.choice(LIES))
+        case "silence":
+            bench.clock.now_ns += 11_000_000_000
+            bench.models.watch_workers()
+        case "die" if running is not None:
+            running.kill()
+    await bench.turn(rng.randint(0, 5))
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_the_law_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    async def story() -> None:
+        rng = random.Random(seed)
+        bench = Bench(monkeypatch)
+        await bench.start()
+        everyone = [bench.open(), bench.open("n/1")]
+        for _ in range(rng.randint(5, 40)):
+            before = set(bench.streams)
+            await act(bench, rng)
+            everyone += [bench.streams[stream_id][0] for stream_id in bench.streams.keys() - before]
+            if rng.random() < 0.25:
+                inject(bench, rng)
+            for stream_id, (stream, _) in list(bench.streams.items()):
+                if stream.broken:
+                    del bench.streams[stream_id]
+        for stream in everyone:
+            stream.raises = False
+        await bench.until(lambda: not bench.driver.payloads)
+        assert bench.driver.payloads.bytes == 0
+        still_open = [stream for stream, _ in bench.streams.values()]
+        for stream in everyone:
+            stream.check(is_open=any(stream is other for other in still_open))
+        for place in places(bench):
+            disarm(*place)
+        await bench.serves()
+        await bench.models.close()
+        assert not any(process.alive for process in bench.processes)
+
+    with capture_logs():
+        asyncio.run(story())
+
+
+# ---- one by one ----
+
+
+@pytest.fixture
+async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    bench = Bench(monkeypatch)
+    await bench.start()
+    yield bench
+    await bench.models.close()
+
+
+async def running_and_waiting(bench: Bench) -> tuple[Stream, ScriptedProcess]:
+    """A stream whose first frame runs while two more wait."""
+    stream = bench.open()
+    stream_id = next(reversed(bench.streams))
+    bench.send(stream_id)
+    await bench.turn()
+    bench.send(stream_id, 2)
+    await bench.turn()
+    assert bench.running is not None
+    return stream, bench.running
+
+
+async def test_a_scheduler_that_fails_is_followed_by_one_that_knows_what_is_true(bench: Bench) -> None:
+    stream, process = await running_and_waiting(bench)
+    failed = bench.driver.scheduler
+    once(failed, "step")
+    bench.send(next(iter(bench.streams)))
+    await bench.turn()
+    assert [outcome.status for outcome in stream.outcomes.values()] == [OutcomeStatus.FAILED] * 4
+    assert {o.reason for o in stream.outcomes.values()} == {
+        "the scheduler failed while the frame was waiting or running"
+    }
+    assert bench.driver.scheduler is not failed
+    assert not process.alive, "what runs for a scheduler that is gone is given up"
+    assert bench.recording.closed
+    bench.send(next(iter(bench.streams)))  # of the stream that was open all the while
+    await bench.until(lambda: len(stream.outcomes) == 5)
+    assert stream.outcomes[stream.sent[-1]].status is OutcomeStatus.ON_TIME
+    assert not bench.fatal
+
+
+async def test_a_worker_that_is_idle_outlives_the_scheduler(bench: Bench) -> None:
+    _, process = await running_and_waiting(bench)
+    once(bench.driver.scheduler, "step")
+    process.answer()  # which the scheduler fails on
+    await bench.turn()
+    assert process.alive
+    await bench.serves()
+
+
+async def test_a_scheduler_that_fails_again_and_again_ends_the_process(bench: Bench) -> None:
+    for nth in range(FAILURES_MAX + 1):
+        assert not bench.fatal, nth
+        once(bench.driver.scheduler, "step")
+        bench.driver.submit(BatchFinished(7))
+    assert bench.fatal == [f"the scheduler failed {FAILURES_MAX + 1} times within a minute"]
+
+
+async def test_failures_long_ago_do_not_count(bench: Bench) -> None:
+    for _ in range(3 * FAILURES_MAX):
+        bench.clock.now_ns += 60_000_000_000 // FAILURES_MAX
+        once(bench.driver.scheduler, "step")
+        bench.driver.submit(BatchFinished(7))
+    assert not bench.fatal
+
+
+async def test_a_scheduler_that_can_not_be_told_what_is_true_ends_the_process(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, _ = await running_and_waiting(bench)
+
+    def step(*_: object) -> NoReturn:
+        raise Injected
+
+    monkeypatch.setattr("duly.runtime.driver.Scheduler.step", step)
+    bench.send(next(iter(bench.streams)))
+    await bench.turn()
+    assert sorted(stream.outcomes) == stream.sent
+    assert bench.fatal[0] == "the scheduler cannot be started anew"
+
+
+async def test_a_batch_that_can_not_be_handed_over_fails_alone(bench: Bench) -> None:
+    stream, process = await running_and_waiting(bench)
+    once(bench.models.find("m", "1").workers[LANE], "run")
+    process.answer()
+    await bench.until(lambda: len(stream.outcomes) == 3)
+    assert [outcome.status.name for outcome in stream.outcomes.values()] == ["ON_TIME", "FAILED", "FAILED"]
+    assert stream.outcomes[stream.sent[-1]].reason == "the batch could not be handed to its worker"
+    assert process.alive
+
+
+async def test_a_payload_that_does_not_fit_fails_its_batch_and_not_its_neighbours(bench: Bench) -> None:
+    stream = bench.open()
+    now_ns = bench.clock.now_ns
+    frame = Frame(0, next(reversed(bench.streams)), 1, "m/1", now_ns + S, received_ns=now_ns)
+    bench.driver.take_frame(frame, [(0, (3,), bytes(12))], 12)
+    await bench.until(lambda: bool(stream.outcomes))
+    assert stream.outcomes[1].status is OutcomeStatus.FAILED
+    await bench.serves()
+
+
+async def test_a_sink_that_raises_loses_its_stream_and_no_other(bench: Bench) -> None:
+    broken, _ = await running_and_waiting(bench)
+    other = bench.open()
+    bench.send(next(reversed(bench.streams)))
+    broken.raises = True
+    await bench.until(lambda: bool(other.outcomes))
+    assert broken.broken
+    assert not broken.outcomes
+    assert not bench.driver.payloads
+    del bench.streams[1]
+    await bench.serves()
+
+
+async def test_a_recording_that_raises_stops_with_one_line(bench: Bench) -> None:
+    bench.recording.raises = True
+    with capture_logs() as lines:
+        await bench.serves()
+    assert [line["event"] for line in lines] == ["recording stopped, it failed"]
+    assert bench.recording.closed
+
+
+async def test_a_worker_that_lies_is_named_once_and_its_batch_fails(bench: Bench) -> None:
+    stream, process = await running_and_waiting(bench)
+    with capture_logs() as lines:
+        process.answer(but(batch_id=99))
+        await bench.turn()
+    broken = [line for line in lines if line["event"] == "worker is broken, it is killed"]
+    assert [(line["model"], line["lane"]) for line in broken] == [("m/1", LANE)]
+    assert "batch 99" in broken[0]["answer"]
+    assert not process.alive
+    assert [o.reason for o in stream.outcomes.values()] == ["the model's worker gave an answer that makes no sense"]
+    await bench.until(lambda: len(stream.outcomes) == 3)
+    assert [o.status.name for o in stream.outcomes.values()] == ["FAILED", "ON_TIME", "ON_TIME"]
+
+
+async def test_a_worker_that_never_answers_is_seen_by_the_watchdog(bench: Bench) -> None:
+    stream, process = await running_and_waiting(bench)
+    bench.clock.now_ns += 11 * S
+    bench.models.watch_workers()
+    assert not process.alive
+    assert [o.reason for o in stream.outcomes.values()] == ["its worker did not answer for 11.0 s and was killed"]
+    await bench.serves()
+
+
+async def test_what_runs_when_a_drain_is_over_is_failed(bench: Bench) -> None:
+    stream, process = await running_and_waiting(bench)
+    bench.driver.submit(DrainRequested(bench.clock.now_ns + S))
+    bench.clock.now_ns += S
+    bench.models.replace_no_more()
+    bench.driver.stop_running("the server stopped while the frame ran")
+    await bench.driver.drained()
+    assert {o.frame.frame_id: (o.status.name, o.reason) for o in stream.outcomes.values()} == {
+        1: ("FAILED", "the server stopped while the frame ran"),
+        2: ("SHED", "the server stopped before its turn"),
+        3: ("SHED", "the server stopped before its turn"),
+    }
+    assert not process.alive
+    bench.send(next(iter(bench.streams)))
+    await bench.turn()
+    assert stream.outcomes[4].reason == "the server is draining"
+    assert len(bench.processes) == 2, "nobody replaces a worker now"
