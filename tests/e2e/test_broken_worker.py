@@ -1,5 +1,6 @@
 """A worker whose word can't be trusted: its batch is FAILED, it is replaced, and its lane goes on for every model."""
 
+import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +120,26 @@ async def test_a_version_that_comes_back_with_other_inputs_leaves_its_lane_alive
             outcome = await fresh.ask(frame(1))
             assert outcome.status == ON_TIME
             assert array(outcome).tolist() == [2, 4, 6, 8]
+
+
+async def test_a_file_that_changed_under_a_worker_that_dies_leaves_its_lane_alive(tmp_path: Path) -> None:
+    """The worker that takes its place loads other inputs than the open streams know."""
+    root = tmp_path / "models"
+    graphs.save(root, "double", graphs.scale(width=2048), toml="warmup_runs = 3\nbatch_sizes = [1]\n")
+    graphs.save(root, "other", graphs.scale(), toml="warmup_runs = 3\n")
+    async with (
+        serving(root) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="double") as wire,
+        Wire(channel, model="other") as other,
+    ):
+        assert (await wire.ask(frame(1, [1.0] * 2048))).status == ON_TIME
+        graphs.save(root, "double", graphs.scale(width=4))
+        workers = app.models.find("double").workers
+        worker = workers["cpu:0"]
+        worker.kill()
+        while workers.get("cpu:0") in (None, worker):
+            await asyncio.sleep(0.01)
+        assert (await wire.ask(frame(2, [1.0] * 2048))).status in (FAILED, INVALID)
+        assert (await wire.ask(frame(3))).status == ON_TIME
+        assert (await other.ask(frame(1))).status == ON_TIME

@@ -20,7 +20,7 @@ import structlog
 
 from duly.core.events import DispatchBatch, WarmLane
 from duly.models.spec import Signature
-from duly.runtime.answers import Answers, Asked, BrokenAnswer
+from duly.runtime.answers import Answers, Asked
 from duly.runtime.lane import BatchResult
 from duly.runtime.payloads import Payload
 from duly.runtime.tasks import watch_over
@@ -283,7 +283,7 @@ class Worker:
         asked = self._asked
         try:
             result = self._answers.read(message, asked, time.monotonic_ns())
-        except BrokenAnswer as error:
+        except Exception as error:  # whatever it is, the batch has no other end
             _log.error("worker is broken, it is killed", model=self.model, lane=self.lane, answer=str(error))
             self.give_up("the model's worker gave an answer that makes no sense")
             return
