@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from duly.core.events import BatchFinished, DrainRequested, FramesCancelled
 from duly.core.types import Frame, OutcomeStatus
-from duly.runtime.driver import FAILURES_MAX
+from duly.runtime.driver import FAILURES_MAX, Driver
 from duly.worker import channel
 from runtime.scripted import LANE, Bench, Change, Injected, S, ScriptedProcess, Stream
 
@@ -39,8 +39,25 @@ LIES: list[Change] = [
 ]
 
 
+class FaultyScheduler:
+    """A scheduler of which one method raises when it is next asked for. A compiled one takes no other methods."""
+
+    def __init__(self, real: Any, name: str) -> None:
+        self.real = real
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._name:
+            self._name = ""
+            raise Injected(name)
+        return getattr(self.real, name)
+
+
 def once(target: Any, name: str) -> None:
-    """The next call of it raises, and no other."""
+    """The next call of it raises, and no other. Of a driver it is its scheduler's."""
+    if isinstance(target, Driver):
+        target.scheduler = FaultyScheduler(target.scheduler, name)  # type: ignore[assignment]
+        return
 
     def raising(*arguments: Any) -> Any:
         disarm(target, name)
@@ -50,15 +67,19 @@ def once(target: Any, name: str) -> None:
 
 
 def disarm(target: Any, name: str) -> None:
-    vars(target).pop(name, None)
+    if isinstance(target, Driver):
+        while isinstance(target.scheduler, FaultyScheduler):
+            target.scheduler = target.scheduler.real
+    else:
+        vars(target).pop(name, None)
 
 
 def places(bench: Bench) -> list[tuple[Any, str]]:
     """Where something may raise."""
     workers = [worker for served in bench.models.served() for worker in served.workers.values()]
     return [
-        (bench.driver.scheduler, "step"),
-        (bench.driver.scheduler, "next_wake_ns"),
+        (bench.driver, "step"),
+        (bench.driver, "next_wake_ns"),
         (bench.driver.payloads, "get"),
         (bench.metrics, "batch"),
         (bench.metrics, "outcome"),
@@ -163,7 +184,7 @@ async def running_and_waiting(bench: Bench) -> tuple[Stream, ScriptedProcess]:
 async def test_a_scheduler_that_fails_is_followed_by_one_that_knows_what_is_true(bench: Bench) -> None:
     stream, process = await running_and_waiting(bench)
     failed = bench.driver.scheduler
-    once(failed, "step")
+    once(bench.driver, "step")
     bench.send(next(iter(bench.streams)))
     await bench.turn()
     assert [outcome.status for outcome in stream.outcomes.values()] == [OutcomeStatus.FAILED] * 4
@@ -181,7 +202,7 @@ async def test_a_scheduler_that_fails_is_followed_by_one_that_knows_what_is_true
 
 async def test_a_worker_that_is_idle_outlives_the_scheduler(bench: Bench) -> None:
     _, process = await running_and_waiting(bench)
-    once(bench.driver.scheduler, "step")
+    once(bench.driver, "step")
     process.answer()  # which the scheduler fails on
     await bench.turn()
     assert process.alive
@@ -191,7 +212,7 @@ async def test_a_worker_that_is_idle_outlives_the_scheduler(bench: Bench) -> Non
 async def test_a_scheduler_that_fails_again_and_again_ends_the_process(bench: Bench) -> None:
     for nth in range(FAILURES_MAX + 1):
         assert not bench.fatal, nth
-        once(bench.driver.scheduler, "step")
+        once(bench.driver, "step")
         bench.driver.submit(BatchFinished(7))
     assert bench.fatal == [f"the scheduler failed {FAILURES_MAX + 1} times within a minute"]
 
@@ -199,7 +220,7 @@ async def test_a_scheduler_that_fails_again_and_again_ends_the_process(bench: Be
 async def test_failures_long_ago_do_not_count(bench: Bench) -> None:
     for _ in range(3 * FAILURES_MAX):
         bench.clock.now_ns += 60_000_000_000 // FAILURES_MAX
-        once(bench.driver.scheduler, "step")
+        once(bench.driver, "step")
         bench.driver.submit(BatchFinished(7))
     assert not bench.fatal
 
