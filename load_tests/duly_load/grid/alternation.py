@@ -59,11 +59,11 @@ def alternation(effort: Effort, measure: Measure) -> Row:
     )
 
 
-def last_over_first(line: tuple[float, float], wake_ms: float, turns: int, seed: int) -> float:
+def last_over_first(line: tuple[float, float], wake_ms: float, turns: int, seed: int, load: float = BUSY_LOAD) -> float:
     """Frames that ended in the busy third of a turn over those that came then, the median of the last turns over that
     of the first.
     """
-    world = build(_scenario(line, wake_ms, turns), seed)
+    world = build(_scenario(line, wake_ms, turns, load), seed)
     run = world.run(POLICIES["duly"]())
     ended = _in_busy_thirds(np.array(run.batches.ended_ns), np.array(run.batches.size), turns)
     came = _in_busy_thirds(run.frames.arrival_ns, np.ones(len(run.frames)), turns)
@@ -78,9 +78,9 @@ def _in_busy_thirds(at_ns: NDArray[np.int64], weights: NDArray[np.float64], turn
     return np.bincount(at_ns[busy] // turn_ns, weights=weights[busy], minlength=turns)[:turns].astype(np.float64)
 
 
-def _scenario(line: tuple[float, float], wake_ms: float, turns: int) -> Scenario:
+def _scenario(line: tuple[float, float], wake_ms: float, turns: int, load: float) -> Scenario:
     first_ms, next_ms = line
-    busy_hz = BUSY_LOAD * BUSY_SIZE / (first_ms + next_ms * (BUSY_SIZE - 1)) * 1e3
+    busy_hz = load * BUSY_SIZE / (first_ms + next_ms * (BUSY_SIZE - 1)) * 1e3
     rates = (IDLE_HZ, SINGLE_HZ, busy_hz)
     steps = [
         {"at_s": (3 * turn + nth) * THIRD_S, "factor": rate_hz / SINGLE_HZ}
