@@ -29,9 +29,9 @@ TRUSTED_RUNS = 8
 """A size says something about the level from so many runs on; before, its median is mostly the straight line."""
 REFERENCE_RUNS = (8, 16, 32, 64)
 """After so many runs of its own a size is known by all of these, and from the last number on for good."""
-FEW_DEVIATIONS = 1.0
+FEW_DEVIATIONS = 1.3
 """Planned for over the median, in standard deviations. A full window is planned for its third longest, 2.07 of them. So
-much for small ones too costs 0.4 % of the capacity at 5 % noise; nothing wastes 1.4 % of the lanes, this 0.6 %.
+much for small ones too costs 0.4 % of the capacity at 5 % noise; nothing wastes 1.4 % of the lanes, this 0.5 %.
 """
 NOISE_RUNS = 256
 """How far they scatter is averaged over about so many runs."""
