@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +27,8 @@ OVERLOAD_FACTORS = (0.5, 1.0, 1.5, 2.0)
 CAPACITY_STREAMS = 16
 BUSY_STREAMS = 16
 BUSY_WINDOW = 8
+BUSY = Load(MLP.name, MLP.frame_bytes, streams=BUSY_STREAMS, window=BUSY_WINDOW)
+"""More frames in flight than the small model can answer at once."""
 TURN_SECONDS = 1.0
 """Of either phase of loads that alternate."""
 TURNS_COMPARED = 10
@@ -138,14 +140,7 @@ def latency(setup: Setup) -> Part:
 def throughput(setup: Setup) -> Part:
     """Frames a second through a small model, against the null echo."""
     part = Part("b", f"Throughput: {BUSY_STREAMS} streams x {BUSY_WINDOW} frames of 1 KB in flight")
-    load = Load(
-        MLP.name,
-        MLP.frame_bytes,
-        streams=BUSY_STREAMS,
-        window=BUSY_WINDOW,
-        seconds=setup.effort.seconds,
-        warmup_seconds=setup.effort.warmup_seconds,
-    )
+    load = replace(BUSY, seconds=setup.effort.seconds, warmup_seconds=setup.effort.warmup_seconds)
     for _ in range(setup.effort.rounds):
         setup.advance("throughput: null echo")
         echo = setup.load(setup.null_echo, load)
@@ -208,7 +203,7 @@ def memory(setup: Setup) -> Part:
     """Memory of the server and its workers as frames go by."""
     frames = setup.effort.memory_frames
     part = Part("d", f"Memory of the server and its workers, every {frames:,} of {MEMORY_SAMPLES * frames:,} frames")
-    load = Load(MLP.name, MLP.frame_bytes, streams=BUSY_STREAMS, window=BUSY_WINDOW, frames=frames)
+    load = replace(BUSY, frames=frames)
     looks: list[Memory] = []
     for sample in range(MEMORY_SAMPLES + 1):
         setup.advance(f"memory: {sample * frames:,} frames" if sample else "memory: warm-up")
@@ -233,14 +228,7 @@ def alternation(setup: Setup) -> Part:
         "e", f"Alternating loads: {turns} turns of one frame in flight and of {BUSY_STREAMS} streams x {BUSY_WINDOW}"
     )
     single = Load(MLP.name, MLP.frame_bytes, seconds=TURN_SECONDS, warmup_seconds=0.0)
-    busy = Load(
-        MLP.name,
-        MLP.frame_bytes,
-        streams=BUSY_STREAMS,
-        window=BUSY_WINDOW,
-        seconds=TURN_SECONDS,
-        warmup_seconds=0.0,
-    )
+    busy = replace(BUSY, seconds=TURN_SECONDS, warmup_seconds=0.0)
     per_s: list[float] = []
     for turn in range(turns):
         setup.advance(f"alternating loads: turn {turn + 1} of {turns}")

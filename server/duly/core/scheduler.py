@@ -71,8 +71,6 @@ class Scheduler:
         """When a lane that holds or is idle looks again."""
         self._tick_ns = 0
         """When the variants' controls look again; they do with the first event after that."""
-        self._critical_open = False
-        """A CRITICAL stream was when blocking was last bound."""
         self._drain_ns: int | None = None
         frames = self._frames
         self._context = DispatchContext(
@@ -252,10 +250,10 @@ class Scheduler:
         """
         context, tightest_ns = self._context, self._frames.tightest_ns()
         caps = caps_ns(tightest_ns, self._served.longest_one_ns(self._frames.models_open))
-        if StreamClass.CRITICAL in tightest_ns and self._critical_open and not closed:
+        if StreamClass.CRITICAL in tightest_ns and context.promised and not closed:
             caps = {stream_class: min(cap_ns, context.cap_ns[stream_class]) for stream_class, cap_ns in caps.items()}
         context.cap_ns = caps
-        context.promised = self._critical_open = StreamClass.CRITICAL in tightest_ns
+        context.promised = StreamClass.CRITICAL in tightest_ns
         self._context.best_effort = StreamClass.BEST_EFFORT in tightest_ns
         self._context.floors = self._frames.floors
 

@@ -53,7 +53,7 @@ CONFIRMING_RUNS = 3
 EVIDENCE_RUNS = 32
 """The last so many runs say how large a shift is and whose."""
 
-_SD_OF_ABSOLUTE = 1.2533
+SD_OF_ABSOLUTE = 1.2533
 """Standard deviation over mean absolute value, of a normal distribution: sqrt(pi / 2)."""
 _DRIFT_SD = sqrt(1 / (2 * DRIFT_RUNS - 1))
 """Standard deviation of the mean in standard deviations of x."""
@@ -110,14 +110,14 @@ class LaneSpeed:
         self._high = self._low = self._mean = 0.0
         self._high_runs = self._low_runs = 0
         """Runs since that sum was last 0."""
-        self._spread = NOISE_MIN / _SD_OF_ABSOLUTE
+        self._spread = NOISE_MIN / SD_OF_ABSOLUTE
         self._tune()
 
     def join(self, deviation: float, *, like: int = 0) -> int:
         """A number for runs that go together, by which to say that a run was one of them. `deviation`: of x in their
         warm-up; 0: not known. `like`: at the level of that number; 0: at that of the lane.
         """
-        self._spread = max(self._spread, deviation / _SD_OF_ABSOLUTE)
+        self._spread = max(self._spread, deviation / SD_OF_ABSOLUTE)
         self._tune()
         self._own.append(self._own[like - 1] if like else 1.0)
         return len(self._own)
@@ -163,7 +163,7 @@ class LaneSpeed:
 
     def _tune(self) -> None:
         """Fits the limits to the noise."""
-        deviation = max(NOISE_MIN, self._spread * _SD_OF_ABSOLUTE)
+        deviation = max(NOISE_MIN, self._spread * SD_OF_ABSOLUTE)
         self._clip = CLIP * deviation
         self._slack = SLACK * deviation
         self._alarm = ALARM * deviation

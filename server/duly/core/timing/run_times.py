@@ -19,6 +19,7 @@ then, however often they change: corrections cannot add up to a drift.
 from bisect import bisect_left
 from math import exp, log
 
+from duly.core.timing.lane_speed import NOISE_RUNS, SD_OF_ABSOLUTE, TUNE_RUNS
 from duly.core.timing.window import PATIENCE_MAX, STALE_RUNS, Window
 
 DOUBT = 1.2
@@ -33,17 +34,10 @@ FEW_DEVIATIONS = 1.3
 """Planned for over the median, in standard deviations. A full window is planned for its third longest, 2.07 of them. So
 much for small ones too costs 0.4 % of the capacity at 5 % noise; nothing wastes 1.4 % of the lanes, this 0.5 %.
 """
-NOISE_RUNS = 256
-"""How far they scatter is averaged over about so many runs."""
 NOISE_CLIP = 0.4
 """A run that is longer by more counts as one that is longer by so much; of the logarithm."""
-TUNE_RUNS = 16
-"""What is planned for follows the noise every so many runs."""
 OTHER_SIZES_MAX = 8
 """Sizes beside those of the warm-up that are known by runs of their own; the line says of the others."""
-
-_SD_OF_ABSOLUTE = 1.2533
-"""Standard deviation over mean absolute value, of a normal distribution: sqrt(pi / 2)."""
 
 
 class RunTimes:
@@ -95,7 +89,7 @@ class RunTimes:
         window.ran = self.runs
         if self._noise:
             apart = min(abs(log(sample_ns / window.median_ns)), NOISE_CLIP)
-            self._noise += (apart * _SD_OF_ABSOLUTE - self._noise) / NOISE_RUNS
+            self._noise += (apart * SD_OF_ABSOLUTE - self._noise) / NOISE_RUNS
             if not self.runs % TUNE_RUNS:
                 self._tune()
         window.add(lane_run, sample_ns)
@@ -134,7 +128,7 @@ class RunTimes:
 
     def is_fresh(self, window: Window) -> bool:
         """Whether its window is believed as it is."""
-        return self.runs - window.ran <= STALE_RUNS and not window.on_trial
+        return not self.is_stale(window) and not window.on_trial
 
     def shift(self, shift: float, after_run: int) -> None:
         """See Window.shift; those that are stale take part in what their references say."""
