@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 import pytest
 
-from client.scripted_server import OpenedStream, Script, ScriptedServer, echo, on_time, refuse, serving
 from duly.v1 import inference_pb2, tensor_pb2
+from tests.client.scripted_server import OpenedStream, Script, ScriptedServer, echo, on_time, refuse, serving
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ import grpc
 import numpy as np
 import pytest
 
-from client.scripted_server import ScriptedServer, echo, serving
 from duly.v1 import inference_pb2, model_pb2, server_pb2
 from duly_client import BlockingClient, Client, ModelNotFound, ServerFault, ServerUnavailable, errors
+from tests.client.scripted_server import ScriptedServer, echo, serving
 
 X = np.arange(4, dtype=np.float32)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.scripted_server import HOUR_NS, ScriptedServer, serving
 from duly_client import Client
 from duly_client.clock import DRIFT_MAX_PPM, EXCHANGES, Clock, ClockEstimate
+from tests.client.scripted_server import HOUR_NS, ScriptedServer, serving
 
 SECOND_NS = 10**9
 START_NS = 1_700_000_000 * SECOND_NS

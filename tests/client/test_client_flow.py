@@ -6,10 +6,10 @@ import grpc
 import numpy as np
 import pytest
 
-from client.scripted_server import OpenedStream, ScriptedServer, echo_frames, on_time, serving
 from duly.v1 import inference_pb2
 from duly_client import Client, ClientTooSlow, InvalidRequest, Outcome, Status
 from duly_client import stream as stream_module
+from tests.client.scripted_server import OpenedStream, ScriptedServer, echo_frames, on_time, serving
 
 X = np.arange(4, dtype=np.float32)
 

@@ -7,8 +7,8 @@ import grpc
 import numpy as np
 import pytest
 
-from client.scripted_server import OpenedStream, ScriptedServer, echo, on_time, refuse, serving
 from duly_client import Client, ModelNotFound, ServerFault, ServerUnavailable, Status
+from tests.client.scripted_server import OpenedStream, ScriptedServer, echo, on_time, refuse, serving
 
 X = np.zeros(4, np.float32)
 

@@ -7,9 +7,9 @@ import grpc
 import numpy as np
 import pytest
 
-from client.scripted_server import OpenedStream, ScriptedServer, echo, echo_frames, on_time, refuse, serving
 from duly.v1 import inference_pb2
 from duly_client import Advice, Client, InvalidRequest, ProtocolError, Status, StreamRefused
+from tests.client.scripted_server import OpenedStream, ScriptedServer, echo, echo_frames, on_time, refuse, serving
 
 X = np.arange(4, dtype=np.float32)
 

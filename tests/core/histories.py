@@ -4,7 +4,7 @@ A history ends with its last change. From then on one model has as many frames w
 its profile holds best: `Recovery` says how much of the throughput of a profile made afresh that is, and how its plans
 compare with what the runs since then took.
 
-    PYTHONPATH=tests python -m core.histories --seed 0 --runs 3000
+    python -m tests.core.histories --seed 0 --runs 3000
 """
 
 import argparse
@@ -165,7 +165,7 @@ def recoveries(seed: int) -> list[Recovery]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m core.histories", description="What profiles recover from.")
+    parser = argparse.ArgumentParser(prog="python -m tests.core.histories", description="What profiles recover from.")
     parser.add_argument("--seed", type=int, default=0, help="of the first history")
     parser.add_argument("--runs", type=int, default=100, help="so many, with the seeds that follow")
     arguments = parser.parse_args()

@@ -9,7 +9,6 @@ Out of scope: which of several lawful batches is best. The stories show what the
 import copy
 from collections import Counter
 
-from core.accounts import Accounts, Running, Stream
 from duly.core.dispatch.batch_caps import BLOCKING_NS, SINGLES
 from duly.core.dispatch.deferral import LANES_PER_MODEL
 from duly.core.events import (
@@ -26,6 +25,7 @@ from duly.core.events import (
 )
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
+from tests.core.accounts import Accounts, Running, Stream
 
 MISSED = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED)
 

@@ -1,7 +1,7 @@
 """A host that does anything to the scheduler, at random, while `law.Witness` watches.
 
-    PYTHONPATH=tests python -m core.law_run --seed 17            one run; where it fails, prints what went in
-    PYTHONPATH=tests python -m core.law_run --seed 0 --runs 1000 many
+    python -m tests.core.law_run --seed 17            one run; where it fails, prints what went in
+    python -m tests.core.law_run --seed 0 --runs 1000 many
 
 A run is made by one `random.Random`: the same seed gives the same run, and Hypothesis, which brings its own, shrinks
 one that fails. The clock begins anywhere and moves only when the host says so; its timer may come late. Between single
@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from core.law import Witness
 from duly.core.events import (
     BatchFailed,
     BatchFinished,
@@ -34,6 +33,7 @@ from duly.core.events import (
 )
 from duly.core.scheduler import PROBE_AFTER_NS
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
+from tests.core.law import Witness
 
 MS = 1_000_000
 LANES = ("cpu:0", "cpu:1", "gpu:0", "gpu:1", "gpu:2")
@@ -340,11 +340,11 @@ def run(random: Random, turns_max: int = TURNS_MAX) -> Witness:
 
 def command(seed: int) -> str:
     """How to see that run again."""
-    return f"PYTHONPATH=tests python -m core.law_run --seed {seed}"
+    return f"python -m tests.core.law_run --seed {seed}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m core.law_run", description="The law of the core, at random.")
+    parser = argparse.ArgumentParser(prog="python -m tests.core.law_run", description="The law of the core, at random.")
     parser.add_argument("--seed", type=int, default=0, help="of the first run")
     parser.add_argument("--runs", type=int, default=1, help="so many, with the seeds that follow")
     arguments = parser.parse_args()

@@ -36,7 +36,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from core.law import Witness
 from duly.core.events import (
     Action,
     Advice,
@@ -60,6 +59,7 @@ from duly.core.events import (
 )
 from duly.core.timing.profile import MARGIN_PERCENT
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
+from tests.core.law import Witness
 
 SEPARATOR = "----"
 UNIT_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.drawn import MS, NOW_NS, Waiting, profile_of, profiles, queue_of, waiting
 from duly.core.dispatch.batch_window import LOOKAHEAD_BATCHES, best_window, keeps_up, largest_size
 from duly.core.timing.profile import GAIN_PERCENT, Profile
 from duly.core.types import Frame
+from tests.core.drawn import MS, NOW_NS, Waiting, profile_of, profiles, queue_of, waiting
 
 GPU = {1: 10, 8: 24}
 

@@ -3,13 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.drawn import MS, NOW_NS, profile_of
 from duly.core.dispatch.best_effort_share import ClassShares
 from duly.core.dispatch.choose import Batch, DispatchContext, Hold, next_batch, something_waits
 from duly.core.dispatch.deferral import LANES_PER_MODEL
 from duly.core.dispatch.merit import FLOOR_MERIT
 from duly.core.state import StreamState, VariantState
 from duly.core.types import BacklogPolicy, Frame, StreamClass, StreamTerms
+from tests.core.drawn import MS, NOW_NS, profile_of
 
 CRITICAL, STANDARD, BEST_EFFORT = StreamClass.CRITICAL, StreamClass.STANDARD, StreamClass.BEST_EFFORT
 GPU = {1: 10.0, 8: 24.0}

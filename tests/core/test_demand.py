@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.drawn import MS, profile_of, profiles
 from duly.core.timing.arrival_rate import GAP_FRAMES, ArrivalGap, lanes_needed
 from duly.core.timing.profile import Profile
+from tests.core.drawn import MS, profile_of, profiles
 
 
 def test_the_gap_is_not_known_before_the_second_frame() -> None:

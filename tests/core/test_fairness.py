@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.drawn import MS
 from duly.core.dispatch.merit import (
     FLOOR_MERIT,
     FLOOR_VALUE,
@@ -17,6 +16,7 @@ from duly.core.dispatch.merit import (
     Principals,
 )
 from duly.core.types import BacklogPolicy, StreamClass, StreamTerms
+from tests.core.drawn import MS
 
 
 def merit(floor_frames: int = 0, floor_window: int = 0) -> Merit:

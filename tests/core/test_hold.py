@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.drawn import MS, NOW_NS, profile_of, profiles
 from duly.core.dispatch.deferral import DEMAND_MIN_PERCENT, LANES_PER_MODEL, may_hold, ripe_ns
 from duly.core.timing.profile import Profile
+from tests.core.drawn import MS, NOW_NS, profile_of, profiles
 
 MUCH = 100.0
 

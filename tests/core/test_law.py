@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.law_run import MS, command, run
 from duly.core.events import FramesArrived, FramesCancelled, LaneUp, ModelReady, ResolveFrame, StreamOpened
 from duly.core.scheduler import Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
+from tests.core.law_run import MS, command, run
 
 SEEDS = range(120)
 RARE = (

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.drawn import MS, NOW_NS, queue_of
 from duly.core.dispatch.batch_window import LOOKAHEAD_BATCHES
 from duly.core.dispatch.overload import MISFITS_MAX, drop_reason, fits_serially, worthiest
 from duly.core.types import Frame, OutcomeStatus
+from tests.core.drawn import MS, NOW_NS, queue_of
 
 batches = st.lists(st.tuples(st.integers(-5, 60), st.integers(1, 40), st.integers(1, 3)), max_size=6).map(
     lambda specs: sorted((NOW_NS + start_ms * MS, planned_ms * MS, frames) for start_ms, planned_ms, frames in specs)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.histories import recoveries
 from duly.core.timing.lane_speed import LaneSpeed
 from duly.core.timing.profile import GAIN_PERCENT, MARGIN_PERCENT, Profile
 from duly.core.timing.window import FIT_STEPS, LONG_PERCENT, LONG_RUNS, PATIENCE_MAX, STALE_RUNS, TRIAL_RUNS, WINDOW
+from tests.core.histories import recoveries
 
 MS = 1_000_000
 
@@ -455,7 +455,7 @@ def test_what_is_tried_is_no_longer_than_promises_allow() -> None:
 
 @pytest.mark.parametrize("seed", [*range(150), 2084, 2256, 2509])
 def test_throughput_and_plans_recover_within_50_batches_of_the_last_change(seed: int) -> None:
-    """Of any history; `python -m core.histories` tries more of them."""
+    """Of any history; `python -m tests.core.histories` tries more of them."""
     for found in recoveries(seed):
         assert found.throughput >= 0.95
         assert found.plan <= 1.6

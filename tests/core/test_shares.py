@@ -3,9 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.drawn import MS
 from duly.core.dispatch.best_effort_share import BEST_EFFORT_PERCENT, DEFICIT_NS_MAX, GIVEN_WAY, STRICT, ClassShares
 from duly.core.types import StreamClass
+from tests.core.drawn import MS
 
 CRITICAL, STANDARD, BEST_EFFORT = StreamClass.CRITICAL, StreamClass.STANDARD, StreamClass.BEST_EFFORT
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from core.story import Story
+from tests.core.story import Story
 
 STORIES = sorted((Path(__file__).parent.parent / "stories").glob("*.txt"))
 SCENE = """lane cpu:0

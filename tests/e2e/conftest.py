@@ -4,18 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import graphs
 import grpc
 import pytest
 import pytest_asyncio
-from serving import serving
 
 from duly.app import App
+from tests import graphs
+from tests.e2e.serving import serving
 
 
 def write_models(root: Path) -> None:
-    graphs.save(root, "double", graphs.scale(), toml="warmup_runs = 3\n")
-    graphs.save(root, "sum", graphs.running_sum(), toml="warmup_runs = 3\n" + graphs.RUNNING_SUM_TOML)
+    graphs.save(root, "double", graphs.scaling())
+    graphs.save(root, "sum", graphs.summing(), toml='default_backlog = "ALL"\n' + graphs.SUMMING)
 
 
 @pytest.fixture

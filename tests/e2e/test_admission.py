@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import graphs
 import grpc
 import pytest
-from serving import serving
-from wire import ON_TIME, Wire, frame, reason
 
 from duly.app import App
 from duly.core.events import ModelGone
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import model_pb2, model_pb2_grpc
 from duly_client import Client, StreamRefused
+from tests import graphs
+from tests.e2e.serving import serving
+from tests.e2e.wire import ON_TIME, Wire, frame, reason
 
 BUDGET_MS = 1000.0
 
@@ -25,7 +25,7 @@ BUDGET_MS = 1000.0
 def slow_model(tmp_path: Path) -> Path:
     """`m`: milliseconds of work a frame, run one by one."""
     root = tmp_path / "models"
-    graphs.save(root, "m", graphs.slow(rounds=20), toml="warmup_runs = 3\nbatch_sizes = [1]\n")
+    graphs.save(root, "m", graphs.slow(rounds=20), toml="batch_sizes = [1]\n")
     return root
 
 

@@ -10,13 +10,13 @@ import grpc
 import psutil
 import pytest
 import pytest_asyncio
-from serving import serving
-from wire import EXPIRED, INVALID, ON_TIME, SHED, Wire, array, frame, reason, tensor
 
 from duly.app import App
 from duly.core.types import OutcomeStatus
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import inference_pb2_grpc, tensor_pb2
+from tests.e2e.serving import serving
+from tests.e2e.wire import EXPIRED, INVALID, ON_TIME, SHED, Wire, array, frame, reason, tensor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

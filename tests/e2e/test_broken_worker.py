@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import graphs
 import grpc
 import pytest
-from serving import serving
-from wire import FAILED, INVALID, ON_TIME, Wire, array, frame
 
 from duly.app import App
 from duly.worker import channel
+from tests import graphs
+from tests.e2e.serving import serving
+from tests.e2e.wire import FAILED, INVALID, ON_TIME, Wire, array, frame
 
 Change = Callable[[channel.Done], bytes | bytearray]
 
@@ -102,8 +102,8 @@ async def test_a_worker_that_lies_fails_its_batch_and_is_replaced(
 async def test_a_version_that_comes_back_with_other_inputs_leaves_its_lane_alive(tmp_path: Path) -> None:
     """A stream that states the version was open all the while, and its frames fit no more."""
     root = tmp_path / "models"
-    graphs.save(root, "double", graphs.scale(width=2048), toml="warmup_runs = 3\nbatch_sizes = [1]\n")
-    graphs.save(root, "other", graphs.scale(), toml="warmup_runs = 3\n")
+    graphs.save(root, "double", graphs.scaling(width=2048), toml="batch_sizes = [1]\n")
+    graphs.save(root, "other", graphs.scaling())
     async with (
         serving(root) as app,
         grpc.aio.insecure_channel(app.address) as channel,
@@ -112,7 +112,7 @@ async def test_a_version_that_comes_back_with_other_inputs_leaves_its_lane_alive
     ):
         assert (await wire.ask(frame(1, [1.0] * 2048))).status == ON_TIME
         await app.models.unload("double", "1")
-        graphs.save(root, "double", graphs.scale(width=4))
+        graphs.save(root, "double", graphs.scaling(width=4))
         await app.models.load("double", "1")
         assert (await wire.ask(frame(2, [1.0] * 2048))).status in (FAILED, INVALID)
         assert (await other.ask(frame(1))).status == ON_TIME
@@ -125,8 +125,8 @@ async def test_a_version_that_comes_back_with_other_inputs_leaves_its_lane_alive
 async def test_a_file_that_changed_under_a_worker_that_dies_leaves_its_lane_alive(tmp_path: Path) -> None:
     """The worker that takes its place loads other inputs than the open streams know."""
     root = tmp_path / "models"
-    graphs.save(root, "double", graphs.scale(width=2048), toml="warmup_runs = 3\nbatch_sizes = [1]\n")
-    graphs.save(root, "other", graphs.scale(), toml="warmup_runs = 3\n")
+    graphs.save(root, "double", graphs.scaling(width=2048), toml="batch_sizes = [1]\n")
+    graphs.save(root, "other", graphs.scaling())
     async with (
         serving(root) as app,
         grpc.aio.insecure_channel(app.address) as channel,
@@ -134,7 +134,7 @@ async def test_a_file_that_changed_under_a_worker_that_dies_leaves_its_lane_aliv
         Wire(channel, model="other") as other,
     ):
         assert (await wire.ask(frame(1, [1.0] * 2048))).status == ON_TIME
-        graphs.save(root, "double", graphs.scale(width=4))
+        graphs.save(root, "double", graphs.scaling(width=4))
         workers = app.models.find("double").workers
         worker = workers["cpu:0"]
         worker.kill()

@@ -5,10 +5,10 @@ import asyncio
 import grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wire import LATE, ON_TIME, Wire, frame
 
 from duly.app import App
 from duly.v1 import inference_pb2 as pb
+from tests.e2e.wire import LATE, ON_TIME, Wire, frame
 
 ACTIONS = st.lists(
     st.one_of(

@@ -16,12 +16,12 @@ import psutil
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from wire import FAILED, ON_TIME, SHED, Wire, frame
 
 from duly.app import App
 from duly.runtime.driver import FAILURES_MAX
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import server_pb2, server_pb2_grpc
+from tests.e2e.wire import FAILED, ON_TIME, SHED, Wire, frame
 
 
 class Serving:

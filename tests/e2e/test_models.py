@@ -5,15 +5,15 @@ import os
 import signal
 from pathlib import Path
 
-import graphs
 import grpc
 import pytest
-from serving import serving
-from wire import FAILED, ON_TIME, Wire, array, frame, reason
 
 from duly.app import App, StartError, check_models
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import model_pb2, model_pb2_grpc
+from tests import graphs
+from tests.e2e.serving import serving
+from tests.e2e.wire import FAILED, ON_TIME, Wire, array, frame, reason
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_a_new_version_takes_over_between_two_frames(
 ) -> None:
     async with Wire(channel, model="double") as follows, Wire(channel, model="double", version="1") as pinned:
         assert array(await follows.ask(frame(1))).tolist() == [2, 4, 6, 8]
-        graphs.save(repository, "double", graphs.scale(factor=3.0), version=2)
+        graphs.save(repository, "double", graphs.scaling(factor=3.0), version=2)
         loaded = (await stub.LoadModel(model_pb2.LoadModelRequest(name="double"))).model
         assert loaded.active_version == "1", "loading does not activate"
         assert array(await follows.ask(frame(2))).tolist() == [2, 4, 6, 8]
@@ -70,7 +70,7 @@ async def test_watching_models(
 ) -> None:
     watch = stub.WatchModels(model_pb2.WatchModelsRequest())
     assert {(await watch.read()).model.name for _ in range(2)} == {"double", "sum"}
-    graphs.save(repository, "triple", graphs.scale(factor=3.0), toml="warmup_runs = 3\n")
+    graphs.save(repository, "triple", graphs.scaling(factor=3.0))
     await stub.LoadModel(model_pb2.LoadModelRequest(name="triple"))
     states = []
     while model_pb2.MODEL_STATE_READY not in states:
@@ -163,7 +163,7 @@ async def test_a_worker_that_hangs_is_killed_and_replaced(repository: Path) -> N
 async def test_frames_in_flight_across_a_change_of_version_keep_their_own_outputs(tmp_path: Path) -> None:
     """Version 1 gives y and z, version 2 gives y alone: what ran on one is never told in the other's names."""
     root = tmp_path / "models"
-    graphs.save(root, "m", graphs.two_outputs(), toml="warmup_runs = 3\n")
+    graphs.save(root, "m", graphs.two_outputs())
     async with (
         serving(root) as app,
         grpc.aio.insecure_channel(app.address) as channel,
@@ -171,7 +171,7 @@ async def test_frames_in_flight_across_a_change_of_version_keep_their_own_output
         Wire(channel, model="m", outputs=["z"]) as one_output,
     ):
         stub = model_pb2_grpc.ModelServiceStub(channel)
-        graphs.save(root, "m", graphs.scale(factor=3.0), version=2)
+        graphs.save(root, "m", graphs.scaling(factor=3.0), version=2)
         await stub.LoadModel(model_pb2.LoadModelRequest(name="m", version="2"))
         os.kill(worker_pid(app, "m/1"), signal.SIGSTOP)
         await all_outputs.send(frame(1))

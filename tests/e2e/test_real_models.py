@@ -12,8 +12,6 @@ import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
-from serving import serving
-from wire import INVALID, ON_TIME, Wire
 
 from duly.app import App
 from duly.demo.assets import fetch
@@ -21,6 +19,8 @@ from duly.demo.prepare import prepare_models
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly_client import Client
+from tests.e2e.serving import serving
+from tests.e2e.wire import INVALID, ON_TIME, Wire
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from serving import serving
-from wire import Wire, frame
 
 from duly.app import App, StartError
 from duly.config import ServerConfig
 from duly_load.simulator.replay import replay
+from tests.e2e.serving import serving
+from tests.e2e.wire import Wire, frame
 
 
 async def test_what_a_server_did_replays_bit_for_bit(repository: Path, tmp_path: Path) -> None:

@@ -4,17 +4,17 @@ import asyncio
 import time
 from pathlib import Path
 
-import graphs
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from serving import serving
-from wire import CANCELLED, EXPIRED, ON_TIME, SUPERSEDED, Wire, array, frame
 
 from duly.app import App
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import inference_pb2_grpc, server_pb2, server_pb2_grpc
+from tests import graphs
+from tests.e2e.serving import serving
+from tests.e2e.wire import CANCELLED, EXPIRED, ON_TIME, SUPERSEDED, Wire, array, frame
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -92,7 +92,7 @@ async def test_a_gap_resets_the_state_where_asked(shared_channel: grpc.aio.Chann
 @pytest.fixture
 def slow_repository(tmp_path: Path) -> Path:
     root = tmp_path / "slow"
-    graphs.save(root, "slow", graphs.slow(), toml="warmup_runs = 3\nbatch_sizes = [1]\n")
+    graphs.save(root, "slow", graphs.slow(), toml="batch_sizes = [1]\n")
     return root
 
 

@@ -3,19 +3,18 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import graphs
 import grpc
 import pytest
-from serving import serving
-from wire import ON_TIME, Wire, array, frame
 
 from duly.app import App
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import model_pb2, model_pb2_grpc
 from duly_client import Client, StreamRefused
+from tests import graphs
+from tests.e2e.serving import serving
+from tests.e2e.wire import ON_TIME, Wire, array, frame
 
 TOML = """
-warmup_runs = 3
 
 [[variant]]
 name = "exact"
@@ -33,7 +32,7 @@ def two_variants(tmp_path: Path) -> Path:
     """`m`: exact is milliseconds of work, y the largest of x; quick doubles it at once."""
     root = tmp_path / "models"
     graphs.save(root, "m", graphs.slow(rounds=20), toml=TOML)
-    graphs.save(root, "m", graphs.scale_one(), file="quick.onnx")
+    graphs.save(root, "m", graphs.scaling_one(), file="quick.onnx")
     return root
 
 

@@ -21,7 +21,7 @@ from duly_load.report import live_batches
 from duly_load.report.live import write_runs
 from duly_load.report.live_comparison import Detail, write_comparison
 from duly_load.report.live_tables import STREAMS_MAX, LiveEntry
-from live_runs import MS, S, load, refused, run_of, served_in_order
+from tests.live_runs import MS, S, load, refused, run_of, served_in_order
 
 HEADINGS = {
     "Latency",

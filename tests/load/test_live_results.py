@@ -17,7 +17,7 @@ from duly_load.live_files import write_files
 from duly_load.live_results import measure
 from duly_load.machine import look, machine_of
 from duly_load.outcomes import FrameOutcome
-from live_runs import MS, S, load, refused, run_of, served_in_order
+from tests.live_runs import MS, S, load, refused, run_of, served_in_order
 
 
 def counted(run: LiveRun) -> np.ndarray:

@@ -12,7 +12,7 @@ from duly.core.events import BatchFinished, DrainRequested, FramesCancelled
 from duly.core.types import Frame, OutcomeStatus
 from duly.runtime.driver import FAILURES_MAX, Driver
 from duly.worker import channel
-from runtime.scripted import LANE, Bench, Change, Injected, S, ScriptedProcess, Stream
+from tests.runtime.scripted import LANE, Bench, Change, Injected, S, ScriptedProcess, Stream
 
 SEEDS = 150
 

@@ -9,8 +9,8 @@ import pytest
 from onnx import helper
 
 from duly.worker.channel import FRAME_FAILED, INVALID, OK
-from worker import graphs
-from worker.client import BatchFailed, Encoded, Worker, version_of
+from tests import graphs
+from tests.worker.client import BatchFailed, Encoded, Worker, version_of
 
 
 @pytest.fixture(scope="module")

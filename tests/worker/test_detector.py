@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from duly.worker.channel import INVALID, OK
-from worker import real
-from worker.client import Encoded, Outcome, Worker, version_of
+from tests.worker import real
+from tests.worker.client import Encoded, Outcome, Worker, version_of
 
 
 @pytest.fixture(scope="module")

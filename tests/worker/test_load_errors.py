@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from duly.worker import channel
 from duly.worker.graph import LoadError
 from duly.worker.loading import load
-from worker import graphs
-from worker.client import LoadFailed, Worker, version_of
+from tests import graphs
+from tests.worker.client import LoadFailed, Worker, version_of
 
 
 def body_of(root: Path, name: str, **changes: Any) -> dict[str, Any]:

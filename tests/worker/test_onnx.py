@@ -11,7 +11,7 @@ from onnx import helper
 from duly.models.spec import ModelConfig
 from duly.worker.graph import RunError
 from duly.worker.onnx import Binding, Device, Session
-from worker import graphs
+from tests import graphs
 
 
 def session(tmp_path: Path, proto: object = None) -> Session:

@@ -11,8 +11,8 @@ import pytest
 
 from duly.worker import channel
 from duly.worker.pinned import pin
-from worker import graphs
-from worker.client import TIMEOUT_S, LoadFailed, Worker, version_of
+from tests import graphs
+from tests.worker.client import TIMEOUT_S, LoadFailed, Worker, version_of
 
 
 def test_worker_ends_when_the_servers_end_of_the_channel_closes(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.providers import CPU, CUDA, TENSORRT, Node, ProviderError, check_used, wanted
-from worker import graphs
-from worker.test_load_errors import reason_of
+from tests import graphs
+from tests.worker.test_load_errors import reason_of
 
 AZURE = "AzureExecutionProvider"  # the one beside the CPU's in the CPU distribution; it runs no ordinary node
 

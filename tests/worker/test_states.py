@@ -10,8 +10,9 @@ import pytest
 
 from duly.worker.channel import INVALID, OK
 from duly.worker.states import StateTensor, Streams
-from worker import graphs, real
-from worker.client import BatchFailed, Encoded, Worker, version_of
+from tests import graphs
+from tests.worker import real
+from tests.worker.client import BatchFailed, Encoded, Worker, version_of
 
 CHUNK = 512
 CONTEXT = 64

@@ -8,8 +8,8 @@ import pytest
 from onnx import helper
 
 from duly.worker.providers import CPU, CUDA, TENSORRT, WARM_AFTER_NS, warm_after_ns
-from worker import graphs
-from worker.client import LoadFailed, Worker, version_of
+from tests import graphs
+from tests.worker.client import LoadFailed, Worker, version_of
 
 TWO = """
 [[variant]]

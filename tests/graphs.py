@@ -35,12 +35,18 @@ def model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def save(root: Path, name: str, proto: onnx.ModelProto, toml: str = "", *, file: str = "model.onnx") -> Path:
-    """Puts the model into the repository `root`; three runs are warm-up enough for a test."""
-    folder = root / name / "1"
+def save(
+    root: Path, name: str, proto: onnx.ModelProto, toml: str = "", *, version: int = 1, file: str = "model.onnx"
+) -> Path:
+    """Puts the model into the repository `root`; three runs are warm-up enough for a test. A `toml` that stands there
+    stays unless another is given.
+    """
+    folder = root / name / str(version)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(proto, folder / file)
-    (root / name / "model.toml").write_text("warmup_runs = 3\n" + toml)
+    settings = root / name / "model.toml"
+    if toml or not settings.exists():
+        settings.write_text("warmup_runs = 3\n" + toml)
     return root
 
 
@@ -88,3 +94,41 @@ def summing(axis: int = 0) -> onnx.ModelProto:
 
 
 SUMMING = '[[state]]\noutput = "total_next"\ninput = "total"\n'
+"""The settings that make it so."""
+
+
+def scaling(width: int = 4, factor: float = 2.0) -> onnx.ModelProto:
+    """y[N,width] = factor * x[N,width]."""
+    node = helper.make_node("Mul", ["x", "factor"], ["y"])
+    dims: Dims = ["N", width]
+    return model([node], [value("x", dims)], [value("y", dims)], {"factor": np.float32(factor)})
+
+
+def scaling_one(factor: float = 2.0) -> onnx.ModelProto:
+    """y[N,1] = factor * x[N,1,1]: takes and gives what `slow` does."""
+    nodes = [
+        helper.make_node("Mul", ["x", "factor"], ["scaled"]),
+        helper.make_node("Reshape", ["scaled", "column"], ["y"]),
+    ]
+    constants = {"factor": np.float32(factor), "column": np.int64([-1, 1])}
+    return model(nodes, [value("x", ["N", 1, 1])], [value("y", ["N", 1])], constants)
+
+
+def two_outputs(width: int = 4) -> onnx.ModelProto:
+    """z = -x, y = x."""
+    nodes = [helper.make_node("Neg", ["x"], ["z"]), helper.make_node("Identity", ["x"], ["y"])]
+    return model(nodes, [value("x", ["N", width])], [value("z", ["N", width]), value("y", ["N", width])])
+
+
+def slow(rounds: int = 60, width: int = 256) -> onnx.ModelProto:
+    """y[N,1] after `rounds` matrix products: milliseconds of honest work a frame, none saved by batching."""
+    nodes = [helper.make_node("Expand", ["x", "wide"], ["a0"])]
+    nodes += [helper.make_node("MatMul", [f"a{i}", "weights"], [f"a{i + 1}"]) for i in range(rounds)]
+    nodes.append(helper.make_node("ReduceMax", [f"a{rounds}"], ["m"], axes=[1, 2], keepdims=0))
+    nodes.append(helper.make_node("Reshape", ["m", "column"], ["y"]))
+    constants = {
+        "weights": np.eye(width, dtype=np.float32),
+        "wide": np.int64([1, width, width]),
+        "column": np.int64([-1, 1]),
+    }
+    return model(nodes, [value("x", ["N", 1, 1])], [value("y", ["N", 1])], constants)
