@@ -72,7 +72,9 @@ class Lanes:
 
     def _occupy(self, lane: str, running: RunningBatch) -> None:
         batch_id = running.action.batch_id
-        self.up[lane].batch_id = batch_id
+        state = self.up[lane]
+        state.batch_id = batch_id
+        state.idle_ns += running.started_ns - state.ended_ns
         self.free -= 1
         self._running[batch_id] = running
         self._actions.append(running.action)

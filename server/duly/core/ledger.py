@@ -118,6 +118,7 @@ class FrameLedger:
             stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
         stream.unanswered += 1
         stream.arrived_ns = now_ns
+        stream.pace.arrived += 1
         stream.model = frame.model
         model = self._served.by_name.get(frame.model)
         if self.draining:
@@ -281,6 +282,7 @@ class FrameLedger:
                 status, reason = OutcomeStatus.ON_TIME, ""
                 if stream.merit.spotless and stream.terms.gap is None and not self._served.several:
                     # What `_resolve` would do, which is most of what happens.
+                    stream.pace.served += 1
                     self._answer(stream, frame, status, reason, batch_id, size)
                     continue
             else:
@@ -369,6 +371,10 @@ class FrameLedger:
         self._answer(stream, frame, status, reason, batch_id, batch_size)
         if stream is None:
             return
+        if status is OutcomeStatus.ON_TIME:
+            stream.pace.served += 1
+        elif status is OutcomeStatus.SHED or (status in _MISSED and now_ns > frame.arrived_ns):
+            stream.pace.missed += 1
         if status is OutcomeStatus.ON_TIME or (status in _MISSED and now_ns > frame.arrived_ns):
             # A frame that was hopeless when it came says nothing about what the lanes can do.
             self._judge(now_ns, stream, frame, status)

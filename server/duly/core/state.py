@@ -12,6 +12,32 @@ from duly.core.variants.ladder import VariantControl
 from duly.core.waiting import Entry, WaitingFrames
 
 
+class StreamPace:
+    """How often a stream sends, and how often it was told to."""
+
+    __slots__ = ("arrived", "demand", "missed", "natural", "period_ns", "rate", "served", "slowed", "told_ns")
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        """Frames that came in this window of `advice`."""
+        self.served = 0
+        """Frames on time since the last tick of `advice`."""
+        self.missed = 0
+        """Frames since then that waited, or exceeded the credit, and were not served in time."""
+        self.rate = -1.0
+        """Frames a second that come; -1: no window has ended."""
+        self.natural = 0.0
+        """Frames a second that came when nothing held the stream back."""
+        self.demand = 0.0
+        """Frames a second that would come."""
+        self.period_ns = 0
+        """Shortest time between frames that it was told; 0: it may send as it likes."""
+        self.told_ns = -1
+        """When it was last told anything of this; -1: never."""
+        self.slowed = False
+        """It was last told to slow down."""
+
+
 class StreamState:
     __slots__ = (
         "arrived_ns",
@@ -19,6 +45,7 @@ class StreamState:
         "home",
         "merit",
         "model",
+        "pace",
         "running",
         "state_lost",
         "supersedable",
@@ -39,6 +66,7 @@ class StreamState:
         self.arrived_ns = -1
         """When its last frame came; -1: none has."""
         self.merit = Merit(terms)
+        self.pace = StreamPace()
         self.gap = False
         """Stateful: the next frame to come follows one that was not run."""
         self.home: tuple[str, str] | None = None
@@ -54,13 +82,15 @@ class StreamState:
 
 
 class LaneState:
-    __slots__ = ("batch_id", "ended_ns", "speed")
+    __slots__ = ("batch_id", "ended_ns", "idle_ns", "speed")
 
     def __init__(self, now_ns: int) -> None:
         self.batch_id: int | None = None
         """Batch that runs; None: the lane is free."""
         self.ended_ns = now_ns
         """When it last ran anything, or came up."""
+        self.idle_ns = 0
+        """Time between what it ran, in all."""
         self.speed = LaneSpeed()
 
 

@@ -1,0 +1,333 @@
+"""When streams are told to send less often, and when they may send more again.
+
+Theory. A frame that is shed costs what it takes to receive it, and where lanes and transport share processors that is
+paid in results: with frames of 600 KB on two cores, receiving what three times the load brings takes a third of the
+goodput. Only its sender can save that. So the scheduler tells a stream the period that would be served, and a client
+that follows thins its frames at the source.
+
+Streams of one model and class are one group, since the classes before them take what they need and the scheduler keeps
+models apart by value. A group has a limit in frames a second, or none:
+
+    none --> overloaded ....... the rate at which its frames were served on time meanwhile
+         <-- demand fits ...... all are told to send as they like
+    limit -> overloaded ....... the rate that is served now
+          -> room ............. raised to what fills the lanes, else by a step every now and then
+
+A group is overloaded while a lasting part of its frames is missed and its lanes have no time left: the rate that is
+served then is what the lanes hold, at the batches, the noise and the costs of the transport as they are. No model of
+them is needed (so TCP finds its share: Chiu and Jain, 1989; Jacobson, 1988). It is raised in steps, and each step that
+does not last doubles the time to the next, so that advice does not swing. Few misses are left alone: a limit a little
+above what is served keeps the lanes busy.
+
+The limit is divided by max-min fairness (Bertsekas and Gallager, 1992, section 6.5), first among principals, then among
+their streams: who asks for less than the level gets it, the others get the level. A stream with a floor of m in k keeps
+that share of its rate first. What a stream asks for is its rate before it was slowed down, unless it does not use what
+it may: followers do not show any more what they would send. Nobody is pushed below the level by others that ignore
+advice, as the level counts what those ask for.
+
+A CRITICAL group is overloaded only if its lanes serve no other class. Streams of stateful models are never slowed
+down, since their state needs every frame. Frames that were hopeless when they came do not count: they say nothing about
+the lanes.
+
+Out of scope: what the host refuses itself (bytes in flight, malformed frames), and how late clients follow.
+"""
+
+from collections.abc import Mapping
+
+from duly.core.events import Advice, AdviseStream
+from duly.core.state import LaneState, ModelState, StreamPace, StreamState
+from duly.core.types import StreamClass
+
+TICK_NS = 1_000_000_000
+"""How often the streams are gone through."""
+WINDOW_FRAMES = 16
+WINDOW_TICKS_MAX = 4
+"""A group is judged at the tick when so many frames have ended, or so many ticks have passed."""
+MISSED_HIGH = 0.15
+"""More than this share of the frames missed in two windows in a row: overload. A step up misses less than that."""
+MISSED_LOW = 0.04
+"""No more than this: there may be room."""
+IDLE_FULL = 0.15
+"""Lanes that are idle for more than this share of the time are not what frames are missed for."""
+IDLE_ROOM = 0.25
+"""From this on the idle time says how much more would fit."""
+BUSY_AIM = 0.9
+GROWTH_MAX = 4.0
+"""In one window."""
+STEP_MIN, STEP_MAX = 1.1, 1.6
+"""By what a limit is raised without knowing; each step that lasts is followed by a larger one."""
+STEP_GROWTH = 2.0
+DWELL_MIN_NS, DWELL_MAX_NS = 3_000_000_000, 48_000_000_000
+"""From a cut to the next step without knowing; doubled by a cut within RELAPSE_NS of a step, else back to the least."""
+RELAPSE_NS = 8_000_000_000
+FIT_WINDOWS = 2
+"""The demand fits for so many windows: the limit is gone."""
+RATE_GAIN = 0.5
+"""Weight of the newest window in a stream's rate."""
+UNUSED = 0.7
+"""A stream that uses less than this part of what it may send asks for no more than it sends."""
+SPARE = 1.2
+"""What it may send so much more of it asks for."""
+CHANGE_MIN = 0.12
+"""Advice that differs less from the last is not given."""
+AGAIN_NS = 2_000_000_000
+"""Between two pieces of advice to one stream."""
+REVERSAL_NS = 4_000_000_000
+"""From a SPEED_UP to a SLOW_DOWN, and the other way round."""
+PERIOD_NS_MAX = 2_000_000_000
+"""Nobody is told to send less often than this: who sends nothing never learns that there is room."""
+
+
+class _Group:
+    """The streams of one model and class, and what became of their frames in this window."""
+
+    __slots__ = (
+        "cut_ns",
+        "dwell_ns",
+        "elapsed_ns",
+        "fits",
+        "idle",
+        "limit",
+        "missed",
+        "others_served",
+        "raised_ns",
+        "served",
+        "served_before",
+        "settling",
+        "step",
+        "streams",
+        "ticks",
+    )
+
+    def __init__(self) -> None:
+        self.streams: list[tuple[int, StreamState]] = []
+        self.limit = 0.0
+        """Frames a second that all may send together; 0: as many as they like."""
+        self.served_before = -1.0
+        """Frames a second served in the window before, if that was overloaded; -1: it was not."""
+        self.settling = False
+        """Advice was given in the last window: its frames are not those that the advice asks for."""
+        self.fits = 0
+        """Windows in a row in which the demand fitted into the limit."""
+        self.step = STEP_MIN
+        self.dwell_ns = DWELL_MIN_NS
+        self.cut_ns = 0
+        """When the limit was last set by overload."""
+        self.raised_ns = -RELAPSE_NS
+        """When it was last raised by a step."""
+        self.begin()
+
+    def begin(self) -> None:
+        """A window begins."""
+        self.served = self.missed = self.ticks = 0
+        self.elapsed_ns = 0
+        self.idle = 0.0
+        """Sum over the ticks of the share of time that its lanes were idle."""
+        self.others_served = False
+        """Its lanes served another class meanwhile."""
+
+
+class Adviser:
+    """Goes through the streams every TICK_NS."""
+
+    __slots__ = ("_groups", "_idle_ns", "_ticked_ns", "due_ns")
+
+    def __init__(self) -> None:
+        self.due_ns = 0
+        """`tick` is to be called with the first event from then on."""
+        self._ticked_ns = -1
+        self._groups: dict[tuple[str, StreamClass], _Group] = {}
+        """Those with open streams."""
+        self._idle_ns: dict[str, int] = {}
+        """Idle time of each lane in all, at the last tick."""
+
+    def tick(
+        self,
+        now_ns: int,
+        streams: Mapping[int, StreamState],
+        models: Mapping[str, ModelState],
+        lanes: Mapping[str, LaneState],
+    ) -> list[AdviseStream]:
+        """What to tell whom now. Begins the streams' counts anew."""
+        elapsed_ns = now_ns - self._ticked_ns if self._ticked_ns >= 0 else 0
+        self._ticked_ns, self.due_ns = now_ns, now_ns + TICK_NS
+        idle = self._idle_shares(now_ns, elapsed_ns, lanes)
+        self._gather(streams)
+        lanes_of = {
+            name: {lane for variant in model.variants.values() for lane in variant.profiles if lane in idle}
+            for name, model in models.items()
+        }
+        # Lanes that others than CRITICAL streams were served by.
+        shared: set[str] = set()
+        for (name, stream_class), group in self._groups.items():
+            if stream_class is not StreamClass.CRITICAL and any(stream.pace.served for _, stream in group.streams):
+                shared |= lanes_of.get(name, set())
+        advice: list[AdviseStream] = []
+        for (name, stream_class), group in self._groups.items():
+            own = lanes_of.get(name, set())
+            for _, stream in group.streams:
+                pace = stream.pace
+                group.served += pace.served
+                group.missed += pace.missed
+                pace.served = pace.missed = 0
+            group.elapsed_ns += elapsed_ns
+            group.ticks += 1
+            group.idle += sum([idle[lane] for lane in own]) / len(own) if own else 1.0
+            group.others_served |= stream_class is StreamClass.CRITICAL and not own.isdisjoint(shared)
+            ended = group.served + group.missed
+            if group.elapsed_ns > 0 and (ended >= WINDOW_FRAMES or group.ticks >= WINDOW_TICKS_MAX):
+                told = _judged(now_ns, group)
+                group.settling = bool(told)
+                advice += told
+                group.begin()
+        return advice
+
+    def _gather(self, streams: Mapping[int, StreamState]) -> None:
+        """The streams of each group, as they are now."""
+        for group in self._groups.values():
+            group.streams.clear()
+        for stream_id, stream in streams.items():
+            key = stream.model, stream.terms.stream_class
+            known = self._groups.get(key)
+            if known is None:
+                known = self._groups[key] = _Group()
+            known.streams.append((stream_id, stream))
+        for key in [key for key, group in self._groups.items() if not group.streams]:
+            del self._groups[key]
+
+    def _idle_shares(self, now_ns: int, elapsed_ns: int, lanes: Mapping[str, LaneState]) -> dict[str, float]:
+        """By lane that is up, the share of the time since the last tick that it ran nothing."""
+        idle_ns = {
+            name: lane.idle_ns + (now_ns - lane.ended_ns if lane.batch_id is None else 0)
+            for name, lane in lanes.items()
+        }
+        shares = {
+            name: max(0, total_ns - self._idle_ns.get(name, 0)) / max(1, elapsed_ns)
+            for name, total_ns in idle_ns.items()
+        }
+        self._idle_ns = idle_ns
+        return shares
+
+
+def _judged(now_ns: int, group: _Group) -> list[AdviseStream]:
+    """The end of a window."""
+    for _, stream in group.streams:
+        _measure(stream, group.elapsed_ns)
+    _set_limit(now_ns, group)
+    caps = _shares(group) if group.limit else {}
+    advice: list[AdviseStream] = []
+    for stream_id, stream in group.streams:
+        if stream.terms.advise and stream.terms.gap is None:
+            told = _advice(now_ns, stream_id, stream.pace, caps.get(stream_id, 0.0))
+            if told is not None:
+                advice.append(told)
+    return advice
+
+
+def _measure(stream: StreamState, elapsed_ns: int) -> None:
+    """What the stream sends, and what it would send."""
+    pace = stream.pace
+    rate = pace.arrived * 1e9 / elapsed_ns
+    pace.arrived = 0
+    if pace.rate < 0:
+        # It may have opened in the middle of the window.
+        stated = stream.terms.period_ns
+        pace.rate = max(rate, 1e9 / stated) if stated > 0 else rate
+    else:
+        pace.rate += (rate - pace.rate) * RATE_GAIN
+    allowed = 1e9 / pace.period_ns if pace.period_ns else 0.0
+    if not allowed or pace.rate > allowed * SPARE:
+        pace.natural = pace.rate  # nothing holds it back, or it ignores what does
+    pace.demand = pace.natural
+    if allowed and pace.rate < allowed * UNUSED:
+        pace.demand = min(pace.natural, pace.rate * SPARE)
+
+
+def _set_limit(now_ns: int, group: _Group) -> None:
+    ended = group.served + group.missed
+    missed = group.missed / ended if ended else 0.0
+    idle = group.idle / group.ticks
+    rate = group.served * 1e9 / group.elapsed_ns
+    overloaded = ended > 0 and missed > MISSED_HIGH and idle <= IDLE_FULL and not group.others_served
+    before, group.served_before = group.served_before, rate if overloaded and not group.settling else -1.0
+    if group.served_before >= 0 and before >= 0:
+        group.limit = max((rate + before) / 2, len(group.streams) * 1e9 / PERIOD_NS_MAX)
+        relapsed = now_ns - group.raised_ns < RELAPSE_NS
+        group.dwell_ns = min(2 * group.dwell_ns, DWELL_MAX_NS) if relapsed else DWELL_MIN_NS
+        group.raised_ns = now_ns - RELAPSE_NS
+        group.cut_ns = now_ns
+        group.step = STEP_MIN
+    elif group.limit and not overloaded and not group.settling and missed <= MISSED_LOW:
+        if idle >= IDLE_ROOM:
+            group.limit *= min(GROWTH_MAX, BUSY_AIM / max(1e-9, 1 - idle))
+        elif now_ns - group.cut_ns >= group.dwell_ns:
+            group.limit *= group.step
+            group.step = min(1 + (group.step - 1) * STEP_GROWTH, STEP_MAX)
+            group.raised_ns = now_ns
+    demand = sum([stream.pace.demand for _, stream in group.streams])
+    fits = group.limit > 0 and not overloaded and demand <= group.limit
+    group.fits = group.fits + 1 if fits else 0
+    if group.fits >= FIT_WINDOWS:
+        group.limit, group.fits = 0.0, 0
+
+
+def _shares(group: _Group) -> dict[int, float]:
+    """By stream, what it may send, in frames a second."""
+    floors = {stream_id: _floor(stream) for stream_id, stream in group.streams}
+    left = max(0.0, group.limit - sum(floors.values()))
+    wanted: dict[str, float] = {}
+    for stream_id, stream in group.streams:
+        principal = stream.terms.principal
+        wanted[principal] = wanted.get(principal, 0.0) + stream.pace.demand - floors[stream_id]
+    level = _level(list(wanted.values()), left)
+    caps: dict[int, float] = {}
+    levels: dict[str, float] = {}
+    for stream_id, stream in group.streams:
+        principal = stream.terms.principal
+        if principal not in levels:
+            of_principal = [
+                other.pace.demand - floors[other_id]
+                for other_id, other in group.streams
+                if other.terms.principal == principal
+            ]
+            levels[principal] = _level(of_principal, min(level, wanted[principal]))
+        caps[stream_id] = max(floors[stream_id] + levels[principal], 1e9 / PERIOD_NS_MAX)
+    return caps
+
+
+def _floor(stream: StreamState) -> float:
+    """Frames a second that its floor asks for."""
+    terms = stream.terms
+    return stream.pace.demand * terms.floor_frames / terms.floor_window if terms.floor_window else 0.0
+
+
+def _level(wanted: list[float], available: float) -> float:
+    """The level at which the sum of what each gets, up to the level, is what is available."""
+    left, count = available, len(wanted)
+    for want in sorted(wanted):
+        if want * count >= left:
+            return left / count
+        left -= want
+        count -= 1
+    # Nobody is held back; what is left is for whoever wants more.
+    return max(wanted, default=0.0) + max(0.0, left)
+
+
+def _advice(now_ns: int, stream_id: int, pace: StreamPace, cap: float) -> AdviseStream | None:
+    """What to tell a stream that may send `cap` frames a second (0: as many as it likes), if anything."""
+    period_ns = round(1e9 / cap) if cap and cap < pace.natural * (1 - CHANGE_MIN) else 0
+    known_ns = pace.period_ns
+    if period_ns == known_ns:
+        return None
+    slower = period_ns > 0 and (known_ns == 0 or period_ns > known_ns)
+    if period_ns and known_ns and abs(period_ns - known_ns) < CHANGE_MIN * known_ns:
+        return None
+    pause_ns = AGAIN_NS if slower == pace.slowed else REVERSAL_NS
+    if pace.told_ns >= 0 and now_ns - pace.told_ns < pause_ns:
+        return None
+    pace.period_ns, pace.told_ns, pace.slowed = period_ns, now_ns, slower
+    if slower:
+        reason = f"overload: of {pace.natural:.3g} frames a second {cap:.3g} can be served in time"
+        return AdviseStream(stream_id, Advice.SLOW_DOWN, reason, period_ns)
+    reason = f"there is room for {cap:.3g} frames a second" if period_ns else "there is room for all frames"
+    return AdviseStream(stream_id, Advice.SPEED_UP, reason, period_ns)
