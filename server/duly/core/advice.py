@@ -19,11 +19,11 @@ them is needed (so TCP finds its share: Chiu and Jain, 1989; Jacobson, 1988). It
 does not last doubles the time to the next, so that advice does not swing. Few misses are left alone: a limit a little
 above what is served keeps the lanes busy.
 
-The limit is divided by max-min fairness (Bertsekas and Gallager, 1992, section 6.5), first among principals, then among
-their streams: who asks for less than the level gets it, the others get the level. A stream with a floor of m in k keeps
-that share of its rate first. What a stream asks for is its rate before it was slowed down, unless it does not use what
-it may: followers do not show any more what they would send. Nobody is pushed below the level by others that ignore
-advice, as the level counts what those ask for.
+The limit is divided as the scheduler divides the lanes (`merit`). Among principals it is max-min fairness (Bertsekas
+and Gallager, 1992, section 6.5): who asks for less than the level gets it, the others get the level. The streams of one
+principal keep the same part of what they ask for, but one with a floor of m in k keeps that share first. What a stream
+asks for is its rate before it was slowed down, unless it does not use what it may: followers do not show any more what
+they would send. Their frames count for more instead (`Merit.thinned`), so nobody is served less for following.
 
 A CRITICAL group is overloaded only if its lanes serve no other class. Streams of stateful models are never slowed
 down, since their state needs every frame. Frames that were hopeless when they came do not count: they say nothing about
@@ -43,10 +43,12 @@ TICK_NS = 1_000_000_000
 WINDOW_FRAMES = 16
 WINDOW_TICKS_MAX = 4
 """A group is judged at the tick when so many frames have ended, or so many ticks have passed."""
-MISSED_HIGH = 0.15
+MISSED_HIGH = 0.22
 """More than this share of the frames missed in two windows in a row: overload. A step up misses less than that."""
-MISSED_LOW = 0.04
+MISSED_LOW = 0.06
 """No more than this: there may be room."""
+HEADROOM = 1.1
+"""A limit is so much more than what was served: batches are fuller, and lanes busier, with a little to choose from."""
 IDLE_FULL = 0.15
 """Lanes that are idle for more than this share of the time are not what frames are missed for."""
 IDLE_ROOM = 0.25
@@ -54,22 +56,26 @@ IDLE_ROOM = 0.25
 BUSY_AIM = 0.9
 GROWTH_MAX = 4.0
 """In one window."""
-STEP_MIN, STEP_MAX = 1.1, 1.6
+STEP_MIN, STEP_MAX = 1.15, 1.6
 """By what a limit is raised without knowing; each step that lasts is followed by a larger one."""
-STEP_GROWTH = 2.0
-DWELL_MIN_NS, DWELL_MAX_NS = 3_000_000_000, 48_000_000_000
+STEP_GROWTH = 1.5
+STEP_NS = 2_500_000_000
+"""Between two steps: the first has to be told, followed and seen."""
+DWELL_MIN_NS, DWELL_MAX_NS = 4_000_000_000, 64_000_000_000
 """From a cut to the next step without knowing; doubled by a cut within RELAPSE_NS of a step, else back to the least."""
 RELAPSE_NS = 8_000_000_000
 FIT_WINDOWS = 2
 """The demand fits for so many windows: the limit is gone."""
-RATE_GAIN = 0.5
+RATE_GAIN = 0.3
 """Weight of the newest window in a stream's rate."""
 UNUSED = 0.7
 """A stream that uses less than this part of what it may send asks for no more than it sends."""
 SPARE = 1.2
 """What it may send so much more of it asks for."""
-CHANGE_MIN = 0.12
+CHANGE_MIN = 0.13
 """Advice that differs less from the last is not given."""
+CHANGE_IGNORED_MIN = 0.5
+"""The same for a stream that ignores it."""
 AGAIN_NS = 2_000_000_000
 """Between two pieces of advice to one stream."""
 REVERSAL_NS = 4_000_000_000
@@ -87,8 +93,10 @@ class _Group:
         "elapsed_ns",
         "fits",
         "idle",
+        "lanes",
         "limit",
         "missed",
+        "missed_before",
         "others_served",
         "raised_ns",
         "served",
@@ -107,6 +115,10 @@ class _Group:
         """Frames a second served in the window before, if that was overloaded; -1: it was not."""
         self.settling = False
         """Advice was given in the last window: its frames are not those that the advice asks for."""
+        self.lanes: set[str] = set()
+        """Those that serve it."""
+        self.missed_before = 0.0
+        """Share of its frames that were missed in the last window."""
         self.fits = 0
         """Windows in a row in which the demand fitted into the limit."""
         self.step = STEP_MIN
@@ -153,18 +165,17 @@ class Adviser:
         self._ticked_ns, self.due_ns = now_ns, now_ns + TICK_NS
         idle = self._idle_shares(now_ns, elapsed_ns, lanes)
         self._gather(streams)
-        lanes_of = {
-            name: {lane for variant in model.variants.values() for lane in variant.profiles if lane in idle}
-            for name, model in models.items()
-        }
         # Lanes that others than CRITICAL streams were served by.
         shared: set[str] = set()
         for (name, stream_class), group in self._groups.items():
+            model = models.get(name)
+            variants = model.variants.values() if model is not None else []
+            group.lanes = {lane for variant in variants for lane in variant.profiles if lane in idle}
             if stream_class is not StreamClass.CRITICAL and any(stream.pace.served for _, stream in group.streams):
-                shared |= lanes_of.get(name, set())
+                shared |= group.lanes
         advice: list[AdviseStream] = []
-        for (name, stream_class), group in self._groups.items():
-            own = lanes_of.get(name, set())
+        for (_, stream_class), group in self._groups.items():
+            own = group.lanes
             for _, stream in group.streams:
                 pace = stream.pace
                 group.served += pace.served
@@ -176,11 +187,19 @@ class Adviser:
             group.others_served |= stream_class is StreamClass.CRITICAL and not own.isdisjoint(shared)
             ended = group.served + group.missed
             if group.elapsed_ns > 0 and (ended >= WINDOW_FRAMES or group.ticks >= WINDOW_TICKS_MAX):
-                told = _judged(now_ns, group)
-                group.settling = bool(told)
-                advice += told
+                advice += _judged(now_ns, group, self._lanes_full(stream_class, group))
                 group.begin()
         return advice
+
+    def _lanes_full(self, stream_class: StreamClass, group: _Group) -> bool:
+        """Whether frames of another group that is as critical were missed on its lanes: more for one is less for the
+        other.
+        """
+        return any(
+            other is not group and other_class <= stream_class and other.missed_before > MISSED_LOW
+            for (_, other_class), other in self._groups.items()
+            if not other.lanes.isdisjoint(group.lanes)
+        )
 
     def _gather(self, streams: Mapping[int, StreamState]) -> None:
         """The streams of each group, as they are now."""
@@ -209,11 +228,11 @@ class Adviser:
         return shares
 
 
-def _judged(now_ns: int, group: _Group) -> list[AdviseStream]:
+def _judged(now_ns: int, group: _Group, lanes_full: bool) -> list[AdviseStream]:
     """The end of a window."""
     for _, stream in group.streams:
-        _measure(stream, group.elapsed_ns)
-    _set_limit(now_ns, group)
+        _measure(stream, now_ns, group.elapsed_ns)
+    _set_limit(now_ns, group, lanes_full)
     caps = _shares(group) if group.limit else {}
     advice: list[AdviseStream] = []
     for stream_id, stream in group.streams:
@@ -221,37 +240,43 @@ def _judged(now_ns: int, group: _Group) -> list[AdviseStream]:
             told = _advice(now_ns, stream_id, stream.pace, caps.get(stream_id, 0.0))
             if told is not None:
                 advice.append(told)
+    group.settling = len(advice) * 4 > len(group.streams)
     return advice
 
 
-def _measure(stream: StreamState, elapsed_ns: int) -> None:
+def _measure(stream: StreamState, now_ns: int, elapsed_ns: int) -> None:
     """What the stream sends, and what it would send."""
     pace = stream.pace
     rate = pace.arrived * 1e9 / elapsed_ns
     pace.arrived = 0
+    if pace.told_ns >= 0 and now_ns - pace.told_ns <= elapsed_ns:
+        pace.rate = -1.0  # it was told at the beginning of the window, and is measured from the next on
+        return
     if pace.rate < 0:
         # It may have opened in the middle of the window.
-        stated = stream.terms.period_ns
+        stated = stream.terms.period_ns if pace.told_ns < 0 else 0
         pace.rate = max(rate, 1e9 / stated) if stated > 0 else rate
     else:
         pace.rate += (rate - pace.rate) * RATE_GAIN
     allowed = 1e9 / pace.period_ns if pace.period_ns else 0.0
     if not allowed or pace.rate > allowed * SPARE:
         pace.natural = pace.rate  # nothing holds it back, or it ignores what does
+    pace.follows = pace.rate <= allowed * SPARE
+    stream.merit.thinned(max(0.0, pace.natural * pace.period_ns / 1e9 - 1) if pace.follows else 0.0)
     pace.demand = pace.natural
     if allowed and pace.rate < allowed * UNUSED:
         pace.demand = min(pace.natural, pace.rate * SPARE)
 
 
-def _set_limit(now_ns: int, group: _Group) -> None:
+def _set_limit(now_ns: int, group: _Group, lanes_full: bool) -> None:
     ended = group.served + group.missed
-    missed = group.missed / ended if ended else 0.0
+    missed = group.missed_before = group.missed / ended if ended else 0.0
     idle = group.idle / group.ticks
     rate = group.served * 1e9 / group.elapsed_ns
     overloaded = ended > 0 and missed > MISSED_HIGH and idle <= IDLE_FULL and not group.others_served
     before, group.served_before = group.served_before, rate if overloaded and not group.settling else -1.0
     if group.served_before >= 0 and before >= 0:
-        group.limit = max((rate + before) / 2, len(group.streams) * 1e9 / PERIOD_NS_MAX)
+        group.limit = max((rate + before) / 2 * HEADROOM, len(group.streams) * 1e9 / PERIOD_NS_MAX)
         relapsed = now_ns - group.raised_ns < RELAPSE_NS
         group.dwell_ns = min(2 * group.dwell_ns, DWELL_MAX_NS) if relapsed else DWELL_MIN_NS
         group.raised_ns = now_ns - RELAPSE_NS
@@ -260,7 +285,7 @@ def _set_limit(now_ns: int, group: _Group) -> None:
     elif group.limit and not overloaded and not group.settling and missed <= MISSED_LOW:
         if idle >= IDLE_ROOM:
             group.limit *= min(GROWTH_MAX, BUSY_AIM / max(1e-9, 1 - idle))
-        elif now_ns - group.cut_ns >= group.dwell_ns:
+        elif not lanes_full and now_ns - group.cut_ns >= group.dwell_ns and now_ns - group.raised_ns >= STEP_NS:
             group.limit *= group.step
             group.step = min(1 + (group.step - 1) * STEP_GROWTH, STEP_MAX)
             group.raised_ns = now_ns
@@ -281,17 +306,11 @@ def _shares(group: _Group) -> dict[int, float]:
         wanted[principal] = wanted.get(principal, 0.0) + stream.pace.demand - floors[stream_id]
     level = _level(list(wanted.values()), left)
     caps: dict[int, float] = {}
-    levels: dict[str, float] = {}
     for stream_id, stream in group.streams:
-        principal = stream.terms.principal
-        if principal not in levels:
-            of_principal = [
-                other.pace.demand - floors[other_id]
-                for other_id, other in group.streams
-                if other.terms.principal == principal
-            ]
-            levels[principal] = _level(of_principal, min(level, wanted[principal]))
-        caps[stream_id] = max(floors[stream_id] + levels[principal], 1e9 / PERIOD_NS_MAX)
+        asked = wanted[stream.terms.principal]
+        part = level / asked if asked > 0 else 1.0
+        floor = floors[stream_id]
+        caps[stream_id] = max(floor + (stream.pace.natural - floor) * part, 1e9 / PERIOD_NS_MAX)
     return caps
 
 
@@ -320,7 +339,8 @@ def _advice(now_ns: int, stream_id: int, pace: StreamPace, cap: float) -> Advise
     if period_ns == known_ns:
         return None
     slower = period_ns > 0 and (known_ns == 0 or period_ns > known_ns)
-    if period_ns and known_ns and abs(period_ns - known_ns) < CHANGE_MIN * known_ns:
+    change_min = CHANGE_MIN if pace.follows else CHANGE_IGNORED_MIN
+    if period_ns and known_ns and abs(period_ns - known_ns) < change_min * known_ns:
         return None
     pause_ns = AGAIN_NS if slower == pace.slowed else REVERSAL_NS
     if pace.told_ns >= 0 and now_ns - pace.told_ns < pause_ns:

@@ -15,7 +15,18 @@ from duly.core.waiting import Entry, WaitingFrames
 class StreamPace:
     """How often a stream sends, and how often it was told to."""
 
-    __slots__ = ("arrived", "demand", "missed", "natural", "period_ns", "rate", "served", "slowed", "told_ns")
+    __slots__ = (
+        "arrived",
+        "demand",
+        "follows",
+        "missed",
+        "natural",
+        "period_ns",
+        "rate",
+        "served",
+        "slowed",
+        "told_ns",
+    )
 
     def __init__(self) -> None:
         self.arrived = 0
@@ -34,6 +45,8 @@ class StreamPace:
         """Shortest time between frames that it was told; 0: it may send as it likes."""
         self.told_ns = -1
         """When it was last told anything of this; -1: never."""
+        self.follows = True
+        """It sends no more than it was told; True before it was told anything."""
         self.slowed = False
         """It was last told to slow down."""
 
