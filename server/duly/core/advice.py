@@ -63,7 +63,7 @@ STEP_NS = 2_500_000_000
 """Between two steps: the first has to be told, followed and seen."""
 DWELL_MIN_NS, DWELL_MAX_NS = 4_000_000_000, 64_000_000_000
 """From a cut to the next step without knowing; doubled by a cut within RELAPSE_NS of a step, else back to the least."""
-RELAPSE_NS = 8_000_000_000
+RELAPSE_NS = 16_000_000_000
 FIT_WINDOWS = 2
 """The demand fits for so many windows: the limit is gone."""
 RATE_GAIN = 0.3
@@ -240,6 +240,7 @@ def _judged(now_ns: int, group: _Group, lanes_full: bool) -> list[AdviseStream]:
             told = _advice(now_ns, stream_id, stream.pace, caps.get(stream_id, 0.0))
             if told is not None:
                 advice.append(told)
+                _weigh(stream)  # it is expected to follow
     group.settling = len(advice) * 4 > len(group.streams)
     return advice
 
@@ -259,13 +260,20 @@ def _measure(stream: StreamState, now_ns: int, elapsed_ns: int) -> None:
     else:
         pace.rate += (rate - pace.rate) * RATE_GAIN
     allowed = 1e9 / pace.period_ns if pace.period_ns else 0.0
-    if not allowed or pace.rate > allowed * SPARE:
+    # Two frames more in a window may be its phase.
+    pace.follows = pace.rate <= allowed * SPARE + 2e9 / elapsed_ns
+    if not allowed or not pace.follows:
         pace.natural = pace.rate  # nothing holds it back, or it ignores what does
-    pace.follows = pace.rate <= allowed * SPARE
-    stream.merit.thinned(max(0.0, pace.natural * pace.period_ns / 1e9 - 1) if pace.follows else 0.0)
+    _weigh(stream)
     pace.demand = pace.natural
     if allowed and pace.rate < allowed * UNUSED:
         pace.demand = min(pace.natural, pace.rate * SPARE)
+
+
+def _weigh(stream: StreamState) -> None:
+    """Its frames count for those that it keeps back."""
+    pace = stream.pace
+    stream.merit.thinned(max(0.0, pace.natural * pace.period_ns / 1e9 - 1) if pace.follows else 0.0)
 
 
 def _set_limit(now_ns: int, group: _Group, lanes_full: bool) -> None:
