@@ -260,13 +260,13 @@ def _measure(stream: StreamState, now_ns: int, elapsed_ns: int) -> None:
     else:
         pace.rate += (rate - pace.rate) * RATE_GAIN
     allowed = 1e9 / pace.period_ns if pace.period_ns else 0.0
-    # Two frames more in a window may be its phase.
+    # A frame or two more or less in a window may be its phase.
     pace.follows = pace.rate <= allowed * SPARE + 2e9 / elapsed_ns
     if not allowed or not pace.follows:
         pace.natural = pace.rate  # nothing holds it back, or it ignores what does
     _weigh(stream)
     pace.demand = pace.natural
-    if allowed and pace.rate < allowed * UNUSED:
+    if pace.rate < allowed * UNUSED - 1e9 / elapsed_ns:
         pace.demand = min(pace.natural, pace.rate * SPARE)
 
 
@@ -284,7 +284,9 @@ def _set_limit(now_ns: int, group: _Group, lanes_full: bool) -> None:
     overloaded = ended > 0 and missed > MISSED_HIGH and idle <= IDLE_FULL and not group.others_served
     before, group.served_before = group.served_before, rate if overloaded and not group.settling else -1.0
     if group.served_before >= 0 and before >= 0:
-        group.limit = max((rate + before) / 2 * HEADROOM, len(group.streams) * 1e9 / PERIOD_NS_MAX)
+        seen = max((rate + before) / 2 * HEADROOM, len(group.streams) * 1e9 / PERIOD_NS_MAX)
+        if not group.limit or seen < group.limit or seen > group.limit * (1 + CHANGE_IGNORED_MIN):
+            group.limit = seen
         relapsed = now_ns - group.raised_ns < RELAPSE_NS
         group.dwell_ns = min(2 * group.dwell_ns, DWELL_MAX_NS) if relapsed else DWELL_MIN_NS
         group.raised_ns = now_ns - RELAPSE_NS
