@@ -45,6 +45,9 @@ WINDOW_TICKS_MAX = 4
 """A group is judged at the tick when so many frames have ended, or so many ticks have passed."""
 MISSED_HIGH = 0.22
 """More than this share of the frames missed in two windows in a row: overload. A step up misses less than that."""
+MISSED_AGAIN = 0.4
+"""The same for a group that has a limit. Frames that come close together, or that lose against cheaper ones, are missed
+at any rate; lowering the limit for these would lower what is served, over and over."""
 MISSED_LOW = 0.06
 """No more than this: there may be room."""
 HEADROOM = 1.1
@@ -281,7 +284,8 @@ def _set_limit(now_ns: int, group: _Group, lanes_full: bool) -> None:
     missed = group.missed_before = group.missed / ended if ended else 0.0
     idle = group.idle / group.ticks
     rate = group.served * 1e9 / group.elapsed_ns
-    overloaded = ended > 0 and missed > MISSED_HIGH and idle <= IDLE_FULL and not group.others_served
+    missed_high = MISSED_AGAIN if group.limit else MISSED_HIGH
+    overloaded = ended > 0 and missed > missed_high and idle <= IDLE_FULL and not group.others_served
     before, group.served_before = group.served_before, rate if overloaded and not group.settling else -1.0
     if group.served_before >= 0 and before >= 0:
         seen = max((rate + before) / 2 * HEADROOM, len(group.streams) * 1e9 / PERIOD_NS_MAX)
