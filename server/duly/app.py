@@ -66,7 +66,9 @@ class App:
             config.batch_timeout_ms,
         )
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
-        self._limits = Limits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6))
+        self._limits = Limits(
+            config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6), config.advice
+        )
         self.streams = Streams(
             self.driver,
             self.models,

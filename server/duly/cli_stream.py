@@ -48,6 +48,7 @@ DETECTIONS_MAX = 8
 @click.option("--rate", "rate_hz", type=click.FloatRange(0, min_open=True), help="Hz.  [default: the recording's]")
 @click.option("--repeat", is_flag=True, help="Begin again when the recording ends.")
 @click.option("--seconds", "seconds_max", type=click.FloatRange(0, min_open=True), help="Stop after so many.")
+@click.option("--follow-advice", is_flag=True, help="Send no more than the server says that it can serve.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def stream(
     model: str,

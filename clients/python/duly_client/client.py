@@ -111,6 +111,7 @@ class Client:
         floor: tuple[int, int] | None = None,
         check: bool = True,
         on_advice: Callable[[Advice], None] | None = None,
+        follow_advice: bool = False,
     ) -> Stream:
         """A stream of frames to `model`, to be entered with `async with`. None and "" leave it to the model.
 
@@ -120,7 +121,8 @@ class Client:
         stateful model does after frames that were not run. `variant_lowest`: the least accurate one that will do.
         `floor` (m, k): of any k consecutive frames m shall be on time, overload or not.
         `check`: frames are compared with `Stream.opened` before they are sent. `on_advice` is called with what the
-        server advises.
+        server advises. `follow_advice`: frames that the server says it can't serve in time are SUPERSEDED here rather
+        than sent, those that must run apart.
         """
         request = inference_pb2.OpenStream(
             model=model,
@@ -143,6 +145,7 @@ class Client:
             self._target,
             check=check,
             on_advice=on_advice,
+            follow_advice=follow_advice,
             reconnect=self._reconnect,
             reconnect_tries_max=self._reconnect_tries_max,
             open_timeout_s=self._open_timeout_s,

@@ -197,7 +197,7 @@ class Advice:
     kind: str
     """SLOW_DOWN, SPEED_UP, DRAINING or VERSION_CHANGED."""
     period_ns: int
-    """SLOW_DOWN: shortest period that can be served."""
+    """SLOW_DOWN, SPEED_UP: shortest period on average that can be served; 0: any."""
     version: str
     """VERSION_CHANGED: the new version."""
     reason: str

@@ -100,8 +100,8 @@ def simulate(
 
     `script`: (now_ns, event) in order of time. `model_of`: model version by stream id. `record` is told each
     (now, event) before it is carried out. `followers`: streams, by id, that thin their frames as advised; a frame that
-    they do not send is SUPERSEDED and never told to the policy. Raises RuntimeError where the policy breaks its contract: a frame resolved
-    twice or never, a batch on a lane that is busy.
+    they keep back is SUPERSEDED and never told to the policy. Raises RuntimeError where the policy breaks its contract:
+    a frame resolved twice or never, a batch on a lane that is busy.
     """
     return _Engine(policy, script, frames, model_of, service, record, followers).run()
 

@@ -27,9 +27,7 @@ class World:
     """In order of stream ids, which are 1, 2, ..."""
 
     def run(self, policy: Policy) -> Run:
-        return simulate(
-            policy, self.script, self.frames, self.model_of, self.service, followers=self.followers
-        )
+        return simulate(policy, self.script, self.frames, self.model_of, self.service, followers=self.followers)
 
     @property
     def followers(self) -> frozenset[int]:

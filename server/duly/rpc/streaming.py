@@ -207,6 +207,7 @@ class Streams:
             ),
             context,
         )
+        session.terms.advise = False  # nobody would hear it
         session.open()
         try:
             frame = request.frame

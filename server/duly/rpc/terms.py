@@ -37,6 +37,8 @@ class Limits:
     frames_in_flight_max: int
     bytes_in_flight_max: int
     budget_ns_max: int
+    advise: bool
+    """Streams are told to slow down and that they may speed up."""
 
 
 def stream_terms(open_: inference_pb2.OpenStream, served: Served, limits: Limits, principal: str) -> StreamTerms:
@@ -77,6 +79,7 @@ def stream_terms(open_: inference_pb2.OpenStream, served: Served, limits: Limits
         principal=principal,
         floor_frames=floor_frames,
         floor_window=floor_window,
+        advise=limits.advise,
     )
 
 

@@ -61,6 +61,9 @@ class Facts:
         opened = self._streams.get(stream_id)
         return opened.terms if opened is not None else None
 
+    def advised_streams(self) -> list[int]:
+        return [stream_id for stream_id, opened in self._streams.items() if opened.terms.advise]
+
     def stateful_streams(self) -> list[int]:
         return [stream_id for stream_id, opened in self._streams.items() if opened.terms.gap is not None]
 
