@@ -70,6 +70,7 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "batch_timeout_ms": "9",
         "slow_reader_timeout_s": "10",
         "admission": "advise",
+        "advice": "false",
         "record": "/run/duly.log",
         "record_bytes_max": "11",
         "log_format": "json",

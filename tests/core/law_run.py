@@ -110,6 +110,7 @@ class Host:
             principal=r.choice(["", "north", "south"]),
             floor_frames=r.randint(0, window),
             floor_window=window,
+            advise=r.random() < 0.7,
         )
         self._step(StreamOpened(stream_id, terms))
 
@@ -144,14 +145,24 @@ class Host:
         name = self.streams[stream_id].partition("/")[0]
         self.streams[stream_id] = self.random.choice([model for model in MODELS if model.startswith(name)])
 
+    def operate_long(self) -> None:
+        """Long enough for streams to be told to slow down, and then that there is room."""
+        streams = list(self.streams)
+        self._traffic(streams, self.random.randint(2 * MS, 12 * MS), self.random.randint(200, 500))
+        self._traffic(streams[:1], self.random.randint(50 * MS, 200 * MS), 50)
+
     def operate(self) -> None:
         """A stretch of traffic: frames come at some rate, batches end about when planned, timers fire in time."""
         r = self.random
         streams = r.sample(list(self.streams), k=r.randint(1, len(self.streams)))
         gap_ns = r.choice([r.randint(100_000, MS), r.randint(MS, 6 * MS), r.randint(5 * MS, 40 * MS)])
+        self._traffic(streams, gap_ns, r.randint(5, 60))
+
+    def _traffic(self, streams: list[int], gap_ns: int, frames: int) -> None:
+        r = self.random
         ends_ns: dict[int, int] = {}
         next_ns = self.now_ns
-        for _ in range(r.randint(5, 60)):
+        for _ in range(frames):
             next_ns += r.randint(0, 2 * gap_ns)
             while True:
                 for batch_id in self.witness.accounts.batches:
@@ -303,25 +314,25 @@ class Host:
 
 
 USUAL: tuple[Callable[[Host], None], ...] = (
-    *[Host.operate] * 4,
-    *[Host.frames_arrive] * 6,
-    *[Host.batch_finishes] * 4,
-    *[Host.time_passes] * 2,
-    Host.open_stream,
-    Host.frame_refused,
-    Host.cancel,
-    Host.close_stream,
-    Host.timer,
+    *[Host.operate] * 8,
+    Host.operate_long,
+    *[Host.frames_arrive] * 12,
+    *[Host.batch_finishes] * 8,
+    *[Host.time_passes] * 4,
+    *[Host.open_stream] * 2,
+    *[Host.frame_refused] * 2,
+    *[Host.cancel] * 2,
+    *[Host.close_stream] * 2,
+    *[Host.timer] * 2,
 )
 FAULTS: tuple[Callable[[Host], None], ...] = (
-    Host.batch_fails,
-    Host.batch_reported_twice,
-    Host.lane_up,
-    Host.lane_down,
-    Host.model_ready,
-    Host.model_ready,
-    Host.model_gone,
-    Host.new_version,
+    *[Host.batch_fails] * 2,
+    *[Host.batch_reported_twice] * 2,
+    *[Host.lane_up] * 2,
+    *[Host.lane_down] * 2,
+    *[Host.model_ready] * 4,
+    *[Host.model_gone] * 2,
+    *[Host.new_version] * 2,
 )
 
 

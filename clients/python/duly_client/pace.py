@@ -30,4 +30,5 @@ class Pace:
 
     def sent(self, now_ns: int) -> None:
         """A frame was sent at `now_ns`, due or not."""
-        self._due_ns = max(self._due_ns, now_ns - self.period_ns) + self.period_ns
+        late_ns = now_ns - self._due_ns
+        self._due_ns = (self._due_ns if late_ns < self.period_ns else now_ns) + self.period_ns
