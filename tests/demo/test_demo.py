@@ -267,7 +267,7 @@ def test_processes_that_build_it_at_once_get_the_same_whole_one(cache: Path) -> 
     assert sorted(path.name for path in cache.glob("demo-models-*")) == [found[0].name]
 
 
-# ---- counting and telling ----
+# ---- counts and texts ----
 
 
 def outcome(frame_id: int, status: Status, latency_ns: int = 0, slack_ns: int = 0, reason: str = "") -> Outcome:
@@ -282,7 +282,7 @@ def test_a_tally_counts_and_times() -> None:
     tally.add(outcome(101, Status.LATE, latency_ns=1000 * MS), captured_ns=1000 * MS)
     tally.add(outcome(102, Status.EXPIRED, slack_ns=MS), captured_ns=1000 * MS)
     tally.add(outcome(103, Status.SHED, slack_ns=-MS), captured_ns=1000 * MS)
-    assert (tally.answered, tally.results, tally.on_time, tally.told_early) == (103, 101, 100, 1)
+    assert (tally.answered, tally.results, tally.on_time, tally.refused_early) == (103, 101, 100, 1)
     assert tally.on_time_ratio == pytest.approx(100 / 103)
     assert tally.latency_ns(50) == 51 * MS
     assert tally.fault == ""
@@ -319,9 +319,9 @@ def test_speaker_turns_are_read_from_rttm() -> None:
     assert speaker_turns(rttm) == [(6690 * MS, 7120 * MS)]
 
 
-def test_nothing_perceived_is_nothing_told() -> None:
+def test_nothing_perceived_is_an_empty_text() -> None:
     for perception in (Sight(("person",)), Hearing([True])):
-        assert (perception.now(), perception.told()) == ("", "")
+        assert (perception.now(), perception.summary()) == ("", "")
 
 
 @pytest.mark.parametrize(
