@@ -60,7 +60,7 @@ def rows(output: str) -> dict[str, list[int]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _assets() -> None:
-    """Fetched here, where the cache has them not yet: the demo would tell of it on standard error."""
+    """Fetched here, where the cache has them not yet: the demo would report it on standard error."""
     fetch(progress=False)
 
 
@@ -75,10 +75,10 @@ def test_the_demo_shows_a_camera_and_a_microphone_and_accounts_for_every_frame()
     assert {name: sent for name, (sent, *_) in counts.items()} == {"camera": 150, "microphone": 188}
     for sent, *outcomes in counts.values():
         assert sent == sum(outcomes)
-    told = paragraphs(done.stdout)
-    assert told["in all"].startswith("Each of the 338 frames sent got exactly one outcome: ")
-    assert re.search(r"In \d+ pictures it saw: .*\b(car|person|bicycle)\b in \d+", told["camera"])
-    heard = re.search(r"It heard speech in (\d+) of (\d+) chunks, and was right in (\d+)", told["microphone"])
+    texts = paragraphs(done.stdout)
+    assert texts["in all"].startswith("Each of the 338 frames sent got exactly one outcome: ")
+    assert re.search(r"In \d+ pictures it saw: .*\b(car|person|bicycle)\b in \d+", texts["camera"])
+    heard = re.search(r"It heard speech in (\d+) of (\d+) chunks, and was right in (\d+)", texts["microphone"])
     assert heard
     speech, chunks, right_percent = map(int, heard.groups())
     assert 0 < speech < chunks <= 188
@@ -96,14 +96,14 @@ def test_the_overload_demo_tells_who_got_what_on_a_terminal() -> None:
     assert list(counts) == ["camera 1", "microphone", "camera 2", "camera 3", "camera 4", "camera 5"]
     for sent, *outcomes in counts.values():
         assert sent == sum(outcomes)
-    told = paragraphs(plain)
+    texts = paragraphs(plain)
     for stream_class in ("critical", "standard", "best effort"):
-        assert re.match(r"(<1|\d+) % on time: \d+ of \d+ pictures", told[stream_class])
-    asked = re.match(r"It was asked for [\d.]+ pictures a second, ([\d.]+) times the", told["machine"])
+        assert re.match(r"(<1|\d+) % on time: \d+ of \d+ pictures", texts[stream_class])
+    asked = re.match(r"It was asked for [\d.]+ pictures a second, ([\d.]+) times the", texts["machine"])
     assert asked
     assert float(asked[1]) == pytest.approx(3.0, abs=0.3)  # each camera sends whole frames
     total = sum(sent for sent, *_ in counts.values())
-    assert told["in all"].startswith(f"Each of the {total:,} frames sent got exactly one outcome: ")
+    assert texts["in all"].startswith(f"Each of the {total:,} frames sent got exactly one outcome: ")
 
 
 def on_terminal(arguments: list[str]) -> tuple[int, str]:

@@ -167,7 +167,7 @@ class StreamTerms:
     """Terms that were agreed when the stream opened."""
 
     stream_id: int
-    """The server's number for the stream, which its logs have."""
+    """The number by which the server's logs call the stream."""
     version: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
