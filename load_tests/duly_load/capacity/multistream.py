@@ -25,21 +25,21 @@ import numpy as np
 import uvloop
 
 from duly_client.types import Encoding, Payload
-from duly_load.arrivals import Poisson
 from duly_load.capacity.confidence import Counts, percentile_ns
 from duly_load.capacity.search import Trial
-from duly_load.generator.address import Address
-from duly_load.generator.awake import awake
-from duly_load.generator.connection import Connection, FrameAnswer, Refused, Target, TargetError
-from duly_load.generator.payloads import PayloadError, prepare
+from duly_load.generator.keep_cpus_awake import awake
 from duly_load.generator.run import Sending
-from duly_load.generator.targets import target_of
-from duly_load.generator.validity import STALLED_MAX
-from duly_load.load_scenario import LiveSensor
-from duly_load.outcomes import FrameOutcome
-from duly_load.parsing import ScenarioError
-from duly_load.schedule import Session
-from duly_load.stalls import Watch
+from duly_load.generator.stalls import Watch
+from duly_load.payloads.prepared import PayloadError, prepare
+from duly_load.protocols.address import Address
+from duly_load.protocols.by_address import target_of
+from duly_load.protocols.connection import Connection, FrameAnswer, Refused, Target, TargetError
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.validity import STALLED_MAX
+from duly_load.scenario.arrivals import Poisson
+from duly_load.scenario.live import LiveSensor
+from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.schedule import Session
 
 SAMPLES = 8
 """Of a query, whose percentile is told."""
@@ -72,7 +72,7 @@ class Queries:
     begin_ns: int = 0
     """When the first that counts was sent, on the monotonic clock."""
     stalled: float = 0.0
-    """Share of the time in which the machine stood still, see `duly_load.stalls`."""
+    """Share of the time in which the machine stood still, see `duly_load.generator.stalls`."""
     refused: str = ""
     """The target did not let in so many streams, in its own words; then there are no queries."""
 

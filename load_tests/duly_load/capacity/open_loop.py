@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from duly_load.arrivals import Trace
 from duly_load.capacity.confidence import Counts
 from duly_load.capacity.search import NoTrial, Trial
-from duly_load.generator.connection import AllRefused
-from duly_load.generator.record import LiveRun
-from duly_load.load_scenario import LoadScenario, parse_load_scenario, scaled, schedule_of
-from duly_load.outcomes import FrameOutcome
-from duly_load.parsing import ScenarioError
-from duly_load.schedule import Schedule
+from duly_load.protocols.connection import AllRefused
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import LiveRun
+from duly_load.scenario.arrivals import Trace
+from duly_load.scenario.live import LoadScenario, parse_load_scenario, scaled, schedule_of
+from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.schedule import Schedule
 
 WARM_S_MIN = 1.0
 """Streams open, and a server's first batches run, outside what is counted."""
@@ -99,7 +99,7 @@ def counted(scenario: LoadScenario, planned: Schedule, outcome: NDArray[np.int8]
     """Frames of a run by the second in which they were due to arrive, after the warm-up; the last may be a part of one,
     and has those that came later, too.
 
-    Which count is as in `duly_load.live_results`: all that were intended.
+    Which count is as in `duly_load.results.measure`: all that were intended.
     """
     warm_ns = round(scenario.warm_s * 1e9)
     counts = planned.frames.arrival_ns >= warm_ns

@@ -19,15 +19,15 @@ from duly_load.capacity.search import (
     search,
     whole,
 )
-from duly_load.generator.connection import AllRefused, TargetError
-from duly_load.generator.payloads import PayloadError
-from duly_load.generator.record import LiveRun
 from duly_load.generator.run import Offer, Progress, Sending
-from duly_load.load_scenario import LoadScenario
-from duly_load.parsing import ScenarioError
-from duly_load.peers.peer import PeerError
-from duly_load.tables import STREAMS_MAX
-from duly_load.targets import OpenTarget, offer_to, settle
+from duly_load.payloads.prepared import PayloadError
+from duly_load.protocols.connection import AllRefused, TargetError
+from duly_load.results.record import LiveRun
+from duly_load.scenario.live import LoadScenario
+from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.tables import STREAMS_MAX
+from duly_load.targets.opened import OpenTarget, offer_to, settle
+from duly_load.targets.peer import PeerError
 
 TERMS = ("streams", "server", "multistream")
 FACTORS = (1 / 1024, 1 / 8, 1024.0)

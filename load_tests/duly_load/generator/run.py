@@ -12,19 +12,19 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Self
 
-from duly_load.generator.address import Address
-from duly_load.generator.awake import awake
-from duly_load.generator.clock import unix_minus_monotonic_ns
-from duly_load.generator.connection import AllRefused, TargetError
-from duly_load.generator.process import Failed, Opened, Saw, Sent, Share, main
-from duly_load.generator.record import Ending, LiveRun, Record
+from duly_load.generator.keep_cpus_awake import awake
 from duly_load.generator.sender import shares
-from duly_load.generator.validity import Lateness, Signs, problems
-from duly_load.load_scenario import LoadScenario, schedule_of
-from duly_load.outcomes import FrameOutcome
-from duly_load.parsing import ScenarioError
-from duly_load.schedule import Schedule
-from duly_load.stalls import Watch
+from duly_load.generator.sender_process import Failed, Opened, Saw, Sent, Share, main
+from duly_load.generator.stalls import Watch
+from duly_load.protocols.address import Address
+from duly_load.protocols.clock import unix_minus_monotonic_ns
+from duly_load.protocols.connection import AllRefused, TargetError
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import Ending, LiveRun, Record
+from duly_load.results.validity import Lateness, Signs, problems
+from duly_load.scenario.live import LoadScenario, schedule_of
+from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.schedule import Schedule
 
 LAG_SHARE = 0.05
 """Of a frame's budget, that the generator's own lag may take."""
@@ -56,7 +56,7 @@ class Sending:
     make them late. Needs root or CAP_SYS_NICE.
     """
     keep_awake: bool = False
-    """Keeps the processors of a virtual machine from sleeping meanwhile, see `duly_load.generator.awake`."""
+    """Keeps the processors of a virtual machine from sleeping meanwhile, see `duly_load.generator.keep_cpus_awake`."""
     late_max: float = LATE_MAX
     """Share of the frames that may be sent later than `lag_share` allows. It should be well below the share that is
     allowed to be late in all, where that is what is asked."""

@@ -29,13 +29,13 @@ import uvloop
 from duly.core.types import StreamClass
 from duly_client import Client, Stream
 from duly_client.errors import DulyError, StreamRefused
-from duly_load.arrivals import Poisson, Trace
-from duly_load.generator.address import Address
-from duly_load.generator.connection import Connection, FrameAnswer, Refused, Target, TargetError
-from duly_load.generator.payloads import Prepared, prepare
-from duly_load.generator.targets import target_of
-from duly_load.load_scenario import LiveSensor
-from duly_load.schedule import Session
+from duly_load.payloads.prepared import Prepared, prepare
+from duly_load.protocols.address import Address
+from duly_load.protocols.by_address import target_of
+from duly_load.protocols.connection import Connection, FrameAnswer, Refused, Target, TargetError
+from duly_load.scenario.arrivals import Poisson, Trace
+from duly_load.scenario.live import LiveSensor
+from duly_load.scenario.schedule import Session
 
 READ_S = 0.2
 """Between two outcomes that a slow reader takes; longer for sensors that are slow themselves."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from duly_load.generator.record import LiveRun
-from duly_load.live_results import measure
-from duly_load.outcomes import FrameOutcome
+from duly_load.results.measure import measure
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import LiveRun
 from duly_load.soak.crowd import Tallies
 from duly_load.soak.phases import Phase
 from duly_load.soak.watch import Asked, LoopLag, Sample, Usage

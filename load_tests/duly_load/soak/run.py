@@ -10,16 +10,16 @@ from itertools import count
 import grpc
 
 from duly.v1 import server_pb2_grpc
-from duly_load.generator.connection import AllRefused, TargetError
 from duly_load.generator.run import PROGRESS_S, Offer, Sending
-from duly_load.load_scenario import LoadScenario, alone, schedule_of
-from duly_load.peers.peer import PeerError
+from duly_load.protocols.connection import AllRefused, TargetError
+from duly_load.scenario.live import LoadScenario, alone, schedule_of
 from duly_load.soak.crowd import READY_S_MAX, Crowd, Rudeness, Tallies
 from duly_load.soak.misbehaviour import Aim
 from duly_load.soak.phases import IDLE_S_MAX, Phase, phase_of
 from duly_load.soak.record import SAMPLES_MAX, Log, SliceResult, Soak, result_of, without_frames
 from duly_load.soak.watch import Asked, Sample, Watch, Watched, ask
-from duly_load.targets import OpenTarget, offer_to
+from duly_load.targets.opened import OpenTarget, offer_to
+from duly_load.targets.peer import PeerError
 
 PERIOD_S_MIN, PERIOD_S = 0.2, 5.0
 """Between two samples; longer than the second where there would be too many, shorter in a short soak."""
