@@ -1,4 +1,4 @@
-"""What the benchmark measures: five parts, each a function from running servers to figures.
+"""What the benchmark measures: three parts, each a function from running servers to figures.
 
 Figures of one part are taken in alternating rounds, floor and server side by side, so that a machine that gets slower
 or busier does so for both; every figure keeps all its rounds. Ratios are formed within a round.
@@ -16,15 +16,9 @@ from statistics import median
 from typing import Any
 
 from duly_load.bench.client import ClientError, Load, LoadClient, LoadResult
-from duly_load.bench.servers import Memory, memory_of
-from duly_load.models.graphs import MLP, SQUEEZENET, THREADS, WIDE, BenchModel
+from duly_load.models.graphs import MLP, THREADS, WIDE, BenchModel
 from duly_load.targets.duly_and_floor import OwnServer
 
-MEBIBYTE = 2**20
-STREAM_RATE_HZ = 30.0
-OVERLOAD_BUDGET_MS = 100.0
-OVERLOAD_FACTORS = (0.5, 1.0, 1.5, 2.0)
-CAPACITY_STREAMS = 16
 BUSY_STREAMS = 16
 BUSY_WINDOW = 8
 BUSY = Load(MLP.name, MLP.frame_bytes, streams=BUSY_STREAMS, window=BUSY_WINDOW)
@@ -33,8 +27,6 @@ TURN_SECONDS = 1.0
 """Of either phase of loads that alternate."""
 TURNS_COMPARED = 10
 """At the beginning and at the end."""
-MEMORY_SAMPLES = 10
-MEMORY_DRIFT_MAX = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +35,8 @@ class Effort:
 
     rounds: int
     seconds: float
-    """Of one measurement of latency, throughput or capacity."""
-    overload_seconds: float
+    """Of one measurement of latency or throughput."""
     warmup_seconds: float
-    memory_frames: int
-    """Between two looks at the memory."""
     turns: int
     """Of loads that alternate."""
 
@@ -57,8 +46,8 @@ class Effort:
         return min(TURNS_COMPARED, self.turns // 2)
 
 
-FULL = Effort(rounds=5, seconds=5.0, overload_seconds=15.0, warmup_seconds=1.0, memory_frames=10_000, turns=200)
-QUICK = Effort(rounds=2, seconds=1.0, overload_seconds=3.0, warmup_seconds=0.3, memory_frames=1_000, turns=4)
+FULL = Effort(rounds=5, seconds=5.0, warmup_seconds=1.0, turns=200)
+QUICK = Effort(rounds=2, seconds=1.0, warmup_seconds=0.3, turns=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +104,7 @@ class Part:
 
 def latency(setup: Setup) -> Part:
     """p50 of the server less that of the null echo and of the bare model: what the server itself adds."""
-    part = Part("a", "Added latency: one stream, one frame at a time")
+    part = Part("latency", "Added latency: one stream, one frame at a time")
     for model in (MLP, WIDE):
         size = f"{model.frame_bytes / 1000:.0f} KB"
         for _ in range(setup.effort.rounds):
@@ -139,7 +128,7 @@ def latency(setup: Setup) -> Part:
 
 def throughput(setup: Setup) -> Part:
     """Frames a second through a small model, against the null echo."""
-    part = Part("b", f"Throughput: {BUSY_STREAMS} streams x {BUSY_WINDOW} frames of 1 KB in flight")
+    part = Part("throughput", f"Throughput: {BUSY_STREAMS} streams x {BUSY_WINDOW} frames of 1 KB in flight")
     load = replace(BUSY, seconds=setup.effort.seconds, warmup_seconds=setup.effort.warmup_seconds)
     for _ in range(setup.effort.rounds):
         setup.advance("throughput: null echo")
@@ -157,67 +146,6 @@ def throughput(setup: Setup) -> Part:
     return part
 
 
-def overload(setup: Setup) -> Part:
-    """On-time results at and beyond what the model can do, as a share of that."""
-    budget = f"{OVERLOAD_BUDGET_MS:g} ms budget"
-    part = Part("c", f"Overload: SqueezeNet, streams of about {STREAM_RATE_HZ:g} Hz, {budget}, backlog ALL")
-    effort = setup.effort
-    for _ in range(effort.rounds):
-        setup.advance("overload: capacity")
-        closed = Load(
-            SQUEEZENET.name,
-            SQUEEZENET.frame_bytes,
-            streams=CAPACITY_STREAMS,
-            seconds=effort.seconds,
-            warmup_seconds=effort.warmup_seconds,
-        )
-        capacity = setup.load(setup.duly, closed)
-        part.keep("capacity", capacity)
-        if capacity.on_time_per_s == 0:
-            raise ClientError(f"duly: no frame of {SQUEEZENET.name} was on time, within {closed.budget_ms:g} ms")
-        part.add("capacity, closed loop", "frames/s", capacity.on_time_per_s)
-        for factor in OVERLOAD_FACTORS:
-            setup.advance(f"overload: {factor:g} x capacity")
-            result = setup.load(setup.duly, offered(effort, factor * capacity.on_time_per_s))
-            name = f"{factor:g}x"
-            part.keep(name, result)
-            part.add(f"{name}: offered", "frames/s", result.answered / result.seconds)
-            part.add(f"{name}: on time / capacity", "ratio", _ratio(result.on_time_per_s, capacity.on_time_per_s))
-            part.add(f"{name}: on time / sent", "ratio", _ratio(result.outcomes["ON_TIME"], result.sent))
-            part.add(
-                f"{name}: in budget at the client / sent",
-                "ratio",
-                _ratio(result.in_budget_per_s, result.sent / result.seconds),
-            )
-            part.add(f"{name}: worst stream, on time / sent", "ratio", result.worst_stream_on_time_ratio)
-            part.add(f"{name}: p50", "ms", result.latency_ms["p50"])
-            part.add(f"{name}: p99", "ms", result.latency_ms["p99"])
-            part.add(f"{name}: the client's own lag, p99", "ms", result.lag_p99_ms)
-    for factor in OVERLOAD_FACTORS:
-        runs = [run for run in part.runs if run["name"] == f"{factor:g}x"]
-        part.notes.append(f"{factor:g}x: {_outcomes(runs)}")
-    return part
-
-
-def memory(setup: Setup) -> Part:
-    """Memory of the server and its workers as frames go by."""
-    frames = setup.effort.memory_frames
-    part = Part("d", f"Memory of the server and its workers, every {frames:,} of {MEMORY_SAMPLES * frames:,} frames")
-    load = replace(BUSY, frames=frames)
-    looks: list[Memory] = []
-    for sample in range(MEMORY_SAMPLES + 1):
-        setup.advance(f"memory: {sample * frames:,} frames" if sample else "memory: warm-up")
-        part.keep(f"after {sample * frames} frames", setup.load(setup.duly, load))
-        looks.append(memory_of(setup.duly))
-        part.runs[-1].update(asdict(looks[-1]))
-    _add_memory(part, "RSS", [look.rss_bytes for look in looks])
-    proportional = [look.pss_bytes for look in looks if look.pss_bytes is not None]
-    if len(proportional) == len(looks):
-        _add_memory(part, "PSS", proportional)
-        part.notes.append("PSS also moves as unrelated processes come and go that map the same libraries.")
-    return part
-
-
 def alternation(setup: Setup) -> Part:
     """Throughput in the busy phases of a load that goes from one frame in flight to many and back, at last and at
     first: a server that takes one for the other ends with batches of one for good. The floor beside it at either end
@@ -225,7 +153,8 @@ def alternation(setup: Setup) -> Part:
     """
     turns, compared = setup.effort.turns, setup.effort.turns_compared
     part = Part(
-        "e", f"Alternating loads: {turns} turns of one frame in flight and of {BUSY_STREAMS} streams x {BUSY_WINDOW}"
+        "alternation",
+        f"Alternating loads: {turns} turns of one frame in flight and of {BUSY_STREAMS} streams x {BUSY_WINDOW}",
     )
     single = Load(MLP.name, MLP.frame_bytes, seconds=TURN_SECONDS, warmup_seconds=0.0)
     busy = replace(BUSY, seconds=TURN_SECONDS, warmup_seconds=0.0)
@@ -264,40 +193,15 @@ class Measurement:
 
 
 MEASUREMENTS = {
-    "a": Measurement(latency, lambda effort: 2 * 3 * effort.rounds),
-    "b": Measurement(throughput, lambda effort: 2 * effort.rounds),
-    "c": Measurement(overload, lambda effort: (1 + len(OVERLOAD_FACTORS)) * effort.rounds),
-    "d": Measurement(memory, lambda effort: 1 + MEMORY_SAMPLES),
-    "e": Measurement(alternation, lambda effort: effort.turns),
+    "latency": Measurement(latency, lambda effort: 2 * 3 * effort.rounds),
+    "throughput": Measurement(throughput, lambda effort: 2 * effort.rounds),
+    "alternation": Measurement(alternation, lambda effort: effort.turns),
 }
-
-
-def offered(effort: Effort, frames_per_s: float) -> Load:
-    """An open loop of exactly this rate over all streams, each of about 30 Hz."""
-    streams = max(1, round(frames_per_s / STREAM_RATE_HZ))
-    return Load(
-        SQUEEZENET.name,
-        SQUEEZENET.frame_bytes,
-        streams=streams,
-        rate_hz=frames_per_s / streams,
-        seconds=effort.overload_seconds,
-        warmup_seconds=effort.warmup_seconds,
-        budget_ms=OVERLOAD_BUDGET_MS,
-    )
 
 
 def _one_at_a_time(setup: Setup, model: BenchModel) -> Load:
     effort = setup.effort
     return Load(model.name, model.frame_bytes, seconds=effort.seconds, warmup_seconds=effort.warmup_seconds)
-
-
-def _add_memory(part: Part, kind: str, sizes_bytes: list[int]) -> None:
-    baseline, *later = sizes_bytes
-    part.rows.append(Row(f"{kind} after warm-up", "MiB", [baseline / MEBIBYTE]))
-    part.rows.append(Row(f"{kind} later", "MiB", [size / MEBIBYTE for size in later]))
-    drift = max((size / baseline - 1 for size in later), key=abs)
-    verdict = "flat" if abs(drift) <= MEMORY_DRIFT_MAX else "not flat"
-    part.notes.append(f"{kind}: {verdict}, at most {drift:+.2%} from the warm-up (flat: within {MEMORY_DRIFT_MAX:.0%})")
 
 
 def _bare_run(setup: Setup, model: BenchModel) -> dict[str, float]:

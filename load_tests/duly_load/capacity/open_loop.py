@@ -1,4 +1,4 @@
-"""The two terms of capacity that are open loop: our own fixed-rate streams, and MLPerf's Server scenario.
+"""The two terms of capacity: our own fixed-rate streams, and MLPerf's Server scenario.
 
 streams   The scenario's own sensors, each at its rate and with its backlog policy, and more and more of them (or at
           higher rates, as the scenario's `scale` says). A frame counts when its answer is there within its budget, from

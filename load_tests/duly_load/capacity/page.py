@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from duly_load.capacity.confidence import estimate
-from duly_load.capacity.multistream import SAMPLES
 from duly_load.capacity.search import CONFIDENCE, Trial, Verdict
 from duly_load.capacity.terms import Asked, Capacity
 from duly_load.report.figures import policy_series
@@ -42,20 +41,9 @@ TRIAL_COLUMNS = (
 
 LOADS = {
     "streams": "offered, fixed-rate streams (frames/s)",
-    "server": "offered, Poisson (queries/s)",
-    "multistream": "samples of a query",
+    "server": "offered, Poisson (frames/s)",
 }
 """Title of the axis, by term."""
-
-
-def offered(capacity: Capacity, trial: Trial) -> float:
-    """The load of a trial as people are told it: frames per second, or samples of a query."""
-    return trial.load if capacity.term == "multistream" else trial.frames_per_s
-
-
-def offered_at(capacity: Capacity, verdict: Verdict) -> float:
-    """The same of a load that was judged, over all its trials."""
-    return verdict.load if capacity.term == "multistream" else capacity.found.frames_per_s(verdict)
 
 
 def write(out: Path, asked: Asked, machine: Machine, capacities: Sequence[Capacity]) -> None:
@@ -86,7 +74,7 @@ def page(asked: Asked, machine: Machine, capacities: Sequence[Capacity]) -> str:
     ]
     terms = list(dict.fromkeys(capacity.term for capacity in capacities))
     by_term = {term: [capacity for capacity in capacities if capacity.term == term] for term in terms}
-    tables = [table for term in terms for table in (_found(term, by_term[term], asked), _trials(term, by_term[term]))]
+    tables = [table for term in terms for table in (_found(term, by_term[term]), _trials(term, by_term[term]))]
     pictures = [_picture(term, by_term[term], asked.ratio) for term in terms]
     return render(f"Capacity: {asked.scenario.name}", facts, tables, pictures, _verdict(capacities))
 
@@ -99,7 +87,7 @@ def _verdict(capacities: Sequence[Capacity]) -> PageVerdict:
     return PageVerdict(False, f"INVALID: {len(ended)} of {len(capacities)} searches ended without a figure", reasons)
 
 
-def _found(term: str, capacities: Sequence[Capacity], asked: Asked) -> Table:
+def _found(term: str, capacities: Sequence[Capacity]) -> Table:
     columns = [
         Column("held", "Largest load shown to be held; a lower bound where the search ended early", ",.5g", 1),
         Column("failed", "Smallest load shown to fail", ",.5g"),
@@ -110,12 +98,7 @@ def _found(term: str, capacities: Sequence[Capacity], asked: Asked) -> Table:
     about = f"{LOADS[term]}. " + " ".join(
         f"{capacity.target}: no figure, {capacity.found.ended}." for capacity in capacities if capacity.found.ended
     )
-    if term == "multistream":
-        about += f" Sensor {asked.scenario.stream[0].name}, budget {asked.scenario.stream[0].budget_ms:g} ms."
-        columns.append(
-            Column(f"p{100 * asked.ratio:g} of {SAMPLES} (ms)", "Time of a query, early stopping estimate", ".3f", -1)
-        )
-    rows = [(_named(capacity), _figures(capacity)[: len(columns)]) for capacity in capacities]
+    rows = [(_named(capacity), _figures(capacity)) for capacity in capacities]
     return Table(f"Capacity, {term}", about, "target", tuple(columns), rows)
 
 
@@ -130,14 +113,12 @@ def _named(capacity: Capacity) -> str:
 def _figures(capacity: Capacity) -> tuple[float | None, ...]:
     found = capacity.found
     held, failed, sure = found.held, found.failed, found.confirmation
-    percentile_ns = capacity.queries.percentile_ns(capacity.rule.ratio) if capacity.queries else None
     return (
-        None if held is None else offered_at(capacity, held),
-        None if failed is None else offered_at(capacity, failed),
+        None if held is None else found.frames_per_s(held),
+        None if failed is None else found.frames_per_s(failed),
         None if held is None else found.shown(held).streams,
         None if sure is None else 100 * sure.estimate.ratio,
         len(found.trials),
-        None if percentile_ns is None else percentile_ns / 1e6,
     )
 
 
@@ -145,7 +126,7 @@ def _trials(term: str, capacities: Sequence[Capacity]) -> Table:
     columns = (
         Column("load", LOADS[term], ",.5g"),
         Column("streams", "That were open", ",.0f"),
-        Column("sent", "Frames, or queries, that count", ",.0f"),
+        Column("sent", "Frames that count", ",.0f"),
         Column("on time %", "Of those", ".3f"),
         Column("valid", "0: the trial says nothing, and was repeated", ".0f"),
         Column("seed", "Of this trial", ".0f"),
@@ -154,7 +135,7 @@ def _trials(term: str, capacities: Sequence[Capacity]) -> Table:
         (
             f"{capacity.target}, trial {nth}",
             (
-                offered(capacity, trial),
+                trial.frames_per_s,
                 trial.streams,
                 int(trial.counts.sent.sum()),
                 100 * trial.counts.ratio,
@@ -185,7 +166,7 @@ def _picture(term: str, capacities: Sequence[Capacity], ratio: float) -> Picture
                 "type": "scatter",
                 "mode": "markers",
                 "name": escape(capacity.target),
-                "x": numbers(np.array([offered(capacity, trial) for trial in valid])),
+                "x": numbers(np.array([trial.frames_per_s for trial in valid])),
                 "y": numbers(np.array([trial.counts.ratio for trial in valid])),
                 "marker": {"color": colour, "size": 8, "opacity": 0.75},
                 "hovertemplate": "%{y:.3~%} at %{x:,.4~g}<extra></extra>",
@@ -196,7 +177,7 @@ def _picture(term: str, capacities: Sequence[Capacity], ratio: float) -> Picture
             ends = {"x0": held, "x1": failed, "yref": "paper", "y0": 0, "y1": 1}
             shapes.append({"type": "rect", "fillcolor": colour, "opacity": 0.15, "line": {"width": 0}} | ends)
     layout = single(HEIGHT_PX) | {"hovermode": "closest", "shapes": shapes}
-    xs = [np.array([offered(capacity, trial) for trial in capacity.found.trials]) for capacity in capacities]
+    xs = [np.array([trial.frames_per_s for trial in capacity.found.trials]) for capacity in capacities]
     layout["xaxis"] = x_axis(LOADS[term], **log_ticks(xs))
     layout["yaxis"] = y_axis("on-time ratio", range=[-0.03, 1.03], tickformat=".0%")
     about = (
@@ -208,8 +189,7 @@ def _picture(term: str, capacities: Sequence[Capacity], ratio: float) -> Picture
 
 def _json(capacity: Capacity) -> dict[str, Any]:
     found = capacity.found
-    of_eight = capacity.queries
-    told = {
+    return {
         "target": capacity.target,
         "version": capacity.version,
         "term": capacity.term,
@@ -221,15 +201,6 @@ def _json(capacity: Capacity) -> dict[str, Any]:
         "loads": [_end(capacity, verdict) for verdict in found.verdicts],
         "trials": [_trial(capacity, trial) for trial in found.trials],
     }
-    if of_eight is not None:
-        told["query"] = {
-            "samples": of_eight.samples,
-            "queries": len(of_eight.latency_ns),
-            "percentile": capacity.rule.ratio,
-            "latency_ns": of_eight.percentile_ns(capacity.rule.ratio),
-            "refused": of_eight.refused,
-        }
-    return told
 
 
 def _end(capacity: Capacity, verdict: Verdict | None) -> dict[str, Any] | None:

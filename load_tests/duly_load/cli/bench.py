@@ -91,7 +91,7 @@ def _keys(context: click.Context, option: click.Parameter, value: str) -> list[s
     default=",".join(MEASUREMENTS),
     show_default=True,
     callback=_keys,
-    help="Parts: a added latency, b throughput, c overload, d memory, e alternating loads.",
+    help="Parts of it: added latency, throughput, loads that alternate.",
 )
 @click.option("--quick", is_flag=True, help="Short runs: shows that it works, not how fast.")
 @click.option(

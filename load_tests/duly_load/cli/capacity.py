@@ -15,7 +15,6 @@ from rich.table import Table
 
 from duly_load.capacity import open_loop
 from duly_load.capacity import page as report
-from duly_load.capacity.multistream import SAMPLES
 from duly_load.capacity.search import CONFIDENCE, INTERRUPTED, Trial, Verdict
 from duly_load.capacity.terms import TERMS, Asked, Capacity, greatest, in_terms, measure, not_found
 from duly_load.cli.options import Number, Wrong, make_folder
@@ -75,9 +74,8 @@ def capacity(
     """Find the largest load of SCENARIO, a TOML file, that each target holds.
 
     \b
-    streams      the scenario's streams at their fixed rates, and more of them
-    server       their frames as a Poisson process, as in MLPerf's Server scenario
-    multistream  the first sensor's, 8 at once, the next when these are answered, as in MLPerf's MultiStream scenario
+    streams  the scenario's streams at their fixed rates, and more of them
+    server   their frames as a Poisson process, as in MLPerf's Server scenario
 
     Ctrl-C ends it early; what was found by then is told, and written.
 
@@ -202,7 +200,6 @@ class _Shown:
         self._bar.update(self._task, completed=max(0, min(at.at_ns, self._duration_ns)), told=told)
 
     def tell(self, trial: Trial, verdict: Verdict | None) -> None:
-        load = trial.load if self._term == "multistream" else trial.frames_per_s
         if verdict is None:
             between, word = "-", f"invalid: {'; '.join(trial.problems)}"
         else:
@@ -210,7 +207,7 @@ class _Shown:
             between = f"{100 * known.low:.2f}..{100 * known.high:.2f}"
             word = f"failed: {trial.refused}" if trial.refused else verdict.finding.value
         ratio = f"{100 * trial.counts.ratio:.2f}"
-        self._line(self._name, self._term, f"{load:,.1f}", f"{trial.streams:,}", ratio, between, word)
+        self._line(self._name, self._term, f"{trial.frames_per_s:,.1f}", f"{trial.streams:,}", ratio, between, word)
 
     def _line(self, *cells: str) -> None:
         self._console.print(escape(LINE.format(*cells)), soft_wrap=True)
@@ -221,8 +218,7 @@ def _table(asked: Asked, found: Sequence[Capacity]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("target", "terms"):
         table.add_column(heading, no_wrap=True)
-    of_query = f"p{100 * asked.ratio:g} of {SAMPLES}\nms"
-    for heading in ("capacity", "fails at", "streams", "confirmed\n%", "trials", of_query):
+    for heading in ("capacity", "fails at", "streams", "confirmed\n%", "trials"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in found:
         table.add_row(escape(each.target), each.term, *_cells(each))
@@ -231,15 +227,12 @@ def _table(asked: Asked, found: Sequence[Capacity]) -> Table:
 
 def _cells(each: Capacity) -> list[str]:
     found = each.found
-    unit = "samples" if each.term == "multistream" else "/s"
-    held = "-" if found.held is None else f"{report.offered_at(each, found.held):,.1f} {unit}"
-    failed = "-" if found.failed is None else f"{report.offered_at(each, found.failed):,.1f} {unit}"
-    percentile_ns = None if each.queries is None else each.queries.percentile_ns(each.rule.ratio)
+    held = "-" if found.held is None else f"{found.frames_per_s(found.held):,.1f} /s"
+    failed = "-" if found.failed is None else f"{found.frames_per_s(found.failed):,.1f} /s"
     return [
         f"at least {held}" if found.ended and found.held is not None else held,
         failed,
         "-" if found.held is None else f"{found.shown(found.held).streams:,}",
         "-" if found.confirmation is None else f"{100 * found.confirmation.estimate.ratio:.2f}",
         f"{len(found.trials):,}",
-        "-" if percentile_ns is None else f"{percentile_ns / 1e6:,.2f}",
     ]
