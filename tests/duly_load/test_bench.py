@@ -7,7 +7,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from duly_load.bench import servers as bench_servers
+from duly_load.bench import servers
 from duly_load.bench.parts import Part
 from duly_load.cli import bench
 from duly_load.targets.duly_and_floor import running
@@ -43,7 +43,7 @@ def test_a_server_that_ends_early_is_reported_with_its_log(tmp_path: Path) -> No
 
 def test_a_server_runs_until_it_is_left(tmp_path: Path) -> None:
     before = set(psutil.Process().children(recursive=True))
-    with bench_servers.null_echo(tmp_path) as server:
+    with servers.null_echo(tmp_path) as server:
         (started,) = set(psutil.Process().children(recursive=True)) - before
         assert started.is_running()
     assert not started.is_running()

@@ -36,7 +36,7 @@ from duly_load.protocols.address import parse_address
 from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun, Record
-from duly_load.scenario.live import LoadScenario, parse_load_scenario, schedule_of
+from duly_load.scenario.live import LiveScenario, parse_live, schedule_of
 from duly_load.scenario.parsing import ScenarioError, read_toml
 from duly_load.scenario.schedule import schedule
 from duly_load.targets.opened import OpenTarget
@@ -71,10 +71,10 @@ payloads = { shape = [4], distinct = 2 }
 """
 
 
-def loaded(tmp_path: Path, text: str = SCENARIO) -> LoadScenario:
+def loaded(tmp_path: Path, text: str = SCENARIO) -> LiveScenario:
     file = tmp_path / "scenario.toml"
     file.write_text(text, encoding="utf-8")
-    return parse_load_scenario(read_toml(file), "scenario.toml", tmp_path)
+    return parse_live(read_toml(file), "scenario.toml", tmp_path)
 
 
 def trial(load: float, seed: int, sent: np.ndarray, on_time: np.ndarray) -> Trial:
@@ -111,7 +111,7 @@ def noisy(capacity: float, steepness: float, unrest: float, cluster: int) -> Pro
     return probe
 
 
-def run_of(scenario: LoadScenario, seed: int, outcome: FrameOutcome) -> LiveRun:
+def run_of(scenario: LiveScenario, seed: int, outcome: FrameOutcome) -> LiveRun:
     """All frames came to the same end."""
     planned = schedule_of(scenario, seed)
     record = Record.empty(len(planned.frames))
@@ -405,7 +405,7 @@ def test_a_load_is_told_as_what_was_scheduled(tmp_path: Path) -> None:
 
 
 def test_a_load_of_which_no_stream_is_let_in_has_failed(tmp_path: Path) -> None:
-    def refuse(at_load: LoadScenario, seed: int) -> LiveRun:
+    def refuse(at_load: LiveScenario, seed: int) -> LiveRun:
         if at_load.frames_per_s > 800:
             raise AllRefused("full")
         return run_of(at_load, seed, FrameOutcome.ON_TIME)
@@ -420,7 +420,7 @@ def test_a_load_of_which_no_stream_is_let_in_has_failed(tmp_path: Path) -> None:
 
 def test_a_target_is_opened_for_the_greatest_load(tmp_path: Path) -> None:
     def streams(text: str, *of: str) -> list[int]:
-        asked = terms.Asked(loaded(tmp_path, text), "s", 0.99, 0, 20.0, 0.05, Sending())
+        asked = terms.Request(loaded(tmp_path, text), "s", 0.99, 0, 20.0, 0.05, Sending())
         return [sensor.count for sensor in terms.greatest(asked, of).stream]
 
     assert streams(SCENARIO, "server", "streams") == [2048, 1024]

@@ -19,15 +19,15 @@ from duly_load.cli import compare as cli_compare
 from duly_load.cli.main import cli
 from duly_load.compare import run as comparison_run
 from duly_load.compare import tables as comparison_tables
-from duly_load.compare.rounds import FIGURES, OUTCOMES, Held, Spread, Turn, figures_of, plan, ratio, rows, spread
-from duly_load.compare.run import Targets, hold
+from duly_load.compare.rounds import FIGURES, OUTCOMES, RoundResult, Spread, Turn, figures_of, plan, ratio, rows, spread
+from duly_load.compare.run import Targets, run_turn
 from duly_load.generator.run import Offer
 from duly_load.protocols.address import Address
 from duly_load.protocols.connection import TargetError
 from duly_load.results.measure import measure
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun, Record
-from duly_load.scenario.live import LoadScenario, load_load_scenario
+from duly_load.scenario.live import LiveScenario, load_live
 from duly_load.scenario.schedule import schedule
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.opened import OpenTarget
@@ -54,8 +54,8 @@ arrivals = { kind = "periodic", rate_hz = 40 }
 BLANK = dict.fromkeys(FIGURES)
 
 
-def held(nth: int, target: int, *spoiled: str, load: float = 1.0, **figures: float) -> Held:
-    return Held(Turn(nth, load, target, nth), BLANK | figures if figures else None, spoiled)
+def held(nth: int, target: int, *spoiled: str, load: float = 1.0, **figures: float) -> RoundResult:
+    return RoundResult(Turn(nth, load, target, nth), BLANK | figures if figures else None, spoiled)
 
 
 # ---- the plan ----
@@ -112,7 +112,7 @@ def test_ratios_are_made_within_rounds() -> None:
 
 def test_rows_come_by_load_and_then_by_target() -> None:
     turns = plan([0.5, 2.0], targets=3, rounds=2, seed=0)
-    found = rows([Held(turn, BLANK | {"p50_ms": turn.load}) for turn in turns])
+    found = rows([RoundResult(turn, BLANK | {"p50_ms": turn.load}) for turn in turns])
     assert [(row.load, row.target) for row in found] == [(load, nth) for load in (0.5, 2.0) for nth in range(3)]
     assert all(row.figures["p50_ms"] == Spread(row.load, row.load, row.load, 2) for row in found)
 
@@ -165,7 +165,7 @@ def test_spread_is_of_what_is_there() -> None:
 # ---- turns that are spoiled ----
 
 
-def run_of(scenario: LoadScenario, *problems: str) -> LiveRun:
+def run_of(scenario: LiveScenario, *problems: str) -> LiveRun:
     """Every frame on time after 10 ms."""
     planned = schedule(scenario.stream, round(scenario.duration_s * 1e9), (), seed=1)
     record = Record.empty(len(planned.frames))
@@ -182,7 +182,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_figures_are_those_of_the_run(small: Path) -> None:
-    figures = figures_of(measure(run_of(load_load_scenario(small))))
+    figures = figures_of(measure(run_of(load_live(small))))
     assert list(figures) == [*FIGURES, *OUTCOMES]
     assert figures["on_time_ratio"] == figures["worst_stream_ratio"] == 1
     assert figures["p50_ms"] == pytest.approx(10, rel=1e-3)
@@ -192,7 +192,7 @@ def test_figures_are_those_of_the_run(small: Path) -> None:
 
 
 def test_what_became_of_frames_is_shares_of_all(small: Path) -> None:
-    run = run_of(load_load_scenario(small))
+    run = run_of(load_live(small))
     run.record.outcome[:] = FrameOutcome.FAILED
     figures = figures_of(measure(run))
     assert figures["failed_ratio"] == 1
@@ -200,27 +200,27 @@ def test_what_became_of_frames_is_shares_of_all(small: Path) -> None:
 
 
 def test_an_invalid_run_is_made_again_and_told(small: Path) -> None:
-    good = run_of(load_load_scenario(small))
+    good = run_of(load_live(small))
     runs, told = iter([replace(good, problems=("lag", "stalled")), good]), list[str]()
-    kept, run = hold(Turn(0, 2.0, 1, 5), "triton", lambda: next(runs), 2, told.append)
+    kept, run = run_turn(Turn(0, 2.0, 1, 5), "triton", lambda: next(runs), 2, told.append)
     assert run is good
     assert kept.results == measure(good)
-    assert kept.held == Held(Turn(0, 2.0, 1, 5), figures_of(measure(good)), ("lag; stalled",))
+    assert kept.round_result == RoundResult(Turn(0, 2.0, 1, 5), figures_of(measure(good)), ("lag; stalled",))
     assert told == ["round 1, load 2: triton runs again, the run was invalid: lag; stalled"]
 
 
 def test_a_run_that_stays_invalid_is_no_figure(small: Path) -> None:
-    bad = run_of(load_load_scenario(small), "lag")
+    bad = run_of(load_live(small), "lag")
     times, told = [], list[str]()
 
     def run() -> LiveRun:
         times.append(1)
         return bad
 
-    kept, valid = hold(Turn(0, 1.0, 0, 0), "duly", run, 2, told.append)
+    kept, valid = run_turn(Turn(0, 1.0, 0, 0), "duly", run, 2, told.append)
     assert len(times) == 3
-    assert kept.held.figures is None
-    assert kept.held.spoiled == ("lag",) * 3
+    assert kept.round_result.figures is None
+    assert kept.round_result.spoiled == ("lag",) * 3
     assert kept.results == measure(bad)
     assert valid is None
     assert "has no figure" in told[-1]
@@ -231,15 +231,15 @@ def test_a_target_that_fails_spoils_its_run(small: Path, error: Exception) -> No
     def run() -> LiveRun:
         raise error
 
-    kept, _ = hold(Turn(0, 1.0, 0, 0), "duly", run, 0, lambda _: None)
-    assert (kept.held.figures, kept.held.spoiled, kept.results) == (None, ("is gone",), None)
+    kept, _ = run_turn(Turn(0, 1.0, 0, 0), "duly", run, 0, lambda _: None)
+    assert (kept.round_result.figures, kept.round_result.spoiled, kept.results) == (None, ("is gone",), None)
 
 
 def test_a_server_that_died_is_started_again(small: Path, tmp_path: Path) -> None:
     told: list[str] = []
     folder = tmp_path / "servers"
     folder.mkdir()
-    scenario = load_load_scenario(small)
+    scenario = load_live(small)
     with Targets(["floor", "null:"], scenario, folder, told.append) as targets:
         assert list(targets.versions) == ["floor", "null:"]
         (server,) = floors()
@@ -254,12 +254,12 @@ def test_a_server_that_died_is_started_again(small: Path, tmp_path: Path) -> Non
 def test_a_server_that_goes_on_after_its_turn_is_stopped(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settle(target: OpenTarget, scenario: LoadScenario, seed: int) -> None:
+    def settle(target: OpenTarget, scenario: LiveScenario, seed: int) -> None:
         if target.name == "floor":
             raise TargetError("it is busy")
 
     told: list[str] = []
-    scenario = load_load_scenario(small)
+    scenario = load_live(small)
     monkeypatch.setattr(comparison_run, "offer_to", lambda *_: run_of(scenario))
     with Targets(["floor", "null:"], scenario, tmp_path, told.append) as targets:
 
@@ -279,12 +279,12 @@ def test_a_server_that_goes_on_after_its_turn_is_stopped(
 def test_an_address_that_is_down_after_its_turn_is_told(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settle(target: OpenTarget, scenario: LoadScenario, seed: int) -> None:
+    def settle(target: OpenTarget, scenario: LiveScenario, seed: int) -> None:
         if target.name == "null:?":
             raise TargetError("connection refused")
 
     told: list[str] = []
-    scenario = load_load_scenario(small)
+    scenario = load_live(small)
     monkeypatch.setattr(comparison_run, "offer_to", lambda *_: run_of(scenario))
     with Targets(["null:?", "null:"], scenario, tmp_path, told.append) as targets:
 
@@ -320,7 +320,7 @@ def test_tables_fit_100_columns_and_cut_nothing() -> None:
     figures = {"offered_per_s": 123_456.0, "goodput_per_s": 123_456.7, "on_time_ratio": 1.0}
     figures |= {"p50_ms": 12_345.6, "p99_ms": 45_678.9, "worst_stream_ratio": 1.0, "cpu_us_per_frame": 123_456.0}
     figures |= dict.fromkeys(OUTCOMES, 1.0)
-    found = rows([Held(turn, figures) for turn in plan([0.25, 1.5], 3, 2, 0)])
+    found = rows([RoundResult(turn, figures) for turn in plan([0.25, 1.5], 3, 2, 0)])
     text = printed(comparison_tables.outcomes("t", names, found), comparison_tables.ratios(names, found))
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
@@ -395,7 +395,7 @@ def test_ctrl_c_stops_the_servers_and_writes_what_there_is(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("plotly", reason="the report draws with plotly")
-    good = run_of(load_load_scenario(small))
+    good = run_of(load_live(small))
     seen: list[int] = []
 
     def run(targets: Targets, *_: object) -> LiveRun:
@@ -569,7 +569,7 @@ class Toy:
         say("toy: installed")
         self.here = True
 
-    def start(self, scenario: LoadScenario, folder: Path) -> AbstractContextManager[Server]:
+    def start(self, scenario: LiveScenario, folder: Path) -> AbstractContextManager[Server]:
         raise PeerError("toy does not start")
 
 

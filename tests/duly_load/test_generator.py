@@ -17,8 +17,8 @@ import pytest
 
 from duly.v1 import inference_pb2, inference_pb2_grpc
 from duly_load.generator.alarm import Alarm
-from duly_load.generator.keep_cpus_awake import awake
-from duly_load.generator.run import Deed, Offer, Progress, Sending, _Senders, offer
+from duly_load.generator.keep_cpus_awake import keep_cpus_awake
+from duly_load.generator.run import Offer, Progress, ScheduledAction, Sending, _Senders, offer
 from duly_load.generator.sender import Sender, shares
 from duly_load.protocols.address import Address, parse_address
 from duly_load.protocols.by_address import target_of
@@ -27,26 +27,26 @@ from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun, Record
 from duly_load.results.validity import Lateness, Signs, problems
-from duly_load.scenario.live import LoadScenario, alone, offered_per_s, parse_load_scenario, scaled, schedule_of
+from duly_load.scenario.live import LiveScenario, alone, offered_per_s, parse_live, scaled, schedule_of
 from duly_load.scenario.parsing import ScenarioError
 
 PERIODIC = {"kind": "periodic", "rate_hz": 100}
 NULL = parse_address("null:")
 
 
-def scenario(**changes: Any) -> LoadScenario:
+def scenario(**changes: Any) -> LiveScenario:
     """Two streams of 100 Hz for half a second, with budgets that a busy machine keeps."""
     stream = {"name": "s", "count": 2, "model": "any", "budget_ms": 5000, "backlog": "ALL", "arrivals": PERIODIC}
     stream |= {"payloads": {"shape": [4]}} | changes.pop("stream", {})
-    return parse_load_scenario({"name": "small", "duration_s": 0.5, "stream": [stream]} | changes, "small", Path())
+    return parse_live({"name": "small", "duration_s": 0.5, "stream": [stream]} | changes, "small", Path())
 
 
-async def run(loaded: LoadScenario, address: Address, processes: int = 1) -> LiveRun:
+async def run(loaded: LiveScenario, address: Address, processes: int = 1) -> LiveRun:
     """A whole run, while the test's own server answers in this loop."""
     return await asyncio.to_thread(offer, Offer(loaded, 3, "it", address, Sending(processes, lag_share=1.0)))
 
 
-async def send(loaded: LoadScenario, address: Address, answers_wait_s: float = 20.0) -> Sender:
+async def send(loaded: LiveScenario, address: Address, answers_wait_s: float = 20.0) -> Sender:
     """What a sender process does, done here."""
     planned = schedule_of(loaded, 3)
     sender = Sender(loaded, 3, planned, planned.sessions)
@@ -180,7 +180,7 @@ def test_alone_is_one_stream_of_the_first_sensor_and_nothing_that_goes_wrong() -
         "load_step": [{"at_s": 0.1, "factor": 9}],
         "fault": [{"lane": "cpu:0", "kind": "die", "at_s": 0.2}],
     }
-    single = alone(parse_load_scenario(loaded, "small", Path()))
+    single = alone(parse_live(loaded, "small", Path()))
     assert [name for sensor in single.stream for name in sensor.names] == ["first"]
     assert (single.stream[0].stream_class.name, single.stream[0].backlog) == ("CRITICAL", "KEEP_LAST:4")
     assert not single.load_step
@@ -196,7 +196,7 @@ def test_a_recorded_trace_alone_keeps_its_times(tmp_path: Path) -> None:
     assert set(alone_ns.tolist()) == set(all_ns.tolist())
 
 
-def recorded(folder: Path, scale: str) -> LoadScenario:
+def recorded(folder: Path, scale: str) -> LiveScenario:
     """Ten streams of three frames."""
     np.save(folder / "trace.npy", np.array([0.1, 0.2, 0.4]))
     arrivals = {"kind": "trace", "file": str(folder / "trace.npy")}
@@ -384,11 +384,11 @@ def test_senders_do_not_outlive_the_thread_that_started_them() -> None:
 def test_deeds_are_done_in_time_and_those_that_undo_others_always() -> None:
     done: list[str] = []
 
-    def deed(at_s: float, name: str, always: bool = False) -> Deed:
-        return Deed(round(at_s * 1e9), lambda: done.append(name), always)
+    def action(at_s: float, name: str, always: bool = False) -> ScheduledAction:
+        return ScheduledAction(round(at_s * 1e9), lambda: done.append(name), always)
 
-    deeds = (deed(0, "a"), deed(500, "b"), deed(501, "c", always=True), deed(502, "d", always=True))
-    ran = offer(Offer(scenario(), 0, "it", NULL, Sending(lag_share=1.0)), None, deeds)
+    actions = (action(0, "a"), action(500, "b"), action(501, "c", always=True), action(502, "d", always=True))
+    ran = offer(Offer(scenario(), 0, "it", NULL, Sending(lag_share=1.0)), None, actions)
     assert done == ["a", "c", "d"]
     assert faults(ran) == ["the fault at 500 s never came: the run was over"]
 
@@ -397,7 +397,11 @@ def test_deeds_are_done_in_time_and_those_that_undo_others_always() -> None:
 
     done.clear()
     with pytest.raises(RuntimeError, match="it can't be done"):
-        offer(Offer(scenario(), 0, "it", NULL), None, (Deed(0, broken), deed(500, "b"), deed(501, "c", always=True)))
+        offer(
+            Offer(scenario(), 0, "it", NULL),
+            None,
+            (ScheduledAction(0, broken), action(500, "b"), action(501, "c", always=True)),
+        )
     assert done == ["c"]
 
 
@@ -537,8 +541,8 @@ async def test_an_alarm_rings_at_its_time_and_not_before() -> None:
 def test_what_keeps_processors_awake_is_gone_afterwards() -> None:
     me = psutil.Process()
     before = set(me.children())
-    with awake(True):
+    with keep_cpus_awake(True):
         assert len(set(me.children()) - before) == len(os.sched_getaffinity(0))
     assert set(me.children()) == before
-    with awake(False):
+    with keep_cpus_awake(False):
         assert set(me.children()) == before

@@ -16,7 +16,7 @@ from duly.core.types import StreamClass
 from duly_client.types import Encoding, Payload
 from duly_load.protocols import kserve, kserve_proto
 from duly_load.protocols.address import Address, parse_address
-from duly_load.protocols.byte_budget import Room
+from duly_load.protocols.byte_budget import ByteBudget
 from duly_load.protocols.connection import Connection, FrameAnswer, TargetError
 from duly_load.protocols.kserve import KserveTarget
 from duly_load.protocols.kserve_messages import KserveModel, ModelError, outcome_of_error
@@ -424,10 +424,10 @@ async def test_bytes_of_calls_under_way_are_bounded_for_all_connections_together
 
 
 async def test_a_room_lets_in_by_turns_and_what_is_larger_alone() -> None:
-    room, inside = Room(10), []
+    budget, inside = ByteBudget(10), []
 
     async def enter(size_bytes: int) -> None:
-        await room.enter(size_bytes)
+        await budget.enter(size_bytes)
         inside.append(size_bytes)
 
     async def settled() -> list[int]:
@@ -439,13 +439,13 @@ async def test_a_room_lets_in_by_turns_and_what_is_larger_alone() -> None:
     assert await settled() == [6]
     entering[1].cancel()
     assert await settled() == [6]
-    room.leave(6)
+    budget.leave(6)
     assert await settled() == [6, 5, 4, 1]
     alone = asyncio.create_task(enter(30))
     for size_bytes in (5, 4):
-        room.leave(size_bytes)
+        budget.leave(size_bytes)
         assert 30 not in await settled()
-    room.leave(1)
+    budget.leave(1)
     assert (await settled())[-1] == 30
     await alone
 

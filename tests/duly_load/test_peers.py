@@ -21,14 +21,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto, helper
 
 from duly_load.cli.main import cli
-from duly_load.scenario.live import LoadScenario, parse_load_scenario
-from duly_load.targets import die_with_parent as leash
+from duly_load.scenario.live import LiveScenario, parse_live
+from duly_load.targets import die_with_parent
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.duly_and_floor import OwnServer
 from duly_load.targets.environment import Environment
-from duly_load.targets.kserve_peer import write_bare
+from duly_load.targets.kserve_peer import write_peer_models
 from duly_load.targets.mlserver import write_settings
-from duly_load.targets.models import BareTensor
+from duly_load.targets.models import PeerTensor
 from duly_load.targets.peer import PeerError
 from duly_load.targets.server_process import ServerProcess
 from duly_load.targets.triton import write_model
@@ -52,11 +52,11 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def scenario(*models: dict[str, Any], **more: Any) -> LoadScenario:
+def scenario(*models: dict[str, Any], **more: Any) -> LiveScenario:
     arrivals = {"kind": "periodic", "rate_hz": 10}
     stream = {"name": "camera", "model": models[0]["name"], "budget_ms": 100, "arrivals": arrivals}
     content = {"name": "test", "duration_s": 1.0, "model": list(models), "stream": [stream], **more}
-    return parse_load_scenario(content, "test", Path())
+    return parse_live(content, "test", Path())
 
 
 def add_model(root: Path, name: str, toml: str = "", batch: str | int = "N") -> dict[str, Any]:
@@ -157,7 +157,7 @@ def test_nothing_of_a_server_is_left_when_its_block_is_left(folder: Path) -> Non
 def test_a_server_ends_when_the_harness_is_killed(tmp_path: Path) -> None:
     script = f"""
 import os, subprocess, sys
-child = subprocess.Popen([sys.executable, {leash.__file__!r}, str(os.getpid()), "sleep", "600"])
+child = subprocess.Popen([sys.executable, {die_with_parent.__file__!r}, str(os.getpid()), "sleep", "600"])
 print(child.pid, flush=True)
 sys.stdin.read()
 """
@@ -229,17 +229,17 @@ def read_pbtxt(text: str) -> dict[str, list[Any]]:
 def test_a_folder_model_becomes_its_graph(tmp_path: Path, folder: Path) -> None:
     toml = '[[input]]\nname = "left"\ntensor = "a"\n[[input]]\nname = "b"\n'
     asked = scenario(add_model(tmp_path, "pair", toml) | {"batch_sizes": [8, 1]})
-    (model,) = write_bare(folder, asked)
+    (model,) = write_peer_models(folder, asked)
     assert model.name == "pair"
     assert model.file == tmp_path / "pair" / "3" / "m.onnx"
     assert model.batch_max == 8
-    assert model.inputs == (BareTensor("left", "a", "FP32", (2, -1)), BareTensor("b", "b", "INT64", (3,)))
-    assert model.outputs == (BareTensor("c", "c", "FP32", (2, -1)), BareTensor("d", "d", "INT64", ()))
+    assert model.inputs == (PeerTensor("left", "a", "FP32", (2, -1)), PeerTensor("b", "b", "INT64", (3,)))
+    assert model.outputs == (PeerTensor("c", "c", "FP32", (2, -1)), PeerTensor("d", "d", "INT64", ()))
     assert (folder / "models/pair/model.toml").read_text() == "batch_sizes = [1, 8]\n" + toml
 
 
 def test_triton_gets_a_configuration_that_lets_requests_time_out(tmp_path: Path, folder: Path) -> None:
-    (model,) = write_bare(folder, scenario(add_model(tmp_path, "pair")))
+    (model,) = write_peer_models(folder, scenario(add_model(tmp_path, "pair")))
     write_model(tmp_path / "pair-of-triton", model, 2, timeouts=True)
     config = read_pbtxt((tmp_path / "pair-of-triton" / "config.pbtxt").read_text())
     assert config["name"] == ["pair"]
@@ -264,7 +264,7 @@ def test_triton_gets_a_configuration_that_lets_requests_time_out(tmp_path: Path,
 
 
 def test_mlserver_gets_settings_for_each_model(folder: Path) -> None:
-    models = write_bare(folder, scenario(TINY, {"name": "mlp", "graph": "mlp", "batch_sizes": [4]}))
+    models = write_peer_models(folder, scenario(TINY, {"name": "mlp", "graph": "mlp", "batch_sizes": [4]}))
     write_settings(folder / "settings", models, 3, 8000, 8001)
     server = json.loads((folder / "settings" / "settings.json").read_text())
     assert (server["http_port"], server["grpc_port"], server["parallel_workers"]) == (8000, 8001, 3)
@@ -278,17 +278,17 @@ def test_mlserver_gets_settings_for_each_model(folder: Path) -> None:
 def test_the_graph_runs_under_the_names_that_clients_use(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from duly_load.targets.inside.bare_session import BareSession
+    from duly_load.targets.inside.graph_session import GraphSession
 
     toml = '[[input]]\nname = "left"\ntensor = "a"\n[[input]]\nname = "b"\n[[output]]\nname = "sum"\ntensor = "d"\n'
-    (model,) = write_bare(folder, scenario(add_model(tmp_path, "pair", toml)))
-    (folder / "bare.json").write_text(model.bare_json())
-    outputs = BareSession(folder).run({"left": np.zeros((2, 2, 5), np.float32), "b": np.array([[1, 2, 3], [4, 5, 6]])})
+    (model,) = write_peer_models(folder, scenario(add_model(tmp_path, "pair", toml)))
+    (folder / "graph.json").write_text(model.graph_json())
+    outputs = GraphSession(folder).run({"left": np.zeros((2, 2, 5), np.float32), "b": np.array([[1, 2, 3], [4, 5, 6]])})
     assert {name: array.tolist() for name, array in outputs.items()} == {"sum": [6, 15]}
 
 
 def test_a_graph_of_one_frame_is_not_batched(tmp_path: Path, folder: Path) -> None:
-    (model,) = write_bare(folder, scenario(add_model(tmp_path, "single", batch=1)))
+    (model,) = write_peer_models(folder, scenario(add_model(tmp_path, "single", batch=1)))
     assert model.batch_max == 1
 
 
@@ -314,7 +314,7 @@ def test_models_that_cannot_be_compared_are_told(
     tmp_path: Path, folder: Path, toml: str, batch: str | int, more: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(PeerError, match=said):
-        write_bare(folder, scenario(add_model(tmp_path, "odd", toml, batch) | more))
+        write_peer_models(folder, scenario(add_model(tmp_path, "odd", toml, batch) | more))
 
 
 def test_a_scenario_without_models_has_nothing_to_serve(folder: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from duly_load.compare.page import Detail, write_comparison
-from duly_load.compare.rounds import Held, Turn, figures_of, rows
+from duly_load.compare.rounds import RoundResult, Turn, figures_of, rows
 from duly_load.report import live_batches
 from duly_load.report.live import write_runs
 from duly_load.report.live_tables import STREAMS_MAX, LiveEntry
@@ -281,18 +281,18 @@ def text_of(folder: Path, of: list[LiveEntry]) -> str:
 NAMES = ["duly", "triton"]
 
 
-def turns(*loads: float, rounds: int = 3) -> list[Held]:
+def turns(*loads: float, rounds: int = 3) -> list[RoundResult]:
     found = []
     for factor in loads:
         for seed in range(rounds):
             scenario = load(streams=round(4 * factor), rate_hz=30, duration_s=3)
             for target, drop in enumerate((True, False)):
                 run = served_in_order(scenario, seed, service_ms=8, drop=drop, batch_max=1)
-                found.append(Held(Turn(seed, factor, target, seed), figures_of(measure(run))))
+                found.append(RoundResult(Turn(seed, factor, target, seed), figures_of(measure(run))))
     return found
 
 
-def compared(folder: Path, of: list[Held], *details: Detail) -> Page:
+def compared(folder: Path, of: list[RoundResult], *details: Detail) -> Page:
     facts = [("Scenario", "overload")]
     write_comparison(folder / "compare.html", "duly beside Triton", NAMES, rows(of), details, facts)
     return Page((folder / "compare.html").read_text("utf-8"))
@@ -323,7 +323,7 @@ def drawn_named(traces: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 def test_invalid_runs_are_left_out_of_a_comparison(tmp_path: Path) -> None:
     of = turns(1, 2, rounds=1)
-    spoiled = [Held(each.turn, None, ("it stood still", "it stood still again")) for each in of[2:]]
+    spoiled = [RoundResult(each.turn, None, ("it stood still", "it stood still again")) for each in of[2:]]
     page = compared(tmp_path, [*of[:2], *spoiled])
     assert page.says("INVALID: 2 of 4 turns have no valid run; these are left out; 2 invalid runs were repeated")
     assert "duly at 2x: it stood still again" in page.texts
@@ -354,9 +354,9 @@ def test_comparison_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one row"):
         compared(tmp_path, [])
     turn = Turn(0, 1, 0, 0)
-    page = compared(tmp_path, [Held(turn, figures_of(measure(refused(load()))))])
+    page = compared(tmp_path, [RoundResult(turn, figures_of(measure(refused(load()))))])
     assert set(page.figures) == {"On-time ratio against load", "Goodput against load"}
     assert page.says("Nothing is known of duly.")
-    page = compared(tmp_path, [Held(turn, None, ("late",))])
+    page = compared(tmp_path, [RoundResult(turn, None, ("late",))])
     assert page.figures == {}
     assert page.says("INVALID: no turn has a valid run")

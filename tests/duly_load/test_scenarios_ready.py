@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duly_load.scenario.live import LoadScenario, alone, load_load_scenario
+from duly_load.scenario.live import LiveScenario, alone, load_live
 from duly_load.scenario.schedule import Schedule, schedule, steps_of
 
 FOLDER = Path(__file__).parents[2] / "load_tests" / "scenarios"
@@ -21,17 +21,17 @@ FRAMES_PER_S = {
 STREAMS = {"one_camera": 1, "rig": 10, "fraud": 15, "bedside": 200, "vibration": 500, "lane_fault": 4}
 
 
-def loaded(name: str) -> LoadScenario:
-    return load_load_scenario(FOLDER / f"{name}.toml")
+def loaded(name: str) -> LiveScenario:
+    return load_live(FOLDER / f"{name}.toml")
 
 
-def planned(scenario: LoadScenario, seed: int) -> Schedule:
+def planned(scenario: LiveScenario, seed: int) -> Schedule:
     return schedule(scenario.stream, round(scenario.duration_s * 1e9), steps_of(scenario.load_step), seed)
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.toml")), ids=lambda file: file.stem)
 def test_each_runs_as_it_stands(file: Path) -> None:
-    scenario = load_load_scenario(file)
+    scenario = load_live(file)
     assert scenario.name == file.stem
     assert {sensor.model for sensor in scenario.stream} == {model.name for model in scenario.model}
     assert all(model.folder is None for model in scenario.model), "models have to come with duly-load itself"
@@ -42,7 +42,7 @@ def test_each_runs_as_it_stands(file: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.toml")), ids=lambda file: file.stem)
 def test_one_stream_of_each_has_frames_after_the_warm_up(file: Path) -> None:
-    single = alone(load_load_scenario(file))
+    single = alone(load_live(file))
     frames = planned(single, 0)
     assert len({session.name for session in frames.sessions}) == 1
     assert frames.frames.arrival_ns[-1] > single.warm_s * 1e9

@@ -14,7 +14,7 @@ from duly.v1 import inference_pb2, inference_pb2_grpc
 from duly_load.payloads.served_inputs import inputs_of
 from duly_load.protocols.address import Address
 from duly_load.protocols.connection import TargetError
-from duly_load.scenario.live import LoadScenario, parse_load_scenario
+from duly_load.scenario.live import LiveScenario, parse_live
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.targets import null_echo
 from duly_load.targets import opened as targets
@@ -22,10 +22,10 @@ from duly_load.targets.opened import OpenTarget, TargetNameError, check_names, o
 from duly_load.targets.peer import PeerError
 
 
-def scenario(**changes: Any) -> LoadScenario:
+def scenario(**changes: Any) -> LiveScenario:
     stream = {"name": "s", "model": "m", "budget_ms": 5000, "arrivals": {"kind": "periodic", "rate_hz": 50}}
     content = {"name": "small", "duration_s": 1, "stream": [stream], "model": [{"name": "m", "dense": {"width": 4}}]}
-    return parse_load_scenario(content | changes, "small", Path())
+    return parse_live(content | changes, "small", Path())
 
 
 # ---- names ----

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from duly.core.scheduler import Scheduler
 from duly.core.types import OutcomeStatus
 from duly_sim.cli.main import cli
-from duly_sim.research.grid import command as cli_grid
+from duly_sim.research.grid import command
 from duly_sim.research.grid.alternation import last_over_first
 from duly_sim.research.grid.cells import Cell, crossing_hz, parsed, ratio_at, seconds_for, tuning_name
 from duly_sim.research.grid.classes import admitted_standard, best_effort_overload
@@ -36,7 +36,7 @@ from duly_sim.simulator.engine import Service, simulate
 from duly_sim.simulator.world import build
 
 SEEDS = (0, 1)
-TRUTH = Path(__file__).parents[2] / "load_tests" / "scenarios" / "sim_vs_live"
+SIM_VS_LIVE = Path(__file__).parents[2] / "load_tests" / "scenarios" / "sim_vs_live"
 
 # ---- what the scheduler shows ----
 
@@ -147,7 +147,7 @@ def test_models_of_unequal_times_and_budgets_are_served_together() -> None:
 @pytest.mark.parametrize("first_ms", [11, 16])
 def test_a_lane_at_its_limit_keeps_its_batches(cv: float, first_ms: int) -> None:
     """A bound on blocking, or hiccups in the window of one size, once let it run single frames alone: 0.31 on time."""
-    told = tomllib.loads((TRUTH / "at.toml").read_text("utf-8"))
+    told = tomllib.loads((SIM_VS_LIVE / "at.toml").read_text("utf-8"))
     told["model"][0]["variants"] = [{"linear": {"first_ms": first_ms, "next_ms": 2}}]
     world = build(parsed(told | {"noise": {"cv": cv}, "duration_s": 10}), 0)
     run = world.run(Scheduler())
@@ -168,7 +168,7 @@ class Stalling:
 
 
 def test_a_lane_takes_up_its_batches_again_after_stalls() -> None:
-    world = build(load_scenario(TRUTH / "above.toml"), 0)
+    world = build(load_scenario(SIM_VS_LIVE / "above.toml"), 0)
     stalling = Stalling(world.service)
     run = simulate(Scheduler(), world.script, world.frames, world.model_of, stalling)
     sizes = np.array(run.batches.size)[np.array(run.batches.started_ns) > 13_000_000_000]
@@ -331,7 +331,7 @@ def test_a_file_that_is_no_results(tmp_path: Path) -> None:
 
 
 def test_help_says_how_long_it_takes() -> None:
-    assert cli_grid.grid.name == "grid"
+    assert command.grid.name == "grid"
     result = grid("--help")
     assert result.exit_code == 0
     for effort in EFFORTS:

@@ -27,7 +27,7 @@ from duly_load.report.series import (
 from duly_load.report.window import BATCHES_MAX, TICKS_MAX
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.scenario.schedule import Frames, Session
-from duly_sim.report import page as html
+from duly_sim.report import page
 from duly_sim.report.tables import Entry
 from duly_sim.scenario.simulated import Scenario, parse_scenario
 from duly_sim.simulator.engine import Batches, Run
@@ -141,7 +141,7 @@ class Page(HTMLParser):
 
 
 def written(path: Path, entries: list[Entry], title: str = "a run") -> Page:
-    html.write(path / "report.html", title, entries)
+    page.write(path / "report.html", title, entries)
     return Page((path / "report.html").read_text("utf-8"))
 
 
@@ -301,9 +301,9 @@ def test_policies_keep_their_colours() -> None:
 
 def test_write_needs_entries(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one run"):
-        html.write(tmp_path / "report.html", "none", [])
+        page.write(tmp_path / "report.html", "none", [])
     with pytest.raises(ValueError, match="at least one point"):
-        html.write_curves(tmp_path / "curves.html", "none", [("duly", [])])
+        page.write_curves(tmp_path / "curves.html", "none", [("duly", [])])
 
 
 def test_curves(tmp_path: Path) -> None:
@@ -311,11 +311,11 @@ def test_curves(tmp_path: Path) -> None:
         ("duly", [(200.0, 300.5, 310.25, 320.0), (100.0, 99.0, 100.0, 100.0)]),
         ("fifo", [(100.0, 9.0, 9.5, 10.0)]),
     ]
-    html.write_curves(tmp_path / "curves.html", "load", curves)
-    page = Page((tmp_path / "curves.html").read_text("utf-8"))
-    assert {"310.2", "100.0", "9.5", "-", "200"} <= set(page.texts)
+    page.write_curves(tmp_path / "curves.html", "load", curves)
+    drawn = Page((tmp_path / "curves.html").read_text("utf-8"))
+    assert {"310.2", "100.0", "9.5", "-", "200"} <= set(drawn.texts)
     lines = {
-        trace["name"]: trace for trace in page.figures[0]["data"] if trace["type"] == "scatter" and "name" in trace
+        trace["name"]: trace for trace in drawn.figures[0]["data"] if trace["type"] == "scatter" and "name" in trace
     }
     assert lines["duly"]["x"] == [100, 200]
     assert lines["duly"]["y"] == [100, 310.25]

@@ -17,10 +17,7 @@ from duly_load.generator.stalls import NO_STALLS, Stalls
 from duly_load.results.record import Record
 from duly_load.scenario.parsing import ScenarioError
 from duly_sim.cli.main import cli
-from duly_sim.research.sim_vs_live import batch_times as truth_told
-from duly_sim.research.sim_vs_live import both_worlds as truth
-from duly_sim.research.sim_vs_live import command as cli_truth
-from duly_sim.research.sim_vs_live import servers as truth_servers
+from duly_sim.research.sim_vs_live import batch_times, both_worlds, command, servers
 from duly_sim.scenario.simulated import Scenario, load_scenario, parse_scenario
 from duly_sim.simulator.world import World, build
 
@@ -65,7 +62,7 @@ def run(*args: str | Path) -> Result:
 
 def test_frames_that_have_time_are_on_time_in_both_worlds(calm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty seconds for five milliseconds of work, at a tenth of what the lane can do: no machine is that slow."""
-    monkeypatch.setattr(cli_truth, "STALLED_MAX", 1.0)
+    monkeypatch.setattr(command, "STALLED_MAX", 1.0)
     result = run(calm, "--seconds", "1")
     assert result.exit_code == 0, result.output
     assert "calm, seed 0, sleeping lanes" in result.stdout
@@ -79,7 +76,7 @@ def test_frames_that_have_time_are_on_time_in_both_worlds(calm: Path, monkeypatc
 
 
 def test_a_run_on_a_machine_that_stands_still_is_invalid(calm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_truth, "STALLED_MAX", -1.0)
+    monkeypatch.setattr(command, "STALLED_MAX", -1.0)
     result = run(calm, "--seconds", "0.5")
     assert result.exit_code == 1
     assert "Error: the run is invalid: a machine that stands still" in result.stderr
@@ -91,7 +88,7 @@ def test_a_server_that_is_not_there_is_told(calm: Path, monkeypatch: pytest.Monk
     async def nobody(world: World, folder: Path) -> AsyncIterator[str]:
         yield f"unix:{folder}/nobody.sock"
 
-    monkeypatch.setattr(truth_servers, "sleeping", nobody)
+    monkeypatch.setattr(servers, "sleeping", nobody)
     result = run(calm)
     assert result.exit_code == 1
     assert "no answer from unix:" in result.stderr
@@ -119,7 +116,7 @@ def test_a_server_that_breaks_streams_off_is_told(calm: Path, monkeypatch: pytes
         finally:
             await server.stop(None)
 
-    monkeypatch.setattr(truth_servers, "sleeping", rude)
+    monkeypatch.setattr(servers, "sleeping", rude)
     result = run(calm)
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: "), result.stderr
@@ -168,14 +165,14 @@ def test_streams_of_several_principals_or_credits_are_refused() -> None:
     stream = '[[stream]]\nname = "b"\nmodel = "m"\nbudget_ms = 9\narrivals = { kind = "poisson", rate_hz = 1 }\n'
     scenario = parsed(CALM + stream + 'principal = "them"\ncredit = 3\n')
     with pytest.raises(ScenarioError, match=r"stream\.principal: (.*\n)stream\.credit: "):
-        truth.check(scenario, real=False)
+        both_worlds.check(scenario, real=False)
 
 
 def test_models_that_truly_run_have_one_lane() -> None:
     scenario = parsed(CALM.replace('"cpu:0"', '"cpu"\ncount = 2'))
-    truth.check(scenario, real=False)
+    both_worlds.check(scenario, real=False)
     with pytest.raises(ScenarioError, match="should be one where models truly run"):
-        truth.check(scenario, real=True)
+        both_worlds.check(scenario, real=True)
 
 
 @pytest.mark.parametrize(("seconds", "told"), [("0.5", "more than warm_s, which is 1"), ("9", "at most duration_s")])
@@ -194,7 +191,7 @@ def test_a_wrong_scenario_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["below", "at", "above"])
 def test_the_scenarios_can_be_compared(name: str) -> None:
-    truth.check(load_scenario(SCENARIOS / f"{name}.toml"), real=True)
+    both_worlds.check(load_scenario(SCENARIOS / f"{name}.toml"), real=True)
 
 
 # ---- what is measured and told to the simulator ----
@@ -209,7 +206,7 @@ def test_lanes_are_told_what_batches_took() -> None:
     occupied_ns = np.where(sizes == 2, 8_000_000, 12_000_000)
     live = seen(count, sizes, occupied_ns)
     planned = {"m": {1: 2_000_000, 2: 4_000_000, 3: 4_000_000, 4: 4_000_000}}
-    told = truth_told.told(world, live, planned)
+    told = batch_times.batch_times(world, live, planned)
     assert told.scenario.model[0].variants[0].times_ms == pytest.approx({1: 4.0, 2: 8.0, 3: 8.0, 4: 8.0})
     assert told.scenario.noise.cv > 0
     # At 20 ms a batch of two ran, as long as usual; at 510 ms that of four, half longer than was to be expected.
@@ -222,7 +219,7 @@ def test_a_batch_is_over_when_the_next_one_begins() -> None:
     world = build(parsed(CALM), 0)
     count = len(world.frames)
     occupied_ns = np.full(count, 11_000_000)  # they begin every 10 ms
-    told = truth_told.told(
+    told = batch_times.batch_times(
         world, seen(count, np.ones(count, np.int32), occupied_ns), {"m": dict.fromkeys(range(1, 5), 1)}
     )
     assert told.service.duration_ns(0, "cpu:0", "m", "default", 1) == 10_000_000
@@ -231,8 +228,8 @@ def test_a_batch_is_over_when_the_next_one_begins() -> None:
 def test_a_model_that_never_ran_is_told() -> None:
     world = build(parsed(CALM), 0)
     nothing = np.zeros(len(world.frames), np.int32)
-    with pytest.raises(truth_told.NothingRanError, match="model m: no frame of it ran"):
-        truth_told.told(world, seen(len(nothing), nothing, nothing), {"m": dict.fromkeys(range(1, 5), 1)})
+    with pytest.raises(batch_times.NothingRanError, match="model m: no frame of it ran"):
+        batch_times.batch_times(world, seen(len(nothing), nothing, nothing), {"m": dict.fromkeys(range(1, 5), 1)})
 
 
 def test_no_frame_arrives_within_stalls() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from duly_load.capacity.confidence import estimate
 from duly_load.capacity.search import CONFIDENCE, Trial, Verdict
-from duly_load.capacity.terms import Asked, Capacity
+from duly_load.capacity.terms import Capacity, Request
 from duly_load.report.figures import policy_series
 from duly_load.report.layout import Json, log_ticks, numbers, single, x_axis, y_axis
 from duly_load.report.page import Column, Picture, Table, render
@@ -46,37 +46,37 @@ LOADS = {
 """Title of the axis, by term."""
 
 
-def write(out: Path, asked: Asked, machine: Machine, capacities: Sequence[Capacity]) -> None:
+def write(out: Path, request: Request, machine: Machine, capacities: Sequence[Capacity]) -> None:
     """All files into the folder, the page last. Raises OSError, ModuleNotFoundError where plotly is not installed."""
     told = {
-        "scenario": asked.scenario.name,
-        "seed": asked.seed,
-        "ratio": asked.ratio,
-        "seconds": asked.seconds,
-        "precision": asked.precision,
+        "scenario": request.scenario.name,
+        "seed": request.seed,
+        "ratio": request.ratio,
+        "seconds": request.seconds,
+        "precision": request.precision,
         "confidence": CONFIDENCE,
         "machine": machine.to_json(),
         "capacities": [_json(capacity) for capacity in capacities],
     }
     (out / "capacity.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _write_trials(out / "capacity.csv", capacities)
-    (out / "report.html").write_text(page(asked, machine, capacities), encoding="utf-8")
+    (out / "report.html").write_text(page(request, machine, capacities), encoding="utf-8")
 
 
-def page(asked: Asked, machine: Machine, capacities: Sequence[Capacity]) -> str:
+def page(request: Request, machine: Machine, capacities: Sequence[Capacity]) -> str:
     """The whole page."""
     facts = [
-        ("Scenario", asked.scenario.name),
-        ("Asked for", f"{100 * asked.ratio:g} % on time"),
-        ("Trials", f"{asked.seconds:g} s each, first seed {asked.seed}"),
+        ("Scenario", request.scenario.name),
+        ("Asked for", f"{100 * request.ratio:g} % on time"),
+        ("Trials", f"{request.seconds:g} s each, first seed {request.seed}"),
         ("Confidence", f"{100 * CONFIDENCE:g} % for each interval"),
         *machine.facts(),
     ]
     terms = list(dict.fromkeys(capacity.term for capacity in capacities))
     by_term = {term: [capacity for capacity in capacities if capacity.term == term] for term in terms}
     tables = [table for term in terms for table in (_found(term, by_term[term]), _trials(term, by_term[term]))]
-    pictures = [_picture(term, by_term[term], asked.ratio) for term in terms]
-    return render(f"Capacity: {asked.scenario.name}", facts, tables, pictures, _verdict(capacities))
+    pictures = [_picture(term, by_term[term], request.ratio) for term in terms]
+    return render(f"Capacity: {request.scenario.name}", facts, tables, pictures, _verdict(capacities))
 
 
 def _verdict(capacities: Sequence[Capacity]) -> PageVerdict:

@@ -17,7 +17,7 @@ from duly_load.capacity.search import (
 from duly_load.generator.run import Offer, Progress, Sending
 from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.record import LiveRun
-from duly_load.scenario.live import LoadScenario
+from duly_load.scenario.live import LiveScenario
 from duly_load.scenario.tables import STREAMS_MAX
 from duly_load.targets.opened import OpenTarget, offer_to, settle
 from duly_load.targets.peer import PeerError
@@ -32,10 +32,10 @@ Tell = Callable[[Trial, Verdict | None], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Request:
     """What is asked of all targets and terms."""
 
-    scenario: LoadScenario
+    scenario: LiveScenario
     """Steady, see `open_loop.steady`."""
     source: str
     """Names it in messages."""
@@ -58,55 +58,57 @@ class Capacity:
     found: Found
 
 
-def in_terms(asked: Asked, term: str) -> LoadScenario:
+def in_terms(request: Request, term: str) -> LiveScenario:
     """The scenario that is offered, in these terms. Raises ScenarioError where it has no capacity in them."""
     if term == "server":
-        return open_loop.server_terms(asked.scenario, asked.source)
+        return open_loop.server_terms(request.scenario, request.source)
     if term == "streams":
-        open_loop.check_scalable(asked.scenario, asked.source)
-    return asked.scenario
+        open_loop.check_scalable(request.scenario, request.source)
+    return request.scenario
 
 
-def greatest(asked: Asked, terms: Sequence[str]) -> LoadScenario:
+def greatest(request: Request, terms: Sequence[str]) -> LiveScenario:
     """With as many streams as any trial may have: what a target that is started must be ready for."""
-    if "streams" not in terms or asked.scenario.scale != "streams":
-        return asked.scenario
-    counts = [min(round(sensor.count * FACTORS[-1]), STREAMS_MAX) for sensor in asked.scenario.stream]
-    streams = zip(asked.scenario.stream, counts, strict=True)
+    if "streams" not in terms or request.scenario.scale != "streams":
+        return request.scenario
+    counts = [min(round(sensor.count * FACTORS[-1]), STREAMS_MAX) for sensor in request.scenario.stream]
+    streams = zip(request.scenario.stream, counts, strict=True)
     more = tuple(sensor.model_copy(update={"count": count}) for sensor, count in streams)
-    return asked.scenario.model_copy(update={"stream": more})
+    return request.scenario.model_copy(update={"stream": more})
 
 
-def not_found(asked: Asked, target: str, term: str, why: str) -> Capacity:
+def not_found(request: Request, target: str, term: str, why: str) -> Capacity:
     """Of a target that could not be searched at all."""
-    return Capacity(target, "", term, _rule(asked), Found((), (), None, why))
+    return Capacity(target, "", term, _rule(request), Found((), (), None, why))
 
 
-def measure(asked: Asked, term: str, target: OpenTarget, tell: Tell, progress: Callable[[Progress], None]) -> Capacity:
+def measure(
+    request: Request, term: str, target: OpenTarget, tell: Tell, progress: Callable[[Progress], None]
+) -> Capacity:
     """`tell` as `search` has it; `progress` is that of the trials. A target that fails ends the search.
 
     Raises ScenarioError where the payloads are not what the target takes.
     """
-    scenario = in_terms(asked, term)
+    scenario = in_terms(request, term)
 
-    def run(at_load: LoadScenario, seed: int) -> LiveRun:
+    def run(at_load: LiveScenario, seed: int) -> LiveRun:
         try:
             settle(target, scenario, seed)
-            return offer_to(target, Offer(at_load, seed, target.name, target.address, asked.sending), progress)
+            return offer_to(target, Offer(at_load, seed, target.name, target.address, request.sending), progress)
         except AllRefused:
             raise
         except (TargetError, PeerError) as error:
             raise NoTrial(_why(target, error)) from error
 
-    rule = _rule(asked)
+    rule = _rule(request)
     least, first, most = FACTORS
-    limits = Limits(first, least, most, asked.precision)
-    found = search(open_loop.offered(scenario, asked.source, run), rule, limits, asked.seed, tell)
+    limits = Limits(first, least, most, request.precision)
+    found = search(open_loop.offered(scenario, request.source, run), rule, limits, request.seed, tell)
     return Capacity(target.name, target.version, term, rule, found)
 
 
-def _rule(asked: Asked) -> Rule:
-    return Rule(asked.ratio, ERROR_MAX, DESIGN_EFFECT_MIN)
+def _rule(request: Request) -> Rule:
+    return Rule(request.ratio, ERROR_MAX, DESIGN_EFFECT_MIN)
 
 
 def _why(target: OpenTarget, error: Exception) -> str:

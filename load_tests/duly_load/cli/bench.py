@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from duly_load.bench import client as bench_client
-from duly_load.bench import servers as bench_servers
+from duly_load.bench import client as load_client
+from duly_load.bench import servers
 from duly_load.bench.client import ClientError
 from duly_load.bench.parts import FULL, MEASUREMENTS, QUICK, Effort, Part, Setup
 from duly_load.models.graphs import write_repository
@@ -41,13 +41,13 @@ def run(keys: list[str], effort: Effort, console: Console, finished: Callable[[P
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(*columns, console=console, transient=True))
         task = progress.add_task("building the load client", total=steps + 1)
-        client = bench_client.build()
+        client = load_client.build()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duly-bench-")))
         repository = folder / "models"
         write_repository(repository)
         progress.update(task, description="starting the servers")
-        null_echo = stack.enter_context(bench_servers.null_echo(folder))
-        duly = stack.enter_context(bench_servers.duly(repository, folder))
+        null_echo = stack.enter_context(servers.null_echo(folder))
+        duly = stack.enter_context(servers.duly(repository, folder))
 
         def advance(step: str) -> None:
             progress.update(task, description=step, advance=1)

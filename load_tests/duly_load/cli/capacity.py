@@ -16,14 +16,14 @@ from rich.table import Table
 from duly_load.capacity import open_loop
 from duly_load.capacity import page as report
 from duly_load.capacity.search import CONFIDENCE, INTERRUPTED, Trial, Verdict
-from duly_load.capacity.terms import TERMS, Asked, Capacity, greatest, in_terms, measure, not_found
-from duly_load.cli.options import Number, Wrong, make_folder
+from duly_load.capacity.terms import TERMS, Capacity, Request, greatest, in_terms, measure, not_found
+from duly_load.cli.options import Number, UsageError, make_folder
 from duly_load.cli.sending import sending_options
 from duly_load.generator import run
 from duly_load.generator.run import Sending
 from duly_load.protocols.connection import TargetError
 from duly_load.results import machine
-from duly_load.scenario.live import load_load_scenario
+from duly_load.scenario.live import load_live
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.targets.opened import TargetNameError, check_names, opened
 from duly_load.targets.peer import PeerError
@@ -84,34 +84,34 @@ def capacity(
     """
     try:
         source = str(scenario)
-        steady = open_loop.steady(load_load_scenario(scenario), source, seconds)
-        asked = Asked(steady, source, float(ratio), seed, seconds, precision, sending)
+        steady = open_loop.steady(load_live(scenario), source, seconds)
+        request = Request(steady, source, float(ratio), seed, seconds, precision, sending)
         for term in terms:
-            in_terms(asked, term)
+            in_terms(request, term)
         check_names(names, steady)
         if out is not None:
             make_folder(out, report.FILES)
         on = machine.look()
         with ExitStack() as stack:
             files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duly-load-")))
-            shown = stack.enter_context(_Shown(asked))
-            found = _search_all(asked, names, terms, files, shown)
+            shown = stack.enter_context(_Shown(request))
+            found = _search_all(request, names, terms, files, shown)
     except (ScenarioError, TargetNameError) as error:
-        raise Wrong(str(error)) from error
+        raise UsageError(str(error)) from error
     except PeerError as error:
         raise click.ClickException(str(error)) from error
-    Console(width=COLUMNS_MAX).print(_table(asked, found))
+    Console(width=COLUMNS_MAX).print(_table(request, found))
     for each in found:
         if each.found.ended:
             click.echo(f"{each.target}, {each.term}: no figure: {each.found.ended}", err=True)
     if out is not None:
-        _write(out, asked, on, found)
+        _write(out, request, on, found)
     if any(each.found.ended for each in found):
         sys.exit(1)
 
 
 def _search_all(
-    asked: Asked, names: Sequence[str], terms: Sequence[str], files: Path, shown: "_Shown"
+    request: Request, names: Sequence[str], terms: Sequence[str], files: Path, shown: "_Shown"
 ) -> list[Capacity]:
     """One for each target and term. A target that fails, and Ctrl-C, leave what was found before as it is; what was not
     searched then says why.
@@ -122,23 +122,23 @@ def _search_all(
     ended = ""
     for nth, name in enumerate(names):
         if ended != INTERRUPTED:
-            ended = _search_target(asked, name, terms, files / str(nth), shown, found)
-        found += [not_found(asked, name, term, ended) for term in terms[len(found) - nth * len(terms) :]]
+            ended = _search_target(request, name, terms, files / str(nth), shown, found)
+        found += [not_found(request, name, term, ended) for term in terms[len(found) - nth * len(terms) :]]
     return found
 
 
 def _search_target(
-    asked: Asked, name: str, terms: Sequence[str], folder: Path, shown: "_Shown", found: list[Capacity]
+    request: Request, name: str, terms: Sequence[str], folder: Path, shown: "_Shown", found: list[Capacity]
 ) -> str:
     """One target at a time, so that no other takes the machine's time. Adds to `found`; returns why it ended early,
     empty where it did not.
     """
     try:
         folder.mkdir()
-        with opened([name], greatest(asked, terms), folder, shown.say) as (target,):
+        with opened([name], greatest(request, terms), folder, shown.say) as (target,):
             for term in terms:
                 shown.begin(name, term)
-                found.append(measure(asked, term, target, shown.tell, shown.progress))
+                found.append(measure(request, term, target, shown.tell, shown.progress))
                 if found[-1].found.ended == INTERRUPTED:
                     return INTERRUPTED
     except KeyboardInterrupt:
@@ -152,9 +152,9 @@ def _search_target(
     return ""
 
 
-def _write(out: Path, asked: Asked, on: machine.Machine, found: Sequence[Capacity]) -> None:
+def _write(out: Path, request: Request, on: machine.Machine, found: Sequence[Capacity]) -> None:
     try:
-        report.write(out, asked, on, found)
+        report.write(out, request, on, found)
     except OSError as error:
         raise click.ClickException(f"--out: {error.filename or out} can't be written: {error.strerror}") from error
     except ModuleNotFoundError as error:
@@ -165,8 +165,8 @@ def _write(out: Path, asked: Asked, on: machine.Machine, found: Sequence[Capacit
 class _Shown:
     """The trials as they come, a line each, and how far the present one is, on standard error if that is a terminal."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._duration_ns = round(asked.scenario.duration_s * 1e9)
+    def __init__(self, request: Request) -> None:
+        self._duration_ns = round(request.scenario.duration_s * 1e9)
         self._console = Console(width=COLUMNS_MAX, highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -213,8 +213,10 @@ class _Shown:
         self._console.print(escape(LINE.format(*cells)), soft_wrap=True)
 
 
-def _table(asked: Asked, found: Sequence[Capacity]) -> Table:
-    title = escape(f"{asked.scenario.name}: {100 * asked.ratio:g} % on time, at a confidence of {100 * CONFIDENCE:g} %")
+def _table(request: Request, found: Sequence[Capacity]) -> Table:
+    title = escape(
+        f"{request.scenario.name}: {100 * request.ratio:g} % on time, at a confidence of {100 * CONFIDENCE:g} %"
+    )
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("target", "terms"):
         table.add_column(heading, no_wrap=True)

@@ -13,21 +13,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from duly_load.cli.options import Number, Wrong, make_folder
+from duly_load.cli.options import Number, UsageError, make_folder
 from duly_load.cli.run import lasting
 from duly_load.cli.sending import sending_options
 from duly_load.cli.target_machine import machine_of
 from duly_load.compare import files as comparison_files
 from duly_load.compare import tables as comparison_tables
 from duly_load.compare.rounds import Row, Turn, plan, rows
-from duly_load.compare.run import Kept, Targets, hold
+from duly_load.compare.run import RunResult, Targets, run_turn
 from duly_load.generator.run import Offer, Sending
 from duly_load.generator.run import Progress as RunProgress
 from duly_load.protocols.connection import TargetError
 from duly_load.results.machine import Machine, look
 from duly_load.results.measure import measure
 from duly_load.results.record import LiveRun
-from duly_load.scenario.live import LoadScenario, load_load_scenario, scaled
+from duly_load.scenario.live import LiveScenario, load_live, scaled
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.opened import OpenTarget, TargetNameError, check_names
@@ -40,12 +40,12 @@ FILES = ("results.json", "comparison.csv", "report.html")
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Request:
     """What the user asked for, checked."""
 
     names: tuple[str, ...]
-    scenario: LoadScenario
-    by_load: Mapping[float, LoadScenario]
+    scenario: LiveScenario
+    by_load: Mapping[float, LiveScenario]
     rounds: int
     turns: tuple[Turn, ...]
     repeats: int
@@ -68,17 +68,17 @@ class _Asked:
 
 
 @dataclass(slots=True)
-class _Held:
+class _Results:
     """What there is so far."""
 
-    kept: list[Kept] = field(default_factory=list)
+    results: list[RunResult] = field(default_factory=list)
     """In order of the turns."""
     runs: dict[tuple[float, int], LiveRun] = field(default_factory=dict)
     """By load and target, those to be shown in detail: the last valid run, since all frames of all rounds would take
     too much memory."""
 
     def rows(self) -> list[Row]:
-        return rows([each.held for each in self.kept])
+        return rows([each.round_result for each in self.results])
 
 
 @click.command()
@@ -144,31 +144,31 @@ def compare(
         if out is not None:
             make_folder(out, FILES)
     except ScenarioError as error:
-        raise Wrong(str(error)) from error
+        raise UsageError(str(error)) from error
     console = Console(stderr=True)
     _check_targets(names, loaded, install, console)
     turns = plan(list(by_load), len(names), rounds, seed)
-    asked = _Asked(names, loaded, by_load, rounds, turns, repeats, look(), sending)
-    held = _Held()
+    request = _Request(names, loaded, by_load, rounds, turns, repeats, look(), sending)
+    done = _Results()
     try:
-        versions = _hold_all(asked, held, console)
+        versions = _run_all(request, done, console)
     except (ScenarioError, TargetNameError) as error:
-        raise Wrong(str(error)) from error
+        raise UsageError(str(error)) from error
     except (TargetError, PeerError) as error:
         raise click.ClickException(str(error)) from error
-    if held.kept:
-        _show(asked, held)
-    if held.kept and out is not None:
+    if done.results:
+        _show(request, done)
+    if done.results and out is not None:
         try:
-            _write(out, asked, held, versions)
+            _write(out, request, done, versions)
         except OSError as error:
             raise click.ClickException(f"--out: {error.filename or out} can't be written: {error.strerror}") from error
         except ModuleNotFoundError as error:
             raise click.ClickException(str(error)) from error
-    if len(held.kept) < len(turns):
-        click.echo(f"interrupted: {len(held.kept)} of {len(turns)} turns were held", err=True)
+    if len(done.results) < len(turns):
+        click.echo(f"interrupted: {len(done.results)} of {len(turns)} turns were held", err=True)
         sys.exit(130)
-    sys.exit(0 if all(row.pairs if row.target else row.valid for row in held.rows()) else 1)
+    sys.exit(0 if all(row.pairs if row.target else row.valid for row in done.rows()) else 1)
 
 
 # ---- before anything starts ----
@@ -176,33 +176,33 @@ def compare(
 
 def _check_lists(names: Sequence[str], loads: Sequence[float]) -> None:
     if not 2 <= len(names) <= TARGETS_MAX:
-        raise Wrong(f"--target: should be there 2 to {TARGETS_MAX} times, is there {len(names)} times")
+        raise UsageError(f"--target: should be there 2 to {TARGETS_MAX} times, is there {len(names)} times")
     if len(set(loads)) > LOADS_MAX:
-        raise Wrong(f"--load: should be there up to {LOADS_MAX} times, is there {len(set(loads))} times")
+        raise UsageError(f"--load: should be there up to {LOADS_MAX} times, is there {len(set(loads))} times")
     for nth, name in enumerate(names):
         if name in names[:nth]:
-            raise Wrong(f"--target: should name each once, {name!r} is there more than once")
+            raise UsageError(f"--target: should name each once, {name!r} is there more than once")
 
 
-def _load(file: Path, seconds: float | None) -> LoadScenario:
-    scenario = lasting(load_load_scenario(file), seconds)
+def _load(file: Path, seconds: float | None) -> LiveScenario:
+    scenario = lasting(load_live(file), seconds)
     if scenario.fault:
         raise ScenarioError(f"{file}: fault: should not be there, not every target of a comparison has such workers")
     return scenario
 
 
-def _check_targets(names: Sequence[str], scenario: LoadScenario, install: bool, console: Console) -> None:
+def _check_targets(names: Sequence[str], scenario: LiveScenario, install: bool, console: Console) -> None:
     """Every problem of every target; peers that are not installed are installed if that is wanted."""
     missing: dict[str, str] = {}
     for name in names:
         try:
             check_names([name], scenario)
         except (TargetNameError, ScenarioError) as error:
-            raise Wrong(f"--target: {error}") from error
+            raise UsageError(f"--target: {error}") from error
         except PeerError as error:
             missing[name] = str(error)
     if missing and not install:
-        raise Wrong("\n".join([*missing.values(), "or let compare do it: --install"]))
+        raise UsageError("\n".join([*missing.values(), "or let compare do it: --install"]))
     for peer in missing:
         try:
             PEERS[peer].install(lambda line: console.print(line, markup=False, highlight=False))
@@ -213,20 +213,20 @@ def _check_targets(names: Sequence[str], scenario: LoadScenario, install: bool, 
 # ---- the turns ----
 
 
-def _hold_all(asked: _Asked, held: _Held, console: Console) -> dict[str, str]:
-    """Holds the turns and adds each to `held`, until all are held or Ctrl-C is pressed. Returns targets' versions."""
-    versions = dict.fromkeys(asked.names, "")
-    with _Shown(asked, console) as shown, tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
+def _run_all(request: _Request, done: _Results, console: Console) -> dict[str, str]:
+    """Runs the turns and adds each to `done`, until all are run or Ctrl-C is pressed. Returns targets' versions."""
+    versions = dict.fromkeys(request.names, "")
+    with _Shown(request, console) as shown, tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
         try:
-            with Targets(asked.names, asked.by_load[max(asked.by_load)], Path(folder), shown.say) as targets:
+            with Targets(request.names, request.by_load[max(request.by_load)], Path(folder), shown.say) as targets:
                 versions = targets.versions
-                for nth, turn in enumerate(asked.turns):
-                    name = asked.names[turn.target]
-                    offer = partial(targets.run, name, partial(asked.of, turn), shown.turn(nth, turn, name))
-                    kept, run = hold(turn, name, offer, asked.repeats, shown.say)
-                    held.kept.append(kept)
-                    if run is not None and turn.load in asked.detailed:
-                        held.runs[turn.load, turn.target] = run
+                for nth, turn in enumerate(request.turns):
+                    name = request.names[turn.target]
+                    offer = partial(targets.run, name, partial(request.of, turn), shown.turn(nth, turn, name))
+                    kept, run = run_turn(turn, name, offer, request.repeats, shown.say)
+                    done.results.append(kept)
+                    if run is not None and turn.load in request.detailed:
+                        done.runs[turn.load, turn.target] = run
         except KeyboardInterrupt:
             shown.say("stopped the servers")
     return versions
@@ -235,10 +235,10 @@ def _hold_all(asked: _Asked, held: _Held, console: Console) -> dict[str, str]:
 class _Shown:
     """How far all turns are, on standard error: a bar if that is a terminal, and a line for what is to be told."""
 
-    def __init__(self, asked: _Asked, console: Console) -> None:
-        self._turns = len(asked.turns)
-        self._rounds = asked.rounds
-        self._turn_ns = round(asked.scenario.duration_s * 1e9)
+    def __init__(self, request: _Request, console: Console) -> None:
+        self._turns = len(request.turns)
+        self._rounds = request.rounds
+        self._turn_ns = round(request.scenario.duration_s * 1e9)
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -280,70 +280,72 @@ class _Shown:
 # ---- what was found ----
 
 
-def _title(asked: _Asked, kept: Sequence[Kept]) -> str:
-    title = f"{asked.scenario.name}, seed {asked.turns[0].seed}, {asked.rounds} round{'s' * (asked.rounds > 1)}"
-    held, due = len(kept), len(asked.turns)
+def _title(request: _Request, kept: Sequence[RunResult]) -> str:
+    title = f"{request.scenario.name}, seed {request.turns[0].seed}, {request.rounds} round{'s' * (request.rounds > 1)}"
+    held, due = len(kept), len(request.turns)
     return title if held == due else f"{title}, INCOMPLETE: {held} of {due} turns were held"
 
 
-def _show(asked: _Asked, held: _Held) -> None:
-    found = held.rows()
+def _show(request: _Request, done: _Results) -> None:
+    found = done.rows()
     console = Console(width=comparison_tables.COLUMNS)
-    console.print(comparison_tables.outcomes(_title(asked, held.kept), asked.names, found))
-    console.print(comparison_tables.ratios(asked.names, found))
+    console.print(comparison_tables.outcomes(_title(request, done.results), request.names, found))
+    console.print(comparison_tables.ratios(request.names, found))
     for row in found:
         if not row.valid:
-            reason = f"load {row.load:g}: {asked.names[row.target]} has no figure: {row.spoiled[-1]}"
+            reason = f"load {row.load:g}: {request.names[row.target]} has no figure: {row.spoiled[-1]}"
         elif row.target and not row.pairs:
-            reason = (
-                f"load {row.load:g}: {asked.names[row.target]} has no round with a valid run of {asked.names[0]} too"
-            )
+            target, first = request.names[row.target], request.names[0]
+            reason = f"load {row.load:g}: {target} has no round with a valid run of {first} too"
         else:
             continue
         console.print(reason, markup=False, highlight=False, soft_wrap=True)
 
 
-def _write(out: Path, asked: _Asked, held: _Held, versions: Mapping[str, str]) -> None:
+def _write(out: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
     """Raises OSError, and ModuleNotFoundError without plotly."""
-    found = held.rows()
+    found = done.rows()
     told = {
-        "scenario": asked.scenario.name,
-        "complete": len(held.kept) == len(asked.turns),
-        "seconds": asked.scenario.duration_s,
-        "rounds": asked.rounds,
-        "frames_per_s": {f"{load:g}": scenario.frames_per_s for load, scenario in asked.by_load.items()},
-        "targets": [{"name": name, "version": versions[name], "machine": machine_of(name)} for name in asked.names],
-        "generator_machine": asked.machine.to_json(),
-        "rows": [comparison_files.row_json(asked.names, row) for row in found],
-        "runs": [_run_json(asked.names, each) for each in held.kept],
+        "scenario": request.scenario.name,
+        "complete": len(done.results) == len(request.turns),
+        "seconds": request.scenario.duration_s,
+        "rounds": request.rounds,
+        "frames_per_s": {f"{load:g}": scenario.frames_per_s for load, scenario in request.by_load.items()},
+        "targets": [{"name": name, "version": versions[name], "machine": machine_of(name)} for name in request.names],
+        "generator_machine": request.machine.to_json(),
+        "rows": [comparison_files.row_json(request.names, row) for row in found],
+        "runs": [_run_json(request.names, each) for each in done.results],
     }
     comparison_files.write_json(out / "results.json", told)
-    comparison_files.write_csv(out / "comparison.csv", asked.names, found)
-    _write_report(out / "report.html", asked, held, versions)
+    comparison_files.write_csv(out / "comparison.csv", request.names, found)
+    _write_report(out / "report.html", request, done, versions)
     click.echo(f"written: {', '.join(str(out / name) for name in FILES)}")
 
 
-def _run_json(names: Sequence[str], kept: Kept) -> dict[str, Any]:
-    turn = kept.held.turn
+def _run_json(names: Sequence[str], kept: RunResult) -> dict[str, Any]:
+    turn = kept.round_result.turn
     told = {"round": turn.round, "load": turn.load, "target": names[turn.target], "seed": turn.seed}
-    told |= {"valid": kept.held.figures is not None, "invalid": kept.held.spoiled}
+    told |= {"valid": kept.round_result.figures is not None, "invalid": kept.round_result.spoiled}
     return told | {"results": kept.results.to_json() if kept.results else None}
 
 
-def _write_report(file: Path, asked: _Asked, held: _Held, versions: Mapping[str, str]) -> None:
+def _write_report(file: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
     from duly_load.compare.page import Detail, write_comparison  # late: it draws with plotly
 
-    names, seeds = asked.names, (asked.turns[0].seed, asked.turns[-1].seed)
+    names, seeds = request.names, (request.turns[0].seed, request.turns[-1].seed)
     details = []
-    for load in asked.detailed:
-        runs = [(names[target], held.runs[load, target]) for target in range(len(names)) if (load, target) in held.runs]
+    for load in request.detailed:
+        runs = [(names[target], done.runs[load, target]) for target in range(len(names)) if (load, target) in done.runs]
         if runs:
             details.append(Detail(load, [(name, run, measure(run)) for name, run in runs]))
-    facts = [("Rounds", str(asked.rounds)), ("Seeds", f"{seeds[0]} to {seeds[1]}")]
+    facts = [("Rounds", str(request.rounds)), ("Seeds", f"{seeds[0]} to {seeds[1]}")]
     facts += [("Target", f"{name}: {versions[name]}" if versions[name] else name) for name in names]
     facts += [
         (f"In detail at {detail.load:g}x", ", ".join(f"{name}, seed {run.seed}" for name, run, _ in detail.entries))
         for detail in details
     ]
-    facts += [*asked.machine.facts(), ("Targets' machines", ", ".join(f"{name}: {machine_of(name)}" for name in names))]
-    write_comparison(file, _title(asked, held.kept), names, held.rows(), details, facts)
+    facts += [
+        *request.machine.facts(),
+        ("Targets' machines", ", ".join(f"{name}: {machine_of(name)}" for name in names)),
+    ]
+    write_comparison(file, _title(request, done.results), names, done.rows(), details, facts)

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 
-class Wrong(click.ClickException):
-    """What was typed, or the scenario, is wrong."""
+class UsageError(click.ClickException):
+    """What was typed, or what the scenario says, is wrong: the exit status is 2."""
 
     exit_code = 2
 
@@ -24,10 +24,10 @@ class Number(click.FloatRange):
 
 
 def make_folder(out: Path, files: tuple[str, ...]) -> None:
-    """For `files`. What can't be written is told before the work, not after it. Raises Wrong."""
+    """For `files`. What can't be written is told before the work, not after it. Raises UsageError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in files:
             (out / name).touch()
     except OSError as error:
-        raise Wrong(f"--out: {error.filename} can't be written: {error.strerror}") from error
+        raise UsageError(f"--out: {error.filename} can't be written: {error.strerror}") from error

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from duly_load.cli.options import Number, Wrong, make_folder
+from duly_load.cli.options import Number, UsageError, make_folder
 from duly_load.cli.progress import RunProgress
 from duly_load.cli.sending import sending_options
 from duly_load.cli.target_machine import machine_of
@@ -22,7 +22,7 @@ from duly_load.results.machine import Machine, look
 from duly_load.results.measure import LiveResults, LiveTally, measure
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
-from duly_load.scenario.live import LoadScenario, load_load_scenario, parse_load_scenario, scaled
+from duly_load.scenario.live import LiveScenario, load_live, parse_live, scaled
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.targets.opened import TargetNameError, check_names, offer_to, opened, settle
 from duly_load.targets.peer import PeerError
@@ -56,7 +56,7 @@ def run(
     option is wrong.
     """
     try:
-        loaded = lasting(scaled(load_load_scenario(scenario), load, str(scenario)), seconds)
+        loaded = lasting(scaled(load_live(scenario), load, str(scenario)), seconds)
         check_names([target], loaded)
         if out is not None:
             make_folder(out, FILES)
@@ -64,7 +64,7 @@ def run(
         with tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
             ran, version = _run(loaded, target, Path(folder), seed, sending)
     except (ScenarioError, TargetNameError) as error:
-        raise Wrong(str(error)) from error
+        raise UsageError(str(error)) from error
     except (TargetError, PeerError) as error:
         raise click.ClickException(str(error)) from error
     results = measure(ran)
@@ -76,7 +76,7 @@ def run(
     sys.exit(1 if results.problems else 0)
 
 
-def _run(scenario: LoadScenario, name: str, folder: Path, seed: int, sending: Sending) -> tuple[LiveRun, str]:
+def _run(scenario: LiveScenario, name: str, folder: Path, seed: int, sending: Sending) -> tuple[LiveRun, str]:
     """The run, and the target's version."""
     with RunProgress() as progress, opened([name], scenario, folder, progress.say) as (target,):
         progress.say(f"waiting until {name} is warm and idle")
@@ -85,7 +85,7 @@ def _run(scenario: LoadScenario, name: str, folder: Path, seed: int, sending: Se
         return offer_to(target, offer, progress.follow(name, scenario)), target.version
 
 
-def lasting(scenario: LoadScenario, seconds: float | None) -> LoadScenario:
+def lasting(scenario: LiveScenario, seconds: float | None) -> LiveScenario:
     """The first `seconds` of the scenario. Raises ScenarioError where its warm-up is longer, or it is shorter."""
     if seconds is None:
         return scenario
@@ -95,7 +95,7 @@ def lasting(scenario: LoadScenario, seconds: float | None) -> LoadScenario:
             f"{scenario.duration_s:g}, got {seconds:g}"
         )
     content = scenario.model_dump(by_alias=True) | {"duration_s": seconds}
-    return parse_load_scenario(content, f"{scenario.name} with --seconds {seconds:g}", Path())
+    return parse_live(content, f"{scenario.name} with --seconds {seconds:g}", Path())
 
 
 def _tables(ran: LiveRun, results: LiveResults) -> list[Table]:

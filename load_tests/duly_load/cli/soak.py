@@ -17,12 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from duly.config import split_host_port
-from duly_load.cli.options import Number, Wrong, make_folder
+from duly_load.cli.options import Number, UsageError, make_folder
 from duly_load.cli.sending import sending_options
 from duly_load.generator.run import Sending
 from duly_load.protocols.connection import TargetError
 from duly_load.results.machine import Machine, look
-from duly_load.scenario.live import LoadScenario, load_load_scenario
+from duly_load.scenario.live import LiveScenario, load_live
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.soak.crowd import Rudeness
 from duly_load.soak.phases import Phase
@@ -89,7 +89,7 @@ def soak(
     """
     duration_s = _duration_s(hours, minutes)
     try:
-        loaded = load_load_scenario(scenario)
+        loaded = load_live(scenario)
         check_names([target], loaded)
         log = _opened_log(out)
         url = _metrics_url(metrics)
@@ -110,7 +110,7 @@ def soak(
             judged = judge(done)
             log.verdict(judged.to_json())
     except (ScenarioError, TargetNameError) as error:
-        raise Wrong(str(error)) from error
+        raise UsageError(str(error)) from error
     except (TargetError, PeerError) as error:
         raise click.ClickException(str(error)) from error
     if done.interrupted and not done.slices:
@@ -126,7 +126,7 @@ def soak(
 
 def _duration_s(hours: float | None, minutes: float | None) -> float:
     if hours is not None and minutes is not None:
-        raise Wrong("--hours, --minutes: give one of the two")
+        raise UsageError("--hours, --minutes: give one of the two")
     return 60 * minutes if minutes is not None else 3600 * (1.0 if hours is None else hours)
 
 
@@ -137,7 +137,7 @@ def _opened_log(out: Path | None) -> Log:
     try:
         return Log(out / "soak.jsonl")
     except OSError as error:
-        raise Wrong(f"--out: {error.filename} can't be written: {error.strerror}") from error
+        raise UsageError(f"--out: {error.filename} can't be written: {error.strerror}") from error
 
 
 def _metrics_url(metrics: str | None) -> str | None:
@@ -146,16 +146,16 @@ def _metrics_url(metrics: str | None) -> str | None:
     try:
         split_host_port(metrics)
     except ValueError as error:
-        raise Wrong(f"--metrics: {metrics!r}: {error}") from error
+        raise UsageError(f"--metrics: {metrics!r}: {error}") from error
     return f"http://{metrics}/metrics"
 
 
 def _rudeness(target: OpenTarget, slow_readers: int | None, vanish_per_minute: float | None, churn: bool) -> Rudeness:
     address = target.address
     if slow_readers and address.protocol != "duly":
-        raise Wrong(f"--slow-readers: speak duly's own protocol, {target.name} does not; leave it out")
+        raise UsageError(f"--slow-readers: speak duly's own protocol, {target.name} does not; leave it out")
     if vanish_per_minute and address.protocol == "null":
-        raise Wrong(f"--vanish-per-minute: there is nothing to vanish from in {target.name}; leave it out")
+        raise UsageError(f"--vanish-per-minute: there is nothing to vanish from in {target.name}; leave it out")
     if slow_readers is None:
         slow_readers = SLOW_READERS if address.protocol == "duly" else 0
     if vanish_per_minute is None:
@@ -252,7 +252,7 @@ def _facts(plan: SoakPlan, target: OpenTarget, machine: Machine) -> dict[str, An
     }
 
 
-def _tell(scenario: LoadScenario, target: str, done: Soak, judged: Judgement) -> None:
+def _tell(scenario: LiveScenario, target: str, done: Soak, judged: Judgement) -> None:
     console = Console(width=COLUMNS_MAX)
     if judged.growth:
         console.print(_growth(f"{scenario.name} on {target}: growth in busy slices after the warm-up", judged))

@@ -56,8 +56,8 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A turn that was held."""
+class RoundResult:
+    """What one turn of a round came to."""
 
     turn: Turn
     figures: Figures | None
@@ -121,13 +121,13 @@ def plan(loads: Sequence[float], targets: int, rounds: int, seed: int) -> tuple[
     )
 
 
-def rows(held: Sequence[Held]) -> list[Row]:
+def rows(held: Sequence[RoundResult]) -> list[Row]:
     """A row for each load and target that had a turn, in that order."""
     places = sorted({(each.turn.load, each.turn.target) for each in held})
     return [_row(load, target, held) for load, target in places]
 
 
-def _row(load: float, target: int, held: Sequence[Held]) -> Row:
+def _row(load: float, target: int, held: Sequence[RoundResult]) -> Row:
     own = {each.turn.round: each for each in held if (each.turn.load, each.turn.target) == (load, target)}
     first = {each.turn.round: each for each in held if (each.turn.load, each.turn.target) == (load, 0)}
     valid = {nth: each.figures for nth, each in own.items() if each.figures is not None}

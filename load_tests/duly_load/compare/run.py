@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from duly_load.compare.rounds import Held, Turn, figures_of
+from duly_load.compare.rounds import RoundResult, Turn, figures_of
 from duly_load.generator.run import Offer, Progress
 from duly_load.protocols.connection import TargetError
 from duly_load.results.measure import LiveResults, measure
 from duly_load.results.record import LiveRun
-from duly_load.scenario.live import LoadScenario
+from duly_load.scenario.live import LiveScenario
 from duly_load.targets.opened import OpenTarget, offer_to, opened, settle
 from duly_load.targets.peer import PeerError
 
@@ -24,10 +24,10 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A turn that was held, and all that its last run amounts to."""
+class RunResult:
+    """What a turn came to, and all figures of its last run."""
 
-    held: Held
+    round_result: RoundResult
     results: LiveResults | None
     """With its problems where no run was valid; None: the last did not even begin."""
 
@@ -39,7 +39,7 @@ class Targets:
     Entering raises what `duly_load.targets.opened.opened` does, and TargetError where a target does not answer.
     """
 
-    def __init__(self, names: Sequence[str], scenario: LoadScenario, folder: Path, say: Say) -> None:
+    def __init__(self, names: Sequence[str], scenario: LiveScenario, folder: Path, say: Say) -> None:
         self._names = tuple(names)
         self._scenario = scenario
         self._folder = folder
@@ -123,8 +123,10 @@ class Targets:
             self._running[name] = starting.pop_all()
 
 
-def hold(turn: Turn, name: str, run: Callable[[], LiveRun], repeats: int, say: Say) -> tuple[Kept, LiveRun | None]:
-    """Holds the turn of the target `name`; returns its valid run too, if there is one. `run` makes one run; one that is
+def run_turn(
+    turn: Turn, name: str, run: Callable[[], LiveRun], repeats: int, say: Say
+) -> tuple[RunResult, LiveRun | None]:
+    """Runs the turn of the target `name`; returns its valid run too, if there is one. `run` makes one run; one that is
     invalid, or raises TargetError or PeerError, is repeated up to `repeats` times, from the same seed. `say` is told of
     each that was.
     """
@@ -138,9 +140,9 @@ def hold(turn: Turn, name: str, run: Callable[[], LiveRun], repeats: int, say: S
         else:
             results = measure(ran)
             if not results.problems:
-                return Kept(Held(turn, figures_of(results), tuple(spoiled)), results), ran
+                return RunResult(RoundResult(turn, figures_of(results), tuple(spoiled)), results), ran
             reasons = "; ".join(results.problems)
         spoiled.append(reasons)
         then = "runs again" if len(spoiled) <= repeats else "has no figure"
         say(f"round {turn.round + 1}, load {turn.load:g}: {name} {then}, the run was invalid: {reasons}")
-    return Kept(Held(turn, None, tuple(spoiled)), results), None
+    return RunResult(RoundResult(turn, None, tuple(spoiled)), results), None

@@ -25,7 +25,7 @@ _SPIN = (
 
 
 @contextlib.contextmanager
-def awake(wanted: bool) -> Iterator[None]:
+def keep_cpus_awake(wanted: bool) -> Iterator[None]:
     """No processor of this process sleeps inside the block; nothing happens unless `wanted`."""
     spinners = []
     try:

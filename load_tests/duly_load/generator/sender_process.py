@@ -4,7 +4,7 @@ sender                          whoever started it
 Opened, when all is ready   ->
                             <-  the instant at which to begin, ns of the monotonic clock, which all processes share
 Sent, twice a second        ->
-Saw, when it is over        ->
+SenderReport, when it is over        ->
 Failed, in place of any of these, and nothing after it
 """
 
@@ -28,7 +28,7 @@ from duly_load.protocols.address import Address
 from duly_load.protocols.by_address import target_of
 from duly_load.protocols.connection import TargetError
 from duly_load.results.record import Ending, Record
-from duly_load.scenario.live import LoadScenario, schedule_of
+from duly_load.scenario.live import LiveScenario, schedule_of
 
 REPORT_S = 0.5
 """Between two reports of progress."""
@@ -39,7 +39,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 class Share:
     """What one of several sender processes is to do. It makes the schedule itself: that is quicker than to tell it."""
 
-    scenario: LoadScenario
+    scenario: LiveScenario
     seed: int
     address: Address
     nth: int
@@ -67,7 +67,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Saw:
+class SenderReport:
     """All that this process saw."""
 
     frames: NDArray[np.int64]
@@ -121,7 +121,7 @@ async def _send(share: Share, way: "Connection[object, object]") -> None:
                 reporting.cancel()
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
-    way.send(Saw(sender.frames, sender.record.of(sender.frames), tuple(sender.endings), sender.busy))
+    way.send(SenderReport(sender.frames, sender.record.of(sender.frames), tuple(sender.endings), sender.busy))
 
 
 def _end_with_parent() -> None:

@@ -2,10 +2,10 @@
 
 from duly_client.convert import DTYPES
 from duly_client.types import TensorSpec
-from duly_load.scenario.live import LoadScenario
+from duly_load.scenario.live import LiveScenario
 
 
-def inputs_of(scenario: LoadScenario, model: str) -> tuple[TensorSpec, ...]:
+def inputs_of(scenario: LiveScenario, model: str) -> tuple[TensorSpec, ...]:
     """The input of one of the scenario's models that is a graph of ours; empty where it is none."""
     served = next((each for each in scenario.model if each.name == model), None)
     if served is None or served.folder is not None:

@@ -4,8 +4,8 @@ import asyncio
 from collections import deque
 
 
-class Room:
-    """So many bytes fit; who comes later waits, in order. What is larger than the room goes alone."""
+class ByteBudget:
+    """So many bytes fit; who comes later waits, in order. What is larger than the budget goes alone."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes

@@ -41,8 +41,8 @@ class FrameAnswer(NamedTuple):
     """The target knows of deadlines and says itself that it met this one."""
 
 
-class Told(Protocol):
-    """Where a connection tells what comes back."""
+class AnswerSink(Protocol):
+    """Takes what comes back on a connection."""
 
     def answered(self, answer: FrameAnswer) -> None:
         """What came back for a frame of this connection."""
@@ -81,5 +81,7 @@ class Target(Protocol):
     async def inputs(self, model: str) -> Sequence[TensorSpec]:
         """What the model takes for one frame; empty: the target does not say. Raises TargetError."""
 
-    def connection(self, sensor: LiveSensor, session: Session, encoding: Encoding | None, told: Told) -> Connection:
+    def connection(
+        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, sink: AnswerSink
+    ) -> Connection:
         """Not yet open. `encoding`: of payloads that are byte strings."""

@@ -9,7 +9,7 @@ from duly_client import Client, Stream, types
 from duly_client.errors import DulyError, StreamRefused
 from duly_client.types import Encoding, Payload, TensorSpec
 from duly_load.protocols.clock import unix_minus_monotonic_ns
-from duly_load.protocols.connection import FrameAnswer, Refused, TargetError, Told
+from duly_load.protocols.connection import AnswerSink, FrameAnswer, Refused, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.scenario.arrivals import Periodic
 from duly_load.scenario.live import LiveSensor
@@ -50,7 +50,7 @@ class DulyTarget:
             raise TargetError(str(error)) from error
 
     def connection(
-        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, told: Told
+        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, sink: AnswerSink
     ) -> "DulyConnection":
         stream = self._client.stream(
             sensor.model,
@@ -65,16 +65,16 @@ class DulyTarget:
             floor=sensor.floor,
             check=False,  # the payloads were made for the model
         )
-        return DulyConnection(stream, encoding, told, self._difference_ns)
+        return DulyConnection(stream, encoding, sink, self._difference_ns)
 
 
 class DulyConnection:
     """One stream."""
 
-    def __init__(self, stream: Stream, encoding: Encoding | None, told: Told, difference_ns: int) -> None:
+    def __init__(self, stream: Stream, encoding: Encoding | None, sink: AnswerSink, difference_ns: int) -> None:
         self._stream = stream
         self._encoding = encoding
-        self._told = told
+        self._sink = sink
         self._sent = 0
         self._waiting: dict[int, tuple[int, int]] = {}
         """By frame id, of frames without an answer: place in the schedule, capture in ns since 1970."""
@@ -127,8 +127,8 @@ class DulyConnection:
                     timing.sent_ns - timing.dispatched_ns if outcome.batch_size else 0,
                     claimed=outcome.status is types.Status.ON_TIME,
                 )
-                self._told.answered(answer)
+                self._sink.answered(answer)
         except DulyError as error:
             why = str(error)
         if self._waiting or not self._finished:
-            self._told.ended(why)
+            self._sink.ended(why)

@@ -23,8 +23,8 @@ from duly_client.types import Encoding, Payload, TensorSpec
 from duly_load.payloads.prepared import bytes_of
 from duly_load.protocols import kserve_proto
 from duly_load.protocols.address import Address
-from duly_load.protocols.byte_budget import Room
-from duly_load.protocols.connection import Connection, FrameAnswer, TargetError, Told
+from duly_load.protocols.byte_budget import ByteBudget
+from duly_load.protocols.connection import AnswerSink, Connection, FrameAnswer, TargetError
 from duly_load.protocols.kserve_messages import KserveModel, ModelError, outcome_of_error
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.scenario.live import LiveSensor
@@ -69,7 +69,7 @@ class KserveTarget:
         """As a user types it, for messages."""
         self.instead = f"{self.name}?calls=unary sends a call for each frame"
         """What to do about a server without Triton's streams."""
-        self.room = Room(REQUESTS_BYTES_MAX)
+        self.byte_budget = ByteBudget(REQUESTS_BYTES_MAX)
         """For payloads of calls under way."""
         self._models: dict[str, KserveModel] = {}
         self._asking = asyncio.Lock()
@@ -86,10 +86,12 @@ class KserveTarget:
         """As `Target.inputs`."""
         return (await self.model(model)).inputs
 
-    def connection(self, sensor: LiveSensor, session: Session, encoding: Encoding | None, told: Told) -> Connection:
+    def connection(
+        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, sink: AnswerSink
+    ) -> Connection:
         """As `Target.connection`."""
         kind = _Calls if self.address.unary else _Stream
-        return kind(self, session, encoding, told)
+        return kind(self, session, encoding, sink)
 
     async def model(self, name: str) -> KserveModel:
         """Asked for once. Raises TargetError."""
@@ -169,11 +171,11 @@ class KserveTarget:
 class _Session:
     """What both kinds of connection have in common: a frame's request, and that the end is told once."""
 
-    def __init__(self, target: KserveTarget, session: Session, encoding: Encoding | None, told: Told) -> None:
+    def __init__(self, target: KserveTarget, session: Session, encoding: Encoding | None, sink: AnswerSink) -> None:
         self._target = target
         self._session = session
         self._encoding = encoding
-        self._told = told
+        self._sink = sink
         self._over = False
         """The target ended it, or it was closed."""
         self._finishing = False
@@ -195,7 +197,7 @@ class _Session:
     def _end(self, reason: str, owing: bool) -> None:
         """`owing`: frames are not answered."""
         if not self._over and (owing or not self._finishing):
-            self._told.ended(f"{self._target.name}: {reason}")
+            self._sink.ended(f"{self._target.name}: {reason}")
         self._over = True
 
 
@@ -285,7 +287,7 @@ class _Stream(_Session):
             return f"it answered a request {frame!r} that was not under way"
         self._unanswered.remove(int(frame))
         outcome = outcome_of_error(error) if error else FrameOutcome.ON_TIME
-        self._told.answered(FrameAnswer(int(frame), outcome, at_ns))
+        self._sink.answered(FrameAnswer(int(frame), outcome, at_ns))
         if self._finishing and not self._unanswered:
             self._settled.set()
         return ""
@@ -294,8 +296,8 @@ class _Stream(_Session):
 class _Calls(_Session):
     """A ModelInfer call for each frame, and a task that waits for its answer."""
 
-    def __init__(self, target: KserveTarget, session: Session, encoding: Encoding | None, told: Told) -> None:
-        super().__init__(target, session, encoding, told)
+    def __init__(self, target: KserveTarget, session: Session, encoding: Encoding | None, sink: AnswerSink) -> None:
+        super().__init__(target, session, encoding, sink)
         self._room = asyncio.Semaphore(CALLS_MAX)
         self._under_way: dict[asyncio.Task[None], grpc.aio.UnaryUnaryCall[bytes, bytes]] = {}
 
@@ -307,8 +309,8 @@ class _Calls(_Session):
             await self._room.acquire()
             places.callback(self._room.release)
             size_bytes = bytes_of(payload)
-            await self._target.room.enter(size_bytes)
-            places.callback(self._target.room.leave, size_bytes)
+            await self._target.byte_budget.enter(size_bytes)
+            places.callback(self._target.byte_budget.leave, size_bytes)
             if self._over:
                 return
             call = self._target.start_call(self._request(self._model, nth, payload, capture_unix_ns))
@@ -343,12 +345,12 @@ class _Calls(_Session):
                 raise
             return
         if not self._over:
-            self._told.answered(FrameAnswer(nth, outcome, time.monotonic_ns()))
+            self._sink.answered(FrameAnswer(nth, outcome, time.monotonic_ns()))
 
     def _leave(self, size_bytes: int, task: asyncio.Task[None]) -> None:
         del self._under_way[task]
         self._room.release()
-        self._target.room.leave(size_bytes)
+        self._target.byte_budget.leave(size_bytes)
 
     def _cancel_calls(self) -> None:
         for call in self._under_way.values():

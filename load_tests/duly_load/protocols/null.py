@@ -4,7 +4,7 @@ import time
 from typing import Self
 
 from duly_client.types import Encoding, Payload, TensorSpec
-from duly_load.protocols.connection import FrameAnswer, Told
+from duly_load.protocols.connection import AnswerSink, FrameAnswer
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.scenario.live import LiveSensor
 from duly_load.scenario.schedule import Session
@@ -21,20 +21,20 @@ class NullTarget:
         return ()
 
     def connection(
-        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, told: Told
+        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, sink: AnswerSink
     ) -> "NullConnection":
-        return NullConnection(told)
+        return NullConnection(sink)
 
 
 class NullConnection:
-    def __init__(self, told: Told) -> None:
-        self._told = told
+    def __init__(self, sink: AnswerSink) -> None:
+        self._sink = sink
 
     async def open(self) -> None:
         pass
 
     async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
-        self._told.answered(FrameAnswer(nth, FrameOutcome.ON_TIME, time.monotonic_ns()))
+        self._sink.answered(FrameAnswer(nth, FrameOutcome.ON_TIME, time.monotonic_ns()))
 
     async def finish(self) -> None:
         pass

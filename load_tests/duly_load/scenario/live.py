@@ -96,7 +96,7 @@ class WorkerFault(Table):
     """hang only."""
 
 
-class LoadScenario(Offered):
+class LiveScenario(Offered):
     """A whole live load, checked."""
 
     lanes: Annotated[tuple[Name, ...], Field(max_length=64), AtLeastOne] = ("cpu:0",)
@@ -121,20 +121,20 @@ class LoadScenario(Offered):
         return sum(rates) / self.duration_s
 
 
-def load_load_scenario(file: Path) -> LoadScenario:
+def load_live(file: Path) -> LiveScenario:
     """The scenario of a TOML file. Raises ScenarioError that lists every problem."""
-    return parse_load_scenario(read_toml(file), str(file), file.parent)
+    return parse_live(read_toml(file), str(file), file.parent)
 
 
-def parse_load_scenario(content: dict[str, Any], source: str, folder: Path) -> LoadScenario:
+def parse_live(content: dict[str, Any], source: str, folder: Path) -> LiveScenario:
     """The scenario of a parsed TOML file; `source` names it in messages, files it names are relative to `folder`.
 
     Raises ScenarioError that lists every problem.
     """
-    return checked(LoadScenario, _TABLES, content, source, folder)
+    return checked(LiveScenario, _TABLES, content, source, folder)
 
 
-def scaled(scenario: LoadScenario, factor: float, source: str) -> LoadScenario:
+def scaled(scenario: LiveScenario, factor: float, source: str) -> LiveScenario:
     """The scenario at `factor` times its load, exactly: where whole streams do not make it, their rates make up for
     it. Recorded traces keep their times, so that only whole streams more or less of them make another load.
 
@@ -147,30 +147,30 @@ def scaled(scenario: LoadScenario, factor: float, source: str) -> LoadScenario:
         raise ScenarioError("\n".join(f"{source} at {factor:g} times its load: {problem}" for problem in problems))
     streams = [_scaled(sensor, factor, scenario.scale) for sensor in scenario.stream]
     content = scenario.model_dump(by_alias=True, exclude={"stream"}) | {"stream": streams}
-    return checked(LoadScenario, _TABLES, content, f"{source} at {factor:g} times its load", Path())
+    return checked(LiveScenario, _TABLES, content, f"{source} at {factor:g} times its load", Path())
 
 
-def alone(scenario: LoadScenario) -> LoadScenario:
+def alone(scenario: LiveScenario) -> LiveScenario:
     """The scenario cut down to one stream of its first sensor, so that frames come one at a time: no other streams, no
     steps of the load, and no faults.
     """
     stream = scenario.stream[0].model_dump(by_alias=True) | {"count": 1}
     content = scenario.model_dump(by_alias=True, exclude={"stream", "load_step", "fault"}) | {"stream": [stream]}
-    return checked(LoadScenario, _TABLES, content, f"{scenario.name}, one stream of it", Path())
+    return checked(LiveScenario, _TABLES, content, f"{scenario.name}, one stream of it", Path())
 
 
-def offered_per_s(scenario: LoadScenario, seed: int) -> float:
+def offered_per_s(scenario: LiveScenario, seed: int) -> float:
     """Frames a second after the warm-up, counted in the schedule that is offered with that seed."""
     counted = np.count_nonzero(schedule_of(scenario, seed).frames.arrival_ns >= round(scenario.warm_s * 1e9))
     return float(counted / (scenario.duration_s - scenario.warm_s))
 
 
-def schedule_of(scenario: LoadScenario, seed: int) -> Schedule:
+def schedule_of(scenario: LiveScenario, seed: int) -> Schedule:
     """Equal arguments give equal schedules, bit for bit."""
     return schedule(scenario.stream, round(scenario.duration_s * 1e9), steps_of(scenario.load_step), seed)
 
 
-def _problems_of_traces(scenario: LoadScenario, factor: float) -> Iterator[str]:
+def _problems_of_traces(scenario: LiveScenario, factor: float) -> Iterator[str]:
     for nth, sensor in enumerate(scenario.stream):
         count = sensor.count * factor
         # 1.1 times 10 streams are 11, though not in floating point.
@@ -190,7 +190,7 @@ def _scaled(sensor: LiveSensor, factor: float, scale: str) -> dict[str, Any]:
     return content
 
 
-def _problems_of_faults(scenario: LoadScenario) -> Iterator[str]:
+def _problems_of_faults(scenario: LiveScenario) -> Iterator[str]:
     end_s = scenario.duration_s
     for nth, fault in enumerate(scenario.fault):
         if fault.at_s >= end_s:
@@ -203,7 +203,7 @@ def _problems_of_faults(scenario: LoadScenario) -> Iterator[str]:
             yield f"fault[{nth}].back_s: should be less than duration_s, which is {end_s:g}, got {fault.back_s:g}"
 
 
-def _problems_of_names(scenario: LoadScenario) -> Iterator[str]:
+def _problems_of_names(scenario: LiveScenario) -> Iterator[str]:
     models = [model.name for model in scenario.model]
     yield from twice("lanes", list(scenario.lanes))
     yield from twice("model", models)

@@ -14,7 +14,7 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from duly_load.protocols.address import Address
-from duly_load.scenario.live import LoadScenario
+from duly_load.scenario.live import LiveScenario
 from duly_load.targets.models import THREADS, write_repository
 from duly_load.targets.peer import PeerError
 from duly_load.targets.server_process import ServerProcess, clean_environ, free_ports
@@ -45,7 +45,6 @@ class OwnServer:
         self.cpu_s = process.cpu_s
         self.died = process.died
         self._process = process
-        self.tree = process.tree
         found = self._workers() if lanes else []
         self._places = [(lane, found[nth % len(found)]) for nth, lane in enumerate(lanes)] if found else []
         if len(found) != len(self._places):
@@ -106,7 +105,7 @@ class Duly(Own):
         super().__init__("duly", "this server, over its own protocol", ("uvloop", "onnxruntime"))
 
     @contextmanager
-    def start(self, scenario: LoadScenario, folder: Path) -> Iterator[OwnServer]:
+    def start(self, scenario: LiveScenario, folder: Path) -> Iterator[OwnServer]:
         """See `duly_load.targets.peer.Peer`."""
         models = [model.name for model in scenario.model]
         write_repository(folder / "models", scenario.model)
@@ -131,7 +130,7 @@ class Floor(Own):
         self._protocol = protocol
 
     @contextmanager
-    def start(self, scenario: LoadScenario, folder: Path) -> Iterator[OwnServer]:
+    def start(self, scenario: LiveScenario, folder: Path) -> Iterator[OwnServer]:
         """See `duly_load.targets.peer.Peer`."""
         with running(self.name, FLOOR, folder, _loopback(self._protocol)) as server:
             yield server

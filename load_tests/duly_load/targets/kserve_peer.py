@@ -1,16 +1,16 @@
-"""What the peers of the KServe v2 protocol share: each serves the bare graphs of models, over TCP on loopback."""
+"""What the peers of the KServe v2 protocol share: each serves the graphs of models alone, over TCP on loopback."""
 
 import json
 from pathlib import Path
 
 from duly_load.protocols.address import Address
-from duly_load.scenario.live import LoadScenario
-from duly_load.targets.models import BareModel, bare_models, write_repository
+from duly_load.scenario.live import LiveScenario
+from duly_load.targets.models import PeerModel, peer_models, write_repository
 from duly_load.targets.peer import PeerError
 from duly_load.targets.server_process import ServerProcess, ask
 
 
-class BareServer:
+class KservePeer:
     """See `duly_load.targets.peer.Server`."""
 
     def __init__(self, name: str, process: ServerProcess, address: Address, http_port: int) -> None:
@@ -28,13 +28,13 @@ class BareServer:
         return {}
 
 
-def write_bare(folder: Path, scenario: LoadScenario) -> list[BareModel]:
+def write_peer_models(folder: Path, scenario: LiveScenario) -> list[PeerModel]:
     """The scenario's models, with their graphs in `folder`. Raises PeerError."""
     write_repository(folder / "models", scenario.model)
-    return bare_models(folder / "models", scenario.model)
+    return peer_models(folder / "models", scenario.model)
 
 
-def cpu_lanes(name: str, scenario: LoadScenario) -> int:
+def cpu_lanes(name: str, scenario: LiveScenario) -> int:
     """How many batches of a model may run at once. Raises PeerError where a lane is no CPU."""
     if others := [lane for lane in scenario.lanes if not lane.startswith("cpu:")]:
         raise PeerError(f"{name} is run on CPUs alone here; lanes: should be cpu:0 and such, got {', '.join(others)}")

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from duly_load.protocols.address import Address
-from duly_load.scenario.live import LoadScenario
+from duly_load.scenario.live import LiveScenario
 from duly_load.targets.environment import Environment
 from duly_load.targets.inside import INSIDE
-from duly_load.targets.kserve_peer import BareServer, cpu_lanes, write_bare
-from duly_load.targets.models import BareModel, BareTensor
+from duly_load.targets.kserve_peer import KservePeer, cpu_lanes, write_peer_models
+from duly_load.targets.models import PeerModel, PeerTensor
 from duly_load.targets.peer import PeerError
 from duly_load.targets.server_process import ServerProcess, clean_environ, free_ports, models_ready
 
@@ -37,22 +37,22 @@ class MLServer:
         ENVIRONMENT.install(say)
 
     @contextmanager
-    def start(self, scenario: LoadScenario, folder: Path) -> Iterator[BareServer]:
+    def start(self, scenario: LiveScenario, folder: Path) -> Iterator[KservePeer]:
         """See `duly_load.targets.peer.Peer`."""
         if missing := self.missing():
             raise PeerError(f"{self.name}: {missing}")
         lanes = cpu_lanes(self.name, scenario)
-        models = write_bare(folder, scenario)
+        models = write_peer_models(folder, scenario)
         http, port = free_ports(2)
         write_settings(folder / "settings", models, lanes, http, port)
         command = [str(ENVIRONMENT.python), "-m", "mlserver.cli.main", "start", str(folder / "settings")]
         environ = clean_environ("DULY_", "MLSERVER_", "PYTHON") | {"PYTHONPATH": str(INSIDE)}
         with ServerProcess(self.name, command, folder, environ) as process:
             process.wait_until(lambda: models_ready(http, [model.name for model in models]))
-            yield BareServer("MLServer", process, Address("kserve", f"127.0.0.1:{port}", unary=True), http)
+            yield KservePeer("MLServer", process, Address("kserve", f"127.0.0.1:{port}", unary=True), http)
 
 
-def write_settings(folder: Path, models: list[BareModel], lanes: int, http_port: int, grpc_port: int) -> None:
+def write_settings(folder: Path, models: list[PeerModel], lanes: int, http_port: int, grpc_port: int) -> None:
     """settings.json and, for each model, NAME/model-settings.json and what its runtime reads."""
     folder.mkdir()
     server = {
@@ -68,10 +68,10 @@ def write_settings(folder: Path, models: list[BareModel], lanes: int, http_port:
     for model in models:
         place = folder / model.name
         place.mkdir()
-        (place / "bare.json").write_text(model.bare_json(), encoding="utf-8")
+        (place / "graph.json").write_text(model.graph_json(), encoding="utf-8")
         settings = {
             "name": model.name,
-            "implementation": "mlserver_runtime.BareRuntime",
+            "implementation": "mlserver_runtime.GraphRuntime",
             "parameters": {"uri": str(place)},
             "max_batch_size": model.batch_max,
             "max_batch_time": BATCH_WAIT_S,
@@ -81,6 +81,6 @@ def write_settings(folder: Path, models: list[BareModel], lanes: int, http_port:
         (place / "model-settings.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def _tensors(tensors: tuple[BareTensor, ...]) -> list[dict[str, object]]:
+def _tensors(tensors: tuple[PeerTensor, ...]) -> list[dict[str, object]]:
     """As its metadata tells them, with the batch first."""
     return [{"name": each.name, "datatype": each.datatype, "shape": [-1, *each.shape]} for each in tensors]

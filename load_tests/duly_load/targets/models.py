@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from duly.models.repository import CONFIG_FILE, ModelVersion, Repository
 from duly.models.spec import ModelConfig
-from duly_load.models import graphs as bench_models
+from duly_load.models import graphs
 from duly_load.models.chain import Chain
 from duly_load.scenario.live import Datatype, ServedModel
 from duly_load.targets.peer import PeerError
@@ -25,7 +25,7 @@ THREADS = 1
 BATCH_SIZES_UNSAID = tuple(ServedModel.model_fields["batch_sizes"].default)
 """What duly takes, too, where nobody says."""
 
-_GRAPHS = {model.name: model for model in bench_models.MODELS}
+_GRAPHS = {model.name: model for model in graphs.MODELS}
 _ELEMENTS = {
     "FP64": "DOUBLE",
     "FP32": "FLOAT",
@@ -36,7 +36,7 @@ _DATATYPES = {TensorProto.DataType.Value(_ELEMENTS.get(name, name)): name for na
 
 
 @dataclass(frozen=True, slots=True)
-class BareTensor:
+class PeerTensor:
     """An input or output as clients see it."""
 
     name: str
@@ -49,17 +49,17 @@ class BareTensor:
 
 
 @dataclass(frozen=True, slots=True)
-class BareModel:
+class PeerModel:
     """A model that is its graph and nothing else."""
 
     name: str
     file: Path
-    inputs: tuple[BareTensor, ...]
-    outputs: tuple[BareTensor, ...]
+    inputs: tuple[PeerTensor, ...]
+    outputs: tuple[PeerTensor, ...]
     batch_max: int
 
-    def bare_json(self) -> str:
-        """What `duly_load.targets.inside.bare_session` reads."""
+    def graph_json(self) -> str:
+        """What `duly_load.targets.inside.graph_session` reads."""
         said = {
             "file": str(self.file),
             "threads": THREADS,
@@ -85,7 +85,7 @@ def write_repository(root: Path, models: Sequence[ServedModel]) -> None:
         (folder / CONFIG_FILE).write_text(_batch_sizes(model), encoding="utf-8")
 
 
-def bare_models(root: Path, models: Sequence[ServedModel]) -> list[BareModel]:
+def peer_models(root: Path, models: Sequence[ServedModel]) -> list[PeerModel]:
     """The models that `write_repository` wrote, each with the first variant of its newest version. Raises PeerError
     where one is more than its graph, or is broken.
     """
@@ -137,7 +137,7 @@ def _copy(model: ServedModel, source: Path, folder: Path) -> None:
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
-def _bare(version: ModelVersion) -> BareModel:
+def _bare(version: ModelVersion) -> PeerModel:
     config, file = version.config, version.folder / version.config.variants[0].file
     if more := _more_than_graph(config):
         raise PeerError(f"model {version.name}: its model.toml has {more}, which duly alone can do; compare its graph")
@@ -159,7 +159,7 @@ def _bare(version: ModelVersion) -> BareModel:
     if not rows <= {-1, 1}:
         raise PeerError(f"model {version.name}: its batch dimension is fixed; export it with one that is free, or of 1")
     sizes = (1,) if rows == {1} else config.batch_sizes or BATCH_SIZES_UNSAID
-    return BareModel(
+    return PeerModel(
         version.name,
         file.resolve(),
         tuple(_tensor(version.name, name, inputs[tensor]) for name, tensor in taken.items()),
@@ -176,11 +176,11 @@ def _more_than_graph(config: ModelConfig) -> str:
     return ", ".join(name for name, part in parts.items() if part)
 
 
-def _tensor(model: str, name: str, value: onnx.ValueInfoProto) -> BareTensor:
+def _tensor(model: str, name: str, value: onnx.ValueInfoProto) -> PeerTensor:
     datatype = _DATATYPES.get(value.type.tensor_type.elem_type)
     if datatype is None:
         raise PeerError(f"model {model}: {value.name} should hold one of {', '.join(get_args(Datatype))}")
-    return BareTensor(name, value.name, datatype, _extents(model, value)[1:])
+    return PeerTensor(name, value.name, datatype, _extents(model, value)[1:])
 
 
 def _extents(model: str, value: onnx.ValueInfoProto) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from duly_load.generator.run import Deed, Offer, Progress, offer
+from duly_load.generator.run import Offer, Progress, ScheduledAction, offer
 from duly_load.payloads.prepared import PayloadError, prepare
 from duly_load.payloads.served_inputs import inputs_of
 from duly_load.protocols.address import Address, AddressError, parse_address
@@ -22,7 +22,7 @@ from duly_load.protocols.connection import FrameAnswer, Refused, Target, TargetE
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
 from duly_load.scenario.arrivals import Poisson
-from duly_load.scenario.live import LiveSensor, LoadScenario
+from duly_load.scenario.live import LiveScenario, LiveSensor
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.schedule import Session
 from duly_load.scenario.tables import one_of
@@ -60,7 +60,7 @@ class OpenTarget:
     """For people; empty: not known."""
 
 
-def check_names(names: Sequence[str], scenario: LoadScenario) -> None:
+def check_names(names: Sequence[str], scenario: LiveScenario) -> None:
     """Raises TargetNameError where a name is wrong, PeerError where a peer is not installed, ScenarioError where the
     scenario says too little for a target. Nothing is started.
     """
@@ -76,7 +76,7 @@ def check_names(names: Sequence[str], scenario: LoadScenario) -> None:
 
 @contextlib.contextmanager
 def opened(
-    names: Sequence[str], scenario: LoadScenario, folder: Path, say: Callable[[str], None]
+    names: Sequence[str], scenario: LiveScenario, folder: Path, say: Callable[[str], None]
 ) -> Iterator[list[OpenTarget]]:
     """The targets, in order; those that are peers run until the block is left. `folder` takes their files; `say` is
     told what takes time. Raises what `check_names` does, and PeerError where one does not start.
@@ -100,7 +100,7 @@ def opened(
         yield targets
 
 
-def settle(target: OpenTarget, scenario: LoadScenario, seed: int) -> None:
+def settle(target: OpenTarget, scenario: LiveScenario, seed: int) -> None:
     """Returns when the target is warm and idle: it answers single frames of each model in its usual time.
 
     Raises TargetError where it does not get there, ScenarioError where the payloads are not what it takes.
@@ -138,14 +138,14 @@ def _peer(name: str) -> str | None:
 # ---- faults ----
 
 
-def _deeds(scenario: LoadScenario, server: Server) -> list[Deed]:
-    deeds = []
+def _deeds(scenario: LiveScenario, server: Server) -> list[ScheduledAction]:
+    actions = []
     for fault in scenario.fault:
         doer = _Fault(server, fault.lane, signal.SIGKILL if fault.kind == "die" else signal.SIGSTOP)
-        deeds.append(Deed(round(fault.at_s * 1e9), doer.begin))
+        actions.append(ScheduledAction(round(fault.at_s * 1e9), doer.begin))
         if fault.back_s is not None:  # a worker that stands still must not do so for ever
-            deeds.append(Deed(round(fault.back_s * 1e9), doer.end, always=True))
-    return sorted(deeds, key=lambda deed: deed.at_ns)
+            actions.append(ScheduledAction(round(fault.back_s * 1e9), doer.end, always=True))
+    return sorted(actions, key=lambda action: action.at_ns)
 
 
 @dataclass(slots=True)
@@ -192,7 +192,7 @@ class _Answer:
         self.came.set()
 
 
-async def _settle(target: OpenTarget, scenario: LoadScenario, seed: int) -> None:
+async def _settle(target: OpenTarget, scenario: LiveScenario, seed: int) -> None:
     by_model = {sensor.model: sensor for sensor in scenario.stream}
     async with target_of(target.address) as server:
         for sensor in by_model.values():
@@ -209,7 +209,7 @@ async def _settle(target: OpenTarget, scenario: LoadScenario, seed: int) -> None
                 raise TargetError(f"{target.name}: {error}") from error
 
 
-async def _settle_model(server: Target, scenario: LoadScenario, sensor: LiveSensor, seed: int) -> None:
+async def _settle_model(server: Target, scenario: LiveScenario, sensor: LiveSensor, seed: int) -> None:
     inputs = await server.inputs(sensor.model) or inputs_of(scenario, sensor.model)
     prepared = await asyncio.to_thread(prepare, sensor.payloads, inputs, seed, f"model {sensor.model}")
     # It says no period, so that no server refuses it for want of room.

@@ -16,7 +16,7 @@ from typing import Self
 
 import psutil
 
-from duly_load.targets import die_with_parent as leash
+from duly_load.targets import die_with_parent
 from duly_load.targets.peer import PeerError
 
 READY_TIMEOUT_S = 180.0
@@ -46,7 +46,7 @@ class ServerProcess:
         with self.log.open("wb") as log:
             # A session of its own: Ctrl-C reaches this process alone, which then stops the whole group.
             self._popen = subprocess.Popen(
-                [sys.executable, "-I", leash.__file__, str(os.getpid()), *self._command],
+                [sys.executable, "-I", die_with_parent.__file__, str(os.getpid()), *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from duly_load.protocols.address import Address
-from duly_load.scenario.live import LoadScenario
+from duly_load.scenario.live import LiveScenario
 from duly_load.targets.environment import Environment
 from duly_load.targets.inside import INSIDE
-from duly_load.targets.kserve_peer import BareServer, cpu_lanes, write_bare
-from duly_load.targets.models import BareModel, BareTensor
+from duly_load.targets.kserve_peer import KservePeer, cpu_lanes, write_peer_models
+from duly_load.targets.models import PeerModel, PeerTensor
 from duly_load.targets.peer import PeerError
 from duly_load.targets.server_process import ServerProcess, clean_environ, free_ports, models_ready
 
@@ -56,12 +56,12 @@ class Triton:
         ENVIRONMENT.install(say)
 
     @contextmanager
-    def start(self, scenario: LoadScenario, folder: Path) -> Iterator[BareServer]:
+    def start(self, scenario: LiveScenario, folder: Path) -> Iterator[KservePeer]:
         """See `duly_load.targets.peer.Peer`."""
         if missing := self.missing():
             raise PeerError(f"{self.name}: {missing}")
         instances = cpu_lanes(self.name, scenario)
-        models = write_bare(folder, scenario)
+        models = write_peer_models(folder, scenario)
         for model in models:
             write_model(folder / "repository" / model.name, model, instances, self._timeouts)
         _write_backend(folder / "backends" / "python")
@@ -75,7 +75,7 @@ class Triton:
         try:
             with ServerProcess(self.name, command, folder, _environ()) as process:
                 process.wait_until(lambda: models_ready(http, [model.name for model in models]))
-                yield BareServer(
+                yield KservePeer(
                     "Triton", process, Address("kserve", f"127.0.0.1:{port}", timeout=self._timeouts), http
                 )
         finally:
@@ -83,15 +83,15 @@ class Triton:
                 left.unlink(missing_ok=True)
 
 
-def write_model(folder: Path, model: BareModel, instances: int, timeouts: bool) -> None:
+def write_model(folder: Path, model: PeerModel, instances: int, timeouts: bool) -> None:
     """The model as a folder of Triton's repository: config.pbtxt, 1/model.py and what that reads."""
     (folder / "1").mkdir(parents=True)
     shutil.copyfile(INSIDE / "triton_backend.py", folder / "1" / "model.py")
-    (folder / "bare.json").write_text(model.bare_json(), encoding="utf-8")
+    (folder / "graph.json").write_text(model.graph_json(), encoding="utf-8")
     (folder / "config.pbtxt").write_text(_config(model, instances, timeouts), encoding="utf-8")
 
 
-def _config(model: BareModel, instances: int, timeouts: bool) -> str:
+def _config(model: PeerModel, instances: int, timeouts: bool) -> str:
     """`inference.ModelConfig` in protobuf's text format."""
     inputs = "".join(_tensor("input", tensor) for tensor in model.inputs)
     outputs = "".join(_tensor("output", tensor) for tensor in model.outputs)
@@ -105,7 +105,7 @@ dynamic_batching {{ {QUEUE_POLICY if timeouts else ""} }}
 """
 
 
-def _tensor(kind: str, tensor: BareTensor) -> str:
+def _tensor(kind: str, tensor: PeerTensor) -> str:
     # An empty `dims` is not allowed: one element is sent as [1] and reaches the model without it.
     dims = ", ".join(map(str, tensor.shape)) if tensor.shape else "1"
     reshape = "" if tensor.shape else " reshape { shape: [ ] }"
@@ -134,5 +134,5 @@ def _environ() -> dict[str, str]:
     return clean_environ("DULY_", "TRITON", "PYTHON") | {
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
         "PYTHONHOME": sys.base_prefix,
-        "BARE_PATH": f"{ENVIRONMENT.packages}:{INSIDE}",
+        "PEER_PATH": f"{ENVIRONMENT.packages}:{INSIDE}",
     }

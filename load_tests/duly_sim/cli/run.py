@@ -16,7 +16,7 @@ from rich.table import Table
 
 from duly.core.events import Event
 from duly.core.types import OutcomeStatus
-from duly_load.cli.options import Wrong, make_folder
+from duly_load.cli.options import UsageError, make_folder
 from duly_load.scenario.parsing import ScenarioError
 from duly_sim.scenario.simulated import Scenario, load_scenario
 from duly_sim.simulator.engine import Policy, Run, simulate
@@ -45,7 +45,7 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     try:
         loaded = load_scenario(scenario)
     except ScenarioError as error:
-        raise Wrong(str(error)) from error
+        raise UsageError(str(error)) from error
     policies = _policies(names or ("duly",))
     if out is not None:
         make_folder(out, FILES)
@@ -72,7 +72,7 @@ def _policies(names: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
 
     for name in names:
         if name not in POLICIES:
-            raise Wrong(f"--policy: no policy is named {name!r}; should be one of {', '.join(POLICIES)}")
+            raise UsageError(f"--policy: no policy is named {name!r}; should be one of {', '.join(POLICIES)}")
     return {name: POLICIES[name] for name in names}
 
 

@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from bare_session import BareSession  # type: ignore[import-not-found]
+from graph_session import GraphSession  # type: ignore[import-not-found]
 from mlserver import MLModel  # type: ignore[import-not-found]
 from mlserver.codecs import NumpyCodec  # type: ignore[import-not-found]
 from mlserver.types import InferenceResponse  # type: ignore[import-not-found]
 
 
-class BareRuntime(MLModel):  # type: ignore[misc]
-    """One graph; `parameters.uri` is the folder of its bare.json."""
+class GraphRuntime(MLModel):  # type: ignore[misc]
+    """One graph; `parameters.uri` is the folder of its graph.json."""
 
     async def load(self) -> bool:
-        self._session = BareSession(Path(self.settings.parameters.uri))
+        self._session = GraphSession(Path(self.settings.parameters.uri))
         return True
 
     async def predict(self, payload: Any) -> Any:

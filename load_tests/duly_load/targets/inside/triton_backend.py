@@ -7,18 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = os.environ["BARE_PATH"].split(":")  # the backend sets PYTHONPATH itself
+sys.path[:0] = os.environ["PEER_PATH"].split(":")  # the backend sets PYTHONPATH itself
 
 import numpy as np  # noqa: E402
 import triton_python_backend_utils as pb  # type: ignore[import-not-found] # noqa: E402
-from bare_session import BareSession  # type: ignore[import-not-found]  # noqa: E402
+from graph_session import GraphSession  # type: ignore[import-not-found]  # noqa: E402
 
 
 class TritonPythonModel:
     """As the backend wants it named."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        self._session = BareSession(Path(args["model_repository"]))
+        self._session = GraphSession(Path(args["model_repository"]))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         frames = [{tensor.name(): tensor.as_numpy() for tensor in request.inputs()} for request in requests]

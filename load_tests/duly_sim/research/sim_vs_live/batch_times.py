@@ -39,7 +39,7 @@ class _Took:
     """What each took over what is usual."""
 
 
-class ToldService:
+class LiveBatchTimes:
     """Batch times as they were live."""
 
     def __init__(self, took: dict[str, _Took]) -> None:
@@ -53,13 +53,13 @@ class ToldService:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class BatchTimes:
     scenario: Scenario
     """With the usual times as its tables, and the scatter round them as its noise."""
-    service: ToldService
+    service: LiveBatchTimes
 
 
-def told(world: World, seen: Record, base_ns: dict[str, dict[int, int]]) -> Told:
+def batch_times(world: World, seen: Record, base_ns: dict[str, dict[int, int]]) -> BatchTimes:
     """What the lanes took in `seen`. `base_ns`: by model and batch size, where too few ran.
 
     Raises NothingRanError.
@@ -91,7 +91,7 @@ def told(world: World, seen: Record, base_ns: dict[str, dict[int, int]]) -> Told
         models.append(model.model_copy(update={"variants": (variant,)}))
     factors = np.concatenate(scatter)
     noise = Noise(cv=float(factors.std() / factors.mean()))
-    return Told(scenario.model_copy(update={"model": tuple(models), "noise": noise}), ToldService(took))
+    return BatchTimes(scenario.model_copy(update={"model": tuple(models), "noise": noise}), LiveBatchTimes(took))
 
 
 def _occupied_ns(seen: Record, lanes: int) -> Ints:

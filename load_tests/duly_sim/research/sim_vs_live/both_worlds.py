@@ -43,13 +43,13 @@ from duly_load.protocols.duly import DulyTarget
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ints, Record
 from duly_load.scenario.arrivals import Network
-from duly_load.scenario.live import parse_load_scenario
+from duly_load.scenario.live import parse_live
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.schedule import Schedule
 from duly_load.scenario.tables import one_of
 from duly_load.targets.peer import PeerError
-from duly_sim.research.sim_vs_live import servers as truth_servers
-from duly_sim.research.sim_vs_live.batch_times import NothingRanError, Told, told
+from duly_sim.research.sim_vs_live import servers
+from duly_sim.research.sim_vs_live.batch_times import BatchTimes, NothingRanError, batch_times
 from duly_sim.scenario.simulated import Scenario
 from duly_sim.simulator.engine import Run, Service, simulate
 from duly_sim.simulator.world import World, build
@@ -66,12 +66,12 @@ Counts = NDArray[np.int32]
 Statuses = NDArray[np.int8]
 
 
-class TruthError(Exception):
+class LiveRunError(Exception):
     """The live run failed: says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class WorldOutcome:
     """What became of the frames that count, which are those that arrive from `warm_s` on, in one of the worlds."""
 
     frames: int
@@ -89,12 +89,12 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class SimVsLive:
     """The two worlds, one of them twice."""
 
-    live: Side
-    simulated: Side
-    told: Side
+    live: WorldOutcome
+    simulated: WorldOutcome
+    told: WorldOutcome
     measured: Scenario
     """With what batches usually took, and how they scattered."""
     lag_p50_ms: float
@@ -119,47 +119,47 @@ def check(scenario: Scenario, real: bool) -> None:
         raise ScenarioError("\n".join(problems))
 
 
-async def sleeping(scenario: Scenario, seed: int) -> Truth:
-    """Live on lanes that sleep, and simulated. `scenario` is checked. Raises TruthError."""
+async def sleeping(scenario: Scenario, seed: int) -> SimVsLive:
+    """Live on lanes that sleep, and simulated. `scenario` is checked. Raises LiveRunError."""
     world = build(scenario, seed)
     with _why(), tempfile.TemporaryDirectory(prefix="duly-") as folder:
-        async with truth_servers.sleeping(world, Path(folder)) as target:
+        async with servers.sleeping(world, Path(folder)) as target:
             with Watch() as watch:
-                seen, begin_ns = await _offer(target, world, truth_servers.SLEEPING.width)
+                seen, begin_ns = await _offer(target, world, servers.SLEEPING.width)
         stalls = watch.stalls(begin_ns)
         tables_ns = {
             model.name: dict(enumerate(model.variants[0].times_ns(model.batch_max), start=1))
             for model in scenario.model
         }
-        took = told(world, seen, tables_ns)
+        took = batch_times(world, seen, tables_ns)
     return _compare(scenario, took, seed, seen, stalls)
 
 
-async def real(scenario: Scenario, seed: int) -> Truth:
+async def real(scenario: Scenario, seed: int) -> SimVsLive:
     """Live with a model that truly runs in place of the scenario's, and simulated. `scenario` is checked.
 
-    Raises TruthError.
+    Raises LiveRunError.
     """
     world = build(scenario, seed)
     with (
         _why(),
         tempfile.TemporaryDirectory(prefix="duly-") as folder,
-        truth_servers.real(scenario, Path(folder)) as server,
+        servers.real(scenario, Path(folder)) as server,
     ):
         planned_ns = await _planned_ns(server.address.endpoint, scenario)
         with Watch() as watch:
-            seen, begin_ns = await _offer(server.address.endpoint, world, truth_servers.REAL.width)
-        took = told(world, seen, planned_ns)
+            seen, begin_ns = await _offer(server.address.endpoint, world, servers.REAL.width)
+        took = batch_times(world, seen, planned_ns)
     return _compare(took.scenario, took, seed, seen, watch.stalls(begin_ns))
 
 
 @contextlib.contextmanager
 def _why() -> Iterator[None]:
-    """What may go wrong with servers and clients becomes a TruthError."""
+    """What may go wrong with servers and clients becomes a LiveRunError."""
     try:
         yield
-    except (truth_servers.LiveError, NothingRanError, PeerError, DulyError, TargetError) as error:
-        raise TruthError(str(error)) from error
+    except (servers.LiveError, NothingRanError, PeerError, DulyError, TargetError) as error:
+        raise LiveRunError(str(error)) from error
 
 
 def _problems(scenario: Scenario) -> Iterator[str]:
@@ -208,7 +208,7 @@ async def _offer(target: str, world: World, width: int) -> tuple[Record, int]:
     """What became of the world's frames, `width` numbers each, at a live server, and the schedule's zero on the
     monotonic clock.
 
-    Raises TruthError where the server does not take or keep a stream, or does not answer a frame.
+    Raises LiveRunError where the server does not take or keep a stream, or does not answer a frame.
     """
     scenario = world.scenario
     streams = [
@@ -217,16 +217,16 @@ async def _offer(target: str, world: World, width: int) -> tuple[Record, int]:
     ]
     content = {"name": scenario.name, "duration_s": scenario.duration_s, "stream": streams}
     content["load_step"] = [step.model_dump() for step in scenario.load_step]
-    loaded = parse_load_scenario(content, scenario.name, Path())
+    loaded = parse_live(content, scenario.name, Path())
     sender = Sender(loaded, world.seed, Schedule(world.frames, world.sessions), world.sessions)
     async with DulyTarget(target) as server:
         await sender.open(server)
         await sender.run(time.monotonic_ns() + LEAD_NS, ANSWERS_S)
     if sender.endings:
-        raise TruthError(f"stream {sender.endings[0].stream}: {sender.endings[0].reason}")
+        raise LiveRunError(f"stream {sender.endings[0].stream}: {sender.endings[0].reason}")
     if missing := int((sender.record.outcome > FrameOutcome.FAILED).sum()):
         count = len(world.frames)
-        raise TruthError(f"{missing} of {count} frames had no outcome {ANSWERS_S:g} s after the last")
+        raise LiveRunError(f"{missing} of {count} frames had no outcome {ANSWERS_S:g} s after the last")
     return sender.record, sender.begin_ns
 
 
@@ -237,13 +237,13 @@ def _status(seen: Record) -> Statuses:
     return status
 
 
-def _compare(scenario: Scenario, took: Told, seed: int, seen: Record, stalls: Stalls) -> Truth:
+def _compare(scenario: Scenario, took: BatchTimes, seed: int, seen: Record, stalls: Stalls) -> SimVsLive:
     """`scenario`: what `simulated` is with."""
     live = build(scenario, seed)
     lag_ms = seen.lag_ns[_counting(live)] / 1e6
     p50, p99 = np.percentile(lag_ms, [50, 99]).tolist() if len(lag_ms) else (0.0, 0.0)
-    return Truth(
-        _side(live, _status(seen), seen.latency_ns, seen.batch_size),
+    return SimVsLive(
+        _world_outcome(live, _status(seen), seen.latency_ns, seen.batch_size),
         _simulated(live, live.service, NO_STALLS),
         # What the scheduler learnt at warm-up is the scenario's in both.
         _simulated(build(scenario, seed), took.service, stalls),
@@ -255,10 +255,10 @@ def _compare(scenario: Scenario, took: Told, seed: int, seen: Record, stalls: St
     )
 
 
-def _simulated(world: World, batch_times: Service, stalls: Stalls) -> Side:
+def _simulated(world: World, batch_times: Service, stalls: Stalls) -> WorldOutcome:
     frames = replace(world.frames, arrival_ns=stalls.after(world.frames.arrival_ns))
     run = simulate(Scheduler(), world.script, frames, world.model_of, batch_times)
-    return _side(world, run.status, run.resolved_ns - world.frames.arrival_ns, _batch_sizes(run))
+    return _world_outcome(world, run.status, run.resolved_ns - world.frames.arrival_ns, _batch_sizes(run))
 
 
 def _batch_sizes(run: Run) -> Counts:
@@ -269,7 +269,7 @@ def _counting(world: World) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
     return world.frames.arrival_ns >= round(world.scenario.warm_s * 1e9)
 
 
-def _side(world: World, status: Statuses, latency_ns: Ints, sizes: Counts) -> Side:
+def _world_outcome(world: World, status: Statuses, latency_ns: Ints, sizes: Counts) -> WorldOutcome:
     counting = _counting(world)
     status, sizes, stream_id = status[counting], sizes[counting], world.frames.stream_id[counting]
     by_number = np.bincount(status, minlength=max(OutcomeStatus) + 1).tolist()
@@ -279,7 +279,7 @@ def _side(world: World, status: Statuses, latency_ns: Ints, sizes: Counts) -> Si
     latency_ms = latency_ns[counting][on_time | (status == OutcomeStatus.LATE)] / 1e6
     p50, p99 = np.percentile(latency_ms, [50, 99]).tolist() if len(latency_ms) else (np.nan, np.nan)
     ran = sizes[sizes > 0]
-    return Side(
+    return WorldOutcome(
         len(status),
         {outcome.name: by_number[outcome] for outcome in OutcomeStatus},
         float(on_time.mean()) if len(status) else 1.0,

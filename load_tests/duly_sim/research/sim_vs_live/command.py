@@ -11,7 +11,7 @@ from rich.table import Table
 
 from duly.core.types import OutcomeStatus
 from duly.telemetry import configure_logging
-from duly_load.cli.options import Wrong
+from duly_load.cli.options import UsageError
 from duly_load.scenario.parsing import ScenarioError
 from duly_sim.research.sim_vs_live import both_worlds
 from duly_sim.scenario.simulated import Scenario, load_scenario
@@ -51,12 +51,12 @@ def sim_vs_live(scenario: Path, seed: int, seconds: float | None, lanes: str, po
         loaded = _lasting(load_scenario(scenario), seconds)
         both_worlds.check(loaded, lanes == "real")
     except ScenarioError as error:
-        raise Wrong(str(error)) from error
+        raise UsageError(str(error)) from error
     configure_logging("auto", "error")
     try:
         with Console(stderr=True).status(f"{loaded.name}: {loaded.duration_s:g} s live"):
             found = uvloop.run((both_worlds.real if lanes == "real" else both_worlds.sleeping)(loaded, seed))
-    except both_worlds.TruthError as error:
+    except both_worlds.LiveRunError as error:
         raise click.ClickException(str(error)) from error
     console = Console()
     console.print(_table(f"{loaded.name}, seed {seed}, {lanes} lanes", found))
@@ -81,13 +81,13 @@ def _lasting(scenario: Scenario, seconds: float | None) -> Scenario:
     if seconds is None:
         return scenario
     if seconds <= scenario.warm_s:
-        raise Wrong(f"--seconds: should be more than warm_s, which is {scenario.warm_s:g}, got {seconds:g}")
+        raise UsageError(f"--seconds: should be more than warm_s, which is {scenario.warm_s:g}, got {seconds:g}")
     if seconds > scenario.duration_s:
-        raise Wrong(f"--seconds: should be at most duration_s, which is {scenario.duration_s:g}, got {seconds:g}")
+        raise UsageError(f"--seconds: should be at most duration_s, which is {scenario.duration_s:g}, got {seconds:g}")
     return scenario.model_copy(update={"duration_s": seconds})
 
 
-def _table(title: str, found: both_worlds.Truth) -> Table:
+def _table(title: str, found: both_worlds.SimVsLive) -> Table:
     table = Table(title=title)
     table.add_column("")
     for heading in ("live", "simulated", "difference", "told", "difference"):

@@ -1,4 +1,4 @@
-"""A graph in ONNX Runtime on one thread, as `bare.json` beside the model tells it.
+"""A graph in ONNX Runtime on one thread, as `graph.json` beside the model tells it.
 
     {"file": "/models/m/1/model.onnx", "threads": 1, "inputs": {"x": "x"}, "outputs": {"y": "y"}}
 
@@ -14,12 +14,12 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
 import onnxruntime
 
 
-class BareSession:
+class GraphSession:
     """A model, ready to run."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` holds bare.json."""
-        said = json.loads((folder / "bare.json").read_text(encoding="utf-8"))
+        """`folder` holds graph.json."""
+        said = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
         self._inputs: dict[str, str] = said["inputs"]
         self._outputs: dict[str, str] = said["outputs"]
         options = onnxruntime.SessionOptions()
