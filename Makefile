@@ -70,7 +70,7 @@ release-image: $(READY) ## Keep the protocol as it is as the last release, for m
 	$(BIN)/buf build --exclude-source-info -o $(RELEASED)
 
 bench: $(READY) ## Measure against the transport's floor (BENCH_ARGS for options)
-	$(BIN)/python -m duly_load.bench $(BENCH_ARGS)
+	$(BIN)/duly-load bench $(BENCH_ARGS)
 
 CORE := $(filter-out %/__init__.py,$(wildcard server/duly/core/*.py server/duly/core/*/*.py))
 core: $(READY) ## Compile the scheduler in place with mypyc, 2-3 times as fast (needs a C compiler); core-clean undoes it
@@ -82,14 +82,14 @@ core-clean: ## Back to the scheduler in Python
 	rm -f $(CORE_BUILT)
 
 COMPILED_TESTS := tests/core tests/runtime tests/rpc \
-  $(patsubst %,tests/load/test_%.py,baselines bounds cli_sim grid replay simulator truth) \
+  $(patsubst %,tests/duly_sim/test_%.py,baselines bounds cli_run grid replay sim_vs_live simulator) \
   $(patsubst %,tests/e2e/test_%.py,admission law recording streaming variants)
 test-compiled: core ## The tests that touch the scheduler, with it compiled; then back to Python (PYTEST_ARGS for options)
 	@trap 'rm -f $(CORE_BUILT)' EXIT; trap 'exit 130' INT TERM; \
 	$(BIN)/python -m pytest --compiled $(COMPILED_TESTS) $(PYTEST_ARGS)
 
 grid: $(READY) ## Measure what the scheduler must show, in the simulator (GRID_ARGS for options)
-	$(BIN)/duly-load grid $(GRID_ARGS)
+	$(BIN)/duly-sim grid $(GRID_ARGS)
 
 compare: $(READY) ## Set duly beside Triton and the floor under overload, half an hour (COMPARE_ARGS for options)
 	$(BIN)/duly-load compare load_tests/scenarios/overload.toml --install --out build/compare \
@@ -104,7 +104,8 @@ wheel-check: $(READY) ## Build the wheel and try its base packages in an empty e
 	$(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheel .
 	@$(BIN)/python -m venv build/wheel/venv
 	build/wheel/venv/bin/pip install --quiet --quiet build/wheel/duly-*.whl
-	cd build/wheel && venv/bin/duly version && venv/bin/python -c 'import duly_client, duly_load'
+	cd build/wheel && venv/bin/duly version && venv/bin/python -c 'import duly_client, duly_load, duly_sim'
+	@! build/wheel/venv/bin/python -c 'import duly_sim.research' 2> /dev/null
 	@cd build/wheel && ! venv/bin/duly serve --models . 2> serve.txt && grep -F "pip install 'duly[cpu]'" serve.txt
 
 clean: core-clean ## Remove what can be made again, .venv included
