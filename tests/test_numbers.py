@@ -9,7 +9,7 @@ from duly.core.events import Advice
 from duly.core.types import BacklogPolicy, GapPolicy, OutcomeStatus, StreamClass
 from duly.v1 import inference_pb2
 from duly_client import Status
-from duly_load.outcomes import OWN_KINDS_FROM, FrameOutcome
+from duly_load.results.outcomes import OWN_KINDS_FROM, FrameOutcome
 
 
 def of_protocol(enum: EnumDescriptor, prefix: str) -> dict[str, int]:

@@ -15,16 +15,19 @@ from duly.config import ServerConfig, default_lanes, default_threads
 from duly.core.events import DrainRequested
 from duly.metrics import Gauges, Metrics, MetricsError, MetricsServer, serve_metrics
 from duly.models.repository import Repository
-from duly.rpc.control import ModelService, ServerService
+from duly.rpc.duly_v1.inference_service import InferenceService
+from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.server import Health, ListenError, Server, add_services, check_free, create_server, listen, message_limit
-from duly.rpc.streaming import Streams
-from duly.rpc.terms import Limits
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.driver import Driver
 from duly.runtime.loading import check_version
 from duly.runtime.models import WATCH_SECONDS, Models
 from duly.runtime.recording import RecordingWriter
 from duly.runtime.tasks import once, watch_over
+from duly.streams.limits import Limits, PrincipalLimits, ServerLimits, StreamLimits
+from duly.streams.open_streams import OpenStreams
+from duly.streams.stream import StreamHost
+from duly.streams.verdict import Verdicts
 from duly.telemetry import configure_logging
 from duly.worker.installed import BackendError, check_installed
 
@@ -55,7 +58,15 @@ class App:
         self._recording = _recording(config)
         self.failed = False
         """It ends because something broke that it can't mend: the exit status should say so."""
-        self.driver = Driver(self.metrics, config.payload_bytes_max, record=self._recording, fatal=self._fatal)
+        verdicts = Verdicts(self.metrics)
+        limits = _limits(config)
+        self.driver = Driver(
+            self.metrics,
+            limits.server.bytes_in_flight_max,
+            record=self._recording,
+            fatal=self._fatal,
+            unheard=verdicts.unheard,
+        )
         self.models = Models(
             Repository(config.models),
             self.driver,
@@ -66,18 +77,8 @@ class App:
             config.batch_timeout_ms,
         )
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
-        self._limits = Limits(
-            config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6), config.advice
-        )
-        self.streams = Streams(
-            self.driver,
-            self.models,
-            self.metrics,
-            self._admission,
-            self._limits,
-            config.streams_max,
-            config.slow_reader_timeout_s,
-        )
+        host = StreamHost(self.driver, self.models, verdicts, limits, config.advice)
+        self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
         self._server: Server | None = None
         self._health: Health | None = None
         self._metrics_server: MetricsServer | None = None
@@ -104,12 +105,11 @@ class App:
         await self.models.load_all()
         if not any(served.signature for served in self.models.served()):
             raise StartError(self._nothing_to_serve())
-        self.streams.message_bytes_max = self.models.message_bytes_max = message_limit(self.models.frame_bytes_max())
-        server = self._server = create_server(config.transport, self.streams)
+        message_bytes_max = self.models.message_bytes_max = message_limit(self.models.frame_bytes_max())
+        inference = InferenceService(self.streams, message_bytes_max)
+        server = self._server = create_server(config.transport, inference, config.streams_max, message_bytes_max)
         health = self._health = Health(server)
-        control = ServerService(
-            self.models, self.driver, self.streams, self.metrics, self._limits, config.streams_max, self.drain
-        )
+        control = ServerService(self.models, self.driver, self.streams, self.metrics, self.drain)
         add_services(server, ModelService(self.models, self.driver), control, config.reflection)
         try:
             self.address = listen(server, config.listen)
@@ -160,7 +160,7 @@ class App:
             self._recording.close()
 
     async def _do_drain(self, grace_ns: int) -> None:
-        _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.payloads))
+        _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))
         try:
             await self._tell_health()
             self.streams.drain()
@@ -169,7 +169,7 @@ class App:
                 async with asyncio.timeout(grace_ns / 1e9 + GRACE_SLACK_SECONDS):
                     await self.driver.drained()
             except TimeoutError:
-                _log.warning("the grace is over, what runs is given up", frames_in_flight=len(self.driver.payloads))
+                _log.warning("the grace is over, what runs is given up", frames_in_flight=len(self.driver.held))
                 self.models.replace_no_more()
                 self.driver.stop_running("the server stopped while the frame ran")
             self.streams.end_all()
@@ -196,9 +196,9 @@ class App:
             self.metrics.loop_lag(max(0, clock() - due_ns))
 
     def _gauges(self) -> Gauges:
-        payloads = self.driver.payloads
+        held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
-        return Gauges(waiting, len(payloads), payloads.bytes, self.streams.open_by_model())
+        return Gauges(waiting, len(held), held.bytes, self.streams.by_model())
 
     def _nothing_to_serve(self) -> str:
         failures = [f"{served.key}: {served.error}" for served in self.models.served()]
@@ -213,6 +213,14 @@ async def _look(look: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(WATCH_SECONDS)
         look()
+
+
+def _limits(config: ServerConfig) -> Limits:
+    return Limits(
+        StreamLimits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6)),
+        PrincipalLimits(config.principal_streams_max, config.principal_bytes_in_flight_max),
+        ServerLimits(config.streams_max, config.payload_bytes_max),
+    )
 
 
 def _recording(config: ServerConfig) -> RecordingWriter | None:

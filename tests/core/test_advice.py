@@ -14,9 +14,9 @@ from duly.core.advice import AGAIN_NS, PERIOD_NS_MAX, REVERSAL_NS
 from duly.core.events import Advice, AdviseStream
 from duly.core.scheduler import Scheduler
 from duly.core.types import OutcomeStatus
-from duly_load.scenario import Scenario
-from duly_load.simulator.engine import Run
-from duly_load.simulator.world import World, build
+from duly_sim.scenario.simulated import Scenario
+from duly_sim.simulator.engine import Run
+from duly_sim.simulator.world import World, build
 
 SINGLES = {"name": "single", "batch_max": 4, "variants": [{"linear": {"first_ms": 9, "next_ms": 9}}]}
 """Some 110 frames a second, whatever the batch."""

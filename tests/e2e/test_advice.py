@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from duly_client import Advice, Client, Status
-from duly_load.simulator.replay import replay
+from duly_sim.simulator.replay import replay
 from tests import graphs
 from tests.e2e.serving import serving
 

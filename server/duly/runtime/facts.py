@@ -16,7 +16,6 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
 )
-from duly.core.types import StreamTerms
 
 
 class Facts:
@@ -57,11 +56,8 @@ class Facts:
         """All lanes are given up."""
         self._lanes.clear()
 
-    def terms(self, stream_id: int) -> StreamTerms | None:
-        opened = self._streams.get(stream_id)
-        return opened.terms if opened is not None else None
-
     def advised_streams(self) -> list[int]:
+        """Returns the open streams that may have been told to slow down."""
         return [stream_id for stream_id, opened in self._streams.items() if opened.terms.advise]
 
     def stateful_streams(self) -> list[int]:

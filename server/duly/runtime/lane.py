@@ -1,12 +1,12 @@
 """What the driver needs of a worker: the process behind `runtime/workers`, or a fake lane in tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from duly.core.events import DispatchBatch, WarmLane
+from duly.runtime.held_frames import InputData
 from duly.runtime.outcome import Output
-from duly.runtime.payloads import Payload
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class LaneWorker(Protocol):
     def busy(self) -> bool:
         """A batch runs that was not reported."""
 
-    def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
         """Starts the batch; its end is reported to `Driver.batch_ended`. False: the worker is gone, nothing started.
 
         Raises where the batch can't be handed over; nothing started then, either.

@@ -1,0 +1,198 @@
+"""ModelService and ServerService: models coming and going, statistics, drain."""
+
+import asyncio
+import importlib.metadata
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeAlias
+
+import grpc
+
+from duly.core.types import StreamClass
+from duly.metrics import Metrics
+from duly.rpc.duly_v1.codec import tensor_spec
+from duly.rpc.errors import abort, guarded
+from duly.runtime.driver import Driver
+from duly.runtime.models import Models, Served
+from duly.streams.errors import CallError
+from duly.streams.open_streams import OpenStreams
+from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
+
+WATCH_NS_MIN = 100_000_000
+WATCH_NS_DEFAULT = 1_000_000_000
+DRAIN_NS_MAX = 600 * 10**9
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+class ModelService(model_pb2_grpc.ModelServiceServicer):
+    def __init__(self, models: Models, driver: Driver) -> None:
+        self._models = models
+        self._driver = driver
+
+    @guarded
+    async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
+        return model_pb2.ListModelsResponse(models=[self._describe(name) for name in self._models.names()])
+
+    @guarded
+    async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
+        if request.name not in self._models.names():
+            self._models.find(request.name)
+        return model_pb2.GetModelResponse(model=self._describe(request.name))
+
+    @guarded
+    async def LoadModel(self, request: model_pb2.LoadModelRequest, context: Context) -> model_pb2.LoadModelResponse:
+        await self._models.load(request.name, request.version)
+        return model_pb2.LoadModelResponse(model=self._describe(request.name))
+
+    @guarded
+    async def UnloadModel(
+        self, request: model_pb2.UnloadModelRequest, context: Context
+    ) -> model_pb2.UnloadModelResponse:
+        await self._models.unload(request.name, request.version)
+        return model_pb2.UnloadModelResponse()
+
+    @guarded
+    async def ActivateVersion(
+        self, request: model_pb2.ActivateVersionRequest, context: Context
+    ) -> model_pb2.ActivateVersionResponse:
+        if not request.version:
+            raise CallError("INVALID_REQUEST", "version: should be the number of a loaded version", "version")
+        self._models.activate(request.name, request.version)
+        return model_pb2.ActivateVersionResponse(model=self._describe(request.name))
+
+    async def WatchModels(
+        self, request: model_pb2.WatchModelsRequest, context: Context
+    ) -> AsyncIterator[model_pb2.WatchModelsResponse]:
+        told: dict[str, bytes] = {}
+        async for names in self._models.changes():
+            for name in told.keys() - set(names):
+                del told[name]
+                yield model_pb2.WatchModelsResponse(model=model_pb2.Model(name=name), removed=True)
+            for name in names:
+                model = self._describe(name)
+                state = model.SerializeToString(deterministic=True)
+                if told.get(name) != state:
+                    told[name] = state
+                    yield model_pb2.WatchModelsResponse(model=model)
+
+    def _describe(self, name: str) -> model_pb2.Model:
+        active = self._models.active(name)
+        versions = self._models.versions(name)
+        model = model_pb2.Model(
+            name=name,
+            active_version=active.version.version if active else "",
+            versions=[self._version(served) for served in versions],
+            description=versions[0].version.config.description if versions else "",
+        )
+        if name in self._models.problems:
+            model.versions.add(state=model_pb2.MODEL_STATE_FAILED, error=self._models.problems[name])
+        return model
+
+    def _version(self, served: Served) -> model_pb2.ModelVersion:
+        config, signature = served.version.config, served.signature
+        message = model_pb2.ModelVersion(
+            version=served.version.version,
+            state=int(served.state),  # type: ignore[arg-type]  # equal numbers
+            error=served.error,
+            default_budget_nano=int(config.default_budget_ms * 1e6),
+            default_class=int(StreamClass[config.default_class]),  # type: ignore[arg-type]
+        )
+        if signature is not None:
+            message.inputs.extend(map(tensor_spec, signature.inputs))
+            message.outputs.extend(map(tensor_spec, signature.outputs))
+            message.stateful = signature.stateful
+            for variant, providers in zip(config.variants, served.providers, strict=True):
+                described = message.variants.add(name=variant.name, accuracy=variant.accuracy, providers=providers)
+                for lane in self._models.lanes:
+                    planned = self._driver.scheduler.planned_ns(served.key, lane, variant.name)
+                    for batch_size, planned_ns in enumerate(planned, start=1):
+                        described.profile.add(lane=lane, batch_size=batch_size, planned_nano=planned_ns)
+        return message
+
+
+class ServerService(server_pb2_grpc.ServerServiceServicer):
+    def __init__(
+        self,
+        models: Models,
+        driver: Driver,
+        streams: OpenStreams,
+        metrics: Metrics,
+        drain: Callable[[int], "asyncio.Future[None]"],
+    ) -> None:
+        """`drain(grace_ns)`: begins to drain, 0 for the server's own grace; done when every frame is answered."""
+        self._models = models
+        self._driver = driver
+        self._streams = streams
+        self._metrics = metrics
+        self._drain = drain
+        self._started_ns = driver.clock()
+
+    @guarded
+    async def GetServerInfo(
+        self, request: server_pb2.GetServerInfoRequest, context: Context
+    ) -> server_pb2.GetServerInfoResponse:
+        limits = self._streams.limits
+        return server_pb2.GetServerInfoResponse(
+            server_version=importlib.metadata.version("duly"),
+            server_time_unix_nano=time.time_ns(),
+            lanes=self._lanes(),
+            streams_max=limits.server.streams_max,
+            frames_in_flight_max=limits.stream.frames_in_flight_max,
+            bytes_in_flight_max=limits.stream.bytes_in_flight_max,
+            message_bytes_max=self._models.message_bytes_max,
+            draining=self._streams.draining,
+        )
+
+    @guarded
+    async def GetStatistics(
+        self, request: server_pb2.GetStatisticsRequest, context: Context
+    ) -> server_pb2.GetStatisticsResponse:
+        return server_pb2.GetStatisticsResponse(statistics=self._statistics())
+
+    async def WatchStatistics(
+        self, request: server_pb2.WatchStatisticsRequest, context: Context
+    ) -> AsyncIterator[server_pb2.WatchStatisticsResponse]:
+        period_ns = request.period_nano or WATCH_NS_DEFAULT
+        if period_ns < WATCH_NS_MIN:
+            text = f"period_nano: should be 0 or at least {WATCH_NS_MIN}, got {period_ns}"
+            await abort(context, CallError("INVALID_REQUEST", text, "period_nano"))
+        while True:
+            yield server_pb2.WatchStatisticsResponse(statistics=self._statistics())
+            await asyncio.sleep(period_ns / 1e9)
+
+    @guarded
+    async def Drain(self, request: server_pb2.DrainRequest, context: Context) -> server_pb2.DrainResponse:
+        if not 0 <= request.grace_nano <= DRAIN_NS_MAX:
+            text = f"grace_nano: should be 0 to {DRAIN_NS_MAX}, got {request.grace_nano}"
+            raise CallError("INVALID_REQUEST", text, "grace_nano")
+        await asyncio.shield(self._drain(request.grace_nano))
+        return server_pb2.DrainResponse()
+
+    def _lanes(self) -> list[server_pb2.Lane]:
+        up_ns = max(1, self._driver.clock() - self._started_ns)
+        return [
+            server_pb2.Lane(name=lane, busy_ratio=self._metrics.lane_busy_ns(lane) / up_ns)
+            for lane in self._models.lanes
+        ]
+
+    def _statistics(self) -> server_pb2.Statistics:
+        statistics = server_pb2.Statistics(
+            server_time_unix_nano=time.time_ns(),
+            streams_open=len(self._streams),
+            frames_in_flight=len(self._driver.held),
+            bytes_in_flight=self._driver.held.bytes,
+            lanes=self._lanes(),
+            wasted_nano=self._metrics.wasted_ns(),
+        )
+        waiting = self._driver.scheduler.frames_waiting_by_model()
+        by_model: dict[str, Any] = {}
+        for name in [served.key for served in self._models.served()]:
+            batches, frames = self._metrics.batches(name)
+            by_model[name] = statistics.models.add(
+                model=name, batches=batches, batched_frames=frames, frames_waiting=waiting.get(name, 0)
+            )
+        for name, status, cls, frames in self._metrics.counts():
+            if name in by_model:
+                by_model[name].outcomes.add(status=int(status), stream_class=int(cls), frames=frames)
+        return statistics

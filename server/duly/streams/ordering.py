@@ -1,0 +1,85 @@
+"""In which order the outcomes of one stream leave: a small filter between the runtime and the wire for each policy."""
+
+from collections import deque
+from enum import IntEnum
+from typing import Protocol
+
+from duly.core import fates
+from duly.core.fates import RESULTS
+from duly.runtime.outcome import Outcome
+
+
+class OrderingPolicy(IntEnum):
+    """The numbers are those of the wire protocol."""
+
+    ARRIVAL = 1
+    UNORDERED = 2
+    MONOTONIC = 3
+
+
+class Ordering(Protocol):
+    def arrived(self, frame_id: int) -> None:
+        """A frame came; its outcome will be pushed exactly once."""
+
+    def push(self, outcome: Outcome) -> list[Outcome]:
+        """What may leave now, in order."""
+
+    def release(self) -> list[Outcome]:
+        """What was held back: nothing more will be pushed."""
+
+
+class Arrival:
+    """In the order in which the frames came. Holds at most as many outcomes as frames may be in flight."""
+
+    def __init__(self) -> None:
+        self._order: deque[int] = deque()
+        self._held: dict[int, Outcome] = {}
+
+    def arrived(self, frame_id: int) -> None:
+        self._order.append(frame_id)
+
+    def push(self, outcome: Outcome) -> list[Outcome]:
+        self._held[outcome.held.frame.frame_id] = outcome
+        leaving: list[Outcome] = []
+        while self._order and self._order[0] in self._held:
+            leaving.append(self._held.pop(self._order.popleft()))
+        return leaving
+
+    def release(self) -> list[Outcome]:
+        held = [self._held[frame_id] for frame_id in self._order if frame_id in self._held]
+        self._held.clear()
+        return held
+
+
+class Monotonic:
+    """As soon as it is known, but a result older than one already delivered is withheld: nobody can use it any more."""
+
+    def __init__(self) -> None:
+        self._newest = -1
+
+    def arrived(self, frame_id: int) -> None: ...
+
+    def push(self, outcome: Outcome) -> list[Outcome]:
+        if outcome.status in RESULTS:
+            frame_id = outcome.held.frame.frame_id
+            if frame_id < self._newest:
+                outcome.turned_out = fates.OUTRUN
+                outcome.reason = fates.OUTRUN.says(newer=self._newest)
+                outcome.outputs = None
+            else:
+                self._newest = frame_id
+        return [outcome]
+
+    def release(self) -> list[Outcome]:
+        return []
+
+
+def ordering(policy: OrderingPolicy) -> Ordering | None:
+    """None: outcomes leave as soon as they are known."""
+    match policy:
+        case OrderingPolicy.ARRIVAL:
+            return Arrival()
+        case OrderingPolicy.MONOTONIC:
+            return Monotonic()
+        case OrderingPolicy.UNORDERED:
+            return None
