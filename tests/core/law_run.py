@@ -84,6 +84,8 @@ class Host:
             if turn > turns_max // 2:
                 happens.append(Host.drain)
             self.random.choice(happens)(self)
+        if turns_max == TURNS_MAX and self.calm and self.random.random() < 0.4:
+            self.operate_long()
         self.end()
 
     # ---- traffic ----
@@ -111,7 +113,7 @@ class Host:
             principal=r.choice(["", "north", "south"]),
             floor_frames=r.randint(0, window),
             floor_window=window,
-            advise=r.random() < 0.7,
+            advise=stream_id % 4 > 0,
         )
         self._step(StreamOpened(stream_id, terms))
 
@@ -160,8 +162,9 @@ class Host:
     def operate_long(self) -> None:
         """Long enough for streams to be told to slow down, and then that there is room."""
         streams = list(self.streams)
-        self._traffic(streams, self.random.randint(2 * MS, 12 * MS), self.random.randint(200, 500))
-        self._traffic(streams[:1], self.random.randint(50 * MS, 200 * MS), 50)
+        gap_ns = self.random.randint(MS, 10 * MS)
+        self._traffic(streams, gap_ns, 4000 * MS // gap_ns)
+        self._traffic(streams, 10 * gap_ns, 6000 * MS // (10 * gap_ns))
 
     def operate(self) -> None:
         """A stretch of traffic: frames come at some rate, batches end about when planned, timers fire in time."""
@@ -326,26 +329,26 @@ class Host:
 
 
 USUAL: tuple[Callable[[Host], None], ...] = (
-    *[Host.operate] * 8,
-    Host.operate_long,
-    *[Host.frames_arrive] * 12,
-    *[Host.batch_finishes] * 8,
-    *[Host.time_passes] * 4,
-    *[Host.open_stream] * 2,
-    *[Host.frame_refused] * 2,
-    *[Host.turned_out] * 2,
-    *[Host.cancel] * 2,
-    *[Host.close_stream] * 2,
-    *[Host.timer] * 2,
+    *[Host.operate] * 4,
+    *[Host.frames_arrive] * 6,
+    *[Host.batch_finishes] * 4,
+    *[Host.time_passes] * 2,
+    Host.open_stream,
+    Host.frame_refused,
+    Host.turned_out,
+    Host.cancel,
+    Host.close_stream,
+    Host.timer,
 )
 FAULTS: tuple[Callable[[Host], None], ...] = (
-    *[Host.batch_fails] * 2,
-    *[Host.batch_reported_twice] * 2,
-    *[Host.lane_up] * 2,
-    *[Host.lane_down] * 2,
-    *[Host.model_ready] * 4,
-    *[Host.model_gone] * 2,
-    *[Host.new_version] * 2,
+    Host.batch_fails,
+    Host.batch_reported_twice,
+    Host.lane_up,
+    Host.lane_down,
+    Host.model_ready,
+    Host.model_ready,
+    Host.model_gone,
+    Host.new_version,
 )
 
 

@@ -48,8 +48,9 @@ class Seen:
         """The share of those frames."""
         return float((self.run.status[self.frames(name, from_s, to_s)] == OutcomeStatus.ON_TIME).mean())
 
-    def rate(self, name: str = "", from_s: float = 0.0, to_s: float = 1e9) -> float:
-        """Frames on time for each second."""
+    def rate(self, name: str = "", from_s: float = 0.0, to_s: float = 0.0) -> float:
+        """Frames on time for each second, to the end where `to_s` is 0."""
+        to_s = to_s or self.world.scenario.duration_s
         return self.on_time(name, from_s, to_s) * self.frames(name, from_s, to_s).sum() / (to_s - from_s)
 
     def told(self, name: str = "") -> dict[str, list[tuple[int, AdviseStream]]]:

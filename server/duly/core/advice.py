@@ -67,14 +67,14 @@ STEP_NS = 2_500_000_000
 DWELL_MIN_NS, DWELL_MAX_NS = 4_000_000_000, 64_000_000_000
 """From a cut to the next step without knowing; doubled by a cut within RELAPSE_NS of a step, else back to the least."""
 RELAPSE_NS = 16_000_000_000
-FIT_WINDOWS = 2
+FIT_WINDOWS = 3
 """The demand fits for so many windows: the limit is gone."""
-RATE_GAIN = 0.3
-"""Weight of the newest window in a stream's rate."""
-UNUSED = 0.7
-"""A stream that uses less than this part of what it may send asks for no more than it sends."""
-SPARE = 1.2
-"""What it may send so much more of it asks for."""
+RATE_GAIN_UP, RATE_GAIN_DOWN = 0.6, 0.3
+"""Weight of the newest window in a stream's rate, where it is more and where it is less than that."""
+UNUSED = 0.6
+"""A stream that uses less than this part of what it may send asks for little more than it sends."""
+SPARE = 1.3
+"""By what rates vary: so much more a stream asks for that does not use its part, and so much more follows advice."""
 CHANGE_MIN = 0.13
 """Advice that differs less from the last is not given."""
 CHANGE_IGNORED_MIN = 0.5
@@ -261,7 +261,7 @@ def _measure(stream: StreamState, now_ns: int, elapsed_ns: int) -> None:
         stated = stream.terms.period_ns if pace.told_ns < 0 else 0
         pace.rate = max(rate, 1e9 / stated) if stated > 0 else rate
     else:
-        pace.rate += (rate - pace.rate) * RATE_GAIN
+        pace.rate += (rate - pace.rate) * (RATE_GAIN_UP if rate > pace.rate else RATE_GAIN_DOWN)
     allowed = 1e9 / pace.period_ns if pace.period_ns else 0.0
     # A frame or two more or less in a window may be its phase.
     pace.follows = pace.rate <= allowed * SPARE + 2e9 / elapsed_ns
@@ -291,8 +291,10 @@ def _set_limit(now_ns: int, group: _Group, lanes_full: bool) -> None:
         seen = max((rate + before) / 2 * HEADROOM, len(group.streams) * 1e9 / PERIOD_NS_MAX)
         if not group.limit or seen < group.limit or seen > group.limit * (1 + CHANGE_IGNORED_MIN):
             group.limit = seen
-        relapsed = now_ns - group.raised_ns < RELAPSE_NS
-        group.dwell_ns = min(2 * group.dwell_ns, DWELL_MAX_NS) if relapsed else DWELL_MIN_NS
+        if now_ns - group.raised_ns < RELAPSE_NS:
+            group.dwell_ns = min(2 * group.dwell_ns, DWELL_MAX_NS)
+        elif now_ns - group.cut_ns > RELAPSE_NS + group.dwell_ns:
+            group.dwell_ns = DWELL_MIN_NS
         group.raised_ns = now_ns - RELAPSE_NS
         group.cut_ns = now_ns
         group.step = STEP_MIN
