@@ -1,35 +1,37 @@
 """When streams are told to send less often, and when they may send more again.
 
-Theory. A frame that is shed costs what it takes to receive it, and where lanes and transport share processors that is
-paid in results: with frames of 600 KB on two cores, receiving what three times the load brings takes a third of the
-goodput. Only its sender can save that. So the scheduler tells a stream the period that would be served, and a client
-that follows thins its frames at the source.
+Theory. A frame that is shed costs what it takes to receive it. Where lanes and transport share processors, that is paid
+for in results: with frames of 600 KB on two cores, three times the load leaves up to a third less goodput. Only the
+sender can save that cost. So the scheduler tells a stream the period that would be served, and a client that follows
+keeps the other frames back.
 
-Streams of one model and class are one group, since the classes before them take what they need and the scheduler keeps
-models apart by value. A group has a limit in frames a second, or none:
+The streams of one model and class are one group: classes go in order, and models are kept apart by value density. A
+group has a limit in frames a second, or none:
 
-    none --> overloaded ....... the rate at which its frames were served on time meanwhile
+    none --> overloaded ....... limited to the rate at which its frames are served on time
          <-- demand fits ...... all are told to send as they like
-    limit -> overloaded ....... the rate that is served now
-          -> room ............. raised to what fills the lanes, else by a step every now and then
+    limit -> overloaded ....... cut to the rate that is served now
+          -> lanes idle ....... raised by as much as fills them
+          -> hardly a miss .... raised by a step now and then
 
-A group is overloaded while a lasting part of its frames is missed and its lanes have no time left: the rate that is
-served then is what the lanes hold, at the batches, the noise and the costs of the transport as they are. No model of
-them is needed (so TCP finds its share: Chiu and Jain, 1989; Jacobson, 1988). It is raised in steps, and each step that
-does not last doubles the time to the next, so that advice does not swing. Few misses are left alone: a limit a little
-above what is served keeps the lanes busy.
+A group is overloaded while a lasting part of its frames is missed and its lanes have no time left. What is served then
+is what the lanes hold, with the batches, the noise and the costs of the transport as they are; no model of them is
+needed. TCP finds its share in the same way (Jacobson, 1988; Chiu and Jain, 1989). A step that does not last doubles the
+time to the next one, so that advice does not swing. Few misses are let be: a limit a little above what is served keeps
+the lanes busy.
 
-The limit is divided as the scheduler divides the lanes (`merit`). Among principals it is max-min fairness (Bertsekas
-and Gallager, 1992, section 6.5): who asks for less than the level gets it, the others get the level. The streams of one
-principal keep the same part of what they ask for, but one with a floor of m in k keeps that share first. What a stream
-asks for is its rate before it was slowed down, unless it does not use what it may: followers do not show any more what
-they would send. Their frames count for more instead (`Merit.thinned`), so nobody is served less for following.
+The limit is divided as the scheduler divides the lanes (`merit`). Principals share by max-min fairness (Bertsekas and
+Gallager, 1992, section 6.5): who asks for less than the level gets it, and the others get the level. The streams of one
+principal all keep the same part of what they ask for, after the floors: a stream with a floor of m in k keeps that part
+of its rate first. A stream asks for the rate that it had before it was slowed down, as a follower no longer shows what
+it would send, unless it does not use what it may. The frames of followers count for those that they keep back
+(`Merit.thinned`), so that nobody is served less for following.
 
-A CRITICAL group is overloaded only if its lanes serve no other class. Streams of stateful models are never slowed
-down, since their state needs every frame. Frames that were hopeless when they came do not count: they say nothing about
-the lanes.
+A CRITICAL group is overloaded only if its lanes serve no other class. Streams of stateful models are never slowed down,
+as their state needs every frame. Frames that were hopeless when they came do not count, as they say nothing about the
+lanes.
 
-Out of scope: what the host refuses itself (bytes in flight, malformed frames), and how late clients follow.
+Out of scope: frames that the host refuses itself (bytes in flight, malformed frames), and clients that follow late.
 """
 
 from collections.abc import Mapping
@@ -39,52 +41,57 @@ from duly.core.state import LaneState, ModelState, StreamPace, StreamState
 from duly.core.types import StreamClass
 
 TICK_NS = 1_000_000_000
-"""How often the streams are gone through."""
+"""The counts of all streams are taken this often."""
 WINDOW_FRAMES = 16
 WINDOW_TICKS_MAX = 4
-"""A group is judged at the tick when so many frames have ended, or so many ticks have passed."""
+"""The window of a group ends with the tick at which this many frames have ended, or after this many ticks."""
 MISSED_HIGH = 0.22
-"""More than this share of the frames missed in two windows in a row: overload. A step up misses less than that."""
+"""A group that misses more than this share of its frames in two windows in a row is overloaded. The first step up costs
+less than that.
+"""
 MISSED_AGAIN = 0.4
-"""The same for a group that has a limit. Frames that come close together, or that lose against cheaper ones, are missed
-at any rate; lowering the limit for these would lower what is served, over and over."""
+"""The same share for a group that has a limit. Frames that come close together, or that lose against cheaper ones, are
+missed at any rate, and cutting the limit for these would lower what is served over and over."""
 MISSED_LOW = 0.06
-"""No more than this: there may be room."""
+"""Where no more than this share is missed there may be room."""
 HEADROOM = 1.1
-"""A limit is so much more than what was served: batches are fuller, and lanes busier, with a little to choose from."""
+"""A limit is this many times what was served: with some frames to choose from, batches are fuller and lanes busier."""
 IDLE_FULL = 0.15
 """Lanes that are idle for more than this share of the time are not what frames are missed for."""
 IDLE_ROOM = 0.25
-"""From this on the idle time says how much more would fit."""
+"""Lanes that are idle for more than this share show how much more would fit."""
 BUSY_AIM = 0.9
+"""A limit is raised to keep such lanes busy for this share of the time."""
 GROWTH_MAX = 4.0
-"""In one window."""
+"""No window raises a limit by more than this factor."""
 STEP_MIN, STEP_MAX = 1.15, 1.6
-"""By what a limit is raised without knowing; each step that lasts is followed by a larger one."""
+"""Factors of a step, which raises a limit where nothing says how much more would fit."""
 STEP_GROWTH = 1.5
+"""By this factor a step is larger than the last one, if that lasted."""
 STEP_NS = 2_500_000_000
-"""Between two steps: the first has to be told, followed and seen."""
+"""Steps are this far apart: the one before has to be told, followed and seen."""
 DWELL_MIN_NS, DWELL_MAX_NS = 4_000_000_000, 64_000_000_000
-"""From a cut to the next step without knowing; doubled by a cut within RELAPSE_NS of a step, else back to the least."""
+"""A cut is followed by no step for this long; a cut within RELAPSE_NS of a step doubles it."""
 RELAPSE_NS = 16_000_000_000
 FIT_WINDOWS = 3
-"""The demand fits for so many windows: the limit is gone."""
+"""A limit ends when the demand has fitted into it for this many windows in a row."""
 RATE_GAIN_UP, RATE_GAIN_DOWN = 0.6, 0.3
 """Weight of the newest window in a stream's rate, where it is more and where it is less than that."""
 UNUSED = 0.6
-"""A stream that uses less than this part of what it may send asks for little more than it sends."""
+"""A stream that sends less than this part of what it may asks for little more than it sends."""
 SPARE = 1.3
-"""By what rates vary: so much more a stream asks for that does not use its part, and so much more follows advice."""
+"""Rates vary by this factor: a stream that sends this much more than it may still follows, and one that does not use
+what it may asks for this much more than it sends."""
 CHANGE_MIN = 0.13
-"""Advice that differs less from the last is not given."""
+"""Advice is given only if the period differs by this share or more."""
 CHANGE_IGNORED_MIN = 0.5
-"""The same for a stream that ignores it."""
+"""The same share for a stream that ignores advice."""
 AGAIN_NS = 2_000_000_000
-"""Between two pieces of advice to one stream."""
+"""Two pieces of advice to one stream are at least this far apart."""
 REVERSAL_NS = 4_000_000_000
-"""From a SPEED_UP to a SLOW_DOWN, and the other way round."""
+"""The same time where one says to slow down and the other to speed up."""
 PERIOD_NS_MAX = 2_000_000_000
-"""Nobody is told to send less often than this: who sends nothing never learns that there is room."""
+"""Nobody is told to send less often than this: who sends nothing never shows that there is room."""
 
 
 class _Group:
@@ -117,9 +124,9 @@ class _Group:
         self.served_before = -1.0
         """Frames a second served in the window before, if that was overloaded; -1: it was not."""
         self.settling = False
-        """Advice was given in the last window: its frames are not those that the advice asks for."""
+        """Many streams were given advice at the end of the last window: this one does not show yet what comes of it."""
         self.lanes: set[str] = set()
-        """Those that serve it."""
+        """Lanes that serve the model."""
         self.missed_before = 0.0
         """Share of its frames that were missed in the last window."""
         self.fits = 0
@@ -129,7 +136,7 @@ class _Group:
         self.cut_ns = 0
         """When the limit was last set by overload."""
         self.raised_ns = -RELAPSE_NS
-        """When it was last raised by a step."""
+        """When the limit was last raised by a step."""
         self.begin()
 
     def begin(self) -> None:
@@ -137,13 +144,13 @@ class _Group:
         self.served = self.missed = self.ticks = 0
         self.elapsed_ns = 0
         self.idle = 0.0
-        """Sum over the ticks of the share of time that its lanes were idle."""
+        """Sum over the ticks of the share of time that the lanes were idle."""
         self.others_served = False
-        """Its lanes served another class meanwhile."""
+        """Whether the lanes of a CRITICAL group served another class meanwhile."""
 
 
 class Adviser:
-    """Goes through the streams every TICK_NS."""
+    """Decides what all streams are told."""
 
     __slots__ = ("_groups", "_idle_ns", "_ticked_ns", "due_ns")
 
@@ -152,9 +159,9 @@ class Adviser:
         """`tick` is to be called with the first event from then on."""
         self._ticked_ns = -1
         self._groups: dict[tuple[str, StreamClass], _Group] = {}
-        """Those with open streams."""
+        """The groups that have open streams."""
         self._idle_ns: dict[str, int] = {}
-        """Idle time of each lane in all, at the last tick."""
+        """By lane, how long it had been idle in all at the last tick."""
 
     def tick(
         self,
@@ -163,12 +170,12 @@ class Adviser:
         models: Mapping[str, ModelState],
         lanes: Mapping[str, LaneState],
     ) -> list[AdviseStream]:
-        """What to tell whom now. Begins the streams' counts anew."""
+        """Returns what is to be told now, and begins the streams' counts anew."""
         elapsed_ns = now_ns - self._ticked_ns if self._ticked_ns >= 0 else 0
         self._ticked_ns, self.due_ns = now_ns, now_ns + TICK_NS
         idle = self._idle_shares(now_ns, elapsed_ns, lanes)
         self._gather(streams)
-        # Lanes that others than CRITICAL streams were served by.
+        # Lanes that have served streams of other classes than CRITICAL.
         shared: set[str] = set()
         for (name, stream_class), group in self._groups.items():
             model = models.get(name)
@@ -195,8 +202,8 @@ class Adviser:
         return advice
 
     def _lanes_full(self, stream_class: StreamClass, group: _Group) -> bool:
-        """Whether frames of another group that is as critical were missed on its lanes: more for one is less for the
-        other.
+        """Whether another group that is as critical misses frames on the same lanes, so that more for one is less for
+        the other.
         """
         return any(
             other is not group and other_class <= stream_class and other.missed_before > MISSED_LOW
@@ -205,7 +212,7 @@ class Adviser:
         )
 
     def _gather(self, streams: Mapping[int, StreamState]) -> None:
-        """The streams of each group, as they are now."""
+        """Puts the open streams into their groups, as streams change their model."""
         for group in self._groups.values():
             group.streams.clear()
         for stream_id, stream in streams.items():
@@ -218,7 +225,7 @@ class Adviser:
             del self._groups[key]
 
     def _idle_shares(self, now_ns: int, elapsed_ns: int, lanes: Mapping[str, LaneState]) -> dict[str, float]:
-        """By lane that is up, the share of the time since the last tick that it ran nothing."""
+        """Returns by lane that is up the share of the time since the last tick in which it ran nothing."""
         idle_ns = {
             name: lane.idle_ns + (now_ns - lane.ended_ns if lane.batch_id is None else 0)
             for name, lane in lanes.items()
@@ -232,7 +239,7 @@ class Adviser:
 
 
 def _judged(now_ns: int, group: _Group, lanes_full: bool) -> list[AdviseStream]:
-    """The end of a window."""
+    """Ends a window: returns what the streams of the group are told."""
     for _, stream in group.streams:
         _measure(stream, now_ns, group.elapsed_ns)
     _set_limit(now_ns, group, lanes_full)
@@ -243,29 +250,29 @@ def _judged(now_ns: int, group: _Group, lanes_full: bool) -> list[AdviseStream]:
             told = _advice(now_ns, stream_id, stream.pace, caps.get(stream_id, 0.0))
             if told is not None:
                 advice.append(told)
-                _weigh(stream)  # it is expected to follow
+                _weigh(stream)
     group.settling = len(advice) * 4 > len(group.streams)
     return advice
 
 
 def _measure(stream: StreamState, now_ns: int, elapsed_ns: int) -> None:
-    """What the stream sends, and what it would send."""
+    """Notes what the stream sends, and what it would send."""
     pace = stream.pace
     rate = pace.arrived * 1e9 / elapsed_ns
     pace.arrived = 0
     if pace.told_ns >= 0 and now_ns - pace.told_ns <= elapsed_ns:
-        pace.rate = -1.0  # it was told at the beginning of the window, and is measured from the next on
+        pace.rate = -1.0  # it was told when the window began, and follows within it
         return
     if pace.rate < 0:
-        # It may have opened in the middle of the window.
+        # The stream may have opened in the middle of the window.
         stated = stream.terms.period_ns if pace.told_ns < 0 else 0
         pace.rate = max(rate, 1e9 / stated) if stated > 0 else rate
     else:
         pace.rate += (rate - pace.rate) * (RATE_GAIN_UP if rate > pace.rate else RATE_GAIN_DOWN)
     allowed = 1e9 / pace.period_ns if pace.period_ns else 0.0
     # A frame or two more or less in a window may be its phase.
-    pace.follows = pace.rate <= allowed * SPARE + 2e9 / elapsed_ns
-    if not allowed or not pace.follows:
+    pace.follows = allowed > 0 and pace.rate <= allowed * SPARE + 2e9 / elapsed_ns
+    if not pace.follows:
         pace.natural = pace.rate  # nothing holds it back, or it ignores what does
     _weigh(stream)
     pace.demand = pace.natural
@@ -274,12 +281,13 @@ def _measure(stream: StreamState, now_ns: int, elapsed_ns: int) -> None:
 
 
 def _weigh(stream: StreamState) -> None:
-    """Its frames count for those that it keeps back."""
+    """Lets the frames of a follower count for those that it keeps back."""
     pace = stream.pace
     stream.merit.thinned(max(0.0, pace.natural * pace.period_ns / 1e9 - 1) if pace.follows else 0.0)
 
 
 def _set_limit(now_ns: int, group: _Group, lanes_full: bool) -> None:
+    """Cuts, raises or ends the limit of the group by what became of its frames in the window."""
     ended = group.served + group.missed
     missed = group.missed_before = group.missed / ended if ended else 0.0
     idle = group.idle / group.ticks
@@ -298,10 +306,11 @@ def _set_limit(now_ns: int, group: _Group, lanes_full: bool) -> None:
         group.raised_ns = now_ns - RELAPSE_NS
         group.cut_ns = now_ns
         group.step = STEP_MIN
-    elif group.limit and not overloaded and not group.settling and missed <= MISSED_LOW:
+    elif group.limit and not overloaded and not group.settling:
+        dwelt = now_ns - group.cut_ns >= group.dwell_ns and now_ns - group.raised_ns >= STEP_NS
         if idle >= IDLE_ROOM:
             group.limit *= min(GROWTH_MAX, BUSY_AIM / max(1e-9, 1 - idle))
-        elif not lanes_full and now_ns - group.cut_ns >= group.dwell_ns and now_ns - group.raised_ns >= STEP_NS:
+        elif missed <= MISSED_LOW and not lanes_full and dwelt:
             group.limit *= group.step
             group.step = min(1 + (group.step - 1) * STEP_GROWTH, STEP_MAX)
             group.raised_ns = now_ns
@@ -313,7 +322,7 @@ def _set_limit(now_ns: int, group: _Group, lanes_full: bool) -> None:
 
 
 def _shares(group: _Group) -> dict[int, float]:
-    """By stream, what it may send, in frames a second."""
+    """Returns by stream what it may send, in frames a second."""
     floors = {stream_id: _floor(stream) for stream_id, stream in group.streams}
     left = max(0.0, group.limit - sum(floors.values()))
     wanted: dict[str, float] = {}
@@ -331,13 +340,13 @@ def _shares(group: _Group) -> dict[int, float]:
 
 
 def _floor(stream: StreamState) -> float:
-    """Frames a second that its floor asks for."""
+    """Returns how many frames a second the stream's floor asks for."""
     terms = stream.terms
     return stream.pace.demand * terms.floor_frames / terms.floor_window if terms.floor_window else 0.0
 
 
 def _level(wanted: list[float], available: float) -> float:
-    """The level at which the sum of what each gets, up to the level, is what is available."""
+    """Returns the level up to which each gets what it wants, where all together get what is available."""
     left, count = available, len(wanted)
     for want in sorted(wanted):
         if want * count >= left:
@@ -349,7 +358,7 @@ def _level(wanted: list[float], available: float) -> float:
 
 
 def _advice(now_ns: int, stream_id: int, pace: StreamPace, cap: float) -> AdviseStream | None:
-    """What to tell a stream that may send `cap` frames a second (0: as many as it likes), if anything."""
+    """Returns what a stream is told that may send `cap` frames a second (0: as many as it likes); None: nothing."""
     period_ns = round(1e9 / cap) if cap and cap < pace.natural * (1 - CHANGE_MIN) else 0
     known_ns = pace.period_ns
     if period_ns == known_ns:

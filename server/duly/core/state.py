@@ -31,23 +31,23 @@ class StreamPace:
         self.arrived = 0
         """Frames that came in this window of `advice`."""
         self.served = 0
-        """Frames on time since the last tick of `advice`."""
+        """Frames that were on time since the last tick of `advice`."""
         self.missed = 0
-        """Frames since then that waited, or exceeded the credit, and were not served in time."""
+        """Frames since that tick that were missed, or were over the stream's credit."""
         self.rate = -1.0
-        """Frames a second that come; -1: no window has ended."""
+        """Frames a second that come; -1: no window has ended since the stream was last told anything."""
         self.natural = 0.0
         """Frames a second that came when nothing held the stream back."""
         self.demand = 0.0
-        """Frames a second that would come."""
+        """Frames a second that would come if the stream might send as it likes."""
         self.period_ns = 0
-        """Shortest time between frames that it was told; 0: it may send as it likes."""
+        """The shortest period that the stream was told; 0: it may send as it likes."""
         self.told_ns = -1
-        """When it was last told anything of this; -1: never."""
-        self.follows = True
-        """It sends no more than it was told; True before it was told anything."""
+        """When the stream was last told a period; -1: never."""
+        self.follows = False
+        """Whether the stream was told a period and sends no more often."""
         self.slowed = False
-        """It was last told to slow down."""
+        """Whether the last advice was to slow down."""
 
 
 class StreamState:
@@ -103,7 +103,7 @@ class LaneState:
         self.ended_ns = now_ns
         """When it last ran anything, or came up."""
         self.idle_ns = 0
-        """Time between what it ran, in all."""
+        """How long the lane was idle in all before its last batch began."""
         self.speed = LaneSpeed()
 
 
