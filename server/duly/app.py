@@ -4,7 +4,6 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +19,14 @@ from duly.rpc.server import Health, ListenError, Server, add_services, check_fre
 from duly.rpc.streaming import Streams
 from duly.rpc.terms import Limits
 from duly.runtime.admission import SWITCH_SECONDS, Admission
+from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
-from duly.runtime.loading import check_version
-from duly.runtime.models import WATCH_SECONDS, Models
+from duly.runtime.model_host import ModelHost
 from duly.runtime.recording import RecordingWriter
+from duly.runtime.samplers import Samplers, periodically
+from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
+from duly.runtime.worker_launch import check_version
 from duly.telemetry import configure_logging
 from duly.worker.installed import BackendError, check_installed
 
@@ -56,20 +58,17 @@ class App:
         self.failed = False
         """It ends because something broke that it can't mend: the exit status should say so."""
         self.driver = Driver(self.metrics, config.payload_bytes_max, record=self._recording, fatal=self._fatal)
-        self.models = Models(
-            Repository(config.models),
-            self.driver,
-            self.metrics,
-            config.lanes or default_lanes(),
-            config.threads or default_threads(),
-            config.load_timeout_s,
-            config.batch_timeout_ms,
+        self.catalogue = Catalogue(config.lanes or default_lanes())
+        self._supervisor = Supervisor(
+            self.catalogue, self.driver, self.metrics, config.threads or default_threads(), config.load_timeout_s
         )
+        self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
+        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
         self._limits = Limits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6))
         self.streams = Streams(
             self.driver,
-            self.models,
+            self.catalogue,
             self.metrics,
             self._admission,
             self._limits,
@@ -99,16 +98,17 @@ class App:
                 self.metrics_address = f"{config.metrics.rpartition(':')[0]}:{self._metrics_server.port}"
         except (ListenError, MetricsError) as error:
             raise StartError(str(error)) from None
-        await self.models.load_all()
-        if not any(served.signature for served in self.models.served()):
+        await self.host.load_all()
+        if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
-        self.streams.message_bytes_max = self.models.message_bytes_max = message_limit(self.models.frame_bytes_max())
+        message_bytes_max = message_limit(self.catalogue.frame_bytes_max())
+        self.streams.message_bytes_max = self._supervisor.message_bytes_max = message_bytes_max
         server = self._server = create_server(config.transport, self.streams)
         health = self._health = Health(server)
         control = ServerService(
-            self.models, self.driver, self.streams, self.metrics, self._limits, config.streams_max, self.drain
+            self.catalogue, self.driver, self.streams, self.metrics, self._limits, config.streams_max, self.drain
         )
-        add_services(server, ModelService(self.models, self.driver), control, config.reflection)
+        add_services(server, ModelService(self.host, self.catalogue, self.driver), control, config.reflection)
         try:
             self.address = listen(server, config.listen)
         except ListenError as error:
@@ -120,10 +120,9 @@ class App:
         await health.serve()
         await server.start()
         self._tasks = [
-            watch_over("health of models", partial(health.follow, self.models)),
-            watch_over("watch for workers that hang", partial(_look, self.models.watch_workers)),
-            watch_over("watch for clients that do not read", partial(_look, self.streams.watch)),
-            watch_over("event loop lag", self._measure_lag),
+            watch_over("health of models", partial(health.follow, self.catalogue)),
+            watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
+            *self._samplers.start(),
         ]
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
 
@@ -151,7 +150,7 @@ class App:
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
         self._admission.close()
-        await self.models.close()
+        await self._supervisor.close()
         if self._metrics_server is not None:
             self._metrics_server.stop()
         if self._recording is not None:
@@ -168,7 +167,7 @@ class App:
                     await self.driver.drained()
             except TimeoutError:
                 _log.warning("the grace is over, what runs is given up", frames_in_flight=len(self.driver.payloads))
-                self.models.replace_no_more()
+                self._supervisor.replace_no_more()
                 self.driver.stop_running("the server stopped while the frame ran")
             self.streams.end_all()
             _log.info("drained")
@@ -184,33 +183,17 @@ class App:
             except Exception as error:
                 _log.warning("health could not be told that the server drains", reason=type(error).__name__)
 
-    async def _measure_lag(self) -> None:
-        """How late the loop runs."""
-        clock = self.driver.clock
-        due_ns = clock()
-        while True:
-            due_ns += int(WATCH_SECONDS * 1e9)
-            await asyncio.sleep(max(0, due_ns - clock()) / 1e9)
-            self.metrics.loop_lag(max(0, clock() - due_ns))
-
     def _gauges(self) -> Gauges:
         payloads = self.driver.payloads
         waiting = self.driver.scheduler.frames_waiting_by_model()
         return Gauges(waiting, len(payloads), payloads.bytes, self.streams.open_by_model())
 
     def _nothing_to_serve(self) -> str:
-        failures = [f"{served.key}: {served.error}" for served in self.models.served()]
-        failures += self.models.problems.values()
+        failures = [f"{loaded.key}: {loaded.error}" for loaded in self.catalogue.all_versions()]
+        failures += self.catalogue.problems.values()
         if not failures:
             return f"no model in {self._config.models}: expected NAME/VERSION/model.onnx"
         return "no model can be served:\n  " + "\n  ".join(failures)
-
-
-async def _look(look: Callable[[], None]) -> None:
-    """Now and then, for ever."""
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
-        look()
 
 
 def _recording(config: ServerConfig) -> RecordingWriter | None:

@@ -15,9 +15,9 @@ from duly.core.timing.profile import MARGIN_PERCENT
 from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
 from duly.metrics import Metrics
 from duly.runtime.driver import Driver
-from duly.runtime.lane import BatchResult
 from duly.runtime.outcome import Outcome, Output
 from duly.runtime.payloads import Payload
+from duly.runtime.worker_port import BatchResult
 
 MS = 1_000_000
 TERMS = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 100 * MS, 64)

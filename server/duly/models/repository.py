@@ -9,7 +9,7 @@ Whatever is wrong with one model is a problem with a name and a place, and never
 import json
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -42,11 +42,11 @@ class ModelVersion:
     """Holds model.toml and what it names, save the variants."""
     config: ModelConfig
     labels: tuple[str, ...]
+    key: str = field(init=False)
+    """NAME/VERSION, unique in the server."""
 
-    @property
-    def key(self) -> str:
-        """Unique in the server."""
-        return f"{self.name}/{self.version}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.name}/{self.version}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,8 +231,11 @@ class Signature(_Strict):
     batch_sizes: tuple[int, ...]
     any_size: bool
     stateful: bool
-    providers: tuple[str, ...]
-    """Providers that truly run nodes of the graph."""
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """Payload bytes of the largest frame, over all of its inputs."""
+        return sum(spec.bytes_max for spec in self.inputs)
 
 
 ELEMENT_BYTES: dict[str, int] = {

@@ -18,8 +18,8 @@ from duly.metrics import Metrics
 from duly.rpc.codec import FrameReader, InvalidFrame, OutcomeWriter, parse, tensor_spec
 from duly.rpc.errors import REASON_CHARS_MAX, CallError
 from duly.rpc.terms import Limits, clock_of, ordering_of, stream_terms, wanted_outputs
+from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
-from duly.runtime.models import Models, Served
 from duly.runtime.outcome import Outcome
 from duly.v1 import inference_pb2
 
@@ -43,9 +43,9 @@ class Session:
     def __init__(
         self,
         open_: inference_pb2.OpenStream,
-        served: Served,
+        served: LoadedVersion,
         driver: Driver,
-        models: Models,
+        catalogue: Catalogue,
         metrics: Metrics,
         limits: Limits,
         principal: str,
@@ -58,7 +58,7 @@ class Session:
         self._wanted = wanted_outputs(open_.outputs, served.signature)
         self._open = open_
         self._driver = driver
-        self._models = models
+        self._catalogue = catalogue
         self._metrics = metrics
         self._limits = limits
         self._follows_active = not open_.version
@@ -88,7 +88,7 @@ class Session:
         self.stream_id = self._driver.open_stream(self, self.terms)
         self.log = _log.bind(stream=self.stream_id, stream_name=self._open.stream_name, model=self.model)
 
-    def _use(self, served: Served) -> None:
+    def _use(self, served: LoadedVersion) -> None:
         assert served.signature is not None
         self._served = served
         self._signature = served.signature
@@ -190,7 +190,7 @@ class Session:
             raise CallError("FRAME_ID_NOT_INCREASING", text, "frames.frames.frame_id")
         self._newest_id = frame_id
         served = self._served
-        now = self._models.active(served.version.name) if self._follows_active else self._models.loaded(served.key)
+        now = self._catalogue.active(served.version.name) if self._follows_active else self._catalogue.current(served)
         if now is not None and (now is not served or now.signature is not self._signature):
             self._change_version(now)
         now_ns = self._driver.clock()
@@ -233,7 +233,7 @@ class Session:
             self._driver.submit(FrameRefused(self.stream_id))
         self.deliver(Outcome(frame, status, reason[:REASON_CHARS_MAX], 0))
 
-    def _change_version(self, active: Served) -> None:
+    def _change_version(self, active: LoadedVersion) -> None:
         if active.signature is None:
             return  # it is being loaded again
         wanted_outputs(self._wanted, active.signature)

@@ -13,8 +13,8 @@ from duly.rpc.errors import CallError, abort, guarded, internal
 from duly.rpc.session import Session
 from duly.rpc.terms import Limits, principal_of
 from duly.runtime.admission import Admission, Busy, Refused
+from duly.runtime.catalogue import Catalogue, ModelError
 from duly.runtime.driver import Driver
-from duly.runtime.models import ModelError, Models
 from duly.v1 import inference_pb2
 
 OPEN_SECONDS_MAX = 10.0
@@ -29,7 +29,7 @@ class Streams:
     def __init__(
         self,
         driver: Driver,
-        models: Models,
+        catalogue: Catalogue,
         metrics: Metrics,
         admission: Admission,
         limits: Limits,
@@ -37,7 +37,7 @@ class Streams:
         slow_reader_timeout_s: float,
     ) -> None:
         self._driver = driver
-        self._models = models
+        self._catalogue = catalogue
         self._metrics = metrics
         self._admission = admission
         self._limits = limits
@@ -139,9 +139,9 @@ class Streams:
         return request.open
 
     def _session(self, open_: inference_pb2.OpenStream, context: "grpc.aio.ServicerContext[Any, Any]") -> Session:
-        served = self._models.find(open_.model, open_.version)
+        served = self._catalogue.find(open_.model, open_.version)
         principal = principal_of(context.peer())
-        return Session(open_, served, self._driver, self._models, self._metrics, self._limits, principal)
+        return Session(open_, served, self._driver, self._catalogue, self._metrics, self._limits, principal)
 
     async def _read(
         self, session: Session, ended: "asyncio.Future[None]", context: "grpc.aio.ServicerContext[Any, Any]"

@@ -9,7 +9,7 @@ from duly.core.types import BacklogPolicy, GapPolicy, StreamClass, StreamTerms
 from duly.models.spec import ModelConfig, Signature
 from duly.rpc.errors import CallError
 from duly.rpc.ordering import Arrival, Monotonic, Ordering, Unordered
-from duly.runtime.models import Served
+from duly.runtime.catalogue import LoadedVersion
 from duly.v1 import inference_pb2
 
 _E = TypeVar("_E", StreamClass, BacklogPolicy, GapPolicy)
@@ -39,7 +39,7 @@ class Limits:
     budget_ns_max: int
 
 
-def stream_terms(open_: inference_pb2.OpenStream, served: Served, limits: Limits, principal: str) -> StreamTerms:
+def stream_terms(open_: inference_pb2.OpenStream, served: LoadedVersion, limits: Limits, principal: str) -> StreamTerms:
     """`principal`: whose stream it is. Raises CallError INVALID_OPEN that names the field."""
     config, signature = served.version.config, _signature(served)
     if len(open_.stream_name.encode()) > STREAM_NAME_BYTES_MAX:
@@ -109,11 +109,11 @@ def _variant_rank_max(lowest: str, config: ModelConfig) -> int:
     return names.index(lowest)
 
 
-def class_of(number: int, served: Served) -> StreamClass:
+def class_of(number: int, served: LoadedVersion) -> StreamClass:
     return _known(StreamClass, number, "stream_class") if number else StreamClass[served.version.config.default_class]
 
 
-def budget_of(budget_ns: int, served: Served, limits: Limits) -> int:
+def budget_of(budget_ns: int, served: LoadedVersion, limits: Limits) -> int:
     if not 0 <= budget_ns <= limits.budget_ns_max:
         raise _invalid("default_budget_nano", f"should be 0 to {limits.budget_ns_max}, got {budget_ns}")
     return budget_ns or int(served.version.config.default_budget_ms * 1e6)
@@ -157,7 +157,7 @@ def _known(kind: type[_E], number: int, field: str) -> _E:
         raise _invalid(field, f"there is no value {number}") from None
 
 
-def _signature(served: Served) -> Signature:
+def _signature(served: LoadedVersion) -> Signature:
     assert served.signature is not None, "only versions that were loaded are found"
     return served.signature
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from math import prod
 
 from duly.models.spec import ELEMENT_BYTES, Signature
-from duly.runtime.lane import BatchResult
 from duly.runtime.outcome import Output
+from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
 from duly.worker.layout import layout
 

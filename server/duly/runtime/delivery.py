@@ -10,9 +10,9 @@ import structlog
 from duly.core.events import AdviseStream, DispatchBatch, ResolveFrame
 from duly.core.types import Frame, OutcomeStatus
 from duly.metrics import Metrics
-from duly.runtime.lane import BatchResult
 from duly.runtime.outcome import BatchRun, Outcome, Sink
 from duly.runtime.payloads import Payloads
+from duly.runtime.worker_port import BatchResult
 
 _log = structlog.get_logger("duly.driver")
 

@@ -38,10 +38,10 @@ from duly.core.types import Frame, StreamTerms
 from duly.metrics import Metrics
 from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
-from duly.runtime.lane import BatchResult, LaneWorker
 from duly.runtime.outcome import BatchRun, Sink
 from duly.runtime.payloads import Payload, Payloads
 from duly.runtime.recorder import Recorder, SafeRecorder
+from duly.runtime.worker_port import BatchResult, LaneWorker
 
 _log = structlog.get_logger("duly.driver")
 

@@ -58,7 +58,7 @@ def load(body: dict[str, Any]) -> Loaded:
             raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
         sessions.append(session)
         plans.append(plan)
-    signatures = [plan.signature(session.providers) for plan, session in zip(plans, sessions, strict=True)]
+    signatures = [plan.signature() for plan in plans]
     for name, signature in zip(names[1:], signatures[1:], strict=True):
         _check_alike(name, signature, names[0], signatures[0])
     best = signatures[0]
@@ -86,11 +86,11 @@ def load(body: dict[str, Any]) -> Loaded:
         "variants": [
             {
                 "any_size": signature.any_size,
-                "providers": signature.providers,
-                "warm_after_ns": warm_after_ns(signature.providers),
+                "providers": session.providers,
+                "warm_after_ns": warm_after_ns(session.providers),
                 "samples_ns": {str(size): taken[-told:] for size, taken in of_variant.items()},
             }
-            for signature, of_variant in zip(signatures, times, strict=True)
+            for signature, session, of_variant in zip(signatures, sessions, times, strict=True)
         ],
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,

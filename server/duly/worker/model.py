@@ -64,7 +64,7 @@ class Model:
         self._session = session
         self._region = region
         self._batch_max = plan.batch_sizes[-1]
-        signature = plan.signature(())
+        signature = plan.signature()
         self._input_specs = signature.inputs
         self._output_specs = signature.outputs
         self._input_bases, _ = layout([spec.bytes_max for spec in signature.inputs], self._batch_max)

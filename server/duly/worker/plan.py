@@ -64,7 +64,7 @@ class Plan:
         given = [output.row_shape for output in self.outputs] + ([self.post.row_shape] if self.post else [])
         return all(map(is_fixed, given))
 
-    def signature(self, providers: tuple[str, ...]) -> Signature:
+    def signature(self) -> Signature:
         post = self.post.specs if self.post else ()
         return Signature(
             inputs=tuple(planned.reader.spec for planned in self.inputs),
@@ -72,7 +72,6 @@ class Plan:
             batch_sizes=self.batch_sizes,
             any_size=self.any_size,
             stateful=bool(self.states) or any(planned.reader.context for planned in self.inputs),
-            providers=providers,
         )
 
 
@@ -127,7 +126,7 @@ def _join(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
         batch_sizes=batch_sizes,
         any_size=fixed_size is None and not rows and not only_warm_sizes,
     )
-    signature = plan.signature(())
+    signature = plan.signature()
     _check_names([spec.name for spec in signature.outputs])
     _check_message(signature)
     return plan

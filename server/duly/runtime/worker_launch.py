@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from duly.models.repository import ModelVersion
-from duly.runtime.lane import BatchResult
-from duly.runtime.workers import Worker, WorkerError
+from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_process import Worker, WorkerError
 
 CHECK_SECONDS_MAX = 600.0
 

@@ -21,9 +21,9 @@ import structlog
 from duly.core.events import DispatchBatch, WarmLane
 from duly.models.spec import Signature
 from duly.runtime.answers import Answers, Asked
-from duly.runtime.lane import BatchResult
 from duly.runtime.payloads import Payload
 from duly.runtime.tasks import watch_over
+from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
 from duly.worker.layout import layout
 
@@ -50,7 +50,7 @@ class Ready:
     """What a worker says once it is warm."""
 
     signature: Signature
-    """Of every variant, save the providers."""
+    """The signature that all variants share."""
     variants: list[WarmVariant]
     """Best first."""
 
@@ -82,7 +82,8 @@ class Worker:
         self._slot = 0
         self._asked: Asked | None = None
         """What runs. Until the worker has answered it as it should: a worker that does not is one that hangs."""
-        self._planned_ns = 0
+        self.planned_ns = 0
+        """Planned time of the newest batch; 0 for a warming run."""
         self._stateful = False
         self._forget: list[int] = []
         # Kept: a fresh buffer of this size for each message would cost more than all the rest of receiving it.
@@ -145,12 +146,10 @@ class Worker:
     def ended(self) -> bool:
         return self._socket.fileno() < 0
 
-    def hung_since_ns(self, now_ns: int, timeout_ns: int) -> int | None:
-        """When the batch began that has run longer than `timeout_ns` and twenty times its plan; None: all is well."""
-        asked = self._asked
-        if asked is not None and now_ns - asked.asked_ns > max(timeout_ns, 20 * self._planned_ns):
-            return asked.asked_ns
-        return None
+    @property
+    def running_since_ns(self) -> int | None:
+        """When the worker was given the batch that it has not answered yet; None: nothing runs."""
+        return self._asked.asked_ns if self._asked is not None else None
 
     # ---- batches ----
 
@@ -196,7 +195,7 @@ class Worker:
             self._loop.call_soon(self._gone)
             return False
         self._asked = asked
-        self._planned_ns = planned_ns
+        self.planned_ns = planned_ns
         return True
 
     def forget(self, stream_id: int) -> None:

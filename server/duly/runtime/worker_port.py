@@ -1,4 +1,4 @@
-"""What the driver needs of a worker: the process behind `runtime/workers`, or a fake lane in tests."""
+"""What the driver needs of a worker: the process behind `runtime/worker_process`, or a fake lane in tests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
