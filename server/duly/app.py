@@ -28,7 +28,7 @@ from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
 from duly.runtime.worker_launch import check_version
 from duly.telemetry import configure_logging
-from duly.worker.installed import BackendError, check_installed
+from duly.worker.ort_installed import BackendError, check_installed
 
 _log = structlog.get_logger("duly")
 

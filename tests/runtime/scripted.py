@@ -22,7 +22,7 @@ from duly.runtime.outcome import Outcome
 from duly.runtime.samplers import Samplers
 from duly.runtime.supervisor import Supervisor
 from duly.worker import channel
-from duly.worker.layout import layout
+from duly.worker.slot_layout import layout
 
 MS = 1_000_000
 S = 1_000_000_000

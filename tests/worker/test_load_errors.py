@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from duly.worker import channel
-from duly.worker.graph import LoadError
-from duly.worker.loading import load
+from duly.worker.errors import LoadError
+from duly.worker.load_model import load
 from tests import graphs
 from tests.worker.client import LoadFailed, Worker, version_of
 

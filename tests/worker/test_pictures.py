@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.models.spec import Layout, Normalise, Resize, TensorSpec
-from duly.worker.graph import Array
+from duly.worker.dtypes import Array
+from duly.worker.errors import InvalidFrame
 from duly.worker.postprocess import WHOLE_PICTURE
-from duly.worker.preprocess import InvalidFrame, PictureReader
+from duly.worker.preprocess import PictureReader
 
 FP32 = np.dtype(np.float32)
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from duly.models.spec import Normalise, TensorSpec
-from duly.worker.graph import Array
-from duly.worker.preprocess import ArrayReader, InvalidFrame
+from duly.worker.dtypes import Array
+from duly.worker.errors import InvalidFrame
+from duly.worker.preprocess import ArrayReader
 
 FP32 = np.dtype(np.float32)
 

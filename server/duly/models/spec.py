@@ -5,13 +5,17 @@ reports it after it has loaded the graph. Neither needs onnxruntime.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 DataTypeName = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
 ]
+ELEMENT_BYTES: dict[str, int] = {
+    name: int("".join(filter(str.isdigit, name)) or 8) // 8 for name in get_args(DataTypeName)
+}
+"""Size of an element: the name of every type but BOOL, which takes one byte, ends in its bits."""
 Encoding = Literal["JPEG", "PNG", "PCM_S16LE"]
 
 BATCH_MAX = 256
@@ -236,19 +240,3 @@ class Signature(_Strict):
     def frame_bytes_max(self) -> int:
         """Payload bytes of the largest frame, over all of its inputs."""
         return sum(spec.bytes_max for spec in self.inputs)
-
-
-ELEMENT_BYTES: dict[str, int] = {
-    "BOOL": 1,
-    "UINT8": 1,
-    "UINT16": 2,
-    "UINT32": 4,
-    "UINT64": 8,
-    "INT8": 1,
-    "INT16": 2,
-    "INT32": 4,
-    "INT64": 8,
-    "FP16": 2,
-    "FP32": 4,
-    "FP64": 8,
-}

@@ -25,7 +25,7 @@ from duly.runtime.payloads import Payload
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
-from duly.worker.layout import layout
+from duly.worker.slot_layout import layout
 
 _log = structlog.get_logger("duly.worker")
 

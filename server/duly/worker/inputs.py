@@ -7,7 +7,9 @@ import numpy as np
 
 from duly.models.spec import Input, Layout, ModelConfig, Normalise, Resize, TensorSpec, Window
 from duly.worker.channel import DIMS_MAX
-from duly.worker.graph import DTYPES, Graph, GraphTensor, LoadError, extents, is_fixed
+from duly.worker.dtypes import DTYPES
+from duly.worker.errors import LoadError
+from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 from duly.worker.preprocess import ArrayReader, PictureReader, Reader
 
 INPUT_BYTES_MAX = 8 << 20
@@ -56,8 +58,8 @@ def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
 
 
 def _plan(declared: Input, tensor: GraphTensor, place: str) -> InputPlan:
-    if tensor.kind not in DTYPES:
-        raise LoadError(f"{place}: '{tensor.name}' is {tensor.kind}; clients can send tensors of numbers only")
+    if tensor.datatype not in DTYPES:
+        raise LoadError(f"{place}: '{tensor.name}' is {tensor.datatype}; clients can send tensors of numbers only")
     if not tensor.shape or len(tensor.shape) - 1 > DIMS_MAX:
         raise LoadError(
             f"{place}: '{tensor.name}' has {len(tensor.shape)} dimensions; an input needs the batch first and at most "
@@ -66,7 +68,7 @@ def _plan(declared: Input, tensor: GraphTensor, place: str) -> InputPlan:
     _check_order(declared, place)
     graph_shape = extents(tensor.shape)[1:]
     picture = _PICTURES.intersection(declared.encodings) or _step(declared, Resize) or _step(declared, Layout)
-    reader = (_picture if picture else _array)(declared, tensor.kind, graph_shape, place)
+    reader = (_picture if picture else _array)(declared, tensor.datatype, graph_shape, place)
     if len(reader.row_shape) != len(graph_shape) or any(
         extent not in (-1, row) for extent, row in zip(graph_shape, reader.row_shape, strict=True)
     ):
@@ -74,7 +76,7 @@ def _plan(declared: Input, tensor: GraphTensor, place: str) -> InputPlan:
             f"{place}: what is sent becomes {list(reader.row_shape)} a frame, but the graph's '{tensor.name}' takes "
             f"{list(graph_shape)}; change shape or preprocess"
         )
-    source, target = reader.spec.datatype, tensor.kind
+    source, target = reader.spec.datatype, tensor.datatype
     if not _castable(source, target, _step(declared, Normalise) is not None):
         raise LoadError(
             f"{place}: {source} can't become {target}, which the graph's '{tensor.name}' takes; change datatype"

@@ -13,13 +13,15 @@ from time import monotonic_ns
 import numpy as np
 
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
-from duly.worker.graph import Array, RunError, is_fixed
-from duly.worker.layout import layout
-from duly.worker.onnx import Binding, Session
+from duly.worker.dtypes import Array
+from duly.worker.errors import InvalidFrame, RunError
+from duly.worker.graph import is_fixed
+from duly.worker.ort_session import Binding, OrtSession
 from duly.worker.plan import Plan
 from duly.worker.postprocess import WHOLE_PICTURE, yolo_v2
-from duly.worker.preprocess import InvalidFrame, Placement, not_finite, tensor
-from duly.worker.states import Streams
+from duly.worker.preprocess import Placement, not_finite, tensor
+from duly.worker.slot_layout import layout
+from duly.worker.states import StreamStates
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ class _OutputTooLarge(Exception):
 class Model:
     """One variant of a model on one lane, with the memory of its streams. All calls come from one thread."""
 
-    def __init__(self, plan: Plan, session: Session, region: Region) -> None:
+    def __init__(self, plan: Plan, session: OrtSession, region: Region) -> None:
         self._plan = plan
         self._session = session
         self._region = region
@@ -71,7 +73,7 @@ class Model:
         self._output_bases, _ = layout([spec.bytes_max for spec in signature.outputs], self._batch_max)
         self._posts = len(plan.post.specs) if plan.post else 0
         self._stateful = signature.stateful
-        self._streams = Streams(plan.states)
+        self._streams = StreamStates(plan.states)
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
         self._in_place = [plan.fixed and is_fixed(output.row_shape) for output in plan.outputs]

@@ -1,6 +1,6 @@
 """How a model's configuration and its graph fit together, decided once when it is loaded.
 
-`join` answers: what does a client send for each input, how does that become a row of the batch, which sizes can a batch
+`fit` answers: what does a client send for each input, how does that become a row of the batch, which sizes can a batch
 have, what comes out. Whatever does not fit is a LoadError that names the place in model.toml and what would be right.
 """
 
@@ -11,7 +11,9 @@ import numpy as np
 
 from duly.models.spec import ELEMENT_BYTES, ModelConfig, Output, Signature, TensorSpec, YoloV2
 from duly.worker.channel import DIMS_MAX, MESSAGE_BYTES_MAX, message_bytes
-from duly.worker.graph import DTYPES, Array, Graph, GraphTensor, LoadError, extents, is_fixed
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import LoadError
+from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 from duly.worker.inputs import InputPlan, plan_inputs
 from duly.worker.postprocess import classes_of
 from duly.worker.states import StateTensor
@@ -75,7 +77,7 @@ class Plan:
         )
 
 
-def join(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool) -> Plan:
+def fit(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool) -> Plan:
     """Fits `config` to `graph`.
 
     Args:
@@ -88,12 +90,12 @@ def join(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool) ->
         LoadError: they do not fit.
     """
     try:
-        return _join(graph, config, only_warm_sizes)
+        return _fit(graph, config, only_warm_sizes)
     except LoadError as error:
         raise LoadError(f"{toml}: {error}") from error
 
 
-def _join(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
+def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
     states = tuple(_states(graph, config))
     for name in config.constants:
         _find(graph.inputs, name, f"constants.{name}", "input")
@@ -143,8 +145,10 @@ def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
         place = f"state[{index}]"
         source = _find(graph.outputs, state.output, f"{place}.output", "output")
         target = _find(graph.inputs, state.input, f"{place}.input", "input")
-        if source.kind != target.kind or target.kind not in DTYPES:
-            raise LoadError(f"{place}: output '{source.name}' is {source.kind}, input '{target.name}' is {target.kind}")
+        if source.datatype != target.datatype or target.datatype not in DTYPES:
+            raise LoadError(
+                f"{place}: output '{source.name}' is {source.datatype}, input '{target.name}' is {target.datatype}"
+            )
         shape = list(extents(target.shape))
         if state.batch_axis >= len(shape):
             raise LoadError(f"{place}.batch_axis: {state.batch_axis} is no axis of '{target.name}', shape {shape}")
@@ -154,7 +158,7 @@ def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
                 f"{place}.input: '{target.name}' has shape {list(target.shape)}; only axis {state.batch_axis}, the "
                 "batch, may be open: export it with the others fixed, or set batch_axis"
             )
-        yield StateTensor(target.name, source.name, state.batch_axis, tuple(shape), DTYPES[target.kind])
+        yield StateTensor(target.name, source.name, state.batch_axis, tuple(shape), DTYPES[target.datatype])
 
 
 def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPlan]) -> None:
@@ -188,13 +192,13 @@ def _batch_dimension(
 
 def _constant(tensor: GraphTensor, value: int | float, symbols: set[str]) -> Array:
     place = f"constants.{tensor.name}"
-    if tensor.kind not in DTYPES:
-        raise LoadError(f"{place}: the graph's input is {tensor.kind}; only numbers can be constant")
-    dtype = DTYPES[tensor.kind]
+    if tensor.datatype not in DTYPES:
+        raise LoadError(f"{place}: the graph's input is {tensor.datatype}; only numbers can be constant")
+    dtype = DTYPES[tensor.datatype]
     if np.issubdtype(dtype, np.integer):
         bounds = np.iinfo(dtype)
         if value != int(value) or not bounds.min <= value <= bounds.max:
-            raise LoadError(f"{place}: {value} is no {tensor.kind}, which the graph's input is")
+            raise LoadError(f"{place}: {value} is no {tensor.datatype}, which the graph's input is")
     if any(not isinstance(extent, int) for extent in tensor.shape):
         raise LoadError(f"{place}: the graph's input has shape {list(tensor.shape)}; a constant's must be fixed")
     return np.full(extents(tensor.shape), value, dtype)
@@ -206,9 +210,9 @@ def _post(graph: Graph, config: ModelConfig) -> PostPlan | None:
         return None
     grid = _find(graph.outputs, post.tensor, "postprocess.tensor", "output")
     shape = extents(grid.shape)[1:]
-    if grid.kind not in ("FP16", "FP32", "FP64") or len(shape) != 3 or shape[0] < 0:
+    if grid.datatype not in ("FP16", "FP32", "FP64") or len(shape) != 3 or shape[0] < 0:
         raise LoadError(
-            f"postprocess.tensor: '{grid.name}' is {grid.kind}{list(grid.shape)}; "
+            f"postprocess.tensor: '{grid.name}' is {grid.datatype}{list(grid.shape)}; "
             "a grid must be of floating point and [batch, channels, H, W] with its channels fixed"
         )
     try:
@@ -221,7 +225,7 @@ def _post(graph: Graph, config: ModelConfig) -> PostPlan | None:
         TensorSpec(name="scores", datatype="FP32", shape=(-1,), bytes_max=count * ELEMENT_BYTES["FP32"]),
         TensorSpec(name="classes", datatype="INT64", shape=(-1,), bytes_max=count * ELEMENT_BYTES["INT64"]),
     )
-    return PostPlan(post, specs, DTYPES[grid.kind], shape)
+    return PostPlan(post, specs, DTYPES[grid.datatype], shape)
 
 
 def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
@@ -236,18 +240,18 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
             why = "a state, which stays on the server" if tensor.name in states else "sent already"
             raise LoadError(f"{place}: '{tensor.name}' is {why}")
         sent.add(tensor.name)
-        if tensor.kind not in DTYPES:
-            raise LoadError(f"{place}: '{tensor.name}' is {tensor.kind}; only tensors of numbers can be sent")
+        if tensor.datatype not in DTYPES:
+            raise LoadError(f"{place}: '{tensor.name}' is {tensor.datatype}; only tensors of numbers can be sent")
         if not tensor.shape or len(tensor.shape) - 1 > DIMS_MAX:
             raise LoadError(
                 f"{place}: '{tensor.name}' has {len(tensor.shape)} dimensions as far as the graph tells; "
                 f"an output needs the batch first and at most {DIMS_MAX} more: export it with a shape"
             )
         shape = extents(tensor.shape)[1:]
-        dtype = DTYPES[tensor.kind]
+        dtype = DTYPES[tensor.datatype]
         bytes_max = int(np.prod(shape)) * dtype.itemsize if is_fixed(shape) else OUTPUT_BYTES_MAX
         spec = TensorSpec.model_validate(
-            {"name": output.name, "datatype": tensor.kind, "shape": shape, "bytes_max": bytes_max}
+            {"name": output.name, "datatype": tensor.datatype, "shape": shape, "bytes_max": bytes_max}
         )
         yield OutputPlan(spec, tensor.name, dtype, shape)
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from duly.models.spec import YoloV2
-from duly.worker.graph import Array, LoadError
+from duly.worker.dtypes import Array
+from duly.worker.errors import LoadError
 
 CANDIDATES_MAX = 2048
 """Best boxes that enter non-maximum suppression. Precedent: torchvision's detectors keep 1000 or 2000."""

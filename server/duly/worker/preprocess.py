@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from duly.models.spec import Layout, Normalise, Resize, TensorSpec
-from duly.worker.graph import DTYPES, Array, is_fixed
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import InvalidFrame
+from duly.worker.graph import is_fixed
 from duly.worker.opencv import PIXELS_MAX, cv2
 from duly.worker.postprocess import WHOLE_PICTURE
 
@@ -21,10 +23,6 @@ Placement = tuple[float, float, float, float]
 
 _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 """First bytes. Checked because OpenCV takes a dozen other formats as gladly."""
-
-
-class InvalidFrame(Exception):
-    """The frame can't be run; the message tells the client why."""
 
 
 class Reader(Protocol):

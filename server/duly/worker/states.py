@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from duly.worker.graph import Array
+from duly.worker.dtypes import Array
 
 STREAMS_MAX = 4096
 """Streams remembered by one worker; beyond that the one unused for longest starts anew with its next frame."""
@@ -36,7 +36,7 @@ class _Stream:
     contexts: dict[int, Array]
 
 
-class Streams:
+class StreamStates:
     """The memory of all streams, by stream id."""
 
     def __init__(self, tensors: Sequence[StateTensor], streams_max: int = STREAMS_MAX) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 
 from duly.models.spec import TensorSpec
 from duly.worker.channel import ENCODINGS, OK, SLOTS, Done, Region, Run, TensorRef
-from duly.worker.graph import DTYPES, Array, LoadError, RunError
-from duly.worker.layout import layout
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import LoadError, RunError
 from duly.worker.model import Model
 from duly.worker.opencv import cv2
+from duly.worker.slot_layout import layout
 
 UNTIMED_RUNS = 3
 """Buffers are bound and touched, kernels chosen and, with CUDA graphs, captured in these."""

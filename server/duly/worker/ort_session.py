@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from duly.models.spec import ModelConfig, Provider
-from duly.worker.graph import Array, Graph, GraphTensor, LoadError, RunError
-from duly.worker.installed import check_installed
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import LoadError, RunError
+from duly.worker.graph import Graph, GraphTensor
+from duly.worker.ort_errors import load_reason, run_reason
+from duly.worker.ort_installed import check_installed
 from duly.worker.providers import CUDA, TENSORRT, Node, ProviderError, check_available, check_used, wanted
-from duly.worker.reasons import load_reason, run_reason
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
 check_installed()
@@ -28,23 +30,12 @@ _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _LOG_FATAL = 4  # ORT_LOGGING_LEVEL_FATAL
 _NO_GRAPH = -1  # kCudaGraphAnnotationSkip
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
-_KINDS = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-}
+_DATATYPES = {f"tensor({dtype.name})": name for name, dtype in DTYPES.items()}
+_DATATYPES |= {"tensor(float)": "FP32", "tensor(double)": "FP64"}
+"""The protocol's names of element types by those of ONNX Runtime, which calls two of them as C does."""
 
 
-class Session:
+class OrtSession:
     """One variant of a model on one lane. All calls come from one thread: a CUDA session run from changing threads
     grows by gigabytes (microsoft/onnxruntime#29351).
     """
@@ -259,6 +250,6 @@ def _assigned(session: Any) -> dict[str, list[Node]]:
 
 def _tensors(arguments: Sequence[Any]) -> dict[str, GraphTensor]:
     return {
-        argument.name: GraphTensor(argument.name, _KINDS.get(argument.type, argument.type), tuple(argument.shape))
+        argument.name: GraphTensor(argument.name, _DATATYPES.get(argument.type, argument.type), tuple(argument.shape))
         for argument in arguments
     }

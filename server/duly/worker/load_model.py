@@ -6,13 +6,13 @@ from typing import Any
 
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import Region
-from duly.worker.graph import LoadError
-from duly.worker.layout import layout
+from duly.worker.errors import LoadError
 from duly.worker.model import Model
-from duly.worker.onnx import Session
-from duly.worker.pinned import pin
-from duly.worker.plan import join
+from duly.worker.ort_session import OrtSession
+from duly.worker.pin_memory import pin
+from duly.worker.plan import fit
 from duly.worker.providers import warm_after_ns
+from duly.worker.slot_layout import layout
 from duly.worker.warmup import Samples, profile
 
 SAMPLES_MAX = 128
@@ -51,9 +51,9 @@ def load(body: dict[str, Any]) -> Loaded:
         file = Path(body["folder"]) / variant.file
         if not file.is_file():
             raise LoadError(f"{name}: there is no such file")
-        session = Session(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
+        session = OrtSession(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
         toml = f"{model_name.split('/')[0]}/model.toml" + (f" for {variant.file}" if several else "")
-        plan = join(session.graph, config, toml, session.device is not None)
+        plan = fit(session.graph, config, toml, session.device is not None)
         if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
             raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
         sessions.append(session)
