@@ -11,15 +11,16 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import get_args
 
 from pydantic import ValidationError
 
-from duly.models.spec import ModelConfig, Variant
+from duly.models.spec import ModelConfig, Step, Variant, op_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
-_TAGS = frozenset({"resize", "normalise", "layout", "window", "int", "float", "str", "bool"})
-"""Which member of a union pydantic tried: in its places, but not in the file."""
+_TAGS = frozenset({*map(op_of, get_args(Step)), "int", "float", "str", "bool"})
+"""Members of unions. Pydantic puts the one that it tried into the place of an error, where the file has no such key."""
 
 CONFIG_FILE = "model.toml"
 BARE_FILE = "model.onnx"

@@ -32,10 +32,18 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-# ---- preprocessing: from what the client sends to what the graph takes, one frame at a time, in this order ----
+# ---- preprocessing: from what the client sends to what the graph takes, one frame at a time. What carries an operation
+# out, and the order of operations, stand in worker/ops. ----
 
 
-class Resize(_Strict):
+class _Step(_Strict):
+    @property
+    def remembers(self) -> bool:
+        """Something of a frame is kept for the next frame of the same stream."""
+        return False
+
+
+class Resize(_Step):
     """A picture HWC uint8 to `height` x `width`. `letterbox` keeps the aspect and pads with `pad`."""
 
     op: Literal["resize"]
@@ -45,7 +53,7 @@ class Resize(_Strict):
     pad: Annotated[int, Field(ge=0, le=255)] = 114
 
 
-class Normalise(_Strict):
+class Normalise(_Step):
     """To float32: (x * scale - mean) / std, by channel (last axis) or by one number."""
 
     op: Literal["normalise"]
@@ -54,7 +62,7 @@ class Normalise(_Strict):
     std: tuple[PositiveFloat, ...] = (1.0,)
 
 
-class Layout(_Strict):
+class Layout(_Step):
     """Order of the axes of a picture, HWC until now. `BGR` swaps the colours."""
 
     op: Literal["layout"]
@@ -62,15 +70,24 @@ class Layout(_Strict):
     colours: Literal["RGB", "BGR"] = "RGB"
 
 
-class Window(_Strict):
+class Window(_Step):
     """Sound: frames of exactly `samples`, behind the last `context` samples of the same stream (zeros at first)."""
 
     op: Literal["window"]
     samples: PositiveInt
     context: Annotated[int, Field(ge=0)] = 0
 
+    @property
+    def remembers(self) -> bool:
+        return self.context > 0
 
-Step = Annotated[Resize | Normalise | Layout | Window, Field(discriminator="op")]
+
+Step = Resize | Window | Normalise | Layout
+
+
+def op_of(step: type[Step]) -> str:
+    """The name of the operation in model.toml, such as "resize"."""
+    return str(get_args(step.model_fields["op"].annotation)[0])
 
 
 class Input(_Strict):
@@ -90,7 +107,7 @@ class Input(_Strict):
     """NaN and infinities make a frame INVALID."""
     bytes_max: PositiveInt | None = None
     """Largest payload of one frame, bytes; None: from the shape where it is fixed, else 8 MiB."""
-    preprocess: tuple[Step, ...] = ()
+    preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
 
 
 class Output(_Strict):
@@ -190,7 +207,7 @@ class ModelConfig(_Strict):
             raise ValueError("variant: at least one is needed, or leave the table out")
         if len(self.variants) > VARIANTS_MAX:
             raise ValueError(f"variant: at most {VARIANTS_MAX} can be served, got {len(self.variants)}")
-        remembers = self.states or any(isinstance(s, Window) and s.context for i in self.inputs for s in i.preprocess)
+        remembers = self.states or any(step.remembers for each in self.inputs for step in each.preprocess)
         if len(self.variants) > 1 and remembers:
             raise ValueError(
                 f"variant: a model that keeps state of its streams has one variant, got {len(self.variants)}; one "

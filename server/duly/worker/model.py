@@ -13,13 +13,13 @@ from time import monotonic_ns
 import numpy as np
 
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
+from duly.worker.decode import not_finite, tensor
 from duly.worker.dtypes import Array
 from duly.worker.errors import InvalidFrame, RunError
 from duly.worker.graph import is_fixed
+from duly.worker.ops.operation import WHOLE_PICTURE, Placement
 from duly.worker.ort_session import Binding, OrtSession
 from duly.worker.plan import Plan
-from duly.worker.postprocess import WHOLE_PICTURE, yolo_v2
-from duly.worker.preprocess import Placement, not_finite, tensor
 from duly.worker.slot_layout import layout
 from duly.worker.states import StreamStates
 
@@ -192,7 +192,7 @@ class Model:
         outputs: dict[str, Array | None] = {}
         if plan.post:
             shape = plan.post.row_shape
-            outputs[plan.post.config.tensor] = np.zeros((size, *shape), plan.post.dtype) if is_fixed(shape) else None
+            outputs[plan.post.tensor] = np.zeros((size, *shape), plan.post.dtype) if is_fixed(shape) else None
         for index, output in enumerate(plan.outputs):
             base = self._output_bases[self._posts + index]
             outputs[output.tensor] = None
@@ -223,7 +223,7 @@ class Model:
         states = [state.batch(size) for state in plan.states]
         self._streams.gather(self._ids(batch, group), states)
         names = [output.tensor for output in plan.outputs]
-        names += [plan.post.config.tensor] if plan.post and plan.post.config.tensor not in names else []
+        names += [plan.post.tensor] if plan.post and plan.post.tensor not in names else []
         inputs |= {state.input: array for state, array in zip(plan.states, states, strict=True)}
         outputs = self._session.run(inputs | plan.constants, names + [state.output for state in plan.states])
         states_out = [outputs.pop(state.output) for state in plan.states]
@@ -262,9 +262,7 @@ class Model:
         refs: list[TensorRef] = []
         if plan.post:
             placement = batch.placements.get(index, WHOLE_PICTURE)
-            for position, value in enumerate(
-                yolo_v2(outputs[plan.post.config.tensor][row], plan.post.config, placement)
-            ):
+            for position, value in enumerate(plan.post.apply(outputs[plan.post.tensor][row], placement)):
                 refs.append(self._copy(slot, position, index, value))
         for position, output in enumerate(plan.outputs, start=self._posts):
             if self._in_place[position - self._posts]:

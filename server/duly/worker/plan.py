@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from duly.models.spec import ELEMENT_BYTES, ModelConfig, Output, Signature, TensorSpec, YoloV2
+from duly.models.spec import ModelConfig, Output, Signature, TensorSpec
 from duly.worker.channel import DIMS_MAX, MESSAGE_BYTES_MAX, message_bytes
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 from duly.worker.inputs import InputPlan, plan_inputs
-from duly.worker.postprocess import classes_of
+from duly.worker.ops.operation import PostOperation
+from duly.worker.ops.order import POSTPROCESS
 from duly.worker.states import StateTensor
 
 BATCH_SIZES = (1, 2, 4, 8)
@@ -36,21 +37,11 @@ class OutputPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class PostPlan:
-    """Graph output `tensor` becomes the first outputs that clients get."""
-
-    config: YoloV2
-    specs: tuple[TensorSpec, ...]
-    dtype: np.dtype[np.generic]
-    row_shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     inputs: tuple[InputPlan, ...]
     states: tuple[StateTensor, ...]
     constants: dict[str, Array]
-    post: PostPlan | None
+    post: PostOperation | None
     outputs: tuple[OutputPlan, ...]
     batch_sizes: tuple[int, ...]
     any_size: bool
@@ -111,7 +102,7 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
     outputs = tuple(_outputs(graph, config))
     given = {tensor: graph.outputs[tensor].shape[0] for tensor in [output.tensor for output in outputs]}
     if post:
-        given[post.config.tensor] = graph.outputs[post.config.tensor].shape[0]
+        given[post.tensor] = graph.outputs[post.tensor].shape[0]
     rows = {tensor: extent for tensor, extent in given.items() if isinstance(extent, int)}
     for tensor, extent in rows.items():
         if batch_sizes != (extent,):
@@ -204,28 +195,11 @@ def _constant(tensor: GraphTensor, value: int | float, symbols: set[str]) -> Arr
     return np.full(extents(tensor.shape), value, dtype)
 
 
-def _post(graph: Graph, config: ModelConfig) -> PostPlan | None:
-    post = config.postprocess
-    if post is None:
+def _post(graph: Graph, config: ModelConfig) -> PostOperation | None:
+    settings = config.postprocess
+    if settings is None:
         return None
-    grid = _find(graph.outputs, post.tensor, "postprocess.tensor", "output")
-    shape = extents(grid.shape)[1:]
-    if grid.datatype not in ("FP16", "FP32", "FP64") or len(shape) != 3 or shape[0] < 0:
-        raise LoadError(
-            f"postprocess.tensor: '{grid.name}' is {grid.datatype}{list(grid.shape)}; "
-            "a grid must be of floating point and [batch, channels, H, W] with its channels fixed"
-        )
-    try:
-        classes_of(shape[0], len(post.anchors))
-    except LoadError as error:
-        raise LoadError(f"postprocess.anchors: {error}") from error
-    count = post.detections_max
-    specs = (
-        TensorSpec(name="boxes", datatype="FP32", shape=(-1, 4), bytes_max=count * 4 * ELEMENT_BYTES["FP32"]),
-        TensorSpec(name="scores", datatype="FP32", shape=(-1,), bytes_max=count * ELEMENT_BYTES["FP32"]),
-        TensorSpec(name="classes", datatype="INT64", shape=(-1,), bytes_max=count * ELEMENT_BYTES["INT64"]),
-    )
-    return PostPlan(post, specs, DTYPES[grid.datatype], shape)
+    return POSTPROCESS[type(settings)](settings, _find(graph.outputs, settings.tensor, "postprocess.tensor", "output"))
 
 
 def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:

@@ -1,35 +1,49 @@
-"""From what a graph gives to what clients get, one frame at a time."""
+"""The region layer of YOLOv2: from the grid that a graph gives to boxes, scores and classes."""
 
 import numpy as np
 
-from duly.models.spec import YoloV2
-from duly.worker.dtypes import Array
+from duly.models.spec import ELEMENT_BYTES, TensorSpec, YoloV2
+from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError
+from duly.worker.graph import GraphTensor, extents
+from duly.worker.ops.operation import WHOLE_PICTURE, Placement, PostOperation
 
 CANDIDATES_MAX = 2048
 """Best boxes that enter non-maximum suppression. Precedent: torchvision's detectors keep 1000 or 2000."""
 
-WHOLE_PICTURE = (0.0, 0.0, 1.0, 1.0)
-"""Where the picture lies in what the graph saw: left, top, width and height in 0..1."""
 
-
-def classes_of(channels: int, anchors: int) -> int:
-    """How many classes a grid of `channels` has.
-
-    Raises:
-        LoadError: the anchors do not fit the channels.
-    """
-    classes, rest = divmod(channels, anchors)
-    if rest or classes <= 5:
-        raise LoadError(
-            f"{anchors} anchors do not fit the grid's {channels} channels, which must be anchors * (5 + classes)"
+class YoloV2Operation(PostOperation):
+    def __init__(self, settings: YoloV2, grid: GraphTensor) -> None:
+        """Raises LoadError where the graph's output is no grid for these settings."""
+        shape = extents(grid.shape)[1:]
+        if grid.datatype not in ("FP16", "FP32", "FP64") or len(shape) != 3 or shape[0] < 0:
+            raise LoadError(
+                f"postprocess.tensor: '{grid.name}' is {grid.datatype}{list(grid.shape)}; "
+                "a grid must be of floating point and [batch, channels, H, W] with its channels fixed"
+            )
+        anchors = len(settings.anchors)
+        values, rest = divmod(shape[0], anchors)
+        if rest or values <= 5:
+            raise LoadError(
+                f"postprocess.anchors: {anchors} anchors do not fit the grid's {shape[0]} channels, which must be "
+                "anchors * (5 + classes)"
+            )
+        count = settings.detections_max
+        self._settings = settings
+        self.tensor = grid.name
+        self.dtype = DTYPES[grid.datatype]
+        self.row_shape = shape
+        self.specs = (
+            TensorSpec(name="boxes", datatype="FP32", shape=(-1, 4), bytes_max=count * 4 * ELEMENT_BYTES["FP32"]),
+            TensorSpec(name="scores", datatype="FP32", shape=(-1,), bytes_max=count * ELEMENT_BYTES["FP32"]),
+            TensorSpec(name="classes", datatype="INT64", shape=(-1,), bytes_max=count * ELEMENT_BYTES["INT64"]),
         )
-    return classes - 5
+
+    def apply(self, row: Array, placement: Placement) -> tuple[Array, Array, Array]:
+        return yolo_v2(row, self._settings, placement)
 
 
-def yolo_v2(
-    grid: Array, config: YoloV2, placement: tuple[float, float, float, float] = WHOLE_PICTURE
-) -> tuple[Array, Array, Array]:
+def yolo_v2(grid: Array, config: YoloV2, placement: Placement = WHOLE_PICTURE) -> tuple[Array, Array, Array]:
     """Boxes FP32[n,4] (x0, y0, x1, y1 in 0..1 of the picture), scores FP32[n] and classes INT64[n], best first.
 
     The region layer of YOLO9000 (Redmon and Farhadi 2016, section 2): x and y by a sigmoid within the cell, width and
