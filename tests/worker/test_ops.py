@@ -21,7 +21,7 @@ def test_whatever_model_toml_may_name_is_carried_out() -> None:
 
 def test_letterbox_reports_where_the_picture_lies_however_it_lay_before() -> None:
     made = PREPROCESS[Resize](Resize(op="resize", width=40, height=40, mode="letterbox"))
-    made.fit((-1, -1, 3), "UINT8", "input[0]")
+    made.fit((-1, -1, 3), TensorSpec(name="x", datatype="UINT8", shape=(-1, -1, 3)), "input[0]")
     picture = np.zeros((20, 40, 3), np.uint8)
     assert made.move(picture, (0.0, 0.0, 1.0, 1.0))[1] == pytest.approx((0, 0.25, 1, 0.5))
     # What was sent lies in the right half of it.

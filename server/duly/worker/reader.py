@@ -28,7 +28,7 @@ class Reader:
         shape = spec.shape
         affine = None
         for operation in operations:
-            shape = operation.fit(shape, spec.datatype, place)
+            shape = operation.fit(shape, spec, place)
             affine = operation.arithmetic(affine)
         self._decode: dict[str, Decode] = {name: ENCODINGS[name].decode for name in spec.encodings}
         self._factor = None if affine is None else affine.factor

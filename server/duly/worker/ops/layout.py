@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from duly.models.spec import Layout
+from duly.models.spec import Layout, TensorSpec
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError
 from duly.worker.graph import is_fixed
@@ -24,13 +24,13 @@ class LayoutOperation(Operation):
     def takes(self, shape: Shape) -> Shape:
         return (*shape[1:], shape[0]) if self._planar else shape
 
-    def fit(self, shape: Shape, datatype: str, place: str) -> Shape:
+    def fit(self, shape: Shape, sent: TensorSpec, place: str) -> Shape:
         if self._swapped and shape[2] != 3:
             raise LoadError(f"{place}: layout.colours: BGR needs 3 channels, not {shape[2]}")
         if not self._planar:
             return shape
         planar = (shape[2], *shape[:2])
-        self._planes = np.empty(planar, DTYPES[datatype]) if is_fixed(planar) else None
+        self._planes = np.empty(planar, DTYPES[sent.datatype]) if is_fixed(planar) else None
         return planar
 
     def arithmetic(self, before: Affine | None) -> Affine | None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from duly.models.spec import Normalise
+from duly.models.spec import Normalise, TensorSpec
 from duly.worker.errors import LoadError
 from duly.worker.ops.operation import Affine, Operation, Shape
 
@@ -11,7 +11,7 @@ class NormaliseOperation(Operation):
     def __init__(self, settings: Normalise) -> None:
         self._settings = settings
 
-    def fit(self, shape: Shape, datatype: str, place: str) -> Shape:
+    def fit(self, shape: Shape, sent: TensorSpec, place: str) -> Shape:
         channels = shape[-1] if shape else 1
         for name, values in (("mean", self._settings.mean), ("std", self._settings.std)):
             if len(values) not in (1, channels):

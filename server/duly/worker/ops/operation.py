@@ -49,10 +49,11 @@ class Operation:
         """The shape that must come in for `shape` to come out. It is used where the model states no shape."""
         return shape
 
-    def fit(self, shape: Shape, datatype: str, place: str) -> Shape:
+    def fit(self, shape: Shape, sent: TensorSpec, place: str) -> Shape:
         """Checks the settings against what comes in; returns the shape that comes out of `move`.
 
-        `place`: the input in model.toml, for errors.
+        `sent`: what clients send, whose element type the elements still have. `place`: the input in model.toml, for
+        errors.
 
         Raises:
             LoadError: the operation cannot be applied.
@@ -76,6 +77,9 @@ class Operation:
         """The elements in their new shape or order, and where a picture lies in them now.
 
         The result may be a buffer of the operation's own, which the next frame overwrites.
+
+        Raises:
+            InvalidFrame: the operation cannot be applied to this frame.
         """
         return value, placement
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from duly.models.spec import Resize
+from duly.models.spec import Resize, TensorSpec
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError
 from duly.worker.opencv import cv2
@@ -21,11 +21,11 @@ class ResizeOperation(Operation):
     def takes(self, shape: Shape) -> Shape:
         return (-1, -1, *shape[2:])
 
-    def fit(self, shape: Shape, datatype: str, place: str) -> Shape:
-        if datatype != self.datatype:
-            raise LoadError(f"{place}.datatype: resize takes {self.datatype}, not {datatype}")
+    def fit(self, shape: Shape, sent: TensorSpec, place: str) -> Shape:
+        if sent.datatype != self.datatype:
+            raise LoadError(f"{place}.datatype: resize takes {self.datatype}, not {sent.datatype}")
         resized = (self._settings.height, self._settings.width, shape[2])
-        self._canvas = np.empty(resized, DTYPES[datatype])
+        self._canvas = np.empty(resized, DTYPES[sent.datatype])
         return resized
 
     def move(self, value: Array, placement: Placement) -> tuple[Array, Placement]:

@@ -1,6 +1,6 @@
 """Puts the end of a stream's last sound before the samples of its next frame."""
 
-from duly.models.spec import Window
+from duly.models.spec import TensorSpec, Window
 from duly.worker.dtypes import Array
 from duly.worker.errors import LoadError
 from duly.worker.ops.operation import Operation, Shape
@@ -17,7 +17,7 @@ class WindowOperation(Operation):
     def takes(self, shape: Shape) -> Shape:
         return (self._samples,)
 
-    def fit(self, shape: Shape, datatype: str, place: str) -> Shape:
+    def fit(self, shape: Shape, sent: TensorSpec, place: str) -> Shape:
         if shape != (self._samples,):
             raise LoadError(f"{place}.shape: {list(shape)} is not the window's {[self._samples]}; leave it out")
         return shape
