@@ -1,4 +1,4 @@
-"""Composition root: puts the parts together and takes the server through its life, warm, ready, drain."""
+"""Composition root: it puts the parts together and takes the server through its life from warm-up to drain."""
 
 import asyncio
 import gc
@@ -33,11 +33,11 @@ from duly.worker.ort_installed import BackendError, check_installed
 _log = structlog.get_logger("duly")
 
 STOP_SECONDS = 1.0
-"""Calls that are still open after the drain get this long."""
+"""Calls that are still open after the drain get this long to end."""
 HEALTH_SECONDS_MAX = 1.0
-"""Those who watch the server's health get this long to take that it drains."""
+"""Watchers of the server's health get this long to receive that it drains."""
 GRACE_SLACK_SECONDS = 0.1
-"""What waits when the grace is over is answered by the scheduler, what then still runs this much later."""
+"""When the grace is over, the scheduler answers what waits. What still runs is given up this much later."""
 
 
 class StartError(Exception):
@@ -48,15 +48,15 @@ class App:
     """The server, in one event loop. `start`, then `run` until it is drained; `close` gives everything back."""
 
     def __init__(self, config: ServerConfig) -> None:
-        """Must be made inside the event loop that it will run in. Raises StartError where it can't record."""
+        """Must be called inside the server's event loop. Raises StartError where the recording cannot be written."""
         self._config = config
         self.address = ""
-        """Where it listens, with the port that it got."""
+        """The address that it listens at, with the port that it got."""
         self.metrics_address = ""
         self.metrics = Metrics()
         self._recording = _recording(config)
         self.failed = False
-        """It ends because something broke that it can't mend: the exit status should say so."""
+        """The server ends because something broke for good, so the exit status should not be 0."""
         self.driver = Driver(self.metrics, config.payload_bytes_max, record=self._recording, fatal=self._fatal)
         self.catalogue = Catalogue(config.lanes or default_lanes())
         self._supervisor = Supervisor(
@@ -90,7 +90,7 @@ class App:
         except BackendError as error:
             raise StartError(str(error)) from None
         try:
-            # Before the models are loaded: a taken port should not cost a warm-up.
+            # This comes before the models are loaded, because a taken port should not cost a warm-up.
             check_free(config.listen)
             if config.metrics:
                 self.metrics.set_gauges(self._gauges)
@@ -114,7 +114,7 @@ class App:
         except ListenError as error:
             raise StartError(str(error)) from None
         sys.setswitchinterval(SWITCH_SECONDS)
-        # What was made until now stays: full collections need not walk it again, and pauses stay short.
+        # Objects made until now live as long as the server. Full collections skip them, which keeps pauses short.
         gc.collect()
         gc.freeze()
         await health.serve()
@@ -131,20 +131,20 @@ class App:
         await self._drained.wait()
 
     def drain(self, grace_ns: int = 0) -> "asyncio.Future[None]":
-        """Begins to stop; done when every frame is answered. A second call joins the first."""
+        """Begins to stop. The result is done when every frame is answered; a second call gets the same one."""
         if self._drain is None:
             grace_ns = grace_ns or int(self._config.drain_grace_s * 1e9)
             self._drain = once("drain", self._do_drain(grace_ns), self._fatal)
         return self._drain
 
     def _fatal(self, reason: str) -> None:
-        """Ends the process, with everything answered, so that whoever supervises it starts a fresh one."""
+        """Ends the process once every frame is answered, so that whoever supervises it can start a fresh one."""
         _log.critical("the server cannot go on, it drains and ends", reason=reason)
         self.failed = True
         self.drain()
 
     async def close(self) -> None:
-        """Ends what is left. Whoever calls it before a drain loses frames."""
+        """Ends what is left. Frames are lost unless the server was drained before."""
         for task in self._tasks:
             task.cancel()
         if self._server is not None:
@@ -159,7 +159,7 @@ class App:
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.payloads))
         try:
-            await self._tell_health()
+            await self._report_draining()
             self.streams.drain()
             self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
             try:
@@ -174,8 +174,8 @@ class App:
         finally:
             self._drained.set()
 
-    async def _tell_health(self) -> None:
-        """Nothing that watchers of the health do, or that goes wrong with them, may hold up the end."""
+    async def _report_draining(self) -> None:
+        """Reports that the server drains. Watchers that are slow or fail must not hold up the end."""
         if self._health is not None:
             try:
                 async with asyncio.timeout(HEALTH_SECONDS_MAX):
@@ -216,7 +216,7 @@ async def _serve(config: ServerConfig) -> int:
         nonlocal stopping
         stopping += 1
         if stopping > 1 or not app.address:
-            main.cancel()  # asked twice, or not serving yet: now
+            main.cancel()  # it was asked twice, or does not serve yet
         else:
             app.drain()
 
@@ -234,7 +234,7 @@ async def _serve(config: ServerConfig) -> int:
 
 
 def serve(config: ServerConfig) -> int:
-    """Runs the server until it is told to stop (SIGINT, SIGTERM, Drain). Returns the exit status.
+    """Runs the server until it is asked to stop (SIGINT, SIGTERM, Drain). Returns the exit status.
 
     Raises StartError where it cannot start.
     """

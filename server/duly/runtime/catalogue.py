@@ -36,7 +36,7 @@ class LoadedVersion:
     signature: Signature | None = None
     """What frames hold, with labels; None until the first worker is ready."""
     providers: list[tuple[str, ...]] = field(default_factory=list)
-    """For each variant, the execution providers that truly run it, as the newest worker reports them."""
+    """The execution providers that truly run each variant, as the newest worker reports them."""
     workers: dict[str, Worker] = field(default_factory=dict)
     """The workers that are ready, by lane."""
 
@@ -62,11 +62,11 @@ class Catalogue:
         """Every version is served on all of `lanes`."""
         self.lanes = lanes
         self.problems: dict[str, str] = {}
-        """By model name, why something in the repository cannot be served."""
+        """Why something in the repository cannot be served, by the name of the model."""
         self._versions: dict[tuple[str, str], LoadedVersion] = {}
-        """By name and version. Look-ups happen for every frame, so they must not build a string."""
+        """All versions by name and number. Look-ups happen for every frame, so they must not build a string."""
         self._active: dict[str, LoadedVersion] = {}
-        """By name, the version that serves streams without a stated version."""
+        """The version that serves streams without a stated version, by the name of the model."""
         self._changed = asyncio.Event()
 
     # ---- looking up ----

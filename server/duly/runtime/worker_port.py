@@ -1,4 +1,4 @@
-"""What the driver needs of a worker: the process behind `runtime/worker_process`, or a fake lane in tests."""
+"""What the driver needs of a worker, which is a process behind `runtime/worker_process` or a fake in tests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,14 +11,17 @@ from duly.runtime.payloads import Payload
 
 @dataclass(slots=True)
 class BatchResult:
-    """A batch that ran. Reasons by index in the batch; times on CLOCK_MONOTONIC."""
+    """A batch that ran. Times are those of CLOCK_MONOTONIC."""
 
     started_ns: int
     finished_ns: int
     outputs: Callable[[int], list[Output]]
-    """Copies the outputs of the frame of that index in the batch. Valid until the next but one batch of the worker."""
+    """Copies the outputs of the frame with that index in the batch. It may be called until the worker is given its next
+    batch but one."""
     invalid: dict[int, str] = field(default_factory=dict)
+    """Why frames are INVALID, by their index in the batch."""
     failed: dict[int, str] = field(default_factory=dict)
+    """Why frames are FAILED, by their index in the batch."""
 
 
 class LaneWorker(Protocol):
@@ -27,19 +30,19 @@ class LaneWorker(Protocol):
 
     @property
     def busy(self) -> bool:
-        """A batch runs that was not reported."""
+        """Whether a batch runs that has not been reported."""
 
     def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
-        """Starts the batch; its end is reported to `Driver.batch_ended`. False: the worker is gone, nothing started.
+        """Starts the batch, whose end is reported to `Driver.batch_ended`. Returns False if the worker is gone.
 
-        Raises where the batch can't be handed over; nothing started then, either.
+        Raises if the batch cannot be handed over. In both cases nothing has been started.
         """
 
     def warm(self, action: WarmLane) -> bool:
-        """Starts a run that no frame waits for; its end is reported likewise. False: as above."""
+        """Starts a run that no frame waits for. End and result are reported as with `run`."""
 
     def forget(self, stream_id: int) -> None:
-        """The stream is closed: its state is no longer needed."""
+        """The stream is closed, so its state is no longer needed."""
 
     def give_up(self, reason: str) -> None:
-        """Whatever runs there is of no interest any more and never reported; the worker goes, and is replaced."""
+        """Ends the worker, which is then replaced. What runs on it is never reported."""

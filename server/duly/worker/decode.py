@@ -1,4 +1,4 @@
-"""From the bytes of a payload to an array: encoded pictures, encoded sound, and tensors as they are."""
+"""Turns the bytes of a payload into an array: encoded pictures, encoded sound, and tensors as they are."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What clients send for each graph input, and which reader makes a row of it: the checks of `input` in model.toml."""
+"""Decides what clients send for each graph input, and which reader makes a row of it; checks `input` in model.toml."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from duly.worker.ops.order import PREPROCESS
 from duly.worker.reader import Reader
 
 INPUT_BYTES_MAX = 8 << 20
-"""Room for an input of one frame whose size is open, as `Input.bytes_max` promises."""
+"""Bytes for one frame of an input whose size is open, as `Input.bytes_max` promises."""
 CHANNELS = 3
 """Channels of a picture where neither the graph nor model.toml says how many."""
 
@@ -28,14 +28,14 @@ _PICTURE_DATATYPES = ("UINT8", "UINT16", "FP32")
 @dataclass(frozen=True, slots=True)
 class InputPlan:
     tensor: str
-    """Graph input."""
+    """The graph input that is fed."""
     reader: Reader
     place: str
-    """In model.toml, for errors."""
+    """The place in model.toml, for errors."""
 
 
 def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
-    """One plan for each input of `config`, or for each graph input that is neither state nor constant.
+    """Returns one plan for each input of `config`, or for each graph input that is neither state nor constant.
 
     Raises:
         LoadError: an input does not fit the graph, or no client could send anything.
@@ -98,7 +98,7 @@ def _check_order(declared: Input, place: str) -> None:
 
 
 def _castable(source: str, target: str, normalised: bool) -> bool:
-    """Without loss of range, except among floating point, where the author wants it so."""
+    """Whether values keep their range. Floating point may become narrower, as the model's author wants it."""
     if normalised or np.issubdtype(DTYPES[source], np.floating):
         return bool(np.issubdtype(DTYPES[target], np.floating))
     return np.can_cast(DTYPES[source], DTYPES[target], "safe")
@@ -107,7 +107,7 @@ def _castable(source: str, target: str, normalised: bool) -> bool:
 def _sent(
     declared: Input, graph_datatype: str, graph_shape: tuple[int, ...], operations: Sequence[Operation], place: str
 ) -> TensorSpec:
-    """What clients send: as model.toml states it, else as the graph and the operations need it."""
+    """Returns what clients send: as model.toml states it, otherwise as the operations and the graph need it."""
     domains = {operation.domain for operation in operations if operation.domain}
     domains |= {ENCODINGS[encoding].domain for encoding in declared.encodings}
     if len(domains) > 1:

@@ -1,9 +1,9 @@
-"""A worker: the process that hosts one model version, all its variants, on one lane. The server starts it as
+"""A worker is a process that hosts all variants of one model version on one lane. The server starts it as
 
     python -m duly.worker.main FD PARENT_PID
 
-with its end of the socket pair as the inherited descriptor FD. It loads one model, then runs batches, one at a time and
-all on this one thread, until it is told to stop or the server is gone. What both say is in `channel`.
+where FD is the inherited descriptor of its end of the socket pair. It loads one model and then runs batches, one at a
+time and all on this one thread, until it is asked to stop or the server is gone. `channel` has the messages.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
 def main(arguments: list[str]) -> int:
     descriptor, parent_pid = map(int, arguments)
     die_with_parent(parent_pid)
-    # Both may go to the whole process group; the server drains, and frames that run shall finish.
+    # Both signals may go to the whole process group. The server drains then, and frames that run shall finish.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as connection:
@@ -47,7 +47,7 @@ def _serve(connection: socket.socket) -> int:
     with contextlib.suppress(OSError):  # a name for `ps`, and no more
         Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
     try:
-        # Not at the top: where a library is missing, the server is to be told so.
+        # This import is not at the top so that the server learns about a missing library.
         from duly.worker.load_model import load
 
         loaded = load(body)
@@ -82,7 +82,7 @@ def _serve(connection: socket.socket) -> int:
 
 
 def _ended(batch_id: int, run: Callable[[], channel.Done]) -> bytes | bytearray:
-    """Runs a batch and encodes what became of it."""
+    """Runs a batch and encodes its results, or why it failed."""
     try:
         return channel.encode_done(run())
     except RunError as error:

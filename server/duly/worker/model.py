@@ -1,8 +1,9 @@
-"""A loaded model: takes one batch at a time out of the region, runs it, and puts the results into the region.
+"""A loaded model takes one batch at a time out of the region, runs it, and puts the results into the region.
 
-Frames are judged one by one: what can't be run is taken out of the batch with a reason, and the others run. Where rows
-have a fixed size, the graph reads and writes warm buffers that are bound once for each slot and batch size; inputs that
-clients send as the graph takes them, and outputs of fixed size, are bound to the region itself and never copied.
+Frames are judged one by one: a frame that cannot be run is taken out of the batch with a reason, and the others run.
+Where rows have a fixed size, the graph reads and writes warm buffers that are bound once for each slot and batch size.
+Inputs that clients send as the graph takes them, and outputs of fixed size, are bound to the region itself and are
+never copied.
 """
 
 from bisect import bisect_left
@@ -26,36 +27,36 @@ from duly.worker.states import StreamStates
 
 @dataclass(slots=True)
 class _Bound:
-    """One batch size in one slot."""
+    """The buffers of one batch size in one slot."""
 
     binding: Binding
     outputs: dict[str, Array]
-    """Graph outputs with a fixed size, by name."""
+    """The graph outputs with a fixed size, by name."""
     states_in: list[Array]
     states_out: list[Array]
 
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch on its way. Everything is by the frame's index in the batch."""
+    """A batch on its way. All tables are by the frame's index in the batch."""
 
     run: Run
     reasons: dict[int, str] = field(default_factory=dict)
-    """Of frames that are not OK."""
+    """Why frames are not OK."""
     too_large: set[int] = field(default_factory=set)
-    """Those of them that ran."""
+    """The frames that ran, but whose outputs have no room."""
     values: dict[int, list[Array]] = field(default_factory=dict)
-    """Rows of frames whose size is not fixed, one for each input."""
+    """One row for each input, where rows have no fixed size."""
     placements: dict[int, Placement] = field(default_factory=dict)
     contexts: dict[int, dict[int, Array]] = field(default_factory=dict)
-    """By input: where the frame's sound ends."""
+    """The end of the frame's sound, by input."""
     results: dict[int, list[TensorRef]] = field(default_factory=dict)
     states: dict[int, tuple[int, list[Array]]] = field(default_factory=dict)
-    """The row that holds the frame's new state in each of these arrays."""
+    """The frame's new state is this row of each of these arrays."""
 
 
 class _OutputTooLarge(Exception):
-    """An output does not fit its place."""
+    """An output is larger than its place."""
 
 
 class Model:
@@ -84,7 +85,7 @@ class Model:
         """Runs one batch.
 
         Raises:
-            RunError: the graph failed on it. States are as before, save those that were to be reset.
+            RunError: the graph failed on it. States are as before, except those that were to be reset.
         """
         started_ns = monotonic_ns()
         batch = _Batch(run)
@@ -103,14 +104,14 @@ class Model:
         return Done(run.batch_id, run.slot, started_ns, monotonic_ns(), frames, batch.reasons)
 
     def forget(self, stream_ids: Sequence[int]) -> None:
-        """Their states are needed no more."""
+        """Drops what is remembered of these streams."""
         for stream_id in stream_ids:
             self._streams.forget(stream_id)
 
     # ---- from the region to rows ----
 
     def _input_rows(self) -> list[list[Array]]:
-        """By slot, one array [batch_max, ...] for each input: the region itself where payloads are rows already."""
+        """Returns for each slot one array [batch_max, ...] an input, the region itself where payloads are rows."""
         shapes = [(self._batch_max, *planned.reader.row_shape) for planned in self._plan.inputs]
         readers = [planned.reader for planned in self._plan.inputs]
         own = [None if r.as_is else np.zeros(shape, r.dtype) for r, shape in zip(readers, shapes, strict=True)]
@@ -181,7 +182,7 @@ class Model:
         self._deliver(batch, kept, size, outputs, bound.states_out)
 
     def _size(self, count: int) -> int:
-        """Rows of a batch of `count` frames; those beyond are padding."""
+        """Returns how many rows a batch of `count` frames has; rows beyond the frames are padding."""
         return count if self._plan.any_size else self._plan.batch_sizes[bisect_left(self._plan.batch_sizes, count)]
 
     def _bind(self, slot: int, size: int) -> _Bound:
@@ -209,7 +210,7 @@ class Model:
         return bound
 
     def _alike(self, batch: _Batch, kept: list[int]) -> list[list[int]]:
-        """Frames whose rows have the same shapes can run together."""
+        """Groups the frames whose rows have the same shapes, since those can run together."""
         groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
         for index in kept:
             groups.setdefault(tuple(row.shape for row in batch.values[index]), []).append(index)
@@ -290,7 +291,7 @@ class Model:
 
 
 def _stack(rows: Sequence[Array], size: int) -> Array:
-    """The rows as one array of `size` of them; a single one is not copied."""
+    """Returns one array with `size` rows, the last of them zeros. A single row is not copied."""
     if size == 1:
         return rows[0][None]
     padding = [np.zeros_like(rows[0])] * (size - len(rows))

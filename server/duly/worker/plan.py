@@ -1,7 +1,7 @@
-"""How a model's configuration and its graph fit together, decided once when it is loaded.
+"""How a model's configuration and its graph fit together. This is decided once, when the model is loaded.
 
-`fit` answers: what does a client send for each input, how does that become a row of the batch, which sizes can a batch
-have, what comes out. Whatever does not fit is a LoadError that names the place in model.toml and what would be right.
+`fit` decides what a client sends for each input, how that becomes a row of the batch, which sizes a batch can have, and
+what comes out. What does not fit is a LoadError that names the place in model.toml and what would be right.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from duly.worker.ops.order import POSTPROCESS
 from duly.worker.states import StateTensor
 
 BATCH_SIZES = (1, 2, 4, 8)
-"""Where the graph takes any size and nobody said which to warm."""
+"""The sizes that are warmed where the graph takes any size and the model states none."""
 OUTPUT_BYTES_MAX = 1 << 20
 """Room for an output of one frame whose size the graph does not fix."""
 
@@ -33,7 +33,7 @@ class OutputPlan:
     tensor: str
     dtype: np.dtype[np.generic]
     row_shape: tuple[int, ...]
-    """Of one frame; -1: any."""
+    """The shape for one frame; -1 stands for any extent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class Plan:
 
     @property
     def fixed(self) -> bool:
-        """True where rows of all inputs have one size: batches then live in buffers that are bound once."""
+        """True where the rows of all inputs have one size. Batches then live in buffers that are bound once."""
         return all(is_fixed(planned.reader.row_shape) for planned in self.inputs)
 
     @property
     def fixed_outputs(self) -> bool:
-        """True where rows of all that the graph gives have one size, too."""
+        """True where the rows of all outputs of the graph have one size too."""
         given = [output.row_shape for output in self.outputs] + ([self.post.row_shape] if self.post else [])
         return all(map(is_fixed, given))
 
@@ -72,10 +72,10 @@ def fit(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool) -> 
     """Fits `config` to `graph`.
 
     Args:
-        graph: inputs and outputs as ONNX Runtime tells them.
+        graph: inputs and outputs as ONNX Runtime reports them.
         config: the contents of model.toml.
         toml: its name in errors, such as "yolo/model.toml".
-        only_warm_sizes: batches must have one of the sizes warmed, even where the graph takes any.
+        only_warm_sizes: batches must have a size that was warmed, even where the graph takes any.
 
     Raises:
         LoadError: they do not fit.
@@ -171,7 +171,7 @@ def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPla
 def _batch_dimension(
     graph: Graph, inputs: Sequence[InputPlan], states: Sequence[StateTensor]
 ) -> tuple[int | None, set[str]]:
-    """The one size that the graph takes, or None, and the names it has for a size that is open."""
+    """Returns the one size that the graph takes, or None, and the names that the graph has for a size that is open."""
     dimensions = [(planned.tensor, graph.inputs[planned.tensor].shape[0]) for planned in inputs]
     dimensions += [(state.input, graph.inputs[state.input].shape[state.batch_axis]) for state in states]
     sizes = {name: size for name, size in dimensions if isinstance(size, int) and size > 0}

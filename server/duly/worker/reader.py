@@ -1,4 +1,4 @@
-"""From what a client sends for one input of one frame to one row of the batch that the graph reads."""
+"""Turns what a client sends for one input of one frame into one row of the batch that the graph reads."""
 
 from collections.abc import Sequence
 from typing import Any

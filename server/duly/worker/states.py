@@ -9,7 +9,7 @@ import numpy as np
 from duly.worker.dtypes import Array
 
 STREAMS_MAX = 4096
-"""Streams remembered by one worker; beyond that the one unused for longest starts anew with its next frame."""
+"""A worker remembers so many streams. Beyond that, the stream that was unused for longest starts anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class StateTensor:
     output: str
     batch_axis: int
     shape: tuple[int, ...]
-    """With 1 for the batch dimension."""
+    """The shape for one frame, with 1 for the batch dimension."""
     dtype: np.dtype[Any]
 
     def batch(self, size: int) -> Array:
@@ -51,7 +51,7 @@ class StreamStates:
         self._streams.pop(stream_id, None)
 
     def context(self, stream_id: int, index: int) -> Array | None:
-        """End of the sound that the stream's last frame gave input `index`; None: the stream is new."""
+        """The end of the sound that the stream's last frame gave for input `index`; None: the stream is new."""
         stream = self._streams.get(stream_id)
         return None if stream is None else stream.contexts.get(index)
 

@@ -18,6 +18,7 @@ PREPROCESS: dict[type[Step], Callable[[Any], Operation]] = {
     Normalise: NormaliseOperation,
     Layout: LayoutOperation,
 }
-"""In the order in which an input has to state them."""
+"""The preprocessing operations by their settings, in the order in which an input has to state them."""
 
 POSTPROCESS: dict[type[YoloV2], Callable[[Any, GraphTensor], PostOperation]] = {YoloV2: YoloV2Operation}
+"""The postprocessing operations by their settings."""

@@ -1,4 +1,4 @@
-"""The region layer of YOLOv2: from the grid that a graph gives to boxes, scores and classes."""
+"""The region layer of YOLOv2 turns the grid that a graph gives into boxes, scores and classes."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from duly.worker.graph import GraphTensor, extents
 from duly.worker.ops.operation import WHOLE_PICTURE, Placement, PostOperation
 
 CANDIDATES_MAX = 2048
-"""Best boxes that enter non-maximum suppression. Precedent: torchvision's detectors keep 1000 or 2000."""
+"""So many of the best boxes enter non-maximum suppression. Precedent: torchvision's detectors keep 1000 or 2000."""
 
 
 class YoloV2Operation(PostOperation):
@@ -44,22 +44,22 @@ class YoloV2Operation(PostOperation):
 
 
 def yolo_v2(grid: Array, config: YoloV2, placement: Placement = WHOLE_PICTURE) -> tuple[Array, Array, Array]:
-    """Boxes FP32[n,4] (x0, y0, x1, y1 in 0..1 of the picture), scores FP32[n] and classes INT64[n], best first.
+    """Returns boxes FP32[n,4] (x0, y0, x1, y1 in 0..1 of the picture), scores FP32[n] and classes INT64[n], best first.
 
-    The region layer of YOLO9000 (Redmon and Farhadi 2016, section 2): x and y by a sigmoid within the cell, width and
-    height by an exponential times the anchor, score = objectness * softmax of the classes.
+    This is the region layer of YOLO9000 (Redmon and Farhadi 2016, section 2). A sigmoid gives x and y within the cell,
+    an exponential times the anchor gives width and height, and a score is objectness * softmax of the classes.
 
     Args:
         grid: [anchors * (5 + classes), H, W], floating point.
         config: anchors in cells, thresholds and bounds.
-        placement: where the picture lies in what the graph saw, which a letterbox leaves not all of.
+        placement: where the picture lies in what the graph saw; a letterbox does not fill it.
     """
     anchors = np.asarray(config.anchors, np.float32)
     _, rows, columns = grid.shape
     cells = grid.reshape(len(anchors), -1, rows, columns)
     with np.errstate(over="ignore", invalid="ignore"):
         objectness = _sigmoid(cells[:, 4].astype(np.float32))
-        # A score is at most the objectness: few cells are left for all that follows.
+        # A score is at most the objectness, so few cells are left for what follows.
         anchor, row, column = np.nonzero(objectness >= config.score_min)
         found = cells[anchor, :, row, column].astype(np.float32)
         scores = objectness[anchor, row, column, None] * _softmax(found[:, 5:])
@@ -80,7 +80,7 @@ def yolo_v2(grid: Array, config: YoloV2, placement: Placement = WHOLE_PICTURE) -
 
 
 def _suppress(boxes: Array, classes: Array, iou_max: float, detections_max: int) -> list[int]:
-    """Indices of the boxes, best first, that overlap none better of their class by more than `iou_max`."""
+    """Returns the indices, best first, of boxes that overlap no better one of their class by more than `iou_max`."""
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     waiting = np.arange(len(boxes))
     kept: list[int] = []
