@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from duly.config import ServerConfig
 from duly.core.events import DispatchBatch, ModelGone, ModelReady, WarmLane
 from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.driver import Driver
-from duly.runtime.payloads import Payload
+from duly.runtime.held_frames import InputData
 from duly.runtime.worker_launch import start_worker
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import Worker, WorkerError
@@ -84,7 +84,7 @@ class SleepingLane:
 
     # ---- as the driver sees it ----
 
-    def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
         return self._worker.run(action, payloads) and self._sleep(action, len(action.frames))
 
     def warm(self, action: WarmLane) -> bool:

@@ -14,10 +14,9 @@ from duly.config import ServerConfig, default_lanes, default_threads
 from duly.core.events import DrainRequested
 from duly.metrics import Gauges, Metrics, MetricsError, MetricsServer, serve_metrics
 from duly.models.repository import Repository
-from duly.rpc.control import ModelService, ServerService
+from duly.rpc.duly_v1.inference_service import InferenceService
+from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.server import Health, ListenError, Server, add_services, check_free, create_server, listen, message_limit
-from duly.rpc.streaming import Streams
-from duly.rpc.terms import Limits
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
@@ -27,6 +26,10 @@ from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
 from duly.runtime.worker_launch import check_version
+from duly.streams.limits import Limits, PrincipalLimits, ServerLimits, StreamLimits
+from duly.streams.open_streams import OpenStreams
+from duly.streams.stream import StreamHost
+from duly.streams.verdict import Verdicts
 from duly.telemetry import configure_logging
 from duly.worker.ort_installed import BackendError, check_installed
 
@@ -57,7 +60,15 @@ class App:
         self._recording = _recording(config)
         self.failed = False
         """The server ends because something broke for good, so the exit status should not be 0."""
-        self.driver = Driver(self.metrics, config.payload_bytes_max, record=self._recording, fatal=self._fatal)
+        verdicts = Verdicts(self.metrics)
+        limits = _limits(config)
+        self.driver = Driver(
+            self.metrics,
+            limits.server.bytes_in_flight_max,
+            record=self._recording,
+            fatal=self._fatal,
+            unheard=verdicts.unheard,
+        )
         self.catalogue = Catalogue(config.lanes or default_lanes())
         self._supervisor = Supervisor(
             self.catalogue, self.driver, self.metrics, config.threads or default_threads(), config.load_timeout_s
@@ -65,16 +76,8 @@ class App:
         self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
-        self._limits = Limits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6))
-        self.streams = Streams(
-            self.driver,
-            self.catalogue,
-            self.metrics,
-            self._admission,
-            self._limits,
-            config.streams_max,
-            config.slow_reader_timeout_s,
-        )
+        host = StreamHost(self.driver, self.catalogue, verdicts, limits)
+        self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
         self._server: Server | None = None
         self._health: Health | None = None
         self._metrics_server: MetricsServer | None = None
@@ -101,13 +104,11 @@ class App:
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
-        message_bytes_max = message_limit(self.catalogue.frame_bytes_max())
-        self.streams.message_bytes_max = self._supervisor.message_bytes_max = message_bytes_max
-        server = self._server = create_server(config.transport, self.streams)
+        message_bytes_max = self.catalogue.message_bytes_max = message_limit(self.catalogue.frame_bytes_max())
+        inference = InferenceService(self.streams, message_bytes_max)
+        server = self._server = create_server(config.transport, inference, config.streams_max, message_bytes_max)
         health = self._health = Health(server)
-        control = ServerService(
-            self.catalogue, self.driver, self.streams, self.metrics, self._limits, config.streams_max, self.drain
-        )
+        control = ServerService(self.catalogue, self.driver, self.streams, self.metrics, self.drain)
         add_services(server, ModelService(self.host, self.catalogue, self.driver), control, config.reflection)
         try:
             self.address = listen(server, config.listen)
@@ -157,7 +158,7 @@ class App:
             self._recording.close()
 
     async def _do_drain(self, grace_ns: int) -> None:
-        _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.payloads))
+        _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))
         try:
             await self._report_draining()
             self.streams.drain()
@@ -166,7 +167,7 @@ class App:
                 async with asyncio.timeout(grace_ns / 1e9 + GRACE_SLACK_SECONDS):
                     await self.driver.drained()
             except TimeoutError:
-                _log.warning("the grace is over, what runs is given up", frames_in_flight=len(self.driver.payloads))
+                _log.warning("the grace is over, what runs is given up", frames_in_flight=len(self.driver.held))
                 self._supervisor.replace_no_more()
                 self.driver.stop_running("the server stopped while the frame ran")
             self.streams.end_all()
@@ -184,9 +185,9 @@ class App:
                 _log.warning("health could not be told that the server drains", reason=type(error).__name__)
 
     def _gauges(self) -> Gauges:
-        payloads = self.driver.payloads
+        held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
-        return Gauges(waiting, len(payloads), payloads.bytes, self.streams.open_by_model())
+        return Gauges(waiting, len(held), held.bytes, self.streams.by_model())
 
     def _nothing_to_serve(self) -> str:
         failures = [f"{loaded.key}: {loaded.error}" for loaded in self.catalogue.all_versions()]
@@ -194,6 +195,14 @@ class App:
         if not failures:
             return f"no model in {self._config.models}: expected NAME/VERSION/model.onnx"
         return "no model can be served:\n  " + "\n  ".join(failures)
+
+
+def _limits(config: ServerConfig) -> Limits:
+    return Limits(
+        StreamLimits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6)),
+        PrincipalLimits(config.principal_streams_max, config.principal_bytes_in_flight_max),
+        ServerLimits(config.streams_max, config.payload_bytes_max),
+    )
 
 
 def _recording(config: ServerConfig) -> RecordingWriter | None:

@@ -115,6 +115,10 @@ class ServerConfig(BaseModel):
     """Payload bytes of one stream that may be unanswered."""
     payload_bytes_max: Annotated[int, Field(gt=0, le=2**40, validate_default=True)] = 2**30
     """Payload bytes of all streams together that may be unanswered."""
+    principal_streams_max: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Streams of one principal (an address of clients) that may be open at once; 0: as many as of all."""
+    principal_bytes_in_flight_max: Annotated[int, Field(ge=0, le=2**40)] = 0
+    """Payload bytes of one principal's streams together that may be unanswered; 0: as many as of all."""
     budget_ms_max: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 600_000.0
     """Longest budget that a stream or frame may ask for."""
     drain_grace_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 10.0

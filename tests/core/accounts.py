@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from duly.core.dispatch.best_effort_share import BEST_EFFORT_PERCENT, DEFICIT_NS_MAX
 from duly.core.events import (
+    Action,
     BatchFailed,
     BatchFinished,
     DispatchBatch,
@@ -15,10 +16,12 @@ from duly.core.events import (
     Event,
     FrameRefused,
     FramesArrived,
+    FramesTurnedOut,
     LaneDown,
     LaneUp,
     ModelGone,
     ModelReady,
+    ResolveFrame,
     StreamOpened,
     WarmLane,
 )
@@ -96,6 +99,10 @@ class Accounts:
         self.batches: dict[int, Running] = {}
         self.unanswered: dict[int, Frame] = {}
         """By seq."""
+        self.arrived_ns: dict[int, int] = {}
+        """By seq."""
+        self.rank: dict[int, int] = {}
+        """By seq: rank of the variant that the frame waits for, or waited for at last."""
         self.batch_of: dict[int, int] = {}
         """Running frames: seq to batch id."""
         self.drain_ns: int | None = None
@@ -114,6 +121,7 @@ class Accounts:
             case FramesArrived(frames):
                 for frame in frames:
                     self.unanswered[frame.seq] = frame
+                    self.arrived_ns[frame.seq] = now_ns
                     stream = self.streams.get(frame.stream_id)
                     if stream is not None:
                         stream.waiting[frame.frame_id] = frame
@@ -142,6 +150,31 @@ class Accounts:
                 self._batch_over(now_ns, event.batch_id, event)
             case DrainRequested():
                 self.drain_ns = event.until_ns
+            case FramesTurnedOut():
+                stream = self.streams.get(event.stream_id)
+                late = event.missed and event.status is not OutcomeStatus.SUPERSEDED
+                if stream is not None and late and stream.terms.stream_class is StreamClass.CRITICAL:
+                    self.critical_missed_ns = now_ns
+
+    def note_ranks(self, actions: list[Action]) -> None:
+        """Before the actions of a step are looked at: which variants frames wait for is told nowhere."""
+        for action in actions:
+            if isinstance(action, DispatchBatch):
+                rank = next(
+                    rank
+                    for (model, rank, lane), worker in self.workers.items()
+                    if (model, lane, worker.variant) == (action.model, action.lane, action.variant)
+                )
+                self.rank.update((frame.seq, rank) for frame in action.frames)
+            elif isinstance(action, ResolveFrame) and action.frame.seq not in self.rank:
+                # It never waited: no variant that its stream accepts could have served it.
+                stream = self.streams.get(action.frame.stream_id)
+                accepted = stream.terms.variant_rank_max if stream is not None else 0
+                ranks = [rank for rank in self.ranks(action.frame.model) if rank <= accepted]
+                self.rank[action.frame.seq] = max(ranks, default=0)
+        for stream_id in self.streams.keys() & self.scheduler._frames.streams.keys():
+            for queued in self.scheduler._frames.streams[stream_id].waiting.values():
+                self.rank[queued.frame.seq] = queued.rank
 
     def note_started(self, now_ns: int, running: Running) -> None:
         batch = running.action
@@ -151,7 +184,7 @@ class Accounts:
             return
         worker = self.workers[batch.model, running.rank, batch.lane]
         worker.last_run_ns, worker.spoilt = now_ns, False
-        most = running.frames[0].stream_class
+        most = self.stream_class(running.frames[0])
         for model, rank, lane in self.workers:
             if lane == batch.lane:
                 self.given_ns.setdefault((model, rank), {})[most] = now_ns
@@ -159,8 +192,8 @@ class Accounts:
     def note_share(self, batch: DispatchBatch) -> None:
         """After the frames of the batch have ceased to wait."""
         left = self.waiting()
-        most = batch.frames[0].stream_class
-        if most is StreamClass.STANDARD and any(frame.stream_class is StreamClass.BEST_EFFORT for frame in left):
+        most = self.stream_class(batch.frames[0])
+        if most is StreamClass.STANDARD and any(self.stream_class(f) is StreamClass.BEST_EFFORT for f in left):
             owed_ns = batch.planned_ns * BEST_EFFORT_PERCENT // (100 - BEST_EFFORT_PERCENT)
             self.owed_ns = min(self.owed_ns + owed_ns, DEFICIT_NS_MAX)
         elif most is StreamClass.BEST_EFFORT and left:
@@ -201,6 +234,12 @@ class Accounts:
 
     # ---- what follows from it ----
 
+    def stream_class(self, frame: Frame) -> StreamClass:
+        return self.streams[frame.stream_id].terms.stream_class
+
+    def variant(self, frame: Frame) -> Variant:
+        return frame.model, self.rank[frame.seq]
+
     def waiting(self) -> list[Frame]:
         return [frame for frame in self.unanswered.values() if frame.seq not in self.batch_of]
 
@@ -226,7 +265,7 @@ class Accounts:
     def may_be_in_time(self, now_ns: int, frame: Frame, terms: StreamTerms) -> bool:
         """Whether the variant that it waits for, or a faster one that its stream allows, could serve it from now on."""
         for rank in self.ranks(frame.model):
-            if frame.rank <= rank <= max(frame.rank, terms.variant_rank_max):
+            if self.rank[frame.seq] <= rank <= max(self.rank[frame.seq], terms.variant_rank_max):
                 planned_ns = self.planned_one_ns((frame.model, rank))
                 if planned_ns is not None and now_ns + planned_ns <= frame.deadline_ns:
                     return True
@@ -241,8 +280,8 @@ class Accounts:
             frame
             for stream in self.streams.values()
             for frame in stream.waiting.values()
-            if (frame.model, frame.rank) in first_ns
-            and now_ns + first_ns[frame.model, frame.rank] <= frame.deadline_ns
+            if self.variant(frame) in first_ns
+            and now_ns + first_ns[self.variant(frame)] <= frame.deadline_ns
             and self.may_start(frame, lane)
         ]
 
@@ -257,7 +296,8 @@ class Accounts:
 
     def gives_way(self, lane: str) -> bool:
         """Whether BEST_EFFORT is owed its next batch on that lane, so that it goes before STANDARD."""
-        best_effort = {(f.model, f.rank) for f in self.waiting() if f.stream_class is StreamClass.BEST_EFFORT}
+        waiting = self.waiting()
+        best_effort = {self.variant(f) for f in waiting if self.stream_class(f) is StreamClass.BEST_EFFORT}
         plans_ns = [self.planned_ns(variant, lane)[1] for variant in best_effort if (*variant, lane) in self.workers]
         return bool(plans_ns) and self.owed_ns >= min(plans_ns)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from duly.core.timing.lane_speed import LaneSpeed
 from duly.core.timing.profile import MARGIN_PERCENT, Profile
 from duly.core.types import Frame, StreamClass
-from duly.core.waiting import Entry
+from duly.core.waiting import Entry, QueuedFrame
 
 MS = 1_000_000
 NOW_NS = 7_000 * MS
@@ -28,9 +28,8 @@ def queue_of(
     """Frames that wait since `age_ms` ago, due in so many ms, each of its own stream."""
     entries = []
     for seq, due_ms in enumerate(sorted(dues_ms)):
-        frame = Frame(seq, seq, 1, "detect/1", NOW_NS + round(due_ms * MS), stream_class=stream_class)
-        frame.arrived_ns = NOW_NS - round(age_ms * MS)
-        entries.append((frame.deadline_ns, seq, frame))
+        frame = Frame(seq, seq, 1, "detect/1", NOW_NS + round(due_ms * MS))
+        entries.append((frame.deadline_ns, seq, QueuedFrame(frame, stream_class, NOW_NS - round(age_ms * MS))))
     return entries
 
 

@@ -6,7 +6,6 @@ an assertion with the time and the frame or batch in its message.
 Out of scope: which of several lawful batches is best. The stories show what the rules prefer.
 """
 
-import copy
 from collections import Counter
 
 from duly.core.dispatch.batch_caps import BLOCKING_NS, SINGLES
@@ -36,18 +35,19 @@ class Witness:
     def __init__(self) -> None:
         self.scheduler = Scheduler()
         self.log: list[tuple[int, Event]] = []
-        """What went in, copied before the scheduler saw it."""
+        """What went in."""
         self.answers: list[list[Action]] = []
-        """What came out of each step, copied before the next."""
+        """What came out of each step."""
         self.accounts = Accounts(self.scheduler)
         self.seen: Counter[str] = Counter()
         """How often each of the rarer rules applied."""
 
     def step(self, now_ns: int, event: Event) -> list[Action]:
-        self.log.append((now_ns, copy.deepcopy(event)))
+        self.log.append((now_ns, event))
         self.accounts.note(now_ns, event)
         actions = self.scheduler.step(now_ns, event)
-        self.answers.append(copy.deepcopy(actions))
+        self.answers.append(actions)
+        self.accounts.note_ranks(actions)
         for action in actions:
             match action:
                 case ResolveFrame():
@@ -69,7 +69,7 @@ class Witness:
         """The recorded log gives the same actions on a fresh scheduler."""
         fresh = Scheduler()
         for (now_ns, event), actions in zip(self.log, self.answers, strict=True):
-            assert fresh.step(now_ns, copy.deepcopy(event)) == actions, f"{now_ns}: {event} does not replay"
+            assert fresh.step(now_ns, event) == actions, f"{now_ns}: {event} does not replay"
 
     # ---- how frames end ----
 
@@ -129,8 +129,8 @@ class Witness:
             # Since it came, a lane that serves its variant began with frames of these classes.
             given = [
                 cls
-                for cls, at_ns in accounts.given_ns.get((frame.model, frame.rank), {}).items()
-                if at_ns >= frame.arrived_ns
+                for cls, at_ns in accounts.given_ns.get(accounts.variant(frame), {}).items()
+                if at_ns >= accounts.arrived_ns[frame.seq]
             ]
             self.seen[reason] += 1
             doomed = not accounts.may_be_in_time(now_ns, frame, stream.terms)
@@ -151,7 +151,7 @@ class Witness:
         accounts, frames = self.accounts, batch.frames
         told = f"{now_ns}: batch {batch.batch_id} of {batch.model} {batch.variant} on {batch.lane}"
         assert frames, f"{told}: no frames"
-        rank = frames[0].rank
+        rank = accounts.rank[frames[0].seq]
         lane, worker = accounts.lanes.get(batch.lane), accounts.workers.get((batch.model, rank, batch.lane))
         assert lane is not None, f"{told}: the lane is not up"
         assert lane.batch_id is None, f"{told}: the lane is not free"
@@ -165,14 +165,12 @@ class Witness:
         usually_ns = now_ns + accounts.profile((batch.model, rank), batch.lane).usual_one_ns
         worth_a_try = len(frames) == 1 and (usually_ns if not probe else now_ns + 1) <= frames[0].deadline_ns
         assert in_time or worth_a_try, f"{told}: planned to be late"
-        cap_ns = accounts.cap_ns(frames[0].stream_class, BLOCKING_NS, SINGLES)
+        cap_ns = accounts.cap_ns(accounts.stream_class(frames[0]), BLOCKING_NS, SINGLES)
         assert len(frames) == 1 or batch.planned_ns <= cap_ns, f"{told}: longer than {cap_ns}"
         gives_way = accounts.gives_way(batch.lane)
         for frame in frames:
             of = f"frame {frame.stream_id}/{frame.frame_id}"
-            assert (frame.model, frame.rank) == (batch.model, rank), (
-                f"{told}: {of} waits for {frame.model} {frame.rank}"
-            )
+            assert frame.model == batch.model, f"{told}: {of} waits for {frame.model}"
             assert frame.seq in accounts.unanswered, f"{told}: {of} is answered"
             terms = accounts.streams[frame.stream_id].terms
             assert rank <= terms.variant_rank_max, f"{told}: {of} is to have rank {terms.variant_rank_max} or better"
@@ -200,27 +198,29 @@ class Witness:
         gap = stream.after_gap(frame.frame_id)
         assert stream.terms.gap is not GapPolicy.SKIP or not (gap or stream.broken), f"{told} runs after a gap"
         resets = lost or (gap and stream.terms.gap is GapPolicy.RESET)
-        assert frame.reset_state == resets, f"{told}: state lost {lost}, gap {gap}, reset {frame.reset_state}"
+        reset = frame.seq in batch.resets_state
+        assert reset == resets, f"{told}: state lost {lost}, gap {gap}, reset {reset}"
         stream.home, stream.state_lost = home, False
 
     def _assert_precedence(self, now_ns: int, batch: DispatchBatch, gives_way: bool, told: str) -> None:
         """No more critical frame that could have run here is left behind, of any model, but STANDARD for what is owed
         to BEST_EFFORT; and no CRITICAL batch takes a frame before its turn.
         """
-        frames, left = batch.frames, self.accounts.runnable(now_ns, batch.lane)
-        most, least = frames[0].stream_class, max(frame.stream_class for frame in frames)
+        accounts, frames, left = self.accounts, batch.frames, self.accounts.runnable(now_ns, batch.lane)
+        most, least = accounts.stream_class(frames[0]), max(accounts.stream_class(frame) for frame in frames)
         for frame in left:
-            bound = least if (frame.model, frame.rank) == (batch.model, frames[0].rank) else most
-            owed = gives_way and frame.stream_class is StreamClass.STANDARD and least is StreamClass.BEST_EFFORT
-            self.seen["gives way"] += owed and frame.stream_class < bound
-            assert owed or frame.stream_class >= bound, f"{told}: goes before {frame.stream_id}/{frame.frame_id}"
+            its_class = accounts.stream_class(frame)
+            bound = least if accounts.variant(frame) == accounts.variant(frames[0]) else most
+            owed = gives_way and its_class is StreamClass.STANDARD and least is StreamClass.BEST_EFFORT
+            self.seen["gives way"] += owed and its_class < bound
+            assert owed or its_class >= bound, f"{told}: goes before {frame.stream_id}/{frame.frame_id}"
         missed_ns = self.accounts.critical_missed_ns
         if most is not StreamClass.CRITICAL or (missed_ns is not None and now_ns - missed_ns < CRITICAL_MISSED_NS):
             return
         turns_ns = [
             frame.deadline_ns
             for frame in left
-            if frame.stream_class is most and (frame.model, frame.rank) != (batch.model, frames[0].rank)
+            if accounts.stream_class(frame) is most and accounts.variant(frame) != accounts.variant(frames[0])
         ]
         if turns_ns:
             self.seen["critical turns"] += 1
@@ -263,7 +263,7 @@ class Witness:
         for frame in waiting:
             told = f"{now_ns}: frame {frame.stream_id}/{frame.frame_id}"
             assert frame.model in accounts.stateful, f"{told} waits for a model that is not loaded"
-            latest_start_ns = frame.deadline_ns - (accounts.planned_one_ns((frame.model, frame.rank)) or 0)
+            latest_start_ns = frame.deadline_ns - (accounts.planned_one_ns(accounts.variant(frame)) or 0)
             assert now_ns <= latest_start_ns, f"{told} waits past its latest start"
             assert wake_ns is not None, f"{told} waits and nobody will wake"
             assert wake_ns <= latest_start_ns + 1, f"{told} is due at {latest_start_ns}, the wake at {wake_ns}"
@@ -293,13 +293,13 @@ class Witness:
                     assert wake_ns <= due_ns, f"{told} and is cold at {due_ns}, the wake at {wake_ns}"
             return
         self.seen["holds"] += 1
-        classes = {frame.stream_class for frame in runnable}
+        classes = {accounts.stream_class(frame) for frame in runnable}
         assert StreamClass.CRITICAL not in classes, f"{told} while CRITICAL frames wait"
         assert accounts.drain_ns is None, f"{told} while the server drains"
         owed = StreamClass.BEST_EFFORT in classes and accounts.gives_way(lane)
         # What is owed is known at most, so where it may be, either class may be the one that holds.
         flaws = [
-            self._flaw_of_hold(now_ns, lane, [f for f in runnable if f.stream_class is first], wake_ns)
+            self._flaw_of_hold(now_ns, lane, [f for f in runnable if accounts.stream_class(f) is first], wake_ns)
             for first in ({StreamClass.BEST_EFFORT, min(classes)} if owed else {min(classes)})
         ]
         assert not all(flaws), f"{told}: {flaws}"
@@ -308,7 +308,7 @@ class Witness:
         """Why these frames, of one class, should run on the lane now; empty: it may hold for more."""
         by_variant: dict[tuple[str, int], list[int]] = {}
         for frame in runnable:
-            by_variant.setdefault((frame.model, frame.rank), []).append(frame.deadline_ns)
+            by_variant.setdefault(self.accounts.variant(frame), []).append(frame.deadline_ns)
         lanes = len(self.accounts.lanes)
         if lanes < 2 or lanes < LANES_PER_MODEL * len(by_variant):
             return f"frames of {sorted(by_variant)} wait, {lanes} lanes are up"

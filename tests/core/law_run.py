@@ -23,6 +23,7 @@ from duly.core.events import (
     FrameRefused,
     FramesArrived,
     FramesCancelled,
+    FramesTurnedOut,
     LaneDown,
     LaneUp,
     ModelGone,
@@ -32,7 +33,7 @@ from duly.core.events import (
     TimerFired,
 )
 from duly.core.scheduler import PROBE_AFTER_NS
-from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
+from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
 from tests.core.law import Witness
 
 MS = 1_000_000
@@ -129,6 +130,17 @@ class Host:
         stream_id = self._stream()
         self.frames[stream_id] += 1
         self._step(FrameRefused(stream_id))
+
+    def turned_out(self) -> None:
+        """Some of the frames that were answered ON_TIME were handed over too late, or to nobody."""
+        r, stream_id = self.random, self._stream()
+        stream = self.witness.accounts.streams.get(stream_id)
+        outcomes = stream.outcomes.values() if stream is not None else ()
+        hits = sum(status is OutcomeStatus.ON_TIME for status in outcomes)
+        if hits:
+            status = r.choice([OutcomeStatus.LATE, OutcomeStatus.LATE, OutcomeStatus.SUPERSEDED])
+            frames = r.randint(1, min(hits, 5))
+            self._step(FramesTurnedOut(stream_id, self.streams[stream_id], frames, status, r.random() < 0.7))
 
     def cancel(self) -> None:
         stream_id = self._stream()
@@ -309,6 +321,7 @@ USUAL: tuple[Callable[[Host], None], ...] = (
     *[Host.time_passes] * 2,
     Host.open_stream,
     Host.frame_refused,
+    Host.turned_out,
     Host.cancel,
     Host.close_stream,
     Host.timer,

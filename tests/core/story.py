@@ -18,6 +18,7 @@ about them, or `ok` where it did nothing. Lines that begin with `#`, and paragra
                                                       long as at warm-up; prints what became of all frames, in sum, when
                                                       the last has its outcome
     cancel 1/7 1/8                                    frames of one stream
+    turned-out 1 model=detect/1 frames=2 status=LATE  of stream 1, which were ON_TIME; word: missed
     close 1                                           the stream
     finish 3                                          the batch; invalid=1/7 or failed=1/7, reason="..."
     fail 3 reason="..."                               the batch
@@ -47,6 +48,7 @@ from duly.core.events import (
     Event,
     FramesArrived,
     FramesCancelled,
+    FramesTurnedOut,
     LaneDown,
     LaneUp,
     ModelGone,
@@ -58,7 +60,7 @@ from duly.core.events import (
     WarmLane,
 )
 from duly.core.timing.profile import MARGIN_PERCENT
-from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
+from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
 from tests.core.law import Witness
 
 SEPARATOR = "----"
@@ -205,6 +207,10 @@ class Story:
             case "cancel":
                 frames = [self._ids(command.word()) for _ in list(command.words)]
                 return FramesCancelled(frames[0][0], tuple(frame_id for _, frame_id in frames))
+            case "turned-out":
+                status, missed = OutcomeStatus[command.option("status")], command.flag("missed")
+                count, model = int(command.option("frames")), command.option("model")
+                return FramesTurnedOut(int(command.word()), model, count, status, missed)
             case "close":
                 return StreamClosed(int(command.word()))
             case "finish":
@@ -333,7 +339,8 @@ class Story:
         match action:
             case DispatchBatch():
                 frames = " ".join(
-                    f"{frame.stream_id}/{frame.frame_id}{' (new state)' * frame.reset_state}" for frame in action.frames
+                    f"{frame.stream_id}/{frame.frame_id}{' (new state)' * (frame.seq in action.resets_state)}"
+                    for frame in action.frames
                 )
                 return (
                     f"dispatch batch {action.batch_id} on {action.lane}: {self._variant(action)} frames {frames}, "

@@ -48,8 +48,8 @@ def served_in_order(frames: list[tuple[int, int]], profile: Profile, lanes: int)
 def test_frames_keep_up_where_serving_them_in_order_does(case: Waiting, gap_ms: int, age_ms: int, lanes: int) -> None:
     """Those that wait, and those that come within the budget of the last of them."""
     lookahead, gap_ns = LOOKAHEAD_BATCHES * case.profile.batch_max, gap_ms * MS
-    for _, _, frame in case.entries:
-        frame.arrived_ns = NOW_NS - age_ms * MS
+    for _, _, queued in case.entries:
+        queued.arrived_ns = NOW_NS - age_ms * MS
     frames = [(NOW_NS, due_ns) for due_ns, _, _ in case.entries[:lookahead]]
     if gap_ns:
         budget_ns = frames[-1][1] - NOW_NS + age_ms * MS
@@ -91,12 +91,12 @@ def equal(frame: Frame) -> float:
 @settings(max_examples=50)
 def test_no_other_window_as_large_is_worth_more_for_the_lane_time(case: Waiting, merits: list[float]) -> None:
     entries, usual = case.entries, case.profile.usual_ns
-    merit_of = {entry[2].seq: merits[nth % len(merits)] for nth, entry in enumerate(entries)}
-    begin, size = best_window(entries, 0, case.profile, NOW_NS, case.cap_ns, lambda frame: merit_of[frame.seq])
+    merit_of = {entry[2].frame.seq: merits[nth % len(merits)] for nth, entry in enumerate(entries)}
+    begin, size = best_window(entries, 0, case.profile, NOW_NS, case.cap_ns, lambda queued: merit_of[queued.frame.seq])
     last = min(len(entries), LOOKAHEAD_BATCHES * case.profile.batch_max)
 
     def value(start: int, frames: int) -> float:
-        counted = sorted(merit_of[entry[2].seq] for entry in entries[start:last])
+        counted = sorted(merit_of[entry[2].frame.seq] for entry in entries[start:last])
         return sum(counted[-frames:])
 
     for start in range(last):

@@ -4,11 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.core.dispatch.best_effort_share import ClassShares
-from duly.core.dispatch.choose import Batch, DispatchContext, Hold, next_batch, something_waits
+from duly.core.dispatch.choose import DispatchContext, Hold, next_batch, something_waits
 from duly.core.dispatch.deferral import LANES_PER_MODEL
 from duly.core.dispatch.merit import FLOOR_MERIT
-from duly.core.state import StreamState, VariantState
+from duly.core.state import Batch, StreamState, VariantState
 from duly.core.types import BacklogPolicy, Frame, StreamClass, StreamTerms
+from duly.core.waiting import QueuedFrame
 from tests.core.drawn import MS, NOW_NS, profile_of
 
 CRITICAL, STANDARD, BEST_EFFORT = StreamClass.CRITICAL, StreamClass.STANDARD, StreamClass.BEST_EFFORT
@@ -39,10 +40,10 @@ class Scene:
         )
         self._seq = 0
 
-    def _merit(self, frame: Frame) -> float:
-        return self.worth.get(frame.seq, 1.0)
+    def _merit(self, queued: QueuedFrame) -> float:
+        return self.worth.get(queued.frame.seq, 1.0)
 
-    def variant(self, times_ms: dict[int, float], *dues: Due, gap_ms: float = 0) -> list[Frame]:
+    def variant(self, times_ms: dict[int, float], *dues: Due, gap_ms: float = 0) -> list[QueuedFrame]:
         """Its frames in the order given; they came 10 ms ago."""
         variant = VariantState(f"model{len(self.about.variants)}/1", "default", 0, stateful=False)
         variant.profiles["gpu:0"] = profile_of(times_ms)
@@ -51,12 +52,10 @@ class Scene:
         frames = []
         for due_ms, stream_class in dues:
             self._seq += 1
-            frame = Frame(
-                self._seq, 1, self._seq, variant.model, NOW_NS + round(due_ms * MS), stream_class=stream_class
-            )
-            frame.arrived_ns = NOW_NS - 10 * MS
-            variant.waiting.add(frame)
-            frames.append(frame)
+            frame = Frame(self._seq, 1, self._seq, variant.model, NOW_NS + round(due_ms * MS))
+            queued = QueuedFrame(frame, stream_class, NOW_NS - 10 * MS)
+            variant.waiting.add(queued)
+            frames.append(queued)
         self.about.variants.append(variant)
         return frames
 
@@ -119,7 +118,7 @@ def test_density_counts_merit() -> None:
     scene = Scene()
     worthy = scene.variant({1: 40}, (45, STANDARD))
     scene.variant(GPU, *[(50, STANDARD)] * 4)
-    scene.worth[worthy[0].seq] = 1000.0
+    scene.worth[worthy[0].frame.seq] = 1000.0
     assert scene.batch().frames == worthy
 
 
@@ -127,7 +126,7 @@ def test_no_window_passes_over_a_frame_that_a_floor_depends_on() -> None:
     scene = Scene()
     frames = scene.variant(GPU, (11, STANDARD), *[(30, STANDARD)] * 12)
     assert scene.batch().frames == frames[1:9]
-    scene.worth[frames[0].seq] = FLOOR_MERIT
+    scene.worth[frames[0].frame.seq] = FLOOR_MERIT
     scene.about.floors = 1
     assert scene.batch().frames == frames[:1]
 
@@ -176,7 +175,7 @@ def test_a_lane_holds_at_high_demand_until_one_more_would_be_late() -> None:
     scene = Scene(LANES_PER_MODEL, LANES_PER_MODEL)
     frames = scene.variant(GPU, *[(40, STANDARD)] * 2, gap_ms=1)
     profile = scene.about.variants[0].profiles["gpu:0"]
-    assert scene.chosen() == Hold(frames[0].deadline_ns - profile.plan_ns[3])
+    assert scene.chosen() == Hold(frames[0].frame.deadline_ns - profile.plan_ns[3])
 
 
 def test_a_lane_holds_neither_alone_nor_for_critical_frames() -> None:
@@ -229,7 +228,7 @@ def test_whatever_is_chosen_is_of_one_variant_in_time_and_not_too_long(
     elif chosen is not None:
         waiting = list(chosen.variant.waiting)
         assert all(frame in waiting for frame in chosen.frames)
-        assert len({frame.seq for frame in chosen.frames}) == len(chosen.frames)
+        assert len({queued.frame.seq for queued in chosen.frames}) == len(chosen.frames)
         assert chosen.planned_ns == chosen.variant.profiles["gpu:0"].plan_ns[len(chosen.frames)]
-        assert all(NOW_NS + chosen.planned_ns <= frame.deadline_ns for frame in chosen.frames)
+        assert all(NOW_NS + chosen.planned_ns <= queued.frame.deadline_ns for queued in chosen.frames)
         assert len(chosen.frames) == 1 or chosen.planned_ns <= cap_ms * MS

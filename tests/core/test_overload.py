@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.core.dispatch.batch_window import LOOKAHEAD_BATCHES
-from duly.core.dispatch.overload import MISFITS_MAX, drop_reason, fits_serially, worthiest
-from duly.core.types import Frame, OutcomeStatus
+from duly.core.dispatch.overload import MISFITS_MAX, fits_serially, worthiest
+from duly.core.fates import of_doomed
+from duly.core.types import OutcomeStatus
+from duly.core.waiting import QueuedFrame
 from tests.core.drawn import MS, NOW_NS, queue_of
 
 batches = st.lists(st.tuples(st.integers(-5, 60), st.integers(1, 40), st.integers(1, 3)), max_size=6).map(
@@ -40,33 +42,38 @@ def test_the_worthiest_are_worth_most_and_keep_their_order(merits: list[int], da
     entries = queue_of([20.0 + nth for nth in range(len(merits))])
     begin = data.draw(st.integers(0, len(merits) - 1))
     size = data.draw(st.integers(1, len(merits) - begin))
-    frames, value = worthiest(entries, begin, size, len(merits), lambda frame: float(merits[frame.seq]))
+    frames, value = worthiest(entries, begin, size, len(merits), lambda queued: float(merits[queued.frame.seq]))
     most = max(sum(chosen) for chosen in combinations(merits[begin:], size))
-    assert value == sum(merits[frame.seq] for frame in frames) == most
-    assert [frame.seq for frame in frames] == sorted({frame.seq for frame in frames})
+    assert value == sum(merits[queued.frame.seq] for queued in frames) == most
+    assert [queued.frame.seq for queued in frames] == sorted({queued.frame.seq for queued in frames})
     assert len(frames) == size
-    assert all(frame.seq >= begin for frame in frames)
+    assert all(queued.frame.seq >= begin for queued in frames)
 
 
 def test_among_equals_the_first_in_the_queue_are_chosen() -> None:
     frames, _ = worthiest(queue_of([20, 21, 22, 23]), 1, 2, 8, lambda frame: 1.0)
-    assert [frame.seq for frame in frames] == [1, 2]
+    assert [queued.frame.seq for queued in frames] == [1, 2]
 
 
 def test_among_equals_those_at_the_edge_come_last() -> None:
     entries, edge_ns = queue_of([11, 14, 16, 50]), NOW_NS + 15 * MS
-    assert [frame.seq for frame in worthiest(entries, 0, 1, 8, lambda frame: 1.0, edge_ns)[0]] == [2]
-    assert [frame.seq for frame in worthiest(entries[:2], 0, 1, 8, lambda frame: 1.0, edge_ns)[0]] == [0]
-    assert [frame.seq for frame in worthiest(entries, 0, 1, 8, lambda frame: 3.0 - frame.seq % 2, edge_ns)[0]] == [2]
+    assert [q.frame.seq for q in worthiest(entries, 0, 1, 8, lambda frame: 1.0, edge_ns)[0]] == [2]
+    assert [q.frame.seq for q in worthiest(entries[:2], 0, 1, 8, lambda frame: 1.0, edge_ns)[0]] == [0]
+    assert [
+        queued.frame.seq
+        for queued in worthiest(entries, 0, 1, 8, lambda queued: 3.0 - queued.frame.seq % 2, edge_ns)[0]
+    ] == [2]
     merits = {0: 1.0, 1: 3.0, 2: 1.0, 3: 1.0}
-    assert [frame.seq for frame in worthiest(entries, 0, 1, 8, lambda frame: merits[frame.seq], edge_ns)[0]] == [1]
+    assert [q.frame.seq for q in worthiest(entries, 0, 1, 8, lambda queued: merits[queued.frame.seq], edge_ns)[0]] == [
+        1
+    ]
 
 
 def test_one_decision_weighs_a_bounded_queue() -> None:
     asked: list[int] = []
 
-    def merit(frame: Frame) -> float:
-        asked.append(frame.seq)
+    def merit(queued: QueuedFrame) -> float:
+        asked.append(queued.frame.seq)
         return 1.0
 
     worthiest(queue_of([20] * 1000), 3, 4, 4, merit)
@@ -88,14 +95,12 @@ def test_one_decision_weighs_a_bounded_queue() -> None:
 def test_a_doomed_frame_is_told_why(
     arrived_ms: int, due_ms: int, preferred_ms: int, passed_ms: int, status: OutcomeStatus, reason: str
 ) -> None:
-    frame = Frame(1, 1, 1, "detect/1", NOW_NS + due_ms * MS)
-    frame.arrived_ns = NOW_NS + arrived_ms * MS
+    deadline_ns, arrived_ns = NOW_NS + due_ms * MS, NOW_NS + arrived_ms * MS
     preferred_ns, passed_ns = NOW_NS + preferred_ms * MS, NOW_NS + passed_ms * MS
-    assert drop_reason(frame, 10 * MS, NOW_NS, preferred_ns, passed_ns) == (status, reason)
+    fate, told = of_doomed(NOW_NS, deadline_ns, arrived_ns, 10 * MS, preferred_ns, passed_ns)
+    assert (fate.status, told) == (status, reason)
 
 
 def test_a_frame_whose_model_no_lane_served_is_told_so() -> None:
-    frame = Frame(1, 1, 1, "detect/1", NOW_NS - 1)
-    frame.arrived_ns = NOW_NS - 20 * MS
-    expected = (OutcomeStatus.EXPIRED, "waited 20 ms while no lane served its model")
-    assert drop_reason(frame, 0, NOW_NS, -1, -1) == expected
+    fate, told = of_doomed(NOW_NS, NOW_NS - 1, NOW_NS - 20 * MS, 0, -1, -1)
+    assert (fate.status, told) == (OutcomeStatus.EXPIRED, "waited 20 ms while no lane served its model")

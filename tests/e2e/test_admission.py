@@ -87,7 +87,9 @@ async def test_a_budget_shorter_than_one_frame_is_refused_without_a_period_as_we
 
 
 async def test_no_budget_is_offered_that_the_server_does_not_take(app: App, client: Client) -> None:
-    app.streams._limits = replace(app.streams._limits, budget_ns_max=int(planned_ms(app) * 0.9e6))
+    host, limits = app.streams.host, app.streams.limits
+    shorter = replace(limits.stream, budget_ns_max=int(planned_ms(app) * 0.9e6))
+    app.streams.host = replace(host, limits=replace(limits, stream=shorter))
     refused = await refusal(client, budget_ms=planned_ms(app) / 2)
     assert "budget_nano" not in refused.metadata
 

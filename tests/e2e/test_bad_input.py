@@ -268,7 +268,7 @@ async def test_too_many_streams(repository: Path) -> None:
 
 async def all_gone(app: App) -> None:
     """Waits until no stream is open and no frame is held."""
-    while len(app.streams) > 1 or len(app.driver.payloads):
+    while len(app.streams) > 1 or len(app.driver.held):
         await asyncio.sleep(0)
 
 
@@ -277,7 +277,7 @@ async def test_client_that_vanishes(shared_server: App, shared_channel: grpc.aio
         await wire.send(*(frame(i) for i in range(1, 101)))
         wire.cancel()
     await all_gone(shared_server)
-    assert shared_server.driver.payloads.bytes == 0
+    assert shared_server.driver.held.bytes == 0
 
 
 async def test_connection_that_breaks(shared_server: App) -> None:
@@ -301,7 +301,7 @@ async def test_a_thousand_streams_opened_and_dropped(shared_server: App, shared_
         if round_ == 0:
             descriptors = process.num_fds()
     assert len(shared_server.streams) == 1
-    assert shared_server.driver.payloads.bytes == 0
+    assert shared_server.driver.held.bytes == 0
     assert not shared_server.driver.scheduler.frames_waiting()
     assert process.num_fds() <= descriptors + 2
 
@@ -329,7 +329,7 @@ async def test_client_that_never_reads(repository: Path) -> None:
         while not any(status is OutcomeStatus.CANCELLED for _, status, _, _ in app.metrics.counts()):
             asked += 1
             assert (await neighbour.ask(frame(asked))).status == ON_TIME
-        assert app.driver.payloads.bytes == 0
+        assert app.driver.held.bytes == 0
         # What it was sent is still there for it to take, and behind that the reason; its own write, still pending, may
         # fail first, which gRPC tells as INTERNAL.
         with contextlib.suppress(grpc.aio.AioRpcError):

@@ -96,7 +96,7 @@ async def test_a_worker_that_lies_fails_its_batch_and_is_replaced(
         assert (outcome.status, outcome.reason) == (FAILED, "the model's worker gave an answer that makes no sense")
         assert (await other.ask(frame(1, [1, 1]))).status == ON_TIME
         assert (await wire.ask(frame(3))).status == ON_TIME
-    assert not server.driver.payloads
+    assert not server.driver.held
 
 
 async def test_a_version_that_comes_back_with_other_inputs_leaves_its_lane_alive(tmp_path: Path) -> None:

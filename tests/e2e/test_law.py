@@ -63,6 +63,6 @@ def test_the_law_over_the_wire(
             if ordering == pb.ORDERING_MONOTONIC:
                 results = [i for i in wire.order if wire.outcomes[i].status in (ON_TIME, LATE)]
                 assert results == sorted(results)
-        assert app.driver.payloads.bytes == 0
+        assert app.driver.held.bytes == 0
 
     runner.run(story())

@@ -137,7 +137,7 @@ async def test_a_worker_that_dies_fails_its_batch_alone_and_is_replaced(server: 
         pid = worker_pid(server, "double/1")
         os.kill(pid, signal.SIGSTOP)  # so that the batch is surely running when it dies
         await wire.send(frame(2))
-        while not server.driver.payloads:
+        while not server.driver.held:
             await asyncio.sleep(0)
         os.kill(pid, signal.SIGKILL)
         failed = await wire.outcome(2)
@@ -175,7 +175,7 @@ async def test_frames_in_flight_across_a_change_of_version_keep_their_own_output
         await stub.LoadModel(model_pb2.LoadModelRequest(name="m", version="2"))
         os.kill(worker_pid(app, "m/1"), signal.SIGSTOP)
         await all_outputs.send(frame(1))
-        while not app.driver.payloads:
+        while not app.driver.held:
             await asyncio.sleep(0)
         await stub.ActivateVersion(model_pb2.ActivateVersionRequest(name="m", version="2"))
         await all_outputs.send(frame(2))

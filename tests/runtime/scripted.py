@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from duly.core.events import Action, Event, TimerFired
-from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
 from duly.metrics import Metrics
 from duly.models.repository import ModelVersion, Repository
 from duly.models.spec import ModelConfig, Signature, TensorSpec
@@ -23,6 +23,7 @@ from duly.runtime.samplers import Samplers
 from duly.runtime.supervisor import Supervisor
 from duly.worker import channel
 from duly.worker.slot_layout import layout
+from tests.runtime.held import take
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -135,7 +136,7 @@ class Stream:
     """What should not have been; said by `check`, since a sink that raises is only let go."""
 
     def deliver(self, outcome: Outcome) -> None:
-        frame_id = outcome.frame.frame_id
+        frame_id = outcome.held.frame.frame_id
         if self.broken or frame_id in self.outcomes:
             self.wrong.append(f"frame {frame_id} answered again, or after the stream was told to end")
         if self.raises:
@@ -229,9 +230,8 @@ class Bench:
         for _ in range(count):
             self._frame_id += 1
             stream.sent.append(self._frame_id)
-            now_ns = self.clock.now_ns
-            frame = Frame(0, stream_id, self._frame_id, model, now_ns + 600 * S, received_ns=now_ns)
-            self.driver.take_frame(frame, [(0, (2,), payload(self._frame_id))], 8)
+            data = payload(self._frame_id)
+            take(self.driver, self.clock.monotonic_ns, stream_id, self._frame_id, model, 600 * S, data, (2,))
 
     @property
     def running(self) -> ScriptedProcess | None:

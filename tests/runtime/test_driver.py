@@ -1,8 +1,7 @@
 """The driver between a scheduler and a fake lane: what it promises to streams and to memory."""
 
 import asyncio
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,12 +11,13 @@ from hypothesis import strategies as st
 from duly.core.events import Action, DispatchBatch, Event, LaneUp, ModelGone, ModelReady, TimerFired, WarmLane
 from duly.core.scheduler import Scheduler
 from duly.core.timing.profile import MARGIN_PERCENT
-from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
 from duly.metrics import Metrics
 from duly.runtime.driver import Driver
+from duly.runtime.held_frames import InputData
 from duly.runtime.outcome import Outcome, Output
-from duly.runtime.payloads import Payload
 from duly.runtime.worker_port import BatchResult
+from tests.runtime.held import take
 
 MS = 1_000_000
 TERMS = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 100 * MS, 64)
@@ -39,12 +39,12 @@ class FakeLane:
     def __init__(self, model: str, lane: str) -> None:
         self.model = model
         self.lane = lane
-        self.running: list[tuple[DispatchBatch, list[Payload]]] = []
+        self.running: list[tuple[DispatchBatch, Sequence[Sequence[InputData]]]] = []
         self.warming: list[WarmLane] = []
         self.forgotten: list[int] = []
         self.gone = False
 
-    def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
         if self.gone:
             return False
         assert not self.running, "one batch at a time"
@@ -71,7 +71,7 @@ class FakeLane:
         action, payloads = self.running.pop()
 
         def outputs(index: int) -> list[Output]:
-            return [(0, (1,), payloads[index][0][2] * 2)]
+            return [(0, (1,), payloads[index][0].data * 2)]
 
         now_ns = finished_ns or driver.clock()
         driver.batch_ended(action.batch_id, BatchResult(now_ns, now_ns, outputs, **reasons))
@@ -85,8 +85,8 @@ class Stream:
     advice: list[str] = field(default_factory=list)
 
     def deliver(self, outcome: Outcome) -> None:
-        assert outcome.frame.frame_id not in self.outcomes, "answered twice"
-        self.outcomes[outcome.frame.frame_id] = outcome
+        assert outcome.held.frame.frame_id not in self.outcomes, "answered twice"
+        self.outcomes[outcome.held.frame.frame_id] = outcome
 
     def advise(self, advice: object, reason: str, period_ns: int) -> None:
         self.advice.append(reason)
@@ -102,7 +102,7 @@ class Log:
     told: list[tuple[int, Event]]
 
     def event(self, now_ns: int, event: Event) -> None:
-        self.told.append((now_ns, copy.deepcopy(event)))
+        self.told.append((now_ns, event))
 
     def actions(self, actions: list[Action]) -> None:
         pass
@@ -119,10 +119,7 @@ class Bench:
     log: list[tuple[int, Event]]
 
     def send(self, stream_id: int, frame_id: int, budget_ns: int = 50 * MS, *, together: bool = False) -> None:
-        payload: Payload = [(0, (1,), bytes([frame_id % 256]))]
-        now_ns = self.clock.now_ns
-        frame = Frame(0, stream_id, frame_id, "m/1", now_ns + budget_ns, received_ns=now_ns)
-        self.driver.take_frame(frame, payload, 1)
+        take(self.driver, self.clock, stream_id, frame_id, "m/1", budget_ns, bytes([frame_id % 256]))
         if not together:
             self.driver.submit(TimerFired())  # anything that happens brings the frames that came before
 
@@ -147,15 +144,15 @@ async def test_a_result_reaches_its_stream_and_its_payload_is_forgotten(bench: B
     stream = Stream()
     stream_id = bench.driver.open_stream(stream, TERMS)
     bench.send(stream_id, 7)
-    assert bench.driver.payloads.bytes == 1
+    assert bench.driver.held.bytes == 1
     bench.clock.now_ns += MS
     bench.lane.end(bench.driver)
     outcome = stream.outcomes[7]
     assert outcome.status is OutcomeStatus.ON_TIME
     assert outcome.outputs == [(0, (1,), b"\x07\x07")]
     assert outcome.run is not None
-    assert (outcome.run.model, outcome.run.size) == ("m/1", 1)
-    assert bench.driver.payloads.bytes == 0
+    assert (outcome.run.batch.model, len(outcome.run.batch.frames)) == ("m/1", 1)
+    assert bench.driver.held.bytes == 0
 
 
 async def test_the_next_batch_starts_before_outcomes_are_handed_over(bench: Bench) -> None:
@@ -164,7 +161,7 @@ async def test_the_next_batch_starts_before_outcomes_are_handed_over(bench: Benc
     class Watching(Stream):
         def deliver(self, outcome: Outcome) -> None:
             super().deliver(outcome)
-            order.append(f"outcome {outcome.frame.frame_id}, {len(bench.lane.running)} running")
+            order.append(f"outcome {outcome.held.frame.frame_id}, {len(bench.lane.running)} running")
 
     stream_id = bench.driver.open_stream(Watching(), TERMS)
     bench.send(stream_id, 1)
@@ -276,7 +273,7 @@ async def test_a_closed_stream_hears_nothing_more_and_workers_forget_it(bench: B
     bench.lane.end(bench.driver)
     assert 1 not in stream.outcomes
     assert bench.lane.forgotten == [stream_id]
-    assert len(bench.driver.payloads) == 0
+    assert len(bench.driver.held) == 0
 
 
 async def test_the_timer_tells_a_doomed_frame_while_the_lane_is_busy(bench: Bench) -> None:
@@ -336,12 +333,11 @@ def test_every_frame_is_answered_once_and_the_log_replays(actions: list[tuple[st
             bench.lane.end(bench.driver)
         for nth in ids:
             assert sorted(streams[nth].outcomes) == sent[nth]
-        assert len(bench.driver.payloads) == 0
-        assert bench.driver.payloads.bytes == 0
+        assert len(bench.driver.held) == 0
+        assert bench.driver.held.bytes == 0
         replayed = Scheduler()
         actions_again = [replayed.step(now_ns, event) for now_ns, event in bench.log]
         again = Scheduler()
-        log = copy.deepcopy(bench.log)
-        assert repr(actions_again) == repr([again.step(now_ns, event) for now_ns, event in log])
+        assert actions_again == [again.step(now_ns, event) for now_ns, event in bench.log]
 
     asyncio.run(story())

@@ -9,9 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from duly.core.events import BatchFinished, DrainRequested, FramesCancelled
-from duly.core.types import Frame, OutcomeStatus
+from duly.core.types import OutcomeStatus
 from duly.runtime.driver import FAILURES_MAX, Driver
 from duly.worker import channel
+from tests.runtime.held import take
 from tests.runtime.scripted import LANE, Bench, Change, Injected, S, ScriptedProcess, Stream
 
 SEEDS = 150
@@ -80,7 +81,7 @@ def places(bench: Bench) -> list[tuple[Any, str]]:
     return [
         (bench.driver, "step"),
         (bench.driver, "next_wake_ns"),
-        (bench.driver.payloads, "get"),
+        (bench.driver.held, "get"),
         (bench.metrics, "batch"),
         (bench.metrics, "outcome"),
         (bench.metrics, "worker_restarted"),
@@ -143,8 +144,8 @@ def test_the_law_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int) -> Non
                     del bench.streams[stream_id]
         for stream in everyone:
             stream.raises = False
-        await bench.until(lambda: not bench.driver.payloads)
-        assert bench.driver.payloads.bytes == 0
+        await bench.until(lambda: not bench.driver.held)
+        assert bench.driver.held.bytes == 0
         still_open = [stream for stream, _ in bench.streams.values()]
         for stream in everyone:
             stream.check(is_open=any(stream is other for other in still_open))
@@ -252,9 +253,7 @@ async def test_a_batch_that_can_not_be_handed_over_fails_alone(bench: Bench) -> 
 
 async def test_a_payload_that_does_not_fit_fails_its_batch_and_not_its_neighbours(bench: Bench) -> None:
     stream = bench.open()
-    now_ns = bench.clock.now_ns
-    frame = Frame(0, next(reversed(bench.streams)), 1, "m/1", now_ns + S, received_ns=now_ns)
-    bench.driver.take_frame(frame, [(0, (3,), bytes(12))], 12)
+    take(bench.driver, bench.clock.monotonic_ns, next(reversed(bench.streams)), 1, "m/1", S, bytes(12), (3,))
     await bench.until(lambda: bool(stream.outcomes))
     assert stream.outcomes[1].status is OutcomeStatus.FAILED
     await bench.serves()
@@ -268,7 +267,7 @@ async def test_a_sink_that_raises_loses_its_stream_and_no_other(bench: Bench) ->
     await bench.until(lambda: bool(other.outcomes))
     assert broken.broken
     assert not broken.outcomes
-    assert not bench.driver.payloads
+    assert not bench.driver.held
     del bench.streams[1]
     await bench.serves()
 
@@ -311,7 +310,7 @@ async def test_what_runs_when_a_drain_is_over_is_failed(bench: Bench) -> None:
     bench.supervisor.replace_no_more()
     bench.driver.stop_running("the server stopped while the frame ran")
     await bench.driver.drained()
-    assert {o.frame.frame_id: (o.status.name, o.reason) for o in stream.outcomes.values()} == {
+    assert {o.held.frame.frame_id: (o.status.name, o.reason) for o in stream.outcomes.values()} == {
         1: ("FAILED", "the server stopped while the frame ran"),
         2: ("SHED", "the server stopped before its turn"),
         3: ("SHED", "the server stopped before its turn"),

@@ -21,6 +21,7 @@ from duly.core.events import (
     FrameRefused,
     FramesArrived,
     FramesCancelled,
+    FramesTurnedOut,
     LaneDown,
     LaneUp,
     ModelGone,
@@ -57,7 +58,7 @@ EVENTS: list[Event] = [
     StreamOpened(2, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 1, 1)),
     FramesArrived(
         [
-            Frame(1, 1, 2**63, "m/1", 50, True, 3, StreamClass.CRITICAL, arrived_ns=4, reset_state=True, rank=1),
+            Frame(1, 1, 2**63, "m/1", 50, True),
             Frame(2, 1, 2, "m/1", -60),
         ]
     ),
@@ -66,6 +67,7 @@ EVENTS: list[Event] = [
     BatchFailed(3, "gone"),
     FrameRefused(1),
     FramesCancelled(1, (1, 2)),
+    FramesTurnedOut(1, "m/1", 2, OutcomeStatus.LATE, True),
     TimerFired(),
     ModelGone("m/1", "cpu:0", "ended"),
     ModelGone("m/1", None, "unloaded"),

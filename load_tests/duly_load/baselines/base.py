@@ -82,8 +82,7 @@ class Baseline:
                     if model is None or not model.lanes:
                         self._answer(frame, OutcomeStatus.FAILED, f"no lane serves {frame.model}")
                     else:
-                        frame.arrived_ns = now_ns
-                        self._wait(model, frame)
+                        self._wait(now_ns, model, frame)
             case BatchFinished():
                 self._batch_finished(now_ns, event)
             case BatchFailed():
@@ -115,9 +114,10 @@ class Baseline:
 
     # ---- what it decides with ----
 
-    def _wait(self, model: Model, frame: Frame) -> None:
+    def _wait(self, now_ns: int, model: Model, frame: Frame) -> None:
+        """`now_ns`: when the frame comes."""
         waiting = model.waiting
-        entry = (frame.deadline_ns if self.by_deadline else frame.arrived_ns, frame.seq, frame)
+        entry = (frame.deadline_ns if self.by_deadline else now_ns, frame.seq, frame)
         if not waiting or entry > waiting[-1]:
             waiting.append(entry)
         else:

@@ -56,8 +56,8 @@ class DeadlineBaseline(Baseline):
             return self._doom_ns
         return self._wake_ns
 
-    def _wait(self, model: Model, frame: Frame) -> None:
-        super()._wait(model, frame)
+    def _wait(self, now_ns: int, model: Model, frame: Frame) -> None:
+        super()._wait(now_ns, model, frame)
         doom_ns = frame.deadline_ns - model.profile.plan_ns[1] + 1
         if self._doom_ns is None or doom_ns < self._doom_ns:
             self._doom_ns = doom_ns

@@ -44,8 +44,8 @@ class Symphony(DeadlineBaseline):
         self._candidates: dict[str, _Candidate] = {}
         """By model, of those with frames that have not changed since."""
 
-    def _wait(self, model: Model, frame: Frame) -> None:
-        super()._wait(model, frame)
+    def _wait(self, now_ns: int, model: Model, frame: Frame) -> None:
+        super()._wait(now_ns, model, frame)
         self._candidates.pop(model.name, None)
 
     def _decide(self, now_ns: int) -> None:

@@ -7,7 +7,6 @@ cost of a frame is that of all of it.
 
 import gc
 import time
-from dataclasses import replace
 from typing import Any
 
 from duly.core import scheduler
@@ -59,16 +58,16 @@ def decide(cell: Cell, rate_hz: float, frames: int, seed: int) -> dict[str, Any]
     began_ns = time.perf_counter_ns()
     run = build(world.scenario, seed).run(Scheduler())
     wall_ns = time.perf_counter_ns() - began_ns
-    policy, events = Scheduler(), fresh(log)
+    policy = Scheduler()
     gc.collect()
     gc.freeze()  # as the server does at its start; else the log, which no server keeps, is looked through all the time
     began_ns = time.process_time_ns()
-    for now_ns, event in events:
+    for now_ns, event in log:
         policy.step(now_ns, event)
         policy.next_wake_ns()
     took_ns = time.process_time_ns() - began_ns
-    policy, events, calls_ns = Scheduler(), fresh(log), []
-    for now_ns, event in events:
+    policy, calls_ns = Scheduler(), []
+    for now_ns, event in log:
         began_ns = time.process_time_ns()
         policy.step(now_ns, event)
         calls_ns.append(time.process_time_ns() - began_ns)
@@ -113,13 +112,3 @@ def recorded(cell: Cell, rate_hz: float, frames: int, seed: int) -> tuple[World,
         lambda now_ns, event: record((now_ns, event)),
     )
     return world, log
-
-
-def fresh(log: list[tuple[int, Event]]) -> list[tuple[int, Event]]:
-    """The same events with frames as they were before a scheduler had them."""
-    return [
-        (now_ns, FramesArrived([replace(frame, rank=0, arrived_ns=0) for frame in event.frames]))
-        if isinstance(event, FramesArrived)
-        else (now_ns, event)
-        for now_ns, event in log
-    ]

@@ -10,7 +10,8 @@ ones: its batches may be put off to become larger (`deferral`), and an older fra
 """
 
 from duly.core.state import StreamState
-from duly.core.types import BacklogPolicy, Frame, StreamTerms
+from duly.core.types import BacklogPolicy, StreamTerms
+from duly.core.waiting import QueuedFrame
 
 
 def keeps_all(terms: StreamTerms) -> bool:
@@ -18,8 +19,8 @@ def keeps_all(terms: StreamTerms) -> bool:
     return terms.backlog is BacklogPolicy.ALL
 
 
-def superseded(stream: StreamState) -> Frame | None:
+def superseded(stream: StreamState) -> QueuedFrame | None:
     """The frame that gives way to the newest one of the stream, which waits already; None where all may wait."""
     if keeps_all(stream.terms) or stream.supersedable <= stream.terms.backlog_frames:
         return None
-    return next(waiting for waiting in stream.waiting.values() if not waiting.must_run)
+    return next(queued for queued in stream.waiting.values() if not queued.frame.must_run)

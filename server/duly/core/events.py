@@ -48,6 +48,22 @@ class FramesCancelled:
 
 
 @dataclass(slots=True)
+class FramesTurnedOut:
+    """Frames of one stream and model that were answered ON_TIME turned out otherwise when they were handed over: too
+    late for the transport, outrun by a newer result, or read by nobody.
+    """
+
+    stream_id: int
+    model: str
+    frames: int
+    """How many."""
+    status: OutcomeStatus
+    """What the client got instead."""
+    missed: bool
+    """Whether that counts as a miss (`fates`); where not, the frames were no hits either."""
+
+
+@dataclass(slots=True)
 class BatchFinished:
     batch_id: int
     invalid: dict[int, str] = field(default_factory=dict)
@@ -125,6 +141,7 @@ Event = (
     | FramesArrived
     | FrameRefused
     | FramesCancelled
+    | FramesTurnedOut
     | BatchFinished
     | BatchFailed
     | LaneUp
@@ -140,7 +157,7 @@ Event = (
 
 @dataclass(slots=True)
 class DispatchBatch:
-    """Run `ledger` (in this order) as one batch of `model` on `lane`, now."""
+    """Run `frames` (in this order) as one batch of `model` on `lane`, now."""
 
     batch_id: int
     lane: str
@@ -148,6 +165,8 @@ class DispatchBatch:
     variant: str
     frames: list[Frame]
     planned_ns: int
+    resets_state: tuple[int, ...] = ()
+    """Frames (by seq) with which the state of their stream starts anew."""
 
 
 @dataclass(slots=True)

@@ -4,9 +4,8 @@ A lane is taken by `start` or `warm` and free again with `ended`, or gone with w
 batches numbered and sent on their way.
 """
 
-from duly.core.dispatch.choose import Batch
 from duly.core.events import Action, DispatchBatch, WarmLane
-from duly.core.state import LaneState, RunningBatch, VariantState
+from duly.core.state import Batch, LaneState, VariantState
 
 IDLE_SHARE = 8
 """A lane that was idle for more than one in so many parts of what it runs next has run nothing just before: it takes
@@ -21,7 +20,7 @@ class Lanes:
         self.up: dict[str, LaneState] = {}
         self.free = 0
         """How many run nothing."""
-        self._running: dict[int, RunningBatch] = {}
+        self._running: dict[int, Batch] = {}
         self._batch_id = 0
         self._actions = actions
 
@@ -38,41 +37,44 @@ class Lanes:
     def is_free(self, lane: str) -> bool:
         return lane in self.up and self.up[lane].batch_id is None
 
-    def start(self, now_ns: int, lane: str, batch: Batch, *, probe: bool) -> None:
-        """`probe`: it is tried against its plan."""
-        variant = batch.variant
-        self._batch_id += 1
-        action = DispatchBatch(self._batch_id, lane, variant.model, variant.name, batch.frames, batch.planned_ns)
-        idle_ns = now_ns - self.up[lane].ended_ns
-        after_idle = idle_ns > batch.planned_ns // IDLE_SHARE
-        self._occupy(lane, RunningBatch(action, variant, now_ns, after_idle, probe))
+    def start(self, now_ns: int, lane: str, batch: Batch) -> None:
+        """The batch runs there from now on."""
+        self._occupy(now_ns, lane, batch)
+        frames, variant = batch.frames, batch.variant
+        batch.after_idle = now_ns - self.up[lane].ended_ns > batch.planned_ns // IDLE_SHARE
+        told = [queued.frame for queued in frames]
+        resets_state = tuple([q.frame.seq for q in frames if q.resets_state]) if variant.stateful else ()
+        self._actions.append(
+            DispatchBatch(batch.batch_id, lane, variant.model, variant.name, told, batch.planned_ns, resets_state)
+        )
 
     def warm(self, now_ns: int, lane: str, variant: VariantState) -> None:
-        self._batch_id += 1
-        action = WarmLane(self._batch_id, lane, variant.model, variant.name)
-        self._occupy(lane, RunningBatch(action, variant, now_ns, after_idle=True, probe=False))
+        """The lane runs zeros from now on."""
+        batch = Batch(variant, [], 0)
+        self._occupy(now_ns, lane, batch)
+        self._actions.append(WarmLane(batch.batch_id, lane, variant.model, variant.name))
 
-    def ended(self, now_ns: int, batch_id: int) -> RunningBatch | None:
+    def ended(self, now_ns: int, batch_id: int) -> Batch | None:
         """What ran; None where it has ended before, as when its lane went down."""
-        running = self._running.pop(batch_id, None)
-        if running is not None:
-            state = self.up[running.action.lane]
+        batch = self._running.pop(batch_id, None)
+        if batch is not None:
+            state = self.up[batch.lane]
             state.batch_id = None
             state.ended_ns = now_ns
             self.free += 1
-        return running
+        return batch
 
     def running(self, model: str, lane: str | None) -> list[int]:
         """Batches of the model that run on that lane, or on any."""
         return [
             batch_id
-            for batch_id, running in self._running.items()
-            if running.action.model == model and lane in (None, running.action.lane)
+            for batch_id, batch in self._running.items()
+            if batch.variant.model == model and lane in (None, batch.lane)
         ]
 
-    def _occupy(self, lane: str, running: RunningBatch) -> None:
-        batch_id = running.action.batch_id
-        self.up[lane].batch_id = batch_id
+    def _occupy(self, now_ns: int, lane: str, batch: Batch) -> None:
+        self._batch_id += 1
+        batch.batch_id, batch.lane, batch.started_ns = self._batch_id, lane, now_ns
+        self.up[lane].batch_id = batch.batch_id
         self.free -= 1
-        self._running[batch_id] = running
-        self._actions.append(running.action)
+        self._running[batch.batch_id] = batch

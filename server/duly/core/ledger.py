@@ -1,14 +1,7 @@
 """The accounts of streams and their frames: every frame gets exactly one outcome.
 
-Theory of operation. A frame is waiting or running, never both; `_answer` is the only way out of either.
-
-    arrived -> over its credit, draining, behind a gap ..... resolved at once
-            -> doomed ...................................... told to the caller, who runs or drops it
-           --> waiting --> superseded by a newer frame ..... SUPERSEDED
-                       --> latest start passed ............. to a faster variant, else as doomed
-                       --> withdrawn, stream closed ........ CANCELLED
-                       --> running --> finished ............ ON_TIME | LATE | INVALID | FAILED
-                                   --> failed .............. FAILED
+Theory of operation. A frame is waiting or running, never both, and `_answer` is the only way out of either. `fates` has
+every way in which it can end, as a table; `docs/fates.md` draws it.
 
 Streams of stateful models are pinned to one lane, where the worker keeps their state, and have at most one frame
 running, the oldest that waits. A frame of theirs that is not run leaves a gap: what comes behind it is SKIPPED, or
@@ -18,17 +11,15 @@ starts the state anew, as its terms say.
 from bisect import bisect_left, insort
 from collections import Counter
 
+from duly.core import fates
 from duly.core.backlog import keeps_all, superseded
-from duly.core.dispatch.choose import Batch
 from duly.core.dispatch.merit import FRESHNESS_MAX, Principals
-from duly.core.dispatch.overload import drop_reason
-from duly.core.events import Action, BatchFinished, FramesCancelled, ResolveFrame, StreamOpened
+from duly.core.events import Action, BatchFinished, FramesCancelled, FramesTurnedOut, ResolveFrame, StreamOpened
+from duly.core.fates import RESULTS, Fate
 from duly.core.model_table import ModelTable, rescuer, variant_for
-from duly.core.state import RunningBatch, StreamState, VariantState
+from duly.core.state import Batch, StreamState, VariantState
 from duly.core.types import Frame, GapPolicy, OutcomeStatus, StreamClass
-
-_GAP = "the state of its stream misses a frame or is lost; open a new stream"
-_MISSED = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SUPERSEDED, OutcomeStatus.SHED)
+from duly.core.waiting import QueuedFrame
 
 
 class FrameLedger:
@@ -42,7 +33,7 @@ class FrameLedger:
         "drop_ns",
         "floors",
         "models_open",
-        "queued",
+        "queued_variants",
         "streams",
         "waiting",
     )
@@ -54,20 +45,20 @@ class FrameLedger:
         self.streams: dict[int, StreamState] = {}
         self.waiting = 0
         """Frames that wait, of all models."""
-        self.queued: list[VariantState] = []
+        self.queued_variants: list[VariantState] = []
         """Variants with frames waiting, in the order of `model_table.variants`; `choose` looks at this very list."""
         self.drop_ns: int | None = None
         """No waiting frame is doomed before this."""
         self.draining = False
         """Nothing new is taken."""
         self.critical_missed_ns: int | None = None
-        """When a CRITICAL frame last was."""
+        """When a CRITICAL frame was last missed; None: never."""
         self.floors = 0
-        """Open streams that have one."""
+        """How many open streams have a floor."""
         self.models_open: Counter[str] = Counter()
-        """Streams by the model that they were opened for."""
+        """How many streams are open, by the model that they were opened for."""
         self._budgets_ns: dict[StreamClass, list[int]] = {stream_class: [] for stream_class in StreamClass}
-        """Of the open streams, in order."""
+        """The budgets of the open streams by class, in order."""
         self._principals = Principals()
 
     # ---- streams ----
@@ -81,7 +72,7 @@ class FrameLedger:
     def closed(self, stream_id: int) -> None:
         stream = self.streams.get(stream_id)
         if stream is not None:
-            self._end_waiting(stream, OutcomeStatus.CANCELLED, "its stream closed")
+            self._end_waiting(stream, fates.CLOSED_WAITING)
             del self.streams[stream_id]
             budgets_ns = self._budgets_ns[stream.terms.stream_class]
             del budgets_ns[bisect_left(budgets_ns, stream.terms.budget_ns)]
@@ -102,68 +93,69 @@ class FrameLedger:
 
     # ---- frames that come and wait ----
 
-    def arrived(self, now_ns: int, frame: Frame) -> VariantState | None:
-        """The variant that the frame is for where no lane can serve it in time by its plan: the caller is to `drop` it
-        or to run it all the same. Else None, and nothing is left to do.
+    def arrived(self, now_ns: int, frame: Frame) -> tuple[QueuedFrame, VariantState] | None:
+        """The frame and the variant that it is for where no lane can serve it in time by its plan: the caller is to
+        `drop` it or to run it all the same. Else None, and nothing is left to do.
         """
-        frame.arrived_ns = now_ns
         stream = self.streams.get(frame.stream_id)
         if stream is None:
-            self._actions.append(ResolveFrame(frame, OutcomeStatus.CANCELLED, "its stream is closed"))
+            self._actions.append(ResolveFrame(frame, OutcomeStatus.CANCELLED, fates.CAME_AFTER_CLOSE.wording))
             return None
         terms = stream.terms
-        frame.stream_class = terms.stream_class
+        queued = QueuedFrame(frame, terms.stream_class, now_ns)
         if terms.gap is not None:
-            frame.reset_state = stream.gap and terms.gap is GapPolicy.RESET
+            queued.resets_state = stream.gap and terms.gap is GapPolicy.RESET
             stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
         stream.unanswered += 1
         stream.arrived_ns = now_ns
         stream.model = frame.model
         model = self._served.by_name.get(frame.model)
         if self.draining:
-            self._resolve(now_ns, stream, frame, OutcomeStatus.SHED, "the server is draining")
+            self._end(now_ns, stream, queued, fates.CAME_WHILE_DRAINING)
         elif model is None:
-            self._resolve(now_ns, stream, frame, OutcomeStatus.FAILED, f"model {frame.model} is not loaded")
+            reason = fates.MODEL_NOT_LOADED.says(model=frame.model)
+            self._end(now_ns, stream, queued, fates.MODEL_NOT_LOADED, reason)
         elif stream.unanswered > terms.frames_in_flight_max:
-            reason = f"more than {terms.frames_in_flight_max} frames of the stream are unanswered"
-            self._resolve(now_ns, stream, frame, OutcomeStatus.SHED, reason)
+            reason = fates.OVER_CREDIT.says(frames_max=terms.frames_in_flight_max)
+            self._end(now_ns, stream, queued, fates.OVER_CREDIT, reason)
         elif stream.gap and terms.gap is not None:
-            self._resolve(now_ns, stream, frame, OutcomeStatus.SKIPPED, _GAP)
+            self._end(now_ns, stream, queued, fates.BEHIND_GAP)
         else:
             if self._served.several:
-                model.arrived[frame.stream_class] += 1
-            variant = model.only or variant_for(now_ns, frame, model, terms)
-            frame.rank = variant.rank
+                model.arrived[terms.stream_class] += 1
+            variant = model.only or variant_for(now_ns, queued, model, terms)
+            queued.rank = variant.rank
             variant.arrivals.arrived(now_ns)
             if frame.deadline_ns < now_ns + variant.planned_one_ns:
-                return variant
-            self._wait(stream, frame, variant)
+                return queued, variant
+            self._wait(stream, queued, variant)
             oldest = superseded(stream)
             if oldest is not None:
-                reason = f"frame {frame.frame_id} took its place"
-                self._withdraw(now_ns, stream, oldest, OutcomeStatus.SUPERSEDED, reason)
+                reason = fates.SUPERSEDED.says(newer=frame.frame_id)
+                self._withdraw(now_ns, stream, oldest, fates.SUPERSEDED, reason)
         return None
 
-    def overdue(self, now_ns: int) -> list[tuple[Frame, VariantState]]:
+    def overdue(self, now_ns: int) -> list[tuple[QueuedFrame, VariantState]]:
         """Waiting frames whose latest start has passed, and the variants that they wait for."""
         return [
-            (frame, variant)
-            for variant in self.queued
-            for frame in variant.waiting.due_before(now_ns + variant.planned_one_ns)
+            (queued, variant)
+            for variant in self.queued_variants
+            for queued in variant.waiting.due_before(now_ns + variant.planned_one_ns)
         ]
 
-    def rescue_or_remove(self, now_ns: int, frame: Frame, variant: VariantState) -> bool:
+    def rescue_or_remove(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> bool:
         """A frame that waits for `variant` overdue goes to a faster one, where it keeps its place in the stream. True
         where none is fast enough: it waits no more, and the caller is to `drop` it or to run it all the same.
         """
+        frame = queued.frame
         stream = self.streams[frame.stream_id]
         if frame.frame_id not in stream.waiting:
             return False  # it was SKIPPED along with one before it
-        faster = rescuer(now_ns, frame, self._served.by_name[frame.model], stream.terms)
+        faster = rescuer(now_ns, queued, self._served.by_name[frame.model], stream.terms)
         if faster is None:
-            self._unwait(stream, frame)
+            self._unwait(stream, queued)
             return True
-        self._move(frame, variant, faster)
+        self._move(queued, variant, faster)
         return False
 
     def requeue(self, now_ns: int, name: str) -> None:
@@ -171,70 +163,76 @@ class FrameLedger:
         model = self._served.by_name[name]
         for variant in model.variants.values():
             if not variant.profiles:
-                for frame in list(variant.waiting):
-                    other = variant_for(now_ns, frame, model, self.streams[frame.stream_id].terms)
+                for queued in list(variant.waiting):
+                    other = variant_for(now_ns, queued, model, self.streams[queued.frame.stream_id].terms)
                     if other is not variant and other.profiles:
-                        self._move(frame, variant, other)
+                        self._move(queued, variant, other)
 
-    def _move(self, frame: Frame, variant: VariantState, other: VariantState) -> None:
-        variant.waiting.remove(frame)
+    def _move(self, queued: QueuedFrame, variant: VariantState, other: VariantState) -> None:
+        variant.waiting.remove(queued)
         self._leave_queue(variant)
-        frame.rank = other.rank
+        queued.rank = other.rank
         self._enter_queue(other)
-        other.waiting.add(frame)
+        other.waiting.add(queued)
 
-    def drop(self, now_ns: int, frame: Frame, variant: VariantState) -> None:
-        """A doomed frame that does not wait."""
-        preferred_ns = variant.preferred_ns[frame.stream_class]
-        status, reason = drop_reason(frame, variant.planned_one_ns, now_ns, preferred_ns, variant.passed_ns)
-        self._resolve(now_ns, self.streams[frame.stream_id], frame, status, reason)
+    def drop(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> None:
+        """Ends a doomed frame that does not wait."""
+        frame = queued.frame
+        preferred_ns = variant.preferred_ns[queued.stream_class]
+        fate, reason = fates.of_doomed(
+            now_ns, frame.deadline_ns, queued.arrived_ns, variant.planned_one_ns, preferred_ns, variant.passed_ns
+        )
+        self._end(now_ns, self.streams[frame.stream_id], queued, fate, reason)
 
     def plan_drop(self) -> None:
         """Plans have changed, or frames were dropped."""
         self.drop_ns = None
-        for variant in self.queued:
+        for variant in self.queued_variants:
             deadline_ns = variant.waiting.deadline_first_ns()
             assert deadline_ns is not None
             self._drop_by(deadline_ns, variant)
 
-    def cancelled(self, event: FramesCancelled) -> None:
+    def cancelled(self, now_ns: int, event: FramesCancelled) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             for frame_id in event.frame_ids:
-                frame = stream.waiting.get(frame_id)
-                if frame is not None:
-                    self._withdraw(0, stream, frame, OutcomeStatus.CANCELLED, "withdrawn by the client")
+                queued = stream.waiting.get(frame_id)
+                if queued is not None:
+                    self._withdraw(now_ns, stream, queued, fates.WITHDRAWN, fates.WITHDRAWN.wording)
 
-    def end_all_waiting(self, reason: str) -> None:
+    def end_all_waiting(self) -> None:
+        """The drain is over."""
         for stream in self.streams.values():
-            self._end_waiting(stream, OutcomeStatus.SHED, reason)
+            self._end_waiting(stream, fates.DRAIN_OVER)
 
     def unloaded(self, now_ns: int, name: str, reason: str) -> None:
         """The model is about to be served no more."""
         for variant in self._served.by_name[name].variants.values():
-            for frame in list(variant.waiting):
-                self._withdraw(now_ns, self.streams[frame.stream_id], frame, OutcomeStatus.FAILED, reason)
+            for queued in list(variant.waiting):
+                stream = self.streams[queued.frame.stream_id]
+                self._withdraw(now_ns, stream, queued, fates.MODEL_UNLOADED, reason)
 
     def state_lost(self, name: str, lane: str | None) -> None:
-        """Of streams that a worker of the model on that lane, or on any, kept the state of: whatever runs next starts
-        anew, on any lane.
+        """A worker of the model on that lane, or on any, is gone with the state that it kept for streams: whatever runs
+        next for these starts anew, on any lane.
         """
         for stream in self.streams.values():
             if stream.home is not None and stream.home[0] == name and lane in (None, stream.home[1]):
                 stream.home, stream.state_lost = None, True
                 if lane is not None and stream.terms.gap is GapPolicy.SKIP:
                     stream.gap = True
-                    self._end_waiting(stream, OutcomeStatus.SKIPPED, _GAP)
+                    self._end_waiting(stream, fates.GAP_BEFORE)
 
     # ---- frames that run ----
 
     def take(self, batch: Batch) -> None:
-        """Its frames wait no more."""
+        """The frames of the batch wait no more."""
         frames = batch.frames
         batch.variant.waiting.take(frames)
         self._leave_queue(batch.variant)
         self.waiting -= len(frames)
-        for frame in frames:
+        for queued in frames:
+            frame = queued.frame
             stream = self.streams[frame.stream_id]
             del stream.waiting[frame.frame_id]
             if not frame.must_run:
@@ -245,9 +243,9 @@ class FrameLedger:
         frames = batch.frames
         share_ns = batch.planned_ns / len(frames)
         charged_ns = 0.0
-        principal = self.streams[frames[0].stream_id].terms.principal
-        for frame in frames:
-            stream = self.streams[frame.stream_id]
+        principal = self.streams[frames[0].frame.stream_id].terms.principal
+        for queued in frames:
+            stream = self.streams[queued.frame.stream_id]
             whose = stream.terms.principal
             if whose != principal:
                 self._principals.served(now_ns, principal, charged_ns)
@@ -255,85 +253,89 @@ class FrameLedger:
             charged_ns += share_ns
             if batch.variant.stateful:
                 stream.running += 1
-                frame.reset_state |= stream.state_lost or stream.home not in (None, (batch.variant.model, lane))
+                queued.resets_state |= stream.state_lost or stream.home not in (None, (batch.variant.model, lane))
                 stream.home, stream.state_lost = (batch.variant.model, lane), False
         self._principals.served(now_ns, principal, charged_ns)
 
-    def ended(self, running: RunningBatch) -> None:
-        """Its frames run no more; their outcomes follow."""
-        if running.variant.stateful:
-            for frame in running.frames:
-                stream = self.streams.get(frame.stream_id)
+    def ended(self, batch: Batch) -> None:
+        """The frames of the batch run no more; their outcomes follow."""
+        if batch.variant.stateful:
+            for queued in batch.frames:
+                stream = self.streams.get(queued.frame.stream_id)
                 if stream is not None:
                     stream.running -= 1
 
-    def finished(self, now_ns: int, frames: list[Frame], event: BatchFinished) -> None:
-        batch_id, size = event.batch_id, len(frames)
-        for frame in frames:
+    def finished(self, now_ns: int, batch: Batch, event: BatchFinished) -> None:
+        batch_id, size = batch.batch_id, len(batch.frames)
+        for queued in batch.frames:
+            frame = queued.frame
             stream = self.streams.get(frame.stream_id)
             if frame.seq in event.invalid:
-                status, reason = OutcomeStatus.INVALID, event.invalid[frame.seq]
+                fate, reason = fates.NOT_READABLE, event.invalid[frame.seq]
             elif frame.seq in event.failed:
-                status, reason = OutcomeStatus.FAILED, event.failed[frame.seq]
+                fate, reason = fates.MODEL_FAILED, event.failed[frame.seq]
             elif stream is None:
-                status, reason = OutcomeStatus.CANCELLED, "its stream closed"
+                fate, reason = fates.CLOSED_RUNNING, fates.CLOSED_RUNNING.wording
             elif now_ns <= frame.deadline_ns:
-                status, reason = OutcomeStatus.ON_TIME, ""
+                fate, reason = fates.IN_TIME, ""
                 if stream.merit.spotless and stream.terms.gap is None and not self._served.several:
-                    # What `_resolve` would do, which is most of what happens.
-                    self._answer(stream, frame, status, reason, batch_id, size)
+                    # What `_end` would do, which is most of what happens.
+                    self._actions.append(ResolveFrame(frame, OutcomeStatus.ON_TIME, "", batch_id, size))
+                    stream.unanswered -= 1
                     continue
             else:
-                status, reason = OutcomeStatus.LATE, "it ran longer than planned"
-            self._resolve(now_ns, stream, frame, status, reason, batch_id, size)
+                fate, reason = fates.RAN_LATE, fates.RAN_LATE.wording
+            self._end(now_ns, stream, queued, fate, reason, batch_id, size)
 
-    def failed(self, now_ns: int, frames: list[Frame], batch_id: int, reason: str) -> None:
-        for frame in frames:
-            stream = self.streams.get(frame.stream_id)
-            self._resolve(now_ns, stream, frame, OutcomeStatus.FAILED, reason, batch_id, len(frames))
+    def failed(self, now_ns: int, batch: Batch, reason: str) -> None:
+        for queued in batch.frames:
+            stream = self.streams.get(queued.frame.stream_id)
+            self._end(now_ns, stream, queued, fates.BATCH_LOST, reason, batch.batch_id, len(batch.frames))
 
-    def merit(self, frame: Frame) -> float:
-        """What it is worth under overload."""
-        stream = self.streams[frame.stream_id]
+    def merit(self, queued: QueuedFrame) -> float:
+        """What the frame is worth under overload."""
+        stream = self.streams[queued.frame.stream_id]
         return stream.merit.value * self._principals.factor(stream.terms.principal)
 
-    def freshness(self, frame: Frame) -> float:
-        """What it is worth to a window: more where what its stream missed leaves its newest result older."""
-        stream = self.streams[frame.stream_id]
+    def freshness(self, queued: QueuedFrame) -> float:
+        """What the frame is worth to a window: more where what its stream missed leaves its newest result older."""
+        stream = self.streams[queued.frame.stream_id]
         return 1.0 if keeps_all(stream.terms) else min(stream.merit.value, FRESHNESS_MAX)
 
     # ---- the ways into and out of the queues ----
 
-    def _wait(self, stream: StreamState, frame: Frame, variant: VariantState) -> None:
-        stream.waiting[frame.frame_id] = frame
+    def _wait(self, stream: StreamState, queued: QueuedFrame, variant: VariantState) -> None:
+        frame = queued.frame
+        stream.waiting[frame.frame_id] = queued
         if not frame.must_run:
             stream.supersedable += 1
         self._enter_queue(variant)
-        variant.waiting.add(frame)
+        variant.waiting.add(queued)
         self.waiting += 1
         self._drop_by(frame.deadline_ns, variant)
 
-    def _unwait(self, stream: StreamState, frame: Frame) -> None:
+    def _unwait(self, stream: StreamState, queued: QueuedFrame) -> None:
+        frame = queued.frame
         del stream.waiting[frame.frame_id]
         if not frame.must_run:
             stream.supersedable -= 1
-        variant = self._served.by_name[frame.model].variants[frame.rank]
-        variant.waiting.remove(frame)
+        variant = self._served.by_name[frame.model].variants[queued.rank]
+        variant.waiting.remove(queued)
         self._leave_queue(variant)
         self.waiting -= 1
 
     def _enter_queue(self, variant: VariantState) -> None:
         """Before a frame is added."""
         if not variant.waiting.count:
-            queued, at = self.queued, len(self.queued)
-            while at and queued[at - 1].number > variant.number:
+            variants, at = self.queued_variants, len(self.queued_variants)
+            while at and variants[at - 1].number > variant.number:
                 at -= 1
-            queued.insert(at, variant)
+            variants.insert(at, variant)
 
     def _leave_queue(self, variant: VariantState) -> None:
         """After frames were removed."""
         if not variant.waiting.count:
-            self.queued.remove(variant)
+            self.queued_variants.remove(variant)
 
     def _drop_by(self, deadline_ns: int, variant: VariantState) -> None:
         """Looks again when the latest start of such a frame has passed, if not before."""
@@ -341,62 +343,78 @@ class FrameLedger:
         if self.drop_ns is None or drop_ns < self.drop_ns:
             self.drop_ns = drop_ns
 
-    def _withdraw(self, now_ns: int, stream: StreamState, frame: Frame, status: OutcomeStatus, reason: str) -> None:
+    def _withdraw(self, now_ns: int, stream: StreamState, queued: QueuedFrame, fate: Fate, reason: str) -> None:
         """Ends a frame that waits; one that no longer does was SKIPPED along with one before it."""
-        if frame.frame_id in stream.waiting:
-            self._unwait(stream, frame)
-            self._resolve(now_ns, stream, frame, status, reason)
+        if queued.frame.frame_id in stream.waiting:
+            self._unwait(stream, queued)
+            self._end(now_ns, stream, queued, fate, reason)
 
-    def _end_waiting(self, stream: StreamState, status: OutcomeStatus, reason: str, after_id: int = -1) -> None:
+    def _end_waiting(self, stream: StreamState, fate: Fate, after_id: int = -1) -> None:
         """Ends every frame of the stream that waits behind that frame id, alike."""
-        for frame in [frame for frame_id, frame in stream.waiting.items() if frame_id > after_id]:
-            self._unwait(stream, frame)
-            self._answer(stream, frame, status, reason)
+        for queued in [queued for frame_id, queued in stream.waiting.items() if frame_id > after_id]:
+            self._unwait(stream, queued)
+            self._answer(stream, queued.frame, fate.status, fate.wording)
 
     # ---- outcomes ----
 
-    def _resolve(
+    def _end(
         self,
         now_ns: int,
         stream: StreamState | None,
-        frame: Frame,
-        status: OutcomeStatus,
-        reason: str,
+        queued: QueuedFrame,
+        fate: Fate,
+        reason: str | None = None,
         batch_id: int = 0,
         batch_size: int = 0,
     ) -> None:
-        """Ends a frame that no longer waits or runs, with what follows for the frames behind it."""
-        self._answer(stream, frame, status, reason, batch_id, batch_size)
+        """Ends a frame that no longer waits or runs, with what follows for the frames behind it. `reason`: the wording
+        of its fate where that has nothing to fill in.
+        """
+        frame = queued.frame
+        self._answer(stream, frame, fate.status, fate.wording if reason is None else reason, batch_id, batch_size)
         if stream is None:
             return
-        if status is OutcomeStatus.ON_TIME or (status in _MISSED and now_ns > frame.arrived_ns):
-            # A frame that was hopeless when it came says nothing about what the lanes can do.
-            self._judge(now_ns, stream, frame, status)
-        if stream.terms.gap is None or status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
+        # One that was superseded by a frame that came along with it has cost nobody anything.
+        if fate is fates.IN_TIME or (fate.missed and now_ns > queued.arrived_ns):
+            self._judge(now_ns, stream, frame, fate)
+        if stream.terms.gap is None or fate.status in RESULTS:
             return
         if stream.terms.gap is GapPolicy.SKIP:
             stream.gap = True
-            self._end_waiting(stream, OutcomeStatus.SKIPPED, _GAP, frame.frame_id)
+            self._end_waiting(stream, fates.GAP_BEFORE, frame.frame_id)
         elif stream.terms.gap is GapPolicy.RESET:
             behind = next((frame_id for frame_id in stream.waiting if frame_id > frame.frame_id), None)
             if behind is None:
                 stream.gap = True
             else:
-                stream.waiting[behind].reset_state = True
+                stream.waiting[behind].resets_state = True
 
-    def _judge(self, now_ns: int, stream: StreamState, frame: Frame, status: OutcomeStatus) -> None:
+    def _judge(self, now_ns: int, stream: StreamState, frame: Frame, fate: Fate) -> None:
         """Notes for coming choices whether the lanes served the frame as it wants."""
-        missed = status is not OutcomeStatus.ON_TIME
-        if missed or not stream.merit.spotless:
-            stream.merit.ended(not missed)
-        if status is OutcomeStatus.SUPERSEDED:
+        if fate.missed or not stream.merit.spotless:
+            stream.merit.ended(not fate.missed)
+        if fate.status is OutcomeStatus.SUPERSEDED:
             return
-        if missed and frame.stream_class is StreamClass.CRITICAL:
+        if fate.missed and stream.terms.stream_class is StreamClass.CRITICAL:
             self.critical_missed_ns = now_ns
         model = self._served.by_name.get(frame.model) if self._served.several else None
         if model is not None:
-            model.on_time += not missed
-            model.missed += missed
+            model.on_time += not fate.missed
+            model.missed += fate.missed
+
+    def turned_out(self, now_ns: int, event: FramesTurnedOut) -> None:
+        """Takes back what `_judge` noted of frames that were answered ON_TIME, and notes what became of them."""
+        stream = self.streams.get(event.stream_id)
+        counts = event.status is not OutcomeStatus.SUPERSEDED
+        if stream is not None:
+            for _ in range(event.frames):
+                stream.merit.turned_out(event.missed)
+            if event.missed and counts and stream.terms.stream_class is StreamClass.CRITICAL:
+                self.critical_missed_ns = now_ns
+        model = self._served.by_name.get(event.model) if self._served.several else None
+        if model is not None:
+            model.on_time = max(0, model.on_time - event.frames)
+            model.missed += event.frames if event.missed and counts else 0
 
     def _answer(
         self,

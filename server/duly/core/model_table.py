@@ -10,7 +10,8 @@ from duly.core.events import ModelReady
 from duly.core.state import ModelState, VariantState
 from duly.core.timing.lane_speed import LaneSpeed
 from duly.core.timing.profile import Profile
-from duly.core.types import Frame, ModelPlan, StreamTerms
+from duly.core.types import ModelPlan, StreamTerms
+from duly.core.waiting import QueuedFrame
 
 
 class ModelTable:
@@ -93,21 +94,22 @@ class ModelTable:
         self.warmed = [variant for variant in self.variants if variant.warm_after_ns]
 
 
-def variant_for(now_ns: int, frame: Frame, model: ModelState, terms: StreamTerms) -> VariantState:
+def variant_for(now_ns: int, queued: QueuedFrame, model: ModelState, terms: StreamTerms) -> VariantState:
     """The variant that the control wants, or the first faster one that can still serve the frame in time; the fastest
     that it accepts where none can. Where none of them is served now, a more accurate one, or whichever is accepted.
     """
-    rank_max = terms.variant_rank_max
-    served = model.served_from(model.control.rank_for(frame.stream_class, rank_max), rank_max)
+    rank_max, deadline_ns = terms.variant_rank_max, queued.frame.deadline_ns
+    served = model.served_from(model.control.rank_for(queued.stream_class, rank_max), rank_max)
     served = served or model.served_from(0, rank_max)
-    in_time = (variant for variant in served if frame.deadline_ns >= now_ns + variant.planned_one_ns)
+    in_time = (variant for variant in served if deadline_ns >= now_ns + variant.planned_one_ns)
     known = served or [variant for rank, variant in model.variants.items() if rank <= rank_max]
     return next(in_time, None) or next(reversed(known or list(model.variants.values())))
 
 
-def rescuer(now_ns: int, frame: Frame, model: ModelState, terms: StreamTerms) -> VariantState | None:
+def rescuer(now_ns: int, queued: QueuedFrame, model: ModelState, terms: StreamTerms) -> VariantState | None:
     """The most accurate variant that can still serve a frame which its own can't."""
     if model.only is not None:
         return None
-    faster = model.served_from(frame.rank + 1, terms.variant_rank_max)
-    return next((variant for variant in faster if frame.deadline_ns >= now_ns + variant.planned_one_ns), None)
+    faster = model.served_from(queued.rank + 1, terms.variant_rank_max)
+    deadline_ns = queued.frame.deadline_ns
+    return next((variant for variant in faster if deadline_ns >= now_ns + variant.planned_one_ns), None)

@@ -22,19 +22,19 @@ from typing import assert_never
 
 from duly.core.dispatch.batch_caps import caps_ns
 from duly.core.dispatch.best_effort_share import ClassShares
-from duly.core.dispatch.choose import Batch, DispatchContext, Hold, next_batch, something_waits
+from duly.core.dispatch.choose import DispatchContext, Hold, next_batch, something_waits
 from duly.core.events import (
     Action,
     Advice,
     AdviseStream,
     BatchFailed,
     BatchFinished,
-    DispatchBatch,
     DrainRequested,
     Event,
     FrameRefused,
     FramesArrived,
     FramesCancelled,
+    FramesTurnedOut,
     LaneDown,
     LaneUp,
     ModelGone,
@@ -46,10 +46,11 @@ from duly.core.events import (
 from duly.core.lanes import Lanes
 from duly.core.ledger import FrameLedger
 from duly.core.model_table import ModelTable
-from duly.core.state import RunningBatch, StreamState, VariantState
-from duly.core.types import Frame, ModelPlan, StreamClass, StreamDemand
+from duly.core.state import Batch, StreamState, VariantState
+from duly.core.types import ModelPlan, StreamClass, StreamDemand
 from duly.core.variants.ladder import TICK_NS
 from duly.core.variants.switch import switch_variants
+from duly.core.waiting import QueuedFrame
 
 PROBE_AFTER_NS = 200_000_000
 """A lane that did not run a model for so long may try a doomed frame against the plan: a plan must not starve its own
@@ -74,7 +75,7 @@ class Scheduler:
         self._drain_ns: int | None = None
         frames = self._frames
         self._context = DispatchContext(
-            variants=frames.queued,
+            variants=frames.queued_variants,
             streams=frames.streams,
             lanes=0,
             lanes_free=0,
@@ -94,7 +95,7 @@ class Scheduler:
         """What to do about `event`, in this order. `now_ns` never goes back from one call to the next."""
         frames, lanes = self._frames, self._lanes
         self._actions.clear()
-        doomed: dict[int, tuple[Frame, VariantState]] = {}
+        doomed: dict[int, tuple[QueuedFrame, VariantState]] = {}
         if isinstance(event, FramesArrived):
             for frame in event.frames:
                 before = doomed.pop(frame.stream_id, None)
@@ -102,15 +103,15 @@ class Scheduler:
                     self._doomed(now_ns, *before)  # what becomes of it decides about this one
                 elif before is not None:
                     frames.drop(now_ns, *before)  # there is a newer one
-                variant = frames.arrived(now_ns, frame)
-                if variant is not None:
-                    doomed[frame.stream_id] = frame, variant
+                hopeless = frames.arrived(now_ns, frame)
+                if hopeless is not None:
+                    doomed[frame.stream_id] = hopeless
         elif isinstance(event, BatchFinished):
             self._batch_finished(now_ns, event)
         else:
             self._happened(now_ns, event)
         if self._drain_ns is not None and now_ns >= self._drain_ns:
-            frames.end_all_waiting("the server stopped before its turn")
+            frames.end_all_waiting()
         if frames.drop_ns is not None and now_ns >= frames.drop_ns:
             self._drop_overdue(now_ns)
         if now_ns >= self._tick_ns:
@@ -121,9 +122,9 @@ class Scheduler:
         self._hold_ns = None
         if lanes.free and frames.waiting:
             self._fill(now_ns)
-        # Lanes that what came with them had no use for may try them.
-        for frame, variant in sorted(doomed.values(), key=_class_of) if doomed else ():
-            self._doomed(now_ns, frame, variant)
+        # Frames predicted to miss may still run as probes, on lanes that this event left idle.
+        for queued, variant in sorted(doomed.values(), key=_class_of) if doomed else ():
+            self._doomed(now_ns, queued, variant)
         if lanes.free and self._served.warmed and frames.streams:
             self._warm_idle(now_ns)
         return self._actions.copy()
@@ -200,7 +201,9 @@ class Scheduler:
             case FrameRefused():
                 self._frames.refused(event.stream_id)
             case FramesCancelled():
-                self._frames.cancelled(event)
+                self._frames.cancelled(now_ns, event)
+            case FramesTurnedOut():
+                self._frames.turned_out(now_ns, event)
             case LaneUp():
                 self._lanes.came_up(now_ns, event.lane)
             case LaneDown():
@@ -274,7 +277,7 @@ class Scheduler:
                     chosen = next_batch(now_ns, lane, context)
                     if isinstance(chosen, Batch):
                         frames.take(chosen)
-                        self._start(now_ns, lane, chosen, probe=False)
+                        self._start(now_ns, lane, chosen)
                         # What another lane holds for may be gone with it.
                         again = self._hold_ns is not None
                         if not frames.waiting:
@@ -283,30 +286,31 @@ class Scheduler:
                         self._hold_ns = chosen.until_ns
 
     def _drop_overdue(self, now_ns: int) -> None:
-        for frame, variant in sorted(self._frames.overdue(now_ns), key=_class_of):
-            if self._frames.rescue_or_remove(now_ns, frame, variant):
-                self._doomed(now_ns, frame, variant)
+        for queued, variant in sorted(self._frames.overdue(now_ns), key=_class_of):
+            if self._frames.rescue_or_remove(now_ns, queued, variant):
+                self._doomed(now_ns, queued, variant)
         self._frames.plan_drop()
 
-    def _doomed(self, now_ns: int, frame: Frame, variant: VariantState) -> None:
+    def _doomed(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> None:
         """A frame that no lane can serve in time by its plan, in any variant: dropped, or tried all the same on a lane
         that has nothing else to do.
         """
-        lane = self._probe_lane(now_ns, frame, variant) if self._lanes.free else None
+        lane = self._probe_lane(now_ns, queued, variant) if self._lanes.free else None
         if lane is None:
-            self._frames.drop(now_ns, frame, variant)
+            self._frames.drop(now_ns, queued, variant)
         else:
             planned_ns = variant.profiles[lane].plan_ns[1]
-            self._start(now_ns, lane, Batch(variant, [frame], planned_ns), probe=now_ns > variant.probe_ns[lane])
+            self._start(now_ns, lane, Batch(variant, [queued], planned_ns, probe=now_ns > variant.probe_ns[lane]))
 
-    def _probe_lane(self, now_ns: int, frame: Frame, variant: VariantState) -> str | None:
+    def _probe_lane(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> str | None:
         """A lane with nothing else to do that may try a frame against its plan: one that has not run the variant for
         long, or that usually is quick enough for the frame.
         """
+        frame = queued.frame
+        left_ns = frame.deadline_ns - now_ns
         for lane in variant.profiles:
-            left_ns = frame.deadline_ns - now_ns
             due = left_ns >= variant.profiles[lane].usual_one_ns or (left_ns > 0 and now_ns > variant.probe_ns[lane])
-            may_start = not variant.stateful or self._frames.streams[frame.stream_id].may_start(frame, lane)
+            may_start = not variant.stateful or self._frames.streams[frame.stream_id].may_start(queued, lane)
             if due and may_start and self._lanes.is_free(lane) and not something_waits(now_ns, lane, self._context):
                 return lane
         return None
@@ -330,10 +334,10 @@ class Scheduler:
 
     # ---- batches ----
 
-    def _start(self, now_ns: int, lane: str, batch: Batch, *, probe: bool) -> None:
+    def _start(self, now_ns: int, lane: str, batch: Batch) -> None:
         """A batch whose frames do not wait."""
-        self._lanes.start(now_ns, lane, batch, probe=probe)
         self._frames.started(now_ns, lane, batch)
+        self._lanes.start(now_ns, lane, batch)
         batch.variant.probe_ns[lane] = now_ns + PROBE_AFTER_NS
         if self._frames.waiting:
             self._note_preference(now_ns, lane, batch)
@@ -342,7 +346,7 @@ class Scheduler:
         """So that a frame which misses can be told whom the lane was given to instead."""
         most_critical = batch.frames[0].stream_class
         best_effort_waits = False
-        for other in self._frames.queued:
+        for other in self._frames.queued_variants:
             if lane in other.profiles:
                 best_effort_waits |= bool(other.waiting.by_class[StreamClass.BEST_EFFORT])
                 if batch.by_overload:
@@ -354,34 +358,31 @@ class Scheduler:
         self._context.shares.began(most_critical, batch.planned_ns, best_effort_waits)
 
     def _batch_finished(self, now_ns: int, event: BatchFinished) -> None:
-        running = self._lanes.ended(now_ns, event.batch_id)
-        if running is None or not running.frames:  # nothing, where the lane was warmed
+        batch = self._lanes.ended(now_ns, event.batch_id)
+        if batch is None or not batch.frames:  # nothing, where the lane was warmed
             return
-        self._frames.ended(running)
+        self._frames.ended(batch)
         # Frames that did not run say nothing about how long a batch of that size takes.
         if not event.invalid and not event.failed:
             finished_ns = now_ns if event.finished_ns is None else event.finished_ns
-            self._learn(now_ns, running, finished_ns - running.started_ns)
-        self._frames.finished(now_ns, running.frames, event)
+            self._learn(now_ns, batch, finished_ns - batch.started_ns)
+        self._frames.finished(now_ns, batch, event)
 
     def _batch_failed(self, now_ns: int, batch_id: int, reason: str) -> None:
-        running = self._lanes.ended(now_ns, batch_id)
-        if running is not None:
-            self._frames.ended(running)
-            self._frames.failed(now_ns, running.frames, batch_id, reason)
+        batch = self._lanes.ended(now_ns, batch_id)
+        if batch is not None:
+            self._frames.ended(batch)
+            self._frames.failed(now_ns, batch, reason)
 
-    def _learn(self, now_ns: int, running: RunningBatch, actual_ns: int) -> None:
-        lane, variant = running.action.lane, running.variant
+    def _learn(self, now_ns: int, batch: Batch, actual_ns: int) -> None:
+        lane, variant = batch.lane, batch.variant
         profile = variant.profiles.get(lane)
         if profile is None:
             return
-        assert isinstance(running.action, DispatchBatch)
-        if running.probe and actual_ns * 100 < running.action.planned_ns * PROBE_SPOILT_PERCENT:
+        if batch.probe and actual_ns * 100 < batch.planned_ns * PROBE_SPOILT_PERCENT:
             variant.probe_ns[lane] = now_ns
         before, planned_ns, longest_ns = profile.plan_ns, variant.planned_one_ns, variant.longest_one_ns
-        lane_changed = profile.observe(
-            len(running.frames), actual_ns, after_idle=running.after_idle, probe=running.probe
-        )
+        lane_changed = profile.observe(len(batch.frames), actual_ns, after_idle=batch.after_idle, probe=batch.probe)
         if profile.plan_ns is before:
             return
         if lane_changed:
@@ -394,7 +395,7 @@ class Scheduler:
             self._bound_blocking()
 
 
-def _class_of(doomed: tuple[Frame, VariantState]) -> StreamClass:
+def _class_of(doomed: tuple[QueuedFrame, VariantState]) -> StreamClass:
     return doomed[0].stream_class
 
 

@@ -3,13 +3,12 @@ queues, `lanes` lanes, `model_table` models and profiles; the rest are the sched
 """
 
 from duly.core.dispatch.merit import Merit
-from duly.core.events import DispatchBatch, WarmLane
 from duly.core.timing.arrival_rate import ArrivalGap
 from duly.core.timing.lane_speed import LaneSpeed
 from duly.core.timing.profile import Profile
-from duly.core.types import Frame, StreamClass, StreamTerms
+from duly.core.types import StreamClass, StreamTerms
 from duly.core.variants.ladder import VariantControl
-from duly.core.waiting import Entry, WaitingFrames
+from duly.core.waiting import Entry, QueuedFrame, WaitingFrames
 
 
 class StreamState:
@@ -31,7 +30,7 @@ class StreamState:
         self.terms = terms
         self.model = terms.model
         """That its last frame was for, as versions change under open streams."""
-        self.waiting: dict[int, Frame] = {}
+        self.waiting: dict[int, QueuedFrame] = {}
         """By frame id, oldest first."""
         self.supersedable = 0
         self.unanswered = 0
@@ -46,8 +45,9 @@ class StreamState:
         self.state_lost = False
         """Stateful: its home is gone since a frame last started."""
 
-    def may_start(self, frame: Frame, lane: str) -> bool:
+    def may_start(self, queued: QueuedFrame, lane: str) -> bool:
         """Stateful: whether the frame is the stream's next, and the lane has the stream's state or need not."""
+        frame = queued.frame
         if self.running or next(iter(self.waiting), frame.frame_id) < frame.frame_id:
             return False
         return self.home is None or self.home[0] != frame.model or self.home[1] == lane
@@ -126,7 +126,7 @@ class VariantState:
         if not self.stateful:
             return self.waiting.by_class
         return [
-            [entry for entry in entries if streams[entry[2].stream_id].may_start(entry[2], lane)]
+            [entry for entry in entries if streams[entry[2].frame.stream_id].may_start(entry[2], lane)]
             for entries in self.waiting.by_class
         ]
 
@@ -156,16 +156,41 @@ class ModelState:
         return [variant for at, variant in self.variants.items() if rank <= at <= rank_max and variant.planned_one_ns]
 
 
-class RunningBatch:
-    __slots__ = ("action", "after_idle", "frames", "probe", "started_ns", "variant")
+class Batch:
+    """Frames of one variant that run together: chosen by `dispatch`, numbered and sent on their way by `lanes`."""
+
+    __slots__ = (
+        "after_idle",
+        "batch_id",
+        "by_overload",
+        "frames",
+        "lane",
+        "planned_ns",
+        "probe",
+        "started_ns",
+        "variant",
+    )
 
     def __init__(
-        self, action: DispatchBatch | WarmLane, variant: VariantState, started_ns: int, after_idle: bool, probe: bool
+        self,
+        variant: VariantState,
+        frames: list[QueuedFrame],
+        planned_ns: int,
+        *,
+        by_overload: bool = False,
+        probe: bool = False,
     ) -> None:
-        self.action = action
-        self.frames: list[Frame] = action.frames if isinstance(action, DispatchBatch) else []
         self.variant = variant
-        self.started_ns = started_ns
-        self.after_idle = after_idle
-        """The lane had run nothing just before."""
+        self.frames = frames
+        """Empty where the lane is only warmed."""
+        self.planned_ns = planned_ns
+        self.by_overload = by_overload
+        """Frames that were due earlier may have been passed over."""
         self.probe = probe
+        """It is tried against its plan."""
+        self.batch_id = 0
+        """0 until it runs, as are the following."""
+        self.lane = ""
+        self.started_ns = 0
+        self.after_idle = False
+        """The lane had run nothing just before."""

@@ -46,9 +46,12 @@ class OutcomeStatus(IntEnum):
     FAILED = 9
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as the scheduler sees it. The payload stays outside, under the same `seq`."""
+    """One frame as the scheduler is told of it. The payload stays outside, under the same `seq`.
+
+    What the scheduler notes about it while it waits and runs stands in a `QueuedFrame`.
+    """
 
     seq: int
     """Unique and rising over the whole server; breaks ties."""
@@ -60,16 +63,6 @@ class Frame:
     deadline_ns: int
     must_run: bool = False
     """Never superseded by the backlog policy; its deadline holds all the same."""
-    received_ns: int = 0
-    """When the host received it, for the host's own accounts; the scheduler counts from the event that brings it."""
-    stream_class: StreamClass = StreamClass.STANDARD
-    """Set by the scheduler on arrival, from the stream's terms."""
-    arrived_ns: int = 0
-    """Set by the scheduler on arrival."""
-    reset_state: bool = False
-    """Set by the scheduler at dispatch: the stream's state starts anew with this frame."""
-    rank: int = 0
-    """Set by the scheduler: rank of the variant in whose queue it waits, 0 the most accurate."""
 
 
 VARIANT_RANK_ANY = 1 << 16

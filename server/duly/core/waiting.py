@@ -9,7 +9,24 @@ from collections.abc import Iterator
 
 from duly.core.types import Frame, StreamClass
 
-Entry = tuple[int, int, Frame]
+
+class QueuedFrame:
+    """A frame that waits or runs, with what the scheduler notes about it."""
+
+    __slots__ = ("arrived_ns", "frame", "rank", "resets_state", "stream_class")
+
+    def __init__(self, frame: Frame, stream_class: StreamClass, arrived_ns: int) -> None:
+        self.frame = frame
+        self.stream_class = stream_class
+        self.arrived_ns = arrived_ns
+        """When the scheduler was told of it."""
+        self.rank = 0
+        """Rank of the variant that it waits for, 0 the most accurate."""
+        self.resets_state = False
+        """The state of its stream starts anew with it."""
+
+
+Entry = tuple[int, int, QueuedFrame]
 """(deadline_ns, seq, frame)."""
 
 
@@ -21,15 +38,15 @@ class WaitingFrames:
         """Entries in order, by number of the class."""
         self.count = 0
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[QueuedFrame]:
         """Most critical class first. The queue must not change meanwhile."""
         for entries in self.by_class:
             for entry in entries:
                 yield entry[2]
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: QueuedFrame) -> None:
         entries = self.by_class[frame.stream_class]
-        entry = (frame.deadline_ns, frame.seq, frame)
+        entry = (frame.frame.deadline_ns, frame.frame.seq, frame)
         # Nearly every frame comes with the latest deadline so far.
         if not entries or entries[-1] < entry:
             entries.append(entry)
@@ -37,18 +54,18 @@ class WaitingFrames:
             insort(entries, entry)
         self.count += 1
 
-    def remove(self, frame: Frame) -> None:
+    def remove(self, frame: QueuedFrame) -> None:
         """Raises KeyError where the frame does not wait here."""
         entries = self.by_class[frame.stream_class]
         at = 0
         if not entries or entries[0][2] is not frame:
-            at = bisect_left(entries, (frame.deadline_ns, frame.seq))
+            at = bisect_left(entries, (frame.frame.deadline_ns, frame.frame.seq))
             if at == len(entries) or entries[at][2] is not frame:
-                raise KeyError(frame.seq)
+                raise KeyError(frame.frame.seq)
         del entries[at]
         self.count -= 1
 
-    def take(self, frames: list[Frame]) -> None:
+    def take(self, frames: list[QueuedFrame]) -> None:
         """Removes them all, at once where they are the first of a class in order. Raises KeyError as `remove` does."""
         entries = self.by_class[frames[0].stream_class]
         count = len(frames)
@@ -64,9 +81,9 @@ class WaitingFrames:
         heads = [entries[0][0] for entries in self.by_class if entries]
         return min(heads) if heads else None
 
-    def due_before(self, deadline_ns: int) -> list[Frame]:
+    def due_before(self, deadline_ns: int) -> list[QueuedFrame]:
         """Frames whose deadline is earlier than that."""
-        due: list[Frame] = []
+        due: list[QueuedFrame] = []
         for entries in self.by_class:
             for deadline, _, frame in entries:
                 if deadline >= deadline_ns:

@@ -14,14 +14,13 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from duly.runtime.catalogue import ModelError
+from duly.streams.errors import REASON_CHARS_MAX, CallError
 
 _log = structlog.get_logger("duly.rpc")
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Awaitable[Any]])
 
 DOMAIN = "duly"
-REASON_CHARS_MAX = 1000
-"""Texts quote what clients sent, which may be long; gRPC's own limit for all metadata of a call is 8 KiB."""
 _CODES = {
     "MODEL_NOT_FOUND": code_pb2.NOT_FOUND,
     "VERSION_NOT_FOUND": code_pb2.NOT_FOUND,
@@ -41,16 +40,6 @@ _CODES = {
     "DRAINING": code_pb2.UNAVAILABLE,
     "INTERNAL": code_pb2.INTERNAL,
 }
-
-
-class CallError(Exception):
-    """Ends the call. `field`: path of the request's field at fault, if any. `metadata`: what programs should know."""
-
-    def __init__(self, reason: str, text: str, field: str = "", metadata: dict[str, str] | None = None) -> None:
-        super().__init__(text)
-        self.reason = reason
-        self.field = field
-        self.metadata = metadata or {}
 
 
 async def abort(context: "grpc.aio.ServicerContext[object, object]", error: CallError | ModelError) -> NoReturn:

@@ -10,8 +10,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from duly.rpc.control import ModelService, ServerService
-from duly.rpc.streaming import Streams
+from duly.rpc.duly_v1.inference_service import InferenceService
+from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.v1 import inference_pb2, model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 
@@ -40,12 +40,14 @@ def message_limit(frame_bytes_max: int) -> int:
     return max(MESSAGE_BYTES_MIN, frame_bytes_max + MESSAGE_OVERHEAD_BYTES)
 
 
-def create_server(transport: str, streams: Streams) -> grpc.aio.Server:
+def create_server(
+    transport: str, inference: InferenceService, streams_max: int, message_bytes_max: int
+) -> grpc.aio.Server:
     """`transport`: "lan" bounds what the transport buffers ahead to about one small message, so that stale frames wait
     where the backlog policy reaches them; "wan" lets gRPC size its window by the path's bandwidth and delay.
     """
     options: list[tuple[str, int]] = [
-        ("grpc.max_receive_message_length", streams.message_bytes_max),
+        ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", -1),
         # Two servers on one port would each get some of the streams.
         ("grpc.so_reuseport", 0),
@@ -57,14 +59,14 @@ def create_server(transport: str, streams: Streams) -> grpc.aio.Server:
     ]
     if transport == "lan":
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=streams.streams_max + CALLS_BESIDE_STREAMS_MAX)
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=streams_max + CALLS_BESIDE_STREAMS_MAX)
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes: a message that is no protobuf gets our status, not a stack trace.
         "Stream": grpc.stream_stream_rpc_method_handler(
-            streams.stream, response_serializer=inference_pb2.StreamResponse.SerializeToString
+            inference.stream, response_serializer=inference_pb2.StreamResponse.SerializeToString
         ),
         "Infer": grpc.unary_unary_rpc_method_handler(
-            streams.infer, response_serializer=inference_pb2.InferResponse.SerializeToString
+            inference.infer, response_serializer=inference_pb2.InferResponse.SerializeToString
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_INFERENCE, handlers),))

@@ -61,6 +61,9 @@ class Catalogue:
     def __init__(self, lanes: tuple[str, ...]) -> None:
         """Every version is served on all of `lanes`."""
         self.lanes = lanes
+        self.message_bytes_max = 0
+        """The largest message that the transport reads, in bytes; 0 until the transport is up. Versions with larger
+        frames cannot be loaded from then on."""
         self.problems: dict[str, str] = {}
         """Why something in the repository cannot be served, by the name of the model."""
         self._versions: dict[tuple[str, str], LoadedVersion] = {}

@@ -7,32 +7,40 @@ from collections.abc import Callable
 
 import structlog
 
-from duly.core.events import AdviseStream, DispatchBatch, ResolveFrame
-from duly.core.types import Frame, OutcomeStatus
+from duly.core.events import AdviseStream, ResolveFrame
+from duly.core.fates import RESULTS
+from duly.core.types import OutcomeStatus
 from duly.metrics import Metrics
+from duly.runtime.held_frames import HeldFrame, HeldFrames
 from duly.runtime.outcome import BatchRun, Outcome, Sink
-from duly.runtime.payloads import Payloads
 from duly.runtime.worker_port import BatchResult
 
 _log = structlog.get_logger("duly.driver")
 
-_RESULTS = (OutcomeStatus.ON_TIME, OutcomeStatus.LATE)
-
 
 class Delivery:
-    def __init__(self, metrics: Metrics, payloads: Payloads, close_soon: Callable[[int], None]) -> None:
-        """`close_soon(stream_id)`: the stream is broken, the scheduler is to be told on a later turn of the loop."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        held: HeldFrames,
+        close_soon: Callable[[int], None],
+        unheard: Callable[[int, Outcome], None],
+    ) -> None:
+        """`close_soon(stream_id)`: the stream is broken, the scheduler is to be told on a later turn of the loop.
+        `unheard(now_ns, outcome)`: the stream of the frame has closed.
+        """
         self.sinks: dict[int, Sink] = {}
         """By stream, of those that are open."""
         self._metrics = metrics
-        self._payloads = payloads
+        self._held = held
         self._close_soon = close_soon
+        self._unheard = unheard
 
     def resolve(
         self,
         now_ns: int,
         resolved: list[ResolveFrame],
-        runs: dict[int, tuple[DispatchBatch, BatchRun]],
+        runs: dict[int, BatchRun],
         result: BatchResult | None,
     ) -> None:
         """The outcomes of one step; `runs` loses the batches that have ended, `result` is that of one of them.
@@ -52,40 +60,39 @@ class Delivery:
                     sink = None
                     frame = action.frame
                     stream_id = frame.stream_id
-                    outcome = Outcome(frame, action.status, action.reason, 0)
+                    outcome = Outcome(self._held.drop(frame), action.status, action.reason)
                     if action.batch_id:
                         if action.batch_id != batch_id:
                             batch_id = action.batch_id
-                            batch, run = runs.pop(batch_id)
-                            index_of = {f.seq: i for i, f in enumerate(batch.frames)}
-                            late = sum(a.status is OutcomeStatus.LATE and a.batch_id == batch_id for a in resolved)
-                            self._count_batch(batch, run, now_ns - run.dispatched_ns, late)
+                            run = runs.pop(batch_id)
+                            index_of = {f.seq: i for i, f in enumerate(run.batch.frames)}
+                            self._count_batch(run, now_ns - run.dispatched_ns, resolved)
                         outcome.run = run
-                        if result is not None and action.status in _RESULTS:
+                        if result is not None and action.status in RESULTS:
                             outcome.outputs = result.outputs(index_of[frame.seq])
-                    outcome.size_bytes = self._payloads.drop(frame.seq)
                     sink = self.sinks.get(stream_id)
                     if sink is not None:
                         sink.deliver(outcome)
                     else:
-                        self._count_unheard(now_ns, outcome)
+                        self._drop_unheard(now_ns, outcome)
                 return
             except Exception:
                 if sink is None:
                     raise
                 self._break(stream_id)
 
-    def fail(self, now_ns: int, frame: Frame, run: BatchRun | None, reason: str) -> None:
+    def fail(self, now_ns: int, held: HeldFrame, run: BatchRun | None, reason: str) -> None:
         """Answers a frame past the scheduler."""
-        outcome = Outcome(frame, OutcomeStatus.FAILED, reason, self._payloads.drop(frame.seq), run)
-        sink = self.sinks.get(frame.stream_id)
+        outcome = Outcome(self._held.drop(held.frame), OutcomeStatus.FAILED, reason, run)
+        stream_id = held.frame.stream_id
+        sink = self.sinks.get(stream_id)
         if sink is None:
-            self._count_unheard(now_ns, outcome)
+            self._drop_unheard(now_ns, outcome)
             return
         try:
             sink.deliver(outcome)
         except Exception:
-            self._break(frame.stream_id)
+            self._break(stream_id)
 
     def advise(self, action: AdviseStream) -> None:
         sink = self.sinks.get(action.stream_id)
@@ -105,17 +112,21 @@ class Delivery:
         except Exception:
             _log.exception("stream cannot be ended", stream=stream_id)
 
-    def _count_batch(self, batch: DispatchBatch, run: BatchRun, busy_ns: int, late: int) -> None:
+    def _count_batch(self, run: BatchRun, busy_ns: int, resolved: list[ResolveFrame]) -> None:
+        """Counts the batch, whose lane time counts as wasted as far as its frames are late."""
+        batch = run.batch
+        size = len(batch.frames)
+        late = 0
+        for action in resolved:
+            if action.status is OutcomeStatus.LATE and action.batch_id == batch.batch_id:
+                late += 1
         try:
-            self._metrics.batch(batch.model, batch.lane, run.size, busy_ns, busy_ns * late // run.size)
+            self._metrics.batch(batch.model, batch.lane, size, busy_ns, busy_ns * late // size)
         except Exception:
             _log.exception("counting failed", model=batch.model)
 
-    def _count_unheard(self, now_ns: int, outcome: Outcome) -> None:
-        """An outcome whose stream has closed."""
-        frame = outcome.frame
-        latency_ns, slack_ns = now_ns - frame.received_ns, frame.deadline_ns - now_ns
+    def _drop_unheard(self, now_ns: int, outcome: Outcome) -> None:
         try:
-            self._metrics.outcome(frame.model, frame.stream_class, outcome.status, latency_ns, slack_ns, -1)
+            self._unheard(now_ns, outcome)
         except Exception:
-            _log.exception("counting failed", model=frame.model)
+            _log.exception("counting failed", model=outcome.held.frame.model)

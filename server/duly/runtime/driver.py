@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from typing import assert_never
 
 import structlog
@@ -38,8 +39,8 @@ from duly.core.types import Frame, StreamTerms
 from duly.metrics import Metrics
 from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
-from duly.runtime.outcome import BatchRun, Sink
-from duly.runtime.payloads import Payload, Payloads
+from duly.runtime.held_frames import HeldFrame, HeldFrames
+from duly.runtime.outcome import BatchRun, Outcome, Sink
 from duly.runtime.recorder import Recorder, SafeRecorder
 from duly.runtime.worker_port import BatchResult, LaneWorker
 
@@ -61,10 +62,15 @@ class Driver:
         clock: Callable[[], int] = time.monotonic_ns,
         record: Recorder | None = None,
         fatal: Callable[[str], None] = lambda reason: None,
+        unheard: Callable[[int, Outcome], None] = lambda now_ns, outcome: None,
     ) -> None:
-        """`clock`: nanoseconds that never go back. `fatal(reason)`: the process should drain and end."""
+        """`clock`: nanoseconds that never go back. `fatal(reason)`: the process should drain and end.
+        `unheard(now_ns, outcome)`: the frame's stream has closed, nobody else hears of the outcome.
+        """
         self.scheduler = Scheduler()
-        self.payloads = Payloads(payload_bytes_max)
+        self.held = HeldFrames(payload_bytes_max)
+        self.seqs = count(1)
+        """The next number for a frame."""
         self.clock = clock
         self._recording = SafeRecorder(record) if record is not None else None
         self._fatal = fatal
@@ -73,14 +79,13 @@ class Driver:
         """When the scheduler failed, ns."""
         self._loop = asyncio.get_running_loop()
         self._workers: dict[tuple[str, str], LaneWorker] = {}
-        self._delivery = Delivery(metrics, self.payloads, self._close_soon)
-        self._runs: dict[int, tuple[DispatchBatch, BatchRun]] = {}
+        self._delivery = Delivery(metrics, self.held, self._close_soon, unheard)
+        self._runs: dict[int, BatchRun] = {}
         self._warming: dict[int, WarmLane] = {}
         self._arrivals: list[Frame] = []
         """Of this turn of the loop."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
-        self._seq = 0
         self._stream_id = 0
         self._idle: asyncio.Future[None] | None = None
 
@@ -103,12 +108,10 @@ class Driver:
         """A step must not be entered from within a step."""
         self._loop.call_soon(self.close_stream, stream_id)
 
-    def take_frame(self, frame: Frame, payload: Payload, size_bytes: int) -> None:
-        """Numbers the frame; its outcome goes to its stream's sink, on a later turn of the loop."""
-        self._seq += 1
-        frame.seq = self._seq
-        self.payloads.put(frame, payload, size_bytes)
-        self._arrivals.append(frame)
+    def take_frame(self, held: HeldFrame) -> None:
+        """The frame, numbered from `seqs`; its outcome goes to its stream's sink on a later turn of the loop."""
+        self.held.put(held)
+        self._arrivals.append(held.frame)
         if len(self._arrivals) == 1:
             self._loop.call_soon(self._admit)
 
@@ -136,11 +139,11 @@ class Driver:
         if running is None:
             self._step(event, None)
             return
-        action, run = running
-        run.started_ns, run.finished_ns = result.started_ns, result.finished_ns
+        running.started_ns, running.finished_ns = result.started_ns, result.finished_ns
         if result.invalid or result.failed:
-            event.invalid = {action.frames[i].seq: reason for i, reason in result.invalid.items()}
-            event.failed = {action.frames[i].seq: reason for i, reason in result.failed.items()}
+            frames = running.batch.frames
+            event.invalid = {frames[i].seq: reason for i, reason in result.invalid.items()}
+            event.failed = {frames[i].seq: reason for i, reason in result.failed.items()}
         self._step(event, result)
 
     # ---- the loop ----
@@ -151,7 +154,7 @@ class Driver:
 
     async def drained(self) -> None:
         """Returns when no frame is unanswered."""
-        while self.payloads:
+        while self.held:
             self._idle = self._loop.create_future()
             await self._idle
 
@@ -169,7 +172,8 @@ class Driver:
             self._step(FramesArrived(frames), None)
 
     def _step(self, event: Event, result: BatchResult | None) -> None:
-        self._admit()
+        if self._arrivals:
+            self._admit()  # what came before is told before
         now_ns = self.clock()
         try:
             self._carry_out(now_ns, event, result)
@@ -206,10 +210,10 @@ class Driver:
     # ---- actions ----
 
     def _dispatch(self, now_ns: int, action: DispatchBatch) -> None:
-        self._runs[action.batch_id] = (action, BatchRun(action.model, action.variant, len(action.frames), now_ns))
+        self._runs[action.batch_id] = BatchRun(action, now_ns)
         worker = self._workers.get((action.model, action.lane))
         try:
-            payloads = [self.payloads.get(frame.seq) for frame in action.frames]
+            payloads = [self.held.get(frame).payload for frame in action.frames]
             if worker is not None and worker.run(action, payloads):
                 return
             reason = "the worker is gone"
@@ -232,13 +236,13 @@ class Driver:
     def _not_started(self, action: DispatchBatch | WarmLane, reason: str) -> None:
         """Unless another scheduler has come meanwhile, which numbers its batches from one again."""
         running = self._runs.get(action.batch_id)
-        if action is (running[0] if running is not None else self._warming.get(action.batch_id)):
+        if action is (running.batch if running is not None else self._warming.get(action.batch_id)):
             self.batch_ended(action.batch_id, reason)
 
     # ---- when something is broken ----
 
     def _failed(self, now_ns: int, event: Event) -> None:
-        _log.exception("scheduler failed, a fresh one takes over", what=type(event).__name__, frames=len(self.payloads))
+        _log.exception("scheduler failed, a fresh one takes over", what=type(event).__name__, frames=len(self.held))
         self._failures.append(now_ns)
         # It could not be replayed from here on; its last event is the one that the scheduler failed on.
         if self._recording is not None:
@@ -249,16 +253,13 @@ class Driver:
 
     def _start_anew(self, reason: str) -> None:
         """Answers every frame that is held, gives up what runs, and has a fresh scheduler take over."""
-        runs = {frame.seq: run for action, run in self._runs.values() for frame in action.frames}
+        runs = {frame.seq: run for run in self._runs.values() for frame in run.batch.frames}
         self._runs.clear()
         self._warming.clear()
         self._arrivals.clear()
         now_ns = self.clock()
-        for frame in self.payloads.frames():
-            terms = self._facts.terms(frame.stream_id)
-            if terms is not None:
-                frame.stream_class = terms.stream_class  # which the scheduler may not have come to set
-            self._delivery.fail(now_ns, frame, runs.get(frame.seq), reason)
+        for held in self.held.all():
+            self._delivery.fail(now_ns, held, runs.get(held.frame.seq), reason)
         self._tell_idle()
         self.scheduler = Scheduler()
         try:
@@ -279,7 +280,7 @@ class Driver:
                 _log.exception("worker cannot be given up", model=worker.model, lane=worker.lane)
 
     def _tell_idle(self) -> None:
-        if self._idle is not None and not self.payloads and not self._idle.done():
+        if self._idle is not None and not self.held and not self._idle.done():
             self._idle.set_result(None)
 
     # ---- the timer ----

@@ -16,7 +16,6 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
 )
-from duly.core.types import StreamTerms
 
 
 class Facts:
@@ -56,10 +55,6 @@ class Facts:
     def nothing_runs_any_more(self) -> None:
         """All lanes are given up."""
         self._lanes.clear()
-
-    def terms(self, stream_id: int) -> StreamTerms | None:
-        opened = self._streams.get(stream_id)
-        return opened.terms if opened is not None else None
 
     def stateful_streams(self) -> list[int]:
         return [stream_id for stream_id, opened in self._streams.items() if opened.terms.gap is not None]

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from duly.core.events import Advice
-from duly.core.types import Frame, OutcomeStatus
+from duly.core.events import Advice, DispatchBatch
+from duly.core.fates import Fate
+from duly.core.types import OutcomeStatus
+from duly.runtime.held_frames import HeldFrame
 
 Output = tuple[int, tuple[int, ...], bytes]
 """(index into the signature's outputs, shape, little-endian bytes)."""
@@ -12,11 +14,9 @@ Output = tuple[int, tuple[int, ...], bytes]
 
 @dataclass(slots=True)
 class BatchRun:
-    """What the frames of one batch have in common. Times on the server's monotonic clock."""
+    """A batch and when it ran, on the server's monotonic clock."""
 
-    model: str
-    variant: str
-    size: int
+    batch: DispatchBatch
     dispatched_ns: int
     started_ns: int = 0
     finished_ns: int = 0
@@ -24,13 +24,13 @@ class BatchRun:
 
 @dataclass(slots=True)
 class Outcome:
-    frame: Frame
+    held: HeldFrame
     status: OutcomeStatus
     reason: str
-    size_bytes: int
-    """Payload that the frame held until now."""
     run: BatchRun | None = None
     outputs: list[Output] | None = None
+    turned_out: Fate | None = None
+    """What became of a result on its way to the client, where that is something else than `status`."""
 
 
 class Sink(Protocol):

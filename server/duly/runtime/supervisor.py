@@ -39,8 +39,6 @@ class Supervisor:
         self._dying: set[Worker] = set()
         """Workers that ended unasked and whose processes are not gone yet."""
         self._closing = False
-        self.message_bytes_max = 0
-        """The largest message that the transport reads, in bytes; 0 until the transport is up."""
         for lane in catalogue.lanes:
             driver.submit(LaneUp(lane))
 
@@ -95,8 +93,9 @@ class Supervisor:
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")
             frame_bytes = ready.signature.frame_bytes_max
-            if self.message_bytes_max and frame_bytes > self.message_bytes_max:
-                text = f"its frames take {frame_bytes} bytes, this server reads {self.message_bytes_max}; restart it"
+            bytes_max = self._catalogue.message_bytes_max
+            if bytes_max and frame_bytes > bytes_max:
+                text = f"its frames take {frame_bytes} bytes, this server reads {bytes_max}; restart it"
                 raise WorkerError(text)
             return worker, ready
         except BaseException:

@@ -1,12 +1,12 @@
 """What the driver needs of a worker, which is a process behind `runtime/worker_process` or a fake in tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from duly.core.events import DispatchBatch, WarmLane
+from duly.runtime.held_frames import InputData
 from duly.runtime.outcome import Output
-from duly.runtime.payloads import Payload
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class LaneWorker(Protocol):
     def busy(self) -> bool:
         """Whether a batch runs that has not been reported."""
 
-    def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
         """Starts the batch, whose end is reported to `Driver.batch_ended`. Returns False if the worker is gone.
 
         Raises if the batch cannot be handed over. In both cases nothing has been started.

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import structlog
 from duly.core.events import DispatchBatch, WarmLane
 from duly.models.spec import Signature
 from duly.runtime.answers import Answers, Asked
-from duly.runtime.payloads import Payload
+from duly.runtime.held_frames import InputData
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
@@ -157,7 +157,7 @@ class Worker:
 
     # ---- batches ----
 
-    def run(self, action: DispatchBatch, payloads: list[Payload]) -> bool:
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
         """Copies the payloads into the slot's input area (the one copy) and starts the batch.
 
         Raises ValueError where a payload does not fit the model. Nothing is started then.
@@ -180,7 +180,7 @@ class Worker:
                     raise ValueError(text)
                 area[offset : offset + length] = data
                 refs.append((offset, length, encoding, shape))
-            frames.append((frame.stream_id, frame.reset_state, refs))
+            frames.append((frame.stream_id, frame.seq in action.resets_state, refs))
         run = channel.Run(action.batch_id, slot, frames, self._variants[action.variant])
         return self._begin(action.batch_id, len(frames), channel.encode_run(run), action.planned_ns)
 

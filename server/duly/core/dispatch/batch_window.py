@@ -20,8 +20,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 
 from duly.core.timing.profile import Plan
-from duly.core.types import Frame
-from duly.core.waiting import Entry
+from duly.core.waiting import Entry, QueuedFrame
 
 STARTS_MAX = 64
 """How many windows are weighed where frames differ in worth: bounds the cost of one decision, too."""
@@ -43,8 +42,8 @@ def keeps_up(entries: Sequence[Entry], profile: Plan, now_ns: int, gap_ns: float
     """
     plan, usual, batch_max = profile.plan_ns, profile.usual_ns, profile.batch_max
     known = min(len(entries), LOOKAHEAD_BATCHES * batch_max)
-    frame = entries[known - 1][2]
-    budget_ns = frame.deadline_ns - frame.arrived_ns
+    deadline_ns, _, last = entries[known - 1]
+    budget_ns = deadline_ns - last.arrived_ns
     expected = known
     if gap_ns > 0:
         expected += min(int(budget_ns / gap_ns), LOOKAHEAD_BATCHES * batch_max)
@@ -66,7 +65,7 @@ def keeps_up(entries: Sequence[Entry], profile: Plan, now_ns: int, gap_ns: float
 
 
 def best_window(
-    entries: Sequence[Entry], first: int, profile: Plan, now_ns: int, cap_ns: int, worth: Callable[[Frame], float]
+    entries: Sequence[Entry], first: int, profile: Plan, now_ns: int, cap_ns: int, worth: Callable[[QueuedFrame], float]
 ) -> tuple[int, int]:
     """Where in `entries` (one class, in order) from `first` on the batch begins whose frames are worth the most for its
     lane time, if the worthiest are in it, and its size.

@@ -22,20 +22,11 @@ from duly.core.dispatch.best_effort_share import STRICT, ClassShares
 from duly.core.dispatch.deferral import may_hold, ripe_ns
 from duly.core.dispatch.merit import FLOOR_MERIT
 from duly.core.dispatch.overload import EDGE_PERCENT, RIPE_FACTOR, fits_serially, worthiest
-from duly.core.state import StreamState, VariantState
+from duly.core.state import Batch, StreamState, VariantState
 from duly.core.timing.arrival_rate import lanes_needed
 from duly.core.timing.profile import Plan, Profile
-from duly.core.types import Frame, StreamClass
-from duly.core.waiting import Entry
-
-
-@dataclass(slots=True)
-class Batch:
-    variant: VariantState
-    frames: list[Frame]
-    planned_ns: int
-    by_overload: bool = False
-    """Frames that were due earlier may have been passed over."""
+from duly.core.types import StreamClass
+from duly.core.waiting import Entry, QueuedFrame
 
 
 @dataclass(slots=True)
@@ -62,8 +53,8 @@ class DispatchContext:
     """CRITICAL streams are open."""
     critical_missed: bool
     """A CRITICAL frame was missed of late."""
-    merit: Callable[[Frame], float]
-    freshness: Callable[[Frame], float]
+    merit: Callable[[QueuedFrame], float]
+    freshness: Callable[[QueuedFrame], float]
     """What a frame is worth where a window begins."""
     floors: int = 0
     """Open streams that have one."""
@@ -226,7 +217,7 @@ def _may_hold(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
 def _ripe_ns(candidate: _Candidate, context: DispatchContext) -> int:
     c = candidate
     until_ns = ripe_ns(c.plan, c.size, c.waiting, c.deadline_ns)
-    if until_ns and all(keeps_all(context.streams[entry[2].stream_id].terms) for entry in c.entries):
+    if until_ns and all(keeps_all(context.streams[entry[2].frame.stream_id].terms) for entry in c.entries):
         return until_ns
     return 0
 
@@ -285,7 +276,7 @@ def _grown(now_ns: int, chosen: _Candidate, order: Sequence[StreamClass], cap_ns
     return Batch(chosen.variant, frames, chosen.profile.plan_ns[len(frames)])
 
 
-def _riders(now_ns: int, chosen: _Candidate, behind: list[list[Entry]], cap_ns: int) -> list[Frame]:
+def _riders(now_ns: int, chosen: _Candidate, behind: list[list[Entry]], cap_ns: int) -> list[QueuedFrame]:
     """As many frames of the classes `behind` as the batch has room for. Frames about to expire are passed over: under
     load there always is one, which would keep all batches small.
     """
@@ -294,7 +285,7 @@ def _riders(now_ns: int, chosen: _Candidate, behind: list[list[Entry]], cap_ns: 
         planned_ns = plan.plan_ns[total]
         if planned_ns > cap_ns or now_ns + planned_ns > chosen.deadline_ns or plan.efficient[total] != total:
             continue
-        riders: list[Frame] = []
+        riders: list[QueuedFrame] = []
         for entries in behind:
             first = bisect_left(entries, (now_ns + planned_ns,))
             riders += [entry[2] for entry in entries[first : first + total - size - len(riders)]]

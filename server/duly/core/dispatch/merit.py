@@ -38,13 +38,15 @@ PRINCIPALS_MAX = 4096
 class Merit:
     """What the next frame of one stream is worth; 1 where nothing was missed."""
 
-    __slots__ = ("_floor_frames", "_recent", "_streak", "spotless", "value")
+    __slots__ = ("_floor_frames", "_recent", "_streak", "_streak_before", "spotless", "value")
 
     def __init__(self, terms: StreamTerms) -> None:
         self.value = 1.0
         self.spotless = not terms.floor_window
         """One more frame on time changes nothing."""
         self._streak = 0
+        self._streak_before = 0
+        """The streak that the last hit ended, as it may turn out to have been none."""
         self._floor_frames = terms.floor_frames
         self._recent: deque[bool] | None = None
         """The last k - 1 outcomes, as if it had been served before it opened."""
@@ -54,15 +56,33 @@ class Merit:
     def ended(self, on_time: bool) -> None:
         """A frame of the stream has its outcome."""
         if on_time:
-            self._streak = 0
+            self._streak_before, self._streak = self._streak, 0
         elif self._streak < STREAK_MAX:
             self._streak += 1
-        self.value = _VALUES[self._streak]
-        self.spotless = on_time and self._recent is None
         if self._recent is not None:
             self._recent.append(on_time)
-            if sum(self._recent) < self._floor_frames:
-                self.value += FLOOR_VALUE
+        self._value()
+
+    def turned_out(self, missed: bool) -> None:
+        """A frame that was thought to be on time was not; `missed`: for want of lane time, else for the client's own
+        sake, which makes its next frames worth no more than they were.
+        """
+        if not self._streak:
+            self._streak, self._streak_before = self._streak_before, 0
+        if missed and self._streak < STREAK_MAX:
+            self._streak += 1
+        if self._recent is not None:
+            for nth in range(len(self._recent) - 1, -1, -1):
+                if self._recent[nth]:
+                    self._recent[nth] = False
+                    break
+        self._value()
+
+    def _value(self) -> None:
+        self.value = _VALUES[self._streak]
+        self.spotless = not self._streak and self._recent is None
+        if self._recent is not None and sum(self._recent) < self._floor_frames:
+            self.value += FLOOR_VALUE
 
 
 class Principals:

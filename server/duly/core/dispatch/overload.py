@@ -13,17 +13,12 @@ is most urgent, in batches as small as their heads' slack. But what could grow a
 something else, loses nothing by it: batches that are ripe count RIPE_FACTOR times (up to 0.9 % more goodput with six
 models on one or two lanes). Within the window of the queue that gives the best rate,
 frames of higher merit go first (`merit`), and within equal merit in their order.
-
-The status of a frame that never ran tells the client what to do about it. EXPIRED: this frame could not be met (it came
-late, its budget is small, earlier deadlines filled the lane). SHED: while it waited, lanes that could have run it were
-given to more critical frames, or to others by overload.
 """
 
 from collections.abc import Callable, Sequence
 
 from duly.core.dispatch.batch_window import LOOKAHEAD_BATCHES
-from duly.core.types import Frame, OutcomeStatus
-from duly.core.waiting import Entry
+from duly.core.waiting import Entry, QueuedFrame
 
 MISFITS_MAX = 1
 """A single frame that comes too late is lost in any order; giving up the order for it costs others. In simulation,
@@ -51,8 +46,13 @@ def fits_serially(now_ns: int, lanes: int, urgencies: Sequence[tuple[int, int, i
 
 
 def worthiest(
-    entries: Sequence[Entry], begin: int, size: int, batch_max: int, merit: Callable[[Frame], float], edge_ns: int = 0
-) -> tuple[list[Frame], float]:
+    entries: Sequence[Entry],
+    begin: int,
+    size: int,
+    batch_max: int,
+    merit: Callable[[QueuedFrame], float],
+    edge_ns: int = 0,
+) -> tuple[list[QueuedFrame], float]:
     """The `size` frames of highest merit out of `entries` from `begin` on, in their order, and the sum of merits. Among
     equals those that are due before `edge_ns` come last.
     """
@@ -67,28 +67,3 @@ def worthiest(
 
 def _place(ranked: tuple[float, bool, int]) -> int:
     return ranked[2]
-
-
-def drop_reason(
-    frame: Frame, planned_ns: int, now_ns: int, preferred_ns: int, passed_ns: int
-) -> tuple[OutcomeStatus, str]:
-    """How a doomed frame ends, and why. `preferred_ns`: when a lane last began with a more critical frame instead;
-    `passed_ns`: with another one that overload made the better choice.
-    """
-    if now_ns > frame.arrived_ns:
-        if preferred_ns >= frame.arrived_ns:
-            return OutcomeStatus.SHED, "overload: the lane was given to more critical frames"
-        if passed_ns >= frame.arrived_ns:
-            return OutcomeStatus.SHED, "overload: passed over for a batch that serves more"
-        waited = _ms(now_ns - frame.arrived_ns)
-        if planned_ns == 0:
-            return OutcomeStatus.EXPIRED, f"waited {waited} while no lane served its model"
-        return OutcomeStatus.EXPIRED, f"waited {waited} for a lane; less than the {_ms(planned_ns)} needed were left"
-    slack_ns = frame.deadline_ns - now_ns
-    if slack_ns <= 0:
-        return OutcomeStatus.EXPIRED, f"its deadline had passed {_ms(-slack_ns)} before it came"
-    return OutcomeStatus.EXPIRED, f"came with {_ms(slack_ns)} left of its budget, {_ms(planned_ns)} needed"
-
-
-def _ms(duration_ns: int) -> str:
-    return f"{duration_ns / 1e6:.4g} ms"

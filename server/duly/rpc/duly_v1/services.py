@@ -10,13 +10,13 @@ import grpc
 
 from duly.core.types import StreamClass
 from duly.metrics import Metrics
-from duly.rpc.codec import tensor_spec
-from duly.rpc.errors import CallError, abort, guarded
-from duly.rpc.streaming import Streams
-from duly.rpc.terms import Limits
+from duly.rpc.duly_v1.codec import tensor_spec
+from duly.rpc.errors import abort, guarded
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.model_host import ModelHost
+from duly.streams.errors import CallError
+from duly.streams.open_streams import OpenStreams
 from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 
 WATCH_NS_MIN = 100_000_000
@@ -118,10 +118,8 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         self,
         catalogue: Catalogue,
         driver: Driver,
-        streams: Streams,
+        streams: OpenStreams,
         metrics: Metrics,
-        limits: Limits,
-        streams_max: int,
         drain: Callable[[int], "asyncio.Future[None]"],
     ) -> None:
         """`drain(grace_ns)`: begins to drain, 0 for the server's own grace; done when every frame is answered."""
@@ -129,8 +127,6 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         self._driver = driver
         self._streams = streams
         self._metrics = metrics
-        self._limits = limits
-        self._streams_max = streams_max
         self._drain = drain
         self._started_ns = driver.clock()
 
@@ -138,14 +134,15 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
     async def GetServerInfo(
         self, request: server_pb2.GetServerInfoRequest, context: Context
     ) -> server_pb2.GetServerInfoResponse:
+        limits = self._streams.limits
         return server_pb2.GetServerInfoResponse(
             server_version=importlib.metadata.version("duly"),
             server_time_unix_nano=time.time_ns(),
             lanes=self._lanes(),
-            streams_max=self._streams_max,
-            frames_in_flight_max=self._limits.frames_in_flight_max,
-            bytes_in_flight_max=self._limits.bytes_in_flight_max,
-            message_bytes_max=self._streams.message_bytes_max,
+            streams_max=limits.server.streams_max,
+            frames_in_flight_max=limits.stream.frames_in_flight_max,
+            bytes_in_flight_max=limits.stream.bytes_in_flight_max,
+            message_bytes_max=self._catalogue.message_bytes_max,
             draining=self._streams.draining,
         )
 
@@ -185,8 +182,8 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         statistics = server_pb2.Statistics(
             server_time_unix_nano=time.time_ns(),
             streams_open=len(self._streams),
-            frames_in_flight=len(self._driver.payloads),
-            bytes_in_flight=self._driver.payloads.bytes,
+            frames_in_flight=len(self._driver.held),
+            bytes_in_flight=self._driver.held.bytes,
             lanes=self._lanes(),
             wasted_nano=self._metrics.wasted_ns(),
         )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from duly.rpc.terms import principal_of
+from duly.rpc.principal import principal_of
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,20 @@
 """In which order the outcomes of one stream leave: a small filter between the runtime and the wire for each policy."""
 
 from collections import deque
+from enum import IntEnum
 from typing import Protocol
 
-from duly.core.types import OutcomeStatus
+from duly.core import fates
+from duly.core.fates import RESULTS
 from duly.runtime.outcome import Outcome
+
+
+class OrderingPolicy(IntEnum):
+    """The numbers are those of the wire protocol."""
+
+    ARRIVAL = 1
+    UNORDERED = 2
+    MONOTONIC = 3
 
 
 class Ordering(Protocol):
@@ -18,18 +28,6 @@ class Ordering(Protocol):
         """What was held back: nothing more will be pushed."""
 
 
-class Unordered:
-    """As soon as it is known."""
-
-    def arrived(self, frame_id: int) -> None: ...
-
-    def push(self, outcome: Outcome) -> list[Outcome]:
-        return [outcome]
-
-    def release(self) -> list[Outcome]:
-        return []
-
-
 class Arrival:
     """In the order in which the frames came. Holds at most as many outcomes as frames may be in flight."""
 
@@ -41,7 +39,7 @@ class Arrival:
         self._order.append(frame_id)
 
     def push(self, outcome: Outcome) -> list[Outcome]:
-        self._held[outcome.frame.frame_id] = outcome
+        self._held[outcome.held.frame.frame_id] = outcome
         leaving: list[Outcome] = []
         while self._order and self._order[0] in self._held:
             leaving.append(self._held.pop(self._order.popleft()))
@@ -62,14 +60,26 @@ class Monotonic:
     def arrived(self, frame_id: int) -> None: ...
 
     def push(self, outcome: Outcome) -> list[Outcome]:
-        if outcome.status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
-            if outcome.frame.frame_id < self._newest:
-                outcome.status = OutcomeStatus.SUPERSEDED
-                outcome.reason = f"the result of the newer frame {self._newest} was delivered first"
+        if outcome.status in RESULTS:
+            frame_id = outcome.held.frame.frame_id
+            if frame_id < self._newest:
+                outcome.turned_out = fates.OUTRUN
+                outcome.reason = fates.OUTRUN.says(newer=self._newest)
                 outcome.outputs = None
             else:
-                self._newest = outcome.frame.frame_id
+                self._newest = frame_id
         return [outcome]
 
     def release(self) -> list[Outcome]:
         return []
+
+
+def ordering(policy: OrderingPolicy) -> Ordering | None:
+    """None: outcomes leave as soon as they are known."""
+    match policy:
+        case OrderingPolicy.ARRIVAL:
+            return Arrival()
+        case OrderingPolicy.MONOTONIC:
+            return Monotonic()
+        case OrderingPolicy.UNORDERED:
+            return None

@@ -1,0 +1,210 @@
+"""Every way in which a frame can end: one table, on which the code runs and from which the picture in the docs is made.
+
+A frame is in one of five states. What can happen to it there is a row: the state, the cause, the status that the client
+gets, the words that it gets with it, and whether the row counts as a miss.
+
+    at the door --> arriving --> waiting --> running --> answered --> the client
+    (the host)      (the scheduler: one ResolveFrame)    (the host)
+
+The host answers a frame at the door itself, without telling the scheduler of it. The scheduler answers what arrives,
+waits and runs, and each frame once. An answer is on its way until the transport has it: only a result can still turn
+out otherwise there, which the host tells the scheduler (`FramesTurnedOut`).
+
+A miss is what the lanes could have prevented. Misses raise what the next frames of the stream are worth (`merit`), put
+CRITICAL frames under overload's rules and make models change to a faster variant. A frame that was hopeless when it
+came is none, and no more is one whose client withdrew it or does not read.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from duly.core.types import OutcomeStatus as Status
+
+RESULTS: Final = (Status.ON_TIME, Status.LATE)
+"""Outcomes that have outputs. Any other leaves a gap in the state of a stateful stream."""
+
+
+class State(Enum):
+    """Where a frame is. The values are words for the docs."""
+
+    AT_THE_DOOR = "at the door"
+    ARRIVING = "arriving"
+    WAITING = "waiting"
+    RUNNING = "running"
+    ANSWERED = "answered"
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """One row of the table."""
+
+    state: State
+    cause: str
+    """What happens, in a few words for the docs."""
+    status: Status
+    wording: str = "{reason}"
+    """The reason that the client reads, with the names of what is filled in; `{reason}` alone: the host's own words."""
+    missed: bool = False
+
+    def says(self, **words: object) -> str:
+        """The wording, filled in."""
+        return self.wording.format(**words)
+
+
+FATES: Final[list[Fate]] = []
+"""All rows, in order."""
+
+
+def _row(state: State, cause: str, status: Status, wording: str = "{reason}", *, missed: bool = False) -> Fate:
+    fate = Fate(state, cause, status, wording, missed)
+    FATES.append(fate)
+    return fate
+
+
+# ---- at the door: the host answers, the scheduler never hears of the frame ----
+
+DOES_NOT_FIT: Final = _row(State.AT_THE_DOOR, "its inputs or its budget do not fit", Status.INVALID)
+OVER_BYTES: Final = _row(
+    State.AT_THE_DOOR,
+    "its stream holds too many bytes",
+    Status.SHED,
+    "more than {bytes_max} bytes of the stream are unanswered",
+)
+PRINCIPAL_OVER_BYTES: Final = _row(
+    State.AT_THE_DOOR,
+    "its principal holds too many bytes",
+    Status.SHED,
+    "more than {bytes_max} bytes of the principal's streams are unanswered",
+)
+MEMORY_FULL: Final = _row(
+    State.AT_THE_DOOR, "the server holds too many bytes", Status.SHED, "the server's memory for payloads is full"
+)
+
+# ---- arriving ----
+
+CAME_AFTER_CLOSE: Final = _row(State.ARRIVING, "its stream is closed", Status.CANCELLED, "its stream is closed")
+CAME_WHILE_DRAINING: Final = _row(State.ARRIVING, "the server drains", Status.SHED, "the server is draining")
+MODEL_NOT_LOADED: Final = _row(State.ARRIVING, "its model is not loaded", Status.FAILED, "model {model} is not loaded")
+OVER_CREDIT: Final = _row(
+    State.ARRIVING,
+    "its stream is over its credit",
+    Status.SHED,
+    "more than {frames_max} frames of the stream are unanswered",
+)
+BEHIND_GAP: Final = _row(
+    State.ARRIVING,
+    "the state of its stream misses a frame",
+    Status.SKIPPED,
+    "the state of its stream misses a frame or is lost; open a new stream",
+)
+CAME_PAST_DEADLINE: Final = _row(
+    State.ARRIVING, "its deadline had passed", Status.EXPIRED, "its deadline had passed {late} before it came"
+)
+CAME_TOO_LATE: Final = _row(
+    State.ARRIVING,
+    "too little of its budget is left",
+    Status.EXPIRED,
+    "came with {left} left of its budget, {needed} needed",
+)
+
+# ---- waiting ----
+
+SUPERSEDED: Final = _row(
+    State.WAITING, "a newer frame of its stream comes", Status.SUPERSEDED, "frame {newer} took its place", missed=True
+)
+GAVE_WAY: Final = _row(
+    State.WAITING,
+    "its latest start has passed, more critical frames ran",
+    Status.SHED,
+    "overload: the lane was given to more critical frames",
+    missed=True,
+)
+PASSED_OVER: Final = _row(
+    State.WAITING,
+    "its latest start has passed, a better batch ran",
+    Status.SHED,
+    "overload: passed over for a batch that serves more",
+    missed=True,
+)
+UNSERVED: Final = _row(
+    State.WAITING,
+    "its latest start has passed, no lane serves its model",
+    Status.EXPIRED,
+    "waited {waited} while no lane served its model",
+    missed=True,
+)
+WAITED_TOO_LONG: Final = _row(
+    State.WAITING,
+    "its latest start has passed",
+    Status.EXPIRED,
+    "waited {waited} for a lane; less than the {needed} needed were left",
+    missed=True,
+)
+WITHDRAWN: Final = _row(State.WAITING, "the client withdraws it", Status.CANCELLED, "withdrawn by the client")
+CLOSED_WAITING: Final = _row(State.WAITING, "its stream closes", Status.CANCELLED, "its stream closed")
+GAP_BEFORE: Final = _row(
+    State.WAITING, "a frame before it did not run, or its state is lost", Status.SKIPPED, BEHIND_GAP.wording
+)
+MODEL_UNLOADED: Final = _row(State.WAITING, "its model is unloaded", Status.FAILED)
+DRAIN_OVER: Final = _row(State.WAITING, "the drain is over", Status.SHED, "the server stopped before its turn")
+
+# ---- running ----
+
+IN_TIME: Final = _row(State.RUNNING, "the batch ends in time", Status.ON_TIME, "")
+RAN_LATE: Final = _row(
+    State.RUNNING, "the batch ends past its deadline", Status.LATE, "it ran longer than planned", missed=True
+)
+NOT_READABLE: Final = _row(State.RUNNING, "the worker can't read it", Status.INVALID)
+MODEL_FAILED: Final = _row(State.RUNNING, "the model fails on it", Status.FAILED)
+CLOSED_RUNNING: Final = _row(State.RUNNING, "its stream has closed", Status.CANCELLED, "its stream closed")
+BATCH_LOST: Final = _row(State.RUNNING, "its batch, worker or lane is lost", Status.FAILED)
+
+# ---- answered: a result that turns out otherwise on its way to the client ----
+
+SENT_LATE: Final = _row(
+    State.ANSWERED, "it is sent past its deadline", Status.LATE, "it waited to be sent", missed=True
+)
+READ_LATE: Final = _row(
+    State.ANSWERED,
+    "its client was slow to read",
+    Status.LATE,
+    "it waited for the client to read what was sent before",
+)
+OUTRUN: Final = _row(
+    State.ANSWERED,
+    "a newer result was delivered first (MONOTONIC)",
+    Status.SUPERSEDED,
+    "the result of the newer frame {newer} was delivered first",
+    missed=True,
+)
+UNREAD: Final = _row(State.ANSWERED, "its client is gone", Status.CANCELLED, "its client is gone")
+
+
+def of_doomed(
+    now_ns: int, deadline_ns: int, arrived_ns: int, planned_ns: int, preferred_ns: int, passed_ns: int
+) -> tuple[Fate, str]:
+    """How a frame ends that its lane can't serve in time any more, and why.
+
+    SHED says that lanes which could have run it were given to others while it waited, EXPIRED that this frame could not
+    be met: it came late, its budget is small, or earlier deadlines filled the lane. `planned_ns`: what it takes;
+    `preferred_ns`: when a lane last began with a more critical frame instead; `passed_ns`: with another one that
+    overload made the better choice.
+    """
+    if now_ns > arrived_ns:
+        if preferred_ns >= arrived_ns:
+            return GAVE_WAY, GAVE_WAY.wording
+        if passed_ns >= arrived_ns:
+            return PASSED_OVER, PASSED_OVER.wording
+        waited = _ms(now_ns - arrived_ns)
+        if planned_ns == 0:
+            return UNSERVED, UNSERVED.says(waited=waited)
+        return WAITED_TOO_LONG, WAITED_TOO_LONG.says(waited=waited, needed=_ms(planned_ns))
+    slack_ns = deadline_ns - now_ns
+    if slack_ns <= 0:
+        return CAME_PAST_DEADLINE, CAME_PAST_DEADLINE.says(late=_ms(-slack_ns))
+    return CAME_TOO_LATE, CAME_TOO_LATE.says(left=_ms(slack_ns), needed=_ms(planned_ns))
+
+
+def _ms(duration_ns: int) -> str:
+    return f"{duration_ns / 1e6:.4g} ms"

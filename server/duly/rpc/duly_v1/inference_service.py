@@ -1,0 +1,214 @@
+"""InferenceService of duly.v1: streams and single frames. Translates between the wire and `duly.streams`."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+
+from duly.core.fates import DOES_NOT_FIT
+from duly.rpc.duly_v1.codec import StreamCodec, parse
+from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
+from duly.rpc.errors import abort, guarded, internal
+from duly.rpc.principal import principal_of
+from duly.runtime.catalogue import ModelError
+from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
+from duly.streams.open_streams import OpenStreams
+from duly.streams.outbox import Advised, ClockAsked, Notice, Opened
+from duly.streams.stream import Stream
+from duly.v1 import inference_pb2
+
+FRAMES_A_TURN = 64
+"""Frames of one message, before other streams have their turn."""
+OPEN_SECONDS_MAX = 10.0
+"""How long a call may be open before its OpenStream comes."""
+OPENING_MAX = 128
+"""Calls whose OpenStream has not come yet."""
+FLUSH_SECONDS = 1.0
+"""How long the end of a broken stream waits for its last outcomes to be sent."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceService:
+    def __init__(self, streams: OpenStreams, message_bytes_max: int) -> None:
+        """`message_bytes_max`: the largest message that the transport reads."""
+        self._streams = streams
+        self._message_bytes_max = message_bytes_max
+        self._opening = 0
+
+    async def stream(self, _: object, context: Context) -> None:
+        """InferenceService.Stream."""
+        try:
+            stream = await self._open(context)
+        except (CallError, ModelError) as error:
+            await abort(context, error)
+        except Exception:
+            await abort(context, internal("the opening of a stream"))
+        model = stream.model
+        codec = StreamCodec(stream.signature, stream.wanted)
+        # Never cancelled: a cancelled read or write leaks inside gRPC (grpc#43360). Both end with the call.
+        reading = self._guard(stream, "a message of a stream", self._read(stream, codec, context))
+        reader = asyncio.create_task(reading)
+        writing = self._guard(stream, "the outcomes of a stream", self._write(stream, codec, context))
+        writer = asyncio.create_task(writing)
+        broken: CallError | ModelError | None = None
+        try:
+            try:
+                await stream.ended
+            except (CallError, ModelError) as error:
+                broken = error
+            finally:
+                stream.close()
+                if broken is not None and not writer.done():
+                    await asyncio.wait([writer], timeout=FLUSH_SECONDS)
+                stream.abandon()
+                stream.log.debug("stream closed", reason=str(broken or ""), half_closed=reader.done())
+            if broken is not None:
+                # Behind a client that does not read this waits, counted as an open stream, until it does or is gone.
+                await abort(context, broken)
+        finally:
+            self._streams.closed(stream, model)
+
+    async def _open(self, context: Context) -> Stream:
+        request = await self._first_message(context)
+        try:
+            return await self._streams.open(stream_request(request), principal_of(context.peer()))
+        except InvalidTerms as error:
+            raise invalid_open(error) from None
+
+    async def _first_message(self, context: Context) -> inference_pb2.OpenStream:
+        # Not a time-out that cancels it: a cancelled read leaks inside gRPC. It ends with the call.
+        if self._opening >= OPENING_MAX:
+            raise CallError("STREAMS_EXHAUSTED", f"{OPENING_MAX} calls wait for their OpenStream already")
+        reading = asyncio.ensure_future(context.read())
+        self._opening += 1
+        try:
+            await asyncio.wait([reading], timeout=OPEN_SECONDS_MAX)
+        finally:
+            self._opening -= 1
+        if not reading.done():
+            reading.add_done_callback(lambda read: read.cancelled() or read.exception())
+            raise CallError("FIRST_MESSAGE_NOT_OPEN", f"no message came within {OPEN_SECONDS_MAX:g} s", "open")
+        message = reading.result()
+        if message is grpc.aio.EOF:
+            raise CallError("FIRST_MESSAGE_NOT_OPEN", "the stream ended before its first message, an OpenStream")
+        request = parse(inference_pb2.StreamRequest, message)
+        if request.WhichOneof("request") != "open":
+            raise CallError("FIRST_MESSAGE_NOT_OPEN", "the first message should be an OpenStream", "open")
+        return request.open
+
+    async def _guard(self, stream: Stream, what: str, work: Coroutine[Any, Any, None]) -> None:
+        """Reads or writes until that is over; how it ended is how the stream ends."""
+        try:
+            await work
+        except (CallError, ModelError) as error:
+            stream.end(error)
+        except InvalidTerms as error:
+            stream.end(invalid_open(error))
+        except (grpc.aio.UsageError, grpc.aio.BaseError):
+            stream.end(None)  # the call is over
+        except Exception:
+            stream.end(internal(what))
+
+    # ---- what comes in ----
+
+    async def _read(self, stream: Stream, codec: StreamCodec, context: Context) -> None:
+        """Takes messages until the client half-closes. Raises CallError where it breaks the protocol."""
+        has_room = stream.outbox.has_room
+        while not stream.closed:
+            message = await context.read()
+            if message is grpc.aio.EOF:
+                stream.finish()
+                return
+            request = parse(inference_pb2.StreamRequest, message)
+            match request.WhichOneof("request"):
+                case "frames":
+                    received_unix_ns = time.time_ns()
+                    for number, frame in enumerate(request.frames.frames, start=1):
+                        take(stream, codec, frame, received_unix_ns)
+                        if number % FRAMES_A_TURN == 0:
+                            await stream.give_way()
+                            if stream.closed:
+                                return
+                case "clock_ping":
+                    ping = request.clock_ping
+                    clock = clock_of(ping.clock) if ping.HasField("clock") else None
+                    stream.ping(ping.ping_id, ping.client_send_unix_nano, clock)
+                case "cancel":
+                    await stream.cancel(request.cancel.frame_ids)
+                case "open":
+                    raise CallError("STREAM_OPENED_TWICE", "the stream is open already; frames are expected", "open")
+                case _:
+                    raise CallError("MESSAGE_MALFORMED", "a message has none of open, frames, clock_ping and cancel")
+            if not has_room.is_set():
+                await has_room.wait()
+
+    # ---- what goes out ----
+
+    async def _write(self, stream: Stream, codec: StreamCodec, context: Context) -> None:
+        """Sends what there is to send until everything is sent and nothing more comes."""
+        while (item := await stream.next()) is not None:
+            message = codec.outcomes(*item) if isinstance(item, tuple) else self._notice(stream, item)
+            stream.write_began()
+            await context.write(message)
+            stream.write_ended()
+        stream.end(None)
+
+    def _notice(self, stream: Stream, notice: Notice) -> inference_pb2.StreamResponse:
+        match notice:
+            case Opened():
+                return opened(stream, self._streams.limits.stream, self._message_bytes_max)
+            case Advised():
+                advice = inference_pb2.StreamAdvice(
+                    kind=int(notice.advice),  # type: ignore[arg-type]  # equal numbers
+                    period_nano=notice.period_ns,
+                    version=notice.version,
+                    reason=notice.reason,
+                )
+                return inference_pb2.StreamResponse(advice=advice)
+            case ClockAsked():
+                pong = inference_pb2.ClockPong(
+                    ping_id=notice.ping_id,
+                    client_send_unix_nano=notice.client_send_unix_ns,
+                    server_receive_unix_nano=notice.received_unix_ns,
+                    server_send_unix_nano=time.time_ns(),
+                )
+                return inference_pb2.StreamResponse(clock_pong=pong)
+
+    # ---- single frames ----
+
+    @guarded
+    async def infer(self, message: bytes, context: Context) -> inference_pb2.InferResponse:
+        """InferenceService.Infer: a stream of one frame."""
+        request = parse(inference_pb2.InferRequest, message)
+        try:
+            with self._streams.single(single_request(request), principal_of(context.peer())) as stream:
+                codec = StreamCodec(stream.signature, stream.wanted)
+                frame = request.frame
+                remaining_s = context.time_remaining()
+                # None where the call has no deadline, whatever its type says.
+                if remaining_s is not None and frame.budget_nano >= 0:  # type: ignore[redundant-expr]
+                    budget_ns = frame.budget_nano or stream.terms.budget_ns
+                    frame.budget_nano = max(1, min(budget_ns, int(remaining_s * 1e9)))
+                take(stream, codec, frame, time.time_ns())
+                while not isinstance(sent := await stream.next(), tuple):
+                    pass  # advice, for which a single frame has no use
+                return inference_pb2.InferResponse(outcome=codec.outcomes(*sent).outcomes.outcomes[0])
+        except InvalidTerms as error:
+            raise invalid_open(error) from None
+
+
+def take(stream: Stream, codec: StreamCodec, frame: inference_pb2.Frame, received_unix_ns: int) -> None:
+    """Its outcome will be sent, whatever is wrong with it. Raises CallError where its id is used up."""
+    held = stream.take(
+        frame.frame_id, frame.capture_time_unix_nano, frame.budget_nano, frame.must_run, received_unix_ns
+    )
+    if held is not None:
+        try:
+            payload, size_bytes = codec.payload(held.signature, frame)
+        except InvalidFrame as error:
+            stream.refuse(held, DOES_NOT_FIT, str(error))
+        else:
+            stream.submit(held, payload, size_bytes)

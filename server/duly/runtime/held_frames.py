@@ -1,0 +1,71 @@
+"""Frames that are not answered yet, with their payloads: bounded, and outside the scheduler, under the frame's `seq`.
+
+Whatever the scheduler believes, these are the frames that the server owes an outcome.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from duly.core.types import Frame, StreamClass
+from duly.models.spec import Signature
+
+
+class InputData(NamedTuple):
+    """What a frame holds for one input of its model."""
+
+    encoding: int
+    """Index into `channel.ENCODINGS`."""
+    shape: tuple[int, ...]
+    data: bytes
+    """The bytes as they came."""
+
+
+@dataclass(slots=True)
+class HeldFrame:
+    """One frame from its receipt to its outcome: all that the server keeps of it outside the scheduler."""
+
+    frame: Frame
+    stream_class: StreamClass
+    signature: Signature
+    """What the model version took when the frame came; it may be loaded again from other files meanwhile."""
+    received_ns: int
+    """When it was received, on the server's monotonic clock."""
+    received_unix_ns: int
+    capture_to_receipt_ns: int = 0
+    """0 where the clocks are not related."""
+    clock_uncertainty_ns: int = 0
+    """0 where the clocks are not related."""
+    payload: Sequence[InputData] = ()
+    """By input of the model, in its order; empty where the frame was refused at the door."""
+    size_bytes: int = 0
+
+
+class HeldFrames:
+    """The held frames of all streams, up to `bytes_max` bytes of payload."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.bytes = 0
+        self._by_seq: dict[int, HeldFrame] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_seq)
+
+    def put(self, held: HeldFrame) -> None:
+        self._by_seq[held.frame.seq] = held
+        self.bytes += held.size_bytes
+
+    def get(self, frame: Frame) -> HeldFrame:
+        """Raises KeyError where the frame is not held."""
+        return self._by_seq[frame.seq]
+
+    def all(self) -> list[HeldFrame]:
+        """All of them, oldest first."""
+        return list(self._by_seq.values())
+
+    def drop(self, frame: Frame) -> HeldFrame:
+        """Forgets the frame and its payload. Raises KeyError where it is not held."""
+        held = self._by_seq.pop(frame.seq)
+        self.bytes -= held.size_bytes
+        return held

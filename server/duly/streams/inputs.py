@@ -1,0 +1,105 @@
+"""Checks what a frame holds against what its model takes, and makes it a payload.
+
+A frame that does not fit is INVALID with a reason; it never ends its stream. Bytes are only measured here, never looked
+into: decoding pictures and searching for NaN is the worker's work.
+"""
+
+from math import prod
+
+from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
+from duly.runtime.held_frames import InputData
+from duly.streams.errors import InvalidFrame
+from duly.worker.channel import DIMS_MAX, ENCODINGS
+
+_ENCODING = {name: index for index, name in enumerate(ENCODINGS)}
+
+
+class _Input:
+    __slots__ = ("element_bytes", "encodings", "fixed_bytes", "spec")
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.spec = spec
+        self.element_bytes = ELEMENT_BYTES[spec.datatype]
+        self.fixed_bytes = 0 if -1 in spec.shape else prod(spec.shape) * self.element_bytes
+        """Length of the data where the shape is fixed, else 0."""
+        self.encodings = frozenset(spec.encodings)
+
+
+class InputChecks:
+    """What the inputs of one model version may be."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self.count = len(signature.inputs)
+        self._inputs = [_Input(spec) for spec in signature.inputs]
+        self._index = {spec.name: nth for nth, spec in enumerate(signature.inputs)}
+        if self.count == 1:
+            self._index[""] = 0  # the only one need not be named
+
+    def index(self, name: str) -> int:
+        """The place of an input in the payload. Raises InvalidFrame."""
+        nth = self._index.get(name)
+        if nth is None:
+            what = f"there is no input {name!r}" if name else "an input has no name"
+            raise InvalidFrame(f"{what}; the model takes {self._names()}")
+        return nth
+
+    def tensor(self, index: int, datatype: str, shape: tuple[int, ...], data: bytes) -> InputData:
+        """An array for that input: little-endian, row-major. `datatype` empty: the model's own, whichever that is;
+        `shape` empty: the model's own, where it is fixed. Raises InvalidFrame.
+        """
+        expected = self._inputs[index]
+        spec = expected.spec
+        if datatype != spec.datatype and datatype:
+            raise InvalidFrame(f"input {spec.name!r}: datatype {datatype}, the model takes {spec.datatype}")
+        if len(shape) > DIMS_MAX:
+            raise InvalidFrame(f"input {spec.name!r}: {len(shape)} dimensions, at most {DIMS_MAX} are taken")
+        if not shape and expected.fixed_bytes:
+            shape = spec.shape
+        elif shape != spec.shape and not _fits(shape, spec.shape):
+            raise InvalidFrame(f"input {spec.name!r}: shape {list(shape)}, the model takes {list(spec.shape)}")
+        needed = expected.fixed_bytes or prod(shape) * expected.element_bytes
+        if len(data) != needed:
+            raise InvalidFrame(f"input {spec.name!r}: {len(data)} bytes, {spec.datatype}{list(shape)} takes {needed}")
+        if needed > spec.bytes_max:
+            raise InvalidFrame(f"input {spec.name!r}: {needed} bytes, at most {spec.bytes_max} are taken (bytes_max)")
+        return InputData(0, shape, data)
+
+    def encoded(self, index: int, encoding: str, data: bytes) -> InputData:
+        """An encoded picture or sound for that input. Raises InvalidFrame."""
+        expected = self._inputs[index]
+        spec = expected.spec
+        if encoding not in expected.encodings:
+            takes = ", ".join(spec.encodings) or "only tensors"
+            raise InvalidFrame(f"input {spec.name!r}: {encoding} is not taken, the model takes {takes}")
+        if not data:
+            raise InvalidFrame(f"input {spec.name!r}: no bytes")
+        if len(data) > spec.bytes_max:
+            raise InvalidFrame(
+                f"input {spec.name!r}: {len(data)} bytes, at most {spec.bytes_max} are taken (bytes_max)"
+            )
+        return InputData(_ENCODING[encoding], (), data)
+
+    def put(self, payload: list[InputData | None], index: int, data: InputData) -> None:
+        """Raises InvalidFrame where the input is there already."""
+        if payload[index] is not None:
+            raise InvalidFrame(f"input {self._inputs[index].spec.name!r} is there twice")
+        payload[index] = data
+
+    def complete(self, payload: list[InputData | None]) -> list[InputData]:
+        """All inputs, in their order. Raises InvalidFrame where one is missing."""
+        whole: list[InputData] = []
+        for data, expected in zip(payload, self._inputs, strict=True):
+            if data is None:
+                raise InvalidFrame(f"input {expected.spec.name!r} is missing; the model takes {self._names()}")
+            whole.append(data)
+        return whole
+
+    def _names(self) -> str:
+        return ", ".join(repr(spec.name) for spec in self.signature.inputs)
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        extent == want or (want == -1 and extent > 0) for extent, want in zip(shape, expected, strict=True)
+    )

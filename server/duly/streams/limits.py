@@ -1,0 +1,49 @@
+"""What clients may use, at each level: one stream, one principal with all its streams, and the server as a whole.
+
+Every frame that is not answered is counted at all three, by its bytes of payload. Whatever is over a limit is refused
+with words that name the limit; what others hold is never touched.
+"""
+
+from dataclasses import dataclass
+
+NO_LIMIT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    frames_in_flight_max: int
+    bytes_in_flight_max: int
+    budget_ns_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrincipalLimits:
+    """Limits of all streams of one principal together; NO_LIMIT where the server's own are enough."""
+
+    streams_max: int = NO_LIMIT
+    bytes_in_flight_max: int = NO_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    streams_max: int
+    bytes_in_flight_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    stream: StreamLimits
+    principal: PrincipalLimits
+    server: ServerLimits
+
+
+class PrincipalUse:
+    """What one principal uses now. One that uses nothing need not be remembered."""
+
+    __slots__ = ("bytes", "streams")
+
+    def __init__(self) -> None:
+        self.streams = 0
+        """Streams that are open or being opened, and single frames under way."""
+        self.bytes = 0
+        """Bytes of payload that are unanswered."""

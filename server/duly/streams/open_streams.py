@@ -1,0 +1,167 @@
+"""The streams that are open, of all front ends: how many there may be, whether they fit, and how they end.
+
+A stream opens in a turn of its own (`Admission`), so that the next one is judged with it in place, and is counted until
+its call is over. Streams whose clients do not read are ended here, and so are all of them at the end of a drain.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from duly.core.types import Verdict
+from duly.metrics import Metrics
+from duly.runtime.admission import Admission, Busy, Refused
+from duly.streams.errors import CallError
+from duly.streams.limits import Limits, PrincipalUse
+from duly.streams.stream import Stream, StreamHost
+from duly.streams.terms import StreamRequest
+
+
+class OpenStreams:
+    def __init__(self, host: StreamHost, metrics: Metrics, admission: Admission, slow_reader_timeout_s: float) -> None:
+        self.host = host
+        self._metrics = metrics
+        self._admission = admission
+        self._slow_reader_ns = int(slow_reader_timeout_s * 1e9)
+        self._open: dict[Stream, None] = {}
+        self._uses: dict[str, PrincipalUse] = {}
+        """By principal, of those that have streams or single frames under way."""
+        self.draining = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def limits(self) -> Limits:
+        return self.host.limits
+
+    def by_model(self) -> dict[str, int]:
+        """How many are open, by the model version that serves them. May be called from any thread."""
+        counts: dict[str, int] = {}
+        for stream in list(self._open):
+            counts[stream.model] = counts.get(stream.model, 0) + 1
+        return counts
+
+    # ---- opening ----
+
+    async def open(self, asked: StreamRequest, principal: str) -> Stream:
+        """A stream that is open, and counted until `closed`. Its client is told so by a notice in its outbox.
+
+        Raises InvalidTerms, ModelError, or CallError where there is no room for it or it would not be served.
+        """
+        self._check_room(principal)
+        served = self.host.catalogue.find(asked.model, asked.version)
+        use = self._uses.setdefault(principal, PrincipalUse())
+        use.streams += 1
+        try:
+            stream = Stream(asked, served, self.host, principal, use)
+            try:
+                async with self._admission.turn(stream.terms) as verdict:
+                    self._check_server()
+                    stream.open(verdict)
+                    self._open[stream] = None
+            except Refused as refused:
+                raise _refusal(refused.verdict, stream.variants, self.limits.stream.budget_ns_max) from None
+            except Busy as busy:
+                raise CallError("ADMISSION_BUSY", f"{busy}; try again in a moment") from None
+        except BaseException:
+            self._release(principal, use)
+            raise
+        self._metrics.stream_opened(stream.model)
+        stream.log.debug("stream opened")
+        return stream
+
+    def closed(self, stream: Stream, opened_as: str) -> None:
+        """The call of the stream is over. `opened_as`: the model version that it was opened for."""
+        del self._open[stream]
+        self._release(stream.principal, self._uses[stream.principal])
+        self._metrics.stream_closed(opened_as)
+
+    @contextmanager
+    def single(self, asked: StreamRequest, principal: str) -> Iterator[Stream]:
+        """A stream for one frame: it waits for no turn and is told nothing, and ends with the context.
+
+        Raises InvalidTerms, ModelError, or CallError where there is no room for it.
+        """
+        if self.draining:
+            raise CallError("DRAINING", "the server is draining; ask elsewhere")
+        self._check_principal(principal)
+        served = self.host.catalogue.find(asked.model, asked.version)
+        use = self._uses.setdefault(principal, PrincipalUse())
+        use.streams += 1
+        try:
+            stream = Stream(asked, served, self.host, principal, use)
+            stream.open()
+            try:
+                yield stream
+            finally:
+                stream.close()
+                stream.abandon()
+        finally:
+            self._release(principal, use)
+
+    def _check_room(self, principal: str) -> None:
+        self._check_server()
+        self._check_principal(principal)
+
+    def _check_server(self) -> None:
+        if self.draining:
+            raise CallError("DRAINING", "the server is draining; open the stream elsewhere")
+        streams_max = self.limits.server.streams_max
+        if len(self._open) >= streams_max:
+            raise CallError("STREAMS_EXHAUSTED", f"{streams_max} streams are open already (streams_max)")
+
+    def _check_principal(self, principal: str) -> None:
+        streams_max = self.limits.principal.streams_max
+        use = self._uses.get(principal)
+        if use is not None and 0 < streams_max <= use.streams:
+            text = f"{streams_max} streams of the principal are open already (principal_streams_max)"
+            raise CallError("STREAMS_EXHAUSTED", text)
+
+    def _release(self, principal: str, use: PrincipalUse) -> None:
+        use.streams -= 1
+        if not use.streams:
+            del self._uses[principal]
+
+    # ---- watching and ending ----
+
+    def watch(self) -> None:
+        """Ends streams whose clients do not take what is written to them. Called now and then."""
+        now_ns = self.host.driver.clock()
+        for stream in self._open:
+            stuck_ns = stream.stuck_ns(now_ns)
+            if stuck_ns > self._slow_reader_ns and not stream.ended.done():
+                stream.log.warning("client does not read", stuck_s=stuck_ns / 1e9)
+                text = f"the client took nothing for {stuck_ns / 1e9:.0f} s (slow_reader_timeout_s)"
+                stream.end(CallError("CLIENT_TOO_SLOW", text))
+
+    def drain(self) -> None:
+        """Opens no more streams and takes no more single frames."""
+        self.draining = True
+
+    def end_all(self) -> None:
+        """Ends every stream once its outcomes are sent. Call it when every frame is answered."""
+        for stream in self._open:
+            stream.end(CallError("DRAINING", "the server has stopped; every frame was answered"))
+
+
+def _refusal(verdict: Verdict, variants: list[str], budget_ns_max: int) -> CallError:
+    """The counter-offer in words and, each alone, as metadata: period_nano, budget_nano (no more than a stream may ask
+    for), variant.
+    """
+    offers: dict[str, str] = {}
+    words: list[str] = []
+    if verdict.counter_period_ns:
+        offers["period_nano"] = str(verdict.counter_period_ns)
+        words.append(f"with a period of {verdict.counter_period_ns / 1e6:.4g} ms")
+    if 0 < verdict.counter_budget_ns <= budget_ns_max:
+        offers["budget_nano"] = str(verdict.counter_budget_ns)
+        words.append(f"with a budget of {verdict.counter_budget_ns / 1e6:.4g} ms")
+    if verdict.counter_rank >= 0:
+        offers["variant"] = variants[verdict.counter_rank]
+        words.append(f"with variant_lowest {offers['variant']}")
+    offer = (
+        f"it would open {' or '.join(words)}"
+        if words
+        else "nothing near it would do: fewer or faster models, or more lanes"
+    )
+    return CallError("ADMISSION_REFUSED", f"the stream does not fit: {verdict.reason}; {offer}", metadata=offers)

@@ -1,0 +1,88 @@
+"""What waits to be written to one client, in order: notices first, then outcomes.
+
+It is bounded by what may come in: while more waits than the limit, `has_room` is clear, and the stream is not read.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from duly.core.events import Advice
+from duly.runtime.outcome import Outcome
+
+MESSAGE_OUTCOMES_MAX = 64
+"""Outcomes of one message at most, and how many may wait beyond the in-flight credit before reading stops."""
+NOTICES_MAX = 64
+"""Notices that may wait before reading stops."""
+
+
+@dataclass(slots=True)
+class Advised:
+    """The stream's client should do as it is advised."""
+
+    advice: Advice
+    reason: str
+    period_ns: int
+    version: str
+    """Version that serves the stream now."""
+
+
+@dataclass(slots=True)
+class ClockAsked:
+    """The client asked for the server's time; it is stamped again when the answer leaves."""
+
+    ping_id: int
+    client_send_unix_ns: int
+    received_unix_ns: int
+
+
+@dataclass(slots=True)
+class Opened:
+    """The stream is open, on these terms; before all others."""
+
+
+Notice = Opened | Advised | ClockAsked
+
+
+class Outbox:
+    def __init__(self, frames_in_flight_max: int) -> None:
+        self.outcomes: deque[Outcome] = deque()
+        self.notices: deque[Notice] = deque()
+        self.changed = asyncio.Event()
+        """Something was put in, or its stream is over."""
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+        self._outcomes_max = frames_in_flight_max + MESSAGE_OUTCOMES_MAX
+        self._bounded = True
+
+    def put(self, outcomes: Iterable[Outcome]) -> None:
+        self.outcomes.extend(outcomes)
+        if len(self.outcomes) > self._outcomes_max and self._bounded:
+            self.has_room.clear()
+        self.changed.set()
+
+    def notify(self, notice: Notice) -> None:
+        self.notices.append(notice)
+        if len(self.notices) > NOTICES_MAX and self._bounded:
+            self.has_room.clear()
+        self.changed.set()
+
+    def take(self) -> list[Outcome]:
+        """The outcomes of the next message; they wait no more."""
+        outcomes = self.outcomes
+        if len(outcomes) == 1:
+            return [outcomes.popleft()]
+        return [outcomes.popleft() for _ in range(min(len(outcomes), MESSAGE_OUTCOMES_MAX))]
+
+    def close(self) -> None:
+        """Nothing comes in any more, so that there is no need to hold anything up."""
+        self._bounded = False
+        self.has_room.set()
+
+    def clear(self) -> list[Outcome]:
+        """Empties it; returns the outcomes that were in it."""
+        left = list(self.outcomes)
+        self.outcomes.clear()
+        self.notices.clear()
+        return left

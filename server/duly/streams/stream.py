@@ -1,0 +1,292 @@
+"""One open stream, whatever its client speaks: its terms, clock and credit, the version that it follows, its outbox.
+
+A front end reads frames off its wire and hands them over in two steps: `take` gives each frame its place, and then
+`submit` or `refuse` says what is in it. It writes what `next` gives it. Every frame that was taken leaves through the
+outbox exactly once, or is counted as unread.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from duly.core.events import Advice, FrameRefused, FramesCancelled
+from duly.core.fates import DOES_NOT_FIT, MEMORY_FULL, OVER_BYTES, PRINCIPAL_OVER_BYTES, Fate
+from duly.core.types import Frame, Verdict
+from duly.runtime.catalogue import Catalogue, LoadedVersion
+from duly.runtime.driver import Driver
+from duly.runtime.held_frames import HeldFrame, InputData
+from duly.runtime.outcome import Outcome
+from duly.streams.clock import ClockRelation
+from duly.streams.errors import REASON_CHARS_MAX, CallError
+from duly.streams.limits import Limits, PrincipalUse
+from duly.streams.ordering import ordering
+from duly.streams.outbox import Advised, ClockAsked, Notice, Opened, Outbox
+from duly.streams.terms import StreamRequest, signature_of, stream_terms, wanted_outputs
+from duly.streams.verdict import Verdicts
+
+_log = structlog.get_logger("duly.stream")
+
+CANCELS_A_TURN = 1024
+"""Cancelled frames of one message, before other streams have their turn."""
+SLOW_WRITE_NS = 10_000_000
+"""A write that takes longer waits for the client to read: what comes after it has waited for that, too."""
+_BROKEN = "the server failed on an outcome of the stream; its log says more"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamHost:
+    """What all streams of a server share."""
+
+    driver: Driver
+    catalogue: Catalogue
+    verdicts: Verdicts
+    limits: Limits
+
+
+class Stream:
+    """Is the runtime's Sink for its frames."""
+
+    def __init__(
+        self, asked: StreamRequest, served: LoadedVersion, host: StreamHost, principal: str, use: PrincipalUse
+    ) -> None:
+        """`use`: what the principal uses with all its streams. Raises InvalidTerms."""
+        self.asked = asked
+        self.terms = stream_terms(asked, served, host.limits.stream, principal)
+        self.principal = principal
+        self.wanted = wanted_outputs(asked.outputs, signature_of(served))
+        """Names of the outputs to send; empty: all."""
+        self.clock = asked.clock
+        self.outbox = Outbox(self.terms.frames_in_flight_max)
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the stream is over: with the reason as an exception, or without where all is well."""
+        self.stream_id = 0
+        self.verdict: Verdict | None = None
+        """What admission said of it; None until it is open."""
+        self.log = _log
+        self._host = host
+        self._driver = host.driver
+        self._use = use
+        self._ordering = ordering(asked.ordering)
+        self._newest_id = -1
+        self._bytes = 0
+        self._unanswered = 0
+        self._ending = False
+        self._closed = False
+        self._broken = False
+        """An outcome got lost on its way to the outbox: the stream must end."""
+        self._write_began_ns = 0
+        self._client_slow = False
+        """What is in the outbox has waited for the client to read what was written before."""
+        self._serve_with(served)
+
+    def _serve_with(self, served: LoadedVersion) -> None:
+        self.served = served
+        self.model = served.key
+        """Version that serves the stream now, NAME/VERSION."""
+        self.signature = signature_of(served)
+        """What the version took when the stream began to use it; it may be loaded again from other files."""
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the model's variants, best first."""
+        return self.served.version.config.variant_names
+
+    def open(self, verdict: Verdict | None = None) -> None:
+        """From now on the scheduler knows the stream; it must be closed. With a `verdict` the client is told so."""
+        self.stream_id = self._driver.open_stream(self, self.terms)
+        self.verdict = verdict
+        self.log = _log.bind(stream=self.stream_id, stream_name=self.asked.stream_name, model=self.model)
+        if verdict is not None:
+            self.outbox.notify(Opened())
+
+    def planned_one_ns(self) -> int:
+        """Planned time of a batch of one, of the fastest variant that the stream accepts."""
+        return self._driver.scheduler.planned_one_ns(self.model, self.terms.variant_rank_max)
+
+    # ---- in ----
+
+    def take(
+        self, frame_id: int, captured_unix_ns: int, budget_ns: int, must_run: bool, received_unix_ns: int
+    ) -> HeldFrame | None:
+        """Gives a frame its place in the stream. None: it is answered already, else `submit` or `refuse` it at once.
+
+        `captured_unix_ns` by the client's clock, 0: not known; `budget_ns` 0: the stream's default. Raises CallError
+        where the id is used up, and InvalidTerms where the stream can't go on with a new version.
+        """
+        if frame_id <= self._newest_id:
+            text = f"frame id {frame_id} came after {self._newest_id}; ids must increase"
+            raise CallError("FRAME_ID_NOT_INCREASING", text, "frame_id")
+        self._newest_id = frame_id
+        served, catalogue = self.served, self._host.catalogue
+        now = catalogue.current(served) if self.asked.version else catalogue.active(served.version.name)
+        if now is not self.served or self.served.signature is not self.signature:
+            self._follow(now)
+        now_ns = self._driver.clock()
+        age_ns = uncertainty_ns = 0
+        if self.clock is not None and captured_unix_ns:
+            age_ns = self.clock.capture_to_receipt_ns(captured_unix_ns, received_unix_ns)
+            uncertainty_ns = self.clock.uncertainty_ns
+        budget_ns = budget_ns or self.terms.budget_ns
+        deadline_ns = now_ns - age_ns + budget_ns
+        frame = Frame(next(self._driver.seqs), self.stream_id, frame_id, self.model, deadline_ns, must_run)
+        held = HeldFrame(
+            frame, self.terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns
+        )
+        self._unanswered += 1
+        if self._ordering is not None:
+            self._ordering.arrived(frame_id)
+        if 0 < budget_ns <= self._host.limits.stream.budget_ns_max:
+            return held
+        limit_ns = self._host.limits.stream.budget_ns_max
+        reason = f"{self.asked.budget_name} should be 0 to {limit_ns}, got {budget_ns}"
+        self.refuse(held, DOES_NOT_FIT, reason)
+        return None
+
+    def submit(self, held: HeldFrame, payload: Sequence[InputData], size_bytes: int) -> None:
+        """The frame fits its model and goes to the scheduler, if there is room for its bytes."""
+        limits, use = self._host.limits, self._use
+        if self._bytes + size_bytes > limits.stream.bytes_in_flight_max:
+            self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=limits.stream.bytes_in_flight_max))
+        elif 0 < limits.principal.bytes_in_flight_max < use.bytes + size_bytes:
+            reason = PRINCIPAL_OVER_BYTES.says(bytes_max=limits.principal.bytes_in_flight_max)
+            self.refuse(held, PRINCIPAL_OVER_BYTES, reason)
+        elif self._driver.held.bytes + size_bytes > limits.server.bytes_in_flight_max:
+            self.refuse(held, MEMORY_FULL, MEMORY_FULL.wording)
+        else:
+            held.payload, held.size_bytes = payload, size_bytes
+            self._bytes += size_bytes
+            use.bytes += size_bytes
+            self._driver.take_frame(held)
+
+    def refuse(self, held: HeldFrame, fate: Fate, reason: str) -> None:
+        """Answers a frame that the scheduler never sees."""
+        if self.terms.gap is not None:
+            self._driver.submit(FrameRefused(self.stream_id))
+        self.deliver(Outcome(held, fate.status, reason[:REASON_CHARS_MAX]))
+
+    async def cancel(self, frame_ids: Sequence[int]) -> None:
+        """Nobody wants the results of these frames any more."""
+        for start in range(0, len(frame_ids), CANCELS_A_TURN):
+            some = tuple(frame_ids[start : start + CANCELS_A_TURN])
+            self._driver.submit(FramesCancelled(self.stream_id, some))
+            await self.give_way()
+            if self._closed:
+                return
+
+    async def give_way(self) -> None:
+        """A long message of one stream must not hold up the others."""
+        await asyncio.sleep(0)
+        await self.outbox.has_room.wait()
+
+    def ping(self, ping_id: int, client_send_unix_ns: int, clock: ClockRelation | None) -> None:
+        """The client asks for the time, and says how the clocks relate where it knows."""
+        received_unix_ns = time.time_ns()
+        if clock is not None:
+            self.clock = clock
+        self.outbox.notify(ClockAsked(ping_id, client_send_unix_ns, received_unix_ns))
+
+    @property
+    def closed(self) -> bool:
+        """No more frames are taken."""
+        return self._closed
+
+    def _follow(self, now: LoadedVersion | None) -> None:
+        """Another version is active, or the same one was loaded again. Raises InvalidTerms where it lacks an output."""
+        if now is None or now.signature is None:
+            return  # it is gone, or being loaded again
+        wanted_outputs(self.wanted, now.signature)
+        before = self.model
+        self._serve_with(now)
+        if now.key != before:
+            self.advise(Advice.VERSION_CHANGED, f"version {now.version.version} is active", 0)
+
+    # ---- out ----
+
+    def deliver(self, outcome: Outcome) -> None:
+        size_bytes = outcome.held.size_bytes
+        self._bytes -= size_bytes
+        self._use.bytes -= size_bytes
+        self.outbox.put((outcome,) if self._ordering is None else self._ordering.push(outcome))
+
+    def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
+        self.outbox.notify(Advised(advice, reason, period_ns, self.served.version.version))
+
+    def fail(self) -> None:
+        self._broken = True
+        self.outbox.changed.set()
+
+    async def next(self) -> Notice | tuple[int, Sequence[Outcome]] | None:
+        """Waits for what is to be written next: a notice, or (now_ns, outcomes), which count as sent then. None: all is
+        written and nothing more will come. Raises CallError where an outcome got lost.
+        """
+        outbox = self.outbox
+        while True:
+            if outbox.notices:
+                return outbox.notices.popleft()
+            if outbox.outcomes:
+                return self._settled()
+            if self._broken:
+                raise CallError("INTERNAL", _BROKEN)
+            if self._ending and not self._unanswered:
+                return None
+            self._client_slow = False
+            outbox.changed.clear()
+            await outbox.changed.wait()
+
+    def _settled(self) -> tuple[int, Sequence[Outcome]]:
+        now_ns = self._driver.clock()
+        outcomes = self.outbox.take()
+        self._unanswered -= len(outcomes)
+        for event in self._host.verdicts.sent(now_ns, outcomes, self._client_slow):
+            self._driver.submit(event)
+        return now_ns, outcomes
+
+    def write_began(self) -> None:
+        self._write_began_ns = self._driver.clock()
+
+    def write_ended(self) -> None:
+        self._client_slow = self._driver.clock() - self._write_began_ns > SLOW_WRITE_NS
+        self._write_began_ns = 0
+        self.outbox.has_room.set()
+
+    def stuck_ns(self, now_ns: int) -> int:
+        """How long the client has not been taking what is written to it."""
+        return now_ns - self._write_began_ns if self._write_began_ns else 0
+
+    # ---- the end ----
+
+    def end(self, error: Exception | None) -> None:
+        """The stream is over; `error`: why, where that is the end of the call, too."""
+        if self.ended.done():
+            return
+        if error is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(error)
+
+    def finish(self) -> None:
+        """No more frames come: `next` returns None when all are answered and sent."""
+        self._ending = True
+        self.outbox.changed.set()
+
+    def close(self) -> None:
+        """No frame is run for it any more: what waits is CANCELLED. `next` gives what there is, and then None."""
+        self._closed = True
+        self.outbox.close()
+        self._driver.close_stream(self.stream_id)
+        if self._ordering is not None:
+            self.outbox.put(self._ordering.release())
+        self._unanswered = len(self.outbox.outcomes)
+        self._use.bytes -= self._bytes  # of frames that still run, whose outcomes go nowhere
+        self._bytes = 0
+        self.finish()
+
+    def abandon(self) -> None:
+        """Nobody reads any more: what was not sent is counted all the same. `next` returns None."""
+        for event in self._host.verdicts.unread(self._driver.clock(), self.outbox.clear()):
+            self._driver.submit(event)
+        self._unanswered = 0
+        self.finish()

@@ -1,0 +1,136 @@
+"""What a client asks for when it opens a stream, checked and completed with the model's defaults."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from duly.core.types import BacklogPolicy, GapPolicy, StreamClass, StreamTerms
+from duly.models.spec import ModelConfig, Signature
+from duly.runtime.catalogue import LoadedVersion
+from duly.streams.clock import UNCERTAINTY_NS_MAX, ClockRelation
+from duly.streams.errors import InvalidTerms
+from duly.streams.limits import StreamLimits
+from duly.streams.ordering import OrderingPolicy
+
+STREAM_NAME_BYTES_MAX = 128
+BACKLOG_FRAMES_MAX = 4096
+FLOOR_WINDOW_MAX = 1024
+"""The scheduler keeps a bit for each frame of the window."""
+
+
+@dataclass(slots=True)
+class StreamRequest:
+    """How a client wants to be served, whatever it speaks. What is None, 0 or empty is the model's default."""
+
+    model: str
+    version: str = ""
+    """Empty: whichever is active, also when that changes."""
+    stream_name: str = ""
+    stream_class: StreamClass | None = None
+    backlog_policy: BacklogPolicy | None = None
+    backlog_frames: int = 0
+    ordering: OrderingPolicy = OrderingPolicy.UNORDERED
+    default_budget_ns: int = 0
+    expected_period_ns: int = 0
+    outputs: Sequence[str] = ()
+    """Names of the outputs to send; empty: all."""
+    gap_policy: GapPolicy | None = None
+    variant_lowest: str = ""
+    floor: tuple[int, int] | None = None
+    """(m, k): m of any k frames in a row shall be on time."""
+    clock: ClockRelation | None = None
+    budget_name: str = "budget_nano"
+    """What the budget of a frame is called on the wire, for the reasons of frames that ask for an impossible one."""
+
+
+def stream_terms(asked: StreamRequest, served: LoadedVersion, limits: StreamLimits, principal: str) -> StreamTerms:
+    """What the scheduler is told of the stream. `principal`: whose stream it is. Raises InvalidTerms."""
+    config, signature = served.version.config, signature_of(served)
+    if len(asked.stream_name.encode()) > STREAM_NAME_BYTES_MAX:
+        raise InvalidTerms("stream_name", f"is longer than {STREAM_NAME_BYTES_MAX} bytes")
+    if not asked.stream_name.isprintable():
+        raise InvalidTerms("stream_name", "has characters that cannot be printed")
+    backlog, frames = _backlog(asked, config)
+    if asked.expected_period_ns < 0:
+        raise InvalidTerms("expected_period_ns", f"is negative: {asked.expected_period_ns}")
+    gap = None
+    if signature.stateful:
+        gap = asked.gap_policy or GapPolicy[config.gap]
+    elif asked.gap_policy:
+        raise InvalidTerms("gap_policy", f"model {served.version.name!r} keeps no state; leave it out")
+    floor_frames, floor_window = _floor(asked.floor)
+    if not 0 <= asked.default_budget_ns <= limits.budget_ns_max:
+        raise InvalidTerms("default_budget_ns", f"should be 0 to {limits.budget_ns_max}, got {asked.default_budget_ns}")
+    return StreamTerms(
+        stream_class=asked.stream_class or StreamClass[config.default_class],
+        backlog=backlog,
+        backlog_frames=frames,
+        budget_ns=asked.default_budget_ns or int(config.default_budget_ms * 1e6),
+        frames_in_flight_max=limits.frames_in_flight_max,
+        gap=gap,
+        model=served.key,
+        period_ns=asked.expected_period_ns,
+        variant_rank_max=_variant_rank_max(asked.variant_lowest, config),
+        principal=principal,
+        floor_frames=floor_frames,
+        floor_window=floor_window,
+    )
+
+
+def _backlog(asked: StreamRequest, config: ModelConfig) -> tuple[BacklogPolicy, int]:
+    """The policy, and how many frames wait under it: any number of them, 0, under ALL."""
+    policy, frames = asked.backlog_policy, asked.backlog_frames
+    if policy is None:
+        policy = BacklogPolicy[config.default_backlog]
+        if policy is BacklogPolicy.KEEP_LAST:
+            frames = frames or config.default_backlog_frames
+    if policy is BacklogPolicy.KEEP_LAST:
+        if not 1 <= frames <= BACKLOG_FRAMES_MAX:
+            raise InvalidTerms("backlog_frames", f"should be 1 to {BACKLOG_FRAMES_MAX} with KEEP_LAST, got {frames}")
+        return policy, frames
+    if frames:
+        raise InvalidTerms("backlog_frames", f"goes with KEEP_LAST alone, got {frames} with {policy.name}")
+    return policy, 1 if policy is BacklogPolicy.LATEST else 0
+
+
+def _floor(floor: tuple[int, int] | None) -> tuple[int, int]:
+    if floor is None:
+        return 0, 0
+    frames, window = floor
+    if not 2 <= window <= FLOOR_WINDOW_MAX:
+        raise InvalidTerms("floor.window", f"should be 2 to {FLOOR_WINDOW_MAX}, got {window}")
+    if not 1 <= frames < window:
+        raise InvalidTerms("floor.frames", f"should be 1 to {window - 1}, less than floor.window, got {frames}")
+    return frames, window
+
+
+def _variant_rank_max(lowest: str, config: ModelConfig) -> int:
+    names = config.variant_names
+    if not lowest:
+        return len(names) - 1
+    if lowest not in names:
+        raise InvalidTerms("variant_lowest", f": there is no variant {lowest!r}; there are: {', '.join(names)}")
+    return names.index(lowest)
+
+
+def wanted_outputs(names: Sequence[str], signature: Signature) -> tuple[str, ...]:
+    """Names of the outputs to send; empty: all. Raises InvalidTerms."""
+    known = [spec.name for spec in signature.outputs]
+    wanted = tuple(names)
+    for name in wanted:
+        if name not in known:
+            raise InvalidTerms("outputs", f": there is no output {name!r}; there are: {', '.join(known)}")
+    if len(wanted) > len(known):
+        raise InvalidTerms("outputs", "name one twice")
+    return wanted
+
+
+def clock_relation(offset_ns: int, uncertainty_ns: int) -> ClockRelation:
+    """Raises InvalidTerms."""
+    if not 0 < uncertainty_ns <= UNCERTAINTY_NS_MAX:
+        raise InvalidTerms("clock.uncertainty_ns", f"should be 1 to {UNCERTAINTY_NS_MAX}, got {uncertainty_ns}")
+    return ClockRelation(offset_ns, uncertainty_ns)
+
+
+def signature_of(served: LoadedVersion) -> Signature:
+    assert served.signature is not None, "only versions that were loaded are found"
+    return served.signature

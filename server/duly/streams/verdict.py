@@ -1,0 +1,81 @@
+"""The final verdict on every frame, and the one place where outcomes are counted.
+
+The scheduler's answer is not the last word on a result: on its way to the client it may come too late for its deadline,
+be outrun by a newer one, or find nobody there. What the client gets is decided here, at the hand-over to the transport,
+and what was answered ON_TIME and turned out otherwise is reported, so that fairness, floors and the choice of variants
+rest on what clients really got.
+
+A result that waited because its own client did not read is no hit, and no miss of the lanes either: a slow reader costs
+only itself, and gains nothing by it.
+"""
+
+from collections.abc import Sequence
+
+from duly.core import fates
+from duly.core.events import FramesTurnedOut
+from duly.core.fates import Fate
+from duly.core.types import OutcomeStatus
+from duly.metrics import Metrics
+from duly.runtime.outcome import Outcome
+
+
+class Verdicts:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def sent(self, now_ns: int, outcomes: Sequence[Outcome], client_slow: bool) -> Sequence[FramesTurnedOut]:
+        """Settles the status of outcomes of one stream that are handed to the transport now, and counts them. Returns
+        what the scheduler is to be told. `client_slow`: they waited for the client to read what was sent before.
+        """
+        turned_out: list[Outcome] | None = None
+        for outcome in outcomes:
+            status = outcome.status
+            if status is OutcomeStatus.ON_TIME:
+                if outcome.turned_out is None and now_ns > outcome.held.frame.deadline_ns:
+                    outcome.turned_out = fates.READ_LATE if client_slow else fates.SENT_LATE
+                    outcome.reason = outcome.turned_out.wording
+                if outcome.turned_out is not None:
+                    turned_out = turned_out or []
+                    turned_out.append(outcome)
+            if outcome.turned_out is not None:
+                status = outcome.turned_out.status
+            self._count(now_ns, outcome, status)
+        if turned_out is None:
+            return ()
+        events = _events(turned_out)
+        for outcome in outcomes:
+            if outcome.turned_out is not None:
+                outcome.status = outcome.turned_out.status
+        return events
+
+    def unread(self, now_ns: int, outcomes: Sequence[Outcome]) -> Sequence[FramesTurnedOut]:
+        """Counts outcomes that nobody will read any more, as their client is gone. Returns as `sent` does."""
+        for outcome in outcomes:
+            outcome.turned_out = fates.UNREAD
+            self._count(now_ns, outcome, fates.UNREAD.status)
+        return _events([outcome for outcome in outcomes if outcome.status is OutcomeStatus.ON_TIME])
+
+    def unheard(self, now_ns: int, outcome: Outcome) -> None:
+        """Counts an outcome whose stream has closed before, which the scheduler knows."""
+        self._count(now_ns, outcome, outcome.status)
+
+    def _count(self, now_ns: int, outcome: Outcome, status: OutcomeStatus) -> None:
+        held = outcome.held
+        frame = held.frame
+        latency_ns = now_ns - held.received_ns
+        age_ns = latency_ns + held.capture_to_receipt_ns if held.clock_uncertainty_ns else -1
+        self._metrics.outcome(frame.model, held.stream_class, status, latency_ns, frame.deadline_ns - now_ns, age_ns)
+
+
+def _events(outcomes: Sequence[Outcome]) -> list[FramesTurnedOut]:
+    """One for each model version and fate."""
+    frames: dict[tuple[int, str, OutcomeStatus, bool], int] = {}
+    for outcome in outcomes:
+        fate, frame = outcome.turned_out, outcome.held.frame
+        assert isinstance(fate, Fate)
+        key = (frame.stream_id, frame.model, fate.status, fate.missed)
+        frames[key] = frames.get(key, 0) + 1
+    return [
+        FramesTurnedOut(stream_id, model, count, status, missed)
+        for (stream_id, model, status, missed), count in frames.items()
+    ]
