@@ -10,15 +10,20 @@ UNWANTED := $(if $(filter gpu,$(ACCELERATOR)),onnxruntime,onnxruntime-gpu)
 READY := $(VENV)/.ready-$(ACCELERATOR)
 
 PROTOS := $(wildcard protos/duly/v1/*.proto)
-define stubs_into
+# What is made from protos/, into two folders: the stubs, and the protocol's page.
+define generate_into
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
+	@mkdir -p build
+	@$(BIN)/python -m grpc_tools.protoc -Iprotos --include_source_info -o build/protocol.binpb $(PROTOS)
+	@$(BIN)/python protos/reference.py build/protocol.binpb > $(2)/protocol.md
 endef
+RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-compiled check protos bench grid compare soak core core-clean wheel-check clean
+.PHONY: help setup demo test test-compiled check protos release-image bench grid compare soak core core-clean wheel-check clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything in it; again only when pyproject.toml has changed
 
@@ -43,22 +48,29 @@ demo: $(READY) ## Watch duly work on real models (DEMO_ARGS for options)
 test: $(READY) ## Run the tests (PYTEST_ARGS for options)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-check: $(READY) ## Formatting, lint, types, layers, protocol, stubs
+check: $(READY) ## Formatting, lint, types, layers, protocol and what is made from it
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/buf lint
-	@rm -rf build/stubs && mkdir -p build/stubs
-	@$(call stubs_into,build/stubs)
-	@diff -r -x __init__.py -x __pycache__ build/stubs/duly/v1 server/duly/v1 || { \
+	@$(BIN)/buf breaking --against $(RELEASED) || { \
+	  echo "protos/ breaks clients of the last release ($(RELEASED)): keep numbers, names and types, and add" >&2; exit 1; }
+	@rm -rf build/generated && mkdir -p build/generated
+	@$(call generate_into,build/generated,build/generated)
+	@diff -r -x __init__.py -x __pycache__ build/generated/duly/v1 server/duly/v1 || { \
 	  echo "The stubs in server/duly/v1 are not those of protos/: run make protos" >&2; exit 1; }
+	@diff build/generated/protocol.md docs/protocol.md || { \
+	  echo "docs/protocol.md is not what protos/ says: run make protos" >&2; exit 1; }
 
-protos: $(READY) ## Generate the stubs in server/duly/v1 from protos/
-	$(call stubs_into,server)
+protos: $(READY) ## Generate the stubs in server/duly/v1 and docs/protocol.md from protos/
+	$(call generate_into,server,docs)
+
+release-image: $(READY) ## Keep the protocol as it is as the last release, for make check to compare with
+	$(BIN)/buf build --exclude-source-info -o $(RELEASED)
 
 bench: $(READY) ## Measure against the transport's floor (BENCH_ARGS for options)
-	$(BIN)/python -m duly_load.bench $(BENCH_ARGS)
+	$(BIN)/duly-load bench $(BENCH_ARGS)
 
 CORE := $(filter-out %/__init__.py,$(wildcard server/duly/core/*.py server/duly/core/*/*.py))
 core: $(READY) ## Compile the scheduler in place with mypyc, 2-3 times as fast (needs a C compiler); core-clean undoes it
@@ -70,14 +82,14 @@ core-clean: ## Back to the scheduler in Python
 	rm -f $(CORE_BUILT)
 
 COMPILED_TESTS := tests/core tests/runtime tests/rpc \
-  $(patsubst %,tests/load/test_%.py,baselines bounds cli_sim grid replay simulator truth) \
+  $(patsubst %,tests/duly_sim/test_%.py,baselines bounds cli_run grid replay sim_vs_live simulator) \
   $(patsubst %,tests/e2e/test_%.py,admission law recording streaming variants)
 test-compiled: core ## The tests that touch the scheduler, with it compiled; then back to Python (PYTEST_ARGS for options)
 	@trap 'rm -f $(CORE_BUILT)' EXIT; trap 'exit 130' INT TERM; \
 	$(BIN)/python -m pytest --compiled $(COMPILED_TESTS) $(PYTEST_ARGS)
 
 grid: $(READY) ## Measure what the scheduler must show, in the simulator (GRID_ARGS for options)
-	$(BIN)/duly-load grid $(GRID_ARGS)
+	$(BIN)/duly-sim grid $(GRID_ARGS)
 
 compare: $(READY) ## Set duly beside Triton and the floor under overload, half an hour (COMPARE_ARGS for options)
 	$(BIN)/duly-load compare load_tests/scenarios/overload.toml --install --out build/compare \
@@ -92,7 +104,8 @@ wheel-check: $(READY) ## Build the wheel and try its base packages in an empty e
 	$(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheel .
 	@$(BIN)/python -m venv build/wheel/venv
 	build/wheel/venv/bin/pip install --quiet --quiet build/wheel/duly-*.whl
-	cd build/wheel && venv/bin/duly version && venv/bin/python -c 'import duly_client, duly_load'
+	cd build/wheel && venv/bin/duly version && venv/bin/python -c 'import duly_client, duly_load, duly_sim'
+	@! build/wheel/venv/bin/python -c 'import duly_sim.research' 2> /dev/null
 	@cd build/wheel && ! venv/bin/duly serve --models . 2> serve.txt && grep -F "pip install 'duly[cpu]'" serve.txt
 
 clean: core-clean ## Remove what can be made again, .venv included

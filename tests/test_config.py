@@ -69,6 +69,8 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "load_timeout_s": "8",
         "batch_timeout_ms": "9",
         "slow_reader_timeout_s": "10",
+        "principal_streams_max": "2",
+        "principal_bytes_in_flight_max": "12",
         "admission": "advise",
         "record": "/run/duly.log",
         "record_bytes_max": "11",

@@ -193,4 +193,4 @@ def test_an_address_in_use_is_told_in_plain_words() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(MetricsError) as caught:
             serve_metrics(address, Metrics())
-    assert str(caught.value) == f"metrics can't be served at {address}: Address already in use"
+    assert str(caught.value) == f"metrics cannot be served at {address}: Address already in use"

@@ -13,8 +13,8 @@ from duly.v1 import inference_pb2, tensor_pb2
 from duly.worker.dtypes import DTYPES
 from duly_client import Status
 from duly_client import convert as client
-from duly_load.load_scenario import Datatype
-from duly_load.outcomes import OWN_KINDS_FROM, FrameOutcome
+from duly_load.results.outcomes import OWN_KINDS_FROM, FrameOutcome
+from duly_load.scenario.live import Datatype
 
 
 def of_protocol(enum: EnumDescriptor, prefix: str) -> dict[str, int]:

@@ -19,7 +19,7 @@ _DEMO_EXTRAS = "pip install 'duly[cpu,demo]', or 'duly[gpu,demo]' for an NVIDIA 
 
 
 class _Lazy(click.Command):
-    """Stands for a command that is imported when it is called; only its name and summary are known until then."""
+    """Stands for a command that is imported when it is called. Until then only its name and summary are known."""
 
     def __init__(self, name: str, target: str, summary: str, needs: str) -> None:
         super().__init__(name, short_help=summary)
@@ -52,7 +52,7 @@ def cli() -> None:
 cli.add_command(_Lazy("serve", "duly.cli_serve:serve", "Serve the models of a repository.", _SERVER_EXTRAS))
 cli.add_command(_Lazy("models", "duly.cli_models:models", "Look at a model repository.", _SERVER_EXTRAS))
 cli.add_command(_Lazy("stream", "duly.cli_stream:stream", "Stream a recording to a server.", "pip install duly"))
-cli.add_command(_Lazy("demo", "duly.demo.command:demo", "Watch it work on real models.", _DEMO_EXTRAS))
+cli.add_command(_Lazy("demo", "duly.demo.command:demo", "Watch duly work on real models.", _DEMO_EXTRAS))
 
 
 @cli.command()
@@ -86,14 +86,14 @@ def main() -> None:
 
 
 def _report(error: Exception) -> int:
-    """Says on standard error what went wrong, in plain words; returns the exit status."""
+    """Prints what went wrong on standard error, in plain words, and returns the exit status."""
     if isinstance(error, click.Abort):
         return 130  # as a shell reports an end by Ctrl-C
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return 2
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit has somewhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit needs an open file
         return 1
     status = 1
     if isinstance(error, click.ClickException):

@@ -1,4 +1,4 @@
-"""`duly models`: what lies in a model repository, and whether it would load."""
+"""`duly models`: what is in a model repository, and whether it would load."""
 
 import difflib
 import os
@@ -23,7 +23,7 @@ def models() -> None:
 @models.command("list")
 @_FOLDER
 def list_models(folder: Path) -> None:
-    """One line for each version of each model; what is broken goes to standard error."""
+    """Print one line for each version of each model. What is broken goes to standard error."""
     versions, problems = Repository(folder).scan()
     width = max((len(version.key) for version in versions), default=0)
     for version in versions:
@@ -46,7 +46,7 @@ def _summary(version: ModelVersion) -> str:
 @_FOLDER
 @click.argument("model", metavar="NAME[/VERSION]")
 def show(folder: Path, model: str) -> None:
-    """The settings of one model as JSON, defaults filled in: the newest version, or the one named."""
+    """Print the settings of a model as JSON, defaults filled in: of its newest version, or of the one named."""
     versions, problems = Repository(folder).scan()
     for version in versions:
         if model in (version.key, version.name):
@@ -71,7 +71,7 @@ def check(folder: Path, lanes: str | None, threads: str | None) -> None:
         config = load_config({name: value for name, value in given.items() if value is not None}, None, os.environ)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    from duly import app  # with all of gRPC behind it, which the other commands do not need
+    from duly import app  # it imports all of gRPC, which the other commands do not need
 
     results = app.check_models(folder, config.lanes, config.threads)
     width = max((len(key) for key, _ in results), default=0)

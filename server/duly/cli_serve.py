@@ -12,7 +12,7 @@ from duly.config import ConfigError, ServerConfig, load_config, option_name, var
 
 
 def _option(name: str, setting: FieldInfo) -> click.Option:
-    """Values stay text: `load_config` checks those of every source alike, and names the option in its message."""
+    """Makes the option for a setting. Its value stays text: `load_config` checks the values of all sources alike."""
     text = f"{setting.description or ''}  [{_default(setting)}; {variable_name(name)}]"
     if setting.annotation is bool:
         return click.Option([f"{option_name(name)}/--no-{name.replace('_', '-')}"], default=None, help=text)
@@ -44,7 +44,7 @@ def _serve(config: Path | None, **settings: Any) -> None:
         checked = load_config(given, config, os.environ)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    from duly import app  # with all of gRPC behind it, which neither --help nor a wrong setting needs
+    from duly import app  # it imports all of gRPC, which neither --help nor a wrong setting needs
 
     sys.exit(app.serve(checked))
 
@@ -55,7 +55,7 @@ serve = click.Command(
     help="""Serve the models of a repository until SIGTERM or Ctrl-C, then finish what can be finished in time.
 
     Every option can also be set by its variable in the environment, or under its name (streams_max = 64) in the TOML
-    file. The command line wins over the environment, that over the file.""",
+    file. The command line wins over the environment, and the environment over the file.""",
     params=[
         click.Option(["--config"], type=click.Path(path_type=Path), metavar="FILE", help="TOML file of settings."),
         *(_option(name, setting) for name, setting in ServerConfig.model_fields.items()),

@@ -1,7 +1,7 @@
-"""`duly stream`: a recording streamed to a server at its real rate, each outcome told in plain words or as JSON.
+"""`duly stream`: sends a recording to a server at its real rate and prints each outcome in plain words or as JSON.
 
-Frames are due by a schedule that is fixed when the first one leaves, and captured when they are due: one that leaves
-late counts as old as it is, so that a slow sender cannot make the server look quick.
+Frames are due by a schedule that is fixed when the first one leaves, and they count as captured when they are due. A
+frame that leaves late is as old as it is, so a slow sender cannot make the server look quick.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from duly_client.recordings import Recording, RecordingError, open_recording
 from duly_client.types import Payload
 
 READ_AHEAD = 2
-"""Frames read from the recording before they are due."""
+"""Number of frames that are read from the recording before they are due."""
 OUTPUT_ELEMENTS_MAX = 1024
 """Larger outputs are shown by their shape alone."""
 LATENCIES_MAX = 100_000
-"""The newest; the summary is of these."""
+"""Number of newest results whose latency the summary counts."""
 DETECTIONS_MAX = 8
-"""In a line for people."""
+"""Number of detections that a line in plain words shows."""
 
 
 @click.command()
@@ -37,18 +37,29 @@ DETECTIONS_MAX = 8
 @click.option("--input", "path", required=True, help="Picture, folder of pictures, video, WAV, .npy, or - for stdin.")
 @click.option("--server", default="127.0.0.1:8500", show_default=True, help="HOST:PORT or unix:PATH.")
 @click.option("--version", default="", help="Version of the model.  [default: the active one]")
-@click.option("--budget-ms", type=click.FloatRange(0, min_open=True), help="[default: the model's]")
 @click.option(
-    "--class", "stream_class", type=click.Choice(["CRITICAL", "STANDARD", "BEST_EFFORT"]), help="Criticality."
+    "--budget-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="How long after its capture a result is worth having.  [default: the model's]",
 )
 @click.option(
-    "--backlog", type=click.Choice(["LATEST", "KEEP_LAST", "ALL"]), help="What waits while the model is busy."
+    "--class",
+    "stream_class",
+    type=click.Choice(["CRITICAL", "STANDARD", "BEST_EFFORT"]),
+    help="Criticality.  [default: the model's]",
 )
-@click.option("--backlog-frames", type=click.IntRange(0), default=0, help="How many, with KEEP_LAST.")
-@click.option("--rate", "rate_hz", type=click.FloatRange(0, min_open=True), help="Hz.  [default: the recording's]")
+@click.option(
+    "--backlog",
+    type=click.Choice(["LATEST", "KEEP_LAST", "ALL"]),
+    help="What waits while the model is busy.  [default: the model's]",
+)
+@click.option("--backlog-frames", type=click.IntRange(0), default=0, help="How many wait, with KEEP_LAST.")
+@click.option(
+    "--rate", "rate_hz", type=click.FloatRange(0, min_open=True), help="Frames a second.  [default: the recording's]"
+)
 @click.option("--repeat", is_flag=True, help="Begin again when the recording ends.")
-@click.option("--seconds", "seconds_max", type=click.FloatRange(0, min_open=True), help="Stop after so many.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.option("--seconds", "seconds_max", type=click.FloatRange(0, min_open=True), help="Stop after this many seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print each outcome as a JSON object on a line.")
 def stream(
     model: str,
     path: str,
@@ -79,21 +90,21 @@ async def _run(
         if repeat and not recording.repeatable:
             raise RecordingError("--repeat: stdin comes only once")
         period_s = 1 / rate_hz if rate_hz else recording.period_s
-        told = _Told(opened.opened, as_json)
-        told.begin(model, server, recording, period_s)
+        printer = OutcomePrinter(opened.opened, as_json)
+        printer.begin(model, server, recording, period_s)
         sending = asyncio.create_task(_send(opened, recording, period_s, repeat, seconds_max))
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
             sending.cancel()
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)  # a second one ends it the hard way
+                loop.remove_signal_handler(number)  # a second signal ends the process at once
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
         try:
             async for outcome in opened:
-                told.tell(outcome)
+                printer.outcome(outcome)
         except BaseException:
             sending.cancel()
             raise
@@ -104,31 +115,31 @@ async def _run(
                 sending.result()
         except (TypeError, ValueError) as error:  # the recording is damaged, or not what the model takes
             raise click.ClickException(str(error)) from error
-        told.end()
+        printer.end()
 
 
 async def _send(opened: Stream, recording: Recording, period_s: float, repeat: bool, seconds_max: float | None) -> None:
-    """Sends until the recording or the time is over, or it is cancelled; then finishes the stream."""
+    """Sends until the recording or the time is over or the task is cancelled, then finishes the stream."""
     loop = asyncio.get_running_loop()
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds_max), aclosing(_read_ahead(recording, repeat)) as payloads:
-                start_s, start_ns, nth = 0.0, 0, 0
+                start_s, start_ns, sent = 0.0, 0, 0
                 async for payload in payloads:
-                    if not nth:
+                    if not sent:
                         start_s, start_ns = loop.time(), time.time_ns()
                     captured_ns = None
                     if period_s:
-                        await asyncio.sleep(start_s + nth * period_s - loop.time())
-                        captured_ns = start_ns + round(nth * period_s * 1e9)
+                        await asyncio.sleep(start_s + sent * period_s - loop.time())
+                        captured_ns = start_ns + round(sent * period_s * 1e9)
                     await opened.send(payload, capture_time_ns=captured_ns, encoding=recording.encoding)
-                    nth += 1
+                    sent += 1
     finally:
         await opened.finish()
 
 
 async def _read_ahead(recording: Recording, repeat: bool) -> AsyncGenerator[Payload, None]:
-    """The recording's frames, read by a thread: decoding and waiting for stdin must not hold up the outcomes."""
+    """Gives the recording's frames. A thread reads them: decoding and waiting for stdin must not delay the outcomes."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Payload | Exception | None] = asyncio.Queue()
     room = threading.Semaphore(READ_AHEAD)
@@ -147,12 +158,12 @@ async def _read_ahead(recording: Recording, repeat: bool) -> AsyncGenerator[Payl
                 if over:
                     return
                 loop.call_soon_threadsafe(queue.put_nowait, payload)
-        except Exception as error:  # whatever it is, who reads the queue must learn of it
+        except Exception as error:  # whatever it is, the reader of the queue has to raise it
             end = error
-        with suppress(RuntimeError):  # the loop is closed: nobody reads it any more
+        with suppress(RuntimeError):  # the loop is closed: nobody reads the queue any more
             loop.call_soon_threadsafe(queue.put_nowait, end)
 
-    # A daemon: nothing interrupts a thread that waits for stdin.
+    # The thread is a daemon because nothing interrupts one that waits for stdin.
     threading.Thread(target=read, name="recording", daemon=True).start()
     try:
         while (item := await queue.get()) is not None:
@@ -165,8 +176,8 @@ async def _read_ahead(recording: Recording, repeat: bool) -> AsyncGenerator[Payl
         room.release()
 
 
-class _Told:
-    """Prints outcomes as they come, and the sum of them."""
+class OutcomePrinter:
+    """Prints the terms of a stream, its outcomes as they come, and a summary."""
 
     def __init__(self, terms: StreamTerms, as_json: bool) -> None:
         self._terms = terms
@@ -186,7 +197,7 @@ class _Told:
         if self._terms.admission_warning:
             click.echo(f"the server expects misses: {self._terms.admission_warning}", err=True)
 
-    def tell(self, outcome: Outcome) -> None:
+    def outcome(self, outcome: Outcome) -> None:
         latency_ms = outcome.latency_ns / 1e6
         self._counts[outcome.status] += 1
         if outcome.ok:

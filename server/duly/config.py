@@ -1,4 +1,4 @@
-"""What the server is told: every setting with its bounds and default, and one way to put it together.
+"""The server's settings: every one with its bounds and default, and one way to put them together.
 
 A setting has one name everywhere: `streams_max` here and in the TOML file, `DULY_STREAMS_MAX` in the environment,
 `--streams-max` on the command line. The command line wins over the environment, that over the file, that over the
@@ -28,19 +28,19 @@ from pydantic import (
 )
 
 NOT_SETTINGS = ("DULY_CACHE_DIR", "DULY_DEBUG")
-"""Variables of ours that are no settings of the server: where the demo keeps its models; tracebacks on errors."""
+"""Variables of duly that are no settings of the server: where the demo keeps its models, and tracebacks on errors."""
 
-_UNIX_PATH_BYTES_MAX = 107  # sun_path of Linux, less its final zero
+_UNIX_PATH_BYTES_MAX = 107  # the length of Linux's sun_path less its final zero
 _LANE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]{0,2})")
 _LANES_MAX = 64
 
 
 class ConfigError(Exception):
-    """The server's settings are wrong; one line for each problem, each with its place and what would be right."""
+    """The server's settings are wrong. The message has one line for each problem: its place and what would be right."""
 
 
 def split_host_port(address: str) -> tuple[str, int]:
-    """`HOST:PORT` or `[IPV6]:PORT` in its two parts, brackets taken off. Raises ValueError."""
+    """Splits `HOST:PORT` or `[IPV6]:PORT` and takes the brackets off. Raises ValueError where it is neither."""
     host, colon, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not host or host == "[]" or (":" in host and not bracketed) or not port.isascii():
@@ -88,33 +88,33 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 class ServerConfig(BaseModel):
-    """Every setting of the server, checked."""
+    """All settings of the server, checked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     models: Annotated[Path, AfterValidator(_existing_folder)]
-    """Folder of the model repository: NAME/VERSION/*.onnx, with NAME/model.toml where wanted."""
+    """Folder of the model repository: NAME/VERSION/*.onnx, and NAME/model.toml where a model needs one."""
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:8500"
     """Where clients connect: HOST:PORT (port 0: any free one) or unix:PATH."""
     metrics: Annotated[str | None, AfterValidator(_host_port)] = None
-    """Where Prometheus scrapes, HOST:PORT; not set: nowhere."""
+    """Where Prometheus scrapes, HOST:PORT; not set: metrics are not served."""
     lanes: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_lane_names)] = ()
     """Execution slots, such as cuda:0,cuda:1; not set: every GPU that the installed packages can use, else cpu:0."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Intra-op threads of a worker on a CPU lane; 0: one less than there are cores."""
+    """Intra-op threads of a worker on a CPU lane; 0: one less than the cores that the server may use."""
     transport: Literal["lan", "wan"] = "lan"
-    """lan keeps frames out of the transport's buffers, wan lets these grow with the delay of the line."""
+    """lan keeps frames out of the transport's buffers, wan lets the buffers grow with the delay of the line."""
     streams_max: Annotated[int, Field(gt=0, le=65_536)] = 1024
     """Streams that may be open at once."""
     admission: Literal["enforce", "advise"] = "enforce"
-    """Streams with a stated period that could not be served in time beside the others: enforce refuses them and says
-    what would fit, advise opens them and says so."""
+    """What happens to streams with a stated period that could not be served in time beside the others: enforce refuses
+    them and says what would fit, advise opens them with a warning."""
     frames_in_flight_max: Annotated[int, Field(gt=0, le=65_536)] = 256
-    """Frames of one stream that may be unanswered."""
+    """Frames of one stream that may be unanswered at any time."""
     bytes_in_flight_max: Annotated[int, Field(gt=0, le=2**40)] = 64 * 2**20
-    """Payload bytes of one stream that may be unanswered."""
+    """Payload bytes of one stream that may be unanswered at any time."""
     payload_bytes_max: Annotated[int, Field(gt=0, le=2**40, validate_default=True)] = 2**30
-    """Payload bytes of all streams together that may be unanswered."""
+    """Payload bytes of all streams together that may be unanswered at any time."""
     principal_streams_max: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Streams of one principal (an address of clients) that may be open at once; 0: as many as of all."""
     principal_bytes_in_flight_max: Annotated[int, Field(ge=0, le=2**40)] = 0
@@ -122,23 +122,23 @@ class ServerConfig(BaseModel):
     budget_ms_max: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 600_000.0
     """Longest budget that a stream or frame may ask for."""
     drain_grace_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 10.0
-    """How long frames that wait or run may still take when the server is told to stop."""
+    """How long frames that wait or run may still take when the server is asked to stop."""
     load_timeout_s: Seconds = 600.0
     """How long a worker may take to load a model and warm it up."""
     batch_timeout_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 10_000.0
-    """A worker hangs, and is replaced, when a batch takes longer than this and than 20 times its planned time."""
+    """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time."""
     slow_reader_timeout_s: Seconds = 10.0
     """A stream ends when its client has taken no outcome for this long while some were ready."""
     record: Path | None = None
-    """File to record everything to that goes into the scheduler and comes out; replaced where it exists."""
+    """File to record to what goes into the scheduler and what comes out; an existing file is replaced."""
     record_bytes_max: Annotated[int, Field(gt=0, le=2**40)] = 2**30
-    """Largest recording; when it is full, recording stops and the server goes on."""
+    """Largest size of the recording; when it is full, recording stops and the server goes on."""
     log_format: Literal["auto", "console", "json"] = "auto"
-    """Shape of log lines; auto: console on a terminal, else json."""
+    """Format of log lines; auto: console on a terminal, else json."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log lines that are written."""
     reflection: bool = True
-    """Tell clients such as grpcurl what services and messages there are."""
+    """Describe services and messages to clients such as grpcurl, which ask for them."""
 
     @field_validator("payload_bytes_max")
     @classmethod
@@ -150,21 +150,23 @@ class ServerConfig(BaseModel):
 
 
 def option_name(setting: str) -> str:
-    """`streams_max` as it is on the command line."""
+    """The option for a setting: `--streams-max` for `streams_max`."""
     return "--" + setting.replace("_", "-")
 
 
 def variable_name(setting: str) -> str:
-    """`streams_max` as it is in the environment."""
+    """The environment variable for a setting: `DULY_STREAMS_MAX` for `streams_max`."""
     return "DULY_" + setting.upper()
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
+    """One place that settings come from."""
+
     label: str
-    """Before the setting's name in messages."""
+    """Stands before the setting's name in messages."""
     spelling: Callable[[str], str]
-    """How a setting is written there."""
+    """Makes the setting's name as it is written in this place."""
     values: Mapping[str, Any]
 
     def place(self, name: str) -> str:
@@ -172,9 +174,10 @@ class _Source:
 
 
 def load_config(overrides: Mapping[str, Any], file: Path | None, environ: Mapping[str, str]) -> ServerConfig:
-    """The settings, from the command line (`overrides`, by field name), the environment, the TOML file, the defaults.
+    """Puts the settings together from the command line (`overrides`, by field name), the environment, the TOML file and
+    the defaults.
 
-    Raises ConfigError that lists every problem of every source, unknown names included.
+    Raises ConfigError, which lists every problem of every source, unknown names included.
     """
     sources = (
         _Source(f"{file}: ", str, {} if file is None else _read_toml(file)),
@@ -214,7 +217,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Empty variables count as not set: it is the only way to unset one in many a deployment file."""
+    """Empty variables count as not set: many deployment files know no other way to unset one."""
     return {
         variable.removeprefix("DULY_").lower(): value
         for variable, value in sorted(environ.items())
@@ -236,7 +239,7 @@ def _in_plain_words(kind: str, name: str, message: str, value: object) -> str:
 
 
 def default_lanes() -> tuple[str, ...]:
-    """One lane for each NVIDIA GPU that this process may use, if the packages for them are installed; else `cpu:0`."""
+    """One lane for each NVIDIA GPU that this process may use, if onnxruntime-gpu is installed; else `cpu:0`."""
     try:
         importlib.metadata.version("onnxruntime-gpu")
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
@@ -250,5 +253,5 @@ def default_lanes() -> tuple[str, ...]:
 
 
 def default_threads() -> int:
-    """Intra-op threads of a CPU worker: a core is left to the serving process where there is more than one."""
+    """Intra-op threads of a CPU worker: where there are several cores, one is left to the serving process."""
     return max(1, len(os.sched_getaffinity(0)) - 1)

@@ -1,8 +1,8 @@
 """What the server counts, and how Prometheus reads it.
 
-The event loop counts every frame in plain ints and lists; the scrape's thread copies them and does all the work of
-naming, labelling and adding up. So the way of a frame has no lock and no object of the Prometheus library on it. Each
-copy is one step under the interpreter lock; two numbers of one scrape may be a frame apart, never torn.
+The event loop counts every frame in plain ints and lists. The scrape's thread copies them, and names, labels and adds
+them up. So no lock and no object of the Prometheus library is on a frame's way. Each copy is one step under the
+interpreter lock: two numbers of one scrape may be a frame apart, but no number is torn.
 """
 
 from bisect import bisect_left
@@ -23,23 +23,23 @@ TIME_BOUNDS_NS = tuple(
     int(ms * _MS)
     for ms in (0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 33, 50, 75, 100, 150, 250, 500, 1000, 2500, 10_000)
 )
-"""Buckets of latency and age: fine where sensors' budgets lie, 1 ms to 100 ms."""
+"""Upper bounds of the buckets of latency and age. They are dense from 1 ms to 100 ms, where sensors' budgets lie."""
 SLACK_BOUNDS_NS = tuple(
     int(ms * _MS) for ms in (-1000, -250, -100, -50, -25, -10, -5, -2, -1, 0, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 )
-"""Buckets of slack when the outcome left; below 0 it was too late."""
+"""Upper bounds of the buckets of slack at the hand-over of an outcome; a slack below 0 means too late."""
 LAG_BOUNDS_NS = tuple(int(ms * _MS) for ms in (0.1, 0.25, 0.5, 1, 2, 5, 10, 25, 50, 100, 250, 1000))
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Buckets of frames in a batch; a model may allow at most 256."""
+"""Upper bounds of the buckets of batch sizes; a model may allow at most 256."""
 
 _STATUSES = max(OutcomeStatus) + 1
 _CLASSES = max(StreamClass) + 1
 _LATE = int(OutcomeStatus.LATE)
-"""Results are the statuses up to this one. A plain int: looking up a member costs as much as counting."""
+"""The last status that is a result. It is a plain int: looking up an enumeration's member takes as long as counting."""
 
 
 class _Histogram:
-    """Counts of observations by bucket, and their sum (that of slack stays 0: Prometheus has none below zero)."""
+    """Counts of observations by bucket, and their sum. The sum of slack stays 0: Prometheus has no negative sums."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -53,7 +53,7 @@ class _Histogram:
         self.total += value
 
     def cumulative(self, unit: int) -> list[tuple[str, float]]:
-        """(upper bound, observations up to it) as Prometheus wants them, bounds divided by `unit`."""
+        """Pairs (upper bound divided by `unit`, number of observations up to it), as Prometheus wants them."""
         seen = 0
         buckets = []
         edges = [repr(bound / unit) for bound in self.bounds] + ["+Inf"]
@@ -68,7 +68,7 @@ class _Class:
     """Counts of one model's streams of one class."""
 
     outcomes: list[int] = field(default_factory=lambda: [0] * _STATUSES)
-    """By status."""
+    """Frames that ended, indexed by the number of their status."""
     latency: _Histogram = field(default_factory=lambda: _Histogram(TIME_BOUNDS_NS))
     slack: _Histogram = field(default_factory=lambda: _Histogram(SLACK_BOUNDS_NS))
     age: _Histogram = field(default_factory=lambda: _Histogram(TIME_BOUNDS_NS))
@@ -76,38 +76,40 @@ class _Class:
 
 @dataclass(slots=True)
 class _Model:
-    """Counts of one model."""
+    """Counts of one version of a model."""
 
     classes: list[_Class] = field(default_factory=lambda: [_Class() for _ in range(_CLASSES)])
-    """By the number of the class."""
+    """Counts of the streams of each class, indexed by the number of the class."""
     batch_size: _Histogram = field(default_factory=lambda: _Histogram(BATCH_BOUNDS))
     restarts: dict[str, int] = field(default_factory=dict)
-    """By lane."""
+    """Number of replaced workers on each lane."""
     streams_opened: int = 0
     streams_closed: int = 0
 
 
 @dataclass(slots=True)
 class _Lane:
+    """Time that one lane spent on batches, and the part of it that was wasted on late results."""
+
     busy_ns: int = 0
     wasted_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """How much there is of what, right now."""
+    """Figures that go up and down, as they are now."""
 
     queue_depth: Mapping[str, int]
-    """Frames waiting, by model."""
+    """Number of frames that wait for a lane, by model."""
     frames_in_flight: int
     bytes_in_flight: int
-    """Payload bytes held for frames in flight."""
+    """Payload bytes that are held for frames in flight."""
     streams_open: Mapping[str, int]
-    """By model."""
+    """Number of open streams, by model."""
 
 
 class Metrics(Collector):
-    """Counts since start. Written by the event loop alone, read by any thread."""
+    """Counts since start. Only the event loop writes them; any thread may read them."""
 
     def __init__(self) -> None:
         self._models: dict[str, _Model] = {}
@@ -126,12 +128,13 @@ class Metrics(Collector):
         slack_ns: int,
         age_ns: int,
     ) -> None:
-        """One frame is answered.
+        """Counts one frame that is answered.
 
-        `latency_ns`: receipt to handed to the transport. `age_ns`: capture to the same moment, -1 where the clocks are
-        not related. Both count for results alone, ON_TIME and LATE; `slack_ns`, negative once too late, for all.
+        `latency_ns`: from receipt to the hand-over to the transport. `age_ns`: from capture to the hand-over; -1 where
+        the clocks are not related. Both count only for results, ON_TIME and LATE. `slack_ns`: deadline minus hand-over,
+        negative where it is too late; it counts for every outcome.
         """
-        # Once a frame: written out rather than by way of `_Histogram.add`, which takes half as long again.
+        # This runs for every frame, so it is written out: through `_Histogram.add` it takes half as long again.
         counts = self._of(model).classes[stream_class]
         counts.outcomes[status] += 1
         counts.slack.counts[bisect_left(SLACK_BOUNDS_NS, slack_ns)] += 1
@@ -145,7 +148,7 @@ class Metrics(Collector):
                 age.total += age_ns
 
     def batch(self, model: str, lane: str, size: int, busy_ns: int, wasted_ns: int) -> None:
-        """A batch of `size` frames held its lane for `busy_ns`; `wasted_ns` of it went into results that came late."""
+        """Counts a batch that held its lane for `busy_ns`, of which `wasted_ns` went into results that came late."""
         self._of(model).batch_size.add(size)
         times = self._lanes.get(lane)
         if times is None:
@@ -154,7 +157,7 @@ class Metrics(Collector):
         times.wasted_ns += wasted_ns
 
     def loop_lag(self, lag_ns: int) -> None:
-        """The event loop was this late for a timer."""
+        """Counts a timer for which the event loop was late by `lag_ns`."""
         self._lag.add(lag_ns)
 
     def stream_opened(self, model: str) -> None:
@@ -164,16 +167,16 @@ class Metrics(Collector):
         self._of(model).streams_closed += 1
 
     def worker_restarted(self, model: str, lane: str) -> None:
-        """A worker crashed or hung and was replaced."""
+        """Counts a worker that crashed or hung and was replaced."""
         restarts = self._of(model).restarts
         restarts[lane] = restarts.get(lane, 0) + 1
 
     def drop_model(self, model: str) -> None:
-        """The model is unloaded for good: forgets its counts, so that the labels stay as few as the models."""
+        """Forgets the counts of a model that is unloaded for good, so that there are no more labels than models."""
         self._models.pop(model, None)
 
     def set_gauges(self, source: Callable[[], Gauges]) -> None:
-        """`source` is called at every scrape, on the scrape's thread: it must only read."""
+        """Sets what gives the gauges. It is called at every scrape, on the scrape's thread, so it must only read."""
         self._gauges = source
 
     def _of(self, model: str) -> _Model:
@@ -185,7 +188,7 @@ class Metrics(Collector):
     # ---- what the statistics of the protocol read ----
 
     def counts(self) -> Iterator[tuple[str, OutcomeStatus, StreamClass, int]]:
-        """(model, status, class, frames) of every way in which frames ended."""
+        """Gives (model, status, class, number of frames) for every way in which frames ended."""
         for model, counts in self._models.copy().items():
             for stream_class in StreamClass:
                 for status in OutcomeStatus:
@@ -194,7 +197,7 @@ class Metrics(Collector):
                         yield model, status, stream_class, frames
 
     def batches(self, model: str) -> tuple[int, int]:
-        """(batches that ran, frames in them)."""
+        """Returns the number of batches that ran, and the number of frames in them."""
         counts = self._models.get(model)
         return (sum(counts.batch_size.counts), counts.batch_size.total) if counts else (0, 0)
 
@@ -203,13 +206,13 @@ class Metrics(Collector):
         return times.busy_ns if times else 0
 
     def wasted_ns(self) -> int:
-        """Lane time spent on results that came late, over all lanes."""
+        """Time that all lanes together spent on results that came late."""
         return sum(times.wasted_ns for times in self._lanes.copy().values())
 
     # ---- what Prometheus reads ----
 
     def collect(self) -> Iterator[Metric]:
-        """Every series, as the Prometheus library wants them."""
+        """Gives every series, as the Prometheus library wants them."""
         models = self._models.copy()
         yield from _model_counters(models)
         yield from _model_histograms(models)
@@ -300,26 +303,27 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
 
 
 class MetricsError(Exception):
-    """The metrics can't be served; the message says where and why."""
+    """The metrics cannot be served; the message says where and why."""
 
 
 class MetricsServer:
-    """Answers scrapes on its own daemon thread until `stop`."""
+    """Answers scrapes on a daemon thread until `stop` is called."""
 
     def __init__(self, server: WSGIServer) -> None:
         self._server = server
         self.port: int = server.server_port
 
     def stop(self) -> None:
-        """Returns when the socket is closed."""
+        """Ends the thread; returns when the socket is closed."""
         self._server.shutdown()
         self._server.server_close()
 
 
 def serve_metrics(address: str, metrics: Metrics) -> MetricsServer:
-    """Serves `metrics`, and the process's own, at http://HOST:PORT/metrics; port 0: any free one. Raises MetricsError.
+    """Serves `metrics` and those of the process at http://HOST:PORT/metrics.
 
-    `address` is HOST:PORT or [IPV6]:PORT, as `duly.config` checks it.
+    `address` is HOST:PORT or [IPV6]:PORT, as `duly.config` checks it; port 0 means any free one. Raises MetricsError
+    where the address cannot be bound.
     """
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry()
@@ -328,5 +332,5 @@ def serve_metrics(address: str, metrics: Metrics) -> MetricsServer:
     try:
         server, _ = start_http_server(int(port), host.strip("[]"), registry)
     except OSError as error:
-        raise MetricsError(f"metrics can't be served at {address}: {error.strerror}") from error
+        raise MetricsError(f"metrics cannot be served at {address}: {error.strerror}") from error
     return MetricsServer(server)

@@ -3,8 +3,8 @@
     log = structlog.get_logger().bind(model="yolo/1", stream="front camera")
     log.warning("stream refused", reason=...)
 
-One line each on standard error, with the time in UTC and the level; keys and values for machines, the event for people.
-Nothing is logged for a single frame above `debug`.
+Each event is one line on standard error, with the time in UTC and the level. The event is for people, its keys and
+values are for programs. Nothing is logged for a single frame above `debug`.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
 LINES_PER_SECOND_MAX = 5
-"""Lines of one event about one model; a fault that hits every frame must not become thousands of lines a second."""
+"""Limit for one event about one model: a fault that hits every frame must not become thousands of lines a second."""
 KEYS_MAX = 1024
-"""(event, model) pairs remembered; the one unheard of for longest is forgotten first."""
+"""Number of (event, model) pairs that are remembered. The pair whose last line is oldest is forgotten first."""
 
 _S = 1_000_000_000
 
 
 @dataclass(slots=True)
 class _Window:
-    """One second of one (event, model) pair."""
+    """What one (event, model) pair logged within one second."""
 
     began_ns: int
     lines: int = 0
@@ -52,7 +52,7 @@ class RateLimit:
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         now_ns = self._clock_ns()
         # A library's lines count together: many of its events hold addresses and ids, so no two of them are equal.
-        # As text, since what is bound as a model need not be hashable.
+        # The keys are text, because what is bound as a model need not be hashable.
         key = (str(event.get("logger", event["event"])), str(event.get("model")))
         with self._lock:
             window = self._windows.get(key)
@@ -74,7 +74,7 @@ class RateLimit:
 
 
 class _Lines:
-    """Where structlog's chain ends. A log that can't be written, its reader gone, must not take the server with it."""
+    """Writes the lines that structlog made. Errors are ignored: a log without a reader must not end the server."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -88,7 +88,7 @@ class _Lines:
 
 
 class _FromLibraries(logging.Handler):
-    """Takes what libraries log into the one chain of processors."""
+    """Passes what libraries log through structlog, so that their lines look like the server's own."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -102,16 +102,16 @@ class _FromLibraries(logging.Handler):
 def configure_logging(
     log_format: Literal["auto", "console", "json"], log_level: str, stream: TextIO | None = None
 ) -> None:
-    """Sets up structlog, and the standard library's logging that gRPC and asyncio use, to write the same kind of lines.
+    """Sets up structlog, and the logging of the standard library that gRPC and asyncio use, for lines of the same kind.
 
-    `log_format` auto: console on a terminal, else json. `log_level`: debug, info, warning or error; libraries' debug
-    lines never show. `stream` None: standard error.
+    `log_format`: auto means console on a terminal, else json. `log_level`: debug, info, warning or error; debug lines
+    of libraries are never shown. `stream`: where the lines go; None means standard error.
     """
     out = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[log_level.upper()]
     render: list[Processor]
     if log_format == "console" or (log_format == "auto" and out.isatty()):
-        plain = structlog.dev.plain_traceback  # else it depends on which packages happen to be installed
+        plain = structlog.dev.plain_traceback  # the default depends on which packages happen to be installed
         render = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -10,9 +10,9 @@ from duly.core.events import Event, LaneUp, ModelReady, StreamOpened
 from duly.core.scheduler import Scheduler
 from duly.core.timing.profile import MARGIN_PERCENT
 from duly.core.types import BacklogPolicy, ModelPlan, OutcomeStatus, StreamClass, StreamDemand, StreamTerms
-from duly_load.schedule import Frames
-from duly_load.simulator.engine import simulate
-from duly_load.simulator.service import T4_MS, Noise, TableService, times_ns
+from duly_load.scenario.schedule import Frames
+from duly_sim.scenario.service_times import T4_MS, Noise, TableService, times_ns
+from duly_sim.simulator.engine import simulate
 
 MS = 1_000_000
 BATCH_MAX = 16

@@ -60,7 +60,7 @@ def rows(output: str) -> dict[str, list[int]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _assets() -> None:
-    """Fetched here, where the cache has them not yet: the demo would tell of it on standard error."""
+    """Fetched here, where the cache has them not yet: the demo would report it on standard error."""
     fetch(progress=False)
 
 
@@ -75,10 +75,10 @@ def test_the_demo_shows_a_camera_and_a_microphone_and_accounts_for_every_frame()
     assert {name: sent for name, (sent, *_) in counts.items()} == {"camera": 150, "microphone": 188}
     for sent, *outcomes in counts.values():
         assert sent == sum(outcomes)
-    told = paragraphs(done.stdout)
-    assert told["in all"].startswith("Each of the 338 frames sent got exactly one outcome: ")
-    assert re.search(r"In \d+ pictures it saw: .*\b(car|person|bicycle)\b in \d+", told["camera"])
-    heard = re.search(r"It heard speech in (\d+) of (\d+) chunks, and was right in (\d+)", told["microphone"])
+    texts = paragraphs(done.stdout)
+    assert texts["in all"].startswith("Each of the 338 frames sent got exactly one outcome: ")
+    assert re.search(r"In \d+ pictures it saw: .*\b(car|person|bicycle)\b in \d+", texts["camera"])
+    heard = re.search(r"It heard speech in (\d+) of (\d+) chunks, and was right in (\d+)", texts["microphone"])
     assert heard
     speech, chunks, right_percent = map(int, heard.groups())
     assert 0 < speech < chunks <= 188
@@ -96,14 +96,14 @@ def test_the_overload_demo_tells_who_got_what_on_a_terminal() -> None:
     assert list(counts) == ["camera 1", "microphone", "camera 2", "camera 3", "camera 4", "camera 5"]
     for sent, *outcomes in counts.values():
         assert sent == sum(outcomes)
-    told = paragraphs(plain)
+    texts = paragraphs(plain)
     for stream_class in ("critical", "standard", "best effort"):
-        assert re.match(r"(<1|\d+) % on time: \d+ of \d+ pictures", told[stream_class])
-    asked = re.match(r"It was asked for [\d.]+ pictures a second, ([\d.]+) times the", told["machine"])
+        assert re.match(r"(<1|\d+) % on time: \d+ of \d+ pictures", texts[stream_class])
+    asked = re.match(r"It was asked for [\d.]+ pictures a second, ([\d.]+) times the", texts["machine"])
     assert asked
     assert float(asked[1]) == pytest.approx(3.0, abs=0.3)  # each camera sends whole frames
     total = sum(sent for sent, *_ in counts.values())
-    assert told["in all"].startswith(f"Each of the {total:,} frames sent got exactly one outcome: ")
+    assert texts["in all"].startswith(f"Each of the {total:,} frames sent got exactly one outcome: ")
 
 
 def on_terminal(arguments: list[str]) -> tuple[int, str]:
@@ -267,7 +267,7 @@ def test_processes_that_build_it_at_once_get_the_same_whole_one(cache: Path) -> 
     assert sorted(path.name for path in cache.glob("demo-models-*")) == [found[0].name]
 
 
-# ---- counting and telling ----
+# ---- counts and texts ----
 
 
 def outcome(frame_id: int, status: Status, latency_ns: int = 0, slack_ns: int = 0, reason: str = "") -> Outcome:
@@ -282,7 +282,7 @@ def test_a_tally_counts_and_times() -> None:
     tally.add(outcome(101, Status.LATE, latency_ns=1000 * MS), captured_ns=1000 * MS)
     tally.add(outcome(102, Status.EXPIRED, slack_ns=MS), captured_ns=1000 * MS)
     tally.add(outcome(103, Status.SHED, slack_ns=-MS), captured_ns=1000 * MS)
-    assert (tally.answered, tally.results, tally.on_time, tally.told_early) == (103, 101, 100, 1)
+    assert (tally.answered, tally.results, tally.on_time, tally.refused_early) == (103, 101, 100, 1)
     assert tally.on_time_ratio == pytest.approx(100 / 103)
     assert tally.latency_ns(50) == 51 * MS
     assert tally.fault == ""
@@ -319,9 +319,9 @@ def test_speaker_turns_are_read_from_rttm() -> None:
     assert speaker_turns(rttm) == [(6690 * MS, 7120 * MS)]
 
 
-def test_nothing_perceived_is_nothing_told() -> None:
+def test_nothing_perceived_is_an_empty_text() -> None:
     for perception in (Sight(("person",)), Hearing([True])):
-        assert (perception.now(), perception.told()) == ("", "")
+        assert (perception.now(), perception.summary()) == ("", "")
 
 
 @pytest.mark.parametrize(

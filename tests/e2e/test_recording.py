@@ -7,7 +7,7 @@ import pytest
 
 from duly.app import App, StartError
 from duly.config import ServerConfig
-from duly_load.simulator.replay import replay
+from duly_sim.simulator.replay import replay
 from tests.e2e.serving import serving
 from tests.e2e.wire import Wire, frame
 

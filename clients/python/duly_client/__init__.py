@@ -6,7 +6,7 @@
             async for outcome in stream:
                 ...
 
-Every frame sent is answered by exactly one outcome. `BlockingClient` is the same without asyncio.
+Every frame sent is answered by exactly one outcome. `BlockingClient` is for programs without asyncio.
 """
 
 from duly_client.blocking import BlockingClient, BlockingStream

@@ -1,6 +1,6 @@
-"""The same client for programs without asyncio.
+"""The client for programs without asyncio.
 
-Each method is the asyncio one of the same name, run in the event loop of a private thread and waited for. One thread
+Each method runs the asyncio method of the same name in the event loop of a private thread and waits for it. One thread
 may send while another one iterates. `on_advice` is called in the private thread.
 """
 
@@ -30,7 +30,7 @@ class _Loop:
         self._thread.start()
 
     def wait(self, coroutine: Coroutine[Any, Any, _R]) -> _R:
-        """Runs it to its end, in the loop. Interrupted (Ctrl-C), it is cancelled."""
+        """Runs the coroutine in the loop and returns its result. An interruption, such as Ctrl-C, cancels it."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -95,7 +95,7 @@ class BlockingStream:
 
     @property
     def opened(self) -> StreamTerms:
-        """What was agreed; after a reconnection, what was agreed then."""
+        """Terms that were agreed; after a reconnection, those agreed then."""
         return self._stream.opened
 
     send = _waiting_on_stream(Stream.send)
@@ -103,14 +103,14 @@ class BlockingStream:
     close = _waiting_on_stream(Stream.close)
 
     def cancel(self, frame_ids: Iterable[int]) -> None:
-        """Withdraws frames that are still waiting; each is answered all the same. Others are left as they are."""
+        """Withdraws frames that still wait; each of them is answered all the same. Other ids are ignored."""
         self._loop.soon(functools.partial(self._stream.cancel, tuple(frame_ids)))
 
     def __iter__(self) -> Iterator[Outcome]:
         return self
 
     def __next__(self) -> Outcome:
-        """The next outcome; ends, and raises, as `Stream` does."""
+        """Returns the next outcome; ends and raises as iterating over a `Stream` does."""
         try:
             return self._loop.wait(self._stream.__anext__())
         except StopAsyncIteration:

@@ -32,7 +32,7 @@ _CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 5_000),
-    ("grpc.use_local_subchannel_pool", 1),  # a connection and a backoff of its own
+    ("grpc.use_local_subchannel_pool", 1),  # each client has a connection and a backoff of its own
 )
 _LAN_OPTIONS: tuple[tuple[str, int], ...] = (
     # Outcomes that nobody reads yet stay with the server, which knows what is stale, not in the transport.
@@ -40,9 +40,9 @@ _LAN_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.lookahead_bytes", 256 * 1024),
 )
 _CALL_TIMEOUT_S = 30.0
-"""Of calls that only ask. Loading and draining take the time they take."""
+"""Timeout of calls that only ask. Loading and draining have none: they take as long as they take."""
 _INFER_GRACE_S = 10.0
-"""Beyond its budget, after which a unary call is given up."""
+"""Time beyond its budget after which a unary call is given up."""
 
 _Response = TypeVar("_Response", bound=Message)
 
@@ -50,9 +50,10 @@ _Response = TypeVar("_Response", bound=Message)
 class Client:
     """A client of the server at `target`: "HOST:PORT" or "unix:PATH". It connects at its first call.
 
-    `wan`: tunes for long round trips in place of a local network. `credentials`: of `grpc.ssl_channel_credentials` and
-    the like; None: plain text. `reconnect`: streams open again when the connection is lost, at most
-    `reconnect_tries_max` times in a row (None: for ever). `open_timeout_s`: for the server's agreement to a stream.
+    `wan`: tunes the connection for long round trips instead of a local network. `credentials`: what
+    `grpc.ssl_channel_credentials` and the like return; None: plain text. `reconnect`: streams open again when the
+    connection is lost; they give up after `reconnect_tries_max` failed tries in a row (None: never).
+    `open_timeout_s`: how long a stream waits for the server's agreement.
     """
 
     def __init__(
@@ -112,15 +113,15 @@ class Client:
         check: bool = True,
         on_advice: Callable[[Advice], None] | None = None,
     ) -> Stream:
-        """A stream of frames to `model`, to be entered with `async with`. None and "" leave it to the model.
+        """Returns a stream of frames to `model`, to be entered with `async with`. None and "" mean the model's default.
 
-        `budget_ms`: how long after capture a result is worth having. `name`: for the server's logs. `stream_class`:
-        who is shed last. `backlog`: what waits while the model is busy; KEEP_LAST: `backlog_frames` of them.
-        `period_ms`: between frames, for the server's plans. `outputs`: names of those wanted; none: all. `gap`: what a
-        stateful model does after frames that were not run. `variant_lowest`: the least accurate one that will do.
-        `floor` (m, k): of any k consecutive frames m shall be on time, overload or not.
-        `check`: frames are compared with `Stream.opened` before they are sent. `on_advice` is called with what the
-        server advises.
+        `budget_ms`: how long after capture a result is worth having. `name`: name for the server's logs.
+        `stream_class`: criticality; frames of more critical streams run first and are shed last. `backlog`: what waits
+        while the model is busy; with KEEP_LAST the newest `backlog_frames` wait. `period_ms`: time between frames; a
+        stream that states it is let in only if it fits. `outputs`: names of the outputs wanted; empty: all. `gap`: what
+        a stateful model does after frames that were not run. `variant_lowest`: the least accurate variant that will do.
+        `floor`, (m, k): of any k consecutive frames m shall be on time, overload or not. `check`: frames are compared
+        with `Stream.opened` before they are sent. `on_advice`: called with each advice of the server.
         """
         request = inference_pb2.OpenStream(
             model=model,
@@ -159,8 +160,8 @@ class Client:
         outputs: Sequence[str] = (),
         encoding: Encoding | None = None,
     ) -> Outcome:
-        """One frame, captured now, and its outcome. Its budget counts from receipt by the server. A stream is quicker
-        from the second frame on.
+        """Sends one frame, captured now, and returns its outcome. Its budget counts from receipt by the server.
+        From the second frame on a stream is quicker.
         """
         budget_ns = _nanoseconds("budget_ms", budget_ms)
         captured_ns = time.time_ns()
@@ -189,7 +190,7 @@ class Client:
         return list(response.models)
 
     async def model(self, name: str) -> model_pb2.Model:
-        """One model: tensors, versions, variants, profiles. ModelNotFound where there is none."""
+        """One model with its versions, tensors, variants and profiles. Raises ModelNotFound where there is none."""
         request = model_pb2.GetModelRequest(name=name)
         return (await self._call("ModelService/GetModel", request, model_pb2.GetModelResponse)).model
 
@@ -209,7 +210,7 @@ class Client:
         return (await self._call("ModelService/ActivateVersion", request, model_pb2.ActivateVersionResponse)).model
 
     async def server_info(self) -> server_pb2.GetServerInfoResponse:
-        """Version, limits and lanes."""
+        """Version, limits and lanes of the server."""
         return await self._call(
             "ServerService/GetServerInfo", server_pb2.GetServerInfoRequest(), server_pb2.GetServerInfoResponse
         )
@@ -265,7 +266,7 @@ class _Enum(Protocol):
 
 
 def _number(enum: _Enum, prefix: str, argument: str, name: str | None) -> Any:
-    """The wire's number of an enumeration's name; None: unspecified."""
+    """The number on the wire for a name of an enumeration; None: unspecified, 0."""
     names = [key.removeprefix(prefix) for key in enum.keys()]  # noqa: SIM118 (an enumeration is no mapping)
     if name is None:
         return 0

@@ -1,9 +1,9 @@
-"""How far the server's wall clock is from the client's, from exchanges of four time stamps.
+"""Estimates how far the server's wall clock is from the client's, from exchanges of four time stamps.
 
 The client sends at t1 (its clock), the server receives at t2 and answers at t3 (its clock), the client receives at t4.
-Neither way takes negative time, so that the server's clock minus the client's lies within half the round trip of
+Neither way takes negative time, so the server's clock minus the client's lies within half the round trip of
 ((t2 - t1) + (t3 - t4)) / 2, however unequal the two ways are. Each exchange gives such an interval, widened by the
-drift since t1; the truth lies in all of them, the quickest exchanges bounding it best.
+drift since t1. The true offset lies in all of them, and the quickest exchanges bound it best.
 
 Nothing here reads a clock. Out of scope: clocks that drift faster than DRIFT_MAX for long.
 """
@@ -12,9 +12,9 @@ from collections import deque
 from typing import NamedTuple
 
 EXCHANGES = 16
-"""Exchanges that are remembered. With one each 10 s the oldest bounds the offset no better than 16 ms."""
+"""Number of exchanges that are remembered. With one each 10 s the oldest bounds the offset no better than 16 ms."""
 DRIFT_MAX_PPM = 100
-"""Two quartz oscillators of +-50 ppm each."""
+"""Largest drift between two quartz oscillators of +-50 ppm each."""
 
 
 class ClockEstimate(NamedTuple):
@@ -42,7 +42,7 @@ class Clock:
         self._exchanges: deque[_Exchange] = deque(maxlen=EXCHANGES)
 
     def add(self, sent_ns: int, server_received_ns: int, server_sent_ns: int, received_ns: int) -> None:
-        """One exchange: t1 to t4. Where it contradicts the older ones, a clock was set: those are forgotten."""
+        """Adds an exchange, t1 to t4. Where it contradicts the older ones, a clock was set, and they are forgotten."""
         offset_ns = ((server_received_ns - sent_ns) + (server_sent_ns - received_ns)) // 2
         round_trip_ns = (received_ns - sent_ns) - (server_sent_ns - server_received_ns)
         newest = _Exchange(sent_ns, offset_ns, max(0, round_trip_ns) // 2 + 2)  # 2: both divisions round down

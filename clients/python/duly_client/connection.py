@@ -1,8 +1,8 @@
-"""One `Stream` call, from OpenStream to its status: what a stream keeps of it until it must open another one.
+"""One `Stream` call, from its OpenStream to its status. A stream uses one after the other when connections are lost.
 
-One writer task owns the sending side: gRPC allows one write at a time, and a write that is cancelled takes the whole
-call with it, so that no caller's task may be the one that writes. What was sent while a write was under way leaves in
-one message. The receiving side belongs to the stream's own task.
+One writer task owns the sending side. gRPC allows one write at a time, and a write that is cancelled ends the whole
+call, so no task of the caller may write. Frames that were added while a write was under way leave together in one
+message. The receiving side belongs to the stream's own task.
 """
 
 import asyncio
@@ -20,20 +20,22 @@ from duly_client.errors import ProtocolError
 from duly_client.types import StreamTerms, terms_of
 
 PENDING_BYTES_MAX = 256 * 1024
-"""Frames that wait for the write before them; one larger frame waits alone. Older data is worth less than newer."""
+"""Bytes of frames that may wait for the write before them; a larger frame waits alone. The limit is small because older
+data is worth less than newer data."""
 PENDING_FRAMES_MAX = 64
+"""Number of frames that may wait for the write before them."""
 PINGS_AT_OPEN = 8
-"""Exchanges one after the other when the stream opens: enough to meet a quick one."""
+"""Number of exchanges, one after the other, when the stream opens: enough to meet a quick one."""
 PING_PERIOD_S = 10.0
 
 
 class Connection:
-    """`on_room` is called whenever frames that waited went to the transport."""
+    """The call of one stream. `on_room` is called whenever frames that waited went to the transport."""
 
     def __init__(self, call: "grpc.aio.StreamStreamCall[Any, Any]", on_room: Callable[[], None]) -> None:
         self.clock = Clock()
         self.clock_related: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done once the server can count budgets from capture."""
+        """It is done once the server can count budgets from capture."""
         self._call = call
         self._on_room = on_room
         self._frames: list[wire.FrameRequest] = []
@@ -47,8 +49,8 @@ class Connection:
         self._writer: asyncio.Task[None] | None = None
 
     async def open(self, request: inference_pb2.OpenStream) -> StreamTerms:
-        """Opens the stream. AioRpcError where the server refuses it or is not there."""
-        with contextlib.suppress(grpc.aio.InternalError):  # the call is over already; reading tells why
+        """Opens the stream. Raises AioRpcError where the server refuses it or does not answer."""
+        with contextlib.suppress(grpc.aio.InternalError):  # the call is over already; reading raises why
             await self._send(inference_pb2.StreamRequest(open=request).SerializeToString())
         response = await self._read()
         if response is None or response.WhichOneof("response") != "opened":
@@ -64,8 +66,8 @@ class Connection:
         return self._writer is not None
 
     async def read(self) -> inference_pb2.StreamResponse | None:
-        """The next outcomes or advice; None: the server ended the stream with status OK. AioRpcError where it, or the
-        network, ended it otherwise.
+        """Returns the next outcomes or advice; None: the server ended the stream with status OK. Raises AioRpcError
+        where the server or the network ended it otherwise.
         """
         while True:
             response = await self._read()
@@ -78,32 +80,33 @@ class Connection:
         return response if isinstance(response, inference_pb2.StreamResponse) else None
 
     async def _send(self, message: bytes) -> None:
-        """As the call's `write`. That one, where the server ends the call meanwhile, puts its own INTERNAL in the place
-        of the server's status, and what the server sent before it is lost. AioRpcError or InternalError where the call
-        is over.
+        """Writes in place of the call's own `write`. Where the server ends the call meanwhile, that one replaces the
+        server's status with INTERNAL, and what the server sent before is lost. Raises AioRpcError or InternalError
+        where the call is over.
         """
         await self._call.wait_for_connection()
         call: Any = self._call
         await call._cython_call.send_serialized_message(message)
 
     def has_room(self, size: int) -> bool:
-        """False where a frame of this many bytes has to wait until earlier ones went to the transport."""
+        """False where a frame of `size` bytes has to wait until earlier ones went to the transport."""
         return not self._frames or (
             len(self._frames) < PENDING_FRAMES_MAX and self._frame_bytes + size <= PENDING_BYTES_MAX
         )
 
     def add(self, frame: wire.FrameRequest) -> bool:
-        """Hands a frame to the writer. True where the writer is idle: it writes as soon as the caller yields."""
+        """Hands a frame to the writer. True: the writer was idle, and it writes as soon as the caller yields."""
         self._frames.append(frame)
         self._frame_bytes += len(frame.message)
         return self._wake()
 
     def cancel_frames(self, frame_ids: Iterable[int]) -> None:
+        """Withdraws frames, after those that were added before."""
         self._cancels.extend(frame_ids)
         self._wake()
 
     async def finish(self) -> None:
-        """Half-closes the stream after everything that waits; returns when that is done, or the call is over."""
+        """Half-closes the stream behind all that waits to be sent. Returns when that is done or the call is over."""
         self._finishing = True
         self._wake()
         if self._writer is not None:
@@ -135,7 +138,7 @@ class Connection:
                     frames, self._frames, self._frame_bytes = self._frames, [], 0
                     self._on_room()
                     await self._send(wire.joined(frames))
-                elif self._cancels:  # after the frames that they may mean
+                elif self._cancels:  # behind the frames that they may name
                     cancel = inference_pb2.CancelFrames(frame_ids=self._cancels)
                     self._cancels.clear()
                     await self._send(inference_pb2.StreamRequest(cancel=cancel).SerializeToString())
@@ -146,12 +149,12 @@ class Connection:
                     self._idle = asyncio.get_running_loop().create_future()
                     await self._idle
         except (grpc.aio.InternalError, grpc.aio.AioRpcError):
-            pass  # the call is over; reading tells why
+            pass  # the call is over; reading raises why
 
     def _ping(self, now_ns: int) -> bytes:
         self._ping_id += 1
         ping = inference_pb2.ClockPing(ping_id=self._ping_id, client_send_unix_nano=now_ns)
-        # The server uses it until the next one comes, so it must hold until then.
+        # The server uses the estimate until the next one comes, so it must hold until then.
         estimate = self.clock.estimate(now_ns + int(PING_PERIOD_S * 1e9))
         if estimate is not None:
             ping.clock.offset_nano, ping.clock.uncertainty_nano = estimate

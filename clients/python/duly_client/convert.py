@@ -25,16 +25,16 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-"""By name of the wire's DataType, without its prefix. On the wire every element is little-endian."""
+"""Element types of NumPy, by the name of the wire's DataType without its prefix. The wire is little-endian."""
 
 DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
-"""The same the other way round."""
+"""Names of the wire's DataType, by the element type of NumPy."""
 
 _DTYPE_BY_NUMBER = {tensor_pb2.DataType.Value(f"DATA_TYPE_{name}"): dtype for name, dtype in DTYPES.items()}
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
-    """The wire's name of an element type. TypeError where it has none."""
+    """The wire's name of an element type. Raises TypeError where it has none."""
     name = DATATYPES.get(dtype)
     if name is None:
         raise TypeError(f"arrays of {dtype} cannot be sent; element types are {', '.join(DTYPES)}")
@@ -42,7 +42,7 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
 
 
 def tensor_array(tensor: tensor_pb2.Tensor) -> Array:
-    """A read-only array over the tensor's bytes. ProtocolError where they do not fill its shape."""
+    """Makes a read-only array over the tensor's bytes. Raises ProtocolError where they do not fill its shape."""
     dtype = _DTYPE_BY_NUMBER.get(tensor.datatype)
     shape = tuple(tensor.shape)
     data = tensor.data
@@ -55,5 +55,5 @@ def tensor_array(tensor: tensor_pb2.Tensor) -> Array:
 
 
 def spelled(datatype: str, shape: tuple[int, ...]) -> str:
-    """As messages show a tensor: `FP32[3,416,416]`; an extent that may be any is `?`."""
+    """Type and shape as messages show them: `FP32[3,416,416]`. An extent that may be any is `?`."""
     return f"{datatype}[{','.join('?' if extent < 0 else str(extent) for extent in shape)}]"

@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions a person understands.
+"""The errors of calls, as exceptions that a person understands.
 
 A call that the server ends becomes a `DulyError` subclass with the server's own message, its stable `reason` and
 `metadata` (such as a counter-offer). A frame that gets no result is no error: it is an outcome. Misuse by the caller is
@@ -15,7 +15,7 @@ class DulyError(Exception):
     """Base of all errors of a call. `reason` is the server's stable name for it, "" where it gave none."""
 
     recoverable = False
-    """True where the same stream may well open a little later."""
+    """True where opening the same stream again a little later may succeed."""
 
     def __init__(self, message: str, reason: str = "", metadata: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -40,15 +40,15 @@ class ModelNotReady(DulyError):
 
 
 class StreamRefused(DulyError):
-    """The server has no capacity for it. `metadata` may hold what would fit, each alone: "period_nano", the shortest
-    period, "budget_nano", the smallest budget, "variant", the most accurate variant as `variant_lowest`.
+    """The server has no capacity for the stream. `metadata` may say what would fit, each alone: "period_nano" is the
+    shortest period, "budget_nano" the smallest budget, "variant" the most accurate variant as `variant_lowest`.
     """
 
     recoverable = True
 
 
 class ClientTooSlow(DulyError):
-    """Outcomes were not read."""
+    """The application did not read its outcomes in time."""
 
 
 class InvalidRequest(DulyError):
@@ -64,7 +64,7 @@ class NotAllowed(DulyError):
 
 
 class ServerFault(DulyError):
-    """The server failed on its own account."""
+    """The server failed by a fault of its own."""
 
 
 class ProtocolError(DulyError):
@@ -110,7 +110,7 @@ _BY_CODE: dict[grpc.StatusCode, type[DulyError]] = {
 
 
 def from_rpc(error: grpc.aio.AioRpcError, target: str) -> DulyError:
-    """The status that ended a call to `target`, by its reason where the server gave one, else by its code."""
+    """Makes an error of the status that ended a call to `target`: by its reason where it has one, else by its code."""
     reason, metadata = _error_info(error)
     details = error.details() or error.code().name
     kind = _BY_REASON.get(reason) or _BY_CODE.get(error.code(), DulyError)
@@ -122,9 +122,9 @@ def from_rpc(error: grpc.aio.AioRpcError, target: str) -> DulyError:
 
 
 def _error_info(error: grpc.aio.AioRpcError) -> tuple[str, dict[str, str]]:
-    """(reason, metadata) of the google.rpc.ErrorInfo in the status, or ("", {}).
+    """Reason and metadata of the google.rpc.ErrorInfo in the status; ("", {}) where there is none.
 
-    Needs googleapis-common-protos; without that package the message alone must do.
+    This needs googleapis-common-protos. Without that package errors have the server's message alone.
     """
     trailing: Any = error.trailing_metadata()
     packed = next((value for key, value in trailing or () if key == "grpc-status-details-bin"), None)

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from io import BufferedReader
 
 PICTURE_BYTES_MAX = 32 * 1024 * 1024
-"""More than any camera's JPEG; beyond it the stream is taken for something else."""
+"""Larger than any camera's JPEG; a longer one is an error."""
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _IN_SCAN = {0x00, *range(0xD0, 0xD8)}
-"""After FF within a scan: a stuffed FF, or a restart marker."""
+"""Bytes that may follow FF within a scan: 00 for an FF of the data, or a restart marker."""
 
 
 class MjpegError(ValueError):
@@ -20,8 +20,8 @@ class _End(Exception):
 
 
 def pictures_in(source: BufferedReader) -> Iterator[bytes]:
-    """The pictures in `source`, each as soon as its last byte is there; one that is cut off at the end is left out.
-    MjpegError where something else than a picture comes.
+    """Gives the pictures in `source`, each as soon as its last byte is there. A picture that is cut off at the end is
+    left out. Raises MjpegError where something else than a picture comes.
 
     Segments are skipped by their length: they may hold a thumbnail, a whole JPEG of its own.
     """
@@ -53,7 +53,7 @@ def _read(source: BufferedReader, picture: bytearray, count: int) -> bytes:
 
 
 def _marker(source: BufferedReader, picture: bytearray) -> int:
-    """The byte after FF; FF may be repeated."""
+    """Reads a marker and returns the byte after its FF, which may be repeated."""
     if _read(source, picture, 1) != b"\xff":
         raise MjpegError(f"byte {len(picture)} of a JPEG picture is {picture[-1]:02X}; a marker begins with FF")
     while (code := _read(source, picture, 1)[0]) == 0xFF:
@@ -62,7 +62,7 @@ def _marker(source: BufferedReader, picture: bytearray) -> int:
 
 
 def _scan(source: BufferedReader, picture: bytearray) -> int:
-    """Reads entropy-coded data and the marker that ends it."""
+    """Reads entropy-coded data and returns the marker that ends it."""
     while True:
         ahead = source.peek()
         data_bytes = ahead.find(b"\xff")

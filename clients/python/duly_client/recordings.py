@@ -1,7 +1,7 @@
 """Recordings as frames, for first tries, demonstrations and tests: pictures, video, sound, arrays; from files or stdin.
 
-`open_recording` looks at the file's name and at what the model takes, and refuses what does not go together;
-`recording_for` does where no stream is open yet.
+`open_recording` compares the file with what the model of an open stream takes, and refuses what does not fit.
+`recording_for` does the same where no stream is open yet.
 """
 
 import importlib
@@ -18,9 +18,9 @@ from duly_client.mjpeg import pictures_in
 from duly_client.types import Encoding, StreamTerms, TensorSpec, Value
 
 PERIOD_S = 0.1
-"""Of pictures and arrays, which state none."""
+"""Period of pictures and arrays, which state none."""
 CHUNK_S = 0.032
-"""Of sound, where the model takes chunks of any length. 512 samples at 16 kHz."""
+"""Length of a chunk of sound where the model takes any length: 512 samples at 16 kHz."""
 JPEG_QUALITY = 90
 
 PICTURES = {".jpg", ".jpeg", ".png"}
@@ -36,14 +36,14 @@ class RecordingError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Frames of one sensor. Iterate for payloads to `Stream.send`, as often as it is `repeatable`."""
+    """Frames of one sensor. Iterating gives payloads for `Stream.send`; it works again only if `repeatable`."""
 
     description: str
-    """For people: what and how much it is."""
+    """What the recording is and how long, for people."""
     period_s: float
-    """Between frames; 0: they come when they come."""
+    """Time between frames; 0: not known, they are live."""
     encoding: Encoding | None
-    """To pass to `Stream.send`."""
+    """Encoding to pass to `Stream.send`."""
     repeatable: bool
     _frames: Callable[[], Iterator[Value]]
 
@@ -52,8 +52,8 @@ class Recording:
 
 
 def open_recording(path: str | Path, opened: StreamTerms) -> Recording:
-    """The recording at `path` as frames for the stream's model; "-": stdin, of pictures (JPEGs one after the other) or
-    raw sound. FileNotFoundError; RecordingError where the two do not go together.
+    """Opens the recording at `path` as frames for the stream's model. "-" is stdin with pictures, one JPEG after the
+    other, or raw sound. Raises FileNotFoundError, and RecordingError where recording and model do not fit together.
     """
     if len(opened.inputs) != 1:
         names = ", ".join(spec.name for spec in opened.inputs)
@@ -62,7 +62,7 @@ def open_recording(path: str | Path, opened: StreamTerms) -> Recording:
 
 
 def recording_for(path: str | Path, spec: TensorSpec) -> Recording:
-    """The same for the only input of a model, before any stream is open."""
+    """Does the same as `open_recording` for a model's only input, before any stream is open."""
     if str(path) == "-":
         return _stdin(spec)
     path = Path(path)
@@ -182,7 +182,7 @@ def _raw_sound(path: Path, spec: TensorSpec) -> Recording:
 
 
 def _chunks(read: Callable[[int], bytes], count: int, chunk_bytes: int) -> Iterator[bytes]:
-    """What `read(count)` gives while it gives all; a shorter rest is left out."""
+    """Gives what `read(count)` returns until that is shorter than `chunk_bytes`; the rest is left out."""
     while len(chunk := read(count)) == chunk_bytes:
         yield chunk
 
@@ -230,7 +230,7 @@ def _check_pixels(description: str, spec: TensorSpec) -> None:
 
 
 def _rgb(picture: Array) -> Array:
-    """OpenCV's pictures are BGR."""
+    """Turns a picture of OpenCV, which is BGR, into RGB."""
     return np.ascontiguousarray(picture[:, :, ::-1])
 
 

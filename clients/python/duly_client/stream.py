@@ -23,18 +23,18 @@ from duly_client.connection import Connection
 from duly_client.types import Advice, Encoding, Outcome, Payload, Status, StreamTerms, advice_of, outcome_of
 
 FRAMES_HELD_MAX = 4096
-"""Many times the credit that is of use to a sensor."""
+"""Limit of unanswered and unread frames together, many times what is of use to a sensor."""
 UNREAD_WAIT_S = 10.0
 """How long `send` waits for an application that reads no outcomes."""
 CLOCK_WAIT_S = 1.0
-"""How long opening waits for the clocks to be related; until they are, budgets count from receipt."""
+"""How long opening waits for the clocks to be related. Until they are, budgets count from receipt."""
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.1, 5.0
-"""Between two tries to reconnect, doubling; each is shortened at random by up to a half."""
+"""Pauses between two tries to reconnect. They double, and each is shortened at random by up to a half."""
 
 
 class Stream:
-    """Opened by `async with`; sent to by one task and iterated by the same or another one. Leaving the block ends the
-    stream at once; `finish` ends it when all frames are answered.
+    """A stream is opened by `async with`. One task sends to it, the same or another one iterates over its outcomes.
+    Leaving the block ends the stream at once; `finish` ends it when all frames are answered.
     """
 
     def __init__(
@@ -58,17 +58,17 @@ class Stream:
         self._open_timeout_s = open_timeout_s
 
         self._terms: StreamTerms | None = None
-        self._connection: Connection | None = None  # open
-        self._newest: Connection | None = None  # open or opening
+        self._connection: Connection | None = None  # the open one
+        self._newest: Connection | None = None  # the one that is open or opening
         self._lost_reason = ""
-        self._tries = 0  # to reconnect, in a row
+        self._tries = 0  # failed tries to reconnect, in a row
         self._error: BaseException | None = None
         self._next_id = 1
         self._in_flight: dict[int, int] = {}  # frame id -> capture time, ns
         self._unread: deque[Outcome] = deque()
         self._reader: asyncio.Future[None] | None = None
-        self._changed = asyncio.Event()  # something that `send` or the receiving task waits for
-        self._stopping = asyncio.Event()  # finished or closed: no reconnecting any more
+        self._changed = asyncio.Event()  # set where something changes that `send` or the receiving task waits for
+        self._stopping = asyncio.Event()  # set once the stream is finished or closed: it does not reconnect any more
         self._closed = False
         self._ended = False
         self._task: asyncio.Task[None] | None = None
@@ -95,7 +95,7 @@ class Stream:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the stream now: frames in flight are withdrawn, outcomes not yet read are dropped."""
+        """Ends the stream now: frames in flight are withdrawn, and outcomes that were not read are dropped."""
         self._closed = True
         self._stopping.set()
         self._changed.set()
@@ -106,7 +106,7 @@ class Stream:
             await asyncio.wait((self._task,))
 
     async def finish(self) -> None:
-        """Sends no more frames; iteration ends when the last outcome came."""
+        """Declares that no more frames follow; iteration ends after the last outcome."""
         self._stopping.set()
         self._changed.set()
         if self._connection is not None:
@@ -114,7 +114,7 @@ class Stream:
 
     @property
     def opened(self) -> StreamTerms:
-        """What was agreed; after a reconnection, what was agreed then."""
+        """Terms that were agreed; after a reconnection, those agreed then."""
         if self._terms is None:
             raise RuntimeError("the stream is not open: enter it with `async with`")
         return self._terms
@@ -138,11 +138,12 @@ class Stream:
         """Sends a frame and returns its id. Its outcome comes by iteration.
 
         `capture_time_ns`: wall clock, ns since 1970; None: now. `budget_ms`: counts from capture; None: the stream's.
-        `encoding`: of byte strings that are neither JPEG nor PNG. The payload may be changed after the return.
+        `must_run`: newer frames never supersede this one. `encoding`: the format of byte strings that are neither JPEG
+        nor PNG. The payload may be changed after the return.
 
-        Waits while the transport is full. While the connection is lost it waits no longer than the budget: the frame
-        is CANCELLED then. ValueError and TypeError where the payload is not what the model takes; ClientTooSlow where
-        nobody reads the outcomes; the error that ended the stream where it has ended.
+        Waits while the transport is full. While the connection is lost it waits no longer than the budget; then the
+        frame is CANCELLED. Raises ValueError and TypeError where the payload is not what the model takes, ClientTooSlow
+        where nobody reads the outcomes, and the error that ended the stream where it has ended.
         """
         captured_ns = time.time_ns() if capture_time_ns is None else capture_time_ns
         terms = self.opened
@@ -172,7 +173,7 @@ class Stream:
         return frame_id
 
     def cancel(self, frame_ids: Iterable[int]) -> None:
-        """Withdraws frames that are still waiting; each is answered all the same. Others are left as they are."""
+        """Withdraws frames that still wait; each of them is answered all the same. Other ids are ignored."""
         waiting = [frame_id for frame_id in frame_ids if frame_id in self._in_flight]
         if waiting and self._connection is not None:
             self._connection.cancel_frames(waiting)
@@ -181,7 +182,7 @@ class Stream:
         return len(self._in_flight) + len(self._unread) >= FRAMES_HELD_MAX
 
     async def _ready(self, size: int, budget_s: float) -> Connection | None:
-        """Waits for room. None: the connection is lost and did not come back within the budget."""
+        """Waits for room and returns the connection. None: it is lost and did not come back within the budget."""
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + budget_s
         while True:
@@ -215,8 +216,8 @@ class Stream:
         return self
 
     async def __anext__(self) -> Outcome:
-        """The next outcome; the end when all came after `finish`. The error that ended the stream comes after the
-        outcomes of all its frames.
+        """Returns the next outcome. After `finish` the iteration ends when all outcomes came. Where an error ended the
+        stream, it is raised after the outcomes of all frames.
         """
         while not self._unread:
             if self._ended:
@@ -233,7 +234,7 @@ class Stream:
         return outcome
 
     async def _run(self, connection: Connection | None) -> None:
-        """Receives until the stream ends, over one connection after the other."""
+        """Receives over one connection after the other until the stream ends."""
         while connection is not None:
             opened_s = asyncio.get_running_loop().time()
             try:
@@ -251,7 +252,7 @@ class Stream:
             connection = await self._reconnect(error)
 
     async def _receive(self, connection: Connection) -> errors.DulyError:
-        """Takes in what comes until the connection ends, and says how it did."""
+        """Takes in what comes until the connection ends; returns why it ended."""
         while True:
             try:
                 response = await connection.read()
@@ -280,8 +281,8 @@ class Stream:
             asyncio.get_running_loop().call_soon(self._on_advice, advice)
 
     async def _reconnect(self, error: errors.DulyError) -> Connection | None:
-        """A new connection after `error` ended the last one; None: the stream is finished. Raises the last error where
-        the server would not have the stream, or the tries are used up.
+        """Opens a new connection after `error` ended the last one; None: the stream is finished. Raises the last error
+        where the server refuses the stream for good, or the tries are used up.
         """
         while not self._stopping.is_set():
             if not error.recoverable or (self._tries_max is not None and self._tries >= self._tries_max):

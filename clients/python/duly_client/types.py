@@ -22,7 +22,7 @@ ENCODINGS: dict[int, Encoding] = {
     tensor_pb2.ENCODED_FORMAT_PNG: "PNG",
     tensor_pb2.ENCODED_FORMAT_PCM_S16LE: "PCM_S16LE",
 }
-"""By number on the wire."""
+"""Formats of encoded payloads, by their number on the wire."""
 
 Value = Array | bytes | bytearray | memoryview
 """One input of a frame: an array, or an encoded picture or sound."""
@@ -35,37 +35,41 @@ class Status(IntEnum):
 
     ON_TIME = inference_pb2.OUTCOME_STATUS_ON_TIME
     LATE = inference_pb2.OUTCOME_STATUS_LATE
-    """Result, but after the deadline."""
+    """A result, but after the deadline."""
     EXPIRED = inference_pb2.OUTCOME_STATUS_EXPIRED
     """Never run: its deadline had passed or could no longer be met."""
     SUPERSEDED = inference_pb2.OUTCOME_STATUS_SUPERSEDED
     """Never run: a newer frame took its place."""
     SHED = inference_pb2.OUTCOME_STATUS_SHED
-    """Never run: overload, or over a quota."""
+    """Never run: under overload other frames were chosen, or the stream was over a quota."""
     SKIPPED = inference_pb2.OUTCOME_STATUS_SKIPPED
-    """Never run: a stateful stream could not accept it."""
+    """Never run: its stateful stream had a gap, and the gap policy is SKIP."""
     INVALID = inference_pb2.OUTCOME_STATUS_INVALID
     """Never run: wrong shape, type or size, undecodable, or not finite."""
     CANCELLED = inference_pb2.OUTCOME_STATUS_CANCELLED
-    """Withdrawn, its stream closed, or the connection was lost."""
+    """Withdrawn by the client, its stream was closed, or the connection was lost."""
     FAILED = inference_pb2.OUTCOME_STATUS_FAILED
     """The model or the device failed on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Times of one frame on the server, ns since its receipt there; 0: it did not get there."""
+    """Times of one frame on the server, ns since its receipt unless stated otherwise; 0: it did not get there."""
 
     received_unix_ns: int = 0
     """Server wall clock at receipt, ns since 1970."""
     dispatched_ns: int = 0
+    """When its batch was given to a worker."""
     started_ns: int = 0
+    """When the worker began with the batch."""
     finished_ns: int = 0
+    """When the worker was done with the batch."""
     sent_ns: int = 0
+    """When the outcome was handed to the transport."""
     capture_to_receipt_ns: int = 0
-    """0 where the clocks are not related."""
+    """Time from capture to receipt; 0 where the clocks are not related."""
     clock_uncertainty_ns: int = 0
-    """Of `capture_to_receipt_ns`; 0 where the clocks are not related."""
+    """Uncertainty of `capture_to_receipt_ns`; 0 where the clocks are not related."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +79,17 @@ class Outcome:
     frame_id: int
     status: Status
     latency_ns: int
-    """From capture to the arrival of the outcome, on the client's clock."""
+    """Time from capture to the arrival of the outcome, on the client's clock."""
     version: str = ""
-    """Version that ran; empty: none did."""
+    """Version that ran on the frame; empty: none did."""
     variant: str = ""
-    """Variant that ran; empty: none did."""
+    """Variant that ran on the frame; empty: none did."""
     batch_size: int = 0
-    """Frames in the batch that it ran in; 0: it did not run."""
+    """Number of frames in the batch that the frame ran in; 0: it did not run."""
     slack_ns: int = 0
     """Deadline minus the time at which the server sent the outcome; negative: too late."""
     reason: str = ""
-    """Why there is no result in time, for people."""
+    """Why there is no result in time, for people; empty where there is one."""
     _message: inference_pb2.Outcome | None = field(default=None, repr=False, compare=False)
     _arrays: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
 
@@ -96,8 +100,8 @@ class Outcome:
 
     @property
     def outputs(self) -> dict[str, Array]:
-        """Outputs by name: read-only arrays over the received bytes, made at the first look. ProtocolError where the
-        server's bytes do not fill its shape.
+        """Outputs by name: read-only arrays over the received bytes, made when they are first asked for. Raises
+        ProtocolError where the bytes do not fill the shape that the server states.
         """
         if not self._arrays and self._message is not None:
             self._arrays.update((tensor.name, tensor_array(tensor)) for tensor in self._message.outputs)
@@ -105,7 +109,7 @@ class Outcome:
 
     @property
     def timing(self) -> Timing:
-        """When what happened to the frame on the server."""
+        """Times of what happened to the frame on the server."""
         if self._message is None:
             return Timing()
         timing = self._message.timing
@@ -124,7 +128,7 @@ _STATUSES = {int(status): status for status in Status}
 
 
 def outcome_of(message: inference_pb2.Outcome, latency_ns: int) -> Outcome:
-    """An outcome as the wire has it. A status of a newer protocol is told as FAILED."""
+    """Makes an outcome from its message. A status that this client does not know becomes FAILED."""
     return Outcome(
         message.frame_id,
         _STATUSES.get(message.status, Status.FAILED),
@@ -144,73 +148,75 @@ class TensorSpec:
 
     name: str
     datatype: str
-    """As the protocol names it: FP32, UINT8, …"""
+    """Element type as the protocol names it: FP32, UINT8, …"""
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    """Without the batch dimension; -1: any extent."""
+    """Extent of each dimension, without the batch dimension; -1: any."""
     encodings: tuple[Encoding, ...] = ()
-    """Inputs: formats accepted in place of an array."""
+    """Inputs: formats that are accepted in place of an array."""
     labels: tuple[str, ...] = ()
-    """Outputs: names of the classes that an index stands for."""
+    """Outputs: names of the classes that an index stands for; empty: not stated."""
     sample_rate_hz: int = 0
-    """Inputs: sound at this rate; 0: not sound."""
+    """Inputs that take sound: the sample rate; 0: no sound."""
     finite: bool = False
     """Inputs: NaN and infinities make a frame INVALID."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamTerms:
-    """What was agreed when the stream opened."""
+    """Terms that were agreed when the stream opened."""
 
     stream_id: int
-    """The server's, for its logs and statistics."""
+    """The number by which the server's logs call the stream."""
     version: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     variants: tuple[str, ...]
-    """Variants that may serve, best first."""
+    """Variants that may serve the stream, the most accurate first."""
     stream_class: str
     backlog: str
     backlog_frames: int
     ordering: str
     gap: str
-    """Stateful models; otherwise empty."""
+    """Gap policy of a stateful model; otherwise empty."""
     default_budget_ns: int
     planned_latency_ns: int
     """Planned execution time of a batch of one: no result comes sooner."""
     utilisation: float
-    """Share of lane time that the stream and those as critical ask for where the lanes are fullest; 1: all of it."""
+    """Share of the time of the fullest lanes that is asked for by this stream and the open ones that are at least as
+    critical; 1: all of it, 0: the stream stated no period."""
     frames_in_flight_max: int
-    """Frames that may be unanswered; further ones are SHED."""
+    """Frames that may be unanswered at any time; further ones are SHED."""
     bytes_in_flight_max: int
     message_bytes_max: int
     predicted_latency_ns: int = 0
-    """From receipt to result, while the lanes are as busy as planned; 0: not predicted."""
+    """Time from receipt to result while the lanes are as busy as planned; 0: not predicted."""
     admission_warning: str = ""
     """Why the server would rather not have opened the stream; empty: nothing speaks against it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Something to act on."""
+    """Something that the server advises the client to act on."""
 
     kind: str
-    """SLOW_DOWN, SPEED_UP, DRAINING or VERSION_CHANGED."""
+    """DRAINING or VERSION_CHANGED; SLOW_DOWN and SPEED_UP are in the protocol, and no server sends them yet."""
     period_ns: int
-    """SLOW_DOWN: shortest period that can be served."""
+    """SLOW_DOWN: the shortest period that can be served."""
     version: str
-    """VERSION_CHANGED: the new version."""
+    """Version that serves the stream; after VERSION_CHANGED the new one."""
     reason: str
+    """Why, for people."""
 
 
 def advice_of(message: inference_pb2.StreamAdvice) -> Advice:
-    """Advice as the wire has it."""
+    """Makes advice from its message."""
     kind = _name(inference_pb2.StreamAdvice.Kind, message.kind, "KIND_")
     return Advice(kind, message.period_nano, message.version, message.reason)
 
 
 def terms_of(message: inference_pb2.StreamOpened) -> StreamTerms:
-    """Terms as the wire has them."""
+    """Makes terms from their message."""
     return StreamTerms(
         stream_id=message.stream_id,
         version=message.version,
@@ -255,6 +261,6 @@ class _Enum(Protocol):
 
 
 def _name(enum: _Enum, number: int, prefix: str) -> str:
-    """Name of an enumeration's number; the number itself where a newer server knows more names."""
+    """The name for a number of an enumeration; the number as text where only a newer client would know the name."""
     names = dict(zip(enum.values(), enum.keys(), strict=True))
     return names.get(number, str(number)).removeprefix(prefix)

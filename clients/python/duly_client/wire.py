@@ -1,9 +1,9 @@
-"""Frames as bytes on the wire.
+"""Makes the bytes of frames on the wire.
 
 Frames are written in protobuf's wire format by hand: the payload is copied once, from the caller's array into the
-message. Through protobuf's own objects it is copied three times into fresh memory each time, which took a third of the
-latency of a 150 KB frame over a local socket and 40 % of that of a 900 KB frame. Everything else of the protocol is
-small and goes through protobuf's objects.
+message. Protobuf's own objects copy it three times, each time into fresh memory, which took a third of the latency of a
+150 KB frame over a local socket and 40 % of that of a 900 KB frame. Everything else of the protocol is small and goes
+through protobuf's objects.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from duly_client.convert import DATATYPES, Array, datatype_of, spelled
 from duly_client.types import ENCODINGS, Encoding, Payload, TensorSpec, Value
 
 FRAME_FIELDS_BYTES_MAX = 64
-"""A StreamRequest with one frame takes no more than this beside its inputs."""
+"""Bytes that a StreamRequest with one frame takes at most besides the frame's inputs."""
 
 # Tags of length-delimited fields in inference.proto and tensor.proto: field number << 3 | 2.
 _REQUEST_FRAMES = b"\x12"
@@ -34,7 +34,7 @@ _MAGIC: tuple[tuple[bytes, Encoding], ...] = ((b"\xff\xd8\xff", "JPEG"), (b"\x89
 
 
 class Input(NamedTuple):
-    """One input of a frame: everything before its data, and its data."""
+    """One input of a frame: the bytes of everything before its data, and its data."""
 
     head: bytes
     data: Array | bytes
@@ -49,10 +49,10 @@ class FrameRequest(NamedTuple):
 
 
 def inputs_of(payload: Payload, encoding: Encoding | None, specs: Sequence[TensorSpec] | None) -> list[Input]:
-    """The inputs of a frame, checked against what the model takes; `specs` None: unchecked.
+    """Makes the inputs of a frame and compares them with what the model takes; `specs` None: they are not compared.
 
-    `encoding` states the format of byte strings that are neither JPEG nor PNG. TypeError and ValueError name the input,
-    what it got and what it expected.
+    `encoding` states the format of byte strings that are neither JPEG nor PNG. Raises TypeError and ValueError, which
+    name the input, what was given and what was expected.
     """
     if isinstance(payload, Mapping):
         named = dict(payload)
@@ -100,7 +100,7 @@ def _check_array(array: Array, spec: TensorSpec) -> None:
 
 
 def _plain(array: Array) -> Array:
-    """The same elements, little-endian and in one piece."""
+    """Returns an array with the same elements, little-endian and contiguous."""
     return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
 
 
@@ -124,7 +124,7 @@ def _head(tag: bytes, fields: bytes, data_tag: bytes, size: int) -> bytes:
 
 
 def _field(tag: bytes, frame: inference_pb2.Frame, inputs: Sequence[Input]) -> tuple[int, list[Any]]:
-    """The frame as a field: its size in bytes and its pieces."""
+    """Makes the field of a frame; returns its size in bytes and its pieces."""
     fields = frame.SerializeToString()
     size = len(fields)
     pieces: list[Any] = [b"", fields]
@@ -136,14 +136,14 @@ def _field(tag: bytes, frame: inference_pb2.Frame, inputs: Sequence[Input]) -> t
 
 
 def frame_request(frame: inference_pb2.Frame, inputs: Sequence[Input]) -> FrameRequest:
-    """One frame to stream; `frame` holds everything but its inputs. This copies the payload."""
+    """Makes a request with one frame; `frame` holds everything but its inputs. This copies the payload."""
     size, pieces = _field(_BATCH_FRAME, frame, inputs)
     head = _REQUEST_FRAMES + _varint(size)
     return FrameRequest(b"".join((head, *pieces)), len(head))
 
 
 def joined(requests: Sequence[FrameRequest]) -> bytes:
-    """One StreamRequest with the frames of all."""
+    """Makes one StreamRequest with the frames of all requests."""
     if len(requests) == 1:
         return requests[0].message
     entries = [memoryview(message)[entry_at:] for message, entry_at in requests]
@@ -151,13 +151,13 @@ def joined(requests: Sequence[FrameRequest]) -> bytes:
 
 
 def infer_request(request: inference_pb2.InferRequest, frame: inference_pb2.Frame, inputs: Sequence[Input]) -> bytes:
-    """A unary request; `request` holds all but the frame, `frame` all but its inputs. This copies the payload."""
+    """Makes a unary request; `request` holds all but the frame, `frame` all but its inputs. It copies the payload."""
     _, pieces = _field(_INFER_FRAME, frame, inputs)
     return b"".join((request.SerializeToString(), *pieces))
 
 
 def _varint(number: int) -> bytes:
-    """Protobuf's encoding of a whole number that is not negative."""
+    """Encodes a whole number that is not negative as protobuf does."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

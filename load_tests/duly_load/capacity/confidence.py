@@ -11,10 +11,6 @@ Bounds of the ratio come from that size by Chernoff's inequality in Hoeffding's 
 for any sample, not only for large ones, and equal to the exact binomial's where nothing was late, which is MLPerf's
 minimum: at 99 % and a confidence of 0.99 that is 459 frames, all of them on time.
 
-A percentile of latencies is MLPerf's early stopping estimate (Inference Rules, "early stopping"; LoadGen,
-early_stopping.cc): the latency that the true percentile does not exceed at a confidence of 0.99, whatever the
-distribution. It takes queries for independent, which in a closed loop of one query at a time is fair.
-
 What it does not know: trouble that comes more seldom than a search is long, and a design effect where nothing or next
 to nothing was late; there `Rule.design_effect_min` stands in.
 """
@@ -23,7 +19,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import count
 from statistics import NormalDist
 
 import numpy as np
@@ -35,8 +30,6 @@ WIDTHS = (1, 2, 4)
 """Of windows, in seconds, that are tried for the design effect."""
 WINDOWS_MIN = 8
 """A width that makes fewer windows says nothing."""
-PERCENTILE_CONFIDENCE = 0.99
-"""As LoadGen has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,28 +96,6 @@ def estimate(runs: Sequence[Counts], rule: Rule) -> Estimate:
     return Estimate(ratio, _bound(ratio, 0.0, reach), _bound(ratio, 1.0, reach), frames, effective)
 
 
-def percentile_ns(latencies_ns: Sequence[int], percentile: float) -> int | None:
-    """What the true percentile (0.99) does not exceed; None where there are too few latencies to say.
-
-    The number of latencies above the true percentile is binomial: it is safe to say that some of the longest are.
-    LoadGen takes 662 latencies at least for a 99th percentile, and so does this.
-    """
-    total, above, at_most = len(latencies_ns), 0, 0.0
-    while above < total:
-        at_most += math.exp(_log_binomial(above, total, 1 - percentile))
-        if at_most > 1 - PERCENTILE_CONFIDENCE:
-            break
-        above += 1
-    above -= 1  # so many that there are that few by chance is less likely than a hundredth
-    return sorted(latencies_ns)[total - above] if above > 0 else None
-
-
-def latencies_min(percentile: float) -> int:
-    """Fewer are too few for `percentile_ns`."""
-    enough = 1 - PERCENTILE_CONFIDENCE
-    return next(n for n in count(2) if percentile**n + n * (1 - percentile) * percentile ** (n - 1) <= enough)
-
-
 def _design_effect(runs: Sequence[Counts], width: int, rule: Rule) -> float:
     """0 where there are too few windows to say."""
     sent = np.concatenate([_widened(run.sent, width) for run in runs]).astype(np.float64)
@@ -172,9 +143,3 @@ def _divergence(measured: float, true: float) -> float:
         if here:
             total += math.inf if not there else here * math.log(here / there)
     return total
-
-
-def _log_binomial(successes: int, trials: int, probability: float) -> float:
-    """Logarithm of the probability of `successes` in `trials`."""
-    ways = math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(trials - successes + 1)
-    return ways + successes * math.log(probability) + (trials - successes) * math.log1p(-probability)

@@ -1,4 +1,4 @@
-"""The two terms of capacity that are open loop: our own fixed-rate streams, and MLPerf's Server scenario.
+"""The two terms of capacity: our own fixed-rate streams, and MLPerf's Server scenario.
 
 streams   The scenario's own sensors, each at its rate and with its backlog policy, and more and more of them (or at
           higher rates, as the scenario's `scale` says). A frame counts when its answer is there within its budget, from
@@ -22,22 +22,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from duly_load.arrivals import Trace
 from duly_load.capacity.confidence import Counts
 from duly_load.capacity.search import NoTrial, Trial
-from duly_load.generator.connection import AllRefused
-from duly_load.generator.record import LiveRun
-from duly_load.load_scenario import LoadScenario, parse_load_scenario, scaled, schedule_of
-from duly_load.outcomes import FrameOutcome
-from duly_load.parsing import ScenarioError
-from duly_load.schedule import Schedule
+from duly_load.protocols.connection import AllRefused
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import LiveRun
+from duly_load.scenario.arrivals import Trace
+from duly_load.scenario.live import LiveScenario, parse_live, scaled, schedule_of
+from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.schedule import Schedule
 
 WARM_S_MIN = 1.0
 """Streams open, and a server's first batches run, outside what is counted."""
 WINDOW_NS = 1_000_000_000
 
 
-def steady(scenario: LoadScenario, source: str, seconds: float) -> LoadScenario:
+def steady(scenario: LiveScenario, source: str, seconds: float) -> LiveScenario:
     """The scenario with `seconds` that count after its warm-up. `source` names it in messages.
 
     Raises ScenarioError where its load is not steady.
@@ -48,7 +48,7 @@ def steady(scenario: LoadScenario, source: str, seconds: float) -> LoadScenario:
     return _changed(scenario, source, {"warm_s": warm_s, "duration_s": warm_s + seconds}, {})
 
 
-def server_terms(scenario: LoadScenario, source: str) -> LoadScenario:
+def server_terms(scenario: LiveScenario, source: str) -> LiveScenario:
     """Poisson arrivals in place of each sensor's own, at its mean rate; all frames are to be answered."""
     steadily: dict[str, Any] = {"backlog": "ALL", "churn": None, "network": {}}
     rates_hz = [
@@ -58,7 +58,7 @@ def server_terms(scenario: LoadScenario, source: str) -> LoadScenario:
     return _changed(scenario, source, {"scale": "rates"}, arrivals, **steadily)
 
 
-def check_scalable(scenario: LoadScenario, source: str) -> None:
+def check_scalable(scenario: LiveScenario, source: str) -> None:
     """Raises ScenarioError where a load factor would not make more or less of it."""
     for nth, sensor in enumerate(scenario.stream):
         if isinstance(sensor.arrivals, Trace):
@@ -69,7 +69,7 @@ def check_scalable(scenario: LoadScenario, source: str) -> None:
 
 
 def offered(
-    scenario: LoadScenario, source: str, run: Callable[[LoadScenario, int], LiveRun]
+    scenario: LiveScenario, source: str, run: Callable[[LiveScenario, int], LiveRun]
 ) -> Callable[[float, int], Trial]:
     """A probe whose loads are factors of the scenario's. `run` offers a scenario with a seed.
 
@@ -95,11 +95,11 @@ def offered(
     return probe
 
 
-def counted(scenario: LoadScenario, planned: Schedule, outcome: NDArray[np.int8]) -> Counts:
+def counted(scenario: LiveScenario, planned: Schedule, outcome: NDArray[np.int8]) -> Counts:
     """Frames of a run by the second in which they were due to arrive, after the warm-up; the last may be a part of one,
     and has those that came later, too.
 
-    Which count is as in `duly_load.live_results`: all that were intended.
+    Which count is as in `duly_load.results.measure`: all that were intended.
     """
     warm_ns = round(scenario.warm_s * 1e9)
     counts = planned.frames.arrival_ns >= warm_ns
@@ -109,7 +109,7 @@ def counted(scenario: LoadScenario, planned: Schedule, outcome: NDArray[np.int8]
     return Counts(np.bincount(window, minlength=windows), np.bincount(window[on_time], minlength=windows))
 
 
-def _unsteady(scenario: LoadScenario) -> Iterator[str]:
+def _unsteady(scenario: LiveScenario) -> Iterator[str]:
     for key in ("load_step", "fault"):
         if getattr(scenario, key):
             yield f"{key}: should not be there"
@@ -119,12 +119,12 @@ def _unsteady(scenario: LoadScenario) -> Iterator[str]:
 
 
 def _changed(
-    scenario: LoadScenario, source: str, changes: dict[str, Any], arrivals: dict[int, dict[str, Any]], **of_streams: Any
-) -> LoadScenario:
+    scenario: LiveScenario, source: str, changes: dict[str, Any], arrivals: dict[int, dict[str, Any]], **of_streams: Any
+) -> LiveScenario:
     """The scenario with other values of its own, other arrivals of some sensors and other values of all sensors."""
     streams = []
     for nth, sensor in enumerate(scenario.stream):
         stream = sensor.model_dump(by_alias=True) | {"class": sensor.stream_class.name} | of_streams
         streams.append(stream | {"arrivals": arrivals.get(nth, stream["arrivals"])})
     content = scenario.model_dump(by_alias=True, exclude={"stream"}) | {"stream": streams} | changes
-    return parse_load_scenario(content, source, Path())
+    return parse_live(content, source, Path())

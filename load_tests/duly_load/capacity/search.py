@@ -66,8 +66,6 @@ class NoTrial(Exception):
 
 Probe = Callable[[float, int], Trial]
 """Of a load and a seed."""
-Between = Callable[[float, float], float | None]
-"""A load between two, or None where they are close enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +121,12 @@ class Limits:
     least: float
     """Load, below which it does not go."""
     most: float
-    between: Between
+    precision: float
+    """The search ends when the load that failed is at most `1 + precision` times the load that is held."""
 
-
-def geometric(precision: float) -> Between:
-    """Until the upper load is at most `1 + precision` times the lower."""
-    return lambda low, high: math.sqrt(low * high) if high > low * (1 + precision) else None
-
-
-def whole(low: float, high: float) -> float | None:
-    """Whole loads, until they are next to each other."""
-    return (low + high) // 2 if high - low > 1 else None
+    def between(self, low: float, high: float) -> float | None:
+        """A load between two, or None where they are close enough."""
+        return math.sqrt(low * high) if high > low * (1 + self.precision) else None
 
 
 def search(

@@ -12,19 +12,19 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Self
 
-from duly_load.generator.address import Address
-from duly_load.generator.awake import awake
-from duly_load.generator.clock import unix_minus_monotonic_ns
-from duly_load.generator.connection import AllRefused, TargetError
-from duly_load.generator.process import Failed, Opened, Saw, Sent, Share, main
-from duly_load.generator.record import Ending, LiveRun, Record
+from duly_load.generator.keep_cpus_awake import keep_cpus_awake
 from duly_load.generator.sender import shares
-from duly_load.generator.validity import Lateness, Signs, problems
-from duly_load.load_scenario import LoadScenario, schedule_of
-from duly_load.outcomes import FrameOutcome
-from duly_load.parsing import ScenarioError
-from duly_load.schedule import Schedule
-from duly_load.stalls import Watch
+from duly_load.generator.sender_process import Failed, Opened, SenderReport, Sent, Share, main
+from duly_load.generator.stalls import Watch
+from duly_load.protocols.address import Address
+from duly_load.protocols.clock import unix_minus_monotonic_ns
+from duly_load.protocols.connection import AllRefused, TargetError
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import Ending, LiveRun, Record
+from duly_load.results.validity import Lateness, Signs, problems
+from duly_load.scenario.live import LiveScenario, schedule_of
+from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.schedule import Schedule
 
 LAG_SHARE = 0.05
 """Of a frame's budget, that the generator's own lag may take."""
@@ -56,7 +56,7 @@ class Sending:
     make them late. Needs root or CAP_SYS_NICE.
     """
     keep_awake: bool = False
-    """Keeps the processors of a virtual machine from sleeping meanwhile, see `duly_load.generator.awake`."""
+    """Keeps the processors of a virtual machine from sleeping meanwhile, see `duly_load.generator.keep_cpus_awake`."""
     late_max: float = LATE_MAX
     """Share of the frames that may be sent later than `lag_share` allows. It should be well below the share that is
     allowed to be late in all, where that is what is asked."""
@@ -66,7 +66,7 @@ class Sending:
 class Offer:
     """What is asked of a run."""
 
-    scenario: LoadScenario
+    scenario: LiveScenario
     seed: int
     target: str
     """As the user named it."""
@@ -86,7 +86,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class ScheduledAction:
     """What is done to the target meanwhile, such as a fault."""
 
     at_ns: int
@@ -96,10 +96,12 @@ class Deed:
     """Even if the run ends, or fails, before the time comes, such as the end of a fault."""
 
 
-def offer(asked: Offer, progress: Callable[[Progress], None] | None = None, deeds: Sequence[Deed] = ()) -> LiveRun:
+def offer(
+    asked: Offer, progress: Callable[[Progress], None] | None = None, actions: Sequence[ScheduledAction] = ()
+) -> LiveRun:
     """Offers the load and returns what became of it; a run that can't be believed says why in `LiveRun.problems`.
 
-    `progress` is called about twice a second. `deeds`: in order of time.
+    `progress` is called about twice a second. `actions`: in order of time.
     Raises TargetError where the target is not there, AllRefused where it takes none of the streams, ScenarioError where
     the payloads are not what it takes, all before anything is measured.
     """
@@ -108,11 +110,11 @@ def offer(asked: Offer, progress: Callable[[Progress], None] | None = None, deed
         raise TargetError(f"{asked.scenario.name}: its schedule has no frames, which shows nothing of {asked.target}")
     count = len(shares(planned, asked.sending.processes or _processes(planned, asked.scenario)))
     difference_ns = unix_minus_monotonic_ns()
-    left = deque(deeds)
+    left = deque(actions)
     with ExitStack() as afterwards:
         afterwards.callback(_do_always, left)
         senders = afterwards.enter_context(_Senders(asked, count, difference_ns))
-        afterwards.enter_context(awake(asked.sending.keep_awake))
+        afterwards.enter_context(keep_cpus_awake(asked.sending.keep_awake))
         watch = afterwards.enter_context(Watch())
         senders.wait_until_open(sum(session.opened_ns == 0 for session in planned.sessions))
         begin_ns = time.monotonic_ns() + LEAD_NS
@@ -131,7 +133,11 @@ def offer(asked: Offer, progress: Callable[[Progress], None] | None = None, deed
     busiest = max((part.busy for part in saw), default=0.0)
     found = [
         *_lost(count, len(saw), given_up, asked),
-        *(f"the fault at {deed.at_ns / 1e9:g} s never came: the run was over" for deed in left if not deed.always),
+        *(
+            f"the fault at {action.at_ns / 1e9:g} s never came: the run was over"
+            for action in left
+            if not action.always
+        ),
         *problems(
             planned,
             record,
@@ -157,16 +163,16 @@ def offer(asked: Offer, progress: Callable[[Progress], None] | None = None, deed
     )
 
 
-def _processes(planned: Schedule, scenario: LoadScenario) -> int:
+def _processes(planned: Schedule, scenario: LiveScenario) -> int:
     wanted = math.ceil(len(planned.frames) / scenario.duration_s / PROCESS_FRAMES_PER_S)
     return max(1, min(wanted, len(os.sched_getaffinity(0))))
 
 
-def _do_always(left: "deque[Deed]") -> None:
+def _do_always(left: "deque[ScheduledAction]") -> None:
     with ExitStack() as all_of_them:  # also where one fails
-        for deed in reversed(left):
-            if deed.always:
-                all_of_them.callback(deed.do)
+        for action in reversed(left):
+            if action.always:
+                all_of_them.callback(action.do)
 
 
 def _lost(count: int, saw: int, given_up: int, asked: Offer) -> Iterator[str]:
@@ -245,19 +251,19 @@ class _Senders:
         return TargetError(f"{self._asked.target}: a sender process ended before it had sent anything")
 
     def wait_until_over(
-        self, begin_ns: int, deeds: deque[Deed], progress: Callable[[Progress], None] | None
-    ) -> tuple[list[Saw], int]:
+        self, begin_ns: int, actions: deque[ScheduledAction], progress: Callable[[Progress], None] | None
+    ) -> tuple[list[SenderReport], int]:
         """What those saw that came to the end in time, and how many were still at it. Deeds that are done are taken out
-        of `deeds`.
+        of `actions`.
         """
-        saw: list[Saw] = []
+        saw: list[SenderReport] = []
         so_far = dict.fromkeys(self._ways, Sent(0, 0, 0))
         waiting = set(self._ways)
         give_up_ns = round((self._asked.scenario.duration_s + self._asked.sending.answers_wait_s + OVER_S) * 1e9)
         while waiting and (at_ns := time.monotonic_ns() - begin_ns) < give_up_ns:
-            while deeds and deeds[0].at_ns <= at_ns:
-                deeds.popleft().do()
-            wait_s = min(PROGRESS_S, (deeds[0].at_ns - at_ns) / 1e9) if deeds else PROGRESS_S
+            while actions and actions[0].at_ns <= at_ns:
+                actions.popleft().do()
+            wait_s = min(PROGRESS_S, (actions[0].at_ns - at_ns) / 1e9) if actions else PROGRESS_S
             for way in wait(list(waiting), wait_s):
                 assert isinstance(way, Connection)
                 told = self._heard(way)
@@ -265,7 +271,7 @@ class _Senders:
                     so_far[way] = told
                 else:
                     waiting.remove(way)
-                if isinstance(told, Saw):
+                if isinstance(told, SenderReport):
                     saw.append(told)
             if progress is not None:
                 told_of = so_far.values()

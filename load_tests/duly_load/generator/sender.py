@@ -25,14 +25,14 @@ import numpy as np
 
 from duly_client.types import Payload
 from duly_load.generator.alarm import Alarm
-from duly_load.generator.clock import unix_minus_monotonic_ns
-from duly_load.generator.connection import Connection, FrameAnswer, Refused, Target, TargetError
-from duly_load.generator.payloads import Prepared, check_held, prepare
-from duly_load.generator.record import Ending, Ints, Record
-from duly_load.load_scenario import LoadScenario
-from duly_load.outcomes import FrameOutcome
-from duly_load.schedule import Schedule, Session
-from duly_load.served_inputs import inputs_of
+from duly_load.payloads.prepared import Prepared, check_held, prepare
+from duly_load.payloads.served_inputs import inputs_of
+from duly_load.protocols.clock import unix_minus_monotonic_ns
+from duly_load.protocols.connection import Connection, FrameAnswer, Refused, Target, TargetError
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import Ending, Ints, Record
+from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.schedule import Schedule, Session
 
 OPENINGS_MAX = 16
 """Streams that open at the same time before the start."""
@@ -49,7 +49,7 @@ class Sender:
 
     def __init__(
         self,
-        scenario: LoadScenario,
+        scenario: LiveScenario,
         seed: int,
         planned: Schedule,
         mine: Sequence[Session],

@@ -9,7 +9,6 @@ from html import escape
 
 import numpy as np
 
-from duly_load.outcomes import FrameOutcome
 from duly_load.report.layout import (
     OUTCOME_ORDER,
     Floats,
@@ -28,6 +27,7 @@ from duly_load.report.layout import (
     y_key,
     y_name,
 )
+from duly_load.results.outcomes import FrameOutcome
 
 Curve = tuple[Floats, Floats]
 """Two arrays of the same length, x and y."""

@@ -5,7 +5,6 @@ from html import escape
 
 import numpy as np
 
-from duly_load.outcomes import FrameOutcome
 from duly_load.report.layout import (
     OUTCOME_ORDER,
     Floats,
@@ -18,6 +17,7 @@ from duly_load.report.layout import (
     y_key,
     y_name,
 )
+from duly_load.results.outcomes import FrameOutcome
 
 LANES_MAX = 16
 """Lanes of a policy that are drawn."""

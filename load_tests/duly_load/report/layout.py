@@ -6,7 +6,7 @@ from math import isnan
 import numpy as np
 from numpy.typing import NDArray
 
-from duly_load.outcomes import FrameOutcome
+from duly_load.results.outcomes import FrameOutcome
 
 Json = dict[str, object]
 Floats = NDArray[np.float64]

@@ -6,11 +6,10 @@ All numbers and pictures leave out what was due before the scenario's warm-up wa
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from duly_load.generator.record import Ending
-from duly_load.machine import machine_of
 from duly_load.report.live_pictures import pictures
 from duly_load.report.live_tables import LiveEntry, tables
 from duly_load.report.page import Verdict, render
+from duly_load.results.record import Ending
 
 ENDINGS_MAX = 5
 """Reasons why streams ended badly that are told, of each run."""
@@ -20,9 +19,9 @@ def write_runs(path: Path, title: str, entries: list[LiveEntry], facts: Sequence
     """One page about a run, or several of one scenario that share each picture, in the order given: [(name, run,
     results)], each name once.
 
-    `facts`: (name, value) of what else was run on what, such as versions of targets and `Machine.facts()`. The folder
-    of `path` must exist. Raises ValueError where there are no entries or names repeat, ModuleNotFoundError without
-    plotly.
+    `facts`: (name, value) of what else was run on what, such as versions and machines of targets and
+    `Machine.facts()`. The folder of `path` must exist. Raises ValueError where there are no entries or names repeat,
+    ModuleNotFoundError without plotly.
     """
     names = [name for name, _, _ in entries]
     if not entries or len(set(names)) < len(names):
@@ -37,7 +36,6 @@ def _facts(entries: list[LiveEntry]) -> list[tuple[str, str]]:
     return [
         ("Scenario", _each(run.scenario.name for run in runs)),
         ("Target", _each(run.target for run in runs)),
-        ("Target's machine", _each(machine_of(run.target) for run in runs)),
         ("Seed", _each(run.seed for run in runs)),
         ("Time counted", f"{scenario.warm_s:g} s to {scenario.duration_s:g} s"),
         ("Frames counted", _each(f"{results.frames:,}" for _, _, results in entries)),

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from duly_load.generator.record import LiveRun
-from duly_load.outcomes import FrameOutcome
 from duly_load.report.lanes import LANES_MAX, LanePanel
 from duly_load.report.window import BATCHES_MAX, given_up_ms
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import LiveRun
 
 SAME_BATCH_NS = 200_000
 """Frames of one batch tell of its dispatch, each by its own clock reading, at most so far apart."""

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from duly_load.generator.record import Ints, LiveRun
-from duly_load.live_results import GOT_RESULT, NEVER_SENT, ages_of
 from duly_load.report.figures import Curve, fairness, outcomes_over_time, over_time, upper_tails
 from duly_load.report.lanes import LANES_MAX, lane_timeline
 from duly_load.report.layout import Floats, Json
@@ -29,6 +27,8 @@ from duly_load.report.series import (
     upper_tail,
 )
 from duly_load.report.window import WINDOWS_NS, ms, span, window_ns
+from duly_load.results.measure import GOT_RESULT, NEVER_SENT, ages_of
+from duly_load.results.record import Ints, LiveRun
 
 LAG_MS_MIN = 1e-3
 """What the logarithmic axis of the lag begins with; lags may be 0."""

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from duly_load.generator.record import LiveRun
-from duly_load.live_results import LiveResults, LiveTally
-from duly_load.outcomes import FrameOutcome
 from duly_load.report.layout import OUTCOME_ORDER, shortened, words
 from duly_load.report.page import Column, Table
+from duly_load.results.measure import LiveResults, LiveTally
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import LiveRun
 
 LiveEntry = tuple[str, LiveRun, LiveResults]
 """Name of the run, what happened, what that amounts to."""

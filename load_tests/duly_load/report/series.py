@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from duly_load.ages import Ages, age_quantiles_ns
-from duly_load.outcomes import FrameOutcome
+from duly_load.results.ages import Ages, age_quantiles_ns
+from duly_load.results.outcomes import FrameOutcome
 
 BINS_MAX = 120
 BIN_FRAMES = 10

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from duly_load.outcomes import FrameOutcome
 from duly_load.report.series import Floats, Ints, Statuses
+from duly_load.results.outcomes import FrameOutcome
 
 WINDOWS_NS = tuple(step * 100_000 for step in (2000, 1000, 500, 200, 100, 50, 20, 10, 5, 2, 1))
 """The lanes are shown for the longest of these in which their batches are wide enough to be read."""

@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any, Self
 
 from duly_load.soak import misbehaviour
-from duly_load.soak.misbehaviour import Aim, Counts, Deed, churn, read_slowly, vanish
+from duly_load.soak.misbehaviour import Aim, CountIndex, Counts, churn, read_slowly, vanish
 
 TICK_S = 0.05
 VANISHING_MAX = 4
@@ -62,7 +62,7 @@ class _Kind:
     main: Callable[..., None]
     arguments: tuple[Any, ...] = ()
     clients: list[_Client] = field(default_factory=list)
-    ended: dict[Deed, int] = field(default_factory=lambda: dict.fromkeys(Deed, 0))
+    ended: dict[CountIndex, int] = field(default_factory=lambda: dict.fromkeys(CountIndex, 0))
     """What those did that are no more."""
     fell: int = 0
     """That ended by themselves, which none should."""
@@ -130,7 +130,7 @@ class Crowd:
                 if kind.fell:
                     found.append(f"the {name} ended by themselves {kind.fell:,} times")
                 # One that vanishes may simply not have been due.
-                if not _acted(kind) and (kind is not self._vanishing or kind.ended[Deed.KILLED]):
+                if not _acted(kind) and (kind is not self._vanishing or kind.ended[CountIndex.KILLED]):
                     found.append(f"the {name} did nothing at all")
         return found
 
@@ -160,7 +160,7 @@ class Crowd:
                 kind.fell += 1
                 self._end(kind, client)
             elif kind is self._vanishing and self._is_due(client):
-                client.counts.add(Deed.KILLED)
+                client.counts.add(CountIndex.KILLED)
                 self._end(kind, client)
         now_s = time.monotonic()
         if kind is not self._vanishing and not kind.clients and now_s >= kind.next_start_s:
@@ -170,13 +170,13 @@ class Crowd:
 
     def _is_due(self, client: _Client) -> bool:
         now_s = time.monotonic()
-        if client.vanish_at_s is None and (client.counts.of(Deed.OPENED) or now_s - client.began_s > READY_S_MAX):
+        if client.vanish_at_s is None and (client.counts.of(CountIndex.OPENED) or now_s - client.began_s > READY_S_MAX):
             client.vanish_at_s = now_s + self._chance.uniform(0, LIFE_S_MAX)
         return client.vanish_at_s is not None and now_s >= client.vanish_at_s
 
     def _start(self, kind: _Kind) -> None:
         self._started += 1
-        memory = self._context.RawArray("q", len(Deed))
+        memory = self._context.RawArray("q", len(CountIndex))
         aim = replace(self._aim, seed=self._aim.seed + self._started)
         process = self._context.Process(target=kind.main, args=(aim, *kind.arguments, memory), daemon=True)
         process.start()
@@ -187,7 +187,7 @@ class Crowd:
         client.process.kill()
         client.process.join()
         kind.clients.remove(client)
-        for deed in Deed:
+        for deed in CountIndex:
             kind.ended[deed] += client.counts.of(deed)
 
 
@@ -196,7 +196,7 @@ def _acted(kind: _Kind) -> bool:
     return any(
         times or any(client.counts.of(deed) for client in kind.clients)
         for deed, times in kind.ended.items()
-        if deed is not Deed.KILLED
+        if deed is not CountIndex.KILLED
     )
 
 

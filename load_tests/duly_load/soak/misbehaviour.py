@@ -29,13 +29,13 @@ import uvloop
 from duly.core.types import StreamClass
 from duly_client import Client, Stream
 from duly_client.errors import DulyError, StreamRefused
-from duly_load.arrivals import Poisson, Trace
-from duly_load.generator.address import Address
-from duly_load.generator.connection import Connection, FrameAnswer, Refused, Target, TargetError
-from duly_load.generator.payloads import Prepared, prepare
-from duly_load.generator.targets import target_of
-from duly_load.load_scenario import LiveSensor
-from duly_load.schedule import Session
+from duly_load.payloads.prepared import Prepared, prepare
+from duly_load.protocols.address import Address
+from duly_load.protocols.by_address import target_of
+from duly_load.protocols.connection import Connection, FrameAnswer, Refused, Target, TargetError
+from duly_load.scenario.arrivals import Poisson, Trace
+from duly_load.scenario.live import LiveSensor
+from duly_load.scenario.schedule import Session
 
 READ_S = 0.2
 """Between two outcomes that a slow reader takes; longer for sensors that are slow themselves."""
@@ -58,7 +58,7 @@ OPEN_S = 10.0
 METHODS = {"duly": "/duly.v1.InferenceService/Stream", "kserve": "/inference.GRPCInferenceService/ModelStreamInfer"}
 
 
-class Deed(IntEnum):
+class CountIndex(IntEnum):
     """What is counted; places in a `Counts`."""
 
     OPENED = 0
@@ -82,13 +82,13 @@ class Counts:
     """Of one process: written by it alone, read by the one that started it, there when it is killed too."""
 
     def __init__(self, memory: Sequence[int]) -> None:
-        """`memory`: shared, an int for each `Deed`."""
+        """`memory`: shared, an int for each `CountIndex`."""
         self._memory = memory
 
-    def add(self, deed: Deed, times: int = 1) -> None:
+    def add(self, deed: CountIndex, times: int = 1) -> None:
         self._memory[deed] += times  # type: ignore[index]
 
-    def of(self, deed: Deed) -> int:
+    def of(self, deed: CountIndex) -> int:
         return self._memory[deed]
 
 
@@ -158,19 +158,19 @@ async def _slow_stream(client: Client, aim: Aim, sensor: LiveSensor, nth: int, c
     try:
         await stream.__aenter__()
     except StreamRefused:
-        counts.add(Deed.REFUSED)
+        counts.add(CountIndex.REFUSED)
         raise
     reading = asyncio.create_task(_take(stream, max(READ_S, TOO_SLOW / rate_hz), counts))
     try:
-        counts.add(Deed.OPENED)
+        counts.add(CountIndex.OPENED)
         prepared = prepare(sensor.payloads, stream.opened.inputs, aim.seed, sensor.name)
         while not reading.done():
-            payload = prepared.frames[counts.of(Deed.SENT) % len(prepared.frames)]
+            payload = prepared.frames[counts.of(CountIndex.SENT) % len(prepared.frames)]
             await stream.send(payload, encoding=prepared.encoding)
-            counts.add(Deed.SENT)
+            counts.add(CountIndex.SENT)
             await asyncio.wait([reading], timeout=1 / rate_hz)
     finally:
-        counts.add(Deed.ENDED)
+        counts.add(CountIndex.ENDED)
         reading.cancel()
         await asyncio.wait([reading])
         await stream.close()
@@ -179,7 +179,7 @@ async def _slow_stream(client: Client, aim: Aim, sensor: LiveSensor, nth: int, c
 async def _take(stream: Stream, every_s: float, counts: Counts) -> None:
     with suppress(DulyError):
         async for _ in stream:
-            counts.add(Deed.ANSWERED)
+            counts.add(CountIndex.ANSWERED)
             await asyncio.sleep(every_s)
 
 
@@ -197,10 +197,10 @@ class _Heard:
         self._counts = counts
 
     def answered(self, answer: FrameAnswer) -> None:
-        self._counts.add(Deed.ANSWERED)
+        self._counts.add(CountIndex.ANSWERED)
 
     def ended(self, reason: str) -> None:
-        self._counts.add(Deed.ENDED)
+        self._counts.add(CountIndex.ENDED)
 
 
 class _Bothered:
@@ -236,14 +236,14 @@ class _Bothered:
             async with asyncio.timeout(OPEN_S):
                 await connection.open()
         except Refused:
-            self._counts.add(Deed.REFUSED)
+            self._counts.add(CountIndex.REFUSED)
             raise
-        self._counts.add(Deed.OPENED)
+        self._counts.add(CountIndex.OPENED)
         return connection, prepared
 
     async def send(self, connection: Connection, nth: int, prepared: Prepared) -> None:
         await connection.send(nth, prepared.frames[nth % len(prepared.frames)], time.time_ns())
-        self._counts.add(Deed.SENT)
+        self._counts.add(CountIndex.SENT)
 
 
 async def _vanish(aim: Aim, counts: Counts) -> NoReturn:
@@ -293,7 +293,7 @@ async def _give_up(bothered: _Bothered, aim: Aim, chance: random.Random, counts:
     opening.cancel()
     await asyncio.wait([opening])
     if opening.cancelled():
-        counts.add(Deed.GAVE_UP)
+        counts.add(CountIndex.GAVE_UP)
     elif opening.exception() is None:
         await connection.close()
 
@@ -301,6 +301,6 @@ async def _give_up(bothered: _Bothered, aim: Aim, chance: random.Random, counts:
 async def _say_nothing(bothered: _Bothered, aim: Aim, chance: random.Random, counts: Counts) -> None:
     async with grpc.aio.insecure_channel(aim.address.endpoint) as channel:
         call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(METHODS[aim.address.protocol])()
-        counts.add(Deed.SILENT)
+        counts.add(CountIndex.SILENT)
         await asyncio.sleep(chance.uniform(0, HELD_S_MAX))
         call.cancel()

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from duly_load.generator.record import LiveRun
-from duly_load.live_results import measure
-from duly_load.outcomes import FrameOutcome
+from duly_load.results.measure import measure
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import LiveRun
 from duly_load.soak.crowd import Tallies
 from duly_load.soak.phases import Phase
-from duly_load.soak.watch import Asked, LoopLag, Sample, Usage
+from duly_load.soak.watch import LoopLag, Sample, ServerStatistics, Usage
 
 SAMPLES_MAX = 10_000
 """However long the soak; they are held until its end."""
@@ -100,9 +100,9 @@ class Soak:
     slices: list[SliceResult] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     crowd: Tallies = field(default_factory=dict)
-    before: Asked | None = None
+    before: ServerStatistics | None = None
     """What the server held before anybody came; None: it does not say."""
-    after: Asked | None = None
+    after: ServerStatistics | None = None
     """What it held when all were gone."""
     ended: str = ""
     """Why it ended before its time, other than that somebody wanted it to; empty: it did not."""
@@ -207,7 +207,7 @@ def _finite(value: Any) -> Any:
 
 def write_csv(file: Path, samples: Sequence[Sample]) -> None:
     """A row for each sample; a cell is empty where nothing was to be had. Raises OSError."""
-    parts = (("server", Usage), ("harness", Usage), ("asked", Asked), ("loop_lag", LoopLag))
+    parts = (("server", Usage), ("harness", Usage), ("asked", ServerStatistics), ("loop_lag", LoopLag))
     columns = [(part, each.name) for part, of in parts for each in fields(of)]
     with file.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines, lineterminator="\n")

@@ -10,16 +10,16 @@ from itertools import count
 import grpc
 
 from duly.v1 import server_pb2_grpc
-from duly_load.generator.connection import AllRefused, TargetError
 from duly_load.generator.run import PROGRESS_S, Offer, Sending
-from duly_load.load_scenario import LoadScenario, alone, schedule_of
-from duly_load.peers.peer import PeerError
+from duly_load.protocols.connection import AllRefused, TargetError
+from duly_load.scenario.live import LiveScenario, alone, schedule_of
 from duly_load.soak.crowd import READY_S_MAX, Crowd, Rudeness, Tallies
 from duly_load.soak.misbehaviour import Aim
 from duly_load.soak.phases import IDLE_S_MAX, Phase, phase_of
 from duly_load.soak.record import SAMPLES_MAX, Log, SliceResult, Soak, result_of, without_frames
-from duly_load.soak.watch import Asked, Sample, Watch, Watched, ask
-from duly_load.targets import OpenTarget, offer_to
+from duly_load.soak.watch import Sample, ServerStatistics, Watch, Watched, ask
+from duly_load.targets.opened import OpenTarget, offer_to
+from duly_load.targets.peer import PeerError
 
 PERIOD_S_MIN, PERIOD_S = 0.2, 5.0
 """Between two samples; longer than the second where there would be too many, shorter in a short soak."""
@@ -37,7 +37,7 @@ LOOK_S = 0.1
 class SoakPlan:
     """What is asked of a soak."""
 
-    scenario: LoadScenario
+    scenario: LiveScenario
     seed: int
     """Of the first slice, the others count up."""
     duration_s: float
@@ -149,7 +149,7 @@ def _slices(
 
 
 def _slice(
-    plan: SoakPlan, single: LoadScenario, target: OpenTarget, nth: int, watch: Watch, progress: Callable[[], None]
+    plan: SoakPlan, single: LiveScenario, target: OpenTarget, nth: int, watch: Watch, progress: Callable[[], None]
 ) -> SliceResult:
     """`single`: what single slices offer. Raises TargetError where the target is gone, PeerError where a fault can't be
     done to it.
@@ -180,14 +180,14 @@ def _rest(rest_s: float, progress: Callable[[], None]) -> None:
         time.sleep(min(PROGRESS_S, left_s))
 
 
-def _holds(endpoint: str | None) -> Asked | None:
+def _holds(endpoint: str | None) -> ServerStatistics | None:
     if endpoint is None:
         return None
     with grpc.insecure_channel(endpoint) as channel:
         return ask(server_pb2_grpc.ServerServiceStub(channel))
 
 
-def _when_all_are_gone(endpoint: str | None, before: Asked | None) -> Asked | None:
+def _when_all_are_gone(endpoint: str | None, before: ServerStatistics | None) -> ServerStatistics | None:
     """What the server still holds, as soon as that is no more than before, or after `GONE_S`."""
     if endpoint is None or before is None:
         return None
@@ -203,7 +203,7 @@ def _when_all_are_gone(endpoint: str | None, before: Asked | None) -> Asked | No
             time.sleep(LOOK_S)
 
 
-def left_over(before: Asked, after: Asked) -> tuple[int, int]:
+def left_over(before: ServerStatistics, after: ServerStatistics) -> tuple[int, int]:
     """Streams and frames that are there after all have gone and were not before."""
     return (
         max(0, after.streams_open - before.streams_open),

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from duly_load.outcomes import FrameOutcome
+from duly_load.results.outcomes import FrameOutcome
 from duly_load.soak.decline import SLICES_MIN, Decline, compared, decline
 from duly_load.soak.phases import Phase
 from duly_load.soak.record import SliceResult, Soak

@@ -41,7 +41,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ServerStatistics:
     """What a duly server says of itself."""
 
     streams_open: int
@@ -69,7 +69,7 @@ class Sample:
     """None: its processes are not known, or on another machine, or gone."""
     harness: Usage
     """The process that runs the soak, without its senders, which come and go."""
-    asked: Asked | None
+    asked: ServerStatistics | None
     """None: no duly server, or it did not answer."""
     loop_lag: LoopLag | None
     """None: it has no metrics, or nothing new in them."""
@@ -133,7 +133,7 @@ class Watch:
             self._look_on(server_pb2_grpc.ServerServiceStub(channel))
 
     def _look_on(self, stub: "server_pb2_grpc.ServerServiceStub | None") -> None:
-        asked: Asked | None = None
+        asked: ServerStatistics | None = None
         answer_ms, next_s = 0.0, 0.0
         while True:
             try:
@@ -151,12 +151,12 @@ class Watch:
             if self._stopping.wait(min(ASK_EVERY_S, max(0.0, next_s - self.at_s))):
                 return
 
-    def _sample(self, asked: Asked | None, answer_ms: float) -> Sample:
+    def _sample(self, asked: ServerStatistics | None, answer_ms: float) -> Sample:
         pid = self._watched.pid
         harness = usage([psutil.Process()])
         assert harness is not None
         if asked is not None:
-            asked = Asked(asked.streams_open, asked.frames_in_flight, asked.bytes_in_flight, answer_ms)
+            asked = ServerStatistics(asked.streams_open, asked.frames_in_flight, asked.bytes_in_flight, answer_ms)
         return Sample(
             self.at_s,
             None if pid is None else usage_of_tree(pid),
@@ -208,7 +208,7 @@ def usage(processes: list[psutil.Process]) -> Usage | None:
     )
 
 
-def ask(stub: "server_pb2_grpc.ServerServiceStub") -> Asked | None:
+def ask(stub: "server_pb2_grpc.ServerServiceStub") -> ServerStatistics | None:
     """None: it does not answer."""
     begin_ns = time.monotonic_ns()
     try:
@@ -216,7 +216,7 @@ def ask(stub: "server_pb2_grpc.ServerServiceStub") -> Asked | None:
     except grpc.RpcError:
         return None
     took_ms = (time.monotonic_ns() - begin_ns) / 1e6
-    return Asked(told.streams_open, told.frames_in_flight, told.bytes_in_flight, took_ms)
+    return ServerStatistics(told.streams_open, told.frames_in_flight, told.bytes_in_flight, took_ms)
 
 
 class _LagReader:

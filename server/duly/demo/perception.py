@@ -1,4 +1,4 @@
-"""What the models see and hear, in plain words."""
+"""Puts into words what the models see and hear."""
 
 from collections import Counter
 from typing import Protocol
@@ -8,26 +8,26 @@ import numpy as np
 from duly_client import Outcome
 
 SPEECH_MIN = 0.5
-"""Probability from which on it is called speech; what Silero's authors recommend."""
+"""Probability from which on a chunk counts as speech, as Silero's authors recommend."""
 BOXES_SHOWN_MAX = 4
-CLASSES_TOLD_MAX = 4
+CLASSES_SHOWN_MAX = 4
 
 
 class Perception(Protocol):
-    """Of one sensor."""
+    """What one sensor perceives."""
 
     def take(self, index: int, outcome: Outcome) -> None:
-        """A result for the payload of that index in the clip."""
+        """Takes the result for the payload at `index` of the clip."""
 
     def now(self) -> str:
-        """What it perceives now; empty: nothing has come yet."""
+        """Says what the sensor perceives now; empty: no result has come yet."""
 
-    def told(self) -> str:
-        """What it perceived in all, as a sentence; empty: no result came."""
+    def summary(self) -> str:
+        """Says in a sentence what the sensor perceived in all; empty: no result came."""
 
 
 class Sight:
-    """Boxes, each with a class and a score, in pictures."""
+    """Perceives boxes in pictures, each with a class and a score."""
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self._labels = labels
@@ -51,21 +51,21 @@ class Sight:
         more = len(self._boxes) - BOXES_SHOWN_MAX
         return f"{shown} and {more} more" if more > 0 else shown or "nothing that it knows"
 
-    def told(self) -> str:
+    def summary(self) -> str:
         if not self._pictures:
             return ""
         seen = [
             f"{label} in {count} ({self._score_max[label]:.2f} at best)"
-            for label, count in self._pictures_with.most_common(CLASSES_TOLD_MAX)
+            for label, count in self._pictures_with.most_common(CLASSES_SHOWN_MAX)
         ]
         return f"In {self._pictures} pictures it saw: {', '.join(seen) or 'nothing that it knows'}."
 
 
 class Hearing:
-    """Speech or none, in chunks of sound."""
+    """Perceives in chunks of sound whether somebody speaks."""
 
     def __init__(self, truth: list[bool]) -> None:
-        """`truth`: whether there is speech in the chunk of each index."""
+        """`truth` says for each chunk of the clip whether there is speech in it."""
         self._truth = truth
         self._probability: float | None = None
         self._chunks = self._speech = self._agreed = 0
@@ -82,7 +82,7 @@ class Hearing:
             return ""
         return f"{'speech' if self._probability >= SPEECH_MIN else 'no speech'} {self._probability:.2f}"
 
-    def told(self) -> str:
+    def summary(self) -> str:
         if not self._chunks:
             return ""
         right = self._agreed / self._chunks

@@ -1,11 +1,11 @@
-"""The demo's model repository, built once out of the assets and the `model.toml` templates beside this file.
+"""Builds the demo's model repository, once, out of the assets and the `model.toml` templates beside this file.
 
     <cache root>/demo-models-<digest>/yolo/{model.toml, coco.names, 1/model.onnx}
                                      /vad/{model.toml, 1/model.onnx}
 
-The digest is over all that the repository is made of: a template, the converter or an asset that changes makes another
-one, and the old one goes. It is put in its place in one step, so that it is whole where it is; of several processes
-that want it at once one builds it, and the others wait.
+The digest covers everything that the repository is made of: where a template, the converter or an asset changes,
+another repository is built and the old one is removed. A finished repository is renamed into its place, so what is
+there is whole. Where several processes want it at once, one builds it and the others wait.
 """
 
 import fcntl
@@ -17,17 +17,17 @@ from duly.demo import darknet
 from duly.demo.assets import ASSETS, cache_dir, fetch
 
 MODEL_ASSETS = ("yolov2-tiny.cfg", "yolov2-tiny.weights", "coco.names", "silero_vad.onnx")
-"""What the repository is made of, as named in `assets.ASSETS`."""
+"""Names in `assets.ASSETS` of what the repository is made of."""
 
 _TEMPLATES = Path(__file__).with_name("models")
 
 
 def prepare_models() -> Path:
-    """Returns the folder of the repository, after building it where it is not there yet (two seconds).
+    """Returns the folder of the repository. Where it is not there yet, building it takes two seconds.
 
     Raises:
-        AssetError: an asset can't be had.
-        OSError: the cache folder can't be written.
+        AssetError: an asset cannot be fetched.
+        OSError: the cache folder cannot be written.
     """
     assets = fetch(MODEL_ASSETS)
     root = cache_dir().parent
@@ -35,7 +35,7 @@ def prepare_models() -> Path:
     with (root / ".demo-models.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not models.is_dir():
-            for old in root.glob("*demo-models-*"):  # of other versions, and what a build that was killed left
+            for old in root.glob("*demo-models-*"):  # repositories of other versions, and what a killed build left
                 shutil.rmtree(old, ignore_errors=True)
             partial = root / f".{models.name}"
             _build(partial, assets)

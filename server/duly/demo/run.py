@@ -10,10 +10,10 @@ from duly_client import Client, Status
 
 
 async def run(console: Console, address: str, seconds: float) -> None:
-    """Streams for so long to the server at `address`, and sums up.
+    """Streams for so many seconds to the server at `address`, and sums up.
 
     Raises:
-        AssetError: a recording can't be had.
+        AssetError: a recording cannot be fetched.
         DulyError: the server refused or broke a stream.
         LawBroken: what the server promises did not hold.
     """
@@ -40,12 +40,12 @@ def _camera(sensor: Sensor) -> str:
         sentences.append(f"{superseded:,} were superseded: a newer one took the place of one that still waited.")
     if tally.run_mean_ns is not None and tally.run_mean_ns > sensor.period_ns:
         sentences.append(
-            f"That is as it should be: one comes every {milliseconds(sensor.period_ns)} and takes "
+            f"That is as it should be: a picture comes every {milliseconds(sensor.period_ns)} and takes "
             f"{milliseconds(tally.run_mean_ns)} here, and the newest is worth most."
         )
     if tally.age_mean_ns is not None:
-        sentences.append(f"What is known is {milliseconds(tally.age_mean_ns)} old on average.")
+        sentences.append(f"The newest result was {milliseconds(tally.age_mean_ns)} old on average.")
     dropped = tally.by_status[Status.EXPIRED] + tally.by_status[Status.SHED]
     if dropped:
-        sentences.append(f"{dropped:,} could no longer be made in time, and were not run.")
+        sentences.append(f"{dropped:,} could no longer be done in time, and were not run.")
     return " ".join((*sentences, perceived(sensor)))

@@ -1,7 +1,7 @@
-"""Sensors that stream clips to a server by a schedule that nothing delays, and what they get for it.
+"""Sensors that stream clips to a server by a fixed schedule, and take in the outcomes.
 
-A frame is due when its sensor captures it: at the start, the phase and so many periods. One that leaves late was still
-captured when it was due, so that a slow sender can't make the server look quick.
+A frame is due when its sensor captures it: at the start plus the phase plus a number of periods. A frame that leaves
+late was still captured when it was due, so a slow sender cannot make the server look quick.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ from duly_client.types import BacklogPolicy, StreamClass
 CAMERA_BUDGET_MS = 250.0
 MICROPHONE_BUDGET_MS = 200.0
 RUNS_IN_BUDGET = 4
-"""On a slow machine budgets are so many planned runs of a picture instead: a frame may find the lane taken by one and
-then runs itself; the rest is for plans that grow because something else keeps the machine busy."""
+"""On a slow machine a budget is this many planned runs of a picture. A frame may have to wait for one run before its
+own; the other two allow for plans that grow because something else keeps the machine busy."""
 
 START_NS = 100_000_000
-"""From the call until the first frame, so that no sensor starts late."""
+"""Time from the call until the first frame, so that no sensor starts late."""
 SEND_LATE_NS_MAX = 1_000_000_000
-"""A sensor that its transport holds up for longer gives up the rest of its frames."""
+"""A sensor whose frames leave later than this gives up the rest of them."""
 
 
 @dataclass(slots=True)
 class Sensor:
-    """One sensor, its stream's policy, and what became of its frames."""
+    """One sensor, the terms of its stream, and how its frames ended."""
 
     name: str
     model: str
@@ -42,7 +42,7 @@ class Sensor:
     stream_class: StreamClass
     backlog: BacklogPolicy
     perception: Perception | None = None
-    """None: nobody looks at its results."""
+    """Puts the results into words; None: nobody looks at them."""
     tally: Tally = field(default_factory=Tally)
 
     @property
@@ -50,7 +50,7 @@ class Sensor:
         return 1e9 / self.period_ns
 
     def open(self, client: Client) -> Stream:
-        """Its stream, to be entered."""
+        """The sensor's stream, to be entered with `async with`."""
         return client.stream(
             self.model,
             name=self.name,
@@ -60,15 +60,17 @@ class Sensor:
         )
 
     async def run(self, stream: Stream, start_ns: int, duration_ns: int) -> None:
-        """Streams for so long from `start_ns` on (wall clock, ns since 1970); returns when every frame is answered."""
-        captured: dict[int, tuple[int, int]] = {}  # frame id -> when, and which payload; those in flight
+        """Streams for `duration_ns` from `start_ns` on, which is wall clock, ns since 1970. Returns when every frame is
+        answered.
+        """
+        captured: dict[int, tuple[int, int]] = {}  # frames in flight, by id: when captured, which payload
         await _together(self._send(stream, start_ns, duration_ns, captured), self._receive(stream, captured))
 
     async def _send(
         self, stream: Stream, start_ns: int, duration_ns: int, captured: dict[int, tuple[int, int]]
     ) -> None:
-        for nth in range(ceil((duration_ns - self.phase_ns) / self.period_ns)):
-            elapsed_ns = self.phase_ns + nth * self.period_ns
+        for number in range(ceil((duration_ns - self.phase_ns) / self.period_ns)):
+            elapsed_ns = self.phase_ns + number * self.period_ns
             wait_ns = start_ns + elapsed_ns - time.time_ns()
             if wait_ns < -SEND_LATE_NS_MAX:
                 break
@@ -100,8 +102,8 @@ def camera(
     backlog: BacklogPolicy = "LATEST",
     watched: bool = True,
 ) -> Sensor:
-    """Sends a picture of the clip each period, the one that the clip shows at that time. `planned_ns`: execution time
-    of a picture, which bounds its budget from below. `watched`: it tells what it sees.
+    """A sensor that sends in each period the picture that the clip shows at that time. `planned_ns`: planned execution
+    time of a picture, which bounds the budget from below. `watched`: what it sees is put into words.
     """
     labels = next(output.labels for output in clips.camera.terms.outputs if output.labels)
     sight = Sight(labels) if watched else None
@@ -110,7 +112,7 @@ def camera(
 
 
 def microphone(clips: Clips, *, planned_ns: int) -> Sensor:
-    """Sends every chunk of the clip, at the clip's rate. `planned_ns`: as for a camera, beside which it runs."""
+    """A sensor that sends every chunk of the clip, at the clip's rate. `planned_ns`: that of the pictures beside it."""
     clip = clips.microphone
     budget_ms, hearing = _budget_ms(MICROPHONE_BUDGET_MS, planned_ns), Hearing(clips.speech)
     return Sensor("microphone", "vad", clip, clip.period_ns, 0, budget_ms, "CRITICAL", "ALL", hearing)
@@ -121,7 +123,7 @@ def _budget_ms(least_ms: float, planned_ns: int) -> float:
 
 
 async def run_sensors(client: Client, sensors: list[Sensor], seconds: float, on_start: Callable[[int], None]) -> None:
-    """Opens all streams, calls `on_start` with the time when the first frame is due, and streams for so long.
+    """Opens all streams, calls `on_start` with the time when the first frame is due, and streams for `seconds`.
 
     Raises:
         DulyError: a stream was refused or broke.
@@ -136,7 +138,7 @@ async def run_sensors(client: Client, sensors: list[Sensor], seconds: float, on_
 
 
 async def _together(*parts: Coroutine[None, None, None]) -> None:
-    """Runs all of them; the first error ends the others and is raised as it is."""
+    """Runs all parts. The first error cancels the others and is raised as it is."""
     tasks = [asyncio.create_task(part) for part in parts]
     try:
         await asyncio.gather(*tasks)

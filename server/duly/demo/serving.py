@@ -1,4 +1,4 @@
-"""The demo's server: `duly serve` as a process of its own, as anybody would start it, and nothing of it left behind."""
+"""Runs the demo's server: `duly serve` in a process of its own, as anybody would start it, and stopped afterwards."""
 
 import asyncio
 import contextlib
@@ -16,25 +16,25 @@ from typing import Any
 from duly_client import DulyError
 
 STOP_SECONDS_MAX = 15.0
-"""A server that was told to stop gets this long: its own grace for frames in flight is 10 s."""
+"""How long a server that was asked to stop may take: its own grace for frames in flight is 10 s."""
 LOG_LINES_MAX = 50
-"""Of the server's log that are kept, to tell why it ended."""
+"""Number of newest lines of the server's log that are kept, to say why it ended."""
 LOG_LINE_BYTES_MAX = 1 << 20
 
 
 class ServerFailed(Exception):
-    """The server did not start, or ended by itself; the message has its own last words."""
+    """The server did not start, or ended by itself; the message has the last lines of its log."""
 
 
 @asynccontextmanager
 async def serving(models: Path, on_loading: Callable[[str], None]) -> AsyncIterator[str]:
-    """Runs a server of the repository `models` on loopback, on a free port; gives its address once it serves.
+    """Runs a server of the repository `models` on a free port of loopback, and gives its address once it serves.
 
-    Its settings are those of the environment. `on_loading("MODEL/VERSION on LANES")` is called when it begins to load
-    a model.
+    The server takes its settings from the environment. `on_loading("MODEL/VERSION on LANES")` is called when it begins
+    to load a model.
 
     Raises:
-        ServerFailed: as soon as it is clear; also in place of the DulyError that its end caused within the block.
+        ServerFailed: the server did not start. Also raised in place of the DulyError that its end caused in the block.
     """
     command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(models), "--listen", "127.0.0.1:0"]
     process = await asyncio.create_subprocess_exec(
@@ -65,13 +65,13 @@ async def serving(models: Path, on_loading: Callable[[str], None]) -> AsyncItera
         await _stop(process)
         if drain is None:
             drain = asyncio.create_task(_drain(process, log))
-        # Its workers end with it, a moment later; until then the pipe is theirs, too, and can't be closed.
+        # The server's workers end a moment after it. Until then they hold the pipe, too, so its end does not come.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(drain, STOP_SECONDS_MAX)
 
 
 async def _address(process: Process, log: deque[str], on_loading: Callable[[str], None]) -> str:
-    """Where the server listens, read from its log. How long models may take to load is the server's to bound."""
+    """Reads from the server's log where it listens. It waits as long as models load, which the server itself bounds."""
     while (line := await _log_line(process, log)) is not None:
         entry = _parsed(line)
         if entry.get("event") == "loading":
@@ -82,18 +82,18 @@ async def _address(process: Process, log: deque[str], on_loading: Callable[[str]
 
 
 async def _drain(process: Process, log: deque[str]) -> None:
-    """Reads on, or the server would wait for room in the pipe."""
+    """Reads the log to its end; without that the server would wait for room in the pipe."""
     while await _log_line(process, log) is not None:
         pass
 
 
 async def _log_line(process: Process, log: deque[str]) -> str | None:
-    """The next line of the log, blank ones left out; None at its end."""
+    """The next line of the log that is not blank; None at its end."""
     assert process.stderr is not None
     while True:
         try:
             line = await process.stderr.readline()
-        except ValueError:  # longer than any line of ours; the reader dropped it
+        except ValueError:  # longer than any line of the server; the reader dropped it
             continue
         if not line:
             return None
@@ -105,13 +105,13 @@ async def _log_line(process: Process, log: deque[str]) -> str | None:
 def _parsed(line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
-    except ValueError:  # of a library, or of Python itself
+    except ValueError:  # a line of a library, or of Python itself
         return {}
     return entry if isinstance(entry, dict) else {}
 
 
 def _last_words(code: int, log: deque[str]) -> str:
-    """Why a server ended, in one line: the errors that it told, else how it ended and the last line of its log."""
+    """Why a server ended, in one line: the errors that it printed, else how it ended and the last line of its log."""
     errors = [line.removeprefix("duly:").strip() for line in log if line.startswith("duly:")]
     if errors:
         return " ".join(errors)

@@ -1,6 +1,6 @@
-"""What the demo shows while it streams: a table of the streams and what is perceived now, drawn four times a second.
+"""What the demo shows while it streams: a table of the streams and what they perceive, drawn four times a second.
 
-Where there is no terminal to draw on, it is a line every few seconds.
+Where there is no terminal to draw on, it prints a line every few seconds instead.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ DRAW_PERIOD_S = 0.25
 LINE_PERIOD_S = 5.0
 
 WIDE_COLUMNS = 100
-"""From this width of the terminal on, words are written out and columns stand apart."""
+"""Width of the terminal in characters from which on words are written out and columns stand apart."""
 
 _CLASSES = {"CRITICAL": ("crit", "critical"), "STANDARD": ("std", "standard"), "BEST_EFFORT": ("best", "best effort")}
-"""In a narrow table and in a wide one."""
+"""Names of the classes in a narrow table and in a wide one."""
 
 
 @contextmanager
 def progress(console: Console, text: str) -> Iterator[Callable[[str], None]]:
-    """Shows what the block does, and that it is still at it; gives a function that changes the text."""
+    """Shows `text` while the block runs, and gives a function that changes the text."""
     if _drawable(console):
         with console.status(text) as status:
             yield status.update
@@ -42,7 +42,7 @@ def _drawable(console: Console) -> bool:
 
 
 async def stream_and_show(console: Console, client: Client, sensors: list[Sensor], seconds: float) -> None:
-    """Has the sensors stream for so long, and shows how it goes and how it went.
+    """Has the sensors stream for so many seconds, shows how it goes, and at the end how it went.
 
     Raises:
         DulyError: the server refused or broke a stream.
@@ -58,6 +58,8 @@ async def stream_and_show(console: Console, client: Client, sensors: list[Sensor
 
 
 class _Screen:
+    """Shows the progress of the sensors, on a terminal or in lines."""
+
     def __init__(self, console: Console, sensors: list[Sensor], seconds: float) -> None:
         self._console = console
         self._sensors = sensors
@@ -65,7 +67,7 @@ class _Screen:
         self._start_ns = 0
 
     def begin(self, start_ns: int) -> None:
-        """Streaming starts then; wall clock, ns since 1970."""
+        """Sets when streaming starts; wall clock, ns since 1970."""
         self._start_ns = start_ns
 
     async def show(self) -> None:
@@ -95,17 +97,17 @@ class _Screen:
         streams = []
         for sensor in self._sensors:
             tally = sensor.tally
-            told = [f"{sensor.name} {tally.by_status[Status.ON_TIME]} of {tally.sent} on time"]
+            outcomes = [f"{sensor.name} {tally.by_status[Status.ON_TIME]} of {tally.sent} on time"]
             for status, count in sorted(tally.by_status.items()):
                 if status is not Status.ON_TIME:
-                    told.append(f"{count} {status.name.lower()}")
-            streams.append(", ".join(told))
+                    outcomes.append(f"{count} {status.name.lower()}")
+            streams.append(", ".join(outcomes))
         now = [f"{s.name}: {s.perception.now()}" for s in self._sensors if s.perception and s.perception.now()]
         return f"{self._elapsed_s(now_ns):3.0f} s  {'; '.join(streams)}. Now {'; '.join(now) or 'nothing yet'}."
 
 
 def table(sensors: list[Sensor], now_ns: int, width: int) -> Table:
-    """A row for each stream. `now_ns`: wall clock, for the age of what it holds; 0: the mean over the run instead."""
+    """Makes a table with a row for each stream. Its ages are those at `now_ns`, wall clock; 0: the means of the run."""
     wide = width >= WIDE_COLUMNS
     drawn = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), pad_edge=False, header_style="dim")
     drawn.add_column("stream", vertical="bottom", no_wrap=True)
@@ -140,7 +142,7 @@ def table(sensors: list[Sensor], now_ns: int, width: int) -> Table:
 
 
 def percent(ratio: float) -> str:
-    """As people read it, yet never 100 where it is not all, nor 0 where it is not nothing."""
+    """The ratio in whole percent. It is 100 only where the ratio is 1, and 0 only where the ratio is 0."""
     if 0 < ratio < 0.01:
         return "<1"
     return f"{min(99, round(ratio * 100)) if ratio < 1 else 100}"

@@ -1,4 +1,4 @@
-"""What both demos say at the end."""
+"""The texts with which both demos end."""
 
 from collections import Counter
 
@@ -11,11 +11,11 @@ from duly_client import Status
 
 
 class LawBroken(Exception):
-    """A frame did not get exactly one outcome, or got one that it should not."""
+    """A frame did not get exactly one outcome, or got one that it should not get."""
 
 
 def law(sensors: list[Sensor]) -> str:
-    """What became of all frames, as sentences.
+    """Says in sentences how all frames ended.
 
     Raises:
         LawBroken: a frame has no outcome, or failed.
@@ -27,34 +27,34 @@ def law(sensors: list[Sensor]) -> str:
         if tally.fault:
             raise LawBroken(f"{sensor.name}: a frame ended as {tally.fault}")
     counts: Counter[Status] = sum((sensor.tally.by_status for sensor in sensors), Counter())
-    told = ", ".join(f"{count:,} {status.name}" for status, count in sorted(counts.items()))
-    sentences = [f"Each of the {counts.total():,} frames sent got exactly one outcome: {told}."]
+    outcomes = ", ".join(f"{count:,} {status.name}" for status, count in sorted(counts.items()))
+    sentences = [f"Each of the {counts.total():,} frames sent got exactly one outcome: {outcomes}."]
     dropped = counts.total() - counts[Status.ON_TIME] - counts[Status.LATE]
-    early = sum(sensor.tally.told_early for sensor in sensors)
+    early = sum(sensor.tally.refused_early for sensor in sensors)
     if dropped:
         how_many = "all" if early == dropped else f"{early:,}"
-        sentences.append(f"Of the {dropped:,} that were not run, {how_many} were told so before their deadline.")
+        sentences.append(f"Of the {dropped:,} that were not run, {how_many} got their outcome before their deadline.")
     return " ".join(sentences)
 
 
 def heard(microphone: Sensor) -> str:
-    """What became of the chunks of sound, and what was in them."""
+    """Says how many chunks of sound were heard in time, and what was in them."""
     tally = microphone.tally
     return f"{tally.on_time:,} of {tally.sent:,} chunks were heard in time. {perceived(microphone)}"
 
 
 def perceived(sensor: Sensor) -> str:
-    """What the sensor perceived in all; empty: nothing."""
-    return "" if sensor.perception is None else sensor.perception.told()
+    """Says what the sensor perceived in all; empty: nothing."""
+    return "" if sensor.perception is None else sensor.perception.summary()
 
 
 def milliseconds(duration_ns: float) -> str:
-    """`53 ms`, `0.12 ms`."""
+    """The duration for people, such as `53 ms` or `0.12 ms`."""
     return f"{duration_ns / 1e6:.0f} ms" if duration_ns >= 9_950_000 else f"{duration_ns / 1e6:.2g} ms"
 
 
 def print_summary(console: Console, paragraphs: dict[str, str]) -> None:
-    """Each under its heading, beside it."""
+    """Prints each paragraph beside its heading."""
     grid = Table.grid(padding=(0, 2, 0, 0))
     for heading, text in paragraphs.items():
         grid.add_row(Text(heading, "bold"), Text(text.strip()))

@@ -52,15 +52,17 @@ class InferenceServiceServicer:
     """
 
     def Stream(self, request_iterator, context):
-        """A sensor's stream of frames, bound to one model. The first request is an OpenStream; it is answered by a StreamOpened.
-        Every frame is answered by exactly one Outcome. Half-close the sending side to end: what waits is still served.
+        """A sensor's stream of frames, bound to one model. The first request is an OpenStream, which is answered by a
+        StreamOpened. Every frame is answered by exactly one Outcome. A client ends the stream by half-closing its side:
+        what waits is still served, then the call ends with OK. A client that cancels the call withdraws its frames.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Infer(self, request, context):
-        """One frame, one outcome, through the same scheduler. The call's own deadline, where tighter, bounds the budget.
+        """One frame, one outcome, through the same scheduler but without admission. The call's own deadline bounds the budget
+        where it is tighter.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

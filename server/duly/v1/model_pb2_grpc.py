@@ -72,14 +72,14 @@ class ModelServiceServicer:
     """
 
     def ListModels(self, request, context):
-        """All models of the repository.
+        """All models of the server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """One model: tensors, versions, variants, profiles.
+        """One model with its versions, tensors, variants and profiles.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +107,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchModels(self, request, context):
-        """First all models as they are, then each change.
+        """Sends all models as they are, then each one that changes, until the client cancels the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ServerServiceStub:
-    """What the server is, how it does, and its end.
+    """Facts, counts and the end of the server.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class ServerServiceStub:
 
 
 class ServerServiceServicer:
-    """What the server is, how it does, and its end.
+    """Facts, counts and the end of the server.
     """
 
     def GetServerInfo(self, request, context):
@@ -76,7 +76,7 @@ class ServerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchStatistics(self, request, context):
-        """Counts since start, again and again.
+        """Counts since start, sent again and again until the client cancels the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +122,7 @@ def add_ServerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ServerService:
-    """What the server is, how it does, and its end.
+    """Facts, counts and the end of the server.
     """
 
     @staticmethod

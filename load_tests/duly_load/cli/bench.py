@@ -1,0 +1,130 @@
+"""`duly-load bench`: what duly adds to the floors under it, measured on this machine.
+
+Builds the load client, makes the models, starts duly and the null echo, measures, prints a table for each part and,
+with `--out`, writes everything that was measured as JSON. Needs the packages of the server, `onnx` and a C++ compiler
+with gRPC.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from duly_load.bench import client as load_client
+from duly_load.bench import servers
+from duly_load.bench.client import ClientError
+from duly_load.bench.parts import FULL, MEASUREMENTS, QUICK, Effort, Part, Setup
+from duly_load.models.graphs import write_repository
+from duly_load.results.machine import look
+from duly_load.targets.peer import PeerError
+
+BUSY_LOAD_PER_CORE = 0.3
+"""A machine with more than this to do before the benchmark starts gives figures that are too high."""
+
+
+def run(keys: list[str], effort: Effort, console: Console, finished: Callable[[Part], None]) -> None:
+    """Measures the parts named by `keys` and hands over each. Raises ClientError or PeerError; leaves no process
+    behind.
+    """
+    steps = sum(MEASUREMENTS[key].steps(effort) for key in keys)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(*columns, console=console, transient=True))
+        task = progress.add_task("building the load client", total=steps + 1)
+        client = load_client.build()
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duly-bench-")))
+        repository = folder / "models"
+        write_repository(repository)
+        progress.update(task, description="starting the servers")
+        null_echo = stack.enter_context(servers.null_echo(folder))
+        duly = stack.enter_context(servers.duly(repository, folder))
+
+        def advance(step: str) -> None:
+            progress.update(task, description=step, advance=1)
+
+        setup = Setup(client, repository, duly, null_echo, effort, advance)
+        for key in keys:
+            finished(MEASUREMENTS[key].measure(setup))
+
+
+def table(part: Part) -> Table:
+    """Each figure's smallest, median and largest round."""
+    grid = Table(title=part.title, title_justify="left")
+    grid.add_column("figure")
+    for heading in ("min", "median", "max"):
+        grid.add_column(heading, justify="right")
+    grid.add_column("unit")
+    for row in part.rows:
+        grid.add_row(row.label, *(_figure(f(row.values)) for f in (min, median, max)), row.unit)
+    return grid
+
+
+def _figure(value: float) -> str:
+    """Fewer decimals for larger figures."""
+    decimals = 3 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
+    return f"{value:,.{decimals}f}"
+
+
+def _keys(context: click.Context, option: click.Parameter, value: str) -> list[str]:
+    asked = [key.strip() for key in value.split(",")]
+    if unknown := [key for key in asked if key not in MEASUREMENTS]:
+        raise click.BadParameter(
+            f"{', '.join(unknown)}: should be among {', '.join(MEASUREMENTS)}, separated by commas"
+        )
+    return [key for key in MEASUREMENTS if key in asked]
+
+
+@click.command()
+@click.option(
+    "--only",
+    "keys",
+    default=",".join(MEASUREMENTS),
+    show_default=True,
+    callback=_keys,
+    help="Parts of it: added latency, throughput, loads that alternate.",
+)
+@click.option("--quick", is_flag=True, help="Short runs: shows that it works, not how fast.")
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), help=f"Alternating rounds of each part.  [default: {FULL.rounds}]"
+)
+@click.option("--out", type=click.Path(dir_okay=False, writable=True, path_type=Path), help="JSON of all figures.")
+def bench(keys: list[str], quick: bool, rounds: int | None, out: Path | None) -> None:
+    """Measure duly on this machine against the floors under it."""
+    console = Console()
+    effort = QUICK if quick else FULL
+    if rounds is not None:
+        effort = replace(effort, rounds=rounds)
+    machine = look()
+    console.print(f"{machine.cpu}, {machine.cores} cores, load average {machine.load_average_1m:.2f}")
+    if machine.load_average_1m > BUSY_LOAD_PER_CORE * machine.cores:
+        console.print("This machine is busy with something else: figures will vary, and latencies be too high.")
+    report: dict[str, Any] = {
+        "machine": machine.to_json(),
+        "unix_time": int(time.time()),
+        "effort": asdict(effort),
+        "parts": [],
+    }
+
+    def finished(part: Part) -> None:
+        console.print(table(part))
+        for note in part.notes:
+            console.print(note, highlight=False)
+        console.print()
+        report["parts"].append(asdict(part))
+        if out is not None:  # after each part: a failure in the next one loses nothing
+            out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+    try:
+        run(keys, effort, console, finished)
+    except (ClientError, PeerError, FileNotFoundError) as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,351 @@
+"""`duly-load compare`: one scenario against several targets in turn, and how far apart they are."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from duly_load.cli.options import Number, UsageError, make_folder
+from duly_load.cli.run import lasting
+from duly_load.cli.sending import sending_options
+from duly_load.cli.target_machine import machine_of
+from duly_load.compare import files as comparison_files
+from duly_load.compare import tables as comparison_tables
+from duly_load.compare.rounds import Row, Turn, plan, rows
+from duly_load.compare.run import RunResult, Targets, run_turn
+from duly_load.generator.run import Offer, Sending
+from duly_load.generator.run import Progress as RunProgress
+from duly_load.protocols.connection import TargetError
+from duly_load.results.machine import Machine, look
+from duly_load.results.measure import measure
+from duly_load.results.record import LiveRun
+from duly_load.scenario.live import LiveScenario, load_live, scaled
+from duly_load.scenario.parsing import ScenarioError
+from duly_load.targets.all_peers import PEERS
+from duly_load.targets.opened import OpenTarget, TargetNameError, check_names
+from duly_load.targets.peer import PeerError
+
+TARGETS_MAX = 16
+LOADS_MAX = 64
+FILES = ("results.json", "comparison.csv", "report.html")
+"""In the order in which they are written: what the page shows is safe before it is drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the user asked for, checked."""
+
+    names: tuple[str, ...]
+    scenario: LiveScenario
+    by_load: Mapping[float, LiveScenario]
+    rounds: int
+    turns: tuple[Turn, ...]
+    repeats: int
+    machine: Machine
+    """Before any load."""
+    sending: Sending
+
+    @property
+    def detailed(self) -> list[float]:
+        """The loads that the page shows in detail: the greatest at or below the scenario's own, else the least of all;
+        and the greatest of all.
+        """
+        own = max((load for load in self.by_load if load <= 1), default=min(self.by_load))
+        return sorted({own, max(self.by_load)})
+
+    def of(self, turn: Turn, target: OpenTarget) -> Offer:
+        """What the turn offers to its target."""
+        scenario = self.by_load[turn.load]
+        return Offer(scenario, turn.seed, target.name, target.address, self.sending)
+
+
+@dataclass(slots=True)
+class _Results:
+    """What there is so far."""
+
+    results: list[RunResult] = field(default_factory=list)
+    """In order of the turns."""
+    runs: dict[tuple[float, int], LiveRun] = field(default_factory=dict)
+    """By load and target, those to be shown in detail: the last valid run, since all frames of all rounds would take
+    too much memory."""
+
+    def rows(self) -> list[Row]:
+        return rows([each.round_result for each in self.results])
+
+
+@click.command()
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option(
+    "--target",
+    "names",
+    multiple=True,
+    required=True,
+    help="A peer, see `duly-load peers list`, or an address; again for each. Ratios are to the first.",
+)
+@click.option(
+    "--load",
+    "loads",
+    multiple=True,
+    type=Number(0, 1000, min_open=True),
+    default=(1.0,),
+    show_default=True,
+    help="How many times the scenario's own load; again for each.",
+)
+@click.option(
+    "--capacity",
+    type=Number(0, 1e9, min_open=True),
+    metavar="FRAMES_PER_S",
+    help="Makes --load 1 this many frames a second in place of the scenario's own, as `duly-load capacity` finds it.",
+)
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option("--repeats", type=click.IntRange(0, 10), default=2, show_default=True, help="Of a run that is invalid.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first round; each adds 1."
+)
+@click.option("--seconds", type=Number(min=0, min_open=True), help="Duration in place of the scenario's.")
+@sending_options
+@click.option("--install", is_flag=True, help="Install peers that are not there, first.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help=f"Folder for {', '.join(FILES)}.")
+def compare(
+    scenario: Path,
+    names: tuple[str, ...],
+    loads: tuple[float, ...],
+    capacity: float | None,
+    rounds: int,
+    repeats: int,
+    seed: int,
+    seconds: float | None,
+    sending: Sending,
+    install: bool,
+    out: Path | None,
+) -> None:
+    """Run SCENARIO, a TOML file, against several targets in turn: A B C A B C, again at each load and in each round.
+
+    Targets of a round get the same schedule. Ratios to the first target are made within rounds, and told as their
+    median and how far they lie apart. A run that is invalid is repeated; where it stays so, it is no figure.
+
+    Exit status 0: every target has, at every load, a round in which both its run and that of the first are valid. 1:
+    one has none, or a target failed. 2: what was typed, or SCENARIO, is wrong, or a peer is not installed. After Ctrl-C
+    what there is is shown and written, marked as incomplete.
+    """
+    _check_lists(names, loads)
+    try:
+        loaded = _load(scenario, seconds)
+        factor = 1.0 if capacity is None else capacity / loaded.frames_per_s
+        by_load = {load: scaled(loaded, load * factor, str(scenario)) for load in sorted(set(loads))}
+        if out is not None:
+            make_folder(out, FILES)
+    except ScenarioError as error:
+        raise UsageError(str(error)) from error
+    console = Console(stderr=True)
+    _check_targets(names, loaded, install, console)
+    turns = plan(list(by_load), len(names), rounds, seed)
+    request = _Request(names, loaded, by_load, rounds, turns, repeats, look(), sending)
+    done = _Results()
+    try:
+        versions = _run_all(request, done, console)
+    except (ScenarioError, TargetNameError) as error:
+        raise UsageError(str(error)) from error
+    except (TargetError, PeerError) as error:
+        raise click.ClickException(str(error)) from error
+    if done.results:
+        _show(request, done)
+    if done.results and out is not None:
+        try:
+            _write(out, request, done, versions)
+        except OSError as error:
+            raise click.ClickException(f"--out: {error.filename or out} can't be written: {error.strerror}") from error
+        except ModuleNotFoundError as error:
+            raise click.ClickException(str(error)) from error
+    if len(done.results) < len(turns):
+        click.echo(f"interrupted: {len(done.results)} of {len(turns)} turns were held", err=True)
+        sys.exit(130)
+    sys.exit(0 if all(row.pairs if row.target else row.valid for row in done.rows()) else 1)
+
+
+# ---- before anything starts ----
+
+
+def _check_lists(names: Sequence[str], loads: Sequence[float]) -> None:
+    if not 2 <= len(names) <= TARGETS_MAX:
+        raise UsageError(f"--target: should be there 2 to {TARGETS_MAX} times, is there {len(names)} times")
+    if len(set(loads)) > LOADS_MAX:
+        raise UsageError(f"--load: should be there up to {LOADS_MAX} times, is there {len(set(loads))} times")
+    for nth, name in enumerate(names):
+        if name in names[:nth]:
+            raise UsageError(f"--target: should name each once, {name!r} is there more than once")
+
+
+def _load(file: Path, seconds: float | None) -> LiveScenario:
+    scenario = lasting(load_live(file), seconds)
+    if scenario.fault:
+        raise ScenarioError(f"{file}: fault: should not be there, not every target of a comparison has such workers")
+    return scenario
+
+
+def _check_targets(names: Sequence[str], scenario: LiveScenario, install: bool, console: Console) -> None:
+    """Every problem of every target; peers that are not installed are installed if that is wanted."""
+    missing: dict[str, str] = {}
+    for name in names:
+        try:
+            check_names([name], scenario)
+        except (TargetNameError, ScenarioError) as error:
+            raise UsageError(f"--target: {error}") from error
+        except PeerError as error:
+            missing[name] = str(error)
+    if missing and not install:
+        raise UsageError("\n".join([*missing.values(), "or let compare do it: --install"]))
+    for peer in missing:
+        try:
+            PEERS[peer].install(lambda line: console.print(line, markup=False, highlight=False))
+        except PeerError as error:
+            raise click.ClickException(str(error)) from error
+
+
+# ---- the turns ----
+
+
+def _run_all(request: _Request, done: _Results, console: Console) -> dict[str, str]:
+    """Runs the turns and adds each to `done`, until all are run or Ctrl-C is pressed. Returns targets' versions."""
+    versions = dict.fromkeys(request.names, "")
+    with _Shown(request, console) as shown, tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
+        try:
+            with Targets(request.names, request.by_load[max(request.by_load)], Path(folder), shown.say) as targets:
+                versions = targets.versions
+                for nth, turn in enumerate(request.turns):
+                    name = request.names[turn.target]
+                    offer = partial(targets.run, name, partial(request.of, turn), shown.turn(nth, turn, name))
+                    kept, run = run_turn(turn, name, offer, request.repeats, shown.say)
+                    done.results.append(kept)
+                    if run is not None and turn.load in request.detailed:
+                        done.runs[turn.load, turn.target] = run
+        except KeyboardInterrupt:
+            shown.say("stopped the servers")
+    return versions
+
+
+class _Shown:
+    """How far all turns are, on standard error: a bar if that is a terminal, and a line for what is to be told."""
+
+    def __init__(self, request: _Request, console: Console) -> None:
+        self._turns = len(request.turns)
+        self._rounds = request.rounds
+        self._turn_ns = round(request.scenario.duration_s * 1e9)
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            refresh_per_second=1,  # drawing takes time from the generator
+            speed_estimate_period=3600,  # settling shows no progress and takes time all the same
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=self._turn_ns * self._turns)
+
+    def __enter__(self) -> "_Shown":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def turn(self, nth: int, turn: Turn, name: str) -> Callable[[RunProgress], None]:
+        """Begins the `nth` turn. Returns what is to be told how far its run is."""
+        about = f"round {turn.round + 1} of {self._rounds}, load {turn.load:g}, {name}"
+        self._bar.update(self._task, completed=nth * self._turn_ns, description=f"{escape(about)}: settling")
+
+        def progress(so_far: RunProgress) -> None:
+            done_ns = nth * self._turn_ns + min(max(so_far.at_ns, 0), self._turn_ns)
+            answers = f"{so_far.on_time:,} of {so_far.sent:,} on time"
+            self._bar.update(self._task, completed=done_ns, description=f"{escape(about)}: {answers}")
+
+        return progress
+
+
+# ---- what was found ----
+
+
+def _title(request: _Request, kept: Sequence[RunResult]) -> str:
+    title = f"{request.scenario.name}, seed {request.turns[0].seed}, {request.rounds} round{'s' * (request.rounds > 1)}"
+    held, due = len(kept), len(request.turns)
+    return title if held == due else f"{title}, INCOMPLETE: {held} of {due} turns were held"
+
+
+def _show(request: _Request, done: _Results) -> None:
+    found = done.rows()
+    console = Console(width=comparison_tables.COLUMNS)
+    console.print(comparison_tables.outcomes(_title(request, done.results), request.names, found))
+    console.print(comparison_tables.ratios(request.names, found))
+    for row in found:
+        if not row.valid:
+            reason = f"load {row.load:g}: {request.names[row.target]} has no figure: {row.spoiled[-1]}"
+        elif row.target and not row.pairs:
+            target, first = request.names[row.target], request.names[0]
+            reason = f"load {row.load:g}: {target} has no round with a valid run of {first} too"
+        else:
+            continue
+        console.print(reason, markup=False, highlight=False, soft_wrap=True)
+
+
+def _write(out: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
+    """Raises OSError, and ModuleNotFoundError without plotly."""
+    found = done.rows()
+    told = {
+        "scenario": request.scenario.name,
+        "complete": len(done.results) == len(request.turns),
+        "seconds": request.scenario.duration_s,
+        "rounds": request.rounds,
+        "frames_per_s": {f"{load:g}": scenario.frames_per_s for load, scenario in request.by_load.items()},
+        "targets": [{"name": name, "version": versions[name], "machine": machine_of(name)} for name in request.names],
+        "generator_machine": request.machine.to_json(),
+        "rows": [comparison_files.row_json(request.names, row) for row in found],
+        "runs": [_run_json(request.names, each) for each in done.results],
+    }
+    comparison_files.write_json(out / "results.json", told)
+    comparison_files.write_csv(out / "comparison.csv", request.names, found)
+    _write_report(out / "report.html", request, done, versions)
+    click.echo(f"written: {', '.join(str(out / name) for name in FILES)}")
+
+
+def _run_json(names: Sequence[str], kept: RunResult) -> dict[str, Any]:
+    turn = kept.round_result.turn
+    told = {"round": turn.round, "load": turn.load, "target": names[turn.target], "seed": turn.seed}
+    told |= {"valid": kept.round_result.figures is not None, "invalid": kept.round_result.spoiled}
+    return told | {"results": kept.results.to_json() if kept.results else None}
+
+
+def _write_report(file: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
+    from duly_load.compare.page import Detail, write_comparison  # late: it draws with plotly
+
+    names, seeds = request.names, (request.turns[0].seed, request.turns[-1].seed)
+    details = []
+    for load in request.detailed:
+        runs = [(names[target], done.runs[load, target]) for target in range(len(names)) if (load, target) in done.runs]
+        if runs:
+            details.append(Detail(load, [(name, run, measure(run)) for name, run in runs]))
+    facts = [("Rounds", str(request.rounds)), ("Seeds", f"{seeds[0]} to {seeds[1]}")]
+    facts += [("Target", f"{name}: {versions[name]}" if versions[name] else name) for name in names]
+    facts += [
+        (f"In detail at {detail.load:g}x", ", ".join(f"{name}, seed {run.seed}" for name, run, _ in detail.entries))
+        for detail in details
+    ]
+    facts += [
+        *request.machine.facts(),
+        ("Targets' machines", ", ".join(f"{name}: {machine_of(name)}" for name in names)),
+    ]
+    write_comparison(file, _title(request, done.results), names, done.rows(), details, facts)

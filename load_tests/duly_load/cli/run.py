@@ -1,0 +1,175 @@
+"""`duly-load run`: offers a scenario's load to a live server, open loop, and says what became of every frame."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from duly_load.cli.options import Number, UsageError, make_folder
+from duly_load.cli.progress import RunProgress
+from duly_load.cli.sending import sending_options
+from duly_load.cli.target_machine import machine_of
+from duly_load.generator.run import Offer, Sending
+from duly_load.protocols.connection import TargetError
+from duly_load.results.files import write_files
+from duly_load.results.histogram import Percentiles
+from duly_load.results.machine import Machine, look
+from duly_load.results.measure import LiveResults, LiveTally, measure
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import LiveRun
+from duly_load.scenario.live import LiveScenario, load_live, parse_live, scaled
+from duly_load.scenario.parsing import ScenarioError
+from duly_load.targets.opened import TargetNameError, check_names, offer_to, opened, settle
+from duly_load.targets.peer import PeerError
+
+COLUMNS = 100
+FILES = ("report.html", "results.json", "streams.csv", "timeline.csv", "frames.csv.gz")
+
+
+@click.command()
+@click.argument("scenario", type=click.Path(path_type=Path))
+@click.option(
+    "--target", required=True, help="duly://HOST:PORT, kserve://HOST:PORT, unix:PATH, null:, or a peer's name."
+)
+@click.option("--load", default=1.0, show_default=True, type=Number(0, min_open=True), help="Times the scenario's.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Everything random is from it.")
+@click.option("--seconds", type=Number(0, min_open=True), help="Duration in place of the scenario's.")
+@sending_options
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.html, JSON and CSV.")
+def run(
+    scenario: Path,
+    target: str,
+    load: float,
+    seed: int,
+    seconds: float | None,
+    sending: Sending,
+    out: Path | None,
+) -> None:
+    """Offer the load of SCENARIO, a TOML file, to a live server.
+
+    Exit status 0: the run is valid, whatever the server made of it. 1: it is invalid or failed. 2: SCENARIO or an
+    option is wrong.
+    """
+    try:
+        loaded = lasting(scaled(load_live(scenario), load, str(scenario)), seconds)
+        check_names([target], loaded)
+        if out is not None:
+            make_folder(out, FILES)
+        machine = look()
+        with tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
+            ran, version = _run(loaded, target, Path(folder), seed, sending)
+    except (ScenarioError, TargetNameError) as error:
+        raise UsageError(str(error)) from error
+    except (TargetError, PeerError) as error:
+        raise click.ClickException(str(error)) from error
+    results = measure(ran)
+    Console(width=COLUMNS).print(*_tables(ran, results), sep="\n")
+    if out is not None:
+        _write(out, ran, results, machine, version)
+    for problem in results.problems:
+        click.echo(f"INVALID: {problem}", err=True)
+    sys.exit(1 if results.problems else 0)
+
+
+def _run(scenario: LiveScenario, name: str, folder: Path, seed: int, sending: Sending) -> tuple[LiveRun, str]:
+    """The run, and the target's version."""
+    with RunProgress() as progress, opened([name], scenario, folder, progress.say) as (target,):
+        progress.say(f"waiting until {name} is warm and idle")
+        settle(target, scenario, seed)
+        offer = Offer(scenario, seed, name, target.address, sending)
+        return offer_to(target, offer, progress.follow(name, scenario)), target.version
+
+
+def lasting(scenario: LiveScenario, seconds: float | None) -> LiveScenario:
+    """The first `seconds` of the scenario. Raises ScenarioError where its warm-up is longer, or it is shorter."""
+    if seconds is None:
+        return scenario
+    if not scenario.warm_s < seconds <= scenario.duration_s:
+        raise ScenarioError(
+            f"--seconds: should be more than warm_s, which is {scenario.warm_s:g}, and at most duration_s, which is "
+            f"{scenario.duration_s:g}, got {seconds:g}"
+        )
+    content = scenario.model_dump(by_alias=True) | {"duration_s": seconds}
+    return parse_live(content, f"{scenario.name} with --seconds {seconds:g}", Path())
+
+
+def _tables(ran: LiveRun, results: LiveResults) -> list[Table]:
+    title = f"{ran.scenario.name}, seed {ran.seed}: {results.offered_per_s:,.1f} frames/s to {ran.target}"
+    outcomes = _table(
+        f"{'INVALID: ' if results.problems else ''}{title} for {results.seconds:g} s",
+        "frames",
+        "on time\n%",
+        "worst\nstream %",
+        "goodput\n/s",
+        "p50\nms",
+        "p99\nms",
+        "age p99\nms",
+        "not on time",
+    )
+    outcomes.add_row("all", *_cells(results, results.worst_on_time_ratio))
+    for name, tally in results.by_class.items() if len(results.by_class) > 1 else ():
+        outcomes.add_row(name, *_cells(tally, None))
+    tails = _table("from capture or, of the harness, from the intended send (ms)", *_TAIL)
+    tails.add_row("latency", *_tail(results.latency_ms))
+    tails.add_row("the reason why not", *_tail(results.reason_ms))
+    tails.add_row("lag of the harness", *_tail(results.lag_ms))
+    tails.add_row("blocked by the target", *_tail(results.blocked_ms))
+    return [outcomes, tails]
+
+
+_TAIL = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _cells(tally: LiveTally, worst: float | None) -> list[str]:
+    latency, age = tally.latency_ms, tally.age_ms
+    others = [
+        f"{tally.counts[outcome.name]:,} {outcome.name.lower()}"
+        for outcome in FrameOutcome
+        if outcome is not FrameOutcome.ON_TIME and tally.counts[outcome.name]
+    ]
+    return [
+        f"{tally.frames:,}",
+        f"{100 * tally.on_time_ratio:.2f}",
+        "" if worst is None else f"{100 * worst:.2f}",
+        f"{tally.goodput_per_s:,.1f}",
+        "-" if latency is None else f"{latency.p50:,.2f}",
+        "-" if latency is None else f"{latency.p99:,.2f}",
+        "-" if age is None else f"{age.p99:,.0f}",
+        ", ".join(others) or "-",
+    ]
+
+
+def _tail(times_ms: Percentiles | None) -> list[str]:
+    if times_ms is None:
+        return ["-"] * len(_TAIL)
+    parts = (times_ms.p50, times_ms.p90, times_ms.p99, times_ms.p99_9, times_ms.p99_99, times_ms.max)
+    return [f"{part:,.3f}" for part in parts]
+
+
+def _write(out: Path, ran: LiveRun, results: LiveResults, machine: Machine, version: str) -> None:
+    """What costs nothing to write comes first: a fault in drawing must not lose a run. Raises ClickException."""
+    try:
+        left_out = write_files(out, ran, results, machine, machine_of(ran.target), version)
+        from duly_load.report.live import write_runs  # late: it draws with plotly, which nothing else needs
+
+        facts = [("Target's machine", machine_of(ran.target)), *([("Version", version)] if version else [])]
+        facts += machine.facts()
+        write_runs(out / FILES[0], f"{ran.scenario.name} on {ran.target}", [(ran.target, ran, results)], facts)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename} can't be written: {error.strerror}") from error
+    click.echo(f"written: {out}: {', '.join(FILES)}")
+    for line in left_out:
+        click.echo(line)

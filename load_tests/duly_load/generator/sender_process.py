@@ -1,0 +1,138 @@
+"""A sender process, and how the process that started it talks with it.
+
+sender                          whoever started it
+Opened, when all is ready   ->
+                            <-  the instant at which to begin, ns of the monotonic clock, which all processes share
+Sent, twice a second        ->
+SenderReport, when it is over        ->
+Failed, in place of any of these, and nothing after it
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+
+import numpy as np
+import uvloop
+from numpy.typing import NDArray
+
+from duly_load.generator.sender import Sender, shares
+from duly_load.payloads.prepared import PayloadError
+from duly_load.protocols.address import Address
+from duly_load.protocols.by_address import target_of
+from duly_load.protocols.connection import TargetError
+from duly_load.results.record import Ending, Record
+from duly_load.scenario.live import LiveScenario, schedule_of
+
+REPORT_S = 0.5
+"""Between two reports of progress."""
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of several sender processes is to do. It makes the schedule itself: that is quicker than to tell it."""
+
+    scenario: LiveScenario
+    seed: int
+    address: Address
+    nth: int
+    processes: int
+    answers_wait_s: float
+    realtime: bool
+    difference_ns: int
+    """`unix_minus_monotonic_ns`, one for all of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The streams that are there from the start are open, or were refused."""
+
+    refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Of this process, so far."""
+
+    sent: int
+    answered: int
+    on_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class SenderReport:
+    """All that this process saw."""
+
+    frames: NDArray[np.int64]
+    """Places in the schedule, of its frames."""
+    record: Record
+    """Of those alone, in their order."""
+    endings: Sequence[Ending]
+    busy: float
+    """As `Sender.busy`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It could not do its work."""
+
+    why: str
+    wrong_input: bool
+    """What was asked for is at fault."""
+
+
+def main(share: Share, way: "Connection[object, object]") -> None:
+    """The process's whole life."""
+    # Whoever started it tells, or is gone.
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError, EOFError):
+        _end_with_parent()
+        try:
+            if share.realtime:
+                os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+            uvloop.run(_send(share, way))
+        except PermissionError:
+            way.send(Failed("the scheduling class SCHED_RR is not permitted: needs root or CAP_SYS_NICE", True))
+        except TargetError as error:
+            way.send(Failed(str(error), wrong_input=False))
+        except PayloadError as error:
+            way.send(Failed(str(error), wrong_input=True))
+
+
+async def _send(share: Share, way: "Connection[object, object]") -> None:
+    planned = schedule_of(share.scenario, share.seed)
+    mine = shares(planned, share.processes)[share.nth]
+    sender = Sender(share.scenario, share.seed, planned, mine, share.difference_ns)
+    async with target_of(share.address, share.difference_ns) as target:
+        await sender.open(target)
+        way.send(Opened(sum(ending.refused for ending in sender.endings)))
+        begin_ns = await asyncio.to_thread(way.recv)
+        assert isinstance(begin_ns, int)
+        try:
+            async with asyncio.TaskGroup() as both:  # where nobody hears the report, the run ends, too
+                reporting = both.create_task(_report(sender, way))
+                await sender.run(begin_ns, share.answers_wait_s)
+                reporting.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+    way.send(SenderReport(sender.frames, sender.record.of(sender.frames), tuple(sender.endings), sender.busy))
+
+
+def _end_with_parent() -> None:
+    """The kernel ends this process when the thread that started it ends, however that comes about; see prctl(2)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it ended before prctl
+        raise EOFError
+
+
+async def _report(sender: Sender, way: "Connection[object, object]") -> None:
+    while True:
+        await asyncio.sleep(REPORT_S)
+        way.send(Sent(sender.sent, sender.answered, sender.on_time))

@@ -1,0 +1,134 @@
+"""duly as a target, through its own client, as a sensor would use it."""
+
+import asyncio
+import contextlib
+from typing import Self
+
+from duly.core.types import BacklogPolicy, StreamClass
+from duly_client import Client, Stream, types
+from duly_client.errors import DulyError, StreamRefused
+from duly_client.types import Encoding, Payload, TensorSpec
+from duly_load.protocols.clock import unix_minus_monotonic_ns
+from duly_load.protocols.connection import AnswerSink, FrameAnswer, Refused, TargetError
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.scenario.arrivals import Periodic
+from duly_load.scenario.live import LiveSensor
+from duly_load.scenario.schedule import Session
+
+_CLASSES: dict[StreamClass, types.StreamClass] = {
+    StreamClass.CRITICAL: "CRITICAL",
+    StreamClass.STANDARD: "STANDARD",
+    StreamClass.BEST_EFFORT: "BEST_EFFORT",
+}
+_BACKLOGS: dict[BacklogPolicy, types.BacklogPolicy] = {
+    BacklogPolicy.LATEST: "LATEST",
+    BacklogPolicy.KEEP_LAST: "KEEP_LAST",
+    BacklogPolicy.ALL: "ALL",
+}
+
+
+class DulyTarget:
+    """A server of duly.v1. One connection to it, shared by all streams."""
+
+    def __init__(self, endpoint: str, difference_ns: int | None = None) -> None:
+        """`endpoint`: HOST:PORT or unix:PATH. `difference_ns`: `unix_minus_monotonic_ns`; None: as it is now."""
+        self._client = Client(endpoint, reconnect=False)
+        self._difference_ns = unix_minus_monotonic_ns() if difference_ns is None else difference_ns
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def inputs(self, model: str) -> tuple[TensorSpec, ...]:
+        try:
+            async with self._client.stream(model, name="what does it take") as stream:
+                return stream.opened.inputs
+        except DulyError as error:
+            raise TargetError(str(error)) from error
+
+    def connection(
+        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, sink: AnswerSink
+    ) -> "DulyConnection":
+        stream = self._client.stream(
+            sensor.model,
+            budget_ms=sensor.budget_ms,
+            name=session.name,
+            stream_class=_CLASSES[sensor.stream_class],
+            backlog=_BACKLOGS[sensor.backlog_policy],
+            backlog_frames=sensor.backlog_frames if sensor.backlog_policy is BacklogPolicy.KEEP_LAST else 0,
+            # Load steps and churn are what the server is not told beforehand.
+            period_ms=1e3 / sensor.arrivals.rate_hz if isinstance(sensor.arrivals, Periodic) else None,
+            variant_lowest=sensor.variant_lowest or "",
+            floor=sensor.floor,
+            check=False,  # the payloads were made for the model
+        )
+        return DulyConnection(stream, encoding, sink, self._difference_ns)
+
+
+class DulyConnection:
+    """One stream."""
+
+    def __init__(self, stream: Stream, encoding: Encoding | None, sink: AnswerSink, difference_ns: int) -> None:
+        self._stream = stream
+        self._encoding = encoding
+        self._sink = sink
+        self._sent = 0
+        self._waiting: dict[int, tuple[int, int]] = {}
+        """By frame id, of frames without an answer: place in the schedule, capture in ns since 1970."""
+        self._unix_minus_monotonic_ns = difference_ns
+        self._reader: asyncio.Task[None] | None = None
+        self._finished = False
+
+    async def open(self) -> None:
+        try:
+            await self._stream.__aenter__()
+        except StreamRefused as error:
+            raise Refused(str(error)) from error
+        except DulyError as error:
+            raise TargetError(str(error)) from error
+        self._reader = asyncio.create_task(self._read())
+
+    async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
+        # The client numbers frames from 1 on in the order of its calls; the answer may be there before it returns.
+        self._sent += 1
+        self._waiting[self._sent] = (nth, capture_unix_ns)
+        with contextlib.suppress(DulyError, RuntimeError):  # the stream has ended, which its reader tells
+            await self._stream.send(payload, capture_time_ns=capture_unix_ns, encoding=self._encoding)
+
+    async def finish(self) -> None:
+        self._finished = True
+        await self._stream.finish()
+        if self._reader is not None:
+            await asyncio.wait((self._reader,))
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait((self._reader,))
+        await self._stream.close()
+
+    async def _read(self) -> None:
+        why = "the server ended the stream"
+        try:
+            async for outcome in self._stream:
+                timing = outcome.timing
+                if outcome.status is types.Status.CANCELLED and not timing.received_unix_ns:
+                    continue  # the client's own word: the connection was lost
+                nth, capture_unix_ns = self._waiting.pop(outcome.frame_id)
+                answer = FrameAnswer(
+                    nth,
+                    FrameOutcome(outcome.status),
+                    capture_unix_ns + outcome.latency_ns - self._unix_minus_monotonic_ns,
+                    outcome.batch_size,
+                    timing.received_unix_ns + timing.dispatched_ns if outcome.batch_size else 0,
+                    timing.sent_ns - timing.dispatched_ns if outcome.batch_size else 0,
+                    claimed=outcome.status is types.Status.ON_TIME,
+                )
+                self._sink.answered(answer)
+        except DulyError as error:
+            why = str(error)
+        if self._waiting or not self._finished:
+            self._sink.ended(why)

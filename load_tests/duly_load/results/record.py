@@ -1,0 +1,97 @@
+"""What the generator saw of every frame of one run, and what else a run must tell to be believed."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.schedule import Schedule
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Arrays in the order of `Schedule.frames`. Times are ns; instants count from the schedule's zero."""
+
+    outcome: NDArray[np.int8]
+    """`FrameOutcome`; 0 while the run is on."""
+    latency_ns: Ints
+    """From capture to the answer, whatever it was, on the sender's clock; 0: none came."""
+    lag_ns: Ints
+    """How late the generator was: from the intended send until it gave the frame to its stream. 0 where it was not
+    sent."""
+    blocked_ns: Ints
+    """How long the frame then waited for the target to take what was sent before it."""
+    claimed: NDArray[np.bool_]
+    """The target itself called it on time, where it knows of deadlines at all; it may have come late all the same."""
+    batch_size: NDArray[np.int32]
+    """0: it never ran, or the target does not tell."""
+    dispatched_ns: Ints
+    """When the target gave it to a lane, as far as it tells; 0: it never ran, or the target does not tell."""
+    occupied_ns: Ints
+    """From dispatch until the answer was sent."""
+
+    @classmethod
+    def empty(cls, frames: int) -> "Record":
+        def zeros() -> Ints:
+            return np.zeros(frames, np.int64)
+
+        return cls(
+            np.zeros(frames, np.int8),
+            zeros(),
+            zeros(),
+            zeros(),
+            np.zeros(frames, np.bool_),
+            np.zeros(frames, np.int32),
+            zeros(),
+            zeros(),
+        )
+
+    def of(self, places: Ints) -> "Record":
+        """That of the frames at these places."""
+        return Record(*(getattr(self, each.name)[places] for each in fields(self)))
+
+    def put(self, places: Ints, part: "Record") -> None:
+        """The other way round."""
+        for each in fields(self):
+            getattr(self, each.name)[places] = getattr(part, each.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A stream that did not end as it should: it was not let in, or broke off."""
+
+    at_ns: int
+    """Since the schedule's zero."""
+    stream: str
+    refused: bool
+    """It was not let in, since the target is too busy: an answer, and no fault of the run."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRun:
+    """One run against one target."""
+
+    scenario: LiveScenario
+    """At the load that was offered."""
+    seed: int
+    target: str
+    """As the user named it."""
+    schedule: Schedule
+    record: Record
+    endings: tuple[Ending, ...]
+    begin_unix_ns: int
+    """The schedule's zero on the wall clock."""
+    processes: int
+    """That sent."""
+    stalled: float
+    """Share of the time in which the machine stood still, see `duly_load.generator.stalls`."""
+    busiest: float = 0.0
+    """As `Sender.busy`, of the busiest sender process. More than 1 where several threads of it were at work at once."""
+    server_cpu_s: float | None = None
+    """CPU time that the target's processes took, where the harness started them."""
+    problems: tuple[str, ...] = ()
+    """Why the run is invalid, in words; empty: it is valid."""

@@ -1,0 +1,97 @@
+"""A TOML file as checked tables, and every problem of it in plain words, with its place: `stream[2].budget_ms: ...`."""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from duly_load.scenario.arrivals import Churn, Gamma, Mmpp, Network, OnOff, Periodic, Poisson, Table, Trace
+from duly_load.scenario.tables import LoadStep, one_of, read_text
+
+KINDS: dict[str, type[Table]] = {
+    "periodic": Periodic,
+    "poisson": Poisson,
+    "gamma": Gamma,
+    "mmpp": Mmpp,
+    "on_off": OnOff,
+    "trace": Trace,
+}
+SHARED_TABLES: dict[str, type[Table]] = {**KINDS, "churn": Churn, "network": Network, "load_step": LoadStep}
+"""Tables that every kind of scenario has, by the key under which they are."""
+
+_Root = TypeVar("_Root", bound=Table)
+
+
+class ScenarioError(Exception):
+    """The scenario is wrong; one line for each problem, each with its place and what would be right."""
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The parsed file. Raises ScenarioError."""
+    try:
+        return tomllib.loads(read_text(file))
+    except OSError as error:
+        raise ScenarioError(f"{file}: can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ScenarioError(f"{file}: not valid TOML: {error}") from error
+
+
+def checked(
+    root: type[_Root], tables: Mapping[str, type[Table]], content: dict[str, Any], source: str, folder: Path
+) -> _Root:
+    """`content` as a `root`. `tables`: those that it has besides `SHARED_TABLES`, by the key under which they are.
+    `source` names the file in messages, files it names are relative to `folder`.
+
+    Raises ScenarioError that lists every problem.
+    """
+    try:
+        return root.model_validate(content, context={"folder": folder})
+    except ValidationError as error:
+        lines = [line for detail in error.errors() for line in _in_plain_words(root, tables, detail)]
+        raise ScenarioError("\n".join(f"{source}: {line}" for line in lines)) from error
+
+
+def twice(place: str, names: list[str]) -> Iterator[str]:
+    """A problem for each name that is there more than once."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{place}: should name each once, {name!r} is there {count} times"
+
+
+def _in_plain_words(root: type[Table], tables: Mapping[str, type[Table]], detail: Any) -> list[str]:
+    """Lines for one problem that pydantic found; those that `root` found itself carry their place already."""
+    kind, loc, value = detail["type"], detail["loc"], detail["input"]
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not loc:
+        return [str(line) for line in message.splitlines()]
+    place = ""
+    for nth, part in enumerate(loc):
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif not (nth and loc[nth - 1] == "arrivals" and part in KINDS):  # there pydantic names the kind it chose
+            place += f".{part}" if place else part
+    if kind == "missing":
+        return [f"{place}: is required"]
+    if kind == "extra_forbidden":
+        return [f"{place}: unknown key; should be {one_of(_keys(root, tables, loc[:-1]))}"]
+    if kind == "union_tag_not_found":
+        return [f"{place}.kind: is required; should be {one_of(list(KINDS))}"]
+    if kind == "union_tag_invalid":
+        place, message, value = f"{place}.kind", f"should be {one_of(list(KINDS))}", value["kind"]
+    elif kind in ("model_type", "model_attributes_type", "dict_type"):
+        message = "should be a table"
+    elif kind == "tuple_type":
+        message = "should be an array"
+    if isinstance(value, dict | list):
+        return [f"{place}: {message}"]
+    shown = repr(value)
+    return [f"{place}: {message}, got {shown if len(shown) <= 200 else shown[:200] + '...'}"]
+
+
+def _keys(root: type[Table], tables: Mapping[str, type[Table]], place: tuple[str | int, ...]) -> list[str]:
+    names = [part for part in place if isinstance(part, str)]
+    table = (SHARED_TABLES | dict(tables))[names[-1]] if names else root
+    return [field.alias or name for name, field in table.model_fields.items()]

@@ -1,0 +1,115 @@
+"""The tables of a scenario that live servers and the simulator share, and the words that all tables are made of.
+
+A scenario's TOML file has one array of tables for each kind of table, such as [[stream]] and [[load_step]].
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from duly.core.types import BacklogPolicy, StreamClass
+from duly_load.scenario.arrivals import DURATION_S_MAX, Arrivals, Churn, Network, Table
+
+STREAMS_MAX = 65_536
+BATCH_MAX = 1024
+FILE_BYTES_MAX = 2**20
+
+_BACKLOG = re.compile(r"LATEST|ALL|KEEP_LAST:([1-9][0-9]{0,4})")
+
+
+def _not_empty(items: tuple[object, ...]) -> tuple[object, ...]:
+    if not items:
+        raise ValueError("should be there at least once")
+    return items
+
+
+AtLeastOne = AfterValidator(_not_empty)
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Seconds = Annotated[float, Field(ge=0, le=DURATION_S_MAX, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=DURATION_S_MAX, allow_inf_nan=False)]
+Ms = Annotated[float, Field(gt=0, le=60_000, allow_inf_nan=False)]
+Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+
+
+def one_of(names: list[str]) -> str:
+    """`a, b or c`; at most twelve of them."""
+    shown = names if len(names) <= 12 else [*names[:12], "..."]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} or {shown[-1]}"
+
+
+def read_text(file: Path) -> str:
+    """Raises OSError; ValueError where the file is too large or not UTF-8."""
+    if file.stat().st_size > FILE_BYTES_MAX:
+        raise ValueError(f"it is larger than {FILE_BYTES_MAX} bytes")
+    return file.read_text(encoding="utf-8")
+
+
+def _class_named(value: object) -> object:
+    if isinstance(value, StreamClass):
+        return value
+    if isinstance(value, str) and value in StreamClass.__members__:
+        return StreamClass[value]
+    raise ValueError(f"should be {one_of(list(StreamClass.__members__))}")
+
+
+def _backlog(value: str) -> str:
+    if not _BACKLOG.fullmatch(value):
+        raise ValueError("should be LATEST, KEEP_LAST:n with n from 1 to 99999, or ALL")
+    return value
+
+
+def _floor(value: tuple[int, int]) -> tuple[int, int]:
+    if not 1 <= value[0] < value[1] <= 1024:
+        raise ValueError("should be [m, k] with 1 <= m < k <= 1024: m of any k consecutive frames on time")
+    return value
+
+
+class Sensor(Table):
+    """One stream, or `count` alike that are named NAME-0, NAME-1, ..."""
+
+    name: Name
+    count: Annotated[int, Field(ge=1, le=STREAMS_MAX)] = 1
+    model: Name
+    stream_class: Annotated[StreamClass, BeforeValidator(_class_named)] = Field(StreamClass.STANDARD, alias="class")
+    budget_ms: Ms
+    """From capture."""
+    backlog: Annotated[str, AfterValidator(_backlog)] = "LATEST"
+    """LATEST, KEEP_LAST:n or ALL."""
+    arrivals: Arrivals
+    from_s: Seconds = 0.0
+    to_s: PositiveSeconds | None = None
+    """Open from `from_s` to this; not set: to the end."""
+    churn: Churn | None = None
+    network: Network = Network()
+    variant_lowest: Name | None = None
+    """The least accurate variant that may serve it; not set: any."""
+    floor: Annotated[tuple[int, int], AfterValidator(_floor)] | None = None
+    """[m, k]: m of any k consecutive frames shall be on time."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,) if self.count == 1 else tuple(f"{self.name}-{nth}" for nth in range(self.count))
+
+    @property
+    def budget_ns(self) -> int:
+        return round(self.budget_ms * 1e6)
+
+    @property
+    def backlog_policy(self) -> BacklogPolicy:
+        return BacklogPolicy[self.backlog.partition(":")[0]]
+
+    @property
+    def backlog_frames(self) -> int:
+        """As `StreamTerms` has it: LATEST 1, ALL 0."""
+        frames = self.backlog.partition(":")[2]
+        return int(frames) if frames else int(self.backlog == "LATEST")
+
+
+class LoadStep(Table):
+    """From `at_s` on every stream sends `factor` times as often as it says, recorded traces apart."""
+
+    at_s: Seconds
+    factor: Factor

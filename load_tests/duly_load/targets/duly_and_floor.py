@@ -1,0 +1,179 @@
+"""Servers of this project as peers: duly itself, and the floor that runs no model."""
+
+import importlib.metadata
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import grpc
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from duly_load.protocols.address import Address
+from duly_load.scenario.live import LiveScenario
+from duly_load.targets.models import THREADS, write_repository
+from duly_load.targets.peer import PeerError
+from duly_load.targets.server_process import ServerProcess, clean_environ, free_ports
+
+ASK_TIMEOUT_S = 1.0
+RECONNECT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
+"""While it starts, nobody listens yet."""
+STREAMS_MIN, STREAMS_MAX = 1024, 65_536
+"""duly's own default, and the most it can be told."""
+FLOOR = [sys.executable, "-m", "duly_load.targets.null_echo"]
+WORKER = "duly.worker.main"
+"""In the command line of duly's workers."""
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class OwnServer:
+    """One of ours that runs; see `duly_load.targets.peer.Server`."""
+
+    def __init__(self, process: ServerProcess, address: Address, metrics: str, lanes: Sequence[str]) -> None:
+        """When it is ready. `lanes`: of its workers, in the order in which it starts them; none: they are not told
+        apart.
+        """
+        self.address = address
+        self.metrics = metrics
+        self.version = f"{process.name} {importlib.metadata.version('duly')}"
+        self.pid = process.pid
+        self.cpu_s = process.cpu_s
+        self.died = process.died
+        self._process = process
+        found = self._workers() if lanes else []
+        self._places = [(lane, found[nth % len(found)]) for nth, lane in enumerate(lanes)] if found else []
+        if len(found) != len(self._places):
+            raise PeerError(f"{process.name} has {len(found)} workers, should have one for each model on each lane")
+
+    def workers(self) -> dict[str, int]:
+        """Process id of a worker on each lane. A lane is left out while its workers are gone, and where workers of
+        several lanes went at once, since nothing tells those apart that took their places.
+        """
+        alive = self._workers()
+        places = {worker for _, worker in self._places}
+        lost = [nth for nth, (_, worker) in enumerate(self._places) if worker not in alive]
+        if len({self._places[nth][0] for nth in lost}) == 1:
+            for nth, worker in zip(lost, [worker for worker in alive if worker not in places], strict=False):
+                self._places[nth] = (self._places[nth][0], worker)
+        return {lane: worker.pid for lane, worker in reversed(self._places) if worker in alive}
+
+    def _workers(self) -> list[psutil.Process]:
+        """The oldest first. A process is known by its id and when it began."""
+        return [process for process in self._process.tree() if WORKER in _command(process)]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
+
+
+class Own:
+    """One of our servers, which comes with this package."""
+
+    def __init__(self, name: str, about: str, needs: tuple[str, ...]) -> None:
+        """`needs`: modules that it can't do without."""
+        self.name = name
+        self.about = about
+        self._needs = needs
+
+    def missing(self) -> str:
+        lacks = [module for module in self._needs if importlib.util.find_spec(module) is None]
+        return f"it lacks {', '.join(lacks)}: pip install 'duly[cpu]'" if lacks else ""
+
+    def install(self, say: Callable[[str], None]) -> None:
+        """Nothing to do, or not for us. Raises PeerError."""
+        if lacks := self.missing():
+            raise PeerError(f"{self.name}: {lacks}")
+        say(f"{self.name}: comes with duly-load, there is nothing to install")
+
+
+class Duly(Own):
+    """`duly serve`.
+
+    Admission advises, since every peer takes every stream: at the door of an overloaded server, duly would else refuse
+    what it can't serve, and would be compared at a smaller load than the others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("duly", "this server, over its own protocol", ("uvloop", "onnxruntime"))
+
+    @contextmanager
+    def start(self, scenario: LiveScenario, folder: Path) -> Iterator[OwnServer]:
+        """See `duly_load.targets.peer.Peer`."""
+        models = [model.name for model in scenario.model]
+        write_repository(folder / "models", scenario.model)
+        streams = 2 * sum(sensor.count for sensor in scenario.stream)  # a stream that ends may meet its successor
+        command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(folder / "models")]
+        command += ["--lanes", ",".join(scenario.lanes), "--threads", str(THREADS), "--admission", "advise"]
+        command += ["--streams-max", str(min(max(streams, STREAMS_MIN), STREAMS_MAX))]
+        (port,) = free_ports(1)
+        command += ["--metrics", f"127.0.0.1:{port}"]
+        # One after another and each on all lanes, so `duly.runtime.model_host` loads them.
+        lanes = [*scenario.lanes] * len(models)
+        metrics = f"http://127.0.0.1:{port}/metrics"
+        with running(self.name, command, folder, _loopback("duly"), models, lanes, metrics) as server:
+            yield server
+
+
+class Floor(Own):
+    """`duly_load.targets.null_echo`: what is left of a server when no model runs."""
+
+    def __init__(self, name: str, about: str, protocol: Literal["duly", "kserve"]) -> None:
+        super().__init__(name, about, ("uvloop",))
+        self._protocol = protocol
+
+    @contextmanager
+    def start(self, scenario: LiveScenario, folder: Path) -> Iterator[OwnServer]:
+        """See `duly_load.targets.peer.Peer`."""
+        with running(self.name, FLOOR, folder, _loopback(self._protocol)) as server:
+            yield server
+
+
+def _loopback(protocol: Literal["duly", "kserve"]) -> Address:
+    """As peers are reached that know no UNIX sockets: what is compared differs in the server alone."""
+    return Address(protocol, f"127.0.0.1:{free_ports(1)[0]}")
+
+
+@contextmanager
+def running(
+    name: str,
+    command: list[str],
+    folder: Path,
+    address: Address | None = None,
+    models: Sequence[str] = (),
+    lanes: Sequence[str] = (),
+    metrics: str = "",
+) -> Iterator[OwnServer]:
+    """A server of ours, ready with `models`. `address`: where it is to listen; None: on a UNIX socket, for duly.v1.
+    `lanes`, `metrics`: see `OwnServer`. Raises PeerError.
+    """
+    # Not in `folder`: a socket's path must be short.
+    with tempfile.TemporaryDirectory(prefix="duly-") as short:
+        at = address or Address("duly", f"unix:{short}/{name}.sock")
+        with (
+            ServerProcess(name, [*command, "--listen", at.endpoint], folder, clean_environ("DULY_")) as process,
+            grpc.insecure_channel(at.endpoint, RECONNECT) as channel,
+        ):
+            stub = health_pb2_grpc.HealthStub(channel)
+            process.wait_until(lambda: all(_serves(stub, model, process) for model in ("", *models)))
+            yield OwnServer(process, at, metrics, lanes)
+
+
+def _serves(stub: health_pb2_grpc.HealthStub, model: str, process: ServerProcess) -> bool:
+    """Whether the server (`model` empty) or a model of it is healthy. Raises PeerError where it will not be."""
+    try:
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=model), timeout=ASK_TIMEOUT_S)
+    except grpc.RpcError as error:
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.NOT_FOUND):
+            return False
+        raise PeerError(f"{process.name}: its health check failed: {error.details()}") from error
+    if model and answer.status == _NOT_SERVING:
+        raise PeerError(f"{process.name} can't serve the model {model}{process.log_tail()}")
+    return bool(answer.status == _SERVING)

@@ -1,0 +1,23 @@
+"""The command `duly-sim`: duly's scheduler without a server."""
+
+from importlib.util import find_spec
+
+from duly_load.cli.commands import Commands, run
+
+COMMANDS = {"run": "duly_sim.cli.run", "replay": "duly_sim.cli.replay"}
+RESEARCH = {"grid": "duly_sim.research.grid.command", "sim-vs-live": "duly_sim.research.sim_vs_live.command"}
+"""What measures the scheduler itself, and is in a checkout alone."""
+
+cli = Commands(
+    COMMANDS | (RESEARCH if find_spec("duly_sim.research") else {}),
+    "The scheduler without a server: what it does under virtual time, beside published policies.",
+)
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    run(cli, "duly-sim")
+
+
+if __name__ == "__main__":
+    main()

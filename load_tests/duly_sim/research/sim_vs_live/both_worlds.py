@@ -1,0 +1,290 @@
+"""Whether the simulator tells the truth: one schedule of frames, sent to a live server and simulated, and what became
+of the frames in either world.
+
+Theory of operation. Both worlds are built from one scenario and one seed, so that each frame has the same stream, the
+same capture and the same deadline in both, and both run the server's own scheduler. What the simulator leaves out is
+what is put to the test here: the transport, the event loop, timers and the workers. Batches take their times live in
+one of two ways (see `servers`):
+
+- sleeping: the lanes take the times of the scenario's table, noise and all;
+- real: a model truly runs on this machine, in place of the scenario's.
+
+The frames are then simulated twice:
+
+- `simulated`: with the scenario's times; of a model that truly ran, with what its batches usually took;
+- `told`: with what each live batch took, in either case (see `batch_times`), and with frames that arrive when the
+  stalls of the machine let them (see `duly_load.generator.stalls`).
+
+Clients count outcomes as the server names them. Compared are on-time ratios, in points (hundredths).
+
+Out of scope, and refused where a scenario has them: faults, streams that come and go, several variants or principals,
+and times that change midway.
+"""
+
+import contextlib
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from duly.core.scheduler import Scheduler
+from duly.core.types import OutcomeStatus
+from duly_client import Client
+from duly_client.errors import DulyError
+from duly_load.generator.sender import Sender
+from duly_load.generator.stalls import NO_STALLS, Stalls, Watch
+from duly_load.protocols.connection import TargetError
+from duly_load.protocols.duly import DulyTarget
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import Ints, Record
+from duly_load.scenario.arrivals import Network
+from duly_load.scenario.live import parse_live
+from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.schedule import Schedule
+from duly_load.scenario.tables import one_of
+from duly_load.targets.peer import PeerError
+from duly_sim.research.sim_vs_live import servers
+from duly_sim.research.sim_vs_live.batch_times import BatchTimes, NothingRanError, batch_times
+from duly_sim.scenario.simulated import Scenario
+from duly_sim.simulator.engine import Run, Service, simulate
+from duly_sim.simulator.world import World, build
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+LEAD_NS = 200_000_000
+"""From the opening of the last stream to the schedule's time zero."""
+ANSWERS_S = 30.0
+"""How long after the last frame was due the last outcome may come."""
+
+Counts = NDArray[np.int32]
+Statuses = NDArray[np.int8]
+
+
+class LiveRunError(Exception):
+    """The live run failed: says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorldOutcome:
+    """What became of the frames that count, which are those that arrive from `warm_s` on, in one of the worlds."""
+
+    frames: int
+    counts: dict[str, int]
+    """By the name of the `OutcomeStatus`, all of them."""
+    on_time_ratio: float
+    """1 where there are no frames."""
+    worst_on_time_ratio: float
+    """Of the stream that has the least."""
+    latency_p50_ms: float
+    latency_p99_ms: float
+    """From capture to result; NaN where there is none."""
+    batch_size_mean: float
+    """NaN where nothing ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimVsLive:
+    """The two worlds, one of them twice."""
+
+    live: WorldOutcome
+    simulated: WorldOutcome
+    told: WorldOutcome
+    measured: Scenario
+    """With what batches usually took, and how they scattered."""
+    lag_p50_ms: float
+    lag_p99_ms: float
+    lag_max_ms: float
+    """How late the generator sent frames."""
+    stalled: float
+    """Share of the time that the machine stood still."""
+
+    @property
+    def points(self) -> float:
+        """On-time ratio, live minus told, in points."""
+        return 100 * (self.live.on_time_ratio - self.told.on_time_ratio)
+
+
+def check(scenario: Scenario, real: bool) -> None:
+    """Raises ScenarioError with a line for each thing that both worlds can't do alike."""
+    problems = list(_problems(scenario))
+    if real and len(scenario.lanes) > 1:
+        problems.append(f"lane: should be one where models truly run, as lanes share this CPU, are {_lanes(scenario)}")
+    if problems:
+        raise ScenarioError("\n".join(problems))
+
+
+async def sleeping(scenario: Scenario, seed: int) -> SimVsLive:
+    """Live on lanes that sleep, and simulated. `scenario` is checked. Raises LiveRunError."""
+    world = build(scenario, seed)
+    with _why(), tempfile.TemporaryDirectory(prefix="duly-") as folder:
+        async with servers.sleeping(world, Path(folder)) as target:
+            with Watch() as watch:
+                seen, begin_ns = await _offer(target, world, servers.SLEEPING.width)
+        stalls = watch.stalls(begin_ns)
+        tables_ns = {
+            model.name: dict(enumerate(model.variants[0].times_ns(model.batch_max), start=1))
+            for model in scenario.model
+        }
+        took = batch_times(world, seen, tables_ns)
+    return _compare(scenario, took, seed, seen, stalls)
+
+
+async def real(scenario: Scenario, seed: int) -> SimVsLive:
+    """Live with a model that truly runs in place of the scenario's, and simulated. `scenario` is checked.
+
+    Raises LiveRunError.
+    """
+    world = build(scenario, seed)
+    with (
+        _why(),
+        tempfile.TemporaryDirectory(prefix="duly-") as folder,
+        servers.real(scenario, Path(folder)) as server,
+    ):
+        planned_ns = await _planned_ns(server.address.endpoint, scenario)
+        with Watch() as watch:
+            seen, begin_ns = await _offer(server.address.endpoint, world, servers.REAL.width)
+        took = batch_times(world, seen, planned_ns)
+    return _compare(took.scenario, took, seed, seen, watch.stalls(begin_ns))
+
+
+@contextlib.contextmanager
+def _why() -> Iterator[None]:
+    """What may go wrong with servers and clients becomes a LiveRunError."""
+    try:
+        yield
+    except (servers.LiveError, NothingRanError, PeerError, DulyError, TargetError) as error:
+        raise LiveRunError(str(error)) from error
+
+
+def _problems(scenario: Scenario) -> Iterator[str]:
+    lanes = [f"cpu:{nth}" for nth in range(len(scenario.lanes))]
+    if sorted(scenario.lanes) != sorted(lanes):
+        yield f"lane: should be named {one_of(lanes)} as the server names them, are {_lanes(scenario)}"
+    if scenario.fault:
+        yield "fault: should not be there, nothing breaks in a live run"
+    if scenario.noise.step_factor != 1:
+        yield f"noise.step_factor: should be 1 in a live run, got {scenario.noise.step_factor:g}"
+    for nth, model in enumerate(scenario.model):
+        if not _NAME.fullmatch(model.name):
+            yield f"model[{nth}].name: should be letters, digits, _ and - in a live run, got {model.name!r}"
+        if len(model.variants) > 1:
+            yield f"model[{nth}].variants: should be one in a live run, are {len(model.variants)}"
+        if not model.any_size:
+            yield f"model[{nth}].any_size: should be true in a live run"
+        if model.lanes:
+            yield f"model[{nth}].lanes: should not be there, a live server has each model on all lanes"
+    for nth, stream in enumerate(scenario.stream):
+        if stream.churn is not None or stream.from_s or stream.to_s is not None:
+            yield f"stream[{nth}]: should not have churn, from_s or to_s, its stream is open throughout a live run"
+        if stream.network != Network():
+            yield f"stream[{nth}].network: should not be there, a live run has its own"
+    if len({stream.principal for stream in scenario.stream}) > 1:
+        yield "stream.principal: should be the same of all, since they come from one client"
+    if len({stream.credit for stream in scenario.stream}) > 1:
+        yield "stream.credit: should be the same of all, since it is one setting of the server"
+
+
+def _lanes(scenario: Scenario) -> str:
+    return ", ".join(scenario.lanes)
+
+
+async def _planned_ns(target: str, scenario: Scenario) -> dict[str, dict[int, int]]:
+    """Planned times by model and batch size, as the server tells them."""
+    async with Client(target, reconnect=False) as client:
+        models = [await client.model(model.name) for model in scenario.model]
+    return {
+        model.name: {entry.batch_size: entry.planned_nano for entry in model.versions[0].variants[0].profile}
+        for model in models
+    }
+
+
+async def _offer(target: str, world: World, width: int) -> tuple[Record, int]:
+    """What became of the world's frames, `width` numbers each, at a live server, and the schedule's zero on the
+    monotonic clock.
+
+    Raises LiveRunError where the server does not take or keep a stream, or does not answer a frame.
+    """
+    scenario = world.scenario
+    streams = [
+        stream.model_dump(by_alias=True, exclude={"principal", "credit"}) | {"payloads": {"shape": [width]}}
+        for stream in scenario.stream
+    ]
+    content = {"name": scenario.name, "duration_s": scenario.duration_s, "stream": streams}
+    content["load_step"] = [step.model_dump() for step in scenario.load_step]
+    loaded = parse_live(content, scenario.name, Path())
+    sender = Sender(loaded, world.seed, Schedule(world.frames, world.sessions), world.sessions)
+    async with DulyTarget(target) as server:
+        await sender.open(server)
+        await sender.run(time.monotonic_ns() + LEAD_NS, ANSWERS_S)
+    if sender.endings:
+        raise LiveRunError(f"stream {sender.endings[0].stream}: {sender.endings[0].reason}")
+    if missing := int((sender.record.outcome > FrameOutcome.FAILED).sum()):
+        count = len(world.frames)
+        raise LiveRunError(f"{missing} of {count} frames had no outcome {ANSWERS_S:g} s after the last")
+    return sender.record, sender.begin_ns
+
+
+def _status(seen: Record) -> Statuses:
+    """As the server named it, which is what the simulator can foresee; the record has it by the client's clock."""
+    late = np.where(seen.outcome == OutcomeStatus.ON_TIME, OutcomeStatus.LATE, seen.outcome)
+    status: Statuses = np.where(seen.claimed, OutcomeStatus.ON_TIME, late).astype(np.int8)
+    return status
+
+
+def _compare(scenario: Scenario, took: BatchTimes, seed: int, seen: Record, stalls: Stalls) -> SimVsLive:
+    """`scenario`: what `simulated` is with."""
+    live = build(scenario, seed)
+    lag_ms = seen.lag_ns[_counting(live)] / 1e6
+    p50, p99 = np.percentile(lag_ms, [50, 99]).tolist() if len(lag_ms) else (0.0, 0.0)
+    return SimVsLive(
+        _world_outcome(live, _status(seen), seen.latency_ns, seen.batch_size),
+        _simulated(live, live.service, NO_STALLS),
+        # What the scheduler learnt at warm-up is the scenario's in both.
+        _simulated(build(scenario, seed), took.service, stalls),
+        took.scenario,
+        p50,
+        p99,
+        float(lag_ms.max(initial=0.0)),
+        stalls.share(0, round(scenario.duration_s * 1e9)),
+    )
+
+
+def _simulated(world: World, batch_times: Service, stalls: Stalls) -> WorldOutcome:
+    frames = replace(world.frames, arrival_ns=stalls.after(world.frames.arrival_ns))
+    run = simulate(Scheduler(), world.script, frames, world.model_of, batch_times)
+    return _world_outcome(world, run.status, run.resolved_ns - world.frames.arrival_ns, _batch_sizes(run))
+
+
+def _batch_sizes(run: Run) -> Counts:
+    return np.array([*run.batches.size, 0], np.int32)[run.batch]  # -1, never ran, takes the last
+
+
+def _counting(world: World) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    return world.frames.arrival_ns >= round(world.scenario.warm_s * 1e9)
+
+
+def _world_outcome(world: World, status: Statuses, latency_ns: Ints, sizes: Counts) -> WorldOutcome:
+    counting = _counting(world)
+    status, sizes, stream_id = status[counting], sizes[counting], world.frames.stream_id[counting]
+    by_number = np.bincount(status, minlength=max(OutcomeStatus) + 1).tolist()
+    on_time = status == OutcomeStatus.ON_TIME
+    sent = np.bincount(stream_id)
+    ratios = np.bincount(stream_id, on_time)[sent > 0] / sent[sent > 0]
+    latency_ms = latency_ns[counting][on_time | (status == OutcomeStatus.LATE)] / 1e6
+    p50, p99 = np.percentile(latency_ms, [50, 99]).tolist() if len(latency_ms) else (np.nan, np.nan)
+    ran = sizes[sizes > 0]
+    return WorldOutcome(
+        len(status),
+        {outcome.name: by_number[outcome] for outcome in OutcomeStatus},
+        float(on_time.mean()) if len(status) else 1.0,
+        float(ratios.min(initial=1.0)),
+        p50,
+        p99,
+        len(ran) / float((1.0 / ran).sum()) if len(ran) else np.nan,
+    )

@@ -1,0 +1,148 @@
+"""All that a simulated run is told beforehand, made from a scenario and a seed."""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from duly.core.events import Event, LaneDown, LaneUp, ModelGone, ModelReady, StreamClosed, StreamOpened
+from duly.core.types import VARIANT_RANK_ANY, StreamTerms
+from duly_load.scenario.arrivals import Periodic
+from duly_load.scenario.schedule import Frames, Session, schedule, steps_of
+from duly_sim.scenario import service_times, tables
+from duly_sim.scenario.simulated import Scenario
+from duly_sim.simulator.engine import Policy, Run, simulate
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What `simulate` needs, and whose frames are whose. For one run: its service draws its noise as it goes."""
+
+    scenario: Scenario
+    seed: int
+    script: list[tuple[int, Event]]
+    frames: Frames
+    model_of: dict[int, str]
+    service: service_times.TableService
+    sessions: tuple[Session, ...]
+    """In order of stream ids, which are 1, 2, ..."""
+
+    def run(self, policy: Policy) -> Run:
+        return simulate(policy, self.script, self.frames, self.model_of, self.service)
+
+
+def run(scenario: Scenario, policy: Policy, seed: int) -> Run:
+    """One run of `policy`. Equal arguments, `policy` in its first state, give equal runs, bit for bit."""
+    return build(scenario, seed).run(policy)
+
+
+def build(scenario: Scenario, seed: int) -> World:
+    """The world of a scenario. `seed` is 0 or more; everything random comes from it."""
+    batch_times = _service(scenario, seed)
+    script: list[tuple[int, Event]] = []
+    for lane in scenario.lanes:
+        script.append((0, LaneUp(lane)))
+        script += [(0, ready) for ready in _models_ready(scenario, lane, batch_times)]
+    for fault in scenario.fault:
+        script += _fault_events(scenario, fault, batch_times)
+    duration_ns = round(scenario.duration_s * 1e9)
+    planned = schedule(scenario.stream, duration_ns, steps_of(scenario.load_step), seed)
+    for session in planned.sessions:
+        terms = _terms(scenario, scenario.stream[session.sensor])
+        script.append((session.opened_ns, StreamOpened(session.stream_id, terms)))
+        if session.closed_ns < duration_ns:
+            script.append((session.closed_ns, StreamClosed(session.stream_id)))
+    script.sort(key=lambda told: told[0])
+    return World(
+        scenario,
+        seed,
+        script,
+        planned.frames,
+        {session.stream_id: session.model for session in planned.sessions},
+        batch_times,
+        planned.sessions,
+    )
+
+
+def _service(scenario: Scenario, seed: int) -> service_times.TableService:
+    noise, hangs = scenario.noise, [fault for fault in scenario.fault if fault.kind == "hang"]
+    return service_times.TableService(
+        {
+            (model.name, variant.name): _run_times_ns(model, variant)
+            for model in scenario.model
+            for variant in model.variants
+        },
+        service_times.Noise(
+            noise.cv,
+            noise.bound,
+            noise.spike_probability,
+            noise.spike_factor,
+            round(noise.step_at_s * 1e9),
+            noise.step_factor,
+            noise.wake_ms * 1e6,
+            round(noise.wake_after_ms * 1e6),
+        ),
+        seed,
+        tuple((fault.lane, round(fault.at_s * 1e9), round(fault.back_s * 1e9)) for fault in hangs),
+    )
+
+
+def _sizes(model: tables.Model) -> list[int]:
+    """Batch sizes measured at warm-up."""
+    return sorted({min(1 << power, model.batch_max) for power in range(model.batch_max.bit_length() + 1)})
+
+
+def _run_times_ns(model: tables.Model, variant: tables.Variant) -> tuple[int, ...]:
+    """Of batches of 1, 2, ...; an engine of fixed sizes pads each to the next of them."""
+    times_ns = variant.times_ns(model.batch_max)
+    if model.any_size:
+        return times_ns
+    sizes = _sizes(model)
+    return tuple(times_ns[sizes[bisect_left(sizes, size)] - 1] for size in range(1, model.batch_max + 1))
+
+
+def _models_ready(scenario: Scenario, lane: str, batch_times: service_times.TableService) -> list[ModelReady]:
+    return [
+        ModelReady(
+            model.name,
+            lane,
+            variant.name,
+            batch_times.warm_up(model.name, variant.name, _sizes(model)),
+            model.any_size,
+            rank=rank,
+        )
+        for model in scenario.model
+        if not model.lanes or lane in model.lanes
+        for rank, variant in enumerate(model.variants)
+    ]
+
+
+def _fault_events(
+    scenario: Scenario, fault: tables.Fault, batch_times: service_times.TableService
+) -> list[tuple[int, Event]]:
+    noticed_ns, back_ns = round(fault.noticed_s * 1e9), round(fault.back_s * 1e9)
+    ready = _models_ready(scenario, fault.lane, batch_times)
+    if fault.kind == "die":
+        told: list[tuple[int, Event]] = [(noticed_ns, LaneDown(fault.lane, "the device is gone"))]
+        told.append((back_ns, LaneUp(fault.lane)))
+    else:
+        models = dict.fromkeys(event.model for event in ready)
+        told = [(noticed_ns, ModelGone(model, fault.lane, "its worker hangs")) for model in models]
+    return told + [(back_ns, event) for event in ready]
+
+
+def _terms(scenario: Scenario, stream: tables.Stream) -> StreamTerms:
+    model = next(model for model in scenario.model if model.name == stream.model)
+    lowest = [rank for rank, variant in enumerate(model.variants) if variant.name == stream.variant_lowest]
+    floor_frames, floor_window = stream.floor or (0, 0)
+    return StreamTerms(
+        stream.stream_class,
+        stream.backlog_policy,
+        stream.backlog_frames,
+        round(stream.budget_ms * 1e6),
+        stream.credit,
+        model=stream.model,
+        period_ns=round(1e9 / stream.arrivals.rate_hz) if isinstance(stream.arrivals, Periodic) else 0,
+        variant_rank_max=lowest[0] if lowest else VARIANT_RANK_ANY,
+        principal=stream.principal,
+        floor_frames=floor_frames,
+        floor_window=floor_window,
+    )

@@ -1,0 +1,88 @@
+"""What the examples of the pages expect of the reader: a folder with models and pictures, and a server that runs."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from tests import graphs
+from tests.documents.pages import ROOT, blocks
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "server", ROOT / "clients" / "python", ROOT / "load_tests"))),
+}
+
+
+def detector() -> onnx.ModelProto:
+    """grid[N,425,13,13] from images[N,3,416,416]: it has the shapes of the demo's detector, and finds nothing."""
+    nodes = [
+        helper.make_node("AveragePool", ["images"], ["pooled"], kernel_shape=[32, 32], strides=[32, 32]),
+        helper.make_node("Conv", ["pooled", "weights"], ["grid"]),
+    ]
+    constants = {"weights": np.full((425, 3, 1, 1), -10, np.float32)}
+    inputs, grid = [graphs.value("images", ["N", 3, 416, 416])], [graphs.value("grid", ["N", 425, 13, 13])]
+    return graphs.model(nodes, inputs, grid, constants)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the examples run: the checkout's folders, pictures, and `models` with the models that the README serves."""
+    root = tmp_path_factory.mktemp("reader")
+    for entry in ROOT.iterdir():
+        if entry.is_dir() and not entry.name.startswith("."):
+            (root / entry.name).symlink_to(entry)
+    picture = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
+    for name in ("picture.jpg", "street.jpg"):
+        (root / name).write_bytes(picture)
+    (settings,) = [block.text for block in blocks("toml") if "[[input]]" in block.text]
+    here = "".join(line for line in settings.splitlines(keepends=True) if not line.startswith("providers"))
+    graphs.save(root / "models", "detector", detector(), here)
+    demo = ROOT / "server" / "duly" / "demo" / "models" / "yolo" / "model.toml"
+    graphs.save(root / "models", "yolo", detector())
+    (root / "models" / "yolo" / "model.toml").write_text(demo.read_text("utf-8"))
+    (root / "models" / "yolo" / "coco.names").write_text("\n".join(f"class {number}" for number in range(80)))
+    return root
+
+
+def run(folder: Path, *command: str) -> "subprocess.Popen[str]":
+    """Starts `duly`, `duly-load` or `python` with the code of this checkout, in the reader's folder."""
+    modules = {"duly": ["-m", "duly.cli"], "duly-load": ["-m", "duly_load.cli"], "python": []}
+    return subprocess.Popen(
+        [sys.executable, *modules[command[0]], *command[1:]],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    """A server as the README starts it, on ports that are free."""
+    (line,) = [line for block in blocks("sh") for line in block.text.splitlines() if line.startswith("duly serve")]
+    command = line.replace(":8500", ":0").replace(":9090", ":0").split()
+    process = run(folder, *command, "--log-format=json", "--threads=1")
+    assert process.stderr is not None
+    try:
+        log = []
+        for text in process.stderr:
+            log.append(text)
+            entry = json.loads(text) if text.startswith("{") else {}
+            if entry.get("event") == "serving":
+                yield entry["address"]
+                break
+        else:
+            pytest.fail(f"`{line}` ended with status {process.wait()}: {''.join(log)}")
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)

@@ -1,0 +1,178 @@
+"""The examples of the pages work as they stand there: Python runs, TOML is accepted, commands are understood.
+
+What differs from the reader's own run is the server's port, and the detector, which is a stand-in.
+"""
+
+import contextlib
+import re
+import shlex
+import subprocess
+import tomllib
+from itertools import islice
+from pathlib import Path
+
+import click
+import pytest
+
+import duly.cli
+import duly_load.cli
+from duly.models.repository import Repository
+from duly_client import Status
+from tests import graphs
+from tests.documents.conftest import run
+from tests.documents.pages import ROOT, Piece, blocks, inline_code
+
+BEFORE = {
+    "docs/design.md": "from duly.core.scheduler import Scheduler\n"
+    "from duly.core.events import TimerFired\n"
+    "scheduler, now_ns, event = Scheduler(), 0, TimerFired()\n",
+}
+"""What the text around an example supposes."""
+FOR = {
+    "SCENARIO": "load_tests/scenarios/rig.toml",
+    "TARGET": "duly",
+    "A": "duly",
+    "B": "floor",
+    "FILE": "picture.jpg",
+    "LOG": "picture.jpg",
+}
+"""Something that the reader might put in the place of a word in capitals."""
+RUN = ("duly models", "duly-load sim")
+"""Commands of the examples that are quick, and are run, not only understood."""
+NOT_OURS = ("pre-commit", "pip")
+COMMANDS = {"duly": duly.cli.cli, "duly-load": duly_load.cli.cli}
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
+
+
+def place(piece: object) -> str:
+    return str(piece)
+
+
+# ---- Python ----
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=place)
+def test_python_runs(block: Piece, folder: Path, address: str) -> None:
+    script = folder / "example.py"
+    script.write_text(BEFORE.get(block.page, "") + block.text.replace("127.0.0.1:8500", address))
+    process = run(folder, "python", script.name)
+    assert process.stdout is not None
+    try:
+        lines = list(islice(process.stdout, 2))  # some go on for as long as they are let
+        if len(lines) < 2:
+            errors = process.stderr.read() if process.stderr is not None else ""
+            assert process.wait() == 0, errors
+    finally:
+        process.kill()
+        process.communicate()
+    if "print(" in block.text:
+        assert lines
+    if "Client(" in block.text:
+        assert {line.split()[0] for line in lines} <= {"ON_TIME", "LATE"} | set(Status.__members__)
+
+
+# ---- TOML ----
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=place)
+def test_toml_is_a_model_toml(block: Piece, tmp_path: Path) -> None:
+    files = [variant["file"] for variant in tomllib.loads(block.text).get("variant", [{"file": "model.onnx"}])]
+    for file in files:
+        graphs.save(tmp_path, "model", graphs.doubling(), block.text, file=file)
+    versions, problems = Repository(tmp_path).scan()
+    assert not problems
+    assert len(versions[0].config.variants) == len(files)
+
+
+# ---- commands ----
+
+
+def understand(words: list[str]) -> None:
+    """Raises click.ClickException where the command has no such option, or would not take the value."""
+    command: click.Command = COMMANDS[words[0]]
+    name, rest = words[0], [FOR.get(word, word) for word in words[1:]]
+    while True:
+        context = command.make_context(name, rest.copy(), resilient_parsing=isinstance(command, click.Group))
+        command = context.command
+        if not isinstance(command, click.Group):
+            return
+        name, rest = rest[0], rest[1:]
+        found = command.get_command(context, name)
+        assert found is not None, f"{words[0]} has no command {name}"
+        command = found
+
+
+def check(line: str) -> None:
+    """A line as one would type it. Raises where it would not be understood."""
+    words = shlex.split(line, comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        del words[0]
+    if not words or words[0] in NOT_OURS:
+        check_extras(line)
+        return
+    for path in re.findall(r"\b(?:tests|load_tests|docs|protos|server|clients)/[\w./-]*", line):
+        assert (ROOT / path).exists(), f"there is no {path}"
+    words[0] = words[0].removeprefix(".venv/bin/")
+    if words[0] == "make":
+        check_make(words)
+    else:
+        assert words[0] in COMMANDS, f"who checks `{words[0]}`?"
+        understand(words)
+
+
+def check_make(words: list[str]) -> None:
+    """The target and the variables are there, and the commands that it would run are understood."""
+    for word in words[1:]:
+        variable, given, _ = word.partition("=")
+        if given:
+            assert f"$({variable})" in MAKEFILE, f"the Makefile has no variable {variable}"
+        else:
+            assert re.search(rf"^{word}:", MAKEFILE, flags=re.MULTILINE), f"the Makefile has no target {word}"
+    ready = ["--old-file=.venv/.ready-cpu", "--old-file=.venv/.ready-gpu"]
+    dry = subprocess.run(["make", "--dry-run", *ready, *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert dry.returncode == 0, dry.stderr
+    for line in dry.stdout.replace("\\\n", " ").splitlines():
+        if line.startswith((".venv/bin/duly ", ".venv/bin/duly-load ")):
+            check(line)
+
+
+def check_extras(line: str) -> None:
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    for extras in re.findall(r"\[([a-z,]+)\]", line):
+        assert set(extras.split(",")) <= known.keys(), f"pyproject.toml has no extra {extras}"
+
+
+def lines() -> list[Piece]:
+    return [
+        Piece(block.page, block.line + number, line)
+        for block in blocks("sh")
+        for number, line in enumerate(block.text.splitlines())
+    ]
+
+
+@pytest.mark.parametrize("line", lines(), ids=place)
+def test_commands_of_the_blocks_are_understood(line: Piece, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    check(line.text)
+
+
+def mentioned() -> list[Piece]:
+    return [piece for piece in inline_code() if re.match(r"(?:[A-Z_]+=\S+ )?(?:make|duly|duly-load|pip) ", piece.text)]
+
+
+@pytest.mark.parametrize("piece", mentioned(), ids=place)
+def test_commands_of_the_text_are_understood(piece: Piece, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    what_it_needs = (click.MissingParameter, click.exceptions.NoArgsIsHelpError, click.BadOptionUsage)
+    with contextlib.suppress(*what_it_needs):  # a text may leave it out
+        check(piece.text)
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in lines() if line.text.removeprefix(".venv/bin/").startswith(RUN)], ids=place
+)
+def test_quick_commands_run(line: Piece, folder: Path) -> None:
+    words = shlex.split(line.text.removeprefix(".venv/bin/"), comments=True)
+    process = run(folder, *words)
+    out, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, out + errors
