@@ -31,7 +31,7 @@ def test_every_word_of_an_open_stream_arrives() -> None:
             outputs=["y"],
             gap_policy=pb.GAP_POLICY_RESET,
             variant_lowest="quick",
-            floor=pb.Floor(frames=1, window=2),
+            floor={"frames": 1, "window": 2},
             clock=pb.ClockEstimate(offset_nano=6, uncertainty_nano=7),
         )
     )
@@ -59,7 +59,12 @@ def test_a_number_that_means_nothing_is_named(field: str) -> None:
 
 @pytest.mark.parametrize(
     ("field", "on_the_wire"),
-    [("default_budget_ns", "default_budget_nano"), ("expected_period_ns", "expected_period_nano"), ("floor", "floor")],
+    [
+        ("default_budget_ns", "default_budget_nano"),
+        ("expected_period_ns", "expected_period_nano"),
+        ("floor", "floor"),
+        ("clock_ping.clock.uncertainty_ns", "clock_ping.clock.uncertainty_nano"),
+    ],
 )
 def test_fields_are_named_as_they_are_on_the_wire(field: str, on_the_wire: str) -> None:
     call = invalid_open(InvalidTerms(field, "is odd"))

@@ -124,10 +124,10 @@ def wanted_outputs(names: Sequence[str], signature: Signature) -> tuple[str, ...
     return wanted
 
 
-def clock_relation(offset_ns: int, uncertainty_ns: int) -> ClockRelation:
-    """Raises InvalidTerms."""
+def clock_relation(offset_ns: int, uncertainty_ns: int, field: str = "clock") -> ClockRelation:
+    """`field`: where the client said so. Raises InvalidTerms."""
     if not 0 < uncertainty_ns <= UNCERTAINTY_NS_MAX:
-        raise InvalidTerms("clock.uncertainty_ns", f"should be 1 to {UNCERTAINTY_NS_MAX}, got {uncertainty_ns}")
+        raise InvalidTerms(f"{field}.uncertainty_ns", f"should be 1 to {UNCERTAINTY_NS_MAX}, got {uncertainty_ns}")
     return ClockRelation(offset_ns, uncertainty_ns)
 
 

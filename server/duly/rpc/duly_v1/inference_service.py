@@ -134,7 +134,7 @@ class InferenceService:
                                 return
                 case "clock_ping":
                     ping = request.clock_ping
-                    clock = clock_of(ping.clock) if ping.HasField("clock") else None
+                    clock = clock_of(ping.clock, "clock_ping.clock") if ping.HasField("clock") else None
                     stream.ping(ping.ping_id, ping.client_send_unix_nano, clock)
                 case "cancel":
                     await stream.cancel(request.cancel.frame_ids)
