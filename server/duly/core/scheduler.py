@@ -382,7 +382,8 @@ class Scheduler:
         batch = self._lanes.ended(now_ns, event.batch_id)
         if batch is None or not batch.frames:  # nothing, where the lane was warmed
             return
-        self._frames.ended(batch)
+        if batch.variant.stateful:
+            self._frames.ended(batch)
         # Frames that did not run say nothing about how long a batch of that size takes.
         if not event.invalid and not event.failed:
             finished_ns = now_ns if event.finished_ns is None else event.finished_ns
@@ -392,7 +393,8 @@ class Scheduler:
     def _batch_failed(self, now_ns: int, batch_id: int, reason: str) -> None:
         batch = self._lanes.ended(now_ns, batch_id)
         if batch is not None:
-            self._frames.ended(batch)
+            if batch.variant.stateful:
+                self._frames.ended(batch)
             self._frames.failed(now_ns, batch, reason)
 
     def _learn(self, now_ns: int, batch: Batch, actual_ns: int) -> None:

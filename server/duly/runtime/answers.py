@@ -55,10 +55,11 @@ class Answers:
         if asked is None:
             raise BrokenAnswer("an answer though nothing runs")
         try:
-            if channel.kind_of(message) == channel.FAILED:
+            kind = channel.kind_of(message)
+            if kind == channel.FAILED:
                 return _reason(message, asked)
-            if channel.kind_of(message) != channel.DONE:
-                raise BrokenAnswer(f"a message of kind {channel.kind_of(message)}")
+            if kind != channel.DONE:
+                raise BrokenAnswer(f"a message of kind {kind}")
             done = channel.decode_done(message, len(self._bases))
         except (ValueError, RecursionError) as error:
             raise BrokenAnswer(f"a message that can't be read: {error}") from error
