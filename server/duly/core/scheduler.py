@@ -296,7 +296,7 @@ class Scheduler:
         would do; where there is anything to weigh, False.
         """
         context, lanes_up = self._context, len(self._lanes.up)
-        if variant.stateful or context.best_effort or may_hold(lanes_up, 1, lanes_up):
+        if variant.stateful or context.best_effort or (lanes_up > 1 and may_hold(lanes_up, 1, lanes_up)):
             return False
         for lane, state in self._lanes.up.items():
             if state.batch_id is None and lane in variant.profiles:
