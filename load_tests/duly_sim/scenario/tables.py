@@ -122,6 +122,8 @@ class Stream(Sensor):
     principal: Annotated[str, Field(max_length=200)] = ""
     credit: Annotated[int, Field(ge=1, le=65_536)] = 256
     """Frames that may be unanswered; more are shed."""
+    advice: Literal["follow", "ignore"] | None = None
+    """What it does when it is told to slow down; not set: nothing is told."""
 
 
 class Fault(Table):
