@@ -6,6 +6,7 @@ an assertion with the time and the frame or batch in its message.
 Out of scope: which of several lawful batches is best. The stories show what the rules prefer.
 """
 
+import re
 from collections import Counter
 
 from duly.core.dispatch.batch_caps import BLOCKING_NS, SINGLES
@@ -22,10 +23,14 @@ from duly.core.events import (
     StreamClosed,
     WarmLane,
 )
+from duly.core.fates import FATES, Fate, State
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 from tests.core.accounts import Accounts, Running, Stream
 
+WORDS = [(fate, re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(fate.wording)))) for fate in FATES]
+"""The table of fates, each with its wording as a pattern, in which anything may be filled in."""
+HOSTS_WORDS = "{reason}"
 MISSED = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED)
 
 
@@ -79,6 +84,7 @@ class Witness:
         assert accounts.unanswered.pop(frame.seq, None) is frame, f"{told}: never came, or is answered already"
         assert action.reason or status is OutcomeStatus.ON_TIME, f"{told}: no reason"
         stream = accounts.streams.get(frame.stream_id)
+        self._assert_fate(now_ns, action, told)
         if frame.seq in accounts.batch_of:
             running = accounts.batches[accounts.batch_of.pop(frame.seq)]
             size = len(running.frames)
@@ -94,6 +100,25 @@ class Witness:
             stream.outcomes[frame.frame_id] = status
             if status in MISSED and stream.terms.stream_class is StreamClass.CRITICAL:
                 accounts.critical_missed_ns = now_ns
+
+    def _assert_fate(self, now_ns: int, action: ResolveFrame, told: str) -> None:
+        """The status and the reason are those of a row of the state that the frame is in."""
+        seq = action.frame.seq
+        if seq in self.accounts.batch_of:
+            states = {State.RUNNING}
+        elif self.accounts.arrived_ns[seq] == now_ns:
+            states = {State.ARRIVING, State.WAITING}
+        else:
+            states = {State.WAITING}
+        fates = [
+            fate
+            for fate, words in WORDS
+            if fate.state in states and fate.status is action.status and words.fullmatch(action.reason)
+        ]
+        assert fates, f"{told}: no such fate of a frame that is {' or '.join(sorted(s.value for s in states))}"
+        # Rows in the host's words fit any reason: one with words of its own goes before.
+        least = min(fate.wording == HOSTS_WORDS for fate in fates)
+        self.seen.update(row(fate) for fate in fates if (fate.wording == HOSTS_WORDS) == least)
 
     def _may_end_unrun(self, now_ns: int, event: Event, action: ResolveFrame, stream: Stream | None) -> bool:
         frame = action.frame
@@ -324,6 +349,11 @@ class Witness:
             if wake_ns is None or wake_ns > ripe_ns:
                 return f"{variant} is ripe at {ripe_ns}, the wake at {wake_ns}"
         return ""
+
+
+def row(fate: Fate) -> str:
+    """The name under which the witness counts a row of the table of fates."""
+    return f"{fate.state.value}: {fate.cause}"
 
 
 def _status_after_run(now_ns: int, frame: Frame, stream: Stream | None, end: Event) -> OutcomeStatus:

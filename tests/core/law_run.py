@@ -143,6 +143,12 @@ class Host:
             self._step(FramesTurnedOut(stream_id, self.streams[stream_id], frames, status, r.random() < 0.7))
 
     def cancel(self) -> None:
+        """A frame that waits, or some of the last ones of a stream, wherever they are."""
+        waiting = self.witness.accounts.waiting()
+        if waiting and self.random.random() < 0.5:
+            frame = self.random.choice(waiting)
+            self._step(FramesCancelled(frame.stream_id, (frame.frame_id,)))
+            return
         stream_id = self._stream()
         back = self.random.sample(range(6), k=self.random.randint(0, 3))
         self._step(FramesCancelled(stream_id, tuple(self.frames[stream_id] - each for each in back)))
@@ -213,9 +219,11 @@ class Host:
         self.random.choice([self._load_everywhere, self._load_somewhere])(self.random.choice(MODELS))
 
     def model_gone(self) -> None:
+        """Any model, or one that frames wait for."""
         lane = self.random.choice([None, *LANES])
         reason = "its worker is gone" if lane else "the model was unloaded"
-        self._step(ModelGone(self.random.choice(MODELS), lane, reason))
+        waited_for = [frame.model for frame in self.witness.accounts.waiting() if self.random.random() < 0.5]
+        self._step(ModelGone(self.random.choice(waited_for or MODELS), lane, reason))
 
     # ---- time ----
 
