@@ -1,10 +1,10 @@
 """What a free lane does next: run which batch, or hold. Here the policies come together.
 
-    every variant with frames waiting --> its batch on this lane ................ batching
-    classes in order of precedence, who is owed a share first ................... shares
-    all of the class fit, one after another? .................................... overload.fits_serially
-      yes: the earliest latest start, unless it may grow while others run ....... hold
-      no:  the best rate, frames of higher merit first .......................... batching.best_window, overload
+    every variant with frames waiting: its batch on this lane ................... batch_window
+    classes in order of precedence; the class that is owed a share goes first ... best_effort_share
+    do all batches of the class fit, one after another? ......................... overload.fits_serially
+      yes: the earliest latest start, unless it may grow while others run ....... deferral
+      no:  the best rate, frames of higher merit first .......................... batch_window.best_window, overload
 
 CRITICAL streams were admitted by a schedulability proof (`critical_proof`) that assumes EDF order and at most one
 blocking batch. So among CRITICAL batches the earliest deadline goes first; a batch takes no frame before its turn,
