@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from math import prod
 
 from duly.models.spec import ELEMENT_BYTES, Signature
-from duly.runtime.lane import BatchResult
 from duly.runtime.outcome import Output
+from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
-from duly.worker.layout import layout
+from duly.worker.slot_layout import layout
 
 REASON_CHARS_MAX = 4000
 """Of a failed batch; what the worker itself keeps to when a model can't be loaded."""

@@ -12,8 +12,8 @@ from duly.core.fates import RESULTS
 from duly.core.types import OutcomeStatus
 from duly.metrics import Metrics
 from duly.runtime.held_frames import HeldFrame, HeldFrames
-from duly.runtime.lane import BatchResult
 from duly.runtime.outcome import BatchRun, Outcome, Sink
+from duly.runtime.worker_port import BatchResult
 
 _log = structlog.get_logger("duly.driver")
 

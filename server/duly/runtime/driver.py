@@ -40,9 +40,9 @@ from duly.metrics import Metrics
 from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
 from duly.runtime.held_frames import HeldFrame, HeldFrames
-from duly.runtime.lane import BatchResult, LaneWorker
 from duly.runtime.outcome import BatchRun, Outcome, Sink
 from duly.runtime.recorder import Recorder, SafeRecorder
+from duly.runtime.worker_port import BatchResult, LaneWorker
 
 _log = structlog.get_logger("duly.driver")
 

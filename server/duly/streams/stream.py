@@ -15,9 +15,9 @@ import structlog
 from duly.core.events import Advice, FrameRefused, FramesCancelled
 from duly.core.fates import DOES_NOT_FIT, MEMORY_FULL, OVER_BYTES, PRINCIPAL_OVER_BYTES, Fate
 from duly.core.types import Frame, Verdict
+from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
-from duly.runtime.models import Models, Served
 from duly.runtime.outcome import Outcome
 from duly.streams.clock import ClockRelation
 from duly.streams.errors import REASON_CHARS_MAX, CallError
@@ -41,7 +41,7 @@ class StreamHost:
     """What all streams of a server share."""
 
     driver: Driver
-    models: Models
+    catalogue: Catalogue
     verdicts: Verdicts
     limits: Limits
 
@@ -50,7 +50,7 @@ class Stream:
     """Is the runtime's Sink for its frames."""
 
     def __init__(
-        self, asked: StreamRequest, served: Served, host: StreamHost, principal: str, use: PrincipalUse
+        self, asked: StreamRequest, served: LoadedVersion, host: StreamHost, principal: str, use: PrincipalUse
     ) -> None:
         """`use`: what the principal uses with all its streams. Raises InvalidTerms."""
         self.asked = asked
@@ -82,7 +82,7 @@ class Stream:
         """What is in the outbox has waited for the client to read what was written before."""
         self._serve_with(served)
 
-    def _serve_with(self, served: Served) -> None:
+    def _serve_with(self, served: LoadedVersion) -> None:
         self.served = served
         self.model = served.key
         """Version that serves the stream now, NAME/VERSION."""
@@ -120,8 +120,8 @@ class Stream:
             text = f"frame id {frame_id} came after {self._newest_id}; ids must increase"
             raise CallError("FRAME_ID_NOT_INCREASING", text, "frame_id")
         self._newest_id = frame_id
-        models = self._host.models
-        now = models.loaded(self.model) if self.asked.version else models.active(self.served.version.name)
+        served, catalogue = self.served, self._host.catalogue
+        now = catalogue.current(served) if self.asked.version else catalogue.active(served.version.name)
         if now is not self.served or self.served.signature is not self.signature:
             self._follow(now)
         now_ns = self._driver.clock()
@@ -193,7 +193,7 @@ class Stream:
         """No more frames are taken."""
         return self._closed
 
-    def _follow(self, now: Served | None) -> None:
+    def _follow(self, now: LoadedVersion | None) -> None:
         """Another version is active, or the same one was loaded again. Raises InvalidTerms where it lacks an output."""
         if now is None or now.signature is None:
             return  # it is gone, or being loaded again

@@ -12,7 +12,7 @@ from duly.rpc.duly_v1.codec import StreamCodec, parse
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.errors import abort, guarded, internal
 from duly.rpc.principal import principal_of
-from duly.runtime.models import ModelError
+from duly.runtime.catalogue import ModelError
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 from duly.streams.open_streams import OpenStreams
 from duly.streams.outbox import Advised, ClockAsked, Notice, Opened
@@ -134,7 +134,7 @@ class InferenceService:
                                 return
                 case "clock_ping":
                     ping = request.clock_ping
-                    clock = clock_of(ping.clock) if ping.HasField("clock") else None
+                    clock = clock_of(ping.clock, "clock_ping.clock") if ping.HasField("clock") else None
                     stream.ping(ping.ping_id, ping.client_send_unix_nano, clock)
                 case "cancel":
                     await stream.cancel(request.cancel.frame_ids)
