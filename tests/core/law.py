@@ -1,7 +1,7 @@
 """The law of the core, checked from outside: `Witness` steps the real scheduler and holds it to its promises.
 
-It knows only what went in and what came out, plus the plans that the scheduler publishes (`accounts`). Every promise is
-an assertion with the time and the frame or batch in its message.
+It knows only what went in and what came out, and the plans that the scheduler publishes (`accounts`). Every promise is
+an assertion whose message has the time and the frame or batch.
 
 Out of scope: which of several lawful batches is best. The stories show what the rules prefer.
 """
@@ -35,17 +35,17 @@ MISSED = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED)
 
 
 class Witness:
-    """The scheduler's host as far as facts go. `step` and `next_wake_ns` are the scheduler's, checked."""
+    """A scheduler whose answers are checked. `step` and `next_wake_ns` are those of the scheduler."""
 
     def __init__(self) -> None:
         self.scheduler = Scheduler()
         self.log: list[tuple[int, Event]] = []
-        """What went in."""
+        """The events that went in, each with its time."""
         self.answers: list[list[Action]] = []
-        """What came out of each step."""
+        """The actions that came out of each step."""
         self.accounts = Accounts(self.scheduler)
         self.seen: Counter[str] = Counter()
-        """How often each of the rarer rules applied."""
+        """How often each of the rarer rules applied, and each row of the table of fates."""
 
     def step(self, now_ns: int, event: Event) -> list[Action]:
         self.log.append((now_ns, event))
@@ -71,7 +71,7 @@ class Witness:
         return self.scheduler.next_wake_ns()
 
     def assert_replays(self) -> None:
-        """The recorded log gives the same actions on a fresh scheduler."""
+        """Asserts that the recorded log gives the same actions on a new scheduler."""
         fresh = Scheduler()
         for (now_ns, event), actions in zip(self.log, self.answers, strict=True):
             assert fresh.step(now_ns, event) == actions, f"{now_ns}: {event} does not replay"
@@ -147,11 +147,11 @@ class Witness:
                 return False
 
     def _may_be_shed(self, now_ns: int, event: Event, action: ResolveFrame, stream: Stream) -> bool:
-        """Every reason has its own ground."""
+        """Whether the ground that the reason names is there."""
         accounts, frame, reason = self.accounts, action.frame, action.reason
         arrives = isinstance(event, FramesArrived) and frame in event.frames
         if reason.startswith("overload: "):
-            # Since it came, a lane that serves its variant began with frames of these classes.
+            # The classes of the frames with which lanes that serve its variant have begun since it arrived.
             given = [
                 cls
                 for cls, at_ns in accounts.given_ns.get(accounts.variant(frame), {}).items()
@@ -228,8 +228,8 @@ class Witness:
         stream.home, stream.state_lost = home, False
 
     def _assert_precedence(self, now_ns: int, batch: DispatchBatch, gives_way: bool, told: str) -> None:
-        """No more critical frame that could have run here is left behind, of any model, but STANDARD for what is owed
-        to BEST_EFFORT; and no CRITICAL batch takes a frame before its turn.
+        """Asserts that no more critical frame of any model that could have run here is left behind, except STANDARD
+        frames for what is owed to BEST_EFFORT, and that no CRITICAL batch takes a frame before its turn.
         """
         accounts, frames, left = self.accounts, batch.frames, self.accounts.runnable(now_ns, batch.lane)
         most, least = accounts.stream_class(frames[0]), max(accounts.stream_class(frame) for frame in frames)
@@ -306,7 +306,7 @@ class Witness:
             assert terms.gap is None or stream.running <= 1, f"{told}: {stream.running} frames run on one state"
 
     def _assert_idle(self, now_ns: int, lane: str, wake_ns: int | None) -> None:
-        """A free lane either could serve nothing that waits, or holds for more until the batch is ripe."""
+        """Asserts that a free lane either could serve nothing that waits, or holds for more until the batch is ripe."""
         accounts, told = self.accounts, f"{now_ns}: {lane} idles"
         runnable = accounts.runnable(now_ns, lane)
         if not runnable:
@@ -322,7 +322,7 @@ class Witness:
         assert StreamClass.CRITICAL not in classes, f"{told} while CRITICAL frames wait"
         assert accounts.drain_ns is None, f"{told} while the server drains"
         owed = StreamClass.BEST_EFFORT in classes and accounts.gives_way(lane)
-        # What is owed is known at most, so where it may be, either class may be the one that holds.
+        # Only a bound of what is owed is known. Where something may be owed, either class may be the one that holds.
         flaws = [
             self._flaw_of_hold(now_ns, lane, [f for f in runnable if accounts.stream_class(f) is first], wake_ns)
             for first in ({StreamClass.BEST_EFFORT, min(classes)} if owed else {min(classes)})
@@ -330,7 +330,7 @@ class Witness:
         assert not all(flaws), f"{told}: {flaws}"
 
     def _flaw_of_hold(self, now_ns: int, lane: str, runnable: list[Frame], wake_ns: int | None) -> str:
-        """Why these frames, of one class, should run on the lane now; empty: it may hold for more."""
+        """Why these frames of one class should run on the lane now; empty: the lane may hold for more."""
         by_variant: dict[tuple[str, int], list[int]] = {}
         for frame in runnable:
             by_variant.setdefault(self.accounts.variant(frame), []).append(frame.deadline_ns)

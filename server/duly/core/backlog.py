@@ -21,7 +21,7 @@ def keeps_all(terms: StreamTerms) -> bool:
 
 
 def superseded(stream: StreamState) -> QueuedFrame | None:
-    """The frame that gives way to the newest one of the stream, which waits already; None where all of them may wait."""
+    """The frame that gives way to the newest one of the stream, which already waits; None where all may wait."""
     if keeps_all(stream.terms) or stream.supersedable <= stream.terms.backlog_frames:
         return None
     return next(queued for queued in stream.waiting.values() if not queued.frame.must_run)

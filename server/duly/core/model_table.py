@@ -28,7 +28,7 @@ class ModelTable:
         self._variants_ever = 0
 
     def ready(self, event: ModelReady, speed: LaneSpeed) -> VariantState:
-        """Adds what the event says, on a lane of that speed, and returns the variant that the lane serves from now on."""
+        """Adds the variant of the event on a lane of that speed, which serves it from now on, and returns it."""
         model = self.by_name.setdefault(event.model, ModelState())
         variant = model.variants.get(event.rank)
         if variant is None:
@@ -83,7 +83,7 @@ class ModelTable:
         return []
 
     def plans(self, lanes: Iterable[str]) -> dict[str, ModelPlan]:
-        """The plans of each model: for each variant that of the slowest of its lanes. `lanes` are all lanes, in order."""
+        """The plans of each model: for each variant that of its slowest lane. `lanes` are all lanes, in order."""
         plans = {}
         for name, model in self.by_name.items():
             served = [variant for variant in model.variants.values() if variant.profiles]

@@ -66,7 +66,7 @@ class WaitingFrames:
         self.count -= 1
 
     def take(self, frames: list[QueuedFrame]) -> None:
-        """Removes all of `frames`, in one go where they are the first of their class. Raises KeyError as `remove` does."""
+        """Removes all `frames`, in one go where they are the first of their class. Raises KeyError like `remove`."""
         entries = self.by_class[frames[0].stream_class]
         count = len(frames)
         if count <= len(entries) and entries[0][2] is frames[0] and entries[count - 1][2] is frames[-1]:

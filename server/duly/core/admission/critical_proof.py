@@ -121,7 +121,7 @@ def _lane_fault(tasks: list[_Task], blocking_ns: int) -> str:
 
 
 def _window_fault(task: _Task, tasks: list[_Task], lanes: int, blocking_ns: int) -> str:
-    """Why other work may keep all lanes of the task busy until the latest start of one of its frames; empty: it can't."""
+    """Why other work may keep all lanes of the task busy until the latest start of a frame; empty: it can't."""
     count = min(lanes, len(task.lanes))
     work_ns = count * blocking_ns - task.frame_ns
     own = set(task.lanes)

@@ -151,7 +151,7 @@ def _deadline(candidate: _Candidate) -> int:
 
 
 def _planned_best_effort_ns(lane: str, variants: list[VariantState]) -> int:
-    """The shortest plan of a batch of one among the variants with BEST_EFFORT frames waiting; 1 where there are none."""
+    """The shortest plan of a batch of one among variants with BEST_EFFORT frames waiting; 1 where there are none."""
     best_effort = StreamClass.BEST_EFFORT
     return min(
         (v.profiles[lane].plan_ns[1] for v in variants if v.waiting.by_class[best_effort] and lane in v.profiles),

@@ -156,7 +156,7 @@ class RunTimes:
         return ended
 
     def _ratio_beside(self, window: Window) -> float:
-        """The median ratio of window to reference of the other sizes that run and are settled; 1 where there are none."""
+        """The median ratio of window to reference over the other settled sizes that run; 1 where there are none."""
         ratios = sorted(
             [
                 other.median_ns / other.reference_ns
