@@ -83,12 +83,12 @@ def frame(**tensor: object) -> pb.Frame:
 
 def test_a_frame_comes_through_and_a_number_without_a_name_is_said() -> None:
     codec = StreamCodec(signature(), ())
-    assert codec.payload(signature(), frame(data=b"1")) == (((0, (1,), b"1"),), 1)
+    assert codec.reader(signature()).payload(frame(data=b"1")) == (((0, (1,), b"1"),), 1)
     with pytest.raises(InvalidFrame, match="datatype 99, the model takes UINT8"):
-        codec.payload(signature(), frame(datatype=99, data=b"1"))
+        codec.reader(signature()).payload(frame(datatype=99, data=b"1"))
     encoded = pb.Frame(frame_id=1, encoded=[tensor_pb2.Encoded(name="x", format=99, data=b"1")])  # type: ignore[arg-type]
     with pytest.raises(InvalidFrame, match="format 99 is not taken, the model takes only tensors"):
-        codec.payload(signature(), encoded)
+        codec.reader(signature()).payload(encoded)
 
 
 def held(number: int, kind: object) -> HeldFrame:

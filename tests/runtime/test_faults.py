@@ -81,7 +81,7 @@ def places(bench: Bench) -> list[tuple[Any, str]]:
     return [
         (bench.driver, "step"),
         (bench.driver, "next_wake_ns"),
-        (bench.driver.held, "get"),
+        (bench.driver.held, "payloads"),
         (bench.metrics, "batch"),
         (bench.metrics, "outcome"),
         (bench.metrics, "worker_restarted"),

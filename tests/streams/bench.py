@@ -89,7 +89,7 @@ async def written(stream: Stream) -> list[Outcome]:
     """The outcomes that are there now, as handed to the transport."""
     left: list[Outcome] = []
     while stream.outbox.outcomes or stream.outbox.notices:
-        item = await stream.next()
+        item = stream.next()
         if isinstance(item, tuple):
             left += item[1]
     return left
@@ -99,7 +99,7 @@ async def notices(stream: Stream) -> list[Notice]:
     """The notices that are there now."""
     left: list[Notice] = []
     while stream.outbox.notices:
-        item = await stream.next()
+        item = stream.next()
         assert item is not None
         assert not isinstance(item, tuple)
         left.append(item)

@@ -172,12 +172,11 @@ async def test_a_result_that_waited_for_its_client_to_read_is_no_miss_of_the_lan
     bench.send(stream, 1)
     bench.end_batch()
     assert statuses(await written(stream)) == {1: ON_TIME}
-    stream.write_began()
     bench.send(stream, 2)
     bench.end_batch()
     bench.clock.now_ns += 60 * MS
     assert stream.stuck_ns(bench.clock.now_ns) == 60 * MS > SLOW_WRITE_NS
-    stream.write_ended()
+    stream.written()
     (outcome,) = await written(stream)
     assert (outcome.status, outcome.reason) == (LATE, fates.READ_LATE.wording)
     assert told == [FramesTurnedOut(stream.stream_id, "m/1", 1, LATE, missed=False)]
@@ -205,7 +204,7 @@ async def test_a_client_that_is_gone_leaves_cancelled_frames_and_no_miss(
     bench.end_batch()
     stream.close()
     stream.abandon()
-    assert await stream.next() is None
+    assert stream.next() is None
     bench.end_batch()  # of frame 2, which nobody hears of
     assert told == [FramesTurnedOut(stream.stream_id, "m/1", 1, OutcomeStatus.CANCELLED, missed=False)]
     assert bench.counts() == {"CANCELLED": 2}
@@ -222,9 +221,8 @@ async def test_while_too_much_waits_to_be_written_nothing_is_read(bench: Bench) 
         assert stream.outbox.has_room.is_set()
         assert stream.take(frame_id, 0, -1, False, 0) is None
     assert not stream.outbox.has_room.is_set()
-    await stream.next()
-    stream.write_began()
-    stream.write_ended()
+    stream.next()
+    stream.written()
     assert stream.outbox.has_room.is_set()
 
 
@@ -240,19 +238,21 @@ async def test_a_stream_that_finishes_waits_for_its_last_outcome(bench: Bench) -
     stream = bench.open()
     bench.send(stream, 1)
     stream.finish()
-    waits = asyncio.ensure_future(stream.next())
-    await asyncio.sleep(0)
-    assert not waits.done()
+    assert stream.next() is None
+    assert not stream.over
+    waits = asyncio.ensure_future(stream.outbox.changed.wait())
     bench.end_batch()
-    assert isinstance(await waits, tuple)
-    assert await stream.next() is None
+    await waits
+    assert isinstance(stream.next(), tuple)
+    assert stream.next() is None
+    assert stream.over
 
 
 async def test_a_lost_outcome_ends_the_stream(bench: Bench) -> None:
     stream = bench.open()
     stream.fail()
     with pytest.raises(CallError, match="its log says more"):
-        await stream.next()
+        stream.next()
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -288,7 +288,7 @@ async def test_every_frame_leaves_once_and_is_counted_once(seed: int) -> None:
                 stream = streams.pop(random.randrange(len(streams)))
                 stream.close()
                 stream.abandon()
-                assert await stream.next() is None
+                assert stream.next() is None
     while bench.lane.running:
         bench.end_batch()
     for stream in streams:

@@ -268,12 +268,11 @@ class FrameLedger:
         self._principals.served(now_ns, principal, charged_ns)
 
     def ended(self, batch: Batch) -> None:
-        """The frames of the batch run no more; their outcomes follow."""
-        if batch.variant.stateful:
-            for queued in batch.frames:
-                stream = self.streams.get(queued.frame.stream_id)
-                if stream is not None:
-                    stream.running -= 1
+        """The frames of the batch, which is of a stateful model, run no more; their outcomes follow."""
+        for queued in batch.frames:
+            stream = self.streams.get(queued.frame.stream_id)
+            if stream is not None:
+                stream.running -= 1
 
     def finished(self, now_ns: int, batch: Batch, event: BatchFinished) -> None:
         batch_id, size = batch.batch_id, len(batch.frames)

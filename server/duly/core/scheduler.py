@@ -296,7 +296,7 @@ class Scheduler:
         would do; where there is anything to weigh, False.
         """
         context, lanes_up = self._context, len(self._lanes.up)
-        if variant.stateful or context.best_effort or may_hold(lanes_up, 1, lanes_up):
+        if variant.stateful or context.best_effort or (lanes_up > 1 and may_hold(lanes_up, 1, lanes_up)):
             return False
         for lane, state in self._lanes.up.items():
             if state.batch_id is None and lane in variant.profiles:
@@ -382,7 +382,8 @@ class Scheduler:
         batch = self._lanes.ended(now_ns, event.batch_id)
         if batch is None or not batch.frames:  # nothing, where the lane was warmed
             return
-        self._frames.ended(batch)
+        if batch.variant.stateful:
+            self._frames.ended(batch)
         # Frames that did not run say nothing about how long a batch of that size takes.
         if not event.invalid and not event.failed:
             finished_ns = now_ns if event.finished_ns is None else event.finished_ns
@@ -392,7 +393,8 @@ class Scheduler:
     def _batch_failed(self, now_ns: int, batch_id: int, reason: str) -> None:
         batch = self._lanes.ended(now_ns, batch_id)
         if batch is not None:
-            self._frames.ended(batch)
+            if batch.variant.stateful:
+                self._frames.ended(batch)
             self._frames.failed(now_ns, batch, reason)
 
     def _learn(self, now_ns: int, batch: Batch, actual_ns: int) -> None:

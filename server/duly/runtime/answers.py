@@ -55,10 +55,11 @@ class Answers:
         if asked is None:
             raise BrokenAnswer("an answer though nothing runs")
         try:
-            if channel.kind_of(message) == channel.FAILED:
+            kind = channel.kind_of(message)
+            if kind == channel.FAILED:
                 return _reason(message, asked)
-            if channel.kind_of(message) != channel.DONE:
-                raise BrokenAnswer(f"a message of kind {channel.kind_of(message)}")
+            if kind != channel.DONE:
+                raise BrokenAnswer(f"a message of kind {kind}")
             done = channel.decode_done(message, len(self._bases))
         except (ValueError, RecursionError) as error:
             raise BrokenAnswer(f"a message that can't be read: {error}") from error
@@ -99,10 +100,10 @@ class Answers:
         area = self._region.outputs[done.slot]
 
         def outputs(index: int) -> list[Output]:
-            return [
-                (nth, shape, bytes(area[offset : offset + length]))
-                for nth, (offset, length, _, shape) in enumerate(done.frames[index][1])
-            ]
+            copied: list[Output] = []
+            for offset, length, _, shape in done.frames[index][1]:
+                copied.append((len(copied), shape, bytes(area[offset : offset + length])))
+            return copied
 
         return outputs
 

@@ -71,6 +71,8 @@ class Catalogue:
         self._active: dict[str, LoadedVersion] = {}
         """The version that serves streams without a stated version, by the name of the model."""
         self._changed = asyncio.Event()
+        self.changes_count = 0
+        """How often anything has changed: who remembers it need not look up again for every frame."""
 
     # ---- looking up ----
 
@@ -140,6 +142,7 @@ class Catalogue:
         `notify` is left to the caller, who may remove several.
         """
         del self._versions[loaded.version.name, loaded.version.version]
+        self.changes_count += 1
         if self._active.get(loaded.version.name) is loaded:
             del self._active[loaded.version.name]
 
@@ -150,5 +153,6 @@ class Catalogue:
 
     def notify(self) -> None:
         """Wakes everyone who follows `changes`."""
+        self.changes_count += 1
         self._changed.set()
         self._changed = asyncio.Event()

@@ -135,14 +135,13 @@ def decode_done(message: bytes, outputs: int) -> Done:
             elif status not in (INVALID, FRAME_FAILED):
                 raise ValueError(f"a frame has status {status}")
             frames.append((status, tensors))
-        return Done(batch_id, slot, started_ns, finished_ns, frames, _reasons(message[at:]))
+        reasons = _reasons(message[at:]) if at < len(message) else {}
+        return Done(batch_id, slot, started_ns, finished_ns, frames, reasons)
     except struct.error as error:
         raise ValueError(str(error)) from None
 
 
 def _reasons(text: bytes) -> dict[int, str]:
-    if not text:
-        return {}
     reasons = json.loads(text)
     if not isinstance(reasons, dict) or not reasons:
         raise ValueError("the reasons are not an object with entries")
