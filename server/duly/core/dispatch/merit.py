@@ -7,8 +7,8 @@ soon it exceeds the difference in cost between any two models. In simulation wit
 load this brings the worst periodic stream from none to a fifth on time, for 1 % of the goodput. Counting each miss
 twice brings it to 0.45, and costs 9 %, or 13 % with 8 models on 8 lanes.
 
-The frames that a client keeps back because it was told to (`advice`) count as missed. Otherwise streams that follow would
-be served less than streams that do not.
+The frames that a client keeps back because it was told to (`advice`) count as missed. Otherwise streams that follow
+would be served less than streams that do not.
 
 A stream may ask for more, an (m,k)-firm floor: m of any k consecutive frames on time. When one more miss would break
 the floor, the stream's next frame goes before all others (distance based priority: Hamdaoui and Ramanathan, 1995).
