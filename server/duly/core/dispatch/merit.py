@@ -7,8 +7,8 @@ soon it exceeds the difference in cost between any two models. In simulation wit
 load this brings the worst periodic stream from none to a fifth on time, for 1 % of the goodput. Counting each miss
 twice brings it to 0.45, and costs 9 %, or 13 % with 8 models on 8 lanes.
 
-The frames that a client keeps back because it was told to (`advice`) count as missed. Otherwise streams that follow would
-be served less than streams that do not.
+The frames that a client keeps back because it was told to (`advice`) count as missed. Otherwise streams that follow
+would be served less than streams that do not.
 
 A stream may ask for more, an (m,k)-firm floor: m of any k consecutive frames on time. When one more miss would break
 the floor, the stream's next frame goes before all others (distance based priority: Hamdaoui and Ramanathan, 1995).
@@ -43,11 +43,11 @@ PRINCIPALS_MAX = 4096
 class Merit:
     """The value of the next frame of one stream; 1 where nothing was missed."""
 
-    __slots__ = ("_floor_frames", "_recent", "_streak", "_streak_before", "_unsent", "spotless", "value")
+    __slots__ = ("_floor_frames", "_recent", "_streak", "_streak_before", "_unsent", "untouched_by_hit", "value")
 
     def __init__(self, terms: StreamTerms) -> None:
         self.value = 1.0
-        self.spotless = not terms.floor_window
+        self.untouched_by_hit = not terms.floor_window
         """Whether one more frame on time would change nothing."""
         self._streak = 0
         self._streak_before = 0
@@ -95,7 +95,7 @@ class Merit:
         self.value = _VALUES[self._streak]
         if self._unsent:
             self.value = STREAK_FACTOR ** min(self._streak * (1 + self._unsent) + self._unsent, STREAK_MAX)
-        self.spotless = not self._streak and self._recent is None
+        self.untouched_by_hit = not self._streak and self._recent is None
         if self._recent is not None and sum(self._recent) < self._floor_frames:
             self.value += FLOOR_VALUE
 
