@@ -18,7 +18,7 @@ from duly.core.events import Event
 from duly.core.types import OutcomeStatus
 from duly_load.cli.options import UsageError, make_folder
 from duly_load.scenario.parsing import ScenarioError
-from duly_sim.scenario.simulated import Scenario, load_scenario
+from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_sim.simulator.engine import Policy, Run, simulate
 from duly_sim.simulator.results import Results, measure
 from duly_sim.simulator.world import World, build
@@ -44,6 +44,7 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     """Run SCENARIO, a TOML file, in the simulator."""
     try:
         loaded = load_scenario(scenario)
+        loaded.to_simulate()  # it may be for live servers alone
     except ScenarioError as error:
         raise UsageError(str(error)) from error
     policies = _policies(names or ("duly",))

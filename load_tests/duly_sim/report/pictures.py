@@ -145,7 +145,7 @@ def _lanes(entries: list[Entry], counted: list[tuple[str, _Counted]]) -> Picture
         at_ns, run.start_ns, lambda *window: all(_readable(run, *window) for _, _, run, _ in entries)
     )
     end_ns = start_ns + width_ns
-    hidden = max(len(world.scenario.lanes) for _, world, _, _ in entries) - LANES_MAX
+    hidden = max(len(world.scenario.to_simulate().lanes) for _, world, _, _ in entries) - LANES_MAX
     return Picture(
         "Lanes",
         f"Batches as bars that bear their size: {span(end_ns - start_ns)} from {start_ns / 1e9:.3f} s on, {why}. "
@@ -167,7 +167,7 @@ def _readable(run: Run, start_ns: int, width_ns: int) -> bool:
 
 
 def _lane_panel(policy: str, world: World, run: Run, start_ns: int, end_ns: int) -> LanePanel:
-    lanes = list(world.scenario.lanes[:LANES_MAX])
+    lanes = list(world.scenario.to_simulate().lanes[:LANES_MAX])
     batches = run.batches
     ended_ns = lane_left_ns(run)
     shown = [

@@ -263,7 +263,7 @@ def _lanes(world: World, run: Run, start_ns: int, end_ns: int) -> tuple[dict[str
     busy_ns = np.maximum(busy_ns, 0)
     late = np.bincount(run.batch[run.status == OutcomeStatus.LATE], minlength=len(busy_ns))
     wasted_ns = busy_ns * late / np.maximum(np.array(batches.size, np.int64), 1)
-    number = {lane: nth for nth, lane in enumerate(world.scenario.lanes)}
+    number = {lane: nth for nth, lane in enumerate(world.scenario.to_simulate().lanes)}
     of_lane = np.bincount(
         np.array([number[lane] for lane in batches.lane], np.int64), weights=busy_ns, minlength=len(number)
     )
@@ -274,8 +274,10 @@ def _lanes(world: World, run: Run, start_ns: int, end_ns: int) -> tuple[dict[str
 
 def _variants(world: World, run: Run, shown: list[int]) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
     batches = run.batches
-    switches = {model.name: 0 for model in world.scenario.model}
-    frames = {model.name: {variant.name: 0 for variant in model.variants} for model in world.scenario.model}
+    switches = {model.name: 0 for model in world.scenario.to_simulate().model}
+    frames = {
+        model.name: {variant.name: 0 for variant in model.variants} for model in world.scenario.to_simulate().model
+    }
     last: dict[str, str] = {}
     for nth in shown:
         model, variant = batches.model[nth], batches.variant[nth]
