@@ -195,7 +195,7 @@ def test_a_log_of_events_told_again_answers_every_frame_once() -> None:
     scheduler = Scheduler()
     answered = [
         action.frame.seq
-        for now_ns, event in fresh(log)
+        for now_ns, event in log
         for action in scheduler.step(now_ns, event)
         if type(action).__name__ == "ResolveFrame"
     ]

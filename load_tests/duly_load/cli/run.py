@@ -19,9 +19,10 @@ from duly_load.protocols.connection import TargetError
 from duly_load.results.files import write_files
 from duly_load.results.histogram import Percentiles
 from duly_load.results.machine import Machine, look
-from duly_load.results.measure import LiveResults, LiveTally, measure
+from duly_load.results.measure import LiveResults, measure
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
+from duly_load.results.tally import Tally
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, changed, load_scenario
 from duly_load.scenario.variations import scaled
@@ -133,7 +134,7 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _cells(tally: LiveTally, worst: float | None) -> list[str]:
+def _cells(tally: Tally, worst: float | None) -> list[str]:
     latency, age = tally.latency_ms, tally.age_ms
     others = [
         f"{tally.counts[outcome.name]:,} {outcome.name.lower()}"

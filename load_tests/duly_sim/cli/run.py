@@ -20,7 +20,7 @@ from duly_load.cli.options import UsageError, make_folder
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_sim.simulator.engine import Policy, Run, simulate
-from duly_sim.simulator.results import Results, measure
+from duly_sim.simulator.results import SimulatedResults, measure
 from duly_sim.simulator.world import World, build
 
 COLUMNS_MAX = 400
@@ -30,7 +30,7 @@ PROGRESS_STEPS = 1000
 
 FILES = ("report.html", "results.json")
 
-Entry = tuple[str, World, Run, Results]
+Entry = tuple[str, World, Run, SimulatedResults]
 
 
 @click.command()
@@ -145,7 +145,7 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _outcomes(results: Results) -> list[str]:
+def _outcomes(results: SimulatedResults) -> list[str]:
     told = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.SUPERSEDED)
     return [
         f"{100 * results.on_time_ratio:.2f}" if results.frames else "-",
@@ -156,7 +156,7 @@ def _outcomes(results: Results) -> list[str]:
     ]
 
 
-def _service(results: Results, frames_per_s: float) -> list[str]:
+def _service(results: SimulatedResults, frames_per_s: float) -> list[str]:
     latency, age = results.latency_ms, results.age_ms
     return [
         "-" if latency is None else _ms(latency.p50),

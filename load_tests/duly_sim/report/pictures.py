@@ -24,9 +24,10 @@ from duly_load.report.series import (
     upper_tail,
 )
 from duly_load.report.window import BATCHES_MAX, WINDOWS_NS, given_up_ms, ms, span, window_ns
+from duly_load.results.tally import GOT_RESULT
 from duly_sim.report.tables import Entry
 from duly_sim.simulator.engine import Run
-from duly_sim.simulator.results import Results, ages_of, lane_left_ns, served
+from duly_sim.simulator.results import SimulatedResults, ages_of, lane_left_ns
 from duly_sim.simulator.world import World
 
 
@@ -48,7 +49,8 @@ class _Counted:
 
     @property
     def served(self) -> NDArray[np.bool_]:
-        return served(self.status)
+        got: NDArray[np.bool_] = np.isin(self.status, GOT_RESULT)
+        return got
 
 
 def _counted(world: World, run: Run) -> _Counted:
@@ -126,7 +128,7 @@ def pictures(entries: list[Entry]) -> list[Picture]:
     ]
 
 
-def _stream_ratios(results: Results) -> NDArray[np.float64]:
+def _stream_ratios(results: SimulatedResults) -> NDArray[np.float64]:
     return np.array([stream.on_time_ratio for stream in results.by_stream.values() if stream.frames])
 
 
