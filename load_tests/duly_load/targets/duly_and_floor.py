@@ -115,7 +115,7 @@ class Duly(Own):
         command += ["--streams-max", str(min(max(streams, STREAMS_MIN), STREAMS_MAX))]
         (port,) = free_ports(1)
         command += ["--metrics", f"127.0.0.1:{port}"]
-        # One after another and each on all lanes, so `duly.runtime.models` loads them.
+        # One after another and each on all lanes, so `duly.runtime.model_host` loads them.
         lanes = [*scenario.serve.lanes] * len(models)
         metrics = f"http://127.0.0.1:{port}/metrics"
         with running(self.name, command, folder, _loopback("duly"), models, lanes, metrics) as server:

@@ -24,12 +24,12 @@ import onnxruntime as ort
 from duly.app import App, StartError
 from duly.config import ServerConfig
 from duly.core.events import DispatchBatch, ModelGone, ModelReady, WarmLane
+from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import InputData
-from duly.runtime.lane import BatchResult
-from duly.runtime.loading import start_worker
-from duly.runtime.models import Served
-from duly.runtime.workers import Worker, WorkerError
+from duly.runtime.worker_launch import start_worker
+from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_process import Worker, WorkerError
 from duly_load.models.chain import Chain
 from duly_load.models.graphs import THREADS
 from duly_load.scenario.scenario import Scenario
@@ -68,7 +68,7 @@ class SleepingLane:
         self._result: BatchResult | str | None = None
         self._woke_ns = 0
 
-    async def start(self, served: Served, lane: str) -> None:
+    async def start(self, served: LoadedVersion, lane: str) -> None:
         """Starts the worker. Raises WorkerError."""
         self.model, self.lane = served.key, lane
         self._worker = start_worker(served.version, lane, THREADS, self._ran, self._ended)
@@ -168,9 +168,9 @@ async def sleeping(world: World, folder: Path) -> AsyncIterator[str]:
 
 async def _put_in_place(app: App, lane: SleepingLane, ready: ModelReady) -> None:
     """The lane takes the place of the worker that the server started, with the times of the scenario's table."""
-    served = next((served for served in app.models.served() if served.version.name == ready.model), None)
+    served = next((served for served in app.catalogue.all_versions() if served.version.name == ready.model), None)
     if served is None or served.signature is None:
-        why = app.models.problems.get(ready.model, "") if served is None else served.error
+        why = app.catalogue.problems.get(ready.model, "") if served is None else served.error
         raise LiveError(f"model {ready.model} can't be served: {why}")
     await lane.start(served, ready.lane)
     app.driver.submit(ModelGone(served.key, ready.lane, "a lane that sleeps takes its place"))

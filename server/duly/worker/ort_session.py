@@ -1,8 +1,8 @@
-"""ONNX Runtime sessions: opened on the providers asked for, bound once to warm buffers, run again and again.
+"""ONNX Runtime sessions are opened on the providers asked for, bound once to warm buffers, and run again and again.
 
-The only importer of onnxruntime. What a session needs to know about a lane's device is in `Device`, which also works
-with the CPU as its device; in that form the copies, addresses and graph ids of the CUDA way are tested. On a GPU itself
-this has not run yet.
+This is the only importer of onnxruntime. What a session needs to know about a lane's device is in `Device`. It also
+works with the CPU as its device, and in that form the copies, addresses and graph ids of the CUDA way are tested. It
+has not run on a GPU yet.
 """
 
 import functools
@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from duly.models.spec import ModelConfig, Provider
-from duly.worker.graph import Array, Graph, GraphTensor, LoadError, RunError
-from duly.worker.installed import check_installed
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import LoadError, RunError
+from duly.worker.graph import Graph, GraphTensor
+from duly.worker.ort_errors import load_reason, run_reason
+from duly.worker.ort_installed import check_installed
 from duly.worker.providers import CUDA, TENSORRT, Node, ProviderError, check_available, check_used, wanted
-from duly.worker.reasons import load_reason, run_reason
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
 check_installed()
@@ -28,32 +30,21 @@ _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _LOG_FATAL = 4  # ORT_LOGGING_LEVEL_FATAL
 _NO_GRAPH = -1  # kCudaGraphAnnotationSkip
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
-_KINDS = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-}
+_DATATYPES = {f"tensor({dtype.name})": name for name, dtype in DTYPES.items()}
+_DATATYPES |= {"tensor(float)": "FP32", "tensor(double)": "FP64"}
+"""The protocol's names of element types by those of ONNX Runtime, which calls two of them as C does."""
 
 
-class Session:
-    """One variant of a model on one lane. All calls come from one thread: a CUDA session run from changing threads
-    grows by gigabytes (microsoft/onnxruntime#29351).
+class OrtSession:
+    """One variant of a model on one lane. All calls come from one thread, because a CUDA session that is run from
+    changing threads grows by gigabytes (microsoft/onnxruntime#29351).
     """
 
     def __init__(self, file: Path, name: str, config: ModelConfig, lane: str, model_folder: Path, threads: int) -> None:
-        """Loads `file`, called `name` in errors. `threads`: intra-op threads, 0: ONNX Runtime's choice.
+        """Loads `file`, which errors call `name`. `threads`: intra-op threads; 0: ONNX Runtime chooses.
 
         Raises:
-            LoadError: the file can't be loaded, or a provider that is asked for does not run it.
+            LoadError: the file cannot be loaded, or a provider that is asked for does not run it.
         """
         asked = wanted(config, lane)
         if config.cuda_graph and asked[0].name != CUDA:
@@ -74,12 +65,14 @@ class Session:
 
     @property
     def device(self) -> int | None:
-        """The GPU that batches run on, by number. Each batch size has its own buffers and kernel choices on it, so that
-        only sizes that were warmed may run."""
+        """The number of the GPU that batches run on; None: they run on the CPU.
+
+        On a GPU each batch size has buffers and kernel choices of its own, so only sizes that were warmed may run.
+        """
         return None if self._device is None else self._device.index
 
     def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> "Binding":
-        """Binds a batch of `size` frames to host arrays that stay where they are; an output of None is of any shape."""
+        """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape."""
         return Binding(self._session, size, inputs, outputs, self._device)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
@@ -96,7 +89,7 @@ class Session:
 
 
 class Binding:
-    """A batch size bound to buffers: inputs are read where they lie and outputs written where they belong."""
+    """A batch size that is bound to buffers: inputs are read where they lie, outputs written where they belong."""
 
     def __init__(
         self,
@@ -143,7 +136,7 @@ class Binding:
             for value, source in self._uploads:
                 value.update_inplace(source)
             for name in self._of_any_shape:
-                # Else the last run's tensor counts as the buffer for this one, and a new shape as an error.
+                # Otherwise the tensor of the last run would be the buffer of this one, and a new shape an error.
                 self._binding.bind_output(name)
             self._session.run_with_iobinding(self._binding, self._options)
             for value, target in self._downloads:
@@ -157,10 +150,10 @@ class Binding:
 
 
 class Device:
-    """The device of a lane: tensors with fixed addresses on it, one for each batch size and graph tensor.
+    """The device of a lane, with tensors at fixed addresses, one for each batch size and graph tensor.
 
-    With `graphs`, outputs stay on the device too and are copied from it: a CUDA graph holds its addresses for good, and
-    both slots of the region must use the same.
+    With `graphs`, outputs stay on the device too and are copied from it: a CUDA graph holds its addresses for good, so
+    both slots of the region must use the same ones.
     """
 
     def __init__(self, kind: str, index: int, graphs: bool) -> None:
@@ -183,7 +176,7 @@ def _options(config: ModelConfig, threads: int) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = config.threads or threads
-    # Patterns are kept for every shape ever seen and hold the largest of each; batch sizes make all shapes dynamic.
+    # A pattern is kept for every shape ever seen, with memory for the largest; batch sizes make all shapes dynamic.
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(config.spinning)))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -192,10 +185,10 @@ def _options(config: ModelConfig, threads: int) -> Any:
 
 
 def _run_options(graph_id: int) -> Any:
-    """Options of a run, whose errors are told to the server: frames that a graph refuses must not fill the log too.
+    """Makes the options of a run. Its errors go to the server, so frames that a graph refuses need not fill the log.
 
-    The graph id is set in any case: 1.31 asks for it in every run that has options, and where it is not set, the
-    exception inside costs 80 us.
+    The graph id is always set: ONNX Runtime 1.31 asks for it in every run that has options, and where it is not set,
+    the exception inside costs 80 us.
     """
     options = onnxruntime.RunOptions()
     options.log_severity_level = _LOG_FATAL
@@ -210,7 +203,7 @@ def _open(file: Path, options: Any, asked: Sequence[Provider], model_folder: Pat
     providers: list[tuple[str, dict[str, str]]] | None = None
     plain = [(provider.name, {key: str(value) for key, value in provider.options.items()}) for provider in asked]
     if any(provider.library for provider in asked):
-        # A plugin is added by its devices, and providers named beside that would replace it: all go into the options.
+        # A plugin is added by its devices. Providers that are named beside that replace it, so all go into the options.
         for provider, (name, values) in zip(asked, plain, strict=True):
             if provider.library is None:
                 options.add_provider(name, values)
@@ -222,7 +215,7 @@ def _open(file: Path, options: Any, asked: Sequence[Provider], model_folder: Pat
 
 
 def _share_cpu_arena() -> None:
-    """Makes the arena of this process that sessions use: it takes from the system what is asked for and no more."""
+    """Makes the one arena of this process that all sessions use. It takes from the system no more than is asked for."""
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
@@ -246,7 +239,7 @@ def _plugin_devices(provider: Provider, library: Path) -> list[Any]:
 
 @functools.cache
 def _register(name: str, library: str) -> None:
-    """Once in a process, whose sessions then share it."""
+    """Registers a plugin once in this process; all sessions then share it."""
     onnxruntime.register_execution_provider_library(name, library)
 
 
@@ -259,6 +252,6 @@ def _assigned(session: Any) -> dict[str, list[Node]]:
 
 def _tensors(arguments: Sequence[Any]) -> dict[str, GraphTensor]:
     return {
-        argument.name: GraphTensor(argument.name, _KINDS.get(argument.type, argument.type), tuple(argument.shape))
+        argument.name: GraphTensor(argument.name, _DATATYPES.get(argument.type, argument.type), tuple(argument.shape))
         for argument in arguments
     }

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from duly.models.spec import YoloV2
-from duly.worker.graph import Array
-from duly.worker.postprocess import yolo_v2
+from duly.worker.dtypes import Array
+from duly.worker.ops.yolo_v2 import yolo_v2
 
 ANCHORS = ((1.0, 2.0), (3.0, 1.5))
 CLASSES = 3

@@ -1,6 +1,6 @@
 """Pins the region's pages, so that a GPU copies from and to them directly instead of through a buffer of its driver.
 
-Without it everything works, only slower. It has not run on a GPU yet.
+Everything works without it, but slower. It has not run on a GPU yet.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ _PORTABLE = 1  # cudaHostRegisterPortable: pinned for every context of this proc
 
 
 def pin(region: Region, device: int) -> bool:
-    """Pins the pages of `region` for CUDA device `device`. False: there is no CUDA runtime, or it refused."""
+    """Pins the pages of `region` for CUDA device `device`. Returns False where CUDA is missing or refuses."""
     for name in _LIBRARIES:
         try:
             cuda = ctypes.CDLL(name)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from duly.worker.installed import BackendError, check_installed
+from duly.worker.ort_installed import BackendError, check_installed
 
 
 def install(site: Path, *names: str) -> None:

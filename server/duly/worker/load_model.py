@@ -1,4 +1,4 @@
-"""From a LOAD message to a warm model and what READY says about it."""
+"""Makes a warm model out of a LOAD message, and what READY says about it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,30 +6,30 @@ from typing import Any
 
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import Region
-from duly.worker.graph import LoadError
-from duly.worker.layout import layout
+from duly.worker.errors import LoadError
 from duly.worker.model import Model
-from duly.worker.onnx import Session
-from duly.worker.pinned import pin
-from duly.worker.plan import join
+from duly.worker.ort_session import OrtSession
+from duly.worker.pin_memory import pin
+from duly.worker.plan import fit
 from duly.worker.providers import warm_after_ns
+from duly.worker.slot_layout import layout
 from duly.worker.warmup import Samples, profile
 
 SAMPLES_MAX = 128
-"""Times told for each batch size: as many as the server's profile holds."""
+"""READY holds at most so many times for each batch size: as many as the server's profile keeps."""
 SAMPLES_ALL_MAX = 10_000
-"""Times told in all, so that READY stays below the channel's largest message."""
+"""READY holds at most so many times in all, so that it stays below the channel's largest message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model version, warm."""
+    """A model version that is warm."""
 
     models: list[Model]
-    """Its variants, best first. They share the region: no two ever run at once."""
+    """The variants, the most accurate first. They share the region because no two ever run at once."""
     region: Region
     samples: Samples
-    """For warming runs."""
+    """The frames of warming runs."""
     ready: dict[str, Any]
     """The body of READY."""
 
@@ -37,10 +37,11 @@ class Loaded:
 def load(body: dict[str, Any]) -> Loaded:
     """Loads, warms and profiles all variants of the version that LOAD asks for.
 
-    `body`: model "NAME/VERSION", lane, folder of the version, model_folder, config (by alias), threads.
+    `body` has the keys model ("NAME/VERSION"), lane, folder (of the version), model_folder, config (by alias) and
+    threads.
 
     Raises:
-        LoadError: why not, for people.
+        LoadError: the version cannot be loaded; the message says why.
     """
     model_name, lane = str(body["model"]), str(body["lane"])
     config = ModelConfig.model_validate(body["config"])
@@ -51,14 +52,14 @@ def load(body: dict[str, Any]) -> Loaded:
         file = Path(body["folder"]) / variant.file
         if not file.is_file():
             raise LoadError(f"{name}: there is no such file")
-        session = Session(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
+        session = OrtSession(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
         toml = f"{model_name.split('/')[0]}/model.toml" + (f" for {variant.file}" if several else "")
-        plan = join(session.graph, config, toml, session.device is not None)
+        plan = fit(session.graph, config, toml, session.device is not None)
         if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
             raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
         sessions.append(session)
         plans.append(plan)
-    signatures = [plan.signature(session.providers) for plan, session in zip(plans, sessions, strict=True)]
+    signatures = [plan.signature() for plan in plans]
     for name, signature in zip(names[1:], signatures[1:], strict=True):
         _check_alike(name, signature, names[0], signatures[0])
     best = signatures[0]
@@ -80,17 +81,17 @@ def load(body: dict[str, Any]) -> Loaded:
             times.append(profile(model, samples, best.batch_sizes, config.warmup_runs))
         except LoadError as error:
             raise LoadError(f"{name}: {error}") from error
-    told = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
+    kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),
         "variants": [
             {
                 "any_size": signature.any_size,
-                "providers": signature.providers,
-                "warm_after_ns": warm_after_ns(signature.providers),
-                "samples_ns": {str(size): taken[-told:] for size, taken in of_variant.items()},
+                "providers": session.providers,
+                "warm_after_ns": warm_after_ns(session.providers),
+                "samples_ns": {str(size): taken[-kept:] for size, taken in of_variant.items()},
             }
-            for signature, of_variant in zip(signatures, times, strict=True)
+            for signature, session, of_variant in zip(signatures, sessions, times, strict=True)
         ],
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
@@ -99,7 +100,7 @@ def load(body: dict[str, Any]) -> Loaded:
 
 
 def _check_alike(name: str, other: Signature, best_name: str, best: Signature) -> None:
-    """A frame may go to any variant: all take and give the same. Raises LoadError."""
+    """Raises LoadError unless `other` takes and gives what `best` does, since a frame may go to any variant."""
     for kind, specs, best_specs in (("input", other.inputs, best.inputs), ("output", other.outputs, best.outputs)):
         if [spec.name for spec in specs] != [spec.name for spec in best_specs]:
             has, needed = ", ".join(spec.name for spec in specs), ", ".join(spec.name for spec in best_specs)
@@ -109,7 +110,7 @@ def _check_alike(name: str, other: Signature, best_name: str, best: Signature) -
         for spec, best_spec in zip(specs, best_specs, strict=True):
             if spec != best_spec:
                 raise LoadError(
-                    f"{name}: {kind} '{spec.name}' is {_told(spec)}, that of {best_name} {_told(best_spec)}; "
+                    f"{name}: {kind} '{spec.name}' is {_described(spec)}, that of {best_name} {_described(best_spec)}; "
                     "variants must take and give the same"
                 )
     if other.batch_sizes != best.batch_sizes:
@@ -119,5 +120,5 @@ def _check_alike(name: str, other: Signature, best_name: str, best: Signature) -
         )
 
 
-def _told(spec: TensorSpec) -> str:
+def _described(spec: TensorSpec) -> str:
     return f"{spec.datatype}{list(spec.shape)} of at most {spec.bytes_max:,} bytes"

@@ -1,4 +1,4 @@
-"""Worker processes as the serving process sees them: start, send batches, read what comes back, watch, end.
+"""A worker process as the serving process sees it: it is started, given batches, read from, and ended here.
 
 A worker is a plain child process (`python -m duly.worker.main`) with one inherited socket. It never outlives this
 process: the kernel kills it when the parent dies, and it ends by itself when the socket closes.
@@ -22,37 +22,38 @@ from duly.core.events import DispatchBatch, WarmLane
 from duly.models.spec import Signature
 from duly.runtime.answers import Answers, Asked
 from duly.runtime.held_frames import InputData
-from duly.runtime.lane import BatchResult
 from duly.runtime.tasks import watch_over
+from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
-from duly.worker.layout import layout
+from duly.worker.slot_layout import layout
 
 _log = structlog.get_logger("duly.worker")
 
 EXIT_SECONDS_MAX = 2.0
-"""A worker that was told to stop gets this long before it is killed."""
+"""A worker that was asked to stop gets this long before it is killed."""
 _SIGNALS = frozenset(map(int, signal.Signals))
 
 
 @dataclass(slots=True)
 class WarmVariant:
-    """One variant, as a worker found it."""
+    """What a worker found out about one variant."""
 
     samples_ns: dict[int, tuple[int, ...]]
+    """Measured times, by batch size."""
     any_size: bool
     providers: tuple[str, ...]
-    """Those that truly run it, in order of preference."""
+    """The providers that truly run it, in order of preference."""
     warm_after_ns: int
 
 
 @dataclass(slots=True)
 class Ready:
-    """What a worker says once it is warm."""
+    """What a worker reports once it is warm."""
 
     signature: Signature
-    """Of every variant, save the providers."""
+    """The signature that all variants share."""
     variants: list[WarmVariant]
-    """Best first."""
+    """The variants, the most accurate first."""
 
 
 class Worker:
@@ -66,13 +67,16 @@ class Worker:
         on_batch: Callable[[int, BatchResult | str], None],
         on_end: Callable[["Worker"], None],
     ) -> None:
-        """`variants`: names, best first. `on_batch(batch_id, result | why it failed)`; `on_end(self)` when the process
-        of a worker that was ready is gone unasked, or given up, with what ran on it. Both are called on the event loop.
+        """`variants`: names, the most accurate first.
+
+        `on_batch(batch_id, result)` is called when a batch ends; instead of a result it may get the reason for which
+        the batch failed. `on_end(self)` is called when a worker that was ready has ended unasked or was given up; what
+        ran on it is not reported. Both are called on the event loop.
         """
         self.model = model
         self.lane = lane
         self.end_reason = "its worker process ended"
-        """Why what ran on it failed, once it has ended; for clients."""
+        """The reason, for clients, of frames that ran on it when it ended."""
         self._variants = {name: index for index, name in enumerate(variants)}
         self._on_batch = on_batch
         self._on_end = on_end
@@ -81,11 +85,12 @@ class Worker:
         self._region: channel.Region | None = None
         self._slot = 0
         self._asked: Asked | None = None
-        """What runs. Until the worker has answered it as it should: a worker that does not is one that hangs."""
-        self._planned_ns = 0
+        """The batch that runs, until the worker has answered as it should."""
+        self.planned_ns = 0
+        """Planned time of the newest batch; 0 for a warming run."""
         self._stateful = False
         self._forget: list[int] = []
-        # Kept: a fresh buffer of this size for each message would cost more than all the rest of receiving it.
+        # It is kept because a fresh buffer for each message would cost more than all the rest of receiving the message.
         self._received = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
 
     @property
@@ -95,7 +100,7 @@ class Worker:
     # ---- life ----
 
     def start(self, load: dict[str, Any]) -> None:
-        """Starts the process and hands it the LOAD message's body. Raises WorkerError where the system has no room."""
+        """Starts the process and sends it the LOAD message. Raises WorkerError where the system has no room for it."""
         with contextlib.ExitStack() as undo:
             try:
                 ours, theirs = map(undo.enter_context, channel.socket_pair())
@@ -111,7 +116,7 @@ class Worker:
         self._loop.add_reader(ours.fileno(), self._first_message)
 
     async def ready(self, timeout_seconds: float) -> Ready:
-        """Waits until the model is warm and profiled. Raises WorkerError that says why it could not be loaded."""
+        """Waits until the model is warm and profiled. Raises WorkerError where it cannot be loaded."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await asyncio.shield(self._ready)
@@ -120,18 +125,18 @@ class Worker:
             raise WorkerError(f"not ready after {timeout_seconds:g} s (load_timeout_s)") from None
 
     async def stop(self) -> None:
-        """Asks the process to end, and sees to it. Returns when it is gone."""
+        """Asks the process to end, and kills it if it does not. Returns when it is gone."""
         self._hang_up()
         await self._reap(EXIT_SECONDS_MAX)
 
     def kill(self) -> None:
-        """Ends the process at once; `on_end` follows unless it was stopped before."""
+        """Kills the process. `on_end` follows unless the worker was stopped before."""
         self._process.kill()
 
     def give_up(self, reason: str) -> None:
-        """Kills the process and hears no more of it; `on_end` is called before this returns, unless it was before.
+        """Kills the process and listens to it no more. What ran on it fails with `reason`.
 
-        What ran on it fails with `reason`.
+        `on_end` is called before this returns, unless it has been called already.
         """
         self.end_reason = reason
         self.kill()
@@ -145,19 +150,17 @@ class Worker:
     def ended(self) -> bool:
         return self._socket.fileno() < 0
 
-    def hung_since_ns(self, now_ns: int, timeout_ns: int) -> int | None:
-        """When the batch began that has run longer than `timeout_ns` and twenty times its plan; None: all is well."""
-        asked = self._asked
-        if asked is not None and now_ns - asked.asked_ns > max(timeout_ns, 20 * self._planned_ns):
-            return asked.asked_ns
-        return None
+    @property
+    def running_since_ns(self) -> int | None:
+        """When the worker was given the batch that it has not answered yet; None: nothing runs."""
+        return self._asked.asked_ns if self._asked is not None else None
 
     # ---- batches ----
 
     def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
         """Copies the payloads into the slot's input area (the one copy) and starts the batch.
 
-        Raises ValueError where a payload is none for this model: nothing is started then.
+        Raises ValueError where a payload does not fit the model. Nothing is started then.
         """
         region = self._region
         if region is None or self._asked is not None:
@@ -170,10 +173,11 @@ class Worker:
             if len(payload) != len(bases):
                 raise ValueError(f"a frame with {len(payload)} inputs, the model takes {len(bases)}")
             refs: list[channel.TensorRef] = []
-            for nth, (encoding, shape, data) in enumerate(payload):
-                offset, length = bases[nth] + index * bytes_max[nth], len(data)
-                if length > bytes_max[nth]:  # it would reach into its neighbour's place
-                    raise ValueError(f"a frame with {length} bytes for input {nth}, the model takes {bytes_max[nth]}")
+            for position, (encoding, shape, data) in enumerate(payload):
+                offset, length = bases[position] + index * bytes_max[position], len(data)
+                if length > bytes_max[position]:  # it would reach into its neighbour's place
+                    text = f"a frame with {length} bytes for input {position}, the model takes {bytes_max[position]}"
+                    raise ValueError(text)
                 area[offset : offset + length] = data
                 refs.append((offset, length, encoding, shape))
             frames.append((frame.stream_id, frame.seq in action.resets_state, refs))
@@ -196,11 +200,11 @@ class Worker:
             self._loop.call_soon(self._gone)
             return False
         self._asked = asked
-        self._planned_ns = planned_ns
+        self.planned_ns = planned_ns
         return True
 
     def forget(self, stream_id: int) -> None:
-        """Told between batches, so that the socket never fills up behind a long one."""
+        """The worker hears of it between batches, so that the socket never fills up during a long one."""
         if self._stateful:
             self._forget.append(stream_id)
             if self._asked is None:
@@ -231,7 +235,7 @@ class Worker:
             return
         try:
             self._take_ready(message, fds)
-        except Exception as error:  # or the load would wait for its time-out
+        except Exception as error:  # otherwise the load would wait for its time-out
             self._fail_load(f"its worker's answer makes no sense: {error}")
 
     def _take_ready(self, message: bytes, fds: list[int]) -> None:
@@ -265,7 +269,7 @@ class Worker:
             if not all(variant.samples_ns.values()) or variant.samples_ns.keys() != set(signature.batch_sizes):
                 raise ValueError("a batch size without a time")
             if not all(type(time_ns) is int and time_ns > 0 for time_ns in times_ns):
-                raise ValueError("a time that is none")
+                raise ValueError("a time that is no positive number of nanoseconds")
         if not self._ready.done():
             self._ready.set_result(Ready(signature, variants))
 
@@ -283,7 +287,7 @@ class Worker:
         asked = self._asked
         try:
             result = self._answers.read(message, asked, time.monotonic_ns())
-        except Exception as error:  # whatever it is, the batch has no other end
+        except Exception as error:  # whatever it is, the batch would not end in another way
             _log.error("worker is broken, it is killed", model=self.model, lane=self.lane, answer=str(error))
             self.give_up("the model's worker gave an answer that makes no sense")
             return
@@ -300,7 +304,7 @@ class Worker:
             self._ready.set_exception(WorkerError(reason))
 
     def _gone(self) -> None:
-        """The socket closed: the process has ended, or ends now."""
+        """The socket has closed, so the process has ended or ends now."""
         if self.ended:
             return
         self._hang_up()
@@ -315,7 +319,7 @@ class Worker:
             self._ready.set_exception(WorkerError(f"its worker process ended while it was loaded ({how})"))
 
     async def reaped(self) -> str:
-        """Returns when the process is gone and its memory given back: how it ended, for people."""
+        """Returns when the process is gone and its memory given back. The result says for people how it ended."""
         code = await self._reap(0.0)
         if code >= 0:
             return f"exit status {code}"
@@ -341,4 +345,4 @@ class Worker:
 
 
 class WorkerError(Exception):
-    """A model could not be loaded; the text says why, for people."""
+    """A model could not be loaded; the text says why."""

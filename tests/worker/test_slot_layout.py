@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.worker.layout import ALIGN_BYTES, layout
+from duly.worker.slot_layout import ALIGN_BYTES, layout
 
 
 def test_rows_of_a_tensor_are_contiguous_and_tensors_begin_at_cache_lines() -> None:

@@ -1,12 +1,13 @@
-"""Workers for versions: started with what they are to load, to serve or only to see whether it can be served."""
+"""Starts workers with what they are to load, in order to serve it or only to see whether it can be served."""
 
 from collections.abc import Callable
 
 from duly.models.repository import ModelVersion
-from duly.runtime.lane import BatchResult
-from duly.runtime.workers import Worker, WorkerError
+from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_process import Worker, WorkerError
 
 CHECK_SECONDS_MAX = 600.0
+"""A check gives up on a worker that is not ready after so long."""
 
 
 def start_worker(
@@ -16,9 +17,9 @@ def start_worker(
     on_batch: Callable[[int, BatchResult | str], None],
     on_end: Callable[[Worker], None],
 ) -> Worker:
-    """A worker that loads all variants of the version; see Worker for the callbacks.
+    """Starts a worker that loads all variants of the version. `Worker` explains the callbacks.
 
-    Raises WorkerError where the system has no room for it.
+    Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end)
     worker.start(
@@ -35,7 +36,10 @@ def start_worker(
 
 
 async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> str | None:
-    """Loads and warms a version on each lane, in workers of its own. Returns why it cannot be served; None: it can."""
+    """Loads and warms a version in one worker after another, one for each lane.
+
+    Returns why the version cannot be served; None: it can be.
+    """
     for lane in lanes:
         try:
             worker = start_worker(version, lane, threads, lambda batch_id, result: None, lambda worker: None)

@@ -9,14 +9,14 @@ import pytest
 from onnx import helper
 
 from duly.models.spec import ModelConfig
-from duly.worker.graph import RunError
-from duly.worker.onnx import Binding, Device, Session
+from duly.worker.errors import RunError
+from duly.worker.ort_session import Binding, Device, OrtSession
 from tests import graphs
 
 
-def session(tmp_path: Path, proto: object = None) -> Session:
+def session(tmp_path: Path, proto: object = None) -> OrtSession:
     graphs.save(tmp_path, "m", proto or graphs.summing())
-    return Session(tmp_path / "m/1/model.onnx", "m/1/model.onnx", ModelConfig(), "cpu:0", tmp_path / "m", 1)
+    return OrtSession(tmp_path / "m/1/model.onnx", "m/1/model.onnx", ModelConfig(), "cpu:0", tmp_path / "m", 1)
 
 
 def arrays(size: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None]]:
@@ -26,7 +26,7 @@ def arrays(size: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | Non
 
 def test_graph_is_told_as_plain_data(tmp_path: Path) -> None:
     graph = session(tmp_path).graph
-    assert {name: (tensor.kind, tensor.shape) for name, tensor in graph.inputs.items()} == {
+    assert {name: (tensor.datatype, tensor.shape) for name, tensor in graph.inputs.items()} == {
         "x": ("FP32", ("N", 2)),
         "total": ("FP32", ("N", 2)),
     }

@@ -1,17 +1,17 @@
-"""Is the right ONNX Runtime installed? Asked by both sides of the channel; looks at metadata alone."""
+"""Checks that the right ONNX Runtime is installed. Both sides of the channel ask; only metadata is looked at."""
 
 from importlib import metadata
 
 
 class BackendError(Exception):
-    """The installation can't run models; the message says what to install."""
+    """The installation cannot run models. The message says what to install."""
 
 
 def check_installed() -> tuple[str, str]:
-    """Name and version of the one ONNX Runtime distribution.
+    """Returns name and version of the one ONNX Runtime distribution.
 
-    The two distributions hold the same import package: installed together, files of one overwrite those of the other,
-    and which of them runs is chance.
+    Both distributions hold the same import package. Where both are installed, each has overwritten files of the other,
+    and it is chance which of them runs.
 
     Raises:
         BackendError: there is none, or there are both.

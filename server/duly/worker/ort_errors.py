@@ -1,7 +1,7 @@
-"""ONNX Runtime's errors in plain words: one sentence, without source lines, signatures or the server's own paths.
+"""Puts ONNX Runtime's errors into plain words: one sentence without source lines, signatures or paths.
 
-Reasons reach clients, so that no path of the server may be in them. The patterns are those of ONNX Runtime 1.31; text
-that fits none of them is only stripped of what must not be there.
+Reasons reach clients, so they must not hold a path of the server. The patterns fit ONNX Runtime 1.31. Text that fits
+none of them is only stripped of what must not be there.
 """
 
 import re
@@ -54,7 +54,7 @@ _LOAD_REASONS = (
 
 
 def load_reason(text: str, file: Path) -> str:
-    """What is wrong with model `file`, as the second half of a sentence that begins with its name."""
+    """Says what is wrong with model `file`, as the second half of a sentence that begins with the file's name."""
     plain = run_reason(text.replace(f"{file.parent}/", ""))
     for pattern, reason in _LOAD_REASONS:
         if found := re.search(pattern, plain):
@@ -63,7 +63,7 @@ def load_reason(text: str, file: Path) -> str:
 
 
 def run_reason(text: str) -> str:
-    """What went wrong in a run."""
+    """Says what went wrong in a run."""
     plain = " ".join(text.split()) + " "
     for pattern in (_CODE, _LOADING, _SOURCE, _SHORT_SOURCE):
         plain = pattern.sub("", plain)

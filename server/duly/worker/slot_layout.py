@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 ALIGN_BYTES = 64
-"""Each tensor's rows begin at a cache line, which is also what ONNX Runtime's widest vector kernels want."""
+"""The rows of a tensor begin at a cache line, which also suits ONNX Runtime's widest vector kernels."""
 
 
 def layout(bytes_max: Sequence[int], batch_max: int) -> tuple[tuple[int, ...], int]:
-    """Offset of every tensor's first row, and the size of the whole area, all in bytes.
+    """Returns the offset of every tensor's first row, and the size of the whole area, all in bytes.
 
-    Row i of tensor k lies at `bases[k] + i * bytes_max[k]`: rows of a tensor whose size is fixed are contiguous, so
-    that the area itself is the batch that the model reads.
+    Row i of tensor k lies at `bases[k] + i * bytes_max[k]`. The rows of a tensor whose size is fixed are therefore
+    contiguous: the area itself is the batch that the model reads.
     """
     sizes = (-(-batch_max * size // ALIGN_BYTES) * ALIGN_BYTES for size in bytes_max)
     *bases, total = accumulate(sizes, initial=0)
