@@ -118,7 +118,7 @@ class _Progress:
                 self._bar.update(self._task, completed=done_ns, virtual=virtual)
 
         watch = None if self._bar.disable else record
-        run = simulate(policy, world.script, world.frames, world.model_of, world.service, watch)
+        run = simulate(policy, world.script, world.frames, world.model_of, world.service, watch, world.followers)
         self._bar.update(self._task, completed=before_ns + self._policy_ns)
         return run
 
