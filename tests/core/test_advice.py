@@ -69,7 +69,7 @@ class Seen:
 
 def see(*streams: dict[str, Any], duration_s: float = 40, seed: int = 1, **more: Any) -> Seen:
     simulate = {"noise": {"cv": 0.03}, "lane": [{"name": "cpu:0"}], "model": [SINGLES, BATCHES]}
-    simulate |= {key: more.pop(key) for key in ("lane", "model") if key in more}
+    simulate |= {key: more.pop(key) for key in ("lane", "fault") if key in more}
     plain = {"name": "advice", "duration_s": duration_s, "stream": list(streams), "simulate": simulate}
     scenario = Scenario.model_validate(plain | more)
     world = build(scenario, seed)
