@@ -255,7 +255,7 @@ class Accounts:
     def profile(self, variant: Variant, lane: str) -> Profile:
         """The profile of the variant on a lane that serves it."""
         model, rank = variant
-        return self.scheduler._served.by_name[model].variants[rank].profiles[lane]  # not published
+        return self.scheduler._models.by_name[model].variants[rank].profiles[lane]  # not published
 
     def planned_one_ns(self, variant: Variant) -> int | None:
         """Planned time of a batch of one on the fastest lane; None: no lane serves the variant."""

@@ -374,11 +374,11 @@ class Witness:
                 return f"the batch of {variant} is full"
             if self.accounts.profile(variant, lane).efficient[more] != more or plan_ns[more] > more * plan_ns[1]:
                 return f"another frame of {variant} would not pay"
-            ripe_ns = min(deadlines_ns) - plan_ns[more]
-            if now_ns >= ripe_ns:
-                return f"{variant} is ripe since {ripe_ns}"
-            if wake_ns is None or wake_ns > ripe_ns:
-                return f"{variant} is ripe at {ripe_ns}, the wake at {wake_ns}"
+            ripe_at_ns = min(deadlines_ns) - plan_ns[more]
+            if now_ns >= ripe_at_ns:
+                return f"{variant} is ripe since {ripe_at_ns}"
+            if wake_ns is None or wake_ns > ripe_at_ns:
+                return f"{variant} is ripe at {ripe_at_ns}, the wake at {wake_ns}"
         return ""
 
 

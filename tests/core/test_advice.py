@@ -14,7 +14,7 @@ from duly.core.advice import AGAIN_NS, PERIOD_NS_MAX, REVERSAL_NS
 from duly.core.events import Advice, AdviseStream
 from duly.core.scheduler import Scheduler
 from duly.core.types import OutcomeStatus
-from duly_sim.scenario.simulated import Scenario
+from duly_load.scenario.scenario import Scenario
 from duly_sim.simulator.engine import Run
 from duly_sim.simulator.world import World, build
 
@@ -68,8 +68,10 @@ class Seen:
 
 
 def see(*streams: dict[str, Any], duration_s: float = 40, seed: int = 1, **more: Any) -> Seen:
-    plain = {"name": "advice", "noise": {"cv": 0.03}, "lane": [{"name": "cpu:0"}], "model": [SINGLES, BATCHES]}
-    scenario = Scenario.model_validate(plain | {"duration_s": duration_s, "stream": list(streams)} | more)
+    simulate = {"noise": {"cv": 0.03}, "lane": [{"name": "cpu:0"}], "model": [SINGLES, BATCHES]}
+    simulate |= {key: more.pop(key) for key in ("lane", "fault") if key in more}
+    plain = {"name": "advice", "duration_s": duration_s, "stream": list(streams), "simulate": simulate}
+    scenario = Scenario.model_validate(plain | more)
     world = build(scenario, seed)
     return Seen(world, world.run(Scheduler()))
 

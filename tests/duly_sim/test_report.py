@@ -26,10 +26,10 @@ from duly_load.report.series import (
 )
 from duly_load.report.window import BATCHES_MAX, TICKS_MAX
 from duly_load.results.outcomes import FrameOutcome
+from duly_load.scenario.scenario import Scenario, parse_scenario
 from duly_load.scenario.schedule import Frames, Session
 from duly_sim.report import page
 from duly_sim.report.tables import Entry
-from duly_sim.scenario.simulated import Scenario, parse_scenario
 from duly_sim.simulator.engine import Batches, Run
 from duly_sim.simulator.results import ages_of, measure
 from duly_sim.simulator.world import build
@@ -95,8 +95,6 @@ def scenario(rate_hz: float = 50, budget_ms: float = 20, duration_s: float = 2, 
     content: dict[str, object] = {
         "name": "cameras <b>&amp;",
         "duration_s": duration_s,
-        "lane": [{"name": "gpu"}],
-        "model": [{"name": "net", "batch_max": 1, "variants": [{"linear": {"first_ms": 4, "next_ms": 1}}]}],
         "stream": [
             {
                 "name": "camera",
@@ -107,7 +105,12 @@ def scenario(rate_hz: float = 50, budget_ms: float = 20, duration_s: float = 2, 
             }
         ],
     }
-    return parse_scenario(content | more, "test", Path())
+    simulate: dict[str, object] = {
+        "lane": [{"name": "gpu"}],
+        "model": [{"name": "net", "batch_max": 1, "variants": [{"linear": {"first_ms": 4, "next_ms": 1}}]}],
+    }
+    simulate |= {key: more.pop(key) for key in ("model", "fault") if key in more}
+    return parse_scenario(content | {"simulate": simulate} | more, "test", Path())
 
 
 def entry(name: str, policy: Refusing | OneByOne, of: Scenario) -> Entry:

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from duly_load.generator import run
-from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.scenario import Scenario
 
 
 class RunProgress:
@@ -42,7 +42,7 @@ class RunProgress:
         if self._bar.disable:
             click.echo(text, err=True)
 
-    def follow(self, name: str, scenario: LiveScenario) -> Callable[[run.Progress], None]:
+    def follow(self, name: str, scenario: Scenario) -> Callable[[run.Progress], None]:
         """For `offer`: begins a run of `scenario`, named so."""
         self.say(f"{scenario.name} to {name}, {scenario.duration_s:g} s")
         duration_ns = round(scenario.duration_s * 1e9)

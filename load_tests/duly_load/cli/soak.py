@@ -22,8 +22,8 @@ from duly_load.cli.sending import sending_options
 from duly_load.generator.run import Sending
 from duly_load.protocols.connection import TargetError
 from duly_load.results.machine import Machine, look
-from duly_load.scenario.live import LiveScenario, load_live
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_load.soak.crowd import Rudeness
 from duly_load.soak.phases import Phase
 from duly_load.soak.record import Log, SliceResult, Soak, write_csv
@@ -89,7 +89,7 @@ def soak(
     """
     duration_s = _duration_s(hours, minutes)
     try:
-        loaded = load_live(scenario)
+        loaded = load_scenario(scenario)
         check_names([target], loaded)
         log = _opened_log(out)
         url = _metrics_url(metrics)
@@ -252,7 +252,7 @@ def _facts(plan: SoakPlan, target: OpenTarget, machine: Machine) -> dict[str, An
     }
 
 
-def _tell(scenario: LiveScenario, target: str, done: Soak, judged: Judgement) -> None:
+def _tell(scenario: Scenario, target: str, done: Soak, judged: Judgement) -> None:
     console = Console(width=COLUMNS_MAX)
     if judged.growth:
         console.print(_growth(f"{scenario.name} on {target}: growth in busy slices after the warm-up", judged))

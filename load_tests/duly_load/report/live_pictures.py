@@ -27,8 +27,9 @@ from duly_load.report.series import (
     upper_tail,
 )
 from duly_load.report.window import WINDOWS_NS, ms, span, window_ns
-from duly_load.results.measure import GOT_RESULT, NEVER_SENT, ages_of
+from duly_load.results.measure import NEVER_SENT, ages_of
 from duly_load.results.record import Ints, LiveRun
+from duly_load.results.tally import GOT_RESULT
 
 LAG_MS_MIN = 1e-3
 """What the logarithmic axis of the lag begins with; lags may be 0."""

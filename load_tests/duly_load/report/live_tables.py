@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from duly_load.report.layout import OUTCOME_ORDER, shortened, words
 from duly_load.report.page import Column, Table
-from duly_load.results.measure import LiveResults, LiveTally
+from duly_load.results.measure import LiveResults
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
+from duly_load.results.tally import Tally
 
 LiveEntry = tuple[str, LiveRun, LiveResults]
 """Name of the run, what happened, what that amounts to."""
@@ -116,7 +117,7 @@ def _latency(entries: list[LiveEntry]) -> Table:
     return Table("Latency", about, "run", columns, rows)
 
 
-def _percentiles(tally: LiveTally) -> tuple[float | None, ...]:
+def _percentiles(tally: Tally) -> tuple[float | None, ...]:
     spread = tally.latency_ms
     return (spread.p50, spread.p90, spread.p99, spread.p99_9, spread.p99_99) if spread else (None,) * 5
 
@@ -171,7 +172,7 @@ _STREAM_COLUMNS: tuple[Column, ...] = (
 )
 
 
-def _stream_cells(tally: LiveTally) -> tuple[float | None, ...]:
+def _stream_cells(tally: Tally) -> tuple[float | None, ...]:
     late, latency = tally.counts[FrameOutcome.LATE.name], tally.latency_ms
     return (
         tally.frames,

@@ -18,9 +18,9 @@ from duly.core.events import Event
 from duly.core.types import OutcomeStatus
 from duly_load.cli.options import UsageError, make_folder
 from duly_load.scenario.parsing import ScenarioError
-from duly_sim.scenario.simulated import Scenario, load_scenario
+from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_sim.simulator.engine import Policy, Run, simulate
-from duly_sim.simulator.results import Results, measure
+from duly_sim.simulator.results import SimulatedResults, measure
 from duly_sim.simulator.world import World, build
 
 COLUMNS_MAX = 400
@@ -30,7 +30,7 @@ PROGRESS_STEPS = 1000
 
 FILES = ("report.html", "results.json")
 
-Entry = tuple[str, World, Run, Results]
+Entry = tuple[str, World, Run, SimulatedResults]
 
 
 @click.command()
@@ -44,6 +44,7 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     """Run SCENARIO, a TOML file, in the simulator."""
     try:
         loaded = load_scenario(scenario)
+        loaded.to_simulate()  # it may be for live servers alone
     except ScenarioError as error:
         raise UsageError(str(error)) from error
     policies = _policies(names or ("duly",))
@@ -144,7 +145,7 @@ def _table(title: str, *headings: str) -> Table:
     return table
 
 
-def _outcomes(results: Results) -> list[str]:
+def _outcomes(results: SimulatedResults) -> list[str]:
     told = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.SUPERSEDED)
     return [
         f"{100 * results.on_time_ratio:.2f}" if results.frames else "-",
@@ -155,7 +156,7 @@ def _outcomes(results: Results) -> list[str]:
     ]
 
 
-def _service(results: Results, frames_per_s: float) -> list[str]:
+def _service(results: SimulatedResults, frames_per_s: float) -> list[str]:
     latency, age = results.latency_ms, results.age_ms
     return [
         "-" if latency is None else _ms(latency.p50),

@@ -65,8 +65,8 @@ def _facts(entries: list[Entry]) -> list[tuple[str, str]]:
         ("Time counted", f"{scenario.warm_s:g} s to {scenario.duration_s:g} s"),
         ("Frames counted", _each(f"{frames:,}" for frames in counted)),
         ("Streams", _each(len({session.name for session in world.sessions}) for world in worlds)),
-        ("Models", str(len(scenario.model))),
-        ("Lanes", str(len(scenario.lanes))),
+        ("Models", str(len(scenario.to_simulate().model))),
+        ("Lanes", str(len(scenario.to_simulate().lanes))),
         ("Policies", str(len(entries))),
     ]
 

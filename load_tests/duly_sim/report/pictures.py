@@ -24,9 +24,10 @@ from duly_load.report.series import (
     upper_tail,
 )
 from duly_load.report.window import BATCHES_MAX, WINDOWS_NS, given_up_ms, ms, span, window_ns
+from duly_load.results.tally import GOT_RESULT
 from duly_sim.report.tables import Entry
 from duly_sim.simulator.engine import Run
-from duly_sim.simulator.results import Results, ages_of, lane_left_ns, served
+from duly_sim.simulator.results import SimulatedResults, ages_of, lane_left_ns
 from duly_sim.simulator.world import World
 
 
@@ -48,7 +49,8 @@ class _Counted:
 
     @property
     def served(self) -> NDArray[np.bool_]:
-        return served(self.status)
+        got: NDArray[np.bool_] = np.isin(self.status, GOT_RESULT)
+        return got
 
 
 def _counted(world: World, run: Run) -> _Counted:
@@ -126,7 +128,7 @@ def pictures(entries: list[Entry]) -> list[Picture]:
     ]
 
 
-def _stream_ratios(results: Results) -> NDArray[np.float64]:
+def _stream_ratios(results: SimulatedResults) -> NDArray[np.float64]:
     return np.array([stream.on_time_ratio for stream in results.by_stream.values() if stream.frames])
 
 
@@ -145,7 +147,7 @@ def _lanes(entries: list[Entry], counted: list[tuple[str, _Counted]]) -> Picture
         at_ns, run.start_ns, lambda *window: all(_readable(run, *window) for _, _, run, _ in entries)
     )
     end_ns = start_ns + width_ns
-    hidden = max(len(world.scenario.lanes) for _, world, _, _ in entries) - LANES_MAX
+    hidden = max(len(world.scenario.to_simulate().lanes) for _, world, _, _ in entries) - LANES_MAX
     return Picture(
         "Lanes",
         f"Batches as bars that bear their size: {span(end_ns - start_ns)} from {start_ns / 1e9:.3f} s on, {why}. "
@@ -167,7 +169,7 @@ def _readable(run: Run, start_ns: int, width_ns: int) -> bool:
 
 
 def _lane_panel(policy: str, world: World, run: Run, start_ns: int, end_ns: int) -> LanePanel:
-    lanes = list(world.scenario.lanes[:LANES_MAX])
+    lanes = list(world.scenario.to_simulate().lanes[:LANES_MAX])
     batches = run.batches
     ended_ns = lane_left_ns(run)
     shown = [

@@ -4,10 +4,10 @@ from duly_load.report.layout import OUTCOME_ORDER, words
 from duly_load.report.page import Column, Table
 from duly_load.results.outcomes import FrameOutcome
 from duly_sim.simulator.engine import Run
-from duly_sim.simulator.results import Results
+from duly_sim.simulator.results import SimulatedResults
 from duly_sim.simulator.world import World
 
-Entry = tuple[str, World, Run, Results]
+Entry = tuple[str, World, Run, SimulatedResults]
 """Policy, what it was run in, what happened, what that amounts to."""
 
 _ALWAYS = (FrameOutcome.LATE, FrameOutcome.EXPIRED, FrameOutcome.SHED, FrameOutcome.SUPERSEDED)

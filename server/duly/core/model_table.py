@@ -15,15 +15,15 @@ from duly.core.waiting import QueuedFrame
 
 
 class ModelTable:
-    __slots__ = ("_variants_ever", "by_name", "several", "variants", "warmed")
+    __slots__ = ("_variants_ever", "by_name", "has_variants", "rewarmed", "variants")
 
     def __init__(self) -> None:
         self.by_name: dict[str, ModelState] = {}
         self.variants: list[VariantState] = []
         """The variants of all models, in the order in which they came."""
-        self.several = False
+        self.has_variants = False
         """Whether any model has several variants."""
-        self.warmed: list[VariantState] = []
+        self.rewarmed: list[VariantState] = []
         """The variants for which idle lanes are warmed."""
         self._variants_ever = 0
 
@@ -63,14 +63,16 @@ class ModelTable:
 
     def longest_one_ns(self, models: Container[str]) -> int:
         """The longest planned time of a batch of one among those models."""
-        return max([variant.longest_one_ns for variant in self.variants if variant.model in models], default=0)
+        return max([variant.single_plan_ns_max for variant in self.variants if variant.model in models], default=0)
 
     def planned_one_ns(self, name: str, rank_max: int) -> int:
         """Planned time of a batch of one on the fastest lane, in the fastest variant up to that rank; 0: none is
         served.
         """
         model = self.by_name.get(name)
-        return min((variant.planned_one_ns for variant in model.served_from(0, rank_max)), default=0) if model else 0
+        return (
+            min((variant.single_plan_ns_min for variant in model.served_from(0, rank_max)), default=0) if model else 0
+        )
 
     def planned_ns(self, name: str, lane: str, variant: str | None) -> list[int]:
         """Planned times of batches of 1, 2, ... on that lane, of that variant or, where None, of the most accurate one
@@ -94,8 +96,8 @@ class ModelTable:
         return plans
 
     def _changed(self) -> None:
-        self.several = len(self.variants) > len(self.by_name)
-        self.warmed = [variant for variant in self.variants if variant.warm_after_ns]
+        self.has_variants = len(self.variants) > len(self.by_name)
+        self.rewarmed = [variant for variant in self.variants if variant.warm_after_ns]
 
 
 def variant_for(now_ns: int, queued: QueuedFrame, model: ModelState, terms: StreamTerms) -> VariantState:
@@ -106,7 +108,7 @@ def variant_for(now_ns: int, queued: QueuedFrame, model: ModelState, terms: Stre
     rank_max, deadline_ns = terms.variant_rank_max, queued.frame.deadline_ns
     served = model.served_from(model.control.rank_for(queued.stream_class, rank_max), rank_max)
     served = served or model.served_from(0, rank_max)
-    in_time = (variant for variant in served if deadline_ns >= now_ns + variant.planned_one_ns)
+    in_time = (variant for variant in served if deadline_ns >= now_ns + variant.single_plan_ns_min)
     known = served or [variant for rank, variant in model.variants.items() if rank <= rank_max]
     return next(in_time, None) or next(reversed(known or list(model.variants.values())))
 
@@ -117,4 +119,4 @@ def rescuer(now_ns: int, queued: QueuedFrame, model: ModelState, terms: StreamTe
         return None
     faster = model.served_from(queued.rank + 1, terms.variant_rank_max)
     deadline_ns = queued.frame.deadline_ns
-    return next((variant for variant in faster if deadline_ns >= now_ns + variant.planned_one_ns), None)
+    return next((variant for variant in faster if deadline_ns >= now_ns + variant.single_plan_ns_min), None)

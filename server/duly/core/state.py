@@ -114,16 +114,16 @@ class VariantState:
 
     __slots__ = (
         "arrivals",
-        "longest_one_ns",
         "model",
         "name",
         "number",
-        "passed_ns",
-        "planned_one_ns",
-        "preferred_ns",
+        "outranked_ns",
+        "passed_over_ns",
         "probe_ns",
         "profiles",
         "rank",
+        "single_plan_ns_max",
+        "single_plan_ns_min",
         "stateful",
         "waiting",
         "warm_after_ns",
@@ -140,23 +140,23 @@ class VariantState:
         """Keys are lanes."""
         self.waiting = WaitingFrames()
         self.arrivals = ArrivalGap()
-        self.planned_one_ns = 0
+        self.single_plan_ns_min = 0
         """Planned time of a batch of one on the fastest lane; 0: no lane serves the variant now."""
-        self.longest_one_ns = 0
+        self.single_plan_ns_max = 0
         """Planned time of a batch of one on the slowest lane."""
         self.probe_ns: dict[str, int] = {}
         """When each lane may next run a doomed frame as a probe."""
-        self.preferred_ns = dict.fromkeys(StreamClass, -1)
+        self.outranked_ns = dict.fromkeys(StreamClass, -1)
         """For each class, when a lane that could have run such a frame last began with a more critical one; -1: never.
         """
-        self.passed_ns = -1
+        self.passed_over_ns = -1
         """When a lane that could have run a waiting frame last chose another one because of overload; -1: never."""
         self.warm_after_ns = 0
 
     def plan(self) -> None:
         planned_ns = [profile.plan_ns[1] for profile in self.profiles.values()]
-        self.planned_one_ns = min(planned_ns, default=0)
-        self.longest_one_ns = max(planned_ns, default=0)
+        self.single_plan_ns_min = min(planned_ns, default=0)
+        self.single_plan_ns_max = max(planned_ns, default=0)
 
     def promised_one_ns(self) -> int:
         """Planned time of a batch of one on the slowest lane, by the longer of the plans in a row and after idle."""
@@ -199,7 +199,9 @@ class ModelState:
 
     def served_from(self, rank: int, rank_max: int) -> list[VariantState]:
         """The variants from `rank` to `rank_max` that a lane serves now, the most accurate first."""
-        return [variant for at, variant in self.variants.items() if rank <= at <= rank_max and variant.planned_one_ns]
+        return [
+            variant for at, variant in self.variants.items() if rank <= at <= rank_max and variant.single_plan_ns_min
+        ]
 
 
 class Batch:

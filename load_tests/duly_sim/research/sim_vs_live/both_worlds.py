@@ -42,15 +42,15 @@ from duly_load.protocols.connection import TargetError
 from duly_load.protocols.duly import DulyTarget
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ints, Record
+from duly_load.results.tally import Results, RunOutcomes, fields_of, results_of
 from duly_load.scenario.arrivals import Network
-from duly_load.scenario.live import parse_live
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Schedule
-from duly_load.scenario.tables import one_of
+from duly_load.scenario.tables import Payloads, one_of
 from duly_load.targets.peer import PeerError
 from duly_sim.research.sim_vs_live import servers
 from duly_sim.research.sim_vs_live.batch_times import BatchTimes, NothingRanError, batch_times
-from duly_sim.scenario.simulated import Scenario
 from duly_sim.simulator.engine import Run, Service, simulate
 from duly_sim.simulator.world import World, build
 
@@ -71,19 +71,9 @@ class LiveRunError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class WorldOutcome:
-    """What became of the frames that count, which are those that arrive from `warm_s` on, in one of the worlds."""
+class WorldOutcome(Results):
+    """What became of the frames in one of the worlds."""
 
-    frames: int
-    counts: dict[str, int]
-    """By the name of the `OutcomeStatus`, all of them."""
-    on_time_ratio: float
-    """1 where there are no frames."""
-    worst_on_time_ratio: float
-    """Of the stream that has the least."""
-    latency_p50_ms: float
-    latency_p99_ms: float
-    """From capture to result; NaN where there is none."""
     batch_size_mean: float
     """NaN where nothing ran."""
 
@@ -113,8 +103,10 @@ class SimVsLive:
 def check(scenario: Scenario, real: bool) -> None:
     """Raises ScenarioError with a line for each thing that both worlds can't do alike."""
     problems = list(_problems(scenario))
-    if real and len(scenario.lanes) > 1:
-        problems.append(f"lane: should be one where models truly run, as lanes share this CPU, are {_lanes(scenario)}")
+    if real and len(scenario.to_simulate().lanes) > 1:
+        problems.append(
+            f"simulate.lane: should be one where models truly run, as lanes share this CPU, are {_lanes(scenario)}"
+        )
     if problems:
         raise ScenarioError("\n".join(problems))
 
@@ -129,7 +121,7 @@ async def sleeping(scenario: Scenario, seed: int) -> SimVsLive:
         stalls = watch.stalls(begin_ns)
         tables_ns = {
             model.name: dict(enumerate(model.variants[0].times_ns(model.batch_max), start=1))
-            for model in scenario.model
+            for model in scenario.to_simulate().model
         }
         took = batch_times(world, seen, tables_ns)
     return _compare(scenario, took, seed, seen, stalls)
@@ -163,22 +155,23 @@ def _why() -> Iterator[None]:
 
 
 def _problems(scenario: Scenario) -> Iterator[str]:
-    lanes = [f"cpu:{nth}" for nth in range(len(scenario.lanes))]
-    if sorted(scenario.lanes) != sorted(lanes):
-        yield f"lane: should be named {one_of(lanes)} as the server names them, are {_lanes(scenario)}"
-    if scenario.fault:
-        yield "fault: should not be there, nothing breaks in a live run"
-    if scenario.noise.step_factor != 1:
-        yield f"noise.step_factor: should be 1 in a live run, got {scenario.noise.step_factor:g}"
-    for nth, model in enumerate(scenario.model):
+    given = scenario.to_simulate()
+    lanes = [f"cpu:{nth}" for nth in range(len(given.lanes))]
+    if sorted(given.lanes) != sorted(lanes):
+        yield f"simulate.lane: should be named {one_of(lanes)} as the server names them, are {_lanes(scenario)}"
+    if given.fault:
+        yield "simulate.fault: should not be there, nothing breaks in a live run"
+    if given.noise.step_factor != 1:
+        yield f"simulate.noise.step_factor: should be 1 in a live run, got {given.noise.step_factor:g}"
+    for nth, model in enumerate(given.model):
         if not _NAME.fullmatch(model.name):
-            yield f"model[{nth}].name: should be letters, digits, _ and - in a live run, got {model.name!r}"
+            yield f"simulate.model[{nth}].name: should be letters, digits, _ and - in a live run, got {model.name!r}"
         if len(model.variants) > 1:
-            yield f"model[{nth}].variants: should be one in a live run, are {len(model.variants)}"
+            yield f"simulate.model[{nth}].variants: should be one in a live run, are {len(model.variants)}"
         if not model.any_size:
-            yield f"model[{nth}].any_size: should be true in a live run"
+            yield f"simulate.model[{nth}].any_size: should be true in a live run"
         if model.lanes:
-            yield f"model[{nth}].lanes: should not be there, a live server has each model on all lanes"
+            yield f"simulate.model[{nth}].lanes: should not be there, a live server has each model on all lanes"
     for nth, stream in enumerate(scenario.stream):
         if stream.churn is not None or stream.from_s or stream.to_s is not None:
             yield f"stream[{nth}]: should not have churn, from_s or to_s, its stream is open throughout a live run"
@@ -191,13 +184,13 @@ def _problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _lanes(scenario: Scenario) -> str:
-    return ", ".join(scenario.lanes)
+    return ", ".join(scenario.to_simulate().lanes)
 
 
 async def _planned_ns(target: str, scenario: Scenario) -> dict[str, dict[int, int]]:
     """Planned times by model and batch size, as the server tells them."""
     async with Client(target, reconnect=False) as client:
-        models = [await client.model(model.name) for model in scenario.model]
+        models = [await client.model(model.name) for model in scenario.to_simulate().model]
     return {
         model.name: {entry.batch_size: entry.planned_nano for entry in model.versions[0].variants[0].profile}
         for model in models
@@ -210,14 +203,9 @@ async def _offer(target: str, world: World, width: int) -> tuple[Record, int]:
 
     Raises LiveRunError where the server does not take or keep a stream, or does not answer a frame.
     """
-    scenario = world.scenario
-    streams = [
-        stream.model_dump(by_alias=True, exclude={"principal", "credit"}) | {"payloads": {"shape": [width]}}
-        for stream in scenario.stream
-    ]
-    content = {"name": scenario.name, "duration_s": scenario.duration_s, "stream": streams}
-    content["load_step"] = [step.model_dump() for step in scenario.load_step]
-    loaded = parse_live(content, scenario.name, Path())
+    payloads = Payloads(shape=(width,))
+    streams = tuple(stream.model_copy(update={"payloads": payloads}) for stream in world.scenario.stream)
+    loaded = world.scenario.model_copy(update={"stream": streams})
     sender = Sender(loaded, world.seed, Schedule(world.frames, world.sessions), world.sessions)
     async with DulyTarget(target) as server:
         await sender.open(server)
@@ -240,7 +228,7 @@ def _status(seen: Record) -> Statuses:
 def _compare(scenario: Scenario, took: BatchTimes, seed: int, seen: Record, stalls: Stalls) -> SimVsLive:
     """`scenario`: what `simulated` is with."""
     live = build(scenario, seed)
-    lag_ms = seen.lag_ns[_counting(live)] / 1e6
+    lag_ms = seen.lag_ns[live.frames.arrival_ns >= round(scenario.warm_s * 1e9)] / 1e6
     p50, p99 = np.percentile(lag_ms, [50, 99]).tolist() if len(lag_ms) else (0.0, 0.0)
     return SimVsLive(
         _world_outcome(live, _status(seen), seen.latency_ns, seen.batch_size),
@@ -265,26 +253,11 @@ def _batch_sizes(run: Run) -> Counts:
     return np.array([*run.batches.size, 0], np.int32)[run.batch]  # -1, never ran, takes the last
 
 
-def _counting(world: World) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-    return world.frames.arrival_ns >= round(world.scenario.warm_s * 1e9)
-
-
 def _world_outcome(world: World, status: Statuses, latency_ns: Ints, sizes: Counts) -> WorldOutcome:
-    counting = _counting(world)
-    status, sizes, stream_id = status[counting], sizes[counting], world.frames.stream_id[counting]
-    by_number = np.bincount(status, minlength=max(OutcomeStatus) + 1).tolist()
-    on_time = status == OutcomeStatus.ON_TIME
-    sent = np.bincount(stream_id)
-    ratios = np.bincount(stream_id, on_time)[sent > 0] / sent[sent > 0]
-    latency_ms = latency_ns[counting][on_time | (status == OutcomeStatus.LATE)] / 1e6
-    p50, p99 = np.percentile(latency_ms, [50, 99]).tolist() if len(latency_ms) else (np.nan, np.nan)
-    ran = sizes[sizes > 0]
-    return WorldOutcome(
-        len(status),
-        {outcome.name: by_number[outcome] for outcome in OutcomeStatus},
-        float(on_time.mean()) if len(status) else 1.0,
-        float(ratios.min(initial=1.0)),
-        p50,
-        p99,
-        len(ran) / float((1.0 / ran).sum()) if len(ran) else np.nan,
-    )
+    planned = Schedule(world.frames, world.sessions)
+    warm_ns, end_ns = round(world.scenario.warm_s * 1e9), round(world.scenario.duration_s * 1e9)
+    outcomes = RunOutcomes(planned, warm_ns, end_ns, status, latency_ns)
+    ran = sizes[outcomes.counted]
+    ran = ran[ran > 0]
+    batch_size_mean = len(ran) / float((1.0 / ran).sum()) if len(ran) else np.nan
+    return WorldOutcome(**fields_of(results_of(outcomes)), batch_size_mean=batch_size_mean)

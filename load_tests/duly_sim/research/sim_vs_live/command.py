@@ -13,8 +13,8 @@ from duly.core.types import OutcomeStatus
 from duly.telemetry import configure_logging
 from duly_load.cli.options import UsageError
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_sim.research.sim_vs_live import both_worlds
-from duly_sim.scenario.simulated import Scenario, load_scenario
 
 STALLED_MAX = 0.1
 """Share of the time."""
@@ -100,8 +100,9 @@ def _table(title: str, found: both_worlds.SimVsLive) -> Table:
         counts = [side.counts[status.name] for side in sides]
         if any(counts):
             table.add_row(status.name, *_row(counts, "{:,}"))
-    table.add_row("latency p50 ms", *_row([side.latency_p50_ms for side in sides], "{:.2f}"))
-    table.add_row("latency p99 ms", *_row([side.latency_p99_ms for side in sides], "{:.2f}"))
+    latencies = [side.latency_ms for side in sides]
+    table.add_row("latency p50 ms", *_row([math.nan if each is None else each.p50 for each in latencies], "{:.2f}"))
+    table.add_row("latency p99 ms", *_row([math.nan if each is None else each.p99 for each in latencies], "{:.2f}"))
     table.add_row("frames a batch", *_row([side.batch_size_mean for side in sides], "{:.2f}"))
     return table
 
@@ -116,7 +117,8 @@ def _row(values: list[int] | list[float], form: str) -> list[str]:
 def _times(measured: Scenario) -> str:
     """How long batches held their lanes."""
     lines = []
-    for model in measured.model:
+    given = measured.to_simulate()
+    for model in given.model:
         times = ", ".join(f"{size}: {ms:.1f}" for size, ms in (model.variants[0].times_ms or {}).items())
-        lines.append(f"{model.name}: ms by batch size {times}; scatter {measured.noise.cv:.2f}")
+        lines.append(f"{model.name}: ms by batch size {times}; scatter {given.noise.cv:.2f}")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from duly.core.backlog import keeps_all
 from duly.core.dispatch.batch_window import best_window, keeps_up, largest_size
 from duly.core.dispatch.best_effort_share import STRICT, ClassShares
-from duly.core.dispatch.deferral import may_hold, ripe_ns
+from duly.core.dispatch.deferral import may_hold, ripe_at_ns
 from duly.core.dispatch.merit import FLOOR_MERIT
 from duly.core.dispatch.overload import EDGE_PERCENT, RIPE_FACTOR, fits_serially, worthiest
 from duly.core.state import Batch, StreamState, VariantState
@@ -130,7 +130,7 @@ def next_batch(now_ns: int, lane: str, context: DispatchContext) -> Batch | Hold
         return _densest(now_ns, candidates, context, cap_ns)
     chosen = candidates[0]
     if not critical and not context.draining and _may_hold(now_ns, candidates, context.lanes):
-        ripe = [_ripe_ns(c, context) for c in candidates]
+        ripe = [_ripe_at_ns(c, context) for c in candidates]
         if min(ripe) > now_ns:
             return Hold(min(ripe))
         chosen = next(c for c, from_ns in zip(candidates, ripe, strict=True) if from_ns <= now_ns)
@@ -216,9 +216,9 @@ def _may_hold(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
     return may_hold(lanes, len(candidates), sum([candidate.lanes_needed(now_ns) for candidate in candidates]))
 
 
-def _ripe_ns(candidate: _Candidate, context: DispatchContext) -> int:
+def _ripe_at_ns(candidate: _Candidate, context: DispatchContext) -> int:
     c = candidate
-    until_ns = ripe_ns(c.plan, c.size, c.waiting, c.deadline_ns)
+    until_ns = ripe_at_ns(c.plan, c.size, c.waiting, c.deadline_ns)
     if until_ns and all(keeps_all(context.streams[entry[2].frame.stream_id].terms) for entry in c.entries):
         return until_ns
     return 0
@@ -252,7 +252,7 @@ def _densest(now_ns: int, candidates: list[_Candidate], context: DispatchContext
         frames, value = worthiest(c.entries, begin, size, c.plan.batch_max, context.merit, edge_ns)
         density = value / c.plan.usual_ns[size]
         waiting = len(c.entries) - begin
-        if len(candidates) > 1 and ripe_ns(c.plan, size, waiting, c.entries[begin][0]) < now_ns + shortest_ns:
+        if len(candidates) > 1 and ripe_at_ns(c.plan, size, waiting, c.entries[begin][0]) < now_ns + shortest_ns:
             density *= RIPE_FACTOR
         if best is None or density > best_density:
             best_density = density

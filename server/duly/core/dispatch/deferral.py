@@ -27,7 +27,7 @@ def may_hold(lanes: int, models_waiting: int, lanes_needed: float) -> bool:
     return lanes > 1 and models_waiting * LANES_PER_MODEL <= lanes and lanes_needed * 100 > lanes * DEMAND_MIN_PERCENT
 
 
-def ripe_ns(profile: Plan, size: int, waiting: int, deadline_ns: int) -> int:
+def ripe_at_ns(profile: Plan, size: int, waiting: int, deadline_ns: int) -> int:
     """The time from which on a batch of `size` of the `waiting` frames gains nothing by waiting; 0: it gains nothing
     now.
     """

@@ -43,11 +43,11 @@ PRINCIPALS_MAX = 4096
 class Merit:
     """The value of the next frame of one stream; 1 where nothing was missed."""
 
-    __slots__ = ("_floor_frames", "_recent", "_streak", "_streak_before", "_unsent", "spotless", "value")
+    __slots__ = ("_floor_frames", "_recent", "_streak", "_streak_before", "_unsent", "untouched_by_hit", "value")
 
     def __init__(self, terms: StreamTerms) -> None:
         self.value = 1.0
-        self.spotless = not terms.floor_window
+        self.untouched_by_hit = not terms.floor_window
         """Whether one more frame on time would change nothing."""
         self._streak = 0
         self._streak_before = 0
@@ -95,7 +95,7 @@ class Merit:
         self.value = _VALUES[self._streak]
         if self._unsent:
             self.value = STREAK_FACTOR ** min(self._streak * (1 + self._unsent) + self._unsent, STREAK_MAX)
-        self.spotless = not self._streak and self._recent is None
+        self.untouched_by_hit = not self._streak and self._recent is None
         if self._recent is not None and sum(self._recent) < self._floor_frames:
             self.value += FLOOR_VALUE
 

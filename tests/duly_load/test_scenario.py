@@ -10,25 +10,26 @@ import pytest
 
 from duly.core.types import BacklogPolicy, StreamClass
 from duly_load.scenario.parsing import ScenarioError
-from duly_sim.scenario.simulated import Scenario, load_scenario, parse_scenario
-
-READY = sorted((Path(__file__).parents[2] / "load_tests" / "scenarios" / "sim").glob("*.toml"))
+from duly_load.scenario.scenario import Scenario, load_scenario, parse_scenario
 
 SMALL: dict[str, Any] = {
     "name": "small",
     "duration_s": 10,
     "warm_s": 1,
-    "lane": [{"name": "gpu", "count": 2}],
-    "model": [
-        {
-            "name": "detector",
-            "batch_max": 8,
-            "variants": [
-                {"name": "fp32", "table": "t4_resnet50", "scale": 2},
-                {"name": "int8", "times_ms": {"1": 1, "8": 4}},
-            ],
-        }
-    ],
+    "serve": {"model": [{"name": "detector", "graph": "mlp"}]},
+    "simulate": {
+        "lane": [{"name": "gpu", "count": 2}],
+        "model": [
+            {
+                "name": "detector",
+                "batch_max": 8,
+                "variants": [
+                    {"name": "fp32", "table": "t4_resnet50", "scale": 2},
+                    {"name": "int8", "times_ms": {"1": 1, "8": 4}},
+                ],
+            }
+        ],
+    },
     "stream": [
         {"name": "camera", "model": "detector", "budget_ms": 30, "arrivals": {"kind": "periodic", "rate_hz": 30}},
         {"name": "batch", "model": "detector", "budget_ms": 90, "arrivals": {"kind": "poisson", "rate_hz": 9}},
@@ -52,23 +53,17 @@ def at(content: dict[str, Any], place: str) -> Any:
     return content
 
 
-def test_ready_scenarios_are_valid() -> None:
-    scenarios = {file.stem: load_scenario(file) for file in READY}
-    assert set(scenarios) == {"rig", "fraud", "overload", "lane_fault", "variants", "churn"}
-    assert all(scenario.name == stem for stem, scenario in scenarios.items())
-
-
 def test_what_is_said_and_what_is_left_out() -> None:
     scenario = parse(SMALL)
-    assert scenario.lanes == ("gpu:0", "gpu:1")
+    assert scenario.to_simulate().lanes == ("gpu:0", "gpu:1")
     camera = scenario.stream[0]
     assert (camera.stream_class, camera.backlog_policy, camera.backlog_frames) == (
         StreamClass.STANDARD,
         BacklogPolicy.LATEST,
         1,
     )
-    assert scenario.model[0].variants[0].times_ns(2) == (6_000_000, 7_833_333)
-    assert scenario.model[0].variants[1].times_ns(8)[-1] == 4_000_000
+    assert scenario.to_simulate().model[0].variants[0].times_ns(2) == (6_000_000, 7_833_333)
+    assert scenario.to_simulate().model[0].variants[1].times_ns(8)[-1] == 4_000_000
 
 
 @pytest.mark.parametrize(
@@ -88,13 +83,20 @@ def test_names_of_several() -> None:
     scenario = parse(changed(lambda content: content["stream"][0].update(count=3)))
     assert scenario.stream[0].names == ("camera-0", "camera-1", "camera-2")
     assert scenario.stream[1].names == ("batch",)
-    assert parse(changed(lambda content: content.update(lane=[{"name": "cpu"}]))).lanes == ("cpu",)
+    assert parse(changed(lambda content: content["simulate"].update(lane=[{"name": "cpu"}]))).to_simulate().lanes == (
+        "cpu",
+    )
 
 
 def test_linear_and_measured_times(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(json.dumps({"planned_ms": {"1": 3.0, "8": 10.0}}), encoding="utf-8")
     ways = [{"name": "a", "linear": {"first_ms": 2, "next_ms": 0.5}}, {"name": "b", "measured": "m.json"}]
-    variants = parse(changed(lambda content: content["model"][0].update(variants=ways)), tmp_path).model[0].variants
+    variants = (
+        parse(changed(lambda content: content["simulate"]["model"][0].update(variants=ways)), tmp_path)
+        .to_simulate()
+        .model[0]
+        .variants
+    )
     assert variants[0].times_ns(3) == (2_000_000, 2_500_000, 3_000_000)
     assert variants[1].times_ns(8) == tuple(range(3_000_000, 11_000_000, 1_000_000))
 
@@ -104,60 +106,111 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (
         "",
         {"speed": 1},
-        "speed: unknown key; should be name, duration_s, warm_s, stream, load_step, noise, lane, model or fault",
+        "speed: unknown key; should be name, duration_s, warm_s, scale, stream, load_step, serve or simulate",
     ),
     ("", {"duration_s": 0}, "duration_s: should be greater than 0, got 0"),
     ("", {"duration_s": 1e9}, "duration_s: should be less than or equal to 86400, got 1000000000.0"),
     ("", {"warm_s": 10}, "warm_s: should be less than duration_s, which is 10, got 10"),
-    ("", {"lane": []}, "lane: should be there at least once"),
+    ("simulate", {"lane": []}, "simulate.lane: should be there at least once"),
     ("", {"stream": 3}, "stream: should be an array, got 3"),
-    ("", {"noise": 3}, "noise: should be a table, got 3"),
-    ("", {"noise": {"cv": 0.1, "bound": 0.1}}, "noise: should have cv or bound, not both"),
-    ("", {"noise": {"spike_probability": 2}}, "noise.spike_probability: should be less than or equal to 1, got 2"),
-    ("", {"lane": [{"name": "a"}, {"name": "a"}]}, "lane: should name each once, 'a' is there 2 times"),
-    ("lane.0", {"count": 65}, "lane[0].count: should be less than or equal to 64, got 65"),
+    ("simulate", {"noise": 3}, "simulate.noise: should be a table, got 3"),
+    ("simulate", {"noise": {"cv": 0.1, "bound": 0.1}}, "simulate.noise: should have cv or bound, not both"),
     (
-        "",
-        {"lane": [{"name": "a", "count": 40}, {"name": "b", "count": 40}]},
-        "lane: should be at most 64 in all, are 80",
+        "simulate",
+        {"noise": {"spike_probability": 2}},
+        "simulate.noise.spike_probability: should be less than or equal to 1, got 2",
     ),
-    ("model.0", {"lanes": ["gpu:7"]}, "model[0].lanes: no lane is named 'gpu:7'; should be gpu:0 or gpu:1"),
-    ("model.0", {"variants": []}, "model[0].variants: should be there at least once"),
     (
-        "model.0",
+        "simulate",
+        {"lane": [{"name": "a"}, {"name": "a"}]},
+        "simulate.lane: should name each once, 'a' is there 2 times",
+    ),
+    ("simulate.lane.0", {"count": 65}, "simulate.lane[0].count: should be less than or equal to 64, got 65"),
+    (
+        "simulate",
+        {"lane": [{"name": "a", "count": 40}, {"name": "b", "count": 40}]},
+        "simulate.lane: should be at most 64 in all, are 80",
+    ),
+    (
+        "simulate.model.0",
+        {"lanes": ["gpu:7"]},
+        "simulate.model[0].lanes: no lane is named 'gpu:7'; should be gpu:0 or gpu:1",
+    ),
+    ("simulate.model.0", {"variants": []}, "simulate.model[0].variants: should be there at least once"),
+    (
+        "simulate.model.0",
         {"batch_max": 64, "variants": [{"table": "t4_resnet50"}]},
-        "model[0].variants[0]: does not cover batch_max, which is 64: "
+        "simulate.model[0].variants[0]: does not cover batch_max, which is 64: "
         "a table should hold sizes 1 to 64, got [1, 4, 8, 16, 32]",
     ),
     (
-        "model.0.variants.1",
+        "simulate.model.0.variants.1",
         {"times_ms": {"2": 1, "8": 2}},
-        "model[0].variants[1]: does not cover batch_max, which is 8: a table should hold sizes 1 to 8, got [2, 8]",
+        "simulate.model[0].variants[1]: does not cover batch_max, which is 8: "
+        "a table should hold sizes 1 to 8, got [2, 8]",
     ),
-    ("model.0.variants.1", {"times_ms": {"1": 0}}, "model[0].variants[1].times_ms.1: should be greater than 0, got 0"),
-    ("model.0.variants.1", {"name": "fp32"}, "model[0].variants: should name each once, 'fp32' is there 2 times"),
     (
-        "model.0.variants.0",
+        "simulate.model.0.variants.1",
+        {"times_ms": {"1": 0}},
+        "simulate.model[0].variants[1].times_ms.1: should be greater than 0, got 0",
+    ),
+    (
+        "simulate.model.0.variants.1",
+        {"name": "fp32"},
+        "simulate.model[0].variants: should name each once, 'fp32' is there 2 times",
+    ),
+    (
+        "simulate.model.0.variants.0",
         {"linear": {"first_ms": 1, "next_ms": 1}},
-        "model[0].variants[0]: should have exactly one of table, times_ms, linear and measured",
+        "simulate.model[0].variants[0]: should have exactly one of table, times_ms, linear and measured",
     ),
     (
-        "model.0.variants.0",
+        "simulate.model.0.variants.0",
         {"table": "h100"},
-        "model[0].variants[0].table: should be 't4_resnet50', 'a100_resnet50' or 'v100_resnet50', got 'h100'",
+        "simulate.model[0].variants[0].table: should be 't4_resnet50', 'a100_resnet50' or 'v100_resnet50', got 'h100'",
     ),
     (
-        "model.0.variants.0",
+        "simulate.model.0.variants.0",
         {"table": None, "linear": {"first_ms": 1}},
-        "model[0].variants[0].linear.next_ms: is required",
+        "simulate.model[0].variants[0].linear.next_ms: is required",
     ),
     (
-        "model.0.variants.0",
+        "simulate.model.0.variants.0",
         {"table": None, "measured": "none.json"},
-        "model[0].variants[0].measured: can't be read: No such file or directory, got 'none.json'",
+        "simulate.model[0].variants[0].measured: can't be read: No such file or directory, got 'none.json'",
     ),
     ("stream.1", {"name": "camera"}, "stream: should name each once, 'camera' is there 2 times"),
-    ("stream.1", {"model": "x"}, "stream[1].model: no model is named 'x'; should be detector"),
+    (
+        "simulate",
+        {"speed": 1},
+        "simulate.speed: unknown key; should be noise, lane, model or fault",
+    ),
+    ("serve", {"lanes": ["a", "a"]}, "serve.lanes: should name each once, 'a' is there 2 times"),
+    (
+        "serve.model.0",
+        {"dense": {"width": 4}},
+        "serve.model[0]: should have exactly one of graph, dense and folder",
+    ),
+    (
+        "serve",
+        {"fault": [{"lane": "gpu:0", "kind": "die", "at_s": 2}]},
+        "serve.fault[0].lane: no lane is named 'gpu:0'; should be cpu:0",
+    ),
+    (
+        "serve",
+        {"fault": [{"lane": "cpu:0", "kind": "die", "at_s": 2, "back_s": 3}]},
+        "serve.fault[0].back_s: should not be there, a worker that was killed is replaced by its server",
+    ),
+    (
+        "serve",
+        {"fault": [{"lane": "cpu:0", "kind": "hang", "at_s": 2, "back_s": 10}]},
+        "serve.fault[0].back_s: should be less than duration_s, which is 10, got 10",
+    ),
+    (
+        "stream.0",
+        {"payloads": {"topic": "/camera"}},
+        "stream[0].payloads.topic: goes with a recording that is an .mcap",
+    ),
     ("stream.1", {"budget_ms": -5}, "stream[1].budget_ms: should be greater than 0, got -5"),
     ("stream.1", {"budget_ms": float("nan")}, "stream[1].budget_ms: should be a finite number, got nan"),
     ("stream.1", {"class": "URGENT"}, "stream[1].class: should be CRITICAL, STANDARD or BEST_EFFORT, got 'URGENT'"),
@@ -210,24 +263,24 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("stream.0.arrivals", {"loss": 1}, "stream[0].arrivals.loss: should be less than 1, got 1"),
     (
-        "",
+        "simulate",
         {"fault": [{"lane": "gpu:9", "kind": "die", "at_s": 2, "back_s": 3}]},
-        "fault[0].lane: no lane is named 'gpu:9'; should be gpu:0 or gpu:1",
+        "simulate.fault[0].lane: no lane is named 'gpu:9'; should be gpu:0 or gpu:1",
     ),
     (
-        "",
+        "simulate",
         {"fault": [{"lane": "gpu:0", "kind": "hang", "at_s": 2, "back_s": 2.05}]},
-        "fault[0].back_s: should be later than the fault is noticed, which is at 2.1, got 2.05",
+        "simulate.fault[0].back_s: should be later than the fault is noticed, which is at 2.1, got 2.05",
     ),
     (
-        "",
+        "simulate",
         {
             "fault": [
                 {"lane": "gpu:0", "kind": "die", "at_s": 2, "back_s": 4},
                 {"lane": "gpu:0", "kind": "die", "at_s": 3, "back_s": 5},
             ]
         },
-        "fault[1].at_s: should be later than back_s of the lane's fault before and less than duration_s, "
+        "simulate.fault[1].at_s: should be later than back_s of the lane's fault before and less than duration_s, "
         "which is 10, got 3",
     ),
     (
@@ -266,8 +319,8 @@ def test_all_mistakes_are_told_at_once() -> None:
 @pytest.mark.parametrize("table", [{"table": "t4_resnet50"}, {"planned_ms": 3}, {"planned_ms": {"one": 3}}, []])
 def test_a_measured_file_that_is_wrong_is_told(tmp_path: Path, table: object) -> None:
     (tmp_path / "m.json").write_text(json.dumps(table), encoding="utf-8")
-    content = changed(lambda content: content["model"][0].update(variants=[{"measured": "m.json"}]))
-    with pytest.raises(ScenarioError, match=r"model\[0\]\.variants\[0\]\.measured.*should be"):
+    content = changed(lambda content: content["simulate"]["model"][0].update(variants=[{"measured": "m.json"}]))
+    with pytest.raises(ScenarioError, match=r"simulate\.model\[0\]\.variants\[0\]\.measured.*should be"):
         parse(content, tmp_path)
 
 
@@ -285,3 +338,20 @@ def test_files_are_beside_the_scenario(tmp_path: Path) -> None:
     assert parse(content, tmp_path).stream[0].arrivals.frames_expected(10) == 2
     with pytest.raises(ScenarioError, match=r"stream\[0\]\.arrivals\.file: can't be read"):
         parse(content)
+
+
+def test_a_model_has_to_be_in_each_section_that_there_is() -> None:
+    content = changed(lambda content: content["stream"][0].update(model="x"))
+    with pytest.raises(ScenarioError) as caught:
+        parse(content)
+    assert [line.partition(" is named")[0] for line in str(caught.value).splitlines()] == [
+        "s.toml: stream[0].model: no model of [serve]",
+        "s.toml: stream[0].model: no model of [simulate]",
+    ]
+    del content["serve"], content["simulate"]
+    assert parse(content).stream[0].model == "x"
+
+
+def test_what_is_not_there_can_not_be_simulated() -> None:
+    with pytest.raises(ScenarioError, match="small: simulate: is required"):
+        parse(changed(lambda content: content.pop("simulate"))).to_simulate()
