@@ -103,10 +103,9 @@ class Scheduler:
             alone = len(event.frames) == 1 and lanes.free and not frames.waiting
             for frame in event.frames:
                 before = doomed.pop(frame.stream_id, None) if doomed else None
-                if before is not None and before[1].stateful:
-                    self._doomed(now_ns, *before)  # what becomes of it decides about this one
-                elif before is not None:
-                    frames.drop(now_ns, *before)  # there is a newer one
+                if before is not None:
+                    # There is a newer one. It could not be tried, either: no lane is given away before all have come.
+                    frames.drop(now_ns, *before)
                 arrived = frames.arrived(now_ns, frame)
                 if arrived is None:
                     pass  # it has its answer
