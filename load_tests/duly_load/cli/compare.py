@@ -331,18 +331,20 @@ def _run_json(names: Sequence[str], kept: RunResult) -> dict[str, Any]:
 
 def _write_report(file: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
     from duly_load.compare.page import Detail, write_comparison  # late: it draws with plotly
+    from duly_load.report.live import view_of
 
     names, seeds = request.names, (request.turns[0].seed, request.turns[-1].seed)
-    details = []
-    for load in request.detailed:
-        runs = [(names[target], done.runs[load, target]) for target in range(len(names)) if (load, target) in done.runs]
-        if runs:
-            details.append(Detail(load, [(name, run, measure(run)) for name, run in runs]))
+    shown = {
+        load: [(names[nth], done.runs[load, nth]) for nth in range(len(names)) if (load, nth) in done.runs]
+        for load in request.detailed
+    }
+    details = [Detail(load, [view_of(name, run, measure(run)) for name, run in of]) for load, of in shown.items() if of]
     facts = [("Rounds", str(request.rounds)), ("Seeds", f"{seeds[0]} to {seeds[1]}")]
     facts += [("Target", f"{name}: {versions[name]}" if versions[name] else name) for name in names]
     facts += [
-        (f"In detail at {detail.load:g}x", ", ".join(f"{name}, seed {run.seed}" for name, run, _ in detail.entries))
-        for detail in details
+        (f"In detail at {load:g}x", ", ".join(f"{name}, seed {run.seed}" for name, run in of))
+        for load, of in shown.items()
+        if of
     ]
     facts += [
         *request.machine.facts(),

@@ -163,11 +163,12 @@ def _write(out: Path, ran: LiveRun, results: LiveResults, machine: Machine, vers
     """What costs nothing to write comes first: a fault in drawing must not lose a run. Raises ClickException."""
     try:
         left_out = write_files(out, ran, results, machine, machine_of(ran.target), version)
-        from duly_load.report.live import write_runs  # late: it draws with plotly, which nothing else needs
+        from duly_load.report.live import view_of  # late: it draws with plotly, which nothing else needs
+        from duly_load.report.runs import write_runs
 
         facts = [("Target's machine", machine_of(ran.target)), *([("Version", version)] if version else [])]
         facts += machine.facts()
-        write_runs(out / FILES[0], f"{ran.scenario.name} on {ran.target}", [(ran.target, ran, results)], facts)
+        write_runs(out / FILES[0], f"{ran.scenario.name} on {ran.target}", [view_of(ran.target, ran, results)], facts)
     except OSError as error:
         raise click.ClickException(f"{error.filename} can't be written: {error.strerror}") from error
     click.echo(f"written: {out}: {', '.join(FILES)}")

@@ -150,7 +150,7 @@ def measure(run: LiveRun) -> LiveResults:
         by_class=by_class,
         by_stream=by_stream,
         worst_stream=min(with_frames, key=lambda name: by_stream[name].on_time_ratio, default=""),
-        fairness=_jain(np.array([by_stream[name].on_time_ratio for name in with_frames])),
+        fairness=jain(np.array([by_stream[name].on_time_ratio for name in with_frames])),
         problems=run.problems,
         latency_hdr=encoded(counted.latency_ns[got_result]),
         lag_hdr=encoded(lag_ns),
@@ -254,6 +254,6 @@ def _cpu_us_per_frame(run: LiveRun) -> float | None:
     return run.server_cpu_s / sent * 1e6 if run.server_cpu_s is not None and sent else None
 
 
-def _jain(ratios: NDArray[np.float64]) -> float | None:
+def jain(ratios: NDArray[np.float64]) -> float | None:
     squares = float((ratios**2).sum())
     return float(ratios.sum()) ** 2 / (len(ratios) * squares) if squares else None

@@ -173,9 +173,10 @@ def _ms(time_ms: float) -> str:
 
 
 def _write(out: Path, scenario: Scenario, seed: int, entries: list[Entry]) -> None:
-    from duly_sim.report import page  # late: it draws with plotly, which nothing else needs
+    from duly_load.report.runs import write_runs  # late: it draws with plotly, which nothing else needs
+    from duly_sim.report.view import view_of
 
-    page.write(out / "report.html", f"{scenario.name}, seed {seed}", list(entries))
+    write_runs(out / "report.html", f"{scenario.name}, seed {seed}", [view_of(*entry) for entry in entries])
     policies = {name: results.to_json() for name, _, _, results in entries}
     told = {"scenario": scenario.name, "seed": seed, "policies": policies}
     (out / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -122,7 +122,7 @@ def _cells(finding: Finding) -> list[str]:
 
 
 def _write(out: Path, effort: str, judged: list[Row]) -> None:
-    from duly_sim.report.page import write_curves  # late: it draws with plotly, which nothing else needs
+    from duly_sim.report.curves import write_curves  # late: it draws with plotly, which nothing else needs
 
     told: dict[str, Any] = {"effort": asdict(EFFORTS[effort]), "rows": [row.to_json() for row in judged]}
     (out / "grid.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
