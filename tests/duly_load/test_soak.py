@@ -32,7 +32,7 @@ from duly_load.soak.crowd import Crowd, Rudeness
 from duly_load.soak.decline import compared, decline
 from duly_load.soak.misbehaviour import Aim
 from duly_load.soak.phases import Phase, phase_of
-from duly_load.soak.record import SAMPLES_MAX, Log, SliceResult, Soak, without_frames, write_csv
+from duly_load.soak.record import SAMPLES_MAX, Log, SliceResult, Soak, without_frames, write_samples
 from duly_load.soak.run import SoakPlan, SoakProgress, soak
 from duly_load.soak.trend import POINTS_MAX, Verdict, trend
 from duly_load.soak.verdict import MIB, Holds, Judgement, judge
@@ -569,7 +569,7 @@ def test_a_full_disk_is_told_and_ends_nothing() -> None:
 
 def test_samples_as_csv(tmp_path: Path) -> None:
     done = hours()
-    write_csv(tmp_path / "soak.csv", [done.samples[1], Sample(120.0, None, usage(), None, None)])
+    write_samples(tmp_path / "soak.csv", [done.samples[1], Sample(120.0, None, usage(), None, None)])
     with (tmp_path / "soak.csv").open(newline="") as lines:
         seen, unseen = csv.DictReader(lines)
     assert (seen["at_s"], seen["server_rss_bytes"], seen["asked_streams_open"]) == ("90.0", str(300 * MIB), "0")

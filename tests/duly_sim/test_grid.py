@@ -21,7 +21,7 @@ from duly_sim.research.grid.alternation import last_over_first
 from duly_sim.research.grid.cells import Cell, crossing_hz, parsed, ratio_at, seconds_for, tuning_name
 from duly_sim.research.grid.classes import admitted_standard, best_effort_overload
 from duly_sim.research.grid.collapse import overloaded
-from duly_sim.research.grid.cost import fresh, recorded
+from duly_sim.research.grid.cost import recorded
 from duly_sim.research.grid.efforts import ALL_CELLS, EFFORTS, ROWS
 from duly_sim.research.grid.freshness import age_ms, queueing
 from duly_sim.research.grid.hard_sets import draw_set, run_set
@@ -194,7 +194,7 @@ def test_a_log_of_events_told_again_answers_every_frame_once() -> None:
     scheduler = Scheduler()
     answered = [
         action.frame.seq
-        for now_ns, event in fresh(log)
+        for now_ns, event in log
         for action in scheduler.step(now_ns, event)
         if type(action).__name__ == "ResolveFrame"
     ]

@@ -1,7 +1,5 @@
 """What a search for capacities found: as JSON, as CSV with a row a trial, and as a page with all trials in pictures."""
 
-import csv
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -16,6 +14,7 @@ from duly_load.report.figures import policy_series
 from duly_load.report.layout import Json, log_ticks, numbers, single, x_axis, y_axis
 from duly_load.report.page import Column, Picture, Table, render
 from duly_load.report.page import Verdict as PageVerdict
+from duly_load.results.formats import write_csv, write_json, write_text
 from duly_load.results.machine import Machine
 
 HEIGHT_PX = 420
@@ -58,9 +57,9 @@ def write(out: Path, request: Request, machine: Machine, capacities: Sequence[Ca
         "machine": machine.to_json(),
         "capacities": [_json(capacity) for capacity in capacities],
     }
-    (out / "capacity.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(out / "capacity.json", told)
     _write_trials(out / "capacity.csv", capacities)
-    (out / "report.html").write_text(page(request, machine, capacities), encoding="utf-8")
+    write_text(out / "report.html", page(request, machine, capacities))
 
 
 def page(request: Request, machine: Machine, capacities: Sequence[Capacity]) -> str:
@@ -229,10 +228,7 @@ def _write_trials(file: Path, capacities: Sequence[Capacity]) -> None:
         for capacity in capacities
         for nth, trial in enumerate(capacity.found.trials, 1)
     ]
-    with file.open("w", encoding="utf-8", newline="") as lines:
-        table = csv.DictWriter(lines, TRIAL_COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_csv(file, TRIAL_COLUMNS, ([row[name] for name in TRIAL_COLUMNS] for row in rows))
 
 
 def _trial(capacity: Capacity, trial: Trial) -> dict[str, Any]:

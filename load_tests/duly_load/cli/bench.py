@@ -5,7 +5,6 @@ with `--out`, writes everything that was measured as JSON. Needs the packages of
 with gRPC.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from duly_load.bench import servers
 from duly_load.bench.client import ClientError
 from duly_load.bench.parts import FULL, MEASUREMENTS, QUICK, Effort, Part, Setup
 from duly_load.models.graphs import write_repository
+from duly_load.results.formats import write_json
 from duly_load.results.machine import look
 from duly_load.targets.peer import PeerError
 
@@ -122,7 +122,7 @@ def bench(keys: list[str], quick: bool, rounds: int | None, out: Path | None) ->
         console.print()
         report["parts"].append(asdict(part))
         if out is not None:  # after each part: a failure in the next one loses nothing
-            out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            write_json(out, report)
 
     try:
         run(keys, effort, console, finished)

@@ -24,6 +24,7 @@ from duly_load.compare.run import RunResult, Targets, run_turn
 from duly_load.generator.run import Offer, Sending
 from duly_load.generator.run import Progress as RunProgress
 from duly_load.protocols.connection import TargetError
+from duly_load.results.formats import write_json
 from duly_load.results.machine import Machine, look
 from duly_load.results.measure import measure
 from duly_load.results.record import LiveRun
@@ -316,8 +317,8 @@ def _write(out: Path, request: _Request, done: _Results, versions: Mapping[str, 
         "rows": [comparison_files.row_json(request.names, row) for row in found],
         "runs": [_run_json(request.names, each) for each in done.results],
     }
-    comparison_files.write_json(out / "results.json", told)
-    comparison_files.write_csv(out / "comparison.csv", request.names, found)
+    write_json(out / "results.json", told)
+    comparison_files.write_rows(out / "comparison.csv", request.names, found)
     _write_report(out / "report.html", request, done, versions)
     click.echo(f"written: {', '.join(str(out / name) for name in FILES)}")
 

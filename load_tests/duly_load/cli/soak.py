@@ -26,7 +26,7 @@ from duly_load.scenario.live import LiveScenario, load_live
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.soak.crowd import Rudeness
 from duly_load.soak.phases import Phase
-from duly_load.soak.record import Log, SliceResult, Soak, write_csv
+from duly_load.soak.record import Log, SliceResult, Soak, write_samples
 from duly_load.soak.run import SoakPlan, SoakProgress
 from duly_load.soak.run import soak as run_soak
 from duly_load.soak.verdict import MIB, Holds, Judgement, at_both_ends, judge, per_hour
@@ -318,7 +318,7 @@ def _write_files(
         *machine.facts(),
     ]
     try:
-        write_csv(out / "soak.csv", done.samples)
+        write_samples(out / "soak.csv", done.samples)
         page.write(out / "soak.html", f"{plan.scenario.name} on {target.name}: soak", facts, done, judged)
     except OSError as error:
         raise click.ClickException(f"{error.filename or out} can't be written: {error.strerror}") from error

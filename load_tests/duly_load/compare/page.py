@@ -19,6 +19,7 @@ from duly_load.report.page import Column, Picture, Table, Verdict, render
 from duly_load.report.pictures import pictures
 from duly_load.report.tables import best_latency, tables
 from duly_load.report.view import RunView
+from duly_load.results.formats import write_text
 
 REASONS_MAX = 10
 """Reasons why runs are invalid that are told in full."""
@@ -109,7 +110,7 @@ def write_comparison(
         at = f"at {detail.load:g}x"
         shown += [replace(table, heading=f"{table.heading}, {at}") for table in tables(detail.runs)]
         drawn += [replace(picture, heading=f"{picture.heading}, {at}") for picture in pictures(detail.runs)]
-    path.write_text(render(title, list(facts), shown, drawn, _verdict(names, rows), curves), "utf-8")
+    write_text(path, render(title, list(facts), shown, drawn, _verdict(names, rows), curves))
 
 
 def _by_load(rows: Sequence[Row], target: int) -> dict[float, Row]:

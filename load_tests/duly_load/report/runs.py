@@ -11,6 +11,7 @@ from duly_load.report.page import Verdict, render
 from duly_load.report.pictures import pictures
 from duly_load.report.tables import tables
 from duly_load.report.view import RunView
+from duly_load.results.formats import write_text
 
 
 def write_runs(path: Path, title: str, views: Sequence[RunView], facts: Sequence[tuple[str, str]] = ()) -> None:
@@ -25,7 +26,7 @@ def write_runs(path: Path, title: str, views: Sequence[RunView], facts: Sequence
     if not views or len(set(names)) < len(names):
         raise ValueError(f"a report should have at least one run, each with a name of its own, got {names}")
     verdict = _verdict(views) if any(view.problems is not None for view in views) else None
-    path.write_text(render(title, [*_facts(views), *facts], tables(views), pictures(views), verdict), "utf-8")
+    write_text(path, render(title, [*_facts(views), *facts], tables(views), pictures(views), verdict))
 
 
 def _facts(views: Sequence[RunView]) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from duly_load.report.layout import Floats, Json, numbers, single, x_axis, y_axis
 from duly_load.report.page import Column, Picture, Table, render
+from duly_load.results.formats import write_text
 from duly_load.soak.phases import Phase
 from duly_load.soak.record import SliceResult, Soak
 from duly_load.soak.verdict import SERIES, Growth, Judgement, Series, at_both_ends, values_of
@@ -31,7 +32,7 @@ def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judg
     tables = [_growth(judged)] if judged.growth else []
     if done.slices:
         tables.append(_slices(done))
-    path.write_text(render(title, told, tables, _pictures(done)), "utf-8")
+    write_text(path, render(title, told, tables, _pictures(done)))
 
 
 def _growth(judged: Judgement) -> Table:

@@ -1,6 +1,5 @@
 """`duly-sim run`: runs a scenario under virtual time, with one policy or several, and says how they did."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from rich.table import Table
 from duly.core.events import Event
 from duly.core.types import OutcomeStatus
 from duly_load.cli.options import UsageError, make_folder
+from duly_load.results.formats import write_json
 from duly_load.scenario.parsing import ScenarioError
 from duly_sim.scenario.simulated import Scenario, load_scenario
 from duly_sim.simulator.engine import Policy, Run, simulate
@@ -179,4 +179,4 @@ def _write(out: Path, scenario: Scenario, seed: int, entries: list[Entry]) -> No
     write_runs(out / "report.html", f"{scenario.name}, seed {seed}", [view_of(*entry) for entry in entries])
     policies = {name: results.to_json() for name, _, _, results in entries}
     told = {"scenario": scenario.name, "seed": seed, "policies": policies}
-    (out / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "results.json", told)

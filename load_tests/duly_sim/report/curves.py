@@ -4,6 +4,7 @@ from pathlib import Path
 
 from duly_load.report.figures import against_load
 from duly_load.report.page import Column, Picture, Table, render
+from duly_load.results.formats import write_text
 
 Points = list[tuple[float, float, float, float]]
 """(load, least, median, greatest goodput) of the runs of one policy."""
@@ -32,4 +33,4 @@ def write_curves(path: Path, title: str, curves: list[tuple[str, Points]], load:
         "from the others it starts to miss; one that falls serves frames that are lost already.",
         against_load(curves, load, "goodput (frames/s)", "%{y:,.4~g}/s"),
     )
-    path.write_text(render(title, [("Policies", str(len(curves)))], [table], [picture]), "utf-8")
+    write_text(path, render(title, [("Policies", str(len(curves)))], [table], [picture]))
