@@ -491,7 +491,7 @@ def test_a_page_that_cannot_be_written_loses_no_figures(
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1] in (
         "Error: --out: report.html can't be written: No space left on device",
-        "Error: plotly",
+        "Error: --out: a page can't be drawn: plotly",
     )
     assert json.loads((out / "results.json").read_text(encoding="utf-8"))["complete"] is True
     assert (out / "comparison.csv").stat().st_size
