@@ -1,14 +1,19 @@
 """One number for one thing: the protocol's enumerations and those that are written down again beside it."""
 
 from enum import IntEnum
+from typing import get_args
 
 import pytest
+from duly_load.scenario.live import Datatype
 from google.protobuf.descriptor import EnumDescriptor
 
 from duly.core.events import Advice
 from duly.core.types import BacklogPolicy, GapPolicy, OutcomeStatus, StreamClass
-from duly.v1 import inference_pb2
+from duly.models.spec import ELEMENT_BYTES, DataTypeName
+from duly.v1 import inference_pb2, tensor_pb2
+from duly.worker.dtypes import DTYPES
 from duly_client import Status
+from duly_client import convert as client
 from duly_load.results.outcomes import OWN_KINDS_FROM, FrameOutcome
 
 
@@ -46,3 +51,12 @@ def test_the_harness_has_the_protocols_numbers_and_its_own_kinds_apart() -> None
     told = numbers(FrameOutcome)
     assert {name: told[name] for name in statuses} == statuses
     assert all(number >= OWN_KINDS_FROM for name, number in told.items() if name not in statuses)
+
+
+def test_element_types_are_those_of_the_protocol() -> None:
+    names = set(of_protocol(tensor_pb2.DESCRIPTOR.enum_types_by_name["DataType"], "DATA_TYPE_"))
+    assert set(get_args(DataTypeName)) == names
+    assert set(get_args(Datatype)) == names
+    assert client.DTYPES == DTYPES
+    assert {name: dtype.itemsize for name, dtype in client.DTYPES.items()} == ELEMENT_BYTES
+    assert DTYPES.keys() == names

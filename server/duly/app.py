@@ -1,10 +1,9 @@
-"""Composition root: puts the parts together and takes the server through its life, warm, ready, drain."""
+"""Composition root: it puts the parts together and takes the server through its life from warm-up to drain."""
 
 import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,26 +18,29 @@ from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.server import Health, ListenError, Server, add_services, check_free, create_server, listen, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
+from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
-from duly.runtime.loading import check_version
-from duly.runtime.models import WATCH_SECONDS, Models
+from duly.runtime.model_host import ModelHost
 from duly.runtime.recording import RecordingWriter
+from duly.runtime.samplers import Samplers, periodically
+from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
+from duly.runtime.worker_launch import check_version
 from duly.streams.limits import Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
 from duly.streams.verdict import Verdicts
 from duly.telemetry import configure_logging
-from duly.worker.installed import BackendError, check_installed
+from duly.worker.ort_installed import BackendError, check_installed
 
 _log = structlog.get_logger("duly")
 
 STOP_SECONDS = 1.0
-"""Calls that are still open after the drain get this long."""
+"""Calls that are still open after the drain get this long to end."""
 HEALTH_SECONDS_MAX = 1.0
-"""Those who watch the server's health get this long to take that it drains."""
+"""Watchers of the server's health get this long to receive that it drains."""
 GRACE_SLACK_SECONDS = 0.1
-"""What waits when the grace is over is answered by the scheduler, what then still runs this much later."""
+"""When the grace is over, the scheduler answers what waits. What still runs is given up this much later."""
 
 
 class StartError(Exception):
@@ -49,15 +51,15 @@ class App:
     """The server, in one event loop. `start`, then `run` until it is drained; `close` gives everything back."""
 
     def __init__(self, config: ServerConfig) -> None:
-        """Must be made inside the event loop that it will run in. Raises StartError where it can't record."""
+        """Must be called inside the server's event loop. Raises StartError where the recording cannot be written."""
         self._config = config
         self.address = ""
-        """Where it listens, with the port that it got."""
+        """The address that it listens at, with the port that it got."""
         self.metrics_address = ""
         self.metrics = Metrics()
         self._recording = _recording(config)
         self.failed = False
-        """It ends because something broke that it can't mend: the exit status should say so."""
+        """The server ends because something broke for good, so the exit status should not be 0."""
         verdicts = Verdicts(self.metrics)
         limits = _limits(config)
         self.driver = Driver(
@@ -67,17 +69,14 @@ class App:
             fatal=self._fatal,
             unheard=verdicts.unheard,
         )
-        self.models = Models(
-            Repository(config.models),
-            self.driver,
-            self.metrics,
-            config.lanes or default_lanes(),
-            config.threads or default_threads(),
-            config.load_timeout_s,
-            config.batch_timeout_ms,
+        self.catalogue = Catalogue(config.lanes or default_lanes())
+        self._supervisor = Supervisor(
+            self.catalogue, self.driver, self.metrics, config.threads or default_threads(), config.load_timeout_s
         )
+        self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
+        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
-        host = StreamHost(self.driver, self.models, verdicts, limits)
+        host = StreamHost(self.driver, self.catalogue, verdicts, limits)
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
         self._server: Server | None = None
         self._health: Health | None = None
@@ -94,7 +93,7 @@ class App:
         except BackendError as error:
             raise StartError(str(error)) from None
         try:
-            # Before the models are loaded: a taken port should not cost a warm-up.
+            # This comes before the models are loaded, because a taken port should not cost a warm-up.
             check_free(config.listen)
             if config.metrics:
                 self.metrics.set_gauges(self._gauges)
@@ -102,30 +101,29 @@ class App:
                 self.metrics_address = f"{config.metrics.rpartition(':')[0]}:{self._metrics_server.port}"
         except (ListenError, MetricsError) as error:
             raise StartError(str(error)) from None
-        await self.models.load_all()
-        if not any(served.signature for served in self.models.served()):
+        await self.host.load_all()
+        if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
-        message_bytes_max = self.models.message_bytes_max = message_limit(self.models.frame_bytes_max())
+        message_bytes_max = self.catalogue.message_bytes_max = message_limit(self.catalogue.frame_bytes_max())
         inference = InferenceService(self.streams, message_bytes_max)
         server = self._server = create_server(config.transport, inference, config.streams_max, message_bytes_max)
         health = self._health = Health(server)
-        control = ServerService(self.models, self.driver, self.streams, self.metrics, self.drain)
-        add_services(server, ModelService(self.models, self.driver), control, config.reflection)
+        control = ServerService(self.catalogue, self.driver, self.streams, self.metrics, self.drain)
+        add_services(server, ModelService(self.host, self.catalogue, self.driver), control, config.reflection)
         try:
             self.address = listen(server, config.listen)
         except ListenError as error:
             raise StartError(str(error)) from None
         sys.setswitchinterval(SWITCH_SECONDS)
-        # What was made until now stays: full collections need not walk it again, and pauses stay short.
+        # Objects made until now live as long as the server. Full collections skip them, which keeps pauses short.
         gc.collect()
         gc.freeze()
         await health.serve()
         await server.start()
         self._tasks = [
-            watch_over("health of models", partial(health.follow, self.models)),
-            watch_over("watch for workers that hang", partial(_look, self.models.watch_workers)),
-            watch_over("watch for clients that do not read", partial(_look, self.streams.watch)),
-            watch_over("event loop lag", self._measure_lag),
+            watch_over("health of models", partial(health.follow, self.catalogue)),
+            watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
+            *self._samplers.start(),
         ]
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
 
@@ -134,26 +132,26 @@ class App:
         await self._drained.wait()
 
     def drain(self, grace_ns: int = 0) -> "asyncio.Future[None]":
-        """Begins to stop; done when every frame is answered. A second call joins the first."""
+        """Begins to stop. The result is done when every frame is answered; a second call gets the same one."""
         if self._drain is None:
             grace_ns = grace_ns or int(self._config.drain_grace_s * 1e9)
             self._drain = once("drain", self._do_drain(grace_ns), self._fatal)
         return self._drain
 
     def _fatal(self, reason: str) -> None:
-        """Ends the process, with everything answered, so that whoever supervises it starts a fresh one."""
+        """Ends the process once every frame is answered, so that whoever supervises it can start a fresh one."""
         _log.critical("the server cannot go on, it drains and ends", reason=reason)
         self.failed = True
         self.drain()
 
     async def close(self) -> None:
-        """Ends what is left. Whoever calls it before a drain loses frames."""
+        """Ends what is left. Frames are lost unless the server was drained before."""
         for task in self._tasks:
             task.cancel()
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
         self._admission.close()
-        await self.models.close()
+        await self._supervisor.close()
         if self._metrics_server is not None:
             self._metrics_server.stop()
         if self._recording is not None:
@@ -162,7 +160,7 @@ class App:
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))
         try:
-            await self._tell_health()
+            await self._report_draining()
             self.streams.drain()
             self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
             try:
@@ -170,15 +168,15 @@ class App:
                     await self.driver.drained()
             except TimeoutError:
                 _log.warning("the grace is over, what runs is given up", frames_in_flight=len(self.driver.held))
-                self.models.replace_no_more()
+                self._supervisor.replace_no_more()
                 self.driver.stop_running("the server stopped while the frame ran")
             self.streams.end_all()
             _log.info("drained")
         finally:
             self._drained.set()
 
-    async def _tell_health(self) -> None:
-        """Nothing that watchers of the health do, or that goes wrong with them, may hold up the end."""
+    async def _report_draining(self) -> None:
+        """Reports that the server drains. Watchers that are slow or fail must not hold up the end."""
         if self._health is not None:
             try:
                 async with asyncio.timeout(HEALTH_SECONDS_MAX):
@@ -186,33 +184,17 @@ class App:
             except Exception as error:
                 _log.warning("health could not be told that the server drains", reason=type(error).__name__)
 
-    async def _measure_lag(self) -> None:
-        """How late the loop runs."""
-        clock = self.driver.clock
-        due_ns = clock()
-        while True:
-            due_ns += int(WATCH_SECONDS * 1e9)
-            await asyncio.sleep(max(0, due_ns - clock()) / 1e9)
-            self.metrics.loop_lag(max(0, clock() - due_ns))
-
     def _gauges(self) -> Gauges:
         held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
         return Gauges(waiting, len(held), held.bytes, self.streams.by_model())
 
     def _nothing_to_serve(self) -> str:
-        failures = [f"{served.key}: {served.error}" for served in self.models.served()]
-        failures += self.models.problems.values()
+        failures = [f"{loaded.key}: {loaded.error}" for loaded in self.catalogue.all_versions()]
+        failures += self.catalogue.problems.values()
         if not failures:
             return f"no model in {self._config.models}: expected NAME/VERSION/model.onnx"
         return "no model can be served:\n  " + "\n  ".join(failures)
-
-
-async def _look(look: Callable[[], None]) -> None:
-    """Now and then, for ever."""
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
-        look()
 
 
 def _limits(config: ServerConfig) -> Limits:
@@ -243,7 +225,7 @@ async def _serve(config: ServerConfig) -> int:
         nonlocal stopping
         stopping += 1
         if stopping > 1 or not app.address:
-            main.cancel()  # asked twice, or not serving yet: now
+            main.cancel()  # it was asked twice, or does not serve yet
         else:
             app.drain()
 
@@ -261,7 +243,7 @@ async def _serve(config: ServerConfig) -> int:
 
 
 def serve(config: ServerConfig) -> int:
-    """Runs the server until it is told to stop (SIGINT, SIGTERM, Drain). Returns the exit status.
+    """Runs the server until it is asked to stop (SIGINT, SIGTERM, Drain). Returns the exit status.
 
     Raises StartError where it cannot start.
     """

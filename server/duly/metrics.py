@@ -135,7 +135,7 @@ class Metrics(Collector):
         negative where it is too late; it counts for every outcome.
         """
         # This runs for every frame, so it is written out: through `_Histogram.add` it takes half as long again.
-        counts = self._of(model).classes[stream_class]
+        counts = (self._models.get(model) or self._of(model)).classes[stream_class]
         counts.outcomes[status] += 1
         counts.slack.counts[bisect_left(SLACK_BOUNDS_NS, slack_ns)] += 1
         if status <= _LATE:

@@ -13,8 +13,9 @@ from duly.core.scheduler import Scheduler
 from duly.core.timing.profile import MARGIN_PERCENT
 from duly.core.types import BacklogPolicy, ModelPlan, OutcomeStatus, StreamClass, StreamDemand, StreamTerms, Verdict
 from duly_load.scenario.schedule import Frames
-from duly_sim.scenario.service_times import T4_MS, Noise, TableService, times_ns
+from duly_load.scenario.simulate import T4_MS, Noise, times_ns
 from duly_sim.simulator.engine import simulate
+from duly_sim.simulator.service_times import TableService
 
 MS = 1_000_000
 T4_NS = times_ns(T4_MS, 32)

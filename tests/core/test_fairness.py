@@ -138,3 +138,44 @@ def test_principals_are_bounded() -> None:
         principals.served(1, f"principal {nth}", MS)
     principals.served(1 + FORGET_NS, "another", MS)
     assert len(principals._served_ns) <= PRINCIPALS_MAX
+
+
+# ---- results that turn out otherwise ----
+
+
+@given(before=st.lists(st.booleans(), max_size=20))
+def test_a_hit_that_was_none_counts_as_the_miss_that_it_was(before: list[bool]) -> None:
+    """As if it had been known at once."""
+    worth, known = merit(), merit()
+    for on_time in before:
+        worth.ended(on_time)
+        known.ended(on_time)
+    worth.ended(True)
+    worth.turned_out(missed=True)
+    known.ended(False)
+    assert (worth.value, worth.spotless) == (known.value, known.spotless)
+
+
+@given(before=st.lists(st.booleans(), max_size=20))
+def test_a_hit_lost_by_its_own_client_is_worth_neither_more_nor_less(before: list[bool]) -> None:
+    worth = merit()
+    for on_time in before:
+        worth.ended(on_time)
+    value = worth.value
+    worth.ended(True)
+    worth.turned_out(missed=False)
+    assert worth.value == value
+
+
+@given(outcomes=st.lists(st.sampled_from("hmt"), max_size=40), window=st.integers(2, 8), data=st.data())
+def test_a_floor_counts_what_the_client_really_got(outcomes: list[str], window: int, data: st.DataObject) -> None:
+    """h: a hit; m: a miss; t: a hit that turns out otherwise before the next."""
+    frames = data.draw(st.integers(1, window - 1))
+    worth = merit(frames, window)
+    for outcome in outcomes:
+        worth.ended(outcome != "m")
+        if outcome == "t":
+            worth.turned_out(missed=True)
+    recent = [True] * window + [outcome == "h" for outcome in outcomes]
+    if outcomes:
+        assert (worth.value >= FLOOR_VALUE) is (sum(recent[-(window - 1) :]) < frames)

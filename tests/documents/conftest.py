@@ -54,8 +54,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *command: str) -> "subprocess.Popen[str]":
-    """Starts `duly`, `duly-load` or `python` with the code of this checkout, in the reader's folder."""
-    modules = {"duly": ["-m", "duly.cli"], "duly-load": ["-m", "duly_load.cli"], "python": []}
+    """Starts `duly`, `duly-load`, `duly-sim` or `python` with the code of this checkout, in the reader's folder."""
+    modules = {
+        "duly": ["-m", "duly.cli"],
+        "duly-load": ["-m", "duly_load.cli.main"],
+        "duly-sim": ["-m", "duly_sim.cli.main"],
+        "python": [],
+    }
     return subprocess.Popen(
         [sys.executable, *modules[command[0]], *command[1:]],
         cwd=folder,

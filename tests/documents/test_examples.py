@@ -15,7 +15,8 @@ import click
 import pytest
 
 import duly.cli
-import duly_load.cli
+import duly_load.cli.main
+import duly_sim.cli.main
 from duly.models.repository import Repository
 from duly_client import Status
 from tests import graphs
@@ -37,10 +38,14 @@ FOR = {
     "LOG": "picture.jpg",
 }
 """Something that the reader might put in the place of a word in capitals."""
-RUN = ("duly models", "duly-load sim")
+RUN = ("duly models", "duly-sim run")
 """Commands of the examples that are quick, and are run, not only understood."""
 NOT_OURS = ("pre-commit", "pip")
-COMMANDS = {"duly": duly.cli.cli, "duly-load": duly_load.cli.cli}
+COMMANDS: dict[str, click.Command] = {
+    "duly": duly.cli.cli,
+    "duly-load": duly_load.cli.main.cli,
+    "duly-sim": duly_sim.cli.main.cli,
+}
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 
@@ -132,7 +137,7 @@ def check_make(words: list[str]) -> None:
     dry = subprocess.run(["make", "--dry-run", *ready, *words[1:]], cwd=ROOT, capture_output=True, text=True)
     assert dry.returncode == 0, dry.stderr
     for line in dry.stdout.replace("\\\n", " ").splitlines():
-        if line.startswith((".venv/bin/duly ", ".venv/bin/duly-load ")):
+        if line.startswith((".venv/bin/duly ", ".venv/bin/duly-load ", ".venv/bin/duly-sim ")):
             check(line)
 
 
@@ -157,7 +162,11 @@ def test_commands_of_the_blocks_are_understood(line: Piece, folder: Path, monkey
 
 
 def mentioned() -> list[Piece]:
-    return [piece for piece in inline_code() if re.match(r"(?:[A-Z_]+=\S+ )?(?:make|duly|duly-load|pip) ", piece.text)]
+    return [
+        piece
+        for piece in inline_code()
+        if re.match(r"(?:[A-Z_]+=\S+ )?(?:make|duly|duly-load|duly-sim|pip) ", piece.text)
+    ]
 
 
 @pytest.mark.parametrize("piece", mentioned(), ids=place)

@@ -8,16 +8,14 @@ import numpy as np
 
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun, Record
-from duly_load.scenario.live import LiveScenario, parse_live
-from duly_load.scenario.schedule import schedule, steps_of
+from duly_load.scenario.scenario import Scenario, parse_scenario
+from duly_load.scenario.schedule import schedule_of
 
 MS = 1_000_000
 S = 1_000_000_000
 
 
-def load(
-    streams: int = 4, rate_hz: float = 25, budget_ms: float = 40, duration_s: float = 4, **more: Any
-) -> LiveScenario:
+def load(streams: int = 4, rate_hz: float = 25, budget_ms: float = 40, duration_s: float = 4, **more: Any) -> Scenario:
     content: dict[str, Any] = {
         "name": "cameras <b>&amp;",
         "duration_s": duration_s,
@@ -32,15 +30,15 @@ def load(
             }
         ],
     }
-    return parse_live(content | more, "test", Path())
+    return parse_scenario(content | more, "test", Path())
 
 
-def run_of(scenario: LiveScenario, seed: int = 1, outcome: FrameOutcome | None = None, **more: Any) -> LiveRun:
+def run_of(scenario: Scenario, seed: int = 1, outcome: FrameOutcome | None = None, **more: Any) -> LiveRun:
     """A run whose frames all end with `outcome`, at half of their budget; not given: nothing is known of any yet.
 
     `more`: what else the run is to have.
     """
-    made = schedule(scenario.stream, round(scenario.duration_s * 1e9), steps_of(scenario.load_step), seed)
+    made = schedule_of(scenario, seed)
     count = len(made.frames)
     record = Record.empty(count)
     if outcome is not None:
@@ -52,7 +50,7 @@ def run_of(scenario: LiveScenario, seed: int = 1, outcome: FrameOutcome | None =
 
 
 def served_in_order(
-    scenario: LiveScenario, seed: int = 1, service_ms: float = 8, drop: bool = True, batch_max: int = 4, **more: Any
+    scenario: Scenario, seed: int = 1, service_ms: float = 8, drop: bool = True, batch_max: int = 4, **more: Any
 ) -> LiveRun:
     """One lane that serves in order of arrival, up to `batch_max` at once. `drop`: what can't be on time is EXPIRED
     when its turn comes; else it is served late. Lags and times scatter by the seed.
@@ -88,7 +86,7 @@ def served_in_order(
     return run
 
 
-def refused(scenario: LiveScenario, seed: int = 1) -> LiveRun:
+def refused(scenario: Scenario, seed: int = 1) -> LiveRun:
     """No stream was let in."""
     endings = tuple(
         Ending(0, name, True, "the lanes are full; a period of 80 ms would fit")

@@ -36,9 +36,9 @@ from duly_load.protocols.address import parse_address
 from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun, Record
-from duly_load.scenario.live import LiveScenario, parse_live, schedule_of
 from duly_load.scenario.parsing import ScenarioError, read_toml
-from duly_load.scenario.schedule import schedule
+from duly_load.scenario.scenario import Scenario, parse_scenario
+from duly_load.scenario.schedule import schedule_of
 from duly_load.targets.opened import OpenTarget
 from duly_load.targets.peer import PeerError
 
@@ -71,10 +71,10 @@ payloads = { shape = [4], distinct = 2 }
 """
 
 
-def loaded(tmp_path: Path, text: str = SCENARIO) -> LiveScenario:
+def loaded(tmp_path: Path, text: str = SCENARIO) -> Scenario:
     file = tmp_path / "scenario.toml"
     file.write_text(text, encoding="utf-8")
-    return parse_live(read_toml(file), "scenario.toml", tmp_path)
+    return parse_scenario(read_toml(file), "scenario.toml", tmp_path)
 
 
 def trial(load: float, seed: int, sent: np.ndarray, on_time: np.ndarray) -> Trial:
@@ -111,7 +111,7 @@ def noisy(capacity: float, steepness: float, unrest: float, cluster: int) -> Pro
     return probe
 
 
-def run_of(scenario: LiveScenario, seed: int, outcome: FrameOutcome) -> LiveRun:
+def run_of(scenario: Scenario, seed: int, outcome: FrameOutcome) -> LiveRun:
     """All frames came to the same end."""
     planned = schedule_of(scenario, seed)
     record = Record.empty(len(planned.frames))
@@ -367,7 +367,7 @@ def test_server_terms_are_poisson_at_the_same_mean_rates(tmp_path: Path) -> None
     ("more", "place"),
     [
         ("[[load_step]]\nat_s = 3\nfactor = 2\n", "load_step"),
-        ('[[fault]]\nlane = "cpu:0"\nkind = "die"\nat_s = 2\n', "fault"),
+        ('[[serve.fault]]\nlane = "cpu:0"\nkind = "die"\nat_s = 2\n', "serve.fault"),
     ],
 )
 def test_only_steady_loads_have_a_capacity(tmp_path: Path, more: str, place: str) -> None:
@@ -377,7 +377,7 @@ def test_only_steady_loads_have_a_capacity(tmp_path: Path, more: str, place: str
 
 def test_frames_count_by_second_of_capture_after_the_warm_up(tmp_path: Path) -> None:
     scenario = open_loop.steady(loaded(tmp_path, SCENARIO.partition('\n\n[[stream]]\nname = "radar"')[0]), "s", 2.5)
-    planned = schedule(scenario.stream, round(scenario.duration_s * 1e9), (), 7)
+    planned = schedule_of(scenario, 7)
     record = Record.empty(len(planned.frames))
     record.outcome[:] = FrameOutcome.ON_TIME
     late = planned.captures_ns >= 2_000_000_000
@@ -405,7 +405,7 @@ def test_a_load_is_told_as_what_was_scheduled(tmp_path: Path) -> None:
 
 
 def test_a_load_of_which_no_stream_is_let_in_has_failed(tmp_path: Path) -> None:
-    def refuse(at_load: LiveScenario, seed: int) -> LiveRun:
+    def refuse(at_load: Scenario, seed: int) -> LiveRun:
         if at_load.frames_per_s > 800:
             raise AllRefused("full")
         return run_of(at_load, seed, FrameOutcome.ON_TIME)

@@ -27,8 +27,8 @@ from duly_load.protocols.connection import TargetError
 from duly_load.results.measure import measure
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun, Record
-from duly_load.scenario.live import LiveScenario, load_live
-from duly_load.scenario.schedule import schedule
+from duly_load.scenario.scenario import Scenario, load_scenario
+from duly_load.scenario.schedule import schedule_of
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.opened import OpenTarget
 from duly_load.targets.peer import PeerError, Server
@@ -38,7 +38,7 @@ name = "small"
 duration_s = 0.5
 warm_s = 0.1
 
-[[model]]
+[[serve.model]]
 name = "m"
 dense = { width = 4 }
 
@@ -165,9 +165,9 @@ def test_spread_is_of_what_is_there() -> None:
 # ---- turns that are spoiled ----
 
 
-def run_of(scenario: LiveScenario, *problems: str) -> LiveRun:
+def run_of(scenario: Scenario, *problems: str) -> LiveRun:
     """Every frame on time after 10 ms."""
-    planned = schedule(scenario.stream, round(scenario.duration_s * 1e9), (), seed=1)
+    planned = schedule_of(scenario, seed=1)
     record = Record.empty(len(planned.frames))
     record.outcome[:] = FrameOutcome.ON_TIME
     record.latency_ns[:] = 10_000_000
@@ -182,7 +182,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_figures_are_those_of_the_run(small: Path) -> None:
-    figures = figures_of(measure(run_of(load_live(small))))
+    figures = figures_of(measure(run_of(load_scenario(small))))
     assert list(figures) == [*FIGURES, *OUTCOMES]
     assert figures["on_time_ratio"] == figures["worst_stream_ratio"] == 1
     assert figures["p50_ms"] == pytest.approx(10, rel=1e-3)
@@ -192,7 +192,7 @@ def test_figures_are_those_of_the_run(small: Path) -> None:
 
 
 def test_what_became_of_frames_is_shares_of_all(small: Path) -> None:
-    run = run_of(load_live(small))
+    run = run_of(load_scenario(small))
     run.record.outcome[:] = FrameOutcome.FAILED
     figures = figures_of(measure(run))
     assert figures["failed_ratio"] == 1
@@ -200,7 +200,7 @@ def test_what_became_of_frames_is_shares_of_all(small: Path) -> None:
 
 
 def test_an_invalid_run_is_made_again_and_told(small: Path) -> None:
-    good = run_of(load_live(small))
+    good = run_of(load_scenario(small))
     runs, told = iter([replace(good, problems=("lag", "stalled")), good]), list[str]()
     kept, run = run_turn(Turn(0, 2.0, 1, 5), "triton", lambda: next(runs), 2, told.append)
     assert run is good
@@ -210,7 +210,7 @@ def test_an_invalid_run_is_made_again_and_told(small: Path) -> None:
 
 
 def test_a_run_that_stays_invalid_is_no_figure(small: Path) -> None:
-    bad = run_of(load_live(small), "lag")
+    bad = run_of(load_scenario(small), "lag")
     times, told = [], list[str]()
 
     def run() -> LiveRun:
@@ -239,7 +239,7 @@ def test_a_server_that_died_is_started_again(small: Path, tmp_path: Path) -> Non
     told: list[str] = []
     folder = tmp_path / "servers"
     folder.mkdir()
-    scenario = load_live(small)
+    scenario = load_scenario(small)
     with Targets(["floor", "null:"], scenario, folder, told.append) as targets:
         assert list(targets.versions) == ["floor", "null:"]
         (server,) = floors()
@@ -254,12 +254,12 @@ def test_a_server_that_died_is_started_again(small: Path, tmp_path: Path) -> Non
 def test_a_server_that_goes_on_after_its_turn_is_stopped(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settle(target: OpenTarget, scenario: LiveScenario, seed: int) -> None:
+    def settle(target: OpenTarget, scenario: Scenario, seed: int) -> None:
         if target.name == "floor":
             raise TargetError("it is busy")
 
     told: list[str] = []
-    scenario = load_live(small)
+    scenario = load_scenario(small)
     monkeypatch.setattr(comparison_run, "offer_to", lambda *_: run_of(scenario))
     with Targets(["floor", "null:"], scenario, tmp_path, told.append) as targets:
 
@@ -279,12 +279,12 @@ def test_a_server_that_goes_on_after_its_turn_is_stopped(
 def test_an_address_that_is_down_after_its_turn_is_told(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settle(target: OpenTarget, scenario: LiveScenario, seed: int) -> None:
+    def settle(target: OpenTarget, scenario: Scenario, seed: int) -> None:
         if target.name == "null:?":
             raise TargetError("connection refused")
 
     told: list[str] = []
-    scenario = load_live(small)
+    scenario = load_scenario(small)
     monkeypatch.setattr(comparison_run, "offer_to", lambda *_: run_of(scenario))
     with Targets(["null:?", "null:"], scenario, tmp_path, told.append) as targets:
 
@@ -395,7 +395,7 @@ def test_ctrl_c_stops_the_servers_and_writes_what_there_is(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("plotly", reason="the report draws with plotly")
-    good = run_of(load_live(small))
+    good = run_of(load_scenario(small))
     seen: list[int] = []
 
     def run(targets: Targets, *_: object) -> LiveRun:
@@ -534,7 +534,7 @@ def test_what_was_typed_wrong(small: Path, args: list[str], said: str) -> None:
 
 @pytest.mark.usefixtures("never_started")
 def test_what_was_written_wrong(small: Path) -> None:
-    small.write_text(SMALL + '[[fault]]\nlane = "cpu:0"\nkind = "die"\nat_s = 0.2\n', encoding="utf-8")
+    small.write_text(SMALL + '[[serve.fault]]\nlane = "cpu:0"\nkind = "die"\nat_s = 0.2\n', encoding="utf-8")
     result = compare(small, *NAMED)
     assert result.exit_code == 2
     assert "fault: should not be there" in result.stderr
@@ -569,7 +569,7 @@ class Toy:
         say("toy: installed")
         self.here = True
 
-    def start(self, scenario: LiveScenario, folder: Path) -> AbstractContextManager[Server]:
+    def start(self, scenario: Scenario, folder: Path) -> AbstractContextManager[Server]:
         raise PeerError("toy does not start")
 
 

@@ -27,26 +27,28 @@ from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun, Record
 from duly_load.results.validity import Lateness, Signs, problems
-from duly_load.scenario.live import LiveScenario, alone, offered_per_s, parse_live, scaled, schedule_of
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario, parse_scenario
+from duly_load.scenario.schedule import schedule_of
+from duly_load.scenario.variations import alone, scaled
 
 PERIODIC = {"kind": "periodic", "rate_hz": 100}
 NULL = parse_address("null:")
 
 
-def scenario(**changes: Any) -> LiveScenario:
+def scenario(**changes: Any) -> Scenario:
     """Two streams of 100 Hz for half a second, with budgets that a busy machine keeps."""
     stream = {"name": "s", "count": 2, "model": "any", "budget_ms": 5000, "backlog": "ALL", "arrivals": PERIODIC}
     stream |= {"payloads": {"shape": [4]}} | changes.pop("stream", {})
-    return parse_live({"name": "small", "duration_s": 0.5, "stream": [stream]} | changes, "small", Path())
+    return parse_scenario({"name": "small", "duration_s": 0.5, "stream": [stream]} | changes, "small", Path())
 
 
-async def run(loaded: LiveScenario, address: Address, processes: int = 1) -> LiveRun:
+async def run(loaded: Scenario, address: Address, processes: int = 1) -> LiveRun:
     """A whole run, while the test's own server answers in this loop."""
     return await asyncio.to_thread(offer, Offer(loaded, 3, "it", address, Sending(processes, lag_share=1.0)))
 
 
-async def send(loaded: LiveScenario, address: Address, answers_wait_s: float = 20.0) -> Sender:
+async def send(loaded: Scenario, address: Address, answers_wait_s: float = 20.0) -> Sender:
     """What a sender process does, done here."""
     planned = schedule_of(loaded, 3)
     sender = Sender(loaded, 3, planned, planned.sessions)
@@ -175,16 +177,18 @@ def test_a_factor_that_a_recorded_trace_can_not_have_is_refused(tmp_path: Path, 
 def test_alone_is_one_stream_of_the_first_sensor_and_nothing_that_goes_wrong() -> None:
     other = {"name": "other", "model": "any", "budget_ms": 10, "arrivals": PERIODIC}
     first = other | {"name": "first", "count": 3, "class": "CRITICAL", "backlog": "KEEP_LAST:4"}
-    loaded = scenario().model_dump(by_alias=True) | {
+    loaded = {
+        "name": "small",
+        "duration_s": 0.5,
         "stream": [first, other],
         "load_step": [{"at_s": 0.1, "factor": 9}],
-        "fault": [{"lane": "cpu:0", "kind": "die", "at_s": 0.2}],
+        "serve": {"fault": [{"lane": "cpu:0", "kind": "die", "at_s": 0.2}]},
     }
-    single = alone(parse_live(loaded, "small", Path()))
+    single = alone(parse_scenario(loaded, "small", Path()))
     assert [name for sensor in single.stream for name in sensor.names] == ["first"]
     assert (single.stream[0].stream_class.name, single.stream[0].backlog) == ("CRITICAL", "KEEP_LAST:4")
     assert not single.load_step
-    assert not single.fault
+    assert not single.serve.fault
     assert single.duration_s == 0.5
     assert len(schedule_of(single, 0).frames) == 50
 
@@ -196,30 +200,19 @@ def test_a_recorded_trace_alone_keeps_its_times(tmp_path: Path) -> None:
     assert set(alone_ns.tolist()) == set(all_ns.tolist())
 
 
-def recorded(folder: Path, scale: str) -> LiveScenario:
+def recorded(folder: Path, scale: str) -> Scenario:
     """Ten streams of three frames."""
     np.save(folder / "trace.npy", np.array([0.1, 0.2, 0.4]))
     arrivals = {"kind": "trace", "file": str(folder / "trace.npy")}
     return scenario(scale=scale, stream={"count": 10, "arrivals": arrivals})
 
 
-def test_the_offered_rate_is_counted_in_the_schedule() -> None:
-    lossy = {"kind": "periodic", "rate_hz": 100, "loss": 0.5}
-    churn = {"lifetime_s": 0.5, "gap_s": 0.5}
-    loaded = scenario(duration_s=40, warm_s=10, stream={"arrivals": lossy, "churn": churn, "from_s": 20})
-    counted = (schedule_of(loaded, 3).frames.arrival_ns >= 10_000_000_000).sum()
-    assert offered_per_s(loaded, 3) == counted / 30
-    # Two streams that lose half, are away half the time and open for 20 s of 30.
-    assert offered_per_s(loaded, 3) == pytest.approx(200 / 2 / 2 * 20 / 30, rel=0.25)
-    assert loaded.frames_per_s == 200
-
-
 def test_a_fault_ends_before_the_scenario_does() -> None:
     fault = {"lane": "cpu:0", "kind": "hang", "at_s": 0.2, "back_s": 0.5}
     with pytest.raises(
-        ScenarioError, match=r"fault\[0\]\.back_s: should be less than duration_s, which is 0.5, got 0.5"
+        ScenarioError, match=r"serve\.fault\[0\]\.back_s: should be less than duration_s, which is 0.5, got 0.5"
     ):
-        scenario(fault=[fault])
+        scenario(serve={"fault": [fault]})
 
 
 def test_all_sessions_of_a_stream_are_sent_by_one_process_and_each_has_its_share() -> None:

@@ -21,13 +21,13 @@ from duly_load.protocols.connection import Connection, FrameAnswer, TargetError
 from duly_load.protocols.kserve import KserveTarget
 from duly_load.protocols.kserve_messages import KserveModel, ModelError, outcome_of_error
 from duly_load.results.outcomes import FrameOutcome
-from duly_load.scenario.live import LiveSensor
 from duly_load.scenario.schedule import Session
+from duly_load.scenario.tables import Sensor
 from duly_load.targets import null_echo
 
 BUDGET_NS = 50_000_000
 FRAME = np.arange(4, dtype=np.float32)
-SENSOR = LiveSensor.model_validate(
+SENSOR = Sensor.model_validate(
     {"name": "s", "model": "m", "budget_ms": 50.0, "arrivals": {"kind": "poisson", "rate_hz": 10.0}}
 )
 SESSION = Session(1, "s", 0, StreamClass.STANDARD, "m", BUDGET_NS, 0, 10**9)

@@ -22,8 +22,8 @@ from duly_client.types import Encoding, TensorSpec
 from duly_client.wire import inputs_of
 from duly_load.payloads import prepared as payloads_module
 from duly_load.payloads.prepared import PayloadError, Prepared, check_held, prepare
-from duly_load.scenario.live import Payloads
 from duly_load.scenario.mcap_log import LogError, message_times_ns
+from duly_load.scenario.tables import Payloads
 
 
 def takes(datatype: str, *shape: int, encodings: tuple[Encoding, ...] = (), rate_hz: int = 0) -> TensorSpec:

@@ -21,7 +21,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto, helper
 
 from duly_load.cli.main import cli
-from duly_load.scenario.live import LiveScenario, parse_live
+from duly_load.scenario.scenario import Scenario, parse_scenario
+from duly_load.scenario.serve import Serve
 from duly_load.targets import die_with_parent
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.duly_and_floor import OwnServer
@@ -52,11 +53,11 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def scenario(*models: dict[str, Any], **more: Any) -> LiveScenario:
+def scenario(*models: dict[str, Any], **served: Any) -> Scenario:
     arrivals = {"kind": "periodic", "rate_hz": 10}
     stream = {"name": "camera", "model": models[0]["name"], "budget_ms": 100, "arrivals": arrivals}
-    content = {"name": "test", "duration_s": 1.0, "model": list(models), "stream": [stream], **more}
-    return parse_live(content, "test", Path())
+    content = {"name": "test", "duration_s": 1.0, "serve": {"model": list(models), **served}, "stream": [stream]}
+    return parse_scenario(content, "test", Path())
 
 
 def add_model(root: Path, name: str, toml: str = "", batch: str | int = "N") -> dict[str, Any]:
@@ -318,7 +319,7 @@ def test_models_that_cannot_be_compared_are_told(
 
 
 def test_a_scenario_without_models_has_nothing_to_serve(folder: Path) -> None:
-    asked = scenario(TINY).model_copy(update={"model": ()})
+    asked = scenario(TINY).model_copy(update={"serve": Serve()})
     with pytest.raises(PeerError, match="names no models"), PEERS["duly"].start(asked, folder):
         pass
 

@@ -15,7 +15,7 @@ from duly.core.types import StreamClass
 from duly_load.compare.page import Detail, write_comparison
 from duly_load.compare.rounds import RoundResult, Turn, figures_of, rows
 from duly_load.report.figures import POLICY_COLOURS, SERIES, policy_series
-from duly_load.report.lanes import BATCHES_MAX, TICKS_MAX
+from duly_load.report.lanes import BATCHES_MAX, TICKS_MAX, lane_panel
 from duly_load.report.live import batches_of, view_of
 from duly_load.report.page import Table
 from duly_load.report.pictures import pictures
@@ -38,11 +38,11 @@ from duly_load.results.ages import ages_between
 from duly_load.results.measure import measure
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun
+from duly_load.scenario.scenario import parse_scenario
 from duly_load.scenario.schedule import Session
 from duly_sim.baselines import POLICIES
 from duly_sim.report import view as sim_view
 from duly_sim.report.curves import write_curves
-from duly_sim.scenario.simulated import parse_scenario
 from duly_sim.simulator import results as sim_results
 from duly_sim.simulator.world import build
 from tests.duly_load.live_runs import MS, S, load, refused, run_of, served_in_order
@@ -55,9 +55,10 @@ def simulated(rate_hz: float = 50, service_ms: float = 4, **more: object) -> Run
     variants = [{"linear": {"first_ms": service_ms, "next_ms": 1}}]
     stream = {"name": "camera", "count": 3, "model": "net", "budget_ms": 20}
     stream |= {"arrivals": {"kind": "periodic", "rate_hz": rate_hz}}
-    content = {"name": "cameras <b>&amp;", "duration_s": 2, "lane": [{"name": "gpu"}]}
-    content |= {"model": [{"name": "net", "batch_max": 1, "variants": variants}], "stream": [stream]}
-    world = build(parse_scenario(content | more, "test", Path()), seed=1)
+    simulate: dict[str, object] = {"lane": [{"name": "gpu"}]}
+    simulate |= {"model": [{"name": "net", "batch_max": 1, "variants": variants}]} | more
+    content = {"name": "cameras <b>&amp;", "duration_s": 2, "stream": [stream], "simulate": simulate}
+    world = build(parse_scenario(content, "test", Path()), seed=1)
     run = world.run(POLICIES["fifo"]())
     return sim_view.view_of("fifo", world, run, sim_results.measure(world, run))
 
@@ -243,13 +244,10 @@ def test_short_batches_are_shown_for_less_time() -> None:
 
 
 def test_frames_given_up_at_one_time_are_one_tick() -> None:
-    view = simulated()
-    many = len(view.outcome) * 100
-    at_ns = np.linspace(0, S, many).astype(np.int64)
-    every = {name: at_ns for name in ("arrival_ns", "captured_ns", "deadline_ns", "resolved_ns")}
-    gone = np.full(many, FrameOutcome.EXPIRED, np.int8)
-    ticks = drawn("Lanes", replace(view, **every, outcome=gone, given_up=gone > 0))["expired"]
-    assert len(ticks["x"]) == len(set(ticks["x"])) == TICKS_MAX
+    view = live(run_of(load(streams=50, rate_hz=200), outcome=FrameOutcome.EXPIRED))
+    at_ms = lane_panel(view, [], 2 * S, 200 * MS).missed_ms[FrameOutcome.EXPIRED]
+    assert TICKS_MAX / 2 < len(at_ms) == len(set(at_ms)) <= TICKS_MAX
+    assert at_ms.max() < 200
 
 
 def test_a_lost_batch_ends_when_its_frames_are_given_up() -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duly_load.scenario.live import LiveScenario, alone, load_live
-from duly_load.scenario.schedule import Schedule, schedule, steps_of
+from duly_load.scenario.scenario import Scenario, load_scenario
+from duly_load.scenario.schedule import schedule_of
+from duly_load.scenario.variations import alone
 
 FOLDER = Path(__file__).parents[2] / "load_tests" / "scenarios"
+READY = sorted(FOLDER.glob("*.toml"))
 FRAMES_PER_S = {
     "one_camera": 30,
     "rig": 251,
@@ -21,29 +23,35 @@ FRAMES_PER_S = {
 STREAMS = {"one_camera": 1, "rig": 10, "fraud": 15, "bedside": 200, "vibration": 500, "lane_fault": 4}
 
 
-def loaded(name: str) -> LiveScenario:
-    return load_live(FOLDER / f"{name}.toml")
+def loaded(name: str) -> Scenario:
+    return load_scenario(FOLDER / f"{name}.toml")
 
 
-def planned(scenario: LiveScenario, seed: int) -> Schedule:
-    return schedule(scenario.stream, round(scenario.duration_s * 1e9), steps_of(scenario.load_step), seed)
-
-
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.toml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", READY, ids=lambda file: file.stem)
 def test_each_runs_as_it_stands(file: Path) -> None:
-    scenario = load_live(file)
+    scenario = load_scenario(file)
     assert scenario.name == file.stem
-    assert {sensor.model for sensor in scenario.stream} == {model.name for model in scenario.model}
-    assert all(model.folder is None for model in scenario.model), "models have to come with duly-load itself"
+    models = [{model.name for model in section.model} for section in (scenario.serve, scenario.simulate) if section]
+    assert {sensor.model for sensor in scenario.stream} in models
+    assert all(model.folder is None for model in scenario.serve.model), "models have to come with duly-load itself"
     assert all(sensor.payloads.recording is None for sensor in scenario.stream), "nothing has to be downloaded"
     text = file.read_text(encoding="utf-8")
     assert text.startswith("# "), "says what it is for"
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.toml")), ids=lambda file: file.stem)
+def test_scenarios_are_live_simulated_or_both() -> None:
+    scenarios = [load_scenario(file) for file in READY]
+    live = {scenario.name for scenario in scenarios if scenario.serve.model}
+    simulated = {scenario.name for scenario in scenarios if scenario.simulate}
+    assert live & simulated == {"rig", "fraud", "lane_fault"}
+    assert simulated - live == {"surge", "variants", "churn"}
+    assert len(live) == 8
+
+
+@pytest.mark.parametrize("file", READY, ids=lambda file: file.stem)
 def test_one_stream_of_each_has_frames_after_the_warm_up(file: Path) -> None:
-    single = alone(load_live(file))
-    frames = planned(single, 0)
+    single = alone(load_scenario(file))
+    frames = schedule_of(single, 0)
     assert len({session.name for session in frames.sessions}) == 1
     assert frames.frames.arrival_ns[-1] > single.warm_s * 1e9
 
@@ -53,15 +61,15 @@ def test_the_load_is_what_the_comment_says(name: str) -> None:
     scenario = loaded(name)
     text = (FOLDER / f"{name}.toml").read_text(encoding="utf-8")
     assert f"{FRAMES_PER_S[name]} frames/s" in text
-    frames_per_s = [len(planned(scenario, seed).frames) / scenario.duration_s for seed in range(8)]
+    frames_per_s = [len(schedule_of(scenario, seed).frames) / scenario.duration_s for seed in range(8)]
     assert np.mean(frames_per_s) == pytest.approx(FRAMES_PER_S[name], rel=0.12)
-    assert len({session.name for session in planned(scenario, 0).sessions}) == STREAMS[name]
+    assert len({session.name for session in schedule_of(scenario, 0).sessions}) == STREAMS[name]
 
 
 @pytest.mark.parametrize("name", FRAMES_PER_S)
 def test_equal_seeds_give_equal_schedules_and_others_do_not(name: str) -> None:
     scenario = loaded(name)
-    first, again, other = (planned(scenario, seed) for seed in (5, 5, 6))
+    first, again, other = (schedule_of(scenario, seed) for seed in (5, 5, 6))
     assert first.sessions == again.sessions
     for part in ("arrival_ns", "deadline_ns", "stream_id"):
         np.testing.assert_array_equal(getattr(first.frames, part), getattr(again.frames, part))
@@ -79,7 +87,10 @@ def test_the_rig_is_the_one_that_its_name_promises() -> None:
     assert len({sensor.backlog_policy for sensor in sensors.values()}) == 3
 
 
-def test_lane_fault_kills_one_worker_and_hangs_another_on_a_lane_of_its_own() -> None:
-    faults = {fault.kind: fault for fault in loaded("lane_fault").fault}
-    assert set(faults) == {"die", "hang"}
-    assert faults["die"].lane != faults["hang"].lane
+def test_lane_fault_kills_one_worker_and_hangs_another_on_a_lane_of_its_own_in_either_world() -> None:
+    scenario = loaded("lane_fault")
+    live = {fault.kind: (fault.lane, fault.at_s) for fault in scenario.serve.fault}
+    simulated = {fault.kind: (fault.lane, fault.at_s) for fault in scenario.to_simulate().fault}
+    assert live == simulated
+    assert set(live) == {"die", "hang"}
+    assert live["die"][0] != live["hang"][0]

@@ -24,7 +24,7 @@ from duly_load.protocols.address import Address
 from duly_load.protocols.connection import AllRefused
 from duly_load.results.record import LiveRun
 from duly_load.scenario.arrivals import Poisson
-from duly_load.scenario.live import LiveScenario, load_live, parse_live
+from duly_load.scenario.scenario import Scenario, changed, load_scenario
 from duly_load.soak import crowd as crowd_module
 from duly_load.soak import page
 from duly_load.soak import run as run_module
@@ -55,7 +55,7 @@ SHORT = """
 name = "short"
 duration_s = 0.5
 
-[[model]]
+[[serve.model]]
 name = "m"
 dense = { width = 16, layers = 1 }
 batch_sizes = [1, 2]
@@ -82,8 +82,8 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scenario(short: Path) -> LiveScenario:
-    return load_live(short)
+def scenario(short: Path) -> Scenario:
+    return load_scenario(short)
 
 
 # ---- does it grow? ----
@@ -463,7 +463,7 @@ def test_slices_take_turns_and_the_first_offers_the_scenario() -> None:
 
 
 @pytest.mark.parametrize(("duration_s", "idle_s"), [(0.5, 0.5), (60.0, 5.0)])
-def test_an_idle_slice_is_short(scenario: LiveScenario, duration_s: float, idle_s: float) -> None:
+def test_an_idle_slice_is_short(scenario: Scenario, duration_s: float, idle_s: float) -> None:
     plan = SoakPlan(scenario.model_copy(update={"duration_s": duration_s}), 0, 3600.0, EVERYBODY)
     assert plan.idle_s == idle_s
 
@@ -483,7 +483,7 @@ class Played:
         monkeypatch.setattr(run_module, "_rest", self._rest)
         monkeypatch.setattr(Watch, "at_s", property(lambda _: self._at_s))
 
-    def soak(self, scenario: LiveScenario, duration_s: float) -> Soak:
+    def soak(self, scenario: Scenario, duration_s: float) -> Soak:
         """Its slices take 4 s, eight times as long as planned, and idle ones 0.5 s."""
         return soak(SoakPlan(scenario, 3, duration_s, Rudeness(0, 0, False)), NULL, Log(None))
 
@@ -507,15 +507,15 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
     return Played(monkeypatch)
 
 
-def test_a_soak_lasts_its_time_however_long_slices_take(scenario: LiveScenario, played: Played) -> None:
+def test_a_soak_lasts_its_time_however_long_slices_take(scenario: Scenario, played: Played) -> None:
     done = played.soak(scenario, 10.0)
     assert [result.seed for result in done.slices] == [3, 4, 5, 6]
     assert [result.at_s for result in done.slices] == [4, 4.5, 8.5, 12.5]
 
 
-def test_only_busy_slices_offer_the_whole_scenario_and_its_faults(scenario: LiveScenario, played: Played) -> None:
-    content = scenario.model_dump(by_alias=True) | {"fault": [{"lane": "cpu:0", "kind": "die", "at_s": 0.2}]}
-    faulty = parse_live(content, "faulty", Path())
+def test_only_busy_slices_offer_the_whole_scenario_and_its_faults(scenario: Scenario, played: Played) -> None:
+    served = scenario.serve.model_dump() | {"fault": [{"lane": "cpu:0", "kind": "die", "at_s": 0.2}]}
+    faulty = changed(scenario, "faulty", serve=served)
     done = played.soak(faulty, 14.0)
     assert [result.phase for result in done.slices] == [
         Phase.BUSY,
@@ -527,12 +527,12 @@ def test_only_busy_slices_offer_the_whole_scenario_and_its_faults(scenario: Live
     ]
     assert [result.frames for result in done.slices] == [20, 0, 10, 20, 0, 10]
     assert [asked.seed for asked in played.offered] == [3, 5, 6, 8]
-    assert [len(asked.scenario.fault) for asked in played.offered] == [1, 0, 1, 0]
+    assert [len(asked.scenario.serve.fault) for asked in played.offered] == [1, 0, 1, 0]
     assert played.rested_s == [0.5, 0.5]
     assert done.faults
 
 
-def test_one_stream_that_is_not_let_in_or_sends_nothing_ends_no_soak(scenario: LiveScenario, played: Played) -> None:
+def test_one_stream_that_is_not_let_in_or_sends_nothing_ends_no_soak(scenario: Scenario, played: Played) -> None:
     played.refused = {2}
     done = played.soak(scenario, 10.0)
     assert not done.ended
@@ -544,7 +544,7 @@ def test_one_stream_that_is_not_let_in_or_sends_nothing_ends_no_soak(scenario: L
     assert done.slices[3].frames == 20
 
 
-def test_a_target_that_lets_nobody_in_when_it_is_busy_ends_it(scenario: LiveScenario, played: Played) -> None:
+def test_a_target_that_lets_nobody_in_when_it_is_busy_ends_it(scenario: Scenario, played: Played) -> None:
     played.refused = {3}
     assert played.soak(scenario, 60.0).ended == "slice 4: no room"
 
@@ -669,7 +669,7 @@ def test_samples_that_stopped_early_are_told(monkeypatch: pytest.MonkeyPatch) ->
     assert watch.notes() == ["samples stopped at 0 s of 3,600"]
 
 
-def test_samples_stay_few_however_long_it_takes(scenario: LiveScenario) -> None:
+def test_samples_stay_few_however_long_it_takes(scenario: Scenario) -> None:
     for duration_s in (1.0, 600.0, 3600.0, 86_400.0, 14 * 86_400.0):
         plan = SoakPlan(scenario, 0, duration_s, EVERYBODY)
         assert duration_s / plan.sample_period_s <= SAMPLES_MAX
@@ -679,12 +679,12 @@ def test_samples_stay_few_however_long_it_takes(scenario: LiveScenario) -> None:
 
 
 @pytest.fixture(params=["floor", "duly"])
-def target(request: pytest.FixtureRequest, scenario: LiveScenario, tmp_path: Path) -> Iterator[OpenTarget]:
+def target(request: pytest.FixtureRequest, scenario: Scenario, tmp_path: Path) -> Iterator[OpenTarget]:
     with targets.opened([request.param], scenario, tmp_path, lambda _: None) as (found,):
         yield found
 
 
-def test_a_short_soak_with_everybody_rude(target: OpenTarget, scenario: LiveScenario, tmp_path: Path) -> None:
+def test_a_short_soak_with_everybody_rude(target: OpenTarget, scenario: Scenario, tmp_path: Path) -> None:
     def enough(at: SoakProgress) -> None:
         told.add(at.phase)
         if at.slice == 4:
@@ -724,7 +724,7 @@ def _grandchildren() -> set[int]:
     return {each.pid for each in own.children(recursive=True)} - {each.pid for each in own.children()}
 
 
-def test_the_crowd_acts_and_leaves_nobody_behind(scenario: LiveScenario, tmp_path: Path) -> None:
+def test_the_crowd_acts_and_leaves_nobody_behind(scenario: Scenario, tmp_path: Path) -> None:
     with ExitStack() as stack:
         (target,) = stack.enter_context(targets.opened(["floor"], scenario, tmp_path, lambda _: None))
         crowd = Crowd(Aim(target.address, scenario.stream, 1), Rudeness(1, 60, True))
@@ -743,7 +743,7 @@ def falls(aim: Aim, *_: object) -> None:
 
 
 def test_clients_that_fall_are_told_and_not_started_again_and_again(
-    scenario: LiveScenario, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crowd_module, "churn", falls)
     monkeypatch.setattr(crowd_module, "RESTART_S_MAX", 3600.0)
@@ -755,7 +755,7 @@ def test_clients_that_fall_are_told_and_not_started_again_and_again(
     assert crowd.doubts() == ["the churners ended by themselves 2 times", "the churners did nothing at all"]
 
 
-def test_a_crowd_that_can_not_start_says_why(scenario: LiveScenario, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crowd_that_can_not_start_says_why(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = threading.Event()
 
     def start(*_: object) -> None:
@@ -780,7 +780,7 @@ def _all_acted(crowd: Crowd) -> bool:
     )
 
 
-def test_a_target_that_dies_ends_it(scenario: LiveScenario, tmp_path: Path) -> None:
+def test_a_target_that_dies_ends_it(scenario: Scenario, tmp_path: Path) -> None:
     with targets.opened(["floor"], scenario, tmp_path, lambda _: None) as (target,):
         server = target.server
         assert server is not None
@@ -795,7 +795,7 @@ def test_a_target_that_dies_ends_it(scenario: LiveScenario, tmp_path: Path) -> N
     assert any(reason.startswith("it ended: ") for reason in judged.against)
 
 
-def test_ctrl_c_ends_it_with_what_there_is(scenario: LiveScenario) -> None:
+def test_ctrl_c_ends_it_with_what_there_is(scenario: Scenario) -> None:
     def interrupt(at: SoakProgress) -> None:
         if at.last is not None:
             raise KeyboardInterrupt

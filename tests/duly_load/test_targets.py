@@ -14,18 +14,19 @@ from duly.v1 import inference_pb2, inference_pb2_grpc
 from duly_load.payloads.served_inputs import inputs_of
 from duly_load.protocols.address import Address
 from duly_load.protocols.connection import TargetError
-from duly_load.scenario.live import LiveScenario, parse_live
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario, parse_scenario
 from duly_load.targets import null_echo
 from duly_load.targets import opened as targets
 from duly_load.targets.opened import OpenTarget, TargetNameError, check_names, opened, settle
 from duly_load.targets.peer import PeerError
 
 
-def scenario(**changes: Any) -> LiveScenario:
+def scenario(**changes: Any) -> Scenario:
     stream = {"name": "s", "model": "m", "budget_ms": 5000, "arrivals": {"kind": "periodic", "rate_hz": 50}}
-    content = {"name": "small", "duration_s": 1, "stream": [stream], "model": [{"name": "m", "dense": {"width": 4}}]}
-    return parse_live(content | changes, "small", Path())
+    served = {"model": [{"name": "m", "dense": {"width": 4}}]} | changes.pop("serve", {})
+    content = {"name": "small", "duration_s": 1, "serve": served, "stream": [stream]}
+    return parse_scenario(content | changes, "small", Path())
 
 
 # ---- names ----
@@ -46,9 +47,9 @@ def test_a_wrong_name_is_told_with_those_that_are_right(name: str, why: str) -> 
 
 
 def test_a_peer_needs_the_scenarios_models_and_faults_need_a_duly_of_ours() -> None:
-    with pytest.raises(ScenarioError, match="small: model: is required, or floor does not know what to serve"):
-        check_names(["floor"], scenario(model=[]))
-    faulty = scenario(fault=[{"lane": "cpu:0", "kind": "die", "at_s": 0.5}])
+    with pytest.raises(ScenarioError, match=r"small: serve\.model: is required, or floor does not know what to serve"):
+        check_names(["floor"], scenario(serve={"model": []}))
+    faulty = scenario(serve={"fault": [{"lane": "cpu:0", "kind": "die", "at_s": 0.5}]})
     check_names(["duly"], faulty)
     for name in ("floor", "unix:/run/duly.sock"):
         with pytest.raises(ScenarioError, match=f"fault: is for a duly that duly-load starts itself, {name} is none"):
@@ -67,7 +68,7 @@ def test_a_peer_that_is_not_installed_is_told_with_the_command(tmp_path: Path, m
 def test_targets_that_say_nothing_get_what_the_scenarios_models_take() -> None:
     models = [{"name": "a", "graph": "squeezenet"}, {"name": "b", "dense": {"width": 7}}, {"name": "c", "folder": "x"}]
     stream = {"name": "s", "model": "a", "budget_ms": 5, "arrivals": {"kind": "periodic", "rate_hz": 50}}
-    loaded = scenario(model=models, stream=[stream])
+    loaded = scenario(serve={"model": models}, stream=[stream])
     assert [[spec.shape for spec in inputs_of(loaded, name)] for name in ("a", "b", "c", "d")] == [
         [(3, 224, 224)],
         [(7,)],

@@ -9,6 +9,7 @@ import pytest
 from duly.core.events import Event, LaneDown, LaneUp, ModelGone, ModelReady, StreamOpened
 from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
 from duly_load.scenario.schedule import Frames
+from duly_load.scenario.simulate import T4_MS, Noise, times_ns
 from duly_sim.baselines import POLICIES, TUNINGS
 from duly_sim.baselines.clockwork import Clockwork
 from duly_sim.baselines.edf import Edf
@@ -18,8 +19,8 @@ from duly_sim.baselines.nexus import Nexus
 from duly_sim.baselines.profile import MEAN, Estimate, Profile
 from duly_sim.baselines.symphony import Symphony
 from duly_sim.baselines.triton import Timeout, Triton
-from duly_sim.scenario.service_times import T4_MS, Noise, TableService, times_ns
 from duly_sim.simulator.engine import Policy, Run, simulate
+from duly_sim.simulator.service_times import TableService
 
 MS = 1_000_000
 LINE_MS = {1: 3.0, 16: 18.0}

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from duly_load.scenario.simulate import T4_MS, times_ns
 from duly_sim.research.bounds.linear import least_cost_ns, linear_bound
 from duly_sim.research.bounds.optimum import best_schedule, optimum
-from duly_sim.scenario.service_times import T4_MS, times_ns
 
 MS = 1_000_000
 Times = Sequence[int]

@@ -15,10 +15,10 @@ name = "small"
 duration_s = 2
 warm_s = 0.5
 
-[[lane]]
+[[simulate.lane]]
 name = "gpu"
 
-[[model]]
+[[simulate.model]]
 name = "m"
 batch_max = 4
 variants = [{ linear = { first_ms = 4, next_ms = 1 } }]

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from duly.core.scheduler import Scheduler
 from duly.core.types import OutcomeStatus
+from duly_load.scenario.scenario import load_scenario
 from duly_sim.cli.main import cli
 from duly_sim.research.grid import command
 from duly_sim.research.grid.alternation import last_over_first
@@ -31,7 +32,6 @@ from duly_sim.research.grid.random_loads import random_loads
 from duly_sim.research.grid.run import JobRunner
 from duly_sim.research.grid.variants import load_step
 from duly_sim.research.grid.waste import through_step, wasted
-from duly_sim.scenario.simulated import load_scenario
 from duly_sim.simulator.engine import Service, simulate
 from duly_sim.simulator.world import build
 
@@ -148,8 +148,9 @@ def test_models_of_unequal_times_and_budgets_are_served_together() -> None:
 def test_a_lane_at_its_limit_keeps_its_batches(cv: float, first_ms: int) -> None:
     """A bound on blocking, or hiccups in the window of one size, once let it run single frames alone: 0.31 on time."""
     told = tomllib.loads((SIM_VS_LIVE / "at.toml").read_text("utf-8"))
-    told["model"][0]["variants"] = [{"linear": {"first_ms": first_ms, "next_ms": 2}}]
-    world = build(parsed(told | {"noise": {"cv": cv}, "duration_s": 10}), 0)
+    told["simulate"]["model"][0]["variants"] = [{"linear": {"first_ms": first_ms, "next_ms": 2}}]
+    told["simulate"]["noise"] = {"cv": cv}
+    world = build(parsed(told | {"duration_s": 10}), 0)
     run = world.run(Scheduler())
     assert (run.status == OutcomeStatus.ON_TIME).mean() > 0.85
     assert np.mean(run.batches.size) > 2.5

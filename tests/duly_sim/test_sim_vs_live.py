@@ -16,9 +16,9 @@ from duly.v1 import inference_pb2, inference_pb2_grpc
 from duly_load.generator.stalls import NO_STALLS, Stalls
 from duly_load.results.record import Record
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario, load_scenario, parse_scenario
 from duly_sim.cli.main import cli
 from duly_sim.research.sim_vs_live import batch_times, both_worlds, command, servers
-from duly_sim.scenario.simulated import Scenario, load_scenario, parse_scenario
 from duly_sim.simulator.world import World, build
 
 SCENARIOS = Path(__file__).parents[2] / "load_tests" / "scenarios" / "sim_vs_live"
@@ -26,12 +26,14 @@ SCENARIOS = Path(__file__).parents[2] / "load_tests" / "scenarios" / "sim_vs_liv
 CALM = """
 name = "calm"
 duration_s = 1.5
+
+[simulate]
 noise = { cv = 0.02 }
 
-[[lane]]
+[[simulate.lane]]
 name = "cpu:0"
 
-[[model]]
+[[simulate.model]]
 name = "m"
 batch_max = 4
 variants = [{ linear = { first_ms = 5, next_ms = 1 } }]
@@ -139,8 +141,8 @@ def test_a_model_that_the_server_does_not_take_is_told(calm: Path) -> None:
         ('"cpu:0"', '"gpu"', "lane: should be named cpu:0 as the server names them, are gpu"),
         ('name = "m"', 'name = "../m"', "model[0].name: should be letters, digits, _ and - in a live run"),
         (
-            "duration_s = 1.5",
-            "duration_s = 1.5\nfault = [{lane='cpu:0',kind='die',at_s=0.5,back_s=1}]",
+            "cv = 0.02 }",
+            "cv = 0.02 }\nfault = [{lane='cpu:0',kind='die',at_s=0.5,back_s=1}]",
             "fault: should",
         ),
         ("cv = 0.02", "step_factor = 2", "noise.step_factor: should be 1 in a live run, got 2"),
@@ -207,8 +209,8 @@ def test_lanes_are_told_what_batches_took() -> None:
     live = seen(count, sizes, occupied_ns)
     planned = {"m": {1: 2_000_000, 2: 4_000_000, 3: 4_000_000, 4: 4_000_000}}
     told = batch_times.batch_times(world, live, planned)
-    assert told.scenario.model[0].variants[0].times_ms == pytest.approx({1: 4.0, 2: 8.0, 3: 8.0, 4: 8.0})
-    assert told.scenario.noise.cv > 0
+    assert told.scenario.to_simulate().model[0].variants[0].times_ms == pytest.approx({1: 4.0, 2: 8.0, 3: 8.0, 4: 8.0})
+    assert told.scenario.to_simulate().noise.cv > 0
     # At 20 ms a batch of two ran, as long as usual; at 510 ms that of four, half longer than was to be expected.
     assert told.service.duration_ns(20_000_000, "cpu:0", "m", "default", 1) == 4_000_000
     assert told.service.duration_ns(510_000_000, "cpu:0", "m", "default", 2) == 12_000_000

@@ -23,8 +23,8 @@ from duly.core.events import (
 )
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, OutcomeStatus, StreamClass
 from duly_load.results.ages import Age
+from duly_load.scenario.scenario import Scenario, parse_scenario
 from duly_load.scenario.schedule import Frames
-from duly_sim.scenario.simulated import Scenario, parse_scenario
 from duly_sim.simulator.engine import Batches, Run
 from duly_sim.simulator.results import measure
 from duly_sim.simulator.world import World, build, run
@@ -101,10 +101,6 @@ def scenario(**changes: Any) -> Scenario:
         "name": "small",
         "duration_s": 2,
         "warm_s": 1,
-        "lane": [{"count": 2}],
-        "model": [
-            {"name": "m", "batch_max": 4, "variants": [{"name": "v", "linear": {"first_ms": 20, "next_ms": 10}}]}
-        ],
         "stream": [
             {
                 "name": "camera",
@@ -114,7 +110,14 @@ def scenario(**changes: Any) -> Scenario:
             }
         ],
     }
-    return parse_scenario(content | changes, "test", Path("."))
+    simulate: dict[str, Any] = {
+        "lane": [{"count": 2}],
+        "model": [
+            {"name": "m", "batch_max": 4, "variants": [{"name": "v", "linear": {"first_ms": 20, "next_ms": 10}}]}
+        ],
+    }
+    simulate |= {key: changes.pop(key) for key in ("noise", "lane", "model", "fault") if key in changes}
+    return parse_scenario(content | {"simulate": simulate} | changes, "test", Path("."))
 
 
 def stream(**changes: Any) -> dict[str, Any]:

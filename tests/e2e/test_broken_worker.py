@@ -39,7 +39,7 @@ class Tampered:
 
 
 def tamper(app: App, change: Change, model: str = "double/1") -> None:
-    worker = app.models.find(*model.split("/")).workers["cpu:0"]
+    worker = app.catalogue.find(*model.split("/")).workers["cpu:0"]
     worker._socket = Tampered(worker._socket, change)  # type: ignore[assignment]
 
 
@@ -111,9 +111,9 @@ async def test_a_version_that_comes_back_with_other_inputs_leaves_its_lane_alive
         Wire(channel, model="other") as other,
     ):
         assert (await wire.ask(frame(1, [1.0] * 2048))).status == ON_TIME
-        await app.models.unload("double", "1")
+        await app.host.unload("double", "1")
         graphs.save(root, "double", graphs.scaling(width=4))
-        await app.models.load("double", "1")
+        await app.host.load("double", "1")
         assert (await wire.ask(frame(2, [1.0] * 2048))).status in (FAILED, INVALID)
         assert (await other.ask(frame(1))).status == ON_TIME
         async with Wire(channel, model="double") as fresh:
@@ -135,7 +135,7 @@ async def test_a_file_that_changed_under_a_worker_that_dies_leaves_its_lane_aliv
     ):
         assert (await wire.ask(frame(1, [1.0] * 2048))).status == ON_TIME
         graphs.save(root, "double", graphs.scaling(width=4))
-        workers = app.models.find("double").workers
+        workers = app.catalogue.find("double").workers
         worker = workers["cpu:0"]
         worker.kill()
         while workers.get("cpu:0") in (None, worker):

@@ -22,7 +22,7 @@ def stub(channel: grpc.aio.Channel) -> model_pb2_grpc.ModelServiceStub:
 
 
 def worker_pid(app: App, key: str) -> int:
-    (served,) = (s for s in app.models.served() if s.key == key)
+    (served,) = (s for s in app.catalogue.all_versions() if s.key == key)
     return next(iter(served.workers.values())).pid
 
 

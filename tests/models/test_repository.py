@@ -150,7 +150,7 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         (
             STEPS + '{ op = "frob" }]',
             "input[0].preprocess[1]: Input tag 'frob' found using 'op' does not match any of the expected tags: "
-            "'resize', 'normalise', 'layout', 'window'",
+            "'resize', 'window', 'normalise', 'layout'",
         ),
         ("[[input]]\n", "input[0].name: is missing"),
         ("warmup_runs = 2.5", "warmup_runs: Input should be a valid integer, got 2.5"),

@@ -7,7 +7,7 @@ from duly.models.spec import Signature
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
 
-SIGNATURE = Signature(inputs=(), outputs=(), batch_sizes=(1,), any_size=True, stateful=False, providers=())
+SIGNATURE = Signature(inputs=(), outputs=(), batch_sizes=(1,), any_size=True, stateful=False)
 
 
 def take(

@@ -15,11 +15,14 @@ from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTer
 from duly.metrics import Metrics
 from duly.models.repository import ModelVersion, Repository
 from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
-from duly.runtime.models import Models
+from duly.runtime.model_host import ModelHost
 from duly.runtime.outcome import Outcome
+from duly.runtime.samplers import Samplers
+from duly.runtime.supervisor import Supervisor
 from duly.worker import channel
-from duly.worker.layout import layout
+from duly.worker.slot_layout import layout
 from tests.runtime.held import take
 
 MS = 1_000_000
@@ -29,9 +32,7 @@ TURNS_MAX = 2000
 """Of the loop. Whoever is not served within so many is not served at all."""
 TERMS = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 600 * S, 64)
 _SPEC = TensorSpec(name="x", datatype="FP32", shape=(2,), bytes_max=8)
-_SIGNATURE = Signature(
-    inputs=(_SPEC,), outputs=(_SPEC,), batch_sizes=(1, 2, 4), any_size=True, stateful=False, providers=("CPU",)
-)
+_SIGNATURE = Signature(inputs=(_SPEC,), outputs=(_SPEC,), batch_sizes=(1, 2, 4), any_size=True, stateful=False)
 
 Change = Callable[[channel.Done], bytes | bytearray]
 
@@ -195,12 +196,15 @@ class Bench:
         self.driver = Driver(
             self.metrics, 1 << 20, self.clock.monotonic_ns, record=self.recording, fatal=self.fatal.append
         )
-        self.models = Models(Repository(Path()), self.driver, self.metrics, (LANE,), 1, 600.0, 10_000.0)
+        self.catalogue = Catalogue((LANE,))
+        self.supervisor = Supervisor(self.catalogue, self.driver, self.metrics, 1, 600.0)
+        self.host = ModelHost(Repository(Path()), self.catalogue, self.supervisor, self.driver, self.metrics)
+        self.samplers = Samplers(self.clock.monotonic_ns, self.catalogue, self.metrics, 10_000.0)
         self.streams: dict[int, tuple[Stream, str]] = {}
         """Those that are open, and their models."""
         self._frame_id = 0
-        monkeypatch.setattr("duly.runtime.workers.time", self.clock)
-        monkeypatch.setattr("duly.runtime.workers.subprocess.Popen", self._popen)
+        monkeypatch.setattr("duly.runtime.worker_process.time", self.clock)
+        monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", self._popen)
 
     def _popen(self, command: list[str], pass_fds: list[int], stdin: int) -> ScriptedProcess:
         process = ScriptedProcess(self.clock, pass_fds[0])
@@ -209,7 +213,7 @@ class Bench:
 
     async def start(self) -> None:
         for name in ("m", "n"):
-            await self.models._load(ModelVersion(name, "1", Path(), Path(), ModelConfig(), ()))
+            await self.host._load(ModelVersion(name, "1", Path(), Path(), ModelConfig(), ()))
 
     def open(self, model: str = "m/1") -> Stream:
         stream = Stream()

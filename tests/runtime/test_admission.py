@@ -15,7 +15,7 @@ from duly.core.scheduler import Scheduler
 from duly.core.types import BacklogPolicy, ModelPlan, StreamClass, StreamDemand, StreamTerms, Verdict
 from duly.runtime import admission
 from duly.runtime.admission import Admission, Busy, Refused
-from duly.runtime.models import ModelError
+from duly.runtime.catalogue import ModelError
 
 MS = 1_000_000
 

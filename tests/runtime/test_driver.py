@@ -1,80 +1,26 @@
 """The driver between a scheduler and a fake lane: what it promises to streams and to memory."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.core.events import Action, DispatchBatch, Event, LaneUp, ModelGone, ModelReady, TimerFired, WarmLane
+from duly.core.events import Action, Event, LaneUp, ModelGone, ModelReady, TimerFired
 from duly.core.scheduler import Scheduler
 from duly.core.timing.profile import MARGIN_PERCENT
 from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
 from duly.metrics import Metrics
 from duly.runtime.driver import Driver
-from duly.runtime.held_frames import InputData
-from duly.runtime.lane import BatchResult
-from duly.runtime.outcome import Outcome, Output
+from duly.runtime.outcome import Outcome
+from duly.runtime.worker_port import BatchResult
+from tests.runtime.fake_lane import Clock, FakeLane
 from tests.runtime.held import take
 
 MS = 1_000_000
 TERMS = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 100 * MS, 64)
-
-
-class Clock:
-    """Starts anywhere: a stray look at another clock would show."""
-
-    def __init__(self, start_ns: int = 987_654_321_000_000) -> None:
-        self.now_ns = start_ns
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-
-class FakeLane:
-    """Takes batches and keeps them until the test ends them."""
-
-    def __init__(self, model: str, lane: str) -> None:
-        self.model = model
-        self.lane = lane
-        self.running: list[tuple[DispatchBatch, Sequence[Sequence[InputData]]]] = []
-        self.warming: list[WarmLane] = []
-        self.forgotten: list[int] = []
-        self.gone = False
-
-    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
-        if self.gone:
-            return False
-        assert not self.running, "one batch at a time"
-        self.running.append((action, payloads))
-        return True
-
-    def warm(self, action: WarmLane) -> bool:
-        if self.gone:
-            return False
-        self.warming.append(action)
-        return True
-
-    def forget(self, stream_id: int) -> None:
-        self.forgotten.append(stream_id)
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.running)
-
-    def give_up(self, reason: str) -> None:
-        self.gone = True
-
-    def end(self, driver: Driver, finished_ns: int | None = None, **reasons: dict[int, str]) -> None:
-        action, payloads = self.running.pop()
-
-        def outputs(index: int) -> list[Output]:
-            return [(0, (1,), payloads[index][0].data * 2)]
-
-        now_ns = finished_ns or driver.clock()
-        driver.batch_ended(action.batch_id, BatchResult(now_ns, now_ns, outputs, **reasons))
 
 
 @dataclass

@@ -77,11 +77,11 @@ def disarm(target: Any, name: str) -> None:
 
 def places(bench: Bench) -> list[tuple[Any, str]]:
     """Where something may raise."""
-    workers = [worker for served in bench.models.served() for worker in served.workers.values()]
+    workers = [worker for served in bench.catalogue.all_versions() for worker in served.workers.values()]
     return [
         (bench.driver, "step"),
         (bench.driver, "next_wake_ns"),
-        (bench.driver.held, "get"),
+        (bench.driver.held, "payloads"),
         (bench.metrics, "batch"),
         (bench.metrics, "outcome"),
         (bench.metrics, "worker_restarted"),
@@ -120,7 +120,7 @@ async def act(bench: Bench, rng: random.Random) -> None:
             running.answer(rng.choice(LIES))
         case "silence":
             bench.clock.now_ns += 11_000_000_000
-            bench.models.watch_workers()
+            bench.samplers.kill_hung_workers()
         case "die" if running is not None:
             running.kill()
     await bench.turn(rng.randint(0, 5))
@@ -152,7 +152,7 @@ def test_the_law_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int) -> Non
         for place in places(bench):
             disarm(*place)
         await bench.serves()
-        await bench.models.close()
+        await bench.supervisor.close()
         assert not any(process.alive for process in bench.processes)
 
     with capture_logs():
@@ -167,7 +167,7 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     bench = Bench(monkeypatch)
     await bench.start()
     yield bench
-    await bench.models.close()
+    await bench.supervisor.close()
 
 
 async def running_and_waiting(bench: Bench) -> tuple[Stream, ScriptedProcess]:
@@ -243,7 +243,7 @@ async def test_a_scheduler_that_can_not_be_told_what_is_true_ends_the_process(
 
 async def test_a_batch_that_can_not_be_handed_over_fails_alone(bench: Bench) -> None:
     stream, process = await running_and_waiting(bench)
-    once(bench.models.find("m", "1").workers[LANE], "run")
+    once(bench.catalogue.find("m", "1").workers[LANE], "run")
     process.answer()
     await bench.until(lambda: len(stream.outcomes) == 3)
     assert [outcome.status.name for outcome in stream.outcomes.values()] == ["ON_TIME", "FAILED", "FAILED"]
@@ -297,7 +297,7 @@ async def test_a_worker_that_lies_is_named_once_and_its_batch_fails(bench: Bench
 async def test_a_worker_that_never_answers_is_seen_by_the_watchdog(bench: Bench) -> None:
     stream, process = await running_and_waiting(bench)
     bench.clock.now_ns += 11 * S
-    bench.models.watch_workers()
+    bench.samplers.kill_hung_workers()
     assert not process.alive
     assert [o.reason for o in stream.outcomes.values()] == ["its worker did not answer for 11.0 s and was killed"]
     await bench.serves()
@@ -307,7 +307,7 @@ async def test_what_runs_when_a_drain_is_over_is_failed(bench: Bench) -> None:
     stream, process = await running_and_waiting(bench)
     bench.driver.submit(DrainRequested(bench.clock.now_ns + S))
     bench.clock.now_ns += S
-    bench.models.replace_no_more()
+    bench.supervisor.replace_no_more()
     bench.driver.stop_running("the server stopped while the frame ran")
     await bench.driver.drained()
     assert {o.held.frame.frame_id: (o.status.name, o.reason) for o in stream.outcomes.values()} == {

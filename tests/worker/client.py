@@ -16,12 +16,11 @@ import numpy.typing as npt
 from duly.models.repository import ModelVersion, Repository
 from duly.models.spec import Signature
 from duly.worker import channel
-from duly.worker.layout import layout
+from duly.worker.dtypes import DTYPES
+from duly.worker.slot_layout import layout
 
 Array = npt.NDArray[Any]
 TIMEOUT_S = 60.0
-
-DTYPES = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "INT64": "<i8", "INT32": "<i4", "UINT8": "u1", "BOOL": "?"}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from duly.worker import channel
-from duly.worker.graph import LoadError
-from duly.worker.loading import load
+from duly.worker.errors import LoadError
+from duly.worker.load_model import load
 from tests import graphs
 from tests.worker.client import LoadFailed, Worker, version_of
 
@@ -235,7 +235,7 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         ),
         (
             step('preprocess = [{ op = "layout" }, { op = "resize", width = 8, height = 8 }]'),
-            "input[0].preprocess[1]: resize can't follow layout; the order is resize or window, normalise, layout, "
+            "input[0].preprocess[1]: resize can't follow layout; the order is resize, window, normalise, layout, "
             "each at most once",
         ),
         (
@@ -254,7 +254,15 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         ),
         (
             step('encodings = ["JPEG"]\ndatatype = "FP32"\npreprocess = [{ op = "layout" }]'),
-            "input[0].datatype: a picture is UINT8, or without resize and encodings UINT16 or FP32, not FP32",
+            "input[0].datatype: a picture is UINT8, or without encodings UINT16 or FP32, not FP32",
+        ),
+        (
+            step('datatype = "FP32"\npreprocess = [{ op = "resize", width = 8, height = 8 }, { op = "layout" }]'),
+            "input[0].datatype: resize takes UINT8, not FP32",
+        ),
+        (
+            step('preprocess = [{ op = "layout", colours = "BGR" }]', graphs.doubling(["N", 4, 8, 8])),
+            "input[0]: layout.colours: BGR needs 3 channels, not 4",
         ),
         (
             (GRID, '[postprocess]\nop = "yolo_v2"\ntensor = "z"\nanchors = [[1.0, 1.0]]\n'),

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.models.spec import Layout, Normalise, Resize, TensorSpec
-from duly.worker.graph import Array
-from duly.worker.postprocess import WHOLE_PICTURE
-from duly.worker.preprocess import InvalidFrame, PictureReader
+from duly.worker.dtypes import Array
+from duly.worker.errors import InvalidFrame
+from duly.worker.ops.operation import WHOLE_PICTURE
+from duly.worker.ops.order import PREPROCESS
+from duly.worker.reader import Reader
 
 FP32 = np.dtype(np.float32)
 
@@ -23,7 +25,6 @@ def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> Array:
 
 
 def reader(
-    row_shape: tuple[int, ...],
     *,
     shape: tuple[int, ...] = (-1, -1, 3),
     datatype: str = "UINT8",
@@ -31,15 +32,16 @@ def reader(
     resize: Resize | None = None,
     normalise: Normalise | None = None,
     layout: Layout | None = None,
-) -> PictureReader:
+) -> Reader:
     encodings = ("JPEG", "PNG") if datatype == "UINT8" else ()
     spec = TensorSpec.model_validate(
         {"name": "image", "datatype": datatype, "shape": shape, "encodings": encodings, "bytes_max": 1 << 23}
     )
-    return PictureReader(spec, row_shape, dtype, resize, normalise, layout or Layout(op="layout", axes="HWC"))
+    steps = [step for step in (resize, normalise, layout) if step is not None]
+    return Reader(spec, dtype, [PREPROCESS[type(step)](step) for step in steps])
 
 
-def read(made: PictureReader, value: Array, row: Array | None = None) -> tuple[Array, tuple[float, ...]]:
+def read(made: Reader, value: Array, row: Array | None = None) -> tuple[Array, tuple[float, ...]]:
     if row is None and -1 not in made.row_shape:
         row = np.full(made.row_shape, -1).astype(made.dtype)
     return made.read(memoryview(value.tobytes()), "", value.shape, row, None)
@@ -70,8 +72,8 @@ def test_values_and_order(normalise: Normalise | None, axes: str, colours: str, 
     layout = Layout.model_validate({"op": "layout", "axes": axes, "colours": colours})
     value = picture(7, 5)
     expected = slowly(value, normalise, layout)
-    row_shape = (-1,) * 3 if is_open else expected.shape
-    row, placement = read(reader(row_shape, normalise=normalise, layout=layout), value)
+    shape = (-1, -1, 3) if is_open else value.shape
+    row, placement = read(reader(shape=shape, normalise=normalise, layout=layout), value)
     assert row.dtype == np.float32
     np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-5)
     assert placement == WHOLE_PICTURE
@@ -85,7 +87,7 @@ def test_element_types_and_channels(datatype: str, dtype: type[np.generic], chan
     source = {"UINT8": np.uint8, "UINT16": np.uint16, "FP32": np.float32}[datatype]
     value = np.random.default_rng(1).integers(0, 255, (6, 4, channels)).astype(source)
     layout = Layout(op="layout", axes="CHW")
-    made = reader((channels, 6, 4), shape=(6, 4, channels), datatype=datatype, dtype=np.dtype(dtype), layout=layout)
+    made = reader(shape=(6, 4, channels), datatype=datatype, dtype=np.dtype(dtype), layout=layout)
     row, _ = read(made, value)
     assert row.dtype == dtype
     np.testing.assert_array_equal(row, value.transpose(2, 0, 1).astype(dtype))
@@ -94,11 +96,11 @@ def test_element_types_and_channels(datatype: str, dtype: type[np.generic], chan
 def test_stretch_and_letterbox_are_opencvs_resize() -> None:
     value = picture(60, 40)
     stretch = Resize(op="resize", width=20, height=20)
-    row, placement = read(reader((20, 20, 3), dtype=np.dtype(np.uint8), resize=stretch), value)
+    row, placement = read(reader(dtype=np.dtype(np.uint8), resize=stretch), value)
     np.testing.assert_array_equal(row, cv2.resize(value, (20, 20)))
     assert placement == WHOLE_PICTURE
     letterbox = Resize(op="resize", width=30, height=30, mode="letterbox", pad=9)
-    made = reader((30, 30, 3), dtype=np.dtype(np.uint8), resize=letterbox)
+    made = reader(dtype=np.dtype(np.uint8), resize=letterbox)
     for _ in range(2):  # a second picture finds the pad of the first as it must be
         row, placement = read(made, value)
         np.testing.assert_array_equal(row[:, 5:25], cv2.resize(value, (20, 30)))
@@ -114,9 +116,7 @@ def test_stretch_and_letterbox_are_opencvs_resize() -> None:
 @given(height=st.integers(1, 90), width=st.integers(1, 90), mode=st.sampled_from(["stretch", "letterbox"]))
 def test_any_size_fits(height: int, width: int, mode: str) -> None:
     resize = Resize.model_validate({"op": "resize", "width": 24, "height": 16, "mode": mode})
-    row, (left, top, across, down) = read(
-        reader((16, 24, 3), resize=resize), np.full((height, width, 3), 200, np.uint8)
-    )
+    row, (left, top, across, down) = read(reader(resize=resize), np.full((height, width, 3), 200, np.uint8))
     inside = row[round(top * 16) : round((top + down) * 16), round(left * 24) : round((left + across) * 24)]
     assert (inside == 200).all()
     assert (row == 200).sum() == inside.size
@@ -127,7 +127,7 @@ def test_any_size_fits(height: int, width: int, mode: str) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_decoded_png_is_the_tensor_and_jpeg_close_to_it(channels: int) -> None:
     value = picture(48, 64, channels)
-    made = reader((48, 64, channels), shape=(48, 64, channels))
+    made = reader(shape=(48, 64, channels))
     stored = value if channels == 1 else cv2.cvtColor(value, cv2.COLOR_RGB2BGR)
     for extension, far in ((".png", 0), (".jpg", 12)):
         payload = cv2.imencode(extension, stored, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
@@ -143,7 +143,7 @@ def test_jpeg_that_was_taken_on_its_side_is_turned_upright() -> None:
     # EXIF with one entry: orientation (0x112), one SHORT, 6: turn clockwise to see it as it was.
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06" + bytes(6)
     payload = payload[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2) + exif + payload[2:]
-    row, _ = reader((40, 20, 3)).read(memoryview(payload), "JPEG", (), np.empty((40, 20, 3), np.float32), None)
+    row, _ = reader(shape=(40, 20, 3)).read(memoryview(payload), "JPEG", (), np.empty((40, 20, 3), np.float32), None)
     assert row[:18].min() > 200
     assert row[22:].max() < 50
 
@@ -158,7 +158,7 @@ PROGRESSIVE = encoded(".jpg", IMWRITE_JPEG_PROGRESSIVE=1)
 
 
 def reason(payload: bytes, encoding: str) -> str:
-    made = reader((64, 64, 3), shape=(64, 64, 3))
+    made = reader(shape=(64, 64, 3))
     with pytest.raises(InvalidFrame) as refused:
         made.read(memoryview(payload), encoding, (), np.empty((64, 64, 3), np.float32), None)
     return str(refused.value)
@@ -200,21 +200,21 @@ def test_garbage_is_invalid_and_nothing_worse(payload: bytes, head: bytes) -> No
     ],
 )
 def test_tensor_that_is_no_picture_is_invalid(value: Array, why: str) -> None:
-    made = reader((8, 8, 3), resize=Resize(op="resize", width=8, height=8))
+    made = reader(resize=Resize(op="resize", width=8, height=8))
     with pytest.raises(InvalidFrame) as refused:
         read(made, value)
     assert str(refused.value) == f"input 'image' {why}"
 
 
 def test_tensor_of_the_wrong_size_is_invalid() -> None:
-    made: Callable[..., object] = reader((8, 8, 3), resize=Resize(op="resize", width=8, height=8)).read
+    made: Callable[..., object] = reader(resize=Resize(op="resize", width=8, height=8)).read
     with pytest.raises(InvalidFrame, match=r"^input 'image': 11 bytes, but UINT8\[2, 2, 3\] has 12$"):
         made(memoryview(bytes(11)), "", (2, 2, 3), np.empty((8, 8, 3), np.float32), None)
 
 
 def test_depth_that_is_not_finite_is_invalid() -> None:
     spec = TensorSpec(name="depth", datatype="FP32", shape=(2, 2, 1), finite=True, bytes_max=16)
-    made = PictureReader(spec, (1, 2, 2), FP32, None, None, Layout(op="layout"))
+    made = Reader(spec, FP32, [PREPROCESS[Layout](Layout(op="layout"))])
     value = np.float32([[[1], [2]], [[np.inf], [4]]])
     with pytest.raises(InvalidFrame, match=r"^input 'depth': an element is NaN or infinite$"):
         read(made, value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from duly.worker import channel
-from duly.worker.pinned import pin
+from duly.worker.pin_memory import pin
 from tests import graphs
 from tests.worker.client import TIMEOUT_S, LoadFailed, Worker, version_of
 

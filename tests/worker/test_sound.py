@@ -3,21 +3,24 @@
 import numpy as np
 import pytest
 
-from duly.models.spec import Normalise, TensorSpec
-from duly.worker.graph import Array
-from duly.worker.preprocess import ArrayReader, InvalidFrame
+from duly.models.spec import Normalise, TensorSpec, Window
+from duly.worker.dtypes import Array
+from duly.worker.errors import InvalidFrame
+from duly.worker.ops.order import PREPROCESS
+from duly.worker.reader import Reader
 
 FP32 = np.dtype(np.float32)
 
 
-def sound(samples: int, context: int = 0, normalise: Normalise | None = None) -> ArrayReader:
+def sound(samples: int, context: int = 0, normalise: Normalise | None = None) -> Reader:
     spec = TensorSpec(
         name="audio", datatype="FP32", shape=(samples,), encodings=("PCM_S16LE",), finite=True, bytes_max=1 << 16
     )
-    return ArrayReader(spec, (samples + context,) if samples > 0 else (-1,), FP32, normalise, context)
+    window = Window(op="window", samples=samples, context=context) if context else None
+    return Reader(spec, FP32, [PREPROCESS[type(step)](step) for step in (window, normalise) if step is not None])
 
 
-def read(made: ArrayReader, value: Array, encoding: str = "", context: Array | None = None) -> Array:
+def read(made: Reader, value: Array, encoding: str = "", context: Array | None = None) -> Array:
     row = None if -1 in made.row_shape else np.full(made.row_shape, 77, made.dtype)
     return made.read(memoryview(value.tobytes()), encoding, value.shape, row, context)[0]
 
@@ -34,6 +37,13 @@ def test_window_begins_with_the_end_of_the_last_and_with_silence_at_first() -> N
     np.testing.assert_array_equal(read(made, np.float32([4, 5, 6]), context=np.float32([2, 3])), [2, 3, 4, 5, 6])
 
 
+def test_window_fills_a_row_of_its_own_where_none_is_given() -> None:
+    """As happens where another input of the model has no fixed size."""
+    value = np.float32([1, 2, 3])
+    row, _ = sound(3, context=2).read(memoryview(value.tobytes()), "", value.shape, None, np.float32([8, 9]))
+    np.testing.assert_array_equal(row, [8, 9, 1, 2, 3])
+
+
 def test_silence_is_normalised_as_sound_is() -> None:
     made = sound(2, context=2, normalise=Normalise(op="normalise", scale=2, mean=(6,), std=(2,)))
     np.testing.assert_array_equal(read(made, np.float32([0, 10])), [-3, -3, -3, 7])
@@ -42,7 +52,7 @@ def test_silence_is_normalised_as_sound_is() -> None:
 def test_values_by_channel() -> None:
     spec = TensorSpec(name="imu", datatype="FP64", shape=(-1, 3), bytes_max=1 << 16)
     normalise = Normalise(op="normalise", mean=(1, 2, 3), std=(1, 2, 4))
-    made = ArrayReader(spec, (-1, 3), FP32, normalise, 0)
+    made = Reader(spec, FP32, [PREPROCESS[Normalise](normalise)])
     row = read(made, np.float64([[1, 2, 3], [2, 4, 7]]))
     assert row.dtype == np.float32
     np.testing.assert_array_equal(row, [[0, 0, 0], [1, 1, 1]])

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from duly.worker.channel import INVALID, OK
-from duly.worker.states import StateTensor, Streams
+from duly.worker.states import StateTensor, StreamStates
 from tests import graphs
 from tests.worker import real
 from tests.worker.client import BatchFailed, Encoded, Worker, version_of
@@ -168,7 +168,7 @@ def test_failed_batch_changes_no_state(tmp_path: Path) -> None:
 
 def test_streams_beyond_the_bound_start_anew_the_one_unused_for_longest_first() -> None:
     tensor = StateTensor("s", "s_next", 0, (1, 2), np.dtype(np.float32))
-    streams = Streams([tensor], streams_max=3)
+    streams = StreamStates([tensor], streams_max=3)
 
     def run(stream: int, value: float) -> list[float]:
         """One frame: gives the state that it found and leaves `value`."""

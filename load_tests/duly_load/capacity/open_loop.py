@@ -16,7 +16,6 @@ Only steady loads have a capacity: a scenario with load steps, faults or streams
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,16 +27,17 @@ from duly_load.protocols.connection import AllRefused
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
 from duly_load.scenario.arrivals import Trace
-from duly_load.scenario.live import LiveScenario, parse_live, scaled, schedule_of
 from duly_load.scenario.parsing import ScenarioError
-from duly_load.scenario.schedule import Schedule
+from duly_load.scenario.scenario import Scenario, changed
+from duly_load.scenario.schedule import Schedule, schedule_of
+from duly_load.scenario.variations import scaled
 
 WARM_S_MIN = 1.0
 """Streams open, and a server's first batches run, outside what is counted."""
 WINDOW_NS = 1_000_000_000
 
 
-def steady(scenario: LiveScenario, source: str, seconds: float) -> LiveScenario:
+def steady(scenario: Scenario, source: str, seconds: float) -> Scenario:
     """The scenario with `seconds` that count after its warm-up. `source` names it in messages.
 
     Raises ScenarioError where its load is not steady.
@@ -48,7 +48,7 @@ def steady(scenario: LiveScenario, source: str, seconds: float) -> LiveScenario:
     return _changed(scenario, source, {"warm_s": warm_s, "duration_s": warm_s + seconds}, {})
 
 
-def server_terms(scenario: LiveScenario, source: str) -> LiveScenario:
+def server_terms(scenario: Scenario, source: str) -> Scenario:
     """Poisson arrivals in place of each sensor's own, at its mean rate; all frames are to be answered."""
     steadily: dict[str, Any] = {"backlog": "ALL", "churn": None, "network": {}}
     rates_hz = [
@@ -58,7 +58,7 @@ def server_terms(scenario: LiveScenario, source: str) -> LiveScenario:
     return _changed(scenario, source, {"scale": "rates"}, arrivals, **steadily)
 
 
-def check_scalable(scenario: LiveScenario, source: str) -> None:
+def check_scalable(scenario: Scenario, source: str) -> None:
     """Raises ScenarioError where a load factor would not make more or less of it."""
     for nth, sensor in enumerate(scenario.stream):
         if isinstance(sensor.arrivals, Trace):
@@ -68,9 +68,7 @@ def check_scalable(scenario: LiveScenario, source: str) -> None:
             )
 
 
-def offered(
-    scenario: LiveScenario, source: str, run: Callable[[LiveScenario, int], LiveRun]
-) -> Callable[[float, int], Trial]:
+def offered(scenario: Scenario, source: str, run: Callable[[Scenario, int], LiveRun]) -> Callable[[float, int], Trial]:
     """A probe whose loads are factors of the scenario's. `run` offers a scenario with a seed.
 
     Where it raises AllRefused, the load has failed.
@@ -95,7 +93,7 @@ def offered(
     return probe
 
 
-def counted(scenario: LiveScenario, planned: Schedule, outcome: NDArray[np.int8]) -> Counts:
+def counted(scenario: Scenario, planned: Schedule, outcome: NDArray[np.int8]) -> Counts:
     """Frames of a run by the second in which they were due to arrive, after the warm-up; the last may be a part of one,
     and has those that came later, too.
 
@@ -109,9 +107,9 @@ def counted(scenario: LiveScenario, planned: Schedule, outcome: NDArray[np.int8]
     return Counts(np.bincount(window, minlength=windows), np.bincount(window[on_time], minlength=windows))
 
 
-def _unsteady(scenario: LiveScenario) -> Iterator[str]:
-    for key in ("load_step", "fault"):
-        if getattr(scenario, key):
+def _unsteady(scenario: Scenario) -> Iterator[str]:
+    for key, tables in (("load_step", scenario.load_step), ("serve.fault", scenario.serve.fault)):
+        if tables:
             yield f"{key}: should not be there"
     for nth, sensor in enumerate(scenario.stream):
         if sensor.from_s or sensor.to_s is not None:
@@ -119,12 +117,11 @@ def _unsteady(scenario: LiveScenario) -> Iterator[str]:
 
 
 def _changed(
-    scenario: LiveScenario, source: str, changes: dict[str, Any], arrivals: dict[int, dict[str, Any]], **of_streams: Any
-) -> LiveScenario:
+    scenario: Scenario, source: str, changes: dict[str, Any], arrivals: dict[int, dict[str, Any]], **of_streams: Any
+) -> Scenario:
     """The scenario with other values of its own, other arrivals of some sensors and other values of all sensors."""
     streams = []
     for nth, sensor in enumerate(scenario.stream):
-        stream = sensor.model_dump(by_alias=True) | {"class": sensor.stream_class.name} | of_streams
+        stream = sensor.model_dump(by_alias=True) | of_streams
         streams.append(stream | {"arrivals": arrivals.get(nth, stream["arrivals"])})
-    content = scenario.model_dump(by_alias=True, exclude={"stream"}) | {"stream": streams} | changes
-    return parse_live(content, source, Path())
+    return changed(scenario, source, stream=streams, **changes)

@@ -17,7 +17,7 @@ from duly_load.capacity.search import (
 from duly_load.generator.run import Offer, Progress, Sending
 from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.record import LiveRun
-from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.tables import STREAMS_MAX
 from duly_load.targets.opened import OpenTarget, offer_to, settle
 from duly_load.targets.peer import PeerError
@@ -35,7 +35,7 @@ Tell = Callable[[Trial, Verdict | None], None]
 class Request:
     """What is asked of all targets and terms."""
 
-    scenario: LiveScenario
+    scenario: Scenario
     """Steady, see `open_loop.steady`."""
     source: str
     """Names it in messages."""
@@ -58,7 +58,7 @@ class Capacity:
     found: Found
 
 
-def in_terms(request: Request, term: str) -> LiveScenario:
+def in_terms(request: Request, term: str) -> Scenario:
     """The scenario that is offered, in these terms. Raises ScenarioError where it has no capacity in them."""
     if term == "server":
         return open_loop.server_terms(request.scenario, request.source)
@@ -67,7 +67,7 @@ def in_terms(request: Request, term: str) -> LiveScenario:
     return request.scenario
 
 
-def greatest(request: Request, terms: Sequence[str]) -> LiveScenario:
+def greatest(request: Request, terms: Sequence[str]) -> Scenario:
     """With as many streams as any trial may have: what a target that is started must be ready for."""
     if "streams" not in terms or request.scenario.scale != "streams":
         return request.scenario
@@ -91,7 +91,7 @@ def measure(
     """
     scenario = in_terms(request, term)
 
-    def run(at_load: LiveScenario, seed: int) -> LiveRun:
+    def run(at_load: Scenario, seed: int) -> LiveRun:
         try:
             settle(target, scenario, seed)
             return offer_to(target, Offer(at_load, seed, target.name, target.address, request.sending), progress)

@@ -22,8 +22,8 @@ from duly_load.generator.run import Sending
 from duly_load.protocols.connection import TargetError
 from duly_load.report.terminal import COLUMNS_MAX, terminal_table
 from duly_load.results import machine
-from duly_load.scenario.live import load_live
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import load_scenario
 from duly_load.targets.opened import check_names, opened
 from duly_load.targets.peer import PeerError
 
@@ -81,7 +81,7 @@ def capacity(
     """
     with target_errors():
         source = str(scenario)
-        steady = open_loop.steady(load_live(scenario), source, seconds)
+        steady = open_loop.steady(load_scenario(scenario), source, seconds)
         request = Request(steady, source, float(ratio), seed, seconds, precision, sending)
         for term in terms:
             in_terms(request, term)

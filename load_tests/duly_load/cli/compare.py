@@ -27,8 +27,9 @@ from duly_load.results.formats import write_json
 from duly_load.results.machine import Machine, look
 from duly_load.results.measure import measure
 from duly_load.results.record import LiveRun
-from duly_load.scenario.live import LiveScenario, load_live, scaled
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario, load_scenario
+from duly_load.scenario.variations import scaled
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.opened import OpenTarget, TargetNameError, check_names
 from duly_load.targets.peer import PeerError
@@ -44,8 +45,8 @@ class _Request:
     """What the user asked for, checked."""
 
     names: tuple[str, ...]
-    scenario: LiveScenario
-    by_load: Mapping[float, LiveScenario]
+    scenario: Scenario
+    by_load: Mapping[float, Scenario]
     rounds: int
     turns: tuple[Turn, ...]
     repeats: int
@@ -173,14 +174,14 @@ def _check_lists(names: Sequence[str], loads: Sequence[float]) -> None:
             raise UsageError(f"--target: should name each once, {name!r} is there more than once")
 
 
-def _load(file: Path, seconds: float | None) -> LiveScenario:
-    scenario = lasting(load_live(file), seconds)
-    if scenario.fault:
+def _load(file: Path, seconds: float | None) -> Scenario:
+    scenario = lasting(load_scenario(file), seconds)
+    if scenario.serve.fault:
         raise ScenarioError(f"{file}: fault: should not be there, not every target of a comparison has such workers")
     return scenario
 
 
-def _check_targets(names: Sequence[str], scenario: LiveScenario, install: bool) -> None:
+def _check_targets(names: Sequence[str], scenario: Scenario, install: bool) -> None:
     """Every problem of every target; peers that are not installed are installed if that is wanted."""
     missing: dict[str, str] = {}
     for name in names:

@@ -19,11 +19,13 @@ from duly_load.report.terminal import terminal_table
 from duly_load.results.files import write_files
 from duly_load.results.histogram import Percentiles
 from duly_load.results.machine import Machine, look
-from duly_load.results.measure import LiveResults, LiveTally, measure
+from duly_load.results.measure import LiveResults, measure
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
-from duly_load.scenario.live import LiveScenario, load_live, parse_live, scaled
+from duly_load.results.tally import Tally
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario, changed, load_scenario
+from duly_load.scenario.variations import scaled
 from duly_load.targets.opened import check_names, offer_to, opened, settle
 
 COLUMNS = 100
@@ -55,7 +57,7 @@ def run(
     option is wrong.
     """
     with target_errors():
-        loaded = lasting(scaled(load_live(scenario), load, str(scenario)), seconds)
+        loaded = lasting(scaled(load_scenario(scenario), load, str(scenario)), seconds)
         check_names([target], loaded)
         if out is not None:
             make_folder(out, FILES)
@@ -71,7 +73,7 @@ def run(
     sys.exit(1 if results.problems else 0)
 
 
-def _run(scenario: LiveScenario, name: str, folder: Path, seed: int, sending: Sending) -> tuple[LiveRun, str]:
+def _run(scenario: Scenario, name: str, folder: Path, seed: int, sending: Sending) -> tuple[LiveRun, str]:
     """The run, and the target's version."""
     with ProgressBar(scenario.duration_s) as bar, opened([name], scenario, folder, bar.say) as (target,):
         bar.say(f"waiting until {name} is warm and idle")
@@ -81,7 +83,7 @@ def _run(scenario: LiveScenario, name: str, folder: Path, seed: int, sending: Se
         return offer_to(target, offer, following(bar, scenario.duration_s)), target.version
 
 
-def lasting(scenario: LiveScenario, seconds: float | None) -> LiveScenario:
+def lasting(scenario: Scenario, seconds: float | None) -> Scenario:
     """The first `seconds` of the scenario. Raises ScenarioError where its warm-up is longer, or it is shorter."""
     if seconds is None:
         return scenario
@@ -90,8 +92,7 @@ def lasting(scenario: LiveScenario, seconds: float | None) -> LiveScenario:
             f"--seconds: should be more than warm_s, which is {scenario.warm_s:g}, and at most duration_s, which is "
             f"{scenario.duration_s:g}, got {seconds:g}"
         )
-    content = scenario.model_dump(by_alias=True) | {"duration_s": seconds}
-    return parse_live(content, f"{scenario.name} with --seconds {seconds:g}", Path())
+    return changed(scenario, f"{scenario.name} with --seconds {seconds:g}", duration_s=seconds)
 
 
 def _tables(ran: LiveRun, results: LiveResults) -> list[Table]:
@@ -115,7 +116,7 @@ def _tables(ran: LiveRun, results: LiveResults) -> list[Table]:
 _TAIL = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
 
 
-def _cells(tally: LiveTally, worst: float | None) -> list[str]:
+def _cells(tally: Tally, worst: float | None) -> list[str]:
     latency, age = tally.latency_ms, tally.age_ms
     others = [
         f"{tally.counts[outcome.name]:,} {outcome.name.lower()}"

@@ -18,7 +18,7 @@ from duly_load.cli.sending import sending_options, target_errors
 from duly_load.generator.run import Sending
 from duly_load.report.terminal import terminal_table
 from duly_load.results.machine import Machine, look
-from duly_load.scenario.live import LiveScenario, load_live
+from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_load.soak import page
 from duly_load.soak.crowd import Rudeness
 from duly_load.soak.phases import Phase
@@ -84,7 +84,7 @@ def soak(
     """
     duration_s = _duration_s(hours, minutes)
     with target_errors():
-        loaded = load_live(scenario)
+        loaded = load_scenario(scenario)
         check_names([target], loaded)
         log = _opened_log(out)
         url = _metrics_url(metrics)
@@ -200,7 +200,7 @@ def _facts(plan: SoakPlan, target: OpenTarget, machine: Machine) -> dict[str, An
     }
 
 
-def _tell(scenario: LiveScenario, target: str, done: Soak, judged: Judgement) -> None:
+def _tell(scenario: Scenario, target: str, done: Soak, judged: Judgement) -> None:
     console = Console(width=COLUMNS_MAX)
     if judged.growth:
         console.print(_growth(f"{scenario.name} on {target}: growth in busy slices after the warm-up", judged))

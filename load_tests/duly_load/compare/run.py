@@ -16,7 +16,7 @@ from duly_load.generator.run import Offer, Progress
 from duly_load.protocols.connection import TargetError
 from duly_load.results.measure import LiveResults, measure
 from duly_load.results.record import LiveRun
-from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.scenario import Scenario
 from duly_load.targets.opened import OpenTarget, offer_to, opened, settle
 from duly_load.targets.peer import PeerError
 
@@ -39,7 +39,7 @@ class Targets:
     Entering raises what `duly_load.targets.opened.opened` does, and TargetError where a target does not answer.
     """
 
-    def __init__(self, names: Sequence[str], scenario: LiveScenario, folder: Path, say: Say) -> None:
+    def __init__(self, names: Sequence[str], scenario: Scenario, folder: Path, say: Say) -> None:
         self._names = tuple(names)
         self._scenario = scenario
         self._folder = folder

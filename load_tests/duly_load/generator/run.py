@@ -22,9 +22,9 @@ from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun, Record
 from duly_load.results.validity import Lateness, Signs, problems
-from duly_load.scenario.live import LiveScenario, schedule_of
 from duly_load.scenario.parsing import ScenarioError
-from duly_load.scenario.schedule import Schedule
+from duly_load.scenario.scenario import Scenario
+from duly_load.scenario.schedule import Schedule, schedule_of
 
 LAG_SHARE = 0.05
 """Of a frame's budget, that the generator's own lag may take."""
@@ -66,7 +66,7 @@ class Sending:
 class Offer:
     """What is asked of a run."""
 
-    scenario: LiveScenario
+    scenario: Scenario
     seed: int
     target: str
     """As the user named it."""
@@ -163,7 +163,7 @@ def offer(
     )
 
 
-def _processes(planned: Schedule, scenario: LiveScenario) -> int:
+def _processes(planned: Schedule, scenario: Scenario) -> int:
     wanted = math.ceil(len(planned.frames) / scenario.duration_s / PROCESS_FRAMES_PER_S)
     return max(1, min(wanted, len(os.sched_getaffinity(0))))
 

@@ -31,7 +31,7 @@ from duly_load.protocols.clock import unix_minus_monotonic_ns
 from duly_load.protocols.connection import Connection, FrameAnswer, Refused, Target, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, Ints, Record
-from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Schedule, Session
 
 OPENINGS_MAX = 16
@@ -49,7 +49,7 @@ class Sender:
 
     def __init__(
         self,
-        scenario: LiveScenario,
+        scenario: Scenario,
         seed: int,
         planned: Schedule,
         mine: Sequence[Session],

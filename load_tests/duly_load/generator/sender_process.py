@@ -28,7 +28,8 @@ from duly_load.protocols.address import Address
 from duly_load.protocols.by_address import target_of
 from duly_load.protocols.connection import TargetError
 from duly_load.results.record import Ending, Record
-from duly_load.scenario.live import LiveScenario, schedule_of
+from duly_load.scenario.scenario import Scenario
+from duly_load.scenario.schedule import schedule_of
 
 REPORT_S = 0.5
 """Between two reports of progress."""
@@ -39,7 +40,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 class Share:
     """What one of several sender processes is to do. It makes the schedule itself: that is quicker than to tell it."""
 
-    scenario: LiveScenario
+    scenario: Scenario
     seed: int
     address: Address
     nth: int

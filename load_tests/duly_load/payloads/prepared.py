@@ -22,8 +22,8 @@ from duly_client.recordings import ARRAYS, PICTURES, VIDEOS, RecordingError, rec
 from duly_client.types import Encoding, Payload, TensorSpec, Value
 from duly_load.payloads.pictures import PictureError, as_taken, encoding_of, takes_any_size
 from duly_load.payloads.random_frames import draw, usual_extents
-from duly_load.scenario.live import Payloads
 from duly_load.scenario.mcap_log import LogError, Message, arrays_of, picture_of, read_messages
+from duly_load.scenario.tables import Payloads
 
 PAYLOAD_BYTES_MAX = 512 * 2**20
 """Of all payloads of one sensor together."""

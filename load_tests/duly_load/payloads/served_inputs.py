@@ -2,12 +2,12 @@
 
 from duly_client.convert import DTYPES
 from duly_client.types import TensorSpec
-from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.scenario import Scenario
 
 
-def inputs_of(scenario: LiveScenario, model: str) -> tuple[TensorSpec, ...]:
+def inputs_of(scenario: Scenario, model: str) -> tuple[TensorSpec, ...]:
     """The input of one of the scenario's models that is a graph of ours; empty where it is none."""
-    served = next((each for each in scenario.model if each.name == model), None)
+    served = next((each for each in scenario.serve.model if each.name == model), None)
     if served is None or served.folder is not None:
         return ()
     if served.dense is not None:

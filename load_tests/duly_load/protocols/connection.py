@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 
 from duly_client.types import Encoding, Payload, TensorSpec
 from duly_load.results.outcomes import FrameOutcome
-from duly_load.scenario.live import LiveSensor
 from duly_load.scenario.schedule import Session
+from duly_load.scenario.tables import Sensor
 
 
 class TargetError(Exception):
@@ -81,7 +81,5 @@ class Target(Protocol):
     async def inputs(self, model: str) -> Sequence[TensorSpec]:
         """What the model takes for one frame; empty: the target does not say. Raises TargetError."""
 
-    def connection(
-        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, sink: AnswerSink
-    ) -> Connection:
+    def connection(self, sensor: Sensor, session: Session, encoding: Encoding | None, sink: AnswerSink) -> Connection:
         """Not yet open. `encoding`: of payloads that are byte strings."""

@@ -12,8 +12,8 @@ from duly_load.protocols.clock import unix_minus_monotonic_ns
 from duly_load.protocols.connection import AnswerSink, FrameAnswer, Refused, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.scenario.arrivals import Periodic
-from duly_load.scenario.live import LiveSensor
 from duly_load.scenario.schedule import Session
+from duly_load.scenario.tables import Sensor
 
 _CLASSES: dict[StreamClass, types.StreamClass] = {
     StreamClass.CRITICAL: "CRITICAL",
@@ -50,7 +50,7 @@ class DulyTarget:
             raise TargetError(str(error)) from error
 
     def connection(
-        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, sink: AnswerSink
+        self, sensor: Sensor, session: Session, encoding: Encoding | None, sink: AnswerSink
     ) -> "DulyConnection":
         stream = self._client.stream(
             sensor.model,

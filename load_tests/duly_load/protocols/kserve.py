@@ -27,8 +27,8 @@ from duly_load.protocols.byte_budget import ByteBudget
 from duly_load.protocols.connection import AnswerSink, Connection, FrameAnswer, TargetError
 from duly_load.protocols.kserve_messages import KserveModel, ModelError, outcome_of_error
 from duly_load.results.outcomes import FrameOutcome
-from duly_load.scenario.live import LiveSensor
 from duly_load.scenario.schedule import Session
+from duly_load.scenario.tables import Sensor
 
 ANSWER_TIMEOUT_S = 5.0
 """Of what is asked before frames are sent, and of a stream's opening."""
@@ -86,9 +86,7 @@ class KserveTarget:
         """As `Target.inputs`."""
         return (await self.model(model)).inputs
 
-    def connection(
-        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, sink: AnswerSink
-    ) -> Connection:
+    def connection(self, sensor: Sensor, session: Session, encoding: Encoding | None, sink: AnswerSink) -> Connection:
         """As `Target.connection`."""
         kind = _Calls if self.address.unary else _Stream
         return kind(self, session, encoding, sink)

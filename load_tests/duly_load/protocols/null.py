@@ -6,8 +6,8 @@ from typing import Self
 from duly_client.types import Encoding, Payload, TensorSpec
 from duly_load.protocols.connection import AnswerSink, FrameAnswer
 from duly_load.results.outcomes import FrameOutcome
-from duly_load.scenario.live import LiveSensor
 from duly_load.scenario.schedule import Session
+from duly_load.scenario.tables import Sensor
 
 
 class NullTarget:
@@ -21,7 +21,7 @@ class NullTarget:
         return ()
 
     def connection(
-        self, sensor: LiveSensor, session: Session, encoding: Encoding | None, sink: AnswerSink
+        self, sensor: Sensor, session: Session, encoding: Encoding | None, sink: AnswerSink
     ) -> "NullConnection":
         return NullConnection(sink)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from duly_load.report.page import Column
 from duly_load.report.view import Batch, OwnTable, RunView
-from duly_load.results.measure import LiveResults, ages_of
+from duly_load.results.measure import LiveResults, outcomes_of
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun
 
@@ -30,28 +30,17 @@ ENDINGS_MAX = 5
 
 def view_of(name: str, run: LiveRun, results: LiveResults) -> RunView:
     """`name` tells the run from others on the page."""
-    frames, record, scenario = run.schedule.frames, run.record, run.scenario
-    start_ns = round(scenario.warm_s * 1e9)
-    keep = frames.arrival_ns >= start_ns
-    captured_ns = run.schedule.captures_ns[keep]
-    latency_ns = record.latency_ns[keep]
-    tells = bool(np.any((record.dispatched_ns > 0) & (record.occupied_ns > 0)))
+    outcomes, record = outcomes_of(run), run.record
     return RunView(
         name,
-        (("Scenario", scenario.name), ("Target", run.target), ("Seed", str(run.seed))),
+        (("Scenario", run.scenario.name), ("Target", run.target), ("Seed", str(run.seed))),
+        outcomes,
         results,
-        start_ns,
-        round(scenario.duration_s * 1e9),
-        frames.arrival_ns[keep],
-        captured_ns,
-        frames.deadline_ns[keep],
-        captured_ns + latency_ns,
-        record.outcome[keep],
-        (record.batch_size[keep] == 0) & (latency_ns > 0),
-        ages_of(run),
+        results.batch_size_mean,
         (_reasons(results), _harness(run, results)),
-        partial(batches_of, run) if tells else None,
-        lag_ns=record.lag_ns[keep],
+        record.batch_size[outcomes.counted] > 0,
+        partial(batches_of, run) if np.any((record.dispatched_ns > 0) & (record.occupied_ns > 0)) else None,
+        lag_ns=record.lag_ns[outcomes.counted],
         problems=results.problems,
         notes=tuple(_told(run.endings)),
     )

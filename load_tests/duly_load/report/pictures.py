@@ -68,7 +68,7 @@ def pictures(views: Sequence[RunView]) -> list[Picture]:
             "How old the newest result is that a stream holds, counted from its frame's capture, over the time of all "
             "streams: at the height of p99, it is at least so old for one hundredth of the time. Frames that are never "
             "answered show here, as they do not in the latency.",
-            [(view.name, _ms(age_tail(view.ages))) for view in views],
+            [(view.name, _ms(age_tail(view.outcomes.ages))) for view in views],
             "no stream that was open",
             lambda curves: upper_tails(curves, "age of information (ms)"),
         ),

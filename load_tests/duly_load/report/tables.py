@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from duly_load.report.layout import OUTCOME_ORDER, shortened, words
 from duly_load.report.page import Column, Table
-from duly_load.report.view import RunView, Tally
-from duly_load.results.measure import jain
+from duly_load.report.view import RunView
 from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.tally import Tally
 
 STREAMS_MAX = 20
 """Streams that have a row, the worst first."""
@@ -36,7 +36,7 @@ def _outcomes(views: Sequence[RunView]) -> Table:
         outcome
         for outcome in OUTCOME_ORDER
         if outcome in _ALWAYS
-        or (outcome != FrameOutcome.ON_TIME and any(view.results.counts.get(outcome.name) for view in views))
+        or (outcome != FrameOutcome.ON_TIME and any(view.results.counts[outcome.name] for view in views))
     ]
     columns = (
         Column("frames", "frames that were to be sent after the warm-up", ","),
@@ -53,13 +53,13 @@ def _outcomes(views: Sequence[RunView]) -> Table:
         results = view.results
         cells = (
             results.frames,
-            results.frames / (view.end_ns - view.start_ns) * 1e9,
+            results.offered_per_s,
             results.on_time_ratio,
             results.goodput_per_s,
-            *(results.counts.get(outcome.name, 0) for outcome in outcomes),
+            *(results.counts[outcome.name] for outcome in outcomes),
             results.worst_on_time_ratio if results.worst_stream else None,
-            jain(view.stream_ratios),
-            results.batch_size_mean,
+            results.fairness,
+            view.batch_size_mean,
         )
         rows.append((view.name, cells))
     about = (
@@ -93,7 +93,7 @@ def _latency(views: Sequence[RunView]) -> Table:
     rows = []
     for view in views:
         of, age = view.results.latency_ms, view.results.age_ms
-        times = (of.p50, of.p90, of.p99, of.p99_9, getattr(of, "p99_99", None), of.max) if of else (None,) * 6
+        times = (of.p50, of.p90, of.p99, of.p99_9, of.p99_99, of.max) if of else (None,) * 6
         rows.append((view.name, (*times, age.p99 if age else None)))
     about = (
         "From capture, the moment for which a frame was intended. Percentiles count results, on time or late; who "

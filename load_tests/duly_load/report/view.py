@@ -1,72 +1,22 @@
 """One view of a run, live or simulated: all that the tables and pictures of a report know of it.
 
-Frames are those that count, due to arrive from the end of the warm-up on. Times are int64 ns since the schedule's zero.
+Frames are those that count, see `duly_load.results.tally`. Times are int64 ns since the schedule's zero.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from duly_load.report.page import Column
-from duly_load.results.ages import Age, Ages
-from duly_load.results.measure import GOT_RESULT
+from duly_load.results.tally import GOT_RESULT, Results, RunOutcomes
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Statuses = NDArray[np.int8]
-"""Numbers of `FrameOutcome`."""
 Chosen = NDArray[np.bool_]
-
-
-class Times(Protocol):
-    """How times are distributed, ms."""
-
-    @property
-    def p50(self) -> float: ...
-    @property
-    def p90(self) -> float: ...
-    @property
-    def p99(self) -> float: ...
-    @property
-    def p99_9(self) -> float: ...
-    @property
-    def max(self) -> float: ...
-
-
-class Tally(Protocol):
-    """What became of some of the frames."""
-
-    @property
-    def frames(self) -> int: ...
-    @property
-    def counts(self) -> dict[str, int]: ...
-    @property
-    def on_time_ratio(self) -> float: ...
-    @property
-    def goodput_per_s(self) -> float: ...
-    @property
-    def latency_ms(self) -> Times | None: ...
-    @property
-    def age_ms(self) -> Age | None: ...
-
-
-class Results(Tally, Protocol):
-    """The tally of all frames, and those of classes and streams."""
-
-    @property
-    def by_class(self) -> Mapping[str, Tally]: ...
-    @property
-    def by_stream(self) -> Mapping[str, Tally]: ...
-    @property
-    def worst_stream(self) -> str: ...
-    @property
-    def worst_on_time_ratio(self) -> float: ...
-    @property
-    def batch_size_mean(self) -> float | None: ...
 
 
 @dataclass(slots=True)
@@ -102,25 +52,18 @@ class OwnTable:
 
 @dataclass(frozen=True)
 class RunView:
-    """Arrays have the same length, a value for each frame that counts."""
+    """Arrays have a value for each frame that counts."""
 
     name: str
     """Of the target or the policy."""
     facts: tuple[tuple[str, str], ...]
     """(name, value) of what was run."""
+    outcomes: RunOutcomes
     results: Results
-    start_ns: int
-    end_ns: int
-    arrival_ns: Ints
-    captured_ns: Ints
-    deadline_ns: Ints
-    resolved_ns: Ints
-    """When it was known what became of the frame; its capture where that never was."""
-    outcome: Statuses
-    given_up: Chosen
-    """Frames of which somebody said that they will not run."""
-    ages: Ages
+    batch_size_mean: float | None
     tables: tuple[OwnTable, ...]
+    ran: Chosen
+    """The frame is known to have been in a batch."""
     batches: Callable[[int, int], list[Batch]] | None
     """The batches that ran between two instants, by their start; None: the target does not tell."""
     lanes: tuple[str, ...] = ()
@@ -132,6 +75,28 @@ class RunView:
     notes: tuple[str, ...] = ()
     """What must be known to read the page, and makes no run invalid."""
 
+    @property
+    def start_ns(self) -> int:
+        return self.outcomes.start_ns
+
+    @property
+    def end_ns(self) -> int:
+        return self.outcomes.end_ns
+
+    @cached_property
+    def outcome(self) -> Statuses:
+        """Numbers of `FrameOutcome`."""
+        return self.outcomes.outcome[self.outcomes.counted]
+
+    @cached_property
+    def arrival_ns(self) -> Ints:
+        return self.outcomes.schedule.frames.arrival_ns[self.outcomes.counted]
+
+    @cached_property
+    def resolved_ns(self) -> Ints:
+        """When it was known what became of the frame; its capture where that never was."""
+        return (self.outcomes.schedule.captures_ns + self.outcomes.latency_ns)[self.outcomes.counted]
+
     @cached_property
     def got_result(self) -> Chosen:
         return np.isin(self.outcome, GOT_RESULT)
@@ -139,12 +104,17 @@ class RunView:
     @property
     def latency_ns(self) -> Ints:
         """From capture to the result, of frames that got one."""
-        return (self.resolved_ns - self.captured_ns)[self.got_result]
+        return self.outcomes.latency_ns[self.outcomes.counted][self.got_result]
 
     @property
     def slack_ns(self) -> Ints:
         """From the result to the deadline, of frames that got one; below 0: it was late."""
-        return (self.deadline_ns - self.resolved_ns)[self.got_result]
+        return (self.outcomes.schedule.frames.deadline_ns[self.outcomes.counted] - self.resolved_ns)[self.got_result]
+
+    @property
+    def given_up(self) -> Chosen:
+        """Somebody said that the frame will not run."""
+        return ~self.ran & (self.outcomes.latency_ns[self.outcomes.counted] > 0)
 
     @property
     def stream_ratios(self) -> Floats:

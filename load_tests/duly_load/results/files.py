@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from duly_load.results.formats import replaced, short, write_csv, write_json, write_rows
 from duly_load.results.machine import Machine
-from duly_load.results.measure import GOT_RESULT, NEVER_SENT, LiveResults, LiveTally
+from duly_load.results.measure import NEVER_SENT, LiveResults
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
+from duly_load.results.tally import GOT_RESULT, Tally
 
 FRAMES_MAX = 1_000_000
 """Rows of frames.csv.gz."""
@@ -83,7 +84,7 @@ def _write_streams(file: Path, run: LiveRun, results: LiveResults) -> None:
     header += ["claimed_late", "latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "latency_max_ms"]
     header += ["age_mean_ms", "age_p99_ms"]
 
-    def row(name: str, tally: LiveTally) -> list[object]:
+    def row(name: str, tally: Tally) -> list[object]:
         session, latency, age = session_of[name], tally.latency_ms, tally.age_ms
         return [
             int(not run.problems),

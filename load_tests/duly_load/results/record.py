@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Schedule
 
 Ints = NDArray[np.int64]
@@ -75,7 +75,7 @@ class Ending:
 class LiveRun:
     """One run against one target."""
 
-    scenario: LiveScenario
+    scenario: Scenario
     """At the load that was offered."""
     seed: int
     target: str

@@ -2,14 +2,14 @@
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from duly_load.scenario.arrivals import Churn, Gamma, Mmpp, Network, OnOff, Periodic, Poisson, Table, Trace
-from duly_load.scenario.tables import LoadStep, one_of, read_text
+from duly_load.scenario.arrivals import Gamma, Mmpp, OnOff, Periodic, Poisson, Table, Trace
+from duly_load.scenario.tables import one_of, read_text
 
 KINDS: dict[str, type[Table]] = {
     "periodic": Periodic,
@@ -19,8 +19,6 @@ KINDS: dict[str, type[Table]] = {
     "on_off": OnOff,
     "trace": Trace,
 }
-SHARED_TABLES: dict[str, type[Table]] = {**KINDS, "churn": Churn, "network": Network, "load_step": LoadStep}
-"""Tables that every kind of scenario has, by the key under which they are."""
 
 _Root = TypeVar("_Root", bound=Table)
 
@@ -39,18 +37,15 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise ScenarioError(f"{file}: not valid TOML: {error}") from error
 
 
-def checked(
-    root: type[_Root], tables: Mapping[str, type[Table]], content: dict[str, Any], source: str, folder: Path
-) -> _Root:
-    """`content` as a `root`. `tables`: those that it has besides `SHARED_TABLES`, by the key under which they are.
-    `source` names the file in messages, files it names are relative to `folder`.
+def checked(root: type[_Root], content: dict[str, Any], source: str, folder: Path) -> _Root:
+    """`content` as a `root`. `source` names the file in messages, files it names are relative to `folder`.
 
     Raises ScenarioError that lists every problem.
     """
     try:
         return root.model_validate(content, context={"folder": folder})
     except ValidationError as error:
-        lines = [line for detail in error.errors() for line in _in_plain_words(root, tables, detail)]
+        lines = [line for detail in error.errors() for line in _in_plain_words(root, detail)]
         raise ScenarioError("\n".join(f"{source}: {line}" for line in lines)) from error
 
 
@@ -61,7 +56,7 @@ def twice(place: str, names: list[str]) -> Iterator[str]:
             yield f"{place}: should name each once, {name!r} is there {count} times"
 
 
-def _in_plain_words(root: type[Table], tables: Mapping[str, type[Table]], detail: Any) -> list[str]:
+def _in_plain_words(root: type[Table], detail: Any) -> list[str]:
     """Lines for one problem that pydantic found; those that `root` found itself carry their place already."""
     kind, loc, value = detail["type"], detail["loc"], detail["input"]
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -76,7 +71,7 @@ def _in_plain_words(root: type[Table], tables: Mapping[str, type[Table]], detail
     if kind == "missing":
         return [f"{place}: is required"]
     if kind == "extra_forbidden":
-        return [f"{place}: unknown key; should be {one_of(_keys(root, tables, loc[:-1]))}"]
+        return [f"{place}: unknown key; should be {one_of(_keys(root, loc[:-1]))}"]
     if kind == "union_tag_not_found":
         return [f"{place}.kind: is required; should be {one_of(list(KINDS))}"]
     if kind == "union_tag_invalid":
@@ -91,7 +86,18 @@ def _in_plain_words(root: type[Table], tables: Mapping[str, type[Table]], detail
     return [f"{place}: {message}, got {shown if len(shown) <= 200 else shown[:200] + '...'}"]
 
 
-def _keys(root: type[Table], tables: Mapping[str, type[Table]], place: tuple[str | int, ...]) -> list[str]:
-    names = [part for part in place if isinstance(part, str)]
-    table = (SHARED_TABLES | dict(tables))[names[-1]] if names else root
+def _keys(root: type[Table], place: tuple[str | int, ...]) -> list[str]:
+    """The keys of the table at `place`, where pydantic names the kind that it chose of several tables."""
+    table = root
+    for part in place:
+        if part in KINDS:
+            table = KINDS[str(part)]
+        elif isinstance(part, str):
+            table = _tables_of(table.model_fields[part].annotation)[0]
     return [field.alias or name for name, field in table.model_fields.items()]
+
+
+def _tables_of(annotation: Any) -> list[type[Table]]:
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        return [annotation]
+    return [table for part in get_args(annotation) for table in _tables_of(part)]

@@ -6,7 +6,6 @@ A stream that churns opens under a new stream id each time, as a client that com
 stream's name, under which results are counted.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from duly.core.types import StreamClass
 from duly_load.scenario.arrivals import Draw, arrival_times_ns, capture_times_ns, sessions_ns
-from duly_load.scenario.tables import LoadStep, Sensor
+from duly_load.scenario.scenario import Scenario
+from duly_load.scenario.tables import Sensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Session:
 
     stream_id: int
     name: str
-    """Of the stream; its sessions share it."""
+    """The stream's name; its sessions share it."""
     sensor: int
     """Position of its table in the scenario."""
     stream_class: StreamClass
@@ -63,16 +63,13 @@ class Schedule:
         return captures_ns
 
 
-def steps_of(load_steps: Sequence[LoadStep]) -> tuple[tuple[int, float], ...]:
-    """As `schedule` takes them."""
-    return tuple((round(step.at_s * 1e9), step.factor) for step in load_steps)
-
-
-def schedule(sensors: Sequence[Sensor], duration_ns: int, steps: tuple[tuple[int, float], ...], seed: int) -> Schedule:
-    """`steps`: (at_ns, factor) in order of time: from then on rates are this many times what a sensor says."""
+def schedule_of(scenario: Scenario, seed: int) -> Schedule:
+    """Equal arguments give equal schedules, bit for bit."""
+    duration_ns = round(scenario.duration_s * 1e9)
+    steps = tuple((round(step.at_s * 1e9), step.factor) for step in scenario.load_step)
     sessions: list[Session] = []
     arrivals_ns, deadlines_ns, stream_ids = [], [], []
-    for position, sensor in enumerate(sensors):
+    for position, sensor in enumerate(scenario.stream):
         for copy, name in enumerate(sensor.names):
             draw = Draw(seed, (position, copy), duration_ns, steps)
             captures_ns = capture_times_ns(sensor.arrivals, draw)

@@ -1,20 +1,24 @@
-"""The tables of a scenario that live servers and the simulator share, and the words that all tables are made of.
-
-A scenario's TOML file has one array of tables for each kind of table, such as [[stream]] and [[load_step]].
-"""
+"""What is sent: the tables [[stream]] and [[load_step]] of a scenario, and the words that all tables are made of."""
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from duly.core.types import BacklogPolicy, StreamClass
-from duly_load.scenario.arrivals import DURATION_S_MAX, Arrivals, Churn, Network, Table
+from duly_load.scenario.arrivals import DURATION_S_MAX, Arrivals, Churn, Network, Table, beside_scenario
 
 STREAMS_MAX = 65_536
 BATCH_MAX = 1024
 FILE_BYTES_MAX = 2**20
+DISTINCT_MAX = 4096
+ELEMENTS_MAX = 2**26
+"""The most numbers in one frame."""
+
+Datatype = Literal[
+    "FP64", "FP32", "FP16", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8", "BOOL"
+]
 
 _BACKLOG = re.compile(r"LATEST|ALL|KEEP_LAST:([1-9][0-9]{0,4})")
 
@@ -67,6 +71,28 @@ def _floor(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
+class Payloads(Table):
+    """What the frames of a sensor hold."""
+
+    recording: Annotated[Path, AfterValidator(beside_scenario)] | None = None
+    """A picture, a folder of pictures, a video, a WAV, raw sound, .npy or .mcap; not set: random numbers."""
+    topic: str = ""
+    """The topic of the .mcap."""
+    shape: tuple[Annotated[int, Field(ge=1, le=ELEMENTS_MAX)], ...] = ()
+    """Of one frame, without a batch dimension: for servers that do not say, and in place of extents that are free."""
+    datatype: Datatype = "FP32"
+    """For servers that do not say."""
+    distinct: Annotated[int, Field(ge=1, le=DISTINCT_MAX)] = 16
+    """Different frames, held in memory and sent in turn."""
+
+    @field_validator("recording")
+    @classmethod
+    def _there(cls, recording: Path | None) -> Path | None:
+        if recording is not None and not recording.exists():
+            raise ValueError("there is no such file or folder")
+        return recording
+
+
 class Sensor(Table):
     """One stream, or `count` alike that are named NAME-0, NAME-1, ..."""
 
@@ -75,7 +101,7 @@ class Sensor(Table):
     model: Name
     stream_class: Annotated[StreamClass, BeforeValidator(_class_named)] = Field(StreamClass.STANDARD, alias="class")
     budget_ms: Ms
-    """From capture."""
+    """How long after its capture a result is worth having."""
     backlog: Annotated[str, AfterValidator(_backlog)] = "LATEST"
     """LATEST, KEEP_LAST:n or ALL."""
     arrivals: Arrivals
@@ -88,6 +114,12 @@ class Sensor(Table):
     """The least accurate variant that may serve it; not set: any."""
     floor: Annotated[tuple[int, int], AfterValidator(_floor)] | None = None
     """[m, k]: m of any k consecutive frames shall be on time."""
+    payloads: Payloads = Payloads()
+    """For live servers alone: simulated frames hold nothing."""
+    principal: Annotated[str, Field(max_length=200)] = ""
+    """For the simulator alone: live, all streams are of one client."""
+    credit: Annotated[int, Field(ge=1, le=65_536)] = 256
+    """Frames that may be unanswered, more are shed. For the simulator alone: live, it is a setting of the server."""
 
     @property
     def names(self) -> tuple[str, ...]:

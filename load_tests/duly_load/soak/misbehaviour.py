@@ -34,8 +34,8 @@ from duly_load.protocols.address import Address
 from duly_load.protocols.by_address import target_of
 from duly_load.protocols.connection import Connection, FrameAnswer, Refused, Target, TargetError
 from duly_load.scenario.arrivals import Poisson, Trace
-from duly_load.scenario.live import LiveSensor
 from duly_load.scenario.schedule import Session
+from duly_load.scenario.tables import Sensor
 
 READ_S = 0.2
 """Between two outcomes that a slow reader takes; longer for sensors that are slow themselves."""
@@ -97,7 +97,7 @@ class Aim:
     """Whom to bother."""
 
     address: Address
-    sensors: tuple[LiveSensor, ...]
+    sensors: tuple[Sensor, ...]
     """Whose frames to send."""
     seed: int
 
@@ -143,14 +143,14 @@ async def _read_slowly(aim: Aim, streams: int, counts: Counts) -> NoReturn:
     raise AssertionError("it is killed before")
 
 
-async def _slow_reader(client: Client, aim: Aim, sensor: LiveSensor, nth: int, counts: Counts) -> NoReturn:
+async def _slow_reader(client: Client, aim: Aim, sensor: Sensor, nth: int, counts: Counts) -> NoReturn:
     while True:
         with suppress(DulyError, RuntimeError):  # RuntimeError: it was ended while a frame was sent
             await _slow_stream(client, aim, sensor, nth, counts)
         await asyncio.sleep(PAUSE_S)
 
 
-async def _slow_stream(client: Client, aim: Aim, sensor: LiveSensor, nth: int, counts: Counts) -> None:
+async def _slow_stream(client: Client, aim: Aim, sensor: Sensor, nth: int, counts: Counts) -> None:
     stream = client.stream(
         sensor.model, budget_ms=sensor.budget_ms, name=f"slow-reader-{nth}", stream_class="BEST_EFFORT", check=False
     )
@@ -183,7 +183,7 @@ async def _take(stream: Stream, every_s: float, counts: Counts) -> None:
             await asyncio.sleep(every_s)
 
 
-def _rate_hz(sensor: LiveSensor) -> float:
+def _rate_hz(sensor: Sensor) -> float:
     return 1.0 if isinstance(sensor.arrivals, Trace) else sensor.arrivals.rate_hz
 
 
@@ -213,7 +213,7 @@ class _Bothered:
         self._prepared: dict[str, Prepared] = {}
         self._streams = 0
 
-    async def connection(self, sensor: LiveSensor) -> tuple[Connection, Prepared]:
+    async def connection(self, sensor: Sensor) -> tuple[Connection, Prepared]:
         """Not yet open."""
         prepared = self._prepared.get(sensor.name)
         if prepared is None:
@@ -229,7 +229,7 @@ class _Bothered:
         )
         return self._target.connection(rude, session, prepared.encoding, _Heard(self._counts)), prepared
 
-    async def opened(self, sensor: LiveSensor) -> tuple[Connection, Prepared]:
+    async def opened(self, sensor: Sensor) -> tuple[Connection, Prepared]:
         """Raises TargetError, Refused, TimeoutError."""
         connection, prepared = await self.connection(sensor)
         try:

@@ -21,7 +21,7 @@ class Phase(StrEnum):
     IDLE = "idle"
     """Those who behave send nothing and have no stream open. Those who misbehave go on."""
     SINGLE = "single"
-    """One stream of the scenario's first sensor, see `duly_load.scenario.live.alone`."""
+    """One stream of the scenario's first sensor, see `duly_load.scenario.variations.alone`."""
 
 
 def phase_of(nth: int) -> Phase:

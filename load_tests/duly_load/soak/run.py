@@ -12,7 +12,9 @@ import grpc
 from duly.v1 import server_pb2_grpc
 from duly_load.generator.run import PROGRESS_S, Offer, Sending
 from duly_load.protocols.connection import AllRefused, TargetError
-from duly_load.scenario.live import LiveScenario, alone, schedule_of
+from duly_load.scenario.scenario import Scenario
+from duly_load.scenario.schedule import schedule_of
+from duly_load.scenario.variations import alone
 from duly_load.soak.crowd import READY_S_MAX, Crowd, Rudeness, Tallies
 from duly_load.soak.misbehaviour import Aim
 from duly_load.soak.phases import IDLE_S_MAX, Phase, phase_of
@@ -37,7 +39,7 @@ LOOK_S = 0.1
 class SoakPlan:
     """What is asked of a soak."""
 
-    scenario: LiveScenario
+    scenario: Scenario
     seed: int
     """Of the first slice, the others count up."""
     duration_s: float
@@ -84,7 +86,7 @@ def soak(plan: SoakPlan, target: OpenTarget, log: Log, tell: Callable[[SoakProgr
 
     Raises ScenarioError where the payloads are not what the target takes.
     """
-    done = Soak(plan.warm_s, faults=bool(plan.scenario.fault))
+    done = Soak(plan.warm_s, faults=bool(plan.scenario.serve.fault))
 
     def seen(sample: Sample) -> None:
         done.add(sample)
@@ -149,7 +151,7 @@ def _slices(
 
 
 def _slice(
-    plan: SoakPlan, single: LiveScenario, target: OpenTarget, nth: int, watch: Watch, progress: Callable[[], None]
+    plan: SoakPlan, single: Scenario, target: OpenTarget, nth: int, watch: Watch, progress: Callable[[], None]
 ) -> SliceResult:
     """`single`: what single slices offer. Raises TargetError where the target is gone, PeerError where a fault can't be
     done to it.

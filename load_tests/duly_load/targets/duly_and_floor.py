@@ -14,7 +14,7 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from duly_load.protocols.address import Address
-from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.scenario import Scenario
 from duly_load.targets.models import THREADS, write_repository
 from duly_load.targets.peer import PeerError
 from duly_load.targets.server_process import ServerProcess, clean_environ, free_ports
@@ -105,18 +105,18 @@ class Duly(Own):
         super().__init__("duly", "this server, over its own protocol", ("uvloop", "onnxruntime"))
 
     @contextmanager
-    def start(self, scenario: LiveScenario, folder: Path) -> Iterator[OwnServer]:
+    def start(self, scenario: Scenario, folder: Path) -> Iterator[OwnServer]:
         """See `duly_load.targets.peer.Peer`."""
-        models = [model.name for model in scenario.model]
-        write_repository(folder / "models", scenario.model)
+        models = [model.name for model in scenario.serve.model]
+        write_repository(folder / "models", scenario.serve.model)
         streams = 2 * sum(sensor.count for sensor in scenario.stream)  # a stream that ends may meet its successor
         command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(folder / "models")]
-        command += ["--lanes", ",".join(scenario.lanes), "--threads", str(THREADS), "--admission", "advise"]
+        command += ["--lanes", ",".join(scenario.serve.lanes), "--threads", str(THREADS), "--admission", "advise"]
         command += ["--streams-max", str(min(max(streams, STREAMS_MIN), STREAMS_MAX))]
         (port,) = free_ports(1)
         command += ["--metrics", f"127.0.0.1:{port}"]
-        # One after another and each on all lanes, so `duly.runtime.models` loads them.
-        lanes = [*scenario.lanes] * len(models)
+        # One after another and each on all lanes, so `duly.runtime.model_host` loads them.
+        lanes = [*scenario.serve.lanes] * len(models)
         metrics = f"http://127.0.0.1:{port}/metrics"
         with running(self.name, command, folder, _loopback("duly"), models, lanes, metrics) as server:
             yield server
@@ -130,7 +130,7 @@ class Floor(Own):
         self._protocol = protocol
 
     @contextmanager
-    def start(self, scenario: LiveScenario, folder: Path) -> Iterator[OwnServer]:
+    def start(self, scenario: Scenario, folder: Path) -> Iterator[OwnServer]:
         """See `duly_load.targets.peer.Peer`."""
         with running(self.name, FLOOR, folder, _loopback(self._protocol)) as server:
             yield server

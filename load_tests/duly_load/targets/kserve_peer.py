@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from duly_load.protocols.address import Address
-from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.scenario import Scenario
 from duly_load.targets.models import PeerModel, peer_models, write_repository
 from duly_load.targets.peer import PeerError
 from duly_load.targets.server_process import ServerProcess, ask
@@ -28,14 +28,14 @@ class KservePeer:
         return {}
 
 
-def write_peer_models(folder: Path, scenario: LiveScenario) -> list[PeerModel]:
+def write_peer_models(folder: Path, scenario: Scenario) -> list[PeerModel]:
     """The scenario's models, with their graphs in `folder`. Raises PeerError."""
-    write_repository(folder / "models", scenario.model)
-    return peer_models(folder / "models", scenario.model)
+    write_repository(folder / "models", scenario.serve.model)
+    return peer_models(folder / "models", scenario.serve.model)
 
 
-def cpu_lanes(name: str, scenario: LiveScenario) -> int:
+def cpu_lanes(name: str, scenario: Scenario) -> int:
     """How many batches of a model may run at once. Raises PeerError where a lane is no CPU."""
-    if others := [lane for lane in scenario.lanes if not lane.startswith("cpu:")]:
+    if others := [lane for lane in scenario.serve.lanes if not lane.startswith("cpu:")]:
         raise PeerError(f"{name} is run on CPUs alone here; lanes: should be cpu:0 and such, got {', '.join(others)}")
-    return len(scenario.lanes)
+    return len(scenario.serve.lanes)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from duly_load.protocols.address import Address
-from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.scenario import Scenario
 from duly_load.targets.environment import Environment
 from duly_load.targets.inside import INSIDE
 from duly_load.targets.kserve_peer import KservePeer, cpu_lanes, write_peer_models
@@ -37,7 +37,7 @@ class MLServer:
         ENVIRONMENT.install(say)
 
     @contextmanager
-    def start(self, scenario: LiveScenario, folder: Path) -> Iterator[KservePeer]:
+    def start(self, scenario: Scenario, folder: Path) -> Iterator[KservePeer]:
         """See `duly_load.targets.peer.Peer`."""
         if missing := self.missing():
             raise PeerError(f"{self.name}: {missing}")

@@ -17,7 +17,8 @@ from duly.models.repository import CONFIG_FILE, ModelVersion, Repository
 from duly.models.spec import ModelConfig
 from duly_load.models import graphs
 from duly_load.models.chain import Chain
-from duly_load.scenario.live import Datatype, ServedModel
+from duly_load.scenario.serve import ServedModel
+from duly_load.scenario.tables import Datatype
 from duly_load.targets.peer import PeerError
 
 THREADS = 1

@@ -22,10 +22,10 @@ from duly_load.protocols.connection import FrameAnswer, Refused, Target, TargetE
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
 from duly_load.scenario.arrivals import Poisson
-from duly_load.scenario.live import LiveScenario, LiveSensor
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Session
-from duly_load.scenario.tables import one_of
+from duly_load.scenario.tables import Sensor, one_of
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.peer import PeerError, Server
 
@@ -60,23 +60,25 @@ class OpenTarget:
     """For people; empty: not known."""
 
 
-def check_names(names: Sequence[str], scenario: LiveScenario) -> None:
+def check_names(names: Sequence[str], scenario: Scenario) -> None:
     """Raises TargetNameError where a name is wrong, PeerError where a peer is not installed, ScenarioError where the
     scenario says too little for a target. Nothing is started.
     """
     for name in names:
         peer = _peer(name)
-        if peer != "duly" and scenario.fault:
-            raise ScenarioError(f"{scenario.name}: fault: is for a duly that duly-load starts itself, {name} is none")
-        if peer is not None and not scenario.model:
-            raise ScenarioError(f"{scenario.name}: model: is required, or {name} does not know what to serve")
+        if peer != "duly" and scenario.serve.fault:
+            raise ScenarioError(
+                f"{scenario.name}: serve.fault: is for a duly that duly-load starts itself, {name} is none"
+            )
+        if peer is not None and not scenario.serve.model:
+            raise ScenarioError(f"{scenario.name}: serve.model: is required, or {name} does not know what to serve")
         if peer is not None and (missing := PEERS[peer].missing()):
             raise PeerError(f"{peer}: {missing}")
 
 
 @contextlib.contextmanager
 def opened(
-    names: Sequence[str], scenario: LiveScenario, folder: Path, say: Callable[[str], None]
+    names: Sequence[str], scenario: Scenario, folder: Path, say: Callable[[str], None]
 ) -> Iterator[list[OpenTarget]]:
     """The targets, in order; those that are peers run until the block is left. `folder` takes their files; `say` is
     told what takes time. Raises what `check_names` does, and PeerError where one does not start.
@@ -100,7 +102,7 @@ def opened(
         yield targets
 
 
-def settle(target: OpenTarget, scenario: LiveScenario, seed: int) -> None:
+def settle(target: OpenTarget, scenario: Scenario, seed: int) -> None:
     """Returns when the target is warm and idle: it answers single frames of each model in its usual time.
 
     Raises TargetError where it does not get there, ScenarioError where the payloads are not what it takes.
@@ -138,9 +140,9 @@ def _peer(name: str) -> str | None:
 # ---- faults ----
 
 
-def _deeds(scenario: LiveScenario, server: Server) -> list[ScheduledAction]:
+def _deeds(scenario: Scenario, server: Server) -> list[ScheduledAction]:
     actions = []
-    for fault in scenario.fault:
+    for fault in scenario.serve.fault:
         doer = _Fault(server, fault.lane, signal.SIGKILL if fault.kind == "die" else signal.SIGSTOP)
         actions.append(ScheduledAction(round(fault.at_s * 1e9), doer.begin))
         if fault.back_s is not None:  # a worker that stands still must not do so for ever
@@ -192,7 +194,7 @@ class _Answer:
         self.came.set()
 
 
-async def _settle(target: OpenTarget, scenario: LiveScenario, seed: int) -> None:
+async def _settle(target: OpenTarget, scenario: Scenario, seed: int) -> None:
     by_model = {sensor.model: sensor for sensor in scenario.stream}
     async with target_of(target.address) as server:
         for sensor in by_model.values():
@@ -209,7 +211,7 @@ async def _settle(target: OpenTarget, scenario: LiveScenario, seed: int) -> None
                 raise TargetError(f"{target.name}: {error}") from error
 
 
-async def _settle_model(server: Target, scenario: LiveScenario, sensor: LiveSensor, seed: int) -> None:
+async def _settle_model(server: Target, scenario: Scenario, sensor: Sensor, seed: int) -> None:
     inputs = await server.inputs(sensor.model) or inputs_of(scenario, sensor.model)
     prepared = await asyncio.to_thread(prepare, sensor.payloads, inputs, seed, f"model {sensor.model}")
     # It says no period, so that no server refuses it for want of room.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from duly_load.protocols.address import Address
-from duly_load.scenario.live import LiveScenario
+from duly_load.scenario.scenario import Scenario
 
 
 class PeerError(Exception):
@@ -55,7 +55,7 @@ class Peer(Protocol):
         """Into an environment of its own, below the user's cache folder. Raises PeerError."""
         ...
 
-    def start(self, scenario: LiveScenario, folder: Path) -> AbstractContextManager[Server]:
+    def start(self, scenario: Scenario, folder: Path) -> AbstractContextManager[Server]:
         """Serves the scenario's models, each on one thread, until the block is left. Its files and its log go into
         `folder`, which exists and is empty. Raises PeerError, also where the scenario has models that it can't serve.
         """

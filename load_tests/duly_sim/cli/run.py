@@ -17,10 +17,10 @@ from duly_load.report.runs import write_runs
 from duly_load.report.terminal import COLUMNS_MAX, terminal_table
 from duly_load.results.formats import write_json
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_sim.report.view import view_of
-from duly_sim.scenario.simulated import Scenario, load_scenario
 from duly_sim.simulator.engine import Policy, Run, simulate
-from duly_sim.simulator.results import Results, measure
+from duly_sim.simulator.results import SimulatedResults, measure
 from duly_sim.simulator.world import World, build
 
 PROGRESS_STEPS = 1000
@@ -28,7 +28,7 @@ PROGRESS_STEPS = 1000
 
 FILES = ("results.json", "report.html")
 
-Entry = tuple[str, World, Run, Results]
+Entry = tuple[str, World, Run, SimulatedResults]
 
 
 @click.command()
@@ -42,6 +42,7 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     """Run SCENARIO, a TOML file, in the simulator."""
     try:
         loaded = load_scenario(scenario)
+        loaded.to_simulate()  # it may be for live servers alone
     except ScenarioError as error:
         raise UsageError(str(error)) from error
     policies = _policies(names or ("duly",))
@@ -90,7 +91,7 @@ def _followed(bar: ProgressBar, name: str, nth: int, policies: int, world: World
             bar.at(done_ns / 1e9, f"{now_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
 
     run = simulate(policy, world.script, world.frames, world.model_of, world.service, record if bar.drawn else None)
-    bar.at((nth + 1) * duration_ns / 1e9, "")
+    bar.at((nth + 1) * duration_ns / 1e9, f"{duration_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
     return run
 
 
@@ -105,7 +106,7 @@ def _tables(scenario: Scenario, seed: int) -> tuple[Table, Table]:
     return outcomes, service
 
 
-def _outcomes(results: Results) -> list[str]:
+def _outcomes(results: SimulatedResults) -> list[str]:
     told = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.SUPERSEDED)
     return [
         f"{100 * results.on_time_ratio:.2f}" if results.frames else "-",
@@ -116,7 +117,7 @@ def _outcomes(results: Results) -> list[str]:
     ]
 
 
-def _service(results: Results, frames_per_s: float) -> list[str]:
+def _service(results: SimulatedResults, frames_per_s: float) -> list[str]:
     latency, age = results.latency_ms, results.age_ms
     return [
         "-" if latency is None else _ms(latency.p50),

@@ -8,41 +8,33 @@ from duly.core.types import OutcomeStatus
 from duly_load.report.page import Column
 from duly_load.report.view import Batch, OwnTable, RunView
 from duly_sim.simulator.engine import Run
-from duly_sim.simulator.results import Results, ages_of, lane_left_ns
+from duly_sim.simulator.results import SimulatedResults, lane_left_ns, outcomes_of
 from duly_sim.simulator.world import World
 
 
-def view_of(policy: str, world: World, run: Run, results: Results) -> RunView:
+def view_of(policy: str, world: World, run: Run, results: SimulatedResults) -> RunView:
     """`policy` tells the run from others on the page."""
-    scenario, frames = world.scenario, run.frames
-    start_ns, end_ns = round(scenario.warm_s * 1e9), round(scenario.duration_s * 1e9)
-    keep = frames.arrival_ns >= start_ns
-    budgets_ns = np.array([0, *(session.budget_ns for session in world.sessions)], np.int64)
+    scenario, simulated = world.scenario, world.scenario.to_simulate()
+    outcomes = outcomes_of(world, run)
     return RunView(
         policy,
         (
             ("Scenario", scenario.name),
             ("Seed", str(world.seed)),
-            ("Models", str(len(scenario.model))),
-            ("Lanes", str(len(scenario.lanes))),
+            ("Models", str(len(simulated.model))),
+            ("Lanes", str(len(simulated.lanes))),
         ),
+        outcomes,
         results,
-        start_ns,
-        end_ns,
-        frames.arrival_ns[keep],
-        (frames.deadline_ns - budgets_ns[frames.stream_id])[keep],
-        frames.deadline_ns[keep],
-        run.resolved_ns[keep],
-        run.status[keep],
-        run.batch[keep] < 0,
-        ages_of(world.sessions, run, start_ns, end_ns),
+        results.batch_size_mean,
         (_lane_time(results),),
+        run.batch[outcomes.counted] >= 0,
         partial(_batches, world, run),
-        tuple(scenario.lanes),
+        tuple(simulated.lanes),
     )
 
 
-def _lane_time(results: Results) -> OwnTable:
+def _lane_time(results: SimulatedResults) -> OwnTable:
     return OwnTable(
         "Lane time",
         "What the lanes did with their time, of which a live target does not tell.",
@@ -59,7 +51,7 @@ def _batches(world: World, run: Run, start_ns: int, end_ns: int) -> list[Batch]:
     batches, ended_ns = run.batches, lane_left_ns(run)
     ran_late = run.batch[(run.status == OutcomeStatus.LATE) & (run.batch >= 0)]
     late = np.bincount(ran_late, minlength=len(batches.size))
-    row = {lane: nth for nth, lane in enumerate(world.scenario.lanes)}
+    row = {lane: nth for nth, lane in enumerate(world.scenario.to_simulate().lanes)}
     return [
         Batch(
             row[lane],

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from duly.core.events import Event, LaneDown, LaneUp, ModelGone, ModelReady, StreamClosed, StreamOpened
 from duly.core.types import VARIANT_RANK_ANY, StreamTerms
 from duly_load.scenario.arrivals import Periodic
-from duly_load.scenario.schedule import Frames, Session, schedule, steps_of
-from duly_sim.scenario import service_times, tables
-from duly_sim.scenario.simulated import Scenario
+from duly_load.scenario.scenario import Scenario
+from duly_load.scenario.schedule import Frames, Session, schedule_of
+from duly_load.scenario.simulate import LaneFault, Simulate, SimulatedModel, Variant
+from duly_load.scenario.tables import Sensor
 from duly_sim.simulator.engine import Policy, Run, simulate
+from duly_sim.simulator.service_times import TableService
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class World:
     script: list[tuple[int, Event]]
     frames: Frames
     model_of: dict[int, str]
-    service: service_times.TableService
+    service: TableService
     sessions: tuple[Session, ...]
     """In order of stream ids, which are 1, 2, ..."""
 
@@ -35,20 +37,23 @@ def run(scenario: Scenario, policy: Policy, seed: int) -> Run:
 
 
 def build(scenario: Scenario, seed: int) -> World:
-    """The world of a scenario. `seed` is 0 or more; everything random comes from it."""
-    batch_times = _service(scenario, seed)
+    """The world of a scenario. `seed` is 0 or more; everything random comes from it.
+
+    Raises ScenarioError where the scenario does not say what to simulate.
+    """
+    given = scenario.to_simulate()
+    batch_times = _service(given, seed)
     script: list[tuple[int, Event]] = []
-    for lane in scenario.lanes:
+    for lane in given.lanes:
         script.append((0, LaneUp(lane)))
-        script += [(0, ready) for ready in _models_ready(scenario, lane, batch_times)]
-    for fault in scenario.fault:
-        script += _fault_events(scenario, fault, batch_times)
-    duration_ns = round(scenario.duration_s * 1e9)
-    planned = schedule(scenario.stream, duration_ns, steps_of(scenario.load_step), seed)
+        script += [(0, ready) for ready in _models_ready(given, lane, batch_times)]
+    for fault in given.fault:
+        script += _fault_events(given, fault, batch_times)
+    planned = schedule_of(scenario, seed)
     for session in planned.sessions:
-        terms = _terms(scenario, scenario.stream[session.sensor])
+        terms = _terms(given, scenario.stream[session.sensor])
         script.append((session.opened_ns, StreamOpened(session.stream_id, terms)))
-        if session.closed_ns < duration_ns:
+        if session.closed_ns < round(scenario.duration_s * 1e9):
             script.append((session.closed_ns, StreamClosed(session.stream_id)))
     script.sort(key=lambda told: told[0])
     return World(
@@ -62,35 +67,26 @@ def build(scenario: Scenario, seed: int) -> World:
     )
 
 
-def _service(scenario: Scenario, seed: int) -> service_times.TableService:
-    noise, hangs = scenario.noise, [fault for fault in scenario.fault if fault.kind == "hang"]
-    return service_times.TableService(
+def _service(given: Simulate, seed: int) -> TableService:
+    hangs = [fault for fault in given.fault if fault.kind == "hang"]
+    return TableService(
         {
             (model.name, variant.name): _run_times_ns(model, variant)
-            for model in scenario.model
+            for model in given.model
             for variant in model.variants
         },
-        service_times.Noise(
-            noise.cv,
-            noise.bound,
-            noise.spike_probability,
-            noise.spike_factor,
-            round(noise.step_at_s * 1e9),
-            noise.step_factor,
-            noise.wake_ms * 1e6,
-            round(noise.wake_after_ms * 1e6),
-        ),
+        given.noise,
         seed,
         tuple((fault.lane, round(fault.at_s * 1e9), round(fault.back_s * 1e9)) for fault in hangs),
     )
 
 
-def _sizes(model: tables.Model) -> list[int]:
+def _sizes(model: SimulatedModel) -> list[int]:
     """Batch sizes measured at warm-up."""
     return sorted({min(1 << power, model.batch_max) for power in range(model.batch_max.bit_length() + 1)})
 
 
-def _run_times_ns(model: tables.Model, variant: tables.Variant) -> tuple[int, ...]:
+def _run_times_ns(model: SimulatedModel, variant: Variant) -> tuple[int, ...]:
     """Of batches of 1, 2, ...; an engine of fixed sizes pads each to the next of them."""
     times_ns = variant.times_ns(model.batch_max)
     if model.any_size:
@@ -99,7 +95,7 @@ def _run_times_ns(model: tables.Model, variant: tables.Variant) -> tuple[int, ..
     return tuple(times_ns[sizes[bisect_left(sizes, size)] - 1] for size in range(1, model.batch_max + 1))
 
 
-def _models_ready(scenario: Scenario, lane: str, batch_times: service_times.TableService) -> list[ModelReady]:
+def _models_ready(given: Simulate, lane: str, batch_times: TableService) -> list[ModelReady]:
     return [
         ModelReady(
             model.name,
@@ -109,17 +105,15 @@ def _models_ready(scenario: Scenario, lane: str, batch_times: service_times.Tabl
             model.any_size,
             rank=rank,
         )
-        for model in scenario.model
+        for model in given.model
         if not model.lanes or lane in model.lanes
         for rank, variant in enumerate(model.variants)
     ]
 
 
-def _fault_events(
-    scenario: Scenario, fault: tables.Fault, batch_times: service_times.TableService
-) -> list[tuple[int, Event]]:
+def _fault_events(given: Simulate, fault: LaneFault, batch_times: TableService) -> list[tuple[int, Event]]:
     noticed_ns, back_ns = round(fault.noticed_s * 1e9), round(fault.back_s * 1e9)
-    ready = _models_ready(scenario, fault.lane, batch_times)
+    ready = _models_ready(given, fault.lane, batch_times)
     if fault.kind == "die":
         told: list[tuple[int, Event]] = [(noticed_ns, LaneDown(fault.lane, "the device is gone"))]
         told.append((back_ns, LaneUp(fault.lane)))
@@ -129,8 +123,8 @@ def _fault_events(
     return told + [(back_ns, event) for event in ready]
 
 
-def _terms(scenario: Scenario, stream: tables.Stream) -> StreamTerms:
-    model = next(model for model in scenario.model if model.name == stream.model)
+def _terms(given: Simulate, stream: Sensor) -> StreamTerms:
+    model = next(model for model in given.model if model.name == stream.model)
     lowest = [rank for rank, variant in enumerate(model.variants) if variant.name == stream.variant_lowest]
     floor_frames, floor_window = stream.floor or (0, 0)
     return StreamTerms(

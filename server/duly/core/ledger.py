@@ -94,8 +94,8 @@ class FrameLedger:
     # ---- frames that come and wait ----
 
     def arrived(self, now_ns: int, frame: Frame) -> tuple[QueuedFrame, VariantState] | None:
-        """The frame and the variant that it is for where no lane can serve it in time by its plan: the caller is to
-        `drop` it or to run it all the same. Else None, and nothing is left to do.
+        """The frame and the variant that it is for, unless it was answered: the caller is to have it `wait`, or to run
+        it, or, where no lane can serve it in time by its plan, to `drop` it.
         """
         stream = self.streams.get(frame.stream_id)
         if stream is None:
@@ -126,14 +126,24 @@ class FrameLedger:
             variant = model.only or variant_for(now_ns, queued, model, terms)
             queued.rank = variant.rank
             variant.arrivals.arrived(now_ns)
-            if frame.deadline_ns < now_ns + variant.planned_one_ns:
-                return queued, variant
-            self._wait(stream, queued, variant)
-            oldest = superseded(stream)
-            if oldest is not None:
-                reason = fates.SUPERSEDED.says(newer=frame.frame_id)
-                self._withdraw(now_ns, stream, oldest, fates.SUPERSEDED, reason)
+            return queued, variant
         return None
+
+    def wait(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> None:
+        """A frame that has just arrived waits for that variant; it may take the place of an older one."""
+        frame = queued.frame
+        stream = self.streams[frame.stream_id]
+        stream.waiting[frame.frame_id] = queued
+        if not frame.must_run:
+            stream.supersedable += 1
+        self._enter_queue(variant)
+        variant.waiting.add(queued)
+        self.waiting += 1
+        self._drop_by(frame.deadline_ns, variant)
+        oldest = superseded(stream)
+        if oldest is not None:
+            reason = fates.SUPERSEDED.says(newer=frame.frame_id)
+            self._withdraw(now_ns, stream, oldest, fates.SUPERSEDED, reason)
 
     def overdue(self, now_ns: int) -> list[tuple[QueuedFrame, VariantState]]:
         """Waiting frames whose latest start has passed, and the variants that they wait for."""
@@ -258,12 +268,11 @@ class FrameLedger:
         self._principals.served(now_ns, principal, charged_ns)
 
     def ended(self, batch: Batch) -> None:
-        """The frames of the batch run no more; their outcomes follow."""
-        if batch.variant.stateful:
-            for queued in batch.frames:
-                stream = self.streams.get(queued.frame.stream_id)
-                if stream is not None:
-                    stream.running -= 1
+        """The frames of the batch, which is of a stateful model, run no more; their outcomes follow."""
+        for queued in batch.frames:
+            stream = self.streams.get(queued.frame.stream_id)
+            if stream is not None:
+                stream.running -= 1
 
     def finished(self, now_ns: int, batch: Batch, event: BatchFinished) -> None:
         batch_id, size = batch.batch_id, len(batch.frames)
@@ -303,16 +312,6 @@ class FrameLedger:
         return 1.0 if keeps_all(stream.terms) else min(stream.merit.value, FRESHNESS_MAX)
 
     # ---- the ways into and out of the queues ----
-
-    def _wait(self, stream: StreamState, queued: QueuedFrame, variant: VariantState) -> None:
-        frame = queued.frame
-        stream.waiting[frame.frame_id] = queued
-        if not frame.must_run:
-            stream.supersedable += 1
-        self._enter_queue(variant)
-        variant.waiting.add(queued)
-        self.waiting += 1
-        self._drop_by(frame.deadline_ns, variant)
 
     def _unwait(self, stream: StreamState, queued: QueuedFrame) -> None:
         frame = queued.frame

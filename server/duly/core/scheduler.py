@@ -23,6 +23,7 @@ from typing import assert_never
 from duly.core.dispatch.batch_caps import caps_ns
 from duly.core.dispatch.best_effort_share import ClassShares
 from duly.core.dispatch.choose import DispatchContext, Hold, next_batch, something_waits
+from duly.core.dispatch.deferral import may_hold
 from duly.core.events import (
     Action,
     Advice,
@@ -97,15 +98,20 @@ class Scheduler:
         self._actions.clear()
         doomed: dict[int, tuple[QueuedFrame, VariantState]] = {}
         if isinstance(event, FramesArrived):
+            alone = len(event.frames) == 1 and lanes.free and not frames.waiting
             for frame in event.frames:
-                before = doomed.pop(frame.stream_id, None)
+                before = doomed.pop(frame.stream_id, None) if doomed else None
                 if before is not None and before[1].stateful:
                     self._doomed(now_ns, *before)  # what becomes of it decides about this one
                 elif before is not None:
                     frames.drop(now_ns, *before)  # there is a newer one
-                hopeless = frames.arrived(now_ns, frame)
-                if hopeless is not None:
-                    doomed[frame.stream_id] = hopeless
+                arrived = frames.arrived(now_ns, frame)
+                if arrived is None:
+                    pass  # it has its answer
+                elif frame.deadline_ns < now_ns + arrived[1].planned_one_ns:
+                    doomed[frame.stream_id] = arrived
+                elif not alone or not self._run_alone(now_ns, *arrived):
+                    frames.wait(now_ns, *arrived)
         elif isinstance(event, BatchFinished):
             self._batch_finished(now_ns, event)
         else:
@@ -285,6 +291,21 @@ class Scheduler:
                     elif isinstance(chosen, Hold) and (self._hold_ns is None or chosen.until_ns < self._hold_ns):
                         self._hold_ns = chosen.until_ns
 
+    def _run_alone(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> bool:
+        """Runs a frame at once that has come alone, while nothing waits and a lane is free. That is what `next_batch`
+        would do; where there is anything to weigh, False.
+        """
+        context, lanes_up = self._context, len(self._lanes.up)
+        if variant.stateful or context.best_effort or may_hold(lanes_up, 1, lanes_up):
+            return False
+        for lane, state in self._lanes.up.items():
+            if state.batch_id is None and lane in variant.profiles:
+                planned_ns = variant.profiles[lane].plan_ns[1]
+                if queued.frame.deadline_ns >= now_ns + planned_ns:
+                    self._start(now_ns, lane, Batch(variant, [queued], planned_ns))
+                    return True
+        return False
+
     def _drop_overdue(self, now_ns: int) -> None:
         for queued, variant in sorted(self._frames.overdue(now_ns), key=_class_of):
             if self._frames.rescue_or_remove(now_ns, queued, variant):
@@ -361,7 +382,8 @@ class Scheduler:
         batch = self._lanes.ended(now_ns, event.batch_id)
         if batch is None or not batch.frames:  # nothing, where the lane was warmed
             return
-        self._frames.ended(batch)
+        if batch.variant.stateful:
+            self._frames.ended(batch)
         # Frames that did not run say nothing about how long a batch of that size takes.
         if not event.invalid and not event.failed:
             finished_ns = now_ns if event.finished_ns is None else event.finished_ns
@@ -371,7 +393,8 @@ class Scheduler:
     def _batch_failed(self, now_ns: int, batch_id: int, reason: str) -> None:
         batch = self._lanes.ended(now_ns, batch_id)
         if batch is not None:
-            self._frames.ended(batch)
+            if batch.variant.stateful:
+                self._frames.ended(batch)
             self._frames.failed(now_ns, batch, reason)
 
     def _learn(self, now_ns: int, batch: Batch, actual_ns: int) -> None:

@@ -3,30 +3,31 @@
     ROOT/NAME/model.toml            optional: what the graph does not say
     ROOT/NAME/VERSION/*.onnx        VERSION: 1, 2, 3 ...; immutable once it is there
 
-Whatever is wrong with one model is a problem with a name and a place, and never hides the others.
+Whatever is wrong with one model is reported with its name and place, and never hides the other models.
 """
 
 import json
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import get_args
 
 from pydantic import ValidationError
 
-from duly.models.spec import ModelConfig, Variant
+from duly.models.spec import ModelConfig, Step, Variant, op_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
-_TAGS = frozenset({"resize", "normalise", "layout", "window", "int", "float", "str", "bool"})
-"""Which member of a union pydantic tried: in its places, but not in the file."""
+_TAGS = frozenset({*map(op_of, get_args(Step)), "int", "float", "str", "bool"})
+"""Members of unions. Pydantic puts the one that it tried into the place of an error, where the file has no such key."""
 
 CONFIG_FILE = "model.toml"
 BARE_FILE = "model.onnx"
 FILE_BYTES_MAX = 1 << 20
-"""Of model.toml and of labels. The largest label set in wide use, ImageNet-21k, has half of that."""
-ERRORS_TOLD_MAX = 5
-"""Errors of one model.toml that its problem names."""
+"""The largest model.toml or label file. The largest label set in wide use, ImageNet-21k, has half of that."""
+ERRORS_NAMED_MAX = 5
+"""A problem names so many errors of one model.toml and counts the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +38,31 @@ class ModelVersion:
     version: str
     """A positive integer."""
     folder: Path
-    """Holds the variants' files."""
+    """The folder with the files of the variants."""
     model_folder: Path
-    """Holds model.toml and what it names, save the variants."""
+    """The folder with model.toml and the files that it names, except the variants."""
     config: ModelConfig
     labels: tuple[str, ...]
+    key: str = field(init=False)
+    """NAME/VERSION, unique in the server."""
 
-    @property
-    def key(self) -> str:
-        """Unique in the server."""
-        return f"{self.name}/{self.version}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.name}/{self.version}")
 
 
 @dataclass(frozen=True, slots=True)
 class RepositoryProblem:
-    """A model or a version that can't be used."""
+    """A model or a version that cannot be used."""
 
     name: str
     version: str
-    """Empty: all of the model."""
+    """The version; empty: the problem concerns the whole model."""
     reason: str
-    """Names file and place, relative to the repository."""
+    """What is wrong, with file and place relative to the repository."""
 
 
 class _Broken(Exception):
-    """What is wrong with one model or version, for people."""
+    """One model or version cannot be used; the message says why."""
 
 
 class Repository:
@@ -71,7 +72,7 @@ class Repository:
         self.root = root
 
     def scan(self) -> tuple[list[ModelVersion], list[RepositoryProblem]]:
-        """All models as they lie there now: by name, the newest version first, and what is wrong with the others.
+        """Returns all versions that lie there now, by name and the newest first, and what is wrong with the others.
 
         Hidden folders and files beside the models' folders are passed over.
 
@@ -104,7 +105,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _relative(error: _Broken | OSError) -> str:
-    """The error without the path of the repository."""
+    """Returns the error's text without the path of the repository."""
     return f"/{Path(error.filename).name}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
@@ -117,7 +118,7 @@ def _check_name(name: str) -> None:
 
 
 def _version_names(folder: Path, problems: list[RepositoryProblem]) -> list[str]:
-    """Versions of a model, the newest first."""
+    """Returns the versions of a model, the newest first."""
     names = []
     for path in sorted(_folders(folder)):
         if _VERSION.fullmatch(path.name):
@@ -138,7 +139,7 @@ def _config(folder: Path) -> ModelConfig:
         return ModelConfig()
     try:
         contents = tomllib.loads(_text(path, CONFIG_FILE))
-        # By way of JSON, where pydantic can be strict and still take a list for a tuple: "416" is no number.
+        # From JSON pydantic takes a list for a tuple even when it is strict; strict means that "416" is not a number.
         return ModelConfig.model_validate_json(json.dumps(contents, default=str), strict=True)
     except tomllib.TOMLDecodeError as error:
         raise _Broken(f"/{CONFIG_FILE}: not TOML: {error}") from error
@@ -156,7 +157,7 @@ def _text(path: Path, name: str) -> str:
 
 
 def _sentences(error: ValidationError) -> str:
-    """Pydantic's errors as `place: what is wrong, got what`."""
+    """Puts pydantic's errors into sentences such as `place: what is wrong, got what`."""
     sentences: dict[str, str] = {}
     for detail in error.errors(include_url=False, include_context=False):
         place = _place(detail["loc"])
@@ -171,12 +172,12 @@ def _sentences(error: ValidationError) -> str:
         else:
             sentence = f"{place}: {detail['msg']}, got {json.dumps(detail['input'], default=str)}"
         sentences.setdefault(place or sentence, sentence)
-    more = len(sentences) - ERRORS_TOLD_MAX
-    return "; ".join(list(sentences.values())[:ERRORS_TOLD_MAX]) + (f"; and {more} more" if more > 0 else "")
+    more = len(sentences) - ERRORS_NAMED_MAX
+    return "; ".join(list(sentences.values())[:ERRORS_NAMED_MAX]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    """`input[0].preprocess[1].width`."""
+    """Formats a place like `input[0].preprocess[1].width`."""
     place = ""
     for index, part in enumerate(location):
         if isinstance(part, int):

@@ -1,38 +1,49 @@
-"""What a model is: the contents of `model.toml`, checked, and the facts that only its loaded graph can tell.
+"""What a model is: the contents of `model.toml`, checked, and what only its loaded graph can say.
 
 `ModelConfig` is what the author wrote. `Signature` is what a frame must hold and what an outcome holds, as a worker
 reports it after it has loaded the graph. Neither needs onnxruntime.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 DataTypeName = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
 ]
+ELEMENT_BYTES: dict[str, int] = {
+    name: int("".join(filter(str.isdigit, name)) or 8) // 8 for name in get_args(DataTypeName)
+}
+"""Size of an element: the name of every type but BOOL, which takes one byte, ends in its bits."""
 Encoding = Literal["JPEG", "PNG", "PCM_S16LE"]
 
 BATCH_MAX = 256
-"""Largest batch a model may allow. Precedent: Triton's examples stop at 128."""
-
+"""The largest batch that a model may allow. Precedent: Triton's examples stop at 128."""
 
 VARIANTS_MAX = 16
-"""Of one version; each is loaded and warmed on every lane."""
+"""A version may have so many variants, each of which is loaded and warmed on every lane."""
 
 
 class _Strict(BaseModel):
-    """Unknown keys are errors: a misspelt key must not silently do nothing."""
+    """Unknown keys are errors, because a misspelt key must not silently do nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-# ---- preprocessing: from what the client sends to what the graph takes, one frame at a time, in this order ----
+# ---- preprocessing: from what the client sends to what the graph takes, one frame at a time. What carries an operation
+# out, and the order of operations, stand in worker/ops. ----
 
 
-class Resize(_Strict):
-    """A picture HWC uint8 to `height` x `width`. `letterbox` keeps the aspect and pads with `pad`."""
+class _Step(_Strict):
+    @property
+    def remembers(self) -> bool:
+        """Something of a frame is kept for the next frame of the same stream."""
+        return False
+
+
+class Resize(_Step):
+    """Resizes a picture HWC uint8 to `height` x `width`. `letterbox` keeps the aspect ratio and pads with `pad`."""
 
     op: Literal["resize"]
     width: PositiveInt
@@ -41,8 +52,8 @@ class Resize(_Strict):
     pad: Annotated[int, Field(ge=0, le=255)] = 114
 
 
-class Normalise(_Strict):
-    """To float32: (x * scale - mean) / std, by channel (last axis) or by one number."""
+class Normalise(_Step):
+    """Computes (x * scale - mean) / std in float32. Mean and std have one number or one a channel (last axis)."""
 
     op: Literal["normalise"]
     scale: float = 1.0
@@ -50,61 +61,72 @@ class Normalise(_Strict):
     std: tuple[PositiveFloat, ...] = (1.0,)
 
 
-class Layout(_Strict):
-    """Order of the axes of a picture, HWC until now. `BGR` swaps the colours."""
+class Layout(_Step):
+    """Brings the axes of a picture, which are HWC until now, into another order. `BGR` swaps the colours."""
 
     op: Literal["layout"]
     axes: Literal["CHW", "HWC"] = "CHW"
     colours: Literal["RGB", "BGR"] = "RGB"
 
 
-class Window(_Strict):
-    """Sound: frames of exactly `samples`, behind the last `context` samples of the same stream (zeros at first)."""
+class Window(_Step):
+    """Takes sound in frames of exactly `samples` samples, and puts the last `context` samples of the same stream before
+    them, or zeros at first."""
 
     op: Literal["window"]
     samples: PositiveInt
     context: Annotated[int, Field(ge=0)] = 0
 
+    @property
+    def remembers(self) -> bool:
+        return self.context > 0
 
-Step = Annotated[Resize | Normalise | Layout | Window, Field(discriminator="op")]
+
+Step = Resize | Window | Normalise | Layout
+
+
+def op_of(step: type[Step]) -> str:
+    """The name of the operation in model.toml, such as "resize"."""
+    return str(get_args(step.model_fields["op"].annotation)[0])
 
 
 class Input(_Strict):
-    """One input as the client sees it. Where `preprocess` is empty it is the graph's own input, unchanged."""
+    """One input as the client sees it. Where `preprocess` is empty, it is the graph's own input."""
 
     name: str
     tensor: str = ""
-    """Graph input that it feeds; empty: the one of the same name."""
+    """The graph input that it feeds; empty: the graph input of the same name."""
     datatype: DataTypeName | None = None
-    """Element type that clients send; None: the graph's."""
+    """The element type that clients send; None: the type that the graph or the first operation takes."""
     shape: tuple[int, ...] | None = None
-    """Without the batch dimension; -1: any; None: the graph's."""
+    """The shape of one frame without the batch dimension, where -1 is any extent; None: as the graph needs it."""
     encodings: tuple[Encoding, ...] = ()
-    """Formats accepted in place of a tensor."""
+    """Formats that clients may send in place of a tensor."""
     sample_rate_hz: PositiveInt | None = None
     finite: bool = True
     """NaN and infinities make a frame INVALID."""
     bytes_max: PositiveInt | None = None
-    """Largest payload of one frame, bytes; None: from the shape where it is fixed, else 8 MiB."""
-    preprocess: tuple[Step, ...] = ()
+    """Bytes of the largest payload of one frame; None: as the shape needs where it is fixed, otherwise 8 MiB."""
+    preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
 
 
 class Output(_Strict):
-    """One graph output to send to clients."""
+    """One graph output that clients get."""
 
     name: str
     tensor: str = ""
-    """Graph output; empty: the one of the same name."""
+    """The graph output; empty: the graph output of the same name."""
 
 
 class YoloV2(_Strict):
-    """Region layer of YOLOv2: grid [anchors*(5+classes), H, W] to `boxes` FP32[n,4] (x0,y0,x1,y1 in 0..1 of the
-    picture), `scores` FP32[n] and `classes` INT64[n], best first, after non-maximum suppression within a class.
+    """The region layer of YOLOv2. It turns a grid [anchors*(5+classes), H, W] into `boxes` FP32[n,4] (x0,y0,x1,y1 in
+    0..1 of the picture), `scores` FP32[n] and `classes` INT64[n], best first, after non-maximum suppression within a
+    class.
     """
 
     op: Literal["yolo_v2"]
     tensor: str
-    """Graph output that holds the grid."""
+    """The graph output that holds the grid."""
     anchors: tuple[tuple[PositiveFloat, PositiveFloat], ...]
     """Width and height in cells."""
     score_min: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -113,7 +135,7 @@ class YoloV2(_Strict):
 
 
 class State(_Strict):
-    """A graph output fed back as a graph input of the same stream's next frame. Starts as zeros."""
+    """A graph output that is fed back as a graph input of the same stream's next frame. It starts as zeros."""
 
     output: str
     input: str
@@ -126,15 +148,15 @@ class Provider(_Strict):
     name: str
     options: dict[str, str | int | float | bool] = {}
     library: Path | None = None
-    """Shared library of a plugin provider, registered under `name`."""
+    """The shared library of a plugin provider, which is registered under `name`."""
 
 
 class Variant(_Strict):
     name: str
     file: str = "model.onnx"
-    """Relative to the version's folder."""
+    """The path of the file, relative to the version's folder."""
     accuracy: Annotated[float, Field(ge=0)] = 0.0
-    """As the author states it; larger is better. 0: not stated."""
+    """The accuracy that the author states, where larger is better; 0: none is stated."""
 
 
 class ModelConfig(_Strict):
@@ -145,37 +167,37 @@ class ModelConfig(_Strict):
     default_class: Literal["CRITICAL", "STANDARD", "BEST_EFFORT"] = "STANDARD"
     default_backlog: Literal["LATEST", "KEEP_LAST", "ALL"] = "LATEST"
     default_backlog_frames: Annotated[int, Field(ge=1, le=4096)] = 1
-    """KEEP_LAST alone."""
+    """How many frames a stream with KEEP_LAST keeps waiting."""
     gap: Literal["CONTINUE", "RESET", "SKIP"] = "CONTINUE"
-    """Stateful models: what a stream that asks for nothing does after a gap."""
+    """What a stream of a stateful model does after a gap if it asks for nothing else."""
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=BATCH_MAX)], ...] | None = None
-    """Sizes to warm and profile; None: the graph's fixed size, or 1, 2, 4, 8."""
+    """The batch sizes that are warmed and profiled; None: the graph's fixed size, or 1, 2, 4, 8."""
     any_size: bool = True
-    """Any size up to the largest may run; False: only `batch_sizes`, smaller batches are padded."""
+    """Whether any size up to the largest may run; False: only `batch_sizes` run, and smaller batches are padded."""
     providers: tuple[Provider, ...] = ()
-    """In order of preference; empty: CUDA where the lane is a GPU, else CPU."""
+    """The execution providers in order of preference; empty: CUDA where the lane is a GPU, otherwise CPU."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Intra-op threads on CPU; 0: the server's setting."""
+    """Intra-op threads on the CPU; 0: as the server is set."""
     spinning: bool = False
-    """Idle intra-op threads spin: a little faster, burns a core."""
+    """Whether idle intra-op threads spin, which makes runs a little faster and keeps a core busy."""
     cuda_graph: bool = False
-    """Capture one CUDA graph for each batch size; CUDA only, fixed shapes only."""
+    """Whether one CUDA graph is captured for each batch size; for CUDA and fixed shapes only."""
     warmup_runs: Annotated[int, Field(ge=1, le=1000)] = 30
-    """Runs for each batch size before the model serves. From about 30 on the slowest of them is no chance any more."""
+    """Timed runs of each batch size before the model serves. From about 30 runs on, the slowest is no mere chance."""
     labels: str = ""
-    """File beside model.toml with one class name a line, told to clients with the outputs."""
+    """A file beside model.toml with one class name in each line. Clients get the names with the outputs."""
     inputs: tuple[Input, ...] = Field(default=(), alias="input")
     outputs: tuple[Output, ...] = Field(default=(), alias="output")
     states: tuple[State, ...] = Field(default=(), alias="state")
     variants: tuple[Variant, ...] = Field(default=(Variant(name="default"),), alias="variant")
-    """Best first. All take the same inputs and give the same outputs."""
+    """The variants, the most accurate first. All take the same inputs and give the same outputs."""
     constants: dict[str, int | float] = {}
-    """Graph inputs that are the same for every frame, such as a sample rate."""
+    """The values of graph inputs that are the same for every frame, such as a sample rate."""
     postprocess: YoloV2 | None = None
 
     @property
     def variant_names(self) -> list[str]:
-        """Best first."""
+        """The names of the variants, the most accurate first."""
         return [variant.name for variant in self.variants]
 
     @model_validator(mode="after")
@@ -186,7 +208,7 @@ class ModelConfig(_Strict):
             raise ValueError("variant: at least one is needed, or leave the table out")
         if len(self.variants) > VARIANTS_MAX:
             raise ValueError(f"variant: at most {VARIANTS_MAX} can be served, got {len(self.variants)}")
-        remembers = self.states or any(isinstance(s, Window) and s.context for i in self.inputs for s in i.preprocess)
+        remembers = self.states or any(step.remembers for each in self.inputs for step in each.preprocess)
         if len(self.variants) > 1 and remembers:
             raise ValueError(
                 f"variant: a model that keeps state of its streams has one variant, got {len(self.variants)}; one "
@@ -214,13 +236,13 @@ class TensorSpec(_Strict):
     name: str
     datatype: DataTypeName
     shape: tuple[int, ...]
-    """Without the batch dimension; -1: any."""
+    """The shape of one frame without the batch dimension; -1 stands for any extent."""
     encodings: tuple[Encoding, ...] = ()
     labels: tuple[str, ...] = ()
     sample_rate_hz: int = 0
     finite: bool = False
     bytes_max: int = 0
-    """Largest payload of one frame, bytes."""
+    """Bytes of the largest payload of one frame."""
 
 
 class Signature(_Strict):
@@ -231,21 +253,8 @@ class Signature(_Strict):
     batch_sizes: tuple[int, ...]
     any_size: bool
     stateful: bool
-    providers: tuple[str, ...]
-    """Providers that truly run nodes of the graph."""
 
-
-ELEMENT_BYTES: dict[str, int] = {
-    "BOOL": 1,
-    "UINT8": 1,
-    "UINT16": 2,
-    "UINT32": 4,
-    "UINT64": 8,
-    "INT8": 1,
-    "INT16": 2,
-    "INT32": 4,
-    "INT64": 8,
-    "FP16": 2,
-    "FP32": 4,
-    "FP64": 8,
-}
+    @property
+    def frame_bytes_max(self) -> int:
+        """Payload bytes of the largest frame, over all of its inputs."""
+        return sum(spec.bytes_max for spec in self.inputs)

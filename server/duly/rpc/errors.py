@@ -13,7 +13,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from duly.runtime.models import ModelError
+from duly.runtime.catalogue import ModelError
 from duly.streams.errors import REASON_CHARS_MAX, CallError
 
 _log = structlog.get_logger("duly.rpc")

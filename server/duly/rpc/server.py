@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
-from duly.runtime.models import Models, ModelState
+from duly.runtime.catalogue import Catalogue, VersionState
 from duly.v1 import inference_pb2, model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
@@ -84,12 +84,12 @@ class Health:
         """All models that can be served are warm."""
         await self._set(True, "", *_SERVICES)
 
-    async def follow(self, models: Models) -> None:
+    async def follow(self, catalogue: Catalogue) -> None:
         """Keeps the health of each model up to date, for ever."""
-        async for names in models.changes():
+        async for names in catalogue.changes():
             for name in names:
-                active = models.active(name)
-                await self._set(active is not None and active.state is ModelState.READY, name)
+                active = catalogue.active(name)
+                await self._set(active is not None and active.state is VersionState.READY, name)
 
     async def drain(self) -> None:
         await self._servicer.enter_graceful_shutdown()

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from duly.core.admission.decide import judge
 from duly.core.scheduler import Scheduler
 from duly.core.types import StreamDemand, StreamTerms, Verdict
-from duly.runtime.models import ModelError
+from duly.runtime.catalogue import ModelError
 
 WAITING_MAX = 256
 """Opens that wait for their turn or have it."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from math import prod
 
 from duly.models.spec import ELEMENT_BYTES, Signature
-from duly.runtime.lane import BatchResult
 from duly.runtime.outcome import Output
+from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
-from duly.worker.layout import layout
+from duly.worker.slot_layout import layout
 
 REASON_CHARS_MAX = 4000
 """Of a failed batch; what the worker itself keeps to when a model can't be loaded."""
@@ -55,10 +55,11 @@ class Answers:
         if asked is None:
             raise BrokenAnswer("an answer though nothing runs")
         try:
-            if channel.kind_of(message) == channel.FAILED:
+            kind = channel.kind_of(message)
+            if kind == channel.FAILED:
                 return _reason(message, asked)
-            if channel.kind_of(message) != channel.DONE:
-                raise BrokenAnswer(f"a message of kind {channel.kind_of(message)}")
+            if kind != channel.DONE:
+                raise BrokenAnswer(f"a message of kind {kind}")
             done = channel.decode_done(message, len(self._bases))
         except (ValueError, RecursionError) as error:
             raise BrokenAnswer(f"a message that can't be read: {error}") from error

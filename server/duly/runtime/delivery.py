@@ -12,8 +12,8 @@ from duly.core.fates import RESULTS
 from duly.core.types import OutcomeStatus
 from duly.metrics import Metrics
 from duly.runtime.held_frames import HeldFrame, HeldFrames
-from duly.runtime.lane import BatchResult
 from duly.runtime.outcome import BatchRun, Outcome, Sink
+from duly.runtime.worker_port import BatchResult
 
 _log = structlog.get_logger("duly.driver")
 
@@ -49,7 +49,7 @@ class Delivery:
         """
         batch_id = 0
         run: BatchRun | None = None
-        index_of: dict[int, int] = {}
+        index = 0
         sink: Sink | None = None
         stream_id = 0
         left = iter(resolved)
@@ -65,11 +65,14 @@ class Delivery:
                         if action.batch_id != batch_id:
                             batch_id = action.batch_id
                             run = runs.pop(batch_id)
-                            index_of = {f.seq: i for i, f in enumerate(run.batch.frames)}
+                            index = 0
                             self._count_batch(run, now_ns - run.dispatched_ns, resolved)
                         outcome.run = run
                         if result is not None and action.status in RESULTS:
-                            outcome.outputs = result.outputs(index_of[frame.seq])
+                            assert run is not None
+                            while run.batch.frames[index] is not frame:  # those of a batch end in its order
+                                index += 1
+                            outcome.outputs = result.outputs(index)
                     sink = self.sinks.get(stream_id)
                     if sink is not None:
                         sink.deliver(outcome)

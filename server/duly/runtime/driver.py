@@ -40,9 +40,9 @@ from duly.metrics import Metrics
 from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
 from duly.runtime.held_frames import HeldFrame, HeldFrames
-from duly.runtime.lane import BatchResult, LaneWorker
 from duly.runtime.outcome import BatchRun, Outcome, Sink
 from duly.runtime.recorder import Recorder, SafeRecorder
+from duly.runtime.worker_port import BatchResult, LaneWorker
 
 _log = structlog.get_logger("duly.driver")
 
@@ -202,7 +202,8 @@ class Driver:
                     assert_never(action)
         if resolved:
             self._delivery.resolve(now_ns, resolved, self._runs, result)
-            self._tell_idle()
+            if self._idle is not None:
+                self._tell_idle()
         wake_ns = self.scheduler.next_wake_ns()
         if wake_ns is not None and (self._timer is None or wake_ns < self._timer_ns):
             self._arm(now_ns, wake_ns)
@@ -213,7 +214,7 @@ class Driver:
         self._runs[action.batch_id] = BatchRun(action, now_ns)
         worker = self._workers.get((action.model, action.lane))
         try:
-            payloads = [self.held.get(frame).payload for frame in action.frames]
+            payloads = self.held.payloads(action.frames)
             if worker is not None and worker.run(action, payloads):
                 return
             reason = "the worker is gone"

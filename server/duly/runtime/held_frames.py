@@ -56,9 +56,11 @@ class HeldFrames:
         self._by_seq[held.frame.seq] = held
         self.bytes += held.size_bytes
 
-    def get(self, frame: Frame) -> HeldFrame:
-        """Raises KeyError where the frame is not held."""
-        return self._by_seq[frame.seq]
+    def payloads(self, frames: Sequence[Frame]) -> Sequence[Sequence[InputData]]:
+        """What these frames hold. Raises KeyError where one is not held."""
+        if len(frames) == 1:
+            return (self._by_seq[frames[0].seq].payload,)
+        return [self._by_seq[frame.seq].payload for frame in frames]
 
     def all(self) -> list[HeldFrame]:
         """All of them, oldest first."""

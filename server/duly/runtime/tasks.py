@@ -1,4 +1,4 @@
-"""Background tasks: what is started here is never silently gone."""
+"""Background tasks that never disappear silently."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -9,19 +9,19 @@ import structlog
 _log = structlog.get_logger("duly.tasks")
 
 RESTART_SECONDS = 1.0
-"""Between the failure of a task and its next start: a fault that is there to stay must not take the loop."""
+"""The pause between the failure of a task and its next start, so that a lasting fault does not take up the loop."""
 
 
 def watch_over(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> "asyncio.Task[None]":
     """Runs `work()` in a task of its own until it returns or the task is cancelled.
 
-    Where it raises, which nobody expects of it, that is logged with its name and it is begun again a moment later: for
-    watchers and for whatever may be done over.
+    If it raises, the error is logged with the task's name and the work is begun again a moment later. This is for
+    watchers and other work that may be repeated.
     """
-    return asyncio.get_running_loop().create_task(_again_and_again(name, work), name=name)
+    return asyncio.get_running_loop().create_task(_repeat(name, work), name=name)
 
 
-async def _again_and_again(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _repeat(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     while True:
         try:
             await work()
@@ -32,7 +32,7 @@ async def _again_and_again(name: str, work: Callable[[], Coroutine[Any, Any, Non
 
 
 def once(name: str, work: Coroutine[Any, Any, None], failed: Callable[[str], None]) -> "asyncio.Task[None]":
-    """Runs `work` in a task of its own. Where it raises, this is logged, and `failed(reason)` is called."""
+    """Runs `work` in a task of its own. If it raises, the error is logged and `failed(reason)` is called."""
     return asyncio.get_running_loop().create_task(_once(name, work, failed), name=name)
 
 

@@ -49,7 +49,7 @@ class OpenStreams:
         Raises InvalidTerms, ModelError, or CallError where there is no room for it or it would not be served.
         """
         self._check_room(principal)
-        served = self.host.models.find(asked.model, asked.version)
+        served = self.host.catalogue.find(asked.model, asked.version)
         use = self._uses.setdefault(principal, PrincipalUse())
         use.streams += 1
         try:
@@ -85,7 +85,7 @@ class OpenStreams:
         if self.draining:
             raise CallError("DRAINING", "the server is draining; ask elsewhere")
         self._check_principal(principal)
-        served = self.host.models.find(asked.model, asked.version)
+        served = self.host.catalogue.find(asked.model, asked.version)
         use = self._uses.setdefault(principal, PrincipalUse())
         use.streams += 1
         try:

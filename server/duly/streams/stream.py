@@ -15,9 +15,9 @@ import structlog
 from duly.core.events import Advice, FrameRefused, FramesCancelled
 from duly.core.fates import DOES_NOT_FIT, MEMORY_FULL, OVER_BYTES, PRINCIPAL_OVER_BYTES, Fate
 from duly.core.types import Frame, Verdict
+from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
-from duly.runtime.models import Models, Served
 from duly.runtime.outcome import Outcome
 from duly.streams.clock import ClockRelation
 from duly.streams.errors import REASON_CHARS_MAX, CallError
@@ -41,7 +41,7 @@ class StreamHost:
     """What all streams of a server share."""
 
     driver: Driver
-    models: Models
+    catalogue: Catalogue
     verdicts: Verdicts
     limits: Limits
 
@@ -50,7 +50,7 @@ class Stream:
     """Is the runtime's Sink for its frames."""
 
     def __init__(
-        self, asked: StreamRequest, served: Served, host: StreamHost, principal: str, use: PrincipalUse
+        self, asked: StreamRequest, served: LoadedVersion, host: StreamHost, principal: str, use: PrincipalUse
     ) -> None:
         """`use`: what the principal uses with all its streams. Raises InvalidTerms."""
         self.asked = asked
@@ -74,15 +74,20 @@ class Stream:
         self._bytes = 0
         self._unanswered = 0
         self._ending = False
-        self._closed = False
+        self.over = False
+        """All is written and nothing more will come; known once `next` has found nothing."""
+        self.closed = False
+        """No more frames are taken."""
         self._broken = False
         """An outcome got lost on its way to the outbox: the stream must end."""
         self._write_began_ns = 0
         self._client_slow = False
         """What is in the outbox has waited for the client to read what was written before."""
+        self._changes_count = host.catalogue.changes_count
+        """That of the catalogue when the stream last looked."""
         self._serve_with(served)
 
-    def _serve_with(self, served: Served) -> None:
+    def _serve_with(self, served: LoadedVersion) -> None:
         self.served = served
         self.model = served.key
         """Version that serves the stream now, NAME/VERSION."""
@@ -120,10 +125,8 @@ class Stream:
             text = f"frame id {frame_id} came after {self._newest_id}; ids must increase"
             raise CallError("FRAME_ID_NOT_INCREASING", text, "frame_id")
         self._newest_id = frame_id
-        models = self._host.models
-        now = models.loaded(self.model) if self.asked.version else models.active(self.served.version.name)
-        if now is not self.served or self.served.signature is not self.signature:
-            self._follow(now)
+        if self._changes_count != self._host.catalogue.changes_count:
+            self._follow()
         now_ns = self._driver.clock()
         age_ns = uncertainty_ns = 0
         if self.clock is not None and captured_unix_ns:
@@ -173,7 +176,7 @@ class Stream:
             some = tuple(frame_ids[start : start + CANCELS_A_TURN])
             self._driver.submit(FramesCancelled(self.stream_id, some))
             await self.give_way()
-            if self._closed:
+            if self.closed:
                 return
 
     async def give_way(self) -> None:
@@ -188,15 +191,17 @@ class Stream:
             self.clock = clock
         self.outbox.notify(ClockAsked(ping_id, client_send_unix_ns, received_unix_ns))
 
-    @property
-    def closed(self) -> bool:
-        """No more frames are taken."""
-        return self._closed
-
-    def _follow(self, now: Served | None) -> None:
-        """Another version is active, or the same one was loaded again. Raises InvalidTerms where it lacks an output."""
+    def _follow(self) -> None:
+        """Something has changed in the catalogue: another version may be active, or the same one may have been loaded
+        again. Raises InvalidTerms where that lacks an output.
+        """
+        served, catalogue = self.served, self._host.catalogue
+        self._changes_count = catalogue.changes_count
+        now = catalogue.current(served) if self.asked.version else catalogue.active(served.version.name)
         if now is None or now.signature is None:
             return  # it is gone, or being loaded again
+        if now is served and now.signature is self.signature:
+            return
         wanted_outputs(self.wanted, now.signature)
         before = self.model
         self._serve_with(now)
@@ -218,36 +223,30 @@ class Stream:
         self._broken = True
         self.outbox.changed.set()
 
-    async def next(self) -> Notice | tuple[int, Sequence[Outcome]] | None:
-        """Waits for what is to be written next: a notice, or (now_ns, outcomes), which count as sent then. None: all is
-        written and nothing more will come. Raises CallError where an outcome got lost.
+    def next(self) -> Notice | tuple[int, Sequence[Outcome]] | None:
+        """What is to be written now, until `written`: a notice, or (now_ns, outcomes), which count as sent then. None:
+        there is nothing; more may come where `over` is not set. Raises CallError where an outcome got lost.
         """
         outbox = self.outbox
-        while True:
-            if outbox.notices:
-                return outbox.notices.popleft()
-            if outbox.outcomes:
-                return self._settled()
-            if self._broken:
-                raise CallError("INTERNAL", _BROKEN)
-            if self._ending and not self._unanswered:
-                return None
-            self._client_slow = False
-            outbox.changed.clear()
-            await outbox.changed.wait()
+        if outbox.notices:
+            self._write_began_ns = self._driver.clock()
+            return outbox.notices.popleft()
+        if outbox.outcomes:
+            self._write_began_ns = now_ns = self._driver.clock()
+            outcomes = outbox.take()
+            self._unanswered -= len(outcomes)
+            for event in self._host.verdicts.sent(now_ns, outcomes, self._client_slow):
+                self._driver.submit(event)
+            return now_ns, outcomes
+        if self._broken:
+            raise CallError("INTERNAL", _BROKEN)
+        self.over = self._ending and not self._unanswered
+        self._client_slow = False
+        outbox.changed.clear()
+        return None
 
-    def _settled(self) -> tuple[int, Sequence[Outcome]]:
-        now_ns = self._driver.clock()
-        outcomes = self.outbox.take()
-        self._unanswered -= len(outcomes)
-        for event in self._host.verdicts.sent(now_ns, outcomes, self._client_slow):
-            self._driver.submit(event)
-        return now_ns, outcomes
-
-    def write_began(self) -> None:
-        self._write_began_ns = self._driver.clock()
-
-    def write_ended(self) -> None:
+    def written(self) -> None:
+        """The transport has taken what `next` gave."""
         self._client_slow = self._driver.clock() - self._write_began_ns > SLOW_WRITE_NS
         self._write_began_ns = 0
         self.outbox.has_room.set()
@@ -274,7 +273,7 @@ class Stream:
 
     def close(self) -> None:
         """No frame is run for it any more: what waits is CANCELLED. `next` gives what there is, and then None."""
-        self._closed = True
+        self.closed = True
         self.outbox.close()
         self._driver.close_stream(self.stream_id)
         if self._ordering is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from duly.core.types import BacklogPolicy, GapPolicy, StreamClass, StreamTerms
 from duly.models.spec import ModelConfig, Signature
-from duly.runtime.models import Served
+from duly.runtime.catalogue import LoadedVersion
 from duly.streams.clock import UNCERTAINTY_NS_MAX, ClockRelation
 from duly.streams.errors import InvalidTerms
 from duly.streams.limits import StreamLimits
@@ -42,7 +42,7 @@ class StreamRequest:
     """What the budget of a frame is called on the wire, for the reasons of frames that ask for an impossible one."""
 
 
-def stream_terms(asked: StreamRequest, served: Served, limits: StreamLimits, principal: str) -> StreamTerms:
+def stream_terms(asked: StreamRequest, served: LoadedVersion, limits: StreamLimits, principal: str) -> StreamTerms:
     """What the scheduler is told of the stream. `principal`: whose stream it is. Raises InvalidTerms."""
     config, signature = served.version.config, signature_of(served)
     if len(asked.stream_name.encode()) > STREAM_NAME_BYTES_MAX:
@@ -124,13 +124,13 @@ def wanted_outputs(names: Sequence[str], signature: Signature) -> tuple[str, ...
     return wanted
 
 
-def clock_relation(offset_ns: int, uncertainty_ns: int) -> ClockRelation:
-    """Raises InvalidTerms."""
+def clock_relation(offset_ns: int, uncertainty_ns: int, field: str = "clock") -> ClockRelation:
+    """`field`: where the client said so. Raises InvalidTerms."""
     if not 0 < uncertainty_ns <= UNCERTAINTY_NS_MAX:
-        raise InvalidTerms("clock.uncertainty_ns", f"should be 1 to {UNCERTAINTY_NS_MAX}, got {uncertainty_ns}")
+        raise InvalidTerms(f"{field}.uncertainty_ns", f"should be 1 to {UNCERTAINTY_NS_MAX}, got {uncertainty_ns}")
     return ClockRelation(offset_ns, uncertainty_ns)
 
 
-def signature_of(served: Served) -> Signature:
+def signature_of(served: LoadedVersion) -> Signature:
     assert served.signature is not None, "only versions that were loaded are found"
     return served.signature

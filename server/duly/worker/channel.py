@@ -31,7 +31,7 @@ DIMS_MAX = 8
 """Dimensions of a tensor without its batch dimension. NumPy allows 64; no real sensor has more than 5."""
 SLOTS = 2
 ENCODINGS = ("", "JPEG", "PNG", "PCM_S16LE")
-"""By their number on the channel; 0: a plain tensor."""
+"""An encoding's number on the channel is its index here; 0 stands for a plain tensor."""
 
 _HEAD = struct.Struct("<BBHBxxxQ")  # kind, slot, frames, variant, batch id
 _FRAME = struct.Struct("<QB7x")  # stream id, flags | status in the low byte of DONE's
@@ -46,18 +46,18 @@ TensorRef = tuple[int, int, int, tuple[int, ...]]
 
 @dataclass(slots=True)
 class Run:
-    """One batch to run. Of each frame: (stream id, reset its state first, one TensorRef an input)."""
+    """One batch to run. Each frame is (stream id, whether its state is reset first, one TensorRef for each input)."""
 
     batch_id: int
     slot: int
     frames: list[tuple[int, bool, list[TensorRef]]]
     variant: int = 0
-    """Index into the variants of the model, best first."""
+    """The index of the variant; 0 is the most accurate one."""
 
 
 @dataclass(slots=True)
 class Done:
-    """One batch that ran. Of each frame: (OK | INVALID | FRAME_FAILED, one TensorRef an output if OK)."""
+    """One batch that ran. Each frame is (OK | INVALID | FRAME_FAILED, one TensorRef for each output if it is OK)."""
 
     batch_id: int
     slot: int
@@ -65,11 +65,11 @@ class Done:
     finished_ns: int
     frames: list[tuple[int, list[TensorRef]]]
     reasons: dict[int, str]
-    """By index in the batch, of frames that are not OK."""
+    """Why frames are not OK, by their index in the batch."""
 
 
 def message_bytes(frames: int, tensors: int) -> int:
-    """Largest RUN or DONE message, without reasons, for this batch size and this many tensors a frame."""
+    """Bytes of the largest RUN or DONE message without reasons, for `frames` frames of `tensors` tensors each."""
     return _HEAD.size + _TIMES.size + frames * (_FRAME.size + tensors * _TENSOR.size)
 
 
@@ -95,12 +95,12 @@ def decode_run(message: bytes, inputs: int) -> Run:
 
 
 def encode_warm(batch_id: int, slot: int, variant: int) -> bytes:
-    """Run one frame of the worker's own, whose outputs nobody wants; answered by a DONE without frames."""
+    """Asks for one run of a frame of the worker's own, whose outputs nobody wants. A DONE without frames answers it."""
     return _HEAD.pack(WARM, slot, 0, variant, batch_id)
 
 
 def decode_warm(message: bytes) -> tuple[int, int, int]:
-    """(batch id, slot, variant)."""
+    """Returns (batch id, slot, variant)."""
     _, slot, _, variant, batch_id = _HEAD.unpack_from(message)
     return batch_id, slot, variant
 
@@ -119,7 +119,7 @@ def encode_done(done: Done) -> bytearray:
 
 
 def decode_done(message: bytes, outputs: int) -> Done:
-    """Raises ValueError where the message has not the layout of a DONE, whole and with nothing behind it."""
+    """Raises ValueError unless the message is a whole DONE with nothing behind it."""
     try:
         _, slot, count, _, batch_id = _HEAD.unpack_from(message)
         at = _HEAD.size
@@ -135,17 +135,16 @@ def decode_done(message: bytes, outputs: int) -> Done:
             elif status not in (INVALID, FRAME_FAILED):
                 raise ValueError(f"a frame has status {status}")
             frames.append((status, tensors))
-        return Done(batch_id, slot, started_ns, finished_ns, frames, _reasons(message[at:]))
+        reasons = _reasons(message[at:]) if at < len(message) else {}
+        return Done(batch_id, slot, started_ns, finished_ns, frames, reasons)
     except struct.error as error:
         raise ValueError(str(error)) from None
 
 
 def _reasons(text: bytes) -> dict[int, str]:
-    if not text:
-        return {}
     reasons = json.loads(text)
     if not isinstance(reasons, dict) or not reasons:
-        raise ValueError("the reasons are none")
+        raise ValueError("the reasons are not an object with entries")
     return {int(index): str(reason) for index, reason in reasons.items()}
 
 
@@ -161,7 +160,7 @@ def _tensors(message: bytes, at: int, count: int) -> tuple[list[TensorRef], int]
 
 
 def encode_forget(stream_ids: list[int]) -> bytes:
-    """States of these streams are no longer needed."""
+    """Tells the worker that the states of these streams are no longer needed."""
     return _HEAD.pack(FORGET, 0, len(stream_ids), 0, 0) + b"".join(map(_ID.pack, stream_ids))
 
 
@@ -170,12 +169,12 @@ def decode_forget(message: bytes) -> list[int]:
 
 
 def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
-    """A message off the frame's way: LOAD, READY, LOAD_FAILED, FAILED {"reason"}, STOP {}."""
+    """Encodes a message that is not on a frame's way: LOAD, READY, LOAD_FAILED, FAILED {"reason"}, STOP {}."""
     return _HEAD.pack(kind, 0, 0, 0, batch_id) + json.dumps(body).encode()
 
 
 def decode_text(message: bytes) -> tuple[int, dict[str, Any]]:
-    """(batch id, body). Raises ValueError where the message is no such one."""
+    """Returns (batch id, body). Raises ValueError where the message has no such layout."""
     if len(message) < _HEAD.size:
         raise ValueError(f"the message has {len(message)} bytes")
     body = json.loads(message[_HEAD.size :])

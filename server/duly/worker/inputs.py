@@ -1,37 +1,41 @@
-"""What clients send for each graph input, and which reader makes a row of it: the checks of `input` in model.toml."""
+"""Decides what clients send for each graph input, and which reader makes a row of it; checks `input` in model.toml."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import pairwise
 
 import numpy as np
 
-from duly.models.spec import Input, Layout, ModelConfig, Normalise, Resize, TensorSpec, Window
+from duly.models.spec import Input, ModelConfig, TensorSpec, op_of
 from duly.worker.channel import DIMS_MAX
-from duly.worker.graph import DTYPES, Graph, GraphTensor, LoadError, extents, is_fixed
-from duly.worker.preprocess import ArrayReader, PictureReader, Reader
+from duly.worker.decode import ENCODINGS
+from duly.worker.dtypes import DTYPES
+from duly.worker.errors import LoadError
+from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
+from duly.worker.ops.operation import Operation
+from duly.worker.ops.order import PREPROCESS
+from duly.worker.reader import Reader
 
 INPUT_BYTES_MAX = 8 << 20
-"""Room for an input of one frame whose size is open, as `Input.bytes_max` promises."""
+"""Bytes for one frame of an input whose size is open, as `Input.bytes_max` promises."""
+CHANNELS = 3
+"""Channels of a picture where neither the graph nor model.toml says how many."""
 
-_RANK = {"resize": 0, "window": 0, "normalise": 1, "layout": 2}
-_PICTURES = frozenset({"JPEG", "PNG"})
 _CHANNELS_MAX = 128  # CV_CN_MAX of OpenCV 5
-_PICTURE_KINDS = ("UINT8", "UINT16", "FP32")
-
-S = TypeVar("S", Resize, Normalise, Layout, Window)
+_PICTURE_DATATYPES = ("UINT8", "UINT16", "FP32")
 
 
 @dataclass(frozen=True, slots=True)
 class InputPlan:
     tensor: str
-    """Graph input."""
+    """The graph input that is fed."""
     reader: Reader
     place: str
-    """In model.toml, for errors."""
+    """The place in model.toml, for errors."""
 
 
 def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
-    """One plan for each input of `config`, or for each graph input that is neither state nor constant.
+    """Returns one plan for each input of `config`, or for each graph input that is neither state nor constant.
 
     Raises:
         LoadError: an input does not fit the graph, or no client could send anything.
@@ -56,17 +60,18 @@ def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
 
 
 def _plan(declared: Input, tensor: GraphTensor, place: str) -> InputPlan:
-    if tensor.kind not in DTYPES:
-        raise LoadError(f"{place}: '{tensor.name}' is {tensor.kind}; clients can send tensors of numbers only")
+    if tensor.datatype not in DTYPES:
+        raise LoadError(f"{place}: '{tensor.name}' is {tensor.datatype}; clients can send tensors of numbers only")
     if not tensor.shape or len(tensor.shape) - 1 > DIMS_MAX:
         raise LoadError(
             f"{place}: '{tensor.name}' has {len(tensor.shape)} dimensions; an input needs the batch first and at most "
             f"{DIMS_MAX} more: make it a constant, or export the graph with a batch dimension"
         )
     _check_order(declared, place)
+    operations = [PREPROCESS[type(step)](step) for step in declared.preprocess]
     graph_shape = extents(tensor.shape)[1:]
-    picture = _PICTURES.intersection(declared.encodings) or _step(declared, Resize) or _step(declared, Layout)
-    reader = (_picture if picture else _array)(declared, tensor.kind, graph_shape, place)
+    spec = _sent(declared, tensor.datatype, graph_shape, operations, place)
+    reader = Reader(spec, DTYPES[tensor.datatype], operations, place)
     if len(reader.row_shape) != len(graph_shape) or any(
         extent not in (-1, row) for extent, row in zip(graph_shape, reader.row_shape, strict=True)
     ):
@@ -74,89 +79,63 @@ def _plan(declared: Input, tensor: GraphTensor, place: str) -> InputPlan:
             f"{place}: what is sent becomes {list(reader.row_shape)} a frame, but the graph's '{tensor.name}' takes "
             f"{list(graph_shape)}; change shape or preprocess"
         )
-    source, target = reader.spec.datatype, tensor.kind
-    if not _castable(source, target, _step(declared, Normalise) is not None):
+    if not _castable(spec.datatype, tensor.datatype, reader.computes):
         raise LoadError(
-            f"{place}: {source} can't become {target}, which the graph's '{tensor.name}' takes; change datatype"
+            f"{place}: {spec.datatype} can't become {tensor.datatype}, which the graph's '{tensor.name}' takes; "
+            "change datatype"
         )
     return InputPlan(tensor.name, reader, place)
 
 
 def _check_order(declared: Input, place: str) -> None:
-    steps = declared.preprocess
-    for index in range(1, len(steps)):
-        if _RANK[steps[index].op] <= _RANK[steps[index - 1].op]:
+    order = [*PREPROCESS]
+    for index, (before, step) in enumerate(pairwise(declared.preprocess), start=1):
+        if order.index(type(step)) <= order.index(type(before)):
             raise LoadError(
-                f"{place}.preprocess[{index}]: {steps[index].op} can't follow {steps[index - 1].op}; the order is "
-                "resize or window, normalise, layout, each at most once"
+                f"{place}.preprocess[{index}]: {step.op} can't follow {before.op}; the order is "
+                f"{', '.join(map(op_of, order))}, each at most once"
             )
 
 
-def _step(declared: Input, kind: type[S]) -> S | None:
-    return next((step for step in declared.preprocess if isinstance(step, kind)), None)
-
-
 def _castable(source: str, target: str, normalised: bool) -> bool:
-    """Without loss of range, except among floating point, where the author wants it so."""
+    """Whether values keep their range. Floating point may become narrower, as the model's author wants it."""
     if normalised or np.issubdtype(DTYPES[source], np.floating):
         return bool(np.issubdtype(DTYPES[target], np.floating))
     return np.can_cast(DTYPES[source], DTYPES[target], "safe")
 
 
-def _array(declared: Input, kind: str, graph_shape: tuple[int, ...], place: str) -> ArrayReader:
-    window, normalise = _step(declared, Window), _step(declared, Normalise)
-    if window is not None and declared.shape not in (None, (window.samples,)):
-        raise LoadError(
-            f"{place}.shape: {list(declared.shape or ())} is not the window's {[window.samples]}; leave it out"
-        )
-    shape = (window.samples,) if window else declared.shape or graph_shape
-    sound = window is not None or "PCM_S16LE" in declared.encodings
-    datatype = declared.datatype or ("FP32" if sound else kind)
-    if sound and (datatype != "FP32" or len(shape) != 1):
-        raise LoadError(f"{place}: sound is FP32 with one dimension, the samples, not {datatype}{list(shape)}")
-    if normalise is not None:
-        _check_channels(normalise, shape[-1] if shape else 1, place)
-    context = window.context if window else 0
-    row_shape = (context + window.samples,) if window else shape
-    return ArrayReader(_spec(declared, datatype, shape, place), row_shape, DTYPES[kind], normalise, context)
-
-
-def _picture(declared: Input, kind: str, graph_shape: tuple[int, ...], place: str) -> PictureReader:
-    resize, layout = _step(declared, Resize), _step(declared, Layout) or Layout(op="layout", axes="HWC")
-    if "PCM_S16LE" in declared.encodings or _step(declared, Window):
+def _sent(
+    declared: Input, graph_datatype: str, graph_shape: tuple[int, ...], operations: Sequence[Operation], place: str
+) -> TensorSpec:
+    """Returns what clients send: as model.toml states it, otherwise as the operations and the graph need it."""
+    domains = {operation.domain for operation in operations if operation.domain}
+    domains |= {ENCODINGS[encoding].domain for encoding in declared.encodings}
+    if len(domains) > 1:
         raise LoadError(f"{place}: an input is a picture or sound, not both; see its encodings and preprocess")
-    if len(graph_shape) != 3:
+    domain = domains.pop() if domains else ""
+    if domain == "picture" and len(graph_shape) != 3:
         raise LoadError(f"{place}: a picture has 3 dimensions, the graph takes {list(graph_shape)} a frame")
-    # Height, width and channels as the graph has them.
-    height, width, channels = (*graph_shape[1:], graph_shape[0]) if layout.axes == "CHW" else graph_shape
-    channels = channels if channels > 0 else 3
-    shape = declared.shape or ((-1, -1, channels) if resize else (height, width, channels))
+    datatype, shape = graph_datatype, graph_shape
+    for encoding in declared.encodings:
+        datatype = ENCODINGS[encoding].datatype
+    for operation in reversed(operations):
+        shape = operation.takes(shape)
+        datatype = operation.datatype or datatype
+    if domain == "picture" and shape[2] < 0:
+        shape = (*shape[:2], CHANNELS)
+    datatype, shape = declared.datatype or datatype, declared.shape or shape
+    if domain == "picture":
+        _check_picture(declared, datatype, shape, place)
+    elif domain == "sound" and (datatype != "FP32" or len(shape) != 1):
+        raise LoadError(f"{place}: sound is FP32 with one dimension, the samples, not {datatype}{list(shape)}")
+    return _spec(declared, datatype, shape, place)
+
+
+def _check_picture(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> None:
     if len(shape) != 3 or not 1 <= shape[2] <= _CHANNELS_MAX or (declared.encodings and shape[2] not in (1, 3)):
         raise LoadError(f"{place}.shape: {list(shape)} is no picture; it must be [height, width, channels]")
-    if layout.colours == "BGR" and shape[2] != 3:
-        raise LoadError(f"{place}: layout.colours: BGR needs 3 channels, not {shape[2]}")
-    bytes_only = bool(resize or declared.encodings)
-    datatype = declared.datatype or ("UINT8" if bytes_only else kind)
-    if datatype not in (("UINT8",) if bytes_only else _PICTURE_KINDS):
-        raise LoadError(
-            f"{place}.datatype: a picture is UINT8, or without resize and encodings UINT16 or FP32, not {datatype}"
-        )
-    normalise = _step(declared, Normalise)
-    if normalise is not None:
-        _check_channels(normalise, shape[2], place)
-    high, wide, deep = (resize.height, resize.width, shape[2]) if resize else shape
-    row_shape = (deep, high, wide) if layout.axes == "CHW" else (high, wide, deep)
-    spec = _spec(declared, datatype, shape, place)
-    return PictureReader(spec, row_shape, DTYPES[kind], resize, normalise, layout)
-
-
-def _check_channels(normalise: Normalise, channels: int, place: str) -> None:
-    for name, values in (("mean", normalise.mean), ("std", normalise.std)):
-        if len(values) not in (1, channels):
-            raise LoadError(
-                f"{place}.preprocess: normalise.{name} has {len(values)} values; it must have 1, or one for each "
-                f"of the {channels} channels"
-            )
+    if datatype not in (("UINT8",) if declared.encodings else _PICTURE_DATATYPES):
+        raise LoadError(f"{place}.datatype: a picture is UINT8, or without encodings UINT16 or FP32, not {datatype}")
 
 
 def _spec(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> TensorSpec:

@@ -1,15 +1,13 @@
-"""A worker: the process that hosts one model version, all its variants, on one lane. The server starts it as
+"""A worker is a process that hosts all variants of one model version on one lane. The server starts it as
 
     python -m duly.worker.main FD PARENT_PID
 
-with its end of the socket pair as the inherited descriptor FD. It loads one model, then runs batches, one at a time and
-all on this one thread, until it is told to stop or the server is gone. What both say is in `channel`.
+where FD is the inherited descriptor of its end of the socket pair. It loads one model and then runs batches, one at a
+time and all on this one thread, until it is asked to stop or the server is gone. `channel` has the messages.
 """
 
 import contextlib
-import ctypes
 import gc
-import os
 import signal
 import socket
 import sys
@@ -19,18 +17,18 @@ from functools import partial
 from pathlib import Path
 
 from duly.worker import channel
-from duly.worker.graph import LoadError, RunError
-from duly.worker.installed import BackendError
+from duly.worker.die_with_parent import die_with_parent
+from duly.worker.errors import LoadError, RunError
+from duly.worker.ort_installed import BackendError
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _REASON_CHARS_MAX = 4000
 _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
 
 
 def main(arguments: list[str]) -> int:
     descriptor, parent_pid = map(int, arguments)
-    _die_with(parent_pid)
-    # Both may go to the whole process group; the server drains, and frames that run shall finish.
+    die_with_parent(parent_pid)
+    # Both signals may go to the whole process group. The server drains then, and frames that run shall finish.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as connection:
@@ -38,13 +36,6 @@ def main(arguments: list[str]) -> int:
             return _serve(connection)
         except (BrokenPipeError, ConnectionResetError):
             return 0  # the server is gone
-
-
-def _die_with(parent_pid: int) -> None:
-    """Has the kernel kill this process when the thread that started it ends, however that comes about."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it ended before prctl
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _serve(connection: socket.socket) -> int:
@@ -56,8 +47,8 @@ def _serve(connection: socket.socket) -> int:
     with contextlib.suppress(OSError):  # a name for `ps`, and no more
         Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
     try:
-        # Not at the top: where a library is missing, the server is to be told so.
-        from duly.worker.loading import load
+        # This import is not at the top so that the server learns about a missing library.
+        from duly.worker.load_model import load
 
         loaded = load(body)
     except (LoadError, BackendError) as error:
@@ -91,7 +82,7 @@ def _serve(connection: socket.socket) -> int:
 
 
 def _ended(batch_id: int, run: Callable[[], channel.Done]) -> bytes | bytearray:
-    """Runs a batch and encodes what became of it."""
+    """Runs a batch and encodes its results, or why it failed."""
     try:
         return channel.encode_done(run())
     except RunError as error:

@@ -1,8 +1,9 @@
-"""A loaded model: takes one batch at a time out of the region, runs it, and puts the results into the region.
+"""A loaded model takes one batch at a time out of the region, runs it, and puts the results into the region.
 
-Frames are judged one by one: what can't be run is taken out of the batch with a reason, and the others run. Where rows
-have a fixed size, the graph reads and writes warm buffers that are bound once for each slot and batch size; inputs that
-clients send as the graph takes them, and outputs of fixed size, are bound to the region itself and never copied.
+Frames are judged one by one: a frame that cannot be run is taken out of the batch with a reason, and the others run.
+Where rows have a fixed size, the graph reads and writes warm buffers that are bound once for each slot and batch size.
+Inputs that clients send as the graph takes them, and outputs of fixed size, are bound to the region itself and are
+never copied.
 """
 
 from bisect import bisect_left
@@ -13,65 +14,67 @@ from time import monotonic_ns
 import numpy as np
 
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
-from duly.worker.graph import Array, RunError, is_fixed
-from duly.worker.layout import layout
-from duly.worker.onnx import Binding, Session
+from duly.worker.decode import not_finite, tensor
+from duly.worker.dtypes import Array
+from duly.worker.errors import InvalidFrame, RunError
+from duly.worker.graph import is_fixed
+from duly.worker.ops.operation import WHOLE_PICTURE, Placement
+from duly.worker.ort_session import Binding, OrtSession
 from duly.worker.plan import Plan
-from duly.worker.postprocess import WHOLE_PICTURE, yolo_v2
-from duly.worker.preprocess import InvalidFrame, Placement, not_finite, tensor
-from duly.worker.states import Streams
+from duly.worker.slot_layout import layout
+from duly.worker.states import StreamStates
 
 
 @dataclass(slots=True)
 class _Bound:
-    """One batch size in one slot."""
+    """The buffers of one batch size in one slot."""
 
     binding: Binding
     outputs: dict[str, Array]
-    """Graph outputs with a fixed size, by name."""
+    """The graph outputs with a fixed size, by name."""
     states_in: list[Array]
     states_out: list[Array]
 
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch on its way. Everything is by the frame's index in the batch."""
+    """A batch on its way. All tables are by the frame's index in the batch."""
 
     run: Run
     reasons: dict[int, str] = field(default_factory=dict)
-    """Of frames that are not OK."""
+    """Why frames are not OK."""
     too_large: set[int] = field(default_factory=set)
-    """Those of them that ran."""
+    """The frames that ran, but whose outputs have no room."""
     values: dict[int, list[Array]] = field(default_factory=dict)
-    """Rows of frames whose size is not fixed, one for each input."""
+    """One row for each input, where rows have no fixed size."""
     placements: dict[int, Placement] = field(default_factory=dict)
     contexts: dict[int, dict[int, Array]] = field(default_factory=dict)
-    """By input: where the frame's sound ends."""
+    """The end of the frame's sound, by input."""
     results: dict[int, list[TensorRef]] = field(default_factory=dict)
     states: dict[int, tuple[int, list[Array]]] = field(default_factory=dict)
-    """The row that holds the frame's new state in each of these arrays."""
+    """The frame's new state is this row of each of these arrays."""
 
 
 class _OutputTooLarge(Exception):
-    """An output does not fit its place."""
+    """An output is larger than its place."""
 
 
 class Model:
     """One variant of a model on one lane, with the memory of its streams. All calls come from one thread."""
 
-    def __init__(self, plan: Plan, session: Session, region: Region) -> None:
+    def __init__(self, plan: Plan, session: OrtSession, region: Region) -> None:
         self._plan = plan
         self._session = session
         self._region = region
         self._batch_max = plan.batch_sizes[-1]
-        signature = plan.signature(())
+        signature = plan.signature()
         self._input_specs = signature.inputs
         self._output_specs = signature.outputs
         self._input_bases, _ = layout([spec.bytes_max for spec in signature.inputs], self._batch_max)
         self._output_bases, _ = layout([spec.bytes_max for spec in signature.outputs], self._batch_max)
         self._posts = len(plan.post.specs) if plan.post else 0
         self._stateful = signature.stateful
-        self._streams = Streams(plan.states)
+        self._streams = StreamStates(plan.states)
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
         self._in_place = [plan.fixed and is_fixed(output.row_shape) for output in plan.outputs]
@@ -82,7 +85,7 @@ class Model:
         """Runs one batch.
 
         Raises:
-            RunError: the graph failed on it. States are as before, save those that were to be reset.
+            RunError: the graph failed on it. States are as before, except those that were to be reset.
         """
         started_ns = monotonic_ns()
         batch = _Batch(run)
@@ -101,14 +104,14 @@ class Model:
         return Done(run.batch_id, run.slot, started_ns, monotonic_ns(), frames, batch.reasons)
 
     def forget(self, stream_ids: Sequence[int]) -> None:
-        """Their states are needed no more."""
+        """Drops what is remembered of these streams."""
         for stream_id in stream_ids:
             self._streams.forget(stream_id)
 
     # ---- from the region to rows ----
 
     def _input_rows(self) -> list[list[Array]]:
-        """By slot, one array [batch_max, ...] for each input: the region itself where payloads are rows already."""
+        """Returns for each slot one array [batch_max, ...] an input, the region itself where payloads are rows."""
         shapes = [(self._batch_max, *planned.reader.row_shape) for planned in self._plan.inputs]
         readers = [planned.reader for planned in self._plan.inputs]
         own = [None if r.as_is else np.zeros(shape, r.dtype) for r, shape in zip(readers, shapes, strict=True)]
@@ -179,7 +182,7 @@ class Model:
         self._deliver(batch, kept, size, outputs, bound.states_out)
 
     def _size(self, count: int) -> int:
-        """Rows of a batch of `count` frames; those beyond are padding."""
+        """Returns how many rows a batch of `count` frames has; rows beyond the frames are padding."""
         return count if self._plan.any_size else self._plan.batch_sizes[bisect_left(self._plan.batch_sizes, count)]
 
     def _bind(self, slot: int, size: int) -> _Bound:
@@ -190,7 +193,7 @@ class Model:
         outputs: dict[str, Array | None] = {}
         if plan.post:
             shape = plan.post.row_shape
-            outputs[plan.post.config.tensor] = np.zeros((size, *shape), plan.post.dtype) if is_fixed(shape) else None
+            outputs[plan.post.tensor] = np.zeros((size, *shape), plan.post.dtype) if is_fixed(shape) else None
         for index, output in enumerate(plan.outputs):
             base = self._output_bases[self._posts + index]
             outputs[output.tensor] = None
@@ -207,7 +210,7 @@ class Model:
         return bound
 
     def _alike(self, batch: _Batch, kept: list[int]) -> list[list[int]]:
-        """Frames whose rows have the same shapes can run together."""
+        """Groups the frames whose rows have the same shapes, since those can run together."""
         groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
         for index in kept:
             groups.setdefault(tuple(row.shape for row in batch.values[index]), []).append(index)
@@ -221,7 +224,7 @@ class Model:
         states = [state.batch(size) for state in plan.states]
         self._streams.gather(self._ids(batch, group), states)
         names = [output.tensor for output in plan.outputs]
-        names += [plan.post.config.tensor] if plan.post and plan.post.config.tensor not in names else []
+        names += [plan.post.tensor] if plan.post and plan.post.tensor not in names else []
         inputs |= {state.input: array for state, array in zip(plan.states, states, strict=True)}
         outputs = self._session.run(inputs | plan.constants, names + [state.output for state in plan.states])
         states_out = [outputs.pop(state.output) for state in plan.states]
@@ -260,9 +263,7 @@ class Model:
         refs: list[TensorRef] = []
         if plan.post:
             placement = batch.placements.get(index, WHOLE_PICTURE)
-            for position, value in enumerate(
-                yolo_v2(outputs[plan.post.config.tensor][row], plan.post.config, placement)
-            ):
+            for position, value in enumerate(plan.post.apply(outputs[plan.post.tensor][row], placement)):
                 refs.append(self._copy(slot, position, index, value))
         for position, output in enumerate(plan.outputs, start=self._posts):
             if self._in_place[position - self._posts]:
@@ -290,7 +291,7 @@ class Model:
 
 
 def _stack(rows: Sequence[Array], size: int) -> Array:
-    """The rows as one array of `size` of them; a single one is not copied."""
+    """Returns one array with `size` rows, the last of them zeros. A single row is not copied."""
     if size == 1:
         return rows[0][None]
     padding = [np.zeros_like(rows[0])] * (size - len(rows))

@@ -3,7 +3,7 @@
 import os
 
 PIXELS_MAX = 64 << 20
-"""A small file can claim a huge picture."""
+"""No picture may have more pixels, since a small file can claim to hold a huge picture."""
 
 os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(PIXELS_MAX)  # read once, at import
 

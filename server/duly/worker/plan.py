@@ -1,7 +1,7 @@
-"""How a model's configuration and its graph fit together, decided once when it is loaded.
+"""How a model's configuration and its graph fit together. This is decided once, when the model is loaded.
 
-`join` answers: what does a client send for each input, how does that become a row of the batch, which sizes can a batch
-have, what comes out. Whatever does not fit is a LoadError that names the place in model.toml and what would be right.
+`fit` decides what a client sends for each input, how that becomes a row of the batch, which sizes a batch can have, and
+what comes out. What does not fit is a LoadError that names the place in model.toml and what would be right.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,15 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from duly.models.spec import ELEMENT_BYTES, ModelConfig, Output, Signature, TensorSpec, YoloV2
+from duly.models.spec import ModelConfig, Output, Signature, TensorSpec
 from duly.worker.channel import DIMS_MAX, MESSAGE_BYTES_MAX, message_bytes
-from duly.worker.graph import DTYPES, Array, Graph, GraphTensor, LoadError, extents, is_fixed
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import LoadError
+from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 from duly.worker.inputs import InputPlan, plan_inputs
-from duly.worker.postprocess import classes_of
+from duly.worker.ops.operation import PostOperation
+from duly.worker.ops.order import POSTPROCESS
 from duly.worker.states import StateTensor
 
 BATCH_SIZES = (1, 2, 4, 8)
-"""Where the graph takes any size and nobody said which to warm."""
+"""The sizes that are warmed where the graph takes any size and the model states none."""
 OUTPUT_BYTES_MAX = 1 << 20
 """Room for an output of one frame whose size the graph does not fix."""
 
@@ -30,17 +33,7 @@ class OutputPlan:
     tensor: str
     dtype: np.dtype[np.generic]
     row_shape: tuple[int, ...]
-    """Of one frame; -1: any."""
-
-
-@dataclass(frozen=True, slots=True)
-class PostPlan:
-    """Graph output `tensor` becomes the first outputs that clients get."""
-
-    config: YoloV2
-    specs: tuple[TensorSpec, ...]
-    dtype: np.dtype[np.generic]
-    row_shape: tuple[int, ...]
+    """The shape for one frame; -1 stands for any extent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +41,23 @@ class Plan:
     inputs: tuple[InputPlan, ...]
     states: tuple[StateTensor, ...]
     constants: dict[str, Array]
-    post: PostPlan | None
+    post: PostOperation | None
     outputs: tuple[OutputPlan, ...]
     batch_sizes: tuple[int, ...]
     any_size: bool
 
     @property
     def fixed(self) -> bool:
-        """True where rows of all inputs have one size: batches then live in buffers that are bound once."""
+        """True where the rows of all inputs have one size. Batches then live in buffers that are bound once."""
         return all(is_fixed(planned.reader.row_shape) for planned in self.inputs)
 
     @property
     def fixed_outputs(self) -> bool:
-        """True where rows of all that the graph gives have one size, too."""
+        """True where the rows of all outputs of the graph have one size too."""
         given = [output.row_shape for output in self.outputs] + ([self.post.row_shape] if self.post else [])
         return all(map(is_fixed, given))
 
-    def signature(self, providers: tuple[str, ...]) -> Signature:
+    def signature(self) -> Signature:
         post = self.post.specs if self.post else ()
         return Signature(
             inputs=tuple(planned.reader.spec for planned in self.inputs),
@@ -72,29 +65,28 @@ class Plan:
             batch_sizes=self.batch_sizes,
             any_size=self.any_size,
             stateful=bool(self.states) or any(planned.reader.context for planned in self.inputs),
-            providers=providers,
         )
 
 
-def join(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool) -> Plan:
+def fit(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool) -> Plan:
     """Fits `config` to `graph`.
 
     Args:
-        graph: inputs and outputs as ONNX Runtime tells them.
+        graph: inputs and outputs as ONNX Runtime reports them.
         config: the contents of model.toml.
         toml: its name in errors, such as "yolo/model.toml".
-        only_warm_sizes: batches must have one of the sizes warmed, even where the graph takes any.
+        only_warm_sizes: batches must have a size that was warmed, even where the graph takes any.
 
     Raises:
         LoadError: they do not fit.
     """
     try:
-        return _join(graph, config, only_warm_sizes)
+        return _fit(graph, config, only_warm_sizes)
     except LoadError as error:
         raise LoadError(f"{toml}: {error}") from error
 
 
-def _join(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
+def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
     states = tuple(_states(graph, config))
     for name in config.constants:
         _find(graph.inputs, name, f"constants.{name}", "input")
@@ -110,7 +102,7 @@ def _join(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
     outputs = tuple(_outputs(graph, config))
     given = {tensor: graph.outputs[tensor].shape[0] for tensor in [output.tensor for output in outputs]}
     if post:
-        given[post.config.tensor] = graph.outputs[post.config.tensor].shape[0]
+        given[post.tensor] = graph.outputs[post.tensor].shape[0]
     rows = {tensor: extent for tensor, extent in given.items() if isinstance(extent, int)}
     for tensor, extent in rows.items():
         if batch_sizes != (extent,):
@@ -127,7 +119,7 @@ def _join(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
         batch_sizes=batch_sizes,
         any_size=fixed_size is None and not rows and not only_warm_sizes,
     )
-    signature = plan.signature(())
+    signature = plan.signature()
     _check_names([spec.name for spec in signature.outputs])
     _check_message(signature)
     return plan
@@ -144,8 +136,10 @@ def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
         place = f"state[{index}]"
         source = _find(graph.outputs, state.output, f"{place}.output", "output")
         target = _find(graph.inputs, state.input, f"{place}.input", "input")
-        if source.kind != target.kind or target.kind not in DTYPES:
-            raise LoadError(f"{place}: output '{source.name}' is {source.kind}, input '{target.name}' is {target.kind}")
+        if source.datatype != target.datatype or target.datatype not in DTYPES:
+            raise LoadError(
+                f"{place}: output '{source.name}' is {source.datatype}, input '{target.name}' is {target.datatype}"
+            )
         shape = list(extents(target.shape))
         if state.batch_axis >= len(shape):
             raise LoadError(f"{place}.batch_axis: {state.batch_axis} is no axis of '{target.name}', shape {shape}")
@@ -155,7 +149,7 @@ def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
                 f"{place}.input: '{target.name}' has shape {list(target.shape)}; only axis {state.batch_axis}, the "
                 "batch, may be open: export it with the others fixed, or set batch_axis"
             )
-        yield StateTensor(target.name, source.name, state.batch_axis, tuple(shape), DTYPES[target.kind])
+        yield StateTensor(target.name, source.name, state.batch_axis, tuple(shape), DTYPES[target.datatype])
 
 
 def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPlan]) -> None:
@@ -177,7 +171,7 @@ def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPla
 def _batch_dimension(
     graph: Graph, inputs: Sequence[InputPlan], states: Sequence[StateTensor]
 ) -> tuple[int | None, set[str]]:
-    """The one size that the graph takes, or None, and the names it has for a size that is open."""
+    """Returns the one size that the graph takes, or None, and the names that the graph has for a size that is open."""
     dimensions = [(planned.tensor, graph.inputs[planned.tensor].shape[0]) for planned in inputs]
     dimensions += [(state.input, graph.inputs[state.input].shape[state.batch_axis]) for state in states]
     sizes = {name: size for name, size in dimensions if isinstance(size, int) and size > 0}
@@ -189,40 +183,23 @@ def _batch_dimension(
 
 def _constant(tensor: GraphTensor, value: int | float, symbols: set[str]) -> Array:
     place = f"constants.{tensor.name}"
-    if tensor.kind not in DTYPES:
-        raise LoadError(f"{place}: the graph's input is {tensor.kind}; only numbers can be constant")
-    dtype = DTYPES[tensor.kind]
+    if tensor.datatype not in DTYPES:
+        raise LoadError(f"{place}: the graph's input is {tensor.datatype}; only numbers can be constant")
+    dtype = DTYPES[tensor.datatype]
     if np.issubdtype(dtype, np.integer):
         bounds = np.iinfo(dtype)
         if value != int(value) or not bounds.min <= value <= bounds.max:
-            raise LoadError(f"{place}: {value} is no {tensor.kind}, which the graph's input is")
+            raise LoadError(f"{place}: {value} is no {tensor.datatype}, which the graph's input is")
     if any(not isinstance(extent, int) for extent in tensor.shape):
         raise LoadError(f"{place}: the graph's input has shape {list(tensor.shape)}; a constant's must be fixed")
     return np.full(extents(tensor.shape), value, dtype)
 
 
-def _post(graph: Graph, config: ModelConfig) -> PostPlan | None:
-    post = config.postprocess
-    if post is None:
+def _post(graph: Graph, config: ModelConfig) -> PostOperation | None:
+    settings = config.postprocess
+    if settings is None:
         return None
-    grid = _find(graph.outputs, post.tensor, "postprocess.tensor", "output")
-    shape = extents(grid.shape)[1:]
-    if grid.kind not in ("FP16", "FP32", "FP64") or len(shape) != 3 or shape[0] < 0:
-        raise LoadError(
-            f"postprocess.tensor: '{grid.name}' is {grid.kind}{list(grid.shape)}; "
-            "a grid must be of floating point and [batch, channels, H, W] with its channels fixed"
-        )
-    try:
-        classes_of(shape[0], len(post.anchors))
-    except LoadError as error:
-        raise LoadError(f"postprocess.anchors: {error}") from error
-    count = post.detections_max
-    specs = (
-        TensorSpec(name="boxes", datatype="FP32", shape=(-1, 4), bytes_max=count * 4 * ELEMENT_BYTES["FP32"]),
-        TensorSpec(name="scores", datatype="FP32", shape=(-1,), bytes_max=count * ELEMENT_BYTES["FP32"]),
-        TensorSpec(name="classes", datatype="INT64", shape=(-1,), bytes_max=count * ELEMENT_BYTES["INT64"]),
-    )
-    return PostPlan(post, specs, DTYPES[grid.kind], shape)
+    return POSTPROCESS[type(settings)](settings, _find(graph.outputs, settings.tensor, "postprocess.tensor", "output"))
 
 
 def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
@@ -237,18 +214,18 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
             why = "a state, which stays on the server" if tensor.name in states else "sent already"
             raise LoadError(f"{place}: '{tensor.name}' is {why}")
         sent.add(tensor.name)
-        if tensor.kind not in DTYPES:
-            raise LoadError(f"{place}: '{tensor.name}' is {tensor.kind}; only tensors of numbers can be sent")
+        if tensor.datatype not in DTYPES:
+            raise LoadError(f"{place}: '{tensor.name}' is {tensor.datatype}; only tensors of numbers can be sent")
         if not tensor.shape or len(tensor.shape) - 1 > DIMS_MAX:
             raise LoadError(
                 f"{place}: '{tensor.name}' has {len(tensor.shape)} dimensions as far as the graph tells; "
                 f"an output needs the batch first and at most {DIMS_MAX} more: export it with a shape"
             )
         shape = extents(tensor.shape)[1:]
-        dtype = DTYPES[tensor.kind]
+        dtype = DTYPES[tensor.datatype]
         bytes_max = int(np.prod(shape)) * dtype.itemsize if is_fixed(shape) else OUTPUT_BYTES_MAX
         spec = TensorSpec.model_validate(
-            {"name": output.name, "datatype": tensor.kind, "shape": shape, "bytes_max": bytes_max}
+            {"name": output.name, "datatype": tensor.datatype, "shape": shape, "bytes_max": bytes_max}
         )
         yield OutputPlan(spec, tensor.name, dtype, shape)
 

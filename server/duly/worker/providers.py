@@ -1,8 +1,8 @@
 """Which execution providers a model asks for, and whether they are the ones that truly run it.
 
-ONNX Runtime treats providers as wishes: a session asked for CUDA on a machine without a GPU succeeds on the CPU with a
-line in the log. Here what was asked for and is not used is an error. Nothing of ONNX Runtime is needed for that: what a
-session says about itself comes in as plain data.
+ONNX Runtime treats providers as wishes: a session that asks for CUDA on a machine without a GPU succeeds on the CPU,
+with a line in the log. Here a provider that was asked for and is not used is an error. This file needs nothing of ONNX
+Runtime, because what a session says about itself comes in as plain data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 
 WARM_AFTER_NS = 1_000_000_000
-"""A GPU that has been idle for so long has lowered its clocks: the batches that come first would run late."""
+"""A GPU that has been idle for so long has lowered its clocks, and the first batches after that would run late."""
 NODES_NAMED_MAX = 10
-"""Nodes that an error names; the rest is counted."""
+"""An error names so many nodes and counts the rest."""
 
 # fmt: off
 _SHAPE_OPS = frozenset({
@@ -27,8 +27,8 @@ _SHAPE_OPS = frozenset({
     "Transpose", "Unsqueeze", "Where",
 })
 # fmt: on
-"""Operators that compute shapes. ONNX Runtime keeps those on the CPU for the GPU's sake, whatever is asked for
-(`GetCpuPreferredNodes`), since a shape is needed on the host."""
+"""Operators that compute shapes. ONNX Runtime keeps them on the CPU, whatever is asked for, since a shape is needed on
+the host (`GetCpuPreferredNodes`)."""
 
 
 class ProviderError(Exception):
@@ -41,9 +41,9 @@ class Node(NamedTuple):
 
 
 def wanted(config: ModelConfig, lane: str) -> tuple[Provider, ...]:
-    """The providers to ask for on this lane ("cpu:0", "cuda:1"), in order of preference, with the lane's device.
+    """Returns the providers to ask for on this lane ("cpu:0", "cuda:1"), with its device, in order of preference.
 
-    Options that the author wrote win over those set here.
+    Options in model.toml win over those that are set here.
     """
     kind, _, index = lane.partition(":")
     providers = config.providers or (Provider(name=CUDA if kind == "cuda" else CPU),)
@@ -72,12 +72,12 @@ def check_available(asked: Sequence[Provider], available: Sequence[str], release
 def check_used(
     asked: Sequence[Provider], registered: Sequence[str], assigned: Mapping[str, Sequence[Node]]
 ) -> tuple[str, ...]:
-    """The providers that run nodes, in order of preference.
+    """Returns the providers that run nodes, in order of preference.
 
     Args:
         asked: what the model asked for.
-        registered: what the session says it has.
-        assigned: the nodes of every provider, as the session assigned them.
+        registered: the providers that the session says it has.
+        assigned: the nodes that the session assigned to each provider.
 
     Raises:
         ProviderError: a provider could not start or runs no node, or nodes fell to a CPU that nobody asked for.
@@ -103,7 +103,7 @@ def check_used(
 
 
 def warm_after_ns(used: Sequence[str]) -> int:
-    """How long the lane may be idle before it is warmed again; 0: for ever, nothing of `used` runs on a GPU."""
+    """Returns how long the lane may be idle before it is warmed again; 0: for ever, since nothing runs on a GPU."""
     return WARM_AFTER_NS if CUDA in used or TENSORRT in used else 0
 
 

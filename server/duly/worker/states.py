@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from duly.worker.graph import Array
+from duly.worker.dtypes import Array
 
 STREAMS_MAX = 4096
-"""Streams remembered by one worker; beyond that the one unused for longest starts anew with its next frame."""
+"""A worker remembers so many streams. Beyond that, the stream that was unused for longest starts anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class StateTensor:
     output: str
     batch_axis: int
     shape: tuple[int, ...]
-    """With 1 for the batch dimension."""
+    """The shape for one frame, with 1 for the batch dimension."""
     dtype: np.dtype[Any]
 
     def batch(self, size: int) -> Array:
@@ -36,7 +36,7 @@ class _Stream:
     contexts: dict[int, Array]
 
 
-class Streams:
+class StreamStates:
     """The memory of all streams, by stream id."""
 
     def __init__(self, tensors: Sequence[StateTensor], streams_max: int = STREAMS_MAX) -> None:
@@ -51,7 +51,7 @@ class Streams:
         self._streams.pop(stream_id, None)
 
     def context(self, stream_id: int, index: int) -> Array | None:
-        """End of the sound that the stream's last frame gave input `index`; None: the stream is new."""
+        """The end of the sound that the stream's last frame gave for input `index`; None: the stream is new."""
         stream = self._streams.get(stream_id)
         return None if stream is None else stream.contexts.get(index)
 

@@ -1,5 +1,6 @@
-"""Runs a model on frames of its own, the whole way that a real batch goes: at every batch size before it serves, which
-is measured, and a single one when its lane has been idle.
+"""Runs a model on made-up frames, which go the whole way of a real batch.
+
+Before the model serves, every batch size is run and measured. When its lane has been idle, a single frame is run.
 """
 
 from time import monotonic_ns
@@ -8,34 +9,35 @@ import numpy as np
 
 from duly.models.spec import TensorSpec
 from duly.worker.channel import ENCODINGS, OK, SLOTS, Done, Region, Run, TensorRef
-from duly.worker.graph import DTYPES, Array, LoadError, RunError
-from duly.worker.layout import layout
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import LoadError, RunError
 from duly.worker.model import Model
 from duly.worker.opencv import cv2
+from duly.worker.slot_layout import layout
 
 UNTIMED_RUNS = 3
-"""Buffers are bound and touched, kernels chosen and, with CUDA graphs, captured in these."""
+"""In these runs buffers are bound and touched, kernels are chosen, and CUDA graphs are captured."""
 TIMED_RUNS_MIN = 3
 TIMED_NS_MAX = 10_000_000_000
-"""A size whose runs take longer than this together is measured by fewer of them."""
+"""A size whose runs take longer than this together is measured by fewer runs, but TIMED_RUNS_MIN at least."""
 EXTENT = 64
-"""Stands for a dimension that is open."""
+"""The extent of a made-up frame along a dimension that is open."""
 PICTURE = (480, 640)
 """Height and width of a picture of open size: VGA, what most cameras can give."""
 
 
 class Samples:
-    """Frames that a model takes, made up from its inputs."""
+    """Makes up frames from the inputs of a model."""
 
     def __init__(self, region: Region, inputs: tuple[TensorSpec, ...], batch_max: int) -> None:
-        """Raises LoadError where an input leaves room for none."""
+        """Raises LoadError where `bytes_max` of an input leaves room for no frame."""
         self._region = region
         self._strides = [spec.bytes_max for spec in inputs]
         self._bases, _ = layout(self._strides, batch_max)
         self._samples = [sample(spec) for spec in inputs]
 
     def put(self, slot: int, count: int) -> list[tuple[int, bool, list[TensorRef]]]:
-        """Writes `count` of them into the slot; returns them as the frames of a Run, each of a stream of its own."""
+        """Writes `count` frames into the slot. Returns them as the frames of a Run, each with a stream of its own."""
         area = self._region.inputs[slot]
         frames: list[tuple[int, bool, list[TensorRef]]] = []
         for index in range(count):
@@ -48,20 +50,17 @@ class Samples:
         return frames
 
     def warm(self, model: Model, batch_id: int, slot: int) -> Done:
-        """Runs one of them. Raises RunError where the graph fails on it.
-
-        Its stream is number 0, which no client's is.
-        """
+        """Runs one frame, as one of stream 0, which no client has. Raises RunError where the graph fails on it."""
         done = model.run(Run(batch_id, slot, self.put(slot, 1)))
         model.forget([0])
         return Done(batch_id, slot, done.started_ns, done.finished_ns, [], {})
 
 
 def profile(model: Model, samples: Samples, sizes: tuple[int, ...], runs: int) -> dict[int, list[int]]:
-    """Times of up to `runs` runs of every batch size, ns, by size.
+    """Measures up to `runs` runs of every batch size. Returns their times in nanoseconds, by size.
 
     Raises:
-        LoadError: a batch can't be run; the message says of which size and why.
+        LoadError: a batch cannot be run; the message says which size it has and why.
     """
     times: dict[int, list[int]] = {}
     for size in sizes:
@@ -90,10 +89,10 @@ def _run(model: Model, run: Run) -> int:
 
 
 def sample(spec: TensorSpec) -> tuple[bytes, str, tuple[int, ...]]:
-    """A frame's payload for this input, its encoding ("" for a tensor) and its shape.
+    """Makes up a frame for one input. Returns its payload, its encoding ("" for a tensor) and its shape.
 
     Raises:
-        LoadError: `bytes_max` leaves room for none.
+        LoadError: `bytes_max` leaves room for no frame.
     """
     picture = next((encoding for encoding in spec.encodings if encoding != "PCM_S16LE"), None)
     shrink = 1

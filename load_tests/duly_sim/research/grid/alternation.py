@@ -12,10 +12,10 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from duly_load.scenario.scenario import Scenario
 from duly_sim.baselines import POLICIES
 from duly_sim.research.grid.cells import parsed
 from duly_sim.research.grid.judge import Effort, Finding, Job, Measure, Row
-from duly_sim.scenario.simulated import Scenario
 from duly_sim.simulator.world import build
 
 THIRD_S = 0.1
@@ -93,15 +93,17 @@ def _scenario(line: tuple[float, float], wake_ms: float, turns: int, load: float
         {
             "name": "alternation",
             "duration_s": 3 * THIRD_S * turns,
-            "noise": {
-                "cv": CALM,
-                "spike_probability": HICCUPS,
-                "spike_factor": WILD,
-                "wake_ms": wake_ms,
-                "wake_after_ms": first_ms / 2,
+            "simulate": {
+                "noise": {
+                    "cv": CALM,
+                    "spike_probability": HICCUPS,
+                    "spike_factor": WILD,
+                    "wake_ms": wake_ms,
+                    "wake_after_ms": first_ms / 2,
+                },
+                "lane": [{"name": "lane"}],
+                "model": [{"name": f"model-{nth}", "batch_max": BATCH_MAX, "variants": variants} for nth in range(3)],
             },
-            "lane": [{"name": "lane"}],
-            "model": [{"name": f"model-{nth}", "batch_max": BATCH_MAX, "variants": variants} for nth in range(3)],
             "load_step": steps,
             "stream": [stream | {"arrivals": {"kind": "poisson", "rate_hz": SINGLE_HZ}}],
         }

@@ -15,11 +15,10 @@ from typing import Any, Literal
 import numpy as np
 
 from duly.core.types import OutcomeStatus
+from duly_load.scenario.scenario import Scenario, parse_scenario
+from duly_load.scenario.simulate import TABLES_MS, times_ns
 from duly_sim.baselines import TUNINGS
 from duly_sim.baselines.profile import Estimate
-from duly_sim.scenario.service_times import times_ns
-from duly_sim.scenario.simulated import Scenario, parse_scenario
-from duly_sim.scenario.tables import TABLES_MS
 from duly_sim.simulator.engine import Policy, Run
 from duly_sim.simulator.world import World, build
 
@@ -77,12 +76,14 @@ def content(cell: Cell, seconds: float, noise_cv: float = NOISE_CV) -> dict[str,
         "name": cell.name,
         "duration_s": WARM_S + seconds,
         "warm_s": WARM_S,
-        "noise": {"cv": noise_cv},
-        "lane": [{"name": "lane", "count": cell.lanes}],
-        "model": [
-            {"name": f"model-{nth}", "batch_max": BATCH_MAX, "variants": [{"table": cell.table}]}
-            for nth in range(cell.models)
-        ],
+        "simulate": {
+            "noise": {"cv": noise_cv},
+            "lane": [{"name": "lane", "count": cell.lanes}],
+            "model": [
+                {"name": f"model-{nth}", "batch_max": BATCH_MAX, "variants": [{"table": cell.table}]}
+                for nth in range(cell.models)
+            ],
+        },
     }
 
 

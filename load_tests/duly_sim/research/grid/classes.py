@@ -14,7 +14,7 @@ from duly_sim.research.grid.admitted import fill_with_standard
 from duly_sim.research.grid.cells import BUDGET_MS, STREAMS_PER_MODEL, Cell, content, parsed, reference_hz, tuned
 from duly_sim.research.grid.hard_sets import draw_set, run_set
 from duly_sim.research.grid.judge import Effort, Finding, Job, Measure, Row, worst
-from duly_sim.simulator.results import Results
+from duly_sim.simulator.results import SimulatedResults
 from duly_sim.simulator.results import measure as measure_run
 from duly_sim.simulator.world import build
 
@@ -109,7 +109,7 @@ def best_effort_overload(
         _stream(cell, nth, "BEST_EFFORT", BUDGET_MS, {"kind": "poisson", "rate_hz": rate_hz}) for nth in range(streams)
     ]
 
-    def results(streams: list[dict[str, Any]]) -> Results:
+    def results(streams: list[dict[str, Any]]) -> SimulatedResults:
         world = build(parsed(content(cell, seconds) | {"stream": streams}), seed)
         return measure_run(world, world.run(tuned("duly", 0)))
 

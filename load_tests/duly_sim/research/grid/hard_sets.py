@@ -29,9 +29,9 @@ OVERLOAD = 1.5
 
 @dataclass(frozen=True, slots=True)
 class HardSet:
-    """Tables of a scenario; of the streams, `critical` alone were admitted."""
+    """Its section [simulate] and its streams, of which `critical` alone had to be admitted."""
 
-    world: dict[str, Any]
+    simulate: dict[str, Any]
     critical: tuple[dict[str, Any], ...]
     best_effort: tuple[dict[str, Any], ...]
 
@@ -51,10 +51,10 @@ def draw_set(rng: np.random.Generator, locked: bool) -> HardSet:
 
 def run_set(drawn: HardSet, seconds: float, seed: int) -> tuple[int, int]:
     """CRITICAL frames sent, and how many of them were not on time."""
-    told = drawn.world | {
+    told = {
+        "simulate": drawn.simulate,
         "name": "hard set",
         "duration_s": seconds,
-        "noise": {"bound": NOISE_BOUND},
         "stream": [*drawn.best_effort, *drawn.critical],
     }
     world = build(parsed(told), seed)
@@ -75,7 +75,8 @@ def opened(script: list[tuple[int, Event]]) -> Scheduler:
 def _draw(rng: np.random.Generator, locked: bool) -> HardSet:
     lanes, models = int(rng.integers(1, 5)), int(rng.integers(1, 5))
     firsts_ms: list[float] = rng.uniform(1, 8, models).tolist()
-    world: dict[str, Any] = {
+    simulate: dict[str, Any] = {
+        "noise": {"bound": NOISE_BOUND},
         "lane": [{"name": "lane", "count": lanes}],
         "model": [
             {
@@ -100,7 +101,7 @@ def _draw(rng: np.random.Generator, locked: bool) -> HardSet:
         if rng.random() < 0.6
     )
     tried = [_critical(rng, nth, firsts_ms, locked) for nth in range(STREAMS_TRIED)]
-    return HardSet(world, _admitted(world, tried, best_effort), best_effort)
+    return HardSet(simulate, _admitted(simulate, tried, best_effort), best_effort)
 
 
 def _critical(rng: np.random.Generator, nth: int, firsts_ms: list[float], locked: bool) -> dict[str, Any]:
@@ -121,10 +122,10 @@ def _critical(rng: np.random.Generator, nth: int, firsts_ms: list[float], locked
 
 
 def _admitted(
-    world: dict[str, Any], tried: list[dict[str, Any]], best_effort: tuple[dict[str, Any], ...]
+    simulate: dict[str, Any], tried: list[dict[str, Any]], best_effort: tuple[dict[str, Any], ...]
 ) -> tuple[dict[str, Any], ...]:
     """Those that admission lets in, each asked for with the ones before it open."""
-    told = world | {"name": "hard set", "duration_s": 1.0, "noise": {"bound": NOISE_BOUND}}
+    told = {"name": "hard set", "duration_s": 1.0, "simulate": simulate}
     asked = build(parsed(told | {"stream": [*best_effort, *tried]}), 0)
     terms = [event.terms for _, event in asked.script if isinstance(event, StreamOpened)]
     scheduler = opened([told for told in asked.script if not isinstance(told[1], StreamOpened)])

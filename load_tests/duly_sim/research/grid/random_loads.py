@@ -97,9 +97,7 @@ def draw_load(rng: np.random.Generator) -> dict[str, Any]:
     return {
         "name": "random load",
         "duration_s": min(max(FRAMES / (rate_hz * count), SECONDS[0]), SECONDS[1]),
-        "noise": noise,
-        "lane": [{"name": "lane", "count": lanes}],
-        "model": models,
+        "simulate": {"noise": noise, "lane": [{"name": "lane", "count": lanes}], "model": models},
         "stream": streams,
     }
 

@@ -7,9 +7,9 @@ Settled: nothing switches any more, and no quarter of a second misses more than 
 import numpy as np
 
 from duly.core.types import OutcomeStatus
+from duly_load.scenario.scenario import Scenario
 from duly_sim.research.grid.cells import WARM_S, Cell, content, on_time_ratio, parsed, reference_hz, streams, tuned
 from duly_sim.research.grid.judge import Effort, Finding, Job, Measure, Row, worst
-from duly_sim.scenario.simulated import Scenario
 from duly_sim.simulator.engine import Run
 from duly_sim.simulator.world import World, build
 
@@ -84,7 +84,7 @@ def _scenario(
 ) -> Scenario:
     told = content(cell, seconds)
     scales = {"fp32": 1.0, "fp16": 0.5}
-    for model in told["model"]:
+    for model in told["simulate"]["model"]:
         model["variants"] = [{"name": name, "table": cell.table, "scale": scales[name]} for name in variants]
     low, high = LOADS
     told["load_step"] = [{"at_s": steps_s[0], "factor": high / low}, {"at_s": steps_s[1], "factor": 1.0}]

@@ -6,9 +6,9 @@ settled on a lane at the first of its batches after which no more than 2 of the 
 
 from typing import Any
 
+from duly_load.scenario.scenario import Scenario
 from duly_sim.research.grid.cells import WARM_S, Cell, content, parsed, reference_hz, scenario, streams, tuned
 from duly_sim.research.grid.judge import Effort, Finding, Job, Measure, Row, worst
-from duly_sim.scenario.simulated import Scenario
 from duly_sim.simulator.engine import Batches
 from duly_sim.simulator.results import measure as measure_run
 from duly_sim.simulator.world import build
@@ -69,14 +69,14 @@ def through_step(cell: Cell, load: float, rate_hz: float, seed: int) -> tuple[fl
     """Share wasted from the step on, and the batches of a lane until plans hold again, of the slowest lane."""
     world = build(_with_step(cell, rate_hz), seed)
     run = world.run(tuned("duly", 0))
-    settled = [_settled(run.batches, lane) for lane in world.scenario.lanes]
+    settled = [_settled(run.batches, lane) for lane in world.scenario.to_simulate().lanes]
     return measure_run(world, run).wasted, float(max(settled))
 
 
 def _with_step(cell: Cell, rate_hz: float) -> Scenario:
     told = content(cell, STEP_AT_S + AFTER_STEP_S - WARM_S)
     told["warm_s"] = STEP_AT_S
-    told["noise"] = {"cv": NOISE_CV, "step_at_s": STEP_AT_S, "step_factor": STEP_FACTOR}
+    told["simulate"]["noise"] = {"cv": NOISE_CV, "step_at_s": STEP_AT_S, "step_factor": STEP_FACTOR}
     return parsed(told | {"stream": streams(cell, rate_hz)})
 
 

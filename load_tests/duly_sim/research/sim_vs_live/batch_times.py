@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from duly_load.results.record import Ints, Record
-from duly_sim.scenario.simulated import Scenario
-from duly_sim.scenario.tables import Noise, Variant
+from duly_load.scenario.scenario import Scenario
+from duly_load.scenario.simulate import Noise, Variant
 from duly_sim.simulator.world import World
 
 BATCHES_MIN = 20
@@ -64,12 +64,12 @@ def batch_times(world: World, seen: Record, base_ns: dict[str, dict[int, int]]) 
 
     Raises NothingRanError.
     """
-    scenario = world.scenario
-    number = {model.name: nth for nth, model in enumerate(scenario.model)}
+    given = world.scenario.to_simulate()
+    number = {model.name: nth for nth, model in enumerate(given.model)}
     model_of = np.array([0, *(number[session.model] for session in world.sessions)])[world.frames.stream_id]
-    occupied_ns = _occupied_ns(seen, len(scenario.lanes))
+    occupied_ns = _occupied_ns(seen, len(given.lanes))
     models, took, scatter = [], {}, []
-    for nth, model in enumerate(scenario.model):
+    for nth, model in enumerate(given.model):
         ran = np.flatnonzero((model_of == nth) & (seen.batch_size > 0))
         if not len(ran):
             raise NothingRanError(f"model {model.name}: no frame of it ran, so that its times are not known")
@@ -91,7 +91,8 @@ def batch_times(world: World, seen: Record, base_ns: dict[str, dict[int, int]]) 
         models.append(model.model_copy(update={"variants": (variant,)}))
     factors = np.concatenate(scatter)
     noise = Noise(cv=float(factors.std() / factors.mean()))
-    return BatchTimes(scenario.model_copy(update={"model": tuple(models), "noise": noise}), LiveBatchTimes(took))
+    given = given.model_copy(update={"model": tuple(models), "noise": noise})
+    return BatchTimes(world.scenario.model_copy(update={"simulate": given}), LiveBatchTimes(took))
 
 
 def _occupied_ns(seen: Record, lanes: int) -> Ints:

@@ -43,14 +43,13 @@ from duly_load.protocols.duly import DulyTarget
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ints, Record
 from duly_load.scenario.arrivals import Network
-from duly_load.scenario.live import parse_live
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Schedule
-from duly_load.scenario.tables import one_of
+from duly_load.scenario.tables import Payloads, one_of
 from duly_load.targets.peer import PeerError
 from duly_sim.research.sim_vs_live import servers
 from duly_sim.research.sim_vs_live.batch_times import BatchTimes, NothingRanError, batch_times
-from duly_sim.scenario.simulated import Scenario
 from duly_sim.simulator.engine import Run, Service, simulate
 from duly_sim.simulator.world import World, build
 
@@ -113,8 +112,10 @@ class SimVsLive:
 def check(scenario: Scenario, real: bool) -> None:
     """Raises ScenarioError with a line for each thing that both worlds can't do alike."""
     problems = list(_problems(scenario))
-    if real and len(scenario.lanes) > 1:
-        problems.append(f"lane: should be one where models truly run, as lanes share this CPU, are {_lanes(scenario)}")
+    if real and len(scenario.to_simulate().lanes) > 1:
+        problems.append(
+            f"simulate.lane: should be one where models truly run, as lanes share this CPU, are {_lanes(scenario)}"
+        )
     if problems:
         raise ScenarioError("\n".join(problems))
 
@@ -129,7 +130,7 @@ async def sleeping(scenario: Scenario, seed: int) -> SimVsLive:
         stalls = watch.stalls(begin_ns)
         tables_ns = {
             model.name: dict(enumerate(model.variants[0].times_ns(model.batch_max), start=1))
-            for model in scenario.model
+            for model in scenario.to_simulate().model
         }
         took = batch_times(world, seen, tables_ns)
     return _compare(scenario, took, seed, seen, stalls)
@@ -163,22 +164,23 @@ def _why() -> Iterator[None]:
 
 
 def _problems(scenario: Scenario) -> Iterator[str]:
-    lanes = [f"cpu:{nth}" for nth in range(len(scenario.lanes))]
-    if sorted(scenario.lanes) != sorted(lanes):
-        yield f"lane: should be named {one_of(lanes)} as the server names them, are {_lanes(scenario)}"
-    if scenario.fault:
-        yield "fault: should not be there, nothing breaks in a live run"
-    if scenario.noise.step_factor != 1:
-        yield f"noise.step_factor: should be 1 in a live run, got {scenario.noise.step_factor:g}"
-    for nth, model in enumerate(scenario.model):
+    given = scenario.to_simulate()
+    lanes = [f"cpu:{nth}" for nth in range(len(given.lanes))]
+    if sorted(given.lanes) != sorted(lanes):
+        yield f"simulate.lane: should be named {one_of(lanes)} as the server names them, are {_lanes(scenario)}"
+    if given.fault:
+        yield "simulate.fault: should not be there, nothing breaks in a live run"
+    if given.noise.step_factor != 1:
+        yield f"simulate.noise.step_factor: should be 1 in a live run, got {given.noise.step_factor:g}"
+    for nth, model in enumerate(given.model):
         if not _NAME.fullmatch(model.name):
-            yield f"model[{nth}].name: should be letters, digits, _ and - in a live run, got {model.name!r}"
+            yield f"simulate.model[{nth}].name: should be letters, digits, _ and - in a live run, got {model.name!r}"
         if len(model.variants) > 1:
-            yield f"model[{nth}].variants: should be one in a live run, are {len(model.variants)}"
+            yield f"simulate.model[{nth}].variants: should be one in a live run, are {len(model.variants)}"
         if not model.any_size:
-            yield f"model[{nth}].any_size: should be true in a live run"
+            yield f"simulate.model[{nth}].any_size: should be true in a live run"
         if model.lanes:
-            yield f"model[{nth}].lanes: should not be there, a live server has each model on all lanes"
+            yield f"simulate.model[{nth}].lanes: should not be there, a live server has each model on all lanes"
     for nth, stream in enumerate(scenario.stream):
         if stream.churn is not None or stream.from_s or stream.to_s is not None:
             yield f"stream[{nth}]: should not have churn, from_s or to_s, its stream is open throughout a live run"
@@ -191,13 +193,13 @@ def _problems(scenario: Scenario) -> Iterator[str]:
 
 
 def _lanes(scenario: Scenario) -> str:
-    return ", ".join(scenario.lanes)
+    return ", ".join(scenario.to_simulate().lanes)
 
 
 async def _planned_ns(target: str, scenario: Scenario) -> dict[str, dict[int, int]]:
     """Planned times by model and batch size, as the server tells them."""
     async with Client(target, reconnect=False) as client:
-        models = [await client.model(model.name) for model in scenario.model]
+        models = [await client.model(model.name) for model in scenario.to_simulate().model]
     return {
         model.name: {entry.batch_size: entry.planned_nano for entry in model.versions[0].variants[0].profile}
         for model in models
@@ -210,14 +212,9 @@ async def _offer(target: str, world: World, width: int) -> tuple[Record, int]:
 
     Raises LiveRunError where the server does not take or keep a stream, or does not answer a frame.
     """
-    scenario = world.scenario
-    streams = [
-        stream.model_dump(by_alias=True, exclude={"principal", "credit"}) | {"payloads": {"shape": [width]}}
-        for stream in scenario.stream
-    ]
-    content = {"name": scenario.name, "duration_s": scenario.duration_s, "stream": streams}
-    content["load_step"] = [step.model_dump() for step in scenario.load_step]
-    loaded = parse_live(content, scenario.name, Path())
+    payloads = Payloads(shape=(width,))
+    streams = tuple(stream.model_copy(update={"payloads": payloads}) for stream in world.scenario.stream)
+    loaded = world.scenario.model_copy(update={"stream": streams})
     sender = Sender(loaded, world.seed, Schedule(world.frames, world.sessions), world.sessions)
     async with DulyTarget(target) as server:
         await sender.open(server)

@@ -13,8 +13,8 @@ from duly.core.types import OutcomeStatus
 from duly.telemetry import configure_logging
 from duly_load.cli.options import UsageError
 from duly_load.scenario.parsing import ScenarioError
+from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_sim.research.sim_vs_live import both_worlds
-from duly_sim.scenario.simulated import Scenario, load_scenario
 
 STALLED_MAX = 0.1
 """Share of the time."""
@@ -116,7 +116,8 @@ def _row(values: list[int] | list[float], form: str) -> list[str]:
 def _times(measured: Scenario) -> str:
     """How long batches held their lanes."""
     lines = []
-    for model in measured.model:
+    given = measured.to_simulate()
+    for model in given.model:
         times = ", ".join(f"{size}: {ms:.1f}" for size, ms in (model.variants[0].times_ms or {}).items())
-        lines.append(f"{model.name}: ms by batch size {times}; scatter {measured.noise.cv:.2f}")
+        lines.append(f"{model.name}: ms by batch size {times}; scatter {given.noise.cv:.2f}")
     return "\n".join(lines)

@@ -24,16 +24,16 @@ import onnxruntime as ort
 from duly.app import App, StartError
 from duly.config import ServerConfig
 from duly.core.events import DispatchBatch, ModelGone, ModelReady, WarmLane
+from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import InputData
-from duly.runtime.lane import BatchResult
-from duly.runtime.loading import start_worker
-from duly.runtime.models import Served
-from duly.runtime.workers import Worker, WorkerError
+from duly.runtime.worker_launch import start_worker
+from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_process import Worker, WorkerError
 from duly_load.models.chain import Chain
 from duly_load.models.graphs import THREADS
+from duly_load.scenario.scenario import Scenario
 from duly_load.targets.duly_and_floor import OwnServer, running
-from duly_sim.scenario.simulated import Scenario
 from duly_sim.simulator.world import World
 
 READY_S = 60.0
@@ -68,7 +68,7 @@ class SleepingLane:
         self._result: BatchResult | str | None = None
         self._woke_ns = 0
 
-    async def start(self, served: Served, lane: str) -> None:
+    async def start(self, served: LoadedVersion, lane: str) -> None:
         """Starts the worker. Raises WorkerError."""
         self.model, self.lane = served.key, lane
         self._worker = start_worker(served.version, lane, THREADS, self._ran, self._ended)
@@ -142,14 +142,14 @@ async def sleeping(world: World, folder: Path) -> AsyncIterator[str]:
         ServerConfig(
             models=folder / "models",
             listen=f"unix:{folder}/duly.sock",
-            lanes=scenario.lanes,
+            lanes=scenario.to_simulate().lanes,
             threads=THREADS,
             admission="advise",
             frames_in_flight_max=scenario.stream[0].credit,
         )
     )
     lanes: list[SleepingLane] = []
-    with ThreadPoolExecutor(len(scenario.lanes)) as sleepers:
+    with ThreadPoolExecutor(len(scenario.to_simulate().lanes)) as sleepers:
         try:
             await app.start()
             for _, event in world.script:
@@ -168,9 +168,9 @@ async def sleeping(world: World, folder: Path) -> AsyncIterator[str]:
 
 async def _put_in_place(app: App, lane: SleepingLane, ready: ModelReady) -> None:
     """The lane takes the place of the worker that the server started, with the times of the scenario's table."""
-    served = next((served for served in app.models.served() if served.version.name == ready.model), None)
+    served = next((served for served in app.catalogue.all_versions() if served.version.name == ready.model), None)
     if served is None or served.signature is None:
-        why = app.models.problems.get(ready.model, "") if served is None else served.error
+        why = app.catalogue.problems.get(ready.model, "") if served is None else served.error
         raise LiveError(f"model {ready.model} can't be served: {why}")
     await lane.start(served, ready.lane)
     app.driver.submit(ModelGone(served.key, ready.lane, "a lane that sleeps takes its place"))
@@ -192,7 +192,7 @@ def real(scenario: Scenario, folder: Path) -> Iterator[OwnServer]:
     """`duly serve` in a process of its own, on one CPU lane. Raises PeerError."""
     _write_repository(folder, scenario, _as_deep(scenario), warmup_runs=30)
     command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(folder / "models")]
-    command += ["--lanes", scenario.lanes[0], "--admission", "advise"]
+    command += ["--lanes", scenario.to_simulate().lanes[0], "--admission", "advise"]
     command += ["--frames-in-flight-max", str(scenario.stream[0].credit)]
     with running("duly", command, folder) as server:
         yield server
@@ -200,7 +200,7 @@ def real(scenario: Scenario, folder: Path) -> Iterator[OwnServer]:
 
 def _as_deep(scenario: Scenario) -> Chain:
     """A chain whose largest batches take about as long as those of the scenario's first model."""
-    model = scenario.model[0]
+    model = scenario.to_simulate().model[0]
     options = ort.SessionOptions()
     options.intra_op_num_threads = THREADS
     session = ort.InferenceSession(REAL.graph().SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -217,7 +217,7 @@ def _as_deep(scenario: Scenario) -> Chain:
 def _write_repository(folder: Path, scenario: Scenario, chain: Chain, warmup_runs: int) -> None:
     """Each model of the scenario is a `chain`; batch sizes are those of the scenario."""
     graph = chain.graph()
-    for model in scenario.model:
+    for model in scenario.to_simulate().model:
         version = folder / "models" / model.name / "1"
         version.mkdir(parents=True)
         onnx.save(graph, version / "model.onnx")

@@ -16,7 +16,6 @@ from duly.worker.channel import ENCODINGS
 
 # The generated enums' Value() is typed as a plain int.
 _DATATYPE = {name: cast(tensor_pb2.DataType, tensor_pb2.DataType.Value(f"DATA_TYPE_{name}")) for name in ELEMENT_BYTES}
-_DATATYPE_NAME: dict[int, str] = {0: "", **{number: name for name, number in _DATATYPE.items()}}
 _FORMAT = {
     name: cast(tensor_pb2.EncodedFormat, tensor_pb2.EncodedFormat.Value(f"ENCODED_FORMAT_{name}"))
     for name in ENCODINGS
@@ -24,6 +23,16 @@ _FORMAT = {
 }
 _FORMAT_NAME: dict[int, str] = {number: name for name, number in _FORMAT.items()}
 _M = TypeVar("_M", bound=Message)
+
+
+class _DatatypeNames(dict[int, str]):
+    """Names of datatypes by their number, empty where none is stated; of a number that means nothing, the number."""
+
+    def __missing__(self, number: int) -> str:
+        return str(number)
+
+
+_DATATYPE_NAME = _DatatypeNames([(0, ""), *((int(number), name) for name, number in _DATATYPE.items())])
 
 
 def parse(kind: type[_M], message: bytes) -> _M:
@@ -49,13 +58,13 @@ class FrameReader:
             # Nearly every sensor: one array for the one input.
             tensor = tensors[0]
             if tensor.name in self._only_names:
-                only = self._checks.tensor(0, _datatype(tensor.datatype), tuple(tensor.shape), tensor.data)
+                only = self._checks.tensor(0, _DATATYPE_NAME[tensor.datatype], tuple(tensor.shape), tensor.data)
                 return (only,), len(only.data)
         checks = self._checks
         payload: list[InputData | None] = [None] * checks.count
         for tensor in tensors:
             index = checks.index(tensor.name)
-            data = checks.tensor(index, _datatype(tensor.datatype), tuple(tensor.shape), tensor.data)
+            data = checks.tensor(index, _DATATYPE_NAME[tensor.datatype], tuple(tensor.shape), tensor.data)
             checks.put(payload, index, data)
         for encoded in frame.encoded:
             index = checks.index(encoded.name)
@@ -63,10 +72,6 @@ class FrameReader:
             checks.put(payload, index, checks.encoded(index, name, encoded.data))
         whole = checks.complete(payload)
         return whole, sum(len(data.data) for data in whole)
-
-
-def _datatype(number: int) -> str:
-    return _DATATYPE_NAME.get(number) or (f"{number}" if number else "")
 
 
 class OutcomeWriter:
@@ -121,11 +126,11 @@ class StreamCodec:
         self._reader = FrameReader(signature)
         self._writer = OutcomeWriter(signature, wanted)
 
-    def payload(self, signature: Signature, frame: inference_pb2.Frame) -> tuple[Sequence[InputData], int]:
-        """(payload, its size in bytes) of a frame for that version. Raises InvalidFrame."""
+    def reader(self, signature: Signature) -> FrameReader:
+        """Reads frames for that version."""
         if signature is not self._reader.signature:
             self._reader = FrameReader(signature)
-        return self._reader.payload(frame)
+        return self._reader
 
     def outcomes(self, now_ns: int, outcomes: Sequence[Outcome]) -> inference_pb2.StreamResponse:
         """One message with all of them, which are sent at `now_ns`."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
 from typing import Any
 
 import grpc
@@ -12,7 +11,7 @@ from duly.rpc.duly_v1.codec import StreamCodec, parse
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.errors import abort, guarded, internal
 from duly.rpc.principal import principal_of
-from duly.runtime.models import ModelError
+from duly.runtime.catalogue import ModelError
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 from duly.streams.open_streams import OpenStreams
 from duly.streams.outbox import Advised, ClockAsked, Notice, Opened
@@ -49,10 +48,8 @@ class InferenceService:
         model = stream.model
         codec = StreamCodec(stream.signature, stream.wanted)
         # Never cancelled: a cancelled read or write leaks inside gRPC (grpc#43360). Both end with the call.
-        reading = self._guard(stream, "a message of a stream", self._read(stream, codec, context))
-        reader = asyncio.create_task(reading)
-        writing = self._guard(stream, "the outcomes of a stream", self._write(stream, codec, context))
-        writer = asyncio.create_task(writing)
+        reader = asyncio.create_task(self._read(stream, codec, context))
+        writer = asyncio.create_task(self._write(stream, codec, context))
         broken: CallError | ModelError | None = None
         try:
             try:
@@ -99,62 +96,62 @@ class InferenceService:
             raise CallError("FIRST_MESSAGE_NOT_OPEN", "the first message should be an OpenStream", "open")
         return request.open
 
-    async def _guard(self, stream: Stream, what: str, work: Coroutine[Any, Any, None]) -> None:
-        """Reads or writes until that is over; how it ended is how the stream ends."""
-        try:
-            await work
-        except (CallError, ModelError) as error:
-            stream.end(error)
-        except InvalidTerms as error:
-            stream.end(invalid_open(error))
-        except (grpc.aio.UsageError, grpc.aio.BaseError):
-            stream.end(None)  # the call is over
-        except Exception:
-            stream.end(internal(what))
-
     # ---- what comes in ----
 
     async def _read(self, stream: Stream, codec: StreamCodec, context: Context) -> None:
-        """Takes messages until the client half-closes. Raises CallError where it breaks the protocol."""
+        """Takes messages until the client half-closes, or breaks the protocol, which ends the stream."""
         has_room = stream.outbox.has_room
-        while not stream.closed:
-            message = await context.read()
-            if message is grpc.aio.EOF:
-                stream.finish()
-                return
-            request = parse(inference_pb2.StreamRequest, message)
-            match request.WhichOneof("request"):
-                case "frames":
-                    received_unix_ns = time.time_ns()
-                    for number, frame in enumerate(request.frames.frames, start=1):
-                        take(stream, codec, frame, received_unix_ns)
-                        if number % FRAMES_A_TURN == 0:
-                            await stream.give_way()
-                            if stream.closed:
-                                return
-                case "clock_ping":
-                    ping = request.clock_ping
-                    clock = clock_of(ping.clock) if ping.HasField("clock") else None
-                    stream.ping(ping.ping_id, ping.client_send_unix_nano, clock)
-                case "cancel":
-                    await stream.cancel(request.cancel.frame_ids)
-                case "open":
-                    raise CallError("STREAM_OPENED_TWICE", "the stream is open already; frames are expected", "open")
-                case _:
-                    raise CallError("MESSAGE_MALFORMED", "a message has none of open, frames, clock_ping and cancel")
-            if not has_room.is_set():
-                await has_room.wait()
+        try:
+            while not stream.closed:
+                message = await context.read()
+                if message is grpc.aio.EOF:
+                    stream.finish()
+                    return
+                request = parse(inference_pb2.StreamRequest, message)
+                match request.WhichOneof("request"):
+                    case "frames":
+                        received_unix_ns = time.time_ns()
+                        for number, frame in enumerate(request.frames.frames, start=1):
+                            take(stream, codec, frame, received_unix_ns)
+                            if number % FRAMES_A_TURN == 0:
+                                await stream.give_way()
+                                if stream.closed:
+                                    return
+                    case "clock_ping":
+                        ping = request.clock_ping
+                        clock = clock_of(ping.clock, "clock_ping.clock") if ping.HasField("clock") else None
+                        stream.ping(ping.ping_id, ping.client_send_unix_nano, clock)
+                    case "cancel":
+                        await stream.cancel(request.cancel.frame_ids)
+                    case "open":
+                        text = "the stream is open already; frames are expected"
+                        raise CallError("STREAM_OPENED_TWICE", text, "open")
+                    case _:
+                        text = "a message has none of open, frames, clock_ping and cancel"
+                        raise CallError("MESSAGE_MALFORMED", text)
+                if not has_room.is_set():
+                    await has_room.wait()
+        except Exception as error:
+            stream.end(_reason(error, "a message of a stream"))
 
     # ---- what goes out ----
 
     async def _write(self, stream: Stream, codec: StreamCodec, context: Context) -> None:
-        """Sends what there is to send until everything is sent and nothing more comes."""
-        while (item := await stream.next()) is not None:
-            message = codec.outcomes(*item) if isinstance(item, tuple) else self._notice(stream, item)
-            stream.write_began()
-            await context.write(message)
-            stream.write_ended()
-        stream.end(None)
+        """Sends what there is to send until everything is sent and nothing more comes, which ends the stream."""
+        changed = stream.outbox.changed
+        try:
+            while not stream.over:
+                item = stream.next()
+                if item is None:
+                    if not stream.over:
+                        await changed.wait()
+                    continue
+                message = codec.outcomes(*item) if isinstance(item, tuple) else self._notice(stream, item)
+                await context.write(message)
+                stream.written()
+            stream.end(None)
+        except Exception as error:
+            stream.end(_reason(error, "the outcomes of a stream"))
 
     def _notice(self, stream: Stream, notice: Notice) -> inference_pb2.StreamResponse:
         match notice:
@@ -193,11 +190,25 @@ class InferenceService:
                     budget_ns = frame.budget_nano or stream.terms.budget_ns
                     frame.budget_nano = max(1, min(budget_ns, int(remaining_s * 1e9)))
                 take(stream, codec, frame, time.time_ns())
-                while not isinstance(sent := await stream.next(), tuple):
-                    pass  # advice, for which a single frame has no use
+                while not isinstance(sent := stream.next(), tuple):
+                    if sent is None:  # else it is advice, for which a single frame has no use
+                        await stream.outbox.changed.wait()
                 return inference_pb2.InferResponse(outcome=codec.outcomes(*sent).outcomes.outcomes[0])
         except InvalidTerms as error:
             raise invalid_open(error) from None
+
+
+def _reason(error: Exception, what: str) -> Exception | None:
+    """How a stream ends whose reading or writing raised. None: its call is over."""
+    match error:
+        case CallError() | ModelError():
+            return error
+        case InvalidTerms():
+            return invalid_open(error)
+        case grpc.aio.UsageError() | grpc.aio.BaseError():
+            return None
+        case _:
+            return internal(what)
 
 
 def take(stream: Stream, codec: StreamCodec, frame: inference_pb2.Frame, received_unix_ns: int) -> None:
@@ -207,7 +218,7 @@ def take(stream: Stream, codec: StreamCodec, frame: inference_pb2.Frame, receive
     )
     if held is not None:
         try:
-            payload, size_bytes = codec.payload(held.signature, frame)
+            payload, size_bytes = codec.reader(held.signature).payload(frame)
         except InvalidFrame as error:
             stream.refuse(held, DOES_NOT_FIT, str(error))
         else:

@@ -14,17 +14,13 @@ from duly.streams.terms import StreamRequest, clock_relation
 from duly.v1 import inference_pb2
 
 _E = TypeVar("_E", StreamClass, BacklogPolicy, GapPolicy, OrderingPolicy)
-_FIELDS = {
-    "default_budget_ns": "default_budget_nano",
-    "expected_period_ns": "expected_period_nano",
-    "clock.uncertainty_ns": "clock.uncertainty_nano",
-}
-"""Names of fields on the wire, where they are others than in StreamRequest."""
 
 
 def invalid_open(error: InvalidTerms) -> CallError:
-    """The error in the words of this wire."""
-    field, text = _FIELDS.get(error.field, error.field), str(error)
+    """The error in the words of this wire, where nanoseconds are `_nano` and all other fields are named alike."""
+    field, text = error.field, str(error)
+    if field.endswith("_ns"):
+        field = field.removesuffix("_ns") + "_nano"
     return CallError("INVALID_OPEN", f"{field}{text}" if text.startswith(":") else f"{field} {text}", field)
 
 
@@ -60,9 +56,9 @@ def single_request(request: inference_pb2.InferRequest) -> StreamRequest:
     )
 
 
-def clock_of(estimate: inference_pb2.ClockEstimate) -> ClockRelation:
-    """Raises InvalidTerms."""
-    return clock_relation(estimate.offset_nano, estimate.uncertainty_nano)
+def clock_of(estimate: inference_pb2.ClockEstimate, field: str = "clock") -> ClockRelation:
+    """`field`: where it stands. Raises InvalidTerms."""
+    return clock_relation(estimate.offset_nano, estimate.uncertainty_nano, field)
 
 
 def _known(kind: type[_E], number: int, field: str) -> _E | None:

@@ -12,8 +12,9 @@ from duly.core.types import StreamClass
 from duly.metrics import Metrics
 from duly.rpc.duly_v1.codec import tensor_spec
 from duly.rpc.errors import abort, guarded
+from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
-from duly.runtime.models import Models, Served
+from duly.runtime.model_host import ModelHost
 from duly.streams.errors import CallError
 from duly.streams.open_streams import OpenStreams
 from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
@@ -26,30 +27,31 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class ModelService(model_pb2_grpc.ModelServiceServicer):
-    def __init__(self, models: Models, driver: Driver) -> None:
-        self._models = models
+    def __init__(self, host: ModelHost, catalogue: Catalogue, driver: Driver) -> None:
+        self._host = host
+        self._catalogue = catalogue
         self._driver = driver
 
     @guarded
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
-        return model_pb2.ListModelsResponse(models=[self._describe(name) for name in self._models.names()])
+        return model_pb2.ListModelsResponse(models=[self._describe(name) for name in self._catalogue.names()])
 
     @guarded
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
-        if request.name not in self._models.names():
-            self._models.find(request.name)
+        if request.name not in self._catalogue.names():
+            self._catalogue.find(request.name)
         return model_pb2.GetModelResponse(model=self._describe(request.name))
 
     @guarded
     async def LoadModel(self, request: model_pb2.LoadModelRequest, context: Context) -> model_pb2.LoadModelResponse:
-        await self._models.load(request.name, request.version)
+        await self._host.load(request.name, request.version)
         return model_pb2.LoadModelResponse(model=self._describe(request.name))
 
     @guarded
     async def UnloadModel(
         self, request: model_pb2.UnloadModelRequest, context: Context
     ) -> model_pb2.UnloadModelResponse:
-        await self._models.unload(request.name, request.version)
+        await self._host.unload(request.name, request.version)
         return model_pb2.UnloadModelResponse()
 
     @guarded
@@ -58,14 +60,14 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.ActivateVersionResponse:
         if not request.version:
             raise CallError("INVALID_REQUEST", "version: should be the number of a loaded version", "version")
-        self._models.activate(request.name, request.version)
+        self._host.activate(request.name, request.version)
         return model_pb2.ActivateVersionResponse(model=self._describe(request.name))
 
     async def WatchModels(
         self, request: model_pb2.WatchModelsRequest, context: Context
     ) -> AsyncIterator[model_pb2.WatchModelsResponse]:
         told: dict[str, bytes] = {}
-        async for names in self._models.changes():
+        async for names in self._catalogue.changes():
             for name in told.keys() - set(names):
                 del told[name]
                 yield model_pb2.WatchModelsResponse(model=model_pb2.Model(name=name), removed=True)
@@ -77,19 +79,19 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                     yield model_pb2.WatchModelsResponse(model=model)
 
     def _describe(self, name: str) -> model_pb2.Model:
-        active = self._models.active(name)
-        versions = self._models.versions(name)
+        active = self._catalogue.active(name)
+        versions = self._catalogue.versions(name)
         model = model_pb2.Model(
             name=name,
             active_version=active.version.version if active else "",
             versions=[self._version(served) for served in versions],
             description=versions[0].version.config.description if versions else "",
         )
-        if name in self._models.problems:
-            model.versions.add(state=model_pb2.MODEL_STATE_FAILED, error=self._models.problems[name])
+        if name in self._catalogue.problems:
+            model.versions.add(state=model_pb2.MODEL_STATE_FAILED, error=self._catalogue.problems[name])
         return model
 
-    def _version(self, served: Served) -> model_pb2.ModelVersion:
+    def _version(self, served: LoadedVersion) -> model_pb2.ModelVersion:
         config, signature = served.version.config, served.signature
         message = model_pb2.ModelVersion(
             version=served.version.version,
@@ -104,7 +106,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             message.stateful = signature.stateful
             for variant, providers in zip(config.variants, served.providers, strict=True):
                 described = message.variants.add(name=variant.name, accuracy=variant.accuracy, providers=providers)
-                for lane in self._models.lanes:
+                for lane in self._catalogue.lanes:
                     planned = self._driver.scheduler.planned_ns(served.key, lane, variant.name)
                     for batch_size, planned_ns in enumerate(planned, start=1):
                         described.profile.add(lane=lane, batch_size=batch_size, planned_nano=planned_ns)
@@ -114,14 +116,14 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
 class ServerService(server_pb2_grpc.ServerServiceServicer):
     def __init__(
         self,
-        models: Models,
+        catalogue: Catalogue,
         driver: Driver,
         streams: OpenStreams,
         metrics: Metrics,
         drain: Callable[[int], "asyncio.Future[None]"],
     ) -> None:
         """`drain(grace_ns)`: begins to drain, 0 for the server's own grace; done when every frame is answered."""
-        self._models = models
+        self._catalogue = catalogue
         self._driver = driver
         self._streams = streams
         self._metrics = metrics
@@ -140,7 +142,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             streams_max=limits.server.streams_max,
             frames_in_flight_max=limits.stream.frames_in_flight_max,
             bytes_in_flight_max=limits.stream.bytes_in_flight_max,
-            message_bytes_max=self._models.message_bytes_max,
+            message_bytes_max=self._catalogue.message_bytes_max,
             draining=self._streams.draining,
         )
 
@@ -173,7 +175,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         up_ns = max(1, self._driver.clock() - self._started_ns)
         return [
             server_pb2.Lane(name=lane, busy_ratio=self._metrics.lane_busy_ns(lane) / up_ns)
-            for lane in self._models.lanes
+            for lane in self._catalogue.lanes
         ]
 
     def _statistics(self) -> server_pb2.Statistics:
@@ -187,7 +189,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         )
         waiting = self._driver.scheduler.frames_waiting_by_model()
         by_model: dict[str, Any] = {}
-        for name in [served.key for served in self._models.served()]:
+        for name in [served.key for served in self._catalogue.all_versions()]:
             batches, frames = self._metrics.batches(name)
             by_model[name] = statistics.models.add(
                 model=name, batches=batches, batched_frames=frames, frames_waiting=waiting.get(name, 0)

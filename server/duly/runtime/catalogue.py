@@ -1,0 +1,158 @@
+"""Which versions of which models this server has, which one of each model is active, and what cannot be served.
+
+The catalogue starts and stops nothing. `ModelHost` adds and removes versions, `Supervisor` keeps their states and
+workers up to date, and everyone else only looks them up. Everything happens on the event loop.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from duly.models.repository import ModelVersion
+from duly.models.spec import Signature
+from duly.runtime.worker_process import Worker
+
+
+class VersionState(IntEnum):
+    """The state of one version. The numbers are those of `ModelState` in the protocol."""
+
+    LOADING = 1
+    READY = 2
+    FAILED = 3
+    RECOVERING = 4
+
+
+@dataclass(slots=True, eq=False)
+class LoadedVersion:
+    """One version that is served, is being loaded, or could not be loaded."""
+
+    version: ModelVersion
+    key: str = field(init=False)
+    """NAME/VERSION. It is unique in the server, and frames carry it as the name of their model."""
+    state: VersionState = VersionState.LOADING
+    error: str = ""
+    """Why the version, or a worker of it, cannot be loaded; empty where nothing is wrong."""
+    signature: Signature | None = None
+    """What frames hold, with labels; None until the first worker is ready."""
+    providers: list[tuple[str, ...]] = field(default_factory=list)
+    """The execution providers that truly run each variant, as the newest worker reports them."""
+    workers: dict[str, Worker] = field(default_factory=dict)
+    """The workers that are ready, by lane."""
+
+    def __post_init__(self) -> None:
+        self.key = self.version.key
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """Payload bytes of the largest frame that the version takes; 0 as long as that is not known."""
+        return self.signature.frame_bytes_max if self.signature is not None else 0
+
+
+class ModelError(Exception):
+    """A model that was asked for cannot be had. `reason` is a stable word, the text is for people."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Catalogue:
+    def __init__(self, lanes: tuple[str, ...]) -> None:
+        """Every version is served on all of `lanes`."""
+        self.lanes = lanes
+        self.message_bytes_max = 0
+        """The largest message that the transport reads, in bytes; 0 until the transport is up. Versions with larger
+        frames cannot be loaded from then on."""
+        self.problems: dict[str, str] = {}
+        """Why something in the repository cannot be served, by the name of the model."""
+        self._versions: dict[tuple[str, str], LoadedVersion] = {}
+        """All versions by name and number. Look-ups happen for every frame, so they must not build a string."""
+        self._active: dict[str, LoadedVersion] = {}
+        """The version that serves streams without a stated version, by the name of the model."""
+        self._changed = asyncio.Event()
+        self.changes_count = 0
+        """How often anything has changed: who remembers it need not look up again for every frame."""
+
+    # ---- looking up ----
+
+    def names(self) -> list[str]:
+        """The names of all models, in order, including those that cannot be served."""
+        return sorted({name for name, _ in self._versions} | self.problems.keys())
+
+    def versions(self, name: str) -> list[LoadedVersion]:
+        """The versions of one model, the newest first."""
+        of_name = [loaded for loaded in self._versions.values() if loaded.version.name == name]
+        return sorted(of_name, key=lambda loaded: -int(loaded.version.version))
+
+    def all_versions(self) -> list[LoadedVersion]:
+        """The versions of all models, in the order in which they were first loaded."""
+        return list(self._versions.values())
+
+    def active(self, name: str) -> LoadedVersion | None:
+        return self._active.get(name)
+
+    def get(self, name: str, version: str) -> LoadedVersion | None:
+        """That version as it is now, ready or not; None: it is not loaded."""
+        return self._versions.get((name, version))
+
+    def find(self, name: str, version: str = "") -> LoadedVersion:
+        """The version, or the active one where none is stated, that can serve a stream. Raises ModelError."""
+        loaded = self.get(name, version) if version else self._active.get(name)
+        if loaded is not None and loaded.signature is not None and loaded.state is not VersionState.FAILED:
+            return loaded
+        known = self.versions(name)
+        if not known and name not in self.problems:
+            names = ", ".join(self.names()) or "none"
+            raise ModelError("MODEL_NOT_FOUND", f"there is no model {name!r}; there are: {names}")
+        if version and loaded is None:
+            versions = ", ".join(other.version.version for other in known) or "none"
+            raise ModelError(
+                "VERSION_NOT_FOUND", f"model {name!r} has no version {version!r} loaded; loaded are: {versions}"
+            )
+        failed = loaded or (known[0] if known else None)
+        error = failed.error if failed is not None else self.problems[name]
+        raise ModelError("MODEL_NOT_READY", f"model {name!r} is not ready: {error or 'it is being loaded'}")
+
+    def current(self, loaded: LoadedVersion) -> LoadedVersion | None:
+        """The same version as it is now: another object if it was loaded again, None if it was unloaded."""
+        return self._versions.get((loaded.version.name, loaded.version.version))
+
+    def frame_bytes_max(self) -> int:
+        """Payload bytes of the largest frame that any version takes."""
+        return max((loaded.frame_bytes_max for loaded in self._versions.values()), default=0)
+
+    async def changes(self) -> AsyncIterator[list[str]]:
+        """Yields the names of all models at once, and again whenever anything about any of them has changed."""
+        while True:
+            changed = self._changed
+            yield self.names()
+            await changed.wait()
+
+    # ---- changing ----
+
+    def put(self, loaded: LoadedVersion) -> None:
+        """Adds a version, or puts it in the place of the same version as it was loaded before."""
+        self._versions[loaded.version.name, loaded.version.version] = loaded
+        self.notify()
+
+    def remove(self, loaded: LoadedVersion) -> None:
+        """Removes a version. If it was the active one, its model has none until another is activated.
+
+        `notify` is left to the caller, who may remove several.
+        """
+        del self._versions[loaded.version.name, loaded.version.version]
+        self.changes_count += 1
+        if self._active.get(loaded.version.name) is loaded:
+            del self._active[loaded.version.name]
+
+    def activate(self, loaded: LoadedVersion) -> None:
+        """Streams without a stated version use this version from their next frame on."""
+        self._active[loaded.version.name] = loaded
+        self.notify()
+
+    def notify(self) -> None:
+        """Wakes everyone who follows `changes`."""
+        self.changes_count += 1
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,115 @@
+"""Models come and go here: versions of the repository are loaded, activated and unloaded while streams go on."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import structlog
+
+from duly.core.events import ModelGone
+from duly.metrics import Metrics
+from duly.models.repository import ModelVersion, Repository
+from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
+from duly.runtime.driver import Driver
+from duly.runtime.supervisor import Supervisor
+
+_log = structlog.get_logger("duly.models")
+
+
+class ModelHost:
+    def __init__(
+        self, repository: Repository, catalogue: Catalogue, supervisor: Supervisor, driver: Driver, metrics: Metrics
+    ) -> None:
+        self._repository = repository
+        self._catalogue = catalogue
+        self._supervisor = supervisor
+        self._driver = driver
+        self._metrics = metrics
+        self._busy: set[str] = set()
+        """Names of the models that are being loaded or unloaded."""
+
+    async def load_all(self) -> None:
+        """Loads the newest version of every model, one after another, so that each is profiled undisturbed.
+
+        Models that cannot be loaded are logged and listed in the catalogue; the others serve.
+        """
+        versions, problems = self._repository.scan()
+        for problem in problems:
+            self._catalogue.problems[problem.name] = problem.reason
+            _log.error("model cannot be served", model=problem.name, reason=problem.reason)
+        newest: dict[str, ModelVersion] = {}
+        for version in versions:
+            newest.setdefault(version.name, version)
+        for version in newest.values():
+            try:
+                async with self._alone(version.name):
+                    loaded = await self._load(version)
+            except ModelError as error:
+                _log.error("model cannot be served", model=version.key, reason=str(error))
+            else:
+                self._activate(loaded)
+
+    async def load(self, name: str, version: str) -> LoadedVersion:
+        """Loads a version, or the newest where none is stated, beside those that serve. Raises ModelError."""
+        async with self._alone(name):
+            versions, problems = await asyncio.to_thread(self._repository.scan)
+            candidates = [v for v in versions if v.name == name and version in ("", v.version)]
+            if not candidates:
+                broken = [problem.reason for problem in problems if problem.name == name]
+                if broken:
+                    raise ModelError("REPOSITORY_INVALID", "; ".join(broken))
+                what = f"version {version!r} of model {name!r}" if version else f"model {name!r}"
+                raise ModelError("MODEL_NOT_FOUND", f"the repository holds no {what}")
+            newest = candidates[0]
+            loaded = self._catalogue.get(newest.name, newest.version)
+            if loaded is None or loaded.state is VersionState.FAILED:
+                loaded = await self._load(newest)
+            self._catalogue.problems.pop(name, None)
+            if self._catalogue.active(name) is None:
+                self._activate(loaded)
+            return loaded
+
+    def activate(self, name: str, version: str) -> LoadedVersion:
+        """Streams without a stated version use this version from their next frame on. Raises ModelError."""
+        loaded = self._catalogue.find(name, version)
+        self._activate(loaded)
+        return loaded
+
+    async def unload(self, name: str, version: str) -> None:
+        """Unloads a version, or all where none is stated. Waiting and running frames are FAILED.
+
+        Raises ModelError where nothing of the kind is loaded.
+        """
+        async with self._alone(name):
+            chosen = [loaded for loaded in self._catalogue.versions(name) if version in ("", loaded.version.version)]
+            if not chosen:
+                self._catalogue.find(name, version)
+            for loaded in chosen:
+                self._catalogue.remove(loaded)
+                self._driver.submit(ModelGone(loaded.key, None, f"model {loaded.key} was unloaded"))
+            for loaded in chosen:
+                await self._supervisor.stop(loaded)
+                self._metrics.drop_model(loaded.key)
+            self._catalogue.problems.pop(name, None)
+            self._catalogue.notify()
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """Allows one load or unload of a model at a time. Raises ModelError where another is under way."""
+        if name in self._busy:
+            raise ModelError("MODEL_NOT_READY", f"model {name!r} is being loaded or unloaded already")
+        self._busy.add(name)
+        try:
+            yield
+        finally:
+            self._busy.discard(name)
+
+    async def _load(self, version: ModelVersion) -> LoadedVersion:
+        loaded = LoadedVersion(version)
+        self._catalogue.put(loaded)
+        await self._supervisor.start(loaded)
+        return loaded
+
+    def _activate(self, loaded: LoadedVersion) -> None:
+        self._catalogue.activate(loaded)
+        _log.info("model active", model=loaded.key)

@@ -1,0 +1,175 @@
+"""Starts the workers of a version, one on each lane, hands them to the driver, and replaces those that end.
+
+Everything slow (reading the file, building the session, warm-up, profiling) happens in the worker. This process only
+waits for it, so that streams go on meanwhile.
+"""
+
+import asyncio
+from functools import partial
+
+import structlog
+
+from duly.core.events import LaneUp, ModelGone, ModelReady
+from duly.metrics import Metrics
+from duly.models.spec import Signature, TensorSpec
+from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
+from duly.runtime.driver import Driver
+from duly.runtime.tasks import watch_over
+from duly.runtime.worker_launch import start_worker
+from duly.runtime.worker_process import Ready, Worker, WorkerError
+
+_log = structlog.get_logger("duly.models")
+
+BACKOFF_SECONDS_MIN = 0.1
+BACKOFF_SECONDS_MAX = 30.0
+"""A worker that dies again and again is replaced at most this rarely."""
+
+
+class Supervisor:
+    def __init__(
+        self, catalogue: Catalogue, driver: Driver, metrics: Metrics, threads: int, load_timeout_s: float
+    ) -> None:
+        """`threads`: intra-op threads of a worker whose model states none. `load_timeout_s`: for one worker."""
+        self._catalogue = catalogue
+        self._driver = driver
+        self._metrics = metrics
+        self._threads = threads
+        self._load_timeout_s = load_timeout_s
+        self._replacements: set[asyncio.Task[None]] = set()
+        self._dying: set[Worker] = set()
+        """Workers that ended unasked and whose processes are not gone yet."""
+        self._closing = False
+        for lane in catalogue.lanes:
+            driver.submit(LaneUp(lane))
+
+    async def start(self, loaded: LoadedVersion) -> None:
+        """Starts one worker on each lane, one after another; each serves as soon as it is warm.
+
+        Raises ModelError where a worker cannot load the version: it is then FAILED, and none of its workers is left.
+        """
+        _log.info("loading", model=loaded.key, lanes=",".join(self._catalogue.lanes))
+        try:
+            for lane in self._catalogue.lanes:
+                worker, ready = await self._start_worker(loaded, lane)
+                self._serve(loaded, worker, ready)
+        except BaseException as error:
+            known = isinstance(error, WorkerError)
+            loaded.state, loaded.error = VersionState.FAILED, str(error) if known else "loading it was given up"
+            self._driver.submit(ModelGone(loaded.key, None, loaded.error))
+            await self.stop(loaded)
+            self._catalogue.notify()
+            if not known:
+                raise
+            raise ModelError("LOAD_FAILED", f"{loaded.key}: {error}") from None
+        loaded.state = VersionState.READY
+        self._catalogue.notify()
+
+    async def stop(self, loaded: LoadedVersion) -> None:
+        """Ends all workers of the version. Returns when their processes are gone."""
+        workers = list(loaded.workers.values())
+        loaded.workers.clear()
+        for worker in workers:
+            self._driver.remove_worker(worker)
+        await asyncio.gather(*(worker.stop() for worker in workers))
+
+    def replace_no_more(self) -> None:
+        """Workers that end from now on are not replaced."""
+        self._closing = True
+        for task in self._replacements:
+            task.cancel()
+
+    async def close(self) -> None:
+        """Ends all workers, including those that are just being started. Returns when their processes are gone."""
+        self.replace_no_more()
+        await asyncio.gather(*self._replacements, return_exceptions=True)
+        await asyncio.gather(*(worker.reaped() for worker in self._dying))
+        await asyncio.gather(*map(self.stop, self._catalogue.all_versions()))
+
+    async def _start_worker(self, loaded: LoadedVersion, lane: str) -> tuple[Worker, Ready]:
+        ended = partial(self._worker_ended, loaded)
+        worker = start_worker(loaded.version, lane, self._threads, self._driver.batch_ended, ended)
+        try:
+            ready = await worker.ready(self._load_timeout_s)
+            if worker.ended:
+                raise WorkerError("its worker process ended as soon as it was ready")
+            frame_bytes = ready.signature.frame_bytes_max
+            bytes_max = self._catalogue.message_bytes_max
+            if bytes_max and frame_bytes > bytes_max:
+                text = f"its frames take {frame_bytes} bytes, this server reads {bytes_max}; restart it"
+                raise WorkerError(text)
+            return worker, ready
+        except BaseException:
+            await worker.stop()
+            raise
+
+    def _serve(self, loaded: LoadedVersion, worker: Worker, ready: Ready) -> None:
+        """Gives frames to the worker from now on."""
+        loaded.workers[worker.lane] = worker
+        loaded.signature = _with_labels(ready.signature, loaded.version.labels)
+        loaded.providers = [variant.providers for variant in ready.variants]
+        self._driver.add_worker(worker)
+        names = loaded.version.config.variant_names
+        for rank, (name, variant) in enumerate(zip(names, ready.variants, strict=True)):
+            self._driver.submit(
+                ModelReady(
+                    worker.model,
+                    worker.lane,
+                    name,
+                    variant.samples_ns,
+                    variant.any_size,
+                    stateful=ready.signature.stateful,
+                    rank=rank,
+                    warm_after_ns=variant.warm_after_ns,
+                )
+            )
+
+    def _worker_ended(self, loaded: LoadedVersion, worker: Worker) -> None:
+        if self._catalogue.current(loaded) is not loaded or loaded.workers.get(worker.lane) is not worker:
+            return
+        del loaded.workers[worker.lane]
+        self._dying.add(worker)
+        self._driver.remove_worker(worker)
+        self._driver.submit(ModelGone(worker.model, worker.lane, worker.end_reason))
+        if self._closing:
+            return
+        loaded.state = VersionState.RECOVERING
+        self._catalogue.notify()
+        task = watch_over(f"replacement of the worker of {worker.model}", partial(self._replace, loaded, worker))
+        self._replacements.add(task)
+        task.add_done_callback(self._replacements.discard)
+        try:
+            self._metrics.worker_restarted(worker.model, worker.lane)
+        except Exception:
+            _log.exception("counting failed", model=worker.model)
+
+    async def _replace(self, loaded: LoadedVersion, ended: Worker) -> None:
+        lane = ended.lane
+        how = await ended.reaped()
+        self._dying.discard(ended)
+        _log.warning("worker ended, it is replaced", model=loaded.key, lane=lane, how=how)
+        backoff_s = BACKOFF_SECONDS_MIN
+        while self._catalogue.current(loaded) is loaded:
+            try:
+                worker, ready = await self._start_worker(loaded, lane)
+            except Exception as error:  # whatever it is, the model must come back when it has passed
+                loaded.error = str(error) if isinstance(error, WorkerError) else "its worker cannot be started"
+                _log.error("worker could not be replaced", model=loaded.key, lane=lane, reason=str(error))
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, BACKOFF_SECONDS_MAX)
+                continue
+            if self._catalogue.current(loaded) is not loaded:
+                await worker.stop()
+                return
+            self._serve(loaded, worker, ready)
+            if len(loaded.workers) == len(self._catalogue.lanes):
+                loaded.state, loaded.error = VersionState.READY, ""
+            _log.info("worker replaced", model=loaded.key, lane=lane)
+            self._catalogue.notify()
+            return
+
+
+def _with_labels(signature: Signature, labels: tuple[str, ...]) -> Signature:
+    if not labels:
+        return signature
+    outputs = tuple(TensorSpec.model_validate(spec.model_dump() | {"labels": labels}) for spec in signature.outputs)
+    return signature.model_copy(update={"outputs": outputs})

@@ -1,0 +1,52 @@
+"""Starts workers with what they are to load, in order to serve it or only to see whether it can be served."""
+
+from collections.abc import Callable
+
+from duly.models.repository import ModelVersion
+from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_process import Worker, WorkerError
+
+CHECK_SECONDS_MAX = 600.0
+"""A check gives up on a worker that is not ready after so long."""
+
+
+def start_worker(
+    version: ModelVersion,
+    lane: str,
+    threads: int,
+    on_batch: Callable[[int, BatchResult | str], None],
+    on_end: Callable[[Worker], None],
+) -> Worker:
+    """Starts a worker that loads all variants of the version. `Worker` explains the callbacks.
+
+    Raises WorkerError where the system has no room for the process.
+    """
+    worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end)
+    worker.start(
+        {
+            "model": version.key,
+            "lane": lane,
+            "folder": str(version.folder),
+            "model_folder": str(version.model_folder),
+            "config": version.config.model_dump(mode="json", by_alias=True),
+            "threads": version.config.threads or threads,
+        }
+    )
+    return worker
+
+
+async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> str | None:
+    """Loads and warms a version in one worker after another, one for each lane.
+
+    Returns why the version cannot be served; None: it can be.
+    """
+    for lane in lanes:
+        try:
+            worker = start_worker(version, lane, threads, lambda batch_id, result: None, lambda worker: None)
+            try:
+                await worker.ready(CHECK_SECONDS_MAX)
+            finally:
+                await worker.stop()
+        except WorkerError as error:
+            return str(error)
+    return None

@@ -1,0 +1,48 @@
+"""What the driver needs of a worker, which is a process behind `runtime/worker_process` or a fake in tests."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from duly.core.events import DispatchBatch, WarmLane
+from duly.runtime.held_frames import InputData
+from duly.runtime.outcome import Output
+
+
+@dataclass(slots=True)
+class BatchResult:
+    """A batch that ran. Times are those of CLOCK_MONOTONIC."""
+
+    started_ns: int
+    finished_ns: int
+    outputs: Callable[[int], list[Output]]
+    """Copies the outputs of the frame with that index in the batch. It may be called until the worker is given its next
+    batch but one."""
+    invalid: dict[int, str] = field(default_factory=dict)
+    """Why frames are INVALID, by their index in the batch."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Why frames are FAILED, by their index in the batch."""
+
+
+class LaneWorker(Protocol):
+    model: str
+    lane: str
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch runs that has not been reported."""
+
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
+        """Starts the batch, whose end is reported to `Driver.batch_ended`. Returns False if the worker is gone.
+
+        Raises if the batch cannot be handed over. In both cases nothing has been started.
+        """
+
+    def warm(self, action: WarmLane) -> bool:
+        """Starts a run that no frame waits for. End and result are reported as with `run`."""
+
+    def forget(self, stream_id: int) -> None:
+        """The stream is closed, so its state is no longer needed."""
+
+    def give_up(self, reason: str) -> None:
+        """Ends the worker, which is then replaced. What runs on it is never reported."""

@@ -1,0 +1,348 @@
+"""A worker process as the serving process sees it: it is started, given batches, read from, and ended here.
+
+A worker is a plain child process (`python -m duly.worker.main`) with one inherited socket. It never outlives this
+process: the kernel kills it when the parent dies, and it ends by itself when the socket closes.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from duly.core.events import DispatchBatch, WarmLane
+from duly.models.spec import Signature
+from duly.runtime.answers import Answers, Asked
+from duly.runtime.held_frames import InputData
+from duly.runtime.tasks import watch_over
+from duly.runtime.worker_port import BatchResult
+from duly.worker import channel
+from duly.worker.slot_layout import layout
+
+_log = structlog.get_logger("duly.worker")
+
+EXIT_SECONDS_MAX = 2.0
+"""A worker that was asked to stop gets this long before it is killed."""
+_SIGNALS = frozenset(map(int, signal.Signals))
+
+
+@dataclass(slots=True)
+class WarmVariant:
+    """What a worker found out about one variant."""
+
+    samples_ns: dict[int, tuple[int, ...]]
+    """Measured times, by batch size."""
+    any_size: bool
+    providers: tuple[str, ...]
+    """The providers that truly run it, in order of preference."""
+    warm_after_ns: int
+
+
+@dataclass(slots=True)
+class Ready:
+    """What a worker reports once it is warm."""
+
+    signature: Signature
+    """The signature that all variants share."""
+    variants: list[WarmVariant]
+    """The variants, the most accurate first."""
+
+
+class Worker:
+    """One process that hosts all variants of one model version for one lane."""
+
+    def __init__(
+        self,
+        model: str,
+        lane: str,
+        variants: list[str],
+        on_batch: Callable[[int, BatchResult | str], None],
+        on_end: Callable[["Worker"], None],
+    ) -> None:
+        """`variants`: names, the most accurate first.
+
+        `on_batch(batch_id, result)` is called when a batch ends; instead of a result it may get the reason for which
+        the batch failed. `on_end(self)` is called when a worker that was ready has ended unasked or was given up; what
+        ran on it is not reported. Both are called on the event loop.
+        """
+        self.model = model
+        self.lane = lane
+        self.end_reason = "its worker process ended"
+        """The reason, for clients, of frames that ran on it when it ended."""
+        self._variants = {name: index for index, name in enumerate(variants)}
+        self._on_batch = on_batch
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[Ready] = self._loop.create_future()
+        self._region: channel.Region | None = None
+        self._slot = 0
+        self._asked: Asked | None = None
+        """The batch that runs, until the worker has answered as it should."""
+        self.planned_ns = 0
+        """Planned time of the newest batch; 0 for a warming run."""
+        self._stateful = False
+        self._forget: list[int] = []
+        # It is kept because a fresh buffer for each message would cost more than all the rest of receiving the message.
+        self._received = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    # ---- life ----
+
+    def start(self, load: dict[str, Any]) -> None:
+        """Starts the process and sends it the LOAD message. Raises WorkerError where the system has no room for it."""
+        with contextlib.ExitStack() as undo:
+            try:
+                ours, theirs = map(undo.enter_context, channel.socket_pair())
+                ours.setblocking(False)
+                ours.send(channel.encode_text(channel.LOAD, load))
+                command = [sys.executable, "-m", "duly.worker.main", str(theirs.fileno()), str(os.getpid())]
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            except OSError as error:
+                raise WorkerError(f"its worker process cannot be started: {os.strerror(error.errno or 0)}") from error
+            undo.pop_all()
+        theirs.close()
+        self._socket = ours
+        self._loop.add_reader(ours.fileno(), self._first_message)
+
+    async def ready(self, timeout_seconds: float) -> Ready:
+        """Waits until the model is warm and profiled. Raises WorkerError where it cannot be loaded."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await asyncio.shield(self._ready)
+        except TimeoutError:
+            self.kill()
+            raise WorkerError(f"not ready after {timeout_seconds:g} s (load_timeout_s)") from None
+
+    async def stop(self) -> None:
+        """Asks the process to end, and kills it if it does not. Returns when it is gone."""
+        self._hang_up()
+        await self._reap(EXIT_SECONDS_MAX)
+
+    def kill(self) -> None:
+        """Kills the process. `on_end` follows unless the worker was stopped before."""
+        self._process.kill()
+
+    def give_up(self, reason: str) -> None:
+        """Kills the process and listens to it no more. What ran on it fails with `reason`.
+
+        `on_end` is called before this returns, unless it has been called already.
+        """
+        self.end_reason = reason
+        self.kill()
+        self._gone()
+
+    @property
+    def busy(self) -> bool:
+        return self._asked is not None
+
+    @property
+    def ended(self) -> bool:
+        return self._socket.fileno() < 0
+
+    @property
+    def running_since_ns(self) -> int | None:
+        """When the worker was given the batch that it has not answered yet; None: nothing runs."""
+        return self._asked.asked_ns if self._asked is not None else None
+
+    # ---- batches ----
+
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
+        """Copies the payloads into the slot's input area (the one copy) and starts the batch.
+
+        Raises ValueError where a payload does not fit the model. Nothing is started then.
+        """
+        region = self._region
+        if region is None or self._asked is not None:
+            return False
+        slot = self._slot = (self._slot + 1) % channel.SLOTS
+        area = region.inputs[slot]
+        bases, bytes_max = self._input_bases, self._input_bytes_max
+        frames: list[tuple[int, bool, list[channel.TensorRef]]] = []
+        for index, (frame, payload) in enumerate(zip(action.frames, payloads, strict=True)):
+            if len(payload) != len(bases):
+                raise ValueError(f"a frame with {len(payload)} inputs, the model takes {len(bases)}")
+            refs: list[channel.TensorRef] = []
+            for position, (encoding, shape, data) in enumerate(payload):
+                offset, length = bases[position] + index * bytes_max[position], len(data)
+                if length > bytes_max[position]:  # it would reach into its neighbour's place
+                    text = f"a frame with {length} bytes for input {position}, the model takes {bytes_max[position]}"
+                    raise ValueError(text)
+                area[offset : offset + length] = data
+                refs.append((offset, length, encoding, shape))
+            frames.append((frame.stream_id, frame.seq in action.resets_state, refs))
+        run = channel.Run(action.batch_id, slot, frames, self._variants[action.variant])
+        return self._begin(action.batch_id, len(frames), channel.encode_run(run), action.planned_ns)
+
+    def warm(self, action: WarmLane) -> bool:
+        """Runs a frame of the worker's own."""
+        if self._region is None or self._asked is not None:
+            return False
+        self._slot = (self._slot + 1) % channel.SLOTS
+        message = channel.encode_warm(action.batch_id, self._slot, self._variants[action.variant])
+        return self._begin(action.batch_id, 0, message, 0)
+
+    def _begin(self, batch_id: int, size: int, message: bytes | bytearray, planned_ns: int) -> bool:
+        asked = Asked(batch_id, self._slot, size, time.monotonic_ns())
+        try:
+            self._socket.send(message)
+        except OSError:
+            self._loop.call_soon(self._gone)
+            return False
+        self._asked = asked
+        self.planned_ns = planned_ns
+        return True
+
+    def forget(self, stream_id: int) -> None:
+        """The worker hears of it between batches, so that the socket never fills up during a long one."""
+        if self._stateful:
+            self._forget.append(stream_id)
+            if self._asked is None:
+                self._send_forget()
+
+    def _send_forget(self) -> None:
+        while self._forget:
+            some, self._forget = self._forget[:1024], self._forget[1024:]
+            try:
+                self._socket.send(channel.encode_forget(some))
+            except BlockingIOError:
+                self._forget = some + self._forget
+                return
+            except OSError:
+                return
+
+    # ---- what the worker says ----
+
+    def _first_message(self) -> None:
+        try:
+            message, fds, _, _ = socket.recv_fds(self._socket, channel.MESSAGE_BYTES_MAX, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, fds = b"", []
+        if not message:
+            self._gone()
+            return
+        try:
+            self._take_ready(message, fds)
+        except Exception as error:  # otherwise the load would wait for its time-out
+            self._fail_load(f"its worker's answer makes no sense: {error}")
+
+    def _take_ready(self, message: bytes, fds: list[int]) -> None:
+        _, body = channel.decode_text(message)
+        if channel.kind_of(message) != channel.READY:
+            self._fail_load(str(body.get("reason", "the worker gave no reason")))
+            return
+        signature = Signature.model_validate(body["signature"])
+        self._region = channel.Region(fds[0], body["input_bytes"], body["output_bytes"])
+        self._input_bytes_max = [spec.bytes_max for spec in signature.inputs]
+        self._input_bases, needed = layout(self._input_bytes_max, max(signature.batch_sizes))
+        if needed > self._region.input_bytes:
+            raise ValueError(f"its region has {self._region.input_bytes} bytes for inputs that take {needed}")
+        self._answers = Answers(signature, self._region)
+        self._stateful = signature.stateful
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.add_reader(self._socket.fileno(), self._message)
+        variants = [
+            WarmVariant(
+                {int(size): tuple(times) for size, times in variant["samples_ns"].items()},
+                variant["any_size"],
+                tuple(variant["providers"]),
+                variant["warm_after_ns"],
+            )
+            for variant in body["variants"]
+        ]
+        if len(variants) != len(self._variants):
+            raise ValueError(f"{len(variants)} variants of {len(self._variants)}")
+        for variant in variants:
+            times_ns = [time_ns for times in variant.samples_ns.values() for time_ns in times]
+            if not all(variant.samples_ns.values()) or variant.samples_ns.keys() != set(signature.batch_sizes):
+                raise ValueError("a batch size without a time")
+            if not all(type(time_ns) is int and time_ns > 0 for time_ns in times_ns):
+                raise ValueError("a time that is no positive number of nanoseconds")
+        if not self._ready.done():
+            self._ready.set_result(Ready(signature, variants))
+
+    def _message(self) -> None:
+        try:
+            length = self._socket.recv_into(self._received)
+        except BlockingIOError:
+            return
+        except OSError:
+            length = 0
+        if not length:
+            self._gone()
+            return
+        message = bytes(self._received[:length])
+        asked = self._asked
+        try:
+            result = self._answers.read(message, asked, time.monotonic_ns())
+        except Exception as error:  # whatever it is, the batch would not end in another way
+            _log.error("worker is broken, it is killed", model=self.model, lane=self.lane, answer=str(error))
+            self.give_up("the model's worker gave an answer that makes no sense")
+            return
+        assert asked is not None
+        self._asked = None
+        if self._forget:
+            self._send_forget()
+        self._on_batch(asked.batch_id, result)
+
+    # ---- its end ----
+
+    def _fail_load(self, reason: str) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(WorkerError(reason))
+
+    def _gone(self) -> None:
+        """The socket has closed, so the process has ended or ends now."""
+        if self.ended:
+            return
+        self._hang_up()
+        if self._ready.done():
+            self._on_end(self)
+        else:
+            self._dying = watch_over(f"end of a worker of {self.model}", self._fail_load_by_end)
+
+    async def _fail_load_by_end(self) -> None:
+        how = await self.reaped()
+        if not self._ready.done():
+            self._ready.set_exception(WorkerError(f"its worker process ended while it was loaded ({how})"))
+
+    async def reaped(self) -> str:
+        """Returns when the process is gone and its memory given back. The result says for people how it ended."""
+        code = await self._reap(0.0)
+        if code >= 0:
+            return f"exit status {code}"
+        # Real-time signals have no names.
+        return f"killed by {signal.Signals(-code).name if -code in _SIGNALS else f'signal {-code}'}"
+
+    async def _reap(self, grace_seconds: float) -> int:
+        kill_at = self._loop.time() + grace_seconds
+        while (code := self._process.poll()) is None:
+            if self._loop.time() >= kill_at:
+                self._process.kill()
+            await asyncio.sleep(0.005)
+        return code
+
+    def _hang_up(self) -> None:
+        self._asked = None
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+        if self._region is not None:
+            self._region.close()
+            self._region = None
+
+
+class WorkerError(Exception):
+    """A model could not be loaded; the text says why."""

@@ -1,0 +1,115 @@
+"""Turns the bytes of a payload into an array: encoded pictures, encoded sound, and tensors as they are."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from duly.models.spec import TensorSpec
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import InvalidFrame
+from duly.worker.opencv import PIXELS_MAX, cv2
+
+Decode = Callable[[memoryview, str, TensorSpec], Array]
+"""Takes a payload, the name of its encoding and what clients may send. Raises InvalidFrame."""
+
+_MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+"""First bytes of a picture. They are checked because OpenCV takes a dozen other formats as gladly."""
+
+
+def tensor(payload: memoryview, encoding: str, shape: tuple[int, ...], spec: TensorSpec) -> Array:
+    """The payload as an array, without a copy.
+
+    Raises:
+        InvalidFrame: there is an encoding, or shape, size or values are not what `spec` asks for.
+    """
+    if encoding:
+        raise InvalidFrame(f"input '{spec.name}' takes no {encoding}, but {_accepted(spec)}")
+    _check_shape(shape, spec)
+    dtype = DTYPES[spec.datatype]
+    size = dtype.itemsize
+    for extent in shape:
+        size *= extent
+    if size != len(payload):
+        raise InvalidFrame(f"input '{spec.name}': {len(payload)} bytes, but {spec.datatype}{list(shape)} has {size}")
+    if spec.datatype == "BOOL" and np.frombuffer(payload, np.uint8).max() > 1:
+        raise InvalidFrame(f"input '{spec.name}': an element of BOOL is neither 0 nor 1")
+    values = np.frombuffer(payload, dtype).reshape(shape)
+    if spec.finite and not np.isfinite(values).all():
+        raise InvalidFrame(not_finite(spec))
+    return values
+
+
+def not_finite(spec: TensorSpec) -> str:
+    """The reason for an input with a NaN or an infinity."""
+    return f"input '{spec.name}': an element is NaN or infinite"
+
+
+def _sound(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
+    if len(payload) % 2:
+        raise InvalidFrame(f"input '{spec.name}': {len(payload)} bytes are no whole number of 16-bit samples")
+    _check_shape((len(payload) // 2,), spec)
+    return np.asarray(np.frombuffer(payload, "<i2") * np.float32(1 / 32768))
+
+
+def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
+    """[height, width, channels]. A JPEG is turned upright, as its EXIF orientation says."""
+    name, channels = spec.name, spec.shape[2]
+    if payload[: len(_MAGIC[encoding])] != _MAGIC[encoding]:
+        raise InvalidFrame(f"input '{name}': its {len(payload)} bytes do not begin as a {encoding} does")
+    flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
+    try:
+        with _silent():
+            picture = cv2.imdecode(np.frombuffer(payload, np.uint8), flags)
+    except cv2.error as error:
+        raise InvalidFrame(f"input '{name}': the {encoding} has more than {PIXELS_MAX:,} pixels") from error
+    if picture is None:
+        raise InvalidFrame(f"input '{name}': the {encoding} of {len(payload)} bytes is damaged or cut off")
+    picture = picture.reshape(*picture.shape[:2], channels)
+    _check_shape(picture.shape, spec)
+    return picture
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    domain: Literal["picture", "sound"]
+    datatype: str
+    """The element type of what is decoded."""
+    decode: Decode
+
+
+ENCODINGS = {
+    "JPEG": Encoding("picture", "UINT8", _picture),
+    "PNG": Encoding("picture", "UINT8", _picture),
+    "PCM_S16LE": Encoding("sound", "FP32", _sound),
+}
+
+
+def _check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
+    wanted = spec.shape
+    if len(shape) != len(wanted) or any(w not in (-1, n) for n, w in zip(shape, wanted, strict=True)):
+        raise InvalidFrame(f"input '{spec.name}' has shape {list(shape)}, wanted is {list(wanted)}")
+    if 0 in shape:
+        raise InvalidFrame(f"input '{spec.name}' is empty: its shape is {list(shape)}")
+
+
+def _accepted(spec: TensorSpec) -> str:
+    return ", ".join((*spec.encodings, f"{spec.datatype}{list(spec.shape)}"))
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Sends stderr nowhere: libjpeg and libpng write a line there for every damaged picture, and clients must not fill
+    the server's log. The worker has one thread of its own, so that nothing else is lost meanwhile."""
+    own = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(nowhere)

@@ -1,0 +1,13 @@
+"""The element types of tensors as NumPy has them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from duly.models.spec import ELEMENT_BYTES
+
+Array = npt.NDArray[Any]
+
+DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name.lower().replace("fp", "float")) for name in ELEMENT_BYTES}
+"""NumPy's element types by the protocol's names, such as float32 for FP32."""

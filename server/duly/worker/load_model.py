@@ -1,0 +1,124 @@
+"""Makes a warm model out of a LOAD message, and what READY says about it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.worker.channel import Region
+from duly.worker.errors import LoadError
+from duly.worker.model import Model
+from duly.worker.ort_session import OrtSession
+from duly.worker.pin_memory import pin
+from duly.worker.plan import fit
+from duly.worker.providers import warm_after_ns
+from duly.worker.slot_layout import layout
+from duly.worker.warmup import Samples, profile
+
+SAMPLES_MAX = 128
+"""READY holds at most so many times for each batch size: as many as the server's profile keeps."""
+SAMPLES_ALL_MAX = 10_000
+"""READY holds at most so many times in all, so that it stays below the channel's largest message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model version that is warm."""
+
+    models: list[Model]
+    """The variants, the most accurate first. They share the region because no two ever run at once."""
+    region: Region
+    samples: Samples
+    """The frames of warming runs."""
+    ready: dict[str, Any]
+    """The body of READY."""
+
+
+def load(body: dict[str, Any]) -> Loaded:
+    """Loads, warms and profiles all variants of the version that LOAD asks for.
+
+    `body` has the keys model ("NAME/VERSION"), lane, folder (of the version), model_folder, config (by alias) and
+    threads.
+
+    Raises:
+        LoadError: the version cannot be loaded; the message says why.
+    """
+    model_name, lane = str(body["model"]), str(body["lane"])
+    config = ModelConfig.model_validate(body["config"])
+    several = len(config.variants) > 1
+    names = [f"{model_name}/{variant.file}" for variant in config.variants]
+    sessions, plans = [], []
+    for variant, name in zip(config.variants, names, strict=True):
+        file = Path(body["folder"]) / variant.file
+        if not file.is_file():
+            raise LoadError(f"{name}: there is no such file")
+        session = OrtSession(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
+        toml = f"{model_name.split('/')[0]}/model.toml" + (f" for {variant.file}" if several else "")
+        plan = fit(session.graph, config, toml, session.device is not None)
+        if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
+            raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
+        sessions.append(session)
+        plans.append(plan)
+    signatures = [plan.signature() for plan in plans]
+    for name, signature in zip(names[1:], signatures[1:], strict=True):
+        _check_alike(name, signature, names[0], signatures[0])
+    best = signatures[0]
+    batch_max = best.batch_sizes[-1]
+    _, input_bytes = layout([spec.bytes_max for spec in best.inputs], batch_max)
+    _, output_bytes = layout([spec.bytes_max for spec in best.outputs], batch_max)
+    region = Region.create(input_bytes, output_bytes)
+    device = next((session.device for session in sessions if session.device is not None), None)
+    if device is not None:
+        pin(region, device)
+    models = [Model(plan, session, region) for plan, session in zip(plans, sessions, strict=True)]
+    try:
+        samples = Samples(region, best.inputs, batch_max)
+    except LoadError as error:
+        raise LoadError(f"{names[0]}: {error}") from error
+    times = []
+    for model, name in zip(models, names, strict=True):
+        try:
+            times.append(profile(model, samples, best.batch_sizes, config.warmup_runs))
+        except LoadError as error:
+            raise LoadError(f"{name}: {error}") from error
+    kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
+    ready = {
+        "signature": best.model_dump(mode="json"),
+        "variants": [
+            {
+                "any_size": signature.any_size,
+                "providers": session.providers,
+                "warm_after_ns": warm_after_ns(session.providers),
+                "samples_ns": {str(size): taken[-kept:] for size, taken in of_variant.items()},
+            }
+            for signature, session, of_variant in zip(signatures, sessions, times, strict=True)
+        ],
+        "input_bytes": input_bytes,
+        "output_bytes": output_bytes,
+    }
+    return Loaded(models, region, samples, ready)
+
+
+def _check_alike(name: str, other: Signature, best_name: str, best: Signature) -> None:
+    """Raises LoadError unless `other` takes and gives what `best` does, since a frame may go to any variant."""
+    for kind, specs, best_specs in (("input", other.inputs, best.inputs), ("output", other.outputs, best.outputs)):
+        if [spec.name for spec in specs] != [spec.name for spec in best_specs]:
+            has, needed = ", ".join(spec.name for spec in specs), ", ".join(spec.name for spec in best_specs)
+            raise LoadError(
+                f"{name}: its {kind}s are {has}, those of {best_name} are {needed}; variants must have the same"
+            )
+        for spec, best_spec in zip(specs, best_specs, strict=True):
+            if spec != best_spec:
+                raise LoadError(
+                    f"{name}: {kind} '{spec.name}' is {_described(spec)}, that of {best_name} {_described(best_spec)}; "
+                    "variants must take and give the same"
+                )
+    if other.batch_sizes != best.batch_sizes:
+        raise LoadError(
+            f"{name}: takes batches of {list(other.batch_sizes)}, {best_name} of {list(best.batch_sizes)}; "
+            "export both with the batch open, or set batch_sizes to what both take"
+        )
+
+
+def _described(spec: TensorSpec) -> str:
+    return f"{spec.datatype}{list(spec.shape)} of at most {spec.bytes_max:,} bytes"

@@ -1,0 +1,257 @@
+"""ONNX Runtime sessions are opened on the providers asked for, bound once to warm buffers, and run again and again.
+
+This is the only importer of onnxruntime. What a session needs to know about a lane's device is in `Device`. It also
+works with the CPU as its device, and in that form the copies, addresses and graph ids of the CUDA way are tested. It
+has not run on a GPU yet.
+"""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from duly.models.spec import ModelConfig, Provider
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import LoadError, RunError
+from duly.worker.graph import Graph, GraphTensor
+from duly.worker.ort_errors import load_reason, run_reason
+from duly.worker.ort_installed import check_installed
+from duly.worker.providers import CUDA, TENSORRT, Node, ProviderError, check_available, check_used, wanted
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
+check_installed()
+
+import onnxruntime  # noqa: E402
+
+_LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
+_LOG_FATAL = 4  # ORT_LOGGING_LEVEL_FATAL
+_NO_GRAPH = -1  # kCudaGraphAnnotationSkip
+_SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
+_DATATYPES = {f"tensor({dtype.name})": name for name, dtype in DTYPES.items()}
+_DATATYPES |= {"tensor(float)": "FP32", "tensor(double)": "FP64"}
+"""The protocol's names of element types by those of ONNX Runtime, which calls two of them as C does."""
+
+
+class OrtSession:
+    """One variant of a model on one lane. All calls come from one thread, because a CUDA session that is run from
+    changing threads grows by gigabytes (microsoft/onnxruntime#29351).
+    """
+
+    def __init__(self, file: Path, name: str, config: ModelConfig, lane: str, model_folder: Path, threads: int) -> None:
+        """Loads `file`, which errors call `name`. `threads`: intra-op threads; 0: ONNX Runtime chooses.
+
+        Raises:
+            LoadError: the file cannot be loaded, or a provider that is asked for does not run it.
+        """
+        asked = wanted(config, lane)
+        if config.cuda_graph and asked[0].name != CUDA:
+            raise LoadError(f"{name}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
+        try:
+            check_available(asked, onnxruntime.get_available_providers(), f"onnxruntime {onnxruntime.__version__}")
+            self._session = _open(file, _options(config, threads), asked, model_folder)
+            self.providers = check_used(asked, self._session.get_providers(), _assigned(self._session))
+        except ProviderError as error:
+            raise LoadError(f"{name}: providers: {error}") from error
+        except Exception as error:
+            raise LoadError(f"{name}: {load_reason(str(error), file)}") from error
+        self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
+        self._run_options = _run_options(_NO_GRAPH)
+        self._device: Device | None = None
+        if asked[0].name in (CUDA, TENSORRT):
+            self._device = Device("cuda", int(asked[0].options.get("device_id", 0)), config.cuda_graph)
+
+    @property
+    def device(self) -> int | None:
+        """The number of the GPU that batches run on; None: they run on the CPU.
+
+        On a GPU each batch size has buffers and kernel choices of its own, so only sizes that were warmed may run.
+        """
+        return None if self._device is None else self._device.index
+
+    def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> "Binding":
+        """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape."""
+        return Binding(self._session, size, inputs, outputs, self._device)
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Runs a batch whose shapes may be new.
+
+        Raises:
+            RunError: ONNX Runtime refused it or failed.
+        """
+        try:
+            values = self._session.run(list(outputs), dict(inputs), self._run_options)
+            return dict(zip(outputs, values, strict=True))
+        except Exception as error:
+            raise RunError(run_reason(str(error))) from error
+
+
+class Binding:
+    """A batch size that is bound to buffers: inputs are read where they lie, outputs written where they belong."""
+
+    def __init__(
+        self,
+        session: Any,
+        size: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array | None],
+        device: "Device | None",
+    ) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        self._of_any_shape = [name for name, array in outputs.items() if array is None]
+        self._positions = {name: position for position, name in enumerate(outputs)}
+        self._uploads: list[tuple[Any, Array]] = []
+        self._downloads: list[tuple[Any, Array]] = []
+        # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
+        self.graph_id = size if device is not None and device.graphs else _NO_GRAPH
+        self._options = _run_options(self.graph_id)
+        for name, array in inputs.items():
+            if device is None:
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            else:
+                value = device.value(size, name, array)
+                self._uploads.append((value, array))
+            self._binding.bind_ortvalue_input(name, value)
+        for name, target in outputs.items():
+            if target is None:
+                self._binding.bind_output(name)
+                continue
+            if device is None or not device.graphs:
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(target)
+            else:
+                value = device.value(size, name, target)
+                self._downloads.append((value, target))
+            self._binding.bind_ortvalue_output(name, value)
+
+    def run(self) -> dict[str, Array]:
+        """Runs what lies in the inputs. Returns the outputs of any shape; the others are in their arrays.
+
+        Raises:
+            RunError: ONNX Runtime failed.
+        """
+        try:
+            for value, source in self._uploads:
+                value.update_inplace(source)
+            for name in self._of_any_shape:
+                # Otherwise the tensor of the last run would be the buffer of this one, and a new shape an error.
+                self._binding.bind_output(name)
+            self._session.run_with_iobinding(self._binding, self._options)
+            for value, target in self._downloads:
+                np.copyto(target, value.numpy())
+            if not self._of_any_shape:
+                return {}
+            values = self._binding.get_outputs()
+            return {name: values[self._positions[name]].numpy() for name in self._of_any_shape}
+        except Exception as error:
+            raise RunError(run_reason(str(error))) from error
+
+
+class Device:
+    """The device of a lane, with tensors at fixed addresses, one for each batch size and graph tensor.
+
+    With `graphs`, outputs stay on the device too and are copied from it: a CUDA graph holds its addresses for good, so
+    both slots of the region must use the same ones.
+    """
+
+    def __init__(self, kind: str, index: int, graphs: bool) -> None:
+        self.graphs = graphs
+        self.index = index
+        self._kind = kind
+        self._values: dict[tuple[int, str], Any] = {}
+
+    def value(self, size: int, name: str, like: Array) -> Any:
+        if (size, name) not in self._values:
+            self._values[size, name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                list(like.shape), like.dtype.type, self._kind, self.index
+            )
+        return self._values[size, name]
+
+
+def _options(config: ModelConfig, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = config.threads or threads
+    # A pattern is kept for every shape ever seen, with memory for the largest; batch sizes make all shapes dynamic.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(config.spinning)))
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    return options
+
+
+def _run_options(graph_id: int) -> Any:
+    """Makes the options of a run. Its errors go to the server, so frames that a graph refuses need not fill the log.
+
+    The graph id is always set: ONNX Runtime 1.31 asks for it in every run that has options, and where it is not set,
+    the exception inside costs 80 us.
+    """
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _LOG_FATAL
+    options.add_run_config_entry("gpu_graph_id", str(graph_id))
+    return options
+
+
+def _open(file: Path, options: Any, asked: Sequence[Provider], model_folder: Path) -> Any:
+    _share_cpu_arena()
+    if any(provider.name in (CUDA, TENSORRT) for provider in asked):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them are on no search path
+    providers: list[tuple[str, dict[str, str]]] | None = None
+    plain = [(provider.name, {key: str(value) for key, value in provider.options.items()}) for provider in asked]
+    if any(provider.library for provider in asked):
+        # A plugin is added by its devices. Providers that are named beside that replace it, so all go into the options.
+        for provider, (name, values) in zip(asked, plain, strict=True):
+            if provider.library is None:
+                options.add_provider(name, values)
+            else:
+                options.add_provider_for_devices(_plugin_devices(provider, model_folder / provider.library), values)
+    else:
+        providers = plain
+    return onnxruntime.InferenceSession(str(file), options, providers, enable_fallback=0)
+
+
+def _share_cpu_arena() -> None:
+    """Makes the one arena of this process that all sessions use. It takes from the system no more than is asked for."""
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(
+        memory, onnxruntime.OrtArenaCfg({"arena_extend_strategy": _SAME_AS_REQUESTED})
+    )
+
+
+def _plugin_devices(provider: Provider, library: Path) -> list[Any]:
+    try:
+        _register(provider.name, str(library))
+    except Exception as error:
+        raise ProviderError(f"{provider.name}: library {library.name}: {run_reason(str(error))}") from error
+    devices = onnxruntime.get_ep_devices()
+    found = [device for device in devices if device.ep_name == provider.name]
+    if not found:
+        names = ", ".join(sorted({device.ep_name for device in devices}))
+        raise ProviderError(f"{provider.name}: its library {library.name} finds no device for it; there are: {names}")
+    return found
+
+
+@functools.cache
+def _register(name: str, library: str) -> None:
+    """Registers a plugin once in this process; all sessions then share it."""
+    onnxruntime.register_execution_provider_library(name, library)
+
+
+def _assigned(session: Any) -> dict[str, list[Node]]:
+    assigned: dict[str, list[Node]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        assigned.setdefault(part.ep_name, []).extend(Node(node.op_type, node.name) for node in part.get_nodes())
+    return assigned
+
+
+def _tensors(arguments: Sequence[Any]) -> dict[str, GraphTensor]:
+    return {
+        argument.name: GraphTensor(argument.name, _DATATYPES.get(argument.type, argument.type), tuple(argument.shape))
+        for argument in arguments
+    }

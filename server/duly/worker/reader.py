@@ -1,0 +1,95 @@
+"""Turns what a client sends for one input of one frame into one row of the batch that the graph reads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from duly.models.spec import TensorSpec
+from duly.worker.decode import ENCODINGS, Decode, tensor
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.graph import is_fixed
+from duly.worker.ops.operation import WHOLE_PICTURE, Operation, Placement, Shape
+
+
+class Reader:
+    """Reads the payloads of one input, with as few passes over the data as it can."""
+
+    def __init__(
+        self, spec: TensorSpec, dtype: "np.dtype[Any]", operations: Sequence[Operation] = (), place: str = ""
+    ) -> None:
+        """`spec`: what clients send. `dtype`: the element type of rows. `place`: the input in model.toml, for errors.
+
+        Raises:
+            LoadError: an operation cannot be applied to what comes to it.
+        """
+        self.spec = spec
+        self.dtype = dtype
+        shape = spec.shape
+        affine = None
+        for operation in operations:
+            shape = operation.fit(shape, spec, place)
+            affine = operation.arithmetic(affine)
+        self._decode: dict[str, Decode] = {name: ENCODINGS[name].decode for name in spec.encodings}
+        self._factor = None if affine is None else affine.factor
+        self._offset = None if affine is None else affine.offset
+        self._silence: Array | float = 0.0 if self._offset is None else self._offset
+        self._moves = [each.move for each in operations if type(each).move is not Operation.move]
+        self._operations = operations
+        self._places = [each.place for each in reversed(operations) if type(each).place is not Operation.place]
+        self.row_shape = self._row_shape(shape)
+        """The shape of one frame as the graph takes it, without the batch dimension; -1 stands for any extent."""
+        self.context = sum(operation.context for operation in operations)
+        """Elements at the end of a row that begin the stream's next one."""
+        self.as_is = (
+            is_fixed(self.row_shape)
+            and self.row_shape == spec.shape
+            and not self._moves
+            and affine is None
+            and dtype == DTYPES[spec.datatype]
+            and spec.datatype != "BOOL"  # whose bytes must be looked at
+            and not spec.encodings
+        )
+        """True where payloads are rows already and their size is fixed: nothing is to be read."""
+
+    @property
+    def computes(self) -> bool:
+        """Some operation does arithmetic, whose results are floating point."""
+        return self._factor is not None
+
+    def read(
+        self, payload: memoryview, encoding: str, shape: Shape, row: Array | None, context: Array | None
+    ) -> tuple[Array, Placement]:
+        """Fills `row`, or a new array where `row` is None. Returns it, and where a picture lies in it.
+
+        `context`: the end of the stream's last row; None: the stream is new.
+
+        Raises:
+            InvalidFrame: the payload is not what the spec asks for.
+        """
+        spec, decode = self.spec, self._decode.get(encoding)
+        value = tensor(payload, encoding, shape, spec) if decode is None else decode(payload, encoding, spec)
+        placement = WHOLE_PICTURE
+        for move in self._moves:
+            value, placement = move(value, placement)
+        factor = self._factor
+        if row is None:
+            untouched = factor is None and not self._moves and not self._places
+            if untouched and value.dtype == self.dtype and value.flags.aligned:
+                return value, placement
+            row = np.empty(self._row_shape(value.shape), self.dtype)
+        target = row
+        for place in self._places:
+            target = place(target, context, self._silence)
+        if factor is None:
+            np.copyto(target, value, casting="same_kind")
+        else:
+            np.multiply(value, factor, out=target, casting="same_kind")
+            if self._offset is not None:
+                np.add(target, self._offset, out=target, casting="same_kind")
+        return row, placement
+
+    def _row_shape(self, shape: Shape) -> Shape:
+        for operation in self._operations:
+            shape = operation.row_shape(shape)
+        return shape

@@ -1,0 +1,131 @@
+"""The translation between duly.v1 and streams: what goes through it comes out as what it was."""
+
+import pytest
+
+from duly.core.events import DispatchBatch
+from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
+from duly.rpc.duly_v1.codec import StreamCodec, parse
+from duly.rpc.duly_v1.opening import invalid_open, single_request, stream_request
+from duly.runtime.held_frames import HeldFrame
+from duly.runtime.outcome import BatchRun, Outcome
+from duly.streams.clock import ClockRelation
+from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
+from duly.streams.ordering import OrderingPolicy
+from duly.v1 import inference_pb2 as pb
+from duly.v1 import tensor_pb2
+from tests.streams.bench import signature
+
+
+def test_every_word_of_an_open_stream_arrives() -> None:
+    asked = stream_request(
+        pb.OpenStream(
+            model="m",
+            version="2",
+            stream_name="front",
+            stream_class=pb.STREAM_CLASS_CRITICAL,
+            backlog_policy=pb.BACKLOG_POLICY_KEEP_LAST,
+            backlog_frames=3,
+            ordering=pb.ORDERING_MONOTONIC,
+            default_budget_nano=4,
+            expected_period_nano=5,
+            outputs=["y"],
+            gap_policy=pb.GAP_POLICY_RESET,
+            variant_lowest="quick",
+            floor={"frames": 1, "window": 2},
+            clock=pb.ClockEstimate(offset_nano=6, uncertainty_nano=7),
+        )
+    )
+    assert (asked.model, asked.version, asked.stream_name, asked.variant_lowest) == ("m", "2", "front", "quick")
+    assert (asked.stream_class, asked.backlog_policy) == (StreamClass.CRITICAL, BacklogPolicy.KEEP_LAST)
+    assert (asked.backlog_frames, asked.default_budget_ns, asked.expected_period_ns) == (3, 4, 5)
+    assert (asked.ordering, asked.gap_policy) == (OrderingPolicy.MONOTONIC, GapPolicy.RESET)
+    assert (list(asked.outputs), asked.floor, asked.clock) == (["y"], (1, 2), ClockRelation(6, 7))
+
+
+def test_what_is_not_stated_is_left_to_the_model() -> None:
+    asked = stream_request(pb.OpenStream(model="m"))
+    assert (asked.stream_class, asked.backlog_policy, asked.gap_policy) == (None, None, None)
+    assert (asked.floor, asked.clock, asked.ordering) == (None, None, OrderingPolicy.UNORDERED)
+    assert single_request(pb.InferRequest(model="m")).backlog_policy is BacklogPolicy.ALL
+
+
+@pytest.mark.parametrize("field", ["stream_class", "backlog_policy", "ordering", "gap_policy"])
+def test_a_number_that_means_nothing_is_named(field: str) -> None:
+    with pytest.raises(InvalidTerms) as error:
+        stream_request(pb.OpenStream(model="m", **{field: 9}))  # type: ignore[arg-type]
+    call = invalid_open(error.value)
+    assert (call.reason, call.field, str(call)) == ("INVALID_OPEN", field, f"{field}: there is no value 9")
+
+
+@pytest.mark.parametrize(
+    ("field", "on_the_wire"),
+    [
+        ("default_budget_ns", "default_budget_nano"),
+        ("expected_period_ns", "expected_period_nano"),
+        ("floor", "floor"),
+        ("clock_ping.clock.uncertainty_ns", "clock_ping.clock.uncertainty_nano"),
+    ],
+)
+def test_fields_are_named_as_they_are_on_the_wire(field: str, on_the_wire: str) -> None:
+    call = invalid_open(InvalidTerms(field, "is odd"))
+    assert (call.field, str(call)) == (on_the_wire, f"{on_the_wire} is odd")
+
+
+def test_bytes_that_are_no_message_end_the_call() -> None:
+    with pytest.raises(CallError, match=r"a message is no duly\.v1\.StreamRequest") as error:
+        parse(pb.StreamRequest, b"\xff\xff")
+    assert error.value.reason == "MESSAGE_MALFORMED"
+
+
+def frame(**tensor: object) -> pb.Frame:
+    return pb.Frame(frame_id=1, tensors=[tensor_pb2.Tensor(**tensor)])  # type: ignore[arg-type]
+
+
+def test_a_frame_comes_through_and_a_number_without_a_name_is_said() -> None:
+    codec = StreamCodec(signature(), ())
+    assert codec.reader(signature()).payload(frame(data=b"1")) == (((0, (1,), b"1"),), 1)
+    with pytest.raises(InvalidFrame, match="datatype 99, the model takes UINT8"):
+        codec.reader(signature()).payload(frame(datatype=99, data=b"1"))
+    encoded = pb.Frame(frame_id=1, encoded=[tensor_pb2.Encoded(name="x", format=99, data=b"1")])  # type: ignore[arg-type]
+    with pytest.raises(InvalidFrame, match="format 99 is not taken, the model takes only tensors"):
+        codec.reader(signature()).payload(encoded)
+
+
+def held(number: int, kind: object) -> HeldFrame:
+    core = Frame(number, 1, number, f"m/{number}", 1_000)
+    return HeldFrame(core, StreamClass.STANDARD, kind, 100, 7, 20, 3)  # type: ignore[arg-type]
+
+
+def test_outcomes_of_two_versions_share_a_message_each_with_its_own_outputs() -> None:
+    one, two = signature("y", "z"), signature("z", "y")
+    codec = StreamCodec(one, ("y",))
+    outcomes = []
+    for number, kind in ((1, one), (2, two), (3, one)):
+        frame_ = held(number, kind)
+        run = BatchRun(DispatchBatch(1, "cpu:0", f"m/{number}", "fp16", [frame_.frame] * 2, 9), 200, 300, 400)
+        outputs = [(0, (1,), b"0"), (1, (1,), b"1")]
+        outcomes.append(Outcome(frame_, OutcomeStatus.ON_TIME, "", run, outputs))  # type: ignore[arg-type]
+    message = codec.outcomes(500, outcomes).outcomes.outcomes
+    assert [[(o.name, o.data) for o in outcome.outputs] for outcome in message] == [
+        [("y", b"0")],
+        [("y", b"1")],
+        [("y", b"0")],
+    ]
+    first = message[0]
+    assert (first.frame_id, first.version, first.variant, first.batch_size, first.slack_nano) == (
+        1,
+        "1",
+        "fp16",
+        2,
+        500,
+    )
+    timing = first.timing
+    assert (timing.received_unix_nano, timing.dispatched_nano, timing.sent_nano) == (7, 100, 400)
+    assert (timing.started_nano, timing.finished_nano) == (200, 300)
+    assert (timing.capture_to_receipt_nano, timing.clock_uncertainty_nano) == (20, 3)
+
+
+def test_an_outcome_that_is_no_result_has_no_outputs() -> None:
+    outcome = Outcome(held(1, signature()), OutcomeStatus.SUPERSEDED, "outrun", None, [(0, (1,), b"1")])
+    (message,) = StreamCodec(signature(), ()).outcomes(0, [outcome]).outcomes.outcomes
+    assert (message.status, message.reason, len(message.outputs)) == (pb.OUTCOME_STATUS_SUPERSEDED, "outrun", 0)

@@ -1,0 +1,63 @@
+"""A lane that runs a batch for as long as the test likes, and a clock that stands still until the test moves it."""
+
+from collections.abc import Sequence
+
+from duly.core.events import DispatchBatch, WarmLane
+from duly.runtime.driver import Driver
+from duly.runtime.held_frames import InputData
+from duly.runtime.outcome import Output
+from duly.runtime.worker_port import BatchResult
+
+
+class Clock:
+    """Starts anywhere: a stray look at another clock would show."""
+
+    def __init__(self, start_ns: int = 987_654_321_000_000) -> None:
+        self.now_ns = start_ns
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+class FakeLane:
+    """Takes batches and keeps them until the test ends them."""
+
+    def __init__(self, model: str, lane: str) -> None:
+        self.model = model
+        self.lane = lane
+        self.running: list[tuple[DispatchBatch, Sequence[Sequence[InputData]]]] = []
+        self.warming: list[WarmLane] = []
+        self.forgotten: list[int] = []
+        self.gone = False
+
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
+        if self.gone:
+            return False
+        assert not self.running, "one batch at a time"
+        self.running.append((action, payloads))
+        return True
+
+    def warm(self, action: WarmLane) -> bool:
+        if self.gone:
+            return False
+        self.warming.append(action)
+        return True
+
+    def forget(self, stream_id: int) -> None:
+        self.forgotten.append(stream_id)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.running)
+
+    def give_up(self, reason: str) -> None:
+        self.gone = True
+
+    def end(self, driver: Driver, finished_ns: int | None = None, **reasons: dict[int, str]) -> None:
+        action, payloads = self.running.pop()
+
+        def outputs(index: int) -> list[Output]:
+            return [(0, (1,), payloads[index][0].data * 2)]
+
+        now_ns = finished_ns or driver.clock()
+        driver.batch_ended(action.batch_id, BatchResult(now_ns, now_ns, outputs, **reasons))

@@ -1,0 +1,76 @@
+"""What a frame may hold for its model: every misfit is named, and what fits is taken as it came."""
+
+import pytest
+
+from duly.models.spec import Signature, TensorSpec
+from duly.streams.errors import InvalidFrame
+from duly.streams.inputs import InputChecks
+from duly.worker.channel import DIMS_MAX, ENCODINGS
+
+X = TensorSpec(name="x", datatype="FP32", shape=(2,), bytes_max=8)
+ANY = TensorSpec(name="any", datatype="UINT8", shape=(-1, 3), bytes_max=6)
+PICTURE = TensorSpec(name="picture", datatype="UINT8", shape=(-1,), encodings=("JPEG",), bytes_max=4)
+
+
+def checks(*inputs: TensorSpec) -> InputChecks:
+    return InputChecks(Signature(inputs=inputs, outputs=(), batch_sizes=(1,), any_size=True, stateful=False))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "data", "text"),
+    [
+        ("INT32", (2,), bytes(8), "datatype INT32, the model takes FP32"),
+        ("FP32", (3,), bytes(12), "shape [3], the model takes [2]"),
+        ("FP32", (2, 1), bytes(8), "shape [2, 1], the model takes [2]"),
+        ("FP32", (2,), bytes(7), "7 bytes, FP32[2] takes 8"),
+        ("FP32", (1,) * (DIMS_MAX + 1), bytes(8), f"{DIMS_MAX + 1} dimensions, at most {DIMS_MAX} are taken"),
+    ],
+)
+def test_an_array_that_does_not_fit_is_named(datatype: str, shape: tuple[int, ...], data: bytes, text: str) -> None:
+    with pytest.raises(InvalidFrame) as error:
+        checks(X).tensor(0, datatype, shape, data)
+    assert str(error.value) == f"input 'x': {text}"
+
+
+def test_a_free_shape_has_a_limit_and_no_empty_side() -> None:
+    with pytest.raises(InvalidFrame, match="9 bytes, at most 6 are taken"):
+        checks(ANY).tensor(0, "UINT8", (3, 3), bytes(9))
+    with pytest.raises(InvalidFrame, match=r"shape \[0, 3\], the model takes \[-1, 3\]"):
+        checks(ANY).tensor(0, "UINT8", (0, 3), b"")
+    assert checks(ANY).tensor(0, "UINT8", (2, 3), bytes(6)) == (0, (2, 3), bytes(6))
+
+
+def test_what_the_model_knows_need_not_be_said() -> None:
+    assert checks(X).tensor(checks(X).index(""), "", (), bytes(8)) == (0, (2,), bytes(8))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "text"),
+    [
+        ("PNG", b"1", "PNG is not taken, the model takes JPEG"),
+        ("JPEG", b"", "no bytes"),
+        ("JPEG", bytes(5), "5 bytes, at most 4 are taken (bytes_max)"),
+    ],
+)
+def test_a_picture_that_does_not_fit_is_named(encoding: str, data: bytes, text: str) -> None:
+    with pytest.raises(InvalidFrame) as error:
+        checks(PICTURE).encoded(0, encoding, data)
+    assert str(error.value) == f"input 'picture': {text}"
+
+
+def test_a_picture_that_fits_keeps_its_encoding() -> None:
+    assert checks(PICTURE).encoded(0, "JPEG", b"1234") == (ENCODINGS.index("JPEG"), (), b"1234")
+
+
+def test_each_input_comes_once_and_by_its_name() -> None:
+    both = checks(X, ANY)
+    with pytest.raises(InvalidFrame, match="an input has no name; the model takes 'x', 'any'"):
+        both.index("")
+    with pytest.raises(InvalidFrame, match="there is no input 'z'; the model takes 'x', 'any'"):
+        both.index("z")
+    payload: list[object] = [None, None]
+    both.put(payload, 0, both.tensor(0, "FP32", (2,), bytes(8)))  # type: ignore[arg-type]
+    with pytest.raises(InvalidFrame, match="input 'x' is there twice"):
+        both.put(payload, 0, both.tensor(0, "FP32", (2,), bytes(8)))  # type: ignore[arg-type]
+    with pytest.raises(InvalidFrame, match="input 'any' is missing; the model takes 'x', 'any'"):
+        both.complete(payload)  # type: ignore[arg-type]
