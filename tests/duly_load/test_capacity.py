@@ -1,7 +1,6 @@
 """Capacity: what the search finds, how sure it is, what the terms offer, and what the command says."""
 
 import csv
-import errno
 import json
 import re
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from duly_load.capacity import open_loop, terms
-from duly_load.capacity import page as report
 from duly_load.capacity.confidence import Counts, Finding, Rule, estimate
 from duly_load.capacity.search import (
     CONFIRMING,
@@ -436,33 +434,6 @@ def capacity_of(*args: str | Path) -> Result:
     return CliRunner().invoke(cli, ["capacity", *map(str, args)])
 
 
-@pytest.mark.parametrize(
-    ("change", "args", "says"),
-    [
-        (lambda text: text + "[[load_step]]\nat_s = 3\nfactor = 2\n", ["--target", "null:"], "steady"),
-        (lambda text: text.replace("budget_ms", "budget"), ["--target", "null:"], "unknown key"),
-        (lambda text: text, ["--target", "nul"], "should be"),
-        (lambda text: text, ["--target", "null:", "--terms", "streams,offline"], "'offline' is none"),
-        (lambda text: text, ["--target", "null:", "--ratio", "1"], "0.999"),
-        (lambda text: text, [], "--target"),
-    ],
-)
-def test_what_is_wrong_is_told(tmp_path: Path, change: Callable[[str], str], args: list[str], says: str) -> None:
-    file = tmp_path / "scenario.toml"
-    file.write_text(change(SCENARIO), encoding="utf-8")
-    result = capacity_of(file, *args)
-    assert result.exit_code == 2, result.output
-    assert says in result.output
-
-
-def test_a_target_that_is_down_has_no_figure(tmp_path: Path) -> None:
-    file = tmp_path / "scenario.toml"
-    file.write_text(SCENARIO, encoding="utf-8")
-    result = capacity_of(file, "--target", f"unix:{tmp_path}/nobody.sock", "--seconds", "1", "--terms", "streams")
-    assert result.exit_code == 1, result.output
-    assert "no figure" in result.output
-
-
 def answers_up_to(frames_per_s: float, asked: Offer) -> LiveRun:
     """All on time up to that rate, none beyond."""
     held = asked.scenario.frames_per_s <= frames_per_s
@@ -548,23 +519,6 @@ def test_options_of_sending_reach_the_trials(tmp_path: Path, monkeypatch: pytest
     file.write_text(SCENARIO, encoding="utf-8")
     capacity_of(file, "--target", "null:", "--processes", "3", "--lag-share", "0.2", "--answers-wait", "4")
     assert [offer.sending for offer in asked] == [Sending(3, 4.0, 0.2)]
-
-
-def test_a_page_that_can_not_be_written_is_told_and_the_rest_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device", "report.html")
-
-    monkeypatch.setattr(report, "page", full)
-    monkeypatch.setattr(terms, "offer_to", lambda target, asked, progress: answers_up_to(1234.0, asked))
-    file, out = tmp_path / "scenario.toml", tmp_path / "out"
-    file.write_text(SCENARIO, encoding="utf-8")
-    result = capacity_of(file, "--target", "null:", "--seconds", "10", "--precision", "0.1", "--out", out)
-    assert result.exit_code == 1, result.output
-    assert "report.html can't be written: No space left" in result.output
-    assert json.loads((out / "capacity.json").read_text("utf-8"))["capacities"][0]["valid"]
-    assert (out / "capacity.csv").read_text("utf-8").startswith("target,version,term,trial,load")
 
 
 def test_the_command_tells_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

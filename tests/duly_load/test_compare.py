@@ -4,8 +4,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from duly_load.cli import compare as cli_compare
 from duly_load.cli.main import cli
 from duly_load.compare import run as comparison_run
 from duly_load.compare import tables as comparison_tables
@@ -29,9 +27,8 @@ from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun, Record
 from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_load.scenario.schedule import schedule_of
-from duly_load.targets.all_peers import PEERS
 from duly_load.targets.opened import OpenTarget
-from duly_load.targets.peer import PeerError, Server
+from duly_load.targets.peer import PeerError
 
 SMALL = """
 name = "small"
@@ -473,129 +470,3 @@ def test_the_page_shows_the_own_load_and_the_overload_in_detail(
     # The last valid run of each.
     assert "<dt>In detail at 3x</dt><dd>null:, seed 1, floor, seed 0</dd>" in page
     assert "4 of 16 turns" in page
-
-
-@pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device", "report.html"), ModuleNotFoundError("plotly")]
-)
-def test_a_page_that_cannot_be_written_loses_no_figures(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
-    answer(monkeypatch, lambda *_: False)
-    monkeypatch.setattr(cli_compare, "_write_report", fail)
-    out = tmp_path / "out"
-    result = compare(small, "--target", "null:", "--target", "floor", "--rounds", "1", "--out", out)
-    assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1] in (
-        "Error: --out: report.html can't be written: No space left on device",
-        "Error: --out: a page can't be drawn: plotly",
-    )
-    assert json.loads((out / "results.json").read_text(encoding="utf-8"))["complete"] is True
-    assert (out / "comparison.csv").stat().st_size
-
-
-@pytest.fixture
-def never_started(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fails where a target is opened."""
-    opened: list[object] = []
-    monkeypatch.setattr(Targets, "__enter__", opened.append)
-    yield
-    assert not opened
-
-
-NAMED = ["--target", "floor", "--target", "null:"]
-
-
-@pytest.mark.usefixtures("never_started")
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (["--target", "floor"], "--target: should be there 2 to 16 times, is there 1 times"),
-        (["--target", "floor", "--target", "floor"], "should name each once, 'floor' is there more than once"),
-        (["--target", "floor", "--target", "nginx"], "'nginx': should be duly, floor"),
-        (["--target", "floor", "--target", "duly://here"], "'duly://here': should be HOST:PORT"),
-        (["--target", "floor", "--target", "triton?retry=3"], "retry=3"),
-        ([*NAMED, "--load", "0"], "--load"),
-        ([*NAMED, "--load", "nan"], "--load"),
-        ([*NAMED, "--capacity", "nan"], "--capacity"),
-        ([*NAMED, "--seconds", "0.05"], "--seconds: should be more than warm_s"),
-        ([*NAMED, "--capacity", "1e9"], "at 1.25e+07 times its load"),
-        ([*NAMED, "--out", "/proc/nowhere"], "--out: /proc/nowhere can't be written"),
-    ],
-)
-def test_what_was_typed_wrong(small: Path, args: list[str], said: str) -> None:
-    result = compare(small, *args)
-    assert result.exit_code == 2, result.output
-    assert said in result.stderr
-
-
-@pytest.mark.usefixtures("never_started")
-def test_what_was_written_wrong(small: Path) -> None:
-    small.write_text(SMALL + '[[serve.fault]]\nlane = "cpu:0"\nkind = "die"\nat_s = 0.2\n', encoding="utf-8")
-    result = compare(small, *NAMED)
-    assert result.exit_code == 2
-    assert "fault: should not be there" in result.stderr
-    small.write_text(SMALL.replace("budget_ms", "budget_s"), encoding="utf-8")
-    result = compare(small, *NAMED)
-    assert result.exit_code == 2
-    assert "stream[0].budget_s: unknown key" in result.stderr
-
-
-@pytest.mark.usefixtures("never_started")
-def test_a_peer_that_is_not_installed_is_named_with_what_installs_it(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DULY_CACHE_DIR", str(tmp_path / "cache"))
-    result = compare(small, "--target", "floor", "--target", "triton-timeouts", "--target", "mlserver")
-    assert result.exit_code == 2
-    assert "duly-load peers install triton" in result.stderr
-    assert "duly-load peers install mlserver" in result.stderr
-
-
-class Toy:
-    """A peer that can be installed and does not start."""
-
-    name = "toy"
-    about = ""
-    here = False
-
-    def missing(self) -> str:
-        return "" if self.here else "toy is not installed: duly-load peers install toy"
-
-    def install(self, say: Callable[[str], None]) -> None:
-        say("toy: installed")
-        self.here = True
-
-    def start(self, scenario: Scenario, folder: Path) -> AbstractContextManager[Server]:
-        raise PeerError("toy does not start")
-
-
-def test_a_peer_is_installed_first_where_that_is_wanted(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = Toy()
-    monkeypatch.setitem(PEERS, "toy", toy)
-    result = compare(small, "--target", "floor", "--target", "toy", "--target", "nginx", "--install")
-    assert (result.exit_code, toy.here) == (2, False)
-    result = compare(small, "--target", "floor", "--target", "toy", "--install")
-    assert (result.exit_code, toy.here) == (1, True)
-    assert result.stderr.startswith("toy: installed\n")
-    assert "Error: toy does not start" in result.stderr
-    assert not floors()
-
-
-def test_a_target_that_is_down_is_told_before_anything_is_measured(small: Path, tmp_path: Path) -> None:
-    result = compare(small, "--target", "floor", "--target", f"unix:{tmp_path}/nobody.sock")
-    assert result.exit_code == 1
-    assert "nobody.sock" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not floors()
-
-
-def test_payloads_that_are_not_what_a_target_takes(small: Path) -> None:
-    small.write_text(SMALL.replace("shape = [4]", "shape = [5]"), encoding="utf-8")
-    result = compare(small, "--target", "floor", "--target", "null:")
-    assert result.exit_code == 2
-    assert "payloads.shape is [5], while the model takes x FP32[4]" in result.stderr
-    assert not floors()

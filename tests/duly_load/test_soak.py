@@ -835,27 +835,3 @@ def test_the_command_writes_page_log_and_samples(
     written = (tmp_path / "soak.html").read_text("utf-8")
     assert all(text in written for text in ("Memory", "Descriptors", "Threads", "1 busy of 0.5 s, 0 idle", verdict))
     assert ("Latency" in written, "invalid, left out" in written) == (not problems, bool(problems))
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--target", "null:", "--hours", "1", "--minutes", "1"], "give one of the two"),
-        (["--target", "null:", "--slow-readers", "1"], "speak duly's own protocol"),
-        (["--target", "null:", "--vanish-per-minute", "1"], "nothing to vanish from"),
-        (["--target", "null:", "--metrics", "nowhere"], "HOST:PORT"),
-        (["--target", "tritium"], "tritium"),
-        (["--target", "null:", "--hours", "nan"], "nan"),
-        (["--target", "null:", "--lag-share", "2"], "--lag-share"),
-    ],
-)
-def test_what_the_user_typed_wrong(short: Path, options: list[str], told: str) -> None:
-    result = run(short, *options)
-    assert result.exit_code == 2, result.output
-    assert told in result.output
-
-
-def test_nobody_there(short: Path, tmp_path: Path) -> None:
-    result = run(short, "--target", f"unix:{tmp_path}/nobody.sock")
-    assert result.exit_code == 1
-    assert "nobody.sock" in result.output
