@@ -135,14 +135,6 @@ async def at_once(frame_id: int, name: str) -> inference_pb2.Outcome | None:
 # ---- schedules ----
 
 
-def test_equal_seeds_give_equal_schedules_and_others_do_not() -> None:
-    loaded = scenario(stream={"arrivals": {"kind": "gamma", "rate_hz": 50, "cv": 3}})
-    one, same, other = (schedule_of(loaded, seed).frames for seed in (7, 7, 8))
-    for name in ("arrival_ns", "deadline_ns", "stream_id"):
-        assert np.array_equal(getattr(one, name), getattr(same, name))
-    assert not np.array_equal(one.arrival_ns, other.arrival_ns)
-
-
 @pytest.mark.parametrize("scale", ["streams", "rates"])
 @pytest.mark.parametrize("factor", [0.3, 1.5, 2, 7.1])
 def test_a_load_factor_is_kept_exactly(scale: str, factor: float) -> None:

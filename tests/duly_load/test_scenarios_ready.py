@@ -66,16 +66,6 @@ def test_the_load_is_what_the_comment_says(name: str) -> None:
     assert len({session.name for session in schedule_of(scenario, 0).sessions}) == STREAMS[name]
 
 
-@pytest.mark.parametrize("name", FRAMES_PER_S)
-def test_equal_seeds_give_equal_schedules_and_others_do_not(name: str) -> None:
-    scenario = loaded(name)
-    first, again, other = (schedule_of(scenario, seed) for seed in (5, 5, 6))
-    assert first.sessions == again.sessions
-    for part in ("arrival_ns", "deadline_ns", "stream_id"):
-        np.testing.assert_array_equal(getattr(first.frames, part), getattr(again.frames, part))
-    assert not np.array_equal(first.frames.arrival_ns, other.frames.arrival_ns)
-
-
 def test_the_rig_is_the_one_that_its_name_promises() -> None:
     sensors = {sensor.name: sensor for sensor in loaded("rig").stream}
     cameras = [sensor for name, sensor in sensors.items() if name.startswith("camera")]
