@@ -72,6 +72,7 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "principal_streams_max": "2",
         "principal_bytes_in_flight_max": "12",
         "admission": "advise",
+        "advice": "false",
         "record": "/run/duly.log",
         "record_bytes_max": "11",
         "log_format": "json",

@@ -4,7 +4,6 @@ from enum import IntEnum
 from typing import get_args
 
 import pytest
-from duly_load.scenario.live import Datatype
 from google.protobuf.descriptor import EnumDescriptor
 
 from duly.core.events import Advice
@@ -15,6 +14,7 @@ from duly.worker.dtypes import DTYPES
 from duly_client import Status
 from duly_client import convert as client
 from duly_load.results.outcomes import OWN_KINDS_FROM, FrameOutcome
+from duly_load.scenario.tables import Datatype
 
 
 def of_protocol(enum: EnumDescriptor, prefix: str) -> dict[str, int]:

@@ -76,7 +76,7 @@ class App:
         self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
-        host = StreamHost(self.driver, self.catalogue, verdicts, limits)
+        host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
         self._server: Server | None = None
         self._health: Health | None = None

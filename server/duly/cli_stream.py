@@ -59,6 +59,7 @@ DETECTIONS_MAX = 8
 )
 @click.option("--repeat", is_flag=True, help="Begin again when the recording ends.")
 @click.option("--seconds", "seconds_max", type=click.FloatRange(0, min_open=True), help="Stop after this many seconds.")
+@click.option("--follow-advice", is_flag=True, help="Send frames no faster than the server advises.")
 @click.option("--json", "as_json", is_flag=True, help="Print each outcome as a JSON object on a line.")
 def stream(
     model: str,

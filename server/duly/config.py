@@ -109,6 +109,8 @@ class ServerConfig(BaseModel):
     admission: Literal["enforce", "advise"] = "enforce"
     """What happens to streams with a stated period that could not be served in time beside the others: enforce refuses
     them and says what would fit, advise opens them with a warning."""
+    advice: bool = True
+    """Whether streams are told under overload how often their frames can be served, and later that there is room."""
     frames_in_flight_max: Annotated[int, Field(gt=0, le=65_536)] = 256
     """Frames of one stream that may be unanswered at any time."""
     bytes_in_flight_max: Annotated[int, Field(gt=0, le=2**40)] = 64 * 2**20

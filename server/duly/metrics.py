@@ -149,7 +149,7 @@ class Metrics(Collector):
 
     def batch(self, model: str, lane: str, size: int, busy_ns: int, wasted_ns: int) -> None:
         """Counts a batch that held its lane for `busy_ns`, of which `wasted_ns` went into results that came late."""
-        self._of(model).batch_size.add(size)
+        (self._models.get(model) or self._of(model)).batch_size.add(size)
         times = self._lanes.get(lane)
         if times is None:
             times = self._lanes[lane] = _Lane()

@@ -153,6 +153,18 @@ async def test_frames_are_captured_when_they_are_due(arrays: Path) -> None:
     assert server.opens[0].expected_period_nano == 20_000_000
 
 
+async def test_it_sends_no_more_than_it_is_advised_to(arrays: Path) -> None:
+    async def slowing(stream: OpenedStream) -> None:
+        await stream.greet()
+        await stream.advise(kind=inference_pb2.StreamAdvice.KIND_SLOW_DOWN, period_nano=3600 * 10**9)
+        async for frame in stream.frames():
+            await stream.answer(on_time(frame))
+
+    status, lines, errors = await stream(slowing, "--input", arrays, "--rate", 500, "--follow-advice")
+    assert (status, lines[-1]) == (0, "5 frames sent: 5 superseded"), errors
+    assert lines[0] == "frame 1  superseded  (not sent, the server advised a period of 3.6e+06 ms)"
+
+
 async def test_a_recording_may_be_repeated_for_a_time(arrays: Path) -> None:
     status, lines, errors = await stream(echo, "--input", arrays, "--rate", 500, "--repeat", "--seconds", 0.2)
     assert (status, errors.count("\n")) == (0, 1)

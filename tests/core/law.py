@@ -8,10 +8,12 @@ Out of scope: which of several lawful batches is best. The stories show what the
 
 from collections import Counter
 
+from duly.core.advice import AGAIN_NS, CHANGE_MIN, PERIOD_NS_MAX, REVERSAL_NS
 from duly.core.dispatch.batch_caps import BLOCKING_NS, SINGLES
 from duly.core.dispatch.deferral import LANES_PER_MODEL
 from duly.core.events import (
     Action,
+    Advice,
     AdviseStream,
     BatchFinished,
     DispatchBatch,
@@ -39,6 +41,8 @@ class Witness:
         self.answers: list[list[Action]] = []
         """What came out of each step."""
         self.accounts = Accounts(self.scheduler)
+        self._told: dict[int, tuple[int, bool, int]] = {}
+        """By stream that was told to slow down or to speed up: when last, whether to slow down, the period."""
         self.seen: Counter[str] = Counter()
         """How often each of the rarer rules applied."""
 
@@ -57,7 +61,7 @@ class Witness:
                 case WarmLane():
                     self._warmed(now_ns, action)
                 case AdviseStream():
-                    assert action.stream_id in self.accounts.streams, f"{now_ns}: advice to a stream that is closed"
+                    self._advised(now_ns, action)
         self._ended(now_ns)
         self._settled(now_ns)
         return actions
@@ -241,6 +245,30 @@ class Witness:
         assert not accounts.runnable(now_ns, warm.lane), f"{told}: frames could run there"
         self.seen["warm-ups"] += 1
         accounts.note_started(now_ns, Running(warm, rank, now_ns, probe=False))
+
+    # ---- what streams are told ----
+
+    def _advised(self, now_ns: int, action: AdviseStream) -> None:
+        told = f"{now_ns}: stream {action.stream_id} is told to {action.advice.name} to {action.period_ns} ns"
+        stream = self.accounts.streams.get(action.stream_id)
+        assert stream is not None, f"{told}: it is closed"
+        if action.advice is Advice.DRAINING:
+            return
+        assert stream.terms.advise, f"{told}: it is not to be told"
+        assert stream.terms.gap is None, f"{told}: its state needs every frame"
+        assert self.accounts.drain_ns is None, f"{told}: the server drains"
+        assert action.reason, f"{told}: no reason"
+        slower = action.advice is Advice.SLOW_DOWN
+        before_ns, was_slower, period_ns = self._told.get(action.stream_id, (None, slower, 0))
+        assert action.period_ns != period_ns, f"{told}: which it knows"
+        assert slower == (action.period_ns > 0 and (not period_ns or action.period_ns > period_ns)), f"{told}: no"
+        assert not slower or 0 < action.period_ns <= PERIOD_NS_MAX, f"{told}: too seldom"
+        if action.period_ns and period_ns:
+            assert abs(action.period_ns - period_ns) >= CHANGE_MIN * period_ns, f"{told}: {period_ns} is as good"
+        pause_ns = AGAIN_NS if slower == was_slower else REVERSAL_NS
+        assert before_ns is None or now_ns - before_ns >= pause_ns, f"{told}: again, since {before_ns}"
+        self._told[action.stream_id] = now_ns, slower, action.period_ns
+        self.seen[action.advice.name] += 1
 
     # ---- what holds between steps ----
 

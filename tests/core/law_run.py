@@ -84,6 +84,8 @@ class Host:
             if turn > turns_max // 2:
                 happens.append(Host.drain)
             self.random.choice(happens)(self)
+        if turns_max == TURNS_MAX and self.calm and self.random.random() < 0.4:
+            self.operate_long()
         self.end()
 
     # ---- traffic ----
@@ -111,6 +113,7 @@ class Host:
             principal=r.choice(["", "north", "south"]),
             floor_frames=r.randint(0, window),
             floor_window=window,
+            advise=stream_id % 4 > 0,
         )
         self._step(StreamOpened(stream_id, terms))
 
@@ -156,14 +159,25 @@ class Host:
         name = self.streams[stream_id].partition("/")[0]
         self.streams[stream_id] = self.random.choice([model for model in MODELS if model.startswith(name)])
 
+    def operate_long(self) -> None:
+        """Long enough for streams to be told to slow down, and then that there is room."""
+        streams = list(self.streams)
+        gap_ns = self.random.randint(MS, 10 * MS)
+        self._traffic(streams, gap_ns, 4000 * MS // gap_ns)
+        self._traffic(streams, 10 * gap_ns, 6000 * MS // (10 * gap_ns))
+
     def operate(self) -> None:
         """A stretch of traffic: frames come at some rate, batches end about when planned, timers fire in time."""
         r = self.random
         streams = r.sample(list(self.streams), k=r.randint(1, len(self.streams)))
         gap_ns = r.choice([r.randint(100_000, MS), r.randint(MS, 6 * MS), r.randint(5 * MS, 40 * MS)])
+        self._traffic(streams, gap_ns, r.randint(5, 60))
+
+    def _traffic(self, streams: list[int], gap_ns: int, frames: int) -> None:
+        r = self.random
         ends_ns: dict[int, int] = {}
         next_ns = self.now_ns
-        for _ in range(r.randint(5, 60)):
+        for _ in range(frames):
             next_ns += r.randint(0, 2 * gap_ns)
             while True:
                 for batch_id in self.witness.accounts.batches:

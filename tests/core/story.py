@@ -10,13 +10,14 @@ about them, or `ok` where it did nothing. Lines that begin with `#`, and paragra
     gone detect/1 lane=cpu:0 reason="..."             its worker there; without `lane` the model is unloaded
     stream 1 model=detect/1 budget=100ms              class=STANDARD backlog=LATEST (KEEP_LAST:3, ALL) credit=64
                                                       gap=CONTINUE (stateful models) rank_max=1 period=20ms
-                                                      principal=north floor=3/4
+                                                      principal=north floor=3/4; words: advise, follow (is told to
+                                                      slow down; keeps frames of `traffic` back as it is told)
     frame 1/7                                         of stream 1, id 7; budget, model: else the stream's; age=5ms since
                                                       capture; word: must_run
     frames 1/7 1/8 2/1                                the same of several that come together
     traffic 1 2 period=20ms for=1s                    each of the streams sends so often, evenly spread; batches take as
-                                                      long as at warm-up; prints what became of all frames, in sum, when
-                                                      the last has its outcome
+                                                      long as at warm-up; prints what streams are told, and what became
+                                                      of all frames, in sum, when the last has its outcome
     cancel 1/7 1/8                                    frames of one stream
     turned-out 1 model=detect/1 frames=2 status=LATE  of stream 1, which were ON_TIME; word: missed
     close 1                                           the stream
@@ -61,6 +62,7 @@ from duly.core.events import (
 )
 from duly.core.timing.profile import MARGIN_PERCENT
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly_client.pace import Pace
 from tests.core.law import Witness
 
 SEPARATOR = "----"
@@ -139,6 +141,8 @@ class Story:
         """By stream: the highest frame id so far."""
         self._variants: dict[str, set[str]] = {}
         """By model."""
+        self._paces: dict[int, Pace] = {}
+        """By stream that follows advice."""
         self._lines: list[str] = []
 
     def replay(self, text: str) -> str:
@@ -242,6 +246,9 @@ class Story:
         self._budgets_ns[stream_id] = parse_ns(command.option("budget"))
         backlog, _, frames = command.option("backlog", "LATEST").partition(":")
         gap = command.options.pop("gap", None)
+        follows = command.flag("follow")
+        if follows:
+            self._paces[stream_id] = Pace()
         floor_frames, _, floor_window = command.option("floor", "0/0").partition("/")
         terms = StreamTerms(
             stream_class=StreamClass[command.option("class", "STANDARD")],
@@ -256,6 +263,7 @@ class Story:
             principal=command.option("principal", ""),
             floor_frames=int(floor_frames),
             floor_window=int(floor_window),
+            advise=command.flag("advise") or follows,
         )
         return StreamOpened(stream_id, terms)
 
@@ -282,6 +290,7 @@ class Story:
         ]
         until_ns = self._now_ns + duration_ns
         actions: list[Action] = []
+        kept_back: Counter[int] = Counter()
         while arrivals or self.witness.accounts.unanswered:
             running = self.witness.accounts.batches.values()
             ends = [(batch.started_ns + _takes_ns(batch.action), batch.action.batch_id) for batch in running]
@@ -294,21 +303,32 @@ class Story:
             elif end_ns <= due_ns:
                 at_ns, event = end_ns, BatchFinished(batch_id)
             else:
+                arrivals.remove((due_ns, stream_id))
+                if due_ns + period_ns < until_ns:
+                    arrivals.append((due_ns + period_ns, stream_id))
+                pace = self._paces.get(stream_id)
+                if pace is not None and not pace.due(due_ns):
+                    kept_back[stream_id] += 1
+                    continue
+                if pace is not None:
+                    pace.sent(due_ns)
                 at_ns, frame_id = due_ns, self._last_ids.get(stream_id, 0) + 1
                 deadline_ns = due_ns + self._budgets_ns[stream_id]
                 event = FramesArrived(
                     [self._new_frame(stream_id, frame_id, self._models[stream_id], deadline_ns, must_run=False)]
                 )
-                arrivals.remove((due_ns, stream_id))
-                if due_ns + period_ns < until_ns:
-                    arrivals.append((due_ns + period_ns, stream_id))
             self._now_ns = max(self._now_ns, at_ns)
-            actions += self.witness.step(self._now_ns, event)
-        self._lines += self._in_sum(actions)
+            for action in self.witness.step(self._now_ns, event):
+                actions.append(action)
+                if isinstance(action, AdviseStream):
+                    self._lines.append(f"{self._time(self._now_ns)} {self._told(action)}")
+                    if action.stream_id in self._paces:
+                        self._paces[action.stream_id].advised(self._now_ns, action.period_ns, 0.5)
+        self._lines += self._in_sum(actions, kept_back)
 
-    def _in_sum(self, actions: list[Action]) -> list[str]:
+    def _in_sum(self, actions: list[Action], kept_back: Counter[int]) -> list[str]:
         """One line a stream: how many frames ended how, and which variants ran them where there are several."""
-        outcomes: dict[int, Counter[str]] = {}
+        outcomes = {stream_id: Counter({"kept back": frames}) for stream_id, frames in kept_back.items()}
         for action in actions:
             match action:
                 case ResolveFrame():
@@ -352,7 +372,8 @@ class Story:
                 reason = f": {action.reason}" if action.reason else ""
                 return f"frame {action.frame.stream_id}/{action.frame.frame_id} {action.status.name}{reason}"
             case AdviseStream():
-                return f"advise stream {action.stream_id} {Advice(action.advice).name}: {action.reason}"
+                period = f" every {format_ms(action.period_ns)}" if action.period_ns else ""
+                return f"advise stream {action.stream_id} {Advice(action.advice).name}{period}: {action.reason}"
 
     def _variant(self, action: DispatchBatch | WarmLane) -> str:
         return f"{action.model} {action.variant}" if len(self._variants[action.model]) > 1 else action.model

@@ -38,6 +38,31 @@ def test_a_frame_is_worth_more_with_each_miss_in_a_row(outcomes: list[bool]) -> 
     assert worth.value == STREAK_FACTOR ** min(streak, STREAK_MAX)
 
 
+def test_a_frame_counts_for_those_that_its_client_keeps_back() -> None:
+    thinned, whole = merit(), merit()
+    thinned.thinned(2.0)
+    for on_time in (False, False, True, False, False, True):
+        whole.ended(on_time)
+    whole.ended(False)
+    whole.ended(False)
+    assert thinned.value == whole.value == STREAK_FACTOR**2, "it would have missed the two before"
+    thinned.ended(False)
+    assert thinned.value == STREAK_FACTOR**5
+    thinned.ended(True)
+    assert thinned.value == STREAK_FACTOR**2
+    thinned.thinned(0.0)
+    assert thinned.value == 1.0
+
+
+@given(unsent=st.floats(0, 1e6), outcomes=st.lists(st.booleans(), max_size=40))
+def test_no_thinned_frame_is_worth_what_a_floor_is(unsent: float, outcomes: list[bool]) -> None:
+    worth = merit()
+    worth.thinned(unsent)
+    for on_time in outcomes:
+        worth.ended(on_time)
+    assert 1.0 <= worth.value <= STREAK_FACTOR**STREAK_MAX < FLOOR_MERIT
+
+
 @given(outcomes=st.lists(st.booleans(), max_size=40), window=st.integers(1, 8), data=st.data())
 def test_a_floor_counts_where_one_more_miss_would_break_it(
     outcomes: list[bool], window: int, data: st.DataObject

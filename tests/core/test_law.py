@@ -23,6 +23,8 @@ RARE = (
     "critical turns",
     "overload: passed over for a batch that serves more",
     "overload: the lane was given to more critical frames",
+    "SLOW_DOWN",
+    "SPEED_UP",
 )
 
 

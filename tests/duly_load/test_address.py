@@ -11,6 +11,7 @@ from duly_load.protocols.address import Address, AddressError, parse_address
         ("duly://127.0.0.1:8500", Address("duly", "127.0.0.1:8500")),
         ("duly://[::1]:8500", Address("duly", "[::1]:8500")),
         ("unix:/run/duly.sock", Address("duly", "unix:/run/duly.sock")),
+        ("unix:/run/duly.sock?advice=follow", Address("duly", "unix:/run/duly.sock", follow_advice=True)),
         ("duly+unix:/run/duly.sock", Address("duly", "unix:/run/duly.sock")),
         ("kserve+unix:relative.sock", Address("kserve", "unix:relative.sock")),
         ("kserve://triton:8001", Address("kserve", "triton:8001")),
@@ -40,7 +41,8 @@ def test_an_address_says_what_to_connect_to_and_how(text: str, address: Address)
         ("unix:", "should name the socket, as in unix:/run/duly.sock"),
         ("kserve://host:1?timeout=5", "timeout=5 should be calls=streams or calls=unary or timeout=budget"),
         ("kserve://host:1?speed=high", "speed=high should be calls=streams or calls=unary or timeout=budget"),
-        ("duly://host:1?timeout=budget", "only kserve:// takes options, ?timeout=budget should not be there"),
+        ("duly://host:1?timeout=budget", "duly takes no ?timeout=budget; duly:// takes ?advice=follow"),
+        ("null:?advice=follow", "null takes no ?advice=follow; duly:// takes ?advice=follow"),
     ],
 )
 def test_a_wrong_address_is_told_with_what_would_be_right(text: str, why: str) -> None:

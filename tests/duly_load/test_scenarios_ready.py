@@ -45,7 +45,7 @@ def test_scenarios_are_live_simulated_or_both() -> None:
     simulated = {scenario.name for scenario in scenarios if scenario.simulate}
     assert live & simulated == {"rig", "fraud", "lane_fault"}
     assert simulated - live == {"surge", "variants", "churn"}
-    assert len(live) == 8
+    assert len(live) == 9
 
 
 @pytest.mark.parametrize("file", READY, ids=lambda file: file.stem)

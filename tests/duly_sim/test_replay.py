@@ -55,7 +55,7 @@ def recording(tmp_path: Path) -> Path:
         frames = []
         for stream_id in (1, 2, 3):
             seq += 1
-            frames.append(Frame(seq, stream_id, turn + 1, "m/1", now_ns + (5 + seq * 7 % 20) * MS, received_ns=now_ns))
+            frames.append(Frame(seq, stream_id, turn + 1, "m/1", now_ns + (5 + seq * 7 % 20) * MS))
         step(FramesArrived(frames))
         if turn % 5 == 0 and running:
             step(BatchFailed(running.pop(0), "gone") if turn % 50 == 0 else BatchFinished(running.pop(0)))

@@ -30,7 +30,7 @@ S = 1_000_000_000
 LANE = "cpu:0"
 TURNS_MAX = 2000
 """Of the loop. Whoever is not served within so many is not served at all."""
-TERMS = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 600 * S, 64)
+TERMS = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 600 * S, 64, advise=True)
 _SPEC = TensorSpec(name="x", datatype="FP32", shape=(2,), bytes_max=8)
 _SIGNATURE = Signature(inputs=(_SPEC,), outputs=(_SPEC,), batch_sizes=(1, 2, 4), any_size=True, stateful=False)
 
@@ -132,6 +132,8 @@ class Stream:
     raises: bool = False
     raised: bool = False
     broken: bool = False
+    told: list[tuple[object, int]] = field(default_factory=list)
+    """Advice, and the period that came with it."""
     wrong: list[str] = field(default_factory=list)
     """What should not have been; said by `check`, since a sink that raises is only let go."""
 
@@ -157,7 +159,7 @@ class Stream:
             assert sorted(self.outcomes) == self.sent
 
     def advise(self, advice: object, reason: str, period_ns: int) -> None:
-        pass
+        self.told.append((advice, period_ns))
 
     def fail(self) -> None:
         self.broken = True

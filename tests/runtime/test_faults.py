@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import pytest
 from structlog.testing import capture_logs
 
-from duly.core.events import BatchFinished, DrainRequested, FramesCancelled
+from duly.core.events import Advice, BatchFinished, DrainRequested, FramesCancelled
 from duly.core.types import OutcomeStatus
 from duly.runtime.driver import FAILURES_MAX, Driver
 from duly.worker import channel
@@ -193,6 +193,7 @@ async def test_a_scheduler_that_fails_is_followed_by_one_that_knows_what_is_true
         "the scheduler failed while the frame was waiting or running"
     }
     assert bench.driver.scheduler is not failed
+    assert stream.told == [(Advice.SPEED_UP, 0)], "it does not know what the stream was told"
     assert not process.alive, "what runs for a scheduler that is gone is given up"
     assert bench.recording.closed
     bench.send(next(iter(bench.streams)))  # of the stream that was open all the while

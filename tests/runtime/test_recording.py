@@ -53,6 +53,7 @@ EVENTS: list[Event] = [
             principal="10.0.0.1",
             floor_frames=1,
             floor_window=2,
+            advise=True,
         ),
     ),
     StreamOpened(2, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 1, 1)),

@@ -53,7 +53,7 @@ class Bench:
         self.driver.add_worker(self.lane)
         self.driver.submit(LaneUp("cpu:0"))
         self.driver.submit(ModelReady("m/1", "cpu:0", "default", {1: (MS,), 4: (2 * MS,)}, True))
-        self.host = StreamHost(self.driver, self.catalogue, verdicts, limits)
+        self.host = StreamHost(self.driver, self.catalogue, verdicts, limits, advise=False)
         self.use = PrincipalUse()
 
     def activate(self, loaded: LoadedVersion) -> None:

@@ -112,6 +112,7 @@ class Client:
         floor: tuple[int, int] | None = None,
         check: bool = True,
         on_advice: Callable[[Advice], None] | None = None,
+        follow_advice: bool = False,
     ) -> Stream:
         """Returns a stream of frames to `model`, to be entered with `async with`. None and "" mean the model's default.
 
@@ -121,7 +122,8 @@ class Client:
         stream that states it is let in only if it fits. `outputs`: names of the outputs wanted; empty: all. `gap`: what
         a stateful model does after frames that were not run. `variant_lowest`: the least accurate variant that will do.
         `floor`, (m, k): of any k consecutive frames m shall be on time, overload or not. `check`: frames are compared
-        with `Stream.opened` before they are sent. `on_advice`: called with each advice of the server.
+        with `Stream.opened` before they are sent. `on_advice`: called with each advice of the server. `follow_advice`:
+        frames that come faster than the server advises are SUPERSEDED here and not sent, unless they must run.
         """
         request = inference_pb2.OpenStream(
             model=model,
@@ -144,6 +146,7 @@ class Client:
             self._target,
             check=check,
             on_advice=on_advice,
+            follow_advice=follow_advice,
             reconnect=self._reconnect,
             reconnect_tries_max=self._reconnect_tries_max,
             open_timeout_s=self._open_timeout_s,

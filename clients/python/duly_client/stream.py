@@ -20,6 +20,7 @@ from duly.v1 import inference_pb2
 from duly_client import errors, wire
 from duly_client.clock import ClockEstimate
 from duly_client.connection import Connection
+from duly_client.pace import Pace
 from duly_client.types import Advice, Encoding, Outcome, Payload, Status, StreamTerms, advice_of, outcome_of
 
 FRAMES_HELD_MAX = 4096
@@ -45,6 +46,7 @@ class Stream:
         *,
         check: bool,
         on_advice: Callable[[Advice], None] | None,
+        follow_advice: bool,
         reconnect: bool,
         reconnect_tries_max: int | None,
         open_timeout_s: float,
@@ -54,6 +56,8 @@ class Stream:
         self._target = target
         self._check = check
         self._on_advice = on_advice
+        self._follow_advice = follow_advice
+        self._pace = Pace()
         self._tries_max = reconnect_tries_max if reconnect else 0
         self._open_timeout_s = open_timeout_s
 
@@ -65,6 +69,8 @@ class Stream:
         self._error: BaseException | None = None
         self._next_id = 1
         self._in_flight: dict[int, int] = {}  # frame id -> capture time, ns
+        self._kept_back: deque[Outcome] = deque()
+        """SUPERSEDED here; with the ordering ARRIVAL they wait for the outcomes of earlier frames."""
         self._unread: deque[Outcome] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()  # set where something changes that `send` or the receiving task waits for
@@ -99,6 +105,7 @@ class Stream:
         self._closed = True
         self._stopping.set()
         self._changed.set()
+        self._kept_back.clear()
         self._unread.clear()
         if self._newest is not None:
             await self._newest.close()
@@ -142,8 +149,9 @@ class Stream:
         nor PNG. The payload may be changed after the return.
 
         Waits while the transport is full. While the connection is lost it waits no longer than the budget; then the
-        frame is CANCELLED. Raises ValueError and TypeError where the payload is not what the model takes, ClientTooSlow
-        where nobody reads the outcomes, and the error that ended the stream where it has ended.
+        frame is CANCELLED. With `follow_advice` a frame that comes faster than the server advises is not sent but
+        SUPERSEDED here, unless it must run. Raises ValueError and TypeError where the payload is not what the model
+        takes, ClientTooSlow where nobody reads the outcomes, and the error that ended the stream where it has ended.
         """
         captured_ns = time.time_ns() if capture_time_ns is None else capture_time_ns
         terms = self.opened
@@ -157,13 +165,20 @@ class Stream:
         if self._check and 0 < terms.message_bytes_max < size:
             raise ValueError(f"the frame takes {size} bytes; the server reads up to {terms.message_bytes_max}")
         connection = self._connection
-        if connection is None or self._stopping.is_set() or self._full() or not connection.has_room(size):
-            connection = await self._ready(size, (budget_ns or terms.default_budget_ns) / 1e9)
+        kept_back = not must_run and not self._pace.due(time.monotonic_ns())
+        room = connection is not None and (kept_back or connection.has_room(size))
+        if not room or self._stopping.is_set() or self._full():
+            connection = await self._ready(0 if kept_back else size, (budget_ns or terms.default_budget_ns) / 1e9)
+            kept_back = kept_back and not self._pace.due(time.monotonic_ns())  # which another connection forgets
         frame_id = self._next_id
         self._next_id += 1
         if connection is None:
             self._cancel_here(frame_id, captured_ns, f"not sent, {self._lost_reason}")
             return frame_id
+        if kept_back:
+            self._keep_back(frame_id, captured_ns)
+            return frame_id
+        self._pace.sent(time.monotonic_ns())
         self._in_flight[frame_id] = captured_ns
         frame = inference_pb2.Frame(
             frame_id=frame_id, capture_time_unix_nano=captured_ns, budget_nano=budget_ns, must_run=must_run
@@ -179,7 +194,7 @@ class Stream:
             self._connection.cancel_frames(waiting)
 
     def _full(self) -> bool:
-        return len(self._in_flight) + len(self._unread) >= FRAMES_HELD_MAX
+        return len(self._in_flight) + len(self._kept_back) + len(self._unread) >= FRAMES_HELD_MAX
 
     async def _ready(self, size: int, budget_s: float) -> Connection | None:
         """Waits for room and returns the connection. None: it is lost and did not come back within the budget."""
@@ -243,9 +258,9 @@ class Stream:
                 self._connection = None
                 await connection.close()
             self._lost_reason = f"connection lost: {error}" if error.recoverable else f"stream ended: {error}"
-            for frame_id, captured_ns in self._in_flight.items():
-                self._cancel_here(frame_id, captured_ns, self._lost_reason)
-            self._in_flight.clear()
+            for frame_id in list(self._in_flight):
+                self._cancel_here(frame_id, self._in_flight.pop(frame_id), self._lost_reason)
+                self._give_back()
             self._changed.set()
             if asyncio.get_running_loop().time() - opened_s > BACKOFF_MAX_S:
                 self._tries = 0  # it was a good connection
@@ -269,6 +284,8 @@ class Stream:
                 if captured_ns is None:
                     return errors.ProtocolError(f"an outcome came for frame {message.frame_id}, which is not in flight")
                 self._take_in(outcome_of(message, now_ns - captured_ns))
+                if self._kept_back:
+                    self._give_back()
             self._changed.set()
             while len(self._unread) >= self._unread_max() and not self._closed:
                 self._changed.clear()
@@ -277,6 +294,8 @@ class Stream:
     def _advise(self, advice: Advice) -> None:
         if advice.kind == "VERSION_CHANGED":
             self._check = False  # the terms are those of the version before; the server knows better
+        if self._follow_advice and advice.kind in ("SLOW_DOWN", "SPEED_UP"):
+            self._pace.advised(time.monotonic_ns(), advice.period_ns, random.random())
         if self._on_advice is not None:
             asyncio.get_running_loop().call_soon(self._on_advice, advice)
 
@@ -307,6 +326,7 @@ class Stream:
 
     async def _connect(self) -> Connection:
         self._newest = connection = Connection(self._start_call(), self._changed.set)
+        self._pace = Pace()  # what another connection was advised
         try:
             async with asyncio.timeout(self._open_timeout_s):
                 self._terms = await connection.open(self._request)
@@ -328,6 +348,21 @@ class Stream:
 
     def _cancel_here(self, frame_id: int, captured_ns: int, reason: str) -> None:
         self._take_in(Outcome(frame_id, Status.CANCELLED, time.time_ns() - captured_ns, reason=reason))
+
+    def _keep_back(self, frame_id: int, captured_ns: int) -> None:
+        """A frame that is not sent: the next one that is due takes its place."""
+        reason = f"not sent, the server advised a period of {self._pace.period_ns / 1e6:.4g} ms"
+        latency_ns = time.time_ns() - captured_ns
+        self._kept_back.append(Outcome(frame_id, Status.SUPERSEDED, latency_ns, reason=reason))
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Outcomes of frames kept back, as far as the order allows."""
+        oldest_id = self._next_id
+        if self._in_flight and self.opened.ordering == "ARRIVAL":
+            oldest_id = next(iter(self._in_flight))
+        while self._kept_back and self._kept_back[0].frame_id < oldest_id:
+            self._take_in(self._kept_back.popleft())
 
     def _wake_reader(self) -> None:
         if self._reader is not None and not self._reader.done():

@@ -200,9 +200,9 @@ class Advice:
     """Something that the server advises the client to act on."""
 
     kind: str
-    """DRAINING or VERSION_CHANGED; SLOW_DOWN and SPEED_UP are in the protocol, and no server sends them yet."""
+    """SLOW_DOWN, SPEED_UP, DRAINING or VERSION_CHANGED."""
     period_ns: int
-    """SLOW_DOWN: the shortest period that can be served."""
+    """SLOW_DOWN and SPEED_UP: the shortest period, on average, that can be served; 0: any."""
     version: str
     """Version that serves the stream; after VERSION_CHANGED the new one."""
     reason: str

@@ -1,6 +1,7 @@
 """How a user names what is put under load.
 
 duly://HOST:PORT, duly+unix:PATH, unix:PATH     duly, over its own protocol
+    ?advice=follow                              sensors send no more than the server says that it can serve
 kserve://HOST:PORT, kserve+unix:PATH            a server of the KServe v2 protocol (Triton, MLServer, KServe, ...)
     ?calls=streams                              a bidirectional call for each stream, as Triton has it (the default)
     ?calls=unary                                a call for each frame
@@ -28,6 +29,8 @@ class Address:
     """kserve: a call for each frame."""
     timeout: bool = False
     """kserve: requests carry their budget."""
+    follow_advice: bool = False
+    """duly: sensors send no more than they are advised to."""
 
 
 SHAPES = "duly://HOST:PORT, unix:PATH, kserve://HOST:PORT or null:"
@@ -36,7 +39,6 @@ SHAPES = "duly://HOST:PORT, unix:PATH, kserve://HOST:PORT or null:"
 def parse_address(text: str) -> Address:
     """Raises AddressError."""
     head, _, query = text.partition("?")
-    unary, timeout = parse_options(text)
     if head == "null:":
         address = Address("null", "")
     elif head.startswith("unix:"):
@@ -49,8 +51,11 @@ def parse_address(text: str) -> Address:
         address = Address("duly" if protocol == "duly" else "kserve", _host_and_port(text, endpoint))
     else:
         raise AddressError(f"{text!r}: should be {SHAPES}")
+    if address.protocol == "duly" and query in ("", "advice=follow"):
+        return Address("duly", address.endpoint, follow_advice=bool(query))
     if query and address.protocol != "kserve":
-        raise AddressError(f"{text!r}: only kserve:// takes options, ?{query} should not be there")
+        raise AddressError(f"{text!r}: {address.protocol} takes no ?{query}; duly:// takes ?advice=follow")
+    unary, timeout = parse_options(text)
     return Address(address.protocol, address.endpoint, unary, timeout)
 
 

@@ -30,8 +30,9 @@ _BACKLOGS: dict[BacklogPolicy, types.BacklogPolicy] = {
 class DulyTarget:
     """A server of duly.v1. One connection to it, shared by all streams."""
 
-    def __init__(self, endpoint: str, difference_ns: int | None = None) -> None:
+    def __init__(self, endpoint: str, difference_ns: int | None = None, follow_advice: bool = False) -> None:
         """`endpoint`: HOST:PORT or unix:PATH. `difference_ns`: `unix_minus_monotonic_ns`; None: as it is now."""
+        self._follow_advice = follow_advice
         self._client = Client(endpoint, reconnect=False)
         self._difference_ns = unix_minus_monotonic_ns() if difference_ns is None else difference_ns
 
@@ -64,6 +65,7 @@ class DulyTarget:
             variant_lowest=sensor.variant_lowest or "",
             floor=sensor.floor,
             check=False,  # the payloads were made for the model
+            follow_advice=self._follow_advice,
         )
         return DulyConnection(stream, encoding, sink, self._difference_ns)
 

@@ -120,6 +120,10 @@ class Sensor(Table):
     """For the simulator alone: live, all streams are of one client."""
     credit: Annotated[int, Field(ge=1, le=65_536)] = 256
     """Frames that may be unanswered, more are shed. For the simulator alone: live, it is a setting of the server."""
+    advice: Literal["follow", "ignore"] | None = None
+    """What it does when it is advised to slow down; not set: it is not advised. For the simulator alone: live, the
+    target's address says it.
+    """
 
     @property
     def names(self) -> tuple[str, ...]:

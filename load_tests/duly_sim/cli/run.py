@@ -90,7 +90,8 @@ def _followed(bar: ProgressBar, name: str, nth: int, policies: int, world: World
             done_ns = nth * duration_ns + min(now_ns, duration_ns)  # what waits at the end is served yet
             bar.at(done_ns / 1e9, f"{now_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
 
-    run = simulate(policy, world.script, world.frames, world.model_of, world.service, record if bar.drawn else None)
+    watch = record if bar.drawn else None
+    run = simulate(policy, world.script, world.frames, world.model_of, world.service, watch, world.followers)
     bar.at((nth + 1) * duration_ns / 1e9, f"{duration_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
     return run
 

@@ -11,7 +11,7 @@ timers.
 Out of scope: transport, payloads and the host's own time; a frame arrives when its last byte has.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Protocol
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from duly.core.events import (
     Action,
+    Advice,
     AdviseStream,
     BatchFinished,
     DispatchBatch,
@@ -32,10 +33,13 @@ from duly.core.events import (
     TimerFired,
     WarmLane,
 )
-from duly.core.types import Frame
+from duly.core.types import Frame, OutcomeStatus
+from duly_client.pace import Pace
 from duly_load.scenario.schedule import Frames
 
 NEVER_NS = 1 << 62
+GOLDEN_RATIO = 0.6180339887498949
+"""Its multiples modulo 1 are spread evenly, however many are taken."""
 
 
 class Policy(Protocol):
@@ -90,14 +94,16 @@ def simulate(
     model_of: dict[int, str],
     service: Service,
     record: Callable[[int, Event], None] | None = None,
+    followers: Collection[int] = (),
 ) -> Run:
     """Runs until every frame is resolved and the script is told.
 
     `script`: (now_ns, event) in order of time. `model_of`: model version by stream id. `record` is told each
-    (now, event) before it is carried out. Raises RuntimeError where the policy breaks its contract: a frame resolved
-    twice or never, a batch on a lane that is busy.
+    (now, event) before it is carried out. `followers`: streams, by id, that thin their frames as advised; a frame that
+    they keep back is SUPERSEDED and never told to the policy. Raises RuntimeError where the policy breaks its contract:
+    a frame resolved twice or never, a batch on a lane that is busy.
     """
-    return _Engine(policy, script, frames, model_of, service, record).run()
+    return _Engine(policy, script, frames, model_of, service, record, followers).run()
 
 
 class _Engine:
@@ -109,6 +115,7 @@ class _Engine:
         model_of: dict[int, str],
         service: Service,
         record: Callable[[int, Event], None] | None,
+        followers: Collection[int],
     ) -> None:
         self._policy = policy
         self._script = script
@@ -127,6 +134,7 @@ class _Engine:
         self._on_lane: dict[str, tuple[int, int]] = {}
         """Batch id and index into `batches`, by lane."""
         self._unresolved = count
+        self._paces = {stream_id: Pace() for stream_id in followers}
 
     def run(self) -> Run:
         arrivals = self._frames.arrival_ns.tolist()
@@ -170,8 +178,11 @@ class _Engine:
                     frame_ids[stream_id] += 1
                     model = model_of[stream_id]
                     nth += 1
+                    if stream_id in self._paces and self._thinned(now_ns, nth - 1, stream_id):
+                        continue
                     together.append(Frame(nth, stream_id, frame_ids[stream_id], model, deadlines[nth - 1]))
-                self._step(now_ns, FramesArrived(together))
+                if together:
+                    self._step(now_ns, FramesArrived(together))
         if self._unresolved:
             unresolved = [nth for nth in range(count) if not self._status[nth]]
             raise RuntimeError(f"{len(unresolved)} frames were never resolved, the first is {unresolved[0]}")
@@ -203,6 +214,20 @@ class _Engine:
                 self._start(now_ns, action, 0, 0)
             elif type(action) is AdviseStream:
                 self._advice.append((now_ns, action))
+                if action.stream_id in self._paces and action.advice in (Advice.SLOW_DOWN, Advice.SPEED_UP):
+                    phase = action.stream_id * GOLDEN_RATIO % 1
+                    self._paces[action.stream_id].advised(now_ns, action.period_ns, phase)
+
+    def _thinned(self, now_ns: int, nth: int, stream_id: int) -> bool:
+        """Whether the stream keeps the frame back."""
+        pace = self._paces[stream_id]
+        if pace.due(now_ns):
+            pace.sent(now_ns)
+            return False
+        self._status[nth] = OutcomeStatus.SUPERSEDED
+        self._resolved_ns[nth] = now_ns
+        self._unresolved -= 1
+        return True
 
     def _start(self, now_ns: int, action: DispatchBatch | WarmLane, size: int, planned_ns: int) -> None:
         lane = action.lane

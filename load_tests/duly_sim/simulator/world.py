@@ -28,7 +28,13 @@ class World:
     """In order of stream ids, which are 1, 2, ..."""
 
     def run(self, policy: Policy) -> Run:
-        return simulate(policy, self.script, self.frames, self.model_of, self.service)
+        return simulate(policy, self.script, self.frames, self.model_of, self.service, followers=self.followers)
+
+    @property
+    def followers(self) -> frozenset[int]:
+        """Ids of the streams that follow advice."""
+        sensors = self.scenario.stream
+        return frozenset(each.stream_id for each in self.sessions if sensors[each.sensor].advice == "follow")
 
 
 def run(scenario: Scenario, policy: Policy, seed: int) -> Run:
@@ -139,4 +145,5 @@ def _terms(given: Simulate, stream: Sensor) -> StreamTerms:
         principal=stream.principal,
         floor_frames=floor_frames,
         floor_window=floor_window,
+        advise=stream.advice is not None,
     )

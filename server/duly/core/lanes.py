@@ -75,6 +75,8 @@ class Lanes:
     def _occupy(self, now_ns: int, lane: str, batch: Batch) -> None:
         self._batch_id += 1
         batch.batch_id, batch.lane, batch.started_ns = self._batch_id, lane, now_ns
-        self.up[lane].batch_id = batch.batch_id
+        state = self.up[lane]
+        state.batch_id = batch.batch_id
+        state.idle_ns += now_ns - state.ended_ns
         self.free -= 1
         self._running[batch.batch_id] = batch

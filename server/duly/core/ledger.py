@@ -108,6 +108,7 @@ class FrameLedger:
             stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
         stream.unanswered += 1
         stream.arrived_ns = now_ns
+        stream.pace.arrived += 1
         stream.model = frame.model
         model = self._served.by_name.get(frame.model)
         if self.draining:
@@ -291,6 +292,7 @@ class FrameLedger:
                     # What `_end` would do, which is most of what happens.
                     self._actions.append(ResolveFrame(frame, OutcomeStatus.ON_TIME, "", batch_id, size))
                     stream.unanswered -= 1
+                    stream.pace.served += 1
                     continue
             else:
                 fate, reason = fates.RAN_LATE, fates.RAN_LATE.wording
@@ -373,6 +375,10 @@ class FrameLedger:
         self._answer(stream, frame, fate.status, fate.wording if reason is None else reason, batch_id, batch_size)
         if stream is None:
             return
+        if fate is fates.IN_TIME:
+            stream.pace.served += 1
+        elif fate is fates.OVER_CREDIT or (fate.missed and now_ns > queued.arrived_ns):
+            stream.pace.missed += 1
         # One that was superseded by a frame that came along with it has cost nobody anything.
         if fate is fates.IN_TIME or (fate.missed and now_ns > queued.arrived_ns):
             self._judge(now_ns, stream, frame, fate)
@@ -408,6 +414,8 @@ class FrameLedger:
         if stream is not None:
             for _ in range(event.frames):
                 stream.merit.turned_out(event.missed)
+            stream.pace.served = max(0, stream.pace.served - event.frames)
+            stream.pace.missed += event.frames if event.missed else 0
             if event.missed and counts and stream.terms.stream_class is StreamClass.CRITICAL:
                 self.critical_missed_ns = now_ns
         model = self._served.by_name.get(event.model) if self._served.several else None

@@ -20,6 +20,7 @@ finished batch updates the profile.
 
 from typing import assert_never
 
+from duly.core.advice import Adviser
 from duly.core.dispatch.batch_caps import caps_ns
 from duly.core.dispatch.best_effort_share import ClassShares
 from duly.core.dispatch.choose import DispatchContext, Hold, next_batch, something_waits
@@ -73,6 +74,7 @@ class Scheduler:
         """When a lane that holds or is idle looks again."""
         self._tick_ns = 0
         """When the variants' controls look again; they do with the first event after that."""
+        self._adviser = Adviser()
         self._drain_ns: int | None = None
         frames = self._frames
         self._context = DispatchContext(
@@ -133,6 +135,8 @@ class Scheduler:
             self._doomed(now_ns, queued, variant)
         if lanes.free and self._served.warmed and frames.streams:
             self._warm_idle(now_ns)
+        if now_ns >= self._adviser.due_ns and not frames.draining:
+            self._actions += self._adviser.tick(now_ns, frames.streams, self._served.by_name, lanes.up)
         return self._actions.copy()
 
     def next_wake_ns(self) -> int | None:
@@ -296,7 +300,7 @@ class Scheduler:
         would do; where there is anything to weigh, False.
         """
         context, lanes_up = self._context, len(self._lanes.up)
-        if variant.stateful or context.best_effort or may_hold(lanes_up, 1, lanes_up):
+        if variant.stateful or context.best_effort or (lanes_up > 1 and may_hold(lanes_up, 1, lanes_up)):
             return False
         for lane, state in self._lanes.up.items():
             if state.batch_id is None and lane in variant.profiles:

@@ -11,6 +11,45 @@ from duly.core.variants.ladder import VariantControl
 from duly.core.waiting import Entry, QueuedFrame, WaitingFrames
 
 
+class StreamPace:
+    """How often a stream sends, and how often it was told to."""
+
+    __slots__ = (
+        "arrived",
+        "demand",
+        "follows",
+        "missed",
+        "natural",
+        "period_ns",
+        "rate",
+        "served",
+        "slowed",
+        "told_ns",
+    )
+
+    def __init__(self) -> None:
+        self.arrived = 0
+        """Frames that came in this window of `advice`."""
+        self.served = 0
+        """Frames that were on time since the last tick of `advice`."""
+        self.missed = 0
+        """Frames since that tick that were missed, or were over the stream's credit."""
+        self.rate = -1.0
+        """Frames a second that come; -1: no window has ended since the stream was last told anything."""
+        self.natural = 0.0
+        """Frames a second that came when nothing held the stream back."""
+        self.demand = 0.0
+        """Frames a second that would come if the stream might send as it likes."""
+        self.period_ns = 0
+        """The shortest period that the stream was told; 0: it may send as it likes."""
+        self.told_ns = -1
+        """When the stream was last told a period; -1: never."""
+        self.follows = False
+        """Whether the stream was told a period and sends no more often."""
+        self.slowed = False
+        """Whether the last advice was to slow down."""
+
+
 class StreamState:
     __slots__ = (
         "arrived_ns",
@@ -18,6 +57,7 @@ class StreamState:
         "home",
         "merit",
         "model",
+        "pace",
         "running",
         "state_lost",
         "supersedable",
@@ -38,6 +78,7 @@ class StreamState:
         self.arrived_ns = -1
         """When its last frame came; -1: none has."""
         self.merit = Merit(terms)
+        self.pace = StreamPace()
         self.gap = False
         """Stateful: the next frame to come follows one that was not run."""
         self.home: tuple[str, str] | None = None
@@ -54,13 +95,15 @@ class StreamState:
 
 
 class LaneState:
-    __slots__ = ("batch_id", "ended_ns", "speed")
+    __slots__ = ("batch_id", "ended_ns", "idle_ns", "speed")
 
     def __init__(self, now_ns: int) -> None:
         self.batch_id: int | None = None
         """Batch that runs; None: the lane is free."""
         self.ended_ns = now_ns
         """When it last ran anything, or came up."""
+        self.idle_ns = 0
+        """How long the lane was idle in all before its last batch began."""
         self.speed = LaneSpeed()
 
 

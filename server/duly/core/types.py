@@ -95,6 +95,8 @@ class StreamTerms:
     """(m,k)-firm floor: this many (m) ..."""
     floor_window: int = 0
     """... of any so many consecutive frames (k) shall be on time; 0: no floor."""
+    advise: bool = False
+    """Whether it is told to slow down and that it may speed up (`advice`)."""
 
 
 @dataclass(slots=True)

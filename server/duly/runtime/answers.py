@@ -100,10 +100,10 @@ class Answers:
         area = self._region.outputs[done.slot]
 
         def outputs(index: int) -> list[Output]:
-            return [
-                (nth, shape, bytes(area[offset : offset + length]))
-                for nth, (offset, length, _, shape) in enumerate(done.frames[index][1])
-            ]
+            copied: list[Output] = []
+            for offset, length, _, shape in done.frames[index][1]:
+                copied.append((len(copied), shape, bytes(area[offset : offset + length])))
+            return copied
 
         return outputs
 

@@ -22,6 +22,7 @@ from typing import assert_never
 import structlog
 
 from duly.core.events import (
+    Advice,
     AdviseStream,
     BatchFailed,
     BatchFinished,
@@ -270,6 +271,8 @@ class Driver:
             _log.exception("a fresh scheduler failed on what is true")
             self.scheduler = Scheduler()
             self._fatal("the scheduler cannot be started anew")
+        for stream_id in self._facts.advised_streams():  # the fresh one does not know what they were told before
+            self._delivery.advise(AdviseStream(stream_id, Advice.SPEED_UP, "the scheduler starts anew"))
         stateful = self._facts.stateful_streams()
         for worker in list(self._workers.values()):
             try:

@@ -56,6 +56,12 @@ class Facts:
         """All lanes are given up."""
         self._lanes.clear()
 
+    def advised_streams(self) -> list[int]:
+        """Returns the open streams that may have been told to slow down; none once the server drains."""
+        if self._drain is not None:
+            return []
+        return [stream_id for stream_id, opened in self._streams.items() if opened.terms.advise]
+
     def stateful_streams(self) -> list[int]:
         return [stream_id for stream_id, opened in self._streams.items() if opened.terms.gap is not None]
 

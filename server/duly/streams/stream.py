@@ -44,6 +44,8 @@ class StreamHost:
     catalogue: Catalogue
     verdicts: Verdicts
     limits: Limits
+    advise: bool
+    """Whether clients are told to slow down and that they may speed up."""
 
 
 class Stream:
@@ -101,6 +103,7 @@ class Stream:
 
     def open(self, verdict: Verdict | None = None) -> None:
         """From now on the scheduler knows the stream; it must be closed. With a `verdict` the client is told so."""
+        self.terms.advise = self._host.advise and verdict is not None
         self.stream_id = self._driver.open_stream(self, self.terms)
         self.verdict = verdict
         self.log = _log.bind(stream=self.stream_id, stream_name=self.asked.stream_name, model=self.model)

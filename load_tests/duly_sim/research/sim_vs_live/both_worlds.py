@@ -42,6 +42,7 @@ from duly_load.protocols.connection import TargetError
 from duly_load.protocols.duly import DulyTarget
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ints, Record
+from duly_load.results.tally import Results, RunOutcomes, fields_of, results_of
 from duly_load.scenario.arrivals import Network
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario
@@ -70,19 +71,9 @@ class LiveRunError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class WorldOutcome:
-    """What became of the frames that count, which are those that arrive from `warm_s` on, in one of the worlds."""
+class WorldOutcome(Results):
+    """What became of the frames in one of the worlds."""
 
-    frames: int
-    counts: dict[str, int]
-    """By the name of the `OutcomeStatus`, all of them."""
-    on_time_ratio: float
-    """1 where there are no frames."""
-    worst_on_time_ratio: float
-    """Of the stream that has the least."""
-    latency_p50_ms: float
-    latency_p99_ms: float
-    """From capture to result; NaN where there is none."""
     batch_size_mean: float
     """NaN where nothing ran."""
 
@@ -237,7 +228,7 @@ def _status(seen: Record) -> Statuses:
 def _compare(scenario: Scenario, took: BatchTimes, seed: int, seen: Record, stalls: Stalls) -> SimVsLive:
     """`scenario`: what `simulated` is with."""
     live = build(scenario, seed)
-    lag_ms = seen.lag_ns[_counting(live)] / 1e6
+    lag_ms = seen.lag_ns[live.frames.arrival_ns >= round(scenario.warm_s * 1e9)] / 1e6
     p50, p99 = np.percentile(lag_ms, [50, 99]).tolist() if len(lag_ms) else (0.0, 0.0)
     return SimVsLive(
         _world_outcome(live, _status(seen), seen.latency_ns, seen.batch_size),
@@ -262,26 +253,11 @@ def _batch_sizes(run: Run) -> Counts:
     return np.array([*run.batches.size, 0], np.int32)[run.batch]  # -1, never ran, takes the last
 
 
-def _counting(world: World) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
-    return world.frames.arrival_ns >= round(world.scenario.warm_s * 1e9)
-
-
 def _world_outcome(world: World, status: Statuses, latency_ns: Ints, sizes: Counts) -> WorldOutcome:
-    counting = _counting(world)
-    status, sizes, stream_id = status[counting], sizes[counting], world.frames.stream_id[counting]
-    by_number = np.bincount(status, minlength=max(OutcomeStatus) + 1).tolist()
-    on_time = status == OutcomeStatus.ON_TIME
-    sent = np.bincount(stream_id)
-    ratios = np.bincount(stream_id, on_time)[sent > 0] / sent[sent > 0]
-    latency_ms = latency_ns[counting][on_time | (status == OutcomeStatus.LATE)] / 1e6
-    p50, p99 = np.percentile(latency_ms, [50, 99]).tolist() if len(latency_ms) else (np.nan, np.nan)
-    ran = sizes[sizes > 0]
-    return WorldOutcome(
-        len(status),
-        {outcome.name: by_number[outcome] for outcome in OutcomeStatus},
-        float(on_time.mean()) if len(status) else 1.0,
-        float(ratios.min(initial=1.0)),
-        p50,
-        p99,
-        len(ran) / float((1.0 / ran).sum()) if len(ran) else np.nan,
-    )
+    planned = Schedule(world.frames, world.sessions)
+    warm_ns, end_ns = round(world.scenario.warm_s * 1e9), round(world.scenario.duration_s * 1e9)
+    outcomes = RunOutcomes(planned, warm_ns, end_ns, status, latency_ns)
+    ran = sizes[outcomes.counted]
+    ran = ran[ran > 0]
+    batch_size_mean = len(ran) / float((1.0 / ran).sum()) if len(ran) else np.nan
+    return WorldOutcome(**fields_of(results_of(outcomes)), batch_size_mean=batch_size_mean)

@@ -100,8 +100,9 @@ def _table(title: str, found: both_worlds.SimVsLive) -> Table:
         counts = [side.counts[status.name] for side in sides]
         if any(counts):
             table.add_row(status.name, *_row(counts, "{:,}"))
-    table.add_row("latency p50 ms", *_row([side.latency_p50_ms for side in sides], "{:.2f}"))
-    table.add_row("latency p99 ms", *_row([side.latency_p99_ms for side in sides], "{:.2f}"))
+    latencies = [side.latency_ms for side in sides]
+    table.add_row("latency p50 ms", *_row([math.nan if each is None else each.p50 for each in latencies], "{:.2f}"))
+    table.add_row("latency p99 ms", *_row([math.nan if each is None else each.p99 for each in latencies], "{:.2f}"))
     table.add_row("frames a batch", *_row([side.batch_size_mean for side in sides], "{:.2f}"))
     return table
 

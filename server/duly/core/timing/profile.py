@@ -112,7 +112,7 @@ class Profile(Plan):
         if self._changes != speed.changes:
             self.refit()
         self._runs += 1
-        size = self._engine_size(batch_size)
+        size = batch_size if self._any_size else self._engine_size(batch_size)
         change = Change.NONE
         if probe or not after_idle:
             change = self._observe(self._in_a_row, size, actual_ns, probe)

@@ -93,9 +93,11 @@ class Window:
 
     def has_moved(self, spread: float) -> bool:
         """Whether the summary is another one than what the window says now."""
-        if abs(self.median() - self.median_ns) * FIT_STEPS_FEW > self.median_ns:
+        by_length = self.by_length
+        runs = len(by_length)
+        if abs(by_length[(runs - 1) // 2] - self.median_ns) * FIT_STEPS_FEW > self.median_ns:
             return True
-        steps = FIT_STEPS if len(self.by_length) >= FEW_RUNS else FIT_STEPS_FEW
+        steps = FIT_STEPS if runs >= FEW_RUNS else FIT_STEPS_FEW
         return abs(self.quantile(spread) - self.high_ns) * steps > self.high_ns
 
     def begin_trial(self, believed_ns: float, high_ns: float) -> None:
