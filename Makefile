@@ -10,17 +10,21 @@ UNWANTED := $(if $(filter gpu,$(ACCELERATOR)),onnxruntime,onnxruntime-gpu)
 READY := $(VENV)/.ready-$(ACCELERATOR)
 
 PROTOS := $(wildcard protos/duly/v1/*.proto)
-# What is made from protos/, into two folders: the stubs, and the protocol's page.
-define generate_into
+define generate_stubs
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
+endef
+# The pages that are made from the code, and the folder that they go into.
+PAGES := protocol.md fates.md fates.svg
+define generate_pages
 	@mkdir -p build
 	@$(BIN)/python -m grpc_tools.protoc -Iprotos --include_source_info -o build/protocol.binpb $(PROTOS)
-	@$(BIN)/python protos/reference.py build/protocol.binpb > $(2)/protocol.md
+	@$(BIN)/python protos/reference.py build/protocol.binpb > $(1)/protocol.md
+	@$(BIN)/python docs/draw_fates.py $(1)
 endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-compiled check protos release-image bench grid compare soak core core-clean wheel-check clean
+.PHONY: help setup demo test test-compiled check protos docs release-image bench grid compare soak core core-clean wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,14 +61,18 @@ check: $(READY) ## Formatting, lint, types, layers, protocol and what is made fr
 	@$(BIN)/buf breaking --against $(RELEASED) || { \
 	  echo "protos/ breaks clients of the last release ($(RELEASED)): keep numbers, names and types, and add" >&2; exit 1; }
 	@rm -rf build/generated && mkdir -p build/generated
-	@$(call generate_into,build/generated,build/generated)
+	@$(call generate_stubs,build/generated)
+	@$(call generate_pages,build/generated)
 	@diff -r -x __init__.py -x __pycache__ build/generated/duly/v1 server/duly/v1 || { \
 	  echo "The stubs in server/duly/v1 are not those of protos/: run make protos" >&2; exit 1; }
-	@diff build/generated/protocol.md docs/protocol.md || { \
-	  echo "docs/protocol.md is not what protos/ says: run make protos" >&2; exit 1; }
+	@for page in $(PAGES); do diff build/generated/$$page docs/$$page || { \
+	  echo "docs/$$page is not what protos/ or server/duly/core/fates.py says: run make docs" >&2; exit 1; }; done
 
-protos: $(READY) ## Generate the stubs in server/duly/v1 and docs/protocol.md from protos/
-	$(call generate_into,server,docs)
+protos: $(READY) docs ## Generate the stubs in server/duly/v1 and docs/protocol.md from protos/
+	$(call generate_stubs,server)
+
+docs: $(READY) ## Make the pages that come from code: docs/protocol.md from protos/, docs/fates.md from core/fates.py
+	$(call generate_pages,docs)
 
 release-image: $(READY) ## Keep the protocol as it is as the last release, for make check to compare with
 	$(BIN)/buf build --exclude-source-info -o $(RELEASED)

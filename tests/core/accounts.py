@@ -1,7 +1,7 @@
 """What an observer of the scheduler knows: what went in, what came out, and the plans that it publishes.
 
-Plain book-keeping of streams, lanes, workers, batches and frames, with the questions that `law` asks of it. Nothing in
-it is an assertion.
+This is plain book-keeping of streams, lanes, workers, batches and frames, with the questions that `law` asks of it. It
+asserts nothing.
 """
 
 from dataclasses import dataclass, field
@@ -31,23 +31,23 @@ from duly.core.types import Frame, OutcomeStatus, StreamClass, StreamTerms
 
 SERVED = (OutcomeStatus.ON_TIME, OutcomeStatus.LATE)
 Variant = tuple[str, int]
-"""Model and rank: what frames wait for."""
+"""Model and rank of the variant that a frame waits for."""
 
 
 @dataclass(slots=True)
 class Stream:
     terms: StreamTerms
     waiting: dict[int, Frame] = field(default_factory=dict)
-    """By frame id, oldest first."""
+    """Waiting frames, oldest first; keys are frame ids."""
     running: int = 0
     outcomes: dict[int, OutcomeStatus | None] = field(default_factory=dict)
-    """By frame id, in order of arrival; None: not answered yet."""
+    """Statuses in order of arrival, None for frames without an answer; keys are frame ids."""
     home: tuple[str, str] | None = None
-    """Stateful: model and lane that hold its state."""
+    """Only for stateful models: the model and lane that hold the stream's state."""
     state_lost: bool = False
-    """Stateful: its home went since a frame last started."""
+    """Only for stateful models: whether the home has gone since a frame last started."""
     broken: bool = False
-    """Stateful under SKIP: the worker of its home crashed."""
+    """Only for stateful models under SKIP: whether the worker of the home crashed."""
 
     def after_gap(self, frame_id: int) -> bool:
         """Whether the frame before this one was not served."""
@@ -62,13 +62,13 @@ class Worker:
     warm_after_ns: int
     last_run_ns: int
     spoilt: bool = False
-    """The last run was a probe that showed the plan to be spoilt: another may follow at once."""
+    """Whether the last run was a probe that showed the plan to be spoilt, so that another may follow at once."""
 
 
 @dataclass(slots=True)
 class Lane:
     ended_ns: int
-    """When it last ran anything, or came up."""
+    """When the last run on the lane ended, or when the lane came up."""
     batch_id: int | None = None
 
 
@@ -79,7 +79,7 @@ class Running:
     started_ns: int
     probe: bool
     end: Event | None = None
-    """What ended it, within the step that does."""
+    """The event that ended the batch, set within the step that handles it."""
 
     @property
     def frames(self) -> list[Frame]:
@@ -91,25 +91,27 @@ class Accounts:
         self.scheduler = scheduler
         self.streams: dict[int, Stream] = {}
         self.lanes: dict[str, Lane] = {}
-        """Those that are up."""
+        """The lanes that are up."""
         self.workers: dict[tuple[str, int, str], Worker] = {}
-        """By model, rank and lane."""
+        """Keys are model, rank and lane."""
         self.stateful: dict[str, bool] = {}
-        """Models that are loaded."""
+        """Whether each loaded model is stateful."""
         self.batches: dict[int, Running] = {}
         self.unanswered: dict[int, Frame] = {}
-        """By seq."""
+        """Frames without an answer; keys are `seq`."""
         self.arrived_ns: dict[int, int] = {}
-        """By seq."""
+        """When each frame arrived; keys are `seq`."""
         self.rank: dict[int, int] = {}
-        """By seq: rank of the variant that the frame waits for, or waited for at last."""
+        """Rank of the variant that each frame waits for, or last waited for; keys are `seq`."""
         self.batch_of: dict[int, int] = {}
-        """Running frames: seq to batch id."""
+        """Batch id of each running frame; keys are `seq`."""
         self.drain_ns: int | None = None
         self.given_ns: dict[Variant, dict[StreamClass, int]] = {}
-        """When a lane that serves the variant last began with a frame of that class."""
+        """For each variant and class, when a lane that serves the variant last began a batch led by a frame of that
+        class.
+        """
         self.owed_ns = 0
-        """Lane time owed to BEST_EFFORT, at most."""
+        """The most lane time that may be owed to BEST_EFFORT."""
         self.critical_missed_ns: int | None = None
 
     # ---- what happens ----
@@ -157,7 +159,9 @@ class Accounts:
                     self.critical_missed_ns = now_ns
 
     def note_ranks(self, actions: list[Action]) -> None:
-        """Before the actions of a step are looked at: which variants frames wait for is told nowhere."""
+        """Notes the ranks of frames before the actions of a step are checked. No action says which variant a frame
+        waits for.
+        """
         for action in actions:
             if isinstance(action, DispatchBatch):
                 rank = next(
@@ -167,7 +171,7 @@ class Accounts:
                 )
                 self.rank.update((frame.seq, rank) for frame in action.frames)
             elif isinstance(action, ResolveFrame) and action.frame.seq not in self.rank:
-                # It never waited: no variant that its stream accepts could have served it.
+                # The frame never waited: no variant that its stream accepts could have served it.
                 stream = self.streams.get(action.frame.stream_id)
                 accepted = stream.terms.variant_rank_max if stream is not None else 0
                 ranks = [rank for rank in self.ranks(action.frame.model) if rank <= accepted]
@@ -190,7 +194,7 @@ class Accounts:
                 self.given_ns.setdefault((model, rank), {})[most] = now_ns
 
     def note_share(self, batch: DispatchBatch) -> None:
-        """After the frames of the batch have ceased to wait."""
+        """Notes what BEST_EFFORT is owed; call it once the frames of the batch no longer wait."""
         left = self.waiting()
         most = self.stream_class(batch.frames[0])
         if most is StreamClass.STANDARD and any(self.stream_class(f) is StreamClass.BEST_EFFORT for f in left):
@@ -244,26 +248,28 @@ class Accounts:
         return [frame for frame in self.unanswered.values() if frame.seq not in self.batch_of]
 
     def planned_ns(self, variant: Variant, lane: str) -> list[int]:
-        """Of batches of 0, 1, 2, ... on a lane that serves the variant."""
+        """Planned times of batches of 0, 1, 2, ... on a lane that serves the variant."""
         worker = self.workers[*variant, lane]
         return [0, *self.scheduler.planned_ns(variant[0], lane, worker.variant)]
 
     def profile(self, variant: Variant, lane: str) -> Profile:
-        """Of a lane that serves the variant."""
+        """The profile of the variant on a lane that serves it."""
         model, rank = variant
-        return self.scheduler._served.by_name[model].variants[rank].profiles[lane]  # told nowhere
+        return self.scheduler._models.by_name[model].variants[rank].profiles[lane]  # not published
 
     def planned_one_ns(self, variant: Variant) -> int | None:
-        """On the fastest lane; None: no lane serves the variant."""
+        """Planned time of a batch of one on the fastest lane; None: no lane serves the variant."""
         lanes = [lane for model, rank, lane in self.workers if (model, rank) == variant]
         return min((self.planned_ns(variant, lane)[1] for lane in lanes), default=None)
 
     def ranks(self, model: str) -> list[int]:
-        """Of the variants that some lane serves."""
+        """Ranks of the model's variants that some lane serves."""
         return sorted({rank for name, rank, _ in self.workers if name == model})
 
     def may_be_in_time(self, now_ns: int, frame: Frame, terms: StreamTerms) -> bool:
-        """Whether the variant that it waits for, or a faster one that its stream allows, could serve it from now on."""
+        """Whether the frame's variant, or a less accurate one that its stream accepts, could serve it in time from now
+        on.
+        """
         for rank in self.ranks(frame.model):
             if self.rank[frame.seq] <= rank <= max(self.rank[frame.seq], terms.variant_rank_max):
                 planned_ns = self.planned_one_ns((frame.model, rank))
@@ -302,7 +308,7 @@ class Accounts:
         return bool(plans_ns) and self.owed_ns >= min(plans_ns)
 
     def cap_ns(self, stream_class: StreamClass, blocking_ns: int, singles: int) -> int:
-        """The longest that a batch of two or more may take which begins with a frame of that class."""
+        """The longest planned time of a batch of two or more that begins with a frame of that class."""
         budgets_ns = [(stream.terms.stream_class, stream.terms.budget_ns) for stream in self.streams.values()]
         most, tightest_ns = min(budgets_ns)
         if most is stream_class and most is not StreamClass.CRITICAL:

@@ -1,4 +1,4 @@
-"""How Hypothesis runs here: never against the wall clock, and in CI the same examples every time.
+"""How Hypothesis runs here: it never looks at the wall clock, and in CI it tries the same examples every time.
 
 `pytest tests/core --hypothesis-profile=duly-long` looks much longer.
 """
@@ -7,7 +7,7 @@ import os
 
 from hypothesis import Phase, settings
 
-# Without Phase.explain, which traces every line.
+# Phase.explain is left out, since it traces every line.
 duly = settings(deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink])
 settings.register_profile("duly", duly)
 settings.register_profile("duly-ci", duly, derandomize=True)

@@ -1,4 +1,4 @@
-"""What the tests of the policies draw: profiles of every shape, and queues of one class."""
+"""The strategies of the tests of the policies: profiles of every shape, and queues of one class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ NOW_NS = 7_000 * MS
 
 
 def profile_of(times_ms: Mapping[int, float], *, any_size: bool = True) -> Profile:
-    """Planned times, to within a nanosecond."""
+    """A profile that plans these times, to within a nanosecond."""
     samples_ns: dict[int, tuple[int, ...]] = {
         size: (round(ms * MS * 100 / (100 + MARGIN_PERCENT)),) for size, ms in times_ms.items()
     }
@@ -25,7 +25,7 @@ def profile_of(times_ms: Mapping[int, float], *, any_size: bool = True) -> Profi
 def queue_of(
     dues_ms: Sequence[float], *, age_ms: float = 0, stream_class: StreamClass = StreamClass.STANDARD
 ) -> list[Entry]:
-    """Frames that wait since `age_ms` ago, due in so many ms, each of its own stream."""
+    """Frames that have waited for `age_ms` and whose deadlines are `dues_ms` ahead, each of its own stream."""
     entries = []
     for seq, due_ms in enumerate(sorted(dues_ms)):
         frame = Frame(seq, seq, 1, "detect/1", NOW_NS + round(due_ms * MS))
@@ -44,7 +44,7 @@ def profiles(draw: st.DrawFn) -> Profile:
 class Waiting:
     profile: Profile
     entries: list[Entry]
-    """Each could run alone now and be in time."""
+    """The waiting frames; each could run alone now and be in time."""
     cap_ns: int
 
 

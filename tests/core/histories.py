@@ -1,8 +1,8 @@
 """Random histories of a lane: what models on it believe after loads, speeds, hiccups and idle times of all kinds.
 
-A history ends with its last change. From then on one model has as many frames waiting as it can batch, and runs what
-its profile holds best: `Recovery` says how much of the throughput of a profile made afresh that is, and how its plans
-compare with what the runs since then took.
+A history ends with its last change. From then on one model has as many frames waiting as it can batch, and runs the
+batch size that its profile considers best. `Recovery` compares the throughput of this with that of a new profile, and
+the plans with what the runs since then took.
 
     python -m tests.core.histories --seed 0 --runs 3000
 """
@@ -17,16 +17,18 @@ from duly.core.timing.lane_speed import LaneSpeed
 from duly.core.timing.profile import Profile
 
 BATCHES = 50
-"""Since the last change; by then it is to have recovered."""
+"""Number of batches after the last change within which a model has to recover."""
 LOOKED_AT = 30
-"""Batches after that, over which the throughput is taken."""
+"""Number of batches after those, over which the throughput is measured."""
 SIZES = ((1, 2, 4, 8, 16, 32, 64, 128), (1, 2, 4, 8), (1, 4, 16), (1, 2, 3, 4, 5, 6), (1, 8, 32))
 GAINS = (0.01, 0.05, 0.2, 0.5, 0.9, 2.0, 20.0)
-"""What each frame more costs, in units of what a batch costs besides: from nearly all to nearly nothing gained."""
+"""What one more frame costs, in units of the fixed cost of a batch: from batches that gain nearly all to nearly
+nothing.
+"""
 
 
 class Model:
-    """What its batches truly take, and what its profile believes."""
+    """What the batches of a model truly take, and what its profile believes."""
 
     def __init__(self, random: Random, lane: LaneSpeed) -> None:
         self.random = random
@@ -34,10 +36,10 @@ class Model:
         self.each_ns = self.fixed_ns * random.choice(GAINS)
         self.cv = random.choice([0.0, 0.01, 0.05, 0.1, 0.2])
         self.own = 1.0
-        """Its speed beside the lane's."""
+        """Run times of this model over those that the lane's speed explains."""
         self.wake_ns = random.choice([0.0, 0.0, self.fixed_ns * random.uniform(0, 10)])
         self.wake_factor = random.choice([1.0, 1.0, random.uniform(0.6, 4)])
-        """What a run after idle takes."""
+        """Run times after idle over those in a row, before `wake_ns` is added."""
         self.any_size = random.random() < 0.6
         self.sizes = random.choice(SIZES)
         warm = {size: self._samples(random, size, 1.0, random.choice([3, 30])) for size in self.sizes}
@@ -54,15 +56,15 @@ class Model:
         return (self.fixed_ns + self.each_ns * self.engine_size(batch_size)) * speed * self.own
 
     def rate(self, batch_size: int, speed: float) -> float:
-        """Frames per ns."""
+        """Frames for each nanosecond."""
         return batch_size / self.truth_ns(batch_size, speed)
 
     def chosen(self) -> int:
-        """The batch that is run while more frames wait than fit."""
+        """The batch size that runs while more frames wait than fit."""
         return self.profile.efficient[self.profile.batch_max]
 
     def fresh(self, speed: float) -> int:
-        """What a profile made now would choose."""
+        """The batch size that a profile made now would choose."""
         random = Random(5)
         warm = {size: self._samples(random, size, speed, 30) for size in self.sizes}
         made = Profile(warm, self.any_size, LaneSpeed())
@@ -74,12 +76,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Recovery:
-    """One model after BATCHES under backlog."""
+    """What one model is like after BATCHES batches under backlog."""
 
     throughput: float
-    """Over that of a profile made afresh, at the median of LOOKED_AT batches."""
+    """Throughput over that of a new profile, at the median of LOOKED_AT batches."""
     plan: float
-    """The plan of any size over the longest of the runs since the last change, for as many of them as it would take."""
+    """The largest ratio, over all sizes, of the plan to the longest run since the last change, times the number of such
+    runs that the size would take.
+    """
 
 
 class Lane:
@@ -87,12 +91,12 @@ class Lane:
         self.random = random = Random(seed)
         self.speed = 1.0
         self.hiccups = 0.0
-        """Share of runs that have one."""
+        """The share of runs that have a hiccup."""
         lane = LaneSpeed()
         self.models = [Model(random, lane) for _ in range(random.choice([1, 1, 2, 3]))]
 
     def run(self, model: Model, batch_size: int, *, after_idle: bool = False) -> float:
-        """What it took, ns."""
+        """Runs a batch, lets the profile learn from it, and returns how long it took in nanoseconds."""
         time_ns = model.truth_ns(batch_size, self.speed) * self.random.lognormvariate(0, model.cv)
         if after_idle:
             time_ns = time_ns * model.wake_factor + model.wake_ns
@@ -104,7 +108,7 @@ class Lane:
         return time_ns
 
     def phase(self) -> None:
-        """Something changes, or not, and then some load runs for a while."""
+        """Changes something or nothing, and then runs some load for a while."""
         random = self.random
         kind = random.choice(["singles", "few", "busy", "busy", "mixed", "speed", "own", "hiccups"])
         if kind == "speed":
@@ -154,7 +158,7 @@ class Lane:
 
 
 def recoveries(seed: int) -> list[Recovery]:
-    """Of each model on a lane of that history, one after another."""
+    """The recoveries of the models on a lane of that history, one after another."""
     lane = Lane(seed)
     for _ in range(lane.random.randint(1, 40)):
         lane.phase()

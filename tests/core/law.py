@@ -1,11 +1,12 @@
 """The law of the core, checked from outside: `Witness` steps the real scheduler and holds it to its promises.
 
-It knows only what went in and what came out, plus the plans that the scheduler publishes (`accounts`). Every promise is
-an assertion with the time and the frame or batch in its message.
+It knows only what went in and what came out, and the plans that the scheduler publishes (`accounts`). Every promise is
+an assertion whose message has the time and the frame or batch.
 
 Out of scope: which of several lawful batches is best. The stories show what the rules prefer.
 """
 
+import re
 from collections import Counter
 
 from duly.core.advice import AGAIN_NS, CHANGE_MIN, PERIOD_NS_MAX, REVERSAL_NS
@@ -24,27 +25,31 @@ from duly.core.events import (
     StreamClosed,
     WarmLane,
 )
+from duly.core.fates import FATES, Fate, State
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 from tests.core.accounts import Accounts, Running, Stream
 
+WORDS = [(fate, re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(fate.wording)))) for fate in FATES]
+"""The table of fates, each with its wording as a pattern, in which anything may be filled in."""
+HOSTS_WORDS = "{reason}"
 MISSED = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED)
 
 
 class Witness:
-    """The scheduler's host as far as facts go. `step` and `next_wake_ns` are the scheduler's, checked."""
+    """A scheduler whose answers are checked. `step` and `next_wake_ns` are those of the scheduler."""
 
     def __init__(self) -> None:
         self.scheduler = Scheduler()
         self.log: list[tuple[int, Event]] = []
-        """What went in."""
+        """The events that went in, each with its time."""
         self.answers: list[list[Action]] = []
-        """What came out of each step."""
+        """The actions that came out of each step."""
         self.accounts = Accounts(self.scheduler)
         self._told: dict[int, tuple[int, bool, int]] = {}
         """By stream that was told to slow down or to speed up: when last, whether to slow down, the period."""
         self.seen: Counter[str] = Counter()
-        """How often each of the rarer rules applied."""
+        """How often each of the rarer rules applied, and each row of the table of fates."""
 
     def step(self, now_ns: int, event: Event) -> list[Action]:
         self.log.append((now_ns, event))
@@ -70,7 +75,7 @@ class Witness:
         return self.scheduler.next_wake_ns()
 
     def assert_replays(self) -> None:
-        """The recorded log gives the same actions on a fresh scheduler."""
+        """Asserts that the recorded log gives the same actions on a new scheduler."""
         fresh = Scheduler()
         for (now_ns, event), actions in zip(self.log, self.answers, strict=True):
             assert fresh.step(now_ns, event) == actions, f"{now_ns}: {event} does not replay"
@@ -83,6 +88,7 @@ class Witness:
         assert accounts.unanswered.pop(frame.seq, None) is frame, f"{told}: never came, or is answered already"
         assert action.reason or status is OutcomeStatus.ON_TIME, f"{told}: no reason"
         stream = accounts.streams.get(frame.stream_id)
+        self._assert_fate(now_ns, action, told)
         if frame.seq in accounts.batch_of:
             running = accounts.batches[accounts.batch_of.pop(frame.seq)]
             size = len(running.frames)
@@ -98,6 +104,25 @@ class Witness:
             stream.outcomes[frame.frame_id] = status
             if status in MISSED and stream.terms.stream_class is StreamClass.CRITICAL:
                 accounts.critical_missed_ns = now_ns
+
+    def _assert_fate(self, now_ns: int, action: ResolveFrame, told: str) -> None:
+        """The status and the reason are those of a row of the state that the frame is in."""
+        seq = action.frame.seq
+        if seq in self.accounts.batch_of:
+            states = {State.RUNNING}
+        elif self.accounts.arrived_ns[seq] == now_ns:
+            states = {State.ARRIVING, State.WAITING}
+        else:
+            states = {State.WAITING}
+        fates = [
+            fate
+            for fate, words in WORDS
+            if fate.state in states and fate.status is action.status and words.fullmatch(action.reason)
+        ]
+        assert fates, f"{told}: no such fate of a frame that is {' or '.join(sorted(s.value for s in states))}"
+        # Rows in the host's words fit any reason: one with words of its own goes before.
+        least = min(fate.wording == HOSTS_WORDS for fate in fates)
+        self.seen.update(row(fate) for fate in fates if (fate.wording == HOSTS_WORDS) == least)
 
     def _may_end_unrun(self, now_ns: int, event: Event, action: ResolveFrame, stream: Stream | None) -> bool:
         frame = action.frame
@@ -126,11 +151,11 @@ class Witness:
                 return False
 
     def _may_be_shed(self, now_ns: int, event: Event, action: ResolveFrame, stream: Stream) -> bool:
-        """Every reason has its own ground."""
+        """Whether the ground that the reason names is there."""
         accounts, frame, reason = self.accounts, action.frame, action.reason
         arrives = isinstance(event, FramesArrived) and frame in event.frames
         if reason.startswith("overload: "):
-            # Since it came, a lane that serves its variant began with frames of these classes.
+            # The classes of the frames with which lanes that serve its variant have begun since it arrived.
             given = [
                 cls
                 for cls, at_ns in accounts.given_ns.get(accounts.variant(frame), {}).items()
@@ -207,14 +232,17 @@ class Witness:
         stream.home, stream.state_lost = home, False
 
     def _assert_precedence(self, now_ns: int, batch: DispatchBatch, gives_way: bool, told: str) -> None:
-        """No more critical frame that could have run here is left behind, of any model, but STANDARD for what is owed
-        to BEST_EFFORT; and no CRITICAL batch takes a frame before its turn.
+        """Asserts that no more critical frame of any model that could have run here is left behind, except STANDARD
+        frames for what is owed to BEST_EFFORT, and that no CRITICAL batch takes a frame before its turn.
         """
         accounts, frames, left = self.accounts, batch.frames, self.accounts.runnable(now_ns, batch.lane)
         most, least = accounts.stream_class(frames[0]), max(accounts.stream_class(frame) for frame in frames)
+        in_time_ns = now_ns + batch.planned_ns
         for frame in left:
             its_class = accounts.stream_class(frame)
-            bound = least if accounts.variant(frame) == accounts.variant(frames[0]) else most
+            # Frames that are due before a batch of that size ends can't ride along.
+            rides = accounts.variant(frame) == accounts.variant(frames[0]) and in_time_ns <= frame.deadline_ns
+            bound = least if rides else most
             owed = gives_way and its_class is StreamClass.STANDARD and least is StreamClass.BEST_EFFORT
             self.seen["gives way"] += owed and its_class < bound
             assert owed or its_class >= bound, f"{told}: goes before {frame.stream_id}/{frame.frame_id}"
@@ -309,7 +337,7 @@ class Witness:
             assert terms.gap is None or stream.running <= 1, f"{told}: {stream.running} frames run on one state"
 
     def _assert_idle(self, now_ns: int, lane: str, wake_ns: int | None) -> None:
-        """A free lane either could serve nothing that waits, or holds for more until the batch is ripe."""
+        """Asserts that a free lane either could serve nothing that waits, or holds for more until the batch is ripe."""
         accounts, told = self.accounts, f"{now_ns}: {lane} idles"
         runnable = accounts.runnable(now_ns, lane)
         if not runnable:
@@ -325,7 +353,7 @@ class Witness:
         assert StreamClass.CRITICAL not in classes, f"{told} while CRITICAL frames wait"
         assert accounts.drain_ns is None, f"{told} while the server drains"
         owed = StreamClass.BEST_EFFORT in classes and accounts.gives_way(lane)
-        # What is owed is known at most, so where it may be, either class may be the one that holds.
+        # Only a bound of what is owed is known. Where something may be owed, either class may be the one that holds.
         flaws = [
             self._flaw_of_hold(now_ns, lane, [f for f in runnable if accounts.stream_class(f) is first], wake_ns)
             for first in ({StreamClass.BEST_EFFORT, min(classes)} if owed else {min(classes)})
@@ -333,7 +361,7 @@ class Witness:
         assert not all(flaws), f"{told}: {flaws}"
 
     def _flaw_of_hold(self, now_ns: int, lane: str, runnable: list[Frame], wake_ns: int | None) -> str:
-        """Why these frames, of one class, should run on the lane now; empty: it may hold for more."""
+        """Why these frames of one class should run on the lane now; empty: the lane may hold for more."""
         by_variant: dict[tuple[str, int], list[int]] = {}
         for frame in runnable:
             by_variant.setdefault(self.accounts.variant(frame), []).append(frame.deadline_ns)
@@ -346,12 +374,17 @@ class Witness:
                 return f"the batch of {variant} is full"
             if self.accounts.profile(variant, lane).efficient[more] != more or plan_ns[more] > more * plan_ns[1]:
                 return f"another frame of {variant} would not pay"
-            ripe_ns = min(deadlines_ns) - plan_ns[more]
-            if now_ns >= ripe_ns:
-                return f"{variant} is ripe since {ripe_ns}"
-            if wake_ns is None or wake_ns > ripe_ns:
-                return f"{variant} is ripe at {ripe_ns}, the wake at {wake_ns}"
+            ripe_at_ns = min(deadlines_ns) - plan_ns[more]
+            if now_ns >= ripe_at_ns:
+                return f"{variant} is ripe since {ripe_at_ns}"
+            if wake_ns is None or wake_ns > ripe_at_ns:
+                return f"{variant} is ripe at {ripe_at_ns}, the wake at {wake_ns}"
         return ""
+
+
+def row(fate: Fate) -> str:
+    """The name under which the witness counts a row of the table of fates."""
+    return f"{fate.state.value}: {fate.cause}"
 
 
 def _status_after_run(now_ns: int, frame: Frame, stream: Stream | None, end: Event) -> OutcomeStatus:

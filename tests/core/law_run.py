@@ -57,22 +57,23 @@ class Host:
         self.witness = Witness()
         self.now_ns = random.randrange(2**62)
         self.streams: dict[int, str] = {}
-        """Stream id to model; closed ones stay, since their frames may still be on the way."""
+        """Models of the streams; keys are stream ids. Closed streams stay, since their frames may still be on the way.
+        """
         self.frames: dict[int, int] = {}
-        """Stream id to the last frame id."""
+        """The last frame id of each stream."""
         self.budgets_ns: dict[int, int] = {}
         self.seq = 0
         self.warm_after_ns = random.choice([0, 0, 50 * MS])
         self.calm = random.random() < 0.5
-        """Lanes stay, so that traffic can be sustained."""
+        """Whether lanes stay up, so that traffic can be sustained."""
         self.models = random.choice([MODELS, MODELS[:1], MODELS[:2], MODELS[:3]])
-        """That streams are for, with a few exceptions."""
+        """The models that streams are opened for, with a few exceptions."""
         self.classes = random.choice(CLASSES)
         self.roomy = random.random() < 0.3
-        """Budgets are long, so that CRITICAL frames have their turns before the first is missed."""
+        """Whether budgets are long, so that CRITICAL frames have their turns before the first is missed."""
 
     def run(self, turns_max: int) -> None:
-        """Raises AssertionError where the law is broken."""
+        """Does up to `turns_max` random things. Raises AssertionError where the law is broken."""
         for lane in LANES[: self.random.choice([1, 2, 4, 5])]:
             self._step(LaneUp(lane))
         for model in self.models:
@@ -118,7 +119,7 @@ class Host:
         self._step(StreamOpened(stream_id, terms))
 
     def frames_arrive(self) -> None:
-        """Several frames of some streams at once; the later ones may be due sooner."""
+        """Sends several frames of some streams at once; later ones may be due sooner."""
         frames = []
         for stream_id in self.random.choices(list(self.streams), k=self.random.randint(1, 6)):
             jitter_ns = self.random.choice([0, self.random.randint(-60, 30) * MS])
@@ -135,7 +136,7 @@ class Host:
         self._step(FrameRefused(stream_id))
 
     def turned_out(self) -> None:
-        """Some of the frames that were answered ON_TIME were handed over too late, or to nobody."""
+        """Reports that some frames that were answered ON_TIME reached their client too late, or not at all."""
         r, stream_id = self.random, self._stream()
         stream = self.witness.accounts.streams.get(stream_id)
         outcomes = stream.outcomes.values() if stream is not None else ()
@@ -146,6 +147,12 @@ class Host:
             self._step(FramesTurnedOut(stream_id, self.streams[stream_id], frames, status, r.random() < 0.7))
 
     def cancel(self) -> None:
+        """Withdraws a frame that waits, or some of the last frames of a stream, whatever became of them."""
+        waiting = self.witness.accounts.waiting()
+        if waiting and self.random.random() < 0.5:
+            frame = self.random.choice(waiting)
+            self._step(FramesCancelled(frame.stream_id, (frame.frame_id,)))
+            return
         stream_id = self._stream()
         back = self.random.sample(range(6), k=self.random.randint(0, 3))
         self._step(FramesCancelled(stream_id, tuple(self.frames[stream_id] - each for each in back)))
@@ -154,7 +161,7 @@ class Host:
         self._step(StreamClosed(self._stream()))
 
     def new_version(self) -> None:
-        """A stream moves to another version of its model between two frames."""
+        """Moves a stream to another version of its model between two frames."""
         stream_id = self._stream()
         name = self.streams[stream_id].partition("/")[0]
         self.streams[stream_id] = self.random.choice([model for model in MODELS if model.startswith(name)])
@@ -167,7 +174,7 @@ class Host:
         self._traffic(streams, 10 * gap_ns, 6000 * MS // (10 * gap_ns))
 
     def operate(self) -> None:
-        """A stretch of traffic: frames come at some rate, batches end about when planned, timers fire in time."""
+        """Runs a stretch of traffic: frames come at some rate, batches end about when planned, timers fire in time."""
         r = self.random
         streams = r.sample(list(self.streams), k=r.randint(1, len(self.streams)))
         gap_ns = r.choice([r.randint(100_000, MS), r.randint(MS, 6 * MS), r.randint(5 * MS, 40 * MS)])
@@ -209,7 +216,7 @@ class Host:
             self._step(BatchFailed(self.random.choice(list(self.witness.accounts.batches)), "the device reset"))
 
     def batch_reported_twice(self) -> None:
-        """The end of a batch that ended long ago, as when a worker answers after it was given up."""
+        """Reports the end of a batch that ended long ago, as when a worker answers after it was given up."""
         batch_id = self.random.randrange(40)
         if not self._runs(batch_id):
             fails = self.random.random() < 0.5
@@ -227,9 +234,11 @@ class Host:
         self.random.choice([self._load_everywhere, self._load_somewhere])(self.random.choice(MODELS))
 
     def model_gone(self) -> None:
+        """Takes away any model, or one that frames wait for."""
         lane = self.random.choice([None, *LANES])
         reason = "its worker is gone" if lane else "the model was unloaded"
-        self._step(ModelGone(self.random.choice(MODELS), lane, reason))
+        waited_for = [frame.model for frame in self.witness.accounts.waiting() if self.random.random() < 0.5]
+        self._step(ModelGone(self.random.choice(waited_for or MODELS), lane, reason))
 
     # ---- time ----
 
@@ -238,14 +247,14 @@ class Host:
         self._pass(self.random.choice(durations_ns), self.random.random() < 0.5)
 
     def timer(self) -> None:
-        """May fire when nothing asked for it."""
+        """Fires the timer, even if nothing asked for it."""
         self._step(TimerFired())
 
     def drain(self) -> None:
         self._step(DrainRequested(self.now_ns + self.random.randint(-5 * MS, 60 * MS)))
 
     def end(self) -> None:
-        """Every run ends in a drain whose end answers every frame, and replays from its log."""
+        """Ends the run with a drain, which has to answer every frame, and replays the run from its log."""
         accounts = self.witness.accounts
         self._step(DrainRequested(self.now_ns + 50 * MS))
         self._pass(50 * MS, punctual=True)
@@ -254,10 +263,10 @@ class Host:
         assert not accounts.unanswered, "the drain is over and frames have no answer"
         for stream_id in self.streams:
             self._step(StreamClosed(stream_id))
-        for batch_id in list(accounts.batches):  # lanes that were warmed meanwhile
+        for batch_id in list(accounts.batches):  # of lanes that were warmed meanwhile
             self._step(BatchFinished(batch_id))
         wake_ns = self.witness.next_wake_ns()
-        if wake_ns is not None:  # that of a frame which has run meanwhile
+        if wake_ns is not None:  # for a frame that has run meanwhile
             self.now_ns = max(self.now_ns, wake_ns)
             self._step(TimerFired())
         assert self.witness.next_wake_ns() is None, "nothing is left to do and the scheduler asks to be woken"
@@ -286,7 +295,7 @@ class Host:
         self._load(model, self.random.choice(LANES), self._times_ns())
 
     def _load(self, model: str, lane: str, times_ns: dict[int, int]) -> None:
-        """All variants of a model come with its worker on a lane that is up, the faster ones less accurate."""
+        """Adds all variants of a model on a lane that is up; the faster ones are less accurate."""
         accounts = self.witness.accounts
         if lane not in accounts.lanes:
             return
@@ -302,7 +311,7 @@ class Host:
                 self._step(ready)
 
     def _times_ns(self) -> dict[int, int]:
-        """By batch size, with and without gain from batching."""
+        """Draws the run time of each batch size, with or without gain from batching."""
         r = self.random
         sizes = r.choice([(1,), (1, 2), (1, 4), (1, 2, 4, 8), (1, 8), (4,)])
         fixed_ns, each_ns = r.choice([(r.randint(1, 40), r.randint(0, 15)), (r.randint(2, 6), r.randint(0, 2))])
@@ -317,7 +326,7 @@ class Host:
         return batch_id in self.witness.accounts.batches
 
     def _pass(self, duration_ns: int, punctual: bool) -> None:
-        """Time passes; a punctual host fires every timer that falls due."""
+        """Lets time pass; a punctual host fires every timer that falls due."""
         until_ns = self.now_ns + duration_ns
         while punctual:
             wake_ns = self.witness.next_wake_ns()
@@ -353,7 +362,7 @@ FAULTS: tuple[Callable[[Host], None], ...] = (
 
 
 def run(random: Random, turns_max: int = TURNS_MAX) -> Witness:
-    """One run. Raises AssertionError where the law is broken, with the last of what went in as notes."""
+    """Carries out one run. Raises AssertionError where the law is broken, with the last events as notes."""
     host = Host(random)
     try:
         host.run(turns_max)
@@ -366,7 +375,7 @@ def run(random: Random, turns_max: int = TURNS_MAX) -> Witness:
 
 
 def command(seed: int) -> str:
-    """How to see that run again."""
+    """The command that shows that run again."""
     return f"python -m tests.core.law_run --seed {seed}"
 
 

@@ -1,7 +1,8 @@
-"""Stories: the scheduler's behaviour as files that read aloud, in the manner of etcd/raft's `testdata`.
+"""Stories: the scheduler's behaviour as files that can be read aloud, in the manner of etcd/raft's `testdata`.
 
-A story is a text file of paragraphs. One with a line `----` is a scene: commands above, below what the scheduler did
-about them, or `ok` where it did nothing. Lines that begin with `#`, and paragraphs without `----`, are prose.
+A story is a text file of paragraphs. A paragraph with a line `----` is a scene: above that line are commands, below it
+is what the scheduler did about them, or `ok` where it did nothing. Lines that begin with `#`, and paragraphs without
+`----`, are prose.
 
     lane cpu:0                                        up; `lane-down cpu:0 reason="..."`
     model detect/1 lane=cpu:0 1=10ms 4=20ms           warm-up runs by batch size; words: fixed (takes no other sizes),
@@ -15,7 +16,7 @@ about them, or `ok` where it did nothing. Lines that begin with `#`, and paragra
     frame 1/7                                         of stream 1, id 7; budget, model: else the stream's; age=5ms since
                                                       capture; word: must_run
     frames 1/7 1/8 2/1                                the same of several that come together
-    traffic 1 2 period=20ms for=1s                    each of the streams sends so often, evenly spread; batches take as
+    traffic 1 2 period=20ms for=1s                    each stream sends once in a period, evenly spread; batches take as
                                                       long as at warm-up; prints what streams are told, and what became
                                                       of all frames, in sum, when the last has its outcome
     cancel 1/7 1/8                                    frames of one stream
@@ -29,8 +30,9 @@ about them, or `ok` where it did nothing. Lines that begin with `#`, and paragra
     plan detect/1 lane=cpu:0                          prints the planned times of batches of 1, 2, ...
     waiting                                           prints how many frames wait for each model, and the next wake
 
-Every command takes `at=3ms`, the time on the story's clock; without it no time passes. On the way there the timer fires
-whenever the scheduler asked for it, before the command. Every step is held to the law besides (`law.Witness`).
+Every command takes `at=3ms`, the time on the story's clock; without it no time passes. Before the command, the timer
+fires whenever the scheduler has asked for it on the way there. Every step is also checked against the law
+(`law.Witness`).
 """
 
 import shlex
@@ -84,7 +86,7 @@ def format_ms(time_ns: int) -> str:
 
 @dataclass
 class Command:
-    """A verb, its words, its `key=value` options. Whoever runs it takes what it knows; the rest is an error."""
+    """A verb, its words and its `key=value` options. What nothing takes from it is an error."""
 
     text: str
     verb: str
@@ -133,20 +135,20 @@ class Story:
         self._start_ns = start_ns
         self._now_ns = start_ns
         self._models: dict[int, str] = {}
-        """By stream."""
+        """The model of each stream."""
         self._budgets_ns: dict[int, int] = {}
         self._seqs: dict[tuple[int, int], int] = {}
-        """By stream and frame id."""
+        """The `seq` of each frame; keys are stream id and frame id."""
         self._last_ids: dict[int, int] = {}
-        """By stream: the highest frame id so far."""
+        """The highest frame id of each stream so far."""
         self._variants: dict[str, set[str]] = {}
-        """By model."""
+        """The names of the variants of each model."""
         self._paces: dict[int, Pace] = {}
-        """By stream that follows advice."""
+        """The pace of each stream that follows advice."""
         self._lines: list[str] = []
 
     def replay(self, text: str) -> str:
-        """The story with what the scheduler did below every `----`. Raises ValueError where it can't be read."""
+        """Returns the story with what the scheduler did below each `----`. Raises ValueError where it can't be read."""
         return "\n\n".join(self._paragraph(paragraph) for paragraph in text.strip().split("\n\n")) + "\n"
 
     def unanswered(self) -> list[str]:
@@ -284,7 +286,7 @@ class Story:
         return Frame(seq, stream_id, frame_id, model, deadline_ns, must_run)
 
     def _traffic(self, streams: list[int], period_ns: int, duration_ns: int) -> None:
-        """Frames come, batches end and timers fire, each in its time, until nothing is left to answer."""
+        """Sends frames, ends batches and fires timers, each at its time, until every frame has an answer."""
         arrivals = [
             (self._now_ns + nth * period_ns // len(streams), stream_id) for nth, stream_id in enumerate(streams)
         ]
@@ -327,7 +329,7 @@ class Story:
         self._lines += self._in_sum(actions, kept_back)
 
     def _in_sum(self, actions: list[Action], kept_back: Counter[int]) -> list[str]:
-        """One line a stream: how many frames ended how, and which variants ran them where there are several."""
+        """One line for each stream: how many frames ended how, and which variants ran them where there are several."""
         outcomes = {stream_id: Counter({"kept back": frames}) for stream_id, frames in kept_back.items()}
         for action in actions:
             match action:

@@ -178,7 +178,7 @@ def test_a_hit_that_was_none_counts_as_the_miss_that_it_was(before: list[bool]) 
     worth.ended(True)
     worth.turned_out(missed=True)
     known.ended(False)
-    assert (worth.value, worth.spotless) == (known.value, known.spotless)
+    assert (worth.value, worth.untouched_by_hit) == (known.value, known.untouched_by_hit)
 
 
 @given(before=st.lists(st.booleans(), max_size=20))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.core.dispatch.deferral import DEMAND_MIN_PERCENT, LANES_PER_MODEL, may_hold, ripe_ns
+from duly.core.dispatch.deferral import DEMAND_MIN_PERCENT, LANES_PER_MODEL, may_hold, ripe_at_ns
 from duly.core.timing.profile import Profile
 from tests.core.drawn import MS, NOW_NS, profile_of, profiles
 
@@ -38,7 +38,7 @@ def test_a_batch_is_ripe_when_one_more_frame_would_be_late_or_would_not_pay(
     size = data.draw(st.integers(1, profile.batch_max))
     waiting = size + data.draw(st.integers(0, 2))
     deadline_ns = NOW_NS + data.draw(st.integers(0, 100)) * MS
-    ripe = ripe_ns(profile, size, waiting, deadline_ns)
+    ripe = ripe_at_ns(profile, size, waiting, deadline_ns)
     grows = waiting == size < profile.batch_max and profile.efficient[size + 1] == size + 1
     if grows:
         assert ripe + profile.plan_ns[size + 1] == deadline_ns
@@ -49,6 +49,6 @@ def test_a_batch_is_ripe_when_one_more_frame_would_be_late_or_would_not_pay(
 
 def test_more_than_the_batch_takes_need_not_wait() -> None:
     profile = profile_of({1: 10, 8: 24})
-    assert ripe_ns(profile, 2, 3, NOW_NS) == 0
-    assert ripe_ns(profile, 8, 8, NOW_NS) == 0
-    assert ripe_ns(profile, 2, 2, NOW_NS) == NOW_NS - profile.plan_ns[3]
+    assert ripe_at_ns(profile, 2, 3, NOW_NS) == 0
+    assert ripe_at_ns(profile, 8, 8, NOW_NS) == 0
+    assert ripe_at_ns(profile, 2, 2, NOW_NS) == NOW_NS - profile.plan_ns[3]

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duly.core.events import FramesArrived, FramesCancelled, LaneUp, ModelReady, ResolveFrame, StreamOpened
+from duly.core.fates import FATES, State
 from duly.core.scheduler import Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, StreamClass, StreamTerms
+from tests.core.law import row
 from tests.core.law_run import MS, command, run
 
 SEEDS = range(120)
@@ -26,6 +28,8 @@ RARE = (
     "SLOW_DOWN",
     "SPEED_UP",
 )
+BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
+"""Where the scheduler answers frames; each row of these states must be met."""
 
 
 def test_the_law_holds_and_every_rule_was_put_to_the_test() -> None:
@@ -37,6 +41,7 @@ def test_the_law_holds_and_every_rule_was_put_to_the_test() -> None:
             error.add_note(f"to see it again: {command(seed)}")
             raise
     assert [rule for rule in RARE if not seen[rule]] == []
+    assert [row(fate) for fate in FATES if fate.state in BY_SCHEDULER and not seen[row(fate)]] == []
 
 
 @given(random=st.randoms(use_true_random=False))

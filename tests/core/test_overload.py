@@ -96,8 +96,8 @@ def test_a_doomed_frame_is_told_why(
     arrived_ms: int, due_ms: int, preferred_ms: int, passed_ms: int, status: OutcomeStatus, reason: str
 ) -> None:
     deadline_ns, arrived_ns = NOW_NS + due_ms * MS, NOW_NS + arrived_ms * MS
-    preferred_ns, passed_ns = NOW_NS + preferred_ms * MS, NOW_NS + passed_ms * MS
-    fate, told = of_doomed(NOW_NS, deadline_ns, arrived_ns, 10 * MS, preferred_ns, passed_ns)
+    outranked_ns, passed_over_ns = NOW_NS + preferred_ms * MS, NOW_NS + passed_ms * MS
+    fate, told = of_doomed(NOW_NS, deadline_ns, arrived_ns, 10 * MS, outranked_ns, passed_over_ns)
     assert (fate.status, told) == (status, reason)
 
 

@@ -1,4 +1,4 @@
-"""A real server in the test's own event loop, its workers real processes, its clients real gRPC over loopback."""
+"""A real server in the test's own event loop; its workers are real processes, its clients real gRPC over loopback."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -20,7 +20,7 @@ def write_models(root: Path) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """`double` (y = 2x, 4 wide), `sum` (stateful running sum, 2 wide)."""
+    """A repository with `double` (y = 2x, 4 wide) and `sum` (a stateful running sum, 2 wide)."""
     write_models(tmp_path / "models")
     return tmp_path / "models"
 
@@ -39,7 +39,7 @@ async def channel(server: App) -> AsyncIterator[grpc.aio.Channel]:
 
 @pytest.fixture
 def wire_loop(repository: Path) -> Iterator[tuple[asyncio.Runner, App]]:
-    """A server and the loop that it runs in, for tests that are no coroutines."""
+    """A server and the loop that it runs in, for tests that are not coroutines."""
     with asyncio.Runner() as runner:
         manager = serving(repository)
         app = runner.run(manager.__aenter__())

@@ -1,4 +1,4 @@
-"""A real server in the test's own event loop, its workers real processes."""
+"""A real server in the test's own event loop; its workers are real processes."""
 
 import contextlib
 from collections.abc import AsyncIterator

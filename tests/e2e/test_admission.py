@@ -1,4 +1,6 @@
-"""The door, over real streams: who opens, who is refused with what would fit, and that places are given back."""
+"""Admission over real streams: which streams open, which are refused with an offer that fits, and that places are given
+back.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +25,7 @@ BUDGET_MS = 1000.0
 
 @pytest.fixture
 def slow_model(tmp_path: Path) -> Path:
-    """`m`: milliseconds of work a frame, run one by one."""
+    """A repository with model `m`, which takes milliseconds for each frame and runs frames one by one."""
     root = tmp_path / "models"
     graphs.save(root, "m", graphs.slow(rounds=20), toml="batch_sizes = [1]\n")
     return root
@@ -46,7 +48,7 @@ def planned_ms(app: App, model: str = "m/1") -> float:
 
 
 def asking(app: App, share: float, **more: Any) -> dict[str, Any]:
-    """What a stream asks for that needs this share of the lane."""
+    """The terms of a stream that needs this share of the lane."""
     return {"period_ms": planned_ms(app) / share, "budget_ms": BUDGET_MS, "backlog": "ALL"} | more
 
 

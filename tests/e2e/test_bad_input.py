@@ -1,4 +1,4 @@
-"""What a client can get wrong: a clear status or outcome each time, and streams beside it unharmed."""
+"""What a client can get wrong: each mistake gets a clear status or outcome, and the streams beside it are unharmed."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ YEAR_NS = 365 * 86_400 * 10**9
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def bystander(shared_channel: grpc.aio.Channel) -> AsyncIterator[Wire]:
-    """A well-behaved stream that must be served as well after each test as before it."""
+    """A well-behaved stream, which must be served as well after each test as before it."""
     async with Wire(shared_channel, model="double") as wire:
         assert (await wire.ask(frame(1))).status == ON_TIME
         yield wire
@@ -215,7 +215,7 @@ async def test_related_clocks_count_from_capture_even_a_year(shared_channel: grp
         future = await wire.ask(frame(2, capture_time_unix_nano=time.time_ns() + YEAR_NS))
         assert future.status == ON_TIME
         assert future.slack_nano <= 5 * 10**9, "a clock that runs ahead must not buy time"
-        # The estimate tells that the client's clock is a year behind: all is well then.
+        # The estimate says that the client's clock is a year behind, so all is well.
         await wire.write(
             pb.StreamRequest(
                 clock_ping=pb.ClockPing(ping_id=1, clock=pb.ClockEstimate(offset_nano=YEAR_NS, uncertainty_nano=1))
@@ -307,7 +307,7 @@ async def test_a_thousand_streams_opened_and_dropped(shared_server: App, shared_
 
 
 async def test_client_that_never_reads(repository: Path) -> None:
-    """It sends for ever and takes nothing: the server stops reading from it, then ends the stream."""
+    """A client sends for ever and reads nothing: the server stops reading from it, and then ends the stream."""
     async with (
         serving(repository, slow_reader_timeout_s=0.5, frames_in_flight_max=64) as app,
         grpc.aio.insecure_channel(app.address, options=[("grpc.http2.lookahead_bytes", 1024)]) as own,
@@ -372,7 +372,7 @@ async def test_what_is_quoted_is_cut_short(shared_channel: grpc.aio.Channel) -> 
 
 
 async def test_a_long_message_lets_other_streams_run(shared_channel: grpc.aio.Channel, bystander: Wire) -> None:
-    """Frames beyond the credit by the thousand, and withdrawals by the hundred thousand, in one message each."""
+    """One message has thousands of frames beyond the credit, another one hundreds of thousands of withdrawals."""
     async with Wire(shared_channel, model="double") as wire:
         await wire.send(*(pb.Frame(frame_id=i) for i in range(1, 20_001)))
         await wire.write(pb.StreamRequest(cancel=pb.CancelFrames(frame_ids=range(300_000))))

@@ -1,4 +1,4 @@
-"""A worker whose word can't be trusted: its batch is FAILED, it is replaced, and its lane goes on for every model."""
+"""A worker whose answers can't be trusted: its batch is FAILED, it is replaced, and its lane goes on."""
 
 import asyncio
 import socket
@@ -19,7 +19,7 @@ Change = Callable[[channel.Done], bytes | bytearray]
 
 
 class Tampered:
-    """A worker's socket, the next answer of which is changed on its way."""
+    """A worker's socket whose next answer is changed on its way."""
 
     def __init__(self, real: socket.socket, change: Change) -> None:
         self._real = real
@@ -44,7 +44,7 @@ def tamper(app: App, change: Change, model: str = "double/1") -> None:
 
 
 def but(**fields: Any) -> Change:
-    """The answer, but for these fields of it."""
+    """The answer with these fields changed."""
 
     def change(done: channel.Done) -> bytes | bytearray:
         for name, value in fields.items():
@@ -100,7 +100,7 @@ async def test_a_worker_that_lies_fails_its_batch_and_is_replaced(
 
 
 async def test_a_version_that_comes_back_with_other_inputs_leaves_its_lane_alive(tmp_path: Path) -> None:
-    """A stream that states the version was open all the while, and its frames fit no more."""
+    """A stream that states the version was open all the while, and its frames no longer fit."""
     root = tmp_path / "models"
     graphs.save(root, "double", graphs.scaling(width=2048), toml="batch_sizes = [1]\n")
     graphs.save(root, "other", graphs.scaling())
@@ -123,7 +123,7 @@ async def test_a_version_that_comes_back_with_other_inputs_leaves_its_lane_alive
 
 
 async def test_a_file_that_changed_under_a_worker_that_dies_leaves_its_lane_alive(tmp_path: Path) -> None:
-    """The worker that takes its place loads other inputs than the open streams know."""
+    """The new worker loads a model with other inputs than the open streams know."""
     root = tmp_path / "models"
     graphs.save(root, "double", graphs.scaling(width=2048), toml="batch_sizes = [1]\n")
     graphs.save(root, "other", graphs.scaling())

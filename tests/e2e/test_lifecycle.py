@@ -25,7 +25,7 @@ from tests.e2e.wire import FAILED, ON_TIME, SHED, Wire, frame
 
 
 class Serving:
-    """`duly serve` with JSON logs on stderr, ready."""
+    """A `duly serve` that is ready, with JSON logs on stderr."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
@@ -89,7 +89,7 @@ async def test_drain_over_the_wire_answers_everything(repository: Path) -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_a_worker_that_is_stopped_holds_up_no_drain(repository: Path, busy: bool) -> None:
-    """By default a worker that hangs is waited for longer than this whole drain may take."""
+    """By default the server waits for a hanging worker for longer than this whole drain may take."""
     with duly_serve(repository, "--drain-grace-s", "0.5") as server:
         workers = server.workers
         for worker in workers:

@@ -161,7 +161,9 @@ async def test_a_worker_that_hangs_is_killed_and_replaced(repository: Path) -> N
 
 
 async def test_frames_in_flight_across_a_change_of_version_keep_their_own_outputs(tmp_path: Path) -> None:
-    """Version 1 gives y and z, version 2 gives y alone: what ran on one is never told in the other's names."""
+    """Version 1 gives y and z, version 2 gives y alone. Results of one version never have the output names of the
+    other.
+    """
     root = tmp_path / "models"
     graphs.save(root, "m", graphs.two_outputs())
     async with (

@@ -53,7 +53,7 @@ def assets() -> dict[str, Path]:
 
 
 def overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """Intersection over union."""
+    """The intersection of two boxes over their union."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     shared = max(0.0, width) * max(0.0, height)
@@ -103,7 +103,7 @@ async def test_a_truncated_picture_is_invalid_and_the_next_one_is_served(
 
 
 def speaking(rttm: Path, chunks: int) -> np.ndarray:
-    """Ground truth: whether anybody speaks in the middle of each chunk."""
+    """The ground truth: whether anybody speaks in the middle of each chunk."""
     spoken = np.zeros(chunks, dtype=bool)
     middles_s = (np.arange(chunks) + 0.5) * CHUNK / RATE_HZ
     for line in rttm.read_text().splitlines():
@@ -113,7 +113,7 @@ def speaking(rttm: Path, chunks: int) -> np.ndarray:
 
 
 async def test_the_ear_agrees_with_the_ground_truth(demo_server: App, assets: dict[str, Path]) -> None:
-    """Two streams of the same conversation, the second half a sentence behind: states must not mix."""
+    """The second stream carries the same conversation half a sentence later; the states of the two must not mix."""
     with wave.open(str(assets["sample.wav"])) as recording:
         samples = recording.readframes(recording.getnframes())
     chunks = [samples[i : i + 2 * CHUNK] for i in range(0, len(samples) - 2 * CHUNK + 1, 2 * CHUNK)]

@@ -29,7 +29,9 @@ accuracy = 0.8
 
 @pytest.fixture
 def two_variants(tmp_path: Path) -> Path:
-    """`m`: exact is milliseconds of work, y the largest of x; quick doubles it at once."""
+    """A repository with model `m`: its variant `exact` takes milliseconds and gives the largest of x, `quick` doubles x
+    at once.
+    """
     root = tmp_path / "models"
     graphs.save(root, "m", graphs.slow(rounds=20), toml=TOML)
     graphs.save(root, "m", graphs.scaling_one(), file="quick.onnx")

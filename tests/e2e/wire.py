@@ -1,4 +1,4 @@
-"""A client that speaks the protocol by hand, so that tests can also say what no decent client would."""
+"""A client that speaks the protocol by hand, so that tests can also send what no well-behaved client would."""
 
 from types import TracebackType
 from typing import Any
@@ -28,7 +28,7 @@ def array(outcome: pb.Outcome, nth: int = 0) -> np.ndarray:
 
 
 class Wire:
-    """One stream. `async with Wire(channel, model="double") as wire`."""
+    """One stream, used as `async with Wire(channel, model="double") as wire`."""
 
     def __init__(self, channel: grpc.aio.Channel, *, opened: bool = True, **open_: Any) -> None:
         self._call = inference_pb2_grpc.InferenceServiceStub(channel).Stream()
@@ -62,7 +62,7 @@ class Wire:
         await self.write(pb.StreamRequest(frames=pb.FrameBatch(frames=frames)))
 
     async def read(self) -> bool:
-        """Takes one message; False: the stream has ended."""
+        """Reads one message. Returns False where the stream has ended."""
         response = await self._call.read()
         if response is grpc.aio.EOF:
             return False
@@ -88,13 +88,13 @@ class Wire:
         return await self.outcome(asked.frame_id)
 
     async def finish(self) -> None:
-        """Half-closes and takes what still comes."""
+        """Half-closes the stream and reads all messages that still come."""
         await self._call.done_writing()
         while await self.read():
             pass
 
     async def error(self) -> grpc.aio.AioRpcError:
-        """The error that ends the stream; what comes before it is taken."""
+        """Reads up to the error that ends the stream, and returns it."""
         try:
             while await self.read():
                 pass
@@ -110,7 +110,7 @@ class Wire:
 
 
 def reason(error: grpc.aio.AioRpcError) -> str:
-    """The ErrorInfo reason."""
+    """The reason in the ErrorInfo of that error; empty where it has none."""
     from google.rpc import error_details_pb2, status_pb2
 
     for key, value in error.trailing_metadata() or ():

@@ -1,4 +1,4 @@
-"""Frames as streams hand them to the driver, in tests."""
+"""Frames as streams hand them to the driver."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def take(
     data: bytes,
     shape: tuple[int, ...] = (1,),
 ) -> None:
-    """Has the driver take a frame that comes now."""
+    """Gives the driver a frame that arrives now."""
     now_ns = clock()
     frame = Frame(next(driver.seqs), stream_id, frame_id, model, now_ns + budget_ns)
     payload = [InputData(0, shape, data)]

@@ -1,4 +1,4 @@
-"""A server's runtime as it is, real workers and all, but for the processes at the other ends of their sockets."""
+"""A server's runtime with everything real except the processes at the other ends of the workers' sockets."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ MS = 1_000_000
 S = 1_000_000_000
 LANE = "cpu:0"
 TURNS_MAX = 2000
-"""Of the loop. Whoever is not served within so many is not served at all."""
+"""Number of turns of the loop after which a frame without an outcome counts as never served."""
 TERMS = StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 600 * S, 64, advise=True)
 _SPEC = TensorSpec(name="x", datatype="FP32", shape=(2,), bytes_max=8)
 _SIGNATURE = Signature(inputs=(_SPEC,), outputs=(_SPEC,), batch_sizes=(1, 2, 4), any_size=True, stateful=False)
@@ -38,7 +38,7 @@ Change = Callable[[channel.Done], bytes | bytearray]
 
 
 class Clock:
-    """Of server and workers alike; stands in for the module `time`, too."""
+    """The clock of the server and its workers. It stands in for the module `time` as well."""
 
     def __init__(self) -> None:
         self.now_ns = 987_654_321_000_000
@@ -48,7 +48,7 @@ class Clock:
 
 
 class ScriptedProcess:
-    """Stands in for `subprocess.Popen` of a worker: loads at once, and answers a batch when the test says so."""
+    """Stands in for a worker's `subprocess.Popen`. It loads at once, and answers a batch when the test says so."""
 
     def __init__(self, clock: Clock, descriptor: int) -> None:
         self.pid = 1
@@ -71,7 +71,7 @@ class ScriptedProcess:
         return self._code is None
 
     def answer(self, change: Change = channel.encode_done) -> None:
-        """Ends the batch that runs with each frame as its own output, or with what `change` makes of that answer."""
+        """Ends the running batch. Each frame is its own output, and `change` may alter the answer."""
         assert self.asked is not None
         run, self.asked = self.asked, None
         started_ns = self._clock.now_ns
@@ -125,7 +125,7 @@ class ScriptedProcess:
 
 @dataclass
 class Stream:
-    """Keeps what it is told, until it is told to raise."""
+    """A stream's sink. It keeps the outcomes that it gets, and raises once `raises` is set."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     sent: list[int] = field(default_factory=list)
@@ -135,7 +135,7 @@ class Stream:
     told: list[tuple[object, int]] = field(default_factory=list)
     """Advice, and the period that came with it."""
     wrong: list[str] = field(default_factory=list)
-    """What should not have been; said by `check`, since a sink that raises is only let go."""
+    """The faults found. `check` raises them, since the driver only drops a sink that raises."""
 
     def deliver(self, outcome: Outcome) -> None:
         frame_id = outcome.held.frame.frame_id
@@ -152,7 +152,7 @@ class Stream:
         self.outcomes[frame_id] = outcome
 
     def check(self, *, is_open: bool) -> None:
-        """Every frame was answered once, and rightly; a stream that closed or broke may lack some."""
+        """Asserts that every frame was answered once and correctly; a stream that closed or broke may lack answers."""
         assert not self.wrong
         assert self.broken == self.raised
         if is_open and not self.broken:
@@ -187,7 +187,7 @@ class Recording:
 
 
 class Bench:
-    """Models m/1 and n/1 on one lane."""
+    """A runtime that serves the models m/1 and n/1 on one lane."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()
@@ -203,7 +203,7 @@ class Bench:
         self.host = ModelHost(Repository(Path()), self.catalogue, self.supervisor, self.driver, self.metrics)
         self.samplers = Samplers(self.clock.monotonic_ns, self.catalogue, self.metrics, 10_000.0)
         self.streams: dict[int, tuple[Stream, str]] = {}
-        """Those that are open, and their models."""
+        """The open streams and their models; keys are stream ids."""
         self._frame_id = 0
         monkeypatch.setattr("duly.runtime.worker_process.time", self.clock)
         monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", self._popen)
@@ -227,7 +227,7 @@ class Bench:
         self.driver.close_stream(stream_id)
 
     def send(self, stream_id: int, count: int = 1) -> None:
-        """Together, as the scheduler sees it."""
+        """Sends `count` frames, which the scheduler gets together."""
         stream, model = self.streams[stream_id]
         for _ in range(count):
             self._frame_id += 1
@@ -240,12 +240,14 @@ class Bench:
         return next((process for process in self.processes if process.asked is not None), None)
 
     async def turn(self, times: int = 5) -> None:
-        """Of the loop, so often that what was sent over a socket has come."""
+        """Gives the loop `times` turns; the default is enough for what was sent over a socket to arrive."""
         for _ in range(times):
             await asyncio.sleep(0)
 
     async def until(self, true: Callable[[], bool]) -> None:
-        """Answers as a good worker does until that is so."""
+        """Answers as a good worker does until `true` returns True. Raises AssertionError where that takes too many
+        turns.
+        """
         for _ in range(TURNS_MAX):
             if true():
                 return
@@ -257,7 +259,7 @@ class Bench:
         raise AssertionError("a silent lane")
 
     async def serves(self) -> None:
-        """Fresh frames of fresh streams are answered in time, of every model."""
+        """Asserts that a new frame of a new stream of every model is answered in time."""
         for model in ("m/1", "n/1"):
             stream = self.open(model)
             self.send(next(reversed(self.streams)))

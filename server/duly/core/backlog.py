@@ -5,8 +5,9 @@
     ALL            every frame waits for its turn
 
 Frames that must run are never superseded and do not count. A stream that wants all its frames gains nothing from fresh
-ones: its batches may be put off to become larger (`deferral`), and an older frame of it is worth as much as a newer one
-(`merit`). For the other two the next frame may take the place of the one that waits, and age is what counts.
+ones: its batches may be put off to become larger (`deferral`), and an older frame is worth as much as a newer one
+(`merit`). In streams of the other two policies the next frame may take the place of the one that waits, and the age of
+a result is what counts.
 """
 
 from duly.core.state import StreamState
@@ -20,7 +21,7 @@ def keeps_all(terms: StreamTerms) -> bool:
 
 
 def superseded(stream: StreamState) -> QueuedFrame | None:
-    """The frame that gives way to the newest one of the stream, which waits already; None where all may wait."""
+    """The frame that gives way to the newest one of the stream, which already waits; None where all may wait."""
     if keeps_all(stream.terms) or stream.supersedable <= stream.terms.backlog_frames:
         return None
     return next(queued for queued in stream.waiting.values() if not queued.frame.must_run)

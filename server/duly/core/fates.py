@@ -182,19 +182,19 @@ UNREAD: Final = _row(State.ANSWERED, "its client is gone", Status.CANCELLED, "it
 
 
 def of_doomed(
-    now_ns: int, deadline_ns: int, arrived_ns: int, planned_ns: int, preferred_ns: int, passed_ns: int
+    now_ns: int, deadline_ns: int, arrived_ns: int, planned_ns: int, outranked_ns: int, passed_over_ns: int
 ) -> tuple[Fate, str]:
     """How a frame ends that its lane can't serve in time any more, and why.
 
     SHED says that lanes which could have run it were given to others while it waited, EXPIRED that this frame could not
     be met: it came late, its budget is small, or earlier deadlines filled the lane. `planned_ns`: what it takes;
-    `preferred_ns`: when a lane last began with a more critical frame instead; `passed_ns`: with another one that
+    `outranked_ns`: when a lane last began with a more critical frame instead; `passed_over_ns`: with another one that
     overload made the better choice.
     """
     if now_ns > arrived_ns:
-        if preferred_ns >= arrived_ns:
+        if outranked_ns >= arrived_ns:
             return GAVE_WAY, GAVE_WAY.wording
-        if passed_ns >= arrived_ns:
+        if passed_over_ns >= arrived_ns:
             return PASSED_OVER, PASSED_OVER.wording
         waited = _ms(now_ns - arrived_ns)
         if planned_ns == 0:

@@ -1,25 +1,26 @@
 """What each lane runs: nothing, or one batch.
 
-A lane is taken by `start` or `warm` and free again with `ended`, or gone with whatever ran on it. Only here are
-batches numbered and sent on their way.
+A lane is taken by `start` or `warm`. It is free again with `ended`, or gone with whatever ran on it. Batches are
+numbered and sent on their way here and nowhere else.
 """
 
 from duly.core.events import Action, DispatchBatch, WarmLane
 from duly.core.state import Batch, LaneState, VariantState
 
 IDLE_SHARE = 8
-"""A lane that was idle for more than one in so many parts of what it runs next has run nothing just before: it takes
-about a hundredth of a run to wake up, then."""
+"""A run counts as one after idle where the lane had been idle for more than the planned time divided by this. Waking up
+then takes about a hundredth of the run.
+"""
 
 
 class Lanes:
     __slots__ = ("_actions", "_batch_id", "_running", "free", "up")
 
     def __init__(self, actions: list[Action]) -> None:
-        """`actions`: what the host is to do, in this order; batches are added."""
+        """`actions` is the list of what the host has to do, in this order; batches are added to it."""
         self.up: dict[str, LaneState] = {}
         self.free = 0
-        """How many run nothing."""
+        """Number of lanes that run nothing."""
         self._running: dict[int, Batch] = {}
         self._batch_id = 0
         self._actions = actions
@@ -30,7 +31,7 @@ class Lanes:
             self.free += 1
 
     def went_down(self, lane: str) -> None:
-        """Whatever ran there has ended before."""
+        """Takes the lane away. What ran there must have ended before."""
         if self.up.pop(lane, None) is not None:
             self.free -= 1
 
@@ -38,7 +39,7 @@ class Lanes:
         return lane in self.up and self.up[lane].batch_id is None
 
     def start(self, now_ns: int, lane: str, batch: Batch) -> None:
-        """The batch runs there from now on."""
+        """Starts the batch on the lane, which must be free."""
         self._occupy(now_ns, lane, batch)
         frames, variant = batch.frames, batch.variant
         batch.after_idle = now_ns - self.up[lane].ended_ns > batch.planned_ns // IDLE_SHARE
@@ -49,13 +50,15 @@ class Lanes:
         )
 
     def warm(self, now_ns: int, lane: str, variant: VariantState) -> None:
-        """The lane runs zeros from now on."""
+        """Starts a run on zeros on the lane, which must be free."""
         batch = Batch(variant, [], 0)
         self._occupy(now_ns, lane, batch)
         self._actions.append(WarmLane(batch.batch_id, lane, variant.model, variant.name))
 
     def ended(self, now_ns: int, batch_id: int) -> Batch | None:
-        """What ran; None where it has ended before, as when its lane went down."""
+        """Frees the lane of that batch and returns the batch; None where it had ended before, as when its lane went
+        down.
+        """
         batch = self._running.pop(batch_id, None)
         if batch is not None:
             state = self.up[batch.lane]
@@ -65,7 +68,7 @@ class Lanes:
         return batch
 
     def running(self, model: str, lane: str | None) -> list[int]:
-        """Batches of the model that run on that lane, or on any."""
+        """Ids of the batches of the model that run on that lane, or on any lane where `lane` is None."""
         return [
             batch_id
             for batch_id, batch in self._running.items()

@@ -26,8 +26,8 @@ class FrameLedger:
     __slots__ = (
         "_actions",
         "_budgets_ns",
+        "_models",
         "_principals",
-        "_served",
         "critical_missed_ns",
         "draining",
         "drop_ns",
@@ -40,7 +40,7 @@ class FrameLedger:
 
     def __init__(self, served: ModelTable, actions: list[Action]) -> None:
         """`actions`: what the host is to do, in this order; outcomes are added."""
-        self._served = served
+        self._models = served
         self._actions = actions
         self.streams: dict[int, StreamState] = {}
         self.waiting = 0
@@ -110,7 +110,7 @@ class FrameLedger:
         stream.arrived_ns = now_ns
         stream.pace.arrived += 1
         stream.model = frame.model
-        model = self._served.by_name.get(frame.model)
+        model = self._models.by_name.get(frame.model)
         if self.draining:
             self._end(now_ns, stream, queued, fates.CAME_WHILE_DRAINING)
         elif model is None:
@@ -122,7 +122,7 @@ class FrameLedger:
         elif stream.gap and terms.gap is not None:
             self._end(now_ns, stream, queued, fates.BEHIND_GAP)
         else:
-            if self._served.several:
+            if self._models.has_variants:
                 model.arrived[terms.stream_class] += 1
             variant = model.only or variant_for(now_ns, queued, model, terms)
             queued.rank = variant.rank
@@ -151,7 +151,7 @@ class FrameLedger:
         return [
             (queued, variant)
             for variant in self.queued_variants
-            for queued in variant.waiting.due_before(now_ns + variant.planned_one_ns)
+            for queued in variant.waiting.due_before(now_ns + variant.single_plan_ns_min)
         ]
 
     def rescue_or_remove(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> bool:
@@ -162,7 +162,7 @@ class FrameLedger:
         stream = self.streams[frame.stream_id]
         if frame.frame_id not in stream.waiting:
             return False  # it was SKIPPED along with one before it
-        faster = rescuer(now_ns, queued, self._served.by_name[frame.model], stream.terms)
+        faster = rescuer(now_ns, queued, self._models.by_name[frame.model], stream.terms)
         if faster is None:
             self._unwait(stream, queued)
             return True
@@ -171,7 +171,7 @@ class FrameLedger:
 
     def requeue(self, now_ns: int, name: str) -> None:
         """Frames of the model whose variant no lane serves any more wait for another that one does, if there is."""
-        model = self._served.by_name[name]
+        model = self._models.by_name[name]
         for variant in model.variants.values():
             if not variant.profiles:
                 for queued in list(variant.waiting):
@@ -189,9 +189,14 @@ class FrameLedger:
     def drop(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> None:
         """Ends a doomed frame that does not wait."""
         frame = queued.frame
-        preferred_ns = variant.preferred_ns[queued.stream_class]
+        outranked_ns = variant.outranked_ns[queued.stream_class]
         fate, reason = fates.of_doomed(
-            now_ns, frame.deadline_ns, queued.arrived_ns, variant.planned_one_ns, preferred_ns, variant.passed_ns
+            now_ns,
+            frame.deadline_ns,
+            queued.arrived_ns,
+            variant.single_plan_ns_min,
+            outranked_ns,
+            variant.passed_over_ns,
         )
         self._end(now_ns, self.streams[frame.stream_id], queued, fate, reason)
 
@@ -218,7 +223,7 @@ class FrameLedger:
 
     def unloaded(self, now_ns: int, name: str, reason: str) -> None:
         """The model is about to be served no more."""
-        for variant in self._served.by_name[name].variants.values():
+        for variant in self._models.by_name[name].variants.values():
             for queued in list(variant.waiting):
                 stream = self.streams[queued.frame.stream_id]
                 self._withdraw(now_ns, stream, queued, fates.MODEL_UNLOADED, reason)
@@ -288,7 +293,7 @@ class FrameLedger:
                 fate, reason = fates.CLOSED_RUNNING, fates.CLOSED_RUNNING.wording
             elif now_ns <= frame.deadline_ns:
                 fate, reason = fates.IN_TIME, ""
-                if stream.merit.spotless and stream.terms.gap is None and not self._served.several:
+                if stream.merit.untouched_by_hit and stream.terms.gap is None and not self._models.has_variants:
                     # What `_end` would do, which is most of what happens.
                     self._actions.append(ResolveFrame(frame, OutcomeStatus.ON_TIME, "", batch_id, size))
                     stream.unanswered -= 1
@@ -320,7 +325,7 @@ class FrameLedger:
         del stream.waiting[frame.frame_id]
         if not frame.must_run:
             stream.supersedable -= 1
-        variant = self._served.by_name[frame.model].variants[queued.rank]
+        variant = self._models.by_name[frame.model].variants[queued.rank]
         variant.waiting.remove(queued)
         self._leave_queue(variant)
         self.waiting -= 1
@@ -340,7 +345,7 @@ class FrameLedger:
 
     def _drop_by(self, deadline_ns: int, variant: VariantState) -> None:
         """Looks again when the latest start of such a frame has passed, if not before."""
-        drop_ns = deadline_ns - variant.planned_one_ns + 1
+        drop_ns = deadline_ns - variant.single_plan_ns_min + 1
         if self.drop_ns is None or drop_ns < self.drop_ns:
             self.drop_ns = drop_ns
 
@@ -396,13 +401,13 @@ class FrameLedger:
 
     def _judge(self, now_ns: int, stream: StreamState, frame: Frame, fate: Fate) -> None:
         """Notes for coming choices whether the lanes served the frame as it wants."""
-        if fate.missed or not stream.merit.spotless:
+        if fate.missed or not stream.merit.untouched_by_hit:
             stream.merit.ended(not fate.missed)
         if fate.status is OutcomeStatus.SUPERSEDED:
             return
         if fate.missed and stream.terms.stream_class is StreamClass.CRITICAL:
             self.critical_missed_ns = now_ns
-        model = self._served.by_name.get(frame.model) if self._served.several else None
+        model = self._models.by_name.get(frame.model) if self._models.has_variants else None
         if model is not None:
             model.on_time += not fate.missed
             model.missed += fate.missed
@@ -418,7 +423,7 @@ class FrameLedger:
             stream.pace.missed += event.frames if event.missed else 0
             if event.missed and counts and stream.terms.stream_class is StreamClass.CRITICAL:
                 self.critical_missed_ns = now_ns
-        model = self._served.by_name.get(event.model) if self._served.several else None
+        model = self._models.by_name.get(event.model) if self._models.has_variants else None
         if model is not None:
             model.on_time = max(0, model.on_time - event.frames)
             model.missed += event.frames if event.missed and counts else 0

@@ -1,7 +1,7 @@
 """Which models are served, in which variants, and how long they take on which lane.
 
-A variant has a profile for each lane that a worker of it is warm on. Variants come one by one with `ModelReady`; a
-model goes from one lane when its worker there is gone, or altogether when it is unloaded.
+A variant has a profile for each lane on which a worker has it warm. Variants come one by one with `ModelReady`. A model
+goes from one lane when its worker there is gone, or altogether when it is unloaded.
 """
 
 from collections.abc import Container, Iterable
@@ -15,20 +15,20 @@ from duly.core.waiting import QueuedFrame
 
 
 class ModelTable:
-    __slots__ = ("_variants_ever", "by_name", "several", "variants", "warmed")
+    __slots__ = ("_variants_ever", "by_name", "has_variants", "rewarmed", "variants")
 
     def __init__(self) -> None:
         self.by_name: dict[str, ModelState] = {}
         self.variants: list[VariantState] = []
-        """Of all models, in the order in which they came."""
-        self.several = False
-        """A model has several variants."""
-        self.warmed: list[VariantState] = []
-        """Those that idle lanes are warmed for."""
+        """The variants of all models, in the order in which they came."""
+        self.has_variants = False
+        """Whether any model has several variants."""
+        self.rewarmed: list[VariantState] = []
+        """The variants for which idle lanes are warmed."""
         self._variants_ever = 0
 
     def ready(self, event: ModelReady, speed: LaneSpeed) -> VariantState:
-        """The variant that a lane of that speed serves from now on."""
+        """Adds the variant of the event on a lane of that speed, which serves it from now on, and returns it."""
         model = self.by_name.setdefault(event.model, ModelState())
         variant = model.variants.get(event.rank)
         if variant is None:
@@ -43,35 +43,41 @@ class ModelTable:
         return variant
 
     def gone(self, name: str, lane: str) -> None:
-        """The model, which is known, is no longer served by that lane."""
+        """The lane no longer serves the model, which must be known."""
         for variant in self.by_name[name].variants.values():
             variant.profiles.pop(lane, None)
             variant.plan()
 
     def unloaded(self, name: str) -> None:
-        """The model, which is known, is served no more. Nothing of it may wait."""
+        """The model, which must be known, is no longer served. None of its frames may wait."""
         for variant in self.by_name.pop(name).variants.values():
             self.variants.remove(variant)
         self._changed()
 
     def refit(self, lane: str, learnt: VariantState) -> None:
-        """The speed of the lane has changed, as a run of `learnt`, which knows, has shown."""
+        """The speed of the lane has changed. A run of `learnt` has shown it, whose own profile is fitted already."""
         for variant in self.variants:
             if variant is not learnt and lane in variant.profiles:
                 variant.profiles[lane].refit()
                 variant.plan()
 
     def longest_one_ns(self, models: Container[str]) -> int:
-        """The longest planned time of a batch of one, of those models."""
-        return max([variant.longest_one_ns for variant in self.variants if variant.model in models], default=0)
+        """The longest planned time of a batch of one among those models."""
+        return max([variant.single_plan_ns_max for variant in self.variants if variant.model in models], default=0)
 
     def planned_one_ns(self, name: str, rank_max: int) -> int:
-        """Planned time of a batch of one of the fastest variant up to that rank, on the fastest lane; 0: none does."""
+        """Planned time of a batch of one on the fastest lane, in the fastest variant up to that rank; 0: none is
+        served.
+        """
         model = self.by_name.get(name)
-        return min((variant.planned_one_ns for variant in model.served_from(0, rank_max)), default=0) if model else 0
+        return (
+            min((variant.single_plan_ns_min for variant in model.served_from(0, rank_max)), default=0) if model else 0
+        )
 
     def planned_ns(self, name: str, lane: str, variant: str | None) -> list[int]:
-        """Planned times of batches of 1, 2, ... of a variant, the best where None, on that lane; empty: none serves."""
+        """Planned times of batches of 1, 2, ... on that lane, of that variant or, where None, of the most accurate one
+        that the lane serves. Empty where it serves none.
+        """
         model = self.by_name.get(name)
         for candidate in model.variants.values() if model else ():
             if lane in candidate.profiles and variant in (None, candidate.name):
@@ -79,7 +85,7 @@ class ModelTable:
         return []
 
     def plans(self, lanes: Iterable[str]) -> dict[str, ModelPlan]:
-        """By model, for each variant the plan of the slowest of its lanes; `lanes`: all, in order."""
+        """The plans of each model: for each variant that of its slowest lane. `lanes` are all lanes, in order."""
         plans = {}
         for name, model in self.by_name.items():
             served = [variant for variant in model.variants.values() if variant.profiles]
@@ -90,26 +96,27 @@ class ModelTable:
         return plans
 
     def _changed(self) -> None:
-        self.several = len(self.variants) > len(self.by_name)
-        self.warmed = [variant for variant in self.variants if variant.warm_after_ns]
+        self.has_variants = len(self.variants) > len(self.by_name)
+        self.rewarmed = [variant for variant in self.variants if variant.warm_after_ns]
 
 
 def variant_for(now_ns: int, queued: QueuedFrame, model: ModelState, terms: StreamTerms) -> VariantState:
-    """The variant that the control wants, or the first faster one that can still serve the frame in time; the fastest
-    that it accepts where none can. Where none of them is served now, a more accurate one, or whichever is accepted.
+    """The variant that the control wants, or the first less accurate one that can still serve the frame in time. Where
+    none can, it is the fastest that the stream accepts. Where no lane serves any of these now, it is a more accurate
+    variant that is served, or else one that is not.
     """
     rank_max, deadline_ns = terms.variant_rank_max, queued.frame.deadline_ns
     served = model.served_from(model.control.rank_for(queued.stream_class, rank_max), rank_max)
     served = served or model.served_from(0, rank_max)
-    in_time = (variant for variant in served if deadline_ns >= now_ns + variant.planned_one_ns)
+    in_time = (variant for variant in served if deadline_ns >= now_ns + variant.single_plan_ns_min)
     known = served or [variant for rank, variant in model.variants.items() if rank <= rank_max]
     return next(in_time, None) or next(reversed(known or list(model.variants.values())))
 
 
 def rescuer(now_ns: int, queued: QueuedFrame, model: ModelState, terms: StreamTerms) -> VariantState | None:
-    """The most accurate variant that can still serve a frame which its own can't."""
+    """The most accurate variant that can still serve a frame in time after its own variant can't; None: none can."""
     if model.only is not None:
         return None
     faster = model.served_from(queued.rank + 1, terms.variant_rank_max)
     deadline_ns = queued.frame.deadline_ns
-    return next((variant for variant in faster if deadline_ns >= now_ns + variant.planned_one_ns), None)
+    return next((variant for variant in faster if deadline_ns >= now_ns + variant.single_plan_ns_min), None)

@@ -67,8 +67,8 @@ class Scheduler:
     def __init__(self) -> None:
         self._actions: list[Action] = []
         """Of this step, in order; frames and lanes add theirs."""
-        self._served = ModelTable()
-        self._frames = FrameLedger(self._served, self._actions)
+        self._models = ModelTable()
+        self._frames = FrameLedger(self._models, self._actions)
         self._lanes = Lanes(self._actions)
         self._hold_ns: int | None = None
         """When a lane that holds or is idle looks again."""
@@ -110,7 +110,7 @@ class Scheduler:
                 arrived = frames.arrived(now_ns, frame)
                 if arrived is None:
                     pass  # it has its answer
-                elif frame.deadline_ns < now_ns + arrived[1].planned_one_ns:
+                elif frame.deadline_ns < now_ns + arrived[1].single_plan_ns_min:
                     doomed[frame.stream_id] = arrived
                 elif not alone or not self._run_alone(now_ns, *arrived):
                     frames.wait(now_ns, *arrived)
@@ -123,9 +123,9 @@ class Scheduler:
         if frames.drop_ns is not None and now_ns >= frames.drop_ns:
             self._drop_overdue(now_ns)
         if now_ns >= self._tick_ns:
-            if self._served.several:
+            if self._models.has_variants:
                 elapsed_ns = now_ns - self._tick_ns + TICK_NS
-                switch_variants(now_ns, elapsed_ns, self._served.by_name, frames.streams.values(), len(lanes.up))
+                switch_variants(now_ns, elapsed_ns, self._models.by_name, frames.streams.values(), len(lanes.up))
             self._tick_ns = now_ns + TICK_NS
         self._hold_ns = None
         if lanes.free and frames.waiting:
@@ -133,10 +133,10 @@ class Scheduler:
         # Frames predicted to miss may still run as probes, on lanes that this event left idle.
         for queued, variant in sorted(doomed.values(), key=_class_of) if doomed else ():
             self._doomed(now_ns, queued, variant)
-        if lanes.free and self._served.warmed and frames.streams:
+        if lanes.free and self._models.rewarmed and frames.streams:
             self._warm_idle(now_ns)
         if now_ns >= self._adviser.due_ns and not frames.draining:
-            self._actions += self._adviser.tick(now_ns, frames.streams, self._served.by_name, lanes.up)
+            self._actions += self._adviser.tick(now_ns, frames.streams, self._models.by_name, lanes.up)
         return self._actions.copy()
 
     def next_wake_ns(self) -> int | None:
@@ -157,27 +157,27 @@ class Scheduler:
         """May be called from any thread."""
         return {
             name: sum(variant.waiting.count for variant in list(model.variants.values()))
-            for name, model in list(self._served.by_name.items())
+            for name, model in list(self._models.by_name.items())
         }
 
     def planned_one_ns(self, model: str, rank_max: int) -> int:
         """Planned execution time of a batch of one of the fastest variant up to that rank, on the fastest lane; 0 where
         no lane serves the model.
         """
-        return self._served.planned_one_ns(model, rank_max)
+        return self._models.planned_one_ns(model, rank_max)
 
     def planned_ns(self, model: str, lane: str, variant: str | None = None) -> list[int]:
         """Planned execution times of batches of 1, 2, ... of a variant (the best where none is named) on that lane;
         empty where it does not serve the model.
         """
-        return self._served.planned_ns(model, lane, variant)
+        return self._models.planned_ns(model, lane, variant)
 
     def lane_count(self) -> int:
         return len(self._lanes.up)
 
     def plans(self) -> dict[str, ModelPlan]:
         """What admission reckons with: by model, for each variant the plan of the slowest lane that serves it."""
-        return self._served.plans(self._lanes.up)
+        return self._models.plans(self._lanes.up)
 
     def demands(self, now_ns: int) -> list[StreamDemand]:
         """The open streams as admission counts them, with the phases that were measured."""
@@ -217,13 +217,13 @@ class Scheduler:
             case LaneUp():
                 self._lanes.came_up(now_ns, event.lane)
             case LaneDown():
-                for name in list(self._served.by_name):
+                for name in list(self._models.by_name):
                     self._model_gone(now_ns, name, event.lane, event.reason)
                 self._lanes.went_down(event.lane)
             case ModelReady():
                 self._model_ready(now_ns, event)
             case ModelGone():
-                if event.model in self._served.by_name:
+                if event.model in self._models.by_name:
                     self._model_gone(now_ns, event.model, event.lane, event.reason)
             case DrainRequested():
                 self._drain_ns = event.until_ns
@@ -238,7 +238,7 @@ class Scheduler:
     def _model_ready(self, now_ns: int, event: ModelReady) -> None:
         lane = self._lanes.up.get(event.lane)
         if lane is not None:
-            variant = self._served.ready(event, lane.speed)
+            variant = self._models.ready(event, lane.speed)
             variant.probe_ns[event.lane] = now_ns + PROBE_AFTER_NS
             self._frames.plan_drop()
             self._bound_blocking()
@@ -249,9 +249,9 @@ class Scheduler:
             self._batch_failed(now_ns, batch_id, reason)
         if lane is None:
             self._frames.unloaded(now_ns, name, reason)
-            self._served.unloaded(name)
+            self._models.unloaded(name)
         else:
-            self._served.gone(name, lane)
+            self._models.gone(name, lane)
             self._frames.requeue(now_ns, name)
         self._frames.state_lost(name, lane)
         self._frames.plan_drop()
@@ -262,7 +262,7 @@ class Scheduler:
         then: while some are open bounds only fall, but for a stream that `closed`.
         """
         context, tightest_ns = self._context, self._frames.tightest_ns()
-        caps = caps_ns(tightest_ns, self._served.longest_one_ns(self._frames.models_open))
+        caps = caps_ns(tightest_ns, self._models.longest_one_ns(self._frames.models_open))
         if StreamClass.CRITICAL in tightest_ns and context.promised and not closed:
             caps = {stream_class: min(cap_ns, context.cap_ns[stream_class]) for stream_class, cap_ns in caps.items()}
         context.cap_ns = caps
@@ -345,7 +345,7 @@ class Scheduler:
         for lane, state in self._lanes.up.items():
             if state.batch_id is not None:
                 continue
-            warmed = [variant for variant in self._served.warmed if lane in variant.profiles]
+            warmed = [variant for variant in self._models.rewarmed if lane in variant.profiles]
             if not warmed:
                 continue
             shortest_ns = min([variant.profiles[lane].plan_ns[1] for variant in warmed])
@@ -365,9 +365,9 @@ class Scheduler:
         self._lanes.start(now_ns, lane, batch)
         batch.variant.probe_ns[lane] = now_ns + PROBE_AFTER_NS
         if self._frames.waiting:
-            self._note_preference(now_ns, lane, batch)
+            self._note_outranked(now_ns, lane, batch)
 
-    def _note_preference(self, now_ns: int, lane: str, batch: Batch) -> None:
+    def _note_outranked(self, now_ns: int, lane: str, batch: Batch) -> None:
         """So that a frame which misses can be told whom the lane was given to instead."""
         most_critical = batch.frames[0].stream_class
         best_effort_waits = False
@@ -375,11 +375,11 @@ class Scheduler:
             if lane in other.profiles:
                 best_effort_waits |= bool(other.waiting.by_class[StreamClass.BEST_EFFORT])
                 if batch.by_overload:
-                    other.passed_ns = now_ns
+                    other.passed_over_ns = now_ns
                 if most_critical is not StreamClass.BEST_EFFORT:
-                    other.preferred_ns[StreamClass.BEST_EFFORT] = now_ns
+                    other.outranked_ns[StreamClass.BEST_EFFORT] = now_ns
                     if most_critical is StreamClass.CRITICAL:
-                        other.preferred_ns[StreamClass.STANDARD] = now_ns
+                        other.outranked_ns[StreamClass.STANDARD] = now_ns
         self._context.shares.began(most_critical, batch.planned_ns, best_effort_waits)
 
     def _batch_finished(self, now_ns: int, event: BatchFinished) -> None:
@@ -408,17 +408,17 @@ class Scheduler:
             return
         if batch.probe and actual_ns * 100 < batch.planned_ns * PROBE_SPOILT_PERCENT:
             variant.probe_ns[lane] = now_ns
-        before, planned_ns, longest_ns = profile.plan_ns, variant.planned_one_ns, variant.longest_one_ns
+        before, planned_ns, longest_ns = profile.plan_ns, variant.single_plan_ns_min, variant.single_plan_ns_max
         lane_changed = profile.observe(len(batch.frames), actual_ns, after_idle=batch.after_idle, probe=batch.probe)
         if profile.plan_ns is before:
             return
         if lane_changed:
-            self._served.refit(lane, variant)
+            self._models.refit(lane, variant)
             self._frames.plan_drop()
         variant.plan()
-        if variant.planned_one_ns > planned_ns:
+        if variant.single_plan_ns_min > planned_ns:
             self._frames.plan_drop()
-        if lane_changed or variant.longest_one_ns != longest_ns:
+        if lane_changed or variant.single_plan_ns_max != longest_ns:
             self._bound_blocking()
 
 

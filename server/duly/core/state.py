@@ -1,5 +1,5 @@
-"""What is kept of each stream, model, variant, lane and running batch. Plain records: `ledger` changes streams and
-queues, `lanes` lanes, `model_table` models and profiles; the rest are the scheduler's notes.
+"""The records of streams, models, variants, lanes and running batches. They are plain records: `ledger` changes streams
+and queues, `lanes` lanes, and `model_table` models and profiles; the rest are the scheduler's notes.
 """
 
 from duly.core.dispatch.merit import Merit
@@ -69,25 +69,27 @@ class StreamState:
     def __init__(self, terms: StreamTerms) -> None:
         self.terms = terms
         self.model = terms.model
-        """That its last frame was for, as versions change under open streams."""
+        """The model that the last frame was for, as versions change under open streams."""
         self.waiting: dict[int, QueuedFrame] = {}
-        """By frame id, oldest first."""
+        """Waiting frames, oldest first; keys are frame ids."""
         self.supersedable = 0
         self.unanswered = 0
         self.running = 0
         self.arrived_ns = -1
-        """When its last frame came; -1: none has."""
+        """When the last frame arrived; -1: none has."""
         self.merit = Merit(terms)
         self.pace = StreamPace()
         self.gap = False
-        """Stateful: the next frame to come follows one that was not run."""
+        """Only for stateful models: whether the next frame to arrive follows one that was not run."""
         self.home: tuple[str, str] | None = None
-        """Stateful: model and lane that hold its state."""
+        """Only for stateful models: the model and lane that hold the stream's state; None: none do."""
         self.state_lost = False
-        """Stateful: its home is gone since a frame last started."""
+        """Only for stateful models: whether the home has gone since a frame last started."""
 
     def may_start(self, queued: QueuedFrame, lane: str) -> bool:
-        """Stateful: whether the frame is the stream's next, and the lane has the stream's state or need not."""
+        """Only for stateful models: whether the frame is the stream's next, and the lane has or needs no state of the
+        stream.
+        """
         frame = queued.frame
         if self.running or next(iter(self.waiting), frame.frame_id) < frame.frame_id:
             return False
@@ -99,29 +101,29 @@ class LaneState:
 
     def __init__(self, now_ns: int) -> None:
         self.batch_id: int | None = None
-        """Batch that runs; None: the lane is free."""
+        """Id of the batch that runs; None: the lane is free."""
         self.ended_ns = now_ns
-        """When it last ran anything, or came up."""
+        """When the last batch on the lane ended, or when the lane came up."""
         self.idle_ns = 0
         """How long the lane was idle in all before its last batch began."""
         self.speed = LaneSpeed()
 
 
 class VariantState:
-    """One variant of a model: what batches together."""
+    """One variant of a model. Only frames of one variant share a batch."""
 
     __slots__ = (
         "arrivals",
-        "longest_one_ns",
         "model",
         "name",
         "number",
-        "passed_ns",
-        "planned_one_ns",
-        "preferred_ns",
+        "outranked_ns",
+        "passed_over_ns",
         "probe_ns",
         "profiles",
         "rank",
+        "single_plan_ns_max",
+        "single_plan_ns_min",
         "stateful",
         "waiting",
         "warm_after_ns",
@@ -133,39 +135,40 @@ class VariantState:
         self.rank = rank
         self.stateful = stateful
         self.number = number
-        """Of all variants in the order in which they came."""
+        """Place of the variant in the order in which all variants came."""
         self.profiles: dict[str, Profile] = {}
-        """By lane."""
+        """Keys are lanes."""
         self.waiting = WaitingFrames()
         self.arrivals = ArrivalGap()
-        self.planned_one_ns = 0
-        """Batch of one on the fastest lane; 0: no lane serves the variant now."""
-        self.longest_one_ns = 0
-        """On the slowest."""
+        self.single_plan_ns_min = 0
+        """Planned time of a batch of one on the fastest lane; 0: no lane serves the variant now."""
+        self.single_plan_ns_max = 0
+        """Planned time of a batch of one on the slowest lane."""
         self.probe_ns: dict[str, int] = {}
-        """By lane: when it may next try a doomed frame against the plan."""
-        self.preferred_ns = dict.fromkeys(StreamClass, -1)
-        """By class: when a lane that could have run such a frame last began with a more critical one."""
-        self.passed_ns = -1
-        """When a lane that could have run a waiting frame last began with another one because of overload."""
+        """When each lane may next run a doomed frame as a probe."""
+        self.outranked_ns = dict.fromkeys(StreamClass, -1)
+        """For each class, when a lane that could have run such a frame last began with a more critical one; -1: never.
+        """
+        self.passed_over_ns = -1
+        """When a lane that could have run a waiting frame last chose another one because of overload; -1: never."""
         self.warm_after_ns = 0
 
     def plan(self) -> None:
         planned_ns = [profile.plan_ns[1] for profile in self.profiles.values()]
-        self.planned_one_ns = min(planned_ns, default=0)
-        self.longest_one_ns = max(planned_ns, default=0)
+        self.single_plan_ns_min = min(planned_ns, default=0)
+        self.single_plan_ns_max = max(planned_ns, default=0)
 
     def promised_one_ns(self) -> int:
-        """Of a batch of one on whichever lane is slowest, by the longer of its plans in a row and after idle."""
+        """Planned time of a batch of one on the slowest lane, by the longer of the plans in a row and after idle."""
         return max([profile.one_ns_max for profile in self.profiles.values()], default=0)
 
     def slowest_plan(self) -> tuple[int, ...]:
-        """Planned times of batches of 1, 2, ... on whichever lane is slowest."""
+        """Planned times of batches of 1, 2, ..., each on the lane that is slowest for that size."""
         plans = [profile.plan_ns for profile in self.profiles.values()]
         return tuple(max(plan[size] for plan in plans) for size in range(1, min(map(len, plans))))
 
     def runnable(self, lane: str, streams: dict[int, StreamState]) -> list[list[Entry]]:
-        """Its waiting frames by class as far as they may start on that lane."""
+        """The waiting frames that may start on that lane, one list for each class."""
         if not self.stateful:
             return self.waiting.by_class
         return [
@@ -179,12 +182,12 @@ class ModelState:
 
     def __init__(self) -> None:
         self.variants: dict[int, VariantState] = {}
-        """By rank, the most accurate first."""
+        """Keys are ranks, the most accurate first."""
         self.only: VariantState | None = None
-        """Where there is but one."""
+        """The variant of a model that has only one; None: it has several, or none yet."""
         self.control = VariantControl(1)
         self.on_time = 0
-        """Frames since the last tick of the control, as are the following."""
+        """Frames since the last tick of the control; so are `missed` and `arrived`."""
         self.missed = 0
         self.arrived = dict.fromkeys(StreamClass, 0)
 
@@ -195,8 +198,10 @@ class ModelState:
         self.control = VariantControl(max(self.variants) + 1)
 
     def served_from(self, rank: int, rank_max: int) -> list[VariantState]:
-        """Variants that a lane serves now, of that rank or a less accurate one, up to `rank_max`; the best first."""
-        return [variant for at, variant in self.variants.items() if rank <= at <= rank_max and variant.planned_one_ns]
+        """The variants from `rank` to `rank_max` that a lane serves now, the most accurate first."""
+        return [
+            variant for at, variant in self.variants.items() if rank <= at <= rank_max and variant.single_plan_ns_min
+        ]
 
 
 class Batch:
@@ -225,15 +230,15 @@ class Batch:
     ) -> None:
         self.variant = variant
         self.frames = frames
-        """Empty where the lane is only warmed."""
+        """The frames of the batch; empty where the lane is only warmed."""
         self.planned_ns = planned_ns
         self.by_overload = by_overload
-        """Frames that were due earlier may have been passed over."""
+        """Whether frames that were due earlier may have been passed over."""
         self.probe = probe
-        """It is tried against its plan."""
+        """Whether the batch is tried against its plan."""
         self.batch_id = 0
-        """0 until it runs, as are the following."""
+        """0 until the batch runs; the fields below are set then, too."""
         self.lane = ""
         self.started_ns = 0
         self.after_idle = False
-        """The lane had run nothing just before."""
+        """Whether the lane had run nothing just before."""

@@ -1,7 +1,7 @@
-"""The frames of one model variant that wait, by class, within a class by (deadline, sequence).
+"""The frames of one model variant that wait, in a queue for each class, ordered by (deadline, sequence).
 
-Sorted lists of tuples. Insertion and removal are a binary search and a memmove: for the few thousand frames that may
-wait at most this is faster in CPython than any heap, and leaves no dead entries behind.
+The queues are sorted lists of tuples. Insertion and removal are a binary search and a memmove: for the few thousand
+frames that may wait at most this is faster in CPython than any heap, and leaves no dead entries behind.
 """
 
 from bisect import bisect_left, insort
@@ -19,15 +19,15 @@ class QueuedFrame:
         self.frame = frame
         self.stream_class = stream_class
         self.arrived_ns = arrived_ns
-        """When the scheduler was told of it."""
+        """When the frame reached the scheduler."""
         self.rank = 0
-        """Rank of the variant that it waits for, 0 the most accurate."""
+        """Rank of the variant that the frame waits for; 0 is the most accurate."""
         self.resets_state = False
-        """The state of its stream starts anew with it."""
+        """Whether the state of its stream starts anew with this frame."""
 
 
 Entry = tuple[int, int, QueuedFrame]
-"""(deadline_ns, seq, frame)."""
+"""A tuple of deadline_ns, seq and frame."""
 
 
 class WaitingFrames:
@@ -35,11 +35,11 @@ class WaitingFrames:
 
     def __init__(self) -> None:
         self.by_class: list[list[Entry]] = [[] for _ in range(max(StreamClass) + 1)]
-        """Entries in order, by number of the class."""
+        """Entries in order, one list for each class; the index is the number of the class."""
         self.count = 0
 
     def __iter__(self) -> Iterator[QueuedFrame]:
-        """Most critical class first. The queue must not change meanwhile."""
+        """Goes through the frames, the most critical class first. The queue must not change meanwhile."""
         for entries in self.by_class:
             for entry in entries:
                 yield entry[2]
@@ -66,7 +66,7 @@ class WaitingFrames:
         self.count -= 1
 
     def take(self, frames: list[QueuedFrame]) -> None:
-        """Removes them all, at once where they are the first of a class in order. Raises KeyError as `remove` does."""
+        """Removes all `frames`, in one go where they are the first of their class. Raises KeyError like `remove`."""
         entries = self.by_class[frames[0].stream_class]
         count = len(frames)
         if count <= len(entries) and entries[0][2] is frames[0] and entries[count - 1][2] is frames[-1]:
@@ -77,12 +77,12 @@ class WaitingFrames:
                 self.remove(frame)
 
     def deadline_first_ns(self) -> int | None:
-        """Earliest deadline of all classes; None: nothing waits."""
+        """The earliest deadline of all classes; None: nothing waits."""
         heads = [entries[0][0] for entries in self.by_class if entries]
         return min(heads) if heads else None
 
     def due_before(self, deadline_ns: int) -> list[QueuedFrame]:
-        """Frames whose deadline is earlier than that."""
+        """The frames whose deadline is earlier than that."""
         due: list[QueuedFrame] = []
         for entries in self.by_class:
             for deadline, _, frame in entries:

@@ -2,31 +2,31 @@
 
 Theory. A free lane takes the CRITICAL frame with the earliest deadline, and is not preemptive. C, D, T: planned time of
 one frame, budget, period; B: the longest batch that may be running when a frame comes. A frame J that came at a with
-deadline d misses only if it has not started by d - C, and until then every lane that could run it is busy. What can
-keep the lanes busy is counted; J is safe if that is too little.
+deadline d misses only if it has not started by d - C, and until then every lane that could run it is busy. The test
+counts what can keep the lanes busy; J is safe if that is too little.
 
-One lane, the demand bound. From the last instant t0 before which no frame with a deadline up to d waits, the lane runs
-first what blocked it (B at most), then only frames that came at t0 or later with deadlines up to d. So no frame misses
-if for every t, of which those of the form D + k T suffice,
+One lane, the demand bound. Let t0 be the last instant before which no frame with a deadline up to d waits. From t0 on
+the lane runs first what blocked it (B at most), then only frames that came at t0 or later with deadlines up to d. So no
+frame misses if for every t, of which those of the form D + k T suffice,
 
     B + sum over streams with D <= t of (floor((t - D) / T) + 1) C <= t,
 
 the condition of Jeffay, Stanat and Martel 1991 for non-preemptive EDF, for deadlines other than periods as in George,
-Rivierre and Spuri 1996. It holds of itself from (B + sum max(0, T - D) C / T) / (1 - U) on: the points are bounded.
+Rivierre and Spuri 1996. It holds by itself from (B + sum max(0, T - D) C / T) / (1 - U) on, which bounds the points.
 
 Several lanes (n), a window for each frame (Bertogna, Cirinei and Lipari 2005; non-preemptive: Guan et al. 2008). From a
 to d - C all n lanes are busy. They run at most n batches that had begun before a, and frames with deadlines after a and
-up to d; of the earliest of a stream no more counts than fits before its deadline. No frame misses if
+up to d; the earliest frame of a stream counts for no more than fits before its deadline. No frame misses if
 n B + that work - C of J <= n (D - C).
 
 Batches are planned no longer than their frames one by one, so each frame counts for at most C. Less urgent frames ride
 along only behind all frames of their model that are more urgent, and only where no frame of another model waits whose
 turn is before theirs. So at the start of a batch with frames due after d, no frame due up to d is left waiting outside
-of it, and it counts as the blocking batch, from which t0 is reckoned.
+of it, and it counts as the blocking batch, from which t0 is counted.
 
-What it rests on: no lane idles while a CRITICAL frame waits that it could run, none is passed over for a better batch,
-runs take no longer than planned, frames of one stream come no less than a period apart, and a stream is not bound to
-fewer lanes than its model has.
+The proof rests on these facts: no lane idles while a CRITICAL frame waits that it could run, none is passed over for a
+better batch, runs take no longer than planned, frames of one stream come no less than a period apart, and a stream is
+not bound to fewer lanes than its model has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,31 +36,32 @@ from heapq import heapify, heapreplace
 from duly.core.types import ModelPlan, StreamDemand
 
 POINTS_MAX = 10_000
-"""Points in time looked at for one lane; a set that needs more is too close to full to be promised."""
+"""The most points in time that are checked for one lane; a set that needs more is too close to full to be promised."""
 
 
 @dataclass(slots=True)
 class _Task:
-    """Equal streams of frames as the tests count them."""
+    """Streams with equal lanes, period, budget and frame time, which the tests count together."""
 
     stream_id: int
-    """Of the first."""
+    """Id of the first of these streams."""
     lanes: tuple[str, ...]
     period_ns: int
     budget_ns: int
     frame_ns: int
-    """One frame alone: C."""
+    """Planned time of one frame alone, C."""
     streams: int = 0
 
 
 def hard_schedulable(
     critical: Sequence[StreamDemand], plans: Mapping[str, ModelPlan], lanes: int, blocking_ns: int
 ) -> str:
-    """Why these streams could miss a deadline; empty: they never do, in any phase, if plans hold.
+    """Why these streams could miss a deadline; empty where they never do, in any phase, if plans hold.
 
-    `critical`: all of CRITICAL class, each with a period. `lanes`: how many are up. `blocking_ns`: the longest batch
-    that may be running when one of their frames comes, theirs and that of less critical streams; single frames of their
-    own count of themselves. The most accurate variant is counted. The test is sufficient: what it refuses may do.
+    `critical` are all streams of CRITICAL class, each with a period. `lanes` is the number of lanes that are up.
+    `blocking_ns` is the longest batch, of these or of less critical streams, that may be running when one of their
+    frames comes; their own single frames are counted without it. The most accurate variant is counted. The test is
+    sufficient and not necessary: streams that it refuses may still meet their deadlines.
     """
     equal: dict[tuple[tuple[str, ...], int, int, int], _Task] = {}
     for stream in critical:
@@ -78,7 +79,7 @@ def hard_schedulable(
     lane_faults: dict[str, str] = {}
     for task in tasks:
         lane_fault = ""
-        # The demand bound first: it is reckoned once for all streams of a lane, the window for each.
+        # The demand bound comes first: it is computed once for all streams of a lane, the window once for each stream.
         if min(lanes, len(task.lanes)) == 1:
             lane = task.lanes[0]
             if lane not in lane_faults:
@@ -93,7 +94,7 @@ def hard_schedulable(
 
 
 def _lane_fault(tasks: list[_Task], blocking_ns: int) -> str:
-    """The demand bound, over all tasks that the lane may run."""
+    """Why the demand bound fails over all tasks that the lane may run; empty: it holds."""
     utilisation = sum(task.streams * task.frame_ns / task.period_ns for task in tasks)
     if utilisation >= 1:
         return f"CRITICAL frames one by one would take {utilisation:.0%} of their lane"
@@ -120,7 +121,7 @@ def _lane_fault(tasks: list[_Task], blocking_ns: int) -> str:
 
 
 def _window_fault(task: _Task, tasks: list[_Task], lanes: int, blocking_ns: int) -> str:
-    """What may keep all its lanes busy until the latest start of one frame."""
+    """Why other work may keep all lanes of the task busy until the latest start of a frame; empty: it can't."""
     count = min(lanes, len(task.lanes))
     work_ns = count * blocking_ns - task.frame_ns
     own = set(task.lanes)

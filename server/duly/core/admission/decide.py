@@ -1,11 +1,11 @@
 """Whether a stream opens: the formula, the rollout where that is too close to call, and what to offer instead.
 
-The formula (`admission`) answers first. Where it is too close to call, a rollout (`rollout`) decides for STANDARD
-streams: CRITICAL ones need a proof, which no rollout is, and BEST_EFFORT ones open in any case. Streams that state no
-period are judged by the formula alone, which still refuses what can't be served at all or would break a promise. A
-stream that is refused is offered only what would be accepted if it came back for it: what the formula finds is rolled
-out like any other stream, and where that fails, a few steps further; so are longer periods for a stream that only the
-rollout refused.
+The formula (`formula`) answers first. Where it is too close to call, a rollout (`rollout`) decides for STANDARD
+streams: CRITICAL ones need a proof, which a rollout is not, and BEST_EFFORT ones open in any case. Streams that state
+no period are judged by the formula alone, which still refuses what can't be served at all or would break a promise. A
+refused stream is offered only what would be accepted if it came back for it: the formula's offer is rolled out like any
+other stream, and where that fails, a few larger steps are tried. A stream that only the rollout refused is offered
+longer periods in the same way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from duly.core.types import ModelPlan, StreamClass, StreamDemand, Verdict
 
 ROLLOUT_STEPS = 1000
 OFFERS_TRIED_PERCENT = (100, 125, 150, 200, 400)
-"""Of the formula's offer, or of what was asked for where the formula was content with that."""
+"""The offers that are tried, as shares of the formula's offer, or of the request where the formula accepted that."""
 
 
 def judge(
@@ -25,13 +25,13 @@ def judge(
 ) -> Verdict:
     """The formula's verdict on `candidate` beside `streams`, or the rollout's where that decides.
 
-    What a refusal offers is accepted if it is asked for while nothing else has changed.
+    What a refusal offers is accepted if the client asks for it while nothing else has changed.
     """
     verdict = admit(candidate, streams, models, lanes)
     if candidate.stream_class is not StreamClass.STANDARD or not candidate.period_ns:
         return verdict
     offers = (verdict.counter_period_ns, verdict.counter_budget_ns, verdict.counter_rank)
-    # Only the rollout refuses it: longer periods are what gives it room.
+    # Only the rollout can refuse a stream that the formula accepts, and a longer period gives it room.
     period_ns, budget_ns, rank = (candidate.period_ns, 0, -1) if verdict.accepted else offers
     _roll_out(verdict, candidate, streams, models)
     verdict.counter_period_ns, verdict.counter_budget_ns, verdict.counter_rank = 0, 0, -1
@@ -59,7 +59,7 @@ def judge(
 def _roll_out(
     verdict: Verdict, candidate: StreamDemand, streams: Sequence[StreamDemand], models: Mapping[str, ModelPlan]
 ) -> None:
-    """Lets a rollout overrule the formula's `verdict` where that is too close to call."""
+    """Lets a rollout overrule the formula's `verdict` where the formula is too close to call."""
     if not needs_rollout(verdict):
         return
     rollout = Rollout([*streams, candidate], models)

@@ -1,9 +1,9 @@
 """Whether a stream may open, and if not, what would fit.
 
 Theory. Frames of one model come at a rate of r; its tightest budget is D. A batch of b is planned as a b + c (a line
-no lower than the plan). If the lanes come round to the model every V, a batch holds r V frames; a frame that just
-missed one waits V, is blocked for B by a batch of somebody else, and then runs along: V + B + a r V + c <= D. So the
-visit period is
+no lower than the plan). If the lanes come round to the model every V, a batch holds r V frames. A frame that just
+missed one waits V, is blocked for B by another batch, and then runs along: V + B + a r V + c <= D. So the visit period
+is
 
     V = (D - c - B) / (1 + a r),
 
@@ -11,21 +11,21 @@ at most what fills the largest batch (by its cap, see `batch_caps`). A model tak
 more than frames run one by one, r planned(1), which holds where fewer than one frame comes within V. Streams fit if
 every model has D >= planned(1) + B and the lanes hold the sum: all models together at most `lanes`, and each model
 within the lanes that serve it. For the latter, models are poured into their lanes, those with the fewest lanes first,
-each to the lowest level that holds it: what is found is a share of lane time that exists, so the test is sound; where
+each to the lowest level that holds it. The result is a share of lane time that exists, so the test is sound; where
 lane groups are nested or apart it is exact.
 
-B is the longest batch of another model, or of a less critical stream of the same, divided by the model's lanes, as
-the first of them is free that much sooner. In V it is only that of models which the lanes come round to less often: the
+B is the longest batch of another model, or of a less critical stream of the same model, divided by the model's lanes,
+as the first of them is free that much sooner. In V, B counts only models that the lanes come round to less often: the
 others have their turn within V.
 
-Only streams as critical as the candidate or more take part; less critical ones only block. BEST_EFFORT is shed under
-overload, so that analysis never refuses it. CRITICAL streams must also pass `critical_proof`, and no stream may open
-whose batches would break what others were promised by that proof. Variants: all streams run at the most accurate
+Only streams as critical as the candidate or more take part; less critical ones only block. BEST_EFFORT streams are shed
+under overload, so this analysis never refuses them. CRITICAL streams must also pass `critical_proof`, and no stream may
+open whose batches would break what others were promised by that proof. Variants: all streams run at the most accurate
 variant if that fits, else at one step less accurate after another, each stream as far as it allows.
 
 Periodic arrivals and a scheduler without waste are assumed; near the limit, `rollout` decides (`needs_rollout`). But
-no scheduler takes less lane time than r min over b of planned(b) / b; where lanes do not hold even that, the refusal is
-final: a rollout, which is short, would take budgets that are not yet used up for room.
+no scheduler takes less lane time than r min over b of planned(b) / b. Where the lanes do not hold even that, the
+refusal is final: a rollout is short, and would take budgets that are not yet used up for room.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,33 +38,36 @@ from duly.core.types import ModelPlan, StreamClass, StreamDemand, Verdict
 
 ROLLOUT_UTILISATION_MIN = 0.6
 ROLLOUT_UTILISATION_MAX = 1.3
-"""Between these the analysis may be wrong either way: it knows neither phases nor how well batches really fill."""
+"""Between these two the formula may be wrong either way: it knows neither phases nor how well batches really fill."""
 PERIOD_FACTOR_MAX = 256
 BUDGET_FACTOR_MAX = 64
-"""A counter-offer beyond so many times what was asked for is none."""
+"""The largest counter-offers, as multiples of the request."""
 AMONG_EQUALS_PERCENT = 75
-"""Of the tightest budget of the most critical class: larger batches may run, but are not reckoned with."""
+"""The longest batch that the formula counts with, as a share of the tightest budget of the most critical class. Longer
+batches may run.
+"""
 BISECTIONS = 9
-"""Tries for one counter-offer, which then is within about 1 % of the least that fits."""
+"""Number of tries for one counter-offer, which brings it within about 1 % of the least that fits."""
 
 
 @dataclass(slots=True)
 class _Load:
-    """What the counted streams of one model ask for."""
+    """The demand of the counted streams of one model."""
 
     lanes: tuple[str, ...]
     sizes_ns: list[int]
-    """Planned ns of batches of 1, 2, ... up to the longest that may run, at the variant that the model is judged at."""
+    """Planned times of batches of 1, 2, ... up to the longest that may run, in the variant that the model is judged at.
+    """
     rate: float = 0.0
-    """Frames per ns; 0: no stream of the model is counted."""
+    """Frames for each nanosecond; 0: no stream of the model is counted."""
     budget_ns: int = 0
-    """The tightest."""
+    """The tightest budget of the counted streams."""
     uncounted: bool = False
-    """Whether streams that are not counted use the model as well; the longest batch may be theirs."""
+    """Whether streams that are not counted also use the model; the longest batch may be theirs."""
     blocking_ns: int = 0
-    """B."""
+    """B, the longest batch that may block a frame of the model."""
     seldom_ns: int = 0
-    """B of models that the lanes come round to less often."""
+    """B, counting only models that the lanes come round to less often."""
 
     @property
     def fits(self) -> bool:
@@ -81,7 +84,7 @@ class _Load:
 
     @property
     def visit_ns(self) -> float:
-        """V; 0 where there is no room for any, or nothing counted."""
+        """V; 0 where the budget leaves no room for a visit, or where no stream is counted."""
         if not self.rate:
             return 0.0
         per_frame, per_batch = self.line
@@ -97,14 +100,16 @@ class _Load:
 
     @property
     def longest_ns(self) -> int:
-        """The longest batch: what comes within V if nothing blocks, but anything up to the cap of uncounted streams."""
+        """The longest batch: what arrives within V if nothing blocks, or the largest allowed one if it may be
+        uncounted.
+        """
         if self.uncounted:
             return max(self.sizes_ns)
         per_frame, per_batch = self.line
         return min(max(self.sizes_ns), max(self.sizes_ns[0], round(per_frame * self.rate * self.visit_ns + per_batch)))
 
     def latency_ns(self, utilisation: float) -> int:
-        """At worst. What the lanes have to spare goes to coming round more often than V."""
+        """The worst latency. Lanes with time to spare come round more often than every V."""
         per_frame, per_batch = self.line
         spare = len(self.lanes) * max(0.0, 1 - utilisation)
         visit_ns = self.visit_ns
@@ -116,10 +121,10 @@ class _Load:
 def admit(
     candidate: StreamDemand, streams: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int
 ) -> Verdict:
-    """May `candidate` open beside `streams`, the open ones? `models` by name, `lanes`: how many are up.
+    """Whether `candidate` may open beside `streams`, the open ones. `lanes` is the number of lanes that are up.
 
-    A refusal carries what would be accepted instead: a longer period, a larger budget or a less accurate variant, each
-    alone and as little as will do.
+    A refusal carries what would be accepted instead: a longer period, a larger budget or a less accurate variant. Each
+    would do alone, and each is the smallest change that fits.
     """
     verdict = analyse(candidate, streams, models, lanes)
     if not verdict.accepted:
@@ -133,7 +138,7 @@ def needs_rollout(verdict: Verdict) -> bool:
 
 
 def batch_caps_ns(streams: Sequence[StreamDemand], models: Mapping[str, ModelPlan]) -> dict[StreamClass, int]:
-    """What batches are bound to while these streams are open and these models served, by class, see `batch_caps`."""
+    """The caps of `batch_caps` for each class while these streams are open and these models are served."""
     tightest_ns: dict[StreamClass, int] = {}
     for stream in streams:
         known_ns = tightest_ns.get(stream.stream_class, stream.budget_ns)
@@ -146,7 +151,7 @@ def batch_caps_ns(streams: Sequence[StreamDemand], models: Mapping[str, ModelPla
 def analyse(
     candidate: StreamDemand, streams: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int
 ) -> Verdict:
-    """As `admit`, without looking for what would be accepted instead."""
+    """Like `admit`, without counter-offers."""
     plan = models.get(candidate.model)
     if plan is None or not plan.lanes or lanes < 1:
         return Verdict(False, f"no lane serves model {candidate.model}", 0.0, 0, final=True)
@@ -167,7 +172,7 @@ def analyse(
     reason = f"{utilisation:.0%} of lane time would be taken"
     if rank:
         reason += f" with variants down to rank {rank}"
-    # A promise counts first, even where the analysis refuses: that a rollout may overturn.
+    # Promises come first, even where the formula refuses, since a rollout may overturn the formula.
     fault = _hard_fault(everyone, models, lanes)
     if fault and candidate.stream_class is StreamClass.CRITICAL and candidate.period_ns:
         reason = f"can't be promised in the worst case: {fault}"
@@ -195,7 +200,9 @@ def analyse(
 def _loads(
     candidate: StreamDemand, everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], rank: int
 ) -> dict[str, _Load]:
-    """By model, what streams as critical as the candidate or more ask for, at variant `rank` or as near as allowed."""
+    """For each model, the demand of streams at least as critical as the candidate, at variant `rank` or the nearest
+    that they accept.
+    """
     cap_ns = batch_caps_ns(everyone, models)
     tightest_ns = min((stream.stream_class, stream.budget_ns) for stream in everyone)[1]
     equals_ns = tightest_ns * AMONG_EQUALS_PERCENT // 100
@@ -228,12 +235,12 @@ def _loads(
 
 
 def _unfit(loads: Mapping[str, _Load]) -> str | None:
-    """A model whose tightest budget does not hold one frame behind a blocking batch."""
+    """The first model whose tightest budget does not hold one frame behind a blocking batch; None: all do."""
     return next((model for model, load in loads.items() if not load.fits), None)
 
 
 def _utilisation(loads: Mapping[str, _Load], lanes: int) -> float:
-    """Share of lane time taken: on the fullest lane, or on average over all if that is more."""
+    """The share of lane time taken: on the fullest lane, or on average over all lanes if that is more."""
     level = {lane: 0.0 for load in loads.values() for lane in load.lanes}
     for _, model in sorted((len(load.lanes), model) for model, load in loads.items()):
         load = loads[model]
@@ -241,7 +248,7 @@ def _utilisation(loads: Mapping[str, _Load], lanes: int) -> float:
         height, below = 0.0, 0.0
         filled: list[str] = []
         for level_before, lane in own:
-            # The lowest lanes, filled to one height, which the next one lies above.
+            # The lowest lanes are filled to one height; stop where the next lane is already above it.
             if filled and level_before >= height:
                 break
             filled.append(lane)
@@ -254,9 +261,9 @@ def _utilisation(loads: Mapping[str, _Load], lanes: int) -> float:
 def _least_utilisation(
     candidate: StreamDemand, everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int
 ) -> float:
-    """Share of lane time that no scheduler can do without, on the fullest set of lanes that some models can't leave.
+    """The share of lane time that any scheduler needs, on the fullest set of lanes that some models can't leave.
 
-    Each stream is counted at the least per frame that its class's batches and its variants allow.
+    Each stream counts with the least time for each frame that the caps of its class and its variants allow.
     """
     cap_ns = batch_caps_ns(everyone, models)
     frame_ns: dict[tuple[str, StreamClass, int], float] = {}
@@ -280,7 +287,7 @@ def _least_utilisation(
 
 
 def _hard_fault(everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan], lanes: int) -> str:
-    """The test of `critical_proof` for the CRITICAL streams among them; empty: passed."""
+    """The fault that `critical_proof` finds with the CRITICAL streams among them; empty: none."""
     cap_ns = batch_caps_ns(everyone, models)[StreamClass.CRITICAL]
     critical: list[StreamDemand] = []
     shared: dict[str, bool] = {}
@@ -288,13 +295,13 @@ def _hard_fault(everyone: Sequence[StreamDemand], models: Mapping[str, ModelPlan
     for stream in everyone:
         if stream.stream_class is StreamClass.CRITICAL and stream.period_ns:
             critical.append(stream)
-            # All that can wait at a time while none is late.
+            # The most frames of the model that can wait at a time while none is late.
             frames_max[stream.model] = frames_max.get(stream.model, 0) - (-stream.budget_ns // stream.period_ns)
         else:
             shared[stream.model] = True
     lanes_used = [lane for stream in critical if stream.model in models for lane in models[stream.model].lanes]
     blocking_ns = 0
-    # One critical frame at a time is blocked by nothing but less critical ones.
+    # Where at most one CRITICAL frame waits at a time, only less critical frames can block it.
     for model in {**frames_max, **shared} if sum(frames_max.values()) > 1 else shared:
         plan = models.get(model)
         if plan is not None and not set(plan.lanes).isdisjoint(lanes_used):
@@ -310,7 +317,7 @@ def _counter(
     models: Mapping[str, ModelPlan],
     lanes: int,
 ) -> None:
-    """Fills in what would fit."""
+    """Fills in the counter-offers."""
 
     def fits(tried: StreamDemand) -> bool:
         return analyse(tried, streams, models, lanes).accepted
@@ -330,7 +337,9 @@ def _counter(
 
 
 def _least(asked: int, factor_max: int, fits: Callable[[int], bool]) -> int:
-    """The least value from `asked` on that fits, by bisection on a logarithmic scale; 0: none in reach."""
+    """The least value from `asked` on that fits, by bisection on a logarithmic scale; 0: none within `factor_max`
+    times.
+    """
     if not fits(asked * factor_max):
         return 0
     too_little, enough = asked, asked * factor_max

@@ -1,14 +1,14 @@
 """What would become of these streams: the scheduler itself, run ahead in virtual time.
 
-Theory. Near the limit no formula knows how well batches fill for the phases at hand. So a scheduler of its own is
-driven through the horizon with periodic frames, in the measured phases or, where those are unknown, spread evenly;
-what it does with them is what the real one will do if plans hold. Batches take their plan less its margin. Admission
-by such a lookahead is what Clockwork (OSDI'20) does for each request; here it is done once for each stream.
+Theory. Near the limit no formula knows how well batches fill for the phases at hand. So a separate scheduler is driven
+through the horizon with periodic frames, in the measured phases or, where those are unknown, spread evenly. What it
+does with them is what the real one will do if plans hold. Batches take their plan less its margin. Clockwork (OSDI'20)
+admits by such a lookahead for each request; here it is done once for each stream.
 
-The horizon is several of the largest budgets, as an overload shows only once its backlog has used them up. The number
-of frames is bounded, so the horizon shrinks where rates are high; that it is then too short to show an overload is why
-`admission` refuses finally what exceeds the lanes. Of streams slower than the horizon come
-those whose phase lies in it, which is the share of them that comes in any such time; but the candidate always comes.
+The horizon is several of the largest budgets, as an overload shows only once its backlog has used them up. At high
+rates the limit on frames shortens the horizon, possibly too much to show an overload; `formula` therefore refuses
+finally what exceeds the lanes. Streams slower than the horizon send a frame only if their phase lies in it, which is
+the share of them that sends in any time as long. The candidate always sends one.
 
 `advance` does a bounded share of the work, so that an event loop is never held up.
 """
@@ -34,19 +34,18 @@ from duly.core.types import BacklogPolicy, Frame, ModelPlan, OutcomeStatus, Stre
 HORIZON_NS_MIN = 2_000_000_000
 HORIZON_BUDGETS = 4
 FRAMES_MAX = 1_000
-"""With 200 streams, what is rolled out in about a tenth of a second."""
+"""The most frames of one rollout; with 200 streams that takes about a tenth of a second."""
 FRAMES_IN_FLIGHT_MAX = 1 << 20
 ON_TIME_RATIO_MIN = 0.999
-"""What a rollout must show for the stream to open, of its class and all more critical ones together and of its own."""
+"""The least ratio of on-time frames for a stream to open: its own, and that of its class and all more critical ones."""
 NEVER_NS = 1 << 62
 GOLDEN_RATIO = 0.6180339887498949
-"""Its multiples modulo 1 are spread evenly, however many are taken."""
+"""The multiples of this number modulo 1 are spread evenly, however many are taken."""
 
 
 class Rollout:
-    """Of `demands` (those with a period; the candidate last) on the lanes that `models` names, all idle at first.
-
-    `frames_max` bounds the frames, give or take one for each stream.
+    """A rollout of those `demands` that have a period, the candidate last, on the lanes that `models` names. All lanes
+    are idle at first. `frames_max` bounds the number of frames, give or take one for each stream.
     """
 
     def __init__(
@@ -67,19 +66,19 @@ class Rollout:
         self._now_ns = 0
         self._seq = 0
         self._ends: list[tuple[int, int]] = []
-        """Heap of (time, batch id)."""
+        """A heap of (time, batch id): when running batches end."""
         self._sent: dict[int, int] = dict.fromkeys(self._demands, 0)
         self._arrived_ns: dict[int, int] = {}
-        """Of each frame without an outcome, by seq."""
+        """When each frame without an outcome arrived; keys are `seq`."""
         self._latencies_ns: dict[int, list[int]] = {stream_id: [] for stream_id in self._demands}
-        """Of frames that ran, by stream."""
+        """Times from arrival to result of the frames that ran, for each stream."""
         self._on_time: dict[int, int] = dict.fromkeys(self._demands, 0)
         self._open()
         self._arrivals = self._first_arrivals()
-        """Heap of (time, stream id): the next frame of each stream."""
+        """A heap of (time, stream id): the next frame of each stream."""
 
     def advance(self, steps: int) -> bool:
-        """Carries out up to so many events; True when there are no more."""
+        """Carries out up to `steps` events; True when there are no more."""
         for _ in range(steps):
             arrival_ns = self._arrivals[0][0] if self._arrivals else NEVER_NS
             end_ns = self._ends[0][0] if self._ends else NEVER_NS
@@ -101,18 +100,20 @@ class Rollout:
         return False
 
     def on_time_ratio(self, stream_class: StreamClass) -> float:
-        """On-time frames of all so far, of that class and all more critical ones; 1 where there are none."""
+        """The share of frames on time so far, of that class and all more critical ones together; 1 where there are
+        none.
+        """
         counted = [stream_id for stream_id, demand in self._demands.items() if demand.stream_class <= stream_class]
         sent = sum(self._sent[stream_id] for stream_id in counted)
         return sum(self._on_time[stream_id] for stream_id in counted) / sent if sent else 1.0
 
     def own_ratio(self, stream_id: int) -> float:
-        """On-time frames of all so far, of that stream; 1 where it has sent none."""
+        """The share of the stream's frames on time so far; 1 where it has sent none."""
         sent = self._sent.get(stream_id, 0)
         return self._on_time[stream_id] / sent if sent else 1.0
 
     def predicted_latency_ns(self, stream_id: int) -> int:
-        """From arrival to result, p99 of the stream's frames that ran; 0 where none did."""
+        """The p99 of the time from arrival to result over the stream's frames that ran; 0 where none did."""
         latencies_ns = sorted(self._latencies_ns.get(stream_id, []))
         return latencies_ns[(len(latencies_ns) - 1) * 99 // 100] if latencies_ns else 0
 
@@ -154,7 +155,7 @@ class Rollout:
         return arrivals
 
     def _due(self, now_ns: int) -> list[Frame]:
-        """The frames of this instant; their streams' next ones are put down."""
+        """The frames that arrive at this instant. The next arrivals of their streams go into the heap."""
         frames: list[Frame] = []
         while self._arrivals and self._arrivals[0][0] == now_ns:
             stream_id = self._arrivals[0][1]
@@ -186,5 +187,5 @@ class Rollout:
 
 
 def _without_margin_ns(sizes_ns: Sequence[int], batch_size: int) -> int:
-    """What such a batch takes: its plan without the profile's margin, which the scheduler adds again."""
+    """How long such a batch takes: its plan without the profile's margin, which the scheduler adds again."""
     return sizes_ns[batch_size - 1] * 100 // (100 + MARGIN_PERCENT)

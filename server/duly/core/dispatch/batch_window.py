@@ -1,19 +1,23 @@
 """Which of the waiting frames of one model form the next batch.
 
-Theory. A batch pays only where running b frames together costs less than one after another, which the measured profile
-alone tells: on a GPU it nearly always does, for a convolution on one CPU thread it does not. So a batch takes frames
-in their order and grows for free while the whole still meets the earliest deadline in it, up to the largest size that
-earns its keep.
+Theory. A batch pays only where running b frames together costs less than running them one after another. The measured
+profile alone tells: on a GPU it nearly always pays, for a convolution on one CPU thread it does not. So a batch takes
+frames in their order and grows for free while the whole still meets the earliest deadline in it, up to the largest size
+that pays.
 
-Under overload a head with little slack would force small batches for ever: the lane then does its least when most is
+Under overload a head with little slack would keep batches small for ever: the lane then does its least when most is
 asked of it. The window rule passes over the shortest prefix behind which the batch with the best rate meets its own
-head's deadline (Nexus, SOSP'19, `model_exec.cpp` slides a window of a fixed size; here the size follows the queue). The
-rate counts frames that are to be fresh, LATEST or KEEP_LAST, by what their streams missed (`merit`), so that who was
-passed over last time is not passed over again for one frame more: else they wait a third period now and then at twice
-the load. For streams that want all their frames the same costs up to 2.5 % of the goodput. The window is asked for only
-where not all that waits, and is expected meanwhile, could be served in its order (`keeps_up`): one step ahead of the
-misses, since a prefix dropped late has already cost the batches before it. Against the exact optimum that knows all
-arrivals this is the difference between 0.975 and 0.984 at 1.3 times the load that can be served.
+head's deadline (Nexus, SOSP'19, `model_exec.cpp` slides a window of a fixed size; here the size follows the queue).
+
+The rate counts frames of LATEST and KEEP_LAST streams, which want fresh results, by what their streams missed
+(`merit`). A stream that was passed over last time is then not passed over again for the sake of one frame more; without
+this, such streams sometimes wait a third period at twice the load. For streams that want all their frames the same rule
+would cost up to 2.5 % of the goodput.
+
+The window is used only where the frames that wait, and those expected meanwhile, could not all be served in their order
+(`keeps_up`). That is one step ahead of the misses, since a prefix dropped late has already cost the batches before it.
+Against the exact optimum that knows all arrivals, this is the difference between 0.975 and 0.984 at 1.3 times the load
+that can be served.
 """
 
 from bisect import bisect_left, bisect_right
@@ -23,13 +27,13 @@ from duly.core.timing.profile import Plan
 from duly.core.waiting import Entry, QueuedFrame
 
 STARTS_MAX = 64
-"""How many windows are weighed where frames differ in worth: bounds the cost of one decision, too."""
+"""The most windows that are compared where frames differ in worth; it bounds the cost of one decision."""
 LOOKAHEAD_BATCHES = 4
-"""How many full batches of waiting frames one decision looks at: bounds its cost."""
+"""Number of full batches of waiting frames that one decision looks at; it bounds the cost of the decision."""
 
 
 def largest_size(profile: Plan, limit_ns: int, frames: int) -> int:
-    """Largest efficient batch of at most so many frames that is planned within `limit_ns`; at least 1."""
+    """The largest efficient batch of at most `frames` frames that is planned within `limit_ns`; at least 1."""
     fitting = bisect_right(profile.plan_ns, limit_ns) - 1
     if fitting > frames:
         fitting = frames
@@ -37,8 +41,8 @@ def largest_size(profile: Plan, limit_ns: int, frames: int) -> int:
 
 
 def keeps_up(entries: Sequence[Entry], profile: Plan, now_ns: int, gap_ns: float, lanes: float) -> bool:
-    """Whether all of `entries` (one class, in order), and those that arrive every `gap_ns` (0: none) until the last of
-    them is due, can be served one batch after another on so many lanes.
+    """Whether all of `entries` (one class, in order) can be served one batch after another on that many lanes, along
+    with the frames that arrive every `gap_ns` (0: none) until the last entry is due.
     """
     plan, usual, batch_max = profile.plan_ns, profile.usual_ns, profile.batch_max
     known = min(len(entries), LOOKAHEAD_BATCHES * batch_max)
@@ -67,8 +71,8 @@ def keeps_up(entries: Sequence[Entry], profile: Plan, now_ns: int, gap_ns: float
 def best_window(
     entries: Sequence[Entry], first: int, profile: Plan, now_ns: int, cap_ns: int, worth: Callable[[QueuedFrame], float]
 ) -> tuple[int, int]:
-    """Where in `entries` (one class, in order) from `first` on the batch begins whose frames are worth the most for its
-    lane time, if the worthiest are in it, and its size.
+    """Finds the batch whose frames are worth the most for its lane time, if the worthiest are in it. Looks at `entries`
+    (one class, in order) from `first` on; returns where the batch begins and its size.
     """
     usual = profile.usual_ns
     last = min(len(entries), first + LOOKAHEAD_BATCHES * profile.batch_max)

@@ -1,10 +1,10 @@
 """What a free lane does next: run which batch, or hold. Here the policies come together.
 
-    every variant with frames waiting --> its batch on this lane ................ batching
-    classes in order of precedence, who is owed a share first ................... shares
-    all of the class fit, one after another? .................................... overload.fits_serially
-      yes: the earliest latest start, unless it may grow while others run ....... hold
-      no:  the best rate, frames of higher merit first .......................... batching.best_window, overload
+    every variant with frames waiting: its batch on this lane ................... batch_window
+    classes in order of precedence; the class that is owed a share goes first ... best_effort_share
+    do all batches of the class fit, one after another? ......................... overload.fits_serially
+      yes: the earliest latest start, unless it may grow while others run ....... deferral
+      no:  the best rate, frames of higher merit first .......................... batch_window.best_window, overload
 
 CRITICAL streams were admitted by a schedulability proof (`critical_proof`) that assumes EDF order and at most one
 blocking batch. So among CRITICAL batches the earliest deadline goes first; a batch takes no frame before its turn,
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from duly.core.backlog import keeps_all
 from duly.core.dispatch.batch_window import best_window, keeps_up, largest_size
 from duly.core.dispatch.best_effort_share import STRICT, ClassShares
-from duly.core.dispatch.deferral import may_hold, ripe_ns
+from duly.core.dispatch.deferral import may_hold, ripe_at_ns
 from duly.core.dispatch.merit import FLOOR_MERIT
 from duly.core.dispatch.overload import EDGE_PERCENT, RIPE_FACTOR, fits_serially, worthiest
 from duly.core.state import Batch, StreamState, VariantState
@@ -36,30 +36,30 @@ class Hold:
 
 @dataclass(slots=True)
 class DispatchContext:
-    """What a choice rests on beside the lane itself."""
+    """What a choice rests on, apart from the lane itself."""
 
     variants: list[VariantState]
-    """At least those that have frames waiting; of equals the first goes first."""
+    """At least all variants that have frames waiting; the order decides between equals."""
     streams: dict[int, StreamState]
     lanes: int
-    """That are up."""
+    """Number of lanes that are up."""
     lanes_free: int
     best_effort: bool
-    """Streams of that class are open."""
+    """Whether BEST_EFFORT streams are open."""
     cap_ns: Mapping[StreamClass, int]
-    """By class: the longest that a batch of two or more may block the lane."""
+    """The longest that a batch of two or more may block the lane, for each class."""
     shares: ClassShares
     promised: bool
-    """CRITICAL streams are open."""
+    """Whether CRITICAL streams are open."""
     critical_missed: bool
-    """A CRITICAL frame was missed of late."""
+    """Whether a CRITICAL frame was missed lately."""
     merit: Callable[[QueuedFrame], float]
     freshness: Callable[[QueuedFrame], float]
-    """What a frame is worth where a window begins."""
+    """The worth of a frame when a window is chosen."""
     floors: int = 0
-    """Open streams that have one."""
+    """Number of open streams that have a floor."""
     draining: bool = False
-    """Nothing more will come, so that there is nothing to hold for."""
+    """Whether no more frames will come, so that there is nothing to hold for."""
 
 
 class _Candidate:
@@ -88,14 +88,14 @@ class _Candidate:
         self.variant = variant
         self.profile = profile
         self.plan = plan
-        """By which batches are formed: the profile's own, or the careful one."""
+        """The plan by which batches are formed: the profile's own, or the careful one."""
         self.lists = lists
         self.entries = entries
-        """Of the class that is to be served."""
+        """The waiting frames of the class that is to be served."""
         self.first = first
-        """Index of the first that this lane can serve in time."""
+        """Index of the first entry that this lane can serve in time."""
         self.waiting = len(entries) - first
-        """From there on."""
+        """Number of entries from `first` on."""
         self.deadline_ns = entries[first][0]
         self.size = 0
         self.latest_start_ns = 0
@@ -107,13 +107,13 @@ class _Candidate:
         self.latest_start_ns = self.deadline_ns - self.plan.plan_ns[self.size]
 
     def lanes_needed(self, now_ns: int) -> float:
-        """How many lanes its model keeps busy at the rate at which frames come now."""
+        """How many lanes the model keeps busy at the rate at which its frames arrive now."""
         budget_ns = self.deadline_ns - self.entries[self.first][2].arrived_ns
         return lanes_needed(self.plan, self.variant.arrivals.now(now_ns), budget_ns)
 
 
 def next_batch(now_ns: int, lane: str, context: DispatchContext) -> Batch | Hold | None:
-    """None: nothing waits that the lane could serve in time."""
+    """What the lane does next; None where nothing waits that it could serve in time."""
     order = context.shares.order(_planned_best_effort_ns(lane, context.variants)) if context.best_effort else STRICT
     stream_class, candidates = _candidates(now_ns, lane, context, order)
     if not candidates:
@@ -130,7 +130,7 @@ def next_batch(now_ns: int, lane: str, context: DispatchContext) -> Batch | Hold
         return _densest(now_ns, candidates, context, cap_ns)
     chosen = candidates[0]
     if not critical and not context.draining and _may_hold(now_ns, candidates, context.lanes):
-        ripe = [_ripe_ns(c, context) for c in candidates]
+        ripe = [_ripe_at_ns(c, context) for c in candidates]
         if min(ripe) > now_ns:
             return Hold(min(ripe))
         chosen = next(c for c, from_ns in zip(candidates, ripe, strict=True) if from_ns <= now_ns)
@@ -151,7 +151,7 @@ def _deadline(candidate: _Candidate) -> int:
 
 
 def _planned_best_effort_ns(lane: str, variants: list[VariantState]) -> int:
-    """Of a batch of one of each BEST_EFFORT frame's variant, the shortest; 1 where none waits."""
+    """The shortest plan of a batch of one among variants with BEST_EFFORT frames waiting; 1 where there are none."""
     best_effort = StreamClass.BEST_EFFORT
     return min(
         (v.profiles[lane].plan_ns[1] for v in variants if v.waiting.by_class[best_effort] and lane in v.profiles),
@@ -162,7 +162,9 @@ def _planned_best_effort_ns(lane: str, variants: list[VariantState]) -> int:
 def _candidates(
     now_ns: int, lane: str, context: DispatchContext, order: Sequence[StreamClass]
 ) -> tuple[StreamClass, list[_Candidate]]:
-    """All variants that the lane could serve in time with a frame of the first class that has any."""
+    """The first class of `order` with frames that the lane could serve in time, and a candidate for each of their
+    variants.
+    """
     first_class = len(order) - 1
     candidates: list[_Candidate] = []
     for variant in context.variants:
@@ -173,7 +175,7 @@ def _candidates(
         from_ns = now_ns + profile.plan_ns[1]
         for nth in range(first_class + 1):
             entries = lists[order[nth]]
-            # Where the last is too late, all are.
+            # If the last one is too late, all are.
             if entries and entries[-1][0] >= from_ns:
                 first = 0
                 while entries[first][0] < from_ns:
@@ -187,7 +189,7 @@ def _candidates(
 
 
 def _all_fit(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
-    """Whether all of them can be served, each by its part of the lanes. `candidates`: in order of latest starts."""
+    """Whether all candidates can be served, each by its part of the lanes. They come in order of latest starts."""
     several = len(candidates) > 1
     if several:
         urgencies = [(c.latest_start_ns, c.plan.usual_ns[c.size], c.size) for c in candidates]
@@ -208,15 +210,15 @@ def _all_fit(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
 
 
 def _may_hold(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
-    # How much is asked of the lanes is only measured where it matters: not where even all of them would not do.
+    # Demand is measured only where it matters: not where even a demand for all lanes would not let the lane hold.
     if not may_hold(lanes, len(candidates), lanes):
         return False
     return may_hold(lanes, len(candidates), sum([candidate.lanes_needed(now_ns) for candidate in candidates]))
 
 
-def _ripe_ns(candidate: _Candidate, context: DispatchContext) -> int:
+def _ripe_at_ns(candidate: _Candidate, context: DispatchContext) -> int:
     c = candidate
-    until_ns = ripe_ns(c.plan, c.size, c.waiting, c.deadline_ns)
+    until_ns = ripe_at_ns(c.plan, c.size, c.waiting, c.deadline_ns)
     if until_ns and all(keeps_all(context.streams[entry[2].frame.stream_id].terms) for entry in c.entries):
         return until_ns
     return 0
@@ -250,7 +252,7 @@ def _densest(now_ns: int, candidates: list[_Candidate], context: DispatchContext
         frames, value = worthiest(c.entries, begin, size, c.plan.batch_max, context.merit, edge_ns)
         density = value / c.plan.usual_ns[size]
         waiting = len(c.entries) - begin
-        if len(candidates) > 1 and ripe_ns(c.plan, size, waiting, c.entries[begin][0]) < now_ns + shortest_ns:
+        if len(candidates) > 1 and ripe_at_ns(c.plan, size, waiting, c.entries[begin][0]) < now_ns + shortest_ns:
             density *= RIPE_FACTOR
         if best is None or density > best_density:
             best_density = density
@@ -260,13 +262,13 @@ def _densest(now_ns: int, candidates: list[_Candidate], context: DispatchContext
 
 
 def _first_for_a_floor(candidate: _Candidate, begin: int, context: DispatchContext) -> int | None:
-    """The first frame before `begin` that its stream's floor depends on: no window passes over it."""
+    """Index of the first frame before `begin` that its stream's floor depends on; no window may pass over that one."""
     passed_over = range(candidate.first, begin)
     return next((nth for nth in passed_over if context.merit(candidate.entries[nth][2]) >= FLOOR_MERIT), None)
 
 
 def _grown(now_ns: int, chosen: _Candidate, order: Sequence[StreamClass], cap_ns: int) -> Batch:
-    """The batch of `chosen`, grown for free with frames of the classes that come after."""
+    """The batch of `chosen`, grown for free with frames of the classes that come after its own."""
     first, size = chosen.first, chosen.size
     entries = chosen.entries
     frames = [entry[2] for entry in (entries if size == len(entries) else entries[first : first + size])]

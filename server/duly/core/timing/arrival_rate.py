@@ -1,9 +1,9 @@
-"""How much is asked of the lanes: arrival rates as they are, and what serving them takes.
+"""Arrival rates, and how many lanes serving them takes.
 
-Theory. Work-conserving lanes are busy at nearly any load, as small batches fill whatever time there is; so how busy
-they are says little about how much more they could do. Demand is counted at the batch size that a steady load can use
-instead: a frame waits for one batch at most and runs in the next, so two batches have to fit into its budget (Nexus,
-SOSP'19, section 4.1), and no more frames come together than arrive within that time.
+Theory. Work-conserving lanes are busy at nearly any load, because small batches fill whatever time there is. How busy
+they are therefore says little about how much more they could do. Demand is counted at the batch size that a steady load
+can use instead: a frame waits for one batch at most and runs in the next, so two batches have to fit into its budget
+(Nexus, SOSP'19, section 4.1), and a batch holds no more frames than arrive within half of the budget.
 """
 
 from bisect import bisect_right
@@ -11,7 +11,7 @@ from bisect import bisect_right
 from duly.core.timing.profile import Plan
 
 GAP_FRAMES = 32
-"""The gap between frames is averaged over about so many."""
+"""Number of frames over which the gap between frames is averaged, about."""
 
 
 class ArrivalGap:
@@ -21,7 +21,7 @@ class ArrivalGap:
 
     def __init__(self) -> None:
         self.gap_ns = 0.0
-        """0: fewer than two frames have come."""
+        """The mean gap; 0 until two frames have come."""
         self.last_ns = -1
 
     def arrived(self, now_ns: int) -> None:
@@ -31,14 +31,16 @@ class ArrivalGap:
         self.last_ns = now_ns
 
     def now(self, now_ns: int) -> float:
-        """The gap as far as it is known; a silence that lasts counts as soon as it is longer. At least 1 ns; 0: not
-        known.
+        """The mean gap in ns, at least 1; 0 where it is not known yet. It grows in a silence of more than GAP_FRAMES
+        mean gaps.
         """
         return max(self.gap_ns, (now_ns - self.last_ns) / GAP_FRAMES, 1.0) if self.gap_ns else 0.0
 
 
 def lanes_needed(profile: Plan, gap_ns: float, budget_ns: int) -> float:
-    """Lanes kept busy by frames of that budget that arrive every `gap_ns`; 0 where that is not known."""
+    """How many lanes are kept busy by frames of that budget of which one arrives every `gap_ns`. The answer is 0 where
+    `gap_ns` is 0, since the rate is not known then.
+    """
     if gap_ns <= 0:
         return 0.0
     plan = profile.plan_ns

@@ -1,7 +1,7 @@
 """How fast a lane is now, against what its profiles measured when they were made: one factor for all that runs there.
 
 Theory. A device that throttles, or is shared with somebody else, changes speed for all models and batch sizes at once,
-while a window of past runs learns a size only as often as that size runs. So each run also tells the lane its log
+while a window of past runs learns a size only as often as that size runs. So each run also gives the lane its log
 ratio x, the logarithm of its time over the median time of its size, and three rules read x:
 
 - CUSUM (Page, 1954), on both sides: sums what x exceeds SLACK by and alarms beyond ALARM. It finds a lasting shift
@@ -9,20 +9,24 @@ ratio x, the logarithm of its time over the median time of its size, and three r
   of x since the sum last was 0, so that the few runs that were needed to see it correct the factor by all of it.
 - EWMA chart (Roberts, 1959): finds what is too small for CUSUM, warming up or drifting. It corrects by its mean once
   that is beyond DRIFT of its own standard deviation, so that the factor does not walk about with the noise.
-- A probe, a run of what was planned too long to run at all, that turns out much shorter than the median corrects at
-  once: hiccups lengthen a run, nothing shortens it.
+- A probe is a run that was planned too long to run at all. If it turns out much shorter than the median, it corrects
+  the factor at once: hiccups lengthen a run, and nothing shortens it.
 
-All are in units of the noise, which is measured too (mean absolute x, at first that of the warm-up), with a floor. x is
-clipped (winsorised) at CLIP, so that a hiccup counts as one bad run, however long: four in a row alarm, single ones
-never do. Models can also change by themselves: with their inputs, or because what a run costs besides the model (waking
-a worker: a millisecond) is many times a small one. So an alarm is the lane's only if the runs of others since
-then confirm it, or there is no other; else it is their OWN that showed it. (Of one model, runs in a row and runs after
-idle are others to each other.) A model that did not run while its lane changed speed learns it from its own next runs.
+All limits are in units of the noise. The noise is measured too (the mean absolute x, which starts with the scatter of
+the warm-up) and has a floor. x is clipped (winsorised) at CLIP, so that a hiccup counts as one bad run, however long it
+is: four bad runs in a row alarm, single ones never do.
 
-Levels can't drift. The level of some runs, the lane's factor times their own, is corrected by what they take over what
-they took when they were first known, so it is always that ratio, whatever corrections came before. And the factor,
-which those follow that do not run, stays within the levels of those that show it to change: without that, changes told
-to the lane on the way up and to each alone on the way down would add up in it.
+Models can also change by themselves: with their inputs, or because the overhead of a run (waking a worker takes a
+millisecond) is many times the run of a small model. So an alarm counts as the lane's only if the runs of others since
+then confirm it, or if there are no others. Otherwise it belongs to the runs that showed it, their OWN level changes,
+and the lane's factor stays. (For this purpose the runs in a row and the runs after idle of one model are others to each
+other.) A model that did not run while its lane changed speed learns the change from its own next runs.
+
+Levels can't drift. The level of some runs is the lane's factor times their own part. It is corrected by what the runs
+take over what they took when they were first known, so it is always that ratio, whatever corrections came before. The
+factor also applies to models that do not run, and it stays within the levels of the runs that show it to change.
+Without this bound, changes that were attributed to the lane on the way up and to single models on the way down would
+add up in the factor.
 """
 
 from collections import deque
@@ -30,47 +34,50 @@ from enum import Enum
 from math import exp, log, sqrt
 
 NOISE_MIN = 0.10
-"""Least standard deviation of x that is reckoned with; a lane is seldom calmer for long."""
+"""The least standard deviation of x that is assumed; a lane is seldom calmer for long."""
 SLACK = 0.9
-"""Half the shift of 20 % that is to be found soonest, in standard deviations of NOISE_MIN."""
+"""Half the shift of 20 % that should be found soonest, in standard deviations of NOISE_MIN."""
 ALARM = 5.9
-"""In standard deviations. Siegmund's approximation for SLACK: on noise alone once in 200,000 runs, each side."""
+"""The limit of the CUSUM sums, in standard deviations. By Siegmund's approximation for SLACK, noise alone exceeds it
+once in 200,000 runs on each side.
+"""
 CLIP = 2.5
-"""In standard deviations."""
+"""The bound at which x is clipped, in standard deviations."""
 DRIFT = 4.0
-"""In standard deviations of the mean."""
+"""The limit of the EWMA chart, in standard deviations of its mean."""
 DRIFT_MIN = 0.01
 """Smaller corrections are not worth new plans."""
 DRIFT_RUNS = 64
-"""The mean is over about so many runs."""
+"""Number of runs that the mean of the EWMA chart is over, about."""
 NOISE_RUNS = 256
+"""Number of runs that the noise is averaged over, about."""
 NOISE_RUNS_FIRST = 64
-"""What NOISE_MIN counts for at the start."""
+"""Number of runs that the first estimate of the noise counts for."""
 TUNE_RUNS = 16
-"""The limits follow the noise every so many runs."""
+"""Number of runs after which the limits are fitted to the noise again."""
 CONFIRMING_RUNS = 3
-"""The last so many runs of other models say whether an alarm is the lane's; earlier ones may be from before it."""
+"""Number of most recent runs of other models that confirm an alarm of the lane; earlier ones may be from before it."""
 EVIDENCE_RUNS = 32
-"""The last so many runs say how large a shift is and whose."""
+"""Number of most recent runs that show how large a shift is and whether it is the lane's or a model's own."""
 
 SD_OF_ABSOLUTE = 1.2533
-"""Standard deviation over mean absolute value, of a normal distribution: sqrt(pi / 2)."""
+"""The ratio of standard deviation to mean absolute value in a normal distribution: sqrt(pi / 2)."""
 _DRIFT_SD = sqrt(1 / (2 * DRIFT_RUNS - 1))
-"""Standard deviation of the mean in standard deviations of x."""
+"""The standard deviation of the EWMA chart's mean, in standard deviations of x."""
 
 
 class Change(Enum):
-    """What a run has changed."""
+    """The level that a run has changed."""
 
     NONE = 0
     LANE = 1
-    """The lane's factor; every profile there is to be refitted."""
+    """The lane's factor has changed; every profile of the lane has to be refitted."""
     OWN = 2
-    """The level of the runs that showed it, by `shift` from `shift_run` on; the factor stays."""
+    """The runs that showed it have changed their own level, by `shift` from `shift_run` on; the factor stays."""
 
 
 class LaneSpeed:
-    """Shared by the profiles of a lane. A new one says that the lane runs at the speed that they were measured at."""
+    """The speed of one lane, shared by its profiles. A new one means: as fast as when they were measured."""
 
     __slots__ = (
         "_alarm",
@@ -95,27 +102,28 @@ class LaneSpeed:
 
     def __init__(self) -> None:
         self.factor = 1.0
-        """Times now are this many times those of a lane at first."""
+        """Run times now over run times when the lane came up."""
         self.runs = 0
-        """Runs observed so far."""
+        """Number of runs observed so far."""
         self.changes = 0
-        """Times that the factor has changed."""
+        """How often the factor has changed."""
         self.shift = 1.0
-        """The last change: times became this many times as long ..."""
+        """The last change of a level: run times became this many times as long."""
         self.shift_run = 0
-        """... after so many runs; later ones already took as long."""
+        """Number of the run after which they had changed; all later runs already took as long."""
         self._own: list[float] = []
-        """By number of those that joined, from 1 on: their level over the factor."""
+        """Level over factor for each number that `join` gave out, from number 1 on."""
         self._evidence: deque[tuple[int, float]] = deque(maxlen=EVIDENCE_RUNS)
         self._high = self._low = self._mean = 0.0
         self._high_runs = self._low_runs = 0
-        """Runs since that sum was last 0."""
+        """Number of runs since `_high` was 0; `_low_runs` likewise."""
         self._spread = NOISE_MIN / SD_OF_ABSOLUTE
         self._tune()
 
     def join(self, deviation: float, *, like: int = 0) -> int:
-        """A number for runs that go together, by which to say that a run was one of them. `deviation`: of x in their
-        warm-up; 0: not known. `like`: at the level of that number; 0: at that of the lane.
+        """Returns a number for runs that share one level; `observe` and `level` take it. `deviation` is the standard
+        deviation of x in their warm-up, 0 where it is not known. They start at the level of the number `like`, or at
+        the lane's factor where `like` is 0.
         """
         self._spread = max(self._spread, deviation / SD_OF_ABSOLUTE)
         self._tune()
@@ -123,11 +131,11 @@ class LaneSpeed:
         return len(self._own)
 
     def level(self, number: int) -> float:
-        """Times of these runs are this many times those that they were first known by."""
+        """What these runs take now over what they took when they were first known."""
         return self.factor * self._own[number - 1]
 
     def observe(self, number: int, ratio: float, *, probe: bool = False) -> Change:
-        """A run took `ratio` times what it would at the level of its number, `ratio` > 0."""
+        """Notes that a run took `ratio` times what is usual at the level of its number; `ratio` > 0."""
         x = log(ratio)
         clip = self._clip
         clipped = x if -clip < x < clip else clip if x > 0 else -clip
@@ -171,10 +179,10 @@ class LaneSpeed:
         self._noise_runs = min(NOISE_RUNS, NOISE_RUNS_FIRST + self.runs)
 
     def _shifted(self, number: int, runs: int) -> Change:
-        """The last `runs` runs took longer, or shorter, for good: all, or those of this number?"""
+        """The last `runs` runs show a lasting shift. Decides whether it is the lane's or that of this number alone."""
         evidence = list(self._evidence)
         own = _median([x for source, x in evidence[-runs:] if source == number])
-        # A single probe is held against all that is remembered of others.
+        # A single probe is compared with all runs of others that are remembered.
         others = [x for source, x in (evidence[-runs:] if runs > 1 else evidence) if source != number]
         confirmed = bool(others) and abs(_median(others[-CONFIRMING_RUNS:]) - own) <= abs(own) / 2
         if confirmed or len(self._own) == 1:
@@ -182,7 +190,9 @@ class LaneSpeed:
         return self._change_own(number, own, runs)
 
     def _drifted(self, number: int, x: float) -> Change:
-        """All have by as much as x, or those of one number by more. It learns that from its own next run."""
+        """The mean shows a drift by x. It is the lane's if the runs of all numbers show it. Otherwise it belongs to the
+        number that drifts most, which is corrected when one of its own runs comes here.
+        """
         apart: dict[int, list[float]] = {}
         for source, told in self._evidence:
             apart.setdefault(source, []).append(told)

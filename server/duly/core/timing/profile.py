@@ -1,27 +1,27 @@
 """Planned execution time of one model variant on one lane, by batch size, learnt from measurement.
 
-Theory. A plan has to hold nearly always, since a frame that starts late wastes lane time and misses; yet a plan on the
+Theory. A plan has to hold nearly always, since a frame that starts late wastes lane time and misses. Yet a plan on the
 maximum would be ruined for long by one hiccup. So the plan is a high quantile (q99) of the last runs of that size, plus
-a small margin (planning on the mean wastes 3.5 % of the lane, on the q99 0.8 % at 5 % noise). But a few hiccups of
-several times the usual length, within a window, would carry the q99 with them, and a plan that long dooms every frame,
-where planning on the usual length only misses those few. So beyond LONG_PERCENT of the median the plan follows only
-what is frequent: q99, but at most the longer of that bound and the q90 of late.
+a small margin (planning on the mean wastes 3.5 % of the lane, on the q99 0.8 % at 5 % noise). A few hiccups of several
+times the usual length, within one window, would still carry the q99 with them. A plan that long dooms every frame,
+while a plan on the usual length misses only the frames of the hiccups. So beyond LONG_PERCENT of the median the plan
+follows only what is frequent: it is the q99, but at most the longer of that bound and the q90 of the most recent runs.
 
-Which size is worth running is another question, of rates and not of risks: there the medians speak (`usual_ns`), which
-hiccups hardly touch. A size that does not pay by what is known of it is tried again all the same now and then: nothing
-else could show that it has come to.
+Which batch size pays is a question of rates and not of risks. It is decided on medians (`usual_ns`), which hiccups
+hardly touch. A size that does not pay by what is known of it is still tried again now and then, because nothing else
+could show that it pays now.
 
 A run on a lane that was idle takes longer, as something has to wake up or clock up, or shorter, as nobody else wants
-the processor; either way it says little about a run in a row, and the other way round. So the two kinds are learnt
-apart (`run_times`). Rates are those of runs in a row, since only under backlog do they matter; plans are those of the
-kind that runs now, or the longer ones while both do.
+the processor. Either way it says little about a run in a row, and the reverse holds too. So the two kinds are learnt
+apart (`run_times`). Rates come from runs in a row, since rates matter only under backlog. Plans come from the kind that
+runs now, or from the longer of the two while both kinds run.
 
-Larger batches never plan shorter than smaller ones; sizes never run are filled in from their measured neighbours on a
-straight line, as batch times are nearly affine in the size (Clipper, NSDI'17; Nexus, SOSP'19).
+Larger batches are never planned shorter than smaller ones. Sizes that never ran are filled in on a straight line
+between their measured neighbours, as batch times are nearly affine in the size (Clipper, NSDI'17; Nexus, SOSP'19).
 
-Windows hold times at level 1: actual times divided by the level of their kind (`lane_speed`), which multiplies the plan
-again. So when the lane's speed shifts, all sizes of all models are right at once, even those that have not run since.
-The few runs that revealed the shift came in with the old level; they are divided once more.
+Windows hold times at level 1: actual times divided by the level of their kind (`lane_speed`). Plans are multiplied by
+the level again. So when the lane's speed shifts, all sizes of all models are right at once, even those that have not
+run since. The few runs that revealed the shift were divided by the old level; they are divided once more.
 """
 
 from itertools import accumulate
@@ -31,29 +31,31 @@ from duly.core.timing.run_times import DOUBT, RunTimes
 from duly.core.timing.window import STALE_RUNS, Window
 
 MARGIN_PERCENT = 1
-"""In simulation at 2 % noise 4 costs 1-2 % of the capacity, and wastes as little lane time."""
+"""The margin of plans over the quantile. In simulation at 2 % noise a margin of 4 % costs 1-2 % of the capacity and
+wastes as little lane time.
+"""
 GAIN_PERCENT = 5
 """A batch is efficient where it saves at least this share of lane time over single runs."""
 PAYS = 1 - GAIN_PERCENT / 100
 
 
 class Plan:
-    """What is planned of batches of 1, 2, ... `batch_max`. The lists are replaced as a whole, never changed."""
+    """What is planned for batches of 1, 2, ... `batch_max`. The lists are replaced as a whole, never changed."""
 
     __slots__ = ("batch_max", "efficient", "plan_ns", "usual_ns")
 
     def __init__(self, batch_max: int) -> None:
         self.batch_max = batch_max
         self.plan_ns: list[int] = []
-        """By batch size, 0 for none; nearly all runs take no longer."""
+        """Planned time for each batch size, 0 for size 0; nearly all runs take no longer."""
         self.usual_ns: list[int] = []
-        """Like `plan_ns`, of the medians: what a batch takes, where not whether it holds but what it costs is asked."""
+        """Usual time for each batch size, from medians: what a batch costs in lane time."""
         self.efficient: list[int] = []
-        """By number of frames, the largest batch of at most so many that pays; at least 1."""
+        """For each number of frames, the largest batch of at most that many frames that pays; at least 1."""
 
 
 class Profile(Plan):
-    """What is believed now is the profile itself."""
+    """What is known of one variant on one lane. As a `Plan`, it is what is believed now."""
 
     __slots__ = (
         "_after_idle",
@@ -69,9 +71,9 @@ class Profile(Plan):
     )
 
     def __init__(self, samples_ns: dict[int, tuple[int, ...]], any_size: bool, speed: LaneSpeed) -> None:
-        """Samples of the warm-up by batch size, at least one size with at least one sample each; `speed` of the lane
-        that they come from. `any_size`: True where any size up to the largest may run, False where smaller batches are
-        padded to the next of those sizes. Raises ValueError where there are no samples.
+        """`samples_ns` has the times of the warm-up for each batch size, at least one size and one time for each;
+        `speed` is that of the lane that they were measured on. With `any_size`, any size up to the largest may run;
+        without it, smaller batches are padded to the next of those sizes. Raises ValueError where samples are missing.
         """
         if not samples_ns or not all(samples_ns.values()) or min(samples_ns) < 1:
             raise ValueError(f"a profile needs samples for batch sizes of 1 or more, got {samples_ns}")
@@ -87,26 +89,26 @@ class Profile(Plan):
         noise = deviations[len(deviations) // 2]
         self._in_a_row = RunTimes(windows, speed.join(noise), noise)
         self._after_idle: RunTimes | None = None
-        """Runs after idle; None: none has been observed."""
+        """Runs after idle; None until one has been observed."""
         self._runs = 0
         """Number of runs observed, of both kinds."""
         self._regime = (False, False)
         """What `_regime_now` was when plans were last fitted."""
         self.careful = Plan(self.batch_max)
-        """The plan that promises to CRITICAL streams rest on: batches of two or more are planned by whatever was
-        measured of them, not by what is believed.
+        """The plan that promises to CRITICAL streams rest on. It plans batches of two or more by all that was ever
+        measured of them, not by what is believed now.
         """
         self.one_ns_max = 0
-        """Plan of a batch of one, by the longer of both kinds, however long ago it ran. Promises rest on it, too."""
+        """Plan of a batch of one, by the longer of the two kinds however long ago it ran. Promises rest on it."""
         self.usual_one_ns = 0
         """What a batch of one usually takes on a lane that was idle."""
         self._fit()
 
     def observe(self, batch_size: int, actual_ns: int, *, after_idle: bool = False, probe: bool = False) -> bool:
-        """A batch of that size took so long. True where that showed that the speed of the lane has changed, so that its
-        other profiles should be `refit` (this one is). `after_idle`: the lane had run nothing just before. `probe`: it
-        was tried against a plan that let nothing run any more; each probe also forgets the longest run, so that a plan
-        spoilt by a passing disturbance recovers in few probes.
+        """Learns that a batch of that size took `actual_ns`. Returns True where this run changed the speed that is
+        assumed of the lane; the lane's other profiles then need `refit` (this one has had it). `after_idle`: the lane
+        had run nothing just before. `probe`: the batch was tried against a plan that let nothing run any more. Each
+        probe also forgets the longest run, so that a plan spoilt by a passing disturbance recovers in few probes.
         """
         speed = self._speed
         if self._changes != speed.changes:
@@ -117,7 +119,7 @@ class Profile(Plan):
         if probe or not after_idle:
             change = self._observe(self._in_a_row, size, actual_ns, probe)
         if after_idle and self._after_idle is None:
-            # As in a row, until it shows otherwise.
+            # Runs after idle are taken to be like runs in a row until they show otherwise.
             self._after_idle = self._in_a_row.copy(speed.join(0.0, like=self._in_a_row.number))
         if self._after_idle is not None and (probe or after_idle):
             own = self._observe(self._after_idle, size, actual_ns, probe)
@@ -125,7 +127,9 @@ class Profile(Plan):
         return change is Change.LANE
 
     def _observe(self, kind: RunTimes, size: int, actual_ns: int, probe: bool) -> Change:
-        """One of its runs. A probe is one of both kinds, whichever it was that the plan is too long for."""
+        """Learns from one run of that kind. A probe counts for both kinds, since either may have made the plan too
+        long.
+        """
         speed = self._speed
         kind.last = self._runs
         window = kind.windows.get(size)
@@ -159,8 +163,8 @@ class Profile(Plan):
         self._fit()
 
     def _begin_trial(self, kind: RunTimes, size: int, window: Window) -> None:
-        """A stale size is about to be observed: where what is believed of it is not what its window says, or is that it
-        does not pay, its next runs are to say.
+        """A stale size is about to be observed. Where its window contradicts what is believed of it, or where it is
+        believed not to pay, its next runs decide.
         """
         known_usual_ns, known_high_ns = kind.believed()
         usual_ns, high_ns = known_usual_ns[size], known_high_ns[size]
@@ -170,7 +174,7 @@ class Profile(Plan):
             or window.high_ns > known_high_ns[kind.sizes[0]] * size
         )
         if size > 1 and not _saves(self.usual_ns, size):
-            # As if it just paid: what was is not to outvote what its runs say now.
+            # The trial starts as if the size just paid, so that old runs do not outvote new ones.
             usual_ns = min(usual_ns, usual_ns * size * self.usual_ns[1] / self.usual_ns[size] * PAYS)
             doubtful = True
         if doubtful:
@@ -189,10 +193,10 @@ class Profile(Plan):
         return self._in_a_row.last > since, idle is not None and idle.last > since
 
     def _line(self, known: dict[int, float], scale: float) -> list[int]:
-        """The `known` time of every size from 1 on, or where it would be for all that the other sizes tell, times
-        `scale`. `known` is in order of sizes.
+        """The time of every size from 1 on, times `scale`. Sizes missing in `known`, which is in order of sizes, lie on
+        a straight line between their neighbours.
 
-        In floating point, which is exact enough and faster than products of integers beyond 2**30.
+        The arithmetic is in floating point, which is exact enough and faster than products of integers beyond 2**30.
         """
         line: list[int] = []
         for upper, time_ns in known.items():
@@ -222,7 +226,7 @@ class Profile(Plan):
         self.usual_one_ns, self.one_ns_max = usual[1], measured[1]
         plan = _rising(self._with_idle(plan))
         for size in row.sizes:
-            # As is believed, but for rounding.
+            # What is believed keeps to this bound already, but rounding may have broken it.
             if plan[size] > size * plan[1] and not row.is_fresh(row.windows[size]):
                 plan[size] = size * plan[1]
         self.usual_ns, self.plan_ns = usual, plan
@@ -231,13 +235,13 @@ class Profile(Plan):
         careful = self.careful
         careful.usual_ns, careful.plan_ns, careful.efficient = usual, plan, self.efficient
         if measured_ns != high_ns:
-            # But single frames are dropped by the plan of now; those that it lets run are not to wait for nothing.
+            # Single frames keep the plan of now, by which they are dropped: those that it admits must be able to run.
             careful.plan_ns = _rising([0, plan[1], *map(max, plan[2:], measured[2:])])
             careful.efficient = _efficient(usual, careful.plan_ns, trial)
         row.note_changes()
 
     def _with_idle(self, plan: list[int]) -> list[int]:
-        """The plan of runs in a row together with that of runs after idle, as far as either kind runs."""
+        """Joins the plan of runs in a row with that of runs after idle, as far as each kind runs now."""
         row, idle = self._in_a_row, self._after_idle
         self._regime = row_now, idle_now = self._regime_now()
         if idle is None:
@@ -254,7 +258,7 @@ class Profile(Plan):
         idle_plan = [0, *self._line(high_ns, scale)]
         if not row_now:
             return idle_plan
-        # Both run: each size as long as it took of late.
+        # Both kinds run: each size is planned by the longer of the kinds in which it ran lately.
         longer = plan.copy()
         for size in range(1, len(plan)):
             engine_size = self._engine_size(size)
@@ -264,7 +268,7 @@ class Profile(Plan):
         return longer
 
     def _trial(self) -> int:
-        """The smallest size that does not pay and is to run all the same, to show what it takes now; 0: none."""
+        """The smallest size that does not pay and should run all the same, to show what it takes now; 0: none."""
         row, usual, plan = self._in_a_row, self.usual_ns, self.plan_ns
         for size in row.sizes:
             window = row.windows[size]
@@ -275,13 +279,15 @@ class Profile(Plan):
 
 
 def _saves(usual: list[int], size: int) -> bool:
-    """Whether such a batch takes less lane time than its frames one by one; True of one."""
+    """Whether a batch of that size takes at least GAIN_PERCENT less lane time than its frames one by one; a batch of
+    one always counts as saving.
+    """
     return size == 1 or usual[size] <= size * (usual[1] * PAYS)
 
 
 def _efficient(usual: list[int], plan: list[int], trial: int) -> list[int]:
-    """By number of frames, the largest size that pays, or is on trial. None is planned longer than its frames one by
-    one: `critical_proof` counts on that.
+    """For each number of frames, the largest size that pays or is on trial. None is planned longer than its frames
+    one by one, which `critical_proof` relies on.
     """
     limit_ns, one_ns = usual[1] * PAYS, plan[1]
     pays = [
@@ -293,5 +299,5 @@ def _efficient(usual: list[int], plan: list[int], trial: int) -> list[int]:
 
 
 def _rising(values: list[int]) -> list[int]:
-    """Each value at least as large as those before it. Most lists are so already, which is cheap to see."""
+    """The values, each raised to the largest before it. Most lists rise already, and finding that out is cheap."""
     return values if values == sorted(values) else list(accumulate(values, max))

@@ -1,19 +1,20 @@
 """How long runs of one kind take, by batch size: what was measured, and what is believed of sizes that do not run.
 
 Theory. A size that runs is known by the window of its last runs. One that has not run for STALE_RUNS of its kind is
-believed to have changed as those that do run have: each size has a `reference`, what it took when it was first known,
-and a stale size takes its reference times the ratio of window over reference that the sizes beside it show, on a
-straight line between them. Its own window counts only where it says less, since nothing else would ever let such a size
-run again and show that it is better than remembered: optimism in the face of what is not known, as in bandit problems
-(Auer, 2002). For the same reason it is never believed to take longer than its frames one by one, than as many batches
-of a smaller size that runs as hold them, or than a larger size that runs. So whatever spoilt a window, the size is
-worth trying again soon after; the trial, which starts from the last few of its old runs at the length that was
-believed, is over within TRIAL_RUNS. Where it shows that the size is as bad as remembered, the next one comes after
-twice as many runs: trials cost a vanishing share of the lane.
+believed to have changed as the running sizes have. Each size has a `reference`, what it took when it was first known.
+A stale size is believed to take its reference times a ratio, window over reference, which is interpolated on a straight
+line between the sizes beside it that do run. Its own window counts only where it says less: nothing else would ever let
+such a size run again and show that it is better than remembered. This is optimism in the face of what is not known, as
+in bandit problems (Auer, 2002). For the same reason a stale size is never believed to take longer than its frames one
+by one, than the batches of a smaller running size that hold the same frames, or than a larger running size.
 
-All times here are at level 1: what is measured is divided by the level of now (`lane_speed`). References stay what they
-are once they rest on enough runs, so that levels are always the ratio of what is measured now to what was measured
-then, however often they change: corrections cannot add up to a drift.
+So whatever spoilt a window, the size is worth trying again soon after. A trial starts from the last few of its old
+runs, at the length that was believed, and is over within TRIAL_RUNS. Where it shows that the size is as bad as
+remembered, the next trial comes after twice as many runs, so trials cost a vanishing share of the lane.
+
+All times here are at level 1: what is measured is divided by the level of now (`lane_speed`). References stay as they
+are once they rest on enough runs. Levels are therefore always the ratio of what is measured now to what was measured
+then, however often they change, and corrections cannot add up to a drift.
 """
 
 from bisect import bisect_left
@@ -23,31 +24,32 @@ from duly.core.timing.lane_speed import NOISE_RUNS, SD_OF_ABSOLUTE, TUNE_RUNS
 from duly.core.timing.window import PATIENCE_MAX, STALE_RUNS, Window
 
 DOUBT = 1.2
-"""A stale size is believed by its own window as long as that says no more than this many times what others do: closer,
-it is the noise that differs.
+"""A stale size is believed by its own window while that says at most this many times what the other sizes suggest; a
+smaller difference is noise.
 """
 TRUSTED_RUNS = 8
-"""A size says something about the level from so many runs on; before, its median is mostly the straight line."""
+"""Number of runs from which on a size is evidence of the level; before, its median is mostly the straight line."""
 REFERENCE_RUNS = (8, 16, 32, 64)
-"""After so many runs of its own a size is known by all of these, and from the last number on for good."""
+"""Numbers of own runs after which a size gets a new reference from all of them; the last reference stays for good."""
 FEW_DEVIATIONS = 1.3
-"""Planned for over the median, in standard deviations. A full window is planned for its third longest, 2.07 of them. So
-much for small ones too costs 0.4 % of the capacity at 5 % noise; nothing wastes 1.4 % of the lanes, this 0.5 %.
+"""How far the plan of a size with few runs lies above the median, in standard deviations. A full window is planned for
+its third longest run, which is 2.07 standard deviations. The same for small windows would cost 0.4 % of the capacity at
+5 % noise; no allowance wastes 1.4 % of the lanes, this one 0.5 %.
 """
 NOISE_CLIP = 0.4
-"""A run that is longer by more counts as one that is longer by so much; of the logarithm."""
+"""The largest deviation from the median, in its logarithm, that a single run counts for in the noise."""
 OTHER_SIZES_MAX = 8
-"""Sizes beside those of the warm-up that are known by runs of their own; the line says of the others."""
+"""Number of sizes beside those of the warm-up that are known by their own runs; the straight line gives the others."""
 
 
 class RunTimes:
-    """The windows of one kind of runs: those in a row, or those after idle."""
+    """The windows of one kind of runs: runs in a row, or runs after idle."""
 
     __slots__ = ("_noise", "_others", "last", "look_again", "number", "runs", "settled", "sizes", "spread", "windows")
 
     def __init__(self, windows: dict[int, Window], number: int, noise: float) -> None:
-        """`windows`: by batch size, at least one. `number`: by which the lane's speed knows these runs. `noise`: the
-        standard deviation of the logarithm of such a time; 0: not known.
+        """`windows` has at least one batch size. `number` is the one under which the lane's speed knows these runs.
+        `noise` is the standard deviation of the logarithm of such a time, 0 where it is not known.
         """
         self.windows = windows
         self.number = number
@@ -61,7 +63,7 @@ class RunTimes:
         self.runs = 0
         """Number of runs observed."""
         self.last = -STALE_RUNS
-        """Which run of both kinds together the last run of this kind was; they count from 1."""
+        """Number of the last run of this kind, when the runs of both kinds are counted together from 1 on."""
         self.settled = False
         """Whether runs of any size are evidence of the level."""
         self.look_again = 0
@@ -71,8 +73,8 @@ class RunTimes:
         return RunTimes({size: window.copy() for size, window in self.windows.items()}, number, self._noise)
 
     def add_size(self, size: int, lane_run: int, expected_ns: float) -> Window:
-        """One that is not known, in place of the one that has not run for longest where there would be too many. What
-        is expected counts as a run, so that the first real one can't be a hiccup that rules alone.
+        """Adds a size that is not known yet. Where there would be too many, it replaces the one that has not run for
+        the longest time. The expected time counts as a run, so that the window never rests on a single hiccup.
         """
         if len(self._others) == OTHER_SIZES_MAX:
             oldest = min(self._others, key=self._ran)
@@ -84,7 +86,7 @@ class RunTimes:
         return window
 
     def observe(self, window: Window, lane_run: int, sample_ns: float) -> bool:
-        """One of these windows' sizes took so long. True where that says something about the level."""
+        """Learns from a run of that window's size. Returns True where the run is evidence of the level."""
         self.runs += 1
         window.ran = self.runs
         if self._noise:
@@ -98,7 +100,7 @@ class RunTimes:
         if window.settled:
             trusted = True
         elif not self.settled:
-            # The first size to run is known by the warm-up; where the next ones differ, that is their own.
+            # The warm-up is the reference of the first size to run; the next sizes get references of their own.
             trusted = self.settled = window.settled = len(window.by_length) > TRUSTED_RUNS
             if trusted:
                 window.reference_ns = window.median()
@@ -127,19 +129,19 @@ class RunTimes:
         return window is not None and window.ran > 0 and not self.is_stale(window)
 
     def is_fresh(self, window: Window) -> bool:
-        """Whether its window is believed as it is."""
+        """Whether the window is believed as it is."""
         return not self.is_stale(window) and not window.on_trial
 
     def shift(self, shift: float, after_run: int) -> None:
-        """See Window.shift; those that are stale take part in what their references say."""
+        """Shifts the windows as `Window.shift` says; stale ones follow through their references."""
         for window in self.windows.values():
             if not self.is_stale(window):
                 window.shift(shift, after_run)
                 window.summarise(self.spread)
 
     def begin_trial(self, window: Window, believed_ns: float, high_ns: float) -> None:
-        """How the size compares to others has proved wrong, so it is to be known by these runs, too; but for the last
-        one that the level rests on, so that they can't all wander off together.
+        """The size no longer compares to the others as was believed, so the runs of the trial give it a new reference.
+        The last size that the level rests on keeps its reference, so that they can't all wander off together.
         """
         window.begin_trial(believed_ns, high_ns)
         if any([other.settled and other is not window and self.is_fresh(other) for other in self.windows.values()]):
@@ -147,14 +149,14 @@ class RunTimes:
             window.runs = 0
 
     def end_trials(self) -> list[int]:
-        """Sizes whose trial has had its runs; they are believed again."""
+        """Ends the trials that have had all their runs, and returns their sizes."""
         ended = [size for size in self.sizes if self.windows[size].on_trial and not self.windows[size].trial_runs]
         for size in ended:
             self.windows[size].on_trial = False
         return ended
 
     def _ratio_beside(self, window: Window) -> float:
-        """What fresh sizes, without that one, take over what they are known by, at their median; 1 where none is."""
+        """The median ratio of window to reference over the other settled sizes that run; 1 where there are none."""
         ratios = sorted(
             [
                 other.median_ns / other.reference_ns
@@ -165,7 +167,7 @@ class RunTimes:
         return ratios[len(ratios) // 2] if ratios else 1.0
 
     def believed(self) -> tuple[dict[int, float], dict[int, float]]:
-        """By size, in order: what it usually takes, and what is planned for before the margin."""
+        """For each size, in order: what it usually takes, and what is planned for it before the margin."""
         windows, sizes = self.windows, self.sizes
         usual_ns = {size: windows[size].median_ns for size in sizes}
         high_ns = {size: windows[size].high_ns for size in sizes}
@@ -193,7 +195,7 @@ class RunTimes:
                 if size > first:
                     bound_ns = min(bound_ns, told_ns[first] * -(-size // first))
                 elif told_ns is usual_ns:
-                    # Else a first size that is thought too short would make all others look as if they did not pay.
+                    # If the first size is believed too short, all others look as if they did not pay.
                     bound_ns = max([bound_ns, *(told_ns[other] / -(-other // first) for other in fresh)])
                 if below < size:
                     bound_ns = min(bound_ns, low_ns * -(-size // below))
@@ -203,7 +205,7 @@ class RunTimes:
         return usual_ns, high_ns
 
     def note_changes(self) -> None:
-        """Notes when the next size becomes stale or is due for a trial."""
+        """Sets `look_again` to the run at which the next size becomes stale or is due for a trial."""
         again = self.runs + PATIENCE_MAX
         for window in self.windows.values():
             for run in (window.ran + STALE_RUNS + 1, window.ran + window.patience + 1):

@@ -1,8 +1,8 @@
 """The last runs of one batch size: what they usually take, and what nearly all of them take.
 
-Theory. The median is hardly touched by hiccups; a high quantile is what a plan needs, but a few hiccups of several
-times the usual length would carry it with them. So beyond LONG_PERCENT of the median it follows only what is frequent.
-A window that is small says little about its own quantiles: there the scatter of all sizes counts, too.
+Theory. The median is hardly touched by hiccups. A plan needs a high quantile, but a few hiccups of several times the
+usual length would carry that with them. So beyond LONG_PERCENT of the median it follows only what is frequent. A small
+window says little about its own quantiles, so there the scatter of all sizes counts as well.
 """
 
 from bisect import bisect_left, insort
@@ -10,32 +10,32 @@ from collections import deque
 from math import inf, log
 
 STALE_RUNS = 32
-"""A size that has not been among so many runs of its kind says nothing about now."""
+"""A size that has not been among this many last runs of its kind says nothing about now."""
 WINDOW = 128
-"""Runs remembered for each batch size."""
+"""Number of runs that are remembered for each batch size."""
 LONG_PERCENT = 150
-"""Runs longer than this share of the median count for the plan only where more than one in ten is."""
+"""Runs beyond this share of the median count for the plan only where more than one run in ten is that long."""
 LONG_RUNS = 40
-"""Whether they are is judged by the last so many runs of the size: what has passed is not planned for any more."""
+"""Number of last runs of the size that show how frequent long runs are; older ones are not planned for any more."""
 FEW_RUNS = 64
-"""A window of fewer says little about how far its times scatter: there that of all sizes counts, too."""
+"""A window of fewer runs says little about its own scatter; there the scatter of all sizes counts as well."""
 FIT_STEPS = 256
-"""Plans are fitted anew once what they rest on has moved by this part of itself, which is less than their margin ..."""
+"""Plans are fitted anew once their quantile has moved by one part in this many, which is less than their margin."""
 FIT_STEPS_FEW = 64
-"""... or by this one where that is of few runs; so are usual times, for which a percent or two makes no difference."""
+"""The same for windows of few runs, and for usual times, where a percent or two makes no difference."""
 REFERENCE_PERCENT = 10
-"""Where the first runs of the host's own differ by more from those of the warm-up, the warm-up was something else."""
+"""If the median of the first real runs differs from that of the window by more, the warm-up is forgotten."""
 TRIAL_RUNS = 4
-"""Runs that a trial takes: one more than what is left of the old ones, so that the median is of the new ones."""
+"""Number of runs in a trial: one more than the old runs that are kept, so that the median is among the new ones."""
 PATIENCE_MAX = 4096
-"""The most runs between two trials of a size that does not pay."""
+"""The largest number of runs between two trials of a size that does not pay."""
 
 _EIGHTHS = 2.3007
-"""Standard deviations of a normal distribution between its first and its last eighth."""
+"""Distance between the first and the last eighth of a normal distribution, in standard deviations."""
 
 
 class Window:
-    """The last WINDOW times of one batch size, in order of time and in order of length."""
+    """The last WINDOW run times of one batch size, ordered by age and by length."""
 
     __slots__ = (
         "by_age",
@@ -52,8 +52,8 @@ class Window:
     )
 
     def __init__(self, samples_ns: list[tuple[int, float]], reference_ns: float = 0.0) -> None:
-        """`samples_ns`: at least one, with the number of the lane's run that each is from; `reference_ns`: 0 for the
-        median of these.
+        """`samples_ns` has at least one time, each with the number of the lane's run that it comes from. A
+        `reference_ns` of 0 stands for their median.
         """
         self.by_age = deque(samples_ns[-WINDOW:])
         self.by_length = sorted([sample_ns for _, sample_ns in self.by_age])
@@ -62,18 +62,18 @@ class Window:
         self.high_ns = self.quantile(1.0)
         """The quantile that plans rest on, before their margin, when the window was last summarised."""
         self.reference_ns = reference_ns or self.median_ns
-        """What the size takes at level 1. Levels are measured against it."""
+        """What the size takes at level 1. Levels are the ratio of measured times to this."""
         self.settled = False
         """Whether runs of the size are evidence of the level."""
         self.runs = 0
-        """Number of runs observed so far; it stops counting when the reference stays for good."""
+        """Number of runs observed so far. It stops counting once the reference stays for good."""
         self.ran = 0
-        """Which run of its kind the last run of the size was; 0: it has not run."""
+        """Number of the size's last run among the runs of its kind; 0: it has not run."""
         self.on_trial = False
         self.trial_runs = 0
         """Number of runs that the trial still takes."""
         self.patience = STALE_RUNS
-        """Number of runs of other sizes after which the size is tried again, where it does not pay."""
+        """Number of runs of other sizes after which the size is tried again if it does not pay."""
 
     def copy(self) -> "Window":
         """A window with the same runs, which count as warm-up."""
@@ -92,7 +92,7 @@ class Window:
             self.by_age.remove(next(aged for aged in self.by_age if aged[1] == longest))
 
     def has_moved(self, spread: float) -> bool:
-        """Whether the summary is another one than what the window says now."""
+        """Whether the window has moved away from its summary by enough to fit plans anew."""
         by_length = self.by_length
         runs = len(by_length)
         if abs(by_length[(runs - 1) // 2] - self.median_ns) * FIT_STEPS_FEW > self.median_ns:
@@ -101,24 +101,27 @@ class Window:
         return abs(self.quantile(spread) - self.high_ns) * steps > self.high_ns
 
     def begin_trial(self, believed_ns: float, high_ns: float) -> None:
-        """The next runs are to say what the size takes, beside the last few at the lengths that are believed."""
+        """Starts a trial: the next runs decide what the size takes, together with a few old ones scaled to what is
+        believed.
+        """
         self.on_trial = True
         self.trial_runs = TRIAL_RUNS
         self._keep(TRIAL_RUNS - 1, believed_ns / self.median_ns, high_ns)
 
     def judge(self, pays: bool) -> None:
-        """The trial has shown whether the size pays, which sets when the next one comes."""
+        """Sets when the next trial comes, after one that has shown whether the size pays."""
         self.patience = STALE_RUNS if pays else min(2 * self.patience, PATIENCE_MAX)
 
     def _keep(self, kept: int, factor: float = 1.0, longest_ns: float = inf) -> None:
-        """Forgets all but the last so many runs, which are multiplied and then cut."""
+        """Forgets all but the last `kept` runs. These are multiplied by `factor` and cut at `longest_ns`."""
         last = list(self.by_age)[-kept:]
         self.by_age = deque((run, min(sample_ns * factor, longest_ns)) for run, sample_ns in last)
         self.by_length = sorted([sample_ns for _, sample_ns in self.by_age])
 
     def shift(self, shift: float, after_run: int) -> None:
-        """The level became `shift` times as high; runs after that one of the lane had already taken as long. So had
-        some of those before, as far as the median has left the reference for where it is now to be.
+        """Divides the times by a change of the level, which became `shift` times as high. Runs of the lane after number
+        `after_run` are divided in full. Older ones are divided by as much of the shift as the median already shows
+        against the reference.
         """
         new = 1 / shift
         old = min(max(self.reference_ns / self.median(), min(1.0, new)), max(1.0, new))
@@ -126,8 +129,8 @@ class Window:
         self.by_length = sorted([sample_ns for _, sample_ns in self.by_age])
 
     def settle(self, ratio: float) -> None:
-        """The runs observed so far become what the size is known by. `ratio`: what other sizes take over what they are
-        known by.
+        """Takes the runs observed so far as the new reference. `ratio` is what other sizes take now over their own
+        references.
         """
         self.settled = True
         last = sorted([sample_ns for _, sample_ns in list(self.by_age)[-self.runs :]])
@@ -137,7 +140,7 @@ class Window:
             self._keep(self.runs)
 
     def deviation(self) -> float:
-        """Standard deviation of the logarithm, judged by the middle three quarters, which few hiccups reach."""
+        """The standard deviation of the logarithm, from the middle three quarters, which few hiccups reach."""
         by_length = self.by_length
         eighth = len(by_length) // 8
         return log(by_length[-1 - eighth] / by_length[eighth]) / _EIGHTHS if eighth else 0.0
@@ -146,8 +149,8 @@ class Window:
         return self.by_length[(len(self.by_length) - 1) // 2]
 
     def quantile(self, spread: float) -> float:
-        """The q99 of the window, or what was frequent in the last runs where the q99 is long against the median.
-        `spread`: the ratio of this quantile to the median that the scatter of all sizes suggests.
+        """The q99 of the window or, where that is long against the median, what was frequent in the last runs. `spread`
+        is the ratio of quantile to median that the scatter of all sizes suggests; it counts in small windows.
         """
         by_length = self.by_length
         q99 = by_length[(len(by_length) - 1) * 99 // 100]

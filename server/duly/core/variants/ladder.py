@@ -13,19 +13,19 @@ Each position has a predicted demand, the share of the model's lanes that its st
 saves nothing (its class has no streams, or none that may be served worse, or the variant is not faster here) is passed
 over, so that a model with streams of one class only never waits for the others' steps.
 
-Down at once, to the first position that is predicted to need less than DEMAND_AIM; if there is none, to the one that
-needs least: a step to 1.5x overload then takes one switch, or a second where the prediction was too good. The causes
-are misses, seen, or demand, foreseen. Misses have to show in both ticks of the window, since a single hiccup is over
-before a switch would help; those of the tick that follows a switch are frames that waited before it, and don't count.
-Many misses also correct the prediction, since lanes that serve one frame in s have a demand of s; few don't, since
-bursts and the batches of other models cause them too.
+The controller goes down at once, to the first position that is predicted to need less than DEMAND_AIM; if there is
+none, to the one that needs least. A step to 1.5x overload then takes one switch, or a second one where the prediction
+was too good. Two things make it go down: misses that were seen, and demand that is foreseen. Misses have to show in
+both ticks of the window, since a single hiccup is over before a switch would help. Misses of the tick that follows a
+switch are of frames that waited before it, and don't count. Many misses also correct the prediction, since lanes that
+serve one frame in s have a demand of s. Few misses don't, since bursts and the batches of other models cause them too.
 
-Up only where demand, recomputed for the better position, has been below DEMAND_LOW for CALM_NS without misses. The
-gap between the thresholds keeps the controller still while demand lies between them (separate set and unset thresholds:
-INFaaS, ATC'21; switching variants by predicted demand: Proteus, ASPLOS'24). Where prediction and misses disagree,
-it would still swing; so each fall soon after a rise doubles the dwell before the next rise.
+The controller goes up only where the demand, recomputed for the better position, has been below DEMAND_LOW for CALM_NS
+without misses. The gap between the thresholds keeps it still while demand lies between them (separate set and unset
+thresholds: INFaaS, ATC'21; switching variants by predicted demand: Proteus, ASPLOS'24). Where prediction and misses
+disagree, it would still swing; so each fall soon after a rise doubles the dwell before the next rise.
 
-The dwell holds back rises alone. A fall that comes too late costs frames that are gone for good; one that comes too
+The dwell holds back rises alone. A fall that comes too late costs frames that are gone for good. A fall that comes too
 early costs a little accuracy for a few seconds, and there are no more of them in a row than there are positions.
 
 Out of scope: single frames that only a faster variant can still serve in time, which the scheduler moves by itself.
@@ -38,19 +38,21 @@ from duly.core.types import StreamClass
 TICK_NS = 250_000_000
 """How often the host of a controller calls `tick`."""
 MISSED_PERCENT = 1
-"""More than this share of the frames of two ticks missed: down."""
+"""The controller goes down when more than this share of the frames of two ticks missed."""
 HEAVY_PERCENT = 10
-"""From this share on, misses say what the demand really is."""
+"""From this share on, misses correct the predicted demand."""
 DEMAND_HIGH = 0.95
-"""More demand than this for HIGH_TICKS: down."""
+"""The controller goes down when demand exceeds this for HIGH_TICKS ticks in succession."""
 HIGH_TICKS = 3
 DEMAND_AIM = 0.90
-"""A fall looks for a position that needs less than this."""
+"""A fall ends at the first position with less demand than this."""
 DEMAND_LOW = 0.80
-"""Less demand than this at a better position for CALM_NS: up."""
+"""The controller goes up when a better position has had less demand than this for CALM_NS."""
 CALM_NS = 5_000_000_000
 DWELL_MIN_NS = 2_000_000_000
-"""No rise before so long after the last switch; doubled by a fall within DWELL_MAX_NS of a rise, else back to this."""
+"""The least time from a switch to the next rise. A fall within DWELL_MAX_NS of a rise doubles it, a later one resets
+it.
+"""
 DWELL_MAX_NS = 60_000_000_000
 
 _FIRST_TO_YIELD = (StreamClass.BEST_EFFORT, StreamClass.STANDARD, StreamClass.CRITICAL)
@@ -73,13 +75,13 @@ class VariantControl:
     )
 
     def __init__(self, ranks: int) -> None:
-        """`ranks`: number of variants, rank 0 the most accurate. Raises ValueError where there are none."""
+        """`ranks` is the number of variants; rank 0 is the most accurate. Raises ValueError where there are none."""
         if ranks < 1:
             raise ValueError(f"a model has 1 variant or more, got {ranks}")
         self._rank_last = ranks - 1
         self._position = 0
         self._calm_since_ns: list[int | None] = [None] * (len(_FIRST_TO_YIELD) * self._rank_last + 1)
-        """By position: since when its demand is low and nothing missed."""
+        """For each position, the time since which its demand is low and nothing missed; None: it is not so now."""
         self._changed_ns = 0
         self._rose = False
         """Whether the last switch was a rise."""
@@ -90,7 +92,7 @@ class VariantControl:
         self._last_total = 0
 
     def rank_for(self, stream_class: StreamClass, rank_max: int) -> int:
-        """Rank of the variant for a new frame of a stream of that class that accepts ranks up to `rank_max`."""
+        """The rank of the variant for a new frame of a stream of that class that accepts ranks up to `rank_max`."""
         return min(self._rank_at(self._position, stream_class), rank_max)
 
     def tick(
@@ -101,14 +103,16 @@ class VariantControl:
         demands: Mapping[StreamClass, Sequence[float]],
         others: float = 0.0,
     ) -> bool:
-        """To be called every TICK_NS; True where a rank changed, so that `rank_for` answers differently.
+        """Decides on the position; has to be called every TICK_NS. Returns True where the position changed, so that
+        `rank_for` answers differently.
 
-        `on_time`, `missed`: frames of the model resolved since the last tick; missed are SHED, LATE and EXPIRED.
-        `demands[stream_class][rank]`: predicted share of the model's lanes (1.0: all of them, all the time) that the
-        streams of that class need if they are served with that rank, each at most its own `variant_rank_max`; one value
-        a rank, classes without streams left out. `others`: share that other models need of the same lanes. Models that
-        share lanes tick one after another, each with what the others need *now*: then the second sees what the step of
-        the first has saved. Raises ValueError where a class comes with too few or too many values.
+        `on_time` and `missed` are the frames of the model that were resolved since the last tick; missed are SHED, LATE
+        and EXPIRED. `demands[stream_class][rank]` is the predicted share of the model's lanes (1.0: all of them, all
+        the time) that the streams of that class need if they are served with that rank, each at most with its own
+        `variant_rank_max`. There is one value for each rank; classes without streams are left out. `others` is the
+        share that other models need of the same lanes. Models that share lanes tick one after another, each with what
+        the others need *now*, so that the second sees what the step of the first has saved. Raises ValueError where a
+        class comes with too few or too many values.
         """
         for stream_class, by_rank in demands.items():
             if len(by_rank) != self._rank_last + 1:
@@ -150,7 +154,7 @@ class VariantControl:
         return share
 
     def _missed_share(self, on_time: int, missed: int) -> float:
-        """Of the frames of the last two ticks; 0 unless frames were missed in both."""
+        """The share of frames that missed in the last two ticks; 0 unless frames were missed in both."""
         if self._settling:
             self._settling = False
             self._last_missed = self._last_total = 0
@@ -161,7 +165,9 @@ class VariantControl:
         return share
 
     def _lower(self, shares: Sequence[float], missed_share: float) -> int:
-        """The first position further down that will do, else that which needs least; none that saves nothing."""
+        """The first position further down that needs less than DEMAND_AIM, else the one that needs least. Positions
+        that save nothing are passed over.
+        """
         best = self._position
         correction = 1.0
         if missed_share * 100 >= HEAVY_PERCENT and shares[best] > 0:
@@ -174,7 +180,7 @@ class VariantControl:
         return best
 
     def _higher(self, now_ns: int) -> int:
-        """The best position that has been calm for long enough."""
+        """The best position that has been calm for long enough, else the present one."""
         if now_ns - self._changed_ns >= self._dwell_ns:
             for position in range(self._position):
                 since_ns = self._calm_since_ns[position]

@@ -1,10 +1,10 @@
-"""Tells every model's variant control what is asked of the lanes, and lets it decide.
+"""Gives every model's variant control the demand on its lanes, and lets it decide.
 
-Theory. A control (`ladder`) compares the lanes that its model would need at each rank. Models share lanes, so each is
-told what the others need at the ranks that they have now; they decide one after another, and a later one sees what an
-earlier one has just saved. Demand is that of `arrival_rate.lanes_needed` at the rate at which frames of all classes
-came since the last tick, as they share batches, split by how many came of each class; a stream that may not be moved as
-far as the others of its class counts at the rank that it accepts.
+Theory. A control (`ladder`) compares the lanes that its model would need at each rank. Models share lanes, so each
+control also gets what the others need at the ranks that they have now. They decide one after another, and a later one
+sees what an earlier one has just saved. Demand is that of `arrival_rate.lanes_needed` at the rate at which frames of
+all classes came since the last tick, as classes share batches; it is split by the number of frames of each class. A
+stream that may not be moved as far as the others of its class counts at the rank that it accepts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,13 +14,15 @@ from duly.core.timing.arrival_rate import lanes_needed
 from duly.core.types import StreamClass
 
 Demands = dict[StreamClass, list[float]]
-"""By class with streams: the share of the lanes that it needs, for each rank."""
+"""For each class with streams, the share of the lanes that it needs at each rank."""
 
 
 def switch_variants(
     now_ns: int, elapsed_ns: int, models: Mapping[str, ModelState], streams: Iterable[StreamState], lanes: int
 ) -> None:
-    """To be called every `variants.TICK_NS`. `elapsed_ns`: since the last call. Starts the counts of `models` anew."""
+    """Ticks every control; has to be called every `ladder.TICK_NS`. `elapsed_ns` is the time since the last call.
+    Resets the counts of `models`.
+    """
     of_model: dict[str, list[StreamState]] = {name: [] for name in models}
     for stream in streams:
         if stream.model in of_model:
@@ -62,7 +64,7 @@ def _lanes_needed(model: ModelState, rank: int, gap_ns: float, budget_ns: int) -
 
 
 def _needed(model: ModelState, demands: Demands) -> float:
-    """What the model needs now."""
+    """The share of the lanes that the model needs at its present ranks."""
     return sum(
         by_rank[model.control.rank_for(stream_class, len(by_rank) - 1)] for stream_class, by_rank in demands.items()
     )
