@@ -33,12 +33,13 @@ from duly_load.generator.run import Offer, Sending
 from duly_load.protocols.address import parse_address
 from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.outcomes import FrameOutcome
-from duly_load.results.record import LiveRun, Record
+from duly_load.results.record import LiveRun
 from duly_load.scenario.parsing import ScenarioError, read_toml
 from duly_load.scenario.scenario import Scenario, parse_scenario
 from duly_load.scenario.schedule import schedule_of
 from duly_load.targets.opened import OpenTarget
 from duly_load.targets.peer import PeerError
+from tests.duly_load.live_runs import run_of
 
 RULE = Rule(0.99, ERROR_MAX, 4.0)
 LIMITS = Limits(1 / 8, 1 / 1024, 1024.0, 0.05)
@@ -107,14 +108,6 @@ def noisy(capacity: float, steepness: float, unrest: float, cluster: int) -> Pro
         return trial(load, seed, sent, sent - late)
 
     return probe
-
-
-def run_of(scenario: Scenario, seed: int, outcome: FrameOutcome) -> LiveRun:
-    """All frames came to the same end."""
-    planned = schedule_of(scenario, seed)
-    record = Record.empty(len(planned.frames))
-    record.outcome[:] = outcome
-    return LiveRun(scenario, seed, "t", planned, record, (), 0, 1, 0.0)
 
 
 def ends(found: Found) -> tuple[float, float]:
@@ -376,11 +369,9 @@ def test_only_steady_loads_have_a_capacity(tmp_path: Path, more: str, place: str
 def test_frames_count_by_second_of_capture_after_the_warm_up(tmp_path: Path) -> None:
     scenario = open_loop.steady(loaded(tmp_path, SCENARIO.partition('\n\n[[stream]]\nname = "radar"')[0]), "s", 2.5)
     planned = schedule_of(scenario, 7)
-    record = Record.empty(len(planned.frames))
-    record.outcome[:] = FrameOutcome.ON_TIME
     late = planned.captures_ns >= 2_000_000_000
-    record.outcome[late] = FrameOutcome.UNANSWERED
-    counts = open_loop.counted(scenario, planned, record.outcome)
+    outcome = np.where(late, FrameOutcome.UNANSWERED, FrameOutcome.ON_TIME).astype(np.int8)
+    counts = open_loop.counted(scenario, planned, outcome)
     assert counts.sent.tolist() == [200, 200, 100]
     assert counts.on_time.tolist() == [200, 0, 0]
 

@@ -103,7 +103,6 @@ def test_who_can_not_misbehave_against_a_target(small: Path, args: list[str], sa
         *((command, SMALL.replace("budget_ms", "budget_s"), "stream[0].budget_s: unknown key") for command in COMMANDS),
         *((command, "", "name") for command in COMMANDS),
         ("compare", SMALL + FAULT, "fault: should not be there"),
-        ("capacity", SMALL + FAULT, "steady"),
         ("capacity", SMALL + "\n[[load_step]]\nat_s = 0.3\nfactor = 2\n", "steady"),
     ],
 )

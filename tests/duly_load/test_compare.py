@@ -24,11 +24,11 @@ from duly_load.protocols.address import Address
 from duly_load.protocols.connection import TargetError
 from duly_load.results.measure import measure
 from duly_load.results.outcomes import FrameOutcome
-from duly_load.results.record import LiveRun, Record
+from duly_load.results.record import LiveRun
 from duly_load.scenario.scenario import Scenario, load_scenario
-from duly_load.scenario.schedule import schedule_of
 from duly_load.targets.opened import OpenTarget
 from duly_load.targets.peer import PeerError
+from tests.duly_load.live_runs import run_of
 
 SMALL = """
 name = "small"
@@ -150,13 +150,9 @@ def test_spread_is_of_what_is_there() -> None:
 # ---- turns that are spoiled ----
 
 
-def run_of(scenario: Scenario, *problems: str) -> LiveRun:
-    """Every frame on time after 10 ms."""
-    planned = schedule_of(scenario, seed=1)
-    record = Record.empty(len(planned.frames))
-    record.outcome[:] = FrameOutcome.ON_TIME
-    record.latency_ns[:] = 10_000_000
-    return LiveRun(scenario, 1, "t", planned, record, (), 0, 1, 0.0, problems=problems)
+def on_time(scenario: Scenario, *problems: str) -> LiveRun:
+    """Every frame on time after 100 ms, half of its budget."""
+    return run_of(scenario, outcome=FrameOutcome.ON_TIME, problems=problems)
 
 
 @pytest.fixture
@@ -167,17 +163,17 @@ def small(tmp_path: Path) -> Path:
 
 
 def test_figures_are_those_of_the_run(small: Path) -> None:
-    figures = figures_of(measure(run_of(load_scenario(small))))
+    figures = figures_of(measure(on_time(load_scenario(small))))
     assert list(figures) == [*FIGURES, *OUTCOMES]
     assert figures["on_time_ratio"] == figures["worst_stream_ratio"] == 1
-    assert figures["p50_ms"] == pytest.approx(10, rel=1e-3)
+    assert figures["p50_ms"] == pytest.approx(100, rel=1e-3)
     assert figures["offered_per_s"] == figures["goodput_per_s"] == pytest.approx(80, rel=0.1)
     assert figures["cpu_us_per_frame"] is None
     assert {figures[name] for name in OUTCOMES} == {0}
 
 
 def test_what_became_of_frames_is_shares_of_all(small: Path) -> None:
-    run = run_of(load_scenario(small))
+    run = on_time(load_scenario(small))
     run.record.outcome[:] = FrameOutcome.FAILED
     figures = figures_of(measure(run))
     assert figures["failed_ratio"] == 1
@@ -185,7 +181,7 @@ def test_what_became_of_frames_is_shares_of_all(small: Path) -> None:
 
 
 def test_an_invalid_run_is_made_again_and_told(small: Path) -> None:
-    good = run_of(load_scenario(small))
+    good = on_time(load_scenario(small))
     runs, told = iter([replace(good, problems=("lag", "stalled")), good]), list[str]()
     kept, run = run_turn(Turn(0, 2.0, 1, 5), "triton", lambda: next(runs), 2, told.append)
     assert run is good
@@ -195,7 +191,7 @@ def test_an_invalid_run_is_made_again_and_told(small: Path) -> None:
 
 
 def test_a_run_that_stays_invalid_is_no_figure(small: Path) -> None:
-    bad = run_of(load_scenario(small), "lag")
+    bad = on_time(load_scenario(small), "lag")
     times, told = [], list[str]()
 
     def run() -> LiveRun:
@@ -245,7 +241,7 @@ def test_a_server_that_goes_on_after_its_turn_is_stopped(
 
     told: list[str] = []
     scenario = load_scenario(small)
-    monkeypatch.setattr(comparison_run, "offer_to", lambda *_: run_of(scenario))
+    monkeypatch.setattr(comparison_run, "offer_to", lambda *_: on_time(scenario))
     with Targets(["floor", "null:"], scenario, tmp_path, told.append) as targets:
 
         def run(name: str) -> None:
@@ -270,7 +266,7 @@ def test_an_address_that_is_down_after_its_turn_is_told(
 
     told: list[str] = []
     scenario = load_scenario(small)
-    monkeypatch.setattr(comparison_run, "offer_to", lambda *_: run_of(scenario))
+    monkeypatch.setattr(comparison_run, "offer_to", lambda *_: on_time(scenario))
     with Targets(["null:?", "null:"], scenario, tmp_path, told.append) as targets:
 
         def run(name: str) -> None:
@@ -368,7 +364,7 @@ def test_ctrl_c_stops_the_servers_and_writes_what_there_is(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("plotly", reason="the report draws with plotly")
-    good = run_of(load_scenario(small))
+    good = on_time(load_scenario(small))
     seen: list[int] = []
 
     def run(targets: Targets, *_: object) -> LiveRun:
@@ -396,7 +392,7 @@ def test_capacity_and_seconds(small: Path, monkeypatch: pytest.MonkeyPatch, tmp_
     def run(_: Targets, name: str, ask: Callable[[OpenTarget], Offer], __: object) -> LiveRun:
         asked = ask(OpenTarget(name, Address("null", ""), None, ""))
         offered.append((asked.target, asked.scenario.frames_per_s, asked.scenario.duration_s, asked.sending.processes))
-        return run_of(asked.scenario)
+        return on_time(asked.scenario)
 
     monkeypatch.setattr(Targets, "run", run)
     args = ["--target", "null:", "--target", "floor", "--rounds", "1"]
@@ -410,7 +406,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, spoils: Callable[[str, Offer], bool]
 
     def run(_: Targets, name: str, ask: Callable[[OpenTarget], Offer], __: object) -> LiveRun:
         asked = ask(OpenTarget(name, Address("null", ""), None, ""))
-        ran = run_of(asked.scenario, *(["lag"] if spoils(name, asked) else []))
+        ran = on_time(asked.scenario, *(["lag"] if spoils(name, asked) else []))
         return replace(ran, seed=asked.seed, target=name)
 
     monkeypatch.setattr(Targets, "__enter__", lambda targets: targets)
