@@ -494,7 +494,7 @@ def test_a_peer_that_does_not_start_leaves_what_was_found(tmp_path: Path, monkey
     assert result.exit_code == 1, result.output
     assert "unix:" in result.output
     assert "no figure: it did not start" in result.output
-    assert result.output.count("no figure") == 1
+    assert result.output.count("no figure: ") == 1
 
 
 def test_options_of_sending_reach_the_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -529,7 +529,5 @@ def test_the_command_tells_what_was_found(tmp_path: Path, monkeypatch: pytest.Mo
         assert each["confirmation"]["ratio"] == 1.0
         assert len(each["trials"]) >= CONFIRMING
     assert "All searches ended with a figure: 2" in (out / "report.html").read_text("utf-8")
-    rows = [line.split()[:3] for line in result.output.splitlines() if line.startswith(" null:")]
-    assert [row[1] for row in rows] == ["streams", "server"]
     page = (out / "report.html").read_text("utf-8")
-    assert all(f"Capacity, {term}" in page for term in ("streams", "server"))
+    assert all(f"Capacity, {term}" in text for term in ("streams", "server") for text in (page, result.output))

@@ -59,10 +59,9 @@ def page(request: Request, machine: Machine, capacities: Sequence[Capacity]) -> 
         ("Confidence", f"{100 * CONFIDENCE:g} % for each interval"),
         *machine.facts(),
     ]
-    terms = list(dict.fromkeys(capacity.term for capacity in capacities))
-    by_term = {term: [capacity for capacity in capacities if capacity.term == term] for term in terms}
-    tables = [table for term in terms for table in (_found(term, by_term[term]), _trials(term, by_term[term]))]
-    pictures = [_picture(term, by_term[term], request.ratio) for term in terms]
+    by_term = _by_term(capacities)
+    tables = [*found_tables(capacities), *(_trials(term, of) for term, of in by_term.items())]
+    pictures = [_picture(term, of, request.ratio) for term, of in by_term.items()]
     return render(f"Capacity: {request.scenario.name}", facts, tables, pictures, _verdict(capacities))
 
 
@@ -72,6 +71,16 @@ def _verdict(capacities: Sequence[Capacity]) -> PageVerdict:
     if not ended:
         return PageVerdict(True, f"All searches ended with a figure: {len(capacities)}", ())
     return PageVerdict(False, f"INVALID: {len(ended)} of {len(capacities)} searches ended without a figure", reasons)
+
+
+def _by_term(capacities: Sequence[Capacity]) -> dict[str, list[Capacity]]:
+    terms = dict.fromkeys(capacity.term for capacity in capacities)
+    return {term: [capacity for capacity in capacities if capacity.term == term] for term in terms}
+
+
+def found_tables(capacities: Sequence[Capacity]) -> list[Table]:
+    """What was found, a table for each term."""
+    return [_found(term, of) for term, of in _by_term(capacities).items()]
 
 
 def _found(term: str, capacities: Sequence[Capacity]) -> Table:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from duly_load.capacity import open_loop
 from duly_load.capacity import page as report
@@ -20,7 +18,7 @@ from duly_load.cli.progress import ProgressBar
 from duly_load.cli.sending import following, sending_options, target_errors
 from duly_load.generator.run import Sending
 from duly_load.protocols.connection import TargetError
-from duly_load.report.terminal import COLUMNS_MAX, terminal_table
+from duly_load.report.terminal import COLUMNS_MAX, table_of
 from duly_load.results import machine
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import load_scenario
@@ -91,7 +89,9 @@ def capacity(
         on = machine.look()
         with tempfile.TemporaryDirectory(prefix="duly-load-") as files, ProgressBar(steady.duration_s) as bar:
             found = _search_all(request, names, terms, Path(files), bar)
-    Console(width=COLUMNS_MAX).print(_table(request, found))
+    sure = f"{100 * request.ratio:g} % on time, at a confidence of {100 * CONFIDENCE:g} %"
+    click.echo(f"\n{steady.name}, frames/s with {sure}")
+    Console(width=COLUMNS_MAX).print(*map(table_of, report.found_tables(found)), sep="\n")
     for each in found:
         if each.found.ended:
             click.echo(f"{each.target}, {each.term}: no figure: {each.found.ended}", err=True)
@@ -160,25 +160,3 @@ def _tell(name: str, term: str, trial: Trial, verdict: Verdict | None) -> None:
 
 def _line(*cells: str) -> None:
     click.echo(LINE.format(*cells).rstrip())
-
-
-def _table(request: Request, found: Sequence[Capacity]) -> Table:
-    title = f"{request.scenario.name}: {100 * request.ratio:g} % on time, at a confidence of {100 * CONFIDENCE:g} %"
-    numbers = ("capacity", "fails at", "streams", "confirmed\n%", "trials")
-    table = terminal_table(title, ("target", "terms"), numbers)
-    for each in found:
-        table.add_row(escape(each.target), each.term, *_cells(each))
-    return table
-
-
-def _cells(each: Capacity) -> list[str]:
-    found = each.found
-    held = "-" if found.held is None else f"{found.frames_per_s(found.held):,.1f} /s"
-    failed = "-" if found.failed is None else f"{found.frames_per_s(found.failed):,.1f} /s"
-    return [
-        f"at least {held}" if found.ended and found.held is not None else held,
-        failed,
-        "-" if found.held is None else f"{found.shown(found.held).streams:,}",
-        "-" if found.confirmation is None else f"{100 * found.confirmation.estimate.ratio:.2f}",
-        f"{len(found.trials):,}",
-    ]

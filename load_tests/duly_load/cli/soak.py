@@ -3,20 +3,20 @@
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from duly.config import split_host_port
 from duly_load.cli.options import Number, UsageError, make_folder, writing
 from duly_load.cli.progress import ProgressBar
 from duly_load.cli.sending import sending_options, target_errors
 from duly_load.generator.run import Sending
-from duly_load.report.terminal import terminal_table
+from duly_load.report.terminal import table_of
 from duly_load.results.machine import Machine, look
 from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_load.soak import page
@@ -25,7 +25,7 @@ from duly_load.soak.phases import Phase
 from duly_load.soak.record import Log, SliceResult, Soak, write_samples
 from duly_load.soak.run import SoakPlan, SoakProgress
 from duly_load.soak.run import soak as run_soak
-from duly_load.soak.verdict import MIB, Holds, Judgement, at_both_ends, judge, per_hour
+from duly_load.soak.verdict import MIB, Holds, Judgement, at_both_ends, judge
 from duly_load.targets.opened import OpenTarget, check_names, opened, settle
 
 COLUMNS_MAX = 120
@@ -203,7 +203,8 @@ def _facts(plan: SoakPlan, target: OpenTarget, machine: Machine) -> dict[str, An
 def _tell(scenario: Scenario, target: str, done: Soak, judged: Judgement) -> None:
     console = Console(width=COLUMNS_MAX)
     if judged.growth:
-        console.print(_growth(f"{scenario.name} on {target}: growth in busy slices after the warm-up", judged))
+        title = f"{scenario.name} on {target}: growth in busy slices after the warm-up, memory in MiB"
+        console.print(table_of(replace(page.growth_table(judged), heading=title)))
     for phase in (Phase.BUSY, Phase.SINGLE):
         if valid := done.valid_in(phase):
             ratios = [result.on_time_ratio for result in valid]
@@ -223,22 +224,6 @@ def _tell(scenario: Scenario, target: str, done: Soak, judged: Judgement) -> Non
     for doubt in judged.doubts:
         click.echo(f"DOUBT: {doubt}")
     click.echo(f"verdict: {judged.holds}")
-
-
-def _growth(title: str, judged: Judgement) -> Table:
-    table = terminal_table(title, [""], ("first", "last", "an hour", "limit"))
-    table.add_column("verdict", no_wrap=True)
-    for each in judged.growth:
-        series = each.series
-        table.add_row(
-            f"{each.of} {series.name}{f' ({series.unit})' if series.unit else ''}",
-            f"{each.first / series.scale:,.1f}",
-            f"{each.last / series.scale:,.1f}",
-            per_hour(each),
-            f"{each.trend.limit_per_h / series.scale:,.3g}",
-            each.trend.verdict.value,
-        )
-    return table
 
 
 def _slices(plan: SoakPlan, done: Soak) -> str:

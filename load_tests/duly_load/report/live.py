@@ -37,7 +37,7 @@ def view_of(name: str, run: LiveRun, results: LiveResults) -> RunView:
         outcomes,
         results,
         results.batch_size_mean,
-        (_reasons(results), _harness(run, results)),
+        (*((_reasons(results),) if results.reason_ms else ()), _harness(run, results)),
         record.batch_size[outcomes.counted] > 0,
         partial(batches_of, run) if np.any((record.dispatched_ns > 0) & (record.occupied_ns > 0)) else None,
         lag_ns=record.lag_ns[outcomes.counted],

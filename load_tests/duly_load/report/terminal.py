@@ -6,6 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from duly_load.report import page
+
 COLUMNS_MAX = 400
 """Width for consoles whose tables take what they need, 80 to 100 columns; rich cuts numbers off to fit a terminal."""
 
@@ -17,4 +19,15 @@ def terminal_table(title: str, names: Sequence[str], numbers: Sequence[str]) -> 
         table.add_column(heading, no_wrap=True)
     for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def table_of(page_table: page.Table) -> Table:
+    """A table of a page, for the terminal."""
+    table = terminal_table(
+        page_table.heading, [page_table.first], [escape(column.title) for column in page_table.columns]
+    )
+    for name, cells in page_table.rows:
+        texts = (column.text(value) for column, value in zip(page_table.columns, cells, strict=True))
+        table.add_row(escape(name), *texts)
     return table

@@ -29,13 +29,13 @@ def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judg
     notes = [("Note", note) for note in judged.notes]
     busy = [("Busy slices", at_both_ends(judged.decline))] if judged.decline else []
     told = [("Verdict", judged.holds.value), *against, *doubts, *notes, *busy, *facts]
-    tables = [_growth(judged)] if judged.growth else []
+    tables = [growth_table(judged)] if judged.growth else []
     if done.slices:
         tables.append(_slices(done))
     write_text(path, render(title, told, tables, _pictures(done)))
 
 
-def _growth(judged: Judgement) -> Table:
+def growth_table(judged: Judgement) -> Table:
     return Table(
         "Does it grow?",
         "In busy slices after the warm-up, by the median of the slopes between all pairs of samples, with its "
