@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, get_args
 
 import click
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from duly_client import Client, Outcome, Status, Stream, StreamTerms
 from duly_client.convert import Array
 from duly_client.recordings import Recording, RecordingError, open_recording
-from duly_client.types import Payload
+from duly_client.types import BacklogPolicy, Payload, StreamClass
 
 READ_AHEAD = 2
 """Number of frames that are read from the recording before they are due."""
@@ -45,12 +45,12 @@ DETECTIONS_MAX = 8
 @click.option(
     "--class",
     "stream_class",
-    type=click.Choice(["CRITICAL", "STANDARD", "BEST_EFFORT"]),
+    type=click.Choice(get_args(StreamClass)),
     help="Criticality.  [default: the model's]",
 )
 @click.option(
     "--backlog",
-    type=click.Choice(["LATEST", "KEEP_LAST", "ALL"]),
+    type=click.Choice(get_args(BacklogPolicy)),
     help="What waits while the model is busy.  [default: the model's]",
 )
 @click.option("--backlog-frames", type=click.IntRange(0), default=0, help="How many wait, with KEEP_LAST.")

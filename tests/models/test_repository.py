@@ -159,7 +159,7 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         ("batch_sizes = [1, 300]", "batch_sizes[1]: Input should be less than or equal to 256, got 300"),
         (
             'default_class = "URGENT"',
-            "default_class: Input should be 'CRITICAL', 'STANDARD' or 'BEST_EFFORT', got \"URGENT\"",
+            'default_class: should be one of CRITICAL, STANDARD, BEST_EFFORT, got "URGENT"',
         ),
         ('[constants]\nsr = "16k"', 'constants.sr: Input should be a valid integer, got "16k"'),
         ('[input]\nname = "x"', "input: Input should be a valid array"),

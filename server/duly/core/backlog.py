@@ -14,6 +14,28 @@ from duly.core.state import StreamState
 from duly.core.types import BacklogPolicy, StreamTerms
 from duly.core.waiting import QueuedFrame
 
+FRAMES_MAX = 4096
+"""The most frames that a stream may ask to keep."""
+
+
+def takes_frames(policy: BacklogPolicy) -> bool:
+    """Whether a stream says how many frames it keeps under that policy."""
+    return policy is BacklogPolicy.KEEP_LAST
+
+
+def frames_kept(policy: BacklogPolicy, frames: int) -> int:
+    """How many frames wait at most, where a stream asks for `frames` (0: it does not say); 0: any number.
+
+    Raises ValueError where the policy takes no such number, or needs another.
+    """
+    if takes_frames(policy):
+        if not 1 <= frames <= FRAMES_MAX:
+            raise ValueError(f"should be 1 to {FRAMES_MAX} with {policy.name}, got {frames}")
+        return frames
+    if frames:
+        raise ValueError(f"goes with KEEP_LAST alone, got {frames} with {policy.name}")
+    return 1 if policy is BacklogPolicy.LATEST else 0
+
 
 def keeps_all(terms: StreamTerms) -> bool:
     """Whether no frame of the stream supersedes another."""

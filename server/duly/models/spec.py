@@ -4,10 +4,16 @@
 reports it after it has loaded the graph. Neither needs onnxruntime.
 """
 
+from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
+
+from duly.core.backlog import FRAMES_MAX
+from duly.core.types import BacklogPolicy, GapPolicy, StreamClass
 
 DataTypeName = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
@@ -159,16 +165,28 @@ class Variant(_Strict):
     """The accuracy that the author states, where larger is better; 0: none is stated."""
 
 
+def _one_of(kind: type[IntEnum]) -> Callable[[str], str]:
+    """A check that a word is the name of a member."""
+
+    def check(word: str) -> str:
+        if word not in kind.__members__:
+            expected = ", ".join(kind.__members__)
+            raise PydanticCustomError("unknown_word", "should be one of {expected}", {"expected": expected})
+        return word
+
+    return check
+
+
 class ModelConfig(_Strict):
     """`NAME/model.toml`. Every field has a default: a bare `NAME/VERSION/model.onnx` needs no file."""
 
     description: str = ""
     default_budget_ms: Annotated[float, Field(gt=0, le=600_000)] = 100.0
-    default_class: Literal["CRITICAL", "STANDARD", "BEST_EFFORT"] = "STANDARD"
-    default_backlog: Literal["LATEST", "KEEP_LAST", "ALL"] = "LATEST"
-    default_backlog_frames: Annotated[int, Field(ge=1, le=4096)] = 1
+    default_class: Annotated[str, AfterValidator(_one_of(StreamClass))] = "STANDARD"
+    default_backlog: Annotated[str, AfterValidator(_one_of(BacklogPolicy))] = "LATEST"
+    default_backlog_frames: Annotated[int, Field(ge=1, le=FRAMES_MAX)] = 1
     """How many frames a stream with KEEP_LAST keeps waiting."""
-    gap: Literal["CONTINUE", "RESET", "SKIP"] = "CONTINUE"
+    gap: Annotated[str, AfterValidator(_one_of(GapPolicy))] = "CONTINUE"
     """What a stream of a stateful model does after a gap if it asks for nothing else."""
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=BATCH_MAX)], ...] | None = None
     """The batch sizes that are warmed and profiled; None: the graph's fixed size, or 1, 2, 4, 8."""

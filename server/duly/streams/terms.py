@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from duly.core.backlog import frames_kept, takes_frames
 from duly.core.types import BacklogPolicy, GapPolicy, StreamClass, StreamTerms
 from duly.models.spec import ModelConfig, Signature
 from duly.runtime.catalogue import LoadedVersion
@@ -12,7 +13,6 @@ from duly.streams.limits import StreamLimits
 from duly.streams.ordering import OrderingPolicy
 
 STREAM_NAME_BYTES_MAX = 128
-BACKLOG_FRAMES_MAX = 4096
 FLOOR_WINDOW_MAX = 1024
 """The scheduler keeps a bit for each frame of the window."""
 
@@ -81,15 +81,12 @@ def _backlog(asked: StreamRequest, config: ModelConfig) -> tuple[BacklogPolicy, 
     policy, frames = asked.backlog_policy, asked.backlog_frames
     if policy is None:
         policy = BacklogPolicy[config.default_backlog]
-        if policy is BacklogPolicy.KEEP_LAST:
+        if takes_frames(policy):
             frames = frames or config.default_backlog_frames
-    if policy is BacklogPolicy.KEEP_LAST:
-        if not 1 <= frames <= BACKLOG_FRAMES_MAX:
-            raise InvalidTerms("backlog_frames", f"should be 1 to {BACKLOG_FRAMES_MAX} with KEEP_LAST, got {frames}")
-        return policy, frames
-    if frames:
-        raise InvalidTerms("backlog_frames", f"goes with KEEP_LAST alone, got {frames} with {policy.name}")
-    return policy, 1 if policy is BacklogPolicy.LATEST else 0
+    try:
+        return policy, frames_kept(policy, frames)
+    except ValueError as error:
+        raise InvalidTerms("backlog_frames", str(error)) from None
 
 
 def _floor(floor: tuple[int, int] | None) -> tuple[int, int]:

@@ -16,6 +16,7 @@ the share of them that sends in any time as long. The candidate always sends one
 from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 
+from duly.core.backlog import frames_kept, takes_frames
 from duly.core.events import (
     Action,
     BatchFinished,
@@ -29,7 +30,7 @@ from duly.core.events import (
 )
 from duly.core.scheduler import Scheduler
 from duly.core.timing.profile import MARGIN_PERCENT
-from duly.core.types import BacklogPolicy, Frame, ModelPlan, OutcomeStatus, StreamClass, StreamDemand, StreamTerms
+from duly.core.types import Frame, ModelPlan, OutcomeStatus, StreamClass, StreamDemand, StreamTerms
 
 HORIZON_NS_MIN = 2_000_000_000
 HORIZON_BUDGETS = 4
@@ -132,7 +133,7 @@ class Rollout:
             terms = StreamTerms(
                 demand.stream_class,
                 demand.backlog,
-                0 if demand.backlog is BacklogPolicy.ALL else 1,
+                frames_kept(demand.backlog, int(takes_frames(demand.backlog))),
                 demand.budget_ns,
                 FRAMES_IN_FLIGHT_MAX,
                 model=demand.model,

@@ -3,6 +3,7 @@
 import time
 from typing import TypeVar
 
+from duly.core.backlog import takes_frames
 from duly.core.types import BacklogPolicy, GapPolicy, StreamClass
 from duly.rpc.duly_v1.codec import tensor_spec
 from duly.streams.clock import ClockRelation
@@ -84,7 +85,7 @@ def opened(stream: Stream, limits: StreamLimits, message_bytes_max: int) -> infe
         variants=stream.variants[: terms.variant_rank_max + 1],
         stream_class=int(terms.stream_class),  # type: ignore[arg-type]  # equal numbers, as are those below
         backlog_policy=int(terms.backlog),  # type: ignore[arg-type]
-        backlog_frames=terms.backlog_frames if terms.backlog is BacklogPolicy.KEEP_LAST else 0,
+        backlog_frames=terms.backlog_frames if takes_frames(terms.backlog) else 0,
         ordering=int(stream.asked.ordering),  # type: ignore[arg-type]
         default_budget_nano=terms.budget_ns,
         planned_latency_nano=stream.planned_one_ns(),
