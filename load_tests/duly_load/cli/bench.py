@@ -41,19 +41,19 @@ def run(keys: list[str], effort: Effort, finished: Callable[[Part], None]) -> No
     steps = sum(MEASUREMENTS[key].steps(effort) for key in keys)
     with ExitStack() as stack:
         bar = stack.enter_context(ProgressBar(steps + 1))
-        bar.begin("building the load client")
+        bar.title("building the load client")
         client = load_client.build()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duly-bench-")))
         repository = folder / "models"
         write_repository(repository)
-        bar.begin("starting the servers")
+        bar.title("starting the servers")
         null_echo = stack.enter_context(servers.null_echo(folder))
         duly = stack.enter_context(servers.duly(repository, folder))
 
         done = count(1)
 
         def advance(step: str) -> None:
-            bar.begin(step)
+            bar.title(step)
             bar.at(next(done), "")
 
         setup = Setup(client, repository, duly, null_echo, effort, advance)

@@ -128,9 +128,9 @@ def _search_target(
     """
     try:
         folder.mkdir()
-        with opened([name], greatest(request, terms), folder, bar.begin) as (target,):
+        with opened([name], greatest(request, terms), folder, bar.title) as (target,):
             for term in terms:
-                bar.begin(f"{name}, {term}")
+                bar.title(f"{name}, {term}")
                 tell = partial(_tell, name, term)
                 found.append(measure(request, term, target, tell, following(bar, request.scenario.duration_s)))
                 if found[-1].found.ended == INTERRUPTED:

@@ -213,7 +213,7 @@ def _run_all(request: _Request, done: _Results) -> dict[str, str]:
                 versions = targets.versions
                 for nth, turn in enumerate(request.turns):
                     name = request.names[turn.target]
-                    bar.begin(f"round {turn.round + 1} of {request.rounds}, load {turn.load:g}, {name}")
+                    bar.title(f"round {turn.round + 1} of {request.rounds}, load {turn.load:g}, {name}")
                     show = following(bar, turn_s, nth * turn_s)
                     offer = partial(targets.run, name, partial(request.of, turn), show)
                     kept, run = run_turn(turn, name, offer, request.repeats, bar.line)

@@ -9,10 +9,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 
 class ProgressBar:
-    """Shown inside a `with` block. What is done and its total have whatever unit the command likes."""
+    """The bar is shown inside a `with` block. What is done and its total are in a unit that the command chooses."""
 
-    def __init__(self, total: float | None = None) -> None:
-        """`total`: None where it is not known yet."""
+    def __init__(self, total: float) -> None:
         self._console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -40,21 +39,20 @@ class ProgressBar:
         """Whether there is a terminal to draw on."""
         return not self._bar.disable
 
-    def say(self, what: str) -> None:
-        """What is being done: the bar's title, or a line."""
+    def title(self, what: str) -> None:
+        """Shows beside the bar what is done from here on."""
         self._bar.update(self._task, description=escape(what), so_far="")
+
+    def say(self, what: str) -> None:
+        """The same for what takes time and shows no progress: where no bar is drawn it is a line."""
+        self.title(what)
         if not self.drawn:
             self.line(what)
 
     def line(self, text: str) -> None:
-        """What must be read afterwards too: a line above the bar."""
+        """Prints what must be read afterwards too, above the bar."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def begin(self, what: str, total: float | None = None) -> None:
-        """From here on `what` is done, from its beginning where it has a total of its own."""
-        self._bar.update(self._task, description=escape(what), so_far="")
-        if total is not None:
-            self._bar.update(self._task, total=total, completed=0)
-
     def at(self, done: float, so_far: str) -> None:
+        """Moves the bar; `so_far` says in words what was done."""
         self._bar.update(self._task, completed=max(0.0, done), so_far=escape(so_far))

@@ -168,7 +168,7 @@ def _shown_on(bar: ProgressBar) -> Callable[[SoakProgress], None]:
         if at.slice != told and not bar.drawn:
             bar.line(f"{at.at_s / 60:.1f} min: {text}")
             told = at.slice
-        bar.begin(text)
+        bar.title(text)
         bar.at(at.at_s, "")
 
     return show

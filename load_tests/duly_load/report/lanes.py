@@ -45,9 +45,9 @@ class LanePanel:
 
     name: str
     lanes: list[str]
-    """Those that have a row; at most `LANES_MAX`."""
+    """The lanes that have a row; at most `LANES_MAX`."""
     batches: list[Batch]
-    """Those to be drawn, on these lanes."""
+    """The batches to be drawn, on these lanes."""
     missed_ms: dict[FrameOutcome, Floats]
     """When frames that never ran were given up, from the start of the window, by how they ended; each time once."""
 

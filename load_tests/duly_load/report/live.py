@@ -29,7 +29,7 @@ ENDINGS_MAX = 5
 
 
 def view_of(name: str, run: LiveRun, results: LiveResults) -> RunView:
-    """`name` tells the run from others on the page."""
+    """The run as a report shows it; `name` tells it from others on the page."""
     outcomes, record = outcomes_of(run), run.record
     return RunView(
         name,
@@ -108,7 +108,7 @@ def _told(endings: Sequence[Ending]) -> list[str]:
 
 
 def batches_of(run: LiveRun, start_ns: int, end_ns: int) -> list[Batch]:
-    """Those that ran between start and end, in order of dispatch, with their rows."""
+    """The batches that ran between start and end, in order of dispatch, with their rows."""
     record, sessions = run.record, run.schedule.sessions
     began_ns, ended_ns = record.dispatched_ns, record.dispatched_ns + record.occupied_ns
     ran = (record.batch_size > 0) & (record.occupied_ns > 0)

@@ -9,11 +9,13 @@ from rich.table import Table
 from duly_load.report import page
 
 COLUMNS_MAX = 400
-"""Width for consoles whose tables take what they need, 80 to 100 columns; rich cuts numbers off to fit a terminal."""
+"""Width of the console, of which tables take the 80 to 100 columns that they need; rich would cut numbers off to fit a
+narrower terminal.
+"""
 
 
 def terminal_table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """Without rows; `names` and `numbers` are the headings of its columns."""
+    """A table without rows; `names` and `numbers` are the headings of its columns."""
     table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in names:
         table.add_column(heading, no_wrap=True)

@@ -35,9 +35,9 @@ class Batch:
     late: int = 0
     """Frames in it that were late."""
     lost: bool = False
-    """It never ended, because its lane or model went away."""
+    """The batch never ended, because its lane or model went away."""
     about: str = ""
-    """What else there is to say about it."""
+    """What else there is to say about the batch, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,9 @@ class RunView:
     """Arrays have a value for each frame that counts."""
 
     name: str
-    """Of the target or the policy."""
+    """The target or the policy, by which the run is told from others on the page."""
     facts: tuple[tuple[str, str], ...]
-    """(name, value) of what was run."""
+    """What was run: (name, value)."""
     outcomes: RunOutcomes
     results: Results
     batch_size_mean: float | None

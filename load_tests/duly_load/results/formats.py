@@ -27,36 +27,36 @@ def replaced(file: Path) -> Iterator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Raises OSError, like all that follow."""
+    """Raises OSError, as everything here that writes does."""
     with replaced(file) as part:
         part.write_text(text, "utf-8")
 
 
 def write_json(file: Path, data: Any) -> None:
-    """`data` is plain, see `finite`."""
+    """Writes plain data, after `finite`, with a line for each value."""
     write_text(file, json.dumps(finite(data), indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """As `write_rows` has it."""
+    """Writes what `write_rows` writes, to a file of its own."""
     with replaced(file) as part, part.open("w", encoding="utf-8", newline="") as lines:
         write_rows(lines, header, rows)
 
 
 def write_rows(lines: Any, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """To a text file that is open; a cell is empty where it is None."""
+    """Writes to a text file that is open; a cell is empty where its value is None."""
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
 
 
 def short(value: float | None) -> str:
-    """Six digits, which are more than any figure has; empty: there is none."""
+    """A number with six digits, which are more than any figure has; empty for None."""
     return "" if value is None else f"{value:.6g}"
 
 
 def finite(value: Any) -> Any:
-    """The same with None for every number that JSON does not have: infinity and nan."""
+    """The same data with None for every number that JSON does not have: infinity and nan."""
     if isinstance(value, Mapping):
         return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -80,7 +80,7 @@ def _policies(names: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
 def _followed(bar: ProgressBar, name: str, nth: int, policies: int, world: World, policy: Policy) -> Run:
     """Runs the policy; the bar counts the virtual time of all policies."""
     duration_ns = round(world.scenario.duration_s * 1e9)
-    bar.begin(f"{name}, policy {nth + 1} of {policies}")
+    bar.title(f"{name}, policy {nth + 1} of {policies}")
     next_ns = 0
 
     def record(now_ns: int, _: Event) -> None:

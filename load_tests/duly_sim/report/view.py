@@ -13,7 +13,7 @@ from duly_sim.simulator.world import World
 
 
 def view_of(policy: str, world: World, run: Run, results: SimulatedResults) -> RunView:
-    """`policy` tells the run from others on the page."""
+    """The run as a report shows it; `policy` tells it from others on the page."""
     scenario, simulated = world.scenario, world.scenario.to_simulate()
     outcomes = outcomes_of(world, run)
     return RunView(
@@ -47,7 +47,7 @@ def _lane_time(results: SimulatedResults) -> OwnTable:
 
 
 def _batches(world: World, run: Run, start_ns: int, end_ns: int) -> list[Batch]:
-    """Those that ran between start and end, in order of dispatch."""
+    """The batches that ran between start and end, in order of dispatch."""
     batches, ended_ns = run.batches, lane_left_ns(run)
     ran_late = run.batch[(run.status == OutcomeStatus.LATE) & (run.batch >= 0)]
     late = np.bincount(ran_late, minlength=len(batches.size))
