@@ -50,8 +50,8 @@ from duly.core.ledger import FrameLedger
 from duly.core.model_table import ModelTable
 from duly.core.state import Batch, StreamState, VariantState
 from duly.core.types import ModelPlan, StreamClass, StreamDemand
+from duly.core.variants.demand_by_rank import switch_variants
 from duly.core.variants.ladder import TICK_NS
-from duly.core.variants.switch import switch_variants
 from duly.core.waiting import QueuedFrame
 
 PROBE_AFTER_NS = 200_000_000
