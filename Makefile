@@ -78,7 +78,7 @@ release-image: $(READY) ## Keep the protocol as it is as the last release, for m
 	$(BIN)/buf build --exclude-source-info -o $(RELEASED)
 
 bench: $(READY) ## Measure against the transport's floor (BENCH_ARGS for options)
-	$(BIN)/duly-load bench $(BENCH_ARGS)
+	$(BIN)/duly-sim bench $(BENCH_ARGS)
 
 CORE := $(filter-out %/__init__.py,$(wildcard server/duly/core/*.py server/duly/core/*/*.py))
 core: $(READY) ## Compile the scheduler in place with mypyc, 2-3 times as fast (needs a C compiler); core-clean undoes it

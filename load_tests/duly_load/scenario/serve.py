@@ -29,7 +29,7 @@ class ServedModel(Table):
 
     name: ModelName
     graph: Literal["mlp", "wide", "squeezenet"] | None = None
-    """One of the benchmark's graphs."""
+    """One of the graphs that `duly_load.graphs` makes."""
     dense: Dense | None = None
     folder: Annotated[Path, AfterValidator(beside_scenario)] | None = None
     """The folder of a model in a duly repository: VERSION/model.onnx, of which the newest counts, and what else is

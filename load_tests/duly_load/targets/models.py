@@ -15,8 +15,7 @@ from onnx import TensorProto
 
 from duly.models.repository import CONFIG_FILE, ModelVersion, Repository
 from duly.models.spec import ModelConfig
-from duly_load.models import graphs
-from duly_load.models.chain import Chain
+from duly_load.graphs import GRAPHS, Chain, Graph
 from duly_load.scenario.serve import ServedModel
 from duly_load.scenario.tables import Datatype
 from duly_load.targets.peer import PeerError
@@ -26,7 +25,6 @@ THREADS = 1
 BATCH_SIZES_UNSAID = tuple(ServedModel.model_fields["batch_sizes"].default)
 """What duly takes, too, where nobody says."""
 
-_GRAPHS = {model.name: model for model in graphs.MODELS}
 _ELEMENTS = {
     "FP64": "DOUBLE",
     "FP32": "FLOAT",
@@ -80,9 +78,8 @@ def write_repository(root: Path, models: Sequence[ServedModel]) -> None:
         if model.folder is not None:
             _copy(model, model.folder, folder)
             continue
-        graph = _GRAPHS[model.graph].build() if model.graph else _chain(model).graph()
         (folder / "1").mkdir()
-        onnx.save(graph, folder / "1" / "model.onnx")
+        onnx.save(_made(model).build(), folder / "1" / "model.onnx")
         (folder / CONFIG_FILE).write_text(_batch_sizes(model), encoding="utf-8")
 
 
@@ -99,7 +96,9 @@ def peer_models(root: Path, models: Sequence[ServedModel]) -> list[PeerModel]:
     return [_bare(newest[model.name]) for model in models]
 
 
-def _chain(model: ServedModel) -> Chain:
+def _made(model: ServedModel) -> Graph | Chain:
+    if model.graph is not None:
+        return GRAPHS[model.graph]
     assert model.dense is not None
     return Chain(model.dense.width, model.dense.layers)
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from duly_load.bench.client import ClientError, Load, LoadClient, LoadResult
-from duly_load.models.graphs import MLP, THREADS, WIDE, BenchModel
 from duly_load.targets.duly_and_floor import OwnServer
+from duly_load.targets.models import THREADS
+from duly_sim.research.bench.client import ClientError, Load, LoadClient, LoadResult
+from duly_sim.research.bench.servers import LARGE_INPUT, SMALL, BenchModel
 
 BUSY_STREAMS = 16
 BUSY_WINDOW = 8
-BUSY = Load(MLP.name, MLP.frame_bytes, streams=BUSY_STREAMS, window=BUSY_WINDOW)
+BUSY = Load(SMALL.name, SMALL.frame_bytes, streams=BUSY_STREAMS, window=BUSY_WINDOW)
 """More frames in flight than the small model can answer at once."""
 TURN_SECONDS = 1.0
 """Of either phase of loads that alternate."""
@@ -105,7 +106,7 @@ class Part:
 def latency(setup: Setup) -> Part:
     """p50 of the server less that of the null echo and of the bare model: what the server itself adds."""
     part = Part("latency", "Added latency: one stream, one frame at a time")
-    for model in (MLP, WIDE):
+    for model in (SMALL, LARGE_INPUT):
         size = f"{model.frame_bytes / 1000:.0f} KB"
         for _ in range(setup.effort.rounds):
             setup.advance(f"latency, {size}: bare model")
@@ -156,7 +157,7 @@ def alternation(setup: Setup) -> Part:
         "alternation",
         f"Alternating loads: {turns} turns of one frame in flight and of {BUSY_STREAMS} streams x {BUSY_WINDOW}",
     )
-    single = Load(MLP.name, MLP.frame_bytes, seconds=TURN_SECONDS, warmup_seconds=0.0)
+    single = Load(SMALL.name, SMALL.frame_bytes, seconds=TURN_SECONDS, warmup_seconds=0.0)
     busy = replace(BUSY, seconds=TURN_SECONDS, warmup_seconds=0.0)
     per_s: list[float] = []
     for turn in range(turns):
@@ -205,7 +206,7 @@ def _one_at_a_time(setup: Setup, model: BenchModel) -> Load:
 
 
 def _bare_run(setup: Setup, model: BenchModel) -> dict[str, float]:
-    command = [sys.executable, "-m", "duly_load.bench.bare_run", str(model.file(setup.repository))]
+    command = [sys.executable, "-m", "duly_sim.research.bench.bare_run", str(model.file(setup.repository))]
     command += ["--threads", str(THREADS), "--seconds", str(setup.effort.seconds)]
     run = subprocess.run(
         command,

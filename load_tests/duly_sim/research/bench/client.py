@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parents[2] / "cpp"
+SOURCES = Path(__file__).resolve().parents[3] / "cpp"
 OVERHEAD_S = 90.0
 """What a run may take beyond its sending: opening, missing answers, cancelling."""
 FRAMES_TIMEOUT_S = 900.0
