@@ -21,15 +21,13 @@ from duly_load.protocols.clock import unix_minus_monotonic_ns
 from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun, Record
-from duly_load.results.validity import Lateness, Signs, problems
+from duly_load.results.validity import Signs, problems
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Schedule, schedule_of
 
 LAG_SHARE = 0.05
 """Of a frame's budget, that the generator's own lag may take."""
-LATE_MAX = 0.01
-"""Share of the frames that it may be later with."""
 LEAD_NS = 300_000_000
 """From the opening of the last stream to the schedule's time zero."""
 OPEN_S = 120.0
@@ -57,9 +55,6 @@ class Sending:
     """
     keep_awake: bool = False
     """Keeps the processors of a virtual machine from sleeping meanwhile, see `duly_load.generator.keep_cpus_awake`."""
-    late_max: float = LATE_MAX
-    """Share of the frames that may be sent later than `lag_share` allows. It should be well below the share that is
-    allowed to be late in all, where that is what is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +139,7 @@ def offer(
             endings,
             round(asked.scenario.warm_s * 1e9),
             Signs(stalled, busiest, set_by_ns),
-            Lateness(asked.sending.lag_share, asked.sending.late_max),
+            asked.sending.lag_share,
         ),
     ]
     endings.sort(key=lambda ending: ending.at_ns)

@@ -55,19 +55,14 @@ def parse_address(text: str) -> Address:
         return Address("duly", address.endpoint, follow_advice=bool(query))
     if query and address.protocol != "kserve":
         raise AddressError(f"{text!r}: {address.protocol} takes no ?{query}; duly:// takes ?advice=follow")
-    unary, timeout = parse_options(text)
-    return Address(address.protocol, address.endpoint, unary, timeout)
-
-
-def parse_options(text: str) -> tuple[bool, bool]:
-    """What stands behind the question mark: (unary, timeout) of `Address`. Raises AddressError."""
     known = {"calls": ("streams", "unary"), "timeout": ("budget",)}
-    options = dict(parse_qsl(text.partition("?")[2], keep_blank_values=True))
+    options = dict(parse_qsl(query, keep_blank_values=True))
     for name, value in options.items():
         if value not in known.get(name, ()):
             right = " or ".join(f"{key}={each}" for key, values in known.items() for each in values)
             raise AddressError(f"{text!r}: {name}={value} should be {right}")
-    return options.get("calls") == "unary", options.get("timeout") == "budget"
+    unary, timeout = options.get("calls") == "unary", options.get("timeout") == "budget"
+    return Address(address.protocol, address.endpoint, unary, timeout)
 
 
 def _path(text: str, path: str) -> str:

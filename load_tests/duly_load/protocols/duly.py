@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from typing import Self
+from typing import Self, cast
 
-from duly.core.types import BacklogPolicy, StreamClass
+from duly.core.types import BacklogPolicy
 from duly_client import Client, Stream, types
 from duly_client.errors import DulyError, StreamRefused
 from duly_client.types import Encoding, Payload, TensorSpec
@@ -14,17 +14,6 @@ from duly_load.results.outcomes import FrameOutcome
 from duly_load.scenario.arrivals import Periodic
 from duly_load.scenario.schedule import Session
 from duly_load.scenario.tables import Sensor
-
-_CLASSES: dict[StreamClass, types.StreamClass] = {
-    StreamClass.CRITICAL: "CRITICAL",
-    StreamClass.STANDARD: "STANDARD",
-    StreamClass.BEST_EFFORT: "BEST_EFFORT",
-}
-_BACKLOGS: dict[BacklogPolicy, types.BacklogPolicy] = {
-    BacklogPolicy.LATEST: "LATEST",
-    BacklogPolicy.KEEP_LAST: "KEEP_LAST",
-    BacklogPolicy.ALL: "ALL",
-}
 
 
 class DulyTarget:
@@ -57,8 +46,8 @@ class DulyTarget:
             sensor.model,
             budget_ms=sensor.budget_ms,
             name=session.name,
-            stream_class=_CLASSES[sensor.stream_class],
-            backlog=_BACKLOGS[sensor.backlog_policy],
+            stream_class=cast(types.StreamClass, sensor.stream_class.name),
+            backlog=cast(types.BacklogPolicy, sensor.backlog_policy.name),
             backlog_frames=sensor.backlog_frames if sensor.backlog_policy is BacklogPolicy.KEEP_LAST else 0,
             # Load steps and churn are what the server is not told beforehand.
             period_ms=1e3 / sensor.arrivals.rate_hz if isinstance(sensor.arrivals, Periodic) else None,

@@ -76,7 +76,7 @@ class KserveTarget:
 
     async def __aenter__(self) -> "KserveTarget":
         self._channel = grpc.aio.insecure_channel(self.address.endpoint, _CHANNEL_OPTIONS)
-        self._infer = self._method("ModelInfer")
+        self.infer = self._method("ModelInfer")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -103,10 +103,6 @@ class KserveTarget:
         start: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
         start = self._channel.stream_stream(_path("ModelStreamInfer"))
         return start(timeout=timeout_s)
-
-    def start_call(self, request: bytes) -> "grpc.aio.UnaryUnaryCall[bytes, bytes]":
-        """A ModelInfer call."""
-        return self._infer(request)
 
     def is_lost(self, error: grpc.aio.AioRpcError) -> bool:
         """True where a call failed because the connection did, not because the server answered so.
@@ -311,7 +307,7 @@ class _Calls(_Session):
             places.callback(self._target.byte_budget.leave, size_bytes)
             if self._over:
                 return
-            call = self._target.start_call(self._request(self._model, nth, payload, capture_unix_ns))
+            call = self._target.infer(self._request(self._model, nth, payload, capture_unix_ns))
             task = asyncio.create_task(self._wait(nth, call))
             self._under_way[task] = call
             task.add_done_callback(functools.partial(self._leave, size_bytes))

@@ -35,19 +35,8 @@ class Record:
 
     @classmethod
     def empty(cls, frames: int) -> "Record":
-        def zeros() -> Ints:
-            return np.zeros(frames, np.int64)
-
-        return cls(
-            np.zeros(frames, np.int8),
-            zeros(),
-            zeros(),
-            zeros(),
-            np.zeros(frames, np.bool_),
-            np.zeros(frames, np.int32),
-            zeros(),
-            zeros(),
-        )
+        """The record before anything was sent: zeros."""
+        return cls(*(np.zeros(frames, dtype) for dtype in ("i1", "i8", "i8", "i8", "?", "i4", "i8", "i8")))
 
     def of(self, places: Ints) -> "Record":
         """That of the frames at these places."""

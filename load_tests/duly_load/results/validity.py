@@ -22,6 +22,8 @@ from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, Record
 from duly_load.scenario.schedule import Schedule
 
+LATE_MAX = 0.01
+"""The share of the frames with which the generator may be later than it is allowed to."""
 STALLED_MAX = 0.1
 """Share of the time."""
 BUSY_MAX = 0.85
@@ -41,20 +43,12 @@ class Signs:
     """By how much the wall clock went ahead of the monotonic one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lateness:
-    """How late the generator may be."""
-
-    lag_share: float
-    """Of its budget that a frame may be sent after its time."""
-    late_max: float
-    """Share of the frames that may be sent later than that."""
-
-
 def problems(
-    planned: Schedule, record: Record, endings: Sequence[Ending], warm_ns: int, signs: Signs, allowed: Lateness
+    planned: Schedule, record: Record, endings: Sequence[Ending], warm_ns: int, signs: Signs, lag_share: float
 ) -> list[str]:
-    """Why the run is invalid, in words; none: it is valid."""
+    """Why the run is invalid, in words; none: it is valid. `lag_share`: the share of a frame's budget by which the
+    generator may be late with it.
+    """
     found = []
     counted = planned.frames.arrival_ns >= warm_ns
     if not counted.any():
@@ -62,11 +56,11 @@ def problems(
     sent = ~np.isin(record.outcome, (FrameOutcome.REFUSED, FrameOutcome.UNSENT)) & counted
     if sent.any():
         budgets_ns = planned.budgets_ns[planned.frames.stream_id[sent]]
-        late = float(np.mean(record.lag_ns[sent] > allowed.lag_share * budgets_ns))
-        if late > allowed.late_max:
+        late = float(np.mean(record.lag_ns[sent] > lag_share * budgets_ns))
+        if late > LATE_MAX:
             found.append(
                 f"the generator was late: {late:.2%} of the frames were sent later after their time than "
-                f"{allowed.lag_share:.1%} of their budget, {allowed.late_max:.2%} may be; send from more processes "
+                f"{lag_share:.1%} of their budget, {LATE_MAX:.2%} may be; send from more processes "
                 "(--processes), from another machine, or less"
             )
     if signs.busiest > BUSY_MAX:

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import grpc
@@ -156,7 +156,7 @@ class Watch:
         harness = usage([psutil.Process()])
         assert harness is not None
         if asked is not None:
-            asked = ServerStatistics(asked.streams_open, asked.frames_in_flight, asked.bytes_in_flight, answer_ms)
+            asked = replace(asked, answer_ms=answer_ms)
         return Sample(
             self.at_s,
             None if pid is None else usage_of_tree(pid),

@@ -37,7 +37,7 @@ from duly.core.types import OutcomeStatus
 from duly_client import Client
 from duly_client.errors import DulyError
 from duly_load.generator.sender import Sender
-from duly_load.generator.stalls import NO_STALLS, Stalls, Watch
+from duly_load.generator.stalls import Stalls, Watch
 from duly_load.protocols.connection import TargetError
 from duly_load.protocols.duly import DulyTarget
 from duly_load.results.outcomes import FrameOutcome
@@ -64,6 +64,8 @@ ANSWERS_S = 30.0
 
 Counts = NDArray[np.int32]
 Statuses = NDArray[np.int8]
+
+NO_STALLS = Stalls(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class LiveRunError(Exception):
@@ -244,9 +246,20 @@ def _compare(scenario: Scenario, took: BatchTimes, seed: int, seen: Record, stal
 
 
 def _simulated(world: World, batch_times: Service, stalls: Stalls) -> WorldOutcome:
-    frames = replace(world.frames, arrival_ns=stalls.after(world.frames.arrival_ns))
+    frames = replace(world.frames, arrival_ns=after_stalls(world.frames.arrival_ns, stalls))
     run = simulate(Scheduler(), world.script, frames, world.model_of, batch_times)
     return _world_outcome(world, run.status, run.resolved_ns - world.frames.arrival_ns, _batch_sizes(run))
+
+
+def after_stalls(times_ns: Ints, stalls: Stalls) -> Ints:
+    """Times at which frames can arrive: each time itself or, where it lies within a stall, the stall's end. Stalls are
+    nothing that a simulator could foresee; it lets no frame arrive within those that were seen.
+    """
+    # A stall that ends before all times stands for none.
+    from_ns, to_ns = np.append(-(1 << 62), stalls.from_ns), np.append(-(1 << 62), stalls.to_ns)
+    last = np.searchsorted(from_ns, times_ns, "right") - 1
+    arrive_ns: Ints = np.maximum(times_ns, to_ns[last])
+    return arrive_ns
 
 
 def _batch_sizes(run: Run) -> Counts:
