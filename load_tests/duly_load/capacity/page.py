@@ -129,7 +129,7 @@ def _trials(term: str, capacities: Sequence[Capacity]) -> Table:
     )
     rows = [
         (
-            f"{capacity.target}, trial {nth}",
+            f"{capacity.target}, trial {number}",
             (
                 trial.frames_per_s,
                 trial.streams,
@@ -140,7 +140,7 @@ def _trials(term: str, capacities: Sequence[Capacity]) -> Table:
             ),
         )
         for capacity in capacities
-        for nth, trial in enumerate(capacity.found.trials, 1)
+        for number, trial in enumerate(capacity.found.trials, 1)
     ]
     problems = {problem for capacity in capacities for trial in capacity.found.trials for problem in trial.problems}
     about = "In the order in which they were run." + "".join(f" Invalid: {problem}." for problem in sorted(problems))
@@ -219,11 +219,11 @@ def _end(capacity: Capacity, verdict: Verdict | None) -> dict[str, Any] | None:
 def _write_trials(file: Path, capacities: Sequence[Capacity]) -> None:
     """A row a trial, in their order; `problems` is empty where it is valid."""
     rows = [
-        {"target": capacity.target, "version": capacity.version, "term": capacity.term, "trial": nth}
+        {"target": capacity.target, "version": capacity.version, "term": capacity.term, "trial": number}
         | _trial(capacity, trial)
         | {"problems": "; ".join(trial.problems)}
         for capacity in capacities
-        for nth, trial in enumerate(capacity.found.trials, 1)
+        for number, trial in enumerate(capacity.found.trials, 1)
     ]
     write_csv(file, TRIAL_COLUMNS, ([row[name] for name in TRIAL_COLUMNS] for row in rows))
 

@@ -113,10 +113,10 @@ def _search_all(
     found: list[Capacity] = []
     ended = ""
     _line("target", "terms", "load", "streams", "on time %", "between", "load is")
-    for nth, name in enumerate(names):
+    for index, name in enumerate(names):
         if ended != INTERRUPTED:
-            ended = _search_target(request, name, terms, files / str(nth), bar, found)
-        found += [not_found(request, name, term, ended) for term in terms[len(found) - nth * len(terms) :]]
+            ended = _search_target(request, name, terms, files / str(index), bar, found)
+        found += [not_found(request, name, term, ended) for term in terms[len(found) - index * len(terms) :]]
     return found
 
 

@@ -169,8 +169,8 @@ def _check_lists(names: Sequence[str], loads: Sequence[float]) -> None:
         raise UsageError(f"--target: should be there 2 to {TARGETS_MAX} times, is there {len(names)} times")
     if len(set(loads)) > LOADS_MAX:
         raise UsageError(f"--load: should be there up to {LOADS_MAX} times, is there {len(set(loads))} times")
-    for nth, name in enumerate(names):
-        if name in names[:nth]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
             raise UsageError(f"--target: should name each once, {name!r} is there more than once")
 
 
@@ -211,10 +211,10 @@ def _run_all(request: _Request, done: _Results) -> dict[str, str]:
         try:
             with Targets(request.names, request.by_load[max(request.by_load)], Path(folder), bar.line) as targets:
                 versions = targets.versions
-                for nth, turn in enumerate(request.turns):
+                for index, turn in enumerate(request.turns):
                     name = request.names[turn.target]
                     bar.title(f"round {turn.round + 1} of {request.rounds}, load {turn.load:g}, {name}")
-                    show = following(bar, turn_s, nth * turn_s)
+                    show = following(bar, turn_s, index * turn_s)
                     offer = partial(targets.run, name, partial(request.of, turn), show)
                     kept, run = run_turn(turn, name, offer, request.repeats, bar.line)
                     done.results.append(kept)
@@ -278,7 +278,7 @@ def _run_json(names: Sequence[str], kept: RunResult) -> dict[str, Any]:
 def _write_report(file: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
     names, seeds = request.names, (request.turns[0].seed, request.turns[-1].seed)
     shown = {
-        load: [(names[nth], done.runs[load, nth]) for nth in range(len(names)) if (load, nth) in done.runs]
+        load: [(names[index], done.runs[load, index]) for index in range(len(names)) if (load, index) in done.runs]
         for load in request.detailed
     }
     details = [Detail(load, [view_of(name, run, measure(run)) for name, run in of]) for load, of in shown.items() if of]

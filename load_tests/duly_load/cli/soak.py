@@ -86,7 +86,9 @@ def soak(
     with target_errors():
         loaded = load_scenario(scenario)
         check_names([target], loaded)
-        log = _opened_log(out)
+        if out is not None:
+            make_folder(out, FILES)
+        log = Log(out and out / "soak.jsonl")
         url = _metrics_url(metrics)
         machine = look()
         with log, tempfile.TemporaryDirectory(prefix="duly-load-") as folder, ProgressBar(duration_s) as bar:
@@ -115,16 +117,6 @@ def _duration_s(hours: float | None, minutes: float | None) -> float:
     if hours is not None and minutes is not None:
         raise UsageError("--hours, --minutes: give one of the two")
     return 60 * minutes if minutes is not None else 3600 * (1.0 if hours is None else hours)
-
-
-def _opened_log(out: Path | None) -> Log:
-    if out is None:
-        return Log(None)
-    make_folder(out, FILES)
-    try:
-        return Log(out / "soak.jsonl")
-    except OSError as error:
-        raise UsageError(f"--out: {error.filename} can't be written: {error.strerror}") from error
 
 
 def _metrics_url(metrics: str | None) -> str | None:

@@ -114,8 +114,8 @@ def figures_of(results: LiveResults) -> Figures:
 def plan(loads: Sequence[float], targets: int, rounds: int, seed: int) -> tuple[Turn, ...]:
     """All turns in order. Round r has the seed `seed` + r and begins with target r, modulo `targets`."""
     return tuple(
-        Turn(nth, load, (nth + place) % targets, seed + nth)
-        for nth in range(rounds)
+        Turn(index, load, (index + place) % targets, seed + index)
+        for index in range(rounds)
         for load in loads
         for place in range(targets)
     )
@@ -130,9 +130,9 @@ def rows(held: Sequence[RoundResult]) -> list[Row]:
 def _row(load: float, target: int, held: Sequence[RoundResult]) -> Row:
     own = {each.turn.round: each for each in held if (each.turn.load, each.turn.target) == (load, target)}
     first = {each.turn.round: each for each in held if (each.turn.load, each.turn.target) == (load, 0)}
-    valid = {nth: each.figures for nth, each in own.items() if each.figures is not None}
-    firsts = {nth: each.figures for nth, each in first.items() if each.figures is not None}
-    pairs = [(valid[nth], firsts[nth]) for nth in valid if nth in firsts] if target else []
+    valid = {index: each.figures for index, each in own.items() if each.figures is not None}
+    firsts = {index: each.figures for index, each in first.items() if each.figures is not None}
+    pairs = [(valid[index], firsts[index]) for index in valid if index in firsts] if target else []
     return Row(
         load,
         target,

@@ -191,19 +191,19 @@ class _Senders:
         self._ways: list[Connection[Any, Any]] = []
         self._processes: list[SpawnProcess] = []
         try:
-            for nth in range(self._count):
+            for index in range(self._count):
                 mine, its = context.Pipe()
                 share = Share(
                     asked.scenario,
                     asked.seed,
                     asked.address,
-                    nth,
+                    index,
                     self._count,
                     sending.answers_wait_s,
                     sending.realtime,
                     self._difference_ns,
                 )
-                process = context.Process(target=main, args=(share, its), name=f"sender {nth}", daemon=True)
+                process = context.Process(target=main, args=(share, its), name=f"sender {index}", daemon=True)
                 process.start()
                 its.close()
                 self._ways.append(mine)

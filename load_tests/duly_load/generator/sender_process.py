@@ -43,7 +43,7 @@ class Share:
     scenario: Scenario
     seed: int
     address: Address
-    nth: int
+    index: int
     processes: int
     answers_wait_s: float
     realtime: bool
@@ -108,7 +108,7 @@ def main(share: Share, way: "Connection[object, object]") -> None:
 
 async def _send(share: Share, way: "Connection[object, object]") -> None:
     planned = schedule_of(share.scenario, share.seed)
-    mine = shares(planned, share.processes)[share.nth]
+    mine = shares(planned, share.processes)[share.index]
     sender = Sender(share.scenario, share.seed, planned, mine, share.difference_ns)
     async with target_of(share.address, share.difference_ns) as target:
         await sender.open(target)

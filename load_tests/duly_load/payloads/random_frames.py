@@ -35,7 +35,7 @@ def usual_extents(spec: TensorSpec) -> TensorSpec:
         usual = (round(spec.sample_rate_hz * CHUNK_S),)
     else:
         return spec
-    return replace(spec, shape=tuple(usual[nth] if extent < 0 else extent for nth, extent in enumerate(spec.shape)))
+    return replace(spec, shape=tuple(usual[index] if extent < 0 else extent for index, extent in enumerate(spec.shape)))
 
 
 def draw(specs: tuple[TensorSpec, ...], rng: np.random.Generator) -> Payload:

@@ -27,7 +27,7 @@ class Refused(Exception):
 class FrameAnswer(NamedTuple):
     """What came back for one frame."""
 
-    nth: int
+    place: int
     """The frame's place in the schedule."""
     outcome: FrameOutcome
     """As the target calls it: ON_TIME where it gives a result and knows nothing of deadlines."""
@@ -59,7 +59,7 @@ class Connection(Protocol):
     async def open(self) -> None:
         """Raises TargetError, Refused."""
 
-    async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
+    async def send(self, place: int, payload: Payload, capture_unix_ns: int) -> None:
         """Gives the frame to the transport, and waits while that is full. Never raises for what the target did: that is
         told by `ended`.
         """

@@ -82,10 +82,10 @@ class DulyConnection:
             raise TargetError(str(error)) from error
         self._reader = asyncio.create_task(self._read())
 
-    async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
+    async def send(self, place: int, payload: Payload, capture_unix_ns: int) -> None:
         # The client numbers frames from 1 on in the order of its calls; the answer may be there before it returns.
         self._sent += 1
-        self._waiting[self._sent] = (nth, capture_unix_ns)
+        self._waiting[self._sent] = (place, capture_unix_ns)
         with contextlib.suppress(DulyError, RuntimeError):  # the stream has ended, which its reader tells
             await self._stream.send(payload, capture_time_ns=capture_unix_ns, encoding=self._encoding)
 
@@ -108,9 +108,9 @@ class DulyConnection:
                 timing = outcome.timing
                 if outcome.status is types.Status.CANCELLED and not timing.received_unix_ns:
                     continue  # the client's own word: the connection was lost
-                nth, capture_unix_ns = self._waiting.pop(outcome.frame_id)
+                place, capture_unix_ns = self._waiting.pop(outcome.frame_id)
                 answer = FrameAnswer(
-                    nth,
+                    place,
                     FrameOutcome(outcome.status),
                     capture_unix_ns + outcome.latency_ns - self._unix_minus_monotonic_ns,
                     outcome.batch_size,

@@ -182,11 +182,11 @@ class _Session:
             )
         return await self._target.model(self._session.model)
 
-    def _request(self, model: KserveModel, nth: int, payload: Payload, capture_unix_ns: int) -> bytes:
+    def _request(self, model: KserveModel, place: int, payload: Payload, capture_unix_ns: int) -> bytes:
         timeout_us = None
         if self._target.address.timeout:
             timeout_us = max(1, (capture_unix_ns + self._session.budget_ns - time.time_ns()) // 1000)
-        return model.request(nth, payload, timeout_us)
+        return model.request(place, payload, timeout_us)
 
     def _end(self, reason: str, owing: bool) -> None:
         """`owing`: frames are not answered."""
@@ -216,11 +216,11 @@ class _Stream(_Session):
             raise TargetError(f"{self._target.name}: stream {self._session.name!r} did not open: {why}") from error
         self._reader = asyncio.create_task(self._read())
 
-    async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
+    async def send(self, place: int, payload: Payload, capture_unix_ns: int) -> None:
         if self._over:
             return
-        request = self._request(self._model, nth, payload, capture_unix_ns)
-        self._unanswered.add(nth)
+        request = self._request(self._model, place, payload, capture_unix_ns)
+        self._unanswered.add(place)
         # Not the call's `write`: that one, where the server ends the call meanwhile, puts its own INTERNAL in the place
         # of the server's status, and what the server answered before is lost.
         call: Any = self._call
@@ -298,7 +298,7 @@ class _Calls(_Session):
     async def open(self) -> None:
         self._model = await self._find_model()
 
-    async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
+    async def send(self, place: int, payload: Payload, capture_unix_ns: int) -> None:
         async with contextlib.AsyncExitStack() as places:
             await self._room.acquire()
             places.callback(self._room.release)
@@ -307,8 +307,8 @@ class _Calls(_Session):
             places.callback(self._target.byte_budget.leave, size_bytes)
             if self._over:
                 return
-            call = self._target.infer(self._request(self._model, nth, payload, capture_unix_ns))
-            task = asyncio.create_task(self._wait(nth, call))
+            call = self._target.infer(self._request(self._model, place, payload, capture_unix_ns))
+            task = asyncio.create_task(self._wait(place, call))
             self._under_way[task] = call
             task.add_done_callback(functools.partial(self._leave, size_bytes))
             places.pop_all()  # `_leave` gives them back
@@ -324,7 +324,7 @@ class _Calls(_Session):
         while self._under_way:
             await asyncio.wait(self._under_way)
 
-    async def _wait(self, nth: int, call: "grpc.aio.UnaryUnaryCall[bytes, bytes]") -> None:
+    async def _wait(self, place: int, call: "grpc.aio.UnaryUnaryCall[bytes, bytes]") -> None:
         outcome = FrameOutcome.ON_TIME
         try:
             await call
@@ -339,7 +339,7 @@ class _Calls(_Session):
                 raise
             return
         if not self._over:
-            self._sink.answered(FrameAnswer(nth, outcome, time.monotonic_ns()))
+            self._sink.answered(FrameAnswer(place, outcome, time.monotonic_ns()))
 
     def _leave(self, size_bytes: int, task: asyncio.Task[None]) -> None:
         del self._under_way[task]

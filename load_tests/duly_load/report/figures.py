@@ -48,7 +48,7 @@ def policy_series(policies: list[str]) -> dict[str, int]:
     series = {policy: POLICY_COLOURS.index(policy) for policy in policies if policy in POLICY_COLOURS}
     free = [number for number in (8, 9, *range(1, 8)) if number not in series.values()] or [8, 9]
     others = [policy for policy in dict.fromkeys(policies) if policy not in series]
-    return series | {policy: free[nth % len(free)] for nth, policy in enumerate(others)}
+    return series | {policy: free[index % len(free)] for index, policy in enumerate(others)}
 
 
 def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[FrameOutcome, Floats]]]) -> Json:
@@ -58,7 +58,7 @@ def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[FrameOutcom
     """
     data: list[Json] = []
     told: set[FrameOutcome] = set()
-    for nth, (_, rates) in enumerate(panels):
+    for index, (_, rates) in enumerate(panels):
         for outcome in OUTCOME_ORDER:
             if outcome not in rates:
                 continue
@@ -72,18 +72,18 @@ def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[FrameOutcom
                     "x": numbers((edges_s[:-1] + edges_s[1:]) / 2),
                     "width": numbers(np.diff(edges_s)),
                     "y": numbers(rates[outcome]),
-                    "yaxis": y_name(nth),
+                    "yaxis": y_name(index),
                     "marker": {"color": colour(outcome), "line": {"width": 0}},
                     "hovertemplate": "%{y:,.5~g}/s",
                 }
             )
             told.add(outcome)
     layout = panels_layout([name for name, _ in panels], PANEL)
-    for nth in range(len(panels)):
-        axis = layout[y_key(nth)]
+    for index in range(len(panels)):
+        axis = layout[y_key(index)]
         assert isinstance(axis, dict)
         axis |= {"rangemode": "tozero", "nticks": 4, "separatethousands": True} | axis_title("frames/s")
-        if nth:
+        if index:
             axis["matches"] = "y"
     layout |= {"barmode": "stack", "bargap": 0, "hovermode": "x unified"}
     layout["xaxis"] = x_axis("time (s)", range=numbers(edges_s[[0, -1]]), anchor=y_name(len(panels) - 1))
@@ -188,12 +188,12 @@ def over_time(panels: list[tuple[str, str, list[tuple[str, Curve]]]], end_s: Flo
     layout = panels_layout([name for name, _, _ in panels], PANEL)
     series = policy_series([policy for _, _, curves in panels for policy, _ in curves])
     told: set[str] = set()
-    for nth, (_, title, curves) in enumerate(panels):
+    for index, (_, title, curves) in enumerate(panels):
         for line, (policy, (x, _)) in zip(lines(curves, "%{y:.4~g} at %{x:.5~g} s", series), curves, strict=True):
-            shown = {"yaxis": y_name(nth), "legendgroup": policy, "showlegend": policy not in told}
+            shown = {"yaxis": y_name(index), "legendgroup": policy, "showlegend": policy not in told}
             told.add(policy)
             data.append(line | shown | {"mode": "lines+markers" if len(x) <= 40 else "lines"})
-        axis = layout[y_key(nth)]
+        axis = layout[y_key(index)]
         assert isinstance(axis, dict)
         axis |= log_ticks([y[np.isfinite(y)] for _, (_, y) in curves]) | axis_title(title)
     layout["hovermode"] = "closest"

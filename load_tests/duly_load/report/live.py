@@ -118,17 +118,17 @@ def batches_of(run: LiveRun, start_ns: int, end_ns: int) -> list[Batch]:
     order = chosen[np.lexsort((began_ns[chosen], record.batch_size[chosen], model_of[chosen]))]
     batches: list[Batch] = []
     last = (-1, -1)
-    for nth in order.tolist():
-        of = (int(model_of[nth]), int(record.batch_size[nth]))
-        late = int(record.outcome[nth] == FrameOutcome.LATE)
-        at_ns = int(began_ns[nth])
+    for index in order.tolist():
+        of = (int(model_of[index]), int(record.batch_size[index]))
+        late = int(record.outcome[index] == FrameOutcome.LATE)
+        at_ns = int(began_ns[index])
         batch = batches[-1] if batches else None
         if batch and of == last and batch.frames < batch.size and at_ns - batch.start_ns <= SAME_BATCH_NS:
             batch.frames += 1
             batch.late += late
-            batch.end_ns = max(batch.end_ns, int(ended_ns[nth]))
+            batch.end_ns = max(batch.end_ns, int(ended_ns[index]))
         else:
-            batches.append(Batch(0, models[of[0]], of[1], at_ns, int(ended_ns[nth]), 1, late))
+            batches.append(Batch(0, models[of[0]], of[1], at_ns, int(ended_ns[index]), 1, late))
         last = of
     return _in_rows(sorted(batches, key=lambda batch: batch.start_ns))
 

@@ -138,14 +138,14 @@ def _lanes(views: Sequence[RunView]) -> Picture:
     if not telling:
         return Picture(heading, "No target tells when its batches ran, so that there is nothing to be shown.", None)
     missing = []
-    for nth, view in enumerate(telling):
+    for index, view in enumerate(telling):
         missed_ns = view.resolved_ns[np.isin(view.outcome, MISSED)]
         if len(missed_ns):
-            missing.append((len(missed_ns), nth, int(missed_ns.min())))
+            missing.append((len(missed_ns), index, int(missed_ns.min())))
     first = telling[0]
     if missing:
-        _, nth, at_ns = min(missing)
-        why = f"round the first miss of {telling[nth].name}"
+        _, index, at_ns = min(missing)
+        why = f"round the first miss of {telling[index].name}"
     else:
         at_ns = busiest_ns(first.arrival_ns, first.start_ns, first.end_ns, WINDOWS_NS[0])
         why = "where most frames arrive, since none was missed"

@@ -48,7 +48,7 @@ class Machine:
 
 def look() -> Machine:
     """This machine, now: look before the load, which would be seen in `load_average_1m`."""
-    about_cpu = _read("/proc/cpuinfo")
+    about_cpu = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
     return Machine(
         _after(about_cpu, "model name") or platform.machine(),
         len(os.sched_getaffinity(0)),
@@ -59,13 +59,6 @@ def look() -> Machine:
         {package: _version(package) for package in PACKAGES},
         os.getloadavg()[0],
     )
-
-
-def _read(file: str) -> str:
-    try:
-        return Path(file).read_text("utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _after(text: str, name: str) -> str:

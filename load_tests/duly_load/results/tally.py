@@ -120,7 +120,7 @@ class Results(Tally):
 def results_of(run: RunOutcomes) -> Results:
     sessions, counted, ages = run.schedule.sessions, run.counted, run.ages
     names = list(dict.fromkeys(session.name for session in sessions))
-    position = {name: nth for nth, name in enumerate(names)}
+    position = {name: index for index, name in enumerate(names)}
     name_of = np.array([0, *(position[session.name] for session in sessions)])
     class_of = np.array([0, *(int(session.stream_class) for session in sessions)])
     classes = [stream_class for stream_class in StreamClass if stream_class in class_of[1:]]

@@ -266,7 +266,7 @@ def sessions_ns(churn: Churn | None, draw: Draw) -> list[tuple[int, int]]:
         return [(0, draw.duration_ns)]
     starts_s, state = _alternate(draw.rng(_SESSIONS), (churn.lifetime_s, churn.gap_s), draw.duration_s)
     edges_ns = [*np.rint(starts_s * 1e9).astype(np.int64).tolist(), draw.duration_ns]
-    return [(edges_ns[nth], edges_ns[nth + 1]) for nth in range(len(state)) if state[nth] == 0]
+    return [(edges_ns[index], edges_ns[index + 1]) for index in range(len(state)) if state[index] == 0]
 
 
 def arrival_times_ns(captures_ns: NDArray[np.int64], network: Network, draw: Draw) -> NDArray[np.int64]:

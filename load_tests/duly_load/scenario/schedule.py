@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duly.core.types import StreamClass
-from duly_load.scenario.arrivals import Draw, arrival_times_ns, capture_times_ns, sessions_ns
+from duly_load.scenario.arrivals import Draw, Poisson, arrival_times_ns, capture_times_ns, sessions_ns
 from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.tables import Sensor
 
@@ -43,6 +43,14 @@ class Session:
     budget_ns: int
     opened_ns: int
     closed_ns: int
+
+
+def lone_session(sensor: Sensor, rate_hz: float, stream_id: int, name: str) -> tuple[Sensor, Session]:
+    """A stream outside any schedule, which is open all the time. It states no period, so that no server refuses it for
+    want of room.
+    """
+    alone = sensor.model_copy(update={"count": 1, "arrivals": Poisson(kind="poisson", rate_hz=rate_hz)})
+    return alone, Session(stream_id, name, 0, sensor.stream_class, sensor.model, sensor.budget_ns, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,8 @@ class Serve(Table):
         """What is wrong with the tables together, in a run that lasts until `end_s`: a line each, with its place."""
         yield from twice("serve.lanes", list(self.lanes))
         yield from twice("serve.model", [model.name for model in self.model])
-        for nth, fault in enumerate(self.fault):
-            place = f"serve.fault[{nth}]"
+        for index, fault in enumerate(self.fault):
+            place = f"serve.fault[{index}]"
             if fault.lane not in self.lanes:
                 yield f"{place}.lane: no lane is named {fault.lane!r}; should be {one_of(list(self.lanes))}"
             if fault.at_s >= end_s:

@@ -85,7 +85,7 @@ class Lane(Table):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.name,) if self.count is None else tuple(f"{self.name}:{nth}" for nth in range(self.count))
+        return (self.name,) if self.count is None else tuple(f"{self.name}:{index}" for index in range(self.count))
 
 
 class Linear(Table):
@@ -174,8 +174,8 @@ class Simulate(Table):
             yield f"simulate.lane: should be at most {LANES_MAX} in all, are {len(lanes)}"
         yield from twice("simulate.lane", lanes)
         yield from twice("simulate.model", [model.name for model in self.model])
-        for nth, model in enumerate(self.model):
-            place = f"simulate.model[{nth}]"
+        for index, model in enumerate(self.model):
+            place = f"simulate.model[{index}]"
             yield from twice(f"{place}.variants", [variant.name for variant in model.variants])
             yield from twice(f"{place}.lanes", list(model.lanes))
             for lane in model.lanes:
@@ -191,8 +191,8 @@ class Simulate(Table):
     def _problems_of_faults(self, end_s: float) -> Iterator[str]:
         lanes = list(self.lanes)
         back_s: dict[str, float] = {}
-        for nth, fault in enumerate(self.fault):
-            place = f"simulate.fault[{nth}]"
+        for index, fault in enumerate(self.fault):
+            place = f"simulate.fault[{index}]"
             if fault.lane not in lanes:
                 yield f"{place}.lane: no lane is named {fault.lane!r}; should be {one_of(lanes)}"
             if not back_s.get(fault.lane, -1.0) < fault.at_s < end_s:

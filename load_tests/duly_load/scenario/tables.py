@@ -127,7 +127,7 @@ class Sensor(Table):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.name,) if self.count == 1 else tuple(f"{self.name}-{nth}" for nth in range(self.count))
+        return (self.name,) if self.count == 1 else tuple(f"{self.name}-{index}" for index in range(self.count))
 
     @property
     def budget_ns(self) -> int:

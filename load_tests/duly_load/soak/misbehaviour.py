@@ -33,8 +33,8 @@ from duly_load.payloads.prepared import Prepared, prepare
 from duly_load.protocols.address import Address
 from duly_load.protocols.by_address import target_of
 from duly_load.protocols.connection import Connection, FrameAnswer, Refused, Target, TargetError
-from duly_load.scenario.arrivals import Poisson, Trace
-from duly_load.scenario.schedule import Session
+from duly_load.scenario.arrivals import Trace
+from duly_load.scenario.schedule import lone_session
 from duly_load.scenario.tables import Sensor
 
 READ_S = 0.2
@@ -138,21 +138,24 @@ def _live(work: Callable[[], Awaitable[NoReturn]]) -> None:
 async def _read_slowly(aim: Aim, streams: int, counts: Counts) -> NoReturn:
     async with Client(aim.address.endpoint, reconnect=False) as client:
         await asyncio.gather(
-            *(_slow_reader(client, aim, aim.sensors[nth % len(aim.sensors)], nth, counts) for nth in range(streams))
+            *(
+                _slow_reader(client, aim, aim.sensors[index % len(aim.sensors)], index, counts)
+                for index in range(streams)
+            )
         )
     raise AssertionError("it is killed before")
 
 
-async def _slow_reader(client: Client, aim: Aim, sensor: Sensor, nth: int, counts: Counts) -> NoReturn:
+async def _slow_reader(client: Client, aim: Aim, sensor: Sensor, index: int, counts: Counts) -> NoReturn:
     while True:
         with suppress(DulyError, RuntimeError):  # RuntimeError: it was ended while a frame was sent
-            await _slow_stream(client, aim, sensor, nth, counts)
+            await _slow_stream(client, aim, sensor, index, counts)
         await asyncio.sleep(PAUSE_S)
 
 
-async def _slow_stream(client: Client, aim: Aim, sensor: Sensor, nth: int, counts: Counts) -> None:
+async def _slow_stream(client: Client, aim: Aim, sensor: Sensor, index: int, counts: Counts) -> None:
     stream = client.stream(
-        sensor.model, budget_ms=sensor.budget_ms, name=f"slow-reader-{nth}", stream_class="BEST_EFFORT", check=False
+        sensor.model, budget_ms=sensor.budget_ms, name=f"slow-reader-{index}", stream_class="BEST_EFFORT", check=False
     )
     rate_hz = _rate_hz(sensor)
     try:
@@ -221,12 +224,8 @@ class _Bothered:
             prepared = prepare(sensor.payloads, inputs, self._aim.seed, sensor.name)
             self._prepared[sensor.name] = prepared
         self._streams += 1
-        # It says no period, so that it is not refused for want of room.
-        arrivals = Poisson(kind="poisson", rate_hz=_rate_hz(sensor))
-        rude = sensor.model_copy(update={"arrivals": arrivals, "stream_class": StreamClass.BEST_EFFORT, "count": 1})
-        session = Session(
-            self._streams, f"rude-{sensor.name}", 0, StreamClass.BEST_EFFORT, sensor.model, sensor.budget_ns, 0, 0
-        )
+        rude = sensor.model_copy(update={"stream_class": StreamClass.BEST_EFFORT})
+        rude, session = lone_session(rude, _rate_hz(sensor), self._streams, f"rude-{sensor.name}")
         return self._target.connection(rude, session, prepared.encoding, _Heard(self._counts)), prepared
 
     async def opened(self, sensor: Sensor) -> tuple[Connection, Prepared]:
@@ -241,8 +240,8 @@ class _Bothered:
         self._counts.add(CountIndex.OPENED)
         return connection, prepared
 
-    async def send(self, connection: Connection, nth: int, prepared: Prepared) -> None:
-        await connection.send(nth, prepared.frames[nth % len(prepared.frames)], time.time_ns())
+    async def send(self, connection: Connection, index: int, prepared: Prepared) -> None:
+        await connection.send(index, prepared.frames[index % len(prepared.frames)], time.time_ns())
         self._counts.add(CountIndex.SENT)
 
 
@@ -252,9 +251,9 @@ async def _vanish(aim: Aim, counts: Counts) -> NoReturn:
         bothered = _Bothered(target, aim, counts)
         with suppress(TargetError, Refused, TimeoutError):
             streams = [await bothered.opened(chance.choice(aim.sensors)) for _ in range(STREAMS)]
-            for nth in count():
+            for index in count():
                 for connection, prepared in streams:
-                    await bothered.send(connection, nth, prepared)
+                    await bothered.send(connection, index, prepared)
                 await asyncio.sleep(1 / VANISHING_RATE_HZ)
         await asyncio.Event().wait()  # one that was not let in vanishes too
     raise AssertionError("it is killed before")
@@ -280,8 +279,8 @@ async def _open_and_close(bothered: _Bothered, aim: Aim, chance: random.Random, 
 async def _leave_unanswered(bothered: _Bothered, aim: Aim, chance: random.Random, counts: Counts) -> None:
     connection, prepared = await bothered.opened(chance.choice(aim.sensors))
     try:
-        for nth in range(chance.randint(1, FRAMES_MAX)):
-            await bothered.send(connection, nth, prepared)
+        for index in range(chance.randint(1, FRAMES_MAX)):
+            await bothered.send(connection, index, prepared)
     finally:
         await connection.close()
 

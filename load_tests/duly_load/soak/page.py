@@ -194,7 +194,7 @@ def _over_time(curves: list[Curve], title: str, warm_s: float, worst: Callable[[
     end_s = max((at_s[-1] for _, at_s, _ in curves if at_s), default=1.0)
     unit, unit_s = ("h", 3600.0) if end_s >= 2 * 3600 else ("min", 60.0)
     drawn = [(name, (_thinned(at_s, np.min) / unit_s, _thinned(values, worst))) for name, at_s, values in curves]
-    data = lines(drawn, f"%{{y:,.5~g}} at %{{x:.4~g}} {unit}", {name: nth for nth, (name, _) in enumerate(drawn)})
+    data = lines(drawn, f"%{{y:,.5~g}} at %{{x:.4~g}} {unit}", {name: index for index, (name, _) in enumerate(drawn)})
     for line, (_, (x, _)) in zip(data, drawn, strict=True):
         line["mode"] = "lines" if len(x) > 1 else "markers"
     layout = single(HEIGHT) | {"hovermode": "closest"}

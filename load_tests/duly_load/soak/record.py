@@ -61,14 +61,14 @@ BROKEN_MAX = 5
 """Streams that broke off that are told, of each slice."""
 
 
-def result_of(run: LiveRun, nth: int, phase: Phase, at_s: float) -> SliceResult:
+def result_of(run: LiveRun, index: int, phase: Phase, at_s: float) -> SliceResult:
     """What is kept of a run; the run itself is large."""
     results = measure(run)
     latency, lag = results.latency_ms, results.lag_ms
     outcome = run.record.outcome
     broken = [f"{ending.stream}: {ending.reason}" for ending in run.endings if not ending.refused]
     return SliceResult(
-        nth,
+        index,
         phase,
         at_s,
         run.seed,
@@ -84,9 +84,9 @@ def result_of(run: LiveRun, nth: int, phase: Phase, at_s: float) -> SliceResult:
     )
 
 
-def without_frames(nth: int, phase: Phase, at_s: float, seed: int, problems: tuple[str, ...] = ()) -> SliceResult:
+def without_frames(index: int, phase: Phase, at_s: float, seed: int, problems: tuple[str, ...] = ()) -> SliceResult:
     """A slice in which nothing was sent; `problems`: why, where something should have been."""
-    return SliceResult(nth, phase, at_s, seed, 0, {}, math.nan, 0.0, None, None, None, (), problems)
+    return SliceResult(index, phase, at_s, seed, 0, {}, math.nan, 0.0, None, None, None, (), problems)
 
 
 @dataclass(slots=True)
@@ -136,8 +136,8 @@ class Soak:
         nths = [bisect_left(ends_s, sample.at_s) for sample in self.samples]
         return [
             sample
-            for sample, nth in zip(self.samples, nths, strict=True)
-            if nth < len(self.slices) and self.slices[nth].phase is phase
+            for sample, index in zip(self.samples, nths, strict=True)
+            if index < len(self.slices) and self.slices[index].phase is phase
         ]
 
     def add(self, sample: Sample) -> None:

@@ -129,49 +129,49 @@ def _slices(
 ) -> None:
     single = alone(plan.scenario)
     end_s = watch.at_s + plan.duration_s
-    for nth in count():
+    for index in count():
 
-        def progress(nth: int = nth) -> None:
+        def progress(index: int = index) -> None:
             if tell is not None:
                 last = done.slices[-1] if done.slices else None
                 sample = done.samples[-1] if done.samples else None
-                tell(SoakProgress(watch.at_s, nth, phase_of(nth), last, sample, crowd.tallies()))
+                tell(SoakProgress(watch.at_s, index, phase_of(index), last, sample, crowd.tallies()))
 
         try:
-            result = _slice(plan, single, target, nth, watch, progress)
+            result = _slice(plan, single, target, index, watch, progress)
         except (TargetError, PeerError) as error:
-            done.ended = f"slice {nth + 1}: {error}"
+            done.ended = f"slice {index + 1}: {error}"
         else:
             done.slices.append(result)
             log.slice(result, crowd.tallies())
         if target.server is not None and (died := target.server.died()):
-            done.ended = f"slice {nth + 1}: {died}"
+            done.ended = f"slice {index + 1}: {died}"
         if done.ended or watch.at_s >= end_s:
             return
 
 
 def _slice(
-    plan: SoakPlan, single: Scenario, target: OpenTarget, nth: int, watch: Watch, progress: Callable[[], None]
+    plan: SoakPlan, single: Scenario, target: OpenTarget, index: int, watch: Watch, progress: Callable[[], None]
 ) -> SliceResult:
     """`single`: what single slices offer. Raises TargetError where the target is gone, PeerError where a fault can't be
     done to it.
     """
-    phase, seed = phase_of(nth), plan.seed + nth
+    phase, seed = phase_of(index), plan.seed + index
     if phase is Phase.IDLE:
         _rest(plan.idle_s, progress)
-        return without_frames(nth, phase, watch.at_s, seed)
+        return without_frames(index, phase, watch.at_s, seed)
     scenario = plan.scenario if phase is Phase.BUSY else single
     # One stream may be slow, or not to the target's liking, where the whole scenario is not: no reason to end a soak.
     if phase is Phase.SINGLE and not len(schedule_of(scenario, seed).frames):
-        return without_frames(nth, phase, watch.at_s, seed, ("its one stream has nothing to send in that time",))
+        return without_frames(index, phase, watch.at_s, seed, ("its one stream has nothing to send in that time",))
     asked = Offer(scenario, seed, target.name, target.address, plan.sending)
     try:
         run = offer_to(target, asked, lambda _: progress())
     except AllRefused as error:
         if phase is Phase.BUSY:
             raise
-        return without_frames(nth, phase, watch.at_s, seed, (str(error),))
-    return result_of(run, nth, phase, watch.at_s)
+        return without_frames(index, phase, watch.at_s, seed, (str(error),))
+    return result_of(run, index, phase, watch.at_s)
 
 
 def _rest(rest_s: float, progress: Callable[[], None]) -> None:

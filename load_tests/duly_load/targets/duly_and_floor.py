@@ -46,7 +46,7 @@ class OwnServer:
         self.died = process.died
         self._process = process
         found = self._workers() if lanes else []
-        self._places = [(lane, found[nth % len(found)]) for nth, lane in enumerate(lanes)] if found else []
+        self._places = [(lane, found[index % len(found)]) for index, lane in enumerate(lanes)] if found else []
         if len(found) != len(self._places):
             raise PeerError(f"{process.name} has {len(found)} workers, should have one for each model on each lane")
 
@@ -56,10 +56,10 @@ class OwnServer:
         """
         alive = self._workers()
         places = {worker for _, worker in self._places}
-        lost = [nth for nth, (_, worker) in enumerate(self._places) if worker not in alive]
-        if len({self._places[nth][0] for nth in lost}) == 1:
-            for nth, worker in zip(lost, [worker for worker in alive if worker not in places], strict=False):
-                self._places[nth] = (self._places[nth][0], worker)
+        lost = [index for index, (_, worker) in enumerate(self._places) if worker not in alive]
+        if len({self._places[index][0] for index in lost}) == 1:
+            for index, worker in zip(lost, [worker for worker in alive if worker not in places], strict=False):
+                self._places[index] = (self._places[index][0], worker)
         return {lane: worker.pid for lane, worker in reversed(self._places) if worker in alive}
 
     def _workers(self) -> list[psutil.Process]:

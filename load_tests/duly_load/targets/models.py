@@ -7,17 +7,17 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto
+from onnx import helper
 
 from duly.models.repository import CONFIG_FILE, ModelVersion, Repository
 from duly.models.spec import ModelConfig
+from duly_client.convert import DTYPES
 from duly_load.graphs import GRAPHS, Chain, Graph
 from duly_load.scenario.serve import ServedModel
-from duly_load.scenario.tables import Datatype
 from duly_load.targets.peer import PeerError
 
 THREADS = 1
@@ -25,13 +25,8 @@ THREADS = 1
 BATCH_SIZES_UNSAID = tuple(ServedModel.model_fields["batch_sizes"].default)
 """What duly takes, too, where nobody says."""
 
-_ELEMENTS = {
-    "FP64": "DOUBLE",
-    "FP32": "FLOAT",
-    "FP16": "FLOAT16",
-}
-"""ONNX's names of element types where they are not the protocol's."""
-_DATATYPES = {TensorProto.DataType.Value(_ELEMENTS.get(name, name)): name for name in get_args(Datatype)}
+_DATATYPES: dict[int, str] = {helper.np_dtype_to_tensor_dtype(dtype): name for name, dtype in DTYPES.items()}
+"""The protocols' names of element types, by ONNX's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +174,7 @@ def _more_than_graph(config: ModelConfig) -> str:
 def _tensor(model: str, name: str, value: onnx.ValueInfoProto) -> PeerTensor:
     datatype = _DATATYPES.get(value.type.tensor_type.elem_type)
     if datatype is None:
-        raise PeerError(f"model {model}: {value.name} should hold one of {', '.join(get_args(Datatype))}")
+        raise PeerError(f"model {model}: {value.name} should hold one of {', '.join(DTYPES)}")
     return PeerTensor(name, value.name, datatype, _extents(model, value)[1:])
 
 

@@ -21,10 +21,9 @@ from duly_load.protocols.by_address import target_of
 from duly_load.protocols.connection import FrameAnswer, Refused, Target, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
-from duly_load.scenario.arrivals import Poisson
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario
-from duly_load.scenario.schedule import Session
+from duly_load.scenario.schedule import lone_session
 from duly_load.scenario.tables import Sensor, one_of
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.peer import PeerError, Server
@@ -214,18 +213,16 @@ async def _settle(target: OpenTarget, scenario: Scenario, seed: int) -> None:
 async def _settle_model(server: Target, scenario: Scenario, sensor: Sensor, seed: int) -> None:
     inputs = await server.inputs(sensor.model) or inputs_of(scenario, sensor.model)
     prepared = await asyncio.to_thread(prepare, sensor.payloads, inputs, seed, f"model {sensor.model}")
-    # It says no period, so that no server refuses it for want of room.
-    alone = sensor.model_copy(update={"count": 1, "arrivals": Poisson(kind="poisson", rate_hz=1)})
-    session = Session(1, sensor.name, 0, sensor.stream_class, sensor.model, sensor.budget_ns, 0, 0)
+    alone, session = lone_session(sensor, 1.0, 1, sensor.name)
     answer = _Answer()
     connection = server.connection(alone, session, prepared.encoding, answer)
     await connection.open()
     try:
-        least_ns, row, refusals, nth = 1 << 62, 0, 0, 0
+        least_ns, row, refusals, index = 1 << 62, 0, 0, 0
         while row < IN_A_ROW:
             answer.came.clear()
             sent_ns = time.monotonic_ns()
-            await connection.send(nth, prepared.frames[nth % len(prepared.frames)], time.time_ns())
+            await connection.send(index, prepared.frames[index % len(prepared.frames)], time.time_ns())
             try:
                 async with asyncio.timeout(ANSWER_S):
                     await answer.came.wait()
@@ -233,7 +230,7 @@ async def _settle_model(server: Target, scenario: Scenario, sensor: Sensor, seed
                 raise TargetError(f"{sensor.model} did not answer a single frame within {ANSWER_S:g} s") from None
             if answer.ending:
                 raise TargetError(answer.ending)
-            nth += 1
+            index += 1
             if answer.outcome in (FrameOutcome.ON_TIME, FrameOutcome.LATE):
                 took_ns = answer.at_ns - sent_ns
                 least_ns = min(least_ns, took_ns)

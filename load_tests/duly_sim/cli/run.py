@@ -51,10 +51,10 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     outcomes, service = _tables(loaded, seed)
     entries: list[Entry] = []
     with ProgressBar(loaded.duration_s * len(policies)) as bar:
-        for nth, (name, policy) in enumerate(policies.items()):
+        for index, (name, policy) in enumerate(policies.items()):
             world = build(loaded, seed)
             began_s = time.perf_counter()
-            ran = _followed(bar, name, nth, len(policies), world, policy())
+            ran = _followed(bar, name, index, len(policies), world, policy())
             wall_s = time.perf_counter() - began_s
             results = measure(world, ran)
             entries.append((name, world, ran, results))
@@ -77,22 +77,22 @@ def _policies(names: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
     return {name: POLICIES[name] for name in names}
 
 
-def _followed(bar: ProgressBar, name: str, nth: int, policies: int, world: World, policy: Policy) -> Run:
+def _followed(bar: ProgressBar, name: str, index: int, policies: int, world: World, policy: Policy) -> Run:
     """Runs the policy; the bar counts the virtual time of all policies."""
     duration_ns = round(world.scenario.duration_s * 1e9)
-    bar.title(f"{name}, policy {nth + 1} of {policies}")
+    bar.title(f"{name}, policy {index + 1} of {policies}")
     next_ns = 0
 
     def record(now_ns: int, _: Event) -> None:
         nonlocal next_ns
         if now_ns >= next_ns:  # seldom, since all else here is paid at each step of the simulation
             next_ns = now_ns + duration_ns // PROGRESS_STEPS
-            done_ns = nth * duration_ns + min(now_ns, duration_ns)  # what waits at the end is served yet
+            done_ns = index * duration_ns + min(now_ns, duration_ns)  # what waits at the end is served yet
             bar.at(done_ns / 1e9, f"{now_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
 
     watch = record if bar.drawn else None
     run = simulate(policy, world.script, world.frames, world.model_of, world.service, watch, world.followers)
-    bar.at((nth + 1) * duration_ns / 1e9, f"{duration_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
+    bar.at((index + 1) * duration_ns / 1e9, f"{duration_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
     return run
 
 

@@ -51,20 +51,20 @@ def _batches(world: World, run: Run, start_ns: int, end_ns: int) -> list[Batch]:
     batches, ended_ns = run.batches, lane_left_ns(run)
     ran_late = run.batch[(run.status == OutcomeStatus.LATE) & (run.batch >= 0)]
     late = np.bincount(ran_late, minlength=len(batches.size))
-    row = {lane: nth for nth, lane in enumerate(world.scenario.to_simulate().lanes)}
+    row = {lane: index for index, lane in enumerate(world.scenario.to_simulate().lanes)}
     return [
         Batch(
             row[lane],
-            batches.model[nth],
-            batches.size[nth],
-            batches.started_ns[nth],
-            int(ended_ns[nth]),
-            batches.size[nth],
-            int(late[nth]),
-            batches.ended_ns[nth] < 0,
-            f"variant {batches.variant[nth]}"
-            + (f", planned {batches.planned_ns[nth] / 1e6:.2f} ms" if batches.planned_ns[nth] else ""),
+            batches.model[index],
+            batches.size[index],
+            batches.started_ns[index],
+            int(ended_ns[index]),
+            batches.size[index],
+            int(late[index]),
+            batches.ended_ns[index] < 0,
+            f"variant {batches.variant[index]}"
+            + (f", planned {batches.planned_ns[index] / 1e6:.2f} ms" if batches.planned_ns[index] else ""),
         )
-        for nth, lane in enumerate(batches.lane)
-        if batches.started_ns[nth] < end_ns and ended_ns[nth] > start_ns
+        for index, lane in enumerate(batches.lane)
+        if batches.started_ns[index] < end_ns and ended_ns[index] > start_ns
     ]

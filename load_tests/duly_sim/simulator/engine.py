@@ -143,11 +143,11 @@ class _Engine:
         frame_ids = dict.fromkeys(self._model_of, 0)
         model_of, script, ends, wake_of = self._model_of, self._script, self._ends, self._policy.next_wake_ns
         count, told = len(arrivals), len(script)
-        nth = at = 0
+        index = at = 0
         arrivals.append(NEVER_NS)
         script_ns = script[0][0] if script else NEVER_NS
         while True:
-            arrival_ns = arrivals[nth]
+            arrival_ns = arrivals[index]
             end_ns = ends[0][0] if ends else NEVER_NS
             now_ns = min(arrival_ns, end_ns, script_ns)
             wake_ns = wake_of()
@@ -173,18 +173,18 @@ class _Engine:
                     self._step(now_ns, BatchFinished(batch_id))
             else:
                 together = []
-                while arrivals[nth] == now_ns:
-                    stream_id = streams[nth]
+                while arrivals[index] == now_ns:
+                    stream_id = streams[index]
                     frame_ids[stream_id] += 1
                     model = model_of[stream_id]
-                    nth += 1
-                    if stream_id in self._paces and self._thinned(now_ns, nth - 1, stream_id):
+                    index += 1
+                    if stream_id in self._paces and self._thinned(now_ns, index - 1, stream_id):
                         continue
-                    together.append(Frame(nth, stream_id, frame_ids[stream_id], model, deadlines[nth - 1]))
+                    together.append(Frame(index, stream_id, frame_ids[stream_id], model, deadlines[index - 1]))
                 if together:
                     self._step(now_ns, FramesArrived(together))
         if self._unresolved:
-            unresolved = [nth for nth in range(count) if not self._status[nth]]
+            unresolved = [index for index in range(count) if not self._status[index]]
             raise RuntimeError(f"{len(unresolved)} frames were never resolved, the first is {unresolved[0]}")
         return Run(
             self._frames,
@@ -200,11 +200,11 @@ class _Engine:
             self._record(now_ns, event)
         for action in self._policy.step(now_ns, event):
             if type(action) is ResolveFrame:
-                nth = action.frame.seq - 1
-                if self._status[nth]:
-                    raise RuntimeError(f"{now_ns}: frame {nth} was resolved before")
-                self._status[nth] = action.status
-                self._resolved_ns[nth] = now_ns
+                index = action.frame.seq - 1
+                if self._status[index]:
+                    raise RuntimeError(f"{now_ns}: frame {index} was resolved before")
+                self._status[index] = action.status
+                self._resolved_ns[index] = now_ns
                 self._unresolved -= 1
             elif type(action) is DispatchBatch:
                 self._start(now_ns, action, len(action.frames), action.planned_ns)
@@ -218,14 +218,14 @@ class _Engine:
                     phase = action.stream_id * GOLDEN_RATIO % 1
                     self._paces[action.stream_id].advised(now_ns, action.period_ns, phase)
 
-    def _thinned(self, now_ns: int, nth: int, stream_id: int) -> bool:
+    def _thinned(self, now_ns: int, index: int, stream_id: int) -> bool:
         """Whether the stream keeps the frame back."""
         pace = self._paces[stream_id]
         if pace.due(now_ns):
             pace.sent(now_ns)
             return False
-        self._status[nth] = OutcomeStatus.SUPERSEDED
-        self._resolved_ns[nth] = now_ns
+        self._status[index] = OutcomeStatus.SUPERSEDED
+        self._resolved_ns[index] = now_ns
         self._unresolved -= 1
         return True
 

@@ -50,9 +50,9 @@ def replay(path: Path) -> Replay:
         first_ns, last_ns = step.now_ns if first_ns is None else first_ns, step.now_ns
         if replayed != step.actions:
             differing = next(
-                nth
-                for nth in range(max(len(replayed), len(step.actions)))
-                if replayed[nth : nth + 1] != step.actions[nth : nth + 1]
+                index
+                for index in range(max(len(replayed), len(step.actions)))
+                if replayed[index : index + 1] != step.actions[index : index + 1]
             )
             difference = Difference(
                 step.line,

@@ -52,14 +52,16 @@ def measure(world: World, run: Run) -> SimulatedResults:
     start_ns, end_ns = outcomes.start_ns, outcomes.end_ns
     utilisation, wasted = _lanes(world, run, start_ns, end_ns)
     shown = [
-        nth for nth, size in enumerate(run.batches.size) if size and start_ns <= run.batches.started_ns[nth] < end_ns
+        index
+        for index, size in enumerate(run.batches.size)
+        if size and start_ns <= run.batches.started_ns[index] < end_ns
     ]
     variant_switches, variant_shares = _variants(world, run, shown)
     return SimulatedResults(
         **fields_of(results_of(outcomes)),
         utilisation=utilisation,
         wasted=wasted,
-        batch_sizes=_histogram([run.batches.size[nth] for nth in shown]),
+        batch_sizes=_histogram([run.batches.size[index] for index in shown]),
         batch_variant_switches=variant_switches,
         variant_shares=variant_shares,
     )
@@ -102,7 +104,7 @@ def _lanes(world: World, run: Run, start_ns: int, end_ns: int) -> tuple[dict[str
     busy_ns = np.maximum(busy_ns, 0)
     late = np.bincount(run.batch[run.status == OutcomeStatus.LATE], minlength=len(busy_ns))
     wasted_ns = busy_ns * late / np.maximum(np.array(batches.size, np.int64), 1)
-    number = {lane: nth for nth, lane in enumerate(world.scenario.to_simulate().lanes)}
+    number = {lane: index for index, lane in enumerate(world.scenario.to_simulate().lanes)}
     of_lane = np.bincount(
         np.array([number[lane] for lane in batches.lane], np.int64), weights=busy_ns, minlength=len(number)
     )
@@ -118,11 +120,11 @@ def _variants(world: World, run: Run, shown: list[int]) -> tuple[dict[str, int],
         model.name: {variant.name: 0 for variant in model.variants} for model in world.scenario.to_simulate().model
     }
     last: dict[str, str] = {}
-    for nth in shown:
-        model, variant = batches.model[nth], batches.variant[nth]
+    for index in shown:
+        model, variant = batches.model[index], batches.variant[index]
         switches[model] += last.setdefault(model, variant) != variant
         last[model] = variant
-        frames[model][variant] += batches.size[nth]
+        frames[model][variant] += batches.size[index]
     return switches, {
         model: {variant: count / max(1, sum(of_variant.values())) for variant, count in of_variant.items()}
         for model, of_variant in frames.items()

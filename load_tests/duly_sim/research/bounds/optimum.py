@@ -105,7 +105,7 @@ def _table(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int64]
     choices, lows = [b""], [0]
     largest = _largest(arrivals, budget_ns, times)
     arrival_list = arrivals.tolist()
-    for nth, arrival_ns in enumerate(arrival_list):
+    for index, arrival_ns in enumerate(arrival_list):
         row += 1
         if row == len(free_ns):
             kept = free_ns[-batch_max:, low : high + 1].copy()
@@ -115,11 +115,11 @@ def _table(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int64]
         new = free_ns[row, low : high + 2]
         new[1:] = free_ns[row - 1, low : high + 1]
         choice = np.zeros(high + 2 - low, np.uint8)
-        size_max = largest[nth]
+        size_max = largest[index]
         if size_max:
             end_ns = np.maximum(free_ns[row - size_max : row, low : high + 2], arrival_ns)
             end_ns += times_up[batch_max - size_max :]
-            end_ns[end_ns > arrivals[nth - size_max + 1 : nth + 1, None] + budget_ns] = NEVER_NS
+            end_ns[end_ns > arrivals[index - size_max + 1 : index + 1, None] + budget_ns] = NEVER_NS
             at = end_ns.argmin(axis=0)
             best_ns = end_ns[at, np.arange(len(choice))]
             batched = best_ns < new
@@ -127,7 +127,7 @@ def _table(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int64]
             choice[batched] = (size_max - at)[batched]
         choices.append(choice.tobytes())
         lows.append(base + low)
-        next_ns = arrival_list[nth + 1] if nth + 1 < len(arrival_list) else NEVER_NS - 1
+        next_ns = arrival_list[index + 1] if index + 1 < len(arrival_list) else NEVER_NS - 1
         high = low + int((new <= next_ns).argmax())
         low += int((new < NEVER_NS).argmax())
         free_ns[row, high + 1 :] = NEVER_NS

@@ -114,13 +114,13 @@ def _world(cell: Cell, rate_hz: float, streams: int, seconds: float, seed: int) 
     rng = np.random.default_rng([seed, 0x40])
     share_hz = rate_hz / streams / (sum(RATES) / len(RATES))
     told: list[dict[str, Any]] = []
-    for nth in range(streams):
-        each_hz = share_hz * RATES[nth % len(RATES)]
+    for index in range(streams):
+        each_hz = share_hz * RATES[index % len(RATES)]
         phase = float(rng.uniform(0, 0.999))
         told.append(
             {
-                "name": f"stream-{nth}",
-                "model": f"model-{nth % cell.models}",
+                "name": f"stream-{index}",
+                "model": f"model-{index % cell.models}",
                 "budget_ms": 15.0,
                 "backlog": "ALL",
                 "credit": 65_536,

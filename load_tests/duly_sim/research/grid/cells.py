@@ -80,8 +80,8 @@ def content(cell: Cell, seconds: float, noise_cv: float = NOISE_CV) -> dict[str,
             "noise": {"cv": noise_cv},
             "lane": [{"name": "lane", "count": cell.lanes}],
             "model": [
-                {"name": f"model-{nth}", "batch_max": BATCH_MAX, "variants": [{"table": cell.table}]}
-                for nth in range(cell.models)
+                {"name": f"model-{index}", "batch_max": BATCH_MAX, "variants": [{"table": cell.table}]}
+                for index in range(cell.models)
             ],
         },
     }
@@ -91,9 +91,9 @@ def streams(cell: Cell, rate_hz: float) -> list[dict[str, Any]]:
     """`rate_hz` frames/s in all, in eight STANDARD streams a model with backlog ALL and a budget of 15 ms."""
     return [
         {
-            "name": f"stream-{nth}",
+            "name": f"stream-{index}",
             "count": STREAMS_PER_MODEL,
-            "model": f"model-{nth}",
+            "model": f"model-{index}",
             "budget_ms": BUDGET_MS,
             "backlog": "ALL",
             "credit": 65_536,
@@ -103,7 +103,7 @@ def streams(cell: Cell, rate_hz: float) -> list[dict[str, Any]]:
                 **ARRIVALS[cell.arrivals],
             },
         }
-        for nth in range(cell.models)
+        for index in range(cell.models)
     ]
 
 

@@ -35,7 +35,7 @@ def classes(effort: Effort, measure: Measure) -> Row:
     sent = missed = sets = 0
     while sent < effort.critical_frames:
         more = -(-(effort.critical_frames - sent) // (RUN_FRAMES * SETS_PER_JOB))
-        hard = [Job(critical_runs, (sets + nth * SETS_PER_JOB,)) for nth in range(more)]
+        hard = [Job(critical_runs, (sets + index * SETS_PER_JOB,)) for index in range(more)]
         for frames, late in measure(hard):
             sent += frames
             missed += late
@@ -100,13 +100,14 @@ def best_effort_overload(
 ) -> tuple[float, float]:
     """By how much the on-time ratio of CRITICAL falls through BEST_EFFORT, and its goodput over what is left."""
     critical = [
-        _stream(cell, nth, "CRITICAL", budget_ms, {"kind": "periodic", "rate_hz": 30, "drift_ppm": 50})
-        for nth in range(2 * cell.lanes)
+        _stream(cell, index, "CRITICAL", budget_ms, {"kind": "periodic", "rate_hz": 30, "drift_ppm": 50})
+        for index in range(2 * cell.lanes)
     ]
     streams = STREAMS_PER_MODEL * cell.models
     rate_hz = OVERLOAD * capacity_hz / streams
     best_effort = [
-        _stream(cell, nth, "BEST_EFFORT", BUDGET_MS, {"kind": "poisson", "rate_hz": rate_hz}) for nth in range(streams)
+        _stream(cell, index, "BEST_EFFORT", BUDGET_MS, {"kind": "poisson", "rate_hz": rate_hz})
+        for index in range(streams)
     ]
 
     def results(streams: list[dict[str, Any]]) -> SimulatedResults:
@@ -120,10 +121,10 @@ def best_effort_overload(
     return max(0.0, worse), both.by_class["BEST_EFFORT"].goodput_per_s / left
 
 
-def _stream(cell: Cell, nth: int, stream_class: str, budget_ms: float, arrivals: dict[str, Any]) -> dict[str, Any]:
+def _stream(cell: Cell, index: int, stream_class: str, budget_ms: float, arrivals: dict[str, Any]) -> dict[str, Any]:
     return {
-        "name": f"{stream_class.lower()}-{nth}",
-        "model": f"model-{nth % cell.models}",
+        "name": f"{stream_class.lower()}-{index}",
+        "model": f"model-{index % cell.models}",
         "class": stream_class,
         "budget_ms": budget_ms,
         "backlog": "ALL",

@@ -104,9 +104,9 @@ def _table(judged: list[Row], effort: str) -> Table:
     for heading in ("row", "asked for", "limit", "least", "median", "greatest", "", "where"):
         table.add_column(heading, justify="left" if heading in ("asked for", "", "where") else "right")
     for row in judged:
-        for nth, finding in enumerate(row.findings):
+        for index, finding in enumerate(row.findings):
             table.add_row(
-                str(row.number) if nth == 0 else "", *_cells(finding), end_section=nth == len(row.findings) - 1
+                str(row.number) if index == 0 else "", *_cells(finding), end_section=index == len(row.findings) - 1
             )
     return table
 

@@ -91,14 +91,14 @@ def recorded(cell: Cell, rate_hz: float, frames: int, seed: int) -> tuple[World,
     told = content(cell, frames / rate_hz)
     told["stream"] = [
         {
-            "name": f"stream-{nth}",
-            "model": f"model-{nth % cell.models}",
+            "name": f"stream-{index}",
+            "model": f"model-{index % cell.models}",
             "budget_ms": BUDGET_MS,
             "backlog": "ALL",
             "credit": 65_536,
             "arrivals": {"kind": "poisson", "rate_hz": rate_hz / STREAMS},
         }
-        for nth in range(STREAMS)
+        for index in range(STREAMS)
     ]
     world = build(parsed(told), seed)
     log: list[tuple[int, Event]] = []

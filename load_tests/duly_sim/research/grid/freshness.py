@@ -57,14 +57,14 @@ def age_ms(cell: Cell, policy: str, rate_hz: float, seconds: float, seed: int) -
     told = content(cell, seconds)
     told["stream"] = [
         {
-            "name": f"stream-{nth}",
-            "model": f"model-{nth % cell.models}",
+            "name": f"stream-{index}",
+            "model": f"model-{index % cell.models}",
             "budget_ms": PERIOD_MS,
             "backlog": "LATEST",
             "credit": 65_536,
             "arrivals": {"kind": "periodic", "rate_hz": 1e3 / PERIOD_MS, "drift_ppm": 50},
         }
-        for nth in range(streams)
+        for index in range(streams)
     ]
     world = build(parsed(told), seed)
     run = world.run(POLICIES[policy]())

@@ -80,35 +80,35 @@ def _draw(rng: np.random.Generator, locked: bool) -> HardSet:
         "lane": [{"name": "lane", "count": lanes}],
         "model": [
             {
-                "name": f"model-{nth}",
+                "name": f"model-{index}",
                 "batch_max": int(rng.choice([1, 4, 8, 16])),
                 "variants": [{"linear": {"first_ms": first_ms, "next_ms": first_ms * float(rng.uniform(0.1, 1))}}],
             }
-            for nth, first_ms in enumerate(firsts_ms)
+            for index, first_ms in enumerate(firsts_ms)
         ],
     }
     best_effort = tuple(
         {
-            "name": f"best-effort-{nth}",
-            "model": f"model-{nth}",
+            "name": f"best-effort-{index}",
+            "model": f"model-{index}",
             "class": "BEST_EFFORT",
             "budget_ms": float(rng.uniform(20, 100)),
             "backlog": "ALL",
             "credit": 65_536,
-            "arrivals": {"kind": "poisson", "rate_hz": OVERLOAD * lanes / models * 1e3 / firsts_ms[nth]},
+            "arrivals": {"kind": "poisson", "rate_hz": OVERLOAD * lanes / models * 1e3 / firsts_ms[index]},
         }
-        for nth in range(models)
+        for index in range(models)
         if rng.random() < 0.6
     )
-    tried = [_critical(rng, nth, firsts_ms, locked) for nth in range(STREAMS_TRIED)]
+    tried = [_critical(rng, index, firsts_ms, locked) for index in range(STREAMS_TRIED)]
     return HardSet(simulate, _admitted(simulate, tried, best_effort), best_effort)
 
 
-def _critical(rng: np.random.Generator, nth: int, firsts_ms: list[float], locked: bool) -> dict[str, Any]:
+def _critical(rng: np.random.Generator, index: int, firsts_ms: list[float], locked: bool) -> dict[str, Any]:
     model = int(rng.integers(0, len(firsts_ms)))
     period_ms = float(np.exp(rng.uniform(np.log(10), np.log(100))))
     return {
-        "name": f"critical-{nth}",
+        "name": f"critical-{index}",
         "model": f"model-{model}",
         "class": "CRITICAL",
         "budget_ms": max(firsts_ms[model] * 1.2, period_ms * float(rng.uniform(0.4, 1.5))),
@@ -131,8 +131,8 @@ def _admitted(
     scheduler = opened([told for told in asked.script if not isinstance(told[1], StreamOpened)])
     plans, lanes = scheduler.plans(), scheduler.lane_count()
     demands = [
-        StreamDemand(nth, each.model, each.stream_class, each.period_ns, each.budget_ns, backlog=each.backlog)
-        for nth, each in enumerate(terms)
+        StreamDemand(index, each.model, each.stream_class, each.period_ns, each.budget_ns, backlog=each.backlog)
+        for index, each in enumerate(terms)
     ]
     open_streams = demands[: len(best_effort)]
     accepted = []

@@ -64,7 +64,7 @@ def ratio_to_best(cell: Cell, load: float, rate_hz: float, seconds: float, seed:
         best: float = optimum(frames.arrival_ns, round(BUDGET_MS * 1e6), times_ns)
     else:
         names = [model.name for model in world.scenario.to_simulate().model]
-        model_of = np.array([0, *(names.index(world.model_of[nth + 1]) for nth in range(len(world.model_of)))])
+        model_of = np.array([0, *(names.index(world.model_of[index + 1]) for index in range(len(world.model_of)))])
         models = model_of[frames.stream_id]
         best = linear_bound(frames.arrival_ns, frames.deadline_ns, models, [times_ns] * cell.models, cell.lanes)
     return float(np.sum(run.status == OutcomeStatus.ON_TIME)) / best

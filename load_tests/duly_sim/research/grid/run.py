@@ -77,7 +77,7 @@ class JobRunner:
             return known
         with self._kept.open("rb+") as file:
             whole = 0
-            for nth, line in enumerate(file, start=1):
+            for index, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     # Cut off where the grid was stopped while it wrote.
                     file.truncate(whole)
@@ -88,7 +88,7 @@ class JobRunner:
                     if told["code"] == self._fingerprint:
                         known[told["job"]] = told["result"]
                 except (ValueError, TypeError, KeyError) as error:
-                    raise ValueError(f"{self._kept}: line {nth} is no result of a grid") from error
+                    raise ValueError(f"{self._kept}: line {index} is no result of a grid") from error
         return known
 
 

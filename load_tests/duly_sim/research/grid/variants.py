@@ -101,7 +101,7 @@ def _switches_s(run: Run) -> list[float]:
     after = np.convolve(fast, np.ones(10), "valid")[10:] > 5
     changed = np.flatnonzero(before != after)
     starts = changed[np.insert(np.diff(changed) > 10, 0, True)] if len(changed) else changed
-    return [run.batches.started_ns[nth + 10] / 1e9 for nth in starts.tolist()]
+    return [run.batches.started_ns[index + 10] / 1e9 for index in starts.tolist()]
 
 
 def _settled_s(world: World, run: Run, switched_s: list[float], up_s: float, down_s: float) -> float:

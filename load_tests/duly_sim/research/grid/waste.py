@@ -89,4 +89,4 @@ def _settled(batches: Batches, lane: str) -> int:
         if on == lane and size and started_ns >= STEP_AT_S * 1e9
     ]
     last = max(0, len(after) - LOOKED_AT)
-    return next((nth for nth in range(last) if sum(after[nth : nth + LOOKED_AT]) <= LONGER_MAX), last)
+    return next((index for index in range(last) if sum(after[index : index + LOOKED_AT]) <= LONGER_MAX), last)

@@ -65,12 +65,12 @@ def batch_times(world: World, seen: Record, base_ns: dict[str, dict[int, int]]) 
     Raises NothingRanError.
     """
     given = world.scenario.to_simulate()
-    number = {model.name: nth for nth, model in enumerate(given.model)}
+    number = {model.name: index for index, model in enumerate(given.model)}
     model_of = np.array([0, *(number[session.model] for session in world.sessions)])[world.frames.stream_id]
     occupied_ns = _occupied_ns(seen, len(given.lanes))
     models, took, scatter = [], {}, []
-    for nth, model in enumerate(given.model):
-        ran = np.flatnonzero((model_of == nth) & (seen.batch_size > 0))
+    for index, model in enumerate(given.model):
+        ran = np.flatnonzero((model_of == index) & (seen.batch_size > 0))
         if not len(ran):
             raise NothingRanError(f"model {model.name}: no frame of it ran, so that its times are not known")
         ran = ran[np.argsort(seen.dispatched_ns[ran], kind="stable")]

@@ -158,27 +158,27 @@ def _why() -> Iterator[None]:
 
 def _problems(scenario: Scenario) -> Iterator[str]:
     given = scenario.to_simulate()
-    lanes = [f"cpu:{nth}" for nth in range(len(given.lanes))]
+    lanes = [f"cpu:{index}" for index in range(len(given.lanes))]
     if sorted(given.lanes) != sorted(lanes):
         yield f"simulate.lane: should be named {one_of(lanes)} as the server names them, are {_lanes(scenario)}"
     if given.fault:
         yield "simulate.fault: should not be there, nothing breaks in a live run"
     if given.noise.step_factor != 1:
         yield f"simulate.noise.step_factor: should be 1 in a live run, got {given.noise.step_factor:g}"
-    for nth, model in enumerate(given.model):
+    for index, model in enumerate(given.model):
         if not _NAME.fullmatch(model.name):
-            yield f"simulate.model[{nth}].name: should be letters, digits, _ and - in a live run, got {model.name!r}"
+            yield f"simulate.model[{index}].name: should be letters, digits, _ and - in a live run, got {model.name!r}"
         if len(model.variants) > 1:
-            yield f"simulate.model[{nth}].variants: should be one in a live run, are {len(model.variants)}"
+            yield f"simulate.model[{index}].variants: should be one in a live run, are {len(model.variants)}"
         if not model.any_size:
-            yield f"simulate.model[{nth}].any_size: should be true in a live run"
+            yield f"simulate.model[{index}].any_size: should be true in a live run"
         if model.lanes:
-            yield f"simulate.model[{nth}].lanes: should not be there, a live server has each model on all lanes"
-    for nth, stream in enumerate(scenario.stream):
+            yield f"simulate.model[{index}].lanes: should not be there, a live server has each model on all lanes"
+    for index, stream in enumerate(scenario.stream):
         if stream.churn is not None or stream.from_s or stream.to_s is not None:
-            yield f"stream[{nth}]: should not have churn, from_s or to_s, its stream is open throughout a live run"
+            yield f"stream[{index}]: should not have churn, from_s or to_s, its stream is open throughout a live run"
         if stream.network != Network():
-            yield f"stream[{nth}].network: should not be there, a live run has its own"
+            yield f"stream[{index}].network: should not be there, a live run has its own"
     if len({stream.principal for stream in scenario.stream}) > 1:
         yield "stream.principal: should be the same of all, since they come from one client"
     if len({stream.credit for stream in scenario.stream}) > 1:
