@@ -9,7 +9,7 @@ server    MLPerf's Server scenario (Inference Rules, "Scenarios"): queries of on
           time, every query is to be answered (so backlog ALL), the verdict by a binomial at a stated confidence, the
           confirmation of the rate found. Ours: the arrivals are split over the scenario's sensors at their mean rates,
           which as a sum are the same process; the bound is each sensor's budget; trials are shorter than LoadGen's 600
-          s, so that the interval is told with the figure; and frames are not taken for independent. A result in these
+          s, so that the interval is given with the figure; and frames are not taken for independent. A result in these
           terms is no MLPerf result.
 
 Only steady loads have a capacity: a scenario with load steps, faults or streams that come later is refused.

@@ -37,7 +37,7 @@ from duly_load.targets.peer import PeerError
 TARGETS_MAX = 16
 LOADS_MAX = 64
 FILES = ("results.json", "comparison.csv", "report.html")
-"""In the order in which they are written: what the page shows is safe before it is drawn."""
+"""The files in the order in which they are written: the figures are safe before the page is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _Request:
     turns: tuple[Turn, ...]
     repeats: int
     machine: Machine
-    """Before any load."""
+    """The generator's machine as it was before any load."""
     sending: Sending
 
     @property
@@ -70,10 +70,10 @@ class _Request:
 
 @dataclass(slots=True)
 class _Results:
-    """What there is so far."""
+    """The results so far."""
 
     results: list[RunResult] = field(default_factory=list)
-    """In order of the turns."""
+    """The results in order of the turns."""
     runs: dict[tuple[float, int], LiveRun] = field(default_factory=dict)
     """By load and target, those to be shown in detail: the last valid run, since all frames of all rounds would take
     too much memory."""
@@ -130,7 +130,7 @@ def compare(
 ) -> None:
     """Run SCENARIO, a TOML file, against several targets in turn: A B C A B C, again at each load and in each round.
 
-    Targets of a round get the same schedule. Ratios to the first target are made within rounds, and told as their
+    Targets of a round get the same schedule. Ratios to the first target are made within rounds, and shown as their
     median and how far they lie apart. A run that is invalid is repeated; where it stays so, it is no figure.
 
     Exit status 0: every target has, at every load, a round in which both its run and that of the first are valid. 1:
@@ -252,7 +252,7 @@ def _show(request: _Request, done: _Results) -> None:
 
 def _write(out: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
     found = done.rows()
-    told = {
+    content = {
         "scenario": request.scenario.name,
         "complete": len(done.results) == len(request.turns),
         "seconds": request.scenario.duration_s,
@@ -263,16 +263,16 @@ def _write(out: Path, request: _Request, done: _Results, versions: Mapping[str, 
         "rows": [comparison_files.row_json(request.names, row) for row in found],
         "runs": [_run_json(request.names, each) for each in done.results],
     }
-    write_json(out / "results.json", told)
+    write_json(out / "results.json", content)
     comparison_files.write_rows(out / "comparison.csv", request.names, found)
     _write_report(out / "report.html", request, done, versions)
 
 
 def _run_json(names: Sequence[str], kept: RunResult) -> dict[str, Any]:
     turn = kept.round_result.turn
-    told = {"round": turn.round, "load": turn.load, "target": names[turn.target], "seed": turn.seed}
-    told |= {"valid": kept.round_result.figures is not None, "invalid": kept.round_result.spoiled}
-    return told | {"results": kept.results.to_json() if kept.results else None}
+    content = {"round": turn.round, "load": turn.load, "target": names[turn.target], "seed": turn.seed}
+    content |= {"valid": kept.round_result.figures is not None, "invalid": kept.round_result.spoiled}
+    return content | {"results": kept.results.to_json() if kept.results else None}
 
 
 def _write_report(file: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:

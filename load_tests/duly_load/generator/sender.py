@@ -8,8 +8,8 @@ intended send in the same way.
 
 What waits in feeds is bounded by the schedule: numbers of frames, while payloads are few and shared.
 
-A feed can't tell a target that takes frames slowly from an event loop that has no time for it. So the process's own
-CPU time is told as well (`Sender.busy`): one that had no time to spare may have blocked itself.
+A feed can't distinguish a target that takes frames slowly from an event loop that has no time for it. So the process's
+own CPU time is reported as well (`Sender.busy`): one that had no time to spare may have blocked itself.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Schedule, Session
 
 OPENINGS_MAX = 16
-"""Streams that open at the same time before the start."""
+"""The most streams that open at the same time before the start."""
 OPEN_AHEAD_NS = 500_000_000
-"""Streams that open later do so this long before."""
+"""The time by which a stream that opens later does so before its session begins."""
 BUSY_S_MIN = 1.0
 """A shorter time says nothing of how busy a process is: to begin takes a moment itself."""
 
@@ -186,9 +186,9 @@ class _Due:
     """What is to be sent, in order of time."""
 
     places: list[int]
-    """In the schedule."""
+    """Places of the frames in the schedule."""
     instants_ns: list[int]
-    """Since the schedule's zero."""
+    """When the frames are due, since the schedule's zero."""
     feeds: list["_Feed"]
 
 
@@ -252,7 +252,7 @@ class _Feed:
             self.ended(str(error))
 
     async def run(self) -> None:
-        """From the session's opening, if it is not open yet, until its last frame is answered or the target is gone."""
+        """Runs until the session's last frame is answered or the target is gone; opens the session if need be."""
         if not self._opened and not self._over:
             opening_ns = self._sender.begin_ns + self.session.opened_ns - OPEN_AHEAD_NS
             await asyncio.sleep((opening_ns - time.monotonic_ns()) / 1e9)

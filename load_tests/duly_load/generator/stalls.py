@@ -38,7 +38,7 @@ class Watch:
         self._thread.join()
 
     def stalls(self, begin_ns: int) -> "Stalls":
-        """Those seen so far, in times since `begin_ns` of the monotonic clock."""
+        """The stalls seen so far, in times since `begin_ns` of the monotonic clock."""
         seen = np.array(self._seen, np.int64).reshape(-1, 2) - begin_ns
         return Stalls(seen[:, 0].copy(), seen[:, 1].copy())
 

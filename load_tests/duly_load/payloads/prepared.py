@@ -26,9 +26,9 @@ from duly_load.scenario.mcap_log import LogError, Message, arrays_of, picture_of
 from duly_load.scenario.tables import Payloads
 
 PAYLOAD_BYTES_MAX = 512 * 2**20
-"""Of all payloads of one sensor together."""
+"""The most bytes of all payloads of one sensor together."""
 PROCESS_BYTES_MAX = 2**30
-"""Of all payloads that one sender process holds."""
+"""The most bytes of all payloads that one sender process holds."""
 
 _PAYLOADS = 0xB0
 """What the generator is for; part of its seed, as in `duly_load.scenario.arrivals`."""
@@ -44,9 +44,9 @@ class Prepared:
     """The payloads of one sensor."""
 
     frames: list[Payload]
-    """One or more, to be sent in turn, over and over."""
+    """One or more payloads, which are sent in turn, over and over."""
     encoding: Encoding | None
-    """Of payloads that are byte strings; None: they are arrays, or pictures, which say it themselves."""
+    """The encoding of byte strings; None: payloads are arrays, or pictures, which name it themselves."""
 
 
 def prepare(payloads: Payloads, inputs: Sequence[TensorSpec], seed: int, source: str) -> Prepared:
@@ -155,7 +155,7 @@ def _as_numbers(array: Array, spec: TensorSpec) -> Array | None:
     """`array` in the model's shape and datatype; None where it does not fit, or its numbers do not."""
     free = spec.shape.count(-1)
     if not _fits(array.shape, spec):
-        # Messages mostly hold flat arrays, whatever the shape of what they tell.
+        # Messages mostly hold flat arrays, whatever the shape of the data.
         fixed = prod(extent for extent in spec.shape if extent >= 0)
         if array.ndim != 1 or free > 1 or (array.size % fixed if free else array.size != fixed):
             return None
@@ -192,7 +192,7 @@ def _held(frames: Iterable[Payload], distinct: int) -> list[Payload]:
 
 
 def bytes_of(frame: Payload) -> int:
-    """Of its contents."""
+    """The size of a frame's contents."""
     if isinstance(frame, Mapping):
         return sum(bytes_of(value) for value in frame.values())
     return frame.nbytes if isinstance(frame, np.ndarray) else len(frame)

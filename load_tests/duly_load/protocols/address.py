@@ -24,13 +24,13 @@ class Address:
 
     protocol: Literal["duly", "kserve", "null"]
     endpoint: str
-    """As gRPC takes it: HOST:PORT or unix:PATH; empty for `null`."""
+    """The endpoint as gRPC takes it: HOST:PORT or unix:PATH; empty for `null`."""
     unary: bool = False
-    """kserve: a call for each frame."""
+    """With kserve: each frame has a call of its own."""
     timeout: bool = False
-    """kserve: requests carry their budget."""
+    """With kserve: requests carry their budget."""
     follow_advice: bool = False
-    """duly: sensors send no more than they are advised to."""
+    """With duly: sensors send no more than they are advised to."""
 
 
 SHAPES = "duly://HOST:PORT, unix:PATH, kserve://HOST:PORT or null:"

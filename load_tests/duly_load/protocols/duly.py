@@ -49,7 +49,7 @@ class DulyTarget:
             stream_class=cast(types.StreamClass, sensor.stream_class.name),
             backlog=cast(types.BacklogPolicy, sensor.backlog_policy.name),
             backlog_frames=sensor.backlog_frames if sensor.backlog_policy is BacklogPolicy.KEEP_LAST else 0,
-            # Load steps and churn are what the server is not told beforehand.
+            # Load steps and churn are what the server does not know beforehand.
             period_ms=1e3 / sensor.arrivals.rate_hz if isinstance(sensor.arrivals, Periodic) else None,
             variant_lowest=sensor.variant_lowest or "",
             floor=sensor.floor,
@@ -68,7 +68,7 @@ class DulyConnection:
         self._sink = sink
         self._sent = 0
         self._waiting: dict[int, tuple[int, int]] = {}
-        """By frame id, of frames without an answer: place in the schedule, capture in ns since 1970."""
+        """Frames without an answer by frame id: place in the schedule, capture in ns since 1970."""
         self._unix_minus_monotonic_ns = difference_ns
         self._reader: asyncio.Task[None] | None = None
         self._finished = False
@@ -86,7 +86,7 @@ class DulyConnection:
         # The client numbers frames from 1 on in the order of its calls; the answer may be there before it returns.
         self._sent += 1
         self._waiting[self._sent] = (place, capture_unix_ns)
-        with contextlib.suppress(DulyError, RuntimeError):  # the stream has ended, which its reader tells
+        with contextlib.suppress(DulyError, RuntimeError):  # the stream has ended, which its reader reports
             await self._stream.send(payload, capture_time_ns=capture_unix_ns, encoding=self._encoding)
 
     async def finish(self) -> None:

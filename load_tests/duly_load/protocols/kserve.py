@@ -3,7 +3,7 @@
 A connection is one bidirectional ModelStreamInfer call, or, for servers that have none, a ModelInfer call for each
 frame. All connections of one sender process share one channel, as users have it.
 
-The protocol knows no deadlines and no outcomes: an answer with outputs is told as ON_TIME, for the sender's clock to
+The protocol knows no deadlines and no outcomes: an answer with outputs counts as ON_TIME, for the sender's clock to
 judge, and an error by what its code and text mean (`kserve_messages`). A frame is found by its request's id, which is
 its place in the schedule.
 """
@@ -31,9 +31,9 @@ from duly_load.scenario.schedule import Session
 from duly_load.scenario.tables import Sensor
 
 ANSWER_TIMEOUT_S = 5.0
-"""Of what is asked before frames are sent, and of a stream's opening."""
+"""The timeout of questions before frames are sent, and of a stream's opening."""
 REQUESTS_BYTES_MAX = 64 * 2**20
-"""Of all ModelInfer calls of one process that are under way, as payloads; a larger one goes alone."""
+"""The most payload bytes of all ModelInfer calls of one process under way; a larger one goes alone."""
 CALLS_MAX = 4096
 """ModelInfer calls of one connection that are under way; further ones wait until one of these is answered."""
 NOT_TRITONS = "its streams do not answer as Triton's do"
@@ -56,7 +56,7 @@ _CONNECTION_LOST = (
 )
 """Parts of what gRPC's core says itself when it has no connection, or loses it."""
 _ID_IN_TEXT = re.compile(r"\[request id: (\d+)\]")
-"""As Triton writes it into most of its errors."""
+"""The request id as Triton writes it into most of its errors."""
 
 
 class KserveTarget:
@@ -66,11 +66,11 @@ class KserveTarget:
         self.address = address
         unix = address.endpoint.startswith("unix:")
         self.name = f"kserve+{address.endpoint}" if unix else f"kserve://{address.endpoint}"
-        """As a user types it, for messages."""
+        """The target as a user types it, for messages."""
         self.instead = f"{self.name}?calls=unary sends a call for each frame"
         """What to do about a server without Triton's streams."""
         self.byte_budget = ByteBudget(REQUESTS_BYTES_MAX)
-        """For payloads of calls under way."""
+        """The bound on the payloads of calls under way."""
         self._models: dict[str, KserveModel] = {}
         self._asking = asyncio.Lock()
 
@@ -83,11 +83,11 @@ class KserveTarget:
         await self._channel.close()
 
     async def inputs(self, model: str) -> Sequence[TensorSpec]:
-        """As `Target.inputs`."""
+        """See `Target.inputs`."""
         return (await self.model(model)).inputs
 
     def connection(self, sensor: Sensor, session: Session, encoding: Encoding | None, sink: AnswerSink) -> Connection:
-        """As `Target.connection`."""
+        """See `Target.connection`."""
         kind = _Calls if self.address.unary else _Stream
         return kind(self, session, encoding, sink)
 
@@ -109,7 +109,7 @@ class KserveTarget:
 
         A lost connection is CANCELLED for calls that a server took down with itself, or UNAVAILABLE, which servers also
         say when a queue is full. A server that answers has a connection that is ready; where that is ready again by
-        now, the words of gRPC's core tell.
+        now, the words of gRPC's core decide.
         """
         if error.code() is grpc.StatusCode.CANCELLED:
             return True
@@ -150,7 +150,7 @@ class KserveTarget:
         return method
 
     async def _try_stream(self) -> None:
-        """An empty stream tells whether the server has streams at all; how it ends else is not asked."""
+        """Finds out by an empty stream whether the server has streams at all; how else it ends does not matter."""
         call = self.start_stream(ANSWER_TIMEOUT_S)
         try:
             await call.done_writing()
@@ -163,7 +163,7 @@ class KserveTarget:
 
 
 class _Session:
-    """What both kinds of connection have in common: a frame's request, and that the end is told once."""
+    """What both kinds of connection have in common: a frame's request, and that the end is reported once."""
 
     def __init__(self, target: KserveTarget, session: Session, encoding: Encoding | None, sink: AnswerSink) -> None:
         self._target = target
@@ -199,7 +199,7 @@ class _Stream(_Session):
     """One ModelStreamInfer call: one reader task, and whoever sends is the writer."""
 
     _reader: asyncio.Task[None] | None = None
-    """None: not open."""
+    """The task that reads answers; None: the stream is not open."""
 
     async def open(self) -> None:
         self._model = await self._find_model()
@@ -227,7 +227,7 @@ class _Stream(_Session):
         try:
             await call._cython_call.send_serialized_message(request)
         except (grpc.aio.InternalError, grpc.aio.AioRpcError):
-            pass  # it is over; the reader tells why
+            pass  # it is over; the reader reports why
         except asyncio.CancelledError:
             self._over = True  # a write that is cancelled takes the whole call with it
             call.cancel()

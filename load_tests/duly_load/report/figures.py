@@ -38,9 +38,9 @@ SERIES = 10
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "7px,2px", "2px,2px", "12px,3px", "4px,5px")
 
 HEIGHT = 380
-"""Of a picture with one panel, px."""
+"""The height of a picture with one panel, px."""
 PANEL = 150
-"""Height of a panel, px."""
+"""The height of a panel, px."""
 
 
 def policy_series(policies: list[str]) -> dict[str, int]:
@@ -57,7 +57,7 @@ def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[FrameOutcom
     `edges_s` has one number more than each array of rates.
     """
     data: list[Json] = []
-    told: set[FrameOutcome] = set()
+    in_legend: set[FrameOutcome] = set()
     for index, (_, rates) in enumerate(panels):
         for outcome in OUTCOME_ORDER:
             if outcome not in rates:
@@ -67,7 +67,7 @@ def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[FrameOutcom
                     "type": "bar",
                     "name": words(outcome),
                     "legendgroup": outcome.name,
-                    "showlegend": outcome not in told,
+                    "showlegend": outcome not in in_legend,
                     "legendrank": OUTCOME_ORDER.index(outcome),
                     "x": numbers((edges_s[:-1] + edges_s[1:]) / 2),
                     "width": numbers(np.diff(edges_s)),
@@ -77,7 +77,7 @@ def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[FrameOutcom
                     "hovertemplate": "%{y:,.5~g}/s",
                 }
             )
-            told.add(outcome)
+            in_legend.add(outcome)
     layout = panels_layout([name for name, _ in panels], PANEL)
     for index in range(len(panels)):
         axis = layout[y_key(index)]
@@ -187,11 +187,11 @@ def over_time(panels: list[tuple[str, str, list[tuple[str, Curve]]]], end_s: Flo
     data: list[Json] = []
     layout = panels_layout([name for name, _, _ in panels], PANEL)
     series = policy_series([policy for _, _, curves in panels for policy, _ in curves])
-    told: set[str] = set()
+    in_legend: set[str] = set()
     for index, (_, title, curves) in enumerate(panels):
         for line, (policy, (x, _)) in zip(lines(curves, "%{y:.4~g} at %{x:.5~g} s", series), curves, strict=True):
-            shown = {"yaxis": y_name(index), "legendgroup": policy, "showlegend": policy not in told}
-            told.add(policy)
+            shown = {"yaxis": y_name(index), "legendgroup": policy, "showlegend": policy not in in_legend}
+            in_legend.add(policy)
             data.append(line | shown | {"mode": "lines+markers" if len(x) <= 40 else "lines"})
         axis = layout[y_key(index)]
         assert isinstance(axis, dict)

@@ -12,10 +12,10 @@ Json = dict[str, object]
 Floats = NDArray[np.float64]
 
 MARGINS = 110
-"""Height that the axis titles and the legend take."""
+"""The height that the axis titles and the legend take, px."""
 
 NAME_MAX = 48
-"""Characters of a name in a picture or a row."""
+"""The most characters of a name in a picture or a row."""
 
 LEGEND: Json = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
 
@@ -36,12 +36,12 @@ OUTCOME_ORDER: tuple[FrameOutcome, ...] = (
 
 
 def words(outcome: FrameOutcome) -> str:
-    """How a reader is told of it."""
+    """The name of an outcome for readers."""
     return outcome.name.lower().replace("_", " ")
 
 
 def colour(outcome: FrameOutcome) -> str:
-    """The custom property that has it."""
+    """The CSS custom property that holds the outcome's colour."""
     return f"--{outcome.name.lower().replace('_', '-')}"
 
 

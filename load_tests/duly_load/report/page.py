@@ -20,9 +20,9 @@ CONTENT_SECURITY_POLICY = (
 class Column:
     title: str
     meaning: str
-    """Shown when the pointer rests on the title."""
+    """The text that is shown when the pointer rests on the title."""
     digits: str
-    """Format of its numbers, as in `format(value, digits)`."""
+    """The format of its numbers, as in `format(value, digits)`."""
     best: int = 0
     """1: the greatest number is the best, -1: the least, 0: neither."""
 
@@ -35,7 +35,7 @@ class Table:
     heading: str
     about: str
     first: str
-    """Title of the column of names."""
+    """The title of the column of names."""
     columns: tuple[Column, ...]
     rows: Sequence[tuple[str, tuple[float | None, ...]]]
     """A number by column; None: there is none."""
@@ -47,7 +47,7 @@ class Picture:
     about: str
     """What it shows and how to read it; also its description for those who can't see it."""
     figure: Json | None
-    """None: there is nothing to draw, which `about` says."""
+    """The figure; None: there is nothing to draw, which `about` says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 - The generator was late: what it sent came in lumps that no schedule asked for. Its own lag is held against each
   frame's budget, since 2 ms are nothing to a budget of 500 ms and much to one of 10.
-- A sender process had no time to spare: how long frames waited in it for the target can't be told from how long they
-  waited for the process itself.
+- A sender process had no time to spare: how long frames waited in it for the target can't be separated from how long
+  they waited for the process itself.
 - The target broke off: what it did with a part of the load is not what it does with all of it.
 - The machine stood still, and with it sender and target alike (`duly_load.generator.stalls`).
 - Somebody set the wall clock, by which targets count budgets and generators latencies.
@@ -25,9 +25,9 @@ from duly_load.scenario.schedule import Schedule
 LATE_MAX = 0.01
 """The share of the frames with which the generator may be later than it is allowed to."""
 STALLED_MAX = 0.1
-"""Share of the time."""
+"""The share of the time in which the machine may stand still."""
 BUSY_MAX = 0.85
-"""Of one processor. Python runs one thread at a time, and what comes at once waits in line from there on."""
+"""The share of one processor beyond which frames wait: Python runs one thread at a time."""
 SET_BY_NS_MAX = 1_000_000
 
 
@@ -36,11 +36,11 @@ class Signs:
     """How sender and machine were while a run was on."""
 
     stalled: float = 0.0
-    """As `LiveRun.stalled`."""
+    """See `LiveRun.stalled`."""
     busiest: float = 0.0
-    """As `LiveRun.busiest`."""
+    """See `LiveRun.busiest`."""
     set_by_ns: int = 0
-    """By how much the wall clock went ahead of the monotonic one."""
+    """The time by which the wall clock went ahead of the monotonic one."""
 
 
 def problems(

@@ -1,6 +1,6 @@
 """A scenario, read from a TOML file: sensors and when they send, and what serves them.
 
-[serve] says what live servers are given, [simulate] what the simulator is told; a file may have both. It is checked as
+[serve] says what live servers are given, [simulate] what the simulator is given; a file may have both. It is checked as
 a whole before anything runs: names that nothing bears, times that do not fit, more frames than a run can hold.
 """
 
@@ -17,7 +17,7 @@ from duly_load.scenario.simulate import Simulate
 from duly_load.scenario.tables import STREAMS_MAX, AtLeastOne, LoadStep, Name, PositiveSeconds, Seconds, Sensor, one_of
 
 FRAMES_MAX = 20_000_000
-"""Frames of one run, all streams together."""
+"""The most frames of one run, all streams together."""
 SESSIONS_MAX = 100_000
 """Times that streams open in one run. Times the longest run in ns, this still fits 63 bits."""
 
@@ -27,7 +27,7 @@ class Scenario(Table):
 
     name: Name
     duration_s: PositiveSeconds
-    """With `warm_s`, which is not counted."""
+    """The duration, including `warm_s`, which is not counted."""
     warm_s: Seconds = 0.0
     scale: Literal["streams", "rates"] = "streams"
     """What a load factor multiplies: how many streams there are, or how often each sends."""

@@ -37,7 +37,7 @@ class Session:
     name: str
     """The stream's name; its sessions share it."""
     sensor: int
-    """Position of its table in the scenario."""
+    """The position of its table in the scenario."""
     stream_class: StreamClass
     model: str
     budget_ns: int
@@ -57,16 +57,16 @@ def lone_session(sensor: Sensor, rate_hz: float, stream_id: int, name: str) -> t
 class Schedule:
     frames: Frames
     sessions: tuple[Session, ...]
-    """In order of stream ids, which are 1, 2, ..."""
+    """The sessions in order of stream ids, which are 1, 2, ..."""
 
     @property
     def budgets_ns(self) -> NDArray[np.int64]:
-        """By stream id; 0 for 0, which is none."""
+        """The budgets by stream id; the first, of no stream, is 0."""
         return np.array([0, *(session.budget_ns for session in self.sessions)], np.int64)
 
     @property
     def captures_ns(self) -> NDArray[np.int64]:
-        """Of each frame."""
+        """The capture time of each frame."""
         captures_ns: NDArray[np.int64] = self.frames.deadline_ns - self.budgets_ns[self.frames.stream_id]
         return captures_ns
 

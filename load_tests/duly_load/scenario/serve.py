@@ -54,14 +54,14 @@ class WorkerFault(Table):
     kind: Literal["die", "hang"]
     at_s: Seconds
     back_s: PositiveSeconds | None = None
-    """For hang alone."""
+    """When a hanging worker goes on; only for `hang`."""
 
 
 class Serve(Table):
     """What a live server serves, on which lanes, and which of its workers fail."""
 
     lanes: Annotated[tuple[Name, ...], Field(max_length=64), AtLeastOne] = ("cpu:0",)
-    """For duly alone: its peers take as many CPUs."""
+    """The lanes of duly; its peers get as many CPUs."""
     model: Annotated[tuple[ServedModel, ...], Field(max_length=64)] = ()
     fault: Annotated[tuple[WorkerFault, ...], Field(max_length=64)] = ()
 

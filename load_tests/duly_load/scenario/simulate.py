@@ -63,14 +63,14 @@ class Noise(Table):
     """How batch times scatter round their tables."""
 
     cv: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
-    """Lognormal with mean 1 and this coefficient of variation."""
+    """The coefficient of variation; factors are lognormal with mean 1."""
     bound: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
-    """If not 0: uniform within 1 - bound ... 1 + bound instead."""
+    """If not 0, factors are uniform within 1 - bound ... 1 + bound instead."""
     spike_probability: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     spike_factor: Factor = 5.0
     step_at_s: Seconds = 0.0
     step_factor: Factor = 1.0
-    """From `step_at_s` on every time is multiplied by this."""
+    """The factor by which every time is multiplied from `step_at_s` on."""
     wake_ms: DelayMs = 0.0
     """What a batch takes longer on a lane that was idle: the mean of an exponential distribution."""
     wake_after_ms: DelayMs = 0.0
@@ -101,10 +101,10 @@ class Variant(Table):
     name: Name = "default"
     table: Literal["t4_resnet50", "a100_resnet50", "v100_resnet50"] | None = None
     times_ms: TableMs | None = None
-    """By batch size; sizes between lie on straight lines."""
+    """Times by batch size; sizes between lie on straight lines."""
     linear: Linear | None = None
     measured: Annotated[TableMs | None, BeforeValidator(_read_measured)] = None
-    """From a JSON file, relative to the scenario's folder."""
+    """Times from a JSON file, whose name is relative to the scenario's folder."""
     scale: Factor = 1.0
 
     @model_validator(mode="after")
@@ -132,7 +132,7 @@ class SimulatedModel(Table):
     any_size: bool = True
     """False: the engine takes batches of 1, 2, 4, 8, 16, 32 and `batch_max` only."""
     lanes: tuple[Name, ...] = ()
-    """Lanes that serve it; none named: all."""
+    """The lanes that serve it; empty: all do."""
     variants: Annotated[tuple[Variant, ...], Field(max_length=16), AtLeastOne]
     """The most accurate first."""
 

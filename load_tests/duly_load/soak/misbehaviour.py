@@ -38,19 +38,19 @@ from duly_load.scenario.schedule import lone_session
 from duly_load.scenario.tables import Sensor
 
 READ_S = 0.2
-"""Between two outcomes that a slow reader takes; longer for sensors that are slow themselves."""
+"""The time between two outcomes that a slow reader takes; longer for sensors that are slow themselves."""
 TOO_SLOW = 4.0
 """Frames that a slow reader sends, at least, in the time in which it takes one outcome."""
 PAUSE_S = 1.0
-"""Before a stream that was refused or ended opens again."""
+"""The pause before a stream that was refused or ended opens again."""
 CHURN_S = 0.5
-"""Mean time between two deeds of a churner."""
+"""The mean time between two deeds of a churner."""
 FRAMES_MAX = 20
-"""That a churner sends before it leaves."""
+"""The most frames that a churner sends before it leaves."""
 HELD_S_MAX = 2.0
 """How long a call on which nothing is said is held."""
 STREAMS = 3
-"""Of a client that vanishes."""
+"""The streams of a client that vanishes."""
 VANISHING_RATE_HZ = 50.0
 OPEN_S = 10.0
 """How long a stream may take to open."""
@@ -62,9 +62,9 @@ class CountIndex(IntEnum):
     """What is counted; places in a `Counts`."""
 
     OPENED = 0
-    """Streams."""
+    """Streams that were opened."""
     SENT = 1
-    """Frames."""
+    """Frames that were sent."""
     ANSWERED = 2
     ENDED = 3
     """Streams that the target ended."""
@@ -75,11 +75,11 @@ class CountIndex(IntEnum):
     SILENT = 6
     """Calls on which nothing was said."""
     KILLED = 7
-    """Clients."""
+    """Clients that were killed."""
 
 
 class Counts:
-    """Of one process: written by it alone, read by the one that started it, there when it is killed too."""
+    """The counts of one process: written by it alone, read by the one that started it, there when it is killed too."""
 
     def __init__(self, memory: Sequence[int]) -> None:
         """`memory`: shared, an int for each `CountIndex`."""
@@ -98,7 +98,7 @@ class Aim:
 
     address: Address
     sensors: tuple[Sensor, ...]
-    """Whose frames to send."""
+    """The sensors whose frames are sent."""
     seed: int
 
 
@@ -217,7 +217,7 @@ class _Bothered:
         self._streams = 0
 
     async def connection(self, sensor: Sensor) -> tuple[Connection, Prepared]:
-        """Not yet open."""
+        """A connection for the sensor, not yet open, and its payloads."""
         prepared = self._prepared.get(sensor.name)
         if prepared is None:
             inputs = await self._target.inputs(sensor.model)
@@ -266,7 +266,7 @@ async def _churn(aim: Aim, counts: Counts) -> NoReturn:
         bothered = _Bothered(target, aim, counts)
         while True:
             await asyncio.sleep(chance.expovariate(1 / CHURN_S))
-            # A target that is gone is for others to tell; what is wanted here is to be there when it is back.
+            # A target that is gone is for others to report; what is wanted here is to be there when it is back.
             with suppress(TargetError, Refused, TimeoutError):
                 await chance.choice(deeds)(bothered, aim, chance, counts)
 

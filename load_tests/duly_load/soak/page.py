@@ -14,12 +14,12 @@ from duly_load.soak.record import SliceResult, Soak
 from duly_load.soak.verdict import SERIES, Growth, Judgement, Series, at_both_ends, values_of
 
 HEIGHT = 320
-"""Of a picture, px."""
+"""The height of a picture, px."""
 POINTS_MAX = 400
-"""Of a curve; of more, the worst of each stretch is drawn."""
+"""The most points of a curve; of more, the worst of each stretch is drawn."""
 
 Curve = tuple[str, list[float], list[float]]
-"""Name, times in s, values."""
+"""A curve: its name, times in s, values."""
 
 
 def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judged: Judgement) -> None:
@@ -28,11 +28,11 @@ def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judg
     doubts = [("Why nobody can say", doubt) for doubt in judged.doubts]
     notes = [("Note", note) for note in judged.notes]
     busy = [("Busy slices", at_both_ends(judged.decline))] if judged.decline else []
-    told = [("Verdict", judged.holds.value), *against, *doubts, *notes, *busy, *facts]
+    shown = [("Verdict", judged.holds.value), *against, *doubts, *notes, *busy, *facts]
     tables = [growth_table(judged)] if judged.growth else []
     if done.slices:
         tables.append(_slices(done))
-    write_text(path, render(title, told, tables, _pictures(done)))
+    write_text(path, render(title, shown, tables, _pictures(done)))
 
 
 def growth_table(judged: Judgement) -> Table:

@@ -25,5 +25,5 @@ class Phase(StrEnum):
 
 
 def phase_of(index: int) -> Phase:
-    """That of a slice; the first is 0."""
+    """The phase of a slice; the first slice is 0."""
     return list(Phase)[index % len(Phase)]

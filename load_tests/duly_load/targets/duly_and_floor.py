@@ -21,12 +21,12 @@ from duly_load.targets.server_process import ServerProcess, clean_environ, free_
 
 ASK_TIMEOUT_S = 1.0
 RECONNECT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
-"""While it starts, nobody listens yet."""
+"""The channel connects again quickly, as nobody listens while the server starts."""
 STREAMS_MIN, STREAMS_MAX = 1024, 65_536
-"""duly's own default, and the most it can be told."""
+"""duly's own default, and the most that it can be configured to."""
 FLOOR = [sys.executable, "-m", "duly_load.targets.null_echo"]
 WORKER = "duly.worker.main"
-"""In the command line of duly's workers."""
+"""The module that stands in the command line of duly's workers."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -35,8 +35,8 @@ class OwnServer:
     """One of ours that runs; see `duly_load.targets.peer.Server`."""
 
     def __init__(self, process: ServerProcess, address: Address, metrics: str, lanes: Sequence[str]) -> None:
-        """When it is ready. `lanes`: of its workers, in the order in which it starts them; none: they are not told
-        apart.
+        """The server is ready. `lanes`: those of its workers, in the order in which it starts them; none: they are not
+        distinguished.
         """
         self.address = address
         self.metrics = metrics
@@ -52,7 +52,7 @@ class OwnServer:
 
     def workers(self) -> dict[str, int]:
         """Process id of a worker on each lane. A lane is left out while its workers are gone, and where workers of
-        several lanes went at once, since nothing tells those apart that took their places.
+        several lanes went at once, since those that took their places can't be distinguished.
         """
         alive = self._workers()
         places = {worker for _, worker in self._places}
@@ -137,7 +137,7 @@ class Floor(Own):
 
 
 def _loopback(protocol: Literal["duly", "kserve"]) -> Address:
-    """As peers are reached that know no UNIX sockets: what is compared differs in the server alone."""
+    """A free address on loopback, as for peers without UNIX sockets: only the servers shall differ."""
     return Address(protocol, f"127.0.0.1:{free_ports(1)[0]}")
 
 

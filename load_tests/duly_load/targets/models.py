@@ -21,9 +21,9 @@ from duly_load.scenario.serve import ServedModel
 from duly_load.targets.peer import PeerError
 
 THREADS = 1
-"""Of each model, in every server: a figure for one core."""
+"""The threads of each model, in every server: figures are for one core."""
 BATCH_SIZES_UNSAID = tuple(ServedModel.model_fields["batch_sizes"].default)
-"""What duly takes, too, where nobody says."""
+"""The batch sizes that duly takes, too, where none are given."""
 
 _DATATYPES: dict[int, str] = {helper.np_dtype_to_tensor_dtype(dtype): name for name, dtype in DTYPES.items()}
 """The protocols' names of element types, by ONNX's numbers."""
@@ -37,9 +37,9 @@ class PeerTensor:
     tensor: str
     """The graph's own name of it."""
     datatype: str
-    """As the protocols name it: FP32, INT64, ..."""
+    """The element type as the protocols name it: FP32, INT64, ..."""
     shape: tuple[int, ...]
-    """Of one frame, without the batch dimension; -1: any extent."""
+    """The shape of one frame, without the batch dimension; -1: any extent."""
 
 
 @dataclass(frozen=True, slots=True)

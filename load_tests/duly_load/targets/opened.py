@@ -35,11 +35,11 @@ SETTLE_S = 90.0
 ANSWER_S = 30.0
 """How long one answer may take meanwhile."""
 NOISE_NS = 5_000_000
-"""By which the usual time may vary, beside twofold."""
+"""The usual time may double, and vary by this much more."""
 REFUSALS_MAX = 20
 """Answers INVALID or FAILED until it is clear that no result will come; a lane may be warming up at first."""
 PAUSE_S = 0.1
-"""After an answer without a result."""
+"""The pause after an answer without a result."""
 
 
 class TargetNameError(ValueError):
@@ -51,12 +51,12 @@ class OpenTarget:
     """A target that can be put under load."""
 
     name: str
-    """As the user gave it."""
+    """The target as the user named it."""
     address: Address
     server: Server | None
-    """None: it ran before and will run on."""
+    """The server that the harness started; None: it ran before and will run on."""
     version: str
-    """For people; empty: not known."""
+    """The version for people; empty: not known."""
 
 
 def check_names(names: Sequence[str], scenario: Scenario) -> None:
@@ -80,7 +80,7 @@ def opened(
     names: Sequence[str], scenario: Scenario, folder: Path, say: Callable[[str], None]
 ) -> Iterator[list[OpenTarget]]:
     """The targets, in order; those that are peers run until the block is left. `folder` takes their files; `say` is
-    told what takes time. Raises what `check_names` does, and PeerError where one does not start.
+    called with what takes time. Raises what `check_names` does, and PeerError where one does not start.
     """
     check_names(names, scenario)
     with contextlib.ExitStack() as running:
@@ -110,7 +110,7 @@ def settle(target: OpenTarget, scenario: Scenario, seed: int) -> None:
 
 
 def offer_to(target: OpenTarget, asked: Offer, progress: Callable[[Progress], None] | None = None) -> LiveRun:
-    """As `offer`, with the scenario's faults, and with the CPU time of a server that the harness started."""
+    """Calls `offer`, with the scenario's faults and the CPU time of a server that the harness started."""
     server = target.server
     if server is None:
         return offer(asked, progress)

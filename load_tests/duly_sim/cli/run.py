@@ -24,7 +24,7 @@ from duly_sim.simulator.results import SimulatedResults, measure
 from duly_sim.simulator.world import World, build
 
 PROGRESS_STEPS = 1000
-"""The progress is told about so many times for each policy."""
+"""The number of times that progress is shown for each policy."""
 
 FILES = ("results.json", "report.html")
 
@@ -63,13 +63,13 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     Console(width=COLUMNS_MAX).print(outcomes, service, sep="\n")
     if out is not None:
         with writing(out, FILES):
-            told = {name: results.to_json() for name, _, _, results in entries}
-            write_json(out / "results.json", {"scenario": loaded.name, "seed": seed, "policies": told})
+            by_policy = {name: results.to_json() for name, _, _, results in entries}
+            write_json(out / "results.json", {"scenario": loaded.name, "seed": seed, "policies": by_policy})
             write_runs(out / "report.html", f"{loaded.name}, seed {seed}", [view_of(*entry) for entry in entries])
 
 
 def _policies(names: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
-    from duly_sim.baselines import POLICIES  # late: a scenario that is wrong is told first
+    from duly_sim.baselines import POLICIES  # late: a scenario that is wrong is reported first
 
     for name in names:
         if name not in POLICIES:
@@ -108,13 +108,13 @@ def _tables(scenario: Scenario, seed: int) -> tuple[Table, Table]:
 
 
 def _outcomes(results: SimulatedResults) -> list[str]:
-    told = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.SUPERSEDED)
+    shown = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.SUPERSEDED)
     return [
         f"{100 * results.on_time_ratio:.2f}" if results.frames else "-",
         f"{100 * results.worst_on_time_ratio:.2f}" if results.frames else "-",
         f"{results.goodput_per_s:,.1f}",
-        *(f"{results.counts[status.name]:,}" for status in told),
-        f"{results.frames - sum(results.counts[status.name] for status in (OutcomeStatus.ON_TIME, *told)):,}",
+        *(f"{results.counts[status.name]:,}" for status in shown),
+        f"{results.frames - sum(results.counts[status.name] for status in (OutcomeStatus.ON_TIME, *shown)):,}",
     ]
 
 

@@ -13,7 +13,7 @@ from duly_sim.simulator.world import World
 
 
 def view_of(policy: str, world: World, run: Run, results: SimulatedResults) -> RunView:
-    """The run as a report shows it; `policy` tells it from others on the page."""
+    """The run as a report shows it; `policy` distinguishes it from others on the page."""
     scenario, simulated = world.scenario, world.scenario.to_simulate()
     outcomes = outcomes_of(world, run)
     return RunView(
@@ -37,7 +37,7 @@ def view_of(policy: str, world: World, run: Run, results: SimulatedResults) -> R
 def _lane_time(results: SimulatedResults) -> OwnTable:
     return OwnTable(
         "Lane time",
-        "What the lanes did with their time, of which a live target does not tell.",
+        "What the lanes did with their time, which a live target does not report.",
         (
             Column("wasted", "share of the lanes' busy time that went into frames that ended LATE", ".2%", best=-1),
             Column("utilisation", "share of the time that lanes ran batches, mean over the lanes", ".1%"),

@@ -1,9 +1,9 @@
 """Discrete-event simulation: drives a policy, the server's own scheduler or a baseline, under virtual time.
 
-What happens is told beforehand: a script of facts (lanes and models come and go, streams open and close), the frames as
-arrays, and a service that says how long each batch takes. The engine is the host of `duly.core.scheduler`'s contract:
-it calls `step` with each fact and at each wake that was asked for, and ends each batch when its service time is over.
-Nothing here reads a clock or draws a number, so equal inputs give equal runs.
+What happens is known beforehand: a script of facts (lanes and models come and go, streams open and close), the frames
+as arrays, and a service that says how long each batch takes. The engine is the host of `duly.core.scheduler`'s
+contract: it calls `step` with each fact and at each wake that was asked for, and ends each batch when its service time
+is over. Nothing here reads a clock or draws a number, so equal inputs give equal runs.
 
 At one instant facts of the script come first, then batches that end, then frames (those of one instant together), then
 timers.
@@ -54,7 +54,7 @@ class Service(Protocol):
     """How long batches really take."""
 
     def duration_ns(self, now_ns: int, lane: str, model: str, variant: str, batch_size: int) -> int | None:
-        """Of a batch that starts now; None: it hangs until the lane or the model is taken away."""
+        """The time of a batch that starts now; None: it hangs until the lane or the model is taken away."""
         ...
 
 
@@ -66,11 +66,11 @@ class Batches:
     model: list[str]
     variant: list[str]
     size: list[int]
-    """0: a run that warms the lane."""
+    """The number of frames; 0: a run that warms the lane."""
     planned_ns: list[int]
     started_ns: list[int]
     ended_ns: list[int]
-    """-1: it never ended, its lane or model went away."""
+    """When it ended; -1: never, since its lane or model went away."""
 
 
 @dataclass(slots=True)
@@ -79,10 +79,10 @@ class Run:
 
     frames: Frames
     status: NDArray[np.int8]
-    """`OutcomeStatus` by frame."""
+    """The `OutcomeStatus` of each frame."""
     resolved_ns: NDArray[np.int64]
     batch: NDArray[np.int32]
-    """Index into `batches` by frame; -1: it never ran."""
+    """The index into `batches` of each frame; -1: it never ran."""
     batches: Batches
     advice: list[tuple[int, AdviseStream]]
 
@@ -96,11 +96,11 @@ def simulate(
     record: Callable[[int, Event], None] | None = None,
     followers: Collection[int] = (),
 ) -> Run:
-    """Runs until every frame is resolved and the script is told.
+    """Runs until every frame is resolved and the script is at its end.
 
-    `script`: (now_ns, event) in order of time. `model_of`: model version by stream id. `record` is told each
+    `script`: (now_ns, event) in order of time. `model_of`: model version by stream id. `record` is called with each
     (now, event) before it is carried out. `followers`: streams, by id, that thin their frames as advised; a frame that
-    they keep back is SUPERSEDED and never told to the policy. Raises RuntimeError where the policy breaks its contract:
+    they keep back is SUPERSEDED and never reaches the policy. Raises RuntimeError where the policy breaks its contract:
     a frame resolved twice or never, a batch on a lane that is busy.
     """
     return _Engine(policy, script, frames, model_of, service, record, followers).run()
@@ -130,9 +130,9 @@ class _Engine:
         self._batches = Batches([], [], [], [], [], [], [])
         self._advice: list[tuple[int, AdviseStream]] = []
         self._ends: list[tuple[int, int, str]] = []
-        """Heap of (time, batch id, lane)."""
+        """A heap of (time, batch id, lane)."""
         self._on_lane: dict[str, tuple[int, int]] = {}
-        """Batch id and index into `batches`, by lane."""
+        """The batch id and index into `batches` of each lane."""
         self._unresolved = count
         self._paces = {stream_id: Pace() for stream_id in followers}
 
@@ -142,7 +142,7 @@ class _Engine:
         streams = self._frames.stream_id.tolist()
         frame_ids = dict.fromkeys(self._model_of, 0)
         model_of, script, ends, wake_of = self._model_of, self._script, self._ends, self._policy.next_wake_ns
-        count, told = len(arrivals), len(script)
+        count, steps = len(arrivals), len(script)
         index = at = 0
         arrivals.append(NEVER_NS)
         script_ns = script[0][0] if script else NEVER_NS
@@ -160,7 +160,7 @@ class _Engine:
             elif now_ns == script_ns:
                 event = script[at][1]
                 at += 1
-                script_ns = script[at][0] if at < told else NEVER_NS
+                script_ns = script[at][0] if at < steps else NEVER_NS
                 if isinstance(event, LaneDown | ModelGone):
                     self._gone(event)
                 self._step(now_ns, event)

@@ -17,7 +17,7 @@ class Difference:
     """The first step that went otherwise."""
 
     line: int
-    """Of its event in the recording."""
+    """The line of its event in the recording."""
     now_ns: int
     event: str
     recorded: Any
@@ -33,7 +33,7 @@ class Replay:
     actions: int
     frames: int
     span_ns: int
-    """From the first event to the last."""
+    """The time from the first event to the last."""
     difference: Difference | None
 
 

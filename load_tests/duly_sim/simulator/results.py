@@ -23,17 +23,17 @@ class SimulatedResults(Results):
     """What became of the frames, and what the lanes did."""
 
     utilisation: dict[str, float]
-    """Share of the time that each lane was busy."""
+    """The share of the time that each lane was busy."""
     wasted: float
     """Share of all lanes' busy time that went into frames that ended LATE; a batch's time is split evenly over its
     frames."""
     batch_sizes: dict[int, int]
-    """Batches by size, without those that warm a lane."""
+    """The number of batches by size, without those that warm a lane."""
     batch_variant_switches: dict[str, int]
-    """By model: batches of another variant than the model's batch before. Where streams of one model are due different
-    variants, batches take turns and this says little; `variant_switches` is what a stream sees."""
+    """For each model, the batches of another variant than the model's batch before. Where streams of one model are due
+    different variants, batches take turns and this says little; `variant_switches` is what a stream sees."""
     variant_shares: dict[str, dict[str, float]]
-    """By model and variant: share of the model's frames that ran."""
+    """For each model and variant, the share of the model's frames that ran."""
 
     @property
     def utilisation_mean(self) -> float:
@@ -88,7 +88,7 @@ def lane_left_ns(run: Run) -> Ints:
 
 
 def _switched(run: Run) -> Chosen:
-    """By frame of the whole run."""
+    """For each frame of the whole run, whether it ran on another variant than its stream's frame before."""
     ran = np.flatnonzero(run.batch >= 0)
     ran = ran[np.argsort(run.frames.stream_id[ran], kind="stable")]
     stream_id, variant = run.frames.stream_id[ran], np.array(run.batches.variant, np.str_)[run.batch[ran]]

@@ -70,7 +70,7 @@ def table(part: Part) -> Table:
 
 
 def _figure(value: float) -> str:
-    """Fewer decimals for larger figures."""
+    """The figure as text, with fewer decimals the larger it is."""
     decimals = 3 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
     return f"{value:,.{decimals}f}"
 

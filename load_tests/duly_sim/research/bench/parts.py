@@ -25,9 +25,9 @@ BUSY_WINDOW = 8
 BUSY = Load(SMALL.name, SMALL.frame_bytes, streams=BUSY_STREAMS, window=BUSY_WINDOW)
 """More frames in flight than the small model can answer at once."""
 TURN_SECONDS = 1.0
-"""Of either phase of loads that alternate."""
+"""The duration of either phase of loads that alternate."""
 TURNS_COMPARED = 10
-"""At the beginning and at the end."""
+"""The turns that are compared at the beginning and at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class Effort:
 
     rounds: int
     seconds: float
-    """Of one measurement of latency or throughput."""
+    """The duration of one measurement of latency or throughput."""
     warmup_seconds: float
     turns: int
-    """Of loads that alternate."""
+    """The number of turns of loads that alternate."""
 
     @property
     def turns_compared(self) -> int:
-        """At either end."""
+        """The turns that are compared at either end."""
         return min(TURNS_COMPARED, self.turns // 2)
 
 
@@ -61,7 +61,7 @@ class Setup:
     null_echo: OwnServer
     effort: Effort
     advance: Callable[[str], None]
-    """Called before each measurement with what it is."""
+    """A function that is called before each measurement with its description."""
 
     def load(self, server: OwnServer, load: Load) -> LoadResult:
         """One run of the load client. Raises ClientError where frames went unanswered."""
@@ -150,7 +150,7 @@ def throughput(setup: Setup) -> Part:
 def alternation(setup: Setup) -> Part:
     """Throughput in the busy phases of a load that goes from one frame in flight to many and back, at last and at
     first: a server that takes one for the other ends with batches of one for good. The floor beside it at either end
-    tells whether the machine has changed meanwhile.
+    shows whether the machine has changed meanwhile.
     """
     turns, compared = setup.effort.turns, setup.effort.turns_compared
     part = Part(
@@ -190,7 +190,7 @@ class Measurement:
 
     measure: Callable[[Setup], Part]
     steps: Callable[[Effort], int]
-    """How often it will call `advance`."""
+    """The number of times that it will call `advance`."""
 
 
 MEASUREMENTS = {

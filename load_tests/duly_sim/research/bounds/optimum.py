@@ -38,9 +38,9 @@ from numpy.typing import NDArray
 
 NEVER_NS = 1 << 62
 ROWS = 512
-"""Rows of the table that are held at once."""
+"""The rows of the table that are held at once."""
 BATCH_MAX = 255
-"""What fits into the byte that holds a choice."""
+"""The largest number that fits into the byte that holds a choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _width(budget_ns: int, times: NDArray[np.int64]) -> int:
 
 
 def _largest(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int64]) -> list[int]:
-    """By frame, the largest batch that may end with it, were the lane free when it arrives."""
+    """For each frame, the largest batch that may end with it if the lane is free when it arrives."""
     largest = np.zeros(len(arrivals), np.int64)
     for size, time_ns in enumerate(times, 1):
         first = arrivals[: len(arrivals) - size + 1]
@@ -94,7 +94,9 @@ def _largest(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int6
 
 
 def _table(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int64]) -> tuple[list[bytes], list[int], int]:
-    """By row i: the best choice in each of its columns (0: drop, b: end a batch) and its first column; least drops."""
+    """For each row, the best choice in each of its columns (0: drop, b: end a batch) and its first column; least
+    drops.
+    """
     batch_max = len(times)
     # Of the row filled last, columns `low` to `high` matter, counted from `base`; the next has at most one more.
     free_ns = np.full((batch_max + ROWS, _width(budget_ns, times) + ROWS), NEVER_NS, np.int64)

@@ -22,7 +22,7 @@ def fill_with_standard(cell: Cell, seed: int) -> list[dict[str, Any]]:
     tried = [_candidate(cell, rng, index) for index in range(STREAMS_MAX)]
     asked = build(parsed(content(cell, 1.0) | {"stream": tried}), seed)
     terms = [event.terms for _, event in asked.script if isinstance(event, StreamOpened)]
-    scheduler = opened([told for told in asked.script if not isinstance(told[1], StreamOpened)])
+    scheduler = opened([step for step in asked.script if not isinstance(step[1], StreamOpened)])
     plans, lanes = scheduler.plans(), scheduler.lane_count()
     open_streams: list[StreamDemand] = []
     for index, (stream, each) in enumerate(zip(tried, terms, strict=True)):

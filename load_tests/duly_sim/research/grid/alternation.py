@@ -25,11 +25,11 @@ LINES_MS = ((0.3, 0.01), (0.1, 0.03), (0.5, 0.1))
 BATCH_MAX = 128
 BUSY_SIZE, BUSY_LOAD = 16, 0.75
 CALM, HICCUPS = 0.1, 0.02
-"""Of batch times: coefficient of variation, and how many take WILD times as long."""
+"""The scatter of batch times: coefficient of variation, and the share that takes WILD times as long."""
 WILD = 10.0
 WAKE_MS = (0.2, 1.0)
 LOOKED_AT = 10
-"""Turns at the beginning, but for the first, and at the end."""
+"""The turns that count at the beginning, the first apart, and at the end."""
 OF_FIRST_MIN = 0.95
 
 
@@ -72,7 +72,7 @@ def last_over_first(line: tuple[float, float], wake_ms: float, turns: int, seed:
 
 
 def _in_busy_thirds(at_ns: NDArray[np.int64], weights: NDArray[np.float64], turns: int) -> NDArray[np.float64]:
-    """By turn, the sum of those weights that lie in its last third."""
+    """For each turn, the sum of those weights that lie in its last third."""
     turn_ns = round(3 * THIRD_S * 1e9)
     busy = at_ns % turn_ns >= turn_ns * 2 // 3
     return np.bincount(at_ns[busy] // turn_ns, weights=weights[busy], minlength=turns)[:turns].astype(np.float64)

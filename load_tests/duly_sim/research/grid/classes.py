@@ -19,7 +19,7 @@ from duly_sim.simulator.results import measure as measure_run
 from duly_sim.simulator.world import build
 
 RUN_FRAMES = 10_000
-"""CRITICAL frames of one run of a random set."""
+"""The CRITICAL frames of one run of a random set."""
 RUN_SECONDS_MAX = 60.0
 SETS_PER_JOB = 5
 STANDARD_CELLS = (Cell(1, 1), Cell(1, 4), Cell(4, 2))
@@ -65,7 +65,7 @@ def classes(effort: Effort, measure: Measure) -> Row:
         5,
         "what each class is promised",
         f"{sets} random sets that admission lets in, each {RUN_FRAMES:,} CRITICAL frames or {RUN_SECONDS_MAX:g} s, "
-        f"noise within 2 %, BEST_EFFORT at 1.5x besides; the rest: {effort.told}, noise 2 %",
+        f"noise within 2 %, BEST_EFFORT at 1.5x besides; the rest: {effort.extent}, noise 2 %",
         (
             Finding("CRITICAL frames sent", effort.critical_frames, True, (sent,), f"{sets} random sets"),
             Finding("CRITICAL frames missed", 0, False, (missed,), f"{sets} random sets"),
@@ -90,15 +90,15 @@ def critical_runs(first: int) -> tuple[int, int]:
 
 def admitted_standard(cell: Cell, seed: int, seconds: float) -> float:
     """On-time ratio of STANDARD streams that were let in one by one until one was refused."""
-    told = content(cell, seconds)
-    world = build(parsed(told | {"stream": fill_with_standard(cell, seed)}), seed)
+    scenario = content(cell, seconds)
+    world = build(parsed(scenario | {"stream": fill_with_standard(cell, seed)}), seed)
     return measure_run(world, world.run(tuned("duly", 0))).on_time_ratio
 
 
 def best_effort_overload(
     cell: Cell, budget_ms: float, capacity_hz: float, seconds: float, seed: int
 ) -> tuple[float, float]:
-    """By how much the on-time ratio of CRITICAL falls through BEST_EFFORT, and its goodput over what is left."""
+    """How much the on-time ratio of CRITICAL falls through BEST_EFFORT, and the latter's goodput over what is left."""
     critical = [
         _stream(cell, index, "CRITICAL", budget_ms, {"kind": "periodic", "rate_hz": 30, "drift_ppm": 50})
         for index in range(2 * cell.lanes)

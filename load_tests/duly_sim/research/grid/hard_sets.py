@@ -51,13 +51,13 @@ def draw_set(rng: np.random.Generator, locked: bool) -> HardSet:
 
 def run_set(drawn: HardSet, seconds: float, seed: int) -> tuple[int, int]:
     """CRITICAL frames sent, and how many of them were not on time."""
-    told = {
+    scenario = {
         "simulate": drawn.simulate,
         "name": "hard set",
         "duration_s": seconds,
         "stream": [*drawn.best_effort, *drawn.critical],
     }
-    world = build(parsed(told), seed)
+    world = build(parsed(scenario), seed)
     run = world.run(Scheduler())
     critical = [0, *(session.stream_class is StreamClass.CRITICAL for session in world.sessions)]
     status = run.status[np.array(critical, np.bool_)[world.frames.stream_id]]
@@ -65,7 +65,7 @@ def run_set(drawn: HardSet, seconds: float, seed: int) -> tuple[int, int]:
 
 
 def opened(script: list[tuple[int, Event]]) -> Scheduler:
-    """A scheduler that has been told of the lanes, models and streams of a script that starts with them."""
+    """A scheduler that knows the lanes, models and streams of a script that starts with them."""
     scheduler = Scheduler()
     for now_ns, event in script:
         scheduler.step(now_ns, event)
@@ -124,11 +124,11 @@ def _critical(rng: np.random.Generator, index: int, firsts_ms: list[float], lock
 def _admitted(
     simulate: dict[str, Any], tried: list[dict[str, Any]], best_effort: tuple[dict[str, Any], ...]
 ) -> tuple[dict[str, Any], ...]:
-    """Those that admission lets in, each asked for with the ones before it open."""
-    told = {"name": "hard set", "duration_s": 1.0, "simulate": simulate}
-    asked = build(parsed(told | {"stream": [*best_effort, *tried]}), 0)
+    """The streams that admission lets in, each asked for with the ones before it open."""
+    scenario = {"name": "hard set", "duration_s": 1.0, "simulate": simulate}
+    asked = build(parsed(scenario | {"stream": [*best_effort, *tried]}), 0)
     terms = [event.terms for _, event in asked.script if isinstance(event, StreamOpened)]
-    scheduler = opened([told for told in asked.script if not isinstance(told[1], StreamOpened)])
+    scheduler = opened([step for step in asked.script if not isinstance(step[1], StreamOpened)])
     plans, lanes = scheduler.plans(), scheduler.lane_count()
     demands = [
         StreamDemand(index, each.model, each.stream_class, each.period_ns, each.budget_ns, backlog=each.backlog)

@@ -64,10 +64,10 @@ def _ratio(found: dict[str, float], rivals: Sequence[str]) -> float:
 
 def on_time(seed: int) -> dict[str, float]:
     """On-time ratio by policy, of the load that is drawn from `seed`."""
-    told = draw_load(np.random.default_rng([seed, 0x10AD]))
+    scenario = draw_load(np.random.default_rng([seed, 0x10AD]))
     ratios = {}
     for name in ("duly", *RIVALS):
-        run = build(parsed(told), seed).run(POLICIES[name]())
+        run = build(parsed(scenario), seed).run(POLICIES[name]())
         ratios[name] = float((run.status == OutcomeStatus.ON_TIME).mean())
     return ratios
 

@@ -82,13 +82,13 @@ def load_step(cell: Cell, capacity_hz: float, seconds: float, seed: int) -> Json
 def _scenario(
     cell: Cell, capacity_hz: float, seconds: float, steps_s: tuple[float, float], variants: list[str]
 ) -> Scenario:
-    told = content(cell, seconds)
+    scenario = content(cell, seconds)
     scales = {"fp32": 1.0, "fp16": 0.5}
-    for model in told["simulate"]["model"]:
+    for model in scenario["simulate"]["model"]:
         model["variants"] = [{"name": name, "table": cell.table, "scale": scales[name]} for name in variants]
     low, high = LOADS
-    told["load_step"] = [{"at_s": steps_s[0], "factor": high / low}, {"at_s": steps_s[1], "factor": 1.0}]
-    return parsed(told | {"stream": streams(cell, low * capacity_hz)})
+    scenario["load_step"] = [{"at_s": steps_s[0], "factor": high / low}, {"at_s": steps_s[1], "factor": 1.0}]
+    return parsed(scenario | {"stream": streams(cell, low * capacity_hz)})
 
 
 def _switches_s(run: Run) -> list[float]:

@@ -12,7 +12,7 @@ one of two ways (see `servers`):
 The frames are then simulated twice:
 
 - `simulated`: with the scenario's times; of a model that truly ran, with what its batches usually took;
-- `told`: with what each live batch took, in either case (see `batch_times`), and with frames that arrive when the
+- `informed`: with what each live batch took, in either case (see `batch_times`), and with frames that arrive when the
   stalls of the machine let them (see `duly_load.generator.stalls`).
 
 Clients count outcomes as the server names them. Compared are on-time ratios, in points (hundredths).
@@ -58,7 +58,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 LEAD_NS = 200_000_000
-"""From the opening of the last stream to the schedule's time zero."""
+"""The time from the opening of the last stream to the schedule's time zero."""
 ANSWERS_S = 30.0
 """How long after the last frame was due the last outcome may come."""
 
@@ -77,7 +77,7 @@ class WorldOutcome(Results):
     """What became of the frames in one of the worlds."""
 
     batch_size_mean: float
-    """NaN where nothing ran."""
+    """The mean batch size; NaN where nothing ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +86,20 @@ class SimVsLive:
 
     live: WorldOutcome
     simulated: WorldOutcome
-    told: WorldOutcome
+    informed: WorldOutcome
     measured: Scenario
-    """With what batches usually took, and how they scattered."""
+    """The scenario with what batches usually took, and how they scattered."""
     lag_p50_ms: float
     lag_p99_ms: float
     lag_max_ms: float
     """How late the generator sent frames."""
     stalled: float
-    """Share of the time that the machine stood still."""
+    """The share of the time that the machine stood still."""
 
     @property
     def points(self) -> float:
-        """On-time ratio, live minus told, in points."""
-        return 100 * (self.live.on_time_ratio - self.told.on_time_ratio)
+        """The on-time ratio, live minus informed, in points."""
+        return 100 * (self.live.on_time_ratio - self.informed.on_time_ratio)
 
 
 def check(scenario: Scenario, real: bool) -> None:
@@ -190,7 +190,7 @@ def _lanes(scenario: Scenario) -> str:
 
 
 async def _planned_ns(target: str, scenario: Scenario) -> dict[str, dict[int, int]]:
-    """Planned times by model and batch size, as the server tells them."""
+    """Planned times by model and batch size, as the server reports them."""
     async with Client(target, reconnect=False) as client:
         models = [await client.model(model.name) for model in scenario.to_simulate().model]
     return {
@@ -221,7 +221,7 @@ async def _offer(target: str, world: World, width: int) -> tuple[Record, int]:
 
 
 def _status(seen: Record) -> Statuses:
-    """As the server named it, which is what the simulator can foresee; the record has it by the client's clock."""
+    """The server's own status, which the simulator can foresee; the record has that of the client's clock."""
     late = np.where(seen.outcome == OutcomeStatus.ON_TIME, OutcomeStatus.LATE, seen.outcome)
     status: Statuses = np.where(seen.claimed, OutcomeStatus.ON_TIME, late).astype(np.int8)
     return status

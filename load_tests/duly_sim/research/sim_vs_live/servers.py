@@ -45,16 +45,16 @@ class LiveError(Exception):
 
 SLEEPING = Chain(1, 1)
 REAL = Chain(256, 200)
-"""As deep as the scenario's times ask for on this machine."""
+"""The chain before it is made as deep as the scenario's times ask for on this machine."""
 RUNS = 30
-"""Timed to find how deep."""
+"""The number of runs that are timed to find how deep it has to be."""
 
 
 # ---- lanes that sleep ----
 
 
 class SleepingLane:
-    """A worker whose batches take as long as it is told; it runs them, too, but that takes no time to speak of."""
+    """A worker whose batches take as long as `duration_ns` says; that it runs them, too, takes hardly any time."""
 
     def __init__(self, driver: Driver, duration_ns: Callable[[str, int], int], sleepers: ThreadPoolExecutor) -> None:
         """`duration_ns(variant, batch size)`. `sleepers`: a thread for each lane, since they keep time better than the
