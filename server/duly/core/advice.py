@@ -1,4 +1,4 @@
-"""When streams are told to send less often, and when they may send more again.
+"""When streams are advised to send less often, and when they may send more again.
 
 Theory. A frame that is shed costs what it takes to receive it. Where lanes and transport share processors, that is paid
 for in results: with frames of 600 KB on two cores, three times the load leaves up to a third less goodput. Only the

@@ -132,6 +132,8 @@ class ModelPlan:
 
 @dataclass(slots=True)
 class Verdict:
+    """What admission finds of one stream, the candidate."""
+
     accepted: bool
     reason: str
     utilisation: float

@@ -63,7 +63,7 @@ class InferenceService:
                 stream.abandon()
                 stream.log.debug("stream closed", reason=str(broken or ""), half_closed=reader.done())
             if broken is not None:
-                # If the client does not read, this waits until it does or is gone. Until then the stream counts as open.
+                # If the client does not read, this waits until it does or is gone; the stream counts as open meanwhile.
                 await abort(context, broken)
         finally:
             self._streams.closed(stream, model)
