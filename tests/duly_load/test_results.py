@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from hdrh.histogram import HdrHistogram
 from duly_load.cli.target_machine import machine_of
 from duly_load.results import files as live_files
 from duly_load.results.files import write_files
+from duly_load.results.formats import write_csv, write_json
 from duly_load.results.histogram import encoded, percentiles_of
 from duly_load.results.machine import look
 from duly_load.results.measure import measure
@@ -215,6 +218,23 @@ def test_values_recorded_together_are_those_recorded_one_by_one() -> None:
 
 
 # ---- files ----
+
+
+def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
+    def rows_that_fail() -> Iterator[list[object]]:
+        yield [1, None]
+        raise ValueError("the second row")
+
+    write_csv(tmp_path / "a.csv", ["x", "y"], [["old", None]])
+    with pytest.raises(ValueError, match="the second row"):
+        write_csv(tmp_path / "a.csv", ["x", "y"], rows_that_fail())
+    assert (tmp_path / "a.csv").read_text() == "x,y\nold,\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": (math.inf, {"b": math.nan}), "c": 1.5})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, {"b": None}], "c": 1.5}
 
 
 def rows(file: Path) -> list[dict[str, str]]:

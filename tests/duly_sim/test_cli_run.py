@@ -117,29 +117,21 @@ def test_files_of_equal_seeds_are_equal(small: Path, tmp_path: Path) -> None:
     assert "small, seed 0" in (tmp_path / "one" / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_scenario_that_is_wrong(small: Path) -> None:
-    small.write_text(SMALL.replace("budget_ms = 30", "budget_ms = 0"), encoding="utf-8")
-    result = sim(small)
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["wrong.toml"], "wrong.toml: stream[0].budget_ms: should be greater than 0, got 0\n"),
+        (["none.toml"], "none.toml: can't be read: No such file or directory\n"),
+        (["small.toml", "--policy", "edff"], "--policy: no policy is named 'edff'; should be one of duly, "),
+        (["small.toml", "--out", "small.toml/x"], "--out: small.toml/x can't be written: Not a directory"),
+    ],
+)
+def test_what_is_wrong_is_told(small: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], said: str) -> None:
+    monkeypatch.chdir(small.parent)
+    Path("wrong.toml").write_text(SMALL.replace("budget_ms = 30", "budget_ms = 0"), encoding="utf-8")
+    result = sim(*args)
     assert result.exit_code == 2
-    assert result.stderr == f"Error: {small}: stream[0].budget_ms: should be greater than 0, got 0\n"
-
-
-def test_a_scenario_that_is_not_there(tmp_path: Path) -> None:
-    result = sim(tmp_path / "none.toml")
-    assert result.exit_code == 2
-    assert result.stderr == f"Error: {tmp_path / 'none.toml'}: can't be read: No such file or directory\n"
-
-
-def test_a_policy_that_nobody_has(small: Path) -> None:
-    result = sim(small, "--policy", "edff")
-    assert result.exit_code == 2
-    assert result.stderr.startswith("Error: --policy: no policy is named 'edff'; should be one of duly, ")
-
-
-def test_a_folder_that_cannot_be_made(small: Path) -> None:
-    result = sim(small, "--policy", "fifo", "--out", small / "report")
-    assert result.exit_code == 2
-    assert result.stderr.startswith(f"Error: --out: {small / 'report'} can't be written: Not a directory")
+    assert result.stderr.startswith(f"Error: {said}")
 
 
 def test_commands_are_listed() -> None:

@@ -1,7 +1,5 @@
 """What a search for capacities found: as JSON, as CSV with a row a trial, and as a page with all trials in pictures."""
 
-import csv
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -16,26 +14,15 @@ from duly_load.report.figures import policy_series
 from duly_load.report.layout import Json, log_ticks, numbers, single, x_axis, y_axis
 from duly_load.report.page import Column, Picture, Table, render
 from duly_load.report.page import Verdict as PageVerdict
+from duly_load.results.formats import write_csv, write_json, write_text
 from duly_load.results.machine import Machine
 
 HEIGHT_PX = 420
 FILES = ("capacity.json", "capacity.csv", "report.html")
 
 TRIAL_COLUMNS = (
-    "target",
-    "version",
-    "term",
-    "trial",
-    "load",
-    "seed",
-    "frames_per_s",
-    "streams",
-    "sent",
-    "on_time",
-    "ratio_low",
-    "ratio_high",
-    "refused",
-    "problems",
+    *("target", "version", "term", "trial", "load", "seed", "frames_per_s", "streams"),
+    *("sent", "on_time", "ratio_low", "ratio_high", "refused", "problems"),
 )
 """Of capacity.csv. `frames_per_s` is what was scheduled in the seconds that count."""
 
@@ -58,9 +45,9 @@ def write(out: Path, request: Request, machine: Machine, capacities: Sequence[Ca
         "machine": machine.to_json(),
         "capacities": [_json(capacity) for capacity in capacities],
     }
-    (out / "capacity.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(out / "capacity.json", told)
     _write_trials(out / "capacity.csv", capacities)
-    (out / "report.html").write_text(page(request, machine, capacities), encoding="utf-8")
+    write_text(out / "report.html", page(request, machine, capacities))
 
 
 def page(request: Request, machine: Machine, capacities: Sequence[Capacity]) -> str:
@@ -72,10 +59,9 @@ def page(request: Request, machine: Machine, capacities: Sequence[Capacity]) -> 
         ("Confidence", f"{100 * CONFIDENCE:g} % for each interval"),
         *machine.facts(),
     ]
-    terms = list(dict.fromkeys(capacity.term for capacity in capacities))
-    by_term = {term: [capacity for capacity in capacities if capacity.term == term] for term in terms}
-    tables = [table for term in terms for table in (_found(term, by_term[term]), _trials(term, by_term[term]))]
-    pictures = [_picture(term, by_term[term], request.ratio) for term in terms]
+    by_term = _by_term(capacities)
+    tables = [*found_tables(capacities), *(_trials(term, of) for term, of in by_term.items())]
+    pictures = [_picture(term, of, request.ratio) for term, of in by_term.items()]
     return render(f"Capacity: {request.scenario.name}", facts, tables, pictures, _verdict(capacities))
 
 
@@ -85,6 +71,16 @@ def _verdict(capacities: Sequence[Capacity]) -> PageVerdict:
     if not ended:
         return PageVerdict(True, f"All searches ended with a figure: {len(capacities)}", ())
     return PageVerdict(False, f"INVALID: {len(ended)} of {len(capacities)} searches ended without a figure", reasons)
+
+
+def _by_term(capacities: Sequence[Capacity]) -> dict[str, list[Capacity]]:
+    terms = dict.fromkeys(capacity.term for capacity in capacities)
+    return {term: [capacity for capacity in capacities if capacity.term == term] for term in terms}
+
+
+def found_tables(capacities: Sequence[Capacity]) -> list[Table]:
+    """What was found, a table for each term."""
+    return [_found(term, of) for term, of in _by_term(capacities).items()]
 
 
 def _found(term: str, capacities: Sequence[Capacity]) -> Table:
@@ -229,10 +225,7 @@ def _write_trials(file: Path, capacities: Sequence[Capacity]) -> None:
         for capacity in capacities
         for nth, trial in enumerate(capacity.found.trials, 1)
     ]
-    with file.open("w", encoding="utf-8", newline="") as lines:
-        table = csv.DictWriter(lines, TRIAL_COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    write_csv(file, TRIAL_COLUMNS, ([row[name] for name in TRIAL_COLUMNS] for row in rows))
 
 
 def _trial(capacity: Capacity, trial: Trial) -> dict[str, Any]:

@@ -5,26 +5,28 @@ with `--out`, writes everything that was measured as JSON. Needs the packages of
 with gRPC.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from duly_load.bench import client as load_client
 from duly_load.bench import servers
 from duly_load.bench.client import ClientError
 from duly_load.bench.parts import FULL, MEASUREMENTS, QUICK, Effort, Part, Setup
+from duly_load.cli.progress import ProgressBar
 from duly_load.models.graphs import write_repository
+from duly_load.report.terminal import terminal_table
+from duly_load.results.formats import write_json
 from duly_load.results.machine import look
 from duly_load.targets.peer import PeerError
 
@@ -32,25 +34,27 @@ BUSY_LOAD_PER_CORE = 0.3
 """A machine with more than this to do before the benchmark starts gives figures that are too high."""
 
 
-def run(keys: list[str], effort: Effort, console: Console, finished: Callable[[Part], None]) -> None:
+def run(keys: list[str], effort: Effort, finished: Callable[[Part], None]) -> None:
     """Measures the parts named by `keys` and hands over each. Raises ClientError or PeerError; leaves no process
     behind.
     """
     steps = sum(MEASUREMENTS[key].steps(effort) for key in keys)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with ExitStack() as stack:
-        progress = stack.enter_context(Progress(*columns, console=console, transient=True))
-        task = progress.add_task("building the load client", total=steps + 1)
+        bar = stack.enter_context(ProgressBar(steps + 1))
+        bar.title("building the load client")
         client = load_client.build()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duly-bench-")))
         repository = folder / "models"
         write_repository(repository)
-        progress.update(task, description="starting the servers")
+        bar.title("starting the servers")
         null_echo = stack.enter_context(servers.null_echo(folder))
         duly = stack.enter_context(servers.duly(repository, folder))
 
+        done = count(1)
+
         def advance(step: str) -> None:
-            progress.update(task, description=step, advance=1)
+            bar.title(step)
+            bar.at(next(done), "")
 
         setup = Setup(client, repository, duly, null_echo, effort, advance)
         for key in keys:
@@ -59,10 +63,7 @@ def run(keys: list[str], effort: Effort, console: Console, finished: Callable[[P
 
 def table(part: Part) -> Table:
     """Each figure's smallest, median and largest round."""
-    grid = Table(title=part.title, title_justify="left")
-    grid.add_column("figure")
-    for heading in ("min", "median", "max"):
-        grid.add_column(heading, justify="right")
+    grid = terminal_table(part.title, ["figure"], ["min", "median", "max"])
     grid.add_column("unit")
     for row in part.rows:
         grid.add_row(row.label, *(_figure(f(row.values)) for f in (min, median, max)), row.unit)
@@ -122,9 +123,9 @@ def bench(keys: list[str], quick: bool, rounds: int | None, out: Path | None) ->
         console.print()
         report["parts"].append(asdict(part))
         if out is not None:  # after each part: a failure in the next one loses nothing
-            out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            write_json(out, report)
 
     try:
-        run(keys, effort, console, finished)
+        run(keys, effort, finished)
     except (ClientError, PeerError, FileNotFoundError) as error:
         raise click.ClickException(str(error)) from error

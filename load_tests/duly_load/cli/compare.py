@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,20 +10,20 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from duly_load.cli.options import Number, UsageError, make_folder
+from duly_load.cli.options import Number, UsageError, make_folder, writing
+from duly_load.cli.progress import ProgressBar
 from duly_load.cli.run import lasting
-from duly_load.cli.sending import sending_options
+from duly_load.cli.sending import following, sending_options, target_errors
 from duly_load.cli.target_machine import machine_of
 from duly_load.compare import files as comparison_files
 from duly_load.compare import tables as comparison_tables
+from duly_load.compare.page import Detail, write_comparison
 from duly_load.compare.rounds import Row, Turn, plan, rows
 from duly_load.compare.run import RunResult, Targets, run_turn
 from duly_load.generator.run import Offer, Sending
-from duly_load.generator.run import Progress as RunProgress
-from duly_load.protocols.connection import TargetError
+from duly_load.report.live import view_of
+from duly_load.results.formats import write_json
 from duly_load.results.machine import Machine, look
 from duly_load.results.measure import measure
 from duly_load.results.record import LiveRun
@@ -138,34 +138,23 @@ def compare(
     what there is is shown and written, marked as incomplete.
     """
     _check_lists(names, loads)
-    try:
+    with target_errors():
         loaded = _load(scenario, seconds)
         factor = 1.0 if capacity is None else capacity / loaded.frames_per_s
         by_load = {load: scaled(loaded, load * factor, str(scenario)) for load in sorted(set(loads))}
-        if out is not None:
-            make_folder(out, FILES)
-    except ScenarioError as error:
-        raise UsageError(str(error)) from error
-    console = Console(stderr=True)
-    _check_targets(names, loaded, install, console)
+    if out is not None:
+        make_folder(out, FILES)
+    _check_targets(names, loaded, install)
     turns = plan(list(by_load), len(names), rounds, seed)
     request = _Request(names, loaded, by_load, rounds, turns, repeats, look(), sending)
     done = _Results()
-    try:
-        versions = _run_all(request, done, console)
-    except (ScenarioError, TargetNameError) as error:
-        raise UsageError(str(error)) from error
-    except (TargetError, PeerError) as error:
-        raise click.ClickException(str(error)) from error
+    with target_errors():
+        versions = _run_all(request, done)
     if done.results:
         _show(request, done)
-    if done.results and out is not None:
-        try:
-            _write(out, request, done, versions)
-        except OSError as error:
-            raise click.ClickException(f"--out: {error.filename or out} can't be written: {error.strerror}") from error
-        except ModuleNotFoundError as error:
-            raise click.ClickException(str(error)) from error
+        if out is not None:
+            with writing(out, FILES):
+                _write(out, request, done, versions)
     if len(done.results) < len(turns):
         click.echo(f"interrupted: {len(done.results)} of {len(turns)} turns were held", err=True)
         sys.exit(130)
@@ -192,7 +181,7 @@ def _load(file: Path, seconds: float | None) -> Scenario:
     return scenario
 
 
-def _check_targets(names: Sequence[str], scenario: Scenario, install: bool, console: Console) -> None:
+def _check_targets(names: Sequence[str], scenario: Scenario, install: bool) -> None:
     """Every problem of every target; peers that are not installed are installed if that is wanted."""
     missing: dict[str, str] = {}
     for name in names:
@@ -206,7 +195,7 @@ def _check_targets(names: Sequence[str], scenario: Scenario, install: bool, cons
         raise UsageError("\n".join([*missing.values(), "or let compare do it: --install"]))
     for peer in missing:
         try:
-            PEERS[peer].install(lambda line: console.print(line, markup=False, highlight=False))
+            PEERS[peer].install(lambda line: click.echo(line, err=True))
         except PeerError as error:
             raise click.ClickException(str(error)) from error
 
@@ -214,68 +203,26 @@ def _check_targets(names: Sequence[str], scenario: Scenario, install: bool, cons
 # ---- the turns ----
 
 
-def _run_all(request: _Request, done: _Results, console: Console) -> dict[str, str]:
+def _run_all(request: _Request, done: _Results) -> dict[str, str]:
     """Runs the turns and adds each to `done`, until all are run or Ctrl-C is pressed. Returns targets' versions."""
     versions = dict.fromkeys(request.names, "")
-    with _Shown(request, console) as shown, tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
+    turn_s = request.scenario.duration_s
+    with ProgressBar(turn_s * len(request.turns)) as bar, tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
         try:
-            with Targets(request.names, request.by_load[max(request.by_load)], Path(folder), shown.say) as targets:
+            with Targets(request.names, request.by_load[max(request.by_load)], Path(folder), bar.line) as targets:
                 versions = targets.versions
                 for nth, turn in enumerate(request.turns):
                     name = request.names[turn.target]
-                    offer = partial(targets.run, name, partial(request.of, turn), shown.turn(nth, turn, name))
-                    kept, run = run_turn(turn, name, offer, request.repeats, shown.say)
+                    bar.title(f"round {turn.round + 1} of {request.rounds}, load {turn.load:g}, {name}")
+                    show = following(bar, turn_s, nth * turn_s)
+                    offer = partial(targets.run, name, partial(request.of, turn), show)
+                    kept, run = run_turn(turn, name, offer, request.repeats, bar.line)
                     done.results.append(kept)
                     if run is not None and turn.load in request.detailed:
                         done.runs[turn.load, turn.target] = run
         except KeyboardInterrupt:
-            shown.say("stopped the servers")
+            bar.line("stopped the servers")
     return versions
-
-
-class _Shown:
-    """How far all turns are, on standard error: a bar if that is a terminal, and a line for what is to be told."""
-
-    def __init__(self, request: _Request, console: Console) -> None:
-        self._turns = len(request.turns)
-        self._rounds = request.rounds
-        self._turn_ns = round(request.scenario.duration_s * 1e9)
-        self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            refresh_per_second=1,  # drawing takes time from the generator
-            speed_estimate_period=3600,  # settling shows no progress and takes time all the same
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("starting", total=self._turn_ns * self._turns)
-
-    def __enter__(self) -> "_Shown":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def turn(self, nth: int, turn: Turn, name: str) -> Callable[[RunProgress], None]:
-        """Begins the `nth` turn. Returns what is to be told how far its run is."""
-        about = f"round {turn.round + 1} of {self._rounds}, load {turn.load:g}, {name}"
-        self._bar.update(self._task, completed=nth * self._turn_ns, description=f"{escape(about)}: settling")
-
-        def progress(so_far: RunProgress) -> None:
-            done_ns = nth * self._turn_ns + min(max(so_far.at_ns, 0), self._turn_ns)
-            answers = f"{so_far.on_time:,} of {so_far.sent:,} on time"
-            self._bar.update(self._task, completed=done_ns, description=f"{escape(about)}: {answers}")
-
-        return progress
 
 
 # ---- what was found ----
@@ -304,7 +251,6 @@ def _show(request: _Request, done: _Results) -> None:
 
 
 def _write(out: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
-    """Raises OSError, and ModuleNotFoundError without plotly."""
     found = done.rows()
     told = {
         "scenario": request.scenario.name,
@@ -317,10 +263,9 @@ def _write(out: Path, request: _Request, done: _Results, versions: Mapping[str, 
         "rows": [comparison_files.row_json(request.names, row) for row in found],
         "runs": [_run_json(request.names, each) for each in done.results],
     }
-    comparison_files.write_json(out / "results.json", told)
-    comparison_files.write_csv(out / "comparison.csv", request.names, found)
+    write_json(out / "results.json", told)
+    comparison_files.write_rows(out / "comparison.csv", request.names, found)
     _write_report(out / "report.html", request, done, versions)
-    click.echo(f"written: {', '.join(str(out / name) for name in FILES)}")
 
 
 def _run_json(names: Sequence[str], kept: RunResult) -> dict[str, Any]:
@@ -331,19 +276,18 @@ def _run_json(names: Sequence[str], kept: RunResult) -> dict[str, Any]:
 
 
 def _write_report(file: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
-    from duly_load.compare.page import Detail, write_comparison  # late: it draws with plotly
-
     names, seeds = request.names, (request.turns[0].seed, request.turns[-1].seed)
-    details = []
-    for load in request.detailed:
-        runs = [(names[target], done.runs[load, target]) for target in range(len(names)) if (load, target) in done.runs]
-        if runs:
-            details.append(Detail(load, [(name, run, measure(run)) for name, run in runs]))
+    shown = {
+        load: [(names[nth], done.runs[load, nth]) for nth in range(len(names)) if (load, nth) in done.runs]
+        for load in request.detailed
+    }
+    details = [Detail(load, [view_of(name, run, measure(run)) for name, run in of]) for load, of in shown.items() if of]
     facts = [("Rounds", str(request.rounds)), ("Seeds", f"{seeds[0]} to {seeds[1]}")]
     facts += [("Target", f"{name}: {versions[name]}" if versions[name] else name) for name in names]
     facts += [
-        (f"In detail at {detail.load:g}x", ", ".join(f"{name}, seed {run.seed}" for name, run, _ in detail.entries))
-        for detail in details
+        (f"In detail at {load:g}x", ", ".join(f"{name}, seed {run.seed}" for name, run in of))
+        for load, of in shown.items()
+        if of
     ]
     facts += [
         *request.machine.facts(),

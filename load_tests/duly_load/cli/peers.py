@@ -1,11 +1,10 @@
 """`duly-load peers`: which servers duly can be compared with, and how to get those that are not there."""
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from duly_load.report.terminal import terminal_table
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.peer import PeerError
 
@@ -18,9 +17,9 @@ def peers() -> None:
 @peers.command(name="list")
 def list_peers() -> None:
     """Show which servers there are, and what each lacks."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("peer", "what it is", "state"):
-        table.add_column(heading, no_wrap=heading == "peer")
+    table = terminal_table("", ["peer"], [])
+    for heading in ("what it is", "state"):
+        table.add_column(heading)
     for peer in PEERS.values():
         table.add_row(peer.name, escape(peer.about), escape(peer.missing()) or "ready")
     Console().print(table)

@@ -1,33 +1,31 @@
-"""How far a live run is, on standard error if that is a terminal; if it is none, what takes time is told in lines."""
+"""A progress bar on standard error if that is a terminal; if it is none, lines about what takes time."""
 
 import sys
-from collections.abc import Callable
 from typing import Self
 
-import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-from duly_load.generator import run
-from duly_load.scenario.scenario import Scenario
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 
-class RunProgress:
-    """Shown inside a `with` block."""
+class ProgressBar:
+    """The bar is shown inside a `with` block. What is done and its total are in a unit that the command chooses."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: float) -> None:
+        self._console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TaskProgressColumn(),
             TextColumn("{task.fields[so_far]}"),
-            console=Console(stderr=True),
+            TimeRemainingColumn(),
+            console=self._console,
             transient=True,
             refresh_per_second=2,  # drawing takes time from the generator
+            speed_estimate_period=3600,  # settling shows no progress and takes time all the same
             disable=not sys.stderr.isatty(),
         )
-        self._task = self._bar.add_task("", total=None, so_far="")
+        self._task = self._bar.add_task("", total=total, so_far="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -36,23 +34,25 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def say(self, text: str) -> None:
-        """What is being done."""
-        self._bar.reset(self._task, description=escape(text), total=None, so_far="")
-        if self._bar.disable:
-            click.echo(text, err=True)
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        return not self._bar.disable
 
-    def follow(self, name: str, scenario: Scenario) -> Callable[[run.Progress], None]:
-        """For `offer`: begins a run of `scenario`, named so."""
-        self.say(f"{scenario.name} to {name}, {scenario.duration_s:g} s")
-        duration_ns = round(scenario.duration_s * 1e9)
-        self._bar.reset(self._task, total=duration_ns)
+    def title(self, what: str) -> None:
+        """Shows beside the bar what is done from here on."""
+        self._bar.update(self._task, description=escape(what), so_far="")
 
-        def show(at: run.Progress) -> None:
-            on_time = f", {at.on_time / at.answered:.1%} of the answers on time" if at.answered else ""
-            so_far = f"{at.sent:,} sent{on_time}"
-            if at.at_ns > duration_ns:
-                so_far += f"; waiting for {at.sent - at.answered:,} answers"
-            self._bar.update(self._task, completed=max(0, min(at.at_ns, duration_ns)), so_far=so_far)
+    def say(self, what: str) -> None:
+        """The same for what takes time and shows no progress: where no bar is drawn it is a line."""
+        self.title(what)
+        if not self.drawn:
+            self.line(what)
 
-        return show
+    def line(self, text: str) -> None:
+        """Prints what must be read afterwards too, above the bar."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def at(self, done: float, so_far: str) -> None:
+        """Moves the bar; `so_far` says in words what was done."""
+        self._bar.update(self._task, completed=max(0.0, done), so_far=escape(so_far))

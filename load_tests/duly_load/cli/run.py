@@ -5,17 +5,17 @@ import tempfile
 from pathlib import Path
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from duly_load.cli.options import Number, UsageError, make_folder
-from duly_load.cli.progress import RunProgress
-from duly_load.cli.sending import sending_options
+from duly_load.cli.options import Number, make_folder, writing
+from duly_load.cli.progress import ProgressBar
+from duly_load.cli.sending import following, sending_options, target_errors
 from duly_load.cli.target_machine import machine_of
 from duly_load.generator.run import Offer, Sending
-from duly_load.protocols.connection import TargetError
+from duly_load.report.live import view_of
+from duly_load.report.runs import write_runs
+from duly_load.report.terminal import terminal_table
 from duly_load.results.files import write_files
 from duly_load.results.histogram import Percentiles
 from duly_load.results.machine import Machine, look
@@ -26,11 +26,10 @@ from duly_load.results.tally import Tally
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, changed, load_scenario
 from duly_load.scenario.variations import scaled
-from duly_load.targets.opened import TargetNameError, check_names, offer_to, opened, settle
-from duly_load.targets.peer import PeerError
+from duly_load.targets.opened import check_names, offer_to, opened, settle
 
 COLUMNS = 100
-FILES = ("report.html", "results.json", "streams.csv", "timeline.csv", "frames.csv.gz")
+FILES = ("results.json", "streams.csv", "timeline.csv", "frames.csv.gz", "report.html")
 
 
 @click.command()
@@ -57,7 +56,7 @@ def run(
     Exit status 0: the run is valid, whatever the server made of it. 1: it is invalid or failed. 2: SCENARIO or an
     option is wrong.
     """
-    try:
+    with target_errors():
         loaded = lasting(scaled(load_scenario(scenario), load, str(scenario)), seconds)
         check_names([target], loaded)
         if out is not None:
@@ -65,10 +64,6 @@ def run(
         machine = look()
         with tempfile.TemporaryDirectory(prefix="duly-load-") as folder:
             ran, version = _run(loaded, target, Path(folder), seed, sending)
-    except (ScenarioError, TargetNameError) as error:
-        raise UsageError(str(error)) from error
-    except (TargetError, PeerError) as error:
-        raise click.ClickException(str(error)) from error
     results = measure(ran)
     Console(width=COLUMNS).print(*_tables(ran, results), sep="\n")
     if out is not None:
@@ -80,11 +75,12 @@ def run(
 
 def _run(scenario: Scenario, name: str, folder: Path, seed: int, sending: Sending) -> tuple[LiveRun, str]:
     """The run, and the target's version."""
-    with RunProgress() as progress, opened([name], scenario, folder, progress.say) as (target,):
-        progress.say(f"waiting until {name} is warm and idle")
+    with ProgressBar(scenario.duration_s) as bar, opened([name], scenario, folder, bar.say) as (target,):
+        bar.say(f"waiting until {name} is warm and idle")
         settle(target, scenario, seed)
         offer = Offer(scenario, seed, name, target.address, sending)
-        return offer_to(target, offer, progress.follow(name, scenario)), target.version
+        bar.say(f"{scenario.name} to {name}, {scenario.duration_s:g} s")
+        return offer_to(target, offer, following(bar, scenario.duration_s)), target.version
 
 
 def lasting(scenario: Scenario, seconds: float | None) -> Scenario:
@@ -101,21 +97,15 @@ def lasting(scenario: Scenario, seconds: float | None) -> Scenario:
 
 def _tables(ran: LiveRun, results: LiveResults) -> list[Table]:
     title = f"{ran.scenario.name}, seed {ran.seed}: {results.offered_per_s:,.1f} frames/s to {ran.target}"
-    outcomes = _table(
-        f"{'INVALID: ' if results.problems else ''}{title} for {results.seconds:g} s",
-        "frames",
-        "on time\n%",
-        "worst\nstream %",
-        "goodput\n/s",
-        "p50\nms",
-        "p99\nms",
-        "age p99\nms",
-        "not on time",
+    headings = ("frames", "on time\n%", "worst\nstream %", "goodput\n/s", "p50\nms", "p99\nms", "age p99\nms")
+    outcomes = terminal_table(
+        f"{'INVALID: ' if results.problems else ''}{title} for {results.seconds:g} s", [""], headings
     )
+    outcomes.add_column("not on time", justify="right")
     outcomes.add_row("all", *_cells(results, results.worst_on_time_ratio))
     for name, tally in results.by_class.items() if len(results.by_class) > 1 else ():
         outcomes.add_row(name, *_cells(tally, None))
-    tails = _table("from capture or, of the harness, from the intended send (ms)", *_TAIL)
+    tails = terminal_table("from capture or, of the harness, from the intended send (ms)", [""], _TAIL)
     tails.add_row("latency", *_tail(results.latency_ms))
     tails.add_row("the reason why not", *_tail(results.reason_ms))
     tails.add_row("lag of the harness", *_tail(results.lag_ms))
@@ -124,14 +114,6 @@ def _tables(ran: LiveRun, results: LiveResults) -> list[Table]:
 
 
 _TAIL = ("p50", "p90", "p99", "p99.9", "p99.99", "max")
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    return table
 
 
 def _cells(tally: Tally, worst: float | None) -> list[str]:
@@ -161,16 +143,11 @@ def _tail(times_ms: Percentiles | None) -> list[str]:
 
 
 def _write(out: Path, ran: LiveRun, results: LiveResults, machine: Machine, version: str) -> None:
-    """What costs nothing to write comes first: a fault in drawing must not lose a run. Raises ClickException."""
-    try:
+    facts = [("Target's machine", machine_of(ran.target)), *([("Version", version)] if version else [])]
+    title = f"{ran.scenario.name} on {ran.target}"
+    with writing(out, FILES):
         left_out = write_files(out, ran, results, machine, machine_of(ran.target), version)
-        from duly_load.report.live import write_runs  # late: it draws with plotly, which nothing else needs
-
-        facts = [("Target's machine", machine_of(ran.target)), *([("Version", version)] if version else [])]
-        facts += machine.facts()
-        write_runs(out / FILES[0], f"{ran.scenario.name} on {ran.target}", [(ran.target, ran, results)], facts)
-    except OSError as error:
-        raise click.ClickException(f"{error.filename} can't be written: {error.strerror}") from error
-    click.echo(f"written: {out}: {', '.join(FILES)}")
+        view = view_of(ran.target, ran, results)
+        write_runs(out / "report.html", title, [view], [*facts, *machine.facts()])
     for line in left_out:
         click.echo(line)

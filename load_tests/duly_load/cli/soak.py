@@ -1,40 +1,35 @@
 """`duly-load soak`: hours of load with clients that misbehave, and whether the server holds."""
 
-import signal
 import sys
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from duly.config import split_host_port
-from duly_load.cli.options import Number, UsageError, make_folder
-from duly_load.cli.sending import sending_options
+from duly_load.cli.options import Number, UsageError, make_folder, writing
+from duly_load.cli.progress import ProgressBar
+from duly_load.cli.sending import sending_options, target_errors
 from duly_load.generator.run import Sending
-from duly_load.protocols.connection import TargetError
+from duly_load.report.terminal import table_of
 from duly_load.results.machine import Machine, look
-from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, load_scenario
+from duly_load.soak import page
 from duly_load.soak.crowd import Rudeness
 from duly_load.soak.phases import Phase
-from duly_load.soak.record import Log, SliceResult, Soak, write_csv
+from duly_load.soak.record import Log, SliceResult, Soak, write_samples
 from duly_load.soak.run import SoakPlan, SoakProgress
 from duly_load.soak.run import soak as run_soak
-from duly_load.soak.verdict import MIB, Holds, Judgement, at_both_ends, judge, per_hour
-from duly_load.targets.opened import OpenTarget, TargetNameError, check_names, opened, settle
-from duly_load.targets.peer import PeerError
+from duly_load.soak.verdict import MIB, Holds, Judgement, at_both_ends, judge
+from duly_load.targets.opened import OpenTarget, check_names, opened, settle
 
 COLUMNS_MAX = 120
-FILES = ("soak.html", "soak.jsonl", "soak.csv")
+FILES = ("soak.jsonl", "soak.csv", "soak.html")
 SLOW_READERS, VANISH_PER_MINUTE = 2, 4.0
 """Unless the user says otherwise."""
 HOURS_MAX = 24.0 * 14
@@ -88,36 +83,28 @@ def soak(
     than it did at first, or ended; or nobody can say. 2: what was typed, or SCENARIO, is wrong.
     """
     duration_s = _duration_s(hours, minutes)
-    try:
+    with target_errors():
         loaded = load_scenario(scenario)
         check_names([target], loaded)
         log = _opened_log(out)
         url = _metrics_url(metrics)
         machine = look()
-        with (
-            log,
-            tempfile.TemporaryDirectory(prefix="duly-load-") as folder,
-            _Shown(duration_s) as shown,
-            _Terminated(),
-        ):
-            with opened([target], loaded, Path(folder), shown.say) as (found,):
+        with log, tempfile.TemporaryDirectory(prefix="duly-load-") as folder, ProgressBar(duration_s) as bar:
+            with opened([target], loaded, Path(folder), bar.say) as (found,):
                 rudeness = _rudeness(found, slow_readers, vanish_per_minute, churn)
                 plan = SoakPlan(loaded, seed, duration_s, rudeness, pid, url, sending)
                 log.begin(_facts(plan, found, machine))
-                shown.say(f"waiting until {target} is warm and idle")
+                bar.say(f"waiting until {target} is warm and idle")
                 settle(found, loaded, seed)
-                done = run_soak(plan, found, log, shown.show)
+                done = run_soak(plan, found, log, _shown_on(bar))
             judged = judge(done)
             log.verdict(judged.to_json())
-    except (ScenarioError, TargetNameError) as error:
-        raise UsageError(str(error)) from error
-    except (TargetError, PeerError) as error:
-        raise click.ClickException(str(error)) from error
     if done.interrupted and not done.slices:
         raise click.Abort
     _tell(loaded, target, done, judged)
     if out is not None:
-        _write_files(out, plan, found, machine, done, judged)
+        with writing(out, FILES):
+            _write_files(out, plan, found, machine, done, judged)
     sys.exit(0 if judged.holds is Holds.YES else 1)
 
 
@@ -163,67 +150,28 @@ def _rudeness(target: OpenTarget, slow_readers: int | None, vanish_per_minute: f
     return Rudeness(slow_readers, vanish_per_minute, churn and address.protocol != "null")
 
 
-class _Terminated(AbstractContextManager["_Terminated"]):
-    """Inside, SIGTERM does what Ctrl-C does: a soak that a service manager stops has a verdict too."""
-
-    def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGTERM, _interrupt)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 # ---- while it runs ----
 
 
-class _Shown:
-    """How far the soak is, on standard error if that is a terminal; if it is none, a line for each slice."""
+def _shown_on(bar: ProgressBar) -> Callable[[SoakProgress], None]:
+    """What is told how far the soak is: the bar where it is drawn, and a line for each slice where it is not."""
+    told = -1
 
-    def __init__(self, duration_s: float) -> None:
-        self._duration_s = duration_s
-        self._told = -1
-        self._console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            refresh_per_second=1,
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task("", total=duration_s)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def say(self, what: str) -> None:
-        self._bar.update(self._task, description=escape(what))
-        if self._bar.disable:
-            click.echo(what, err=True)
-
-    def show(self, at: SoakProgress) -> None:
+    def show(at: SoakProgress) -> None:
+        nonlocal told
         last, usage = at.last, at.sample.server if at.sample else None
         text = f"slice {at.slice + 1}, {at.phase}"
         if last is not None:
             text += f", last ({last.phase}) {_outcome(last)}"
         if usage is not None:
             text += f", {usage.rss_bytes / MIB:,.0f} MiB, {usage.descriptors} descriptors, {usage.threads} threads"
-        if at.slice != self._told and self._bar.disable:
-            click.echo(f"{at.at_s / 60:.1f} min: {text}", err=True)
-            self._told = at.slice
-        self._bar.update(self._task, completed=min(at.at_s, self._duration_s), description=escape(text))
+        if at.slice != told and not bar.drawn:
+            bar.line(f"{at.at_s / 60:.1f} min: {text}")
+            told = at.slice
+        bar.title(text)
+        bar.at(at.at_s, "")
+
+    return show
 
 
 def _outcome(last: SliceResult) -> str:
@@ -255,7 +203,8 @@ def _facts(plan: SoakPlan, target: OpenTarget, machine: Machine) -> dict[str, An
 def _tell(scenario: Scenario, target: str, done: Soak, judged: Judgement) -> None:
     console = Console(width=COLUMNS_MAX)
     if judged.growth:
-        console.print(_growth(f"{scenario.name} on {target}: growth in busy slices after the warm-up", judged))
+        title = f"{scenario.name} on {target}: growth in busy slices after the warm-up, memory in MiB"
+        console.print(table_of(replace(page.growth_table(judged), heading=title)))
     for phase in (Phase.BUSY, Phase.SINGLE):
         if valid := done.valid_in(phase):
             ratios = [result.on_time_ratio for result in valid]
@@ -277,25 +226,6 @@ def _tell(scenario: Scenario, target: str, done: Soak, judged: Judgement) -> Non
     click.echo(f"verdict: {judged.holds}")
 
 
-def _growth(title: str, judged: Judgement) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for heading in ("first", "last", "an hour", "limit"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for each in judged.growth:
-        series = each.series
-        table.add_row(
-            f"{each.of} {series.name}{f' ({series.unit})' if series.unit else ''}",
-            f"{each.first / series.scale:,.1f}",
-            f"{each.last / series.scale:,.1f}",
-            per_hour(each),
-            f"{each.trend.limit_per_h / series.scale:,.3g}",
-            each.trend.verdict.value,
-        )
-    return table
-
-
 def _slices(plan: SoakPlan, done: Soak) -> str:
     lasting_s = {phase: plan.idle_s if phase is Phase.IDLE else plan.scenario.duration_s for phase in Phase}
     return ", ".join(f"{len(done.in_phase(phase))} {phase} of {lasting_s[phase]:g} s" for phase in Phase) + ", in turn"
@@ -304,8 +234,6 @@ def _slices(plan: SoakPlan, done: Soak) -> str:
 def _write_files(
     out: Path, plan: SoakPlan, target: OpenTarget, machine: Machine, done: Soak, judged: Judgement
 ) -> None:
-    from duly_load.soak import page  # late: it draws with plotly, which nothing else needs
-
     rudeness = plan.rudeness
     facts = [
         ("Scenario", plan.scenario.name),
@@ -317,9 +245,5 @@ def _write_files(
         ("Churners", "yes" if rudeness.churn else "no"),
         *machine.facts(),
     ]
-    try:
-        write_csv(out / "soak.csv", done.samples)
-        page.write(out / "soak.html", f"{plan.scenario.name} on {target.name}: soak", facts, done, judged)
-    except OSError as error:
-        raise click.ClickException(f"{error.filename or out} can't be written: {error.strerror}") from error
-    click.echo(f"written: {', '.join(str(out / name) for name in FILES)}")
+    write_samples(out / "soak.csv", done.samples)
+    page.write(out / "soak.html", f"{plan.scenario.name} on {target.name}: soak", facts, done, judged)

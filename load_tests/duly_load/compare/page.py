@@ -15,9 +15,11 @@ from duly_load.compare.rounds import Row, Spread
 from duly_load.compare.tables import WORDS
 from duly_load.report.figures import against_load
 from duly_load.report.layout import log_ticks
-from duly_load.report.live_pictures import pictures
-from duly_load.report.live_tables import LiveEntry, best_latency, tables
 from duly_load.report.page import Column, Picture, Table, Verdict, render
+from duly_load.report.pictures import pictures
+from duly_load.report.tables import best_latency, tables
+from duly_load.report.view import RunView
+from duly_load.results.formats import write_text
 
 REASONS_MAX = 10
 """Reasons why runs are invalid that are told in full."""
@@ -30,7 +32,7 @@ class Detail:
 
     load: float
     """What the scenario's own load was multiplied by."""
-    entries: list[LiveEntry]
+    runs: list[RunView]
     """A valid run of each target that has one, under the target's name."""
 
 
@@ -106,9 +108,9 @@ def write_comparison(
     drawn: list[Picture] = []
     for detail in details:
         at = f"at {detail.load:g}x"
-        shown += [replace(table, heading=f"{table.heading}, {at}") for table in tables(detail.entries)]
-        drawn += [replace(picture, heading=f"{picture.heading}, {at}") for picture in pictures(detail.entries)]
-    path.write_text(render(title, list(facts), shown, drawn, _verdict(names, rows), curves), "utf-8")
+        shown += [replace(table, heading=f"{table.heading}, {at}") for table in tables(detail.runs)]
+        drawn += [replace(picture, heading=f"{picture.heading}, {at}") for picture in pictures(detail.runs)]
+    write_text(path, render(title, list(facts), shown, drawn, _verdict(names, rows), curves))
 
 
 def _by_load(rows: Sequence[Row], target: int) -> dict[float, Row]:

@@ -95,7 +95,7 @@ def upper_tails(curves: list[tuple[str, Curve]], x_title: str) -> Json:
     layout = single(HEIGHT) | {"hovermode": "closest"}
     layout["xaxis"] = x_axis(x_title, **log_ticks([x for _, (x, _) in curves]))
     layout["yaxis"] = tail_axis("percentile", ["all", "p90", "p99", "p99.9", "p99.99"])
-    return {"data": _lines(curves, "%{x:.4~g} ms, reached by %{y:.3~%}"), "layout": layout}
+    return {"data": lines(curves, "%{x:.4~g} ms, reached by %{y:.3~%}"), "layout": layout}
 
 
 def lower_tails(curves: list[tuple[str, Curve]], x_title: str) -> Json:
@@ -117,7 +117,7 @@ def lower_tails(curves: list[tuple[str, Curve]], x_title: str) -> Json:
         x_title, range=numbers(np.array([max(min(least, 0.0), -reach) - 0.03 * reach, 1.05 * reach]))
     )
     layout["yaxis"] = tail_axis("share with less slack", ["100 %", "10 %", "1 %", "0.1 %", "0.01 %"])
-    return {"data": _lines(curves, "%{y:.3~%} have at most %{x:.4~g} ms"), "layout": layout}
+    return {"data": lines(curves, "%{y:.3~%} have at most %{x:.4~g} ms"), "layout": layout}
 
 
 def fairness(curves: list[tuple[str, Curve]]) -> Json:
@@ -132,7 +132,7 @@ def fairness(curves: list[tuple[str, Curve]]) -> Json:
     layout["yaxis"] = y_axis(
         "on-time ratio of the stream", range=[1 - 1.06 * reach, 1 + 0.04 * reach], tickformat=".3~%"
     )
-    data = _lines(curves, "%{x:.3~%} of the streams have at most %{y:.4~%} on time")
+    data = lines(curves, "%{x:.3~%} of the streams have at most %{y:.4~%} on time")
     for line, (_, (x, _)) in zip(data, curves, strict=True):
         line["mode"] = "lines+markers" if len(x) <= 40 else "lines"
     return {"data": data, "layout": layout}
@@ -170,7 +170,7 @@ def against_load(
                 "hoverinfo": "skip",
             }
         )
-        line = _lines([(policy, (at, median))], f"{hover} at %{{x:,.4~g}}", series)[0]
+        line = lines([(policy, (at, median))], f"{hover} at %{{x:,.4~g}}", series)[0]
         data.append(line | {"mode": "lines+markers", "legendgroup": policy})
     layout = single(HEIGHT + 80) | {"hovermode": "closest"}
     layout["xaxis"] = x_axis(load, separatethousands=True)
@@ -189,7 +189,7 @@ def over_time(panels: list[tuple[str, str, list[tuple[str, Curve]]]], end_s: Flo
     series = policy_series([policy for _, _, curves in panels for policy, _ in curves])
     told: set[str] = set()
     for nth, (_, title, curves) in enumerate(panels):
-        for line, (policy, (x, _)) in zip(_lines(curves, "%{y:.4~g} at %{x:.5~g} s", series), curves, strict=True):
+        for line, (policy, (x, _)) in zip(lines(curves, "%{y:.4~g} at %{x:.5~g} s", series), curves, strict=True):
             shown = {"yaxis": y_name(nth), "legendgroup": policy, "showlegend": policy not in told}
             told.add(policy)
             data.append(line | shown | {"mode": "lines+markers" if len(x) <= 40 else "lines"})
@@ -201,7 +201,10 @@ def over_time(panels: list[tuple[str, str, list[tuple[str, Curve]]]], end_s: Flo
     return {"data": data, "layout": layout}
 
 
-def _lines(curves: list[tuple[str, Curve]], hover: str, series: dict[str, int] | None = None) -> list[Json]:
+def lines(curves: list[tuple[str, Curve]], hover: str, series: dict[str, int] | None = None) -> list[Json]:
+    """A trace for each of `curves`, whose `hover` is how plotly writes a point; `series`: as `policy_series`, whose
+    answer it is unless given.
+    """
     number_of = series or policy_series([policy for policy, _ in curves])
     dashes = DASHES if len(number_of) > 1 else ("solid",) * len(DASHES)
     return [

@@ -1,5 +1,9 @@
-"""The picture of the lanes: which batch ran where and when, and what was given up meanwhile."""
+"""The picture of the lanes: which batch ran where and when, and what was given up meanwhile.
 
+Batches take milliseconds and runs minutes, so that a short stretch of time is shown.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -17,66 +21,89 @@ from duly_load.report.layout import (
     y_key,
     y_name,
 )
+from duly_load.report.view import Batch, RunView
 from duly_load.results.outcomes import FrameOutcome
 
+WINDOWS_NS = tuple(step * 100_000 for step in (2000, 1000, 500, 200, 100, 50, 20, 10, 5, 2, 1))
+"""The lanes are shown for the longest of these in which their batches are wide enough to be read."""
+BEFORE_PERCENT = 30
+"""Share of the window that lies before the moment that it is shown for."""
+BATCHES_MAX = 80
+"""Batches of one lane that begin within the window."""
+TICKS_MAX = 1000
+"""Places within the window at which frames that never ran are marked; more would lie on the same pixels."""
 LANES_MAX = 16
-"""Lanes of a policy that are drawn."""
+"""Lanes of a run that are drawn."""
 ROW = 34
 """Height of a lane, px."""
 MODEL_COLOURS = 8
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class LanePanel:
-    """What the lanes of one policy did within the window; lists of the same length, times in ms from its start."""
+    """What the lanes of one run did within the window."""
 
-    policy: str
+    name: str
     lanes: list[str]
-    """Those that have a row; at most `LANES_MAX`."""
-    lane: list[str]
-    model: list[str]
-    size: list[int]
-    """0: a run that warms the lane."""
-    start_ms: list[float]
-    end_ms: list[float]
-    late: list[int]
-    """Frames of the batch that were late."""
-    lost: list[bool]
-    """It never ended, its lane or model went away."""
-    text: list[str]
-    """What else is to be said of the batch."""
+    """The lanes that have a row; at most `LANES_MAX`."""
+    batches: list[Batch]
+    """The batches to be drawn, on these lanes."""
     missed_ms: dict[FrameOutcome, Floats]
-    """When frames that never ran were given up, by how they ended; each time once."""
+    """When frames that never ran were given up, from the start of the window, by how they ended; each time once."""
 
 
-def lane_timeline(window_ms: float, panels: list[LanePanel]) -> Json:
-    """Batches as bars on their lanes, coloured by model; under each policy's lanes the frames that it gave up."""
-    models = sorted({model for panel in panels for model in panel.model})
+def window_ns(at_ns: int, start_ns: int, readable: Callable[[int, int], bool]) -> tuple[int, int]:
+    """(start, width) of the window round `at_ns`, not before `start_ns`. `readable(start, width)` says if one is."""
+    windows = [(max(start_ns, at_ns - width_ns * BEFORE_PERCENT // 100), width_ns) for width_ns in WINDOWS_NS]
+    return next((window for window in windows if readable(*window)), windows[-1])
+
+
+def readable(batches: Sequence[Batch], start_ns: int, width_ns: int) -> bool:
+    """Whether no lane began more batches within the window than can be told apart."""
+    began = [batch.lane for batch in batches if start_ns <= batch.start_ns < start_ns + width_ns]
+    return max(np.bincount(np.array(began, np.int64)).tolist(), default=0) <= BATCHES_MAX
+
+
+def lane_panel(view: RunView, batches: Sequence[Batch], start_ns: int, width_ns: int) -> LanePanel:
+    """What is to be drawn of the run within the window."""
+    end_ns = start_ns + width_ns
+    shown = [each for each in batches if each.lane < LANES_MAX and each.start_ns < end_ns and each.end_ns > start_ns]
+    rows = range(max((each.lane for each in shown), default=0) + 1)
+    lanes = list(view.lanes[:LANES_MAX]) or [f"row {row + 1}" for row in rows]
+    tick_ns = width_ns // TICKS_MAX
+    within = view.given_up & (view.resolved_ns >= start_ns) & (view.resolved_ns < end_ns)
+    missed_ms = {
+        each: np.unique((view.resolved_ns[of] - start_ns) // tick_ns) * tick_ns / 1e6
+        for each in FrameOutcome
+        if np.any(of := within & (view.outcome == each))
+    }
+    return LanePanel(view.name, lanes, shown, missed_ms)
+
+
+def lane_timeline(start_ns: int, width_ns: int, panels: list[LanePanel]) -> Json:
+    """Batches as bars on their lanes, coloured by model; under each run's lanes the frames that it gave up."""
+    models = sorted({batch.model for panel in panels for batch in panel.batches})
     series = {model: f"--model-{nth % MODEL_COLOURS}" for nth, model in enumerate(models)}
-    rows = max(len(panel.lanes) for panel in panels) + 1
-    layout = panels_layout([panel.policy for panel in panels], ROW * rows)
+    layout = panels_layout([panel.name for panel in panels], ROW * (max(len(panel.lanes) for panel in panels) + 1))
     data: list[Json] = []
     told: set[str] = set()
     for nth, panel in enumerate(panels):
-        row = {lane: number for number, lane in enumerate(panel.lanes)}
-        for model in sorted(set(panel.model)):
-            at = [each for each, name in enumerate(panel.model) if name == model]
-            bars = _bars(panel, at, row, nth, told, f"model {model}", rank=0)
+        for model in sorted({batch.model for batch in panel.batches}):
+            of = [batch for batch in panel.batches if batch.model == model]
+            bars = _bars(of, start_ns, nth, told, f"model {model}", rank=0)
             bars["marker"] = {"color": series[model], "line": {"color": "--paper", "width": 1}}
-            bars["text"] = [str(panel.size[each]) if panel.size[each] else "" for each in at]
+            bars["text"] = [str(batch.size) if batch.size else "" for batch in of]
             bars |= {"textposition": "inside", "insidetextanchor": "middle", "textangle": 0}
             bars["textfont"] = {"color": "--on-model", "size": 11}
             bars["hovertext"] = [
-                f"{escape(model)}, {panel.size[each] or 'warms the lane'}<br>{escape(panel.text[each])}" for each in at
+                f"{escape(model)}, {batch.size or 'warms the lane'}<br>{escape(_text(batch))}" for batch in of
             ]
             bars["hoverinfo"] = "text"
             data.append(bars)
-        for name, marks, ring in (
-            ("batch with late frames", panel.late, "--late"),
-            ("lost batch", panel.lost, "--failed"),
-        ):
-            if at := [each for each, mark in enumerate(marks) if mark]:
-                frame = _bars(panel, at, row, nth, told, name, rank=1)
+        late, lost = [each for each in panel.batches if each.late], [each for each in panel.batches if each.lost]
+        for name, marked, ring in (("batch with late frames", late, "--late"), ("lost batch", lost, "--failed")):
+            if marked:
+                frame = _bars(marked, start_ns, nth, told, name, rank=1)
                 frame["marker"] = {"color": "rgba(0,0,0,0)", "line": {"color": ring, "width": 2.5}}
                 data.append(frame | {"hoverinfo": "skip"})
         for outcome, at_ms in panel.missed_ms.items():
@@ -88,14 +115,18 @@ def lane_timeline(window_ms: float, panels: list[LanePanel]) -> Json:
         axis |= {"ticktext": [escape(lane) for lane in panel.lanes] + ["not run"]}
     layout |= {"barmode": "overlay", "bargap": 0.25, "hovermode": "closest"}
     layout |= {"uniformtext": {"minsize": 8, "mode": "hide"}}
-    layout["xaxis"] = x_axis("time in the window (ms)", range=[0, window_ms], anchor=y_name(len(panels) - 1))
+    layout["xaxis"] = x_axis("time in the window (ms)", range=[0, width_ns / 1e6], anchor=y_name(len(panels) - 1))
     return {"data": data, "layout": layout}
 
 
-def _bars(panel: LanePanel, at: list[int], row: dict[str, int], nth: int, told: set[str], name: str, rank: int) -> Json:
+def _text(batch: Batch) -> str:
+    took = "never ended" if batch.lost else f"took {(batch.end_ns - batch.start_ns) / 1e6:.2f} ms"
+    return ", ".join(filter(None, (took, batch.about, f"{batch.late} late" if batch.late else "")))
+
+
+def _bars(batches: list[Batch], start_ns: int, nth: int, told: set[str], name: str, rank: int) -> Json:
     showlegend = name not in told
     told.add(name)
-    start_ms = np.array([panel.start_ms[each] for each in at])
     return {
         "type": "bar",
         "orientation": "h",
@@ -103,9 +134,9 @@ def _bars(panel: LanePanel, at: list[int], row: dict[str, int], nth: int, told: 
         "legendgroup": name,
         "legendrank": rank,
         "showlegend": showlegend,
-        "base": numbers(start_ms),
-        "x": numbers(np.array([panel.end_ms[each] for each in at]) - start_ms),
-        "y": [row[panel.lane[each]] for each in at],
+        "base": numbers(np.array([(each.start_ns - start_ns) / 1e6 for each in batches])),
+        "x": numbers(np.array([(each.end_ns - each.start_ns) / 1e6 for each in batches])),
+        "y": [each.lane for each in batches],
         "width": 0.72,
         "yaxis": y_name(nth),
     }

@@ -1,68 +1,98 @@
-"""The report on live runs, one HTML file that opens offline. Whether they can be believed stands above everything.
+"""The view of a live run, and its batches, put together from what frames were told of theirs: when it was dispatched,
+how long until the answer was sent, how many it held.
 
-All numbers and pictures leave out what was due before the scenario's warm-up was over.
+Frames of one model whose batches have one size and were dispatched at one moment ran together. Targets don't say on
+which lane: batches that ran side by side lie in rows, each in the first that is free. What is told of a batch's end has
+the sending of its answers in it, while the lane runs the next one already; where that overlap is small, the batch ends
+where the next begins.
 """
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 
-from duly_load.report.live_pictures import pictures
-from duly_load.report.live_tables import LiveEntry, tables
-from duly_load.report.page import Verdict, render
-from duly_load.results.record import Ending
+import numpy as np
 
+from duly_load.report.page import Column
+from duly_load.report.view import Batch, OwnTable, RunView
+from duly_load.results.measure import LiveResults, outcomes_of
+from duly_load.results.outcomes import FrameOutcome
+from duly_load.results.record import Ending, LiveRun
+
+SAME_BATCH_NS = 200_000
+"""Frames of one batch tell of its dispatch, each by its own clock reading, at most so far apart."""
+OVERLAP = 0.25
+"""Share of a batch's time that may be the sending of its answers."""
+LONGEST_NS = 2_000_000_000
+"""Batches that began longer before the window are not looked for."""
 ENDINGS_MAX = 5
 """Reasons why streams ended badly that are told, of each run."""
 
 
-def write_runs(path: Path, title: str, entries: list[LiveEntry], facts: Sequence[tuple[str, str]]) -> None:
-    """One page about a run, or several of one scenario that share each picture, in the order given: [(name, run,
-    results)], each name once.
-
-    `facts`: (name, value) of what else was run on what, such as versions and machines of targets and
-    `Machine.facts()`. The folder of `path` must exist. Raises ValueError where there are no entries or names repeat,
-    ModuleNotFoundError without plotly.
-    """
-    names = [name for name, _, _ in entries]
-    if not entries or len(set(names)) < len(names):
-        raise ValueError(f"a report should have at least one run, each with a name of its own, got {names}")
-    page = render(title, [*_facts(entries), *facts], tables(entries), pictures(entries), _verdict(entries))
-    path.write_text(page, "utf-8")
-
-
-def _facts(entries: list[LiveEntry]) -> list[tuple[str, str]]:
-    runs = [run for _, run, _ in entries]
-    scenario = runs[0].scenario
-    return [
-        ("Scenario", _each(run.scenario.name for run in runs)),
-        ("Target", _each(run.target for run in runs)),
-        ("Seed", _each(run.seed for run in runs)),
-        ("Time counted", f"{scenario.warm_s:g} s to {scenario.duration_s:g} s"),
-        ("Frames counted", _each(f"{results.frames:,}" for _, _, results in entries)),
-        ("Streams", _each(len(results.by_stream) for _, _, results in entries)),
-    ]
+def view_of(name: str, run: LiveRun, results: LiveResults) -> RunView:
+    """The run as a report shows it; `name` tells it from others on the page."""
+    outcomes, record = outcomes_of(run), run.record
+    return RunView(
+        name,
+        (("Scenario", run.scenario.name), ("Target", run.target), ("Seed", str(run.seed))),
+        outcomes,
+        results,
+        results.batch_size_mean,
+        (*((_reasons(results),) if results.reason_ms else ()), _harness(run, results)),
+        record.batch_size[outcomes.counted] > 0,
+        partial(batches_of, run) if np.any((record.dispatched_ns > 0) & (record.occupied_ns > 0)) else None,
+        lag_ns=record.lag_ns[outcomes.counted],
+        problems=results.problems,
+        notes=tuple(_told(run.endings)),
+    )
 
 
-def _verdict(entries: list[LiveEntry]) -> Verdict:
-    """Streams that were refused or broke off are told of too: they make no run invalid by themselves."""
-    invalid = [name for name, _, results in entries if results.problems]
-    several = len(entries) > 1
-    reasons = [
-        f"{name}: {problem}" if several else problem for name, _, results in entries for problem in results.problems
-    ]
-    for name, run, _ in entries:
-        reasons += [f"{name}: {told}" if several else told for told in _told(run.endings)]
-    if not invalid:
-        headline = "Valid" if not several else f"All {len(entries)} runs are valid"
-    elif several:
-        headline = f"INVALID: {len(invalid)} of {len(entries)} runs; what they show is not the target's doing alone"
-    else:
-        headline = "INVALID: what this run shows is not the target's doing alone"
-    return Verdict(not invalid, headline, tuple(reasons))
+def _reasons(results: LiveResults) -> OwnTable:
+    reason, left = results.reason_ms, results.reason_left
+    return OwnTable(
+        "The reason why not",
+        "How long a sensor waited to hear from the target that there will be no result, from capture.",
+        (
+            Column("p50 ms", "median time from capture until the answer", ",.2f"),
+            Column("p99 ms", "99th percentile of the same", ",.2f"),
+            Column("budget left", "share of the budget that was left then, the median; below 0: too late", ".0%"),
+        ),
+        (reason.p50 if reason else None, reason.p99 if reason else None, left.p50 if left else None),
+    )
+
+
+def _harness(run: LiveRun, results: LiveResults) -> OwnTable:
+    """What the harness itself did, and what the machine did to it."""
+    lag, blocked = results.lag_ms, results.blocked_ms
+    return OwnTable(
+        "The harness itself",
+        "How far the figures above can be trusted: lag is the generator's own fault, a frame is blocked while the "
+        "target takes no more, and a machine that stands still stops target and generator alike.",
+        (
+            Column("lag p50 ms", "how late the generator sent, the median", ",.3f"),
+            Column("lag p99 ms", "99th percentile of the same", ",.3f"),
+            Column("lag p99.9 ms", "99.9th percentile of the same", ",.3f"),
+            Column("lag max ms", "greatest of the same", ",.3f"),
+            Column("blocked p99 ms", "how long the target did not take a frame, 99th percentile", ",.3f"),
+            Column("stood still", "share of the time in which the machine stood still", ".2%"),
+            Column("processes", "sender processes", ","),
+            Column("claimed", "late frames that the target itself called on time, where it calls any so", ","),
+            Column("CPU µs/frame", "CPU time of the target's processes for each frame that was sent", ",.0f"),
+            Column("problems", "why the run is invalid, how many reasons", ","),
+        ),
+        (
+            *((lag.p50, lag.p99, lag.p99_9, lag.max) if lag else (None,) * 4),
+            blocked.p99 if blocked else None,
+            run.stalled,
+            run.processes,
+            results.claimed_late,
+            results.server_cpu_us_per_frame,
+            len(results.problems),
+        ),
+    )
 
 
 def _told(endings: Sequence[Ending]) -> list[str]:
-    """Streams that ended alike together."""
+    """Streams that were refused or broke off, those that ended alike together."""
     alike: dict[tuple[bool, str], list[Ending]] = {}
     for ending in endings:
         alike.setdefault((ending.refused, ending.reason), []).append(ending)
@@ -77,5 +107,42 @@ def _told(endings: Sequence[Ending]) -> list[str]:
     return told
 
 
-def _each(values: Iterable[object]) -> str:
-    return ", ".join(dict.fromkeys(str(value) for value in values))
+def batches_of(run: LiveRun, start_ns: int, end_ns: int) -> list[Batch]:
+    """The batches that ran between start and end, in order of dispatch, with their rows."""
+    record, sessions = run.record, run.schedule.sessions
+    began_ns, ended_ns = record.dispatched_ns, record.dispatched_ns + record.occupied_ns
+    ran = (record.batch_size > 0) & (record.occupied_ns > 0)
+    chosen = np.flatnonzero(ran & (began_ns < end_ns) & (ended_ns > start_ns) & (began_ns > start_ns - LONGEST_NS))
+    models = sorted({session.model for session in sessions})
+    model_of = np.array([0, *(models.index(session.model) for session in sessions)])[run.schedule.frames.stream_id]
+    order = chosen[np.lexsort((began_ns[chosen], record.batch_size[chosen], model_of[chosen]))]
+    batches: list[Batch] = []
+    last = (-1, -1)
+    for nth in order.tolist():
+        of = (int(model_of[nth]), int(record.batch_size[nth]))
+        late = int(record.outcome[nth] == FrameOutcome.LATE)
+        at_ns = int(began_ns[nth])
+        batch = batches[-1] if batches else None
+        if batch and of == last and batch.frames < batch.size and at_ns - batch.start_ns <= SAME_BATCH_NS:
+            batch.frames += 1
+            batch.late += late
+            batch.end_ns = max(batch.end_ns, int(ended_ns[nth]))
+        else:
+            batches.append(Batch(0, models[of[0]], of[1], at_ns, int(ended_ns[nth]), 1, late))
+        last = of
+    return _in_rows(sorted(batches, key=lambda batch: batch.start_ns))
+
+
+def _in_rows(batches: list[Batch]) -> list[Batch]:
+    last: list[Batch] = []  # of each row
+    for batch in batches:
+        for row, before in enumerate(last):
+            if before.end_ns - batch.start_ns <= OVERLAP * (before.end_ns - before.start_ns):
+                before.end_ns = min(before.end_ns, batch.start_ns)
+                batch.lane = row
+                last[row] = batch
+                break
+        else:
+            batch.lane = len(last)
+            last.append(batch)
+    return batches

@@ -26,6 +26,9 @@ class Column:
     best: int = 0
     """1: the greatest number is the best, -1: the least, 0: neither."""
 
+    def text(self, value: float | None) -> str:
+        return "-" if value is None else format(value, self.digits)
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -108,7 +111,7 @@ def _table(table: Table) -> str:
     for name, cells in table.rows:
         row = f'<tr><th scope="row" title="{escape(name)}">{escape(shortened(name))}</th>'
         for nth, (column, value) in enumerate(zip(table.columns, cells, strict=True)):
-            text = "-" if value is None else format(value, column.digits)
+            text = column.text(value)
             row += f'<td class="best">{text}</td>' if text == best[nth] else f"<td>{text}</td>"
         rows.append(f"{row}</tr>")
     return "\n".join(

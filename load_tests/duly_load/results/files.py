@@ -4,11 +4,8 @@ Names are what the scenario says, whatever they hold. Columns end in their unit;
 Every row says whether the run is `valid`, 1 or 0: why it is not stands in results.json.
 """
 
-import csv
 import gzip
 import io
-import json
-from collections.abc import Iterable, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from duly_load.results.formats import replaced, short, write_csv, write_json, write_rows
 from duly_load.results.machine import Machine
 from duly_load.results.measure import NEVER_SENT, LiveResults
 from duly_load.results.outcomes import FrameOutcome
@@ -47,7 +45,7 @@ def write_files(
         if count > most
     ]
     told = _told(run, results, machine, target_machine, version) | {"left_out": left_out}
-    (folder / "results.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", "utf-8")
+    write_json(folder / "results.json", told)
     _write_streams(folder / "streams.csv", run, results)
     _write_timeline(folder / "timeline.csv", run)
     _write_frames(folder / "frames.csv.gz", run)
@@ -95,16 +93,15 @@ def _write_streams(file: Path, run: LiveRun, results: LiveResults) -> None:
             session.model,
             session.budget_ns / 1e6,
             tally.frames,
-            _short(tally.on_time_ratio),
-            _short(tally.goodput_per_s),
+            short(tally.on_time_ratio),
+            short(tally.goodput_per_s),
             *tally.counts.values(),
-            "" if tally.claimed_late is None else tally.claimed_late,
-            *(map(_short, (latency.p50, latency.p90, latency.p99, latency.max)) if latency else [""] * 4),
-            *(map(_short, (age.mean, age.p99)) if age else [""] * 2),
+            tally.claimed_late,
+            *(map(short, (latency.p50, latency.p90, latency.p99, latency.max)) if latency else [""] * 4),
+            *(map(short, (age.mean, age.p99)) if age else [""] * 2),
         ]
 
-    with file.open("w", encoding="utf-8", newline="") as lines:
-        _write(lines, header, (row(name, tally) for name, tally in results.by_stream.items()))
+    write_csv(file, header, (row(name, tally) for name, tally in results.by_stream.items()))
 
 
 def _write_timeline(file: Path, run: LiveRun) -> None:
@@ -130,8 +127,7 @@ def _write_timeline(file: Path, run: LiveRun) -> None:
             _percentile(lag_ms, 99),
         ]
 
-    with file.open("w", encoding="utf-8", newline="") as lines:
-        _write(lines, header, (row(second) for second in range(max(0, len(cuts) - 1))))
+    write_csv(file, header, map(row, range(max(0, len(cuts) - 1))))
 
 
 def _write_frames(file: Path, run: LiveRun) -> None:
@@ -162,22 +158,13 @@ def _write_frames(file: Path, run: LiveRun) -> None:
     )
     # No name and no time within the archive: equal runs give equal files.
     with (
-        file.open("wb") as raw,
+        replaced(file) as part_file,
+        part_file.open("wb") as raw,
         gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
         io.TextIOWrapper(packed, "utf-8", newline="") as lines,
     ):
-        _write(lines, ["valid", "stream", "session", "outcome", *columns], rows)
-
-
-def _write(lines: Any, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+        write_rows(lines, ["valid", "stream", "session", "outcome", *columns], rows)
 
 
 def _percentile(values: NDArray[np.float64], part: float) -> str:
-    return _short(float(np.percentile(values, part))) if len(values) else ""
-
-
-def _short(value: float) -> str:
-    return f"{value:.6g}"
+    return short(float(np.percentile(values, part))) if len(values) else ""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from duly_load.results.ages import Ages
 from duly_load.results.histogram import Percentiles, encoded, percentiles_of
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
@@ -59,7 +58,7 @@ class LiveResults(Results):
 
 def measure(run: LiveRun) -> LiveResults:
     """The results of a run; of an invalid one too, for who wants to know why it is."""
-    outcomes, record = _outcomes(run), run.record
+    outcomes, record = outcomes_of(run), run.record
     counted = outcomes.counted
     outcome, latency_ns, batch_size = record.outcome[counted], record.latency_ns[counted], record.batch_size[counted]
     gave_reason = ~np.isin(outcome, _NO_REASON) & (latency_ns > 0)
@@ -80,12 +79,7 @@ def measure(run: LiveRun) -> LiveResults:
     )
 
 
-def ages_of(run: LiveRun) -> Ages:
-    """Age of information of all streams from the end of the warm-up on, counted from capture."""
-    return _outcomes(run).ages
-
-
-def _outcomes(run: LiveRun) -> RunOutcomes:
+def outcomes_of(run: LiveRun) -> RunOutcomes:
     record = run.record
     claimed: Chosen | None = record.claimed if np.any(record.claimed) else None
     warm_ns, end_ns = round(run.scenario.warm_s * 1e9), round(run.scenario.duration_s * 1e9)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from duly_load.report.layout import Floats, Json, numbers, single, x_axis, y_axis
+from duly_load.report.figures import lines
+from duly_load.report.layout import Floats, Json, single, x_axis, y_axis
 from duly_load.report.page import Column, Picture, Table, render
+from duly_load.results.formats import write_text
 from duly_load.soak.phases import Phase
 from duly_load.soak.record import SliceResult, Soak
 from duly_load.soak.verdict import SERIES, Growth, Judgement, Series, at_both_ends, values_of
@@ -15,7 +17,6 @@ HEIGHT = 320
 """Of a picture, px."""
 POINTS_MAX = 400
 """Of a curve; of more, the worst of each stretch is drawn."""
-DASHES = ("solid", "dash", "dot", "dashdot")
 
 Curve = tuple[str, list[float], list[float]]
 """Name, times in s, values."""
@@ -28,13 +29,13 @@ def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judg
     notes = [("Note", note) for note in judged.notes]
     busy = [("Busy slices", at_both_ends(judged.decline))] if judged.decline else []
     told = [("Verdict", judged.holds.value), *against, *doubts, *notes, *busy, *facts]
-    tables = [_growth(judged)] if judged.growth else []
+    tables = [growth_table(judged)] if judged.growth else []
     if done.slices:
         tables.append(_slices(done))
-    path.write_text(render(title, told, tables, _pictures(done)), "utf-8")
+    write_text(path, render(title, told, tables, _pictures(done)))
 
 
-def _growth(judged: Judgement) -> Table:
+def growth_table(judged: Judgement) -> Table:
     return Table(
         "Does it grow?",
         "In busy slices after the warm-up, by the median of the slopes between all pairs of samples, with its "
@@ -192,21 +193,10 @@ def _over_time(curves: list[Curve], title: str, warm_s: float, worst: Callable[[
     """Lines over hours, or minutes where there are no hours. `worst` of many values is the one that is drawn."""
     end_s = max((at_s[-1] for _, at_s, _ in curves if at_s), default=1.0)
     unit, unit_s = ("h", 3600.0) if end_s >= 2 * 3600 else ("min", 60.0)
-    data: list[Json] = []
-    for nth, (name, at_s, values) in enumerate(curves):
-        look = {"color": f"--series-{nth}"}
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines" if len(values) > 1 else "markers",
-                "name": name,
-                "x": numbers(_thinned(at_s, np.min) / unit_s),
-                "y": numbers(_thinned(values, worst)),
-                "line": look | {"width": 2, "dash": DASHES[nth % len(DASHES)]},
-                "marker": look | {"size": 6},
-                "hovertemplate": f"{name}: %{{y:,.5~g}} at %{{x:.4~g}} {unit}<extra></extra>",
-            }
-        )
+    drawn = [(name, (_thinned(at_s, np.min) / unit_s, _thinned(values, worst))) for name, at_s, values in curves]
+    data = lines(drawn, f"%{{y:,.5~g}} at %{{x:.4~g}} {unit}", {name: nth for nth, (name, _) in enumerate(drawn)})
+    for line, (_, (x, _)) in zip(data, drawn, strict=True):
+        line["mode"] = "lines" if len(x) > 1 else "markers"
     layout = single(HEIGHT) | {"hovermode": "closest"}
     if warm_s < end_s:
         layout["shapes"] = [

@@ -3,7 +3,6 @@
 """
 
 import contextlib
-import csv
 import json
 import math
 from bisect import bisect_left
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from duly_load.results.formats import finite, write_csv
 from duly_load.results.measure import measure
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
@@ -188,7 +188,7 @@ class Log:
     def _write(self, kind: str, facts: dict[str, Any]) -> None:
         if self._lines is not None:
             # In one piece: samples come from a thread of their own.
-            line = json.dumps(_finite({"kind": kind} | facts), allow_nan=False) + "\n"
+            line = json.dumps(finite({"kind": kind} | facts), allow_nan=False) + "\n"
             try:
                 self._lines.write(line)
                 self._lines.flush()
@@ -196,22 +196,13 @@ class Log:
                 self.error = self.error or f"{self._lines.name} lacks lines: {error.strerror}"
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no infinity and no nan."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_csv(file: Path, samples: Sequence[Sample]) -> None:
+def write_samples(file: Path, samples: Sequence[Sample]) -> None:
     """A row for each sample; a cell is empty where nothing was to be had. Raises OSError."""
     parts = (("server", Usage), ("harness", Usage), ("asked", ServerStatistics), ("loop_lag", LoopLag))
     columns = [(part, each.name) for part, of in parts for each in fields(of)]
-    with file.open("w", encoding="utf-8", newline="") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(["at_s", *(f"{part}_{name}" for part, name in columns)])
-        for sample in samples:
-            cells = (_finite(getattr(getattr(sample, part), name, None)) for part, name in columns)
-            writer.writerow([round(sample.at_s, 3), *cells])
+    header = ["at_s", *(f"{part}_{name}" for part, name in columns)]
+    rows = (
+        [round(sample.at_s, 3), *(finite(getattr(getattr(sample, part), name, None)) for part, name in columns)]
+        for sample in samples
+    )
+    write_csv(file, header, rows)

@@ -1,34 +1,32 @@
 """`duly-sim run`: runs a scenario under virtual time, with one policy or several, and says how they did."""
 
-import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from duly.core.events import Event
 from duly.core.types import OutcomeStatus
-from duly_load.cli.options import UsageError, make_folder
+from duly_load.cli.options import UsageError, make_folder, writing
+from duly_load.cli.progress import ProgressBar
+from duly_load.report.runs import write_runs
+from duly_load.report.terminal import COLUMNS_MAX, terminal_table
+from duly_load.results.formats import write_json
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, load_scenario
+from duly_sim.report.view import view_of
 from duly_sim.simulator.engine import Policy, Run, simulate
 from duly_sim.simulator.results import SimulatedResults, measure
 from duly_sim.simulator.world import World, build
 
-COLUMNS_MAX = 400
-"""The tables take what they need of this, about 80 columns; rich would cut off numbers to fit a narrower terminal."""
 PROGRESS_STEPS = 1000
 """The progress is told about so many times for each policy."""
 
-FILES = ("report.html", "results.json")
+FILES = ("results.json", "report.html")
 
 Entry = tuple[str, World, Run, SimulatedResults]
 
@@ -52,11 +50,11 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
         make_folder(out, FILES)
     outcomes, service = _tables(loaded, seed)
     entries: list[Entry] = []
-    with _Progress(loaded, len(policies)) as progress:
-        for name, policy in policies.items():
+    with ProgressBar(loaded.duration_s * len(policies)) as bar:
+        for nth, (name, policy) in enumerate(policies.items()):
             world = build(loaded, seed)
             began_s = time.perf_counter()
-            ran = progress.run(name, world, policy())
+            ran = _followed(bar, name, nth, len(policies), world, policy())
             wall_s = time.perf_counter() - began_s
             results = measure(world, ran)
             entries.append((name, world, ran, results))
@@ -64,8 +62,10 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
             service.add_row(name, *_service(results, len(ran.frames) / wall_s))
     Console(width=COLUMNS_MAX).print(outcomes, service, sep="\n")
     if out is not None:
-        _write(out, loaded, seed, entries)
-        click.echo(f"written: {out / 'report.html'}, {out / 'results.json'}")
+        with writing(out, FILES):
+            told = {name: results.to_json() for name, _, _, results in entries}
+            write_json(out / "results.json", {"scenario": loaded.name, "seed": seed, "policies": told})
+            write_runs(out / "report.html", f"{loaded.name}, seed {seed}", [view_of(*entry) for entry in entries])
 
 
 def _policies(names: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
@@ -77,72 +77,34 @@ def _policies(names: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
     return {name: POLICIES[name] for name in names}
 
 
-class _Progress:
-    """How much of all policies' virtual time is over, shown on standard error if that is a terminal."""
+def _followed(bar: ProgressBar, name: str, nth: int, policies: int, world: World, policy: Policy) -> Run:
+    """Runs the policy; the bar counts the virtual time of all policies."""
+    duration_ns = round(world.scenario.duration_s * 1e9)
+    bar.title(f"{name}, policy {nth + 1} of {policies}")
+    next_ns = 0
 
-    def __init__(self, scenario: Scenario, policies: int) -> None:
-        self._policy_ns = round(scenario.duration_s * 1e9)
-        self._policies = policies
-        self._begun = 0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[virtual]}"),
-            console=Console(stderr=True),
-            transient=True,
-            refresh_per_second=2,  # drawing takes time from the simulation
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task("", total=self._policy_ns * policies, virtual="")
+    def record(now_ns: int, _: Event) -> None:
+        nonlocal next_ns
+        if now_ns >= next_ns:  # seldom, since all else here is paid at each step of the simulation
+            next_ns = now_ns + duration_ns // PROGRESS_STEPS
+            done_ns = nth * duration_ns + min(now_ns, duration_ns)  # what waits at the end is served yet
+            bar.at(done_ns / 1e9, f"{now_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def run(self, name: str, world: World, policy: Policy) -> Run:
-        before_ns = self._policy_ns * self._begun
-        self._begun += 1
-        self._bar.update(self._task, description=f"{escape(name)}, policy {self._begun} of {self._policies}")
-        next_ns = 0
-
-        def record(now_ns: int, _: Event) -> None:
-            nonlocal next_ns
-            if now_ns >= next_ns:  # seldom, since all else here is paid at each step of the simulation
-                next_ns = now_ns + self._policy_ns // PROGRESS_STEPS
-                done_ns = before_ns + min(now_ns, self._policy_ns)  # what waits at the end is served yet
-                virtual = f"{now_ns / 1e9:.1f} of {self._policy_ns / 1e9:.1f} s"
-                self._bar.update(self._task, completed=done_ns, virtual=virtual)
-
-        watch = None if self._bar.disable else record
-        run = simulate(policy, world.script, world.frames, world.model_of, world.service, watch, world.followers)
-        self._bar.update(self._task, completed=before_ns + self._policy_ns)
-        return run
+    watch = record if bar.drawn else None
+    run = simulate(policy, world.script, world.frames, world.model_of, world.service, watch, world.followers)
+    bar.at((nth + 1) * duration_ns / 1e9, f"{duration_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
+    return run
 
 
 def _tables(scenario: Scenario, seed: int) -> tuple[Table, Table]:
     """What became of the frames, and how well they were served; two, so that each fits 80 columns."""
-    title = escape(f"{scenario.name}, seed {seed}")
-    outcomes = _table(
-        title, "on time\n%", "worst\n%", "goodput\n/s", "late", "expired", "shed", "super-\nseded", "other"
-    )
-    service = _table(
-        f"{title}: service", "p50\nms", "p99\nms", "age p99\nms", "lanes\nbusy %", "wasted\n%", "wall\nframes/s"
-    )
+    title = f"{scenario.name}, seed {seed}"
+    numbers = ("on time\n%", "worst\n%", "goodput\n/s", "late", "expired", "shed", "super-\nseded", "other")
+    outcomes = terminal_table(title, ["policy"], numbers)
+    times = ("p50\nms", "p99\nms", "age p99\nms", "lanes\nbusy %", "wasted\n%", "wall\nframes/s")
+    service = terminal_table(f"{title}: service", ["policy"], times)
     service.add_column("worst stream", no_wrap=True)
     return outcomes, service
-
-
-def _table(title: str, *headings: str) -> Table:
-    """A column of names and, for each of `headings`, one of numbers."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("policy", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
 
 
 def _outcomes(results: SimulatedResults) -> list[str]:
@@ -171,12 +133,3 @@ def _service(results: SimulatedResults, frames_per_s: float) -> list[str]:
 
 def _ms(time_ms: float) -> str:
     return f"{time_ms:,.2f}" if time_ms < 1000 else f"{time_ms:,.0f}"
-
-
-def _write(out: Path, scenario: Scenario, seed: int, entries: list[Entry]) -> None:
-    from duly_sim.report import page  # late: it draws with plotly, which nothing else needs
-
-    page.write(out / "report.html", f"{scenario.name}, seed {seed}", list(entries))
-    policies = {name: results.to_json() for name, _, _, results in entries}
-    told = {"scenario": scenario.name, "seed": seed, "policies": policies}
-    (out / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -3,16 +3,14 @@
 Of the lanes' time the same counts as of frames: from the scenario's `warm_s` to `duration_s`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from duly.core.types import OutcomeStatus
-from duly_load.results.ages import Ages
 from duly_load.results.tally import Results, RunOutcomes, fields_of, results_of
-from duly_load.scenario.schedule import Schedule, Session
+from duly_load.scenario.schedule import Schedule
 from duly_sim.simulator.engine import Run
 from duly_sim.simulator.world import World
 
@@ -50,14 +48,15 @@ class SimulatedResults(Results):
 
 def measure(world: World, run: Run) -> SimulatedResults:
     """The results of a run of `world`."""
-    start_ns, end_ns = round(world.scenario.warm_s * 1e9), round(world.scenario.duration_s * 1e9)
+    outcomes = outcomes_of(world, run)
+    start_ns, end_ns = outcomes.start_ns, outcomes.end_ns
     utilisation, wasted = _lanes(world, run, start_ns, end_ns)
     shown = [
         nth for nth, size in enumerate(run.batches.size) if size and start_ns <= run.batches.started_ns[nth] < end_ns
     ]
     variant_switches, variant_shares = _variants(world, run, shown)
     return SimulatedResults(
-        **fields_of(results_of(_outcomes(world.sessions, run, start_ns, end_ns))),
+        **fields_of(results_of(outcomes)),
         utilisation=utilisation,
         wasted=wasted,
         batch_sizes=_histogram([run.batches.size[nth] for nth in shown]),
@@ -66,13 +65,9 @@ def measure(world: World, run: Run) -> SimulatedResults:
     )
 
 
-def ages_of(sessions: Sequence[Session], run: Run, start_ns: int, end_ns: int) -> Ages:
-    """Age of information of all streams in this time, counted from capture."""
-    return _outcomes(sessions, run, start_ns, end_ns).ages
-
-
-def _outcomes(sessions: Sequence[Session], run: Run, start_ns: int, end_ns: int) -> RunOutcomes:
-    planned = Schedule(run.frames, tuple(sessions))
+def outcomes_of(world: World, run: Run) -> RunOutcomes:
+    start_ns, end_ns = round(world.scenario.warm_s * 1e9), round(world.scenario.duration_s * 1e9)
+    planned = Schedule(run.frames, world.sessions)
     latency_ns = run.resolved_ns - planned.captures_ns
     started_ns = np.array([*run.batches.started_ns, 0], np.int64)[run.batch]  # -1, never ran, takes the last
     queueing_ns = np.where(run.batch >= 0, started_ns - run.frames.arrival_ns, -1)

@@ -50,8 +50,8 @@ from duly.core.ledger import FrameLedger
 from duly.core.model_table import ModelTable
 from duly.core.state import Batch, StreamState, VariantState
 from duly.core.types import ModelPlan, StreamClass, StreamDemand
+from duly.core.variants.demand_by_rank import switch_variants
 from duly.core.variants.ladder import TICK_NS
-from duly.core.variants.switch import switch_variants
 from duly.core.waiting import QueuedFrame
 
 PROBE_AFTER_NS = 200_000_000
@@ -105,10 +105,9 @@ class Scheduler:
             alone = len(event.frames) == 1 and lanes.free and not frames.waiting
             for frame in event.frames:
                 before = doomed.pop(frame.stream_id, None) if doomed else None
-                if before is not None and before[1].stateful:
-                    self._doomed(now_ns, *before)  # how it ends decides what becomes of this frame
-                elif before is not None:
-                    frames.drop(now_ns, *before)  # a newer frame has come
+                if before is not None:
+                    # A newer frame has come. This one could not be a probe either, as no lane is given away before all have come.
+                    frames.drop(now_ns, *before)
                 arrived = frames.arrived(now_ns, frame)
                 if arrived is None:
                     pass  # it has its answer

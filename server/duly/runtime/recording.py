@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from types import GenericAlias
-from typing import Annotated, Any, BinaryIO, NamedTuple, get_args
+from typing import Annotated, Any, BinaryIO, NamedTuple, assert_never, get_args
 
 import structlog
 from pydantic import AfterValidator, TypeAdapter, ValidationError
@@ -170,6 +170,8 @@ def in_short(actions: list[Action]) -> list[list[Any]]:
                 short.append(["end", action.frame.seq, action.status.name, action.batch_id])
             case AdviseStream():
                 short.append(["advise", action.stream_id, action.advice.name, action.period_ns])
+            case _:
+                assert_never(action)
     return short
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from statistics import median
 
 from duly_sim.baselines import POLICIES
-from duly_sim.report.page import Points
+from duly_sim.report.curves import Points
 from duly_sim.research.grid.cells import Cell, reference_hz, scenario
 from duly_sim.research.grid.judge import Effort, Finding, Job, Measure, Row, worst
 from duly_sim.simulator.results import measure as measure_run

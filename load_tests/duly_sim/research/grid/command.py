@@ -1,6 +1,5 @@
 """`duly-sim grid`: what the scheduler must show, measured row by row, and judged."""
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from duly_load.results.formats import write_json
 from duly_sim.research.grid.efforts import EFFORTS, ROWS
 from duly_sim.research.grid.judge import Finding, Row
 from duly_sim.research.grid.run import JobRunner
@@ -122,10 +122,10 @@ def _cells(finding: Finding) -> list[str]:
 
 
 def _write(out: Path, effort: str, judged: list[Row]) -> None:
-    from duly_sim.report.page import write_curves  # late: it draws with plotly, which nothing else needs
+    from duly_sim.report.curves import write_curves  # late: it draws with plotly, which nothing else needs
 
     told: dict[str, Any] = {"effort": asdict(EFFORTS[effort]), "rows": [row.to_json() for row in judged]}
-    (out / "grid.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "grid.json", told)
     written = [out / "grid.json"]
     for row in judged:
         for title, curves in row.curves:

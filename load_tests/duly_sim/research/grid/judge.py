@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Protocol
 
-from duly_sim.report.page import Points
+from duly_sim.report.curves import Points
 from duly_sim.research.grid.cells import Cell, seconds_for
 
 
