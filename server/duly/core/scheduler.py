@@ -106,7 +106,8 @@ class Scheduler:
             for frame in event.frames:
                 before = doomed.pop(frame.stream_id, None) if doomed else None
                 if before is not None:
-                    # A newer frame has come. This one could not be a probe either, as no lane is given away before all have come.
+                    # A newer frame has come. The older one cannot be a probe either, as no lane is given away before
+                    # all frames have come.
                     frames.drop(now_ns, *before)
                 arrived = frames.arrived(now_ns, frame)
                 if arrived is None:
