@@ -37,7 +37,7 @@ class HeldFrame:
     clock_uncertainty_ns: int = 0
     """0 where the clocks are not related."""
     payload: Sequence[InputData] = ()
-    """By input of the model, in its order; empty where the frame was refused at the door."""
+    """By input of the model, in its order; empty where the frame was refused at the door, and once it is answered."""
     size_bytes: int = 0
 
 
@@ -70,4 +70,5 @@ class HeldFrames:
         """Forgets the frame and its payload. Raises KeyError where it is not held."""
         held = self._by_seq.pop(frame.seq)
         self.bytes -= held.size_bytes
+        held.payload = ()  # its outcome may wait long for a client that does not read
         return held
