@@ -192,6 +192,19 @@ def test_a_hit_lost_by_its_own_client_is_worth_neither_more_nor_less(before: lis
     assert worth.value == value
 
 
+@given(before=st.lists(st.booleans(), max_size=20), window=st.integers(2, 8), data=st.data())
+def test_a_client_that_does_not_read_gains_nothing_by_its_floor(
+    before: list[bool], window: int, data: st.DataObject
+) -> None:
+    worth = merit(data.draw(st.integers(1, window - 1)), window)
+    for on_time in before:
+        worth.ended(on_time)
+    value = worth.value
+    worth.ended(True)
+    worth.turned_out(missed=False)
+    assert worth.value <= value
+
+
 @given(outcomes=st.lists(st.sampled_from("hmt"), max_size=40), window=st.integers(2, 8), data=st.data())
 def test_a_floor_counts_what_the_client_really_got(outcomes: list[str], window: int, data: st.DataObject) -> None:
     """h: a hit; m: a miss; t: a hit that turns out otherwise before the next."""

@@ -359,6 +359,16 @@ async def test_extreme_numbers_fit_the_answer(shared_channel: grpc.aio.Channel) 
             await wire.finish()
 
 
+async def test_impossible_budgets_fit_the_answer(shared_channel: grpc.aio.Channel) -> None:
+    async with Wire(shared_channel, model="double") as wire:
+        for frame_id, budget_ns in enumerate((-(2**63), -1, 2**63 - 1)):
+            outcome = await wire.ask(frame(frame_id, budget_nano=budget_ns))
+            assert outcome.status == INVALID
+            assert outcome.reason.endswith(f"got {budget_ns}")
+            assert outcome.slack_nano <= 0, "there is no budget, so there is no slack"
+        await wire.finish()
+
+
 async def test_what_is_quoted_is_cut_short(shared_channel: grpc.aio.Channel) -> None:
     error = await refused(shared_channel, model="x" * 100_000)
     assert (error.code(), len(error.details())) == (grpc.StatusCode.NOT_FOUND, 1000)

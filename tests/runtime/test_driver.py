@@ -99,6 +99,7 @@ async def test_a_result_reaches_its_stream_and_its_payload_is_forgotten(bench: B
     assert outcome.run is not None
     assert (outcome.run.batch.model, len(outcome.run.batch.frames)) == ("m/1", 1)
     assert bench.driver.held.bytes == 0
+    assert not outcome.held.payload, "outcomes may wait long for a client that does not read"
 
 
 async def test_the_next_batch_starts_before_outcomes_are_handed_over(bench: Bench) -> None:

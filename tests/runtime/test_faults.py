@@ -3,12 +3,21 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import pytest
 from structlog.testing import capture_logs
 
-from duly.core.events import Advice, BatchFinished, DrainRequested, FramesCancelled
+from duly.core.events import (
+    Action,
+    Advice,
+    BatchFinished,
+    DrainRequested,
+    Event,
+    FramesCancelled,
+    ResolveFrame,
+)
 from duly.core.types import OutcomeStatus
 from duly.runtime.driver import FAILURES_MAX, Driver
 from duly.worker import channel
@@ -200,6 +209,25 @@ async def test_a_scheduler_that_fails_is_followed_by_one_that_knows_what_is_true
     await bench.until(lambda: len(stream.outcomes) == 5)
     assert stream.outcomes[stream.sent[-1]].status is OutcomeStatus.ON_TIME
     assert not bench.fatal
+
+
+async def test_frames_of_a_batch_that_the_scheduler_invents_are_answered_all_the_same(bench: Bench) -> None:
+    stream, process = await running_and_waiting(bench)
+    real = bench.driver.scheduler
+
+    class Inventive:
+        def step(self, now_ns: int, event: Event) -> list[Action]:
+            actions = real.step(now_ns, event)
+            return [replace(action, batch_id=77) if isinstance(action, ResolveFrame) else action for action in actions]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    bench.driver.scheduler = Inventive()  # type: ignore[assignment]
+    process.answer()
+    await bench.until(lambda: not bench.driver.held)
+    assert sorted(stream.outcomes) == stream.sent
+    assert bench.driver.held.bytes == 0
 
 
 async def test_a_worker_that_is_idle_outlives_the_scheduler(bench: Bench) -> None:

@@ -195,6 +195,20 @@ async def test_a_result_outrun_by_a_newer_one_is_superseded(bench: Bench, told: 
     assert told == [FramesTurnedOut(stream.stream_id, "m/1", 1, OutcomeStatus.SUPERSEDED, missed=True)]
 
 
+async def test_a_late_result_outrun_by_a_newer_one_is_superseded_as_it_is_counted(
+    bench: Bench, told: list[FramesTurnedOut]
+) -> None:
+    stream = bench.open(ordering=OrderingPolicy.MONOTONIC)
+    older, newer = stream.take(1, 0, 0, False, 0), stream.take(2, 0, 0, False, 0)
+    assert older is not None
+    assert newer is not None
+    stream.deliver(Outcome(newer, ON_TIME, "", outputs=[(0, (1,), b"2")]))
+    stream.deliver(Outcome(older, LATE, fates.RAN_LATE.wording, outputs=[(0, (1,), b"1")]))
+    assert statuses(await written(stream)) == {1: OutcomeStatus.SUPERSEDED, 2: ON_TIME}
+    assert bench.counts() == {"SUPERSEDED": 1, "ON_TIME": 1}
+    assert told == [], "the scheduler knows of it as a miss already"
+
+
 async def test_a_client_that_is_gone_leaves_cancelled_frames_and_no_miss(
     bench: Bench, told: list[FramesTurnedOut]
 ) -> None:

@@ -13,7 +13,7 @@ from duly.core.fates import RESULTS
 from duly.core.types import OutcomeStatus
 from duly.metrics import Metrics
 from duly.runtime.held_frames import HeldFrame, HeldFrames
-from duly.runtime.outcome import BatchRun, Outcome, Sink
+from duly.runtime.outcome import BatchRun, Outcome, Output, Sink
 from duly.runtime.worker_port import BatchResult
 
 _log = structlog.get_logger("duly.driver")
@@ -62,19 +62,22 @@ class Delivery:
                     sink = None
                     frame = action.frame
                     stream_id = frame.stream_id
-                    outcome = Outcome(self._held.drop(frame), action.status, action.reason)
+                    ran: BatchRun | None = None
+                    outputs: list[Output] | None = None
                     if action.batch_id:
                         if action.batch_id != batch_id:
                             batch_id = action.batch_id
                             run = runs.pop(batch_id)
                             index = 0
                             self._count_batch(run, now_ns - run.dispatched_ns, resolved)
-                        outcome.run = run
+                        ran = run
                         if result is not None and action.status in RESULTS:
                             assert run is not None
                             while run.batch.frames[index] is not frame:  # frames end in the order of their batch
                                 index += 1
-                            outcome.outputs = result.outputs(index)
+                            outputs = result.outputs(index)
+                    # Only now: whatever raised before this, the frame is still owed an outcome.
+                    outcome = Outcome(self._held.drop(frame), action.status, action.reason, ran, outputs)
                     sink = self.sinks.get(stream_id)
                     if sink is not None:
                         sink.deliver(outcome)

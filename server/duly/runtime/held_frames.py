@@ -39,7 +39,9 @@ class HeldFrame:
     clock_uncertainty_ns: int = 0
     """How far that age may be off; 0 where the clocks are not related."""
     payload: Sequence[InputData] = ()
-    """One entry for each input of the model, in its order; empty where the frame was refused at the door."""
+    """One entry for each input of the model, in its order; empty where the frame was refused at the door, and once it is
+    answered.
+    """
     size_bytes: int = 0
 
 
@@ -72,4 +74,5 @@ class HeldFrames:
         """Removes the frame with its payload and returns both. Raises KeyError where it is not held."""
         held = self._by_seq.pop(frame.seq)
         self.bytes -= held.size_bytes
+        held.payload = ()  # its outcome may wait long for a client that does not read
         return held

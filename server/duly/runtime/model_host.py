@@ -27,6 +27,7 @@ class ModelHost:
         self._metrics = metrics
         self._busy: set[str] = set()
         """Names of the models that are being loaded or unloaded."""
+        self._unloading: set[asyncio.Task[None]] = set()
 
     async def load_all(self) -> None:
         """Loads the newest version of every model, one after another, so that each is profiled undisturbed.
@@ -78,8 +79,15 @@ class ModelHost:
     async def unload(self, name: str, version: str) -> None:
         """Unloads a version, or all where none is stated. Waiting and running frames are FAILED.
 
-        Raises ModelError where nothing of the kind is loaded.
+        Raises ModelError where nothing of the kind is loaded. What has begun is finished, even if the caller is
+        cancelled meanwhile: nobody else knows of the workers of a version that is not in the catalogue any more.
         """
+        unloading = asyncio.create_task(self._unload(name, version))
+        self._unloading.add(unloading)
+        unloading.add_done_callback(self._unloading.discard)
+        await asyncio.shield(unloading)
+
+    async def _unload(self, name: str, version: str) -> None:
         async with self._alone(name):
             chosen = [loaded for loaded in self._catalogue.versions(name) if version in ("", loaded.version.version)]
             if not chosen:

@@ -140,7 +140,9 @@ class Stream:
             age_ns = self.clock.capture_to_receipt_ns(captured_unix_ns, received_unix_ns)
             uncertainty_ns = self.clock.uncertainty_ns
         budget_ns = budget_ns or self.terms.budget_ns
-        deadline_ns = now_ns - age_ns + budget_ns
+        limit_ns = self._host.limits.stream.budget_ns_max
+        possible = 0 < budget_ns <= limit_ns
+        deadline_ns = now_ns - age_ns + budget_ns if possible else now_ns  # what is written must fit the wire
         frame = Frame(next(self._driver.seqs), self.stream_id, frame_id, self.model, deadline_ns, must_run)
         held = HeldFrame(
             frame, self.terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns
@@ -148,9 +150,8 @@ class Stream:
         self._unanswered += 1
         if self._ordering is not None:
             self._ordering.arrived(frame_id)
-        if 0 < budget_ns <= self._host.limits.stream.budget_ns_max:
+        if possible:
             return held
-        limit_ns = self._host.limits.stream.budget_ns_max
         reason = f"{self.asked.budget_name} should be 0 to {limit_ns}, got {budget_ns}"
         self.refuse(held, DOES_NOT_FIT, reason)
         return None

@@ -38,15 +38,9 @@ class Verdicts:
                     turned_out = turned_out or []
                     turned_out.append(outcome)
             if outcome.turned_out is not None:
-                status = outcome.turned_out.status
+                status = outcome.status = outcome.turned_out.status
             self._count(now_ns, outcome, status)
-        if turned_out is None:
-            return ()
-        events = _events(turned_out)
-        for outcome in outcomes:
-            if outcome.turned_out is not None:
-                outcome.status = outcome.turned_out.status
-        return events
+        return _events(turned_out) if turned_out is not None else ()
 
     def unread(self, now_ns: int, outcomes: Sequence[Outcome]) -> Sequence[FramesTurnedOut]:
         """Counts outcomes that nobody will read any more, as their client is gone. Returns events as `sent` does."""

@@ -78,7 +78,7 @@ class Merit:
             self._streak, self._streak_before = self._streak_before, 0
         if missed and self._streak < STREAK_MAX:
             self._streak += 1
-        if self._recent is not None:
+        if missed and self._recent is not None:
             for nth in range(len(self._recent) - 1, -1, -1):
                 if self._recent[nth]:
                     self._recent[nth] = False

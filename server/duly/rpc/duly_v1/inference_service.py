@@ -58,10 +58,12 @@ class InferenceService:
                 broken = error
             finally:
                 stream.close()
-                if broken is not None and not writer.done():
-                    await asyncio.wait([writer], timeout=FLUSH_SECONDS)
-                stream.abandon()
-                stream.log.debug("stream closed", reason=str(broken or ""), half_closed=reader.done())
+                try:
+                    if broken is not None and not writer.done():
+                        await asyncio.wait([writer], timeout=FLUSH_SECONDS)
+                finally:  # the client may go meanwhile
+                    stream.abandon()
+                    stream.log.debug("stream closed", reason=str(broken or ""), half_closed=reader.done())
             if broken is not None:
                 # If the client does not read, this waits until it does or is gone; the stream counts as open meanwhile.
                 await abort(context, broken)
@@ -104,6 +106,8 @@ class InferenceService:
         try:
             while not stream.closed:
                 message = await context.read()
+                if stream.closed:
+                    return  # nobody would answer
                 if message is grpc.aio.EOF:
                     stream.finish()
                     return
@@ -213,9 +217,13 @@ def _reason(error: Exception, what: str) -> Exception | None:
 
 def take(stream: Stream, codec: StreamCodec, frame: inference_pb2.Frame, received_unix_ns: int) -> None:
     """Takes a frame, whose outcome will be sent whatever is wrong with it. Raises CallError where its id is used up."""
-    held = stream.take(
-        frame.frame_id, frame.capture_time_unix_nano, frame.budget_nano, frame.must_run, received_unix_ns
-    )
+    try:
+        held = stream.take(
+            frame.frame_id, frame.capture_time_unix_nano, frame.budget_nano, frame.must_run, received_unix_ns
+        )
+    except CallError as error:
+        error.field = f"frames.frames.{error.field}"  # its path in the request
+        raise
     if held is not None:
         try:
             payload, size_bytes = codec.reader(held.signature).payload(frame)
