@@ -78,7 +78,7 @@ release-image: $(READY) ## Keep the protocol as it is as the last release, for m
 	$(BIN)/buf build --exclude-source-info -o $(RELEASED)
 
 bench: $(READY) ## Measure against the transport's floor (BENCH_ARGS for options)
-	$(BIN)/duly-load bench $(BENCH_ARGS)
+	$(BIN)/duly-sim bench $(BENCH_ARGS)
 
 CORE := $(filter-out %/__init__.py,$(wildcard server/duly/core/*.py server/duly/core/*/*.py))
 core: $(READY) ## Compile the scheduler in place with mypyc, 2-3 times as fast (needs a C compiler); core-clean undoes it
@@ -89,7 +89,7 @@ CORE_BUILT := server/duly/core/*.so server/duly/core/*/*.so server/*__mypyc*.so
 core-clean: ## Back to the scheduler in Python
 	rm -f $(CORE_BUILT)
 
-COMPILED_TESTS := tests/core tests/runtime tests/rpc \
+COMPILED_TESTS := tests/core tests/runtime tests/streams tests/rpc \
   $(patsubst %,tests/duly_sim/test_%.py,baselines bounds cli_run grid replay sim_vs_live simulator) \
   $(patsubst %,tests/e2e/test_%.py,admission law recording streaming variants)
 test-compiled: core ## The tests that touch the scheduler, with it compiled; then back to Python (PYTEST_ARGS for options)

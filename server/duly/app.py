@@ -54,12 +54,12 @@ class App:
         """Must be called inside the server's event loop. Raises StartError where the recording cannot be written."""
         self._config = config
         self.address = ""
-        """The address that it listens at, with the port that it got."""
+        """The address at which the server listens, with the port that it got."""
         self.metrics_address = ""
         self.metrics = Metrics()
         self._recording = _recording(config)
         self.failed = False
-        """The server ends because something broke for good, so the exit status should not be 0."""
+        """Whether the server ends because something broke for good, so that the exit status should not be 0."""
         verdicts = Verdicts(self.metrics)
         limits = _limits(config)
         self.driver = Driver(

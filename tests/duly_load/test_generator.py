@@ -26,7 +26,7 @@ from duly_load.protocols.clock import unix_minus_monotonic_ns
 from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun, Record
-from duly_load.results.validity import Lateness, Signs, problems
+from duly_load.results.validity import Signs, problems
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, parse_scenario
 from duly_load.scenario.schedule import schedule_of
@@ -439,21 +439,21 @@ def judged(
     signs: Signs = FINE,
     endings: tuple[Ending, ...] = (),
     warm_ns: int = 0,
-    late_max: float = 0.01,
+    late: int = 2,
 ) -> list[str]:
-    """Two frames of a hundred were late by `lag_ms`, and one was never sent."""
+    """`late` frames of a hundred were late by `lag_ms`, and one was never sent."""
     planned = schedule_of(scenario(stream={"budget_ms": 100}), 0)
     record = Record.empty(100)
     record.outcome[:] = FrameOutcome.ON_TIME
     record.outcome[99] = FrameOutcome.UNSENT
-    record.lag_ns[:2] = round(lag_ms * 1e6)
-    return problems(planned, record, endings, warm_ns, signs, Lateness(0.05, late_max))
+    record.lag_ns[:late] = round(lag_ms * 1e6)
+    return problems(planned, record, endings, warm_ns, signs, 0.05)
 
 
 def test_a_run_is_valid_unless_something_speaks_against_it() -> None:
     refused = Ending(0, "s-0", True, "no room")
     assert judged(lag_ms=4.9, signs=Signs(0.09, 0.84, -900_000), endings=(refused,)) == []
-    assert judged(lag_ms=90, late_max=0.03) == []
+    assert judged(lag_ms=90, late=0) == []
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,7 @@ def test_a_run_is_valid_unless_something_speaks_against_it() -> None:
             "the generator was late: 2.02% of the frames were sent later after their time than 5.0% of their budget, "
             "1.00% may be",
         ),
-        (judged(lag_ms=5.2, late_max=0.001), "the generator was late: 2.02% of the frames were sent later after"),
+        (judged(lag_ms=5.2, late=50), "the generator was late: 50.51% of the frames were sent later after"),
         (judged(signs=Signs(stalled=0.2)), "the machine stood still for 20% of the time, 10% may be"),
         (
             judged(signs=Signs(busiest=0.93)),

@@ -46,9 +46,9 @@ class Heard:
         self.over = asyncio.Event()
 
     def answered(self, answer: FrameAnswer) -> None:
-        assert answer.nth not in self.outcomes
+        assert answer.place not in self.outcomes
         assert answer.at_ns > 0
-        self.outcomes[answer.nth] = answer.outcome
+        self.outcomes[answer.place] = answer.outcome
 
     def ended(self, reason: str) -> None:
         self.reasons.append(reason)

@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from mcap.writer import Writer
 from mcap_protobuf.writer import Writer as ProtobufWriter
 from mcap_ros2.writer import Writer as Ros2Writer
 
-from duly_client.convert import DTYPES
-from duly_client.types import Encoding, TensorSpec
+from duly_client.convert import DATATYPES, DTYPES, spelled
+from duly_client.types import Encoding, Payload, TensorSpec
 from duly_client.wire import inputs_of
 from duly_load.payloads import prepared as payloads_module
-from duly_load.payloads.prepared import PayloadError, Prepared, check_held, prepare
+from duly_load.payloads.pictures import encoding_of
+from duly_load.payloads.prepared import PayloadError, Prepared, bytes_of, check_held, prepare
 from duly_load.scenario.mcap_log import LogError, message_times_ns
 from duly_load.scenario.tables import Payloads
 
@@ -42,6 +43,23 @@ def prepared(*inputs: TensorSpec, seed: int = 1, **table: Any) -> Prepared:
     for frame in made.frames:
         inputs_of(frame, made.encoding, inputs or None)
     return made
+
+
+def described(made: Prepared) -> str:
+    """How many frames there are, and in which forms: `16 as FP32[3,224,224]`."""
+    return f"{len(made.frames)} as {' or '.join(sorted({form(frame, made.encoding) for frame in made.frames}))}"
+
+
+def form(frame: Payload, encoding: Encoding | None) -> str:
+    if isinstance(frame, Mapping):
+        return ", ".join(form(value, encoding) for value in frame.values())
+    if isinstance(frame, np.ndarray):
+        return spelled(DATATYPES[frame.dtype], frame.shape)
+    return encoding or encoding_of(bytes(frame))
+
+
+def largest_bytes(made: Prepared) -> int:
+    return max(map(bytes_of, made.frames))
 
 
 def refused(words: str, *inputs: TensorSpec, **table: Any) -> None:
@@ -73,8 +91,8 @@ def compressed(picture: Any, suffix: str = ".jpg") -> bytes:
 
 def test_random_numbers_follow_from_the_seed() -> None:
     made = prepared(SQUEEZENET)
-    assert made.description == "16 random frames as FP32[3,224,224]"
-    assert (made.encoding, made.frame_bytes) == (None, 3 * 224 * 224 * 4)
+    assert described(made) == "16 as FP32[3,224,224]"
+    assert (made.encoding, largest_bytes(made)) == (None, 3 * 224 * 224 * 4)
     values = np.stack([array(frame) for frame in made.frames])
     assert values.mean() == pytest.approx(0, abs=0.01)
     assert values.std() == pytest.approx(1, abs=0.01)
@@ -99,8 +117,8 @@ def test_random_numbers_of_every_datatype(datatype: str) -> None:
 def test_several_inputs_get_an_array_each() -> None:
     two = (takes("FP32", 4), TensorSpec("ids", "INT64", DTYPES["INT64"], (1,)))
     made = prepared(*two, distinct=3)
-    assert made.description == "3 random frames as FP32[4], INT64[1]"
-    assert made.frame_bytes == 4 * 4 + 8
+    assert described(made) == "3 as FP32[4], INT64[1]"
+    assert largest_bytes(made) == 4 * 4 + 8
     refused("payloads.shape is for models of one input, this one takes x FP32[4], ids INT64[1]", *two, shape=(4,))
     free = (two[0], TensorSpec("ids", "INT64", DTYPES["INT64"], (-1,)))
     refused("x FP32[4], ids INT64[?], where extents may be any: no model of several inputs may have such", *free)
@@ -108,13 +126,13 @@ def test_several_inputs_get_an_array_each() -> None:
 
 def test_a_target_that_does_not_say_leaves_it_to_the_scenario() -> None:
     made = prepared(shape=(3, 8), datatype="INT8", distinct=2)
-    assert made.description == "2 random frames as INT8[3,8]"
+    assert described(made) == "2 as INT8[3,8]"
     refused("the target does not say what the model takes: payloads.shape should")
 
 
 def test_extents_that_are_free_come_from_the_scenario() -> None:
     free = takes("FP32", -1, 40)
-    assert prepared(free, shape=(100, 40)).description == "16 random frames as FP32[100,40]"
+    assert described(prepared(free, shape=(100, 40))) == "16 as FP32[100,40]"
     refused("the model takes x FP32[?,40], where extents may be any: payloads.shape should say them", free)
     refused("payloads.shape is [100, 41], while the model takes x FP32[?,40]", free, shape=(100, 41))
     refused("payloads.shape is [40], while the model takes x FP32[?,40]", free, shape=(40,))
@@ -122,18 +140,18 @@ def test_extents_that_are_free_come_from_the_scenario() -> None:
 
 def test_random_pictures_and_sound() -> None:
     made = prepared(CAMERA)
-    assert made.description == "16 random frames as JPEG"
+    assert described(made) == "16 as JPEG"
     assert seen(made.frames[0]).shape == (480, 640, 3)
-    assert 40_000 < made.frame_bytes < 160_000, "as a photograph of this size"
+    assert 40_000 < largest_bytes(made) < 160_000, "as a photograph of this size"
     assert seen(prepared(CAMERA, shape=(90, 160, 3)).frames[0]).shape == (90, 160, 3)
     grey = takes("UINT8", 60, 80, 1, encodings=("JPEG",))
     assert seen(prepared(grey).frames[0], cv2.IMREAD_UNCHANGED).shape == (60, 80)
     voice = prepared(VOICE)
-    assert (voice.description, voice.encoding) == ("16 random frames as PCM_S16LE", "PCM_S16LE")
-    assert voice.frame_bytes == 1024
+    assert (described(voice), voice.encoding) == ("16 as PCM_S16LE", "PCM_S16LE")
+    assert largest_bytes(voice) == 1024
     samples = np.frombuffer(b"".join(map(bytes, voice.frames)), "<i2")  # type: ignore[arg-type]
     assert samples.std() == pytest.approx(3277, rel=0.05)
-    assert prepared(takes("INT16", -1, rate_hz=8000)).description == "16 random frames as INT16[256]"
+    assert described(prepared(takes("INT16", -1, rate_hz=8000))) == "16 as INT16[256]"
 
 
 def test_recorded_pictures_go_as_they_are_where_the_model_takes_them(tmp_path: Path, red: Any) -> None:
@@ -141,8 +159,8 @@ def test_recorded_pictures_go_as_they_are_where_the_model_takes_them(tmp_path: P
     (tmp_path / "a.jpg").write_bytes(compressed(red))
     made = prepared(CAMERA, recording=tmp_path)
     assert made.frames == [(tmp_path / "a.jpg").read_bytes(), (tmp_path / "b.png").read_bytes()]
-    assert made.description == f"2 pictures of {tmp_path.name} as JPEG or PNG"
-    assert prepared(CAMERA, recording=tmp_path, distinct=1).description == f"1 pictures of {tmp_path.name} as JPEG"
+    assert described(made) == "2 as JPEG or PNG"
+    assert described(prepared(CAMERA, recording=tmp_path, distinct=1)) == "1 as JPEG"
     scaled = prepared(CAMERA, recording=tmp_path, shape=(24, 32, 3)).frames
     assert [seen(picture).shape for picture in scaled] == [(24, 32, 3)] * 2
     (pixels,) = prepared(PIXELS, recording=tmp_path / "b.png").frames
@@ -183,11 +201,11 @@ def test_recorded_video(tmp_path: Path, red: Any) -> None:
         writer.write(np.ascontiguousarray(red[:, :, ::-1]))
     writer.release()
     made = prepared(CAMERA, recording=path)
-    assert made.description == "5 pictures of street.avi as JPEG"
+    assert described(made) == "5 as JPEG"
     assert np.abs(seen(made.frames[4]).astype(int) - red).mean() < 4
-    assert made.frame_bytes == max(len(bytes(frame)) for frame in made.frames)  # type: ignore[arg-type]
+    assert largest_bytes(made) == max(len(bytes(frame)) for frame in made.frames)  # type: ignore[arg-type]
     made = prepared(SQUEEZENET, recording=path, distinct=2)
-    assert made.description == "2 pictures of street.avi as FP32[3,224,224]"
+    assert described(made) == "2 as FP32[3,224,224]"
     assert array(made.frames[0])[:, :, -1].mean(axis=1).tolist() == pytest.approx([1, 0, 0], abs=0.03)
 
 
@@ -200,9 +218,9 @@ def test_recorded_sound(tmp_path: Path) -> None:
         sound.setframerate(16_000)
         sound.writeframes(samples.tobytes())
     made = prepared(VOICE, recording=path)
-    assert (made.description, made.encoding) == ("3 chunks of voice.wav as PCM_S16LE", "PCM_S16LE")
+    assert (described(made), made.encoding) == ("3 as PCM_S16LE", "PCM_S16LE")
     assert b"".join(map(bytes, made.frames)) == samples[: 3 * 512].tobytes()  # type: ignore[arg-type]
-    assert prepared(shape=(100,), recording=path).description == "16 chunks of voice.wav as FP32[100]"
+    assert described(prepared(shape=(100,), recording=path)) == "16 as FP32[100]"
     refused("there is not a single whole frame", takes("INT16", 4000), recording=path)
     refused("the model takes FP64[512]", takes("FP64", 512), recording=path)
 
@@ -213,7 +231,7 @@ def test_recorded_arrays(tmp_path: Path) -> None:
     np.save(path, values)
     made = prepared(takes("FP32", -1, 3), recording=path, distinct=4)
     np.testing.assert_array_equal(made.frames, values[:4])
-    assert made.description == "4 arrays of imu.npy as FP32[2,3]"
+    assert described(made) == "4 as FP32[2,3]"
     refused("arrays FP32[2,3], the model takes FP32[3,2]", takes("FP32", 3, 2), recording=path)
     refused("arrays FP32[2,3], the model takes FP64[2,3]", takes("FP64", 2, 3), recording=path)
 
@@ -311,7 +329,7 @@ def test_logged_pictures(tmp_path: Path, red: Any, write: Callable[[Path, bytes]
     jpeg = compressed(red)
     path = write(tmp_path / "rig.mcap", jpeg)
     made = prepared(CAMERA, recording=path)
-    assert (made.frames, made.description) == ([jpeg], "1 messages of rig.mcap as JPEG")
+    assert (made.frames, described(made)) == ([jpeg], "1 as JPEG")
     (planes,) = prepared(SQUEEZENET, recording=path).frames
     assert array(planes)[:, :, -1].mean(axis=1).tolist() == pytest.approx([1, 0, 0], abs=0.03)
     refused("pictures, while the model takes FP32[512]", VOICE, recording=path)
@@ -343,7 +361,7 @@ def test_logged_numbers(tmp_path: Path) -> None:
     scans = [foxglove("LaserScan", frame_id="lidar", ranges=[nth + 0.5, 2.0, 3.0, 4.0]) for nth in range(3)]
     path = write_protobuf(tmp_path / "scan.mcap", {"/scan": scans})
     made = prepared(takes("FP32", 4), recording=path, distinct=2)
-    assert made.description == "2 messages of scan.mcap as FP32[4]"
+    assert described(made) == "2 as FP32[4]"
     np.testing.assert_array_equal(made.frames, [[0.5, 2, 3, 4], [1.5, 2, 3, 4]])
     assert array(prepared(takes("FP32", 2, -1), recording=path).frames[2]).tolist() == [[2.5, 2], [3, 4]]
     refused("foxglove.LaserScan has ranges FP64[4], while the model takes FP32[5]", takes("FP32", 5), recording=path)
@@ -362,7 +380,7 @@ def test_a_log_with_several_topics_needs_one_named(tmp_path: Path, red: Any) -> 
     scan = foxglove("LaserScan", ranges=[1.0, 2.0])
     path = write_protobuf(tmp_path / "rig.mcap", {"/camera": [image] * 3, "/scan": [scan] * 2})
     made = prepared(CAMERA, recording=path, topic="/camera")
-    assert made.description == "3 messages of rig.mcap /camera as JPEG"
+    assert described(made) == "3 as JPEG"
     refused("rig.mcap: needs a topic; it has /camera, /scan", CAMERA, recording=path)
     refused("rig.mcap: has no topic '/lidar'; it has /camera, /scan", CAMERA, recording=path, topic="/lidar")
     assert message_times_ns(path, "/scan").tolist() == [10**8, 11 * 10**8]

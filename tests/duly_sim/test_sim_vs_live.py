@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from duly.v1 import inference_pb2, inference_pb2_grpc
-from duly_load.generator.stalls import NO_STALLS, Stalls
+from duly_load.generator.stalls import Stalls
 from duly_load.results.record import Record
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, load_scenario, parse_scenario
@@ -237,9 +237,9 @@ def test_a_model_that_never_ran_is_told() -> None:
 def test_no_frame_arrives_within_stalls() -> None:
     stalls = Stalls(np.array([100, 300]), np.array([200, 350]))
     times_ns = np.array([0, 99, 100, 199, 200, 299, 320, 350, 900])
-    assert stalls.after(times_ns).tolist() == [0, 99, 200, 200, 200, 299, 350, 350, 900]
+    assert both_worlds.after_stalls(times_ns, stalls).tolist() == [0, 99, 200, 200, 200, 299, 350, 350, 900]
     assert stalls.share(0, 200) == 0.5
-    assert NO_STALLS.after(times_ns).tolist() == times_ns.tolist()
+    assert both_worlds.after_stalls(times_ns, both_worlds.NO_STALLS).tolist() == times_ns.tolist()
 
 
 def parsed(text: str) -> Scenario:

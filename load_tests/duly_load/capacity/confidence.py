@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 WIDTHS = (1, 2, 4)
-"""Of windows, in seconds, that are tried for the design effect."""
+"""Widths of windows, in seconds, that are tried for the design effect."""
 WINDOWS_MIN = 8
 """A width that makes fewer windows says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of one run, by windows of a second: arrays of the same length."""
+    """Frames of one run by windows of a second: arrays of the same length."""
 
     sent: Ints
     on_time: Ints
@@ -50,15 +50,15 @@ class Rule:
     """When a load counts as held."""
 
     ratio: float
-    """Of what is sent, that shall be on time."""
+    """The share of the sent frames that shall be on time."""
     error_max: float
-    """Probability of each verdict to be wrong, at most."""
+    """The largest probability that a verdict is wrong."""
     design_effect_min: float
-    """Frames that are taken for one at least. 1: they are independent."""
+    """At least this many frames count as one. 1: they are independent."""
 
     @property
     def frames_min(self) -> int:
-        """Fewer can't show that a load is held, even if all of them are on time."""
+        """Fewer frames can't show that a load is held, even if all of them are on time."""
         return math.ceil(math.log(self.error_max) / math.log(self.ratio) * self.design_effect_min)
 
 
@@ -77,7 +77,7 @@ class Estimate:
     high: float
     frames: int
     effective: float
-    """As many independent frames would say as much."""
+    """The number of independent frames that would say as much."""
 
     def finding(self, rule: Rule) -> Finding:
         if self.low >= rule.ratio:
@@ -86,7 +86,7 @@ class Estimate:
 
 
 def estimate(runs: Sequence[Counts], rule: Rule) -> Estimate:
-    """Of all runs together."""
+    """Estimates the share of frames on time in all runs together."""
     frames = sum(int(run.sent.sum()) for run in runs)
     if not frames:
         return Estimate(0.0, 0.0, 1.0, 0, 0.0)

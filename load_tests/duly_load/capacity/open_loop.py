@@ -9,7 +9,7 @@ server    MLPerf's Server scenario (Inference Rules, "Scenarios"): queries of on
           time, every query is to be answered (so backlog ALL), the verdict by a binomial at a stated confidence, the
           confirmation of the rate found. Ours: the arrivals are split over the scenario's sensors at their mean rates,
           which as a sum are the same process; the bound is each sensor's budget; trials are shorter than LoadGen's 600
-          s, so that the interval is told with the figure; and frames are not taken for independent. A result in these
+          s, so that the interval is given with the figure; and frames are not taken for independent. A result in these
           terms is no MLPerf result.
 
 Only steady loads have a capacity: a scenario with load steps, faults or streams that come later is refused.
@@ -54,16 +54,16 @@ def server_terms(scenario: Scenario, source: str) -> Scenario:
     rates_hz = [
         sensor.arrivals.frames_expected(scenario.duration_s) / scenario.duration_s for sensor in scenario.stream
     ]
-    arrivals = {nth: {"kind": "poisson", "rate_hz": rate_hz} for nth, rate_hz in enumerate(rates_hz)}
+    arrivals = {index: {"kind": "poisson", "rate_hz": rate_hz} for index, rate_hz in enumerate(rates_hz)}
     return _changed(scenario, source, {"scale": "rates"}, arrivals, **steadily)
 
 
 def check_scalable(scenario: Scenario, source: str) -> None:
     """Raises ScenarioError where a load factor would not make more or less of it."""
-    for nth, sensor in enumerate(scenario.stream):
+    for index, sensor in enumerate(scenario.stream):
         if isinstance(sensor.arrivals, Trace):
             raise ScenarioError(
-                f"{source}: stream[{nth}].arrivals: a recorded trace is not offered faster or slower and so "
+                f"{source}: stream[{index}].arrivals: a recorded trace is not offered faster or slower and so "
                 "has no capacity; take another kind, or the terms server"
             )
 
@@ -111,9 +111,9 @@ def _unsteady(scenario: Scenario) -> Iterator[str]:
     for key, tables in (("load_step", scenario.load_step), ("serve.fault", scenario.serve.fault)):
         if tables:
             yield f"{key}: should not be there"
-    for nth, sensor in enumerate(scenario.stream):
+    for index, sensor in enumerate(scenario.stream):
         if sensor.from_s or sensor.to_s is not None:
-            yield f"stream[{nth}]: should be open from the start to the end, without from_s and to_s"
+            yield f"stream[{index}]: should be open from the start to the end, without from_s and to_s"
 
 
 def _changed(
@@ -121,7 +121,7 @@ def _changed(
 ) -> Scenario:
     """The scenario with other values of its own, other arrivals of some sensors and other values of all sensors."""
     streams = []
-    for nth, sensor in enumerate(scenario.stream):
+    for index, sensor in enumerate(scenario.stream):
         stream = sensor.model_dump(by_alias=True) | of_streams
-        streams.append(stream | {"arrivals": arrivals.get(nth, stream["arrivals"])})
+        streams.append(stream | {"arrivals": arrivals.get(index, stream["arrivals"])})
     return changed(scenario, source, stream=streams, **changes)

@@ -24,18 +24,18 @@ TRIAL_COLUMNS = (
     *("target", "version", "term", "trial", "load", "seed", "frames_per_s", "streams"),
     *("sent", "on_time", "ratio_low", "ratio_high", "refused", "problems"),
 )
-"""Of capacity.csv. `frames_per_s` is what was scheduled in the seconds that count."""
+"""The columns of capacity.csv. `frames_per_s` is what was scheduled in the seconds that count."""
 
 LOADS = {
     "streams": "offered, fixed-rate streams (frames/s)",
     "server": "offered, Poisson (frames/s)",
 }
-"""Title of the axis, by term."""
+"""The title of the axis of each term."""
 
 
 def write(out: Path, request: Request, machine: Machine, capacities: Sequence[Capacity]) -> None:
     """All files into the folder, the page last. Raises OSError, ModuleNotFoundError where plotly is not installed."""
-    told = {
+    content = {
         "scenario": request.scenario.name,
         "seed": request.seed,
         "ratio": request.ratio,
@@ -45,7 +45,7 @@ def write(out: Path, request: Request, machine: Machine, capacities: Sequence[Ca
         "machine": machine.to_json(),
         "capacities": [_json(capacity) for capacity in capacities],
     }
-    write_json(out / "capacity.json", told)
+    write_json(out / "capacity.json", content)
     _write_trials(out / "capacity.csv", capacities)
     write_text(out / "report.html", page(request, machine, capacities))
 
@@ -99,7 +99,7 @@ def _found(term: str, capacities: Sequence[Capacity]) -> Table:
 
 
 def _named(capacity: Capacity) -> str:
-    """For the row: whether its figure is only a lower bound stands with it."""
+    """The name of a row, which says where its figure is only a lower bound."""
     found = capacity.found
     if not found.ended:
         return capacity.target
@@ -129,7 +129,7 @@ def _trials(term: str, capacities: Sequence[Capacity]) -> Table:
     )
     rows = [
         (
-            f"{capacity.target}, trial {nth}",
+            f"{capacity.target}, trial {number}",
             (
                 trial.frames_per_s,
                 trial.streams,
@@ -140,7 +140,7 @@ def _trials(term: str, capacities: Sequence[Capacity]) -> Table:
             ),
         )
         for capacity in capacities
-        for nth, trial in enumerate(capacity.found.trials, 1)
+        for number, trial in enumerate(capacity.found.trials, 1)
     ]
     problems = {problem for capacity in capacities for trial in capacity.found.trials for problem in trial.problems}
     about = "In the order in which they were run." + "".join(f" Invalid: {problem}." for problem in sorted(problems))
@@ -219,11 +219,11 @@ def _end(capacity: Capacity, verdict: Verdict | None) -> dict[str, Any] | None:
 def _write_trials(file: Path, capacities: Sequence[Capacity]) -> None:
     """A row a trial, in their order; `problems` is empty where it is valid."""
     rows = [
-        {"target": capacity.target, "version": capacity.version, "term": capacity.term, "trial": nth}
+        {"target": capacity.target, "version": capacity.version, "term": capacity.term, "trial": number}
         | _trial(capacity, trial)
         | {"problems": "; ".join(trial.problems)}
         for capacity in capacities
-        for nth, trial in enumerate(capacity.found.trials, 1)
+        for number, trial in enumerate(capacity.found.trials, 1)
     ]
     write_csv(file, TRIAL_COLUMNS, ([row[name] for name in TRIAL_COLUMNS] for row in rows))
 

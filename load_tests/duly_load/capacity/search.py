@@ -3,7 +3,7 @@
 Theory of operation. On the assumption that more load is never easier, the load is doubled from a low one until a trial
 fails, then the gap is bisected. A verdict on a load pools all its trials, each with a seed of its own: as long as the
 bounds of its ratio lie on both sides of the rule's, one more is run, up to a bound; then the load stays undecided. So
-what is found is an interval: the largest load shown to be held, which is the capacity that is told, and the smallest
+what is found is an interval: the largest load shown to be held, which is the capacity that is given, and the smallest
 shown to fail. Both ends are narrowed to the precision asked for, as far as the loads between are not undecided.
 
 Each verdict may be wrong with a small probability; so many of them can be made that all are right at `CONFIDENCE`
@@ -28,18 +28,18 @@ import numpy as np
 from duly_load.capacity.confidence import Counts, Estimate, Finding, Rule, estimate
 
 CONFIDENCE = 0.95
-"""That the whole interval is right."""
+"""The probability that the whole interval is right."""
 LOADS_MAX = 24
 TRIALS_MAX = 5
-"""Of one load, before it stays undecided."""
+"""The most trials of one load before it stays undecided."""
 INVALID_MAX = 3
-"""Trials of one load, one after the other, before the search ends."""
+"""Invalid trials of one load in a row that end the search."""
 CONFIRMING = 3
-"""Fresh trials of the load that was found."""
+"""The number of fresh trials of the load that was found."""
 ERROR_MAX = (1 - CONFIDENCE) / (LOADS_MAX * (TRIALS_MAX + 1))
-"""Of one verdict: after each trial, and once more with those that did not confirm."""
+"""The largest error probability of one verdict: one after each trial, one more with trials that did not confirm."""
 INTERRUPTED = "it was interrupted"
-"""Why a search ended that Ctrl-C ended."""
+"""The reason of a search that Ctrl-C ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Trial:
     load: float
     seed: int
     frames_per_s: float
-    """That were scheduled in the time that counts."""
+    """The frames per second that were scheduled in the time that counts."""
     streams: int
     counts: Counts
     refused: str = ""
@@ -65,12 +65,12 @@ class NoTrial(Exception):
 
 
 Probe = Callable[[float, int], Trial]
-"""Of a load and a seed."""
+"""A function of a load and a seed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """On one load, by all its valid trials."""
+    """What all valid trials of one load say about it."""
 
     load: float
     finding: Finding
@@ -82,11 +82,11 @@ class Found:
     """How a search ended."""
 
     trials: tuple[Trial, ...]
-    """All, in their order."""
+    """All trials, in the order in which they ran."""
     verdicts: tuple[Verdict, ...]
-    """By load."""
+    """The verdicts in order of load."""
     confirmation: Verdict | None
-    """Of the load held, by fresh trials alone; None where the search ended without a figure."""
+    """The verdict of fresh trials alone on the load held; None: the search ended without a figure."""
     ended: str
     """Why there is no figure; empty where there is one."""
 
@@ -117,9 +117,9 @@ class Limits:
     """Where a search looks."""
 
     first: float
-    """Load, from which it doubles."""
+    """The load from which it doubles."""
     least: float
-    """Load, below which it does not go."""
+    """The load below which it does not go."""
     most: float
     precision: float
     """The search ends when the load that failed is at most `1 + precision` times the load that is held."""
@@ -130,13 +130,13 @@ class Limits:
 
 
 def search(
-    probe: Probe, rule: Rule, limits: Limits, seed: int, tell: Callable[[Trial, Verdict | None], None] | None = None
+    probe: Probe, rule: Rule, limits: Limits, seed: int, report: Callable[[Trial, Verdict | None], None] | None = None
 ) -> Found:
-    """`tell` is called with each trial and what is known of its load then, None where the trial is invalid.
+    """`report` is called with each trial and what is known of its load then, None where the trial is invalid.
 
     `rule.error_max` is that of a verdict: `ERROR_MAX`. Ctrl-C ends the search, which then says `INTERRUPTED`.
     """
-    return _Search(probe, rule, limits, seed, tell or (lambda trial, verdict: None)).run()
+    return _Search(probe, rule, limits, seed, report or (lambda trial, verdict: None)).run()
 
 
 class _Ended(Exception):
@@ -149,10 +149,10 @@ class _Search:
     rule: Rule
     limits: Limits
     seed: int
-    tell: Callable[[Trial, Verdict | None], None]
+    report: Callable[[Trial, Verdict | None], None]
     trials: list[Trial] = field(default_factory=list)
     pools: dict[float, list[Trial]] = field(default_factory=dict)
-    """Valid trials by load."""
+    """The valid trials of each load."""
     verdicts: dict[float, Verdict] = field(default_factory=dict)
     unconfirmed: set[float] = field(default_factory=set)
     """Loads that were held until fresh trials said otherwise."""
@@ -195,7 +195,7 @@ class _Search:
         return lower if lower is not None or not unsure else self.limits.between(unsure[-1], self._failed)
 
     def _lower(self) -> float:
-        """Than all that was tried, none of which is held."""
+        """A load lower than all that were tried, none of which is held."""
         least = self.verdicts[min(self.verdicts)]
         frames, needed = least.estimate.frames, self.rule.frames_min
         if least.finding is Finding.UNDECIDED and frames < needed:  # a lower load has still less of them
@@ -210,7 +210,7 @@ class _Search:
 
     @property
     def _held(self) -> list[float]:
-        """Below all that fail."""
+        """The loads held, below all that fail."""
         held = [load for load, verdict in self.verdicts.items() if verdict.finding is Finding.HELD]
         return [load for load in held if load < self._failed]
 
@@ -222,7 +222,7 @@ class _Search:
         while verdict is None or (verdict.finding is Finding.UNDECIDED and len(pool) < trials_max):
             pool.append(self._trial(load))
             verdict = self.verdicts[load] = self._pooled(load)
-            self.tell(pool[-1], verdict)
+            self.report(pool[-1], verdict)
         return verdict
 
     def _verdict(self, load: float, trials: list[Trial]) -> Verdict:
@@ -231,18 +231,18 @@ class _Search:
         return Verdict(load, Finding.FAILED if refused else known.finding(self.rule), known)
 
     def _pooled(self, load: float) -> Verdict:
-        """By all trials of the load."""
+        """The verdict of all trials of the load."""
         verdict = self._verdict(load, self.pools[load])
         unsure = load in self.unconfirmed and verdict.finding is Finding.HELD
         return replace(verdict, finding=Finding.UNDECIDED) if unsure else verdict
 
     def _confirm(self) -> Verdict | None:
-        """None: the load held was not confirmed, and is not held from now on."""
+        """The verdict that confirms the load held; None: it was not confirmed, and is not held from now on."""
         load = max(self._held)
         trials: list[Trial] = []
         while len(trials) < CONFIRMING:
             trials.append(self._trial(load))
-            self.tell(trials[-1], self._verdict(load, trials))
+            self.report(trials[-1], self._verdict(load, trials))
         confirmation = self._verdict(load, trials)
         if confirmation.finding is not Finding.FAILED and confirmation.estimate.ratio >= self.rule.ratio:
             return confirmation
@@ -252,7 +252,7 @@ class _Search:
         return None
 
     def _trial(self, load: float) -> Trial:
-        """A valid one."""
+        """Runs trials until one is valid, and returns that. Raises _Ended where none of `INVALID_MAX` is."""
         problems: tuple[str, ...] = ()
         for _ in range(INVALID_MAX):
             seed = int(np.random.SeedSequence([self.seed, len(self.trials)]).generate_state(1)[0])
@@ -263,6 +263,6 @@ class _Search:
             self.trials.append(trial)
             if not trial.problems:
                 return trial
-            self.tell(trial, None)
+            self.report(trial, None)
             problems = trial.problems
         raise _Ended(f"{INVALID_MAX} trials of load {load:g} were invalid, one after the other: {'; '.join(problems)}")

@@ -24,11 +24,11 @@ from duly_load.targets.peer import PeerError
 
 TERMS = ("streams", "server")
 FACTORS = (1 / 1024, 1 / 8, 1024.0)
-"""Of the scenario's load: the least that is offered, the first, the most."""
+"""Factors of the scenario's load: the least that is offered, the first, the most."""
 DESIGN_EFFECT_MIN = 4.0
-"""Of frames in open loop, which wait and are batched together, so that one that is late is rarely alone."""
+"""Frames in open loop wait and are batched together, so that a late one is rarely alone."""
 
-Tell = Callable[[Trial, Verdict | None], None]
+Report = Callable[[Trial, Verdict | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ class Request:
     """What is asked of all targets and terms."""
 
     scenario: Scenario
-    """Steady, see `open_loop.steady`."""
+    """A steady scenario, see `open_loop.steady`."""
     source: str
-    """Names it in messages."""
+    """Names the scenario in messages."""
     ratio: float
     seed: int
     seconds: float
-    """Of each trial, that count."""
+    """The seconds of each trial that count."""
     precision: float
     sending: Sending
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Of one target, in one term."""
+    """The capacity of one target in one term."""
 
     target: str
     version: str
@@ -68,7 +68,7 @@ def in_terms(request: Request, term: str) -> Scenario:
 
 
 def greatest(request: Request, terms: Sequence[str]) -> Scenario:
-    """With as many streams as any trial may have: what a target that is started must be ready for."""
+    """The scenario with as many streams as any trial may have, which a target must be ready for."""
     if "streams" not in terms or request.scenario.scale != "streams":
         return request.scenario
     counts = [min(round(sensor.count * FACTORS[-1]), STREAMS_MAX) for sensor in request.scenario.stream]
@@ -78,14 +78,14 @@ def greatest(request: Request, terms: Sequence[str]) -> Scenario:
 
 
 def not_found(request: Request, target: str, term: str, why: str) -> Capacity:
-    """Of a target that could not be searched at all."""
+    """The result for a target that could not be searched at all."""
     return Capacity(target, "", term, _rule(request), Found((), (), None, why))
 
 
 def measure(
-    request: Request, term: str, target: OpenTarget, tell: Tell, progress: Callable[[Progress], None]
+    request: Request, term: str, target: OpenTarget, report: Report, progress: Callable[[Progress], None]
 ) -> Capacity:
-    """`tell` as `search` has it; `progress` is that of the trials. A target that fails ends the search.
+    """`report` is called as by `search`, `progress` as by `offer` in each trial. A target that fails ends the search.
 
     Raises ScenarioError where the payloads are not what the target takes.
     """
@@ -103,7 +103,7 @@ def measure(
     rule = _rule(request)
     least, first, most = FACTORS
     limits = Limits(first, least, most, request.precision)
-    found = search(open_loop.offered(scenario, request.source, run), rule, limits, request.seed, tell)
+    found = search(open_loop.offered(scenario, request.source, run), rule, limits, request.seed, report)
     return Capacity(target.name, target.version, term, rule, found)
 
 

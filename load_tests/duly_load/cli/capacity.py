@@ -26,7 +26,7 @@ from duly_load.targets.opened import check_names, opened
 from duly_load.targets.peer import PeerError
 
 LINE = "{:<24} {:<11} {:>10} {:>8} {:>9}  {:>17}  {}"
-"""Of a trial, as it comes."""
+"""The line that is printed for each trial."""
 
 
 def _terms(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ def capacity(
     streams  the scenario's streams at their fixed rates, and more of them
     server   their frames as a Poisson process, as in MLPerf's Server scenario
 
-    Ctrl-C ends it early; what was found by then is told, and written.
+    Ctrl-C ends it early; what was found by then is shown and written.
 
     Exit status 0: all capacities were found. 1: a target failed, or there is no figure that can be believed.
     2: SCENARIO or an option is wrong.
@@ -113,10 +113,10 @@ def _search_all(
     found: list[Capacity] = []
     ended = ""
     _line("target", "terms", "load", "streams", "on time %", "between", "load is")
-    for nth, name in enumerate(names):
+    for index, name in enumerate(names):
         if ended != INTERRUPTED:
-            ended = _search_target(request, name, terms, files / str(nth), bar, found)
-        found += [not_found(request, name, term, ended) for term in terms[len(found) - nth * len(terms) :]]
+            ended = _search_target(request, name, terms, files / str(index), bar, found)
+        found += [not_found(request, name, term, ended) for term in terms[len(found) - index * len(terms) :]]
     return found
 
 
@@ -131,8 +131,8 @@ def _search_target(
         with opened([name], greatest(request, terms), folder, bar.title) as (target,):
             for term in terms:
                 bar.title(f"{name}, {term}")
-                tell = partial(_tell, name, term)
-                found.append(measure(request, term, target, tell, following(bar, request.scenario.duration_s)))
+                show = partial(_show_trial, name, term)
+                found.append(measure(request, term, target, show, following(bar, request.scenario.duration_s)))
                 if found[-1].found.ended == INTERRUPTED:
                     return INTERRUPTED
     except KeyboardInterrupt:
@@ -146,7 +146,7 @@ def _search_target(
     return ""
 
 
-def _tell(name: str, term: str, trial: Trial, verdict: Verdict | None) -> None:
+def _show_trial(name: str, term: str, trial: Trial, verdict: Verdict | None) -> None:
     """A line for each trial, as it comes."""
     if verdict is None:
         between, word = "-", f"invalid: {'; '.join(trial.problems)}"

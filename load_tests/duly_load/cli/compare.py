@@ -37,7 +37,7 @@ from duly_load.targets.peer import PeerError
 TARGETS_MAX = 16
 LOADS_MAX = 64
 FILES = ("results.json", "comparison.csv", "report.html")
-"""In the order in which they are written: what the page shows is safe before it is drawn."""
+"""The files in the order in which they are written: the figures are safe before the page is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class _Request:
     turns: tuple[Turn, ...]
     repeats: int
     machine: Machine
-    """Before any load."""
+    """The generator's machine as it was before any load."""
     sending: Sending
 
     @property
@@ -70,10 +70,10 @@ class _Request:
 
 @dataclass(slots=True)
 class _Results:
-    """What there is so far."""
+    """The results so far."""
 
     results: list[RunResult] = field(default_factory=list)
-    """In order of the turns."""
+    """The results in order of the turns."""
     runs: dict[tuple[float, int], LiveRun] = field(default_factory=dict)
     """By load and target, those to be shown in detail: the last valid run, since all frames of all rounds would take
     too much memory."""
@@ -130,7 +130,7 @@ def compare(
 ) -> None:
     """Run SCENARIO, a TOML file, against several targets in turn: A B C A B C, again at each load and in each round.
 
-    Targets of a round get the same schedule. Ratios to the first target are made within rounds, and told as their
+    Targets of a round get the same schedule. Ratios to the first target are made within rounds, and shown as their
     median and how far they lie apart. A run that is invalid is repeated; where it stays so, it is no figure.
 
     Exit status 0: every target has, at every load, a round in which both its run and that of the first are valid. 1:
@@ -169,8 +169,8 @@ def _check_lists(names: Sequence[str], loads: Sequence[float]) -> None:
         raise UsageError(f"--target: should be there 2 to {TARGETS_MAX} times, is there {len(names)} times")
     if len(set(loads)) > LOADS_MAX:
         raise UsageError(f"--load: should be there up to {LOADS_MAX} times, is there {len(set(loads))} times")
-    for nth, name in enumerate(names):
-        if name in names[:nth]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
             raise UsageError(f"--target: should name each once, {name!r} is there more than once")
 
 
@@ -211,10 +211,10 @@ def _run_all(request: _Request, done: _Results) -> dict[str, str]:
         try:
             with Targets(request.names, request.by_load[max(request.by_load)], Path(folder), bar.line) as targets:
                 versions = targets.versions
-                for nth, turn in enumerate(request.turns):
+                for index, turn in enumerate(request.turns):
                     name = request.names[turn.target]
                     bar.title(f"round {turn.round + 1} of {request.rounds}, load {turn.load:g}, {name}")
-                    show = following(bar, turn_s, nth * turn_s)
+                    show = following(bar, turn_s, index * turn_s)
                     offer = partial(targets.run, name, partial(request.of, turn), show)
                     kept, run = run_turn(turn, name, offer, request.repeats, bar.line)
                     done.results.append(kept)
@@ -252,7 +252,7 @@ def _show(request: _Request, done: _Results) -> None:
 
 def _write(out: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
     found = done.rows()
-    told = {
+    content = {
         "scenario": request.scenario.name,
         "complete": len(done.results) == len(request.turns),
         "seconds": request.scenario.duration_s,
@@ -263,22 +263,22 @@ def _write(out: Path, request: _Request, done: _Results, versions: Mapping[str, 
         "rows": [comparison_files.row_json(request.names, row) for row in found],
         "runs": [_run_json(request.names, each) for each in done.results],
     }
-    write_json(out / "results.json", told)
+    write_json(out / "results.json", content)
     comparison_files.write_rows(out / "comparison.csv", request.names, found)
     _write_report(out / "report.html", request, done, versions)
 
 
 def _run_json(names: Sequence[str], kept: RunResult) -> dict[str, Any]:
     turn = kept.round_result.turn
-    told = {"round": turn.round, "load": turn.load, "target": names[turn.target], "seed": turn.seed}
-    told |= {"valid": kept.round_result.figures is not None, "invalid": kept.round_result.spoiled}
-    return told | {"results": kept.results.to_json() if kept.results else None}
+    content = {"round": turn.round, "load": turn.load, "target": names[turn.target], "seed": turn.seed}
+    content |= {"valid": kept.round_result.figures is not None, "invalid": kept.round_result.spoiled}
+    return content | {"results": kept.results.to_json() if kept.results else None}
 
 
 def _write_report(file: Path, request: _Request, done: _Results, versions: Mapping[str, str]) -> None:
     names, seeds = request.names, (request.turns[0].seed, request.turns[-1].seed)
     shown = {
-        load: [(names[nth], done.runs[load, nth]) for nth in range(len(names)) if (load, nth) in done.runs]
+        load: [(names[index], done.runs[load, index]) for index in range(len(names)) if (load, index) in done.runs]
         for load in request.detailed
     }
     details = [Detail(load, [view_of(name, run, measure(run)) for name, run in of]) for load, of in shown.items() if of]

@@ -8,7 +8,6 @@ cli = Commands(
         "capacity": "duly_load.cli.capacity",
         "compare": "duly_load.cli.compare",
         "soak": "duly_load.cli.soak",
-        "bench": "duly_load.cli.bench",
         "peers": "duly_load.cli.peers",
     },
     "Load tests of duly: what becomes of every frame, under loads that a seed makes again.",

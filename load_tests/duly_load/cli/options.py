@@ -26,7 +26,7 @@ class Number(click.FloatRange):
 
 
 def make_folder(out: Path, files: Sequence[str]) -> None:
-    """Makes the folder for `files`, so that what can't be written is told before the work. Raises UsageError."""
+    """Makes the folder for `files`, so that the work does not begin where one can't be written. Raises UsageError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in files:

@@ -31,7 +31,7 @@ from duly_load.targets.opened import OpenTarget, check_names, opened, settle
 COLUMNS_MAX = 120
 FILES = ("soak.jsonl", "soak.csv", "soak.html")
 SLOW_READERS, VANISH_PER_MINUTE = 2, 4.0
-"""Unless the user says otherwise."""
+"""The defaults of the options."""
 HOURS_MAX = 24.0 * 14
 
 
@@ -86,7 +86,9 @@ def soak(
     with target_errors():
         loaded = load_scenario(scenario)
         check_names([target], loaded)
-        log = _opened_log(out)
+        if out is not None:
+            make_folder(out, FILES)
+        log = Log(out and out / "soak.jsonl")
         url = _metrics_url(metrics)
         machine = look()
         with log, tempfile.TemporaryDirectory(prefix="duly-load-") as folder, ProgressBar(duration_s) as bar:
@@ -101,7 +103,7 @@ def soak(
             log.verdict(judged.to_json())
     if done.interrupted and not done.slices:
         raise click.Abort
-    _tell(loaded, target, done, judged)
+    _show(loaded, target, done, judged)
     if out is not None:
         with writing(out, FILES):
             _write_files(out, plan, found, machine, done, judged)
@@ -115,16 +117,6 @@ def _duration_s(hours: float | None, minutes: float | None) -> float:
     if hours is not None and minutes is not None:
         raise UsageError("--hours, --minutes: give one of the two")
     return 60 * minutes if minutes is not None else 3600 * (1.0 if hours is None else hours)
-
-
-def _opened_log(out: Path | None) -> Log:
-    if out is None:
-        return Log(None)
-    make_folder(out, FILES)
-    try:
-        return Log(out / "soak.jsonl")
-    except OSError as error:
-        raise UsageError(f"--out: {error.filename} can't be written: {error.strerror}") from error
 
 
 def _metrics_url(metrics: str | None) -> str | None:
@@ -154,20 +146,20 @@ def _rudeness(target: OpenTarget, slow_readers: int | None, vanish_per_minute: f
 
 
 def _shown_on(bar: ProgressBar) -> Callable[[SoakProgress], None]:
-    """What is told how far the soak is: the bar where it is drawn, and a line for each slice where it is not."""
-    told = -1
+    """Shows how far the soak is: on the bar where it is drawn, else by a line for each slice."""
+    shown = -1
 
     def show(at: SoakProgress) -> None:
-        nonlocal told
+        nonlocal shown
         last, usage = at.last, at.sample.server if at.sample else None
         text = f"slice {at.slice + 1}, {at.phase}"
         if last is not None:
             text += f", last ({last.phase}) {_outcome(last)}"
         if usage is not None:
             text += f", {usage.rss_bytes / MIB:,.0f} MiB, {usage.descriptors} descriptors, {usage.threads} threads"
-        if at.slice != told and not bar.drawn:
+        if at.slice != shown and not bar.drawn:
             bar.line(f"{at.at_s / 60:.1f} min: {text}")
-            told = at.slice
+            shown = at.slice
         bar.title(text)
         bar.at(at.at_s, "")
 
@@ -200,7 +192,7 @@ def _facts(plan: SoakPlan, target: OpenTarget, machine: Machine) -> dict[str, An
     }
 
 
-def _tell(scenario: Scenario, target: str, done: Soak, judged: Judgement) -> None:
+def _show(scenario: Scenario, target: str, done: Soak, judged: Judgement) -> None:
     console = Console(width=COLUMNS_MAX)
     if judged.growth:
         title = f"{scenario.name} on {target}: growth in busy slices after the warm-up, memory in MiB"

@@ -27,7 +27,7 @@ def write_rows(file: Path, names: Sequence[str], rows: Sequence[Row]) -> None:
 
 
 def row_json(names: Sequence[str], row: Row) -> dict[str, Any]:
-    """As plain data for `json`; a ratio to a first target that had none at all is infinite."""
+    """The row as plain data for `json`; a ratio to a first target that had none at all is infinite."""
     return {
         "load": row.load,
         "target": names[row.target],

@@ -2,7 +2,7 @@
 
 Against load stand medians over the rounds and how far these lie apart. A run of each target in detail, at the
 scenario's own load and under overload, shows what lies behind them. Invalid runs are left out of every number and
-picture, and told of at the top.
+picture, and reported at the top.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from duly_load.report.view import RunView
 from duly_load.results.formats import write_text
 
 REASONS_MAX = 10
-"""Reasons why runs are invalid that are told in full."""
+"""The most reasons why runs are invalid that the page shows in full."""
 LOAD = "offered load (times the scenario's own)"
 
 
@@ -31,7 +31,7 @@ class Detail:
     """What targets made of one load, frame by frame."""
 
     load: float
-    """What the scenario's own load was multiplied by."""
+    """The factor by which the scenario's own load was multiplied."""
     runs: list[RunView]
     """A valid run of each target that has one, under the target's name."""
 
@@ -43,7 +43,7 @@ class _Measure:
     heading: str
     about: str
     figure: str
-    """Of `duly_load.compare.rounds.FIGURES`."""
+    """The key of `duly_load.compare.rounds.FIGURES`."""
     axis_title: str
     digits: str
     hover: str
@@ -118,7 +118,7 @@ def _by_load(rows: Sequence[Row], target: int) -> dict[float, Row]:
 
 
 def _loads(rows: Sequence[Row]) -> list[float]:
-    """At which any target has a figure."""
+    """The loads at which any target has a figure."""
     return sorted({row.load for row in rows if row.valid})
 
 

@@ -27,7 +27,7 @@ from duly_load.results.measure import LiveResults
 from duly_load.results.outcomes import FrameOutcome
 
 Figures = Mapping[str, float | None]
-"""By name, see FIGURES and OUTCOMES; None: the run has no such figure."""
+"""Figures by name, see FIGURES and OUTCOMES; None: the run has no such figure."""
 
 FIGURES = {
     "offered_per_s": "frames that were to be sent, a second; the same for all targets of a round",
@@ -38,7 +38,7 @@ FIGURES = {
     "worst_stream_ratio": "on-time ratio of the stream that fared worst",
     "cpu_us_per_frame": "CPU time of the server's processes for each frame that was sent to it",
 }
-"""What targets are compared by: name, meaning."""
+"""The figures by which targets are compared: name and meaning."""
 OUTCOMES = {f"{outcome.name.lower()}_ratio": outcome for outcome in FrameOutcome if outcome is not FrameOutcome.ON_TIME}
 """What became of frames that were not on time, as shares of all that were to be sent: name, outcome."""
 
@@ -48,7 +48,7 @@ class Turn:
     """One run that is due."""
 
     round: int
-    """From 0."""
+    """The round, counted from 0."""
     load: float
     target: int
     """Its place in what the user named; the first is what the others are measured by."""
@@ -61,14 +61,14 @@ class RoundResult:
 
     turn: Turn
     figures: Figures | None
-    """None: no run of it was valid."""
+    """The figures of its valid run; None: no run of it was valid."""
     spoiled: tuple[str, ...] = ()
     """Why each invalid run of it was so, in order; it was repeated after each but the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of the rounds that had a figure."""
+    """How one figure varies over the rounds that have it."""
 
     least: float
     median: float
@@ -83,17 +83,17 @@ class Row:
     load: float
     target: int
     figures: Mapping[str, Spread | None]
-    """By figure, those of OUTCOMES too; None: no round has it."""
+    """The spread of each figure of FIGURES and OUTCOMES; None: no round has it."""
     ratios: Mapping[str, Spread | None]
-    """To the first target, by figure; None: no round has a pair, or it is the first target."""
+    """The spread of each ratio to the first target; None: no round has a pair, or this is the first target."""
     held: int
-    """Rounds that had their turn."""
+    """The number of rounds that had their turn."""
     valid: int
-    """Rounds with a valid run."""
+    """The number of rounds with a valid run."""
     pairs: int
     """Rounds in which the first target had one too; 0: it is the first."""
     spoiled: tuple[str, ...]
-    """Why each invalid run was so, those that were repeated too."""
+    """The reasons why runs were invalid, including those that were repeated."""
 
 
 def figures_of(results: LiveResults) -> Figures:
@@ -114,8 +114,8 @@ def figures_of(results: LiveResults) -> Figures:
 def plan(loads: Sequence[float], targets: int, rounds: int, seed: int) -> tuple[Turn, ...]:
     """All turns in order. Round r has the seed `seed` + r and begins with target r, modulo `targets`."""
     return tuple(
-        Turn(nth, load, (nth + place) % targets, seed + nth)
-        for nth in range(rounds)
+        Turn(index, load, (index + place) % targets, seed + index)
+        for index in range(rounds)
         for load in loads
         for place in range(targets)
     )
@@ -130,9 +130,9 @@ def rows(held: Sequence[RoundResult]) -> list[Row]:
 def _row(load: float, target: int, held: Sequence[RoundResult]) -> Row:
     own = {each.turn.round: each for each in held if (each.turn.load, each.turn.target) == (load, target)}
     first = {each.turn.round: each for each in held if (each.turn.load, each.turn.target) == (load, 0)}
-    valid = {nth: each.figures for nth, each in own.items() if each.figures is not None}
-    firsts = {nth: each.figures for nth, each in first.items() if each.figures is not None}
-    pairs = [(valid[nth], firsts[nth]) for nth in valid if nth in firsts] if target else []
+    valid = {index: each.figures for index, each in own.items() if each.figures is not None}
+    firsts = {index: each.figures for index, each in first.items() if each.figures is not None}
+    pairs = [(valid[index], firsts[index]) for index in valid if index in firsts] if target else []
     return Row(
         load,
         target,
@@ -146,7 +146,7 @@ def _row(load: float, target: int, held: Sequence[RoundResult]) -> Row:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Of those that are there."""
+    """The spread of the values that are not None; None: all are."""
     found = [value for value in values if value is not None]
     return Spread(min(found), statistics.median(found), max(found), len(found)) if found else None
 

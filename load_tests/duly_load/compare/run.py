@@ -1,8 +1,8 @@
 """Runs the turns of a comparison: settles the target, offers the load, and again where the run was invalid.
 
-All other servers are idle meanwhile: one that still works on what it was offered in its turn is waited for, or
-stopped. A server that died is started again before its next run, and that is told; what it did not survive was an
-invalid run.
+All other servers are idle meanwhile: one that still works on what it was offered in its turn is waited for, or stopped.
+A server that died is started again before its next run, which the user is shown; what it did not survive was an invalid
+run.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class RunResult:
 
     round_result: RoundResult
     results: LiveResults | None
-    """With its problems where no run was valid; None: the last did not even begin."""
+    """The figures, with their problems where no run was valid; None: the last did not even begin."""
 
 
 class Targets:
@@ -69,7 +69,7 @@ class Targets:
 
     @property
     def versions(self) -> dict[str, str]:
-        """By target, in the order of the user; empty where a target does not tell."""
+        """The version of each target, in the order of the user; empty where a target does not report one."""
         return {name: self._open[name].version for name in self._names}
 
     def run(
@@ -127,8 +127,8 @@ def run_turn(
     turn: Turn, name: str, run: Callable[[], LiveRun], repeats: int, say: Say
 ) -> tuple[RunResult, LiveRun | None]:
     """Runs the turn of the target `name`; returns its valid run too, if there is one. `run` makes one run; one that is
-    invalid, or raises TargetError or PeerError, is repeated up to `repeats` times, from the same seed. `say` is told of
-    each that was.
+    invalid, or raises TargetError or PeerError, is repeated up to `repeats` times, from the same seed. `say` is called
+    for each that was.
     """
     spoiled: list[str] = []
     results = None

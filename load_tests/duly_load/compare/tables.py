@@ -13,7 +13,7 @@ COLUMNS = 100
 TARGET_COLUMNS = 21
 """A longer name goes on in the next line."""
 SHARE_MIN = 0.05
-"""Percent of all frames from which on an outcome is told."""
+"""The least percentage of all frames with which an outcome is shown."""
 WORDS = {
     "on_time_ratio": "on time",
     "goodput_per_s": "goodput",
@@ -21,7 +21,7 @@ WORDS = {
     "p99_ms": "p99",
     "cpu_us_per_frame": "CPU/frame",
 }
-"""Figures whose ratios are told."""
+"""Figures whose ratios are shown."""
 
 
 def outcomes(title: str, names: Sequence[str], rows: Sequence[Row]) -> Table:
@@ -56,14 +56,14 @@ def outcomes(title: str, names: Sequence[str], rows: Sequence[Row]) -> Table:
 
 
 def _not_on_time(row: Row) -> list[str]:
-    """Most first; those that would be written as 0 are left out."""
+    """The outcomes that are not on time, the most frequent first, without those that would be written as 0."""
     shares = [(spread.median * 100, outcome) for name, outcome in OUTCOMES.items() if (spread := row.figures[name])]
     shares.sort(key=lambda each: -each[0])
     return [f"[dim]  {outcome.name.lower()} {share:.1f} %[/]" for share, outcome in shares if share >= SHARE_MIN]
 
 
 def ratios(names: Sequence[str], rows: Sequence[Row]) -> Table:
-    """To the first target: the median of the rounds over the least and the greatest."""
+    """The ratios to the first target: the median of the rounds over the least and the greatest."""
     title = f"ratios to {names[0]}: median over least..greatest of the rounds"
     table = _table(title, "CPU\nµs/frame", *(f"{words}\nratio" for words in WORDS.values()))
     for row, load, target in _named(names, rows):

@@ -40,7 +40,7 @@ class Alarm:
         self._loop.add_reader(self._fd, self._rang)
 
     def set(self, at_ns: int) -> None:
-        """It rings once, at `at_ns` of the monotonic clock or at once; an earlier setting is forgotten."""
+        """Lets it ring once, at `at_ns` of the monotonic clock or at once; an earlier setting is forgotten."""
         s, ns = divmod(max(1, at_ns), 1_000_000_000)
         setting = _Setting(_Time(0, 0), _Time(s, ns))
         if _libc.timerfd_settime(self._fd, _ABSOLUTE, ctypes.byref(setting), None) < 0:

@@ -21,24 +21,22 @@ from duly_load.protocols.clock import unix_minus_monotonic_ns
 from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun, Record
-from duly_load.results.validity import Lateness, Signs, problems
+from duly_load.results.validity import Signs, problems
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Schedule, schedule_of
 
 LAG_SHARE = 0.05
-"""Of a frame's budget, that the generator's own lag may take."""
-LATE_MAX = 0.01
-"""Share of the frames that it may be later with."""
+"""The share of a frame's budget that the generator's own lag may take."""
 LEAD_NS = 300_000_000
-"""From the opening of the last stream to the schedule's time zero."""
+"""The time from the opening of the last stream to the schedule's time zero."""
 OPEN_S = 120.0
 """How long payloads may take to prepare and streams to open."""
 OVER_S = 60.0
-"""How long a sender process may take to come to its end, beyond what it was told to wait for answers."""
+"""How long a sender process may take to come to its end, beyond the time in which it waits for answers."""
 PROGRESS_S = 0.5
 PROCESS_FRAMES_PER_S = 1500
-"""That one sender process sends without being late; see the README of the load tests."""
+"""The rate up to which one sender process is not late; see the README of the load tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +44,17 @@ class Sending:
     """How it is sent, and how late that may be."""
 
     processes: int = 0
-    """That send; 0: as many as the rate needs."""
+    """The number of sender processes; 0: as many as the rate needs."""
     answers_wait_s: float = 10.0
     """How long after the last frame was due answers may come."""
     lag_share: float = LAG_SHARE
-    """Of its budget that a frame may be sent after its time."""
+    """The share of its budget by which a frame may be sent late."""
     realtime: bool = False
     """Senders run before all normal processes (SCHED_RR, sched(7)), so that a server that takes all processors does not
     make them late. Needs root or CAP_SYS_NICE.
     """
     keep_awake: bool = False
     """Keeps the processors of a virtual machine from sleeping meanwhile, see `duly_load.generator.keep_cpus_awake`."""
-    late_max: float = LATE_MAX
-    """Share of the frames that may be sent later than `lag_share` allows. It should be well below the share that is
-    allowed to be late in all, where that is what is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +64,7 @@ class Offer:
     scenario: Scenario
     seed: int
     target: str
-    """As the user named it."""
+    """The target as the user named it."""
     address: Address
     sending: Sending = Sending()
 
@@ -79,7 +74,7 @@ class Progress:
     """How far a run is."""
 
     at_ns: int
-    """Since the schedule's zero; negative while streams open."""
+    """The time since the schedule's zero; negative while streams open."""
     sent: int
     answered: int
     on_time: int
@@ -90,10 +85,10 @@ class ScheduledAction:
     """What is done to the target meanwhile, such as a fault."""
 
     at_ns: int
-    """Since the schedule's zero."""
+    """The time since the schedule's zero."""
     do: Callable[[], None]
     always: bool = False
-    """Even if the run ends, or fails, before the time comes, such as the end of a fault."""
+    """It is done even if the run ends, or fails, before the time comes, such as the end of a fault."""
 
 
 def offer(
@@ -144,7 +139,7 @@ def offer(
             endings,
             round(asked.scenario.warm_s * 1e9),
             Signs(stalled, busiest, set_by_ns),
-            Lateness(asked.sending.lag_share, asked.sending.late_max),
+            asked.sending.lag_share,
         ),
     ]
     endings.sort(key=lambda ending: ending.at_ns)
@@ -196,19 +191,19 @@ class _Senders:
         self._ways: list[Connection[Any, Any]] = []
         self._processes: list[SpawnProcess] = []
         try:
-            for nth in range(self._count):
+            for index in range(self._count):
                 mine, its = context.Pipe()
                 share = Share(
                     asked.scenario,
                     asked.seed,
                     asked.address,
-                    nth,
+                    index,
                     self._count,
                     sending.answers_wait_s,
                     sending.realtime,
                     self._difference_ns,
                 )
-                process = context.Process(target=main, args=(share, its), name=f"sender {nth}", daemon=True)
+                process = context.Process(target=main, args=(share, its), name=f"sender {index}", daemon=True)
                 process.start()
                 its.close()
                 self._ways.append(mine)
@@ -232,10 +227,10 @@ class _Senders:
         for way in self._ways:
             if not way.poll(OPEN_S):
                 raise TargetError(f"{self._asked.target}: its streams were not open after {OPEN_S:g} s")
-            told = self._heard(way)
-            if not isinstance(told, Opened):
+            message = self._heard(way)
+            if not isinstance(message, Opened):
                 raise self._ended_early()
-            refused += told.refused
+            refused += message.refused
         if sessions and refused == sessions:
             raise AllRefused(f"{self._asked.target}: all {sessions} streams were refused")
 
@@ -244,7 +239,7 @@ class _Senders:
             try:
                 way.send(at_ns)
             except (BrokenPipeError, ConnectionResetError):
-                self._heard(way)  # it may have told why
+                self._heard(way)  # it may have said why
                 raise self._ended_early() from None
 
     def _ended_early(self) -> TargetError:
@@ -253,7 +248,8 @@ class _Senders:
     def wait_until_over(
         self, begin_ns: int, actions: deque[ScheduledAction], progress: Callable[[Progress], None] | None
     ) -> tuple[list[SenderReport], int]:
-        """What those saw that came to the end in time, and how many were still at it. Deeds that are done are taken out
+        """What those saw that came to the end in time, and how many were still at it. Actions that were done are taken
+        out
         of `actions`.
         """
         saw: list[SenderReport] = []
@@ -266,34 +262,34 @@ class _Senders:
             wait_s = min(PROGRESS_S, (actions[0].at_ns - at_ns) / 1e9) if actions else PROGRESS_S
             for way in wait(list(waiting), wait_s):
                 assert isinstance(way, Connection)
-                told = self._heard(way)
-                if isinstance(told, Sent):
-                    so_far[way] = told
+                message = self._heard(way)
+                if isinstance(message, Sent):
+                    so_far[way] = message
                 else:
                     waiting.remove(way)
-                if isinstance(told, SenderReport):
-                    saw.append(told)
+                if isinstance(message, SenderReport):
+                    saw.append(message)
             if progress is not None:
-                told_of = so_far.values()
+                senders = so_far.values()
                 progress(
                     Progress(
                         time.monotonic_ns() - begin_ns,
-                        sum(each.sent for each in told_of),
-                        sum(each.answered for each in told_of),
-                        sum(each.on_time for each in told_of),
+                        sum(each.sent for each in senders),
+                        sum(each.answered for each in senders),
+                        sum(each.on_time for each in senders),
                     )
                 )
         return saw, len(waiting)
 
     def _heard(self, way: "Connection[Any, Any]") -> object:
-        """None: it ended."""
+        """The next message of a sender; None: the sender ended."""
         try:
-            told: object = way.recv()
+            message: object = way.recv()
         except (EOFError, ConnectionResetError):
             return None
-        if isinstance(told, Failed):
-            if told.wrong_input:
-                raise ScenarioError(f"{self._asked.scenario.name}: {told.why}")
-            named = self._asked.target in told.why
-            raise TargetError(told.why if named else f"{self._asked.target}: {told.why}")
-        return told
+        if isinstance(message, Failed):
+            if message.wrong_input:
+                raise ScenarioError(f"{self._asked.scenario.name}: {message.why}")
+            named = self._asked.target in message.why
+            raise TargetError(message.why if named else f"{self._asked.target}: {message.why}")
+        return message

@@ -8,8 +8,8 @@ intended send in the same way.
 
 What waits in feeds is bounded by the schedule: numbers of frames, while payloads are few and shared.
 
-A feed can't tell a target that takes frames slowly from an event loop that has no time for it. So the process's own
-CPU time is told as well (`Sender.busy`): one that had no time to spare may have blocked itself.
+A feed can't distinguish a target that takes frames slowly from an event loop that has no time for it. So the process's
+own CPU time is reported as well (`Sender.busy`): one that had no time to spare may have blocked itself.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Schedule, Session
 
 OPENINGS_MAX = 16
-"""Streams that open at the same time before the start."""
+"""The most streams that open at the same time before the start."""
 OPEN_AHEAD_NS = 500_000_000
-"""Streams that open later do so this long before."""
+"""The time by which a stream that opens later does so before its session begins."""
 BUSY_S_MIN = 1.0
 """A shorter time says nothing of how busy a process is: to begin takes a moment itself."""
 
@@ -143,20 +143,20 @@ class Sender:
     def _settle_accounts(self) -> None:
         """Frames without an answer: sent or not?"""
         outcome = self.record.outcome
-        for nth in self.frames[outcome[self.frames] == 0].tolist():
-            feed = self._feeds[int(self._stream_id[nth])]
+        for place in self.frames[outcome[self.frames] == 0].tolist():
+            feed = self._feeds[int(self._stream_id[place])]
             if feed.refused:
-                outcome[nth] = FrameOutcome.REFUSED
+                outcome[place] = FrameOutcome.REFUSED
             else:
-                outcome[nth] = FrameOutcome.UNANSWERED if nth in feed.unanswered else FrameOutcome.UNSENT
+                outcome[place] = FrameOutcome.UNANSWERED if place in feed.unanswered else FrameOutcome.UNSENT
 
     # ---- what feeds and the pacer need ----
 
-    def capture_unix_ns(self, nth: int) -> int:
-        return int(self._captures_ns[nth]) + self.begin_ns + self._unix_minus_monotonic_ns
+    def capture_unix_ns(self, place: int) -> int:
+        return int(self._captures_ns[place]) + self.begin_ns + self._unix_minus_monotonic_ns
 
-    def due_ns(self, nth: int) -> int:
-        return int(self._due_ns[nth]) + self.begin_ns
+    def due_ns(self, place: int) -> int:
+        return int(self._due_ns[place]) + self.begin_ns
 
     def ended(self, session: Session, refused: bool, reason: str) -> None:
         at_ns = time.monotonic_ns() - self.begin_ns if self.begin_ns else 0
@@ -165,19 +165,19 @@ class Sender:
     def keep(self, answer: FrameAnswer) -> None:
         """An answer. Whether a result is in time is for the sender's own clock to say, alike for every target."""
         record = self.record
-        nth, outcome, at_ns, batch_size, dispatched_unix_ns, occupied_ns, claimed = answer
-        latency_ns = at_ns - self.begin_ns - int(self._captures_ns[nth])
+        place, outcome, at_ns, batch_size, dispatched_unix_ns, occupied_ns, claimed = answer
+        latency_ns = at_ns - self.begin_ns - int(self._captures_ns[place])
         if outcome in (FrameOutcome.ON_TIME, FrameOutcome.LATE):
-            in_time = latency_ns <= int(self._budgets_ns[self._stream_id[nth]])
+            in_time = latency_ns <= int(self._budgets_ns[self._stream_id[place]])
             outcome = FrameOutcome.ON_TIME if in_time else FrameOutcome.LATE
             self.on_time += int(in_time)
-        record.outcome[nth] = outcome
-        record.latency_ns[nth] = latency_ns
-        record.claimed[nth] = claimed
-        record.batch_size[nth] = batch_size
+        record.outcome[place] = outcome
+        record.latency_ns[place] = latency_ns
+        record.claimed[place] = claimed
+        record.batch_size[place] = batch_size
         if dispatched_unix_ns:
-            record.dispatched_ns[nth] = dispatched_unix_ns - self._unix_minus_monotonic_ns - self.begin_ns
-            record.occupied_ns[nth] = occupied_ns
+            record.dispatched_ns[place] = dispatched_unix_ns - self._unix_minus_monotonic_ns - self.begin_ns
+            record.occupied_ns[place] = occupied_ns
         self.answered += 1
 
 
@@ -186,9 +186,9 @@ class _Due:
     """What is to be sent, in order of time."""
 
     places: list[int]
-    """In the schedule."""
+    """Places of the frames in the schedule."""
     instants_ns: list[int]
-    """Since the schedule's zero."""
+    """When the frames are due, since the schedule's zero."""
     feeds: list["_Feed"]
 
 
@@ -207,18 +207,18 @@ class _Pacer:
         self._alarm.close()
 
     def _ring(self) -> None:
-        nth, begin_ns, due = self._next, self._begin_ns, self._due
+        index, begin_ns, due = self._next, self._begin_ns, self._due
         places, instants_ns, feeds = due.places, due.instants_ns, due.feeds
         count = len(places)
         now_ns = time.monotonic_ns()
-        while nth < count and instants_ns[nth] + begin_ns <= now_ns:
-            feeds[nth].hand(places[nth], now_ns)
-            nth += 1
-            if nth < count and instants_ns[nth] + begin_ns > now_ns:
+        while index < count and instants_ns[index] + begin_ns <= now_ns:
+            feeds[index].hand(places[index], now_ns)
+            index += 1
+            if index < count and instants_ns[index] + begin_ns > now_ns:
                 now_ns = time.monotonic_ns()
-        self._next = nth
-        if nth < count:
-            self._alarm.set(instants_ns[nth] + begin_ns)
+        self._next = index
+        if index < count:
+            self._alarm.set(instants_ns[index] + begin_ns)
         elif not self._done.done():
             self._done.set_result(None)
 
@@ -252,7 +252,7 @@ class _Feed:
             self.ended(str(error))
 
     async def run(self) -> None:
-        """From the session's opening, if it is not open yet, until its last frame is answered or the target is gone."""
+        """Runs until the session's last frame is answered or the target is gone; opens the session if need be."""
         if not self._opened and not self._over:
             opening_ns = self._sender.begin_ns + self.session.opened_ns - OPEN_AHEAD_NS
             await asyncio.sleep((opening_ns - time.monotonic_ns()) / 1e9)
@@ -268,16 +268,16 @@ class _Feed:
         if self._opened:
             await self.connection.close()
 
-    def hand(self, nth: int, now_ns: int) -> None:
+    def hand(self, place: int, now_ns: int) -> None:
         """A frame is due."""
-        self._due.append((nth, now_ns))
+        self._due.append((place, now_ns))
         self._wake()
 
     # ---- as the connection sees it ----
 
     def answered(self, answer: FrameAnswer) -> None:
-        if answer.nth in self.unanswered:
-            self.unanswered.remove(answer.nth)
+        if answer.place in self.unanswered:
+            self.unanswered.remove(answer.place)
             self._sender.keep(answer)
 
     def ended(self, reason: str) -> None:
@@ -301,17 +301,17 @@ class _Feed:
                 await self._idle
                 self._idle, idle = None, True
                 continue
-            nth, handed_ns = self._due.popleft()
+            place, handed_ns = self._due.popleft()
             now_ns = time.monotonic_ns()
             # Until an idle stream has its turn in the event loop it is the generator that is late.
             late_until_ns = now_ns if idle else handed_ns
-            record.lag_ns[nth] = late_until_ns - sender.due_ns(nth)
-            record.blocked_ns[nth] = now_ns - late_until_ns
+            record.lag_ns[place] = late_until_ns - sender.due_ns(place)
+            record.blocked_ns[place] = now_ns - late_until_ns
             idle = False
             self._left -= 1
-            self.unanswered.add(nth)
+            self.unanswered.add(place)
             sender.sent += 1
-            await self.connection.send(nth, next(self._payloads), sender.capture_unix_ns(nth))
+            await self.connection.send(place, next(self._payloads), sender.capture_unix_ns(place))
 
 
 def shares(planned: Schedule, processes: int) -> list[list[Session]]:

@@ -32,23 +32,23 @@ from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import schedule_of
 
 REPORT_S = 0.5
-"""Between two reports of progress."""
+"""The time between two reports of progress."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one of several sender processes is to do. It makes the schedule itself: that is quicker than to tell it."""
+    """What one of several sender processes is to do. It makes the schedule itself: that is quicker than to send it."""
 
     scenario: Scenario
     seed: int
     address: Address
-    nth: int
+    index: int
     processes: int
     answers_wait_s: float
     realtime: bool
     difference_ns: int
-    """`unix_minus_monotonic_ns`, one for all of a run."""
+    """The result of `unix_minus_monotonic_ns`, one for the whole run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Of this process, so far."""
+    """What this process has sent and received so far."""
 
     sent: int
     answered: int
@@ -72,26 +72,26 @@ class SenderReport:
     """All that this process saw."""
 
     frames: NDArray[np.int64]
-    """Places in the schedule, of its frames."""
+    """The places of its frames in the schedule."""
     record: Record
-    """Of those alone, in their order."""
+    """The record of those frames alone, in their order."""
     endings: Sequence[Ending]
     busy: float
-    """As `Sender.busy`."""
+    """See `Sender.busy`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It could not do its work."""
+    """The process could not do its work."""
 
     why: str
     wrong_input: bool
-    """What was asked for is at fault."""
+    """The fault lies in what was asked for."""
 
 
 def main(share: Share, way: "Connection[object, object]") -> None:
     """The process's whole life."""
-    # Whoever started it tells, or is gone.
+    # The process that started this one reports it, or is gone.
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError, EOFError):
         _end_with_parent()
         try:
@@ -108,7 +108,7 @@ def main(share: Share, way: "Connection[object, object]") -> None:
 
 async def _send(share: Share, way: "Connection[object, object]") -> None:
     planned = schedule_of(share.scenario, share.seed)
-    mine = shares(planned, share.processes)[share.nth]
+    mine = shares(planned, share.processes)[share.index]
     sender = Sender(share.scenario, share.seed, planned, mine, share.difference_ns)
     async with target_of(share.address, share.difference_ns) as target:
         await sender.open(target)

@@ -1,11 +1,11 @@
 """When the machine stood still: on a machine that is shared, every process does so now and then, for up to seconds.
 
-A thread that does nothing but sleep sees it, as it wakes too late. Those stretches are no property of the server and
-nothing that a simulator could foresee; told of them, it lets no frame arrive within them.
+A thread that does nothing but sleep notices it, because it wakes too late. A stall is no property of the server.
 """
 
 import threading
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -38,7 +38,7 @@ class Watch:
         self._thread.join()
 
     def stalls(self, begin_ns: int) -> "Stalls":
-        """Those seen so far, in times since `begin_ns` of the monotonic clock."""
+        """The stalls seen so far, in times since `begin_ns` of the monotonic clock."""
         seen = np.array(self._seen, np.int64).reshape(-1, 2) - begin_ns
         return Stalls(seen[:, 0].copy(), seen[:, 1].copy())
 
@@ -51,25 +51,14 @@ class Watch:
                 self._seen.append((due_ns, woke_ns))
 
 
+@dataclass(frozen=True, slots=True)
 class Stalls:
     """Stretches of time, disjoint and in order."""
 
-    def __init__(self, from_ns: Ints, to_ns: Ints) -> None:
-        self._from_ns = from_ns
-        self._to_ns = to_ns
-
-    def after(self, times_ns: Ints) -> Ints:
-        """The times themselves or, of those within a stall, its end."""
-        # A stall that ends before all times stands for none.
-        from_ns, to_ns = np.append(-(1 << 62), self._from_ns), np.append(-(1 << 62), self._to_ns)
-        last = np.searchsorted(from_ns, times_ns, "right") - 1
-        settled: Ints = np.maximum(times_ns, to_ns[last])
-        return settled
+    from_ns: Ints
+    to_ns: Ints
 
     def share(self, from_ns: int, to_ns: int) -> float:
-        """Of the time between the two, that in stalls."""
-        lost_ns = np.minimum(self._to_ns, to_ns) - np.maximum(self._from_ns, from_ns)
+        """The share of the time between the two instants that lies in stalls."""
+        lost_ns = np.minimum(self.to_ns, to_ns) - np.maximum(self.from_ns, from_ns)
         return float(np.maximum(lost_ns, 0).sum()) / (to_ns - from_ns)
-
-
-NO_STALLS = Stalls(np.empty(0, np.int64), np.empty(0, np.int64))

@@ -16,17 +16,17 @@ from duly_client.recordings import JPEG_QUALITY
 from duly_client.types import Encoding, TensorSpec, Value
 
 Pixels = NDArray[np.uint8]
-"""RGB, [height, width, 3]."""
+"""Pixels in RGB, of the shape [height, width, 3]."""
 
 _MAGIC: dict[bytes, Encoding] = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 
 
 class PictureError(ValueError):
-    """It is none, or the model takes none; says what would be right."""
+    """The bytes are no picture, or the model takes none; says what would be right."""
 
 
 def encoding_of(picture: bytes) -> Encoding:
-    """Of a compressed picture. Raises PictureError."""
+    """The encoding of a compressed picture. Raises PictureError."""
     for magic, encoding in _MAGIC.items():
         if picture.startswith(magic):
             return encoding

@@ -20,15 +20,15 @@ import numpy as np
 from duly_client.convert import DATATYPES, DTYPES, Array, spelled
 from duly_client.recordings import ARRAYS, PICTURES, VIDEOS, RecordingError, recording_for
 from duly_client.types import Encoding, Payload, TensorSpec, Value
-from duly_load.payloads.pictures import PictureError, as_taken, encoding_of, takes_any_size
+from duly_load.payloads.pictures import PictureError, as_taken, takes_any_size
 from duly_load.payloads.random_frames import draw, usual_extents
 from duly_load.scenario.mcap_log import LogError, Message, arrays_of, picture_of, read_messages
 from duly_load.scenario.tables import Payloads
 
 PAYLOAD_BYTES_MAX = 512 * 2**20
-"""Of all payloads of one sensor together."""
+"""The most bytes of all payloads of one sensor together."""
 PROCESS_BYTES_MAX = 2**30
-"""Of all payloads that one sender process holds."""
+"""The most bytes of all payloads that one sender process holds."""
 
 _PAYLOADS = 0xB0
 """What the generator is for; part of its seed, as in `duly_load.scenario.arrivals`."""
@@ -44,13 +44,9 @@ class Prepared:
     """The payloads of one sensor."""
 
     frames: list[Payload]
-    """One or more, to be sent in turn, over and over."""
+    """One or more payloads, which are sent in turn, over and over."""
     encoding: Encoding | None
-    """Of payloads that are byte strings; None: they are arrays, or pictures, which say it themselves."""
-    frame_bytes: int
-    """Of the largest."""
-    description: str
-    """For people: `16 random frames as FP32[3,224,224]`."""
+    """The encoding of byte strings; None: payloads are arrays, or pictures, which name it themselves."""
 
 
 def prepare(payloads: Payloads, inputs: Sequence[TensorSpec], seed: int, source: str) -> Prepared:
@@ -117,7 +113,7 @@ def _random(specs: tuple[TensorSpec, ...], distinct: int, rng: np.random.Generat
         raise PayloadError(f"one frame takes {frame_bytes >> 20} MiB, more than the {PAYLOAD_BYTES_MAX >> 20} allowed")
     frames = _held((draw(specs, rng) for _ in repeat(None)), distinct)
     encoding: Encoding | None = "PCM_S16LE" if len(specs) == 1 and "PCM_S16LE" in specs[0].encodings else None
-    return _prepared(frames, encoding, "random frames")
+    return Prepared(frames, encoding)
 
 
 def _recorded(file: Path, topic: str, spec: TensorSpec, distinct: int) -> Prepared:
@@ -127,20 +123,16 @@ def _recorded(file: Path, topic: str, spec: TensorSpec, distinct: int) -> Prepar
     encoding: Encoding | None = None
     frames: Iterable[Payload]
     if suffix == ".mcap":
-        kind, where = "messages", f"{file.name}{topic and ' '}{topic}"
         frames = (_of_message(message, spec) for message in read_messages(file, topic, distinct))
     elif suffix in PICTURES | VIDEOS or file.is_dir():
-        kind, where = "pictures", file.name
         pictures = recording_for(file, spec if takes_any_size(spec) else _PIXELS)
         frames = (as_taken(picture, spec) for picture in pictures)
     elif suffix in ARRAYS:
-        kind, where = "arrays", file.name
         frames = (_as_stored(array, spec, file) for array in recording_for(file, spec))
     else:
-        kind, where = "chunks", file.name
         frames = sound = recording_for(file, spec)
         encoding = sound.encoding
-    return _prepared(_held(frames, distinct), encoding, f"{kind} of {where}")
+    return Prepared(_held(frames, distinct), encoding)
 
 
 def _of_message(message: Message, spec: TensorSpec) -> Value:
@@ -163,7 +155,7 @@ def _as_numbers(array: Array, spec: TensorSpec) -> Array | None:
     """`array` in the model's shape and datatype; None where it does not fit, or its numbers do not."""
     free = spec.shape.count(-1)
     if not _fits(array.shape, spec):
-        # Messages mostly hold flat arrays, whatever the shape of what they tell.
+        # Messages mostly hold flat arrays, whatever the shape of the data.
         fixed = prod(extent for extent in spec.shape if extent >= 0)
         if array.ndim != 1 or free > 1 or (array.size % fixed if free else array.size != fixed):
             return None
@@ -199,22 +191,8 @@ def _held(frames: Iterable[Payload], distinct: int) -> list[Payload]:
     return held
 
 
-def _prepared(frames: list[Payload], encoding: Encoding | None, kind: str) -> Prepared:
-    forms = sorted({_form(frame, encoding) for frame in frames})
-    shown = forms if len(forms) <= 3 else [*forms[:3], "..."]
-    return Prepared(frames, encoding, max(map(bytes_of, frames)), f"{len(frames)} {kind} as {' or '.join(shown)}")
-
-
-def _form(frame: Payload, encoding: Encoding | None) -> str:
-    if isinstance(frame, Mapping):
-        return ", ".join(_form(value, encoding) for value in frame.values())
-    if isinstance(frame, np.ndarray):
-        return spelled(_datatype(frame), frame.shape)
-    return encoding or encoding_of(bytes(frame))
-
-
 def bytes_of(frame: Payload) -> int:
-    """Of its contents."""
+    """The size of a frame's contents."""
     if isinstance(frame, Mapping):
         return sum(bytes_of(value) for value in frame.values())
     return frame.nbytes if isinstance(frame, np.ndarray) else len(frame)

@@ -16,13 +16,13 @@ from duly_client.types import Payload, TensorSpec
 from duly_load.payloads.pictures import Pixels, as_taken
 
 PICTURE_WIDTH, PICTURE_HEIGHT = 640, 480
-"""Of pictures where neither the model nor the scenario says."""
+"""The size of pictures where neither the model nor the scenario says."""
 
 _SHAPE_PIXELS = 16
 _GRAIN = 3.0
-"""Standard deviation, of 255."""
+"""The standard deviation of the grain; pixels go to 255."""
 _LOUDNESS = 3277.0
-"""Standard deviation, of 32768."""
+"""The standard deviation of sound; samples go to 32767."""
 
 
 def usual_extents(spec: TensorSpec) -> TensorSpec:
@@ -35,7 +35,7 @@ def usual_extents(spec: TensorSpec) -> TensorSpec:
         usual = (round(spec.sample_rate_hz * CHUNK_S),)
     else:
         return spec
-    return replace(spec, shape=tuple(usual[nth] if extent < 0 else extent for nth, extent in enumerate(spec.shape)))
+    return replace(spec, shape=tuple(usual[index] if extent < 0 else extent for index, extent in enumerate(spec.shape)))
 
 
 def draw(specs: tuple[TensorSpec, ...], rng: np.random.Generator) -> Payload:

@@ -13,7 +13,8 @@ def inputs_of(scenario: Scenario, model: str) -> tuple[TensorSpec, ...]:
     if served.dense is not None:
         shape: tuple[int, ...] = (served.dense.width,)
     else:
-        from duly_load.models.graphs import MODELS  # late: it takes onnx, which seldom is needed here
+        from duly_load.graphs import GRAPHS  # imported late: it needs onnx, which other runs can do without
 
-        shape = next(each.input_shape for each in MODELS if each.name == served.graph)
+        assert served.graph is not None
+        shape = GRAPHS[served.graph].input_shape
     return (TensorSpec("x", "FP32", DTYPES["FP32"], shape),)

@@ -24,13 +24,13 @@ class Address:
 
     protocol: Literal["duly", "kserve", "null"]
     endpoint: str
-    """As gRPC takes it: HOST:PORT or unix:PATH; empty for `null`."""
+    """The endpoint as gRPC takes it: HOST:PORT or unix:PATH; empty for `null`."""
     unary: bool = False
-    """kserve: a call for each frame."""
+    """With kserve: each frame has a call of its own."""
     timeout: bool = False
-    """kserve: requests carry their budget."""
+    """With kserve: requests carry their budget."""
     follow_advice: bool = False
-    """duly: sensors send no more than they are advised to."""
+    """With duly: sensors send no more than they are advised to."""
 
 
 SHAPES = "duly://HOST:PORT, unix:PATH, kserve://HOST:PORT or null:"
@@ -55,19 +55,14 @@ def parse_address(text: str) -> Address:
         return Address("duly", address.endpoint, follow_advice=bool(query))
     if query and address.protocol != "kserve":
         raise AddressError(f"{text!r}: {address.protocol} takes no ?{query}; duly:// takes ?advice=follow")
-    unary, timeout = parse_options(text)
-    return Address(address.protocol, address.endpoint, unary, timeout)
-
-
-def parse_options(text: str) -> tuple[bool, bool]:
-    """What stands behind the question mark: (unary, timeout) of `Address`. Raises AddressError."""
     known = {"calls": ("streams", "unary"), "timeout": ("budget",)}
-    options = dict(parse_qsl(text.partition("?")[2], keep_blank_values=True))
+    options = dict(parse_qsl(query, keep_blank_values=True))
     for name, value in options.items():
         if value not in known.get(name, ()):
             right = " or ".join(f"{key}={each}" for key, values in known.items() for each in values)
             raise AddressError(f"{text!r}: {name}={value} should be {right}")
-    return options.get("calls") == "unary", options.get("timeout") == "budget"
+    unary, timeout = options.get("calls") == "unary", options.get("timeout") == "budget"
+    return Address(address.protocol, address.endpoint, unary, timeout)
 
 
 def _path(text: str, path: str) -> str:

@@ -8,7 +8,7 @@ from duly_load.protocols.null import NullTarget
 
 
 def target_of(address: Address, difference_ns: int | None = None) -> Target:
-    """Not yet connected. `difference_ns`: `unix_minus_monotonic_ns`; None: as it is now."""
+    """The target for `address`, not yet connected. `difference_ns`: `unix_minus_monotonic_ns`; None: as it is now."""
     if address.protocol == "duly":
         return DulyTarget(address.endpoint, difference_ns, address.follow_advice)
     return KserveTarget(address) if address.protocol == "kserve" else NullTarget()

@@ -5,7 +5,7 @@ from collections import deque
 
 
 class ByteBudget:
-    """So many bytes fit; who comes later waits, in order. What is larger than the budget goes alone."""
+    """A limit on bytes under way: who finds no room waits, in order. What is larger than the limit goes alone."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -26,7 +26,7 @@ class ByteBudget:
             raise
 
     def leave(self, size_bytes: int) -> None:
-        """As many as it entered with."""
+        """Gives back the bytes that `enter` took."""
         self._taken_bytes -= size_bytes
         self._let_in()
 

@@ -27,16 +27,16 @@ class Refused(Exception):
 class FrameAnswer(NamedTuple):
     """What came back for one frame."""
 
-    nth: int
+    place: int
     """The frame's place in the schedule."""
     outcome: FrameOutcome
-    """As the target calls it: ON_TIME where it gives a result and knows nothing of deadlines."""
+    """What the target calls it: ON_TIME where it gives a result and knows nothing of deadlines."""
     at_ns: int
     """When it came, on the monotonic clock."""
     batch_size: int = 0
     dispatched_unix_ns: int = 0
     occupied_ns: int = 0
-    """These three: see `Record`; 0 where the target does not tell."""
+    """See `Record` for these three; 0 where the target does not report them."""
     claimed: bool = False
     """The target knows of deadlines and says itself that it met this one."""
 
@@ -48,8 +48,8 @@ class AnswerSink(Protocol):
         """What came back for a frame of this connection."""
 
     def ended(self, reason: str) -> None:
-        """The target ended the stream, or broke off; nothing more comes. Not told after `close`, nor where the target
-        ends the stream after `finish` and owes no answer.
+        """The target ended the stream, or broke off; nothing more comes. It is not called after `close`, nor where the
+        target ends the stream after `finish` and owes no answer.
         """
 
 
@@ -59,9 +59,9 @@ class Connection(Protocol):
     async def open(self) -> None:
         """Raises TargetError, Refused."""
 
-    async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
+    async def send(self, place: int, payload: Payload, capture_unix_ns: int) -> None:
         """Gives the frame to the transport, and waits while that is full. Never raises for what the target did: that is
-        told by `ended`.
+        reported by `ended`.
         """
 
     async def finish(self) -> None:
@@ -82,4 +82,4 @@ class Target(Protocol):
         """What the model takes for one frame; empty: the target does not say. Raises TargetError."""
 
     def connection(self, sensor: Sensor, session: Session, encoding: Encoding | None, sink: AnswerSink) -> Connection:
-        """Not yet open. `encoding`: of payloads that are byte strings."""
+        """A connection that is not open yet. `encoding`: that of payloads that are byte strings."""

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from typing import Self
+from typing import Self, cast
 
-from duly.core.types import BacklogPolicy, StreamClass
+from duly.core.types import BacklogPolicy
 from duly_client import Client, Stream, types
 from duly_client.errors import DulyError, StreamRefused
 from duly_client.types import Encoding, Payload, TensorSpec
@@ -14,17 +14,6 @@ from duly_load.results.outcomes import FrameOutcome
 from duly_load.scenario.arrivals import Periodic
 from duly_load.scenario.schedule import Session
 from duly_load.scenario.tables import Sensor
-
-_CLASSES: dict[StreamClass, types.StreamClass] = {
-    StreamClass.CRITICAL: "CRITICAL",
-    StreamClass.STANDARD: "STANDARD",
-    StreamClass.BEST_EFFORT: "BEST_EFFORT",
-}
-_BACKLOGS: dict[BacklogPolicy, types.BacklogPolicy] = {
-    BacklogPolicy.LATEST: "LATEST",
-    BacklogPolicy.KEEP_LAST: "KEEP_LAST",
-    BacklogPolicy.ALL: "ALL",
-}
 
 
 class DulyTarget:
@@ -57,10 +46,10 @@ class DulyTarget:
             sensor.model,
             budget_ms=sensor.budget_ms,
             name=session.name,
-            stream_class=_CLASSES[sensor.stream_class],
-            backlog=_BACKLOGS[sensor.backlog_policy],
+            stream_class=cast(types.StreamClass, sensor.stream_class.name),
+            backlog=cast(types.BacklogPolicy, sensor.backlog_policy.name),
             backlog_frames=sensor.backlog_frames if sensor.backlog_policy is BacklogPolicy.KEEP_LAST else 0,
-            # Load steps and churn are what the server is not told beforehand.
+            # Load steps and churn are what the server does not know beforehand.
             period_ms=1e3 / sensor.arrivals.rate_hz if isinstance(sensor.arrivals, Periodic) else None,
             variant_lowest=sensor.variant_lowest or "",
             floor=sensor.floor,
@@ -79,7 +68,7 @@ class DulyConnection:
         self._sink = sink
         self._sent = 0
         self._waiting: dict[int, tuple[int, int]] = {}
-        """By frame id, of frames without an answer: place in the schedule, capture in ns since 1970."""
+        """Frames without an answer by frame id: place in the schedule, capture in ns since 1970."""
         self._unix_minus_monotonic_ns = difference_ns
         self._reader: asyncio.Task[None] | None = None
         self._finished = False
@@ -93,11 +82,11 @@ class DulyConnection:
             raise TargetError(str(error)) from error
         self._reader = asyncio.create_task(self._read())
 
-    async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
+    async def send(self, place: int, payload: Payload, capture_unix_ns: int) -> None:
         # The client numbers frames from 1 on in the order of its calls; the answer may be there before it returns.
         self._sent += 1
-        self._waiting[self._sent] = (nth, capture_unix_ns)
-        with contextlib.suppress(DulyError, RuntimeError):  # the stream has ended, which its reader tells
+        self._waiting[self._sent] = (place, capture_unix_ns)
+        with contextlib.suppress(DulyError, RuntimeError):  # the stream has ended, which its reader reports
             await self._stream.send(payload, capture_time_ns=capture_unix_ns, encoding=self._encoding)
 
     async def finish(self) -> None:
@@ -119,9 +108,9 @@ class DulyConnection:
                 timing = outcome.timing
                 if outcome.status is types.Status.CANCELLED and not timing.received_unix_ns:
                     continue  # the client's own word: the connection was lost
-                nth, capture_unix_ns = self._waiting.pop(outcome.frame_id)
+                place, capture_unix_ns = self._waiting.pop(outcome.frame_id)
                 answer = FrameAnswer(
-                    nth,
+                    place,
                     FrameOutcome(outcome.status),
                     capture_unix_ns + outcome.latency_ns - self._unix_minus_monotonic_ns,
                     outcome.batch_size,

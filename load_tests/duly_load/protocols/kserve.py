@@ -3,7 +3,7 @@
 A connection is one bidirectional ModelStreamInfer call, or, for servers that have none, a ModelInfer call for each
 frame. All connections of one sender process share one channel, as users have it.
 
-The protocol knows no deadlines and no outcomes: an answer with outputs is told as ON_TIME, for the sender's clock to
+The protocol knows no deadlines and no outcomes: an answer with outputs counts as ON_TIME, for the sender's clock to
 judge, and an error by what its code and text mean (`kserve_messages`). A frame is found by its request's id, which is
 its place in the schedule.
 """
@@ -31,9 +31,9 @@ from duly_load.scenario.schedule import Session
 from duly_load.scenario.tables import Sensor
 
 ANSWER_TIMEOUT_S = 5.0
-"""Of what is asked before frames are sent, and of a stream's opening."""
+"""The timeout of questions before frames are sent, and of a stream's opening."""
 REQUESTS_BYTES_MAX = 64 * 2**20
-"""Of all ModelInfer calls of one process that are under way, as payloads; a larger one goes alone."""
+"""The most payload bytes of all ModelInfer calls of one process under way; a larger one goes alone."""
 CALLS_MAX = 4096
 """ModelInfer calls of one connection that are under way; further ones wait until one of these is answered."""
 NOT_TRITONS = "its streams do not answer as Triton's do"
@@ -56,7 +56,7 @@ _CONNECTION_LOST = (
 )
 """Parts of what gRPC's core says itself when it has no connection, or loses it."""
 _ID_IN_TEXT = re.compile(r"\[request id: (\d+)\]")
-"""As Triton writes it into most of its errors."""
+"""The request id as Triton writes it into most of its errors."""
 
 
 class KserveTarget:
@@ -66,28 +66,28 @@ class KserveTarget:
         self.address = address
         unix = address.endpoint.startswith("unix:")
         self.name = f"kserve+{address.endpoint}" if unix else f"kserve://{address.endpoint}"
-        """As a user types it, for messages."""
+        """The target as a user types it, for messages."""
         self.instead = f"{self.name}?calls=unary sends a call for each frame"
         """What to do about a server without Triton's streams."""
         self.byte_budget = ByteBudget(REQUESTS_BYTES_MAX)
-        """For payloads of calls under way."""
+        """The bound on the payloads of calls under way."""
         self._models: dict[str, KserveModel] = {}
         self._asking = asyncio.Lock()
 
     async def __aenter__(self) -> "KserveTarget":
         self._channel = grpc.aio.insecure_channel(self.address.endpoint, _CHANNEL_OPTIONS)
-        self._infer = self._method("ModelInfer")
+        self.infer = self._method("ModelInfer")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._channel.close()
 
     async def inputs(self, model: str) -> Sequence[TensorSpec]:
-        """As `Target.inputs`."""
+        """See `Target.inputs`."""
         return (await self.model(model)).inputs
 
     def connection(self, sensor: Sensor, session: Session, encoding: Encoding | None, sink: AnswerSink) -> Connection:
-        """As `Target.connection`."""
+        """See `Target.connection`."""
         kind = _Calls if self.address.unary else _Stream
         return kind(self, session, encoding, sink)
 
@@ -104,16 +104,12 @@ class KserveTarget:
         start = self._channel.stream_stream(_path("ModelStreamInfer"))
         return start(timeout=timeout_s)
 
-    def start_call(self, request: bytes) -> "grpc.aio.UnaryUnaryCall[bytes, bytes]":
-        """A ModelInfer call."""
-        return self._infer(request)
-
     def is_lost(self, error: grpc.aio.AioRpcError) -> bool:
         """True where a call failed because the connection did, not because the server answered so.
 
         A lost connection is CANCELLED for calls that a server took down with itself, or UNAVAILABLE, which servers also
         say when a queue is full. A server that answers has a connection that is ready; where that is ready again by
-        now, the words of gRPC's core tell.
+        now, the words of gRPC's core decide.
         """
         if error.code() is grpc.StatusCode.CANCELLED:
             return True
@@ -154,7 +150,7 @@ class KserveTarget:
         return method
 
     async def _try_stream(self) -> None:
-        """An empty stream tells whether the server has streams at all; how it ends else is not asked."""
+        """Finds out by an empty stream whether the server has streams at all; how else it ends does not matter."""
         call = self.start_stream(ANSWER_TIMEOUT_S)
         try:
             await call.done_writing()
@@ -167,7 +163,7 @@ class KserveTarget:
 
 
 class _Session:
-    """What both kinds of connection have in common: a frame's request, and that the end is told once."""
+    """What both kinds of connection have in common: a frame's request, and that the end is reported once."""
 
     def __init__(self, target: KserveTarget, session: Session, encoding: Encoding | None, sink: AnswerSink) -> None:
         self._target = target
@@ -186,11 +182,11 @@ class _Session:
             )
         return await self._target.model(self._session.model)
 
-    def _request(self, model: KserveModel, nth: int, payload: Payload, capture_unix_ns: int) -> bytes:
+    def _request(self, model: KserveModel, place: int, payload: Payload, capture_unix_ns: int) -> bytes:
         timeout_us = None
         if self._target.address.timeout:
             timeout_us = max(1, (capture_unix_ns + self._session.budget_ns - time.time_ns()) // 1000)
-        return model.request(nth, payload, timeout_us)
+        return model.request(place, payload, timeout_us)
 
     def _end(self, reason: str, owing: bool) -> None:
         """`owing`: frames are not answered."""
@@ -203,7 +199,7 @@ class _Stream(_Session):
     """One ModelStreamInfer call: one reader task, and whoever sends is the writer."""
 
     _reader: asyncio.Task[None] | None = None
-    """None: not open."""
+    """The task that reads answers; None: the stream is not open."""
 
     async def open(self) -> None:
         self._model = await self._find_model()
@@ -220,18 +216,18 @@ class _Stream(_Session):
             raise TargetError(f"{self._target.name}: stream {self._session.name!r} did not open: {why}") from error
         self._reader = asyncio.create_task(self._read())
 
-    async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
+    async def send(self, place: int, payload: Payload, capture_unix_ns: int) -> None:
         if self._over:
             return
-        request = self._request(self._model, nth, payload, capture_unix_ns)
-        self._unanswered.add(nth)
+        request = self._request(self._model, place, payload, capture_unix_ns)
+        self._unanswered.add(place)
         # Not the call's `write`: that one, where the server ends the call meanwhile, puts its own INTERNAL in the place
         # of the server's status, and what the server answered before is lost.
         call: Any = self._call
         try:
             await call._cython_call.send_serialized_message(request)
         except (grpc.aio.InternalError, grpc.aio.AioRpcError):
-            pass  # it is over; the reader tells why
+            pass  # it is over; the reader reports why
         except asyncio.CancelledError:
             self._over = True  # a write that is cancelled takes the whole call with it
             call.cancel()
@@ -302,7 +298,7 @@ class _Calls(_Session):
     async def open(self) -> None:
         self._model = await self._find_model()
 
-    async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
+    async def send(self, place: int, payload: Payload, capture_unix_ns: int) -> None:
         async with contextlib.AsyncExitStack() as places:
             await self._room.acquire()
             places.callback(self._room.release)
@@ -311,8 +307,8 @@ class _Calls(_Session):
             places.callback(self._target.byte_budget.leave, size_bytes)
             if self._over:
                 return
-            call = self._target.start_call(self._request(self._model, nth, payload, capture_unix_ns))
-            task = asyncio.create_task(self._wait(nth, call))
+            call = self._target.infer(self._request(self._model, place, payload, capture_unix_ns))
+            task = asyncio.create_task(self._wait(place, call))
             self._under_way[task] = call
             task.add_done_callback(functools.partial(self._leave, size_bytes))
             places.pop_all()  # `_leave` gives them back
@@ -328,7 +324,7 @@ class _Calls(_Session):
         while self._under_way:
             await asyncio.wait(self._under_way)
 
-    async def _wait(self, nth: int, call: "grpc.aio.UnaryUnaryCall[bytes, bytes]") -> None:
+    async def _wait(self, place: int, call: "grpc.aio.UnaryUnaryCall[bytes, bytes]") -> None:
         outcome = FrameOutcome.ON_TIME
         try:
             await call
@@ -343,7 +339,7 @@ class _Calls(_Session):
                 raise
             return
         if not self._over:
-            self._sink.answered(FrameAnswer(nth, outcome, time.monotonic_ns()))
+            self._sink.answered(FrameAnswer(place, outcome, time.monotonic_ns()))
 
     def _leave(self, size_bytes: int, task: asyncio.Task[None]) -> None:
         del self._under_way[task]

@@ -26,7 +26,7 @@ _MEANINGS: tuple[tuple[str, FrameOutcome], ...] = (
     ("byte size mismatch", FrameOutcome.INVALID),
     ("batch-size must be", FrameOutcome.INVALID),
 )
-"""Parts of Triton 2.51's errors. The answers in a stream have no status code, their text is all that tells."""
+"""Parts of Triton 2.51's errors. The answers in a stream have no status code, only their text says what happened."""
 
 _MEANINGS_OF_CODES = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: FrameOutcome.SHED,
@@ -64,13 +64,13 @@ class KserveModel:
         )
         self._heads: dict[int, tuple[Payload, bytes]] = {}
 
-    def request(self, nth: int, payload: Payload, timeout_us: int | None) -> bytes:
-        """A ModelInferRequest for frame `nth`, serialised; `timeout_us`: after which it is worth nothing, None: not
-        told. `payload` may not change any more. TypeError where it is no tensors, or not those of the model.
+    def request(self, place: int, payload: Payload, timeout_us: int | None) -> bytes:
+        """A ModelInferRequest for frame `place`, serialised; `timeout_us`: after which it is worth nothing, None: not
+        given. `payload` may not change any more. TypeError where it is no tensors, or not those of the model.
         """
         # The payload is kept beside its head so that no other can get its id.
         _, head = self._heads.get(id(payload)) or self._keep(payload)
-        tail = ModelInferRequest(id=str(nth))
+        tail = ModelInferRequest(id=str(place))
         if timeout_us is not None:
             tail.parameters["timeout"].int64_param = timeout_us
         return head + bytes(tail.SerializeToString())

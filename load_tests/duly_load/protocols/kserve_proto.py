@@ -50,7 +50,7 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "InferTensor": {1: "string name", 2: "string datatype", 3: "repeated int64 shape"},
     "ModelStreamInferResponse": {1: "string error_message", 2: "ModelInferResponse infer_response"},
 }
-"""By message and field number: `TYPE NAME`, `repeated TYPE NAME`, or `map TYPE NAME`, whose keys are strings."""
+"""Fields by message and number: `TYPE NAME`, `repeated TYPE NAME`, or `map TYPE NAME`, whose keys are strings."""
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {

@@ -33,8 +33,8 @@ class NullConnection:
     async def open(self) -> None:
         pass
 
-    async def send(self, nth: int, payload: Payload, capture_unix_ns: int) -> None:
-        self._sink.answered(FrameAnswer(nth, FrameOutcome.ON_TIME, time.monotonic_ns()))
+    async def send(self, place: int, payload: Payload, capture_unix_ns: int) -> None:
+        self._sink.answered(FrameAnswer(place, FrameOutcome.ON_TIME, time.monotonic_ns()))
 
     async def finish(self) -> None:
         pass

@@ -38,9 +38,9 @@ SERIES = 10
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "7px,2px", "2px,2px", "12px,3px", "4px,5px")
 
 HEIGHT = 380
-"""Of a picture with one panel, px."""
+"""The height of a picture with one panel, px."""
 PANEL = 150
-"""Height of a panel, px."""
+"""The height of a panel, px."""
 
 
 def policy_series(policies: list[str]) -> dict[str, int]:
@@ -48,7 +48,7 @@ def policy_series(policies: list[str]) -> dict[str, int]:
     series = {policy: POLICY_COLOURS.index(policy) for policy in policies if policy in POLICY_COLOURS}
     free = [number for number in (8, 9, *range(1, 8)) if number not in series.values()] or [8, 9]
     others = [policy for policy in dict.fromkeys(policies) if policy not in series]
-    return series | {policy: free[nth % len(free)] for nth, policy in enumerate(others)}
+    return series | {policy: free[index % len(free)] for index, policy in enumerate(others)}
 
 
 def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[FrameOutcome, Floats]]]) -> Json:
@@ -57,8 +57,8 @@ def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[FrameOutcom
     `edges_s` has one number more than each array of rates.
     """
     data: list[Json] = []
-    told: set[FrameOutcome] = set()
-    for nth, (_, rates) in enumerate(panels):
+    in_legend: set[FrameOutcome] = set()
+    for index, (_, rates) in enumerate(panels):
         for outcome in OUTCOME_ORDER:
             if outcome not in rates:
                 continue
@@ -67,23 +67,23 @@ def outcomes_over_time(edges_s: Floats, panels: list[tuple[str, dict[FrameOutcom
                     "type": "bar",
                     "name": words(outcome),
                     "legendgroup": outcome.name,
-                    "showlegend": outcome not in told,
+                    "showlegend": outcome not in in_legend,
                     "legendrank": OUTCOME_ORDER.index(outcome),
                     "x": numbers((edges_s[:-1] + edges_s[1:]) / 2),
                     "width": numbers(np.diff(edges_s)),
                     "y": numbers(rates[outcome]),
-                    "yaxis": y_name(nth),
+                    "yaxis": y_name(index),
                     "marker": {"color": colour(outcome), "line": {"width": 0}},
                     "hovertemplate": "%{y:,.5~g}/s",
                 }
             )
-            told.add(outcome)
+            in_legend.add(outcome)
     layout = panels_layout([name for name, _ in panels], PANEL)
-    for nth in range(len(panels)):
-        axis = layout[y_key(nth)]
+    for index in range(len(panels)):
+        axis = layout[y_key(index)]
         assert isinstance(axis, dict)
         axis |= {"rangemode": "tozero", "nticks": 4, "separatethousands": True} | axis_title("frames/s")
-        if nth:
+        if index:
             axis["matches"] = "y"
     layout |= {"barmode": "stack", "bargap": 0, "hovermode": "x unified"}
     layout["xaxis"] = x_axis("time (s)", range=numbers(edges_s[[0, -1]]), anchor=y_name(len(panels) - 1))
@@ -187,13 +187,13 @@ def over_time(panels: list[tuple[str, str, list[tuple[str, Curve]]]], end_s: Flo
     data: list[Json] = []
     layout = panels_layout([name for name, _, _ in panels], PANEL)
     series = policy_series([policy for _, _, curves in panels for policy, _ in curves])
-    told: set[str] = set()
-    for nth, (_, title, curves) in enumerate(panels):
+    in_legend: set[str] = set()
+    for index, (_, title, curves) in enumerate(panels):
         for line, (policy, (x, _)) in zip(lines(curves, "%{y:.4~g} at %{x:.5~g} s", series), curves, strict=True):
-            shown = {"yaxis": y_name(nth), "legendgroup": policy, "showlegend": policy not in told}
-            told.add(policy)
+            shown = {"yaxis": y_name(index), "legendgroup": policy, "showlegend": policy not in in_legend}
+            in_legend.add(policy)
             data.append(line | shown | {"mode": "lines+markers" if len(x) <= 40 else "lines"})
-        axis = layout[y_key(nth)]
+        axis = layout[y_key(index)]
         assert isinstance(axis, dict)
         axis |= log_ticks([y[np.isfinite(y)] for _, (_, y) in curves]) | axis_title(title)
     layout["hovermode"] = "closest"

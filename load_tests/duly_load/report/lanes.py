@@ -29,13 +29,13 @@ WINDOWS_NS = tuple(step * 100_000 for step in (2000, 1000, 500, 200, 100, 50, 20
 BEFORE_PERCENT = 30
 """Share of the window that lies before the moment that it is shown for."""
 BATCHES_MAX = 80
-"""Batches of one lane that begin within the window."""
+"""The most batches of one lane that begin within the window."""
 TICKS_MAX = 1000
 """Places within the window at which frames that never ran are marked; more would lie on the same pixels."""
 LANES_MAX = 16
-"""Lanes of a run that are drawn."""
+"""The most lanes of a run that are drawn."""
 ROW = 34
-"""Height of a lane, px."""
+"""The height of a lane, px."""
 MODEL_COLOURS = 8
 
 
@@ -59,7 +59,7 @@ def window_ns(at_ns: int, start_ns: int, readable: Callable[[int, int], bool]) -
 
 
 def readable(batches: Sequence[Batch], start_ns: int, width_ns: int) -> bool:
-    """Whether no lane began more batches within the window than can be told apart."""
+    """Whether no lane began more batches within the window than a reader can distinguish."""
     began = [batch.lane for batch in batches if start_ns <= batch.start_ns < start_ns + width_ns]
     return max(np.bincount(np.array(began, np.int64)).tolist(), default=0) <= BATCHES_MAX
 
@@ -83,14 +83,14 @@ def lane_panel(view: RunView, batches: Sequence[Batch], start_ns: int, width_ns:
 def lane_timeline(start_ns: int, width_ns: int, panels: list[LanePanel]) -> Json:
     """Batches as bars on their lanes, coloured by model; under each run's lanes the frames that it gave up."""
     models = sorted({batch.model for panel in panels for batch in panel.batches})
-    series = {model: f"--model-{nth % MODEL_COLOURS}" for nth, model in enumerate(models)}
+    series = {model: f"--model-{index % MODEL_COLOURS}" for index, model in enumerate(models)}
     layout = panels_layout([panel.name for panel in panels], ROW * (max(len(panel.lanes) for panel in panels) + 1))
     data: list[Json] = []
-    told: set[str] = set()
-    for nth, panel in enumerate(panels):
+    in_legend: set[str] = set()
+    for index, panel in enumerate(panels):
         for model in sorted({batch.model for batch in panel.batches}):
             of = [batch for batch in panel.batches if batch.model == model]
-            bars = _bars(of, start_ns, nth, told, f"model {model}", rank=0)
+            bars = _bars(of, start_ns, index, in_legend, f"model {model}", rank=0)
             bars["marker"] = {"color": series[model], "line": {"color": "--paper", "width": 1}}
             bars["text"] = [str(batch.size) if batch.size else "" for batch in of]
             bars |= {"textposition": "inside", "insidetextanchor": "middle", "textangle": 0}
@@ -103,12 +103,12 @@ def lane_timeline(start_ns: int, width_ns: int, panels: list[LanePanel]) -> Json
         late, lost = [each for each in panel.batches if each.late], [each for each in panel.batches if each.lost]
         for name, marked, ring in (("batch with late frames", late, "--late"), ("lost batch", lost, "--failed")):
             if marked:
-                frame = _bars(marked, start_ns, nth, told, name, rank=1)
+                frame = _bars(marked, start_ns, index, in_legend, name, rank=1)
                 frame["marker"] = {"color": "rgba(0,0,0,0)", "line": {"color": ring, "width": 2.5}}
                 data.append(frame | {"hoverinfo": "skip"})
         for outcome, at_ms in panel.missed_ms.items():
-            data.append(_ticks(outcome, at_ms, len(panel.lanes), nth, told))
-        axis = layout[y_key(nth)]
+            data.append(_ticks(outcome, at_ms, len(panel.lanes), index, in_legend))
+        axis = layout[y_key(index)]
         assert isinstance(axis, dict)
         axis |= {"range": [len(panel.lanes) + 0.6, -0.6], "fixedrange": True, "showgrid": False, "zeroline": False}
         axis |= {"tickvals": list(range(len(panel.lanes) + 1))}
@@ -124,9 +124,9 @@ def _text(batch: Batch) -> str:
     return ", ".join(filter(None, (took, batch.about, f"{batch.late} late" if batch.late else "")))
 
 
-def _bars(batches: list[Batch], start_ns: int, nth: int, told: set[str], name: str, rank: int) -> Json:
-    showlegend = name not in told
-    told.add(name)
+def _bars(batches: list[Batch], start_ns: int, index: int, in_legend: set[str], name: str, rank: int) -> Json:
+    showlegend = name not in in_legend
+    in_legend.add(name)
     return {
         "type": "bar",
         "orientation": "h",
@@ -138,13 +138,13 @@ def _bars(batches: list[Batch], start_ns: int, nth: int, told: set[str], name: s
         "x": numbers(np.array([(each.end_ns - each.start_ns) / 1e6 for each in batches])),
         "y": [each.lane for each in batches],
         "width": 0.72,
-        "yaxis": y_name(nth),
+        "yaxis": y_name(index),
     }
 
 
-def _ticks(outcome: FrameOutcome, at_ms: Floats, row: int, nth: int, told: set[str]) -> Json:
-    showlegend = outcome.name not in told
-    told.add(outcome.name)
+def _ticks(outcome: FrameOutcome, at_ms: Floats, row: int, index: int, in_legend: set[str]) -> Json:
+    showlegend = outcome.name not in in_legend
+    in_legend.add(outcome.name)
     return {
         "type": "scatter",
         "mode": "markers",
@@ -154,7 +154,7 @@ def _ticks(outcome: FrameOutcome, at_ms: Floats, row: int, nth: int, told: set[s
         "showlegend": showlegend,
         "x": numbers(at_ms),
         "y": [row] * len(at_ms),
-        "yaxis": y_name(nth),
+        "yaxis": y_name(index),
         "marker": {"symbol": "line-ns-open", "size": 14, "color": colour(outcome), "line": {"width": 2}},
         "hovertemplate": f"{words(outcome)} at %{{x:.2f}} ms<extra></extra>",
     }

@@ -12,10 +12,10 @@ Json = dict[str, object]
 Floats = NDArray[np.float64]
 
 MARGINS = 110
-"""Height that the axis titles and the legend take."""
+"""The height that the axis titles and the legend take, px."""
 
 NAME_MAX = 48
-"""Characters of a name in a picture or a row."""
+"""The most characters of a name in a picture or a row."""
 
 LEGEND: Json = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
 
@@ -36,12 +36,12 @@ OUTCOME_ORDER: tuple[FrameOutcome, ...] = (
 
 
 def words(outcome: FrameOutcome) -> str:
-    """How a reader is told of it."""
+    """The name of an outcome for readers."""
     return outcome.name.lower().replace("_", " ")
 
 
 def colour(outcome: FrameOutcome) -> str:
-    """The custom property that has it."""
+    """The CSS custom property that holds the outcome's colour."""
     return f"--{outcome.name.lower().replace('_', '-')}"
 
 
@@ -71,10 +71,10 @@ def panels_layout(names: list[str], panel_px: int) -> Json:
     body_px = len(names) * (panel_px + gap_px)
     layout = single(body_px + MARGINS)
     annotations: list[Json] = []
-    for nth, name in enumerate(names):
-        bottom = (len(names) - 1 - nth) * (panel_px + gap_px) / body_px
+    for index, name in enumerate(names):
+        bottom = (len(names) - 1 - index) * (panel_px + gap_px) / body_px
         top = bottom + panel_px / body_px
-        layout[y_key(nth)] = y_axis("") | {"domain": [round(bottom, 4), round(top, 4)]}
+        layout[y_key(index)] = y_axis("") | {"domain": [round(bottom, 4), round(top, 4)]}
         annotations.append(
             {
                 "text": f"<b>{escape(shortened(name))}</b>",
@@ -89,14 +89,14 @@ def panels_layout(names: list[str], panel_px: int) -> Json:
     return layout | {"annotations": annotations, "legend": LEGEND | over_name}
 
 
-def y_name(nth: int) -> str:
+def y_name(index: int) -> str:
     """How traces name the y axis of the panel."""
-    return "y" if nth == 0 else f"y{nth + 1}"
+    return "y" if index == 0 else f"y{index + 1}"
 
 
-def y_key(nth: int) -> str:
+def y_key(index: int) -> str:
     """How the layout names it."""
-    return "yaxis" if nth == 0 else f"yaxis{nth + 1}"
+    return "yaxis" if index == 0 else f"yaxis{index + 1}"
 
 
 def x_axis(title: str, **more: object) -> Json:

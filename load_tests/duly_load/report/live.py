@@ -1,10 +1,10 @@
-"""The view of a live run, and its batches, put together from what frames were told of theirs: when it was dispatched,
+"""The view of a live run, and its batches, put together from what frames report of theirs: when it was dispatched,
 how long until the answer was sent, how many it held.
 
 Frames of one model whose batches have one size and were dispatched at one moment ran together. Targets don't say on
-which lane: batches that ran side by side lie in rows, each in the first that is free. What is told of a batch's end has
-the sending of its answers in it, while the lane runs the next one already; where that overlap is small, the batch ends
-where the next begins.
+which lane: batches that ran side by side lie in rows, each in the first that is free. What is reported as a batch's end
+has the sending of its answers in it, while the lane runs the next one already; where that overlap is small, the batch
+ends where the next begins.
 """
 
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun
 
 SAME_BATCH_NS = 200_000
-"""Frames of one batch tell of its dispatch, each by its own clock reading, at most so far apart."""
+"""Frames of one batch report its dispatch, each by its own clock reading, at most so far apart."""
 OVERLAP = 0.25
 """Share of a batch's time that may be the sending of its answers."""
 LONGEST_NS = 2_000_000_000
 """Batches that began longer before the window are not looked for."""
 ENDINGS_MAX = 5
-"""Reasons why streams ended badly that are told, of each run."""
+"""The most reasons why streams ended badly that are shown for each run."""
 
 
 def view_of(name: str, run: LiveRun, results: LiveResults) -> RunView:
-    """The run as a report shows it; `name` tells it from others on the page."""
+    """The run as a report shows it; `name` distinguishes it from others on the page."""
     outcomes, record = outcomes_of(run), run.record
     return RunView(
         name,
@@ -42,7 +42,7 @@ def view_of(name: str, run: LiveRun, results: LiveResults) -> RunView:
         partial(batches_of, run) if np.any((record.dispatched_ns > 0) & (record.occupied_ns > 0)) else None,
         lag_ns=record.lag_ns[outcomes.counted],
         problems=results.problems,
-        notes=tuple(_told(run.endings)),
+        notes=tuple(_endings(run.endings)),
     )
 
 
@@ -91,20 +91,20 @@ def _harness(run: LiveRun, results: LiveResults) -> OwnTable:
     )
 
 
-def _told(endings: Sequence[Ending]) -> list[str]:
+def _endings(endings: Sequence[Ending]) -> list[str]:
     """Streams that were refused or broke off, those that ended alike together."""
     alike: dict[tuple[bool, str], list[Ending]] = {}
     for ending in endings:
         alike.setdefault((ending.refused, ending.reason), []).append(ending)
-    told = []
+    lines = []
     for (refused, reason), of in list(alike.items())[:ENDINGS_MAX]:
         names = list(dict.fromkeys(ending.stream for ending in of))
         who = f"stream {names[0]}" if len(names) == 1 else f"{len(names):,} streams, {names[0]} first,"
         what = "not let in" if refused else "broken off"
-        told.append(f"{who} {'was' if len(names) == 1 else 'were'} {what} at {of[0].at_ns / 1e9:.3f} s: {reason}")
+        lines.append(f"{who} {'was' if len(names) == 1 else 'were'} {what} at {of[0].at_ns / 1e9:.3f} s: {reason}")
     if len(alike) > ENDINGS_MAX:
-        told.append(f"and {len(alike) - ENDINGS_MAX:,} more reasons why streams were not let in or broken off")
-    return told
+        lines.append(f"and {len(alike) - ENDINGS_MAX:,} more reasons why streams were not let in or broken off")
+    return lines
 
 
 def batches_of(run: LiveRun, start_ns: int, end_ns: int) -> list[Batch]:
@@ -118,17 +118,17 @@ def batches_of(run: LiveRun, start_ns: int, end_ns: int) -> list[Batch]:
     order = chosen[np.lexsort((began_ns[chosen], record.batch_size[chosen], model_of[chosen]))]
     batches: list[Batch] = []
     last = (-1, -1)
-    for nth in order.tolist():
-        of = (int(model_of[nth]), int(record.batch_size[nth]))
-        late = int(record.outcome[nth] == FrameOutcome.LATE)
-        at_ns = int(began_ns[nth])
+    for index in order.tolist():
+        of = (int(model_of[index]), int(record.batch_size[index]))
+        late = int(record.outcome[index] == FrameOutcome.LATE)
+        at_ns = int(began_ns[index])
         batch = batches[-1] if batches else None
         if batch and of == last and batch.frames < batch.size and at_ns - batch.start_ns <= SAME_BATCH_NS:
             batch.frames += 1
             batch.late += late
-            batch.end_ns = max(batch.end_ns, int(ended_ns[nth]))
+            batch.end_ns = max(batch.end_ns, int(ended_ns[index]))
         else:
-            batches.append(Batch(0, models[of[0]], of[1], at_ns, int(ended_ns[nth]), 1, late))
+            batches.append(Batch(0, models[of[0]], of[1], at_ns, int(ended_ns[index]), 1, late))
         last = of
     return _in_rows(sorted(batches, key=lambda batch: batch.start_ns))
 

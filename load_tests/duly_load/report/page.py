@@ -20,9 +20,9 @@ CONTENT_SECURITY_POLICY = (
 class Column:
     title: str
     meaning: str
-    """Shown when the pointer rests on the title."""
+    """The text that is shown when the pointer rests on the title."""
     digits: str
-    """Format of its numbers, as in `format(value, digits)`."""
+    """The format of its numbers, as in `format(value, digits)`."""
     best: int = 0
     """1: the greatest number is the best, -1: the least, 0: neither."""
 
@@ -35,7 +35,7 @@ class Table:
     heading: str
     about: str
     first: str
-    """Title of the column of names."""
+    """The title of the column of names."""
     columns: tuple[Column, ...]
     rows: Sequence[tuple[str, tuple[float | None, ...]]]
     """A number by column; None: there is none."""
@@ -47,7 +47,7 @@ class Picture:
     about: str
     """What it shows and how to read it; also its description for those who can't see it."""
     figure: Json | None
-    """None: there is nothing to draw, which `about` says."""
+    """The figure; None: there is nothing to draw, which `about` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ def render(
         "</dl>\n</header>\n<main>",
         _verdict(verdict) if verdict else "",
         "<noscript><p>The pictures are drawn by a script inside this page; the tables do without.</p></noscript>",
-        *(_picture(nth, picture) for nth, picture in enumerate(first)),
+        *(_picture(index, picture) for index, picture in enumerate(first)),
         *(_table(table) for table in tables),
-        *(_picture(nth, picture) for nth, picture in enumerate(pictures, start=len(first))),
+        *(_picture(index, picture) for index, picture in enumerate(pictures, start=len(first))),
         "</main>",
         f"<script>{_plotly()}</script>" if drawn else "",
         f"<script>\n{(own / 'page.js').read_text('utf-8')}</script>" if drawn else "",
@@ -103,16 +103,16 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _table(table: Table) -> str:
-    best = [_best(table, nth) for nth in range(len(table.columns))]
+    best = [_best(table, index) for index in range(len(table.columns))]
     head = "".join(
         f'<th scope="col" title="{escape(each.meaning)}">{escape(each.title)}</th>' for each in table.columns
     )
     rows = []
     for name, cells in table.rows:
         row = f'<tr><th scope="row" title="{escape(name)}">{escape(shortened(name))}</th>'
-        for nth, (column, value) in enumerate(zip(table.columns, cells, strict=True)):
+        for index, (column, value) in enumerate(zip(table.columns, cells, strict=True)):
             text = column.text(value)
-            row += f'<td class="best">{text}</td>' if text == best[nth] else f"<td>{text}</td>"
+            row += f'<td class="best">{text}</td>' if text == best[index] else f"<td>{text}</td>"
         rows.append(f"{row}</tr>")
     return "\n".join(
         [
@@ -125,25 +125,25 @@ def _table(table: Table) -> str:
     )
 
 
-def _best(table: Table, nth: int) -> str | None:
+def _best(table: Table, index: int) -> str | None:
     """The best number of a column as it is written, where rows differ in it."""
-    column = table.columns[nth]
-    values = [cells[nth] for _, cells in table.rows]
+    column = table.columns[index]
+    values = [cells[index] for _, cells in table.rows]
     found = sorted(value for value in values if value is not None)
     if not column.best or not found or format(found[0], column.digits) == format(found[-1], column.digits):
         return None
     return format(found[-1] if column.best > 0 else found[0], column.digits)
 
 
-def _picture(nth: int, picture: Picture) -> str:
+def _picture(index: int, picture: Picture) -> str:
     if picture.figure is None:
         return f"<section>\n<h2>{escape(picture.heading)}</h2>\n<p>{escape(picture.about)}</p>\n</section>"
     figure = json.dumps(picture.figure, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
     return "\n".join(
         [
-            f'<section>\n<h2 id="picture-{nth}">{escape(picture.heading)}</h2>',
-            f'<p id="about-{nth}">{escape(picture.about)}</p>',
-            f'<figure aria-labelledby="picture-{nth}" aria-describedby="about-{nth}">\n<div class="plot"></div>',
+            f'<section>\n<h2 id="picture-{index}">{escape(picture.heading)}</h2>',
+            f'<p id="about-{index}">{escape(picture.about)}</p>',
+            f'<figure aria-labelledby="picture-{index}" aria-describedby="about-{index}">\n<div class="plot"></div>',
             # "<" is the one character that could end the script early.
             f'<script type="application/json">{figure.replace("<", chr(92) + "u003c")}</script>\n</figure>\n</section>',
         ]

@@ -132,32 +132,32 @@ def _over_time(views: Sequence[RunView], edges_ns: Ints) -> Picture:
 
 
 def _lanes(views: Sequence[RunView]) -> Picture:
-    """The batches of all runs that tell of them, in a window round the first miss of the run that misses least."""
+    """The batches of all runs that report them, in a window round the first miss of the run that misses least."""
     heading = "Lanes"
-    telling = [view for view in views if view.batches is not None]
-    if not telling:
+    reporting = [view for view in views if view.batches is not None]
+    if not reporting:
         return Picture(heading, "No target tells when its batches ran, so that there is nothing to be shown.", None)
     missing = []
-    for nth, view in enumerate(telling):
+    for index, view in enumerate(reporting):
         missed_ns = view.resolved_ns[np.isin(view.outcome, MISSED)]
         if len(missed_ns):
-            missing.append((len(missed_ns), nth, int(missed_ns.min())))
-    first = telling[0]
+            missing.append((len(missed_ns), index, int(missed_ns.min())))
+    first = reporting[0]
     if missing:
-        _, nth, at_ns = min(missing)
-        why = f"round the first miss of {telling[nth].name}"
+        _, index, at_ns = min(missing)
+        why = f"round the first miss of {reporting[index].name}"
     else:
         at_ns = busiest_ns(first.arrival_ns, first.start_ns, first.end_ns, WINDOWS_NS[0])
         why = "where most frames arrive, since none was missed"
     widest_ns = (max(first.start_ns, at_ns - WINDOWS_NS[0]), at_ns + WINDOWS_NS[0])
-    batches = [(view, view.batches(*widest_ns)) for view in telling if view.batches is not None]
+    batches = [(view, view.batches(*widest_ns)) for view in reporting if view.batches is not None]
     from_ns, width_ns = window_ns(
         at_ns, first.start_ns, lambda *window: all(readable(of_run, *window) for _, of_run in batches)
     )
     about = f"Batches as bars that bear their size: {_span(width_ns)} from {from_ns / 1e9:.3f} s on, {why}. "
-    if not all(view.lanes for view in telling):
+    if not all(view.lanes for view in reporting):
         about += (
-            "They are put together from what each frame was told; targets do not say on which lane, so that rows are "
+            "They are put together from what each frame reports; targets do not say on which lane, so that rows are "
             "what ran side by side. "
         )
     about += "Ticks below are frames that never ran, at the time when they were given up."
@@ -171,7 +171,7 @@ def _lanes(views: Sequence[RunView]) -> Picture:
 
 
 def _span(span_ns: int) -> str:
-    """For people."""
+    """A span of time for people."""
     return f"{span_ns / 1e9:.4g} s" if span_ns >= 1_000_000_000 else f"{span_ns / 1e6:.4g} ms"
 
 

@@ -44,15 +44,15 @@ def _facts(views: Sequence[RunView]) -> list[tuple[str, str]]:
 
 
 def _verdict(views: Sequence[RunView]) -> Verdict:
-    """Streams that were refused or broke off are told of too: they make no run invalid by themselves."""
+    """Streams that were refused or broke off are listed too: they make no run invalid by themselves."""
     invalid = [view for view in views if view.problems]
     several = len(views) > 1
     problems = [(view.name, problem) for view in views for problem in view.problems or ()]
-    told = [*problems, *((view.name, note) for view in views for note in view.notes)]
+    reasons = [*problems, *((view.name, note) for view in views for note in view.notes)]
     if not invalid:
         headline = "Valid" if not several else f"All {len(views)} runs are valid"
     elif several:
         headline = f"INVALID: {len(invalid)} of {len(views)} runs; what they show is not the target's doing alone"
     else:
         headline = "INVALID: what this run shows is not the target's doing alone"
-    return Verdict(not invalid, headline, tuple(f"{name}: {why}" if several else why for name, why in told))
+    return Verdict(not invalid, headline, tuple(f"{name}: {why}" if several else why for name, why in reasons))

@@ -10,7 +10,7 @@ from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.tally import Tally
 
 STREAMS_MAX = 20
-"""Streams that have a row, the worst first."""
+"""The most streams that have a row, the worst first."""
 
 ON_TIME_APART = 0.01
 """On-time ratios that lie further apart make latencies incomparable: who answers almost nothing answers that fast."""
@@ -46,7 +46,7 @@ def _outcomes(views: Sequence[RunView]) -> Table:
         *(Column(words(outcome), f"frames that ended {outcome.name}", ",") for outcome in outcomes),
         Column("worst stream", "on-time ratio of the stream that fared worst", ".2%", best=1),
         Column("fairness", "Jain's index of the streams' on-time ratios, 1 where all fare alike", ".4f", best=1),
-        Column("batch", "mean batch size, where the target tells", ".2f"),
+        Column("batch", "mean batch size, where the target reports it", ".2f"),
     )
     rows = []
     for view in views:

@@ -27,13 +27,13 @@ class Batch:
     """The row in which it is drawn, from 0."""
     model: str
     size: int
-    """0: a run that warms the lane."""
+    """The number of its frames; 0: a run that warms the lane."""
     start_ns: int
     end_ns: int
     frames: int = 0
     """Frames that are known to have been in it; fewer than `size` where some were never answered."""
     late: int = 0
-    """Frames in it that were late."""
+    """The number of its frames that were late."""
     lost: bool = False
     """The batch never ended, because its lane or model went away."""
     about: str = ""
@@ -55,9 +55,9 @@ class RunView:
     """Arrays have a value for each frame that counts."""
 
     name: str
-    """The target or the policy, by which the run is told from others on the page."""
+    """The target or the policy, which distinguishes the run from others on the page."""
     facts: tuple[tuple[str, str], ...]
-    """What was run: (name, value)."""
+    """The facts about what was run, as (name, value)."""
     outcomes: RunOutcomes
     results: Results
     batch_size_mean: float | None
@@ -65,11 +65,11 @@ class RunView:
     ran: Chosen
     """The frame is known to have been in a batch."""
     batches: Callable[[int, int], list[Batch]] | None
-    """The batches that ran between two instants, by their start; None: the target does not tell."""
+    """The batches that ran between two instants, by their start; None: the target does not report them."""
     lanes: tuple[str, ...] = ()
     """Names of the rows; empty: nobody knows on which lane a batch ran, and rows are batches side by side."""
     lag_ns: Ints | None = None
-    """How late the generator sent; None: nothing was sent for real."""
+    """The generator's lag; None: nothing was sent for real."""
     problems: tuple[str, ...] | None = None
     """Why the run is invalid; empty: it is valid; None: nothing can make such a run invalid."""
     notes: tuple[str, ...] = ()
@@ -103,12 +103,12 @@ class RunView:
 
     @property
     def latency_ns(self) -> Ints:
-        """From capture to the result, of frames that got one."""
+        """The time from capture to the result, of frames that got one."""
         return self.outcomes.latency_ns[self.outcomes.counted][self.got_result]
 
     @property
     def slack_ns(self) -> Ints:
-        """From the result to the deadline, of frames that got one; below 0: it was late."""
+        """The time from the result to the deadline, of frames that got one; below 0: it was late."""
         return (self.outcomes.schedule.frames.deadline_ns[self.outcomes.counted] - self.resolved_ns)[self.got_result]
 
     @property

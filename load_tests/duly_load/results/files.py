@@ -21,9 +21,9 @@ from duly_load.results.record import LiveRun
 from duly_load.results.tally import GOT_RESULT, Tally
 
 FRAMES_MAX = 1_000_000
-"""Rows of frames.csv.gz."""
+"""The most rows of frames.csv.gz."""
 ENDINGS_MAX = 1000
-"""Streams that ended badly, in results.json."""
+"""The most streams that ended badly in results.json."""
 
 _OUTCOMES = [outcome.name.lower() for outcome in FrameOutcome]
 
@@ -44,18 +44,18 @@ def write_files(
         )
         if count > most
     ]
-    told = _told(run, results, machine, target_machine, version) | {"left_out": left_out}
-    write_json(folder / "results.json", told)
+    content = _content(run, results, machine, target_machine, version) | {"left_out": left_out}
+    write_json(folder / "results.json", content)
     _write_streams(folder / "streams.csv", run, results)
     _write_timeline(folder / "timeline.csv", run)
     _write_frames(folder / "frames.csv.gz", run)
     return left_out
 
 
-def _told(run: LiveRun, results: LiveResults, machine: Machine, target_machine: str, version: str) -> dict[str, Any]:
+def _content(run: LiveRun, results: LiveResults, machine: Machine, target_machine: str, version: str) -> dict[str, Any]:
     scenario = run.scenario.model_dump(mode="json", by_alias=True)
-    for told, sensor in zip(scenario["stream"], run.scenario.stream, strict=True):
-        told["class"] = sensor.stream_class.name
+    for table, sensor in zip(scenario["stream"], run.scenario.stream, strict=True):
+        table["class"] = sensor.stream_class.name
     return {
         "valid": not run.problems,
         "problems": list(run.problems),

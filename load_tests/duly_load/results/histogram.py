@@ -1,6 +1,6 @@
 """Times as an HdrHistogram, which others can decode, add up and read: Gil Tene, https://hdrhistogram.org.
 
-Values are µs from 1 to an hour, told apart to three significant digits; the encoding is the V2 of HistogramLogWriter
+Values are µs from 1 to an hour, kept to three significant digits; the encoding is the V2 of HistogramLogWriter
 (zlib and base64), which every port of the library reads.
 """
 
@@ -37,7 +37,7 @@ class Percentiles:
 
 
 def percentiles_of(times_ns: Ints) -> Percentiles | None:
-    """Those that a histogram of the times has, by nearest rank. None: there are no times."""
+    """The percentiles of a histogram of the times, by nearest rank. None: there are no times."""
     count = len(times_ns)
     if not count:
         return None
@@ -60,7 +60,7 @@ def encoded(times_ns: Ints) -> str:
 
 
 def _told_apart(times_ns: Ints) -> tuple[Ints, Ints, Ints]:
-    """What a histogram of these times tells apart, in order: first and last value of each place in µs, its number."""
+    """The buckets of a histogram of these times, in order: first and last value in µs, and the number of times."""
     times_us = np.clip(times_ns // 1000, 0, HOUR_US)
     shift = np.maximum(0, np.frexp(times_us.astype(np.float64))[1] - _EXACT_BITS)
     values_us, at, counts = np.unique(times_us >> shift << shift, return_index=True, return_counts=True)

@@ -16,19 +16,19 @@ class Machine:
 
     cpu: str
     cores: int
-    """That this process may use."""
+    """The number of cores that this process may use."""
     memory_bytes: int
     hypervisor: bool
     """It is a virtual machine: others may take its cores away, unseen."""
     kernel: str
     python: str
     versions: dict[str, str]
-    """By package; those that are not installed say so."""
+    """The version of each package, or "not installed"."""
     load_average_1m: float
-    """When looked at: how many processes wanted to run, over the minute before."""
+    """The load average of the minute before `look`: how many processes wanted to run."""
 
     def facts(self) -> list[tuple[str, str]]:
-        """For people: (name, value)."""
+        """The facts for people, as (name, value)."""
         versions = ", ".join(f"{package} {version}" for package, version in self.versions.items())
         kind = "virtual" if self.hypervisor else "physical, as far as it can be seen"
         return [
@@ -42,13 +42,13 @@ class Machine:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data for `json`."""
+        """The machine as plain data for `json`."""
         return asdict(self)
 
 
 def look() -> Machine:
     """This machine, now: look before the load, which would be seen in `load_average_1m`."""
-    about_cpu = _read("/proc/cpuinfo")
+    about_cpu = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
     return Machine(
         _after(about_cpu, "model name") or platform.machine(),
         len(os.sched_getaffinity(0)),
@@ -59,13 +59,6 @@ def look() -> Machine:
         {package: _version(package) for package in PACKAGES},
         os.getloadavg()[0],
     )
-
-
-def _read(file: str) -> str:
-    try:
-        return Path(file).read_text("utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 def _after(text: str, name: str) -> str:

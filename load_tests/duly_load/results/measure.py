@@ -32,26 +32,26 @@ class LiveResults(Results):
     """What became of the frames, and what the harness did."""
 
     reason_ms: Percentiles | None
-    """From capture to an answer that was no result but the reason why there is none: how early the sensor could act."""
+    """The time from capture to an answer that gave the reason for no result: how early the sensor could act."""
     reason_left: BudgetLeft | None
-    """What was left of the budget then."""
+    """The share of the budget that was left then."""
     lag_ms: Percentiles | None
-    """How late the generator sent."""
+    """The lag with which the generator sent."""
     blocked_ms: Percentiles | None
-    """How long the target then did not take the frame."""
+    """The time for which the target then did not take the frame."""
     batch_frames: dict[int, int]
-    """Frames by the size of the batch in which they ran, as far as the target tells."""
+    """Frames by the size of the batch in which they ran, as far as the target reports it."""
     server_cpu_us_per_frame: float | None
     """CPU time of the target's processes for each frame that was sent, warm-up and all; None: it is not known."""
     problems: tuple[str, ...]
     """Why the run is invalid; empty: it is valid."""
     latency_hdr: str
     lag_hdr: str
-    """Encoded histograms, see `duly_load.results.histogram`."""
+    """The encoded histograms of latency and lag, see `duly_load.results.histogram`."""
 
     @property
     def batch_size_mean(self) -> float | None:
-        """The mean over batches; None where the target does not tell."""
+        """The mean over batches; None where the target does not report it."""
         batches = sum(frames / size for size, frames in self.batch_frames.items())
         return sum(self.batch_frames.values()) / batches if batches else None
 

@@ -23,8 +23,8 @@ class FrameOutcome(IntEnum):
     CANCELLED = inference_pb2.OUTCOME_STATUS_CANCELLED
     FAILED = inference_pb2.OUTCOME_STATUS_FAILED
     REFUSED = OWN_KINDS_FROM
-    """Its stream was not let in, so that it was never sent."""
+    """The frame was never sent, because its stream was not let in."""
     UNANSWERED = OWN_KINDS_FROM + 1
-    """It was sent, and nothing had come when the run was over."""
+    """The frame was sent, and nothing had come when the run was over."""
     UNSENT = OWN_KINDS_FROM + 2
     """Its stream had ended, or took no more, before it could be sent."""

@@ -1,4 +1,4 @@
-"""What the generator saw of every frame of one run, and what else a run must tell to be believed."""
+"""What the generator saw of every frame of one run, and what else must be known of a run before it is believed."""
 
 from dataclasses import dataclass, fields
 
@@ -16,45 +16,34 @@ class Record:
     """Arrays in the order of `Schedule.frames`. Times are ns; instants count from the schedule's zero."""
 
     outcome: NDArray[np.int8]
-    """`FrameOutcome`; 0 while the run is on."""
+    """The frame's `FrameOutcome`; 0 while the run is on."""
     latency_ns: Ints
-    """From capture to the answer, whatever it was, on the sender's clock; 0: none came."""
+    """The time from capture to the answer, whatever it was, on the sender's clock; 0: none came."""
     lag_ns: Ints
-    """How late the generator was: from the intended send until it gave the frame to its stream. 0 where it was not
+    """The generator's lag: from the intended send until it gave the frame to its stream. 0 where it was not
     sent."""
     blocked_ns: Ints
     """How long the frame then waited for the target to take what was sent before it."""
     claimed: NDArray[np.bool_]
     """The target itself called it on time, where it knows of deadlines at all; it may have come late all the same."""
     batch_size: NDArray[np.int32]
-    """0: it never ran, or the target does not tell."""
+    """The frames of its batch; 0: it never ran, or the target does not report it."""
     dispatched_ns: Ints
-    """When the target gave it to a lane, as far as it tells; 0: it never ran, or the target does not tell."""
+    """When the target gave it to a lane; 0: it never ran, or the target does not report it."""
     occupied_ns: Ints
-    """From dispatch until the answer was sent."""
+    """The time from dispatch until the answer was sent."""
 
     @classmethod
     def empty(cls, frames: int) -> "Record":
-        def zeros() -> Ints:
-            return np.zeros(frames, np.int64)
-
-        return cls(
-            np.zeros(frames, np.int8),
-            zeros(),
-            zeros(),
-            zeros(),
-            np.zeros(frames, np.bool_),
-            np.zeros(frames, np.int32),
-            zeros(),
-            zeros(),
-        )
+        """The record before anything was sent: zeros."""
+        return cls(*(np.zeros(frames, dtype) for dtype in ("i1", "i8", "i8", "i8", "?", "i4", "i8", "i8")))
 
     def of(self, places: Ints) -> "Record":
-        """That of the frames at these places."""
+        """The record of the frames at these places."""
         return Record(*(getattr(self, each.name)[places] for each in fields(self)))
 
     def put(self, places: Ints, part: "Record") -> None:
-        """The other way round."""
+        """Sets what is recorded of the frames at these places."""
         for each in fields(self):
             getattr(self, each.name)[places] = getattr(part, each.name)
 
@@ -64,10 +53,10 @@ class Ending:
     """A stream that did not end as it should: it was not let in, or broke off."""
 
     at_ns: int
-    """Since the schedule's zero."""
+    """The time since the schedule's zero."""
     stream: str
     refused: bool
-    """It was not let in, since the target is too busy: an answer, and no fault of the run."""
+    """The target was too busy to let it in: an answer, and no fault of the run."""
     reason: str
 
 
@@ -76,22 +65,22 @@ class LiveRun:
     """One run against one target."""
 
     scenario: Scenario
-    """At the load that was offered."""
+    """The scenario at the load that was offered."""
     seed: int
     target: str
-    """As the user named it."""
+    """The target as the user named it."""
     schedule: Schedule
     record: Record
     endings: tuple[Ending, ...]
     begin_unix_ns: int
     """The schedule's zero on the wall clock."""
     processes: int
-    """That sent."""
+    """The number of sender processes."""
     stalled: float
     """Share of the time in which the machine stood still, see `duly_load.generator.stalls`."""
     busiest: float = 0.0
-    """As `Sender.busy`, of the busiest sender process. More than 1 where several threads of it were at work at once."""
+    """The `Sender.busy` of the busiest sender process. More than 1 where several threads of it were at work at once."""
     server_cpu_s: float | None = None
     """CPU time that the target's processes took, where the harness started them."""
     problems: tuple[str, ...] = ()
-    """Why the run is invalid, in words; empty: it is valid."""
+    """The reasons why the run is invalid; empty: it is valid."""

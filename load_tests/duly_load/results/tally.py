@@ -41,11 +41,11 @@ class RunOutcomes:
     outcome: NDArray[np.int8]
     """`FrameOutcome`, whose numbers are those of `OutcomeStatus` where that has them."""
     latency_ns: Ints
-    """From capture to the answer, whatever it was."""
+    """The time from capture to the answer, whatever it was."""
     claimed: Chosen | None = None
     """The target itself called the frame on time."""
     queueing_ns: Ints | None = None
-    """From arrival to dispatch; -1: it never ran."""
+    """The time from arrival to dispatch; -1: it never ran."""
     switched: Chosen | None = None
     """The frame ran on another variant than the frame of its stream that ran before."""
 
@@ -73,16 +73,16 @@ class Tally:
 
     frames: int
     counts: dict[str, int]
-    """Frames by the name of their `FrameOutcome`, all of them."""
+    """The number of frames of every `FrameOutcome`, by its name."""
     on_time_ratio: float
-    """ON_TIME over all frames; 1 if there are none."""
+    """The share of frames that are ON_TIME; 1 if there are no frames."""
     goodput_per_s: float
     claimed_late: int | None
     """Frames that the target itself called on time, and that came late; None: it called none of the run so."""
     latency_ms: Percentiles | None
-    """From capture to result, on time or late."""
+    """The time from capture to result, on time or late."""
     queueing_ms: Percentiles | None
-    """From arrival to dispatch, of the frames that ran; known of simulated runs alone."""
+    """The time from arrival to dispatch of the frames that ran; known of simulated runs alone."""
     age_ms: Age | None
     """Age of information: now minus the capture of the newest result that a stream holds."""
     variant_switches: int | None
@@ -98,7 +98,7 @@ class Results(Tally):
     seconds: float
     """The time that was counted."""
     offered_per_s: float
-    """Frames that were intended."""
+    """The frames per second that were intended."""
     by_class: dict[str, Tally]
     """A tally for each class that has streams."""
     by_stream: dict[str, Tally]
@@ -113,14 +113,14 @@ class Results(Tally):
         return self.by_stream[self.worst_stream].on_time_ratio if self.worst_stream else 1.0
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data for `json`; equal runs give equal data."""
+        """The results as plain data for `json`; equal runs give equal data."""
         return asdict(self)
 
 
 def results_of(run: RunOutcomes) -> Results:
     sessions, counted, ages = run.schedule.sessions, run.counted, run.ages
     names = list(dict.fromkeys(session.name for session in sessions))
-    position = {name: nth for nth, name in enumerate(names)}
+    position = {name: index for index, name in enumerate(names)}
     name_of = np.array([0, *(position[session.name] for session in sessions)])
     class_of = np.array([0, *(int(session.stream_class) for session in sessions)])
     classes = [stream_class for stream_class in StreamClass if stream_class in class_of[1:]]
@@ -140,7 +140,7 @@ def results_of(run: RunOutcomes) -> Results:
 
 
 def fields_of(tally: Tally) -> dict[str, Any]:
-    """By name, for a class that has these fields and more."""
+    """The fields by name, for a class that has these and more."""
     return {name: getattr(tally, name) for name in tally.__dataclass_fields__}
 
 

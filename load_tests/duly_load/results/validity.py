@@ -2,8 +2,8 @@
 
 - The generator was late: what it sent came in lumps that no schedule asked for. Its own lag is held against each
   frame's budget, since 2 ms are nothing to a budget of 500 ms and much to one of 10.
-- A sender process had no time to spare: how long frames waited in it for the target can't be told from how long they
-  waited for the process itself.
+- A sender process had no time to spare: how long frames waited in it for the target can't be separated from how long
+  they waited for the process itself.
 - The target broke off: what it did with a part of the load is not what it does with all of it.
 - The machine stood still, and with it sender and target alike (`duly_load.generator.stalls`).
 - Somebody set the wall clock, by which targets count budgets and generators latencies.
@@ -22,10 +22,12 @@ from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, Record
 from duly_load.scenario.schedule import Schedule
 
+LATE_MAX = 0.01
+"""The share of the frames with which the generator may be later than it is allowed to."""
 STALLED_MAX = 0.1
-"""Share of the time."""
+"""The share of the time in which the machine may stand still."""
 BUSY_MAX = 0.85
-"""Of one processor. Python runs one thread at a time, and what comes at once waits in line from there on."""
+"""The share of one processor beyond which frames wait: Python runs one thread at a time."""
 SET_BY_NS_MAX = 1_000_000
 
 
@@ -34,27 +36,19 @@ class Signs:
     """How sender and machine were while a run was on."""
 
     stalled: float = 0.0
-    """As `LiveRun.stalled`."""
+    """See `LiveRun.stalled`."""
     busiest: float = 0.0
-    """As `LiveRun.busiest`."""
+    """See `LiveRun.busiest`."""
     set_by_ns: int = 0
-    """By how much the wall clock went ahead of the monotonic one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lateness:
-    """How late the generator may be."""
-
-    lag_share: float
-    """Of its budget that a frame may be sent after its time."""
-    late_max: float
-    """Share of the frames that may be sent later than that."""
+    """The time by which the wall clock went ahead of the monotonic one."""
 
 
 def problems(
-    planned: Schedule, record: Record, endings: Sequence[Ending], warm_ns: int, signs: Signs, allowed: Lateness
+    planned: Schedule, record: Record, endings: Sequence[Ending], warm_ns: int, signs: Signs, lag_share: float
 ) -> list[str]:
-    """Why the run is invalid, in words; none: it is valid."""
+    """Why the run is invalid, in words; none: it is valid. `lag_share`: the share of a frame's budget by which the
+    generator may be late with it.
+    """
     found = []
     counted = planned.frames.arrival_ns >= warm_ns
     if not counted.any():
@@ -62,11 +56,11 @@ def problems(
     sent = ~np.isin(record.outcome, (FrameOutcome.REFUSED, FrameOutcome.UNSENT)) & counted
     if sent.any():
         budgets_ns = planned.budgets_ns[planned.frames.stream_id[sent]]
-        late = float(np.mean(record.lag_ns[sent] > allowed.lag_share * budgets_ns))
-        if late > allowed.late_max:
+        late = float(np.mean(record.lag_ns[sent] > lag_share * budgets_ns))
+        if late > LATE_MAX:
             found.append(
                 f"the generator was late: {late:.2%} of the frames were sent later after their time than "
-                f"{allowed.lag_share:.1%} of their budget, {allowed.late_max:.2%} may be; send from more processes "
+                f"{lag_share:.1%} of their budget, {LATE_MAX:.2%} may be; send from more processes "
                 "(--processes), from another machine, or less"
             )
     if signs.busiest > BUSY_MAX:

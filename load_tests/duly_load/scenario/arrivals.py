@@ -35,7 +35,7 @@ Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 DelayMs = Annotated[float, Field(ge=0, le=60_000, allow_inf_nan=False)]
 
 _CAPTURES, _SESSIONS, _DELAYS, _TRIGGER = range(0xA0, 0xA4)
-"""What a generator is for; part of its seed."""
+"""The purpose of a generator, which is part of its seed."""
 
 
 class Table(BaseModel):
@@ -46,7 +46,7 @@ class Table(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What the schedule of one stream is drawn from: `index` tells it from all other streams of the seed."""
+    """What the schedule of one stream is drawn from: `index` distinguishes it from all other streams of the seed."""
 
     seed: int
     index: tuple[int, ...]
@@ -101,7 +101,7 @@ def _phase(value: object) -> str | float:
 
 class _Rated(Table):
     rate_hz: RateHz
-    """Mean, where a kind does not say otherwise."""
+    """The mean rate, where a kind does not say otherwise."""
 
     def frames_expected(self, duration_s: float) -> float:
         return self.rate_hz * duration_s
@@ -120,7 +120,7 @@ class Periodic(_Rated):
     drift_ppm: Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)] = 0.0
     """The clock is wrong by a constant that is uniform within plus and minus this."""
     loss: Share = 0.0
-    """Probability that a frame never comes."""
+    """The probability that a frame never comes."""
 
     @field_validator("phase")
     @classmethod
@@ -163,7 +163,7 @@ class Gamma(_Rated):
 
     kind: Literal["gamma"]
     cv: Annotated[float, Field(ge=1, le=8, allow_inf_nan=False)]
-    """Standard deviation of the gaps over their mean."""
+    """The standard deviation of the gaps over their mean."""
 
     def times_s(self, draw: Draw) -> Floats:
         rng = draw.rng(_CAPTURES)
@@ -182,7 +182,7 @@ class Mmpp(_Rated):
     rates: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     """Rates of the two states relative to each other; they are scaled so that the mean is `rate_hz`."""
     dwell_s: tuple[DwellS, DwellS]
-    """Mean time in each state before it changes, exponential."""
+    """The mean time in each state before it changes, which is exponential."""
 
     def times_s(self, draw: Draw) -> Floats:
         rng = draw.rng(_CAPTURES)
@@ -215,7 +215,7 @@ class Trace(Table):
 
     kind: Literal["trace"]
     topic: str = ""
-    """Of the .mcap; may be left out where it has only one."""
+    """The topic of the .mcap; it may be left out where there is only one."""
     file: Annotated[Path, AfterValidator(beside_scenario)]
     """Times in s since the start of the run: .npy, or .csv of one time a line; or a log, .mcap: when the messages of
     `topic` were logged, since the log's first of any topic. Relative to the scenario's folder.
@@ -242,16 +242,16 @@ class Churn(Table):
 
     lifetime_s: DwellS
     gap_s: DwellS
-    """Mean time that it is open, and away, exponential."""
+    """The mean times that it is open and away, which are exponential."""
 
 
 class Network(Table):
     """The way from capture to arrival. Frames of one stream never overtake each other."""
 
     delay_ms: DelayMs = 0.0
-    """Of every frame."""
+    """The delay of every frame."""
     jitter_ms: DelayMs = 0.0
-    """Mean of what comes on top, exponential, cut off at ten times that."""
+    """The mean of the additional delay, exponential, cut off at ten times that."""
 
 
 def capture_times_ns(arrivals: Arrivals, draw: Draw) -> NDArray[np.int64]:
@@ -266,7 +266,7 @@ def sessions_ns(churn: Churn | None, draw: Draw) -> list[tuple[int, int]]:
         return [(0, draw.duration_ns)]
     starts_s, state = _alternate(draw.rng(_SESSIONS), (churn.lifetime_s, churn.gap_s), draw.duration_s)
     edges_ns = [*np.rint(starts_s * 1e9).astype(np.int64).tolist(), draw.duration_ns]
-    return [(edges_ns[nth], edges_ns[nth + 1]) for nth in range(len(state)) if state[nth] == 0]
+    return [(edges_ns[index], edges_ns[index + 1]) for index in range(len(state)) if state[index] == 0]
 
 
 def arrival_times_ns(captures_ns: NDArray[np.int64], network: Network, draw: Draw) -> NDArray[np.int64]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mcap.summary import Summary
 
 MESSAGES_MAX = 2**20
-"""Of one topic whose times are read."""
+"""The most messages of one topic whose times are read."""
 
 _COMPRESSED = {"foxglove.CompressedImage", "sensor_msgs/msg/CompressedImage"}
 _RAW = {"foxglove.RawImage", "sensor_msgs/msg/Image"}
@@ -54,9 +54,9 @@ class Message:
     """One message, decoded."""
 
     schema: str
-    """Its name; empty: it has none."""
+    """The schema's name; empty: there is none."""
     fields: Mapping[str, Any]
-    """In the schema's order."""
+    """The message's fields, in the schema's order."""
 
 
 @lru_cache(maxsize=32)

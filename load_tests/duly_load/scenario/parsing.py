@@ -63,10 +63,10 @@ def _in_plain_words(root: type[Table], detail: Any) -> list[str]:
     if not loc:
         return [str(line) for line in message.splitlines()]
     place = ""
-    for nth, part in enumerate(loc):
+    for index, part in enumerate(loc):
         if isinstance(part, int):
             place += f"[{part}]"
-        elif not (nth and loc[nth - 1] == "arrivals" and part in KINDS):  # there pydantic names the kind it chose
+        elif not (index and loc[index - 1] == "arrivals" and part in KINDS):  # there pydantic names the kind it chose
             place += f".{part}" if place else part
     if kind == "missing":
         return [f"{place}: is required"]

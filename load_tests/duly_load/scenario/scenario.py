@@ -1,6 +1,6 @@
 """A scenario, read from a TOML file: sensors and when they send, and what serves them.
 
-[serve] says what live servers are given, [simulate] what the simulator is told; a file may have both. It is checked as
+[serve] says what live servers are given, [simulate] what the simulator is given; a file may have both. It is checked as
 a whole before anything runs: names that nothing bears, times that do not fit, more frames than a run can hold.
 """
 
@@ -17,7 +17,7 @@ from duly_load.scenario.simulate import Simulate
 from duly_load.scenario.tables import STREAMS_MAX, AtLeastOne, LoadStep, Name, PositiveSeconds, Seconds, Sensor, one_of
 
 FRAMES_MAX = 20_000_000
-"""Frames of one run, all streams together."""
+"""The most frames of one run, all streams together."""
 SESSIONS_MAX = 100_000
 """Times that streams open in one run. Times the longest run in ns, this still fits 63 bits."""
 
@@ -27,7 +27,7 @@ class Scenario(Table):
 
     name: Name
     duration_s: PositiveSeconds
-    """With `warm_s`, which is not counted."""
+    """The duration, including `warm_s`, which is not counted."""
     warm_s: Seconds = 0.0
     scale: Literal["streams", "rates"] = "streams"
     """What a load factor multiplies: how many streams there are, or how often each sends."""
@@ -69,37 +69,37 @@ class Scenario(Table):
         simulated = self.simulate.model if self.simulate is not None else ()
         variants = {model.name: [variant.name for variant in model.variants] for model in simulated}
         sections = {"serve": [model.name for model in self.serve.model], "simulate": [*variants]}
-        for nth, stream in enumerate(self.stream):
+        for index, stream in enumerate(self.stream):
             for section, models in sections.items():
                 if models and stream.model not in models:
                     yield (
-                        f"stream[{nth}].model: no model of [{section}] is named {stream.model!r}; "
+                        f"stream[{index}].model: no model of [{section}] is named {stream.model!r}; "
                         f"should be {one_of(models)}"
                     )
             of_model = variants.get(stream.model)
             if of_model and stream.variant_lowest is not None and stream.variant_lowest not in of_model:
                 yield (
-                    f"stream[{nth}].variant_lowest: {stream.model} has no variant {stream.variant_lowest!r}; "
+                    f"stream[{index}].variant_lowest: {stream.model} has no variant {stream.variant_lowest!r}; "
                     f"should be {one_of(of_model)}"
                 )
             if stream.payloads.topic and stream.payloads.recording is None:
-                yield f"stream[{nth}].payloads.topic: goes with a recording that is an .mcap"
+                yield f"stream[{index}].payloads.topic: goes with a recording that is an .mcap"
 
     def _problems_of_times(self) -> Iterator[str]:
         end_s = self.duration_s
         if self.warm_s >= end_s:
             yield f"warm_s: should be less than duration_s, which is {end_s:g}, got {self.warm_s:g}"
-        for nth, stream in enumerate(self.stream):
+        for index, stream in enumerate(self.stream):
             to_s = end_s if stream.to_s is None else stream.to_s
             if to_s > end_s:
-                yield f"stream[{nth}].to_s: should be at most duration_s, which is {end_s:g}, got {to_s:g}"
+                yield f"stream[{index}].to_s: should be at most duration_s, which is {end_s:g}, got {to_s:g}"
             elif stream.from_s >= to_s:
-                yield f"stream[{nth}].from_s: should be less than to_s, which is {to_s:g}, got {stream.from_s:g}"
-        for nth, step in enumerate(self.load_step):
-            after_s = self.load_step[nth - 1].at_s if nth else -1.0
+                yield f"stream[{index}].from_s: should be less than to_s, which is {to_s:g}, got {stream.from_s:g}"
+        for index, step in enumerate(self.load_step):
+            after_s = self.load_step[index - 1].at_s if index else -1.0
             if not after_s < step.at_s < end_s:
                 yield (
-                    f"load_step[{nth}].at_s: should be later than the step before and less than duration_s, "
+                    f"load_step[{index}].at_s: should be later than the step before and less than duration_s, "
                     f"which is {end_s:g}, got {step.at_s:g}"
                 )
 

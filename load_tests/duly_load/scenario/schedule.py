@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from duly.core.types import StreamClass
-from duly_load.scenario.arrivals import Draw, arrival_times_ns, capture_times_ns, sessions_ns
+from duly_load.scenario.arrivals import Draw, Poisson, arrival_times_ns, capture_times_ns, sessions_ns
 from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.tables import Sensor
 
@@ -37,7 +37,7 @@ class Session:
     name: str
     """The stream's name; its sessions share it."""
     sensor: int
-    """Position of its table in the scenario."""
+    """The position of its table in the scenario."""
     stream_class: StreamClass
     model: str
     budget_ns: int
@@ -45,20 +45,28 @@ class Session:
     closed_ns: int
 
 
+def lone_session(sensor: Sensor, rate_hz: float, stream_id: int, name: str) -> tuple[Sensor, Session]:
+    """A stream outside any schedule, which is open all the time. It states no period, so that no server refuses it for
+    want of room.
+    """
+    alone = sensor.model_copy(update={"count": 1, "arrivals": Poisson(kind="poisson", rate_hz=rate_hz)})
+    return alone, Session(stream_id, name, 0, sensor.stream_class, sensor.model, sensor.budget_ns, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     frames: Frames
     sessions: tuple[Session, ...]
-    """In order of stream ids, which are 1, 2, ..."""
+    """The sessions in order of stream ids, which are 1, 2, ..."""
 
     @property
     def budgets_ns(self) -> NDArray[np.int64]:
-        """By stream id; 0 for 0, which is none."""
+        """The budgets by stream id; the first, of no stream, is 0."""
         return np.array([0, *(session.budget_ns for session in self.sessions)], np.int64)
 
     @property
     def captures_ns(self) -> NDArray[np.int64]:
-        """Of each frame."""
+        """The capture time of each frame."""
         captures_ns: NDArray[np.int64] = self.frames.deadline_ns - self.budgets_ns[self.frames.stream_id]
         return captures_ns
 

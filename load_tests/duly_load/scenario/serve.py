@@ -29,7 +29,7 @@ class ServedModel(Table):
 
     name: ModelName
     graph: Literal["mlp", "wide", "squeezenet"] | None = None
-    """One of the benchmark's graphs."""
+    """One of the graphs that `duly_load.graphs` makes."""
     dense: Dense | None = None
     folder: Annotated[Path, AfterValidator(beside_scenario)] | None = None
     """The folder of a model in a duly repository: VERSION/model.onnx, of which the newest counts, and what else is
@@ -54,14 +54,14 @@ class WorkerFault(Table):
     kind: Literal["die", "hang"]
     at_s: Seconds
     back_s: PositiveSeconds | None = None
-    """For hang alone."""
+    """When a hanging worker goes on; only for `hang`."""
 
 
 class Serve(Table):
     """What a live server serves, on which lanes, and which of its workers fail."""
 
     lanes: Annotated[tuple[Name, ...], Field(max_length=64), AtLeastOne] = ("cpu:0",)
-    """For duly alone: its peers take as many CPUs."""
+    """The lanes of duly; its peers get as many CPUs."""
     model: Annotated[tuple[ServedModel, ...], Field(max_length=64)] = ()
     fault: Annotated[tuple[WorkerFault, ...], Field(max_length=64)] = ()
 
@@ -69,8 +69,8 @@ class Serve(Table):
         """What is wrong with the tables together, in a run that lasts until `end_s`: a line each, with its place."""
         yield from twice("serve.lanes", list(self.lanes))
         yield from twice("serve.model", [model.name for model in self.model])
-        for nth, fault in enumerate(self.fault):
-            place = f"serve.fault[{nth}]"
+        for index, fault in enumerate(self.fault):
+            place = f"serve.fault[{index}]"
             if fault.lane not in self.lanes:
                 yield f"{place}.lane: no lane is named {fault.lane!r}; should be {one_of(list(self.lanes))}"
             if fault.at_s >= end_s:

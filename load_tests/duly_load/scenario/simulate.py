@@ -63,14 +63,14 @@ class Noise(Table):
     """How batch times scatter round their tables."""
 
     cv: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
-    """Lognormal with mean 1 and this coefficient of variation."""
+    """The coefficient of variation; factors are lognormal with mean 1."""
     bound: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
-    """If not 0: uniform within 1 - bound ... 1 + bound instead."""
+    """If not 0, factors are uniform within 1 - bound ... 1 + bound instead."""
     spike_probability: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     spike_factor: Factor = 5.0
     step_at_s: Seconds = 0.0
     step_factor: Factor = 1.0
-    """From `step_at_s` on every time is multiplied by this."""
+    """The factor by which every time is multiplied from `step_at_s` on."""
     wake_ms: DelayMs = 0.0
     """What a batch takes longer on a lane that was idle: the mean of an exponential distribution."""
     wake_after_ms: DelayMs = 0.0
@@ -85,7 +85,7 @@ class Lane(Table):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.name,) if self.count is None else tuple(f"{self.name}:{nth}" for nth in range(self.count))
+        return (self.name,) if self.count is None else tuple(f"{self.name}:{index}" for index in range(self.count))
 
 
 class Linear(Table):
@@ -101,10 +101,10 @@ class Variant(Table):
     name: Name = "default"
     table: Literal["t4_resnet50", "a100_resnet50", "v100_resnet50"] | None = None
     times_ms: TableMs | None = None
-    """By batch size; sizes between lie on straight lines."""
+    """Times by batch size; sizes between lie on straight lines."""
     linear: Linear | None = None
     measured: Annotated[TableMs | None, BeforeValidator(_read_measured)] = None
-    """From a JSON file, relative to the scenario's folder."""
+    """Times from a JSON file, whose name is relative to the scenario's folder."""
     scale: Factor = 1.0
 
     @model_validator(mode="after")
@@ -132,7 +132,7 @@ class SimulatedModel(Table):
     any_size: bool = True
     """False: the engine takes batches of 1, 2, 4, 8, 16, 32 and `batch_max` only."""
     lanes: tuple[Name, ...] = ()
-    """Lanes that serve it; none named: all."""
+    """The lanes that serve it; empty: all do."""
     variants: Annotated[tuple[Variant, ...], Field(max_length=16), AtLeastOne]
     """The most accurate first."""
 
@@ -174,8 +174,8 @@ class Simulate(Table):
             yield f"simulate.lane: should be at most {LANES_MAX} in all, are {len(lanes)}"
         yield from twice("simulate.lane", lanes)
         yield from twice("simulate.model", [model.name for model in self.model])
-        for nth, model in enumerate(self.model):
-            place = f"simulate.model[{nth}]"
+        for index, model in enumerate(self.model):
+            place = f"simulate.model[{index}]"
             yield from twice(f"{place}.variants", [variant.name for variant in model.variants])
             yield from twice(f"{place}.lanes", list(model.lanes))
             for lane in model.lanes:
@@ -191,8 +191,8 @@ class Simulate(Table):
     def _problems_of_faults(self, end_s: float) -> Iterator[str]:
         lanes = list(self.lanes)
         back_s: dict[str, float] = {}
-        for nth, fault in enumerate(self.fault):
-            place = f"simulate.fault[{nth}]"
+        for index, fault in enumerate(self.fault):
+            place = f"simulate.fault[{index}]"
             if fault.lane not in lanes:
                 yield f"{place}.lane: no lane is named {fault.lane!r}; should be {one_of(lanes)}"
             if not back_s.get(fault.lane, -1.0) < fault.at_s < end_s:

@@ -79,11 +79,11 @@ class Payloads(Table):
     topic: str = ""
     """The topic of the .mcap."""
     shape: tuple[Annotated[int, Field(ge=1, le=ELEMENTS_MAX)], ...] = ()
-    """Of one frame, without a batch dimension: for servers that do not say, and in place of extents that are free."""
+    """The shape of one frame, without the batch: for servers that do not say, and for extents that are free."""
     datatype: Datatype = "FP32"
-    """For servers that do not say."""
+    """The element type, for servers that do not say."""
     distinct: Annotated[int, Field(ge=1, le=DISTINCT_MAX)] = 16
-    """Different frames, held in memory and sent in turn."""
+    """The number of different frames, which are held in memory and sent in turn."""
 
     @field_validator("recording")
     @classmethod
@@ -103,11 +103,11 @@ class Sensor(Table):
     budget_ms: Ms
     """How long after its capture a result is worth having."""
     backlog: Annotated[str, AfterValidator(_backlog)] = "LATEST"
-    """LATEST, KEEP_LAST:n or ALL."""
+    """The backlog policy: LATEST, KEEP_LAST:n or ALL."""
     arrivals: Arrivals
     from_s: Seconds = 0.0
     to_s: PositiveSeconds | None = None
-    """Open from `from_s` to this; not set: to the end."""
+    """The stream is open from `from_s` to this; not set: to the end."""
     churn: Churn | None = None
     network: Network = Network()
     variant_lowest: Name | None = None
@@ -115,9 +115,9 @@ class Sensor(Table):
     floor: Annotated[tuple[int, int], AfterValidator(_floor)] | None = None
     """[m, k]: m of any k consecutive frames shall be on time."""
     payloads: Payloads = Payloads()
-    """For live servers alone: simulated frames hold nothing."""
+    """What frames hold, for live servers alone: simulated frames hold nothing."""
     principal: Annotated[str, Field(max_length=200)] = ""
-    """For the simulator alone: live, all streams are of one client."""
+    """Whose stream it is, for the simulator alone: live, all streams are of one client."""
     credit: Annotated[int, Field(ge=1, le=65_536)] = 256
     """Frames that may be unanswered, more are shed. For the simulator alone: live, it is a setting of the server."""
     advice: Literal["follow", "ignore"] | None = None
@@ -127,7 +127,7 @@ class Sensor(Table):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.name,) if self.count == 1 else tuple(f"{self.name}-{nth}" for nth in range(self.count))
+        return (self.name,) if self.count == 1 else tuple(f"{self.name}-{index}" for index in range(self.count))
 
     @property
     def budget_ns(self) -> int:
@@ -139,13 +139,13 @@ class Sensor(Table):
 
     @property
     def backlog_frames(self) -> int:
-        """As `StreamTerms` has it: LATEST 1, ALL 0."""
+        """The number that `StreamTerms` has: LATEST 1, ALL 0."""
         frames = self.backlog.partition(":")[2]
         return int(frames) if frames else int(self.backlog == "LATEST")
 
 
 class LoadStep(Table):
-    """From `at_s` on every stream sends `factor` times as often as it says, recorded traces apart."""
+    """A step of the load: from `at_s` on every stream but recorded traces sends `factor` times as often."""
 
     at_s: Seconds
     factor: Factor

@@ -40,13 +40,13 @@ def alone(scenario: Scenario) -> Scenario:
 
 
 def _problems_of_traces(scenario: Scenario, factor: float) -> Iterator[str]:
-    for nth, sensor in enumerate(scenario.stream):
+    for index, sensor in enumerate(scenario.stream):
         count = sensor.count * factor
         # 1.1 times 10 streams are 11, though not in floating point.
         whole = round(count) >= 1 and math.isclose(count, round(count), rel_tol=1e-9)
         if isinstance(sensor.arrivals, Trace) and (scenario.scale == "rates" or not whole):
             yield (
-                f"stream[{nth}].arrivals: a recorded trace is not offered faster or slower; the factor should be 1"
+                f"stream[{index}].arrivals: a recorded trace is not offered faster or slower; the factor should be 1"
                 + (f", or make whole streams of {sensor.count}" if scenario.scale == "streams" else "")
             )
 

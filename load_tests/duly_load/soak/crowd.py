@@ -22,22 +22,22 @@ VANISHING_MAX = 4
 LIFE_S_MAX = 2.0
 """How long after it has opened its streams a client vanishes, at most."""
 READY_S_MAX = 30.0
-"""Then a client vanishes even if it never opened a stream, and nobody waits any more for the others to begin."""
+"""After this a client vanishes even without a stream, and nobody waits any more for the others to begin."""
 RESTART_S, RESTART_S_MAX = 1.0, 60.0
-"""From one start of a kind to the next, at least; it doubles each time."""
+"""The least time from one start of a kind to the next, and its bound; it doubles each time."""
 
 Tallies = dict[str, dict[str, int]]
-"""Counts by what they count, of each kind of client."""
+"""The counts of each kind of client, by what they count."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rudeness:
-    """How many misbehave."""
+    """How many clients misbehave, and how."""
 
     slow_readers: int
-    """Streams."""
+    """The number of streams that are read slowly."""
     vanish_per_minute: float
-    """Clients."""
+    """The number of clients that are killed each minute."""
     churn: bool
 
     def __bool__(self) -> bool:
@@ -52,7 +52,7 @@ class _Client:
     counts: Counts
     began_s: float
     vanish_at_s: float | None = None
-    """None: not known yet."""
+    """When it is killed; None: not known yet."""
 
 
 @dataclass(slots=True)
@@ -63,9 +63,9 @@ class _Kind:
     arguments: tuple[Any, ...] = ()
     clients: list[_Client] = field(default_factory=list)
     ended: dict[CountIndex, int] = field(default_factory=lambda: dict.fromkeys(CountIndex, 0))
-    """What those did that are no more."""
+    """The counts of clients that have ended."""
     fell: int = 0
-    """That ended by themselves, which none should."""
+    """The number of clients that ended by themselves, which none should."""
     restart_s: float = RESTART_S
     next_start_s: float = 0.0
 
@@ -91,7 +91,7 @@ class Crowd:
         self._lock = threading.Lock()
         self._begun = threading.Event()
         self._error = ""
-        """The first that the thread met."""
+        """The first error that the thread met."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="crowd", daemon=True)
 
@@ -112,13 +112,13 @@ class Crowd:
         return self._begun.wait(wait_s)
 
     def pids(self) -> list[int]:
-        """Of those that live now."""
+        """The process ids of clients that live now."""
         with self._lock:
             clients = [client for kind in self._kinds.values() for client in kind.clients]
             return [client.process.pid for client in clients if client.process.pid is not None]
 
     def tallies(self) -> Tallies:
-        """So far."""
+        """What each kind of client has done so far."""
         with self._lock:
             return {name: _tally(kind) for name, kind in self._kinds.items()}
 
@@ -183,7 +183,7 @@ class Crowd:
         kind.clients.append(_Client(process, Counts(memory), time.monotonic()))
 
     def _end(self, kind: _Kind, client: _Client) -> None:
-        """With SIGKILL: no client of the crowd says goodbye."""
+        """Ends the client with SIGKILL: no client of the crowd closes its streams."""
         client.process.kill()
         client.process.join()
         kind.clients.remove(client)

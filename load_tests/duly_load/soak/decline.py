@@ -9,7 +9,7 @@ What makes it unfair, and what is done about it:
 
 - A slice in which the machine stood still or the generator was late is invalid and left out. A machine that is merely
   slower at last than at first is not seen by that, and looks like a server that is. The verdict says so; the latency
-  of single slices over time, a picture of the page, may tell them apart, as a slower machine is slower with them too.
+  of single slices over time, a picture of the page, may distinguish them, as a slower machine is slower with them too.
 - Each slice has a seed of its own. Where sensors come in bursts, slices offer up to a tenth more or less than others,
   and goodput follows. So the share that was on time must have fallen as far as goodput has: it rises where less was
   offered and is the same where everything is on time, while a server that does less loses both.
@@ -26,11 +26,11 @@ from duly_load.soak.phases import Phase
 from duly_load.soak.record import SliceResult
 
 SLICES_MAX = 10
-"""At either end."""
+"""The most slices that are compared at either end."""
 SLICES_MIN = 3
-"""Of fewer one that is off is half of the median, or all of it."""
+"""Among fewer slices one that is off is half of the median, or all of it."""
 KEPT_MIN = 0.9
-"""Share of what the first did that the last have to do."""
+"""The share of what the first slices did that the last have to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class Decline:
     """Medians over as many busy slices at the end as at the beginning."""
 
     slices: int
-    """At either end."""
+    """The number of slices at either end."""
     first_per_s: float
     last_per_s: float
-    """Frames on time."""
+    """Frames on time per second."""
     first_ratio: float
     last_ratio: float
     """Frames on time of those that were to be sent."""
@@ -52,7 +52,7 @@ class Decline:
 
 
 def decline(slices: Sequence[SliceResult]) -> Decline | None:
-    """None: there are too few busy slices to say, see `compared`."""
+    """The figures at both ends; None: there are too few busy slices, see `compared`."""
     valid = compared(slices)
     each = min(SLICES_MAX, len(valid) // 2)
     if each < SLICES_MIN:

@@ -33,24 +33,24 @@ from duly_load.payloads.prepared import Prepared, prepare
 from duly_load.protocols.address import Address
 from duly_load.protocols.by_address import target_of
 from duly_load.protocols.connection import Connection, FrameAnswer, Refused, Target, TargetError
-from duly_load.scenario.arrivals import Poisson, Trace
-from duly_load.scenario.schedule import Session
+from duly_load.scenario.arrivals import Trace
+from duly_load.scenario.schedule import lone_session
 from duly_load.scenario.tables import Sensor
 
 READ_S = 0.2
-"""Between two outcomes that a slow reader takes; longer for sensors that are slow themselves."""
+"""The time between two outcomes that a slow reader takes; longer for sensors that are slow themselves."""
 TOO_SLOW = 4.0
 """Frames that a slow reader sends, at least, in the time in which it takes one outcome."""
 PAUSE_S = 1.0
-"""Before a stream that was refused or ended opens again."""
+"""The pause before a stream that was refused or ended opens again."""
 CHURN_S = 0.5
-"""Mean time between two deeds of a churner."""
+"""The mean time between two deeds of a churner."""
 FRAMES_MAX = 20
-"""That a churner sends before it leaves."""
+"""The most frames that a churner sends before it leaves."""
 HELD_S_MAX = 2.0
 """How long a call on which nothing is said is held."""
 STREAMS = 3
-"""Of a client that vanishes."""
+"""The streams of a client that vanishes."""
 VANISHING_RATE_HZ = 50.0
 OPEN_S = 10.0
 """How long a stream may take to open."""
@@ -62,9 +62,9 @@ class CountIndex(IntEnum):
     """What is counted; places in a `Counts`."""
 
     OPENED = 0
-    """Streams."""
+    """Streams that were opened."""
     SENT = 1
-    """Frames."""
+    """Frames that were sent."""
     ANSWERED = 2
     ENDED = 3
     """Streams that the target ended."""
@@ -75,11 +75,11 @@ class CountIndex(IntEnum):
     SILENT = 6
     """Calls on which nothing was said."""
     KILLED = 7
-    """Clients."""
+    """Clients that were killed."""
 
 
 class Counts:
-    """Of one process: written by it alone, read by the one that started it, there when it is killed too."""
+    """The counts of one process: written by it alone, read by the one that started it, there when it is killed too."""
 
     def __init__(self, memory: Sequence[int]) -> None:
         """`memory`: shared, an int for each `CountIndex`."""
@@ -98,7 +98,7 @@ class Aim:
 
     address: Address
     sensors: tuple[Sensor, ...]
-    """Whose frames to send."""
+    """The sensors whose frames are sent."""
     seed: int
 
 
@@ -138,21 +138,24 @@ def _live(work: Callable[[], Awaitable[NoReturn]]) -> None:
 async def _read_slowly(aim: Aim, streams: int, counts: Counts) -> NoReturn:
     async with Client(aim.address.endpoint, reconnect=False) as client:
         await asyncio.gather(
-            *(_slow_reader(client, aim, aim.sensors[nth % len(aim.sensors)], nth, counts) for nth in range(streams))
+            *(
+                _slow_reader(client, aim, aim.sensors[index % len(aim.sensors)], index, counts)
+                for index in range(streams)
+            )
         )
     raise AssertionError("it is killed before")
 
 
-async def _slow_reader(client: Client, aim: Aim, sensor: Sensor, nth: int, counts: Counts) -> NoReturn:
+async def _slow_reader(client: Client, aim: Aim, sensor: Sensor, index: int, counts: Counts) -> NoReturn:
     while True:
         with suppress(DulyError, RuntimeError):  # RuntimeError: it was ended while a frame was sent
-            await _slow_stream(client, aim, sensor, nth, counts)
+            await _slow_stream(client, aim, sensor, index, counts)
         await asyncio.sleep(PAUSE_S)
 
 
-async def _slow_stream(client: Client, aim: Aim, sensor: Sensor, nth: int, counts: Counts) -> None:
+async def _slow_stream(client: Client, aim: Aim, sensor: Sensor, index: int, counts: Counts) -> None:
     stream = client.stream(
-        sensor.model, budget_ms=sensor.budget_ms, name=f"slow-reader-{nth}", stream_class="BEST_EFFORT", check=False
+        sensor.model, budget_ms=sensor.budget_ms, name=f"slow-reader-{index}", stream_class="BEST_EFFORT", check=False
     )
     rate_hz = _rate_hz(sensor)
     try:
@@ -214,19 +217,15 @@ class _Bothered:
         self._streams = 0
 
     async def connection(self, sensor: Sensor) -> tuple[Connection, Prepared]:
-        """Not yet open."""
+        """A connection for the sensor, not yet open, and its payloads."""
         prepared = self._prepared.get(sensor.name)
         if prepared is None:
             inputs = await self._target.inputs(sensor.model)
             prepared = prepare(sensor.payloads, inputs, self._aim.seed, sensor.name)
             self._prepared[sensor.name] = prepared
         self._streams += 1
-        # It says no period, so that it is not refused for want of room.
-        arrivals = Poisson(kind="poisson", rate_hz=_rate_hz(sensor))
-        rude = sensor.model_copy(update={"arrivals": arrivals, "stream_class": StreamClass.BEST_EFFORT, "count": 1})
-        session = Session(
-            self._streams, f"rude-{sensor.name}", 0, StreamClass.BEST_EFFORT, sensor.model, sensor.budget_ns, 0, 0
-        )
+        rude = sensor.model_copy(update={"stream_class": StreamClass.BEST_EFFORT})
+        rude, session = lone_session(rude, _rate_hz(sensor), self._streams, f"rude-{sensor.name}")
         return self._target.connection(rude, session, prepared.encoding, _Heard(self._counts)), prepared
 
     async def opened(self, sensor: Sensor) -> tuple[Connection, Prepared]:
@@ -241,8 +240,8 @@ class _Bothered:
         self._counts.add(CountIndex.OPENED)
         return connection, prepared
 
-    async def send(self, connection: Connection, nth: int, prepared: Prepared) -> None:
-        await connection.send(nth, prepared.frames[nth % len(prepared.frames)], time.time_ns())
+    async def send(self, connection: Connection, index: int, prepared: Prepared) -> None:
+        await connection.send(index, prepared.frames[index % len(prepared.frames)], time.time_ns())
         self._counts.add(CountIndex.SENT)
 
 
@@ -252,9 +251,9 @@ async def _vanish(aim: Aim, counts: Counts) -> NoReturn:
         bothered = _Bothered(target, aim, counts)
         with suppress(TargetError, Refused, TimeoutError):
             streams = [await bothered.opened(chance.choice(aim.sensors)) for _ in range(STREAMS)]
-            for nth in count():
+            for index in count():
                 for connection, prepared in streams:
-                    await bothered.send(connection, nth, prepared)
+                    await bothered.send(connection, index, prepared)
                 await asyncio.sleep(1 / VANISHING_RATE_HZ)
         await asyncio.Event().wait()  # one that was not let in vanishes too
     raise AssertionError("it is killed before")
@@ -267,7 +266,7 @@ async def _churn(aim: Aim, counts: Counts) -> NoReturn:
         bothered = _Bothered(target, aim, counts)
         while True:
             await asyncio.sleep(chance.expovariate(1 / CHURN_S))
-            # A target that is gone is for others to tell; what is wanted here is to be there when it is back.
+            # A target that is gone is for others to report; what is wanted here is to be there when it is back.
             with suppress(TargetError, Refused, TimeoutError):
                 await chance.choice(deeds)(bothered, aim, chance, counts)
 
@@ -280,8 +279,8 @@ async def _open_and_close(bothered: _Bothered, aim: Aim, chance: random.Random, 
 async def _leave_unanswered(bothered: _Bothered, aim: Aim, chance: random.Random, counts: Counts) -> None:
     connection, prepared = await bothered.opened(chance.choice(aim.sensors))
     try:
-        for nth in range(chance.randint(1, FRAMES_MAX)):
-            await bothered.send(connection, nth, prepared)
+        for index in range(chance.randint(1, FRAMES_MAX)):
+            await bothered.send(connection, index, prepared)
     finally:
         await connection.close()
 

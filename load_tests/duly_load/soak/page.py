@@ -14,12 +14,12 @@ from duly_load.soak.record import SliceResult, Soak
 from duly_load.soak.verdict import SERIES, Growth, Judgement, Series, at_both_ends, values_of
 
 HEIGHT = 320
-"""Of a picture, px."""
+"""The height of a picture, px."""
 POINTS_MAX = 400
-"""Of a curve; of more, the worst of each stretch is drawn."""
+"""The most points of a curve; of more, the worst of each stretch is drawn."""
 
 Curve = tuple[str, list[float], list[float]]
-"""Name, times in s, values."""
+"""A curve: its name, times in s, values."""
 
 
 def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judged: Judgement) -> None:
@@ -28,11 +28,11 @@ def write(path: Path, title: str, facts: list[tuple[str, str]], done: Soak, judg
     doubts = [("Why nobody can say", doubt) for doubt in judged.doubts]
     notes = [("Note", note) for note in judged.notes]
     busy = [("Busy slices", at_both_ends(judged.decline))] if judged.decline else []
-    told = [("Verdict", judged.holds.value), *against, *doubts, *notes, *busy, *facts]
+    shown = [("Verdict", judged.holds.value), *against, *doubts, *notes, *busy, *facts]
     tables = [growth_table(judged)] if judged.growth else []
     if done.slices:
         tables.append(_slices(done))
-    write_text(path, render(title, told, tables, _pictures(done)))
+    write_text(path, render(title, shown, tables, _pictures(done)))
 
 
 def growth_table(judged: Judgement) -> Table:
@@ -194,7 +194,7 @@ def _over_time(curves: list[Curve], title: str, warm_s: float, worst: Callable[[
     end_s = max((at_s[-1] for _, at_s, _ in curves if at_s), default=1.0)
     unit, unit_s = ("h", 3600.0) if end_s >= 2 * 3600 else ("min", 60.0)
     drawn = [(name, (_thinned(at_s, np.min) / unit_s, _thinned(values, worst))) for name, at_s, values in curves]
-    data = lines(drawn, f"%{{y:,.5~g}} at %{{x:.4~g}} {unit}", {name: nth for nth, (name, _) in enumerate(drawn)})
+    data = lines(drawn, f"%{{y:,.5~g}} at %{{x:.4~g}} {unit}", {name: index for index, (name, _) in enumerate(drawn)})
     for line, (_, (x, _)) in zip(data, drawn, strict=True):
         line["mode"] = "lines" if len(x) > 1 else "markers"
     layout = single(HEIGHT) | {"hovermode": "closest"}

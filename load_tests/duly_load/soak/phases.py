@@ -24,6 +24,6 @@ class Phase(StrEnum):
     """One stream of the scenario's first sensor, see `duly_load.scenario.variations.alone`."""
 
 
-def phase_of(nth: int) -> Phase:
-    """That of a slice; the first is 0."""
-    return list(Phase)[nth % len(Phase)]
+def phase_of(index: int) -> Phase:
+    """The phase of a slice; the first slice is 0."""
+    return list(Phase)[index % len(Phase)]

@@ -21,7 +21,7 @@ from duly_load.soak.phases import Phase
 from duly_load.soak.watch import LoopLag, Sample, ServerStatistics, Usage
 
 SAMPLES_MAX = 10_000
-"""However long the soak; they are held until its end."""
+"""The most samples that are held, however long the soak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +29,28 @@ class SliceResult:
     """One phase of the load of clients that behave."""
 
     nth: int
-    """From 0."""
+    """The slice's number, counted from 0."""
     phase: Phase
     at_s: float
     """When it was over, since the soak began."""
     seed: int
     frames: int
-    """That were intended, warm-up and all; none in an idle slice."""
+    """The intended frames, including the warm-up; none in an idle slice."""
     counts: dict[str, int]
     """Frames by the name of their outcome, warm-up and all; those that did not occur are left out."""
     on_time_ratio: float
-    """From the scenario's warm_s on, like all that follows; not a number where nothing was to be sent."""
+    """The share on time from the scenario's warm_s on, as all that follows; NaN where nothing was to be sent."""
     goodput_per_s: float
-    """Frames on time."""
+    """Frames on time per second."""
     p50_ms: float | None
     """Latency from capture; None: there was no result."""
     p99_ms: float | None
     lag_p99_ms: float | None
-    """How late the generator was; None: nothing was sent."""
+    """The generator's lag; None: nothing was sent."""
     broken: tuple[str, ...]
-    """Streams that broke off, the first of them, and why."""
+    """The first streams that broke off, and why."""
     problems: tuple[str, ...]
-    """Why its figures must not be believed; empty: they may."""
+    """The reasons not to believe its figures; empty: there are none."""
 
     @property
     def unanswered(self) -> int:
@@ -58,17 +58,17 @@ class SliceResult:
 
 
 BROKEN_MAX = 5
-"""Streams that broke off that are told, of each slice."""
+"""The most streams that broke off that are listed for each slice."""
 
 
-def result_of(run: LiveRun, nth: int, phase: Phase, at_s: float) -> SliceResult:
+def result_of(run: LiveRun, index: int, phase: Phase, at_s: float) -> SliceResult:
     """What is kept of a run; the run itself is large."""
     results = measure(run)
     latency, lag = results.latency_ms, results.lag_ms
     outcome = run.record.outcome
     broken = [f"{ending.stream}: {ending.reason}" for ending in run.endings if not ending.refused]
     return SliceResult(
-        nth,
+        index,
         phase,
         at_s,
         run.seed,
@@ -84,9 +84,9 @@ def result_of(run: LiveRun, nth: int, phase: Phase, at_s: float) -> SliceResult:
     )
 
 
-def without_frames(nth: int, phase: Phase, at_s: float, seed: int, problems: tuple[str, ...] = ()) -> SliceResult:
+def without_frames(index: int, phase: Phase, at_s: float, seed: int, problems: tuple[str, ...] = ()) -> SliceResult:
     """A slice in which nothing was sent; `problems`: why, where something should have been."""
-    return SliceResult(nth, phase, at_s, seed, 0, {}, math.nan, 0.0, None, None, None, (), problems)
+    return SliceResult(index, phase, at_s, seed, 0, {}, math.nan, 0.0, None, None, None, (), problems)
 
 
 @dataclass(slots=True)
@@ -103,7 +103,7 @@ class Soak:
     before: ServerStatistics | None = None
     """What the server held before anybody came; None: it does not say."""
     after: ServerStatistics | None = None
-    """What it held when all were gone."""
+    """What the server held when all were gone."""
     ended: str = ""
     """Why it ended before its time, other than that somebody wanted it to; empty: it did not."""
     interrupted: bool = False
@@ -114,9 +114,9 @@ class Soak:
     notes: list[str] = field(default_factory=list)
     """What else went wrong in the harness, in words."""
     seen: int = 0
-    """Samples, with those that were thinned out."""
+    """The number of samples, including those that were thinned out."""
     keep_each: int = 1
-    """One sample of so many is held."""
+    """One of this many samples is held."""
 
     @property
     def invalid(self) -> list[SliceResult]:
@@ -131,13 +131,13 @@ class Soak:
         return [result for result in self.in_phase(phase) if not result.problems]
 
     def samples_in(self, phase: Phase) -> list[Sample]:
-        """In slices that are over."""
+        """The samples that lie in finished slices of the phase."""
         ends_s = [result.at_s for result in self.slices]
-        nths = [bisect_left(ends_s, sample.at_s) for sample in self.samples]
+        indices = [bisect_left(ends_s, sample.at_s) for sample in self.samples]
         return [
             sample
-            for sample, nth in zip(self.samples, nths, strict=True)
-            if nth < len(self.slices) and self.slices[nth].phase is phase
+            for sample, index in zip(self.samples, indices, strict=True)
+            if index < len(self.slices) and self.slices[index].phase is phase
         ]
 
     def add(self, sample: Sample) -> None:
@@ -161,7 +161,7 @@ class Log:
         """Raises OSError."""
         self._lines = file.open("a", encoding="utf-8") if file is not None else None
         self.error = ""
-        """Why lines are missing; empty: none is."""
+        """The reason why lines are missing; empty: none is."""
 
     def __enter__(self) -> Self:
         return self
@@ -170,7 +170,7 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._lines is not None:
-            with contextlib.suppress(OSError):  # told already when it could not be written
+            with contextlib.suppress(OSError):  # reported already when it could not be written
                 self._lines.close()
 
     def begin(self, facts: dict[str, Any]) -> None:

@@ -24,12 +24,12 @@ from duly_load.targets.opened import OpenTarget, offer_to
 from duly_load.targets.peer import PeerError
 
 PERIOD_S_MIN, PERIOD_S = 0.2, 5.0
-"""Between two samples; longer than the second where there would be too many, shorter in a short soak."""
+"""The time between two samples, least and usual; longer where there would be too many samples."""
 SAMPLES_WANTED = 100
 WARM_SHARE, WARM_S_MAX = 0.1, 3600.0
-"""Of the soak, that is no part of a trend; one slice at least."""
+"""The share of the soak that is no part of a trend, and its bound; it is one slice at least."""
 CROWD_SEED = 0x5EED
-"""So that who misbehaves draws from other numbers than who sends."""
+"""Makes those who misbehave draw from other numbers than those who send."""
 GONE_S = 20.0
 """How long the server may take to notice that all are gone: slow readers are given up after 10 s by default."""
 LOOK_S = 0.1
@@ -41,14 +41,14 @@ class SoakPlan:
 
     scenario: Scenario
     seed: int
-    """Of the first slice, the others count up."""
+    """The seed of the first slice; the others count up."""
     duration_s: float
-    """Of the slices together, whatever their phase; the last one, which begins before the end, is not cut short."""
+    """The duration of all slices together; the last one, which begins before the end, is not cut short."""
     rudeness: Rudeness
     pid: int | None = None
-    """Of a server that the harness did not start, on this machine; None: not known."""
+    """The process id of a server on this machine that the harness did not start; None: not known."""
     metrics: str | None = None
-    """URL of its metrics; None: not known."""
+    """The URL of its metrics; None: it is not known."""
     sending: Sending = field(default_factory=Sending)
 
     @property
@@ -58,7 +58,7 @@ class SoakPlan:
 
     @property
     def idle_s(self) -> float:
-        """Of an idle slice."""
+        """The duration of an idle slice."""
         return min(self.scenario.duration_s, IDLE_S_MAX)
 
     @property
@@ -72,17 +72,17 @@ class SoakProgress:
 
     at_s: float
     slice: int
-    """From 0."""
+    """The slice's number, counted from 0."""
     phase: Phase
-    """Of that slice."""
+    """The phase of that slice."""
     last: SliceResult | None
     sample: Sample | None
     crowd: Tallies
 
 
-def soak(plan: SoakPlan, target: OpenTarget, log: Log, tell: Callable[[SoakProgress], None] | None = None) -> Soak:
+def soak(plan: SoakPlan, target: OpenTarget, log: Log, report: Callable[[SoakProgress], None] | None = None) -> Soak:
     """Runs until the time is over, the target is gone or somebody presses Ctrl-C (KeyboardInterrupt); what there is by
-    then is returned. `tell` is called about twice a second.
+    then is returned. `report` is called about twice a second.
 
     Raises ScenarioError where the payloads are not what the target takes.
     """
@@ -104,7 +104,7 @@ def soak(plan: SoakPlan, target: OpenTarget, log: Log, tell: Callable[[SoakProgr
                 if not crowd.wait_until_begun():
                     done.notes.append(f"not all who misbehave were at work {READY_S_MAX:g} s after they were started")
                 try:
-                    _slices(plan, target, done, watch, crowd, log, tell)
+                    _slices(plan, target, done, watch, crowd, log, report)
                 finally:
                     done.crowd = crowd.tallies()
                     done.doubts += crowd.doubts()
@@ -125,53 +125,53 @@ def _slices(
     watch: Watch,
     crowd: Crowd,
     log: Log,
-    tell: Callable[[SoakProgress], None] | None,
+    report: Callable[[SoakProgress], None] | None,
 ) -> None:
     single = alone(plan.scenario)
     end_s = watch.at_s + plan.duration_s
-    for nth in count():
+    for index in count():
 
-        def progress(nth: int = nth) -> None:
-            if tell is not None:
+        def progress(index: int = index) -> None:
+            if report is not None:
                 last = done.slices[-1] if done.slices else None
                 sample = done.samples[-1] if done.samples else None
-                tell(SoakProgress(watch.at_s, nth, phase_of(nth), last, sample, crowd.tallies()))
+                report(SoakProgress(watch.at_s, index, phase_of(index), last, sample, crowd.tallies()))
 
         try:
-            result = _slice(plan, single, target, nth, watch, progress)
+            result = _slice(plan, single, target, index, watch, progress)
         except (TargetError, PeerError) as error:
-            done.ended = f"slice {nth + 1}: {error}"
+            done.ended = f"slice {index + 1}: {error}"
         else:
             done.slices.append(result)
             log.slice(result, crowd.tallies())
         if target.server is not None and (died := target.server.died()):
-            done.ended = f"slice {nth + 1}: {died}"
+            done.ended = f"slice {index + 1}: {died}"
         if done.ended or watch.at_s >= end_s:
             return
 
 
 def _slice(
-    plan: SoakPlan, single: Scenario, target: OpenTarget, nth: int, watch: Watch, progress: Callable[[], None]
+    plan: SoakPlan, single: Scenario, target: OpenTarget, index: int, watch: Watch, progress: Callable[[], None]
 ) -> SliceResult:
     """`single`: what single slices offer. Raises TargetError where the target is gone, PeerError where a fault can't be
     done to it.
     """
-    phase, seed = phase_of(nth), plan.seed + nth
+    phase, seed = phase_of(index), plan.seed + index
     if phase is Phase.IDLE:
         _rest(plan.idle_s, progress)
-        return without_frames(nth, phase, watch.at_s, seed)
+        return without_frames(index, phase, watch.at_s, seed)
     scenario = plan.scenario if phase is Phase.BUSY else single
     # One stream may be slow, or not to the target's liking, where the whole scenario is not: no reason to end a soak.
     if phase is Phase.SINGLE and not len(schedule_of(scenario, seed).frames):
-        return without_frames(nth, phase, watch.at_s, seed, ("its one stream has nothing to send in that time",))
+        return without_frames(index, phase, watch.at_s, seed, ("its one stream has nothing to send in that time",))
     asked = Offer(scenario, seed, target.name, target.address, plan.sending)
     try:
         run = offer_to(target, asked, lambda _: progress())
     except AllRefused as error:
         if phase is Phase.BUSY:
             raise
-        return without_frames(nth, phase, watch.at_s, seed, (str(error),))
-    return result_of(run, nth, phase, watch.at_s)
+        return without_frames(index, phase, watch.at_s, seed, (str(error),))
+    return result_of(run, index, phase, watch.at_s)
 
 
 def _rest(rest_s: float, progress: Callable[[], None]) -> None:

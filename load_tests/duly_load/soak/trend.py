@@ -12,7 +12,8 @@ whole interval below it, it does not; else the soak was too short to say.
 
 Sources: P. K. Sen, Estimates of the regression coefficient based on Kendall's tau, JASA 63 (1968); K. H. Hamed and
 A. R. Rao, A modified Mann-Kendall trend test for autocorrelated data, J. Hydrology 204 (1998).
-Out of scope: growth that levels off. A cache that fills for hours grows by this rule; the picture tells it from a leak.
+Out of scope: growth that levels off. A cache that fills for hours grows by this rule; only the picture shows that it is
+no leak.
 """
 
 import math
@@ -47,16 +48,16 @@ class Trend:
 
     verdict: Verdict
     limit_per_h: float
-    """Growth that somebody would care about."""
+    """The growth that somebody would care about."""
     per_h: float | None = None
-    """None: there are too few points for a slope."""
+    """The slope; None: there are too few points for one."""
     low_per_h: float | None = None
     high_per_h: float | None = None
-    """Confidence interval of the slope."""
+    """The ends of the confidence interval of the slope."""
 
 
 def trend(at_s: Floats, values: Floats, limit_per_h: float) -> Trend:
-    """Of a series, `at_s` in rising order. Values that are NaN were not to be had."""
+    """The trend of a series, `at_s` in rising order. Values that are NaN are left out."""
     there = np.isfinite(values)
     at_h, values = _joined(at_s[there] / 3600), _joined(values[there])
     if len(values) < POINTS_MIN:
@@ -91,7 +92,7 @@ def _spread(values: Floats, level: Floats) -> float:
 
 
 def _correction(level: Floats) -> float:
-    """By how much autocorrelation widens the variance of S; 1 where there is none."""
+    """The factor by which autocorrelation widens the variance of S; 1 where there is none."""
     count = len(level)
     ranks = _ranks(level)
     ranks -= ranks.mean()
@@ -109,7 +110,7 @@ def _correction(level: Floats) -> float:
 
 
 def _ranks(values: Floats) -> Floats:
-    """From 1; values that are equal share the mean of their ranks."""
+    """The ranks, counted from 1; equal values share the mean of their ranks."""
     _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[where].astype(np.float64)

@@ -28,7 +28,7 @@ MIB = 2**20
 MEMORY_LIMIT_PER_H, MEMORY_LIMIT_SHARE_PER_H = MIB, 0.01
 """Bytes, and a share of what is held: the larger of the two is growth that somebody would care about."""
 COUNT_LIMIT_PER_H = 1.0
-"""Descriptors and threads."""
+"""The growth of descriptors or threads that somebody would care about."""
 FAULTS = {
     FrameOutcome.UNANSWERED: "were never answered",
     FrameOutcome.FAILED: "failed",
@@ -48,7 +48,7 @@ class Series:
     judged: bool
     """The server does not hold where this grows."""
     scale: float = 1.0
-    """Divides values for people."""
+    """The divisor of values that are shown to people."""
 
     @property
     def is_memory(self) -> bool:
@@ -69,7 +69,7 @@ class Growth:
     """A series of the server or the harness, and whether it grows."""
 
     of: str
-    """server or harness."""
+    """Whose series it is: "server" or "harness"."""
     series: Series
     first: float
     """Medians of the first and the last tenth after the warm-up, of busy slices, in the unit of the samples."""
@@ -93,7 +93,7 @@ class Judgement:
     """What else to know before it is believed."""
     growth: tuple[Growth, ...]
     decline: Decline | None
-    """None: there were too few busy slices."""
+    """How busy slices fell; None: there were too few of them."""
 
     @property
     def holds(self) -> Holds:
@@ -182,11 +182,11 @@ def _against(done: Soak, growth: tuple[Growth, ...], busy: Decline | None) -> li
 def _faults(done: Soak, caused: bool) -> list[str]:
     """What frames of clients that behave met and should not; `caused`: by the harness itself."""
     found = []
-    for outcome, told in FAULTS.items():
+    for outcome, words in FAULTS.items():
         met = [result for result in done.slices if _caused(done, result, outcome) is caused]
         counts = [times for result in met if (times := result.counts.get(outcome.name, 0))]
         if counts:
-            found.append(f"{sum(counts)} frames of clients that behave {told}, in {len(counts)} slices")
+            found.append(f"{sum(counts)} frames of clients that behave {words}, in {len(counts)} slices")
     return found
 
 

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import grpc
@@ -19,7 +19,7 @@ from duly.v1 import server_pb2, server_pb2_grpc
 ASK_EVERY_S = 1.0
 ASK_TIMEOUT_S = 5.0
 STOPPED_PERIODS = 3
-"""Without a sample, and none is to be expected any more."""
+"""Periods without a sample after which none is expected any more."""
 METRICS_BYTES_MAX = 16 * 2**20
 LAG_METRIC = "duly_event_loop_lag_seconds"
 
@@ -29,11 +29,11 @@ class Usage:
     """What some processes hold together. None: may not be read here."""
 
     rss_bytes: int
-    """Shared pages are counted in every process that maps them."""
+    """Resident memory; shared pages are counted in every process that maps them."""
     pss_bytes: int | None
-    """Shared pages are divided among those that map them."""
+    """Memory with shared pages divided among the processes that map them."""
     uss_bytes: int | None
-    """What no other process maps."""
+    """Memory that no other process maps."""
     descriptors: int | None
     threads: int
     processes: int
@@ -58,21 +58,21 @@ class LoopLag:
 
     mean_ms: float
     p99_ms: float
-    """Upper edge of the bucket that it falls into."""
+    """The upper edge of the bucket that it falls into."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     at_s: float
-    """Since the soak began."""
+    """The time since the soak began."""
     server: Usage | None
-    """None: its processes are not known, or on another machine, or gone."""
+    """What the server holds; None: its processes are not known, on another machine, or gone."""
     harness: Usage
     """The process that runs the soak, without its senders, which come and go."""
     asked: ServerStatistics | None
-    """None: no duly server, or it did not answer."""
+    """What a duly server says of itself; None: it is another server, or did not answer."""
     loop_lag: LoopLag | None
-    """None: it has no metrics, or nothing new in them."""
+    """The lag of its event loop; None: it has no metrics, or nothing new in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +80,26 @@ class Watched:
     """What there is to look at."""
 
     pid: int | None
-    """Of the server, whose children count too; None: not known."""
+    """The process id of the server, whose children count too; None: not known."""
     endpoint: str | None
-    """Of a duly server, as gRPC takes it; None: it is another one."""
+    """The endpoint of a duly server, as gRPC takes it; None: it is another server."""
     metrics: str | None
-    """URL of its metrics for Prometheus; None: not known."""
+    """The URL of its metrics for Prometheus; None: it is not known."""
 
 
 class Watch:
     """Looks every `period_s` inside a `with` block, from a thread of its own."""
 
-    def __init__(self, watched: Watched, period_s: float, tell: Callable[[Sample], None]) -> None:
-        """`tell` is called from that thread."""
+    def __init__(self, watched: Watched, period_s: float, report: Callable[[Sample], None]) -> None:
+        """`report` is called from that thread."""
         self._watched = watched
         self._period_s = period_s
-        self._tell = tell
+        self._report = report
         self._begin_s = time.monotonic()
         self._lag = _LagReader(watched.metrics) if watched.metrics else None
         self._failed = 0
         self._error = ""
-        """Of the first sample that failed."""
+        """The error of the first sample that failed."""
         self._last_s = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -114,7 +114,7 @@ class Watch:
 
     @property
     def at_s(self) -> float:
-        """Since the soak began."""
+        """The time since the soak began."""
         return time.monotonic() - self._begin_s
 
     def notes(self) -> list[str]:
@@ -141,7 +141,7 @@ class Watch:
                     asked = ask(stub)
                     answer_ms = max(answer_ms, asked.answer_ms if asked else ASK_TIMEOUT_S * 1e3)
                 if self.at_s >= next_s:
-                    self._tell(self._sample(asked, answer_ms))
+                    self._report(self._sample(asked, answer_ms))
                     self._last_s = self.at_s
                     answer_ms, next_s = 0.0, max(next_s + self._period_s, self._last_s)
             except Exception as error:  # whatever it is: hours of samples are still to come
@@ -156,7 +156,7 @@ class Watch:
         harness = usage([psutil.Process()])
         assert harness is not None
         if asked is not None:
-            asked = ServerStatistics(asked.streams_open, asked.frames_in_flight, asked.bytes_in_flight, answer_ms)
+            asked = replace(asked, answer_ms=answer_ms)
         return Sample(
             self.at_s,
             None if pid is None else usage_of_tree(pid),
@@ -167,7 +167,7 @@ class Watch:
 
 
 def usage_of_tree(pid: int) -> Usage | None:
-    """Of a process and all its children; None: it is gone."""
+    """The usage of a process and all its children; None: it is gone."""
     try:
         server = psutil.Process(pid)
         return usage([server, *server.children(recursive=True)])
@@ -176,7 +176,7 @@ def usage_of_tree(pid: int) -> Usage | None:
 
 
 def usage(processes: list[psutil.Process]) -> Usage | None:
-    """Of those that are still there; None: none is."""
+    """The usage of the processes that are still there; None: none is."""
     rss_bytes = pss_bytes = uss_bytes = descriptors = threads = there = 0
     cpu_s = 0.0
     memory_known = descriptors_known = True
@@ -209,14 +209,14 @@ def usage(processes: list[psutil.Process]) -> Usage | None:
 
 
 def ask(stub: "server_pb2_grpc.ServerServiceStub") -> ServerStatistics | None:
-    """None: it does not answer."""
+    """The server's statistics; None: it does not answer."""
     begin_ns = time.monotonic_ns()
     try:
-        told = stub.GetStatistics(server_pb2.GetStatisticsRequest(), timeout=ASK_TIMEOUT_S).statistics
+        statistics = stub.GetStatistics(server_pb2.GetStatisticsRequest(), timeout=ASK_TIMEOUT_S).statistics
     except grpc.RpcError:
         return None
     took_ms = (time.monotonic_ns() - begin_ns) / 1e6
-    return ServerStatistics(told.streams_open, told.frames_in_flight, told.bytes_in_flight, took_ms)
+    return ServerStatistics(statistics.streams_open, statistics.frames_in_flight, statistics.bytes_in_flight, took_ms)
 
 
 class _LagReader:
@@ -238,7 +238,7 @@ class _LagReader:
 
 
 def lag_histogram(metrics: str) -> dict[str, float]:
-    """Of the server's metrics: observations up to each bucket's edge in s, by `le`, and `count` and `sum`. Raises
+    """The histogram in the server's metrics: observations up to each edge in s, by `le`, `count` and `sum`. Raises
     ValueError where it is no text of Prometheus.
     """
     found: dict[str, float] = {}
@@ -250,13 +250,13 @@ def lag_histogram(metrics: str) -> dict[str, float]:
 
 
 def lag_between(last: dict[str, float], now: dict[str, float]) -> LoopLag | None:
-    """None: nothing came in between, the server began anew, or it has no buckets."""
+    """The lag between two readings; None: nothing came in between, the server began anew, or it has no buckets."""
     count = now.get("count", 0.0) - last.get("count", 0.0)
     if count <= 0:
         return None
     finite = sorted((edge for edge in now if edge not in ("count", "sum", "+Inf")), key=float)
     if not finite:
         return None
-    # What lies beyond the last edge is told as that edge: the least that it can be.
+    # What lies beyond the last edge is reported as that edge: the least that it can be.
     p99_s = float(next((edge for edge in finite if now[edge] - last.get(edge, 0.0) >= 0.99 * count), finite[-1]))
     return LoopLag((now.get("sum", 0.0) - last.get("sum", 0.0)) / count * 1e3, p99_s * 1e3)

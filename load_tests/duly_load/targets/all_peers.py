@@ -19,4 +19,4 @@ PEERS: dict[str, Peer] = {
         MLServer(),
     )
 }
-"""In the order in which people are told of them."""
+"""The peers, in the order in which they are listed."""

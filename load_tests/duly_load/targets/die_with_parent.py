@@ -1,4 +1,4 @@
-"""Starts a server that does not outlive the harness: the kernel tells it to stop when the thread that started it ends,
+"""Starts a server that does not outlive the harness: the kernel makes it stop when the thread that started it ends,
 however that comes about (prctl(2), PR_SET_PDEATHSIG; it holds across execve).
 
     python die_with_parent.py PARENT_PID COMMAND...

@@ -21,12 +21,12 @@ from duly_load.targets.server_process import ServerProcess, clean_environ, free_
 
 ASK_TIMEOUT_S = 1.0
 RECONNECT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
-"""While it starts, nobody listens yet."""
+"""The channel connects again quickly, as nobody listens while the server starts."""
 STREAMS_MIN, STREAMS_MAX = 1024, 65_536
-"""duly's own default, and the most it can be told."""
+"""duly's own default, and the most that it can be configured to."""
 FLOOR = [sys.executable, "-m", "duly_load.targets.null_echo"]
 WORKER = "duly.worker.main"
-"""In the command line of duly's workers."""
+"""The module that stands in the command line of duly's workers."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -35,8 +35,8 @@ class OwnServer:
     """One of ours that runs; see `duly_load.targets.peer.Server`."""
 
     def __init__(self, process: ServerProcess, address: Address, metrics: str, lanes: Sequence[str]) -> None:
-        """When it is ready. `lanes`: of its workers, in the order in which it starts them; none: they are not told
-        apart.
+        """The server is ready. `lanes`: those of its workers, in the order in which it starts them; none: they are not
+        distinguished.
         """
         self.address = address
         self.metrics = metrics
@@ -46,20 +46,20 @@ class OwnServer:
         self.died = process.died
         self._process = process
         found = self._workers() if lanes else []
-        self._places = [(lane, found[nth % len(found)]) for nth, lane in enumerate(lanes)] if found else []
+        self._places = [(lane, found[index % len(found)]) for index, lane in enumerate(lanes)] if found else []
         if len(found) != len(self._places):
             raise PeerError(f"{process.name} has {len(found)} workers, should have one for each model on each lane")
 
     def workers(self) -> dict[str, int]:
         """Process id of a worker on each lane. A lane is left out while its workers are gone, and where workers of
-        several lanes went at once, since nothing tells those apart that took their places.
+        several lanes went at once, since those that took their places can't be distinguished.
         """
         alive = self._workers()
         places = {worker for _, worker in self._places}
-        lost = [nth for nth, (_, worker) in enumerate(self._places) if worker not in alive]
-        if len({self._places[nth][0] for nth in lost}) == 1:
-            for nth, worker in zip(lost, [worker for worker in alive if worker not in places], strict=False):
-                self._places[nth] = (self._places[nth][0], worker)
+        lost = [index for index, (_, worker) in enumerate(self._places) if worker not in alive]
+        if len({self._places[index][0] for index in lost}) == 1:
+            for index, worker in zip(lost, [worker for worker in alive if worker not in places], strict=False):
+                self._places[index] = (self._places[index][0], worker)
         return {lane: worker.pid for lane, worker in reversed(self._places) if worker in alive}
 
     def _workers(self) -> list[psutil.Process]:
@@ -137,7 +137,7 @@ class Floor(Own):
 
 
 def _loopback(protocol: Literal["duly", "kserve"]) -> Address:
-    """As peers are reached that know no UNIX sockets: what is compared differs in the server alone."""
+    """A free address on loopback, as for peers without UNIX sockets: only the servers shall differ."""
     return Address(protocol, f"127.0.0.1:{free_ports(1)[0]}")
 
 

@@ -25,7 +25,7 @@ import platformdirs
 from duly_load.targets.peer import PeerError
 
 TOLD = ("Collecting ", "Downloading ", "Building ", "Installing ", "Successfully ")
-"""Lines of pip that are told as progress, by how they begin."""
+"""The beginnings of pip's lines that are shown as progress."""
 COMPLAINT_LINES = 5
 
 
@@ -39,9 +39,9 @@ class Environment:
     """What a peer needs to run."""
 
     name: str
-    """The peer's."""
+    """The peer's name."""
     requirements: tuple[str, ...]
-    """For pip, as NAME==VERSION; the first is the peer itself."""
+    """Requirements for pip, as NAME==VERSION; the first is the peer itself."""
 
     @property
     def folder(self) -> Path:
@@ -103,7 +103,7 @@ class Environment:
         self._run([*pip, *self.requirements], say)
 
     def _run(self, command: list[str], say: Callable[[str], None]) -> None:
-        """Runs it to its end, which pip's own timeouts bound, and tells the lines that are progress."""
+        """Runs it to its end, which pip's own timeouts bound, and shows the lines that are progress."""
         last: list[str] = []
         environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         with subprocess.Popen(

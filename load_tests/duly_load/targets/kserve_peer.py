@@ -14,7 +14,7 @@ class KservePeer:
     """See `duly_load.targets.peer.Server`."""
 
     def __init__(self, name: str, process: ServerProcess, address: Address, http_port: int) -> None:
-        """When it is ready."""
+        """The server is ready."""
         self.address = address
         self.metrics = ""
         said = ask(http_port, "v2")
@@ -24,7 +24,7 @@ class KservePeer:
         self.died = process.died
 
     def workers(self) -> dict[str, int]:
-        """None: lanes are duly's."""
+        """No workers are known: lanes are duly's."""
         return {}
 
 

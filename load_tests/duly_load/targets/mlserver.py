@@ -20,7 +20,7 @@ from duly_load.targets.server_process import ServerProcess, clean_environ, free_
 
 MESSAGE_BYTES_MAX = 64 << 20
 BATCH_WAIT_S = 0.001
-"""`max_batch_time`; without one it does not batch."""
+"""The `max_batch_time`; without one it does not batch."""
 ENVIRONMENT = Environment("mlserver", ("mlserver==1.7.1", "onnxruntime==1.31.1", "uvloop==0.21.0"))
 
 
@@ -82,5 +82,5 @@ def write_settings(folder: Path, models: list[PeerModel], lanes: int, http_port:
 
 
 def _tensors(tensors: tuple[PeerTensor, ...]) -> list[dict[str, object]]:
-    """As its metadata tells them, with the batch first."""
+    """The tensors in the form of its metadata, with the batch first."""
     return [{"name": each.name, "datatype": each.datatype, "shape": [-1, *each.shape]} for each in tensors]

@@ -7,33 +7,26 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto
+from onnx import helper
 
 from duly.models.repository import CONFIG_FILE, ModelVersion, Repository
 from duly.models.spec import ModelConfig
-from duly_load.models import graphs
-from duly_load.models.chain import Chain
+from duly_client.convert import DTYPES
+from duly_load.graphs import GRAPHS, Chain, Graph
 from duly_load.scenario.serve import ServedModel
-from duly_load.scenario.tables import Datatype
 from duly_load.targets.peer import PeerError
 
 THREADS = 1
-"""Of each model, in every server: a figure for one core."""
+"""The threads of each model, in every server: figures are for one core."""
 BATCH_SIZES_UNSAID = tuple(ServedModel.model_fields["batch_sizes"].default)
-"""What duly takes, too, where nobody says."""
+"""The batch sizes that duly takes, too, where none are given."""
 
-_GRAPHS = {model.name: model for model in graphs.MODELS}
-_ELEMENTS = {
-    "FP64": "DOUBLE",
-    "FP32": "FLOAT",
-    "FP16": "FLOAT16",
-}
-"""ONNX's names of element types where they are not the protocol's."""
-_DATATYPES = {TensorProto.DataType.Value(_ELEMENTS.get(name, name)): name for name in get_args(Datatype)}
+_DATATYPES: dict[int, str] = {helper.np_dtype_to_tensor_dtype(dtype): name for name, dtype in DTYPES.items()}
+"""The protocols' names of element types, by ONNX's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +37,9 @@ class PeerTensor:
     tensor: str
     """The graph's own name of it."""
     datatype: str
-    """As the protocols name it: FP32, INT64, ..."""
+    """The element type as the protocols name it: FP32, INT64, ..."""
     shape: tuple[int, ...]
-    """Of one frame, without the batch dimension; -1: any extent."""
+    """The shape of one frame, without the batch dimension; -1: any extent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +73,8 @@ def write_repository(root: Path, models: Sequence[ServedModel]) -> None:
         if model.folder is not None:
             _copy(model, model.folder, folder)
             continue
-        graph = _GRAPHS[model.graph].build() if model.graph else _chain(model).graph()
         (folder / "1").mkdir()
-        onnx.save(graph, folder / "1" / "model.onnx")
+        onnx.save(_made(model).build(), folder / "1" / "model.onnx")
         (folder / CONFIG_FILE).write_text(_batch_sizes(model), encoding="utf-8")
 
 
@@ -99,7 +91,9 @@ def peer_models(root: Path, models: Sequence[ServedModel]) -> list[PeerModel]:
     return [_bare(newest[model.name]) for model in models]
 
 
-def _chain(model: ServedModel) -> Chain:
+def _made(model: ServedModel) -> Graph | Chain:
+    if model.graph is not None:
+        return GRAPHS[model.graph]
     assert model.dense is not None
     return Chain(model.dense.width, model.dense.layers)
 
@@ -180,7 +174,7 @@ def _more_than_graph(config: ModelConfig) -> str:
 def _tensor(model: str, name: str, value: onnx.ValueInfoProto) -> PeerTensor:
     datatype = _DATATYPES.get(value.type.tensor_type.elem_type)
     if datatype is None:
-        raise PeerError(f"model {model}: {value.name} should hold one of {', '.join(get_args(Datatype))}")
+        raise PeerError(f"model {model}: {value.name} should hold one of {', '.join(DTYPES)}")
     return PeerTensor(name, value.name, datatype, _extents(model, value)[1:])
 
 

@@ -21,10 +21,9 @@ from duly_load.protocols.by_address import target_of
 from duly_load.protocols.connection import FrameAnswer, Refused, Target, TargetError
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import LiveRun
-from duly_load.scenario.arrivals import Poisson
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario
-from duly_load.scenario.schedule import Session
+from duly_load.scenario.schedule import lone_session
 from duly_load.scenario.tables import Sensor, one_of
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.peer import PeerError, Server
@@ -36,11 +35,11 @@ SETTLE_S = 90.0
 ANSWER_S = 30.0
 """How long one answer may take meanwhile."""
 NOISE_NS = 5_000_000
-"""By which the usual time may vary, beside twofold."""
+"""The usual time may double, and vary by this much more."""
 REFUSALS_MAX = 20
 """Answers INVALID or FAILED until it is clear that no result will come; a lane may be warming up at first."""
 PAUSE_S = 0.1
-"""After an answer without a result."""
+"""The pause after an answer without a result."""
 
 
 class TargetNameError(ValueError):
@@ -52,12 +51,12 @@ class OpenTarget:
     """A target that can be put under load."""
 
     name: str
-    """As the user gave it."""
+    """The target as the user named it."""
     address: Address
     server: Server | None
-    """None: it ran before and will run on."""
+    """The server that the harness started; None: it ran before and will run on."""
     version: str
-    """For people; empty: not known."""
+    """The version for people; empty: not known."""
 
 
 def check_names(names: Sequence[str], scenario: Scenario) -> None:
@@ -81,7 +80,7 @@ def opened(
     names: Sequence[str], scenario: Scenario, folder: Path, say: Callable[[str], None]
 ) -> Iterator[list[OpenTarget]]:
     """The targets, in order; those that are peers run until the block is left. `folder` takes their files; `say` is
-    told what takes time. Raises what `check_names` does, and PeerError where one does not start.
+    called with what takes time. Raises what `check_names` does, and PeerError where one does not start.
     """
     check_names(names, scenario)
     with contextlib.ExitStack() as running:
@@ -111,7 +110,7 @@ def settle(target: OpenTarget, scenario: Scenario, seed: int) -> None:
 
 
 def offer_to(target: OpenTarget, asked: Offer, progress: Callable[[Progress], None] | None = None) -> LiveRun:
-    """As `offer`, with the scenario's faults, and with the CPU time of a server that the harness started."""
+    """Calls `offer`, with the scenario's faults and the CPU time of a server that the harness started."""
     server = target.server
     if server is None:
         return offer(asked, progress)
@@ -214,18 +213,16 @@ async def _settle(target: OpenTarget, scenario: Scenario, seed: int) -> None:
 async def _settle_model(server: Target, scenario: Scenario, sensor: Sensor, seed: int) -> None:
     inputs = await server.inputs(sensor.model) or inputs_of(scenario, sensor.model)
     prepared = await asyncio.to_thread(prepare, sensor.payloads, inputs, seed, f"model {sensor.model}")
-    # It says no period, so that no server refuses it for want of room.
-    alone = sensor.model_copy(update={"count": 1, "arrivals": Poisson(kind="poisson", rate_hz=1)})
-    session = Session(1, sensor.name, 0, sensor.stream_class, sensor.model, sensor.budget_ns, 0, 0)
+    alone, session = lone_session(sensor, 1.0, 1, sensor.name)
     answer = _Answer()
     connection = server.connection(alone, session, prepared.encoding, answer)
     await connection.open()
     try:
-        least_ns, row, refusals, nth = 1 << 62, 0, 0, 0
+        least_ns, row, refusals, index = 1 << 62, 0, 0, 0
         while row < IN_A_ROW:
             answer.came.clear()
             sent_ns = time.monotonic_ns()
-            await connection.send(nth, prepared.frames[nth % len(prepared.frames)], time.time_ns())
+            await connection.send(index, prepared.frames[index % len(prepared.frames)], time.time_ns())
             try:
                 async with asyncio.timeout(ANSWER_S):
                     await answer.came.wait()
@@ -233,7 +230,7 @@ async def _settle_model(server: Target, scenario: Scenario, sensor: Sensor, seed
                 raise TargetError(f"{sensor.model} did not answer a single frame within {ANSWER_S:g} s") from None
             if answer.ending:
                 raise TargetError(answer.ending)
-            nth += 1
+            index += 1
             if answer.outcome in (FrameOutcome.ON_TIME, FrameOutcome.LATE):
                 took_ns = answer.at_ns - sent_ns
                 least_ns = min(least_ns, took_ns)

@@ -17,14 +17,14 @@ class Server(Protocol):
     """A peer that runs and has its models ready."""
 
     address: Address
-    """With the options that it needs."""
+    """The address, with the options that it needs."""
     version: str
-    """What it is, for people: `Triton 2.51.0`."""
+    """Name and version for people: `Triton 2.51.0`."""
 
     metrics: str
-    """URL of its metrics for Prometheus, which tell of duly's event loop; empty: it has none."""
+    """URL of its metrics for Prometheus, which have the lag of duly's event loop; empty: it has none."""
     pid: int
-    """Of its first process; all others descend from it."""
+    """The id of its first process; all others descend from it."""
 
     def cpu_s(self) -> float:
         """CPU time of the server and all its processes since it began. Raises PeerError where it is gone."""
@@ -43,16 +43,16 @@ class Peer(Protocol):
     """One kind of server."""
 
     name: str
-    """As in `--target NAME`."""
+    """The name for `--target NAME`."""
     about: str
-    """One line for people."""
+    """What it is, in one line for people."""
 
     def missing(self) -> str:
         """What it lacks, in words; empty: it can be started."""
         ...
 
     def install(self, say: Callable[[str], None]) -> None:
-        """Into an environment of its own, below the user's cache folder. Raises PeerError."""
+        """Installs it into an environment of its own, below the user's cache folder. Raises PeerError."""
         ...
 
     def start(self, scenario: Scenario, folder: Path) -> AbstractContextManager[Server]:

@@ -22,7 +22,7 @@ from duly_load.targets.peer import PeerError
 READY_TIMEOUT_S = 180.0
 """Loading a model may warm it up and profile it at every batch size."""
 STOP_TIMEOUT_S = 15.0
-"""duly's own grace for a drain is 10 s."""
+"""Longer than duly's own grace for a drain, which is 10 s."""
 POLL_S = 0.05
 ASK_TIMEOUT_S = 2.0
 LOG_TAIL_LINES = 20
@@ -68,7 +68,7 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the server itself."""
+        """The process id of the server itself."""
         return self._popen.pid
 
     def wait_until(self, ready: Callable[[], bool]) -> None:

@@ -29,7 +29,7 @@ from duly_load.targets.peer import PeerError
 from duly_load.targets.server_process import ServerProcess, clean_environ, free_ports, models_ready
 
 QUEUE_TIMEOUT_US = 600_000_000
-"""Where a request has no timeout of its own: none that any budget reaches."""
+"""The timeout of requests without one of their own: longer than any budget."""
 QUEUE_POLICY = f"""default_queue_policy {{
   timeout_action: REJECT
   default_timeout_microseconds: {QUEUE_TIMEOUT_US}
@@ -129,7 +129,7 @@ def _write_backend(folder: Path) -> None:
 
 
 def _environ() -> dict[str, str]:
-    """For the binary and the Python that is embedded in the backend."""
+    """The environment for the binary and the Python that is embedded in the backend."""
     libraries = (ENVIRONMENT.packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR"))
     return clean_environ("DULY_", "TRITON", "PYTHON") | {
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),

@@ -39,9 +39,9 @@ class Model:
     variant: str
     profile: Profile
     lanes: set[str] = field(default_factory=set)
-    """That have a worker of it; never iterated."""
+    """The lanes that have a worker of the model; the set is never iterated."""
     waiting: list[Waiting] = field(default_factory=list)
-    """In order."""
+    """The waiting frames, in order."""
     budget_ns: int = 0
     """The smallest of the streams that said they are for it; 0: none did."""
 
@@ -65,7 +65,7 @@ class Baseline:
         self._free: dict[str, None] = {}
         """Lanes without a batch, the one that has been free for longest first."""
         self._busy: dict[str, int] = {}
-        """Batch that runs, by lane."""
+        """The batch that runs on each lane."""
         self._running: dict[int, _Running] = {}
         self._budgets_ns: dict[str, int] = {}
         self._batch_id = 0

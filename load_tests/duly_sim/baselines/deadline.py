@@ -77,7 +77,7 @@ class DeadlineBaseline(Baseline):
                     self._doom_ns = doom_ns
 
     def _most_urgent(self) -> tuple[Model, str] | None:
-        """Of the models that a free lane serves, that with the earliest deadline at its head, and the lane."""
+        """The model with the earliest deadline among those that a free lane serves, and the lane."""
         urgent: Model | None = None
         for model in self._models.values():
             if model.waiting and (urgent is None or model.waiting[0] < urgent.waiting[0]) and self._lane_for(model):

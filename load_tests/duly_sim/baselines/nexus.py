@@ -30,7 +30,7 @@ class Nexus(DeadlineBaseline):
         self._target = target
         self._earliest = earliest
         self._turns: dict[str, int] = {}
-        """Place of the model whose turn is next, by lane."""
+        """The place of the model whose turn is next on each lane."""
 
     def _decide(self, now_ns: int) -> None:
         self._drop_doomed(now_ns)

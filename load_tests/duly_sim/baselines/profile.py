@@ -22,11 +22,11 @@ class Estimate:
     """How a plan comes from the runs that were seen."""
 
     runs: int
-    """It looks at the last so many of each batch size."""
+    """The number of last runs of each batch size that it looks at."""
     percentile: int | None
-    """Of those; None: their mean."""
+    """The percentile of those runs; None: their mean."""
     margin_percent: int = 0
-    """Added on top."""
+    """The margin that is added."""
 
 
 MEAN = Estimate(runs=100, percentile=None)

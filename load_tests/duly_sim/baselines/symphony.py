@@ -42,7 +42,7 @@ class Symphony(DeadlineBaseline):
         self._target = target
         self._enough = enough
         self._candidates: dict[str, _Candidate] = {}
-        """By model, of those with frames that have not changed since."""
+        """The candidates of models with frames that have not changed since."""
 
     def _wait(self, now_ns: int, model: Model, frame: Frame) -> None:
         super()._wait(now_ns, model, frame)

@@ -78,7 +78,7 @@ class Triton(Baseline):
         return False
 
     def _size(self, now_ns: int, model: Model) -> int:
-        """Of the batch that starts now; 0: it waits for more."""
+        """The size of the batch that starts now; 0: it waits for more."""
         batch_max = min(self._batch_max, model.profile.batch_max)
         pending = min(len(model.waiting), batch_max)
         overdue = self._delay_ns > 0 and now_ns - model.waiting[0][0] >= self._delay_ns

@@ -5,8 +5,12 @@ from importlib.util import find_spec
 from duly_load.cli.commands import Commands, run
 
 COMMANDS = {"run": "duly_sim.cli.run", "replay": "duly_sim.cli.replay"}
-RESEARCH = {"grid": "duly_sim.research.grid.command", "sim-vs-live": "duly_sim.research.sim_vs_live.command"}
-"""What measures the scheduler itself, and is in a checkout alone."""
+RESEARCH = {
+    "grid": "duly_sim.research.grid.command",
+    "sim-vs-live": "duly_sim.research.sim_vs_live.command",
+    "bench": "duly_sim.research.bench.command",
+}
+"""Commands that measure duly itself; only a checkout has them."""
 
 cli = Commands(
     COMMANDS | (RESEARCH if find_spec("duly_sim.research") else {}),

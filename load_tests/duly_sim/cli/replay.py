@@ -23,14 +23,14 @@ def replay(log: Path) -> None:
     except (RecordingError, OSError) as error:
         click.echo(f"duly-sim: {error}", err=True)
         sys.exit(2)
-    told = (
+    summary = (
         f"{replayed.events} events over {replayed.span_ns / 1e9:.3f} s, {replayed.frames} frames answered, "
         f"{replayed.actions} actions"
     )
     if replayed.difference is None:
-        click.echo(f"{told}: the same as recorded")
+        click.echo(f"{summary}: the same as recorded")
         return
-    click.echo(f"{told}, then a difference")
+    click.echo(f"{summary}, then a difference")
     click.echo(_told(log, replayed.difference))
     sys.exit(1)
 

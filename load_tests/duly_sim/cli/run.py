@@ -24,7 +24,7 @@ from duly_sim.simulator.results import SimulatedResults, measure
 from duly_sim.simulator.world import World, build
 
 PROGRESS_STEPS = 1000
-"""The progress is told about so many times for each policy."""
+"""The number of times that progress is shown for each policy."""
 
 FILES = ("results.json", "report.html")
 
@@ -51,10 +51,10 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     outcomes, service = _tables(loaded, seed)
     entries: list[Entry] = []
     with ProgressBar(loaded.duration_s * len(policies)) as bar:
-        for nth, (name, policy) in enumerate(policies.items()):
+        for index, (name, policy) in enumerate(policies.items()):
             world = build(loaded, seed)
             began_s = time.perf_counter()
-            ran = _followed(bar, name, nth, len(policies), world, policy())
+            ran = _followed(bar, name, index, len(policies), world, policy())
             wall_s = time.perf_counter() - began_s
             results = measure(world, ran)
             entries.append((name, world, ran, results))
@@ -63,13 +63,13 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     Console(width=COLUMNS_MAX).print(outcomes, service, sep="\n")
     if out is not None:
         with writing(out, FILES):
-            told = {name: results.to_json() for name, _, _, results in entries}
-            write_json(out / "results.json", {"scenario": loaded.name, "seed": seed, "policies": told})
+            by_policy = {name: results.to_json() for name, _, _, results in entries}
+            write_json(out / "results.json", {"scenario": loaded.name, "seed": seed, "policies": by_policy})
             write_runs(out / "report.html", f"{loaded.name}, seed {seed}", [view_of(*entry) for entry in entries])
 
 
 def _policies(names: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
-    from duly_sim.baselines import POLICIES  # late: a scenario that is wrong is told first
+    from duly_sim.baselines import POLICIES  # late: a scenario that is wrong is reported first
 
     for name in names:
         if name not in POLICIES:
@@ -77,22 +77,22 @@ def _policies(names: tuple[str, ...]) -> dict[str, Callable[[], Policy]]:
     return {name: POLICIES[name] for name in names}
 
 
-def _followed(bar: ProgressBar, name: str, nth: int, policies: int, world: World, policy: Policy) -> Run:
+def _followed(bar: ProgressBar, name: str, index: int, policies: int, world: World, policy: Policy) -> Run:
     """Runs the policy; the bar counts the virtual time of all policies."""
     duration_ns = round(world.scenario.duration_s * 1e9)
-    bar.title(f"{name}, policy {nth + 1} of {policies}")
+    bar.title(f"{name}, policy {index + 1} of {policies}")
     next_ns = 0
 
     def record(now_ns: int, _: Event) -> None:
         nonlocal next_ns
         if now_ns >= next_ns:  # seldom, since all else here is paid at each step of the simulation
             next_ns = now_ns + duration_ns // PROGRESS_STEPS
-            done_ns = nth * duration_ns + min(now_ns, duration_ns)  # what waits at the end is served yet
+            done_ns = index * duration_ns + min(now_ns, duration_ns)  # what waits at the end is served yet
             bar.at(done_ns / 1e9, f"{now_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
 
     watch = record if bar.drawn else None
     run = simulate(policy, world.script, world.frames, world.model_of, world.service, watch, world.followers)
-    bar.at((nth + 1) * duration_ns / 1e9, f"{duration_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
+    bar.at((index + 1) * duration_ns / 1e9, f"{duration_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
     return run
 
 
@@ -108,13 +108,13 @@ def _tables(scenario: Scenario, seed: int) -> tuple[Table, Table]:
 
 
 def _outcomes(results: SimulatedResults) -> list[str]:
-    told = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.SUPERSEDED)
+    shown = (OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.SUPERSEDED)
     return [
         f"{100 * results.on_time_ratio:.2f}" if results.frames else "-",
         f"{100 * results.worst_on_time_ratio:.2f}" if results.frames else "-",
         f"{results.goodput_per_s:,.1f}",
-        *(f"{results.counts[status.name]:,}" for status in told),
-        f"{results.frames - sum(results.counts[status.name] for status in (OutcomeStatus.ON_TIME, *told)):,}",
+        *(f"{results.counts[status.name]:,}" for status in shown),
+        f"{results.frames - sum(results.counts[status.name] for status in (OutcomeStatus.ON_TIME, *shown)):,}",
     ]
 
 

@@ -13,7 +13,7 @@ from duly_sim.simulator.world import World
 
 
 def view_of(policy: str, world: World, run: Run, results: SimulatedResults) -> RunView:
-    """The run as a report shows it; `policy` tells it from others on the page."""
+    """The run as a report shows it; `policy` distinguishes it from others on the page."""
     scenario, simulated = world.scenario, world.scenario.to_simulate()
     outcomes = outcomes_of(world, run)
     return RunView(
@@ -37,7 +37,7 @@ def view_of(policy: str, world: World, run: Run, results: SimulatedResults) -> R
 def _lane_time(results: SimulatedResults) -> OwnTable:
     return OwnTable(
         "Lane time",
-        "What the lanes did with their time, of which a live target does not tell.",
+        "What the lanes did with their time, which a live target does not report.",
         (
             Column("wasted", "share of the lanes' busy time that went into frames that ended LATE", ".2%", best=-1),
             Column("utilisation", "share of the time that lanes ran batches, mean over the lanes", ".1%"),
@@ -51,20 +51,20 @@ def _batches(world: World, run: Run, start_ns: int, end_ns: int) -> list[Batch]:
     batches, ended_ns = run.batches, lane_left_ns(run)
     ran_late = run.batch[(run.status == OutcomeStatus.LATE) & (run.batch >= 0)]
     late = np.bincount(ran_late, minlength=len(batches.size))
-    row = {lane: nth for nth, lane in enumerate(world.scenario.to_simulate().lanes)}
+    row = {lane: index for index, lane in enumerate(world.scenario.to_simulate().lanes)}
     return [
         Batch(
             row[lane],
-            batches.model[nth],
-            batches.size[nth],
-            batches.started_ns[nth],
-            int(ended_ns[nth]),
-            batches.size[nth],
-            int(late[nth]),
-            batches.ended_ns[nth] < 0,
-            f"variant {batches.variant[nth]}"
-            + (f", planned {batches.planned_ns[nth] / 1e6:.2f} ms" if batches.planned_ns[nth] else ""),
+            batches.model[index],
+            batches.size[index],
+            batches.started_ns[index],
+            int(ended_ns[index]),
+            batches.size[index],
+            int(late[index]),
+            batches.ended_ns[index] < 0,
+            f"variant {batches.variant[index]}"
+            + (f", planned {batches.planned_ns[index] / 1e6:.2f} ms" if batches.planned_ns[index] else ""),
         )
-        for nth, lane in enumerate(batches.lane)
-        if batches.started_ns[nth] < end_ns and ended_ns[nth] > start_ns
+        for index, lane in enumerate(batches.lane)
+        if batches.started_ns[index] < end_ns and ended_ns[index] > start_ns
     ]

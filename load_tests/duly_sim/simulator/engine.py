@@ -1,9 +1,9 @@
 """Discrete-event simulation: drives a policy, the server's own scheduler or a baseline, under virtual time.
 
-What happens is told beforehand: a script of facts (lanes and models come and go, streams open and close), the frames as
-arrays, and a service that says how long each batch takes. The engine is the host of `duly.core.scheduler`'s contract:
-it calls `step` with each fact and at each wake that was asked for, and ends each batch when its service time is over.
-Nothing here reads a clock or draws a number, so equal inputs give equal runs.
+What happens is known beforehand: a script of facts (lanes and models come and go, streams open and close), the frames
+as arrays, and a service that says how long each batch takes. The engine is the host of `duly.core.scheduler`'s
+contract: it calls `step` with each fact and at each wake that was asked for, and ends each batch when its service time
+is over. Nothing here reads a clock or draws a number, so equal inputs give equal runs.
 
 At one instant facts of the script come first, then batches that end, then frames (those of one instant together), then
 timers.
@@ -54,7 +54,7 @@ class Service(Protocol):
     """How long batches really take."""
 
     def duration_ns(self, now_ns: int, lane: str, model: str, variant: str, batch_size: int) -> int | None:
-        """Of a batch that starts now; None: it hangs until the lane or the model is taken away."""
+        """The time of a batch that starts now; None: it hangs until the lane or the model is taken away."""
         ...
 
 
@@ -66,11 +66,11 @@ class Batches:
     model: list[str]
     variant: list[str]
     size: list[int]
-    """0: a run that warms the lane."""
+    """The number of frames; 0: a run that warms the lane."""
     planned_ns: list[int]
     started_ns: list[int]
     ended_ns: list[int]
-    """-1: it never ended, its lane or model went away."""
+    """When it ended; -1: never, since its lane or model went away."""
 
 
 @dataclass(slots=True)
@@ -79,10 +79,10 @@ class Run:
 
     frames: Frames
     status: NDArray[np.int8]
-    """`OutcomeStatus` by frame."""
+    """The `OutcomeStatus` of each frame."""
     resolved_ns: NDArray[np.int64]
     batch: NDArray[np.int32]
-    """Index into `batches` by frame; -1: it never ran."""
+    """The index into `batches` of each frame; -1: it never ran."""
     batches: Batches
     advice: list[tuple[int, AdviseStream]]
 
@@ -96,11 +96,11 @@ def simulate(
     record: Callable[[int, Event], None] | None = None,
     followers: Collection[int] = (),
 ) -> Run:
-    """Runs until every frame is resolved and the script is told.
+    """Runs until every frame is resolved and the script is at its end.
 
-    `script`: (now_ns, event) in order of time. `model_of`: model version by stream id. `record` is told each
+    `script`: (now_ns, event) in order of time. `model_of`: model version by stream id. `record` is called with each
     (now, event) before it is carried out. `followers`: streams, by id, that thin their frames as advised; a frame that
-    they keep back is SUPERSEDED and never told to the policy. Raises RuntimeError where the policy breaks its contract:
+    they keep back is SUPERSEDED and never reaches the policy. Raises RuntimeError where the policy breaks its contract:
     a frame resolved twice or never, a batch on a lane that is busy.
     """
     return _Engine(policy, script, frames, model_of, service, record, followers).run()
@@ -130,9 +130,9 @@ class _Engine:
         self._batches = Batches([], [], [], [], [], [], [])
         self._advice: list[tuple[int, AdviseStream]] = []
         self._ends: list[tuple[int, int, str]] = []
-        """Heap of (time, batch id, lane)."""
+        """A heap of (time, batch id, lane)."""
         self._on_lane: dict[str, tuple[int, int]] = {}
-        """Batch id and index into `batches`, by lane."""
+        """The batch id and index into `batches` of each lane."""
         self._unresolved = count
         self._paces = {stream_id: Pace() for stream_id in followers}
 
@@ -142,12 +142,12 @@ class _Engine:
         streams = self._frames.stream_id.tolist()
         frame_ids = dict.fromkeys(self._model_of, 0)
         model_of, script, ends, wake_of = self._model_of, self._script, self._ends, self._policy.next_wake_ns
-        count, told = len(arrivals), len(script)
-        nth = at = 0
+        count, steps = len(arrivals), len(script)
+        index = at = 0
         arrivals.append(NEVER_NS)
         script_ns = script[0][0] if script else NEVER_NS
         while True:
-            arrival_ns = arrivals[nth]
+            arrival_ns = arrivals[index]
             end_ns = ends[0][0] if ends else NEVER_NS
             now_ns = min(arrival_ns, end_ns, script_ns)
             wake_ns = wake_of()
@@ -160,7 +160,7 @@ class _Engine:
             elif now_ns == script_ns:
                 event = script[at][1]
                 at += 1
-                script_ns = script[at][0] if at < told else NEVER_NS
+                script_ns = script[at][0] if at < steps else NEVER_NS
                 if isinstance(event, LaneDown | ModelGone):
                     self._gone(event)
                 self._step(now_ns, event)
@@ -173,18 +173,18 @@ class _Engine:
                     self._step(now_ns, BatchFinished(batch_id))
             else:
                 together = []
-                while arrivals[nth] == now_ns:
-                    stream_id = streams[nth]
+                while arrivals[index] == now_ns:
+                    stream_id = streams[index]
                     frame_ids[stream_id] += 1
                     model = model_of[stream_id]
-                    nth += 1
-                    if stream_id in self._paces and self._thinned(now_ns, nth - 1, stream_id):
+                    index += 1
+                    if stream_id in self._paces and self._thinned(now_ns, index - 1, stream_id):
                         continue
-                    together.append(Frame(nth, stream_id, frame_ids[stream_id], model, deadlines[nth - 1]))
+                    together.append(Frame(index, stream_id, frame_ids[stream_id], model, deadlines[index - 1]))
                 if together:
                     self._step(now_ns, FramesArrived(together))
         if self._unresolved:
-            unresolved = [nth for nth in range(count) if not self._status[nth]]
+            unresolved = [index for index in range(count) if not self._status[index]]
             raise RuntimeError(f"{len(unresolved)} frames were never resolved, the first is {unresolved[0]}")
         return Run(
             self._frames,
@@ -200,11 +200,11 @@ class _Engine:
             self._record(now_ns, event)
         for action in self._policy.step(now_ns, event):
             if type(action) is ResolveFrame:
-                nth = action.frame.seq - 1
-                if self._status[nth]:
-                    raise RuntimeError(f"{now_ns}: frame {nth} was resolved before")
-                self._status[nth] = action.status
-                self._resolved_ns[nth] = now_ns
+                index = action.frame.seq - 1
+                if self._status[index]:
+                    raise RuntimeError(f"{now_ns}: frame {index} was resolved before")
+                self._status[index] = action.status
+                self._resolved_ns[index] = now_ns
                 self._unresolved -= 1
             elif type(action) is DispatchBatch:
                 self._start(now_ns, action, len(action.frames), action.planned_ns)
@@ -218,14 +218,14 @@ class _Engine:
                     phase = action.stream_id * GOLDEN_RATIO % 1
                     self._paces[action.stream_id].advised(now_ns, action.period_ns, phase)
 
-    def _thinned(self, now_ns: int, nth: int, stream_id: int) -> bool:
+    def _thinned(self, now_ns: int, index: int, stream_id: int) -> bool:
         """Whether the stream keeps the frame back."""
         pace = self._paces[stream_id]
         if pace.due(now_ns):
             pace.sent(now_ns)
             return False
-        self._status[nth] = OutcomeStatus.SUPERSEDED
-        self._resolved_ns[nth] = now_ns
+        self._status[index] = OutcomeStatus.SUPERSEDED
+        self._resolved_ns[index] = now_ns
         self._unresolved -= 1
         return True
 

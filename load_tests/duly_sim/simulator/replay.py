@@ -17,7 +17,7 @@ class Difference:
     """The first step that went otherwise."""
 
     line: int
-    """Of its event in the recording."""
+    """The line of its event in the recording."""
     now_ns: int
     event: str
     recorded: Any
@@ -33,7 +33,7 @@ class Replay:
     actions: int
     frames: int
     span_ns: int
-    """From the first event to the last."""
+    """The time from the first event to the last."""
     difference: Difference | None
 
 
@@ -50,9 +50,9 @@ def replay(path: Path) -> Replay:
         first_ns, last_ns = step.now_ns if first_ns is None else first_ns, step.now_ns
         if replayed != step.actions:
             differing = next(
-                nth
-                for nth in range(max(len(replayed), len(step.actions)))
-                if replayed[nth : nth + 1] != step.actions[nth : nth + 1]
+                index
+                for index in range(max(len(replayed), len(step.actions)))
+                if replayed[index : index + 1] != step.actions[index : index + 1]
             )
             difference = Difference(
                 step.line,

@@ -23,17 +23,17 @@ class SimulatedResults(Results):
     """What became of the frames, and what the lanes did."""
 
     utilisation: dict[str, float]
-    """Share of the time that each lane was busy."""
+    """The share of the time that each lane was busy."""
     wasted: float
     """Share of all lanes' busy time that went into frames that ended LATE; a batch's time is split evenly over its
     frames."""
     batch_sizes: dict[int, int]
-    """Batches by size, without those that warm a lane."""
+    """The number of batches by size, without those that warm a lane."""
     batch_variant_switches: dict[str, int]
-    """By model: batches of another variant than the model's batch before. Where streams of one model are due different
-    variants, batches take turns and this says little; `variant_switches` is what a stream sees."""
+    """For each model, the batches of another variant than the model's batch before. Where streams of one model are due
+    different variants, batches take turns and this says little; `variant_switches` is what a stream sees."""
     variant_shares: dict[str, dict[str, float]]
-    """By model and variant: share of the model's frames that ran."""
+    """For each model and variant, the share of the model's frames that ran."""
 
     @property
     def utilisation_mean(self) -> float:
@@ -52,14 +52,16 @@ def measure(world: World, run: Run) -> SimulatedResults:
     start_ns, end_ns = outcomes.start_ns, outcomes.end_ns
     utilisation, wasted = _lanes(world, run, start_ns, end_ns)
     shown = [
-        nth for nth, size in enumerate(run.batches.size) if size and start_ns <= run.batches.started_ns[nth] < end_ns
+        index
+        for index, size in enumerate(run.batches.size)
+        if size and start_ns <= run.batches.started_ns[index] < end_ns
     ]
     variant_switches, variant_shares = _variants(world, run, shown)
     return SimulatedResults(
         **fields_of(results_of(outcomes)),
         utilisation=utilisation,
         wasted=wasted,
-        batch_sizes=_histogram([run.batches.size[nth] for nth in shown]),
+        batch_sizes=_histogram([run.batches.size[index] for index in shown]),
         batch_variant_switches=variant_switches,
         variant_shares=variant_shares,
     )
@@ -86,7 +88,7 @@ def lane_left_ns(run: Run) -> Ints:
 
 
 def _switched(run: Run) -> Chosen:
-    """By frame of the whole run."""
+    """For each frame of the whole run, whether it ran on another variant than its stream's frame before."""
     ran = np.flatnonzero(run.batch >= 0)
     ran = ran[np.argsort(run.frames.stream_id[ran], kind="stable")]
     stream_id, variant = run.frames.stream_id[ran], np.array(run.batches.variant, np.str_)[run.batch[ran]]
@@ -102,7 +104,7 @@ def _lanes(world: World, run: Run, start_ns: int, end_ns: int) -> tuple[dict[str
     busy_ns = np.maximum(busy_ns, 0)
     late = np.bincount(run.batch[run.status == OutcomeStatus.LATE], minlength=len(busy_ns))
     wasted_ns = busy_ns * late / np.maximum(np.array(batches.size, np.int64), 1)
-    number = {lane: nth for nth, lane in enumerate(world.scenario.to_simulate().lanes)}
+    number = {lane: index for index, lane in enumerate(world.scenario.to_simulate().lanes)}
     of_lane = np.bincount(
         np.array([number[lane] for lane in batches.lane], np.int64), weights=busy_ns, minlength=len(number)
     )
@@ -118,11 +120,11 @@ def _variants(world: World, run: Run, shown: list[int]) -> tuple[dict[str, int],
         model.name: {variant.name: 0 for variant in model.variants} for model in world.scenario.to_simulate().model
     }
     last: dict[str, str] = {}
-    for nth in shown:
-        model, variant = batches.model[nth], batches.variant[nth]
+    for index in shown:
+        model, variant = batches.model[index], batches.variant[index]
         switches[model] += last.setdefault(model, variant) != variant
         last[model] = variant
-        frames[model][variant] += batches.size[nth]
+        frames[model][variant] += batches.size[index]
     return switches, {
         model: {variant: count / max(1, sum(of_variant.values())) for variant, count in of_variant.items()}
         for model, of_variant in frames.items()

@@ -5,7 +5,7 @@ import numpy as np
 from duly_load.scenario.simulate import Noise
 
 CHUNK = 4096
-"""Noise is drawn so many numbers at a time."""
+"""The number of random numbers that are drawn at a time."""
 
 
 class TableService:
@@ -28,7 +28,7 @@ class TableService:
         self._factors: list[float] = []
         self._wake_rng = np.random.default_rng([seed, 0x3A])
         self._ended_ns: dict[str, int] = {}
-        """When the last batch of each lane ended."""
+        """The end of the last batch of each lane."""
 
     def duration_ns(self, now_ns: int, lane: str, model: str, variant: str, batch_size: int) -> int | None:
         for hung, from_ns, to_ns in self._hangs:

@@ -1,4 +1,4 @@
-"""All that a simulated run is told beforehand, made from a scenario and a seed."""
+"""All that a simulated run is given beforehand, made from a scenario and a seed."""
 
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class World:
     model_of: dict[int, str]
     service: TableService
     sessions: tuple[Session, ...]
-    """In order of stream ids, which are 1, 2, ..."""
+    """The sessions in order of stream ids, which are 1, 2, ..."""
 
     def run(self, policy: Policy) -> Run:
         return simulate(policy, self.script, self.frames, self.model_of, self.service, followers=self.followers)
@@ -61,7 +61,7 @@ def build(scenario: Scenario, seed: int) -> World:
         script.append((session.opened_ns, StreamOpened(session.stream_id, terms)))
         if session.closed_ns < round(scenario.duration_s * 1e9):
             script.append((session.closed_ns, StreamClosed(session.stream_id)))
-    script.sort(key=lambda told: told[0])
+    script.sort(key=lambda step: step[0])
     return World(
         scenario,
         seed,
@@ -93,7 +93,7 @@ def _sizes(model: SimulatedModel) -> list[int]:
 
 
 def _run_times_ns(model: SimulatedModel, variant: Variant) -> tuple[int, ...]:
-    """Of batches of 1, 2, ...; an engine of fixed sizes pads each to the next of them."""
+    """The times of batches of 1, 2, ...; an engine of fixed sizes pads each to the next of them."""
     times_ns = variant.times_ns(model.batch_max)
     if model.any_size:
         return times_ns
@@ -121,12 +121,12 @@ def _fault_events(given: Simulate, fault: LaneFault, batch_times: TableService) 
     noticed_ns, back_ns = round(fault.noticed_s * 1e9), round(fault.back_s * 1e9)
     ready = _models_ready(given, fault.lane, batch_times)
     if fault.kind == "die":
-        told: list[tuple[int, Event]] = [(noticed_ns, LaneDown(fault.lane, "the device is gone"))]
-        told.append((back_ns, LaneUp(fault.lane)))
+        steps: list[tuple[int, Event]] = [(noticed_ns, LaneDown(fault.lane, "the device is gone"))]
+        steps.append((back_ns, LaneUp(fault.lane)))
     else:
         models = dict.fromkeys(event.model for event in ready)
-        told = [(noticed_ns, ModelGone(model, fault.lane, "its worker hangs")) for model in models]
-    return told + [(back_ns, event) for event in ready]
+        steps = [(noticed_ns, ModelGone(model, fault.lane, "its worker hangs")) for model in models]
+    return steps + [(back_ns, event) for event in ready]
 
 
 def _terms(given: Simulate, stream: Sensor) -> StreamTerms:

@@ -1,15 +1,15 @@
-"""When streams are told to send less often, and when they may send more again.
+"""When streams are advised to send less often, and when they may send more again.
 
 Theory. A frame that is shed costs what it takes to receive it. Where lanes and transport share processors, that is paid
 for in results: with frames of 600 KB on two cores, three times the load leaves up to a third less goodput. Only the
-sender can save that cost. So the scheduler tells a stream the period that would be served, and a client that follows
-keeps the other frames back.
+sender can save that cost. So the scheduler advises a stream of the period that would be served, and a client that
+follows keeps the other frames back.
 
 The streams of one model and class are one group: classes go in order, and models are kept apart by value density. A
 group has a limit in frames a second, or none:
 
     none --> overloaded ....... limited to the rate at which its frames are served on time
-         <-- demand fits ...... all are told to send as they like
+         <-- demand fits ...... all may send as they like again
     limit -> overloaded ....... cut to the rate that is served now
           -> lanes idle ....... raised by as much as fills them
           -> hardly a miss .... raised by a step now and then
@@ -17,8 +17,8 @@ group has a limit in frames a second, or none:
 A group is overloaded while a lasting part of its frames is missed and its lanes have no time left. What is served then
 is what the lanes hold, with the batches, the noise and the costs of the transport as they are; no model of them is
 needed. TCP finds its share in the same way (Jacobson, 1988; Chiu and Jain, 1989). A step that does not last doubles the
-time to the next one, so that advice does not swing. Few misses are let be: a limit a little above what is served keeps
-the lanes busy.
+time to the next one, so that advice does not swing. A few misses are tolerated, because a limit a little above what is
+served keeps the lanes busy.
 
 The limit is divided as the scheduler divides the lanes (`merit`). Principals share by max-min fairness (Bertsekas and
 Gallager, 1992, section 6.5): who asks for less than the level gets it, and the others get the level. The streams of one
@@ -67,21 +67,21 @@ GROWTH_MAX = 4.0
 STEP_MIN, STEP_MAX = 1.15, 1.6
 """Factors of a step, which raises a limit where nothing says how much more would fit."""
 STEP_GROWTH = 1.5
-"""By this factor a step is larger than the last one, if that lasted."""
+"""A step is larger than the last one by this factor, if the last one lasted."""
 STEP_NS = 2_500_000_000
-"""Steps are this far apart: the one before has to be told, followed and seen."""
+"""Steps are this far apart, because the one before must reach the clients, be followed and show its effect."""
 DWELL_MIN_NS, DWELL_MAX_NS = 4_000_000_000, 64_000_000_000
 """A cut is followed by no step for this long; a cut within RELAPSE_NS of a step doubles it."""
 RELAPSE_NS = 16_000_000_000
 FIT_WINDOWS = 3
 """A limit ends when the demand has fitted into it for this many windows in a row."""
 RATE_GAIN_UP, RATE_GAIN_DOWN = 0.6, 0.3
-"""Weight of the newest window in a stream's rate, where it is more and where it is less than that."""
+"""Weights of the newest window in a stream's rate, for a window above that rate and for one below it."""
 UNUSED = 0.6
-"""A stream that sends less than this part of what it may asks for little more than it sends."""
+"""A stream that sends less than this part of what it may send counts as asking for little more than it sends."""
 SPARE = 1.3
-"""Rates vary by this factor: a stream that sends this much more than it may still follows, and one that does not use
-what it may asks for this much more than it sends."""
+"""Rates vary by this factor. A stream that sends up to this much more than it may still counts as a follower, and one
+that does not use what it may send counts as asking for this much more than it sends."""
 CHANGE_MIN = 0.13
 """Advice is given only if the period differs by this share or more."""
 CHANGE_IGNORED_MIN = 0.5
@@ -91,7 +91,7 @@ AGAIN_NS = 2_000_000_000
 REVERSAL_NS = 4_000_000_000
 """The same time where one says to slow down and the other to speed up."""
 PERIOD_NS_MAX = 2_000_000_000
-"""Nobody is told to send less often than this: who sends nothing never shows that there is room."""
+"""No stream is advised to send less often than this, as a stream that sends nothing never shows that there is room."""
 
 
 class _Group:
@@ -124,7 +124,7 @@ class _Group:
         self.served_before = -1.0
         """Frames a second served in the window before, if that was overloaded; -1: it was not."""
         self.settling = False
-        """Many streams were given advice at the end of the last window: this one does not show yet what comes of it."""
+        """Whether many streams got advice at the end of the last window, whose effect this one does not show yet."""
         self.lanes: set[str] = set()
         """Lanes that serve the model."""
         self.missed_before = 0.0
@@ -140,7 +140,7 @@ class _Group:
         self.begin()
 
     def begin(self) -> None:
-        """A window begins."""
+        """Begins a window."""
         self.served = self.missed = self.ticks = 0
         self.elapsed_ns = 0
         self.idle = 0.0
@@ -150,7 +150,7 @@ class _Group:
 
 
 class Adviser:
-    """Decides what all streams are told."""
+    """Decides which advice the streams get."""
 
     __slots__ = ("_groups", "_idle_ns", "_ticked_ns", "due_ns")
 
@@ -161,7 +161,7 @@ class Adviser:
         self._groups: dict[tuple[str, StreamClass], _Group] = {}
         """The groups that have open streams."""
         self._idle_ns: dict[str, int] = {}
-        """By lane, how long it had been idle in all at the last tick."""
+        """How long each lane had been idle in all at the last tick."""
 
     def tick(
         self,
@@ -170,7 +170,7 @@ class Adviser:
         models: Mapping[str, ModelState],
         lanes: Mapping[str, LaneState],
     ) -> list[AdviseStream]:
-        """Returns what is to be told now, and begins the streams' counts anew."""
+        """Returns the advice that is due now, and begins the streams' counts anew."""
         elapsed_ns = now_ns - self._ticked_ns if self._ticked_ns >= 0 else 0
         self._ticked_ns, self.due_ns = now_ns, now_ns + TICK_NS
         idle = self._idle_shares(now_ns, elapsed_ns, lanes)
@@ -212,7 +212,7 @@ class Adviser:
         )
 
     def _gather(self, streams: Mapping[int, StreamState]) -> None:
-        """Puts the open streams into their groups, as streams change their model."""
+        """Puts the open streams into their groups anew, because streams change their model."""
         for group in self._groups.values():
             group.streams.clear()
         for stream_id, stream in streams.items():
@@ -225,7 +225,7 @@ class Adviser:
             del self._groups[key]
 
     def _idle_shares(self, now_ns: int, elapsed_ns: int, lanes: Mapping[str, LaneState]) -> dict[str, float]:
-        """Returns by lane that is up the share of the time since the last tick in which it ran nothing."""
+        """Returns, for each lane that is up, the share of the time since the last tick in which it ran nothing."""
         idle_ns = {
             name: lane.idle_ns + (now_ns - lane.ended_ns if lane.batch_id is None else 0)
             for name, lane in lanes.items()
@@ -239,7 +239,7 @@ class Adviser:
 
 
 def _judged(now_ns: int, group: _Group, lanes_full: bool) -> list[AdviseStream]:
-    """Ends a window: returns what the streams of the group are told."""
+    """Ends a window. Returns the advice that the streams of the group get."""
     for _, stream in group.streams:
         _measure(stream, now_ns, group.elapsed_ns)
     _set_limit(now_ns, group, lanes_full)
@@ -247,21 +247,21 @@ def _judged(now_ns: int, group: _Group, lanes_full: bool) -> list[AdviseStream]:
     advice: list[AdviseStream] = []
     for stream_id, stream in group.streams:
         if stream.terms.advise and stream.terms.gap is None:
-            told = _advice(now_ns, stream_id, stream.pace, caps.get(stream_id, 0.0))
-            if told is not None:
-                advice.append(told)
+            advised = _advice(now_ns, stream_id, stream.pace, caps.get(stream_id, 0.0))
+            if advised is not None:
+                advice.append(advised)
                 _weigh(stream)
     group.settling = len(advice) * 4 > len(group.streams)
     return advice
 
 
 def _measure(stream: StreamState, now_ns: int, elapsed_ns: int) -> None:
-    """Notes what the stream sends, and what it would send."""
+    """Notes how often the stream sends, and how often it would."""
     pace = stream.pace
     rate = pace.arrived * 1e9 / elapsed_ns
     pace.arrived = 0
     if pace.told_ns >= 0 and now_ns - pace.told_ns <= elapsed_ns:
-        pace.rate = -1.0  # it was told when the window began, and follows within it
+        pace.rate = -1.0  # it got advice when the window began, and follows within it
         return
     if pace.rate < 0:
         # The stream may have opened in the middle of the window.
@@ -322,7 +322,7 @@ def _set_limit(now_ns: int, group: _Group, lanes_full: bool) -> None:
 
 
 def _shares(group: _Group) -> dict[int, float]:
-    """Returns by stream what it may send, in frames a second."""
+    """Returns how many frames a second each stream may send."""
     floors = {stream_id: _floor(stream) for stream_id, stream in group.streams}
     left = max(0.0, group.limit - sum(floors.values()))
     wanted: dict[str, float] = {}
@@ -358,7 +358,7 @@ def _level(wanted: list[float], available: float) -> float:
 
 
 def _advice(now_ns: int, stream_id: int, pace: StreamPace, cap: float) -> AdviseStream | None:
-    """Returns what a stream is told that may send `cap` frames a second (0: as many as it likes); None: nothing."""
+    """Returns the advice for a stream that may send `cap` frames a second (0: as many as it likes); None: no advice."""
     period_ns = round(1e9 / cap) if cap and cap < pace.natural * (1 - CHANGE_MIN) else 0
     known_ns = pace.period_ns
     if period_ns == known_ns:

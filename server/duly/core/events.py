@@ -22,21 +22,23 @@ class StreamOpened:
 
 @dataclass(slots=True)
 class StreamClosed:
-    """The client is gone: its waiting frames are CANCELLED, as are those in flight when their batch ends."""
+    """The client is gone. Its waiting frames are CANCELLED at once, those that run when their batch ends."""
 
     stream_id: int
 
 
 @dataclass(slots=True)
 class FramesArrived:
-    """One or more, in this order. No lane is given away before all have come, so that they may share a batch."""
+    """One or more frames arrived, in this order. All are taken in before a lane is given away, so that they may share a
+    batch.
+    """
 
     frames: list[Frame]
 
 
 @dataclass(slots=True)
 class FrameRefused:
-    """The host answered a frame itself (malformed, over a quota): a stateful stream has a gap where it was."""
+    """The host answered a frame itself (malformed, over a quota), which leaves a gap in a stateful stream."""
 
     stream_id: int
 
@@ -56,11 +58,11 @@ class FramesTurnedOut:
     stream_id: int
     model: str
     frames: int
-    """How many."""
+    """How many frames turned out so."""
     status: OutcomeStatus
     """What the client got instead."""
     missed: bool
-    """Whether that counts as a miss (`fates`); where not, the frames were no hits either."""
+    """Whether that counts as a miss (`fates`); if not, the frames count as no hits either."""
 
 
 @dataclass(slots=True)
@@ -71,8 +73,8 @@ class BatchFinished:
     failed: dict[int, str] = field(default_factory=dict)
     """Frames (by seq) on which the model alone failed, with the reason."""
     finished_ns: int | None = None
-    """When the worker was done with it, where that is known better than by the event's own time: what the profile
-    learns must not hold how late the host looked."""
+    """When the worker was done with the batch; None: at the event's own time. What the profile learns must not include
+    how late the host looked."""
 
 
 @dataclass(slots=True)
@@ -111,12 +113,12 @@ class ModelReady:
     rank: int = 0
     """Place of the variant among those of its model, 0 the most accurate; less accurate ones are faster."""
     warm_after_ns: int = 0
-    """A lane that has been idle for so long is warmed again before frames come (WarmLane); 0: never."""
+    """A lane that has been idle for this long is warmed again before frames come (WarmLane); 0: never."""
 
 
 @dataclass(slots=True)
 class ModelGone:
-    """The model has no worker on this lane any more (`lane`), or is unloaded for good (`lane` None); all variants."""
+    """The model has no worker on `lane` any more, or is unloaded for good where `lane` is None, in all variants."""
 
     model: str
     lane: str | None
@@ -130,7 +132,7 @@ class TimerFired:
 
 @dataclass(slots=True)
 class DrainRequested:
-    """Nothing new is taken; what waits may still run until `until_ns`, then the rest is SHED."""
+    """The server takes nothing new. What waits may still run until `until_ns`; then the rest is SHED."""
 
     until_ns: int
 
@@ -171,7 +173,9 @@ class DispatchBatch:
 
 @dataclass(slots=True)
 class WarmLane:
-    """Run a batch of one on zeros: the lane has been idle, and an idle device is slow at first. Ends as batches do."""
+    """Run a batch of one on zeros: the lane has been idle, and an idle device is slow at first. It ends as other
+    batches do, with BatchFinished or BatchFailed.
+    """
 
     batch_id: int
     lane: str
@@ -181,7 +185,7 @@ class WarmLane:
 
 @dataclass(slots=True)
 class ResolveFrame:
-    """The one terminal answer to a frame. `batch_size` is 0 where it never ran."""
+    """The one terminal answer to a frame. `batch_size` is 0 if the frame never ran."""
 
     frame: Frame
     status: OutcomeStatus
@@ -191,7 +195,7 @@ class ResolveFrame:
 
 
 class Advice(IntEnum):
-    """Same numbers as `StreamAdvice.Kind` on the wire."""
+    """What a client is advised of. The numbers are those of `StreamAdvice.Kind` on the wire."""
 
     SLOW_DOWN = 1
     SPEED_UP = 2

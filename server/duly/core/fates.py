@@ -1,18 +1,18 @@
 """Every way in which a frame can end: one table, on which the code runs and from which the picture in the docs is made.
 
-A frame is in one of five states. What can happen to it there is a row: the state, the cause, the status that the client
-gets, the words that it gets with it, and whether the row counts as a miss.
+A frame is in one of five states. Each thing that can happen to it there is a row: the state, the cause, the status that
+the client gets, the words that come with the status, and whether the row counts as a miss.
 
     at the door --> arriving --> waiting --> running --> answered --> the client
     (the host)      (the scheduler: one ResolveFrame)    (the host)
 
-The host answers a frame at the door itself, without telling the scheduler of it. The scheduler answers what arrives,
-waits and runs, and each frame once. An answer is on its way until the transport has it: only a result can still turn
-out otherwise there, which the host tells the scheduler (`FramesTurnedOut`).
+The host answers a frame at the door itself, and the scheduler never hears of that frame. The scheduler answers each
+frame that arrives, waits or runs exactly once. An answer is on its way until the transport has it. On that way only a
+result can still turn out otherwise, which the host reports to the scheduler (`FramesTurnedOut`).
 
 A miss is what the lanes could have prevented. Misses raise what the next frames of the stream are worth (`merit`), put
 CRITICAL frames under overload's rules and make models change to a faster variant. A frame that was hopeless when it
-came is none, and no more is one whose client withdrew it or does not read.
+came is no miss, and neither is one whose client withdrew it or does not read.
 """
 
 from dataclasses import dataclass
@@ -44,11 +44,12 @@ class Fate:
     """What happens, in a few words for the docs."""
     status: Status
     wording: str = "{reason}"
-    """The reason that the client reads, with the names of what is filled in; `{reason}` alone: the host's own words."""
+    """The reason that the client reads, with names where something is filled in. `{reason}` alone stands for the host's
+    own words."""
     missed: bool = False
 
     def says(self, **words: object) -> str:
-        """The wording, filled in."""
+        """Returns the wording with these words filled in."""
         return self.wording.format(**words)
 
 
@@ -184,12 +185,14 @@ UNREAD: Final = _row(State.ANSWERED, "its client is gone", Status.CANCELLED, "it
 def of_doomed(
     now_ns: int, deadline_ns: int, arrived_ns: int, planned_ns: int, outranked_ns: int, passed_over_ns: int
 ) -> tuple[Fate, str]:
-    """How a frame ends that its lane can't serve in time any more, and why.
+    """Returns the fate of a frame that no lane can serve in time any more, and the reason for its client.
 
-    SHED says that lanes which could have run it were given to others while it waited, EXPIRED that this frame could not
-    be met: it came late, its budget is small, or earlier deadlines filled the lane. `planned_ns`: what it takes;
-    `outranked_ns`: when a lane last began with a more critical frame instead; `passed_over_ns`: with another one that
-    overload made the better choice.
+    SHED says that lanes which could have run the frame were given to others while it waited. EXPIRED says that this
+    frame could not be met: it came late, its budget is small, or earlier deadlines filled the lane.
+
+    `planned_ns`: how long a batch of one is planned to take, 0 where no lane serves the model. `outranked_ns`: when a
+    lane of the variant last began a batch of more critical frames instead. `passed_over_ns`: when one last began a
+    batch that was the better choice under overload.
     """
     if now_ns > arrived_ns:
         if outranked_ns >= arrived_ns:

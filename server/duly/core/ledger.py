@@ -1,11 +1,12 @@
 """The accounts of streams and their frames: every frame gets exactly one outcome.
 
-Theory of operation. A frame is waiting or running, never both, and `_answer` is the only way out of either. `fates` has
-every way in which it can end, as a table; `docs/fates.md` draws it.
+Theory of operation. A frame is waiting or running, never both, and it leaves either state through `_answer` alone;
+`finished` does the same in place for most results, to save time. `fates` has every way in which a frame can end, as a
+table; `docs/fates.md` draws it.
 
-Streams of stateful models are pinned to one lane, where the worker keeps their state, and have at most one frame
-running, the oldest that waits. A frame of theirs that is not run leaves a gap: what comes behind it is SKIPPED, or
-starts the state anew, as its terms say.
+Streams of stateful models are pinned to one lane, where the worker keeps their state. They run at most one frame at a
+time, the oldest that waits. A frame that is not run leaves a gap. By the terms of the stream the frames behind it go
+on, start the state anew, or are SKIPPED.
 """
 
 from bisect import bisect_left, insort
@@ -39,18 +40,18 @@ class FrameLedger:
     )
 
     def __init__(self, served: ModelTable, actions: list[Action]) -> None:
-        """`actions`: what the host is to do, in this order; outcomes are added."""
+        """`actions`: what the host is to do, in this order; the ledger adds the outcomes."""
         self._models = served
         self._actions = actions
         self.streams: dict[int, StreamState] = {}
         self.waiting = 0
-        """Frames that wait, of all models."""
+        """How many frames wait for all models together."""
         self.queued_variants: list[VariantState] = []
-        """Variants with frames waiting, in the order of `model_table.variants`; `choose` looks at this very list."""
+        """Variants that have waiting frames, in the order of `ModelTable.variants`. `choose` reads this very list."""
         self.drop_ns: int | None = None
-        """No waiting frame is doomed before this."""
+        """No waiting frame is doomed before this time; None: no frame waits."""
         self.draining = False
-        """Nothing new is taken."""
+        """Whether the server drains, so that new frames are SHED."""
         self.critical_missed_ns: int | None = None
         """When a CRITICAL frame was last missed; None: never."""
         self.floors = 0
@@ -58,7 +59,7 @@ class FrameLedger:
         self.models_open: Counter[str] = Counter()
         """How many streams are open, by the model that they were opened for."""
         self._budgets_ns: dict[StreamClass, list[int]] = {stream_class: [] for stream_class in StreamClass}
-        """The budgets of the open streams by class, in order."""
+        """The budgets of the open streams by class, in ascending order."""
         self._principals = Principals()
 
     # ---- streams ----
@@ -82,20 +83,20 @@ class FrameLedger:
                 del self.models_open[stream.terms.model]
 
     def refused(self, stream_id: int) -> None:
-        """The host answered a frame of the stream itself."""
+        """Notes that the host answered a frame of the stream itself, which leaves a gap in a stateful stream."""
         stream = self.streams.get(stream_id)
         if stream is not None and stream.terms.gap is not None:
             stream.gap = True
 
     def tightest_ns(self) -> dict[StreamClass, int]:
-        """The smallest budget of each class that has open streams."""
+        """Returns the smallest budget of each class that has open streams."""
         return {stream_class: budgets_ns[0] for stream_class, budgets_ns in self._budgets_ns.items() if budgets_ns}
 
     # ---- frames that come and wait ----
 
     def arrived(self, now_ns: int, frame: Frame) -> tuple[QueuedFrame, VariantState] | None:
-        """The frame and the variant that it is for, unless it was answered: the caller is to have it `wait`, or to run
-        it, or, where no lane can serve it in time by its plan, to `drop` it.
+        """Takes in a frame. Returns it with the variant that it is for, or None where it has its answer. The caller
+        must let it `wait`, run it, or `drop` it where no lane can serve it in time by its plan.
         """
         stream = self.streams.get(frame.stream_id)
         if stream is None:
@@ -131,7 +132,7 @@ class FrameLedger:
         return None
 
     def wait(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> None:
-        """A frame that has just arrived waits for that variant; it may take the place of an older one."""
+        """Lets a frame that has just arrived wait for that variant. It may take the place of an older one."""
         frame = queued.frame
         stream = self.streams[frame.stream_id]
         stream.waiting[frame.frame_id] = queued
@@ -147,7 +148,7 @@ class FrameLedger:
             self._withdraw(now_ns, stream, oldest, fates.SUPERSEDED, reason)
 
     def overdue(self, now_ns: int) -> list[tuple[QueuedFrame, VariantState]]:
-        """Waiting frames whose latest start has passed, and the variants that they wait for."""
+        """Returns the waiting frames whose latest start has passed, with the variants that they wait for."""
         return [
             (queued, variant)
             for variant in self.queued_variants
@@ -155,8 +156,9 @@ class FrameLedger:
         ]
 
     def rescue_or_remove(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> bool:
-        """A frame that waits for `variant` overdue goes to a faster one, where it keeps its place in the stream. True
-        where none is fast enough: it waits no more, and the caller is to `drop` it or to run it all the same.
+        """Moves an overdue frame that waits for `variant` to a faster one, where it keeps its place in the stream.
+        Returns True where none is fast enough: the frame waits no more, and the caller must `drop` it or run it all the
+        same.
         """
         frame = queued.frame
         stream = self.streams[frame.stream_id]
@@ -170,7 +172,7 @@ class FrameLedger:
         return False
 
     def requeue(self, now_ns: int, name: str) -> None:
-        """Frames of the model whose variant no lane serves any more wait for another that one does, if there is."""
+        """Moves frames of the model whose variant no lane serves any more to a variant that a lane serves, if any."""
         model = self._models.by_name[name]
         for variant in model.variants.values():
             if not variant.profiles:
@@ -187,7 +189,7 @@ class FrameLedger:
         other.waiting.add(queued)
 
     def drop(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> None:
-        """Ends a doomed frame that does not wait."""
+        """Ends a doomed frame that is in no queue."""
         frame = queued.frame
         outranked_ns = variant.outranked_ns[queued.stream_class]
         fate, reason = fates.of_doomed(
@@ -201,7 +203,7 @@ class FrameLedger:
         self._end(now_ns, self.streams[frame.stream_id], queued, fate, reason)
 
     def plan_drop(self) -> None:
-        """Plans have changed, or frames were dropped."""
+        """Works out `drop_ns` again. Call it after plans have changed or frames were dropped."""
         self.drop_ns = None
         for variant in self.queued_variants:
             deadline_ns = variant.waiting.deadline_first_ns()
@@ -217,20 +219,20 @@ class FrameLedger:
                     self._withdraw(now_ns, stream, queued, fates.WITHDRAWN, fates.WITHDRAWN.wording)
 
     def end_all_waiting(self) -> None:
-        """The drain is over."""
+        """Ends every frame that waits, as the drain is over."""
         for stream in self.streams.values():
             self._end_waiting(stream, fates.DRAIN_OVER)
 
     def unloaded(self, now_ns: int, name: str, reason: str) -> None:
-        """The model is about to be served no more."""
+        """Ends every frame that waits for a model which is about to be unloaded."""
         for variant in self._models.by_name[name].variants.values():
             for queued in list(variant.waiting):
                 stream = self.streams[queued.frame.stream_id]
                 self._withdraw(now_ns, stream, queued, fates.MODEL_UNLOADED, reason)
 
     def state_lost(self, name: str, lane: str | None) -> None:
-        """A worker of the model on that lane, or on any, is gone with the state that it kept for streams: whatever runs
-        next for these starts anew, on any lane.
+        """Notes that the worker of the model on that lane, or on every lane where `lane` is None, is gone with the
+        state that it kept for streams. Whatever runs next for these streams starts anew, on any lane.
         """
         for stream in self.streams.values():
             if stream.home is not None and stream.home[0] == name and lane in (None, stream.home[1]):
@@ -242,7 +244,7 @@ class FrameLedger:
     # ---- frames that run ----
 
     def take(self, batch: Batch) -> None:
-        """The frames of the batch wait no more."""
+        """Takes the frames of the batch out of their queue."""
         frames = batch.frames
         batch.variant.waiting.take(frames)
         self._leave_queue(batch.variant)
@@ -255,7 +257,9 @@ class FrameLedger:
                 stream.supersedable -= 1
 
     def started(self, now_ns: int, lane: str, batch: Batch) -> None:
-        """Charges the lane time of a batch to the principals of its frames; pins their streams to the lane."""
+        """Charges the lane time of a batch to the principals of its frames. If the model keeps state, it pins their
+        streams to the lane.
+        """
         frames = batch.frames
         share_ns = batch.planned_ns / len(frames)
         charged_ns = 0.0
@@ -274,7 +278,7 @@ class FrameLedger:
         self._principals.served(now_ns, principal, charged_ns)
 
     def ended(self, batch: Batch) -> None:
-        """The frames of the batch, which is of a stateful model, run no more; their outcomes follow."""
+        """Notes that the frames of a batch of a stateful model run no more. Their outcomes follow."""
         for queued in batch.frames:
             stream = self.streams.get(queued.frame.stream_id)
             if stream is not None:
@@ -294,7 +298,7 @@ class FrameLedger:
             elif now_ns <= frame.deadline_ns:
                 fate, reason = fates.IN_TIME, ""
                 if stream.merit.untouched_by_hit and stream.terms.gap is None and not self._models.has_variants:
-                    # What `_end` would do, which is most of what happens.
+                    # This is what `_end` would do, written out because most frames end here.
                     self._actions.append(ResolveFrame(frame, OutcomeStatus.ON_TIME, "", batch_id, size))
                     stream.unanswered -= 1
                     stream.pace.served += 1
@@ -309,12 +313,14 @@ class FrameLedger:
             self._end(now_ns, stream, queued, fates.BATCH_LOST, reason, batch.batch_id, len(batch.frames))
 
     def merit(self, queued: QueuedFrame) -> float:
-        """What the frame is worth under overload."""
+        """Returns what the frame is worth under overload."""
         stream = self.streams[queued.frame.stream_id]
         return stream.merit.value * self._principals.factor(stream.terms.principal)
 
     def freshness(self, queued: QueuedFrame) -> float:
-        """What the frame is worth to a window: more where what its stream missed leaves its newest result older."""
+        """Returns what the frame is worth when a window is chosen: more where its stream has missed frames, so that the
+        stream's newest result is older.
+        """
         stream = self.streams[queued.frame.stream_id]
         return 1.0 if keeps_all(stream.terms) else min(stream.merit.value, FRESHNESS_MAX)
 
@@ -331,7 +337,7 @@ class FrameLedger:
         self.waiting -= 1
 
     def _enter_queue(self, variant: VariantState) -> None:
-        """Before a frame is added."""
+        """Lists the variant as queued if nothing waits for it yet. Call it before a frame is added."""
         if not variant.waiting.count:
             variants, at = self.queued_variants, len(self.queued_variants)
             while at and variants[at - 1].number > variant.number:
@@ -339,24 +345,24 @@ class FrameLedger:
             variants.insert(at, variant)
 
     def _leave_queue(self, variant: VariantState) -> None:
-        """After frames were removed."""
+        """Removes the variant from the queued ones if nothing waits for it. Call it after frames were removed."""
         if not variant.waiting.count:
             self.queued_variants.remove(variant)
 
     def _drop_by(self, deadline_ns: int, variant: VariantState) -> None:
-        """Looks again when the latest start of such a frame has passed, if not before."""
+        """Moves `drop_ns` to where the latest start of a frame with that deadline has passed, if that comes earlier."""
         drop_ns = deadline_ns - variant.single_plan_ns_min + 1
         if self.drop_ns is None or drop_ns < self.drop_ns:
             self.drop_ns = drop_ns
 
     def _withdraw(self, now_ns: int, stream: StreamState, queued: QueuedFrame, fate: Fate, reason: str) -> None:
-        """Ends a frame that waits; one that no longer does was SKIPPED along with one before it."""
+        """Ends a frame if it still waits; one that no longer does was SKIPPED along with one before it."""
         if queued.frame.frame_id in stream.waiting:
             self._unwait(stream, queued)
             self._end(now_ns, stream, queued, fate, reason)
 
     def _end_waiting(self, stream: StreamState, fate: Fate, after_id: int = -1) -> None:
-        """Ends every frame of the stream that waits behind that frame id, alike."""
+        """Gives every frame of the stream that waits behind that frame id the same end."""
         for queued in [queued for frame_id, queued in stream.waiting.items() if frame_id > after_id]:
             self._unwait(stream, queued)
             self._answer(stream, queued.frame, fate.status, fate.wording)
@@ -373,8 +379,8 @@ class FrameLedger:
         batch_id: int = 0,
         batch_size: int = 0,
     ) -> None:
-        """Ends a frame that no longer waits or runs, with what follows for the frames behind it. `reason`: the wording
-        of its fate where that has nothing to fill in.
+        """Ends a frame that no longer waits or runs, and does what follows for the frames behind it. Without `reason`
+        the client gets the wording of the fate, which must then have nothing to fill in.
         """
         frame = queued.frame
         self._answer(stream, frame, fate.status, fate.wording if reason is None else reason, batch_id, batch_size)
@@ -384,7 +390,7 @@ class FrameLedger:
             stream.pace.served += 1
         elif fate is fates.OVER_CREDIT or (fate.missed and now_ns > queued.arrived_ns):
             stream.pace.missed += 1
-        # One that was superseded by a frame that came along with it has cost nobody anything.
+        # A frame that was superseded by one that came together with it has cost nobody anything.
         if fate is fates.IN_TIME or (fate.missed and now_ns > queued.arrived_ns):
             self._judge(now_ns, stream, frame, fate)
         if stream.terms.gap is None or fate.status in RESULTS:
@@ -400,7 +406,7 @@ class FrameLedger:
                 stream.waiting[behind].resets_state = True
 
     def _judge(self, now_ns: int, stream: StreamState, frame: Frame, fate: Fate) -> None:
-        """Notes for coming choices whether the lanes served the frame as it wants."""
+        """Notes for later choices whether the lanes served the frame in time."""
         if fate.missed or not stream.merit.untouched_by_hit:
             stream.merit.ended(not fate.missed)
         if fate.status is OutcomeStatus.SUPERSEDED:
@@ -437,7 +443,7 @@ class FrameLedger:
         batch_id: int = 0,
         batch_size: int = 0,
     ) -> None:
-        """The one way out."""
+        """Answers a frame."""
         self._actions.append(ResolveFrame(frame, status, reason, batch_id, batch_size))
         if stream is not None:
             stream.unanswered -= 1

@@ -1,8 +1,8 @@
 """The scheduler: decides what runs, when and in which batch, and that every frame gets exactly one outcome.
 
-Sans-IO. The host calls `step(now_ns, event)` with facts and carries out the actions that come back; it calls again with
-`TimerFired` at `next_wake_ns()`. The scheduler reads no clock, starts nothing and changes only itself; equal logs of
-(now, event) give equal actions.
+The scheduler is sans-IO: the host calls `step(now_ns, event)` with facts and carries out the actions that come back,
+and it calls again with `TimerFired` at `next_wake_ns()`. The scheduler reads no clock, starts nothing and changes only
+itself; equal logs of (now, event) give equal actions.
 
 The law: every frame of a `FramesArrived` is followed by exactly one `ResolveFrame`, whatever else happens.
 
@@ -55,25 +55,25 @@ from duly.core.variants.ladder import TICK_NS
 from duly.core.waiting import QueuedFrame
 
 PROBE_AFTER_NS = 200_000_000
-"""A lane that did not run a model for so long may try a doomed frame against the plan: a plan must not starve its own
-correction. While such probes show that the plan is spoilt, further ones may follow at once."""
+"""A lane that has not run a variant for this long may run a doomed frame as a probe, as a plan must not prevent its own
+correction. While probes show that the plan is spoilt, further ones may follow at once."""
 PROBE_SPOILT_PERCENT = 80
-"""A probe that takes less than this much of its plan shows that the plan is spoilt."""
+"""A probe that takes less than this share of its plan, in percent, shows that the plan is spoilt."""
 CRITICAL_MISSED_NS = 1_000_000_000
-"""For so long after a CRITICAL frame was missed, CRITICAL frames are under overload's rules."""
+"""After a CRITICAL frame was missed, CRITICAL frames are under overload's rules for this long."""
 
 
 class Scheduler:
     def __init__(self) -> None:
         self._actions: list[Action] = []
-        """Of this step, in order; frames and lanes add theirs."""
+        """The actions of this step, in order; the ledger and the lanes add theirs."""
         self._models = ModelTable()
         self._frames = FrameLedger(self._models, self._actions)
         self._lanes = Lanes(self._actions)
         self._hold_ns: int | None = None
-        """When a lane that holds or is idle looks again."""
+        """When the next lane that holds, or that is to be warmed, is looked at again; None: there is none."""
         self._tick_ns = 0
-        """When the variants' controls look again; they do with the first event after that."""
+        """Variants may be switched again with the first event from this time on."""
         self._adviser = Adviser()
         self._drain_ns: int | None = None
         frames = self._frames
@@ -95,7 +95,9 @@ class Scheduler:
     # ---- the whole contract ----
 
     def step(self, now_ns: int, event: Event) -> list[Action]:
-        """What to do about `event`, in this order. `now_ns` never goes back from one call to the next."""
+        """Takes in an event and returns what the host is to do about it, in this order. `now_ns` must never go back
+        from one call to the next.
+        """
         frames, lanes = self._frames, self._lanes
         self._actions.clear()
         doomed: dict[int, tuple[QueuedFrame, VariantState]] = {}
@@ -104,7 +106,8 @@ class Scheduler:
             for frame in event.frames:
                 before = doomed.pop(frame.stream_id, None) if doomed else None
                 if before is not None:
-                    # There is a newer one. It could not be tried, either: no lane is given away before all have come.
+                    # A newer frame has come. The older one cannot be a probe either, as no lane is given away before
+                    # all frames have come.
                     frames.drop(now_ns, *before)
                 arrived = frames.arrived(now_ns, frame)
                 if arrived is None:
@@ -139,7 +142,7 @@ class Scheduler:
         return self._actions.copy()
 
     def next_wake_ns(self) -> int | None:
-        """When to call `step` with TimerFired at the latest; None: nothing pending."""
+        """Returns the latest time at which to call `step` with TimerFired; None: nothing is pending."""
         wake_ns = self._frames.drop_ns
         if self._hold_ns is not None and (wake_ns is None or self._hold_ns < wake_ns):
             wake_ns = self._hold_ns
@@ -153,21 +156,21 @@ class Scheduler:
         return self._frames.waiting
 
     def frames_waiting_by_model(self) -> dict[str, int]:
-        """May be called from any thread."""
+        """Returns how many frames wait for each model. It may be called from any thread."""
         return {
             name: sum(variant.waiting.count for variant in list(model.variants.values()))
             for name, model in list(self._models.by_name.items())
         }
 
     def planned_one_ns(self, model: str, rank_max: int) -> int:
-        """Planned execution time of a batch of one of the fastest variant up to that rank, on the fastest lane; 0 where
-        no lane serves the model.
+        """Returns the planned execution time of a batch of one, in the fastest variant up to that rank on the fastest
+        lane; 0 where no lane serves the model.
         """
         return self._models.planned_one_ns(model, rank_max)
 
     def planned_ns(self, model: str, lane: str, variant: str | None = None) -> list[int]:
-        """Planned execution times of batches of 1, 2, ... of a variant (the best where none is named) on that lane;
-        empty where it does not serve the model.
+        """Returns the planned execution times of batches of 1, 2, ... on that lane, for the named variant or else the
+        most accurate one that the lane serves. The list is empty where the lane does not serve it.
         """
         return self._models.planned_ns(model, lane, variant)
 
@@ -175,11 +178,11 @@ class Scheduler:
         return len(self._lanes.up)
 
     def plans(self) -> dict[str, ModelPlan]:
-        """What admission reckons with: by model, for each variant the plan of the slowest lane that serves it."""
+        """Returns the plans that admission counts with, by model: for each variant that of its slowest lane."""
         return self._models.plans(self._lanes.up)
 
     def demands(self, now_ns: int) -> list[StreamDemand]:
-        """The open streams as admission counts them, with the phases that were measured."""
+        """Returns the open streams as admission counts them, with the phases that were measured."""
         return [
             StreamDemand(
                 stream_id=stream_id,
@@ -197,7 +200,7 @@ class Scheduler:
     # ---- what happens ----
 
     def _happened(self, now_ns: int, event: Event) -> None:
-        """Everything but frames that come and batches that finish."""
+        """Handles every event but frames that arrive and batches that finish."""
         match event:
             case BatchFailed():
                 self._batch_failed(now_ns, event.batch_id, event.reason)
@@ -230,7 +233,7 @@ class Scheduler:
                 for stream_id in self._frames.streams:
                     self._actions.append(AdviseStream(stream_id, Advice.DRAINING, "the server stops"))
             case TimerFired() | FramesArrived() | BatchFinished():
-                pass  # time has passed; the other two were told before
+                pass  # a timer only lets time pass, and `step` handles the other two itself
             case _:
                 assert_never(event)
 
@@ -243,7 +246,7 @@ class Scheduler:
             self._bound_blocking()
 
     def _model_gone(self, now_ns: int, name: str, lane: str | None, reason: str) -> None:
-        """From that lane; where `lane` is None, for good."""
+        """Takes the model off that lane, or unloads it for good where `lane` is None."""
         for batch_id in self._lanes.running(name, lane):
             self._batch_failed(now_ns, batch_id, reason)
         if lane is None:
@@ -257,8 +260,9 @@ class Scheduler:
         self._bound_blocking()
 
     def _bound_blocking(self, *, closed: bool = False) -> None:
-        """Streams, or what single frames take, have changed. What CRITICAL streams were promised rests on the bounds of
-        then: while some are open bounds only fall, but for a stream that `closed`.
+        """Computes the caps of batches again after streams, or the plans of single frames, have changed. What CRITICAL
+        streams were promised rests on the caps at that time, so that while one is open caps only fall, unless a stream
+        has `closed`.
         """
         context, tightest_ns = self._context, self._frames.tightest_ns()
         caps = caps_ns(tightest_ns, self._models.longest_one_ns(self._frames.models_open))
@@ -287,7 +291,7 @@ class Scheduler:
                     if isinstance(chosen, Batch):
                         frames.take(chosen)
                         self._start(now_ns, lane, chosen)
-                        # What another lane holds for may be gone with it.
+                        # The frames that another lane holds for may have gone with this batch.
                         again = self._hold_ns is not None
                         if not frames.waiting:
                             break
@@ -295,8 +299,8 @@ class Scheduler:
                         self._hold_ns = chosen.until_ns
 
     def _run_alone(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> bool:
-        """Runs a frame at once that has come alone, while nothing waits and a lane is free. That is what `next_batch`
-        would do; where there is anything to weigh, False.
+        """Runs a frame that came alone at once, while nothing waits and a lane is free; `next_batch` would do the same.
+        Returns False where there is something to weigh, or where no free lane serves the frame in time.
         """
         context, lanes_up = self._context, len(self._lanes.up)
         if variant.stateful or context.best_effort or (lanes_up > 1 and may_hold(lanes_up, 1, lanes_up)):
@@ -316,7 +320,7 @@ class Scheduler:
         self._frames.plan_drop()
 
     def _doomed(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> None:
-        """A frame that no lane can serve in time by its plan, in any variant: dropped, or tried all the same on a lane
+        """Drops a frame that no lane can serve in time by its plan, in any variant, or runs it all the same on a lane
         that has nothing else to do.
         """
         lane = self._probe_lane(now_ns, queued, variant) if self._lanes.free else None
@@ -327,8 +331,8 @@ class Scheduler:
             self._start(now_ns, lane, Batch(variant, [queued], planned_ns, probe=now_ns > variant.probe_ns[lane]))
 
     def _probe_lane(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> str | None:
-        """A lane with nothing else to do that may try a frame against its plan: one that has not run the variant for
-        long, or that usually is quick enough for the frame.
+        """Returns a lane that has nothing else to do and may run the frame against its plan: one that has not run the
+        variant for long, or that usually is quick enough for the frame. None: there is no such lane.
         """
         frame = queued.frame
         left_ns = frame.deadline_ns - now_ns
@@ -340,7 +344,9 @@ class Scheduler:
         return None
 
     def _warm_idle(self, now_ns: int) -> None:
-        """Runs zeros on lanes that have been idle for so long that they would be slow at first; wakes for the next."""
+        """Runs zeros on lanes that have been idle for so long that they would be slow at first, and notes when the next
+        one is due.
+        """
         for lane, state in self._lanes.up.items():
             if state.batch_id is not None:
                 continue
@@ -353,13 +359,13 @@ class Scheduler:
             if warm_ns > now_ns:
                 if self._hold_ns is None or warm_ns < self._hold_ns:
                     self._hold_ns = warm_ns
-            elif not something_waits(now_ns, lane, self._context):  # else it holds
+            elif not something_waits(now_ns, lane, self._context):  # else the lane holds for what waits
                 self._lanes.warm(now_ns, lane, shortest)
 
     # ---- batches ----
 
     def _start(self, now_ns: int, lane: str, batch: Batch) -> None:
-        """A batch whose frames do not wait."""
+        """Starts a batch whose frames are in no queue."""
         self._frames.started(now_ns, lane, batch)
         self._lanes.start(now_ns, lane, batch)
         batch.variant.probe_ns[lane] = now_ns + PROBE_AFTER_NS
@@ -367,7 +373,9 @@ class Scheduler:
             self._note_outranked(now_ns, lane, batch)
 
     def _note_outranked(self, now_ns: int, lane: str, batch: Batch) -> None:
-        """So that a frame which misses can be told whom the lane was given to instead."""
+        """Notes which waiting variants the batch was preferred to, so that the reason of a frame that misses can say
+        so, and counts the batch for the share of BEST_EFFORT.
+        """
         most_critical = batch.frames[0].stream_class
         best_effort_waits = False
         for other in self._frames.queued_variants:
@@ -383,7 +391,7 @@ class Scheduler:
 
     def _batch_finished(self, now_ns: int, event: BatchFinished) -> None:
         batch = self._lanes.ended(now_ns, event.batch_id)
-        if batch is None or not batch.frames:  # nothing, where the lane was warmed
+        if batch is None or not batch.frames:  # a lane that was warmed has run no frames
             return
         if batch.variant.stateful:
             self._frames.ended(batch)
@@ -426,7 +434,7 @@ def _class_of(doomed: tuple[QueuedFrame, VariantState]) -> StreamClass:
 
 
 def _phase_ns(now_ns: int, stream: StreamState) -> int:
-    """When its next frame is due after `now_ns`; -1 where that is not known."""
+    """Returns how long after `now_ns` the stream's next frame is due, in ns; -1 where that is not known."""
     last_ns, period_ns = stream.arrived_ns, stream.terms.period_ns
     if last_ns < 0 or period_ns <= 0:
         return -1

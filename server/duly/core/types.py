@@ -48,7 +48,7 @@ class OutcomeStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as the scheduler is told of it. The payload stays outside, under the same `seq`.
+    """One frame as the scheduler knows it. The host keeps its payload, under the same `seq`.
 
     What the scheduler notes about it while it waits and runs stands in a `QueuedFrame`.
     """
@@ -62,10 +62,11 @@ class Frame:
     """Model version that is to run it, `NAME/VERSION`."""
     deadline_ns: int
     must_run: bool = False
-    """Never superseded by the backlog policy; its deadline holds all the same."""
+    """Whether newer frames of the stream never supersede it. Its deadline holds all the same."""
 
 
 VARIANT_RANK_ANY = 1 << 16
+"""More than any rank, so that every variant may serve the stream."""
 
 
 @dataclass(slots=True)
@@ -75,28 +76,28 @@ class StreamTerms:
     stream_class: StreamClass
     backlog: BacklogPolicy
     backlog_frames: int
-    """KEEP_LAST: how many frames wait, at least 1. LATEST: 1. ALL: 0."""
+    """How many frames may wait: at least 1 under KEEP_LAST, 1 under LATEST. It is 0 under ALL, where any number may."""
     budget_ns: int
-    """Default budget. The tightest of the most critical class bounds how long batches may block the lane, see
-    `batch_caps`."""
+    """Default budget of its frames. The smallest one in the most critical class bounds how long batches may block the
+    lane, see `batch_caps`."""
     frames_in_flight_max: int
-    """Unanswered frames beyond this are SHED."""
+    """How many frames may be unanswered; those beyond are SHED."""
     gap: GapPolicy | None = None
     """None: the model keeps no state."""
     model: str = ""
-    """Model version that its frames are for, as far as admission counts it; empty: not counted."""
+    """Model version that admission counts the stream for; empty: it is not counted."""
     period_ns: int = 0
-    """Expected time between frames; 0: not stated, so that admission can't count the stream."""
+    """Expected time between frames; 0: not stated, so that admission cannot count the stream."""
     variant_rank_max: int = VARIANT_RANK_ANY
     """Rank of the least accurate variant that may serve it, 0 the most accurate."""
     principal: str = ""
     """Whose stream it is: principals share what is left under overload."""
     floor_frames: int = 0
-    """(m,k)-firm floor: this many (m) ..."""
+    """The m of the (m,k)-firm floor: of any `floor_window` consecutive frames this many should be on time."""
     floor_window: int = 0
-    """... of any so many consecutive frames (k) shall be on time; 0: no floor."""
+    """The k of the floor; 0: the stream has no floor."""
     advise: bool = False
-    """Whether it is told to slow down and that it may speed up (`advice`)."""
+    """Whether the stream is advised to slow down, and that it may speed up (`advice`)."""
 
 
 @dataclass(slots=True)
@@ -107,10 +108,10 @@ class StreamDemand:
     model: str
     stream_class: StreamClass
     period_ns: int
-    """Time between frames; 0: not stated, not counted."""
+    """Time between frames; 0: not stated, so that the stream is not counted."""
     budget_ns: int
     phase_ns: int = -1
-    """Offset of its next frame after now where measured; -1: unknown."""
+    """Time from now to its next frame, where that was measured; -1: unknown."""
     variant_rank_max: int = VARIANT_RANK_ANY
     backlog: BacklogPolicy = BacklogPolicy.ALL
 
@@ -122,24 +123,29 @@ class ModelPlan:
     model: str
     lanes: tuple[str, ...]
     ranks: tuple[tuple[int, ...], ...]
-    """By variant rank: planned ns of batches of 1, 2, ...; those of the slowest lane, never shorter for larger ones."""
+    """By variant rank, the planned times of batches of 1, 2, ... on the slowest lane, in ns. A larger batch never has a
+    shorter plan."""
     promised_one_ns: int = 0
-    """What a batch of one of the most accurate variant is promised by, if longer: its lane may have been idle."""
+    """Planned time of a batch of one of the most accurate variant by which CRITICAL streams are promised, if it is
+    longer than the plan in `ranks`: the lane may have been idle before."""
 
 
 @dataclass(slots=True)
 class Verdict:
+    """What admission finds of one stream, the candidate."""
+
     accepted: bool
     reason: str
     utilisation: float
-    """Of the fullest lanes, by the candidate and all streams as critical as it or more; 1 is full."""
+    """How full the fullest lanes are with the candidate and all streams that are as critical or more; 1 is full."""
     predicted_latency_ns: int
-    """Of a frame of the candidate, from arrival to result, at worst where the lanes come round as often as they can."""
+    """Time from arrival to result of a frame of the candidate: the p99 of a rollout, or else the formula's worst case
+    where the lanes come round as often as they can."""
     counter_period_ns: int = 0
-    """Shortest period, else as asked, that would be accepted; 0: none."""
+    """Shortest period with which the stream would be accepted, all else as asked; 0: none."""
     counter_budget_ns: int = 0
-    """Smallest budget that would; 0: none."""
+    """Smallest budget with which it would be accepted; 0: none."""
     counter_rank: int = -1
-    """Rank of the most accurate variant that would; -1: none."""
+    """Rank of the most accurate variant with which it would be accepted; -1: none."""
     final: bool = False
-    """A refusal that no rollout may overturn: a frame can't be served at all, or a promise would be broken."""
+    """Whether no rollout may overturn the refusal: a frame can't be served at all, or a promise would be broken."""

@@ -43,6 +43,7 @@ _CODES = {
 
 
 async def abort(context: "grpc.aio.ServicerContext[object, object]", error: CallError | ModelError) -> NoReturn:
+    """Ends the call with the error."""
     text = str(error)
     if not (text.isascii() and text.isprintable()):
         text = ascii(text)[1:-1]
@@ -60,7 +61,9 @@ async def abort(context: "grpc.aio.ServicerContext[object, object]", error: Call
 
 
 def guarded(handler: _Handler) -> _Handler:
-    """A unary handler whose errors end the call as they should, and whose bugs tell the client nothing internal."""
+    """Wraps a unary handler, so that its errors end the call as they should and its bugs show the client nothing
+    internal.
+    """
 
     @functools.wraps(handler)
     async def guard(self: Any, request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
@@ -77,6 +80,6 @@ def guarded(handler: _Handler) -> _Handler:
 
 
 def internal(what: str) -> CallError:
-    """For a bug of ours: the log gets the stack trace, the client one sentence."""
+    """Returns the error for a bug of the server. The log gets the stack trace, the client one sentence."""
     _log.exception("bug", what=what)
     return CallError("INTERNAL", f"the server failed on {what}; its log says more")

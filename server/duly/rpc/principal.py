@@ -1,10 +1,10 @@
-"""Whose streams come over a connection: what limits and fairness count together."""
+"""The principal of a connection. Limits and fairness count all streams of one principal together."""
 
 from urllib.parse import unquote
 
 
 def principal_of(peer: str) -> str:
-    """Whose streams come from that peer, as gRPC names it: its address without the port.
+    """Returns the principal of a peer, which gRPC names: its address without the port.
 
     All clients over a UNIX socket are one principal.
     """

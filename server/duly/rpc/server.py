@@ -16,9 +16,9 @@ from duly.runtime.catalogue import Catalogue, VersionState
 from duly.v1 import inference_pb2, model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
-"""gRPC's own default limit; models with larger frames raise it."""
+"""The least limit of a message, which is gRPC's own default. Models with larger frames raise it."""
 CALLS_BESIDE_STREAMS_MAX = 256
-"""Single frames, watchers, health checks and the like that may be under way at once."""
+"""How many single frames, watchers, health checks and the like may be under way at once."""
 MESSAGE_OVERHEAD_BYTES = 64 * 1024
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _SERVICES = (
@@ -36,15 +36,18 @@ class ListenError(Exception):
 
 
 def message_limit(frame_bytes_max: int) -> int:
-    """Largest message to read, bytes, where the models' largest frame holds so many bytes of payload."""
+    """Returns the size of the largest message to read, in bytes. `frame_bytes_max`: the largest payload of a frame of
+    any model.
+    """
     return max(MESSAGE_BYTES_MIN, frame_bytes_max + MESSAGE_OVERHEAD_BYTES)
 
 
 def create_server(
     transport: str, inference: InferenceService, streams_max: int, message_bytes_max: int
 ) -> grpc.aio.Server:
-    """`transport`: "lan" bounds what the transport buffers ahead to about one small message, so that stale frames wait
-    where the backlog policy reaches them; "wan" lets gRPC size its window by the path's bandwidth and delay.
+    """Creates the gRPC server with the InferenceService. `transport`: "lan" bounds what the transport buffers ahead to
+    about one small message, so that stale frames wait where the backlog policy reaches them; "wan" lets gRPC size its
+    window by the path's bandwidth and delay.
     """
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", message_bytes_max),
@@ -61,7 +64,7 @@ def create_server(
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=streams_max + CALLS_BESIDE_STREAMS_MAX)
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        # Requests come as bytes: a message that is no protobuf gets our status, not a stack trace.
+        # Requests come as bytes, so that a message that is no protobuf gets our status and not a stack trace.
         "Stream": grpc.stream_stream_rpc_method_handler(
             inference.stream, response_serializer=inference_pb2.StreamResponse.SerializeToString
         ),
@@ -81,7 +84,7 @@ class Health:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def serve(self) -> None:
-        """All models that can be served are warm."""
+        """Reports that the server serves. Call it when all models that can be served are warm."""
         await self._set(True, "", *_SERVICES)
 
     async def follow(self, catalogue: Catalogue) -> None:

@@ -1,9 +1,10 @@
-"""Decides whether a stream opens: one at a time, beside the event loop, which goes on with the others' frames.
+"""Decides whether a stream opens. Streams are judged one at a time, beside the event loop, which goes on with the
+frames of other streams.
 
-What decides is `core/admission/decide`. It takes from a millisecond to a second, by how many streams are open, and
-works on copies, in a thread of its own that hands the interpreter over every SWITCH_SECONDS.
+The decision is made by `core/admission/decide`. It takes from a millisecond to a second, depending on how many streams
+are open. It works on copies, in a thread of its own that hands the interpreter over every SWITCH_SECONDS.
 
-Whoever holds a turn opens its stream within it, so that the next one is judged with it in place.
+A stream is opened within its own turn, so that the next one is judged with it in place.
 """
 
 import asyncio
@@ -17,12 +18,12 @@ from duly.core.types import StreamDemand, StreamTerms, Verdict
 from duly.runtime.catalogue import ModelError
 
 WAITING_MAX = 256
-"""Opens that wait for their turn or have it."""
+"""How many streams may wait for their turn or have it."""
 SWITCH_SECONDS = 0.0005
-"""For `sys.setswitchinterval`: how long the event loop may wait for the interpreter. Python's own 5 ms is the whole
-budget of some frames."""
+"""The value for `sys.setswitchinterval`, which is how long the event loop may wait for the interpreter. Python's own
+5 ms is the whole budget of some frames."""
 CANDIDATE_ID = 0
-"""The driver's streams have positive numbers."""
+"""The id of the stream that is judged; the driver's streams have positive ids."""
 
 
 class Refused(Exception):
@@ -39,8 +40,8 @@ class Busy(Exception):
 
 class Admission:
     def __init__(self, scheduler: Callable[[], Scheduler], clock: Callable[[], int], enforce: bool) -> None:
-        """`scheduler()`: the one that schedules now. `enforce`: whether a stream that does not fit is refused, or is
-        opened and told so.
+        """`scheduler()` gives the one that schedules now. `enforce`: whether a stream that does not fit is refused;
+        otherwise it opens with a warning.
         """
         self._scheduler = scheduler
         self._clock = clock
@@ -50,12 +51,12 @@ class Admission:
         self._thread = ThreadPoolExecutor(1, "admission")
 
     def close(self) -> None:
-        """What is being judged is judged to its end, and nothing more."""
+        """Lets the thread finish the stream that it judges now; it judges no others."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.asynccontextmanager
     async def turn(self, terms: StreamTerms) -> AsyncIterator[Verdict]:
-        """Waits for its turn and judges the stream; it is to be opened before the context ends.
+        """Waits for the stream's turn and judges it. The caller opens the stream before the context ends.
 
         Raises Refused, Busy, or ModelError MODEL_NOT_READY while no lane serves the model.
         """

@@ -1,6 +1,6 @@
-"""What a worker answers, and whether to believe it.
+"""Reads the answers of workers, and rejects those that can't be true.
 
-A worker runs native code on graphs that somebody else made: its word is taken only where it can be true. Whatever is
+A worker runs native code on graphs that somebody else made, so its word is taken only where it can be true. Whatever is
 wrong with an answer is wrong with the worker, which can't be asked again, so that there is one error for all of it.
 """
 
@@ -15,11 +15,11 @@ from duly.worker import channel
 from duly.worker.slot_layout import layout
 
 REASON_CHARS_MAX = 4000
-"""Of a failed batch; what the worker itself keeps to when a model can't be loaded."""
+"""The longest reason of a failed batch. The worker itself keeps to the same limit when a model can't be loaded."""
 
 
 class BrokenAnswer(Exception):
-    """What the worker said can't be true; the text says why, for the log."""
+    """The answer of a worker can't be true. The text says why, for the log."""
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Asked:
     batch_id: int
     slot: int
     size: int
-    """Frames; 0 where the lane is only warmed."""
+    """Number of frames; 0 where the lane is only warmed."""
     asked_ns: int
 
 
@@ -44,14 +44,17 @@ class Answers:
             spec.shape if -1 not in spec.shape and prod(spec.shape) * size == spec.bytes_max else None
             for spec, size in zip(signature.outputs, self._elements, strict=True)
         ]
-        """By output: the shape whose bytes are just those that there is room for."""
+        """For each output, its shape if that is fixed and fills the output's room exactly, else None."""
         self._bytes_max = [spec.bytes_max for spec in signature.outputs]
         self._bases, needed = layout(self._bytes_max, max(signature.batch_sizes))
         if needed > region.output_bytes:
             raise BrokenAnswer(f"its region has {region.output_bytes} bytes for outputs that take {needed}")
 
     def read(self, message: bytes, asked: Asked | None, now_ns: int) -> BatchResult | str:
-        """The result of the batch that was `asked` for, or why the worker says that it failed. Raises BrokenAnswer."""
+        """Returns the result of the batch that was `asked` for, or the worker's reason why the batch failed.
+
+        Raises BrokenAnswer.
+        """
         if asked is None:
             raise BrokenAnswer("an answer though nothing runs")
         try:
@@ -78,23 +81,23 @@ class Answers:
         return result
 
     def _check_places(self, index: int, refs: Sequence[channel.TensorRef], ends: list[int]) -> None:
-        """Each output lies behind those of the frames before it and not behind its own place, so that no frame gets
-        another's. `ends`: where the last of each ended; moved on.
+        """Checks that each output lies behind those of the frames before it and does not reach beyond its own place, so
+        that no frame gets another's. `ends` has for each output where the last one ended, and is updated here.
         """
-        for nth, (offset, length, encoding, shape) in enumerate(refs):
-            bytes_max = self._bytes_max[nth]
-            # Almost always it is as the signature says, which is quicker to see.
-            if length != bytes_max or shape != self._fixed[nth] or encoding:
-                self._check_shape(nth, length, encoding, shape)
+        for output, (offset, length, encoding, shape) in enumerate(refs):
+            bytes_max = self._bytes_max[output]
+            # Almost always the output is as the signature says, which is quicker to see.
+            if length != bytes_max or shape != self._fixed[output] or encoding:
+                self._check_shape(output, length, encoding, shape)
             end = offset + length
-            if offset < ends[nth] or end > self._bases[nth] + (index + 1) * bytes_max:
-                raise BrokenAnswer(f"output {nth} of frame {index} lies at {offset}, which is not its place")
-            ends[nth] = end
+            if offset < ends[output] or end > self._bases[output] + (index + 1) * bytes_max:
+                raise BrokenAnswer(f"output {output} of frame {index} lies at {offset}, which is not its place")
+            ends[output] = end
 
-    def _check_shape(self, nth: int, length: int, encoding: int, shape: tuple[int, ...]) -> None:
+    def _check_shape(self, output: int, length: int, encoding: int, shape: tuple[int, ...]) -> None:
         sane = encoding == 0 and min(shape, default=0) >= 0
-        if not sane or length != prod(shape) * self._elements[nth] or length > self._bytes_max[nth]:
-            raise BrokenAnswer(f"output {nth} of a frame has {length} bytes and shape {list(shape)}")
+        if not sane or length != prod(shape) * self._elements[output] or length > self._bytes_max[output]:
+            raise BrokenAnswer(f"output {output} of a frame has {length} bytes and shape {list(shape)}")
 
     def _copier(self, done: channel.Done) -> Callable[[int], list[Output]]:
         area = self._region.outputs[done.slot]
@@ -117,7 +120,7 @@ def _reason(message: bytes, asked: Asked) -> str:
 
 
 def _check(done: channel.Done, asked: Asked, now_ns: int) -> None:
-    """That it is an answer to what was asked, at a time that can be."""
+    """Checks that the message answers what was asked, at times that are possible. Raises BrokenAnswer."""
     if (done.batch_id, done.slot, len(done.frames)) != (asked.batch_id, asked.slot, asked.size):
         raise BrokenAnswer(
             f"batch {done.batch_id} of {len(done.frames)} frames in slot {done.slot}, while batch {asked.batch_id} of "

@@ -1,6 +1,7 @@
-"""Hands outcomes to streams: each frame's once, and whatever one stream, or counting, does about it, the others' too.
+"""Hands outcomes to streams, each frame's exactly once. A stream that fails on its outcomes, or a count that fails,
+does not keep other streams from theirs.
 
-A frame leaves the payload table with its outcome and not before: until then it is owed one.
+A frame leaves the held frames with its outcome and not before, because until then it is owed one.
 """
 
 from collections.abc import Callable
@@ -26,11 +27,11 @@ class Delivery:
         close_soon: Callable[[int], None],
         unheard: Callable[[int, Outcome], None],
     ) -> None:
-        """`close_soon(stream_id)`: the stream is broken, the scheduler is to be told on a later turn of the loop.
-        `unheard(now_ns, outcome)`: the stream of the frame has closed.
+        """`close_soon(stream_id)` is called for a broken stream and must close it on a later turn of the loop.
+        `unheard(now_ns, outcome)` is called where the stream of the frame has closed.
         """
         self.sinks: dict[int, Sink] = {}
-        """By stream, of those that are open."""
+        """The sinks of the open streams, by stream id."""
         self._metrics = metrics
         self._held = held
         self._close_soon = close_soon
@@ -43,7 +44,8 @@ class Delivery:
         runs: dict[int, BatchRun],
         result: BatchResult | None,
     ) -> None:
-        """The outcomes of one step; `runs` loses the batches that have ended, `result` is that of one of them.
+        """Delivers the outcomes of one step. It removes the batches that have ended from `runs`; `result` is that of
+        one of them.
 
         Raises where the scheduler ends a frame or a batch that is not there.
         """
@@ -53,7 +55,7 @@ class Delivery:
         sink: Sink | None = None
         stream_id = 0
         left = iter(resolved)
-        # One try for all of them: where a sink raised, it goes on with the next.
+        # One `try` serves many frames: where a sink has raised, the loop goes on with the next frame.
         while True:
             try:
                 for action in left:
@@ -71,7 +73,7 @@ class Delivery:
                         ran = run
                         if result is not None and action.status in RESULTS:
                             assert run is not None
-                            while run.batch.frames[index] is not frame:  # those of a batch end in its order
+                            while run.batch.frames[index] is not frame:  # frames end in the order of their batch
                                 index += 1
                             outputs = result.outputs(index)
                     # Only now: whatever raised before this, the frame is still owed an outcome.
@@ -88,7 +90,7 @@ class Delivery:
                 self._break(stream_id)
 
     def fail(self, now_ns: int, held: HeldFrame, run: BatchRun | None, reason: str) -> None:
-        """Answers a frame past the scheduler."""
+        """Answers a held frame FAILED without the scheduler."""
         outcome = Outcome(self._held.drop(held.frame), OutcomeStatus.FAILED, reason, run)
         stream_id = held.frame.stream_id
         sink = self.sinks.get(stream_id)
@@ -109,7 +111,7 @@ class Delivery:
                 self._break(action.stream_id)
 
     def _break(self, stream_id: int) -> None:
-        """The stream is as good as closed, and told to end."""
+        """Ends a stream that raised. It gets nothing more."""
         _log.exception("stream is broken, it is ended", stream=stream_id)
         sink = self.sinks.pop(stream_id)
         self._close_soon(stream_id)

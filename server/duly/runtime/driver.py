@@ -1,15 +1,15 @@
 """The only caller of the scheduler: reads the clock, calls `step`, carries out what comes back, keeps the one timer.
 
-Everything here runs on the event loop. Frames that come within one turn of the loop are told to the scheduler together,
-so that they share a batch rather than the first one running alone. Dispatches of a step are carried out before its
-resolutions, so that a lane never waits for outcomes to be handed over; the worker's second slot keeps the outputs of
-the batch that ended valid.
+Everything here runs on the event loop. Frames that come within one turn of the loop go to the scheduler together, so
+that they share a batch rather than the first one running alone. Dispatches of a step are carried out before its
+resolutions, so that a lane never waits for outcomes to be delivered. The outputs of the batch that ended stay readable
+in the worker's other slot.
 
 Everything goes through `_step`, and nothing raises out of it. A batch that can't be handed to its worker fails, a sink
-that raises loses its stream, a recorder that raises is let go. Whatever else raises there means that the scheduler, or
-this file, is wrong about what runs: every frame that is held is answered FAILED, workers that run something are given
-up, and a fresh scheduler is told what is true. They are given up rather than waited for because a lane whose scheduler
-does not know what runs on it can't be told from a silent one; what that costs is a reload.
+that raises loses its stream, and a recorder that raises is let go. Any other exception there means that the scheduler,
+or this file, is wrong about what runs: every frame that is held is answered FAILED, workers that run something are
+given up, and a fresh scheduler takes over from the facts. Workers are given up rather than waited for, because a lane
+whose scheduler does not know what runs on it looks like a silent one; the cost is a reload of the model.
 """
 
 import asyncio
@@ -48,11 +48,12 @@ from duly.runtime.worker_port import BatchResult, LaneWorker
 _log = structlog.get_logger("duly.driver")
 
 TIMER_NS_MIN = 1_000_000
-"""libuv's timers count in milliseconds."""
+"""The shortest timer, because libuv's timers count in milliseconds."""
 FAILURES_MAX = 5
 FAILURES_NS = 60_000_000_000
-"""A scheduler that fails more often within a minute will go on so: every time costs all frames in flight and reloads of
-models, and streams are better off at another server, or a fresh process. Fewer may be one odd chain of events."""
+"""A scheduler that fails more than FAILURES_MAX times within FAILURES_NS will go on failing. Every failure costs all
+frames in flight and reloads of models, so that streams are better off at another server or a fresh process. Fewer
+failures may be one odd chain of events."""
 
 
 class Driver:
@@ -65,26 +66,26 @@ class Driver:
         fatal: Callable[[str], None] = lambda reason: None,
         unheard: Callable[[int, Outcome], None] = lambda now_ns, outcome: None,
     ) -> None:
-        """`clock`: nanoseconds that never go back. `fatal(reason)`: the process should drain and end.
-        `unheard(now_ns, outcome)`: the frame's stream has closed, nobody else hears of the outcome.
+        """`clock` gives nanoseconds that never go back. `fatal(reason)` is called when the process should drain and
+        end, `unheard(now_ns, outcome)` for each outcome of a stream that has closed, which nobody else hears of.
         """
         self.scheduler = Scheduler()
         self.held = HeldFrames(payload_bytes_max)
         self.seqs = count(1)
-        """The next number for a frame."""
+        """Gives the next number for a frame."""
         self.clock = clock
         self._recording = SafeRecorder(record) if record is not None else None
         self._fatal = fatal
         self._facts = Facts()
         self._failures: deque[int] = deque(maxlen=FAILURES_MAX + 1)
-        """When the scheduler failed, ns."""
+        """The last times at which the scheduler failed, in ns."""
         self._loop = asyncio.get_running_loop()
         self._workers: dict[tuple[str, str], LaneWorker] = {}
         self._delivery = Delivery(metrics, self.held, self._close_soon, unheard)
         self._runs: dict[int, BatchRun] = {}
         self._warming: dict[int, WarmLane] = {}
         self._arrivals: list[Frame] = []
-        """Of this turn of the loop."""
+        """The frames that have come in this turn of the loop."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._stream_id = 0
@@ -99,18 +100,22 @@ class Driver:
         return self._stream_id
 
     def close_stream(self, stream_id: int) -> None:
-        """Waiting frames are answered CANCELLED before this returns; those that run when their batch ends."""
+        """Answers the stream's waiting frames CANCELLED before it returns. Those that run are answered when their batch
+        ends.
+        """
         self.submit(StreamClosed(stream_id))
         self._delivery.sinks.pop(stream_id, None)
         for worker in self._workers.values():
             worker.forget(stream_id)
 
     def _close_soon(self, stream_id: int) -> None:
-        """A step must not be entered from within a step."""
+        """Closes the stream on a later turn of the loop, as a step must not be entered from within a step."""
         self._loop.call_soon(self.close_stream, stream_id)
 
     def take_frame(self, held: HeldFrame) -> None:
-        """The frame, numbered from `seqs`; its outcome goes to its stream's sink on a later turn of the loop."""
+        """Takes a frame, whose number must come from `seqs`. Its outcome goes to the sink of its stream on a later turn
+        of the loop.
+        """
         self.held.put(held)
         self._arrivals.append(held.frame)
         if len(self._arrivals) == 1:
@@ -129,7 +134,7 @@ class Driver:
                 del self._warming[action.batch_id]
 
     def batch_ended(self, batch_id: int, result: BatchResult | str) -> None:
-        """A worker reports a batch: its result, or why it failed."""
+        """Takes the report of a worker on a batch: its result, or why it failed."""
         running = self._runs.get(batch_id)
         if running is None and self._warming.pop(batch_id, None) is None:
             return
@@ -160,8 +165,8 @@ class Driver:
             await self._idle
 
     def stop_running(self, reason: str) -> None:
-        """Answers every frame that is still held: those that run are FAILED with `reason`, and their workers given up.
-        Nothing runs from then on. For the end of a drain.
+        """Ends a drain: answers every frame that is still held. Frames that run are FAILED with `reason`, and their
+        workers are given up. Nothing runs from then on.
         """
         self.submit(TimerFired())  # what waits is SHED by the scheduler, whose drain is over
         self._facts.nothing_runs_any_more()
@@ -174,7 +179,7 @@ class Driver:
 
     def _step(self, event: Event, result: BatchResult | None) -> None:
         if self._arrivals:
-            self._admit()  # what came before is told before
+            self._admit()  # frames that came before the event go before it
         now_ns = self.clock()
         try:
             self._carry_out(now_ns, event, result)
@@ -182,7 +187,9 @@ class Driver:
             self._failed(now_ns, event)
 
     def _carry_out(self, now_ns: int, event: Event, result: BatchResult | None) -> None:
-        """Tells the scheduler, and does as it says. Whatever is raised is a bug of the scheduler's or of this file."""
+        """Passes the event to the scheduler and carries out its actions. Whatever is raised here is a bug of the
+        scheduler or of this file.
+        """
         if self._recording is not None:
             self._recording.event(now_ns, event)
         actions = self.scheduler.step(now_ns, event)
@@ -236,7 +243,9 @@ class Driver:
         self._loop.call_soon(self._not_started, action, "the worker is gone")
 
     def _not_started(self, action: DispatchBatch | WarmLane, reason: str) -> None:
-        """Unless another scheduler has come meanwhile, which numbers its batches from one again."""
+        """Fails the batch, unless a fresh scheduler has taken over meanwhile, which numbers its batches from one
+        again.
+        """
         running = self._runs.get(action.batch_id)
         if action is (running.batch if running is not None else self._warming.get(action.batch_id)):
             self.batch_ended(action.batch_id, reason)
@@ -246,7 +255,7 @@ class Driver:
     def _failed(self, now_ns: int, event: Event) -> None:
         _log.exception("scheduler failed, a fresh one takes over", what=type(event).__name__, frames=len(self.held))
         self._failures.append(now_ns)
-        # It could not be replayed from here on; its last event is the one that the scheduler failed on.
+        # A recording could not be replayed from here on. Its last event is the one that the scheduler failed on.
         if self._recording is not None:
             self._recording.close()
         self._start_anew("the scheduler failed while the frame was waiting or running")
@@ -254,7 +263,7 @@ class Driver:
             self._fatal(f"the scheduler failed {len(self._failures)} times within a minute")
 
     def _start_anew(self, reason: str) -> None:
-        """Answers every frame that is held, gives up what runs, and has a fresh scheduler take over."""
+        """Answers every frame that is held, gives up what runs, and lets a fresh scheduler take over."""
         runs = {frame.seq: run for run in self._runs.values() for frame in run.batch.frames}
         self._runs.clear()
         self._warming.clear()
@@ -271,7 +280,7 @@ class Driver:
             _log.exception("a fresh scheduler failed on what is true")
             self.scheduler = Scheduler()
             self._fatal("the scheduler cannot be started anew")
-        for stream_id in self._facts.advised_streams():  # the fresh one does not know what they were told before
+        for stream_id in self._facts.advised_streams():  # the fresh scheduler does not know what they were advised
             self._delivery.advise(AdviseStream(stream_id, Advice.SPEED_UP, "the scheduler starts anew"))
         stateful = self._facts.stateful_streams()
         for worker in list(self._workers.values()):

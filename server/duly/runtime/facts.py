@@ -1,6 +1,7 @@
-"""What a fresh scheduler must be told to take over from one that failed: what is up, what is ready, who is there.
+"""What a fresh scheduler must know to take over from one that failed: which lanes are up, which models are ready, which
+streams are open.
 
-No more is kept than there are lanes, variants on lanes, and open streams.
+One event is kept for each lane, each variant on a lane, and each open stream, and no more.
 """
 
 from collections.abc import Iterator
@@ -22,14 +23,17 @@ class Facts:
     def __init__(self) -> None:
         self._lanes: dict[str, LaneUp] = {}
         self._ready: dict[tuple[str, str], dict[str, ModelReady]] = {}
-        """By model and lane, each variant. A model whose worker is being replaced stays: its frames may wait."""
+        """The variants that are ready, by model and lane. A model whose worker is being replaced stays here, as its
+        frames may wait."""
         self._gone: dict[tuple[str, str], ModelGone] = {}
-        """Those of them that have no worker now."""
+        """The models and lanes of `_ready` that have no worker now."""
         self._streams: dict[int, StreamOpened] = {}
         self._drain: DrainRequested | None = None
 
     def note(self, event: Event) -> None:
-        """Before the scheduler is told: what it makes of the event does not change that it is so."""
+        """Notes what the event says. Call it before the scheduler gets the event: even where the scheduler fails on it,
+        the fact stays true.
+        """
         match event:
             case StreamOpened():
                 self._streams[event.stream_id] = event
@@ -53,11 +57,11 @@ class Facts:
                 pass
 
     def nothing_runs_any_more(self) -> None:
-        """All lanes are given up."""
+        """Notes that all lanes are given up."""
         self._lanes.clear()
 
     def advised_streams(self) -> list[int]:
-        """Returns the open streams that may have been told to slow down; none once the server drains."""
+        """Returns the open streams that may have been advised to slow down; none once the server drains."""
         if self._drain is not None:
             return []
         return [stream_id for stream_id, opened in self._streams.items() if opened.terms.advise]
@@ -66,7 +70,9 @@ class Facts:
         return [stream_id for stream_id, opened in self._streams.items() if opened.terms.gap is not None]
 
     def events(self) -> Iterator[Event]:
-        """In an order in which they may happen. Streams come after the drain, which they have been told of."""
+        """Yields the facts in an order in which they may happen. Streams come after the drain, so that they are not
+        advised of it again.
+        """
         yield from list(self._lanes.values())
         for variants in list(self._ready.values()):
             yield from list(variants.values())
@@ -75,7 +81,7 @@ class Facts:
             yield self._drain
         yield from list(self._streams.values())
         for stream_id in self.stateful_streams():
-            yield FrameRefused(stream_id)  # what it had unanswered was not run
+            yield FrameRefused(stream_id)  # its unanswered frames were not run
 
     def _forget(self, keys: list[tuple[str, str]]) -> None:
         for key in keys:

@@ -1,4 +1,5 @@
-"""Frames that are not answered yet, with their payloads: bounded, and outside the scheduler, under the frame's `seq`.
+"""Holds the frames that are not answered yet, with their payloads, outside the scheduler and by the frame's `seq`.
+Their bytes are bounded.
 
 Whatever the scheduler believes, these are the frames that the server owes an outcome.
 """
@@ -28,16 +29,19 @@ class HeldFrame:
     frame: Frame
     stream_class: StreamClass
     signature: Signature
-    """What the model version took when the frame came; it may be loaded again from other files meanwhile."""
+    """What the model version took when the frame came. The version may be loaded again from other files meanwhile."""
     received_ns: int
     """When it was received, on the server's monotonic clock."""
     received_unix_ns: int
+    """The same on the server's wall clock."""
     capture_to_receipt_ns: int = 0
-    """0 where the clocks are not related."""
+    """Age of the frame when it was received; 0 where the clocks are not related."""
     clock_uncertainty_ns: int = 0
-    """0 where the clocks are not related."""
+    """How far that age may be off; 0 where the clocks are not related."""
     payload: Sequence[InputData] = ()
-    """By input of the model, in its order; empty where the frame was refused at the door, and once it is answered."""
+    """One entry for each input of the model, in its order; empty where the frame was refused at the door, and once it
+    is answered.
+    """
     size_bytes: int = 0
 
 
@@ -57,17 +61,17 @@ class HeldFrames:
         self.bytes += held.size_bytes
 
     def payloads(self, frames: Sequence[Frame]) -> Sequence[Sequence[InputData]]:
-        """What these frames hold. Raises KeyError where one is not held."""
+        """Returns the payload of each of these frames. Raises KeyError where one is not held."""
         if len(frames) == 1:
             return (self._by_seq[frames[0].seq].payload,)
         return [self._by_seq[frame.seq].payload for frame in frames]
 
     def all(self) -> list[HeldFrame]:
-        """All of them, oldest first."""
+        """Returns all held frames, oldest first."""
         return list(self._by_seq.values())
 
     def drop(self, frame: Frame) -> HeldFrame:
-        """Forgets the frame and its payload. Raises KeyError where it is not held."""
+        """Removes the frame with its payload and returns both. Raises KeyError where it is not held."""
         held = self._by_seq.pop(frame.seq)
         self.bytes -= held.size_bytes
         held.payload = ()  # its outcome may wait long for a client that does not read

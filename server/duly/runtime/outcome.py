@@ -9,7 +9,7 @@ from duly.core.types import OutcomeStatus
 from duly.runtime.held_frames import HeldFrame
 
 Output = tuple[int, tuple[int, ...], bytes]
-"""(index into the signature's outputs, shape, little-endian bytes)."""
+"""One output of a frame: (index into the signature's outputs, shape, little-endian bytes)."""
 
 
 @dataclass(slots=True)
@@ -30,15 +30,15 @@ class Outcome:
     run: BatchRun | None = None
     outputs: list[Output] | None = None
     turned_out: Fate | None = None
-    """What became of a result on its way to the client, where that is something else than `status`."""
+    """The fate of a result that turned out otherwise on its way to the client; None: `status` holds."""
 
 
 class Sink(Protocol):
-    """Where the outcomes of one stream go. Called on the event loop, must not block."""
+    """Where the outcomes of one stream go. Its methods are called on the event loop and must not block."""
 
     def deliver(self, outcome: Outcome) -> None: ...
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None: ...
 
     def fail(self) -> None:
-        """One of the above raised. The stream hears nothing more and should end."""
+        """Ends the stream after one of the other methods raised. It gets nothing more."""

@@ -1,4 +1,6 @@
-"""What the driver tells a recording, and the fence between the two: a recording is never worth a frame."""
+"""The interface between the driver and a recording, and the fence between them: a recording that fails must not cost a
+frame.
+"""
 
 from typing import Protocol
 
@@ -10,20 +12,20 @@ _log = structlog.get_logger("duly.recording")
 
 
 class Recorder(Protocol):
-    """Is told everything that goes into the scheduler and comes out of it; what it is told is not its to keep."""
+    """Gets everything that goes into the scheduler and comes out of it. It must not keep the objects that it gets."""
 
     def event(self, now_ns: int, event: Event) -> None:
-        """Before it is carried out."""
+        """Records an event, before it is carried out."""
 
     def actions(self, actions: list[Action]) -> None:
-        """What came of that event."""
+        """Records the actions that came of the last event."""
 
     def close(self) -> None:
-        """Nothing more comes. May be called again."""
+        """Ends the recording. It may be called again."""
 
 
 class SafeRecorder:
-    """Passes everything on until that raises; then recording has stopped, with one line in the log."""
+    """Passes everything on until the recorder raises. Then recording stops, with an error in the log."""
 
     def __init__(self, record: Recorder) -> None:
         self._record: Recorder | None = record
@@ -43,7 +45,7 @@ class SafeRecorder:
                 self._stop()
 
     def close(self) -> None:
-        """Keeps what there is; nothing more is recorded."""
+        """Ends the recording and keeps what there is."""
         record, self._record = self._record, None
         if record is not None:
             try:

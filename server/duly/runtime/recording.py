@@ -4,13 +4,13 @@
     [NOW_NS,"FramesArrived",{"frames":[{"seq":1,"stream_id":1,"frame_id":1,"model":"m/1","deadline_ns":50}]}]
     [["run",1,"cpu:0","m/1","fp32",[1]]]
 
-The first line names the format. An event is one line, its fields those of `core/events` as far as they differ from
-their defaults; the line after it has the actions that came of it, if any:
+The first line names the format. An event is one line with those fields of `core/events` that differ from their
+defaults. The line after it has the actions that came of the event, if any:
 
     ["run", batch id, lane, model, variant, [seq of each frame]]     ["end", seq, status, batch id]
     ["warm", batch id, lane, model, variant]                         ["advise", stream id, advice, period_ns]
 
-The scheduler starts with the server and so does its recording: fed with the same events, a fresh scheduler acts alike.
+The recording starts with the server, as the scheduler does, so that a fresh scheduler acts alike on the same events.
 """
 
 import json
@@ -43,21 +43,21 @@ _log = structlog.get_logger("duly.recording")
 
 FORMAT = 1
 FLUSH_NS = 1_000_000_000
-"""What was recorded so long ago outlives a crash."""
+"""What was recorded longer ago than this survives a crash, as long as events come."""
 BUFFER_BYTES = 1 << 18
-"""Written at once: a quarter of a MiB goes to the page cache in well under a millisecond."""
+"""This much is written at once: a quarter of a MiB goes to the page cache in well under a millisecond."""
 LINE_BYTES_MAX = 1 << 24
-"""More than any event takes: 65,536 frames of one turn of the loop, 200 bytes each."""
+"""The longest line that is read. No event takes more: 65,536 frames of one turn of the loop take 200 bytes each."""
 
 _HEADER = "duly_recording"
 
 
 def _described(kind: Any, lost: dict[str, Any]) -> Any:
-    """`kind`, a class of the core, as pydantic reads and writes it: a twin of it, which is never compiled.
+    """Returns `kind`, a class of the core, as pydantic reads and writes it: a twin of it, which is never compiled.
 
-    Of a compiled class (`make core`) pydantic can't make objects, as they have no `__dict__` to fill in, so `kind` is
-    called with what the twin was given. Nor does it see what the fields hold: compiled annotations keep `list` of
-    `list[Frame]` and `type` of `int | None`. What is `lost` so, by name of the field, is said here.
+    Pydantic can't make objects of a compiled class (`make core`), as they have no `__dict__` to fill in, so `kind` is
+    called with what the twin was given. Pydantic does not see what the fields hold either: compiled annotations keep
+    `list` of `list[Frame]` and `type` of `int | None`. `lost` gives the types that are lost so, by name of the field.
     """
     its_fields = [
         (each.name, lost.get(each.name, each.type), field(default=each.default, default_factory=each.default_factory))
@@ -88,21 +88,20 @@ class Step(NamedTuple):
     """One call of the scheduler."""
 
     line: int
-    """Of the event in the file; the first line of a file is 1."""
+    """Line of the event in the file; the first line of a file is 1."""
     now_ns: int
     event: Event
     actions: list[list[Any]]
-    """In short, as recorded."""
+    """The actions in short, as recorded."""
 
 
 class RecordingWriter:
-    """Writes a recording up to `bytes_max`, then stops with a line in the log; so it does when the disk is full.
-
-    What was recorded until then is whole. Is the driver's Recorder.
+    """The driver's Recorder. It writes a recording up to `bytes_max` and then stops with a line in the log, as it does
+    when the disk is full. What was recorded until then is whole.
     """
 
     def __init__(self, path: Path, bytes_max: int) -> None:
-        """Replaces a file that is there. Raises OSError."""
+        """Replaces the file at `path` if there is one. Raises OSError."""
         self._path = path
         self._room = bytes_max
         self._file: BinaryIO | None = path.open("wb", BUFFER_BYTES)
@@ -123,7 +122,7 @@ class RecordingWriter:
             self._write(json.dumps(in_short(actions), separators=(",", ":")).encode())
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes what is left and closes the file."""
         if self._file is not None:
             file, self._file = self._file, None
             try:
@@ -158,7 +157,7 @@ class RecordingWriter:
 
 
 def in_short(actions: list[Action]) -> list[list[Any]]:
-    """What a recording holds of these actions: enough to tell two runs apart."""
+    """Returns what a recording holds of these actions, which is enough to see where two runs differ."""
     short: list[list[Any]] = []
     for action in actions:
         match action:
@@ -177,10 +176,10 @@ def in_short(actions: list[Action]) -> list[list[Any]]:
 
 
 def read_recording(path: Path) -> Iterator[Step]:
-    """The steps of a recording, in order. Raises RecordingError, also in the middle of it, and OSError.
+    """Yields the steps of a recording, in order. Raises RecordingError, also in the middle of it, and OSError.
 
-    A last line that was cut off, as by a server that was killed, ends the recording where it would begin, and so does
-    an event without its actions at the very end.
+    A last line that was cut off, as by a server that was killed, is left out, and so is an event without its actions at
+    the very end.
     """
     with path.open("rb") as file:
         _check_header(path, file.readline(LINE_BYTES_MAX))

@@ -1,14 +1,15 @@
 """Why a call ends: a stable reason for programs, a text for people. Front ends say it in the words of their wire."""
 
 REASON_CHARS_MAX = 1000
-"""Texts quote what clients sent, which may be long; gRPC's own limit for all metadata of a call is 8 KiB."""
+"""The longest text of an error. Texts quote what clients sent, which may be long, and gRPC limits all metadata of a
+call to 8 KiB."""
 
 
 class CallError(Exception):
-    """Ends the call. `reason` is stable and meant for programs, the text for people; neither ever holds a path."""
+    """Ends the call. `reason` is stable and meant for programs, the text is for people. Neither ever holds a path."""
 
     def __init__(self, reason: str, text: str, field: str = "", metadata: dict[str, str] | None = None) -> None:
-        """`field`: path of the request's field at fault, if any. `metadata`: what programs should know besides."""
+        """`field`: path of the request's field at fault, if any. `metadata`: what else programs should know."""
         super().__init__(text)
         self.reason = reason
         self.field = field
@@ -16,10 +17,10 @@ class CallError(Exception):
 
 
 class InvalidTerms(Exception):
-    """What a client asks for when it opens a stream can't be. The text is what is wrong with the field."""
+    """A client asks for impossible terms when it opens a stream. The text says what is wrong with the field."""
 
     def __init__(self, field: str, text: str) -> None:
-        """`field`: name of the field of `StreamRequest`; front ends know what it is called on their wire."""
+        """`field`: name of the field of `StreamRequest`. Front ends know what it is called on their wire."""
         super().__init__(text)
         self.field = field
 

@@ -1,4 +1,4 @@
-"""Checks what a frame holds against what its model takes, and makes it a payload.
+"""Checks what a frame holds against what its model takes, and turns it into a payload.
 
 A frame that does not fit is INVALID with a reason; it never ends its stream. Bytes are only measured here, never looked
 into: decoding pictures and searching for NaN is the worker's work.
@@ -26,27 +26,27 @@ class _Input:
 
 
 class InputChecks:
-    """What the inputs of one model version may be."""
+    """Checks the inputs of frames for one model version."""
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
         self.count = len(signature.inputs)
         self._inputs = [_Input(spec) for spec in signature.inputs]
-        self._index = {spec.name: nth for nth, spec in enumerate(signature.inputs)}
+        self._index = {spec.name: index for index, spec in enumerate(signature.inputs)}
         if self.count == 1:
             self._index[""] = 0  # the only one need not be named
 
     def index(self, name: str) -> int:
-        """The place of an input in the payload. Raises InvalidFrame."""
-        nth = self._index.get(name)
-        if nth is None:
+        """Returns the place of an input in the payload. Raises InvalidFrame where the model has no such input."""
+        index = self._index.get(name)
+        if index is None:
             what = f"there is no input {name!r}" if name else "an input has no name"
             raise InvalidFrame(f"{what}; the model takes {self._names()}")
-        return nth
+        return index
 
     def tensor(self, index: int, datatype: str, shape: tuple[int, ...], data: bytes) -> InputData:
-        """An array for that input: little-endian, row-major. `datatype` empty: the model's own, whichever that is;
-        `shape` empty: the model's own, where it is fixed. Raises InvalidFrame.
+        """Returns an array for that input. `data` is little-endian and row-major. An empty `datatype` stands for the
+        model's own, and an empty `shape` for the model's own where that is fixed. Raises InvalidFrame.
         """
         expected = self._inputs[index]
         spec = expected.spec
@@ -66,7 +66,7 @@ class InputChecks:
         return InputData(0, shape, data)
 
     def encoded(self, index: int, encoding: str, data: bytes) -> InputData:
-        """An encoded picture or sound for that input. Raises InvalidFrame."""
+        """Returns an encoded picture or sound for that input. Raises InvalidFrame."""
         expected = self._inputs[index]
         spec = expected.spec
         if encoding not in expected.encodings:
@@ -81,13 +81,13 @@ class InputChecks:
         return InputData(_ENCODING[encoding], (), data)
 
     def put(self, payload: list[InputData | None], index: int, data: InputData) -> None:
-        """Raises InvalidFrame where the input is there already."""
+        """Puts an input into its place in the payload. Raises InvalidFrame where the input is there already."""
         if payload[index] is not None:
             raise InvalidFrame(f"input {self._inputs[index].spec.name!r} is there twice")
         payload[index] = data
 
     def complete(self, payload: list[InputData | None]) -> list[InputData]:
-        """All inputs, in their order. Raises InvalidFrame where one is missing."""
+        """Returns all inputs, in their order. Raises InvalidFrame where one is missing."""
         whole: list[InputData] = []
         for data, expected in zip(payload, self._inputs, strict=True):
             if data is None:

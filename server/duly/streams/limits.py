@@ -1,7 +1,7 @@
 """What clients may use, at each level: one stream, one principal with all its streams, and the server as a whole.
 
-Every frame that is not answered is counted at all three, by its bytes of payload. Whatever is over a limit is refused
-with words that name the limit; what others hold is never touched.
+Every frame that is not answered is counted at all three levels, by its bytes of payload. Whatever is over a limit is
+refused with words that name the limit. What other clients hold is never touched.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Limits:
 
 
 class PrincipalUse:
-    """What one principal uses now. One that uses nothing need not be remembered."""
+    """What one principal uses now. A principal that uses nothing need not be remembered."""
 
     __slots__ = ("bytes", "streams")
 

@@ -1,7 +1,7 @@
-"""The streams that are open, of all front ends: how many there may be, whether they fit, and how they end.
+"""Keeps the open streams of all front ends: how many there may be, whether they fit, and how they end.
 
-A stream opens in a turn of its own (`Admission`), so that the next one is judged with it in place, and is counted until
-its call is over. Streams whose clients do not read are ended here, and so are all of them at the end of a drain.
+A stream opens in a turn of its own (`Admission`), so that the next one is judged with it in place. It is counted until
+its call is over. Streams whose clients do not read are ended here, and so are all streams at the end of a drain.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class OpenStreams:
         self._slow_reader_ns = int(slow_reader_timeout_s * 1e9)
         self._open: dict[Stream, None] = {}
         self._uses: dict[str, PrincipalUse] = {}
-        """By principal, of those that have streams or single frames under way."""
+        """What each principal uses that has streams or single frames under way."""
         self.draining = False
 
     def __len__(self) -> int:
@@ -35,7 +35,9 @@ class OpenStreams:
         return self.host.limits
 
     def by_model(self) -> dict[str, int]:
-        """How many are open, by the model version that serves them. May be called from any thread."""
+        """Returns how many streams are open, by the model version that serves them. It may be called from any
+        thread.
+        """
         counts: dict[str, int] = {}
         for stream in list(self._open):
             counts[stream.model] = counts.get(stream.model, 0) + 1
@@ -44,7 +46,7 @@ class OpenStreams:
     # ---- opening ----
 
     async def open(self, asked: StreamRequest, principal: str) -> Stream:
-        """A stream that is open, and counted until `closed`. Its client is told so by a notice in its outbox.
+        """Opens a stream, which is counted until `closed`. A notice for its client is then in its outbox.
 
         Raises InvalidTerms, ModelError, or CallError where there is no room for it or it would not be served.
         """
@@ -71,14 +73,15 @@ class OpenStreams:
         return stream
 
     def closed(self, stream: Stream, opened_as: str) -> None:
-        """The call of the stream is over. `opened_as`: the model version that it was opened for."""
+        """Counts the stream no more, as its call is over. `opened_as`: the model version that it was opened for."""
         del self._open[stream]
         self._release(stream.principal, self._uses[stream.principal])
         self._metrics.stream_closed(opened_as)
 
     @contextmanager
     def single(self, asked: StreamRequest, principal: str) -> Iterator[Stream]:
-        """A stream for one frame: it waits for no turn and is told nothing, and ends with the context.
+        """Opens a stream for one frame, which ends with the context. It waits for no turn, and no notice says that it
+        is open.
 
         Raises InvalidTerms, ModelError, or CallError where there is no room for it.
         """
@@ -125,7 +128,7 @@ class OpenStreams:
     # ---- watching and ending ----
 
     def watch(self) -> None:
-        """Ends streams whose clients do not take what is written to them. Called now and then."""
+        """Ends streams whose clients do not take what is written to them. It must be called periodically."""
         now_ns = self.host.driver.clock()
         for stream in self._open:
             stuck_ns = stream.stuck_ns(now_ns)
@@ -145,8 +148,8 @@ class OpenStreams:
 
 
 def _refusal(verdict: Verdict, variants: list[str], budget_ns_max: int) -> CallError:
-    """The counter-offer in words and, each alone, as metadata: period_nano, budget_nano (no more than a stream may ask
-    for), variant.
+    """Returns the refusal with the counter-offers in words and, each alone, as metadata: period_nano, budget_nano (no
+    more than a stream may ask for), variant.
     """
     offers: dict[str, str] = {}
     words: list[str] = []

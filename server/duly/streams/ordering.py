@@ -1,4 +1,4 @@
-"""In which order the outcomes of one stream leave: a small filter between the runtime and the wire for each policy."""
+"""The order in which the outcomes of a stream leave. Each policy is a small filter between the runtime and the wire."""
 
 from collections import deque
 from enum import IntEnum
@@ -19,17 +19,19 @@ class OrderingPolicy(IntEnum):
 
 class Ordering(Protocol):
     def arrived(self, frame_id: int) -> None:
-        """A frame came; its outcome will be pushed exactly once."""
+        """Notes that a frame came. Its outcome will be pushed exactly once."""
 
     def push(self, outcome: Outcome) -> list[Outcome]:
-        """What may leave now, in order."""
+        """Takes an outcome and returns those that may leave now, in order."""
 
     def release(self) -> list[Outcome]:
-        """What was held back: nothing more will be pushed."""
+        """Returns what was held back. Nothing more may be pushed."""
 
 
 class Arrival:
-    """In the order in which the frames came. Holds at most as many outcomes as frames may be in flight."""
+    """Lets outcomes leave in the order in which the frames came. It holds at most as many outcomes as frames may be in
+    flight.
+    """
 
     def __init__(self) -> None:
         self._order: deque[int] = deque()
@@ -52,7 +54,9 @@ class Arrival:
 
 
 class Monotonic:
-    """As soon as it is known, but a result older than one already delivered is withheld: nobody can use it any more."""
+    """Lets outcomes leave as soon as they are known, but withholds the outputs of a result that is older than one
+    already delivered, because nobody can use it any more.
+    """
 
     def __init__(self) -> None:
         self._newest = -1
@@ -75,7 +79,7 @@ class Monotonic:
 
 
 def ordering(policy: OrderingPolicy) -> Ordering | None:
-    """None: outcomes leave as soon as they are known."""
+    """Returns the filter of a policy; None: outcomes leave as soon as they are known."""
     match policy:
         case OrderingPolicy.ARRIVAL:
             return Arrival()

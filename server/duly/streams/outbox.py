@@ -1,6 +1,6 @@
 """What waits to be written to one client, in order: notices first, then outcomes.
 
-It is bounded by what may come in: while more waits than the limit, `has_room` is clear, and the stream is not read.
+It is bounded by what may come in: while more waits than the limit, `has_room` is clear and the stream is not read.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from duly.core.events import Advice
 from duly.runtime.outcome import Outcome
 
 MESSAGE_OUTCOMES_MAX = 64
-"""Outcomes of one message at most, and how many may wait beyond the in-flight credit before reading stops."""
+"""How many outcomes one message may have, and how many may wait beyond the in-flight credit before reading stops."""
 NOTICES_MAX = 64
-"""Notices that may wait before reading stops."""
+"""How many notices may wait before reading stops."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Advised:
 
 @dataclass(slots=True)
 class ClockAsked:
-    """The client asked for the server's time; it is stamped again when the answer leaves."""
+    """The client asked for the server's time, which is stamped again when the answer leaves."""
 
     ping_id: int
     client_send_unix_ns: int
@@ -39,7 +39,7 @@ class ClockAsked:
 
 @dataclass(slots=True)
 class Opened:
-    """The stream is open, on these terms; before all others."""
+    """The stream is open, on its terms. This notice comes before all others."""
 
 
 Notice = Opened | Advised | ClockAsked
@@ -50,7 +50,7 @@ class Outbox:
         self.outcomes: deque[Outcome] = deque()
         self.notices: deque[Notice] = deque()
         self.changed = asyncio.Event()
-        """Something was put in, or its stream is over."""
+        """Set when something was put in, or the stream is over."""
         self.has_room = asyncio.Event()
         self.has_room.set()
         self._outcomes_max = frames_in_flight_max + MESSAGE_OUTCOMES_MAX
@@ -69,19 +69,19 @@ class Outbox:
         self.changed.set()
 
     def take(self) -> list[Outcome]:
-        """The outcomes of the next message; they wait no more."""
+        """Takes out the outcomes of the next message and returns them."""
         outcomes = self.outcomes
         if len(outcomes) == 1:
             return [outcomes.popleft()]
         return [outcomes.popleft() for _ in range(min(len(outcomes), MESSAGE_OUTCOMES_MAX))]
 
     def close(self) -> None:
-        """Nothing comes in any more, so that there is no need to hold anything up."""
+        """Lifts the bound: nothing comes in any more, so that nothing need be held up."""
         self._bounded = False
         self.has_room.set()
 
     def clear(self) -> list[Outcome]:
-        """Empties it; returns the outcomes that were in it."""
+        """Empties the outbox and returns the outcomes that were in it."""
         left = list(self.outcomes)
         self.outcomes.clear()
         self.notices.clear()

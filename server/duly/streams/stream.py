@@ -1,4 +1,5 @@
-"""One open stream, whatever its client speaks: its terms, clock and credit, the version that it follows, its outbox.
+"""One open stream, whatever protocol its client speaks, with its terms, clock and credit, the version that it follows,
+and its outbox.
 
 A front end reads frames off its wire and hands them over in two steps: `take` gives each frame its place, and then
 `submit` or `refuse` says what is in it. It writes what `next` gives it. Every frame that was taken leaves through the
@@ -30,9 +31,9 @@ from duly.streams.verdict import Verdicts
 _log = structlog.get_logger("duly.stream")
 
 CANCELS_A_TURN = 1024
-"""Cancelled frames of one message, before other streams have their turn."""
+"""How many frames one message may cancel before other streams have their turn."""
 SLOW_WRITE_NS = 10_000_000
-"""A write that takes longer waits for the client to read: what comes after it has waited for that, too."""
+"""A write that takes longer than this waits for the client to read. What comes after it has waited for that, too."""
 _BROKEN = "the server failed on an outcome of the stream; its log says more"
 
 
@@ -45,11 +46,11 @@ class StreamHost:
     verdicts: Verdicts
     limits: Limits
     advise: bool
-    """Whether clients are told to slow down and that they may speed up."""
+    """Whether clients are advised to slow down, and that they may speed up."""
 
 
 class Stream:
-    """Is the runtime's Sink for its frames."""
+    """An open stream. It is the runtime's Sink for its frames."""
 
     def __init__(
         self, asked: StreamRequest, served: LoadedVersion, host: StreamHost, principal: str, use: PrincipalUse
@@ -63,10 +64,10 @@ class Stream:
         self.clock = asked.clock
         self.outbox = Outbox(self.terms.frames_in_flight_max)
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the stream is over: with the reason as an exception, or without where all is well."""
+        """Done when the stream is over, with the reason as an exception unless all is well."""
         self.stream_id = 0
         self.verdict: Verdict | None = None
-        """What admission said of it; None until it is open."""
+        """What admission said of the stream; None until it is open."""
         self.log = _log
         self._host = host
         self._driver = host.driver
@@ -77,16 +78,16 @@ class Stream:
         self._unanswered = 0
         self._ending = False
         self.over = False
-        """All is written and nothing more will come; known once `next` has found nothing."""
+        """Whether all is written and nothing more will come, which is known once `next` has found nothing."""
         self.closed = False
-        """No more frames are taken."""
+        """Whether no more frames are taken."""
         self._broken = False
-        """An outcome got lost on its way to the outbox: the stream must end."""
+        """Whether an outcome got lost on its way to the outbox, so that the stream must end."""
         self._write_began_ns = 0
         self._client_slow = False
-        """What is in the outbox has waited for the client to read what was written before."""
+        """Whether what is in the outbox has waited for the client to read what was written before."""
         self._changes_count = host.catalogue.changes_count
-        """That of the catalogue when the stream last looked."""
+        """The catalogue's `changes_count` when the stream last looked."""
         self._serve_with(served)
 
     def _serve_with(self, served: LoadedVersion) -> None:
@@ -94,7 +95,7 @@ class Stream:
         self.model = served.key
         """Version that serves the stream now, NAME/VERSION."""
         self.signature = signature_of(served)
-        """What the version took when the stream began to use it; it may be loaded again from other files."""
+        """What the version took when the stream began to use it. It may be loaded again from other files meanwhile."""
 
     @property
     def variants(self) -> list[str]:
@@ -102,7 +103,9 @@ class Stream:
         return self.served.version.config.variant_names
 
     def open(self, verdict: Verdict | None = None) -> None:
-        """From now on the scheduler knows the stream; it must be closed. With a `verdict` the client is told so."""
+        """Makes the stream known to the scheduler; from then on it must be closed. With a `verdict` the client gets a
+        notice that it is open.
+        """
         self.terms.advise = self._host.advise and verdict is not None
         self.stream_id = self._driver.open_stream(self, self.terms)
         self.verdict = verdict
@@ -111,7 +114,7 @@ class Stream:
             self.outbox.notify(Opened())
 
     def planned_one_ns(self) -> int:
-        """Planned time of a batch of one, of the fastest variant that the stream accepts."""
+        """Returns the planned time of a batch of one, in the fastest variant that the stream accepts."""
         return self._driver.scheduler.planned_one_ns(self.model, self.terms.variant_rank_max)
 
     # ---- in ----
@@ -119,10 +122,11 @@ class Stream:
     def take(
         self, frame_id: int, captured_unix_ns: int, budget_ns: int, must_run: bool, received_unix_ns: int
     ) -> HeldFrame | None:
-        """Gives a frame its place in the stream. None: it is answered already, else `submit` or `refuse` it at once.
+        """Gives a frame its place in the stream. Returns None where it is answered already; otherwise the caller must
+        `submit` or `refuse` it at once.
 
-        `captured_unix_ns` by the client's clock, 0: not known; `budget_ns` 0: the stream's default. Raises CallError
-        where the id is used up, and InvalidTerms where the stream can't go on with a new version.
+        `captured_unix_ns` is by the client's clock, 0: not known. A `budget_ns` of 0 stands for the stream's default.
+        Raises CallError where the id is used up, and InvalidTerms where the stream can't go on with a new version.
         """
         if frame_id <= self._newest_id:
             text = f"frame id {frame_id} came after {self._newest_id}; ids must increase"
@@ -153,7 +157,7 @@ class Stream:
         return None
 
     def submit(self, held: HeldFrame, payload: Sequence[InputData], size_bytes: int) -> None:
-        """The frame fits its model and goes to the scheduler, if there is room for its bytes."""
+        """Passes a frame that fits its model to the scheduler, if there is room for its bytes; else it is SHED."""
         limits, use = self._host.limits, self._use
         if self._bytes + size_bytes > limits.stream.bytes_in_flight_max:
             self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=limits.stream.bytes_in_flight_max))
@@ -175,7 +179,7 @@ class Stream:
         self.deliver(Outcome(held, fate.status, reason[:REASON_CHARS_MAX]))
 
     async def cancel(self, frame_ids: Sequence[int]) -> None:
-        """Nobody wants the results of these frames any more."""
+        """Cancels frames whose results nobody wants any more."""
         for start in range(0, len(frame_ids), CANCELS_A_TURN):
             some = tuple(frame_ids[start : start + CANCELS_A_TURN])
             self._driver.submit(FramesCancelled(self.stream_id, some))
@@ -184,20 +188,22 @@ class Stream:
                 return
 
     async def give_way(self) -> None:
-        """A long message of one stream must not hold up the others."""
+        """Lets other streams have their turn, because a long message must not hold them up, and waits for room in the
+        outbox.
+        """
         await asyncio.sleep(0)
         await self.outbox.has_room.wait()
 
     def ping(self, ping_id: int, client_send_unix_ns: int, clock: ClockRelation | None) -> None:
-        """The client asks for the time, and says how the clocks relate where it knows."""
+        """Answers a client that asks for the time. `clock`: how the clocks relate, where the client knows."""
         received_unix_ns = time.time_ns()
         if clock is not None:
             self.clock = clock
         self.outbox.notify(ClockAsked(ping_id, client_send_unix_ns, received_unix_ns))
 
     def _follow(self) -> None:
-        """Something has changed in the catalogue: another version may be active, or the same one may have been loaded
-        again. Raises InvalidTerms where that lacks an output.
+        """Follows a change in the catalogue: another version may be active, or the same one may have been loaded again.
+        Raises InvalidTerms where the version lacks a wanted output.
         """
         served, catalogue = self.served, self._host.catalogue
         self._changes_count = catalogue.changes_count
@@ -228,8 +234,9 @@ class Stream:
         self.outbox.changed.set()
 
     def next(self) -> Notice | tuple[int, Sequence[Outcome]] | None:
-        """What is to be written now, until `written`: a notice, or (now_ns, outcomes), which count as sent then. None:
-        there is nothing; more may come where `over` is not set. Raises CallError where an outcome got lost.
+        """Returns what is to be written now: a notice, or (now_ns, outcomes), which count as sent at that time. Call
+        `written` when that is done. None: there is nothing, and more may come unless `over` is set. Raises CallError
+        where an outcome got lost.
         """
         outbox = self.outbox
         if outbox.notices:
@@ -250,19 +257,19 @@ class Stream:
         return None
 
     def written(self) -> None:
-        """The transport has taken what `next` gave."""
+        """Notes that the transport has taken what `next` gave."""
         self._client_slow = self._driver.clock() - self._write_began_ns > SLOW_WRITE_NS
         self._write_began_ns = 0
         self.outbox.has_room.set()
 
     def stuck_ns(self, now_ns: int) -> int:
-        """How long the client has not been taking what is written to it."""
+        """Returns for how long the client has not taken what is written to it; 0: nothing is being written."""
         return now_ns - self._write_began_ns if self._write_began_ns else 0
 
     # ---- the end ----
 
     def end(self, error: Exception | None) -> None:
-        """The stream is over; `error`: why, where that is the end of the call, too."""
+        """Notes that the stream is over. `error`: the reason, where that ends the call, too."""
         if self.ended.done():
             return
         if error is None:
@@ -271,24 +278,26 @@ class Stream:
             self.ended.set_exception(error)
 
     def finish(self) -> None:
-        """No more frames come: `next` returns None when all are answered and sent."""
+        """Notes that no more frames come. `over` is set when all are answered and sent."""
         self._ending = True
         self.outbox.changed.set()
 
     def close(self) -> None:
-        """No frame is run for it any more: what waits is CANCELLED. `next` gives what there is, and then None."""
+        """Closes the stream: what waits is CANCELLED, and no frame is run for it any more. `next` gives what there is,
+        and then None.
+        """
         self.closed = True
         self.outbox.close()
         self._driver.close_stream(self.stream_id)
         if self._ordering is not None:
             self.outbox.put(self._ordering.release())
         self._unanswered = len(self.outbox.outcomes)
-        self._use.bytes -= self._bytes  # of frames that still run, whose outcomes go nowhere
+        self._use.bytes -= self._bytes  # the bytes of frames that still run, whose outcomes go nowhere
         self._bytes = 0
         self.finish()
 
     def abandon(self) -> None:
-        """Nobody reads any more: what was not sent is counted all the same. `next` returns None."""
+        """Counts what was not sent, as nobody reads any more. `next` returns None from then on."""
         for event in self._host.verdicts.unread(self._driver.clock(), self.outbox.clear()):
             self._driver.submit(event)
         self._unanswered = 0

@@ -1,4 +1,4 @@
-"""What a client asks for when it opens a stream, checked and completed with the model's defaults."""
+"""Checks what a client asks for when it opens a stream, and completes it with the model's defaults."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from duly.streams.ordering import OrderingPolicy
 
 STREAM_NAME_BYTES_MAX = 128
 FLOOR_WINDOW_MAX = 1024
-"""The scheduler keeps a bit for each frame of the window."""
+"""The largest window of a floor. The scheduler keeps a bit for each frame of the window."""
 
 
 @dataclass(slots=True)
 class StreamRequest:
-    """How a client wants to be served, whatever it speaks. What is None, 0 or empty is the model's default."""
+    """How a client wants to be served, whatever protocol it speaks. None, 0 and empty stand for the model's default."""
 
     model: str
     version: str = ""
@@ -36,14 +36,14 @@ class StreamRequest:
     gap_policy: GapPolicy | None = None
     variant_lowest: str = ""
     floor: tuple[int, int] | None = None
-    """(m, k): m of any k frames in a row shall be on time."""
+    """(m, k): of any k frames in a row m should be on time."""
     clock: ClockRelation | None = None
     budget_name: str = "budget_nano"
     """What the budget of a frame is called on the wire, for the reasons of frames that ask for an impossible one."""
 
 
 def stream_terms(asked: StreamRequest, served: LoadedVersion, limits: StreamLimits, principal: str) -> StreamTerms:
-    """What the scheduler is told of the stream. `principal`: whose stream it is. Raises InvalidTerms."""
+    """Returns the terms that the scheduler keeps to. `principal`: whose stream it is. Raises InvalidTerms."""
     config, signature = served.version.config, signature_of(served)
     if len(asked.stream_name.encode()) > STREAM_NAME_BYTES_MAX:
         raise InvalidTerms("stream_name", f"is longer than {STREAM_NAME_BYTES_MAX} bytes")
@@ -77,7 +77,7 @@ def stream_terms(asked: StreamRequest, served: LoadedVersion, limits: StreamLimi
 
 
 def _backlog(asked: StreamRequest, config: ModelConfig) -> tuple[BacklogPolicy, int]:
-    """The policy, and how many frames wait under it: any number of them, 0, under ALL."""
+    """Returns the policy, and how many frames may wait under it: 0 under ALL, where any number may."""
     policy, frames = asked.backlog_policy, asked.backlog_frames
     if policy is None:
         policy = BacklogPolicy[config.default_backlog]
@@ -110,7 +110,7 @@ def _variant_rank_max(lowest: str, config: ModelConfig) -> int:
 
 
 def wanted_outputs(names: Sequence[str], signature: Signature) -> tuple[str, ...]:
-    """Names of the outputs to send; empty: all. Raises InvalidTerms."""
+    """Returns the names of the outputs to send; empty: all. Raises InvalidTerms."""
     known = [spec.name for spec in signature.outputs]
     wanted = tuple(names)
     for name in wanted:
@@ -122,7 +122,7 @@ def wanted_outputs(names: Sequence[str], signature: Signature) -> tuple[str, ...
 
 
 def clock_relation(offset_ns: int, uncertainty_ns: int, field: str = "clock") -> ClockRelation:
-    """`field`: where the client said so. Raises InvalidTerms."""
+    """Returns how the clocks relate. `field`: where the client said so. Raises InvalidTerms."""
     if not 0 < uncertainty_ns <= UNCERTAINTY_NS_MAX:
         raise InvalidTerms(f"{field}.uncertainty_ns", f"should be 1 to {UNCERTAINTY_NS_MAX}, got {uncertainty_ns}")
     return ClockRelation(offset_ns, uncertainty_ns)

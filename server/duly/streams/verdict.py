@@ -25,7 +25,7 @@ class Verdicts:
 
     def sent(self, now_ns: int, outcomes: Sequence[Outcome], client_slow: bool) -> Sequence[FramesTurnedOut]:
         """Settles the status of outcomes of one stream that are handed to the transport now, and counts them. Returns
-        what the scheduler is to be told. `client_slow`: they waited for the client to read what was sent before.
+        the events for the scheduler. `client_slow`: whether they waited for the client to read what was sent before.
         """
         turned_out: list[Outcome] | None = None
         for outcome in outcomes:
@@ -43,14 +43,14 @@ class Verdicts:
         return _events(turned_out) if turned_out is not None else ()
 
     def unread(self, now_ns: int, outcomes: Sequence[Outcome]) -> Sequence[FramesTurnedOut]:
-        """Counts outcomes that nobody will read any more, as their client is gone. Returns as `sent` does."""
+        """Counts outcomes that nobody will read any more, as their client is gone. Returns events as `sent` does."""
         for outcome in outcomes:
             outcome.turned_out = fates.UNREAD
             self._count(now_ns, outcome, fates.UNREAD.status)
         return _events([outcome for outcome in outcomes if outcome.status is OutcomeStatus.ON_TIME])
 
     def unheard(self, now_ns: int, outcome: Outcome) -> None:
-        """Counts an outcome whose stream has closed before, which the scheduler knows."""
+        """Counts an outcome whose stream has closed before. The scheduler knows that already."""
         self._count(now_ns, outcome, outcome.status)
 
     def _count(self, now_ns: int, outcome: Outcome, status: OutcomeStatus) -> None:
@@ -62,7 +62,7 @@ class Verdicts:
 
 
 def _events(outcomes: Sequence[Outcome]) -> list[FramesTurnedOut]:
-    """One for each model version and fate."""
+    """Returns one event for each model version and fate."""
     frames: dict[tuple[int, str, OutcomeStatus, bool], int] = {}
     for outcome in outcomes:
         fate, frame = outcome.turned_out, outcome.held.frame

@@ -1,4 +1,4 @@
-"""A graph in ONNX Runtime on one thread, as `graph.json` beside the model tells it.
+"""A graph in ONNX Runtime on one thread, as `graph.json` beside the model describes it.
 
     {"file": "/models/m/1/model.onnx", "threads": 1, "inputs": {"x": "x"}, "outputs": {"y": "y"}}
 

@@ -15,7 +15,7 @@ from graph_session import GraphSession  # type: ignore[import-not-found]  # noqa
 
 
 class TritonPythonModel:
-    """As the backend wants it named."""
+    """The class under the name that the backend expects."""
 
     def initialize(self, args: dict[str, str]) -> None:
         self._session = GraphSession(Path(args["model_repository"]))

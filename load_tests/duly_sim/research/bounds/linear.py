@@ -82,7 +82,7 @@ def linear_bound(
 def least_cost_ns(
     arrivals: NDArray[np.int64], deadlines: NDArray[np.int64], times_ns: Sequence[int]
 ) -> NDArray[np.float64]:
-    """By frame of one model, the least lane time per frame of any batch that it could be on time in; inf: of none."""
+    """For each frame of one model, the least lane time per frame of any batch in which it is on time; inf: none."""
     times = np.array(times_ns, np.int64)
     if len(times) == 0 or times[0] <= 0 or np.any(np.diff(times) < 0):
         raise ValueError(f"times should be positive and not fall with batch size, got {list(times_ns)}")

@@ -38,9 +38,9 @@ from numpy.typing import NDArray
 
 NEVER_NS = 1 << 62
 ROWS = 512
-"""Rows of the table that are held at once."""
+"""The rows of the table that are held at once."""
 BATCH_MAX = 255
-"""What fits into the byte that holds a choice."""
+"""The largest number that fits into the byte that holds a choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _width(budget_ns: int, times: NDArray[np.int64]) -> int:
 
 
 def _largest(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int64]) -> list[int]:
-    """By frame, the largest batch that may end with it, were the lane free when it arrives."""
+    """For each frame, the largest batch that may end with it if the lane is free when it arrives."""
     largest = np.zeros(len(arrivals), np.int64)
     for size, time_ns in enumerate(times, 1):
         first = arrivals[: len(arrivals) - size + 1]
@@ -94,7 +94,9 @@ def _largest(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int6
 
 
 def _table(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int64]) -> tuple[list[bytes], list[int], int]:
-    """By row i: the best choice in each of its columns (0: drop, b: end a batch) and its first column; least drops."""
+    """For each row, the best choice in each of its columns (0: drop, b: end a batch) and its first column; least
+    drops.
+    """
     batch_max = len(times)
     # Of the row filled last, columns `low` to `high` matter, counted from `base`; the next has at most one more.
     free_ns = np.full((batch_max + ROWS, _width(budget_ns, times) + ROWS), NEVER_NS, np.int64)
@@ -105,7 +107,7 @@ def _table(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int64]
     choices, lows = [b""], [0]
     largest = _largest(arrivals, budget_ns, times)
     arrival_list = arrivals.tolist()
-    for nth, arrival_ns in enumerate(arrival_list):
+    for index, arrival_ns in enumerate(arrival_list):
         row += 1
         if row == len(free_ns):
             kept = free_ns[-batch_max:, low : high + 1].copy()
@@ -115,11 +117,11 @@ def _table(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int64]
         new = free_ns[row, low : high + 2]
         new[1:] = free_ns[row - 1, low : high + 1]
         choice = np.zeros(high + 2 - low, np.uint8)
-        size_max = largest[nth]
+        size_max = largest[index]
         if size_max:
             end_ns = np.maximum(free_ns[row - size_max : row, low : high + 2], arrival_ns)
             end_ns += times_up[batch_max - size_max :]
-            end_ns[end_ns > arrivals[nth - size_max + 1 : nth + 1, None] + budget_ns] = NEVER_NS
+            end_ns[end_ns > arrivals[index - size_max + 1 : index + 1, None] + budget_ns] = NEVER_NS
             at = end_ns.argmin(axis=0)
             best_ns = end_ns[at, np.arange(len(choice))]
             batched = best_ns < new
@@ -127,7 +129,7 @@ def _table(arrivals: NDArray[np.int64], budget_ns: int, times: NDArray[np.int64]
             choice[batched] = (size_max - at)[batched]
         choices.append(choice.tobytes())
         lows.append(base + low)
-        next_ns = arrival_list[nth + 1] if nth + 1 < len(arrival_list) else NEVER_NS - 1
+        next_ns = arrival_list[index + 1] if index + 1 < len(arrival_list) else NEVER_NS - 1
         high = low + int((new <= next_ns).argmax())
         low += int((new < NEVER_NS).argmax())
         free_ns[row, high + 1 :] = NEVER_NS

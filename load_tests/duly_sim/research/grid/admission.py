@@ -24,7 +24,7 @@ SET_SECONDS = 4.0
 ROLLOUT_CELLS = (Cell(1, 1), Cell(1, 4), Cell(2, 1), Cell(4, 4))
 STREAMS = 48
 RATES = (1.0, 2.0, 3.0)
-"""Of the streams relative to each other."""
+"""The rates of the streams relative to each other."""
 SECONDS = 10.0
 WIDTH = 1.01
 ROLLOUT_OFF_MAX = 0.05
@@ -68,7 +68,7 @@ def admission(effort: Effort, measure: Measure) -> Row:
 
 
 def false_accepts(first: int, sets: int) -> int:
-    """Of the random sets `first`, `first` + 1, ..., those that were accepted and missed."""
+    """The random sets among `first`, `first` + 1, ... that were accepted and missed."""
     missed = 0
     for seed in range(first, first + sets):
         drawn = draw_set(np.random.default_rng([seed, 0xFA]), locked=seed % 2 == 0)
@@ -113,26 +113,26 @@ def rollout_ms(times: int) -> list[float]:
 def _world(cell: Cell, rate_hz: float, streams: int, seconds: float, seed: int) -> World:
     rng = np.random.default_rng([seed, 0x40])
     share_hz = rate_hz / streams / (sum(RATES) / len(RATES))
-    told: list[dict[str, Any]] = []
-    for nth in range(streams):
-        each_hz = share_hz * RATES[nth % len(RATES)]
+    tables: list[dict[str, Any]] = []
+    for index in range(streams):
+        each_hz = share_hz * RATES[index % len(RATES)]
         phase = float(rng.uniform(0, 0.999))
-        told.append(
+        tables.append(
             {
-                "name": f"stream-{nth}",
-                "model": f"model-{nth % cell.models}",
+                "name": f"stream-{index}",
+                "model": f"model-{index % cell.models}",
                 "budget_ms": 15.0,
                 "backlog": "ALL",
                 "credit": 65_536,
                 "arrivals": {"kind": "periodic", "rate_hz": each_hz, "phase": phase * 1e3 / each_hz},
             }
         )
-    return build(parsed(content(cell, seconds) | {"stream": told}), seed)
+    return build(parsed(content(cell, seconds) | {"stream": tables}), seed)
 
 
 def _rollout(world: World) -> Rollout:
-    """Of all streams of the world, in their phases."""
-    scheduler = opened([told for told in world.script if not isinstance(told[1], StreamOpened)])
+    """The rollout of all streams of the world, in their phases."""
+    scheduler = opened([step for step in world.script if not isinstance(step[1], StreamOpened)])
     opens = [event for _, event in world.script if isinstance(event, StreamOpened)]
     demands = []
     for event in opens:

@@ -19,14 +19,14 @@ PERIODS_MS = (10.0, 20.0, 33.3, 40.0, 50.0)
 def fill_with_standard(cell: Cell, seed: int) -> list[dict[str, Any]]:
     """Streams of a scenario, all that were let in before the first was refused."""
     rng = np.random.default_rng([seed, 0xAD])
-    tried = [_candidate(cell, rng, nth) for nth in range(STREAMS_MAX)]
+    tried = [_candidate(cell, rng, index) for index in range(STREAMS_MAX)]
     asked = build(parsed(content(cell, 1.0) | {"stream": tried}), seed)
     terms = [event.terms for _, event in asked.script if isinstance(event, StreamOpened)]
-    scheduler = opened([told for told in asked.script if not isinstance(told[1], StreamOpened)])
+    scheduler = opened([step for step in asked.script if not isinstance(step[1], StreamOpened)])
     plans, lanes = scheduler.plans(), scheduler.lane_count()
     open_streams: list[StreamDemand] = []
-    for nth, (stream, each) in enumerate(zip(tried, terms, strict=True)):
-        demand = StreamDemand(nth, each.model, StreamClass.STANDARD, each.period_ns, each.budget_ns)
+    for index, (stream, each) in enumerate(zip(tried, terms, strict=True)):
+        demand = StreamDemand(index, each.model, StreamClass.STANDARD, each.period_ns, each.budget_ns)
         demand = replace(demand, backlog=BacklogPolicy.ALL)
         if not judge(demand, open_streams, plans, lanes).accepted:
             break
@@ -35,10 +35,10 @@ def fill_with_standard(cell: Cell, seed: int) -> list[dict[str, Any]]:
     return tried[: len(open_streams)]
 
 
-def _candidate(cell: Cell, rng: np.random.Generator, nth: int) -> dict[str, Any]:
+def _candidate(cell: Cell, rng: np.random.Generator, index: int) -> dict[str, Any]:
     period_ms = float(rng.choice(PERIODS_MS))
     return {
-        "name": f"stream-{nth}",
+        "name": f"stream-{index}",
         "model": f"model-{rng.integers(0, cell.models)}",
         "budget_ms": float(rng.uniform(15, 40)),
         "backlog": "ALL",

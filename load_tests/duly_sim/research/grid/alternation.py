@@ -25,11 +25,11 @@ LINES_MS = ((0.3, 0.01), (0.1, 0.03), (0.5, 0.1))
 BATCH_MAX = 128
 BUSY_SIZE, BUSY_LOAD = 16, 0.75
 CALM, HICCUPS = 0.1, 0.02
-"""Of batch times: coefficient of variation, and how many take WILD times as long."""
+"""The scatter of batch times: coefficient of variation, and the share that takes WILD times as long."""
 WILD = 10.0
 WAKE_MS = (0.2, 1.0)
 LOOKED_AT = 10
-"""Turns at the beginning, but for the first, and at the end."""
+"""The turns that count at the beginning, the first apart, and at the end."""
 OF_FIRST_MIN = 0.95
 
 
@@ -42,11 +42,11 @@ def alternation(effort: Effort, measure: Measure) -> Row:
             "work done in the last ten turns over the first",
             OF_FIRST_MIN,
             True,
-            tuple(found[nth * effort.seeds : (nth + 1) * effort.seeds]),
+            tuple(found[index * effort.seeds : (index + 1) * effort.seeds]),
             f"{first_ms:g} + {next_ms:g} ms a frame, {wake_ms:g} ms to wake",
             every=True,
         )
-        for nth, ((first_ms, next_ms), wake_ms) in enumerate(cases)
+        for index, ((first_ms, next_ms), wake_ms) in enumerate(cases)
     )
     least = min(findings, key=lambda finding: finding.judged)
     return Row(
@@ -72,7 +72,7 @@ def last_over_first(line: tuple[float, float], wake_ms: float, turns: int, seed:
 
 
 def _in_busy_thirds(at_ns: NDArray[np.int64], weights: NDArray[np.float64], turns: int) -> NDArray[np.float64]:
-    """By turn, the sum of those weights that lie in its last third."""
+    """For each turn, the sum of those weights that lie in its last third."""
     turn_ns = round(3 * THIRD_S * 1e9)
     busy = at_ns % turn_ns >= turn_ns * 2 // 3
     return np.bincount(at_ns[busy] // turn_ns, weights=weights[busy], minlength=turns)[:turns].astype(np.float64)
@@ -83,9 +83,9 @@ def _scenario(line: tuple[float, float], wake_ms: float, turns: int, load: float
     busy_hz = load * BUSY_SIZE / (first_ms + next_ms * (BUSY_SIZE - 1)) * 1e3
     rates = (IDLE_HZ, SINGLE_HZ, busy_hz)
     steps = [
-        {"at_s": (3 * turn + nth) * THIRD_S, "factor": rate_hz / SINGLE_HZ}
+        {"at_s": (3 * turn + index) * THIRD_S, "factor": rate_hz / SINGLE_HZ}
         for turn in range(turns)
-        for nth, rate_hz in enumerate(rates)
+        for index, rate_hz in enumerate(rates)
     ]
     variants = [{"linear": {"first_ms": first_ms, "next_ms": next_ms}}]
     stream = {"name": "stream", "model": "model-0", "budget_ms": 10_000.0, "backlog": "ALL", "credit": 65_536}
@@ -102,7 +102,9 @@ def _scenario(line: tuple[float, float], wake_ms: float, turns: int, load: float
                     "wake_after_ms": first_ms / 2,
                 },
                 "lane": [{"name": "lane"}],
-                "model": [{"name": f"model-{nth}", "batch_max": BATCH_MAX, "variants": variants} for nth in range(3)],
+                "model": [
+                    {"name": f"model-{index}", "batch_max": BATCH_MAX, "variants": variants} for index in range(3)
+                ],
             },
             "load_step": steps,
             "stream": [stream | {"arrivals": {"kind": "poisson", "rate_hz": SINGLE_HZ}}],

@@ -22,14 +22,14 @@ COMPARED = ("clockwork", "triton", "edf")
 MEANS = {"clockwork": 1.05, "triton": 1.20, "edf": 3.0}
 RATIO_MIN = 0.98
 BEST_KEPT = 2
-"""Baselines that are refined because they are the best."""
+"""The number of best baselines that are refined."""
 POINT = 0.01
 """A setting that is this far behind the best of its policy is not tried again."""
 TUNINGS_KEPT_MAX = 6
 FAR_BELOW = 0.9
 SKETCH_SECONDS_MAX = 60.0
 STEP = 1.02
-"""Between the rates of a refined capacity."""
+"""The factor between the rates of a refined capacity."""
 
 
 def capacity(effort: Effort, measure: Measure) -> Row:
@@ -55,7 +55,7 @@ def capacity(effort: Effort, measure: Measure) -> Row:
     return Row(
         1,
         "capacity at 99 % on time",
-        f"{len(effort.cells)} cells, {effort.told}; settings of baselines chosen on runs of {effort.search_frames:,} "
+        f"{len(effort.cells)} cells, {effort.extent}; settings of baselines chosen on runs of {effort.search_frames:,} "
         f"frames; noise 2 %, budgets 15 ms",
         (worst(cells), *means),
         tuple(cells),
@@ -64,7 +64,7 @@ def capacity(effort: Effort, measure: Measure) -> Row:
 
 
 def sketch(cell: Cell, search_frames: int, tuning_frames: int) -> dict[str, tuple[int, float]]:
-    """By policy, its best setting and its capacity with that, of one seed and short runs."""
+    """For each policy, its best setting and its capacity with that, from one seed and short runs."""
     duly_hz = capacity_hz(cell, "duly", 0, 0, cell.guess_hz, search_frames, SKETCH_SECONDS_MAX)
     found = {"duly": (0, duly_hz)}
     for policy in TUNINGS:

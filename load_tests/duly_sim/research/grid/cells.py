@@ -29,9 +29,9 @@ NOISE_CV = 0.02
 WARM_S = 0.2
 """Frames of the first so many seconds do not count: lanes start empty."""
 ON_TIME_RATIO_MIN = 0.99
-"""What a capacity is at."""
+"""The on-time ratio at which a capacity is measured."""
 SECONDS_MIN = 1.0
-"""Of a run: shorter, and bursts of tenths of a second would not show."""
+"""The least duration of a run: in a shorter one bursts of tenths of a second would not show."""
 SEARCH_STEPS_MAX = 30
 
 ArrivalKind = Literal["poisson", "periodic", "mmpp"]
@@ -80,8 +80,8 @@ def content(cell: Cell, seconds: float, noise_cv: float = NOISE_CV) -> dict[str,
             "noise": {"cv": noise_cv},
             "lane": [{"name": "lane", "count": cell.lanes}],
             "model": [
-                {"name": f"model-{nth}", "batch_max": BATCH_MAX, "variants": [{"table": cell.table}]}
-                for nth in range(cell.models)
+                {"name": f"model-{index}", "batch_max": BATCH_MAX, "variants": [{"table": cell.table}]}
+                for index in range(cell.models)
             ],
         },
     }
@@ -91,9 +91,9 @@ def streams(cell: Cell, rate_hz: float) -> list[dict[str, Any]]:
     """`rate_hz` frames/s in all, in eight STANDARD streams a model with backlog ALL and a budget of 15 ms."""
     return [
         {
-            "name": f"stream-{nth}",
+            "name": f"stream-{index}",
             "count": STREAMS_PER_MODEL,
-            "model": f"model-{nth}",
+            "model": f"model-{index}",
             "budget_ms": BUDGET_MS,
             "backlog": "ALL",
             "credit": 65_536,
@@ -103,7 +103,7 @@ def streams(cell: Cell, rate_hz: float) -> list[dict[str, Any]]:
                 **ARRIVALS[cell.arrivals],
             },
         }
-        for nth in range(cell.models)
+        for index in range(cell.models)
     ]
 
 
@@ -112,8 +112,8 @@ def scenario(cell: Cell, rate_hz: float, seconds: float, noise_cv: float = NOISE
     return parsed(content(cell, seconds, noise_cv) | {"stream": streams(cell, rate_hz)})
 
 
-def parsed(told: dict[str, Any]) -> Scenario:
-    return parse_scenario(told, "grid", Path())
+def parsed(table: dict[str, Any]) -> Scenario:
+    return parse_scenario(table, "grid", Path())
 
 
 def tuned(policy: str, tuning: int) -> Policy:
@@ -135,7 +135,7 @@ def _told(value: object) -> str:
 
 
 def on_time_ratio(world: World, run: Run) -> float:
-    """Of the frames that arrived after the warm-up."""
+    """The on-time ratio of the frames that arrived after the warm-up."""
     counted = run.status[run.frames.arrival_ns >= world.scenario.warm_s * 1e9]
     return float(np.mean(counted == OutcomeStatus.ON_TIME)) if len(counted) else 1.0
 

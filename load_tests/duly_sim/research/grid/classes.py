@@ -19,7 +19,7 @@ from duly_sim.simulator.results import measure as measure_run
 from duly_sim.simulator.world import build
 
 RUN_FRAMES = 10_000
-"""CRITICAL frames of one run of a random set."""
+"""The CRITICAL frames of one run of a random set."""
 RUN_SECONDS_MAX = 60.0
 SETS_PER_JOB = 5
 STANDARD_CELLS = (Cell(1, 1), Cell(1, 4), Cell(4, 2))
@@ -35,7 +35,7 @@ def classes(effort: Effort, measure: Measure) -> Row:
     sent = missed = sets = 0
     while sent < effort.critical_frames:
         more = -(-(effort.critical_frames - sent) // (RUN_FRAMES * SETS_PER_JOB))
-        hard = [Job(critical_runs, (sets + nth * SETS_PER_JOB,)) for nth in range(more)]
+        hard = [Job(critical_runs, (sets + index * SETS_PER_JOB,)) for index in range(more)]
         for frames, late in measure(hard):
             sent += frames
             missed += late
@@ -65,7 +65,7 @@ def classes(effort: Effort, measure: Measure) -> Row:
         5,
         "what each class is promised",
         f"{sets} random sets that admission lets in, each {RUN_FRAMES:,} CRITICAL frames or {RUN_SECONDS_MAX:g} s, "
-        f"noise within 2 %, BEST_EFFORT at 1.5x besides; the rest: {effort.told}, noise 2 %",
+        f"noise within 2 %, BEST_EFFORT at 1.5x besides; the rest: {effort.extent}, noise 2 %",
         (
             Finding("CRITICAL frames sent", effort.critical_frames, True, (sent,), f"{sets} random sets"),
             Finding("CRITICAL frames missed", 0, False, (missed,), f"{sets} random sets"),
@@ -90,23 +90,24 @@ def critical_runs(first: int) -> tuple[int, int]:
 
 def admitted_standard(cell: Cell, seed: int, seconds: float) -> float:
     """On-time ratio of STANDARD streams that were let in one by one until one was refused."""
-    told = content(cell, seconds)
-    world = build(parsed(told | {"stream": fill_with_standard(cell, seed)}), seed)
+    scenario = content(cell, seconds)
+    world = build(parsed(scenario | {"stream": fill_with_standard(cell, seed)}), seed)
     return measure_run(world, world.run(tuned("duly", 0))).on_time_ratio
 
 
 def best_effort_overload(
     cell: Cell, budget_ms: float, capacity_hz: float, seconds: float, seed: int
 ) -> tuple[float, float]:
-    """By how much the on-time ratio of CRITICAL falls through BEST_EFFORT, and its goodput over what is left."""
+    """How much the on-time ratio of CRITICAL falls through BEST_EFFORT, and the latter's goodput over what is left."""
     critical = [
-        _stream(cell, nth, "CRITICAL", budget_ms, {"kind": "periodic", "rate_hz": 30, "drift_ppm": 50})
-        for nth in range(2 * cell.lanes)
+        _stream(cell, index, "CRITICAL", budget_ms, {"kind": "periodic", "rate_hz": 30, "drift_ppm": 50})
+        for index in range(2 * cell.lanes)
     ]
     streams = STREAMS_PER_MODEL * cell.models
     rate_hz = OVERLOAD * capacity_hz / streams
     best_effort = [
-        _stream(cell, nth, "BEST_EFFORT", BUDGET_MS, {"kind": "poisson", "rate_hz": rate_hz}) for nth in range(streams)
+        _stream(cell, index, "BEST_EFFORT", BUDGET_MS, {"kind": "poisson", "rate_hz": rate_hz})
+        for index in range(streams)
     ]
 
     def results(streams: list[dict[str, Any]]) -> SimulatedResults:
@@ -120,10 +121,10 @@ def best_effort_overload(
     return max(0.0, worse), both.by_class["BEST_EFFORT"].goodput_per_s / left
 
 
-def _stream(cell: Cell, nth: int, stream_class: str, budget_ms: float, arrivals: dict[str, Any]) -> dict[str, Any]:
+def _stream(cell: Cell, index: int, stream_class: str, budget_ms: float, arrivals: dict[str, Any]) -> dict[str, Any]:
     return {
-        "name": f"{stream_class.lower()}-{nth}",
-        "model": f"model-{nth % cell.models}",
+        "name": f"{stream_class.lower()}-{index}",
+        "model": f"model-{index % cell.models}",
         "class": stream_class,
         "budget_ms": budget_ms,
         "backlog": "ALL",

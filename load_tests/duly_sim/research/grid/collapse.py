@@ -60,7 +60,7 @@ def no_collapse(effort: Effort, measure: Measure) -> Row:
     return Row(
         3,
         "no collapse",
-        f"{effort.told}; capacity is the scheduler's own at 99 % on time; "
+        f"{effort.extent}; capacity is the scheduler's own at 99 % on time; "
         f"peak: the best median up to that load, since batches grow with it",
         (worst(sustained), *by_load, worst(streams)),
         (*sustained, *over, *streams),
@@ -69,7 +69,7 @@ def no_collapse(effort: Effort, measure: Measure) -> Row:
 
 
 def overloaded(cell: Cell, policy: str, load: float, rate_hz: float, seconds: float, seed: int) -> tuple[float, float]:
-    """Goodput per s, and the on-time ratio of the worst stream; `load` only tells runs apart."""
+    """Goodput per s, and the on-time ratio of the worst stream; `load` only distinguishes runs."""
     world = build(scenario(cell, rate_hz, seconds), seed)
     results = measure_run(world, world.run(POLICIES[policy]()))
     return results.goodput_per_s, results.worst_on_time_ratio

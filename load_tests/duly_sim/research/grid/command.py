@@ -17,7 +17,7 @@ from duly_sim.research.grid.judge import Finding, Row
 from duly_sim.research.grid.run import JobRunner
 
 PIPE_COLUMNS = 180
-"""Width of the table where standard output is no terminal."""
+"""The width of the table where standard output is no terminal."""
 
 
 def _rows(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
@@ -75,11 +75,11 @@ def grid(rows: tuple[int, ...], effort: str, jobs: int, out: Path | None, strict
     with progress:
         task = progress.add_task("", total=None)
 
-        def told(done: int, of: int) -> None:
+        def show(done: int, of: int) -> None:
             progress.update(task, completed=done, total=of)
 
         try:
-            measure = JobRunner(jobs, out / "cells.jsonl" if out is not None else None, told)
+            measure = JobRunner(jobs, out / "cells.jsonl" if out is not None else None, show)
         except ValueError as error:
             raise click.UsageError(f"--out: {error}; remove the file, or name another folder") from error
         for number in rows:
@@ -104,9 +104,9 @@ def _table(judged: list[Row], effort: str) -> Table:
     for heading in ("row", "asked for", "limit", "least", "median", "greatest", "", "where"):
         table.add_column(heading, justify="left" if heading in ("asked for", "", "where") else "right")
     for row in judged:
-        for nth, finding in enumerate(row.findings):
+        for index, finding in enumerate(row.findings):
             table.add_row(
-                str(row.number) if nth == 0 else "", *_cells(finding), end_section=nth == len(row.findings) - 1
+                str(row.number) if index == 0 else "", *_cells(finding), end_section=index == len(row.findings) - 1
             )
     return table
 
@@ -124,8 +124,8 @@ def _cells(finding: Finding) -> list[str]:
 def _write(out: Path, effort: str, judged: list[Row]) -> None:
     from duly_sim.report.curves import write_curves  # late: it draws with plotly, which nothing else needs
 
-    told: dict[str, Any] = {"effort": asdict(EFFORTS[effort]), "rows": [row.to_json() for row in judged]}
-    write_json(out / "grid.json", told)
+    content: dict[str, Any] = {"effort": asdict(EFFORTS[effort]), "rows": [row.to_json() for row in judged]}
+    write_json(out / "grid.json", content)
     written = [out / "grid.json"]
     for row in judged:
         for title, curves in row.curves:

@@ -1,4 +1,4 @@
-"""Row 10: what a decision costs. The events of a simulated run are recorded and told again to a fresh scheduler, so
+"""Row 10: what a decision costs. The events of a simulated run are recorded and passed again to a fresh scheduler, so
 that nothing but `step` and `next_wake_ns` is measured, in processor time.
 
 Frames come through `step` twice, when they arrive and when their batch ends, and sometimes with a timer in between: the
@@ -87,20 +87,20 @@ def decide(cell: Cell, rate_hz: float, frames: int, seed: int) -> dict[str, Any]
 
 
 def recorded(cell: Cell, rate_hz: float, frames: int, seed: int) -> tuple[World, list[tuple[int, Event]]]:
-    """A world of 200 streams, and every event that the scheduler was told in it."""
-    told = content(cell, frames / rate_hz)
-    told["stream"] = [
+    """A world of 200 streams, and every event that the scheduler got in it."""
+    scenario = content(cell, frames / rate_hz)
+    scenario["stream"] = [
         {
-            "name": f"stream-{nth}",
-            "model": f"model-{nth % cell.models}",
+            "name": f"stream-{index}",
+            "model": f"model-{index % cell.models}",
             "budget_ms": BUDGET_MS,
             "backlog": "ALL",
             "credit": 65_536,
             "arrivals": {"kind": "poisson", "rate_hz": rate_hz / STREAMS},
         }
-        for nth in range(STREAMS)
+        for index in range(STREAMS)
     ]
-    world = build(parsed(told), seed)
+    world = build(parsed(scenario), seed)
     log: list[tuple[int, Event]] = []
     record = log.append
     simulate(

@@ -17,7 +17,7 @@ from duly_sim.simulator.world import build
 LATEST_CELLS = (Cell(1, 1, "periodic"), Cell(1, 6, "periodic"), Cell(4, 2, "periodic"))
 OVERLOAD = 2.0
 PERIOD_MS = 33.3
-"""Of each stream; there are as many as the load takes."""
+"""The period of each stream; there are as many as the load takes."""
 CALM_CELLS = (Cell(1, 1), Cell(1, 6), Cell(4, 2), Cell(4, 8), Cell(4, 2, table="a100_resnet50"))
 CALM_LOADS = (0.1, 0.25, 0.5)
 
@@ -31,8 +31,8 @@ def fresh(effort: Effort, measure: Measure) -> Row:
         for policy in ("duly", "fifo")
         for seed in range(effort.seeds)
     ]
-    for job, told in zip(jobs, measure(jobs), strict=True):
-        ages.setdefault((job.args[0], job.args[1]), []).append((told[0], told[1]))
+    for job, found in zip(jobs, measure(jobs), strict=True):
+        ages.setdefault((job.args[0], job.args[1]), []).append((found[0], found[1]))
     findings = []
     notes = []
     for cell in LATEST_CELLS:
@@ -44,7 +44,7 @@ def fresh(effort: Effort, measure: Measure) -> Row:
     return Row(
         8,
         "LATEST at 2x overload",
-        f"{effort.told}; streams of {PERIOD_MS} ms, budget one period; planned: mean of the batches that ran",
+        f"{effort.extent}; streams of {PERIOD_MS} ms, budget one period; planned: mean of the batches that ran",
         (worst(findings),),
         tuple(findings),
         notes=tuple(notes),
@@ -54,19 +54,19 @@ def fresh(effort: Effort, measure: Measure) -> Row:
 def age_ms(cell: Cell, policy: str, rate_hz: float, seconds: float, seed: int) -> tuple[float, float]:
     """p99 of the age of information, and the mean planned time of the batches that ran, ms."""
     streams = max(cell.models, round(rate_hz * PERIOD_MS / 1e3))
-    told = content(cell, seconds)
-    told["stream"] = [
+    table = content(cell, seconds)
+    table["stream"] = [
         {
-            "name": f"stream-{nth}",
-            "model": f"model-{nth % cell.models}",
+            "name": f"stream-{index}",
+            "model": f"model-{index % cell.models}",
             "budget_ms": PERIOD_MS,
             "backlog": "LATEST",
             "credit": 65_536,
             "arrivals": {"kind": "periodic", "rate_hz": 1e3 / PERIOD_MS, "drift_ppm": 50},
         }
-        for nth in range(streams)
+        for index in range(streams)
     ]
-    world = build(parsed(told), seed)
+    world = build(parsed(table), seed)
     run = world.run(POLICIES[policy]())
     age = measure_run(world, run).age_ms
     if age is None:
@@ -96,14 +96,14 @@ def calm(effort: Effort, measure: Measure) -> Row:
     return Row(
         9,
         "little waiting at low load",
-        f"{effort.told}; {STREAMS_PER_MODEL} streams a model; capacity is the scheduler's own at 99 % on time",
+        f"{effort.extent}; {STREAMS_PER_MODEL} streams a model; capacity is the scheduler's own at 99 % on time",
         (worst(findings),),
         tuple(findings),
     )
 
 
 def queueing(cell: Cell, load: float, rate_hz: float, seconds: float, seed: int) -> float:
-    """Mean time from arrival to dispatch over the planned time of one frame; `load` only tells runs apart."""
+    """Mean time from arrival to dispatch over the planned time of one frame; `load` only distinguishes runs."""
     world = build(scenario(cell, rate_hz, seconds), seed)
     run = world.run(tuned("duly", 0))
     queueing_ms = measure_run(world, run).queueing_ms

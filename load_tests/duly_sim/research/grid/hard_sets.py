@@ -51,13 +51,13 @@ def draw_set(rng: np.random.Generator, locked: bool) -> HardSet:
 
 def run_set(drawn: HardSet, seconds: float, seed: int) -> tuple[int, int]:
     """CRITICAL frames sent, and how many of them were not on time."""
-    told = {
+    scenario = {
         "simulate": drawn.simulate,
         "name": "hard set",
         "duration_s": seconds,
         "stream": [*drawn.best_effort, *drawn.critical],
     }
-    world = build(parsed(told), seed)
+    world = build(parsed(scenario), seed)
     run = world.run(Scheduler())
     critical = [0, *(session.stream_class is StreamClass.CRITICAL for session in world.sessions)]
     status = run.status[np.array(critical, np.bool_)[world.frames.stream_id]]
@@ -65,7 +65,7 @@ def run_set(drawn: HardSet, seconds: float, seed: int) -> tuple[int, int]:
 
 
 def opened(script: list[tuple[int, Event]]) -> Scheduler:
-    """A scheduler that has been told of the lanes, models and streams of a script that starts with them."""
+    """A scheduler that knows the lanes, models and streams of a script that starts with them."""
     scheduler = Scheduler()
     for now_ns, event in script:
         scheduler.step(now_ns, event)
@@ -80,35 +80,35 @@ def _draw(rng: np.random.Generator, locked: bool) -> HardSet:
         "lane": [{"name": "lane", "count": lanes}],
         "model": [
             {
-                "name": f"model-{nth}",
+                "name": f"model-{index}",
                 "batch_max": int(rng.choice([1, 4, 8, 16])),
                 "variants": [{"linear": {"first_ms": first_ms, "next_ms": first_ms * float(rng.uniform(0.1, 1))}}],
             }
-            for nth, first_ms in enumerate(firsts_ms)
+            for index, first_ms in enumerate(firsts_ms)
         ],
     }
     best_effort = tuple(
         {
-            "name": f"best-effort-{nth}",
-            "model": f"model-{nth}",
+            "name": f"best-effort-{index}",
+            "model": f"model-{index}",
             "class": "BEST_EFFORT",
             "budget_ms": float(rng.uniform(20, 100)),
             "backlog": "ALL",
             "credit": 65_536,
-            "arrivals": {"kind": "poisson", "rate_hz": OVERLOAD * lanes / models * 1e3 / firsts_ms[nth]},
+            "arrivals": {"kind": "poisson", "rate_hz": OVERLOAD * lanes / models * 1e3 / firsts_ms[index]},
         }
-        for nth in range(models)
+        for index in range(models)
         if rng.random() < 0.6
     )
-    tried = [_critical(rng, nth, firsts_ms, locked) for nth in range(STREAMS_TRIED)]
+    tried = [_critical(rng, index, firsts_ms, locked) for index in range(STREAMS_TRIED)]
     return HardSet(simulate, _admitted(simulate, tried, best_effort), best_effort)
 
 
-def _critical(rng: np.random.Generator, nth: int, firsts_ms: list[float], locked: bool) -> dict[str, Any]:
+def _critical(rng: np.random.Generator, index: int, firsts_ms: list[float], locked: bool) -> dict[str, Any]:
     model = int(rng.integers(0, len(firsts_ms)))
     period_ms = float(np.exp(rng.uniform(np.log(10), np.log(100))))
     return {
-        "name": f"critical-{nth}",
+        "name": f"critical-{index}",
         "model": f"model-{model}",
         "class": "CRITICAL",
         "budget_ms": max(firsts_ms[model] * 1.2, period_ms * float(rng.uniform(0.4, 1.5))),
@@ -124,15 +124,15 @@ def _critical(rng: np.random.Generator, nth: int, firsts_ms: list[float], locked
 def _admitted(
     simulate: dict[str, Any], tried: list[dict[str, Any]], best_effort: tuple[dict[str, Any], ...]
 ) -> tuple[dict[str, Any], ...]:
-    """Those that admission lets in, each asked for with the ones before it open."""
-    told = {"name": "hard set", "duration_s": 1.0, "simulate": simulate}
-    asked = build(parsed(told | {"stream": [*best_effort, *tried]}), 0)
+    """The streams that admission lets in, each asked for with the ones before it open."""
+    scenario = {"name": "hard set", "duration_s": 1.0, "simulate": simulate}
+    asked = build(parsed(scenario | {"stream": [*best_effort, *tried]}), 0)
     terms = [event.terms for _, event in asked.script if isinstance(event, StreamOpened)]
-    scheduler = opened([told for told in asked.script if not isinstance(told[1], StreamOpened)])
+    scheduler = opened([step for step in asked.script if not isinstance(step[1], StreamOpened)])
     plans, lanes = scheduler.plans(), scheduler.lane_count()
     demands = [
-        StreamDemand(nth, each.model, each.stream_class, each.period_ns, each.budget_ns, backlog=each.backlog)
-        for nth, each in enumerate(terms)
+        StreamDemand(index, each.model, each.stream_class, each.period_ns, each.budget_ns, backlog=each.backlog)
+        for index, each in enumerate(terms)
     ]
     open_streams = demands[: len(best_effort)]
     accepted = []

@@ -20,28 +20,28 @@ class Effort:
     name: str
     seeds: int
     seconds: float
-    """Simulated time of a run."""
+    """The simulated time of a run."""
     frames_max: int
     """A run ends early when it has about so many frames; full effort has no such bound worth its name."""
     cells: tuple[Cell, ...]
-    """Of row 1."""
+    """The cells of row 1."""
     search_frames: int
-    """Of a run in search of a capacity, before it is refined."""
+    """The frames of a run in search of a capacity, before it is refined."""
     tuning_frames: int
-    """Of the first run of every setting of a baseline."""
+    """The frames of the first run of every setting of a baseline."""
     critical_frames: int
-    """Of CRITICAL streams in all."""
+    """The frames of CRITICAL streams in all."""
     hard_sets: int
     random_loads: int
     turns: int
-    """Of loads that alternate."""
+    """The turns of loads that alternate."""
 
     def seconds_at(self, rate_hz: float) -> float:
         """How long a run at that rate lasts."""
         return seconds_for(self.frames_max, rate_hz, self.seconds)
 
     @property
-    def told(self) -> str:
+    def extent(self) -> str:
         bound = "" if self.frames_max >= 10_000_000 else f" or {self.frames_max:,} frames a run, whichever is shorter"
         return f"{self.seeds} seed{'s' * (self.seeds > 1)} x {self.seconds:g} s{bound}"
 
@@ -76,7 +76,7 @@ class Finding:
     at_least: bool
     """Whether `limit` is the least that will do, else the most."""
     values: tuple[float, ...]
-    """One of each seed, or of each run."""
+    """One value of each seed, or of each run."""
     where: str = ""
     """The cell or the load that it is about."""
     every: bool = False
@@ -117,11 +117,11 @@ class Row:
     """How the figures were obtained."""
     findings: tuple[Finding, ...]
     details: tuple[Finding, ...] = ()
-    """Of all cells where `findings` has the worst."""
+    """The findings of all cells where `findings` has the worst."""
     curves: tuple[tuple[str, tuple[tuple[str, Points], ...]], ...] = ()
-    """(title, lines of goodput against load)."""
+    """The pictures, as (title, lines of goodput against load)."""
     notes: tuple[str, ...] = ()
-    """What was measured and nobody asked for a limit."""
+    """Figures that were measured and have no limit."""
 
     @property
     def passes(self) -> bool:
@@ -140,5 +140,5 @@ def worst(findings: Iterable[Finding]) -> Finding:
     known = list(findings)
     found = min(known, key=lambda finding: finding.margin)
     short = sum(not finding.passes for finding in known)
-    told = f"; {short} of {len(known)} fall short" if short > 1 else ""
-    return Finding(found.asked, found.limit, found.at_least, found.values, f"{found.where}{told}", found.every)
+    others = f"; {short} of {len(known)} fall short" if short > 1 else ""
+    return Finding(found.asked, found.limit, found.at_least, found.values, f"{found.where}{others}", found.every)

@@ -21,7 +21,7 @@ TOGETHER = (Cell(1, 6), Cell(2, 1), Cell(4, 2), Cell(4, 8), Cell(8, 8), Cell(4, 
 BOUND_LOADS = (1.0, 1.5)
 BOUND_RATIO_MIN = 0.85
 FRAMES_MAX = 60_000
-"""Of a run: optimum and bound take longer than the run itself."""
+"""The most frames of a run: optimum and bound take longer than the run itself."""
 
 
 def near_optimum(effort: Effort, measure: Measure) -> Row:
@@ -49,14 +49,14 @@ def near_optimum(effort: Effort, measure: Measure) -> Row:
     return Row(
         2,
         "near the optimum",
-        f"{effort.told}, at most {FRAMES_MAX:,} frames a run; exact service times; capacity is the scheduler's own",
+        f"{effort.extent}, at most {FRAMES_MAX:,} frames a run; exact service times; capacity is the scheduler's own",
         (worst(exact), worst(bounded)),
         (*exact, *bounded),
     )
 
 
 def ratio_to_best(cell: Cell, load: float, rate_hz: float, seconds: float, seed: int) -> float:
-    """On-time frames over the most that can be; `load` only tells runs apart."""
+    """On-time frames over the most that can be; `load` only distinguishes runs."""
     world = build(scenario(cell, rate_hz, seconds, noise_cv=0.0), seed)
     run = world.run(tuned("duly", 0))
     frames, times_ns = world.frames, times_of(cell)
@@ -64,7 +64,7 @@ def ratio_to_best(cell: Cell, load: float, rate_hz: float, seconds: float, seed:
         best: float = optimum(frames.arrival_ns, round(BUDGET_MS * 1e6), times_ns)
     else:
         names = [model.name for model in world.scenario.to_simulate().model]
-        model_of = np.array([0, *(names.index(world.model_of[nth + 1]) for nth in range(len(world.model_of)))])
+        model_of = np.array([0, *(names.index(world.model_of[index + 1]) for index in range(len(world.model_of)))])
         models = model_of[frames.stream_id]
         best = linear_bound(frames.arrival_ns, frames.deadline_ns, models, [times_ns] * cell.models, cell.lanes)
     return float(np.sum(run.status == OutcomeStatus.ON_TIME)) / best

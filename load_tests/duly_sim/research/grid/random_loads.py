@@ -64,10 +64,10 @@ def _ratio(found: dict[str, float], rivals: Sequence[str]) -> float:
 
 def on_time(seed: int) -> dict[str, float]:
     """On-time ratio by policy, of the load that is drawn from `seed`."""
-    told = draw_load(np.random.default_rng([seed, 0x10AD]))
+    scenario = draw_load(np.random.default_rng([seed, 0x10AD]))
     ratios = {}
     for name in ("duly", *RIVALS):
-        run = build(parsed(told), seed).run(POLICIES[name]())
+        run = build(parsed(scenario), seed).run(POLICIES[name]())
         ratios[name] = float((run.status == OutcomeStatus.ON_TIME).mean())
     return ratios
 
@@ -76,12 +76,12 @@ def draw_load(rng: np.random.Generator) -> dict[str, Any]:
     """The scenario, as its TOML file would hold it."""
     lanes, count = int(rng.choice([1, 1, 1, 2, 4])), int(rng.choice([1, 1, 2, 3, 6]))
     models, budgets_ms, lane_s = [], [], 0.0
-    for nth in range(count):
+    for index in range(count):
         first_ms = float(10 ** rng.uniform(0.2, 1.4))
         next_ms = first_ms * float(rng.choice([0.05, 0.1, 0.2, 0.4, 0.7, 0.95]))
         batch_max = int(rng.choice([1, 4, 8, 16, 32]))
         linear = {"first_ms": first_ms, "next_ms": next_ms}
-        models.append({"name": f"model-{nth}", "batch_max": batch_max, "variants": [{"linear": linear}]})
+        models.append({"name": f"model-{index}", "batch_max": batch_max, "variants": [{"linear": linear}]})
         budgets_ms.append(first_ms * float(rng.uniform(2, 12)) * float(rng.choice([1, 1, 0.6])))
         lane_s += (first_ms + next_ms * (batch_max - 1)) / batch_max / 1e3
     load = float(rng.choice([0.5, 0.8, 0.95, 1.05, 1.3, 1.8, 2.5]))

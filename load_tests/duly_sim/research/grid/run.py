@@ -20,19 +20,21 @@ from duly.core import scheduler
 from duly_sim.research.grid.judge import Job
 
 UNTOUCHED = ("duly_sim/report", "duly_sim/cli", "duly_sim/research/sim_vs_live")
-"""What can't change a figure."""
+"""The paths that can't change a figure."""
 
 
 class JobRunner:
-    """A `Measure`. `jobs_max`: processes at a time; 1 runs everything in this one. `told(done, of)` hears of progress.
+    """A `Measure`. `jobs_max`: processes at a time; 1 runs everything in this one. `progress(done, of)` is called.
 
     `kept`: the file of results; None: they are kept in memory alone.
     """
 
-    def __init__(self, jobs_max: int, kept: Path | None = None, told: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self, jobs_max: int, kept: Path | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> None:
         self._jobs_max = jobs_max
         self._kept = kept
-        self._told = told
+        self._progress = progress
         self._fingerprint = fingerprint() if kept else ""
         self._known: dict[str, Any] = self._read() if kept else {}
 
@@ -60,8 +62,8 @@ class JobRunner:
         return [self._known[job.key] for job in jobs]
 
     def _tell(self, done: int, of: int) -> None:
-        if self._told is not None:
-            self._told(done, of)
+        if self._progress is not None:
+            self._progress(done, of)
 
     def _keep(self, job: Job, result: Any) -> None:
         line = json.dumps({"code": self._fingerprint, "job": job.key, "result": result})
@@ -77,23 +79,23 @@ class JobRunner:
             return known
         with self._kept.open("rb+") as file:
             whole = 0
-            for nth, line in enumerate(file, start=1):
+            for index, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     # Cut off where the grid was stopped while it wrote.
                     file.truncate(whole)
                     break
                 whole += len(line)
                 try:
-                    told = json.loads(line)
-                    if told["code"] == self._fingerprint:
-                        known[told["job"]] = told["result"]
+                    kept_line = json.loads(line)
+                    if kept_line["code"] == self._fingerprint:
+                        known[kept_line["job"]] = kept_line["result"]
                 except (ValueError, TypeError, KeyError) as error:
-                    raise ValueError(f"{self._kept}: line {nth} is no result of a grid") from error
+                    raise ValueError(f"{self._kept}: line {index} is no result of a grid") from error
         return known
 
 
 def fingerprint() -> str:
-    """Of all that figures come from: the scheduler's source, whether that is compiled, and the simulator's."""
+    """The hash of all that figures come from: the scheduler's source, whether that is compiled, and the simulator's."""
     digest = sha256(str(scheduler.__file__.endswith(".py")).encode())
     for package in (duly.core, duly_load.results, duly_load.scenario, duly_sim):
         (folder,) = package.__path__

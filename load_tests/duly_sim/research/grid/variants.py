@@ -82,13 +82,13 @@ def load_step(cell: Cell, capacity_hz: float, seconds: float, seed: int) -> Json
 def _scenario(
     cell: Cell, capacity_hz: float, seconds: float, steps_s: tuple[float, float], variants: list[str]
 ) -> Scenario:
-    told = content(cell, seconds)
+    scenario = content(cell, seconds)
     scales = {"fp32": 1.0, "fp16": 0.5}
-    for model in told["simulate"]["model"]:
+    for model in scenario["simulate"]["model"]:
         model["variants"] = [{"name": name, "table": cell.table, "scale": scales[name]} for name in variants]
     low, high = LOADS
-    told["load_step"] = [{"at_s": steps_s[0], "factor": high / low}, {"at_s": steps_s[1], "factor": 1.0}]
-    return parsed(told | {"stream": streams(cell, low * capacity_hz)})
+    scenario["load_step"] = [{"at_s": steps_s[0], "factor": high / low}, {"at_s": steps_s[1], "factor": 1.0}]
+    return parsed(scenario | {"stream": streams(cell, low * capacity_hz)})
 
 
 def _switches_s(run: Run) -> list[float]:
@@ -101,7 +101,7 @@ def _switches_s(run: Run) -> list[float]:
     after = np.convolve(fast, np.ones(10), "valid")[10:] > 5
     changed = np.flatnonzero(before != after)
     starts = changed[np.insert(np.diff(changed) > 10, 0, True)] if len(changed) else changed
-    return [run.batches.started_ns[nth + 10] / 1e9 for nth in starts.tolist()]
+    return [run.batches.started_ns[index + 10] / 1e9 for index in starts.tolist()]
 
 
 def _settled_s(world: World, run: Run, switched_s: list[float], up_s: float, down_s: float) -> float:

@@ -22,7 +22,7 @@ STEP_WASTED_MAX = 0.03
 SETTLED_BATCHES_MAX = 20
 STEP_AT_S = 10.0
 AFTER_STEP_S = 5.0
-"""What counts of a run with a step."""
+"""The time after the step that counts."""
 LOOKED_AT = 20
 LONGER_MAX = 2
 
@@ -52,7 +52,7 @@ def little_wasted(effort: Effort, measure: Measure) -> Row:
     return Row(
         4,
         "little lane time wasted",
-        f"{effort.told}; share of busy lane time in frames that ended late; the step: at {STEP_AT_S:g} s, noise 5 %, "
+        f"{effort.extent}; share of busy lane time in frames that ended late; the step: at {STEP_AT_S:g} s, noise 5 %, "
         f"batches counted on each lane, the last lane to settle counts",
         (worst(noise), worst(through), worst(settled)),
         (*noise, *through, *settled),
@@ -60,7 +60,7 @@ def little_wasted(effort: Effort, measure: Measure) -> Row:
 
 
 def wasted(cell: Cell, load: float, rate_hz: float, seconds: float, seed: int) -> float:
-    """Share of the lanes' busy time; `load` only tells runs apart."""
+    """Share of the lanes' busy time; `load` only distinguishes runs."""
     world = build(scenario(cell, rate_hz, seconds, NOISE_CV), seed)
     return measure_run(world, world.run(tuned("duly", 0))).wasted
 
@@ -74,10 +74,10 @@ def through_step(cell: Cell, load: float, rate_hz: float, seed: int) -> tuple[fl
 
 
 def _with_step(cell: Cell, rate_hz: float) -> Scenario:
-    told = content(cell, STEP_AT_S + AFTER_STEP_S - WARM_S)
-    told["warm_s"] = STEP_AT_S
-    told["simulate"]["noise"] = {"cv": NOISE_CV, "step_at_s": STEP_AT_S, "step_factor": STEP_FACTOR}
-    return parsed(told | {"stream": streams(cell, rate_hz)})
+    table = content(cell, STEP_AT_S + AFTER_STEP_S - WARM_S)
+    table["warm_s"] = STEP_AT_S
+    table["simulate"]["noise"] = {"cv": NOISE_CV, "step_at_s": STEP_AT_S, "step_factor": STEP_FACTOR}
+    return parsed(table | {"stream": streams(cell, rate_hz)})
 
 
 def _settled(batches: Batches, lane: str) -> int:
@@ -89,4 +89,4 @@ def _settled(batches: Batches, lane: str) -> int:
         if on == lane and size and started_ns >= STEP_AT_S * 1e9
     ]
     last = max(0, len(after) - LOOKED_AT)
-    return next((nth for nth in range(last) if sum(after[nth : nth + LOOKED_AT]) <= LONGER_MAX), last)
+    return next((index for index in range(last) if sum(after[index : index + LOOKED_AT]) <= LONGER_MAX), last)

@@ -2,10 +2,10 @@
 
 How long a batch takes on a real machine has the machine in it: the model, what it costs to reach the worker, whoever
 else is on the core, minutes in which everything is slower. None of it is the scheduler's doing, and no formula has it
-all. So the simulated lanes are told: a batch takes the usual time of its size, times the factor by which the live batch
-that ran at the same moment was off its own.
+all. So the simulated lanes get the live times: a batch takes the usual time of its size, times the factor by which the
+live batch that ran at the same moment was off its own.
 
-Usual times start from the plan that the server tells, or from the scenario's table. Sizes that ran often have the
+Usual times start from the plan that the server reports, or from the scenario's table. Sizes that ran often have the
 median of what was measured; the others what they started from, corrected by how far that was off on the whole.
 """
 
@@ -22,7 +22,7 @@ from duly_sim.simulator.world import World
 BATCHES_MIN = 20
 """Batches of one size from which their median says more than what it starts from."""
 SAME_BATCH_NS = 200_000
-"""Frames of one batch tell of its dispatch, each by its own clock reading, at most so far apart."""
+"""Frames of one batch report its dispatch, each by its own clock reading, at most so far apart."""
 
 
 class NothingRanError(Exception):
@@ -32,11 +32,11 @@ class NothingRanError(Exception):
 @dataclass(frozen=True, slots=True)
 class _Took:
     usual_ns: list[int]
-    """By batch size, 0 for none."""
+    """The usual time by batch size; 0: none."""
     at_ns: list[int]
-    """When batches began, in order."""
+    """The starts of the batches, in order."""
     factor: list[float]
-    """What each took over what is usual."""
+    """The time that each batch took over the usual time."""
 
 
 class LiveBatchTimes:
@@ -55,7 +55,7 @@ class LiveBatchTimes:
 @dataclass(frozen=True, slots=True)
 class BatchTimes:
     scenario: Scenario
-    """With the usual times as its tables, and the scatter round them as its noise."""
+    """The scenario with the usual times as its tables and the scatter round them as its noise."""
     service: LiveBatchTimes
 
 
@@ -65,12 +65,12 @@ def batch_times(world: World, seen: Record, base_ns: dict[str, dict[int, int]]) 
     Raises NothingRanError.
     """
     given = world.scenario.to_simulate()
-    number = {model.name: nth for nth, model in enumerate(given.model)}
+    number = {model.name: index for index, model in enumerate(given.model)}
     model_of = np.array([0, *(number[session.model] for session in world.sessions)])[world.frames.stream_id]
     occupied_ns = _occupied_ns(seen, len(given.lanes))
     models, took, scatter = [], {}, []
-    for nth, model in enumerate(given.model):
-        ran = np.flatnonzero((model_of == nth) & (seen.batch_size > 0))
+    for index, model in enumerate(given.model):
+        ran = np.flatnonzero((model_of == index) & (seen.batch_size > 0))
         if not len(ran):
             raise NothingRanError(f"model {model.name}: no frame of it ran, so that its times are not known")
         ran = ran[np.argsort(seen.dispatched_ns[ran], kind="stable")]
@@ -96,8 +96,8 @@ def batch_times(world: World, seen: Record, base_ns: dict[str, dict[int, int]]) 
 
 
 def _occupied_ns(seen: Record, lanes: int) -> Ints:
-    """How long the batch of each frame held its lane. What the server tells has the sending of its answers in it; where
-    there is one lane, the batch was over at the latest when the next began.
+    """How long the batch of each frame held its lane. What the server reports has the sending of its answers in it;
+    where there is one lane, the batch was over at the latest when the next began.
     """
     if lanes > 1:
         return seen.occupied_ns

@@ -12,7 +12,7 @@ one of two ways (see `servers`):
 The frames are then simulated twice:
 
 - `simulated`: with the scenario's times; of a model that truly ran, with what its batches usually took;
-- `told`: with what each live batch took, in either case (see `batch_times`), and with frames that arrive when the
+- `informed`: with what each live batch took, in either case (see `batch_times`), and with frames that arrive when the
   stalls of the machine let them (see `duly_load.generator.stalls`).
 
 Clients count outcomes as the server names them. Compared are on-time ratios, in points (hundredths).
@@ -37,7 +37,7 @@ from duly.core.types import OutcomeStatus
 from duly_client import Client
 from duly_client.errors import DulyError
 from duly_load.generator.sender import Sender
-from duly_load.generator.stalls import NO_STALLS, Stalls, Watch
+from duly_load.generator.stalls import Stalls, Watch
 from duly_load.protocols.connection import TargetError
 from duly_load.protocols.duly import DulyTarget
 from duly_load.results.outcomes import FrameOutcome
@@ -58,12 +58,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 LEAD_NS = 200_000_000
-"""From the opening of the last stream to the schedule's time zero."""
+"""The time from the opening of the last stream to the schedule's time zero."""
 ANSWERS_S = 30.0
 """How long after the last frame was due the last outcome may come."""
 
 Counts = NDArray[np.int32]
 Statuses = NDArray[np.int8]
+
+NO_STALLS = Stalls(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class LiveRunError(Exception):
@@ -75,7 +77,7 @@ class WorldOutcome(Results):
     """What became of the frames in one of the worlds."""
 
     batch_size_mean: float
-    """NaN where nothing ran."""
+    """The mean batch size; NaN where nothing ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +86,20 @@ class SimVsLive:
 
     live: WorldOutcome
     simulated: WorldOutcome
-    told: WorldOutcome
+    informed: WorldOutcome
     measured: Scenario
-    """With what batches usually took, and how they scattered."""
+    """The scenario with what batches usually took, and how they scattered."""
     lag_p50_ms: float
     lag_p99_ms: float
     lag_max_ms: float
     """How late the generator sent frames."""
     stalled: float
-    """Share of the time that the machine stood still."""
+    """The share of the time that the machine stood still."""
 
     @property
     def points(self) -> float:
-        """On-time ratio, live minus told, in points."""
-        return 100 * (self.live.on_time_ratio - self.told.on_time_ratio)
+        """The on-time ratio, live minus informed, in points."""
+        return 100 * (self.live.on_time_ratio - self.informed.on_time_ratio)
 
 
 def check(scenario: Scenario, real: bool) -> None:
@@ -156,27 +158,27 @@ def _why() -> Iterator[None]:
 
 def _problems(scenario: Scenario) -> Iterator[str]:
     given = scenario.to_simulate()
-    lanes = [f"cpu:{nth}" for nth in range(len(given.lanes))]
+    lanes = [f"cpu:{index}" for index in range(len(given.lanes))]
     if sorted(given.lanes) != sorted(lanes):
         yield f"simulate.lane: should be named {one_of(lanes)} as the server names them, are {_lanes(scenario)}"
     if given.fault:
         yield "simulate.fault: should not be there, nothing breaks in a live run"
     if given.noise.step_factor != 1:
         yield f"simulate.noise.step_factor: should be 1 in a live run, got {given.noise.step_factor:g}"
-    for nth, model in enumerate(given.model):
+    for index, model in enumerate(given.model):
         if not _NAME.fullmatch(model.name):
-            yield f"simulate.model[{nth}].name: should be letters, digits, _ and - in a live run, got {model.name!r}"
+            yield f"simulate.model[{index}].name: should be letters, digits, _ and - in a live run, got {model.name!r}"
         if len(model.variants) > 1:
-            yield f"simulate.model[{nth}].variants: should be one in a live run, are {len(model.variants)}"
+            yield f"simulate.model[{index}].variants: should be one in a live run, are {len(model.variants)}"
         if not model.any_size:
-            yield f"simulate.model[{nth}].any_size: should be true in a live run"
+            yield f"simulate.model[{index}].any_size: should be true in a live run"
         if model.lanes:
-            yield f"simulate.model[{nth}].lanes: should not be there, a live server has each model on all lanes"
-    for nth, stream in enumerate(scenario.stream):
+            yield f"simulate.model[{index}].lanes: should not be there, a live server has each model on all lanes"
+    for index, stream in enumerate(scenario.stream):
         if stream.churn is not None or stream.from_s or stream.to_s is not None:
-            yield f"stream[{nth}]: should not have churn, from_s or to_s, its stream is open throughout a live run"
+            yield f"stream[{index}]: should not have churn, from_s or to_s, its stream is open throughout a live run"
         if stream.network != Network():
-            yield f"stream[{nth}].network: should not be there, a live run has its own"
+            yield f"stream[{index}].network: should not be there, a live run has its own"
     if len({stream.principal for stream in scenario.stream}) > 1:
         yield "stream.principal: should be the same of all, since they come from one client"
     if len({stream.credit for stream in scenario.stream}) > 1:
@@ -188,7 +190,7 @@ def _lanes(scenario: Scenario) -> str:
 
 
 async def _planned_ns(target: str, scenario: Scenario) -> dict[str, dict[int, int]]:
-    """Planned times by model and batch size, as the server tells them."""
+    """Planned times by model and batch size, as the server reports them."""
     async with Client(target, reconnect=False) as client:
         models = [await client.model(model.name) for model in scenario.to_simulate().model]
     return {
@@ -219,7 +221,7 @@ async def _offer(target: str, world: World, width: int) -> tuple[Record, int]:
 
 
 def _status(seen: Record) -> Statuses:
-    """As the server named it, which is what the simulator can foresee; the record has it by the client's clock."""
+    """The server's own status, which the simulator can foresee; the record has that of the client's clock."""
     late = np.where(seen.outcome == OutcomeStatus.ON_TIME, OutcomeStatus.LATE, seen.outcome)
     status: Statuses = np.where(seen.claimed, OutcomeStatus.ON_TIME, late).astype(np.int8)
     return status
@@ -244,9 +246,20 @@ def _compare(scenario: Scenario, took: BatchTimes, seed: int, seen: Record, stal
 
 
 def _simulated(world: World, batch_times: Service, stalls: Stalls) -> WorldOutcome:
-    frames = replace(world.frames, arrival_ns=stalls.after(world.frames.arrival_ns))
+    frames = replace(world.frames, arrival_ns=after_stalls(world.frames.arrival_ns, stalls))
     run = simulate(Scheduler(), world.script, frames, world.model_of, batch_times)
     return _world_outcome(world, run.status, run.resolved_ns - world.frames.arrival_ns, _batch_sizes(run))
+
+
+def after_stalls(times_ns: Ints, stalls: Stalls) -> Ints:
+    """Times at which frames can arrive: each time itself or, where it lies within a stall, the stall's end. Stalls are
+    nothing that a simulator could foresee; it lets no frame arrive within those that were seen.
+    """
+    # A stall that ends before all times stands for none.
+    from_ns, to_ns = np.append(-(1 << 62), stalls.from_ns), np.append(-(1 << 62), stalls.to_ns)
+    last = np.searchsorted(from_ns, times_ns, "right") - 1
+    arrive_ns: Ints = np.maximum(times_ns, to_ns[last])
+    return arrive_ns
 
 
 def _batch_sizes(run: Run) -> Counts:

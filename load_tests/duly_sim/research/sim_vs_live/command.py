@@ -17,7 +17,7 @@ from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_sim.research.sim_vs_live import both_worlds
 
 STALLED_MAX = 0.1
-"""Share of the time."""
+"""The share of the time in which the machine may stand still."""
 
 
 @click.command(name="sim-vs-live")
@@ -42,10 +42,11 @@ STALLED_MAX = 0.1
 def sim_vs_live(scenario: Path, seed: int, seconds: float | None, lanes: str, points: float) -> None:
     """Run SCENARIO, a TOML file, on a live server and in the simulator.
 
-    It is simulated as it stands, and told how long batches held their lanes and when the machine stood still.
+    It is simulated as it stands ("simulated"), and with how long batches held their lanes and when the machine stood
+    still ("informed").
 
-    Exit status 0: live and told agree. 1: they differ by more than --points, the live run failed or is invalid, since
-    the machine stood still for more than a tenth of the time. 2: SCENARIO is wrong.
+    Exit status 0: live and informed agree. 1: they differ by more than --points, or the live run failed or is invalid,
+    since the machine stood still for more than a tenth of the time. 2: SCENARIO is wrong.
     """
     try:
         loaded = _lasting(load_scenario(scenario), seconds)
@@ -72,7 +73,7 @@ def sim_vs_live(scenario: Path, seed: int, seconds: float | None, lanes: str, po
         )
     agrees = abs(found.points) <= points
     click.echo(
-        f"on-time ratio, live minus told: {found.points:+.2f} points, {'within' if agrees else 'beyond'} {points:g}"
+        f"on-time ratio, live minus informed: {found.points:+.2f} points, {'within' if agrees else 'beyond'} {points:g}"
     )
     sys.exit(0 if agrees else 1)
 
@@ -90,9 +91,9 @@ def _lasting(scenario: Scenario, seconds: float | None) -> Scenario:
 def _table(title: str, found: both_worlds.SimVsLive) -> Table:
     table = Table(title=title)
     table.add_column("")
-    for heading in ("live", "simulated", "difference", "told", "difference"):
+    for heading in ("live", "simulated", "difference", "informed", "difference"):
         table.add_column(heading, justify="right")
-    sides = (found.live, found.simulated, found.told)
+    sides = (found.live, found.simulated, found.informed)
     table.add_row("frames", *_row([side.frames for side in sides], "{:,}"))
     table.add_row("on time %", *_row([100 * side.on_time_ratio for side in sides], "{:.2f}"))
     table.add_row("worst stream %", *_row([100 * side.worst_on_time_ratio for side in sides], "{:.2f}"))
@@ -108,9 +109,9 @@ def _table(title: str, found: both_worlds.SimVsLive) -> Table:
 
 
 def _row(values: list[int] | list[float], form: str) -> list[str]:
-    live, simulated, told = values
+    live, simulated, informed = values
     signed = form.replace("{:", "{:+")
-    cells = [(form, live), (form, simulated), (signed, live - simulated), (form, told), (signed, live - told)]
+    cells = [(form, live), (form, simulated), (signed, live - simulated), (form, informed), (signed, live - informed)]
     return ["-" if math.isnan(value) else how.format(value) for how, value in cells]
 
 

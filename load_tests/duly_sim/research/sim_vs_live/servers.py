@@ -30,10 +30,10 @@ from duly.runtime.held_frames import InputData
 from duly.runtime.worker_launch import start_worker
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import Worker, WorkerError
-from duly_load.models.chain import Chain
-from duly_load.models.graphs import THREADS
+from duly_load.graphs import Chain
 from duly_load.scenario.scenario import Scenario
 from duly_load.targets.duly_and_floor import OwnServer, running
+from duly_load.targets.models import THREADS
 from duly_sim.simulator.world import World
 
 READY_S = 60.0
@@ -45,16 +45,16 @@ class LiveError(Exception):
 
 SLEEPING = Chain(1, 1)
 REAL = Chain(256, 200)
-"""As deep as the scenario's times ask for on this machine."""
+"""The chain before it is made as deep as the scenario's times ask for on this machine."""
 RUNS = 30
-"""Timed to find how deep."""
+"""The number of runs that are timed to find how deep it has to be."""
 
 
 # ---- lanes that sleep ----
 
 
 class SleepingLane:
-    """A worker whose batches take as long as it is told; it runs them, too, but that takes no time to speak of."""
+    """A worker whose batches take as long as `duration_ns` says; that it runs them, too, takes hardly any time."""
 
     def __init__(self, driver: Driver, duration_ns: Callable[[str, int], int], sleepers: ThreadPoolExecutor) -> None:
         """`duration_ns(variant, batch size)`. `sleepers`: a thread for each lane, since they keep time better than the
@@ -203,7 +203,7 @@ def _as_deep(scenario: Scenario) -> Chain:
     model = scenario.to_simulate().model[0]
     options = ort.SessionOptions()
     options.intra_op_num_threads = THREADS
-    session = ort.InferenceSession(REAL.graph().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(REAL.build().SerializeToString(), options, providers=["CPUExecutionProvider"])
     batch = {"x": np.zeros((model.batch_max, REAL.width), np.float32)}
     took_ns = []
     for _ in range(RUNS):
@@ -216,7 +216,7 @@ def _as_deep(scenario: Scenario) -> Chain:
 
 def _write_repository(folder: Path, scenario: Scenario, chain: Chain, warmup_runs: int) -> None:
     """Each model of the scenario is a `chain`; batch sizes are those of the scenario."""
-    graph = chain.graph()
+    graph = chain.build()
     for model in scenario.to_simulate().model:
         version = folder / "models" / model.name / "1"
         version.mkdir(parents=True)

@@ -28,6 +28,7 @@ from duly.core.events import (
     StreamOpened,
     TimerFired,
 )
+from duly.core.fates import RESULTS
 from duly.core.scheduler import Scheduler
 from duly.core.timing.profile import MARGIN_PERCENT
 from duly.core.types import Frame, ModelPlan, OutcomeStatus, StreamClass, StreamDemand, StreamTerms
@@ -181,7 +182,7 @@ class Rollout:
             elif isinstance(action, ResolveFrame):
                 stream_id = action.frame.stream_id
                 arrived_ns = self._arrived_ns.pop(action.frame.seq)
-                if action.status in (OutcomeStatus.ON_TIME, OutcomeStatus.LATE):
+                if action.status in RESULTS:
                     self._latencies_ns[stream_id].append(self._now_ns - arrived_ns)
                 if action.status is OutcomeStatus.ON_TIME:
                     self._on_time[stream_id] += 1

@@ -1,4 +1,4 @@
-"""Messages of duly.v1 to and from what streams work with: frames come in, outcomes go out."""
+"""Translates between messages of duly.v1 and what streams work with: frames come in, outcomes go out."""
 
 from collections.abc import Sequence
 from typing import TypeVar, cast
@@ -26,7 +26,9 @@ _M = TypeVar("_M", bound=Message)
 
 
 class _DatatypeNames(dict[int, str]):
-    """Names of datatypes by their number, empty where none is stated; of a number that means nothing, the number."""
+    """Names of datatypes by their number. The name is empty where none is stated, and the number itself where that
+    means nothing.
+    """
 
     def __missing__(self, number: int) -> str:
         return str(number)
@@ -36,7 +38,7 @@ _DATATYPE_NAME = _DatatypeNames([(0, ""), *((int(number), name) for name, number
 
 
 def parse(kind: type[_M], message: bytes) -> _M:
-    """Raises CallError MESSAGE_MALFORMED."""
+    """Parses a message. Raises CallError MESSAGE_MALFORMED."""
     try:
         return kind.FromString(message)
     except DecodeError:
@@ -52,10 +54,10 @@ class FrameReader:
         self._only_names = ("", signature.inputs[0].name) if self._checks.count == 1 else ()
 
     def payload(self, frame: inference_pb2.Frame) -> tuple[Sequence[InputData], int]:
-        """(payload, its size in bytes). Raises InvalidFrame."""
+        """Returns (payload, its size in bytes). Raises InvalidFrame."""
         tensors = frame.tensors
         if len(tensors) == 1 and not frame.encoded:
-            # Nearly every sensor: one array for the one input.
+            # Nearly every sensor sends one array for the one input.
             tensor = tensors[0]
             if tensor.name in self._only_names:
                 only = self._checks.tensor(0, _DATATYPE_NAME[tensor.datatype], tuple(tensor.shape), tensor.data)
@@ -127,13 +129,13 @@ class StreamCodec:
         self._writer = OutcomeWriter(signature, wanted)
 
     def reader(self, signature: Signature) -> FrameReader:
-        """Reads frames for that version."""
+        """Returns the reader of frames for that version."""
         if signature is not self._reader.signature:
             self._reader = FrameReader(signature)
         return self._reader
 
     def outcomes(self, now_ns: int, outcomes: Sequence[Outcome]) -> inference_pb2.StreamResponse:
-        """One message with all of them, which are sent at `now_ns`."""
+        """Returns one message with all outcomes, which are sent at `now_ns`."""
         message = inference_pb2.StreamResponse()
         batch = message.outcomes
         for outcome in outcomes:

@@ -1,4 +1,4 @@
-"""InferenceService of duly.v1: streams and single frames. Translates between the wire and `duly.streams`."""
+"""InferenceService of duly.v1: streams and single frames. It translates between the wire and `duly.streams`."""
 
 import asyncio
 import time
@@ -19,11 +19,11 @@ from duly.streams.stream import Stream
 from duly.v1 import inference_pb2
 
 FRAMES_A_TURN = 64
-"""Frames of one message, before other streams have their turn."""
+"""How many frames of one message are taken before other streams have their turn."""
 OPEN_SECONDS_MAX = 10.0
 """How long a call may be open before its OpenStream comes."""
 OPENING_MAX = 128
-"""Calls whose OpenStream has not come yet."""
+"""How many calls may wait for their OpenStream."""
 FLUSH_SECONDS = 1.0
 """How long the end of a broken stream waits for its last outcomes to be sent."""
 
@@ -38,7 +38,7 @@ class InferenceService:
         self._opening = 0
 
     async def stream(self, _: object, context: Context) -> None:
-        """InferenceService.Stream."""
+        """Serves a call of InferenceService.Stream."""
         try:
             stream = await self._open(context)
         except (CallError, ModelError) as error:
@@ -47,7 +47,7 @@ class InferenceService:
             await abort(context, internal("the opening of a stream"))
         model = stream.model
         codec = StreamCodec(stream.signature, stream.wanted)
-        # Never cancelled: a cancelled read or write leaks inside gRPC (grpc#43360). Both end with the call.
+        # Both tasks end with the call. They are never cancelled: a cancelled read or write leaks in gRPC (grpc#43360).
         reader = asyncio.create_task(self._read(stream, codec, context))
         writer = asyncio.create_task(self._write(stream, codec, context))
         broken: CallError | ModelError | None = None
@@ -65,7 +65,7 @@ class InferenceService:
                     stream.abandon()
                     stream.log.debug("stream closed", reason=str(broken or ""), half_closed=reader.done())
             if broken is not None:
-                # Behind a client that does not read this waits, counted as an open stream, until it does or is gone.
+                # If the client does not read, this waits until it does or is gone; the stream counts as open meanwhile.
                 await abort(context, broken)
         finally:
             self._streams.closed(stream, model)
@@ -78,7 +78,7 @@ class InferenceService:
             raise invalid_open(error) from None
 
     async def _first_message(self, context: Context) -> inference_pb2.OpenStream:
-        # Not a time-out that cancels it: a cancelled read leaks inside gRPC. It ends with the call.
+        # The time-out does not cancel the read: a cancelled read leaks inside gRPC. It ends with the call.
         if self._opening >= OPENING_MAX:
             raise CallError("STREAMS_EXHAUSTED", f"{OPENING_MAX} calls wait for their OpenStream already")
         reading = asyncio.ensure_future(context.read())
@@ -101,7 +101,7 @@ class InferenceService:
     # ---- what comes in ----
 
     async def _read(self, stream: Stream, codec: StreamCodec, context: Context) -> None:
-        """Takes messages until the client half-closes, or breaks the protocol, which ends the stream."""
+        """Takes messages until the client half-closes or breaks the protocol, which ends the stream."""
         has_room = stream.outbox.has_room
         try:
             while not stream.closed:
@@ -182,14 +182,14 @@ class InferenceService:
 
     @guarded
     async def infer(self, message: bytes, context: Context) -> inference_pb2.InferResponse:
-        """InferenceService.Infer: a stream of one frame."""
+        """Serves a call of InferenceService.Infer, which is a stream of one frame."""
         request = parse(inference_pb2.InferRequest, message)
         try:
             with self._streams.single(single_request(request), principal_of(context.peer())) as stream:
                 codec = StreamCodec(stream.signature, stream.wanted)
                 frame = request.frame
                 remaining_s = context.time_remaining()
-                # None where the call has no deadline, whatever its type says.
+                # It is None where the call has no deadline, whatever its type says.
                 if remaining_s is not None and frame.budget_nano >= 0:  # type: ignore[redundant-expr]
                     budget_ns = frame.budget_nano or stream.terms.budget_ns
                     frame.budget_nano = max(1, min(budget_ns, int(remaining_s * 1e9)))
@@ -203,7 +203,7 @@ class InferenceService:
 
 
 def _reason(error: Exception, what: str) -> Exception | None:
-    """How a stream ends whose reading or writing raised. None: its call is over."""
+    """Returns the error with which a stream ends whose reading or writing raised. None: its call is over."""
     match error:
         case CallError() | ModelError():
             return error
@@ -216,7 +216,7 @@ def _reason(error: Exception, what: str) -> Exception | None:
 
 
 def take(stream: Stream, codec: StreamCodec, frame: inference_pb2.Frame, received_unix_ns: int) -> None:
-    """Its outcome will be sent, whatever is wrong with it. Raises CallError where its id is used up."""
+    """Takes a frame, whose outcome will be sent whatever is wrong with it. Raises CallError where its id is used up."""
     try:
         held = stream.take(
             frame.frame_id, frame.capture_time_unix_nano, frame.budget_nano, frame.must_run, received_unix_ns

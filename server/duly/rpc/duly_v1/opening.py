@@ -1,4 +1,4 @@
-"""How streams open in duly.v1: OpenStream to what streams are asked for, what was agreed to StreamOpened."""
+"""How streams open in duly.v1: an OpenStream becomes a StreamRequest, and what was agreed becomes a StreamOpened."""
 
 import time
 from typing import TypeVar
@@ -18,7 +18,7 @@ _E = TypeVar("_E", StreamClass, BacklogPolicy, GapPolicy, OrderingPolicy)
 
 
 def invalid_open(error: InvalidTerms) -> CallError:
-    """The error in the words of this wire, where nanoseconds are `_nano` and all other fields are named alike."""
+    """Returns the error in the words of this wire, where nanoseconds are `_nano` and other names are the same."""
     field, text = error.field, str(error)
     if field.endswith("_ns"):
         field = field.removesuffix("_ns") + "_nano"
@@ -26,7 +26,7 @@ def invalid_open(error: InvalidTerms) -> CallError:
 
 
 def stream_request(open_: inference_pb2.OpenStream) -> StreamRequest:
-    """Raises InvalidTerms where a number means nothing."""
+    """Returns what an OpenStream asks for. Raises InvalidTerms where a number means nothing."""
     return StreamRequest(
         model=open_.model,
         version=open_.version,
@@ -46,7 +46,7 @@ def stream_request(open_: inference_pb2.OpenStream) -> StreamRequest:
 
 
 def single_request(request: inference_pb2.InferRequest) -> StreamRequest:
-    """Raises InvalidTerms where a number means nothing."""
+    """Returns what a single frame asks for. Raises InvalidTerms where a number means nothing."""
     return StreamRequest(
         model=request.model,
         version=request.version,
@@ -58,12 +58,12 @@ def single_request(request: inference_pb2.InferRequest) -> StreamRequest:
 
 
 def clock_of(estimate: inference_pb2.ClockEstimate, field: str = "clock") -> ClockRelation:
-    """`field`: where it stands. Raises InvalidTerms."""
+    """Returns how the clocks relate. `field`: where the estimate stands in the message. Raises InvalidTerms."""
     return clock_relation(estimate.offset_nano, estimate.uncertainty_nano, field)
 
 
 def _known(kind: type[_E], number: int, field: str) -> _E | None:
-    """None: not stated."""
+    """Returns the value with that number; None: none is stated. Raises InvalidTerms where there is no such value."""
     if not number:
         return None
     try:
@@ -73,7 +73,7 @@ def _known(kind: type[_E], number: int, field: str) -> _E | None:
 
 
 def opened(stream: Stream, limits: StreamLimits, message_bytes_max: int) -> inference_pb2.StreamResponse:
-    """What was agreed."""
+    """Returns the message that says what was agreed."""
     terms, signature, verdict = stream.terms, stream.signature, stream.verdict
     assert verdict is not None, "it is open"
     outputs = [spec for spec in signature.outputs if not stream.wanted or spec.name in stream.wanted]

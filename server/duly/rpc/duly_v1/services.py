@@ -1,4 +1,4 @@
-"""ModelService and ServerService: models coming and going, statistics, drain."""
+"""ModelService and ServerService of duly.v1: models that come and go, statistics, drain."""
 
 import asyncio
 import importlib.metadata
@@ -66,16 +66,16 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     async def WatchModels(
         self, request: model_pb2.WatchModelsRequest, context: Context
     ) -> AsyncIterator[model_pb2.WatchModelsResponse]:
-        told: dict[str, bytes] = {}
+        reported: dict[str, bytes] = {}
         async for names in self._catalogue.changes():
-            for name in told.keys() - set(names):
-                del told[name]
+            for name in reported.keys() - set(names):
+                del reported[name]
                 yield model_pb2.WatchModelsResponse(model=model_pb2.Model(name=name), removed=True)
             for name in names:
                 model = self._describe(name)
                 state = model.SerializeToString(deterministic=True)
-                if told.get(name) != state:
-                    told[name] = state
+                if reported.get(name) != state:
+                    reported[name] = state
                     yield model_pb2.WatchModelsResponse(model=model)
 
     def _describe(self, name: str) -> model_pb2.Model:
@@ -122,7 +122,9 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         metrics: Metrics,
         drain: Callable[[int], "asyncio.Future[None]"],
     ) -> None:
-        """`drain(grace_ns)`: begins to drain, 0 for the server's own grace; done when every frame is answered."""
+        """`drain(grace_ns)` begins to drain, with the server's own grace where that is 0. Its future is done when every
+        frame is answered.
+        """
         self._catalogue = catalogue
         self._driver = driver
         self._streams = streams

@@ -15,18 +15,19 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from duly_load.bench.client import ClientError, Load, LoadClient, LoadResult
-from duly_load.models.graphs import MLP, THREADS, WIDE, BenchModel
 from duly_load.targets.duly_and_floor import OwnServer
+from duly_load.targets.models import THREADS
+from duly_sim.research.bench.client import ClientError, Load, LoadClient, LoadResult
+from duly_sim.research.bench.servers import LARGE_INPUT, SMALL, BenchModel
 
 BUSY_STREAMS = 16
 BUSY_WINDOW = 8
-BUSY = Load(MLP.name, MLP.frame_bytes, streams=BUSY_STREAMS, window=BUSY_WINDOW)
+BUSY = Load(SMALL.name, SMALL.frame_bytes, streams=BUSY_STREAMS, window=BUSY_WINDOW)
 """More frames in flight than the small model can answer at once."""
 TURN_SECONDS = 1.0
-"""Of either phase of loads that alternate."""
+"""The duration of either phase of loads that alternate."""
 TURNS_COMPARED = 10
-"""At the beginning and at the end."""
+"""The turns that are compared at the beginning and at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,14 @@ class Effort:
 
     rounds: int
     seconds: float
-    """Of one measurement of latency or throughput."""
+    """The duration of one measurement of latency or throughput."""
     warmup_seconds: float
     turns: int
-    """Of loads that alternate."""
+    """The number of turns of loads that alternate."""
 
     @property
     def turns_compared(self) -> int:
-        """At either end."""
+        """The turns that are compared at either end."""
         return min(TURNS_COMPARED, self.turns // 2)
 
 
@@ -60,7 +61,7 @@ class Setup:
     null_echo: OwnServer
     effort: Effort
     advance: Callable[[str], None]
-    """Called before each measurement with what it is."""
+    """A function that is called before each measurement with its description."""
 
     def load(self, server: OwnServer, load: Load) -> LoadResult:
         """One run of the load client. Raises ClientError where frames went unanswered."""
@@ -105,7 +106,7 @@ class Part:
 def latency(setup: Setup) -> Part:
     """p50 of the server less that of the null echo and of the bare model: what the server itself adds."""
     part = Part("latency", "Added latency: one stream, one frame at a time")
-    for model in (MLP, WIDE):
+    for model in (SMALL, LARGE_INPUT):
         size = f"{model.frame_bytes / 1000:.0f} KB"
         for _ in range(setup.effort.rounds):
             setup.advance(f"latency, {size}: bare model")
@@ -149,14 +150,14 @@ def throughput(setup: Setup) -> Part:
 def alternation(setup: Setup) -> Part:
     """Throughput in the busy phases of a load that goes from one frame in flight to many and back, at last and at
     first: a server that takes one for the other ends with batches of one for good. The floor beside it at either end
-    tells whether the machine has changed meanwhile.
+    shows whether the machine has changed meanwhile.
     """
     turns, compared = setup.effort.turns, setup.effort.turns_compared
     part = Part(
         "alternation",
         f"Alternating loads: {turns} turns of one frame in flight and of {BUSY_STREAMS} streams x {BUSY_WINDOW}",
     )
-    single = Load(MLP.name, MLP.frame_bytes, seconds=TURN_SECONDS, warmup_seconds=0.0)
+    single = Load(SMALL.name, SMALL.frame_bytes, seconds=TURN_SECONDS, warmup_seconds=0.0)
     busy = replace(BUSY, seconds=TURN_SECONDS, warmup_seconds=0.0)
     per_s: list[float] = []
     for turn in range(turns):
@@ -189,7 +190,7 @@ class Measurement:
 
     measure: Callable[[Setup], Part]
     steps: Callable[[Effort], int]
-    """How often it will call `advance`."""
+    """The number of times that it will call `advance`."""
 
 
 MEASUREMENTS = {
@@ -205,7 +206,7 @@ def _one_at_a_time(setup: Setup, model: BenchModel) -> Load:
 
 
 def _bare_run(setup: Setup, model: BenchModel) -> dict[str, float]:
-    command = [sys.executable, "-m", "duly_load.bench.bare_run", str(model.file(setup.repository))]
+    command = [sys.executable, "-m", "duly_sim.research.bench.bare_run", str(model.file(setup.repository))]
     command += ["--threads", str(THREADS), "--seconds", str(setup.effort.seconds)]
     run = subprocess.run(
         command,

@@ -1,4 +1,4 @@
-"""`duly-load bench`: what duly adds to the floors under it, measured on this machine.
+"""`duly-sim bench`: what duly adds to the floors under it, measured on this machine.
 
 Builds the load client, makes the models, starts duly and the null echo, measures, prints a table for each part and,
 with `--out`, writes everything that was measured as JSON. Needs the packages of the server, `onnx` and a C++ compiler
@@ -19,16 +19,15 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from duly_load.bench import client as load_client
-from duly_load.bench import servers
-from duly_load.bench.client import ClientError
-from duly_load.bench.parts import FULL, MEASUREMENTS, QUICK, Effort, Part, Setup
 from duly_load.cli.progress import ProgressBar
-from duly_load.models.graphs import write_repository
 from duly_load.report.terminal import terminal_table
 from duly_load.results.formats import write_json
 from duly_load.results.machine import look
 from duly_load.targets.peer import PeerError
+from duly_sim.research.bench import client as load_client
+from duly_sim.research.bench import servers
+from duly_sim.research.bench.client import ClientError
+from duly_sim.research.bench.parts import FULL, MEASUREMENTS, QUICK, Effort, Part, Setup
 
 BUSY_LOAD_PER_CORE = 0.3
 """A machine with more than this to do before the benchmark starts gives figures that are too high."""
@@ -45,7 +44,7 @@ def run(keys: list[str], effort: Effort, finished: Callable[[Part], None]) -> No
         client = load_client.build()
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duly-bench-")))
         repository = folder / "models"
-        write_repository(repository)
+        servers.write_repository(repository)
         bar.title("starting the servers")
         null_echo = stack.enter_context(servers.null_echo(folder))
         duly = stack.enter_context(servers.duly(repository, folder))
@@ -71,7 +70,7 @@ def table(part: Part) -> Table:
 
 
 def _figure(value: float) -> str:
-    """Fewer decimals for larger figures."""
+    """The figure as text, with fewer decimals the larger it is."""
     decimals = 3 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
     return f"{value:,.{decimals}f}"
 

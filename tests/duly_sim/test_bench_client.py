@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from duly.v1 import inference_pb2, inference_pb2_grpc, tensor_pb2
-from duly_load.bench import client as bench_client
-from duly_load.bench import servers as bench_servers
-from duly_load.bench.client import ClientError, Load, LoadClient, LoadResult
+from duly_sim.research.bench import client as bench_client
+from duly_sim.research.bench import servers as bench_servers
+from duly_sim.research.bench.client import ClientError, Load, LoadClient, LoadResult
 
 ON_TIME = inference_pb2.OUTCOME_STATUS_ON_TIME
 SHED = inference_pb2.OUTCOME_STATUS_SHED

@@ -9,9 +9,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = Path(__file__).resolve().parents[2] / "cpp"
+SOURCES = Path(__file__).resolve().parents[3] / "cpp"
 OVERHEAD_S = 90.0
-"""What a run may take beyond its sending: opening, missing answers, cancelling."""
+"""The time that a run may take beyond its sending: opening, missing answers, cancelling."""
 FRAMES_TIMEOUT_S = 900.0
 BUILD_TIMEOUT_S = 900.0
 
@@ -43,7 +43,7 @@ class Load:
     frames: int = 0
     """Closed loop: stop after this many frames instead of after `seconds`; 0: off."""
     rate_hz: float = 0.0
-    """Of each stream; 0: closed loop."""
+    """The rate of each stream; 0: closed loop."""
     budget_ms: float = 10_000.0
 
     def arguments(self, target: str) -> list[str]:
@@ -70,20 +70,20 @@ class LoadResult:
     unanswered: int
     seconds: float
     frames_per_s: float
-    """Answered, whatever the outcome."""
+    """Answered frames per second, whatever the outcome."""
     on_time_per_s: float
-    """Answered ON_TIME."""
+    """Frames per second that were answered ON_TIME."""
     in_budget_per_s: float
     """Results that were at the client within the budget, by its own clock from the intended send."""
     worst_stream_on_time_ratio: float
     outcomes: dict[str, int]
-    """By outcome status."""
+    """The number of frames by outcome status."""
     latency_ms: dict[str, float]
-    """p50, p90, p99, p99.9 from the intended send to a result."""
+    """p50, p90, p99 and p99.9 of the time from the intended send to a result."""
     refusal_ms: dict[str, float]
-    """The same to an outcome without a result."""
+    """The same of the time to an outcome without a result."""
     lag_p99_ms: float
-    """Open loop: how late the client itself was."""
+    """The client's own lag in open loop."""
     blocked_p99_ms: float
     """How long frames waited in the client for the transport."""
 

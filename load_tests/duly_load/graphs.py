@@ -1,48 +1,53 @@
-"""The models that the benchmark serves, made here: their weights mean nothing, their cost does.
-
-    python -m duly_load.models.graphs FOLDER     # writes them as a model repository
+"""ONNX graphs that the harness makes for servers to run: their weights mean nothing, their cost does.
 
 `mlp` 256 -> 64 -> 10 takes 1 KB and next to no time, `wide` takes 150 KB and next to no time, `squeezenet` takes
-602 KB and 6-8 ms on one core.
+602 KB and 6-8 ms on one core. A `Chain` costs what its width and its number of layers make it cost.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 from pathlib import Path
 
-import click
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-THREADS = 1
-"""Intra-op threads of every model, in the server and bare: a figure for one core."""
 OPSET = 17
 IR_VERSION = 8
-"""Of ONNX Runtime 1.12 and later."""
+"""ONNX Runtime reads this version since its release 1.12."""
 SEED = 20240229
 
 
 @dataclass(frozen=True, slots=True)
-class BenchModel:
-    """A model with one FP32 input and one output, and a symbolic batch dimension."""
+class Graph:
+    """A graph with one FP32 input `x`, one output and a symbolic batch dimension."""
 
     name: str
     input_shape: tuple[int, ...]
-    """Without the batch dimension."""
-    batch_sizes: tuple[int, ...]
+    """The shape of one frame, without the batch dimension."""
     build: Callable[[], onnx.ModelProto]
 
-    @property
-    def frame_bytes(self) -> int:
-        """Payload of one frame."""
-        return 4 * prod(self.input_shape)
 
-    def file(self, repository: Path) -> Path:
-        """Its graph within a repository that `write_repository` made."""
-        return repository / self.name / "1" / "model.onnx"
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """FP32 `x` of [N, width] through `layers` dense layers that share one matrix, to `y` of the same shape. Batching
+    pays: the matrix is read once for all frames.
+    """
+
+    width: int
+    layers: int
+
+    def build(self) -> onnx.ModelProto:
+        matrix = np.random.default_rng(SEED).standard_normal((self.width, self.width), np.float32)
+        nodes, tensor = [], "x"
+        for layer in range(self.layers):
+            result = "y" if layer == self.layers - 1 else f"layer_{layer}"
+            nodes.append(helper.make_node("MatMul", [tensor, "matrix"], [f"sums_{layer}"]))
+            nodes.append(helper.make_node("Tanh", [f"sums_{layer}"], [result]))
+            tensor = result
+        weights = [numpy_helper.from_array(matrix / np.float32(np.sqrt(self.width)), "matrix")]
+        return _model("chain", nodes, weights, (self.width,), (self.width,))
 
 
 def _mlp() -> onnx.ModelProto:
@@ -103,29 +108,7 @@ def _model(
     return model
 
 
-MLP = BenchModel("mlp", (256,), (1, 2, 4, 8, 16, 32, 64, 128), _mlp)
-WIDE = BenchModel("wide", (37_500,), (1, 2, 4, 8), _wide)
-SQUEEZENET = BenchModel("squeezenet", (3, 224, 224), (1, 2, 4), _squeezenet)
-MODELS = (MLP, WIDE, SQUEEZENET)
-
-
-def write_repository(folder: Path, models: tuple[BenchModel, ...] = MODELS) -> None:
-    """Writes `NAME/1/model.onnx` and `NAME/model.toml` of each model into `folder`, which it makes if need be."""
-    for model in models:
-        file = model.file(folder)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(model.build(), file)
-        config = f"batch_sizes = {list(model.batch_sizes)}\nthreads = {THREADS}\n"
-        (folder / model.name / "model.toml").write_text(config, encoding="utf-8")
-
-
-@click.command()
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-def main(folder: Path) -> None:
-    """Write the benchmark's models into FOLDER as a model repository."""
-    write_repository(folder)
-    click.echo(f"{folder}: {', '.join(model.name for model in MODELS)}")
-
-
-if __name__ == "__main__":
-    main()
+MLP = Graph("mlp", (256,), _mlp)
+WIDE = Graph("wide", (37_500,), _wide)
+SQUEEZENET = Graph("squeezenet", (3, 224, 224), _squeezenet)
+GRAPHS = {graph.name: graph for graph in (MLP, WIDE, SQUEEZENET)}

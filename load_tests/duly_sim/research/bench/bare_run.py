@@ -1,6 +1,6 @@
 """The other floor: ONNX Runtime alone, in a process of its own, running batches of one as fast as it can.
 
-    python -m duly_load.bench.bare_run mlp/1/model.onnx --threads 1 --seconds 2
+    python -m duly_sim.research.bench.bare_run mlp/1/model.onnx --threads 1 --seconds 2
 
 Prints one JSON object: `runs`, `p50_ms`, `p99_ms`.
 """
