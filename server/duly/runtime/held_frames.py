@@ -39,8 +39,8 @@ class HeldFrame:
     clock_uncertainty_ns: int = 0
     """How far that age may be off; 0 where the clocks are not related."""
     payload: Sequence[InputData] = ()
-    """One entry for each input of the model, in its order; empty once the frame is answered, or if it was refused at the
-    door.
+    """One entry for each input of the model, in its order; empty where the frame was refused at the door, and as soon
+    as it is answered.
     """
     size_bytes: int = 0
 
