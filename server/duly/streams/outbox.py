@@ -56,6 +56,13 @@ class Outbox:
         self._outcomes_max = frames_in_flight_max + MESSAGE_OUTCOMES_MAX
         self._bounded = True
 
+    def put_one(self, outcome: Outcome) -> None:
+        """What `put` does, of one outcome, which is most of what happens."""
+        self.outcomes.append(outcome)
+        if len(self.outcomes) > self._outcomes_max and self._bounded:
+            self.has_room.clear()
+        self.changed.set()
+
     def put(self, outcomes: Iterable[Outcome]) -> None:
         self.outcomes.extend(outcomes)
         if len(self.outcomes) > self._outcomes_max and self._bounded:

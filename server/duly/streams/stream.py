@@ -70,7 +70,10 @@ class Stream:
         """What admission said of the stream; None until it is open."""
         self.log = _log
         self._host = host
+        # What every frame needs is held here, where it is one look-up away.
         self._driver = host.driver
+        self._catalogue = host.catalogue
+        self._stream_limits = host.limits.stream
         self._use = use
         self._ordering = ordering(asked.ordering)
         self._newest_id = -1
@@ -132,21 +135,20 @@ class Stream:
             text = f"frame id {frame_id} came after {self._newest_id}; ids must increase"
             raise CallError("FRAME_ID_NOT_INCREASING", text, "frame_id")
         self._newest_id = frame_id
-        if self._changes_count != self._host.catalogue.changes_count:
+        if self._changes_count != self._catalogue.changes_count:
             self._follow()
-        now_ns = self._driver.clock()
+        driver, terms = self._driver, self.terms
+        now_ns = driver.clock()
         age_ns = uncertainty_ns = 0
         if self.clock is not None and captured_unix_ns:
             age_ns = self.clock.capture_to_receipt_ns(captured_unix_ns, received_unix_ns)
             uncertainty_ns = self.clock.uncertainty_ns
-        budget_ns = budget_ns or self.terms.budget_ns
-        limit_ns = self._host.limits.stream.budget_ns_max
+        budget_ns = budget_ns or terms.budget_ns
+        limit_ns = self._stream_limits.budget_ns_max
         possible = 0 < budget_ns <= limit_ns
         deadline_ns = now_ns - age_ns + budget_ns if possible else now_ns  # what is written must fit the wire
-        frame = Frame(next(self._driver.seqs), self.stream_id, frame_id, self.model, deadline_ns, must_run)
-        held = HeldFrame(
-            frame, self.terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns
-        )
+        frame = Frame(next(driver.seqs), self.stream_id, frame_id, self.model, deadline_ns, must_run)
+        held = HeldFrame(frame, terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns)
         self._unanswered += 1
         if self._ordering is not None:
             self._ordering.arrived(frame_id)
@@ -159,8 +161,8 @@ class Stream:
     def submit(self, held: HeldFrame, payload: Sequence[InputData], size_bytes: int) -> None:
         """Passes a frame that fits its model to the scheduler, if there is room for its bytes; else it is SHED."""
         limits, use = self._host.limits, self._use
-        if self._bytes + size_bytes > limits.stream.bytes_in_flight_max:
-            self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=limits.stream.bytes_in_flight_max))
+        if self._bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
+            self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=self._stream_limits.bytes_in_flight_max))
         elif 0 < limits.principal.bytes_in_flight_max < use.bytes + size_bytes:
             reason = PRINCIPAL_OVER_BYTES.says(bytes_max=limits.principal.bytes_in_flight_max)
             self.refuse(held, PRINCIPAL_OVER_BYTES, reason)
@@ -205,7 +207,7 @@ class Stream:
         """Follows a change in the catalogue: another version may be active, or the same one may have been loaded again.
         Raises InvalidTerms where the version lacks a wanted output.
         """
-        served, catalogue = self.served, self._host.catalogue
+        served, catalogue = self.served, self._catalogue
         self._changes_count = catalogue.changes_count
         now = catalogue.current(served) if self.asked.version else catalogue.active(served.version.name)
         if now is None or now.signature is None:
@@ -224,7 +226,10 @@ class Stream:
         size_bytes = outcome.held.size_bytes
         self._bytes -= size_bytes
         self._use.bytes -= size_bytes
-        self.outbox.put((outcome,) if self._ordering is None else self._ordering.push(outcome))
+        if self._ordering is None:
+            self.outbox.put_one(outcome)
+        else:
+            self.outbox.put(self._ordering.push(outcome))
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
         self.outbox.notify(Advised(advice, reason, period_ns, self.served.version.version))
