@@ -22,6 +22,7 @@ def checks(*inputs: TensorSpec) -> InputChecks:
         ("INT32", (2,), bytes(8), "datatype INT32, the model takes FP32"),
         ("FP32", (3,), bytes(12), "shape [3], the model takes [2]"),
         ("FP32", (2, 1), bytes(8), "shape [2, 1], the model takes [2]"),
+        ("FP32", (1, 2), bytes(8), "shape [1, 2], the model takes [2]; a frame has no batch dimension"),
         ("FP32", (2,), bytes(7), "7 bytes, FP32[2] takes 8"),
         ("FP32", (1,) * (DIMS_MAX + 1), bytes(8), f"{DIMS_MAX + 1} dimensions, at most {DIMS_MAX} are taken"),
     ],

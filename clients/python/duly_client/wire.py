@@ -96,7 +96,9 @@ def _check_array(array: Array, spec: TensorSpec) -> None:
     )
     if not fits or array.dtype.newbyteorder("<") != spec.dtype:
         datatype = DATATYPES.get(array.dtype.newbyteorder("<"), str(array.dtype))
-        raise ValueError(f"input {spec.name!r}: got {spelled(datatype, array.shape)}, expected {_expected(spec)}")
+        got = spelled(datatype, array.shape)
+        hint = "; leave out the batch dimension" if array.shape == (1, *spec.shape) else ""
+        raise ValueError(f"input {spec.name!r}: got {got}, expected {_expected(spec)}{hint}")
 
 
 def _plain(array: Array) -> Array:

@@ -57,7 +57,8 @@ class InputChecks:
         if not shape and expected.fixed_bytes:
             shape = spec.shape
         elif shape != spec.shape and not _fits(shape, spec.shape):
-            raise InvalidFrame(f"input {spec.name!r}: shape {list(shape)}, the model takes {list(spec.shape)}")
+            hint = "; a frame has no batch dimension" if shape[1:] == spec.shape and shape[0] == 1 else ""
+            raise InvalidFrame(f"input {spec.name!r}: shape {list(shape)}, the model takes {list(spec.shape)}{hint}")
         needed = expected.fixed_bytes or prod(shape) * expected.element_bytes
         if len(data) != needed:
             raise InvalidFrame(f"input {spec.name!r}: {len(data)} bytes, {spec.datatype}{list(shape)} takes {needed}")
