@@ -22,6 +22,7 @@ from duly.core.events import (
     ModelGone,
     ModelReady,
     ResolveFrame,
+    StreamClosed,
     StreamOpened,
     WarmLane,
 )
@@ -112,11 +113,14 @@ class Accounts:
         """
         self.owed_ns = 0
         """The most lane time that may be owed to BEST_EFFORT."""
+        self.closing: int | None = None
+        """The stream that closes with the event of this step: what starts within it owes the stream nothing."""
         self.critical_missed_ns: int | None = None
 
     # ---- what happens ----
 
     def note(self, now_ns: int, event: Event) -> None:
+        self.closing = event.stream_id if isinstance(event, StreamClosed) else None
         match event:
             case StreamOpened():
                 self.streams[event.stream_id] = Stream(event.terms)
@@ -309,7 +313,11 @@ class Accounts:
 
     def cap_ns(self, stream_class: StreamClass, blocking_ns: int, singles: int) -> int:
         """The longest planned time of a batch of two or more that begins with a frame of that class."""
-        budgets_ns = [(stream.terms.stream_class, stream.terms.budget_ns) for stream in self.streams.values()]
+        budgets_ns = [
+            (stream.terms.stream_class, stream.terms.budget_ns)
+            for stream_id, stream in self.streams.items()
+            if stream_id != self.closing
+        ]
         most, tightest_ns = min(budgets_ns)
         if most is stream_class and most is not StreamClass.CRITICAL:
             return 1 << 60

@@ -313,7 +313,9 @@ class Witness:
 
     def _settled(self, now_ns: int) -> None:
         accounts, waiting = self.accounts, self.accounts.waiting()
-        assert self.scheduler.frames_waiting() == len(waiting), f"{now_ns}: {len(waiting)} frames should wait"
+        assert sum(self.scheduler.frames_waiting_by_model().values()) == len(waiting), (
+            f"{now_ns}: {len(waiting)} frames should wait"
+        )
         wake_ns = self.next_wake_ns()
         assert wake_ns is None or wake_ns > now_ns, f"{now_ns}: asks to be woken at {wake_ns}, again and again"
         for frame in waiting:

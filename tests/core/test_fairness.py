@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.core.dispatch.merit import (
+from duly.core.merit import (
     FLOOR_MERIT,
     FLOOR_VALUE,
     FORGET_NS,

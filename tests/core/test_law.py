@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 
 
 def test_a_broken_law_shows_what_went_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Scheduler, "frames_waiting", lambda self: -1)
+    monkeypatch.setattr(Scheduler, "frames_waiting_by_model", lambda self: {"none": -1})
     with pytest.raises(AssertionError, match="frames should wait") as broken:
         run(Random(0))
     assert any("LaneUp" in note for note in broken.value.__notes__)

@@ -14,9 +14,9 @@ from collections import Counter
 
 from duly.core import fates
 from duly.core.backlog import keeps_all, superseded
-from duly.core.dispatch.merit import FRESHNESS_MAX, Principals
 from duly.core.events import Action, BatchFinished, FramesCancelled, FramesTurnedOut, ResolveFrame, StreamOpened
 from duly.core.fates import RESULTS, Fate
+from duly.core.merit import FRESHNESS_MAX, Principals
 from duly.core.model_table import ModelTable, rescuer, variant_for
 from duly.core.state import Batch, StreamState, VariantState
 from duly.core.types import Frame, GapPolicy, OutcomeStatus, StreamClass

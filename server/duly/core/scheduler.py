@@ -70,7 +70,7 @@ class Scheduler:
         self._models = ModelTable()
         self._frames = FrameLedger(self._models, self._actions)
         self._lanes = Lanes(self._actions)
-        self._hold_ns: int | None = None
+        self._lane_wake_ns: int | None = None
         """When the next lane that holds, or that is to be warmed, is looked at again; None: there is none."""
         self._tick_ns = 0
         """Variants may be switched again with the first event from this time on."""
@@ -129,7 +129,7 @@ class Scheduler:
                 elapsed_ns = now_ns - self._tick_ns + TICK_NS
                 switch_variants(now_ns, elapsed_ns, self._models.by_name, frames.streams.values(), len(lanes.up))
             self._tick_ns = now_ns + TICK_NS
-        self._hold_ns = None
+        self._lane_wake_ns = None
         if lanes.free and frames.waiting:
             self._fill(now_ns)
         # Frames predicted to miss may still run as probes, on lanes that this event left idle.
@@ -144,16 +144,13 @@ class Scheduler:
     def next_wake_ns(self) -> int | None:
         """Returns the latest time at which to call `step` with TimerFired; None: nothing is pending."""
         wake_ns = self._frames.drop_ns
-        if self._hold_ns is not None and (wake_ns is None or self._hold_ns < wake_ns):
-            wake_ns = self._hold_ns
+        if self._lane_wake_ns is not None and (wake_ns is None or self._lane_wake_ns < wake_ns):
+            wake_ns = self._lane_wake_ns
         if self._drain_ns is not None and self._frames.waiting and (wake_ns is None or self._drain_ns < wake_ns):
             wake_ns = self._drain_ns
         return wake_ns
 
     # ---- for statistics and admission ----
-
-    def frames_waiting(self) -> int:
-        return self._frames.waiting
 
     def frames_waiting_by_model(self) -> dict[str, int]:
         """Returns how many frames wait for each model. It may be called from any thread."""
@@ -283,7 +280,7 @@ class Scheduler:
         context.lanes = len(lanes.up)
         again = True
         while again:
-            again, self._hold_ns = False, None
+            again, self._lane_wake_ns = False, None
             for lane, state in lanes.up.items():
                 if state.batch_id is None:
                     context.lanes_free = lanes.free
@@ -292,11 +289,13 @@ class Scheduler:
                         frames.take(chosen)
                         self._start(now_ns, lane, chosen)
                         # The frames that another lane holds for may have gone with this batch.
-                        again = self._hold_ns is not None
+                        again = self._lane_wake_ns is not None
                         if not frames.waiting:
                             break
-                    elif isinstance(chosen, Hold) and (self._hold_ns is None or chosen.until_ns < self._hold_ns):
-                        self._hold_ns = chosen.until_ns
+                    elif isinstance(chosen, Hold) and (
+                        self._lane_wake_ns is None or chosen.until_ns < self._lane_wake_ns
+                    ):
+                        self._lane_wake_ns = chosen.until_ns
 
     def _run_alone(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> bool:
         """Runs a frame that came alone at once, while nothing waits and a lane is free; `next_batch` would do the same.
@@ -357,8 +356,8 @@ class Scheduler:
             shortest = next(variant for variant in warmed if variant.profiles[lane].plan_ns[1] == shortest_ns)
             warm_ns = state.ended_ns + shortest.warm_after_ns
             if warm_ns > now_ns:
-                if self._hold_ns is None or warm_ns < self._hold_ns:
-                    self._hold_ns = warm_ns
+                if self._lane_wake_ns is None or warm_ns < self._lane_wake_ns:
+                    self._lane_wake_ns = warm_ns
             elif not something_waits(now_ns, lane, self._context):  # else the lane holds for what waits
                 self._lanes.warm(now_ns, lane, shortest)
 

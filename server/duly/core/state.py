@@ -2,7 +2,7 @@
 and queues, `lanes` lanes, and `model_table` models and profiles; the rest are the scheduler's notes.
 """
 
-from duly.core.dispatch.merit import Merit
+from duly.core.merit import Merit
 from duly.core.timing.arrival_rate import ArrivalGap
 from duly.core.timing.lane_speed import LaneSpeed
 from duly.core.timing.profile import Profile

@@ -105,8 +105,11 @@ class Driver:
         """
         self.submit(StreamClosed(stream_id))
         self._delivery.sinks.pop(stream_id, None)
-        for worker in self._workers.values():
-            worker.forget(stream_id)
+        for worker in list(self._workers.values()):
+            try:
+                worker.forget(stream_id)
+            except Exception:
+                _log.exception("worker cannot be told to forget a stream", model=worker.model, lane=worker.lane)
 
     def _close_soon(self, stream_id: int) -> None:
         """Closes the stream on a later turn of the loop, as a step must not be entered from within a step."""

@@ -20,8 +20,8 @@ from duly.core.backlog import keeps_all
 from duly.core.dispatch.batch_window import best_window, keeps_up, largest_size
 from duly.core.dispatch.best_effort_share import STRICT, ClassShares
 from duly.core.dispatch.deferral import may_hold, ripe_at_ns
-from duly.core.dispatch.merit import FLOOR_MERIT
 from duly.core.dispatch.overload import EDGE_PERCENT, RIPE_FACTOR, fits_serially, worthiest
+from duly.core.merit import FLOOR_MERIT
 from duly.core.state import Batch, StreamState, VariantState
 from duly.core.timing.arrival_rate import lanes_needed
 from duly.core.timing.profile import Plan, Profile

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from duly.core.dispatch.best_effort_share import ClassShares
 from duly.core.dispatch.choose import DispatchContext, Hold, next_batch, something_waits
 from duly.core.dispatch.deferral import LANES_PER_MODEL
-from duly.core.dispatch.merit import FLOOR_MERIT
+from duly.core.merit import FLOOR_MERIT
 from duly.core.state import Batch, StreamState, VariantState
 from duly.core.types import BacklogPolicy, Frame, StreamClass, StreamTerms
 from duly.core.waiting import QueuedFrame
