@@ -1,5 +1,5 @@
 """What holds for every test: the developer's own settings stay out, a failing example is found again, and the scheduler
-is the one in the source."""
+is the one in the source. Beside that, what tests of several folders share."""
 
 import os
 from pathlib import Path
@@ -30,3 +30,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
         if scheduler.__file__.endswith(".py"):
             pytest.exit(f"the scheduler is not compiled, it is {scheduler.__file__}", 4)
+
+
+@pytest.fixture
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A scenario file with the text that the test's module calls SMALL."""
+    file = tmp_path / "small.toml"
+    file.write_text(request.module.SMALL, encoding="utf-8")
+    return file

@@ -61,7 +61,7 @@ def exposition(metrics: Metrics) -> list[Metric]:
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
-    """Of the one sample with these labels; None where there is none."""
+    """The value of the one sample with these labels; None where there is none."""
     wanted = {key.rstrip("_"): text for key, text in labels.items()}
     found = [s.value for family in exposition(metrics) for s in family.samples if s.name == name and s.labels == wanted]
     assert len(found) <= 1

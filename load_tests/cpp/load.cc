@@ -148,10 +148,7 @@ class Run {
 
   void summarise() {
     Tally& tally = report_.tally;
-    for (const Stream& stream : streams_) {
-      tally.unanswered += stream.unanswered_measured();
-      report_.on_time_ratios.push_back(stream.on_time_ratio());
-    }
+    for (const Stream& stream : streams_) tally.unanswered += stream.unanswered_measured();
     const double elapsed_seconds = static_cast<double>(tally.outcome_last_ns - tally.measure_from_ns) / 1e9;
     report_.measured_seconds = options_.frames > 0 ? elapsed_seconds : options_.seconds;
   }

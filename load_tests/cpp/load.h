@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "options.h"
 #include "tally.h"
@@ -13,8 +12,6 @@ struct Report {
   Tally tally;
   // Time over which the measured frames were sent, s.
   double measured_seconds = 0;
-  // Of each stream, the share of its measured frames that was answered ON_TIME.
-  std::vector<double> on_time_ratios;
   // What went wrong; empty: nothing.
   std::string error;
 };

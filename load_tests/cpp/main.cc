@@ -1,5 +1,4 @@
 // Load client of duly.v1: see options.cc for its command line, load.cc for how it works.
-#include <algorithm>
 #include <cstdio>
 #include <string>
 
@@ -21,8 +20,6 @@ struct Summary {
   int64_t answered = 0;
   double frames_per_s = 0;
   double on_time_per_s = 0;
-  double in_budget_per_s = 0;
-  double worst_stream_on_time_ratio = 1;
 };
 
 Summary summarise(const Report& report) {
@@ -32,10 +29,7 @@ Summary summarise(const Report& report) {
     summary.frames_per_s = static_cast<double>(summary.answered) / report.measured_seconds;
     summary.on_time_per_s =
         static_cast<double>(report.tally.outcomes[duly::v1::OUTCOME_STATUS_ON_TIME]) / report.measured_seconds;
-    summary.in_budget_per_s = static_cast<double>(report.tally.in_budget) / report.measured_seconds;
   }
-  for (const double ratio : report.on_time_ratios)
-    summary.worst_stream_on_time_ratio = std::min(summary.worst_stream_on_time_ratio, ratio);
   return summary;
 }
 
@@ -49,17 +43,14 @@ void print_json(const Report& report) {
   std::printf("{\"sent\":%lld,\"answered\":%lld,\"unanswered\":%lld,\"seconds\":%.6f",
               static_cast<long long>(report.tally.sent), static_cast<long long>(summary.answered),
               static_cast<long long>(report.tally.unanswered), report.measured_seconds);
-  std::printf(",\"frames_per_s\":%.3f,\"on_time_per_s\":%.3f,\"in_budget_per_s\":%.3f", summary.frames_per_s,
-              summary.on_time_per_s, summary.in_budget_per_s);
-  std::printf(",\"worst_stream_on_time_ratio\":%.6f,\"outcomes\":{", summary.worst_stream_on_time_ratio);
+  std::printf(",\"frames_per_s\":%.3f,\"on_time_per_s\":%.3f,\"outcomes\":{", summary.frames_per_s,
+              summary.on_time_per_s);
   for (size_t status = 1; status < report.tally.outcomes.size(); ++status)
     std::printf("%s\"%s\":%lld", status > 1 ? "," : "", outcome_name(static_cast<int>(status)).c_str(),
                 static_cast<long long>(report.tally.outcomes[status]));
   std::printf("}");
   print_json_quantiles("latency_ms", report.tally.latency);
-  print_json_quantiles("refusal_ms", report.tally.refusal);
-  std::printf(",\"lag_p99_ms\":%.6f,\"blocked_p99_ms\":%.6f}\n", report.tally.lag.quantile_ms(0.99),
-              report.tally.blocked.quantile_ms(0.99));
+  std::printf(",\"lag_p99_ms\":%.6f}\n", report.tally.lag.quantile_ms(0.99));
 }
 
 void print_text_quantiles(const char* name, const Histogram& histogram) {
@@ -70,19 +61,15 @@ void print_text_quantiles(const char* name, const Histogram& histogram) {
 
 void print_text(const Report& report) {
   const Summary summary = summarise(report);
-  std::printf("frames       %.1f/s, on time %.1f/s, within the budget here %.1f/s\n", summary.frames_per_s,
-              summary.on_time_per_s, summary.in_budget_per_s);
+  std::printf("frames       %.1f/s, on time %.1f/s\n", summary.frames_per_s, summary.on_time_per_s);
   std::printf("outcomes    ");
   for (size_t status = 1; status < report.tally.outcomes.size(); ++status)
     if (report.tally.outcomes[status] > 0)
       std::printf(" %s %lld", outcome_name(static_cast<int>(status)).c_str(),
                   static_cast<long long>(report.tally.outcomes[status]));
   std::printf("; unanswered %lld\n", static_cast<long long>(report.tally.unanswered));
-  std::printf("worst stream %.4f on time\n", summary.worst_stream_on_time_ratio);
   print_text_quantiles("latency", report.tally.latency);
-  print_text_quantiles("refusals", report.tally.refusal);
   print_text_quantiles("own lag", report.tally.lag);
-  print_text_quantiles("blocked", report.tally.blocked);
 }
 
 }  // namespace

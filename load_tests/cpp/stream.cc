@@ -123,7 +123,7 @@ int Stream::on_completion(Op op, bool ok) {
 }
 
 void Stream::send(int64_t intended_ns) {
-  waiting_.push_back({intended_ns, now_ns()});
+  waiting_.push_back(intended_ns);
   write_next();
 }
 
@@ -138,18 +138,9 @@ void Stream::cancel() {
 }
 
 int64_t Stream::unanswered_measured() const {
-  return waiting_measured() + std::count_if(intended_ns_.begin(), intended_ns_.end(),
-                                            [this](int64_t intended_ns) { return tally_.measures(intended_ns); });
-}
-
-double Stream::on_time_ratio() const {
-  const int64_t all = sent_ + waiting_measured();
-  return all == 0 ? 1.0 : static_cast<double>(on_time_) / static_cast<double>(all);
-}
-
-int64_t Stream::waiting_measured() const {
-  return std::count_if(waiting_.begin(), waiting_.end(),
-                       [this](const Waiting& waiting) { return tally_.measures(waiting.intended_ns); });
+  const auto measured = [this](int64_t intended_ns) { return tally_.measures(intended_ns); };
+  return std::count_if(waiting_.begin(), waiting_.end(), measured) +
+         std::count_if(intended_ns_.begin(), intended_ns_.end(), measured);
 }
 
 void* Stream::tag(Op op) {
@@ -161,17 +152,13 @@ void* Stream::tag(Op op) {
 void Stream::write_next() {
   if (writing_ || !opened_) return;
   if (waiting_.empty()) return half_close_when_idle();
-  const Waiting next = waiting_.front();
+  const int64_t intended_ns = waiting_.front();
   waiting_.pop_front();
   duly::v1::Frame& frame = *request_.mutable_frames()->mutable_frames(0);
   frame.set_frame_id(next_id_++);
-  frame.set_capture_time_unix_nano(next.intended_ns + wall_minus_monotonic_ns_);
-  intended_ns_.push_back(next.intended_ns);
-  if (tally_.measures(next.intended_ns)) {
-    ++sent_;
-    ++tally_.sent;
-    tally_.blocked.add(now_ns() - next.queued_ns);
-  }
+  frame.set_capture_time_unix_nano(intended_ns + wall_minus_monotonic_ns_);
+  intended_ns_.push_back(intended_ns);
+  if (tally_.measures(intended_ns)) ++tally_.sent;
   writing_ = true;
   call_->Write(request_, tag(Op::kWrite));  // serialises before it returns
 }
@@ -248,14 +235,8 @@ int Stream::on_outcomes(const duly::v1::OutcomeBatch& batch) {
     }
     if (!tally_.measures(intended_ns)) continue;
     ++tally_.outcomes[status];
-    const bool on_time = status == duly::v1::OUTCOME_STATUS_ON_TIME;
-    if (on_time) ++on_time_;
-    if (on_time || status == duly::v1::OUTCOME_STATUS_LATE) {
+    if (status == duly::v1::OUTCOME_STATUS_ON_TIME || status == duly::v1::OUTCOME_STATUS_LATE)
       tally_.latency.add(now - intended_ns);
-      if (now - intended_ns <= static_cast<int64_t>(options_.budget_ms * 1e6)) ++tally_.in_budget;
-    } else {
-      tally_.refusal.add(now - intended_ns);
-    }
   }
   return batch.outcomes_size();
 }

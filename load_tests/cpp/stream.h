@@ -44,19 +44,11 @@ class alignas(8) Stream {
   const std::string& error() const { return error_; }
   bool all_answered() const { return intended_ns_.empty() && waiting_.empty(); }
   int64_t unanswered_measured() const;
-  // Of the measured frames, the share that was answered ON_TIME; 1 where there were none.
-  double on_time_ratio() const;
 
  private:
   static constexpr int64_t kAnswered = -1;
 
-  struct Waiting {
-    int64_t intended_ns;
-    int64_t queued_ns;
-  };
-
   void* tag(Op op);
-  int64_t waiting_measured() const;
   void write_next();
   void half_close_when_idle();
   void on_opened(const duly::v1::StreamOpened& opened);
@@ -73,7 +65,7 @@ class alignas(8) Stream {
   duly::v1::StreamResponse response_;
   grpc::Status status_;
 
-  std::deque<Waiting> waiting_;      // not yet given to the transport
+  std::deque<int64_t> waiting_;      // of frames not yet given to the transport
   std::deque<int64_t> intended_ns_;  // of frames `oldest_id_` and up, kAnswered where answered
   uint64_t oldest_id_ = 1;
   uint64_t next_id_ = 1;
@@ -87,8 +79,6 @@ class alignas(8) Stream {
   bool cancelled_ = false;
   bool finished_ = false;
   std::string error_;
-  int64_t sent_ = 0;
-  int64_t on_time_ = 0;
 };
 
 }  // namespace duly_load

@@ -20,18 +20,12 @@ struct Tally {
   int64_t unanswered = 0;
   // By outcome status.
   std::array<int64_t, duly::v1::OutcomeStatus_ARRAYSIZE> outcomes{};
-  // Results that were here within the budget, counted from the intended send.
-  int64_t in_budget = 0;
   int64_t outcome_last_ns = 0;
 
   // Intended send to result.
   Histogram latency;
-  // Intended send to an outcome without a result.
-  Histogram refusal;
   // Open loop: intended send to when this client got round to it.
   Histogram lag;
-  // From there to when the transport took the frame: flow control and the frames before it.
-  Histogram blocked;
 };
 
 }  // namespace duly_load

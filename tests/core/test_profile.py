@@ -387,7 +387,7 @@ def test_alternating_between_singles_and_backlog_never_spoils_a_size_that_does_n
 
 
 def test_a_stale_size_follows_those_that_run() -> None:
-    """So slowly that nothing alarms: sizes that do not run become slower all the same."""
+    """The size that runs slows down without an alarm; sizes that do not run are planned slower all the same."""
     profile = profile_of({1: (10 * MS,) * 30, 2: (16 * MS,) * 30, 4: (20 * MS,) * 30})
     for nth in range(600):
         profile.observe(2, round(16 * MS * (1 + nth / 600)))
@@ -455,7 +455,7 @@ def test_what_is_tried_is_no_longer_than_promises_allow() -> None:
 
 @pytest.mark.parametrize("seed", [*range(150), 2084, 2256, 2509])
 def test_throughput_and_plans_recover_within_50_batches_of_the_last_change(seed: int) -> None:
-    """Of any history; `python -m tests.core.histories` tries more of them."""
+    """The history before that change may be any; `python -m tests.core.histories` tries more of them."""
     for found in recoveries(seed):
         assert found.throughput >= 0.95
         assert found.plan <= 1.6

@@ -21,7 +21,7 @@ demands_of_three = st.dictionaries(
 
 
 def ranks(control: VariantControl) -> tuple[int, int, int]:
-    """Of BEST_EFFORT, STANDARD and CRITICAL streams that accept any."""
+    """The ranks for BEST_EFFORT, STANDARD and CRITICAL streams that accept any variant, in this order."""
     best_effort, standard, critical = (
         control.rank_for(each, VARIANT_RANK_ANY) for each in (BEST_EFFORT, STANDARD, CRITICAL)
     )

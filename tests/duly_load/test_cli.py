@@ -37,13 +37,6 @@ COMMANDS = {"run": NULL, "compare": [*FLOOR, *NULL], "capacity": NULL, "soak": [
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Path:
-    file = tmp_path / "small.toml"
-    file.write_text(SMALL, encoding="utf-8")
-    return file
-
-
-@pytest.fixture
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         pytest.fail("a target was opened")

@@ -155,13 +155,6 @@ def on_time(scenario: Scenario, *problems: str) -> LiveRun:
     return run_of(scenario, outcome=FrameOutcome.ON_TIME, problems=problems)
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    file = tmp_path / "small.toml"
-    file.write_text(SMALL, encoding="utf-8")
-    return file
-
-
 def test_figures_are_those_of_the_run(small: Path) -> None:
     figures = figures_of(measure(on_time(load_scenario(small))))
     assert list(figures) == [*FIGURES, *OUTCOMES]

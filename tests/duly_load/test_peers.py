@@ -21,9 +21,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import TensorProto, helper
 
 from duly_load.cli.main import cli
+from duly_load.generator import die_with_parent
 from duly_load.scenario.scenario import Scenario, parse_scenario
 from duly_load.scenario.serve import Serve
-from duly_load.targets import die_with_parent
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.duly_and_floor import OwnServer
 from duly_load.targets.environment import Environment

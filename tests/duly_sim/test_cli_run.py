@@ -37,13 +37,6 @@ class Terminal(StringIO):
         return True
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    file = tmp_path / "small.toml"
-    file.write_text(SMALL, encoding="utf-8")
-    return file
-
-
 def sim(*args: str | Path) -> Result:
     return CliRunner().invoke(cli, ["run", *map(str, args)])
 

@@ -26,6 +26,14 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def slow_model(tmp_path: Path) -> Path:
+    """A repository with model `m`, which takes milliseconds for each frame and runs frames one by one."""
+    root = tmp_path / "models"
+    graphs.save(root, "m", graphs.slow(rounds=20), toml="batch_sizes = [1]\n")
+    return root
+
+
+@pytest.fixture
 async def server(repository: Path) -> AsyncIterator[App]:
     async with serving(repository) as app:
         yield app

@@ -24,14 +24,6 @@ BUDGET_MS = 1000.0
 
 
 @pytest.fixture
-def slow_model(tmp_path: Path) -> Path:
-    """A repository with model `m`, which takes milliseconds for each frame and runs frames one by one."""
-    root = tmp_path / "models"
-    graphs.save(root, "m", graphs.slow(rounds=20), toml="batch_sizes = [1]\n")
-    return root
-
-
-@pytest.fixture
 async def app(slow_model: Path) -> AsyncIterator[App]:
     async with serving(slow_model) as app:
         yield app

@@ -4,20 +4,10 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from duly_client import Advice, Client, Status
 from duly_sim.simulator.replay import replay
-from tests import graphs
 from tests.e2e.serving import serving
-
-
-@pytest.fixture
-def slow_model(tmp_path: Path) -> Path:
-    """`m`: milliseconds of work a frame, run one by one."""
-    root = tmp_path / "models"
-    graphs.save(root, "m", graphs.slow(rounds=20), toml="batch_sizes = [1]\n")
-    return root
 
 
 async def flood(client: Client, told: list[Advice], enough: asyncio.Event) -> list[Status]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from duly.worker import channel
 from tests import graphs
 from tests.e2e.serving import serving
 from tests.e2e.wire import FAILED, INVALID, ON_TIME, Wire, array, frame
-
-Change = Callable[[channel.Done], bytes | bytearray]
+from tests.runtime.scripted import Change, but
 
 
 class Tampered:
@@ -41,17 +39,6 @@ class Tampered:
 def tamper(app: App, change: Change, model: str = "double/1") -> None:
     worker = app.catalogue.find(*model.split("/")).workers["cpu:0"]
     worker._socket = Tampered(worker._socket, change)  # type: ignore[assignment]
-
-
-def but(**fields: Any) -> Change:
-    """The answer with these fields changed."""
-
-    def change(done: channel.Done) -> bytes | bytearray:
-        for name, value in fields.items():
-            setattr(done, name, value)
-        return channel.encode_done(done)
-
-    return change
 
 
 def ref(offset: int = 0, length: int = 16, encoding: int = 0, shape: tuple[int, ...] = (4,)) -> Change:

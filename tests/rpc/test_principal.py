@@ -1,4 +1,4 @@
-"""Whose a stream is, told from the address it comes from."""
+"""The principal of a stream is told from the address that it comes from."""
 
 import pytest
 

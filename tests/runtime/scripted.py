@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,18 @@ _SPEC = TensorSpec(name="x", datatype="FP32", shape=(2,), bytes_max=8)
 _SIGNATURE = Signature(inputs=(_SPEC,), outputs=(_SPEC,), batch_sizes=(1, 2, 4), any_size=True, stateful=False)
 
 Change = Callable[[channel.Done], bytes | bytearray]
+"""Turns the answer of a worker into the message that is sent instead."""
+
+
+def but(**fields: Any) -> Change:
+    """The answer with these fields changed."""
+
+    def change(done: channel.Done) -> bytes | bytearray:
+        for name, value in fields.items():
+            setattr(done, name, value)
+        return channel.encode_done(done)
+
+    return change
 
 
 class Clock:

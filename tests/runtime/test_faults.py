@@ -22,18 +22,9 @@ from duly.core.types import OutcomeStatus
 from duly.runtime.driver import FAILURES_MAX, Driver
 from duly.worker import channel
 from tests.runtime.held import take
-from tests.runtime.scripted import LANE, Bench, Change, Injected, S, ScriptedProcess, Stream
+from tests.runtime.scripted import LANE, Bench, Change, Injected, S, ScriptedProcess, Stream, but
 
 SEEDS = 150
-
-
-def but(**fields: Any) -> Change:
-    def change(done: channel.Done) -> bytes | bytearray:
-        for name, value in fields.items():
-            setattr(done, name, value)
-        return channel.encode_done(done)
-
-    return change
 
 
 LIES: list[Change] = [

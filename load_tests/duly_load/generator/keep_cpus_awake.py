@@ -15,9 +15,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from duly_load.generator import die_with_parent
+
 _SPIN = (
-    "import ctypes, os, signal, sys\n"
-    "ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"  # PR_SET_PDEATHSIG: it ends with the one who started it
+    "import os, sys\n"
     "os.sched_setaffinity(0, {int(sys.argv[1])})\n"
     "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
     "while True: pass\n"
@@ -27,10 +28,11 @@ _SPIN = (
 @contextlib.contextmanager
 def keep_cpus_awake(wanted: bool) -> Iterator[None]:
     """No processor of this process sleeps inside the block; nothing happens unless `wanted`."""
+    spin = [sys.executable, "-I", die_with_parent.__file__, str(os.getpid()), sys.executable, "-c", _SPIN]
     spinners = []
     try:
         for processor in sorted(os.sched_getaffinity(0)) if wanted else ():
-            spinners.append(subprocess.Popen([sys.executable, "-c", _SPIN, str(processor)]))
+            spinners.append(subprocess.Popen([*spin, str(processor)]))
         yield
     finally:
         for spinner in spinners:

@@ -10,7 +10,6 @@ Failed, in place of any of these, and nothing after it
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
+from duly_load.generator.die_with_parent import die_with_parent
 from duly_load.generator.sender import Sender, shares
 from duly_load.payloads.prepared import PayloadError
 from duly_load.protocols.address import Address
@@ -33,7 +33,6 @@ from duly_load.scenario.schedule import schedule_of
 
 REPORT_S = 0.5
 """The time between two reports of progress."""
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,10 @@ def main(share: Share, way: "Connection[object, object]") -> None:
     """The process's whole life."""
     # The process that started this one reports it, or is gone.
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError, EOFError):
-        _end_with_parent()
+        parent = parent_process()
+        assert parent is not None
+        assert parent.pid is not None
+        die_with_parent(parent.pid, signal.SIGKILL)
         try:
             if share.realtime:
                 os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
@@ -123,14 +125,6 @@ async def _send(share: Share, way: "Connection[object, object]") -> None:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
     way.send(SenderReport(sender.frames, sender.record.of(sender.frames), tuple(sender.endings), sender.busy))
-
-
-def _end_with_parent() -> None:
-    """The kernel ends this process when the thread that started it ends, however that comes about; see prctl(2)."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = parent_process()
-    if parent is not None and os.getppid() != parent.pid:  # it ended before prctl
-        raise EOFError
 
 
 async def _report(sender: Sender, way: "Connection[object, object]") -> None:

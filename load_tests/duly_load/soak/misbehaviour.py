@@ -94,7 +94,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """Whom to bother."""
+    """The target that the misbehaving clients connect to, and what they send."""
 
     address: Address
     sensors: tuple[Sensor, ...]

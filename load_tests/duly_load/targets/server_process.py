@@ -16,7 +16,7 @@ from typing import Self
 
 import psutil
 
-from duly_load.targets import die_with_parent
+from duly_load.generator import die_with_parent
 from duly_load.targets.peer import PeerError
 
 READY_TIMEOUT_S = 180.0

@@ -73,19 +73,12 @@ class LoadResult:
     """Answered frames per second, whatever the outcome."""
     on_time_per_s: float
     """Frames per second that were answered ON_TIME."""
-    in_budget_per_s: float
-    """Results that were at the client within the budget, by its own clock from the intended send."""
-    worst_stream_on_time_ratio: float
     outcomes: dict[str, int]
     """The number of frames by outcome status."""
     latency_ms: dict[str, float]
     """p50, p90, p99 and p99.9 of the time from the intended send to a result."""
-    refusal_ms: dict[str, float]
-    """The same of the time to an outcome without a result."""
     lag_p99_ms: float
     """The client's own lag in open loop."""
-    blocked_p99_ms: float
-    """How long frames waited in the client for the transport."""
 
 
 def missing_packages() -> list[str]:

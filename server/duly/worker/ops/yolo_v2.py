@@ -9,7 +9,7 @@ from duly.worker.graph import GraphTensor, extents
 from duly.worker.ops.operation import WHOLE_PICTURE, Placement, PostOperation
 
 CANDIDATES_MAX = 2048
-"""So many of the best boxes enter non-maximum suppression. Precedent: torchvision's detectors keep 1000 or 2000."""
+"""The number of best boxes that enter non-maximum suppression. Precedent: torchvision's detectors keep 1000 or 2000."""
 
 
 class YoloV2Operation(PostOperation):
