@@ -25,14 +25,10 @@ def die_with_parent(parent_pid: int, signum: signal.Signals) -> None:
         sys.exit(1)
 
 
-def main(arguments: list[str]) -> None:
-    parent_pid, command = int(arguments[0]), arguments[1:]
-    die_with_parent(parent_pid, signal.SIGTERM)
+if __name__ == "__main__":
+    _, parent, *command = sys.argv
+    die_with_parent(int(parent), signal.SIGTERM)
     try:
         os.execvp(command[0], command)
     except OSError as error:
         sys.exit(f"{command[0]}: cannot be started: {error.strerror}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
