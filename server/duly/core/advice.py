@@ -37,8 +37,9 @@ Out of scope: frames that the host refuses itself (bytes in flight, malformed fr
 from collections.abc import Mapping
 
 from duly.core.events import Advice, AdviseStream
-from duly.core.state import LaneState, ModelState, StreamPace, StreamState
+from duly.core.state import LaneState, StreamPace, StreamState
 from duly.core.types import StreamClass
+from duly.core.variants.model_state import ModelState
 
 TICK_NS = 1_000_000_000
 """The counts of all streams are taken this often."""

@@ -7,10 +7,11 @@ goes from one lane when its worker there is gone, or altogether when it is unloa
 from collections.abc import Container, Iterable
 
 from duly.core.events import ModelReady
-from duly.core.state import ModelState, VariantState
+from duly.core.state import VariantState
 from duly.core.timing.lane_speed import LaneSpeed
 from duly.core.timing.profile import Profile
 from duly.core.types import ModelPlan, StreamTerms
+from duly.core.variants.model_state import ModelState
 from duly.core.waiting import QueuedFrame
 
 

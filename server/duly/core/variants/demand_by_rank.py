@@ -9,9 +9,10 @@ stream that may not be moved as far as the others of its class counts at the ran
 
 from collections.abc import Iterable, Mapping
 
-from duly.core.state import ModelState, StreamState
+from duly.core.state import StreamState
 from duly.core.timing.arrival_rate import lanes_needed
 from duly.core.types import StreamClass
+from duly.core.variants.model_state import ModelState
 
 Demands = dict[StreamClass, list[float]]
 """For each class with streams, the share of the lanes that it needs at each rank."""
