@@ -20,6 +20,7 @@ from enum import Enum
 from typing import Final
 
 from duly.core.types import OutcomeStatus as Status
+from duly.core.types import in_ms
 
 RESULTS: Final = (Status.ON_TIME, Status.LATE)
 """Outcomes that have outputs. Any other leaves a gap in the state of a stateful stream."""
@@ -199,15 +200,11 @@ def of_doomed(
             return GAVE_WAY, GAVE_WAY.wording
         if passed_over_ns >= arrived_ns:
             return PASSED_OVER, PASSED_OVER.wording
-        waited = _ms(now_ns - arrived_ns)
+        waited = in_ms(now_ns - arrived_ns)
         if planned_ns == 0:
             return UNSERVED, UNSERVED.says(waited=waited)
-        return WAITED_TOO_LONG, WAITED_TOO_LONG.says(waited=waited, needed=_ms(planned_ns))
+        return WAITED_TOO_LONG, WAITED_TOO_LONG.says(waited=waited, needed=in_ms(planned_ns))
     slack_ns = deadline_ns - now_ns
     if slack_ns <= 0:
-        return CAME_PAST_DEADLINE, CAME_PAST_DEADLINE.says(late=_ms(-slack_ns))
-    return CAME_TOO_LATE, CAME_TOO_LATE.says(left=_ms(slack_ns), needed=_ms(planned_ns))
-
-
-def _ms(duration_ns: int) -> str:
-    return f"{duration_ns / 1e6:.4g} ms"
+        return CAME_PAST_DEADLINE, CAME_PAST_DEADLINE.says(late=in_ms(-slack_ns))
+    return CAME_TOO_LATE, CAME_TOO_LATE.says(left=in_ms(slack_ns), needed=in_ms(planned_ns))

@@ -100,7 +100,7 @@ class FrameLedger:
         """
         stream = self.streams.get(frame.stream_id)
         if stream is None:
-            self._actions.append(ResolveFrame(frame, OutcomeStatus.CANCELLED, fates.CAME_AFTER_CLOSE.wording))
+            self._answer(None, frame, fates.CAME_AFTER_CLOSE.status, fates.CAME_AFTER_CLOSE.wording)
             return None
         terms = stream.terms
         queued = QueuedFrame(frame, terms.stream_class, now_ns)
@@ -386,13 +386,11 @@ class FrameLedger:
         self._answer(stream, frame, fate.status, fate.wording if reason is None else reason, batch_id, batch_size)
         if stream is None:
             return
-        if fate is fates.IN_TIME:
-            stream.pace.served += 1
-        elif fate is fates.OVER_CREDIT or (fate.missed and now_ns > queued.arrived_ns):
-            stream.pace.missed += 1
         # A frame that was superseded by one that came together with it has cost nobody anything.
         if fate is fates.IN_TIME or (fate.missed and now_ns > queued.arrived_ns):
             self._judge(now_ns, stream, frame, fate)
+        elif fate is fates.OVER_CREDIT:
+            stream.pace.missed += 1  # no miss of the lanes, but a frame that the stream sends for nothing
         if stream.terms.gap is None or fate.status in RESULTS:
             return
         if stream.terms.gap is GapPolicy.SKIP:
@@ -407,6 +405,8 @@ class FrameLedger:
 
     def _judge(self, now_ns: int, stream: StreamState, frame: Frame, fate: Fate) -> None:
         """Notes for later choices whether the lanes served the frame in time."""
+        stream.pace.served += not fate.missed
+        stream.pace.missed += fate.missed
         if fate.missed or not stream.merit.untouched_by_hit:
             stream.merit.ended(not fate.missed)
         if fate.status is OutcomeStatus.SUPERSEDED:

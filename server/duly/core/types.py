@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 
+def in_ms(duration_ns: int) -> str:
+    """Writes a duration as reasons for people state it, such as `12.5 ms`."""
+    return f"{duration_ns / 1e6:.4g} ms"
+
+
 class StreamClass(IntEnum):
     """Criticality of a stream; the smaller number runs first."""
 

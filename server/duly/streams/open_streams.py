@@ -50,10 +50,10 @@ class OpenStreams:
 
         Raises InvalidTerms, ModelError, or CallError where there is no room for it or it would not be served.
         """
-        self._check_room(principal)
+        self._check_server()
+        self._check_principal(principal)
         served = self.host.catalogue.find(asked.model, asked.version)
-        use = self._uses.setdefault(principal, PrincipalUse())
-        use.streams += 1
+        use = self._claim(principal)
         try:
             stream = Stream(asked, served, self.host, principal, use)
             try:
@@ -89,8 +89,7 @@ class OpenStreams:
             raise CallError("DRAINING", "the server is draining; ask elsewhere")
         self._check_principal(principal)
         served = self.host.catalogue.find(asked.model, asked.version)
-        use = self._uses.setdefault(principal, PrincipalUse())
-        use.streams += 1
+        use = self._claim(principal)
         try:
             stream = Stream(asked, served, self.host, principal, use)
             stream.open()
@@ -101,10 +100,6 @@ class OpenStreams:
                 stream.abandon()
         finally:
             self._release(principal, use)
-
-    def _check_room(self, principal: str) -> None:
-        self._check_server()
-        self._check_principal(principal)
 
     def _check_server(self) -> None:
         if self.draining:
@@ -119,6 +114,12 @@ class OpenStreams:
         if use is not None and 0 < streams_max <= use.streams:
             text = f"{streams_max} streams of the principal are open already (principal_streams_max)"
             raise CallError("STREAMS_EXHAUSTED", text)
+
+    def _claim(self, principal: str) -> PrincipalUse:
+        """Counts one stream more of the principal, until `_release`."""
+        use = self._uses.setdefault(principal, PrincipalUse())
+        use.streams += 1
+        return use
 
     def _release(self, principal: str, use: PrincipalUse) -> None:
         use.streams -= 1

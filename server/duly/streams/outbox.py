@@ -5,7 +5,6 @@ It is bounded by what may come in: while more waits than the limit, `has_room` i
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from duly.core.events import Advice
@@ -56,15 +55,8 @@ class Outbox:
         self._outcomes_max = frames_in_flight_max + MESSAGE_OUTCOMES_MAX
         self._bounded = True
 
-    def put_one(self, outcome: Outcome) -> None:
-        """What `put` does, of one outcome, which is most of what happens."""
+    def put(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        if len(self.outcomes) > self._outcomes_max and self._bounded:
-            self.has_room.clear()
-        self.changed.set()
-
-    def put(self, outcomes: Iterable[Outcome]) -> None:
-        self.outcomes.extend(outcomes)
         if len(self.outcomes) > self._outcomes_max and self._bounded:
             self.has_room.clear()
         self.changed.set()

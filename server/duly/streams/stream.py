@@ -227,9 +227,10 @@ class Stream:
         self._bytes -= size_bytes
         self._use.bytes -= size_bytes
         if self._ordering is None:
-            self.outbox.put_one(outcome)
+            self.outbox.put(outcome)
         else:
-            self.outbox.put(self._ordering.push(outcome))
+            for leaving in self._ordering.push(outcome):
+                self.outbox.put(leaving)
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
         self.outbox.notify(Advised(advice, reason, period_ns, self.served.version.version))
@@ -295,7 +296,8 @@ class Stream:
         self.outbox.close()
         self._driver.close_stream(self.stream_id)
         if self._ordering is not None:
-            self.outbox.put(self._ordering.release())
+            for outcome in self._ordering.release():
+                self.outbox.put(outcome)
         self._unanswered = len(self.outbox.outcomes)
         self._use.bytes -= self._bytes  # the bytes of frames that still run, whose outcomes go nowhere
         self._bytes = 0

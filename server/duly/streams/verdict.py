@@ -29,8 +29,7 @@ class Verdicts:
         """
         turned_out: list[Outcome] | None = None
         for outcome in outcomes:
-            status = outcome.status
-            if status is OutcomeStatus.ON_TIME:
+            if outcome.status is OutcomeStatus.ON_TIME:
                 if outcome.turned_out is None and now_ns > outcome.held.frame.deadline_ns:
                     outcome.turned_out = fates.READ_LATE if client_slow else fates.SENT_LATE
                     outcome.reason = outcome.turned_out.wording
@@ -38,27 +37,28 @@ class Verdicts:
                     turned_out = turned_out or []
                     turned_out.append(outcome)
             if outcome.turned_out is not None:
-                status = outcome.status = outcome.turned_out.status
-            self._count(now_ns, outcome, status)
+                outcome.status = outcome.turned_out.status
+            self._count(now_ns, outcome)
         return _events(turned_out) if turned_out is not None else ()
 
     def unread(self, now_ns: int, outcomes: Sequence[Outcome]) -> Sequence[FramesTurnedOut]:
         """Counts outcomes that nobody will read any more, as their client is gone. Returns events as `sent` does."""
+        hits = [outcome for outcome in outcomes if outcome.status is OutcomeStatus.ON_TIME]
         for outcome in outcomes:
-            outcome.turned_out = fates.UNREAD
-            self._count(now_ns, outcome, fates.UNREAD.status)
-        return _events([outcome for outcome in outcomes if outcome.status is OutcomeStatus.ON_TIME])
+            outcome.turned_out, outcome.status = fates.UNREAD, fates.UNREAD.status
+            self._count(now_ns, outcome)
+        return _events(hits)
 
     def unheard(self, now_ns: int, outcome: Outcome) -> None:
         """Counts an outcome whose stream has closed before. The scheduler knows that already."""
-        self._count(now_ns, outcome, outcome.status)
+        self._count(now_ns, outcome)
 
-    def _count(self, now_ns: int, outcome: Outcome, status: OutcomeStatus) -> None:
+    def _count(self, now_ns: int, outcome: Outcome) -> None:
         held = outcome.held
         frame = held.frame
-        latency_ns = now_ns - held.received_ns
+        latency_ns, slack_ns = now_ns - held.received_ns, frame.deadline_ns - now_ns
         age_ns = latency_ns + held.capture_to_receipt_ns if held.clock_uncertainty_ns else -1
-        self._metrics.outcome(frame.model, held.stream_class, status, latency_ns, frame.deadline_ns - now_ns, age_ns)
+        self._metrics.outcome(frame.model, held.stream_class, outcome.status, latency_ns, slack_ns, age_ns)
 
 
 def _events(outcomes: Sequence[Outcome]) -> list[FramesTurnedOut]:

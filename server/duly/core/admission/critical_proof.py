@@ -33,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 
-from duly.core.types import ModelPlan, StreamDemand
+from duly.core.types import ModelPlan, StreamDemand, in_ms
 
 POINTS_MAX = 10_000
 """The most points in time that are checked for one lane; a set that needs more is too close to full to be promised."""
@@ -70,7 +70,9 @@ def hard_schedulable(
             return f"no lane serves model {stream.model}"
         frame_ns = max(plan.ranks[0][0], plan.promised_one_ns)
         if frame_ns > stream.budget_ns:
-            return f"stream {stream.stream_id}: one frame takes {_ms(frame_ns)} of a budget of {_ms(stream.budget_ns)}"
+            return (
+                f"stream {stream.stream_id}: one frame takes {in_ms(frame_ns)} of a budget of {in_ms(stream.budget_ns)}"
+            )
         kind = (plan.lanes, stream.period_ns, stream.budget_ns, frame_ns)
         equal.setdefault(kind, _Task(stream.stream_id, *kind)).streams += 1
     tasks = list(equal.values())
@@ -113,8 +115,8 @@ def _lane_fault(tasks: list[_Task], blocking_ns: int) -> str:
         demand_ns += task.streams * task.frame_ns
         if demand_ns > point_ns:
             return (
-                f"stream {task.stream_id}: with all frames that may be due within {_ms(point_ns)} "
-                f"its lane has to run {_ms(demand_ns)}"
+                f"stream {task.stream_id}: with all frames that may be due within {in_ms(point_ns)} "
+                f"its lane has to run {in_ms(demand_ns)}"
             )
         heapreplace(points, (point_ns + task.period_ns, nth))
     return f"CRITICAL streams fill {utilisation:.1%} of their lane, too much to be checked within {POINTS_MAX} points"
@@ -133,8 +135,6 @@ def _window_fault(task: _Task, tasks: list[_Task], lanes: int, blocking_ns: int)
     room_ns = count * (task.budget_ns - task.frame_ns)
     if work_ns <= room_ns:
         return ""
-    return f"stream {task.stream_id}: {count} lanes may have to run {_ms(work_ns)} before it, {_ms(room_ns)} are left"
-
-
-def _ms(duration_ns: int) -> str:
-    return f"{duration_ns / 1e6:.4g} ms"
+    return (
+        f"stream {task.stream_id}: {count} lanes may have to run {in_ms(work_ns)} before it, {in_ms(room_ns)} are left"
+    )

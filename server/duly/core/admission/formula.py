@@ -34,7 +34,7 @@ from math import isqrt
 
 from duly.core.admission.critical_proof import hard_schedulable
 from duly.core.dispatch.batch_caps import caps_ns
-from duly.core.types import ModelPlan, StreamClass, StreamDemand, Verdict
+from duly.core.types import ModelPlan, StreamClass, StreamDemand, Verdict, in_ms
 
 ROLLOUT_UTILISATION_MIN = 0.6
 ROLLOUT_UTILISATION_MAX = 1.3
@@ -157,7 +157,7 @@ def analyse(
         return Verdict(False, f"no lane serves model {candidate.model}", 0.0, 0, final=True)
     single_ns = plan.ranks[min(candidate.variant_rank_max, len(plan.ranks) - 1)][0]
     if single_ns > candidate.budget_ns:
-        reason = f"one frame of {candidate.model} takes {_ms(single_ns)}, its budget is {_ms(candidate.budget_ns)}"
+        reason = f"one frame of {candidate.model} takes {in_ms(single_ns)}, its budget is {in_ms(candidate.budget_ns)}"
         return Verdict(False, reason, 0.0, single_ns, final=True)
     everyone = [*streams, candidate]
     loads = _loads(candidate, everyone, models, 0)
@@ -191,8 +191,8 @@ def analyse(
     if unfit is not None:
         load = loads[unfit]
         reason = (
-            f"a frame of {unfit} may be blocked for {_ms(load.blocking_ns)} and takes {_ms(load.sizes_ns[0])}, "
-            f"the smallest budget there is {_ms(load.budget_ns)}"
+            f"a frame of {unfit} may be blocked for {in_ms(load.blocking_ns)} and takes {in_ms(load.sizes_ns[0])}, "
+            f"the smallest budget there is {in_ms(load.budget_ns)}"
         )
     return Verdict(unfit is None and utilisation <= 1, reason, utilisation, latency_ns)
 
@@ -350,7 +350,3 @@ def _least(asked: int, factor_max: int, fits: Callable[[int], bool]) -> int:
         else:
             too_little = middle
     return enough
-
-
-def _ms(duration_ns: int) -> str:
-    return f"{duration_ns / 1e6:.4g} ms"
