@@ -74,7 +74,12 @@ class Worker:
             "threads": threads,
         }
         self.socket.send(channel.encode_text(channel.LOAD, body))
+        self.files: dict[str, list[object]] = {}
+        """What the worker said of the files that it has read: SHA-256 and bytes, by name."""
         message, descriptors, _, _ = socket.recv_fds(self.socket, channel.MESSAGE_BYTES_MAX, 1)
+        while message and channel.kind_of(message) == channel.FILES:
+            self.files |= channel.decode_text(message)[1]
+            message, descriptors, _, _ = socket.recv_fds(self.socket, channel.MESSAGE_BYTES_MAX, 1)
         if not message or channel.kind_of(message) != channel.READY:
             reason = channel.decode_text(message)[1]["reason"] if message else "the worker died"
             self.process.wait(TIMEOUT_S)

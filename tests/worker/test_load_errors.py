@@ -53,7 +53,9 @@ def test_worker_tells_the_server_why_and_ends(tmp_path: Path) -> None:
 def test_damaged_file(tmp_path: Path, contents: bytes) -> None:
     graphs.save(tmp_path, "m", graphs.doubling())
     (tmp_path / "m/1/model.onnx").write_bytes(contents)
-    assert reason_of(tmp_path, "m") == "m/1/model.onnx: is not a whole ONNX file; copy or export it again"
+    assert reason_of(tmp_path, "m") == (
+        "m/1/model.onnx: is not a whole ONNX file (is it still being written?); copy or export it again"
+    )
 
 
 def test_file_that_is_gone_since_the_scan(tmp_path: Path) -> None:
@@ -77,7 +79,8 @@ def test_external_data(tmp_path: Path) -> None:
     load(body_of(tmp_path, "m"))
     os.truncate(folder / "weights.bin", 1000)
     assert reason_of(tmp_path, "m") == (
-        "m/1/model.onnx: its external data file is cut off: it does not hold all of w; copy or export both files again"
+        "m/1/model.onnx: its external data file weights.bin is cut off (is it still being written?): it does not hold "
+        "all of w; copy or export both files again"
     )
     (folder / "weights.bin").unlink()
     assert reason_of(tmp_path, "m") == (

@@ -38,9 +38,9 @@ class ModelVersion:
     version: str
     """A positive integer."""
     folder: Path
-    """The folder with the files of the variants."""
+    """The folder with the files of the variants, behind any link, which may lead elsewhere later."""
     model_folder: Path
-    """The folder with model.toml and the files that it names, except the variants."""
+    """The folder with model.toml and the files that it names, except the variants, behind any link."""
     config: ModelConfig
     labels: tuple[str, ...]
     key: str = field(init=False)
@@ -221,4 +221,4 @@ def _version(folder: Path, version: str, config: ModelConfig, labels: tuple[str,
     for index, provider in enumerate(config.providers):
         if provider.library and not (folder / provider.library).is_file():
             raise _Broken(f"/{CONFIG_FILE}: providers[{index}].library: there is no file {provider.library}")
-    return ModelVersion(folder.name, version, version_folder, folder, config, labels)
+    return ModelVersion(folder.name, version, version_folder.resolve(), folder.resolve(), config, labels)

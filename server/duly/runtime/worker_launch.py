@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from duly.models.contents import how_to_publish
 from duly.models.repository import ModelVersion
 from duly.runtime.worker_port import BatchResult
-from duly.runtime.worker_process import Worker, WorkerError
+from duly.runtime.worker_process import OtherContents, Reference, Worker, WorkerError
 
 CHECK_SECONDS_MAX = 600.0
 """A check gives up on a worker that is not ready after so long."""
@@ -17,12 +18,13 @@ def start_worker(
     threads: int,
     on_batch: Callable[[int, BatchResult | str], None],
     on_end: Callable[[Worker], None],
+    reference: Reference | None = None,
 ) -> Worker:
-    """Starts a worker that loads all variants of the version. `Worker` explains the callbacks.
+    """Starts a worker that loads all variants of the version. `Worker` explains the callbacks and the reference.
 
     Raises WorkerError where the system has no room for the process.
     """
-    worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end)
+    worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, reference)
     worker.start(
         {
             "model": version.key,
@@ -49,15 +51,20 @@ class CheckedModel:
 
 
 async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> CheckedModel:
-    """Loads and warms a version in one worker after another, one for each lane."""
+    """Loads and warms a version in one worker after another, one for each lane, which must find the same."""
     notes: tuple[str, ...] = ()
+    reference: Reference | None = None
     for lane in lanes:
         try:
-            worker = start_worker(version, lane, threads, lambda batch_id, result: None, lambda worker: None)
+            worker = start_worker(version, lane, threads, lambda batch_id, result: None, lambda worker: None, reference)
             try:
-                notes = (await worker.ready(CHECK_SECONDS_MAX)).notes
+                ready = await worker.ready(CHECK_SECONDS_MAX)
+                notes = ready.notes
+                reference = reference or Reference(worker.contents, ready.signature)
             finally:
                 await worker.stop()
+        except OtherContents as error:
+            return CheckedModel(version.key, f"{error}; {how_to_publish(version)}")
         except WorkerError as error:
             return CheckedModel(version.key, str(error))
     return CheckedModel(version.key, None, notes)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import structlog
 
 from duly.core.events import Advice, FrameRefused, FramesCancelled
-from duly.core.fates import DOES_NOT_FIT, MEMORY_FULL, OVER_BYTES, PRINCIPAL_OVER_BYTES, Fate
+from duly.core.fates import DOES_NOT_FIT, MEMORY_FULL, OVER_BYTES, PRINCIPAL_OVER_BYTES, VERSION_FAILED, Fate
 from duly.core.types import Frame, Verdict
-from duly.runtime.catalogue import Catalogue, LoadedVersion
+from duly.runtime.catalogue import Catalogue, LoadedVersion, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import Outcome
@@ -89,6 +89,8 @@ class Stream:
         self._write_began_ns = 0
         self._client_slow = False
         """Whether what is in the outbox has waited for the client to read what was written before."""
+        self._failure = ""
+        """Why the version that serves the stream has failed; empty: it has not."""
         self._changes_count = host.catalogue.changes_count
         """The catalogue's `changes_count` when the stream last looked."""
         self._serve_with(served)
@@ -152,10 +154,13 @@ class Stream:
         self._unanswered += 1
         if self._ordering is not None:
             self._ordering.arrived(frame_id)
-        if possible:
+        if not possible:
+            reason = f"{self.asked.budget_name} should be 0 to {limit_ns}, got {budget_ns}"
+            self.refuse(held, DOES_NOT_FIT, reason)
+        elif self._failure:
+            self.refuse(held, VERSION_FAILED, self._failure)
+        else:
             return held
-        reason = f"{self.asked.budget_name} should be 0 to {limit_ns}, got {budget_ns}"
-        self.refuse(held, DOES_NOT_FIT, reason)
         return None
 
     def submit(self, held: HeldFrame, payload: Sequence[InputData], size_bytes: int) -> None:
@@ -210,6 +215,7 @@ class Stream:
         served, catalogue = self.served, self._catalogue
         self._changes_count = catalogue.changes_count
         now = catalogue.current(served) if self.asked.version else catalogue.active(served.version.name)
+        self._failure = now.error if now is not None and now.state is VersionState.FAILED else ""
         if now is None or now.signature is None:
             return  # it is gone, or being loaded again
         if now is served and now.signature is self.signature:

@@ -9,7 +9,7 @@ area followed by an output area. A lane never has two batches in flight; the sec
 outputs of one batch while the next one runs.
 
     server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   STOP
-    worker -> server   READY (json + memfd) | LOAD_FAILED (json)   DONE   FAILED (json)
+    worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)   DONE   FAILED (json)
 """
 
 import json
@@ -20,13 +20,15 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM = range(1, 10)
+LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM, FILES = range(1, 11)
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
 
 MESSAGE_BYTES_MAX = 200_000
 """Linux refuses SEQPACKET messages above the socket's send buffer; 212,992 is the kernel's default `wmem_max`."""
+FILES_A_MESSAGE = 25
+"""A FILES message tells of so many files, so that names of any characters leave it below the largest message."""
 DIMS_MAX = 8
 """Dimensions of a tensor without its batch dimension. NumPy allows 64; no real sensor has more than 5."""
 SLOTS = 2
@@ -169,7 +171,9 @@ def decode_forget(message: bytes) -> list[int]:
 
 
 def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
-    """Encodes a message that is not on a frame's way: LOAD, READY, LOAD_FAILED, FAILED {"reason"}, STOP {}."""
+    """Encodes a message that is not on a frame's way: LOAD, FILES {name: [SHA-256, bytes]}, READY, LOAD_FAILED, FAILED
+    {"reason"}, STOP {}.
+    """
     return _HEAD.pack(kind, 0, 0, 0, batch_id) + json.dumps(body).encode()
 
 

@@ -5,7 +5,6 @@ none of them is only stripped of what must not be there.
 """
 
 import re
-from pathlib import Path
 
 REASON_CHARS_MAX = 500
 
@@ -21,14 +20,9 @@ _OUTPUT = re.compile(
 _FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/\"':]+/)+")
 
 _LOAD_REASONS = (
-    (r"Protobuf parsing failed|No graph was found", "is not a whole ONNX file; copy or export it again"),
     (
-        r"External data path does not exist: \"([^\"]*)\"",
-        r"its external data file \1 is missing; put it into the same folder",
-    ),
-    (
-        r"External initializer: (\S+) .*out of bounds",
-        r"its external data file is cut off: it does not hold all of \1; copy or export both files again",
+        r"[Pp]rotobuf parsing failed|No graph was found",
+        "is not a whole ONNX file (is it still being written?); copy or export it again",
     ),
     (
         r"Opset (\d+) is under development.*domain (\S+) is till opset (\d+)",
@@ -53,9 +47,9 @@ _LOAD_REASONS = (
 )
 
 
-def load_reason(text: str, file: Path) -> str:
-    """Says what is wrong with model `file`, as the second half of a sentence that begins with the file's name."""
-    plain = run_reason(text.replace(f"{file.parent}/", ""))
+def load_reason(text: str) -> str:
+    """Says what is wrong with a model, as the second half of a sentence that begins with the file's name."""
+    plain = run_reason(text)
     for pattern, reason in _LOAD_REASONS:
         if found := re.search(pattern, plain):
             return found.expand(reason)

@@ -20,6 +20,7 @@ from duly.worker.graph import Graph, GraphTensor
 from duly.worker.ort_errors import load_reason, run_reason
 from duly.worker.ort_installed import check_installed
 from duly.worker.providers import CUDA, TENSORRT, Node, ProviderError, check_available, check_used, wanted
+from duly.worker.version_files import GraphFile
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
 check_installed()
@@ -30,6 +31,8 @@ _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _LOG_FATAL = 4  # ORT_LOGGING_LEVEL_FATAL
 _NO_GRAPH = -1  # kCudaGraphAnnotationSkip
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
+_BORROWS = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 32)
+"""Whether the CPU's sessions can use the memory that external data was read into; earlier ones copy it."""
 _DATATYPES = {f"tensor({dtype.name})": name for name, dtype in DTYPES.items()}
 _DATATYPES |= {"tensor(float)": "FP32", "tensor(double)": "FP64"}
 """The protocol's names of element types by those of ONNX Runtime, which calls two of them as C does."""
@@ -40,7 +43,9 @@ class OrtSession:
     changing threads grows by gigabytes (microsoft/onnxruntime#29351).
     """
 
-    def __init__(self, file: Path, name: str, config: ModelConfig, lane: str, model_folder: Path, threads: int) -> None:
+    def __init__(
+        self, file: GraphFile, name: str, config: ModelConfig, lane: str, model_folder: Path, threads: int
+    ) -> None:
         """Loads `file`, which errors call `name`. `threads`: intra-op threads; 0: ONNX Runtime chooses.
 
         Raises:
@@ -51,12 +56,14 @@ class OrtSession:
             raise LoadError(f"{name}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
         try:
             check_available(asked, onnxruntime.get_available_providers(), f"onnxruntime {onnxruntime.__version__}")
-            self._session = _open(file, _options(config, threads), asked, model_folder)
+            options = _options(config, threads)
+            self._borrowed = _hand_over(file, options, asked)
+            self._session = _open(file.data, options, asked, model_folder)
             self.providers = check_used(asked, self._session.get_providers(), _assigned(self._session))
         except ProviderError as error:
             raise LoadError(f"{name}: providers: {error}") from error
         except Exception as error:
-            raise LoadError(f"{name}: {load_reason(str(error), file)}") from error
+            raise LoadError(f"{name}: {load_reason(str(error))}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
         self._run_options = _run_options(_NO_GRAPH)
         self._device: Device | None = None
@@ -196,7 +203,21 @@ def _run_options(graph_id: int) -> Any:
     return options
 
 
-def _open(file: Path, options: Any, asked: Sequence[Provider], model_folder: Path) -> Any:
+def _hand_over(file: GraphFile, options: Any, asked: Sequence[Provider]) -> list[memoryview]:
+    """Gives ONNX Runtime the external data of the graph. Returns the memory that the session goes on using."""
+    if b"EPContext" in file.data:  # its provider reads an engine beside the graph by itself
+        options.add_session_config_entry("ep.context_file_path", str(file.path))
+    if not file.external:
+        return []
+    buffers = list(file.external.values())
+    options.add_external_initializers_from_files_in_memory(list(file.external), buffers, [len(b) for b in buffers])
+    if not _BORROWS or any(provider.name != "CPUExecutionProvider" for provider in asked):
+        return []
+    options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
+    return buffers
+
+
+def _open(graph: bytes, options: Any, asked: Sequence[Provider], model_folder: Path) -> Any:
     _share_cpu_arena()
     if any(provider.name in (CUDA, TENSORRT) for provider in asked):
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them are on no search path
@@ -211,7 +232,9 @@ def _open(file: Path, options: Any, asked: Sequence[Provider], model_folder: Pat
                 options.add_provider_for_devices(_plugin_devices(provider, model_folder / provider.library), values)
     else:
         providers = plain
-    return onnxruntime.InferenceSession(str(file), options, providers, enable_fallback=0)
+    session = onnxruntime.InferenceSession(graph, options, providers, enable_fallback=0)
+    session._model_bytes = None  # it would keep the whole file, for a fallback that is off
+    return session
 
 
 def _share_cpu_arena() -> None:
