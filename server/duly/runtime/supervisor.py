@@ -184,6 +184,7 @@ class Supervisor:
             except Exception as error:  # whatever it is, the model must come back when it has passed
                 loaded.error = str(error) if isinstance(error, WorkerError) else "its worker cannot be started"
                 _log.error("worker could not be replaced", model=loaded.key, lane=lane, reason=str(error))
+                self._catalogue.notify()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, BACKOFF_SECONDS_MAX)
                 continue
