@@ -8,9 +8,9 @@ from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import Region
 from duly.worker.errors import LoadError
 from duly.worker.model import Model
+from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
-from duly.worker.plan import fit
 from duly.worker.providers import warm_after_ns
 from duly.worker.slot_layout import layout
 from duly.worker.version_files import Report, VersionFiles
@@ -63,17 +63,18 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
     for library in {provider.library for provider in config.providers if provider.library is not None}:
         if not library.is_absolute():  # else it is the system's, not the model's
             files.library(model_folder / library, f"{model_name.split('/')[0]}/{library}")
-    sessions, plans = [], []
-    notes: list[str] = []
+    opened: list[OpenGraph] = []
     for variant, name in zip(config.variants, names, strict=True):
         session = OrtSession(files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]))
         toml = f"{model_name.split('/')[0]}/model.toml" + (f" for {variant.file}" if several else "")
-        plan = fit(session.graph, config, toml, session.device is not None)
+        opened.append(open_graph(session, config, name, toml))
+    plans = [graph.plan for graph in opened]
+    for plan, name in zip(plans, names, strict=True):
         if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
             raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
-        sessions.append(session)
-        plans.append(plan)
     files.release()
+    notes = [f"{name}: {note}" for graph, name in zip(opened, names, strict=True) for note in graph.notes]
+    sessions = [graph.session for graph in opened]
     signatures = [plan.signature() for plan in plans]
     for name, signature in zip(names[1:], signatures[1:], strict=True):
         _check_alike(name, signature, names[0], signatures[0])
@@ -85,7 +86,7 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
     device = next((session.device for session in sessions if session.device is not None), None)
     if device is not None:
         pin(region, device)
-    models = [Model(plan, session, region) for plan, session in zip(plans, sessions, strict=True)]
+    models = [Model(graph.plan, graph.rows, region) for graph in opened]
     try:
         samples = Samples(region, best.inputs, batch_max)
     except LoadError as error:

@@ -59,7 +59,9 @@ class OrtSession:
             options = _options(config, threads)
             self._borrowed = _hand_over(file, options, asked)
             self._session = _open(file.data, options, asked, model_folder)
-            self.providers = check_used(asked, self._session.get_providers(), _assigned(self._session))
+            assigned = _assigned(self._session)
+            self.providers = check_used(asked, self._session.get_providers(), assigned)
+            self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
         except ProviderError as error:
             raise LoadError(f"{name}: providers: {error}") from error
         except Exception as error:
