@@ -85,7 +85,7 @@ def test_what_lies_in_no_other_file_is_left_alone(tmp_path: Path) -> None:
     assert set(told) == {"m/1/model.onnx"}
 
 
-def test_variants_share_a_file_which_is_read_once(tmp_path: Path) -> None:
+def test_variants_that_share_a_file(tmp_path: Path) -> None:
     proto = graphs.with_tensor("main", graphs.external("w", weights(3), "w.bin"), ("N", WIDTH))
     toml = "batch_sizes = [1]\n" + "".join(f'[[variant]]\nname = "{n}"\nfile = "{n}.onnx"\n' for n in ("a", "b"))
     folder = put(tmp_path, proto, {"w.bin": weights(3).tobytes()}, toml)
@@ -93,7 +93,13 @@ def test_variants_share_a_file_which_is_read_once(tmp_path: Path) -> None:
         onnx.save(proto, folder / f"{name}.onnx")
     told: list[str] = []
     load(body_of(tmp_path, "m"), told.extend)
-    assert told == ["m/1/a.onnx", "m/1/w.bin", "m/1/b.onnx"]
+    assert told == ["m/1/a.onnx", "m/1/w.bin", "m/1/b.onnx", "m/1/w.bin"]
+
+    def report(digests: dict[str, FileDigest]) -> None:
+        (folder / "w.bin").write_bytes(weights(4).tobytes())
+
+    with pytest.raises(LoadError, match=r"^m/1/w\.bin changed while it was loaded; "):
+        load(body_of(tmp_path, "m"), report)
 
 
 def test_hundreds_of_files_are_told_in_messages_that_fit(tmp_path: Path) -> None:

@@ -72,7 +72,6 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
     for plan, name in zip(plans, names, strict=True):
         if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
             raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
-    files.release()
     notes = [f"{name}: {note}" for graph, name in zip(opened, names, strict=True) for note in graph.notes]
     sessions = [graph.session for graph in opened]
     signatures = [plan.signature() for plan in plans]

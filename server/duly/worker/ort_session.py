@@ -31,8 +31,6 @@ _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _LOG_FATAL = 4  # ORT_LOGGING_LEVEL_FATAL
 _NO_GRAPH = -1  # kCudaGraphAnnotationSkip
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
-_BORROWS = tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= (1, 32)
-"""Whether the CPU's sessions can use the memory that external data was read into; earlier ones copy it."""
 _DATATYPES = {f"tensor({dtype.name})": name for name, dtype in DTYPES.items()}
 _DATATYPES |= {"tensor(float)": "FP32", "tensor(double)": "FP64"}
 """The protocol's names of element types by those of ONNX Runtime, which calls two of them as C does."""
@@ -57,7 +55,7 @@ class OrtSession:
         try:
             check_available(asked, onnxruntime.get_available_providers(), f"onnxruntime {onnxruntime.__version__}")
             options = _options(config, threads)
-            self._borrowed = _hand_over(file, options, asked)
+            _hand_over(file, options)
             self._session = _open(file.data, options, asked, model_folder)
             assigned = _assigned(self._session)
             self.providers = check_used(asked, self._session.get_providers(), assigned)
@@ -205,18 +203,13 @@ def _run_options(graph_id: int) -> Any:
     return options
 
 
-def _hand_over(file: GraphFile, options: Any, asked: Sequence[Provider]) -> list[memoryview]:
-    """Gives ONNX Runtime the external data of the graph. Returns the memory that the session goes on using."""
+def _hand_over(file: GraphFile, options: Any) -> None:
+    """Gives ONNX Runtime the external data of the graph, which it copies when the session is made."""
     if b"EPContext" in file.data:  # its provider reads an engine beside the graph by itself
         options.add_session_config_entry("ep.context_file_path", str(file.path))
-    if not file.external:
-        return []
-    buffers = list(file.external.values())
-    options.add_external_initializers_from_files_in_memory(list(file.external), buffers, [len(b) for b in buffers])
-    if not _BORROWS or any(provider.name != "CPUExecutionProvider" for provider in asked):
-        return []
-    options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
-    return buffers
+    if file.external:
+        buffers = list(file.external.values())
+        options.add_external_initializers_from_files_in_memory(list(file.external), buffers, [len(b) for b in buffers])
 
 
 def _open(graph: bytes, options: Any, asked: Sequence[Provider], model_folder: Path) -> Any:

@@ -49,11 +49,11 @@ class VersionFiles:
         self._key = key
         self._folder = folder
         self._report = report
-        self._external: dict[Path, memoryview] = {}
-        """Files that several variants may share."""
         self._seen: dict[str, tuple[Path, tuple[int, ...]]] = {}
         """Each file that was read, by name, with what the file system said of it."""
         self._digests: dict[str, FileDigest] = {}
+        """What each file held; variants may share one, and each reads it."""
+        self._untold: dict[str, FileDigest] = {}
 
     def graph(self, file: str) -> GraphFile:
         """Reads a graph with its external data. Raises LoadError."""
@@ -67,7 +67,7 @@ class VersionFiles:
                 data = opened.read(size_bytes)
                 if len(data) < size_bytes:
                     raise LoadError(f"became shorter while it was read; {WHOLE}")
-            self._digests[name] = FileDigest(hashlib.sha256(data).hexdigest(), len(data))
+            self._note(name, FileDigest(hashlib.sha256(data).hexdigest(), len(data)))
             data, external = take_in(data, lambda location: self._read_external(path, location))
         except LoadError as error:
             raise LoadError(f"{name}: {error}") from error
@@ -80,18 +80,19 @@ class VersionFiles:
         try:
             with self._opened(path, name, "", "there is no such file") as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
-                self._digests[name] = FileDigest(digest, opened.tell())
+                self._note(name, FileDigest(digest, opened.tell()))
         except LoadError as error:
             raise LoadError(f"{name}: {error}") from error
         self._tell()
 
-    def _tell(self) -> None:
-        digests, self._digests = self._digests, {}
-        self._report(digests)
+    def _note(self, name: str, digest: FileDigest) -> None:
+        if self._digests.setdefault(name, digest) != digest:
+            raise LoadError(f"{name} changed while it was loaded; {WHOLE}")
+        self._untold[name] = digest
 
-    def release(self) -> None:
-        """Lets go of memory that only further graphs would need."""
-        self._external.clear()
+    def _tell(self) -> None:
+        untold, self._untold = self._untold, {}
+        self._report(untold)
 
     def check_unchanged(self) -> None:
         """Raises LoadError where a file was written to, or another took its place, since it was read."""
@@ -105,8 +106,6 @@ class VersionFiles:
 
     def _read_external(self, graph: Path, location: str) -> memoryview:
         path = graph.parent / location
-        if path in self._external:
-            return self._external[path]
         name = f"{self._key}/{path.relative_to(self._folder)}"
         what = f"its external data file {location} "
         with self._opened(path, name, what, "is missing; put it into the same folder") as opened:
@@ -116,7 +115,8 @@ class VersionFiles:
                 text = "is a link that leads out of the version's folder; put the file itself there"
                 raise LoadError(f"{what}{text}")
             size_bytes = os.fstat(opened.fileno()).st_size
-            buffer = memoryview(mmap.mmap(-1, size_bytes) if size_bytes else b"")
+            # Not bytes of Python's heap, so that the memory goes back to the system when the session has its copy.
+            buffer = memoryview(mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if size_bytes else b"")
             hashed = hashlib.sha256()
             at = 0
             while at < size_bytes and (count := opened.readinto(buffer[at : at + _CHUNK_BYTES])):
@@ -124,8 +124,7 @@ class VersionFiles:
                 at += count
             if at < size_bytes:
                 raise LoadError(f"{what}became shorter while it was read; {WHOLE}")
-        self._digests[name] = FileDigest(hashed.hexdigest(), size_bytes)
-        self._external[path] = buffer
+        self._note(name, FileDigest(hashed.hexdigest(), size_bytes))
         return buffer
 
     @contextmanager
