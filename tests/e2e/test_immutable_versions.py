@@ -335,7 +335,7 @@ async def test_weights_of_any_variant_count(server: App, root: Path, name: str) 
     loaded = await replaced(server, f"{name}/1")
     assert loaded.error.startswith(f"{name}/1/b.onnx has other contents than when it was loaded")
     assert (folder / "w.bin").exists(), "which no variant names, so that it does not count"
-    assert set(loaded.reference.contents) == {f"{name}/1/a.onnx", f"{name}/1/b.onnx"}  # type: ignore[union-attr]
+    assert set(loaded.fingerprint.contents) == {f"{name}/1/a.onnx", f"{name}/1/b.onnx"}  # type: ignore[union-attr]
 
 
 # ---- load_model on a version that is loaded ----

@@ -1,12 +1,13 @@
 """What the files of a version hold, and in words what has changed since it was loaded.
 
-A version never changes once it is loaded. What its first worker has read is the reference: a file of it that holds
-other bytes later, or settings that say something else, belong to another version.
+A version never changes once it is loaded. It is what its first worker has read: a file that holds other bytes later,
+or settings that say something else, belong to another version.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,8 +35,16 @@ Contents = Mapping[str, FileDigest]
 """The files by name, which is NAME/VERSION/FILE, or NAME/FILE for one that lies beside model.toml."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a version is, as its first worker has loaded it. Every further one must find the same."""
+
+    contents: Contents
+    signature: Signature
+
+
 def digest_files(version: ModelVersion, names: Iterable[str]) -> dict[str, FileDigest]:
-    """Reads these files of the version as they lie there now. It takes about 0.6 s for each GB and blocks."""
+    """Reads these files of the version as they lie there now. It takes about a second for each GB, and blocks."""
     return {name: _digest(_path(version, name)) for name in names}
 
 
@@ -124,7 +133,9 @@ def _value_change(before: Any, now: Any) -> str:
 
 
 def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    if value is None:
+        return "not stated"
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def _label_change(before: tuple[str, ...], now: tuple[str, ...]) -> str:

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from duly.models.contents import Fingerprint
 from duly.models.repository import ModelVersion
 from duly.models.spec import Signature
-from duly.runtime.worker_process import Reference, Worker
+from duly.runtime.worker_process import Worker
 
 
 class VersionState(IntEnum):
@@ -35,7 +36,7 @@ class LoadedVersion:
     """Why the version, or a worker of it, cannot be loaded; empty where nothing is wrong."""
     signature: Signature | None = None
     """What frames hold, with labels; None until the first worker is ready."""
-    reference: Reference | None = None
+    fingerprint: Fingerprint | None = None
     """What the version is, as its first worker has loaded it; None until then."""
     providers: list[tuple[str, ...]] = field(default_factory=list)
     """The execution providers that truly run each variant, as the newest worker reports them."""

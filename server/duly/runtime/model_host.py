@@ -8,12 +8,11 @@ import structlog
 
 from duly.core.events import ModelGone
 from duly.metrics import Metrics
-from duly.models.contents import changed_files, changed_settings, digest_files, how_to_publish, in_words
+from duly.models.contents import Fingerprint, changed_files, changed_settings, digest_files, how_to_publish, in_words
 from duly.models.repository import ModelVersion, Repository
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.supervisor import Supervisor
-from duly.runtime.worker_process import Reference
 
 _log = structlog.get_logger("duly.models")
 
@@ -71,10 +70,10 @@ class ModelHost:
                 raise ModelError("MODEL_NOT_FOUND", f"the repository holds no {what}")
             newest = candidates[0]
             loaded = self._catalogue.get(newest.name, newest.version)
-            if loaded is not None and loaded.reference is not None:
-                await self._check_same(loaded, loaded.reference, newest)
+            if loaded is not None and loaded.fingerprint is not None:
+                await self._check_same(loaded, loaded.fingerprint, newest)
             if loaded is None or loaded.state is VersionState.FAILED:
-                loaded = await self._load(newest, loaded.reference if loaded is not None else None)
+                loaded = await self._load(newest, loaded.fingerprint if loaded is not None else None)
             self._catalogue.problems.pop(name, None)
             active = self._catalogue.active(name)
             if active is None or active.state is VersionState.FAILED:
@@ -113,11 +112,11 @@ class ModelHost:
             self._catalogue.problems.pop(name, None)
             self._catalogue.notify()
 
-    async def _check_same(self, loaded: LoadedVersion, reference: Reference, now: ModelVersion) -> None:
+    async def _check_same(self, loaded: LoadedVersion, expected: Fingerprint, now: ModelVersion) -> None:
         """Raises ModelError where the repository holds something else than what was loaded as this version."""
         changes = changed_settings(loaded.version, now)
-        digests = await asyncio.to_thread(digest_files, now, list(reference.contents))
-        changes += changed_files(reference.contents, digests)
+        digests = await asyncio.to_thread(digest_files, now, list(expected.contents))
+        changes += changed_files(expected.contents, digests)
         if changes:
             text = (
                 f"{loaded.key} was loaded, and the repository holds something else since: {in_words(changes)}; "
@@ -142,15 +141,15 @@ class ModelHost:
         finally:
             self._busy.discard(name)
 
-    async def _load(self, version: ModelVersion, reference: Reference | None = None) -> LoadedVersion:
-        """Loads a version. `reference`: what it must be; None: what lies there is taken."""
-        loaded = LoadedVersion(version, reference=reference)
+    async def _load(self, version: ModelVersion, expected: Fingerprint | None = None) -> LoadedVersion:
+        """Loads a version. `expected`: what it must be; None: what lies there is taken."""
+        loaded = LoadedVersion(version, fingerprint=expected)
         self._catalogue.put(loaded)
         await self._supervisor.start(loaded)
         before = self._unloaded.pop(loaded.key, None)
-        if before is not None and before.reference is not None and loaded.reference is not None:
+        if before is not None and before.fingerprint is not None and loaded.fingerprint is not None:
             changes = changed_settings(before.version, version)
-            changes += changed_files(before.reference.contents, loaded.reference.contents)
+            changes += changed_files(before.fingerprint.contents, loaded.fingerprint.contents)
             if changes:
                 _log.warning("another version than was unloaded", model=loaded.key, changes=in_words(changes))
         return loaded

@@ -11,13 +11,13 @@ import structlog
 
 from duly.core.events import LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
-from duly.models.contents import how_to_publish
+from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.spec import Signature, TensorSpec
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_launch import start_worker
-from duly.runtime.worker_process import OtherContents, Ready, Reference, Worker, WorkerError
+from duly.runtime.worker_process import OtherContents, Ready, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
 
@@ -48,7 +48,7 @@ class Supervisor:
 
         Raises ModelError where a worker cannot load the version: it is then FAILED, and none of its workers is left.
         """
-        before = loaded.reference
+        before = loaded.fingerprint
         _log.info("loading", model=loaded.key, lanes=",".join(self._catalogue.lanes))
         try:
             for lane in self._catalogue.lanes:
@@ -64,7 +64,7 @@ class Supervisor:
             known = isinstance(error, WorkerError)
             reason = _told(loaded, error) if known else "loading it was given up"
             if before is None:
-                loaded.reference = None  # it never served on all lanes, so that nothing says which files were meant
+                loaded.fingerprint = None  # it never served on all lanes, so that nothing says which files were meant
             await self._give_up(loaded, reason)
             if not known:
                 raise
@@ -103,7 +103,7 @@ class Supervisor:
 
     async def _start_worker(self, loaded: LoadedVersion, lane: str) -> tuple[Worker, Ready]:
         ended = partial(self._worker_ended, loaded)
-        worker = start_worker(loaded.version, lane, self._threads, self._driver.batch_ended, ended, loaded.reference)
+        worker = start_worker(loaded.version, lane, self._threads, self._driver.batch_ended, ended, loaded.fingerprint)
         try:
             ready = await worker.ready(self._load_timeout_s)
             if worker.ended:
@@ -121,8 +121,8 @@ class Supervisor:
     def _serve(self, loaded: LoadedVersion, worker: Worker, ready: Ready) -> None:
         """Gives frames to the worker from now on."""
         loaded.workers[worker.lane] = worker
-        if loaded.reference is None:
-            loaded.reference = Reference(worker.contents, ready.signature)
+        if loaded.fingerprint is None:
+            loaded.fingerprint = Fingerprint(worker.contents, ready.signature)
         loaded.signature = _with_labels(ready.signature, loaded.version.labels)
         loaded.providers = [variant.providers for variant in ready.variants]
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state

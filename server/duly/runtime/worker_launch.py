@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from duly.models.contents import how_to_publish
+from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import ModelVersion
 from duly.runtime.worker_port import BatchResult
-from duly.runtime.worker_process import OtherContents, Reference, Worker, WorkerError
+from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 
 CHECK_SECONDS_MAX = 600.0
 """A check gives up on a worker that is not ready after so long."""
@@ -18,13 +18,13 @@ def start_worker(
     threads: int,
     on_batch: Callable[[int, BatchResult | str], None],
     on_end: Callable[[Worker], None],
-    reference: Reference | None = None,
+    expected: Fingerprint | None = None,
 ) -> Worker:
-    """Starts a worker that loads all variants of the version. `Worker` explains the callbacks and the reference.
+    """Starts a worker that loads all variants of the version. `Worker` explains the callbacks and `expected`.
 
     Raises WorkerError where the system has no room for the process.
     """
-    worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, reference)
+    worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
     worker.start(
         {
             "model": version.key,
@@ -53,14 +53,14 @@ class CheckedModel:
 async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> CheckedModel:
     """Loads and warms a version in one worker after another, one for each lane, which must find the same."""
     notes: tuple[str, ...] = ()
-    reference: Reference | None = None
+    expected: Fingerprint | None = None
     for lane in lanes:
         try:
-            worker = start_worker(version, lane, threads, lambda batch_id, result: None, lambda worker: None, reference)
+            worker = start_worker(version, lane, threads, lambda batch_id, result: None, lambda worker: None, expected)
             try:
                 ready = await worker.ready(CHECK_SECONDS_MAX)
                 notes = ready.notes
-                reference = reference or Reference(worker.contents, ready.signature)
+                expected = expected or Fingerprint(worker.contents, ready.signature)
             finally:
                 await worker.stop()
         except OtherContents as error:

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from duly.core.events import DispatchBatch, WarmLane
-from duly.models.contents import FILES_MAX, Contents, FileDigest, changed_files, changed_signature, in_words
+from duly.models.contents import FILES_MAX, FileDigest, Fingerprint, changed_files, changed_signature, in_words
 from duly.models.spec import Signature
 from duly.runtime.answers import Answers, Asked
 from duly.runtime.held_frames import InputData
@@ -59,14 +59,6 @@ class Ready:
     """What the author of the model should know, in whole sentences: it serves, but perhaps not as was meant."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """What the first worker of a version has loaded. Every further one must load the same."""
-
-    contents: Contents
-    signature: Signature
-
-
 class Worker:
     """One process that hosts all variants of one model version for one lane."""
 
@@ -77,9 +69,9 @@ class Worker:
         variants: list[str],
         on_batch: Callable[[int, BatchResult | str], None],
         on_end: Callable[["Worker"], None],
-        reference: Reference | None = None,
+        expected: Fingerprint | None = None,
     ) -> None:
-        """`variants`: names, the most accurate first. `reference`: what it must load; None: it is the first.
+        """`variants`: names, the most accurate first. `expected`: what it must load; None: it is the first.
 
         `on_batch(batch_id, result)` is called when a batch ends; instead of a result it may get the reason for which
         the batch failed. `on_end(self)` is called when a worker that was ready has ended unasked or was given up; what
@@ -91,7 +83,7 @@ class Worker:
         """The reason, for clients, of frames that ran on it when it ended."""
         self.contents: dict[str, FileDigest] = {}
         """What the files held that it has read."""
-        self._reference = reference
+        self._expected = expected
         self._variants = {name: index for index, name in enumerate(variants)}
         self._on_batch = on_batch
         self._on_end = on_end
@@ -132,7 +124,7 @@ class Worker:
 
     async def ready(self, timeout_seconds: float) -> Ready:
         """Waits until the model is warm and profiled. Raises WorkerError where it cannot be loaded, OtherContents
-        where it is not what the reference says.
+        where it is not what was expected.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -290,8 +282,8 @@ class Worker:
                 raise ValueError("a batch size without a time")
             if not all(type(time_ns) is int and time_ns > 0 for time_ns in times_ns):
                 raise ValueError("a time that is no positive number of nanoseconds")
-        if self._reference is not None:
-            self._refuse(changed_signature(self._reference.signature, signature))
+        if self._expected is not None:
+            self._refuse(changed_signature(self._expected.signature, signature))
         if not self._ready.done():
             self._ready.set_result(Ready(signature, variants, tuple(map(str, body["notes"]))))
 
@@ -299,8 +291,8 @@ class Worker:
         self.contents |= digests
         if len(self.contents) > FILES_MAX:
             raise ValueError(f"more than {FILES_MAX} files")
-        if self._reference is not None:
-            self._refuse(changed_files(self._reference.contents, digests))
+        if self._expected is not None:
+            self._refuse(changed_files(self._expected.contents, digests))
 
     def _refuse(self, changes: list[str]) -> None:
         """Ends the load of a version that is not what it was, if there are any changes."""
