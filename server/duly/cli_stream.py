@@ -6,6 +6,7 @@ frame that leaves late is as old as it is, so a slow sender cannot make the serv
 
 import asyncio
 import json
+import os
 import signal
 import threading
 import time
@@ -81,6 +82,8 @@ def stream(
     A picture, file or piece that cannot be used is told on standard error and passed over. The exit status is 1 where
     nothing was served.
     """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it and FFmpeg find wrong with a file is told below
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     asyncio.run(_run(model, path, server, rate_hz, repeat, seconds_max, Unusable(strict), as_json, terms))
 
 
