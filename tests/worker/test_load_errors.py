@@ -256,11 +256,28 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         ),
         (
             step('encodings = ["JPEG"]\ndatatype = "FP32"\npreprocess = [{ op = "layout" }]'),
-            "input[0].datatype: a picture is UINT8, or without encodings UINT16 or FP32, not FP32",
+            "input[0].datatype: a JPEG is UINT8, not FP32; what the graph takes may be another type, such as FP32: the "
+            "values are cast",
         ),
         (
-            step('datatype = "FP32"\npreprocess = [{ op = "resize", width = 8, height = 8 }, { op = "layout" }]'),
-            "input[0].datatype: resize takes UINT8, not FP32",
+            step('datatype = "INT32"\npreprocess = [{ op = "resize", width = 8, height = 8 }, { op = "layout" }]'),
+            "input[0].datatype: a picture is UINT8 or UINT16 or FP32, not INT32",
+        ),
+        (
+            step('datatype = "UINT16"\nencodings = ["PNG", "JPEG"]\npreprocess = [{ op = "layout" }]'),
+            "input[0].datatype: a JPEG is UINT8, not UINT16; what the graph takes may be another type, such as FP32: "
+            "the values are cast",
+        ),
+        (
+            step(
+                'datatype = "UINT16"\n'
+                'preprocess = [{ op = "resize", width = 8, height = 8, mode = "letterbox" }, { op = "layout" }]'
+            ),
+            "input[0].preprocess: resize.pad: letterbox of UINT16 has no usual pad; state one",
+        ),
+        (
+            step('preprocess = [{ op = "resize", width = 8, height = 8, mode = "letterbox", pad = 256 }]'),
+            "input[0].preprocess: resize.pad: 256 is no UINT8; it must be 0 to 255",
         ),
         (
             step('preprocess = [{ op = "layout", colours = "BGR" }]', graphs.doubling(["N", 4, 8, 8])),

@@ -12,7 +12,7 @@ from duly.worker.decode import ENCODINGS
 from duly.worker.dtypes import DTYPES
 from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
-from duly.worker.ops.operation import Operation
+from duly.worker.ops.operation import PICTURE_DATATYPES, Operation
 from duly.worker.ops.order import PREPROCESS
 from duly.worker.reader import Reader
 
@@ -22,7 +22,6 @@ CHANNELS = 3
 """Channels of a picture where neither the graph nor model.toml says how many."""
 
 _CHANNELS_MAX = 128  # CV_CN_MAX of OpenCV 5
-_PICTURE_DATATYPES = ("UINT8", "UINT16", "FP32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +116,12 @@ def _sent(
         raise LoadError(f"{place}: a picture has 3 dimensions, the graph takes {list(graph_shape)} a frame")
     datatype, shape = graph_datatype, graph_shape
     for encoding in declared.encodings:
-        datatype = ENCODINGS[encoding].datatype
+        datatype = ENCODINGS[encoding].datatypes[0]
     for operation in reversed(operations):
         shape = operation.takes(shape)
         datatype = operation.datatype or datatype
+    if graph_datatype == "UINT16" and all("UINT16" in ENCODINGS[each].datatypes for each in declared.encodings):
+        datatype = "UINT16"  # nobody makes a graph for 16 bits to feed it with 8
     if domain == "picture" and shape[2] < 0:
         shape = (*shape[:2], CHANNELS)
     datatype, shape = declared.datatype or datatype, declared.shape or shape
@@ -134,8 +135,14 @@ def _sent(
 def _check_picture(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> None:
     if len(shape) != 3 or not 1 <= shape[2] <= _CHANNELS_MAX or (declared.encodings and shape[2] not in (1, 3)):
         raise LoadError(f"{place}.shape: {list(shape)} is no picture; it must be [height, width, channels]")
-    if datatype not in (("UINT8",) if declared.encodings else _PICTURE_DATATYPES):
-        raise LoadError(f"{place}.datatype: a picture is UINT8, or without encodings UINT16 or FP32, not {datatype}")
+    if not declared.encodings and datatype not in PICTURE_DATATYPES:
+        raise LoadError(f"{place}.datatype: a picture is {' or '.join(PICTURE_DATATYPES)}, not {datatype}")
+    for encoding in declared.encodings:
+        if datatype not in (taken := ENCODINGS[encoding].datatypes):
+            raise LoadError(
+                f"{place}.datatype: a {encoding} is {' or '.join(taken)}, not {datatype}; what the graph takes may be "
+                "another type, such as FP32: the values are cast"
+            )
 
 
 def _spec(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> TensorSpec:
