@@ -4,14 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import Region
 from duly.worker.errors import LoadError
+from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
 from duly.worker.plan import fit
 from duly.worker.providers import warm_after_ns
+from duly.worker.sizing import sized
 from duly.worker.slot_layout import layout
 from duly.worker.warmup import Samples, profile
 
@@ -37,8 +40,8 @@ class Loaded:
 def load(body: dict[str, Any]) -> Loaded:
     """Loads, warms and profiles all variants of the version that LOAD asks for.
 
-    `body` has the keys model ("NAME/VERSION"), lane, folder (of the version), model_folder, config (by alias) and
-    threads.
+    `body` has the keys model ("NAME/VERSION"), lane, folder (of the version), model_folder, config (by alias),
+    threads and limits (those of `SizeLimits`; left out: those of a server without settings).
 
     Raises:
         LoadError: the version cannot be loaded; the message says why.
@@ -62,11 +65,21 @@ def load(body: dict[str, Any]) -> Loaded:
     signatures = [plan.signature() for plan in plans]
     for name, signature in zip(names[1:], signatures[1:], strict=True):
         _check_alike(name, signature, names[0], signatures[0])
+    limits = SizeLimits.model_validate(body.get("limits", {}))
+    toml = f"{model_name.split('/')[0]}/model.toml"
+    plans, notes = sized(plans, [session.graph for session in sessions], limits, memory_bytes_max(), toml)
+    signatures = [plan.signature() for plan in plans]
     best = signatures[0]
     batch_max = best.batch_sizes[-1]
     _, input_bytes = layout([spec.bytes_max for spec in best.inputs], batch_max)
     _, output_bytes = layout([spec.bytes_max for spec in best.outputs], batch_max)
-    region = Region.create(input_bytes, output_bytes)
+    try:
+        region = Region.create(input_bytes, output_bytes)
+    except OSError as error:
+        raise LoadError(
+            f"{toml}: batch_sizes: the system refuses shared memory for two batches of {batch_max}, "
+            f"{2 * (input_bytes + output_bytes):,} bytes: {error.strerror}; lower batch_sizes or bytes_max"
+        ) from error
     device = next((session.device for session in sessions if session.device is not None), None)
     if device is not None:
         pin(region, device)
@@ -95,6 +108,8 @@ def load(body: dict[str, Any]) -> Loaded:
         ],
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
+        "pinned": device is not None,
+        "notes": notes,
     }
     return Loaded(models, region, samples, ready)
 

@@ -13,6 +13,7 @@ from time import monotonic_ns
 
 import numpy as np
 
+from duly.models.sizes import WIRE_BYTES_MAX, fields_bytes
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
 from duly.worker.decode import not_finite, tensor
 from duly.worker.dtypes import Array
@@ -80,6 +81,10 @@ class Model:
         self._in_place = [plan.fixed and is_fixed(output.row_shape) for output in plan.outputs]
         self._rows = self._input_rows() if plan.fixed else []
         self._bound: dict[tuple[int, int], _Bound] = {}
+        self._results_bytes_max = WIRE_BYTES_MAX - fields_bytes(spec.name for spec in signature.outputs)
+        """What all outputs of a frame may have together."""
+        self._results_may_exceed = sum(spec.bytes_max for spec in signature.outputs) > self._results_bytes_max
+        self._trims = session.device is None and not plan.fixed_outputs  # pages that a GPU knows stay where they are
 
     def run(self, run: Run) -> Done:
         """Runs one batch.
@@ -91,6 +96,8 @@ class Model:
         batch = _Batch(run)
         if len(run.frames) > self._batch_max:
             raise RunError(f"a batch of {len(run.frames)} is larger than {self._batch_max}, the largest warmed")
+        if self._trims:
+            self._region.trim(run.slot, outputs=True)
         self._read(batch)
         kept = [index for index in range(len(run.frames)) if index not in batch.reasons]
         if self._fixed and kept:
@@ -271,6 +278,10 @@ class Model:
                 refs.append((self._output_bases[position] + row * length, length, 0, output.row_shape))
             else:
                 refs.append(self._copy(slot, position, index, outputs[output.tensor][row]))
+        if self._results_may_exceed and (total := sum(length for _, length, _, _ in refs)) > self._results_bytes_max:
+            raise _OutputTooLarge(
+                f"its outputs have {total:,} bytes together, no message holds more than {self._results_bytes_max:,}"
+            )
         return refs
 
     def _copy(self, slot: int, position: int, index: int, value: Array) -> TensorRef:
@@ -278,8 +289,10 @@ class Model:
         if value.nbytes > spec.bytes_max:
             raise _OutputTooLarge(
                 f"output '{spec.name}' has {value.nbytes:,} bytes ({spec.datatype}{list(value.shape)}), "
-                f"more than the {spec.bytes_max:,} that a frame may have"
+                f"more than the {spec.bytes_max:,} that a frame may have; raise bytes_max of [[output]] in model.toml "
+                f"to at least {value.nbytes}"
             )
+        self._region.filled[slot, True] += value.nbytes
         offset = self._output_bases[position] + index * spec.bytes_max
         _view(self._region.outputs[slot], offset, value.shape, value.dtype)[...] = value
         return offset, value.nbytes, 0, value.shape
