@@ -25,7 +25,7 @@ from duly.runtime.recording import RecordingWriter
 from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
-from duly.runtime.worker_launch import Checked, check_version
+from duly.runtime.worker_launch import CheckedModel, check_version
 from duly.streams.limits import Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
@@ -258,9 +258,11 @@ def serve(config: ServerConfig) -> int:
     return uvloop.run(_serve(config))
 
 
-def check_models(config: ServerConfig) -> list[Checked]:
+def check_models(config: ServerConfig) -> list[CheckedModel]:
     """Loads and warms every version in the repository in a worker of its own, one after another, under the settings
-    that the server would have. Raises StartError where nothing can be run here at all.
+    that the server would have.
+
+    Returns them by name. Raises StartError where nothing can be run here at all.
     """
     try:
         check_installed()
@@ -269,10 +271,10 @@ def check_models(config: ServerConfig) -> list[Checked]:
     return asyncio.run(_check_models(config))
 
 
-async def _check_models(config: ServerConfig) -> list[Checked]:
+async def _check_models(config: ServerConfig) -> list[CheckedModel]:
     lanes, threads = config.lanes or default_lanes()[:1], config.threads or default_threads()
     versions, problems = Repository(config.models).scan()
-    found = [Checked(problem.name, problem.reason) for problem in problems]
+    found = [CheckedModel(problem.name, problem.reason) for problem in problems]
     for version in versions:
         found.append(await check_version(version, lanes, threads, SizeLimits.of(config)))
-    return sorted(found, key=lambda checked: checked.model)
+    return sorted(found, key=lambda checked: checked.key)

@@ -61,6 +61,9 @@ class Supervisor:
         try:
             for lane in self._catalogue.lanes:
                 worker, ready = await self._start_worker(loaded, lane)
+                if not loaded.workers:
+                    for note in ready.notes:
+                        _log.warning("model serves otherwise than was perhaps meant", model=loaded.key, note=note)
                 self._serve(loaded, worker, ready)
         except BaseException as error:
             known = isinstance(error, WorkerError)
@@ -110,8 +113,6 @@ class Supervisor:
 
     def _serve(self, loaded: LoadedVersion, worker: Worker, ready: Ready) -> None:
         """Gives frames to the worker from now on."""
-        for note in ready.notes:
-            _log.warning("model is served with a limit", model=loaded.key, lane=worker.lane, note=note)
         loaded.workers[worker.lane] = worker
         loaded.signature = _with_labels(ready.signature, loaded.version.labels)
         loaded.providers = [variant.providers for variant in ready.variants]

@@ -41,27 +41,29 @@ def start_worker(
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """What a check found out about one version."""
+class CheckedModel:
+    """What a check found out about a model, or about one version of it."""
 
-    model: str
-    """NAME/VERSION, or the name alone where the problem concerns the whole model."""
-    problem: str = ""
-    """Why it cannot be served; empty: it can be."""
+    key: str
+    """NAME/VERSION, or NAME where the whole model is broken."""
+    problem: str | None
+    """Why it cannot be served; None: it can be."""
     notes: tuple[str, ...] = ()
-    """What the operator should know of it all the same."""
+    """What its author should know although it can be served."""
 
 
-async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits) -> Checked:
+async def check_version(
+    version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits
+) -> CheckedModel:
     """Loads and warms a version in one worker after another, one for each lane."""
-    notes: dict[str, None] = {}
+    notes: tuple[str, ...] = ()
     for lane in lanes:
         try:
             worker = start_worker(version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None)
             try:
-                notes |= dict.fromkeys((await worker.ready(CHECK_SECONDS_MAX)).notes)
+                notes = (await worker.ready(CHECK_SECONDS_MAX)).notes
             finally:
                 await worker.stop()
         except WorkerError as error:
-            return Checked(version.key, str(error))
-    return Checked(version.key, notes=tuple(notes))
+            return CheckedModel(version.key, str(error))
+    return CheckedModel(version.key, None, notes)

@@ -55,7 +55,7 @@ class Ready:
     variants: list[WarmVariant]
     """The variants, the most accurate first."""
     notes: tuple[str, ...]
-    """What the operator should know of it."""
+    """What the author of the model should know, in whole sentences: it serves, but perhaps not as was meant."""
 
 
 class Worker:
