@@ -13,7 +13,6 @@ from duly.config import ServerConfig, default_lanes, default_threads
 from duly.core.events import DrainRequested
 from duly.metrics import Gauges, Metrics, MetricsError, MetricsServer, serve_metrics
 from duly.models.repository import Repository
-from duly.models.sizes import SizeLimits
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.server import Health, ListenError, Server, add_services, check_free, create_server, listen, message_limit
@@ -76,7 +75,7 @@ class App:
             self.metrics,
             config.threads or default_threads(),
             config.load_timeout_s,
-            SizeLimits.of(config),
+            limits.frame,
         )
         self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
@@ -109,7 +108,7 @@ class App:
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
-        limits, served = SizeLimits.of(config), self.catalogue.all_versions()
+        limits, served = self.streams.limits.frame, self.catalogue.all_versions()
         needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
@@ -276,5 +275,5 @@ async def _check_models(config: ServerConfig) -> list[CheckedModel]:
     versions, problems = Repository(config.models).scan()
     found = [CheckedModel(problem.name, problem.reason) for problem in problems]
     for version in versions:
-        found.append(await check_version(version, lanes, threads, SizeLimits.of(config)))
+        found.append(await check_version(version, lanes, threads, _limits(config).frame))
     return sorted(found, key=lambda checked: checked.key)

@@ -20,8 +20,8 @@ WIRE_BYTES_MAX = 2**31 - 1
 """No message can be larger: protobuf refuses it, and gRPC counts the bytes of a message in 32 bits with a sign."""
 INPUT_BYTES_MAX = 8 << 20
 """Room for one frame of an input whose size is open, where model.toml states none and the limits leave so much."""
-ENCODED_BYTES_MAX = 32 << 20
-"""The same for encoded pictures and sound: a photograph of twelve million pixels fits as PNG."""
+ENCODED_BYTES_MAX = 40 << 20
+"""The same for encoded pictures and sound: any picture of twelve million pixels fits as PNG."""
 OUTPUT_BYTES_MAX = 64 << 20
 OUTPUT_TIMES_INPUT = 16
 """Room for one frame of an output whose size is open: OUTPUT_TIMES_INPUT times the bytes of the largest frame, which a
@@ -49,10 +49,6 @@ class SizeLimits(BaseModel):
     """0 where there is no such limit."""
     message_bytes_max: int = 0
     """The largest message that the transport reads; 0: it is not up yet, and will read what the models need."""
-
-    @classmethod
-    def of(cls, config: ServerConfig) -> "SizeLimits":
-        return cls.model_validate({name: getattr(config, name) for name in cls.model_fields if hasattr(config, name)})
 
     @property
     def settings(self) -> dict[str, int]:
@@ -142,8 +138,13 @@ def _shared(needs: Sequence[Need], defaults: Sequence[int], limit: int) -> list[
     """
     left = limit - _fixed(needs)
     stated = sum(min(need.stated_bytes, left) for need in needs if need.fixed_bytes is None)
-    unstated = sum(1 for need in needs if need.fixed_bytes is None and not need.stated_bytes)
-    part = max(left - stated, left // 2) // max(unstated, 1)
+    usual = [
+        default
+        for need, default in zip(needs, defaults, strict=True)
+        if need.fixed_bytes is None and not need.stated_bytes
+    ]
+    shared = max(left - stated, left // 2)
+    part = left if sum(usual) <= shared else shared // len(usual)
     rooms = []
     for need, default in zip(needs, defaults, strict=True):
         asked, most = (need.stated_bytes, left) if need.stated_bytes else (default, part)
@@ -181,18 +182,29 @@ class _Frame:
                 f"its largest frame would have {sum(wanted):,} bytes, more than {self.bytes_max:,} are INVALID: "
                 f"{self._remedy(sum(wanted))}, or lower bytes_max of [[input]]"
             )
+        notes += self._crowded(rooms, defaults)
+        return rooms
+
+    def _crowded(self, rooms: Sequence[int], defaults: Sequence[int]) -> list[str]:
+        """Says where inputs of open size for which nothing is stated have less room than is usual."""
         small = [
             index
-            for index, (need, default) in enumerate(zip(self._inputs, defaults, strict=True))
-            if need.fixed_bytes is None and not need.stated_bytes and rooms[index] < default
+            for index, need in enumerate(self._inputs)
+            if need.fixed_bytes is None and not need.stated_bytes and rooms[index] < defaults[index]
         ]
-        if small:
-            needed = sum(wanted) + sum(defaults[index] - rooms[index] for index in small)
-            notes.append(
-                f"{len(small)} of its inputs, of open size, have room for {rooms[small[0]]:,} bytes a frame: "
-                f"{self._remedy(needed)} for the usual {defaults[small[0]]:,}, or set bytes_max under [[input]]"
-            )
-        return rooms
+        if not small:
+            return []
+        first = small[0]
+        if len(small) > 1:
+            return [
+                f"{len(small)} inputs of open size share what a frame may have, {rooms[first]:,} bytes for each: "
+                "set bytes_max under [[input]] for those that need more"
+            ]
+        needed = sum(rooms) - rooms[first] + defaults[first]
+        return [
+            f"input '{self._inputs[first].name}' has room for {rooms[first]:,} bytes a frame, for the usual "
+            f"{defaults[first]:,} {self._remedy(needed)}"
+        ]
 
     def _remedy(self, needed: int) -> str:
         """Says what lets frames of `needed` bytes in."""

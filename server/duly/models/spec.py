@@ -112,7 +112,7 @@ class Input(_Strict):
     finite: bool = True
     """NaN and infinities make a frame INVALID."""
     bytes_max: PositiveInt | None = None
-    """Bytes of the largest payload of one frame; None: as the shape needs where it is fixed, 32 MiB where it may be
+    """Bytes of the largest payload of one frame; None: as the shape needs where it is fixed, 40 MiB where it may be
     encoded, otherwise 8 MiB. It is less where the server's limits leave less, which is said at load."""
     preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
 

@@ -54,7 +54,8 @@ def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
             if name not in taken
         ]
     if not plans:
-        raise LoadError(f"input: clients have nothing to send; the graph's inputs are: {', '.join(graph.inputs)}")
+        has = f"the graph's inputs are: {', '.join(graph.inputs)}" if graph.inputs else "the graph has no inputs"
+        raise LoadError(f"input: clients have nothing to send; {has}")
     return tuple(plans)
 
 

@@ -223,9 +223,8 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
         dtype = DTYPES[tensor.datatype]
         exact = prod(shape) * dtype.itemsize if is_fixed(shape) else 0
         if output.bytes_max and output.bytes_max < exact:
-            raise LoadError(
-                f"{place}.bytes_max: {output.bytes_max} is less than the {exact} bytes of {tensor.datatype}{list(shape)}"
-            )
+            what = f"{tensor.datatype}{list(shape)}"
+            raise LoadError(f"{place}.bytes_max: {output.bytes_max} is less than the {exact} bytes of {what}")
         bytes_max = exact if is_fixed(shape) else output.bytes_max or 0
         spec = TensorSpec.model_validate(
             {"name": output.name, "datatype": tensor.datatype, "shape": shape, "bytes_max": bytes_max}

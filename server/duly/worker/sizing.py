@@ -1,4 +1,4 @@
-"""Brings the sizes that a model's graph and model.toml ask for to `models/sizes`, and what is settled back to its plans.
+"""Brings the sizes that a graph and model.toml ask for to `models/sizes`, and what is settled back to the plans.
 
 All variants get the same room, because a frame may go to any of them.
 """
