@@ -112,4 +112,5 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 
 def _too_large(spec: TensorSpec, size: int) -> str:
-    return f"input {spec.name!r}: {size} bytes, at most {spec.bytes_max} are taken (bytes_max of [[input]], or less by the server's limits)"
+    most = f"at most {spec.bytes_max} are taken (bytes_max of [[input]], or less by the server's limits)"
+    return f"input {spec.name!r}: {size} bytes, {most}"
