@@ -133,7 +133,6 @@ class ScriptedProcess:
             "variants": [variant],
             "input_bytes": size,
             "output_bytes": size,
-            "pinned": False,
             "notes": [],
         }
         socket.send_fds(self._socket, [channel.encode_text(channel.READY, ready)], [self._region.fd])

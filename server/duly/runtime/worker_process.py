@@ -91,7 +91,7 @@ class Worker:
         """Planned time of the newest batch; 0 for a warming run."""
         self._stateful = False
         self._trims = False
-        """Whether the input areas are trimmed: there are inputs of open size, and no GPU knows the pages."""
+        """Whether the input areas are trimmed, because there are inputs of open size."""
         self._forget: list[int] = []
         # It is kept because a fresh buffer for each message would cost more than all the rest of receiving the message.
         self._received = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
@@ -262,8 +262,7 @@ class Worker:
             raise ValueError(f"its region has {self._region.input_bytes} bytes for inputs that take {needed}")
         self._answers = Answers(signature, self._region)
         self._stateful = signature.stateful
-        open_ = any(-1 in spec.shape or spec.encodings for spec in signature.inputs)
-        self._trims = open_ and body["pinned"] is False
+        self._trims = any(-1 in spec.shape or spec.encodings for spec in signature.inputs)
         self._loop.remove_reader(self._socket.fileno())
         self._loop.add_reader(self._socket.fileno(), self._message)
         variants = [

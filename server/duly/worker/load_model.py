@@ -10,11 +10,11 @@ from duly.worker.channel import Region
 from duly.worker.errors import LoadError
 from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
+from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
-from duly.worker.plan import fit
 from duly.worker.providers import warm_after_ns
-from duly.worker.sizing import sized
+from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
 from duly.worker.warmup import Samples, profile
 
@@ -53,26 +53,28 @@ def load(body: dict[str, Any]) -> Loaded:
     config = ModelConfig.model_validate(body["config"])
     several = len(config.variants) > 1
     names = [f"{model_name}/{variant.file}" for variant in config.variants]
-    sessions, plans = [], []
-    notes: list[str] = []
+    room = Room(SizeLimits.model_validate(body.get("limits", {})), memory_bytes_max())
+    opened: list[OpenGraph] = []
     for variant, name in zip(config.variants, names, strict=True):
         file = Path(body["folder"]) / variant.file
         if not file.is_file():
             raise LoadError(f"{name}: there is no such file")
         session = OrtSession(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
         toml = f"{model_name.split('/')[0]}/model.toml" + (f" for {variant.file}" if several else "")
-        plan = fit(session.graph, config, toml, session.device is not None)
+        opened.append(open_graph(session, config, name, toml, room))
+    plans = [graph.plan for graph in opened]
+    for plan, name in zip(plans, names, strict=True):
         if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
             raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
-        sessions.append(session)
-        plans.append(plan)
+    notes = [f"{name}: {note}" for graph, name in zip(opened, names, strict=True) for note in graph.notes]
+    sessions = [graph.session for graph in opened]
     signatures = [plan.signature() for plan in plans]
     for name, signature in zip(names[1:], signatures[1:], strict=True):
         _check_alike(name, signature, names[0], signatures[0])
-    limits = SizeLimits.model_validate(body.get("limits", {}))
     toml = f"{model_name.split('/')[0]}/model.toml"
-    plans, size_notes = sized(plans, [session.graph for session in sessions], limits, memory_bytes_max(), toml)
-    notes += size_notes
+    sizes = room.settle([graph.needs for graph in opened], toml)
+    notes += sizes.notes
+    plans = [with_room(plan, sizes) for plan in plans]
     signatures = [plan.signature() for plan in plans]
     best = signatures[0]
     batch_max = best.batch_sizes[-1]
@@ -87,8 +89,10 @@ def load(body: dict[str, Any]) -> Loaded:
         ) from error
     device = next((session.device for session in sessions if session.device is not None), None)
     if device is not None:
-        pin(region, device)
-    models = [Model(plan, session, region) for plan, session in zip(plans, sessions, strict=True)]
+        # An area of open size is mostly room that is never used, and is trimmed after frames that use much of it.
+        needs = opened[0].needs
+        pin([*(region.inputs if needs.inputs_fixed else []), *(region.outputs if needs.outputs_fixed else [])], device)
+    models = [Model(plan, graph.rows, region) for plan, graph in zip(plans, opened, strict=True)]
     try:
         samples = Samples(region, best.inputs, batch_max)
     except LoadError as error:
@@ -113,7 +117,6 @@ def load(body: dict[str, Any]) -> Loaded:
         ],
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
-        "pinned": device is not None,
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
     return Loaded(models, region, samples, ready)

@@ -71,8 +71,8 @@ class Reader:
         """
         spec, decode = self.spec, self._decode.get(encoding)
         value = tensor(payload, encoding, shape, spec) if decode is None else decode(payload, encoding, spec)
-        if self._picture and not value.size:
-            raise InvalidFrame(f"input '{spec.name}' is empty: a picture of shape {list(shape)} has no pixel")
+        if not value.size and (self._picture or encoding):
+            raise InvalidFrame(f"input '{spec.name}' is empty: its shape is {list(value.shape)}")
         placement = WHOLE_PICTURE
         for move in self._moves:
             value, placement = move(value, placement)

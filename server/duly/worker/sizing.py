@@ -5,7 +5,7 @@ All variants get the same room, because a frame may go to any of them.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 
 from duly.models.sizes import Need, SizeError, SizeLimits, Sizes, settle
@@ -17,26 +17,61 @@ from duly.worker.inputs import InputPlan
 from duly.worker.plan import OutputPlan, Plan
 
 
-def sized(
-    plans: Sequence[Plan], graphs: Sequence[Graph], limits: SizeLimits, memory_bytes: int, toml: str
-) -> tuple[list[Plan], tuple[str, ...]]:
-    """Returns the plans of the variants with the room that is settled for their inputs and outputs, and notes for the
-    operator. `toml`: the name of model.toml in errors.
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the inputs and outputs of one variant ask for."""
 
-    Raises:
-        LoadError: a frame or a batch is too large for the server or the machine.
-    """
-    inputs = [_input(planned) for planned in plans[0].inputs]
-    of_variants = [
-        [_output(plan, graph, output) for output in plan.outputs] for plan, graph in zip(plans, graphs, strict=True)
-    ]
-    posts = [Need(spec.name, spec.bytes_max) for spec in (plans[0].post.specs if plans[0].post else ())]
-    outputs = [*posts, *(_largest(needs) for needs in zip(*of_variants, strict=True))]
-    try:
-        sizes = settle(inputs, outputs, plans[0].batch_sizes[-1], SLOTS, limits, memory_bytes)
-    except SizeError as error:
-        raise LoadError(f"{toml}: {error}") from None
-    return [_with(plan, sizes) for plan in plans], sizes.notes
+    inputs: tuple[Need, ...]
+    outputs: tuple[Need, ...]
+    batch_max: int
+
+    @property
+    def inputs_fixed(self) -> bool:
+        return all(need.fixed_bytes is not None for need in self.inputs)
+
+    @property
+    def outputs_fixed(self) -> bool:
+        return all(need.fixed_bytes is not None for need in self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What there is on this server and this machine."""
+
+    limits: SizeLimits
+    memory_bytes: int
+
+    def settle(self, variants: Sequence[Needs], toml: str) -> Sizes:
+        """Settles the sizes that all variants share. `toml`: the name of model.toml in errors.
+
+        Raises:
+            LoadError: a frame or a batch is too large for the server or the machine.
+        """
+        best = variants[0]
+        outputs = [max(needs, key=_share) for needs in zip(*(needs.outputs for needs in variants), strict=True)]
+        try:
+            return settle(best.inputs, outputs, best.batch_max, SLOTS, self.limits, self.memory_bytes)
+        except SizeError as error:
+            raise LoadError(f"{toml}: {error}") from None
+
+
+def needs_of(plan: Plan, graph: Graph) -> Needs:
+    """Returns what a variant asks for. `graph`: what the plan was made for."""
+    posts = [Need(spec.name, spec.bytes_max) for spec in (plan.post.specs if plan.post else ())]
+    outputs = [_output(plan, graph, output) for output in plan.outputs]
+    return Needs(tuple(map(_input, plan.inputs)), (*posts, *outputs), plan.batch_sizes[-1])
+
+
+def with_room(plan: Plan, sizes: Sizes) -> Plan:
+    """Returns the plan with the room that was settled. Its readers keep to it from now on."""
+    for planned, bytes_max in zip(plan.inputs, sizes.inputs, strict=True):
+        planned.reader.spec = planned.reader.spec.model_copy(update={"bytes_max": bytes_max})
+    own = sizes.outputs[len(sizes.outputs) - len(plan.outputs) :]
+    outputs = tuple(
+        replace(output, spec=output.spec.model_copy(update={"bytes_max": bytes_max}))
+        for output, bytes_max in zip(plan.outputs, own, strict=True)
+    )
+    return replace(plan, outputs=outputs)
 
 
 def _input(planned: InputPlan) -> Need:
@@ -75,17 +110,6 @@ def _open(shape: Sequence[int | str | None]) -> Counter[str | None]:
     return Counter(extent for extent in shape if not isinstance(extent, int))
 
 
-def _largest(needs: Sequence[Need]) -> Need:
-    """What one output needs in all variants."""
-    return max(needs, key=lambda need: need.per_input_byte[1] if need.per_input_byte else 0.0)
-
-
-def _with(plan: Plan, sizes: Sizes) -> Plan:
-    for planned, bytes_max in zip(plan.inputs, sizes.inputs, strict=True):
-        planned.reader.spec = planned.reader.spec.model_copy(update={"bytes_max": bytes_max})
-    own = sizes.outputs[len(sizes.outputs) - len(plan.outputs) :]
-    outputs = tuple(
-        replace(output, spec=output.spec.model_copy(update={"bytes_max": bytes_max}))
-        for output, bytes_max in zip(plan.outputs, own, strict=True)
-    )
-    return replace(plan, outputs=outputs)
+def _share(need: Need) -> float:
+    """How much an output may be for each byte of an input; variants may know it or not."""
+    return need.per_input_byte[1] if need.per_input_byte else 0.0
