@@ -78,7 +78,7 @@ class Model:
         self._streams = StreamStates(plan.states)
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
-        self._in_place = [plan.fixed and is_fixed(output.row_shape) for output in plan.outputs]
+        self._in_place = [plan.fixed and output.bindable for output in plan.outputs]
         self._rows = self._input_rows() if plan.fixed else []
         self._bound: dict[tuple[int, int, int], _Bound] = {}
         """The keys are slot, batch size and first row."""

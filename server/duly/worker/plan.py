@@ -33,6 +33,8 @@ class OutputPlan:
     dtype: np.dtype[np.generic]
     row_shape: tuple[int, ...]
     """The shape for one frame; -1 stands for any extent."""
+    bindable: bool
+    """Whether the graph may write the rows to where they belong: their size is fixed, and as the graph declares it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,7 @@ class Plan:
     @property
     def fixed_outputs(self) -> bool:
         """True where the rows of all outputs of the graph have one size too."""
-        given = [output.row_shape for output in self.outputs] + ([self.post.row_shape] if self.post else [])
-        return all(map(is_fixed, given))
+        return all(output.bindable for output in self.outputs) and (self.post is None or is_fixed(self.post.row_shape))
 
     def signature(self) -> Signature:
         post = self.post.specs if self.post else ()
@@ -236,7 +237,7 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
         spec = TensorSpec.model_validate(
             {"name": output.name, "datatype": tensor.datatype, "shape": shape, "bytes_max": bytes_max}
         )
-        yield OutputPlan(spec, tensor.name, dtype, shape)
+        yield OutputPlan(spec, tensor.name, dtype, shape, is_fixed(shape) and tensor.as_declared)
 
 
 def _check_names(names: list[str]) -> None:
