@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 
@@ -16,8 +17,6 @@ from duly.worker.ops.operation import PICTURE_DATATYPES, Operation
 from duly.worker.ops.order import PREPROCESS
 from duly.worker.reader import Reader
 
-INPUT_BYTES_MAX = 8 << 20
-"""Bytes for one frame of an input whose size is open, as `Input.bytes_max` promises."""
 CHANNELS = 3
 """Channels of a picture where neither the graph nor model.toml says how many."""
 
@@ -54,7 +53,8 @@ def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
             if name not in taken
         ]
     if not plans:
-        raise LoadError(f"input: clients have nothing to send; the graph's inputs are: {', '.join(graph.inputs)}")
+        has = f"the graph's inputs are: {', '.join(graph.inputs)}" if graph.inputs else "the graph has no inputs"
+        raise LoadError(f"input: clients have nothing to send; {has}")
     return tuple(plans)
 
 
@@ -147,10 +147,11 @@ def _check_picture(declared: Input, datatype: str, shape: tuple[int, ...], place
 
 def _spec(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> TensorSpec:
     dtype = DTYPES[datatype]
-    exact = int(np.prod(shape)) * dtype.itemsize if is_fixed(shape) else 0
-    bytes_max = declared.bytes_max or exact or INPUT_BYTES_MAX
-    if bytes_max < exact:
-        raise LoadError(f"{place}.bytes_max: {bytes_max} is less than the {exact} bytes of {datatype}{list(shape)}")
+    exact = prod(shape) * dtype.itemsize if is_fixed(shape) else 0
+    if declared.bytes_max and declared.bytes_max < exact:
+        raise LoadError(
+            f"{place}.bytes_max: {declared.bytes_max} is less than the {exact} bytes of {datatype}{list(shape)}"
+        )
     return TensorSpec.model_validate(
         {
             "name": declared.name,
@@ -160,6 +161,6 @@ def _spec(declared: Input, datatype: str, shape: tuple[int, ...], place: str) ->
             "sample_rate_hz": declared.sample_rate_hz or 0,
             "finite": declared.finite and bool(np.issubdtype(dtype, np.floating)),
             # A tensor of fixed size never needs more, and rows without gaps are a batch already.
-            "bytes_max": bytes_max if declared.encodings else exact or bytes_max,
+            "bytes_max": exact if is_fixed(shape) and not declared.encodings else declared.bytes_max or 0,
         }
     )

@@ -6,11 +6,12 @@ what comes out. What does not fit is a LoadError that names the place in model.t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from duly.models.spec import ModelConfig, Output, Signature, TensorSpec
-from duly.worker.channel import DIMS_MAX, MESSAGE_BYTES_MAX, message_bytes
+from duly.worker.channel import DIMS_MAX, frames_of_message, tensors_of_message
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
@@ -21,8 +22,6 @@ from duly.worker.states import StateTensor
 
 BATCH_SIZES = (1, 2, 4, 8)
 """The sizes that are warmed where the graph takes any size and the model states none."""
-OUTPUT_BYTES_MAX = 1 << 20
-"""Room for an output of one frame whose size the graph does not fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +116,7 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
                 f"{list(batch_sizes)}; name the outputs that are needed with [[output]], or say batched = false there: "
                 "frames then run one at a time and get all of it"
             )
+    batch_sizes = _sendable(batch_sizes, config.batch_sizes is None and not fixed_size, inputs, outputs, post)
     plan = Plan(
         inputs=inputs,
         states=states,
@@ -127,9 +127,7 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
         any_size=fixed_size is None and not rows and not only_warm_sizes,
         fixed_batch=fixed_size,
     )
-    signature = plan.signature()
-    _check_names([spec.name for spec in signature.outputs])
-    _check_message(signature)
+    _check_names([spec.name for spec in plan.signature().outputs])
     return plan
 
 
@@ -231,7 +229,11 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
             )
         shape = extents(tensor.shape)[1:]
         dtype = DTYPES[tensor.datatype]
-        bytes_max = int(np.prod(shape)) * dtype.itemsize if is_fixed(shape) else OUTPUT_BYTES_MAX
+        exact = prod(shape) * dtype.itemsize if is_fixed(shape) else 0
+        if output.bytes_max and output.bytes_max < exact:
+            what = f"{tensor.datatype}{list(shape)}"
+            raise LoadError(f"{place}.bytes_max: {output.bytes_max} is less than the {exact} bytes of {what}")
+        bytes_max = exact if is_fixed(shape) else output.bytes_max or 0
         spec = TensorSpec.model_validate(
             {"name": output.name, "datatype": tensor.datatype, "shape": shape, "bytes_max": bytes_max}
         )
@@ -246,12 +248,27 @@ def _check_names(names: list[str]) -> None:
             raise LoadError(f"output: '{name}' is there twice, once from postprocess; give the other a name of its own")
 
 
-def _check_message(signature: Signature) -> None:
-    batch_max = max(signature.batch_sizes)
-    tensors = max(len(signature.inputs), len(signature.outputs))
-    needed = message_bytes(batch_max, tensors)
-    if needed > MESSAGE_BYTES_MAX:
+def _sendable(
+    batch_sizes: tuple[int, ...],
+    chosen: bool,
+    inputs: Sequence[InputPlan],
+    outputs: Sequence[OutputPlan],
+    post: PostOperation | None,
+) -> tuple[int, ...]:
+    """Returns the batch sizes for which the channel's messages have room. `chosen`: nobody has asked for these sizes,
+    so that smaller ones alone will do as well.
+    """
+    tensors = max(len(inputs), len(outputs) + (len(post.specs) if post else 0))
+    frames = frames_of_message(tensors)
+    sizes = tuple(size for size in batch_sizes if size <= frames)
+    if sizes == batch_sizes or (sizes and chosen):
+        return sizes
+    if not frames:
         raise LoadError(
-            f"batch_sizes: a batch of {batch_max} with {tensors} tensors a frame needs a message of {needed:,} bytes, "
-            f"more than the {MESSAGE_BYTES_MAX:,} that the channel takes; lower batch_sizes"
+            f"a frame has {tensors:,} inputs or outputs, at most {tensors_of_message():,} are served; name the outputs "
+            "that clients need under [[output]], or export the graph with fewer, larger tensors"
         )
+    raise LoadError(
+        f"batch_sizes: a batch of {batch_sizes[-1]} with {tensors} tensors a frame is more than one message to the "
+        f"worker holds; set batch_sizes to at most [{frames}]"
+    )
