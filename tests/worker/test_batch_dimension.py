@@ -56,6 +56,7 @@ ONE_FRAME = {
     "a picture of fixed size, channels last": (centred([24, 32, 3]), "", (24, 32, 3), (24, 32, 3)),
     "a scan of more rays than any batch": (centred([720]), "", (720,), (720,)),
     "more rows in than out": (pooled([12, 6], [6], [0]), "", (12, 6), (12, 6)),
+    "nothing that is one for each frame comes out": (pooled([None, None, 3], [3], [0, 1]), "", (-1, -1, 3), (9, 8, 3)),
     "as model.toml says": (centred(["N", 4]), "batched = false\n", (-1, 4), (6, 4)),
 }
 
@@ -80,6 +81,7 @@ BATCHED = {
     "batch": graphs.doubling(["batch_size", 4]),
     "no name": graphs.doubling([None, 4]),
     "a name of an exporter": graphs.doubling(["unk__17", 4]),
+    "a name of another exporter": graphs.doubling(["s31", 4]),
     "a picture": graphs.doubling(["n", 3, "h", "w"]),
     "samples of sound": graphs.doubling(["B", "samples"]),
 }
