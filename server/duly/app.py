@@ -265,7 +265,9 @@ def check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[tuple
 
 async def _check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[tuple[str, str | None]]:
     versions, problems = Repository(root).scan()
-    found: list[tuple[str, str | None]] = [(problem.name, problem.reason) for problem in problems]
+    found: list[tuple[str, str | None]] = [
+        (problem.name, problem.reason) for problem in problems if not problem.harmless
+    ]
     for version in versions:
         found.append((version.key, await check_version(version, lanes, threads)))
     return sorted(found, key=lambda entry: entry[0])

@@ -8,11 +8,9 @@ from pathlib import Path
 import click
 
 from duly.config import ConfigError, load_config
-from duly.models.repository import ModelVersion, Repository
+from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
 
-_FOLDER = click.argument(
-    "folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True
-)
+_FOLDER = click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path), required=True)
 
 
 @click.group()
@@ -24,15 +22,30 @@ def models() -> None:
 @_FOLDER
 def list_models(folder: Path) -> None:
     """Print one line for each version of each model. What is broken goes to standard error."""
-    versions, problems = Repository(folder).scan()
+    versions, problems = _scan(folder)
     width = max((len(version.key) for version in versions), default=0)
     for version in versions:
         click.echo(f"{version.key:{width}}  {_summary(version)}".rstrip())
     if not versions and not problems:
-        click.echo(f"no models in {folder}: it should hold NAME/VERSION/*.onnx")
+        click.echo(_empty(folder))
+    _echo(problems)
+    sys.exit(1 if any(not problem.harmless for problem in problems) else 0)
+
+
+def _scan(folder: Path) -> tuple[list[ModelVersion], list[RepositoryProblem]]:
+    try:
+        return Repository(folder).scan()
+    except NotARepository as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _echo(problems: list[RepositoryProblem]) -> None:
     for problem in problems:
         click.echo(f"duly: {problem.reason}", err=True)
-    sys.exit(1 if problems else 0)
+
+
+def _empty(folder: Path) -> str:
+    return f"no models in {folder}: it should hold NAME/VERSION/*.onnx"
 
 
 def _summary(version: ModelVersion) -> str:
@@ -46,18 +59,25 @@ def _summary(version: ModelVersion) -> str:
 @_FOLDER
 @click.argument("model", metavar="NAME[/VERSION]")
 def show(folder: Path, model: str) -> None:
-    """Print the settings of a model as JSON, defaults filled in: of its newest version, or of the one named."""
-    versions, problems = Repository(folder).scan()
+    """Print what a model is as JSON: of its newest version, or of the one named.
+
+
+    batch dimension. `frame` has what clients send and get for one frame; null where the model cannot be served.
+    """
+    versions, problems = _scan(folder)
     for version in versions:
         if model in (version.key, version.name):
-            click.echo(version.config.model_dump_json(by_alias=True, indent=2))
+            _show(version)
             return
-    for problem in problems:
-        click.echo(f"duly: {problem.reason}", err=True)
+    _echo(problems)
     known = sorted({name for version in versions for name in (version.name, version.key)})
     close = difflib.get_close_matches(model, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
     raise click.ClickException(f"no model {model} in {folder}; {hint}")
+
+
+def _show(version: ModelVersion) -> None:
+    click.echo(version.config.model_dump_json(by_alias=True, indent=2))
 
 
 @models.command()
