@@ -19,6 +19,9 @@ SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
 SAMPLES_ALL_MAX = 10_000
 """READY holds at most so many times in all, so that it stays below the channel's largest message."""
+NOTES_MAX = 16
+NOTE_CHARS_MAX = 1000
+"""READY holds at most so many notes of at most so many characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ def load(body: dict[str, Any]) -> Loaded:
     several = len(config.variants) > 1
     names = [f"{model_name}/{variant.file}" for variant in config.variants]
     sessions, plans = [], []
+    notes: list[str] = []
     for variant, name in zip(config.variants, names, strict=True):
         file = Path(body["folder"]) / variant.file
         if not file.is_file():
@@ -95,6 +99,7 @@ def load(body: dict[str, Any]) -> Loaded:
         ],
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
+        "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
     return Loaded(models, region, samples, ready)
 
