@@ -59,10 +59,10 @@ def _summary(version: ModelVersion) -> str:
 @_FOLDER
 @click.argument("model", metavar="NAME[/VERSION]")
 def show(folder: Path, model: str) -> None:
-    """Print what a model is as JSON: of its newest version, or of the one named.
+    """Print the settings of a model as JSON, defaults filled in: of its newest version, or of the one named.
 
-
-    batch dimension. `frame` has what clients send and get for one frame; null where the model cannot be served.
+    Beside the settings, `graph` has the inputs and outputs of the graph with their batch dimension, and `frame` what
+    clients send and get for one frame, or null where the model cannot be served as it is.
     """
     versions, problems = _scan(folder)
     for version in versions:
@@ -93,6 +93,8 @@ def check(folder: Path, lanes: str | None, threads: str | None) -> None:
         raise click.UsageError(str(error)) from error
     from duly import app  # it imports all of gRPC, which the other commands do not need
 
+    _, problems = _scan(folder)
+    _echo([problem for problem in problems if problem.harmless])
     results = app.check_models(folder, config.lanes, config.threads)
     width = max((len(checked.key) for checked in results), default=0)
     for checked in results:
@@ -100,5 +102,5 @@ def check(folder: Path, lanes: str | None, threads: str | None) -> None:
         for note in checked.notes:
             click.echo(f"{'':{width}}  note: {note}")
     if not results:
-        click.echo(f"no models in {folder}: it should hold NAME/VERSION/*.onnx")
+        click.echo(_empty(folder))
     sys.exit(0 if results and not any(checked.problem for checked in results) else 1)

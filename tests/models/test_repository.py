@@ -152,7 +152,8 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         ),
         (
             STEPS + '{ op = "frob" }]',
-            'input[0].preprocess[1].op: there is no operation "frob"; the operations are resize, window, normalise, layout',
+            'input[0].preprocess[1].op: there is no operation "frob"; the operations are resize, window, normalise, '
+            "layout",
         ),
         ("[[input]]\n", "input[0].name: is missing"),
         ("warmup_runs = 2.5", "warmup_runs: should be a whole number, got 2.5"),
@@ -169,7 +170,7 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         ("warmup_runs = 1979-05-27", 'warmup_runs: should be a whole number, got "1979-05-27"'),
         (
             "a = ",
-            "not TOML: Invalid value (at end of document); texts stand in quotes, and true and false are lower case",
+            "not TOML: Invalid value (at end of document): a =; texts stand in quotes, and true and false are lower case",
         ),
         (
             "a = 1\nb = = 2",

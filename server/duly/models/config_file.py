@@ -90,7 +90,8 @@ def _toml_error(message: str, text: str) -> str:
     """Adds the line at fault, and what would be right, to a message of the parser."""
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, message)), "")
     place = re.search(r"at line (\d+)", message)
-    line = text.splitlines()[int(place[1]) - 1].strip() if place else ""
+    lines = text.splitlines() or [""]
+    line = lines[int(place[1]) - 1 if place else -1].strip()
     return message + (f": {line[:_LINE_CHARS_MAX]}" if line else "") + (f"; {hint}" if hint else "")
 
 

@@ -42,7 +42,7 @@ _BY_SUFFIX = {
     ".gguf": _WEIGHTS,
     ".caffemodel": _WEIGHTS,
     ".weights": _WEIGHTS,
-    ".pdmodel": "PaddlePaddle's; convert it: paddle2onnx --model_dir FOLDER --model_filename FILE --save_file model.onnx",
+    ".pdmodel": "PaddlePaddle's; convert it with paddle2onnx",
     ".mlmodel": "Core ML's; give the ONNX file of the same model",
     ".mar": "an archive of TorchServe; export the model in it with torch.onnx.export",
     ".zip": "an archive; unpack it",

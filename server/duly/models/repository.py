@@ -191,7 +191,7 @@ def _check_config_name(folder: Path, inside: list[Path]) -> None:
     for path in inside:
         if VERSION.fullmatch(path.name) and (path / CONFIG_FILE).exists():
             raise BrokenModel(
-                f"/{path.name}/{CONFIG_FILE}: is not read; move it to {folder.name}/{CONFIG_FILE}, it is for all versions"
+                f"/{path.name}/{CONFIG_FILE}: is not read; move it to {folder.name}/{CONFIG_FILE}, for all versions"
             )
 
 
