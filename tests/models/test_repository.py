@@ -170,7 +170,8 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         ("warmup_runs = 1979-05-27", 'warmup_runs: should be a whole number, got "1979-05-27"'),
         (
             "a = ",
-            "not TOML: Invalid value (at end of document): a =; texts stand in quotes, and true and false are lower case",
+            "not TOML: Invalid value (at end of document): a =; texts stand in quotes, and true and false are "
+            "lower case",
         ),
         (
             "a = 1\nb = = 2",

@@ -18,6 +18,7 @@ _TENSORRT = (
     'providers = [{ name = "TensorrtExecutionProvider" }]'
 )
 _OPENVINO = "OpenVINO's; give the ONNX file that it was converted from"
+_ORT = "of ONNX Runtime's own format, which is not served; give the ONNX file that it was made from"
 _WEIGHTS = "weights without a graph; export the model to ONNX with the library that made them"
 
 _BY_SUFFIX = {
@@ -45,6 +46,7 @@ _BY_SUFFIX = {
     ".pdmodel": "PaddlePaddle's; convert it with paddle2onnx",
     ".mlmodel": "Core ML's; give the ONNX file of the same model",
     ".mar": "an archive of TorchServe; export the model in it with torch.onnx.export",
+    ".ort": _ORT,
     ".zip": "an archive; unpack it",
     ".gz": "compressed; unpack it",
     ".tar": "an archive; unpack it",
@@ -119,7 +121,7 @@ def contents(file: Path) -> str:
     if head[4:8] == b"TFL3":
         return f"is {_TFLITE}"
     if head[4:8] == b"ORTM":
-        return "is a file of ONNX Runtime's own format; name it .ort, with its name as file of a [[variant]]"
+        return f"is {_ORT}"
     if head[:3] == b"\x08\x01\x12" and b"serve" in head:
         return f"is {_SAVED_MODEL}"
     if head[257:262] == b"ustar":

@@ -305,8 +305,6 @@ def _no_file(folder: Path, file: str, inside: list[Path], files: list[str], stat
         reason = f"{file} in {place} is a folder" + (f" with {_listed(deeper)}" if deeper else "")
     if others and not stated:
         reason += f'; name it in {CONFIG_FILE}: variant = [{{ name = "default", file = "{others[0]}" }}]'
-    elif ort := [found.name for found in inside if found.suffix == ".ort"]:
-        reason += f'; name what is to be served in {CONFIG_FILE}: variant = [{{ name = "default", file = "{ort[0]}" }}]'
     return reason + ("" if others else _foreign(inside) + _unfinished(folder))
 
 
