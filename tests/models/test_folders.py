@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,18 @@ def test_files_of_the_same_kind_are_no_models(tmp_path: Path, file: str) -> None
 
 def test_folders_without_a_model_are_named_and_harmless(tmp_path: Path) -> None:
     put(tmp_path, "radar/1/model.onnx", "docs/README.md", "scripts/old/convert.py", "my notes/today.txt")
+    put(tmp_path, "camera.onnx", "radar/old.onnx")
     passed_over = "holds neither a version nor a model's file, and is passed over"
-    assert scan(tmp_path) == (["radar/1"], [], [f"docs: {passed_over}", f"scripts: {passed_over}"])
+    assert scan(tmp_path) == (
+        ["radar/1"],
+        [],
+        [
+            "camera.onnx: lies beside the models and is not served; move it to camera/1/model.onnx",
+            f"docs: {passed_over}",
+            "radar/old.onnx: lies beside the versions and is not served; put it into a version's folder",
+            f"scripts: {passed_over}",
+        ],
+    )
 
 
 def test_mounted_config_maps_and_secrets_are_links_through_hidden_folders(tmp_path: Path) -> None:
@@ -91,7 +102,6 @@ def test_versions_as_tensorflow_writes_them(tmp_path: Path) -> None:
         (["m/1/model.onnx", "m/01/model.onnx"], "m/1: is version 1 again, as m/01 is; take one of them away"),
         (["m/1/model.onnx", "m/2"], "m/2: is a file; a version is a folder"),
         (["m/model.onnx"], "m: model.onnx lies beside the versions; move it to m/1/model.onnx"),
-        (["radar.onnx"], "radar.onnx: lies beside the models; move it to radar/1/model.onnx"),
         (
             ["m/weights.pt"],
             "m: no version is there; put the model's file to m/1/model.onnx; weights.pt is PyTorch's; export it: "
@@ -203,25 +213,26 @@ def test_a_relative_path_is_answered_with_one(
         Repository(Path(given)).scan()
 
 
-def test_what_may_not_be_read_is_named_and_hides_nothing(tmp_path: Path) -> None:
+def test_what_may_not_be_read_is_named_and_hides_nothing() -> None:
     """In a process of a user who may not read everything, since root may."""
-    put(tmp_path, "good/1/model.onnx", "closed/1/model.onnx", "lost+found/x", "secret/1/model.onnx")
-    (tmp_path / "secret/model.toml").write_text("warmup_runs = 3")
-    for path, mode in (("closed", 0), ("lost+found", 0), ("secret/model.toml", 0)):
-        (tmp_path / path).chmod(mode)
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
-    code = (
-        "import os, sys\n"
-        "from pathlib import Path\n"
-        "from duly.models.repository import Repository\n"
-        "os.geteuid() or os.seteuid(65534)\n"
-        "versions, problems = Repository(Path(sys.argv[1])).scan()\n"
-        "print(*[version.key for version in versions], *[problem.reason for problem in problems], sep='\\n')\n"
-    )
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environ)
-    for path in ("closed", "lost+found", "secret/model.toml"):
-        (tmp_path / path).chmod(0o700)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        put(root, "good/1/model.onnx", "closed/1/model.onnx", "lost+found/x", "secret/1/model.onnx")
+        (root / "secret/model.toml").write_text("warmup_runs = 3")
+        for path in ("closed", "lost+found", "secret/model.toml"):
+            (root / path).chmod(0)
+        code = (
+            "import os, sys\n"
+            "from pathlib import Path\n"
+            "from duly.models.repository import Repository\n"
+            "os.geteuid() or os.seteuid(65534)\n"
+            "versions, problems = Repository(Path(sys.argv[1])).scan()\n"
+            "print(*[version.key for version in versions], *[problem.reason for problem in problems], sep='\\n')\n"
+        )
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, env=environ)
+        for path in ("closed", "lost+found", "secret/model.toml"):
+            (root / path).chmod(0o700)
     denied = "cannot be read: Permission denied; let the user that runs the server read it"
     assert done.stdout.splitlines() == ["good/1", f"closed: {denied}", f"secret/model.toml: {denied}"], done.stderr

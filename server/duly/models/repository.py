@@ -88,10 +88,12 @@ class Repository:
         """
         versions: list[ModelVersion] = []
         problems: list[RepositoryProblem] = []
-        if not self.root.is_dir():
-            raise NotARepository(instead_of(self.root) or f"model repository {self.root} is not a folder")
         try:
+            if not self.root.is_dir():
+                raise NotARepository(instead_of(self.root) or f"model repository {self.root} is not a folder")
             found = entries(self.root)
+        except NotARepository:
+            raise
         except OSError as error:
             raise NotARepository(f"model repository {self.root} {unreadable(error)}") from error
         for path in found:
@@ -154,15 +156,13 @@ def _is_called_as_a_model(folder: Path, problems: list[RepositoryProblem]) -> bo
 
 def _beside_models(path: Path) -> list[RepositoryProblem]:
     """What a file beside the models' folders would want to be; nothing where it is just a file."""
-    if is_onnx(path.name):
-        stem = Path(path.name).stem
-        reason = f"{path.name}: lies beside the models; move it to {stem}/1/{BARE_FILE}"
-    elif path.is_symlink() and not path.exists() and _NAME.fullmatch(path.name):
-        reason = f"{path.name}: {what_is_there(path)}"
-    else:
-        return []
     name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
-    return [RepositoryProblem(name, "", reason)]
+    if is_onnx(path.name):
+        reason = f"{name}: lies beside the models and is not served; move it to {Path(name).stem}/1/{BARE_FILE}"
+        return [RepositoryProblem(name, "", reason, harmless=True)]
+    if path.is_symlink() and not path.exists() and _NAME.fullmatch(path.name):
+        return [RepositoryProblem(name, "", f"{name}: {what_is_there(path)}")]
+    return []
 
 
 def _holds_model(inside: list[Path]) -> bool:

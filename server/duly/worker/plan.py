@@ -18,7 +18,7 @@ from duly.worker.inputs import InputPlan, plan_inputs
 from duly.worker.ops.operation import PostOperation
 from duly.worker.ops.order import POSTPROCESS
 from duly.worker.states import StateTensor
-from duly.worker.ways_out import feed, leave_out, no_such, not_numbers
+from duly.worker.ways_out import feed, leave_out, no_such, not_numbers, take_whole
 
 BATCH_SIZES = (1, 2, 4, 8)
 """The sizes that are warmed where the graph takes any size and the model states none."""
@@ -46,6 +46,10 @@ class Plan:
     outputs: tuple[OutputPlan, ...]
     batch_sizes: tuple[int, ...]
     any_size: bool
+    fixed_batch: int | None
+    """The only size of batch that the graph takes; None: it takes others."""
+    apart: bool = False
+    """Whether the graph runs the frames of a batch one after another, because they would influence one another."""
 
     @property
     def fixed(self) -> bool:
@@ -69,32 +73,33 @@ class Plan:
         )
 
 
-def fit(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool) -> Plan:
+def fit(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool, alone: bool) -> Plan:
     """Fits `config` to `graph`.
 
     Args:
-        graph: inputs and outputs as ONNX Runtime reports them.
+        graph: inputs and outputs, each with the batch as its first dimension.
         config: the contents of model.toml.
         toml: its name in errors, such as "yolo/model.toml".
         only_warm_sizes: batches must have a size that was warmed, even where the graph takes any.
+        alone: frames run one at a time, whatever sizes there could be.
 
     Raises:
         LoadError: they do not fit.
     """
     try:
-        return _fit(graph, config, only_warm_sizes)
+        return _fit(graph, config, only_warm_sizes, alone)
     except LoadError as error:
         raise LoadError(f"{toml}: {error}") from error
 
 
-def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
+def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) -> Plan:
     states = tuple(_states(graph, config))
     for name in config.constants:
         _find(graph.inputs, name, f"constants.{name}", "input")
     inputs = plan_inputs(graph, config)
     _check_fed_once(graph, config, inputs)
     fixed_size, symbols = _batch_dimension(graph, inputs, states)
-    batch_sizes = config.batch_sizes or ((fixed_size,) if fixed_size else BATCH_SIZES)
+    batch_sizes = (1,) if alone else config.batch_sizes or ((fixed_size,) if fixed_size else BATCH_SIZES)
     if fixed_size and batch_sizes != (fixed_size,):
         raise LoadError(
             f"batch_sizes: the graph takes batches of {fixed_size} alone, so that {[fixed_size]} it must be"
@@ -109,8 +114,7 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
         if batch_sizes != (extent,):
             raise LoadError(
                 f"output: the graph's '{tensor}' has {extent} rows, not one for each frame of a batch of any of "
-                f"{list(batch_sizes)}; export it with the batch as first dimension, or set batch_sizes = [{extent}]"
-                f"{leave_out(graph, config, [tensor])}"
+                f"{list(batch_sizes)}; {take_whole(graph, config, tensor)}"
             )
     plan = Plan(
         inputs=inputs,
@@ -120,6 +124,7 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
         outputs=outputs,
         batch_sizes=batch_sizes,
         any_size=fixed_size is None and not rows and not only_warm_sizes,
+        fixed_batch=fixed_size,
     )
     signature = plan.signature()
     _check_names([spec.name for spec in signature.outputs])

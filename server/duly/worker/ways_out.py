@@ -65,6 +65,14 @@ def leave_out(graph: Graph, config: ModelConfig, unwanted: Iterable[str]) -> str
     return f"; or leave it out, by naming the others ([[output]]) at the top of model.toml: output = [{tables}]"
 
 
+def take_whole(graph: Graph, config: ModelConfig, tensor: str) -> str:
+    """Gives what to do about an output of the graph that has no row for each frame."""
+    text = "say batched = false under its [[output]] for frames to run one at a time and get all of it"
+    if config.outputs or (line := leave_out(graph, config, [tensor])):
+        return text + ("; or take it out of [[output]]" if config.outputs else line)
+    return f"{text}: output = [{{ name = {json.dumps(tensor, ensure_ascii=False)}, batched = false }}]"
+
+
 def constant(tensor: GraphTensor) -> str:
     """Gives the line of model.toml that feeds an input with the same number in every batch."""
     number = "0.5" if tensor.datatype.startswith("FP") else "1"
