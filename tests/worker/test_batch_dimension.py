@@ -130,8 +130,8 @@ def test_an_output_of_another_number_of_rows_is_taken_whole_where_model_toml_say
     graphs.save(tmp_path, "m", proto)
     assert reason_of(tmp_path, "m") == (
         "m/model.toml: output: the graph's 'anchors' has 5 rows, not one for each frame of a batch of any of "
-        "[1, 2, 4, 8]; name the outputs that are needed with [[output]], or say batched = false there: frames then run "
-        "one at a time and get all of it"
+        "[1, 2, 4, 8]; say batched = false under its [[output]] for frames to run one at a time and get all of it; or "
+        'leave it out, by naming the others ([[output]]) at the top of model.toml: output = [{ name = "y" }]'
     )
     graphs.save(tmp_path, "m", proto, '[[output]]\nname = "y"\n')
     assert load(body_of(tmp_path, "m")).ready["signature"]["batch_sizes"] == [1, 2, 4, 8]

@@ -16,6 +16,7 @@ from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 from duly.worker.ops.operation import PICTURE_DATATYPES, Operation
 from duly.worker.ops.order import PREPROCESS
 from duly.worker.reader import Reader
+from duly.worker.ways_out import constant, no_such, not_numbers
 
 CHANNELS = 3
 """Channels of a picture where neither the graph nor model.toml says how many."""
@@ -44,7 +45,7 @@ def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
         place, name = f"input[{index}]", declared.tensor or declared.name
         if name not in graph.inputs:
             key = "tensor" if declared.tensor else "name"
-            raise LoadError(f"{place}.{key}: the graph has no input '{name}'; it has: {', '.join(graph.inputs)}")
+            raise LoadError(f"{place}.{key}: {no_such(name, 'input', list(graph.inputs), key)}")
         plans.append(_plan(declared, graph.inputs[name], place))
     if not config.inputs:
         plans = [
@@ -60,11 +61,16 @@ def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
 
 def _plan(declared: Input, tensor: GraphTensor, place: str) -> InputPlan:
     if tensor.datatype not in DTYPES:
-        raise LoadError(f"{place}: '{tensor.name}' is {tensor.datatype}; clients can send tensors of numbers only")
-    if not tensor.shape or len(tensor.shape) - 1 > DIMS_MAX:
+        raise LoadError(f"{place}: '{tensor.name}' is {tensor.datatype}: {not_numbers(tensor.datatype)}")
+    if not tensor.shape:
+        raise LoadError(
+            f"{place}: '{tensor.name}' has no dimensions as far as the graph tells; where it is one number for all "
+            f"frames, say so at the top of model.toml: {constant(tensor)}; else export it with a batch dimension"
+        )
+    if len(tensor.shape) - 1 > DIMS_MAX:
         raise LoadError(
             f"{place}: '{tensor.name}' has {len(tensor.shape)} dimensions; an input needs the batch first and at most "
-            f"{DIMS_MAX} more: make it a constant, or export the graph with a batch dimension"
+            f"{DIMS_MAX} more: export the graph with fewer, by a Reshape"
         )
     _check_order(declared, place)
     operations = [PREPROCESS[type(step)](step) for step in declared.preprocess]
