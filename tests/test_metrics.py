@@ -10,7 +10,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from duly.core.types import OutcomeStatus, StreamClass
-from duly.metrics import Gauges, Metrics, MetricsError, serve_metrics
+from duly.metrics import Gauges, Metrics
+from duly.metrics_server import MetricsError, serve_metrics
 
 MS = 1_000_000
 CRITICAL, STANDARD = StreamClass.CRITICAL, StreamClass.STANDARD
