@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import Message
 
 from duly.v1 import inference_pb2, model_pb2, server_pb2
-from duly_client import errors, wire
+from duly_client import errors, proxy, wire
 from duly_client.stream import Stream
 from duly_client.types import (
     Advice,
@@ -67,7 +67,7 @@ class Client:
         open_timeout_s: float = 10.0,
     ) -> None:
         self._target = target
-        self._options = _CHANNEL_OPTIONS if wan else _CHANNEL_OPTIONS + _LAN_OPTIONS
+        self._options = _CHANNEL_OPTIONS + (() if wan else _LAN_OPTIONS) + proxy.channel_options(target)
         self._credentials = credentials
         self._reconnect = reconnect
         self._reconnect_tries_max = reconnect_tries_max

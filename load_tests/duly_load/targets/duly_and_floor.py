@@ -13,6 +13,7 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from duly_client.proxy import channel_options
 from duly_load.protocols.address import Address
 from duly_load.scenario.scenario import Scenario
 from duly_load.targets.models import THREADS, write_repository
@@ -159,7 +160,7 @@ def running(
         at = address or Address("duly", f"unix:{short}/{name}.sock")
         with (
             ServerProcess(name, [*command, "--listen", at.endpoint], folder, clean_environ("DULY_")) as process,
-            grpc.insecure_channel(at.endpoint, RECONNECT) as channel,
+            grpc.insecure_channel(at.endpoint, [*RECONNECT, *channel_options(at.endpoint)]) as channel,
         ):
             stub = health_pb2_grpc.HealthStub(channel)
             process.wait_until(lambda: all(_serves(stub, model, process) for model in ("", *models)))
