@@ -167,7 +167,7 @@ class Client:
         From the second frame on a stream is quicker.
         """
         budget_ns = _nanoseconds("budget_ms", budget_ms)
-        captured_ns = time.time_ns()
+        captured_ns, began_ns = time.time_ns(), time.monotonic_ns()
         request = inference_pb2.InferRequest(
             model=model,
             version=str(version),
@@ -181,7 +181,7 @@ class Client:
             inference_pb2.InferResponse,
             budget_ns / 1e9 + _INFER_GRACE_S if budget_ns else _CALL_TIMEOUT_S,
         )
-        return outcome_of(response.outcome, time.time_ns() - captured_ns)
+        return outcome_of(response.outcome, time.monotonic_ns() - began_ns)
 
     # ---- models and the server; results are messages of duly.v1 ----
 

@@ -22,6 +22,7 @@ from duly_client.clock import ClockEstimate
 from duly_client.connection import Connection
 from duly_client.pace import Pace
 from duly_client.types import Advice, Encoding, Outcome, Payload, Status, StreamTerms, advice_of, outcome_of
+from duly_client.wall_clock import WallClock
 
 FRAMES_HELD_MAX = 4096
 """Limit of unanswered and unread frames together, many times what is of use to a sensor."""
@@ -58,6 +59,7 @@ class Stream:
         self._on_advice = on_advice
         self._follow_advice = follow_advice
         self._pace = Pace()
+        self._wall = WallClock()
         self._tries_max = reconnect_tries_max if reconnect else 0
         self._open_timeout_s = open_timeout_s
 
@@ -68,7 +70,7 @@ class Stream:
         self._tries = 0  # failed tries to reconnect, in a row
         self._error: BaseException | None = None
         self._next_id = 1
-        self._in_flight: dict[int, int] = {}  # frame id -> capture time, ns
+        self._in_flight: dict[int, int] = {}  # frame id -> capture time on the monotonic clock, ns
         self._kept_back: deque[Outcome] = deque()
         """SUPERSEDED here; with the ordering ARRIVAL they wait for the outcomes of earlier frames."""
         self._unread: deque[Outcome] = deque()
@@ -129,7 +131,7 @@ class Stream:
     @property
     def clock(self) -> ClockEstimate | None:
         """The server's wall clock minus the client's, and its uncertainty; None while that is unknown."""
-        return None if self._connection is None else self._connection.clock.estimate(time.time_ns())
+        return None if self._connection is None else self._connection.clock.estimate(self._wall.now_ns())
 
     # ---- sending ----
 
@@ -144,16 +146,19 @@ class Stream:
     ) -> int:
         """Sends a frame and returns its id. Its outcome comes by iteration.
 
-        `capture_time_ns`: wall clock, ns since 1970; None: now. `budget_ms`: counts from capture; None: the stream's.
-        `must_run`: newer frames never supersede this one. `encoding`: the format of byte strings that are neither JPEG
-        nor PNG. The payload may be changed after the return.
+        `capture_time_ns`: by the wall clock as it is now, ns since 1970; None: now. Where that clock was set after the
+        capture, correct the time by as much. `budget_ms`: counts from capture; None: the stream's. `must_run`: newer
+        frames never supersede this one. `encoding`: the format of byte strings that are neither JPEG nor PNG. The
+        payload may be changed after the return.
 
         Waits while the transport is full. While the connection is lost it waits no longer than the budget; then the
         frame is CANCELLED. With `follow_advice` a frame that comes faster than the server advises is not sent but
         SUPERSEDED here, unless it must run. Raises ValueError and TypeError where the payload is not what the model
         takes, ClientTooSlow where nobody reads the outcomes, and the error that ended the stream where it has ended.
         """
-        captured_ns = time.time_ns() if capture_time_ns is None else capture_time_ns
+        called_ns, wall_moved_ns = self._wall.now_ns(), self._wall.moved_ns
+        captured_ns = called_ns if capture_time_ns is None else capture_time_ns
+        captured_monotonic_ns = time.monotonic_ns() - (called_ns - captured_ns)
         terms = self.opened
         budget_ns = 0 if budget_ms is None else round(budget_ms * 1e6)
         if captured_ns <= 0 or budget_ns < 0:
@@ -173,13 +178,14 @@ class Stream:
         frame_id = self._next_id
         self._next_id += 1
         if connection is None:
-            self._cancel_here(frame_id, captured_ns, f"not sent, {self._lost_reason}")
+            self._cancel_here(frame_id, captured_monotonic_ns, f"not sent, {self._lost_reason}")
             return frame_id
         if kept_back:
-            self._keep_back(frame_id, captured_ns)
+            self._keep_back(frame_id, captured_monotonic_ns)
             return frame_id
         self._pace.sent(time.monotonic_ns())
-        self._in_flight[frame_id] = captured_ns
+        self._in_flight[frame_id] = captured_monotonic_ns
+        captured_ns = max(1, captured_ns + self._wall.moved_ns - wall_moved_ns)
         frame = inference_pb2.Frame(
             frame_id=frame_id, capture_time_unix_nano=captured_ns, budget_nano=budget_ns, must_run=must_run
         )
@@ -278,7 +284,7 @@ class Stream:
             if response.WhichOneof("response") == "advice":
                 self._advise(advice_of(response.advice))
                 continue
-            now_ns = time.time_ns()
+            now_ns = time.monotonic_ns()
             for message in response.outcomes.outcomes:
                 captured_ns = self._in_flight.pop(message.frame_id, None)
                 if captured_ns is None:
@@ -325,7 +331,7 @@ class Stream:
         return None
 
     async def _connect(self) -> Connection:
-        self._newest = connection = Connection(self._start_call(), self._changed.set)
+        self._newest = connection = Connection(self._start_call(), self._changed.set, self._wall)
         self._pace = Pace()  # what another connection was advised
         try:
             async with asyncio.timeout(self._open_timeout_s):
@@ -347,12 +353,12 @@ class Stream:
         self._wake_reader()
 
     def _cancel_here(self, frame_id: int, captured_ns: int, reason: str) -> None:
-        self._take_in(Outcome(frame_id, Status.CANCELLED, time.time_ns() - captured_ns, reason=reason))
+        self._take_in(Outcome(frame_id, Status.CANCELLED, time.monotonic_ns() - captured_ns, reason=reason))
 
     def _keep_back(self, frame_id: int, captured_ns: int) -> None:
         """A frame that is not sent: the next one that is due takes its place."""
         reason = f"not sent, the server advised a period of {self._pace.period_ns / 1e6:.4g} ms"
-        latency_ns = time.time_ns() - captured_ns
+        latency_ns = time.monotonic_ns() - captured_ns
         self._kept_back.append(Outcome(frame_id, Status.SUPERSEDED, latency_ns, reason=reason))
         self._give_back()
 
