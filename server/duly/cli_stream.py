@@ -8,7 +8,6 @@ import asyncio
 import json
 import signal
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
@@ -21,6 +20,7 @@ from duly_client import Client, Outcome, Status, Stream, StreamTerms
 from duly_client.convert import Array
 from duly_client.recordings import Recording, RecordingError, open_recording
 from duly_client.types import BacklogPolicy, Payload, StreamClass
+from duly_client.wall_clock import WallClock
 
 READ_AHEAD = 2
 """Number of frames that are read from the recording before they are due."""
@@ -126,13 +126,15 @@ async def _send(opened: Stream, recording: Recording, period_s: float, repeat: b
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds_max), aclosing(_read_ahead(recording, repeat)) as payloads:
                 start_s, start_ns, sent = 0.0, 0, 0
+                wall = WallClock()
                 async for payload in payloads:
                     if not sent:
-                        start_s, start_ns = loop.time(), time.time_ns()
+                        start_s, start_ns = loop.time(), wall.now_ns() - wall.moved_ns
                     captured_ns = None
                     if period_s:
                         await asyncio.sleep(start_s + sent * period_s - loop.time())
-                        captured_ns = start_ns + round(sent * period_s * 1e9)
+                        wall.now_ns()  # sees whether it was set meanwhile
+                        captured_ns = start_ns + wall.moved_ns + round(sent * period_s * 1e9)
                     await opened.send(payload, capture_time_ns=captured_ns, encoding=recording.encoding)
                     sent += 1
     finally:

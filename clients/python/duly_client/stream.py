@@ -20,7 +20,9 @@ from duly.v1 import inference_pb2
 from duly_client import errors, wire
 from duly_client.clock import ClockEstimate
 from duly_client.connection import Connection
+from duly_client.forked import fork_hint, is_forked, using_grpc
 from duly_client.pace import Pace
+from duly_client.proxy import through_proxy
 from duly_client.types import Advice, Encoding, Outcome, Payload, Status, StreamTerms, advice_of, outcome_of
 from duly_client.wall_clock import WallClock
 
@@ -31,7 +33,9 @@ UNREAD_WAIT_S = 10.0
 CLOCK_WAIT_S = 1.0
 """How long opening waits for the clocks to be related. Until they are, budgets count from receipt."""
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.1, 5.0
-"""Pauses between two tries to reconnect. They double, and each is shortened at random by up to a half."""
+"""Pauses between two tries to connect. They double, and each is shortened at random by up to a half."""
+OPEN_PAUSE_MAX_S = 1.0
+"""No pause is longer while the application waits for the stream to open for the first time."""
 
 
 class Stream:
@@ -86,7 +90,7 @@ class Stream:
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise RuntimeError("a stream opens once; ask the client for another one")
-        self._connection = connection = await self._connect()
+        self._connection = connection = await self._open()
         self._task = asyncio.create_task(self._run(connection))
         self._task.add_done_callback(self._end)
         try:
@@ -102,6 +106,27 @@ class Stream:
     ) -> None:
         await self.close()
 
+    async def _open(self) -> Connection:
+        """Opens the stream for the first time, as it is opened again later: what may pass is tried again, as long as
+        the time to open lasts. Raises the last error.
+
+        A refusal by admission is no such thing: it says what would fit, which is for the application to decide on.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._open_timeout_s
+        tries = 0
+        while True:
+            try:
+                return await self._connect(give_up_s - loop.time())
+            except errors.DulyError as error:
+                pause_s = min(OPEN_PAUSE_MAX_S, _backoff_s(tries))
+                tries += 1
+                passes = error.recoverable and error.reason != "ADMISSION_REFUSED"
+                used_up = self._tries_max is not None and tries > self._tries_max
+                if not passes or used_up or loop.time() + pause_s >= give_up_s:
+                    raise
+            await asyncio.sleep(pause_s)
+
     async def close(self) -> None:
         """Ends the stream now: frames in flight are withdrawn, and outcomes that were not read are dropped."""
         self._closed = True
@@ -109,6 +134,8 @@ class Stream:
         self._changed.set()
         self._kept_back.clear()
         self._unread.clear()
+        if is_forked():
+            return  # what is left of it is the parent's
         if self._newest is not None:
             await self._newest.close()
         if self._task is not None:
@@ -156,6 +183,7 @@ class Stream:
         SUPERSEDED here, unless it must run. Raises ValueError and TypeError where the payload is not what the model
         takes, ClientTooSlow where nobody reads the outcomes, and the error that ended the stream where it has ended.
         """
+        using_grpc()
         called_ns, wall_moved_ns = self._wall.now_ns(), self._wall.moved_ns
         captured_ns = called_ns if capture_time_ns is None else capture_time_ns
         captured_monotonic_ns = time.monotonic_ns() - (called_ns - captured_ns)
@@ -312,14 +340,14 @@ class Stream:
         while not self._stopping.is_set():
             if not error.recoverable or (self._tries_max is not None and self._tries >= self._tries_max):
                 raise error
-            backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(self._tries, 10)) * random.uniform(0.5, 1)
+            backoff_s = _backoff_s(self._tries)
             self._tries += 1
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff_s):
                     await self._stopping.wait()
                     return None
             try:
-                self._connection = await self._connect()
+                self._connection = await self._connect(self._open_timeout_s)
             except errors.DulyError as failure:
                 error = failure
                 self._lost_reason = f"connection lost: {error}"
@@ -330,17 +358,19 @@ class Stream:
             return self._connection
         return None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, timeout_s: float) -> Connection:
         self._newest = connection = Connection(self._start_call(), self._changed.set, self._wall)
         self._pace = Pace()  # what another connection was advised
         try:
-            async with asyncio.timeout(self._open_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 self._terms = await connection.open(self._request)
             return connection
         except grpc.aio.AioRpcError as error:
             raise errors.from_rpc(error, self._target) from error
         except TimeoutError as error:
-            raise errors.ServerUnavailable(f"no answer from {self._target} in {self._open_timeout_s:g} s") from error
+            hints = through_proxy(self._target) + fork_hint()
+            text = f"no answer from {self._target} in {self._open_timeout_s:g} s{hints}"
+            raise errors.ServerUnavailable(text) from error
         finally:
             if not connection.is_open:
                 await connection.close()
@@ -380,3 +410,8 @@ class Stream:
         self._ended = True
         self._changed.set()
         self._wake_reader()
+
+
+def _backoff_s(tries: int) -> float:
+    """Returns the pause after so many failed tries."""
+    return min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(tries, 10)) * random.uniform(0.5, 1)
