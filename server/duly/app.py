@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from functools import partial
-from pathlib import Path
 
 import structlog
 import uvloop
@@ -28,7 +27,7 @@ from duly.runtime.recording import RecordingWriter
 from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
-from duly.runtime.worker_launch import check_version
+from duly.runtime.worker_launch import CheckedModel, check_version
 from duly.streams.limits import Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
@@ -74,7 +73,12 @@ class App:
         )
         self.catalogue = Catalogue(config.lanes or default_lanes())
         self._supervisor = Supervisor(
-            self.catalogue, self.driver, self.metrics, config.threads or default_threads(), config.load_timeout_s
+            self.catalogue,
+            self.driver,
+            self.metrics,
+            config.threads or default_threads(),
+            config.load_timeout_s,
+            limits.frame,
         )
         self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
@@ -107,7 +111,9 @@ class App:
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
-        message_bytes_max = self.catalogue.message_bytes_max = message_limit(self.catalogue.frame_bytes_max())
+        limits, served = self.streams.limits.frame, self.catalogue.all_versions()
+        needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
+        message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
         connections = self._connections_max()
         server = self._server = create_server(
@@ -276,21 +282,23 @@ def serve(config: ServerConfig) -> int:
     return uvloop.run(_serve(config))
 
 
-def check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[tuple[str, str | None]]:
-    """Loads and warms every version in the repository in a worker of its own, one after another.
+def check_models(config: ServerConfig) -> list[CheckedModel]:
+    """Loads and warms every version in the repository in a worker of its own, one after another, under the settings
+    that the server would have.
 
-    Returns (model, why it cannot be served | None) for each. Raises StartError where nothing can be run here at all.
+    Returns them by name. Raises StartError where nothing can be run here at all.
     """
     try:
         check_installed()
     except BackendError as error:
         raise StartError(str(error)) from None
-    return asyncio.run(_check_models(root, lanes or default_lanes()[:1], threads or default_threads()))
+    return asyncio.run(_check_models(config))
 
 
-async def _check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[tuple[str, str | None]]:
-    versions, problems = Repository(root).scan()
-    found: list[tuple[str, str | None]] = [(problem.name, problem.reason) for problem in problems]
+async def _check_models(config: ServerConfig) -> list[CheckedModel]:
+    lanes, threads = config.lanes or default_lanes()[:1], config.threads or default_threads()
+    versions, problems = Repository(config.models).scan()
+    found = [CheckedModel(problem.name, problem.reason) for problem in problems if not problem.harmless]
     for version in versions:
-        found.append((version.key, await check_version(version, lanes, threads)))
-    return sorted(found, key=lambda entry: entry[0])
+        found.append(await check_version(version, lanes, threads, _limits(config).frame))
+    return sorted(found, key=lambda checked: checked.key)

@@ -175,8 +175,8 @@ class Stream:
 
         `capture_time_ns`: by the wall clock as it is now, ns since 1970; None: now. Where that clock was set after the
         capture, correct the time by as much. `budget_ms`: counts from capture; None: the stream's. `must_run`: newer
-        frames never supersede this one. `encoding`: the format of byte strings that are neither JPEG nor PNG. The
-        payload may be changed after the return.
+        frames never supersede this one. `encoding`: the format of byte strings that are no pictures. The payload may be
+        changed after the return.
 
         Waits while the transport is full. While the connection is lost it waits no longer than the budget; then the
         frame is CANCELLED. With `follow_advice` a frame that comes faster than the server advises is not sent but

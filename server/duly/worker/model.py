@@ -13,13 +13,14 @@ from time import monotonic_ns
 
 import numpy as np
 
+from duly.models.sizes import WIRE_BYTES_MAX, fields_bytes
+from duly.worker.batch_axes import BoundBatch, Session
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
 from duly.worker.decode import not_finite, tensor
 from duly.worker.dtypes import Array
 from duly.worker.errors import InvalidFrame, RunError
 from duly.worker.graph import is_fixed
 from duly.worker.ops.operation import WHOLE_PICTURE, Placement
-from duly.worker.ort_session import Binding, OrtSession
 from duly.worker.plan import Plan
 from duly.worker.slot_layout import layout
 from duly.worker.states import StreamStates
@@ -29,7 +30,7 @@ from duly.worker.states import StreamStates
 class _Bound:
     """The buffers of one batch size in one slot."""
 
-    binding: Binding
+    binding: BoundBatch
     outputs: dict[str, Array]
     """The graph outputs with a fixed size, by name."""
     states_in: list[Array]
@@ -43,8 +44,8 @@ class _Batch:
     run: Run
     reasons: dict[int, str] = field(default_factory=dict)
     """Why frames are not OK."""
-    too_large: set[int] = field(default_factory=set)
-    """The frames that ran, but whose outputs have no room."""
+    failed: set[int] = field(default_factory=set)
+    """The frames that the graph failed on, and those whose outputs have no room."""
     values: dict[int, list[Array]] = field(default_factory=dict)
     """One row for each input, where rows have no fixed size."""
     placements: dict[int, Placement] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class _OutputTooLarge(Exception):
 class Model:
     """One variant of a model on one lane, with the memory of its streams. All calls come from one thread."""
 
-    def __init__(self, plan: Plan, session: OrtSession, region: Region) -> None:
+    def __init__(self, plan: Plan, session: Session, region: Region) -> None:
         self._plan = plan
         self._session = session
         self._region = region
@@ -77,9 +78,14 @@ class Model:
         self._streams = StreamStates(plan.states)
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
-        self._in_place = [plan.fixed and is_fixed(output.row_shape) for output in plan.outputs]
+        self._in_place = [plan.fixed and output.bindable for output in plan.outputs]
         self._rows = self._input_rows() if plan.fixed else []
-        self._bound: dict[tuple[int, int], _Bound] = {}
+        self._bound: dict[tuple[int, int, int], _Bound] = {}
+        """The keys are slot, batch size and first row."""
+        self._results_bytes_max = WIRE_BYTES_MAX - fields_bytes(spec.name for spec in signature.outputs)
+        """What all outputs of a frame may have together."""
+        self._results_may_exceed = sum(spec.bytes_max for spec in signature.outputs) > self._results_bytes_max
+        self._trims = not all(is_fixed(output.row_shape) for output in plan.outputs)
 
     def run(self, run: Run) -> Done:
         """Runs one batch.
@@ -91,13 +97,20 @@ class Model:
         batch = _Batch(run)
         if len(run.frames) > self._batch_max:
             raise RunError(f"a batch of {len(run.frames)} is larger than {self._batch_max}, the largest warmed")
+        if self._trims:
+            self._region.trim(run.slot, outputs=True)
         self._read(batch)
         kept = [index for index in range(len(run.frames)) if index not in batch.reasons]
-        if self._fixed and kept:
-            self._run_fixed(batch, kept)
-        elif kept:
-            for group in self._alike(batch, kept):
-                self._run_free(batch, group)
+        groups = self._groups(batch, kept) if kept else []
+        for group in groups:
+            first = group[0] if self._plan.apart else 0
+            try:
+                self._run_fixed(batch, group, first) if self._fixed else self._run_free(batch, group)
+            except RunError as error:
+                if len(groups) == 1:
+                    raise
+                batch.failed.update(group)  # frames of other groups are not in the same run
+                batch.reasons.update(dict.fromkeys(group, str(error)))
         for index, (row, states) in batch.states.items():
             self._streams.remember(run.frames[index][0], row, states, batch.contexts.get(index, {}))
         frames = [self._outcome(batch, index) for index in range(len(run.frames))]
@@ -170,24 +183,23 @@ class Model:
 
     # ---- through the graph ----
 
-    def _run_fixed(self, batch: _Batch, kept: list[int]) -> None:
-        slot = batch.run.slot
-        if len(kept) < len(batch.run.frames):
-            for rows in self._rows[slot]:
-                rows[: len(kept)] = rows[kept]
-        size = self._size(len(kept))
-        bound = self._bound.get((slot, size)) or self._bind(slot, size)
-        self._streams.gather(self._ids(batch, kept), bound.states_in)
+    def _run_fixed(self, batch: _Batch, indices: list[int], first: int) -> None:
+        """Runs frames whose rows lie one after another from row `first` of the slot on."""
+        slot, size = batch.run.slot, self._size(len(indices))
+        bound = self._bound.get((slot, size, first)) or self._bind(slot, size, first)
+        self._streams.gather(self._ids(batch, indices), bound.states_in)
         outputs = bound.outputs | bound.binding.run()
-        self._deliver(batch, kept, size, outputs, bound.states_out)
+        self._deliver(batch, indices, first, size, outputs, bound.states_out)
 
     def _size(self, count: int) -> int:
         """Returns how many rows a batch of `count` frames has; rows beyond the frames are padding."""
-        return count if self._plan.any_size else self._plan.batch_sizes[bisect_left(self._plan.batch_sizes, count)]
+        if self._plan.any_size or self._plan.apart:
+            return count
+        return self._plan.batch_sizes[bisect_left(self._plan.batch_sizes, count)]
 
-    def _bind(self, slot: int, size: int) -> _Bound:
-        plan = self._plan
-        inputs = {planned.tensor: rows[:size] for planned, rows in zip(plan.inputs, self._rows[slot], strict=True)}
+    def _bind(self, slot: int, size: int, first: int) -> _Bound:
+        plan, last = self._plan, first + size
+        inputs = {planned.tensor: rows[first:last] for planned, rows in zip(plan.inputs, self._rows[slot], strict=True)}
         states_in = [state.batch(size) for state in plan.states]
         states_out = [state.batch(size) for state in plan.states]
         outputs: dict[str, Array | None] = {}
@@ -195,7 +207,8 @@ class Model:
             shape = plan.post.row_shape
             outputs[plan.post.tensor] = np.zeros((size, *shape), plan.post.dtype) if is_fixed(shape) else None
         for index, output in enumerate(plan.outputs):
-            base = self._output_bases[self._posts + index]
+            position = self._posts + index
+            base = self._output_bases[position] + first * self._output_specs[position].bytes_max
             outputs[output.tensor] = None
             if self._in_place[index]:
                 area = self._region.outputs[slot]
@@ -206,8 +219,19 @@ class Model:
             outputs | {s.output: array for s, array in zip(plan.states, states_out, strict=True)},
         )
         known = {name: array for name, array in outputs.items() if array is not None}
-        bound = self._bound[slot, size] = _Bound(binding, known, states_in, states_out)
+        bound = self._bound[slot, size, first] = _Bound(binding, known, states_in, states_out)
         return bound
+
+    def _groups(self, batch: _Batch, kept: list[int]) -> list[list[int]]:
+        """Returns which frames run together. Where that is all of them and rows are fixed, they are moved together."""
+        if self._plan.apart:
+            return [[index] for index in kept]
+        if not self._fixed:
+            return self._alike(batch, kept)
+        if len(kept) < len(batch.run.frames):
+            for rows in self._rows[batch.run.slot]:
+                rows[: len(kept)] = rows[kept]
+        return [kept]
 
     def _alike(self, batch: _Batch, kept: list[int]) -> list[list[int]]:
         """Groups the frames whose rows have the same shapes, since those can run together."""
@@ -231,7 +255,7 @@ class Model:
         for state, before, after in zip(plan.states, states, states_out, strict=True):
             if before.shape != after.shape:
                 raise RunError(f"state '{state.output}' has shape {list(after.shape)}, not {list(before.shape)}")
-        self._deliver(batch, group, size, outputs, states_out)
+        self._deliver(batch, group, 0, size, outputs, states_out)
 
     def _ids(self, batch: _Batch, indices: list[int]) -> list[int]:
         return [batch.run.frames[index][0] for index in indices]
@@ -239,9 +263,9 @@ class Model:
     # ---- from the graph to the region ----
 
     def _deliver(
-        self, batch: _Batch, indices: list[int], size: int, outputs: dict[str, Array], states: list[Array]
+        self, batch: _Batch, indices: list[int], first: int, size: int, outputs: dict[str, Array], states: list[Array]
     ) -> None:
-        """Row r of `outputs` and `states` is the result of frame `indices[r]`."""
+        """Row r of `outputs` and `states` is the result of frame `indices[r]`; in the region it lies at `first` + r."""
         for name, array in outputs.items():
             if not array.ndim or len(array) != size:
                 raise RunError(
@@ -250,15 +274,15 @@ class Model:
                 )
         for row, index in enumerate(indices):
             try:
-                batch.results[index] = self._put(batch, index, row, outputs)
+                batch.results[index] = self._put(batch, index, first, row, outputs)
             except _OutputTooLarge as error:
                 batch.reasons[index] = str(error)
-                batch.too_large.add(index)
+                batch.failed.add(index)
                 continue
             if self._stateful:
                 batch.states[index] = row, states
 
-    def _put(self, batch: _Batch, index: int, row: int, outputs: dict[str, Array]) -> list[TensorRef]:
+    def _put(self, batch: _Batch, index: int, first: int, row: int, outputs: dict[str, Array]) -> list[TensorRef]:
         plan, slot = self._plan, batch.run.slot
         refs: list[TensorRef] = []
         if plan.post:
@@ -268,9 +292,13 @@ class Model:
         for position, output in enumerate(plan.outputs, start=self._posts):
             if self._in_place[position - self._posts]:
                 length = self._output_specs[position].bytes_max
-                refs.append((self._output_bases[position] + row * length, length, 0, output.row_shape))
+                refs.append((self._output_bases[position] + (first + row) * length, length, 0, output.row_shape))
             else:
                 refs.append(self._copy(slot, position, index, outputs[output.tensor][row]))
+        if self._results_may_exceed and (total := sum(length for _, length, _, _ in refs)) > self._results_bytes_max:
+            raise _OutputTooLarge(
+                f"its outputs have {total:,} bytes together, no message holds more than {self._results_bytes_max:,}"
+            )
         return refs
 
     def _copy(self, slot: int, position: int, index: int, value: Array) -> TensorRef:
@@ -278,8 +306,10 @@ class Model:
         if value.nbytes > spec.bytes_max:
             raise _OutputTooLarge(
                 f"output '{spec.name}' has {value.nbytes:,} bytes ({spec.datatype}{list(value.shape)}), "
-                f"more than the {spec.bytes_max:,} that a frame may have"
+                f"more than the {spec.bytes_max:,} that a frame may have; raise bytes_max of [[output]] in model.toml "
+                f"to at least {value.nbytes}"
             )
+        self._region.filled[slot, True] += value.nbytes
         offset = self._output_bases[position] + index * spec.bytes_max
         _view(self._region.outputs[slot], offset, value.shape, value.dtype)[...] = value
         return offset, value.nbytes, 0, value.shape
@@ -287,7 +317,7 @@ class Model:
     def _outcome(self, batch: _Batch, index: int) -> tuple[int, list[TensorRef]]:
         if index in batch.results:
             return OK, batch.results[index]
-        return FRAME_FAILED if index in batch.too_large else INVALID, []
+        return FRAME_FAILED if index in batch.failed else INVALID, []
 
 
 def _stack(rows: Sequence[Array], size: int) -> Array:
