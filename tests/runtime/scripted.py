@@ -16,6 +16,7 @@ from duly.core.events import Action, Event, TimerFired
 from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
 from duly.metrics import Metrics
 from duly.models.repository import ModelVersion, Repository
+from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
@@ -225,7 +226,7 @@ class Bench:
             self.metrics, 1 << 20, self.clock.monotonic_ns, record=self.recording, fatal=self.fatal.append
         )
         self.catalogue = Catalogue((LANE,))
-        self.supervisor = Supervisor(self.catalogue, self.driver, self.metrics, 1, 600.0)
+        self.supervisor = Supervisor(self.catalogue, self.driver, self.metrics, 1, 600.0, SizeLimits())
         self.host = ModelHost(Repository(Path()), self.catalogue, self.supervisor, self.driver, self.metrics)
         self.samplers = Samplers(self.clock.monotonic_ns, self.catalogue, self.metrics, 10_000.0)
         self.streams: dict[int, tuple[Stream, str]] = {}
@@ -234,7 +235,7 @@ class Bench:
         monkeypatch.setattr("duly.runtime.worker_process.time", self.clock)
         monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", self._popen)
 
-    def _popen(self, command: list[str], pass_fds: list[int], stdin: int) -> ScriptedProcess:
+    def _popen(self, command: list[str], pass_fds: list[int], **_: object) -> ScriptedProcess:
         process = ScriptedProcess(self.clock, pass_fds[0], self.found)
         self.processes = [process, *filter(lambda old: old.alive, self.processes)]
         return process

@@ -31,9 +31,9 @@ async def test_a_version_has_changed_as_soon_as_its_first_lane_serves(monkeypatc
     counts: list[int] = []
     popen = bench._popen
 
-    def start(command: list[str], pass_fds: list[int], stdin: int) -> ScriptedProcess:
+    def start(command: list[str], pass_fds: list[int], **_: object) -> ScriptedProcess:
         counts.append(bench.catalogue.changes_count)
-        return popen(command, pass_fds, stdin)
+        return popen(command, pass_fds)
 
     monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", start)
     await bench.host._load(version("1"))
@@ -65,12 +65,12 @@ def find_other_files_from(nth: int, bench: Bench, monkeypatch: pytest.MonkeyPatc
     popen = bench._popen
     started = 0
 
-    def start(command: list[str], pass_fds: list[int], stdin: int) -> ScriptedProcess:
+    def start(command: list[str], pass_fds: list[int], **_: object) -> ScriptedProcess:
         nonlocal started
         started += 1
         if started == nth:
             bench.found.sha256["m/1"] = "1" * 64
-        return popen(command, pass_fds, stdin)
+        return popen(command, pass_fds)
 
     monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", start)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import ModelVersion
+from duly.models.sizes import SizeLimits
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 
@@ -16,11 +17,13 @@ def start_worker(
     version: ModelVersion,
     lane: str,
     threads: int,
+    limits: SizeLimits,
     on_batch: Callable[[int, BatchResult | str], None],
     on_end: Callable[[Worker], None],
     expected: Fingerprint | None = None,
 ) -> Worker:
-    """Starts a worker that loads all variants of the version. `Worker` explains the callbacks and `expected`.
+    """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
+    explains the callbacks and `expected`.
 
     Raises WorkerError where the system has no room for the process.
     """
@@ -33,6 +36,7 @@ def start_worker(
             "model_folder": str(version.model_folder),
             "config": version.config.model_dump(mode="json", by_alias=True),
             "threads": version.config.threads or threads,
+            "limits": limits.model_dump(),
         }
     )
     return worker
@@ -50,13 +54,17 @@ class CheckedModel:
     """What its author should know although it can be served."""
 
 
-async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> CheckedModel:
+async def check_version(
+    version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits
+) -> CheckedModel:
     """Loads and warms a version in one worker after another, one for each lane, which must find the same."""
     notes: tuple[str, ...] = ()
     expected: Fingerprint | None = None
     for lane in lanes:
         try:
-            worker = start_worker(version, lane, threads, lambda batch_id, result: None, lambda worker: None, expected)
+            worker = start_worker(
+                version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None, expected
+            )
             try:
                 ready = await worker.ready(CHECK_SECONDS_MAX)
                 notes = ready.notes

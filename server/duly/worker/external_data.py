@@ -11,19 +11,21 @@ they are. The package onnx has them too, but a server does not need it for anyth
 
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from duly.models.formats import MODEL_BYTES_MAX
 from duly.worker.errors import LoadError
 
 _MARK = b"\n\x08location"
 """How the key of a tensor's file is written. A graph without it has no external data and need not be parsed."""
 _EXTERNAL = 1  # TensorProto.DataLocation
 LOCATION_CHARS_MAX = 512
-GRAPH_BYTES_MAX = (1 << 31) - 1
-"""The largest graph that protobuf writes."""
+_PLACES = ("*", "*/*", "../*", "../../*")
+"""Where an external data file that is missing is looked for, from the graph's file."""
+LEADS_OUT = "is a link or path out of the folder; copy the file itself into the folder (cp -L)"
 
 # field, number, what it holds
 _MESSAGES: dict[str, list[tuple[str, int, str]]] = {
@@ -73,7 +75,7 @@ def take_in(graph: bytes, read: Callable[[str], memoryview]) -> tuple[bytes, dic
     for tensor in _external(_nested(model)):
         data = place(tensor)[1]
         written_bytes += len(data)
-        if len(graph) + written_bytes > GRAPH_BYTES_MAX:
+        if len(graph) + written_bytes > MODEL_BYTES_MAX:
             raise LoadError(
                 "its subgraphs, functions and attributes have more than 2 GiB of external data; export it with these "
                 "tensors as initializers of the graph itself"
@@ -86,6 +88,24 @@ def take_in(graph: bytes, read: Callable[[str], memoryview]) -> tuple[bytes, dic
     return graph, {location: data for location, data in files.items() if location in handed_over}
 
 
+def elsewhere(file: Path, location: str) -> str:
+    """Says what to do about external data that is missing, which may lie elsewhere or be called otherwise."""
+    name = location.replace("\\", "/").rpartition("/")[2]
+    for pattern in _PLACES:
+        for found in file.parent.glob(pattern):
+            if found.name == name:
+                place = "/".join(found.resolve().parts[-2:])
+                return f"; {place} is there: move it to where the graph names it, {location} beside {file.name}"
+    others = sorted(
+        path.name
+        for path in file.parent.iterdir()
+        if path.is_file() and path.suffix.lower() in (".data", ".bin", ".onnx_data", ".weight", ".weights", ".pb")
+    )
+    if others:
+        return f"; {others[0]} lies there: was it renamed? Call it {location}"
+    return "; put it into the same folder"
+
+
 def _location(tensor: Any, entries: dict[bytes, bytes]) -> str:
     """Returns where the file of the tensor lies, relative to the graph. Raises LoadError."""
     location = entries.get(b"location", b"").decode(errors="replace")
@@ -93,11 +113,13 @@ def _location(tensor: Any, entries: dict[bytes, bytes]) -> str:
     name = tensor.name.decode(errors="replace")
     if not path.parts or "\0" in location or len(location) > LOCATION_CHARS_MAX:
         raise LoadError(f"tensor '{name}' lies in another file, but which one is not said; export it again")
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute():
         raise LoadError(
-            f"its external data file {path.name} is not in the version's folder: the graph names it by a path that "
-            "leads elsewhere; export it again, with both files in one folder"
+            "it names its external data by an absolute path; save it again: onnx.save(onnx.load(path), path, "
+            "save_as_external_data=True, location='weights.bin')"
         )
+    if ".." in path.parts:
+        raise LoadError(f"its external data file {location} {LEADS_OUT}")
     return location
 
 

@@ -5,6 +5,9 @@ none of them is only stripped of what must not be there.
 """
 
 import re
+from pathlib import Path
+
+from duly.models.formats import contents
 
 REASON_CHARS_MAX = 500
 
@@ -19,37 +22,65 @@ _OUTPUT = re.compile(
 )
 _FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/\"':]+/)+")
 
+_EXPORT = "export it with the operators of ONNX"
 _LOAD_REASONS = (
     (
-        r"[Pp]rotobuf parsing failed|No graph was found",
-        "is not a whole ONNX file (is it still being written?); copy or export it again",
-    ),
-    (
         r"Opset (\d+) is under development.*domain (\S+) is till opset (\d+)",
-        r"needs opset \1 of \2, the installed ONNX Runtime knows up to \3; export it with a lower opset",
+        r"needs opset \1 of \2, the installed ONNX Runtime knows up to \3; export it with a lower opset "
+        r"(opset_version=\3), or install a newer onnxruntime",
     ),
     (
         r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
-        r"has IR version \1, the installed ONNX Runtime knows up to \2; export it with a lower one",
+        r"has IR version \1, the installed ONNX Runtime knows up to \2; export it with a lower one "
+        r"(model.ir_version = \2 before onnx.save), or install a newer onnxruntime",
+    ),
+    (r"No Op registered for (\S+) with domain_version of (\d+)", rf"operator \1 does not exist in opset \2; {_EXPORT}"),
+    (
+        r"No opset import for domain '(\S*)'",
+        r"uses operators of \1 and does not say which opset of it; export it again",
     ),
     (
-        r"No Op registered for (\S+) with domain_version of (\d+)",
-        r"operator \1 does not exist in opset \2; export it with the operators of ONNX",
+        r"Fatal error: (ai\.onnx\.contrib:\S+?)\(-?\d+\) is not a registered",
+        rf"operator \1 is one of onnxruntime-extensions, which is not loaded; do its work in the client, {_EXPORT}",
+    ),
+    (
+        r"Fatal error: (\S*_TRT|trt\.plugins:\S+?)\(-?\d+\) is not a registered",
+        rf"operator \1 is a plugin of TensorRT and not part of ONNX Runtime; {_EXPORT}, without the end-to-end option",
+    ),
+    (
+        r"Fatal error: (\S*[Aa][Tt]en:?\S*?)\(-?\d+\) is not a registered",
+        rf"operator \1 is one of PyTorch that has no ONNX form; {_EXPORT} (torch.onnx.export(..., dynamo=True))",
     ),
     (
         r"Fatal error: (\S+?)\(-?\d+\) is not a registered function/op",
-        r"operator \1 is not part of ONNX Runtime; export it with the operators of ONNX",
+        rf"operator \1 is not part of ONNX Runtime, and libraries of custom operators are not loaded; {_EXPORT}",
     ),
     (
         r"Could not find an implementation for (\w+)\((\d+)\)",
-        r"operator \1 of opset \2 has no implementation for its element types on the providers asked for",
+        r"operator \1 of opset \2 has no implementation for its element types on the providers asked for; export it "
+        "with FP32, or with a newer opset",
     ),
+    (
+        r"MLDataType for: tensor\((\w+)\) is not currently registered",
+        r"has a tensor of \1, which ONNX Runtime does not run; export it with FP32, complex numbers as two of them",
+    ),
+    (
+        r"Type Error: (Type '?\(?tensor\(\w+\)\)?'? of .*?)\.?$",
+        r"is not a valid graph: \1; export it with the element types of the operators, see onnx.checker.check_model",
+    ),
+    (
+        r"(Node input '[^']*' is not a graph input.*?|Graph output \(\S+\) does not exist in the graph)\.?$",
+        r"is not a valid graph: \1; export it again, see onnx.checker.check_model",
+    ),
+    (r"bad_alloc|[Ff]ailed to allocate memory", "there is not enough memory to load it"),
 )
 
 
-def load_reason(text: str) -> str:
-    """Says what is wrong with a model, as the second half of a sentence that begins with the file's name."""
+def load_reason(text: str, file: Path) -> str:
+    """Says what is wrong with model `file`, as the second half of a sentence that begins with the file's name."""
     plain = run_reason(text)
+    if re.search(r"[Pp]rotobuf parsing failed|No graph was found", plain):
+        return contents(file)
     for pattern, reason in _LOAD_REASONS:
         if found := re.search(pattern, plain):
             return found.expand(reason)

@@ -19,10 +19,12 @@ from io import FileIO
 from pathlib import Path
 
 from duly.models.contents import FILES_MAX, FileDigest
+from duly.models.formats import contents, too_large
 from duly.worker.errors import LoadError
-from duly.worker.external_data import GRAPH_BYTES_MAX, take_in
+from duly.worker.external_data import LEADS_OUT, take_in
 
 _CHUNK_BYTES = 1 << 20
+_ORT_FORMAT = b"ORTM"
 _F_SETSIG = 10  # linux/fcntl.h; the module fcntl has no name for it
 WHOLE = "is it still being written? Move a version into its place in whole"
 
@@ -60,11 +62,13 @@ class VersionFiles:
         path = self._folder / file
         name = f"{self._key}/{file}"
         try:
-            with self._opened(path, name, "", "there is no such file") as opened:
+            with self._opened(path, name) as opened:
                 size_bytes = os.fstat(opened.fileno()).st_size
-                if size_bytes > GRAPH_BYTES_MAX:
-                    raise LoadError(f"has {size_bytes:,} bytes; ONNX files end at 2 GiB: export it with external data")
+                if large := too_large(size_bytes):
+                    raise LoadError(large)
                 data = opened.read(size_bytes)
+                if data[4:8] == _ORT_FORMAT:  # which ONNX Runtime would take from memory
+                    raise LoadError(contents(path))
                 if len(data) < size_bytes:
                     raise LoadError(f"became shorter while it was read; {WHOLE}")
             self._note(name, FileDigest(hashlib.sha256(data).hexdigest(), len(data)))
@@ -78,7 +82,7 @@ class VersionFiles:
     def library(self, path: Path, name: str) -> None:
         """Notes what the library of a provider holds, which is about to be loaded by its path. Raises LoadError."""
         try:
-            with self._opened(path, name, "", "there is no such file") as opened:
+            with self._opened(path, name) as opened:
                 digest = hashlib.file_digest(opened, "sha256").hexdigest()
                 self._note(name, FileDigest(digest, opened.tell()))
         except LoadError as error:
@@ -108,12 +112,11 @@ class VersionFiles:
         path = graph.parent / location
         name = f"{self._key}/{path.relative_to(self._folder)}"
         what = f"its external data file {location} "
-        with self._opened(path, name, what, "is missing; put it into the same folder") as opened:
+        with self._opened(path, name, what, lambda: "is missing" + elsewhere(graph, location)) as opened:
             # The link has been followed, so that nobody can turn it elsewhere between this look and the read.
             place = Path(os.readlink(f"/proc/self/fd/{opened.fileno()}"))
             if not any(place.is_relative_to(home) for home in (self._folder.resolve(), graph.resolve().parent)):
-                text = "is a link that leads out of the version's folder; put the file itself there"
-                raise LoadError(f"{what}{text}")
+                raise LoadError(f"{what}{LEADS_OUT}")
             size_bytes = os.fstat(opened.fileno()).st_size
             # Not bytes of Python's heap, so that the memory goes back to the system when the session has its copy.
             buffer = memoryview(mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if size_bytes else b"")
@@ -128,7 +131,9 @@ class VersionFiles:
         return buffer
 
     @contextmanager
-    def _opened(self, path: Path, name: str, what: str, missing: str) -> Iterator[FileIO]:
+    def _opened(
+        self, path: Path, name: str, what: str = "", missing: Callable[[], str] = lambda: "there is no such file"
+    ) -> Iterator[FileIO]:
         """Opens a file that errors call `what`. Raises LoadError where it is not there (`missing`), cannot be read, or
         somebody else writes to it.
         """
@@ -139,13 +144,17 @@ class VersionFiles:
             with FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)) as opened:
                 state = os.fstat(opened.fileno())
                 if not stat.S_ISREG(state.st_mode):
-                    raise LoadError(f"{what}is no regular file")
+                    raise LoadError(f"{what}is no ordinary file; put the file itself into the same folder")
                 if _is_written(opened.fileno()):
                     raise LoadError(f"{what}is open for writing; {WHOLE}")
                 self._seen[name] = path, _state(state)
                 yield opened
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise LoadError(f"{what}{missing}") from error
+            raise LoadError(f"{what}{missing()}") from error
+        except PermissionError as error:
+            raise LoadError(
+                f"{what}cannot be read: permission denied; let the user that runs the server read it"
+            ) from error
         except OSError as error:
             raise LoadError(f"{what}cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
 
