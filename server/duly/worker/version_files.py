@@ -21,7 +21,7 @@ from pathlib import Path
 from duly.models.contents import FILES_MAX, FileDigest
 from duly.models.formats import contents, too_large
 from duly.worker.errors import LoadError
-from duly.worker.external_data import LEADS_OUT, take_in
+from duly.worker.external_data import LEADS_OUT, elsewhere, take_in
 
 _CHUNK_BYTES = 1 << 20
 _ORT_FORMAT = b"ORTM"
