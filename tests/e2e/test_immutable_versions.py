@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from onnx import helper
 from structlog.testing import capture_logs
 
 from duly.app import App, check_models
-from duly.runtime.catalogue import LoadedVersion, VersionState
+from duly.config import ServerConfig
+from duly.runtime.catalogue import LoadedVersion, ModelError, VersionState
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import model_pb2, model_pb2_grpc
 from tests import graphs
@@ -439,11 +441,36 @@ async def test_watching_tells_of_a_version_that_failed(
     watch.cancel()
 
 
-async def test_a_check_says_that_a_version_is_still_being_written(tmp_path: Path) -> None:
-    folder = put(tmp_path, "m", 3)
-    with (folder / "w.bin").open("r+b"):
-        (found,) = await asyncio.to_thread(check_models, tmp_path, ("cpu:0",), 1)
-    assert found.problem == (
-        "m/1/model.onnx: its external data file w.bin is open for writing; is it still being written? Move a version "
-        "into its place in whole"
+async def test_a_version_whose_copy_is_under_way_fails_with_words_until_it_is_whole(
+    server: App, wires: grpc.aio.Channel, root: Path, name: str
+) -> None:
+    put(root, name, 3)
+    await server.host.load(name, "1")
+    put(root, name, 5, version=2)
+    whole = (root / name / "2/w.bin").read_bytes()
+    reason = (
+        f"{name}/2/model.onnx: its external data file w.bin is open for writing; is it still being written? Move a "
+        "version into its place in whole"
     )
+    with (root / name / "2/w.bin").open("wb") as copy:
+        copy.write(whole[:100])
+        copy.flush()
+        with pytest.raises(ModelError, match=re.escape(reason)):
+            await server.host.load(name, "")
+        (found,) = await asyncio.to_thread(check_models, ServerConfig(models=only(root, name, 2), threads=1))
+        assert found.problem == reason
+        copy.write(whole[100:])
+    async with Wire(wires, model=name) as wire:
+        assert await value(wire, 1) == 3
+        assert (await server.host.load(name, "")).state is VersionState.READY
+        server.host.activate(name, "2")
+        assert await value(wire, 2) == 5
+
+
+def only(root: Path, name: str, version: int) -> Path:
+    """A repository with nothing but that version of the model, by links."""
+    other = root.parent / f"only-{name}"
+    (other / name).mkdir(parents=True)
+    (other / name / "model.toml").symlink_to(root / name / "model.toml")
+    (other / name / str(version)).symlink_to(root / name / str(version))
+    return other
