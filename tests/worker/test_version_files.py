@@ -184,6 +184,13 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     )
 
 
+def test_half_a_graph_with_external_data(tmp_path: Path) -> None:
+    proto = graphs.with_tensor("main", graphs.external("w", weights(3), "w.bin"), ("N", WIDTH))
+    folder = put(tmp_path, proto, {"w.bin": weights(3).tobytes()})
+    os.truncate(folder / "model.onnx", (folder / "model.onnx").stat().st_size - 9)
+    assert reason_of(tmp_path, "m").startswith("m/1/model.onnx: is not a whole ONNX file (")
+
+
 # ---- what is still being written ----
 
 

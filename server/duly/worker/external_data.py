@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
 from duly.models.formats import MODEL_BYTES_MAX
 from duly.worker.errors import LoadError
 
@@ -53,14 +51,12 @@ def take_in(graph: bytes, read: Callable[[str], memoryview]) -> tuple[bytes, dic
 
     Raises:
         LoadError: a tensor's file cannot be had, or does not hold the tensor.
+        DecodeError: the graph is not one.
     """
     if _MARK not in graph:
         return graph, {}
     model = _model_class()()
-    try:
-        model.ParseFromString(graph)
-    except Exception:
-        return graph, {}  # ONNX Runtime says what is wrong with it
+    model.ParseFromString(graph)
     files: dict[str, memoryview] = {}
 
     def place(tensor: Any) -> tuple[str, memoryview]:
@@ -70,7 +66,13 @@ def take_in(graph: bytes, read: Callable[[str], memoryview]) -> tuple[bytes, dic
             files[location] = read(location)
         return location, _cut(tensor, entries, location, files[location])
 
-    handed_over = {place(tensor)[0] for tensor in _external(model.graph.initializer)}
+    handed_over = set()
+    for tensor in _external(model.graph.initializer):
+        location, _ = place(tensor)
+        handed_over.add(location)
+        for entry in tensor.external_data:
+            if entry.key == b"location":  # in its plain form, as ONNX Runtime knows the files by it
+                entry.value = location.encode()
     written_bytes = 0
     for tensor in _external(_nested(model)):
         data = place(tensor)[1]
@@ -83,9 +85,7 @@ def take_in(graph: bytes, read: Callable[[str], memoryview]) -> tuple[bytes, dic
         tensor.raw_data = bytes(data)
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
-    if written_bytes:
-        graph = model.SerializeToString()
-    return graph, {location: data for location, data in files.items() if location in handed_over}
+    return model.SerializeToString(), {location: data for location, data in files.items() if location in handed_over}
 
 
 def elsewhere(file: Path, location: str) -> str:
@@ -120,7 +120,7 @@ def _location(tensor: Any, entries: dict[bytes, bytes]) -> str:
         )
     if ".." in path.parts:
         raise LoadError(f"its external data file {location} {LEADS_OUT}")
-    return location
+    return path.as_posix()
 
 
 def _cut(tensor: Any, entries: dict[bytes, bytes], location: str, file: memoryview) -> memoryview:
@@ -166,6 +166,9 @@ def _nested(model: Any) -> Iterator[Any]:
 
 @functools.cache
 def _model_class() -> Any:
+    # 40 ms at the start of a worker that most graphs do not need
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
     package = "duly.external_data"
     file = descriptor_pb2.FileDescriptorProto(name="duly/external_data.proto", package=package, syntax="proto2")
     kinds = descriptor_pb2.FieldDescriptorProto

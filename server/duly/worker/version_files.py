@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from duly.models.contents import FILES_MAX, FileDigest
 from duly.models.formats import contents, too_large
 from duly.worker.errors import LoadError
@@ -75,6 +77,8 @@ class VersionFiles:
             data, external = take_in(data, lambda location: self._read_external(path, location))
         except LoadError as error:
             raise LoadError(f"{name}: {error}") from error
+        except DecodeError as error:
+            raise LoadError(f"{name}: {contents(path)}") from error
         finally:
             self._tell()
         return GraphFile(path, data, external)
