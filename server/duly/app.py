@@ -273,7 +273,7 @@ def check_models(config: ServerConfig) -> list[CheckedModel]:
 async def _check_models(config: ServerConfig) -> list[CheckedModel]:
     lanes, threads = config.lanes or default_lanes()[:1], config.threads or default_threads()
     versions, problems = Repository(config.models).scan()
-    found = [CheckedModel(problem.name, problem.reason) for problem in problems]
+    found = [CheckedModel(problem.name, problem.reason) for problem in problems if not problem.harmless]
     for version in versions:
         found.append(await check_version(version, lanes, threads, _limits(config).frame))
     return sorted(found, key=lambda checked: checked.key)

@@ -9,6 +9,7 @@ import click
 
 from duly.cli_settings import CONFIG_OPTION, setting_option
 from duly.config import ConfigError, ServerConfig, load_config
+from duly.models.repository import NotARepository
 
 
 def _serve(config: Path | None, **settings: Any) -> None:
@@ -19,7 +20,10 @@ def _serve(config: Path | None, **settings: Any) -> None:
         raise click.UsageError(str(error)) from error
     from duly import app  # it imports all of gRPC, which neither --help nor a wrong setting needs
 
-    sys.exit(app.serve(checked))
+    try:
+        sys.exit(app.serve(checked))
+    except NotARepository as error:
+        raise click.UsageError(f"--models: {error}") from error
 
 
 serve = click.Command(

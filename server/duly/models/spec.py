@@ -49,13 +49,16 @@ class _Step(_Strict):
 
 
 class Resize(_Step):
-    """Resizes a picture HWC uint8 to `height` x `width`. `letterbox` keeps the aspect ratio and pads with `pad`."""
+    """Resizes a picture HWC of UINT8, UINT16 or FP32 to `height` x `width`, bilinearly. `letterbox` keeps the aspect
+    ratio and pads with `pad`.
+    """
 
     op: Literal["resize"]
     width: PositiveInt
     height: PositiveInt
     mode: Literal["stretch", "letterbox"] = "stretch"
-    pad: Annotated[int, Field(ge=0, le=255)] = 114
+    pad: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """None: 114, a gray, where pictures are UINT8; for others it must be stated."""
 
 
 class Normalise(_Step):
@@ -103,11 +106,15 @@ class Input(_Strict):
     tensor: str = ""
     """The graph input that it feeds; empty: the graph input of the same name."""
     datatype: DataTypeName | None = None
-    """The element type that clients send; None: the type that the graph or the first operation takes."""
+    """The element type that clients send; None: the type that the graph or the first operation takes. It is also the
+    depth of pictures: UINT8, or UINT16 for PNG of 16 bits a channel, which then arrive with their values.
+    """
     shape: tuple[int, ...] | None = None
     """The shape of one frame without the batch dimension, where -1 is any extent; None: as the graph needs it."""
     encodings: tuple[Encoding, ...] = ()
-    """Formats that clients may send in place of a tensor."""
+    """Formats that clients may send in place of a tensor. A picture of another depth, in colour where the shape says 1
+    channel, with transparent pixels, or in CMYK is INVALID; gray becomes three equal channels where the shape says 3.
+    """
     sample_rate_hz: PositiveInt | None = None
     finite: bool = True
     """NaN and infinities make a frame INVALID."""

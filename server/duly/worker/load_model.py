@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from duly.models.formats import too_large
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import Region
@@ -17,6 +18,7 @@ from duly.worker.providers import warm_after_ns
 from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
 from duly.worker.warmup import Samples, profile
+from duly.worker.ways_out import say_shape
 
 SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
@@ -59,6 +61,8 @@ def load(body: dict[str, Any]) -> Loaded:
         file = Path(body["folder"]) / variant.file
         if not file.is_file():
             raise LoadError(f"{name}: there is no such file")
+        if large := too_large(file.stat().st_size):
+            raise LoadError(f"{name}: {large}")
         session = OrtSession(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
         toml = f"{model_name.split('/')[0]}/model.toml" + (f" for {variant.file}" if several else "")
         opened.append(open_graph(session, config, name, toml, room))
@@ -102,7 +106,7 @@ def load(body: dict[str, Any]) -> Loaded:
         try:
             times.append(profile(model, samples, best.batch_sizes, config.warmup_runs))
         except LoadError as error:
-            raise LoadError(f"{name}: {error}") from error
+            raise LoadError(f"{name}: {error}{say_shape(best.inputs, samples.shapes, str(error))}") from error
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),

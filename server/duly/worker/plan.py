@@ -19,6 +19,7 @@ from duly.worker.inputs import InputPlan, plan_inputs
 from duly.worker.ops.operation import PostOperation
 from duly.worker.ops.order import POSTPROCESS
 from duly.worker.states import StateTensor
+from duly.worker.ways_out import feed, leave_out, no_such, not_numbers, take_whole
 
 BATCH_SIZES = (1, 2, 4, 8)
 """The sizes that are warmed where the graph takes any size and the model states none."""
@@ -113,8 +114,7 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
         if batch_sizes != (extent,):
             raise LoadError(
                 f"output: the graph's '{tensor}' has {extent} rows, not one for each frame of a batch of any of "
-                f"{list(batch_sizes)}; name the outputs that are needed with [[output]], or say batched = false there: "
-                "frames then run one at a time and get all of it"
+                f"{list(batch_sizes)}; {take_whole(graph, config, tensor)}"
             )
     batch_sizes = _sendable(batch_sizes, config.batch_sizes is None and not fixed_size, inputs, outputs, post)
     plan = Plan(
@@ -133,7 +133,7 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
 
 def _find(tensors: dict[str, GraphTensor], name: str, place: str, kind: str) -> GraphTensor:
     if name not in tensors:
-        raise LoadError(f"{place}: the graph has no {kind} '{name}'; it has: {', '.join(tensors)}")
+        raise LoadError(f"{place}: {no_such(name, kind, list(tensors), place.rpartition('.')[2])}")
     return tensors[name]
 
 
@@ -171,7 +171,7 @@ def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPla
         fed[name] = place
     missing = [name for name in graph.inputs if name not in fed]
     if missing:
-        raise LoadError(f"input: nothing feeds graph input '{missing[0]}'; add an input, a state or a constant for it")
+        raise LoadError(f"input: nothing feeds graph input '{missing[0]}'; {feed(graph.inputs[missing[0]])}")
 
 
 def _batch_dimension(
@@ -215,17 +215,22 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
     sent: set[str] = set()
     for index, output in enumerate(wanted):
         place = f"output[{index}]" if config.outputs else f"output '{output.name}'"
-        tensor = _find(graph.outputs, output.tensor or output.name, f"{place}.tensor", "output")
+        key = "tensor" if output.tensor else "name"
+        tensor = _find(graph.outputs, output.tensor or output.name, f"{place}.{key}", "output")
         if tensor.name in states or tensor.name in sent:
             why = "a state, which stays on the server" if tensor.name in states else "sent already"
             raise LoadError(f"{place}: '{tensor.name}' is {why}")
         sent.add(tensor.name)
         if tensor.datatype not in DTYPES:
-            raise LoadError(f"{place}: '{tensor.name}' is {tensor.datatype}; only tensors of numbers can be sent")
+            raise LoadError(
+                f"{place}: '{tensor.name}' is {tensor.datatype}: {not_numbers(tensor.datatype)}"
+                f"{leave_out(graph, config, [tensor.name])}"
+            )
         if not tensor.shape or len(tensor.shape) - 1 > DIMS_MAX:
             raise LoadError(
                 f"{place}: '{tensor.name}' has {len(tensor.shape)} dimensions as far as the graph tells; "
-                f"an output needs the batch first and at most {DIMS_MAX} more: export it with a shape"
+                f"an output needs the batch first and at most {DIMS_MAX} more: export it with a shape, such as by "
+                f"onnx.shape_inference.infer_shapes{leave_out(graph, config, [tensor.name])}"
             )
         shape = extents(tensor.shape)[1:]
         dtype = DTYPES[tensor.datatype]

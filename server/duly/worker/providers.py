@@ -66,6 +66,10 @@ def check_available(asked: Sequence[Provider], available: Sequence[str], release
     for provider in asked:
         if provider.library is None and provider.name not in available:
             advice = "install duly[gpu] in place of duly[cpu]" if provider.name in (CUDA, TENSORRT) else "take it out"
+            whole = f"{provider.name}ExecutionProvider".lower()
+            advice = next(
+                (f"did you mean {name}?" for name in (*available, CUDA, TENSORRT) if name.lower() == whole), advice
+            )
             raise ProviderError(f"{provider.name} is not in {release}, which has {', '.join(available)}; {advice}")
 
 
