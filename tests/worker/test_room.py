@@ -1,6 +1,8 @@
 """How much room inputs and outputs get in a real worker, what is empty, and that memory is given back."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -160,6 +162,34 @@ def test_a_picture_has_a_pixel(tmp_path: Path) -> None:
 
 
 # ---- memory ----
+
+
+def test_the_memory_is_what_limits_of_process_and_group_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import resource; from duly.worker.memory import memory_bytes_max\n"
+        "for limit, most in ((resource.RLIMIT_AS, 1 << 33), (resource.RLIMIT_FSIZE, 1 << 20)):\n"
+        "    resource.setrlimit(limit, (most, most)); print(memory_bytes_max() <= most)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["True", "True"]
+    files = {
+        "/proc/self/cgroup": "5:memory:/old\n4:cpu,cpuacct:/other\n0::/pod/box\n",
+        "/sys/fs/cgroup/pod/box/memory.max": "max\n",
+        "/sys/fs/cgroup/pod/memory.max": "3000000\n",
+        "/sys/fs/cgroup/memory/old/memory.limit_in_bytes": "2000000\n",
+        "/sys/fs/cgroup/other/memory.max": "1\n",
+    }
+
+    def read_text(path: Path) -> str:
+        if str(path) not in files:
+            raise FileNotFoundError(str(path))
+        return files[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert memory_bytes_max() == 2_000_000
+    files["/proc/self/cgroup"] = "0::/pod/box\n"
+    assert memory_bytes_max() == 3_000_000
 
 
 def held_bytes(region: channel.Region) -> int:

@@ -56,11 +56,6 @@ class StreamHost:
     advise: bool
     """Whether clients are advised to slow down, and that they may speed up."""
     results: Results = field(default_factory=Results)
-    frame_bytes_max: int = field(init=False)
-    """Bytes of the largest frame that the limits can ever let in."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "frame_bytes_max", self.limits.frame.frame_bytes_max)
 
 
 class Stream:
@@ -88,6 +83,7 @@ class Stream:
         self._driver = host.driver
         self._catalogue = host.catalogue
         self._stream_limits = host.limits.stream
+        self._frame_bytes_max = host.limits.frame.frame_bytes_max
         self._use = use
         self._ordering = ordering(asked.ordering)
         self._newest_id = -1
@@ -179,7 +175,7 @@ class Stream:
     def submit(self, held: HeldFrame, payload: Sequence[InputData], size_bytes: int) -> None:
         """Passes a frame that fits its model to the scheduler, if there is room for its bytes; else it is SHED."""
         limits, use = self._host.limits, self._use
-        if size_bytes > self._host.frame_bytes_max:
+        if size_bytes > self._frame_bytes_max:
             self.refuse(held, DOES_NOT_FIT, _beyond_limits(size_bytes, limits.frame))
         elif self._bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
             self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=self._stream_limits.bytes_in_flight_max))
