@@ -115,7 +115,7 @@ def sample(spec: TensorSpec) -> tuple[bytes, str, tuple[int, ...]]:
             return payload, picture or next(iter(spec.encodings), ""), shape
         shrink *= 2
     raise LoadError(
-        f"input '{spec.name}': bytes_max {spec.bytes_max} leaves room for no frame; raise it, or what limits it"
+        f"input '{spec.name}': bytes_max {spec.bytes_max} leaves room for no frame; raise it, or the server's limits"
     )
 
 
