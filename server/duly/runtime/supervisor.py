@@ -76,6 +76,13 @@ class Supervisor:
             raise ModelError("LOAD_FAILED", f"{loaded.key}: {error}") from None
         loaded.state = VersionState.READY
         self._catalogue.notify()
+        assert loaded.signature is not None, "there is a lane"
+        _log.info(
+            "loaded",
+            model=loaded.key,
+            frame_bytes_max=sum(spec.bytes_max for spec in loaded.signature.inputs),
+            result_bytes_max=sum(spec.bytes_max for spec in loaded.signature.outputs),
+        )
 
     async def stop(self, loaded: LoadedVersion) -> None:
         """Ends all workers of the version. Returns when their processes are gone."""

@@ -8,9 +8,6 @@ from duly.models.sizes import SizeLimits
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import Worker, WorkerError
 
-CHECK_SECONDS_MAX = 600.0
-"""A check gives up on a worker that is not ready after so long."""
-
 
 def start_worker(
     version: ModelVersion,
@@ -53,15 +50,15 @@ class CheckedModel:
 
 
 async def check_version(
-    version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits
+    version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits, load_timeout_s: float
 ) -> CheckedModel:
-    """Loads and warms a version in one worker after another, one for each lane."""
+    """Loads and warms a version in one worker after another, one for each lane. `load_timeout_s`: for one worker."""
     notes: tuple[str, ...] = ()
     for lane in lanes:
         try:
             worker = start_worker(version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None)
             try:
-                notes = (await worker.ready(CHECK_SECONDS_MAX)).notes
+                notes = (await worker.ready(load_timeout_s)).notes
             finally:
                 await worker.stop()
         except WorkerError as error:
