@@ -13,6 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests import graphs
+
 SERVER = Path(__file__).parents[1] / "server"
 CLIENT = Path(__file__).parents[1] / "clients" / "python"
 
@@ -200,6 +202,22 @@ def test_models_check_loads_them_and_says_which_work(repository: Path) -> None:
     assert good == "double/1  ok"
     assert damaged.startswith("double/2  ")
     assert "model.onnx" in damaged
+
+
+def test_models_check_has_the_settings_of_serve_from_all_their_sources(tmp_path: Path) -> None:
+    root = graphs.save(tmp_path / "models", "double", graphs.scaling(width=30), "batch_sizes = [1]\n")
+    file = tmp_path / "duly.toml"
+    file.write_text("bytes_in_flight_max = 119\n")
+    refusal = "raise bytes_in_flight_max (--bytes-in-flight-max) to at least 120"
+    by_file = duly("models", "check", str(root), "--config", str(file))
+    assert (by_file.returncode, refusal in by_file.stdout) == (1, True)
+    by_environment = duly("models", "check", str(root), DULY_BYTES_IN_FLIGHT_MAX="119")
+    assert (by_environment.returncode, by_environment.stdout) == (1, by_file.stdout)
+    raised = duly("models", "check", str(root), "--config", str(file), "--bytes-in-flight-max", "240")
+    assert (raised.returncode, raised.stdout) == (0, "double/1  ok\n")
+    noted = duly("models", "check", str(root), "--config", str(file), "--bytes-in-flight-max", "120")
+    assert noted.returncode == 0
+    assert "note: a stream may have one frame of 120 bytes unanswered" in noted.stdout
 
 
 def test_models_check_refuses_a_lane_that_is_none(repository: Path) -> None:

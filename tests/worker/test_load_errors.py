@@ -353,4 +353,6 @@ def test_room_must_be_there_for_a_picture(tmp_path: Path) -> None:
     toml = '[[input]]\nname = "x"\nencodings = ["JPEG"]\nbytes_max = 100\n'
     resize = 'preprocess = [{ op = "resize", width = 8, height = 8 }, { op = "layout" }]\n'
     graphs.save(tmp_path, "m", PICTURE, toml + resize)
-    assert reason_of(tmp_path, "m") == ("m/1/model.onnx: input 'x': bytes_max 100 leaves room for no frame; raise it")
+    assert reason_of(tmp_path, "m") == (
+        "m/1/model.onnx: input 'x': bytes_max 100 leaves room for no frame; raise it, or the server's limits"
+    )

@@ -81,6 +81,13 @@ class Supervisor:
             raise ModelError("LOAD_FAILED", f"{loaded.key}: {reason}") from None
         loaded.state = VersionState.READY
         self._catalogue.notify()
+        assert loaded.signature is not None, "there is a lane"
+        _log.info(
+            "loaded",
+            model=loaded.key,
+            frame_bytes_max=sum(spec.bytes_max for spec in loaded.signature.inputs),
+            result_bytes_max=sum(spec.bytes_max for spec in loaded.signature.outputs),
+        )
 
     async def _give_up(self, loaded: LoadedVersion, reason: str) -> None:
         """Ends a version that cannot be served. It is FAILED, and so are its frames. Returns when its workers are

@@ -9,9 +9,6 @@ from duly.models.sizes import SizeLimits
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 
-CHECK_SECONDS_MAX = 600.0
-"""A check gives up on a worker that is not ready after so long."""
-
 
 def start_worker(
     version: ModelVersion,
@@ -55,9 +52,12 @@ class CheckedModel:
 
 
 async def check_version(
-    version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits
+    version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits, load_timeout_s: float
 ) -> CheckedModel:
-    """Loads and warms a version in one worker after another, one for each lane, which must find the same."""
+    """Loads and warms a version in one worker after another, one for each lane, which must find the same.
+
+    `load_timeout_s`: for one worker.
+    """
     notes: tuple[str, ...] = ()
     expected: Fingerprint | None = None
     for lane in lanes:
@@ -66,7 +66,7 @@ async def check_version(
                 version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None, expected
             )
             try:
-                ready = await worker.ready(CHECK_SECONDS_MAX)
+                ready = await worker.ready(load_timeout_s)
                 notes = ready.notes
                 expected = expected or Fingerprint(worker.contents, ready.signature)
             finally:
