@@ -146,6 +146,40 @@ def test_serve_help_tells_each_option_with_its_default_and_its_variable() -> Non
     assert "[required; DULY_MODELS]" in text
 
 
+def test_why_nothing_can_be_served_is_told_once(repository: Path) -> None:
+    (repository / "double" / "model.toml").write_text("descripton = 'misspelt'")
+    done = duly("serve", "--models", str(repository), "--listen", "127.0.0.1:0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("descripton") == 1
+    assert done.stderr.splitlines()[-2:] == [
+        "duly: no model can be served:",
+        "duly:   double/model.toml: descripton: there is no such key; did you mean description?",
+    ]
+
+
+@pytest.mark.parametrize("command", [["serve", "--models"], ["models", "check"], ["models", "list"]])
+@pytest.mark.parametrize("path", ["double", "double/1", "double/1/model.onnx"])
+def test_a_path_too_deep_is_told_the_folder_to_give(repository: Path, command: list[str], path: str) -> None:
+    done = duly(*command, str(repository / path), *(["--listen", "127.0.0.1:0"] if command[0] == "serve" else []))
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("duly: ")]
+    assert "give " in line
+    assert f" {repository} (see duly" in line
+    assert duly("models", "list", str(repository)).returncode == 0
+
+
+def test_what_is_passed_over_is_told_and_no_error(repository: Path) -> None:
+    for folder in ("lost+found", "docs"):
+        (repository / folder).mkdir()
+    (repository / "docs" / "README.md").touch()
+    (repository / "double" / "2" / "model.onnx").unlink()
+    (repository / "double" / "2").rmdir()
+    (repository / "double" / "config.pbtxt").touch()
+    done = duly("models", "check", str(repository), "--lanes", "cpu:0")
+    assert (done.returncode, done.stdout) == (0, "double/1  ok\n")
+    assert done.stderr == "duly: docs: holds neither a version nor a model's file, and is passed over\n"
+
+
 def test_an_address_in_use_is_one_line_and_status_1(repository: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,7 +1,8 @@
 """Files that lie where a model should, or are named as one, and are something else: what they are and what would do."""
 
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import BinaryIO
 
 MODEL_BYTES_MAX = 2**31 - 1
 """The largest ONNX file: it is one protobuf message, which has a length below 2 GiB."""
@@ -92,16 +93,9 @@ def too_large(size: int) -> str:
     )
 
 
-def contents(file: Path) -> str:
-    """Says what a file is that is not a whole ONNX file, as in "is empty; copy it again".
-
-    Raises OSError where it cannot be read.
-    """
-    size = file.stat().st_size
-    if large := too_large(size):
-        return large
-    with file.open("rb") as opened:
-        head = opened.read(_HEAD_BYTES)
+def contents(file: BinaryIO, size: int) -> str:
+    """Says what a file of `size` bytes is that is not a whole ONNX file, as in "is empty (0 bytes); copy it again"."""
+    head = file.read(_HEAD_BYTES)
     if not head:
         return "is empty (0 bytes); copy or export it again"
     if not head.strip(b"\0"):
@@ -133,7 +127,7 @@ def contents(file: Path) -> str:
     return f"is not a whole ONNX file ({size:,} bytes); copy or export it again"
 
 
-def _archive(file: Path) -> str:
+def _archive(file: BinaryIO) -> str:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()

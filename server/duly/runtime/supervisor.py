@@ -111,6 +111,7 @@ class Supervisor:
         loaded.signature = _with_labels(ready.signature, loaded.version.labels)
         loaded.providers = [variant.providers for variant in ready.variants]
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state
+        self._metrics.lane_serves(worker.model, worker.lane)
         self._driver.add_worker(worker)
         names = loaded.version.config.variant_names
         for rank, (name, variant) in enumerate(zip(names, ready.variants, strict=True)):
