@@ -4,13 +4,18 @@ import difflib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from duly.cli_settings import CONFIG_OPTION, setting_option
 from duly.config import ConfigError, load_config
 from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
 
 _FOLDER = click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path), required=True)
+
+_CHECKED = ("lanes", "threads", "bytes_in_flight_max", "payload_bytes_max", "principal_bytes_in_flight_max")
+"""The settings on which it depends whether a model can be served."""
 
 
 @click.group()
@@ -80,27 +85,39 @@ def _show(version: ModelVersion) -> None:
     click.echo(version.config.model_dump_json(by_alias=True, indent=2))
 
 
-@models.command()
-@_FOLDER
-@click.option("--lanes", metavar="TEXT", help="Lanes to load on, such as cpu:0,cuda:0; not set: as duly serve chooses.")
-@click.option("--threads", metavar="N", help="Intra-op threads on a CPU lane; 0: as duly serve chooses.")
-def check(folder: Path, lanes: str | None, threads: str | None) -> None:
-    """Load and warm up every model just as the server would, and say which ones do not work."""
-    given = {"models": folder, "lanes": lanes, "threads": threads}
+def _check(folder: Path, config: Path | None, **settings: Any) -> None:
+    _, problems = _scan(folder)
+    _echo([problem for problem in problems if problem.harmless])
+    given = {"models": folder, **settings}
     try:
-        config = load_config({name: value for name, value in given.items() if value is not None}, None, os.environ)
+        checked = load_config({name: value for name, value in given.items() if value is not None}, config, os.environ)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     from duly import app  # it imports all of gRPC, which the other commands do not need
 
-    _, problems = _scan(folder)
-    _echo([problem for problem in problems if problem.harmless])
-    results = app.check_models(folder, config.lanes, config.threads)
-    width = max((len(checked.key) for checked in results), default=0)
-    for checked in results:
-        click.echo(f"{checked.key:{width}}  {checked.problem or 'ok'}")
-        for note in checked.notes:
+    results = app.check_models(checked)
+    width = max((len(found.key) for found in results), default=0)
+    for found in results:
+        click.echo(f"{found.key:{width}}  {found.problem or 'ok'}")
+        for note in found.notes:
             click.echo(f"{'':{width}}  note: {note}")
     if not results:
         click.echo(_empty(folder))
-    sys.exit(0 if results and not any(checked.problem for checked in results) else 1)
+    sys.exit(0 if results and not any(found.problem for found in results) else 1)
+
+
+models.add_command(
+    click.Command(
+        "check",
+        callback=_check,
+        help="""Load and warm up every model just as the server would, and say which ones do not work.
+
+        The server's settings count here as they do there: the options below, the environment, and the TOML file. Give
+        what `duly serve` gets.""",
+        params=[
+            click.Argument(["folder"], metavar="DIR", type=click.Path(exists=True, path_type=Path)),
+            CONFIG_OPTION,
+            *map(setting_option, _CHECKED),
+        ],
+    )
+)

@@ -91,6 +91,8 @@ def check_used(
         if name not in registered:
             raise ProviderError(f"{name} could not start here; the session has {', '.join(registered)} only")
     on_cpu = assigned.get(CPU, ())
+    if not any(assigned.values()):
+        return tuple(names)  # the graph computes nothing, which is no provider's fault
     for place, name in enumerate(names):
         if not assigned.get(name) and (place == 0 or name != CPU):
             others = "; ".join(f"{other} runs {_named(nodes)}" for other, nodes in assigned.items() if nodes)

@@ -106,7 +106,7 @@ def sample(spec: TensorSpec) -> tuple[bytes, str, tuple[int, ...]]:
         opened = (max(1, extent // shrink) for extent in (*extents, *spec.shape[len(extents) :]))
         shape = tuple(extent if fixed < 0 else fixed for extent, fixed in zip(opened, spec.shape, strict=True))
         if picture:
-            payload = cv2.imencode(f".{picture.lower()}", _gradient(shape))[1].tobytes()
+            payload = cv2.imencode(f".{picture.lower()}", _gradient(shape).astype(DTYPES[spec.datatype]))[1].tobytes()
         elif spec.encodings:
             payload = np.zeros(shape, "<i2").tobytes()
         else:
