@@ -221,6 +221,31 @@ def test_models_show_gives_the_settings_with_their_defaults(repository: Path) ->
     assert (settings["description"], settings["default_budget_ms"]) == ("Twice as much.", 100)
 
 
+def test_models_show_tells_the_tensors_of_a_bare_model(repository: Path) -> None:
+    done = duly("models", "show", str(repository), "double/1")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = json.loads(done.stdout)
+    assert shown["graph"] == {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": ["n", 4]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": ["n", 4]}],
+    }
+    (sent,), (got,) = shown["frame"]["inputs"], shown["frame"]["outputs"]
+    assert (sent["name"], sent["datatype"], sent["shape"]) == ("x", "FP32", [4])
+    assert (got["name"], got["datatype"], got["shape"]) == ("y", "FP32", [4])
+    assert shown["problem"] is None
+
+
+def test_models_show_tells_the_tensors_of_a_model_that_cannot_be_served(repository: Path) -> None:
+    damaged = json.loads(duly("models", "show", str(repository), "double").stdout)
+    assert (damaged["graph"], damaged["frame"]) == (None, None)
+    assert damaged["problem"].startswith("double/2/model.onnx: is not a whole ONNX file")
+    (repository / "double" / "model.toml").write_text("input = [{ name = 'image' }]\nproviders = [{ name = 'None' }]")
+    misfit = json.loads(duly("models", "show", str(repository), "double/1").stdout)
+    assert misfit["graph"]["inputs"][0]["name"] == "x"
+    assert misfit["frame"] is None
+    assert misfit["problem"].startswith("double/model.toml: input[0].name: the graph has no input 'image'; it has: x")
+
+
 def test_models_show_of_an_unknown_model_names_the_likely_one(repository: Path) -> None:
     done = duly("models", "show", str(repository), "duoble")
     assert (done.returncode, done.stdout) == (1, "")

@@ -96,10 +96,6 @@ UNSENDABLE = {
         ),
         "not one for each frame",
     ),
-    "one number for the whole batch": (
-        with_output(value("loss", []), helper.make_node("ReduceSum", ["x"], ["loss"], keepdims=0)),
-        "infer_shapes",
-    ),
 }
 
 

@@ -1,7 +1,11 @@
 """Starts workers with what they are to load, in order to serve it or only to see whether it can be served."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from duly.models.repository import ModelVersion
 from duly.models.sizes import SizeLimits
@@ -26,18 +30,33 @@ def start_worker(
     Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end)
-    worker.start(
-        {
-            "model": version.key,
-            "lane": lane,
-            "folder": str(version.folder),
-            "model_folder": str(version.model_folder),
-            "config": version.config.model_dump(mode="json", by_alias=True),
-            "threads": version.config.threads or threads,
-            "limits": limits.model_dump(),
-        }
-    )
+    worker.start(_load_body(version, lane, threads) | {"limits": limits.model_dump()})
     return worker
+
+
+def _load_body(version: ModelVersion, lane: str, threads: int) -> dict[str, Any]:
+    return {
+        "model": version.key,
+        "lane": lane,
+        "folder": str(version.folder),
+        "model_folder": str(version.model_folder),
+        "config": version.config.model_dump(mode="json", by_alias=True),
+        "threads": version.config.threads or threads,
+    }
+
+
+def describe_version(version: ModelVersion) -> dict[str, Any]:
+    """Returns what `worker.describe` tells of a version: `graph`, `frame` and, where one of them is None, `problem`."""
+    command = [sys.executable, "-P", "-m", "duly.worker.describe"]
+    body = json.dumps(_load_body(version, "cpu:0", 1))
+    problem = f"{version.key}: its graph cannot be read: the process that reads it "
+    try:
+        done = subprocess.run(command, input=body, capture_output=True, text=True, timeout=CHECK_SECONDS_MAX)
+    except subprocess.TimeoutExpired:
+        return {"graph": None, "frame": None, "problem": f"{problem}was not done after {CHECK_SECONDS_MAX:g} s"}
+    if done.returncode:
+        return {"graph": None, "frame": None, "problem": f"{problem}ended with status {done.returncode}"}
+    return dict(json.loads(done.stdout))
 
 
 @dataclass(frozen=True, slots=True)
