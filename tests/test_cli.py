@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -259,6 +260,19 @@ def test_models_check_loads_them_and_says_which_work(repository: Path) -> None:
     assert good == "double/1  ok"
     assert damaged.startswith("double/2  ")
     assert "model.onnx" in damaged
+
+
+@pytest.mark.parametrize(("labels", "note"), [(5, "a line too many"), (3, "a name or a blank line missing"), (4, "")])
+def test_more_or_fewer_labels_than_classes_are_told(repository: Path, labels: int, note: str) -> None:
+    shutil.rmtree(repository / "double" / "2")
+    (repository / "double" / "names.txt").write_text("a name\n" * labels)
+    (repository / "double" / "model.toml").write_text("batch_sizes = [1]\nwarmup_runs = 1\nlabels = 'names.txt'\n")
+    done = duly("models", "check", str(repository), "--lanes", "cpu:0")
+    assert done.returncode == 0
+    first, *notes = done.stdout.splitlines()
+    assert first == "double/1  ok"
+    told = f"note: names.txt has {labels} names, but 'y' has 4; is there {note}"
+    assert [told in line for line in notes] == ([True] if note else [])
 
 
 def test_models_check_refuses_a_lane_that_is_none(repository: Path) -> None:

@@ -27,7 +27,7 @@ from duly.models.folders import (
 )
 from duly.models.formats import is_onnx, named
 from duly.models.labels import read_labels
-from duly.models.spec import ModelConfig, Variant
+from duly.models.spec import ModelConfig, Signature, Variant
 from duly.models.text_files import unreadable, what_is_there
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -312,6 +312,27 @@ def _unfinished(folder: Path) -> str:
     """Says which file is still being copied, where one is."""
     names = sorted(path.name for path in folder.iterdir() if ".onnx" in path.name.lower())
     return f"; {names[0]} is not read, by its name it is not yet whole" if names and passed_over(names[0]) else ""
+
+
+def notes_of_labels(version: ModelVersion, signature: Signature) -> tuple[str, ...]:
+    """Says that a version has more or fewer labels than classes, so that some may be those of other classes.
+
+    How many classes there are is known where every output is one list of fixed length.
+    """
+    lengths = {spec.name: [extent for extent in spec.shape if extent != 1] for spec in signature.outputs}
+    labels = len(version.labels)
+    if not labels or any(len(extents) != 1 or extents[0] < 0 for extents in lengths.values()):
+        return ()
+    classes = {name: extents[0] for name, extents in lengths.items()}
+    if labels in classes.values():
+        return ()
+    counts = ", ".join(f"'{name}' has {count:,}" for name, count in classes.items())
+    likely = (
+        "a line too many, such as a heading" if labels > max(classes.values()) else "a name or a blank line missing"
+    )
+    return (
+        f"{version.config.labels} has {labels:,} names, but {counts}; is there {likely}? Line n names class n, from 0",
+    )
 
 
 def _check_inside(file: str, place: str) -> None:

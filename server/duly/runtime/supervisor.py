@@ -11,6 +11,7 @@ import structlog
 
 from duly.core.events import LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
+from duly.models.repository import notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.models.spec import Signature, TensorSpec
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
@@ -62,7 +63,7 @@ class Supervisor:
             for lane in self._catalogue.lanes:
                 worker, ready = await self._start_worker(loaded, lane)
                 if not loaded.workers:
-                    for note in ready.notes:
+                    for note in (*ready.notes, *notes_of_labels(loaded.version, ready.signature)):
                         _log.warning("model serves otherwise than was perhaps meant", model=loaded.key, note=note)
                 self._serve(loaded, worker, ready)
         except BaseException as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from duly.models.repository import ModelVersion
+from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import Worker, WorkerError
@@ -80,7 +80,8 @@ async def check_version(
         try:
             worker = start_worker(version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None)
             try:
-                notes = (await worker.ready(CHECK_SECONDS_MAX)).notes
+                ready = await worker.ready(CHECK_SECONDS_MAX)
+                notes = (*ready.notes, *notes_of_labels(version, ready.signature))
             finally:
                 await worker.stop()
         except WorkerError as error:
