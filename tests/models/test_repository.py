@@ -113,7 +113,7 @@ def test_broken_models_do_not_hide_the_others(root: Path) -> None:
             "é",
             "",
             "é: a model's name has letters, digits, '_', '.' and '-' alone, begins with a letter or digit and has at "
-            "most 64 of them; rename the folder",
+            "most 64 of them; rename the folder, such as to model",
         ),
     ]
 

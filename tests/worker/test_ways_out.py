@@ -153,6 +153,30 @@ def test_channels_that_the_graph_leaves_open_are_said_by_the_line_that_the_error
     assert loaded.ready["signature"]["inputs"][0]["shape"] == [5 * groups, -1, -1]
 
 
+PICTURE = graphs.doubling(["N", 3, 6, 8])
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ("shape = [-1, 3, 6, 8]", "shape = [3, 6, 8]"),
+        ("shape = [6, 8, 3]", "shape = [3, 6, 8]"),
+        ('datatype = "INT64"', 'datatype = "FP32"'),
+        (
+            'encodings = ["JPEG"]',
+            'encodings = ["JPEG"]\npreprocess = [{ op = "resize", width = 8, height = 6 }, { op = "layout", axes = "CHW" }]',
+        ),
+    ],
+)
+def test_an_input_that_does_not_fit_the_graph_does_with_the_line_that_the_error_gives(
+    tmp_path: Path, asked: str, line: str
+) -> None:
+    graphs.save(tmp_path, "m", PICTURE, f'[[input]]\nname = "x"\n{asked}\n')
+    assert line.rpartition("\n")[2] in reason_of(tmp_path, "m")
+    graphs.save(tmp_path, "m", PICTURE, f'[[input]]\nname = "x"\n{line}\n')
+    load(body_of(tmp_path, "m"))
+
+
 def test_an_extent_that_nothing_tells_is_asked_for(tmp_path: Path) -> None:
     weights = np.ones((10, 2), np.float32)
     node = helper.make_node("MatMul", ["x", "w"], ["y"])

@@ -31,6 +31,7 @@ from duly.models.spec import ModelConfig, Signature, Variant
 from duly.models.text_files import unreadable, what_is_there
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME_CHARS_MAX = 64
 _NEARLY_VERSION = re.compile(r"[vV]?[-_.]?0*([1-9][0-9]{0,17})(\.0*)*")
 _TRITON_FILE = "config.pbtxt"
 _NAMED_MAX = 5
@@ -148,10 +149,14 @@ def _is_called_as_a_model(folder: Path, problems: list[RepositoryProblem]) -> bo
         name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
         reason = (
             f"{name}: a model's name has letters, digits, '_', '.' and '-' alone, begins with a letter or digit "
-            "and has at most 64 of them; rename the folder"
+            f"and has at most 64 of them; rename the folder, such as to {_plain_name(folder.name)}"
         )
         problems.append(RepositoryProblem(name, "", reason))
     return False
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("_.-")[:_NAME_CHARS_MAX] or "model"
 
 
 def _beside_models(path: Path) -> list[RepositoryProblem]:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from duly.models.spec import ModelConfig, TensorSpec
+from duly.models.spec import Input, ModelConfig, TensorSpec
 from duly.worker.dtypes import DTYPES
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 
@@ -112,6 +112,26 @@ def say_shape(specs: Sequence[TensorSpec], tried: Sequence[tuple[int, ...]], rea
             f"[[input]]: input = [{{ name = {name}, shape = {known} }}]{open_ones}"
         )
     return ""
+
+
+def refit(declared: Input, graph_shape: tuple[int, ...]) -> str:
+    """Gives what makes an input fit the graph, which takes `graph_shape` a frame."""
+    if declared.preprocess or declared.encodings:
+        return "change shape or preprocess"
+    without = "" if len(declared.shape or ()) <= len(graph_shape) else ", without the batch dimension"
+    return f"write shape = {list(graph_shape)}{without}, or leave it out"
+
+
+def turned(declared: Input, shape: tuple[int, ...]) -> str:
+    """Gives the line of model.toml that makes a picture what a graph takes that has the channels first.
+
+    It is the end of a sentence; empty where that is not what is wrong.
+    """
+    if declared.preprocess or declared.shape or len(shape) != 3 or shape[0] not in (-1, 1, 3):
+        return ""
+    _, height, width = shape
+    resize = f'{{ op = "resize", width = {width}, height = {height} }}, ' if min(height, width) > 0 else ""
+    return f'; where the graph has the channels first: preprocess = [{resize}{{ op = "layout", axes = "CHW" }}]'
 
 
 def no_such(name: str, kind: str, names: Sequence[str], key: str) -> str:
