@@ -204,7 +204,8 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         ),
         (
             step("shape = [13]", SOUND),
-            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; write shape = [12], or leave it out",
+            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; write shape = [12], or leave it "
+            "out",
         ),
         (
             step('datatype = "INT64"', SOUND),
@@ -213,7 +214,7 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         (step("bytes_max = 47", SOUND), "input[0].bytes_max: 47 is less than the 48 bytes of FP32[12]"),
         (
             step('preprocess = [{ op = "window", samples = 8, context = 3 }]', SOUND),
-            "input[0]: what is sent becomes [11] a frame, but the graph's 'x' takes [12]; write shape = [12], or leave it out",
+            "input[0]: what is sent becomes [11] a frame, but the graph's 'x' takes [12]; change shape or preprocess",
         ),
         (
             step('shape = [9]\npreprocess = [{ op = "window", samples = 8, context = 4 }]', SOUND),

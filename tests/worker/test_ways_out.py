@@ -164,7 +164,8 @@ PICTURE = graphs.doubling(["N", 3, 6, 8])
         ('datatype = "INT64"', 'datatype = "FP32"'),
         (
             'encodings = ["JPEG"]',
-            'encodings = ["JPEG"]\npreprocess = [{ op = "resize", width = 8, height = 6 }, { op = "layout", axes = "CHW" }]',
+            'encodings = ["JPEG"]\n'
+            'preprocess = [{ op = "resize", width = 8, height = 6 }, { op = "layout", axes = "CHW" }]',
         ),
     ],
 )
