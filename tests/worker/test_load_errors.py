@@ -204,8 +204,8 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         ),
         (
             step("shape = [13]", SOUND),
-            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; write shape = [12], or leave it "
-            "out",
+            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; write shape = [12], or leave "
+            "it out",
         ),
         (
             step('datatype = "INT64"', SOUND),

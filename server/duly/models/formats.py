@@ -93,6 +93,16 @@ def too_large(size: int) -> str:
     )
 
 
+def stand_in(beginning: bytes) -> str:
+    """Says what a file is that a tool put into the place of the one that was wanted; empty: nothing of the kind."""
+    text = beginning[:_HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file itself; fetch that: git lfs pull"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "is a web page (HTML); download the file itself, such as by its raw link"
+    return ""
+
+
 def contents(file: BinaryIO, size: int) -> str:
     """Says what a file of `size` bytes is that is not a whole ONNX file, as in "is empty (0 bytes); copy it again"."""
     head = file.read(_HEAD_BYTES)
@@ -101,10 +111,8 @@ def contents(file: BinaryIO, size: int) -> str:
     if not head.strip(b"\0"):
         return f"begins with {len(head):,} bytes of zero: a copy or download that did not end; copy it again"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not the model itself; fetch the model: git lfs pull"
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "is a web page (HTML), not a model; download the file itself, such as by its raw link"
+    if found := stand_in(head):
+        return found
     if text.startswith(b"<"):
         return f"is {_OPENVINO}" if b"<net" in text else "is XML, not a model; download or export it again"
     if head.startswith(b"PK\x03\x04"):
