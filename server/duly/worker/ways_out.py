@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from duly.models.spec import Input, ModelConfig, TensorSpec
+from duly.models.spec import Input, ModelConfig
 from duly.worker.dtypes import DTYPES
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 
@@ -31,7 +31,6 @@ _NOT_NUMBERS = (
     (r"optional\(", "optional; export it as a tensor that is always there"),
     (r"sparse_tensor\(", "sparse; export it as a dense tensor"),
 )
-_CHANNELS = re.compile(r"kernel channels: (\d+) group: (\d+)")
 
 
 def not_numbers(datatype: str) -> str:
@@ -84,34 +83,6 @@ def feed(tensor: GraphTensor) -> str:
     """Gives what feeds an input of the graph that nothing feeds."""
     text = f"add an input, a state or a constant for it: [[input]] with name = {json.dumps(tensor.name)}"
     return text + (f", or {constant(tensor)}" if is_fixed(extents(tensor.shape)) else "")
-
-
-def say_shape(specs: Sequence[TensorSpec], tried: Sequence[tuple[int, ...]], reason: str) -> str:
-    """Gives the line of model.toml that says the extents which the graph leaves open, after a made-up frame failed.
-
-    Args:
-        specs: the inputs.
-        tried: the shapes that the made-up frame had.
-        reason: what ONNX Runtime said, which tells the channels that a convolution takes.
-
-    Returns an empty text where nothing is open.
-    """
-    for spec, shape in zip(specs, tried, strict=True):
-        if -1 not in spec.shape or spec.encodings:
-            continue
-        channels = _CHANNELS.search(reason)
-        known = list(spec.shape)
-        if channels and len(known) > 1 and known[0] < 0:
-            known[0] = int(channels[1]) * int(channels[2])
-        else:
-            known[-1] = 10 if known[-1] < 0 else known[-1]
-        open_ones = "" if channels else ", with the extents that a frame has"
-        name = json.dumps(spec.name, ensure_ascii=False)
-        return (
-            f"; the graph leaves {list(spec.shape)} of '{spec.name}' open, {list(shape)} was tried; say more under "
-            f"[[input]]: input = [{{ name = {name}, shape = {known} }}]{open_ones}"
-        )
-    return ""
 
 
 def refit(declared: Input, graph_shape: tuple[int, ...]) -> str:
