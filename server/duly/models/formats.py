@@ -1,8 +1,7 @@
 """Files that lie where a model should, or are named as one, and are something else: what they are and what would do."""
 
 import zipfile
-from pathlib import PurePosixPath
-from typing import BinaryIO
+from pathlib import Path, PurePosixPath
 
 MODEL_BYTES_MAX = 2**31 - 1
 """The largest ONNX file: it is one protobuf message, which has a length below 2 GiB."""
@@ -115,9 +114,16 @@ def stand_in(beginning: bytes) -> str:
     return ""
 
 
-def contents(file: BinaryIO, size: int) -> str:
-    """Says what a file of `size` bytes is that is not a whole ONNX file, as in "is empty (0 bytes); copy it again"."""
-    head = file.read(_HEAD_BYTES)
+def contents(file: Path) -> str:
+    """Says what a file is that is not a whole ONNX file, as in "is empty (0 bytes); copy or export it again".
+
+    Raises OSError where it cannot be read.
+    """
+    size = file.stat().st_size
+    if large := too_large(size):
+        return large
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD_BYTES)
     if not head:
         return "is empty (0 bytes); copy or export it again"
     if not head.strip(b"\0"):
@@ -147,7 +153,7 @@ def contents(file: BinaryIO, size: int) -> str:
     return f"is not a whole ONNX file ({size:,} bytes); copy or export it again"
 
 
-def _archive(file: BinaryIO) -> str:
+def _archive(file: Path) -> str:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()

@@ -101,8 +101,7 @@ def load_reason(text: str, file: Path) -> str:
     """Says what is wrong with model `file`, as the second half of a sentence that begins with the file's name."""
     plain = run_reason(text.replace(f"{file.parent}/", ""))
     if re.search(r"Protobuf parsing failed|No graph was found", plain):
-        with file.open("rb") as opened:
-            return contents(opened, file.stat().st_size)
+        return contents(file)
     for pattern, reason in _LOAD_REASONS:
         if found := re.search(pattern, plain):
             return found.expand(reason) + (
