@@ -111,6 +111,7 @@ def test_without_a_command_the_help_is_the_error() -> None:
         (["srve"], "No such command 'srve'."),
         (["serve", "--modles", "x"], "No such option '--modles'."),
         (["serve", "--streams-max"], "Option '--streams-max' requires an argument."),
+        (["serve", "mine"], "mine belongs to no option; the folder of models is given as --models mine"),
         (["models", "list", "/nonexistent"], "Invalid value for 'DIR'"),
     ],
 )
