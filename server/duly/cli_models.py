@@ -1,6 +1,7 @@
 """`duly models`: what is in a model repository, and whether it would load."""
 
 import difflib
+import json
 import os
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def show(folder: Path, model: str) -> None:
     """Print the settings of a model as JSON, defaults filled in: of its newest version, or of the one named.
 
     Beside the settings, `graph` has the inputs and outputs of the graph with their batch dimension, and `frame` what
-    clients send and get for one frame, or null where the model cannot be served as it is.
+    clients send and get for one frame; where one of them is null, `problem` says why.
     """
     versions, problems = _scan(folder)
     for version in versions:
@@ -89,7 +90,10 @@ def show(folder: Path, model: str) -> None:
 
 
 def _show(version: ModelVersion) -> None:
-    click.echo(version.config.model_dump_json(by_alias=True, indent=2))
+    from duly.runtime.worker_launch import describe_version  # it imports what `list` does not need
+
+    settings = version.config.model_dump(mode="json", by_alias=True)
+    click.echo(json.dumps(settings | describe_version(version), indent=2, ensure_ascii=False))
 
 
 def _check(folder: Path, config: Path | None, **settings: Any) -> None:

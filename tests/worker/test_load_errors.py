@@ -203,11 +203,12 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         ),
         (
             step("shape = [13]", SOUND),
-            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; change shape or preprocess",
+            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; write shape = [12], or leave "
+            "it out",
         ),
         (
             step('datatype = "INT64"', SOUND),
-            "input[0]: INT64 can't become FP32, which the graph's 'x' takes; change datatype",
+            "input[0]: INT64 can't become FP32, which the graph's 'x' takes; set datatype = \"FP32\", or leave it out",
         ),
         (step("bytes_max = 47", SOUND), "input[0].bytes_max: 47 is less than the 48 bytes of FP32[12]"),
         (
