@@ -233,7 +233,11 @@ def test_recorded_arrays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(made.frames, values[:4])
     assert described(made) == "4 as FP32[2,3]"
     refused("got FP32[2,3], expected FP32[3,2]", takes("FP32", 3, 2), recording=path)
-    refused("got FP32[2,3], expected FP64[2,3]; np.save(path, array.astype(np.float64))", takes("FP64", 2, 3), recording=path)
+    refused(
+        "got FP32[2,3], expected FP64[2,3]; np.save(path, array.astype(np.float64))",
+        takes("FP64", 2, 3),
+        recording=path,
+    )
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path, red: Any) -> None:

@@ -26,6 +26,7 @@ from duly_client.recordings.sound import (
     CHUNK_S,
     RAW_SOUNDS,
     SOUNDS,
+    STDIN,
     encoding_of,
     live_sound,
     live_wav,
@@ -114,11 +115,11 @@ def _of_kind(file: io.BufferedReader, kind: str, spec: TensorSpec, pass_over: Pa
     if kind == "WAV":
         if not takes_sound(spec):
             raise RecordingError(f"stdin: a WAV; the model takes {taken(spec)}")
-        return live_wav(file, "stdin", spec)
+        return live_wav(file, STDIN, spec)
     if kind == ".npy":
-        return live_arrays(file, "stdin", spec, pass_over)
+        return live_arrays(file, STDIN, spec, pass_over)
     if takes_pictures(spec):
-        return stream_frames(file, "stdin", spec, pass_over)
+        return stream_frames(file, STDIN, spec, pass_over)
     if spec.sample_rate_hz and takes_sound(spec) and kind in ("", "text"):
         return live_sound(file.read, spec)
     raise RecordingError(f"stdin: {kind or 'neither a WAV nor a .npy'}; the model takes {taken(spec)}")
