@@ -123,9 +123,7 @@ def _opened(file: BinaryIO, name: str, spec: TensorSpec) -> tuple[WavHeader, _Sa
         header = wav_header(file.read)
     except WavError as error:
         way_out = _way_out(name, spec.sample_rate_hz)
-        raise RecordingError(
-            f"{name}: not a WAV file of samples: {error}; of most sounds makes one: {way_out}"
-        ) from error
+        raise RecordingError(f"{name}: not a WAV file of samples: {error}; to make one: {way_out}") from error
     samples = _KINDS.get((header.format, header.bits))
     wanted_hz = spec.sample_rate_hz or header.rate_hz
     lossy = samples is None or (samples.to_int16 is None and spec.datatype != "FP32")

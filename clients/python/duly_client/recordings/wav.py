@@ -45,7 +45,8 @@ def wav_header(read: Callable[[int], bytes]) -> WavHeader:
     """
     head = read(12)
     if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
-        raise WavError(begins_with(head))
+        big_endian = head[:4] == b"RIFX"
+        raise WavError("it is a WAV whose numbers are big-endian (RIFX)" if big_endian else begins_with(head))
     format_chunk, long_data_bytes = b"", None
     while True:
         name, size = _chunk(read, head := read(8))
