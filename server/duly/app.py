@@ -2,17 +2,19 @@
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from functools import partial
-from pathlib import Path
 
 import structlog
 import uvloop
 
-from duly.config import ServerConfig, default_lanes, default_threads
+from duly.config import ServerConfig, default_lanes, default_threads, service_links
 from duly.core.events import DrainRequested
-from duly.metrics import Gauges, Metrics, MetricsError, MetricsServer, serve_metrics
+from duly.descriptors import DescriptorError, connections_max, raise_limit
+from duly.metrics import Gauges, Metrics
+from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
 from duly.models.repository import Repository
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
@@ -71,7 +73,12 @@ class App:
         )
         self.catalogue = Catalogue(config.lanes or default_lanes())
         self._supervisor = Supervisor(
-            self.catalogue, self.driver, self.metrics, config.threads or default_threads(), config.load_timeout_s
+            self.catalogue,
+            self.driver,
+            self.metrics,
+            config.threads or default_threads(),
+            config.load_timeout_s,
+            limits.frame,
         )
         self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
@@ -104,9 +111,14 @@ class App:
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
-        message_bytes_max = self.catalogue.message_bytes_max = message_limit(self.catalogue.frame_bytes_max())
+        limits, served = self.streams.limits.frame, self.catalogue.all_versions()
+        needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
+        message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
-        server = self._server = create_server(config.transport, inference, config.streams_max, message_bytes_max)
+        connections = self._connections_max()
+        server = self._server = create_server(
+            config.transport, inference, config.streams_max, message_bytes_max, connections
+        )
         health = self._health = Health(server)
         control = ServerService(self.catalogue, self.driver, self.streams, self.metrics, self.drain)
         add_services(server, ModelService(self.host, self.catalogue, self.driver), control, config.reflection)
@@ -189,6 +201,23 @@ class App:
         waiting = self.driver.scheduler.frames_waiting_by_model()
         return Gauges(waiting, len(held), held.bytes, self.streams.by_model())
 
+    def _connections_max(self) -> int:
+        """Returns how many clients may be connected. Raises StartError where there is no room for any."""
+        limit = raise_limit()
+        try:
+            connections = connections_max(limit)
+        except DescriptorError as error:
+            raise StartError(str(error)) from None
+        _log.info("open files", limit=limit, connections_max=connections)
+        if connections < self._config.streams_max:
+            _log.warning(
+                "fewer clients can connect than streams may open: raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+                limit=limit,
+                connections_max=connections,
+                streams_max=self._config.streams_max,
+            )
+        return connections
+
     def _nothing_to_serve(self) -> str:
         failures = [f"{loaded.key}: {loaded.error}" for loaded in self.catalogue.all_versions()]
         failures += self.catalogue.problems.values()
@@ -248,11 +277,14 @@ def serve(config: ServerConfig) -> int:
     Raises StartError where it cannot start.
     """
     configure_logging(config.log_format, config.log_level)
+    if links := service_links(os.environ):
+        _log.info("variables of the container platform are no settings", variables=" ".join(links))
     return uvloop.run(_serve(config))
 
 
-def check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[CheckedModel]:
-    """Loads and warms every version in the repository in a worker of its own, one after another.
+def check_models(config: ServerConfig) -> list[CheckedModel]:
+    """Loads and warms every version in the repository in a worker of its own, one after another, under the settings
+    that the server would have.
 
     Returns them by name. Raises StartError where nothing can be run here at all.
     """
@@ -260,12 +292,13 @@ def check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[Check
         check_installed()
     except BackendError as error:
         raise StartError(str(error)) from None
-    return asyncio.run(_check_models(root, lanes or default_lanes()[:1], threads or default_threads()))
+    return asyncio.run(_check_models(config))
 
 
-async def _check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[CheckedModel]:
-    versions, problems = Repository(root).scan()
-    found = [CheckedModel(problem.name, problem.reason) for problem in problems]
+async def _check_models(config: ServerConfig) -> list[CheckedModel]:
+    lanes, threads = config.lanes or default_lanes()[:1], config.threads or default_threads()
+    versions, problems = Repository(config.models).scan()
+    found = [CheckedModel(problem.name, problem.reason) for problem in problems if not problem.harmless]
     for version in versions:
-        found.append(await check_version(version, lanes, threads))
+        found.append(await check_version(version, lanes, threads, _limits(config).frame))
     return sorted(found, key=lambda checked: checked.key)

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from duly.worker.channel import OK
 from duly.worker.errors import LoadError
@@ -55,6 +56,7 @@ ONE_FRAME = {
     "a picture of fixed size, channels last": (centred([24, 32, 3]), "", (24, 32, 3), (24, 32, 3)),
     "a scan of more rays than any batch": (centred([720]), "", (720,), (720,)),
     "more rows in than out": (pooled([12, 6], [6], [0]), "", (12, 6), (12, 6)),
+    "nothing that is one for each frame comes out": (pooled([None, None, 3], [3], [0, 1]), "", (-1, -1, 3), (9, 8, 3)),
     "as model.toml says": (centred(["N", 4]), "batched = false\n", (-1, 4), (6, 4)),
 }
 
@@ -68,10 +70,10 @@ def test_a_graph_without_a_batch_dimension_takes_all_of_its_input_as_a_frame(kin
         assert worker.signature.batch_sizes == (1,)
         assert bool(worker.ready["notes"]) == (not toml), worker.ready["notes"]
         frame = np.random.default_rng(2).standard_normal(extents).astype(np.float32)
-        session_output = onnx.reference.ReferenceEvaluator(proto).run(None, {"x": frame})[0]
+        wanted = ReferenceEvaluator(proto).run(None, {"x": frame})[0]
         for slot in (0, 1):
             (outcome,) = worker.run([[frame]], slot=slot)
-            np.testing.assert_allclose(outcome.outputs["y"], session_output, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(outcome.outputs["y"], wanted, rtol=1e-5, atol=1e-5)
 
 
 BATCHED = {
@@ -79,6 +81,7 @@ BATCHED = {
     "batch": graphs.doubling(["batch_size", 4]),
     "no name": graphs.doubling([None, 4]),
     "a name of an exporter": graphs.doubling(["unk__17", 4]),
+    "a name of another exporter": graphs.doubling(["s31", 4]),
     "a picture": graphs.doubling(["n", 3, "h", "w"]),
     "samples of sound": graphs.doubling(["B", "samples"]),
 }
@@ -127,8 +130,8 @@ def test_an_output_of_another_number_of_rows_is_taken_whole_where_model_toml_say
     graphs.save(tmp_path, "m", proto)
     assert reason_of(tmp_path, "m") == (
         "m/model.toml: output: the graph's 'anchors' has 5 rows, not one for each frame of a batch of any of "
-        "[1, 2, 4, 8]; name the outputs that are needed with [[output]], or say batched = false there: frames then run "
-        "one at a time and get all of it"
+        "[1, 2, 4, 8]; say batched = false under its [[output]] for frames to run one at a time and get all of it; or "
+        'leave it out, by naming the others ([[output]]) at the top of model.toml: output = [{ name = "y" }]'
     )
     graphs.save(tmp_path, "m", proto, '[[output]]\nname = "y"\n')
     assert load(body_of(tmp_path, "m")).ready["signature"]["batch_sizes"] == [1, 2, 4, 8]
@@ -165,6 +168,53 @@ def test_the_batch_may_be_another_dimension(tmp_path: Path, toml: str, time: int
             outcomes = worker.run([[frame] for frame in frames[:count]], slot=slot)
             for outcome, frame in zip(outcomes, frames, strict=False):
                 np.testing.assert_allclose(outcome.outputs["y"], frame - frame.mean(axis=0), atol=1e-6)
+
+
+def test_a_dimension_that_is_called_the_batch_is_the_batch(tmp_path: Path) -> None:
+    proto = recurrent()
+    for tensor in (*proto.graph.input, *proto.graph.output):
+        tensor.type.tensor_type.shape.dim[1].dim_param = "batch"
+    graphs.save(tmp_path, "m", proto)
+    with Worker(version_of(tmp_path, "m")) as worker:
+        assert (worker.signature.inputs[0].shape, worker.signature.batch_sizes) == ((6, 2), (1, 2, 4, 8))
+        assert worker.ready["notes"] == ["m/1/model.onnx: dimension 1 of input 'x' is the batch, by its name"]
+        frames = list(np.random.default_rng(4).standard_normal((3, 6, 2)).astype(np.float32))
+        for outcome, frame in zip(worker.run([[frame] for frame in frames]), frames, strict=True):
+            np.testing.assert_allclose(outcome.outputs["y"], frame - frame.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("declared", "shape"),
+    [
+        ([1, 1], (1,)),  # as LightGBM's converter writes labels, with the batch of one that it tried
+        ([None, 7], (-1,)),
+    ],
+)
+def test_what_comes_out_counts_more_than_what_is_declared(
+    tmp_path: Path, declared: graphs.Dims, shape: tuple[int, ...]
+) -> None:
+    nodes = [
+        node("Shape", ["x"], ["dims"]),
+        node("Slice", ["dims", "zero", "one"], ["rows"]),
+        node("Concat", ["rows", "one"], ["shape"], axis=0),
+        node("ReduceSum", ["x", "one"], ["sum"], keepdims=1),
+        node("Reshape", ["sum", "shape"], ["y"]),
+    ]
+    constants = {"zero": np.int64([0]), "one": np.int64([1])}
+    graphs.save(tmp_path, "m", graphs.model(nodes, [value("x", ["N", 3])], [value("y", declared)], constants))
+    with Worker(version_of(tmp_path, "m")) as worker:
+        assert worker.signature.outputs[0].shape == shape
+        assert worker.signature.batch_sizes == (1, 2, 4, 8)
+        outcomes = worker.run([[np.full(3, number, np.float32)] for number in range(5)])
+        assert [outcome.outputs["y"].ravel().tolist() for outcome in outcomes] == [[0], [3], [6], [9], [12]]
+
+
+def test_a_single_number_comes_out_of_a_graph_without_a_batch_dimension(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", pooled(["points", 4], [], [0, 1]))
+    with Worker(version_of(tmp_path, "m")) as worker:
+        assert worker.signature.outputs[0].shape == ()
+        (outcome,) = worker.run([[np.full((7, 4), 2.5, np.float32)]])
+        assert (outcome.outputs["y"].shape, float(outcome.outputs["y"])) == ((), 2.5)
 
 
 def test_a_batch_axis_that_is_not_there_is_named(tmp_path: Path) -> None:

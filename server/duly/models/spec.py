@@ -119,7 +119,8 @@ class Input(_Strict):
     finite: bool = True
     """NaN and infinities make a frame INVALID."""
     bytes_max: PositiveInt | None = None
-    """Bytes of the largest payload of one frame; None: as the shape needs where it is fixed, otherwise 8 MiB."""
+    """Bytes of the largest payload of one frame; None: as the shape needs where it is fixed, 40 MiB where it may be
+    encoded, otherwise 8 MiB. It is less where the server's limits leave less, which is said at load."""
     batch_axis: Annotated[int, Field(ge=0)] | None = None
     """The dimension of the graph's input that is the batch; None: as the model states it."""
     preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
@@ -131,6 +132,9 @@ class Output(_Strict):
     name: str
     tensor: str = ""
     """The graph output; empty: the graph output of the same name."""
+    bytes_max: PositiveInt | None = None
+    """Bytes of the largest result of one frame; None: as the shape needs where it is fixed, otherwise 16 times the
+    bytes of the largest frame, or 64 MiB if that is more. Results that are larger are FAILED."""
     batch_axis: Annotated[int, Field(ge=0)] | None = None
     """The dimension of the graph's output that is the batch; None: as the model states it, or as is found out."""
     batched: bool | None = None
@@ -282,7 +286,8 @@ class TensorSpec(_Strict):
     sample_rate_hz: int = 0
     finite: bool = False
     bytes_max: int = 0
-    """Bytes of the largest payload of one frame."""
+    """Bytes of the largest payload of one frame. Until `models/sizes` has settled it, what model.toml states for a size
+    that is open, or 0."""
 
 
 class Signature(_Strict):
@@ -293,8 +298,3 @@ class Signature(_Strict):
     batch_sizes: tuple[int, ...]
     any_size: bool
     stateful: bool
-
-    @property
-    def frame_bytes_max(self) -> int:
-        """Payload bytes of the largest frame, over all of its inputs."""
-        return sum(spec.bytes_max for spec in self.inputs)

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from duly.worker.batch_dimension import Axis
 from duly.worker.dtypes import Array
+from duly.worker.graph import Axis
 
 
 class BoundBatch(Protocol):

@@ -11,37 +11,29 @@ The rest of the worker sees a graph whose tensors all have the batch first, of e
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
-
 from duly.models.spec import BATCH_MAX, Input, ModelConfig, Output
-from duly.worker.dtypes import DTYPES, Array
-from duly.worker.errors import LoadError, RunError
-from duly.worker.graph import Graph, GraphTensor, extents
+from duly.worker.errors import LoadError
+from duly.worker.graph import Axis, Graph, GraphTensor, extents
+from duly.worker.observe import NOTHING_SEEN, Observed, RunGraph, observe
 
-Axis = int | None
-"""The dimension of a graph tensor that is the batch; None: it has none, and a frame is the whole tensor."""
-RunGraph = Callable[[Mapping[str, Array], Sequence[str]], dict[str, Array]]
-"""Runs the graph: inputs, and the names of the outputs to return. Raises RunError."""
-
+_BATCH = re.compile(r"(\w+_)?(batch|bs)(_?(size|dim|\d+))*", re.IGNORECASE)
+"""Names that people and exporters give to the batch."""
+_BATCH_LETTER = re.compile(r"[nb]", re.IGNORECASE)
 _NO_BATCH = re.compile(
-    r"([thwcls]|((num|n|max|the|total)_*)?("
+    r"[thwcls]|((num|n|max|the|total)_*)?("
     r"points?|pts|vertex|vertices|nodes?|edges?|faces?|tokens?|words?|chars?|seq|sequence|((seq|sequence)_?)?(len|length)|"
     r"times?|(time_?)?steps?|heights?|widths?|channels?|rows?|cols?|columns?|box|boxes|dets?|detections?|objects?|"
-    r"proposals?|anchors?|queries|voxels?|pillars?))(_?(in|out|input|output|dim|\d+))*",
+    r"proposals?|anchors?|queries|voxels?|pillars?)(_?(in|out|input|output|dim|\d+))*",
     re.IGNORECASE,
 )
 """Names that people give to dimensions within a frame. Single letters are those of layouts, such as NCHW and TBC."""
 _Declared = TypeVar("_Declared", Input, Output)
 _PICTURE_SIDE_MIN = 16
 _CHANNELS = (1, 3, 4)
-_PROBE_EXTENTS = (32, 1)
-"""Extents that a probe gives to open dimensions, tried one after the other."""
-_PROBE_SCALES = (1, 4)
-"""The largest numbers of two probes: what a graph finds in a frame may be one thing by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +60,54 @@ def batch_first(graph: Graph, config: ModelConfig, run: RunGraph) -> BatchFirst:
     sent = _declared(graph.outputs, config.outputs, set(states.values()), Output)
     if config.postprocess is not None and config.postprocess.tensor in graph.outputs:
         sent.setdefault(config.postprocess.tensor, Output(name=config.postprocess.tensor))
-    batched, why = (config.batched, "") if config.batched is not None else _is_batched(graph, config, fed, sent)
-    if not batched:
-        whole = {*fed, *sent, *states, *states.values()}
-        notes: tuple[str, ...] = (_guess_note(why),) if why else ()
-        if config.batch_sizes not in (None, (1,)):
-            assert config.batch_sizes is not None
-            notes += (f"batch_sizes = {list(config.batch_sizes)} is not used: frames run one at a time",)
-        return _arranged(graph, dict.fromkeys(sorted(whole)), alone=True, notes=notes)
+    stated = config.batch_axis or config.states or any(each.batch_axis is not None for each in fed.values())
+    named = {} if stated or config.batched is False else _named_axes(graph, fed)
+    batched, why = True, ""
+    if config.batched is not None:
+        batched = config.batched
+    elif not stated and not named:
+        batched, why = _is_batched(graph, fed, sent)
+    if batched:
+        unsure = config.batched is None and not stated and not named and _may_be_whole(graph, fed)
+        arranged = _with_batch(graph, config, fed, sent, named, run, unsure)
+        if arranged is not None:
+            return arranged
+        why = "none of its outputs has a row for each frame"
+    axes: dict[str, Axis] = dict.fromkeys((*fed, *sent, *states, *states.values()))
+    notes: tuple[str, ...] = (_guess_note(why),) if why else ()
+    if config.batch_sizes not in (None, (1,)):
+        assert config.batch_sizes is not None
+        notes += (f"batch_sizes = {list(config.batch_sizes)} is not used: frames run one at a time",)
+    seen = observe(graph, config, axes, list(sent), run, pair=False)
+    outputs = {name: seen.corrected(tensor, None) for name, tensor in graph.outputs.items()}
+    return _arranged(Graph(graph.inputs, outputs), axes, alone=True, notes=notes)
+
+
+def _with_batch(
+    graph: Graph,
+    config: ModelConfig,
+    fed: Mapping[str, Input],
+    sent: Mapping[str, Output],
+    named: Mapping[str, int],
+    run: RunGraph,
+    unsure: bool,
+) -> BatchFirst | None:
+    """Arranges a graph with a batch dimension. `named`: where it is by the names of dimensions. None: `unsure`, and
+    what comes out speaks against it.
+    """
+    notes: list[str] = []
     axes: dict[str, Axis] = {}
-    for name, tensor_input in fed.items():
-        axes[name] = _stated_axis(graph.inputs[name], tensor_input.batch_axis, config, f"input '{tensor_input.name}'")
-    found = _found_outputs(graph, config, axes, sent, run)
+    for name, declared in fed.items():
+        axes[name] = _stated_axis(graph.inputs[name], declared.batch_axis, config, f"input '{declared.name}'")
+        if axis := named.get(name):
+            axes[name] = axis
+            notes.append(f"dimension {axis} of input '{declared.name}' is the batch, by its name")
+    sizes = {_extent(graph.inputs[name], axis) for name, axis in axes.items()}
+    size = next((size for size in sizes if isinstance(size, int)), None)
+    seen = observe(graph, config, axes, list(sent), run, pair=True) if size in (None, 1) else NOTHING_SEEN
+    if unsure and seen.pair and not any(map(seen.grows, sent)):
+        return None
+    outputs = dict(graph.outputs)
     for name, output in sent.items():
         tensor = graph.outputs[name]
         if output.batched is False:
@@ -87,17 +115,50 @@ def batch_first(graph: Graph, config: ModelConfig, run: RunGraph) -> BatchFirst:
         elif output.batched or output.batch_axis is not None or config.batch_axis:
             axes[name] = _stated_axis(tensor, output.batch_axis, config, f"output '{output.name}'")
         else:
-            axes[name] = found.get(name, 0)
-    apart = sorted(name for name in sent if axes[name] is None)
-    fixed_one = all(_extent(graph.inputs[name], axes[name]) == 1 for name in fed)
-    notes = ()
-    guessed = [name for name in apart if sent[name].batched is None]
-    if guessed and not fixed_one:
-        notes = (
-            f"output '{guessed[0]}' has no batch dimension (shape {_spelt(graph.outputs[guessed[0]])}), so that frames "
-            "run one at a time; where it is not needed, name the outputs that are with [[output]]",
-        )
-    return _arranged(graph, axes, alone=bool(apart), notes=notes)
+            axes[name] = _found_axis(tensor, seen, size, bool(tensor.shape) and tensor.shape[0] in sizes)
+            if axes[name] is None and size is None:
+                notes.append(
+                    f"output '{output.name}' has no batch dimension (shape {_spelt(tensor)}), so that frames run one "
+                    "at a time; where it is not needed, name the outputs that are with [[output]]"
+                )
+        outputs[name] = seen.corrected(tensor, axes[name])
+    alone = any(axes[name] is None for name in sent)
+    return _arranged(Graph(graph.inputs, outputs), axes, alone, tuple(notes))
+
+
+def _found_axis(tensor: GraphTensor, seen: Observed, size: int | None, same_name: bool) -> Axis:
+    """The batch axis of an output that model.toml says nothing of. `size`: the only size that the inputs take, if it is
+    fixed. `same_name`: its first dimension is called as the batch of an input is.
+    """
+    alone, pair = seen.alone.get(tensor.name, []), seen.pair.get(tensor.name)
+    first = next(iter(tensor.shape), None)
+    if size is not None and size > 1:
+        return 0
+    if not alone:
+        return None if size == 1 and isinstance(first, int) and first != 1 else 0
+    if pair is not None:
+        grown = seen.grows(tensor.name)
+        if grown:
+            return 0 if 0 in grown else grown[0] if len(grown) == 1 else None
+        same_for_all = isinstance(first, int) or () in alone
+        return 0 if same_for_all else None  # the former is for `plan` to refuse
+    ones = [axis for axis in range(min(map(len, alone))) if all(shape[axis] == 1 for shape in alone)]
+    if same_name:
+        return 0
+    named_otherwise = isinstance(first, str) and _NO_BATCH.fullmatch(first) is not None
+    return None if named_otherwise or 0 not in ones else 0
+
+
+def _named_axes(graph: Graph, fed: Mapping[str, Input]) -> dict[str, int]:
+    """The dimensions that are called the batch, where every input has one and not all of them are the first."""
+    named = {}
+    for name in fed:
+        shape = graph.inputs[name].shape
+        axes = [axis for axis, extent in enumerate(shape) if isinstance(extent, str) and _BATCH.fullmatch(extent)]
+        if len(axes) != 1:
+            return {}
+        named[name] = axes[0]
+    return named if any(named.values()) else {}
 
 
 def _declared(
@@ -110,12 +171,8 @@ def _declared(
     return {name: each for name, each in named.items() if name in tensors}
 
 
-def _is_batched(
-    graph: Graph, config: ModelConfig, fed: Mapping[str, Input], sent: Mapping[str, Output]
-) -> tuple[bool, str]:
+def _is_batched(graph: Graph, fed: Mapping[str, Input], sent: Mapping[str, Output]) -> tuple[bool, str]:
     """Says whether the graph has a batch dimension, and why it is thought to have none."""
-    if config.batch_axis or config.states or any(declared.batch_axis is not None for declared in fed.values()):
-        return True, ""
     inputs = [graph.inputs[name] for name in fed if graph.inputs[name].shape]
     fixed = {tensor.name: size for tensor in inputs if isinstance(size := tensor.shape[0], int)}
     sizes = set(fixed.values())
@@ -132,6 +189,16 @@ def _is_batched(
     if size > 1 and set(out.values()) - {size}:
         return False, f"its inputs have {size} rows, but its outputs {_named(out)}"
     return True, ""
+
+
+def _may_be_whole(graph: Graph, fed: Mapping[str, Input]) -> bool:
+    """Whether no input looks as if it had a batch, by the name of its first dimension or by being one of pictures."""
+    for name in fed:
+        shape = graph.inputs[name].shape
+        first = next(iter(shape), None)
+        if len(shape) > 3 or (isinstance(first, str) and (_BATCH.fullmatch(first) or _BATCH_LETTER.fullmatch(first))):
+            return False
+    return True
 
 
 def _no_fixed_batch(tensor: GraphTensor, size: int, declared: Input) -> str:
@@ -159,77 +226,6 @@ def _stated_axis(tensor: GraphTensor, stated: int | None, config: ModelConfig, p
             f"{_spelt(tensor)}; the first one is 0"
         )
     return axis
-
-
-# ---- what the graph itself shows ----
-
-
-def _found_outputs(
-    graph: Graph, config: ModelConfig, axes: Mapping[str, Axis], sent: Mapping[str, Output], run: RunGraph
-) -> dict[str, Axis]:
-    """The batch axes of the outputs of whose first dimension it is not clear that it is the batch."""
-    extents_in = [_extent(graph.inputs[name], axes[name]) for name in axes]
-    size = next((extent for extent in extents_in if isinstance(extent, int)), None)
-    first = {name: shape[0] for name in sent if (shape := graph.outputs[name].shape)}
-    if size is not None and size > 1:
-        return {}
-    symbols = {extent for extent in extents_in if isinstance(extent, str)}
-    found: dict[str, Axis] = {}
-    if size == 1:
-        found = {name: None for name, extent in first.items() if isinstance(extent, int) and extent != 1}
-    unclear = [name for name, extent in first.items() if not isinstance(extent, int) and extent not in symbols]
-    if unclear:
-        alone = [_probe(graph, config, axes, unclear, run, 1, scale) for scale in _PROBE_SCALES]
-        pair = _probe(graph, config, axes, unclear, run, 2, 1) if size is None and alone[0] else {}
-        for name in unclear:
-            ones = [values[name] for values in alone if values]
-            found[name] = _found_axis(graph.outputs[name].shape, ones, pair.get(name))
-    return found
-
-
-def _found_axis(shape: Sequence[int | str | None], alone: Sequence[Array], pair: Array | None) -> Axis:
-    if not alone:
-        return 0
-    if any(values.ndim == 0 for values in alone):
-        return None
-    ones = [axis for axis in range(alone[0].ndim) if all(values.shape[axis] == 1 for values in alone)]
-    if pair is not None and pair.ndim == alone[0].ndim:
-        grown = [axis for axis in ones if pair.shape[axis] == 2]
-        return 0 if 0 in grown else grown[0] if len(grown) == 1 else None
-    if isinstance(shape[0], str) and _NO_BATCH.fullmatch(shape[0]):
-        return None
-    return 0 if 0 in ones else None
-
-
-def _probe(
-    graph: Graph,
-    config: ModelConfig,
-    axes: Mapping[str, Axis],
-    names: Sequence[str],
-    run: RunGraph,
-    size: int,
-    scale: int,
-) -> dict[str, Array]:
-    """What comes out for `size` made-up frames of numbers up to `scale`; empty where the graph can't be run so: the
-    warm-up finds out why.
-    """
-    for open_extent in _PROBE_EXTENTS:
-        inputs: dict[str, Array] = {}
-        for name, tensor in graph.inputs.items():
-            if tensor.datatype not in DTYPES:
-                return {}
-            shape = [open_extent if extent < 0 else extent for extent in extents(tensor.shape)]
-            axis = axes.get(name, next((s.batch_axis for s in config.states if s.input == name), None))
-            if axis is not None and shape:
-                shape[axis] = size
-            inputs[name] = np.full(shape, config.constants.get(name, 0), DTYPES[tensor.datatype])
-            if np.issubdtype(inputs[name].dtype, np.floating) and name not in config.constants:
-                inputs[name] += np.linspace(0, scale, inputs[name].size, dtype=inputs[name].dtype).reshape(shape)
-        try:
-            return run(inputs, names)
-        except RunError:
-            continue
-    return {}
 
 
 # ---- the graph as the rest of the worker sees it ----

@@ -1,6 +1,6 @@
 """A worker is a process that hosts all variants of one model version on one lane. The server starts it as
 
-    python -m duly.worker.main FD PARENT_PID
+    python -P -m duly.worker.main FD PARENT_PID
 
 where FD is the inherited descriptor of its end of the socket pair. It loads one model and then runs batches, one at a
 time and all on this one thread, until it is asked to stop or the server is gone. `channel` has the messages.
@@ -39,8 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _serve(connection: socket.socket) -> int:
-    buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
-    message = bytes(buffer[: connection.recv_into(buffer)])
+    message, _ = channel.receive_text(connection)
     if not message or channel.kind_of(message) != channel.LOAD:
         return 0
     _, body = channel.decode_text(message)
@@ -62,7 +61,8 @@ def _serve(connection: socket.socket) -> int:
     gc.collect()
     gc.freeze()
     gc.disable()  # nothing on a batch's way makes cycles, and a collection would make it late
-    socket.send_fds(connection, [channel.encode_text(channel.READY, loaded.ready)], [loaded.region.fd])
+    channel.send_text(connection, channel.READY, loaded.ready, [loaded.region.fd])
+    buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
     inputs = len(loaded.ready["signature"]["inputs"])
     while received := connection.recv_into(buffer):
         message = bytes(buffer[:received])

@@ -36,6 +36,11 @@ class Samples:
         self._bases, _ = layout(self._strides, batch_max)
         self._samples = [sample(spec) for spec in inputs]
 
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the inputs of a made-up frame."""
+        return [shape for _, _, shape in self._samples]
+
     def put(self, slot: int, count: int) -> list[tuple[int, bool, list[TensorRef]]]:
         """Writes `count` frames into the slot. Returns them as the frames of a Run, each with a stream of its own."""
         area = self._region.inputs[slot]

@@ -24,6 +24,7 @@ import onnxruntime as ort
 from duly.app import App, StartError
 from duly.config import ServerConfig
 from duly.core.events import DispatchBatch, ModelGone, ModelReady, WarmLane
+from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import InputData
@@ -71,7 +72,7 @@ class SleepingLane:
     async def start(self, served: LoadedVersion, lane: str) -> None:
         """Starts the worker. Raises WorkerError."""
         self.model, self.lane = served.key, lane
-        self._worker = start_worker(served.version, lane, THREADS, self._ran, self._ended)
+        self._worker = start_worker(served.version, lane, THREADS, SizeLimits(), self._ran, self._ended)
         try:
             await self._worker.ready(READY_S)
         except BaseException:
@@ -191,7 +192,7 @@ def _duration_ns(world: World, ready: ModelReady, variant: str, batch_size: int)
 def real(scenario: Scenario, folder: Path) -> Iterator[OwnServer]:
     """`duly serve` in a process of its own, on one CPU lane. Raises PeerError."""
     _write_repository(folder, scenario, _as_deep(scenario), warmup_runs=30)
-    command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(folder / "models")]
+    command = [sys.executable, "-P", "-m", "duly.cli", "serve", "--models", str(folder / "models")]
     command += ["--lanes", scenario.to_simulate().lanes[0], "--admission", "advise"]
     command += ["--frames-in-flight-max", str(scenario.stream[0].credit)]
     with running("duly", command, folder) as server:
