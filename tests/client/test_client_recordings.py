@@ -127,6 +127,8 @@ def test_arrays(tmp_path: Path) -> None:
     recording = open_recording(tmp_path / "imu.npy", terms("FP32", 4))
     np.testing.assert_array_equal(np.stack([np.asarray(frame) for frame in recording]), array)
     assert recording.description == f"{tmp_path / 'imu.npy'}: 7 arrays float32[4]"
+    np.save(tmp_path / "one.npy", array[0])
+    np.testing.assert_array_equal(list(open_recording(tmp_path / "one.npy", terms("FP32", 4))), array[:1])
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:

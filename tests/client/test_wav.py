@@ -72,6 +72,12 @@ def test_what_is_cut_off_is_told(tmp_path: Path) -> None:
     assert (len(frames), told) == (2, [f"{tmp_path / 'a.wav'}: cut off: 16 of the 5,000 bytes of its samples"])
 
 
+def test_a_file_shorter_than_a_frame_is_told(tmp_path: Path) -> None:
+    data = riff(chunk(b"fmt ", PLAIN), chunk(b"data", DATA))
+    told = f"{tmp_path / 'a.wav'}: 16 bytes of samples, a frame has 1,024"
+    assert played(tmp_path, data, spec("FP32", 512)) == ([], [told])
+
+
 def test_a_long_file_states_its_length_elsewhere() -> None:
     sizes = chunk(b"ds64", struct.pack("<QQQI", 5 << 32, 4 << 32, 2 << 32, 0))
     for kind in (b"RF64", b"BW64"):

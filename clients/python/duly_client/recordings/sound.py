@@ -71,6 +71,8 @@ def wav(path: Path, spec: TensorSpec) -> Recording:
     data_bytes = there if header.data_bytes is None else min(there, header.data_bytes)
 
     def frames(pass_over: PassOver) -> Iterator[Frame]:
+        if data_bytes < (frame_bytes := _chunk_samples(header.rate_hz, spec) * samples.sample_bytes):
+            pass_over(RecordingError(f"{path}: {data_bytes:,} bytes of samples, a frame has {frame_bytes:,}"))
         with path.open("rb") as file:
             wav_header(file.read)
             yield from _frames(file.read, data_bytes, samples, header.rate_hz, spec)
