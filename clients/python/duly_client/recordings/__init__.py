@@ -52,6 +52,9 @@ __all__ = [
     "refuse",
 ]
 
+_NO_SURE_SIGN = ("", "text", "BMP", "gzip")
+"""Kinds whose few first bytes raw samples may have as well."""
+
 
 def open_recording(path: str | Path, opened: StreamTerms) -> Recording:
     """Opens the recording at `path` as frames for the stream's model. "-" is stdin with pictures one after the other, a
@@ -120,7 +123,7 @@ def _of_kind(file: io.BufferedReader, kind: str, spec: TensorSpec, pass_over: Pa
         return live_arrays(file, STDIN, spec, pass_over)
     if takes_pictures(spec):
         return stream_frames(file, STDIN, spec, pass_over)
-    if spec.sample_rate_hz and takes_sound(spec) and kind in ("", "text"):
+    if spec.sample_rate_hz and takes_sound(spec) and kind in _NO_SURE_SIGN:
         return live_sound(file.read, spec)
     raise RecordingError(f"stdin: {kind or 'neither a WAV nor a .npy'}; the model takes {taken(spec)}")
 

@@ -21,7 +21,7 @@ CHUNK_S = 0.032
 
 STDIN = "stdin"
 """The name of what comes through a pipe."""
-SOUNDS = {".wav"}
+SOUNDS = {".wav", ".wave"}
 RAW_SOUNDS = {".pcm", ".raw"}
 
 
