@@ -70,6 +70,21 @@ def test_a_picture_too_large_is_passed_over_unread(tmp_path: Path) -> None:
         list(open_recording(tmp_path, CAMERA))
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["{'descr': '<f4', 'fortran_order': False, 'shape': (2, 4", "{'descr': '<f4', 'shape': (2, 4)}", "{{{", "\0\1", ""],
+)
+def test_arrays_with_a_damaged_header_are_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode() + bytes(32))
+    with pytest.raises(RecordingError, match=r"a\.npy: not a \.npy file of numbers: its header is damaged or cut off$"):
+        open_recording(path, terms("FP32", 4))
+    whole = "{'descr': '<f4', 'fortran_order': False, 'shape': (-2, 4)}\n"
+    path.write_bytes(b"\x93NUMPY\1\0" + len(whole).to_bytes(2, "little") + whole.encode() + bytes(32))
+    with pytest.raises(RecordingError, match=r"its header states the shape \[-2, 4\]$"):
+        open_recording(path, terms("FP32", 4))
+
+
 def test_arrays_are_checked_before_memory_is_taken_for_them(tmp_path: Path) -> None:
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': (2, {1 << 40}), }}".ljust(117) + "\n"
     path = tmp_path / "claims.npy"

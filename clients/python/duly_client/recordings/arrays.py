@@ -60,8 +60,10 @@ def _opened(file: BinaryIO, name: str, spec: TensorSpec) -> tuple[tuple[int, ...
         raise RecordingError(f"{name}: not a .npy file of numbers: {begins_with(head)}; np.save writes one")
     try:
         shape, by_columns, dtype = read_header(file)
-    except (ValueError, EOFError) as error:
-        raise RecordingError(f"{name}: not a .npy file of numbers ({error})") from error
+    except Exception as error:  # NumPy parses the header as Python, and raises whatever that raises
+        raise RecordingError(f"{name}: not a .npy file of numbers: its header is damaged or cut off") from error
+    if any(extent < 0 for extent in shape):
+        raise RecordingError(f"{name}: its header states the shape {list(shape)}")
     if dtype.newbyteorder("<") not in DATATYPES:
         raise RecordingError(f"{name}: its elements are {dtype}; {', '.join(DATATYPES.values())} can be sent")
     misfit = _misfit(shape[1:], dtype, spec)
