@@ -313,3 +313,17 @@ def test_a_reader_that_has_seen_enough_is_no_error_worth_words(repository: Path)
     )
     os.close(sink)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_file_that_ends_too_soon_is_no_ctrl_c() -> None:
+    """click takes an EOFError for Ctrl-D, which has no words and the status of Ctrl-C."""
+    code = (
+        "import click, duly.cli\n"
+        "@duly.cli.cli.command()\n"
+        "def short():\n"
+        "    raise EOFError('the file ends too soon')\n"
+        "import sys; sys.argv[1:] = ['short']; duly.cli.main()"
+    )
+    done = python("-c", code)
+    assert (done.returncode, "the file ends too soon" in done.stderr) == (1, True)
+    assert python("-c", code.replace("EOFError('the file ends too soon')", "KeyboardInterrupt")).returncode == 130
