@@ -223,7 +223,7 @@ class Bench:
         monkeypatch.setattr("duly.runtime.worker_process.time", self.clock)
         monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", self._popen)
 
-    def _popen(self, command: list[str], pass_fds: list[int], stdin: int) -> ScriptedProcess:
+    def _popen(self, command: list[str], pass_fds: list[int], stdin: int, env: dict[str, str]) -> ScriptedProcess:
         process = ScriptedProcess(self.clock, pass_fds[0])
         self.processes = [process, *filter(lambda old: old.alive, self.processes)]
         return process
