@@ -25,9 +25,9 @@ async def test_a_version_has_changed_as_soon_as_its_first_lane_serves(monkeypatc
     counts: list[int] = []
     popen = bench._popen
 
-    def start(command: list[str], pass_fds: list[int], stdin: int) -> ScriptedProcess:
+    def start(command: list[str], pass_fds: list[int], stdin: int, env: dict[str, str]) -> ScriptedProcess:
         counts.append(bench.catalogue.changes_count)
-        return popen(command, pass_fds, stdin)
+        return popen(command, pass_fds, stdin, env)
 
     monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", start)
     await bench.host._load(version("1"))
