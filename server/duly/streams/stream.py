@@ -79,6 +79,7 @@ class Stream:
         """Names of the outputs to send; empty: all."""
         self.wall = host.wall
         self.clock = asked.clock
+        host.wall.now_ns()  # what it was set by before is known to the client
         self._clock_of_ns = host.wall.moved_ns  # how far the server's clock had been set when `clock` was right
         self._pong_of_ns: int | None = None  # the same, when the client was last told the time
         self.outbox = Outbox(self.terms.frames_in_flight_max)
