@@ -82,7 +82,7 @@ class Stream:
         """Names of the outputs to send; empty: all."""
         self.wall = host.wall
         self.clock = asked.clock
-        self._clock_of_ns = host.wall.moved_ns  # how far the server's clock had been set when `clock` was right
+        self._clock_of_ns: int | None = None  # how far the server's clock had been set when `clock` was measured
         self._pong_of_ns: int | None = None  # the same, when the client was last told the time
         self.outbox = Outbox(self.terms.frames_in_flight_max)
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -170,8 +170,8 @@ class Stream:
         now_ns = driver.clock()
         age_ns = uncertainty_ns = 0
         if self.clock is not None and captured_unix_ns:
-            since_set_ns = received_unix_ns - (self.wall.moved_ns - self._clock_of_ns)
-            age_ns = self.clock.capture_to_receipt_ns(captured_unix_ns, since_set_ns)
+            by_ns = 0 if self._clock_of_ns is None else self.wall.moved_ns - self._clock_of_ns
+            age_ns = self.clock.capture_to_receipt_ns(captured_unix_ns, received_unix_ns - by_ns)
             uncertainty_ns = self.clock.uncertainty_ns
         budget_ns = budget_ns or terms.budget_ns
         limit_ns = self._stream_limits.budget_ns_max
@@ -236,8 +236,9 @@ class Stream:
         received_unix_ns = self.wall.now_ns()
         if clock is not None:
             self.clock = clock
-            # The client knows the server's clock from the last answer. If it was set since, what it says is of before.
-            self._clock_of_ns = self.wall.moved_ns if self._pong_of_ns is None else self._pong_of_ns
+            # It was measured by the last answer: if the server's clock was set since, it is of before. Who has had none
+            # knows the relation otherwise, such as being on the same host, and is right whatever is set.
+            self._clock_of_ns = self._pong_of_ns
         self._pong_of_ns = self.wall.moved_ns
         self.outbox.notify(ClockAsked(ping_id, client_send_unix_ns, received_unix_ns))
 
