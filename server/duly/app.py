@@ -25,7 +25,7 @@ from duly.runtime.recording import RecordingWriter
 from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
-from duly.runtime.worker_launch import check_version
+from duly.runtime.worker_launch import CheckedModel, check_version
 from duly.streams.limits import Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
@@ -251,10 +251,10 @@ def serve(config: ServerConfig) -> int:
     return uvloop.run(_serve(config))
 
 
-def check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[tuple[str, str | None]]:
+def check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[CheckedModel]:
     """Loads and warms every version in the repository in a worker of its own, one after another.
 
-    Returns (model, why it cannot be served | None) for each. Raises StartError where nothing can be run here at all.
+    Returns them by name. Raises StartError where nothing can be run here at all.
     """
     try:
         check_installed()
@@ -263,9 +263,9 @@ def check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[tuple
     return asyncio.run(_check_models(root, lanes or default_lanes()[:1], threads or default_threads()))
 
 
-async def _check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[tuple[str, str | None]]:
+async def _check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[CheckedModel]:
     versions, problems = Repository(root).scan()
-    found: list[tuple[str, str | None]] = [(problem.name, problem.reason) for problem in problems]
+    found = [CheckedModel(problem.name, problem.reason) for problem in problems]
     for version in versions:
-        found.append((version.key, await check_version(version, lanes, threads)))
-    return sorted(found, key=lambda entry: entry[0])
+        found.append(await check_version(version, lanes, threads))
+    return sorted(found, key=lambda checked: checked.key)

@@ -74,9 +74,11 @@ def check(folder: Path, lanes: str | None, threads: str | None) -> None:
     from duly import app  # it imports all of gRPC, which the other commands do not need
 
     results = app.check_models(folder, config.lanes, config.threads)
-    width = max((len(key) for key, _ in results), default=0)
-    for key, problem in results:
-        click.echo(f"{key:{width}}  {problem or 'ok'}")
+    width = max((len(checked.key) for checked in results), default=0)
+    for checked in results:
+        click.echo(f"{checked.key:{width}}  {checked.problem or 'ok'}")
+        for note in checked.notes:
+            click.echo(f"{'':{width}}  note: {note}")
     if not results:
         click.echo(f"no models in {folder}: it should hold NAME/VERSION/*.onnx")
-    sys.exit(0 if results and not any(problem for _, problem in results) else 1)
+    sys.exit(0 if results and not any(checked.problem for checked in results) else 1)

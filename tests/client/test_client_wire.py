@@ -133,6 +133,24 @@ def test_what_does_not_fit_is_named(payload: Any, specs: list[TensorSpec], kind:
         wire.inputs_of(payload, None, specs or None)
 
 
+@pytest.mark.parametrize(
+    ("extents", "shape", "goes_as"),
+    [
+        ((1, 4, 5, 3), (-1, -1, 3), (4, 5, 3)),
+        ((1, 2, 128), (2, 128), (2, 128)),
+        ((3,), (-1, 3), (1, 3)),
+        ((512,), (1, 512), (1, 512)),
+        ((1, 6), (-1, -1), (1, 6)),  # it fits as it is, so that nothing is taken away
+    ],
+)
+def test_a_first_dimension_of_one_may_be_too_many_or_missing(
+    extents: tuple[int, ...], shape: tuple[int, ...], goes_as: tuple[int, ...]
+) -> None:
+    values = np.arange(np.prod(extents), dtype=np.float32).reshape(extents)
+    (tensor,) = sent(inference_pb2.Frame(frame_id=1), values, spec("x", "FP32", *shape)).tensors
+    np.testing.assert_array_equal(tensor_array(tensor), values.reshape(goes_as))
+
+
 def test_a_tensor_of_an_unknown_type_is_the_servers_fault() -> None:
     with pytest.raises(ProtocolError, match=r"tensor 'y': 2 bytes do not fill 0\[2\]"):
         tensor_array(tensor_pb2.Tensor(name="y", shape=[2], data=b"ab"))

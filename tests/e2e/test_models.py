@@ -124,7 +124,7 @@ async def test_nothing_to_serve_is_an_error(tmp_path: Path) -> None:
 def test_check_names_each_problem(repository: Path) -> None:
     (repository / "broken" / "1").mkdir(parents=True)
     (repository / "broken" / "1" / "model.onnx").write_bytes(b"no graph at all")
-    checked = dict(check_models(repository, ("cpu:0",), 1))
+    checked = {found.key: found.problem for found in check_models(repository, ("cpu:0",), 1)}
     assert checked["double/1"] is None
     assert checked["sum/1"] is None
     assert checked["broken/1"] is not None

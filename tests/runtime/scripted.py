@@ -132,6 +132,7 @@ class ScriptedProcess:
             "variants": [variant],
             "input_bytes": size,
             "output_bytes": size,
+            "notes": [],
         }
         socket.send_fds(self._socket, [channel.encode_text(channel.READY, ready)], [self._region.fd])
 

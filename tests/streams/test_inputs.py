@@ -1,5 +1,7 @@
 """What a frame may hold for its model: every misfit is named, and what fits is taken as it came."""
 
+from math import prod
+
 import pytest
 
 from duly.models.spec import Signature, TensorSpec
@@ -22,7 +24,8 @@ def checks(*inputs: TensorSpec) -> InputChecks:
         ("INT32", (2,), bytes(8), "datatype INT32, the model takes FP32"),
         ("FP32", (3,), bytes(12), "shape [3], the model takes [2]"),
         ("FP32", (2, 1), bytes(8), "shape [2, 1], the model takes [2]"),
-        ("FP32", (1, 2), bytes(8), "shape [1, 2], the model takes [2]; a frame has no batch dimension"),
+        ("FP32", (1, 1, 2), bytes(8), "shape [1, 1, 2], the model takes [2]"),
+        ("FP32", (2, 2), bytes(16), "shape [2, 2], the model takes [2]"),
         ("FP32", (2,), bytes(7), "7 bytes, FP32[2] takes 8"),
         ("FP32", (1,) * (DIMS_MAX + 1), bytes(8), f"{DIMS_MAX + 1} dimensions, at most {DIMS_MAX} are taken"),
     ],
@@ -39,6 +42,26 @@ def test_a_free_shape_has_a_limit_and_no_empty_side() -> None:
     with pytest.raises(InvalidFrame, match=r"shape \[0, 3\], the model takes \[-1, 3\]"):
         checks(ANY).tensor(0, "UINT8", (0, 3), b"")
     assert checks(ANY).tensor(0, "UINT8", (2, 3), bytes(6)) == (0, (2, 3), bytes(6))
+
+
+@pytest.mark.parametrize(
+    ("spec", "sent", "taken"),
+    [
+        ((2,), (1, 2), (2,)),
+        ((-1, 3), (1, 2, 3), (2, 3)),
+        ((), (1,), ()),
+        ((1, 2), (2,), (1, 2)),
+        ((-1, 3), (3,), (1, 3)),
+        ((1, 2), (1, 1, 2), (1, 2)),
+        ((-1, -1), (1, 6), (1, 6)),  # it fits as it is, so that nothing is taken away
+    ],
+)
+def test_a_first_dimension_of_one_may_be_too_many_or_missing(
+    spec: tuple[int, ...], sent: tuple[int, ...], taken: tuple[int, ...]
+) -> None:
+    taking = checks(TensorSpec(name="x", datatype="UINT8", shape=spec, bytes_max=64))
+    data = bytes(prod(sent))
+    assert taking.tensor(0, "UINT8", sent, data) == (0, taken, data)
 
 
 def test_what_the_model_knows_need_not_be_said() -> None:

@@ -150,11 +150,13 @@ def test_output_whose_first_dimension_is_not_the_batch(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", proto)
     assert reason_of(tmp_path, "m") == (
         "m/model.toml: output: the graph's 'y' has 2 rows, not one for each frame of a batch of any of [1, 2, 4, 8]; "
-        "export it with the batch as first dimension, or set batch_sizes = [2]"
+        "name the outputs that are needed with [[output]], or say batched = false there: frames then run one at a time "
+        "and get all of it"
     )
     node = helper.make_node("Compress", ["x", "which"], ["y"], axis=0)
     inputs = [graphs.value("x", ["N", 4]), graphs.value("which", ["N"], TensorProto.BOOL)]
-    graphs.save(tmp_path, "m", graphs.model([node], inputs, [graphs.value("y", ["K", 4])]))
+    proto = graphs.model([node], inputs, [graphs.value("y", ["K", 4])])
+    graphs.save(tmp_path, "m", proto, '[[output]]\nname = "y"\nbatched = true\n')
     assert reason_of(tmp_path, "m") == (
         "m/1/model.onnx: warm-up with a batch of 1: Compress node '': output 'y' has shape {0,4}; {1,4} was expected: "
         "one row for each frame of the batch"
@@ -307,15 +309,6 @@ def test_constant_must_be_of_the_graphs_type(tmp_path: Path) -> None:
         assert reason_of(tmp_path, "m") == (
             f"m/model.toml: constants.c: {constant} is no UINT8, which the graph's input is"
         )
-
-
-def test_inputs_must_agree_on_a_fixed_batch(tmp_path: Path) -> None:
-    inputs = [graphs.value("a", [2, 3]), graphs.value("b", [1, 3])]
-    proto = graphs.model([helper.make_node("Add", ["a", "b"], ["y"])], inputs, [graphs.value("y", [2, 3])])
-    graphs.save(tmp_path, "m", proto)
-    assert reason_of(tmp_path, "m") == (
-        "m/model.toml: input: the graph's batch dimensions differ: {'a': 2, 'b': 1}; export it with one size for all"
-    )
 
 
 def test_state_is_not_for_clients(tmp_path: Path) -> None:

@@ -70,10 +70,11 @@ def inputs_of(payload: Payload, encoding: Encoding | None, specs: Sequence[Tenso
 
 def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSpec | None) -> Input:
     if isinstance(value, np.ndarray):
-        if spec is not None and (value.dtype != spec.dtype or value.shape != spec.shape):
-            _check_array(value, spec)
+        shape = value.shape
+        if spec is not None and (value.dtype != spec.dtype or shape != spec.shape):
+            shape = _fitted_shape(value, spec)
         array = value if value.dtype in DATATYPES and value.flags.c_contiguous else _plain(value)
-        return Input(_tensor_head(name, array.dtype, array.shape), array, array.nbytes)
+        return Input(_tensor_head(name, array.dtype, shape), array, array.nbytes)
     if isinstance(value, (bytes, bytearray, memoryview)):
         found = next((known for magic, known in _MAGIC if value[: len(magic)] == magic), encoding)
         if found not in _FORMATS:
@@ -90,15 +91,25 @@ def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSp
     raise TypeError(f"input {name!r}: got {type(value).__name__}, expected {expected}")
 
 
-def _check_array(array: Array, spec: TensorSpec) -> None:
-    fits = len(array.shape) == len(spec.shape) and all(
-        wanted in (-1, extent) for wanted, extent in zip(spec.shape, array.shape, strict=True)
-    )
-    if not fits or array.dtype.newbyteorder("<") != spec.dtype:
+def _fitted_shape(array: Array, spec: TensorSpec) -> tuple[int, ...]:
+    """The shape to send: the array's, or that without a batch dimension of 1, which most arrays have and frames do not,
+    or with a first dimension of 1 that the model takes and the array lacks. Raises ValueError where none fits.
+    """
+    shape = array.shape
+    candidates = [shape]
+    if shape[:1] == (1,):
+        candidates.append(shape[1:])
+    if shape and spec.shape[:1] in ((1,), (-1,)):
+        candidates.append((1, *shape))
+    fitted = next((candidate for candidate in candidates if _fits(candidate, spec.shape)), None)
+    if fitted is None or array.dtype.newbyteorder("<") != spec.dtype:
         datatype = DATATYPES.get(array.dtype.newbyteorder("<"), str(array.dtype))
-        got = spelled(datatype, array.shape)
-        hint = "; leave out the batch dimension" if array.shape == (1, *spec.shape) else ""
-        raise ValueError(f"input {spec.name!r}: got {got}, expected {_expected(spec)}{hint}")
+        raise ValueError(f"input {spec.name!r}: got {spelled(datatype, shape)}, expected {_expected(spec)}")
+    return fitted
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(w in (-1, extent) for w, extent in zip(wanted, shape, strict=True))
 
 
 def _plain(array: Array) -> Array:

@@ -113,6 +113,8 @@ class Input(_Strict):
     """NaN and infinities make a frame INVALID."""
     bytes_max: PositiveInt | None = None
     """Bytes of the largest payload of one frame; None: as the shape needs where it is fixed, otherwise 8 MiB."""
+    batch_axis: Annotated[int, Field(ge=0)] | None = None
+    """The dimension of the graph's input that is the batch; None: as the model states it."""
     preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
 
 
@@ -122,6 +124,11 @@ class Output(_Strict):
     name: str
     tensor: str = ""
     """The graph output; empty: the graph output of the same name."""
+    batch_axis: Annotated[int, Field(ge=0)] | None = None
+    """The dimension of the graph's output that is the batch; None: as the model states it, or as is found out."""
+    batched: bool | None = None
+    """Whether the graph's output has a batch dimension; False: a frame gets all of it, and frames run one at a time.
+    None: it is found out."""
 
 
 class YoloV2(_Strict):
@@ -192,6 +199,14 @@ class ModelConfig(_Strict):
     """The batch sizes that are warmed and profiled; None: the graph's fixed size, or 1, 2, 4, 8."""
     any_size: bool = True
     """Whether any size up to the largest may run; False: only `batch_sizes` run, and smaller batches are padded."""
+    batched: bool | None = None
+    """Whether the graph has a batch dimension; False: a frame is the whole of each of its tensors, and frames run one
+    at a time. None: it is found out, see worker/batch_dimension."""
+    batch_axis: Annotated[int, Field(ge=0)] = 0
+    """The dimension of the graph's inputs and outputs that is the batch, where they state no other."""
+    dependent_rows: Literal["ALONE", "REFUSE", "BATCH"] = "ALONE"
+    """What happens where the frames of a batch are found to influence one another when the model is loaded: the graph
+    runs them one after another (ALONE), the model is not served (REFUSE), or they share runs all the same (BATCH)."""
     providers: tuple[Provider, ...] = ()
     """The execution providers in order of preference; empty: CUDA where the lane is a GPU, otherwise CPU."""
     threads: Annotated[int, Field(ge=0)] = 0

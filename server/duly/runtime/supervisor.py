@@ -51,6 +51,9 @@ class Supervisor:
         try:
             for lane in self._catalogue.lanes:
                 worker, ready = await self._start_worker(loaded, lane)
+                if not loaded.workers:
+                    for note in ready.notes:
+                        _log.warning("model serves otherwise than was perhaps meant", model=loaded.key, note=note)
                 self._serve(loaded, worker, ready)
         except BaseException as error:
             known = isinstance(error, WorkerError)

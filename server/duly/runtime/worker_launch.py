@@ -1,6 +1,7 @@
 """Starts workers with what they are to load, in order to serve it or only to see whether it can be served."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from duly.models.repository import ModelVersion
 from duly.runtime.worker_port import BatchResult
@@ -35,18 +36,28 @@ def start_worker(
     return worker
 
 
-async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> str | None:
-    """Loads and warms a version in one worker after another, one for each lane.
+@dataclass(frozen=True, slots=True)
+class CheckedModel:
+    """What a check found out about a model, or about one version of it."""
 
-    Returns why the version cannot be served; None: it can be.
-    """
+    key: str
+    """NAME/VERSION, or NAME where the whole model is broken."""
+    problem: str | None
+    """Why it cannot be served; None: it can be."""
+    notes: tuple[str, ...] = ()
+    """What its author should know although it can be served."""
+
+
+async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> CheckedModel:
+    """Loads and warms a version in one worker after another, one for each lane."""
+    notes: tuple[str, ...] = ()
     for lane in lanes:
         try:
             worker = start_worker(version, lane, threads, lambda batch_id, result: None, lambda worker: None)
             try:
-                await worker.ready(CHECK_SECONDS_MAX)
+                notes = (await worker.ready(CHECK_SECONDS_MAX)).notes
             finally:
                 await worker.stop()
         except WorkerError as error:
-            return str(error)
-    return None
+            return CheckedModel(version.key, str(error))
+    return CheckedModel(version.key, None, notes)

@@ -54,6 +54,8 @@ class Ready:
     """The signature that all variants share."""
     variants: list[WarmVariant]
     """The variants, the most accurate first."""
+    notes: tuple[str, ...]
+    """What the author of the model should know, in whole sentences: it serves, but perhaps not as was meant."""
 
 
 class Worker:
@@ -271,7 +273,7 @@ class Worker:
             if not all(type(time_ns) is int and time_ns > 0 for time_ns in times_ns):
                 raise ValueError("a time that is no positive number of nanoseconds")
         if not self._ready.done():
-            self._ready.set_result(Ready(signature, variants))
+            self._ready.set_result(Ready(signature, variants, tuple(map(str, body["notes"]))))
 
     def _message(self) -> None:
         try:

@@ -57,8 +57,10 @@ class InputChecks:
         if not shape and expected.fixed_bytes:
             shape = spec.shape
         elif shape != spec.shape and not _fits(shape, spec.shape):
-            hint = "; a frame has no batch dimension" if shape[1:] == spec.shape and shape[0] == 1 else ""
-            raise InvalidFrame(f"input {spec.name!r}: shape {list(shape)}, the model takes {list(spec.shape)}{hint}")
+            fitted = _with_or_without_one(shape, spec.shape)
+            if fitted is None:
+                raise InvalidFrame(f"input {spec.name!r}: shape {list(shape)}, the model takes {list(spec.shape)}")
+            shape = fitted
         needed = expected.fixed_bytes or prod(shape) * expected.element_bytes
         if len(data) != needed:
             raise InvalidFrame(f"input {spec.name!r}: {len(data)} bytes, {spec.datatype}{list(shape)} takes {needed}")
@@ -98,6 +100,17 @@ class InputChecks:
 
     def _names(self) -> str:
         return ", ".join(repr(spec.name) for spec in self.signature.inputs)
+
+
+def _with_or_without_one(shape: tuple[int, ...], expected: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape without a batch dimension of 1, which most arrays have and frames do not, or with a first dimension of
+    1 that the model takes and the array lacks; None: neither fits.
+    """
+    if shape[:1] == (1,) and _fits(shape[1:], expected):
+        return shape[1:]
+    if shape and expected[:1] in ((1,), (-1,)) and _fits((1, *shape), expected):
+        return (1, *shape)
+    return None
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:

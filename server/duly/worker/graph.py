@@ -13,12 +13,19 @@ class GraphTensor:
     shape: tuple[int | str | None, ...]
     """The extents with the batch dimension; a name or None stands for one that is not fixed. An empty shape is that of
     a scalar, or of a tensor whose rank is not known either."""
+    as_declared: bool = True
+    """False: an output that comes out otherwise than the graph declares, so that ONNX Runtime takes no buffer for it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Graph:
     inputs: dict[str, GraphTensor]
     outputs: dict[str, GraphTensor]
+
+
+Axis = int | None
+"""The dimension of a graph tensor that is the batch; None: it has none, and a frame is the whole tensor."""
 
 
 def extents(shape: tuple[int | str | None, ...]) -> tuple[int, ...]:

@@ -8,9 +8,9 @@ from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import Region
 from duly.worker.errors import LoadError
 from duly.worker.model import Model
+from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
-from duly.worker.plan import fit
 from duly.worker.providers import warm_after_ns
 from duly.worker.slot_layout import layout
 from duly.worker.warmup import Samples, profile
@@ -19,6 +19,9 @@ SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
 SAMPLES_ALL_MAX = 10_000
 """READY holds at most so many times in all, so that it stays below the channel's largest message."""
+NOTES_MAX = 16
+NOTE_CHARS_MAX = 1000
+"""READY holds at most so many notes of at most so many characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +50,20 @@ def load(body: dict[str, Any]) -> Loaded:
     config = ModelConfig.model_validate(body["config"])
     several = len(config.variants) > 1
     names = [f"{model_name}/{variant.file}" for variant in config.variants]
-    sessions, plans = [], []
+    opened: list[OpenGraph] = []
     for variant, name in zip(config.variants, names, strict=True):
         file = Path(body["folder"]) / variant.file
         if not file.is_file():
             raise LoadError(f"{name}: there is no such file")
         session = OrtSession(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
         toml = f"{model_name.split('/')[0]}/model.toml" + (f" for {variant.file}" if several else "")
-        plan = fit(session.graph, config, toml, session.device is not None)
+        opened.append(open_graph(session, config, name, toml))
+    plans = [graph.plan for graph in opened]
+    for plan, name in zip(plans, names, strict=True):
         if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
             raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
-        sessions.append(session)
-        plans.append(plan)
+    notes = [f"{name}: {note}" for graph, name in zip(opened, names, strict=True) for note in graph.notes]
+    sessions = [graph.session for graph in opened]
     signatures = [plan.signature() for plan in plans]
     for name, signature in zip(names[1:], signatures[1:], strict=True):
         _check_alike(name, signature, names[0], signatures[0])
@@ -70,7 +75,7 @@ def load(body: dict[str, Any]) -> Loaded:
     device = next((session.device for session in sessions if session.device is not None), None)
     if device is not None:
         pin(region, device)
-    models = [Model(plan, session, region) for plan, session in zip(plans, sessions, strict=True)]
+    models = [Model(graph.plan, graph.rows, region) for graph in opened]
     try:
         samples = Samples(region, best.inputs, batch_max)
     except LoadError as error:
@@ -95,6 +100,7 @@ def load(body: dict[str, Any]) -> Loaded:
         ],
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
+        "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
     return Loaded(models, region, samples, ready)
 

@@ -13,13 +13,13 @@ from time import monotonic_ns
 
 import numpy as np
 
+from duly.worker.batch_axes import BoundBatch, Session
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
 from duly.worker.decode import not_finite, tensor
 from duly.worker.dtypes import Array
 from duly.worker.errors import InvalidFrame, RunError
 from duly.worker.graph import is_fixed
 from duly.worker.ops.operation import WHOLE_PICTURE, Placement
-from duly.worker.ort_session import Binding, OrtSession
 from duly.worker.plan import Plan
 from duly.worker.slot_layout import layout
 from duly.worker.states import StreamStates
@@ -29,7 +29,7 @@ from duly.worker.states import StreamStates
 class _Bound:
     """The buffers of one batch size in one slot."""
 
-    binding: Binding
+    binding: BoundBatch
     outputs: dict[str, Array]
     """The graph outputs with a fixed size, by name."""
     states_in: list[Array]
@@ -62,7 +62,7 @@ class _OutputTooLarge(Exception):
 class Model:
     """One variant of a model on one lane, with the memory of its streams. All calls come from one thread."""
 
-    def __init__(self, plan: Plan, session: OrtSession, region: Region) -> None:
+    def __init__(self, plan: Plan, session: Session, region: Region) -> None:
         self._plan = plan
         self._session = session
         self._region = region
@@ -77,9 +77,10 @@ class Model:
         self._streams = StreamStates(plan.states)
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
-        self._in_place = [plan.fixed and is_fixed(output.row_shape) for output in plan.outputs]
+        self._in_place = [plan.fixed and output.bindable for output in plan.outputs]
         self._rows = self._input_rows() if plan.fixed else []
-        self._bound: dict[tuple[int, int], _Bound] = {}
+        self._bound: dict[tuple[int, int, int], _Bound] = {}
+        """The keys are slot, batch size and first row."""
 
     def run(self, run: Run) -> Done:
         """Runs one batch.
@@ -93,8 +94,14 @@ class Model:
             raise RunError(f"a batch of {len(run.frames)} is larger than {self._batch_max}, the largest warmed")
         self._read(batch)
         kept = [index for index in range(len(run.frames)) if index not in batch.reasons]
-        if self._fixed and kept:
-            self._run_fixed(batch, kept)
+        if self._plan.apart:
+            for index in kept:
+                self._run_fixed(batch, [index], index) if self._fixed else self._run_free(batch, [index])
+        elif self._fixed and kept:
+            if len(kept) < len(run.frames):
+                for rows in self._rows[run.slot]:
+                    rows[: len(kept)] = rows[kept]
+            self._run_fixed(batch, kept, 0)
         elif kept:
             for group in self._alike(batch, kept):
                 self._run_free(batch, group)
@@ -170,24 +177,23 @@ class Model:
 
     # ---- through the graph ----
 
-    def _run_fixed(self, batch: _Batch, kept: list[int]) -> None:
-        slot = batch.run.slot
-        if len(kept) < len(batch.run.frames):
-            for rows in self._rows[slot]:
-                rows[: len(kept)] = rows[kept]
-        size = self._size(len(kept))
-        bound = self._bound.get((slot, size)) or self._bind(slot, size)
-        self._streams.gather(self._ids(batch, kept), bound.states_in)
+    def _run_fixed(self, batch: _Batch, indices: list[int], first: int) -> None:
+        """Runs frames whose rows lie one after another from row `first` of the slot on."""
+        slot, size = batch.run.slot, self._size(len(indices))
+        bound = self._bound.get((slot, size, first)) or self._bind(slot, size, first)
+        self._streams.gather(self._ids(batch, indices), bound.states_in)
         outputs = bound.outputs | bound.binding.run()
-        self._deliver(batch, kept, size, outputs, bound.states_out)
+        self._deliver(batch, indices, first, size, outputs, bound.states_out)
 
     def _size(self, count: int) -> int:
         """Returns how many rows a batch of `count` frames has; rows beyond the frames are padding."""
-        return count if self._plan.any_size else self._plan.batch_sizes[bisect_left(self._plan.batch_sizes, count)]
+        if self._plan.any_size or self._plan.apart:
+            return count
+        return self._plan.batch_sizes[bisect_left(self._plan.batch_sizes, count)]
 
-    def _bind(self, slot: int, size: int) -> _Bound:
-        plan = self._plan
-        inputs = {planned.tensor: rows[:size] for planned, rows in zip(plan.inputs, self._rows[slot], strict=True)}
+    def _bind(self, slot: int, size: int, first: int) -> _Bound:
+        plan, last = self._plan, first + size
+        inputs = {planned.tensor: rows[first:last] for planned, rows in zip(plan.inputs, self._rows[slot], strict=True)}
         states_in = [state.batch(size) for state in plan.states]
         states_out = [state.batch(size) for state in plan.states]
         outputs: dict[str, Array | None] = {}
@@ -195,7 +201,8 @@ class Model:
             shape = plan.post.row_shape
             outputs[plan.post.tensor] = np.zeros((size, *shape), plan.post.dtype) if is_fixed(shape) else None
         for index, output in enumerate(plan.outputs):
-            base = self._output_bases[self._posts + index]
+            position = self._posts + index
+            base = self._output_bases[position] + first * self._output_specs[position].bytes_max
             outputs[output.tensor] = None
             if self._in_place[index]:
                 area = self._region.outputs[slot]
@@ -206,7 +213,7 @@ class Model:
             outputs | {s.output: array for s, array in zip(plan.states, states_out, strict=True)},
         )
         known = {name: array for name, array in outputs.items() if array is not None}
-        bound = self._bound[slot, size] = _Bound(binding, known, states_in, states_out)
+        bound = self._bound[slot, size, first] = _Bound(binding, known, states_in, states_out)
         return bound
 
     def _alike(self, batch: _Batch, kept: list[int]) -> list[list[int]]:
@@ -231,7 +238,7 @@ class Model:
         for state, before, after in zip(plan.states, states, states_out, strict=True):
             if before.shape != after.shape:
                 raise RunError(f"state '{state.output}' has shape {list(after.shape)}, not {list(before.shape)}")
-        self._deliver(batch, group, size, outputs, states_out)
+        self._deliver(batch, group, 0, size, outputs, states_out)
 
     def _ids(self, batch: _Batch, indices: list[int]) -> list[int]:
         return [batch.run.frames[index][0] for index in indices]
@@ -239,9 +246,9 @@ class Model:
     # ---- from the graph to the region ----
 
     def _deliver(
-        self, batch: _Batch, indices: list[int], size: int, outputs: dict[str, Array], states: list[Array]
+        self, batch: _Batch, indices: list[int], first: int, size: int, outputs: dict[str, Array], states: list[Array]
     ) -> None:
-        """Row r of `outputs` and `states` is the result of frame `indices[r]`."""
+        """Row r of `outputs` and `states` is the result of frame `indices[r]`; in the region it lies at `first` + r."""
         for name, array in outputs.items():
             if not array.ndim or len(array) != size:
                 raise RunError(
@@ -250,7 +257,7 @@ class Model:
                 )
         for row, index in enumerate(indices):
             try:
-                batch.results[index] = self._put(batch, index, row, outputs)
+                batch.results[index] = self._put(batch, index, first, row, outputs)
             except _OutputTooLarge as error:
                 batch.reasons[index] = str(error)
                 batch.too_large.add(index)
@@ -258,7 +265,7 @@ class Model:
             if self._stateful:
                 batch.states[index] = row, states
 
-    def _put(self, batch: _Batch, index: int, row: int, outputs: dict[str, Array]) -> list[TensorRef]:
+    def _put(self, batch: _Batch, index: int, first: int, row: int, outputs: dict[str, Array]) -> list[TensorRef]:
         plan, slot = self._plan, batch.run.slot
         refs: list[TensorRef] = []
         if plan.post:
@@ -268,7 +275,7 @@ class Model:
         for position, output in enumerate(plan.outputs, start=self._posts):
             if self._in_place[position - self._posts]:
                 length = self._output_specs[position].bytes_max
-                refs.append((self._output_bases[position] + row * length, length, 0, output.row_shape))
+                refs.append((self._output_bases[position] + (first + row) * length, length, 0, output.row_shape))
             else:
                 refs.append(self._copy(slot, position, index, outputs[output.tensor][row]))
         return refs

@@ -52,7 +52,9 @@ class OrtSession:
         try:
             check_available(asked, onnxruntime.get_available_providers(), f"onnxruntime {onnxruntime.__version__}")
             self._session = _open(file, _options(config, threads), asked, model_folder)
-            self.providers = check_used(asked, self._session.get_providers(), _assigned(self._session))
+            assigned = _assigned(self._session)
+            self.providers = check_used(asked, self._session.get_providers(), assigned)
+            self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
         except ProviderError as error:
             raise LoadError(f"{name}: providers: {error}") from error
         except Exception as error:

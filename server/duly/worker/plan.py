@@ -34,6 +34,8 @@ class OutputPlan:
     dtype: np.dtype[np.generic]
     row_shape: tuple[int, ...]
     """The shape for one frame; -1 stands for any extent."""
+    bindable: bool
+    """Whether the graph may write the rows to where they belong: their size is fixed, and as the graph declares it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,10 @@ class Plan:
     outputs: tuple[OutputPlan, ...]
     batch_sizes: tuple[int, ...]
     any_size: bool
+    fixed_batch: int | None
+    """The only size of batch that the graph takes; None: it takes others."""
+    apart: bool = False
+    """Whether the graph runs the frames of a batch one after another, because they would influence one another."""
 
     @property
     def fixed(self) -> bool:
@@ -54,8 +60,7 @@ class Plan:
     @property
     def fixed_outputs(self) -> bool:
         """True where the rows of all outputs of the graph have one size too."""
-        given = [output.row_shape for output in self.outputs] + ([self.post.row_shape] if self.post else [])
-        return all(map(is_fixed, given))
+        return all(output.bindable for output in self.outputs) and (self.post is None or is_fixed(self.post.row_shape))
 
     def signature(self) -> Signature:
         post = self.post.specs if self.post else ()
@@ -68,32 +73,33 @@ class Plan:
         )
 
 
-def fit(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool) -> Plan:
+def fit(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool, alone: bool) -> Plan:
     """Fits `config` to `graph`.
 
     Args:
-        graph: inputs and outputs as ONNX Runtime reports them.
+        graph: inputs and outputs, each with the batch as its first dimension.
         config: the contents of model.toml.
         toml: its name in errors, such as "yolo/model.toml".
         only_warm_sizes: batches must have a size that was warmed, even where the graph takes any.
+        alone: frames run one at a time, whatever sizes there could be.
 
     Raises:
         LoadError: they do not fit.
     """
     try:
-        return _fit(graph, config, only_warm_sizes)
+        return _fit(graph, config, only_warm_sizes, alone)
     except LoadError as error:
         raise LoadError(f"{toml}: {error}") from error
 
 
-def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
+def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) -> Plan:
     states = tuple(_states(graph, config))
     for name in config.constants:
         _find(graph.inputs, name, f"constants.{name}", "input")
     inputs = plan_inputs(graph, config)
     _check_fed_once(graph, config, inputs)
     fixed_size, symbols = _batch_dimension(graph, inputs, states)
-    batch_sizes = config.batch_sizes or ((fixed_size,) if fixed_size else BATCH_SIZES)
+    batch_sizes = (1,) if alone else config.batch_sizes or ((fixed_size,) if fixed_size else BATCH_SIZES)
     if fixed_size and batch_sizes != (fixed_size,):
         raise LoadError(
             f"batch_sizes: the graph takes batches of {fixed_size} alone, so that {[fixed_size]} it must be"
@@ -108,7 +114,8 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
         if batch_sizes != (extent,):
             raise LoadError(
                 f"output: the graph's '{tensor}' has {extent} rows, not one for each frame of a batch of any of "
-                f"{list(batch_sizes)}; export it with the batch as first dimension, or set batch_sizes = [{extent}]"
+                f"{list(batch_sizes)}; name the outputs that are needed with [[output]], or say batched = false there: "
+                "frames then run one at a time and get all of it"
             )
     plan = Plan(
         inputs=inputs,
@@ -118,6 +125,7 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool) -> Plan:
         outputs=outputs,
         batch_sizes=batch_sizes,
         any_size=fixed_size is None and not rows and not only_warm_sizes,
+        fixed_batch=fixed_size,
     )
     signature = plan.signature()
     _check_names([spec.name for spec in signature.outputs])
@@ -227,7 +235,7 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
         spec = TensorSpec.model_validate(
             {"name": output.name, "datatype": tensor.datatype, "shape": shape, "bytes_max": bytes_max}
         )
-        yield OutputPlan(spec, tensor.name, dtype, shape)
+        yield OutputPlan(spec, tensor.name, dtype, shape, is_fixed(shape) and tensor.as_declared)
 
 
 def _check_names(names: list[str]) -> None:

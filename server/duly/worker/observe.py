@@ -1,0 +1,100 @@
+"""Runs a graph on made-up frames to see which shapes truly come out.
+
+What a graph declares of its outputs is often not so: exporters leave extents open, write those of the example that they
+traced ([1] for what grows with the batch), or of another layout ([N] for [N, 1]). ONNX Runtime believes what comes out.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from duly.models.spec import ModelConfig
+from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import RunError
+from duly.worker.graph import Axis, Graph, GraphTensor, extents
+
+RunGraph = Callable[[Mapping[str, Array], Sequence[str]], dict[str, Array]]
+"""Runs the graph: inputs, and the names of the outputs to return. Raises RunError."""
+Shape = tuple[int, ...]
+
+OPEN_EXTENTS = (32, 1)
+"""Extents that open dimensions are given, tried one after the other."""
+SCALES = (1, 4)
+"""The largest numbers of two frames: what a graph finds in one may be one thing by chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The shapes of outputs, by name. An output is missing where the graph could not be run."""
+
+    alone: dict[str, list[Shape]]
+    """Those for several frames, one at a time."""
+    pair: dict[str, Shape]
+    """Those for a batch of two."""
+
+    def corrected(self, tensor: GraphTensor, axis: Axis) -> GraphTensor:
+        """The output with every extent open that came out otherwise than declared. `axis`: its batch."""
+        seen = list(self.alone.get(tensor.name, ()))
+        if not seen:
+            return tensor
+        if len(tensor.shape) != len(seen[0]):
+            return replace(tensor, shape=(None,) * len(seen[0]), as_declared=False)
+        if tensor.name in self.pair and axis is not None:
+            seen.append(self.pair[tensor.name])
+        shape = tuple(
+            declared if not isinstance(declared, int) or {declared} == {extents[at] for extents in seen} else None
+            for at, declared in enumerate(tensor.shape)
+        )
+        return tensor if shape == tensor.shape else replace(tensor, shape=shape, as_declared=False)
+
+
+NOTHING_SEEN = Observed({}, {})
+
+
+def observe(
+    graph: Graph, config: ModelConfig, axes: Mapping[str, Axis], names: Sequence[str], run: RunGraph, pair: bool
+) -> Observed:
+    """Runs the graph with frames alone, and with two where `pair` and the graph allow it.
+
+    `axes`: where inputs have the batch. `names`: the outputs to look at. What can't be run is left to the warm-up,
+    which says why.
+    """
+    runs = [_shapes(graph, config, axes, names, run, 1, scale) for scale in SCALES]
+    alone = {name: [shapes[name] for shapes in runs if shapes] for name in names} if any(runs) else {}
+    two = pair and bool(alone) and all(not _fixed(graph.inputs[name], axis) for name, axis in axes.items())
+    return Observed(alone, _shapes(graph, config, axes, names, run, 2, 1) if two else {})
+
+
+def _fixed(tensor: GraphTensor, axis: Axis) -> bool:
+    return axis is None or not tensor.shape or isinstance(tensor.shape[axis], int)
+
+
+def _shapes(
+    graph: Graph,
+    config: ModelConfig,
+    axes: Mapping[str, Axis],
+    names: Sequence[str],
+    run: RunGraph,
+    size: int,
+    scale: int,
+) -> dict[str, Shape]:
+    """What comes out for `size` made-up frames of numbers up to `scale`; empty where the graph can't be run so."""
+    state_axes: dict[str, Axis] = {state.input: state.batch_axis for state in config.states}
+    for open_extent in OPEN_EXTENTS:
+        inputs: dict[str, Array] = {}
+        for name, tensor in graph.inputs.items():
+            if tensor.datatype not in DTYPES:
+                return {}
+            shape = [open_extent if extent < 0 else extent for extent in extents(tensor.shape)]
+            axis = axes[name] if name in axes else state_axes.get(name)
+            if axis is not None and axis < len(shape):
+                shape[axis] = size
+            inputs[name] = np.full(shape, config.constants.get(name, 0)).astype(DTYPES[tensor.datatype])
+            if np.issubdtype(inputs[name].dtype, np.floating) and name not in config.constants:
+                inputs[name] += np.linspace(0, scale, inputs[name].size, dtype=inputs[name].dtype).reshape(shape)
+        try:
+            return {name: values.shape for name, values in run(inputs, names).items()}
+        except (RunError, AttributeError):  # a sequence or a map has no shape, as `plan` says
+            continue
+    return {}

@@ -1,0 +1,73 @@
+"""Plans an opened graph, and decides in which batches it may run."""
+
+from dataclasses import dataclass, replace
+
+from duly.models.spec import ModelConfig
+from duly.worker.batch_axes import RowSession, Session
+from duly.worker.batch_dimension import batch_first
+from duly.worker.errors import LoadError
+from duly.worker.ort_session import OrtSession
+from duly.worker.plan import Plan, fit
+from duly.worker.rows import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGraph:
+    """A variant that is opened and planned, but not warm."""
+
+    session: OrtSession
+    rows: Session
+    """The session as the rest of the worker runs it: with the batch as the first dimension of every tensor."""
+    plan: Plan
+    notes: tuple[str, ...]
+    """What the author of the model should know."""
+
+
+def open_graph(session: OrtSession, config: ModelConfig, name: str, toml: str) -> OpenGraph:
+    """Fits the graph to `config` and checks that frames of a batch do not influence one another.
+
+    `name`, `toml`: what errors call the graph's file and its model.toml.
+
+    Raises:
+        LoadError: the graph can't be served as model.toml wants it.
+    """
+    opened = _planned(session, config, toml)
+    sizes = opened.plan.batch_sizes
+    if sizes == (1,):
+        return opened
+    if opened.plan.any_size and sizes[-1] - 1 not in (1, *sizes):
+        sizes = tuple(sorted({*sizes, sizes[-1] - 1}))  # kernels may be others where a size is no power of two
+    rows = Rows(opened.plan, opened.rows, session.providers, session.operators)
+    dependence = rows.dependence(sizes)
+    if dependence is None:
+        return opened
+    if config.dependent_rows == "REFUSE":
+        raise LoadError(f'{name}: {dependence}; model.toml has dependent_rows = "REFUSE"')
+    if config.dependent_rows == "BATCH":
+        note = f'{dependence}; frames share runs all the same, as dependent_rows = "BATCH" in model.toml asks for'
+        return replace(opened, notes=(*opened.notes, note))
+    if opened.plan.fixed_batch is None:
+        note = f"{dependence}; as it is, the frames of a batch are run one after another"
+        return replace(opened, plan=replace(opened.plan, apart=True), notes=(*opened.notes, note))
+    if config.batched is None:
+        try:
+            whole = _planned(session, config.model_copy(update={"batched": False}), toml)
+        except LoadError:
+            pass
+        else:
+            note = (
+                f"the first dimension, {opened.plan.fixed_batch}, is not taken for the batch, since {dependence}; a "
+                "frame is the whole of the graph's inputs; say batched = false in model.toml where that is right"
+            )
+            return replace(whole, notes=(*whole.notes, note))
+    raise LoadError(f"{name}: {dependence}; export the graph for batches of one, or of any size")
+
+
+def _planned(session: OrtSession, config: ModelConfig, toml: str) -> OpenGraph:
+    try:
+        first = batch_first(session.graph, config, session.run)
+    except LoadError as error:
+        raise LoadError(f"{toml}: {error}") from error
+    plan = fit(first.graph, config, toml, session.device is not None, first.alone)
+    rows = RowSession(session, first.axes) if first.axes else session
+    return OpenGraph(session, rows, plan, first.notes)
