@@ -1,30 +1,45 @@
-"""What a server does with an exported model: it answers as the tool does, it refuses by words, or it is wrong."""
+"""What a server makes of exported models: it answers as the tool does, it refuses by words, or it is wrong."""
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
+from duly.v1 import model_pb2
 from duly_client import Client, Status
+from tests.e2e.serving import serving
 from tests.exporters.zoo import Exported, Tensors
 
 STREAMS = 4
 BUDGET_MS = 60_000
 """So long that no frame is late, however slow the machine is."""
-ROUNDS_MAX = 20
-"""So often the frames are sent until one of them shared a batch."""
+ROUNDS_MAX = 50
+"""So often the frames are sent until some of them shared a batch."""
+SHORT = "warmup_runs = 3\n"
+STATED = "-stated"
+"""What the name of a model ends in that has the model.toml of the zoo beside it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    right: bool
-    words: str = ""
-    """Why it was refused, or what differs; empty where the answers are right."""
-    refused: bool = False
-    batch_max: int = 0
-    """The largest batch that a frame ran in."""
+    """What became of one model, bare or with its model.toml."""
+
+    wrong: str = ""
+    """What is wrong; empty: it is served right, or refused."""
+    refused: str = ""
+    """The words by which the model or its frames were refused."""
+    notes: tuple[str, ...] = ()
+    """What the server says although it serves the model."""
+    batch_sizes: tuple[int, ...] = ()
+    """The sizes of batches that the server plans for."""
+
+    @property
+    def served(self) -> bool:
+        return not self.wrong and not self.refused
 
 
 def tolerance(exported: Exported, expected: NDArray[np.generic]) -> float:
@@ -36,54 +51,82 @@ def tolerance(exported: Exported, expected: NDArray[np.generic]) -> float:
 
 
 def differences(exported: Exported, given: Tensors, expected: Tensors) -> Iterable[str]:
-    """What differs between the answer and the tool's. Outputs that the tool's answers do not have are passed over."""
+    """What differs between an answer and the tool's. Outputs that are not among the tool's answers are passed over.
+
+    A first dimension of 1 may be left out: a bare graph with such a dimension is taken to have it for the batch.
+    """
     for name, value in expected.items():
         if name not in given:
-            yield f"no output '{name}', but {', '.join(given)}"
+            yield f"there is no '{name}', but {', '.join(given)}"
             continue
         got = given[name]
-        if got.dtype != value.dtype:
-            yield f"'{name}' is {got.dtype}, not {value.dtype}"
-        elif got.shape != value.shape:
-            yield f"'{name}' has shape {list(got.shape)}, not {list(value.shape)}"
+        if value.shape == (1, *got.shape):
+            got = got[None]
+        if (got.dtype, got.shape) != (value.dtype, value.shape):
+            yield f"'{name}' is {got.dtype}{list(got.shape)}, the tool's is {value.dtype}{list(value.shape)}"
         elif not np.allclose(got, value, rtol=0, atol=tolerance(exported, value)):
-            yield f"'{name}' is {got.ravel()[:4]}, not {value.ravel()[:4]}"
+            yield f"'{name}' begins with {got.ravel()[:4]}, the tool's with {value.ravel()[:4]}"
 
 
-async def judge(client: Client, exported: Exported, model: str, batches: bool) -> Verdict:
-    """Streams the frames of `exported` to `model` from several streams at once. With `batches`, until some shared one.
+async def judge(models: list[Exported], repository: Path) -> dict[str, Verdict]:
+    """Serves all of `models`, bare and with their model.toml, in one server. Returns the verdicts by name in it."""
+    served: dict[str, Exported] = {}
+    for exported in models:
+        served[exported.name] = exported
+        exported.put(repository, exported.name, SHORT)
+        if exported.toml:
+            served[exported.name + STATED] = exported
+            exported.put(repository, exported.name + STATED, SHORT + exported.toml)
+    with capture_logs() as log:
+        async with serving(repository, lanes=("cpu:0",)) as app, Client(app.address) as client:
+            found = {model.name: model.versions[0] for model in await client.models()}
+            verdicts = {name: await _judge(client, name, served[name], found[name]) for name in served}
+    notes: dict[str, tuple[str, ...]] = {}
+    for line in log:
+        if "note" in line:
+            name = line["model"].partition("/")[0]
+            notes[name] = (*notes.get(name, ()), line["note"])
+    return {name: replace(verdict, notes=notes.get(name, ())) for name, verdict in verdicts.items()}
 
-    Each stream begins with another frame, so that different frames meet in a batch.
-    """
+
+async def _judge(client: Client, name: str, exported: Exported, version: model_pb2.ModelVersion) -> Verdict:
+    if version.state != model_pb2.MODEL_STATE_READY:
+        return Verdict(refused=version.error)
+    if not exported.frames:
+        return Verdict(wrong="it is served, and the tool's answers are not known")
+    sizes = tuple(planned.batch_size for planned in version.variants[0].profile)
     batch_max = 0
     for _ in range(ROUNDS_MAX):
+        # Each stream begins with another frame, so that different frames meet in a batch.
         turns = [exported.frames[start:] + exported.frames[:start] for start in range(STREAMS)]
-        answered = await asyncio.gather(*(_stream(client, exported, model, turn) for turn in turns))
-        for verdict in answered:
-            if not verdict.right:
-                return verdict
-        batch_max = max(batch_max, *(verdict.batch_max for verdict in answered))
-        if batch_max > 1 or not batches:
-            break
-    return Verdict(True, batch_max=batch_max)
+        for batched, verdict in await asyncio.gather(*(_stream(client, exported, name, turn) for turn in turns)):
+            if verdict is not None:
+                return replace(verdict, batch_sizes=sizes)
+            batch_max = max(batch_max, batched)
+        if batch_max > 1 or max(sizes) == 1:
+            return Verdict(batch_sizes=sizes)
+    return Verdict(wrong=f"no frames shared a batch in {ROUNDS_MAX} rounds", batch_sizes=sizes)
 
 
-async def _stream(client: Client, exported: Exported, model: str, frames: list[tuple[Tensors, Tensors]]) -> Verdict:
+async def _stream(
+    client: Client, exported: Exported, model: str, frames: list[tuple[Tensors, Tensors]]
+) -> tuple[int, Verdict | None]:
+    """Sends all frames at once. Returns the largest batch that one ran in, and what is not right, if anything."""
+    batch_max = 0
     async with client.stream(model, budget_ms=BUDGET_MS, backlog="ALL") as stream:
         for inputs, _ in frames:
             try:
                 await stream.send(inputs)
             except ValueError as error:
-                return Verdict(False, f"frames are refused: {error}", refused=True)
+                return 0, Verdict(refused=str(error))
         await stream.finish()
-        batch_max, index = 0, 0
-        async for outcome in stream:
+        for _, expected in frames:
+            outcome = await anext(stream)
             if outcome.status == Status.INVALID:
-                return Verdict(False, f"frames are INVALID: {outcome.reason}", refused=True)
+                return 0, Verdict(refused=outcome.reason)
             if outcome.status != Status.ON_TIME:
-                return Verdict(False, f"{outcome.status.name}: {outcome.reason}")
-            wrong = list(differences(exported, outcome.outputs, frames[index][1]))
-            if wrong:
-                return Verdict(False, f"in a batch of {outcome.batch_size}: {'; '.join(wrong)}")
-            batch_max, index = max(batch_max, outcome.batch_size), index + 1
-    return Verdict(True, batch_max=batch_max)
+                return 0, Verdict(wrong=f"{outcome.status.name}: {outcome.reason}")
+            if wrong := "; ".join(differences(exported, outcome.outputs, expected)):
+                return 0, Verdict(wrong=f"in a batch of {outcome.batch_size}, {wrong}")
+            batch_max = max(batch_max, outcome.batch_size)
+    return batch_max, None

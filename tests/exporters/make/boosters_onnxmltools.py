@@ -74,14 +74,13 @@ kept.keep(
     "LGBMClassifier as it is: a ZipMap",
     convert_lightgbm(classifier, initial_types=OPEN),
     without("probabilities", classified(classifier)),
-    'batch_sizes = [1]\n\n[[output]]\nname = "label"\n',
+    '[[output]]\nname = "label"\n',
 )
 kept.keep(
     "classifier",
     "LGBMClassifier, `zipmap=False`",
     convert_lightgbm(classifier, initial_types=OPEN, zipmap=False),
     classified(classifier),
-    "batch_sizes = [1]\n",
 )
 regressor = lightgbm.LGBMRegressor(**settings).fit(X, target)
 answers = [({"input": row}, {"variable": regressor.predict(row[None]).astype("f4")}) for row in F]

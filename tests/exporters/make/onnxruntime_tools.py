@@ -93,7 +93,7 @@ for name, source, frames in (("dynamic_int8", dense, VECTORS), ("dynamic_int8_co
     quantize_dynamic(source, file, weight_type=QuantType.QUInt8)
     kept.keep(
         name,
-        f"`quantize_dynamic` of {'an MLP' if source == dense else 'a convolutional net'}: the scale comes from the whole batch",
+        f"`quantize_dynamic` of {'an MLP' if source == dense else 'a convolutional net'}: scales come from the batch",
         file,
         answers(onnx.load(file), frames),
     )
