@@ -5,7 +5,6 @@ import gc
 import signal
 import sys
 from functools import partial
-from pathlib import Path
 
 import structlog
 import uvloop
@@ -71,7 +70,12 @@ class App:
         )
         self.catalogue = Catalogue(config.lanes or default_lanes())
         self._supervisor = Supervisor(
-            self.catalogue, self.driver, self.metrics, config.threads or default_threads(), config.load_timeout_s
+            self.catalogue,
+            self.driver,
+            self.metrics,
+            config.threads or default_threads(),
+            config.load_timeout_s,
+            limits.frame,
         )
         self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
@@ -104,7 +108,9 @@ class App:
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
-        message_bytes_max = self.catalogue.message_bytes_max = message_limit(self.catalogue.frame_bytes_max())
+        limits, served = self.streams.limits.frame, self.catalogue.all_versions()
+        needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
+        message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
         server = self._server = create_server(config.transport, inference, config.streams_max, message_bytes_max)
         health = self._health = Health(server)
@@ -251,8 +257,9 @@ def serve(config: ServerConfig) -> int:
     return uvloop.run(_serve(config))
 
 
-def check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[CheckedModel]:
-    """Loads and warms every version in the repository in a worker of its own, one after another.
+def check_models(config: ServerConfig) -> list[CheckedModel]:
+    """Loads and warms every version in the repository in a worker of its own, one after another, under the settings
+    that the server would have.
 
     Returns them by name. Raises StartError where nothing can be run here at all.
     """
@@ -260,12 +267,13 @@ def check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[Check
         check_installed()
     except BackendError as error:
         raise StartError(str(error)) from None
-    return asyncio.run(_check_models(root, lanes or default_lanes()[:1], threads or default_threads()))
+    return asyncio.run(_check_models(config))
 
 
-async def _check_models(root: Path, lanes: tuple[str, ...], threads: int) -> list[CheckedModel]:
-    versions, problems = Repository(root).scan()
-    found = [CheckedModel(problem.name, problem.reason) for problem in problems]
+async def _check_models(config: ServerConfig) -> list[CheckedModel]:
+    lanes, threads = config.lanes or default_lanes()[:1], config.threads or default_threads()
+    versions, problems = Repository(config.models).scan()
+    found = [CheckedModel(problem.name, problem.reason) for problem in problems if not problem.harmless]
     for version in versions:
-        found.append(await check_version(version, lanes, threads))
+        found.append(await check_version(version, lanes, threads, _limits(config).frame))
     return sorted(found, key=lambda checked: checked.key)

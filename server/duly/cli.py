@@ -87,6 +87,8 @@ def main() -> None:
 
 def _report(error: Exception) -> int:
     """Prints what went wrong on standard error, in plain words, and returns the exit status."""
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, EOFError):
+        error = error.__cause__  # click takes a file that ends too soon for Ctrl-D
     if isinstance(error, click.Abort):
         return 130  # as a shell reports an end by Ctrl-C
     if isinstance(error, click.exceptions.NoArgsIsHelpError):

@@ -4,15 +4,18 @@ import difflib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from duly.cli_settings import CONFIG_OPTION, setting_option
 from duly.config import ConfigError, load_config
-from duly.models.repository import ModelVersion, Repository
+from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
 
-_FOLDER = click.argument(
-    "folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True
-)
+_FOLDER = click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path), required=True)
+
+_CHECKED = ("lanes", "threads", "bytes_in_flight_max", "payload_bytes_max", "principal_bytes_in_flight_max")
+"""The settings on which it depends whether a model can be served."""
 
 
 @click.group()
@@ -24,15 +27,30 @@ def models() -> None:
 @_FOLDER
 def list_models(folder: Path) -> None:
     """Print one line for each version of each model. What is broken goes to standard error."""
-    versions, problems = Repository(folder).scan()
+    versions, problems = _scan(folder)
     width = max((len(version.key) for version in versions), default=0)
     for version in versions:
         click.echo(f"{version.key:{width}}  {_summary(version)}".rstrip())
     if not versions and not problems:
-        click.echo(f"no models in {folder}: it should hold NAME/VERSION/*.onnx")
+        click.echo(_empty(folder))
+    _echo(problems)
+    sys.exit(1 if any(not problem.harmless for problem in problems) else 0)
+
+
+def _scan(folder: Path) -> tuple[list[ModelVersion], list[RepositoryProblem]]:
+    try:
+        return Repository(folder).scan()
+    except NotARepository as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _echo(problems: list[RepositoryProblem]) -> None:
     for problem in problems:
         click.echo(f"duly: {problem.reason}", err=True)
-    sys.exit(1 if problems else 0)
+
+
+def _empty(folder: Path) -> str:
+    return f"no models in {folder}: it should hold NAME/VERSION/*.onnx"
 
 
 def _summary(version: ModelVersion) -> str:
@@ -46,39 +64,60 @@ def _summary(version: ModelVersion) -> str:
 @_FOLDER
 @click.argument("model", metavar="NAME[/VERSION]")
 def show(folder: Path, model: str) -> None:
-    """Print the settings of a model as JSON, defaults filled in: of its newest version, or of the one named."""
-    versions, problems = Repository(folder).scan()
+    """Print the settings of a model as JSON, defaults filled in: of its newest version, or of the one named.
+
+    Beside the settings, `graph` has the inputs and outputs of the graph with their batch dimension, and `frame` what
+    clients send and get for one frame, or null where the model cannot be served as it is.
+    """
+    versions, problems = _scan(folder)
     for version in versions:
         if model in (version.key, version.name):
-            click.echo(version.config.model_dump_json(by_alias=True, indent=2))
+            _show(version)
             return
-    for problem in problems:
-        click.echo(f"duly: {problem.reason}", err=True)
+    _echo(problems)
     known = sorted({name for version in versions for name in (version.name, version.key)})
     close = difflib.get_close_matches(model, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
     raise click.ClickException(f"no model {model} in {folder}; {hint}")
 
 
-@models.command()
-@_FOLDER
-@click.option("--lanes", metavar="TEXT", help="Lanes to load on, such as cpu:0,cuda:0; not set: as duly serve chooses.")
-@click.option("--threads", metavar="N", help="Intra-op threads on a CPU lane; 0: as duly serve chooses.")
-def check(folder: Path, lanes: str | None, threads: str | None) -> None:
-    """Load and warm up every model just as the server would, and say which ones do not work."""
-    given = {"models": folder, "lanes": lanes, "threads": threads}
+def _show(version: ModelVersion) -> None:
+    click.echo(version.config.model_dump_json(by_alias=True, indent=2))
+
+
+def _check(folder: Path, config: Path | None, **settings: Any) -> None:
+    _, problems = _scan(folder)
+    _echo([problem for problem in problems if problem.harmless])
+    given = {"models": folder, **settings}
     try:
-        config = load_config({name: value for name, value in given.items() if value is not None}, None, os.environ)
+        checked = load_config({name: value for name, value in given.items() if value is not None}, config, os.environ)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
     from duly import app  # it imports all of gRPC, which the other commands do not need
 
-    results = app.check_models(folder, config.lanes, config.threads)
-    width = max((len(checked.key) for checked in results), default=0)
-    for checked in results:
-        click.echo(f"{checked.key:{width}}  {checked.problem or 'ok'}")
-        for note in checked.notes:
+    results = app.check_models(checked)
+    width = max((len(found.key) for found in results), default=0)
+    for found in results:
+        click.echo(f"{found.key:{width}}  {found.problem or 'ok'}")
+        for note in found.notes:
             click.echo(f"{'':{width}}  note: {note}")
     if not results:
-        click.echo(f"no models in {folder}: it should hold NAME/VERSION/*.onnx")
-    sys.exit(0 if results and not any(checked.problem for checked in results) else 1)
+        click.echo(_empty(folder))
+    sys.exit(0 if results and not any(found.problem for found in results) else 1)
+
+
+models.add_command(
+    click.Command(
+        "check",
+        callback=_check,
+        help="""Load and warm up every model just as the server would, and say which ones do not work.
+
+        The server's settings count here as they do there: the options below, the environment, and the TOML file. Give
+        what `duly serve` gets.""",
+        params=[
+            click.Argument(["folder"], metavar="DIR", type=click.Path(exists=True, path_type=Path)),
+            CONFIG_OPTION,
+            *map(setting_option, _CHECKED),
+        ],
+    )
+)

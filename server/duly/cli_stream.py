@@ -6,6 +6,7 @@ frame that leaves late is as old as it is, so a slow sender cannot make the serv
 
 import asyncio
 import json
+import os
 import signal
 import threading
 import time
@@ -19,8 +20,8 @@ import numpy as np
 
 from duly_client import Client, Outcome, Status, Stream, StreamTerms
 from duly_client.convert import Array
-from duly_client.recordings import Recording, RecordingError, open_recording
-from duly_client.types import BacklogPolicy, Payload, StreamClass
+from duly_client.recordings import Frame, Recording, RecordingError, open_recording
+from duly_client.types import BacklogPolicy, StreamClass
 
 READ_AHEAD = 2
 """Number of frames that are read from the recording before they are due."""
@@ -30,6 +31,9 @@ LATENCIES_MAX = 100_000
 """Number of newest results whose latency the summary counts."""
 DETECTIONS_MAX = 8
 """Number of detections that a line in plain words shows."""
+
+TOLD_MAX = 20
+"""Number of pieces of a recording that cannot be used and are told one by one. Further ones are counted."""
 
 
 @click.command()
@@ -60,6 +64,7 @@ DETECTIONS_MAX = 8
 @click.option("--repeat", is_flag=True, help="Begin again when the recording ends.")
 @click.option("--seconds", "seconds_max", type=click.FloatRange(0, min_open=True), help="Stop after this many seconds.")
 @click.option("--follow-advice", is_flag=True, help="Send frames no faster than the server advises.")
+@click.option("--strict", is_flag=True, help="End with status 1 at what cannot be used, rather than pass over it.")
 @click.option("--json", "as_json", is_flag=True, help="Print each outcome as a JSON object on a line.")
 def stream(
     model: str,
@@ -68,11 +73,18 @@ def stream(
     rate_hz: float | None,
     repeat: bool,
     seconds_max: float | None,
+    strict: bool,
     as_json: bool,
     **terms: Any,
 ) -> None:
-    """Stream a recording to MODEL at its real rate and print the outcome of every frame. Ctrl-C ends it."""
-    asyncio.run(_run(model, path, server, rate_hz, repeat, seconds_max, as_json, terms))
+    """Stream a recording to MODEL at its real rate and print the outcome of every frame. Ctrl-C ends it.
+
+    A picture, file or piece that cannot be used is told on standard error and passed over. The exit status is 1 where
+    nothing was served.
+    """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it and FFmpeg find wrong with a file is told below
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    asyncio.run(_run(model, path, server, rate_hz, repeat, seconds_max, Unusable(strict), as_json, terms))
 
 
 async def _run(
@@ -82,6 +94,7 @@ async def _run(
     rate_hz: float | None,
     repeat: bool,
     seconds_max: float | None,
+    unusable: "Unusable",
     as_json: bool,
     terms: dict[str, Any],
 ) -> None:
@@ -91,12 +104,15 @@ async def _run(
         if repeat and not recording.repeatable:
             raise RecordingError("--repeat: stdin comes only once")
         period_s = 1 / rate_hz if rate_hz else recording.period_s
-        printer = OutcomePrinter(opened.opened, as_json)
+        printer = OutcomePrinter(opened.opened, as_json, unusable)
         printer.begin(model, server, recording, period_s)
-        sending = asyncio.create_task(_send(opened, recording, period_s, repeat, seconds_max))
+        sending = asyncio.create_task(_send(opened, recording, period_s, repeat, seconds_max, unusable))
         loop = asyncio.get_running_loop()
+        interrupted = False
 
         def stop() -> None:
+            nonlocal interrupted
+            interrupted = True
             sending.cancel()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)  # a second signal ends the process at once
@@ -117,48 +133,68 @@ async def _run(
         except (TypeError, ValueError) as error:  # the recording is damaged, or not what the model takes
             raise click.ClickException(str(error)) from error
         printer.end()
+        if not interrupted and not printer.served:
+            raise click.ClickException(printer.nothing_served(recording))
 
 
-async def _send(opened: Stream, recording: Recording, period_s: float, repeat: bool, seconds_max: float | None) -> None:
+async def _send(
+    opened: Stream,
+    recording: Recording,
+    period_s: float,
+    repeat: bool,
+    seconds_max: float | None,
+    unusable: "Unusable",
+) -> None:
     """Sends until the recording or the time is over or the task is cancelled, then finishes the stream."""
     loop = asyncio.get_running_loop()
     try:
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds_max), aclosing(_read_ahead(recording, repeat)) as payloads:
+            async with asyncio.timeout(seconds_max), aclosing(_read_ahead(recording, repeat, unusable)) as frames:
                 start_s, start_ns, sent = 0.0, 0, 0
-                async for payload in payloads:
+                async for frame in frames:
                     if not sent:
                         start_s, start_ns = loop.time(), time.time_ns()
                     captured_ns = None
                     if period_s:
                         await asyncio.sleep(start_s + sent * period_s - loop.time())
                         captured_ns = start_ns + round(sent * period_s * 1e9)
-                    await opened.send(payload, capture_time_ns=captured_ns, encoding=recording.encoding)
                     sent += 1
+                    try:
+                        number = await opened.send(
+                            frame.value, capture_time_ns=captured_ns, encoding=recording.encoding
+                        )
+                    except (TypeError, ValueError) as error:  # it is not what the model takes
+                        unusable.pass_over(RecordingError(f"{frame.name}: {error}" if frame.name else str(error)))
+                    else:
+                        unusable.names[number] = frame.name
     finally:
         await opened.finish()
 
 
-async def _read_ahead(recording: Recording, repeat: bool) -> AsyncGenerator[Payload, None]:
+async def _read_ahead(recording: Recording, repeat: bool, unusable: "Unusable") -> AsyncGenerator[Frame, None]:
     """Gives the recording's frames. A thread reads them: decoding and waiting for stdin must not delay the outcomes."""
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Payload | Exception | None] = asyncio.Queue()
+    queue: asyncio.Queue[Frame | Exception | None] = asyncio.Queue()
     room = threading.Semaphore(READ_AHEAD)
     over = False
 
-    def frames() -> Iterator[Payload]:
-        yield from recording
-        while repeat:
-            yield from recording
+    def frames() -> Iterator[Frame]:
+        while True:
+            given = False
+            for frame in recording.frames(unusable.pass_over):
+                given = True
+                yield frame
+            if not repeat or not given or over:
+                return
 
     def read() -> None:
         end: Exception | None = None
         try:
-            for payload in frames():
+            for frame in frames():
                 room.acquire()
                 if over:
                     return
-                loop.call_soon_threadsafe(queue.put_nowait, payload)
+                loop.call_soon_threadsafe(queue.put_nowait, frame)
         except Exception as error:  # whatever it is, the reader of the queue has to raise it
             end = error
         with suppress(RuntimeError):  # the loop is closed: nobody reads the queue any more
@@ -177,11 +213,37 @@ async def _read_ahead(recording: Recording, repeat: bool) -> AsyncGenerator[Payl
         room.release()
 
 
+class Unusable:
+    """Tells what of a recording cannot be used, each with its name on a line of standard error, or ends the run."""
+
+    def __init__(self, strict: bool) -> None:
+        self.strict = strict
+        self.passed_over = 0
+        self.names: dict[int, str] = {}
+        """Where the frames in flight come from, by frame number."""
+        self._told = 0
+
+    def pass_over(self, error: RecordingError) -> None:
+        """Tells of a piece that is not sent. Raises it where nothing may be passed over."""
+        if self.strict:
+            raise error
+        self.passed_over += 1
+        self.tell(f"passed over: {error}")
+
+    def tell(self, text: str) -> None:
+        self._told += 1
+        if self._told <= TOLD_MAX:
+            click.echo(f"duly: {text}", err=True)
+        elif self._told == TOLD_MAX + 1:
+            click.echo("duly: what else cannot be used is counted and no longer told", err=True)
+
+
 class OutcomePrinter:
     """Prints the terms of a stream, its outcomes as they come, and a summary."""
 
-    def __init__(self, terms: StreamTerms, as_json: bool) -> None:
+    def __init__(self, terms: StreamTerms, as_json: bool, unusable: Unusable) -> None:
         self._terms = terms
+        self._unusable = unusable
         self._as_json = as_json
         self._labels = next((spec.labels for spec in terms.outputs if spec.labels), ())
         self._counts: Counter[Status] = Counter()
@@ -195,10 +257,19 @@ class OutcomePrinter:
             f"{self._terms.planned_latency_ns / 1e6:.3g} ms"
         )
         click.echo(text, err=True)
+        if recording.left_out:
+            click.echo(recording.left_out, err=True)
         if self._terms.admission_warning:
             click.echo(f"the server expects misses: {self._terms.admission_warning}", err=True)
 
     def outcome(self, outcome: Outcome) -> None:
+        """Prints an outcome. Raises ClickException where it is INVALID and nothing may be passed over."""
+        source = self._unusable.names.pop(outcome.frame_id, "")
+        if outcome.status is Status.INVALID:
+            text = f"{source or f'frame {outcome.frame_id}'}: {outcome.reason}"
+            if self._unusable.strict:
+                raise click.ClickException(text)
+            self._unusable.tell(text)
         latency_ms = outcome.latency_ns / 1e6
         self._counts[outcome.status] += 1
         if outcome.ok:
@@ -212,17 +283,31 @@ class OutcomePrinter:
             line += f"  {latency_ms:.1f} ms  {_in_words(outcome.outputs, self._labels)}"
         click.echo(f"{line}  ({outcome.reason})" if outcome.reason else line)
 
+    @property
+    def served(self) -> bool:
+        """Some frame was one that the model could run on, whatever became of it."""
+        return any(status not in (Status.INVALID, Status.FAILED) for status in self._counts)
+
+    def nothing_served(self, recording: Recording) -> str:
+        parts = [f"{self._unusable.passed_over} passed over"] if self._unusable.passed_over else []
+        parts += [f"{count} {status.name.lower()}" for status, count in sorted(self._counts.items())]
+        why = f"nothing was served: {', '.join(parts)}" if parts else "no frame came"
+        return f"{recording.description}: {why}"
+
     def end(self) -> None:
         sent = self._counts.total()
         p50_ms, p99_ms = np.percentile(self._latencies_ms, (50, 99)) if self._latencies_ms else (0.0, 0.0)
         counts = {status.name: count for status, count in sorted(self._counts.items())}
         if self._as_json:
             latency = {"p50": round(p50_ms, 3), "p99": round(p99_ms, 3)} if self._latencies_ms else None
-            click.echo(json.dumps({"sent": sent, "outcomes": counts, "latency_ms": latency}))
+            passed_over = self._unusable.passed_over
+            summary = {"sent": sent, "passed_over": passed_over, "outcomes": counts, "latency_ms": latency}
+            click.echo(json.dumps(summary))
             return
         shares = ", ".join(f"{count} {name.lower().replace('_', ' ')}" for name, count in counts.items())
         latency_text = f"; latency p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms" if self._latencies_ms else ""
-        click.echo(f"{sent} frame{'' if sent == 1 else 's'} sent: {shares or 'none'}{latency_text}")
+        more = f"; {self._unusable.passed_over} passed over" if self._unusable.passed_over else ""
+        click.echo(f"{sent} frame{'' if sent == 1 else 's'} sent: {shares or 'none'}{more}{latency_text}")
 
 
 def _in_words(outputs: dict[str, Array], labels: tuple[str, ...]) -> str:

@@ -64,8 +64,9 @@ def _listen_address(address: str) -> str:
     return address
 
 
-def _existing_folder(path: Path) -> Path:
-    if not path.is_dir():
+def _existing(path: Path) -> Path:
+    """What a folder holds, and what a file is, the repository says."""
+    if not path.exists():
         raise ValueError("should be an existing folder")
     return path
 
@@ -92,7 +93,7 @@ class ServerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    models: Annotated[Path, AfterValidator(_existing_folder)]
+    models: Annotated[Path, AfterValidator(_existing)]
     """Folder of the model repository: NAME/VERSION/*.onnx, and NAME/model.toml where a model needs one."""
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:8500"
     """Where clients connect: HOST:PORT (port 0: any free one) or unix:PATH."""

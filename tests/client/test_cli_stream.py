@@ -217,7 +217,7 @@ async def test_errors_are_one_line_and_status_1(arrays: Path, tmp_path: Path) ->
         (strict, ("--input", arrays), "duly: outcomes were not read\n"),
         (echo, ("--input", tmp_path / "none.mp4"), f"duly: {tmp_path / 'none.mp4'}: no such file or folder\n"),
         (echo, ("--input", tmp_path / "a.txt"), "unknown kind of recording; a folder of pictures or one of"),
-        (echo, ("--input", tmp_path / "wide.npy"), "duly: input 'x': got FP32[9], expected FP32[4]\n"),
+        (echo, ("--input", tmp_path / "wide.npy"), "wide.npy: input 'x': got FP32[9], expected FP32[4]\n"),
         (echo, ("--input", arrays, "--server", "127.0.0.1:1"), "duly: no answer from 127.0.0.1:1: "),
     ):
         status, _, errors = await stream(script, *arguments)

@@ -104,6 +104,13 @@ def test_formats_are_recognised(payload: Any, encoding: Encoding | None, format_
 
 PICTURE = spec("images", "UINT8", -1, -1, 3, encodings=("JPEG",))
 STATE = spec("state", "FP32", 2, 128)
+SOUND = spec("sound", "FP32", -1, encodings=("PCM_S16LE",))
+
+
+def test_samples_may_begin_as_a_picture_does() -> None:
+    for specs in ((SOUND,), ()):
+        (encoded,) = sent(inference_pb2.Frame(frame_id=1), JPEG, *specs, encoding="PCM_S16LE").encoded
+        assert encoded.format == tensor_pb2.ENCODED_FORMAT_PCM_S16LE
 
 
 @pytest.mark.parametrize(
@@ -119,8 +126,17 @@ STATE = spec("state", "FP32", 2, 128)
             b"RIFF",
             [PICTURE],
             ValueError,
-            "neither JPEG nor PNG and encoding is None; state one of JPEG, PNG, PCM_S16LE",
+            r"got 4 bytes that begin as neither JPEG nor PNG; expected UINT8\[\?,\?,3\] or JPEG$",
         ),
+        (
+            b"RIFF",
+            [SOUND],
+            ValueError,
+            r"begin as neither JPEG nor PNG, and encoding is None; expected FP32\[\?\] or PCM_S16LE$",
+        ),
+        (b"RIFF", [STATE], ValueError, r"neither JPEG nor PNG; expected FP32\[2,128\]$"),
+        (b"RIFF", [], ValueError, "and encoding is None; expected JPEG or PNG or PCM_S16LE bytes$"),
+        (JPEG, [SOUND], ValueError, r"got JPEG, expected FP32\[\?\] or PCM_S16LE$"),
         ([1, 2], [PICTURE], TypeError, r"'images': got list, expected UINT8\[\?,\?,3\] or JPEG"),
         ("a.jpg", [], TypeError, "got str, expected a NumPy array, or bytes"),
         (JPEG, [PICTURE, STATE], ValueError, "the model takes the inputs images, state: send a dict"),

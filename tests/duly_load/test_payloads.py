@@ -232,8 +232,12 @@ def test_recorded_arrays(tmp_path: Path) -> None:
     made = prepared(takes("FP32", -1, 3), recording=path, distinct=4)
     np.testing.assert_array_equal(made.frames, values[:4])
     assert described(made) == "4 as FP32[2,3]"
-    refused("arrays FP32[2,3], the model takes FP32[3,2]", takes("FP32", 3, 2), recording=path)
-    refused("arrays FP32[2,3], the model takes FP64[2,3]", takes("FP64", 2, 3), recording=path)
+    refused("got FP32[2,3], expected FP32[3,2]", takes("FP32", 3, 2), recording=path)
+    refused(
+        "got FP32[2,3], expected FP64[2,3]; np.save(path, array.astype(np.float64))",
+        takes("FP64", 2, 3),
+        recording=path,
+    )
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path, red: Any) -> None:
@@ -247,7 +251,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, red: Any) -> None:
     refused("a.mp3: unknown kind of recording", CAMERA, recording=other)
     gone = Payloads(recording=picture)
     picture.write_bytes(compressed(red, ".png")[:60])
-    refused("a.png: neither a JPEG nor a PNG picture", PIXELS, recording=picture)
+    refused("a.png: the PNG of 60 bytes is damaged or cut off", PIXELS, recording=picture)
     picture.unlink()
     with pytest.raises(PayloadError, match=re.escape("a.png: can't be read: no such file")):
         prepare(gone, [PIXELS], 1, "camera-0")

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from duly.app import App, StartError, check_models
+from duly.config import ServerConfig
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import model_pb2, model_pb2_grpc
 from tests import graphs
@@ -124,7 +125,7 @@ async def test_nothing_to_serve_is_an_error(tmp_path: Path) -> None:
 def test_check_names_each_problem(repository: Path) -> None:
     (repository / "broken" / "1").mkdir(parents=True)
     (repository / "broken" / "1" / "model.onnx").write_bytes(b"no graph at all")
-    checked = {found.key: found.problem for found in check_models(repository, ("cpu:0",), 1)}
+    checked = {found.key: found.problem for found in check_models(ServerConfig(models=repository, threads=1))}
     assert checked["double/1"] is None
     assert checked["sum/1"] is None
     assert checked["broken/1"] is not None

@@ -103,7 +103,10 @@ def test_broken_models_do_not_hide_the_others(root: Path) -> None:
         RepositoryProblem("a", "", "a/model.toml: typo: there is no such key"),
         RepositoryProblem("b", "2", "b/2: there is no model.onnx in b/2, where no .onnx file is"),
         RepositoryProblem(
-            "c", "latest", "c/latest: a version is a positive integer without leading zeros; rename the folder"
+            "c",
+            "latest",
+            "c/latest: a version is a positive whole number; rename the folder to 1, or to the number after the last "
+            "version's",
         ),
         RepositoryProblem("d", "", "d: no version is there; put the model's file to d/1/model.onnx"),
         RepositoryProblem(
@@ -123,11 +126,11 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
     [
         (
             STEPS + '{ op = "resize", width = -3, height = 4 }]',
-            "input[0].preprocess[1].width: Input should be greater than 0, got -3",
+            "input[0].preprocess[1].width: should be greater than 0, got -3",
         ),
         (
             STEPS + '{ op = "resize", width = 4, height = "4" }]',
-            'input[0].preprocess[1].height: Input should be a valid integer, got "4"',
+            'input[0].preprocess[1].height: should be a whole number, got "4"',
         ),
         (STEPS + '{ op = "resize", width = 4 }]', "input[0].preprocess[1].height: is missing"),
         (
@@ -145,28 +148,36 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         ),
         (
             STEPS + '{ op = "resize", width = 4, height = 4, hight = 4 }]',
-            "input[0].preprocess[1].hight: there is no such key",
+            "input[0].preprocess[1].hight: there is no such key; did you mean height?",
         ),
         (
             STEPS + '{ op = "frob" }]',
-            "input[0].preprocess[1]: Input tag 'frob' found using 'op' does not match any of the expected tags: "
-            "'resize', 'window', 'normalise', 'layout'",
+            'input[0].preprocess[1].op: there is no operation "frob"; the operations are resize, window, normalise, '
+            "layout",
         ),
         ("[[input]]\n", "input[0].name: is missing"),
-        ("warmup_runs = 2.5", "warmup_runs: Input should be a valid integer, got 2.5"),
-        ("default_budget_ms = nan", "default_budget_ms: Input should be less than or equal to 600000, got NaN"),
+        ("warmup_runs = 2.5", "warmup_runs: should be a whole number, got 2.5"),
+        ("default_budget_ms = nan", "default_budget_ms: should be less than or equal to 600000, got NaN"),
         ("batch_sizes = [4, 1]", "batch_sizes must rise without repeats, got [4, 1]"),
-        ("batch_sizes = [1, 300]", "batch_sizes[1]: Input should be less than or equal to 256, got 300"),
+        ("batch_sizes = [1, 300]", "batch_sizes[1]: should be less than or equal to 256, got 300"),
         (
             'default_class = "URGENT"',
             'default_class: should be one of CRITICAL, STANDARD, BEST_EFFORT, got "URGENT"',
         ),
-        ('[constants]\nsr = "16k"', 'constants.sr: Input should be a valid integer, got "16k"'),
-        ('[input]\nname = "x"', "input: Input should be a valid array"),
+        ('[constants]\nsr = "16k"', 'constants.sr: should be a whole number, got "16k"'),
+        ('[input]\nname = "x"', "input: should be [[input]], in double brackets, since there may be several"),
         ("a = 1\nb = 2", "a: there is no such key; b: there is no such key"),
-        ("warmup_runs = 1979-05-27", 'warmup_runs: Input should be a valid integer, got "1979-05-27"'),
-        ("a = ", "not TOML: Invalid value (at end of document)"),
-        ("a = 1\nb = = 2", "not TOML: Invalid value (at line 2, column 5)"),
+        ("warmup_runs = 1979-05-27", 'warmup_runs: should be a whole number, got "1979-05-27"'),
+        (
+            "a = ",
+            "not TOML: Invalid value (at end of document): a =; texts stand in quotes, and true and false are "
+            "lower case",
+        ),
+        (
+            "a = 1\nb = = 2",
+            "not TOML: Invalid value (at line 2, column 5): b = = 2; texts stand in quotes, and true and false are "
+            "lower case",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_toml_is_said_with_its_place(root: Path, toml: str, reason: str) -> None:
@@ -190,7 +201,10 @@ def test_files_outside_of_the_folder_are_refused(root: Path, file: str) -> None:
 
 def test_missing_files_are_named_with_what_is_there(root: Path) -> None:
     put(root, "m", "1/b.onnx", "1/a.onnx")
-    assert reasons(root) == ["m/1: there is no model.onnx in m/1, which has a.onnx, b.onnx"]
+    assert reasons(root) == [
+        "m/1: there is no model.onnx in m/1, which has a.onnx, b.onnx; name it in model.toml: "
+        'variant = [{ name = "default", file = "a.onnx" }]'
+    ]
     put(root, "m", toml='[[variant]]\nname = "a"\nfile = "a.onnx"\n[[variant]]\nname = "c"\nfile = "c.onnx"\n')
     assert reasons(root) == ["m/model.toml: variant[1].file: there is no c.onnx in m/1, which has a.onnx, b.onnx"]
     put(root, "m", toml='labels = "names.txt"\n[[variant]]\nname = "a"\nfile = "a.onnx"\n')
@@ -208,16 +222,21 @@ def test_text_files_must_be_small_utf8_and_say_something(root: Path) -> None:
     (folder / "names.txt").write_text("\n\n")
     assert reasons(root) == ["m/names.txt: no label is in it; write one class name a line"]
     (folder / "names.txt").write_bytes(b"caf\xe9\n")
-    assert reasons(root) == ["m/names.txt: not UTF-8: byte 3 can't be decoded"]
+    assert reasons(root) == [
+        "m/names.txt: line 1: byte 0xE9 is not UTF-8; save it as UTF-8, such as by: iconv -f LATIN1 -t UTF-8"
+    ]
     (folder / "names.txt").touch()
     os.truncate(folder / "names.txt", 2_000_000)
     assert reasons(root) == ["m/names.txt: 2,000,000 bytes; at most 1,048,576 are read"]
 
 
-@pytest.mark.parametrize("version", ["0", "01", "-1", "1.0", "v1", "1" * 10])
-def test_version_is_a_positive_integer(root: Path, version: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "better"), [("0", "1"), ("-3", "3"), ("1.0", "1"), ("v12", "12"), ("1" * 19, "1, or to the number")]
+)
+def test_version_is_a_positive_integer(root: Path, version: str, better: str) -> None:
     put(root, "m", f"{version}/model.onnx")
-    assert reasons(root) == [f"m/{version}: a version is a positive integer without leading zeros; rename the folder"]
+    (reason,) = reasons(root)
+    assert reason.startswith(f"m/{version}: a version is a positive whole number; rename the folder to {better}")
 
 
 @pytest.mark.parametrize("name", ["a b", "-a", "_a", "a" * 65, "a:b", "a%2f"])

@@ -15,6 +15,7 @@ from duly.core.events import Action, Event, TimerFired
 from duly.core.types import BacklogPolicy, OutcomeStatus, StreamClass, StreamTerms
 from duly.metrics import Metrics
 from duly.models.repository import ModelVersion, Repository
+from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
@@ -213,7 +214,7 @@ class Bench:
             self.metrics, 1 << 20, self.clock.monotonic_ns, record=self.recording, fatal=self.fatal.append
         )
         self.catalogue = Catalogue((LANE,))
-        self.supervisor = Supervisor(self.catalogue, self.driver, self.metrics, 1, 600.0)
+        self.supervisor = Supervisor(self.catalogue, self.driver, self.metrics, 1, 600.0, SizeLimits())
         self.host = ModelHost(Repository(Path()), self.catalogue, self.supervisor, self.driver, self.metrics)
         self.samplers = Samplers(self.clock.monotonic_ns, self.catalogue, self.metrics, 10_000.0)
         self.streams: dict[int, tuple[Stream, str]] = {}

@@ -40,7 +40,6 @@ def test_look_ups(catalogue: Catalogue) -> None:
     assert catalogue.active("m") is None
     catalogue.activate(ten)
     assert catalogue.find("m") is catalogue.active("m") is ten
-    assert catalogue.frame_bytes_max() == 8
     catalogue.problems["broken"] = "its folder is empty"
     assert catalogue.names() == ["broken", "m", "n"]
 

@@ -36,12 +36,20 @@ def test_an_array_that_does_not_fit_is_named(datatype: str, shape: tuple[int, ..
     assert str(error.value) == f"input 'x': {text}"
 
 
-def test_a_free_shape_has_a_limit_and_no_empty_side() -> None:
+def test_a_free_shape_has_a_limit_and_may_be_empty() -> None:
     with pytest.raises(InvalidFrame, match="9 bytes, at most 6 are taken"):
         checks(ANY).tensor(0, "UINT8", (3, 3), bytes(9))
-    with pytest.raises(InvalidFrame, match=r"shape \[0, 3\], the model takes \[-1, 3\]"):
-        checks(ANY).tensor(0, "UINT8", (0, 3), b"")
+    assert checks(ANY).tensor(0, "UINT8", (0, 3), b"") == (0, (0, 3), b"")
     assert checks(ANY).tensor(0, "UINT8", (2, 3), bytes(6)) == (0, (2, 3), bytes(6))
+
+
+@pytest.mark.parametrize("shape", [(0, 7), (2**31, 0), (-1, 0)])
+def test_an_empty_array_has_no_extents_that_no_frame_could_have(shape: tuple[int, int]) -> None:
+    """What a graph makes of an array may be as large as its other extents say."""
+    free = TensorSpec(name="free", datatype="UINT8", shape=(-1, -1), bytes_max=6)
+    with pytest.raises(InvalidFrame):
+        checks(free).tensor(0, "UINT8", shape, b"")
+    assert checks(free).tensor(0, "UINT8", (6, 0), b"").shape == (6, 0)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +81,7 @@ def test_what_the_model_knows_need_not_be_said() -> None:
     [
         ("PNG", b"1", "PNG is not taken, the model takes JPEG"),
         ("JPEG", b"", "no bytes"),
-        ("JPEG", bytes(5), "5 bytes, at most 4 are taken (bytes_max)"),
+        ("JPEG", bytes(5), "5 bytes, at most 4 are taken (bytes_max of [[input]], or less by the server's limits)"),
     ],
 )
 def test_a_picture_that_does_not_fit_is_named(encoding: str, data: bytes, text: str) -> None:

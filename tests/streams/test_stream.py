@@ -13,7 +13,7 @@ from duly.runtime.outcome import Outcome
 from duly.streams.clock import AGE_NS_MAX, ClockRelation
 from duly.streams.errors import CallError, InvalidTerms
 from duly.streams.ordering import OrderingPolicy
-from duly.streams.outbox import MESSAGE_OUTCOMES_MAX, NOTICES_MAX, Advised
+from duly.streams.outbox import MESSAGE_OUTCOMES_MAX, MESSAGE_RESULT_BYTES_MAX, NOTICES_MAX, Advised, Outbox
 from duly.streams.stream import SLOW_WRITE_NS, Stream
 from tests.streams.bench import LIMITS, MS, Bench, notices, statuses, version, written
 
@@ -82,10 +82,107 @@ async def test_bytes_over_a_limit_are_shed_and_room_comes_back(limits: object, s
     (shed,) = await written(stream)
     assert (shed.held.frame.frame_id, shed.status, shed.reason) == (2, SHED, reason)
     bench.end_batch()
+    assert statuses(await written(stream)) == {1: ON_TIME}
+    stream.written()
     bench.send(stream, 3, size_bytes=60)
     bench.end_batch()
-    assert statuses(await written(stream)) == {1: ON_TIME, 3: ON_TIME}
+    assert statuses(await written(stream)) == {3: ON_TIME}
     assert bench.use.bytes == bench.driver.held.bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "size_bytes", "reason"),
+    [
+        (LIMITS, 101, "the frame has 101 bytes, at most 100 are taken (bytes_in_flight_max)"),
+        (
+            replace(LIMITS, principal=replace(LIMITS.principal, bytes_in_flight_max=50)),
+            51,
+            "the frame has 51 bytes, at most 50 are taken (principal_bytes_in_flight_max)",
+        ),
+        (
+            replace(LIMITS, server=replace(LIMITS.server, bytes_in_flight_max=80)),
+            81,
+            "the frame has 81 bytes, at most 80 are taken (payload_bytes_max)",
+        ),
+    ],
+)
+async def test_a_frame_that_can_never_be_taken_is_invalid(limits: object, size_bytes: int, reason: str) -> None:
+    bench = Bench(limits)  # type: ignore[arg-type]
+    stream = bench.open()
+    bench.send(stream, 1, size_bytes=size_bytes)
+    (outcome,) = await written(stream)
+    assert (outcome.status, outcome.reason) == (OutcomeStatus.INVALID, reason)
+    bench.send(stream, 2, size_bytes=size_bytes - 1)
+    bench.end_batch()
+    assert statuses(await written(stream)) == {2: ON_TIME}
+
+
+# ---- results that wait to be read; those of the bench have twice the bytes of their frames ----
+
+
+@pytest.mark.parametrize("ordering", [OrderingPolicy.UNORDERED, OrderingPolicy.ARRIVAL, OrderingPolicy.MONOTONIC])
+async def test_results_that_nobody_reads_are_bounded_and_the_client_hears_of_it(
+    bench: Bench, told: list[FramesTurnedOut], ordering: OrderingPolicy
+) -> None:
+    stream = bench.open(ordering=ordering)
+    for frame_id in (1, 2, 3):
+        bench.send(stream, frame_id, size_bytes=25)
+        bench.end_batch()
+    assert bench.host.results.bytes == 100
+    assert not stream.outbox.has_room.is_set(), "nothing more comes in until something is read"
+    outcomes = await written(stream)
+    assert statuses(outcomes) == {1: ON_TIME, 2: ON_TIME, 3: SHED}
+    assert outcomes[2].outputs is None
+    assert outcomes[2].reason == "more than 100 bytes of results wait for the client to read them"
+    assert told == [FramesTurnedOut(stream.stream_id, "m/1", 1, SHED, missed=False)]
+    stream.written()
+    assert stream.outbox.has_room.is_set()
+    assert bench.host.results.bytes == 0
+    bench.send(stream, 4, size_bytes=25)
+    bench.end_batch()
+    assert statuses(await written(stream)) == {4: ON_TIME}
+
+
+async def test_the_only_result_of_a_stream_is_kept_whatever_others_do_not_read() -> None:
+    bench = Bench(replace(LIMITS, server=replace(LIMITS.server, bytes_in_flight_max=120)))
+    idle, other = bench.open(), bench.open()
+    for stream, frame_id in ((idle, 1), (idle, 2), (other, 1), (other, 2)):
+        bench.send(stream, frame_id, size_bytes=25)
+        bench.end_batch()
+    assert statuses(await written(idle)) == {1: ON_TIME, 2: ON_TIME}
+    assert statuses(await written(other)) == {1: ON_TIME, 2: SHED}
+    large = bench.open()
+    bench.send(large, 1, size_bytes=100)
+    bench.end_batch()
+    assert statuses(await written(large)) == {1: ON_TIME}
+    for stream in (idle, other, large):
+        stream.close()
+        stream.abandon()
+        stream.written()  # what was being written when the call ended
+    assert bench.host.results.bytes == 0
+
+
+async def test_a_result_that_is_outrun_is_counted_no_more(bench: Bench) -> None:
+    stream = bench.open(ordering=OrderingPolicy.MONOTONIC, backlog_policy=BacklogPolicy.ALL)
+    held = [stream.take(frame_id, 0, 0, False, 0) for frame_id in (1, 2)]
+    for frame_id in (1, 0):
+        frame = held[frame_id]
+        assert frame is not None
+        stream.deliver(Outcome(frame, ON_TIME, "", None, [(0, (9,), bytes(9))]))
+    assert bench.host.results.bytes == 9
+
+
+async def test_outcomes_are_not_sent_together_beyond_what_every_client_reads(bench: Bench) -> None:
+    outbox = Outbox(64)
+    frame = bench.open().take(1, 0, 0, False, 0)
+    assert frame is not None
+    sizes = [MESSAGE_RESULT_BYTES_MAX // 2, MESSAGE_RESULT_BYTES_MAX // 2, 1, 2 * MESSAGE_RESULT_BYTES_MAX, 1, 1]
+    for size in sizes:
+        outbox.put(Outcome(frame, ON_TIME, "", None, [(0, (size,), bytes(size))]))
+    taken = []
+    while outbox.outcomes:
+        taken.append([outcome.result_bytes for outcome in outbox.take()])
+    assert taken == [sizes[:2], sizes[2:3], sizes[3:4], sizes[4:]]
 
 
 async def test_a_principal_is_counted_with_all_its_streams() -> None:

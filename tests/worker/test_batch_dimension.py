@@ -56,6 +56,7 @@ ONE_FRAME = {
     "a picture of fixed size, channels last": (centred([24, 32, 3]), "", (24, 32, 3), (24, 32, 3)),
     "a scan of more rays than any batch": (centred([720]), "", (720,), (720,)),
     "more rows in than out": (pooled([12, 6], [6], [0]), "", (12, 6), (12, 6)),
+    "nothing that is one for each frame comes out": (pooled([None, None, 3], [3], [0, 1]), "", (-1, -1, 3), (9, 8, 3)),
     "as model.toml says": (centred(["N", 4]), "batched = false\n", (-1, 4), (6, 4)),
 }
 
@@ -80,6 +81,7 @@ BATCHED = {
     "batch": graphs.doubling(["batch_size", 4]),
     "no name": graphs.doubling([None, 4]),
     "a name of an exporter": graphs.doubling(["unk__17", 4]),
+    "a name of another exporter": graphs.doubling(["s31", 4]),
     "a picture": graphs.doubling(["n", 3, "h", "w"]),
     "samples of sound": graphs.doubling(["B", "samples"]),
 }
@@ -128,8 +130,8 @@ def test_an_output_of_another_number_of_rows_is_taken_whole_where_model_toml_say
     graphs.save(tmp_path, "m", proto)
     assert reason_of(tmp_path, "m") == (
         "m/model.toml: output: the graph's 'anchors' has 5 rows, not one for each frame of a batch of any of "
-        "[1, 2, 4, 8]; name the outputs that are needed with [[output]], or say batched = false there: frames then run "
-        "one at a time and get all of it"
+        "[1, 2, 4, 8]; say batched = false under its [[output]] for frames to run one at a time and get all of it; or "
+        'leave it out, by naming the others ([[output]]) at the top of model.toml: output = [{ name = "y" }]'
     )
     graphs.save(tmp_path, "m", proto, '[[output]]\nname = "y"\n')
     assert load(body_of(tmp_path, "m")).ready["signature"]["batch_sizes"] == [1, 2, 4, 8]

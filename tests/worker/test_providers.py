@@ -18,7 +18,7 @@ AZURE = "AzureExecutionProvider"  # the one beside the CPU's in the CPU distribu
 def test_provider_that_is_not_installed(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling(), f'providers = [{{ name = "{CUDA}" }}, {{ name = "{CPU}" }}]\n')
     reason = reason_of(tmp_path, "m")
-    assert reason.startswith(f"m/1/model.onnx: providers: {CUDA} is not in onnxruntime 1.")
+    assert reason.startswith(f"m/model.toml: providers: {CUDA} is not in onnxruntime 1.")
     assert reason.endswith(f"which has {AZURE}, {CPU}; install duly[gpu] in place of duly[cpu]")
 
 
@@ -32,7 +32,7 @@ def test_provider_that_runs_nothing(tmp_path: Path, listed: list[str]) -> None:
     tables = ", ".join(f'{{ name = "{name}" }}' for name in listed)
     graphs.save(tmp_path, "m", graphs.doubling(), f"providers = [{tables}]\n")
     assert reason_of(tmp_path, "m") == (
-        f"m/1/model.onnx: providers: {AZURE} was asked for and runs no node of the graph: {CPU} runs Add; take it out"
+        f"m/model.toml: providers: {AZURE} was asked for and runs no node of the graph: {CPU} runs Add; take it out"
     )
 
 
@@ -40,13 +40,13 @@ def test_provider_library_that_is_none(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling(), 'providers = [{ name = "Acme", library = "libacme.so" }]\n')
     (tmp_path / "m/libacme.so").write_bytes(b"not a library")
     reason = reason_of(tmp_path, "m")
-    assert reason.startswith("m/1/model.onnx: providers: Acme: library libacme.so: Failed to load library libacme.so")
+    assert reason.startswith("m/model.toml: providers: Acme: library libacme.so: Failed to load library libacme.so")
 
 
 def test_cuda_graph_needs_cuda(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling(), "cuda_graph = true\n")
     assert reason_of(tmp_path, "m") == (
-        f"m/1/model.onnx: cuda_graph needs {CUDA} as the first provider, not {CPU} on cpu:0"
+        f"m/model.toml: cuda_graph needs {CUDA} as the first provider, not {CPU} on cpu:0"
     )
 
 

@@ -145,8 +145,8 @@ class Stream:
         """Sends a frame and returns its id. Its outcome comes by iteration.
 
         `capture_time_ns`: wall clock, ns since 1970; None: now. `budget_ms`: counts from capture; None: the stream's.
-        `must_run`: newer frames never supersede this one. `encoding`: the format of byte strings that are neither JPEG
-        nor PNG. The payload may be changed after the return.
+        `must_run`: newer frames never supersede this one. `encoding`: the format of byte strings that are no
+        pictures. The payload may be changed after the return.
 
         Waits while the transport is full. While the connection is lost it waits no longer than the budget; then the
         frame is CANCELLED. With `follow_advice` a frame that comes faster than the server advises is not sent but

@@ -51,7 +51,7 @@ class FrameRequest(NamedTuple):
 def inputs_of(payload: Payload, encoding: Encoding | None, specs: Sequence[TensorSpec] | None) -> list[Input]:
     """Makes the inputs of a frame and compares them with what the model takes; `specs` None: they are not compared.
 
-    `encoding` states the format of byte strings that are neither JPEG nor PNG. Raises TypeError and ValueError, which
+    `encoding` states the format of byte strings that are no pictures. Raises TypeError and ValueError, which
     name the input, what was given and what was expected.
     """
     if isinstance(payload, Mapping):
@@ -76,19 +76,35 @@ def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSp
         array = value if value.dtype in DATATYPES and value.flags.c_contiguous else _plain(value)
         return Input(_tensor_head(name, array.dtype, shape), array, array.nbytes)
     if isinstance(value, (bytes, bytearray, memoryview)):
-        found = next((known for magic, known in _MAGIC if value[: len(magic)] == magic), encoding)
-        if found not in _FORMATS:
-            raise ValueError(
-                f"input {name!r}: these bytes are neither JPEG nor PNG and encoding is {found!r}; "
-                f"state one of {_listed(_FORMATS)}"
-            )
-        if spec is not None and found not in spec.encodings:
-            raise ValueError(f"input {name!r}: got {found}, expected {_expected(spec)}")
+        found = _format_of(name, value, encoding, spec)
         data = value if isinstance(value, bytes) else bytes(value)
         head = tensor_pb2.Encoded(name=name, format=_FORMATS[found]).SerializeToString()
         return Input(_head(_FRAME_ENCODED, head, _ENCODED_DATA, len(data)), data, len(data))
     expected = "a NumPy array, or bytes of a picture or sound" if spec is None else _expected(spec)
     raise TypeError(f"input {name!r}: got {type(value).__name__}, expected {expected}")
+
+
+def _format_of(
+    name: str, value: bytes | bytearray | memoryview, encoding: Encoding | None, spec: TensorSpec | None
+) -> Encoding:
+    """Returns the encoding of a byte string, by its first bytes. Samples may begin as a picture does, so that a stated
+    PCM_S16LE counts for more where the model takes no such picture. Raises ValueError.
+    """
+    found = next((known for magic, known in _MAGIC if value[: len(magic)] == magic), encoding)
+    if spec is None:
+        found = encoding if encoding == "PCM_S16LE" else found
+    elif found not in spec.encodings and encoding in spec.encodings:
+        found = encoding
+    if found not in _FORMATS:
+        formats = [*_FORMATS] if spec is None else [*spec.encodings]
+        stated = f", and encoding is {found!r}" if "PCM_S16LE" in formats else ""
+        wanted = f"{' or '.join(formats)} bytes" if spec is None else _expected(spec)
+        raise ValueError(
+            f"input {name!r}: got {len(value)} bytes that begin as neither JPEG nor PNG{stated}; expected {wanted}"
+        )
+    if spec is not None and found not in spec.encodings:
+        raise ValueError(f"input {name!r}: got {found}, expected {_expected(spec)}")
+    return found
 
 
 def _fitted_shape(array: Array, spec: TensorSpec) -> tuple[int, ...]:

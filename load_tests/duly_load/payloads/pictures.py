@@ -34,8 +34,8 @@ def encoding_of(picture: bytes) -> Encoding:
 
 
 def takes_any_size(spec: TensorSpec) -> bool:
-    """Whether compressed pictures may go as they are."""
-    return not {"JPEG", "PNG"}.isdisjoint(spec.encodings) and spec.shape.count(-1) >= 2
+    """Whether compressed pictures, which are mostly in colour, may go as they are."""
+    return not {"JPEG", "PNG"}.isdisjoint(spec.encodings) and spec.shape.count(-1) >= 2 and spec.shape[-1] == 3
 
 
 def as_taken(picture: Value, spec: TensorSpec) -> Value:

@@ -13,7 +13,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper
 
-from duly.models.repository import CONFIG_FILE, ModelVersion, Repository
+from duly.models.config_file import CONFIG_FILE
+from duly.models.repository import ModelVersion, Repository
 from duly.models.spec import ModelConfig
 from duly_client.convert import DTYPES
 from duly_load.graphs import GRAPHS, Chain, Graph
@@ -83,7 +84,7 @@ def peer_models(root: Path, models: Sequence[ServedModel]) -> list[PeerModel]:
     where one is more than its graph, or is broken.
     """
     versions, problems = Repository(root).scan()
-    for problem in problems:
+    for problem in (problem for problem in problems if not problem.harmless):
         raise PeerError(f"model {problem.name}: {problem.reason}")
     newest: dict[str, ModelVersion] = {}
     for version in versions:

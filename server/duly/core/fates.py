@@ -180,6 +180,12 @@ OUTRUN: Final = _row(
     "the result of the newer frame {newer} was delivered first",
     missed=True,
 )
+UNREAD_BYTES: Final = _row(
+    State.ANSWERED,
+    "results that its client has not read hold too many bytes",
+    Status.SHED,
+    "more than {bytes_max} bytes of results wait for the client to read them",
+)
 UNREAD: Final = _row(State.ANSWERED, "its client is gone", Status.CANCELLED, "its client is gone")
 
 

@@ -3,31 +3,38 @@
     ROOT/NAME/model.toml            optional: what the graph does not say
     ROOT/NAME/VERSION/*.onnx        VERSION: 1, 2, 3 ...; immutable once it is there
 
-Whatever is wrong with one model is reported with its name and place, and never hides the other models.
+Whatever is wrong with one model is reported with its name and place, and never hides the other models. What file
+systems, desktops, editors and copies that are under way put beside models is passed over.
 """
 
-import json
+import os
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import get_args
 
-from pydantic import ValidationError
-
-from duly.models.spec import ModelConfig, Step, Variant, op_of
+from duly.models.config_file import CONFIG_FILE, read_config
+from duly.models.errors import BrokenModel
+from duly.models.folders import (
+    BARE_FILE,
+    VERSION,
+    entries,
+    instead_of,
+    is_model,
+    model_files,
+    onnx_files,
+    passed_over,
+    subfolders,
+)
+from duly.models.formats import is_onnx, named
+from duly.models.labels import read_labels
+from duly.models.spec import ModelConfig, Variant
+from duly.models.text_files import unreadable, what_is_there
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
-_TAGS = frozenset({*map(op_of, get_args(Step)), "int", "float", "str", "bool"})
-"""Members of unions. Pydantic puts the one that it tried into the place of an error, where the file has no such key."""
-
-CONFIG_FILE = "model.toml"
-BARE_FILE = "model.onnx"
-FILE_BYTES_MAX = 1 << 20
-"""The largest model.toml or label file. The largest label set in wide use, ImageNet-21k, has half of that."""
-ERRORS_NAMED_MAX = 5
-"""A problem names so many errors of one model.toml and counts the rest."""
+_NEARLY_VERSION = re.compile(r"[vV]?[-_.]?0*([1-9][0-9]{0,17})(\.0*)*")
+_TRITON_FILE = "config.pbtxt"
+_NAMED_MAX = 5
+"""A problem names so many files and counts the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +59,19 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryProblem:
-    """A model or a version that cannot be used."""
+    """A model or a version that cannot be used, or something odd beside those that can."""
 
     name: str
     version: str
     """The version; empty: the problem concerns the whole model."""
     reason: str
     """What is wrong, with file and place relative to the repository."""
+    harmless: bool = False
+    """Nothing is kept from being served: it is only worth knowing."""
 
 
-class _Broken(Exception):
-    """One model or version cannot be used; the message says why."""
+class NotARepository(NotADirectoryError):
+    """The folder that was given holds no models. The message says what it is, and which folder to give."""
 
 
 class Repository:
@@ -74,151 +83,243 @@ class Repository:
     def scan(self) -> tuple[list[ModelVersion], list[RepositoryProblem]]:
         """Returns all versions that lie there now, by name and the newest first, and what is wrong with the others.
 
-        Hidden folders and files beside the models' folders are passed over.
-
         Raises:
-            NotADirectoryError: there is no such folder.
+            NotARepository: there is no such folder, it cannot be read, or it is a folder above or below a repository.
         """
-        if not self.root.is_dir():
-            raise NotADirectoryError(f"model repository {self.root} is not a folder")
         versions: list[ModelVersion] = []
         problems: list[RepositoryProblem] = []
-        for folder in sorted(_folders(self.root)):
-            try:
-                _check_name(folder.name)
-                config = _config(folder)
-                labels = _labels(folder, config)
-                names = _version_names(folder, problems)
-            except (_Broken, OSError) as error:
-                problems.append(RepositoryProblem(folder.name, "", f"{folder.name}{_relative(error)}"))
-                continue
-            for name in names:
-                try:
-                    versions.append(_version(folder, name, config, labels))
-                except (_Broken, OSError) as error:
-                    problems.append(RepositoryProblem(folder.name, name, f"{folder.name}{_relative(error)}"))
+        try:
+            if not self.root.is_dir():
+                raise NotARepository(instead_of(self.root) or f"model repository {self.root} is not a folder")
+            found = entries(self.root)
+        except NotARepository:
+            raise
+        except OSError as error:
+            raise NotARepository(f"model repository {self.root} {unreadable(error)}") from error
+        for path in found:
+            if not path.is_dir():
+                problems += _beside_models(path)
+            elif _is_called_as_a_model(path, problems):
+                _scan_model(path, versions, problems)
+        if not versions and (advice := instead_of(self.root)):
+            raise NotARepository(advice)
         return versions, problems
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+def _scan_model(folder: Path, versions: list[ModelVersion], problems: list[RepositoryProblem]) -> None:
+    """Adds the versions of one model, the newest first, and what is wrong with it and with others of its versions."""
+    try:
+        inside = entries(folder)
+        if not _holds_model(inside):
+            reason = f"{folder.name}: holds neither a version nor a model's file, and is passed over"
+            problems.append(RepositoryProblem(folder.name, "", reason, harmless=True))
+            return
+        _check_config_name(folder, inside)
+        config = read_config(folder)
+        labels = _labels(folder, config)
+        numbered = _versions(folder, inside, problems)
+    except (BrokenModel, OSError) as error:
+        problems.append(RepositoryProblem(folder.name, "", _reason(folder.name, error)))
+        return
+    problems += _worth_knowing(folder, inside, numbered)
+    for number in sorted(numbered, reverse=True):
+        try:
+            versions.append(_version(folder, numbered[number], str(number), config, labels))
+        except (BrokenModel, OSError) as error:
+            problems.append(RepositoryProblem(folder.name, str(number), _reason(folder.name, error)))
 
 
-def _relative(error: _Broken | OSError) -> str:
-    """Returns the error's text without the path of the repository."""
-    return f"/{Path(error.filename).name}: {error.strerror}" if isinstance(error, OSError) else str(error)
+def _reason(name: str, error: BrokenModel | OSError) -> str:
+    """Returns what is wrong without the path of the repository."""
+    if isinstance(error, BrokenModel):
+        return f"{name}{error}"
+    inside = Path(error.filename).name if error.filename else ""
+    return f"{name}{f'/{inside}' if inside not in ('', name) else ''}: {unreadable(error)}"
 
 
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise _Broken(
-            ": a model's name has letters, digits, '_', '.' and '-' alone, begins with a letter or digit "
+# ---- beside the models ----
+
+
+def _is_called_as_a_model(folder: Path, problems: list[RepositoryProblem]) -> bool:
+    """Whether a folder's name can be a model's. Where it can't and the folder holds a model, that is a problem."""
+    if _NAME.fullmatch(folder.name):
+        return True
+    if any(map(model_files, subfolders(folder))):
+        name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
+        reason = (
+            f"{name}: a model's name has letters, digits, '_', '.' and '-' alone, begins with a letter or digit "
             "and has at most 64 of them; rename the folder"
         )
+        problems.append(RepositoryProblem(name, "", reason))
+    return False
 
 
-def _version_names(folder: Path, problems: list[RepositoryProblem]) -> list[str]:
-    """Returns the versions of a model, the newest first."""
-    names = []
-    for path in sorted(_folders(folder)):
-        if _VERSION.fullmatch(path.name):
-            names.append(path.name)
-        else:
-            reason = (
-                f"{folder.name}/{path.name}: a version is a positive integer without leading zeros; rename the folder"
+def _beside_models(path: Path) -> list[RepositoryProblem]:
+    """What a file beside the models' folders would want to be; nothing where it is just a file."""
+    name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+    if is_onnx(path.name):
+        reason = f"{name}: lies beside the models and is not served; move it to {Path(name).stem}/1/{BARE_FILE}"
+        return [RepositoryProblem(name, "", reason, harmless=True)]
+    if path.is_symlink() and not path.exists() and _NAME.fullmatch(path.name):
+        return [RepositoryProblem(name, "", f"{name}: {what_is_there(path)}")]
+    return []
+
+
+def _holds_model(inside: list[Path]) -> bool:
+    """Whether what lies in a folder is, or should be, a model: an empty folder is one whose files are forgotten."""
+    return not inside or any(
+        VERSION.fullmatch(path.name)
+        or path.name in (CONFIG_FILE, _TRITON_FILE)
+        or is_onnx(path.name)
+        or named(path.name)
+        or (path.is_dir() and model_files(path))
+        for path in inside
+    )
+
+
+# ---- in the folder of one model ----
+
+
+def _check_config_name(folder: Path, inside: list[Path]) -> None:
+    """Raises BrokenModel where the settings of the model would be passed over because of their file's name or place."""
+    names = [path.name for path in inside]
+    if CONFIG_FILE in names:
+        return
+    for name in names:
+        if name.lower() == CONFIG_FILE or name.lower().startswith(f"{CONFIG_FILE}.") or name.lower().endswith(".toml"):
+            raise BrokenModel(f"/{name}: is not read; a model's settings stand in {CONFIG_FILE}: rename it")
+    for path in inside:
+        if VERSION.fullmatch(path.name) and (path / CONFIG_FILE).exists():
+            raise BrokenModel(
+                f"/{path.name}/{CONFIG_FILE}: is not read; move it to {folder.name}/{CONFIG_FILE}, for all versions"
             )
-            problems.append(RepositoryProblem(folder.name, path.name, reason))
-    if not names and not any(problem.name == folder.name for problem in problems):
-        raise _Broken(f": no version is there; put the model's file to {folder.name}/1/{BARE_FILE}")
-    return sorted(names, key=int, reverse=True)
-
-
-def _config(folder: Path) -> ModelConfig:
-    path = folder / CONFIG_FILE
-    if not path.exists():
-        return ModelConfig()
-    try:
-        contents = tomllib.loads(_text(path, CONFIG_FILE))
-        # From JSON pydantic takes a list for a tuple even when it is strict; strict means that "416" is not a number.
-        return ModelConfig.model_validate_json(json.dumps(contents, default=str), strict=True)
-    except tomllib.TOMLDecodeError as error:
-        raise _Broken(f"/{CONFIG_FILE}: not TOML: {error}") from error
-    except ValidationError as error:
-        raise _Broken(f"/{CONFIG_FILE}: {_sentences(error)}") from error
-
-
-def _text(path: Path, name: str) -> str:
-    if path.stat().st_size > FILE_BYTES_MAX:
-        raise _Broken(f"/{name}: {path.stat().st_size:,} bytes; at most {FILE_BYTES_MAX:,} are read")
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise _Broken(f"/{name}: not UTF-8: byte {error.start} can't be decoded") from error
-
-
-def _sentences(error: ValidationError) -> str:
-    """Puts pydantic's errors into sentences such as `place: what is wrong, got what`."""
-    sentences: dict[str, str] = {}
-    for detail in error.errors(include_url=False, include_context=False):
-        place = _place(detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            sentence = f"{place}: there is no such key"
-        elif detail["type"] == "missing":
-            sentence = f"{place}: is missing"
-        elif detail["type"] == "value_error":
-            sentence = detail["msg"].removeprefix("Value error, ")
-        elif isinstance(detail["input"], dict | list):
-            sentence = f"{place}: {detail['msg']}"
-        else:
-            sentence = f"{place}: {detail['msg']}, got {json.dumps(detail['input'], default=str)}"
-        sentences.setdefault(place or sentence, sentence)
-    more = len(sentences) - ERRORS_NAMED_MAX
-    return "; ".join(list(sentences.values())[:ERRORS_NAMED_MAX]) + (f"; and {more} more" if more > 0 else "")
-
-
-def _place(location: tuple[int | str, ...]) -> str:
-    """Formats a place like `input[0].preprocess[1].width`."""
-    place = ""
-    for index, part in enumerate(location):
-        if isinstance(part, int):
-            place += f"[{part}]"
-        elif index < 2 or part not in _TAGS:
-            place += f".{part}" if place else part
-    return place
 
 
 def _labels(folder: Path, config: ModelConfig) -> tuple[str, ...]:
     if not config.labels:
         return ()
     _check_inside(config.labels, f"/{CONFIG_FILE}: labels")
-    path = folder / config.labels
-    if not path.is_file():
-        raise _Broken(f"/{CONFIG_FILE}: labels: there is no file {config.labels} beside it")
-    labels = tuple(line.strip() for line in _text(path, config.labels).strip().splitlines())
-    if not labels:
-        raise _Broken(f"/{config.labels}: no label is in it; write one class name a line")
-    return labels
+    return read_labels(folder, config.labels)
+
+
+def _versions(folder: Path, inside: list[Path], problems: list[RepositoryProblem]) -> dict[int, Path]:
+    """Returns the folders of a model's versions by their numbers, and adds what is wrong with others.
+
+    Raises:
+        BrokenModel: there is no version.
+    """
+    numbered: dict[int, Path] = {}
+    wrong: list[RepositoryProblem] = []
+    for path in inside:
+        reason = _no_version(path)
+        if not reason and VERSION.fullmatch(path.name):
+            first = numbered.setdefault(int(path.name), path)
+            if first is not path:
+                reason = f"is version {int(path.name)} again, as {folder.name}/{first.name} is; take one of them away"
+        if reason:
+            wrong.append(RepositoryProblem(folder.name, path.name, f"{folder.name}/{path.name}: {reason}"))
+    problems += wrong
+    if not numbered and not wrong:
+        raise BrokenModel(_nothing_there(folder, inside))
+    return numbered
+
+
+def _no_version(path: Path) -> str:
+    """Says why something in a model's folder is no version, though it looks as if it should be; empty: it does not."""
+    if VERSION.fullmatch(path.name):
+        if not path.is_dir():
+            there = what_is_there(path) if not path.exists() else "is a file"
+            return f"{there}; a version is a folder"
+        return "" if int(path.name) else "a version is a positive whole number; rename the folder to 1"
+    if not path.is_dir() or not model_files(path):
+        return ""
+    nearly = _NEARLY_VERSION.fullmatch(path.name)
+    advice = f"to {nearly[1]}" if nearly else "to 1, or to the number after the last version's"
+    return f"a version is a positive whole number; rename the folder {advice}"
+
+
+def _nothing_there(folder: Path, inside: list[Path]) -> str:
+    if files := onnx_files(folder):
+        return f": {files[0]} lies beside the versions; move it to {folder.name}/1/{BARE_FILE}"
+    if models := [path.name for path in inside if path.is_dir() and is_model(path)]:
+        return f": holds models itself ({_listed(models)}); move them one level up, or serve this folder"
+    return f": no version is there; put the model's file to {folder.name}/1/{BARE_FILE}{_foreign(inside)}"
+
+
+def _foreign(inside: list[Path]) -> str:
+    """Says what the first file is that is a model of another kind; empty: none is."""
+    return next((f"; {path.name} is {what}" for path in inside if (what := named(path.name))), "")
+
+
+def _worth_knowing(folder: Path, inside: list[Path], numbered: dict[int, Path]) -> list[RepositoryProblem]:
+    """What lies in a model's folder and is passed over, though its author may expect that it is not."""
+    names = {path.name for path in inside}
+    reasons = []
+    if _TRITON_FILE in names and CONFIG_FILE not in names:
+        reasons.append(
+            f"/{_TRITON_FILE}: is Triton's and not read; what the graph does not say stands in {CONFIG_FILE}"
+        )
+    if numbered and (files := onnx_files(folder)):
+        reasons.append(f"/{files[0]}: lies beside the versions and is not served; put it into a version's folder")
+    if CONFIG_FILE in names:
+        inner = [path.name for path in numbered.values() if (path / CONFIG_FILE).exists()]
+        reasons += [
+            f"/{name}/{CONFIG_FILE}: is not read; {folder.name}/{CONFIG_FILE} is for all versions" for name in inner
+        ]
+    return [RepositoryProblem(folder.name, "", f"{folder.name}{reason}", harmless=True) for reason in reasons]
+
+
+# ---- in the folder of one version ----
+
+
+def _version(
+    folder: Path, version_folder: Path, number: str, config: ModelConfig, labels: tuple[str, ...]
+) -> ModelVersion:
+    inside = entries(version_folder)
+    files = [path.name for path in inside if is_onnx(path.name) and path.is_file()]
+    stated = "variants" in config.model_fields_set
+    if not stated and BARE_FILE not in files and len(files) == 1:
+        config = config.model_copy(update={"variants": (Variant(name="default", file=files[0]),)})
+    for index, variant in enumerate(config.variants):
+        place = f"/{CONFIG_FILE}: variant[{index}].file" if stated else f"/{version_folder.name}"
+        _check_inside(variant.file, place)
+        if not (version_folder / variant.file).is_file():
+            raise BrokenModel(f"{place}: {_no_file(version_folder, variant.file, inside, files, stated)}")
+    for index, provider in enumerate(config.providers):
+        if provider.library and not (folder / provider.library).is_file():
+            raise BrokenModel(f"/{CONFIG_FILE}: providers[{index}].library: there is no file {provider.library}")
+    return ModelVersion(folder.name, number, version_folder, folder, config, labels)
+
+
+def _no_file(folder: Path, file: str, inside: list[Path], files: list[str], stated: bool) -> str:
+    """Says why the file of a variant cannot be had, and which one to name in its place."""
+    place = f"{folder.parent.name}/{folder.name}"
+    path = folder / file
+    if path.is_symlink():
+        return f"{file} in {place} {what_is_there(path)}"
+    deeper = sorted(str(found.relative_to(folder)) for found in folder.glob("*/*") if is_onnx(found.name))
+    others = files or deeper
+    has = f"which has {_listed(others)}" if others else "where no .onnx file is"
+    reason = f"there is no {file} in {place}, {has}"
+    if path.is_dir():
+        reason = f"{file} in {place} is a folder" + (f" with {_listed(deeper)}" if deeper else "")
+    if others and not stated:
+        reason += f'; name it in {CONFIG_FILE}: variant = [{{ name = "default", file = "{others[0]}" }}]'
+    return reason + ("" if others else _foreign(inside) + _unfinished(folder))
+
+
+def _unfinished(folder: Path) -> str:
+    """Says which file is still being copied, where one is."""
+    names = sorted(path.name for path in folder.iterdir() if ".onnx" in path.name.lower())
+    return f"; {names[0]} is not read, by its name it is not yet whole" if names and passed_over(names[0]) else ""
 
 
 def _check_inside(file: str, place: str) -> None:
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise _Broken(f'{place}: "{file}" leaves the folder; name a file in it')
+        raise BrokenModel(f'{place}: "{file}" leaves the folder; name a file in it')
 
 
-def _version(folder: Path, version: str, config: ModelConfig, labels: tuple[str, ...]) -> ModelVersion:
-    version_folder = folder / version
-    files = sorted(path.name for path in version_folder.iterdir() if path.suffix == ".onnx")
-    stated = "variants" in config.model_fields_set
-    if not stated and BARE_FILE not in files and len(files) == 1:
-        config = config.model_copy(update={"variants": (Variant(name="default", file=files[0]),)})
-    for index, variant in enumerate(config.variants):
-        place = f"/{CONFIG_FILE}: variant[{index}].file" if stated else f"/{version}"
-        _check_inside(variant.file, place)
-        if not (version_folder / variant.file).is_file():
-            has = f"which has {', '.join(files)}" if files else "where no .onnx file is"
-            raise _Broken(f"{place}: there is no {variant.file} in {folder.name}/{version}, {has}")
-    for index, provider in enumerate(config.providers):
-        if provider.library and not (folder / provider.library).is_file():
-            raise _Broken(f"/{CONFIG_FILE}: providers[{index}].library: there is no file {provider.library}")
-    return ModelVersion(folder.name, version, version_folder, folder, config, labels)
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED_MAX
+    return ", ".join(names[:_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")

@@ -49,13 +49,16 @@ class _Step(_Strict):
 
 
 class Resize(_Step):
-    """Resizes a picture HWC uint8 to `height` x `width`. `letterbox` keeps the aspect ratio and pads with `pad`."""
+    """Resizes a picture HWC of UINT8, UINT16 or FP32 to `height` x `width`, bilinearly. `letterbox` keeps the aspect
+    ratio and pads with `pad`.
+    """
 
     op: Literal["resize"]
     width: PositiveInt
     height: PositiveInt
     mode: Literal["stretch", "letterbox"] = "stretch"
-    pad: Annotated[int, Field(ge=0, le=255)] = 114
+    pad: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """None: 114, a gray, where pictures are UINT8; for others it must be stated."""
 
 
 class Normalise(_Step):
@@ -103,16 +106,21 @@ class Input(_Strict):
     tensor: str = ""
     """The graph input that it feeds; empty: the graph input of the same name."""
     datatype: DataTypeName | None = None
-    """The element type that clients send; None: the type that the graph or the first operation takes."""
+    """The element type that clients send; None: the type that the graph or the first operation takes. It is also the
+    depth of pictures: UINT8, or UINT16 for PNG of 16 bits a channel, which then arrive with their values.
+    """
     shape: tuple[int, ...] | None = None
     """The shape of one frame without the batch dimension, where -1 is any extent; None: as the graph needs it."""
     encodings: tuple[Encoding, ...] = ()
-    """Formats that clients may send in place of a tensor."""
+    """Formats that clients may send in place of a tensor. A picture of another depth, in colour where the shape says 1
+    channel, with transparent pixels, or in CMYK is INVALID; gray becomes three equal channels where the shape says 3.
+    """
     sample_rate_hz: PositiveInt | None = None
     finite: bool = True
     """NaN and infinities make a frame INVALID."""
     bytes_max: PositiveInt | None = None
-    """Bytes of the largest payload of one frame; None: as the shape needs where it is fixed, otherwise 8 MiB."""
+    """Bytes of the largest payload of one frame; None: as the shape needs where it is fixed, 40 MiB where it may be
+    encoded, otherwise 8 MiB. It is less where the server's limits leave less, which is said at load."""
     batch_axis: Annotated[int, Field(ge=0)] | None = None
     """The dimension of the graph's input that is the batch; None: as the model states it."""
     preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
@@ -124,6 +132,9 @@ class Output(_Strict):
     name: str
     tensor: str = ""
     """The graph output; empty: the graph output of the same name."""
+    bytes_max: PositiveInt | None = None
+    """Bytes of the largest result of one frame; None: as the shape needs where it is fixed, otherwise 16 times the
+    bytes of the largest frame, or 64 MiB if that is more. Results that are larger are FAILED."""
     batch_axis: Annotated[int, Field(ge=0)] | None = None
     """The dimension of the graph's output that is the batch; None: as the model states it, or as is found out."""
     batched: bool | None = None
@@ -275,7 +286,8 @@ class TensorSpec(_Strict):
     sample_rate_hz: int = 0
     finite: bool = False
     bytes_max: int = 0
-    """Bytes of the largest payload of one frame."""
+    """Bytes of the largest payload of one frame. Until `models/sizes` has settled it, what model.toml states for a size
+    that is open, or 0."""
 
 
 class Signature(_Strict):
@@ -286,8 +298,3 @@ class Signature(_Strict):
     batch_sizes: tuple[int, ...]
     any_size: bool
     stateful: bool
-
-    @property
-    def frame_bytes_max(self) -> int:
-        """Payload bytes of the largest frame, over all of its inputs."""
-        return sum(spec.bytes_max for spec in self.inputs)

@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from duly.models.sizes import WIRE_BYTES_MAX
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.runtime.catalogue import Catalogue, VersionState
@@ -19,7 +20,6 @@ MESSAGE_BYTES_MIN = 4 * 1024 * 1024
 """The least limit of a message, which is gRPC's own default. Models with larger frames raise it."""
 CALLS_BESIDE_STREAMS_MAX = 256
 """How many single frames, watchers, health checks and the like may be under way at once."""
-MESSAGE_OVERHEAD_BYTES = 64 * 1024
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _SERVICES = (
     _INFERENCE,
@@ -35,11 +35,13 @@ class ListenError(Exception):
     """The address cannot be listened on."""
 
 
-def message_limit(frame_bytes_max: int) -> int:
-    """Returns the size of the largest message to read, in bytes. `frame_bytes_max`: the largest payload of a frame of
-    any model.
+def message_limit(needed: int) -> int:
+    """Returns the size of the largest message to read, in bytes. `needed`: what the largest frame of any model takes.
+
+    It is twice that, because the transport ends the call of a message that is larger, and a frame that is too large for
+    its model is better told that it is INVALID.
     """
-    return max(MESSAGE_BYTES_MIN, frame_bytes_max + MESSAGE_OVERHEAD_BYTES)
+    return max(MESSAGE_BYTES_MIN, min(2 * needed, WIRE_BYTES_MAX))
 
 
 def create_server(

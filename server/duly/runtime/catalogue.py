@@ -43,11 +43,6 @@ class LoadedVersion:
     def __post_init__(self) -> None:
         self.key = self.version.key
 
-    @property
-    def frame_bytes_max(self) -> int:
-        """Payload bytes of the largest frame that the version takes; 0 as long as that is not known."""
-        return self.signature.frame_bytes_max if self.signature is not None else 0
-
 
 class ModelError(Exception):
     """A model that was asked for cannot be had. `reason` is a stable word, the text is for people."""
@@ -62,8 +57,8 @@ class Catalogue:
         """Every version is served on all of `lanes`."""
         self.lanes = lanes
         self.message_bytes_max = 0
-        """The largest message that the transport reads, in bytes; 0 until the transport is up. Versions with larger
-        frames cannot be loaded from then on."""
+        """The largest message that the transport reads, in bytes; 0 until the transport is up. Versions that are loaded
+        from then on have to do with it."""
         self.problems: dict[str, str] = {}
         """Why something in the repository cannot be served, by the name of the model."""
         self._versions: dict[tuple[str, str], LoadedVersion] = {}
@@ -117,10 +112,6 @@ class Catalogue:
     def current(self, loaded: LoadedVersion) -> LoadedVersion | None:
         """The same version as it is now: another object if it was loaded again, None if it was unloaded."""
         return self._versions.get((loaded.version.name, loaded.version.version))
-
-    def frame_bytes_max(self) -> int:
-        """Payload bytes of the largest frame that any version takes."""
-        return max((loaded.frame_bytes_max for loaded in self._versions.values()), default=0)
 
     async def changes(self) -> AsyncIterator[list[str]]:
         """Yields the names of all models at once, and again whenever anything about any of them has changed."""

@@ -8,7 +8,7 @@ import structlog
 
 from duly.core.events import ModelGone
 from duly.metrics import Metrics
-from duly.models.repository import ModelVersion, Repository
+from duly.models.repository import ModelVersion, NotARepository, Repository
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.supervisor import Supervisor
@@ -36,6 +36,9 @@ class ModelHost:
         """
         versions, problems = self._repository.scan()
         for problem in problems:
+            if problem.harmless:
+                _log.warning("passed over", model=problem.name, reason=problem.reason)
+                continue
             self._catalogue.problems[problem.name] = problem.reason
             _log.error("model cannot be served", model=problem.name, reason=problem.reason)
         newest: dict[str, ModelVersion] = {}
@@ -53,10 +56,14 @@ class ModelHost:
     async def load(self, name: str, version: str) -> LoadedVersion:
         """Loads a version, or the newest where none is stated, beside those that serve. Raises ModelError."""
         async with self._alone(name):
-            versions, problems = await asyncio.to_thread(self._repository.scan)
+            try:
+                versions, problems = await asyncio.to_thread(self._repository.scan)
+            except NotARepository as error:
+                _log.error("the repository cannot be read", reason=str(error))
+                raise ModelError("REPOSITORY_INVALID", "the repository cannot be read; see the server's log") from None
             candidates = [v for v in versions if v.name == name and version in ("", v.version)]
             if not candidates:
-                broken = [problem.reason for problem in problems if problem.name == name]
+                broken = [problem.reason for problem in problems if problem.name == name and not problem.harmless]
                 if broken:
                     raise ModelError("REPOSITORY_INVALID", "; ".join(broken))
                 what = f"version {version!r} of model {name!r}" if version else f"model {name!r}"

@@ -32,6 +32,11 @@ class Outcome:
     turned_out: Fate | None = None
     """The fate of a result that turned out otherwise on its way to the client; None: `status` holds."""
 
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of its outputs."""
+        return sum([len(data) for _, _, data in self.outputs]) if self.outputs else 0
+
 
 class Sink(Protocol):
     """Where the outcomes of one stream go. Its methods are called on the event loop and must not block."""

@@ -11,6 +11,7 @@ import structlog
 
 from duly.core.events import LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
+from duly.models.sizes import SizeLimits
 from duly.models.spec import Signature, TensorSpec
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
@@ -27,9 +28,18 @@ BACKOFF_SECONDS_MAX = 30.0
 
 class Supervisor:
     def __init__(
-        self, catalogue: Catalogue, driver: Driver, metrics: Metrics, threads: int, load_timeout_s: float
+        self,
+        catalogue: Catalogue,
+        driver: Driver,
+        metrics: Metrics,
+        threads: int,
+        load_timeout_s: float,
+        limits: SizeLimits,
     ) -> None:
-        """`threads`: intra-op threads of a worker whose model states none. `load_timeout_s`: for one worker."""
+        """`threads`: intra-op threads of a worker whose model states none. `load_timeout_s`: for one worker. `limits`:
+        what a frame may have.
+        """
+        self._limits = limits
         self._catalogue = catalogue
         self._driver = driver
         self._metrics = metrics
@@ -90,16 +100,12 @@ class Supervisor:
 
     async def _start_worker(self, loaded: LoadedVersion, lane: str) -> tuple[Worker, Ready]:
         ended = partial(self._worker_ended, loaded)
-        worker = start_worker(loaded.version, lane, self._threads, self._driver.batch_ended, ended)
+        limits = self._limits.model_copy(update={"message_bytes_max": self._catalogue.message_bytes_max})
+        worker = start_worker(loaded.version, lane, self._threads, limits, self._driver.batch_ended, ended)
         try:
             ready = await worker.ready(self._load_timeout_s)
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")
-            frame_bytes = ready.signature.frame_bytes_max
-            bytes_max = self._catalogue.message_bytes_max
-            if bytes_max and frame_bytes > bytes_max:
-                text = f"its frames take {frame_bytes} bytes, this server reads {bytes_max}; restart it"
-                raise WorkerError(text)
             return worker, ready
         except BaseException:
             await worker.stop()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from duly.models.repository import ModelVersion
+from duly.models.sizes import SizeLimits
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import Worker, WorkerError
 
@@ -15,10 +16,12 @@ def start_worker(
     version: ModelVersion,
     lane: str,
     threads: int,
+    limits: SizeLimits,
     on_batch: Callable[[int, BatchResult | str], None],
     on_end: Callable[[Worker], None],
 ) -> Worker:
-    """Starts a worker that loads all variants of the version. `Worker` explains the callbacks.
+    """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
+    explains the callbacks.
 
     Raises WorkerError where the system has no room for the process.
     """
@@ -31,6 +34,7 @@ def start_worker(
             "model_folder": str(version.model_folder),
             "config": version.config.model_dump(mode="json", by_alias=True),
             "threads": version.config.threads or threads,
+            "limits": limits.model_dump(),
         }
     )
     return worker
@@ -48,12 +52,14 @@ class CheckedModel:
     """What its author should know although it can be served."""
 
 
-async def check_version(version: ModelVersion, lanes: tuple[str, ...], threads: int) -> CheckedModel:
+async def check_version(
+    version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits
+) -> CheckedModel:
     """Loads and warms a version in one worker after another, one for each lane."""
     notes: tuple[str, ...] = ()
     for lane in lanes:
         try:
-            worker = start_worker(version, lane, threads, lambda batch_id, result: None, lambda worker: None)
+            worker = start_worker(version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None)
             try:
                 notes = (await worker.ready(CHECK_SECONDS_MAX)).notes
             finally:

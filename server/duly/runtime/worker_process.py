@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -91,6 +90,8 @@ class Worker:
         self.planned_ns = 0
         """Planned time of the newest batch; 0 for a warming run."""
         self._stateful = False
+        self._trims = False
+        """Whether the input areas are trimmed, because there are inputs of open size."""
         self._forget: list[int] = []
         # It is kept because a fresh buffer for each message would cost more than all the rest of receiving the message.
         self._received = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
@@ -107,7 +108,7 @@ class Worker:
             try:
                 ours, theirs = map(undo.enter_context, channel.socket_pair())
                 ours.setblocking(False)
-                ours.send(channel.encode_text(channel.LOAD, load))
+                channel.send_text(ours, channel.LOAD, load)
                 command = [sys.executable, "-m", "duly.worker.main", str(theirs.fileno()), str(os.getpid())]
                 self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
             except OSError as error:
@@ -168,8 +169,11 @@ class Worker:
         if region is None or self._asked is not None:
             return False
         slot = self._slot = (self._slot + 1) % channel.SLOTS
+        if self._trims:
+            region.trim(slot, outputs=False)
         area = region.inputs[slot]
         bases, bytes_max = self._input_bases, self._input_bytes_max
+        filled = 0
         frames: list[tuple[int, bool, list[channel.TensorRef]]] = []
         for index, (frame, payload) in enumerate(zip(action.frames, payloads, strict=True)):
             if len(payload) != len(bases):
@@ -182,7 +186,9 @@ class Worker:
                     raise ValueError(text)
                 area[offset : offset + length] = data
                 refs.append((offset, length, encoding, shape))
+                filled += length
             frames.append((frame.stream_id, frame.seq in action.resets_state, refs))
+        region.filled[slot, False] += filled
         run = channel.Run(action.batch_id, slot, frames, self._variants[action.variant])
         return self._begin(action.batch_id, len(frames), channel.encode_run(run), action.planned_ns)
 
@@ -227,11 +233,14 @@ class Worker:
 
     def _first_message(self) -> None:
         try:
-            message, fds, _, _ = socket.recv_fds(self._socket, channel.MESSAGE_BYTES_MAX, 1)
+            message, fds = channel.receive_text(self._socket)
         except BlockingIOError:
             return
         except OSError:
             message, fds = b"", []
+        except ValueError as error:
+            self._fail_load(f"its worker's answer makes no sense: {error}")
+            return
         if not message:
             self._gone()
             return
@@ -253,6 +262,7 @@ class Worker:
             raise ValueError(f"its region has {self._region.input_bytes} bytes for inputs that take {needed}")
         self._answers = Answers(signature, self._region)
         self._stateful = signature.stateful
+        self._trims = any(-1 in spec.shape or spec.encodings for spec in signature.inputs)
         self._loop.remove_reader(self._socket.fileno())
         self._loop.add_reader(self._socket.fileno(), self._message)
         variants = [

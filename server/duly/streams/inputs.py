@@ -56,7 +56,7 @@ class InputChecks:
             raise InvalidFrame(f"input {spec.name!r}: {len(shape)} dimensions, at most {DIMS_MAX} are taken")
         if not shape and expected.fixed_bytes:
             shape = spec.shape
-        elif shape != spec.shape and not _fits(shape, spec.shape):
+        elif (shape != spec.shape or -1 in shape) and not _fits(shape, spec.shape):
             fitted = _with_or_without_one(shape, spec.shape)
             if fitted is None:
                 raise InvalidFrame(f"input {spec.name!r}: shape {list(shape)}, the model takes {list(spec.shape)}")
@@ -65,7 +65,14 @@ class InputChecks:
         if len(data) != needed:
             raise InvalidFrame(f"input {spec.name!r}: {len(data)} bytes, {spec.datatype}{list(shape)} takes {needed}")
         if needed > spec.bytes_max:
-            raise InvalidFrame(f"input {spec.name!r}: {needed} bytes, at most {spec.bytes_max} are taken (bytes_max)")
+            raise InvalidFrame(_too_large(spec, needed))
+        if (
+            not needed
+            and -1 in spec.shape
+            and prod(max(extent, 1) for extent in shape) * expected.element_bytes > spec.bytes_max
+        ):
+            text = f"shape {list(shape)} is empty, but its other extents are beyond any frame's"
+            raise InvalidFrame(f"input {spec.name!r}: {text}")
         return InputData(0, shape, data)
 
     def encoded(self, index: int, encoding: str, data: bytes) -> InputData:
@@ -78,9 +85,7 @@ class InputChecks:
         if not data:
             raise InvalidFrame(f"input {spec.name!r}: no bytes")
         if len(data) > spec.bytes_max:
-            raise InvalidFrame(
-                f"input {spec.name!r}: {len(data)} bytes, at most {spec.bytes_max} are taken (bytes_max)"
-            )
+            raise InvalidFrame(_too_large(spec, len(data)))
         return InputData(_ENCODING[encoding], (), data)
 
     def put(self, payload: list[InputData | None], index: int, data: InputData) -> None:
@@ -115,5 +120,10 @@ def _with_or_without_one(shape: tuple[int, ...], expected: tuple[int, ...]) -> t
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(shape) == len(expected) and all(
-        extent == want or (want == -1 and extent > 0) for extent, want in zip(shape, expected, strict=True)
+        extent >= 0 and want in (-1, extent) for extent, want in zip(shape, expected, strict=True)
     )
+
+
+def _too_large(spec: TensorSpec, size: int) -> str:
+    most = f"at most {spec.bytes_max} are taken (bytes_max of [[input]], or less by the server's limits)"
+    return f"input {spec.name!r}: {size} bytes, {most}"

@@ -6,6 +6,8 @@ refused with words that name the limit. What other clients hold is never touched
 
 from dataclasses import dataclass
 
+from duly.models.sizes import SizeLimits
+
 NO_LIMIT = 0
 
 
@@ -35,6 +37,15 @@ class Limits:
     stream: StreamLimits
     principal: PrincipalLimits
     server: ServerLimits
+
+    @property
+    def frame(self) -> SizeLimits:
+        """What a single frame may have, whatever else is unanswered."""
+        return SizeLimits(
+            bytes_in_flight_max=self.stream.bytes_in_flight_max,
+            payload_bytes_max=self.server.bytes_in_flight_max,
+            principal_bytes_in_flight_max=self.principal.bytes_in_flight_max,
+        )
 
 
 class PrincipalUse:

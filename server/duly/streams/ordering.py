@@ -64,7 +64,7 @@ class Monotonic:
     def arrived(self, frame_id: int) -> None: ...
 
     def push(self, outcome: Outcome) -> list[Outcome]:
-        if outcome.status in RESULTS:
+        if outcome.status in RESULTS and outcome.turned_out is None:
             frame_id = outcome.held.frame.frame_id
             if frame_id < self._newest:
                 outcome.turned_out = fates.OUTRUN

@@ -12,6 +12,9 @@ from duly.runtime.outcome import Outcome
 
 MESSAGE_OUTCOMES_MAX = 64
 """How many outcomes one message may have, and how many may wait beyond the in-flight credit before reading stops."""
+MESSAGE_RESULT_BYTES_MAX = 3 << 20
+"""How many bytes of results one message may have, unless one result alone has more: gRPC's clients read 4 MiB if nobody
+has told them otherwise, and outcomes must not become too large for them by being sent together."""
 NOTICES_MAX = 64
 """How many notices may wait before reading stops."""
 
@@ -70,9 +73,19 @@ class Outbox:
     def take(self) -> list[Outcome]:
         """Takes out the outcomes of the next message and returns them."""
         outcomes = self.outcomes
-        if len(outcomes) == 1:
-            return [outcomes.popleft()]
-        return [outcomes.popleft() for _ in range(min(len(outcomes), MESSAGE_OUTCOMES_MAX))]
+        taken = [outcomes.popleft()]
+        size_bytes = taken[0].result_bytes if outcomes else 0
+        while outcomes and len(taken) < MESSAGE_OUTCOMES_MAX:
+            size_bytes += outcomes[0].result_bytes
+            if size_bytes > MESSAGE_RESULT_BYTES_MAX:
+                break
+            taken.append(outcomes.popleft())
+        return taken
+
+    def overflow(self) -> None:
+        """Holds up what comes in until something has been written."""
+        if self._bounded:
+            self.has_room.clear()
 
     def close(self) -> None:
         """Lifts the bound: nothing comes in any more, so that nothing need be held up."""

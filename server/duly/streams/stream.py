@@ -9,13 +9,14 @@ outbox exactly once, or is counted as unread.
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from duly.core.events import Advice, FrameRefused, FramesCancelled
-from duly.core.fates import DOES_NOT_FIT, MEMORY_FULL, OVER_BYTES, PRINCIPAL_OVER_BYTES, Fate
+from duly.core.fates import DOES_NOT_FIT, MEMORY_FULL, OVER_BYTES, PRINCIPAL_OVER_BYTES, UNREAD_BYTES, Fate
 from duly.core.types import Frame, Verdict
+from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
@@ -37,6 +38,13 @@ SLOW_WRITE_NS = 10_000_000
 _BROKEN = "the server failed on an outcome of the stream; its log says more"
 
 
+@dataclass(slots=True)
+class Results:
+    """The results of all streams that are not written yet."""
+
+    bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class StreamHost:
     """What all streams of a server share."""
@@ -47,6 +55,12 @@ class StreamHost:
     limits: Limits
     advise: bool
     """Whether clients are advised to slow down, and that they may speed up."""
+    results: Results = field(default_factory=Results)
+    frame_bytes_max: int = field(init=False)
+    """Bytes of the largest frame that the limits can ever let in."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frame_bytes_max", self.limits.frame.frame_bytes_max)
 
 
 class Stream:
@@ -78,6 +92,10 @@ class Stream:
         self._ordering = ordering(asked.ordering)
         self._newest_id = -1
         self._bytes = 0
+        self._result_bytes = 0
+        """Bytes of results that are not written yet."""
+        self._written_bytes = 0
+        """Those of them that the transport is being given."""
         self._unanswered = 0
         self._ending = False
         self.over = False
@@ -161,7 +179,9 @@ class Stream:
     def submit(self, held: HeldFrame, payload: Sequence[InputData], size_bytes: int) -> None:
         """Passes a frame that fits its model to the scheduler, if there is room for its bytes; else it is SHED."""
         limits, use = self._host.limits, self._use
-        if self._bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
+        if size_bytes > self._host.frame_bytes_max:
+            self.refuse(held, DOES_NOT_FIT, _beyond_limits(size_bytes, limits.frame))
+        elif self._bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
             self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=self._stream_limits.bytes_in_flight_max))
         elif 0 < limits.principal.bytes_in_flight_max < use.bytes + size_bytes:
             reason = PRINCIPAL_OVER_BYTES.says(bytes_max=limits.principal.bytes_in_flight_max)
@@ -226,11 +246,37 @@ class Stream:
         size_bytes = outcome.held.size_bytes
         self._bytes -= size_bytes
         self._use.bytes -= size_bytes
+        if outcome.outputs:
+            self._keep_result(outcome)
         if self._ordering is None:
             self.outbox.put(outcome)
         else:
+            kept_bytes = outcome.result_bytes
             for leaving in self._ordering.push(outcome):
                 self.outbox.put(leaving)
+            if outcome.outputs is None:
+                self._drop_results(kept_bytes)
+
+    def _keep_result(self, outcome: Outcome) -> None:
+        """Counts the result until it is written, or withholds it where the results that wait hold too many bytes. The
+        only one of a stream is always kept.
+        """
+        size_bytes, results, limits = outcome.result_bytes, self._host.results, self._host.limits
+        for held, bytes_max in (
+            (self._result_bytes, limits.stream.bytes_in_flight_max),
+            (results.bytes, limits.server.bytes_in_flight_max),
+        ):
+            if self._result_bytes and held + size_bytes > bytes_max:
+                outcome.turned_out, outcome.outputs = UNREAD_BYTES, None
+                outcome.reason = UNREAD_BYTES.says(bytes_max=bytes_max)
+                self.outbox.overflow()
+                return
+        self._result_bytes += size_bytes
+        results.bytes += size_bytes
+
+    def _drop_results(self, size_bytes: int) -> None:
+        self._result_bytes -= size_bytes
+        self._host.results.bytes -= size_bytes
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
         self.outbox.notify(Advised(advice, reason, period_ns, self.served.version.version))
@@ -252,6 +298,7 @@ class Stream:
             self._write_began_ns = now_ns = self._driver.clock()
             outcomes = outbox.take()
             self._unanswered -= len(outcomes)
+            self._written_bytes += sum([outcome.result_bytes for outcome in outcomes])
             for event in self._host.verdicts.sent(now_ns, outcomes, self._client_slow):
                 self._driver.submit(event)
             return now_ns, outcomes
@@ -266,6 +313,8 @@ class Stream:
         """Notes that the transport has taken what `next` gave."""
         self._client_slow = self._driver.clock() - self._write_began_ns > SLOW_WRITE_NS
         self._write_began_ns = 0
+        self._drop_results(self._written_bytes)
+        self._written_bytes = 0
         self.outbox.has_room.set()
 
     def stuck_ns(self, now_ns: int) -> int:
@@ -307,5 +356,13 @@ class Stream:
         """Counts what was not sent, as nobody reads any more. `next` returns None from then on."""
         for event in self._host.verdicts.unread(self._driver.clock(), self.outbox.clear()):
             self._driver.submit(event)
+        self._drop_results(self._result_bytes)
+        self._written_bytes = 0
         self._unanswered = 0
         self.finish()
+
+
+def _beyond_limits(size_bytes: int, limits: SizeLimits) -> str:
+    """The reason for a frame that can never be taken. Its client may do something about it, or ask the operator to."""
+    setting, bytes_max = next(iter(limits.settings.items()))
+    return f"the frame has {size_bytes} bytes, at most {bytes_max} are taken ({setting})"

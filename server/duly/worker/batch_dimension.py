@@ -22,11 +22,12 @@ from duly.worker.observe import NOTHING_SEEN, Observed, RunGraph, observe
 
 _BATCH = re.compile(r"(\w+_)?(batch|bs)(_?(size|dim|\d+))*", re.IGNORECASE)
 """Names that people and exporters give to the batch."""
+_BATCH_LETTER = re.compile(r"[nb]", re.IGNORECASE)
 _NO_BATCH = re.compile(
-    r"([thwcls]|((num|n|max|the|total)_*)?("
+    r"[thwcls]|((num|n|max|the|total)_*)?("
     r"points?|pts|vertex|vertices|nodes?|edges?|faces?|tokens?|words?|chars?|seq|sequence|((seq|sequence)_?)?(len|length)|"
     r"times?|(time_?)?steps?|heights?|widths?|channels?|rows?|cols?|columns?|box|boxes|dets?|detections?|objects?|"
-    r"proposals?|anchors?|queries|voxels?|pillars?))(_?(in|out|input|output|dim|\d+))*",
+    r"proposals?|anchors?|queries|voxels?|pillars?)(_?(in|out|input|output|dim|\d+))*",
     re.IGNORECASE,
 )
 """Names that people give to dimensions within a frame. Single letters are those of layouts, such as NCHW and TBC."""
@@ -67,7 +68,11 @@ def batch_first(graph: Graph, config: ModelConfig, run: RunGraph) -> BatchFirst:
     elif not stated and not named:
         batched, why = _is_batched(graph, fed, sent)
     if batched:
-        return _with_batch(graph, config, fed, sent, named, run)
+        unsure = config.batched is None and not stated and not named and _may_be_whole(graph, fed)
+        arranged = _with_batch(graph, config, fed, sent, named, run, unsure)
+        if arranged is not None:
+            return arranged
+        why = "none of its outputs has a row for each frame"
     axes: dict[str, Axis] = dict.fromkeys((*fed, *sent, *states, *states.values()))
     notes: tuple[str, ...] = (_guess_note(why),) if why else ()
     if config.batch_sizes not in (None, (1,)):
@@ -85,8 +90,11 @@ def _with_batch(
     sent: Mapping[str, Output],
     named: Mapping[str, int],
     run: RunGraph,
-) -> BatchFirst:
-    """Arranges a graph with a batch dimension. `named`: where it is by the names of dimensions."""
+    unsure: bool,
+) -> BatchFirst | None:
+    """Arranges a graph with a batch dimension. `named`: where it is by the names of dimensions. None: `unsure`, and
+    what comes out speaks against it.
+    """
     notes: list[str] = []
     axes: dict[str, Axis] = {}
     for name, declared in fed.items():
@@ -97,6 +105,8 @@ def _with_batch(
     sizes = {_extent(graph.inputs[name], axis) for name, axis in axes.items()}
     size = next((size for size in sizes if isinstance(size, int)), None)
     seen = observe(graph, config, axes, list(sent), run, pair=True) if size in (None, 1) else NOTHING_SEEN
+    if unsure and seen.pair and not any(map(seen.grows, sent)):
+        return None
     outputs = dict(graph.outputs)
     for name, output in sent.items():
         tensor = graph.outputs[name]
@@ -126,12 +136,12 @@ def _found_axis(tensor: GraphTensor, seen: Observed, size: int | None, same_name
         return 0
     if not alone:
         return None if size == 1 and isinstance(first, int) and first != 1 else 0
-    ones = [axis for axis in range(min(map(len, alone))) if all(shape[axis] == 1 for shape in alone)]
-    if pair is not None and len(pair) == len(alone[0]):
-        grown = [axis for axis in ones if pair[axis] == 2]
+    if pair is not None:
+        grown = seen.grows(tensor.name)
         if grown:
             return 0 if 0 in grown else grown[0] if len(grown) == 1 else None
         return 0 if isinstance(first, int) else None  # what is the same for all frames is for `plan` to refuse
+    ones = [axis for axis in range(min(map(len, alone))) if all(shape[axis] == 1 for shape in alone)]
     if same_name:
         return 0
     named_otherwise = isinstance(first, str) and _NO_BATCH.fullmatch(first) is not None
@@ -178,6 +188,16 @@ def _is_batched(graph: Graph, fed: Mapping[str, Input], sent: Mapping[str, Outpu
     if size > 1 and set(out.values()) - {size}:
         return False, f"its inputs have {size} rows, but its outputs {_named(out)}"
     return True, ""
+
+
+def _may_be_whole(graph: Graph, fed: Mapping[str, Input]) -> bool:
+    """Whether no input looks as if it had a batch, by the name of its first dimension or by being one of pictures."""
+    for name in fed:
+        shape = graph.inputs[name].shape
+        first = next(iter(shape), None)
+        if len(shape) > 3 or (isinstance(first, str) and (_BATCH.fullmatch(first) or _BATCH_LETTER.fullmatch(first))):
+            return False
+    return True
 
 
 def _no_fixed_batch(tensor: GraphTensor, size: int, declared: Input) -> str:

@@ -6,7 +6,7 @@ that say where. Text that is not on a frame's way (load, ready, reasons) is JSON
 The region is an anonymous memfd that the worker makes once it knows the model's sizes, and passes over the socket with
 READY: it has no name, so nothing is left behind however either side ends. It holds `slots` equal slots, each an input
 area followed by an output area. A lane never has two batches in flight; the second slot lets the server read the
-outputs of one batch while the next one runs.
+outputs of one batch while the next one runs. Its pages are no memory until they are written to.
 
     server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   STOP
     worker -> server   READY (json + memfd) | LOAD_FAILED (json)   DONE   FAILED (json)
@@ -17,6 +17,7 @@ import mmap
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,13 @@ OK, INVALID, FRAME_FAILED = range(3)
 
 MESSAGE_BYTES_MAX = 200_000
 """Linux refuses SEQPACKET messages above the socket's send buffer; 212,992 is the kernel's default `wmem_max`."""
+TEXT_BYTES_MAX = 64 << 20
+"""LOAD and READY may be longer than a message, as a model may have thousands of inputs with long names."""
 DIMS_MAX = 8
 """Dimensions of a tensor without its batch dimension. NumPy allows 64; no real sensor has more than 5."""
 SLOTS = 2
+KEPT_BYTES_MAX = 64 << 20
+"""An area of a slot that holds more than this of what is of open size is trimmed before its next batch."""
 ENCODINGS = ("", "JPEG", "PNG", "PCM_S16LE")
 """An encoding's number on the channel is its index here; 0 stands for a plain tensor."""
 
@@ -68,9 +73,14 @@ class Done:
     """Why frames are not OK, by their index in the batch."""
 
 
-def message_bytes(frames: int, tensors: int) -> int:
-    """Bytes of the largest RUN or DONE message without reasons, for `frames` frames of `tensors` tensors each."""
-    return _HEAD.size + _TIMES.size + frames * (_FRAME.size + tensors * _TENSOR.size)
+def frames_of_message(tensors: int) -> int:
+    """How many frames of `tensors` tensors each a RUN or DONE message without reasons has room for."""
+    return (MESSAGE_BYTES_MAX - _HEAD.size - _TIMES.size) // (_FRAME.size + tensors * _TENSOR.size)
+
+
+def tensors_of_message() -> int:
+    """How many tensors a frame may have, for a batch of one."""
+    return (MESSAGE_BYTES_MAX - _HEAD.size - _TIMES.size - _FRAME.size) // _TENSOR.size
 
 
 def encode_run(run: Run) -> bytearray:
@@ -183,6 +193,33 @@ def decode_text(message: bytes) -> tuple[int, dict[str, Any]]:
     return _HEAD.unpack_from(message)[4], body
 
 
+def send_text(connection: socket.socket, kind: int, body: dict[str, Any], fds: Sequence[int] = ()) -> None:
+    """Sends LOAD or READY with descriptors. A text that is too long for a message goes in a file of its own, whose
+    descriptor is the last one. Raises OSError.
+    """
+    message = encode_text(kind, body)
+    if len(message) <= MESSAGE_BYTES_MAX:
+        socket.send_fds(connection, [message], fds)
+        return
+    with os.fdopen(os.memfd_create("duly text", os.MFD_CLOEXEC), "wb") as file:
+        file.write(message[_HEAD.size :])
+        file.flush()
+        socket.send_fds(connection, [message[: _HEAD.size]], [*fds, file.fileno()])
+
+
+def receive_text(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """Receives what `send_text` sent: (message, descriptors). Raises OSError, and ValueError where it is too long."""
+    message, fds, _, _ = socket.recv_fds(connection, MESSAGE_BYTES_MAX, 2)
+    if len(message) == _HEAD.size and fds:
+        with os.fdopen(fds.pop(), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > TEXT_BYTES_MAX:
+                raise ValueError(f"a text of {size:,} bytes, at most {TEXT_BYTES_MAX:,} are read")
+            file.seek(0)
+            message += file.read()
+    return message, fds
+
+
 def kind_of(message: bytes) -> int:
     return message[0]
 
@@ -201,6 +238,18 @@ class Region:
         self.inputs = [whole[s * step : s * step + self.input_bytes] for s in range(SLOTS)]
         self.outputs = [whole[s * step + self.input_bytes : (s + 1) * step] for s in range(SLOTS)]
         whole.release()
+        self.filled = {(slot, outputs): 0 for slot in range(SLOTS) for outputs in (False, True)}
+        """For each slot and area (outputs or inputs), the bytes of open size that this side has written there since the
+        area was trimmed."""
+
+    def trim(self, slot: int, outputs: bool) -> None:
+        """Gives the memory of one area back to the system, if the slot's last batches have left more than it may keep.
+        What lies there is zeros from then on. The slot must be free.
+        """
+        if self.filled[slot, outputs] > KEPT_BYTES_MAX:
+            self.filled[slot, outputs] = 0
+            start = slot * (self.input_bytes + self.output_bytes) + (self.input_bytes if outputs else 0)
+            self._map.madvise(mmap.MADV_REMOVE, start, self.output_bytes if outputs else self.input_bytes)
 
     @classmethod
     def create(cls, input_bytes: int, output_bytes: int) -> "Region":

@@ -1,6 +1,7 @@
 """Turns the bytes of a payload into an array: encoded pictures, encoded sound, and tensors as they are."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,16 +9,21 @@ from typing import Literal
 
 import numpy as np
 
-from duly.models.spec import TensorSpec
+from duly.models.spec import ELEMENT_BYTES, TensorSpec
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import InvalidFrame
 from duly.worker.opencv import PIXELS_MAX, cv2
+from duly.worker.picture_header import PictureHeader, picture_header
 
 Decode = Callable[[memoryview, str, TensorSpec], Array]
 """Takes a payload, the name of its encoding and what clients may send. Raises InvalidFrame."""
 
 _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 """First bytes of a picture. They are checked because OpenCV takes a dozen other formats as gladly."""
+
+_WAV = re.compile(rb"(RIFF|RF64)....WAVE", re.DOTALL)
+
+PNG_DATATYPES = ("UINT8", "UINT16")
 
 
 def tensor(payload: memoryview, encoding: str, shape: tuple[int, ...], spec: TensorSpec) -> Array:
@@ -35,7 +41,7 @@ def tensor(payload: memoryview, encoding: str, shape: tuple[int, ...], spec: Ten
         size *= extent
     if size != len(payload):
         raise InvalidFrame(f"input '{spec.name}': {len(payload)} bytes, but {spec.datatype}{list(shape)} has {size}")
-    if spec.datatype == "BOOL" and np.frombuffer(payload, np.uint8).max() > 1:
+    if spec.datatype == "BOOL" and np.frombuffer(payload, np.uint8).max(initial=0) > 1:
         raise InvalidFrame(f"input '{spec.name}': an element of BOOL is neither 0 nor 1")
     values = np.frombuffer(payload, dtype).reshape(shape)
     if spec.finite and not np.isfinite(values).all():
@@ -49,6 +55,8 @@ def not_finite(spec: TensorSpec) -> str:
 
 
 def _sound(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
+    if _WAV.match(payload):
+        raise InvalidFrame(f"input '{spec.name}': a whole WAV file, the model takes {encoding}: send its samples alone")
     if len(payload) % 2:
         raise InvalidFrame(f"input '{spec.name}': {len(payload)} bytes are no whole number of 16-bit samples")
     _check_shape((len(payload) // 2,), spec)
@@ -56,35 +64,83 @@ def _sound(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
 
 
 def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
-    """[height, width, channels]. A JPEG is turned upright, as its EXIF orientation says."""
+    """[height, width, channels], in the depth and with the channels that the model takes: nothing is converted but what
+    loses nothing. It is turned upright, as its EXIF orientation says.
+    """
     name, channels = spec.name, spec.shape[2]
     if payload[: len(_MAGIC[encoding])] != _MAGIC[encoding]:
         raise InvalidFrame(f"input '{name}': its {len(payload)} bytes do not begin as a {encoding} does")
+    header = picture_header(payload, encoding)
+    if header is None:
+        raise InvalidFrame(_damaged(payload, encoding, spec))
+    if misfit := _misfit(header, spec):
+        raise InvalidFrame(f"input '{name}': the {encoding} {misfit}")
+    data = np.frombuffer(payload, np.uint8)
     flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
     try:
         with _silent():
-            picture = cv2.imdecode(np.frombuffer(payload, np.uint8), flags)
+            picture = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
+            transparent = picture is not None and header.alpha and not _opaque(data)
     except cv2.error as error:
         raise InvalidFrame(f"input '{name}': the {encoding} has more than {PIXELS_MAX:,} pixels") from error
-    if picture is None:
-        raise InvalidFrame(f"input '{name}': the {encoding} of {len(payload)} bytes is damaged or cut off")
+    if picture is None or picture.dtype != DTYPES[spec.datatype]:
+        raise InvalidFrame(_damaged(payload, encoding, spec))
+    if transparent:
+        raise InvalidFrame(f"input '{name}': the {encoding} is transparent somewhere; the model takes no alpha")
     picture = picture.reshape(*picture.shape[:2], channels)
     _check_shape(picture.shape, spec)
     return picture
 
 
+def _damaged(payload: memoryview, encoding: str, spec: TensorSpec) -> str:
+    return f"input '{spec.name}': the {encoding} of {len(payload)} bytes is damaged or cut off"
+
+
+def _misfit(header: PictureHeader, spec: TensorSpec) -> str:
+    """What of the header is not what the model takes, and what it takes; empty: it fits. Gray fits a model of colours:
+    its three channels are then equal.
+    """
+    channels, bits = spec.shape[2], 8 * ELEMENT_BYTES[spec.datatype]
+    if header.kind:
+        return f"is {header.kind}; baseline and progressive ones are taken"
+    if header.pictures > 1:
+        return f"is an animation of {header.pictures} pictures; a frame is one picture"
+    if header.bits != bits:
+        other = next((name for name in PNG_DATATYPES if 8 * ELEMENT_BYTES[name] == header.bits), "")
+        hint = f'; datatype = "{other}" in model.toml takes them as they are' if other else ""
+        return f"has {header.bits} bits a channel, the model takes {bits} ({spec.datatype}){hint}"
+    if header.channels not in (1, 3):
+        kind = "CMYK" if header.channels == 4 else "neither gray nor in colour"
+        return (
+            f"is {kind} ({header.channels} channels), the model takes {'gray' if channels == 1 else 'RGB'}: convert it"
+        )
+    if header.channels > channels:
+        return f"is in colour ({header.channels} channels), the model takes gray (1 channel): convert it"
+    return ""
+
+
+def _opaque(data: Array) -> bool:
+    """No pixel is transparent, so that nothing is lost without alpha. A colour of a gray picture that stands for
+    transparent ones, which OpenCV passes over, counts as transparent.
+    """
+    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
+        return False
+    return bool(picture[..., 3].min() == (1 << 8 * picture.itemsize) - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     domain: Literal["picture", "sound"]
-    datatype: str
-    """The element type of what is decoded."""
+    datatypes: tuple[str, ...]
+    """The element types of what can be decoded. The first is taken where the model says nothing else."""
     decode: Decode
 
 
 ENCODINGS = {
-    "JPEG": Encoding("picture", "UINT8", _picture),
-    "PNG": Encoding("picture", "UINT8", _picture),
-    "PCM_S16LE": Encoding("sound", "FP32", _sound),
+    "JPEG": Encoding("picture", ("UINT8",), _picture),
+    "PNG": Encoding("picture", PNG_DATATYPES, _picture),
+    "PCM_S16LE": Encoding("sound", ("FP32",), _sound),
 }
 
 
@@ -92,8 +148,6 @@ def _check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
     wanted = spec.shape
     if len(shape) != len(wanted) or any(w not in (-1, n) for n, w in zip(shape, wanted, strict=True)):
         raise InvalidFrame(f"input '{spec.name}' has shape {list(shape)}, wanted is {list(wanted)}")
-    if 0 in shape:
-        raise InvalidFrame(f"input '{spec.name}' is empty: its shape is {list(shape)}")
 
 
 def _accepted(spec: TensorSpec) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 
@@ -12,17 +13,15 @@ from duly.worker.decode import ENCODINGS
 from duly.worker.dtypes import DTYPES
 from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
-from duly.worker.ops.operation import Operation
+from duly.worker.ops.operation import PICTURE_DATATYPES, Operation
 from duly.worker.ops.order import PREPROCESS
 from duly.worker.reader import Reader
+from duly.worker.ways_out import constant, no_such, not_numbers
 
-INPUT_BYTES_MAX = 8 << 20
-"""Bytes for one frame of an input whose size is open, as `Input.bytes_max` promises."""
 CHANNELS = 3
 """Channels of a picture where neither the graph nor model.toml says how many."""
 
 _CHANNELS_MAX = 128  # CV_CN_MAX of OpenCV 5
-_PICTURE_DATATYPES = ("UINT8", "UINT16", "FP32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
         place, name = f"input[{index}]", declared.tensor or declared.name
         if name not in graph.inputs:
             key = "tensor" if declared.tensor else "name"
-            raise LoadError(f"{place}.{key}: the graph has no input '{name}'; it has: {', '.join(graph.inputs)}")
+            raise LoadError(f"{place}.{key}: {no_such(name, 'input', list(graph.inputs), key)}")
         plans.append(_plan(declared, graph.inputs[name], place))
     if not config.inputs:
         plans = [
@@ -55,17 +54,23 @@ def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
             if name not in taken
         ]
     if not plans:
-        raise LoadError(f"input: clients have nothing to send; the graph's inputs are: {', '.join(graph.inputs)}")
+        has = f"the graph's inputs are: {', '.join(graph.inputs)}" if graph.inputs else "the graph has no inputs"
+        raise LoadError(f"input: clients have nothing to send; {has}")
     return tuple(plans)
 
 
 def _plan(declared: Input, tensor: GraphTensor, place: str) -> InputPlan:
     if tensor.datatype not in DTYPES:
-        raise LoadError(f"{place}: '{tensor.name}' is {tensor.datatype}; clients can send tensors of numbers only")
-    if not tensor.shape or len(tensor.shape) - 1 > DIMS_MAX:
+        raise LoadError(f"{place}: '{tensor.name}' is {tensor.datatype}: {not_numbers(tensor.datatype)}")
+    if not tensor.shape:
+        raise LoadError(
+            f"{place}: '{tensor.name}' has no dimensions as far as the graph tells; where it is one number for all "
+            f"frames, say so at the top of model.toml: {constant(tensor)}; else export it with a batch dimension"
+        )
+    if len(tensor.shape) - 1 > DIMS_MAX:
         raise LoadError(
             f"{place}: '{tensor.name}' has {len(tensor.shape)} dimensions; an input needs the batch first and at most "
-            f"{DIMS_MAX} more: make it a constant, or export the graph with a batch dimension"
+            f"{DIMS_MAX} more: export the graph with fewer, by a Reshape"
         )
     _check_order(declared, place)
     operations = [PREPROCESS[type(step)](step) for step in declared.preprocess]
@@ -117,10 +122,12 @@ def _sent(
         raise LoadError(f"{place}: a picture has 3 dimensions, the graph takes {list(graph_shape)} a frame")
     datatype, shape = graph_datatype, graph_shape
     for encoding in declared.encodings:
-        datatype = ENCODINGS[encoding].datatype
+        datatype = ENCODINGS[encoding].datatypes[0]
     for operation in reversed(operations):
         shape = operation.takes(shape)
         datatype = operation.datatype or datatype
+    if graph_datatype == "UINT16" and all("UINT16" in ENCODINGS[each].datatypes for each in declared.encodings):
+        datatype = "UINT16"  # nobody makes a graph for 16 bits to feed it with 8
     if domain == "picture" and shape[2] < 0:
         shape = (*shape[:2], CHANNELS)
     datatype, shape = declared.datatype or datatype, declared.shape or shape
@@ -134,16 +141,23 @@ def _sent(
 def _check_picture(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> None:
     if len(shape) != 3 or not 1 <= shape[2] <= _CHANNELS_MAX or (declared.encodings and shape[2] not in (1, 3)):
         raise LoadError(f"{place}.shape: {list(shape)} is no picture; it must be [height, width, channels]")
-    if datatype not in (("UINT8",) if declared.encodings else _PICTURE_DATATYPES):
-        raise LoadError(f"{place}.datatype: a picture is UINT8, or without encodings UINT16 or FP32, not {datatype}")
+    if not declared.encodings and datatype not in PICTURE_DATATYPES:
+        raise LoadError(f"{place}.datatype: a picture is {' or '.join(PICTURE_DATATYPES)}, not {datatype}")
+    for encoding in declared.encodings:
+        if datatype not in (taken := ENCODINGS[encoding].datatypes):
+            raise LoadError(
+                f"{place}.datatype: a {encoding} is {' or '.join(taken)}, not {datatype}; what the graph takes may be "
+                "another type, such as FP32: the values are cast"
+            )
 
 
 def _spec(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> TensorSpec:
     dtype = DTYPES[datatype]
-    exact = int(np.prod(shape)) * dtype.itemsize if is_fixed(shape) else 0
-    bytes_max = declared.bytes_max or exact or INPUT_BYTES_MAX
-    if bytes_max < exact:
-        raise LoadError(f"{place}.bytes_max: {bytes_max} is less than the {exact} bytes of {datatype}{list(shape)}")
+    exact = prod(shape) * dtype.itemsize if is_fixed(shape) else 0
+    if declared.bytes_max and declared.bytes_max < exact:
+        raise LoadError(
+            f"{place}.bytes_max: {declared.bytes_max} is less than the {exact} bytes of {datatype}{list(shape)}"
+        )
     return TensorSpec.model_validate(
         {
             "name": declared.name,
@@ -153,6 +167,6 @@ def _spec(declared: Input, datatype: str, shape: tuple[int, ...], place: str) ->
             "sample_rate_hz": declared.sample_rate_hz or 0,
             "finite": declared.finite and bool(np.issubdtype(dtype, np.floating)),
             # A tensor of fixed size never needs more, and rows without gaps are a batch already.
-            "bytes_max": bytes_max if declared.encodings else exact or bytes_max,
+            "bytes_max": exact if is_fixed(shape) and not declared.encodings else declared.bytes_max or 0,
         }
     )

@@ -4,16 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from duly.models.formats import too_large
+from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import Region
 from duly.worker.errors import LoadError
+from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
 from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
 from duly.worker.providers import warm_after_ns
+from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
 from duly.worker.warmup import Samples, profile
+from duly.worker.ways_out import say_shape
 
 SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
@@ -40,8 +45,8 @@ class Loaded:
 def load(body: dict[str, Any]) -> Loaded:
     """Loads, warms and profiles all variants of the version that LOAD asks for.
 
-    `body` has the keys model ("NAME/VERSION"), lane, folder (of the version), model_folder, config (by alias) and
-    threads.
+    `body` has the keys model ("NAME/VERSION"), lane, folder (of the version), model_folder, config (by alias),
+    threads and limits (those of `SizeLimits`; left out: those of a server without settings).
 
     Raises:
         LoadError: the version cannot be loaded; the message says why.
@@ -50,14 +55,17 @@ def load(body: dict[str, Any]) -> Loaded:
     config = ModelConfig.model_validate(body["config"])
     several = len(config.variants) > 1
     names = [f"{model_name}/{variant.file}" for variant in config.variants]
+    room = Room(SizeLimits.model_validate(body.get("limits", {})), memory_bytes_max())
     opened: list[OpenGraph] = []
     for variant, name in zip(config.variants, names, strict=True):
         file = Path(body["folder"]) / variant.file
         if not file.is_file():
             raise LoadError(f"{name}: there is no such file")
+        if large := too_large(file.stat().st_size):
+            raise LoadError(f"{name}: {large}")
         session = OrtSession(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
         toml = f"{model_name.split('/')[0]}/model.toml" + (f" for {variant.file}" if several else "")
-        opened.append(open_graph(session, config, name, toml))
+        opened.append(open_graph(session, config, name, toml, room))
     plans = [graph.plan for graph in opened]
     for plan, name in zip(plans, names, strict=True):
         if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
@@ -67,15 +75,28 @@ def load(body: dict[str, Any]) -> Loaded:
     signatures = [plan.signature() for plan in plans]
     for name, signature in zip(names[1:], signatures[1:], strict=True):
         _check_alike(name, signature, names[0], signatures[0])
+    toml = f"{model_name.split('/')[0]}/model.toml"
+    sizes = room.settle([graph.needs for graph in opened], toml)
+    notes += sizes.notes
+    plans = [with_room(plan, sizes) for plan in plans]
+    signatures = [plan.signature() for plan in plans]
     best = signatures[0]
     batch_max = best.batch_sizes[-1]
     _, input_bytes = layout([spec.bytes_max for spec in best.inputs], batch_max)
     _, output_bytes = layout([spec.bytes_max for spec in best.outputs], batch_max)
-    region = Region.create(input_bytes, output_bytes)
+    try:
+        region = Region.create(input_bytes, output_bytes)
+    except OSError as error:
+        raise LoadError(
+            f"{toml}: batch_sizes: the system refuses shared memory for two batches of {batch_max}, "
+            f"{2 * (input_bytes + output_bytes):,} bytes: {error.strerror}; lower batch_sizes or bytes_max"
+        ) from error
     device = next((session.device for session in sessions if session.device is not None), None)
     if device is not None:
-        pin(region, device)
-    models = [Model(graph.plan, graph.rows, region) for graph in opened]
+        # An area of open size is mostly room that is never used, and is trimmed after frames that use much of it.
+        needs = opened[0].needs
+        pin([*(region.inputs if needs.inputs_fixed else []), *(region.outputs if needs.outputs_fixed else [])], device)
+    models = [Model(plan, graph.rows, region) for plan, graph in zip(plans, opened, strict=True)]
     try:
         samples = Samples(region, best.inputs, batch_max)
     except LoadError as error:
@@ -85,7 +106,7 @@ def load(body: dict[str, Any]) -> Loaded:
         try:
             times.append(profile(model, samples, best.batch_sizes, config.warmup_runs))
         except LoadError as error:
-            raise LoadError(f"{name}: {error}") from error
+            raise LoadError(f"{name}: {error}{say_shape(best.inputs, samples.shapes, str(error))}") from error
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),

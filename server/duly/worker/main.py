@@ -39,8 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _serve(connection: socket.socket) -> int:
-    buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
-    message = bytes(buffer[: connection.recv_into(buffer)])
+    message, _ = channel.receive_text(connection)
     if not message or channel.kind_of(message) != channel.LOAD:
         return 0
     _, body = channel.decode_text(message)
@@ -62,7 +61,8 @@ def _serve(connection: socket.socket) -> int:
     gc.collect()
     gc.freeze()
     gc.disable()  # nothing on a batch's way makes cycles, and a collection would make it late
-    socket.send_fds(connection, [channel.encode_text(channel.READY, loaded.ready)], [loaded.region.fd])
+    channel.send_text(connection, channel.READY, loaded.ready, [loaded.region.fd])
+    buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
     inputs = len(loaded.ready["signature"]["inputs"])
     while received := connection.recv_into(buffer):
         message = bytes(buffer[:received])

@@ -13,6 +13,7 @@ from time import monotonic_ns
 
 import numpy as np
 
+from duly.models.sizes import WIRE_BYTES_MAX, fields_bytes
 from duly.worker.batch_axes import BoundBatch, Session
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
 from duly.worker.decode import not_finite, tensor
@@ -43,8 +44,8 @@ class _Batch:
     run: Run
     reasons: dict[int, str] = field(default_factory=dict)
     """Why frames are not OK."""
-    too_large: set[int] = field(default_factory=set)
-    """The frames that ran, but whose outputs have no room."""
+    failed: set[int] = field(default_factory=set)
+    """The frames that the graph failed on, and those whose outputs have no room."""
     values: dict[int, list[Array]] = field(default_factory=dict)
     """One row for each input, where rows have no fixed size."""
     placements: dict[int, Placement] = field(default_factory=dict)
@@ -81,6 +82,10 @@ class Model:
         self._rows = self._input_rows() if plan.fixed else []
         self._bound: dict[tuple[int, int, int], _Bound] = {}
         """The keys are slot, batch size and first row."""
+        self._results_bytes_max = WIRE_BYTES_MAX - fields_bytes(spec.name for spec in signature.outputs)
+        """What all outputs of a frame may have together."""
+        self._results_may_exceed = sum(spec.bytes_max for spec in signature.outputs) > self._results_bytes_max
+        self._trims = not all(is_fixed(output.row_shape) for output in plan.outputs)
 
     def run(self, run: Run) -> Done:
         """Runs one batch.
@@ -92,19 +97,20 @@ class Model:
         batch = _Batch(run)
         if len(run.frames) > self._batch_max:
             raise RunError(f"a batch of {len(run.frames)} is larger than {self._batch_max}, the largest warmed")
+        if self._trims:
+            self._region.trim(run.slot, outputs=True)
         self._read(batch)
         kept = [index for index in range(len(run.frames)) if index not in batch.reasons]
-        if self._plan.apart:
-            for index in kept:
-                self._run_fixed(batch, [index], index) if self._fixed else self._run_free(batch, [index])
-        elif self._fixed and kept:
-            if len(kept) < len(run.frames):
-                for rows in self._rows[run.slot]:
-                    rows[: len(kept)] = rows[kept]
-            self._run_fixed(batch, kept, 0)
-        elif kept:
-            for group in self._alike(batch, kept):
-                self._run_free(batch, group)
+        groups = self._groups(batch, kept) if kept else []
+        for group in groups:
+            first = group[0] if self._plan.apart else 0
+            try:
+                self._run_fixed(batch, group, first) if self._fixed else self._run_free(batch, group)
+            except RunError as error:
+                if len(groups) == 1:
+                    raise
+                batch.failed.update(group)  # frames of other groups are not in the same run
+                batch.reasons.update(dict.fromkeys(group, str(error)))
         for index, (row, states) in batch.states.items():
             self._streams.remember(run.frames[index][0], row, states, batch.contexts.get(index, {}))
         frames = [self._outcome(batch, index) for index in range(len(run.frames))]
@@ -216,6 +222,17 @@ class Model:
         bound = self._bound[slot, size, first] = _Bound(binding, known, states_in, states_out)
         return bound
 
+    def _groups(self, batch: _Batch, kept: list[int]) -> list[list[int]]:
+        """Returns which frames run together. Where that is all of them and rows are fixed, they are moved together."""
+        if self._plan.apart:
+            return [[index] for index in kept]
+        if not self._fixed:
+            return self._alike(batch, kept)
+        if len(kept) < len(batch.run.frames):
+            for rows in self._rows[batch.run.slot]:
+                rows[: len(kept)] = rows[kept]
+        return [kept]
+
     def _alike(self, batch: _Batch, kept: list[int]) -> list[list[int]]:
         """Groups the frames whose rows have the same shapes, since those can run together."""
         groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
@@ -260,7 +277,7 @@ class Model:
                 batch.results[index] = self._put(batch, index, first, row, outputs)
             except _OutputTooLarge as error:
                 batch.reasons[index] = str(error)
-                batch.too_large.add(index)
+                batch.failed.add(index)
                 continue
             if self._stateful:
                 batch.states[index] = row, states
@@ -278,6 +295,10 @@ class Model:
                 refs.append((self._output_bases[position] + (first + row) * length, length, 0, output.row_shape))
             else:
                 refs.append(self._copy(slot, position, index, outputs[output.tensor][row]))
+        if self._results_may_exceed and (total := sum(length for _, length, _, _ in refs)) > self._results_bytes_max:
+            raise _OutputTooLarge(
+                f"its outputs have {total:,} bytes together, no message holds more than {self._results_bytes_max:,}"
+            )
         return refs
 
     def _copy(self, slot: int, position: int, index: int, value: Array) -> TensorRef:
@@ -285,8 +306,10 @@ class Model:
         if value.nbytes > spec.bytes_max:
             raise _OutputTooLarge(
                 f"output '{spec.name}' has {value.nbytes:,} bytes ({spec.datatype}{list(value.shape)}), "
-                f"more than the {spec.bytes_max:,} that a frame may have"
+                f"more than the {spec.bytes_max:,} that a frame may have; raise bytes_max of [[output]] in model.toml "
+                f"to at least {value.nbytes}"
             )
+        self._region.filled[slot, True] += value.nbytes
         offset = self._output_bases[position] + index * spec.bytes_max
         _view(self._region.outputs[slot], offset, value.shape, value.dtype)[...] = value
         return offset, value.nbytes, 0, value.shape
@@ -294,7 +317,7 @@ class Model:
     def _outcome(self, batch: _Batch, index: int) -> tuple[int, list[TensorRef]]:
         if index in batch.results:
             return OK, batch.results[index]
-        return FRAME_FAILED if index in batch.too_large else INVALID, []
+        return FRAME_FAILED if index in batch.failed else INVALID, []
 
 
 def _stack(rows: Sequence[Array], size: int) -> Array:

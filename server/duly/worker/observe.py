@@ -33,6 +33,15 @@ class Observed:
     pair: dict[str, Shape]
     """Those for a batch of two."""
 
+    def grows(self, name: str) -> list[int]:
+        """The dimensions of an output that are 1 for one frame and 2 for two."""
+        alone, pair = self.alone.get(name, []), self.pair.get(name, ())
+        return [
+            axis
+            for axis, extent in enumerate(pair)
+            if extent == 2 and all(len(shape) == len(pair) and shape[axis] == 1 for shape in alone)
+        ]
+
     def corrected(self, tensor: GraphTensor, axis: Axis) -> GraphTensor:
         """The output with every extent open that came out otherwise than declared. `axis`: its batch."""
         seen = list(self.alone.get(tensor.name, ()))

@@ -9,6 +9,7 @@ from duly.worker.errors import LoadError
 from duly.worker.ort_session import OrtSession
 from duly.worker.plan import Plan, fit
 from duly.worker.rows import Rows
+from duly.worker.sizing import Needs, Room, needs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +20,21 @@ class OpenGraph:
     rows: Session
     """The session as the rest of the worker runs it: with the batch as the first dimension of every tensor."""
     plan: Plan
+    needs: Needs
     notes: tuple[str, ...]
     """What the author of the model should know."""
 
 
-def open_graph(session: OrtSession, config: ModelConfig, name: str, toml: str) -> OpenGraph:
+def open_graph(session: OrtSession, config: ModelConfig, name: str, toml: str, room: Room) -> OpenGraph:
     """Fits the graph to `config` and checks that frames of a batch do not influence one another.
 
-    `name`, `toml`: what errors call the graph's file and its model.toml.
+    `name`, `toml`: what errors call the graph's file and its model.toml. `room`: what its frames may need.
 
     Raises:
         LoadError: the graph can't be served as model.toml wants it.
     """
     opened = _planned(session, config, toml)
+    room.settle([opened.needs], toml)  # before frames of that size are made up
     sizes = opened.plan.batch_sizes
     if sizes == (1,):
         return opened
@@ -70,4 +73,4 @@ def _planned(session: OrtSession, config: ModelConfig, toml: str) -> OpenGraph:
         raise LoadError(f"{toml}: {error}") from error
     plan = fit(first.graph, config, toml, session.device is not None, first.alone)
     rows = RowSession(session, first.axes) if first.axes else session
-    return OpenGraph(session, rows, plan, first.notes)
+    return OpenGraph(session, rows, plan, needs_of(plan, first.graph), first.notes)

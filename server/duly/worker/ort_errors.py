@@ -7,6 +7,8 @@ none of them is only stripped of what must not be there.
 import re
 from pathlib import Path
 
+from duly.models.formats import contents
+
 REASON_CHARS_MAX = 500
 
 _CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |^Error in execution: ")
@@ -20,46 +22,110 @@ _OUTPUT = re.compile(
 )
 _FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/\"':]+/)+")
 
+_EXPORT = "export it with the operators of ONNX"
 _LOAD_REASONS = (
-    (r"Protobuf parsing failed|No graph was found", "is not a whole ONNX file; copy or export it again"),
+    (r"External data path does not exist: \"([^\"]*)\"", r"its external data file \1 is missing"),
     (
-        r"External data path does not exist: \"([^\"]*)\"",
-        r"its external data file \1 is missing; put it into the same folder",
+        r"External data path escapes model directory\. External data path: \"([^\"]*)\"",
+        r"its external data file \1 is a link or path out of the folder; copy the file itself into the folder (cp -L)",
+    ),
+    (
+        r"Absolute path not allowed for external data location",
+        "it names its external data by an absolute path; save it again: onnx.save(onnx.load(path), path, "
+        "save_as_external_data=True, location='weights.bin')",
     ),
     (
         r"External initializer: (\S+) .*out of bounds",
         r"its external data file is cut off: it does not hold all of \1; copy or export both files again",
     ),
     (
+        r"Random-access reads require a regular file: (?:\S*/)?(\S+)",
+        r"its external data file \1 is no ordinary file; put the file itself into the same folder",
+    ),
+    (
         r"Opset (\d+) is under development.*domain (\S+) is till opset (\d+)",
-        r"needs opset \1 of \2, the installed ONNX Runtime knows up to \3; export it with a lower opset",
+        r"needs opset \1 of \2, the installed ONNX Runtime knows up to \3; export it with a lower opset "
+        r"(opset_version=\3), or install a newer onnxruntime",
     ),
     (
         r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
-        r"has IR version \1, the installed ONNX Runtime knows up to \2; export it with a lower one",
+        r"has IR version \1, the installed ONNX Runtime knows up to \2; export it with a lower one "
+        r"(model.ir_version = \2 before onnx.save), or install a newer onnxruntime",
+    ),
+    (r"No Op registered for (\S+) with domain_version of (\d+)", rf"operator \1 does not exist in opset \2; {_EXPORT}"),
+    (
+        r"No opset import for domain '(\S*)'",
+        r"uses operators of \1 and does not say which opset of it; export it again",
     ),
     (
-        r"No Op registered for (\S+) with domain_version of (\d+)",
-        r"operator \1 does not exist in opset \2; export it with the operators of ONNX",
+        r"Fatal error: (ai\.onnx\.contrib:\S+?)\(-?\d+\) is not a registered",
+        rf"operator \1 is one of onnxruntime-extensions, which is not loaded; do its work in the client, {_EXPORT}",
+    ),
+    (
+        r"Fatal error: (\S*_TRT|trt\.plugins:\S+?)\(-?\d+\) is not a registered",
+        rf"operator \1 is a plugin of TensorRT and not part of ONNX Runtime; {_EXPORT}, without the end-to-end option",
+    ),
+    (
+        r"Fatal error: (\S*[Aa][Tt]en:?\S*?)\(-?\d+\) is not a registered",
+        rf"operator \1 is one of PyTorch that has no ONNX form; {_EXPORT} (torch.onnx.export(..., dynamo=True))",
     ),
     (
         r"Fatal error: (\S+?)\(-?\d+\) is not a registered function/op",
-        r"operator \1 is not part of ONNX Runtime; export it with the operators of ONNX",
+        rf"operator \1 is not part of ONNX Runtime, and libraries of custom operators are not loaded; {_EXPORT}",
     ),
     (
         r"Could not find an implementation for (\w+)\((\d+)\)",
-        r"operator \1 of opset \2 has no implementation for its element types on the providers asked for",
+        r"operator \1 of opset \2 has no implementation for its element types on the providers asked for; export it "
+        "with FP32, or with a newer opset",
     ),
+    (
+        r"MLDataType for: tensor\((\w+)\) is not currently registered",
+        r"has a tensor of \1, which ONNX Runtime does not run; export it with FP32, complex numbers as two of them",
+    ),
+    (
+        r"Type Error: (Type '?\(?tensor\(\w+\)\)?'? of .*?)\.?$",
+        r"is not a valid graph: \1; export it with the element types of the operators, see onnx.checker.check_model",
+    ),
+    (
+        r"(Node input '[^']*' is not a graph input.*?|Graph output \(\S+\) does not exist in the graph)\.?$",
+        r"is not a valid graph: \1; export it again, see onnx.checker.check_model",
+    ),
+    (r"system error number 13", "cannot be read: permission denied; let the user that runs the server read it"),
+    (r"bad_alloc|[Ff]ailed to allocate memory", "there is not enough memory to load it"),
 )
+_PLACES = ("*", "*/*", "../*", "../../*")
+"""Where an external data file that is missing is looked for, from the model's file."""
 
 
 def load_reason(text: str, file: Path) -> str:
     """Says what is wrong with model `file`, as the second half of a sentence that begins with the file's name."""
     plain = run_reason(text.replace(f"{file.parent}/", ""))
+    if re.search(r"Protobuf parsing failed|No graph was found", plain):
+        return contents(file)
     for pattern, reason in _LOAD_REASONS:
         if found := re.search(pattern, plain):
-            return found.expand(reason)
+            return found.expand(reason) + (
+                _elsewhere(file, found[1]) if pattern.startswith("External data path d") else ""
+            )
     return plain
+
+
+def _elsewhere(file: Path, location: str) -> str:
+    """Says what to do about external data that is missing, which may lie elsewhere or be called otherwise."""
+    name = location.replace("\\", "/").rpartition("/")[2]
+    for pattern in _PLACES:
+        for found in file.parent.glob(pattern):
+            if found.name == name:
+                place = "/".join(found.resolve().parts[-2:])
+                return f"; {place} is there: move it to where the graph names it, {location} beside {file.name}"
+    others = sorted(
+        path.name
+        for path in file.parent.iterdir()
+        if path.is_file() and path.suffix.lower() in (".data", ".bin", ".onnx_data", ".weight", ".weights", ".pb")
+    )
+    if others:
+        return f"; {others[0]} lies there: was it renamed? Call it {location}"
+    return "; put it into the same folder"
 
 
 def run_reason(text: str) -> str:

@@ -47,8 +47,9 @@ class OrtSession:
             LoadError: the file cannot be loaded, or a provider that is asked for does not run it.
         """
         asked = wanted(config, lane)
+        toml = f"{name.partition('/')[0]}/model.toml" + (f" for {file.name}" if len(config.variants) > 1 else "")
         if config.cuda_graph and asked[0].name != CUDA:
-            raise LoadError(f"{name}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
+            raise LoadError(f"{toml}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
         try:
             check_available(asked, onnxruntime.get_available_providers(), f"onnxruntime {onnxruntime.__version__}")
             self._session = _open(file, _options(config, threads), asked, model_folder)
@@ -56,7 +57,7 @@ class OrtSession:
             self.providers = check_used(asked, self._session.get_providers(), assigned)
             self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
         except ProviderError as error:
-            raise LoadError(f"{name}: providers: {error}") from error
+            raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
         except Exception as error:
             raise LoadError(f"{name}: {load_reason(str(error), file)}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
@@ -170,6 +171,11 @@ class Device:
                 list(like.shape), like.dtype.type, self._kind, self.index
             )
         return self._values[size, name]
+
+
+def _asker(config: ModelConfig, lane: str) -> str:
+    """What asks for the providers: the setting of the model, or the lane where the model states none."""
+    return "providers" if config.providers else f"lane {lane}"
 
 
 def _options(config: ModelConfig, threads: int) -> Any:

@@ -6,11 +6,12 @@ what comes out. What does not fit is a LoadError that names the place in model.t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from duly.models.spec import ModelConfig, Output, Signature, TensorSpec
-from duly.worker.channel import DIMS_MAX, MESSAGE_BYTES_MAX, message_bytes
+from duly.worker.channel import DIMS_MAX, frames_of_message, tensors_of_message
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
@@ -18,11 +19,10 @@ from duly.worker.inputs import InputPlan, plan_inputs
 from duly.worker.ops.operation import PostOperation
 from duly.worker.ops.order import POSTPROCESS
 from duly.worker.states import StateTensor
+from duly.worker.ways_out import feed, leave_out, no_such, not_numbers, take_whole
 
 BATCH_SIZES = (1, 2, 4, 8)
 """The sizes that are warmed where the graph takes any size and the model states none."""
-OUTPUT_BYTES_MAX = 1 << 20
-"""Room for an output of one frame whose size the graph does not fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +114,9 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
         if batch_sizes != (extent,):
             raise LoadError(
                 f"output: the graph's '{tensor}' has {extent} rows, not one for each frame of a batch of any of "
-                f"{list(batch_sizes)}; name the outputs that are needed with [[output]], or say batched = false there: "
-                "frames then run one at a time and get all of it"
+                f"{list(batch_sizes)}; {take_whole(graph, config, tensor)}"
             )
+    batch_sizes = _sendable(batch_sizes, config.batch_sizes is None and not fixed_size, inputs, outputs, post)
     plan = Plan(
         inputs=inputs,
         states=states,
@@ -127,15 +127,13 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
         any_size=fixed_size is None and not rows and not only_warm_sizes,
         fixed_batch=fixed_size,
     )
-    signature = plan.signature()
-    _check_names([spec.name for spec in signature.outputs])
-    _check_message(signature)
+    _check_names([spec.name for spec in plan.signature().outputs])
     return plan
 
 
 def _find(tensors: dict[str, GraphTensor], name: str, place: str, kind: str) -> GraphTensor:
     if name not in tensors:
-        raise LoadError(f"{place}: the graph has no {kind} '{name}'; it has: {', '.join(tensors)}")
+        raise LoadError(f"{place}: {no_such(name, kind, list(tensors), place.rpartition('.')[2])}")
     return tensors[name]
 
 
@@ -173,7 +171,7 @@ def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPla
         fed[name] = place
     missing = [name for name in graph.inputs if name not in fed]
     if missing:
-        raise LoadError(f"input: nothing feeds graph input '{missing[0]}'; add an input, a state or a constant for it")
+        raise LoadError(f"input: nothing feeds graph input '{missing[0]}'; {feed(graph.inputs[missing[0]])}")
 
 
 def _batch_dimension(
@@ -217,21 +215,30 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
     sent: set[str] = set()
     for index, output in enumerate(wanted):
         place = f"output[{index}]" if config.outputs else f"output '{output.name}'"
-        tensor = _find(graph.outputs, output.tensor or output.name, f"{place}.tensor", "output")
+        key = "tensor" if output.tensor else "name"
+        tensor = _find(graph.outputs, output.tensor or output.name, f"{place}.{key}", "output")
         if tensor.name in states or tensor.name in sent:
             why = "a state, which stays on the server" if tensor.name in states else "sent already"
             raise LoadError(f"{place}: '{tensor.name}' is {why}")
         sent.add(tensor.name)
         if tensor.datatype not in DTYPES:
-            raise LoadError(f"{place}: '{tensor.name}' is {tensor.datatype}; only tensors of numbers can be sent")
+            raise LoadError(
+                f"{place}: '{tensor.name}' is {tensor.datatype}: {not_numbers(tensor.datatype)}"
+                f"{leave_out(graph, config, [tensor.name])}"
+            )
         if not tensor.shape or len(tensor.shape) - 1 > DIMS_MAX:
             raise LoadError(
                 f"{place}: '{tensor.name}' has {len(tensor.shape)} dimensions as far as the graph tells; "
-                f"an output needs the batch first and at most {DIMS_MAX} more: export it with a shape"
+                f"an output needs the batch first and at most {DIMS_MAX} more: export it with a shape, such as by "
+                f"onnx.shape_inference.infer_shapes{leave_out(graph, config, [tensor.name])}"
             )
         shape = extents(tensor.shape)[1:]
         dtype = DTYPES[tensor.datatype]
-        bytes_max = int(np.prod(shape)) * dtype.itemsize if is_fixed(shape) else OUTPUT_BYTES_MAX
+        exact = prod(shape) * dtype.itemsize if is_fixed(shape) else 0
+        if output.bytes_max and output.bytes_max < exact:
+            what = f"{tensor.datatype}{list(shape)}"
+            raise LoadError(f"{place}.bytes_max: {output.bytes_max} is less than the {exact} bytes of {what}")
+        bytes_max = exact if is_fixed(shape) else output.bytes_max or 0
         spec = TensorSpec.model_validate(
             {"name": output.name, "datatype": tensor.datatype, "shape": shape, "bytes_max": bytes_max}
         )
@@ -246,12 +253,27 @@ def _check_names(names: list[str]) -> None:
             raise LoadError(f"output: '{name}' is there twice, once from postprocess; give the other a name of its own")
 
 
-def _check_message(signature: Signature) -> None:
-    batch_max = max(signature.batch_sizes)
-    tensors = max(len(signature.inputs), len(signature.outputs))
-    needed = message_bytes(batch_max, tensors)
-    if needed > MESSAGE_BYTES_MAX:
+def _sendable(
+    batch_sizes: tuple[int, ...],
+    chosen: bool,
+    inputs: Sequence[InputPlan],
+    outputs: Sequence[OutputPlan],
+    post: PostOperation | None,
+) -> tuple[int, ...]:
+    """Returns the batch sizes for which the channel's messages have room. `chosen`: nobody has asked for these sizes,
+    so that smaller ones alone will do as well.
+    """
+    tensors = max(len(inputs), len(outputs) + (len(post.specs) if post else 0))
+    frames = frames_of_message(tensors)
+    sizes = tuple(size for size in batch_sizes if size <= frames)
+    if sizes == batch_sizes or (sizes and chosen):
+        return sizes
+    if not frames:
         raise LoadError(
-            f"batch_sizes: a batch of {batch_max} with {tensors} tensors a frame needs a message of {needed:,} bytes, "
-            f"more than the {MESSAGE_BYTES_MAX:,} that the channel takes; lower batch_sizes"
+            f"a frame has {tensors:,} inputs or outputs, at most {tensors_of_message():,} are served; name the outputs "
+            "that clients need under [[output]], or export the graph with fewer, larger tensors"
         )
+    raise LoadError(
+        f"batch_sizes: a batch of {batch_sizes[-1]} with {tensors} tensors a frame is more than one message to the "
+        f"worker holds; set batch_sizes to at most [{frames}]"
+    )

@@ -66,6 +66,10 @@ def check_available(asked: Sequence[Provider], available: Sequence[str], release
     for provider in asked:
         if provider.library is None and provider.name not in available:
             advice = "install duly[gpu] in place of duly[cpu]" if provider.name in (CUDA, TENSORRT) else "take it out"
+            whole = f"{provider.name}ExecutionProvider".lower()
+            advice = next(
+                (f"did you mean {name}?" for name in (*available, CUDA, TENSORRT) if name.lower() == whole), advice
+            )
             raise ProviderError(f"{provider.name} is not in {release}, which has {', '.join(available)}; {advice}")
 
 
@@ -87,6 +91,8 @@ def check_used(
         if name not in registered:
             raise ProviderError(f"{name} could not start here; the session has {', '.join(registered)} only")
     on_cpu = assigned.get(CPU, ())
+    if not any(assigned.values()):
+        return tuple(names)  # the graph computes nothing, which is no provider's fault
     for place, name in enumerate(names):
         if not assigned.get(name) and (place == 0 or name != CPU):
             others = "; ".join(f"{other} runs {_named(nodes)}" for other, nodes in assigned.items() if nodes)

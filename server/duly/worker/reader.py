@@ -8,6 +8,7 @@ import numpy as np
 from duly.models.spec import TensorSpec
 from duly.worker.decode import ENCODINGS, Decode, tensor
 from duly.worker.dtypes import DTYPES, Array
+from duly.worker.errors import InvalidFrame
 from duly.worker.graph import is_fixed
 from duly.worker.ops.operation import WHOLE_PICTURE, Operation, Placement, Shape
 
@@ -34,6 +35,7 @@ class Reader:
         self._factor = None if affine is None else affine.factor
         self._offset = None if affine is None else affine.offset
         self._silence: Array | float = 0.0 if self._offset is None else self._offset
+        self._picture = any(operation.domain == "picture" for operation in operations)
         self._moves = [each.move for each in operations if type(each).move is not Operation.move]
         self._operations = operations
         self._places = [each.place for each in reversed(operations) if type(each).place is not Operation.place]
@@ -69,6 +71,8 @@ class Reader:
         """
         spec, decode = self.spec, self._decode.get(encoding)
         value = tensor(payload, encoding, shape, spec) if decode is None else decode(payload, encoding, spec)
+        if not value.size and (self._picture or encoding):
+            raise InvalidFrame(f"input '{spec.name}' is empty: its shape is {list(value.shape)}")
         placement = WHOLE_PICTURE
         for move in self._moves:
             value, placement = move(value, placement)

@@ -36,6 +36,11 @@ class Samples:
         self._bases, _ = layout(self._strides, batch_max)
         self._samples = [sample(spec) for spec in inputs]
 
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shapes of the inputs of a made-up frame."""
+        return [shape for _, _, shape in self._samples]
+
     def put(self, slot: int, count: int) -> list[tuple[int, bool, list[TensorRef]]]:
         """Writes `count` frames into the slot. Returns them as the frames of a Run, each with a stream of its own."""
         area = self._region.inputs[slot]
@@ -101,7 +106,7 @@ def sample(spec: TensorSpec) -> tuple[bytes, str, tuple[int, ...]]:
         opened = (max(1, extent // shrink) for extent in (*extents, *spec.shape[len(extents) :]))
         shape = tuple(extent if fixed < 0 else fixed for extent, fixed in zip(opened, spec.shape, strict=True))
         if picture:
-            payload = cv2.imencode(f".{picture.lower()}", _gradient(shape))[1].tobytes()
+            payload = cv2.imencode(f".{picture.lower()}", _gradient(shape).astype(DTYPES[spec.datatype]))[1].tobytes()
         elif spec.encodings:
             payload = np.zeros(shape, "<i2").tobytes()
         else:

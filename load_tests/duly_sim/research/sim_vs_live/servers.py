@@ -24,6 +24,7 @@ import onnxruntime as ort
 from duly.app import App, StartError
 from duly.config import ServerConfig
 from duly.core.events import DispatchBatch, ModelGone, ModelReady, WarmLane
+from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import InputData
@@ -71,7 +72,7 @@ class SleepingLane:
     async def start(self, served: LoadedVersion, lane: str) -> None:
         """Starts the worker. Raises WorkerError."""
         self.model, self.lane = served.key, lane
-        self._worker = start_worker(served.version, lane, THREADS, self._ran, self._ended)
+        self._worker = start_worker(served.version, lane, THREADS, SizeLimits(), self._ran, self._ended)
         try:
             await self._worker.ready(READY_S)
         except BaseException:

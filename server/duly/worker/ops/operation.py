@@ -19,6 +19,8 @@ from duly.worker.dtypes import Array
 
 Shape = tuple[int, ...]
 """Extents of one frame, without the batch dimension; -1 stands for any."""
+PICTURE_DATATYPES = ("UINT8", "UINT16", "FP32")
+"""The element types that a picture may have."""
 Placement = tuple[float, float, float, float]
 """Where the picture lies in what the graph sees: left, top, width and height in 0..1."""
 WHOLE_PICTURE: Placement = (0.0, 0.0, 1.0, 1.0)

@@ -1,0 +1,183 @@
+"""Reads `model.toml` and puts what is wrong in it into plain sentences, each with its place in the file.
+
+Pydantic checks the contents. Its words are for those who know pydantic, so they are put into those of the file's author
+here: what is wrong, what was found, and what would be right.
+"""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from duly.models.errors import BrokenModel
+from duly.models.spec import ModelConfig, Step, op_of
+from duly.models.text_files import read_text
+
+CONFIG_FILE = "model.toml"
+ERRORS_NAMED_MAX = 5
+"""A problem names so many errors of one model.toml and counts the rest."""
+_LINE_CHARS_MAX = 80
+
+_STEPS: dict[str, type[Step]] = {op_of(step): step for step in get_args(Step)}
+_TAGS = frozenset({*_STEPS, "int", "float", "str", "bool"})
+"""Members of unions. Pydantic puts the one that it tried into the place of an error, where the file has no such key."""
+
+_DATATYPES = {
+    "FLOAT": "FP32",
+    "FLOAT16": "FP16",
+    "FLOAT32": "FP32",
+    "FLOAT64": "FP64",
+    "DOUBLE": "FP64",
+    "HALF": "FP16",
+    "INT": "INT32",
+    "LONG": "INT64",
+    "BYTE": "UINT8",
+    "BOOLEAN": "BOOL",
+}
+_SENTENCES = {
+    "missing": "is missing",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "string_type": "should be a text in quotes",
+    "bool_type": "should be true or false",
+    "tuple_type": "should be a list in [ ]",
+    "list_type": "should be a list in [ ]",
+    "dict_type": "should be a table, such as { key = 1 }",
+    "model_type": "should be a table, such as { name = ... }",
+    "model_attributes_type": "should be a table, such as { name = ... }",
+    "path_type": "should be a text in quotes",
+}
+"""Plain sentences by the type of pydantic's error."""
+_HINTS = (
+    (r"Cannot overwrite a value", "the key stands twice; keep one"),
+    (r"Cannot (declare|mutate|redefine|overwrite)", "the table stands twice; a list of tables has [[ ]]"),
+    (r"Expected '=' after a key", "a line is: key = value"),
+    (r"Invalid statement", "a line is: key = value, a table's head [name] or [[name]]"),
+    (r"Invalid value", "texts stand in quotes, and true and false are lower case"),
+    (r"Unescaped '\\'", "write '/' in paths, or the text in single quotes"),
+    (r"Illegal character|Expected newline or end", "texts stand in quotes, on one line"),
+)
+"""What helps against an error of TOML's parser, by its text."""
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Reads `model.toml` in the model's folder; where there is none, everything is at its default.
+
+    Raises:
+        BrokenModel: the file cannot be read, is not TOML, or says something that no model can have.
+    """
+    path = folder / CONFIG_FILE
+    if not path.exists() and not path.is_symlink():
+        return ModelConfig()
+    text = read_text(path, CONFIG_FILE)
+    try:
+        contents = tomllib.loads(text)
+        # From JSON pydantic takes a list for a tuple even when it is strict; strict means that "416" is not a number.
+        return ModelConfig.model_validate_json(json.dumps(contents, default=str), strict=True)
+    except tomllib.TOMLDecodeError as error:
+        raise BrokenModel(f"/{CONFIG_FILE}: not TOML: {_toml_error(str(error), text)}") from error
+    except ValidationError as error:
+        raise BrokenModel(f"/{CONFIG_FILE}: {_sentences(error)}") from error
+
+
+def _toml_error(message: str, text: str) -> str:
+    """Adds the line at fault, and what would be right, to a message of the parser."""
+    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, message)), "")
+    place = re.search(r"at line (\d+)", message)
+    lines = text.splitlines() or [""]
+    line = lines[int(place[1]) - 1 if place else -1].strip()
+    return message + (f": {line[:_LINE_CHARS_MAX]}" if line else "") + (f"; {hint}" if hint else "")
+
+
+def _sentences(error: ValidationError) -> str:
+    """Puts pydantic's errors into sentences such as `place: what is wrong, got what`."""
+    sentences: dict[str, str] = {}
+    for detail in error.errors(include_url=False):
+        place = _place(detail["loc"])
+        sentence = _sentence(place, detail["type"], detail["msg"], detail["loc"], detail["input"])
+        sentences.setdefault(place or sentence, sentence)
+    more = len(sentences) - ERRORS_NAMED_MAX
+    return "; ".join(list(sentences.values())[:ERRORS_NAMED_MAX]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _sentence(place: str, kind: str, message: str, location: tuple[int | str, ...], value: Any) -> str:
+    if kind == "extra_forbidden":
+        return f"{place}: there is no such key{_likely_key(location)}"
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        op = value.get("op") if isinstance(value, dict) else None
+        wrong = f"there is no operation {json.dumps(op)}" if op else "is missing"
+        return f"{place}.op: {wrong}; the operations are {', '.join(_STEPS)}{_likely(str(op), _STEPS)}"
+    if kind == "tuple_type" and isinstance(value, dict) and len(location) == 1:
+        return f"{place}: should be [[{place}]], in double brackets, since there may be several"
+    sentence = _SENTENCES.get(kind) or message.removeprefix("Input ")
+    if kind != "missing" and not isinstance(value, dict | list):
+        sentence += f", got {json.dumps(value, default=str)}"
+    if kind == "literal_error" and isinstance(value, str):
+        datatype = _DATATYPES.get(value.upper()) if location[-1] == "datatype" else None
+        words = re.findall(r"'([^']+)'", message)
+        sentence += (
+            f"; did you mean {datatype}?" if datatype else _likely(value.upper(), words) or _likely(value, words)
+        )
+    return f"{place}: {sentence}"
+
+
+def _likely_key(location: tuple[int | str, ...]) -> str:
+    """Names the key that was likely meant by one that is unknown, or where the key belongs."""
+    key = str(location[-1])
+    keys = _keys_at(location[:-1])
+    if likely := _likely(key, keys):
+        return likely
+    if len(location) > 1 and key in _keys_at(()):
+        return f"; {key} is one of the whole model: put it above the first [ ] of the file"
+    if "input" in keys and key in _keys_at(("input",)):
+        return f"; {key} is one of an input: put it below [[input]] and the input's name"
+    return f"; there are {', '.join(keys)}" if len(location) > 1 else ""
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the table at a place of the file may have."""
+    table: type[BaseModel] = ModelConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        if part in _STEPS:
+            table = _STEPS[part]
+            continue
+        field = next((field for name, field in table.model_fields.items() if part in (name, field.alias)), None)
+        inner = next(_tables_in(field.annotation), None) if field is not None else None
+        if inner is None:
+            return []
+        table = inner
+    return [field.alias or name for name, field in table.model_fields.items()]
+
+
+def _tables_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The tables that a value of this annotation may be or hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _tables_in(argument)
+
+
+def _likely(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Formats a place like `input[0].preprocess[1].width`."""
+    place = ""
+    for index, part in enumerate(location):
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif index < 2 or part not in _TAGS:
+            place += f".{part}" if place else part
+    return place

@@ -1,0 +1,127 @@
+"""What would make a graph load that does not: the lines of model.toml that do it, or how to export the graph.
+
+These are the second halves of errors. A line given here can be put at the top of model.toml as it stands.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+from duly.models.spec import ModelConfig, TensorSpec
+from duly.worker.dtypes import DTYPES
+from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
+
+NAMES_MAX = 20
+"""An error names so many tensors and counts the rest."""
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_NOT_NUMBERS = (
+    (r"tensor\(bfloat16\)", "bfloat16 is not taken, since NumPy has none; export it as FP16 or FP32, by a Cast"),
+    (r"tensor\(float[48]", "{type} is not taken; export it as FP16 or FP32, by a Cast"),
+    (r"tensor\(u?int[24]\)", "{type} is not taken; export it as INT8 or UINT8, by a Cast"),
+    (r"tensor\(complex", "complex numbers are not taken; export their two parts as one more dimension of 2"),
+    (r"tensor\(string\)", "text is not taken; export the numbers that stand for it, such as tokens or classes"),
+    (
+        r"seq\(map\(",
+        "a list of dictionaries, as ZipMap makes it; export without it (skl2onnx: options={{'zipmap': False}})",
+    ),
+    (r"seq\(", "a list of tensors; export them as one tensor, or each as one of its own"),
+    (r"map\(", "a dictionary; export from the vector on that is made of it"),
+    (r"optional\(", "optional; export it as a tensor that is always there"),
+    (r"sparse_tensor\(", "sparse; export it as a dense tensor"),
+)
+_CHANNELS = re.compile(r"kernel channels: (\d+) group: (\d+)")
+
+
+def not_numbers(datatype: str) -> str:
+    """Says why tensors of a type that is no key of DTYPES cannot be sent, and what to export in their place."""
+    words = next((words for pattern, words in _NOT_NUMBERS if re.match(pattern, datatype)), "")
+    kind = datatype.removeprefix("tensor(").removesuffix(")")
+    return words.format(type=kind) if words else f"{kind} is not taken; export it as FP32, by a Cast"
+
+
+def leave_out(graph: Graph, config: ModelConfig, unwanted: Iterable[str]) -> str:
+    """Gives the line of model.toml with which clients get all outputs of the graph but those that are `unwanted`.
+
+    It is the end of a sentence; empty where no other output is left.
+    """
+    never = {*unwanted, *(state.output for state in config.states)}
+    never |= {config.postprocess.tensor} if config.postprocess else set()
+    if config.outputs:
+        return "; or take it out of [[output]]"
+    open_batch = any(tensor.shape and not isinstance(tensor.shape[0], int) for tensor in graph.inputs.values())
+    others = [
+        name
+        for name, tensor in graph.outputs.items()
+        if name not in never
+        and tensor.datatype in DTYPES
+        and tensor.shape
+        and not (open_batch and isinstance(tensor.shape[0], int))
+    ]
+    if not others:
+        return ""
+    tables = ", ".join(f"{{ name = {json.dumps(name, ensure_ascii=False)} }}" for name in others)
+    return f"; or leave it out, by naming the others ([[output]]) at the top of model.toml: output = [{tables}]"
+
+
+def take_whole(graph: Graph, config: ModelConfig, tensor: str) -> str:
+    """Gives what to do about an output of the graph that has no row for each frame."""
+    text = "say batched = false under its [[output]] for frames to run one at a time and get all of it"
+    if config.outputs or (line := leave_out(graph, config, [tensor])):
+        return text + ("; or take it out of [[output]]" if config.outputs else line)
+    return f"{text}: output = [{{ name = {json.dumps(tensor, ensure_ascii=False)}, batched = false }}]"
+
+
+def constant(tensor: GraphTensor) -> str:
+    """Gives the line of model.toml that feeds an input with the same number in every batch."""
+    number = "0.5" if tensor.datatype.startswith("FP") else "1"
+    key = tensor.name if _BARE_KEY.fullmatch(tensor.name) else json.dumps(tensor.name, ensure_ascii=False)
+    return f"constants = {{ {key} = {number} }}, with its value in place of {number}"
+
+
+def feed(tensor: GraphTensor) -> str:
+    """Gives what feeds an input of the graph that nothing feeds."""
+    text = f"add an input, a state or a constant for it: [[input]] with name = {json.dumps(tensor.name)}"
+    return text + (f", or {constant(tensor)}" if is_fixed(extents(tensor.shape)) else "")
+
+
+def say_shape(specs: Sequence[TensorSpec], tried: Sequence[tuple[int, ...]], reason: str) -> str:
+    """Gives the line of model.toml that says the extents which the graph leaves open, after a made-up frame failed.
+
+    Args:
+        specs: the inputs.
+        tried: the shapes that the made-up frame had.
+        reason: what ONNX Runtime said, which tells the channels that a convolution takes.
+
+    Returns an empty text where nothing is open.
+    """
+    for spec, shape in zip(specs, tried, strict=True):
+        if -1 not in spec.shape or spec.encodings:
+            continue
+        channels = _CHANNELS.search(reason)
+        known = list(spec.shape)
+        if channels and len(known) > 1 and known[0] < 0:
+            known[0] = int(channels[1]) * int(channels[2])
+        else:
+            known[-1] = 10 if known[-1] < 0 else known[-1]
+        open_ones = "" if channels else ", with the extents that a frame has"
+        name = json.dumps(spec.name, ensure_ascii=False)
+        return (
+            f"; the graph leaves {list(spec.shape)} of '{spec.name}' open, {list(shape)} was tried; say more under "
+            f"[[input]]: input = [{{ name = {name}, shape = {known} }}]{open_ones}"
+        )
+    return ""
+
+
+def no_such(name: str, kind: str, names: Sequence[str], key: str) -> str:
+    """Says that the graph has no input or output (`kind`) as the value of `key` in model.toml names it, which ones it
+    has, and which one is likely meant.
+    """
+    has = ", ".join(names[:NAMES_MAX]) + (f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else "")
+    alike = {other.lower(): other for other in names}
+    close = difflib.get_close_matches(name.lower(), list(alike), n=1)
+    meant = f"; did you mean '{alike[close[0]]}'?" if close else ""
+    if key == "name" and names and not meant:
+        meant = f"; where clients call one of them so, say which: tensor = {json.dumps(names[0], ensure_ascii=False)}"
+    return f"the graph has no {kind} '{name}'; it has: {has or 'none'}{meant}"
