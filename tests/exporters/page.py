@@ -75,16 +75,17 @@ def _cell(verdict: Verdict) -> str:
 
 
 def _sizes(verdict: Verdict) -> str:
-    """Such as 1–8."""
+    """Such as `1-8`."""
     sizes = verdict.batch_sizes
-    return "" if not sizes else f"{sizes[0]}–{sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
+    return "" if not sizes else f"{sizes[0]}-{sizes[-1]}" if len(sizes) > 1 else str(sizes[0])
 
 
 def _plain(words: str, name: str) -> str:
-    """The words without the names of files, with no percentage, which differs between machines, and nothing that
-    Markdown would take for more than text.
+    """The words without the names of files, without what differs between machines and versions of ONNX Runtime, and
+    with nothing that Markdown would take for more than text.
     """
     words = re.sub(rf"{re.escape(name)}(/[\w.]+)+: ", "", words)
+    words = re.sub(r"(warm-up with a batch of \d+): .*?; the graph", r"\1: …; the graph", words)
     words = re.sub(r"\d+%", "some %", words)
     return re.sub(r"([\[\]*_<>|])", r"\\\1", words)
 

@@ -17,7 +17,7 @@ from tests.exporters.zoo import MODELS, Exported, exported
 BY_TOOL = {tool: list(models) for tool, models in groupby(exported(), lambda each: each.tool)}
 BYTES_MAX = 2_000_000
 """What the models may take in the repository, all together."""
-WAYS_OUT = ("[[input]]", "[[output]]", "[constants]", "batched", "batch_axis", "batch_sizes", "export")
+WAYS_OUT = ("[[input]]", "[[output]]", "constants", "batched", "batch_axis", "batch_sizes", "export")
 """What a refusal may advise."""
 
 

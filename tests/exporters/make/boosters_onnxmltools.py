@@ -40,14 +40,18 @@ def without(name, frames):
 
 kept = Kept("xgboost", "xgboost-cpu", "onnxmltools")
 classifier = xgboost.XGBClassifier(n_estimators=4, max_depth=3, random_state=0).fit(X, y)
-kept.keep("classifier", "XGBClassifier", convert_xgboost(classifier, initial_types=OPEN), classified(classifier))
+kept.keep(
+    "classifier", "XGBClassifier", convert_xgboost(classifier, name="net", initial_types=OPEN), classified(classifier)
+)
 binary = xgboost.XGBClassifier(n_estimators=4, max_depth=3, random_state=0).fit(X, y > 0)
-kept.keep("binary", "XGBClassifier, two classes", convert_xgboost(binary, initial_types=OPEN), classified(binary))
+kept.keep(
+    "binary", "XGBClassifier, two classes", convert_xgboost(binary, name="net", initial_types=OPEN), classified(binary)
+)
 regressor = xgboost.XGBRegressor(n_estimators=4, max_depth=3, random_state=0).fit(X, target)
 kept.keep(
     "regressor",
     "XGBRegressor",
-    convert_xgboost(regressor, initial_types=OPEN),
+    convert_xgboost(regressor, name="net", initial_types=OPEN),
     [({"input": row}, {"variable": regressor.predict(row[None])}) for row in F],
 )
 update_registered_converter(
@@ -72,21 +76,24 @@ classifier = lightgbm.LGBMClassifier(**settings).fit(X, y)
 kept.keep(
     "classifier_zipmap",
     "LGBMClassifier as it is: a ZipMap",
-    convert_lightgbm(classifier, initial_types=OPEN),
+    convert_lightgbm(classifier, name="net", initial_types=OPEN),
     without("probabilities", classified(classifier)),
     '[[output]]\nname = "label"\n',
 )
 kept.keep(
     "classifier",
     "LGBMClassifier, `zipmap=False`",
-    convert_lightgbm(classifier, initial_types=OPEN, zipmap=False),
+    convert_lightgbm(classifier, name="net", initial_types=OPEN, zipmap=False),
     classified(classifier),
 )
 regressor = lightgbm.LGBMRegressor(**settings).fit(X, target)
 answers = [({"input": row}, {"variable": regressor.predict(row[None]).astype("f4")}) for row in F]
-kept.keep("regressor", "LGBMRegressor", convert_lightgbm(regressor, initial_types=OPEN), answers)
+kept.keep("regressor", "LGBMRegressor", convert_lightgbm(regressor, name="net", initial_types=OPEN), answers)
 kept.keep(
-    "regressor_split", "LGBMRegressor, `split=2`", convert_lightgbm(regressor, initial_types=OPEN, split=2), answers
+    "regressor_split",
+    "LGBMRegressor, `split=2`",
+    convert_lightgbm(regressor, name="net", initial_types=OPEN, split=2),
+    answers,
 )
 
 kept = Kept("catboost", "catboost")

@@ -71,7 +71,7 @@ NAMES = {"inputs": ["x"], "outputs": ["y"]}
 # ---- the batch dimension ----
 
 net = convolutional()
-for opset in (9, 13, 18):
+for opset in (7, 13, 18):
     export(
         f"script_opset{opset}",
         f"TorchScript, `dynamic_axes`, opset {opset}",
@@ -225,6 +225,32 @@ export(
     "batched = false\n",
     batched=False,
     **NAMES,
+)
+
+
+export(
+    "points_dynamic",
+    "the first cloud by `dynamo=True`, `Dim.DYNAMIC`: the number of points has a made-up name",
+    cloud,
+    (torch.randn(7, 4),),
+    CLOUDS,
+    "batched = false\n",
+    batched=False,
+    axes=({0: torch.export.Dim.DYNAMIC},),
+    dynamo=True,
+    external_data=False,
+)
+export(
+    "points_labelled_dynamic",
+    "the labelled cloud by `dynamo=True`, `Dim.DYNAMIC`",
+    PerPoint(),
+    (torch.randn(7, 4),),
+    CLOUDS,
+    "batched = false\n",
+    batched=False,
+    axes=({0: torch.export.Dim.DYNAMIC},),
+    dynamo=True,
+    external_data=False,
 )
 
 
@@ -463,6 +489,78 @@ export(
     inputs=TOKENS,
     outputs=["last_hidden_state", "logits"],
 )
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attend(x, x, x, need_weights=False)[0]
+
+
+export(
+    "attention",
+    "multi-head attention over sequences of any length, `dynamo=True`, opset 23",
+    Attention(),
+    (torch.randn(2, 5, 8),),
+    [*drawn(2, 6, 8), *drawn(2, 3, 8)],
+    axes=({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},),
+    dynamo=True,
+    external_data=False,
+    opset_version=23,
+)
+
+
+class Decoder(nn.Module):
+    """A step of a decoder with what it keeps of the past, which is empty at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.head = nn.Embedding(20, 4), nn.Linear(4, 20)
+
+    def forward(self, input_ids, past):
+        present = torch.cat([past, self.words(input_ids)], 1)
+        return self.head(present.mean(1)), present
+
+
+export(
+    "decoder_with_past",
+    "a decoder with the past as input and output: at first it is empty",
+    Decoder(),
+    (torch.randint(20, (2, 1)), torch.randn(2, 3, 4)),
+    [(torch.randint(20, (1,)), torch.randn(past, 4)) for past in (0, 1, 2, 0, 5)],
+    axes={
+        "input_ids": {0: "batch", 1: "sequence"},
+        "past": {0: "batch", 1: "past_sequence"},
+        "logits": {0: "batch"},
+        "present": {0: "batch", 1: "past_sequence + sequence"},
+    },
+    inputs=["input_ids", "past"],
+    outputs=["logits", "present"],
+)
+
+
+class Spectrogram(nn.Module):
+    def forward(self, sound):
+        window = torch.hann_window(16)
+        return torch.view_as_real(torch.stft(sound, 16, 8, window=window, return_complex=True)).square().sum(-1)
+
+
+try:
+    export(
+        "spectrogram",
+        "`torch.stft` of sound [batch, 64], `dynamo=True`",
+        Spectrogram(),
+        (torch.randn(2, 64),),
+        drawn(4, 64),
+        axes=({0: torch.export.Dim("batch")},),
+        dynamo=True,
+        external_data=False,
+    )
+except Exception as error:
+    print("spectrogram:", str(error)[:300])
 export(
     "audio",
     "sound [batch, samples] of any length",
