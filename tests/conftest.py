@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when onnxruntime is first imported
+os.environ["no_grpc_proxy"] = "127.0.0.1,localhost,::1"  # noqa: SIM112 (a test's own channels ask no proxy)
 for variable in [name for name in os.environ if name.startswith("DULY_") and name != "DULY_CACHE_DIR"]:
     del os.environ[variable]
 

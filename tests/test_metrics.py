@@ -10,7 +10,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from duly.core.types import OutcomeStatus, StreamClass
-from duly.metrics import Gauges, Metrics, MetricsError, serve_metrics
+from duly.metrics import Gauges, Metrics
+from duly.metrics_server import MetricsError, serve_metrics
 
 MS = 1_000_000
 CRITICAL, STANDARD = StreamClass.CRITICAL, StreamClass.STANDARD
@@ -193,4 +194,7 @@ def test_an_address_in_use_is_told_in_plain_words() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(MetricsError) as caught:
             serve_metrics(address, Metrics())
-    assert str(caught.value) == f"metrics cannot be served at {address}: Address already in use"
+    assert str(caught.value) == (
+        f"metrics cannot be served at {address}: Address already in use: "
+        "stop what listens there, or choose another port (0: any free one)"
+    )

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 from functools import partial
@@ -9,9 +10,11 @@ from functools import partial
 import structlog
 import uvloop
 
-from duly.config import ServerConfig, default_lanes, default_threads
+from duly.config import ServerConfig, default_lanes, default_threads, service_links
 from duly.core.events import DrainRequested
-from duly.metrics import Gauges, Metrics, MetricsError, MetricsServer, serve_metrics
+from duly.descriptors import DescriptorError, connections_max, raise_limit
+from duly.metrics import Gauges, Metrics
+from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
 from duly.models.repository import Repository
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
@@ -112,7 +115,10 @@ class App:
         needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
-        server = self._server = create_server(config.transport, inference, config.streams_max, message_bytes_max)
+        connections = self._connections_max()
+        server = self._server = create_server(
+            config.transport, inference, config.streams_max, message_bytes_max, connections
+        )
         health = self._health = Health(server)
         control = ServerService(self.catalogue, self.driver, self.streams, self.metrics, self.drain)
         add_services(server, ModelService(self.host, self.catalogue, self.driver), control, config.reflection)
@@ -195,6 +201,23 @@ class App:
         waiting = self.driver.scheduler.frames_waiting_by_model()
         return Gauges(waiting, len(held), held.bytes, self.streams.by_model())
 
+    def _connections_max(self) -> int:
+        """Returns how many clients may be connected. Raises StartError where there is no room for any."""
+        limit = raise_limit()
+        try:
+            connections = connections_max(limit)
+        except DescriptorError as error:
+            raise StartError(str(error)) from None
+        _log.info("open files", limit=limit, connections_max=connections)
+        if connections < self._config.streams_max:
+            _log.warning(
+                "fewer clients can connect than streams may open: raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+                limit=limit,
+                connections_max=connections,
+                streams_max=self._config.streams_max,
+            )
+        return connections
+
     def _nothing_to_serve(self) -> str:
         failures = [f"{loaded.key}: {loaded.error}" for loaded in self.catalogue.all_versions()]
         failures += self.catalogue.problems.values()
@@ -254,6 +277,8 @@ def serve(config: ServerConfig) -> int:
     Raises StartError where it cannot start.
     """
     configure_logging(config.log_format, config.log_level)
+    if links := service_links(os.environ):
+        _log.info("variables of the container platform are no settings", variables=" ".join(links))
     return uvloop.run(_serve(config))
 
 

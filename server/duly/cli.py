@@ -75,6 +75,7 @@ def _installed(package: str) -> str | None:
 
 def main() -> None:
     """Runs the command line and exits."""
+    _open_standard_files()
     try:
         status = cli.main(prog_name="duly", standalone_mode=False)
         sys.stdout.flush()
@@ -83,6 +84,22 @@ def main() -> None:
             raise
         sys.exit(_report(error))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_standard_files() -> None:
+    """Opens standard input, output and error where whoever started this process has closed them.
+
+    Otherwise a socket would get their numbers, and what is printed would go to a client, or end the process.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (it stays open as long as the process)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _report(error: Exception) -> int:

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
@@ -22,6 +21,7 @@ from duly_client import Client, Outcome, Status, Stream, StreamTerms
 from duly_client.convert import Array
 from duly_client.recordings import Frame, Recording, RecordingError, open_recording
 from duly_client.types import BacklogPolicy, StreamClass
+from duly_client.wall_clock import WallClock
 
 READ_AHEAD = 2
 """Number of frames that are read from the recording before they are due."""
@@ -151,13 +151,15 @@ async def _send(
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds_max), aclosing(_read_ahead(recording, repeat, unusable)) as frames:
                 start_s, start_ns, sent = 0.0, 0, 0
+                wall = WallClock()
                 async for frame in frames:
                     if not sent:
-                        start_s, start_ns = loop.time(), time.time_ns()
+                        start_s, start_ns = loop.time(), wall.now_ns() - wall.moved_ns
                     captured_ns = None
                     if period_s:
                         await asyncio.sleep(start_s + sent * period_s - loop.time())
-                        captured_ns = start_ns + round(sent * period_s * 1e9)
+                        wall.now_ns()  # sees whether it was set meanwhile
+                        captured_ns = start_ns + wall.moved_ns + round(sent * period_s * 1e9)
                     sent += 1
                     try:
                         number = await opened.send(

@@ -27,12 +27,28 @@ from pydantic import (
     field_validator,
 )
 
+from duly.cpus import usable_cpus
+
 NOT_SETTINGS = ("DULY_CACHE_DIR", "DULY_DEBUG")
 """Variables of duly that are no settings of the server: where the demo keeps its models, and tracebacks on errors."""
 
 _UNIX_PATH_BYTES_MAX = 107  # the length of Linux's sun_path less its final zero
 _LANE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]{0,2})")
 _LANES_MAX = 64
+
+_LINKS = tuple(
+    (re.compile(rf"DULY(_[A-Z0-9_]+)?{name}"), re.compile(value))
+    for name, value in (
+        ("_SERVICE_HOST", r"[^\s/]+"),
+        (r"_SERVICE_PORT(_[A-Z0-9_]+)?", r"[0-9]+"),
+        ("_PORT", r"(tcp|udp|sctp)://\S+"),
+        (r"_PORT_[0-9]+_(TCP|UDP|SCTP)", r"(tcp|udp|sctp)://\S+"),
+        (r"_PORT_[0-9]+_(TCP|UDP|SCTP)_(ADDR|PROTO|PORT|PORT_START|PORT_END)", r"\S+"),
+        ("_NAME", r"/[^/]+/[^/]+"),
+    )
+)
+"""Names and values of the variables that Kubernetes sets in every container for each service, and Docker for each link.
+They begin with the service's name, which may be duly, or duly-metrics. No setting's variable looks so."""
 
 
 class ConfigError(Exception):
@@ -102,7 +118,8 @@ class ServerConfig(BaseModel):
     lanes: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_lane_names)] = ()
     """Execution slots, such as cuda:0,cuda:1; not set: every GPU that the installed packages can use, else cpu:0."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Intra-op threads of a worker on a CPU lane; 0: one less than the cores that the server may use."""
+    """Intra-op threads of a worker on a CPU lane; 0: one less than the CPUs that the server may use by its affinity and
+    its cgroup's quota."""
     transport: Literal["lan", "wan"] = "lan"
     """lan keeps frames out of the transport's buffers, wan lets the buffers grow with the delay of the line."""
     streams_max: Annotated[int, Field(gt=0, le=65_536)] = 1024
@@ -176,6 +193,21 @@ class _Source:
         return self.label + self.spelling(name)
 
 
+def service_links(environ: Mapping[str, str]) -> list[str]:
+    """Returns the variables that look like settings, but were set by the platform that runs the container, for a
+    service whose name begins with duly.
+    """
+    found = {
+        variable
+        for variable, value in environ.items()
+        if any(name.fullmatch(variable) and of.fullmatch(value) for name, of in _LINKS)
+    }
+    # Docker hands on the variables of a container that is linked to.
+    ends = ("_NAME", "_PORT")
+    linked = tuple(name.removesuffix(end) + "_ENV_" for name in found for end in ends if name.endswith(end))
+    return sorted(found | {name for name in environ if name.startswith(linked)})
+
+
 def load_config(overrides: Mapping[str, Any], file: Path | None, environ: Mapping[str, str]) -> ServerConfig:
     """Puts the settings together from the command line (`overrides`, by field name), the environment, the TOML file and
     the defaults.
@@ -221,10 +253,11 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Empty variables count as not set: many deployment files know no other way to unset one."""
+    passed_over = {*NOT_SETTINGS, *service_links(environ)}
     return {
         variable.removeprefix("DULY_").lower(): value
         for variable, value in sorted(environ.items())
-        if variable.startswith("DULY_") and value and variable not in NOT_SETTINGS
+        if variable.startswith("DULY_") and value and variable not in passed_over
     }
 
 
@@ -256,5 +289,5 @@ def default_lanes() -> tuple[str, ...]:
 
 
 def default_threads() -> int:
-    """Intra-op threads of a CPU worker: where there are several cores, one is left to the serving process."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    """Intra-op threads of a CPU worker: where there are several CPUs to use, one is left to the serving process."""
+    return max(1, usable_cpus() - 1)

@@ -8,9 +8,7 @@ interpreter lock: two numbers of one scrape may be a frame apart, but no number 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -300,37 +298,3 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
 
 
 # ---- the scrape's own small server ----
-
-
-class MetricsError(Exception):
-    """The metrics cannot be served; the message says where and why."""
-
-
-class MetricsServer:
-    """Answers scrapes on a daemon thread until `stop` is called."""
-
-    def __init__(self, server: WSGIServer) -> None:
-        self._server = server
-        self.port: int = server.server_port
-
-    def stop(self) -> None:
-        """Ends the thread; returns when the socket is closed."""
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def serve_metrics(address: str, metrics: Metrics) -> MetricsServer:
-    """Serves `metrics` and those of the process at http://HOST:PORT/metrics.
-
-    `address` is HOST:PORT or [IPV6]:PORT, as `duly.config` checks it; port 0 means any free one. Raises MetricsError
-    where the address cannot be bound.
-    """
-    host, _, port = address.rpartition(":")
-    registry = CollectorRegistry()
-    registry.register(metrics)
-    ProcessCollector(registry=registry)
-    try:
-        server, _ = start_http_server(int(port), host.strip("[]"), registry)
-    except OSError as error:
-        raise MetricsError(f"metrics cannot be served at {address}: {error.strerror}") from error
-    return MetricsServer(server)

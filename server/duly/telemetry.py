@@ -9,6 +9,7 @@ values are for programs. Nothing is logged for a single frame above `debug`.
 
 import contextlib
 import logging
+import select
 import sys
 import time
 from collections import OrderedDict
@@ -24,6 +25,8 @@ LINES_PER_SECOND_MAX = 5
 """Limit for one event about one model: a fault that hits every frame must not become thousands of lines a second."""
 KEYS_MAX = 1024
 """Number of (event, model) pairs that are remembered. The pair whose last line is oldest is forgotten first."""
+PIECE_CHARS = 1024
+"""Lines are written in pieces. A pipe that is ready takes 4096 bytes (pipe(7)), no less than a piece."""
 
 _S = 1_000_000_000
 
@@ -74,17 +77,42 @@ class RateLimit:
 
 
 class _Lines:
-    """Writes the lines that structlog made. Errors are ignored: a log without a reader must not end the server."""
+    """Writes the lines that structlog made. A log that nobody reads must neither end the server nor stop it: errors are
+    ignored, and what a pipe has no room for is lost. The next line that there is room for says how many were.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._lost = 0
+
+    def note_lost(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """A structlog processor that says how many lines before this one were lost."""
+        if self._lost:
+            event["lines_lost"] = self._lost
+        return event
 
     def msg(self, line: str) -> None:
+        text = line + "\n"
         with contextlib.suppress(OSError, ValueError):  # ValueError: closed
-            self._out.write(line + "\n")
-            self._out.flush()
+            for start in range(0, len(text), PIECE_CHARS):
+                if not _has_room(self._out):
+                    self._lost += 1
+                    return
+                self._out.write(text[start : start + PIECE_CHARS])
+                self._out.flush()
+            self._lost = 0
 
     debug = info = warning = error = critical = msg
+
+
+def _has_room(out: TextIO) -> bool:
+    """Returns whether a piece of a line can be written without waiting."""
+    try:
+        ready = select.poll()
+        ready.register(out.fileno(), select.POLLOUT)
+        return bool(ready.poll(0))
+    except OSError:  # it is no file, such as text in memory
+        return True
 
 
 class _FromLibraries(logging.Handler):
@@ -109,6 +137,7 @@ def configure_logging(
     """
     out = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[log_level.upper()]
+    lines = _Lines(out)
     render: list[Processor]
     if log_format == "console" or (log_format == "auto" and out.isatty()):
         plain = structlog.dev.plain_traceback  # the default depends on which packages happen to be installed
@@ -120,9 +149,10 @@ def configure_logging(
             RateLimit(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            lines.note_lost,
             *render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _Lines(out),
+        logger_factory=lambda *_: lines,
     )
     logging.basicConfig(handlers=[_FromLibraries()], level=max(level, logging.INFO), force=True)

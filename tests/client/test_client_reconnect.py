@@ -155,7 +155,7 @@ async def test_leaving_while_reconnecting() -> None:
 
 
 async def test_nobody_listens() -> None:
-    async with Client("127.0.0.1:1") as client:
+    async with Client("127.0.0.1:1", open_timeout_s=0.3) as client:
         with pytest.raises(ServerUnavailable, match=r"^no answer from 127\.0\.0\.1:1: .*Connection refused"):
             async with client.stream("echo"):
                 pytest.fail("opened")

@@ -204,13 +204,13 @@ async def test_a_refused_stream_says_why_and_what_would_fit() -> None:
     async def full(stream: OpenedStream) -> None:
         metadata = {"period_ms_min": "50"}
         message = "the lanes are full: 50 ms between frames would fit"
-        await refuse(stream.context, grpc.StatusCode.RESOURCE_EXHAUSTED, message, "STREAMS_EXHAUSTED", metadata)
+        await refuse(stream.context, grpc.StatusCode.RESOURCE_EXHAUSTED, message, "ADMISSION_REFUSED", metadata)
 
     async with serving(ScriptedServer(full)) as target, Client(target) as client:
         with pytest.raises(StreamRefused, match=r"^the lanes are full: 50 ms between frames would fit$") as caught:
             async with client.stream("echo"):
                 pytest.fail("opened")
-    assert (caught.value.reason, caught.value.metadata) == ("STREAMS_EXHAUSTED", {"period_ms_min": "50"})
+    assert (caught.value.reason, caught.value.metadata) == ("ADMISSION_REFUSED", {"period_ms_min": "50"})
 
 
 async def test_a_stream_that_the_server_ends_answers_its_frames_and_raises() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import grpc
 
 from duly_client.client import Client
+from duly_client.forked import ForkedError, is_forked, using_grpc
 from duly_client.stream import Stream
 from duly_client.types import Outcome, StreamTerms
 
@@ -31,6 +32,11 @@ class _Loop:
 
     def wait(self, coroutine: Coroutine[Any, Any, _R]) -> _R:
         """Runs the coroutine in the loop and returns its result. An interruption, such as Ctrl-C, cancels it."""
+        try:
+            using_grpc()
+        except ForkedError:  # nobody is left who would run it
+            coroutine.close()
+            raise
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -100,7 +106,11 @@ class BlockingStream:
 
     send = _waiting_on_stream(Stream.send)
     finish = _waiting_on_stream(Stream.finish)
-    close = _waiting_on_stream(Stream.close)
+
+    def close(self) -> None:
+        """Ends the stream now: frames in flight are withdrawn, and outcomes that were not read are dropped."""
+        if not is_forked():  # else it is the parent's
+            self._loop.wait(self._stream.close())
 
     def cancel(self, frame_ids: Iterable[int]) -> None:
         """Withdraws frames that still wait; each of them is answered all the same. Other ids are ignored."""
@@ -140,6 +150,7 @@ class BlockingClient:
         )
 
     def __enter__(self) -> Self:
+        using_grpc()
         self._loop = _Loop()
         self._loop.wait(self._client.__aenter__())
         return self
@@ -151,8 +162,9 @@ class BlockingClient:
 
     def close(self) -> None:
         """Ends the connection, every stream over it, and the private thread."""
-        self._loop.wait(self._client.close())
-        self._loop.stop()
+        if not is_forked():  # else all that is the parent's
+            self._loop.wait(self._client.close())
+            self._loop.stop()
 
     stream = _opening(Client.stream)
     infer = _waiting(Client.infer)

@@ -9,7 +9,8 @@ import grpc
 from google.protobuf.message import Message
 
 from duly.v1 import inference_pb2, model_pb2, server_pb2
-from duly_client import errors, wire
+from duly_client import errors, proxy, wire
+from duly_client.forked import is_forked, using_grpc
 from duly_client.stream import Stream
 from duly_client.types import (
     Advice,
@@ -51,9 +52,13 @@ class Client:
     """A client of the server at `target`: "HOST:PORT" or "unix:PATH". It connects at its first call.
 
     `wan`: tunes the connection for long round trips instead of a local network. `credentials`: what
-    `grpc.ssl_channel_credentials` and the like return; None: plain text. `reconnect`: streams open again when the
-    connection is lost; they give up after `reconnect_tries_max` failed tries in a row (None: never).
-    `open_timeout_s`: how long a stream waits for the server's agreement.
+    `grpc.ssl_channel_credentials` and the like return; None: plain text. `open_timeout_s`: how long a stream may take
+    to open. What may pass meanwhile (nobody listens, the server starts, drains or is busy, the model is loading) is
+    tried again until then; what may not is raised at once. `reconnect`: streams also open again when the connection is
+    lost, and give up after `reconnect_tries_max` failed tries in a row (None: never); False: nothing is tried
+    again, at first either. Servers on this machine are reached past the proxies in the environment.
+
+    Raises RuntimeError in a process that was forked after gRPC had been used, where nothing would ever be answered.
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class Client:
         open_timeout_s: float = 10.0,
     ) -> None:
         self._target = target
-        self._options = _CHANNEL_OPTIONS if wan else _CHANNEL_OPTIONS + _LAN_OPTIONS
+        self._options = _CHANNEL_OPTIONS + (() if wan else _LAN_OPTIONS) + proxy.channel_options(target)
         self._credentials = credentials
         self._reconnect = reconnect
         self._reconnect_tries_max = reconnect_tries_max
@@ -75,6 +80,7 @@ class Client:
         self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
+        using_grpc()
         if self._credentials is None:
             self._channel = grpc.aio.insecure_channel(self._target, self._options)
         else:
@@ -90,7 +96,8 @@ class Client:
         """Ends the connection and every stream over it."""
         if self._channel is not None:
             channel, self._channel = self._channel, None
-            await channel.close(None)
+            if not is_forked():  # else nobody is left who would end it
+                await channel.close(None)
 
     # ---- frames ----
 
@@ -167,7 +174,7 @@ class Client:
         From the second frame on a stream is quicker.
         """
         budget_ns = _nanoseconds("budget_ms", budget_ms)
-        captured_ns = time.time_ns()
+        captured_ns, began_ns = time.time_ns(), time.monotonic_ns()
         request = inference_pb2.InferRequest(
             model=model,
             version=str(version),
@@ -181,7 +188,7 @@ class Client:
             inference_pb2.InferResponse,
             budget_ns / 1e9 + _INFER_GRACE_S if budget_ns else _CALL_TIMEOUT_S,
         )
-        return outcome_of(response.outcome, time.time_ns() - captured_ns)
+        return outcome_of(response.outcome, time.monotonic_ns() - began_ns)
 
     # ---- models and the server; results are messages of duly.v1 ----
 
@@ -258,6 +265,7 @@ class Client:
         return response
 
     def _open_channel(self) -> grpc.aio.Channel:
+        using_grpc()
         if self._channel is None:
             raise RuntimeError("the client is not open: enter it with `async with`")
         return self._channel

@@ -41,16 +41,30 @@ class Clock:
     def __init__(self) -> None:
         self._exchanges: deque[_Exchange] = deque(maxlen=EXCHANGES)
 
-    def add(self, sent_ns: int, server_received_ns: int, server_sent_ns: int, received_ns: int) -> None:
-        """Adds an exchange, t1 to t4. Where it contradicts the older ones, a clock was set, and they are forgotten."""
+    def add(self, sent_ns: int, server_received_ns: int, server_sent_ns: int, received_ns: int) -> bool:
+        """Adds an exchange, t1 to t4. Where it contradicts the older ones, a clock was set, and they are forgotten.
+        Returns whether that is so.
+        """
         offset_ns = ((server_received_ns - sent_ns) + (server_sent_ns - received_ns)) // 2
         round_trip_ns = (received_ns - sent_ns) - (server_sent_ns - server_received_ns)
         newest = _Exchange(sent_ns, offset_ns, max(0, round_trip_ns) // 2 + 2)  # 2: both divisions round down
         self._exchanges.append(newest)
         low_ns, high_ns = self._bounds(received_ns)
-        if low_ns > high_ns:
+        contradicts = low_ns > high_ns
+        if contradicts:
             self._exchanges.clear()
             self._exchanges.append(newest)
+        return contradicts
+
+    def moved(self, ahead_ns: int) -> None:
+        """Notes that the client's clock was set ahead by `ahead_ns`: the exchanges hold as if made with the new one."""
+        self._exchanges = deque(
+            (
+                _Exchange(exchange.sent_ns + ahead_ns, exchange.offset_ns - ahead_ns, exchange.uncertainty_ns)
+                for exchange in self._exchanges
+            ),
+            maxlen=EXCHANGES,
+        )
 
     def estimate(self, now_ns: int) -> ClockEstimate | None:
         """What holds at `now_ns` of the client's clock, which may lie ahead; None before the first exchange."""

@@ -7,7 +7,6 @@ message. The receiving side belongs to the stream's own task.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +17,7 @@ from duly_client import wire
 from duly_client.clock import Clock
 from duly_client.errors import ProtocolError
 from duly_client.types import StreamTerms, terms_of
+from duly_client.wall_clock import WallClock
 
 PENDING_BYTES_MAX = 256 * 1024
 """Bytes of frames that may wait for the write before them; a larger frame waits alone. The limit is small because older
@@ -30,19 +30,30 @@ PING_PERIOD_S = 10.0
 
 
 class Connection:
-    """The call of one stream. `on_room` is called whenever frames that waited went to the transport."""
+    """The call of one stream. `on_room` is called whenever frames that waited went to the transport. `wall`: the clock
+    that frames are stamped with, which is looked at before each of them.
+    """
 
-    def __init__(self, call: "grpc.aio.StreamStreamCall[Any, Any]", on_room: Callable[[], None]) -> None:
+    def __init__(
+        self, call: "grpc.aio.StreamStreamCall[Any, Any]", on_room: Callable[[], None], wall: WallClock
+    ) -> None:
         self.clock = Clock()
         self.clock_related: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """It is done once the server can count budgets from capture."""
         self._call = call
         self._on_room = on_room
+        self._wall = wall
+        self._wall_moved_ns = wall.moved_ns  # what `clock` knows of
         self._frames: list[wire.FrameRequest] = []
         self._frame_bytes = 0
         self._cancels: list[int] = []
         self._ping_due = False
+        self._frames_before_ping = 0
+        """How many of the frames that wait were stamped before the clock was set: the server judges them by what it
+        knew, and those after them by what the ping tells it."""
         self._ping_id = 0
+        self._pings_in_a_row = PINGS_AT_OPEN
+        self._ping_moved_ns = 0  # how far the clock had been set when the newest ping was sent
         self._ping_timer: asyncio.TimerHandle | None = None
         self._finishing = False
         self._idle: asyncio.Future[None] | None = None
@@ -73,7 +84,7 @@ class Connection:
             response = await self._read()
             if response is None or response.WhichOneof("response") != "clock_pong":
                 return response
-            self._take_pong(response.clock_pong, time.time_ns())
+            self._take_pong(response.clock_pong)
 
     async def _read(self) -> inference_pb2.StreamResponse | None:
         response = await self._call.read()
@@ -96,6 +107,7 @@ class Connection:
 
     def add(self, frame: wire.FrameRequest) -> bool:
         """Hands a frame to the writer. True: the writer was idle, and it writes as soon as the caller yields."""
+        self._heed_the_wall_clock()
         self._frames.append(frame)
         self._frame_bytes += len(frame.message)
         return self._wake()
@@ -132,10 +144,15 @@ class Connection:
         try:
             while True:
                 if self._ping_due:
-                    self._ping_due = False
-                    await self._send(self._ping(time.time_ns()))
+                    now_ns = self._wall.now_ns()
+                    self._heed_the_wall_clock()
+                    if not self._frames_before_ping:
+                        self._ping_due = False
+                        await self._send(self._ping(now_ns))
                 if self._frames:
-                    frames, self._frames, self._frame_bytes = self._frames, [], 0
+                    count = self._frames_before_ping or len(self._frames)
+                    frames, self._frames, self._frames_before_ping = self._frames[:count], self._frames[count:], 0
+                    self._frame_bytes = sum(len(frame.message) for frame in self._frames)
                     self._on_room()
                     await self._send(wire.joined(frames))
                 elif self._cancels:  # behind the frames that they may name
@@ -153,6 +170,7 @@ class Connection:
 
     def _ping(self, now_ns: int) -> bytes:
         self._ping_id += 1
+        self._ping_moved_ns = self._wall.moved_ns
         ping = inference_pb2.ClockPing(ping_id=self._ping_id, client_send_unix_nano=now_ns)
         # The server uses the estimate until the next one comes, so it must hold until then.
         estimate = self.clock.estimate(now_ns + int(PING_PERIOD_S * 1e9))
@@ -160,16 +178,34 @@ class Connection:
             ping.clock.offset_nano, ping.clock.uncertainty_nano = estimate
         return inference_pb2.StreamRequest(clock_ping=ping).SerializeToString()
 
-    def _take_pong(self, pong: inference_pb2.ClockPong, received_ns: int) -> None:
-        self.clock.add(
-            pong.client_send_unix_nano, pong.server_receive_unix_nano, pong.server_send_unix_nano, received_ns
-        )
-        if pong.ping_id < PINGS_AT_OPEN:
+    def _take_pong(self, pong: inference_pb2.ClockPong) -> None:
+        received_ns = self._wall.now_ns()
+        self._heed_the_wall_clock()
+        if pong.ping_id != self._ping_id:
+            return  # another ping followed it at once
+        sent_ns = pong.client_send_unix_nano + self._wall.moved_ns - self._ping_moved_ns
+        if self.clock.add(sent_ns, pong.server_receive_unix_nano, pong.server_send_unix_nano, received_ns):
+            self._pings_in_a_row = PINGS_AT_OPEN  # a clock was set: the server shall know at once, and well
+        self._pings_in_a_row = max(0, self._pings_in_a_row - 1)
+        if self._pings_in_a_row:
             self._ping_now()
         else:
             self._ping_timer = asyncio.get_running_loop().call_later(PING_PERIOD_S, self._ping_now)
         if not self.clock_related.done():
             self.clock_related.set_result(None)  # the writer, woken before, sends the estimate first
+
+    def _heed_the_wall_clock(self) -> None:
+        """Where the client's clock was set, the server learns of it before it gets the next frame."""
+        ahead_ns = self._wall.moved_ns - self._wall_moved_ns
+        if not ahead_ns:
+            return
+        self._wall_moved_ns = self._wall.moved_ns
+        self.clock.moved(ahead_ns)
+        self._frames_before_ping = len(self._frames)
+        self._pings_in_a_row = max(self._pings_in_a_row, 1)
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+        self._ping_now()
 
     def _ping_now(self) -> None:
         self._ping_due = True

@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 
+from duly_client.proxy import through_proxy
+
 
 class DulyError(Exception):
     """Base of all errors of a call. `reason` is the server's stable name for it, "" where it gave none."""
@@ -118,6 +120,8 @@ def from_rpc(error: grpc.aio.AioRpcError, target: str) -> DulyError:
         details = f"no answer from {target}: {details}"
     elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
         details = f"{target} is no duly server, or an older one: {details}"
+    if not reason:
+        details += through_proxy(target)
     return kind(details, reason, metadata)
 
 

@@ -20,8 +20,11 @@ from duly.v1 import inference_pb2
 from duly_client import errors, wire
 from duly_client.clock import ClockEstimate
 from duly_client.connection import Connection
+from duly_client.forked import fork_hint, is_forked, using_grpc
 from duly_client.pace import Pace
+from duly_client.proxy import through_proxy
 from duly_client.types import Advice, Encoding, Outcome, Payload, Status, StreamTerms, advice_of, outcome_of
+from duly_client.wall_clock import WallClock
 
 FRAMES_HELD_MAX = 4096
 """Limit of unanswered and unread frames together, many times what is of use to a sensor."""
@@ -30,7 +33,9 @@ UNREAD_WAIT_S = 10.0
 CLOCK_WAIT_S = 1.0
 """How long opening waits for the clocks to be related. Until they are, budgets count from receipt."""
 BACKOFF_MIN_S, BACKOFF_MAX_S = 0.1, 5.0
-"""Pauses between two tries to reconnect. They double, and each is shortened at random by up to a half."""
+"""Pauses between two tries to connect. They double, and each is shortened at random by up to a half."""
+OPEN_PAUSE_MAX_S = 1.0
+"""No pause is longer while the application waits for the stream to open for the first time."""
 
 
 class Stream:
@@ -58,6 +63,7 @@ class Stream:
         self._on_advice = on_advice
         self._follow_advice = follow_advice
         self._pace = Pace()
+        self._wall = WallClock()
         self._tries_max = reconnect_tries_max if reconnect else 0
         self._open_timeout_s = open_timeout_s
 
@@ -68,7 +74,7 @@ class Stream:
         self._tries = 0  # failed tries to reconnect, in a row
         self._error: BaseException | None = None
         self._next_id = 1
-        self._in_flight: dict[int, int] = {}  # frame id -> capture time, ns
+        self._in_flight: dict[int, int] = {}  # frame id -> capture time on the monotonic clock, ns
         self._kept_back: deque[Outcome] = deque()
         """SUPERSEDED here; with the ordering ARRIVAL they wait for the outcomes of earlier frames."""
         self._unread: deque[Outcome] = deque()
@@ -84,7 +90,7 @@ class Stream:
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise RuntimeError("a stream opens once; ask the client for another one")
-        self._connection = connection = await self._connect()
+        self._connection = connection = await self._open()
         self._task = asyncio.create_task(self._run(connection))
         self._task.add_done_callback(self._end)
         try:
@@ -100,6 +106,27 @@ class Stream:
     ) -> None:
         await self.close()
 
+    async def _open(self) -> Connection:
+        """Opens the stream for the first time, as it is opened again later: what may pass is tried again, as long as
+        the time to open lasts. Raises the last error.
+
+        A refusal by admission is no such thing: it says what would fit, which is for the application to decide on.
+        """
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + self._open_timeout_s
+        tries = 0
+        while True:
+            try:
+                return await self._connect(give_up_s - loop.time())
+            except errors.DulyError as error:
+                pause_s = min(OPEN_PAUSE_MAX_S, _backoff_s(tries))
+                tries += 1
+                passes = error.recoverable and error.reason != "ADMISSION_REFUSED"
+                used_up = self._tries_max is not None and tries > self._tries_max
+                if not passes or used_up or loop.time() + pause_s >= give_up_s:
+                    raise
+            await asyncio.sleep(pause_s)
+
     async def close(self) -> None:
         """Ends the stream now: frames in flight are withdrawn, and outcomes that were not read are dropped."""
         self._closed = True
@@ -107,6 +134,8 @@ class Stream:
         self._changed.set()
         self._kept_back.clear()
         self._unread.clear()
+        if is_forked():
+            return  # what is left of it is the parent's
         if self._newest is not None:
             await self._newest.close()
         if self._task is not None:
@@ -129,7 +158,7 @@ class Stream:
     @property
     def clock(self) -> ClockEstimate | None:
         """The server's wall clock minus the client's, and its uncertainty; None while that is unknown."""
-        return None if self._connection is None else self._connection.clock.estimate(time.time_ns())
+        return None if self._connection is None else self._connection.clock.estimate(self._wall.now_ns())
 
     # ---- sending ----
 
@@ -144,16 +173,20 @@ class Stream:
     ) -> int:
         """Sends a frame and returns its id. Its outcome comes by iteration.
 
-        `capture_time_ns`: wall clock, ns since 1970; None: now. `budget_ms`: counts from capture; None: the stream's.
-        `must_run`: newer frames never supersede this one. `encoding`: the format of byte strings that are no
-        pictures. The payload may be changed after the return.
+        `capture_time_ns`: by the wall clock as it is now, ns since 1970; None: now. Where that clock was set after the
+        capture, correct the time by as much. `budget_ms`: counts from capture; None: the stream's. `must_run`: newer
+        frames never supersede this one. `encoding`: the format of byte strings that are no pictures. The payload may be
+        changed after the return.
 
         Waits while the transport is full. While the connection is lost it waits no longer than the budget; then the
         frame is CANCELLED. With `follow_advice` a frame that comes faster than the server advises is not sent but
         SUPERSEDED here, unless it must run. Raises ValueError and TypeError where the payload is not what the model
         takes, ClientTooSlow where nobody reads the outcomes, and the error that ended the stream where it has ended.
         """
-        captured_ns = time.time_ns() if capture_time_ns is None else capture_time_ns
+        using_grpc()
+        called_ns, wall_moved_ns = self._wall.now_ns(), self._wall.moved_ns
+        captured_ns = called_ns if capture_time_ns is None else capture_time_ns
+        captured_monotonic_ns = time.monotonic_ns() - (called_ns - captured_ns)
         terms = self.opened
         budget_ns = 0 if budget_ms is None else round(budget_ms * 1e6)
         if captured_ns <= 0 or budget_ns < 0:
@@ -173,13 +206,14 @@ class Stream:
         frame_id = self._next_id
         self._next_id += 1
         if connection is None:
-            self._cancel_here(frame_id, captured_ns, f"not sent, {self._lost_reason}")
+            self._cancel_here(frame_id, captured_monotonic_ns, f"not sent, {self._lost_reason}")
             return frame_id
         if kept_back:
-            self._keep_back(frame_id, captured_ns)
+            self._keep_back(frame_id, captured_monotonic_ns)
             return frame_id
         self._pace.sent(time.monotonic_ns())
-        self._in_flight[frame_id] = captured_ns
+        self._in_flight[frame_id] = captured_monotonic_ns
+        captured_ns = max(1, captured_ns + self._wall.moved_ns - wall_moved_ns)
         frame = inference_pb2.Frame(
             frame_id=frame_id, capture_time_unix_nano=captured_ns, budget_nano=budget_ns, must_run=must_run
         )
@@ -278,7 +312,7 @@ class Stream:
             if response.WhichOneof("response") == "advice":
                 self._advise(advice_of(response.advice))
                 continue
-            now_ns = time.time_ns()
+            now_ns = time.monotonic_ns()
             for message in response.outcomes.outcomes:
                 captured_ns = self._in_flight.pop(message.frame_id, None)
                 if captured_ns is None:
@@ -306,14 +340,14 @@ class Stream:
         while not self._stopping.is_set():
             if not error.recoverable or (self._tries_max is not None and self._tries >= self._tries_max):
                 raise error
-            backoff_s = min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2 ** min(self._tries, 10)) * random.uniform(0.5, 1)
+            backoff_s = _backoff_s(self._tries)
             self._tries += 1
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(backoff_s):
                     await self._stopping.wait()
                     return None
             try:
-                self._connection = await self._connect()
+                self._connection = await self._connect(self._open_timeout_s)
             except errors.DulyError as failure:
                 error = failure
                 self._lost_reason = f"connection lost: {error}"
@@ -324,17 +358,19 @@ class Stream:
             return self._connection
         return None
 
-    async def _connect(self) -> Connection:
-        self._newest = connection = Connection(self._start_call(), self._changed.set)
+    async def _connect(self, timeout_s: float) -> Connection:
+        self._newest = connection = Connection(self._start_call(), self._changed.set, self._wall)
         self._pace = Pace()  # what another connection was advised
         try:
-            async with asyncio.timeout(self._open_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 self._terms = await connection.open(self._request)
             return connection
         except grpc.aio.AioRpcError as error:
             raise errors.from_rpc(error, self._target) from error
         except TimeoutError as error:
-            raise errors.ServerUnavailable(f"no answer from {self._target} in {self._open_timeout_s:g} s") from error
+            hints = through_proxy(self._target) + fork_hint()
+            text = f"no answer from {self._target} in {self._open_timeout_s:g} s{hints}"
+            raise errors.ServerUnavailable(text) from error
         finally:
             if not connection.is_open:
                 await connection.close()
@@ -347,12 +383,12 @@ class Stream:
         self._wake_reader()
 
     def _cancel_here(self, frame_id: int, captured_ns: int, reason: str) -> None:
-        self._take_in(Outcome(frame_id, Status.CANCELLED, time.time_ns() - captured_ns, reason=reason))
+        self._take_in(Outcome(frame_id, Status.CANCELLED, time.monotonic_ns() - captured_ns, reason=reason))
 
     def _keep_back(self, frame_id: int, captured_ns: int) -> None:
         """A frame that is not sent: the next one that is due takes its place."""
         reason = f"not sent, the server advised a period of {self._pace.period_ns / 1e6:.4g} ms"
-        latency_ns = time.time_ns() - captured_ns
+        latency_ns = time.monotonic_ns() - captured_ns
         self._kept_back.append(Outcome(frame_id, Status.SUPERSEDED, latency_ns, reason=reason))
         self._give_back()
 
@@ -374,3 +410,8 @@ class Stream:
         self._ended = True
         self._changed.set()
         self._wake_reader()
+
+
+def _backoff_s(tries: int) -> float:
+    """Returns the pause after so many failed tries."""
+    return min(BACKOFF_MAX_S, BACKOFF_MIN_S * 2.0 ** min(tries, 10)) * random.uniform(0.5, 1)

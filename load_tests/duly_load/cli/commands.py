@@ -1,6 +1,7 @@
 """A command line whose commands are files of their own, each imported only when it is asked for."""
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ def run(cli: click.Group, program: str) -> None:
     Exit status 2 is for what the user typed or wrote into a scenario, 1 for what failed.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Processes of multiprocessing would import what lies in the working folder, such as a signal.py, before all else.
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         status = cli.main(prog_name=program, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

@@ -1,7 +1,6 @@
 """One run: the schedule is made, sender processes offer it to the target, what they saw is put together and judged."""
 
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Self
 
+from duly.cpus import usable_cpus
 from duly_load.generator.keep_cpus_awake import keep_cpus_awake
 from duly_load.generator.sender import shares
 from duly_load.generator.sender_process import Failed, Opened, SenderReport, Sent, Share, main
@@ -160,7 +160,7 @@ def offer(
 
 def _processes(planned: Schedule, scenario: Scenario) -> int:
     wanted = math.ceil(len(planned.frames) / scenario.duration_s / PROCESS_FRAMES_PER_S)
-    return max(1, min(wanted, len(os.sched_getaffinity(0))))
+    return max(1, min(wanted, usable_cpus()))
 
 
 def _do_always(left: "deque[ScheduledAction]") -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from duly_client.proxy import channel_options
 from duly_client.types import Encoding, Payload, TensorSpec
 from duly_load.payloads.prepared import bytes_of
 from duly_load.protocols import kserve_proto
@@ -75,7 +76,9 @@ class KserveTarget:
         self._asking = asyncio.Lock()
 
     async def __aenter__(self) -> "KserveTarget":
-        self._channel = grpc.aio.insecure_channel(self.address.endpoint, _CHANNEL_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(
+            self.address.endpoint, [*_CHANNEL_OPTIONS, *channel_options(self.address.endpoint)]
+        )
         self.infer = self._method("ModelInfer")
         return self
 

@@ -29,6 +29,7 @@ import uvloop
 from duly.core.types import StreamClass
 from duly_client import Client, Stream
 from duly_client.errors import DulyError, StreamRefused
+from duly_client.proxy import channel_options
 from duly_load.payloads.prepared import Prepared, prepare
 from duly_load.protocols.address import Address
 from duly_load.protocols.by_address import target_of
@@ -298,7 +299,7 @@ async def _give_up(bothered: _Bothered, aim: Aim, chance: random.Random, counts:
 
 
 async def _say_nothing(bothered: _Bothered, aim: Aim, chance: random.Random, counts: Counts) -> None:
-    async with grpc.aio.insecure_channel(aim.address.endpoint) as channel:
+    async with grpc.aio.insecure_channel(aim.address.endpoint, channel_options(aim.address.endpoint)) as channel:
         call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(METHODS[aim.address.protocol])()
         counts.add(CountIndex.SILENT)
         await asyncio.sleep(chance.uniform(0, HELD_S_MAX))

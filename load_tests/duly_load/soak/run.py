@@ -10,6 +10,7 @@ from itertools import count
 import grpc
 
 from duly.v1 import server_pb2_grpc
+from duly_client.proxy import channel_options
 from duly_load.generator.run import PROGRESS_S, Offer, Sending
 from duly_load.protocols.connection import AllRefused, TargetError
 from duly_load.scenario.scenario import Scenario
@@ -185,7 +186,7 @@ def _rest(rest_s: float, progress: Callable[[], None]) -> None:
 def _holds(endpoint: str | None) -> ServerStatistics | None:
     if endpoint is None:
         return None
-    with grpc.insecure_channel(endpoint) as channel:
+    with grpc.insecure_channel(endpoint, channel_options(endpoint)) as channel:
         return ask(server_pb2_grpc.ServerServiceStub(channel))
 
 
@@ -194,7 +195,7 @@ def _when_all_are_gone(endpoint: str | None, before: ServerStatistics | None) ->
     if endpoint is None or before is None:
         return None
     give_up_s = time.monotonic() + GONE_S
-    with grpc.insecure_channel(endpoint) as channel:
+    with grpc.insecure_channel(endpoint, channel_options(endpoint)) as channel:
         stub = server_pb2_grpc.ServerServiceStub(channel)
         while True:
             after = ask(stub)

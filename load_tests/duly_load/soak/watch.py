@@ -15,6 +15,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from duly.v1 import server_pb2, server_pb2_grpc
+from duly_client.proxy import channel_options
 
 ASK_EVERY_S = 1.0
 ASK_TIMEOUT_S = 5.0
@@ -129,7 +130,7 @@ class Watch:
         if endpoint is None:
             self._look_on(None)
             return
-        with grpc.insecure_channel(endpoint) as channel:
+        with grpc.insecure_channel(endpoint, channel_options(endpoint)) as channel:
             self._look_on(server_pb2_grpc.ServerServiceStub(channel))
 
     def _look_on(self, stub: "server_pb2_grpc.ServerServiceStub | None") -> None:

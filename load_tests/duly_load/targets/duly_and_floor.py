@@ -13,6 +13,7 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from duly_client.proxy import channel_options
 from duly_load.protocols.address import Address
 from duly_load.scenario.scenario import Scenario
 from duly_load.targets.models import THREADS, write_repository
@@ -24,7 +25,7 @@ RECONNECT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_ba
 """The channel connects again quickly, as nobody listens while the server starts."""
 STREAMS_MIN, STREAMS_MAX = 1024, 65_536
 """duly's own default, and the most that it can be configured to."""
-FLOOR = [sys.executable, "-m", "duly_load.targets.null_echo"]
+FLOOR = [sys.executable, "-P", "-m", "duly_load.targets.null_echo"]
 WORKER = "duly.worker.main"
 """The module that stands in the command line of duly's workers."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -110,7 +111,7 @@ class Duly(Own):
         models = [model.name for model in scenario.serve.model]
         write_repository(folder / "models", scenario.serve.model)
         streams = 2 * sum(sensor.count for sensor in scenario.stream)  # a stream that ends may meet its successor
-        command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(folder / "models")]
+        command = [sys.executable, "-P", "-m", "duly.cli", "serve", "--models", str(folder / "models")]
         command += ["--lanes", ",".join(scenario.serve.lanes), "--threads", str(THREADS), "--admission", "advise"]
         command += ["--streams-max", str(min(max(streams, STREAMS_MIN), STREAMS_MAX))]
         (port,) = free_ports(1)
@@ -159,7 +160,7 @@ def running(
         at = address or Address("duly", f"unix:{short}/{name}.sock")
         with (
             ServerProcess(name, [*command, "--listen", at.endpoint], folder, clean_environ("DULY_")) as process,
-            grpc.insecure_channel(at.endpoint, RECONNECT) as channel,
+            grpc.insecure_channel(at.endpoint, [*RECONNECT, *channel_options(at.endpoint)]) as channel,
         ):
             stub = health_pb2_grpc.HealthStub(channel)
             process.wait_until(lambda: all(_serves(stub, model, process) for model in ("", *models)))

@@ -96,9 +96,9 @@ class Environment:
     def _build(self, folder: Path, say: Callable[[str], None]) -> None:
         say(f"{self.name}: making an environment with Python {platform.python_version()}")
         # Without a pip of its own, which would take longer than many a package: the one of this interpreter serves.
-        self._run([sys.executable, "-m", "venv", "--without-pip", str(folder)], say)
+        self._run([sys.executable, "-P", "-m", "venv", "--without-pip", str(folder)], say)
         (folder / "requirements.txt").write_text(self._wanted, encoding="utf-8")
-        pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "--no-input"]
+        pip = [sys.executable, "-P", "-m", "pip", "--python", str(folder / "bin" / "python"), "--no-input"]
         pip += ["--disable-pip-version-check", "install", "--progress-bar", "off"]
         self._run([*pip, *self.requirements], say)
 

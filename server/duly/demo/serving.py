@@ -36,7 +36,7 @@ async def serving(models: Path, on_loading: Callable[[str], None]) -> AsyncItera
     Raises:
         ServerFailed: the server did not start. Also raised in place of the DulyError that its end caused in the block.
     """
-    command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(models), "--listen", "127.0.0.1:0"]
+    command = [sys.executable, "-P", "-m", "duly.cli", "serve", "--models", str(models), "--listen", "127.0.0.1:0"]
     process = await asyncio.create_subprocess_exec(
         *command,
         "--log-format=json",

@@ -67,7 +67,7 @@ class _Screen:
         self._start_ns = 0
 
     def begin(self, start_ns: int) -> None:
-        """Sets when streaming starts; wall clock, ns since 1970."""
+        """Sets when streaming starts, by the monotonic clock, in nanoseconds."""
         self._start_ns = start_ns
 
     async def show(self) -> None:
@@ -75,11 +75,11 @@ class _Screen:
         if _drawable(self._console):
             with Live(console=self._console, auto_refresh=False, transient=True) as live:
                 while True:
-                    live.update(self._picture(time.time_ns()), refresh=True)
+                    live.update(self._picture(time.monotonic_ns()), refresh=True)
                     await asyncio.sleep(DRAW_PERIOD_S)
         while True:
             await asyncio.sleep(LINE_PERIOD_S)
-            self._console.print(self._line(time.time_ns()), soft_wrap=True)
+            self._console.print(self._line(time.monotonic_ns()), soft_wrap=True)
 
     def _elapsed_s(self, now_ns: int) -> float:
         elapsed_s = (now_ns - self._start_ns) / 1e9 if self._start_ns else 0.0
@@ -107,7 +107,7 @@ class _Screen:
 
 
 def table(sensors: list[Sensor], now_ns: int, width: int) -> Table:
-    """Makes a table with a row for each stream. Its ages are those at `now_ns`, wall clock; 0: the means of the run."""
+    """Makes a table with a row for each stream. Its ages are those at `now_ns`, monotonic; 0: the means of the run."""
     wide = width >= WIDE_COLUMNS
     drawn = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), pad_edge=False, header_style="dim")
     drawn.add_column("stream", vertical="bottom", no_wrap=True)

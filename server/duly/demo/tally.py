@@ -11,7 +11,7 @@ RESULTS_MAX = 16_384
 
 
 class Tally:
-    """The outcomes of one stream. Times are wall clock, ns since 1970."""
+    """The outcomes of one stream. Times are by the monotonic clock, in nanoseconds."""
 
     def __init__(self) -> None:
         self.sent = 0

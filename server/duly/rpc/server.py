@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from duly.listening import why_not
 from duly.models.sizes import WIRE_BYTES_MAX
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
@@ -20,6 +21,8 @@ MESSAGE_BYTES_MIN = 4 * 1024 * 1024
 """The least limit of a message, which is gRPC's own default. Models with larger frames raise it."""
 CALLS_BESIDE_STREAMS_MAX = 256
 """How many single frames, watchers, health checks and the like may be under way at once."""
+HANDSHAKE_MS_MAX = 10_000
+"""How long a connection may take to begin with HTTP/2."""
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _SERVICES = (
     _INFERENCE,
@@ -45,17 +48,20 @@ def message_limit(needed: int) -> int:
 
 
 def create_server(
-    transport: str, inference: InferenceService, streams_max: int, message_bytes_max: int
+    transport: str, inference: InferenceService, streams_max: int, message_bytes_max: int, connections_max: int
 ) -> grpc.aio.Server:
     """Creates the gRPC server with the InferenceService. `transport`: "lan" bounds what the transport buffers ahead to
     about one small message, so that stale frames wait where the backlog policy reaches them; "wan" lets gRPC size its
-    window by the path's bandwidth and delay.
+    window by the path's bandwidth and delay. Connections beyond `connections_max` are closed as they come.
     """
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", -1),
         # Two servers on one port would each get some of the streams.
         ("grpc.so_reuseport", 0),
+        ("grpc.max_allowed_incoming_connections", connections_max),
+        # Who connects and says nothing gives the place back.
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
         # Sensors that ping every 10 s through idle times are welcome.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -114,34 +120,49 @@ def add_services(server: grpc.aio.Server, models: ModelService, control: ServerS
 
 
 def check_free(address: str) -> None:
-    """Raises ListenError where `address` is in use by somebody else. Removes a UNIX socket that nobody listens on."""
+    """Raises ListenError where `address` cannot be listened on. Removes a UNIX socket that nobody listens on."""
     try:
         if address.startswith("unix:"):
             _clear_socket(address.removeprefix("unix:"))
         else:
-            host, _, port = address.rpartition(":")
-            family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-            with socket.socket(family) as probe:
+            _try_to_bind(address)
+    except (OSError, UnicodeError) as error:
+        raise ListenError(f"cannot listen on {address}: {why_not(address, error)}") from None
+
+
+def _try_to_bind(address: str) -> None:
+    """Raises OSError or UnicodeError where none of the addresses that the host's name stands for can be bound."""
+    host, _, port = address.rpartition(":")
+    found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    errors = []
+    for family, kind, protocol, _, place in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host.strip("[]"), int(port)))
-    except OSError as error:
-        raise ListenError(f"cannot listen on {address}: {os.strerror(error.errno or 0)}") from None
+                probe.bind(place)
+        except OSError as error:
+            errors.append(error)
+    taken = [error for error in errors if error.errno == errno.EADDRINUSE]
+    if taken or len(errors) == len(found):
+        raise (taken or errors)[0]
 
 
 def _clear_socket(path: str) -> None:
+    """Raises OSError where no socket can be made at `path`. A socket that nobody listens on is removed."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)
         except FileNotFoundError:
-            if not os.path.isdir(os.path.dirname(path) or "."):
-                raise
-            return
+            pass
         except ConnectionRefusedError:
             if not stat.S_ISSOCK(os.stat(path).st_mode):
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
             os.unlink(path)
-            return
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        else:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.bind(path)
+    os.unlink(path)
 
 
 def listen(server: grpc.aio.Server, address: str) -> str:
@@ -149,5 +170,5 @@ def listen(server: grpc.aio.Server, address: str) -> str:
     try:
         port = server.add_insecure_port(address)
     except RuntimeError:
-        raise ListenError(f"cannot listen on {address}: is it in use, or not an address of this machine?") from None
+        raise ListenError(f"cannot listen on {address}: use an address of this machine, or 0.0.0.0 for all") from None
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"

@@ -1,6 +1,6 @@
 """A worker process as the serving process sees it: it is started, given batches, read from, and ended here.
 
-A worker is a plain child process (`python -m duly.worker.main`) with one inherited socket. It never outlives this
+A worker is a plain child process (`python -P -m duly.worker.main`) with one inherited socket. It never outlives this
 process: the kernel kills it when the parent dies, and it ends by itself when the socket closes.
 """
 
@@ -9,7 +9,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from duly.models.spec import Signature
 from duly.runtime.answers import Answers, Asked
 from duly.runtime.held_frames import InputData
 from duly.runtime.tasks import watch_over
+from duly.runtime.worker_command import worker_command, worker_environment
 from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
 from duly.worker.slot_layout import layout
@@ -109,8 +109,12 @@ class Worker:
                 ours, theirs = map(undo.enter_context, channel.socket_pair())
                 ours.setblocking(False)
                 channel.send_text(ours, channel.LOAD, load)
-                command = [sys.executable, "-m", "duly.worker.main", str(theirs.fileno()), str(os.getpid())]
-                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+                self._process = subprocess.Popen(
+                    worker_command(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=worker_environment(os.environ),
+                )
             except OSError as error:
                 raise WorkerError(f"its worker process cannot be started: {os.strerror(error.errno or 0)}") from error
             undo.pop_all()

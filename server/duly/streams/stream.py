@@ -7,7 +7,6 @@ outbox exactly once, or is counted as unread.
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +27,7 @@ from duly.streams.ordering import ordering
 from duly.streams.outbox import Advised, ClockAsked, Notice, Opened, Outbox
 from duly.streams.terms import StreamRequest, signature_of, stream_terms, wanted_outputs
 from duly.streams.verdict import Verdicts
+from duly.streams.wall_clock import WallClock
 
 _log = structlog.get_logger("duly.stream")
 
@@ -55,6 +55,8 @@ class StreamHost:
     limits: Limits
     advise: bool
     """Whether clients are advised to slow down, and that they may speed up."""
+    wall: WallClock = field(default_factory=WallClock)
+    """The clock of all times since 1970 that clients see."""
     results: Results = field(default_factory=Results)
     frame_bytes_max: int = field(init=False)
     """Bytes of the largest frame that the limits can ever let in."""
@@ -75,7 +77,10 @@ class Stream:
         self.principal = principal
         self.wanted = wanted_outputs(asked.outputs, signature_of(served))
         """Names of the outputs to send; empty: all."""
+        self.wall = host.wall
         self.clock = asked.clock
+        self._clock_of_ns = host.wall.moved_ns  # how far the server's clock had been set when `clock` was right
+        self._pong_of_ns: int | None = None  # the same, when the client was last told the time
         self.outbox = Outbox(self.terms.frames_in_flight_max)
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the stream is over, with the reason as an exception unless all is well."""
@@ -159,7 +164,8 @@ class Stream:
         now_ns = driver.clock()
         age_ns = uncertainty_ns = 0
         if self.clock is not None and captured_unix_ns:
-            age_ns = self.clock.capture_to_receipt_ns(captured_unix_ns, received_unix_ns)
+            since_set_ns = received_unix_ns - (self.wall.moved_ns - self._clock_of_ns)
+            age_ns = self.clock.capture_to_receipt_ns(captured_unix_ns, since_set_ns)
             uncertainty_ns = self.clock.uncertainty_ns
         budget_ns = budget_ns or terms.budget_ns
         limit_ns = self._stream_limits.budget_ns_max
@@ -218,9 +224,12 @@ class Stream:
 
     def ping(self, ping_id: int, client_send_unix_ns: int, clock: ClockRelation | None) -> None:
         """Answers a client that asks for the time. `clock`: how the clocks relate, where the client knows."""
-        received_unix_ns = time.time_ns()
+        received_unix_ns = self.wall.now_ns()
         if clock is not None:
             self.clock = clock
+            # The client knows the server's clock from the last answer. If it was set since, what it says is of before.
+            self._clock_of_ns = self.wall.moved_ns if self._pong_of_ns is None else self._pong_of_ns
+        self._pong_of_ns = self.wall.moved_ns
         self.outbox.notify(ClockAsked(ping_id, client_send_unix_ns, received_unix_ns))
 
     def _follow(self) -> None:

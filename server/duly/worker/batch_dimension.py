@@ -140,7 +140,8 @@ def _found_axis(tensor: GraphTensor, seen: Observed, size: int | None, same_name
         grown = seen.grows(tensor.name)
         if grown:
             return 0 if 0 in grown else grown[0] if len(grown) == 1 else None
-        return 0 if isinstance(first, int) else None  # what is the same for all frames is for `plan` to refuse
+        same_for_all = isinstance(first, int) or () in alone
+        return 0 if same_for_all else None  # the former is for `plan` to refuse
     ones = [axis for axis in range(min(map(len, alone))) if all(shape[axis] == 1 for shape in alone)]
     if same_name:
         return 0

@@ -1,6 +1,6 @@
 """A worker is a process that hosts all variants of one model version on one lane. The server starts it as
 
-    python -m duly.worker.main FD PARENT_PID
+    python -P -m duly.worker.main FD PARENT_PID
 
 where FD is the inherited descriptor of its end of the socket pair. It loads one model and then runs batches, one at a
 time and all on this one thread, until it is asked to stop or the server is gone. `channel` has the messages.

@@ -206,7 +206,7 @@ def _one_at_a_time(setup: Setup, model: BenchModel) -> Load:
 
 
 def _bare_run(setup: Setup, model: BenchModel) -> dict[str, float]:
-    command = [sys.executable, "-m", "duly_sim.research.bench.bare_run", str(model.file(setup.repository))]
+    command = [sys.executable, "-P", "-m", "duly_sim.research.bench.bare_run", str(model.file(setup.repository))]
     command += ["--threads", str(THREADS), "--seconds", str(setup.effort.seconds)]
     run = subprocess.run(
         command,

@@ -58,5 +58,5 @@ def null_echo(folder: Path) -> AbstractContextManager[OwnServer]:
 
 def duly(models: Path, folder: Path) -> AbstractContextManager[OwnServer]:
     """duly with its defaults on one CPU lane."""
-    command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(models), "--lanes", "cpu:0"]
+    command = [sys.executable, "-P", "-m", "duly.cli", "serve", "--models", str(models), "--lanes", "cpu:0"]
     return running("duly", command, folder)

@@ -192,7 +192,7 @@ def _duration_ns(world: World, ready: ModelReady, variant: str, batch_size: int)
 def real(scenario: Scenario, folder: Path) -> Iterator[OwnServer]:
     """`duly serve` in a process of its own, on one CPU lane. Raises PeerError."""
     _write_repository(folder, scenario, _as_deep(scenario), warmup_runs=30)
-    command = [sys.executable, "-m", "duly.cli", "serve", "--models", str(folder / "models")]
+    command = [sys.executable, "-P", "-m", "duly.cli", "serve", "--models", str(folder / "models")]
     command += ["--lanes", scenario.to_simulate().lanes[0], "--admission", "advise"]
     command += ["--frames-in-flight-max", str(scenario.stream[0].credit)]
     with running("duly", command, folder) as server:

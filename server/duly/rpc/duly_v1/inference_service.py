@@ -1,7 +1,6 @@
 """InferenceService of duly.v1: streams and single frames. It translates between the wire and `duly.streams`."""
 
 import asyncio
-import time
 from typing import Any
 
 import grpc
@@ -114,7 +113,7 @@ class InferenceService:
                 request = parse(inference_pb2.StreamRequest, message)
                 match request.WhichOneof("request"):
                     case "frames":
-                        received_unix_ns = time.time_ns()
+                        received_unix_ns = stream.wall.now_ns()
                         for number, frame in enumerate(request.frames.frames, start=1):
                             take(stream, codec, frame, received_unix_ns)
                             if number % FRAMES_A_TURN == 0:
@@ -174,7 +173,7 @@ class InferenceService:
                     ping_id=notice.ping_id,
                     client_send_unix_nano=notice.client_send_unix_ns,
                     server_receive_unix_nano=notice.received_unix_ns,
-                    server_send_unix_nano=time.time_ns(),
+                    server_send_unix_nano=stream.wall.now_ns(),
                 )
                 return inference_pb2.StreamResponse(clock_pong=pong)
 
@@ -193,7 +192,7 @@ class InferenceService:
                 if remaining_s is not None and frame.budget_nano >= 0:  # type: ignore[redundant-expr]
                     budget_ns = frame.budget_nano or stream.terms.budget_ns
                     frame.budget_nano = max(1, min(budget_ns, int(remaining_s * 1e9)))
-                take(stream, codec, frame, time.time_ns())
+                take(stream, codec, frame, stream.wall.now_ns())
                 while not isinstance(sent := stream.next(), tuple):
                     if sent is None:  # else it is advice, for which a single frame has no use
                         await stream.outbox.changed.wait()

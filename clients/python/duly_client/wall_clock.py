@@ -1,0 +1,51 @@
+"""The wall clock, watched for being set.
+
+Capture times are of the wall clock, which a person, NTP or GPS may set at any moment, by hours at once or little by
+little. How the clocks of client and server relate changes by just as much. So the wall clock is compared with one that
+nobody sets: it follows no time service, and it goes on while the machine sleeps. What the comparison does not find,
+because the system has no such clock, the next exchange of time stamps does.
+"""
+
+import time
+
+STEP_NS_MIN = 1_000_000
+"""A smaller difference is none that budgets of milliseconds could notice."""
+DRIFT_MAX_PPM = 100
+"""A difference that grows no faster is the drift of oscillators, which estimates of the clocks allow for."""
+FORGET_NS = 10 * 10**9
+"""Differences are taken over no longer than this, so that drift does not add up to a step."""
+
+_RAW = getattr(time, "CLOCK_MONOTONIC_RAW", None)
+_WITH_SLEEP = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+class WallClock:
+    """Nanoseconds since 1970, and how far that clock was set."""
+
+    def __init__(self) -> None:
+        self.moved_ns = 0
+        """How far the clock was set ahead since the first look, all together; negative: back."""
+        self._lead_ns = time.time_ns() - _steady_ns()
+        self._since_ns = time.monotonic_ns()
+
+    def now_ns(self) -> int:
+        """Reads the clock and compares it with the one that nobody sets."""
+        before_ns = time.monotonic_ns()
+        now_ns = time.time_ns()
+        lead_ns = now_ns - _steady_ns()
+        after_ns = time.monotonic_ns()  # the thread may have been stopped between two readings
+        moved_ns = lead_ns - self._lead_ns
+        age_ns = before_ns - self._since_ns
+        set_by_somebody = abs(moved_ns) > STEP_NS_MIN + (after_ns - before_ns) + age_ns * DRIFT_MAX_PPM // 1_000_000
+        if set_by_somebody:
+            self.moved_ns += moved_ns
+        if set_by_somebody or age_ns > FORGET_NS:
+            self._lead_ns, self._since_ns = lead_ns, after_ns
+        return now_ns
+
+
+def _steady_ns() -> int:
+    """Reads a clock that nobody sets."""
+    if _RAW is None or _WITH_SLEEP is None:  # not on Linux
+        return time.monotonic_ns()
+    return time.clock_gettime_ns(_RAW) + time.clock_gettime_ns(_WITH_SLEEP) - time.monotonic_ns()
