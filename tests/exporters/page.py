@@ -43,7 +43,7 @@ def section(tool: str, models: Iterable[Exported], verdicts: Mapping[str, Verdic
             _sizes(bare if bare.served or stated is None else stated),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-        if words := bare.refused or "; ".join(bare.notes):
+        if words := "; ".join(filter(None, (bare.refused, *bare.notes))):
             said.append(f"- `{exported.name}`: {_plain(words, exported.name)}")
     if said:
         lines += ["", "What duly says of them:", "", *said]

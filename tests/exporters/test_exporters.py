@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.exporters.judged import STATED, judge
+from tests.exporters.judged import STATED, Verdict, judge
 from tests.exporters.page import PAGE, rewritten, section, sections
 from tests.exporters.zoo import MODELS, Exported, exported
 
@@ -21,10 +21,10 @@ WAYS_OUT = ("[[input]]", "[[output]]", "constants", "batched", "batch_axis", "ba
 """What a refusal may advise."""
 
 
-def way_out_is_named(model: Exported, words: str) -> bool:
+def way_out_is_named(model: Exported, bare: Verdict) -> bool:
     """Whether a refusal names what is right: a key of the model.toml that helps, where one does."""
     stated = [key for key in WAYS_OUT if key in model.toml]
-    return any(key in words for key in stated or WAYS_OUT)
+    return any(key in words for key in stated or WAYS_OUT for words in (bare.refused, *bare.notes))
 
 
 @pytest.mark.timeout(600)
@@ -38,8 +38,8 @@ async def test_what_is_exported_is_served_right_or_refused_by_words(tool: str, t
     wrong = [f"{name}: {verdict.wrong}" for name, verdict in verdicts.items() if verdict.wrong]
     for model in models:
         bare, stated = verdicts[model.name], verdicts.get(model.name + STATED)
-        if bare.refused and not way_out_is_named(model, bare.refused):
-            wrong.append(f"{model.name}: refused without a way out: {bare.refused}")
+        if bare.refused and not way_out_is_named(model, bare):
+            wrong.append(f"{model.name}: refused without a way out: {bare.refused} {'; '.join(bare.notes)}")
         if stated is not None and stated.refused:
             wrong.append(f"{model.name}: refused with its model.toml: {stated.refused}")
     assert not wrong, "\n".join(wrong)
