@@ -55,7 +55,8 @@ def version_of(root: Path, name: str) -> ModelVersion:
 class Worker:
     """A worker process with a loaded model, to be used in a `with`."""
 
-    def __init__(self, version: ModelVersion, *, lane: str = "cpu:0", threads: int = 1) -> None:
+    def __init__(self, version: ModelVersion, *, lane: str = "cpu:0", threads: int = 1, **limits: int) -> None:
+        """`limits`: those of `SizeLimits` that are not as a server without settings has them."""
         self.socket, theirs = channel.socket_pair()
         self.socket.settimeout(TIMEOUT_S)
         with theirs:
@@ -71,8 +72,9 @@ class Worker:
             "model_folder": str(version.model_folder),
             "config": version.config.model_dump(mode="json", by_alias=True),
             "threads": threads,
+            "limits": limits,
         }
-        self.socket.send(channel.encode_text(channel.LOAD, body))
+        channel.send_text(self.socket, channel.LOAD, body)
         self.files: dict[str, list[object]] = {}
         """What the worker said of the files that it has read: SHA-256 and bytes, by name."""
         message, descriptors = channel.receive_text(self.socket)

@@ -203,11 +203,12 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         ),
         (
             step("shape = [13]", SOUND),
-            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; change shape or preprocess",
+            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; write shape = [12], or leave "
+            "it out",
         ),
         (
             step('datatype = "INT64"', SOUND),
-            "input[0]: INT64 can't become FP32, which the graph's 'x' takes; change datatype",
+            "input[0]: INT64 can't become FP32, which the graph's 'x' takes; set datatype = \"FP32\", or leave it out",
         ),
         (step("bytes_max = 47", SOUND), "input[0].bytes_max: 47 is less than the 48 bytes of FP32[12]"),
         (
@@ -353,4 +354,6 @@ def test_room_must_be_there_for_a_picture(tmp_path: Path) -> None:
     toml = '[[input]]\nname = "x"\nencodings = ["JPEG"]\nbytes_max = 100\n'
     resize = 'preprocess = [{ op = "resize", width = 8, height = 8 }, { op = "layout" }]\n'
     graphs.save(tmp_path, "m", PICTURE, toml + resize)
-    assert reason_of(tmp_path, "m") == ("m/1/model.onnx: input 'x': bytes_max 100 leaves room for no frame; raise it")
+    assert reason_of(tmp_path, "m") == (
+        "m/1/model.onnx: input 'x': bytes_max 100 leaves room for no frame; raise it, or the server's limits"
+    )

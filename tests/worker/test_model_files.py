@@ -49,8 +49,11 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 13
     ("contents", "words"),
     [
         (b"", "is empty (0 bytes); copy or export it again"),
-        (LFS, "is a pointer of Git LFS, not the model itself; fetch the model: git lfs pull"),
-        (b"\n<!DOCTYPE html>\n<html lang=en>", "is a web page (HTML), not a model; download the file itself"),
+        (LFS, "is a pointer of Git LFS, not the file itself; fetch that: git lfs pull"),
+        (
+            b"\n<!DOCTYPE html>\n<html lang=en>",
+            "is a web page (HTML); download the file itself, such as by its raw link",
+        ),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is XML, not a model; download"),
         (
             b"<?xml version='1.0'?>\n<net name='x' version='11'>",

@@ -39,26 +39,33 @@ class ModelHost:
     async def load_all(self) -> None:
         """Loads the newest version of every model, one after another, so that each is profiled undisturbed.
 
-        Models that cannot be loaded are logged and listed in the catalogue; the others serve.
+        Models that cannot be loaded are listed in the catalogue; the others serve. As soon as one serves they are
+        logged, too. Where none does, whoever starts the server says why.
         """
         versions, problems = self._repository.scan()
+        failed: list[tuple[str, str]] = []
         for problem in problems:
             if problem.harmless:
                 _log.warning("passed over", model=problem.name, reason=problem.reason)
-                continue
-            self._catalogue.problems[problem.name] = problem.reason
-            _log.error("model cannot be served", model=problem.name, reason=problem.reason)
+            else:
+                self._catalogue.problems[problem.name] = problem.reason
+                failed.append((problem.name, problem.reason))
         newest: dict[str, ModelVersion] = {}
         for version in versions:
             newest.setdefault(version.name, version)
+        serves = False
         for version in newest.values():
             try:
                 async with self._alone(version.name):
                     loaded = await self._load(version)
             except ModelError as error:
-                _log.error("model cannot be served", model=version.key, reason=str(error))
+                failed.append((version.key, str(error)))
             else:
                 self._activate(loaded)
+                serves = True
+            while serves and failed:
+                model, reason = failed.pop(0)
+                _log.error("model cannot be served", model=model, reason=reason)
 
     async def load(self, name: str, version: str) -> LoadedVersion:
         """Loads a version, or the newest where none is stated, beside those that serve. Raises ModelError."""

@@ -12,6 +12,7 @@ import structlog
 from duly.core.events import LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
 from duly.models.contents import Fingerprint, how_to_publish
+from duly.models.repository import notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.models.spec import Signature, TensorSpec
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
@@ -67,7 +68,7 @@ class Supervisor:
                     await worker.stop()
                     raise WorkerError(loaded.error)
                 if not loaded.workers:
-                    for note in ready.notes:
+                    for note in (*ready.notes, *notes_of_labels(loaded.version, ready.signature)):
                         _log.warning("model serves otherwise than was perhaps meant", model=loaded.key, note=note)
                 self._serve(loaded, worker, ready)
         except BaseException as error:
@@ -81,6 +82,13 @@ class Supervisor:
             raise ModelError("LOAD_FAILED", f"{loaded.key}: {reason}") from None
         loaded.state = VersionState.READY
         self._catalogue.notify()
+        assert loaded.signature is not None, "there is a lane"
+        _log.info(
+            "loaded",
+            model=loaded.key,
+            frame_bytes_max=sum(spec.bytes_max for spec in loaded.signature.inputs),
+            result_bytes_max=sum(spec.bytes_max for spec in loaded.signature.outputs),
+        )
 
     async def _give_up(self, loaded: LoadedVersion, reason: str) -> None:
         """Ends a version that cannot be served. It is FAILED, and so are its frames. Returns when its workers are
@@ -134,6 +142,7 @@ class Supervisor:
         loaded.signature = _with_labels(ready.signature, loaded.version.labels)
         loaded.providers = [variant.providers for variant in ready.variants]
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state
+        self._metrics.lane_serves(worker.model, worker.lane)
         self._driver.add_worker(worker)
         names = loaded.version.config.variant_names
         for rank, (name, variant) in enumerate(zip(names, ready.variants, strict=True)):

@@ -12,6 +12,7 @@ outputs of one batch while the next one runs. Its pages are no memory until they
     worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)   DONE   FAILED (json)
 """
 
+import contextlib
 import json
 import mmap
 import os
@@ -251,7 +252,8 @@ class Region:
         if self.filled[slot, outputs] > KEPT_BYTES_MAX:
             self.filled[slot, outputs] = 0
             start = slot * (self.input_bytes + self.output_bytes) + (self.input_bytes if outputs else 0)
-            self._map.madvise(mmap.MADV_REMOVE, start, self.output_bytes if outputs else self.input_bytes)
+            with contextlib.suppress(OSError):  # not every system can; the region then grows up to its size
+                self._map.madvise(mmap.MADV_REMOVE, start, self.output_bytes if outputs else self.input_bytes)
 
     @classmethod
     def create(cls, input_bytes: int, output_bytes: int) -> "Region":

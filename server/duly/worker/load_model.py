@@ -1,6 +1,8 @@
 """Makes a warm model out of a LOAD message, and what READY says about it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from duly.worker.channel import Region
 from duly.worker.errors import LoadError
 from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
+from duly.worker.open_extents import say_shape
 from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
@@ -18,7 +21,6 @@ from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
 from duly.worker.version_files import Report, VersionFiles
 from duly.worker.warmup import Samples, profile
-from duly.worker.ways_out import say_shape
 
 SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
@@ -114,7 +116,9 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
         try:
             times.append(profile(model, samples, best.batch_sizes, config.warmup_runs))
         except LoadError as error:
-            raise LoadError(f"{name}: {error}{say_shape(best.inputs, samples.shapes, str(error))}") from error
+            runs = partial(_runs, model, region, batch_max)
+            advice = say_shape(best.inputs, samples.shapes, str(error), runs)
+            raise LoadError(f"{name}: {error}{advice}") from error
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),
@@ -132,6 +136,15 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
     return Loaded(models, region, samples, ready)
+
+
+def _runs(model: Model, region: Region, batch_max: int, inputs: Sequence[TensorSpec]) -> bool:
+    """Whether a made-up frame of inputs like these runs."""
+    try:
+        profile(model, Samples(region, tuple(inputs), batch_max), (1,), 1)
+    except LoadError:
+        return False
+    return True
 
 
 def _check_alike(name: str, other: Signature, best_name: str, best: Signature) -> None:
