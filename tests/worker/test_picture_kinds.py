@@ -191,6 +191,17 @@ def test_the_search_for_a_header_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     assert picture_header(memoryview(png([b"\0"], 1, 8, GRAY, *notes)), "PNG") is None
 
 
+def test_a_png_whose_chunks_do_not_end_within_it_is_not_handed_to_the_decoder() -> None:
+    """OpenCV spends five seconds and more on such a file, however short it is; the lane would stand still."""
+    whole = png([b"\1\2\3"] * 9, 1, 8, RGB)
+    at = whole.index(b"IDAT") - 4
+    longer = whole[:at] + (1 << 13).to_bytes(4) + whole[at + 4 :]
+    without_end = whole[:-12]
+    for data in (longer, without_end):
+        assert picture_header(memoryview(data), "PNG") is None
+        assert refused(data) == f"of {len(data)} bytes is damaged or cut off"
+
+
 @pytest.mark.parametrize("datatype", ["UINT8", "UINT16", "FP32"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_operations_take_every_depth(datatype: str, channels: int) -> None:
