@@ -1,6 +1,7 @@
 """Starts workers with what they are to load, in order to serve it or only to see whether it can be served."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
+from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import Worker, WorkerError
 
@@ -47,11 +49,13 @@ def _load_body(version: ModelVersion, lane: str, threads: int) -> dict[str, Any]
 
 def describe_version(version: ModelVersion) -> dict[str, Any]:
     """Returns what `worker.describe` tells of a version: `graph`, `frame` and, where one of them is None, `problem`."""
-    command = [sys.executable, "-P", "-m", "duly.worker.describe"]
+    command, environ = [sys.executable, "-P", "-m", "duly.worker.describe"], worker_environment(os.environ)
     body = json.dumps(_load_body(version, "cpu:0", 1))
     problem = f"{version.key}: its graph cannot be read: the process that reads it "
     try:
-        done = subprocess.run(command, input=body, capture_output=True, text=True, timeout=CHECK_SECONDS_MAX)
+        done = subprocess.run(
+            command, input=body, env=environ, capture_output=True, text=True, timeout=CHECK_SECONDS_MAX
+        )
     except subprocess.TimeoutExpired:
         return {"graph": None, "frame": None, "problem": f"{problem}was not done after {CHECK_SECONDS_MAX:g} s"}
     if done.returncode:
