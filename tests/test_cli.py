@@ -14,6 +14,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests import graphs
+
 SERVER = Path(__file__).parents[1] / "server"
 CLIENT = Path(__file__).parents[1] / "clients" / "python"
 
@@ -263,6 +265,22 @@ def test_models_check_loads_them_and_says_which_work(repository: Path) -> None:
     assert "model.onnx" in damaged
 
 
+def test_models_check_has_the_settings_of_serve_from_all_their_sources(tmp_path: Path) -> None:
+    root = graphs.save(tmp_path / "models", "double", graphs.scaling(width=30), "batch_sizes = [1]\n")
+    file = tmp_path / "duly.toml"
+    file.write_text("bytes_in_flight_max = 119\n")
+    refusal = "raise bytes_in_flight_max (--bytes-in-flight-max) to at least 120"
+    by_file = duly("models", "check", str(root), "--config", str(file))
+    assert (by_file.returncode, refusal in by_file.stdout) == (1, True)
+    by_environment = duly("models", "check", str(root), DULY_BYTES_IN_FLIGHT_MAX="119")
+    assert (by_environment.returncode, by_environment.stdout) == (1, by_file.stdout)
+    raised = duly("models", "check", str(root), "--config", str(file), "--bytes-in-flight-max", "240")
+    assert (raised.returncode, raised.stdout) == (0, "double/1  ok\n")
+    noted = duly("models", "check", str(root), "--config", str(file), "--bytes-in-flight-max", "120")
+    assert noted.returncode == 0
+    assert "note: a stream may have one frame of 120 bytes unanswered" in noted.stdout
+
+
 @pytest.mark.parametrize(("labels", "note"), [(5, "a line too many"), (3, "a name or a blank line missing"), (4, "")])
 def test_more_or_fewer_labels_than_classes_are_told(repository: Path, labels: int, note: str) -> None:
     shutil.rmtree(repository / "double" / "2")
@@ -295,3 +313,17 @@ def test_a_reader_that_has_seen_enough_is_no_error_worth_words(repository: Path)
     )
     os.close(sink)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_file_that_ends_too_soon_is_no_ctrl_c() -> None:
+    """click takes an EOFError for Ctrl-D, which has no words and the status of Ctrl-C."""
+    code = (
+        "import click, duly.cli\n"
+        "@duly.cli.cli.command()\n"
+        "def short():\n"
+        "    raise EOFError('the file ends too soon')\n"
+        "import sys; sys.argv[1:] = ['short']; duly.cli.main()"
+    )
+    done = python("-c", code)
+    assert (done.returncode, "the file ends too soon" in done.stderr) == (1, True)
+    assert python("-c", code.replace("EOFError('the file ends too soon')", "KeyboardInterrupt")).returncode == 130

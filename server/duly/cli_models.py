@@ -15,7 +15,14 @@ from duly.models.repository import ModelVersion, NotARepository, Repository, Rep
 
 _FOLDER = click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path), required=True)
 
-_CHECKED = ("lanes", "threads", "bytes_in_flight_max", "payload_bytes_max", "principal_bytes_in_flight_max")
+_CHECKED = (
+    "lanes",
+    "threads",
+    "load_timeout_s",
+    "bytes_in_flight_max",
+    "payload_bytes_max",
+    "principal_bytes_in_flight_max",
+)
 """The settings on which it depends whether a model can be served."""
 
 

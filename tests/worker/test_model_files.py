@@ -151,7 +151,10 @@ def emptied(folder: Path) -> None:
         (renamed, "weights.bin is missing; model.onnx.data lies there: was it renamed? Call it weights.bin"),
         (gone, "weights.bin is missing; put it into the same folder"),
         (linked_out, "weights.bin is a link or path out of the folder; copy the file itself into the folder (cp -L)"),
-        (emptied, "is cut off: it does not hold all of w; copy or export both files again"),
+        (
+            emptied,
+            "weights.bin is cut off (is it still being written?): it does not hold all of w; copy or export both",
+        ),
     ],
 )
 def test_external_data_that_cannot_be_read(external: Path, change: Callable[[Path], None], words: str) -> None:

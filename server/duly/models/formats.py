@@ -150,7 +150,7 @@ def contents(file: Path) -> str:
         return f"is {_WEIGHTS}"
     if text[:1] in (b"{", b"["):
         return "is JSON, not a model; download or export it again"
-    return f"is not a whole ONNX file ({size:,} bytes); copy or export it again"
+    return f"is not a whole ONNX file ({size:,} bytes; is it still being written?); copy or export it again"
 
 
 def _archive(file: Path) -> str:

@@ -47,9 +47,9 @@ class ModelVersion:
     version: str
     """A positive integer."""
     folder: Path
-    """The folder with the files of the variants."""
+    """The folder with the files of the variants, behind any link, which may lead elsewhere later."""
     model_folder: Path
-    """The folder with model.toml and the files that it names, except the variants."""
+    """The folder with model.toml and the files that it names, except the variants, behind any link."""
     config: ModelConfig
     labels: tuple[str, ...]
     key: str = field(init=False)
@@ -306,7 +306,7 @@ def _version(
     for index, provider in enumerate(config.providers):
         if provider.library and not (folder / provider.library).is_file():
             raise BrokenModel(f"/{CONFIG_FILE}: providers[{index}].library: there is no file {provider.library}")
-    return ModelVersion(folder.name, number, version_folder, folder, config, labels)
+    return ModelVersion(folder.name, number, version_folder.resolve(), folder.resolve(), config, labels)
 
 
 def _no_file(folder: Path, file: str, inside: list[Path], files: list[str], stated: bool) -> str:

@@ -34,9 +34,10 @@ def describe(body: dict[str, Any]) -> dict[str, Any]:
         # These imports are not at the top so that a missing library is a problem like others.
         from duly.worker.open_graph import plan_graph
         from duly.worker.ort_session import OrtSession
+        from duly.worker.version_files import VersionFiles
 
-        path = Path(body["folder"]) / file
-        session = OrtSession(path, name, config, "cpu:0", Path(body["model_folder"]), int(body["threads"]))
+        opened = VersionFiles(model, Path(body["folder"]), lambda digests: None).graph(file)
+        session = OrtSession(opened, name, config, "cpu:0", Path(body["model_folder"]), int(body["threads"]))
         graph = {
             "inputs": _listed(session.graph.inputs.values()),
             "outputs": _listed(session.graph.outputs.values()),

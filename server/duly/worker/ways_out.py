@@ -56,7 +56,7 @@ def leave_out(graph: Graph, config: ModelConfig, unwanted: Iterable[str]) -> str
         if name not in never
         and tensor.datatype in DTYPES
         and tensor.shape
-        and not (open_batch and isinstance(tensor.shape[0], int))
+        and not (open_batch and isinstance(tensor.shape[0], int) and tensor.shape[0] != 1)  # a 1 is often the example's
     ]
     if not others:
         return ""
