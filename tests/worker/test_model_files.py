@@ -137,6 +137,10 @@ def linked_out(folder: Path) -> None:
     (folder / "weights.bin").symlink_to(store / "blob")
 
 
+def pointed_to(folder: Path) -> None:
+    (folder / "weights.bin").write_bytes(LFS)
+
+
 def emptied(folder: Path) -> None:
     os.truncate(folder / "weights.bin", 0)
 
