@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from duly.models.formats import MODEL_BYTES_MAX
-from duly.models.formats import BEGINNING_BYTES, stand_in
+from duly.models.formats import BEGINNING_BYTES, MODEL_BYTES_MAX, stand_in
 from duly.worker.errors import LoadError
 
 _MARK = b"\n\x08location"
