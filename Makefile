@@ -111,7 +111,7 @@ EXPORTERS := sklearn boosters tensorflow torch onnxruntime jax paddle
 exporters: $(addprefix exporters-,$(EXPORTERS)) ## Export the models of tests/exporters again, 9 GB of tools (or exporters-sklearn, ...)
 
 exporters-%: build/exporters/%/.ready
-	for script in tests/exporters/make/$*_*.py; do build/exporters/$*/bin/python -W ignore $$script || exit; done
+	for script in tests/exporters/make/$*_*.py; do PYTHONHASHSEED=0 build/exporters/$*/bin/python -W ignore $$script || exit; done
 
 # The lists are whole, so that nothing is chosen anew: not all of these tools agree on what they need.
 build/exporters/%/.ready: tests/exporters/make/%.txt
