@@ -13,6 +13,7 @@ from duly.config import (
     default_threads,
     load_config,
     option_name,
+    service_links,
     split_host_port,
     variable_name,
 )
@@ -225,3 +226,60 @@ def test_without_a_working_driver_the_cpu_is_the_lane(gpu_machine: Path) -> None
 
 def test_the_serving_process_keeps_a_core_to_itself() -> None:
     assert default_threads() >= 1
+
+
+# ---- variables that the platform sets ----
+
+CLUSTER = {
+    "DULY_SERVICE_HOST": "10.96.0.7",
+    "DULY_SERVICE_PORT": "8500",
+    "DULY_SERVICE_PORT_GRPC": "8500",
+    "DULY_PORT": "tcp://10.96.0.7:8500",
+    "DULY_PORT_8500_TCP": "tcp://10.96.0.7:8500",
+    "DULY_PORT_8500_TCP_PROTO": "tcp",
+    "DULY_PORT_8500_TCP_PORT": "8500",
+    "DULY_PORT_8500_TCP_ADDR": "10.96.0.7",
+    "DULY_METRICS_SERVICE_HOST": "fd00::7",
+    "DULY_METRICS_SERVICE_PORT_GRPC": "9090",
+    "DULY_STREAMS_MAX_PORT": "tcp://10.96.0.8:80",
+    "DULY_CAMERA_2_PORT_53_UDP": "udp://10.96.0.9:53",
+    "DULY_CAMERA_2_PORT_53_UDP_ADDR": "10.96.0.9",
+    "DULY_CAMERA_2_PORT_9_SCTP_PROTO": "sctp",
+}
+LINKED_CONTAINER = {
+    "DULY_NAME": "/web/duly",
+    "DULY_ENV_STREAMS_MAX": "3",
+    "DULY_ENV_PATH": "/bin",
+    "DULY_PORT_8500_TCP_PORT_START": "8500",
+    "DULY_PORT_8500_TCP_PORT_END": "8510",
+}
+
+
+@pytest.mark.parametrize("links", [CLUSTER, LINKED_CONTAINER])
+def test_links_to_services_named_duly_are_no_settings(models: Path, links: dict[str, str]) -> None:
+    environ = links | {"DULY_MODELS": str(models), "DULY_STREAMS_MAX": "7", "PATH": "/bin"}
+    assert load_config({}, None, environ).streams_max == 7
+    assert service_links(environ) == sorted(links)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DULY_STREAM_MAX", "7"),
+        ("DULY_PORT", "8500"),
+        ("DULY_METRICS_PORT", "9090"),
+        ("DULY_PORT_METRICS", "tcp://10.96.0.7:8500"),
+        ("DULY_SERVICE", "10.96.0.7"),
+        ("DULY_NAME", "camera"),
+        ("DULY_ENV_STREAMS_MAX", "3"),
+        ("DULY_STREAMSMAX", "tcp://10.96.0.7:8500"),
+    ],
+)
+def test_what_only_looks_a_little_like_a_link_is_an_unknown_setting(models: Path, variable: str, value: str) -> None:
+    (problem,) = problems({"models": models}, None, {variable: value})
+    assert problem.startswith(f"environment {variable}: unknown setting; ")
+
+
+def test_no_setting_is_ever_taken_for_a_link() -> None:
+    for value in ("10.96.0.7", "8500", "tcp://10.96.0.7:8500", "/web/duly"):
+        assert service_links({variable_name(setting): value for setting in ServerConfig.model_fields}) == []

@@ -32,6 +32,8 @@ from duly.cpus import usable_cpus
 NOT_SETTINGS = ("DULY_CACHE_DIR", "DULY_DEBUG")
 """Variables of duly that are no settings of the server: where the demo keeps its models, and tracebacks on errors."""
 
+_OTHER_WORDS = {"host": "listen", "port": "listen", "address": "listen", "metrics_port": "metrics"}
+"""What people call a setting, or a part of it, whose name is spelt otherwise."""
 _UNIX_PATH_BYTES_MAX = 107  # the length of Linux's sun_path less its final zero
 _LANE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]{0,2})")
 _LANES_MAX = 64
@@ -244,10 +246,12 @@ def load_config(overrides: Mapping[str, Any], file: Path | None, environ: Mappin
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{file}: can't be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not valid TOML: byte {error.start} is not UTF-8; save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
 
 
@@ -262,8 +266,8 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _did_you_mean(name: str, source: _Source) -> str:
-    close = difflib.get_close_matches(name, ServerConfig.model_fields, n=1)
-    return f"; did you mean {source.spelling(close[0])}?" if close else "; duly serve --help lists them all"
+    close = _OTHER_WORDS.get(name) or next(iter(difflib.get_close_matches(name, ServerConfig.model_fields, n=1)), "")
+    return f"; did you mean {source.spelling(close)}?" if close else "; duly serve --help lists them all"
 
 
 def _in_plain_words(kind: str, name: str, message: str, value: object) -> str:

@@ -6,11 +6,12 @@ its quota has CPUs is stopped for the rest of each period, usually 100 ms, which
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-_UNIFIED = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+_ROOT = Path("/")
+_UNIFIED = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
 """Where version 2 of control groups is mounted: alone, or beside version 1."""
-_CPU_CONTROLLER = ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/cpuacct,cpu")
+_CPU_CONTROLLER = ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct", "sys/fs/cgroup/cpuacct,cpu")
 """Where version 1 of the CPU controller is mounted."""
 
 
@@ -25,20 +26,17 @@ def _quotas() -> Iterator[float]:
     A container may see the name that its group has on the host, though its own group is what is mounted as the root.
     Hence groups that are not there are passed over, and the root is always looked at.
     """
-    for line in _text(Path("/proc/self/cgroup")).splitlines():
+    for line in _text(_ROOT / "proc/self/cgroup").splitlines():
         hierarchy, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        folder = Path("/", group.removeprefix("/"))
+        controllers, _, name = rest.partition(":")
+        group = PurePosixPath(name.lstrip("/"))
+        groups = (group, *group.parents)
         if hierarchy == "0":
-            for mount in _UNIFIED:
-                for above in (folder, *folder.parents):
-                    yield from _quota(*_numbers(Path(mount, above.relative_to("/"), "cpu.max")))
+            for place in (_ROOT / mount / above for mount in _UNIFIED for above in groups):
+                yield from _quota(*_numbers(place / "cpu.max"))
         elif "cpu" in controllers.split(","):
-            for mount in _CPU_CONTROLLER:
-                for above in (folder, *folder.parents):
-                    place = Path(mount, above.relative_to("/"))
-                    quota = _numbers(place / "cpu.cfs_quota_us")
-                    yield from _quota(*quota, *_numbers(place / "cpu.cfs_period_us"))
+            for place in (_ROOT / mount / above for mount in _CPU_CONTROLLER for above in groups):
+                yield from _quota(*_numbers(place / "cpu.cfs_quota_us"), *_numbers(place / "cpu.cfs_period_us"))
 
 
 def _quota(quota_us: float = -1, period_us: float = 0, *_: float) -> Iterator[float]:

@@ -59,7 +59,7 @@ class OpenedStream:
                 yield request
                 continue
             self.server.pings.append(request.clock_ping)
-            now_ns = time.time_ns() + self.server.clock_ahead_ns
+            now_ns = self.server.now_ns()
             pong = inference_pb2.ClockPong(
                 ping_id=request.clock_ping.ping_id,
                 client_send_unix_nano=request.clock_ping.client_send_unix_nano,
@@ -126,7 +126,8 @@ class ScriptedServer:
 
     def __init__(self, *scripts: Script, clock_ahead_ns: int = 0) -> None:
         self.scripts = list(scripts) or [echo]
-        self.clock_ahead_ns = clock_ahead_ns
+        self.now_ns = lambda: time.time_ns() + clock_ahead_ns
+        """The server's wall clock."""
         self.opens: list[inference_pb2.OpenStream] = []
         self.frames: list[inference_pb2.Frame] = []
         self.pings: list[inference_pb2.ClockPing] = []

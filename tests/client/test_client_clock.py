@@ -1,17 +1,20 @@
 """The clock filter: what it claims is true, whatever the network does."""
 
 import random
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from duly.v1 import inference_pb2
 from duly_client import Client
 from duly_client.clock import DRIFT_MAX_PPM, EXCHANGES, Clock, ClockEstimate
-from tests.client.scripted_server import HOUR_NS, ScriptedServer, serving
+from tests.client.scripted_server import HOUR_NS, OpenedStream, ScriptedServer, on_time, serving
 
 SECOND_NS = 10**9
+X = np.zeros(4, np.float32)
 START_NS = 1_700_000_000 * SECOND_NS
 
 
@@ -126,3 +129,54 @@ async def test_the_server_learns_of_a_skewed_clock_before_the_first_frame(ahead_
     assert abs(last.offset_nano - ahead_ns) <= last.uncertainty_nano
     assert estimate is not None
     assert abs(estimate.offset_ns - ahead_ns) <= estimate.uncertainty_ns
+
+
+# ---- clocks that are set ----
+
+
+class SetClock:
+    """The wall clock of this process, which a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        real_ns = time.time_ns
+        self.ahead_ns = 0
+        monkeypatch.setattr(time, "time_ns", lambda: real_ns() + self.ahead_ns)
+
+
+@pytest.fixture
+def own_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
+    return SetClock(monkeypatch)
+
+
+def age_ns(server: ScriptedServer, received_ns: int, frame: inference_pb2.Frame) -> int:
+    """How old a server takes the frame to be, by the estimate that it was told last."""
+    return received_ns - frame.capture_time_unix_nano - server.pings[-1].clock.offset_nano
+
+
+@pytest.mark.parametrize("steps_ms", [[-500], [-30_000], [3600_000], [-40, -40, 90], [7]])
+async def test_a_clock_that_is_set_is_told_before_the_next_frame(own_clock: SetClock, steps_ms: list[int]) -> None:
+    ages_ns: list[int] = []
+    true_ns = time.time_ns
+
+    async def judging(stream: OpenedStream) -> None:
+        await stream.greet()
+        async for frame in stream.frames():
+            ages_ns.append(age_ns(stream.server, true_ns() - own_clock.ahead_ns, frame))
+            await stream.answer(on_time(frame))
+
+    server = ScriptedServer(judging)
+    server.now_ns = lambda: true_ns() - own_clock.ahead_ns  # the server is on another machine
+    async with serving(server) as target, Client(target) as client, client.stream("echo") as stream:
+        await stream.send(X)
+        outcomes = [await anext(stream)]
+        for step_ms in steps_ms:
+            own_clock.ahead_ns += step_ms * 1_000_000
+            for _ in range(3):
+                await stream.send(X)
+                outcomes.append(await anext(stream))
+        estimate = stream.clock
+    assert all(outcome.ok and 0 < outcome.latency_ns < SECOND_NS for outcome in outcomes)
+    # Half a second is the most that a busy machine takes; the least step that is not corrected would be 7 ms ahead.
+    assert all(-5_000_000 < age < SECOND_NS // 2 for age in ages_ns), ages_ns
+    assert estimate is not None
+    assert abs(estimate.offset_ns + own_clock.ahead_ns) <= estimate.uncertainty_ns

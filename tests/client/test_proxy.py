@@ -1,8 +1,9 @@
 """Clients behind a proxy: which servers it is asked for, and what an error says."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -21,27 +22,29 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
 
 
-@asynccontextmanager
-async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
+@contextmanager
+def proxy() -> Iterator[tuple[str, list[str]]]:
     """A proxy that refuses everybody: where it is, and what it was asked for."""
     asked: list[str] = []
 
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].decode())
-        writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
-        await writer.drain()
-        writer.close()
+    class Refuses(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.rfile.readline().decode().strip())
+            self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
 
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        host, port = server.sockets[0].getsockname()
-        yield f"{host}:{port}", asked
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}", asked
+        finally:
+            server.shutdown()
 
 
 @pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
 async def test_a_server_on_this_machine_is_reached_past_the_proxy(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    async with proxy() as (where, asked):
+    with proxy() as (where, asked):
         monkeypatch.setenv(variable, f"http://{where}")
         async with serving(ScriptedServer()) as target, Client(target) as client, client.stream("echo") as stream:
             await stream.send(np.zeros(4, np.float32))
@@ -51,7 +54,7 @@ async def test_a_server_on_this_machine_is_reached_past_the_proxy(
 
 @pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
 async def test_an_error_names_the_proxy_and_not_its_password(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    async with proxy() as (where, asked):
+    with proxy() as (where, asked):
         monkeypatch.setenv(variable, f"http://pilot:secret@{where}")
         async with Client("robot.example:8500", reconnect=False) as client:
             with pytest.raises(ServerUnavailable) as caught:

@@ -9,6 +9,10 @@
 Every frame sent is answered by exactly one outcome. `BlockingClient` is for programs without asyncio.
 """
 
+# isort: split
+from duly_client.forked import ForkedError  # it comes before all that imports gRPC
+
+# isort: split
 from duly_client.blocking import BlockingClient, BlockingStream
 from duly_client.client import Client
 from duly_client.clock import ClockEstimate
@@ -36,6 +40,7 @@ __all__ = [
     "ClientTooSlow",
     "ClockEstimate",
     "DulyError",
+    "ForkedError",
     "InvalidRequest",
     "LoadFailed",
     "ModelNotFound",

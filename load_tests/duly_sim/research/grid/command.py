@@ -1,6 +1,5 @@
 """`duly-sim grid`: what the scheduler must show, measured row by row, and judged."""
 
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from duly.cpus import usable_cpus
 from duly_load.results.formats import write_json
 from duly_sim.research.grid.efforts import EFFORTS, ROWS
 from duly_sim.research.grid.judge import Finding, Row
@@ -35,7 +35,7 @@ def _rows(_context: click.Context, _option: click.Parameter, value: str) -> tupl
 @click.option(
     "--jobs",
     type=click.IntRange(1, 256),
-    default=os.cpu_count() or 1,
+    default=usable_cpus(),
     show_default="one a processor",
     help="Processes at a time.",
 )
