@@ -108,7 +108,7 @@ soak: $(READY) ## A night of a vehicle's sensors and of rude clients (SOAK_ARGS 
 	$(BIN)/duly-load soak load_tests/scenarios/rig.toml --target duly --hours 8 --out build/soak $(SOAK_ARGS)
 
 EXPORTERS := sklearn boosters tensorflow torch onnxruntime jax paddle
-exporters: $(addprefix exporters-,$(EXPORTERS)) ## Export the models of tests/exporters again, 9 GB of tools (or exporters-sklearn, ...)
+exporters: $(addprefix exporters-,$(EXPORTERS)) ## Export the models of tests/exporters again, 9 GB of tools (EXPORTERS=sklearn for a part)
 
 exporters-%: build/exporters/%/.ready
 	for script in tests/exporters/make/$*_*.py; do PYTHONHASHSEED=0 build/exporters/$*/bin/python -W ignore $$script || exit; done
