@@ -128,7 +128,7 @@ def _with_batch(
 
 
 def _is_clear(tensor: GraphTensor, output: Output, sizes: Set[int | str | None]) -> bool:
-    """Whether the batch of an output is stated, or its first dimension is that of the inputs, or is called as theirs is."""
+    """Whether the batch of an output is stated, or its first dimension is as that of the inputs is, or is called so."""
     first = next(iter(tensor.shape), None)
     return output.batched is not None or output.batch_axis is not None or (first is not None and first in sizes)
 

@@ -75,7 +75,7 @@ def observe(
         closely
         and bool(alone)
         and config.batch_sizes != (1,)
-        and all(not _fixed(graph.inputs[name], axis) for name, axis in axes.items())
+        and not any(_fixed(graph.inputs[name], axis) for name, axis in axes.items() if name in graph.inputs)
     )
     return Observed(alone, _shapes(graph, config, axes, names, run, 2, 1) if two else {})
 
