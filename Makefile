@@ -24,7 +24,7 @@ endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-compiled check protos docs release-image bench grid compare soak core core-clean wheel-check clean
+.PHONY: help setup demo test test-compiled check protos docs release-image bench grid compare soak core core-clean exporters wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -106,6 +106,18 @@ compare: $(READY) ## Set duly beside Triton and the floor under overload, half a
 
 soak: $(READY) ## A night of a vehicle's sensors and of rude clients (SOAK_ARGS for options)
 	$(BIN)/duly-load soak load_tests/scenarios/rig.toml --target duly --hours 8 --out build/soak $(SOAK_ARGS)
+
+EXPORTERS := sklearn boosters tensorflow torch onnxruntime jax paddle
+exporters: $(addprefix exporters-,$(EXPORTERS)) ## Export the models of tests/exporters again, 9 GB of tools (or exporters-sklearn, ...)
+
+exporters-%: build/exporters/%/.ready
+	for script in tests/exporters/make/$*_*.py; do build/exporters/$*/bin/python -W ignore $$script || exit; done
+
+# The lists are whole, so that nothing is chosen anew: not all of these tools agree on what they need.
+build/exporters/%/.ready: tests/exporters/make/%.txt
+	$(PYTHON) -m venv --clear build/exporters/$*
+	build/exporters/$*/bin/pip install --quiet --no-cache-dir --no-deps --requirement $<
+	@touch $@
 
 wheel-check: $(READY) ## Build the wheel and try its base packages in an empty environment
 	@rm -rf build/wheel

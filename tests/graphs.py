@@ -132,3 +132,74 @@ def slow(rounds: int = 60, width: int = 256) -> onnx.ModelProto:
         "column": np.int64([-1, 1]),
     }
     return model(nodes, [value("x", ["N", 1, 1])], [value("y", ["N", 1])], constants)
+
+
+def external(
+    name: str, array: np.ndarray, location: str, *, offset: int | None = None, length: bool = True
+) -> onnx.TensorProto:
+    """A tensor whose numbers lie in the file `location` beside the graph, which the caller writes."""
+    tensor = numpy_helper.from_array(array, name)
+    entries = {"location": location, "offset": offset, "length": len(tensor.raw_data) if length else None}
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, entry in entries.items():
+        if entry is not None:
+            tensor.external_data.add(key=key, value=str(entry))
+    return tensor
+
+
+def with_tensor(kind: str, tensor: onnx.TensorProto, dims: Dims = ("N", 4)) -> onnx.ModelProto:
+    """y = x + w, where `tensor` is w: an initializer of the graph ("main"), of both branches of an If ("branch"), of
+    the body of a Loop within a branch ("body"), the value of a Constant ("attribute"), the same within a function
+    ("function"), or all values of a sparse initializer ("sparse").
+    """
+    x, y = value("x", dims), value("y", dims)
+    add = helper.make_node("Add", ["x", "w"], ["y"])
+    constant = helper.make_node("Constant", [], ["w"], value=tensor)
+    made = model([add], [x], [y])
+    graph = made.graph
+    match kind:
+        case "main":
+            graph.initializer.append(tensor)
+        case "attribute":
+            graph.node.insert(0, constant)
+        case "sparse":
+            indices = numpy_helper.from_array(np.arange(tensor.dims[0], dtype=np.int64), "indices")
+            graph.sparse_initializer.append(helper.make_sparse_tensor(tensor, indices, [1, tensor.dims[0]]))
+        case "function":
+            inside = helper.make_function("own", "AddW", ["x"], ["y"], [constant, add], [helper.make_opsetid("", 17)])
+            made.functions.append(inside)
+            made.opset_import.append(helper.make_opsetid("own", 1))
+            del graph.node[:]
+            graph.node.append(helper.make_node("AddW", ["x"], ["y"], domain="own"))
+        case "branch" | "body":
+            del graph.node[:]
+            graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+            branches = {name: _branch(name, kind, tensor) for name in ("then_branch", "else_branch")}
+            graph.node.extend(
+                [
+                    helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+                    helper.make_node("Greater", ["sum", "zero"], ["positive"]),
+                    helper.make_node("If", ["positive"], ["y"], **branches),
+                ]
+            )
+    return made
+
+
+def _branch(name: str, kind: str, tensor: onnx.TensorProto) -> onnx.GraphProto:
+    w = onnx.TensorProto()
+    w.CopyFrom(tensor)
+    w.name = f"{name}_w"
+    y = value(f"{name}_y", None)  # type: ignore[arg-type]
+    if kind == "branch":
+        return helper.make_graph([helper.make_node("Add", ["x", w.name], [y.name])], name, [], [y], [w])
+    inputs = [value(f"{name}_i", [], INT64), value(f"{name}_c", [], BOOL), value(f"{name}_in", None)]  # type: ignore[arg-type]
+    nodes = [
+        helper.make_node("Identity", [f"{name}_c"], [f"{name}_go"]),
+        helper.make_node("Add", [f"{name}_in", w.name], [f"{name}_out"]),
+    ]
+    outputs = [value(f"{name}_go", [], BOOL), value(f"{name}_out", None)]  # type: ignore[arg-type]
+    body = helper.make_graph(nodes, f"{name}_body", inputs, outputs, [w])
+    once = numpy_helper.from_array(np.int64(1), f"{name}_once")
+    loop = helper.make_node("Loop", [once.name, "", "x"], [y.name], body=body)
+    return helper.make_graph([loop], name, [], [y], [once])

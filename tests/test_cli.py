@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto, helper
+
+from tests import graphs
 
 SERVER = Path(__file__).parents[1] / "server"
 CLIENT = Path(__file__).parents[1] / "clients" / "python"
@@ -110,6 +113,7 @@ def test_without_a_command_the_help_is_the_error() -> None:
         (["srve"], "No such command 'srve'."),
         (["serve", "--modles", "x"], "No such option '--modles'."),
         (["serve", "--streams-max"], "Option '--streams-max' requires an argument."),
+        (["serve", "mine"], "mine belongs to no option; the folder of models is given as --models mine"),
         (["models", "list", "/nonexistent"], "Invalid value for 'DIR'"),
     ],
 )
@@ -144,6 +148,40 @@ def test_serve_help_tells_each_option_with_its_default_and_its_variable() -> Non
     assert "--transport lan|wan" in text
     assert "--reflection / --no-reflection" in text
     assert "[required; DULY_MODELS]" in text
+
+
+def test_why_nothing_can_be_served_is_told_once(repository: Path) -> None:
+    (repository / "double" / "model.toml").write_text("descripton = 'misspelt'")
+    done = duly("serve", "--models", str(repository), "--listen", "127.0.0.1:0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("descripton") == 1
+    assert done.stderr.splitlines()[-2:] == [
+        "duly: no model can be served:",
+        "duly:   double/model.toml: descripton: there is no such key; did you mean description?",
+    ]
+
+
+@pytest.mark.parametrize("command", [["serve", "--models"], ["models", "check"], ["models", "list"]])
+@pytest.mark.parametrize("path", ["double", "double/1", "double/1/model.onnx"])
+def test_a_path_too_deep_is_told_the_folder_to_give(repository: Path, command: list[str], path: str) -> None:
+    done = duly(*command, str(repository / path), *(["--listen", "127.0.0.1:0"] if command[0] == "serve" else []))
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("duly: ")]
+    assert "give " in line
+    assert f" {repository} (see duly" in line
+    assert duly("models", "list", str(repository)).returncode == 0
+
+
+def test_what_is_passed_over_is_told_and_no_error(repository: Path) -> None:
+    for folder in ("lost+found", "docs"):
+        (repository / folder).mkdir()
+    (repository / "docs" / "README.md").touch()
+    (repository / "double" / "2" / "model.onnx").unlink()
+    (repository / "double" / "2").rmdir()
+    (repository / "double" / "config.pbtxt").touch()
+    done = duly("models", "check", str(repository), "--lanes", "cpu:0")
+    assert (done.returncode, done.stdout) == (0, "double/1  ok\n")
+    assert done.stderr == "duly: docs: holds neither a version nor a model's file, and is passed over\n"
 
 
 def test_an_address_in_use_is_one_line_and_status_1(repository: Path) -> None:
@@ -187,6 +225,31 @@ def test_models_show_gives_the_settings_with_their_defaults(repository: Path) ->
     assert (settings["description"], settings["default_budget_ms"]) == ("Twice as much.", 100)
 
 
+def test_models_show_tells_the_tensors_of_a_bare_model(repository: Path) -> None:
+    done = duly("models", "show", str(repository), "double/1")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = json.loads(done.stdout)
+    assert shown["graph"] == {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": ["n", 4]}],
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": ["n", 4]}],
+    }
+    (sent,), (got,) = shown["frame"]["inputs"], shown["frame"]["outputs"]
+    assert (sent["name"], sent["datatype"], sent["shape"]) == ("x", "FP32", [4])
+    assert (got["name"], got["datatype"], got["shape"]) == ("y", "FP32", [4])
+    assert shown["problem"] is None
+
+
+def test_models_show_tells_the_tensors_of_a_model_that_cannot_be_served(repository: Path) -> None:
+    damaged = json.loads(duly("models", "show", str(repository), "double").stdout)
+    assert (damaged["graph"], damaged["frame"]) == (None, None)
+    assert damaged["problem"].startswith("double/2/model.onnx: is not a whole ONNX file")
+    (repository / "double" / "model.toml").write_text("input = [{ name = 'image' }]\nproviders = [{ name = 'None' }]")
+    misfit = json.loads(duly("models", "show", str(repository), "double/1").stdout)
+    assert misfit["graph"]["inputs"][0]["name"] == "x"
+    assert misfit["frame"] is None
+    assert misfit["problem"].startswith("double/model.toml: input[0].name: the graph has no input 'image'; it has: x")
+
+
 def test_models_show_of_an_unknown_model_names_the_likely_one(repository: Path) -> None:
     done = duly("models", "show", str(repository), "duoble")
     assert (done.returncode, done.stdout) == (1, "")
@@ -200,6 +263,35 @@ def test_models_check_loads_them_and_says_which_work(repository: Path) -> None:
     assert good == "double/1  ok"
     assert damaged.startswith("double/2  ")
     assert "model.onnx" in damaged
+
+
+def test_models_check_has_the_settings_of_serve_from_all_their_sources(tmp_path: Path) -> None:
+    root = graphs.save(tmp_path / "models", "double", graphs.scaling(width=30), "batch_sizes = [1]\n")
+    file = tmp_path / "duly.toml"
+    file.write_text("bytes_in_flight_max = 119\n")
+    refusal = "raise bytes_in_flight_max (--bytes-in-flight-max) to at least 120"
+    by_file = duly("models", "check", str(root), "--config", str(file))
+    assert (by_file.returncode, refusal in by_file.stdout) == (1, True)
+    by_environment = duly("models", "check", str(root), DULY_BYTES_IN_FLIGHT_MAX="119")
+    assert (by_environment.returncode, by_environment.stdout) == (1, by_file.stdout)
+    raised = duly("models", "check", str(root), "--config", str(file), "--bytes-in-flight-max", "240")
+    assert (raised.returncode, raised.stdout) == (0, "double/1  ok\n")
+    noted = duly("models", "check", str(root), "--config", str(file), "--bytes-in-flight-max", "120")
+    assert noted.returncode == 0
+    assert "note: a stream may have one frame of 120 bytes unanswered" in noted.stdout
+
+
+@pytest.mark.parametrize(("labels", "note"), [(5, "a line too many"), (3, "a name or a blank line missing"), (4, "")])
+def test_more_or_fewer_labels_than_classes_are_told(repository: Path, labels: int, note: str) -> None:
+    shutil.rmtree(repository / "double" / "2")
+    (repository / "double" / "names.txt").write_text("a name\n" * labels)
+    (repository / "double" / "model.toml").write_text("batch_sizes = [1]\nwarmup_runs = 1\nlabels = 'names.txt'\n")
+    done = duly("models", "check", str(repository), "--lanes", "cpu:0")
+    assert done.returncode == 0
+    first, *notes = done.stdout.splitlines()
+    assert first == "double/1  ok"
+    told = f"note: names.txt has {labels} names, but 'y' has 4; is there {note}"
+    assert [told in line for line in notes] == ([True] if note else [])
 
 
 def test_models_check_refuses_a_lane_that_is_none(repository: Path) -> None:
@@ -221,3 +313,17 @@ def test_a_reader_that_has_seen_enough_is_no_error_worth_words(repository: Path)
     )
     os.close(sink)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_file_that_ends_too_soon_is_no_ctrl_c() -> None:
+    """click takes an EOFError for Ctrl-D, which has no words and the status of Ctrl-C."""
+    code = (
+        "import click, duly.cli\n"
+        "@duly.cli.cli.command()\n"
+        "def short():\n"
+        "    raise EOFError('the file ends too soon')\n"
+        "import sys; sys.argv[1:] = ['short']; duly.cli.main()"
+    )
+    done = python("-c", code)
+    assert (done.returncode, "the file ends too soon" in done.stderr) == (1, True)
+    assert python("-c", code.replace("EOFError('the file ends too soon')", "KeyboardInterrupt")).returncode == 130

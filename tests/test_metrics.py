@@ -88,7 +88,7 @@ def test_outcomes_are_told_apart_by_model_class_and_status() -> None:
     metrics = busy_server()
     assert value(metrics, "duly_outcomes_total", model="yolo/1", class_="CRITICAL", status="LATE") == 1
     assert value(metrics, "duly_outcomes_total", model="yolo/1", class_="CRITICAL", status="FAILED") == 0
-    assert value(metrics, "duly_outcomes_total", model="yolo/1", class_="BEST_EFFORT", status="LATE") is None
+    assert value(metrics, "duly_outcomes_total", model="yolo/1", class_="BEST_EFFORT", status="LATE") == 0
 
 
 def test_only_results_have_a_latency_and_only_related_clocks_an_age() -> None:
@@ -127,6 +127,26 @@ def test_lanes_workers_and_gauges_are_exposed() -> None:
     assert value(metrics, "duly_streams_open", model="yolo/1") == 1
     assert value(metrics, "duly_frames_in_flight") == 4
     assert value(metrics, "duly_payload_bytes") == 5000
+
+
+def test_counters_and_gauges_are_there_before_anything_happens() -> None:
+    metrics = Metrics()
+    metrics.lane_serves("yolo/1", "cpu:0")
+    metrics.lane_serves("yolo/1", "cpu:1")
+    metrics.set_gauges(lambda: Gauges({}, 0, 0, {}))
+    for lane in ("cpu:0", "cpu:1"):
+        assert value(metrics, "duly_worker_restarts_total", model="yolo/1", lane=lane) == 0
+        assert value(metrics, "duly_lane_busy_seconds_total", lane=lane) == 0
+        assert value(metrics, "duly_wasted_lane_seconds_total", lane=lane) == 0
+    for name in ("duly_streams_open", "duly_queue_depth", "duly_streams_opened_total", "duly_batches_total"):
+        assert value(metrics, name, model="yolo/1") == 0
+    for stream_class in StreamClass:
+        for status in OutcomeStatus:
+            labels = {"model": "yolo/1", "class_": stream_class.name, "status": status.name}
+            assert value(metrics, "duly_outcomes_total", **labels) == 0
+    metrics.worker_restarted("yolo/1", "cpu:1")
+    metrics.lane_serves("yolo/1", "cpu:1")
+    assert value(metrics, "duly_worker_restarts_total", model="yolo/1", lane="cpu:1") == 1
 
 
 def test_an_unloaded_model_leaves_no_series_behind() -> None:

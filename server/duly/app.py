@@ -300,5 +300,5 @@ async def _check_models(config: ServerConfig) -> list[CheckedModel]:
     versions, problems = Repository(config.models).scan()
     found = [CheckedModel(problem.name, problem.reason) for problem in problems if not problem.harmless]
     for version in versions:
-        found.append(await check_version(version, lanes, threads, _limits(config).frame))
+        found.append(await check_version(version, lanes, threads, _limits(config).frame, config.load_timeout_s))
     return sorted(found, key=lambda checked: checked.key)

@@ -1,6 +1,7 @@
 """`duly models`: what is in a model repository, and whether it would load."""
 
 import difflib
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,7 +15,14 @@ from duly.models.repository import ModelVersion, NotARepository, Repository, Rep
 
 _FOLDER = click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path), required=True)
 
-_CHECKED = ("lanes", "threads", "bytes_in_flight_max", "payload_bytes_max", "principal_bytes_in_flight_max")
+_CHECKED = (
+    "lanes",
+    "threads",
+    "load_timeout_s",
+    "bytes_in_flight_max",
+    "payload_bytes_max",
+    "principal_bytes_in_flight_max",
+)
 """The settings on which it depends whether a model can be served."""
 
 
@@ -67,7 +75,7 @@ def show(folder: Path, model: str) -> None:
     """Print the settings of a model as JSON, defaults filled in: of its newest version, or of the one named.
 
     Beside the settings, `graph` has the inputs and outputs of the graph with their batch dimension, and `frame` what
-    clients send and get for one frame, or null where the model cannot be served as it is.
+    clients send and get for one frame; where one of them is null, `problem` says why.
     """
     versions, problems = _scan(folder)
     for version in versions:
@@ -82,7 +90,10 @@ def show(folder: Path, model: str) -> None:
 
 
 def _show(version: ModelVersion) -> None:
-    click.echo(version.config.model_dump_json(by_alias=True, indent=2))
+    from duly.runtime.worker_launch import describe_version  # it imports what `list` does not need
+
+    settings = version.config.model_dump(mode="json", by_alias=True)
+    click.echo(json.dumps(settings | describe_version(version), indent=2, ensure_ascii=False))
 
 
 def _check(folder: Path, config: Path | None, **settings: Any) -> None:

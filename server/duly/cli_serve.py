@@ -12,7 +12,9 @@ from duly.config import ConfigError, ServerConfig, load_config
 from duly.models.repository import NotARepository
 
 
-def _serve(config: Path | None, **settings: Any) -> None:
+def _serve(config: Path | None, words: tuple[str, ...], **settings: Any) -> None:
+    if words:
+        raise click.UsageError(f"{words[0]} belongs to no option; the folder of models is given as --models {words[0]}")
     given = {name: value for name, value in settings.items() if value is not None}
     try:
         checked = load_config(given, config, os.environ)
@@ -34,6 +36,7 @@ serve = click.Command(
     Every option can also be set by its variable in the environment, or under its name (streams_max = 64) in the TOML
     file. The command line wins over the environment, and the environment over the file.""",
     params=[
+        click.Argument(["words"], nargs=-1, metavar=""),
         CONFIG_OPTION,
         *map(setting_option, ServerConfig.model_fields),
     ],

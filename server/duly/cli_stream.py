@@ -268,10 +268,10 @@ class OutcomePrinter:
         """Prints an outcome. Raises ClickException where it is INVALID and nothing may be passed over."""
         source = self._unusable.names.pop(outcome.frame_id, "")
         if outcome.status is Status.INVALID:
-            text = f"{source or f'frame {outcome.frame_id}'}: {outcome.reason}"
             if self._unusable.strict:
-                raise click.ClickException(text)
-            self._unusable.tell(text)
+                raise click.ClickException(f"{source or f'frame {outcome.frame_id}'}: {outcome.reason}")
+            if source:
+                self._unusable.tell(f"{source}: {outcome.reason}")
         latency_ms = outcome.latency_ns / 1e6
         self._counts[outcome.status] += 1
         if outcome.ok:

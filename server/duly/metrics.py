@@ -6,7 +6,7 @@ interpreter lock: two numbers of one scrape may be a frame apart, but no number 
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -164,6 +164,11 @@ class Metrics(Collector):
     def stream_closed(self, model: str) -> None:
         self._of(model).streams_closed += 1
 
+    def lane_serves(self, model: str, lane: str) -> None:
+        """Makes the counters of a model on a lane begin at 0, so that their first event is a rise like any other."""
+        self._of(model).restarts.setdefault(lane, 0)
+        self._lanes.setdefault(lane, _Lane())
+
     def worker_restarted(self, model: str, lane: str) -> None:
         """Counts a worker that crashed or hung and was replaced."""
         restarts = self._of(model).restarts
@@ -219,7 +224,7 @@ class Metrics(Collector):
         lag.add_metric([], self._lag.cumulative(_S), self._lag.total / _S)
         yield lag
         if self._gauges is not None:
-            yield from _gauges(self._gauges())
+            yield from _gauges(self._gauges(), models)
 
 
 def _model_counters(models: Mapping[str, _Model]) -> Iterator[Metric]:
@@ -235,9 +240,8 @@ def _model_counters(models: Mapping[str, _Model]) -> Iterator[Metric]:
     for model, counts in models.items():
         for stream_class in StreamClass:
             of_class = counts.classes[stream_class].outcomes
-            if any(of_class):
-                for status in OutcomeStatus:
-                    outcomes.add_metric([model, status.name, stream_class.name], of_class[status])
+            for status in OutcomeStatus:
+                outcomes.add_metric([model, status.name, stream_class.name], of_class[status])
         batches.add_metric([model], sum(counts.batch_size.counts))
         for lane, times in counts.restarts.copy().items():
             restarts.add_metric([model, lane], times)
@@ -281,12 +285,14 @@ def _lane_counters(lanes: Mapping[str, _Lane]) -> Iterator[Metric]:
     yield from (busy, wasted)
 
 
-def _gauges(gauges: Gauges) -> Iterator[Metric]:
+def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
+    """The gauges now; those of `models` of which there is nothing to tell are 0."""
+    none = dict.fromkeys(models, 0)
     waiting = GaugeMetricFamily("duly_queue_depth", "Frames that wait for a lane.", labels=["model"])
-    for model, frames in gauges.queue_depth.items():
+    for model, frames in (none | dict(gauges.queue_depth)).items():
         waiting.add_metric([model], frames)
     streams = GaugeMetricFamily("duly_streams_open", "Streams that are open.", labels=["model"])
-    for model, count in gauges.streams_open.items():
+    for model, count in (none | dict(gauges.streams_open)).items():
         streams.add_metric([model], count)
     yield from (waiting, streams)
     yield GaugeMetricFamily(

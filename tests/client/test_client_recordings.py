@@ -47,6 +47,52 @@ def test_pictures(tmp_path: Path, picture: Any) -> None:
     np.testing.assert_array_equal(decoded, picture[:, :, ::-1])
 
 
+def test_pictures_come_as_they_are_counted(tmp_path: Path, picture: Any) -> None:
+    data = cv2.imencode(".jpg", picture)[1].tobytes()
+    for name in ("frame10.jpg", "frame9.jpg", "frame100.jpg", "frame1b2.jpg", "frame1b10.jpg", "10.jpg", "9.jpg"):
+        (tmp_path / name).write_bytes(data)
+    order = ["9", "10", "frame1b2", "frame1b10", "frame9", "frame10", "frame100"]
+    assert [Path(frame.name).stem for frame in open_recording(tmp_path, CAMERA).frames()] == order
+
+
+def test_a_picture_is_what_its_first_bytes_say(tmp_path: Path, picture: Any) -> None:
+    png = cv2.imencode(".png", picture)[1].tobytes()
+    (tmp_path / "a.jpg").write_bytes(png)
+    assert list(open_recording(tmp_path, CAMERA)) == [png]
+    (decoded,) = open_recording(tmp_path, terms("UINT8", -1, -1, 3, encodings=("JPEG",)))
+    np.testing.assert_array_equal(decoded, picture[:, :, ::-1])
+
+
+def test_a_picture_too_large_is_passed_over_unread(tmp_path: Path) -> None:
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(RecordingError, match=r"huge\.png: 1,099,511,627,776 bytes, a picture may have 33,554,432$"):
+        list(open_recording(tmp_path, CAMERA))
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["{'descr': '<f4', 'fortran_order': False, 'shape': (2, 4", "{'descr': '<f4', 'shape': (2, 4)}", "{{{", "\0\1", ""],
+)
+def test_arrays_with_a_damaged_header_are_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode() + bytes(32))
+    with pytest.raises(RecordingError, match=r"a\.npy: not a \.npy file of numbers: its header is damaged or cut off$"):
+        open_recording(path, terms("FP32", 4))
+    whole = "{'descr': '<f4', 'fortran_order': False, 'shape': (-2, 4)}\n"
+    path.write_bytes(b"\x93NUMPY\1\0" + len(whole).to_bytes(2, "little") + whole.encode() + bytes(32))
+    with pytest.raises(RecordingError, match=r"its header states the shape \[-2, 4\]$"):
+        open_recording(path, terms("FP32", 4))
+
+
+def test_arrays_are_checked_before_memory_is_taken_for_them(tmp_path: Path) -> None:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': (2, {1 << 40}), }}".ljust(117) + "\n"
+    path = tmp_path / "claims.npy"
+    path.write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode())
+    with pytest.raises(RecordingError, match=r"claims\.npy: an array has more than 67,108,864 bytes"):
+        open_recording(path, terms("FP32", -1))
+
+
 def test_video(tmp_path: Path, picture: Any) -> None:
     path = tmp_path / "street.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12.5, (64, 48))
@@ -96,6 +142,8 @@ def test_arrays(tmp_path: Path) -> None:
     recording = open_recording(tmp_path / "imu.npy", terms("FP32", 4))
     np.testing.assert_array_equal(np.stack([np.asarray(frame) for frame in recording]), array)
     assert recording.description == f"{tmp_path / 'imu.npy'}: 7 arrays float32[4]"
+    np.save(tmp_path / "one.npy", array[0])
+    np.testing.assert_array_equal(list(open_recording(tmp_path / "one.npy", terms("FP32", 4))), array[:1])
 
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
@@ -110,7 +158,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
         (write_wav(tmp_path / "mono.wav", ramp), CAMERA, "0.1 s of sound at 16000 Hz; the model takes UINT8[?,?,3] or"),
         (write_wav(tmp_path / "mono.wav", ramp), terms("FP64", 512), "the model takes FP64[512]"),
         (tmp_path / "noise.raw", CAMERA, "holds raw sound; the model takes UINT8[?,?,3] or JPEG or PNG"),
-        (tmp_path / "broken.wav", VOICE, "not a WAV file of samples: it begins with"),
+        (tmp_path / "broken.wav", VOICE, "not a WAV file of samples: it is text; to make one: ffmpeg -i"),
         (tmp_path / "broken.avi", CAMERA, "OpenCV cannot read this video"),
         (tmp_path / "broken.npy", VOICE, "not a .npy file of numbers"),
         (tmp_path / "one.jpg", VOICE, "pictures; the model takes FP32[512] or PCM_S16LE"),

@@ -1,6 +1,7 @@
 """Streams over a real connection: what is sent, what comes back, and how it ends."""
 
 import asyncio
+import re
 import time
 
 import grpc
@@ -25,6 +26,7 @@ async def test_a_frame_comes_back_as_one_outcome() -> None:
     assert outcome.ok
     np.testing.assert_array_equal(outcome.outputs["y"], X)
     assert outcome.outputs["y"] is outcome.outputs["y"], "made once"
+    assert str(outcome).endswith("outputs={y: FP32[4]})")
     assert (outcome.version, outcome.variant, outcome.batch_size, outcome.slack_ns) == ("3", "fp32", 2, 5)
     assert (outcome.timing.received_unix_ns, outcome.timing.sent_ns) == (7, 4)
     assert 0 < outcome.latency_ns <= time.time_ns() - before_ns
@@ -150,6 +152,11 @@ async def test_a_frame_without_a_result() -> None:
         await stream.send(X)
         outcome = await anext(stream)
     assert (outcome.status, outcome.ok, outcome.outputs, outcome.reason) == (Status.SHED, False, {}, "overload")
+    assert re.fullmatch(
+        r"Outcome\(frame_id=1, status=SHED, latency_ns=\d+, version='', variant='', batch_size=0, slack_ns=0, "
+        r"reason='overload', outputs=\{\}\)",
+        str(outcome),
+    )
 
 
 async def test_frames_are_checked_before_they_are_sent() -> None:

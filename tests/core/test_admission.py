@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from duly.core.admission.critical_proof import hard_schedulable
+from duly.core.admission.decide import judge
 from duly.core.admission.formula import admit, batch_caps_ns, needs_rollout
 from duly.core.dispatch.batch_caps import UNBOUND_NS
 from duly.core.events import Event, LaneUp, ModelReady, StreamOpened
@@ -231,6 +232,20 @@ def test_a_larger_budget_is_offered_where_it_helps_and_only_there() -> None:
     assert admit(stream(2, 100, verdict.counter_budget_ns / MS), beside, models, 1).accepted
     # No budget makes up for more frames than the lane could ever run.
     assert admit(stream(2, 0.5, 15), [], models, 1).counter_budget_ns == 0
+
+
+@pytest.mark.parametrize("stream_class", [STANDARD, CRITICAL])
+def test_a_period_and_a_budget_together_are_offered_where_neither_alone_would_do(stream_class: StreamClass) -> None:
+    models = plans(plan("detect/1", first_ms=40, next_ms=40))
+    asked = stream(99, 5, 10, stream_class)
+    verdict = judge(asked, [], models, 1)
+    assert not verdict.accepted
+    assert (verdict.counter_period_ns, verdict.counter_budget_ns, verdict.counter_rank) == (0, 0, -1)
+    period_ns, budget_ns = verdict.counter_both_ns
+    assert 40 * MS <= period_ns < 200 * MS
+    assert 40 * MS <= budget_ns < 200 * MS
+    assert judge(stream(99, period_ns / MS, budget_ns / MS, stream_class), [], models, 1).accepted
+    assert judge(stream(99, 5, 1000, stream_class), [], models, 1).counter_both_ns == (0, 0)
 
 
 def test_a_faster_variant_is_offered_but_used_only_where_the_stream_allows_it() -> None:

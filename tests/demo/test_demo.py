@@ -146,6 +146,28 @@ def test_ctrl_c_ends_the_demo_and_all_that_it_started() -> None:
     assert alive == []
 
 
+def test_ctrl_c_while_it_streams_ends_the_streams_and_sums_up_what_they_did() -> None:
+    with subprocess.Popen(
+        command("--seconds", "3000"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        shown = []
+        for line in demo.stdout:
+            shown.append(line)
+            if re.match(" +5 s ", line):
+                break
+        demo.send_signal(signal.SIGINT)
+        output = "".join(shown) + demo.stdout.read()
+        assert demo.wait(timeout=60) == 130
+        assert demo.stderr.read().strip() == ""
+    counts = rows(output)
+    for sent, *outcomes in counts.values():
+        assert 0 < sent == sum(outcomes)
+    total = sum(sent for sent, *_ in counts.values())
+    assert paragraphs(output)["in all"].startswith(f"Each of the {total:,} frames sent got exactly one outcome: ")
+
+
 def test_a_server_that_cannot_start_is_told_in_one_line() -> None:
     done = subprocess.run(
         command(), capture_output=True, text=True, env=environment(DULY_STREAMS_MAX="none"), timeout=100

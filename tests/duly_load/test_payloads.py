@@ -221,7 +221,7 @@ def test_recorded_sound(tmp_path: Path) -> None:
     assert (described(made), made.encoding) == ("3 as PCM_S16LE", "PCM_S16LE")
     assert b"".join(map(bytes, made.frames)) == samples[: 3 * 512].tobytes()  # type: ignore[arg-type]
     assert described(prepared(shape=(100,), recording=path)) == "16 as FP32[100]"
-    refused("there is not a single whole frame", takes("INT16", 4000), recording=path)
+    refused("4,000 bytes of samples, a frame has 8,000", takes("INT16", 4000), recording=path)
     refused("the model takes FP64[512]", takes("FP64", 512), recording=path)
 
 

@@ -114,7 +114,8 @@ def test_files_of_equal_seeds_are_equal(small: Path, tmp_path: Path) -> None:
     ("args", "said"),
     [
         (["wrong.toml"], "wrong.toml: stream[0].budget_ms: should be greater than 0, got 0\n"),
-        (["none.toml"], "none.toml: can't be read: No such file or directory\n"),
+        (["none.toml"], "none.toml: can't be read: No such file or directory; scenarios lie in "),
+        (["on_camera"], "on_camera: can't be read: No such file or directory; did you mean "),
         (["small.toml", "--policy", "edff"], "--policy: no policy is named 'edff'; should be one of duly, "),
         (["small.toml", "--out", "small.toml/x"], "--out: small.toml/x can't be written: Not a directory"),
     ],

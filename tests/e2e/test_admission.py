@@ -3,6 +3,7 @@ back.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +78,17 @@ async def test_a_budget_shorter_than_one_frame_is_refused_without_a_period_as_we
     refused = await refusal(client, budget_ms=planned_ms(app) / 2)
     assert "its budget is" in str(refused)
     async with client.stream("m", budget_ms=int(refused.metadata["budget_nano"]) / 1e6):
+        pass
+
+
+async def test_a_period_and_a_budget_that_are_both_too_small_are_answered_with_both(app: App, client: Client) -> None:
+    refused = await refusal(client, budget_ms=planned_ms(app) / 2, period_ms=planned_ms(app) / 4)
+    assert not {"period_nano", "budget_nano"} & refused.metadata.keys()
+    said = "neither a longer period nor a larger budget alone would do; it would open with a period of "
+    found = re.search(rf"{said}([\d.e+]+) ms and a budget of ([\d.e+]+) ms together", str(refused))
+    assert found, str(refused)
+    period_ms, budget_ms = float(found[1]) * 1.01, float(found[2]) * 1.01
+    async with client.stream("m", budget_ms=budget_ms, period_ms=period_ms):
         pass
 
 

@@ -123,7 +123,7 @@ async def test_frame_ids_must_increase(shared_channel: grpc.aio.Channel, second:
 FP32 = tensor_pb2.DATA_TYPE_FP32
 WRONG_FRAMES = {
     "shape": (frame(1, [1, 2, 3]), "shape [3], the model takes [4]"),
-    "rank": (frame(1, [[1, 2, 3, 4]]), "shape [1, 4], the model takes [4]"),
+    "rank": (frame(1, [[1, 2], [3, 4]]), "shape [2, 2], the model takes [4]"),
     "negative extent": (
         frame(1, tensors=[tensor_pb2.Tensor(name="x", datatype=FP32, shape=[-4], data=b"")]),
         "shape [-4], the model takes [4]",

@@ -1,6 +1,5 @@
 """A worker whose answers can't be trusted: its batch is FAILED, it is replaced, and its lane goes on."""
 
-import asyncio
 import socket
 from pathlib import Path
 from typing import Any
@@ -107,26 +106,3 @@ async def test_a_version_that_comes_back_with_other_inputs_leaves_its_lane_alive
             outcome = await fresh.ask(frame(1))
             assert outcome.status == ON_TIME
             assert array(outcome).tolist() == [2, 4, 6, 8]
-
-
-async def test_a_file_that_changed_under_a_worker_that_dies_leaves_its_lane_alive(tmp_path: Path) -> None:
-    """The new worker loads a model with other inputs than the open streams know."""
-    root = tmp_path / "models"
-    graphs.save(root, "double", graphs.scaling(width=2048), toml="batch_sizes = [1]\n")
-    graphs.save(root, "other", graphs.scaling())
-    async with (
-        serving(root) as app,
-        grpc.aio.insecure_channel(app.address) as channel,
-        Wire(channel, model="double") as wire,
-        Wire(channel, model="other") as other,
-    ):
-        assert (await wire.ask(frame(1, [1.0] * 2048))).status == ON_TIME
-        graphs.save(root, "double", graphs.scaling(width=4))
-        workers = app.catalogue.find("double").workers
-        worker = workers["cpu:0"]
-        worker.kill()
-        while workers.get("cpu:0") in (None, worker):
-            await asyncio.sleep(0.01)
-        assert (await wire.ask(frame(2, [1.0] * 2048))).status in (FAILED, INVALID)
-        assert (await wire.ask(frame(3))).status == ON_TIME
-        assert (await other.ask(frame(1))).status == ON_TIME

@@ -28,6 +28,7 @@ def test_settings_are_read_as_every_editor_saves_them(tmp_path: Path, encoding: 
         ('[[inputs]]\nname = "x"', "inputs: there is no such key; did you mean input?"),
         (X + 'encoding = ["PNG"]', "input[0].encoding: there is no such key; did you mean encodings?"),
         (X + "threads = 2", "input[0].threads: there is no such key; threads is one of the whole model: put it above"),
+        (X + "batch_sizes = [1]", "input[0].batch_sizes: there is no such key; batch_sizes is one of the whole model"),
         ("sample_rate_hz = 9", "sample_rate_hz: there is no such key; sample_rate_hz is one of an input: put it below"),
         (
             '[[output]]\nname = "y"\nlabels = "n.txt"',

@@ -171,6 +171,22 @@ def test_a_link_to_what_is_not_there_is_told(tmp_path: Path, link: str) -> None:
     assert path.name in reason
 
 
+def test_what_its_author_keeps_beside_the_versions_is_harmless(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx", "m/3/model.onnx", "m/checkpoints/epoch_7.pt", "m/export/a.onnx", "m/pyproject.toml")
+    put(tmp_path, "data/train.zip", "data/calibration.h5", "m/model.toml.bak")
+    (tmp_path / "m/latest").symlink_to("3")
+    assert scan(tmp_path) == (
+        ["m/3", "m/1"],
+        [],
+        [
+            "data: holds neither a version nor a model's file, and is passed over",
+            "m/export: a version is a positive whole number; rename the folder to 4 for it to be one",
+            "m/model.toml.bak: is not read; a model's settings stand in model.toml",
+            "m/pyproject.toml: is not read; a model's settings stand in model.toml",
+        ],
+    )
+
+
 def test_settings_of_triton_are_named(tmp_path: Path) -> None:
     put(tmp_path, "m/1/model.onnx", "m/config.pbtxt")
     reason = "m/config.pbtxt: is Triton's and not read; what the graph does not say stands in model.toml"

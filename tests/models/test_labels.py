@@ -38,6 +38,8 @@ def test_names_keep_their_classes(tmp_path: Path, contents: bytes, labels: tuple
         (b"\n \n", "no label is in it; write one class name a line"),
         (b"cat\nd\xf6g\n", "line 2: byte 0xF6 is not UTF-8; save it as UTF-8, such as by: iconv -f LATIN1 -t UTF-8"),
         ("cat\ndog".encode("utf-16-le"), "is no UTF-8 text, since it holds bytes of 0; save it as UTF-8"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 13\n", "is a pointer of Git LFS, not the"),
+        (b"<!DOCTYPE html>\n<html>\n", "is a web page (HTML); download the file itself"),
         (b'["cat", "dog"]', "it is JSON"),
         (b'{"0": "cat"}', "it is JSON"),
         (b"names:\n  0: cat\n", "it is YAML"),

@@ -149,6 +149,15 @@ def test_a_stated_output_is_kept_and_lowered_only_with_a_note() -> None:
     assert "lower batch_sizes" in sizes.notes[0]
 
 
+def test_little_memory_costs_the_outputs_of_unknown_size_first() -> None:
+    sizes = settled([Need("x")], [Need("y")], batch_max=8, memory_bytes=512 * MIB)
+    assert (sizes.inputs[0], sizes.notes) == (INPUT_BYTES_MAX, ())
+    assert 0 < sizes.outputs[0] <= 8 * MIB
+    sizes = settled([Need("x")], [Need("y")], batch_max=8, memory_bytes=128 * MIB)
+    assert 1 * MIB < sizes.inputs[0] < INPUT_BYTES_MAX
+    assert "lower batch_sizes" in sizes.notes[0]
+
+
 # ---- any of it ----
 
 _open = st.builds(
@@ -196,4 +205,11 @@ def test_what_is_settled_fits_every_limit(
         assert of_outputs + fields_bytes(need.name for need in outputs) <= WIRE_BYTES_MAX
     tensors = len(inputs) + len(outputs)
     assert 2 * batch_max * (sum(sizes.inputs) + sum(sizes.outputs) - tensors) <= memory_bytes
+    if not any(need.stated_bytes for need in inputs) and any(need.fixed_bytes is None for need in inputs):
+        usual = all(
+            room >= (ENCODED_BYTES_MAX if need.encoded else INPUT_BYTES_MAX)
+            for need, room in zip(inputs, sizes.inputs, strict=True)
+            if need.fixed_bytes is None
+        )
+        assert usual or sizes.notes, "less than is usual is said"
     assert sizes == settle(inputs, outputs, batch_max, 2, limits, memory_bytes)

@@ -19,6 +19,7 @@ from duly.core.events import (
     ResolveFrame,
 )
 from duly.core.types import OutcomeStatus
+from duly.runtime.catalogue import VersionState
 from duly.runtime.driver import FAILURES_MAX, Driver
 from duly.worker import channel
 from tests.runtime.held import take
@@ -152,6 +153,41 @@ def test_the_law_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int) -> Non
         for place in places(bench):
             disarm(*place)
         await bench.serves()
+        await bench.supervisor.close()
+        assert not any(process.alive for process in bench.processes)
+
+    with capture_logs():
+        asyncio.run(story())
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 3))
+def test_the_law_when_a_version_turns_out_to_be_another(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """From some moment on, whoever loads m/1 finds other files, or the same files with other outputs."""
+
+    async def story() -> None:
+        rng = random.Random(seed)
+        bench = Bench(monkeypatch)
+        await bench.start()
+        everyone = [bench.open(), bench.open("n/1")]
+        served = bench.catalogue.find("m", "1")
+        acts = rng.randint(10, 40)
+        changes_at = rng.randrange(acts)
+        for nth in range(acts):
+            if nth == changes_at and rng.random() < 0.5:
+                bench.found.sha256["m/1"] = "1" * 64
+            elif nth == changes_at:
+                before = bench.found.signature["m/1"]
+                bench.found.signature["m/1"] = before.model_copy(update={"outputs": before.outputs * 2})
+            opened = set(bench.streams)
+            await act(bench, rng)
+            everyone += [bench.streams[stream_id][0] for stream_id in bench.streams.keys() - opened]
+        for worker in served.workers.values():
+            worker.kill()
+        await bench.until(lambda: served.state is VersionState.FAILED and not bench.driver.held)
+        for stream in everyone:
+            stream.check(is_open=any(stream is other for other, _ in bench.streams.values()))
+        assert not served.workers
+        await bench.serves(("n/1",))
         await bench.supervisor.close()
         assert not any(process.alive for process in bench.processes)
 

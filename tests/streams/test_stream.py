@@ -178,7 +178,7 @@ async def test_outcomes_are_not_sent_together_beyond_what_every_client_reads(ben
     assert frame is not None
     sizes = [MESSAGE_RESULT_BYTES_MAX // 2, MESSAGE_RESULT_BYTES_MAX // 2, 1, 2 * MESSAGE_RESULT_BYTES_MAX, 1, 1]
     for size in sizes:
-        outbox.put(Outcome(frame, ON_TIME, "", None, [(0, (size,), bytes(size))]))
+        outbox.put(Outcome(frame, ON_TIME, "", result_bytes=size))
     taken = []
     while outbox.outcomes:
         taken.append([outcome.result_bytes for outcome in outbox.take()])

@@ -1,7 +1,6 @@
 """The server's end of a worker's channel, in the fewest lines that can talk to a real worker process."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -56,7 +55,8 @@ def version_of(root: Path, name: str) -> ModelVersion:
 class Worker:
     """A worker process with a loaded model, to be used in a `with`."""
 
-    def __init__(self, version: ModelVersion, *, lane: str = "cpu:0", threads: int = 1) -> None:
+    def __init__(self, version: ModelVersion, *, lane: str = "cpu:0", threads: int = 1, **limits: int) -> None:
+        """`limits`: those of `SizeLimits` that are not as a server without settings has them."""
         self.socket, theirs = channel.socket_pair()
         self.socket.settimeout(TIMEOUT_S)
         with theirs:
@@ -72,9 +72,15 @@ class Worker:
             "model_folder": str(version.model_folder),
             "config": version.config.model_dump(mode="json", by_alias=True),
             "threads": threads,
+            "limits": limits,
         }
-        self.socket.send(channel.encode_text(channel.LOAD, body))
-        message, descriptors, _, _ = socket.recv_fds(self.socket, channel.MESSAGE_BYTES_MAX, 1)
+        channel.send_text(self.socket, channel.LOAD, body)
+        self.files: dict[str, list[object]] = {}
+        """What the worker said of the files that it has read: SHA-256 and bytes, by name."""
+        message, descriptors = channel.receive_text(self.socket)
+        while message and channel.kind_of(message) == channel.FILES:
+            self.files |= channel.decode_text(message)[1]
+            message, descriptors = channel.receive_text(self.socket)
         if not message or channel.kind_of(message) != channel.READY:
             reason = channel.decode_text(message)[1]["reason"] if message else "the worker died"
             self.process.wait(TIMEOUT_S)

@@ -32,10 +32,8 @@ def test_worker_tells_the_server_why_and_ends(tmp_path: Path) -> None:
 def test_damaged_file(tmp_path: Path, contents: bytes) -> None:
     graphs.save(tmp_path, "m", graphs.doubling())
     (tmp_path / "m/1/model.onnx").write_bytes(contents)
-    size = f"{len(contents):,}"
-    assert (
-        reason_of(tmp_path, "m") == f"m/1/model.onnx: is not a whole ONNX file ({size} bytes); copy or export it again"
-    )
+    size = f"{len(contents):,} bytes; is it still being written?"
+    assert reason_of(tmp_path, "m") == f"m/1/model.onnx: is not a whole ONNX file ({size}); copy or export it again"
 
 
 def test_file_that_is_gone_since_the_scan(tmp_path: Path) -> None:
@@ -59,7 +57,8 @@ def test_external_data(tmp_path: Path) -> None:
     load(body_of(tmp_path, "m"))
     os.truncate(folder / "weights.bin", 1000)
     assert reason_of(tmp_path, "m") == (
-        "m/1/model.onnx: its external data file is cut off: it does not hold all of w; copy or export both files again"
+        "m/1/model.onnx: its external data file weights.bin is cut off (is it still being written?): it does not hold "
+        "all of w; copy or export both files again"
     )
     (folder / "weights.bin").unlink()
     assert reason_of(tmp_path, "m") == (
@@ -204,11 +203,12 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         ),
         (
             step("shape = [13]", SOUND),
-            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; change shape or preprocess",
+            "input[0]: what is sent becomes [13] a frame, but the graph's 'x' takes [12]; write shape = [12], or leave "
+            "it out",
         ),
         (
             step('datatype = "INT64"', SOUND),
-            "input[0]: INT64 can't become FP32, which the graph's 'x' takes; change datatype",
+            "input[0]: INT64 can't become FP32, which the graph's 'x' takes; set datatype = \"FP32\", or leave it out",
         ),
         (step("bytes_max = 47", SOUND), "input[0].bytes_max: 47 is less than the 48 bytes of FP32[12]"),
         (
@@ -354,4 +354,6 @@ def test_room_must_be_there_for_a_picture(tmp_path: Path) -> None:
     toml = '[[input]]\nname = "x"\nencodings = ["JPEG"]\nbytes_max = 100\n'
     resize = 'preprocess = [{ op = "resize", width = 8, height = 8 }, { op = "layout" }]\n'
     graphs.save(tmp_path, "m", PICTURE, toml + resize)
-    assert reason_of(tmp_path, "m") == ("m/1/model.onnx: input 'x': bytes_max 100 leaves room for no frame; raise it")
+    assert reason_of(tmp_path, "m") == (
+        "m/1/model.onnx: input 'x': bytes_max 100 leaves room for no frame; raise it, or the server's limits"
+    )

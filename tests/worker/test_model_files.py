@@ -49,8 +49,11 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 13
     ("contents", "words"),
     [
         (b"", "is empty (0 bytes); copy or export it again"),
-        (LFS, "is a pointer of Git LFS, not the model itself; fetch the model: git lfs pull"),
-        (b"\n<!DOCTYPE html>\n<html lang=en>", "is a web page (HTML), not a model; download the file itself"),
+        (LFS, "is a pointer of Git LFS, not the file itself; fetch that: git lfs pull"),
+        (
+            b"\n<!DOCTYPE html>\n<html lang=en>",
+            "is a web page (HTML); download the file itself, such as by its raw link",
+        ),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is XML, not a model; download"),
         (
             b"<?xml version='1.0'?>\n<net name='x' version='11'>",
@@ -148,7 +151,10 @@ def emptied(folder: Path) -> None:
         (renamed, "weights.bin is missing; model.onnx.data lies there: was it renamed? Call it weights.bin"),
         (gone, "weights.bin is missing; put it into the same folder"),
         (linked_out, "weights.bin is a link or path out of the folder; copy the file itself into the folder (cp -L)"),
-        (emptied, "is cut off: it does not hold all of w; copy or export both files again"),
+        (
+            emptied,
+            "weights.bin is cut off (is it still being written?): it does not hold all of w; copy or export both",
+        ),
     ],
 )
 def test_external_data_that_cannot_be_read(external: Path, change: Callable[[Path], None], words: str) -> None:

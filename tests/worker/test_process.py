@@ -68,6 +68,7 @@ def test_worker_dies_with_a_server_that_is_killed_though_its_socket_lives_on(tmp
                 "threads": 1,
             }
             ours.send(channel.encode_text(channel.LOAD, body))
+            assert channel.kind_of(ours.recv(channel.MESSAGE_BYTES_MAX)) == channel.FILES
             message, descriptors, _, _ = socket.recv_fds(ours, channel.MESSAGE_BYTES_MAX, 1)
             os.close(descriptors[0])
             assert channel.kind_of(message) == channel.READY

@@ -62,6 +62,11 @@ def test_values_by_channel() -> None:
     ("value", "encoding", "why"),
     [
         (np.zeros(3, np.uint8), "PCM_S16LE", "input 'audio': 3 bytes are no whole number of 16-bit samples"),
+        (
+            np.frombuffer(b"RIFF\x24\x00\x00\x00WAVEfmt ", np.uint8),
+            "PCM_S16LE",
+            "input 'audio': a whole WAV file, the model takes PCM_S16LE: send its samples alone",
+        ),
         (np.zeros(3, np.int16), "PCM_S16LE", "input 'audio' has shape [3], wanted is [4]"),
         (np.zeros(3, np.float32), "", "input 'audio' has shape [3], wanted is [4]"),
         (np.zeros(4, np.int16), "", "input 'audio': 8 bytes, but FP32[4] has 16"),

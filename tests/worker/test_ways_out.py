@@ -96,10 +96,6 @@ UNSENDABLE = {
         ),
         "not one for each frame",
     ),
-    "one number for the whole batch": (
-        with_output(value("loss", []), helper.make_node("ReduceSum", ["x"], ["loss"], keepdims=0)),
-        "infer_shapes",
-    ),
 }
 
 
@@ -141,31 +137,100 @@ def test_an_input_that_is_one_number_is_made_a_constant_by_the_line_that_the_err
     assert [spec["name"] for spec in loaded.ready["signature"]["inputs"]] == ["x"]
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_channels_that_the_graph_leaves_open_are_said_by_the_line_that_the_error_gives(
-    tmp_path: Path, groups: int
+WEIGHTS = np.ones((4, 5, 3, 3), np.float32)
+CONVOLUTION = helper.make_node("Conv", ["image", "w"], ["y"], kernel_shape=[3, 3])
+OPEN = {
+    "channels": (
+        graphs.model(
+            [CONVOLUTION], [value("image", ["n", "c", "h", "w_"])], [value("y", ["n", 4, "a", "b"])], {"w": WEIGHTS}
+        ),
+        [5, -1, -1],
+    ),
+    "channels in groups": (
+        graphs.model(
+            [helper.make_node("Conv", ["image", "w"], ["y"], kernel_shape=[3, 3], group=2)],
+            [value("image", ["n", "c", "h", "w_"])],
+            [value("y", ["n", 4, "a", "b"])],
+            {"w": WEIGHTS},
+        ),
+        [10, -1, -1],
+    ),
+    "channels last": (
+        graphs.model(
+            [
+                helper.make_node("Transpose", ["image"], ["turned"], perm=[0, 3, 1, 2]),
+                helper.make_node("Conv", ["turned", "w"], ["y"], kernel_shape=[3, 3]),
+            ],
+            [value("image", ["n", "h", "w_", "c"])],
+            [value("y", ["n", 4, "a", "b"])],
+            {"w": WEIGHTS},
+        ),
+        [-1, -1, 5],
+    ),
+    "features": (
+        graphs.model(
+            [helper.make_node("Gemm", ["image", "w"], ["y"])],
+            [value("image", ["n", "features"])],
+            [value("y", ["n", 2])],
+            {"w": np.ones((30, 2), np.float32)},
+        ),
+        [30],
+    ),
+    "the sides of a picture": (
+        graphs.model(
+            [helper.make_node("Flatten", ["image"], ["flat"]), helper.make_node("Gemm", ["flat", "w"], ["y"])],
+            [value("image", ["n", 2, "h", "w_"])],
+            [value("y", ["n", 3])],
+            {"w": np.ones((2 * 9 * 9, 3), np.float32)},
+        ),
+        [2, 9, 9],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_extents_that_the_graph_leaves_open_are_said_by_the_line_that_the_error_gives(
+    tmp_path: Path, name: str
 ) -> None:
-    weights = np.ones((4, 5, 3, 3), np.float32)
-    proto = graphs.model(
-        [helper.make_node("Conv", ["image", "w"], ["y"], kernel_shape=[3, 3], group=groups)],
-        [value("image", ["n", "c", "h", "w_"])],
-        [value("y", ["n", 4, "oh", "ow"])],
-        {"w": weights},
-    )
+    proto, shape = OPEN[name]
     loaded, lines = load_as_advised(tmp_path, proto)
-    assert lines == [f'input = [{{ name = "image", shape = [{5 * groups}, -1, -1] }}]']
-    assert loaded.ready["signature"]["inputs"][0]["shape"] == [5 * groups, -1, -1]
+    assert lines == [f'input = [{{ name = "image", shape = {shape} }}]']
+    assert loaded.ready["signature"]["inputs"][0]["shape"] == shape
+
+
+PICTURE = graphs.doubling(["N", 3, 6, 8])
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ("shape = [-1, 3, 6, 8]", "shape = [3, 6, 8]"),
+        ("shape = [6, 8, 3]", "shape = [3, 6, 8]"),
+        ('datatype = "INT64"', 'datatype = "FP32"'),
+        (
+            'encodings = ["JPEG"]',
+            'encodings = ["JPEG"]\n'
+            'preprocess = [{ op = "resize", width = 8, height = 6 }, { op = "layout", axes = "CHW" }]',
+        ),
+    ],
+)
+def test_an_input_that_does_not_fit_the_graph_does_with_the_line_that_the_error_gives(
+    tmp_path: Path, asked: str, line: str
+) -> None:
+    graphs.save(tmp_path, "m", PICTURE, f'[[input]]\nname = "x"\n{asked}\n')
+    assert line.rpartition("\n")[2] in reason_of(tmp_path, "m")
+    graphs.save(tmp_path, "m", PICTURE, f'[[input]]\nname = "x"\n{line}\n')
+    load(body_of(tmp_path, "m"))
 
 
 def test_an_extent_that_nothing_tells_is_asked_for(tmp_path: Path) -> None:
-    weights = np.ones((10, 2), np.float32)
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    proto = graphs.model([node], [value("x", ["N", "features"])], [value("y", ["N", 2])], {"w": weights})
-    graphs.save(tmp_path, "m", proto)
-    reason = reason_of(tmp_path, "m")
-    assert "; the graph leaves [-1] of 'x' open, [64] was tried; say more under [[input]]: input = [{ name = " in reason
-    assert reason.endswith(", with the extents that a frame has")
-    load_as_advised(tmp_path, proto)  # the extent in the line is by chance the one of this graph
+    weights = np.ones((50, 2), np.float32)
+    graphs.save(tmp_path, "m", graphs.model([node], [value("x", ["N", "k"])], [value("y", ["N", 2])], {"w": weights}))
+    assert reason_of(tmp_path, "m").endswith(
+        "; the graph leaves [-1] of 'x' open, [64] was tried; say more under [[input]]: shape = [N0], with the extents "
+        "that a frame has"
+    )
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ _BY_REASON: dict[str, type[DulyError]] = {
     "INTERNAL": ServerFault,
     "REPOSITORY_INVALID": LoadFailed,
     "LOAD_FAILED": LoadFailed,
+    "VERSION_CHANGED": LoadFailed,
 }
 
 _BY_CODE: dict[grpc.StatusCode, type[DulyError]] = {

@@ -196,7 +196,8 @@ class Stream:
         inputs = wire.inputs_of(payload, encoding, terms.inputs if self._check else None)
         size = wire.FRAME_FIELDS_BYTES_MAX + sum(len(head) + data_bytes for head, _, data_bytes in inputs)
         if self._check and 0 < terms.message_bytes_max < size:
-            raise ValueError(f"the frame takes {size} bytes; the server reads up to {terms.message_bytes_max}")
+            most = f"the server reads up to {terms.message_bytes_max} (see bytes_max of [[input]] in its model.toml)"
+            raise ValueError(f"the frame takes {size} bytes; {most}")
         connection = self._connection
         kept_back = not must_run and not self._pace.due(time.monotonic_ns())
         room = connection is not None and (kept_back or connection.has_room(size))

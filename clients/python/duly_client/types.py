@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from duly.v1 import inference_pb2, tensor_pb2
-from duly_client.convert import DTYPES, Array, tensor_array
+from duly_client.convert import DTYPES, Array, spelled, tensor_array
 from duly_client.errors import ProtocolError
 
 StreamClass = Literal["CRITICAL", "STANDARD", "BEST_EFFORT"]
@@ -93,6 +93,18 @@ class Outcome:
     _message: inference_pb2.Outcome | None = field(default=None, repr=False, compare=False)
     _arrays: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        """The fields in short, and of the outputs their types and shapes, since their values may be many."""
+        outputs = ", ".join(
+            f"{tensor.name}: {spelled(_DATATYPES.get(tensor.datatype, '?'), tuple(tensor.shape))}"
+            for tensor in (self._message.outputs if self._message is not None else ())
+        )
+        return (
+            f"Outcome(frame_id={self.frame_id}, status={self.status.name}, latency_ns={self.latency_ns}, "
+            f"version={self.version!r}, variant={self.variant!r}, batch_size={self.batch_size}, "
+            f"slack_ns={self.slack_ns}, reason={self.reason!r}, outputs={{{outputs}}})"
+        )
+
     @property
     def ok(self) -> bool:
         """True where there is a result: ON_TIME or LATE."""
@@ -124,6 +136,7 @@ class Outcome:
         )
 
 
+_DATATYPES = {tensor_pb2.DataType.Value(f"DATA_TYPE_{name}"): name for name in DTYPES}
 _STATUSES = {int(status): status for status in Status}
 
 

@@ -1,5 +1,6 @@
 """A TOML file as checked tables, and every problem of it in plain words, with its place: `stream[2].budget_ms: ...`."""
 
+import difflib
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ KINDS: dict[str, type[Table]] = {
     "trace": Trace,
 }
 
+SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
+"""Where the scenarios of a checkout lie."""
+
 _Root = TypeVar("_Root", bound=Table)
 
 
@@ -32,9 +36,22 @@ def read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_text(file))
     except OSError as error:
-        raise ScenarioError(f"{file}: can't be read: {error.strerror}") from error
+        hint = _likely(file) if isinstance(error, FileNotFoundError) else ""
+        raise ScenarioError(f"{file}: can't be read: {error.strerror}{hint}") from error
     except ValueError as error:
         raise ScenarioError(f"{file}: not valid TOML: {error}") from error
+
+
+def _likely(file: Path) -> str:
+    """Names the scenario of this checkout that was likely meant by a file that is not there."""
+    known = {path.stem: path for path in sorted(SCENARIOS.glob("*.toml"))}
+    if not known:
+        return ""
+    close = difflib.get_close_matches(file.stem, list(known), n=1)
+    place = SCENARIOS.relative_to(Path.cwd()) if SCENARIOS.is_relative_to(Path.cwd()) else SCENARIOS
+    if close:
+        return f"; did you mean {place / known[close[0]].name}?"
+    return f"; scenarios lie in {place}: {', '.join(known)}"
 
 
 def checked(root: type[_Root], content: dict[str, Any], source: str, folder: Path) -> _Root:

@@ -48,7 +48,7 @@ def read_text(file: Path) -> str:
     """Raises OSError; ValueError where the file is too large or not UTF-8."""
     if file.stat().st_size > FILE_BYTES_MAX:
         raise ValueError(f"it is larger than {FILE_BYTES_MAX} bytes")
-    return file.read_text(encoding="utf-8")
+    return file.read_text(encoding="utf-8-sig")
 
 
 def _class_named(value: object) -> object:

@@ -82,6 +82,7 @@ PRINCIPAL_OVER_BYTES: Final = _row(
 MEMORY_FULL: Final = _row(
     State.AT_THE_DOOR, "the server holds too many bytes", Status.SHED, "the server's memory for payloads is full"
 )
+VERSION_FAILED: Final = _row(State.AT_THE_DOOR, "its model version has failed", Status.FAILED)
 
 # ---- arriving ----
 

@@ -152,5 +152,7 @@ class Verdict:
     """Smallest budget with which it would be accepted; 0: none."""
     counter_rank: int = -1
     """Rank of the most accurate variant with which it would be accepted; -1: none."""
+    counter_both_ns: tuple[int, int] = (0, 0)
+    """Period and budget with which it would be accepted where neither alone would do; zeros: none."""
     final: bool = False
     """Whether no rollout may overturn the refusal: a frame can't be served at all, or a promise would be broken."""

@@ -41,20 +41,25 @@ def demo(seconds: float, overload: bool) -> None:
         models = prepare_models()
     ended_by: list[int] = []
     try:
-        asyncio.run(_run(console, models, overload_demo.run if overload else sensors_demo.run, seconds, ended_by))
+        run = overload_demo.run if overload else sensors_demo.run
+        streamed_s = asyncio.run(_run(console, models, run, seconds, ended_by))
     except asyncio.CancelledError:
         sys.exit(128 + ended_by[0])  # as a shell reports an end by a signal
+    if streamed_s < seconds:
+        sys.exit(128 + signal.SIGINT)
 
 
 async def _run(
     console: Console,
     models: Path,
-    stream: Callable[[Console, str, float], Awaitable[None]],
+    stream: Callable[[Console, str, float], Awaitable[float]],
     seconds: float,
     ended_by: list[int],
-) -> None:
-    """Starts the server, streams, and stops the server. SIGTERM and SIGHUP are put into `ended_by` and cancel the task;
-    asyncio handles Ctrl-C.
+) -> float:
+    """Starts the server, streams, and stops the server. Returns for how many seconds it streamed.
+
+    SIGTERM and SIGHUP are put into `ended_by` and cancel the task; asyncio handles Ctrl-C, but for that which ends the
+    streams early.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -74,4 +79,4 @@ async def _run(
 
             address = await stack.enter_async_context(serving(models, on_loading))
         console.print(f"The server is ready after {time.monotonic() - started_s:.0f} s, on {address}.")
-        await stream(console, address, seconds)
+        return await stream(console, address, seconds)

@@ -29,8 +29,10 @@ MEASURED_IN_FLIGHT = 16
 MEASURED_BUDGET_MS = 60_000.0
 
 
-async def run(console: Console, address: str, seconds: float) -> None:
+async def run(console: Console, address: str, seconds: float) -> float:
     """Measures what the machine can do, asks for three times as much for so many seconds, and sums up.
+
+    Returns for how many seconds it streamed, which are fewer after Ctrl-C.
 
     Raises:
         AssetError: a recording cannot be fetched.
@@ -52,16 +54,17 @@ async def run(console: Console, address: str, seconds: float) -> None:
             f"{demand_hz:.1f} a second, each wanted within {cameras[0].budget_ms:g} ms of its capture.\n"
         )
         sensors = [cameras[0], ear, *cameras[1:]]
-        await stream_and_show(console, client, sensors, seconds)
+        streamed_s = await stream_and_show(console, client, sensors, seconds)
     paragraphs = {
         "critical": _class(cameras, "CRITICAL"),
         "standard": _class(cameras, "STANDARD"),
         "best effort": _class(cameras, "BEST_EFFORT"),
         "microphone": heard(ear),
-        "machine": _machine(cameras, capacity_hz, seconds),
+        "machine": _machine(cameras, capacity_hz, streamed_s),
         "in all": law(sensors),
     }
     print_summary(console, paragraphs)
+    return streamed_s
 
 
 async def measure_capacity(client: Client, clip: Clip) -> float:

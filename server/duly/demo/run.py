@@ -9,8 +9,10 @@ from duly.demo.summary import heard, law, milliseconds, perceived, print_summary
 from duly_client import Client, Status
 
 
-async def run(console: Console, address: str, seconds: float) -> None:
+async def run(console: Console, address: str, seconds: float) -> float:
     """Streams for so many seconds to the server at `address`, and sums up.
+
+    Returns for how many seconds it streamed, which are fewer after Ctrl-C.
 
     Raises:
         AssetError: a recording cannot be fetched.
@@ -28,8 +30,9 @@ async def run(console: Console, address: str, seconds: float) -> None:
             f"{eye.budget_ms:g} ms of its capture, and a microphone with {ear.rate_hz:g} chunks of sound a second, "
             f"each wanted within {ear.budget_ms:g} ms.\n"
         )
-        await stream_and_show(console, client, [eye, ear], seconds)
+        streamed_s = await stream_and_show(console, client, [eye, ear], seconds)
     print_summary(console, {"camera": _camera(eye), "microphone": heard(ear), "in all": law([eye, ear])})
+    return streamed_s
 
 
 def _camera(sensor: Sensor) -> str:

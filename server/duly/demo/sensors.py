@@ -5,6 +5,7 @@ late was still captured when it was due, so a slow sender cannot make the server
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -59,15 +60,20 @@ class Sensor:
             budget_ms=self.budget_ms,
         )
 
-    async def run(self, stream: Stream, start_ns: int, duration_ns: int) -> None:
-        """Streams for `duration_ns` from `start_ns` on, by the monotonic clock. Returns when every frame is
-        answered.
+    async def run(self, stream: Stream, start_ns: int, duration_ns: int, stop: asyncio.Event) -> None:
+        """Streams for `duration_ns` from `start_ns` on, by the monotonic clock, or until `stop` is set. Returns when
+        every frame is answered.
         """
         captured: dict[int, tuple[int, int]] = {}  # frames in flight, by id: when captured, which payload
-        await _together(self._send(stream, start_ns, duration_ns, captured), self._receive(stream, captured))
+        await _together(self._send(stream, start_ns, duration_ns, stop, captured), self._receive(stream, captured))
 
     async def _send(
-        self, stream: Stream, start_ns: int, duration_ns: int, captured: dict[int, tuple[int, int]]
+        self,
+        stream: Stream,
+        start_ns: int,
+        duration_ns: int,
+        stop: asyncio.Event,
+        captured: dict[int, tuple[int, int]],
     ) -> None:
         for number in range(ceil((duration_ns - self.phase_ns) / self.period_ns)):
             elapsed_ns = self.phase_ns + number * self.period_ns
@@ -76,7 +82,11 @@ class Sensor:
             if wait_ns < -SEND_LATE_NS_MAX:
                 break
             if wait_ns > 0:
-                await asyncio.sleep(wait_ns / 1e9)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_ns / 1e9):
+                        await stop.wait()
+            if stop.is_set():
+                break
             index, payload = self.clip.at(elapsed_ns)
             capture_time_ns = time.time_ns() - (time.monotonic_ns() - due_ns)
             frame_id = await stream.send(payload, capture_time_ns=capture_time_ns, encoding=self.clip.encoding)
@@ -123,8 +133,12 @@ def _budget_ms(least_ms: float, planned_ns: int) -> float:
     return max(least_ms, round(RUNS_IN_BUDGET * planned_ns / 1e6))
 
 
-async def run_sensors(client: Client, sensors: list[Sensor], seconds: float, on_start: Callable[[int], None]) -> None:
+async def run_sensors(
+    client: Client, sensors: list[Sensor], seconds: float, on_start: Callable[[int], None], stop: asyncio.Event
+) -> None:
     """Opens all streams, calls `on_start` with the time when the first frame is due, and streams for `seconds`.
+
+    It ends early where `stop` is set.
 
     Raises:
         DulyError: a stream was refused or broke.
@@ -134,7 +148,7 @@ async def run_sensors(client: Client, sensors: list[Sensor], seconds: float, on_
         start_ns = time.monotonic_ns() + START_NS
         on_start(start_ns)
         duration_ns = round(seconds * 1e9)
-        runs = [sensor.run(stream, start_ns, duration_ns) for sensor, stream in zip(sensors, opened, strict=True)]
+        runs = [sensor.run(stream, start_ns, duration_ns, stop) for sensor, stream in zip(sensors, opened, strict=True)]
         await _together(*runs)
 
 

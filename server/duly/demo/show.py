@@ -4,6 +4,7 @@ Where there is no terminal to draw on, it prints a line every few seconds instea
 """
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,8 +42,11 @@ def _drawable(console: Console) -> bool:
     return console.is_interactive and console.file.isatty()
 
 
-async def stream_and_show(console: Console, client: Client, sensors: list[Sensor], seconds: float) -> None:
+async def stream_and_show(console: Console, client: Client, sensors: list[Sensor], seconds: float) -> float:
     """Has the sensors stream for so many seconds, shows how it goes, and at the end how it went.
+
+    The first Ctrl-C ends the streams early, and what they sent until then is answered. Returns for how many seconds
+    they streamed.
 
     Raises:
         DulyError: the server refused or broke a stream.
@@ -50,11 +54,31 @@ async def stream_and_show(console: Console, client: Client, sensors: list[Sensor
     screen = _Screen(console, sensors, seconds)
     showing = asyncio.create_task(screen.show())
     try:
-        await run_sensors(client, sensors, seconds, screen.begin)
+        with _ctrl_c() as stop:
+            await run_sensors(client, sensors, seconds, screen.begin, stop)
     finally:
         showing.cancel()
         await asyncio.wait((showing,))
     console.print(table(sensors, 0, console.width))
+    return max(screen.elapsed_s(time.monotonic_ns()), DRAW_PERIOD_S) if stop.is_set() else seconds
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[asyncio.Event]:
+    """Gives an event that the first Ctrl-C sets while the block runs. A second one does what it did before."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGINT)
+
+    def pressed(signum: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        loop.call_soon_threadsafe(stop.set)
+
+    signal.signal(signal.SIGINT, pressed)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Screen:
@@ -81,7 +105,8 @@ class _Screen:
             await asyncio.sleep(LINE_PERIOD_S)
             self._console.print(self._line(time.monotonic_ns()), soft_wrap=True)
 
-    def _elapsed_s(self, now_ns: int) -> float:
+    def elapsed_s(self, now_ns: int) -> float:
+        """For how many seconds the sensors have streamed at `now_ns`, wall clock."""
         elapsed_s = (now_ns - self._start_ns) / 1e9 if self._start_ns else 0.0
         return min(max(elapsed_s, 0.0), self._seconds)
 
@@ -90,7 +115,7 @@ class _Screen:
         for sensor in self._sensors:
             if sensor.perception is not None:
                 now.add_row(Text(sensor.name, "bold"), Text(sensor.perception.now() or "…"))
-        head = Text(f"{self._elapsed_s(now_ns):.0f} of {self._seconds:g} s", "dim")
+        head = Text(f"{self.elapsed_s(now_ns):.0f} of {self._seconds:g} s", "dim")
         return Group(head, "", table(self._sensors, now_ns, self._console.width), "", now)
 
     def _line(self, now_ns: int) -> str:
@@ -103,7 +128,7 @@ class _Screen:
                     outcomes.append(f"{count} {status.name.lower()}")
             streams.append(", ".join(outcomes))
         now = [f"{s.name}: {s.perception.now()}" for s in self._sensors if s.perception and s.perception.now()]
-        return f"{self._elapsed_s(now_ns):3.0f} s  {'; '.join(streams)}. Now {'; '.join(now) or 'nothing yet'}."
+        return f"{self.elapsed_s(now_ns):3.0f} s  {'; '.join(streams)}. Now {'; '.join(now) or 'nothing yet'}."
 
 
 def table(sensors: list[Sensor], now_ns: int, width: int) -> Table:

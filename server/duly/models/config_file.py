@@ -133,13 +133,11 @@ def _likely_key(location: tuple[int | str, ...]) -> str:
     """Names the key that was likely meant by one that is unknown, or where the key belongs."""
     key = str(location[-1])
     keys = _keys_at(location[:-1])
-    if likely := _likely(key, keys):
-        return likely
     if len(location) > 1 and key in _keys_at(()):
         return f"; {key} is one of the whole model: put it above the first [ ] of the file"
     if "input" in keys and key in _keys_at(("input",)):
         return f"; {key} is one of an input: put it below [[input]] and the input's name"
-    return f"; there are {', '.join(keys)}" if len(location) > 1 else ""
+    return _likely(key, keys) or (f"; there are {', '.join(keys)}" if len(location) > 1 else "")
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from duly.models.formats import is_onnx, named
+from duly.models.formats import is_model, is_onnx
 
 BARE_FILE = "model.onnx"
 VERSION = re.compile(r"[0-9]{1,18}")
@@ -43,7 +43,7 @@ def onnx_files(folder: Path) -> list[str]:
 def model_files(folder: Path) -> list[str]:
     """The names of the files in a folder that are models by their names, ONNX or not; none where it cannot be read."""
     try:
-        return [path.name for path in entries(folder) if is_onnx(path.name) or named(path.name)]
+        return [path.name for path in entries(folder) if is_model(path.name)]
     except OSError:
         return []
 
@@ -56,7 +56,7 @@ def subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def is_model(folder: Path) -> bool:
+def is_models_folder(folder: Path) -> bool:
     """Whether versions with models lie in a folder, so that it is the folder of one model."""
     return any(VERSION.fullmatch(path.name) and model_files(path) for path in subfolders(folder))
 
@@ -76,9 +76,9 @@ def instead_of(root: Path) -> str:
             f"{root} holds {files[0]} itself; move it to {_path(whole / Path(files[0]).stem / '1' / BARE_FILE, root)}, "
             "since each version of each model has a folder of its own"
         )
-    if (root / "model.toml").exists() or is_model(root):
+    if (root / "model.toml").exists() or is_models_folder(root):
         return f"{root} is the folder of the model {whole.name}; give its parent, {_path(whole.parent, root)}"
-    inner = [path for path in subfolders(root) if any(map(is_model, subfolders(path)))]
+    inner = [path for path in subfolders(root) if any(map(is_models_folder, subfolders(path)))]
     if inner:
         names = " or ".join(_path(whole / path.name, root) for path in inner[:_LISTED_MAX])
         return f"{root} is one level too high, models lie in its folder {inner[0].name}; give {names}"

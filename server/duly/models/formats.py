@@ -21,41 +21,47 @@ _OPENVINO = "OpenVINO's; give the ONNX file that it was converted from"
 _ORT = "of ONNX Runtime's own format, which is not served; give the ONNX file that it was made from"
 _WEIGHTS = "weights without a graph; export the model to ONNX with the library that made them"
 
-_BY_SUFFIX = {
+_ARCHIVE = "an archive; unpack it"
+_COMPRESSED = "compressed; unpack it"
+_MODELS = {
     ".pt": _TORCH,
     ".pth": _TORCH,
     ".pt2": _TORCH,
     ".ckpt": _TORCH,
     ".torchscript": _TORCH,
-    ".h5": _KERAS,
-    ".hdf5": _KERAS,
     ".keras": _KERAS,
-    ".pkl": _PICKLE,
-    ".pickle": _PICKLE,
-    ".joblib": _PICKLE,
     ".tflite": _TFLITE,
     ".pb": _SAVED_MODEL,
     ".plan": _TENSORRT,
     ".engine": _TENSORRT,
     ".trt": _TENSORRT,
-    ".xml": _OPENVINO,
+    ".ort": _ORT,
     ".safetensors": _WEIGHTS,
     ".gguf": _WEIGHTS,
     ".caffemodel": _WEIGHTS,
-    ".weights": _WEIGHTS,
     ".pdmodel": "PaddlePaddle's; convert it with paddle2onnx",
     ".mlmodel": "Core ML's; give the ONNX file of the same model",
     ".mar": "an archive of TorchServe; export the model in it with torch.onnx.export",
-    ".ort": _ORT,
-    ".zip": "an archive; unpack it",
-    ".gz": "compressed; unpack it",
-    ".tar": "an archive; unpack it",
-    ".tgz": "an archive; unpack it",
-    ".zst": "compressed; unpack it",
-    ".bz2": "compressed; unpack it",
-    ".xz": "compressed; unpack it",
-    ".7z": "an archive; unpack it",
 }
+"""What is a model whatever else lies there, by the end of its name."""
+_MAYBE_MODELS = {
+    ".h5": _KERAS,
+    ".hdf5": _KERAS,
+    ".pkl": _PICKLE,
+    ".pickle": _PICKLE,
+    ".joblib": _PICKLE,
+    ".xml": _OPENVINO,
+    ".weights": _WEIGHTS,
+    ".zip": _ARCHIVE,
+    ".tar": _ARCHIVE,
+    ".tgz": _ARCHIVE,
+    ".7z": _ARCHIVE,
+    ".gz": _COMPRESSED,
+    ".zst": _COMPRESSED,
+    ".bz2": _COMPRESSED,
+    ".xz": _COMPRESSED,
+}
+"""What is one only where a model is looked for; elsewhere it may be data."""
 _BY_BEGINNING = (
     (b"\x89HDF", _KERAS),
     (b"GGUF", _WEIGHTS),
@@ -77,9 +83,15 @@ def is_onnx(name: str) -> bool:
     return name.lower().endswith(".onnx")
 
 
+def is_model(name: str) -> bool:
+    """Whether a file is a model of any format by its name."""
+    return is_onnx(name) or PurePosixPath(name.lower()).suffix in _MODELS
+
+
 def named(name: str) -> str:
-    """Says what a file is by its name, and what would do: "PyTorch's; export it ..."; empty: nothing is known of it."""
-    return _BY_SUFFIX.get(PurePosixPath(name.lower()).suffix, "")
+    """Says what a file is by its name that lies where an ONNX file should, and what would do; empty: unknown."""
+    suffix = PurePosixPath(name.lower()).suffix
+    return _MODELS.get(suffix, "") or _MAYBE_MODELS.get(suffix, "")
 
 
 def too_large(size: int) -> str:
@@ -92,8 +104,18 @@ def too_large(size: int) -> str:
     )
 
 
+def stand_in(beginning: bytes) -> str:
+    """Says what a file is that a tool put into the place of the one that was wanted; empty: nothing of the kind."""
+    text = beginning[:_HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file itself; fetch that: git lfs pull"
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "is a web page (HTML); download the file itself, such as by its raw link"
+    return ""
+
+
 def contents(file: Path) -> str:
-    """Says what a file is that is not a whole ONNX file, as in "is empty; copy it again".
+    """Says what a file is that is not a whole ONNX file, as in "is empty (0 bytes); copy or export it again".
 
     Raises OSError where it cannot be read.
     """
@@ -107,10 +129,8 @@ def contents(file: Path) -> str:
     if not head.strip(b"\0"):
         return f"begins with {len(head):,} bytes of zero: a copy or download that did not end; copy it again"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not the model itself; fetch the model: git lfs pull"
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "is a web page (HTML), not a model; download the file itself, such as by its raw link"
+    if found := stand_in(head):
+        return found
     if text.startswith(b"<"):
         return f"is {_OPENVINO}" if b"<net" in text else "is XML, not a model; download or export it again"
     if head.startswith(b"PK\x03\x04"):
@@ -130,7 +150,7 @@ def contents(file: Path) -> str:
         return f"is {_WEIGHTS}"
     if text[:1] in (b"{", b"["):
         return "is JSON, not a model; download or export it again"
-    return f"is not a whole ONNX file ({size:,} bytes); copy or export it again"
+    return f"is not a whole ONNX file ({size:,} bytes; is it still being written?); copy or export it again"
 
 
 def _archive(file: Path) -> str:

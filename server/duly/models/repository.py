@@ -19,19 +19,21 @@ from duly.models.folders import (
     VERSION,
     entries,
     instead_of,
-    is_model,
+    is_models_folder,
     model_files,
     onnx_files,
     passed_over,
     subfolders,
 )
-from duly.models.formats import is_onnx, named
+from duly.models.formats import is_model, is_onnx, named
 from duly.models.labels import read_labels
-from duly.models.spec import ModelConfig, Variant
+from duly.models.spec import ModelConfig, Signature, Variant
 from duly.models.text_files import unreadable, what_is_there
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME_CHARS_MAX = 64
 _NEARLY_VERSION = re.compile(r"[vV]?[-_.]?0*([1-9][0-9]{0,17})(\.0*)*")
+_VERSION_RULE = "a version is a positive whole number"
 _TRITON_FILE = "config.pbtxt"
 _NAMED_MAX = 5
 """A problem names so many files and counts the rest."""
@@ -45,9 +47,9 @@ class ModelVersion:
     version: str
     """A positive integer."""
     folder: Path
-    """The folder with the files of the variants."""
+    """The folder with the files of the variants, behind any link, which may lead elsewhere later."""
     model_folder: Path
-    """The folder with model.toml and the files that it names, except the variants."""
+    """The folder with model.toml and the files that it names, except the variants, behind any link."""
     config: ModelConfig
     labels: tuple[str, ...]
     key: str = field(init=False)
@@ -148,10 +150,14 @@ def _is_called_as_a_model(folder: Path, problems: list[RepositoryProblem]) -> bo
         name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
         reason = (
             f"{name}: a model's name has letters, digits, '_', '.' and '-' alone, begins with a letter or digit "
-            "and has at most 64 of them; rename the folder"
+            f"and has at most 64 of them; rename the folder, such as to {_plain_name(folder.name)}"
         )
         problems.append(RepositoryProblem(name, "", reason))
     return False
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("_.-")[:_NAME_CHARS_MAX] or "model"
 
 
 def _beside_models(path: Path) -> list[RepositoryProblem]:
@@ -170,8 +176,7 @@ def _holds_model(inside: list[Path]) -> bool:
     return not inside or any(
         VERSION.fullmatch(path.name)
         or path.name in (CONFIG_FILE, _TRITON_FILE)
-        or is_onnx(path.name)
-        or named(path.name)
+        or is_model(path.name)
         or (path.is_dir() and model_files(path))
         for path in inside
     )
@@ -186,7 +191,7 @@ def _check_config_name(folder: Path, inside: list[Path]) -> None:
     if CONFIG_FILE in names:
         return
     for name in names:
-        if name.lower() == CONFIG_FILE or name.lower().startswith(f"{CONFIG_FILE}.") or name.lower().endswith(".toml"):
+        if name.lower() in (CONFIG_FILE, f"{CONFIG_FILE}.txt"):
             raise BrokenModel(f"/{name}: is not read; a model's settings stand in {CONFIG_FILE}: rename it")
     for path in inside:
         if VERSION.fullmatch(path.name) and (path / CONFIG_FILE).exists():
@@ -209,39 +214,48 @@ def _versions(folder: Path, inside: list[Path], problems: list[RepositoryProblem
         BrokenModel: there is no version.
     """
     numbered: dict[int, Path] = {}
-    wrong: list[RepositoryProblem] = []
+    wrong: dict[str, str] = {}
     for path in inside:
-        reason = _no_version(path)
-        if not reason and VERSION.fullmatch(path.name):
-            first = numbered.setdefault(int(path.name), path)
-            if first is not path:
-                reason = f"is version {int(path.name)} again, as {folder.name}/{first.name} is; take one of them away"
-        if reason:
-            wrong.append(RepositoryProblem(folder.name, path.name, f"{folder.name}/{path.name}: {reason}"))
-    problems += wrong
+        if not VERSION.fullmatch(path.name):
+            continue
+        if not path.is_dir():
+            there = what_is_there(path) if not path.exists() else "is a file"
+            wrong[path.name] = f"{there}; a version is a folder"
+        elif not int(path.name):
+            wrong[path.name] = f"{_VERSION_RULE}; rename the folder to 1"
+        elif (first := numbered.setdefault(int(path.name), path)) is not path:
+            wrong[path.name] = (
+                f"is version {int(path.name)} again, as {folder.name}/{first.name} is; take one of them away"
+            )
+    harmless: dict[str, str] = {}
+    for path in inside:
+        if VERSION.fullmatch(path.name) or not path.is_dir() or _is_link_to_version(path, numbered):
+            continue
+        if nearly := _NEARLY_VERSION.fullmatch(path.name):
+            if model_files(path):
+                wrong[path.name] = f"{_VERSION_RULE}; rename the folder to {nearly[1]}"
+        elif onnx_files(path) or (model_files(path) and not numbered):
+            odd = harmless if numbered else wrong
+            odd[path.name] = f"{_VERSION_RULE}; rename the folder to {max(numbered, default=0) + 1} for it to be one"
+    for odd in (wrong, harmless):
+        problems += [
+            RepositoryProblem(folder.name, name, f"{folder.name}/{name}: {reason}", harmless=odd is harmless)
+            for name, reason in odd.items()
+        ]
     if not numbered and not wrong:
         raise BrokenModel(_nothing_there(folder, inside))
     return numbered
 
 
-def _no_version(path: Path) -> str:
-    """Says why something in a model's folder is no version, though it looks as if it should be; empty: it does not."""
-    if VERSION.fullmatch(path.name):
-        if not path.is_dir():
-            there = what_is_there(path) if not path.exists() else "is a file"
-            return f"{there}; a version is a folder"
-        return "" if int(path.name) else "a version is a positive whole number; rename the folder to 1"
-    if not path.is_dir() or not model_files(path):
-        return ""
-    nearly = _NEARLY_VERSION.fullmatch(path.name)
-    advice = f"to {nearly[1]}" if nearly else "to 1, or to the number after the last version's"
-    return f"a version is a positive whole number; rename the folder {advice}"
+def _is_link_to_version(path: Path, numbered: dict[int, Path]) -> bool:
+    """Whether a folder is one such as `latest`, which stands for a version that is there under its number too."""
+    return path.is_symlink() and path.resolve() in {version.resolve() for version in numbered.values()}
 
 
 def _nothing_there(folder: Path, inside: list[Path]) -> str:
     if files := onnx_files(folder):
         return f": {files[0]} lies beside the versions; move it to {folder.name}/1/{BARE_FILE}"
-    if models := [path.name for path in inside if path.is_dir() and is_model(path)]:
+    if models := [path.name for path in inside if path.is_dir() and is_models_folder(path)]:
         return f": holds models itself ({_listed(models)}); move them one level up, or serve this folder"
     return f": no version is there; put the model's file to {folder.name}/1/{BARE_FILE}{_foreign(inside)}"
 
@@ -261,7 +275,10 @@ def _worth_knowing(folder: Path, inside: list[Path], numbered: dict[int, Path]) 
         )
     if numbered and (files := onnx_files(folder)):
         reasons.append(f"/{files[0]}: lies beside the versions and is not served; put it into a version's folder")
-    if CONFIG_FILE in names:
+    if CONFIG_FILE not in names:
+        others = [name for name in sorted(names) if CONFIG_FILE in name.lower() or name.lower().endswith(".toml")]
+        reasons += [f"/{name}: is not read; a model's settings stand in {CONFIG_FILE}" for name in others]
+    else:
         inner = [path.name for path in numbered.values() if (path / CONFIG_FILE).exists()]
         reasons += [
             f"/{name}/{CONFIG_FILE}: is not read; {folder.name}/{CONFIG_FILE} is for all versions" for name in inner
@@ -288,7 +305,7 @@ def _version(
     for index, provider in enumerate(config.providers):
         if provider.library and not (folder / provider.library).is_file():
             raise BrokenModel(f"/{CONFIG_FILE}: providers[{index}].library: there is no file {provider.library}")
-    return ModelVersion(folder.name, number, version_folder, folder, config, labels)
+    return ModelVersion(folder.name, number, version_folder.resolve(), folder.resolve(), config, labels)
 
 
 def _no_file(folder: Path, file: str, inside: list[Path], files: list[str], stated: bool) -> str:
@@ -312,6 +329,27 @@ def _unfinished(folder: Path) -> str:
     """Says which file is still being copied, where one is."""
     names = sorted(path.name for path in folder.iterdir() if ".onnx" in path.name.lower())
     return f"; {names[0]} is not read, by its name it is not yet whole" if names and passed_over(names[0]) else ""
+
+
+def notes_of_labels(version: ModelVersion, signature: Signature) -> tuple[str, ...]:
+    """Says that a version has more or fewer labels than classes, so that some may be those of other classes.
+
+    How many classes there are is known where every output is one list of fixed length.
+    """
+    lengths = {spec.name: [extent for extent in spec.shape if extent != 1] for spec in signature.outputs}
+    labels = len(version.labels)
+    if not labels or any(len(extents) != 1 or extents[0] < 0 for extents in lengths.values()):
+        return ()
+    classes = {name: extents[0] for name, extents in lengths.items()}
+    if labels in classes.values():
+        return ()
+    counts = ", ".join(f"'{name}' has {count:,}" for name, count in classes.items())
+    likely = (
+        "a line too many, such as a heading" if labels > max(classes.values()) else "a name or a blank line missing"
+    )
+    return (
+        f"{version.config.labels} has {labels:,} names, but {counts}; is there {likely}? Line n names class n, from 0",
+    )
 
 
 def _check_inside(file: str, place: str) -> None:

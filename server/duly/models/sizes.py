@@ -126,7 +126,7 @@ def settle(
     rooms = frame.rooms(notes)
     results = _results(outputs, rooms, frame.bytes_max, notes)
     memory = _Memory(batch_max, slots, memory_bytes)
-    both = memory.lowered([*inputs, *outputs], [*rooms, *results], notes)
+    both = memory.lowered(inputs, outputs, [*rooms, *results], notes)
     if all(need.fixed_bytes is not None for need in inputs):
         notes += _few_frames(sum(rooms), batch_max, limits)
     return Sizes(tuple(both[: len(inputs)]), tuple(both[len(inputs) :]), tuple(notes))
@@ -247,8 +247,13 @@ class _Memory:
         self._slots = slots
         self._bytes = memory_bytes
 
-    def lowered(self, needs: Sequence[Need], rooms: Sequence[int], notes: list[str]) -> list[int]:
-        """Lowers what is of open size until all of it fits. Raises SizeError."""
+    def lowered(
+        self, inputs: Sequence[Need], outputs: Sequence[Need], rooms: Sequence[int], notes: list[str]
+    ) -> list[int]:
+        """Lowers what is of open size until all of it fits, first the outputs for which nothing is stated. `rooms`: of
+        the inputs, then of the outputs. Raises SizeError.
+        """
+        needs = [*inputs, *outputs]
         frames = self._batch_max * self._slots
         fixed = _fixed(needs)
         if fixed * frames > self._bytes:
@@ -256,18 +261,22 @@ class _Memory:
                 f"batch_sizes: the shared memory for {self._slots} batches of {self._batch_max} needs "
                 f"{fixed * frames:,} bytes, this process may use {self._bytes:,}: {self._smaller(fixed)}"
             )
-        left = max(self._bytes // MEMORY_PARTS // frames - fixed, (self._bytes // frames - fixed) // MEMORY_PARTS)
-        asked = sum(rooms) - fixed
-        if asked <= left:
-            return list(rooms)
-        lowered = []
-        for need, room in zip(needs, rooms, strict=True):
-            lowered.append(room if need.fixed_bytes is not None else max(1, room * left // asked))
-            if lowered[-1] < room and need.stated_bytes:
+        left = max(self._bytes // MEMORY_PARTS // frames, fixed + (self._bytes // frames - fixed) // MEMORY_PARTS)
+        open_ = [index for index, need in enumerate(needs) if need.fixed_bytes is None]
+        spare = [index for index in open_ if index >= len(inputs) and not needs[index].stated_bytes]
+        lowered = list(rooms)
+        for indices, least in ((spare, left // 2), (open_, 0)):
+            asked, excess = sum(lowered[index] for index in indices), sum(lowered) - left
+            if excess > 0 and asked > least:
+                part = max(asked - excess, least)
+                for index in indices:
+                    lowered[index] = max(1, lowered[index] * part // asked)
+        for index, need in enumerate(needs):
+            if lowered[index] < rooms[index] and (need.stated_bytes or index < len(inputs)):
                 notes.append(
-                    f"'{need.name}' has room for {lowered[-1]:,} bytes a frame and not for its bytes_max, "
-                    f"{need.stated_bytes:,}: the shared memory for {self._slots} batches of {self._batch_max} may "
-                    f"take {self._bytes // MEMORY_PARTS:,} bytes of this machine's memory; lower batch_sizes"
+                    f"'{need.name}' has room for {lowered[index]:,} bytes a frame and not for {rooms[index]:,}, since "
+                    f"the shared memory for {self._slots} batches of {self._batch_max} may take {left * frames:,} "
+                    "bytes of this machine's memory: lower batch_sizes, or bytes_max of other inputs and outputs"
                 )
         return lowered
 

@@ -235,7 +235,7 @@ class ModelConfig(_Strict):
     states: tuple[State, ...] = Field(default=(), alias="state")
     variants: tuple[Variant, ...] = Field(default=(Variant(name="default"),), alias="variant")
     """The variants, the most accurate first. All take the same inputs and give the same outputs."""
-    constants: dict[str, int | float] = {}
+    constants: dict[str, int | float | bool] = {}
     """The values of graph inputs that are the same for every frame, such as a sample rate."""
     postprocess: YoloV2 | None = None
 

@@ -8,6 +8,7 @@ import codecs
 from pathlib import Path
 
 from duly.models.errors import BrokenModel
+from duly.models.formats import stand_in
 
 FILE_BYTES_MAX = 1 << 20
 """The largest model.toml or label file. The largest label set in wide use, ImageNet-21k, has half of that."""
@@ -28,6 +29,8 @@ def read_text(path: Path, name: str) -> str:
         contents = path.read_bytes()
     except OSError as error:
         raise BrokenModel(f"/{name}: {unreadable(error)}") from error
+    if found := stand_in(contents):
+        raise BrokenModel(f"/{name}: {found}")
     encoding = "utf-8-sig"
     if contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"

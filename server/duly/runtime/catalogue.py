@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from duly.models.contents import Fingerprint
 from duly.models.repository import ModelVersion
 from duly.models.spec import Signature
 from duly.runtime.worker_process import Worker
@@ -35,6 +36,8 @@ class LoadedVersion:
     """Why the version, or a worker of it, cannot be loaded; empty where nothing is wrong."""
     signature: Signature | None = None
     """What frames hold, with labels; None until the first worker is ready."""
+    fingerprint: Fingerprint | None = None
+    """What the version is, as its first worker has loaded it; None until then."""
     providers: list[tuple[str, ...]] = field(default_factory=list)
     """The execution providers that truly run each variant, as the newest worker reports them."""
     workers: dict[str, Worker] = field(default_factory=dict)
@@ -140,6 +143,17 @@ class Catalogue:
     def activate(self, loaded: LoadedVersion) -> None:
         """Streams without a stated version use this version from their next frame on."""
         self._active[loaded.version.name] = loaded
+        self.notify()
+
+    def fail(self, loaded: LoadedVersion, reason: str) -> None:
+        """Marks the version as FAILED for good. If it is the active one and others are ready, the newest takes its
+        place.
+        """
+        loaded.state, loaded.error = VersionState.FAILED, reason
+        if self._active.get(loaded.version.name) is loaded:
+            ready = [other for other in self.versions(loaded.version.name) if other.state is VersionState.READY]
+            if ready:
+                self._active[loaded.version.name] = ready[0]
         self.notify()
 
     def notify(self) -> None:

@@ -8,12 +8,17 @@ import structlog
 
 from duly.core.events import ModelGone
 from duly.metrics import Metrics
+from duly.models.contents import Fingerprint, changed_files, changed_settings, digest_files, how_to_publish, in_words
 from duly.models.repository import ModelVersion, NotARepository, Repository
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.supervisor import Supervisor
 
 _log = structlog.get_logger("duly.models")
+
+
+UNLOADED_MAX = 256
+"""Of so many versions it is remembered what they were when they were unloaded."""
 
 
 class ModelHost:
@@ -27,31 +32,40 @@ class ModelHost:
         self._metrics = metrics
         self._busy: set[str] = set()
         """Names of the models that are being loaded or unloaded."""
+        self._unloaded: dict[str, LoadedVersion] = {}
+        """What was served as a version before it was unloaded, by its key, so that the log says when that changes."""
         self._unloading: set[asyncio.Task[None]] = set()
 
     async def load_all(self) -> None:
         """Loads the newest version of every model, one after another, so that each is profiled undisturbed.
 
-        Models that cannot be loaded are logged and listed in the catalogue; the others serve.
+        Models that cannot be loaded are listed in the catalogue; the others serve. As soon as one serves they are
+        logged, too. Where none does, whoever starts the server says why.
         """
         versions, problems = self._repository.scan()
+        failed: list[tuple[str, str]] = []
         for problem in problems:
             if problem.harmless:
                 _log.warning("passed over", model=problem.name, reason=problem.reason)
-                continue
-            self._catalogue.problems[problem.name] = problem.reason
-            _log.error("model cannot be served", model=problem.name, reason=problem.reason)
+            else:
+                self._catalogue.problems[problem.name] = problem.reason
+                failed.append((problem.name, problem.reason))
         newest: dict[str, ModelVersion] = {}
         for version in versions:
             newest.setdefault(version.name, version)
+        serves = False
         for version in newest.values():
             try:
                 async with self._alone(version.name):
                     loaded = await self._load(version)
             except ModelError as error:
-                _log.error("model cannot be served", model=version.key, reason=str(error))
+                failed.append((version.key, str(error)))
             else:
                 self._activate(loaded)
+                serves = True
+            while serves and failed:
+                model, reason = failed.pop(0)
+                _log.error("model cannot be served", model=model, reason=reason)
 
     async def load(self, name: str, version: str) -> LoadedVersion:
         """Loads a version, or the newest where none is stated, beside those that serve. Raises ModelError."""
@@ -70,10 +84,13 @@ class ModelHost:
                 raise ModelError("MODEL_NOT_FOUND", f"the repository holds no {what}")
             newest = candidates[0]
             loaded = self._catalogue.get(newest.name, newest.version)
+            if loaded is not None and loaded.fingerprint is not None:
+                await self._check_same(loaded, loaded.fingerprint, newest)
             if loaded is None or loaded.state is VersionState.FAILED:
-                loaded = await self._load(newest)
+                loaded = await self._load(newest, loaded.fingerprint if loaded is not None else None)
             self._catalogue.problems.pop(name, None)
-            if self._catalogue.active(name) is None:
+            active = self._catalogue.active(name)
+            if active is None or active.state is VersionState.FAILED:
                 self._activate(loaded)
             return loaded
 
@@ -105,8 +122,27 @@ class ModelHost:
             for loaded in chosen:
                 await self._supervisor.stop(loaded)
                 self._metrics.drop_model(loaded.key)
+                self._remember(loaded)
             self._catalogue.problems.pop(name, None)
             self._catalogue.notify()
+
+    async def _check_same(self, loaded: LoadedVersion, expected: Fingerprint, now: ModelVersion) -> None:
+        """Raises ModelError where the repository holds something else than what was loaded as this version."""
+        changes = changed_settings(loaded.version, now)
+        digests = await asyncio.to_thread(digest_files, now, list(expected.contents))
+        changes += changed_files(expected.contents, digests)
+        if changes:
+            text = (
+                f"{loaded.key} was loaded, and the repository holds something else since: {in_words(changes)}; "
+                f"{how_to_publish(now)}, or unload {loaded.key} and load it again"
+            )
+            raise ModelError("VERSION_CHANGED", text)
+
+    def _remember(self, unloaded: LoadedVersion) -> None:
+        self._unloaded.pop(unloaded.key, None)
+        self._unloaded[unloaded.key] = unloaded
+        if len(self._unloaded) > UNLOADED_MAX:
+            del self._unloaded[next(iter(self._unloaded))]
 
     @contextlib.asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:
@@ -119,10 +155,17 @@ class ModelHost:
         finally:
             self._busy.discard(name)
 
-    async def _load(self, version: ModelVersion) -> LoadedVersion:
-        loaded = LoadedVersion(version)
+    async def _load(self, version: ModelVersion, expected: Fingerprint | None = None) -> LoadedVersion:
+        """Loads a version. `expected`: what it must be; None: what lies there is taken."""
+        loaded = LoadedVersion(version, fingerprint=expected)
         self._catalogue.put(loaded)
         await self._supervisor.start(loaded)
+        before = self._unloaded.pop(loaded.key, None)
+        if before is not None and before.fingerprint is not None and loaded.fingerprint is not None:
+            changes = changed_settings(before.version, version)
+            changes += changed_files(before.fingerprint.contents, loaded.fingerprint.contents)
+            if changes:
+                _log.warning("another version than was unloaded", model=loaded.key, changes=in_words(changes))
         return loaded
 
     def _activate(self, loaded: LoadedVersion) -> None:

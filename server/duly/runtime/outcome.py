@@ -31,11 +31,8 @@ class Outcome:
     outputs: list[Output] | None = None
     turned_out: Fate | None = None
     """The fate of a result that turned out otherwise on its way to the client; None: `status` holds."""
-
-    @property
-    def result_bytes(self) -> int:
-        """Bytes of its outputs."""
-        return sum([len(data) for _, _, data in self.outputs]) if self.outputs else 0
+    result_bytes: int = 0
+    """Bytes of its outputs as its stream counts them, until they are written."""
 
 
 class Sink(Protocol):

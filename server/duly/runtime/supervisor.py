@@ -11,13 +11,15 @@ import structlog
 
 from duly.core.events import LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
+from duly.models.contents import Fingerprint, how_to_publish
+from duly.models.repository import notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.models.spec import Signature, TensorSpec
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_launch import start_worker
-from duly.runtime.worker_process import Ready, Worker, WorkerError
+from duly.runtime.worker_process import OtherContents, Ready, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
 
@@ -57,25 +59,44 @@ class Supervisor:
 
         Raises ModelError where a worker cannot load the version: it is then FAILED, and none of its workers is left.
         """
+        before = loaded.fingerprint
         _log.info("loading", model=loaded.key, lanes=",".join(self._catalogue.lanes))
         try:
             for lane in self._catalogue.lanes:
                 worker, ready = await self._start_worker(loaded, lane)
+                if loaded.state is VersionState.FAILED:  # as a worker of another lane had to be replaced meanwhile
+                    await worker.stop()
+                    raise WorkerError(loaded.error)
                 if not loaded.workers:
-                    for note in ready.notes:
+                    for note in (*ready.notes, *notes_of_labels(loaded.version, ready.signature)):
                         _log.warning("model serves otherwise than was perhaps meant", model=loaded.key, note=note)
                 self._serve(loaded, worker, ready)
         except BaseException as error:
             known = isinstance(error, WorkerError)
-            loaded.state, loaded.error = VersionState.FAILED, str(error) if known else "loading it was given up"
-            self._driver.submit(ModelGone(loaded.key, None, loaded.error))
-            await self.stop(loaded)
-            self._catalogue.notify()
+            reason = _told(loaded, error) if known else "loading it was given up"
+            if before is None:
+                loaded.fingerprint = None  # it never served on all lanes, so that nothing says which files were meant
+            await self._give_up(loaded, reason)
             if not known:
                 raise
-            raise ModelError("LOAD_FAILED", f"{loaded.key}: {error}") from None
+            raise ModelError("LOAD_FAILED", f"{loaded.key}: {reason}") from None
         loaded.state = VersionState.READY
         self._catalogue.notify()
+        assert loaded.signature is not None, "there is a lane"
+        _log.info(
+            "loaded",
+            model=loaded.key,
+            frame_bytes_max=sum(spec.bytes_max for spec in loaded.signature.inputs),
+            result_bytes_max=sum(spec.bytes_max for spec in loaded.signature.outputs),
+        )
+
+    async def _give_up(self, loaded: LoadedVersion, reason: str) -> None:
+        """Ends a version that cannot be served. It is FAILED, and so are its frames. Returns when its workers are
+        gone.
+        """
+        self._catalogue.fail(loaded, reason)
+        self._driver.submit(ModelGone(loaded.key, None, reason))
+        await self.stop(loaded)
 
     async def stop(self, loaded: LoadedVersion) -> None:
         """Ends all workers of the version. Returns when their processes are gone."""
@@ -101,7 +122,9 @@ class Supervisor:
     async def _start_worker(self, loaded: LoadedVersion, lane: str) -> tuple[Worker, Ready]:
         ended = partial(self._worker_ended, loaded)
         limits = self._limits.model_copy(update={"message_bytes_max": self._catalogue.message_bytes_max})
-        worker = start_worker(loaded.version, lane, self._threads, limits, self._driver.batch_ended, ended)
+        worker = start_worker(
+            loaded.version, lane, self._threads, limits, self._driver.batch_ended, ended, loaded.fingerprint
+        )
         try:
             ready = await worker.ready(self._load_timeout_s)
             if worker.ended:
@@ -114,9 +137,12 @@ class Supervisor:
     def _serve(self, loaded: LoadedVersion, worker: Worker, ready: Ready) -> None:
         """Gives frames to the worker from now on."""
         loaded.workers[worker.lane] = worker
+        if loaded.fingerprint is None:
+            loaded.fingerprint = Fingerprint(worker.contents, ready.signature)
         loaded.signature = _with_labels(ready.signature, loaded.version.labels)
         loaded.providers = [variant.providers for variant in ready.variants]
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state
+        self._metrics.lane_serves(worker.model, worker.lane)
         self._driver.add_worker(worker)
         names = loaded.version.config.variant_names
         for rank, (name, variant) in enumerate(zip(names, ready.variants, strict=True)):
@@ -152,22 +178,34 @@ class Supervisor:
         except Exception:
             _log.exception("counting failed", model=worker.model)
 
+    def _wanted(self, loaded: LoadedVersion) -> bool:
+        """Whether workers of the version are still to be started."""
+        return self._catalogue.current(loaded) is loaded and loaded.state is not VersionState.FAILED
+
     async def _replace(self, loaded: LoadedVersion, ended: Worker) -> None:
         lane = ended.lane
         how = await ended.reaped()
         self._dying.discard(ended)
         _log.warning("worker ended, it is replaced", model=loaded.key, lane=lane, how=how)
         backoff_s = BACKOFF_SECONDS_MIN
-        while self._catalogue.current(loaded) is loaded:
+        while self._wanted(loaded):
             try:
                 worker, ready = await self._start_worker(loaded, lane)
+            except OtherContents as error:
+                if self._wanted(loaded):
+                    _log.error(
+                        "version is not what it was, it is not served any more", model=loaded.key, reason=str(error)
+                    )
+                    await self._give_up(loaded, _told(loaded, error))
+                return
             except Exception as error:  # whatever it is, the model must come back when it has passed
                 loaded.error = str(error) if isinstance(error, WorkerError) else "its worker cannot be started"
                 _log.error("worker could not be replaced", model=loaded.key, lane=lane, reason=str(error))
+                self._catalogue.notify()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, BACKOFF_SECONDS_MAX)
                 continue
-            if self._catalogue.current(loaded) is not loaded:
+            if not self._wanted(loaded):
                 await worker.stop()
                 return
             self._serve(loaded, worker, ready)
@@ -176,6 +214,11 @@ class Supervisor:
             _log.info("worker replaced", model=loaded.key, lane=lane)
             self._catalogue.notify()
             return
+
+
+def _told(loaded: LoadedVersion, error: BaseException) -> str:
+    """Returns why the version cannot be served, with what to do about it."""
+    return f"{error}; {how_to_publish(loaded.version)}" if isinstance(error, OtherContents) else str(error)
 
 
 def _with_labels(signature: Signature, labels: tuple[str, ...]) -> Signature:

@@ -1,15 +1,22 @@
 """Starts workers with what they are to load, in order to serve it or only to see whether it can be served."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from duly.models.repository import ModelVersion
+from duly.models.contents import Fingerprint, how_to_publish
+from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
+from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_port import BatchResult
-from duly.runtime.worker_process import Worker, WorkerError
+from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 
-CHECK_SECONDS_MAX = 600.0
-"""A check gives up on a worker that is not ready after so long."""
+DESCRIBE_SECONDS_MAX = 600.0
+"""A graph that is not read after so long is given up."""
 
 
 def start_worker(
@@ -19,25 +26,44 @@ def start_worker(
     limits: SizeLimits,
     on_batch: Callable[[int, BatchResult | str], None],
     on_end: Callable[[Worker], None],
+    expected: Fingerprint | None = None,
 ) -> Worker:
     """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
-    explains the callbacks.
+    explains the callbacks and `expected`.
 
     Raises WorkerError where the system has no room for the process.
     """
-    worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end)
-    worker.start(
-        {
-            "model": version.key,
-            "lane": lane,
-            "folder": str(version.folder),
-            "model_folder": str(version.model_folder),
-            "config": version.config.model_dump(mode="json", by_alias=True),
-            "threads": version.config.threads or threads,
-            "limits": limits.model_dump(),
-        }
-    )
+    worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
+    worker.start(_load_body(version, lane, threads) | {"limits": limits.model_dump()})
     return worker
+
+
+def _load_body(version: ModelVersion, lane: str, threads: int) -> dict[str, Any]:
+    return {
+        "model": version.key,
+        "lane": lane,
+        "folder": str(version.folder),
+        "model_folder": str(version.model_folder),
+        "config": version.config.model_dump(mode="json", by_alias=True),
+        "threads": version.config.threads or threads,
+    }
+
+
+def describe_version(version: ModelVersion) -> dict[str, Any]:
+    """Returns what `worker.describe` tells of a version: `graph`, `frame` and, where one of them is None, `problem`."""
+    command = [sys.executable, "-P", "-m", "duly.worker.describe"]
+    environment = worker_environment(os.environ)
+    body = json.dumps(_load_body(version, "cpu:0", 1))
+    problem = f"{version.key}: its graph cannot be read: the process that reads it "
+    try:
+        done = subprocess.run(
+            command, input=body, capture_output=True, text=True, timeout=DESCRIBE_SECONDS_MAX, env=environment
+        )
+    except subprocess.TimeoutExpired:
+        return {"graph": None, "frame": None, "problem": f"{problem}was not done after {DESCRIBE_SECONDS_MAX:g} s"}
+    if done.returncode:
+        return {"graph": None, "frame": None, "problem": f"{problem}ended with status {done.returncode}"}
+    return dict(json.loads(done.stdout))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +79,27 @@ class CheckedModel:
 
 
 async def check_version(
-    version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits
+    version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits, load_timeout_s: float
 ) -> CheckedModel:
-    """Loads and warms a version in one worker after another, one for each lane."""
+    """Loads and warms a version in one worker after another, one for each lane, which must find the same.
+
+    `load_timeout_s`: for one worker.
+    """
     notes: tuple[str, ...] = ()
+    expected: Fingerprint | None = None
     for lane in lanes:
         try:
-            worker = start_worker(version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None)
+            worker = start_worker(
+                version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None, expected
+            )
             try:
-                notes = (await worker.ready(CHECK_SECONDS_MAX)).notes
+                ready = await worker.ready(load_timeout_s)
+                notes = (*ready.notes, *notes_of_labels(version, ready.signature))
+                expected = expected or Fingerprint(worker.contents, ready.signature)
             finally:
                 await worker.stop()
+        except OtherContents as error:
+            return CheckedModel(version.key, f"{error}; {how_to_publish(version)}")
         except WorkerError as error:
             return CheckedModel(version.key, str(error))
     return CheckedModel(version.key, None, notes)

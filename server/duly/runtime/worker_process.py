@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from duly.core.events import DispatchBatch, WarmLane
+from duly.models.contents import FILES_MAX, FileDigest, Fingerprint, changed_files, changed_signature, in_words
 from duly.models.spec import Signature
 from duly.runtime.answers import Answers, Asked
 from duly.runtime.held_frames import InputData
@@ -67,8 +68,9 @@ class Worker:
         variants: list[str],
         on_batch: Callable[[int, BatchResult | str], None],
         on_end: Callable[["Worker"], None],
+        expected: Fingerprint | None = None,
     ) -> None:
-        """`variants`: names, the most accurate first.
+        """`variants`: names, the most accurate first. `expected`: what it must load; None: it is the first.
 
         `on_batch(batch_id, result)` is called when a batch ends; instead of a result it may get the reason for which
         the batch failed. `on_end(self)` is called when a worker that was ready has ended unasked or was given up; what
@@ -78,6 +80,9 @@ class Worker:
         self.lane = lane
         self.end_reason = "its worker process ended"
         """The reason, for clients, of frames that ran on it when it ended."""
+        self.contents: dict[str, FileDigest] = {}
+        """What the files held that it has read."""
+        self._expected = expected
         self._variants = {name: index for index, name in enumerate(variants)}
         self._on_batch = on_batch
         self._on_end = on_end
@@ -123,7 +128,9 @@ class Worker:
         self._loop.add_reader(ours.fileno(), self._first_message)
 
     async def ready(self, timeout_seconds: float) -> Ready:
-        """Waits until the model is warm and profiled. Raises WorkerError where it cannot be loaded."""
+        """Waits until the model is warm and profiled. Raises WorkerError where it cannot be loaded, OtherContents
+        where it is not what was expected.
+        """
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await asyncio.shield(self._ready)
@@ -255,6 +262,9 @@ class Worker:
 
     def _take_ready(self, message: bytes, fds: list[int]) -> None:
         _, body = channel.decode_text(message)
+        if channel.kind_of(message) == channel.FILES:
+            self._take_files({name: FileDigest(str(sha256), int(size)) for name, (sha256, size) in body.items()})
+            return
         if channel.kind_of(message) != channel.READY:
             self._fail_load(str(body.get("reason", "the worker gave no reason")))
             return
@@ -286,8 +296,23 @@ class Worker:
                 raise ValueError("a batch size without a time")
             if not all(type(time_ns) is int and time_ns > 0 for time_ns in times_ns):
                 raise ValueError("a time that is no positive number of nanoseconds")
+        if self._expected is not None:
+            self._refuse(changed_signature(self._expected.signature, signature))
         if not self._ready.done():
             self._ready.set_result(Ready(signature, variants, tuple(map(str, body["notes"]))))
+
+    def _take_files(self, digests: dict[str, FileDigest]) -> None:
+        self.contents |= digests
+        if len(self.contents) > FILES_MAX:
+            raise ValueError(f"more than {FILES_MAX} files")
+        if self._expected is not None:
+            self._refuse(changed_files(self._expected.contents, digests))
+
+    def _refuse(self, changes: list[str]) -> None:
+        """Ends the load of a version that is not what it was, if there are any changes."""
+        if changes:
+            self._fail_load(in_words(changes), OtherContents)
+            self.kill()
 
     def _message(self) -> None:
         try:
@@ -315,9 +340,9 @@ class Worker:
 
     # ---- its end ----
 
-    def _fail_load(self, reason: str) -> None:
+    def _fail_load(self, reason: str, kind: "type[WorkerError] | None" = None) -> None:
         if not self._ready.done():
-            self._ready.set_exception(WorkerError(reason))
+            self._ready.set_exception((kind or WorkerError)(reason))
 
     def _gone(self) -> None:
         """The socket has closed, so the process has ended or ends now."""
@@ -362,3 +387,7 @@ class Worker:
 
 class WorkerError(Exception):
     """A model could not be loaded; the text says why."""
+
+
+class OtherContents(WorkerError):
+    """The files, or what a worker made of them, are not what the first worker of the version has loaded."""

@@ -163,9 +163,14 @@ def _refusal(verdict: Verdict, variants: list[str], budget_ns_max: int) -> CallE
     if verdict.counter_rank >= 0:
         offers["variant"] = variants[verdict.counter_rank]
         words.append(f"with variant_lowest {offers['variant']}")
-    offer = (
-        f"it would open {' or '.join(words)}"
-        if words
-        else "nothing near it would do: fewer or faster models, or more lanes"
-    )
+    period_ns, budget_ns = verdict.counter_both_ns
+    if words:
+        offer = f"it would open {' or '.join(words)}"
+    elif 0 < budget_ns <= budget_ns_max:
+        offer = (
+            f"neither a longer period nor a larger budget alone would do; it would open with a period of "
+            f"{period_ns / 1e6:.4g} ms and a budget of {budget_ns / 1e6:.4g} ms together"
+        )
+    else:
+        offer = "nothing near it would do: fewer or faster models, or more lanes"
     return CallError("ADMISSION_REFUSED", f"the stream does not fit: {verdict.reason}; {offer}", metadata=offers)

@@ -74,7 +74,9 @@ class Outbox:
         """Takes out the outcomes of the next message and returns them."""
         outcomes = self.outcomes
         taken = [outcomes.popleft()]
-        size_bytes = taken[0].result_bytes if outcomes else 0
+        if not outcomes:
+            return taken
+        size_bytes = taken[0].result_bytes
         while outcomes and len(taken) < MESSAGE_OUTCOMES_MAX:
             size_bytes += outcomes[0].result_bytes
             if size_bytes > MESSAGE_RESULT_BYTES_MAX:

@@ -13,13 +13,21 @@ from dataclasses import dataclass, field
 import structlog
 
 from duly.core.events import Advice, FrameRefused, FramesCancelled
-from duly.core.fates import DOES_NOT_FIT, MEMORY_FULL, OVER_BYTES, PRINCIPAL_OVER_BYTES, UNREAD_BYTES, Fate
+from duly.core.fates import (
+    DOES_NOT_FIT,
+    MEMORY_FULL,
+    OVER_BYTES,
+    PRINCIPAL_OVER_BYTES,
+    UNREAD_BYTES,
+    VERSION_FAILED,
+    Fate,
+)
 from duly.core.types import Frame, Verdict
 from duly.models.sizes import SizeLimits
-from duly.runtime.catalogue import Catalogue, LoadedVersion
+from duly.runtime.catalogue import Catalogue, LoadedVersion, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
-from duly.runtime.outcome import Outcome
+from duly.runtime.outcome import Outcome, Output
 from duly.streams.clock import ClockRelation
 from duly.streams.errors import REASON_CHARS_MAX, CallError
 from duly.streams.limits import Limits, PrincipalUse
@@ -58,11 +66,6 @@ class StreamHost:
     wall: WallClock = field(default_factory=WallClock)
     """The clock of all times since 1970 that clients see."""
     results: Results = field(default_factory=Results)
-    frame_bytes_max: int = field(init=False)
-    """Bytes of the largest frame that the limits can ever let in."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "frame_bytes_max", self.limits.frame.frame_bytes_max)
 
 
 class Stream:
@@ -93,6 +96,7 @@ class Stream:
         self._driver = host.driver
         self._catalogue = host.catalogue
         self._stream_limits = host.limits.stream
+        self._frame_bytes_max = host.limits.frame.frame_bytes_max
         self._use = use
         self._ordering = ordering(asked.ordering)
         self._newest_id = -1
@@ -112,6 +116,8 @@ class Stream:
         self._write_began_ns = 0
         self._client_slow = False
         """Whether what is in the outbox has waited for the client to read what was written before."""
+        self._failure = ""
+        """Why the version that serves the stream has failed; empty: it has not."""
         self._changes_count = host.catalogue.changes_count
         """The catalogue's `changes_count` when the stream last looked."""
         self._serve_with(served)
@@ -176,16 +182,19 @@ class Stream:
         self._unanswered += 1
         if self._ordering is not None:
             self._ordering.arrived(frame_id)
-        if possible:
+        if not possible:
+            reason = f"{self.asked.budget_name} should be 0 to {limit_ns}, got {budget_ns}"
+            self.refuse(held, DOES_NOT_FIT, reason)
+        elif self._failure:
+            self.refuse(held, VERSION_FAILED, self._failure)
+        else:
             return held
-        reason = f"{self.asked.budget_name} should be 0 to {limit_ns}, got {budget_ns}"
-        self.refuse(held, DOES_NOT_FIT, reason)
         return None
 
     def submit(self, held: HeldFrame, payload: Sequence[InputData], size_bytes: int) -> None:
         """Passes a frame that fits its model to the scheduler, if there is room for its bytes; else it is SHED."""
         limits, use = self._host.limits, self._use
-        if size_bytes > self._host.frame_bytes_max:
+        if size_bytes > self._frame_bytes_max:
             self.refuse(held, DOES_NOT_FIT, _beyond_limits(size_bytes, limits.frame))
         elif self._bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
             self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=self._stream_limits.bytes_in_flight_max))
@@ -240,6 +249,7 @@ class Stream:
         served, catalogue = self.served, self._catalogue
         self._changes_count = catalogue.changes_count
         now = catalogue.current(served) if self.asked.version else catalogue.active(served.version.name)
+        self._failure = now.error if now is not None and now.state is VersionState.FAILED else ""
         if now is None or now.signature is None:
             return  # it is gone, or being loaded again
         if now is served and now.signature is self.signature:
@@ -257,30 +267,32 @@ class Stream:
         self._bytes -= size_bytes
         self._use.bytes -= size_bytes
         if outcome.outputs:
-            self._keep_result(outcome)
+            self._keep_result(outcome, outcome.outputs)
         if self._ordering is None:
             self.outbox.put(outcome)
-        else:
-            kept_bytes = outcome.result_bytes
-            for leaving in self._ordering.push(outcome):
-                self.outbox.put(leaving)
-            if outcome.outputs is None:
-                self._drop_results(kept_bytes)
+            return
+        for leaving in self._ordering.push(outcome):
+            self.outbox.put(leaving)
+        if outcome.outputs is None and outcome.result_bytes:
+            self._drop_results(outcome.result_bytes)
+            outcome.result_bytes = 0
 
-    def _keep_result(self, outcome: Outcome) -> None:
+    def _keep_result(self, outcome: Outcome, outputs: Sequence[Output]) -> None:
         """Counts the result until it is written, or withholds it where the results that wait hold too many bytes. The
         only one of a stream is always kept.
         """
-        size_bytes, results, limits = outcome.result_bytes, self._host.results, self._host.limits
-        for held, bytes_max in (
-            (self._result_bytes, limits.stream.bytes_in_flight_max),
-            (results.bytes, limits.server.bytes_in_flight_max),
-        ):
-            if self._result_bytes and held + size_bytes > bytes_max:
+        size_bytes = sum([len(data) for _, _, data in outputs])
+        results = self._host.results
+        if self._result_bytes:
+            stream_max = self._stream_limits.bytes_in_flight_max
+            server_max = self._host.limits.server.bytes_in_flight_max
+            over_stream = self._result_bytes + size_bytes > stream_max
+            if over_stream or results.bytes + size_bytes > server_max:
                 outcome.turned_out, outcome.outputs = UNREAD_BYTES, None
-                outcome.reason = UNREAD_BYTES.says(bytes_max=bytes_max)
+                outcome.reason = UNREAD_BYTES.says(bytes_max=stream_max if over_stream else server_max)
                 self.outbox.overflow()
                 return
+        outcome.result_bytes = size_bytes
         self._result_bytes += size_bytes
         results.bytes += size_bytes
 
@@ -308,7 +320,8 @@ class Stream:
             self._write_began_ns = now_ns = self._driver.clock()
             outcomes = outbox.take()
             self._unanswered -= len(outcomes)
-            self._written_bytes += sum([outcome.result_bytes for outcome in outcomes])
+            for outcome in outcomes:
+                self._written_bytes += outcome.result_bytes
             for event in self._host.verdicts.sent(now_ns, outcomes, self._client_slow):
                 self._driver.submit(event)
             return now_ns, outcomes
@@ -323,8 +336,9 @@ class Stream:
         """Notes that the transport has taken what `next` gave."""
         self._client_slow = self._driver.clock() - self._write_began_ns > SLOW_WRITE_NS
         self._write_began_ns = 0
-        self._drop_results(self._written_bytes)
-        self._written_bytes = 0
+        if self._written_bytes:
+            self._drop_results(self._written_bytes)
+            self._written_bytes = 0
         self.outbox.has_room.set()
 
     def stuck_ns(self, now_ns: int) -> int:

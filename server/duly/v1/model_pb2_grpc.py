@@ -86,7 +86,8 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Loads a version beside those that serve; returns when it is warmed and profiled.
+        """Loads a version beside those that serve; returns when it is warmed and profiled. A version that is loaded already is
+        left as it is, and where the repository holds something else by now, the call fails with VERSION_CHANGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -9,9 +9,10 @@ area followed by an output area. A lane never has two batches in flight; the sec
 outputs of one batch while the next one runs. Its pages are no memory until they are written to.
 
     server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   STOP
-    worker -> server   READY (json + memfd) | LOAD_FAILED (json)   DONE   FAILED (json)
+    worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)   DONE   FAILED (json)
 """
 
+import contextlib
 import json
 import mmap
 import os
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM = range(1, 10)
+LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM, FILES = range(1, 11)
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
@@ -179,7 +180,9 @@ def decode_forget(message: bytes) -> list[int]:
 
 
 def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
-    """Encodes a message that is not on a frame's way: LOAD, READY, LOAD_FAILED, FAILED {"reason"}, STOP {}."""
+    """Encodes a message that is not on a frame's way: LOAD, FILES {name: [SHA-256, bytes]}, READY, LOAD_FAILED, FAILED
+    {"reason"}, STOP {}.
+    """
     return _HEAD.pack(kind, 0, 0, 0, batch_id) + json.dumps(body).encode()
 
 
@@ -249,7 +252,8 @@ class Region:
         if self.filled[slot, outputs] > KEPT_BYTES_MAX:
             self.filled[slot, outputs] = 0
             start = slot * (self.input_bytes + self.output_bytes) + (self.input_bytes if outputs else 0)
-            self._map.madvise(mmap.MADV_REMOVE, start, self.output_bytes if outputs else self.input_bytes)
+            with contextlib.suppress(OSError):  # not every system can; the region then grows up to its size
+                self._map.madvise(mmap.MADV_REMOVE, start, self.output_bytes if outputs else self.input_bytes)
 
     @classmethod
     def create(cls, input_bytes: int, output_bytes: int) -> "Region":

@@ -76,7 +76,7 @@ def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
     if misfit := _misfit(header, spec):
         raise InvalidFrame(f"input '{name}': the {encoding} {misfit}")
     data = np.frombuffer(payload, np.uint8)
-    flags = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
+    flags = cv2.IMREAD_GRAYSCALE if channels == header.channels == 1 else cv2.IMREAD_COLOR_RGB
     try:
         with _silent():
             picture = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
@@ -87,6 +87,10 @@ def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
         raise InvalidFrame(_damaged(payload, encoding, spec))
     if transparent:
         raise InvalidFrame(f"input '{name}': the {encoding} is transparent somewhere; the model takes no alpha")
+    if channels == 1 and picture.ndim == 3:
+        if (picture != picture[..., :1]).any():
+            raise InvalidFrame(f"input '{name}': the {encoding} is in colour, the model takes gray (1 channel)")
+        picture = np.ascontiguousarray(picture[..., 0])  # recorders write gray with three channels too
     picture = picture.reshape(*picture.shape[:2], channels)
     _check_shape(picture.shape, spec)
     return picture
@@ -97,8 +101,8 @@ def _damaged(payload: memoryview, encoding: str, spec: TensorSpec) -> str:
 
 
 def _misfit(header: PictureHeader, spec: TensorSpec) -> str:
-    """What of the header is not what the model takes, and what it takes; empty: it fits. Gray fits a model of colours:
-    its three channels are then equal.
+    """What of the header is not what the model takes, and what it takes; empty: it fits. Gray fits a model of colours,
+    whose three channels are then equal, and so does the reverse; whether they are is seen when they are decoded.
     """
     channels, bits = spec.shape[2], 8 * ELEMENT_BYTES[spec.datatype]
     if header.kind:
@@ -114,8 +118,6 @@ def _misfit(header: PictureHeader, spec: TensorSpec) -> str:
         return (
             f"is {kind} ({header.channels} channels), the model takes {'gray' if channels == 1 else 'RGB'}: convert it"
         )
-    if header.channels > channels:
-        return f"is in colour ({header.channels} channels), the model takes gray (1 channel): convert it"
     return ""
 
 

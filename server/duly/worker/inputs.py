@@ -16,7 +16,7 @@ from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 from duly.worker.ops.operation import PICTURE_DATATYPES, Operation
 from duly.worker.ops.order import PREPROCESS
 from duly.worker.reader import Reader
-from duly.worker.ways_out import constant, no_such, not_numbers
+from duly.worker.ways_out import constant, no_such, not_numbers, refit, turned
 
 CHANNELS = 3
 """Channels of a picture where neither the graph nor model.toml says how many."""
@@ -82,12 +82,12 @@ def _plan(declared: Input, tensor: GraphTensor, place: str) -> InputPlan:
     ):
         raise LoadError(
             f"{place}: what is sent becomes {list(reader.row_shape)} a frame, but the graph's '{tensor.name}' takes "
-            f"{list(graph_shape)}; change shape or preprocess"
+            f"{list(graph_shape)}; {refit(declared, graph_shape)}"
         )
     if not _castable(spec.datatype, tensor.datatype, reader.computes):
         raise LoadError(
             f"{place}: {spec.datatype} can't become {tensor.datatype}, which the graph's '{tensor.name}' takes; "
-            "change datatype"
+            f'set datatype = "{tensor.datatype}", or leave it out'
         )
     return InputPlan(tensor.name, reader, place)
 
@@ -140,7 +140,9 @@ def _sent(
 
 def _check_picture(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> None:
     if len(shape) != 3 or not 1 <= shape[2] <= _CHANNELS_MAX or (declared.encodings and shape[2] not in (1, 3)):
-        raise LoadError(f"{place}.shape: {list(shape)} is no picture; it must be [height, width, channels]")
+        raise LoadError(
+            f"{place}.shape: {list(shape)} is no picture; it must be [height, width, channels]{turned(declared, shape)}"
+        )
     if not declared.encodings and datatype not in PICTURE_DATATYPES:
         raise LoadError(f"{place}.datatype: a picture is {' or '.join(PICTURE_DATATYPES)}, not {datatype}")
     for encoding in declared.encodings:

@@ -1,24 +1,26 @@
 """Makes a warm model out of a LOAD message, and what READY says about it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from duly.models.formats import too_large
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import Region
 from duly.worker.errors import LoadError
 from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
+from duly.worker.open_extents import say_shape
 from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
 from duly.worker.providers import warm_after_ns
 from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
+from duly.worker.version_files import Report, VersionFiles
 from duly.worker.warmup import Samples, profile
-from duly.worker.ways_out import say_shape
 
 SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
@@ -42,28 +44,36 @@ class Loaded:
     """The body of READY."""
 
 
-def load(body: dict[str, Any]) -> Loaded:
+def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
     """Loads, warms and profiles all variants of the version that LOAD asks for.
 
     `body` has the keys model ("NAME/VERSION"), lane, folder (of the version), model_folder, config (by alias),
-    threads and limits (those of `SizeLimits`; left out: those of a server without settings).
+    threads and limits (those of `SizeLimits`; left out: those of a server without settings). `report` is told what the
+    files of a variant held before the variant is used.
 
     Raises:
         LoadError: the version cannot be loaded; the message says why.
     """
+    files = VersionFiles(str(body["model"]), Path(body["folder"]), report)
+    try:
+        return _load(body, files)
+    finally:
+        files.check_unchanged()  # which explains whatever went wrong, too
+
+
+def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
     model_name, lane = str(body["model"]), str(body["lane"])
     config = ModelConfig.model_validate(body["config"])
     several = len(config.variants) > 1
     names = [f"{model_name}/{variant.file}" for variant in config.variants]
     room = Room(SizeLimits.model_validate(body.get("limits", {})), memory_bytes_max())
+    model_folder = Path(body["model_folder"])
+    for library in {provider.library for provider in config.providers if provider.library is not None}:
+        if not library.is_absolute():  # else it is the system's, not the model's
+            files.library(model_folder / library, f"{model_name.split('/')[0]}/{library}")
     opened: list[OpenGraph] = []
     for variant, name in zip(config.variants, names, strict=True):
-        file = Path(body["folder"]) / variant.file
-        if not file.is_file():
-            raise LoadError(f"{name}: there is no such file")
-        if large := too_large(file.stat().st_size):
-            raise LoadError(f"{name}: {large}")
-        session = OrtSession(file, name, config, lane, Path(body["model_folder"]), int(body["threads"]))
+        session = OrtSession(files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]))
         toml = f"{model_name.split('/')[0]}/model.toml" + (f" for {variant.file}" if several else "")
         opened.append(open_graph(session, config, name, toml, room))
     plans = [graph.plan for graph in opened]
@@ -106,7 +116,9 @@ def load(body: dict[str, Any]) -> Loaded:
         try:
             times.append(profile(model, samples, best.batch_sizes, config.warmup_runs))
         except LoadError as error:
-            raise LoadError(f"{name}: {error}{say_shape(best.inputs, samples.shapes, str(error))}") from error
+            runs = partial(_runs, model, region, batch_max)
+            advice = say_shape(best.inputs, samples.shapes, str(error), runs)
+            raise LoadError(f"{name}: {error}{advice}") from error
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),
@@ -124,6 +136,15 @@ def load(body: dict[str, Any]) -> Loaded:
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
     return Loaded(models, region, samples, ready)
+
+
+def _runs(model: Model, region: Region, batch_max: int, inputs: Sequence[TensorSpec]) -> bool:
+    """Whether a made-up frame of inputs like these runs."""
+    try:
+        profile(model, Samples(region, tuple(inputs), batch_max), (1,), 1)
+    except LoadError:
+        return False
+    return True
 
 
 def _check_alike(name: str, other: Signature, best_name: str, best: Signature) -> None:

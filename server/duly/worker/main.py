@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from duly.models.contents import FileDigest
 from duly.worker import channel
 from duly.worker.die_with_parent import die_with_parent
 from duly.worker.errors import LoadError, RunError
@@ -49,10 +50,12 @@ def _serve(connection: socket.socket) -> int:
         # This import is not at the top so that the server learns about a missing library.
         from duly.worker.load_model import load
 
-        loaded = load(body)
+        loaded = load(body, partial(_report, connection))
     except (LoadError, BackendError) as error:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
+    except (BrokenPipeError, ConnectionResetError):
+        raise
     except Exception as error:
         traceback.print_exc()
         reason = f"{body['model']}: the worker failed while loading it: {type(error).__name__}; see the server's log"
@@ -79,6 +82,11 @@ def _serve(connection: socket.socket) -> int:
             case channel.STOP:
                 break
     return 0
+
+
+def _report(connection: socket.socket, digests: dict[str, FileDigest]) -> None:
+    body = {name: [digest.sha256, digest.size_bytes] for name, digest in digests.items()}
+    channel.send_text(connection, channel.FILES, body)
 
 
 def _ended(batch_id: int, run: Callable[[], channel.Done]) -> bytes | bytearray:

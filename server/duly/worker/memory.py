@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def memory_bytes_max() -> int:
-    """Returns the memory of the machine, or less where a control group or the process's own limit says so, in bytes."""
+    """Returns the memory of the machine, or less where a control group or a limit of the process says so, in bytes.
+    Shared memory is a file to the kernel, and the limit of files counts, too.
+    """
     bounds = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_of_groups()]
-    own, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if own != resource.RLIM_INFINITY:
-        bounds.append(own)
-    return min(bounds)
+    limits = [resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE)]
+    return min(*bounds, *(limit for limit in limits if limit != resource.RLIM_INFINITY))
 
 
 def _of_groups() -> Iterator[int]:

@@ -33,7 +33,7 @@ def open_graph(session: OrtSession, config: ModelConfig, name: str, toml: str, r
     Raises:
         LoadError: the graph can't be served as model.toml wants it.
     """
-    opened = _planned(session, config, toml)
+    opened = plan_graph(session, config, toml)
     room.settle([opened.needs], toml)  # before frames of that size are made up
     sizes = opened.plan.batch_sizes
     if sizes == (1,):
@@ -54,7 +54,7 @@ def open_graph(session: OrtSession, config: ModelConfig, name: str, toml: str, r
         return replace(opened, plan=replace(opened.plan, apart=True), notes=(*opened.notes, note))
     if config.batched is None:
         try:
-            whole = _planned(session, config.model_copy(update={"batched": False}), toml)
+            whole = plan_graph(session, config.model_copy(update={"batched": False}), toml)
         except LoadError:
             pass
         else:
@@ -66,7 +66,8 @@ def open_graph(session: OrtSession, config: ModelConfig, name: str, toml: str, r
     raise LoadError(f"{name}: {dependence}; export the graph for batches of one, or of any size")
 
 
-def _planned(session: OrtSession, config: ModelConfig, toml: str) -> OpenGraph:
+def plan_graph(session: OrtSession, config: ModelConfig, toml: str) -> OpenGraph:
+    """Fits the graph to `config`. Nothing is checked yet by running batches. Raises LoadError as `open_graph` does."""
     try:
         first = batch_first(session.graph, config, session.run)
     except LoadError as error:

@@ -24,24 +24,6 @@ _FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/\"':]+/)+")
 
 _EXPORT = "export it with the operators of ONNX"
 _LOAD_REASONS = (
-    (r"External data path does not exist: \"([^\"]*)\"", r"its external data file \1 is missing"),
-    (
-        r"External data path escapes model directory\. External data path: \"([^\"]*)\"",
-        r"its external data file \1 is a link or path out of the folder; copy the file itself into the folder (cp -L)",
-    ),
-    (
-        r"Absolute path not allowed for external data location",
-        "it names its external data by an absolute path; save it again: onnx.save(onnx.load(path), path, "
-        "save_as_external_data=True, location='weights.bin')",
-    ),
-    (
-        r"External initializer: (\S+) .*out of bounds",
-        r"its external data file is cut off: it does not hold all of \1; copy or export both files again",
-    ),
-    (
-        r"Random-access reads require a regular file: (?:\S*/)?(\S+)",
-        r"its external data file \1 is no ordinary file; put the file itself into the same folder",
-    ),
     (
         r"Opset (\d+) is under development.*domain (\S+) is till opset (\d+)",
         r"needs opset \1 of \2, the installed ONNX Runtime knows up to \3; export it with a lower opset "
@@ -90,42 +72,19 @@ _LOAD_REASONS = (
         r"(Node input '[^']*' is not a graph input.*?|Graph output \(\S+\) does not exist in the graph)\.?$",
         r"is not a valid graph: \1; export it again, see onnx.checker.check_model",
     ),
-    (r"system error number 13", "cannot be read: permission denied; let the user that runs the server read it"),
     (r"bad_alloc|[Ff]ailed to allocate memory", "there is not enough memory to load it"),
 )
-_PLACES = ("*", "*/*", "../*", "../../*")
-"""Where an external data file that is missing is looked for, from the model's file."""
 
 
 def load_reason(text: str, file: Path) -> str:
     """Says what is wrong with model `file`, as the second half of a sentence that begins with the file's name."""
-    plain = run_reason(text.replace(f"{file.parent}/", ""))
-    if re.search(r"Protobuf parsing failed|No graph was found", plain):
+    plain = run_reason(text)
+    if re.search(r"[Pp]rotobuf parsing failed|No graph was found", plain):
         return contents(file)
     for pattern, reason in _LOAD_REASONS:
         if found := re.search(pattern, plain):
-            return found.expand(reason) + (
-                _elsewhere(file, found[1]) if pattern.startswith("External data path d") else ""
-            )
+            return found.expand(reason)
     return plain
-
-
-def _elsewhere(file: Path, location: str) -> str:
-    """Says what to do about external data that is missing, which may lie elsewhere or be called otherwise."""
-    name = location.replace("\\", "/").rpartition("/")[2]
-    for pattern in _PLACES:
-        for found in file.parent.glob(pattern):
-            if found.name == name:
-                place = "/".join(found.resolve().parts[-2:])
-                return f"; {place} is there: move it to where the graph names it, {location} beside {file.name}"
-    others = sorted(
-        path.name
-        for path in file.parent.iterdir()
-        if path.is_file() and path.suffix.lower() in (".data", ".bin", ".onnx_data", ".weight", ".weights", ".pb")
-    )
-    if others:
-        return f"; {others[0]} lies there: was it renamed? Call it {location}"
-    return "; put it into the same folder"
 
 
 def run_reason(text: str) -> str:

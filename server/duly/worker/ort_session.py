@@ -20,6 +20,7 @@ from duly.worker.graph import Graph, GraphTensor
 from duly.worker.ort_errors import load_reason, run_reason
 from duly.worker.ort_installed import check_installed
 from duly.worker.providers import CUDA, TENSORRT, Node, ProviderError, check_available, check_used, wanted
+from duly.worker.version_files import GraphFile
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
 check_installed()
@@ -40,26 +41,30 @@ class OrtSession:
     changing threads grows by gigabytes (microsoft/onnxruntime#29351).
     """
 
-    def __init__(self, file: Path, name: str, config: ModelConfig, lane: str, model_folder: Path, threads: int) -> None:
+    def __init__(
+        self, file: GraphFile, name: str, config: ModelConfig, lane: str, model_folder: Path, threads: int
+    ) -> None:
         """Loads `file`, which errors call `name`. `threads`: intra-op threads; 0: ONNX Runtime chooses.
 
         Raises:
             LoadError: the file cannot be loaded, or a provider that is asked for does not run it.
         """
         asked = wanted(config, lane)
-        toml = f"{name.partition('/')[0]}/model.toml" + (f" for {file.name}" if len(config.variants) > 1 else "")
+        toml = f"{name.partition('/')[0]}/model.toml" + (f" for {file.path.name}" if len(config.variants) > 1 else "")
         if config.cuda_graph and asked[0].name != CUDA:
             raise LoadError(f"{toml}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
         try:
             check_available(asked, onnxruntime.get_available_providers(), f"onnxruntime {onnxruntime.__version__}")
-            self._session = _open(file, _options(config, threads), asked, model_folder)
+            options = _options(config, threads)
+            _hand_over(file, options)
+            self._session = _open(file.data, options, asked, model_folder)
             assigned = _assigned(self._session)
             self.providers = check_used(asked, self._session.get_providers(), assigned)
             self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
         except ProviderError as error:
             raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
         except Exception as error:
-            raise LoadError(f"{name}: {load_reason(str(error), file)}") from error
+            raise LoadError(f"{name}: {load_reason(str(error), file.path)}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
         self._run_options = _run_options(_NO_GRAPH)
         self._device: Device | None = None
@@ -204,7 +209,16 @@ def _run_options(graph_id: int) -> Any:
     return options
 
 
-def _open(file: Path, options: Any, asked: Sequence[Provider], model_folder: Path) -> Any:
+def _hand_over(file: GraphFile, options: Any) -> None:
+    """Gives ONNX Runtime the external data of the graph, which it copies when the session is made."""
+    if b"EPContext" in file.data:  # its provider reads an engine beside the graph by itself
+        options.add_session_config_entry("ep.context_file_path", str(file.path))
+    if file.external:
+        buffers = list(file.external.values())
+        options.add_external_initializers_from_files_in_memory(list(file.external), buffers, [len(b) for b in buffers])
+
+
+def _open(graph: bytes, options: Any, asked: Sequence[Provider], model_folder: Path) -> Any:
     _share_cpu_arena()
     if any(provider.name in (CUDA, TENSORRT) for provider in asked):
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them are on no search path
@@ -219,7 +233,9 @@ def _open(file: Path, options: Any, asked: Sequence[Provider], model_folder: Pat
                 options.add_provider_for_devices(_plugin_devices(provider, model_folder / provider.library), values)
     else:
         providers = plain
-    return onnxruntime.InferenceSession(str(file), options, providers, enable_fallback=0)
+    session = onnxruntime.InferenceSession(graph, options, providers, enable_fallback=0)
+    session._model_bytes = None  # it would keep the whole file, for a fallback that is off
+    return session
 
 
 def _share_cpu_arena() -> None:

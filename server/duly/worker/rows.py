@@ -66,7 +66,7 @@ class Dependence:
         return (
             f"in a batch of {self.size}, output '{self.output}' of a frame is {self.share:.0%} away from what it gives "
             "alone: something in the graph works across the batch, such as batch normalisation that was exported "
-            "in training mode or a softmax over the wrong axis"
+            "in training mode or a softmax over the wrong axis; or that dimension is no batch, as batched = false says"
         )
 
 

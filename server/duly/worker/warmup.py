@@ -114,7 +114,9 @@ def sample(spec: TensorSpec) -> tuple[bytes, str, tuple[int, ...]]:
         if len(payload) <= spec.bytes_max:
             return payload, picture or next(iter(spec.encodings), ""), shape
         shrink *= 2
-    raise LoadError(f"input '{spec.name}': bytes_max {spec.bytes_max} leaves room for no frame; raise it")
+    raise LoadError(
+        f"input '{spec.name}': bytes_max {spec.bytes_max} leaves room for no frame; raise it, or the server's limits"
+    )
 
 
 def _gradient(shape: tuple[int, ...]) -> Array:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from duly.models.spec import ModelConfig, TensorSpec
+from duly.models.spec import Input, ModelConfig
 from duly.worker.dtypes import DTYPES
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 
@@ -31,7 +31,6 @@ _NOT_NUMBERS = (
     (r"optional\(", "optional; export it as a tensor that is always there"),
     (r"sparse_tensor\(", "sparse; export it as a dense tensor"),
 )
-_CHANNELS = re.compile(r"kernel channels: (\d+) group: (\d+)")
 
 
 def not_numbers(datatype: str) -> str:
@@ -57,7 +56,7 @@ def leave_out(graph: Graph, config: ModelConfig, unwanted: Iterable[str]) -> str
         if name not in never
         and tensor.datatype in DTYPES
         and tensor.shape
-        and not (open_batch and isinstance(tensor.shape[0], int))
+        and not (open_batch and isinstance(tensor.shape[0], int) and tensor.shape[0] != 1)  # a 1 is often the example's
     ]
     if not others:
         return ""
@@ -86,32 +85,24 @@ def feed(tensor: GraphTensor) -> str:
     return text + (f", or {constant(tensor)}" if is_fixed(extents(tensor.shape)) else "")
 
 
-def say_shape(specs: Sequence[TensorSpec], tried: Sequence[tuple[int, ...]], reason: str) -> str:
-    """Gives the line of model.toml that says the extents which the graph leaves open, after a made-up frame failed.
+def refit(declared: Input, graph_shape: tuple[int, ...]) -> str:
+    """Gives what makes an input fit the graph, which takes `graph_shape` a frame."""
+    if declared.preprocess or declared.encodings:
+        return "change shape or preprocess"
+    without = "" if len(declared.shape or ()) <= len(graph_shape) else ", without the batch dimension"
+    return f"write shape = {list(graph_shape)}{without}, or leave it out"
 
-    Args:
-        specs: the inputs.
-        tried: the shapes that the made-up frame had.
-        reason: what ONNX Runtime said, which tells the channels that a convolution takes.
 
-    Returns an empty text where nothing is open.
+def turned(declared: Input, shape: tuple[int, ...]) -> str:
+    """Gives the line of model.toml that makes a picture what a graph takes that has the channels first.
+
+    It is the end of a sentence; empty where that is not what is wrong.
     """
-    for spec, shape in zip(specs, tried, strict=True):
-        if -1 not in spec.shape or spec.encodings:
-            continue
-        channels = _CHANNELS.search(reason)
-        known = list(spec.shape)
-        if channels and len(known) > 1 and known[0] < 0:
-            known[0] = int(channels[1]) * int(channels[2])
-        else:
-            known[-1] = 10 if known[-1] < 0 else known[-1]
-        open_ones = "" if channels else ", with the extents that a frame has"
-        name = json.dumps(spec.name, ensure_ascii=False)
-        return (
-            f"; the graph leaves {list(spec.shape)} of '{spec.name}' open, {list(shape)} was tried; say more under "
-            f"[[input]]: input = [{{ name = {name}, shape = {known} }}]{open_ones}"
-        )
-    return ""
+    if declared.preprocess or declared.shape or len(shape) != 3 or shape[0] not in (-1, 1, 3):
+        return ""
+    _, height, width = shape
+    resize = f'{{ op = "resize", width = {width}, height = {height} }}, ' if min(height, width) > 0 else ""
+    return f'; where the graph has the channels first: preprocess = [{resize}{{ op = "layout", axes = "CHW" }}]'
 
 
 def no_such(name: str, kind: str, names: Sequence[str], key: str) -> str:

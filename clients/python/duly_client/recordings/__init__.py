@@ -26,6 +26,7 @@ from duly_client.recordings.sound import (
     CHUNK_S,
     RAW_SOUNDS,
     SOUNDS,
+    STDIN,
     encoding_of,
     live_sound,
     live_wav,
@@ -50,6 +51,9 @@ __all__ = [
     "recording_for",
     "refuse",
 ]
+
+_NO_SURE_SIGN = ("", "text", "BMP", "gzip")
+"""Kinds whose few first bytes raw samples may have as well."""
 
 
 def open_recording(path: str | Path, opened: StreamTerms) -> Recording:
@@ -114,12 +118,12 @@ def _of_kind(file: io.BufferedReader, kind: str, spec: TensorSpec, pass_over: Pa
     if kind == "WAV":
         if not takes_sound(spec):
             raise RecordingError(f"stdin: a WAV; the model takes {taken(spec)}")
-        return live_wav(file, "stdin", spec)
+        return live_wav(file, STDIN, spec)
     if kind == ".npy":
-        return live_arrays(file, "stdin", spec, pass_over)
+        return live_arrays(file, STDIN, spec, pass_over)
     if takes_pictures(spec):
-        return stream_frames(file, "stdin", spec, pass_over)
-    if spec.sample_rate_hz and takes_sound(spec) and kind in ("", "text"):
+        return stream_frames(file, STDIN, spec, pass_over)
+    if spec.sample_rate_hz and takes_sound(spec) and kind in _NO_SURE_SIGN:
         return live_sound(file.read, spec)
     raise RecordingError(f"stdin: {kind or 'neither a WAV nor a .npy'}; the model takes {taken(spec)}")
 

@@ -60,25 +60,33 @@ def _opened(file: BinaryIO, name: str, spec: TensorSpec) -> tuple[tuple[int, ...
         raise RecordingError(f"{name}: not a .npy file of numbers: {begins_with(head)}; np.save writes one")
     try:
         shape, by_columns, dtype = read_header(file)
-    except (ValueError, EOFError) as error:
-        raise RecordingError(f"{name}: not a .npy file of numbers ({error})") from error
-    if not shape:
-        raise RecordingError(f"{name}: a single number; frames lie along the first axis")
+    except Exception as error:  # NumPy parses the header as Python, and raises whatever that raises
+        raise RecordingError(f"{name}: not a .npy file of numbers: its header is damaged or cut off") from error
+    if any(extent < 0 for extent in shape):
+        raise RecordingError(f"{name}: its header states the shape {list(shape)}")
     if dtype.newbyteorder("<") not in DATATYPES:
         raise RecordingError(f"{name}: its elements are {dtype}; {', '.join(DATATYPES.values())} can be sent")
-    if prod(shape[1:]) * dtype.itemsize > ARRAY_BYTES_MAX:
-        raise RecordingError(f"{name}: an array has more than {ARRAY_BYTES_MAX:,} bytes: {dtype}{list(shape[1:])}")
-    try:
-        inputs_of(np.broadcast_to(np.zeros((), dtype), shape[1:]), None, [spec])
-    except (TypeError, ValueError) as error:
-        raise RecordingError(f"{name}: {error}{_way_out(dtype, spec)}") from error
+    misfit = _misfit(shape[1:], dtype, spec)
+    if misfit and not _misfit(shape, dtype, spec):
+        shape, misfit = (1, *shape), ""  # one frame
+    if misfit:
+        fits_else = dtype != spec.dtype and not _misfit(shape[1:], spec.dtype, spec)
+        raise RecordingError(
+            f"{name}: {misfit}"
+            + (f"; np.save(path, array.astype(np.{spec.dtype.name})) writes the element type" if fits_else else "")
+        )
     return shape, dtype, by_columns and len(shape) > 1
 
 
-def _way_out(dtype: np.dtype[Any], spec: TensorSpec) -> str:
-    if dtype.newbyteorder("<") == spec.dtype:
-        return ""
-    return f"; np.save(path, array.astype(np.{spec.dtype.name})) writes the element type"
+def _misfit(shape: tuple[int, ...], dtype: np.dtype[Any], spec: TensorSpec) -> str:
+    """Why such an array is no frame, in the words of the check before it is sent; empty: it is one."""
+    if prod(shape) * dtype.itemsize > ARRAY_BYTES_MAX:
+        return f"an array has more than {ARRAY_BYTES_MAX:,} bytes: {dtype}{list(shape)}"
+    try:
+        inputs_of(np.broadcast_to(np.zeros((), dtype), shape), None, [spec])
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def _rows(

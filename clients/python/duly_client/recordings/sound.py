@@ -19,7 +19,9 @@ from duly_client.types import Encoding, TensorSpec, Value
 CHUNK_S = 0.032
 """Length of a chunk of sound where the model takes any length: 512 samples at 16 kHz."""
 
-SOUNDS = {".wav"}
+STDIN = "stdin"
+"""The name of what comes through a pipe."""
+SOUNDS = {".wav", ".wave"}
 RAW_SOUNDS = {".pcm", ".raw"}
 
 
@@ -69,6 +71,8 @@ def wav(path: Path, spec: TensorSpec) -> Recording:
     data_bytes = there if header.data_bytes is None else min(there, header.data_bytes)
 
     def frames(pass_over: PassOver) -> Iterator[Frame]:
+        if data_bytes < (frame_bytes := _chunk_samples(header.rate_hz, spec) * samples.sample_bytes):
+            pass_over(RecordingError(f"{path}: {data_bytes:,} bytes of samples, a frame has {frame_bytes:,}"))
         with path.open("rb") as file:
             wav_header(file.read)
             yield from _frames(file.read, data_bytes, samples, header.rate_hz, spec)
@@ -120,18 +124,23 @@ def _opened(file: BinaryIO, name: str, spec: TensorSpec) -> tuple[WavHeader, _Sa
     try:
         header = wav_header(file.read)
     except WavError as error:
-        raise RecordingError(f"{name}: not a WAV file of samples: {error}") from error
+        way_out = _way_out(name, spec.sample_rate_hz)
+        raise RecordingError(f"{name}: not a WAV file of samples: {error}; to make one: {way_out}") from error
     samples = _KINDS.get((header.format, header.bits))
     wanted_hz = spec.sample_rate_hz or header.rate_hz
-    integers = ("PCM_S16LE" in spec.encodings and spec.datatype != "FP32") or spec.datatype == "INT16"
-    fits = samples is not None and not (integers and samples.to_int16 is None)
-    if samples is None or not fits or (header.channels, header.rate_hz) != (1, wanted_hz):
+    lossy = samples is None or (samples.to_int16 is None and spec.datatype != "FP32")
+    if samples is None or lossy or (header.channels, header.rate_hz) != (1, wanted_hz):
         raise RecordingError(
             f"{name}: {header.channels} channel(s) of {header.format} with {header.bits} bits at {header.rate_hz} Hz; "
-            f"1 of PCM with 16 bits at {wanted_hz} Hz is needed: "
-            f"ffmpeg -i {Path(name).name} -ac 1 -ar {wanted_hz} -c:a pcm_s16le converted.wav"
+            f"1 of PCM with 16 bits at {wanted_hz} Hz is needed: {_way_out(name, wanted_hz)}"
         )
     return header, samples
+
+
+def _way_out(name: str, rate_hz: int) -> str:
+    """The command that makes a WAV that fits any model of this rate, or of any rate where it is 0."""
+    source = "-" if name == STDIN else Path(name).name
+    return f"ffmpeg -i {source}{f' -ac 1 -ar {rate_hz}' if rate_hz else ' -ac 1'} -c:a pcm_s16le converted.wav"
 
 
 def _chunk_samples(rate_hz: int, spec: TensorSpec) -> int:

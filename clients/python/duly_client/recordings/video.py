@@ -61,10 +61,9 @@ def video(path: Path, spec: TensorSpec) -> Recording:
                     yield Frame(value, name)
         finally:
             source.release()
-        if count - given > 1:  # some containers state a length, from which the number follows but roughly
-            pass_over(
-                RecordingError(f"{path}: ends or is damaged after {given} of the {count} pictures that it states")
-            )
+        missing = count - given
+        if missing > (0 if path.suffix.lower() == ".avi" else 1):  # others may state but a length, and it is rounded
+            pass_over(RecordingError(f"{path}: only {given} of the {count} pictures that it states could be read"))
 
     period_s = 1 / rate_hz if 0 < rate_hz <= RATE_HZ_MAX else PERIOD_S
     numbered = f"{count} pictures" if count > 0 else "pictures"

@@ -8,6 +8,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from duly_client.recordings.file_kind import begins_with
+
 UNKNOWN_BYTES_MIN = 0x7FFF0000
 """Sizes from here on are what recorders write who do not know the size: ffmpeg FFFFFFFF, arecord and sox near 2 GiB."""
 RATE_HZ_MAX = 1 << 24
@@ -43,7 +45,8 @@ def wav_header(read: Callable[[int], bytes]) -> WavHeader:
     """
     head = read(12)
     if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
-        raise WavError(f"it begins with {head[:12]!r}" if head else "the file is empty")
+        big_endian = head[:4] == b"RIFX"
+        raise WavError("it is a WAV whose numbers are big-endian (RIFX)" if big_endian else begins_with(head))
     format_chunk, long_data_bytes = b"", None
     while True:
         name, size = _chunk(read, head := read(8))

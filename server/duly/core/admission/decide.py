@@ -34,7 +34,9 @@ def judge(
     # Only the rollout can refuse a stream that the formula accepts, and a longer period gives it room.
     period_ns, budget_ns, rank = (candidate.period_ns, 0, -1) if verdict.accepted else offers
     _roll_out(verdict, candidate, streams, models)
+    both_ns = verdict.counter_both_ns
     verdict.counter_period_ns, verdict.counter_budget_ns, verdict.counter_rank = 0, 0, -1
+    verdict.counter_both_ns = (0, 0)
     if verdict.accepted:
         return verdict
 
@@ -53,6 +55,11 @@ def judge(
         (ns for ns in larger_ns if ns > candidate.budget_ns and fits(replace(candidate, budget_ns=ns))), 0
     )
     verdict.counter_rank = next((rank for rank in ranks if fits(replace(candidate, variant_rank_max=rank))), -1)
+    if both_ns[0]:
+        roomy = replace(candidate, budget_ns=both_ns[1])
+        rarer_ns = (both_ns[0] * percent // 100 for percent in OFFERS_TRIED_PERCENT)
+        found_ns = next((ns for ns in rarer_ns if fits(replace(roomy, period_ns=ns))), 0)
+        verdict.counter_both_ns = (found_ns, roomy.budget_ns) if found_ns else (0, 0)
     return verdict
 
 

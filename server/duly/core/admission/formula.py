@@ -333,7 +333,27 @@ def _counter(
     for rank in range(candidate.variant_rank_max + 1, len(plan.ranks) if plan is not None else 0):
         if fits(replace(candidate, variant_rank_max=rank)):
             verdict.counter_rank = rank
-            break
+            return
+    if candidate.period_ns and not verdict.counter_period_ns and not verdict.counter_budget_ns:
+        verdict.counter_both_ns = _least_both(candidate, fits)
+
+
+def _least_both(candidate: StreamDemand, fits: Callable[[StreamDemand], bool]) -> tuple[int, int]:
+    """A period and a budget with which the candidate fits, where neither alone helps; zeros: there are none.
+
+    The budget is twice the least that fits with any period: with the least, only the rarest frames would.
+    """
+    rare = replace(candidate, period_ns=candidate.period_ns * PERIOD_FACTOR_MAX)
+    least_ns = _least(
+        candidate.budget_ns, BUDGET_FACTOR_MAX, lambda budget_ns: fits(replace(rare, budget_ns=budget_ns))
+    )
+    if not least_ns:
+        return 0, 0
+    roomy = replace(candidate, budget_ns=2 * least_ns)
+    period_ns = _least(
+        candidate.period_ns, PERIOD_FACTOR_MAX, lambda period_ns: fits(replace(roomy, period_ns=period_ns))
+    )
+    return (period_ns, roomy.budget_ns) if period_ns else (0, 0)
 
 
 def _least(asked: int, factor_max: int, fits: Callable[[int], bool]) -> int:

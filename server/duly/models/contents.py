@@ -1,0 +1,153 @@
+"""What the files of a version hold, and in words what has changed since it was loaded.
+
+A version never changes once it is loaded. It is what its first worker has read: a file that holds other bytes later,
+or settings that say something else, belong to another version.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from duly.models.repository import ModelVersion
+from duly.models.spec import ModelConfig, Signature, TensorSpec
+
+FILES_MAX = 4096
+"""A version may be read from so many files. Exporters that give each weight a file of its own write some hundreds."""
+CHANGES_NAMED_MAX = 5
+VALUE_CHARS_MAX = 40
+"""Values of settings and labels are named up to this length."""
+
+
+class FileDigest(NamedTuple):
+    """What one file holds."""
+
+    sha256: str
+    """In hexadecimal digits; empty: the file cannot be read."""
+    size_bytes: int
+    problem: str = ""
+    """Why the file cannot be read, as the end of a sentence that begins with its name."""
+
+
+Contents = Mapping[str, FileDigest]
+"""The files by name, which is NAME/VERSION/FILE, or NAME/FILE for one that lies beside model.toml."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What a version is, as its first worker has loaded it. Every further one must find the same."""
+
+    contents: Contents
+    signature: Signature
+
+
+def digest_files(version: ModelVersion, names: Iterable[str]) -> dict[str, FileDigest]:
+    """Reads these files of the version as they lie there now. It takes about a second for each GB, and blocks."""
+    return {name: _digest(_path(version, name)) for name in names}
+
+
+def changed_files(before: Contents, now: Contents) -> list[str]:
+    """Says which files hold something else than `before`. Files that only one side has are not looked at."""
+    return [
+        _file_change(name, before[name], digest) for name, digest in now.items() if before.get(name, digest) != digest
+    ]
+
+
+def changed_settings(before: ModelVersion, now: ModelVersion) -> list[str]:
+    """Says which settings of model.toml and which labels differ."""
+    place = f"{before.name}/model.toml"
+    fields = ModelConfig.model_fields
+    old, new = (each.config.model_dump(mode="json") for each in (before, now))
+    changes = [
+        f"{place}: {fields[key].alias or key} {_value_change(old[key], new[key])}"
+        for key in old
+        if old[key] != new[key]
+    ]
+    if before.labels != now.labels and before.config.labels == now.config.labels:
+        changes.append(f"{before.name}/{now.config.labels}: {_label_change(before.labels, now.labels)}")
+    return changes
+
+
+def changed_signature(before: Signature, now: Signature) -> list[str]:
+    """Says in what the inputs and outputs differ; batch sizes may differ between lanes."""
+    changes = []
+    for kind, old, new in (("input", before.inputs, now.inputs), ("output", before.outputs, now.outputs)):
+        if [spec.name for spec in old] != [spec.name for spec in new]:
+            changes.append(f"its {kind}s are {_names(new)}, they were {_names(old)}")
+            continue
+        changes += [
+            f"its {kind} '{spec.name}' is {_described(spec)}, it was {_described(was)}"
+            for was, spec in zip(old, new, strict=True)
+            if was != spec
+        ]
+    if before.stateful != now.stateful:
+        changes.append(f"it {'keeps' if now.stateful else 'no longer keeps'} state of its streams")
+    return changes
+
+
+def in_words(changes: list[str]) -> str:
+    """Puts the first of the changes into one sentence and counts the rest."""
+    more = len(changes) - CHANGES_NAMED_MAX
+    return "; ".join(changes[:CHANGES_NAMED_MAX]) + (f"; and {more} more" if more > 0 else "")
+
+
+def how_to_publish(version: ModelVersion) -> str:
+    """Says how files become a new version."""
+    return (
+        "a version never changes once it is loaded: put the new files into "
+        f"{version.name}/{int(version.version) + 1}, moved in whole"
+    )
+
+
+def _path(version: ModelVersion, name: str) -> Path:
+    inside = f"{version.key}/"
+    if name.startswith(inside):
+        return version.folder / name.removeprefix(inside)
+    return version.model_folder / name.removeprefix(f"{version.name}/")
+
+
+def _digest(path: Path) -> FileDigest:
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileDigest(sha256, file.tell())
+    except FileNotFoundError:
+        return FileDigest("", 0, "is gone")
+    except OSError as error:
+        return FileDigest("", 0, f"cannot be read: {error.strerror}")
+
+
+def _file_change(name: str, before: FileDigest, now: FileDigest) -> str:
+    if now.problem:
+        return f"{name} {now.problem}"
+    if before.size_bytes != now.size_bytes:
+        return f"{name} has {now.size_bytes:,} bytes, it had {before.size_bytes:,} when it was loaded"
+    return f"{name} has other contents than when it was loaded (SHA-256 {now.sha256[:12]}, was {before.sha256[:12]})"
+
+
+def _value_change(before: Any, now: Any) -> str:
+    old, new = _value(before), _value(now)
+    return f"was {old}, is {new}" if max(len(old), len(new)) <= VALUE_CHARS_MAX else "has changed"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "not stated"
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def _label_change(before: tuple[str, ...], now: tuple[str, ...]) -> str:
+    if len(before) != len(now):
+        return f"has {len(now)} labels, had {len(before)}"
+    index = next(index for index, (old, new) in enumerate(zip(before, now, strict=True)) if old != new)
+    return f"label {index} {_value_change(before[index], now[index])}"
+
+
+def _names(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(spec.name for spec in specs) or "none"
+
+
+def _described(spec: TensorSpec) -> str:
+    return f"{spec.datatype}{list(spec.shape)} of at most {spec.bytes_max:,} bytes"

@@ -1,0 +1,183 @@
+"""Reads the files of a version, each once, into memory of the worker's own, and says what they held.
+
+Nothing of what a model is made of is read again or mapped once it serves, so that a file may be overwritten, cut off or
+deleted under it. What a provider reads by itself is not in our hands: its own library, and engines that it keeps in
+files (EPContext nodes, caches of TensorRT).
+"""
+
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from duly.models.contents import FILES_MAX, FileDigest
+from duly.models.formats import contents, too_large
+from duly.worker.errors import LoadError
+from duly.worker.external_data import LEADS_OUT, elsewhere, take_in
+
+_CHUNK_BYTES = 1 << 20
+_ORT_FORMAT = b"ORTM"
+_F_SETSIG = 10  # linux/fcntl.h; the module fcntl has no name for it
+WHOLE = "is it still being written? Move a version into its place in whole"
+
+
+Report = Callable[[dict[str, FileDigest]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFile:
+    """A graph in memory, as ONNX Runtime is to get it."""
+
+    path: Path
+    """Where it lies; only for providers that read files beside it by themselves."""
+    data: bytes
+    external: dict[str, memoryview]
+    """The files of its initializers, by the location that the graph gives."""
+
+
+class VersionFiles:
+    """The files of one version."""
+
+    def __init__(self, key: str, folder: Path, report: Report) -> None:
+        """`key`: NAME/VERSION. `report` is told what the files of a graph held before the graph is used."""
+        self._key = key
+        self._folder = folder
+        self._report = report
+        self._seen: dict[str, tuple[Path, tuple[int, ...]]] = {}
+        """Each file that was read, by name, with what the file system said of it."""
+        self._digests: dict[str, FileDigest] = {}
+        """What each file held; variants may share one, and each reads it."""
+        self._untold: dict[str, FileDigest] = {}
+
+    def graph(self, file: str) -> GraphFile:
+        """Reads a graph with its external data. Raises LoadError."""
+        path = self._folder / file
+        name = f"{self._key}/{file}"
+        try:
+            with self._opened(path, name) as opened:
+                size_bytes = os.fstat(opened.fileno()).st_size
+                if large := too_large(size_bytes):
+                    raise LoadError(large)
+                data = opened.read(size_bytes)
+                if data[4:8] == _ORT_FORMAT:  # which ONNX Runtime would take from memory
+                    raise LoadError(contents(path))
+                if len(data) < size_bytes:
+                    raise LoadError(f"became shorter while it was read; {WHOLE}")
+            self._note(name, FileDigest(hashlib.sha256(data).hexdigest(), len(data)))
+            data, external = take_in(data, lambda location: self._read_external(path, location))
+        except LoadError as error:
+            raise LoadError(f"{name}: {error}") from error
+        except DecodeError as error:
+            raise LoadError(f"{name}: {contents(path)}") from error
+        finally:
+            self._tell()
+        return GraphFile(path, data, external)
+
+    def library(self, path: Path, name: str) -> None:
+        """Notes what the library of a provider holds, which is about to be loaded by its path. Raises LoadError."""
+        try:
+            with self._opened(path, name) as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+                self._note(name, FileDigest(digest, opened.tell()))
+        except LoadError as error:
+            raise LoadError(f"{name}: {error}") from error
+        self._tell()
+
+    def _note(self, name: str, digest: FileDigest) -> None:
+        if self._digests.setdefault(name, digest) != digest:
+            raise LoadError(f"{name} changed while it was loaded; {WHOLE}")
+        self._untold[name] = digest
+
+    def _tell(self) -> None:
+        untold, self._untold = self._untold, {}
+        self._report(untold)
+
+    def check_unchanged(self) -> None:
+        """Raises LoadError where a file was written to, or another took its place, since it was read."""
+        for name, (path, before) in self._seen.items():
+            try:
+                now = _state(os.stat(path))
+            except OSError:
+                now = ()
+            if now != before:
+                raise LoadError(f"{name} changed while it was loaded; {WHOLE}")
+
+    def _read_external(self, graph: Path, location: str) -> memoryview:
+        path = graph.parent / location
+        name = f"{self._key}/{path.relative_to(self._folder)}"
+        what = f"its external data file {location} "
+        with self._opened(path, name, what, lambda: "is missing" + elsewhere(graph, location)) as opened:
+            # The link has been followed, so that nobody can turn it elsewhere between this look and the read.
+            place = Path(os.readlink(f"/proc/self/fd/{opened.fileno()}"))
+            if not any(place.is_relative_to(home) for home in (self._folder.resolve(), graph.resolve().parent)):
+                raise LoadError(f"{what}{LEADS_OUT}")
+            size_bytes = os.fstat(opened.fileno()).st_size
+            # Not bytes of Python's heap, so that the memory goes back to the system when the session has its copy.
+            buffer = memoryview(mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if size_bytes else b"")
+            hashed = hashlib.sha256()
+            at = 0
+            while at < size_bytes and (count := opened.readinto(buffer[at : at + _CHUNK_BYTES])):
+                hashed.update(buffer[at : at + count])
+                at += count
+            if at < size_bytes:
+                raise LoadError(f"{what}became shorter while it was read; {WHOLE}")
+        self._note(name, FileDigest(hashed.hexdigest(), size_bytes))
+        return buffer
+
+    @contextmanager
+    def _opened(
+        self, path: Path, name: str, what: str = "", missing: Callable[[], str] = lambda: "there is no such file"
+    ) -> Iterator[FileIO]:
+        """Opens a file that errors call `what`. Raises LoadError where it is not there (`missing`), cannot be read, or
+        somebody else writes to it.
+        """
+        if len(self._seen) >= FILES_MAX:
+            raise LoadError(f"has more than {FILES_MAX} files; export it with all tensors in one file")
+        try:
+            # O_NONBLOCK: a pipe in the place of a file must not hold up the load.
+            with FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)) as opened:
+                state = os.fstat(opened.fileno())
+                if not stat.S_ISREG(state.st_mode):
+                    raise LoadError(f"{what}is no ordinary file; put the file itself into the same folder")
+                if _is_written(opened.fileno()):
+                    raise LoadError(f"{what}is open for writing; {WHOLE}")
+                self._seen[name] = path, _state(state)
+                yield opened
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise LoadError(f"{what}{missing()}") from error
+        except PermissionError as error:
+            raise LoadError(
+                f"{what}cannot be read: permission denied; let the user that runs the server read it"
+            ) from error
+        except OSError as error:
+            raise LoadError(f"{what}cannot be read: {os.strerror(error.errno or errno.EIO)}") from error
+
+
+def _state(state: os.stat_result) -> tuple[int, ...]:
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _is_written(descriptor: int) -> bool:
+    """Whether a process has the file open for writing, as far as the system tells: it tells the owner and root.
+
+    A lease is refused then. It is given back at once; whoever opens the file in between waits until that is done.
+    """
+    try:
+        fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)  # which is ignored, while SIGIO would end the process
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
