@@ -78,7 +78,7 @@ def batch_first(graph: Graph, config: ModelConfig, run: RunGraph) -> BatchFirst:
     if config.batch_sizes not in (None, (1,)):
         assert config.batch_sizes is not None
         notes += (f"batch_sizes = {list(config.batch_sizes)} is not used: frames run one at a time",)
-    seen = observe(graph, config, axes, list(sent), run, pair=False)
+    seen = observe(graph, config, axes, list(sent), run, closely=True)
     outputs = {name: seen.corrected(tensor, None) for name, tensor in graph.outputs.items()}
     return _arranged(Graph(graph.inputs, outputs), axes, alone=True, notes=notes)
 
@@ -104,7 +104,8 @@ def _with_batch(
             notes.append(f"dimension {axis} of input '{declared.name}' is the batch, by its name")
     sizes = {_extent(graph.inputs[name], axis) for name, axis in axes.items()}
     size = next((size for size in sizes if isinstance(size, int)), None)
-    seen = observe(graph, config, axes, list(sent), run, pair=True) if size in (None, 1) else NOTHING_SEEN
+    clear = all(_is_clear(graph.outputs[name], output, sizes) for name, output in sent.items())
+    seen = observe(graph, config, axes, list(sent), run, not clear) if size in (None, 1) else NOTHING_SEEN
     if unsure and seen.pair and not any(map(seen.grows, sent)):
         return None
     outputs = dict(graph.outputs)
@@ -124,6 +125,12 @@ def _with_batch(
         outputs[name] = seen.corrected(tensor, axes[name])
     alone = any(axes[name] is None for name in sent)
     return _arranged(Graph(graph.inputs, outputs), axes, alone, tuple(notes))
+
+
+def _is_clear(tensor: GraphTensor, output: Output, sizes: Set[int | str | None]) -> bool:
+    """Whether the batch of an output is stated, or its first dimension is as that of the inputs is, or is called so."""
+    first = next(iter(tensor.shape), None)
+    return output.batched is not None or output.batch_axis is not None or (first is not None and first in sizes)
 
 
 def _found_axis(tensor: GraphTensor, seen: Observed, size: int | None, same_name: bool) -> Axis:

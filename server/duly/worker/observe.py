@@ -62,16 +62,21 @@ NOTHING_SEEN = Observed({}, {})
 
 
 def observe(
-    graph: Graph, config: ModelConfig, axes: Mapping[str, Axis], names: Sequence[str], run: RunGraph, pair: bool
+    graph: Graph, config: ModelConfig, axes: Mapping[str, Axis], names: Sequence[str], run: RunGraph, closely: bool
 ) -> Observed:
-    """Runs the graph with frames alone, and with two where `pair` and the graph allow it.
+    """Runs the graph with a frame alone, and `closely` with another one and, where the graph takes it, with two.
 
     `axes`: where inputs have the batch. `names`: the outputs to look at. What can't be run is left to the warm-up,
     which says why.
     """
-    runs = [_shapes(graph, config, axes, names, run, 1, scale) for scale in SCALES]
+    runs = [_shapes(graph, config, axes, names, run, 1, scale) for scale in (SCALES if closely else SCALES[:1])]
     alone = {name: [shapes[name] for shapes in runs if shapes] for name in names} if any(runs) else {}
-    two = pair and bool(alone) and all(not _fixed(graph.inputs[name], axis) for name, axis in axes.items())
+    two = (
+        closely
+        and bool(alone)
+        and config.batch_sizes != (1,)
+        and not any(_fixed(graph.inputs[name], axis) for name, axis in axes.items() if name in graph.inputs)
+    )
     return Observed(alone, _shapes(graph, config, axes, names, run, 2, 1) if two else {})
 
 
