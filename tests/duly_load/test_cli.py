@@ -1,6 +1,9 @@
 """What `duly-load`'s commands say of mistakes, their own failures and what they were asked for."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -211,3 +214,21 @@ def test_a_peer_is_installed_first_where_that_is_wanted(small: Path, monkeypatch
     assert (result.exit_code, toy.here) == (1, True)
     assert result.stderr.startswith("toy: installed\n")
     assert "Error: toy does not start" in result.stderr
+
+
+def test_files_in_the_working_folder_are_not_run(small: Path, tmp_path: Path) -> None:
+    """Senders are started by multiprocessing, whose `python -c` would look there first; the floor by its module."""
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in ("signal", "selectors", "numpy", "duly", "duly_load"):
+        (work / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the user was run')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "duly_load.cli.main", "run", str(small), *FLOOR, "--out", str(tmp_path / "out")],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert "of the user was run" not in done.stdout + done.stderr
+    assert (tmp_path / "out" / "results.json").exists(), done.stderr

@@ -14,6 +14,8 @@ DRIFT_MAX_PPM = 100
 """A difference that grows no faster is the drift of oscillators, which estimates of the clocks allow for."""
 FORGET_NS = 10 * 10**9
 """Differences are taken over no longer than this, so that drift does not add up to a step."""
+LOOK_NS = 20_000_000
+"""A clock that is set at once is seen at the next reading, one that is set little by little so much later."""
 
 _RAW = getattr(time, "CLOCK_MONOTONIC_RAW", None)
 _WITH_SLEEP = getattr(time, "CLOCK_BOOTTIME", None)
@@ -26,12 +28,17 @@ class WallClock:
         self.moved_ns = 0
         """How far the clock was set ahead since the first look, all together; negative: back."""
         self._lead_ns = time.time_ns() - _steady_ns()
-        self._since_ns = time.monotonic_ns()
+        self._since_ns = self._looked_ns = time.monotonic_ns()
+        self._plain_lead_ns = time.time_ns() - self._looked_ns
+        """The same, compared with the monotonic clock, which is quicker to read but follows time services, too."""
 
     def now_ns(self) -> int:
         """Reads the clock and compares it with the one that nobody sets."""
         before_ns = time.monotonic_ns()
         now_ns = time.time_ns()
+        plain_lead_ns = now_ns - before_ns
+        if abs(plain_lead_ns - self._plain_lead_ns) * 2 < STEP_NS_MIN and before_ns - self._looked_ns < LOOK_NS:
+            return now_ns
         lead_ns = now_ns - _steady_ns()
         after_ns = time.monotonic_ns()  # the thread may have been stopped between two readings
         moved_ns = lead_ns - self._lead_ns
@@ -41,6 +48,7 @@ class WallClock:
             self.moved_ns += moved_ns
         if set_by_somebody or age_ns > FORGET_NS:
             self._lead_ns, self._since_ns = lead_ns, after_ns
+        self._looked_ns, self._plain_lead_ns = after_ns, plain_lead_ns
         return now_ns
 
 
