@@ -276,6 +276,7 @@ def serve(config: ServerConfig) -> int:
 
     Raises StartError where it cannot start.
     """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # whoever started it may block them
     configure_logging(config.log_format, config.log_level)
     if links := service_links(os.environ):
         _log.info("variables of the container platform are no settings", variables=" ".join(links))

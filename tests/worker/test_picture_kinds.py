@@ -263,3 +263,37 @@ def test_a_depth_camera_is_served_with_its_values(workers: list[Worker]) -> None
         np.testing.assert_array_equal(as_png.outputs["y"], value)
         np.testing.assert_array_equal(as_array.outputs["y"], value)
         assert "has 8 bits a channel, the model takes 16 (UINT16)" in invalid.reason
+
+
+def test_a_jpeg_whose_pixels_are_made_up_is_invalid() -> None:
+    """Decoders fill in what is missing, gray or at random, and hand it out as a picture."""
+    rng = np.random.default_rng(12)
+    noise = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    whole = cv2.imencode(".jpg", noise)[1].tobytes()
+    restarting = cv2.imencode(".jpg", noise, (cv2.IMWRITE_JPEG_RST_INTERVAL, 2))[1].tobytes()
+    progressive = cv2.imencode(".jpg", noise, (cv2.IMWRITE_JPEG_PROGRESSIVE, 1))[1].tobytes()
+    end, half = b"\xff\xd9", len(whole) // 2
+    part = restarting[restarting.index(b"\xff\xd3") : restarting.index(b"\xff\xd4")]
+    damaged = {
+        "the rest is lost": whole[:half] + end,
+        "a buffer was not filled": whole[:half] + bytes(half),
+        "bytes of the middle are lost": whole[:half] + whole[half + 200 :],
+        "a part between two marks is lost": restarting.replace(part, b""),
+        "the finer scans are lost": progressive[: len(progressive) // 2] + end,
+    }
+    for data in damaged.values():
+        assert refused(data, encoding="JPEG") == f"of {len(data)} bytes is damaged or cut off"
+    as_stored = read(whole, encoding="JPEG")
+    for data in (whole[:-2] + bytes(12) + end, whole + bytes(4096), whole + whole[:half]):  # as webcams and phones do
+        np.testing.assert_array_equal(read(data, encoding="JPEG"), as_stored)
+    for data, pixels in ((restarting, noise), (progressive, noise)):
+        assert np.shape(read(data, encoding="JPEG")) == pixels.shape
+
+
+def test_what_decoders_say_stays_out_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    data = cv2.imencode(".jpg", CORNERS)[1].tobytes()
+    for _ in range(2):
+        with pytest.raises(InvalidFrame):
+            read(data[: len(data) - 30] + b"\xff\xd9", 1, encoding="JPEG")
+        read(data, 1, encoding="JPEG")
+    assert capfd.readouterr().err == ""

@@ -83,3 +83,26 @@ def test_what_is_no_sound_is_invalid(value: Array, encoding: str, why: str) -> N
 def test_open_sound_must_not_be_empty() -> None:
     with pytest.raises(InvalidFrame, match=r"^input 'audio' is empty: its shape is \[0\]$"):
         read(sound(-1), np.int16([]), "PCM_S16LE")
+
+
+@pytest.mark.parametrize(
+    ("begin", "kind"),
+    [
+        (b"BW64\xff\xff\xff\xffWAVE", "WAV"),
+        (b"RIFX\x00\x00\x08\x24WAVE", "WAV"),
+        (b"riff\x2e\x91\xcf\x11", "Wave64"),
+        (b"fLaC\x00\x00\x00\x22", "FLAC"),
+        (b"OggS\x00\x02\x00\x00", "Ogg"),
+        (b"ID3\x04\x00\x00\x00\x00", "MP3"),
+        (b"FORM\x00\x00\x08\x2eAIFF", "AIFF"),
+        (b".snd\x00\x00\x00\x18", "AU"),
+        (b"caff\x00\x01\x00\x00", "CAF"),
+        (b"\x00\x00\x00\x1cftypM4A ", "MP4"),
+        (b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B", "WebM or Matroska"),
+    ],
+)
+def test_a_file_of_sound_is_not_taken_for_samples(begin: bytes, kind: str) -> None:
+    with pytest.raises(InvalidFrame) as refused:
+        read(sound(-1), np.frombuffer(begin + bytes(32), np.uint8), "PCM_S16LE")
+    why = f"input 'audio': a whole {kind} file, the model takes PCM_S16LE: send its samples alone"
+    assert str(refused.value) == why

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,24 @@ _GRAY = '{ op = "gray" } at the head of preprocess in model.toml makes it so'
 _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 """First bytes of a picture. They are checked because OpenCV takes a dozen other formats as gladly."""
 
-_WAV = re.compile(rb"(RIFF|RF64)....WAVE", re.DOTALL)
+_SOUND_FILES = {
+    "WAV": rb"(RIFF|RIFX|RF64|BW64)....WAVE",
+    "Wave64": rb"riff\x2e\x91\xcf\x11",
+    "FLAC": rb"fLaC[\x00\x80]\x00\x00\x22",
+    "Ogg": rb"OggS\x00\x02",
+    "MP3": rb"ID3[\x02-\x04]\x00",
+    "AIFF": rb"FORM....AIF[FC]",
+    "AU": rb"\.snd\x00\x00",
+    "CAF": rb"caff\x00\x01",
+    "MP4": rb"\x00\x00..ftyp",
+    "WebM or Matroska": rb"\x1aE\xdf\xa3.{1,8}\x42\x86\x81",
+}
+"""How files of sound begin that people send in place of their samples. Samples hardly ever begin so by chance."""
+_SOUND_FILE = re.compile(b"|".join(rb"(?=%b)" % begin for begin in _SOUND_FILES.values()), re.DOTALL)
+_DAMAGE = re.compile(rb"Corrupt JPEG data: (?!([0-9]|1[0-6]) extraneous bytes before marker 0xd9)[^\n]*")
+"""What libjpeg says where it made pixels up. Up to 16 bytes too many at the very end are what some webcams add."""
+
+_HEARD_BYTES_MAX = 4096
 
 PNG_DATATYPES = ("UINT8", "UINT16")
 
@@ -56,8 +74,11 @@ def not_finite(spec: TensorSpec) -> str:
 
 
 def _sound(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
-    if _WAV.match(payload):
-        raise InvalidFrame(f"input '{spec.name}': a whole WAV file, the model takes {encoding}: send its samples alone")
+    if _SOUND_FILE.match(payload):
+        kind = next(kind for kind, begin in _SOUND_FILES.items() if re.match(begin, payload, re.DOTALL))
+        raise InvalidFrame(
+            f"input '{spec.name}': a whole {kind} file, the model takes {encoding}: send its samples alone"
+        )
     if len(payload) % 2:
         raise InvalidFrame(f"input '{spec.name}': {len(payload)} bytes are no whole number of 16-bit samples")
     _check_shape((len(payload) // 2,), spec)
@@ -79,12 +100,13 @@ def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
     data = np.frombuffer(payload, np.uint8)
     flags = cv2.IMREAD_GRAYSCALE if channels == header.channels == 1 else cv2.IMREAD_COLOR_RGB
     try:
-        with _silent():
+        with _heard() as said:
             picture = cv2.imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
             transparent = picture is not None and header.alpha and not _opaque(data)
+            made_up = _DAMAGE.search(said())
     except cv2.error as error:
         raise InvalidFrame(f"input '{name}': the {encoding} has more than {PIXELS_MAX:,} pixels") from error
-    if picture is None or picture.dtype != DTYPES[spec.datatype]:
+    if picture is None or made_up or picture.dtype != DTYPES[spec.datatype]:
         raise InvalidFrame(_damaged(payload, encoding, spec))
     if transparent:
         raise InvalidFrame(f"input '{name}': the {encoding} is transparent somewhere; the model takes no alpha")
@@ -160,15 +182,29 @@ def _accepted(spec: TensorSpec) -> str:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Sends stderr nowhere: libjpeg and libpng write a line there for every damaged picture, and clients must not fill
-    the server's log. The worker has one thread of its own, so that nothing else is lost meanwhile."""
-    own = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _heard() -> Iterator[Callable[[], bytes]]:
+    """Catches what is written to stderr and gives a function that returns it. libjpeg and libpng write a line there for
+    every damaged picture: clients must not fill the server's log, and nothing else tells that the rest of a picture is
+    made up. The worker has one thread of its own, so that nothing else is lost meanwhile.
+    """
+    heard, own = _ear(), os.dup(2)
+
+    def said() -> bytes:
+        length = os.lseek(heard, 0, os.SEEK_CUR)
+        return os.pread(heard, min(length, _HEARD_BYTES_MAX), 0) if length else b""
+
     try:
-        os.dup2(nowhere, 2)
-        yield
+        os.dup2(heard, 2)
+        yield said
     finally:
         os.dup2(own, 2)
         os.close(own)
-        os.close(nowhere)
+        if os.lseek(heard, 0, os.SEEK_CUR):
+            os.lseek(heard, 0, os.SEEK_SET)
+            os.ftruncate(heard, 0)
+
+
+@cache
+def _ear() -> int:
+    """A file in memory that takes what is written to stderr while a picture is decoded; it is emptied after each."""
+    return os.memfd_create("duly-stderr")

@@ -12,7 +12,7 @@ def memory_bytes_max() -> int:
     """
     bounds = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_of_groups()]
     limits = [resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_FSIZE)]
-    return min(*bounds, *(limit for limit in limits if limit != resource.RLIM_INFINITY))
+    return min(bounds + [limit for limit in limits if limit != resource.RLIM_INFINITY])
 
 
 def _of_groups() -> Iterator[int]:

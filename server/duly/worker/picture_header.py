@@ -13,6 +13,7 @@ _JPEG_KINDS = {0xC0: "", 0xC1: "", 0xC2: "", 0xC3: "lossless", 0xC9: "arithmetic
 """The kinds of JPEG by their start of frame: sequential and progressive ones are taken, others are named."""
 _NO_FRAME = {0xC4, 0xC8, 0xCC}
 """Markers among C0 to CF that start no frame: tables, and one that is reserved."""
+_JPEG_END = b"\xff\xd9"
 _ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
 """Markers that no length follows."""
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 1, 6: 3}
@@ -35,7 +36,7 @@ class PictureHeader:
 
 def picture_header(data: memoryview, encoding: str) -> PictureHeader | None:
     """Reads the header of a picture that begins as its `encoding` does. None: there is none, it makes no sense, or the
-    chunks of a PNG do not end within it.
+    picture does not end within the data.
     """
     return _jpeg(data) if encoding == "JPEG" else _png(data)
 
@@ -51,6 +52,8 @@ def _jpeg(data: memoryview) -> PictureHeader | None:
         elif marker in (0xD9, 0xDA):
             return None
         elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
+            if data[-2:] != _JPEG_END and bytes(data[at:]).rfind(_JPEG_END) < 0:
+                return None  # cut off; where zeros follow, decoders take them for pixels
             return PictureHeader(data[at + 4], data[at + 9], kind=_JPEG_KINDS.get(marker, "hierarchical"))
         else:
             at += 2 if marker in _ALONE else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
