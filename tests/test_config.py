@@ -283,3 +283,23 @@ def test_what_only_looks_a_little_like_a_link_is_an_unknown_setting(models: Path
 def test_no_setting_is_ever_taken_for_a_link() -> None:
     for value in ("10.96.0.7", "8500", "tcp://10.96.0.7:8500", "/web/duly"):
         assert service_links({variable_name(setting): value for setting in ServerConfig.model_fields}) == []
+
+
+@pytest.mark.parametrize(
+    ("listen", "metrics", "fits"),
+    [
+        ("127.0.0.1:9000", "127.0.0.1:9000", False),
+        ("0.0.0.0:9000", "127.0.0.1:9000", False),
+        ("[::1]:9000", "[::]:9000", False),
+        ("127.0.0.1:9000", "127.0.0.2:9000", True),
+        ("127.0.0.1:0", "127.0.0.1:0", True),
+        ("unix:a.sock", "127.0.0.1:9000", True),
+    ],
+)
+def test_metrics_have_a_port_of_their_own(tmp_path: Path, listen: str, metrics: str, fits: bool) -> None:
+    settings = {"models": tmp_path, "listen": listen, "metrics": metrics}
+    if fits:
+        assert load_config(settings, None, {}).metrics == metrics
+    else:
+        with pytest.raises(ConfigError, match="^--metrics: should have another port than listen, which is "):
+            load_config(settings, None, {})

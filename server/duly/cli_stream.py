@@ -6,6 +6,7 @@ frame that leaves late is as old as it is, so a slow sender cannot make the serv
 
 import asyncio
 import json
+import math
 import os
 import signal
 import threading
@@ -36,6 +37,18 @@ TOLD_MAX = 20
 """Number of pieces of a recording that cannot be used and are told one by one. Further ones are counted."""
 
 
+class _Number(click.FloatRange):
+    """A number of a range; click takes NaN for a number of any."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("NaN is no number here", param, ctx)
+        return number
+
+
 @click.command()
 @click.argument("model")
 @click.option("--input", "path", required=True, help="Picture, folder of pictures, video, WAV, .npy, or - for stdin.")
@@ -43,7 +56,7 @@ TOLD_MAX = 20
 @click.option("--version", default="", help="Version of the model.  [default: the active one]")
 @click.option(
     "--budget-ms",
-    type=click.FloatRange(0, min_open=True),
+    type=_Number(1e-6, 86_400_000),
     help="How long after its capture a result is worth having.  [default: the model's]",
 )
 @click.option(
@@ -57,12 +70,10 @@ TOLD_MAX = 20
     type=click.Choice(get_args(BacklogPolicy)),
     help="What waits while the model is busy.  [default: the model's]",
 )
-@click.option("--backlog-frames", type=click.IntRange(0), default=0, help="How many wait, with KEEP_LAST.")
-@click.option(
-    "--rate", "rate_hz", type=click.FloatRange(0, min_open=True), help="Frames a second.  [default: the recording's]"
-)
+@click.option("--backlog-frames", type=click.IntRange(0, 65_536), default=0, help="How many wait, with KEEP_LAST.")
+@click.option("--rate", "rate_hz", type=_Number(1e-4, 1e6), help="Frames a second.  [default: the recording's]")
 @click.option("--repeat", is_flag=True, help="Begin again when the recording ends.")
-@click.option("--seconds", "seconds_max", type=click.FloatRange(0, min_open=True), help="Stop after this many seconds.")
+@click.option("--seconds", "seconds_max", type=_Number(0, 1e9, min_open=True), help="Stop after this many seconds.")
 @click.option("--follow-advice", is_flag=True, help="Send frames no faster than the server advises.")
 @click.option("--strict", is_flag=True, help="End with status 1 at what cannot be used, rather than pass over it.")
 @click.option("--json", "as_json", is_flag=True, help="Print each outcome as a JSON object on a line.")
@@ -99,7 +110,11 @@ async def _run(
     terms: dict[str, Any],
 ) -> None:
     period_ms = 1000 / rate_hz if rate_hz else None
-    async with Client(server) as client, client.stream(model, period_ms=period_ms, **terms) as opened:
+    try:
+        client_of_server = Client(server)
+    except ValueError as error:
+        raise click.UsageError(f"--server: {error}") from error
+    async with client_of_server as client, client.stream(model, period_ms=period_ms, **terms) as opened:
         recording = open_recording(path, opened.opened)
         if repeat and not recording.repeatable:
             raise RecordingError("--repeat: stdin comes only once")
@@ -336,7 +351,17 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "batch_size": outcome.batch_size,
         "reason": outcome.reason,
         "outputs": {
-            name: array.tolist() if array.size <= OUTPUT_ELEMENTS_MAX else {"shape": list(array.shape)}
+            name: _elements(array) if array.size <= OUTPUT_ELEMENTS_MAX else {"shape": list(array.shape)}
             for name, array in outcome.outputs.items()
         },
     }
+
+
+def _elements(array: Array) -> Any:
+    """The elements as JSON can hold them, which has no number for "NaN", "Infinity" and "-Infinity"."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return array.tolist()
+    if array.ndim:
+        return [_elements(part) for part in array]
+    number = float(array)
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"

@@ -162,6 +162,17 @@ class ServerConfig(BaseModel):
     reflection: bool = True
     """Describe services and messages to clients such as grpcurl, which ask for them."""
 
+    @field_validator("metrics")
+    @classmethod
+    def _beside_listen(cls, value: str | None, info: ValidationInfo) -> str | None:
+        listen = info.data.get("listen", "unix:")
+        if value is None or listen.startswith("unix:"):
+            return value
+        (host, port), (other_host, other_port) = split_host_port(value), split_host_port(listen)
+        if port and port == other_port and (host == other_host or {host, other_host} & {"0.0.0.0", "::"}):
+            raise ValueError(f"should have another port than listen, which is {listen}")
+        return value
+
     @field_validator("payload_bytes_max")
     @classmethod
     def _holds_one_stream(cls, value: int, info: ValidationInfo) -> int:

@@ -71,6 +71,17 @@ async def test_json(arrays: Path) -> None:
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
 
 
+async def test_json_where_numbers_are_none(arrays: Path) -> None:
+    odd = tensor("odd", np.array([[0.5, np.nan], [np.inf, -np.inf]], np.float32), tensor_pb2.DATA_TYPE_FP32)
+    _, lines, _ = await stream(answering(odd), "--input", arrays, "--rate", 1000, "--json")
+
+    def none(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    outcome = json.loads(lines[0], parse_constant=none)
+    assert outcome["outputs"] == {"odd": [[0.5, "NaN"], ["Infinity", "-Infinity"]]}
+
+
 async def test_pictures_from_stdin() -> None:
     picture = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     spec = tensor_pb2.TensorSpec(datatype=tensor_pb2.DATA_TYPE_UINT8, shape=[-1, -1, 3], encoded_formats=[1])

@@ -1,7 +1,9 @@
 """`duly stream` on files as the world writes them: what cannot be used is named and passed over, the rest is served."""
 
+import asyncio
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +170,37 @@ async def test_no_file_of_a_users_is_an_internal_error(tmp_path: Path, name: str
     assert status == (1 if why else 0)
     assert "internal error" not in errors
     assert f"{tmp_path / name}: {why or 'cut off after 1 of its 1048576 arrays'}" in errors
+
+
+async def test_a_named_pipe_is_read_as_stdin_is_and_one_in_a_folder_is_passed_over(tmp_path: Path) -> None:
+    pipe = tmp_path / "sound.wav"
+    os.mkfifo(pipe)
+    writing = asyncio.create_task(asyncio.to_thread(pipe.write_bytes, wav(np.arange(8, dtype="<i2"))))
+    status, lines, err = await stream(answering(inputs=[VOICE]), "--input", pipe)
+    await writing
+    assert (status, len(lines)) == (0, 3), err
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    os.mkfifo(folder / "a.jpg")
+    (folder / "b.jfif").write_bytes(JPEG)
+    status, lines, err = await stream(answering(inputs=[CAMERA]), "--input", folder, "--rate", 100)
+    assert (status, len(lines)) == (0, 2), err
+    assert "a.jpg: no file but a pipe, a socket or a device" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--input", "rtsp://cam/1"), "ffmpeg -i rtsp://cam/1 -f mjpeg - | duly stream MODEL --input -"),
+        (("--input", "/dev/video7"), "ffmpeg -f v4l2 -i /dev/video7 -f mjpeg - | duly stream MODEL --input -"),
+        (("--input", "-", "--rate", "1e-300"), "'--rate': 1e-300 is not in the range"),
+        (("--input", "-", "--seconds", "nan"), "'--seconds': NaN is no number here"),
+        (("--input", "-", "--budget-ms", "1e300"), "'--budget-ms': 1e+300 is not in the range"),
+        (("--input", "-", "--server", "http://cam"), "target 'http://cam': expected HOST:PORT"),
+    ],
+)
+async def test_what_cannot_be_is_said_in_words(arguments: tuple[str, ...], why: str) -> None:
+    _, lines, err = await stream(answering(inputs=[CAMERA]), *arguments)
+    assert why in err
+    assert not lines
+    assert "internal error" not in err

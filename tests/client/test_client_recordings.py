@@ -162,8 +162,12 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
         (tmp_path / "broken.avi", CAMERA, "OpenCV cannot read this video"),
         (tmp_path / "broken.npy", VOICE, "not a .npy file of numbers"),
         (tmp_path / "one.jpg", VOICE, "pictures; the model takes FP32[512] or PCM_S16LE"),
-        (tmp_path / "film.mp3", VOICE, "unknown kind of recording; a folder of pictures or one of .avi, .jpeg, .jpg,"),
-        (tmp_path / "empty", CAMERA, "no pictures (.jpeg, .jpg, .png) in this folder"),
+        (
+            tmp_path / "film.mp3",
+            VOICE,
+            "unknown kind of recording; a folder of pictures or one of .avi, .jfif, .jpe, .jpeg, .jpg,",
+        ),
+        (tmp_path / "empty", CAMERA, "no pictures (.jfif, .jpe, .jpeg, .jpg, .png) in this folder"),
         (tmp_path, terms("FP32", 4, inputs=2), "models with one input; this one takes x, x"),
     ]
     (tmp_path / "empty").mkdir()

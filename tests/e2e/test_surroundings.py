@@ -129,7 +129,7 @@ def test_a_users_folder_and_variables_change_nothing(repository: Path, tmp_path:
     )
 
 
-def test_a_folder_that_is_gone_closed_files_and_a_low_limit(repository: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_closed_files_blocked_signals_and_a_low_limit(repository: Path, tmp_path: Path) -> None:
     """Sockets must not get the numbers of closed files: a worker's own would be replaced by its standard input."""
     work = tmp_path / "work"
     work.mkdir()
@@ -138,6 +138,8 @@ def test_a_folder_that_is_gone_closed_files_and_a_low_limit(repository: Path, tm
     def surroundings() -> None:
         work.rmdir()
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         os.close(0)
         os.close(1)
 

@@ -1,10 +1,12 @@
 """The client for programs without asyncio.
 
 Each method runs the asyncio method of the same name in the event loop of a private thread and waits for it. One thread
-may send while another one iterates. `on_advice` is called in the private thread.
+may send while another one iterates. `on_advice` is called in the private thread, where nothing may wait: methods of the
+client and its streams raise RuntimeError there.
 """
 
 import asyncio
+import concurrent.futures
 import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -14,12 +16,16 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import grpc
 
 from duly_client.client import Client
-from duly_client.forked import ForkedError, is_forked, using_grpc
+from duly_client.forked import is_forked, using_grpc
 from duly_client.stream import Stream
 from duly_client.types import Outcome, StreamTerms
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+
+_CANCEL_SECONDS = 5.0
+"""How long a client that is closed waits for what it cancels."""
 
 
 class _Loop:
@@ -29,35 +35,71 @@ class _Loop:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="duly-client", daemon=True)
         self._thread.start()
+        self._lock = threading.Lock()
+        self._stopped = False
 
     def wait(self, coroutine: Coroutine[Any, Any, _R]) -> _R:
-        """Runs the coroutine in the loop and returns its result. An interruption, such as Ctrl-C, cancels it."""
+        """Runs the coroutine in the loop and returns its result. An interruption, such as Ctrl-C, cancels it.
+
+        Raises RuntimeError in the loop's own thread, and where the client is closed, before or meanwhile.
+        """
         try:
             using_grpc()
-        except ForkedError:  # nobody is left who would run it
+            if threading.current_thread() is self._thread:
+                raise RuntimeError(
+                    "called in the client's own thread, as `on_advice` is, where it would wait for itself: "
+                    "hand it over to another thread, by a queue for example"
+                )
+            with self._lock:
+                if self._stopped:
+                    raise RuntimeError("the client is closed")
+                future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # nobody would run it
             coroutine.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeError("the client was closed meanwhile") from None
         except BaseException:
             future.cancel()
             raise
 
     def soon(self, call: Callable[[], None]) -> None:
-        self._loop.call_soon_threadsafe(call)
+        if is_forked():
+            return  # nobody is left who would do it
+        with self._lock:
+            if not self._stopped:
+                self._loop.call_soon_threadsafe(call)
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
 
     def stop(self) -> None:
+        """Ends the thread. What other threads wait for is cancelled."""
+        with self._lock:
+            self._stopped = True
+            ended = asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop)
+        ended.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
 
 
 def _waiting(
     method: Callable[Concatenate[Client, _P], Coroutine[Any, Any, _R]],
 ) -> Callable[Concatenate["BlockingClient", _P], _R]:
     def call(self: "BlockingClient", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return self._loop.wait(method(self._client, *args, **kwargs))
+        loop = self._running()
+        return loop.wait(method(self._client, *args, **kwargs))
 
     functools.update_wrapper(call, method)
     return call
@@ -77,7 +119,7 @@ def _opening(
     method: Callable[Concatenate[Client, _P], Stream],
 ) -> Callable[Concatenate["BlockingClient", _P], "BlockingStream"]:
     def call(self: "BlockingClient", /, *args: _P.args, **kwargs: _P.kwargs) -> BlockingStream:
-        return BlockingStream(method(self._client, *args, **kwargs), self._loop)
+        return BlockingStream(method(self._client, *args, **kwargs), self._running())
 
     functools.update_wrapper(call, method)
     return call
@@ -109,7 +151,7 @@ class BlockingStream:
 
     def close(self) -> None:
         """Ends the stream now: frames in flight are withdrawn, and outcomes that were not read are dropped."""
-        if not is_forked():  # else it is the parent's
+        if not is_forked() and not self._loop.stopped:  # else it is the parent's, or ended with its client
             self._loop.wait(self._stream.close())
 
     def cancel(self, frame_ids: Iterable[int]) -> None:
@@ -148,9 +190,12 @@ class BlockingClient:
             reconnect_tries_max=reconnect_tries_max,
             open_timeout_s=open_timeout_s,
         )
+        self._loop: _Loop | None = None
 
     def __enter__(self) -> Self:
         using_grpc()
+        if self._loop is not None:
+            raise RuntimeError("the client is open already")
         self._loop = _Loop()
         self._loop.wait(self._client.__aenter__())
         return self
@@ -162,9 +207,15 @@ class BlockingClient:
 
     def close(self) -> None:
         """Ends the connection, every stream over it, and the private thread."""
-        if not is_forked():  # else all that is the parent's
-            self._loop.wait(self._client.close())
-            self._loop.stop()
+        loop, self._loop = self._loop, None
+        if loop is not None and not is_forked():  # else all that is the parent's
+            loop.wait(self._client.close())
+            loop.stop()
+
+    def _running(self) -> _Loop:
+        if self._loop is None:
+            raise RuntimeError("the client is not open: enter it with `with`")
+        return self._loop
 
     stream = _opening(Client.stream)
     infer = _waiting(Client.infer)

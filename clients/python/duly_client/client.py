@@ -1,5 +1,6 @@
 """The asyncio client: one connection to a server, any number of streams over it."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -12,6 +13,7 @@ from duly.v1 import inference_pb2, model_pb2, server_pb2
 from duly_client import errors, proxy, wire
 from duly_client.forked import is_forked, using_grpc
 from duly_client.stream import Stream
+from duly_client.target import check_target
 from duly_client.types import (
     Advice,
     BacklogPolicy,
@@ -45,6 +47,9 @@ _CALL_TIMEOUT_S = 30.0
 _INFER_GRACE_S = 10.0
 """Time beyond its budget after which a unary call is given up."""
 
+_NANOSECONDS_END = 2.0**63
+"""The first number of nanoseconds that the protocol cannot state."""
+
 _Response = TypeVar("_Response", bound=Message)
 
 
@@ -58,7 +63,8 @@ class Client:
     lost, and give up after `reconnect_tries_max` failed tries in a row (None: never); False: nothing is tried
     again, at first either. Servers on this machine are reached past the proxies in the environment.
 
-    Raises RuntimeError in a process that was forked after gRPC had been used, where nothing would ever be answered.
+    It belongs to the event loop in which it is entered. Raises ValueError where `target` can be no server's, and
+    RuntimeError in a process that was forked after gRPC had been used, where nothing would ever be answered.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Client:
         reconnect_tries_max: int | None = None,
         open_timeout_s: float = 10.0,
     ) -> None:
+        check_target(target)
         self._target = target
         self._options = _CHANNEL_OPTIONS + (() if wan else _LAN_OPTIONS) + proxy.channel_options(target)
         self._credentials = credentials
@@ -78,9 +85,11 @@ class Client:
         self._reconnect_tries_max = reconnect_tries_max
         self._open_timeout_s = open_timeout_s
         self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         using_grpc()
+        self._loop = asyncio.get_running_loop()
         if self._credentials is None:
             self._channel = grpc.aio.insecure_channel(self._target, self._options)
         else:
@@ -268,6 +277,8 @@ class Client:
         using_grpc()
         if self._channel is None:
             raise RuntimeError("the client is not open: enter it with `async with`")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("the client belongs to another event loop: make one in each loop, or use BlockingClient")
         return self._channel
 
 
@@ -291,4 +302,6 @@ def _nanoseconds(argument: str, milliseconds: float | None) -> int:
         return 0
     if not milliseconds > 0:
         raise ValueError(f"{argument}={milliseconds}: expected more than 0")
+    if not 1 <= milliseconds * 1e6 < _NANOSECONDS_END:
+        raise ValueError(f"{argument}={milliseconds}: expected milliseconds, 0.000001 at least and less than 9e12")
     return round(milliseconds * 1e6)

@@ -84,12 +84,14 @@ class Stream:
         self._closed = False
         self._ended = False
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # ---- opening and ending ----
 
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise RuntimeError("a stream opens once; ask the client for another one")
+        self._loop = asyncio.get_running_loop()
         self._connection = connection = await self._open()
         self._task = asyncio.create_task(self._run(connection))
         self._task.add_done_callback(self._end)
@@ -143,10 +145,20 @@ class Stream:
 
     async def finish(self) -> None:
         """Declares that no more frames follow; iteration ends after the last outcome."""
+        self._check_entered()
         self._stopping.set()
         self._changed.set()
         if self._connection is not None:
             await self._connection.finish()
+
+    def _check_entered(self) -> None:
+        """Raises RuntimeError where the stream was not entered, or in another event loop: it would wait for ever."""
+        if self._loop is None:
+            raise RuntimeError("the stream is not open: enter it with `async with`")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "the stream belongs to another event loop: use it where it was entered, or BlockingClient from threads"
+            )
 
     @property
     def opened(self) -> StreamTerms:
@@ -184,6 +196,7 @@ class Stream:
         takes, ClientTooSlow where nobody reads the outcomes, and the error that ended the stream where it has ended.
         """
         using_grpc()
+        self._check_entered()
         called_ns, wall_moved_ns = self._wall.now_ns(), self._wall.moved_ns
         captured_ns = called_ns if capture_time_ns is None else capture_time_ns
         captured_monotonic_ns = time.monotonic_ns() - (called_ns - captured_ns)
@@ -269,6 +282,7 @@ class Stream:
         """Returns the next outcome. After `finish` the iteration ends when all outcomes came. Where an error ended the
         stream, it is raised after the outcomes of all frames.
         """
+        self._check_entered()
         while not self._unread:
             if self._ended:
                 raise self._error or StopAsyncIteration

@@ -70,6 +70,8 @@ def inputs_of(payload: Payload, encoding: Encoding | None, specs: Sequence[Tenso
 
 def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSpec | None) -> Input:
     if isinstance(value, np.ndarray):
+        if type(value) is not np.ndarray and np.ma.is_masked(value):
+            raise ValueError(f"input {name!r}: got a masked array; array.filled(number) says what stands in its gaps")
         shape = value.shape
         if spec is not None and (value.dtype != spec.dtype or shape != spec.shape):
             shape = _fitted_shape(value, spec)

@@ -6,7 +6,8 @@ many, is found when its turn comes: iterating raises, `Recording.frames` passes 
 """
 
 import io
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from duly_client.recordings.arrays import ARRAYS, arrays, live_arrays
@@ -58,7 +59,8 @@ _NO_SURE_SIGN = ("", "text", "BMP", "gzip")
 
 def open_recording(path: str | Path, opened: StreamTerms) -> Recording:
     """Opens the recording at `path` as frames for the stream's model. "-" is stdin with pictures one after the other, a
-    WAV, raw sound, or a .npy. Raises OSError, and RecordingError where recording and model do not fit together.
+    WAV, raw sound, or a .npy, and so are named pipes and /dev/fd/N. Raises OSError, and RecordingError where recording
+    and model do not fit together.
     """
     if len(opened.inputs) != 1:
         names = ", ".join(spec.name for spec in opened.inputs)
@@ -69,12 +71,18 @@ def open_recording(path: str | Path, opened: StreamTerms) -> Recording:
 def recording_for(path: str | Path, spec: TensorSpec) -> Recording:
     """Does the same as `open_recording` for a model's only input, before any stream is open."""
     if str(path) == "-":
-        return _stdin(spec)
+        return _live(STDIN, lambda: open(0, "rb", closefd=False), spec)  # stdin stays open
+    if scheme := re.match(r"([a-z][a-z0-9+]+):/", str(path)):
+        raise RecordingError(f"{path}: no file; {scheme[1]} is for ffmpeg: {_piped(f'-i {path}')}")
     path = Path(path)
     if path.is_dir():
         return folder(path, spec)
+    if re.fullmatch(r"/dev/video\d+", str(path)):
+        raise RecordingError(f"{path}: a camera, which ffmpeg reads: {_piped(f'-f v4l2 -i {path}')}")
     if not path.exists():
         raise FileNotFoundError(2, "no such file or folder", str(path))
+    if not path.is_file() or path.is_relative_to("/dev"):
+        return _live(str(path), lambda: path.open("rb"), spec)
     suffix = path.suffix.lower()
     if suffix in PICTURES:
         return pictures([path], str(path), spec)
@@ -95,37 +103,41 @@ def recording_for(path: str | Path, spec: TensorSpec) -> Recording:
     )
 
 
-def _stdin(spec: TensorSpec) -> Recording:
+def _piped(source: str) -> str:
+    return f"ffmpeg {source} -f mjpeg - | duly stream MODEL --input -"
+
+
+def _live(name: str, opened: Callable[[], io.BufferedReader], spec: TensorSpec) -> Recording:
     """What comes is seen when it comes: waiting for it must not hold up who opens the recording."""
     if takes_pictures(spec):
-        check_takes_pictures("stdin", spec)
+        check_takes_pictures(name, spec)
         formats = [encoding for encoding in ("JPEG", "PNG") if encoding in spec.encodings] or ["JPEG", "PNG"]
-        description = f"{' or '.join(formats)} pictures from stdin"
+        description = f"{' or '.join(formats)} pictures from {name}"
     elif spec.sample_rate_hz and takes_sound(spec):
-        description = f"raw sound at {spec.sample_rate_hz} Hz, or a WAV, from stdin"
+        description = f"raw sound at {spec.sample_rate_hz} Hz, or a WAV, from {name}"
     else:
-        description = f"a {'WAV or ' if takes_sound(spec) else ''}.npy from stdin"
+        description = f"a {'WAV or ' if takes_sound(spec) else ''}.npy from {name}"
 
     def frames(pass_over: PassOver) -> Iterator[Frame]:
-        source = open(0, "rb", closefd=False)  # noqa: SIM115 (stdin stays open)
-        head = source.read(HEAD_BYTES)
-        return _of_kind(io.BufferedReader(_Again(head, source)), kind_of(head), spec, pass_over)
+        with opened() as source:
+            head = source.read(HEAD_BYTES)
+            yield from _of_kind(io.BufferedReader(_Again(head, source)), name, kind_of(head), spec, pass_over)
 
     return Recording(description, 0.0, encoding_of(spec), False, frames)
 
 
-def _of_kind(file: io.BufferedReader, kind: str, spec: TensorSpec, pass_over: PassOver) -> Iterator[Frame]:
+def _of_kind(file: io.BufferedReader, name: str, kind: str, spec: TensorSpec, pass_over: PassOver) -> Iterator[Frame]:
     if kind == "WAV":
         if not takes_sound(spec):
-            raise RecordingError(f"stdin: a WAV; the model takes {taken(spec)}")
-        return live_wav(file, STDIN, spec)
+            raise RecordingError(f"{name}: a WAV; the model takes {taken(spec)}")
+        return live_wav(file, name, spec)
     if kind == ".npy":
-        return live_arrays(file, STDIN, spec, pass_over)
+        return live_arrays(file, name, spec, pass_over)
     if takes_pictures(spec):
-        return stream_frames(file, STDIN, spec, pass_over)
+        return stream_frames(file, name, spec, pass_over)
     if spec.sample_rate_hz and takes_sound(spec) and kind in _NO_SURE_SIGN:
         return live_sound(file.read, spec)
-    raise RecordingError(f"stdin: {kind or 'neither a WAV nor a .npy'}; the model takes {taken(spec)}")
+    raise RecordingError(f"{name}: {kind or 'neither a WAV nor a .npy'}; the model takes {taken(spec)}")
 
 
 class _Again(io.RawIOBase):

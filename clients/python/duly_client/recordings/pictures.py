@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from duly_client.recordings.picture_stream import PICTURE_BYTES_MAX, pictures_in
 from duly_client.recordings.recording import PERIOD_S, Frame, PassOver, Recording, RecordingError, taken
 from duly_client.types import TensorSpec, Value
 
-PICTURES = {".jpg", ".jpeg", ".png"}
+PICTURES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png"}
 PICTURE_STREAMS = {".mjpeg", ".mjpg"}
 NAMES_MAX = 5
 """Number of files that a message names."""
@@ -133,7 +134,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _contents(file: Path) -> bytes:
-    size = file.stat().st_size
+    about = file.stat()
+    if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+        raise RecordingError("no file but a pipe, a socket or a device")  # which would be waited for
+    size = about.st_size
     if size > PICTURE_BYTES_MAX:
         raise RecordingError(f"{size:,} bytes, a picture may have {PICTURE_BYTES_MAX:,}")
     return file.read_bytes()

@@ -139,7 +139,7 @@ def _opened(file: BinaryIO, name: str, spec: TensorSpec) -> tuple[WavHeader, _Sa
 
 def _way_out(name: str, rate_hz: int) -> str:
     """The command that makes a WAV that fits any model of this rate, or of any rate where it is 0."""
-    source = "-" if name == STDIN else Path(name).name
+    source = "-" if name == STDIN or name.startswith("/dev/") else Path(name).name
     return f"ffmpeg -i {source}{f' -ac 1 -ar {rate_hz}' if rate_hz else ' -ac 1'} -c:a pcm_s16le converted.wav"
 
 
