@@ -108,10 +108,10 @@ soak: $(READY) ## A night of a vehicle's sensors and of rude clients (SOAK_ARGS 
 	$(BIN)/duly-load soak load_tests/scenarios/rig.toml --target duly --hours 8 --out build/soak $(SOAK_ARGS)
 
 EXPORTERS := sklearn boosters tensorflow torch onnxruntime jax paddle
-exporters: $(addprefix exporters-,$(EXPORTERS)) ## Export the models of tests/exporters again, 9 GB of tools (or exporters-sklearn, ...)
+exporters: $(addprefix exporters-,$(EXPORTERS)) ## Export the models of tests/exporters again, 9 GB of tools (EXPORTERS=sklearn for a part)
 
 exporters-%: build/exporters/%/.ready
-	for script in tests/exporters/make/$*_*.py; do build/exporters/$*/bin/python -W ignore $$script || exit; done
+	for script in tests/exporters/make/$*_*.py; do PYTHONHASHSEED=0 build/exporters/$*/bin/python -W ignore $$script || exit; done
 
 # The lists are whole, so that nothing is chosen anew: not all of these tools agree on what they need.
 build/exporters/%/.ready: tests/exporters/make/%.txt

@@ -226,11 +226,13 @@ async def test_files_that_are_gone_do_not_hurt_and_may_come_back(
         loaded = await replaced(server, f"{name}/1")
         assert loaded.state is VersionState.RECOVERING
         assert loaded.error == f"{name}/1/model.onnx: there is no such file"
+        late = await wire.ask(zeros(3, budget_nano=60 * 10**9))
+        assert (late.status, late.reason) == (FAILED, loaded.error)
         put(root, "unseen", 3)
         (root / "unseen/1").rename(folder)
         shutil.rmtree(root / "unseen")
-        assert await value(wire, 3) == 3
-        assert loaded.state is VersionState.READY
+        await until(server, lambda: loaded.state is VersionState.READY)
+        assert await value(wire, 4) == 3
 
 
 async def test_a_model_with_other_outputs_never_answers_for_its_predecessor(

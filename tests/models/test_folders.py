@@ -100,7 +100,6 @@ def test_versions_as_tensorflow_writes_them(tmp_path: Path) -> None:
     ("files", "reason"),
     [
         (["m/1/model.onnx", "m/01/model.onnx"], "m/1: is version 1 again, as m/01 is; take one of them away"),
-        (["m/1/model.onnx", "m/2"], "m/2: is a file; a version is a folder"),
         (["m/model.onnx"], "m: model.onnx lies beside the versions; move it to m/1/model.onnx"),
         (
             ["m/weights.pt"],
@@ -172,7 +171,15 @@ def test_a_link_to_what_is_not_there_is_told(tmp_path: Path, link: str) -> None:
 
 
 def test_what_its_author_keeps_beside_the_versions_is_harmless(tmp_path: Path) -> None:
-    put(tmp_path, "m/1/model.onnx", "m/3/model.onnx", "m/checkpoints/epoch_7.pt", "m/export/a.onnx", "m/pyproject.toml")
+    put(
+        tmp_path,
+        "m/1/model.onnx",
+        "m/3/model.onnx",
+        "m/checkpoints/epoch_7.pt",
+        "m/export/a.onnx",
+        "m/pyproject.toml",
+        "m/4913",
+    )
     put(tmp_path, "data/train.zip", "data/calibration.h5", "m/model.toml.bak")
     (tmp_path / "m/latest").symlink_to("3")
     assert scan(tmp_path) == (
@@ -180,6 +187,7 @@ def test_what_its_author_keeps_beside_the_versions_is_harmless(tmp_path: Path) -
         [],
         [
             "data: holds neither a version nor a model's file, and is passed over",
+            "m/4913: is a file; a version is a folder",
             "m/export: a version is a positive whole number; rename the folder to 4 for it to be one",
             "m/model.toml.bak: is not read; a model's settings stand in model.toml",
             "m/pyproject.toml: is not read; a model's settings stand in model.toml",

@@ -229,7 +229,8 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         ),
         (
             step('preprocess = [{ op = "layout" }, { op = "resize", width = 8, height = 8 }]'),
-            "input[0].preprocess[1]: resize can't follow layout; the order is resize, window, normalise, layout, "
+            "input[0].preprocess[1]: resize can't follow layout; the order is gray, resize, window, normalise, "
+            "layout, "
             "each at most once",
         ),
         (

@@ -137,6 +137,10 @@ def linked_out(folder: Path) -> None:
     (folder / "weights.bin").symlink_to(store / "blob")
 
 
+def pointed_to(folder: Path) -> None:
+    (folder / "weights.bin").write_bytes(LFS)
+
+
 def emptied(folder: Path) -> None:
     os.truncate(folder / "weights.bin", 0)
 
@@ -151,6 +155,7 @@ def emptied(folder: Path) -> None:
         (renamed, "weights.bin is missing; model.onnx.data lies there: was it renamed? Call it weights.bin"),
         (gone, "weights.bin is missing; put it into the same folder"),
         (linked_out, "weights.bin is a link or path out of the folder; copy the file itself into the folder (cp -L)"),
+        (pointed_to, "weights.bin is a pointer of Git LFS, not the file itself; fetch that: git lfs pull"),
         (
             emptied,
             "weights.bin is cut off (is it still being written?): it does not hold all of w; copy or export both",

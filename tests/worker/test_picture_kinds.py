@@ -24,6 +24,12 @@ from tests.worker.client import Encoded, Worker, version_of
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
 
 
+IN_COLOUR = (
+    "is in colour, the model takes gray (1 channel); "
+    '{ op = "gray" } at the head of preprocess in model.toml makes it so'
+)
+
+
 def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -83,10 +89,10 @@ def test_another_depth_is_invalid_and_both_are_named() -> None:
 
 def test_colours_fit_gray_only_where_they_are_gray() -> None:
     assert read(png([b"\x07\x07\x07\xfe\xfe\xfe"], 2, 8, RGB), 1) == [[[7], [254]]]
-    assert refused(png([b"\x07\x07\x08"], 1, 8, RGB), 1) == "is in colour, the model takes gray (1 channel)"
+    assert refused(png([b"\x07\x07\x08"], 1, 8, RGB), 1) == IN_COLOUR
     palette = (b"PLTE", b"\x09\x09\x09\x0a\x0b\x0c")
     assert read(png([b"\0"], 1, 8, PALETTE, palette), 1) == [[[9]]]
-    assert refused(png([b"\1"], 1, 8, PALETTE, palette), 1) == "is in colour, the model takes gray (1 channel)"
+    assert refused(png([b"\1"], 1, 8, PALETTE, palette), 1) == IN_COLOUR
     assert read(png([b"\x40"], 2, 1, PALETTE, palette)) == [[[9, 9, 9], [10, 11, 12]]]
 
 
@@ -170,7 +176,7 @@ def test_gray_jpeg_fits_a_model_of_colours_and_the_reverse() -> None:
     stored_as_colours = cv2.imencode(".jpg", np.dstack([CORNERS] * 3))[1].tobytes()
     np.testing.assert_array_equal(read(stored_as_colours, 1, encoding="JPEG"), read(gray, 1, encoding="JPEG"))
     colours = cv2.imencode(".jpg", np.dstack([CORNERS, CORNERS, 255 - CORNERS]))[1].tobytes()
-    assert refused(colours, 1, encoding="JPEG") == "is in colour, the model takes gray (1 channel)"
+    assert refused(colours, 1, encoding="JPEG") == IN_COLOUR
 
 
 def test_what_lies_between_segments_and_after_the_picture_costs_nothing() -> None:
@@ -189,6 +195,17 @@ def test_the_search_for_a_header_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     notes = [(b"tEXt", b"")] * 60
     assert picture_header(memoryview(png([b"\0"], 1, 8, GRAY, *notes[:20])), "PNG") is not None
     assert picture_header(memoryview(png([b"\0"], 1, 8, GRAY, *notes)), "PNG") is None
+
+
+def test_a_png_whose_chunks_do_not_end_within_it_is_not_handed_to_the_decoder() -> None:
+    """OpenCV spends five seconds and more on such a file, however short it is; the lane would stand still."""
+    whole = png([b"\1\2\3"] * 9, 1, 8, RGB)
+    at = whole.index(b"IDAT") - 4
+    longer = whole[:at] + (1 << 13).to_bytes(4) + whole[at + 4 :]
+    without_end = whole[:-12]
+    for data in (longer, without_end):
+        assert picture_header(memoryview(data), "PNG") is None
+        assert refused(data) == f"of {len(data)} bytes is damaged or cut off"
 
 
 @pytest.mark.parametrize("datatype", ["UINT8", "UINT16", "FP32"])

@@ -109,6 +109,24 @@ def test_an_output_that_cannot_be_sent_is_left_out_by_the_line_that_the_error_gi
     assert [output["name"] for output in loaded.ready["signature"]["outputs"]] == ["y"]
 
 
+def test_an_output_with_the_batch_of_the_example_is_not_left_out_with_another(tmp_path: Path) -> None:
+    """LightGBM's classifiers declare a label [1], whatever the batch is."""
+    proto = zip_map({"classlabels_int64s": [4, 5, 6]}, INT64)
+    proto.graph.node.append(helper.make_node("ArgMax", ["x"], ["label"], axis=1, keepdims=0))
+    proto.graph.output.append(value("label", [1], INT64))
+    loaded, lines = load_as_advised(tmp_path, proto)
+    assert lines == ['output = [{ name = "y" }, { name = "label" }]']
+    assert max(loaded.ready["signature"]["batch_sizes"]) > 1
+
+
+def test_outputs_that_frames_would_share_are_left_out_together(tmp_path: Path) -> None:
+    largest = helper.make_node("TopK", ["x", "one"], ["top", "index"], axis=0)
+    proto = with_output(value("top", [1, 3]), largest, one=np.int64([1]))
+    proto.graph.output.append(value("index", [1, 3], INT64))
+    _, lines = load_as_advised(tmp_path, proto)
+    assert lines == ['output = [{ name = "y" }]']
+
+
 def test_several_such_outputs_take_one_line_and_states_and_tables_stay(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Add", ["x", "s"], ["s_next"]),

@@ -82,7 +82,7 @@ PRINCIPAL_OVER_BYTES: Final = _row(
 MEMORY_FULL: Final = _row(
     State.AT_THE_DOOR, "the server holds too many bytes", Status.SHED, "the server's memory for payloads is full"
 )
-VERSION_FAILED: Final = _row(State.AT_THE_DOOR, "its model version has failed", Status.FAILED)
+VERSION_NOT_SERVED: Final = _row(State.AT_THE_DOOR, "its model version can't be served", Status.FAILED)
 
 # ---- arriving ----
 

@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 MODEL_BYTES_MAX = 2**31 - 1
 """The largest ONNX file: it is one protobuf message, which has a length below 2 GiB."""
 
-_HEAD_BYTES = 4096
+BEGINNING_BYTES = 4096
+"""So much of a file tells what it is."""
 
 _TORCH = 'PyTorch\'s; export it: torch.onnx.export(model, inputs, "model.onnx")'
 _KERAS = 'Keras\'s; export it: model.export("model.onnx", format="onnx")'
@@ -106,7 +107,7 @@ def too_large(size: int) -> str:
 
 def stand_in(beginning: bytes) -> str:
     """Says what a file is that a tool put into the place of the one that was wanted; empty: nothing of the kind."""
-    text = beginning[:_HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    text = beginning[:BEGINNING_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the file itself; fetch that: git lfs pull"
     if text.startswith((b"<!doctype html", b"<html")):
@@ -123,7 +124,7 @@ def contents(file: Path) -> str:
     if large := too_large(size):
         return large
     with file.open("rb") as opened:
-        head = opened.read(_HEAD_BYTES)
+        head = opened.read(BEGINNING_BYTES)
     if not head:
         return "is empty (0 bytes); copy or export it again"
     if not head.strip(b"\0"):

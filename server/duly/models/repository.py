@@ -215,19 +215,20 @@ def _versions(folder: Path, inside: list[Path], problems: list[RepositoryProblem
     """
     numbered: dict[int, Path] = {}
     wrong: dict[str, str] = {}
+    harmless: dict[str, str] = {}
     for path in inside:
         if not VERSION.fullmatch(path.name):
             continue
-        if not path.is_dir():
-            there = what_is_there(path) if not path.exists() else "is a file"
-            wrong[path.name] = f"{there}; a version is a folder"
+        if path.is_file():
+            harmless[path.name] = "is a file; a version is a folder"
+        elif not path.is_dir():
+            wrong[path.name] = f"{what_is_there(path)}; a version is a folder"
         elif not int(path.name):
             wrong[path.name] = f"{_VERSION_RULE}; rename the folder to 1"
         elif (first := numbered.setdefault(int(path.name), path)) is not path:
             wrong[path.name] = (
                 f"is version {int(path.name)} again, as {folder.name}/{first.name} is; take one of them away"
             )
-    harmless: dict[str, str] = {}
     for path in inside:
         if VERSION.fullmatch(path.name) or not path.is_dir() or _is_link_to_version(path, numbered):
             continue

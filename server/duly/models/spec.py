@@ -48,6 +48,13 @@ class _Step(_Strict):
         return False
 
 
+class Gray(_Step):
+    """Makes one channel of brightness (ITU-R BT.601) out of a picture in colour, which a model of gray ones never gets
+    unasked."""
+
+    op: Literal["gray"]
+
+
 class Resize(_Step):
     """Resizes a picture HWC of UINT8, UINT16 or FP32 to `height` x `width`, bilinearly. `letterbox` keeps the aspect
     ratio and pads with `pad`.
@@ -91,7 +98,7 @@ class Window(_Step):
         return self.context > 0
 
 
-Step = Resize | Window | Normalise | Layout
+Step = Gray | Resize | Window | Normalise | Layout
 
 
 def op_of(step: type[Step]) -> str:

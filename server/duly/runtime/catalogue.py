@@ -46,6 +46,11 @@ class LoadedVersion:
     def __post_init__(self) -> None:
         self.key = self.version.key
 
+    @property
+    def failure(self) -> str:
+        """Why no frame can be served now; empty: one can, or as far as is known soon will."""
+        return self.error if self.state is VersionState.FAILED or not self.workers else ""
+
 
 class ModelError(Exception):
     """A model that was asked for cannot be had. `reason` is a stable word, the text is for people."""

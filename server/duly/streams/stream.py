@@ -19,12 +19,12 @@ from duly.core.fates import (
     OVER_BYTES,
     PRINCIPAL_OVER_BYTES,
     UNREAD_BYTES,
-    VERSION_FAILED,
+    VERSION_NOT_SERVED,
     Fate,
 )
 from duly.core.types import Frame, Verdict
 from duly.models.sizes import SizeLimits
-from duly.runtime.catalogue import Catalogue, LoadedVersion, VersionState
+from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import Outcome, Output
@@ -117,7 +117,7 @@ class Stream:
         self._client_slow = False
         """Whether what is in the outbox has waited for the client to read what was written before."""
         self._failure = ""
-        """Why the version that serves the stream has failed; empty: it has not."""
+        """Why the version that serves the stream cannot; empty: it can."""
         self._changes_count = host.catalogue.changes_count
         """The catalogue's `changes_count` when the stream last looked."""
         self._serve_with(served)
@@ -186,7 +186,7 @@ class Stream:
             reason = f"{self.asked.budget_name} should be 0 to {limit_ns}, got {budget_ns}"
             self.refuse(held, DOES_NOT_FIT, reason)
         elif self._failure:
-            self.refuse(held, VERSION_FAILED, self._failure)
+            self.refuse(held, VERSION_NOT_SERVED, self._failure)
         else:
             return held
         return None
@@ -249,7 +249,7 @@ class Stream:
         served, catalogue = self.served, self._catalogue
         self._changes_count = catalogue.changes_count
         now = catalogue.current(served) if self.asked.version else catalogue.active(served.version.name)
-        self._failure = now.error if now is not None and now.state is VersionState.FAILED else ""
+        self._failure = now.failure if now is not None else ""
         if now is None or now.signature is None:
             return  # it is gone, or being loaded again
         if now is served and now.signature is self.signature:

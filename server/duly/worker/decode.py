@@ -18,6 +18,7 @@ from duly.worker.picture_header import PictureHeader, picture_header
 Decode = Callable[[memoryview, str, TensorSpec], Array]
 """Takes a payload, the name of its encoding and what clients may send. Raises InvalidFrame."""
 
+_GRAY = '{ op = "gray" } at the head of preprocess in model.toml makes it so'
 _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 """First bytes of a picture. They are checked because OpenCV takes a dozen other formats as gladly."""
 
@@ -89,7 +90,9 @@ def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
         raise InvalidFrame(f"input '{name}': the {encoding} is transparent somewhere; the model takes no alpha")
     if channels == 1 and picture.ndim == 3:
         if (picture != picture[..., :1]).any():
-            raise InvalidFrame(f"input '{name}': the {encoding} is in colour, the model takes gray (1 channel)")
+            raise InvalidFrame(
+                f"input '{name}': the {encoding} is in colour, the model takes gray (1 channel); {_GRAY}"
+            )
         picture = np.ascontiguousarray(picture[..., 0])  # recorders write gray with three channels too
     picture = picture.reshape(*picture.shape[:2], channels)
     _check_shape(picture.shape, spec)

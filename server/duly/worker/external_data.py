@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from duly.models.formats import MODEL_BYTES_MAX
+from duly.models.formats import BEGINNING_BYTES, MODEL_BYTES_MAX, stand_in
 from duly.worker.errors import LoadError
 
 _MARK = b"\n\x08location"
@@ -132,6 +132,8 @@ def _cut(tensor: Any, entries: dict[bytes, bytes], location: str, file: memoryvi
     except ValueError:
         offset = length = -1
     if offset < 0 or length < 0 or offset + length > len(file):
+        if found := stand_in(bytes(file[:BEGINNING_BYTES])):
+            raise LoadError(f"its external data file {location} {found}")
         raise LoadError(
             f"its external data file {location} is cut off (is it still being written?): it does not hold all of "
             f"{name}; copy or export both files again"

@@ -7,7 +7,7 @@ frame that is not what its model takes has to be INVALID instead, and only the h
 from dataclasses import dataclass
 
 SEGMENTS_MAX = 1 << 16
-"""Segments of a JPEG or chunks of a PNG that are looked at in search of the header. Pictures have some hundreds."""
+"""Segments of a JPEG or chunks of a PNG that are looked at. Pictures have some hundreds; a PNG one for each 8 KiB."""
 
 _JPEG_KINDS = {0xC0: "", 0xC1: "", 0xC2: "", 0xC3: "lossless", 0xC9: "arithmetic-coded", 0xCA: "arithmetic-coded"}
 """The kinds of JPEG by their start of frame: sequential and progressive ones are taken, others are named."""
@@ -34,7 +34,9 @@ class PictureHeader:
 
 
 def picture_header(data: memoryview, encoding: str) -> PictureHeader | None:
-    """Reads the header of a picture that begins as its `encoding` does. None: there is none, or it makes no sense."""
+    """Reads the header of a picture that begins as its `encoding` does. None: there is none, it makes no sense, or the
+    chunks of a PNG do not end within it.
+    """
     return _jpeg(data) if encoding == "JPEG" else _png(data)
 
 
@@ -61,13 +63,13 @@ def _png(data: memoryview) -> PictureHeader | None:
     bits, colour_type, at = data[24], data[25], 33
     alpha, pictures = colour_type in (4, 6), 1
     for _ in range(SEGMENTS_MAX):
-        if at + 12 > len(data):
-            return None
-        chunk = data[at + 4 : at + 8].tobytes()
-        if chunk == b"IDAT":
+        length, chunk = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8].tobytes()
+        if at + 12 + length > len(data):
+            return None  # OpenCV spends seconds on a chunk that is longer than what there is
+        if chunk == b"IEND":
             return PictureHeader(max(bits, 8), _PNG_CHANNELS[colour_type], alpha, pictures)
         alpha = alpha or chunk == b"tRNS"
         if chunk == b"acTL":
             pictures = int.from_bytes(data[at + 8 : at + 12], "big")
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        at += 12 + length
     return None

@@ -45,6 +45,9 @@ def leave_out(graph: Graph, config: ModelConfig, unwanted: Iterable[str]) -> str
 
     It is the end of a sentence; empty where no other output is left.
     """
+    unwanted = set(unwanted)
+    # A first extent of 1 is often that of the exporter's example; it is not where outputs were looked at.
+    ones = not any(graph.outputs[name].datatype in DTYPES for name in unwanted)
     never = {*unwanted, *(state.output for state in config.states)}
     never |= {config.postprocess.tensor} if config.postprocess else set()
     if config.outputs:
@@ -56,7 +59,7 @@ def leave_out(graph: Graph, config: ModelConfig, unwanted: Iterable[str]) -> str
         if name not in never
         and tensor.datatype in DTYPES
         and tensor.shape
-        and not (open_batch and isinstance(tensor.shape[0], int) and tensor.shape[0] != 1)  # a 1 is often the example's
+        and not (open_batch and isinstance(tensor.shape[0], int) and not (ones and tensor.shape[0] == 1))
     ]
     if not others:
         return ""

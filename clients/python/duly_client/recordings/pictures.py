@@ -3,6 +3,7 @@ their format, else decoded; nothing is converted but what loses nothing.
 """
 
 import importlib
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -143,6 +144,10 @@ def _pixels(data: bytes, kind: str, spec: TensorSpec) -> Array:
     convert it as well.
     """
     cv2 = opencv("Decoding pictures")
+    damaged = RecordingError(f"the {kind} of {len(data):,} bytes is damaged or cut off")
+    # OpenCV spends seconds on a PNG whose chunks do not end within it.
+    if kind == "PNG" and not any(pictures_in(io.BufferedReader(io.BytesIO(data)), kind, lambda error: None)):
+        raise damaged
     encoded = np.frombuffer(data, np.uint8)
     try:
         stored = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
@@ -150,7 +155,7 @@ def _pixels(data: bytes, kind: str, spec: TensorSpec) -> Array:
     except cv2.error as error:
         raise RecordingError(f"the {kind} has more pixels than OpenCV takes") from error
     if stored is None or upright is None:
-        raise RecordingError(f"the {kind} of {len(data):,} bytes is damaged or cut off")
+        raise damaged
     if stored.dtype != spec.dtype:
         raise RecordingError(
             f"the {kind} has {8 * stored.itemsize} bits a channel, the model takes {8 * spec.dtype.itemsize}"

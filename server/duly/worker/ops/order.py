@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from duly.models.spec import Layout, Normalise, Resize, Step, Window, YoloV2
+from duly.models.spec import Gray, Layout, Normalise, Resize, Step, Window, YoloV2
 from duly.worker.graph import GraphTensor
+from duly.worker.ops.gray import GrayOperation
 from duly.worker.ops.layout import LayoutOperation
 from duly.worker.ops.normalise import NormaliseOperation
 from duly.worker.ops.operation import Operation, PostOperation
@@ -13,6 +14,7 @@ from duly.worker.ops.window import WindowOperation
 from duly.worker.ops.yolo_v2 import YoloV2Operation
 
 PREPROCESS: dict[type[Step], Callable[[Any], Operation]] = {
+    Gray: GrayOperation,
     Resize: ResizeOperation,
     Window: WindowOperation,
     Normalise: NormaliseOperation,
