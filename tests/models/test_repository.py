@@ -152,7 +152,7 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         ),
         (
             STEPS + '{ op = "frob" }]',
-            'input[0].preprocess[1].op: there is no operation "frob"; the operations are resize, window, normalise, '
+            'input[0].preprocess[1].op: there is no operation "frob"; the operations are gray, resize, window, normalise, '
             "layout",
         ),
         ("[[input]]\n", "input[0].name: is missing"),
