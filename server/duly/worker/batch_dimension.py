@@ -60,6 +60,8 @@ def batch_first(graph: Graph, config: ModelConfig, run: RunGraph) -> BatchFirst:
     sent = _declared(graph.outputs, config.outputs, set(states.values()), Output)
     if config.postprocess is not None and config.postprocess.tensor in graph.outputs:
         sent.setdefault(config.postprocess.tensor, Output(name=config.postprocess.tensor))
+    if config.batched is not False:
+        _check_state_axes(graph, config, fed)
     stated = config.batch_axis or config.states or any(each.batch_axis is not None for each in fed.values())
     named = {} if stated or config.batched is False else _named_axes(graph, fed)
     batched, why = True, ""
@@ -233,6 +235,33 @@ def _stated_axis(tensor: GraphTensor, stated: int | None, config: ModelConfig, p
             f"{_spelt(tensor)}; the first one is 0"
         )
     return axis
+
+
+def _check_state_axes(graph: Graph, config: ModelConfig, fed: Mapping[str, Input]) -> None:
+    """Raises LoadError where the first dimension of a state is not the batch, as model.toml has it, but another one is.
+
+    Recurrent layers have it second: [layers, batch, hidden].
+    """
+    firsts = [graph.inputs[name].shape[0] for name in fed if graph.inputs[name].shape]
+    if not firsts or not all(_is_one_or_batch(first) for first in firsts):
+        return
+    for index, state in enumerate(config.states):
+        shape = graph.inputs[state.input].shape if state.input in graph.inputs else ()
+        if state.batch_axis or not shape or not isinstance(shape[0], int) or shape[0] <= 1:
+            continue
+        axes = [axis for axis, extent in enumerate(shape) if extent is not None and _is_one_or_batch(extent)]
+        if axes:
+            raise LoadError(
+                f"state[{index}]: the first dimension of '{state.input}', {_spelt(graph.inputs[state.input])}, is not "
+                f"the batch; say batch_axis = {axes[0]} under its [[state]], or batched = false at the top of "
+                "model.toml where the graph has no batch dimension"
+            )
+
+
+def _is_one_or_batch(extent: int | str | None) -> bool:
+    if isinstance(extent, str):
+        return bool(_BATCH.fullmatch(extent) or _BATCH_LETTER.fullmatch(extent))
+    return extent is None or extent == 1
 
 
 # ---- the graph as the rest of the worker sees it ----
