@@ -144,8 +144,8 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         ),
         (
             '[[variant]]\nname = "a"\n[[variant]]\nname = "b"\n',
-            'variant[1].file: "model.onnx" is the file of variant "a" already; variants are different graphs, each with '
-            "its file",
+            'variant[1].file: "model.onnx" is the file of variant "a" already; variants are different graphs, each '
+            "with its file",
         ),
         (
             "".join(f'[[variant]]\nname = "v{nth}"\n' for nth in range(17)),

@@ -347,8 +347,14 @@ def with_state(
         (with_state(["N", 4], [2, 1, 3]), "is not the batch; say batch_axis = 1 under its [[state]], or batched = fal"),
         (with_state([1, 4], [3, 1, 5]), "say batch_axis = 1 under its [[state]]"),
         (with_state([1, 4], [5, 3]), "{'x': 1, 's': 5}; export it with one size for all, or say batched = false at"),
-        (with_state(["N", 4], []), "0 is no axis of 's', shape []; where the graph has no batch dimension, say batched"),
-        (with_state(["N", 4], ["N", 3], kind=graphs.FP16), "a state comes out as it goes in: export both with one type"),
+        (
+            with_state(["N", 4], []),
+            "0 is no axis of 's', shape []; where the graph has no batch dimension, say batched",
+        ),
+        (
+            with_state(["N", 4], ["N", 3], kind=graphs.FP16),
+            "a state comes out as it goes in: export both with one type",
+        ),
         (with_state(["N", 4], ["N", 3], ["N", 6]), "output 's2' has an extent of 6 in dimension 1, 3 was expected the"),
     ],
 )

@@ -76,7 +76,7 @@ def _other_format(lines: list[str]) -> str:
 
 
 def _begin_with_numbers(lines: list[str]) -> bool:
-    """Whether the names in `lines` stand behind their numbers: "0 person", "1: person". "1 euro", "2 euro" are names."""
+    """Whether the names stand behind their numbers: "0 person", "1: bicycle". "1 euro", "2 euro" are names."""
     matches = [match for line in lines if (match := _NUMBERED.fullmatch(line))]
     numbers = [int(match[1]) for match in matches]
     if len(matches) < len(lines) or numbers != sorted(set(numbers)):
@@ -87,7 +87,7 @@ def _begin_with_numbers(lines: list[str]) -> bool:
 
 
 def _end_with_numbers(lines: list[str]) -> bool:
-    """Whether the names in `lines` stand before their numbers: "person 0", "person,1". "class 0", "class 1" are names."""
+    """Whether the names stand before their numbers: "person 0", "bicycle,1". "class 0", "class 1" are names."""
     matches = [match for line in lines if (match := _NUMBERED_LAST.fullmatch(line))]
     numbers = [int(match[3]) for match in matches]
     if len(lines) < 2 or len(matches) < len(lines) or numbers != sorted(set(numbers)):

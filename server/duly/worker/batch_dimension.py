@@ -108,6 +108,9 @@ def _with_batch(
     size = next((size for size in sizes if isinstance(size, int)), None)
     clear = all(_is_clear(graph.outputs[name], output, sizes) for name, output in sent.items())
     seen = observe(graph, config, axes, list(sent), run, not clear) if size in (None, 1) else NOTHING_SEEN
+    otherwise = {name for name in sent if any(shape[:1] != (1,) for shape in seen.alone.get(name, ()))}
+    if clear and any(not _is_stated(sent[name]) for name in otherwise):
+        seen = observe(graph, config, axes, list(sent), run, closely=True)
     if unsure and seen.pair and not any(map(seen.grows, sent)):
         return None
     outputs = dict(graph.outputs)
@@ -118,10 +121,14 @@ def _with_batch(
         elif output.batched or output.batch_axis is not None or config.batch_axis:
             axes[name] = _stated_axis(tensor, output.batch_axis, config, f"output '{output.name}'")
         else:
-            axes[name] = _found_axis(tensor, seen, size, bool(tensor.shape) and tensor.shape[0] in sizes)
+            same_name = bool(tensor.shape) and tensor.shape[0] in sizes
+            axes[name] = _found_axis(tensor, seen, size, same_name and name not in otherwise)
             if axes[name] is None and size is None:
+                shape = f"shape {_spelt(tensor)}"
+                if same_name:  # but not so for one frame
+                    shape = f"one frame gives {list(seen.alone[name][0])}, as reshape or squeeze() make it"
                 notes.append(
-                    f"output '{output.name}' has no batch dimension (shape {_spelt(tensor)}), so that frames run one "
+                    f"output '{output.name}' has no batch dimension ({shape}), so that frames run one "
                     "at a time; where it is not needed, name the outputs that are with [[output]]"
                 )
         outputs[name] = seen.corrected(tensor, axes[name])
@@ -132,7 +139,11 @@ def _with_batch(
 def _is_clear(tensor: GraphTensor, output: Output, sizes: Set[int | str | None]) -> bool:
     """Whether the batch of an output is stated, or its first dimension is as that of the inputs is, or is called so."""
     first = next(iter(tensor.shape), None)
-    return output.batched is not None or output.batch_axis is not None or (first is not None and first in sizes)
+    return _is_stated(output) or (first is not None and first in sizes)
+
+
+def _is_stated(output: Output) -> bool:
+    return output.batched is not None or output.batch_axis is not None
 
 
 def _found_axis(tensor: GraphTensor, seen: Observed, size: int | None, same_name: bool) -> Axis:
@@ -149,7 +160,7 @@ def _found_axis(tensor: GraphTensor, seen: Observed, size: int | None, same_name
         grown = seen.grows(tensor.name)
         if grown:
             return 0 if 0 in grown else grown[0] if len(grown) == 1 else None
-        same_for_all = isinstance(first, int) or () in alone
+        same_for_all = isinstance(first, int) or (() in alone and not pair)  # a squeeze() leaves () of one frame alone
         return 0 if same_for_all else None  # the former is for `plan` to refuse
     ones = [axis for axis in range(min(map(len, alone))) if all(shape[axis] == 1 for shape in alone)]
     if same_name:

@@ -37,8 +37,8 @@ _PLACE = 5e-2
 """How far one number may be off, as a share of the largest that any frame has in its place. Scores in 0..1 often stand
 in one tensor with boxes in pixels, beside whose largest they are nothing."""
 _PLACE_FLOOR, _PLACE_FLOOR_HALF = 1e-4, 1e-3
-"""A difference below this share of a frame's largest is rounding, also in a place whose numbers are all small: in single
-precision, and where some may be in half precision."""
+"""A difference below this share of a frame's largest is rounding, also in a place whose numbers are all small: in
+single precision, and where some may be in half precision."""
 _COUPLING = "DynamicQuantize"
 """Operators whose names begin so take the scale of a whole tensor, all frames of the batch included."""
 _ROUNDING = re.compile(r".*(Quant|QLinear|QGemm|QAttention|Integer).*")
