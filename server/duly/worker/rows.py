@@ -114,6 +114,20 @@ class Rows:
                 return None
         return found[0] if len(found) > DRAWS // 2 else None
 
+    def runs(self, size: int) -> bool:
+        """Whether the graph runs a batch of `size`; also where it can't be found out, since no single frame runs."""
+        for rows in self._made_up(np.random.default_rng(0), min(ROWS_MAX, size)):
+            try:
+                self._run(rows[:1])
+            except RunError:
+                continue  # it may be an index into something smaller
+            try:
+                self._run([rows[index % len(rows)] for index in range(size)])
+            except RunError:
+                return False
+            return True
+        return True
+
     def _draw(self, seed: int, sizes: Sequence[int]) -> Dependence | None:
         for rows in self._made_up(np.random.default_rng(seed), min(ROWS_MAX, sizes[-1])):
             try:
@@ -189,7 +203,8 @@ class Rows:
             if name in places:
                 least = max(self._place_floor * largest, floor[name])
                 if (off := distances > np.maximum(_PLACE * places[name], least)).any():
-                    return name, min(1.0, float(np.max(distances[off] / places[name][off])))
+                    with np.errstate(divide="ignore"):
+                        return name, min(1.0, float(np.max(distances[off] / places[name][off])))
         return None
 
     def _made_up(self, random: np.random.Generator, count: int) -> Iterator[list[dict[str, Array]]]:
