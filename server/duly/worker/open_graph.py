@@ -44,8 +44,8 @@ def open_graph(session: OrtSession, config: ModelConfig, name: str, toml: str, r
             sizes = tuple(sorted({*sizes, between}))  # kernels may be others where a size is no power of two
         else:  # such as a graph that takes its frames in groups
             note = (
-                f"the graph takes no batch of {between}, so that only batches of {list(sizes)} run, and smaller ones are "
-                "filled up; say any_size = false in model.toml where that is right"
+                f"the graph takes no batch of {between}, so that only batches of {list(sizes)} run, and smaller ones "
+                "are filled up; say any_size = false in model.toml where that is right"
             )
             plan = replace(opened.plan, any_size=False)
             opened = replace(opened, plan=plan, notes=(*opened.notes, note))
