@@ -45,6 +45,12 @@ def test_a_fixed_frame_that_does_not_fit_is_not_loaded(tmp_path: Path) -> None:
         Worker(version_of(tmp_path, "m"), payload_bytes_max=4000)
 
 
+def test_a_frame_beyond_any_memory_is_told_before_one_is_made_up(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.copying(["N", 1 << 42]))
+    with pytest.raises(LoadFailed, match=r"^m/model\.toml: a frame has 17,592,186,044,416 bytes, at most 67,108,864 "):
+        Worker(version_of(tmp_path, "m"))
+
+
 def test_a_batch_beyond_the_memory_is_not_loaded(tmp_path: Path) -> None:
     extent = memory_bytes_max() // 4 // 2 // 2 // 100  # in and out, in two slots, are more with more than 100 frames
     graphs.save(tmp_path, "m", graphs.copying(["N", extent]), "batch_sizes = [1, 128]\n")
@@ -222,3 +228,13 @@ def test_an_area_is_trimmed_alone_and_only_where_it_holds_much() -> None:
     assert bytes(region.inputs[0][:4]) == bytes(4)
     assert bytes(region.outputs[0][:4]) == bytes(region.inputs[1][:4]) == b"kept"
     region.close()
+
+
+@pytest.mark.parametrize("rank", [6, 9])
+def test_a_graph_that_leaves_many_extents_open_is_loaded(tmp_path: Path, rank: int) -> None:
+    """Frames that are made up for it do not grow with every dimension: 32 to the eighth is a million of millions."""
+    graphs.save(tmp_path, "m", graphs.doubling([f"d{axis}" for axis in range(rank)]))
+    with Worker(version_of(tmp_path, "m")) as worker:
+        frame = np.arange(6, dtype=np.float32).reshape(2, *[1] * (rank - 3), 3)
+        (outcome,) = worker.run([[frame]])
+        assert np.array_equal(outcome.outputs["y"], 2 * frame)

@@ -46,6 +46,9 @@ def describe(body: dict[str, Any]) -> dict[str, Any]:
         frame = signature.model_dump(
             mode="json", exclude={"inputs": {"__all__": {"labels"}}, "outputs": {"__all__": {"labels"}}}
         )
+        for spec in (*frame["inputs"], *frame["outputs"]):
+            if not spec["bytes_max"]:
+                del spec["bytes_max"]  # its size is open, and the limits of the server settle it
     except (LoadError, BackendError) as error:
         problem = str(error)
     return {"graph": graph, "frame": frame, "problem": problem}
