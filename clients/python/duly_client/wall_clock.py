@@ -56,7 +56,7 @@ class WallClock:
 
 def _look() -> tuple[int, int, int]:
     """Returns the wall clock, how far it is ahead of the one that nobody sets, and by how much that may be wrong."""
-    looks = []
+    looks: list[tuple[int, int, int]] = []
     while len(looks) < LOOKS_MAX:
         before_ns = time.monotonic_ns()
         now_ns = time.time_ns()
