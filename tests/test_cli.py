@@ -236,16 +236,8 @@ def test_models_show_tells_the_tensors_of_a_bare_model(repository: Path) -> None
     (sent,), (got,) = shown["frame"]["inputs"], shown["frame"]["outputs"]
     assert (sent["name"], sent["datatype"], sent["shape"]) == ("x", "FP32", [4])
     assert (got["name"], got["datatype"], got["shape"]) == ("y", "FP32", [4])
-    assert (sent["bytes_max"], got["bytes_max"]) == (16, 16)
+    assert "bytes_max" not in sent, "the limits of a server settle it"
     assert shown["problem"] is None
-
-
-def test_models_show_states_no_bytes_that_the_limits_of_a_server_decide(repository: Path) -> None:
-    graphs.save(repository, "open", graphs.doubling(["n", "k"]))
-    for spec in (frame := json.loads(duly("models", "show", str(repository), "open").stdout)["frame"])["inputs"]:
-        assert spec["shape"] == [-1]
-        assert "bytes_max" not in spec
-    assert "bytes_max" not in frame["outputs"][0]
 
 
 def test_models_show_tells_the_tensors_of_a_model_that_cannot_be_served(repository: Path) -> None:

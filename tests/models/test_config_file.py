@@ -38,7 +38,10 @@ def test_settings_are_read_as_every_editor_saves_them(tmp_path: Path, encoding: 
             X + 'preprocess = [{ op = "normalize" }]',
             'input[0].preprocess[0].op: there is no operation "normalize"; the',
         ),
-        (X + "preprocess = [{ width = 2 }]", "input[0].preprocess[0].op: is missing; the operations are resize, "),
+        (
+            X + "preprocess = [{ width = 2 }]",
+            "input[0].preprocess[0].op: is missing; the operations are gray, resize, ",
+        ),
         (
             X + 'preprocess = [{ op = "layout", axis = "CHW" }]',
             "input[0].preprocess[0].axis: there is no such key; did",

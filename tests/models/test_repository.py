@@ -152,8 +152,8 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         ),
         (
             STEPS + '{ op = "frob" }]',
-            'input[0].preprocess[1].op: there is no operation "frob"; the operations are resize, window, normalise, '
-            "layout",
+            'input[0].preprocess[1].op: there is no operation "frob"; the operations are gray, resize, window, '
+            "normalise, layout",
         ),
         ("[[input]]\n", "input[0].name: is missing"),
         ("warmup_runs = 2.5", "warmup_runs: should be a whole number, got 2.5"),
