@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from duly import cgroups
 from duly.models.spec import TensorSpec
 from duly.worker import channel
 from duly.worker.channel import FRAME_FAILED, INVALID, OK
@@ -170,7 +171,7 @@ def test_a_picture_has_a_pixel(tmp_path: Path) -> None:
 # ---- memory ----
 
 
-def test_the_memory_is_what_limits_of_process_and_group_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_is_what_limits_of_process_and_group_leave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code = (
         "import resource; from duly.worker.memory import memory_bytes_max\n"
         "for limit, most in ((resource.RLIMIT_AS, 1 << 33), (resource.RLIMIT_FSIZE, 1 << 20)):\n"
@@ -180,21 +181,18 @@ def test_the_memory_is_what_limits_of_process_and_group_leave(monkeypatch: pytes
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["True", "True"]
     files = {
-        "/proc/self/cgroup": "5:memory:/old\n4:cpu,cpuacct:/other\n0::/pod/box\n",
-        "/sys/fs/cgroup/pod/box/memory.max": "max\n",
-        "/sys/fs/cgroup/pod/memory.max": "3000000\n",
-        "/sys/fs/cgroup/memory/old/memory.limit_in_bytes": "2000000\n",
-        "/sys/fs/cgroup/other/memory.max": "1\n",
+        "proc/self/cgroup": "5:memory:/old\n4:cpu,cpuacct:/other\n0::/pod/box\n",
+        "sys/fs/cgroup/pod/box/memory.max": "max\n",
+        "sys/fs/cgroup/pod/memory.max": "3000000\n",
+        "sys/fs/cgroup/memory/old/memory.limit_in_bytes": "2000000\n",
+        "sys/fs/cgroup/other/memory.max": "1\n",
     }
-
-    def read_text(path: Path) -> str:
-        if str(path) not in files:
-            raise FileNotFoundError(str(path))
-        return files[str(path)]
-
-    monkeypatch.setattr(Path, "read_text", read_text)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cgroups, "_ROOT", tmp_path)
     assert memory_bytes_max() == 2_000_000
-    files["/proc/self/cgroup"] = "0::/pod/box\n"
+    (tmp_path / "proc/self/cgroup").write_text("0::/pod/box\n")
     assert memory_bytes_max() == 3_000_000
 
 
