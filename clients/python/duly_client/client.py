@@ -58,7 +58,7 @@ class Client:
     lost, and give up after `reconnect_tries_max` failed tries in a row (None: never); False: nothing is tried
     again, at first either. Servers on this machine are reached past the proxies in the environment.
 
-    Raises RuntimeError in a process that was forked after gRPC had been used, where nothing would ever be answered.
+    Raises ForkedError in a process that was forked after gRPC had been used, where nothing would ever be answered.
     """
 
     def __init__(

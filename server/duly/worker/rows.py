@@ -16,6 +16,7 @@ import numpy as np
 from duly.worker.batch_axes import Session
 from duly.worker.dtypes import Array
 from duly.worker.errors import RunError
+from duly.worker.graph import made_up_shape
 from duly.worker.plan import Plan
 from duly.worker.providers import CPU
 
@@ -214,7 +215,7 @@ class Rows:
             rows: list[dict[str, Array]] = []
             for index in range(count):
                 row = {
-                    name: _values(random, [extent if e < 0 else e for e in shape], dtype, integers, LOUDNESS[index])
+                    name: _values(random, made_up_shape(shape, extent), dtype, integers, LOUDNESS[index])
                     for name, shape, dtype in tensors
                 }
                 for state in self._plan.states:
