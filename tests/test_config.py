@@ -301,5 +301,5 @@ def test_metrics_have_a_port_of_their_own(tmp_path: Path, listen: str, metrics: 
     if fits:
         assert load_config(settings, None, {}).metrics == metrics
     else:
-        with pytest.raises(ConfigError, match="^--metrics: should have another port than listen, which is "):
+        with pytest.raises(ConfigError, match=r"^--metrics: should have another port than listen, which is "):
             load_config(settings, None, {})

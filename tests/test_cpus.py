@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from duly import cpus
+from duly import cgroups, cpus
 from duly.config import default_threads
 
 CGROUP = "sys/fs/cgroup"
@@ -14,7 +14,7 @@ CGROUP = "sys/fs/cgroup"
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The root of a host with 32 CPUs and no quota."""
-    monkeypatch.setattr(cpus, "_ROOT", tmp_path)
+    monkeypatch.setattr(cgroups, "_ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(32)))
     return tmp_path
 

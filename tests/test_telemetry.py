@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -157,3 +158,17 @@ def test_the_table_of_events_is_bounded_and_forgets_the_quietest() -> None:
         passed(limit, event=f"other {i}")
     assert passed(limit, event="loud") is None
     assert passed(limit, event="quiet") is not None
+
+
+def test_a_line_that_a_pipe_has_no_room_for_spoils_none_after_it() -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as log, os.fdopen(writing, "w") as out:
+        configure_logging("json", "info", out)
+        structlog.get_logger().error("long", text="x" * (1 << 20))  # much more than any pipe holds
+        structlog.get_logger().error("short")
+        held = log.read1(1 << 20)
+        assert b"\n" not in held
+        structlog.get_logger().error("again")
+        cut, line = log.read1(1 << 20).split(b"\n")[:2]
+        assert not cut
+        assert json.loads(line)["lines_lost"] == 2

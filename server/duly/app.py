@@ -108,6 +108,7 @@ class App:
                 self.metrics_address = f"{config.metrics.rpartition(':')[0]}:{self._metrics_server.port}"
         except (ListenError, MetricsError) as error:
             raise StartError(str(error)) from None
+        limit = raise_limit()  # here, as workers inherit it
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
@@ -115,7 +116,7 @@ class App:
         needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
-        connections = self._connections_max()
+        connections = self._connections_max(limit)
         server = self._server = create_server(
             config.transport, inference, config.streams_max, message_bytes_max, connections
         )
@@ -201,9 +202,10 @@ class App:
         waiting = self.driver.scheduler.frames_waiting_by_model()
         return Gauges(waiting, len(held), held.bytes, self.streams.by_model())
 
-    def _connections_max(self) -> int:
-        """Returns how many clients may be connected. Raises StartError where there is no room for any."""
-        limit = raise_limit()
+    def _connections_max(self, limit: int) -> int:
+        """Returns how many clients may be connected where so many files may be open. Raises StartError where there is
+        no room for any.
+        """
         try:
             connections = connections_max(limit)
         except DescriptorError as error:

@@ -301,6 +301,3 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "duly_payload_bytes", "Payload bytes held for frames in flight.", value=gauges.bytes_in_flight
     )
-
-
-# ---- the scrape's own small server ----

@@ -84,6 +84,7 @@ class _Lines:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._lost = 0
+        self._cut = False  # the last line has no end
 
     def note_lost(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         """A structlog processor that says how many lines before this one were lost."""
@@ -92,7 +93,7 @@ class _Lines:
         return event
 
     def msg(self, line: str) -> None:
-        text = line + "\n"
+        text = f"\n{line}\n" if self._cut else f"{line}\n"
         with contextlib.suppress(OSError, ValueError):  # ValueError: closed
             for start in range(0, len(text), PIECE_CHARS):
                 if not _has_room(self._out):
@@ -100,6 +101,7 @@ class _Lines:
                     return
                 self._out.write(text[start : start + PIECE_CHARS])
                 self._out.flush()
+                self._cut = start + PIECE_CHARS < len(text)
             self._lost = 0
 
     debug = info = warning = error = critical = msg

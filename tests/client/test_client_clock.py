@@ -1,7 +1,9 @@
 """The clock filter: what it claims is true, whatever the network does."""
 
+import asyncio
 import random
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from duly.v1 import inference_pb2
 from duly_client import Client
 from duly_client.clock import DRIFT_MAX_PPM, EXCHANGES, Clock, ClockEstimate
+from duly_client.connection import PING_PERIOD_S, PINGS_AT_OPEN
 from tests.client.scripted_server import HOUR_NS, OpenedStream, ScriptedServer, on_time, serving
 
 SECOND_NS = 10**9
@@ -180,3 +183,31 @@ async def test_a_clock_that_is_set_is_told_before_the_next_frame(own_clock: SetC
     assert all(-5_000_000 < age < SECOND_NS // 2 for age in ages_ns), ages_ns
     assert estimate is not None
     assert abs(estimate.offset_ns + own_clock.ahead_ns) <= estimate.uncertainty_ns
+
+
+async def test_one_ping_is_to_come_though_the_clock_was_set_under_way(
+    own_clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each step of a clock that is set little by little would add a series of pings."""
+    loop, true_ns, timers = asyncio.get_running_loop(), time.time_ns, []
+    call_later = loop.call_later
+
+    def noted(delay_s: float, *call: Any, **context: Any) -> asyncio.TimerHandle:
+        timer = call_later(delay_s, *call, **context)
+        if delay_s == PING_PERIOD_S:
+            timers.append(timer)
+        return timer
+
+    def set_while_the_last_ping_is_answered() -> int:
+        if len(server.pings) == PINGS_AT_OPEN:
+            own_clock.ahead_ns = SECOND_NS
+        return true_ns() - own_clock.ahead_ns
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    server = ScriptedServer()
+    server.now_ns = set_while_the_last_ping_is_answered
+    async with serving(server) as target, Client(target) as client, client.stream("echo") as stream:
+        await server.until(lambda: len(server.pings) == PINGS_AT_OPEN + 1)
+        await stream.send(X)
+        assert (await anext(stream)).ok, "behind the last pong"
+        assert sum(not timer.cancelled() for timer in timers) == 1

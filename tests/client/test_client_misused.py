@@ -124,7 +124,7 @@ async def test_a_stream_that_was_not_entered(target: str) -> None:
     async with Client(target) as client:
         stream = client.stream("echo")
         for use in (lambda: stream.send(X), stream.__anext__, stream.finish):
-            with pytest.raises(RuntimeError, match="^the stream is not open: enter it with `async with`$"):
+            with pytest.raises(RuntimeError, match=r"^the stream is not open: enter it with `async with`$"):
                 await use()
 
 
@@ -150,7 +150,7 @@ def test_targets_of_grpcs(target: str) -> None:
 
 
 def test_a_target_that_is_no_text() -> None:
-    with pytest.raises(TypeError, match="^target: got int, expected HOST:PORT"):
+    with pytest.raises(TypeError, match=r"^target: got int, expected HOST:PORT"):
         Client(8500)  # type: ignore[arg-type]
 
 
@@ -158,7 +158,7 @@ def test_a_masked_array_is_not_sent_with_what_is_under_its_mask(target: str) -> 
     gaps = np.ma.masked_array(X, mask=[0, 1, 0, 0])
     with BlockingClient(target) as client, client.stream("echo") as stream:
         for send in (stream.send, lambda array: client.infer("echo", array)):
-            with pytest.raises(ValueError, match="got a masked array; array.filled"):
+            with pytest.raises(ValueError, match=r"got a masked array; array.filled"):
                 send(gaps)
         stream.send(np.ma.masked_array(X))
         assert isinstance(stream, BlockingStream)
@@ -167,5 +167,5 @@ def test_a_masked_array_is_not_sent_with_what_is_under_its_mask(target: str) -> 
 
 @pytest.mark.parametrize("budget_ms", [0.0, -1.0, 1e-9, 1e300, float("inf"), float("nan")])
 def test_a_budget_that_cannot_be_stated(target: str, budget_ms: float) -> None:
-    with BlockingClient(target) as client, pytest.raises(ValueError, match="^budget_ms=.*: expected"):
+    with BlockingClient(target) as client, pytest.raises(ValueError, match=r"^budget_ms=.*: expected"):
         client.stream("echo", budget_ms=budget_ms)

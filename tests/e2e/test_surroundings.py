@@ -145,9 +145,10 @@ def test_a_folder_that_is_gone_closed_files_blocked_signals_and_a_low_limit(repo
 
     with serve(repository, cwd=work, preexec_fn=surroundings) as server:
         assert asks(server.address) == [0, 2, 4, 6]
+        for process in (server.process.pid, *server.workers()):
+            soft = resource.prlimit(process, resource.RLIMIT_NOFILE)[0]
+            assert soft == server.entry("open files")["limit"] == min(hard, 65_536)
         replaced(server)
-        soft = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)[0]
-        assert soft == server.entry("open files")["limit"] == min(hard, 65_536)
 
 
 def test_no_standard_file_at_all(repository: Path, tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ def test_settings_are_read_as_every_editor_saves_them(tmp_path: Path, encoding: 
             X + 'preprocess = [{ op = "normalize" }]',
             'input[0].preprocess[0].op: there is no operation "normalize"; the',
         ),
-        (X + "preprocess = [{ width = 2 }]", "input[0].preprocess[0].op: is missing; the operations are resize, "),
+        (
+            X + "preprocess = [{ width = 2 }]",
+            "input[0].preprocess[0].op: is missing; the operations are gray, resize, ",
+        ),
         (
             X + 'preprocess = [{ op = "layout", axis = "CHW" }]',
             "input[0].preprocess[0].axis: there is no such key; did",
@@ -65,6 +68,8 @@ def test_settings_are_read_as_every_editor_saves_them(tmp_path: Path, encoding: 
         ("labels = “names.txt”", "not TOML: Invalid value …: labels = “names.txt”; texts stand in quotes"),
         ('{"threads": 2}', "not TOML: Invalid statement …; a line is: key = value"),
         ("[constants]\na = 1\n[constants]\nb = 2", "not TOML: Cannot declare …; the table stands twice"),
+        pytest.param("a = " + "[" * 9999, "its tables or lists lie too deep within one another", id="lists"),
+        pytest.param(f"[{'a.' * 9999}a]", "its tables or lists lie too deep within one another", id="tables"),
     ],
 )
 def test_what_is_wrong_is_told_in_plain_words_with_what_was_meant(tmp_path: Path, toml: str, reason: str) -> None:

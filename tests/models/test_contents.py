@@ -104,7 +104,10 @@ def test_many_changes_are_counted() -> None:
     assert in_words([str(number) for number in range(8)]) == "0; 1; 2; 3; 4; and 3 more"
 
 
-def test_how_to_publish() -> None:
-    assert how_to_publish(version()) == (
+def test_how_to_publish(folder: Path) -> None:
+    assert how_to_publish(version(folder)) == (
         "a version never changes once it is loaded: put the new files into m/10, moved in whole"
     )
+    for name in ("3", "0010", "notes"):
+        (folder / "m" / name).mkdir()
+    assert "put the new files into m/11," in how_to_publish(version(folder)), "10 is there already"

@@ -143,6 +143,11 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
             "variant[1].accuracy: 0.8 is above 0.7 of the one before it; put the most accurate first",
         ),
         (
+            '[[variant]]\nname = "a"\n[[variant]]\nname = "b"\n',
+            'variant[1].file: "model.onnx" is the file of variant "a" already; variants are different graphs, each '
+            "with its file",
+        ),
+        (
             "".join(f'[[variant]]\nname = "v{nth}"\n' for nth in range(17)),
             "variant: at most 16 can be served, got 17",
         ),
@@ -152,8 +157,8 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         ),
         (
             STEPS + '{ op = "frob" }]',
-            'input[0].preprocess[1].op: there is no operation "frob"; the operations are resize, window, normalise, '
-            "layout",
+            'input[0].preprocess[1].op: there is no operation "frob"; the operations are gray, resize, window, '
+            "normalise, layout",
         ),
         ("[[input]]\n", "input[0].name: is missing"),
         ("warmup_runs = 2.5", "warmup_runs: should be a whole number, got 2.5"),

@@ -69,7 +69,18 @@ def test_what_cannot_be_had_has_a_reason(catalogue: Catalogue) -> None:
     failed.state, failed.error = VersionState.FAILED, "no room"
     catalogue.put(failed)
     catalogue.problems["broken"] = "its folder is empty"
+    catalogue.remove(catalogue.find("n", "1"))
+    for number in ("7", "6"):
+        ready = loaded("n", number)
+        ready.state = VersionState.READY
+        catalogue.put(ready)
     for name, version, reason, text in (
+        (
+            "n",
+            "",
+            "MODEL_NOT_READY",
+            "model 'n' has no active version since that one was unloaded; ready are: 7, 6; activate one, or name it",
+        ),
         ("x", "", "MODEL_NOT_FOUND", "there is no model 'x'; there are: bad, broken, m, n, new"),
         ("m", "3", "VERSION_NOT_FOUND", "model 'm' has no version '3' loaded; loaded are: 10, 2"),
         ("new", "1", "MODEL_NOT_READY", "model 'new' is not ready: it is being loaded"),

@@ -85,6 +85,7 @@ async def test_a_second_lane_must_find_what_the_first_one_did(monkeypatch: pytes
     (loaded,) = bench.catalogue.all_versions()
     assert (loaded.state, loaded.workers) == (VersionState.FAILED, {})
     assert not any(process.alive for process in bench.processes)
+    assert loaded.signature is None, "a server that has loaded nothing else serves nothing"
     assert loaded.fingerprint is None, "it never served on all lanes, so that nothing binds the next load"
     assert (await bench.host._load(version("1"))).state is VersionState.READY
     await bench.supervisor.close()

@@ -13,8 +13,17 @@ from duly.runtime.outcome import Outcome
 from duly.streams.clock import AGE_NS_MAX, ClockRelation
 from duly.streams.errors import CallError, InvalidTerms
 from duly.streams.ordering import OrderingPolicy
-from duly.streams.outbox import MESSAGE_OUTCOMES_MAX, MESSAGE_RESULT_BYTES_MAX, NOTICES_MAX, Advised, Outbox
+from duly.streams.outbox import (
+    MESSAGE_FIELDS_BYTES_MAX,
+    MESSAGE_OUTCOMES_MAX,
+    MESSAGE_RESULT_BYTES_MAX,
+    NOTICES_MAX,
+    Advised,
+    Outbox,
+)
 from duly.streams.stream import SLOW_WRITE_NS, Stream
+from duly.v1 import inference_pb2, tensor_pb2
+from duly.worker.channel import DIMS_MAX
 from tests.streams.bench import LIMITS, MS, Bench, notices, statuses, version, written
 
 ON_TIME, LATE, SHED = OutcomeStatus.ON_TIME, OutcomeStatus.LATE, OutcomeStatus.SHED
@@ -170,6 +179,24 @@ async def test_a_result_that_is_outrun_is_counted_no_more(bench: Bench) -> None:
         assert frame is not None
         stream.deliver(Outcome(frame, ON_TIME, "", None, [(0, (9,), bytes(9))]))
     assert bench.host.results.bytes == 9
+
+
+@pytest.mark.parametrize("count", [1, 50, 500])
+async def test_names_and_shapes_of_outputs_count_for_a_message_too(bench: Bench, count: int) -> None:
+    names = [f"an_output_with_a_rather_long_name_{number}" for number in range(count)]
+    streams = [bench.open(), bench.open(outputs=("y",))]
+    bench.activate(version("2", "y", *names))
+    room = []
+    for stream, outputs in zip(streams, (["y", *names], ["y"]), strict=True):
+        assert stream.take(1, 0, 0, False, 0) is not None
+        room.append(stream.outbox.message_outcomes_max)
+        tensors = [tensor_pb2.Tensor(name=name, shape=[1 << 40] * DIMS_MAX) for name in outputs]
+        outcomes = [inference_pb2.Outcome(frame_id=1 << 60, outputs=tensors)] * room[-1]
+        assert inference_pb2.OutcomeBatch(outcomes=outcomes).ByteSize() < MESSAGE_FIELDS_BYTES_MAX
+        for frame_id in range(room[-1] + 1):
+            stream.outbox.put(Outcome(stream.take(frame_id + 2, 0, 0, False, 0), ON_TIME, ""))  # type: ignore[arg-type]
+        assert len(stream.outbox.take()) == room[-1]
+    assert room == [10 if count == 500 else MESSAGE_OUTCOMES_MAX, MESSAGE_OUTCOMES_MAX]
 
 
 async def test_outcomes_are_not_sent_together_beyond_what_every_client_reads(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -136,6 +137,31 @@ def test_a_clock_that_is_set_little_by_little(stepped: SteppedTime, ppm: int) ->
         wall.now_ns()
     moved_ns = stepped.wall_ns - stepped.steady_ns - began_ns
     assert abs(wall.moved_ns - moved_ns) < 3 * MS < abs(moved_ns)
+
+
+@pytest.mark.parametrize("reading", range(14))
+def test_a_thread_that_is_stopped_between_two_clocks_sets_none(stepped: SteppedTime, reading: int) -> None:
+    """Whichever reading it is stopped before, of those of the first look and of the next ones."""
+    readings = 0
+
+    def stopped(read: Callable[..., int]) -> Callable[..., int]:
+        def reads(*which: int) -> int:
+            nonlocal readings
+            if readings == reading:
+                stepped.go_on(50 * MS)
+            readings += 1
+            return read(*which)
+
+        return reads
+
+    for name in ("time_ns", "monotonic_ns", "clock_gettime_ns"):
+        setattr(stepped, name, stopped(getattr(stepped, name)))
+    wall = WallClock()
+    for _ in range(3):
+        stepped.go_on(33 * MS)
+        wall.now_ns()
+        assert wall.moved_ns == 0
+    assert readings > 14
 
 
 def test_the_clients_copy_is_the_same() -> None:

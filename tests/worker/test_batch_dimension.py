@@ -209,6 +209,35 @@ def test_what_comes_out_counts_more_than_what_is_declared(
         assert [outcome.outputs["y"].ravel().tolist() for outcome in outcomes] == [[0], [3], [6], [9], [12]]
 
 
+@pytest.mark.parametrize(
+    ("node", "dims", "gives"),
+    [
+        (helper.make_node("Reshape", ["x", "halves"], ["y"]), ["batch", 2], [2, 2]),
+        (helper.make_node("Squeeze", ["x"], ["y"]), ["batch", 4], [4]),
+        (helper.make_node("ReduceSum", ["x", "one"], ["y"], keepdims=0), ["batch"], []),
+    ],
+)
+def test_an_output_that_has_a_row_for_each_frame_only_by_its_name_is_taken_whole(
+    tmp_path: Path, node: onnx.NodeProto, dims: graphs.Dims, gives: list[int]
+) -> None:
+    nodes = [node]
+    if not gives:  # a squeeze that takes the batch off, too, where it is 1
+        node.output[0] = "sums"
+        nodes.append(helper.make_node("Squeeze", ["sums"], ["y"]))
+    constants = {"halves": np.int64([-1, 2]), "one": np.int64([1])}
+    proto = graphs.model(nodes, [graphs.value("x", ["batch", 4])], [graphs.value("y", dims)], constants)
+    graphs.save(tmp_path, "m", proto)
+    with Worker(version_of(tmp_path, "m")) as worker:
+        (note,) = worker.ready["notes"]
+        assert f"output 'y' has no batch dimension (one frame gives {gives}, as reshape or squeeze() make it)" in note
+        frames = np.random.default_rng(4).standard_normal((2, 4)).astype(np.float32)
+        for frame in frames:
+            (outcome,) = worker.run([[frame]])
+            wanted = ReferenceEvaluator(proto).run(None, {"x": frame[None]})[0]
+            assert outcome.outputs["y"].shape == wanted.shape == tuple(gives)
+            np.testing.assert_allclose(outcome.outputs["y"], wanted, rtol=1e-5)
+
+
 def test_a_single_number_comes_out_of_a_graph_without_a_batch_dimension(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", pooled(["points", 4], [], [0, 1]))
     with Worker(version_of(tmp_path, "m")) as worker:

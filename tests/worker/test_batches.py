@@ -209,6 +209,34 @@ def test_output_beyond_its_bound_fails_its_frame_alone(tmp_path: Path) -> None:
         assert [o.outputs["y"].shape for o in worker.run([[np.int64([3])], [np.int64([5])]])] == [(3,), (5,)]
 
 
+@pytest.mark.parametrize("dims", [["N", 4], ["N", "n"]])
+def test_batches_between_the_warm_sizes_are_filled_up_where_no_others_may_run(
+    tmp_path: Path, dims: graphs.Dims
+) -> None:
+    """The second graph takes its frames in pairs, which shows at load; the first does as model.toml says."""
+    pairs = [
+        helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
+        helper.make_node("Min", ["rows", "two"], ["pair"]),
+        helper.make_node("Concat", ["pair", "rest"], ["grouped"], axis=0),
+        helper.make_node("Reshape", ["x", "grouped"], ["in_pairs"]),
+        helper.make_node("Shape", ["x"], ["flat"]),
+        helper.make_node("Add", ["in_pairs", "in_pairs"], ["doubled"]),
+        helper.make_node("Reshape", ["doubled", "flat"], ["y"]),
+    ]
+    constants = {"two": np.int64([2]), "rest": np.int64([-1, 1])}
+    grouped = graphs.model(pairs, [graphs.value("x", ["N", 1])], [graphs.value("y", ["N", 1])], constants)
+    for name, proto, toml in (("said", graphs.doubling(dims), "any_size = false\n"), ("found", grouped, "")):
+        graphs.save(tmp_path, name, proto, "batch_sizes = [1, 2, 4]\n" + toml)
+        with Worker(version_of(tmp_path, name)) as worker:
+            assert (worker.signature.batch_sizes, worker.signature.any_size) == ((1, 2, 4), False)
+            notes = "".join(worker.ready["notes"])
+            assert ("the graph takes no batch of 3, so that only batches of [1, 2, 4] run" in notes) == (not toml)
+            width = 4 if toml else 1
+            frames = [np.full(width, number, np.float32) for number in (1, 2, 3)]
+            outcomes = worker.run([[frame] for frame in frames])
+            assert [outcome.outputs["y"].tolist() for outcome in outcomes] == [(2 * frame).tolist() for frame in frames]
+
+
 def test_element_types_of_clients_and_graph_may_differ_without_loss(tmp_path: Path) -> None:
     graphs.save(tmp_path, "half", graphs.doubling(["N", 4], graphs.FP16), '[[input]]\nname = "x"\ndatatype = "FP32"\n')
     graphs.save(tmp_path, "flags", graphs.copying(["N", 3], graphs.BOOL))

@@ -175,7 +175,7 @@ def step(text: str, proto: onnx.ModelProto = PICTURE) -> tuple[onnx.ModelProto, 
         (
             (SOUND, '[[state]]\noutput = "y"\ninput = "x"\nbatch_axis = 1\n'),
             "state[0].input: 'x' has shape ['N', 12]; only axis 1, the batch, may be open: export it with the others "
-            "fixed, or set batch_axis",
+            "fixed, or set batch_axis; a state that grows clients keep themselves, without [[state]]",
         ),
         (
             (SOUND, '[[state]]\noutput = "y"\ninput = "x"\n'),
@@ -324,6 +324,59 @@ def test_constant_must_be_of_the_graphs_type(tmp_path: Path) -> None:
 def test_state_is_not_for_clients(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.summing(), graphs.SUMMING + '[[output]]\nname = "total_next"\n')
     assert reason_of(tmp_path, "m") == ("m/model.toml: output[0]: 'total_next' is a state, which stays on the server")
+
+
+STATE = '[[state]]\noutput = "s2"\ninput = "s"\n'
+
+
+def with_state(
+    x: graphs.Dims, state: graphs.Dims, out: graphs.Dims | None = None, kind: int = graphs.FP32
+) -> onnx.ModelProto:
+    """y = 2 x, and a state that goes through the graph and comes out as `out` and `kind`."""
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"]), helper.make_node("Cast", ["s"], ["t"], to=kind)]
+    twice = ["t", "t"] if out else ["t"]
+    nodes.append(helper.make_node("Concat", twice, ["s2"], axis=1) if state else helper.make_node("Neg", ["t"], ["s2"]))
+    outputs = [graphs.value("y", x), graphs.value("s2", out or state, kind)]
+    return graphs.model(nodes, [graphs.value("x", x), graphs.value("s", state)], outputs)
+
+
+@pytest.mark.parametrize(
+    ("proto", "reason"),
+    [
+        (with_state(["batch", 4], [2, "batch", 3]), "state[0]: the first dimension of 's', [2, batch, 3], is not the"),
+        (with_state(["N", 4], [2, 1, 3]), "is not the batch; say batch_axis = 1 under its [[state]], or batched = fal"),
+        (with_state([1, 4], [3, 1, 5]), "say batch_axis = 1 under its [[state]]"),
+        (with_state([1, 4], [5, 3]), "{'x': 1, 's': 5}; export it with one size for all, or say batched = false at"),
+        (
+            with_state(["N", 4], []),
+            "0 is no axis of 's', shape []; where the graph has no batch dimension, say batched",
+        ),
+        (
+            with_state(["N", 4], ["N", 3], kind=graphs.FP16),
+            "a state comes out as it goes in: export both with one type",
+        ),
+        (with_state(["N", 4], ["N", 3], ["N", 6]), "output 's2' has an extent of 6 in dimension 1, 3 was expected the"),
+    ],
+)
+def test_states_of_odd_shapes_are_told_with_the_line_that_helps(
+    tmp_path: Path, proto: onnx.ModelProto, reason: str
+) -> None:
+    graphs.save(tmp_path, "m", proto, STATE)
+    assert reason in reason_of(tmp_path, "m")
+
+
+@pytest.mark.parametrize(
+    ("proto", "toml"),
+    [
+        (with_state(["batch", 4], [2, "batch", 3]), STATE + "batch_axis = 1\n"),
+        (with_state(["N", 4], [2, 1, 3]), STATE + "batch_axis = 1\n"),
+        (with_state([1, 4], [5, 3]), "batched = false\n" + STATE),
+        (with_state(["N", 4], []), "batched = false\n" + STATE),
+    ],
+)
+def test_states_of_odd_shapes_are_served_with_these_lines(tmp_path: Path, proto: onnx.ModelProto, toml: str) -> None:
+    graphs.save(tmp_path, "m", proto, toml)
+    assert load(body_of(tmp_path, "m")).ready["signature"]["stateful"]
 
 
 def test_batch_must_fit_a_message_of_the_channel(tmp_path: Path) -> None:

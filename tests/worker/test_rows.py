@@ -84,6 +84,18 @@ def ranked() -> onnx.ModelProto:
     return graphs.model(nodes, [value("x", ["N", 6])], [value("y", ["N", 6], graphs.INT64)])
 
 
+def boxes_and_scores(axis: int) -> onnx.ModelProto:
+    """Three boxes in pixels, and beside them in the same tensor three scores: a softmax along `axis`."""
+    nodes = [
+        node("Split", ["x"], ["b", "s"], axis=1),
+        node("Sigmoid", ["b"], ["part"]),
+        node("Mul", ["part", "pixels"], ["boxes"]),
+        node("Softmax", ["s"], ["scores"], axis=axis),
+        node("Concat", ["boxes", "scores"], ["y"], axis=1),
+    ]
+    return graphs.model(nodes, [value("x", ["N", 6])], [value("y", ["N", 6])], {"pixels": np.float32(1280)})
+
+
 COUPLED = {
     "dynamic int8": dynamic_int8,
     "softmax over the batch": lambda _: one_node("Softmax", axis=0),
@@ -93,6 +105,7 @@ COUPLED = {
     "less the mean of the batch": lambda _: less_mean(),
     "padded to the longest": lambda _: padded(),
     "ranked among the batch": lambda _: ranked(),
+    "scores over the batch beside boxes in pixels": lambda _: boxes_and_scores(0),
 }
 
 
@@ -130,6 +143,7 @@ INDEPENDENT = {
     "batch norm in evaluation mode": lambda _: normalised(0),
     "softmax over classes": lambda _: one_node("Softmax", axis=-1),
     "fp16": lambda _: graphs.doubling(["N", 6], graphs.FP16),
+    "scores beside boxes in pixels": lambda _: boxes_and_scores(-1),
     "flags": lambda _: graphs.copying(["N", 6], graphs.BOOL),
     "words": lambda _: graphs.picking(),
     "open sides": lambda _: graphs.doubling(["N", "height", "width"]),

@@ -64,7 +64,7 @@ class Client:
     again, at first either. Servers on this machine are reached past the proxies in the environment.
 
     It belongs to the event loop in which it is entered. Raises ValueError where `target` can be no server's, and
-    RuntimeError in a process that was forked after gRPC had been used, where nothing would ever be answered.
+    ForkedError in a process that was forked after gRPC had been used, where nothing would ever be answered.
     """
 
     def __init__(

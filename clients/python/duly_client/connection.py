@@ -189,7 +189,7 @@ class Connection:
         self._pings_in_a_row = max(0, self._pings_in_a_row - 1)
         if self._pings_in_a_row:
             self._ping_now()
-        else:
+        elif not self._ping_due:  # else the pong of that one sets the timer
             self._ping_timer = asyncio.get_running_loop().call_later(PING_PERIOD_S, self._ping_now)
         if not self.clock_related.done():
             self.clock_related.set_result(None)  # the writer, woken before, sends the estimate first

@@ -106,7 +106,7 @@ class _Screen:
             self._console.print(self._line(time.monotonic_ns()), soft_wrap=True)
 
     def elapsed_s(self, now_ns: int) -> float:
-        """For how many seconds the sensors have streamed at `now_ns`, wall clock."""
+        """Returns for how many seconds the sensors have streamed at `now_ns`, by the monotonic clock."""
         elapsed_s = (now_ns - self._start_ns) / 1e9 if self._start_ns else 0.0
         return min(max(elapsed_s, 0.0), self._seconds)
 

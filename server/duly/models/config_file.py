@@ -84,6 +84,8 @@ def read_config(folder: Path) -> ModelConfig:
         raise BrokenModel(f"/{CONFIG_FILE}: not TOML: {_toml_error(str(error), text)}") from error
     except ValidationError as error:
         raise BrokenModel(f"/{CONFIG_FILE}: {_sentences(error)}") from error
+    except RecursionError:
+        raise BrokenModel(f"/{CONFIG_FILE}: its tables or lists lie too deep within one another") from None
 
 
 def _toml_error(message: str, text: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from duly.models.folders import VERSION, subfolders
 from duly.models.repository import ModelVersion
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 
@@ -94,10 +95,11 @@ def in_words(changes: list[str]) -> str:
 
 
 def how_to_publish(version: ModelVersion) -> str:
-    """Says how files become a new version."""
+    """Says how files become a new version, which is the one after all that are there."""
+    there = [int(path.name) for path in subfolders(version.model_folder) if VERSION.fullmatch(path.name)]
     return (
         "a version never changes once it is loaded: put the new files into "
-        f"{version.name}/{int(version.version) + 1}, moved in whole"
+        f"{version.name}/{max([int(version.version), *there]) + 1}, moved in whole"
     )
 
 

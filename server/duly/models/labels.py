@@ -11,7 +11,9 @@ from duly.models.errors import BrokenModel
 from duly.models.text_files import read_text, what_is_there
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
-_NUMBERED = re.compile(r"""["']?(\d+)["']?(\s*[:,;=\t]\s*|\s+)\S""")
+_NUMBERED = re.compile(r"""[("']?(\d+)[)"']?(\s*[:,;=\t]\s*|[.)]?\s+)(\S.*)""")
+_NUMBERED_LAST = re.compile(r"""(.*\S)(\s*[:,;=\t]\s*|\s+)["']?(\d+)["']?""")
+_HEADING = re.compile(r"[^,;\t]*[,;\t].*")
 
 
 def read_labels(folder: Path, file: str) -> tuple[str, ...]:
@@ -47,24 +49,58 @@ def _missing(folder: Path, file: str) -> str:
 
 def _other_format(lines: list[str]) -> str:
     """Says which format of label files it is that holds more than names; empty: it holds names."""
-    first = next(line for line in lines if line)
+    filled = [line for line in lines if line]
+    first = filled[0]
     if first[0] in "[{":
         return "it is JSON"
     if first.startswith("item") and "{" in first + "".join(lines[1:2]):
         return "it is a label map of TensorFlow (pbtxt)"
-    if first in ("names:", "---") or first.startswith("names: "):
+    if first == "---" or any(line == "names:" or line.startswith("names: ") for line in filled):
         return "it is YAML"
-    if len(lines) == 1 and first.count(",") > 1:
-        return "it is one line with commas"
-    filled = [line for line in lines if line]
-    if not _NUMBERED.match(first) and "," in first:
-        del filled[0]  # the heading of a table
-    matches = [match for line in filled if (match := _NUMBERED.match(line))]
-    if len(filled) < 2 or len(matches) < len(filled):
-        return ""
-    numbers = [int(match[1]) for match in matches]
-    separated = all(match[2].strip() or "\t" in match[2] for match in matches)
-    # "1 euro", "2 euro", "5 euro" are names; "0 person", "1 bicycle" and "1: person" are numbered.
-    if numbers == sorted(set(numbers)) and (separated or numbers[:2] == [0, 1]):
-        return f"its lines begin with numbers, such as '{filled[0][:40]}'"
+    if all(line.startswith("- ") for line in filled):
+        return "it is YAML, a list"
+    if first.startswith("<?xml") or any(line.startswith("</") for line in filled):
+        return "it is XML"
+    if first.startswith("# "):
+        return "it begins with a comment, which would be the name of class 0"
+    if len(lines) == 1 and (first.count(",") > 1 or re.search(r"\S[,;\t]\S", first)):
+        return "it is one line with commas" if "," in first else "it is one line with several names"
+    if len(filled) > 1 and all(line.endswith(",") for line in filled[:-1]):
+        return "its lines end with commas"
+    for place, numbered in (("begin", _begin_with_numbers), ("end", _end_with_numbers)):
+        without_heading = filled[1:] if _HEADING.fullmatch(first) and len(filled) > 2 else filled
+        for rows in (filled, without_heading):
+            if numbered(rows):
+                return f"its lines {place} with numbers, such as '{rows[0][:40]}'"
     return ""
+
+
+def _begin_with_numbers(lines: list[str]) -> bool:
+    """Whether the names stand behind their numbers: "0 person", "1: bicycle". "1 euro", "2 euro" are names."""
+    matches = [match for line in lines if (match := _NUMBERED.fullmatch(line))]
+    numbers = [int(match[1]) for match in matches]
+    if len(matches) < len(lines) or numbers != sorted(set(numbers)):
+        return False
+    if len(lines) == 1:
+        return numbers == [0]
+    return _are_columns([match[2] for match in matches]) or numbers[:2] == [0, 1] or _differ([m[3] for m in matches])
+
+
+def _end_with_numbers(lines: list[str]) -> bool:
+    """Whether the names stand before their numbers: "person 0", "bicycle,1". "class 0", "class 1" are names."""
+    matches = [match for line in lines if (match := _NUMBERED_LAST.fullmatch(line))]
+    numbers = [int(match[3]) for match in matches]
+    if len(lines) < 2 or len(matches) < len(lines) or numbers != sorted(set(numbers)):
+        return False
+    columns = _are_columns([match[2] for match in matches]) or numbers == list(range(len(lines)))
+    return columns and _differ([match[1] for match in matches])
+
+
+def _are_columns(gaps: list[str]) -> bool:
+    """Whether more than blanks, a full stop or a bracket stands between all numbers and names."""
+    return all(gap.strip(" .)") for gap in gaps)
+
+
+def _differ(names: list[str]) -> bool:
+    """Whether no name is another one's, nor its plural."""
+    return len({name.removesuffix("s") for name in names}) == len(names)

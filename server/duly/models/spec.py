@@ -271,6 +271,12 @@ class ModelConfig(_Strict):
                     f"variant[{index}].accuracy: {variant.accuracy:g} is above {better.accuracy:g} of the one before "
                     "it; put the most accurate first"
                 )
+        for index, variant in enumerate(self.variants):
+            if (first := next(v for v in self.variants if v.file == variant.file)) is not variant:
+                raise ValueError(
+                    f'variant[{index}].file: "{variant.file}" is the file of variant "{first.name}" already; variants '
+                    "are different graphs, each with its file"
+                )
         for kind, names in (
             ("input", [i.name for i in self.inputs]),
             ("output", [o.name for o in self.outputs]),

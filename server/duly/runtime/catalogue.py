@@ -113,6 +113,13 @@ class Catalogue:
             raise ModelError(
                 "VERSION_NOT_FOUND", f"model {name!r} has no version {version!r} loaded; loaded are: {versions}"
             )
+        ready = [other.version.version for other in known if other.state is VersionState.READY]
+        if ready and not version and name not in self._active:
+            raise ModelError(
+                "MODEL_NOT_READY",
+                f"model {name!r} has no active version since that one was unloaded; ready are: {', '.join(ready)}; "
+                "activate one, or name it",
+            )
         failed = loaded or (known[0] if known else None)
         error = failed.error if failed is not None else self.problems[name]
         raise ModelError("MODEL_NOT_READY", f"model {name!r} is not ready: {error or 'it is being loaded'}")

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
@@ -80,8 +80,7 @@ class ModelHost:
                 broken = [problem.reason for problem in problems if problem.name == name and not problem.harmless]
                 if broken:
                     raise ModelError("REPOSITORY_INVALID", "; ".join(broken))
-                what = f"version {version!r} of model {name!r}" if version else f"model {name!r}"
-                raise ModelError("MODEL_NOT_FOUND", f"the repository holds no {what}")
+                raise ModelError("MODEL_NOT_FOUND", _not_there(name, version, versions))
             newest = candidates[0]
             loaded = self._catalogue.get(newest.name, newest.version)
             if loaded is not None and loaded.fingerprint is not None:
@@ -171,3 +170,12 @@ class ModelHost:
     def _activate(self, loaded: LoadedVersion) -> None:
         self._catalogue.activate(loaded)
         _log.info("model active", model=loaded.key)
+
+
+def _not_there(name: str, version: str, versions: Sequence[ModelVersion]) -> str:
+    """Says what the repository does not hold, and what it holds in its place."""
+    numbers = [other.version for other in versions if other.name == name]
+    if version and numbers:
+        return f"the repository holds no version {version!r} of model {name!r}; it holds: {', '.join(numbers)}"
+    names = ", ".join(sorted({other.name for other in versions})) or "none"
+    return f"the repository holds no model {name!r}; it holds: {names}"

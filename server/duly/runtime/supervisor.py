@@ -74,8 +74,9 @@ class Supervisor:
         except BaseException as error:
             known = isinstance(error, WorkerError)
             reason = _told(loaded, error) if known else "loading it was given up"
+            loaded.signature = None  # it never served on all lanes
             if before is None:
-                loaded.fingerprint = None  # it never served on all lanes, so that nothing says which files were meant
+                loaded.fingerprint = None  # so that nothing says which files were meant
             await self._give_up(loaded, reason)
             if not known:
                 raise

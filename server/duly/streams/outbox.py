@@ -5,9 +5,11 @@ It is bounded by what may come in: while more waits than the limit, `has_room` i
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from duly.core.events import Advice
+from duly.models.sizes import fields_bytes
 from duly.runtime.outcome import Outcome
 
 MESSAGE_OUTCOMES_MAX = 64
@@ -15,6 +17,8 @@ MESSAGE_OUTCOMES_MAX = 64
 MESSAGE_RESULT_BYTES_MAX = 3 << 20
 """How many bytes of results one message may have, unless one result alone has more: gRPC's clients read 4 MiB if nobody
 has told them otherwise, and outcomes must not become too large for them by being sent together."""
+MESSAGE_FIELDS_BYTES_MAX = 1 << 20
+"""How many bytes of all else one message may have, such as names and shapes, unless one outcome alone has more."""
 NOTICES_MAX = 64
 """How many notices may wait before reading stops."""
 
@@ -55,8 +59,14 @@ class Outbox:
         """Set when something was put in, or the stream is over."""
         self.has_room = asyncio.Event()
         self.has_room.set()
+        self.message_outcomes_max = MESSAGE_OUTCOMES_MAX
+        """How many outcomes the next message may have."""
         self._outcomes_max = frames_in_flight_max + MESSAGE_OUTCOMES_MAX
         self._bounded = True
+
+    def fit_to(self, outputs: Iterable[str]) -> None:
+        """Lets messages have as many outcomes with these outputs as there is room for their names and shapes."""
+        self.message_outcomes_max = max(1, min(MESSAGE_OUTCOMES_MAX, MESSAGE_FIELDS_BYTES_MAX // fields_bytes(outputs)))
 
     def put(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -77,7 +87,7 @@ class Outbox:
         if not outcomes:
             return taken
         size_bytes = taken[0].result_bytes
-        while outcomes and len(taken) < MESSAGE_OUTCOMES_MAX:
+        while outcomes and len(taken) < self.message_outcomes_max:
             size_bytes += outcomes[0].result_bytes
             if size_bytes > MESSAGE_RESULT_BYTES_MAX:
                 break

@@ -128,6 +128,8 @@ class Stream:
         """Version that serves the stream now, NAME/VERSION."""
         self.signature = signature_of(served)
         """What the version took when the stream began to use it. It may be loaded again from other files meanwhile."""
+        outputs = (spec.name for spec in self.signature.outputs)
+        self.outbox.fit_to(name for name in outputs if not self.wanted or name in self.wanted)
 
     @property
     def variants(self) -> list[str]:

@@ -60,6 +60,8 @@ def batch_first(graph: Graph, config: ModelConfig, run: RunGraph) -> BatchFirst:
     sent = _declared(graph.outputs, config.outputs, set(states.values()), Output)
     if config.postprocess is not None and config.postprocess.tensor in graph.outputs:
         sent.setdefault(config.postprocess.tensor, Output(name=config.postprocess.tensor))
+    if config.batched is not False:
+        _check_state_axes(graph, config, fed)
     stated = config.batch_axis or config.states or any(each.batch_axis is not None for each in fed.values())
     named = {} if stated or config.batched is False else _named_axes(graph, fed)
     batched, why = True, ""
@@ -106,6 +108,9 @@ def _with_batch(
     size = next((size for size in sizes if isinstance(size, int)), None)
     clear = all(_is_clear(graph.outputs[name], output, sizes) for name, output in sent.items())
     seen = observe(graph, config, axes, list(sent), run, not clear) if size in (None, 1) else NOTHING_SEEN
+    otherwise = {name for name in sent if any(shape[:1] != (1,) for shape in seen.alone.get(name, ()))}
+    if clear and any(not _is_stated(sent[name]) for name in otherwise):
+        seen = observe(graph, config, axes, list(sent), run, closely=True)
     if unsure and seen.pair and not any(map(seen.grows, sent)):
         return None
     outputs = dict(graph.outputs)
@@ -116,10 +121,14 @@ def _with_batch(
         elif output.batched or output.batch_axis is not None or config.batch_axis:
             axes[name] = _stated_axis(tensor, output.batch_axis, config, f"output '{output.name}'")
         else:
-            axes[name] = _found_axis(tensor, seen, size, bool(tensor.shape) and tensor.shape[0] in sizes)
+            same_name = bool(tensor.shape) and tensor.shape[0] in sizes
+            axes[name] = _found_axis(tensor, seen, size, same_name and name not in otherwise)
             if axes[name] is None and size is None:
+                shape = f"shape {_spelt(tensor)}"
+                if same_name:  # but not so for one frame
+                    shape = f"one frame gives {list(seen.alone[name][0])}, as reshape or squeeze() make it"
                 notes.append(
-                    f"output '{output.name}' has no batch dimension (shape {_spelt(tensor)}), so that frames run one "
+                    f"output '{output.name}' has no batch dimension ({shape}), so that frames run one "
                     "at a time; where it is not needed, name the outputs that are with [[output]]"
                 )
         outputs[name] = seen.corrected(tensor, axes[name])
@@ -130,7 +139,11 @@ def _with_batch(
 def _is_clear(tensor: GraphTensor, output: Output, sizes: Set[int | str | None]) -> bool:
     """Whether the batch of an output is stated, or its first dimension is as that of the inputs is, or is called so."""
     first = next(iter(tensor.shape), None)
-    return output.batched is not None or output.batch_axis is not None or (first is not None and first in sizes)
+    return _is_stated(output) or (first is not None and first in sizes)
+
+
+def _is_stated(output: Output) -> bool:
+    return output.batched is not None or output.batch_axis is not None
 
 
 def _found_axis(tensor: GraphTensor, seen: Observed, size: int | None, same_name: bool) -> Axis:
@@ -147,7 +160,7 @@ def _found_axis(tensor: GraphTensor, seen: Observed, size: int | None, same_name
         grown = seen.grows(tensor.name)
         if grown:
             return 0 if 0 in grown else grown[0] if len(grown) == 1 else None
-        same_for_all = isinstance(first, int) or () in alone
+        same_for_all = isinstance(first, int) or (() in alone and not pair)  # a squeeze() leaves () of one frame alone
         return 0 if same_for_all else None  # the former is for `plan` to refuse
     ones = [axis for axis in range(min(map(len, alone))) if all(shape[axis] == 1 for shape in alone)]
     if same_name:
@@ -233,6 +246,33 @@ def _stated_axis(tensor: GraphTensor, stated: int | None, config: ModelConfig, p
             f"{_spelt(tensor)}; the first one is 0"
         )
     return axis
+
+
+def _check_state_axes(graph: Graph, config: ModelConfig, fed: Mapping[str, Input]) -> None:
+    """Raises LoadError where the first dimension of a state is not the batch, as model.toml has it, but another one is.
+
+    Recurrent layers have it second: [layers, batch, hidden].
+    """
+    firsts = [graph.inputs[name].shape[0] for name in fed if graph.inputs[name].shape]
+    if not firsts or not all(_is_one_or_batch(first) for first in firsts):
+        return
+    for index, state in enumerate(config.states):
+        shape = graph.inputs[state.input].shape if state.input in graph.inputs else ()
+        if state.batch_axis or not shape or not isinstance(shape[0], int) or shape[0] <= 1:
+            continue
+        axes = [axis for axis, extent in enumerate(shape) if extent is not None and _is_one_or_batch(extent)]
+        if axes:
+            raise LoadError(
+                f"state[{index}]: the first dimension of '{state.input}', {_spelt(graph.inputs[state.input])}, is not "
+                f"the batch; say batch_axis = {axes[0]} under its [[state]], or batched = false at the top of "
+                "model.toml where the graph has no batch dimension"
+            )
+
+
+def _is_one_or_batch(extent: int | str | None) -> bool:
+    if isinstance(extent, str):
+        return bool(_BATCH.fullmatch(extent) or _BATCH_LETTER.fullmatch(extent))
+    return extent is None or extent == 1
 
 
 # ---- the graph as the rest of the worker sees it ----

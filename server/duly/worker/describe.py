@@ -43,8 +43,9 @@ def describe(body: dict[str, Any]) -> dict[str, Any]:
             "outputs": _listed(session.graph.outputs.values()),
         }
         signature = plan_graph(session, config, toml).plan.signature()
+        unsettled = {"labels", "bytes_max"}  # the former is of the repository, the latter of a server's settings
         frame = signature.model_dump(
-            mode="json", exclude={"inputs": {"__all__": {"labels"}}, "outputs": {"__all__": {"labels"}}}
+            mode="json", exclude={"inputs": {"__all__": unsettled}, "outputs": {"__all__": unsettled}}
         )
     except (LoadError, BackendError) as error:
         problem = str(error)

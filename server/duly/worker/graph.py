@@ -1,6 +1,11 @@
 """The inputs and outputs of a loaded graph as plain data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
+
+MADE_UP_ELEMENTS_MAX = 1 << 22
+"""A made-up tensor has no more elements than this because of extents that are open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,15 @@ Axis = int | None
 def extents(shape: tuple[int | str | None, ...]) -> tuple[int, ...]:
     """The shape with -1 for every dimension that is not fixed."""
     return tuple(extent if isinstance(extent, int) else -1 for extent in shape)
+
+
+def made_up_shape(shape: Sequence[int], extent: int) -> tuple[int, ...]:
+    """The shape with `extent` for every -1, or with less where the tensor would have too many elements."""
+    while True:
+        made_up = tuple(extent if each < 0 else each for each in shape)
+        if extent <= 1 or prod(made_up) <= MADE_UP_ELEMENTS_MAX:
+            return made_up
+        extent //= 2
 
 
 def is_fixed(shape: tuple[int, ...]) -> bool:

@@ -169,4 +169,4 @@ def _check_alike(name: str, other: Signature, best_name: str, best: Signature) -
 
 
 def _described(spec: TensorSpec) -> str:
-    return f"{spec.datatype}{list(spec.shape)} of at most {spec.bytes_max:,} bytes"
+    return f"{spec.datatype}{list(spec.shape)}" + (f" of at most {spec.bytes_max:,} bytes" if spec.bytes_max else "")

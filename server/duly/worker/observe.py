@@ -6,13 +6,14 @@ traced ([1] for what grows with the batch), or of another layout ([N] for [N, 1]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
 from duly.models.spec import ModelConfig
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import RunError
-from duly.worker.graph import Axis, Graph, GraphTensor, extents
+from duly.worker.graph import Axis, Graph, GraphTensor, extents, made_up_shape
 
 RunGraph = Callable[[Mapping[str, Array], Sequence[str]], dict[str, Array]]
 """Runs the graph: inputs, and the names of the outputs to return. Raises RunError."""
@@ -22,6 +23,9 @@ OPEN_EXTENTS = (32, 1)
 """Extents that open dimensions are given, tried one after the other."""
 SCALES = (1, 4)
 """The largest numbers of two frames: what a graph finds in one may be one thing by chance."""
+INPUTS_BYTES_MAX = 512 << 20
+"""Graphs whose inputs have more than this for one frame are not run here: they may be larger than the server's limits
+or the memory, as `models/sizes` then says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +100,23 @@ def _shapes(
     """What comes out for `size` made-up frames of numbers up to `scale`; empty where the graph can't be run so."""
     state_axes: dict[str, Axis] = {state.input: state.batch_axis for state in config.states}
     for open_extent in OPEN_EXTENTS:
-        inputs: dict[str, Array] = {}
+        shapes: dict[str, Shape] = {}
         for name, tensor in graph.inputs.items():
             if tensor.datatype not in DTYPES:
                 return {}
-            shape = [open_extent if extent < 0 else extent for extent in extents(tensor.shape)]
+            declared = list(extents(tensor.shape))
             axis = axes[name] if name in axes else state_axes.get(name)
-            if axis is not None and axis < len(shape):
-                shape[axis] = size
-            inputs[name] = np.full(shape, config.constants.get(name, 0)).astype(DTYPES[tensor.datatype])
-            if np.issubdtype(inputs[name].dtype, np.floating) and name not in config.constants:
-                inputs[name] += np.linspace(0, scale, inputs[name].size, dtype=inputs[name].dtype).reshape(shape)
+            if axis is not None and axis < len(declared):
+                declared[axis] = size
+            shapes[name] = made_up_shape(declared, open_extent)
+        dtypes = {name: DTYPES[tensor.datatype] for name, tensor in graph.inputs.items()}
+        if sum(prod(shape) * dtypes[name].itemsize for name, shape in shapes.items()) > size * INPUTS_BYTES_MAX:
+            return {}
+        inputs: dict[str, Array] = {}
+        for name, shape in shapes.items():
+            inputs[name] = np.full(shape, np.asarray(config.constants.get(name, 0)).astype(dtypes[name]))
+            if np.issubdtype(dtypes[name], np.floating) and name not in config.constants:
+                inputs[name] += np.linspace(0, scale, prod(shape), dtype=dtypes[name]).reshape(shape)
         try:
             return {name: values.shape for name, values in run(inputs, names).items()}
         except (RunError, AttributeError):  # a sequence or a map has no shape, as `plan` says

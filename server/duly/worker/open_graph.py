@@ -38,9 +38,17 @@ def open_graph(session: OrtSession, config: ModelConfig, name: str, toml: str, r
     sizes = opened.plan.batch_sizes
     if sizes == (1,):
         return opened
-    if opened.plan.any_size and sizes[-1] - 1 not in (1, *sizes):
-        sizes = tuple(sorted({*sizes, sizes[-1] - 1}))  # kernels may be others where a size is no power of two
     rows = Rows(opened.plan, opened.rows, session.providers, session.operators)
+    if opened.plan.any_size and (between := sizes[-1] - 1) not in (1, *sizes):
+        if rows.runs(between):
+            sizes = tuple(sorted({*sizes, between}))  # kernels may be others where a size is no power of two
+        else:  # such as a graph that takes its frames in groups
+            note = (
+                f"the graph takes no batch of {between}, so that only batches of {list(sizes)} run, and smaller ones "
+                "are filled up; say any_size = false in model.toml where that is right"
+            )
+            plan = replace(opened.plan, any_size=False)
+            opened = replace(opened, plan=plan, notes=(*opened.notes, note))
     dependence = rows.dependence(sizes)
     if dependence is None:
         return opened
@@ -72,6 +80,7 @@ def plan_graph(session: OrtSession, config: ModelConfig, toml: str) -> OpenGraph
         first = batch_first(session.graph, config, session.run)
     except LoadError as error:
         raise LoadError(f"{toml}: {error}") from error
-    plan = fit(first.graph, config, toml, session.device is not None, first.alone)
+    only_warm_sizes = session.device is not None or not config.any_size
+    plan = fit(first.graph, config, toml, only_warm_sizes, first.alone)
     rows = RowSession(session, first.axes) if first.axes else session
     return OpenGraph(session, rows, plan, needs_of(plan, first.graph), first.notes)

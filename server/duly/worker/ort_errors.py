@@ -20,6 +20,10 @@ _OUTPUT = re.compile(
     r"The output OrtValue provided for output '([^']*)' of node .* has shape (\{.*?\}) "
     r"but the computed output shape for this run is (\{.*?\})\. .*"
 )
+_DIMENSIONS = re.compile(
+    r"Got invalid dimensions for output: (\S+) for the following indices "
+    r"index: (\d+) Got: (\d+) Expected: (\d+)( index: \d+ Got: \d+ Expected: \d+)* Please fix .*"
+)
 _FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/\"':]+/)+")
 
 _EXPORT = "export it with the operators of ONNX"
@@ -72,6 +76,10 @@ _LOAD_REASONS = (
         r"(Node input '[^']*' is not a graph input.*?|Graph output \(\S+\) does not exist in the graph)\.?$",
         r"is not a valid graph: \1; export it again, see onnx.checker.check_model",
     ),
+    (
+        r"(?:Node \(([^)]*)\) )?Op \((\w+)\) (?:Node \([^)]*\) )?\[(?:Shape|Type)InferenceError\] (.*?)\.?$",
+        r"is not a valid graph: node '\1' (\2): \3; export it again, see onnx.checker.check_model",
+    ),
     (r"bad_alloc|[Ff]ailed to allocate memory", "there is not enough memory to load it"),
 )
 
@@ -94,4 +102,9 @@ def run_reason(text: str) -> str:
         plain = pattern.sub("", plain)
     plain = _NODE.sub(r"\1 node '\2': ", plain)
     plain = _OUTPUT.sub(r"output '\1' has shape \3; \2 was expected: one row for each frame of the batch", plain)
+    plain = _DIMENSIONS.sub(
+        r"output '\1' has an extent of \4 in dimension \2, \3 was expected there: one row for each frame of the batch, "
+        "and of a state the shape that it goes in with",
+        plain,
+    )
     return _FOLDERS.sub("", plain).strip()[:REASON_CHARS_MAX]

@@ -144,16 +144,21 @@ def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
         target = _find(graph.inputs, state.input, f"{place}.input", "input")
         if source.datatype != target.datatype or target.datatype not in DTYPES:
             raise LoadError(
-                f"{place}: output '{source.name}' is {source.datatype}, input '{target.name}' is {target.datatype}"
+                f"{place}: output '{source.name}' is {source.datatype}, input '{target.name}' is {target.datatype}; "
+                "a state comes out as it goes in: export both with one type of number"
             )
         shape = list(extents(target.shape))
         if state.batch_axis >= len(shape):
-            raise LoadError(f"{place}.batch_axis: {state.batch_axis} is no axis of '{target.name}', shape {shape}")
+            raise LoadError(
+                f"{place}.batch_axis: {state.batch_axis} is no axis of '{target.name}', shape {shape}; where the graph "
+                "has no batch dimension, say batched = false at the top of model.toml"
+            )
         shape[state.batch_axis] = 1
         if not is_fixed(tuple(shape)):
             raise LoadError(
                 f"{place}.input: '{target.name}' has shape {list(target.shape)}; only axis {state.batch_axis}, the "
-                "batch, may be open: export it with the others fixed, or set batch_axis"
+                "batch, may be open: export it with the others fixed, or set batch_axis; a state that grows clients "
+                "keep themselves, without [[state]]"
             )
         yield StateTensor(target.name, source.name, state.batch_axis, tuple(shape), DTYPES[target.datatype])
 
@@ -182,7 +187,8 @@ def _batch_dimension(
     dimensions += [(state.input, graph.inputs[state.input].shape[state.batch_axis]) for state in states]
     sizes = {name: size for name, size in dimensions if isinstance(size, int) and size > 0}
     if len(set(sizes.values())) > 1:
-        raise LoadError(f"input: the graph's batch dimensions differ: {sizes}; export it with one size for all")
+        advice = ", or say batched = false at the top of model.toml where it has no batch dimension" if states else ""
+        raise LoadError(f"input: the graph's batch dimensions differ: {sizes}; export it with one size for all{advice}")
     symbols = {size for _, size in dimensions if isinstance(size, str)}
     return next(iter(sizes.values()), None), symbols
 

@@ -16,6 +16,7 @@ import numpy as np
 from duly.worker.batch_axes import Session
 from duly.worker.dtypes import Array
 from duly.worker.errors import RunError
+from duly.worker.graph import made_up_shape
 from duly.worker.plan import Plan
 from duly.worker.providers import CPU
 
@@ -33,6 +34,12 @@ where sums in another order differ by 1e-6 in single and by 1e-3 in half precisi
 their way, to 8 bits or to the 10 bits of TF32, which a GPU uses for single precision."""
 _FLOOR = 1e-6
 """A difference below this share of the largest result of all frames is rounding, even where a frame's own are all 0."""
+_PLACE = 5e-2
+"""How far one number may be off, as a share of the largest that any frame has in its place. Scores in 0..1 often stand
+in one tensor with boxes in pixels, beside whose largest they are nothing."""
+_PLACE_FLOOR, _PLACE_FLOOR_HALF = 1e-4, 1e-3
+"""A difference below this share of a frame's largest is rounding, also in a place whose numbers are all small: in
+single precision, and where some may be in half precision."""
 _COUPLING = "DynamicQuantize"
 """Operators whose names begin so take the scale of a whole tensor, all frames of the batch included."""
 _ROUNDING = re.compile(r".*(Quant|QLinear|QGemm|QAttention|Integer).*")
@@ -85,6 +92,9 @@ class Rows:
         self._session = session
         self._operators = frozenset(operators)
         self._within = tolerance(providers, self._operators)
+        kinds = {*(planned.reader.dtype for planned in plan.inputs), *(output.dtype for output in plan.outputs)}
+        half = np.dtype(np.float16) in kinds or "Cast" in self._operators
+        self._place_floor = _PLACE_FLOOR_HALF if half else _PLACE_FLOOR
         self._outputs = [output.tensor for output in plan.outputs]
         if plan.post is not None and plan.post.tensor not in self._outputs:
             self._outputs.append(plan.post.tensor)
@@ -105,6 +115,20 @@ class Rows:
                 return None
         return found[0] if len(found) > DRAWS // 2 else None
 
+    def runs(self, size: int) -> bool:
+        """Whether the graph runs a batch of `size`; also where it can't be found out, since no single frame runs."""
+        for rows in self._made_up(np.random.default_rng(0), min(ROWS_MAX, size)):
+            try:
+                self._run(rows[:1])
+            except RunError:
+                continue  # it may be an index into something smaller
+            try:
+                self._run([rows[index % len(rows)] for index in range(size)])
+            except RunError:
+                return False
+            return True
+        return True
+
     def _draw(self, seed: int, sizes: Sequence[int]) -> Dependence | None:
         for rows in self._made_up(np.random.default_rng(seed), min(ROWS_MAX, sizes[-1])):
             try:
@@ -113,12 +137,13 @@ class Rows:
                 if not all(np.isfinite(values).any() for values in alone[0].values() if values.size):
                     continue
                 floor = {name: _FLOOR * max(map(_largest, (each[name] for each in alone))) for name in alone[0]}
-                if (changed := self._apart(self._run([rows[0]] * sizes[0]), 0, alone[0], floor)) is not None:
+                places = self._places(alone)
+                if (changed := self._apart(self._run([rows[0]] * sizes[0]), 0, alone[0], floor, places)) is not None:
                     return Dependence(sizes[0], *changed, changing=True)
                 for size in sizes:
                     together = self._run([rows[index % len(rows)] for index in range(size)])
                     for index in range(size):
-                        apart = self._apart(together, index, alone[index % len(rows)], floor)
+                        apart = self._apart(together, index, alone[index % len(rows)], floor, places)
                         if apart is not None:
                             return Dependence(size, *apart)
                 return None
@@ -135,8 +160,30 @@ class Rows:
             outputs[state.output] = np.moveaxis(outputs[state.output], state.batch_axis, 0)
         return outputs
 
+    def _places(self, alone: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """The largest magnitude that any frame alone has in each place of an output, by name.
+
+        An output is missing where its frames differ in shape, and all are where kernels round to steps of a whole
+        tensor: what is off by one step is then a matter of the tensor's largest number.
+        """
+        if self._within > EXACT:
+            return {}
+        rows = {name: [np.abs(each[name][:1]) for each in alone] for name in alone[0]}
+        return {
+            name: np.fmax.reduce(values)[0]
+            for name, values in rows.items()
+            if np.issubdtype(values[0].dtype, np.floating)
+            and values[0].size
+            and len({magnitudes.shape for magnitudes in values}) == 1
+        }
+
     def _apart(
-        self, outputs: Mapping[str, Array], index: int, alone: Mapping[str, Array], floor: Mapping[str, float]
+        self,
+        outputs: Mapping[str, Array],
+        index: int,
+        alone: Mapping[str, Array],
+        floor: Mapping[str, float],
+        places: Mapping[str, Array],
     ) -> tuple[str, float] | None:
         """The output whose row `index` is not what the frame gives alone, and by how much; None: there is none."""
         for name, values in outputs.items():
@@ -150,11 +197,15 @@ class Rows:
                     return name, 1.0
                 continue
             largest = _largest(wanted)
-            if np.allclose(row, wanted, rtol=0.0, atol=max(self._within * largest, floor[name]), equal_nan=True):
-                continue
             with np.errstate(invalid="ignore"):
-                distance = _largest(row.astype(np.float64) - wanted)
-            return name, min(1.0, distance / largest) if largest else 1.0
+                distances = np.abs(row.astype(np.float64) - wanted)
+            if not np.allclose(row, wanted, rtol=0.0, atol=max(self._within * largest, floor[name]), equal_nan=True):
+                return name, min(1.0, _largest(distances) / largest) if largest else 1.0
+            if name in places:
+                least = max(self._place_floor * largest, floor[name])
+                if (off := distances > np.maximum(_PLACE * places[name], least)).any():
+                    with np.errstate(divide="ignore"):
+                        return name, min(1.0, float(np.max(distances[off] / places[name][off])))
         return None
 
     def _made_up(self, random: np.random.Generator, count: int) -> Iterator[list[dict[str, Array]]]:
@@ -164,7 +215,7 @@ class Rows:
             rows: list[dict[str, Array]] = []
             for index in range(count):
                 row = {
-                    name: _values(random, [extent if e < 0 else e for e in shape], dtype, integers, LOUDNESS[index])
+                    name: _values(random, made_up_shape(shape, extent), dtype, integers, LOUDNESS[index])
                     for name, shape, dtype in tensors
                 }
                 for state in self._plan.states:

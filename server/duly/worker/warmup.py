@@ -3,6 +3,7 @@
 Before the model serves, every batch size is run and measured. When its lane has been idle, a single frame is run.
 """
 
+from math import prod
 from time import monotonic_ns
 
 import numpy as np
@@ -107,12 +108,12 @@ def sample(spec: TensorSpec) -> tuple[bytes, str, tuple[int, ...]]:
         shape = tuple(extent if fixed < 0 else fixed for extent, fixed in zip(opened, spec.shape, strict=True))
         if picture:
             payload = cv2.imencode(f".{picture.lower()}", _gradient(shape).astype(DTYPES[spec.datatype]))[1].tobytes()
-        elif spec.encodings:
-            payload = np.zeros(shape, "<i2").tobytes()
-        else:
-            payload = _values(spec.datatype, shape).tobytes()
-        if len(payload) <= spec.bytes_max:
-            return payload, picture or next(iter(spec.encodings), ""), shape
+            if len(payload) <= spec.bytes_max:
+                return payload, picture, shape
+        elif prod(shape) * (2 if spec.encodings else DTYPES[spec.datatype].itemsize) <= spec.bytes_max:
+            if spec.encodings:
+                return np.zeros(shape, "<i2").tobytes(), spec.encodings[0], shape
+            return _values(spec.datatype, shape).tobytes(), "", shape
         shrink *= 2
     raise LoadError(
         f"input '{spec.name}': bytes_max {spec.bytes_max} leaves room for no frame; raise it, or the server's limits"
@@ -129,5 +130,5 @@ def _values(datatype: str, shape: tuple[int, ...]) -> Array:
     """Numbers in 0..1, or zeros where they may stand for something, such as indices."""
     dtype = DTYPES[datatype]
     if np.issubdtype(dtype, np.floating):
-        return np.linspace(0, 1, int(np.prod(shape)), dtype=dtype).reshape(shape)
+        return np.linspace(0, 1, prod(shape), dtype=dtype).reshape(shape)
     return np.zeros(shape, dtype)
