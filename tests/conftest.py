@@ -2,9 +2,11 @@
 is the one in the source. Beside that, what tests of several folders share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when onnxruntime is first imported
@@ -31,6 +33,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
         if scheduler.__file__.endswith(".py"):
             pytest.exit(f"the scheduler is not compiled, it is {scheduler.__file__}", 4)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """Commands that run in this process set the level of the log, and would silence the tests after them."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

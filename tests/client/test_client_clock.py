@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from duly.v1 import inference_pb2
 from duly_client import Client
 from duly_client.clock import DRIFT_MAX_PPM, EXCHANGES, Clock, ClockEstimate
-from duly_client.connection import PING_PERIOD_S, PINGS_AT_OPEN
+from duly_client.connection import PING_PERIOD_S, PINGS_AT_OPEN, Connection
 from tests.client.scripted_server import HOUR_NS, OpenedStream, ScriptedServer, on_time, serving
 
 SECOND_NS = 10**9
@@ -183,6 +183,43 @@ async def test_a_clock_that_is_set_is_told_before_the_next_frame(own_clock: SetC
     assert all(-5_000_000 < age < SECOND_NS // 2 for age in ages_ns), ages_ns
     assert estimate is not None
     assert abs(estimate.offset_ns + own_clock.ahead_ns) <= estimate.uncertainty_ns
+
+
+async def test_a_clock_that_is_set_while_a_ping_leaves_is_told_before_the_next_frame(
+    own_clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ages_ns: list[int] = []
+    true_ns = time.time_ns
+    send = Connection._send
+    sending: list[asyncio.Task[int]] = []
+
+    async def judging(stream: OpenedStream) -> None:
+        await stream.greet()
+        async for frame in stream.frames():
+            ages_ns.append(age_ns(stream.server, true_ns() - own_clock.ahead_ns, frame))
+            await stream.answer(on_time(frame))
+
+    async def set_meanwhile(connection: Connection, message: bytes) -> None:
+        await send(connection, message)
+        if armed and inference_pb2.StreamRequest.FromString(message).HasField("clock_ping"):
+            armed.clear()
+            own_clock.ahead_ns += SECOND_NS
+            sending.append(asyncio.create_task(stream.send(X)))
+            await asyncio.sleep(0)  # until the frame waits for the writer, which waits here
+
+    armed: list[bool] = []
+    monkeypatch.setattr(Connection, "_send", set_meanwhile)
+    server = ScriptedServer(judging)
+    server.now_ns = lambda: true_ns() - own_clock.ahead_ns
+    async with serving(server) as target, Client(target) as client, client.stream("echo") as stream:
+        await stream.send(X)
+        await anext(stream)
+        armed.append(True)
+        assert stream._connection is not None
+        stream._connection._ping_now()
+        await anext(stream)
+        await sending[0]
+    assert all(-SECOND_NS // 2 < age < SECOND_NS // 2 for age in ages_ns), ages_ns
 
 
 async def test_one_ping_is_to_come_though_the_clock_was_set_under_way(

@@ -149,6 +149,7 @@ class Connection:
                     if not self._frames_before_ping:
                         self._ping_due = False
                         await self._send(self._ping(now_ns))
+                        continue  # the clock may have been set meanwhile, which goes before frames again
                 if self._frames:
                     count = self._frames_before_ping or len(self._frames)
                     frames, self._frames, self._frames_before_ping = self._frames[:count], self._frames[count:], 0
