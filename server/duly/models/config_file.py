@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from duly.models.errors import BrokenModel
 from duly.models.spec import ModelConfig, Step, op_of
 from duly.models.text_files import read_text
+from duly.models.wording import first_few
 
 CONFIG_FILE = "model.toml"
 ERRORS_NAMED_MAX = 5
@@ -104,8 +105,7 @@ def _sentences(error: ValidationError) -> str:
         place = _place(detail["loc"])
         sentence = _sentence(place, detail["type"], detail["msg"], detail["loc"], detail["input"])
         sentences.setdefault(place or sentence, sentence)
-    more = len(sentences) - ERRORS_NAMED_MAX
-    return "; ".join(list(sentences.values())[:ERRORS_NAMED_MAX]) + (f"; and {more} more" if more > 0 else "")
+    return first_few(list(sentences.values()), ERRORS_NAMED_MAX, "; ", "; and ")
 
 
 def _sentence(place: str, kind: str, message: str, location: tuple[int | str, ...], value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from duly.models.folders import VERSION, subfolders
 from duly.models.repository import ModelVersion
 from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.models.wording import first_few
 
 FILES_MAX = 4096
 """A version may be read from so many files. Exporters that give each weight a file of its own write some hundreds."""
@@ -79,7 +80,7 @@ def changed_signature(before: Signature, now: Signature) -> list[str]:
             changes.append(f"its {kind}s are {_names(new)}, they were {_names(old)}")
             continue
         changes += [
-            f"its {kind} '{spec.name}' is {_described(spec)}, it was {_described(was)}"
+            f"its {kind} '{spec.name}' is {spec.said()}, it was {was.said()}"
             for was, spec in zip(old, new, strict=True)
             if was != spec
         ]
@@ -90,8 +91,7 @@ def changed_signature(before: Signature, now: Signature) -> list[str]:
 
 def in_words(changes: list[str]) -> str:
     """Puts the first of the changes into one sentence and counts the rest."""
-    more = len(changes) - CHANGES_NAMED_MAX
-    return "; ".join(changes[:CHANGES_NAMED_MAX]) + (f"; and {more} more" if more > 0 else "")
+    return first_few(changes, CHANGES_NAMED_MAX, "; ", "; and ")
 
 
 def how_to_publish(version: ModelVersion) -> str:
@@ -149,7 +149,3 @@ def _label_change(before: tuple[str, ...], now: tuple[str, ...]) -> str:
 
 def _names(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(spec.name for spec in specs) or "none"
-
-
-def _described(spec: TensorSpec) -> str:
-    return f"{spec.datatype}{list(spec.shape)} of at most {spec.bytes_max:,} bytes"

@@ -29,6 +29,7 @@ from duly.models.formats import is_model, is_onnx, named
 from duly.models.labels import read_labels
 from duly.models.spec import ModelConfig, Signature, Variant
 from duly.models.text_files import unreadable, what_is_there
+from duly.models.wording import first_few
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NAME_CHARS_MAX = 64
@@ -257,7 +258,7 @@ def _nothing_there(folder: Path, inside: list[Path]) -> str:
     if files := onnx_files(folder):
         return f": {files[0]} lies beside the versions; move it to {folder.name}/1/{BARE_FILE}"
     if models := [path.name for path in inside if path.is_dir() and is_models_folder(path)]:
-        return f": holds models itself ({_listed(models)}); move them one level up, or serve this folder"
+        return f": holds models itself ({first_few(models, _NAMED_MAX)}); move them one level up, or serve this folder"
     return f": no version is there; put the model's file to {folder.name}/1/{BARE_FILE}{_foreign(inside)}"
 
 
@@ -317,10 +318,10 @@ def _no_file(folder: Path, file: str, inside: list[Path], files: list[str], stat
         return f"{file} in {place} {what_is_there(path)}"
     deeper = sorted(str(found.relative_to(folder)) for found in folder.glob("*/*") if is_onnx(found.name))
     others = files or deeper
-    has = f"which has {_listed(others)}" if others else "where no .onnx file is"
+    has = f"which has {first_few(others, _NAMED_MAX)}" if others else "where no .onnx file is"
     reason = f"there is no {file} in {place}, {has}"
     if path.is_dir():
-        reason = f"{file} in {place} is a folder" + (f" with {_listed(deeper)}" if deeper else "")
+        reason = f"{file} in {place} is a folder" + (f" with {first_few(deeper, _NAMED_MAX)}" if deeper else "")
     if others and not stated:
         reason += f'; name it in {CONFIG_FILE}: variant = [{{ name = "default", file = "{others[0]}" }}]'
     return reason + ("" if others else _foreign(inside) + _unfinished(folder))
@@ -357,8 +358,3 @@ def _check_inside(file: str, place: str) -> None:
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise BrokenModel(f'{place}: "{file}" leaves the folder; name a file in it')
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED_MAX
-    return ", ".join(names[:_NAMED_MAX]) + (f" and {more} more" if more > 0 else "")

@@ -302,6 +302,12 @@ class TensorSpec(_Strict):
     """Bytes of the largest payload of one frame. Until `models/sizes` has settled it, what model.toml states for a size
     that is open, or 0."""
 
+    def said(self) -> str:
+        """What it is, in words, with its room where that is settled."""
+        return f"{self.datatype}{list(self.shape)}" + (
+            f" of at most {self.bytes_max:,} bytes" if self.bytes_max else ""
+        )
+
 
 class Signature(_Strict):
     """What a worker found when it loaded the graph under a ModelConfig."""

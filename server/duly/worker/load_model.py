@@ -62,20 +62,22 @@ def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
 
 
 def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
-    model_name, lane = str(body["model"]), str(body["lane"])
+    key, lane = str(body["model"]), str(body["lane"])
+    model_name = key.partition("/")[0]
+    toml = f"{model_name}/model.toml"
     config = ModelConfig.model_validate(body["config"])
     several = len(config.variants) > 1
-    names = [f"{model_name}/{variant.file}" for variant in config.variants]
+    names = [f"{key}/{variant.file}" for variant in config.variants]
     room = Room(SizeLimits.model_validate(body.get("limits", {})), memory_bytes_max())
     model_folder = Path(body["model_folder"])
     for library in {provider.library for provider in config.providers if provider.library is not None}:
         if not library.is_absolute():  # else it is the system's, not the model's
-            files.library(model_folder / library, f"{model_name.split('/')[0]}/{library}")
+            files.library(model_folder / library, f"{model_name}/{library}")
     opened: list[OpenGraph] = []
     for variant, name in zip(config.variants, names, strict=True):
         session = OrtSession(files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]))
-        toml = f"{model_name.split('/')[0]}/model.toml" + (f" for {variant.file}" if several else "")
-        opened.append(open_graph(session, config, name, toml, room))
+        place = f"{toml} for {variant.file}" if several else toml
+        opened.append(open_graph(session, config, name, place, room))
     plans = [graph.plan for graph in opened]
     for plan, name in zip(plans, names, strict=True):
         if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
@@ -85,7 +87,6 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
     signatures = [plan.signature() for plan in plans]
     for name, signature in zip(names[1:], signatures[1:], strict=True):
         _check_alike(name, signature, names[0], signatures[0])
-    toml = f"{model_name.split('/')[0]}/model.toml"
     sizes = room.settle([graph.needs for graph in opened], toml)
     notes += sizes.notes
     plans = [with_room(plan, sizes) for plan in plans]
@@ -158,7 +159,7 @@ def _check_alike(name: str, other: Signature, best_name: str, best: Signature) -
         for spec, best_spec in zip(specs, best_specs, strict=True):
             if spec != best_spec:
                 raise LoadError(
-                    f"{name}: {kind} '{spec.name}' is {_described(spec)}, that of {best_name} {_described(best_spec)}; "
+                    f"{name}: {kind} '{spec.name}' is {spec.said()}, that of {best_name} {best_spec.said()}; "
                     "variants must take and give the same"
                 )
     if other.batch_sizes != best.batch_sizes:
@@ -166,7 +167,3 @@ def _check_alike(name: str, other: Signature, best_name: str, best: Signature) -
             f"{name}: takes batches of {list(other.batch_sizes)}, {best_name} of {list(best.batch_sizes)}; "
             "export both with the batch open, or set batch_sizes to what both take"
         )
-
-
-def _described(spec: TensorSpec) -> str:
-    return f"{spec.datatype}{list(spec.shape)}" + (f" of at most {spec.bytes_max:,} bytes" if spec.bytes_max else "")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from duly.models.spec import ModelConfig, Provider
+from duly.models.wording import first_few
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -114,8 +115,5 @@ def warm_after_ns(used: Sequence[str]) -> int:
 
 
 def _named(nodes: Sequence[Node]) -> str:
-    named = ", ".join(
-        f"{node.op_type} '{node.name}'" if node.name else node.op_type for node in nodes[:NODES_NAMED_MAX]
-    )
-    more = len(nodes) - NODES_NAMED_MAX
-    return f"{named} and {more} more" if more > 0 else named
+    named = [f"{node.op_type} '{node.name}'" if node.name else node.op_type for node in nodes]
+    return first_few(named, NODES_NAMED_MAX)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from duly.models.spec import Input, ModelConfig
+from duly.models.wording import first_few
 from duly.worker.dtypes import DTYPES
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 
@@ -112,10 +113,9 @@ def no_such(name: str, kind: str, names: Sequence[str], key: str) -> str:
     """Says that the graph has no input or output (`kind`) as the value of `key` in model.toml names it, which ones it
     has, and which one is likely meant.
     """
-    has = ", ".join(names[:NAMES_MAX]) + (f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else "")
     alike = {other.lower(): other for other in names}
     close = difflib.get_close_matches(name.lower(), list(alike), n=1)
     meant = f"; did you mean '{alike[close[0]]}'?" if close else ""
     if key == "name" and names and not meant:
         meant = f"; where clients call one of them so, say which: tensor = {json.dumps(names[0], ensure_ascii=False)}"
-    return f"the graph has no {kind} '{name}'; it has: {has or 'none'}{meant}"
+    return f"the graph has no {kind} '{name}'; it has: {first_few(names, NAMES_MAX) or 'none'}{meant}"
