@@ -216,7 +216,7 @@ def _may_be_whole(graph: Graph, fed: Mapping[str, Input]) -> bool:
     for name in fed:
         shape = graph.inputs[name].shape
         first = next(iter(shape), None)
-        if len(shape) > 3 or (isinstance(first, str) and (_BATCH.fullmatch(first) or _BATCH_LETTER.fullmatch(first))):
+        if len(shape) > 3 or (isinstance(first, str) and _is_batch(first)):
             return False
     return True
 
@@ -270,9 +270,11 @@ def _check_state_axes(graph: Graph, config: ModelConfig, fed: Mapping[str, Input
 
 
 def _is_one_or_batch(extent: int | str | None) -> bool:
-    if isinstance(extent, str):
-        return bool(_BATCH.fullmatch(extent) or _BATCH_LETTER.fullmatch(extent))
-    return extent is None or extent == 1
+    return _is_batch(extent) if isinstance(extent, str) else extent in (None, 1)
+
+
+def _is_batch(name: str) -> bool:
+    return bool(_BATCH.fullmatch(name) or _BATCH_LETTER.fullmatch(name))
 
 
 # ---- the graph as the rest of the worker sees it ----

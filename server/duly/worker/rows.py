@@ -123,7 +123,7 @@ class Rows:
             except RunError:
                 continue  # it may be an index into something smaller
             try:
-                self._run([rows[index % len(rows)] for index in range(size)])
+                self._side_by_side(rows, size)
             except RunError:
                 return False
             return True
@@ -141,7 +141,7 @@ class Rows:
                 if (changed := self._apart(self._run([rows[0]] * sizes[0]), 0, alone[0], floor, places)) is not None:
                     return Dependence(sizes[0], *changed, changing=True)
                 for size in sizes:
-                    together = self._run([rows[index % len(rows)] for index in range(size)])
+                    together = self._side_by_side(rows, size)
                     for index in range(size):
                         apart = self._apart(together, index, alone[index % len(rows)], floor, places)
                         if apart is not None:
@@ -150,6 +150,10 @@ class Rows:
             except RunError:
                 continue  # it may be an index into something smaller
         return None
+
+    def _side_by_side(self, rows: Sequence[Mapping[str, Array]], size: int) -> dict[str, Array]:
+        """Runs a batch of `size` that has all of the rows in turn."""
+        return self._run([rows[index % len(rows)] for index in range(size)])
 
     def _run(self, rows: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         inputs = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
