@@ -52,6 +52,18 @@ def version_of(root: Path, name: str) -> ModelVersion:
     return next(version for version in versions if version.name == name)
 
 
+def load_body(version: ModelVersion, lane: str = "cpu:0", threads: int = 1) -> dict[str, Any]:
+    """What a LOAD message says of a version."""
+    return {
+        "model": version.key,
+        "lane": lane,
+        "folder": str(version.folder),
+        "model_folder": str(version.model_folder),
+        "config": version.config.model_dump(mode="json", by_alias=True),
+        "threads": threads,
+    }
+
+
 class Worker:
     """A worker process with a loaded model, to be used in a `with`."""
 
@@ -65,16 +77,7 @@ class Worker:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
-        body = {
-            "model": version.key,
-            "lane": lane,
-            "folder": str(version.folder),
-            "model_folder": str(version.model_folder),
-            "config": version.config.model_dump(mode="json", by_alias=True),
-            "threads": threads,
-            "limits": limits,
-        }
-        channel.send_text(self.socket, channel.LOAD, body)
+        channel.send_text(self.socket, channel.LOAD, load_body(version, lane, threads) | {"limits": limits})
         self.files: dict[str, list[object]] = {}
         """What the worker said of the files that it has read: SHA-256 and bytes, by name."""
         message, descriptors = channel.receive_text(self.socket)

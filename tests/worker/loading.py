@@ -8,19 +8,11 @@ import pytest
 
 from duly.worker.errors import LoadError
 from duly.worker.load_model import load
-from tests.worker.client import version_of
+from tests.worker.client import load_body, version_of
 
 
 def body_of(root: Path, name: str, **changes: Any) -> dict[str, Any]:
-    version = version_of(root, name)
-    return {
-        "model": version.key,
-        "lane": "cpu:0",
-        "folder": str(version.folder),
-        "model_folder": str(version.model_folder),
-        "config": version.config.model_dump(mode="json", by_alias=True),
-        "threads": 1,
-    } | changes
+    return load_body(version_of(root, name)) | changes
 
 
 def reason_of(root: Path, name: str, **changes: Any) -> str:

@@ -12,7 +12,7 @@ import pytest
 from duly.worker import channel
 from duly.worker.pin_memory import pin
 from tests import graphs
-from tests.worker.client import TIMEOUT_S, LoadFailed, Worker, version_of
+from tests.worker.client import TIMEOUT_S, LoadFailed, Worker, load_body, version_of
 
 
 def test_worker_ends_when_the_servers_end_of_the_channel_closes(tmp_path: Path) -> None:
@@ -58,16 +58,7 @@ def test_worker_dies_with_a_server_that_is_killed_though_its_socket_lives_on(tmp
             server.stdout.readline()
             # An answer means that the worker runs; there is no such model, but this one would have ended by itself.
             graphs.save(tmp_path, "double", graphs.doubling())
-            version = version_of(tmp_path, "double")
-            body = {
-                "model": version.key,
-                "lane": "cpu:0",
-                "folder": str(version.folder),
-                "model_folder": str(version.model_folder),
-                "config": version.config.model_dump(mode="json", by_alias=True),
-                "threads": 1,
-            }
-            ours.send(channel.encode_text(channel.LOAD, body))
+            ours.send(channel.encode_text(channel.LOAD, load_body(version_of(tmp_path, "double"))))
             assert channel.kind_of(ours.recv(channel.MESSAGE_BYTES_MAX)) == channel.FILES
             message, descriptors, _, _ = socket.recv_fds(ours, channel.MESSAGE_BYTES_MAX, 1)
             os.close(descriptors[0])
