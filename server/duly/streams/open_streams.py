@@ -12,6 +12,7 @@ from duly.metrics import Metrics
 from duly.runtime.admission import Admission, Busy, Refused
 from duly.streams.errors import CallError
 from duly.streams.limits import Limits, PrincipalUse
+from duly.streams.rights import Rights
 from duly.streams.stream import Stream, StreamHost
 from duly.streams.terms import StreamRequest
 
@@ -45,17 +46,21 @@ class OpenStreams:
 
     # ---- opening ----
 
-    async def open(self, asked: StreamRequest, principal: str) -> Stream:
+    async def open(self, asked: StreamRequest, rights: Rights) -> Stream:
         """Opens a stream, which is counted until `closed`. A notice for its client is then in its outbox.
 
-        Raises InvalidTerms, ModelError, or CallError where there is no room for it or it would not be served.
+        Raises InvalidTerms, ModelError, or CallError where the caller has no right to it, there is no room for it, or
+        it would not be served.
         """
         self._check_server()
-        self._check_principal(principal)
+        principal = rights.principal
+        rights.check_model(asked.model)
+        self._check_principal(rights)
         served = self.host.catalogue.find(asked.model, asked.version)
         use = self._claim(principal)
         try:
             stream = Stream(asked, served, self.host, principal, use)
+            rights.check_class(stream.terms.stream_class, asked.stream_class)
             try:
                 async with self._admission.turn(stream.terms) as verdict:
                     self._check_server()
@@ -79,19 +84,22 @@ class OpenStreams:
         self._metrics.stream_closed(opened_as)
 
     @contextmanager
-    def single(self, asked: StreamRequest, principal: str) -> Iterator[Stream]:
+    def single(self, asked: StreamRequest, rights: Rights) -> Iterator[Stream]:
         """Opens a stream for one frame, which ends with the context. It waits for no turn, and no notice says that it
         is open.
 
-        Raises InvalidTerms, ModelError, or CallError where there is no room for it.
+        Raises InvalidTerms, ModelError, or CallError where the caller has no right to it or there is no room for it.
         """
         if self.draining:
             raise CallError("DRAINING", "the server is draining; ask elsewhere")
-        self._check_principal(principal)
+        principal = rights.principal
+        rights.check_model(asked.model)
+        self._check_principal(rights)
         served = self.host.catalogue.find(asked.model, asked.version)
         use = self._claim(principal)
         try:
             stream = Stream(asked, served, self.host, principal, use)
+            rights.check_class(stream.terms.stream_class, asked.stream_class)
             stream.open()
             try:
                 yield stream
@@ -108,12 +116,18 @@ class OpenStreams:
         if len(self._open) >= streams_max:
             raise CallError("STREAMS_EXHAUSTED", f"{streams_max} streams are open already (streams_max)")
 
-    def _check_principal(self, principal: str) -> None:
-        streams_max = self.limits.principal.streams_max
-        use = self._uses.get(principal)
-        if use is not None and 0 < streams_max <= use.streams:
-            text = f"{streams_max} streams of the principal are open already (principal_streams_max)"
-            raise CallError("STREAMS_EXHAUSTED", text)
+    def _check_principal(self, rights: Rights) -> None:
+        use = self._uses.get(rights.principal)
+        if use is None:
+            return
+        limits = (
+            ("principal_streams_max", self.limits.principal.streams_max),
+            ("streams_max of its quota", rights.quota.streams_max),
+        )
+        for setting, streams_max in limits:
+            if 0 < streams_max <= use.streams:
+                text = f"{streams_max} streams of the principal are open already ({setting})"
+                raise CallError("STREAMS_EXHAUSTED", text)
 
     def _claim(self, principal: str) -> PrincipalUse:
         """Counts one stream more of the principal, until `_release`."""
