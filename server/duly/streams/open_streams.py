@@ -7,7 +7,7 @@ its call is over. Streams whose clients do not read are ended here, and so are a
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from duly.core.types import Verdict
+from duly.core.types import StreamClass, Verdict
 from duly.metrics import Metrics
 from duly.runtime.admission import Admission, Busy, Refused
 from duly.streams.errors import CallError
@@ -15,6 +15,8 @@ from duly.streams.limits import Limits, PrincipalUse
 from duly.streams.rights import Rights
 from duly.streams.stream import Stream, StreamHost
 from duly.streams.terms import StreamRequest
+
+_WITHOUT_CRITICAL = "open it as STANDARD, or give the client a credential"
 
 
 class OpenStreams:
@@ -26,6 +28,8 @@ class OpenStreams:
         self._open: dict[Stream, None] = {}
         self._uses: dict[str, PrincipalUse] = {}
         """What each principal uses that has streams or single frames under way."""
+        self._unproven_critical: set[Stream] = set()
+        """The open CRITICAL streams whose principals no credential proves."""
         self.draining = False
 
     def __len__(self) -> int:
@@ -64,8 +68,13 @@ class OpenStreams:
             try:
                 async with self._admission.turn(stream.terms) as verdict:
                     self._check_server()
+                    unproven_critical = stream.terms.stream_class is StreamClass.CRITICAL and not rights.proven
+                    if unproven_critical:
+                        self._check_critical(verdict)
                     stream.open(verdict)
                     self._open[stream] = None
+                    if unproven_critical:
+                        self._unproven_critical.add(stream)
             except Refused as refused:
                 raise _refusal(refused.verdict, stream.variants, self.limits.stream.budget_ns_max) from None
             except Busy as busy:
@@ -80,6 +89,7 @@ class OpenStreams:
     def closed(self, stream: Stream, opened_as: str) -> None:
         """Counts the stream no more, as its call is over. `opened_as`: the model version that it was opened for."""
         del self._open[stream]
+        self._unproven_critical.discard(stream)
         self._release(stream.principal, self._uses[stream.principal])
         self._metrics.stream_closed(opened_as)
 
@@ -115,6 +125,17 @@ class OpenStreams:
         streams_max = self.limits.server.streams_max
         if len(self._open) >= streams_max:
             raise CallError("STREAMS_EXHAUSTED", f"{streams_max} streams are open already (streams_max)")
+
+    def _check_critical(self, verdict: Verdict) -> None:
+        """Raises CallError where one more CRITICAL stream is too much from a client without a credential."""
+        limits = self.limits.unproven_critical
+        if len(self._unproven_critical) >= limits.streams_max:
+            text = f"{limits.streams_max} CRITICAL streams of clients without a credential are open already"
+            raise CallError("STREAMS_EXHAUSTED", f"{text} (critical_streams_max); {_WITHOUT_CRITICAL}")
+        if self._admission.enforces and verdict.utilisation > limits.share_max:
+            text = f"with this stream, CRITICAL ones would take {verdict.utilisation:.0%} of their lanes; without a "
+            text += f"credential they may take {limits.share_max:.0%} (critical_share_max); {_WITHOUT_CRITICAL}"
+            raise CallError("ADMISSION_REFUSED", text)
 
     def _check_principal(self, rights: Rights) -> None:
         use = self._uses.get(rights.principal)
