@@ -32,7 +32,20 @@ _log = structlog.get_logger("duly.access")
 class Caller:
     """One call: who makes it and what it is allowed. It is known from the call's first moment on."""
 
-    __slots__ = ("_end", "_gate", "act", "changed", "ended", "evidence", "listener", "right", "rights", "until_unix_s", "where")
+    __slots__ = (
+        "_end",
+        "_gate",
+        "act",
+        "changed",
+        "ended",
+        "evidence",
+        "listener",
+        "open",
+        "right",
+        "rights",
+        "until_unix_s",
+        "where",
+    )
 
     def __init__(self, gate: "Gate", listener: Listener, act: str, right: Right | None, where: str) -> None:
         self._gate = gate
@@ -47,6 +60,8 @@ class Caller:
         self.rights: Rights | None = None
         """What the caller may do; None until it is judged."""
         self.until_unix_s = 0.0
+        self.open = False
+        """Whether anybody may make the call."""
         self.ended: CallError | None = None
         """Why the call may not go on."""
         self._end: Callable[[CallError], None] = lambda error: None
@@ -76,6 +91,11 @@ class Caller:
                 text = f"{text}: {self.listener.why_no_admin}"
             raise CallError("NOT_PERMITTED", text)
         return rights
+
+    def open_to_all(self) -> None:
+        """Lets the caller in, whoever it is, to what anybody may know."""
+        self.open = True
+        self.rights = Rights("anyone", may=frozenset())
 
     def refused(self, error: CallError) -> None:
         """Notes that the call was refused, wherever that was found."""
@@ -159,8 +179,8 @@ class Gate:
         _log.info("the policy was read anew", principals=len(judge.policy.principal) if judge.policy else 0)
         self.audit.changed("policy", "ok")
         for caller in list(self._lasting):
-            if caller.rights is None:
-                continue  # it is being judged
+            if caller.open:
+                continue
             try:
                 caller.changed(await caller.judge(caller.evidence))
             except CallError as error:

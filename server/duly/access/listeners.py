@@ -1,8 +1,8 @@
 """Where calls come in, and what that alone allows."""
 
-import ipaddress
-import socket
 from dataclasses import dataclass
+
+from duly.addresses import is_local
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,22 +13,6 @@ class Listener:
     """Whether admin acts are taken here, from whoever has the right to them."""
     why_no_admin: str = ""
     """Why they are not, for those who try, with what would be right."""
-
-
-def is_local(address: str) -> bool:
-    """Whether only this machine can reach an address, HOST:PORT or unix:PATH."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        pass
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return False
-    return bool(found) and all(ipaddress.ip_address(str(place[0])).is_loopback for *_, place in found)
 
 
 def main_listener(listen: str, admin_listen: str | None, has_policy: bool) -> Listener:

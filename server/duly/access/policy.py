@@ -272,10 +272,11 @@ def _problems(error: ValidationError, tables: dict[str, Any]) -> list[str]:
 
 def _place(location: tuple[int | str, ...], tables: dict[str, Any]) -> str:
     """Formats a place like `principal[0] "camera".quota.streams_max`."""
-    place, here = "", tables
+    place = ""
+    here: Any = tables
     for part in location:
         try:
-            here = here[part]  # type: ignore[index]  # a part of the location fits what is there
+            here = here[part]
         except (KeyError, IndexError, TypeError):
             here = {}
         if isinstance(part, int):
@@ -314,7 +315,6 @@ def _twice(words: list[str]) -> list[str]:
 
 
 def _path_fits(name: str, pattern: str) -> bool:
-    """Whether a SPIFFE id fits a pattern whose `*` never spans a `/`, as one part of a path does not stand for those below it.
-    """
+    """Whether a SPIFFE id fits a pattern whose `*` never spans a `/`: one part stands for no part below it."""
     parts, patterns = name.split("/"), pattern.split("/")
     return bool(name) and len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))

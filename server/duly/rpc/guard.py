@@ -47,7 +47,8 @@ model it needs the right: whether there is one is nobody's business."""
 _AUTHORIZATION = "authorization"
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-_Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 _Serve: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 
 
@@ -64,9 +65,9 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_MaybeHandler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler:
+    ) -> _MaybeHandler:
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler  # there is no such method, and grpc says so
@@ -113,7 +114,7 @@ class Guard(grpc.aio.ServerInterceptor):
                 if generates:
                     await _send(inner(request, context), context, caller)
                 else:
-                    await inner(request, context)  # it ends by itself when it is told
+                    await _served(inner, request, context, caller)
             finally:
                 self._gate.over(caller)
 
@@ -146,6 +147,26 @@ class Guard(grpc.aio.ServerInterceptor):
         certificate = _certificate(context) if self._encrypted else None
         unix = self._peers.peer(peer) if self._peers is not None else None
         return Evidence(principal_of(peer), _bearer(headers[0]) if headers else "", certificate, unix)
+
+
+async def _served(inner: _Serve, request: Any, context: Context, caller: Caller) -> None:
+    """Runs a handler that reads and writes by itself. It is cancelled when its caller's right to go on ends, unless it
+    has said how it ends then.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+
+    def end(_: CallError) -> None:
+        task.cancel()
+
+    caller.ends_by(end)
+    try:
+        await inner(request, context)
+    except asyncio.CancelledError:
+        if caller.ended is None:
+            raise
+        task.uncancel()
+        await abort(context, caller.ended)
 
 
 async def _send(messages: AsyncIterator[Any], context: Context, caller: Caller) -> None:

@@ -1,5 +1,6 @@
-"""The caller of a call, its principal and its rights. Limits and fairness count all streams of one principal together."""
+"""Who makes a call, and its rights. Limits and fairness count all streams of one principal together."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import unquote
@@ -7,6 +8,7 @@ from urllib.parse import unquote
 import grpc
 
 from duly.access.gate import Caller
+from duly.streams.errors import CallError
 from duly.streams.rights import Rights
 
 CALLER: ContextVar[Caller] = ContextVar("caller")
@@ -20,6 +22,16 @@ def rights_of(context: "grpc.aio.ServicerContext[Any, Any]") -> Rights:
         return Rights(principal_of(context.peer()))
     assert caller.rights is not None, "it was judged before the handler ran"
     return caller.rights
+
+
+def lasts(changed: Callable[[Rights], None], end: Callable[[CallError], None]) -> None:
+    """Says what happens to the call that this task serves: `changed` when its caller's rights change, which raises
+    CallError where they do not do for it, and `end` when it may not go on.
+    """
+    caller = CALLER.get(None)
+    if caller is not None:
+        caller.changed = changed
+        caller.ends_by(end)
 
 
 def principal_of(peer: str) -> str:
