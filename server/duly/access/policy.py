@@ -177,11 +177,11 @@ class Issuer(_Table):
 
 class Policy(_Table):
     jwt: Issuer | None = None
-    principal: Annotated[tuple[Principal, ...], Field(min_length=1)]
+    principal: tuple[Principal, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = []
+        problems = [] if self.principal else ["principal: there is none: without a [[principal]] nobody is let in"]
         names = [principal.name for principal in self.principal]
         problems += [f"principal: the name {name!r} stands twice" for name in _twice(names)]
         ids = [token.id for principal in self.principal for token in principal.token]
@@ -252,6 +252,12 @@ def _problems(error: ValidationError, tables: dict[str, Any]) -> list[str]:
         if detail["type"] == "extra_forbidden":
             found.append(
                 f"{place}: there is no such key{_likely(str(detail['loc'][-1]), _keys_at(detail['loc'][:-1]))}"
+            )
+        elif detail["type"] == "is_instance_of":
+            rights = list(_RIGHTS)
+            got = repr(detail["input"])
+            found.append(
+                f"{place}: should be one of {', '.join(rights)}, got {got}{_likely(str(detail['input']), rights)}"
             )
         elif detail["type"] == "missing":
             found.append(f"{place}: is missing")

@@ -122,7 +122,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def _let_in(self, request: Any, context: Context, method: str) -> Caller:
         """Judges who makes the call. Ends the call where the caller has no right to it."""
-        caller = Caller(self._gate, self._listener, method.rpartition("v1.")[2], NEEDS.get(method), context.peer())
+        caller = Caller(self._gate, self._listener, method.removeprefix("/duly.v1."), NEEDS.get(method), context.peer())
         CALLER.set(caller)
         try:
             if method in HEALTH and _is_of_server(request.service):
