@@ -3,6 +3,7 @@ principal, or right. New RPCs are tried by themselves, as they are taken from th
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -55,8 +56,11 @@ async def ask(channel: grpc.aio.Channel, method: MethodDescriptor, metadata: Any
     message = request.SerializeToString()
     try:
         if method.client_streaming:
-            call = channel.stream_stream(path(method))(metadata=metadata, timeout=10)
-            await call.write(message)
+            call: Any = channel.stream_stream(path(method))(metadata=metadata, timeout=10)
+            with contextlib.suppress(grpc.aio.InternalError):
+                # The call's own `write` replaces the status by INTERNAL where the server has ended the call by then.
+                await call.wait_for_connection()
+                await call._cython_call.send_serialized_message(message)
             await call.read()
             call.cancel()
         elif method.server_streaming:

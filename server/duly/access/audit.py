@@ -1,8 +1,9 @@
 """The audit log: who did what to the server, and who was refused what. One line each, to the logger `duly.audit`, and
 to a file of its own where one is set.
 
-Every admin act is written. Refusals are bounded, as anybody may cause them: `REFUSALS_A_SECOND_MAX` are written, and
-the first line after those says how many were not. Tokens are never written.
+Every admin act is written to the file. Refusals are bounded, as anybody may cause them: a few a second of each kind and
+address, and `REFUSALS_A_SECOND_MAX` of all; the first line after those says how many were not written. Tokens never
+are.
 """
 
 import json
@@ -10,14 +11,15 @@ import os
 import stat
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 
 import structlog
 
 from duly.access.errors import AccessError
 
-REFUSALS_A_SECOND_MAX = 5
+REFUSALS_A_SECOND_MAX = 100
+REFUSALS_OF_A_KIND_MAX = 5
 LINES_WAITING_MAX = 4096
 """Lines that may wait for a slow disk. Further ones go to the logger alone, and the next line says how many."""
 WORDS_CHARS_MAX = 200
@@ -35,7 +37,7 @@ class Audit:
         """Refusals since the start."""
         self._suppressed = 0
         self._second = 0
-        self._in_second = 0
+        self._in_second: Counter[tuple[str, ...]] = Counter()
         self._lost = 0
         self._lines: deque[bytes] = deque()
         self._ready = threading.Condition()
@@ -56,11 +58,13 @@ class Audit:
         self.refused += 1
         second = int(time.monotonic())
         if second != self._second:
-            self._second, self._in_second = second, 0
-        self._in_second += 1
-        if self._in_second > REFUSALS_A_SECOND_MAX:
+            self._second = second
+            self._in_second.clear()
+        kind = (where.rpartition(":")[0], who, act, reason)
+        if self._in_second.total() >= REFUSALS_A_SECOND_MAX or self._in_second[kind] >= REFUSALS_OF_A_KIND_MAX:
             self._suppressed += 1
             return
+        self._in_second[kind] += 1
         more = {"suppressed": self._suppressed} if self._suppressed else {}
         self._suppressed = 0
         self._note("refused", who=who or None, where=where, act=act, reason=reason, text=text, **more)
@@ -123,6 +127,8 @@ class Audit:
 def _open(path: Path) -> int:
     """Opens the file to append to it. A new one is for its owner alone."""
     try:
+        if path.exists() and not path.is_file():
+            raise AccessError(f"{path}: should be a plain file, or not exist yet")
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)

@@ -15,10 +15,10 @@ import structlog
 from duly.access.audit import Audit
 from duly.access.errors import AccessError, NotAuthenticated
 from duly.access.evidence import Evidence
+from duly.access.files import stamp
 from duly.access.judge import Judge, Judged
 from duly.access.listeners import Listener
 from duly.access.policy import Policy, read_policy
-from duly.access.tls_files import stamp
 from duly.streams.errors import CallError
 from duly.streams.rights import ADMIN, Right, Rights
 
@@ -121,10 +121,11 @@ class Caller:
 class Gate:
     def __init__(self, policy: Path | None = None, audit: Audit | None = None) -> None:
         """Raises AccessError where the policy cannot be used."""
+        self.now_unix_s: Callable[[], float] = time.time
         self._path = policy
         self._stamp = stamp(policy) if policy is not None else ()
         self.audit = audit or Audit()
-        self.judge = Judge(read_policy(policy) if policy is not None else None)
+        self.judge = Judge(read_policy(policy) if policy is not None else None, self._now)
         self._lasting: dict[Caller, None] = {}
         """Calls that last: streams and watchers."""
 
@@ -157,7 +158,7 @@ class Gate:
         """Reads the policy again if its file has changed, and ends the calls whose credentials have expired."""
         if self._path is not None and stamp(self._path) != self._stamp:
             await self.reload()
-        now_s = time.time()
+        now_s = self.now_unix_s()
         for caller in [caller for caller in self._lasting if 0 < caller.until_unix_s <= now_s]:
             text = "the credential with which the call began has expired; call again with a new one"
             caller.end(CallError("UNAUTHENTICATED", text))
@@ -168,7 +169,7 @@ class Gate:
             return True
         self._stamp = stamp(self._path)
         try:
-            judge = Judge(read_policy(self._path), self.judge.keys)
+            judge = Judge(read_policy(self._path), self._now, self.judge.keys)
             if judge.keys is not None:
                 await judge.keys.start()
         except AccessError as error:
@@ -192,6 +193,9 @@ class Gate:
         keys = self.judge.keys
         if keys is not None:
             await keys.start()
+
+    def _now(self) -> float:
+        return self.now_unix_s()
 
     def close(self) -> None:
         self.audit.close()

@@ -41,7 +41,7 @@ class Judged:
 
 class Judge:
     def __init__(
-        self, policy: Policy | None, keys: KeySet | None = None, now_unix_s: Callable[[], float] = time.time
+        self, policy: Policy | None, now_unix_s: Callable[[], float] = time.time, keys: KeySet | None = None
     ) -> None:
         """`keys`: those of tokens that were known before, which are kept where their place is still the same."""
         self.policy = policy

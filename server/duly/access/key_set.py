@@ -17,6 +17,7 @@ import jwt
 import structlog
 
 from duly.access.errors import AccessError
+from duly.access.files import read_file
 
 REFRESH_SECONDS_MIN = 10.0
 AGE_SECONDS_MAX = 300.0
@@ -103,11 +104,7 @@ def read_keys(place: str) -> dict[str, jwt.PyJWK]:
             with opener.open(place, timeout=FETCH_SECONDS_MAX) as response:
                 contents = response.read(BYTES_MAX + 1)
         else:
-            path = Path(place)
-            if not path.is_file():
-                raise AccessError(f"{place}: should be a file")
-            with path.open("rb") as file:
-                contents = file.read(BYTES_MAX + 1)
+            contents = read_file(Path(place), BYTES_MAX)
     except (OSError, HTTPException, urllib.error.URLError) as error:
         raise AccessError(f"{place}: can't be read: {getattr(error, 'reason', None) or error}") from None
     if len(contents) > BYTES_MAX:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from duly.access.errors import AccessError
 from duly.access.evidence import Certificate, UnixPeer
+from duly.access.files import read_file
 from duly.core.types import StreamClass
 from duly.streams.rights import Quota, Right, Rights
 
@@ -205,15 +206,7 @@ class Policy(_Table):
 
 def read_policy(path: Path) -> Policy:
     """Reads a policy file. Raises AccessError, which names all its problems."""
-    try:
-        if not path.is_file():
-            raise AccessError(f"{path}: should be a file")
-        with path.open("rb") as file:
-            contents = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise AccessError(f"{path}: can't be read: {error.strerror}") from None
-    if len(contents) > FILE_BYTES_MAX:
-        raise AccessError(f"{path}: has more than {FILE_BYTES_MAX} bytes")
+    contents = read_file(path, FILE_BYTES_MAX)
     try:
         tables = tomllib.loads(contents.decode("utf-8-sig"))
         # TOML has lists where pydantic's strict mode wants tuples, and names where it wants enumerations.

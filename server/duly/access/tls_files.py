@@ -5,7 +5,6 @@ certificate is renewed. Files that are wrong are told, and those that were read 
 """
 
 import datetime
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from duly.access.errors import AccessError
+from duly.access.files import read_file, stamp
 
 FILE_BYTES_MAX = 1 << 20
 
@@ -30,15 +30,6 @@ class TlsContents:
     key: bytes
     client_ca: bytes | None
     """Whose clients are let in; None: any client, without a certificate."""
-
-
-def stamp(path: Path) -> tuple[int, ...]:
-    """Returns what changes when a file does, links that lead to it included; empty where it is not there."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class TlsFiles:
@@ -74,7 +65,7 @@ class TlsFiles:
 
 def read_tls(certificates: Path, key: Path, client_ca: Path | None) -> TlsContents:
     """Reads and checks the files. Raises AccessError, which says what is wrong with which."""
-    chain_pem, key_pem = _read(certificates), _read(key)
+    chain_pem, key_pem = read_file(certificates, FILE_BYTES_MAX), read_file(key, FILE_BYTES_MAX)
     chain = _certificates(certificates, chain_pem)
     try:
         private = load_pem_private_key(key_pem, None)
@@ -94,7 +85,7 @@ def read_tls(certificates: Path, key: Path, client_ca: Path | None) -> TlsConten
         raise AccessError(f"{certificates}: is not valid before {chain[0].not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
     ca_pem = None
     if client_ca is not None:
-        ca_pem = _read(client_ca)
+        ca_pem = read_file(client_ca, FILE_BYTES_MAX)
         _certificates(client_ca, ca_pem)
     return TlsContents(chain_pem, key_pem, ca_pem)
 
@@ -105,19 +96,6 @@ def expiry_unix_s(pem: bytes) -> float:
         return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
     except ValueError:
         return 0
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise AccessError(f"{path}: should be a file")
-        with path.open("rb") as file:
-            contents = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise AccessError(f"{path}: can't be read: {error.strerror}") from None
-    if len(contents) > FILE_BYTES_MAX:
-        raise AccessError(f"{path}: has more than {FILE_BYTES_MAX} bytes")
-    return contents
 
 
 def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:

@@ -122,7 +122,10 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def _let_in(self, request: Any, context: Context, method: str) -> Caller:
         """Judges who makes the call. Ends the call where the caller has no right to it."""
-        caller = Caller(self._gate, self._listener, method.removeprefix("/duly.v1."), NEEDS.get(method), context.peer())
+        where = context.peer()
+        if self._peers is not None and (unix := self._peers.peer(where)) is not None:
+            where = f"unix:uid={unix.uid},gid={unix.gid},pid={unix.pid}"
+        caller = Caller(self._gate, self._listener, method.removeprefix("/duly.v1."), NEEDS.get(method), where)
         CALLER.set(caller)
         try:
             if method in HEALTH and _is_of_server(request.service):
