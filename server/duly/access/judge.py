@@ -29,6 +29,9 @@ first."""
 _NO_ENTRY = TokenEntry(id="00000000", sha256="0" * 64)
 """What a token is compared with whose id nobody has, so that the time of an answer does not tell which ids exist."""
 
+_YEAR_9999 = 253_370_764_800
+"""What expires later than that never does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -110,9 +113,8 @@ class Judge:
     async def _by_jwt(self, token: str, issuer: Issuer, policy: Policy) -> Judged:
         claims = await self._verified(token, issuer)
         subject, scopes = str(claims["sub"]), _scopes(claims)
-        now_s = self._now_unix_s()
-        expires = float(claims["exp"]) + issuer.leeway_s
-        if now_s >= expires:
+        expires = min(int(claims["exp"]), _YEAR_9999) + issuer.leeway_s
+        if self._now_unix_s() >= expires:
             raise NotAuthenticated("the token has expired; get a new one from its issuer")
         for principal in policy.principal:
             for match in principal.jwt:

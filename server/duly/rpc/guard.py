@@ -16,7 +16,7 @@ from duly.access.gate import Caller, Gate
 from duly.access.listeners import Listener
 from duly.access.tls_files import expiry_unix_s
 from duly.access.unix_peers import UnixPeers
-from duly.rpc.errors import abort
+from duly.rpc.errors import abort, internal
 from duly.rpc.principal import CALLER, principal_of
 from duly.streams.errors import CallError
 from duly.streams.rights import Right
@@ -137,6 +137,8 @@ class Guard(grpc.aio.ServerInterceptor):
                 rights.check_model(name)
         except CallError as error:
             await abort(context, error)
+        except Exception:
+            await abort(context, internal("finding out who calls"))
         return caller
 
     def _evidence(self, context: Context) -> Evidence:
