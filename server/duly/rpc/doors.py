@@ -68,7 +68,7 @@ class Doors:
         return None if address is None else self._guard(address, Listener(True))
 
     def _guard(self, address: str, listener: Listener) -> Guard:
-        return Guard(self.gate, listener, self._secure(address), self._relays.get(address))
+        return Guard(self.gate, listener, self._tls if self._secure(address) else None, self._relays.get(address))
 
     async def open(self, server: Server, connections_max: int) -> str:
         """Binds the main address; returns it with the port that it got. Raises ListenError."""
