@@ -29,6 +29,7 @@ from duly.core.events import (
     DispatchBatch,
     Event,
     FramesArrived,
+    ModelGone,
     ResolveFrame,
     StreamClosed,
     StreamOpened,
@@ -135,6 +136,12 @@ class Driver:
         for action in list(self._warming.values()):
             if (action.model, action.lane) == (worker.model, worker.lane):
                 del self._warming[action.batch_id]
+
+    def worker_ended(self, worker: LaneWorker, back_s: float) -> None:
+        """Takes the worker's place away, as it has ended unasked. `back_s`: when to expect another, in seconds."""
+        self.remove_worker(worker)
+        now_ns = self.clock()
+        self.submit(ModelGone(worker.model, worker.lane, worker.end_reason))
 
     def batch_ended(self, batch_id: int, result: BatchResult | str) -> None:
         """Takes the report of a worker on a batch: its result, or why it failed."""

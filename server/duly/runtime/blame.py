@@ -1,0 +1,121 @@
+"""Whose fault it is that workers die: of a frame, of a version, or of nobody. It reads no clock and does no I/O.
+
+Theory. A frame on which native code crashes or never ends takes its worker with it, and with that the frames that share
+its batch and those that come while the model is loaded again. Nobody can see from outside which frame it was, and a
+worker may as well have died of something else (the OOM killer, a person, a device). So frames are tried alone:
+
+1. The worker of a batch of several frames dies: all their streams are suspected. Frames that still have the time are
+   run again, alone, and so are further frames of these streams, until TRIED_ALONE of them have gone well.
+2. The worker of a frame that runs alone dies: the frame is blamed. Its stream gets a strike, and two where the frame was
+   in a batch that died before, since twice is hardly chance. STRIKES_MAX strikes bar the stream: its frames are
+   FAILED without being run, first for BAR_NS, and twice as long each further time.
+3. Every frame that goes well takes back a part of a strike (FORGIVEN_BY frames take back a whole one), so that a stream
+   which merely happened to run while somebody killed workers is never barred.
+
+A client that opens new streams starts anew, and a version may crash of itself. So workers that die early, within
+FRUITLESS_S and before they have run FRUITLESS_BATCHES batches, are counted by version (`CrashLoop`). More than
+FRUITLESS_MAX in a row, on any lane, and the version is started again only after a pause that doubles each time: a model
+that is loaded over and over takes the processors from those that work. Its frames are FAILED meanwhile.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+TRIED_ALONE = 8
+FORGIVEN_BY = 16
+STRIKES_MAX = 3
+BAR_NS = 30_000_000_000
+BAR_NS_MAX = 600_000_000_000
+
+FRUITLESS_S = 1.0
+FRUITLESS_BATCHES = 10
+FRUITLESS_MAX = 3
+PAUSE_S = 1.0
+PAUSE_S_MAX = 30.0
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is held against one stream. It is counted in parts of a strike, of which FORGIVEN_BY are a whole one."""
+
+    parts: int = 0
+    alone: int = 0
+    """How many further frames must go well before the stream's frames share batches again."""
+    bars: int = 0
+    barred_until_ns: int = 0
+
+
+class Blame:
+    """The streams that are suspected or barred. Streams that nothing is held against cost nothing."""
+
+    def __init__(self) -> None:
+        self._records: dict[int, _Record] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is held against any stream."""
+        return bool(self._records)
+
+    def runs_alone(self, stream_id: int) -> bool:
+        """Whether frames of the stream must not share a batch."""
+        record = self._records.get(stream_id)
+        return record is not None and (record.alone > 0 or record.parts > 0)
+
+    def barred(self, now_ns: int, stream_id: int) -> bool:
+        """Whether frames of the stream are not run at present."""
+        record = self._records.get(stream_id)
+        return record is not None and now_ns < record.barred_until_ns
+
+    def died(self, now_ns: int, frames: Iterable[tuple[int, bool]]) -> list[int]:
+        """Notes that a worker died while it ran these frames, each given as (its stream, whether it was in a batch that
+        died before). Returns the streams that are barred from now on.
+        """
+        frames = list(frames)
+        if len(frames) > 1:
+            for stream_id, _ in frames:
+                record = self._records.setdefault(stream_id, _Record())
+                record.alone = TRIED_ALONE
+            return []
+        barred = []
+        for stream_id, again in frames:
+            record = self._records.setdefault(stream_id, _Record())
+            record.alone = TRIED_ALONE
+            record.parts += (2 if again else 1) * FORGIVEN_BY
+            if record.parts >= STRIKES_MAX * FORGIVEN_BY:
+                record.barred_until_ns = now_ns + min(BAR_NS << min(record.bars, 16), BAR_NS_MAX)
+                record.bars += 1
+                record.parts = FORGIVEN_BY * (STRIKES_MAX - 1)  # the next one bars it again
+                barred.append(stream_id)
+        return barred
+
+    def went_well(self, stream_ids: Iterable[int]) -> None:
+        """Notes that frames of these streams ran, and their worker lives."""
+        for stream_id in stream_ids:
+            record = self._records.get(stream_id)
+            if record is not None:
+                record.parts = max(0, record.parts - 1)
+                record.alone = max(0, record.alone - 1)
+                if not record.parts and not record.alone and not record.bars:
+                    del self._records[stream_id]
+
+    def forget(self, stream_id: int) -> None:
+        """The stream is closed."""
+        self._records.pop(stream_id, None)
+
+
+class CrashLoop:
+    """Counts the workers of one version that died early, and says how long to wait before the next is started."""
+
+    def __init__(self) -> None:
+        self.fruitless = 0
+        """How many died early, one after another."""
+
+    def ended(self, lived_s: float, batches: int) -> float:
+        """Notes the end of a worker that was ready for so long and ran so many batches. Returns how many seconds to
+        wait before the next is started.
+        """
+        if lived_s >= FRUITLESS_S or batches >= FRUITLESS_BATCHES:
+            self.fruitless = 0
+            return 0.0
+        self.fruitless += 1
+        over = self.fruitless - FRUITLESS_MAX
+        return 0.0 if over <= 0 else min(PAUSE_S * 2.0 ** min(over - 1, 16), PAUSE_S_MAX)
