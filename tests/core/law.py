@@ -331,7 +331,7 @@ class Witness:
         accounts = self.accounts
         for batch_id, running in list(accounts.batches.items()):
             if running.end is not None:
-                left = [frame.seq for frame in running.frames if frame.seq in accounts.unanswered]
+                left = [frame.seq for frame in running.frames if accounts.batch_of.get(frame.seq) == batch_id]
                 assert not left, f"{now_ns}: batch {batch_id} ended, frames {left} have no answer"
                 del accounts.batches[batch_id]
         event = self.log[-1][1]

@@ -6,41 +6,46 @@ worker may as well have died of something else (the OOM killer, a person, a devi
 
 1. The worker of a batch of several frames dies: all their streams are suspected. Frames that still have the time are
    run again, alone, and so are further frames of these streams, until TRIED_ALONE of them have gone well.
-2. The worker of a frame that runs alone dies: the frame is blamed. Its stream gets a strike, and two where the frame was
-   in a batch that died before, since twice is hardly chance. STRIKES_MAX strikes bar the stream: its frames are
-   FAILED without being run, first for BAR_NS, and twice as long each further time.
-3. Every frame that goes well takes back a part of a strike (FORGIVEN_BY frames take back a whole one), so that a stream
-   which merely happened to run while somebody killed workers is never barred.
+2. The worker of a frame that runs alone dies: the frame is blamed, and its stream gets a strike. FORGIVEN_BY frames that
+   go well take a strike back, so that a stream which merely happened to run while somebody killed workers keeps none.
+3. If the frame was in a batch that died before, that is hardly chance: nothing takes it back for CERTAIN_NS.
+4. STRIKES_MAX strikes, or CERTAIN_MAX frames of which workers died twice, bar the stream: its frames are FAILED without
+   being run, first for BAR_NS, and twice as long each further time.
 
-A client that opens new streams starts anew, and a version may crash of itself. So workers that die early, within
-FRUITLESS_S and before they have run FRUITLESS_BATCHES batches, are counted by version (`CrashLoop`). More than
-FRUITLESS_MAX in a row, on any lane, and the version is started again only after a pause that doubles each time: a model
-that is loaded over and over takes the processors from those that work. Its frames are FAILED meanwhile.
+A client that opens new streams starts anew, and a version may crash of itself. So workers that die at once, before they
+have run a batch and within FRUITLESS_S, are counted by version (`CrashLoop`). After more than FRUITLESS_MAX in a row,
+on any lane, the version is started again only after a pause that doubles each time: a model that is loaded over and
+over takes the processors from those that work. Its frames are FAILED meanwhile.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 TRIED_ALONE = 8
-FORGIVEN_BY = 16
+FORGIVEN_BY = 4
 STRIKES_MAX = 3
-BAR_NS = 30_000_000_000
+CERTAIN_MAX = 2
+CERTAIN_NS = 60_000_000_000
+BAR_NS = 10_000_000_000
 BAR_NS_MAX = 600_000_000_000
 
 FRUITLESS_S = 1.0
-FRUITLESS_BATCHES = 10
-FRUITLESS_MAX = 3
+FRUITLESS_MAX = 5
 PAUSE_S = 1.0
 PAUSE_S_MAX = 30.0
 
 
 @dataclass(slots=True)
 class _Record:
-    """What is held against one stream. It is counted in parts of a strike, of which FORGIVEN_BY are a whole one."""
+    """What is held against one stream."""
 
     parts: int = 0
+    """Its strikes, of which each counts FORGIVEN_BY."""
     alone: int = 0
     """How many further frames must go well before the stream's frames share batches again."""
+    certain: int = 0
+    certain_ns: int = 0
+    """When a worker last died of a frame of which one had died before."""
     bars: int = 0
     barred_until_ns: int = 0
 
@@ -58,7 +63,7 @@ class Blame:
     def runs_alone(self, stream_id: int) -> bool:
         """Whether frames of the stream must not share a batch."""
         record = self._records.get(stream_id)
-        return record is not None and (record.alone > 0 or record.parts > 0)
+        return record is not None and record.alone > 0
 
     def barred(self, now_ns: int, stream_id: int) -> bool:
         """Whether frames of the stream are not run at present."""
@@ -66,26 +71,26 @@ class Blame:
         return record is not None and now_ns < record.barred_until_ns
 
     def died(self, now_ns: int, frames: Iterable[tuple[int, bool]]) -> list[int]:
-        """Notes that a worker died while it ran these frames, each given as (its stream, whether it was in a batch that
-        died before). Returns the streams that are barred from now on.
+        """Notes that a worker died while it ran these frames, each given as (its stream, whether a worker had died
+        before while it ran it). Returns the streams that are barred from now on.
         """
-        frames = list(frames)
-        if len(frames) > 1:
-            for stream_id, _ in frames:
-                record = self._records.setdefault(stream_id, _Record())
-                record.alone = TRIED_ALONE
+        tried = list(frames)
+        for stream_id, _ in tried:
+            self._records.setdefault(stream_id, _Record()).alone = TRIED_ALONE
+        if len(tried) != 1:
             return []
-        barred = []
-        for stream_id, again in frames:
-            record = self._records.setdefault(stream_id, _Record())
-            record.alone = TRIED_ALONE
-            record.parts += (2 if again else 1) * FORGIVEN_BY
-            if record.parts >= STRIKES_MAX * FORGIVEN_BY:
-                record.barred_until_ns = now_ns + min(BAR_NS << min(record.bars, 16), BAR_NS_MAX)
-                record.bars += 1
-                record.parts = FORGIVEN_BY * (STRIKES_MAX - 1)  # the next one bars it again
-                barred.append(stream_id)
-        return barred
+        (stream_id, again), *_ = tried
+        record = self._records[stream_id]
+        record.parts += FORGIVEN_BY
+        if again:
+            record.certain = record.certain + 1 if now_ns - record.certain_ns < CERTAIN_NS else 1
+            record.certain_ns = now_ns
+        if record.parts < STRIKES_MAX * FORGIVEN_BY and record.certain < CERTAIN_MAX:
+            return []
+        record.barred_until_ns = now_ns + min(BAR_NS << min(record.bars, 16), BAR_NS_MAX)
+        record.bars += 1
+        record.parts = (STRIKES_MAX - 1) * FORGIVEN_BY  # the next strike bars it again
+        return [stream_id]
 
     def went_well(self, stream_ids: Iterable[int]) -> None:
         """Notes that frames of these streams ran, and their worker lives."""
@@ -94,7 +99,7 @@ class Blame:
             if record is not None:
                 record.parts = max(0, record.parts - 1)
                 record.alone = max(0, record.alone - 1)
-                if not record.parts and not record.alone and not record.bars:
+                if not record.parts and not record.alone and not record.certain and not record.bars:
                     del self._records[stream_id]
 
     def forget(self, stream_id: int) -> None:
@@ -113,7 +118,7 @@ class CrashLoop:
         """Notes the end of a worker that was ready for so long and ran so many batches. Returns how many seconds to
         wait before the next is started.
         """
-        if lived_s >= FRUITLESS_S or batches >= FRUITLESS_BATCHES:
+        if lived_s >= FRUITLESS_S or batches:
             self.fruitless = 0
             return 0.0
         self.fruitless += 1

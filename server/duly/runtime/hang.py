@@ -4,12 +4,12 @@ Theory. How long a worker has not answered says little by itself. A batch may be
 machine is busy, because a frame is larger than those that the plan was learnt from, or because the serving process
 itself did not run and the answer lies unread. What tells hanging from working is what the process does meanwhile:
 
-    it is stopped (SIGSTOP, a debugger) ............. it hangs, whatever it was asked, after STOPPED_LOOKS looks
+    it is stopped (SIGSTOP, a debugger) ........... it hangs, whatever it was asked, after STOPPED_LOOKS looks
     none of its threads runs or waits for a disk,
-    and it uses no processor time .................... it hangs after STILL_NS and PLANS_MAX plans without a sign of life
-    it computes, and frames have a fixed size ........ it hangs after BUSY_NS and PLANS_MAX plans, by the clock and by its
-                                                       own processor time, so that a busy machine is not held against it
-    it computes, and the size of frames is open ...... it hangs after the time-out and PLANS_MAX plans
+    and it uses no processor time ................. it hangs after STILL_NS and PLANS_MAX plans without a sign of life
+    it computes, and frames have a fixed size ..... it hangs after BUSY_NS and PLANS_MAX plans, by the clock and by its
+                                                    own processor time: a busy machine is not held against it
+    it computes, and the size of frames is open ... it hangs after the time-out and PLANS_MAX plans
 
 The time-out (`batch_timeout_ms`) and PLANS_MAX plans bound all of them, and are all there is where a system does not
 show its processes. An idle worker is pinged, so that one which hangs is replaced before a frame pays for it.

@@ -1,8 +1,8 @@
 """Reads what a worker says while it loads a model, and rejects what can't be true or would cost the server too much.
 
 The worker reads files that somebody else made before it says anything, so its word on sizes and times is checked before
-the scheduler plans with it: a time longer than the load itself, or a batch that no message has room for, would be at the
-expense of all models on the lane.
+the scheduler plans with it: a time longer than the load itself, or a batch that no message has room for, would be at
+the expense of all models on the lane.
 """
 
 from collections.abc import Mapping
@@ -57,6 +57,9 @@ def read_ready(body: Mapping[str, Any], variants: int, took_ns: int) -> Ready:
     """
     signature = Signature.model_validate(body["signature"])
     _check_signature(signature)
+    for area in ("input_bytes", "output_bytes"):
+        if type(body[area]) is not int or body[area] < 1:
+            raise ValueError(f"{area} is {str(body[area])[:40]}")
     read = [_variant(variant, signature, took_ns) for variant in body["variants"]]
     if len(read) != variants:
         raise ValueError(f"{len(read)} variants of {variants}")

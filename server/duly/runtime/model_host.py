@@ -72,9 +72,6 @@ class ModelHost:
             await self._patience(task, version)
         while not self._serves and any(not task.done() for task in tasks):
             await asyncio.wait([task for task in tasks if not task.done()], return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            if task.done():
-                task.result()
 
     async def _load_first(self, version: ModelVersion) -> None:
         try:
@@ -82,6 +79,9 @@ class ModelHost:
                 loaded = await self._load(version)
         except ModelError as error:
             self._first_failures.append((version.key, str(error)))
+        except Exception as error:  # whatever it is, it must not keep the others from being served
+            _log.exception("model cannot be loaded", model=version.key)
+            self._first_failures.append((version.key, f"the server failed on it: {type(error).__name__}"))
         else:
             self._activate(loaded)
             self._serves = True
@@ -105,7 +105,7 @@ class ModelHost:
                 idle_since_s = now_s
             if now_s - idle_since_s > START_IDLE_SECONDS_MAX or now_s - began_s > START_SECONDS_MAX:
                 waited_s = round(now_s - began_s, 1)
-                _log.error("model takes long to load, others are served meanwhile", model=version.key, waited_s=waited_s)
+                _log.error("model takes long to load, the others go on", model=version.key, waited_s=waited_s)
                 return
 
     async def load(self, name: str, version: str) -> LoadedVersion:

@@ -44,9 +44,7 @@ class Samplers:
         """Starts all samplers. They run until their tasks are cancelled."""
         return [
             watch_over("event loop lag", self._measure_loop_lag),
-            watch_over(
-                "watch for workers that hang", partial(periodically, self.replace_hung_workers, LOOK_NS / 1e9)
-            ),
+            watch_over("watch for workers that hang", partial(periodically, self.kill_hung_workers, LOOK_NS / 1e9)),
         ]
 
     async def _measure_loop_lag(self) -> None:
@@ -57,7 +55,7 @@ class Samplers:
             await asyncio.sleep(max(0, due_ns - self._clock()) / 1e9)
             self._metrics.loop_lag(max(0, self._clock() - due_ns))
 
-    def replace_hung_workers(self) -> None:
+    def kill_hung_workers(self) -> None:
         """Gives up workers that hang (`hang`) or whose end was not heard of, and pings idle ones. The supervisor
         replaces them like any worker that died.
         """

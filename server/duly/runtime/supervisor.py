@@ -30,9 +30,9 @@ BACKOFF_SECONDS_MAX = 30.0
 """A worker that cannot be loaded again is tried at most this rarely."""
 RELOAD_LOADS = 3.0
 RELOAD_SECONDS_MIN = 3.0
-"""A worker that replaces another may take RELOAD_LOADS times as long as the first one took, and RELOAD_SECONDS_MIN more.
-What takes longer most likely hangs; in case it does not, each further try may take twice as long, up to the time-out of
-a first load."""
+"""A worker that replaces another may take RELOAD_LOADS times as long as the first one took, and RELOAD_SECONDS_MIN
+more. What takes longer most likely hangs; in case it does not, each further try may take twice as long, up to the
+time-out of a first load."""
 
 
 class Supervisor:
@@ -54,7 +54,7 @@ class Supervisor:
         self._metrics = metrics
         self._threads = threads
         self._load_timeout_s = load_timeout_s
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._replacements: set[asyncio.Task[None]] = set()
         """What starts workers, or replaces them."""
         self._time = asyncio.get_running_loop().time
         self._processes: set[Worker] = set()
@@ -125,20 +125,20 @@ class Supervisor:
 
     def end_with_server(self, task: "asyncio.Task[None]") -> None:
         """Has the task cancelled when the server ends, as it starts workers."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._replacements.add(task)
+        task.add_done_callback(self._replacements.discard)
 
     def replace_no_more(self) -> None:
         """Workers that end from now on are not replaced."""
         if not self._closing:
             self._closing = True
-            for task in self._tasks:
+            for task in self._replacements:
                 task.cancel()
 
     async def close(self) -> None:
         """Ends all workers, including those that are just being started. Returns when their processes are gone."""
         self.replace_no_more()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._replacements, return_exceptions=True)
         await asyncio.gather(*map(self.stop, self._catalogue.all_versions()))
         # What is left was given up, or whoever was ending it was cancelled meanwhile.
         await asyncio.gather(*map(self._end, list(self._processes)))
@@ -213,7 +213,7 @@ class Supervisor:
             return
         del loaded.workers[worker.lane]
         pause_s = loaded.crashes.ended(self._time() - worker.served_s, worker.batches)
-        self._driver.worker_ended(worker, pause_s + RELOAD_LOADS * loaded.load_s)
+        self._driver.worker_ended(worker, worker.end_reason, pause_s + RELOAD_LOADS * loaded.load_s)
         if self._closing:
             return
         loaded.state = VersionState.RECOVERING

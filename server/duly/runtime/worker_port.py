@@ -27,8 +27,6 @@ class BatchResult:
 class LaneWorker(Protocol):
     model: str
     lane: str
-    end_reason: str
-    """Why frames that ran on it when it ended are FAILED, for clients."""
 
     @property
     def busy(self) -> bool:

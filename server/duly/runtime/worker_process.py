@@ -17,7 +17,7 @@ import structlog
 
 from duly.core.events import DispatchBatch, WarmLane
 from duly.models.contents import FILES_MAX, FileDigest, Fingerprint, changed_files, changed_signature, in_words
-from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer
+from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, words
 from duly.runtime.held_frames import InputData
 from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_ready, read_reason
 from duly.runtime.tasks import watch_over
@@ -33,8 +33,8 @@ HEARD_MAX = 4
 EXIT_SECONDS_MAX = 2.0
 """A worker that was asked to stop gets this long before it is killed."""
 KILL_SECONDS_MAX = 5.0
-"""A worker that was killed is waited for no longer than this. One that hangs in the kernel may never end, and nobody can
-help that."""
+"""A worker that was killed is waited for no longer than this. One that hangs in the kernel may never end, and nobody
+can help that."""
 WARM_NS = 50_000_000
 """What a warming run may take, which nobody has planned: the device may have been idle for long."""
 REASON_BROKEN = "the model's worker gave an answer that makes no sense"
@@ -86,6 +86,7 @@ class Worker:
         """Whether the input areas are trimmed, because there are inputs of open size."""
         self._forget: list[int] = []
         self._text_bytes_left = TEXT_BYTES_MAX
+        self._texts = 0
         self._started_ns = 0
         self._pings = 0
         self._pinged = False
@@ -268,7 +269,7 @@ class Worker:
         except OSError:
             message, fds = b"", []
         except ValueError as error:
-            self._fail_load(f"its worker's answer makes no sense: {error}")
+            self._refuse_answer(error)
             return
         try:
             if not message:
@@ -276,16 +277,22 @@ class Worker:
             elif not self._ready.done():  # else the load has failed, and the worker is about to be killed
                 self._take_text(message, fds)
         except Exception as error:  # otherwise the load would wait for its time-out
-            text = f"{type(error).__name__}: {error}"
-            self._fail_load(f"its worker's answer makes no sense: {text[:REASON_CHARS_MAX]}")
+            self._refuse_answer(error)
         finally:
             channel.close_all(fds)
+
+    def _refuse_answer(self, error: Exception) -> None:
+        """Ends the load, as the worker said something that can't be true."""
+        text = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+        self._fail_load(f"its worker's answer makes no sense: {words(text, REASON_CHARS_MAX)}")
+        self.kill()
 
     def _take_text(self, message: bytes, fds: list[int]) -> None:
         """Takes what the worker says while it loads the model. The descriptors that it needs it takes out of `fds`."""
         self._text_bytes_left -= len(message)
-        if self._text_bytes_left < 0:
-            raise ValueError(f"more than {TEXT_BYTES_MAX:,} bytes")
+        self._texts += 1
+        if self._text_bytes_left < 0 or self._texts > FILES_MAX + 1:
+            raise ValueError(f"more than {TEXT_BYTES_MAX:,} bytes, or than {FILES_MAX} files")
         _, body = channel.decode_text(message)
         if channel.kind_of(message) == channel.FILES:
             self._take_files(read_files(body))
