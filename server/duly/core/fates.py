@@ -101,6 +101,12 @@ MEMORY_FULL: Final = _row(
     State.AT_THE_DOOR, "the server holds too many bytes", Status.SHED, "the server's memory for payloads is full"
 )
 VERSION_NOT_SERVED: Final = _row(State.AT_THE_DOOR, "its model version can't be served", Status.FAILED)
+STREAM_BARRED: Final = _row(
+    State.AT_THE_DOOR,
+    "workers die of frames of its stream",
+    Status.FAILED,
+    "the model's workers died of frames of this stream; none is run for now",
+)
 
 # ---- arriving ----
 
