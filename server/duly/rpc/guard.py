@@ -34,6 +34,7 @@ NEEDS: dict[str, Right] = {
     "/duly.v1.ServerService/GetStatistics": Right.READ,
     "/duly.v1.ServerService/WatchStatistics": Right.READ,
     "/duly.v1.ServerService/Drain": Right.DRAIN,
+    "/duly.v1.ServerService/DumpRecording": Right.DUMP,
     "/grpc.health.v1.Health/Check": Right.READ,
     "/grpc.health.v1.Health/Watch": Right.READ,
     "/grpc.health.v1.Health/List": Right.READ,
