@@ -65,7 +65,7 @@ async def show(plan: Plan, finding: Finding) -> None:
 
 async def show_attacks(plan: Plan, finding: Finding, models: Path, names: list[str], wanted: int = 0) -> None:
     """Shows attacks one after another against one server, with an undisturbed stretch before and after each."""
-    calm_s, attack_s = (4.0, 8.0) if plan.full else (1.0, 1.5)
+    calm_s, attack_s = (4.0, 8.0) if plan.full else (0.7, 1.0)
     rig = Rig(models, plan.folder / names[0], *OPTIONS)
     stretches: list[Stretch] = []
     async with rig:

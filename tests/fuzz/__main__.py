@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.fuzz.seeds import CORPUS
 from tests.fuzz.targets import TARGETS
 
-QUICK_INPUTS, QUICK_SECONDS = 20_000, 6
+QUICK_INPUTS, QUICK_SECONDS = 20_000, 4
 FULL_INPUTS = 10_000_000
 """So many in all. Targets that are slower get fewer, those that are faster more."""
 SLOW = ("stream_messages", "recordings", "server_settings", "model_settings")

@@ -133,7 +133,9 @@ def _answers() -> Answers:
 
 
 def worker_answers(data: bytes) -> None:
-    """What a worker answers to a batch of two frames."""
+    """What a worker answers to a batch of two frames. A message of nothing is the end of its socket."""
+    if not data:
+        return
     asked = Asked(7, 1, 2, 1000)
     try:
         result = _answers().read(data, asked, 10_000)
