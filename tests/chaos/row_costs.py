@@ -1,8 +1,8 @@
 """What one set of server options costs beside another, in alternating rounds: CPU a frame, throughput, latency.
 
-`--one` and `--other` are options of `duly serve`, such as "" and "--tls-certificate c.pem --tls-key k.pem". What a client
-needs to reach such a server is taken from `CHAOS_ONE_*` and `CHAOS_OTHER_*` in the environment: CA, CERTIFICATE and KEY
-are files, TOKEN the bearer token, TARGET_NAME the name in the certificate.
+`--one` and `--other` are options of `duly serve`, such as "" and "--tls-cert c.pem --tls-key k.pem". What clients need
+to reach such a server is taken from `CHAOS_ONE_*` and `CHAOS_OTHER_*` in the environment: CA, CERTIFICATE and KEY are
+files, TOKEN the bearer token, TARGET_NAME the name in the certificate.
 """
 
 import asyncio
@@ -131,4 +131,6 @@ async def show(plan: Plan, finding: Finding) -> None:
             f"({min(ratios):.3f}-{max(ratios):.3f})"
         )
         if what == "cpu_us" and RATIO_MAX:
-            finding.check(median <= RATIO_MAX, f"CPU a frame is {median:.3f} times as much, at most {RATIO_MAX:g} is borne")
+            finding.check(
+                median <= RATIO_MAX, f"CPU a frame is {median:.3f} times as much, at most {RATIO_MAX:g} is borne"
+            )

@@ -45,7 +45,12 @@ async def show(plan: Plan, finding: Finding) -> None:
         async def sensor() -> None:
             while time.monotonic() < until_s:
                 stream = AccountedStream(
-                    channel, "m", period_s=period_s, budget_s=budget_s, factor=None, shape=(1, 1),
+                    channel,
+                    "m",
+                    period_s=period_s,
+                    budget_s=budget_s,
+                    factor=None,
+                    shape=(1, 1),
                     phase_s=chance.uniform(0, period_s),
                 )
                 await stream.open()
@@ -97,13 +102,23 @@ def _judge(finding: Finding, memory: list[tuple[float, int, int, int]], latencie
     warm = memory[int(WARM_SHARE * len(memory)) :]
     tenth = max(1, len(warm) // 10)
     first, last = (float(np.median([each[1] for each in part])) for part in (warm[:tenth], warm[-tenth:]))
-    finding.counts["MiB first tenth"], finding.counts["MiB last tenth"] = round(first / 2**20, 1), round(last / 2**20, 1)
-    finding.check(abs(last / first - 1) <= MEMORY_SHARE, f"memory went from {first / 2**20:.1f} to {last / 2**20:.1f} MiB")
+    finding.counts["MiB first tenth"], finding.counts["MiB last tenth"] = (
+        round(first / 2**20, 1),
+        round(last / 2**20, 1),
+    )
+    finding.check(
+        abs(last / first - 1) <= MEMORY_SHARE, f"memory went from {first / 2**20:.1f} to {last / 2**20:.1f} MiB"
+    )
     for what, place in (("descriptors", 2), ("processes", 3)):
         was, now = (float(np.median([each[place] for each in part])) for part in (warm[:tenth], warm[-tenth:]))
         finding.check(now <= was + 1, f"{what} went from {was:g} to {now:g}")
     latencies.sort()
     part = max(1, len(latencies) // 10)
-    early, late = (float(np.quantile([each[1] for each in some], 0.99)) for some in (latencies[:part], latencies[-part:]))
-    finding.counts["ms p99 first tenth"], finding.counts["ms p99 last tenth"] = round(1e3 * early, 2), round(1e3 * late, 2)
+    early, late = (
+        float(np.quantile([each[1] for each in some], 0.99)) for some in (latencies[:part], latencies[-part:])
+    )
+    finding.counts["ms p99 first tenth"], finding.counts["ms p99 last tenth"] = (
+        round(1e3 * early, 2),
+        round(1e3 * late, 2),
+    )
     finding.check(late <= P99_RATIO * early, f"p99 went from {1e3 * early:.2f} to {1e3 * late:.2f} ms")

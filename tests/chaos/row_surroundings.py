@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 from duly_client import Client, Status
 from tests import graphs
-from tests.chaos import http2
+from tests.chaos import certificates, http2
 from tests.chaos.account import Account, AccountedStream
 from tests.chaos.rig import Rig, free_address
 from tests.chaos.row_faults import settle
@@ -39,10 +39,20 @@ CUT_S = 3.0
 async def show(plan: Plan, finding: Finding) -> None:
     models = _models(plan.folder / "models")
     for part in (
-        disk_full, log_nobody_reads, recording_nobody_reads, repository_removed, signals, paused, hung_worker,
-        health_nobody_reads, clock_set, silent_line, line_cut, certificates_replaced,
+        disk_full,
+        log_nobody_reads,
+        recording_nobody_reads,
+        repository_removed,
+        signals,
+        paused,
+        hung_worker,
+        health_nobody_reads,
+        clock_set,
+        silent_line,
+        line_cut,
+        certificates.show,
     ):
-        name = part.__name__
+        name = part.__name__ if part is not certificates.show else "certificates_replaced"
         folder = plan.folder / name
         folder.mkdir()
         before, began_s = len(finding.failures), time.monotonic()
@@ -160,7 +170,11 @@ async def repository_removed(plan: Plan, finding: Finding, models: Path, folder:
                 await stub.LoadModel(model_pb2.LoadModelRequest(name="double", version="2"), timeout=20)
                 finding.failures.append("a version was loaded from a repository that is not there")
             except grpc.aio.AioRpcError as error:
-                allowed = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.PERMISSION_DENIED)
+                allowed = (
+                    grpc.StatusCode.NOT_FOUND,
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    grpc.StatusCode.PERMISSION_DENIED,
+                )
                 finding.check(error.code() in allowed, f"LoadModel said {error.code().name}: {error.details()}")
             finding.check(sum(served.values()) > 0, "nothing was answered")
         finding.check(rig.alive, f"the server is gone: {rig.tail()[-200:]}")
@@ -221,7 +235,8 @@ async def hung_worker(plan: Plan, finding: Finding, models: Path, folder: Path) 
         gaps = [number for number in account.sent if number not in account.answers and number < last]
         finding.check(not gaps, f"frames {gaps[:5]} were passed over")
         finding.check(
-            rig.stopped_s is not None and rig.stopped_s < GRACE_S + 2.5, f"it stopped after {rig.stopped_s} s, grace {GRACE_S:g} s"
+            rig.stopped_s is not None and rig.stopped_s < GRACE_S + 2.5,
+            f"it stopped after {rig.stopped_s} s, grace {GRACE_S:g} s",
         )
 
 
@@ -245,7 +260,9 @@ async def health_nobody_reads(plan: Plan, finding: Finding, models: Path, folder
                 os.kill(pid, signal.SIGKILL)
             try:
                 second = await asyncio.wait_for(watch.read(), HEALTH_S_MAX)
-                finding.check(second.status == health_pb2.HealthCheckResponse.NOT_SERVING, f"then it said {second.status}")
+                finding.check(
+                    second.status == health_pb2.HealthCheckResponse.NOT_SERVING, f"then it said {second.status}"
+                )
                 finding.counts["ms until health is right"] = round(1e3 * (time.monotonic() - began_s))
             except TimeoutError:
                 finding.failures.append(f"health said SERVING {HEALTH_S_MAX:g} s after all workers were killed")
@@ -258,7 +275,8 @@ async def health_nobody_reads(plan: Plan, finding: Finding, models: Path, folder
                 try:
                     after = await stub.Check(health_pb2.HealthCheckRequest(service="double"))
                     finding.check(
-                        after.status != health_pb2.HealthCheckResponse.SERVING, "an unloaded model is said to be SERVING"
+                        after.status != health_pb2.HealthCheckResponse.SERVING,
+                        "an unloaded model is said to be SERVING",
                     )
                 except grpc.aio.AioRpcError as error:
                     finding.check(error.code() is grpc.StatusCode.NOT_FOUND, f"health: {error.code().name}")
@@ -267,7 +285,8 @@ async def health_nobody_reads(plan: Plan, finding: Finding, models: Path, folder
                     raise
         await rig.stop()
         finding.check(
-            rig.stopped_s is not None and rig.stopped_s < GRACE_S + 3, f"it stopped after {rig.stopped_s} s beside watchers"
+            rig.stopped_s is not None and rig.stopped_s < GRACE_S + 3,
+            f"it stopped after {rig.stopped_s} s beside watchers",
         )
         for raw in held:
             raw.close()
@@ -291,7 +310,9 @@ async def clock_set(plan: Plan, finding: Finding, models: Path, folder: Path) ->
                 finding.count("frames", sent)
                 finding.count("clock steps")
                 finding.check(len(outcomes) == sent, f"{sent} frames, {len(outcomes)} outcomes")
-                finding.check(not bad, f"after a step of {step_s} s {len(bad)} of {sent} frames were not in time: {bad[:1]}")
+                finding.check(
+                    not bad, f"after a step of {step_s} s {len(bad)} of {sent} frames were not in time: {bad[:1]}"
+                )
 
 
 async def silent_line(plan: Plan, finding: Finding, models: Path, folder: Path) -> None:
@@ -357,12 +378,3 @@ async def line_cut(plan: Plan, finding: Finding, models: Path, folder: Path) -> 
             last = outcomes[-100:]
             hits = sum(outcome.status is Status.ON_TIME for outcome in last)
             finding.check(hits >= 90, f"{time.monotonic() - healed_s:.0f} s after it was healed {hits} of 100 in time")
-
-
-async def certificates_replaced(plan: Plan, finding: Finding, models: Path, folder: Path) -> None:
-    """Certificates that expire and are replaced while the server runs, see `certificates`."""
-    try:
-        from tests.chaos import certificates
-    except ImportError:
-        raise CannotRun("this server has no TLS") from None
-    await certificates.show(plan, finding, models, folder)

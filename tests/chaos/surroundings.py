@@ -1,4 +1,4 @@
-"""What a server is surrounded with: a full disk, a network of its own, a clock that is set, a line that falls silent."""
+"""What a server is surrounded with: a full disk, a network of its own, a clock that is set, a line gone silent."""
 
 import asyncio
 import contextlib
