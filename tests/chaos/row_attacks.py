@@ -60,7 +60,7 @@ def square() -> graphs.onnx.ModelProto:
 
 async def show(plan: Plan, finding: Finding) -> None:
     models = write_models(plan.folder / "models")
-    names = [name for name in ATTACKS if name not in ELSEWHERE]
+    names = [name for name in ATTACKS if name not in ELSEWHERE and plan.wants(name)]
     for first in range(0, len(names), GROUP):
         await show_attacks(plan, finding, models, names[first : first + GROUP])
 

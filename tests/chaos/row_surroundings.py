@@ -53,6 +53,8 @@ async def show(plan: Plan, finding: Finding) -> None:
         certificates.show,
     ):
         name = part.__name__ if part is not certificates.show else "certificates_replaced"
+        if not plan.wants(name):
+            continue
         folder = plan.folder / name
         folder.mkdir()
         before, began_s = len(finding.failures), time.monotonic()

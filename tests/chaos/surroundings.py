@@ -116,7 +116,13 @@ class Relay:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         other_reader, other_writer = await asyncio.open_connection(self._host, self._port)
-        await asyncio.gather(self._carry(reader, other_writer), self._carry(other_reader, writer))
+        try:
+            await asyncio.gather(self._carry(reader, other_writer), self._carry(other_reader, writer))
+        except asyncio.CancelledError:
+            pass  # the run is over, and the line was silent
+        finally:
+            writer.close()
+            other_writer.close()
 
     def silence(self) -> None:
         self._open.clear()
