@@ -68,6 +68,8 @@ class Frame:
     deadline_ns: int
     must_run: bool = False
     """Whether newer frames of the stream never supersede it. Its deadline holds all the same."""
+    extra_ns: int = 0
+    """How much longer it is planned to take than a usual frame of its model, because it is larger."""
 
 
 VARIANT_RANK_ANY = 1 << 16
