@@ -161,21 +161,26 @@ class FrameLedger:
             for queued in variant.waiting.due_before(now_ns + variant.single_plan_ns_min)
         ]
 
-    def rescue_or_remove(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> bool:
+    def rescue(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> bool:
         """Moves an overdue frame that waits for `variant` to a faster one, where it keeps its place in the stream.
-        Returns True where none is fast enough: the frame waits no more, and the caller must `drop` it or run it all the
-        same.
+        Returns False where none is fast enough.
         """
         frame = queued.frame
-        stream = self.streams[frame.stream_id]
-        if frame.frame_id not in stream.waiting:
-            return False  # it was SKIPPED along with one before it
-        faster = rescuer(now_ns, queued, self._models.by_name[frame.model], stream.terms)
-        if faster is None:
+        terms = self.streams[frame.stream_id].terms
+        faster = rescuer(now_ns, queued, self._models.by_name[frame.model], terms)
+        if faster is not None:
+            self._move(queued, variant, faster)
+        return faster is not None
+
+    def remove(self, queued: QueuedFrame) -> bool:
+        """Takes an overdue frame out of its queue. The caller must `drop` it or run it all the same. Returns False
+        where it waits no more, since it was SKIPPED along with one before it.
+        """
+        stream = self.streams[queued.frame.stream_id]
+        waits = queued.frame.frame_id in stream.waiting
+        if waits:
             self._unwait(stream, queued)
-            return True
-        self._move(queued, variant, faster)
-        return False
+        return waits
 
     def requeue(self, now_ns: int, name: str) -> None:
         """Moves frames of the model whose variant no lane serves any more to a variant that a lane serves, if any."""

@@ -315,8 +315,13 @@ class Scheduler:
         return False
 
     def _drop_overdue(self, now_ns: int) -> None:
-        for queued, variant in sorted(self._frames.overdue(now_ns), key=_class_of):
-            if self._frames.rescue_or_remove(now_ns, queued, variant):
+        frames = self._frames
+        overdue = frames.overdue(now_ns)
+        if self._models.has_variants:
+            # All that can be in time elsewhere wait there before any lane is given to what cannot.
+            overdue = [late for late in overdue if not frames.rescue(now_ns, *late)]
+        for queued, variant in sorted(overdue, key=_class_of):
+            if frames.remove(queued):
                 self._doomed(now_ns, queued, variant)
         self._frames.plan_drop()
 
@@ -341,7 +346,6 @@ class Scheduler:
         if queued.extra_ns:
             startable = Startable(now_ns, self._frames.streams, self._models)
             if variant.single_plan_ns_max + queued.extra_ns > startable.limit_ns(queued.stream_class):
-                queued.held_back = True
                 return None
         for lane in variant.profiles:
             usual_ns = variant.profiles[lane].usual_one_ns + queued.extra_ns

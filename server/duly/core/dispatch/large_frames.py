@@ -85,9 +85,10 @@ class Startable:
             kept: list[Entry] = []
             for entry in entries:
                 queued = entry[2]
-                if queued.extra_ns and plan.plan_ns[1] + queued.extra_ns > self.limit_ns(queued.stream_class):
-                    queued.held_back = True
-                else:
+                if queued.extra_ns:
+                    planned_ns = plan.plan_ns[1] + queued.extra_ns
+                    queued.held_back = planned_ns > self.limit_ns(queued.stream_class)
+                if not queued.held_back:
                     kept.append(entry)
             startable.append(kept)
         return startable
