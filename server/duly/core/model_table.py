@@ -108,10 +108,12 @@ class ModelTable:
                 ranks = tuple([variant.slowest_plan() for variant in served])
                 extra_ns = extras_ns.get(name, 0)
                 if extra_ns:
-                    ranks = tuple([
-                        tuple([plan_ns + size * extra_ns for size, plan_ns in enumerate(sizes_ns, 1)])
-                        for sizes_ns in ranks
-                    ])
+                    ranks = tuple(
+                        [
+                            tuple([plan_ns + size * extra_ns for size, plan_ns in enumerate(sizes_ns, 1)])
+                            for sizes_ns in ranks
+                        ]
+                    )
                 plans[name] = ModelPlan(name, own, ranks, served[0].promised_one_ns() + extra_ns)
         return plans
 

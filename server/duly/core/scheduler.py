@@ -304,7 +304,12 @@ class Scheduler:
         Returns False where there is something to weigh, or where no free lane serves the frame in time.
         """
         context, lanes_up = self._context, len(self._lanes.up)
-        if queued.extra_ns or variant.stateful or context.best_effort or (lanes_up > 1 and may_hold(lanes_up, 1, lanes_up)):
+        if (
+            queued.extra_ns
+            or variant.stateful
+            or context.best_effort
+            or (lanes_up > 1 and may_hold(lanes_up, 1, lanes_up))
+        ):
             return False
         for lane, state in self._lanes.up.items():
             if state.batch_id is None and lane in variant.profiles:

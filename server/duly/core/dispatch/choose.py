@@ -272,7 +272,9 @@ def _densest(now_ns: int, candidates: list[_Candidate], context: DispatchContext
             begin, size = floor, largest_size(c.plan, limit_ns, len(c.entries) - floor)
         edge_ns = now_ns + c.plan.plan_ns[1] * EDGE_PERCENT // 100 if size == 1 else 0
         frames, value = worthiest(c.entries, begin, size, c.plan.batch_max, context.merit, edge_ns)
-        density = value / (c.plan.usual_ns[size] + (sum([queued.extra_ns for queued in frames]) if c.variant.waiting.large else 0))
+        density = value / (
+            c.plan.usual_ns[size] + (sum([queued.extra_ns for queued in frames]) if c.variant.waiting.large else 0)
+        )
         waiting = len(c.entries) - begin
         if len(candidates) > 1 and ripe_at_ns(c.plan, size, waiting, c.entries[begin][0]) < now_ns + shortest_ns:
             density *= RIPE_FACTOR
