@@ -72,6 +72,11 @@ class Frame:
     """How much longer it is planned to take than a usual frame of its model, because it is larger."""
 
 
+def larger(frame: Frame, extra_ns: int) -> Frame:
+    """Returns the frame as one that is planned to take so much longer than a usual one."""
+    return Frame(frame.seq, frame.stream_id, frame.frame_id, frame.model, frame.deadline_ns, frame.must_run, extra_ns)
+
+
 VARIANT_RANK_ANY = 1 << 16
 """More than any rank, so that every variant may serve the stream."""
 

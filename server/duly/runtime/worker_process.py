@@ -20,6 +20,7 @@ from duly.core.events import DispatchBatch, WarmLane
 from duly.models.contents import FILES_MAX, FileDigest, Fingerprint, changed_files, changed_signature, in_words
 from duly.models.spec import Signature
 from duly.runtime.answers import Answers, Asked
+from duly.runtime.frame_costs import FrameCosts
 from duly.runtime.held_frames import InputData
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
@@ -54,6 +55,8 @@ class Ready:
     """The signature that all variants share."""
     variants: list[WarmVariant]
     """The variants, the most accurate first."""
+    costs: FrameCosts
+    """What frames of several sizes take, as far as the warm-up has measured it."""
     notes: tuple[str, ...]
     """What the author of the model should know, in whole sentences: it serves, but perhaps not as was meant."""
 
@@ -299,7 +302,8 @@ class Worker:
         if self._expected is not None:
             self._refuse(changed_signature(self._expected.signature, signature))
         if not self._ready.done():
-            self._ready.set_result(Ready(signature, variants, tuple(map(str, body["notes"]))))
+            costs = FrameCosts(signature, dict(body.get("sizes", {})))
+            self._ready.set_result(Ready(signature, variants, costs, tuple(map(str, body["notes"]))))
 
     def _take_files(self, digests: dict[str, FileDigest]) -> None:
         self.contents |= digests

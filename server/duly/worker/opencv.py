@@ -6,7 +6,7 @@ from duly.models.spec import PIXELS_MAX
 
 os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(PIXELS_MAX)  # read once, at import
 
-import cv2  # noqa: E402
+import cv2
 
 cv2.setNumThreads(1)  # the lane's cores are the session's
 

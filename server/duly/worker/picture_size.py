@@ -13,7 +13,7 @@ SCANS_MAX = 100
 """A progressive JPEG may have so many scans; encoders write about ten. Each one goes through all pixels, however few
 bytes it has."""
 SEARCHED_BYTES_MAX = 4 << 20
-"""So much of a JPEG is searched for scans before it is let in, which takes 1 ms for each MiB. The worker searches all."""
+"""So much of a JPEG is searched for scans before it is let in, 1 ms for each MiB. The worker searches all."""
 _TEXT = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")
 """Chunks of a PNG that no pixel depends on and that inflate to more than they are, each to as much as libpng allows."""
 
