@@ -7,6 +7,7 @@ asserts nothing.
 from dataclasses import dataclass, field
 
 from duly.core.dispatch.best_effort_share import BEST_EFFORT_PERCENT, DEFICIT_NS_MAX
+from duly.core.dispatch.large_frames import blocking_max_ns
 from duly.core.events import (
     Action,
     BatchFailed,
@@ -26,7 +27,7 @@ from duly.core.events import (
     StreamOpened,
     WarmLane,
 )
-from duly.core.dispatch.large_frames import blocking_max_ns
+from duly.core.policing import BURST_NS, BURST_PERIODS, FASTER_PERCENT
 from duly.core.scheduler import PROBE_SPOILT_PERCENT, Scheduler
 from duly.core.timing.profile import Profile
 from duly.core.types import Frame, OutcomeStatus, StreamClass, StreamTerms
@@ -48,8 +49,26 @@ class Stream:
     """Only for stateful models: the model and lane that hold the stream's state."""
     state_lost: bool = False
     """Only for stateful models: whether the home has gone since a frame last started."""
+    tolerance_ns: int | None = None
+    """How far frames may still be ahead of the stated period; None: no frame has come yet."""
+    arrived_ns: int = 0
+    """When that was so."""
     broken: bool = False
     """Only for stateful models under SKIP: whether the worker of the home crashed."""
+
+    def conforms(self, now_ns: int) -> bool:
+        """Whether a frame that comes now keeps to the stated period: a bucket that fills with time, and out of which
+        each frame takes a period.
+        """
+        terms = self.terms
+        if not terms.policed or not terms.period_ns or terms.stream_class not in BURST_NS:
+            return True
+        period_ns = terms.period_ns * 100 // (100 + FASTER_PERCENT[terms.stream_class])
+        full_ns = max(BURST_NS[terms.stream_class], BURST_PERIODS * terms.period_ns) + period_ns
+        left_ns = full_ns if self.tolerance_ns is None else min(full_ns, self.tolerance_ns + now_ns - self.arrived_ns)
+        enough = left_ns >= period_ns
+        self.tolerance_ns, self.arrived_ns = left_ns - period_ns * enough, now_ns
+        return enough
 
     def after_gap(self, frame_id: int) -> bool:
         """Whether the frame before this one was not served."""
@@ -101,12 +120,16 @@ class Accounts:
         self.batches: dict[int, Running] = {}
         self.unanswered: dict[int, Frame] = {}
         """Frames without an answer; keys are `seq`."""
+        self.demoted: set[int] = set()
+        """The `seq` of frames that came faster than their streams stated."""
         self.arrived_ns: dict[int, int] = {}
         """When each frame arrived; keys are `seq`."""
         self.rank: dict[int, int] = {}
         """Rank of the variant that each frame waits for, or last waited for; keys are `seq`."""
         self.batch_of: dict[int, int] = {}
         """Batch id of each running frame; keys are `seq`."""
+        self.alone: set[int] = set()
+        """The `seq` of frames that must not share a batch."""
         self.drain_ns: int | None = None
         self.given_ns: dict[Variant, dict[StreamClass, int]] = {}
         """For each variant and class, when a lane that serves the variant last began a batch led by a frame of that
@@ -129,9 +152,13 @@ class Accounts:
                 for frame in frames:
                     self.unanswered[frame.seq] = frame
                     self.arrived_ns[frame.seq] = now_ns
+                    if frame.alone:
+                        self.alone.add(frame.seq)
                     stream = self.streams.get(frame.stream_id)
                     if stream is not None:
                         stream.waiting[frame.frame_id] = frame
+                        if not stream.conforms(now_ns):
+                            self.demoted.add(frame.seq)
                         stream.outcomes[frame.frame_id] = None
             case FrameRefused(stream_id):
                 if stream_id in self.streams:
@@ -152,6 +179,8 @@ class Accounts:
                     self._workers_gone(now_ns, model, name, event)
                 if lane is None:
                     self.stateful.pop(model, None)
+                elif event.back_ns:
+                    self._wait_again(now_ns, event)
             case BatchFinished() | BatchFailed():
                 self._note_probe(now_ns, event)
                 self._batch_over(now_ns, event.batch_id, event)
@@ -241,9 +270,26 @@ class Accounts:
         if lane is not None and lane.batch_id == batch_id:
             lane.batch_id, lane.ended_ns = None, now_ns
 
+    def _wait_again(self, now_ns: int, event: ModelGone) -> None:
+        """Of a batch of several that ran on the worker, the frames that have the time wait again, each for itself."""
+        for running in self.batches.values():
+            if running.end is not event or len(running.frames) < 2 or self.stateful[event.model]:
+                continue
+            assert isinstance(running.action, DispatchBatch)
+            others = any((model, rank) == (event.model, running.rank) for model, rank, _ in self.workers)
+            needed_ns = (now_ns if others else max(now_ns, event.back_ns)) + running.action.planned_ns
+            for frame in running.frames:
+                stream = self.streams.get(frame.stream_id)
+                if stream is not None and frame.deadline_ns >= needed_ns:
+                    del self.batch_of[frame.seq]
+                    self.alone.add(frame.seq)
+                    stream.waiting = dict(sorted([*stream.waiting.items(), (frame.frame_id, frame)]))
+
     # ---- what follows from it ----
 
     def stream_class(self, frame: Frame) -> StreamClass:
+        if frame.seq in self.demoted:
+            return StreamClass.BEST_EFFORT
         return self.streams[frame.stream_id].terms.stream_class
 
     def variant(self, frame: Frame) -> Variant:
@@ -310,7 +356,10 @@ class Accounts:
         """Whether a run of a large frame would keep more critical streams waiting for too long."""
         scheduler = self.scheduler
         limit_ns = blocking_max_ns(
-            now_ns, self.stream_class(frame), scheduler._frames.streams, scheduler._models  # not published
+            now_ns,
+            self.stream_class(frame),
+            scheduler._frames.streams,
+            scheduler._models,  # not published
         )
         return frame.extra_ns > 0 and planned_ns > limit_ns
 

@@ -22,11 +22,13 @@ from duly.core.events import (
     Event,
     FramesArrived,
     FramesCancelled,
+    ModelGone,
     ResolveFrame,
     StreamClosed,
     WarmLane,
 )
 from duly.core.fates import FATES, Fate, State
+from duly.core.policing import TELL_NS
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 from tests.core.accounts import Accounts, Running, Stream, due_ns
@@ -49,6 +51,8 @@ class Witness:
         self.accounts = Accounts(self.scheduler)
         self._told: dict[int, tuple[int, bool, int]] = {}
         """By stream that was told to slow down or to speed up: when last, whether to slow down, the period."""
+        self._told_of: dict[int, int] = {}
+        """By stream that was told that it sends faster than it stated, when last."""
         self.seen: Counter[str] = Counter()
         """How often each of the rarer rules applied, and each row of the table of fates."""
 
@@ -103,7 +107,7 @@ class Witness:
                 del stream.waiting[frame.frame_id]
         if stream is not None:
             stream.outcomes[frame.frame_id] = status
-            if status in MISSED and stream.terms.stream_class is StreamClass.CRITICAL:
+            if status in MISSED and accounts.stream_class(frame) is StreamClass.CRITICAL:
                 accounts.critical_missed_ns = now_ns
 
     def _assert_fate(self, now_ns: int, action: ResolveFrame, told: str) -> None:
@@ -138,6 +142,7 @@ class Witness:
             case OutcomeStatus.SUPERSEDED:
                 arrived = event.frames if isinstance(event, FramesArrived) else []
                 newer = any(f.stream_id == frame.stream_id and f.frame_id > frame.frame_id for f in arrived)
+                newer |= isinstance(event, ModelGone) and max(stream.waiting) > frame.frame_id
                 oldest = next((waiting for waiting in stream.waiting.values() if not waiting.must_run), None)
                 return newer and oldest is frame and terms.backlog is not BacklogPolicy.ALL
             case OutcomeStatus.SHED:
@@ -155,6 +160,9 @@ class Witness:
         """Whether the ground that the reason names is there."""
         accounts, frame, reason = self.accounts, action.frame, action.reason
         arrives = isinstance(event, FramesArrived) and frame in event.frames
+        if reason.startswith("came faster than the stream's stated period"):
+            self.seen["demoted"] += 1
+            return frame.seq in accounts.demoted and not accounts.may_be_in_time(now_ns, frame, stream.terms)
         if reason.startswith("overload: "):
             # The classes of the frames with which lanes that serve its variant have begun since it arrived.
             given = [
@@ -165,11 +173,11 @@ class Witness:
             self.seen[reason] += 1
             doomed = not accounts.may_be_in_time(now_ns, frame, stream.terms)
             if reason == "overload: the lane was given to more critical frames":
-                return doomed and any(cls < stream.terms.stream_class for cls in given)
+                return doomed and any(cls < accounts.stream_class(frame) for cls in given)
             return doomed and bool(given) and reason == "overload: passed over for a batch that serves more"
         if reason.startswith("it is large"):
             doomed = not accounts.may_be_in_time(now_ns, frame, stream.terms)
-            return doomed and frame.extra_ns > 0 and stream.terms.stream_class is not StreamClass.CRITICAL
+            return doomed and frame.extra_ns > 0 and accounts.stream_class(frame) is not StreamClass.CRITICAL
         if reason == "the server is draining":
             return arrives and accounts.drain_ns is not None
         if reason == "the server stopped before its turn":
@@ -215,6 +223,10 @@ class Witness:
             assert rank <= terms.variant_rank_max, f"{told}: {of} is to have rank {terms.variant_rank_max} or better"
             assert accounts.may_start(frame, batch.lane), f"{told}: {of} may not run"
             self._started(batch, frame)
+        alone = [frame for frame in frames if frame.seq in accounts.alone]
+        assert not alone or len(frames) == 1, f"{told}: {len(alone)} of {len(frames)} frames must be alone"
+        self.seen["alone"] += bool(alone)
+        self.seen["tried again"] += bool(alone) and not frames[0].alone
         self.seen["batches"] += 1
         self.seen["probes"] += probe
         self.seen["risks"] += not in_time and not probe
@@ -297,6 +309,9 @@ class Witness:
         assert self.accounts.drain_ns is None, f"{told}: the server drains"
         assert action.reason, f"{told}: no reason"
         slower = action.advice is Advice.SLOW_DOWN
+        if "stated period" in action.reason:
+            self._told_of_its_period(now_ns, action, stream, told)
+            return
         before_ns, was_slower, period_ns = self._told.get(action.stream_id, (None, slower, 0))
         assert action.period_ns != period_ns, f"{told}: which it knows"
         assert slower == (action.period_ns > 0 and (not period_ns or action.period_ns > period_ns)), f"{told}: no"
@@ -308,13 +323,25 @@ class Witness:
         self._told[action.stream_id] = now_ns, slower, action.period_ns
         self.seen[action.advice.name] += 1
 
+    def _told_of_its_period(self, now_ns: int, action: AdviseStream, stream: Stream, told: str) -> None:
+        assert action.advice is Advice.SLOW_DOWN, told
+        assert action.period_ns == stream.terms.period_ns, told
+        event = self.log[-1][1]
+        assert isinstance(event, FramesArrived), told
+        came = [frame for frame in event.frames if frame.stream_id == action.stream_id]
+        assert any(frame.seq in self.accounts.demoted for frame in came), f"{told}: it keeps to it"
+        before_ns = self._told_of.get(action.stream_id)
+        assert before_ns is None or now_ns - before_ns >= TELL_NS, f"{told}: again, since {before_ns}"
+        self._told_of[action.stream_id] = now_ns
+        self.seen["told of its period"] += 1
+
     # ---- what holds between steps ----
 
     def _ended(self, now_ns: int) -> None:
         accounts = self.accounts
         for batch_id, running in list(accounts.batches.items()):
             if running.end is not None:
-                left = [frame.seq for frame in running.frames if frame.seq in accounts.unanswered]
+                left = [frame.seq for frame in running.frames if accounts.batch_of.get(frame.seq) == batch_id]
                 assert not left, f"{now_ns}: batch {batch_id} ended, frames {left} have no answer"
                 del accounts.batches[batch_id]
         event = self.log[-1][1]

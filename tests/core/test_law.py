@@ -23,11 +23,15 @@ RARE = (
     "less accurate",
     "gives way",
     "critical turns",
+    "alone",
+    "tried again",
     "overload: passed over for a batch that serves more",
     "overload: the lane was given to more critical frames",
     "SLOW_DOWN",
     "SPEED_UP",
     "large",
+    "demoted",
+    "told of its period",
 )
 BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
 """Where the scheduler answers frames; each row of these states must be met."""

@@ -14,7 +14,16 @@ from collections import Counter
 
 from duly.core import fates
 from duly.core.backlog import keeps_all, superseded
-from duly.core.events import Action, BatchFinished, FramesCancelled, FramesTurnedOut, ResolveFrame, StreamOpened
+from duly.core.events import (
+    Action,
+    Advice,
+    AdviseStream,
+    BatchFinished,
+    FramesCancelled,
+    FramesTurnedOut,
+    ResolveFrame,
+    StreamOpened,
+)
 from duly.core.fates import RESULTS, Fate
 from duly.core.merit import FRESHNESS_MAX, Principals
 from duly.core.model_table import ModelTable, rescuer, variant_for
@@ -33,6 +42,7 @@ class FrameLedger:
         "_models",
         "_principals",
         "critical_missed_ns",
+        "demoted",
         "draining",
         "drop_ns",
         "floors",
@@ -63,6 +73,8 @@ class FrameLedger:
         """How many streams are open, by the model that they were opened for."""
         self._budgets_ns: dict[StreamClass, list[int]] = {stream_class: [] for stream_class in StreamClass}
         """The budgets of the open streams by class, in ascending order."""
+        self.demoted: Counter[str] = Counter()
+        """How many frames came faster than their streams' stated periods, by model."""
         self._principals = Principals()
 
     # ---- streams ----
@@ -106,7 +118,10 @@ class FrameLedger:
             self._answer(None, frame, fates.CAME_AFTER_CLOSE.status, fates.CAME_AFTER_CLOSE.wording)
             return None
         terms = stream.terms
-        queued = QueuedFrame(frame, terms.stream_class, now_ns)
+        if stream.policer.conforms(now_ns):
+            queued = QueuedFrame(frame, terms.stream_class, now_ns)
+        else:
+            queued = self._demoted(now_ns, stream, frame)
         if terms.gap is not None:
             queued.resets_state = stream.gap and terms.gap is GapPolicy.RESET
             stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
@@ -137,17 +152,22 @@ class FrameLedger:
             return queued, variant
         return None
 
+    def _demoted(self, now_ns: int, stream: StreamState, frame: Frame) -> QueuedFrame:
+        """Lets a frame that came faster than its stream's stated period count as BEST_EFFORT. Its stream is told."""
+        self.demoted[frame.model] += 1
+        terms = stream.terms
+        knows = stream.pace.period_ns > terms.period_ns  # it was told something slower
+        if terms.advise and terms.gap is None and not self.draining and not knows and stream.policer.tells(now_ns):
+            reason = f"frames come faster than the stated period of {in_ms(terms.period_ns)} and count as BEST_EFFORT"
+            self._actions.append(AdviseStream(frame.stream_id, Advice.SLOW_DOWN, reason, terms.period_ns))
+        return QueuedFrame(frame, StreamClass.BEST_EFFORT, now_ns)
+
     def wait(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> None:
         """Lets a frame that has just arrived wait for that variant. It may take the place of an older one."""
         frame = queued.frame
         stream = self.streams[frame.stream_id]
         stream.waiting[frame.frame_id] = queued
-        if not frame.must_run:
-            stream.supersedable += 1
-        self._enter_queue(variant)
-        variant.waiting.add(queued)
-        self.waiting += 1
-        self._drop_by(queued.due_ns, variant)
+        self._enter(stream, queued, variant)
         oldest = superseded(stream)
         if oldest is not None:
             reason = fates.SUPERSEDED.says(newer=frame.frame_id)
@@ -210,7 +230,10 @@ class FrameLedger:
             fate, reason = fates.of_doomed(
                 now_ns, frame.deadline_ns, queued.arrived_ns, planned_ns, outranked_ns, variant.passed_over_ns
             )
-        self._end(now_ns, self.streams[frame.stream_id], queued, fate, reason)
+        stream = self.streams[frame.stream_id]
+        if fate.missed and queued.stream_class is not stream.terms.stream_class:
+            fate, reason = fates.UNPROMISED, fates.UNPROMISED.says(period=in_ms(stream.terms.period_ns))
+        self._end(now_ns, stream, queued, fate, reason)
 
     def plan_drop(self) -> None:
         """Works out `drop_ns` again. Call it after plans have changed or frames were dropped."""
@@ -235,6 +258,7 @@ class FrameLedger:
 
     def unloaded(self, now_ns: int, name: str, reason: str) -> None:
         """Ends every frame that waits for a model which is about to be unloaded."""
+        self.demoted.pop(name, None)
         for variant in self._models.by_name[name].variants.values():
             for queued in list(variant.waiting):
                 stream = self.streams[queued.frame.stream_id]
@@ -332,6 +356,28 @@ class FrameLedger:
                 extras_ns.setdefault(stream.model, []).append(stream.extra_ns)
         return {name: sorted(of_model)[len(of_model) // 2] for name, of_model in extras_ns.items()}
 
+    def retried(self, now_ns: int, batch: Batch, reason: str, deadline_ns: int) -> None:
+        """Lets the frames of a batch that was lost wait again, to run alone; those that are due before `deadline_ns`
+        have no time for that, and are answered.
+        """
+        for queued in batch.frames:
+            frame = queued.frame
+            stream = self.streams.get(frame.stream_id)
+            if stream is None or queued.due_ns < deadline_ns:
+                self._end(now_ns, stream, queued, fates.BATCH_LOST, reason, batch.batch_id, len(batch.frames))
+                continue
+            queued.alone = True
+            ids = sorted([*stream.waiting, frame.frame_id])
+            stream.waiting = {frame_id: stream.waiting.get(frame_id, queued) for frame_id in ids}
+            self._enter(stream, queued, batch.variant)
+        for queued in batch.frames:
+            stream = self.streams.get(queued.frame.stream_id)
+            oldest = superseded(stream) if stream is not None else None
+            while stream is not None and oldest is not None:
+                newer = next(reversed(stream.waiting))
+                self._withdraw(now_ns, stream, oldest, fates.SUPERSEDED, fates.SUPERSEDED.says(newer=newer))
+                oldest = superseded(stream)
+
     def merit(self, queued: QueuedFrame) -> float:
         """Returns what the frame is worth under overload."""
         stream = self.streams[queued.frame.stream_id]
@@ -355,6 +401,15 @@ class FrameLedger:
         variant.waiting.remove(queued)
         self._leave_queue(variant)
         self.waiting -= 1
+
+    def _enter(self, stream: StreamState, queued: QueuedFrame, variant: VariantState) -> None:
+        """Puts a frame that waits in its stream into the queue of the variant."""
+        if not queued.frame.must_run:
+            stream.supersedable += 1
+        self._enter_queue(variant)
+        variant.waiting.add(queued)
+        self.waiting += 1
+        self._drop_by(queued.due_ns, variant)
 
     def _enter_queue(self, variant: VariantState) -> None:
         """Lists the variant as queued if nothing waits for it yet. Call it before a frame is added."""
@@ -407,7 +462,9 @@ class FrameLedger:
         if stream is None:
             return
         # A frame that was superseded by one that came together with it has cost nobody anything.
-        if fate is fates.IN_TIME or (fate.missed and now_ns > queued.arrived_ns):
+        if queued.stream_class is not stream.terms.stream_class:
+            pass  # it was demoted: nobody owed it anything, and nothing may be gained by what it missed
+        elif fate is fates.IN_TIME or (fate.missed and now_ns > queued.arrived_ns):
             self._judge(now_ns, stream, frame, fate)
         elif fate is fates.OVER_CREDIT:
             stream.pace.missed += 1  # no miss of the lanes, but a frame that the stream sends for nothing

@@ -3,6 +3,7 @@ and queues, `lanes` lanes, and `model_table` models and profiles; the rest are t
 """
 
 from duly.core.merit import Merit
+from duly.core.policing import Policer
 from duly.core.timing.arrival_rate import ArrivalGap
 from duly.core.timing.lane_speed import LaneSpeed
 from duly.core.timing.profile import Profile
@@ -59,6 +60,7 @@ class StreamState:
         "merit",
         "model",
         "pace",
+        "policer",
         "running",
         "state_lost",
         "supersedable",
@@ -84,6 +86,7 @@ class StreamState:
         """What its frames take beyond usual ones of their model: the most of late."""
         self.merit = Merit(terms)
         self.pace = StreamPace()
+        self.policer = Policer(terms)
         self.gap = False
         """Only for stateful models: whether the next frame to arrive follows one that was not run."""
         self.home: tuple[str, str] | None = None

@@ -68,13 +68,24 @@ class Frame:
     deadline_ns: int
     must_run: bool = False
     """Whether newer frames of the stream never supersede it. Its deadline holds all the same."""
+    alone: bool = False
+    """Whether it must not share a batch, as it may be what workers die of."""
     extra_ns: int = 0
     """How much longer it is planned to take than a usual frame of its model, because it is larger."""
 
 
 def larger(frame: Frame, extra_ns: int) -> Frame:
     """Returns the frame as one that is planned to take so much longer than a usual one."""
-    return Frame(frame.seq, frame.stream_id, frame.frame_id, frame.model, frame.deadline_ns, frame.must_run, extra_ns)
+    return Frame(
+        frame.seq,
+        frame.stream_id,
+        frame.frame_id,
+        frame.model,
+        frame.deadline_ns,
+        frame.must_run,
+        frame.alone,
+        extra_ns,
+    )
 
 
 VARIANT_RANK_ANY = 1 << 16
@@ -110,6 +121,8 @@ class StreamTerms:
     """The k of the floor; 0: the stream has no floor."""
     advise: bool = False
     """Whether the stream is advised to slow down, and that it may speed up (`advice`)."""
+    policed: bool = False
+    """Whether frames that come faster than `period_ns` count as BEST_EFFORT (`policing`)."""
 
 
 @dataclass(slots=True)

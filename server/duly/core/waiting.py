@@ -16,10 +16,22 @@ from duly.core.types import Frame, StreamClass
 class QueuedFrame:
     """A frame that waits or runs, with what the scheduler notes about it."""
 
-    __slots__ = ("arrived_ns", "due_ns", "extra_ns", "frame", "held_back", "rank", "resets_state", "stream_class")
+    __slots__ = (
+        "alone",
+        "arrived_ns",
+        "due_ns",
+        "extra_ns",
+        "frame",
+        "held_back",
+        "rank",
+        "resets_state",
+        "stream_class",
+    )
 
     def __init__(self, frame: Frame, stream_class: StreamClass, arrived_ns: int) -> None:
         self.frame = frame
+        self.alone = frame.alone
+        """Whether it must not share a batch: it was told so, or its batch was lost with the worker."""
         self.extra_ns = frame.extra_ns
         self.due_ns = frame.deadline_ns - frame.extra_ns
         """When a usual frame in its place would have to be done."""

@@ -28,6 +28,8 @@ PICTURES = tuple(ENCODINGS.index(name) for name in ("JPEG", "PNG"))
 RUNS_MAX = 32
 """So many of its last runs are remembered for each size."""
 STEPS_AN_OCTAVE = 4
+POINTS_MAX = 64
+"""A worker may have measured so many sizes."""
 UNKNOWN_FACTOR = 3.0
 """Noise takes so many times as long to decode as the smooth picture of the warm-up, and large pictures are slower for
 each pixel."""
@@ -95,13 +97,17 @@ class SizeCosts:
 class FrameCosts:
     """What frames of one model version take, by their sizes."""
 
-    def __init__(self, signature: Signature, sizes: Mapping[str, Any]) -> None:
-        """`sizes`: what READY says of them (`worker/size_warmup`). Raises ValueError where it makes no sense."""
+    def __init__(self, signature: Signature, sizes: Mapping[str, Any], took_ns: int) -> None:
+        """`sizes`: what READY says of them (`worker/size_warmup`). `took_ns`: how long the load has taken.
+
+        Raises an exception that says what is wrong where that cannot be true.
+        """
         self._read = {
-            ENCODINGS.index(name): SizeCosts([(int(size), int(ns)) for size, ns in measured], 1.0, UNKNOWN_FACTOR)
-            for name, measured in dict(sizes.get("read", {})).items()
+            ENCODINGS.index(name): SizeCosts(_points(measured, took_ns), 1.0, UNKNOWN_FACTOR)
+            for name, measured in sizes.get("read", {}).items()
+            if ENCODINGS.index(name) in PICTURES
         }
-        graph = [(int(size), int(ns)) for size, ns in sizes.get("graph", ())]
+        graph = _points(sizes.get("graph", ()), took_ns)
         self._graph = SizeCosts(graph, 2.0, 1.0) if graph else None
         self._open = [int(index) for index in sizes.get("open", ())] if graph else []
         specs = signature.inputs
@@ -158,6 +164,14 @@ class FrameCosts:
             encoding, shape, data = payload[index]
             size += prod(shape[:2]) * self._pixel_bytes[index] if encoding in PICTURES else len(data)
         return max(1, size)
+
+
+def _points(measured: Sequence[Sequence[Any]], took_ns: int) -> list[tuple[int, int]]:
+    """Reads sizes with their times. Raises an exception that says what is wrong, where anything is."""
+    points = [(size, ns) for size, ns in measured[:POINTS_MAX]]
+    if any(type(size) is not int or type(ns) is not int or not 0 < ns <= took_ns for size, ns in points):
+        raise ValueError(f"sizes with times that can't be: {str(points)[:100]}")
+    return points
 
 
 def _step(size: int) -> int:

@@ -125,11 +125,24 @@ class _Candidate:
 def next_batch(now_ns: int, lane: str, context: DispatchContext) -> Batch | Hold | None:
     """What the lane does next; None where nothing waits that it could serve in time."""
     chosen = _chosen(now_ns, lane, context)
-    if isinstance(chosen, Batch) and chosen.variant.waiting.large:
+    if not isinstance(chosen, Batch):
+        return chosen
+    if len(chosen.frames) > 1:
+        for nth, queued in enumerate(chosen.frames):
+            if queued.alone:
+                chosen = _cut(chosen, max(nth, 1), lane)
+                break
+    if chosen.variant.waiting.large:
         startable = Startable(now_ns, context.streams, context.models)
         cap_ns = context.cap_ns[chosen.frames[0].stream_class]
         return fitted(now_ns, chosen, chosen.variant.profiles[lane], cap_ns, startable)
     return chosen
+
+
+def _cut(batch: Batch, size: int, lane: str) -> Batch:
+    """The beginning of the batch, as a frame that must be alone comes first, or next. The rest has its turn later."""
+    planned_ns = batch.variant.profiles[lane].plan_ns[size]
+    return Batch(batch.variant, batch.frames[:size], planned_ns, by_overload=batch.by_overload)
 
 
 def _chosen(now_ns: int, lane: str, context: DispatchContext) -> Batch | Hold | None:
