@@ -117,6 +117,7 @@ class Supervisor:
         loaded.workers.clear()
         for worker in workers:
             self._driver.remove_worker(worker)
+        self._driver.costs.pop(loaded.key, None)
         await asyncio.gather(*map(self._end, workers))
 
     async def _end(self, worker: Worker) -> None:
@@ -193,6 +194,8 @@ class Supervisor:
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state
         self._metrics.lane_serves(worker.model, worker.lane)
         self._driver.add_worker(worker)
+        if ready.costs:
+            self._driver.costs.setdefault(worker.model, ready.costs)
         names = loaded.version.config.variant_names
         for rank, (name, variant) in enumerate(zip(names, ready.variants, strict=True)):
             self._driver.submit(

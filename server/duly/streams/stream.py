@@ -23,7 +23,7 @@ from duly.core.fates import (
     VERSION_NOT_SERVED,
     Fate,
 )
-from duly.core.types import Frame, Verdict
+from duly.core.types import Frame, Verdict, larger
 from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
@@ -215,6 +215,10 @@ class Stream:
             held.payload, held.size_bytes = payload, size_bytes
             self._bytes += size_bytes
             use.bytes += size_bytes
+            costs = self._driver.costs.get(self.model)
+            extra_ns = costs.extra_ns(payload) if costs is not None else 0
+            if extra_ns:
+                held.frame = larger(held.frame, extra_ns)
             self._driver.take_frame(held)
 
     def refuse(self, held: HeldFrame, fate: Fate, reason: str) -> None:

@@ -17,6 +17,7 @@ from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
 from duly.worker.providers import warm_after_ns
+from duly.worker.size_warmup import measure_sizes
 from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
 from duly.worker.version_files import Report, VersionFiles
@@ -134,6 +135,7 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
         ],
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
+        "sizes": measure_sizes(models[0], plans[0], region, batch_max),
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
     return Loaded(models, region, samples, ready)
