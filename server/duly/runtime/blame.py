@@ -6,8 +6,8 @@ worker may as well have died of something else (the OOM killer, a person, a devi
 
 1. The worker of a batch of several frames dies: all their streams are suspected. Frames that still have the time are
    run again, alone, and so are further frames of these streams, until TRIED_ALONE of them have gone well.
-2. The worker of a frame that runs alone dies: the frame is blamed, and its stream gets a strike. FORGIVEN_BY frames that
-   go well take a strike back, so that a stream which merely happened to run while somebody killed workers keeps none.
+2. The worker of a frame that runs alone dies: the frame is blamed, and its stream gets a strike. FORGIVEN_BY frames
+   that go well take a strike back, so that a stream which merely ran while somebody killed workers keeps none.
 3. If the frame was in a batch that died before, that is hardly chance: nothing takes it back for CERTAIN_NS.
 4. STRIKES_MAX strikes, or CERTAIN_MAX frames of which workers died twice, bar the stream: its frames are FAILED without
    being run, first for BAR_NS, and twice as long each further time.

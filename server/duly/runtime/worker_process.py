@@ -134,9 +134,12 @@ class Worker:
             raise WorkerError(f"not ready after {timeout_seconds:.4g} s ({timeout_name})") from None
 
     async def stop(self) -> None:
-        """Asks the process to end, and kills it if it does not. Returns when it is gone."""
+        """Asks the process to end, and kills it if it does not, or at once where it is not ready yet, as it would not
+        hear. Returns when it is gone.
+        """
+        loaded = self._ready.done() and self._ready.exception() is None
         self._hang_up()
-        await self._reap(EXIT_SECONDS_MAX)
+        await self._reap(EXIT_SECONDS_MAX if loaded else 0.0)
 
     def kill(self) -> None:
         """Kills the process. `on_end` follows unless the worker was stopped before."""
