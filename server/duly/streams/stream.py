@@ -202,6 +202,8 @@ class Stream:
         limits, use = self._host.limits, self._use
         if size_bytes > self._frame_bytes_max:
             self.refuse(held, DOES_NOT_FIT, _beyond_limits(size_bytes, limits.frame))
+        elif use.meter is not None and (over := use.meter.over(held.received_ns, size_bytes)):
+            self.refuse(held, *over)
         elif self._bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
             self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=self._stream_limits.bytes_in_flight_max))
         elif 0 < limits.principal.bytes_in_flight_max < use.bytes + size_bytes:
@@ -272,6 +274,9 @@ class Stream:
         size_bytes = outcome.held.size_bytes
         self._bytes -= size_bytes
         self._use.bytes -= size_bytes
+        if self._use.meter is not None and outcome.run is not None:
+            run = outcome.run
+            self._use.meter.ran(run.finished_ns, (run.finished_ns - run.started_ns) / len(run.batch.frames))
         if outcome.outputs:
             self._keep_result(outcome, outcome.outputs)
         if self._ordering is None:
