@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from duly.app import App
+from duly.config import ServerConfig
 from duly.runtime import blame
 from duly.runtime.catalogue import LoadedVersion, VersionState
 from duly.runtime.worker_process import Worker
@@ -208,3 +209,16 @@ async def test_a_version_that_crashes_at_once_is_paused_and_comes_back(
             await replaced(loaded, worker)
             assert loaded.error == ""
             assert (await wire.ask(frame(2))).status == ON_TIME
+
+
+async def test_a_server_that_is_stopped_while_its_models_hang_at_the_start_leaves_no_worker(hostile: Path) -> None:
+    for model in ("evil", "good"):
+        (hostile / model / "1" / "mode").write_text("it is stopped")
+    app = App(ServerConfig(models=hostile, listen="127.0.0.1:0"))
+    start = asyncio.create_task(app.start())
+    while not any(loaded.starting for loaded in app.catalogue.all_versions()):
+        await asyncio.sleep(0.01)
+    start.cancel()
+    await asyncio.wait([start])
+    assert start.cancelled()
+    await app.close()
