@@ -197,6 +197,7 @@ class App:
         try:
             await self._report_draining()
             self.streams.drain()
+            self._samplers.drain(self.driver.clock() + grace_ns)
             self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
             try:
                 async with asyncio.timeout(grace_ns / 1e9 + GRACE_SLACK_SECONDS):

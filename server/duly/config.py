@@ -176,9 +176,11 @@ class ServerConfig(BaseModel):
     drain_grace_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 10.0
     """How long frames that wait or run may still take when the server is asked to stop."""
     load_timeout_s: Seconds = 600.0
-    """How long a worker may take to load a model and warm it up."""
+    """How long a worker may take to load a model and warm it up. One that replaces another may take three times as long
+    as the first one took."""
     batch_timeout_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 10_000.0
-    """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time."""
+    """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time, and
+    sooner where its process is stopped, does nothing, or computes far beyond the plan."""
     slow_reader_timeout_s: Seconds = 10.0
     """A stream ends when its client has taken no outcome for this long while some were ready."""
     record: Path | None = None

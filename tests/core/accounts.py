@@ -273,7 +273,8 @@ class Accounts:
     def _wait_again(self, now_ns: int, event: ModelGone) -> None:
         """Of a batch of several that ran on the worker, the frames that have the time wait again, each for itself."""
         for running in self.batches.values():
-            if running.end is not event or len(running.frames) < 2 or self.stateful[event.model]:
+            draining = self.drain_ns is not None
+            if running.end is not event or len(running.frames) < 2 or self.stateful[event.model] or draining:
                 continue
             assert isinstance(running.action, DispatchBatch)
             others = any((model, rank) == (event.model, running.rank) for model, rank, _ in self.workers)

@@ -439,11 +439,12 @@ class Scheduler:
 
     def _batch_lost(self, now_ns: int, batch: Batch, reason: str, back_ns: int) -> None:
         """Ends a batch whose worker is gone, or lets its frames wait again, so that they run one by one: whichever the
-        worker died of then takes no other with it. `back_ns`: by when there is another worker.
+        worker died of then takes no other with it. In a drain there is no time for that. `back_ns`: by when there is
+        another worker.
         """
         if batch.variant.stateful:
             self._frames.ended(batch)
-        if len(batch.frames) < 2 or batch.variant.stateful:
+        if len(batch.frames) < 2 or batch.variant.stateful or self._frames.draining:
             self._frames.failed(now_ns, batch, reason)
             return
         start_ns = now_ns if batch.variant.profiles else max(now_ns, back_ns)
