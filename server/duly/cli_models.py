@@ -22,6 +22,12 @@ _CHECKED = (
     "bytes_in_flight_max",
     "payload_bytes_max",
     "principal_bytes_in_flight_max",
+    "sandbox",
+    "worker_memory_bytes_max",
+    "cache_folders",
+    "libraries_sha256",
+    "manifests",
+    "manifest_keys",
 )
 """The settings on which it depends whether a model can be served."""
 
