@@ -23,6 +23,7 @@ from duly.models.spec import ModelConfig
 from duly.models.trust import Trust
 from duly.worker import kernel, landlock, seccomp
 from duly.worker.errors import LoadError
+from duly.worker.libraries import trusted_libraries
 from duly.worker.memory import memory_bytes_max
 from duly.worker.providers import CPU
 
@@ -70,13 +71,18 @@ def confine_for(body: Mapping[str, Any]) -> None:
     """Confines this process as the body of a LOAD message says. Raises LoadError as `confine` does."""
     config = ModelConfig.model_validate(body["config"])
     trust = Trust.model_validate(body.get("trust", {}))
-    confine(trust, config, str(body["lane"]), Path(body["folder"]), Path(body["model_folder"]))
+    name, model_folder = str(body["model"]).partition("/")[0], Path(body["model_folder"])
+    libraries = trusted_libraries(config, name, model_folder, trust.libraries_sha256)
+    confine(trust, config, str(body["lane"]), Path(body["folder"]), model_folder, libraries)
 
 
-def confine(trust: Trust, config: ModelConfig, lane: str, folder: Path, model_folder: Path) -> None:
+def confine(
+    trust: Trust, config: ModelConfig, lane: str, folder: Path, model_folder: Path, libraries: Iterable[Path] = ()
+) -> None:
     """Confines this process for good, as far as `trust` says and the kernel can.
 
-    `folder`, `model_folder`: those of the version and of the model, behind links.
+    `folder`, `model_folder`: those of the version and of the model, behind links. `libraries`: other files that the
+    model may read.
 
     Raises:
         LoadError: the sandbox is required, and cannot be had in whole.
@@ -96,7 +102,11 @@ def confine(trust: Trust, config: ModelConfig, lane: str, folder: Path, model_fo
             if others and landlock.abi() < landlock.ABI_ALL_THREADS:
                 wanting.append(f"{others} threads were there before it and are not bound by Landlock")
             landlock.restrict_files(
-                [*_readable(folder, model_folder, config), *map(Path, _ACCELERATOR_FACTS if accelerated else ())],
+                [
+                    *_readable(folder, model_folder, config),
+                    *libraries,
+                    *map(Path, _ACCELERATOR_FACTS if accelerated else ()),
+                ],
                 [*map(Path, _DEVICES), *(_accelerators() if accelerated else ())],
                 map(Path, trust.cache_folders),
             )

@@ -9,8 +9,11 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from duly.models.spec import ModelConfig, Provider
 from duly.models.text_files import unreadable
@@ -34,15 +37,29 @@ def with_checked_libraries(
     """
     providers = []
     for index, provider in enumerate(config.providers):
-        place = f"{name}/model.toml: providers[{index}]"
-        update: dict[str, object] = {}
-        if provider.library is not None:
-            inside = None if provider.library.is_absolute() else f"{name}/{provider.library}"
-            path = model_folder / provider.library
-            update["library"] = Path(_checked(path, f"{place}.library", inside, allowed, files))
-        update["options"] = _checked_options(provider, place, model_folder, allowed, files)
-        providers.append(provider.model_copy(update=update))
+        options, library = dict(provider.options), provider.library
+        for key, part in _named(provider, model_folder):
+            copy, digest, size_bytes = _checked(model_folder / part, _place(name, index, key), allowed)
+            if key:
+                options[key] = str(options[key]).replace(part, f"/proc/self/fd/{copy}")
+                continue
+            library = Path(f"/proc/self/fd/{copy}")
+            if not Path(part).is_absolute():  # else it is the system's, not the model's
+                files.read_library(model_folder / part, f"{name}/{part}", digest, size_bytes)
+        providers.append(provider.model_copy(update={"library": library, "options": options}))
     return config.model_copy(update={"providers": tuple(providers)})
+
+
+def trusted_libraries(config: ModelConfig, name: str, model_folder: Path, allowed: tuple[str, ...]) -> list[Path]:
+    """Returns the libraries that the settings name, for a sandbox to leave them readable. Raises LoadError where one is
+    not among `allowed`.
+    """
+    paths = []
+    for index, provider in enumerate(config.providers):
+        for key, part in _named(provider, model_folder):
+            os.close(_checked(model_folder / part, _place(name, index, key), allowed)[0])
+            paths.append(model_folder / part)
+    return paths
 
 
 def shown(library: Path) -> str:
@@ -50,21 +67,19 @@ def shown(library: Path) -> str:
     return Path(os.readlink(library)).name.removeprefix("memfd:").removesuffix(" (deleted)")
 
 
-def _checked_options(
-    provider: Provider, place: str, model_folder: Path, allowed: tuple[str, ...], files: VersionFiles
-) -> dict[str, str | int | float | bool]:
-    options = dict(provider.options)
+def _place(name: str, index: int, key: str) -> str:
+    return f"{name}/model.toml: providers[{index}].{f'options.{key}' if key else 'library'}"
+
+
+def _named(provider: Provider, model_folder: Path) -> Iterator[tuple[str, str]]:
+    """Yields each library that a provider names: the option, or nothing for `library`, and the path."""
+    if provider.library is not None:
+        yield "", str(provider.library)
     for key, value in provider.options.items():
-        if not isinstance(value, str):
-            continue
-        parts = _SEPARATORS.split(value)
-        for part in parts:
+        for part in _SEPARATORS.split(value) if isinstance(value, str) else ():
             # A bare name is looked for where the system looks, which no model can write to.
             if "/" in part and (_IS_LIBRARY.search(part) or _is_elf(model_folder / part)):
-                found = _checked(model_folder / part, f"{place}.options.{key}", None, allowed, files)
-                value = value.replace(part, found)
-        options[key] = value
-    return options
+                yield key, part
 
 
 def _is_elf(path: Path) -> bool:
@@ -77,14 +92,14 @@ def _is_elf(path: Path) -> bool:
         return False
 
 
-def _checked(path: Path, place: str, inside: str | None, allowed: tuple[str, ...], files: VersionFiles) -> str:
-    """Returns the path of a sealed copy in memory. `inside`: its name where it belongs to the model."""
+def _checked(path: Path, place: str, allowed: tuple[str, ...]) -> tuple[int, str, int]:
+    """Returns the descriptor of a sealed copy in memory, its SHA-256 and its size. Raises LoadError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as source:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode) or os.fstat(descriptor).st_size > LIBRARY_BYTES_MAX:
                 raise LoadError(f"{place}: {path.name} is no ordinary file of at most {LIBRARY_BYTES_MAX:,} bytes")
-            copy = _sealed(source.read(), path.name)
+            copy = _sealed(source, path.name)
     except OSError as error:
         raise LoadError(f"{place}: {path.name} {unreadable(error)}") from None
     os.lseek(copy, 0, os.SEEK_SET)
@@ -92,23 +107,22 @@ def _checked(path: Path, place: str, inside: str | None, allowed: tuple[str, ...
         digest = hashlib.file_digest(sealed, "sha256").hexdigest()
         size_bytes = sealed.tell()
     if digest not in allowed:
+        os.close(copy)
         raise LoadError(
             f"{place}: {path.name} runs code of its own and is not trusted: its SHA-256 {digest} is not among the "
             "server's libraries_sha256; add it there if you know where the file comes from"
         )
-    if inside is not None:
-        files.read_library(path, inside, digest, size_bytes)
-    return f"/proc/self/fd/{copy}"
+    return copy, digest, size_bytes
 
 
-def _sealed(data: bytes, name: str) -> int:
-    """Puts the data into memory that can neither be written nor cut off any more. The descriptor stays open."""
+def _sealed(source: BinaryIO, name: str) -> int:
+    """Copies a file into memory that can neither be written nor cut off any more. The descriptor stays open."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
         descriptor = os.memfd_create(name[:200], flags | _MFD_EXEC)
     except OSError:
         descriptor = os.memfd_create(name[:200], flags)
     with open(descriptor, "wb", closefd=False) as copy:
-        copy.write(data)
+        shutil.copyfileobj(source, copy)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     return descriptor
