@@ -78,7 +78,7 @@ def _signature(text: bytes, key: Path) -> bytes:
         return sign(text, private, None)
     except ModuleNotFoundError as error:
         raise click.ClickException(
-            f"signing needs the module {error.name}, which is not installed: pip install 'duly[sign]'"
+            f"signing needs the module {error.name}, which is not installed: pip install 'duly[cpu]'"
         ) from error
     except ManifestError as error:
         if "password" not in str(error).lower() and "passphrase" not in str(error).lower():

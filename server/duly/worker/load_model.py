@@ -83,8 +83,6 @@ def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
         return manifest
     except ManifestError as error:
         raise LoadError(f"{body['model']}: {error}") from error
-    except ModuleNotFoundError as error:
-        raise LoadError(f"manifests = signed needs the module {error.name}: pip install 'duly[sign]'") from error
 
 
 def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
