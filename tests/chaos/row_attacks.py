@@ -38,9 +38,7 @@ def write_models(root: Path) -> Path:
     graphs.save(root, "large", graphs.zeros(), toml=one + '[[output]]\nname = "y"\nbytes_max = 4_000_000\n')
     graphs.save(root, "wide", graphs.scaling(width=900_000), toml=one)
     picture = '[[input]]\nname = "x"\nencodings = ["PNG"]\npreprocess = [\n{ op = "resize", width = 8, height = 8 },\n'
-    graphs.save(
-        root, "picture", graphs.copying(["N", 3, 8, 8]), toml=one + picture + '{ op = "layout", axes = "CHW" }]\n'
-    )
+    graphs.save(root, "picture", graphs.copying(["N", 3, 8, 8]), toml=one + picture + '{ op = "layout", axes = "CHW" }]\n')
     graphs.save(root, "quad", square(), toml=one + '[[input]]\nname = "x"\nbytes_max = 100_000\n')
     return root
 

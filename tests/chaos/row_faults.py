@@ -152,12 +152,7 @@ async def _open(channel: grpc.aio.Channel, chance: random.Random) -> list[Accoun
     for model in MODELS:
         for index in range(STREAMS_A_MODEL):
             stream = AccountedStream(
-                channel,
-                model,
-                period_s=PERIOD_S,
-                budget_s=BUDGET_S,
-                ordering=1 + index % 3,
-                backlog=1 + 2 * (index % 2),
+                channel, model, period_s=PERIOD_S, budget_s=BUDGET_S, ordering=1 + index % 3, backlog=1 + 2 * (index % 2),
                 phase_s=chance.uniform(0, PERIOD_S),
             )
             await stream.open()

@@ -105,9 +105,7 @@ async def _live(plan: Plan, finding: Finding) -> None:
             f"{statistics.frames_in_flight} frames and {statistics.streams_open} streams are left with the server",
         )
         after = rig.usage()
-        finding.check(
-            after.descriptors <= before.descriptors + 4, f"descriptors: {before.descriptors}, then {after.descriptors}"
-        )
+        finding.check(after.descriptors <= before.descriptors + 4, f"descriptors: {before.descriptors}, then {after.descriptors}")
     finding.check(rig.status == 0, f"the server ended with status {rig.status}")
 
 

@@ -5,9 +5,11 @@ It has a process, a socket and memory like any worker; y = x, of four floats. It
     python -P hostile_worker.py FD PARENT_PID
 """
 
+import json
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -109,9 +111,11 @@ LOADS: dict[str, Callable[[socket.socket, int], None]] = {
     ),
     "messages without end": flood,
     "a text in a device": text_of("/dev/zero"),
-    "a text in a pipe": text_of(f"/tmp/duly-hostile-{os.getpid()}"),
+    "a text in a pipe": text_of("/tmp/duly-hostile-{}".format(os.getpid())),
     "a text that may change": lambda connection, region_fd: (
-        socket.send_fds(connection, [channel.encode_text(channel.READY, {})[:-2]], [region_fd, open_memory(1000)]),
+        socket.send_fds(
+            connection, [channel.encode_text(channel.READY, {})[:-2]], [region_fd, open_memory(1000)]
+        ),
         None,
     )[1],
     "a text of 20 MiB": lambda connection, region_fd: channel.send_text(
@@ -135,9 +139,7 @@ LOADS: dict[str, Callable[[socket.socket, int], None]] = {
     "a lane that is warmed all the time": changed(lambda body: body["variants"][0].update(warm_after_ns=1)),
 }
 HARMLESS_LOADS: dict[str, Callable[[socket.socket, int], None]] = {
-    "notes of any length": changed(
-        lambda body: body.update(notes=["long " * 100_000, "\ud800", 7] * 2 + ["short"] * 5000)
-    ),
+    "notes of any length": changed(lambda body: body.update(notes=["long " * 100_000, "\ud800", 7] * 2 + ["short"] * 5000)),
     "half characters": changed(lambda body: body["variants"][0].update(providers=["\udfff"] * 1000)),
 }
 

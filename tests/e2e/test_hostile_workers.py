@@ -27,8 +27,7 @@ def patched() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         script = [sys.executable, "-P", str(Path(hostile_worker.__file__))]
         patch.setattr(
-            "duly.runtime.worker_process.worker_command",
-            lambda descriptor: [*script, str(descriptor), str(os.getpid())],
+            "duly.runtime.worker_process.worker_command", lambda descriptor: [*script, str(descriptor), str(os.getpid())]
         )
         patch.setattr("duly.runtime.blame.FRUITLESS_MAX", 1000)  # it dies once in each test
         yield patch

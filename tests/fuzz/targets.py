@@ -2,6 +2,7 @@
 raises anything but what it says, or says what is not so.
 """
 
+import json
 import os
 import struct
 import tempfile
