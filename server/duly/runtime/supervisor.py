@@ -15,6 +15,7 @@ from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.models.spec import Signature, TensorSpec
+from duly.models.trust import Trust
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.load_answers import Ready
@@ -44,11 +45,13 @@ class Supervisor:
         threads: int,
         load_timeout_s: float,
         limits: SizeLimits,
+        trust: Trust | None = None,
     ) -> None:
         """`threads`: intra-op threads of a worker whose model states none. `load_timeout_s`: for one worker. `limits`:
-        what a frame may have.
+        what a frame may have. `trust`: what workers may do.
         """
         self._limits = limits
+        self._trust = trust
         self._catalogue = catalogue
         self._driver = driver
         self._metrics = metrics
@@ -167,9 +170,8 @@ class Supervisor:
     ) -> tuple[Worker, Ready]:
         ended = partial(self._worker_ended, loaded)
         limits = self._limits.model_copy(update={"message_bytes_max": message_bytes_max})
-        worker = start_worker(
-            loaded.version, lane, self._threads, limits, self._driver.batch_ended, ended, loaded.fingerprint
-        )
+        ran, expected = self._driver.batch_ended, loaded.fingerprint
+        worker = start_worker(loaded.version, lane, self._threads, limits, ran, ended, expected, self._trust)
         self._processes.add(worker)
         loaded.starting.add(worker)
         try:
