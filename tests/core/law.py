@@ -23,9 +23,10 @@ from duly.core.events import (
     FramesCancelled,
     ResolveFrame,
     StreamClosed,
+    WaitingEvicted,
     WarmLane,
 )
-from duly.core.fates import FATES, Fate, State
+from duly.core.fates import EVICTED, FATES, Fate, State
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 from tests.core.accounts import Accounts, Running, Stream
@@ -154,6 +155,8 @@ class Witness:
         """Whether the ground that the reason names is there."""
         accounts, frame, reason = self.accounts, action.frame, action.reason
         arrives = isinstance(event, FramesArrived) and frame in event.frames
+        if reason == EVICTED.wording:
+            return isinstance(event, WaitingEvicted) and event.stream_id == frame.stream_id
         if reason.startswith("overload: "):
             # The classes of the frames with which lanes that serve its variant have begun since it arrived.
             given = [

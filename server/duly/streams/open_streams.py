@@ -15,6 +15,9 @@ from duly.streams.limits import Limits, PrincipalUse
 from duly.streams.stream import Stream, StreamHost
 from duly.streams.terms import StreamRequest
 
+PRESSED_NS = 1_000_000_000
+"""When the memory for results is full, clients that took nothing for so long are ended."""
+
 
 class OpenStreams:
     def __init__(self, host: StreamHost, metrics: Metrics, admission: Admission, slow_reader_timeout_s: float) -> None:
@@ -134,9 +137,19 @@ class OpenStreams:
         for stream in self._open:
             stuck_ns = stream.stuck_ns(now_ns)
             if stuck_ns > self._slow_reader_ns and not stream.ended.done():
-                stream.log.warning("client does not read", stuck_s=stuck_ns / 1e9)
-                text = f"the client took nothing for {stuck_ns / 1e9:.0f} s (slow_reader_timeout_s)"
-                stream.end(CallError("CLIENT_TOO_SLOW", text))
+                self._end_slow(stream, f"the client took nothing for {stuck_ns / 1e9:.0f} s (slow_reader_timeout_s)")
+        memory = self.host.memory
+        over_bytes = memory.result_bytes - memory.bytes_max
+        if over_bytes > 0:
+            stuck = [stream for stream in self._open if stream.stuck_ns(now_ns) > PRESSED_NS]
+            for stream in sorted(stuck, key=lambda stream: (-stream.stream_class, -stream.result_bytes)):
+                if over_bytes > 0 and not stream.ended.done():
+                    over_bytes -= stream.result_bytes
+                    self._end_slow(stream, f"results that are not read take more than {memory.bytes_max} bytes")
+
+    def _end_slow(self, stream: Stream, text: str) -> None:
+        stream.log.warning("client does not read", reason=text)
+        stream.end(CallError("CLIENT_TOO_SLOW", text))
 
     def drain(self) -> None:
         """Opens no more streams and takes no more single frames."""

@@ -7,6 +7,7 @@ import grpc
 
 from duly.core.fates import DOES_NOT_FIT
 from duly.rpc.duly_v1.codec import StreamCodec, parse
+from duly.rpc.duly_v1.message_bounds import INFER_REQUEST, STREAM_REQUEST, check_frames
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.errors import abort, guarded, internal
 from duly.rpc.principal import principal_of
@@ -92,6 +93,7 @@ class InferenceService:
         message = reading.result()
         if message is grpc.aio.EOF:
             raise CallError("FIRST_MESSAGE_NOT_OPEN", "the stream ended before its first message, an OpenStream")
+        STREAM_REQUEST.check(message)
         request = parse(inference_pb2.StreamRequest, message)
         if request.WhichOneof("request") != "open":
             raise CallError("FIRST_MESSAGE_NOT_OPEN", "the first message should be an OpenStream", "open")
@@ -101,7 +103,6 @@ class InferenceService:
 
     async def _read(self, stream: Stream, codec: StreamCodec, context: Context) -> None:
         """Takes messages until the client half-closes or breaks the protocol, which ends the stream."""
-        has_room = stream.outbox.has_room
         try:
             while not stream.closed:
                 message = await context.read()
@@ -110,16 +111,26 @@ class InferenceService:
                 if message is grpc.aio.EOF:
                     stream.finish()
                     return
+                stream.heard()
+                STREAM_REQUEST.check(message)
+                size_bytes = len(message)
                 request = parse(inference_pb2.StreamRequest, message)
+                del message
                 match request.WhichOneof("request"):
                     case "frames":
                         received_unix_ns = stream.wall.now_ns()
-                        for number, frame in enumerate(request.frames.frames, start=1):
+                        frames = request.frames.frames
+                        check_frames(len(frames))
+                        for number, frame in enumerate(frames, start=1):
                             take(stream, codec, frame, received_unix_ns)
                             if number % FRAMES_A_TURN == 0:
+                                stream.wait_with(size_bytes)
                                 await stream.give_way()
+                                stream.wait_with(0)
                                 if stream.closed:
                                     return
+                        # What waits for the next message holds nothing of this one.
+                        frames = frame = None  # type: ignore[assignment]
                     case "clock_ping":
                         ping = request.clock_ping
                         clock = clock_of(ping.clock, "clock_ping.clock") if ping.HasField("clock") else None
@@ -132,8 +143,9 @@ class InferenceService:
                     case _:
                         text = "a message has none of open, frames, clock_ping and cancel"
                         raise CallError("MESSAGE_MALFORMED", text)
-                if not has_room.is_set():
-                    await has_room.wait()
+                del request
+                if not stream.has_room:
+                    await stream.room()
         except Exception as error:
             stream.end(_reason(error, "a message of a stream"))
 
@@ -150,7 +162,10 @@ class InferenceService:
                         await changed.wait()
                     continue
                 message = codec.outcomes(*item) if isinstance(item, tuple) else self._notice(stream, item)
-                await context.write(message)
+                written = message.SerializeToString()
+                del message, item  # while the client does not read, each result is there once
+                await context.write(written)
+                del written
                 stream.written()
             stream.end(None)
         except Exception as error:
@@ -182,6 +197,7 @@ class InferenceService:
     @guarded
     async def infer(self, message: bytes, context: Context) -> inference_pb2.InferResponse:
         """Serves a call of InferenceService.Infer, which is a stream of one frame."""
+        INFER_REQUEST.check(message)
         request = parse(inference_pb2.InferRequest, message)
         try:
             with self._streams.single(single_request(request), principal_of(context.peer())) as stream:
