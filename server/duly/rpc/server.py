@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from duly.listening import why_not
 from duly.models.sizes import WIRE_BYTES_MAX
+from duly.rpc.call_limits import CallLimits
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.runtime.catalogue import Catalogue, VersionState
@@ -20,7 +21,12 @@ from duly.v1 import inference_pb2, model_pb2, model_pb2_grpc, server_pb2, server
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
 """The least limit of a message, which is gRPC's own default. Models with larger frames raise it."""
 CALLS_BESIDE_STREAMS_MAX = 256
-"""How many single frames, watchers, health checks and the like may be under way at once."""
+"""How many calls of one connection may be under way beside as many streams as may be open at all. Its client keeps back
+what is more."""
+CALLS_MAX = 65_536
+"""How many calls may be under way at all. The limits of each kind of call come first."""
+METADATA_BYTES_MAX = 8192
+"""The largest metadata of a call."""
 HANDSHAKE_MS_MAX = 10_000
 """How long a connection may take to begin with HTTP/2."""
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -59,6 +65,9 @@ def create_server(
         ("grpc.max_send_message_length", -1),
         # Two servers on one port would each get some of the streams.
         ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", streams_max + CALLS_BESIDE_STREAMS_MAX),
+        ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
         ("grpc.max_allowed_incoming_connections", connections_max),
         # Who connects and says nothing gives the place back.
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
@@ -70,12 +79,13 @@ def create_server(
     ]
     if transport == "lan":
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=streams_max + CALLS_BESIDE_STREAMS_MAX)
+    server = grpc.aio.server(
+        interceptors=[CallLimits(streams_max)], options=options, maximum_concurrent_rpcs=CALLS_MAX
+    )
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes, so that a message that is no protobuf gets our status and not a stack trace.
-        "Stream": grpc.stream_stream_rpc_method_handler(
-            inference.stream, response_serializer=inference_pb2.StreamResponse.SerializeToString
-        ),
+        # Responses of streams go as bytes, so that while a client does not read, its results are in memory once.
+        "Stream": grpc.stream_stream_rpc_method_handler(inference.stream),
         "Infer": grpc.unary_unary_rpc_method_handler(
             inference.infer, response_serializer=inference_pb2.InferResponse.SerializeToString
         ),

@@ -4,6 +4,8 @@ A stream opens in a turn of its own (`Admission`), so that the next one is judge
 its call is over. Streams whose clients do not read are ended here, and so are all streams at the end of a drain.
 """
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +17,11 @@ from duly.streams.limits import Limits, PrincipalUse
 from duly.streams.stream import Stream, StreamHost
 from duly.streams.terms import StreamRequest
 
+SILENT_NS = 10_000_000_000
+"""A stream that has sent no frame for so long since it opened, or since several were due by its stated period, makes
+room for others when no more may be open."""
+ROOM_SECONDS_MAX = 1.0
+"""How long an opening waits for the end of the stream that makes room for it."""
 PRESSED_NS = 1_000_000_000
 """When the memory for results is full, clients that took nothing for so long are ended."""
 
@@ -29,6 +36,8 @@ class OpenStreams:
         self._uses: dict[str, PrincipalUse] = {}
         """What each principal uses that has streams or single frames under way."""
         self.draining = False
+        self._room: asyncio.Future[None] | None = None
+        """Done when the next stream is gone, if anybody waits for that."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -48,17 +57,19 @@ class OpenStreams:
 
     # ---- opening ----
 
-    async def open(self, asked: StreamRequest, principal: str) -> Stream:
-        """Opens a stream, which is counted until `closed`. A notice for its client is then in its outbox.
+    async def open(self, asked: StreamRequest, principal: str, connection: str = "") -> Stream:
+        """Opens a stream, which is counted until `closed`. A notice for its client is then in its outbox. `connection`:
+        what tells the client's connection from others.
 
         Raises InvalidTerms, ModelError, or CallError where there is no room for it or it would not be served.
         """
+        await self._make_room(connection)
         self._check_server()
         self._check_principal(principal)
         served = self.host.catalogue.find(asked.model, asked.version)
         use = self._claim(principal)
         try:
-            stream = Stream(asked, served, self.host, principal, use)
+            stream = Stream(asked, served, self.host, principal, use, connection)
             try:
                 async with self._admission.turn(stream.terms) as verdict:
                     self._check_server()
@@ -78,6 +89,9 @@ class OpenStreams:
     def closed(self, stream: Stream, opened_as: str) -> None:
         """Counts the stream no more, as its call is over. `opened_as`: the model version that it was opened for."""
         del self._open[stream]
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
         self._release(stream.principal, self._uses[stream.principal])
         self._metrics.stream_closed(opened_as)
 
@@ -110,6 +124,25 @@ class OpenStreams:
         streams_max = self.limits.server.streams_max
         if len(self._open) >= streams_max:
             raise CallError("STREAMS_EXHAUSTED", f"{streams_max} streams are open already (streams_max)")
+
+    async def _make_room(self, connection: str) -> None:
+        """Where no more streams may be open, ends the oldest silent one of the connection that has the most streams, if
+        those are more than the one that asks has, or its own. Waits until it is gone, as far as that is quick.
+        """
+        if len(self._open) < self.limits.server.streams_max or self.draining:
+            return
+        now_ns = self.host.driver.clock()
+        streams = Counter(stream.connection for stream in self._open)
+        silent = [stream for stream in self._open if stream.silent_ns(now_ns) > SILENT_NS and not stream.ended.done()]
+        victim = max(silent, key=lambda stream: streams[stream.connection], default=None)
+        if victim is None or (
+            victim.connection != connection and streams[victim.connection] <= streams[connection]
+        ):
+            return
+        text = "it had sent no frame for long, and another client needed its place (streams_max)"
+        victim.end(CallError("STREAMS_EXHAUSTED", text))
+        self._room = self._room or asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._room], timeout=ROOM_SECONDS_MAX)
 
     def _check_principal(self, principal: str) -> None:
         streams_max = self.limits.principal.streams_max

@@ -42,16 +42,18 @@ from duly.streams.wall_clock import WallClock
 
 _log = structlog.get_logger("duly.stream")
 
-CANCELS_A_TOKEN = 32
+CANCELS_A_TOKEN = 128
 """So many ids to cancel in one message cost about as much as one more message."""
 CANCELS_A_TURN = 1024
 """How many frames one message may cancel before other streams have their turn."""
 SLOW_WRITE_NS = 10_000_000
 """A write that takes longer than this waits for the client to read. What comes after it has waited for that, too."""
+PERIODS_SILENT = 10
+"""A stream whose client has sent nothing for so many of its periods is silent."""
 CHEAP_PER_S, CHEAP_BURST = 4, 64
 """How many pings, cancelled frames and refused frames a stream has for nothing; what is more comes out of the budget of
 all streams."""
-CHEAP_PER_S_ALL, CHEAP_BURST_ALL = 2000, 500
+CHEAP_PER_S_ALL, CHEAP_BURST_ALL = 5000, 2500
 _BROKEN = "the server failed on an outcome of the stream; its log says more"
 
 
@@ -83,9 +85,18 @@ class Stream:
     """An open stream. It is the runtime's Sink for its frames."""
 
     def __init__(
-        self, asked: StreamRequest, served: LoadedVersion, host: StreamHost, principal: str, use: PrincipalUse
+        self,
+        asked: StreamRequest,
+        served: LoadedVersion,
+        host: StreamHost,
+        principal: str,
+        use: PrincipalUse,
+        connection: str = "",
     ) -> None:
-        """`use`: what the principal uses with all its streams. Raises InvalidTerms."""
+        """`use`: what the principal uses with all its streams. `connection`: what tells its connection from others.
+        Raises InvalidTerms.
+        """
+        self.connection = connection
         self.asked = asked
         self.terms = stream_terms(asked, served, host.limits.stream, principal)
         self.principal = principal
@@ -153,11 +164,6 @@ class Stream:
     @property
     def stream_class(self) -> StreamClass:
         return self.terms.stream_class
-
-    @property
-    def took_frames(self) -> bool:
-        """Whether any frame has come."""
-        return self._newest_id >= 0
 
     @property
     def variants(self) -> list[str]:
@@ -441,6 +447,15 @@ class Stream:
     def stuck_ns(self, now_ns: int) -> int:
         """Returns for how long the client has not taken what is written to it; 0: nothing is being written."""
         return now_ns - self._write_began_ns if self._write_began_ns else 0
+
+    def silent_ns(self, now_ns: int) -> int:
+        """Returns for how long the client has sent nothing though it should have: since the stream opened where no
+        frame has come, and since PERIODS_SILENT periods after the last message where it stated one; 0: it is not.
+        """
+        if self._newest_id < 0:
+            return now_ns - self.opened_ns
+        period_ns = self.terms.period_ns
+        return max(0, now_ns - self.heard_ns - PERIODS_SILENT * period_ns) if period_ns else 0
 
     # ---- the end ----
 

@@ -10,6 +10,7 @@ from duly.rpc.duly_v1.codec import StreamCodec, parse
 from duly.rpc.duly_v1.message_bounds import INFER_REQUEST, STREAM_REQUEST, check_frames
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.errors import abort, guarded, internal
+from duly.rpc.places import Places
 from duly.rpc.principal import principal_of
 from duly.runtime.catalogue import ModelError
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
@@ -23,7 +24,7 @@ FRAMES_A_TURN = 64
 OPEN_SECONDS_MAX = 10.0
 """How long a call may be open before its OpenStream comes."""
 OPENING_MAX = 128
-"""How many calls may wait for their OpenStream."""
+"""How many calls may wait for their OpenStream. When more come, the oldest of the connection that has most ends."""
 FLUSH_SECONDS = 1.0
 """How long the end of a broken stream waits for its last outcomes to be sent."""
 
@@ -35,7 +36,7 @@ class InferenceService:
         """`message_bytes_max`: the largest message that the transport reads."""
         self._streams = streams
         self._message_bytes_max = message_bytes_max
-        self._opening = 0
+        self._opening = Places(OPENING_MAX, may_end=True)
 
     async def stream(self, _: object, context: Context) -> None:
         """Serves a call of InferenceService.Stream."""
@@ -73,22 +74,25 @@ class InferenceService:
     async def _open(self, context: Context) -> Stream:
         request = await self._first_message(context)
         try:
-            return await self._streams.open(stream_request(request), principal_of(context.peer()))
+            peer = context.peer()
+            return await self._streams.open(stream_request(request), principal_of(peer), peer)
         except InvalidTerms as error:
             raise invalid_open(error) from None
 
     async def _first_message(self, context: Context) -> inference_pb2.OpenStream:
         # The time-out does not cancel the read: a cancelled read leaks inside gRPC. It ends with the call.
-        if self._opening >= OPENING_MAX:
-            raise CallError("STREAMS_EXHAUSTED", f"{OPENING_MAX} calls wait for their OpenStream already")
+        place = self._opening.take(context.peer())
+        if place is None:
+            text = f"this connection has too many calls that wait for their OpenStream; {OPENING_MAX} are shared by all"
+            raise CallError("STREAMS_EXHAUSTED", text)
         reading = asyncio.ensure_future(context.read())
-        self._opening += 1
-        try:
-            await asyncio.wait([reading], timeout=OPEN_SECONDS_MAX)
-        finally:
-            self._opening -= 1
+        with place:
+            await asyncio.wait([reading, place.ended], timeout=OPEN_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
             reading.add_done_callback(lambda read: read.cancelled() or read.exception())
+            if place.ended.done():
+                text = f"no message came while {OPENING_MAX} calls waited for their OpenStream"
+                raise CallError("STREAMS_EXHAUSTED", text)
             raise CallError("FIRST_MESSAGE_NOT_OPEN", f"no message came within {OPEN_SECONDS_MAX:g} s", "open")
         message = reading.result()
         if message is grpc.aio.EOF:
