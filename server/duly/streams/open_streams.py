@@ -75,6 +75,7 @@ class OpenStreams:
                     self._check_server()
                     stream.open(verdict)
                     self._open[stream] = None
+                    self.host.lag.start()
             except Refused as refused:
                 raise _refusal(refused.verdict, stream.variants, self.limits.stream.budget_ns_max) from None
             except Busy as busy:
@@ -89,6 +90,8 @@ class OpenStreams:
     def closed(self, stream: Stream, opened_as: str) -> None:
         """Counts the stream no more, as its call is over. `opened_as`: the model version that it was opened for."""
         del self._open[stream]
+        if not self._open:
+            self.host.lag.stop()
         if self._room is not None:
             self._room.set_result(None)
             self._room = None
