@@ -104,6 +104,8 @@ class Gauges:
     """Payload bytes that are held for frames in flight."""
     streams_open: Mapping[str, int]
     """Number of open streams, by model."""
+    frames_demoted: Mapping[str, int] = field(default_factory=dict)
+    """Number of frames that came faster than their streams' stated periods, by model."""
 
 
 class Metrics(Collector):
@@ -294,7 +296,14 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     streams = GaugeMetricFamily("duly_streams_open", "Streams that are open.", labels=["model"])
     for model, count in (none | dict(gauges.streams_open)).items():
         streams.add_metric([model], count)
-    yield from (waiting, streams)
+    demoted = CounterMetricFamily(
+        "duly_frames_demoted_total",
+        "Frames that came faster than their stream's stated period, and so counted as BEST_EFFORT.",
+        labels=["model"],
+    )
+    for model, count in (none | dict(gauges.frames_demoted)).items():
+        demoted.add_metric([model], count)
+    yield from (waiting, streams, demoted)
     yield GaugeMetricFamily(
         "duly_frames_in_flight", "Frames received and not yet answered.", value=gauges.frames_in_flight
     )

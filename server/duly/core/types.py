@@ -103,6 +103,8 @@ class StreamTerms:
     """The k of the floor; 0: the stream has no floor."""
     advise: bool = False
     """Whether the stream is advised to slow down, and that it may speed up (`advice`)."""
+    policed: bool = False
+    """Whether frames that come faster than `period_ns` count as BEST_EFFORT (`policing`)."""
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from inspect import isasyncgenfunction
 from typing import Any, TypeAlias
 
@@ -39,6 +40,9 @@ ASKED_PER_S, ASKED_BURST = 10, 64
 """How often one connection may ask for nothing."""
 ASKED_PER_S_ALL, ASKED_BURST_ALL = 500, 250
 """How often all connections together may ask beyond that."""
+ONE_NS = 500_000
+TOOK_MAX = 20
+"""For each ONE_NS that an answer took, it counts as one question more, up to TOOK_MAX."""
 WAIT_NS_MAX = 1_000_000_000
 """A call waits no longer for its turn."""
 CONNECTIONS_KEPT = 4096
@@ -76,12 +80,12 @@ class CallLimits(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]",
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> "Handler | None":
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
-        if handler is None or method == _STREAM:  # type: ignore[redundant-expr]  # None: there is no such method
+        if handler is None or method == _STREAM:
             return handler
         known = self._limited.get(method)
         if known is None or known[0] is not handler:
@@ -123,7 +127,9 @@ class CallLimits(grpc.aio.ServerInterceptor):
             try:
                 place = places.take(context.peer())
                 if place is None:
-                    text = f"this connection has too many calls of the kind under way; {places.places} are shared by all"
+                    text = (
+                        f"this connection has too many calls of the kind under way; {places.places} are shared by all"
+                    )
                     raise CallError("CALLS_EXHAUSTED", text)
                 with place:
                     if places is self._watchers:
@@ -142,12 +148,19 @@ class CallLimits(grpc.aio.ServerInterceptor):
         """Lets the call wait for its turn where too much is asked."""
 
         async def call(request: Any, context: Context) -> Any:
-            wait_ns = self._asked_by(context.peer()).done()
+            asked = self._asked_by(context.peer())
+            wait_ns = asked.done()
             if wait_ns:
                 await asyncio.sleep(min(wait_ns, WAIT_NS_MAX) / 1e9)
                 if wait_ns > WAIT_NS_MAX:
                     raise CallError("CALLS_EXHAUSTED", "clients ask too often; ask less often")
-            return await behaviour(request, context)
+            began_ns = self._clock()
+            try:
+                return await behaviour(request, context)
+            finally:
+                # What takes long, such as a list of many models, counts as several.
+                if took := min(TOOK_MAX, (self._clock() - began_ns) // ONE_NS):
+                    asked.done(took)
 
         return call
 
@@ -186,8 +199,9 @@ def _written_out(behaviour: Any) -> _Behaviour:
         return _only(behaviour)
 
     async def call(request: Any, context: Context) -> None:
-        async for response in behaviour(request, context):
-            await context.write(response)
+        async with aclosing(behaviour(request, context)) as responses:
+            async for response in responses:
+                await context.write(response)
 
     return call
 

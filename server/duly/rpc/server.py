@@ -83,9 +83,7 @@ def create_server(
     ]
     if transport == "lan":
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
-    server = grpc.aio.server(
-        interceptors=[CallLimits(streams_max)], options=options, maximum_concurrent_rpcs=CALLS_MAX
-    )
+    server = grpc.aio.server(interceptors=[CallLimits(streams_max)], options=options, maximum_concurrent_rpcs=CALLS_MAX)
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes, so that a message that is no protobuf gets our status and not a stack trace.
         # Responses of streams go as bytes, so that while a client does not read, its results are in memory once.

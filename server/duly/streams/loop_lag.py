@@ -1,10 +1,10 @@
 """How long the event loop was held up, so that a frame that waited meanwhile is not told to have come only now.
 
-A frame is read when the loop gets to it. Where something held the loop up, such as a long message of another client, the
-frame may have lain in the socket for as long as that. When exactly it came nobody knows; it counts as received when the
-loop was to wake next and did not, because a result must not be called in time that was not. So what a client is told
-of the receipt is later than the truth by at most BEAT_NS and LATE_NS, and earlier by at most the time for which the
-loop was held up. Where the clocks are related, it is never told to be before the capture.
+A frame is read when the loop gets to it. Where something held the loop up, such as a long message of another client,
+the frame may have lain in the socket for as long as that. When exactly it came nobody knows; it counts as received when
+the loop was to wake next and did not, because a result must not be called in time that was not. So what a client is
+told of the receipt is later than the truth by at most BEAT_NS and LATE_NS, and earlier by at most the time for which
+the loop was held up. Where the clocks are related, it is never told to be before the capture.
 """
 
 import asyncio
