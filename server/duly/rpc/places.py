@@ -1,9 +1,9 @@
 """Places for calls: how many may be under way at once, and who gets them when there are not enough.
 
 A connection alone may take half of the places. Each further one takes from what is left in the same way, so that there
-is nearly always a place for who has none. Where a call may be ended, as it only waits (for its client to say what it
-wants, or for something to happen that it watches), the connection that has the most gives up its oldest for one that
-has fewer.
+is nearly always a place for who has none. Where calls may be ended, as they only wait (for their client to say what it
+wants, or for something to happen that they watch), there always is: the connection that has the most calls gives up its
+oldest.
 """
 
 import asyncio
@@ -43,11 +43,11 @@ class Places:
 
     def take(self, connection: str) -> Place | None:
         """Returns a place, or None where there is none for that connection."""
-        own = len(self._by_connection.get(connection, ()))
         left = self.places - len(self._taken)
-        if own and own >= max(1, left):
-            return None
-        if left <= 0 and not self._make_room(own):
+        if self._may_end:
+            if left <= 0:
+                self._make_room()
+        elif left <= 0 or len(self._by_connection.get(connection, ())) >= left:
             return None
         place = Place(self, connection)
         self._taken[place] = None
@@ -62,17 +62,10 @@ class Places:
             if not of_connection:
                 del self._by_connection[place.connection]
 
-    def _make_room(self, own: int) -> bool:
-        """Ends the oldest call of the connection that has the most, unless that has no more than the one that asks
-        would have. Of equals it is the oldest of all.
-        """
-        if not self._may_end:
-            return False
+    def _make_room(self) -> None:
+        """Ends the oldest call of the connection that has the most. Of equals it is the oldest of all."""
         most = max(len(places) for places in self._by_connection.values())
-        if most <= own:
-            return False
         oldest = next(place for place in self._taken if len(self._by_connection[place.connection]) == most)
         self.give_back(oldest)
         if not oldest.ended.done():
             oldest.ended.set_result(None)
-        return True

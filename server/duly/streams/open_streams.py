@@ -23,6 +23,12 @@ SILENT_NS = 10_000_000_000
 room for others when no more may be open."""
 ROOM_SECONDS_MAX = 1.0
 """How long an opening waits for the end of the stream that makes room for it."""
+NO_ROOM = ("ADMISSION_REFUSED", "STREAMS_EXHAUSTED")
+GHOST_NS, GHOST_PERIODS = 500_000_000, 3
+"""A stream whose client has sent nothing for so long, and for so many of its stated periods, may be what is left of a
+link that broke."""
+GHOST_TURNS_MAX = 20
+"""How many turns of the loop the end of a stream may take."""
 PRESSED_NS = 1_000_000_000
 """When the memory for results is full, clients that took nothing for so long are ended."""
 _WITHOUT_CRITICAL = "open it as STANDARD, or give the client a credential"
@@ -65,9 +71,20 @@ class OpenStreams:
         """Opens a stream, which is counted until `closed`. A notice for its client is then in its outbox. `connection`:
         what tells the client's connection from others.
 
+        Where there is no room, a stream of the same principal, name and model that has gone silent gives way: it is what
+        is left of a link that broke.
+
         Raises InvalidTerms, ModelError, or CallError where the caller has no right to it, there is no room for it, or
         it would not be served.
         """
+        try:
+            return await self._open_now(asked, rights, connection)
+        except CallError as error:
+            if error.reason not in NO_ROOM or not await self._end_ghosts(asked, rights.principal, connection):
+                raise
+        return await self._open_now(asked, rights, connection)
+
+    async def _open_now(self, asked: StreamRequest, rights: Rights, connection: str) -> Stream:
         await self._make_room(connection)
         self._check_server()
         principal = rights.principal
@@ -161,6 +178,28 @@ class OpenStreams:
         victim.end(CallError("STREAMS_EXHAUSTED", text))
         self._room = self._room or asyncio.get_running_loop().create_future()
         await asyncio.wait([self._room], timeout=ROOM_SECONDS_MAX)
+
+    async def _end_ghosts(self, asked: StreamRequest, principal: str, connection: str) -> bool:
+        """Ends streams that the one that is asked for takes the place of. Returns whether there are any."""
+        now_ns = self.host.driver.clock()
+        ghosts = [
+            stream
+            for stream in self._open
+            if asked.stream_name
+            and (stream.asked.stream_name, stream.asked.model) == (asked.stream_name, asked.model)
+            and stream.principal == principal
+            and stream.connection != connection
+            and stream.terms.period_ns
+            and now_ns - stream.heard_ns > max(GHOST_NS, GHOST_PERIODS * stream.terms.period_ns)
+        ]
+        for stream in ghosts:
+            stream.log.info("stream gives way to one of the same name")
+            stream.end(CallError("STREAMS_EXHAUSTED", "it was silent, and its client opened one of the same name"))
+        for _ in range(GHOST_TURNS_MAX):
+            if all(stream.closed for stream in ghosts):
+                break
+            await asyncio.sleep(0)
+        return bool(ghosts)
 
     def _check_critical(self, verdict: Verdict) -> None:
         """Raises CallError where one more CRITICAL stream is too much from a client without a credential."""
