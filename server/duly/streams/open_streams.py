@@ -71,8 +71,8 @@ class OpenStreams:
         """Opens a stream, which is counted until `closed`. A notice for its client is then in its outbox. `connection`:
         what tells the client's connection from others.
 
-        Where there is no room, a stream of the same principal, name and model that has gone silent gives way: it is what
-        is left of a link that broke.
+        Where there is no room, a stream of the same principal, name and model that has gone silent gives way: it is
+        what is left of a link that broke.
 
         Raises InvalidTerms, ModelError, or CallError where the caller has no right to it, there is no room for it, or
         it would not be served.
