@@ -55,13 +55,14 @@ EVENTS: list[Event] = [
             floor_frames=1,
             floor_window=2,
             advise=True,
+            policed=True,
         ),
     ),
     StreamOpened(2, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 1, 1)),
     FramesArrived(
         [
             Frame(1, 1, 2**63, "m/1", 50, True),
-            Frame(2, 1, 2, "m/1", -60),
+            Frame(2, 1, 2, "m/1", -60, alone=True),
         ]
     ),
     BatchFinished(1),
@@ -72,7 +73,7 @@ EVENTS: list[Event] = [
     WaitingEvicted(1),
     FramesTurnedOut(1, "m/1", 2, OutcomeStatus.LATE, True),
     TimerFired(),
-    ModelGone("m/1", "cpu:0", "ended"),
+    ModelGone("m/1", "cpu:0", "ended", back_ns=70),
     ModelGone("m/1", None, "unloaded"),
     LaneDown("cpu:0", "lost"),
     StreamClosed(1),

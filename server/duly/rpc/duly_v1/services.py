@@ -12,11 +12,13 @@ from duly.core.types import StreamClass
 from duly.metrics import Metrics
 from duly.rpc.duly_v1.codec import tensor_spec
 from duly.rpc.errors import abort, guarded
+from duly.rpc.principal import rights_of
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.model_host import ModelHost
 from duly.streams.errors import CallError
 from duly.streams.open_streams import OpenStreams
+from duly.streams.rights import Rights
 from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 
 WATCH_NS_MIN = 100_000_000
@@ -38,7 +40,8 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
 
     @guarded
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
-        return model_pb2.ListModelsResponse(models=[self._describe(name) for name in self._catalogue.names()])
+        names = filter(rights_of(context).may_use, self._catalogue.names())
+        return model_pb2.ListModelsResponse(models=[self._describe(name) for name in names])
 
     @guarded
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
@@ -71,7 +74,8 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.WatchModelsRequest, context: Context
     ) -> AsyncIterator[model_pb2.WatchModelsResponse]:
         reported: dict[str, bytes] = {}
-        async for names in self._catalogue.changes():
+        async for all_names in self._catalogue.changes():
+            names = list(filter(rights_of(context).may_use, all_names))
             for name in reported.keys() - set(names):
                 del reported[name]
                 yield model_pb2.WatchModelsResponse(model=model_pb2.Model(name=name), removed=True)
@@ -135,7 +139,8 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         self._metrics = metrics
         self._drain = drain
         self._watchers = 0
-        self._taken = b""
+        self._taken: dict[tuple[str, ...], bytes] = {}
+        """The newest statistics of watchers, by the models that they may see."""
         self._taken_ns = -SNAPSHOT_NS - 1
         self._started_ns = driver.clock()
 
@@ -159,7 +164,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
     async def GetStatistics(
         self, request: server_pb2.GetStatisticsRequest, context: Context
     ) -> server_pb2.GetStatisticsResponse:
-        return server_pb2.GetStatisticsResponse(statistics=self._statistics())
+        return server_pb2.GetStatisticsResponse(statistics=self._statistics(rights_of(context)))
 
     async def WatchStatistics(
         self, request: server_pb2.WatchStatisticsRequest, context: Context
@@ -171,7 +176,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         self._watchers += 1
         try:
             while True:
-                yield self._snapshot()
+                yield self._snapshot(rights_of(context))
                 await asyncio.sleep(max(period_ns, self._watchers * WATCH_NS_EACH) / 1e9)
         finally:
             self._watchers -= 1
@@ -191,15 +196,19 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             for lane in self._catalogue.lanes
         ]
 
-    def _snapshot(self) -> bytes:
-        """Returns the statistics as watchers get them, as they were a moment ago at most."""
+    def _snapshot(self, rights: Rights) -> bytes:
+        """Returns the statistics as watchers with these rights get them, as they were a moment ago at most."""
         now_ns = self._driver.clock()
         if now_ns - self._taken_ns > SNAPSHOT_NS:
-            message = server_pb2.WatchStatisticsResponse(statistics=self._statistics())
-            self._taken_ns, self._taken = now_ns, message.SerializeToString()
-        return self._taken
+            self._taken_ns = now_ns
+            self._taken.clear()
+        taken = self._taken.get(rights.models)
+        if taken is None:
+            message = server_pb2.WatchStatisticsResponse(statistics=self._statistics(rights))
+            taken = self._taken[rights.models] = message.SerializeToString()
+        return taken
 
-    def _statistics(self) -> server_pb2.Statistics:
+    def _statistics(self, rights: Rights) -> server_pb2.Statistics:
         statistics = server_pb2.Statistics(
             server_time_unix_nano=time.time_ns(),
             streams_open=len(self._streams),
@@ -210,7 +219,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         )
         waiting = self._driver.scheduler.frames_waiting_by_model()
         by_model: dict[str, Any] = {}
-        for name in [served.key for served in self._catalogue.all_versions()]:
+        for name in [served.key for served in self._catalogue.all_versions() if rights.may_use(served.version.name)]:
             batches, frames = self._metrics.batches(name)
             by_model[name] = statistics.models.add(
                 model=name, batches=batches, batched_frames=frames, frames_waiting=waiting.get(name, 0)
