@@ -104,13 +104,13 @@ class CallLimits(grpc.aio.ServerInterceptor):
         if handler.request_streaming:
             # Reflection is the only such service: it answers an empty request with an error of its own.
             return grpc.stream_stream_rpc_method_handler(
-                self._within(self._watchers, self._paced(_written_out(handler.stream_stream))),
+                self._within(self._watchers, self._paced(_written_out(handler.stream_stream), lasts=True)),
                 _empty_where_large(handler.request_deserializer),
                 serializer,
             )
         if handler.response_streaming:
             watch = _parsed(_written_out(handler.unary_stream), handler.request_deserializer)
-            behaviour = self._within(self._watchers, self._paced(watch))
+            behaviour = self._within(self._watchers, self._paced(watch, lasts=True))
             return grpc.unary_stream_rpc_method_handler(behaviour, None, serializer)
         places = self._questions
         if method in _ADMIN:
@@ -118,7 +118,9 @@ class CallLimits(grpc.aio.ServerInterceptor):
         elif method.startswith("/grpc.health."):
             places = self._health
         ask = _parsed(_only(handler.unary_unary), handler.request_deserializer)
-        return grpc.unary_unary_rpc_method_handler(self._within(places, self._paced(ask)), None, serializer)
+        return grpc.unary_unary_rpc_method_handler(
+            self._within(places, self._paced(ask, lasts=places is self._admin)), None, serializer
+        )
 
     def _within(self, places: Places, behaviour: _Behaviour) -> _Behaviour:
         """Runs the call in a place of its own, and ends it where that is needed for another."""
@@ -144,23 +146,23 @@ class CallLimits(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _paced(self, behaviour: _Behaviour) -> _Behaviour:
+    def _paced(self, behaviour: _Behaviour, *, lasts: bool) -> _Behaviour:
         """Lets the call wait for its turn where too much is asked."""
 
         async def call(request: Any, context: Context) -> Any:
             asked = self._asked_by(context.peer())
-            wait_ns = asked.done()
+            wait_ns = asked.done(1, WAIT_NS_MAX)
             if wait_ns:
                 await asyncio.sleep(min(wait_ns, WAIT_NS_MAX) / 1e9)
                 if wait_ns > WAIT_NS_MAX:
                     raise CallError("CALLS_EXHAUSTED", "clients ask too often; ask less often")
             began_ns = self._clock()
-            try:
-                return await behaviour(request, context)
-            finally:
-                # What takes long, such as a list of many models, counts as several.
-                if took := min(TOOK_MAX, (self._clock() - began_ns) // ONE_NS):
-                    asked.done(took)
+            response = await behaviour(request, context)
+            # What takes long, such as a list of many models, counts as several. A call that lasts only waits.
+            took = 0 if lasts else min(TOOK_MAX, (self._clock() - began_ns) // ONE_NS)
+            if took:
+                asked.done(took, WAIT_NS_MAX)
+            return response
 
         return call
 

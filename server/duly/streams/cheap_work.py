@@ -8,6 +8,8 @@ the serving process for it than the budget, however many streams it opens and ho
 
 from collections.abc import Callable
 
+NO_LIMIT = 1 << 62
+
 
 class Budget:
     """A token bucket."""
@@ -22,13 +24,16 @@ class Budget:
         self._used_ns = clock() - self._burst_ns
         """Up to when the tokens are used up, if nobody takes anything more."""
 
-    def take(self, items: int = 1) -> int:
-        """Takes so many items, whether there are tokens or not. Returns how long their taker has to wait for them, in
-        ns; 0: not at all.
+    def take(self, items: int = 1, wait_ns_max: int = NO_LIMIT) -> int:
+        """Takes so many items, whether there are tokens or not, unless their taker would have to wait for longer than
+        `wait_ns_max`. Returns how long that is, in ns; 0: not at all.
         """
         now_ns = self._clock()
-        self._used_ns = max(self._used_ns, now_ns - self._burst_ns) + items * self._item_ns
-        return max(0, int(self._used_ns) - now_ns)
+        used_ns = max(self._used_ns, now_ns - self._burst_ns) + items * self._item_ns
+        wait_ns = max(0, int(used_ns) - now_ns)
+        if wait_ns <= wait_ns_max:
+            self._used_ns = used_ns
+        return wait_ns
 
     def take_if_there(self, items: int = 1) -> bool:
         """Takes so many items if there are tokens for them."""
@@ -49,6 +54,8 @@ class CheapWork:
         self._own = own
         self._shared = shared
 
-    def done(self, items: int = 1) -> int:
-        """Notes that so much was done. Returns how long its client has to wait until the next, in ns."""
-        return 0 if self._own.take_if_there(items) else self._shared.take(items)
+    def done(self, items: int = 1, wait_ns_max: int = NO_LIMIT) -> int:
+        """Notes that so much was done. Returns how long its client has to wait for it, in ns. If that is more than
+        `wait_ns_max`, nothing is noted.
+        """
+        return 0 if self._own.take_if_there(items) else self._shared.take(items, wait_ns_max)
