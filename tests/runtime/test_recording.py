@@ -30,6 +30,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
     TimerFired,
+    WaitingEvicted,
     WarmLane,
 )
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
@@ -69,6 +70,7 @@ EVENTS: list[Event] = [
     BatchFailed(3, "gone"),
     FrameRefused(1),
     FramesCancelled(1, (1, 2)),
+    WaitingEvicted(1),
     FramesTurnedOut(1, "m/1", 2, OutcomeStatus.LATE, True),
     TimerFired(),
     ModelGone("m/1", "cpu:0", "ended", back_ns=70),

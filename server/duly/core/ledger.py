@@ -251,6 +251,12 @@ class FrameLedger:
                 if queued is not None:
                     self._withdraw(now_ns, stream, queued, fates.WITHDRAWN, fates.WITHDRAWN.wording)
 
+    def evicted(self, now_ns: int, stream_id: int) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            for queued in list(stream.waiting.values()):
+                self._withdraw(now_ns, stream, queued, fates.EVICTED, fates.EVICTED.wording)
+
     def end_all_waiting(self) -> None:
         """Ends every frame that waits, as the drain is over."""
         for stream in self.streams.values():

@@ -45,6 +45,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
     TimerFired,
+    WaitingEvicted,
 )
 from duly.core.lanes import Lanes
 from duly.core.ledger import FrameLedger
@@ -217,6 +218,8 @@ class Scheduler:
                 self._frames.refused(event.stream_id)
             case FramesCancelled():
                 self._frames.cancelled(now_ns, event)
+            case WaitingEvicted():
+                self._frames.evicted(now_ns, event.stream_id)
             case FramesTurnedOut():
                 self._frames.turned_out(now_ns, event)
             case LaneUp():
