@@ -22,7 +22,7 @@ from duly.rpc.server import Health, ListenError, Server, add_services, check_fre
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
-from duly.runtime.model_host import ModelHost
+from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.recording import RecordingWriter
 from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.supervisor import Supervisor
@@ -80,9 +80,17 @@ class App:
             config.load_timeout_s,
             limits.frame,
         )
-        self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
-        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
+        self.host = ModelHost(
+            Repository(config.models),
+            self.catalogue,
+            self._supervisor,
+            self.driver,
+            self.metrics,
+            self._admission,
+            VersionLimits(config.versions_max, config.versions_all_max),
+        )
+        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
         self._server: Server | None = None

@@ -17,6 +17,7 @@ from duly_client.blocking import BlockingClient, BlockingStream
 from duly_client.client import Client
 from duly_client.clock import ClockEstimate
 from duly_client.errors import (
+    ActivationRefused,
     ClientTooSlow,
     DulyError,
     InvalidRequest,
@@ -33,6 +34,7 @@ from duly_client.stream import Stream
 from duly_client.types import Advice, Outcome, Status, StreamTerms, TensorSpec, Timing
 
 __all__ = [
+    "ActivationRefused",
     "Advice",
     "BlockingClient",
     "BlockingStream",

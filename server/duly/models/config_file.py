@@ -27,7 +27,7 @@ ERRORS_NAMED_MAX = 5
 """A problem names so many errors of one model.toml and counts the rest."""
 _LINE_CHARS_MAX = 80
 _DEEP_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){33}""")
-"""A dotted key deeper than any table of a model. Python's parser takes a quarter of a minute for one of 32,000 parts."""
+"""A dotted key deeper than any table of a model. Python takes a quarter of a minute for one of 32,000 parts."""
 _TOO_DEEP = "its tables or lists lie too deep within one another"
 
 _STEPS: dict[str, type[Step]] = {op_of(step): step for step in get_args(Step)}

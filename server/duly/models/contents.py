@@ -119,7 +119,7 @@ def _digest(path: Path) -> FileDigest:
     except FileNotFoundError:
         return FileDigest("", 0, "is gone")
     except Unfit as error:
-        return FileDigest("", 0, error.strerror)
+        return FileDigest("", 0, str(error.strerror))
     except OSError as error:
         return FileDigest("", 0, f"cannot be read: {error.strerror}")
 

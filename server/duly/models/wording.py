@@ -10,7 +10,7 @@ def first_few(parts: Sequence[str], most: int, between: str = ", ", last: str = 
 
 
 def in_print(text: str) -> str:
-    """Writes what a log, a terminal or a message cannot hold as escapes, such as `\\x1b` and bytes that are no UTF-8."""
+    """Writes as escapes what a log, a terminal or a message cannot hold, such as `\\x1b` or bytes that are no UTF-8."""
     if text.isprintable():
         return text
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -3,33 +3,61 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from duly.core.events import ModelGone
+from duly.core.types import in_ms
 from duly.metrics import Metrics
 from duly.models.contents import Fingerprint, changed_files, changed_settings, digest_files, how_to_publish, in_words
-from duly.models.repository import ModelVersion, NotARepository, Repository
+from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
+from duly.models.wording import first_few
+from duly.runtime.admission import Admission, SwapVerdict
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
+from duly.runtime.disk_reader import DiskReader
 from duly.runtime.driver import Driver
 from duly.runtime.supervisor import Supervisor
 
 _log = structlog.get_logger("duly.models")
 
 
+REASONS_MAX = 5
+"""So many reasons of one model are named, and the rest is counted."""
 UNLOADED_MAX = 256
 """Of so many versions it is remembered what they were when they were unloaded."""
+DIGEST_SECONDS_MAX = 600.0
+"""Reading the files of a version again takes about a second for each GB."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLimits:
+    """How many versions may be loaded at once. Each has a worker with its memory on every lane."""
+
+    of_model: int
+    of_all: int
 
 
 class ModelHost:
     def __init__(
-        self, repository: Repository, catalogue: Catalogue, supervisor: Supervisor, driver: Driver, metrics: Metrics
+        self,
+        repository: Repository,
+        catalogue: Catalogue,
+        supervisor: Supervisor,
+        driver: Driver,
+        metrics: Metrics,
+        admission: Admission,
+        limits: VersionLimits,
     ) -> None:
         self._repository = repository
+        self._disk = DiskReader()
         self._catalogue = catalogue
         self._supervisor = supervisor
         self._driver = driver
         self._metrics = metrics
+        self._admission = admission
+        self._limits = limits
         self._busy: set[str] = set()
         """Names of the models that are being loaded or unloaded."""
         self._unloaded: dict[str, LoadedVersion] = {}
@@ -42,7 +70,7 @@ class ModelHost:
         Models that cannot be loaded are listed in the catalogue; the others serve. As soon as one serves they are
         logged, too. Where none does, whoever starts the server says why.
         """
-        versions, problems = self._repository.scan()
+        versions, problems = await self._disk.read(self._repository.scan)
         failed: list[tuple[str, str]] = []
         for problem in problems:
             if problem.harmless:
@@ -59,6 +87,8 @@ class ModelHost:
                 async with self._alone(version.name):
                     loaded = await self._load(version)
             except ModelError as error:
+                if not self._catalogue.versions(version.name):
+                    self._catalogue.problems[version.name] = str(error)
                 failed.append((version.key, str(error)))
             else:
                 self._activate(loaded)
@@ -67,19 +97,23 @@ class ModelHost:
                 model, reason = failed.pop(0)
                 _log.error("model cannot be served", model=model, reason=reason)
 
+    async def read_repository(self) -> tuple[list[ModelVersion], list[RepositoryProblem]]:
+        """Returns what the repository holds now. Raises ModelError where it cannot be read."""
+        try:
+            return await self._disk.read(self._repository.scan)
+        except NotARepository as error:
+            _log.error("the repository cannot be read", reason=str(error))
+            raise ModelError("REPOSITORY_INVALID", "the repository cannot be read; see the server's log") from None
+
     async def load(self, name: str, version: str) -> LoadedVersion:
         """Loads a version, or the newest where none is stated, beside those that serve. Raises ModelError."""
         async with self._alone(name):
-            try:
-                versions, problems = await asyncio.to_thread(self._repository.scan)
-            except NotARepository as error:
-                _log.error("the repository cannot be read", reason=str(error))
-                raise ModelError("REPOSITORY_INVALID", "the repository cannot be read; see the server's log") from None
+            versions, problems = await self.read_repository()
             candidates = [v for v in versions if v.name == name and version in ("", v.version)]
             if not candidates:
                 broken = [problem.reason for problem in problems if problem.name == name and not problem.harmless]
                 if broken:
-                    raise ModelError("REPOSITORY_INVALID", "; ".join(broken))
+                    raise ModelError("REPOSITORY_INVALID", first_few(broken, REASONS_MAX, "; ", "; and "))
                 raise ModelError("MODEL_NOT_FOUND", _not_there(name, version, versions))
             newest = candidates[0]
             loaded = self._catalogue.get(newest.name, newest.version)
@@ -93,10 +127,25 @@ class ModelHost:
                 self._activate(loaded)
             return loaded
 
-    def activate(self, name: str, version: str) -> LoadedVersion:
-        """Streams without a stated version use this version from their next frame on. Raises ModelError."""
+    async def activate(self, name: str, version: str, force: bool = False) -> LoadedVersion:
+        """Streams without a stated version use this version from their next frame on.
+
+        Raises ModelError, which is ACTIVATION_REFUSED where streams that are open would no longer get what they were
+        promised; with `force` it is activated all the same.
+        """
         loaded = self._catalogue.find(name, version)
-        self._activate(loaded)
+        active = self._catalogue.active(name)
+        if active is not None and active is not loaded and active.state is not VersionState.FAILED:
+            async with self._admission.swap(name, active.key, loaded.key) as verdict:
+                loaded = self._catalogue.find(name, version)  # it may have gone meanwhile
+                if verdict.broken:
+                    refusal = _refusal(active, loaded, verdict)
+                    if self._admission.enforce and not force:
+                        raise refusal
+                    _log.warning("model active, though promises break", model=loaded.key, reason=str(refusal))
+                self._activate(loaded)
+        elif active is not loaded:
+            self._activate(loaded)
         return loaded
 
     async def unload(self, name: str, version: str) -> None:
@@ -128,7 +177,7 @@ class ModelHost:
     async def _check_same(self, loaded: LoadedVersion, expected: Fingerprint, now: ModelVersion) -> None:
         """Raises ModelError where the repository holds something else than what was loaded as this version."""
         changes = changed_settings(loaded.version, now)
-        digests = await asyncio.to_thread(digest_files, now, list(expected.contents))
+        digests = await self._disk.read(partial(digest_files, now, list(expected.contents)), DIGEST_SECONDS_MAX)
         changes += changed_files(expected.contents, digests)
         if changes:
             text = (
@@ -155,7 +204,8 @@ class ModelHost:
             self._busy.discard(name)
 
     async def _load(self, version: ModelVersion, expected: Fingerprint | None = None) -> LoadedVersion:
-        """Loads a version. `expected`: what it must be; None: what lies there is taken."""
+        """Loads a version. `expected`: what it must be; None: what lies there is taken. Raises ModelError."""
+        self._check_room(version.name)
         loaded = LoadedVersion(version, fingerprint=expected)
         self._catalogue.put(loaded)
         await self._supervisor.start(loaded)
@@ -167,9 +217,41 @@ class ModelHost:
                 _log.warning("another version than was unloaded", model=loaded.key, changes=in_words(changes))
         return loaded
 
+    def _check_room(self, name: str) -> None:
+        """Raises ModelError where as many versions are loaded as may be."""
+        loaded = [other for other in self._catalogue.all_versions() if other.state is not VersionState.FAILED]
+        of_model = [other.version.version for other in loaded if other.version.name == name]
+        if len(of_model) >= self._limits.of_model:
+            raise ModelError(
+                "VERSIONS_EXHAUSTED",
+                f"{len(of_model)} versions of model {name!r} are loaded already (versions_max): "
+                f"{', '.join(sorted(of_model, key=int))}; unload one first",
+            )
+        if len(loaded) >= self._limits.of_all:
+            text = f"{len(loaded)} versions of all models are loaded already (versions_all_max); unload one first"
+            raise ModelError("VERSIONS_EXHAUSTED", text)
+
     def _activate(self, loaded: LoadedVersion) -> None:
         self._catalogue.activate(loaded)
         _log.info("model active", model=loaded.key)
+
+
+def _refusal(active: LoadedVersion, loaded: LoadedVersion, verdict: SwapVerdict) -> ModelError:
+    """Returns why the version is not activated, with figures."""
+    worst, streams = verdict.broken[0], sum(kind.streams for kind in verdict.broken)
+    demand = worst.demand
+    period = f" every {in_ms(demand.period_ns)}" if demand.period_ns else ""
+    text = (
+        f"{loaded.key} would break what {streams} of {verdict.streams} open streams were promised: one frame is "
+        f"planned at {in_ms(verdict.after_ns)}, with {active.key} at {in_ms(verdict.before_ns)}; a "
+        f"{demand.stream_class.name} stream{period} with a budget of {in_ms(demand.budget_ns)}: {worst.reason}; close streams first, or force it"
+    )
+    figures = {
+        "streams": str(streams),
+        "planned_nano": str(verdict.after_ns),
+        "planned_before_nano": str(verdict.before_ns),
+    }
+    return ModelError("ACTIVATION_REFUSED", text, figures)
 
 
 def _not_there(name: str, version: str, versions: Sequence[ModelVersion]) -> str:

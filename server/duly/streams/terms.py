@@ -73,6 +73,7 @@ def stream_terms(asked: StreamRequest, served: LoadedVersion, limits: StreamLimi
         principal=principal,
         floor_frames=floor_frames,
         floor_window=floor_window,
+        pinned=bool(asked.version),
     )
 
 
