@@ -241,10 +241,11 @@ def _refusal(active: LoadedVersion, loaded: LoadedVersion, verdict: SwapVerdict)
     worst, streams = verdict.broken[0], sum(kind.streams for kind in verdict.broken)
     demand = worst.demand
     period = f" every {in_ms(demand.period_ns)}" if demand.period_ns else ""
+    times = f"planned at {in_ms(verdict.after_ns)}, with {active.key} at {in_ms(verdict.before_ns)}"
+    stream = f"a {demand.stream_class.name} stream{period} with a budget of {in_ms(demand.budget_ns)}"
     text = (
         f"{loaded.key} would break what {streams} of {verdict.streams} open streams were promised: one frame is "
-        f"planned at {in_ms(verdict.after_ns)}, with {active.key} at {in_ms(verdict.before_ns)}; a "
-        f"{demand.stream_class.name} stream{period} with a budget of {in_ms(demand.budget_ns)}: {worst.reason}; close streams first, or force it"
+        f"{times}; {stream}: {worst.reason}; close streams first, or force it"
     )
     figures = {
         "streams": str(streams),

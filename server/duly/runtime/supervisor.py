@@ -18,7 +18,7 @@ from duly.models.spec import Signature, TensorSpec
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.tasks import watch_over
-from duly.runtime.worker_launch import start_worker
+from duly.runtime.worker_launch import start_worker, too_slow
 from duly.runtime.worker_process import OtherContents, Ready, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
@@ -68,6 +68,9 @@ class Supervisor:
                     await worker.stop()
                     raise WorkerError(loaded.error)
                 if not loaded.workers:
+                    if slow := too_slow(loaded.version, ready):
+                        await worker.stop()
+                        raise WorkerError(slow)
                     for note in (*ready.notes, *notes_of_labels(loaded.version, ready.signature)):
                         _log.warning("model serves otherwise than was perhaps meant", model=loaded.key, note=note)
                 self._serve(loaded, worker, ready)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from duly.models.contents import Fingerprint, how_to_publish
@@ -13,7 +14,7 @@ from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_port import BatchResult
-from duly.runtime.worker_process import OtherContents, Worker, WorkerError
+from duly.runtime.worker_process import OtherContents, Ready, Worker, WorkerError
 
 DESCRIBE_SECONDS_MAX = 600.0
 """A graph that is not read after so long is given up."""
@@ -34,7 +35,7 @@ def start_worker(
     Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
-    worker.start(_load_body(version, lane, threads) | {"limits": limits.model_dump()})
+    worker.start(_load_body(version, lane, threads) | {"limits": limits.model_dump(), "checks": expected is None})
     return worker
 
 
@@ -47,6 +48,19 @@ def _load_body(version: ModelVersion, lane: str, threads: int) -> dict[str, Any]
         "config": version.config.model_dump(mode="json", by_alias=True),
         "threads": version.config.threads or threads,
     }
+
+
+def too_slow(version: ModelVersion, ready: Ready) -> str:
+    """Says that one frame takes longer than model.toml allows; empty: it does not."""
+    ms_max = version.config.checks.one_ms_max
+    samples_ns = ready.variants[0].samples_ns
+    median_ms = median(samples_ns[min(samples_ns)]) / 1e6
+    if ms_max is None or median_ms <= ms_max:
+        return ""
+    return (
+        f"one frame takes {median_ms:.3g} ms by the median of the warm-up, and checks.one_ms_max of "
+        f"{version.name}/model.toml is {ms_max:g}"
+    )
 
 
 def describe_version(version: ModelVersion) -> dict[str, Any]:
@@ -94,6 +108,8 @@ async def check_version(
             )
             try:
                 ready = await worker.ready(load_timeout_s)
+                if slow := too_slow(version, ready):
+                    return CheckedModel(version.key, slow)
                 notes = (*ready.notes, *notes_of_labels(version, ready.signature))
                 expected = expected or Fingerprint(worker.contents, ready.signature)
             finally:

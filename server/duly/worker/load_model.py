@@ -9,6 +9,7 @@ from typing import Any
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import Region
+from duly.worker.checks import CheckSamples
 from duly.worker.errors import LoadError
 from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
@@ -73,6 +74,9 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
     for library in {provider.library for provider in config.providers if provider.library is not None}:
         if not library.is_absolute():  # else it is the system's, not the model's
             files.library(model_folder / library, f"{model_name}/{library}")
+    checks = None
+    if body.get("checks"):  # it is the first worker of the version
+        checks = CheckSamples(files, Path(body["folder"]), model_folder, key, config.checks)
     opened: list[OpenGraph] = []
     for variant, name in zip(config.variants, names, strict=True):
         session = OrtSession(files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]))
@@ -120,6 +124,8 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
             runs = partial(_runs, model, region, batch_max)
             advice = say_shape(best.inputs, samples.shapes, str(error), runs)
             raise LoadError(f"{name}: {error}{advice}") from error
+    if checks is not None:
+        checks.run(models, region, best)
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),

@@ -93,6 +93,14 @@ class VersionFiles:
             raise LoadError(f"{name}: {error}") from error
         self._tell()
 
+    def sample(self, path: Path, name: str, bytes_max: int) -> bytes:
+        """Reads a check sample, which is no part of what the version is. Raises LoadError."""
+        with self._opened(path, name) as opened:
+            size_bytes = os.fstat(opened.fileno()).st_size
+            if size_bytes > bytes_max:
+                raise LoadError(f"has {size_bytes:,} bytes; at most {bytes_max:,} are read")
+            return opened.read(bytes_max)
+
     def _note(self, name: str, digest: FileDigest) -> None:
         if self._digests.setdefault(name, digest) != digest:
             raise LoadError(f"{name} changed while it was loaded; {WHOLE}")
