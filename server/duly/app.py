@@ -20,10 +20,11 @@ from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.server import Health, ListenError, Server, add_services, check_free, create_server, listen, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
-from duly.runtime.catalogue import Catalogue
+from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.recording import RecordingWriter
+from duly.runtime.repository_watch import RepositoryWatch
 from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
@@ -143,10 +144,18 @@ class App:
         await server.start()
         self._tasks = [
             watch_over("health of models", partial(health.follow, self.catalogue)),
+            *self._watches(),
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
             *self._samplers.start(),
         ]
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
+
+    def _watches(self) -> list[asyncio.Task[None]]:
+        config = self._config
+        if config.watch == "off":
+            return []
+        watch = RepositoryWatch(self.host, self.catalogue, config.watch == "activate", config.watch_settle_s)
+        return [watch_over("watch for new versions", watch.run)]
 
     async def run(self) -> None:
         """Returns when the server was drained, by `drain` or over the wire."""
@@ -208,7 +217,9 @@ class App:
     def _gauges(self) -> Gauges:
         held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
-        return Gauges(waiting, len(held), held.bytes, self.streams.by_model())
+        versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
+        versions |= {loaded.key: loaded.state.name for loaded in self.catalogue.all_versions()}
+        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), versions)
 
     def _connections_max(self, limit: int) -> int:
         """Returns how many clients may be connected where so many files may be open. Raises StartError where there is

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from duly.cli_settings import CONFIG_OPTION, setting_option
+from duly.cli_versions import COMMANDS
 from duly.config import ConfigError, load_config
 from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
 
@@ -28,7 +29,7 @@ _CHECKED = (
 
 @click.group()
 def models() -> None:
-    """Look at a model repository, a folder of NAME/VERSION/*.onnx."""
+    """Look at a model repository, a folder of NAME/VERSION/*.onnx, or change what a running server serves of it."""
 
 
 @models.command("list")
@@ -117,6 +118,8 @@ def _check(folder: Path, config: Path | None, **settings: Any) -> None:
     sys.exit(0 if results and not any(found.problem for found in results) else 1)
 
 
+for _command in COMMANDS:
+    models.add_command(_command)
 models.add_command(
     click.Command(
         "check",

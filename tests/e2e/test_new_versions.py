@@ -1,5 +1,6 @@
 """A new version becomes active only if it is what it should be, and if what open streams were promised still holds."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,8 +10,10 @@ import numpy as np
 import onnx
 import pytest
 import pytest_asyncio
+from click.testing import CliRunner
 
 from duly.app import App
+from duly.cli_models import models
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import model_pb2, model_pb2_grpc
 from duly_client import ActivationRefused, Client
@@ -170,3 +173,26 @@ async def test_a_version_that_disagrees_with_its_sample_is_never_active(
     error, text = await refused(stub.LoadModel(model_pb2.LoadModelRequest(name=name)))
     assert error == "LOAD_FAILED"
     assert f"checks.one_ms_max of {name}/model.toml is 0.001" in text
+
+
+async def command(*words: str) -> tuple[int, str]:
+    """Runs `duly models` and returns its exit status with what it prints."""
+    done = await asyncio.to_thread(CliRunner().invoke, models, words)
+    said = str(done.exception) if done.exception and not isinstance(done.exception, SystemExit) else ""
+    own = [line for line in done.output.splitlines(keepends=True) if "] " not in line]  # without the server's log
+    return done.exit_code, "".join(own) + said
+
+
+async def test_the_commands_change_what_a_server_serves(server: App, root: Path, name: str) -> None:
+    for version in (1, 2):
+        put(root, name, version, graphs.scaling(factor=version))
+    at = ("--server", server.address)
+    assert await command("load", name, "1", *at) == (0, f"{name}/1  READY  active\n")
+    status, said = await command("rollback", name, *at)
+    assert (status, f"no version of {name} was active before 1" in said) == (1, True)
+    assert await command("load", name, *at) == (0, f"{name}/2  READY\n{name}/1  READY  active\n")
+    assert await command("activate", name, "2", *at) == (0, f"{name}/2  READY  active\n{name}/1  READY\n")
+    assert await command("rollback", name, *at) == (0, f"{name}/2  READY\n{name}/1  READY  active\n")
+    assert await command("unload", name, *at) == (0, f"{name}  not loaded\n")
+    status, said = await command("activate", name, "2", *at)
+    assert (status, f"there is no model '{name}'" in said) == (1, True)

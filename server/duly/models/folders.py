@@ -11,6 +11,8 @@ from duly.models.files import Unfit
 from duly.models.formats import is_model, is_onnx
 
 BARE_FILE = "model.onnx"
+CHECKS_FOLDER = "checks"
+"""Where the check samples of a version or of a model lie."""
 ENTRIES_MAX = 10_000
 """A folder that holds more is not looked at any further. A version may be read from 4,096 files."""
 VERSION = re.compile(r"[0-9]{1,18}")

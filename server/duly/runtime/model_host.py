@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -29,6 +31,9 @@ UNLOADED_MAX = 256
 """Of so many versions it is remembered what they were when they were unloaded."""
 DIGEST_SECONDS_MAX = 600.0
 """Reading the files of a version again takes about a second for each GB."""
+
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,15 @@ class ModelHost:
                 model, reason = failed.pop(0)
                 _log.error("model cannot be served", model=model, reason=reason)
 
+    @property
+    def root(self) -> Path:
+        """The folder of the repository."""
+        return self._repository.root
+
+    async def read(self, work: Callable[[], _Result]) -> _Result:
+        """Does something that reads from the repository beside the event loop. Raises ModelError where it hangs."""
+        return await self._disk.read(work)
+
     async def read_repository(self) -> tuple[list[ModelVersion], list[RepositoryProblem]]:
         """Returns what the repository holds now. Raises ModelError where it cannot be read."""
         try:
@@ -147,6 +161,21 @@ class ModelHost:
         elif active is not loaded:
             self._activate(loaded)
         return loaded
+
+    async def make_room(self, name: str) -> None:
+        """Unloads the oldest version of the model that nobody uses, where as many are loaded as may be: neither the
+        active one, nor the one before it, nor one that a stream is open for.
+        """
+        loaded = [other for other in self._catalogue.versions(name) if other.state is not VersionState.FAILED]
+        if len(loaded) < self._limits.of_model:
+            return
+        used = {demand.model for demand in self._driver.scheduler.demands(self._driver.clock())}
+        kept = (self._catalogue.active(name), self._catalogue.previous(name))
+        for other in reversed(loaded):
+            if other not in kept and other.key not in used and other.state is VersionState.READY:
+                _log.info("unloaded to make room for a new version", model=other.key)
+                await self.unload(name, other.version.version)
+                return
 
     async def unload(self, name: str, version: str) -> None:
         """Unloads a version, or all where none is stated. Waiting and running frames are FAILED.

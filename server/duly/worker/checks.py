@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from duly.models.folders import entries
+from duly.models.folders import CHECKS_FOLDER, entries
 from duly.models.spec import Checks, Signature, TensorSpec
 from duly.models.wording import first_few, in_print
 from duly.worker.channel import OK, Region, Run, TensorRef
@@ -24,7 +24,6 @@ from duly.worker.model import Model
 from duly.worker.slot_layout import layout
 from duly.worker.version_files import VersionFiles
 
-FOLDER = "checks"
 SAMPLES_MAX = 64
 """So many samples are run; more would make every load long."""
 SAMPLE_BYTES_MAX = 1 << 28
@@ -40,13 +39,14 @@ class CheckSamples:
         self._files = files
         self._checks = checks
         name = key.partition("/")[0]
-        self._places = _found(folder / FOLDER, f"{key}/{FOLDER}") + _found(model_folder / FOLDER, f"{name}/{FOLDER}")
+        homes = ((folder, key), (model_folder, name))
+        self._places = [place for home, called in homes for place in _found(home / CHECKS_FOLDER, called)]
         if len(self._places) > SAMPLES_MAX:
             raise LoadError(f"{key}: has {len(self._places)} check samples; at most {SAMPLES_MAX} are run")
         if len(self._places) < checks.samples_min:
             raise LoadError(
                 f"{name}/model.toml: checks.samples_min is {checks.samples_min}, and {key} has "
-                f"{len(self._places)}; put them into {key}/{FOLDER}, such as by numpy.savez"
+                f"{len(self._places)}; put them into {key}/{CHECKS_FOLDER}, such as by numpy.savez"
             )
 
     def run(self, models: Sequence[Model], region: Region, signature: Signature) -> None:
@@ -84,8 +84,9 @@ class CheckSamples:
             )
 
 
-def _found(folder: Path, name: str) -> list[tuple[Path, str]]:
-    """Returns the samples in a folder with what errors call them."""
+def _found(folder: Path, called: str) -> list[tuple[Path, str]]:
+    """Returns the samples in a folder, which is part of what is `called` so, with what errors call them."""
+    name = f"{called}/{CHECKS_FOLDER}"
     try:
         if not folder.is_dir():
             return []

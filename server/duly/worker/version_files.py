@@ -157,7 +157,7 @@ class VersionFiles:
                 state = os.fstat(opened.fileno())
                 if not stat.S_ISREG(state.st_mode):
                     raise LoadError(f"{what}is no ordinary file; put the file itself into the same folder")
-                if _is_written(opened.fileno()):
+                if is_written(opened.fileno()):
                     raise LoadError(f"{what}is open for writing; {WHOLE}")
                 self._seen[name] = path, _state(state)
                 yield opened
@@ -175,7 +175,7 @@ def _state(state: os.stat_result) -> tuple[int, ...]:
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
 
 
-def _is_written(descriptor: int) -> bool:
+def is_written(descriptor: int) -> bool:
     """Whether a process has the file open for writing, as far as the system tells: it tells the owner and root.
 
     A lease is refused then. It is given back at once; whoever opens the file in between waits until that is done.
