@@ -63,7 +63,7 @@ class Supervisor:
         _log.info("loading", model=loaded.key, lanes=",".join(self._catalogue.lanes))
         try:
             for lane in self._catalogue.lanes:
-                worker, ready = await self._start_worker(loaded, lane)
+                worker, ready = await self._start_worker(loaded, lane, self._others_serve(loaded))
                 if loaded.state is VersionState.FAILED:  # as a worker of another lane had to be replaced meanwhile
                     await worker.stop()
                     raise WorkerError(loaded.error)
@@ -94,6 +94,10 @@ class Supervisor:
             result_bytes_max=sum(spec.bytes_max for spec in loaded.signature.outputs),
         )
 
+    def _others_serve(self, loaded: LoadedVersion) -> bool:
+        """Whether streams may be served by other versions, which loading this one must not disturb."""
+        return any(other.workers for other in self._catalogue.all_versions() if other is not loaded)
+
     async def _give_up(self, loaded: LoadedVersion, reason: str) -> None:
         """Ends a version that cannot be served. It is FAILED, and so are its frames. Returns when its workers are
         gone.
@@ -123,11 +127,11 @@ class Supervisor:
         await asyncio.gather(*(worker.reaped() for worker in self._dying))
         await asyncio.gather(*map(self.stop, self._catalogue.all_versions()))
 
-    async def _start_worker(self, loaded: LoadedVersion, lane: str) -> tuple[Worker, Ready]:
+    async def _start_worker(self, loaded: LoadedVersion, lane: str, background: bool = False) -> tuple[Worker, Ready]:
         ended = partial(self._worker_ended, loaded)
         limits = self._limits.model_copy(update={"message_bytes_max": self._catalogue.message_bytes_max})
         worker = start_worker(
-            loaded.version, lane, self._threads, limits, self._driver.batch_ended, ended, loaded.fingerprint
+            loaded.version, lane, self._threads, limits, self._driver.batch_ended, ended, loaded.fingerprint, background
         )
         try:
             ready = await worker.ready(self._load_timeout_s)

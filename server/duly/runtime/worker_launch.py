@@ -28,14 +28,16 @@ def start_worker(
     on_batch: Callable[[int, BatchResult | str], None],
     on_end: Callable[[Worker], None],
     expected: Fingerprint | None = None,
+    background: bool = False,
 ) -> Worker:
     """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
-    explains the callbacks and `expected`.
+    explains the callbacks and `expected`. `background`: whether it may take its time, as others serve meanwhile.
 
     Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
-    worker.start(_load_body(version, lane, threads) | {"limits": limits.model_dump(), "checks": expected is None})
+    asked = {"limits": limits.model_dump(), "checks": expected is None, "background": background}
+    worker.start(_load_body(version, lane, threads) | asked)
     return worker
 
 

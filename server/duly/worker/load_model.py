@@ -8,6 +8,7 @@ from typing import Any
 
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.worker.background import fits
 from duly.worker.channel import Region
 from duly.worker.checks import CheckSamples
 from duly.worker.errors import LoadError
@@ -119,7 +120,7 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
     times = []
     for model, name in zip(models, names, strict=True):
         try:
-            times.append(profile(model, samples, best.batch_sizes, config.warmup_runs))
+            times.append(profile(model, samples, best.batch_sizes, config.warmup_runs, fits(body)))
         except LoadError as error:
             runs = partial(_runs, model, region, batch_max)
             advice = say_shape(best.inputs, samples.shapes, str(error), runs)
