@@ -20,6 +20,7 @@ SERIES = {
     "duly_batch_size",
     "duly_batches",
     "duly_event_loop_lag_seconds",
+    "duly_frames_demoted",
     "duly_frames_in_flight",
     "duly_lane_busy_seconds",
     "duly_latency_seconds",
@@ -52,7 +53,7 @@ def busy_server() -> Metrics:
     metrics.batch("vad/2", "cpu:1", 300, 1 * MS, 0)
     metrics.worker_restarted("vad/2", "cpu:1")
     metrics.loop_lag(300_000)
-    metrics.set_gauges(lambda: Gauges({"yolo/1": 3}, 4, 5000, {"yolo/1": 1}, {"yolo/1": "READY"}))
+    metrics.set_gauges(lambda: Gauges({"yolo/1": 3}, 4, 5000, {"yolo/1": 1}, {"yolo/1": 2}, {"yolo/1": "READY"}))
     return metrics
 
 
@@ -126,6 +127,7 @@ def test_lanes_workers_and_gauges_are_exposed() -> None:
     assert value(metrics, "duly_event_loop_lag_seconds_bucket", le="0.0005") == 1
     assert value(metrics, "duly_queue_depth", model="yolo/1") == 3
     assert value(metrics, "duly_streams_open", model="yolo/1") == 1
+    assert value(metrics, "duly_frames_demoted_total", model="yolo/1") == 2
     assert value(metrics, "duly_frames_in_flight") == 4
     assert value(metrics, "duly_payload_bytes") == 5000
 

@@ -29,7 +29,7 @@ from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
 from duly.runtime.worker_launch import CheckedModel, check_version
-from duly.streams.limits import Limits, PrincipalLimits, ServerLimits, StreamLimits
+from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
 from duly.streams.verdict import Verdicts
@@ -217,9 +217,10 @@ class App:
     def _gauges(self) -> Gauges:
         held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
+        demoted = self.driver.scheduler.frames_demoted_by_model()
         versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
         versions |= {loaded.key: loaded.state.name for loaded in self.catalogue.all_versions()}
-        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), versions)
+        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted, versions)
 
     def _connections_max(self, limit: int) -> int:
         """Returns how many clients may be connected where so many files may be open. Raises StartError where there is
@@ -252,6 +253,7 @@ def _limits(config: ServerConfig) -> Limits:
         StreamLimits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6)),
         PrincipalLimits(config.principal_streams_max, config.principal_bytes_in_flight_max),
         ServerLimits(config.streams_max, config.payload_bytes_max),
+        CriticalLimits(config.critical_streams_max, config.critical_share_max),
     )
 
 

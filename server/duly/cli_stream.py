@@ -93,6 +93,8 @@ def stream(
     A picture, file or piece that cannot be used is told on standard error and passed over. The exit status is 1 where
     nothing was served.
     """
+    if terms["stream_class"] == "CRITICAL" and rate_hz is None:
+        raise click.UsageError("--class CRITICAL needs --rate: what a CRITICAL stream is promised is its rate")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it and FFmpeg find wrong with a file is told below
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     asyncio.run(_run(model, path, server, rate_hz, repeat, seconds_max, Unusable(strict), as_json, terms))

@@ -141,6 +141,11 @@ class ServerConfig(BaseModel):
     """Streams of one principal (an address of clients) that may be open at once; 0: as many as of all."""
     principal_bytes_in_flight_max: Annotated[int, Field(ge=0, le=2**40)] = 0
     """Payload bytes of one principal's streams together that may be unanswered; 0: as many as of all."""
+    critical_streams_max: Annotated[int, Field(ge=0, le=65_536)] = 64
+    """CRITICAL streams that clients without a credential may have open at once, all together."""
+    critical_share_max: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """Share of the lanes that CRITICAL streams may take where a client without a credential opens one more; it is not
+    asked for under admission = "advise"."""
     budget_ms_max: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 600_000.0
     """Longest budget that a stream or frame may ask for."""
     drain_grace_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 10.0

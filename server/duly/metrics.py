@@ -107,6 +107,8 @@ class Gauges:
     """Payload bytes that are held for frames in flight."""
     streams_open: Mapping[str, int]
     """Number of open streams, by model."""
+    frames_demoted: Mapping[str, int] = field(default_factory=dict)
+    """Number of frames that came faster than their streams' stated periods, by model."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The state of each version, by model; of a model that cannot be read, by its name alone."""
 
@@ -303,13 +305,19 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     """The gauges now; those of `models` of which there is nothing to tell are 0."""
     waiting = GaugeMetricFamily("duly_queue_depth", "Frames that wait for a lane.", labels=["model"])
     streams = GaugeMetricFamily("duly_streams_open", "Streams that are open.", labels=["model"])
+    demoted = CounterMetricFamily(
+        "duly_frames_demoted_total",
+        "Frames that came faster than their stream's stated period, and so counted as BEST_EFFORT.",
+        labels=["model"],
+    )
     for model in models:  # streams may still be open for one that was unloaded, which has no series any more
         waiting.add_metric([model], gauges.queue_depth.get(model, 0))
         streams.add_metric([model], gauges.streams_open.get(model, 0))
+        demoted.add_metric([model], gauges.frames_demoted.get(model, 0))
     states = GaugeMetricFamily("duly_version_state", "The state that a version is in.", labels=["model", "state"])
     for model, state in gauges.versions.items():
         states.add_metric([model, state], 1)
-    yield from (waiting, streams, states)
+    yield from (waiting, streams, demoted, states)
     yield GaugeMetricFamily(
         "duly_frames_in_flight", "Frames received and not yet answered.", value=gauges.frames_in_flight
     )

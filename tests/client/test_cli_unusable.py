@@ -195,6 +195,7 @@ async def test_a_named_pipe_is_read_as_stdin_is_and_one_in_a_folder_is_passed_ov
         (("--input", "/dev/video7"), "ffmpeg -f v4l2 -i /dev/video7 -f mjpeg - | duly stream MODEL --input -"),
         (("--input", "-", "--rate", "1e-300"), "'--rate': 1e-300 is not in the range"),
         (("--input", "-", "--seconds", "nan"), "'--seconds': NaN is no number here"),
+        (("--input", "-", "--class", "CRITICAL"), "--class CRITICAL needs --rate"),
         (("--input", "-", "--budget-ms", "1e300"), "'--budget-ms': 1e+300 is not in the range"),
         (("--input", "-", "--server", "http://cam"), "target 'http://cam': expected HOST:PORT"),
     ],

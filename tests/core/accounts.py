@@ -26,6 +26,7 @@ from duly.core.events import (
     StreamOpened,
     WarmLane,
 )
+from duly.core.policing import BURST_NS, BURST_PERIODS, FASTER_PERCENT
 from duly.core.scheduler import PROBE_SPOILT_PERCENT, Scheduler
 from duly.core.timing.profile import Profile
 from duly.core.types import Frame, OutcomeStatus, StreamClass, StreamTerms
@@ -47,8 +48,26 @@ class Stream:
     """Only for stateful models: the model and lane that hold the stream's state."""
     state_lost: bool = False
     """Only for stateful models: whether the home has gone since a frame last started."""
+    tolerance_ns: int | None = None
+    """How far frames may still be ahead of the stated period; None: no frame has come yet."""
+    arrived_ns: int = 0
+    """When that was so."""
     broken: bool = False
     """Only for stateful models under SKIP: whether the worker of the home crashed."""
+
+    def conforms(self, now_ns: int) -> bool:
+        """Whether a frame that comes now keeps to the stated period: a bucket that fills with time, and out of which
+        each frame takes a period.
+        """
+        terms = self.terms
+        if not terms.policed or not terms.period_ns or terms.stream_class not in BURST_NS:
+            return True
+        period_ns = terms.period_ns * 100 // (100 + FASTER_PERCENT[terms.stream_class])
+        full_ns = max(BURST_NS[terms.stream_class], BURST_PERIODS * terms.period_ns) + period_ns
+        left_ns = full_ns if self.tolerance_ns is None else min(full_ns, self.tolerance_ns + now_ns - self.arrived_ns)
+        enough = left_ns >= period_ns
+        self.tolerance_ns, self.arrived_ns = left_ns - period_ns * enough, now_ns
+        return enough
 
     def after_gap(self, frame_id: int) -> bool:
         """Whether the frame before this one was not served."""
@@ -100,6 +119,8 @@ class Accounts:
         self.batches: dict[int, Running] = {}
         self.unanswered: dict[int, Frame] = {}
         """Frames without an answer; keys are `seq`."""
+        self.demoted: set[int] = set()
+        """The `seq` of frames that came faster than their streams stated."""
         self.arrived_ns: dict[int, int] = {}
         """When each frame arrived; keys are `seq`."""
         self.rank: dict[int, int] = {}
@@ -131,6 +152,8 @@ class Accounts:
                     stream = self.streams.get(frame.stream_id)
                     if stream is not None:
                         stream.waiting[frame.frame_id] = frame
+                        if not stream.conforms(now_ns):
+                            self.demoted.add(frame.seq)
                         stream.outcomes[frame.frame_id] = None
             case FrameRefused(stream_id):
                 if stream_id in self.streams:
@@ -243,6 +266,8 @@ class Accounts:
     # ---- what follows from it ----
 
     def stream_class(self, frame: Frame) -> StreamClass:
+        if frame.seq in self.demoted:
+            return StreamClass.BEST_EFFORT
         return self.streams[frame.stream_id].terms.stream_class
 
     def variant(self, frame: Frame) -> Variant:

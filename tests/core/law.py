@@ -26,6 +26,7 @@ from duly.core.events import (
     WarmLane,
 )
 from duly.core.fates import FATES, Fate, State
+from duly.core.policing import TELL_NS
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 from tests.core.accounts import Accounts, Running, Stream
@@ -48,6 +49,8 @@ class Witness:
         self.accounts = Accounts(self.scheduler)
         self._told: dict[int, tuple[int, bool, int]] = {}
         """By stream that was told to slow down or to speed up: when last, whether to slow down, the period."""
+        self._told_of: dict[int, int] = {}
+        """By stream that was told that it sends faster than it stated, when last."""
         self.seen: Counter[str] = Counter()
         """How often each of the rarer rules applied, and each row of the table of fates."""
 
@@ -102,7 +105,7 @@ class Witness:
                 del stream.waiting[frame.frame_id]
         if stream is not None:
             stream.outcomes[frame.frame_id] = status
-            if status in MISSED and stream.terms.stream_class is StreamClass.CRITICAL:
+            if status in MISSED and accounts.stream_class(frame) is StreamClass.CRITICAL:
                 accounts.critical_missed_ns = now_ns
 
     def _assert_fate(self, now_ns: int, action: ResolveFrame, told: str) -> None:
@@ -154,6 +157,9 @@ class Witness:
         """Whether the ground that the reason names is there."""
         accounts, frame, reason = self.accounts, action.frame, action.reason
         arrives = isinstance(event, FramesArrived) and frame in event.frames
+        if reason.startswith("came faster than the stream's stated period"):
+            self.seen["demoted"] += 1
+            return frame.seq in accounts.demoted and not accounts.may_be_in_time(now_ns, frame, stream.terms)
         if reason.startswith("overload: "):
             # The classes of the frames with which lanes that serve its variant have begun since it arrived.
             given = [
@@ -164,7 +170,7 @@ class Witness:
             self.seen[reason] += 1
             doomed = not accounts.may_be_in_time(now_ns, frame, stream.terms)
             if reason == "overload: the lane was given to more critical frames":
-                return doomed and any(cls < stream.terms.stream_class for cls in given)
+                return doomed and any(cls < accounts.stream_class(frame) for cls in given)
             return doomed and bool(given) and reason == "overload: passed over for a batch that serves more"
         if reason == "the server is draining":
             return arrives and accounts.drain_ns is not None
@@ -287,6 +293,9 @@ class Witness:
         assert self.accounts.drain_ns is None, f"{told}: the server drains"
         assert action.reason, f"{told}: no reason"
         slower = action.advice is Advice.SLOW_DOWN
+        if "stated period" in action.reason:
+            self._told_of_its_period(now_ns, action, stream, told)
+            return
         before_ns, was_slower, period_ns = self._told.get(action.stream_id, (None, slower, 0))
         assert action.period_ns != period_ns, f"{told}: which it knows"
         assert slower == (action.period_ns > 0 and (not period_ns or action.period_ns > period_ns)), f"{told}: no"
@@ -297,6 +306,18 @@ class Witness:
         assert before_ns is None or now_ns - before_ns >= pause_ns, f"{told}: again, since {before_ns}"
         self._told[action.stream_id] = now_ns, slower, action.period_ns
         self.seen[action.advice.name] += 1
+
+    def _told_of_its_period(self, now_ns: int, action: AdviseStream, stream: Stream, told: str) -> None:
+        assert action.advice is Advice.SLOW_DOWN, told
+        assert action.period_ns == stream.terms.period_ns, told
+        event = self.log[-1][1]
+        assert isinstance(event, FramesArrived), told
+        came = [frame for frame in event.frames if frame.stream_id == action.stream_id]
+        assert any(frame.seq in self.accounts.demoted for frame in came), f"{told}: it keeps to it"
+        before_ns = self._told_of.get(action.stream_id)
+        assert before_ns is None or now_ns - before_ns >= TELL_NS, f"{told}: again, since {before_ns}"
+        self._told_of[action.stream_id] = now_ns
+        self.seen["told of its period"] += 1
 
     # ---- what holds between steps ----
 

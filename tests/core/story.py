@@ -11,8 +11,8 @@ is what the scheduler did about them, or `ok` where it did nothing. Lines that b
     gone detect/1 lane=cpu:0 reason="..."             its worker there; without `lane` the model is unloaded
     stream 1 model=detect/1 budget=100ms              class=STANDARD backlog=LATEST (KEEP_LAST:3, ALL) credit=64
                                                       gap=CONTINUE (stateful models) rank_max=1 period=20ms
-                                                      principal=north floor=3/4; words: advise, follow (is told to
-                                                      slow down; keeps frames of `traffic` back as it is told)
+                                                      principal=north floor=3/4; words: policed, advise, follow (is
+                                                      told to slow down; keeps frames of `traffic` back as it is told)
     frame 1/7                                         of stream 1, id 7; budget, model: else the stream's; age=5ms since
                                                       capture; word: must_run
     frames 1/7 1/8 2/1                                the same of several that come together
@@ -266,6 +266,7 @@ class Story:
             floor_frames=int(floor_frames),
             floor_window=int(floor_window),
             advise=command.flag("advise") or follows,
+            policed=command.flag("policed"),
         )
         return StreamOpened(stream_id, terms)
 

@@ -27,6 +27,8 @@ RARE = (
     "overload: the lane was given to more critical frames",
     "SLOW_DOWN",
     "SPEED_UP",
+    "demoted",
+    "told of its period",
 )
 BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
 """Where the scheduler answers frames; each row of these states must be met."""

@@ -54,6 +54,7 @@ EVENTS: list[Event] = [
             floor_frames=1,
             floor_window=2,
             advise=True,
+            policed=True,
         ),
     ),
     StreamOpened(2, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 1, 1)),

@@ -11,7 +11,7 @@ from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import InputData
 from duly.runtime.outcome import Outcome
-from duly.streams.limits import Limits, PrincipalLimits, PrincipalUse, ServerLimits, StreamLimits
+from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, PrincipalUse, ServerLimits, StreamLimits
 from duly.streams.outbox import Notice
 from duly.streams.stream import Stream, StreamHost
 from duly.streams.terms import StreamRequest
@@ -19,7 +19,7 @@ from duly.streams.verdict import Verdicts
 from tests.runtime.fake_lane import Clock, FakeLane
 
 MS = 1_000_000
-LIMITS = Limits(StreamLimits(64, 100, 60_000 * MS), PrincipalLimits(), ServerLimits(8, 200))
+LIMITS = Limits(StreamLimits(64, 100, 60_000 * MS), PrincipalLimits(), ServerLimits(8, 200), CriticalLimits(8, 1.0))
 
 
 def signature(*outputs: str) -> Signature:

@@ -11,7 +11,7 @@ from duly.models.sizes import Need, SizeError, SizeLimits, settle
 from duly.models.spec import Signature, TensorSpec
 from duly.rpc.duly_v1.codec import FrameReader
 from duly.rpc.server import message_limit
-from duly.streams.limits import Limits, PrincipalLimits, ServerLimits, StreamLimits
+from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.v1 import inference_pb2, tensor_pb2
 from duly.worker import channel
 from duly.worker.slot_layout import layout
@@ -43,7 +43,12 @@ def _specs(inputs: Sequence[tuple[bool, int]], rooms: Sequence[int]) -> tuple[Te
 async def test_a_frame_of_the_largest_size_is_taken_by_every_layer(
     inputs: list[tuple[bool, int]], stream: int, server: int, principal: int, batch_max: int, full: int
 ) -> None:
-    limits = Limits(StreamLimits(64, stream, 60_000 * MS), PrincipalLimits(0, principal), ServerLimits(8, server))
+    limits = Limits(
+        StreamLimits(64, stream, 60_000 * MS),
+        PrincipalLimits(0, principal),
+        ServerLimits(8, server),
+        CriticalLimits(8, 1.0),
+    )
     names = [spec.name for spec in _specs(inputs, [0] * len(inputs))]
     needs = [
         Need(name, None, size) if open_ else Need(name, size) for name, (open_, size) in zip(names, inputs, strict=True)

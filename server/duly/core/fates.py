@@ -144,6 +144,12 @@ WAITED_TOO_LONG: Final = _row(
     "waited {waited} for a lane; less than the {needed} needed were left",
     missed=True,
 )
+UNPROMISED: Final = _row(
+    State.WAITING,
+    "its latest start has passed, and it came faster than its stream stated",
+    Status.SHED,
+    "came faster than the stream's stated period of {period}, so that it counted as BEST_EFFORT",
+)
 WITHDRAWN: Final = _row(State.WAITING, "the client withdraws it", Status.CANCELLED, "withdrawn by the client")
 CLOSED_WAITING: Final = _row(State.WAITING, "its stream closes", Status.CANCELLED, "its stream closed")
 GAP_BEFORE: Final = _row(

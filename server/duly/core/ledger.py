@@ -14,12 +14,21 @@ from collections import Counter
 
 from duly.core import fates
 from duly.core.backlog import keeps_all, superseded
-from duly.core.events import Action, BatchFinished, FramesCancelled, FramesTurnedOut, ResolveFrame, StreamOpened
+from duly.core.events import (
+    Action,
+    Advice,
+    AdviseStream,
+    BatchFinished,
+    FramesCancelled,
+    FramesTurnedOut,
+    ResolveFrame,
+    StreamOpened,
+)
 from duly.core.fates import RESULTS, Fate
 from duly.core.merit import FRESHNESS_MAX, Principals
 from duly.core.model_table import ModelTable, rescuer, variant_for
 from duly.core.state import Batch, StreamState, VariantState
-from duly.core.types import Frame, GapPolicy, OutcomeStatus, StreamClass
+from duly.core.types import Frame, GapPolicy, OutcomeStatus, StreamClass, in_ms
 from duly.core.waiting import QueuedFrame
 
 
@@ -30,6 +39,7 @@ class FrameLedger:
         "_models",
         "_principals",
         "critical_missed_ns",
+        "demoted",
         "draining",
         "drop_ns",
         "floors",
@@ -60,6 +70,8 @@ class FrameLedger:
         """How many streams are open, by the model that they were opened for."""
         self._budgets_ns: dict[StreamClass, list[int]] = {stream_class: [] for stream_class in StreamClass}
         """The budgets of the open streams by class, in ascending order."""
+        self.demoted: Counter[str] = Counter()
+        """How many frames came faster than their streams' stated periods, by model."""
         self._principals = Principals()
 
     # ---- streams ----
@@ -103,7 +115,10 @@ class FrameLedger:
             self._answer(None, frame, fates.CAME_AFTER_CLOSE.status, fates.CAME_AFTER_CLOSE.wording)
             return None
         terms = stream.terms
-        queued = QueuedFrame(frame, terms.stream_class, now_ns)
+        if stream.policer.conforms(now_ns):
+            queued = QueuedFrame(frame, terms.stream_class, now_ns)
+        else:
+            queued = self._demoted(now_ns, stream, frame)
         if terms.gap is not None:
             queued.resets_state = stream.gap and terms.gap is GapPolicy.RESET
             stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
@@ -130,6 +145,16 @@ class FrameLedger:
             variant.arrivals.arrived(now_ns)
             return queued, variant
         return None
+
+    def _demoted(self, now_ns: int, stream: StreamState, frame: Frame) -> QueuedFrame:
+        """Lets a frame that came faster than its stream's stated period count as BEST_EFFORT. Its stream is told."""
+        self.demoted[frame.model] += 1
+        terms = stream.terms
+        knows = stream.pace.period_ns > terms.period_ns  # it was told something slower
+        if terms.advise and terms.gap is None and not self.draining and not knows and stream.policer.tells(now_ns):
+            reason = f"frames come faster than the stated period of {in_ms(terms.period_ns)} and count as BEST_EFFORT"
+            self._actions.append(AdviseStream(frame.stream_id, Advice.SLOW_DOWN, reason, terms.period_ns))
+        return QueuedFrame(frame, StreamClass.BEST_EFFORT, now_ns)
 
     def wait(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> None:
         """Lets a frame that has just arrived wait for that variant. It may take the place of an older one."""
@@ -200,7 +225,10 @@ class FrameLedger:
             outranked_ns,
             variant.passed_over_ns,
         )
-        self._end(now_ns, self.streams[frame.stream_id], queued, fate, reason)
+        stream = self.streams[frame.stream_id]
+        if fate.missed and queued.stream_class is not stream.terms.stream_class:
+            fate, reason = fates.UNPROMISED, fates.UNPROMISED.says(period=in_ms(stream.terms.period_ns))
+        self._end(now_ns, stream, queued, fate, reason)
 
     def plan_drop(self) -> None:
         """Works out `drop_ns` again. Call it after plans have changed or frames were dropped."""
@@ -225,6 +253,7 @@ class FrameLedger:
 
     def unloaded(self, now_ns: int, name: str, reason: str) -> None:
         """Ends every frame that waits for a model which is about to be unloaded."""
+        self.demoted.pop(name, None)
         for variant in self._models.by_name[name].variants.values():
             for queued in list(variant.waiting):
                 stream = self.streams[queued.frame.stream_id]
@@ -387,7 +416,9 @@ class FrameLedger:
         if stream is None:
             return
         # A frame that was superseded by one that came together with it has cost nobody anything.
-        if fate is fates.IN_TIME or (fate.missed and now_ns > queued.arrived_ns):
+        if queued.stream_class is not stream.terms.stream_class:
+            pass  # it was demoted: nobody owed it anything, and nothing may be gained by what it missed
+        elif fate is fates.IN_TIME or (fate.missed and now_ns > queued.arrived_ns):
             self._judge(now_ns, stream, frame, fate)
         elif fate is fates.OVER_CREDIT:
             stream.pace.missed += 1  # no miss of the lanes, but a frame that the stream sends for nothing

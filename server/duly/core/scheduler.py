@@ -159,6 +159,10 @@ class Scheduler:
             for name, model in list(self._models.by_name.items())
         }
 
+    def frames_demoted_by_model(self) -> dict[str, int]:
+        """Returns how many frames came faster than their streams' stated periods. It may be called from any thread."""
+        return dict(self._frames.demoted)
+
     def planned_one_ns(self, model: str, rank_max: int) -> int:
         """Returns the planned execution time of a batch of one, in the fastest variant up to that rank on the fastest
         lane; 0 where no lane serves the model.

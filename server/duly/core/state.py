@@ -3,6 +3,7 @@ and queues, `lanes` lanes, and `model_table` models and profiles; the rest are t
 """
 
 from duly.core.merit import Merit
+from duly.core.policing import Policer
 from duly.core.timing.arrival_rate import ArrivalGap
 from duly.core.timing.lane_speed import LaneSpeed
 from duly.core.timing.profile import Profile
@@ -57,6 +58,7 @@ class StreamState:
         "merit",
         "model",
         "pace",
+        "policer",
         "running",
         "state_lost",
         "supersedable",
@@ -78,6 +80,7 @@ class StreamState:
         """When the last frame arrived; -1: none has."""
         self.merit = Merit(terms)
         self.pace = StreamPace()
+        self.policer = Policer(terms)
         self.gap = False
         """Only for stateful models: whether the next frame to arrive follows one that was not run."""
         self.home: tuple[str, str] | None = None

@@ -105,6 +105,8 @@ class StreamTerms:
     """Whether the stream is advised to slow down, and that it may speed up (`advice`)."""
     pinned: bool = False
     """Whether its client has named the version, so that it does not follow the active one."""
+    policed: bool = False
+    """Whether frames that come faster than `period_ns` count as BEST_EFFORT (`policing`)."""
 
 
 @dataclass(slots=True)

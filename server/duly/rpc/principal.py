@@ -1,6 +1,21 @@
-"""The principal of a connection. Limits and fairness count all streams of one principal together."""
+"""The principal of a call and its rights. Limits and fairness count all streams of one principal together."""
 
+from contextvars import ContextVar
+from typing import Any
 from urllib.parse import unquote
+
+import grpc
+
+from duly.streams.rights import Rights
+
+CALLER: ContextVar[Rights] = ContextVar("caller")
+"""The rights of the call that the task serves, once they were judged."""
+
+
+def rights_of(context: "grpc.aio.ServicerContext[Any, Any]") -> Rights:
+    """Returns what the caller may do: as the policy says, or without one whatever its address says."""
+    rights = CALLER.get(None)
+    return rights if rights is not None else Rights(principal_of(context.peer()))
 
 
 def principal_of(peer: str) -> str:

@@ -61,7 +61,7 @@ class Admission:
         """
         self._scheduler = scheduler
         self._clock = clock
-        self.enforce = enforce
+        self.enforces = enforce
         self._waiting = 0
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "admission")
@@ -82,7 +82,7 @@ class Admission:
         try:
             async with self._turn:
                 verdict = await self._judge(terms)
-                if self.enforce and not verdict.accepted:
+                if self.enforces and not verdict.accepted:
                     raise Refused(verdict)
                 yield verdict
         finally:

@@ -154,7 +154,7 @@ class ModelHost:
                 loaded = self._catalogue.find(name, version)  # it may have gone meanwhile
                 if verdict.broken:
                     refusal = _refusal(active, loaded, verdict)
-                    if self._admission.enforce and not force:
+                    if self._admission.enforces and not force:
                         raise refusal
                     _log.warning("model active, though promises break", model=loaded.key, reason=str(refusal))
                 self._activate(loaded)

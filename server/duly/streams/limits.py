@@ -33,10 +33,22 @@ class ServerLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class CriticalLimits:
+    """Limits of CRITICAL streams whose principals no credential proves, all of them together. Anybody may say that a
+    stream is CRITICAL, and what is promised to such streams is taken from all others.
+    """
+
+    streams_max: int
+    share_max: float
+    """The share of the fullest lane that CRITICAL streams may take, those of proven principals included."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     stream: StreamLimits
     principal: PrincipalLimits
     server: ServerLimits
+    unproven_critical: CriticalLimits
 
     @property
     def frame(self) -> SizeLimits:

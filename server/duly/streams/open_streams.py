@@ -7,13 +7,16 @@ its call is over. Streams whose clients do not read are ended here, and so are a
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from duly.core.types import Verdict
+from duly.core.types import StreamClass, Verdict
 from duly.metrics import Metrics
 from duly.runtime.admission import Admission, Busy, Refused
 from duly.streams.errors import CallError
 from duly.streams.limits import Limits, PrincipalUse
+from duly.streams.rights import Rights
 from duly.streams.stream import Stream, StreamHost
 from duly.streams.terms import StreamRequest
+
+_WITHOUT_CRITICAL = "open it as STANDARD, or give the client a credential"
 
 
 class OpenStreams:
@@ -25,6 +28,8 @@ class OpenStreams:
         self._open: dict[Stream, None] = {}
         self._uses: dict[str, PrincipalUse] = {}
         """What each principal uses that has streams or single frames under way."""
+        self._unproven_critical: set[Stream] = set()
+        """The open CRITICAL streams whose principals no credential proves."""
         self.draining = False
 
     def __len__(self) -> int:
@@ -45,22 +50,31 @@ class OpenStreams:
 
     # ---- opening ----
 
-    async def open(self, asked: StreamRequest, principal: str) -> Stream:
+    async def open(self, asked: StreamRequest, rights: Rights) -> Stream:
         """Opens a stream, which is counted until `closed`. A notice for its client is then in its outbox.
 
-        Raises InvalidTerms, ModelError, or CallError where there is no room for it or it would not be served.
+        Raises InvalidTerms, ModelError, or CallError where the caller has no right to it, there is no room for it, or
+        it would not be served.
         """
         self._check_server()
-        self._check_principal(principal)
+        principal = rights.principal
+        rights.check_model(asked.model)
+        self._check_principal(rights)
         served = self.host.catalogue.find(asked.model, asked.version)
         use = self._claim(principal)
         try:
             stream = Stream(asked, served, self.host, principal, use)
+            rights.check_class(stream.terms.stream_class, asked.stream_class)
             try:
                 async with self._admission.turn(stream.terms) as verdict:
                     self._check_server()
+                    unproven_critical = stream.terms.stream_class is StreamClass.CRITICAL and not rights.proven
+                    if unproven_critical:
+                        self._check_critical(verdict)
                     stream.open(verdict)
                     self._open[stream] = None
+                    if unproven_critical:
+                        self._unproven_critical.add(stream)
             except Refused as refused:
                 raise _refusal(refused.verdict, stream.variants, self.limits.stream.budget_ns_max) from None
             except Busy as busy:
@@ -75,23 +89,27 @@ class OpenStreams:
     def closed(self, stream: Stream, opened_as: str) -> None:
         """Counts the stream no more, as its call is over. `opened_as`: the model version that it was opened for."""
         del self._open[stream]
+        self._unproven_critical.discard(stream)
         self._release(stream.principal, self._uses[stream.principal])
         self._metrics.stream_closed(opened_as)
 
     @contextmanager
-    def single(self, asked: StreamRequest, principal: str) -> Iterator[Stream]:
+    def single(self, asked: StreamRequest, rights: Rights) -> Iterator[Stream]:
         """Opens a stream for one frame, which ends with the context. It waits for no turn, and no notice says that it
         is open.
 
-        Raises InvalidTerms, ModelError, or CallError where there is no room for it.
+        Raises InvalidTerms, ModelError, or CallError where the caller has no right to it or there is no room for it.
         """
         if self.draining:
             raise CallError("DRAINING", "the server is draining; ask elsewhere")
-        self._check_principal(principal)
+        principal = rights.principal
+        rights.check_model(asked.model)
+        self._check_principal(rights)
         served = self.host.catalogue.find(asked.model, asked.version)
         use = self._claim(principal)
         try:
             stream = Stream(asked, served, self.host, principal, use)
+            rights.check_class(stream.terms.stream_class, asked.stream_class)
             stream.open()
             try:
                 yield stream
@@ -108,12 +126,29 @@ class OpenStreams:
         if len(self._open) >= streams_max:
             raise CallError("STREAMS_EXHAUSTED", f"{streams_max} streams are open already (streams_max)")
 
-    def _check_principal(self, principal: str) -> None:
-        streams_max = self.limits.principal.streams_max
-        use = self._uses.get(principal)
-        if use is not None and 0 < streams_max <= use.streams:
-            text = f"{streams_max} streams of the principal are open already (principal_streams_max)"
-            raise CallError("STREAMS_EXHAUSTED", text)
+    def _check_critical(self, verdict: Verdict) -> None:
+        """Raises CallError where one more CRITICAL stream is too much from a client without a credential."""
+        limits = self.limits.unproven_critical
+        if len(self._unproven_critical) >= limits.streams_max:
+            text = f"{limits.streams_max} CRITICAL streams of clients without a credential are open already"
+            raise CallError("STREAMS_EXHAUSTED", f"{text} (critical_streams_max); {_WITHOUT_CRITICAL}")
+        if self._admission.enforces and verdict.utilisation > limits.share_max:
+            text = f"with this stream, CRITICAL ones would take {verdict.utilisation:.0%} of their lanes; without a "
+            text += f"credential they may take {limits.share_max:.0%} (critical_share_max); {_WITHOUT_CRITICAL}"
+            raise CallError("ADMISSION_REFUSED", text)
+
+    def _check_principal(self, rights: Rights) -> None:
+        use = self._uses.get(rights.principal)
+        if use is None:
+            return
+        limits = (
+            ("principal_streams_max", self.limits.principal.streams_max),
+            ("streams_max of its quota", rights.quota.streams_max),
+        )
+        for setting, streams_max in limits:
+            if 0 < streams_max <= use.streams:
+                text = f"{streams_max} streams of the principal are open already ({setting})"
+                raise CallError("STREAMS_EXHAUSTED", text)
 
     def _claim(self, principal: str) -> PrincipalUse:
         """Counts one stream more of the principal, until `_release`."""

@@ -38,6 +38,8 @@ class StreamRequest:
     floor: tuple[int, int] | None = None
     """(m, k): of any k frames in a row m should be on time."""
     clock: ClockRelation | None = None
+    single: bool = False
+    """Whether it is for one frame alone, which opens without admission and so can be promised nothing."""
     budget_name: str = "budget_nano"
     """What the budget of a frame is called on the wire, for the reasons of frames that ask for an impossible one."""
 
@@ -52,6 +54,7 @@ def stream_terms(asked: StreamRequest, served: LoadedVersion, limits: StreamLimi
     backlog, frames = _backlog(asked, config)
     if asked.expected_period_ns < 0:
         raise InvalidTerms("expected_period_ns", f"is negative: {asked.expected_period_ns}")
+    stream_class = _stream_class(asked, served)
     gap = None
     if signature.stateful:
         gap = asked.gap_policy or GapPolicy[config.gap]
@@ -61,7 +64,7 @@ def stream_terms(asked: StreamRequest, served: LoadedVersion, limits: StreamLimi
     if not 0 <= asked.default_budget_ns <= limits.budget_ns_max:
         raise InvalidTerms("default_budget_ns", f"should be 0 to {limits.budget_ns_max}, got {asked.default_budget_ns}")
     return StreamTerms(
-        stream_class=asked.stream_class or StreamClass[config.default_class],
+        stream_class=stream_class,
         backlog=backlog,
         backlog_frames=frames,
         budget_ns=asked.default_budget_ns or int(config.default_budget_ms * 1e6),
@@ -74,7 +77,22 @@ def stream_terms(asked: StreamRequest, served: LoadedVersion, limits: StreamLimi
         floor_frames=floor_frames,
         floor_window=floor_window,
         pinned=bool(asked.version),
+        policed=asked.expected_period_ns > 0,
     )
+
+
+def _stream_class(asked: StreamRequest, served: LoadedVersion) -> StreamClass:
+    """Returns the class. CRITICAL is a promise, which can be neither made nor kept without a period."""
+    default = StreamClass[served.version.config.default_class]
+    if asked.single:
+        if asked.stream_class is StreamClass.CRITICAL:
+            raise InvalidTerms("stream_class", ": CRITICAL is for streams that state a period; a single frame has none")
+        return asked.stream_class or max(StreamClass.STANDARD, default)
+    stream_class = asked.stream_class or default
+    if stream_class is StreamClass.CRITICAL and not asked.expected_period_ns:
+        whose = "" if asked.stream_class else f" (the default of model {served.version.name!r})"
+        raise InvalidTerms("expected_period_ns", f"should be stated: a CRITICAL stream{whose} is promised its period")
+    return stream_class
 
 
 def _backlog(asked: StreamRequest, config: ModelConfig) -> tuple[BacklogPolicy, int]:

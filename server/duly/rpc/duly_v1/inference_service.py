@@ -9,7 +9,7 @@ from duly.core.fates import DOES_NOT_FIT
 from duly.rpc.duly_v1.codec import StreamCodec, parse
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.errors import abort, guarded, internal
-from duly.rpc.principal import principal_of
+from duly.rpc.principal import rights_of
 from duly.runtime.catalogue import ModelError
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 from duly.streams.open_streams import OpenStreams
@@ -72,7 +72,7 @@ class InferenceService:
     async def _open(self, context: Context) -> Stream:
         request = await self._first_message(context)
         try:
-            return await self._streams.open(stream_request(request), principal_of(context.peer()))
+            return await self._streams.open(stream_request(request), rights_of(context))
         except InvalidTerms as error:
             raise invalid_open(error) from None
 
@@ -184,7 +184,7 @@ class InferenceService:
         """Serves a call of InferenceService.Infer, which is a stream of one frame."""
         request = parse(inference_pb2.InferRequest, message)
         try:
-            with self._streams.single(single_request(request), principal_of(context.peer())) as stream:
+            with self._streams.single(single_request(request), rights_of(context)) as stream:
                 codec = StreamCodec(stream.signature, stream.wanted)
                 frame = request.frame
                 remaining_s = context.time_remaining()

@@ -54,6 +54,7 @@ def single_request(request: inference_pb2.InferRequest) -> StreamRequest:
         backlog_policy=BacklogPolicy.ALL,
         outputs=request.outputs,
         clock=clock_of(request.clock) if request.HasField("clock") else None,
+        single=True,
     )
 
 
