@@ -10,15 +10,17 @@ from functools import partial
 import structlog
 import uvloop
 
+from duly.access.errors import AccessError
 from duly.config import ServerConfig, default_lanes, default_threads, service_links
 from duly.core.events import DrainRequested
 from duly.descriptors import DescriptorError, connections_max, raise_limit
 from duly.metrics import Gauges, Metrics
 from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
 from duly.models.repository import Repository
+from duly.rpc.doors import Doors
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
-from duly.rpc.server import Health, ListenError, Server, add_services, check_free, create_server, listen, message_limit
+from duly.rpc.server import MESSAGE_BYTES_MIN, Health, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
@@ -42,6 +44,8 @@ STOP_SECONDS = 1.0
 """Calls that are still open after the drain get this long to end."""
 HEALTH_SECONDS_MAX = 1.0
 """Watchers of the server's health get this long to receive that it drains."""
+ADMIN_CONNECTIONS_MAX = 32
+"""How many may be connected to the admin address at once."""
 GRACE_SLACK_SECONDS = 0.1
 """When the grace is over, the scheduler answers what waits. What still runs is given up this much later."""
 
@@ -93,8 +97,13 @@ class App:
         )
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
+        try:
+            self._doors = Doors(config)
+        except AccessError as error:
+            raise StartError(str(error)) from None
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
         self._server: Server | None = None
+        self._admin_server: Server | None = None
         self._health: Health | None = None
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -110,12 +119,13 @@ class App:
             raise StartError(str(error)) from None
         try:
             # This comes before the models are loaded, because a taken port should not cost a warm-up.
-            check_free(config.listen)
+            self._doors.check_free()
+            await self._doors.start()
             if config.metrics:
                 self.metrics.set_gauges(self._gauges)
                 self._metrics_server = serve_metrics(config.metrics, self.metrics)
                 self.metrics_address = f"{config.metrics.rpartition(':')[0]}:{self._metrics_server.port}"
-        except (ListenError, MetricsError) as error:
+        except (AccessError, ListenError, MetricsError) as error:
             raise StartError(str(error)) from None
         limit = raise_limit()  # here, as workers inherit it
         await self.host.load_all()
@@ -127,13 +137,21 @@ class App:
         inference = InferenceService(self.streams, message_bytes_max)
         connections = self._connections_max(limit)
         server = self._server = create_server(
-            config.transport, inference, config.streams_max, message_bytes_max, connections
+            config.transport, inference, config.streams_max, message_bytes_max, connections, self._doors.guard()
         )
         health = self._health = Health(server)
         control = ServerService(self.catalogue, self.driver, self.streams, self.metrics, self.drain)
-        add_services(server, ModelService(self.host, self.catalogue, self.driver), control, config.reflection)
+        models = ModelService(self.host, self.catalogue, self.driver)
+        add_services(server, models, control, config.reflection)
         try:
-            self.address = listen(server, config.listen)
+            self.address = await self._doors.open(server, connections)
+            if (guard := self._doors.admin_guard()) is not None:
+                admin = self._admin_server = create_server(
+                    "lan", None, 0, MESSAGE_BYTES_MIN, ADMIN_CONNECTIONS_MAX, guard
+                )
+                add_services(admin, models, control, config.reflection)
+                await self._doors.open_admin(admin, ADMIN_CONNECTIONS_MAX)
+                await admin.start()
         except ListenError as error:
             raise StartError(str(error)) from None
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -146,6 +164,7 @@ class App:
             watch_over("health of models", partial(health.follow, self.catalogue)),
             *self._watches(),
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
+            watch_over("access", self._doors.gate.watch),
             *self._samplers.start(),
         ]
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
@@ -180,12 +199,15 @@ class App:
             task.cancel()
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
+        if self._admin_server is not None:
+            await self._admin_server.stop(STOP_SECONDS)
         self._admission.close()
         await self._supervisor.close()
         if self._metrics_server is not None:
             self._metrics_server.stop()
         if self._recording is not None:
             self._recording.close()
+        await self._doors.close()
 
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))

@@ -12,9 +12,10 @@ from typing import Any
 from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
+from duly.runtime.load_answers import Ready
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_port import BatchResult
-from duly.runtime.worker_process import OtherContents, Ready, Worker, WorkerError
+from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 
 DESCRIBE_SECONDS_MAX = 600.0
 """A graph that is not read after so long is given up."""
