@@ -14,12 +14,13 @@ from click.testing import CliRunner
 
 from duly.app import App
 from duly.cli_models import models
+from duly.streams import open_streams
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import model_pb2, model_pb2_grpc
 from duly_client import ActivationRefused, Client
 from tests import graphs
 from tests.e2e.serving import serving
-from tests.e2e.wire import Wire, frame, reason
+from tests.e2e.wire import Wire, array, frame, reason
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,6 +33,7 @@ MS = 10**6
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[App]:
     root = tmp_path_factory.mktemp("new") / "models"
     graphs.save(root, "other", graphs.scaling(), TOML)
+    graphs.save(root, "sum", graphs.summing(), TOML + graphs.SUMMING)
     async with serving(root, versions_max=3) as app:
         yield app
 
@@ -196,3 +198,40 @@ async def test_the_commands_change_what_a_server_serves(server: App, root: Path,
     assert await command("unload", name, *at) == (0, f"{name}  not loaded\n")
     status, said = await command("activate", name, "2", *at)
     assert (status, f"there is no model '{name}'" in said) == (1, True)
+
+
+async def test_streams_of_a_model_with_state_are_told_when_it_starts_anew(
+    root: Path, channel: grpc.aio.Channel, stub: model_pb2_grpc.ModelServiceStub
+) -> None:
+    put(root, "sum", 2, graphs.summing(), TOML + graphs.SUMMING)
+    await load(stub, "sum", 2)
+    async with (
+        Wire(channel, model="sum") as follows,
+        Wire(channel, model="sum", gap_policy=pb.GAP_POLICY_SKIP) as strict,
+        Wire(channel, model="sum", version="1", gap_policy=pb.GAP_POLICY_SKIP) as stays,
+    ):
+        for wire in (follows, strict, stays):
+            assert array(await wire.ask(frame(1, [1, 1]))).tolist() == [1, 1]
+        await stub.ActivateVersion(model_pb2.ActivateVersionRequest(name="sum", version="2"))
+        anew, skipped, same = [await wire.ask(frame(2, [1, 1])) for wire in (follows, strict, stays)]
+        assert (anew.version, array(anew).tolist()) == ("2", [1, 1])
+        assert skipped.status == pb.OUTCOME_STATUS_SKIPPED
+        assert (same.version, array(same).tolist()) == ("1", [2, 2])
+        for wire in (follows, strict):
+            (advice,) = wire.advice
+            assert advice.kind == pb.StreamAdvice.KIND_VERSION_CHANGED
+            assert advice.reason == "version 2 is active; the state of the stream starts anew with it"
+        assert stays.advice == []
+
+
+async def test_no_more_streams_with_state_open_than_workers_remember(
+    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_streams, "STATES_MAX", 2)
+    async with Wire(channel, model="sum"), Wire(channel, model="other"), Wire(channel, model="sum", version="1"):
+        with pytest.raises(grpc.aio.AioRpcError, match="2 streams of model 'sum' are open already") as full:
+            async with Wire(channel, model="sum"):
+                pass
+        assert reason(full.value) == "STREAMS_EXHAUSTED"
+        async with Wire(channel, model="other"):
+            pass

@@ -165,6 +165,10 @@ class YoloV2(_Strict):
     detections_max: PositiveInt = 100
 
 
+STATES_MAX = 4096
+"""A model that keeps state serves so many open streams; a worker holds the state of every one of them in memory."""
+
+
 class State(_Strict):
     """A graph output that is fed back as a graph input of the same stream's next frame. It starts as zeros."""
 
