@@ -24,10 +24,11 @@ from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.server import MESSAGE_BYTES_MIN, Health, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
-from duly.runtime.catalogue import Catalogue
+from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
-from duly.runtime.model_host import ModelHost
+from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.recording import RecordingWriter
+from duly.runtime.repository_watch import RepositoryWatch
 from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
@@ -88,9 +89,17 @@ class App:
             limits.frame,
             _trust(config),
         )
-        self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
-        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
+        self.host = ModelHost(
+            Repository(config.models),
+            self.catalogue,
+            self._supervisor,
+            self.driver,
+            self.metrics,
+            self._admission,
+            VersionLimits(config.versions_max, config.versions_all_max),
+        )
+        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         try:
             self._doors = Doors(config)
@@ -158,11 +167,19 @@ class App:
         await server.start()
         self._tasks = [
             watch_over("health of models", partial(health.follow, self.catalogue)),
+            *self._watches(),
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
             watch_over("access", self._doors.gate.watch),
             *self._samplers.start(),
         ]
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
+
+    def _watches(self) -> list[asyncio.Task[None]]:
+        config = self._config
+        if config.watch == "off":
+            return []
+        watch = RepositoryWatch(self.host, self.catalogue, config.watch == "activate", config.watch_settle_s)
+        return [watch_over("watch for new versions", watch.run)]
 
     async def run(self) -> None:
         """Returns when the server was drained, by `drain` or over the wire."""
@@ -229,7 +246,9 @@ class App:
         held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
         demoted = self.driver.scheduler.frames_demoted_by_model()
-        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted)
+        versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
+        versions |= {loaded.key: loaded.state.name for loaded in self.catalogue.all_versions()}
+        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted, versions)
 
     def _say_sandbox(self) -> None:
         """Logs how workers are confined. Raises StartError where they must be and the kernel cannot do it."""

@@ -191,6 +191,15 @@ class ServerConfig(BaseModel):
     load_timeout_s: Seconds = 600.0
     """How long a worker may take to load a model and warm it up. One that replaces another may take three times as long
     as the first one took."""
+    versions_max: Annotated[int, Field(gt=0, le=1024)] = 8
+    """Versions of one model that may be loaded at once."""
+    versions_all_max: Annotated[int, Field(gt=0, le=65_536)] = 256
+    """Versions of all models together that may be loaded at once."""
+    watch: Literal["off", "load", "activate"] = "off"
+    """What happens to a new version that comes into the repository while the server runs: nothing, it is loaded, or it
+    is also activated."""
+    watch_settle_s: Seconds = 2.0
+    """How long nothing in a model's folder must have changed before a new version in it is loaded."""
     batch_timeout_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 10_000.0
     """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time, and
     sooner where its process is stopped, does nothing, or computes far beyond the plan."""

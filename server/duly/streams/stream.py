@@ -354,10 +354,12 @@ class Stream:
         if now is served and now.signature is self.signature:
             return
         wanted_outputs(self.wanted, now.signature)
-        before = self.model
+        before, stateful = self.model, self.signature.stateful or now.signature.stateful
         self._serve_with(now)
-        if now.key != before:
-            self.advise(Advice.VERSION_CHANGED, f"version {now.version.version} is active", 0)
+        if now.key != before or stateful:
+            happened = "is active" if now.key != before else "was loaded again"
+            anew = "; the state of the stream starts anew with it" if stateful else ""
+            self.advise(Advice.VERSION_CHANGED, f"version {now.version.version} {happened}{anew}", 0)
 
     # ---- out ----
 

@@ -15,12 +15,16 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from duly.models.contents import FileDigest
 from duly.worker import channel
 from duly.worker.die_with_parent import die_with_parent
 from duly.worker.errors import LoadError, RunError
 from duly.worker.ort_installed import BackendError
+
+if TYPE_CHECKING:
+    from duly.worker.load_model import Loaded
 
 _REASON_CHARS_MAX = 4000
 _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
@@ -48,11 +52,12 @@ def _serve(connection: socket.socket) -> int:
         Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
     try:
         # These imports are not at the top so that the server learns about a missing library.
+        from duly.worker.background import fits, in_background
         from duly.worker.confine import confine_for
-        from duly.worker.load_model import load
 
-        confine_for(body)
-        loaded = load(body, partial(_report, connection))
+        confine_for(body)  # before any thread starts, as threads are confined by what they are started from
+        loading = partial(_load, body, connection)
+        loaded = in_background(loading) if fits(body) else loading()
     except (LoadError, BackendError) as error:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
@@ -90,6 +95,13 @@ def _serve(connection: socket.socket) -> int:
             case channel.STOP:
                 break
     return 0
+
+
+def _load(body: dict[str, Any], connection: socket.socket) -> "Loaded":
+    # It is imported here, as that takes a while, which the background has.
+    from duly.worker.load_model import load
+
+    return load(body, partial(_report, connection))
 
 
 def _report(connection: socket.socket, digests: dict[str, FileDigest]) -> None:

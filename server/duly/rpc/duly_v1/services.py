@@ -67,7 +67,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.ActivateVersionResponse:
         if not request.version:
             raise CallError("INVALID_REQUEST", "version: should be the number of a loaded version", "version")
-        self._host.activate(request.name, request.version)
+        await self._host.activate(request.name, request.version, request.force)
         return model_pb2.ActivateVersionResponse(model=self._describe(request.name))
 
     async def WatchModels(
@@ -87,11 +87,12 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                     yield model_pb2.WatchModelsResponse(model=model)
 
     def _describe(self, name: str) -> model_pb2.Model:
-        active = self._catalogue.active(name)
+        active, previous = self._catalogue.active(name), self._catalogue.previous(name)
         versions = self._catalogue.versions(name)
         model = model_pb2.Model(
             name=name,
             active_version=active.version.version if active else "",
+            previous_version=previous.version.version if previous else "",
             versions=[self._version(served) for served in versions],
             description=versions[0].version.config.description if versions else "",
         )
