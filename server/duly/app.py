@@ -18,7 +18,8 @@ from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
 from duly.models.repository import Repository
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
-from duly.rpc.server import Health, ListenError, Server, add_services, check_free, create_server, listen, message_limit
+from duly.rpc.health import HealthService
+from duly.rpc.server import ListenError, Server, add_services, check_free, create_server, listen, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
@@ -39,8 +40,6 @@ _log = structlog.get_logger("duly")
 
 STOP_SECONDS = 1.0
 """Calls that are still open after the drain get this long to end."""
-HEALTH_SECONDS_MAX = 1.0
-"""Watchers of the server's health get this long to receive that it drains."""
 GRACE_SLACK_SECONDS = 0.1
 """When the grace is over, the scheduler answers what waits. What still runs is given up this much later."""
 
@@ -86,14 +85,14 @@ class App:
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
         self._server: Server | None = None
-        self._health: Health | None = None
+        self._health = HealthService(self.catalogue)
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._drain: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
 
     async def start(self) -> None:
-        """Loads and warms all models, then listens; returns when health says SERVING. Raises StartError."""
+        """Loads and warms all models, then listens. Raises StartError."""
         config = self._config
         try:
             check_installed()
@@ -120,9 +119,9 @@ class App:
         server = self._server = create_server(
             config.transport, inference, config.streams_max, message_bytes_max, connections
         )
-        health = self._health = Health(server)
         control = ServerService(self.catalogue, self.driver, self.streams, self.metrics, self.drain)
-        add_services(server, ModelService(self.host, self.catalogue, self.driver), control, config.reflection)
+        models = ModelService(self.host, self.catalogue, self.driver)
+        add_services(server, models, control, self._health, config.reflection)
         try:
             self.address = listen(server, config.listen)
         except ListenError as error:
@@ -131,10 +130,8 @@ class App:
         # Objects made until now live as long as the server. Full collections skip them, which keeps pauses short.
         gc.collect()
         gc.freeze()
-        await health.serve()
         await server.start()
         self._tasks = [
-            watch_over("health of models", partial(health.follow, self.catalogue)),
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
             *self._samplers.start(),
         ]
@@ -173,7 +170,7 @@ class App:
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))
         try:
-            await self._report_draining()
+            self._health.drain()
             self.streams.drain()
             self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
             try:
@@ -187,15 +184,6 @@ class App:
             _log.info("drained")
         finally:
             self._drained.set()
-
-    async def _report_draining(self) -> None:
-        """Reports that the server drains. Watchers that are slow or fail must not hold up the end."""
-        if self._health is not None:
-            try:
-                async with asyncio.timeout(HEALTH_SECONDS_MAX):
-                    await self._health.drain()
-            except Exception as error:
-                _log.warning("health could not be told that the server drains", reason=type(error).__name__)
 
     def _gauges(self) -> Gauges:
         held = self.driver.held
