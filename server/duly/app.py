@@ -3,16 +3,18 @@
 import asyncio
 import gc
 import os
-import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import structlog
 import uvloop
 
+from duly import signals
 from duly.config import ServerConfig, default_lanes, default_threads, service_links
 from duly.core.events import DrainRequested
 from duly.descriptors import DescriptorError, connections_max, raise_limit
+from duly.log_lines import Lines, not_blocking
 from duly.metrics import Gauges, Metrics
 from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
 from duly.models.repository import Repository
@@ -23,9 +25,11 @@ from duly.rpc.server import ListenError, Server, add_services, check_free, creat
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
+from duly.runtime.flight_recorder import DumpError, FlightRecorder
 from duly.runtime.model_host import ModelHost
-from duly.runtime.recording import RecordingWriter
+from duly.runtime.recording_file import RecordingWriter
 from duly.runtime.samplers import Samplers, periodically
+from duly.runtime.scheduler_state import snapshot
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
 from duly.runtime.worker_launch import CheckedModel, check_version
@@ -58,7 +62,9 @@ class App:
         """The address at which the server listens, with the port that it got."""
         self.metrics_address = ""
         self.metrics = Metrics()
-        self._recording = _recording(config)
+        self._recording = FlightRecorder(
+            lambda: self.driver.scheduler, config.flight_folder, self._recording_file(config)
+        )
         self.failed = False
         """Whether the server ends because something broke for good, so that the exit status should not be 0."""
         verdicts = Verdicts(self.metrics)
@@ -90,6 +96,10 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._drain: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
+        self._dump: asyncio.Task[None] | None = None
+        self.reloads: dict[str, Callable[[], None]] = {"recording": self._recording.reopen}
+        """What `reload` does, by what it takes up anew."""
+        self.log_lines_lost: Callable[[], int] = lambda: 0
 
     async def start(self) -> None:
         """Loads and warms all models, then listens. Raises StartError."""
@@ -119,7 +129,9 @@ class App:
         server = self._server = create_server(
             config.transport, inference, config.streams_max, message_bytes_max, connections
         )
-        control = ServerService(self.catalogue, self.driver, self.streams, self.metrics, self.drain)
+        control = ServerService(
+            self.catalogue, self.driver, self.streams, self.metrics, self.drain, self._recording.dump
+        )
         models = ModelService(self.host, self.catalogue, self.driver)
         add_services(server, models, control, self._health, config.reflection)
         try:
@@ -140,6 +152,26 @@ class App:
     async def run(self) -> None:
         """Returns when the server was drained, by `drain` or over the wire."""
         await self._drained.wait()
+
+    def reload(self) -> None:
+        """Takes up anew what may change while the server runs, by calling `reloads`. What fails stays as it was."""
+        _log.info("reloading", what=", ".join(self.reloads))
+        for what, work in self.reloads.items():
+            try:
+                work()
+            except Exception as error:
+                _log.error("not reloaded, it stays as it was", what=what, reason=f"{type(error).__name__}: {error}")
+
+    def dump_recording(self) -> None:
+        """Writes down the flight recording, of which the log tells."""
+        if self._dump is None or self._dump.done():
+            self._dump = watch_over("flight recording", self._dump_recording)
+
+    async def _dump_recording(self) -> None:
+        try:
+            await self._recording.dump()
+        except DumpError as error:
+            _log.error("flight recording not written", reason=str(error))
 
     def drain(self, grace_ns: int = 0) -> "asyncio.Future[None]":
         """Begins to stop. The result is done when every frame is answered; a second call gets the same one."""
@@ -164,8 +196,7 @@ class App:
         await self._supervisor.close()
         if self._metrics_server is not None:
             self._metrics_server.stop()
-        if self._recording is not None:
-            self._recording.close()
+        self._recording.close()
 
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))
@@ -189,7 +220,16 @@ class App:
         held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
         demoted = self.driver.scheduler.frames_demoted_by_model()
-        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted)
+        lost = self.log_lines_lost(), self._recording.lost
+        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted, *lost)
+
+    def _recording_file(self, config: ServerConfig) -> RecordingWriter | None:
+        if config.record is None:
+            return None
+        try:
+            return RecordingWriter(config.record, config.record_bytes_max, lambda: snapshot(self.driver.scheduler))
+        except OSError as error:
+            raise StartError(f"cannot record to {config.record}: {error.strerror}") from None
 
     def _connections_max(self, limit: int) -> int:
         """Returns how many clients may be connected where so many files may be open. Raises StartError where there is
@@ -226,18 +266,9 @@ def _limits(config: ServerConfig) -> Limits:
     )
 
 
-def _recording(config: ServerConfig) -> RecordingWriter | None:
-    if config.record is None:
-        return None
-    try:
-        return RecordingWriter(config.record, config.record_bytes_max)
-    except OSError as error:
-        raise StartError(f"cannot record to {config.record}: {error.strerror}") from None
-
-
-async def _serve(config: ServerConfig) -> int:
+async def _serve(config: ServerConfig, lines: Lines) -> int:
     app = App(config)
-    loop = asyncio.get_running_loop()
+    app.log_lines_lost = lambda: lines.lost_total
     main = asyncio.current_task()
     assert main is not None
     stopping = 0
@@ -245,13 +276,13 @@ async def _serve(config: ServerConfig) -> int:
     def stop() -> None:
         nonlocal stopping
         stopping += 1
-        if stopping > 1 or not app.address:
-            main.cancel()  # it was asked twice, or does not serve yet
-        else:
+        if stopping == 1 and app.address:
             app.drain()
+        elif not closing and not main.cancelling():
+            main.cancel()  # it was asked twice, or does not serve yet
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, stop)
+    closing = False
+    signals.handle(stop, app.reload, app.dump_recording)
     try:
         await app.start()
         await app.run()
@@ -259,20 +290,25 @@ async def _serve(config: ServerConfig) -> int:
         _log.warning("stopped before it was drained")
         return 1
     finally:
+        closing = True
         await app.close()
     return 1 if app.failed else 0
 
 
 def serve(config: ServerConfig) -> int:
-    """Runs the server until it is asked to stop (SIGINT, SIGTERM, Drain). Returns the exit status.
+    """Runs the server until it is asked to stop (by a signal or Drain). Returns the exit status.
 
     Raises StartError where it cannot start.
     """
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # whoever started it may block them
-    configure_logging(config.log_format, config.log_level)
-    if links := service_links(os.environ):
-        _log.info("variables of the container platform are no settings", variables=" ".join(links))
-    return uvloop.run(_serve(config))
+    signals.unblock()
+    lines = configure_logging(config.log_format, config.log_level)
+    with not_blocking():
+        try:
+            if links := service_links(os.environ):
+                _log.info("variables of the container platform are no settings", variables=" ".join(links))
+            return uvloop.run(_serve(config, lines))
+        finally:
+            lines.flush()
 
 
 def check_models(config: ServerConfig) -> list[CheckedModel]:

@@ -89,6 +89,12 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _existing_folder(path: Path | None) -> Path | None:
+    if path is not None and not path.is_dir():
+        raise ValueError("should be an existing folder")
+    return path
+
+
 def _split_commas(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -160,6 +166,10 @@ class ServerConfig(BaseModel):
     """File to record to what goes into the scheduler and what comes out; an existing file is replaced."""
     record_bytes_max: Annotated[int, Field(gt=0, le=2**40)] = 2**30
     """Largest size of the recording; when it is full, recording stops and the server goes on."""
+    flight_folder: Annotated[Path | None, AfterValidator(_existing_folder)] = None
+    """Folder to which the newest part of what the scheduler was told and did is written when a worker ends unasked, the
+    scheduler fails, or a CRITICAL stream misses many frames in a row; not set: only when SIGUSR1 or DumpRecording asks,
+    to the system's folder for temporary files."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """Format of log lines; auto: console on a terminal, else json."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

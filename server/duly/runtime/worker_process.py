@@ -23,6 +23,7 @@ from duly.runtime.answers import Answers, Asked
 from duly.runtime.held_frames import InputData
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
+from duly.runtime.worker_output import WorkerOutput
 from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
 from duly.worker.slot_layout import layout
@@ -114,16 +115,21 @@ class Worker:
                 ours, theirs = map(undo.enter_context, channel.socket_pair())
                 ours.setblocking(False)
                 channel.send_text(ours, channel.LOAD, load)
+                self._output = WorkerOutput(self.model, self.lane)
+                undo.callback(self._output.give_up)
                 self._process = subprocess.Popen(
                     worker_command(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    stdout=self._output.writing,
+                    stderr=self._output.writing,
                     env=worker_environment(os.environ),
                 )
             except OSError as error:
                 raise WorkerError(f"its worker process cannot be started: {os.strerror(error.errno or 0)}") from error
             undo.pop_all()
         theirs.close()
+        self._output.listen()
         self._socket = ours
         self._loop.add_reader(ours.fileno(), self._first_message)
 
@@ -373,6 +379,7 @@ class Worker:
             if self._loop.time() >= kill_at:
                 self._process.kill()
             await asyncio.sleep(0.005)
+        self._output.end()
         return code
 
     def _hang_up(self) -> None:
