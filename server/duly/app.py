@@ -4,13 +4,14 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
 import uvloop
 
 from duly import signals
+from duly.access.errors import AccessError
 from duly.config import ServerConfig, default_lanes, default_threads, service_links
 from duly.core.events import DrainRequested
 from duly.descriptors import DescriptorError, connections_max, raise_limit
@@ -18,10 +19,11 @@ from duly.log_lines import Lines, not_blocking
 from duly.metrics import Gauges, Metrics
 from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
 from duly.models.repository import Repository
+from duly.rpc.doors import Doors
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HealthService
-from duly.rpc.server import ListenError, Server, add_services, check_free, create_server, listen, message_limit
+from duly.rpc.server import MESSAGE_BYTES_MIN, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
@@ -44,6 +46,8 @@ _log = structlog.get_logger("duly")
 
 STOP_SECONDS = 1.0
 """Calls that are still open after the drain get this long to end."""
+ADMIN_CONNECTIONS_MAX = 32
+"""How many may be connected to the admin address at once."""
 GRACE_SLACK_SECONDS = 0.1
 """When the grace is over, the scheduler answers what waits. What still runs is given up this much later."""
 
@@ -89,15 +93,24 @@ class App:
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
+        try:
+            self._doors = Doors(config)
+        except AccessError as error:
+            raise StartError(str(error)) from None
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
         self._server: Server | None = None
+        self._admin_server: Server | None = None
         self._health = HealthService(self.catalogue)
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._drain: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
         self._dump: asyncio.Task[None] | None = None
-        self.reloads: dict[str, Callable[[], None]] = {"recording": self._recording.reopen}
+        self._reload: asyncio.Task[None] | None = None
+        self.reloads: dict[str, Callable[[], Awaitable[object]]] = {
+            "recording": self._recording.reopen,
+            "access": self._doors.reload,
+        }
         """What `reload` does, by what it takes up anew."""
         self.log_lines_lost: Callable[[], int] = lambda: 0
 
@@ -110,12 +123,13 @@ class App:
             raise StartError(str(error)) from None
         try:
             # This comes before the models are loaded, because a taken port should not cost a warm-up.
-            check_free(config.listen)
+            self._doors.check_free()
+            await self._doors.start()
             if config.metrics:
                 self.metrics.set_gauges(self._gauges)
                 self._metrics_server = serve_metrics(config.metrics, self.metrics)
                 self.metrics_address = f"{config.metrics.rpartition(':')[0]}:{self._metrics_server.port}"
-        except (ListenError, MetricsError) as error:
+        except (AccessError, ListenError, MetricsError) as error:
             raise StartError(str(error)) from None
         limit = raise_limit()  # here, as workers inherit it
         await self.host.load_all()
@@ -127,7 +141,7 @@ class App:
         inference = InferenceService(self.streams, message_bytes_max)
         connections = self._connections_max(limit)
         server = self._server = create_server(
-            config.transport, inference, config.streams_max, message_bytes_max, connections
+            config.transport, inference, config.streams_max, message_bytes_max, connections, self._doors.guard()
         )
         control = ServerService(
             self.catalogue, self.driver, self.streams, self.metrics, self.drain, self._recording.dump
@@ -135,7 +149,14 @@ class App:
         models = ModelService(self.host, self.catalogue, self.driver)
         add_services(server, models, control, self._health, config.reflection)
         try:
-            self.address = listen(server, config.listen)
+            self.address = await self._doors.open(server, connections)
+            if (guard := self._doors.admin_guard()) is not None:
+                admin = self._admin_server = create_server(
+                    "lan", None, 0, MESSAGE_BYTES_MIN, ADMIN_CONNECTIONS_MAX, guard
+                )
+                add_services(admin, models, control, self._health, config.reflection)
+                await self._doors.open_admin(admin, ADMIN_CONNECTIONS_MAX)
+                await admin.start()
         except ListenError as error:
             raise StartError(str(error)) from None
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -145,6 +166,7 @@ class App:
         await server.start()
         self._tasks = [
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
+            watch_over("access", self._doors.gate.watch),
             *self._samplers.start(),
         ]
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
@@ -155,10 +177,14 @@ class App:
 
     def reload(self) -> None:
         """Takes up anew what may change while the server runs, by calling `reloads`. What fails stays as it was."""
+        if self._reload is None or self._reload.done():
+            self._reload = once("reload", self._do_reload(), lambda reason: None)
+
+    async def _do_reload(self) -> None:
         _log.info("reloading", what=", ".join(self.reloads))
         for what, work in self.reloads.items():
             try:
-                work()
+                await work()
             except Exception as error:
                 _log.error("not reloaded, it stays as it was", what=what, reason=f"{type(error).__name__}: {error}")
 
@@ -192,11 +218,14 @@ class App:
             task.cancel()
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
+        if self._admin_server is not None:
+            await self._admin_server.stop(STOP_SECONDS)
         self._admission.close()
         await self._supervisor.close()
         if self._metrics_server is not None:
             self._metrics_server.stop()
         self._recording.close()
+        await self._doors.close()
 
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -25,8 +25,10 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
+from duly.addresses import is_local
 from duly.cpus import usable_cpus
 
 NOT_SETTINGS = ("DULY_CACHE_DIR", "DULY_DEBUG")
@@ -82,6 +84,10 @@ def _listen_address(address: str) -> str:
     return address
 
 
+def _listen_address_or_none(address: str | None) -> str | None:
+    return None if address is None else _listen_address(address)
+
+
 def _existing(path: Path) -> Path:
     """What a folder holds, and what a file is, the repository says."""
     if not path.exists():
@@ -121,6 +127,25 @@ class ServerConfig(BaseModel):
     """Folder of the model repository: NAME/VERSION/*.onnx, and NAME/model.toml where a model needs one."""
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:8500"
     """Where clients connect: HOST:PORT (port 0: any free one) or unix:PATH."""
+    admin_listen: Annotated[str | None, AfterValidator(_listen_address_or_none)] = None
+    """Where admin acts are taken (load, unload, activate, drain), HOST:PORT or unix:PATH, and then nowhere else; not
+    set: at listen, from this machine alone unless there is a policy."""
+    policy: Path | None = None
+    """TOML file that says who callers are and what each may do; read again when it changes. Not set: nobody is asked
+    who he is."""
+    tls_cert: Path | None = None
+    """PEM file of the server's certificate, with those between it and its CA; it and the other files of TLS are read
+    again when they change. Not set: plain text."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key."""
+    tls_client_ca: Path | None = None
+    """PEM file of the CA that client certificates must be of; not set: clients need none."""
+    socket_mode: Annotated[str | None, Field(pattern=r"^0?[0-7]{3}$")] = None
+    """Mode of the UNIX socket at listen, such as 0660; not set: as the umask has it."""
+    socket_group: str | None = None
+    """Group that the UNIX socket at listen is given to."""
+    audit_log: Path | None = None
+    """File to which admin acts and refusals are appended as JSON lines, apart from the log."""
     metrics: Annotated[str | None, AfterValidator(_host_port)] = None
     """Where Prometheus scrapes, HOST:PORT; not set: metrics are not served."""
     lanes: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_lane_names)] = ()
@@ -187,6 +212,24 @@ class ServerConfig(BaseModel):
         if port and port == other_port and (host == other_host or {host, other_host} & {"0.0.0.0", "::"}):
             raise ValueError(f"should have another port than listen, which is {listen}")
         return value
+
+    @model_validator(mode="after")
+    def _protected(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key: should be set both or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca: needs tls_cert and tls_key, too")
+        if (self.socket_mode or self.socket_group) and not self.listen.startswith("unix:"):
+            raise ValueError("socket_mode and socket_group: need a UNIX socket at listen, such as unix:/run/duly.sock")
+        if self.admin_listen is not None:
+            if self.admin_listen == self.listen and not self.listen.endswith(":0"):
+                raise ValueError("admin_listen: should be another address than listen")
+            if self.policy is None and not is_local(self.admin_listen):
+                raise ValueError(
+                    f"admin_listen: {self.admin_listen} can be reached from elsewhere, and nothing proves who calls: "
+                    "set policy, or use 127.0.0.1 or unix:PATH"
+                )
+        return self
 
     @field_validator("payload_bytes_max")
     @classmethod
@@ -261,6 +304,9 @@ def load_config(overrides: Mapping[str, Any], file: Path | None, environ: Mappin
         config = ServerConfig.model_validate(values)
     except ValidationError as error:
         for detail in error.errors():
+            if not detail["loc"]:  # it is about several settings together, and names them
+                problems.append(detail["msg"].removeprefix("Value error, "))
+                continue
             name = str(detail["loc"][0])
             place = places.get(name, name) + "".join(f"[{part}]" for part in detail["loc"][1:])
             problems.append(f"{place}: {_in_plain_words(detail['type'], name, detail['msg'], detail['input'])}")

@@ -127,6 +127,8 @@ class Accounts:
         """Rank of the variant that each frame waits for, or last waited for; keys are `seq`."""
         self.batch_of: dict[int, int] = {}
         """Batch id of each running frame; keys are `seq`."""
+        self.alone: set[int] = set()
+        """The `seq` of frames that must not share a batch."""
         self.drain_ns: int | None = None
         self.given_ns: dict[Variant, dict[StreamClass, int]] = {}
         """For each variant and class, when a lane that serves the variant last began a batch led by a frame of that
@@ -149,6 +151,8 @@ class Accounts:
                 for frame in frames:
                     self.unanswered[frame.seq] = frame
                     self.arrived_ns[frame.seq] = now_ns
+                    if frame.alone:
+                        self.alone.add(frame.seq)
                     stream = self.streams.get(frame.stream_id)
                     if stream is not None:
                         stream.waiting[frame.frame_id] = frame
@@ -174,6 +178,8 @@ class Accounts:
                     self._workers_gone(now_ns, model, name, event)
                 if lane is None:
                     self.stateful.pop(model, None)
+                elif event.back_ns:
+                    self._wait_again(now_ns, event)
             case BatchFinished() | BatchFailed():
                 self._note_probe(now_ns, event)
                 self._batch_over(now_ns, event.batch_id, event)
@@ -262,6 +268,21 @@ class Accounts:
         lane = self.lanes.get(running.action.lane)
         if lane is not None and lane.batch_id == batch_id:
             lane.batch_id, lane.ended_ns = None, now_ns
+
+    def _wait_again(self, now_ns: int, event: ModelGone) -> None:
+        """Of a batch of several that ran on the worker, the frames that have the time wait again, each for itself."""
+        for running in self.batches.values():
+            if running.end is not event or len(running.frames) < 2 or self.stateful[event.model]:
+                continue
+            assert isinstance(running.action, DispatchBatch)
+            others = any((model, rank) == (event.model, running.rank) for model, rank, _ in self.workers)
+            needed_ns = (now_ns if others else max(now_ns, event.back_ns)) + running.action.planned_ns
+            for frame in running.frames:
+                stream = self.streams.get(frame.stream_id)
+                if stream is not None and frame.deadline_ns >= needed_ns:
+                    del self.batch_of[frame.seq]
+                    self.alone.add(frame.seq)
+                    stream.waiting = dict(sorted([*stream.waiting.items(), (frame.frame_id, frame)]))
 
     # ---- what follows from it ----
 

@@ -21,6 +21,7 @@ from duly.core.events import (
     Event,
     FramesArrived,
     FramesCancelled,
+    ModelGone,
     ResolveFrame,
     StreamClosed,
     WarmLane,
@@ -140,6 +141,7 @@ class Witness:
             case OutcomeStatus.SUPERSEDED:
                 arrived = event.frames if isinstance(event, FramesArrived) else []
                 newer = any(f.stream_id == frame.stream_id and f.frame_id > frame.frame_id for f in arrived)
+                newer |= isinstance(event, ModelGone) and max(stream.waiting) > frame.frame_id
                 oldest = next((waiting for waiting in stream.waiting.values() if not waiting.must_run), None)
                 return newer and oldest is frame and terms.backlog is not BacklogPolicy.ALL
             case OutcomeStatus.SHED:
@@ -211,6 +213,10 @@ class Witness:
             assert rank <= terms.variant_rank_max, f"{told}: {of} is to have rank {terms.variant_rank_max} or better"
             assert accounts.may_start(frame, batch.lane), f"{told}: {of} may not run"
             self._started(batch, frame)
+        alone = [frame for frame in frames if frame.seq in accounts.alone]
+        assert not alone or len(frames) == 1, f"{told}: {len(alone)} of {len(frames)} frames must be alone"
+        self.seen["alone"] += bool(alone)
+        self.seen["tried again"] += bool(alone) and not frames[0].alone
         self.seen["batches"] += 1
         self.seen["probes"] += probe
         self.seen["risks"] += not in_time and not probe
@@ -325,7 +331,7 @@ class Witness:
         accounts = self.accounts
         for batch_id, running in list(accounts.batches.items()):
             if running.end is not None:
-                left = [frame.seq for frame in running.frames if frame.seq in accounts.unanswered]
+                left = [frame.seq for frame in running.frames if accounts.batch_of.get(frame.seq) == batch_id]
                 assert not left, f"{now_ns}: batch {batch_id} ended, frames {left} have no answer"
                 del accounts.batches[batch_id]
         event = self.log[-1][1]

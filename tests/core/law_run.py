@@ -69,6 +69,8 @@ class Host:
         self.models = random.choice([MODELS, MODELS[:1], MODELS[:2], MODELS[:3]])
         """The models that streams are opened for, with a few exceptions."""
         self.classes = random.choice(CLASSES)
+        self.suspects = random.choice([(), (), (1,), (2, 3)])
+        """Streams whose frames must not share a batch."""
         self.roomy = random.random() < 0.3
         """Whether budgets are long, so that CRITICAL frames have their turns before the first is missed."""
 
@@ -238,8 +240,18 @@ class Host:
         """Takes away any model, or one that frames wait for."""
         lane = self.random.choice([None, *LANES])
         reason = "its worker is gone" if lane else "the model was unloaded"
+        back_ns = self.now_ns + self.random.randint(-5, 60) * MS if self.random.random() < 0.7 else 0
         waited_for = [frame.model for frame in self.witness.accounts.waiting() if self.random.random() < 0.5]
-        self._step(ModelGone(self.random.choice(waited_for or MODELS), lane, reason))
+        self._step(ModelGone(self.random.choice(waited_for or MODELS), lane, reason, back_ns))
+
+    def worker_dies(self) -> None:
+        """Takes away the worker of a batch, if possible of one of several frames, and brings another."""
+        running = sorted(self.witness.accounts.batches.values(), key=lambda batch: -len(batch.frames))
+        if running:
+            action, back_ns = running[0].action, self.random.randint(1, 10) * MS
+            self._step(ModelGone(action.model, action.lane, "its worker is gone", self.now_ns + back_ns))
+            self._pass(back_ns, punctual=True)
+            self._load(action.model, action.lane, self._times_ns())
 
     # ---- time ----
 
@@ -285,7 +297,8 @@ class Host:
         self.seq += 1
         self.frames[stream_id] += 1 + (self.seq % 5 == 0)
         deadline_ns = self.now_ns + self.budgets_ns[stream_id] + jitter_ns
-        return Frame(self.seq, stream_id, self.frames[stream_id], self.streams[stream_id], deadline_ns, must_run)
+        alone = stream_id in self.suspects
+        return Frame(self.seq, stream_id, self.frames[stream_id], self.streams[stream_id], deadline_ns, must_run, alone)
 
     def _load_everywhere(self, model: str) -> None:
         times_ns = self._times_ns()
@@ -358,6 +371,8 @@ FAULTS: tuple[Callable[[Host], None], ...] = (
     Host.model_ready,
     Host.model_ready,
     Host.model_gone,
+    Host.worker_dies,
+    Host.worker_dies,
     Host.new_version,
 )
 

@@ -8,13 +8,14 @@ is what the scheduler did about them, or `ok` where it did nothing. Lines that b
     model detect/1 lane=cpu:0 1=10ms 4=20ms           warm-up runs by batch size; words: fixed (takes no other sizes),
                                                       stateful; runs=30 of each size; variant=fp32 rank=0;
                                                       warm_after=1s
-    gone detect/1 lane=cpu:0 reason="..."             its worker there; without `lane` the model is unloaded
+    gone detect/1 lane=cpu:0 reason="..."             its worker there; without `lane` the model is unloaded; back=1s:
+                                                      when another worker is expected
     stream 1 model=detect/1 budget=100ms              class=STANDARD backlog=LATEST (KEEP_LAST:3, ALL) credit=64
                                                       gap=CONTINUE (stateful models) rank_max=1 period=20ms
                                                       principal=north floor=3/4; words: policed, advise, follow (is
                                                       told to slow down; keeps frames of `traffic` back as it is told)
     frame 1/7                                         of stream 1, id 7; budget, model: else the stream's; age=5ms since
-                                                      capture; word: must_run
+                                                      capture; words: must_run, alone
     frames 1/7 1/8 2/1                                the same of several that come together
     traffic 1 2 period=20ms for=1s                    each stream sends once in a period, evenly spread; batches take as
                                                       long as at warm-up; prints what streams are told, and what became
@@ -203,7 +204,9 @@ class Story:
             case "model":
                 return self._model(command)
             case "gone":
-                return ModelGone(command.word(), command.options.pop("lane", None), command.option("reason"))
+                back = command.options.pop("back", None)
+                back_ns = self._start_ns + parse_ns(back) if back else 0
+                return ModelGone(command.word(), command.options.pop("lane", None), command.option("reason"), back_ns)
             case "stream":
                 return self._stream(command)
             case "frame":
@@ -275,16 +278,18 @@ class Story:
         budget_ns = parse_ns(command.options.get("budget", f"{self._budgets_ns[stream_id]}ns"))
         deadline_ns = self._now_ns - parse_ns(command.options.get("age", "0ms")) + budget_ns
         model = command.options.get("model", self._models[stream_id])
-        must_run = command.flag("must_run")
+        must_run, alone = command.flag("must_run"), command.flag("alone")
         if not command.words:
             for option in ("budget", "age", "model"):
                 command.options.pop(option, None)
-        return self._new_frame(stream_id, frame_id, model, deadline_ns, must_run)
+        return self._new_frame(stream_id, frame_id, model, deadline_ns, must_run, alone)
 
-    def _new_frame(self, stream_id: int, frame_id: int, model: str, deadline_ns: int, must_run: bool) -> Frame:
+    def _new_frame(
+        self, stream_id: int, frame_id: int, model: str, deadline_ns: int, must_run: bool, alone: bool = False
+    ) -> Frame:
         seq = self._seqs[stream_id, frame_id] = len(self._seqs) + 1
         self._last_ids[stream_id] = frame_id
-        return Frame(seq, stream_id, frame_id, model, deadline_ns, must_run)
+        return Frame(seq, stream_id, frame_id, model, deadline_ns, must_run, alone)
 
     def _traffic(self, streams: list[int], period_ns: int, duration_ns: int) -> None:
         """Sends frames, ends batches and fires timers, each at its time, until every frame has an answer."""

@@ -23,6 +23,8 @@ RARE = (
     "less accurate",
     "gives way",
     "critical turns",
+    "alone",
+    "tried again",
     "overload: passed over for a batch that serves more",
     "overload: the lane was given to more critical frames",
     "SLOW_DOWN",

@@ -1,32 +1,26 @@
 """`duly serve` as a process among others: signals, a log that nobody takes, recordings into odd files."""
 
-import asyncio
 import contextlib
 import json
 import os
 import pty
-import select
 import signal
-import socket
 import subprocess
 import sys
-import termios
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import psutil
 import pytest
 
-from duly.v1 import server_pb2, server_pb2_grpc
 from duly_client import BlockingClient
 from duly_sim.simulator.replay import replay
 from tests import graphs
 
 X = np.arange(4, dtype=np.float32)
-HARMLESS = ("SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGPIPE", "SIGXFSZ", "SIGSTKFLT", "SIGRTMIN", "SIGRTMAX")
+HARMLESS = ["USR2", "ALRM", "VTALRM", "PROF", "IO", "PIPE", "XFSZ", "STKFLT", "RTMIN", "RTMAX"]
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +44,14 @@ def serve(models: Path, folder: Path, *options: str, **started: Any) -> "Iterato
 
 
 def asks(folder: Path, frames: int = 1) -> None:
-    with BlockingClient(f"unix:{folder}/duly.sock", open_timeout_s=60) as client:
-        with client.stream("double", budget_ms=60_000) as stream:
-            for _ in range(frames):
-                stream.send(X)
-                outcome = next(stream)
-                assert outcome.ok, outcome.reason
+    with (
+        BlockingClient(f"unix:{folder}/duly.sock", open_timeout_s=60) as client,
+        client.stream("double", budget_ms=60_000) as stream,
+    ):
+        for _ in range(frames):
+            stream.send(X)
+            outcome = next(stream)
+            assert outcome.ok, outcome.reason
 
 
 def lines_of(process: "subprocess.Popen[bytes]") -> Iterator[dict[str, Any]]:
@@ -76,13 +72,17 @@ def test_signals_lose_no_frame(models: Path, tmp_path: Path) -> None:
         lines = lines_of(server)
         until(lines, "serving")
         workers = psutil.Process(server.pid).children()
-        with BlockingClient(f"unix:{tmp_path}/duly.sock") as client, client.stream("double", budget_ms=60_000) as stream:
-            for name in (*HARMLESS, "SIGTSTP", "SIGCONT", "SIGHUP", "SIGUSR1"):
+        with (
+            BlockingClient(f"unix:{tmp_path}/duly.sock") as client,
+            client.stream("double", budget_ms=60_000) as stream,
+        ):
+            for name in (*HARMLESS, "HUP", "USR1"):  # as a terminal does, to all processes of the group
                 for process in (server.pid, *(worker.pid for worker in workers)):
-                    if name != "SIGTSTP":
-                        os.kill(process, getattr(signal, name))
+                    os.kill(process, getattr(signal, f"SIG{name}"))
                 stream.send(X)
                 assert next(stream).ok, name
+            server.send_signal(signal.SIGTSTP)
+            server.send_signal(signal.SIGCONT)
             record.rename(tmp_path / "moved")
             server.send_signal(signal.SIGHUP)
             flight = Path(until(lines, "flight recording written")["file"])
@@ -102,7 +102,12 @@ def test_signals_lose_no_frame(models: Path, tmp_path: Path) -> None:
 def test_a_terminal_that_is_gone_drains(models: Path, tmp_path: Path) -> None:
     master, slave = pty.openpty()
     with serve(
-        models, tmp_path, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+        models,
+        tmp_path,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
         preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),
     ) as server:
         os.close(slave)

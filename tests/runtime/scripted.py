@@ -20,6 +20,7 @@ from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
+from duly.runtime.hang import LOOK_NS, ProcessState
 from duly.runtime.model_host import ModelHost
 from duly.runtime.outcome import Outcome
 from duly.runtime.samplers import Samplers
@@ -126,10 +127,13 @@ class ScriptedProcess:
                 self._load(channel.decode_text(message)[1]["model"])
             case channel.RUN:
                 self.asked = channel.decode_run(message, 1)
+            case channel.PING:
+                self._socket.send(channel.encode_pong(channel.decode_ping(message)))
             case channel.STOP:
                 self._end(0)
 
     def _load(self, model: str) -> None:
+        self._clock.now_ns += 10 * MS
         self._socket.send(channel.encode_text(channel.FILES, {f"{model}/model.onnx": [self._found.sha256[model], 9]}))
         _, size = layout([8], 4)
         self._region = channel.Region.create(size, size)
@@ -240,6 +244,11 @@ class Bench:
         self.streams: dict[int, tuple[Stream, str]] = {}
         """The open streams and their models; keys are stream ids."""
         self._frame_id = 0
+        self.process_state: ProcessState | None = None
+        """What the system shows of the workers' processes."""
+        monkeypatch.setattr("duly.runtime.samplers.process_state", lambda pid: self.process_state)
+        # Workers die at once here, and the pauses that follow are on the real clock.
+        monkeypatch.setattr("duly.runtime.blame.FRUITLESS_MAX", 1 << 30)
         monkeypatch.setattr("duly.runtime.worker_process.time", self.clock)
         monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", self._popen)
 
@@ -273,6 +282,13 @@ class Bench:
     @property
     def running(self) -> ScriptedProcess | None:
         return next((process for process in self.processes if process.asked is not None), None)
+
+    async def silence(self, seconds: float) -> None:
+        """Lets time pass while workers are watched, and the one that runs something does not answer."""
+        for _ in range(round(seconds * S) // LOOK_NS):
+            self.clock.now_ns += LOOK_NS
+            self.samplers.kill_hung_workers()
+            await self.turn(2)
 
     async def turn(self, times: int = 5) -> None:
         """Gives the loop `times` turns; the default is enough for what was sent over a socket to arrive."""

@@ -120,8 +120,7 @@ async def act(bench: Bench, rng: random.Random) -> None:
         case "lie" if running is not None:
             running.answer(rng.choice(LIES))
         case "silence":
-            bench.clock.now_ns += 11_000_000_000
-            bench.samplers.kill_hung_workers()
+            await bench.silence(rng.choice([0.5, 11]))
         case "die" if running is not None:
             running.kill()
     await bench.turn(rng.randint(0, 5))
@@ -352,10 +351,12 @@ async def test_a_worker_that_lies_is_named_once_and_its_batch_fails(bench: Bench
 
 async def test_a_worker_that_never_answers_is_seen_by_the_watchdog(bench: Bench) -> None:
     stream, process = await running_and_waiting(bench)
-    bench.clock.now_ns += 11 * S
-    bench.samplers.kill_hung_workers()
+    await bench.silence(9.9)
+    assert process.alive
+    await bench.silence(0.3)
     assert not process.alive
-    assert [o.reason for o in stream.outcomes.values()] == ["its worker did not answer for 11.0 s and was killed"]
+    (outcome,) = stream.outcomes.values()
+    assert outcome.reason == "its worker did not answer for 10.1 s and was killed"
     await bench.serves()
 
 

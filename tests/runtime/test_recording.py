@@ -63,7 +63,7 @@ EVENTS: list[Event] = [
     FramesArrived(
         [
             Frame(1, 1, 2**63, "m/1", 50, True),
-            Frame(2, 1, 2, "m/1", -60),
+            Frame(2, 1, 2, "m/1", -60, alone=True),
         ]
     ),
     BatchFinished(1),
@@ -73,7 +73,7 @@ EVENTS: list[Event] = [
     FramesCancelled(1, (1, 2)),
     FramesTurnedOut(1, "m/1", 2, OutcomeStatus.LATE, True),
     TimerFired(),
-    ModelGone("m/1", "cpu:0", "ended"),
+    ModelGone("m/1", "cpu:0", "ended", back_ns=70),
     ModelGone("m/1", None, "unloaded"),
     LaneDown("cpu:0", "lost"),
     StreamClosed(1),

@@ -16,6 +16,7 @@ from duly_client.forked import ForkedError  # it comes before all that imports g
 from duly_client.blocking import BlockingClient, BlockingStream
 from duly_client.client import Client
 from duly_client.clock import ClockEstimate
+from duly_client.credentials import Tls
 from duly_client.errors import (
     ClientTooSlow,
     DulyError,
@@ -56,4 +57,5 @@ __all__ = [
     "StreamTerms",
     "TensorSpec",
     "Timing",
+    "Tls",
 ]

@@ -8,6 +8,7 @@ client and its streams raise RuntimeError there.
 import asyncio
 import concurrent.futures
 import functools
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import grpc
 
 from duly_client.client import Client
+from duly_client.credentials import Tls
 from duly_client.forked import is_forked, using_grpc
 from duly_client.stream import Stream
 from duly_client.types import Outcome, StreamTerms
@@ -178,6 +180,10 @@ class BlockingClient:
         *,
         wan: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        token_in_clear_text: bool = False,
         reconnect: bool = True,
         reconnect_tries_max: int | None = None,
         open_timeout_s: float = 10.0,
@@ -186,6 +192,10 @@ class BlockingClient:
             target,
             wan=wan,
             credentials=credentials,
+            tls=tls,
+            token=token,
+            token_file=token_file,
+            token_in_clear_text=token_in_clear_text,
             reconnect=reconnect,
             reconnect_tries_max=reconnect_tries_max,
             open_timeout_s=open_timeout_s,

@@ -1,6 +1,7 @@
 """The asyncio client: one connection to a server, any number of streams over it."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -11,6 +12,8 @@ from google.protobuf.message import Message
 
 from duly.v1 import inference_pb2, model_pb2, server_pb2
 from duly_client import errors, proxy, wire
+from duly_client.channels import Channels
+from duly_client.credentials import Tls, Token, check_clear_text
 from duly_client.forked import is_forked, using_grpc
 from duly_client.stream import Stream
 from duly_client.target import check_target
@@ -63,8 +66,14 @@ class Client:
     lost, and give up after `reconnect_tries_max` failed tries in a row (None: never); False: nothing is tried
     again, at first either. Servers on this machine are reached past the proxies in the environment.
 
-    It belongs to the event loop in which it is entered. Raises ValueError where `target` can be no server's, and
-    ForkedError in a process that was forked after gRPC had been used, where nothing would ever be answered.
+    `tls`: how to speak TLS, in place of `credentials`. `token`, `token_file`: the bearer token that each call shows.
+    The files of both are read again when they change: for calls that begin later, and for streams that open again, as
+    they do where the server ended them because the token before has expired. `token_in_clear_text`: a token may cross a
+    network without TLS.
+
+    It belongs to the event loop in which it is entered. Raises ValueError where `target` can be no server's, where a
+    file of TLS or a token cannot be used, or where the token would leave this machine in clear text. Raises ForkedError
+    in a process that was forked after gRPC had been used, where nothing would ever be answered.
     """
 
     def __init__(
@@ -73,27 +82,38 @@ class Client:
         *,
         wan: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        token_in_clear_text: bool = False,
         reconnect: bool = True,
         reconnect_tries_max: int | None = None,
         open_timeout_s: float = 10.0,
     ) -> None:
         check_target(target)
         self._target = target
+        if tls is not None and credentials is not None:
+            raise ValueError("tls and credentials: state one of them")
+        self._token = Token(token, token_file) if token is not None or token_file is not None else None
+        if self._token is not None and tls is None and credentials is None:
+            check_clear_text(target, token_in_clear_text)
+        self._tls = tls
+        if tls is not None:
+            tls.read()
         self._options = _CHANNEL_OPTIONS + (() if wan else _LAN_OPTIONS) + proxy.channel_options(target)
         self._credentials = credentials
         self._reconnect = reconnect
         self._reconnect_tries_max = reconnect_tries_max
         self._open_timeout_s = open_timeout_s
-        self._channel: grpc.aio.Channel | None = None
+        self._channels: Channels | None = None
+        self._shown = ""
+        """The token that the newest stream began with."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> Self:
         using_grpc()
         self._loop = asyncio.get_running_loop()
-        if self._credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._target, self._options)
-        else:
-            self._channel = grpc.aio.secure_channel(self._target, self._credentials, self._options)
+        self._channels = Channels(self._target, self._options, self._tls, self._credentials)
         return self
 
     async def __aexit__(
@@ -103,10 +123,10 @@ class Client:
 
     async def close(self) -> None:
         """Ends the connection and every stream over it."""
-        if self._channel is not None:
-            channel, self._channel = self._channel, None
+        if self._channels is not None:
+            channels, self._channels = self._channels, None
             if not is_forked():  # else nobody is left who would end it
-                await channel.close(None)
+                await channels.close()
 
     # ---- frames ----
 
@@ -165,6 +185,7 @@ class Client:
             follow_advice=follow_advice,
             reconnect=self._reconnect,
             reconnect_tries_max=self._reconnect_tries_max,
+            error_of=self._error_of,
             open_timeout_s=self._open_timeout_s,
         )
 
@@ -249,12 +270,17 @@ class Client:
     # ---- calls ----
 
     def _start_stream(self) -> "grpc.aio.StreamStreamCall[Any, Any]":
-        start: grpc.aio.StreamStreamMultiCallable[Any, Any] = self._open_channel().stream_stream(
+        channels = self._open_channels()
+        start: grpc.aio.StreamStreamMultiCallable[Any, Any] = channels.channel().stream_stream(
             "/duly.v1.InferenceService/Stream",
             request_serializer=None,  # requests are bytes already
             response_deserializer=inference_pb2.StreamResponse.FromString,
         )
-        return start(None)  # frames are written, not taken from an iterator
+        shown = self._shows()
+        call = start(None, metadata=_metadata(shown))  # frames are written, not taken from an iterator
+        channels.began(call)
+        self._shown = shown
+        return call
 
     async def _call(
         self,
@@ -263,23 +289,41 @@ class Client:
         response_type: type[_Response],
         timeout_s: float | None = _CALL_TIMEOUT_S,
     ) -> _Response:
-        call: grpc.aio.UnaryUnaryMultiCallable[Any, _Response] = self._open_channel().unary_unary(
+        channels = self._open_channels()
+        start: grpc.aio.UnaryUnaryMultiCallable[Any, _Response] = channels.channel().unary_unary(
             f"/duly.v1.{method}", request_serializer=None, response_deserializer=response_type.FromString
         )
         message = request if isinstance(request, bytes) else request.SerializeToString()
         try:
-            response: _Response = await call(message, timeout=timeout_s)
+            call = start(message, timeout=timeout_s, metadata=_metadata(self._shows()))
+            channels.began(call)
+            response: _Response = await call
         except grpc.aio.AioRpcError as error:
-            raise errors.from_rpc(error, self._target) from error
+            raise self._error_of(error) from error
         return response
 
-    def _open_channel(self) -> grpc.aio.Channel:
+    def _shows(self) -> str:
+        """Returns the token that a call shows now; empty: none."""
+        return self._token.now() if self._token is not None else ""
+
+    def _error_of(self, error: grpc.aio.AioRpcError) -> errors.DulyError:
+        """Returns the error of a call. It may be tried again where a token was refused and there is a newer one."""
+        made = errors.from_rpc(error, self._target, self._tls is not None or self._credentials is not None)
+        if made.reason == "UNAUTHENTICATED" and self._shows() != self._shown:
+            made.recoverable = True
+        return made
+
+    def _open_channels(self) -> Channels:
         using_grpc()
-        if self._channel is None:
+        if self._channels is None:
             raise RuntimeError("the client is not open: enter it with `async with`")
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("the client belongs to another event loop: make one in each loop, or use BlockingClient")
-        return self._channel
+        return self._channels
+
+
+def _metadata(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 class _Enum(Protocol):

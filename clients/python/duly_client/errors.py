@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from duly_client.credentials import tls_words
 from duly_client.proxy import through_proxy
 
 
@@ -88,6 +89,8 @@ _BY_REASON: dict[str, type[DulyError]] = {
     "STREAMS_EXHAUSTED": StreamRefused,
     "DRAINING": ServerUnavailable,
     "CLIENT_TOO_SLOW": ClientTooSlow,
+    "UNAUTHENTICATED": NotAllowed,
+    "NOT_PERMITTED": NotAllowed,
     "INTERNAL": ServerFault,
     "REPOSITORY_INVALID": LoadFailed,
     "LOAD_FAILED": LoadFailed,
@@ -112,13 +115,16 @@ _BY_CODE: dict[grpc.StatusCode, type[DulyError]] = {
 }
 
 
-def from_rpc(error: grpc.aio.AioRpcError, target: str) -> DulyError:
-    """Makes an error of the status that ended a call to `target`: by its reason where it has one, else by its code."""
+def from_rpc(error: grpc.aio.AioRpcError, target: str, encrypted: bool = False) -> DulyError:
+    """Makes an error of the status that ended a call to `target`: by its reason where it has one, else by its code.
+    `encrypted`: whether the client speaks TLS.
+    """
     reason, metadata = _error_info(error)
     details = error.details() or error.code().name
     kind = _BY_REASON.get(reason) or _BY_CODE.get(error.code(), DulyError)
     if kind is ServerUnavailable and not reason:
-        details = f"no answer from {target}: {details}"
+        words = tls_words(details, encrypted)
+        details = f"no answer from {target}: {words}; {details}" if words else f"no answer from {target}: {details}"
     elif error.code() is grpc.StatusCode.UNIMPLEMENTED:
         details = f"{target} is no duly server, or an older one: {details}"
     if not reason:

@@ -18,7 +18,7 @@ _SCHEMES = ("dns:", "ipv4:", "ipv6:")
 
 def channel_options(target: str) -> tuple[tuple[str, int], ...]:
     """Returns the options of a channel to `target`, as gRPC takes it, so that no proxy is asked for this machine."""
-    return (("grpc.enable_http_proxy", 0),) if _is_local(target) else ()
+    return (("grpc.enable_http_proxy", 0),) if is_local(target) else ()
 
 
 def through_proxy(target: str) -> str:
@@ -28,7 +28,7 @@ def through_proxy(target: str) -> str:
     variable = next((name for name in _VARIABLES if name in os.environ), "")
     address = _http_address(os.environ.get(variable, ""))
     host = _host(target)
-    if address is None or _is_local(target) or _is_excepted(host):
+    if address is None or is_local(target) or _is_excepted(host):
         return ""
     where = f"[{address.hostname}]" if ":" in (address.hostname or "") else address.hostname
     at = f"{where}:{address.port}" if address.port else where
@@ -54,7 +54,8 @@ def _host(target: str) -> str:
     return target.partition(":")[0] if target.count(":") < 2 else target
 
 
-def _is_local(target: str) -> bool:
+def is_local(target: str) -> bool:
+    """Whether a target is on this machine."""
     if target.startswith(_LOCAL_SCHEMES):
         return True
     host = _host(target).rstrip(".").lower()

@@ -55,10 +55,12 @@ class Stream:
         reconnect: bool,
         reconnect_tries_max: int | None,
         open_timeout_s: float,
+        error_of: Callable[[grpc.aio.AioRpcError], errors.DulyError],
     ) -> None:
         self._start_call = start_call
         self._request = request
         self._target = target
+        self._error_of = error_of
         self._check = check
         self._on_advice = on_advice
         self._follow_advice = follow_advice
@@ -321,7 +323,7 @@ class Stream:
             try:
                 response = await connection.read()
             except grpc.aio.AioRpcError as error:
-                return errors.from_rpc(error, self._target)
+                return self._error_of(error)
             if response is None:
                 return errors.ServerUnavailable("the server ended the stream")
             if response.WhichOneof("response") == "advice":
@@ -381,7 +383,7 @@ class Stream:
                 self._terms = await connection.open(self._request)
             return connection
         except grpc.aio.AioRpcError as error:
-            raise errors.from_rpc(error, self._target) from error
+            raise self._error_of(error) from error
         except TimeoutError as error:
             hints = through_proxy(self._target) + fork_hint()
             text = f"no answer from {self._target} in {self._open_timeout_s:g} s{hints}"

@@ -11,7 +11,6 @@ from duly_client.types import Encoding, Payload, TensorSpec
 from duly_load.protocols.clock import unix_minus_monotonic_ns
 from duly_load.protocols.connection import AnswerSink, FrameAnswer, Refused, TargetError
 from duly_load.results.outcomes import FrameOutcome
-from duly_load.scenario.arrivals import Periodic
 from duly_load.scenario.schedule import Session
 from duly_load.scenario.tables import Sensor
 
@@ -49,8 +48,7 @@ class DulyTarget:
             stream_class=cast(types.StreamClass, sensor.stream_class.name),
             backlog=cast(types.BacklogPolicy, sensor.backlog_policy.name),
             backlog_frames=sensor.backlog_frames if sensor.backlog_policy is BacklogPolicy.KEEP_LAST else 0,
-            # Load steps and churn are what the server does not know beforehand.
-            period_ms=1e3 / sensor.arrivals.rate_hz if isinstance(sensor.arrivals, Periodic) else None,
+            period_ms=None if sensor.stated_period_s is None else sensor.stated_period_s * 1e3,
             variant_lowest=sensor.variant_lowest or "",
             floor=sensor.floor,
             check=False,  # the payloads were made for the model

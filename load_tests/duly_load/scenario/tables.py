@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from duly.core.types import BacklogPolicy, StreamClass
-from duly_load.scenario.arrivals import DURATION_S_MAX, Arrivals, Churn, Network, Table, beside_scenario
+from duly_load.scenario.arrivals import DURATION_S_MAX, Arrivals, Churn, Network, Periodic, Table, beside_scenario
 
 STREAMS_MAX = 65_536
 BATCH_MAX = 1024
@@ -93,6 +93,9 @@ class Payloads(Table):
         return recording
 
 
+HOUR_S = 3600.0
+
+
 class Sensor(Table):
     """One stream, or `count` alike that are named NAME-0, NAME-1, ..."""
 
@@ -132,6 +135,17 @@ class Sensor(Table):
     @property
     def budget_ns(self) -> int:
         return round(self.budget_ms * 1e6)
+
+    @property
+    def stated_period_s(self) -> float | None:
+        """The period that the stream states: that of a periodic sensor, and the mean one of a CRITICAL sensor whose
+        frames come at random, because CRITICAL streams must state one. Load steps are not known beforehand.
+        """
+        if isinstance(self.arrivals, Periodic):
+            return 1 / self.arrivals.rate_hz
+        if self.stream_class is not StreamClass.CRITICAL:
+            return None
+        return HOUR_S / max(1.0, self.arrivals.frames_expected(HOUR_S))
 
     @property
     def backlog_policy(self) -> BacklogPolicy:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from duly.core.events import Event, LaneDown, LaneUp, ModelGone, ModelReady, StreamClosed, StreamOpened
 from duly.core.types import VARIANT_RANK_ANY, StreamTerms
-from duly_load.scenario.arrivals import Periodic
 from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Frames, Session, schedule_of
 from duly_load.scenario.simulate import LaneFault, Simulate, SimulatedModel, Variant
@@ -140,10 +139,11 @@ def _terms(given: Simulate, stream: Sensor) -> StreamTerms:
         round(stream.budget_ms * 1e6),
         stream.credit,
         model=stream.model,
-        period_ns=round(1e9 / stream.arrivals.rate_hz) if isinstance(stream.arrivals, Periodic) else 0,
+        period_ns=round((stream.stated_period_s or 0) * 1e9),
         variant_rank_max=lowest[0] if lowest else VARIANT_RANK_ANY,
         principal=stream.principal,
         floor_frames=floor_frames,
         floor_window=floor_window,
         advise=stream.advice is not None,
+        policed=True,
     )

@@ -123,6 +123,9 @@ class ModelGone:
     model: str
     lane: str | None
     reason: str
+    back_ns: int = 0
+    """By when another worker is expected on the lane; 0: nobody knows. A batch of several frames that ran there is not
+    lost then: each frame that has the time waits again, and runs alone."""
 
 
 @dataclass(slots=True)

@@ -79,10 +79,34 @@ PRINCIPAL_OVER_BYTES: Final = _row(
     Status.SHED,
     "more than {bytes_max} bytes of the principal's streams are unanswered",
 )
+OVER_QUOTA_FRAMES: Final = _row(
+    State.AT_THE_DOOR,
+    "its principal sends more frames than its quota",
+    Status.SHED,
+    "the principal's quota is {frames_max:g} frames a second (frames_per_s_max)",
+)
+OVER_QUOTA_BYTES: Final = _row(
+    State.AT_THE_DOOR,
+    "its principal sends more bytes than its quota",
+    Status.SHED,
+    "the principal's quota is {bytes_max:g} bytes a second (bytes_per_s_max)",
+)
+OVER_QUOTA_LANE: Final = _row(
+    State.AT_THE_DOOR,
+    "its principal has had its share of lane time",
+    Status.SHED,
+    "the principal's quota is {share:.0%} of all lane time (lane_share_max)",
+)
 MEMORY_FULL: Final = _row(
     State.AT_THE_DOOR, "the server holds too many bytes", Status.SHED, "the server's memory for payloads is full"
 )
 VERSION_NOT_SERVED: Final = _row(State.AT_THE_DOOR, "its model version can't be served", Status.FAILED)
+STREAM_BARRED: Final = _row(
+    State.AT_THE_DOOR,
+    "workers die of frames of its stream",
+    Status.FAILED,
+    "the model's workers died of frames of this stream; none is run for now",
+)
 
 # ---- arriving ----
 

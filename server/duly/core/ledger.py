@@ -161,12 +161,7 @@ class FrameLedger:
         frame = queued.frame
         stream = self.streams[frame.stream_id]
         stream.waiting[frame.frame_id] = queued
-        if not frame.must_run:
-            stream.supersedable += 1
-        self._enter_queue(variant)
-        variant.waiting.add(queued)
-        self.waiting += 1
-        self._drop_by(frame.deadline_ns, variant)
+        self._enter(stream, queued, variant)
         oldest = superseded(stream)
         if oldest is not None:
             reason = fates.SUPERSEDED.says(newer=frame.frame_id)
@@ -341,6 +336,28 @@ class FrameLedger:
             stream = self.streams.get(queued.frame.stream_id)
             self._end(now_ns, stream, queued, fates.BATCH_LOST, reason, batch.batch_id, len(batch.frames))
 
+    def retried(self, now_ns: int, batch: Batch, reason: str, deadline_ns: int) -> None:
+        """Lets the frames of a batch that was lost wait again, to run alone; those that are due before `deadline_ns`
+        have no time for that, and are answered.
+        """
+        for queued in batch.frames:
+            frame = queued.frame
+            stream = self.streams.get(frame.stream_id)
+            if stream is None or frame.deadline_ns < deadline_ns:
+                self._end(now_ns, stream, queued, fates.BATCH_LOST, reason, batch.batch_id, len(batch.frames))
+                continue
+            queued.alone = True
+            ids = sorted([*stream.waiting, frame.frame_id])
+            stream.waiting = {frame_id: stream.waiting.get(frame_id, queued) for frame_id in ids}
+            self._enter(stream, queued, batch.variant)
+        for queued in batch.frames:
+            stream = self.streams.get(queued.frame.stream_id)
+            oldest = superseded(stream) if stream is not None else None
+            while stream is not None and oldest is not None:
+                newer = next(reversed(stream.waiting))
+                self._withdraw(now_ns, stream, oldest, fates.SUPERSEDED, fates.SUPERSEDED.says(newer=newer))
+                oldest = superseded(stream)
+
     def merit(self, queued: QueuedFrame) -> float:
         """Returns what the frame is worth under overload."""
         stream = self.streams[queued.frame.stream_id]
@@ -364,6 +381,15 @@ class FrameLedger:
         variant.waiting.remove(queued)
         self._leave_queue(variant)
         self.waiting -= 1
+
+    def _enter(self, stream: StreamState, queued: QueuedFrame, variant: VariantState) -> None:
+        """Puts a frame that waits in its stream into the queue of the variant."""
+        if not queued.frame.must_run:
+            stream.supersedable += 1
+        self._enter_queue(variant)
+        variant.waiting.add(queued)
+        self.waiting += 1
+        self._drop_by(queued.frame.deadline_ns, variant)
 
     def _enter_queue(self, variant: VariantState) -> None:
         """Lists the variant as queued if nothing waits for it yet. Call it before a frame is added."""

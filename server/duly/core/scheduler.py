@@ -227,7 +227,7 @@ class Scheduler:
                 self._model_ready(now_ns, event)
             case ModelGone():
                 if event.model in self._models.by_name:
-                    self._model_gone(now_ns, event.model, event.lane, event.reason)
+                    self._model_gone(now_ns, event.model, event.lane, event.reason, event.back_ns)
             case DrainRequested():
                 self._drain_ns = event.until_ns
                 self._frames.draining = self._context.draining = True
@@ -246,15 +246,23 @@ class Scheduler:
             self._frames.plan_drop()
             self._bound_blocking()
 
-    def _model_gone(self, now_ns: int, name: str, lane: str | None, reason: str) -> None:
+    def _model_gone(self, now_ns: int, name: str, lane: str | None, reason: str, back_ns: int = 0) -> None:
         """Takes the model off that lane, or unloads it for good where `lane` is None."""
+        lost: list[Batch] = []
         for batch_id in self._lanes.running(name, lane):
-            self._batch_failed(now_ns, batch_id, reason)
+            if back_ns and lane is not None:
+                batch = self._lanes.ended(now_ns, batch_id)
+                if batch is not None:
+                    lost.append(batch)
+            else:
+                self._batch_failed(now_ns, batch_id, reason)
         if lane is None:
             self._frames.unloaded(now_ns, name, reason)
             self._models.unloaded(name)
         else:
             self._models.gone(name, lane)
+            for batch in lost:
+                self._batch_lost(now_ns, batch, reason, back_ns)
             self._frames.requeue(now_ns, name)
         self._frames.state_lost(name, lane)
         self._frames.plan_drop()
@@ -410,6 +418,19 @@ class Scheduler:
             if batch.variant.stateful:
                 self._frames.ended(batch)
             self._frames.failed(now_ns, batch, reason)
+
+    def _batch_lost(self, now_ns: int, batch: Batch, reason: str, back_ns: int) -> None:
+        """Ends a batch whose worker is gone, or lets its frames wait again, so that they run one by one: whichever the
+        worker died of then takes no other with it. `back_ns`: by when there is another worker.
+        """
+        if batch.variant.stateful:
+            self._frames.ended(batch)
+        if len(batch.frames) < 2 or batch.variant.stateful:
+            self._frames.failed(now_ns, batch, reason)
+            return
+        start_ns = now_ns if batch.variant.profiles else max(now_ns, back_ns)
+        one_ns = batch.planned_ns  # more than one of them takes
+        self._frames.retried(now_ns, batch, reason, start_ns + one_ns)
 
     def _learn(self, now_ns: int, batch: Batch, actual_ns: int) -> None:
         lane, variant = batch.lane, batch.variant

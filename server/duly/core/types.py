@@ -68,6 +68,8 @@ class Frame:
     deadline_ns: int
     must_run: bool = False
     """Whether newer frames of the stream never supersede it. Its deadline holds all the same."""
+    alone: bool = False
+    """Whether it must not share a batch, as it may be what workers die of."""
 
 
 VARIANT_RANK_ANY = 1 << 16

@@ -13,10 +13,12 @@ from duly.core.types import Frame, StreamClass
 class QueuedFrame:
     """A frame that waits or runs, with what the scheduler notes about it."""
 
-    __slots__ = ("arrived_ns", "frame", "rank", "resets_state", "stream_class")
+    __slots__ = ("alone", "arrived_ns", "frame", "rank", "resets_state", "stream_class")
 
     def __init__(self, frame: Frame, stream_class: StreamClass, arrived_ns: int) -> None:
         self.frame = frame
+        self.alone = frame.alone
+        """Whether it must not share a batch: it was told so, or its batch was lost with the worker."""
         self.stream_class = stream_class
         self.arrived_ns = arrived_ns
         """When the frame reached the scheduler."""

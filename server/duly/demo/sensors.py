@@ -58,6 +58,7 @@ class Sensor:
             stream_class=self.stream_class,
             backlog=self.backlog,
             budget_ms=self.budget_ms,
+            period_ms=self.period_ns / 1e6,
         )
 
     async def run(self, stream: Stream, start_ns: int, duration_ns: int, stop: asyncio.Event) -> None:

@@ -39,6 +39,7 @@ async def serving(models: Path, on_loading: Callable[[str], None]) -> AsyncItera
     command = [sys.executable, "-P", "-m", "duly.cli", "serve", "--models", str(models), "--listen", "127.0.0.1:0"]
     process = await asyncio.create_subprocess_exec(
         *command,
+        "--admission=advise",  # machines differ, and the demo shows what becomes of streams that are too much
         "--log-format=json",
         "--log-level=info",
         stdin=subprocess.DEVNULL,

@@ -13,6 +13,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from duly.rpc.principal import CALLER
 from duly.runtime.catalogue import ModelError
 from duly.streams.errors import REASON_CHARS_MAX, CallError
 
@@ -48,8 +49,14 @@ _CODES = {
 }
 
 
+_REFUSALS = ("UNAUTHENTICATED", "NOT_PERMITTED")
+
+
 async def abort(context: "grpc.aio.ServicerContext[object, object]", error: CallError | ModelError) -> NoReturn:
     """Ends the call with the error."""
+    caller = CALLER.get(None)
+    if caller is not None and isinstance(error, CallError) and error.reason in _REFUSALS:
+        caller.refused(error)
     text = str(error)
     if not (text.isascii() and text.isprintable()):
         text = ascii(text)[1:-1]

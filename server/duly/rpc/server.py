@@ -41,11 +41,17 @@ def message_limit(needed: int) -> int:
 
 
 def create_server(
-    transport: str, inference: InferenceService, streams_max: int, message_bytes_max: int, connections_max: int
+    transport: str,
+    inference: InferenceService | None,
+    streams_max: int,
+    message_bytes_max: int,
+    connections_max: int,
+    guard: grpc.aio.ServerInterceptor,
 ) -> grpc.aio.Server:
     """Creates the gRPC server with the InferenceService. `transport`: "lan" bounds what the transport buffers ahead to
     about one small message, so that stale frames wait where the backlog policy reaches them; "wan" lets gRPC size its
-    window by the path's bandwidth and delay. Connections beyond `connections_max` are closed as they come.
+    window by the path's bandwidth and delay. Connections beyond `connections_max` are closed as they come. `guard`:
+    what stands before every handler. Without `inference` it serves no models, as at the admin address.
     """
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", message_bytes_max),
@@ -63,7 +69,10 @@ def create_server(
     ]
     if transport == "lan":
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=streams_max + CALLS_BESIDE_STREAMS_MAX)
+    calls_max = streams_max + CALLS_BESIDE_STREAMS_MAX
+    server = grpc.aio.server(interceptors=(guard,), options=options, maximum_concurrent_rpcs=calls_max)
+    if inference is None:
+        return server
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes, so that a message that is no protobuf gets our status and not a stack trace.
         "Stream": grpc.stream_stream_rpc_method_handler(
@@ -134,10 +143,15 @@ def _clear_socket(path: str) -> None:
     os.unlink(path)
 
 
-def listen(server: grpc.aio.Server, address: str) -> str:
-    """Binds `HOST:PORT` or `unix:PATH`; returns the address with the port that it got. Raises ListenError."""
+def listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
+    """Binds `HOST:PORT` or `unix:PATH`; returns the address with the port that it got. `credentials`: those of TLS;
+    None: plain text. Raises ListenError.
+    """
     try:
-        port = server.add_insecure_port(address)
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError:
         raise ListenError(f"cannot listen on {address}: use an address of this machine, or 0.0.0.0 for all") from None
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"

@@ -73,7 +73,8 @@ class Answers:
             if status == channel.OK:
                 self._check_places(index, refs, ends)
             elif index in done.reasons:
-                (result.invalid if status == channel.INVALID else result.failed)[index] = done.reasons[index]
+                reason = words(done.reasons[index], REASON_CHARS_MAX)
+                (result.invalid if status == channel.INVALID else result.failed)[index] = reason
             else:
                 raise BrokenAnswer(f"frame {index} did not run, and no reason is given")
         if len(done.reasons) != len(result.invalid) + len(result.failed):
@@ -116,7 +117,14 @@ def _reason(message: bytes, asked: Asked) -> str:
     reason = body.get("reason")
     if batch_id != asked.batch_id or not isinstance(reason, str):
         raise BrokenAnswer(f"the failure of batch {batch_id} while batch {asked.batch_id} runs, reason {reason!r:.100}")
-    return reason[:REASON_CHARS_MAX]
+    return words(reason, REASON_CHARS_MAX)
+
+
+def words(said: object, chars_max: int) -> str:
+    """Returns the beginning of what a worker said as text that can be sent and logged: JSON can hold half characters,
+    which no encoding takes.
+    """
+    return str(said)[:chars_max].encode(errors="replace").decode()
 
 
 def _check(done: channel.Done, asked: Asked, now_ns: int) -> None:

@@ -12,6 +12,7 @@ from enum import IntEnum
 from duly.models.contents import Fingerprint
 from duly.models.repository import ModelVersion
 from duly.models.spec import Signature
+from duly.runtime.blame import CrashLoop
 from duly.runtime.worker_process import Worker
 
 
@@ -42,6 +43,11 @@ class LoadedVersion:
     """The execution providers that truly run each variant, as the newest worker reports them."""
     workers: dict[str, Worker] = field(default_factory=dict)
     """The workers that are ready, by lane."""
+    starting: set[Worker] = field(default_factory=set)
+    """The workers that load it."""
+    load_s: float = 0.0
+    """How long a worker took to load it, the longest of its lanes; 0 until it is loaded."""
+    crashes: CrashLoop = field(default_factory=CrashLoop)
 
     def __post_init__(self) -> None:
         self.key = self.version.key

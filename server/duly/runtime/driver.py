@@ -29,6 +29,7 @@ from duly.core.events import (
     DispatchBatch,
     Event,
     FramesArrived,
+    ModelGone,
     ResolveFrame,
     StreamClosed,
     StreamOpened,
@@ -38,6 +39,7 @@ from duly.core.events import (
 from duly.core.scheduler import Scheduler
 from duly.core.types import Frame, StreamTerms
 from duly.metrics import Metrics
+from duly.runtime.blame import Blame
 from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
 from duly.runtime.held_frames import HeldFrame, HeldFrames
@@ -71,6 +73,7 @@ class Driver:
         """
         self.scheduler = Scheduler()
         self.held = HeldFrames(payload_bytes_max)
+        self.blame = Blame()
         self.seqs = count(1)
         """Gives the next number for a frame."""
         self.clock = clock
@@ -105,6 +108,7 @@ class Driver:
         """
         self.submit(StreamClosed(stream_id))
         self._delivery.sinks.pop(stream_id, None)
+        self.blame.forget(stream_id)
         for worker in list(self._workers.values()):
             try:
                 worker.forget(stream_id)
@@ -136,6 +140,42 @@ class Driver:
             if (action.model, action.lane) == (worker.model, worker.lane):
                 del self._warming[action.batch_id]
 
+    def worker_ended(self, worker: LaneWorker, reason: str, back_s: float) -> None:
+        """Takes the worker's place away, as it has ended unasked, and finds out whose fault that may be. `reason`: why
+        what ran on it is FAILED. `back_s`: when to expect another, in seconds.
+        """
+        self.remove_worker(worker)
+        now_ns = self.clock()
+        place = worker.model, worker.lane
+        run = next((run for run in self._runs.values() if (run.batch.model, run.batch.lane) == place), None)
+        if run is not None:
+            reason += self._put_blame(now_ns, run.batch)
+        self.submit(ModelGone(worker.model, worker.lane, reason, now_ns + int(back_s * 1e9)))
+        if run is not None and self._runs.get(run.batch.batch_id) is run:
+            del self._runs[run.batch.batch_id]  # as all of its frames wait again
+
+    def _put_blame(self, now_ns: int, batch: DispatchBatch) -> str:
+        """Notes that a worker died while it ran the batch. Returns what to add to the reason for that."""
+        tried = []
+        for held in self.held.of(batch.frames):
+            tried.append((held.frame.stream_id, held.worker_died))
+            held.worker_died = True
+        barred = self.blame.died(now_ns, [each for each in tried if each[0] in self._delivery.sinks])
+        if len(tried) == 1:
+            (stream_id, again), (frame,) = tried[0], batch.frames
+            _log.warning(
+                "worker died of a frame that ran alone",
+                model=batch.model,
+                lane=batch.lane,
+                stream=stream_id,
+                frame=frame.frame_id,
+                again=again,
+            )
+        for stream_id in barred:
+            _log.error("stream is barred, workers die of its frames", model=batch.model, stream=stream_id)
+        certain = len(tried) == 1 and tried[0][1]
+        return "; the frame ran alone, and a worker had ended before while it ran it" if certain else ""
+
     def batch_ended(self, batch_id: int, result: BatchResult | str) -> None:
         """Takes the report of a worker on a batch: its result, or why it failed."""
         running = self._runs.get(batch_id)
@@ -148,6 +188,8 @@ class Driver:
         if running is None:
             self._step(event, None)
             return
+        if self.blame:
+            self.blame.went_well([frame.stream_id for frame in running.batch.frames])
         running.started_ns, running.finished_ns = result.started_ns, result.finished_ns
         if result.invalid or result.failed:
             frames = running.batch.frames

@@ -125,7 +125,7 @@ class FlightRecorder:
         """The events that are missing in the recording of `--record`."""
         return self._file.lost if self._file is not None else 0
 
-    def reopen(self) -> None:
+    async def reopen(self) -> None:
         """Goes on in a new file of `--record`, where the old one was moved. Raises OSError."""
         if self._file is not None:
             self._file.reopen()

@@ -43,6 +43,8 @@ class HeldFrame:
     as it is answered.
     """
     size_bytes: int = 0
+    worker_died: bool = False
+    """Whether a worker has died while it ran the frame."""
 
 
 class HeldFrames:
@@ -65,6 +67,10 @@ class HeldFrames:
         if len(frames) == 1:
             return (self._by_seq[frames[0].seq].payload,)
         return [self._by_seq[frame.seq].payload for frame in frames]
+
+    def of(self, frames: Sequence[Frame]) -> list[HeldFrame]:
+        """Returns those of these frames that are held."""
+        return [self._by_seq[frame.seq] for frame in frames if frame.seq in self._by_seq]
 
     def all(self) -> list[HeldFrame]:
         """Returns all held frames, oldest first."""

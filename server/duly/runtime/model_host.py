@@ -16,6 +16,10 @@ from duly.runtime.supervisor import Supervisor
 
 _log = structlog.get_logger("duly.models")
 
+START_SECONDS_MAX = 60.0
+START_IDLE_SECONDS_MAX = 5.0
+START_LOOK_SECONDS = 0.5
+"""At the start a model that takes longer does not keep the others from being loaded and served."""
 
 UNLOADED_MAX = 256
 """Of so many versions it is remembered what they were when they were unloaded."""
@@ -35,12 +39,18 @@ class ModelHost:
         self._unloaded: dict[str, LoadedVersion] = {}
         """What was served as a version before it was unloaded, by its key, so that the log says when that changes."""
         self._unloading: set[asyncio.Task[None]] = set()
+        self._serves = False
+        """Whether any model has been loaded since the start."""
+        self._first_failures: list[tuple[str, str]] = []
+        """Models that could not be loaded at the start, with the reasons, which are not logged yet."""
 
     async def load_all(self) -> None:
         """Loads the newest version of every model, one after another, so that each is profiled undisturbed.
 
         Models that cannot be loaded are listed in the catalogue; the others serve. As soon as one serves they are
-        logged, too. Where none does, whoever starts the server says why.
+        logged, too. Where none does, whoever starts the server says why. A model that seems to hang keeps the others
+        waiting for a limited time (`_patience`), and goes on loading beside them; unless it is the only one that may
+        still serve, this returns without it.
         """
         versions, problems = self._repository.scan()
         failed: list[tuple[str, str]] = []
@@ -53,19 +63,50 @@ class ModelHost:
         newest: dict[str, ModelVersion] = {}
         for version in versions:
             newest.setdefault(version.name, version)
-        serves = False
+        self._first_failures = failed
+        tasks = []
         for version in newest.values():
-            try:
-                async with self._alone(version.name):
-                    loaded = await self._load(version)
-            except ModelError as error:
-                failed.append((version.key, str(error)))
-            else:
-                self._activate(loaded)
-                serves = True
-            while serves and failed:
-                model, reason = failed.pop(0)
-                _log.error("model cannot be served", model=model, reason=reason)
+            task = asyncio.create_task(self._load_first(version), name=f"first load of {version.key}")
+            self._supervisor.end_with_server(task)
+            tasks.append(task)
+            await self._patience(task, version)
+        while not self._serves and any(not task.done() for task in tasks):
+            await asyncio.wait([task for task in tasks if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+
+    async def _load_first(self, version: ModelVersion) -> None:
+        try:
+            async with self._alone(version.name):
+                loaded = await self._load(version)
+        except ModelError as error:
+            self._first_failures.append((version.key, str(error)))
+        except Exception as error:  # whatever it is, it must not keep the others from being served
+            _log.exception("model cannot be loaded", model=version.key)
+            self._first_failures.append((version.key, f"the server failed on it: {type(error).__name__}"))
+        else:
+            self._activate(loaded)
+            self._serves = True
+        while self._serves and self._first_failures:
+            model, reason = self._first_failures.pop(0)
+            _log.error("model cannot be served", model=model, reason=reason)
+
+    async def _patience(self, task: "asyncio.Task[None]", version: ModelVersion) -> None:
+        """Waits for a first load: as long as it computes, at most START_SECONDS_MAX, and otherwise for
+        START_IDLE_SECONDS_MAX without any computing.
+        """
+        clock = asyncio.get_running_loop().time
+        began_s = idle_since_s = clock()
+        used_ns = 0
+        while not task.done():
+            await asyncio.wait([task], timeout=START_LOOK_SECONDS)
+            now_s = clock()
+            loaded = self._catalogue.get(version.name, version.version)
+            before_ns, used_ns = used_ns, self._supervisor.loads(loaded) if loaded is not None else 0
+            if used_ns != before_ns:
+                idle_since_s = now_s
+            if now_s - idle_since_s > START_IDLE_SECONDS_MAX or now_s - began_s > START_SECONDS_MAX:
+                waited_s = round(now_s - began_s, 1)
+                _log.error("model takes long to load, the others go on", model=version.key, waited_s=waited_s)
+                return
 
     async def load(self, name: str, version: str) -> LoadedVersion:
         """Loads a version, or the newest where none is stated, beside those that serve. Raises ModelError."""

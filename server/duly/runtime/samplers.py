@@ -8,37 +8,43 @@ the event loop, so they must not block it: what takes more than a fraction of a 
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import structlog
 
 from duly.metrics import Metrics
-from duly.runtime.catalogue import Catalogue
+from duly.runtime.catalogue import Catalogue, LoadedVersion, VersionState
+from duly.runtime.hang import LOOK_NS, HangWatch
+from duly.runtime.process_state import process_state
 from duly.runtime.tasks import watch_over
+from duly.runtime.worker_process import Worker
 
 _log = structlog.get_logger("duly.samplers")
 
 SAMPLE_SECONDS = 0.25
-"""Time between two looks. Hung workers are found that much later, and the lag of a loop is measured four times a
-second, which is often enough to see every pause that a client could notice more than once."""
-PLANS_MAX = 20
-"""A batch that has run for so many times its plan hangs, if it has exceeded `batch_timeout_ms` as well."""
+"""Time between two looks. The lag of a loop is measured four times a second, which is often enough to see every pause
+that a client could notice more than once."""
 
 
 class Samplers:
     def __init__(
         self, clock: Callable[[], int], catalogue: Catalogue, metrics: Metrics, batch_timeout_ms: float
     ) -> None:
-        """`clock`: nanoseconds that never go back. `batch_timeout_ms`: no batch that is shorter counts as hung."""
+        """`clock`: nanoseconds that never go back. `batch_timeout_ms`: no batch that is longer than this, and than many
+        times its plan, is waited for.
+        """
         self._clock = clock
         self._catalogue = catalogue
         self._metrics = metrics
         self._batch_timeout_ns = int(batch_timeout_ms * 1e6)
+        self._watches: WeakKeyDictionary[Worker, HangWatch] = WeakKeyDictionary()
+        self._looked_ns = clock()
 
     def start(self) -> list["asyncio.Task[None]"]:
         """Starts all samplers. They run until their tasks are cancelled."""
         return [
             watch_over("event loop lag", self._measure_loop_lag),
-            watch_over("watch for workers that hang", partial(periodically, self.kill_hung_workers)),
+            watch_over("watch for workers that hang", partial(periodically, self.kill_hung_workers, LOOK_NS / 1e9)),
         ]
 
     async def _measure_loop_lag(self) -> None:
@@ -50,21 +56,49 @@ class Samplers:
             self._metrics.loop_lag(max(0, self._clock() - due_ns))
 
     def kill_hung_workers(self) -> None:
-        """Kills workers that hang. The supervisor replaces them like any worker that died."""
+        """Gives up workers that hang (`hang`) or whose end was not heard of, and pings idle ones. The supervisor
+        replaces them like any worker that died.
+        """
         now_ns = self._clock()
+        elapsed_ns, self._looked_ns = now_ns - self._looked_ns, now_ns
         for loaded in self._catalogue.all_versions():
             for worker in list(loaded.workers.values()):
-                if worker.running_since_ns is None:
-                    continue
-                ran_ns = now_ns - worker.running_since_ns
-                if ran_ns > max(self._batch_timeout_ns, PLANS_MAX * worker.planned_ns):
-                    ran_s = ran_ns / 1e9
-                    _log.error("worker hangs, it is killed", model=worker.model, lane=worker.lane, batch_s=ran_s)
-                    worker.give_up(f"its worker did not answer for {ran_s:.1f} s and was killed")
+                self._look(worker, elapsed_ns)
+            self._look_at_loads(loaded, elapsed_ns)
+
+    def _look(self, worker: Worker, elapsed_ns: int) -> None:
+        worker.hear()
+        if worker.ended:
+            return
+        watch = self._watches.setdefault(worker, HangWatch())
+        if not watch.look(worker.owes, elapsed_ns):
+            if watch.ping_is_due():
+                worker.ping()
+            return
+        planned_ns = worker.planned_ns if worker.busy else 0
+        how = watch.hangs(process_state(worker.pid), planned_ns, worker.sizes_vary, self._batch_timeout_ns)
+        if how:
+            self._give_up(worker, how, watch.waited_ns / 1e9)
+
+    def _look_at_loads(self, loaded: LoadedVersion, elapsed_ns: int) -> None:
+        """Gives up workers that are stopped while they load a version again: their load is tried once more, a first one
+        is not.
+        """
+        if loaded.state is not VersionState.RECOVERING:
+            return
+        for worker in list(loaded.starting):
+            watch = self._watches.setdefault(worker, HangWatch())
+            state = process_state(worker.pid) if watch.look(("load", 0), elapsed_ns) else None
+            if state is not None and state.stopped and watch.hangs(state, 0, True, self._batch_timeout_ns):
+                self._give_up(worker, "was stopped while it loaded", watch.waited_ns / 1e9)
+
+    def _give_up(self, worker: Worker, how: str, waited_s: float) -> None:
+        _log.error("worker hangs, it is killed", model=worker.model, lane=worker.lane, how=how, waited_s=waited_s)
+        worker.give_up(f"its worker {how} for {waited_s:.1f} s and was killed")
 
 
-async def periodically(look: Callable[[], None]) -> None:
-    """Calls `look` every SAMPLE_SECONDS, for ever."""
+async def periodically(look: Callable[[], None], seconds: float = SAMPLE_SECONDS) -> None:
+    """Calls `look` every so many seconds, for ever."""
     while True:
-        await asyncio.sleep(SAMPLE_SECONDS)
+        await asyncio.sleep(seconds)
         look()

@@ -17,15 +17,22 @@ from duly.models.sizes import SizeLimits
 from duly.models.spec import Signature, TensorSpec
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
+from duly.runtime.load_answers import Ready
+from duly.runtime.process_state import process_state
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_launch import start_worker
-from duly.runtime.worker_process import OtherContents, Ready, Worker, WorkerError
+from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
 
 BACKOFF_SECONDS_MIN = 0.1
 BACKOFF_SECONDS_MAX = 30.0
-"""A worker that dies again and again is replaced at most this rarely."""
+"""A worker that cannot be loaded again is tried at most this rarely."""
+RELOAD_LOADS = 3.0
+RELOAD_SECONDS_MIN = 3.0
+"""A worker that replaces another may take RELOAD_LOADS times as long as the first one took, and RELOAD_SECONDS_MIN
+more. What takes longer most likely hangs; in case it does not, each further try may take twice as long, up to the
+time-out of a first load."""
 
 
 class Supervisor:
@@ -48,8 +55,10 @@ class Supervisor:
         self._threads = threads
         self._load_timeout_s = load_timeout_s
         self._replacements: set[asyncio.Task[None]] = set()
-        self._dying: set[Worker] = set()
-        """Workers that ended unasked and whose processes are not gone yet."""
+        """What starts workers, or replaces them."""
+        self._time = asyncio.get_running_loop().time
+        self._processes: set[Worker] = set()
+        """All workers whose processes may not be gone yet."""
         self._closing = False
         for lane in catalogue.lanes:
             driver.submit(LaneUp(lane))
@@ -60,12 +69,15 @@ class Supervisor:
         Raises ModelError where a worker cannot load the version: it is then FAILED, and none of its workers is left.
         """
         before = loaded.fingerprint
+        began_s = self._time()
         _log.info("loading", model=loaded.key, lanes=",".join(self._catalogue.lanes))
         try:
             for lane in self._catalogue.lanes:
-                worker, ready = await self._start_worker(loaded, lane)
+                worker, ready = await self._start_worker(loaded, lane, self._load_timeout_s)
+                loaded.load_s = max(loaded.load_s, self._time() - began_s)
+                began_s = self._time()
                 if loaded.state is VersionState.FAILED:  # as a worker of another lane had to be replaced meanwhile
-                    await worker.stop()
+                    await self._end(worker)
                     raise WorkerError(loaded.error)
                 if not loaded.workers:
                     for note in (*ready.notes, *notes_of_labels(loaded.version, ready.signature)):
@@ -105,39 +117,75 @@ class Supervisor:
         loaded.workers.clear()
         for worker in workers:
             self._driver.remove_worker(worker)
-        await asyncio.gather(*(worker.stop() for worker in workers))
+        await asyncio.gather(*map(self._end, workers))
+
+    async def _end(self, worker: Worker) -> None:
+        await worker.stop()
+        self._processes.discard(worker)
+
+    def end_with_server(self, task: "asyncio.Task[None]") -> None:
+        """Has the task cancelled when the server ends, as it starts workers."""
+        self._replacements.add(task)
+        task.add_done_callback(self._replacements.discard)
 
     def replace_no_more(self) -> None:
         """Workers that end from now on are not replaced."""
-        self._closing = True
-        for task in self._replacements:
-            task.cancel()
+        if not self._closing:
+            self._closing = True
+            for task in self._replacements:
+                task.cancel()
 
     async def close(self) -> None:
         """Ends all workers, including those that are just being started. Returns when their processes are gone."""
         self.replace_no_more()
         await asyncio.gather(*self._replacements, return_exceptions=True)
-        await asyncio.gather(*(worker.reaped() for worker in self._dying))
         await asyncio.gather(*map(self.stop, self._catalogue.all_versions()))
+        # What is left was given up, or whoever was ending it was cancelled meanwhile.
+        await asyncio.gather(*map(self._end, list(self._processes)))
 
-    async def _start_worker(self, loaded: LoadedVersion, lane: str) -> tuple[Worker, Ready]:
+    def loads(self, loaded: LoadedVersion) -> int:
+        """Returns how much processor time the workers have used that load the version, in ns; a rising number shows
+        that they do not hang.
+        """
+        states = [process_state(worker.pid) for worker in loaded.starting]
+        return sum(state.cpu_ns for state in states if state is not None)
+
+    async def _start_worker(
+        self, loaded: LoadedVersion, lane: str, timeout_s: float, timeout_name: str = "load_timeout_s"
+    ) -> tuple[Worker, Ready]:
+        while True:
+            message_bytes_max = self._catalogue.message_bytes_max
+            worker, ready = await self._start_worker_for(loaded, lane, timeout_s, timeout_name, message_bytes_max)
+            limit = self._catalogue.message_bytes_max
+            if limit == message_bytes_max or self._limits.message_bytes(ready.signature.inputs) <= limit:
+                return worker, ready
+            await self._end(worker)  # the transport came up meanwhile, and does not read what it takes for the largest
+
+    async def _start_worker_for(
+        self, loaded: LoadedVersion, lane: str, timeout_s: float, timeout_name: str, message_bytes_max: int
+    ) -> tuple[Worker, Ready]:
         ended = partial(self._worker_ended, loaded)
-        limits = self._limits.model_copy(update={"message_bytes_max": self._catalogue.message_bytes_max})
+        limits = self._limits.model_copy(update={"message_bytes_max": message_bytes_max})
         worker = start_worker(
             loaded.version, lane, self._threads, limits, self._driver.batch_ended, ended, loaded.fingerprint
         )
+        self._processes.add(worker)
+        loaded.starting.add(worker)
         try:
-            ready = await worker.ready(self._load_timeout_s)
+            ready = await worker.ready(timeout_s, timeout_name)
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")
             return worker, ready
         except BaseException:
-            await worker.stop()
+            await self._end(worker)
             raise
+        finally:
+            loaded.starting.discard(worker)
 
     def _serve(self, loaded: LoadedVersion, worker: Worker, ready: Ready) -> None:
         """Gives frames to the worker from now on."""
         loaded.workers[worker.lane] = worker
+        worker.served_s = self._time()
         if loaded.fingerprint is None:
             loaded.fingerprint = Fingerprint(worker.contents, ready.signature)
         loaded.signature = _with_labels(ready.signature, loaded.version.labels)
@@ -164,16 +212,19 @@ class Supervisor:
         if self._catalogue.current(loaded) is not loaded or loaded.workers.get(worker.lane) is not worker:
             return
         del loaded.workers[worker.lane]
-        self._dying.add(worker)
-        self._driver.remove_worker(worker)
-        self._driver.submit(ModelGone(worker.model, worker.lane, worker.end_reason))
+        pause_s = loaded.crashes.ended(self._time() - worker.served_s, worker.batches)
+        self._driver.worker_ended(worker, worker.end_reason, pause_s + RELOAD_LOADS * loaded.load_s)
         if self._closing:
             return
         loaded.state = VersionState.RECOVERING
+        if pause_s:
+            loaded.error = (
+                f"its workers ended {loaded.crashes.fruitless} times in a row as soon as they ran; the next one is "
+                f"started in {pause_s:g} s"
+            )
         self._catalogue.notify()
-        task = watch_over(f"replacement of the worker of {worker.model}", partial(self._replace, loaded, worker))
-        self._replacements.add(task)
-        task.add_done_callback(self._replacements.discard)
+        replace = partial(self._replace, loaded, worker, pause_s)
+        self.end_with_server(watch_over(f"replacement of the worker of {worker.model}", replace))
         try:
             self._metrics.worker_restarted(worker.model, worker.lane)
         except Exception:
@@ -183,15 +234,21 @@ class Supervisor:
         """Whether workers of the version are still to be started."""
         return self._catalogue.current(loaded) is loaded and loaded.state is not VersionState.FAILED
 
-    async def _replace(self, loaded: LoadedVersion, ended: Worker) -> None:
+    async def _replace(self, loaded: LoadedVersion, ended: Worker, pause_s: float) -> None:
         lane = ended.lane
         how = await ended.reaped()
-        self._dying.discard(ended)
+        self._processes.discard(ended)
         _log.warning("worker ended, it is replaced", model=loaded.key, lane=lane, how=how)
+        if pause_s:
+            _log.error("version crashes again and again, it is started later", model=loaded.key, pause_s=pause_s)
+            await asyncio.sleep(pause_s)
         backoff_s = BACKOFF_SECONDS_MIN
+        timeout_s = RELOAD_SECONDS_MIN + RELOAD_LOADS * loaded.load_s
         while self._wanted(loaded):
             try:
-                worker, ready = await self._start_worker(loaded, lane)
+                worker, ready = await self._start_worker(
+                    loaded, lane, min(timeout_s, self._load_timeout_s), "its first load took much less"
+                )
             except OtherContents as error:
                 if self._wanted(loaded):
                     _log.error(
@@ -205,9 +262,10 @@ class Supervisor:
                 self._catalogue.notify()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, BACKOFF_SECONDS_MAX)
+                timeout_s = min(2 * timeout_s, self._load_timeout_s)
                 continue
             if not self._wanted(loaded):
-                await worker.stop()
+                await self._end(worker)
                 return
             self._serve(loaded, worker, ready)
             if len(loaded.workers) == len(self._catalogue.lanes):

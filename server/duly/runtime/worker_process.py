@@ -11,16 +11,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from duly.core.events import DispatchBatch, WarmLane
 from duly.models.contents import FILES_MAX, FileDigest, Fingerprint, changed_files, changed_signature, in_words
-from duly.models.spec import Signature
-from duly.runtime.answers import Answers, Asked
+from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, words
 from duly.runtime.held_frames import InputData
+from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_ready, read_reason
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
 from duly.runtime.worker_output import WorkerOutput
@@ -30,33 +29,17 @@ from duly.worker.slot_layout import layout
 
 _log = structlog.get_logger("duly.worker")
 
+HEARD_MAX = 4
+"""A worker has at most two messages on their way, the answers to a ping and to a batch."""
 EXIT_SECONDS_MAX = 2.0
 """A worker that was asked to stop gets this long before it is killed."""
+KILL_SECONDS_MAX = 5.0
+"""A worker that was killed is waited for no longer than this. One that hangs in the kernel may never end, and nobody
+can help that."""
+WARM_NS = 50_000_000
+"""What a warming run may take, which nobody has planned: the device may have been idle for long."""
+REASON_BROKEN = "the model's worker gave an answer that makes no sense"
 _SIGNALS = frozenset(map(int, signal.Signals))
-
-
-@dataclass(slots=True)
-class WarmVariant:
-    """What a worker found out about one variant."""
-
-    samples_ns: dict[int, tuple[int, ...]]
-    """Measured times, by batch size."""
-    any_size: bool
-    providers: tuple[str, ...]
-    """The providers that truly run it, in order of preference."""
-    warm_after_ns: int
-
-
-@dataclass(slots=True)
-class Ready:
-    """What a worker reports once it is warm."""
-
-    signature: Signature
-    """The signature that all variants share."""
-    variants: list[WarmVariant]
-    """The variants, the most accurate first."""
-    notes: tuple[str, ...]
-    """What the author of the model should know, in whole sentences: it serves, but perhaps not as was meant."""
 
 
 class Worker:
@@ -81,6 +64,10 @@ class Worker:
         self.lane = lane
         self.end_reason = "its worker process ended"
         """The reason, for clients, of frames that ran on it when it ended."""
+        self.served_s = 0.0
+        """When it began to serve, on the event loop's clock."""
+        self.batches = 0
+        """How many batches it has answered."""
         self.contents: dict[str, FileDigest] = {}
         """What the files held that it has read."""
         self._expected = expected
@@ -94,13 +81,20 @@ class Worker:
         self._asked: Asked | None = None
         """The batch that runs, until the worker has answered as it should."""
         self.planned_ns = 0
-        """Planned time of the newest batch; 0 for a warming run."""
+        """Planned time of the newest batch."""
         self._stateful = False
         self._trims = False
         """Whether the input areas are trimmed, because there are inputs of open size."""
         self._forget: list[int] = []
+        self._text_bytes_left = TEXT_BYTES_MAX
+        self._texts = 0
+        self._started_ns = 0
+        self._pings = 0
+        self._pinged = False
+        """Whether the newest ping has not been answered yet."""
         # It is kept because a fresh buffer for each message would cost more than all the rest of receiving the message.
-        self._received = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
+        # A message that fills it is longer than any may be.
+        self._received = memoryview(bytearray(channel.MESSAGE_BYTES_MAX + 1))
 
     @property
     def pid(self) -> int:
@@ -131,18 +125,19 @@ class Worker:
         theirs.close()
         self._output.listen()
         self._socket = ours
+        self._started_ns = time.monotonic_ns()
         self._loop.add_reader(ours.fileno(), self._first_message)
 
-    async def ready(self, timeout_seconds: float) -> Ready:
+    async def ready(self, timeout_seconds: float, timeout_name: str = "load_timeout_s") -> Ready:
         """Waits until the model is warm and profiled. Raises WorkerError where it cannot be loaded, OtherContents
-        where it is not what was expected.
+        where it is not what was expected. `timeout_name`: where the time-out comes from, for people.
         """
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await asyncio.shield(self._ready)
         except TimeoutError:
             self.kill()
-            raise WorkerError(f"not ready after {timeout_seconds:g} s (load_timeout_s)") from None
+            raise WorkerError(f"not ready after {timeout_seconds:.4g} s ({timeout_name})") from None
 
     async def stop(self) -> None:
         """Asks the process to end, and kills it if it does not. Returns when it is gone."""
@@ -170,10 +165,34 @@ class Worker:
     def ended(self) -> bool:
         return self._socket.fileno() < 0
 
+    # ---- is it alive? ----
+
     @property
-    def running_since_ns(self) -> int | None:
-        """When the worker was given the batch that it has not answered yet; None: nothing runs."""
-        return self._asked.asked_ns if self._asked is not None else None
+    def owes(self) -> tuple[str, int] | None:
+        """What the worker has not answered yet: ("batch", its id), ("ping", its number), or None."""
+        if self._asked is not None:
+            return "batch", self._asked.batch_id
+        return ("ping", self._pings) if self._pinged else None
+
+    @property
+    def sizes_vary(self) -> bool:
+        """Whether a frame may take far longer than those that the plan was learnt from, as its size is open."""
+        return self._trims
+
+    def ping(self) -> None:
+        """Asks an idle worker whether it still listens. An answer to the ping before must have come."""
+        self._pings += 1
+        self._pinged = True
+        with contextlib.suppress(OSError):  # then it does not answer, either
+            self._socket.send(channel.encode_ping(self._pings))
+
+    def hear(self) -> None:
+        """Takes in what the worker has said already, but the loop has not come to yet, and whether it has ended."""
+        for _ in range(HEARD_MAX):
+            if self.ended or not self._message():
+                break
+        if self._process.poll() is not None:  # its end is not heard where a child of it holds its socket
+            self._gone()
 
     # ---- batches ----
 
@@ -215,7 +234,7 @@ class Worker:
             return False
         self._slot = (self._slot + 1) % channel.SLOTS
         message = channel.encode_warm(action.batch_id, self._slot, self._variants[action.variant])
-        return self._begin(action.batch_id, 0, message, 0)
+        return self._begin(action.batch_id, 0, message, WARM_NS)
 
     def _begin(self, batch_id: int, size: int, message: bytes | bytearray, planned_ns: int) -> bool:
         asked = Asked(batch_id, self._slot, size, time.monotonic_ns())
@@ -250,32 +269,53 @@ class Worker:
 
     def _first_message(self) -> None:
         try:
-            message, fds = channel.receive_text(self._socket)
+            message, fds = channel.receive_text(self._socket, max(self._text_bytes_left, 0))
         except BlockingIOError:
             return
         except OSError:
             message, fds = b"", []
         except ValueError as error:
-            self._fail_load(f"its worker's answer makes no sense: {error}")
-            return
-        if not message:
-            self._gone()
+            self._refuse_answer(error)
             return
         try:
-            self._take_ready(message, fds)
+            if not message:
+                self._gone()
+            elif not self._ready.done():  # else the load has failed, and the worker is about to be killed
+                self._take_text(message, fds)
         except Exception as error:  # otherwise the load would wait for its time-out
-            self._fail_load(f"its worker's answer makes no sense: {error}")
+            self._refuse_answer(error)
+        finally:
+            channel.close_all(fds)
 
-    def _take_ready(self, message: bytes, fds: list[int]) -> None:
+    def _refuse_answer(self, error: Exception) -> None:
+        """Ends the load, as the worker said something that can't be true."""
+        text = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+        self._fail_load(f"its worker's answer makes no sense: {words(text, REASON_CHARS_MAX)}")
+        self.kill()
+
+    def _take_text(self, message: bytes, fds: list[int]) -> None:
+        """Takes what the worker says while it loads the model. The descriptors that it needs it takes out of `fds`."""
+        self._text_bytes_left -= len(message)
+        self._texts += 1
+        if self._text_bytes_left < 0 or self._texts > FILES_MAX + 1:
+            raise ValueError(f"more than {TEXT_BYTES_MAX:,} bytes, or than {FILES_MAX} files")
         _, body = channel.decode_text(message)
         if channel.kind_of(message) == channel.FILES:
-            self._take_files({name: FileDigest(str(sha256), int(size)) for name, (sha256, size) in body.items()})
-            return
-        if channel.kind_of(message) != channel.READY:
-            self._fail_load(str(body.get("reason", "the worker gave no reason")))
-            return
-        signature = Signature.model_validate(body["signature"])
+            self._take_files(read_files(body))
+        elif channel.kind_of(message) == channel.READY:
+            self._take_ready(body, fds)
+        elif channel.kind_of(message) == channel.LOAD_FAILED:
+            self._fail_load(read_reason(body))
+        else:
+            raise ValueError(f"a message of kind {channel.kind_of(message)}")
+
+    def _take_ready(self, body: dict[str, Any], fds: list[int]) -> None:
+        ready = read_ready(body, len(self._variants), time.monotonic_ns() - self._started_ns)
+        signature = ready.signature
+        if not fds:
+            raise ValueError("it has no region")
         self._region = channel.Region(fds[0], body["input_bytes"], body["output_bytes"])
+        del fds[0]
         self._input_bytes_max = [spec.bytes_max for spec in signature.inputs]
         self._input_bases, needed = layout(self._input_bytes_max, max(signature.batch_sizes))
         if needed > self._region.input_bytes:
@@ -283,29 +323,12 @@ class Worker:
         self._answers = Answers(signature, self._region)
         self._stateful = signature.stateful
         self._trims = any(-1 in spec.shape or spec.encodings for spec in signature.inputs)
-        self._loop.remove_reader(self._socket.fileno())
-        self._loop.add_reader(self._socket.fileno(), self._message)
-        variants = [
-            WarmVariant(
-                {int(size): tuple(times) for size, times in variant["samples_ns"].items()},
-                variant["any_size"],
-                tuple(variant["providers"]),
-                variant["warm_after_ns"],
-            )
-            for variant in body["variants"]
-        ]
-        if len(variants) != len(self._variants):
-            raise ValueError(f"{len(variants)} variants of {len(self._variants)}")
-        for variant in variants:
-            times_ns = [time_ns for times in variant.samples_ns.values() for time_ns in times]
-            if not all(variant.samples_ns.values()) or variant.samples_ns.keys() != set(signature.batch_sizes):
-                raise ValueError("a batch size without a time")
-            if not all(type(time_ns) is int and time_ns > 0 for time_ns in times_ns):
-                raise ValueError("a time that is no positive number of nanoseconds")
         if self._expected is not None:
             self._refuse(changed_signature(self._expected.signature, signature))
         if not self._ready.done():
-            self._ready.set_result(Ready(signature, variants, tuple(map(str, body["notes"]))))
+            self._loop.remove_reader(self._socket.fileno())
+            self._loop.add_reader(self._socket.fileno(), self._message)
+            self._ready.set_result(ready)
 
     def _take_files(self, digests: dict[str, FileDigest]) -> None:
         self.contents |= digests
@@ -320,29 +343,38 @@ class Worker:
             self._fail_load(in_words(changes), OtherContents)
             self.kill()
 
-    def _message(self) -> None:
+    def _message(self) -> bool:
+        """Takes in one message. Returns whether there was one."""
         try:
             length = self._socket.recv_into(self._received)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             length = 0
         if not length:
             self._gone()
-            return
+            return False
         message = bytes(self._received[:length])
+        if self._pinged and message == channel.encode_pong(self._pings):
+            self._pinged = False
+            return True
         asked = self._asked
         try:
+            if length > channel.MESSAGE_BYTES_MAX:
+                raise BrokenAnswer(f"a message of more than {channel.MESSAGE_BYTES_MAX:,} bytes")
             result = self._answers.read(message, asked, time.monotonic_ns())
         except Exception as error:  # whatever it is, the batch would not end in another way
-            _log.error("worker is broken, it is killed", model=self.model, lane=self.lane, answer=str(error))
-            self.give_up("the model's worker gave an answer that makes no sense")
-            return
+            text = str(error)[:REASON_CHARS_MAX]
+            _log.error("worker is broken, it is killed", model=self.model, lane=self.lane, answer=text)
+            self.give_up(REASON_BROKEN)
+            return False
         assert asked is not None
         self._asked = None
+        self.batches += 1
         if self._forget:
             self._send_forget()
         self._on_batch(asked.batch_id, result)
+        return True
 
     # ---- its end ----
 
@@ -368,16 +400,22 @@ class Worker:
     async def reaped(self) -> str:
         """Returns when the process is gone and its memory given back. The result says for people how it ended."""
         code = await self._reap(0.0)
+        if code is None:
+            return "it does not end though it was killed"
         if code >= 0:
             return f"exit status {code}"
         # Real-time signals have no names.
         return f"killed by {signal.Signals(-code).name if -code in _SIGNALS else f'signal {-code}'}"
 
-    async def _reap(self, grace_seconds: float) -> int:
+    async def _reap(self, grace_seconds: float) -> int | None:
+        """Waits for the end of the process, which is killed after the grace. Returns its status; None: it goes on."""
         kill_at = self._loop.time() + grace_seconds
         while (code := self._process.poll()) is None:
             if self._loop.time() >= kill_at:
                 self._process.kill()
+            if self._loop.time() >= kill_at + KILL_SECONDS_MAX:
+                _log.error("worker does not end though it was killed", model=self.model, lane=self.lane, pid=self.pid)
+                return None
             await asyncio.sleep(0.005)
         self._output.end()
         return code

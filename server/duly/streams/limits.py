@@ -7,8 +7,8 @@ refused with words that name the limit. What other clients hold is never touched
 from dataclasses import dataclass
 
 from duly.models.sizes import SizeLimits
-
-NO_LIMIT = 0
+from duly.streams.quota import Meter
+from duly.streams.rights import NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,12 @@ class Limits:
 class PrincipalUse:
     """What one principal uses now. A principal that uses nothing need not be remembered."""
 
-    __slots__ = ("bytes", "streams")
+    __slots__ = ("bytes", "meter", "streams")
 
     def __init__(self) -> None:
         self.streams = 0
         """Streams that are open or being opened, and single frames under way."""
         self.bytes = 0
         """Bytes of payload that are unanswered."""
+        self.meter: Meter | None = None
+        """What holds the principal to its quota; None: its rates have no limit."""

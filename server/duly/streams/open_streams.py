@@ -12,6 +12,7 @@ from duly.metrics import Metrics
 from duly.runtime.admission import Admission, Busy, Refused
 from duly.streams.errors import CallError
 from duly.streams.limits import Limits, PrincipalUse
+from duly.streams.quota import Meters
 from duly.streams.rights import Rights
 from duly.streams.stream import Stream, StreamHost
 from duly.streams.terms import StreamRequest
@@ -30,6 +31,7 @@ class OpenStreams:
         """What each principal uses that has streams or single frames under way."""
         self._unproven_critical: set[Stream] = set()
         """The open CRITICAL streams whose principals no credential proves."""
+        self._meters = Meters(len(host.catalogue.lanes))
         self.draining = False
 
     def __len__(self) -> int:
@@ -61,7 +63,7 @@ class OpenStreams:
         rights.check_model(asked.model)
         self._check_principal(rights)
         served = self.host.catalogue.find(asked.model, asked.version)
-        use = self._claim(principal)
+        use = self._claim(rights)
         try:
             stream = Stream(asked, served, self.host, principal, use)
             rights.check_class(stream.terms.stream_class, asked.stream_class)
@@ -106,7 +108,7 @@ class OpenStreams:
         rights.check_model(asked.model)
         self._check_principal(rights)
         served = self.host.catalogue.find(asked.model, asked.version)
-        use = self._claim(principal)
+        use = self._claim(rights)
         try:
             stream = Stream(asked, served, self.host, principal, use)
             rights.check_class(stream.terms.stream_class, asked.stream_class)
@@ -150,10 +152,11 @@ class OpenStreams:
                 text = f"{streams_max} streams of the principal are open already ({setting})"
                 raise CallError("STREAMS_EXHAUSTED", text)
 
-    def _claim(self, principal: str) -> PrincipalUse:
+    def _claim(self, rights: Rights) -> PrincipalUse:
         """Counts one stream more of the principal, until `_release`."""
-        use = self._uses.setdefault(principal, PrincipalUse())
+        use = self._uses.setdefault(rights.principal, PrincipalUse())
         use.streams += 1
+        use.meter = self._meters.of(rights.principal, rights.quota)
         return use
 
     def _release(self, principal: str, use: PrincipalUse) -> None:
@@ -162,6 +165,13 @@ class OpenStreams:
             del self._uses[principal]
 
     # ---- watching and ending ----
+
+    def judge_anew(self, stream: Stream, rights: Rights) -> None:
+        """Holds an open stream to other rights of its principal. Raises CallError where it may not go on."""
+        rights.check_model(stream.asked.model)
+        rights.check_class(stream.terms.stream_class, stream.asked.stream_class)
+        if stream in self._open:
+            self._uses[rights.principal].meter = self._meters.of(rights.principal, rights.quota)
 
     def watch(self) -> None:
         """Ends streams whose clients do not take what is written to them. It must be called periodically."""

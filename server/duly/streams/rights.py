@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 
 from duly.core.types import StreamClass
 from duly.streams.errors import CallError
-from duly.streams.limits import NO_LIMIT
+
+NO_LIMIT = 0
 
 
 class Right(StrEnum):

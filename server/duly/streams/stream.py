@@ -18,6 +18,7 @@ from duly.core.fates import (
     MEMORY_FULL,
     OVER_BYTES,
     PRINCIPAL_OVER_BYTES,
+    STREAM_BARRED,
     UNREAD_BYTES,
     VERSION_NOT_SERVED,
     Fate,
@@ -179,7 +180,8 @@ class Stream:
         limit_ns = self._stream_limits.budget_ns_max
         possible = 0 < budget_ns <= limit_ns
         deadline_ns = now_ns - age_ns + budget_ns if possible else now_ns  # what is written must fit the wire
-        frame = Frame(next(driver.seqs), self.stream_id, frame_id, self.model, deadline_ns, must_run)
+        alone = driver.blame.runs_alone(self.stream_id)
+        frame = Frame(next(driver.seqs), self.stream_id, frame_id, self.model, deadline_ns, must_run, alone)
         held = HeldFrame(frame, terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns)
         self._unanswered += 1
         if self._ordering is not None:
@@ -189,6 +191,8 @@ class Stream:
             self.refuse(held, DOES_NOT_FIT, reason)
         elif self._failure:
             self.refuse(held, VERSION_NOT_SERVED, self._failure)
+        elif driver.blame and driver.blame.barred(now_ns, self.stream_id):
+            self.refuse(held, STREAM_BARRED, STREAM_BARRED.wording)
         else:
             return held
         return None
@@ -198,6 +202,8 @@ class Stream:
         limits, use = self._host.limits, self._use
         if size_bytes > self._frame_bytes_max:
             self.refuse(held, DOES_NOT_FIT, _beyond_limits(size_bytes, limits.frame))
+        elif use.meter is not None and (over := use.meter.over(held.received_ns, size_bytes)):
+            self.refuse(held, *over)
         elif self._bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
             self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=self._stream_limits.bytes_in_flight_max))
         elif 0 < limits.principal.bytes_in_flight_max < use.bytes + size_bytes:
@@ -268,6 +274,9 @@ class Stream:
         size_bytes = outcome.held.size_bytes
         self._bytes -= size_bytes
         self._use.bytes -= size_bytes
+        if self._use.meter is not None and outcome.run is not None:
+            run = outcome.run
+            self._use.meter.ran(run.finished_ns, (run.finished_ns - run.started_ns) / len(run.batch.frames))
         if outcome.outputs:
             self._keep_result(outcome, outcome.outputs)
         if self._ordering is None:

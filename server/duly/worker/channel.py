@@ -8,11 +8,19 @@ READY: it has no name, so nothing is left behind however either side ends. It ho
 area followed by an output area. A lane never has two batches in flight; the second slot lets the server read the
 outputs of one batch while the next one runs. Its pages are no memory until they are written to.
 
-    server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   STOP
-    worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)   DONE   FAILED (json)
+A worker runs native code on graphs that somebody else made, so the server takes nothing from it on trust. Memory that
+shrinks under a mapping kills who reads it (SIGBUS), so the region's size is sealed by who makes it, and the server maps
+no memory without these seals, which nobody can take off again. Room that is not used can still be given back: a seal on
+shrinking does not keep pages from being freed. Descriptors are received with READY's messages alone, and more bytes or
+descriptors than a message may have are an error, as is a text that could change or block while it is read.
+
+    server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   PING   STOP
+    worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)
+                       DONE   FAILED (json)   PONG
 """
 
 import contextlib
+import fcntl
 import json
 import mmap
 import os
@@ -22,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM, FILES = range(1, 11)
+LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM, FILES, PING, PONG = range(1, 13)
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
@@ -31,6 +39,10 @@ MESSAGE_BYTES_MAX = 200_000
 """Linux refuses SEQPACKET messages above the socket's send buffer; 212,992 is the kernel's default `wmem_max`."""
 TEXT_BYTES_MAX = 64 << 20
 """LOAD and READY may be longer than a message, as a model may have thousands of inputs with long names."""
+_SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_TEXT_SEALS = _SIZE_SEALS | fcntl.F_SEAL_WRITE
+_FDS_MAX = 2
+"""READY comes with the region's descriptor, and with that of its text where it is long."""
 DIMS_MAX = 8
 """Dimensions of a tensor without its batch dimension. NumPy allows 64; no real sensor has more than 5."""
 SLOTS = 2
@@ -179,6 +191,21 @@ def decode_forget(message: bytes) -> list[int]:
     return [stream_id for (stream_id,) in _ID.iter_unpack(message[_HEAD.size :])]
 
 
+def encode_ping(number: int) -> bytes:
+    """Asks an idle worker whether it still listens."""
+    return _HEAD.pack(PING, 0, 0, 0, number)
+
+
+def encode_pong(number: int) -> bytes:
+    return _HEAD.pack(PONG, 0, 0, 0, number)
+
+
+def decode_ping(message: bytes) -> int:
+    """Returns its number, which the answer repeats."""
+    number: int = _HEAD.unpack_from(message)[4]
+    return number
+
+
 def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
     """Encodes a message that is not on a frame's way: LOAD, FILES {name: [SHA-256, bytes]}, READY, LOAD_FAILED, FAILED
     {"reason"}, STOP {}.
@@ -204,23 +231,56 @@ def send_text(connection: socket.socket, kind: int, body: dict[str, Any], fds: S
     if len(message) <= MESSAGE_BYTES_MAX:
         socket.send_fds(connection, [message], fds)
         return
-    with os.fdopen(os.memfd_create("duly text", os.MFD_CLOEXEC), "wb") as file:
+    with os.fdopen(os.memfd_create("duly text", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as file:
         file.write(message[_HEAD.size :])
         file.flush()
+        fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, _TEXT_SEALS)
         socket.send_fds(connection, [message[: _HEAD.size]], [*fds, file.fileno()])
 
 
-def receive_text(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """Receives what `send_text` sent: (message, descriptors). Raises OSError, and ValueError where it is too long."""
-    message, fds, _, _ = socket.recv_fds(connection, MESSAGE_BYTES_MAX, 2)
-    if len(message) == _HEAD.size and fds:
-        with os.fdopen(fds.pop(), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > TEXT_BYTES_MAX:
-                raise ValueError(f"a text of {size:,} bytes, at most {TEXT_BYTES_MAX:,} are read")
-            file.seek(0)
-            message += file.read()
+def receive_text(connection: socket.socket, text_bytes_max: int = TEXT_BYTES_MAX) -> tuple[bytes, list[int]]:
+    """Receives what `send_text` sent: (message, descriptors), of which the caller takes ownership.
+
+    Raises OSError, and ValueError where it is no such message: too long, with too many descriptors, or with a text that
+    is no sealed memory. No descriptor is left open then.
+    """
+    message, fds, flags, _ = socket.recv_fds(connection, MESSAGE_BYTES_MAX, _FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ValueError(f"a message has more than {MESSAGE_BYTES_MAX:,} bytes or {_FDS_MAX} descriptors")
+        if len(message) == _HEAD.size and fds:
+            fd = fds.pop()
+            try:
+                message += _sealed_text(fd, text_bytes_max)
+            finally:
+                os.close(fd)
+    except BaseException:
+        close_all(fds)
+        raise
     return message, fds
+
+
+def close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _sealed_text(fd: int, bytes_max: int) -> bytes:
+    _check_seals(fd, _TEXT_SEALS, "a text")
+    size = os.fstat(fd).st_size
+    if size > bytes_max:
+        raise ValueError(f"a text of {size:,} bytes, at most {bytes_max:,} are read")
+    return os.pread(fd, size, 0)
+
+
+def _check_seals(fd: int, seals: int, what: str) -> None:
+    """Raises ValueError unless `fd` is memory that has these seals. Files and pipes, which may block, never have."""
+    try:
+        found = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        found = 0
+    if found & seals != seals:
+        raise ValueError(f"{what} lies in memory that is not sealed")
 
 
 def kind_of(message: bytes) -> int:
@@ -231,11 +291,19 @@ class Region:
     """Shared memory of one worker: SLOTS x (input area, output area), page-aligned."""
 
     def __init__(self, fd: int, input_bytes: int, output_bytes: int) -> None:
-        """Maps `fd`, of which it takes ownership. Sizes are those of one slot's areas."""
-        self.fd = fd
+        """Maps `fd`, of which it takes ownership. Sizes are those of one slot's areas.
+
+        Raises ValueError where it is not memory of just that size which can neither shrink nor grow, and OSError where
+        the system refuses to map it. `fd` is left to the caller then.
+        """
         self.input_bytes = _pages(input_bytes)
         self.output_bytes = _pages(output_bytes)
-        self._map = mmap.mmap(fd, SLOTS * (self.input_bytes + self.output_bytes))
+        size = SLOTS * (self.input_bytes + self.output_bytes)
+        _check_seals(fd, _SIZE_SEALS, "a region")
+        if os.fstat(fd).st_size != size:
+            raise ValueError(f"a region of {os.fstat(fd).st_size:,} bytes, {size:,} are needed")
+        self._map = mmap.mmap(fd, size)
+        self.fd = fd
         whole = memoryview(self._map)
         step = self.input_bytes + self.output_bytes
         self.inputs = [whole[s * step : s * step + self.input_bytes] for s in range(SLOTS)]
@@ -257,9 +325,15 @@ class Region:
 
     @classmethod
     def create(cls, input_bytes: int, output_bytes: int) -> "Region":
-        fd = os.memfd_create("duly", os.MFD_CLOEXEC)
-        os.ftruncate(fd, SLOTS * (_pages(input_bytes) + _pages(output_bytes)))
-        return cls(fd, input_bytes, output_bytes)
+        """Makes a region whose size nobody can change. Raises OSError where the system has no room for it."""
+        fd = os.memfd_create("duly", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, SLOTS * (_pages(input_bytes) + _pages(output_bytes)))
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SIZE_SEALS)
+            return cls(fd, input_bytes, output_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def close(self) -> None:
         """Gives the memory back once the last view of it is gone."""

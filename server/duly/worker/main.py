@@ -79,6 +79,8 @@ def _serve(connection: socket.socket) -> int:
             case channel.FORGET:
                 for model in loaded.models:
                     model.forget(channel.decode_forget(message))
+            case channel.PING:
+                connection.send(channel.encode_pong(channel.decode_ping(message)))
             case channel.STOP:
                 break
     return 0

@@ -114,6 +114,21 @@ class _Candidate:
 
 def next_batch(now_ns: int, lane: str, context: DispatchContext) -> Batch | Hold | None:
     """What the lane does next; None where nothing waits that it could serve in time."""
+    chosen = _chosen(now_ns, lane, context)
+    if isinstance(chosen, Batch) and len(chosen.frames) > 1:
+        for nth, queued in enumerate(chosen.frames):
+            if queued.alone:
+                return _cut(chosen, max(nth, 1), lane)
+    return chosen
+
+
+def _cut(batch: Batch, size: int, lane: str) -> Batch:
+    """The beginning of the batch, as a frame that must be alone comes first, or next. The rest has its turn later."""
+    planned_ns = batch.variant.profiles[lane].plan_ns[size]
+    return Batch(batch.variant, batch.frames[:size], planned_ns, by_overload=batch.by_overload)
+
+
+def _chosen(now_ns: int, lane: str, context: DispatchContext) -> Batch | Hold | None:
     order = context.shares.order(_planned_best_effort_ns(lane, context.variants)) if context.best_effort else STRICT
     stream_class, candidates = _candidates(now_ns, lane, context, order)
     if not candidates:

@@ -9,7 +9,7 @@ from duly.core.fates import DOES_NOT_FIT
 from duly.rpc.duly_v1.codec import StreamCodec, parse
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.errors import abort, guarded, internal
-from duly.rpc.principal import rights_of
+from duly.rpc.principal import lasts, rights_of
 from duly.runtime.catalogue import ModelError
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 from duly.streams.open_streams import OpenStreams
@@ -44,6 +44,7 @@ class InferenceService:
             await abort(context, error)
         except Exception:
             await abort(context, internal("the opening of a stream"))
+        lasts(lambda rights: self._streams.judge_anew(stream, rights), stream.end)
         model = stream.model
         codec = StreamCodec(stream.signature, stream.wanted)
         # Both tasks end with the call. They are never cancelled: a cancelled read or write leaks in gRPC (grpc#43360).

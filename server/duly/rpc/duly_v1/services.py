@@ -12,12 +12,14 @@ from duly.core.types import StreamClass
 from duly.metrics import Metrics
 from duly.rpc.duly_v1.codec import tensor_spec
 from duly.rpc.errors import abort, guarded
+from duly.rpc.principal import rights_of
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError
 from duly.runtime.model_host import ModelHost
 from duly.streams.errors import CallError
 from duly.streams.open_streams import OpenStreams
+from duly.streams.rights import Rights
 from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 
 WATCH_NS_MIN = 100_000_000
@@ -35,7 +37,8 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
 
     @guarded
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
-        return model_pb2.ListModelsResponse(models=[self._describe(name) for name in self._catalogue.names()])
+        names = filter(rights_of(context).may_use, self._catalogue.names())
+        return model_pb2.ListModelsResponse(models=[self._describe(name) for name in names])
 
     @guarded
     async def GetModel(self, request: model_pb2.GetModelRequest, context: Context) -> model_pb2.GetModelResponse:
@@ -68,7 +71,8 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         self, request: model_pb2.WatchModelsRequest, context: Context
     ) -> AsyncIterator[model_pb2.WatchModelsResponse]:
         reported: dict[str, bytes] = {}
-        async for names in self._catalogue.changes():
+        async for all_names in self._catalogue.changes():
+            names = list(filter(rights_of(context).may_use, all_names))
             for name in reported.keys() - set(names):
                 del reported[name]
                 yield model_pb2.WatchModelsResponse(model=model_pb2.Model(name=name), removed=True)
@@ -156,7 +160,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
     async def GetStatistics(
         self, request: server_pb2.GetStatisticsRequest, context: Context
     ) -> server_pb2.GetStatisticsResponse:
-        return server_pb2.GetStatisticsResponse(statistics=self._statistics())
+        return server_pb2.GetStatisticsResponse(statistics=self._statistics(rights_of(context)))
 
     async def WatchStatistics(
         self, request: server_pb2.WatchStatisticsRequest, context: Context
@@ -166,7 +170,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             text = f"period_nano: should be 0 or at least {WATCH_NS_MIN}, got {period_ns}"
             await abort(context, CallError("INVALID_REQUEST", text, "period_nano"))
         while True:
-            yield server_pb2.WatchStatisticsResponse(statistics=self._statistics())
+            yield server_pb2.WatchStatisticsResponse(statistics=self._statistics(rights_of(context)))
             await asyncio.sleep(period_ns / 1e9)
 
     @guarded
@@ -193,7 +197,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             for lane in self._catalogue.lanes
         ]
 
-    def _statistics(self) -> server_pb2.Statistics:
+    def _statistics(self, rights: Rights) -> server_pb2.Statistics:
         statistics = server_pb2.Statistics(
             server_time_unix_nano=time.time_ns(),
             streams_open=len(self._streams),
@@ -204,7 +208,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         )
         waiting = self._driver.scheduler.frames_waiting_by_model()
         by_model: dict[str, Any] = {}
-        for name in [served.key for served in self._catalogue.all_versions()]:
+        for name in [served.key for served in self._catalogue.all_versions() if rights.may_use(served.version.name)]:
             batches, frames = self._metrics.batches(name)
             by_model[name] = statistics.models.add(
                 model=name, batches=batches, batched_frames=frames, frames_waiting=waiting.get(name, 0)

@@ -1,0 +1,105 @@
+"""The files of TLS: the server's certificate and key, and the CA of its clients. They are read again when they change.
+
+A connection is made with the files as they are then. Those that are open stay as they are, so nothing breaks when a
+certificate is renewed. Files that are wrong are told, and those that were read before stay in use.
+"""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from duly.access.errors import AccessError
+from duly.access.files import read_file, stamp
+
+FILE_BYTES_MAX = 1 << 20
+
+_log = structlog.get_logger("duly.access")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsContents:
+    """What the files hold, in PEM."""
+
+    certificates: bytes
+    """The server's own, and those between it and its CA."""
+    key: bytes
+    client_ca: bytes | None
+    """Whose clients are let in; None: any client, without a certificate."""
+
+
+class TlsFiles:
+    def __init__(self, certificates: Path, key: Path, client_ca: Path | None) -> None:
+        """Raises AccessError where the files cannot be used."""
+        self._paths = (certificates, key, client_ca)
+        self._stamps = self._look()
+        self._contents = read_tls(*self._paths)
+
+    @property
+    def asks_certificates(self) -> bool:
+        """Whether clients must have a certificate."""
+        return self._contents.client_ca is not None
+
+    def contents(self) -> TlsContents:
+        """Returns what to make the next connection with. It costs three looks at the file system where nothing has
+        changed, and may be called in any thread.
+        """
+        stamps = self._look()
+        if stamps != self._stamps:
+            self._stamps = stamps
+            try:
+                self._contents = read_tls(*self._paths)
+            except AccessError as error:
+                _log.warning("the files of TLS cannot be used, those read before stay", reason=str(error))
+            else:
+                _log.info("the files of TLS were read anew")
+        return self._contents
+
+    def _look(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(stamp(path) for path in self._paths if path is not None)
+
+
+def read_tls(certificates: Path, key: Path, client_ca: Path | None) -> TlsContents:
+    """Reads and checks the files. Raises AccessError, which says what is wrong with which."""
+    chain_pem, key_pem = read_file(certificates, FILE_BYTES_MAX), read_file(key, FILE_BYTES_MAX)
+    chain = _certificates(certificates, chain_pem)
+    try:
+        private = load_pem_private_key(key_pem, None)
+    except TypeError:
+        raise AccessError(
+            f"{key}: is protected by a password; store the key without one, readable by duly alone"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise AccessError(f"{key}: holds no private key in PEM") from None
+    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    if private.public_key().public_bytes(*form) != chain[0].public_key().public_bytes(*form):
+        raise AccessError(f"{key}: is not the key of the first certificate in {certificates}")
+    now = datetime.datetime.now(datetime.UTC)
+    if now >= chain[0].not_valid_after_utc:
+        raise AccessError(f"{certificates}: has expired on {chain[0].not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if now < chain[0].not_valid_before_utc:
+        raise AccessError(f"{certificates}: is not valid before {chain[0].not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
+    ca_pem = None
+    if client_ca is not None:
+        ca_pem = read_file(client_ca, FILE_BYTES_MAX)
+        _certificates(client_ca, ca_pem)
+    return TlsContents(chain_pem, key_pem, ca_pem)
+
+
+def expiry_unix_s(pem: bytes) -> float:
+    """Returns when a certificate expires; 0 where it cannot be read."""
+    try:
+        return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+    except ValueError:
+        return 0
+
+
+def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise AccessError(f"{path}: holds no certificates in PEM") from None

@@ -1,0 +1,191 @@
+"""The addresses at which the server listens, and what protects each: TLS, the gate, the mode of a socket's file.
+
+The admin address, if there is one, belongs to a server of its own, with the services that act on models and the server
+and nothing else. Then admin acts are taken there alone.
+"""
+
+import contextlib
+import grp
+import os
+
+import grpc
+import structlog
+
+from duly.access.audit import Audit
+from duly.access.errors import AccessError
+from duly.access.gate import Gate
+from duly.access.listeners import Listener, main_listener
+from duly.access.tls_files import TlsContents, TlsFiles
+from duly.access.unix_peers import UnixPeers, bind_unix, under_mode
+from duly.addresses import is_local
+from duly.config import ServerConfig
+from duly.rpc.guard import Guard
+from duly.rpc.server import ListenError, Server, check_free, listen
+
+ADMIN_MODE = 0o600
+"""The admin socket is for the server's own user."""
+CLOSE_SECONDS = 1.0
+
+_log = structlog.get_logger("duly")
+
+
+class Doors:
+    def __init__(self, config: ServerConfig) -> None:
+        """Raises AccessError where the policy, a certificate or the audit file cannot be used."""
+        self._config = config
+        self._tls: TlsFiles | None = None
+        if config.tls_cert is not None and config.tls_key is not None:
+            self._tls = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
+        self.gate = Gate(config.policy, Audit(config.audit_log))
+        policy = self.gate.policy
+        self._relays: dict[str, UnixPeers] = {}
+        for address in filter(None, (config.listen, config.admin_listen)):
+            if address.startswith("unix:") and policy is not None and policy.asks_unix:
+                self._relays[address] = UnixPeers()
+        self._main = main_listener(config.listen, config.admin_listen, policy is not None)
+        self.admin_address = ""
+
+    def check_free(self) -> None:
+        """Raises ListenError where an address cannot be listened on."""
+        check_free(self._config.listen)
+        if self._config.admin_listen is not None:
+            check_free(self._config.admin_listen)
+
+    async def start(self) -> None:
+        """Reads what is read at start, and tells what protects the server. Raises AccessError."""
+        await self.gate.start()
+        _log.info("access", protected_by=self._protection(), admin=self._admin_words())
+        for warning in self._warnings():
+            _log.warning(warning)
+
+    def guard(self) -> Guard:
+        """Returns what stands before the handlers at the main address."""
+        return self._guard(self._config.listen, self._main)
+
+    def admin_guard(self) -> Guard | None:
+        """Returns what stands before the handlers at the admin address; None: there is no such address."""
+        address = self._config.admin_listen
+        return None if address is None else self._guard(address, Listener(True))
+
+    def _guard(self, address: str, listener: Listener) -> Guard:
+        return Guard(self.gate, listener, self._secure(address), self._relays.get(address))
+
+    async def open(self, server: Server, connections_max: int) -> str:
+        """Binds the main address; returns it with the port that it got. Raises ListenError."""
+        config = self._config
+        mode = int(config.socket_mode, 8) if config.socket_mode is not None else None
+        address = await self._bind(server, config.listen, mode, connections_max)
+        if config.socket_group is not None:
+            path = config.listen.removeprefix("unix:")
+            try:
+                os.chown(path, -1, grp.getgrnam(config.socket_group).gr_gid)
+            except (OSError, KeyError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "there is no such group"
+                raise ListenError(f"cannot give {path} to the group {config.socket_group}: {reason}") from None
+        return address
+
+    async def open_admin(self, server: Server, connections_max: int) -> None:
+        """Binds the admin address. Raises ListenError."""
+        assert self._config.admin_listen is not None
+        self.admin_address = await self._bind(server, self._config.admin_listen, ADMIN_MODE, connections_max)
+
+    async def _bind(self, server: Server, address: str, mode: int | None, connections_max: int) -> str:
+        relay = self._relays.get(address)
+        if relay is not None:
+            path = address.removeprefix("unix:")
+            listen(server, relay.inner)
+            try:
+                outer = bind_unix(path, 0o666 if mode is None else mode)
+            except OSError as error:
+                raise ListenError(f"cannot listen on {address}: {error.strerror}") from None
+            await relay.listen(outer, connections_max)
+            return address
+        credentials = _credentials(self._tls) if self._tls is not None and self._secure(address) else None
+        if address.startswith("unix:"):
+            return under_mode(mode, lambda: listen(server, address))
+        return listen(server, address, credentials)
+
+    def _secure(self, address: str) -> bool:
+        return self._tls is not None and not address.startswith("unix:")
+
+    async def reload(self) -> bool:
+        """Reads the policy and the files of TLS again, and opens the audit file anew. Returns whether all could be
+        used; what could not stays as it was.
+        """
+        try:
+            self.gate.audit.reopen()
+        except AccessError as error:
+            _log.error("the audit file cannot be opened anew, the one before stays", reason=str(error))
+        if self._tls is not None:
+            self._tls.contents()
+        return await self.gate.reload()
+
+    async def close(self) -> None:
+        for relay in self._relays.values():
+            await relay.close()
+        for address in self._relays:
+            with contextlib.suppress(OSError):
+                os.unlink(address.removeprefix("unix:"))
+        self.gate.close()
+
+    # ---- what protects the server, in words ----
+
+    def _protection(self) -> str:
+        config, policy = self._config, self.gate.policy
+        parts = []
+        if config.listen.startswith("unix:"):
+            parts.append(f"the mode {config.socket_mode} of its socket" if config.socket_mode else "its socket's mode")
+        elif self._tls is not None:
+            parts.append("TLS with client certificates" if self._tls.asks_certificates else "TLS")
+        elif is_local(config.listen):
+            parts.append("loopback")
+        if policy is not None:
+            parts.append(f"a policy of {len(policy.principal)} principals")
+        return ", ".join(parts) or "nothing"
+
+    def _admin_words(self) -> str:
+        if self._config.admin_listen is not None:
+            return f"at {self._config.admin_listen} alone"
+        if not self._main.admin:
+            return "refused"
+        return "by the policy" if self.gate.policy is not None else "anybody on this machine"
+
+    def _warnings(self) -> list[str]:
+        config, policy = self._config, self.gate.policy
+        if is_local(config.listen):
+            return []
+        certificates = self._tls is not None and self._tls.asks_certificates
+        warnings = []
+        if policy is None and not certificates:
+            warnings.append(
+                f"anybody who can reach {config.listen} may use every model: listen on 127.0.0.1 or a UNIX socket, or "
+                "set policy or tls_client_ca; admin acts are refused there"
+            )
+        elif policy is not None and not policy.asks_credentials:
+            warnings.append("the policy lets in callers without any credential (anyone = true)")
+        if self._tls is None and policy is not None:
+            warnings.append(
+                f"tokens and frames cross the network in clear text to {config.listen}: set tls_cert, tls_key"
+            )
+        return warnings
+
+
+def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Returns credentials that use the files as they are when a connection is made. TLS is of version 1.2 at least."""
+
+    def configuration(contents: TlsContents) -> grpc.ServerCertificateConfiguration:
+        pair = (contents.key, contents.certificates)
+        return grpc.ssl_server_certificate_configuration([pair], contents.client_ca)
+
+    used = files.contents()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal used
+        now = files.contents()
+        if now is used:
+            return None  # as before
+        used = now
+        return configuration(now)
+
+    # Its stub does not know that None means "as before".
+    return grpc.dynamic_ssl_server_credentials(configuration(used), fetch, files.asks_certificates)  # type: ignore[arg-type]

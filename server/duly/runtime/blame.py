@@ -1,0 +1,126 @@
+"""Whose fault it is that workers die: of a frame, of a version, or of nobody. It reads no clock and does no I/O.
+
+Theory. A frame on which native code crashes or never ends takes its worker with it, and with that the frames that share
+its batch and those that come while the model is loaded again. Nobody can see from outside which frame it was, and a
+worker may as well have died of something else (the OOM killer, a person, a device). So frames are tried alone:
+
+1. The worker of a batch of several frames dies: all their streams are suspected. Frames that still have the time are
+   run again, alone, and so are further frames of these streams, until TRIED_ALONE of them have gone well.
+2. The worker of a frame that runs alone dies: the frame is blamed, and its stream gets a strike. FORGIVEN_BY frames that
+   go well take a strike back, so that a stream which merely happened to run while somebody killed workers keeps none.
+3. If the frame was in a batch that died before, that is hardly chance: nothing takes it back for CERTAIN_NS.
+4. STRIKES_MAX strikes, or CERTAIN_MAX frames of which workers died twice, bar the stream: its frames are FAILED without
+   being run, first for BAR_NS, and twice as long each further time.
+
+A client that opens new streams starts anew, and a version may crash of itself. So workers that die at once, before they
+have run a batch and within FRUITLESS_S, are counted by version (`CrashLoop`). After more than FRUITLESS_MAX in a row,
+on any lane, the version is started again only after a pause that doubles each time: a model that is loaded over and
+over takes the processors from those that work. Its frames are FAILED meanwhile.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+TRIED_ALONE = 8
+FORGIVEN_BY = 4
+STRIKES_MAX = 3
+CERTAIN_MAX = 2
+CERTAIN_NS = 60_000_000_000
+BAR_NS = 10_000_000_000
+BAR_NS_MAX = 600_000_000_000
+
+FRUITLESS_S = 1.0
+FRUITLESS_MAX = 5
+PAUSE_S = 1.0
+PAUSE_S_MAX = 30.0
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is held against one stream."""
+
+    parts: int = 0
+    """Its strikes, of which each counts FORGIVEN_BY."""
+    alone: int = 0
+    """How many further frames must go well before the stream's frames share batches again."""
+    certain: int = 0
+    certain_ns: int = 0
+    """When a worker last died of a frame of which one had died before."""
+    bars: int = 0
+    barred_until_ns: int = 0
+
+
+class Blame:
+    """The streams that are suspected or barred. Streams that nothing is held against cost nothing."""
+
+    def __init__(self) -> None:
+        self._records: dict[int, _Record] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is held against any stream."""
+        return bool(self._records)
+
+    def runs_alone(self, stream_id: int) -> bool:
+        """Whether frames of the stream must not share a batch."""
+        record = self._records.get(stream_id)
+        return record is not None and record.alone > 0
+
+    def barred(self, now_ns: int, stream_id: int) -> bool:
+        """Whether frames of the stream are not run at present."""
+        record = self._records.get(stream_id)
+        return record is not None and now_ns < record.barred_until_ns
+
+    def died(self, now_ns: int, frames: Iterable[tuple[int, bool]]) -> list[int]:
+        """Notes that a worker died while it ran these frames, each given as (its stream, whether a worker had died
+        before while it ran it). Returns the streams that are barred from now on.
+        """
+        tried = list(frames)
+        for stream_id, _ in tried:
+            self._records.setdefault(stream_id, _Record()).alone = TRIED_ALONE
+        if len(tried) != 1:
+            return []
+        (stream_id, again), *_ = tried
+        record = self._records[stream_id]
+        record.parts += FORGIVEN_BY
+        if again:
+            record.certain = record.certain + 1 if now_ns - record.certain_ns < CERTAIN_NS else 1
+            record.certain_ns = now_ns
+        if record.parts < STRIKES_MAX * FORGIVEN_BY and record.certain < CERTAIN_MAX:
+            return []
+        record.barred_until_ns = now_ns + min(BAR_NS << min(record.bars, 16), BAR_NS_MAX)
+        record.bars += 1
+        record.parts = (STRIKES_MAX - 1) * FORGIVEN_BY  # the next strike bars it again
+        return [stream_id]
+
+    def went_well(self, stream_ids: Iterable[int]) -> None:
+        """Notes that frames of these streams ran, and their worker lives."""
+        for stream_id in stream_ids:
+            record = self._records.get(stream_id)
+            if record is not None:
+                record.parts = max(0, record.parts - 1)
+                record.alone = max(0, record.alone - 1)
+                if not record.parts and not record.alone and not record.certain and not record.bars:
+                    del self._records[stream_id]
+
+    def forget(self, stream_id: int) -> None:
+        """The stream is closed."""
+        self._records.pop(stream_id, None)
+
+
+class CrashLoop:
+    """Counts the workers of one version that died early, and says how long to wait before the next is started."""
+
+    def __init__(self) -> None:
+        self.fruitless = 0
+        """How many died early, one after another."""
+
+    def ended(self, lived_s: float, batches: int) -> float:
+        """Notes the end of a worker that was ready for so long and ran so many batches. Returns how many seconds to
+        wait before the next is started.
+        """
+        if lived_s >= FRUITLESS_S or batches:
+            self.fruitless = 0
+            return 0.0
+        self.fruitless += 1
+        over = self.fruitless - FRUITLESS_MAX
+        return 0.0 if over <= 0 else min(PAUSE_S * 2.0 ** min(over - 1, 16), PAUSE_S_MAX)

@@ -1,0 +1,111 @@
+"""Writes the seeds of the corpora anew: `python -m tests.fuzz.seeds`. What a crash has left is kept by its own name."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+from duly.v1 import inference_pb2 as pb
+from duly.v1 import tensor_pb2
+from duly.worker import channel
+from tests.fuzz.targets import joined
+
+CORPUS = Path(__file__).parent / "corpus"
+
+
+def _frame(number: int, data: bytes = bytes(4), **fields: object) -> pb.Frame:
+    tensors = [
+        tensor_pb2.Tensor(name="x", datatype=tensor_pb2.DATA_TYPE_UINT8, shape=[2, 2], data=data),
+        tensor_pb2.Tensor(name="image", shape=[4, 4, 3], data=bytes(48)),
+    ]
+    return pb.Frame(frame_id=number, tensors=tensors, **fields)  # type: ignore[arg-type]
+
+
+def _encoded(number: int) -> pb.Frame:
+    frame = _frame(number)
+    del frame.tensors[1]
+    frame.encoded.add(name="image", format=tensor_pb2.ENCODED_FORMAT_PNG, data=_png())
+    return frame
+
+
+def _png() -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(4))) + chunk(b"IEND", b"")
+
+
+def _requests(*requests: pb.StreamRequest) -> bytes:
+    return joined([request.SerializeToString() for request in requests])
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """The seeds of each target."""
+    frames = pb.StreamRequest(frames=pb.FrameBatch(frames=[_frame(1), _encoded(2), pb.Frame(frame_id=3)]))
+    later = pb.StreamRequest(frames=pb.FrameBatch(frames=[_frame(7, budget_nano=1), _frame(9, must_run=True)]))
+    cancel = pb.StreamRequest(cancel=pb.CancelFrames(frame_ids=[2, 9, 1 << 63]))
+    ping = pb.ClockPing(ping_id=1, client_send_unix_nano=5, clock=pb.ClockEstimate(offset_nano=-5, uncertainty_nano=9))
+    opening = pb.OpenStream(
+        model="m", version="1", stream_name="camera", stream_class=1, backlog_policy=2, backlog_frames=3, ordering=1,  # type: ignore[arg-type]
+        default_budget_nano=10**8, expected_period_nano=10**7, outputs=["y"], gap_policy=1, variant_lowest="default",  # type: ignore[arg-type]
+        clock=pb.ClockEstimate(offset_nano=1, uncertainty_nano=1), floor=pb.OnTimeFloor(frames=1, window=4),
+    )
+    done = channel.Done(
+        7, 1, 2000, 3000, [(channel.OK, [(0, 8, 0, (2,)), (256, 3, 0, (3,))]), (channel.INVALID, [])], {1: "no"}
+    )
+    run = channel.Run(3, 1, [(5, True, [(0, 8, 0, (2,))]), (6, False, [(64, 3, 2, ())])], 1)
+    outcome = pb.Outcome(
+        frame_id=1, status=1, version="1", variant="default", batch_size=1, slack_nano=-5, reason="r",  # type: ignore[arg-type]
+        timing=pb.Timing(received_unix_nano=1, sent_nano=2),
+        outputs=[tensor_pb2.Tensor(name="y", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[2], data=bytes(8))],
+    )
+    spec = tensor_pb2.TensorSpec(name="x", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[-1], encoded_formats=[1, 2])  # type: ignore[list-item]
+    steps = [
+        [1, "StreamOpened", {"stream_id": 1, "terms": {"stream_class": 2}}],
+        [2, "FramesArrived", {"frames": [{"seq": 1, "stream_id": 1, "frame_id": 1, "model": "m/1", "deadline_ns": 50}]}],
+        [["run", 1, "cpu:0", "m/1", "fp32", [1]]],
+        [3, "BatchFinished", {"batch_id": 1}],
+    ]
+    recording = "\n".join(json.dumps(each) for each in [{"duly_recording": 1}, *steps]) + "\n"
+    settings = 'models = "/tmp"\nlisten = "127.0.0.1:0"\nlanes = ["cpu:0"]\nthreads = 1\nstreams_max = 64\n'
+    model = (
+        'default_budget_ms = 100\ndefault_class = "STANDARD"\ndefault_backlog = "LATEST"\nbatch_sizes = [1, 2]\n'
+        '[[input]]\nname = "image"\ntensor = "images"\nencodings = ["JPEG", "PNG"]\npreprocess = [\n'
+        '{ op = "resize", width = 4, height = 4, mode = "letterbox" }, { op = "layout", axes = "CHW" }]\n'
+        '[[variant]]\nname = "fp32"\nfile = "model.onnx"\n[[state]]\noutput = "a"\ninput = "b"\n'
+    )
+    jpeg = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc0000b080004000401011100ffda0008010100003f00")
+    location = b"\x0a\x08location\x12\x05w.bin"
+    tensor = b"\x08\x02\x10\x01\x42\x01w\x6a" + bytes([len(location)]) + location + b"\x70\x01"
+    inner = b"\x2a" + bytes([len(tensor)]) + tensor
+    graph = b"\x08\x08\x3a" + bytes([len(inner)]) + inner
+    return {
+        "stream_messages": [b"\x00" + _requests(frames), b"\x05" + _requests(frames, cancel, later),
+                            b"\x02" + _requests(pb.StreamRequest(clock_ping=ping), frames, later)],
+        "open_messages": [opening.SerializeToString(), pb.InferRequest(model="m", frame=_frame(1)).SerializeToString()],
+        "frame_payloads": [_frame(1).SerializeToString(), _encoded(2).SerializeToString()],
+        "worker_answers": [bytes(channel.encode_done(done)), channel.encode_text(channel.FAILED, {"reason": "r"}, 7)],
+        "server_orders": [bytes(channel.encode_run(run)), channel.encode_warm(1, 0, 1), channel.encode_forget([1, 2]),
+                          channel.encode_text(channel.LOAD, {"model": "m/1"})],
+        "recordings": [recording.encode()],
+        "server_settings": [settings.encode() + b"\0DULY_STREAMS_MAX=7\0DULY_LANES=cpu:0,cpu:1"],
+        "model_settings": [model.encode() + b"\0\0cat\ndog\n", b"\0\0item {\n id: 1\n name: 'cat'\n}\n", b"\0\0- a\n- b\n"],
+        "picture_headers": [_png(), jpeg],
+        "graphs": [graph],
+        "addresses": [b"127.0.0.1:8500\nhttp_proxy=http://u:p@proxy:3128\nno_proxy=10.0.0.0/8,.lan", b"[::1]:80",
+                      b"dns://1.1.1.1/host:1\ngrpc_proxy=http://[::1]:3"],
+        "client_messages": [
+            pb.StreamResponse(outcomes=pb.OutcomeBatch(outcomes=[outcome])).SerializeToString(),
+            pb.StreamResponse(opened=pb.StreamOpened(stream_id=1, inputs=[spec], outputs=[spec])).SerializeToString(),
+            pb.StreamResponse(advice=pb.StreamAdvice(kind=1, period_nano=5, reason="r")).SerializeToString(),  # type: ignore[arg-type]
+        ],
+    }
+
+
+if __name__ == "__main__":
+    for target, inputs in seeds().items():
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, data in enumerate(inputs):
+            (folder / f"seed-{index}").write_bytes(data)

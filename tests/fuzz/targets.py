@@ -1,0 +1,290 @@
+"""A function for each reader of bytes from outside. It returns whatever the bytes are, and raises where the reader
+raises anything but what it says, or says what is not so.
+"""
+
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from duly import config as server_config
+from duly.models.config_file import read_config
+from duly.models.errors import BrokenModel
+from duly.models.labels import read_labels
+from duly.models.spec import Signature, TensorSpec
+from duly.rpc.duly_v1.codec import FrameReader
+from duly.rpc.duly_v1.opening import single_request, stream_request
+from duly.runtime.answers import Answers, Asked, BrokenAnswer
+from duly.runtime.recording import RecordingError, read_recording
+from duly.streams.errors import InvalidFrame, InvalidTerms
+from duly.streams.terms import stream_terms
+from duly.v1 import inference_pb2 as pb
+from duly.worker import channel
+from duly.worker.errors import LoadError
+from duly.worker.external_data import take_in
+from duly.worker.picture_header import picture_header
+from duly_client import proxy, target
+from duly_client.convert import tensor_array
+from duly_client.errors import ProtocolError
+from duly_client.types import advice_of, outcome_of, terms_of
+from tests.fuzz.surface import SIGNATURE, Surface
+from tests.streams.bench import LIMITS, version
+
+MESSAGES_MAX = 16
+
+Target = Callable[[bytes], None]
+
+
+def parts(data: bytes, count_max: int) -> list[bytes]:
+    """Cuts data into pieces, each led by its length in two bytes, the last one as long as there is."""
+    found = []
+    while data and len(found) < count_max:
+        size = int.from_bytes(data[:2], "big")
+        found.append(data[2 : 2 + size])
+        data = data[2 + size :]
+    return found
+
+
+def joined(pieces: list[bytes]) -> bytes:
+    return b"".join(len(piece).to_bytes(2, "big") + piece for piece in pieces)
+
+
+@cache
+def _surface() -> Surface:
+    return Surface()
+
+
+@cache
+def _scratch() -> Path:
+    return Path(tempfile.mkdtemp(prefix="duly-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+
+
+def _file(name: str, data: bytes) -> Path:
+    path = _scratch() / name
+    path.write_bytes(data)
+    return path
+
+
+def stream_messages(data: bytes) -> None:
+    """Messages of a client on an open stream, with all of the law."""
+    if data:
+        backlog, order = data[0] % 3 + 1, data[0] // 3 % 3 + 1
+        from duly.core.types import BacklogPolicy
+        from duly.streams.ordering import OrderingPolicy
+
+        asked = {
+            "backlog_policy": BacklogPolicy(backlog),
+            "backlog_frames": 3 if backlog == BacklogPolicy.KEEP_LAST else 0,
+            "ordering": OrderingPolicy(order),
+        }
+        _surface().run(parts(data[1:], MESSAGES_MAX), **asked)
+
+
+def open_messages(data: bytes) -> None:
+    """The first message of a stream, and a single frame."""
+    for kind, asked in ((pb.OpenStream, stream_request), (pb.InferRequest, single_request)):
+        try:
+            request = asked(kind.FromString(data))  # type: ignore[operator]
+            served = version()
+            terms = stream_terms(request, served, LIMITS.stream, "somebody")
+            assert 0 < terms.budget_ns <= LIMITS.stream.budget_ns_max, terms
+        except (DecodeError, InvalidTerms):
+            continue
+
+
+def frame_payloads(data: bytes) -> None:
+    try:
+        frame = pb.Frame.FromString(data)
+        payload, size = FrameReader(SIGNATURE).payload(frame)
+    except (DecodeError, InvalidFrame):
+        return
+    assert len(payload) == len(SIGNATURE.inputs)
+    assert size == sum(len(each.data) for each in payload)
+    for each, spec in zip(payload, SIGNATURE.inputs, strict=True):
+        assert len(each.data) <= spec.bytes_max, (spec, each)
+
+
+_ANSWERED = Signature(
+    inputs=(TensorSpec(name="x", datatype="FP32", shape=(2,), bytes_max=8),),
+    outputs=(
+        TensorSpec(name="y", datatype="FP32", shape=(2,), bytes_max=8),
+        TensorSpec(name="z", datatype="UINT8", shape=(-1,), bytes_max=16),
+    ),
+    batch_sizes=(1, 4),
+    any_size=True,
+    stateful=False,
+)
+
+
+@cache
+def _region() -> channel.Region:
+    return channel.Region.create(4096, 4096)
+
+
+@cache
+def _answers() -> Answers:
+    return Answers(_ANSWERED, _region())
+
+
+def worker_answers(data: bytes) -> None:
+    """What a worker answers to a batch of two frames."""
+    asked = Asked(7, 1, 2, 1000)
+    try:
+        result = _answers().read(data, asked, 10_000)
+    except BrokenAnswer:
+        return
+    if isinstance(result, str):
+        return
+    assert 1000 <= result.started_ns <= result.finished_ns <= 10_000
+    for index in range(2):
+        if index not in result.invalid and index not in result.failed:
+            (_, shape, y), (_, other, z) = result.outputs(index)
+            assert len(y) == 4 * int(np.prod(shape)) <= 8, (shape, y)
+            assert len(z) == int(np.prod(other)) <= 16, (other, z)
+
+
+def server_orders(data: bytes) -> None:
+    """What the server tells a worker: it is not read wrongly, and what was read is written alike."""
+    for inputs in (1, 2):
+        try:
+            run = channel.decode_run(data, inputs)
+            again = channel.decode_run(bytes(channel.encode_run(run)), inputs)
+        except (struct.error, ValueError):
+            continue
+        assert again == run
+    try:
+        channel.decode_text(data)
+        channel.decode_warm(data)
+        channel.decode_forget(data)
+    except (struct.error, ValueError, RecursionError):
+        pass
+
+
+def recordings(data: bytes) -> None:
+    try:
+        for step in read_recording(_file("recording", data)):
+            assert isinstance(step.now_ns, int)
+    except RecordingError:
+        pass
+
+
+def server_settings(data: bytes) -> None:
+    """The TOML file of `duly serve`, its environment and its command line."""
+    words = data.split(b"\0")
+    path = _file("duly.toml", words[0])
+    pairs = [word.decode("utf-8", "replace").partition("=") for word in words[1:4]]
+    environ = {name: value for name, _, value in pairs}
+    try:
+        checked = server_config.load_config({"models": _scratch()}, path, environ)
+        assert checked.streams_max > 0
+    except server_config.ConfigError as error:
+        assert str(error)
+
+
+def model_settings(data: bytes) -> None:
+    """model.toml, and the names of a model's classes."""
+    folder = _scratch() / "model"
+    folder.mkdir(exist_ok=True)
+    settings, _, labels = data.partition(b"\0\0")
+    (folder / "model.toml").write_bytes(settings)
+    (folder / "labels.txt").write_bytes(labels)
+    for read in (lambda: read_config(folder), lambda: read_labels(folder, "labels.txt")):
+        try:
+            read()
+        except BrokenModel as error:
+            assert str(error)
+            assert str(folder) not in str(error), error
+
+
+def picture_headers(data: bytes) -> None:
+    for encoding in ("PNG", "JPEG"):
+        header = picture_header(memoryview(data), encoding)
+        assert header is None or header.bits >= 0
+
+
+def graphs(data: bytes) -> None:
+    """An ONNX file, as far as its external data is looked for."""
+
+    def read(location: str) -> memoryview:
+        return memoryview(bytes(64))
+
+    try:
+        take_in(data, read)
+    except (LoadError, DecodeError):
+        pass
+
+
+def addresses(data: bytes) -> None:
+    """Addresses, targets and proxies, as people and their environments write them."""
+    text, _, environment = data.decode("utf-8", "replace").replace("\0", "").partition("\n")
+    before = {name: os.environ.pop(name) for name in list(os.environ) if name.endswith("_proxy")}
+    try:
+        for line in environment.split("\n")[:4]:
+            name, _, value = line.partition("=")
+            if name in ("grpc_proxy", "https_proxy", "http_proxy", "no_grpc_proxy", "no_proxy"):
+                os.environ[name] = value.encode("utf-8", "replace").decode()
+        said = proxy.through_proxy(text)
+        assert "\n" not in said
+        proxy.channel_options(text)
+    finally:
+        for name in [name for name in os.environ if name.endswith("_proxy")]:
+            del os.environ[name]
+        os.environ.update(before)
+    try:
+        host, port = server_config.split_host_port(text)
+        assert host
+        assert 0 <= port <= 65535
+    except ValueError:
+        pass
+    try:
+        target.check_target(text)
+    except ValueError as error:
+        assert str(error)
+
+
+def client_messages(data: bytes) -> None:
+    """What a server sends to the client."""
+    try:
+        response = pb.StreamResponse.FromString(data)
+    except DecodeError:
+        return
+    try:
+        match response.WhichOneof("response"):
+            case "opened":
+                terms_of(response.opened)
+            case "advice":
+                advice_of(response.advice)
+            case "outcomes":
+                for message in response.outcomes.outcomes:
+                    outcome = outcome_of(message, 1)
+                    assert outcome.status.name
+                    for tensor in message.outputs:
+                        array = tensor_array(tensor)
+                        assert array.nbytes == len(tensor.data)
+    except ProtocolError as error:
+        assert str(error)
+
+
+TARGETS: dict[str, Target] = {
+    each.__name__: each
+    for each in (
+        stream_messages,
+        open_messages,
+        frame_payloads,
+        worker_answers,
+        server_orders,
+        recordings,
+        server_settings,
+        model_settings,
+        picture_headers,
+        graphs,
+        addresses,
+        client_messages,
+    )
+}
