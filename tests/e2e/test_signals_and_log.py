@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,4 +129,33 @@ def test_asked_thrice_while_it_loads(models: Path, tmp_path: Path) -> None:
                 server.send_signal(signum)
         rest = server.stderr.read()
         assert "Traceback" not in rest
+        assert server.wait() == 1
+
+
+def test_nobody_waits_for_the_log_or_the_recording(models: Path, tmp_path: Path) -> None:
+    """The log goes to a terminal of which somebody has pressed Ctrl-S, and the recording into a pipe whose reader does
+    not read, which is full after some 200 frames.
+    """
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    master, slave = pty.openpty()
+    termios.tcflow(slave, termios.TCOOFF)
+    with serve(models, tmp_path, "--record", str(fifo), stderr=slave) as server:
+        asks(tmp_path, frames=400)
+        server.send_signal(signal.SIGHUP)
+        asks(tmp_path)
+        assert os.get_blocking(slave), "it belongs to whoever started the server, too"
+        server.terminate()
+        assert server.wait() == 0
+    for file in (reader, master, slave):
+        os.close(file)
+
+
+def test_a_pipe_that_nobody_reads_yet_is_said_at_once(models: Path, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with serve(models, tmp_path, "--record", str(fifo), stderr=subprocess.PIPE) as server:
+        assert server.stderr is not None
+        assert server.stderr.read().decode() == f"duly: cannot record to {fifo}: nobody reads this pipe yet\n"
         assert server.wait() == 1

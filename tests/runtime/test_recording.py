@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.core.events import (
+    Action,
     Advice,
     AdviseStream,
     BatchFailed,
@@ -35,7 +36,7 @@ from duly.core.events import (
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
 from duly.runtime.recording import RecordingError, read_recording
 from duly.runtime.recording_file import RecordingWriter
-from duly.runtime.recording_lines import in_short
+from duly.runtime.recording_lines import actions_line, event_line, in_short, plain_event_line
 
 EVENTS: list[Event] = [
     LaneUp("cpu:0"),
@@ -122,16 +123,30 @@ def test_fields_are_written_as_far_as_they_differ_from_their_defaults(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_is_written_in_haste_is_the_same(event: Event) -> None:
+    """Also where only one field differs from its default."""
+    parts: list[Any] = event.frames if isinstance(event, FramesArrived) else [event]
+    events: list[Event] = [event]
+    for part in parts:
+        plain = replace(part, **{each.name: each.default for each in fields(part) if each.default is not MISSING})
+        for each in fields(part):
+            changed = replace(plain, **{each.name: getattr(part, each.name)})
+            events.append(FramesArrived([changed]) if isinstance(event, FramesArrived) else changed)
+    for event in events:
+        assert event_line(5, event) == plain_event_line(5, event)
+
+
 def test_actions_in_short() -> None:
-    frame = Frame(7, 1, 1, "m/1", 50)
-    assert in_short(
-        [
-            DispatchBatch(3, "cpu:0", "m/1", "int8", [frame], 10),
-            WarmLane(4, "cpu:0", "m/1", "int8"),
-            ResolveFrame(frame, OutcomeStatus.LATE, "it ran longer than planned", 3, 1),
-            AdviseStream(1, Advice.SLOW_DOWN, "overload", 40),
-        ]
-    ) == [
+    frame = Frame(7, 1, 1, 'm"/1', 50)
+    actions: list[Action] = [
+        DispatchBatch(3, "cpu:0", "m/1", "int8", [frame], 10),
+        WarmLane(4, "cpu:0", "m/1", "int8"),
+        ResolveFrame(frame, OutcomeStatus.LATE, "it ran longer than planned", 3, 1),
+        AdviseStream(1, Advice.SLOW_DOWN, "overload", 40),
+    ]
+    assert json.loads(actions_line(actions)) == in_short(actions)
+    assert in_short(actions) == [
         ["run", 3, "cpu:0", "m/1", "int8", [7]],
         ["warm", 4, "cpu:0", "m/1", "int8"],
         ["end", 7, "LATE", 3],

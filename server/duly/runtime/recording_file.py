@@ -5,6 +5,7 @@ WAITING_BYTES_MAX wait already, events are left out until half of that is writte
 state of the scheduler. The log and a metric count what is missing.
 """
 
+import errno
 import os
 import stat
 import threading
@@ -183,10 +184,16 @@ def _header(begin: _Begin) -> bytes:
 
 def _open(path: Path) -> int:
     """Opens what is written to. Raises OSError; it never waits, as it would for the reader of a pipe."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        pipe = stat.S_ISFIFO(os.stat(path).st_mode)
+        raise OSError(errno.ENXIO, "nobody reads this pipe yet" if pipe else "it is a socket, not a file") from None
     if stat.S_ISBLK(os.fstat(file).st_mode):
         os.close(file)
-        raise OSError(0, "it is a disk, not a file")
+        raise OSError(errno.EINVAL, "it is a disk, not a file")
     os.set_blocking(file, True)
     return file
 
