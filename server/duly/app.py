@@ -35,6 +35,7 @@ from duly.runtime.scheduler_state import snapshot
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
 from duly.runtime.worker_launch import CheckedModel, check_version
+from duly.streams.clock_watch import ClockWatch
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
@@ -166,6 +167,7 @@ class App:
         await server.start()
         self._tasks = [
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
+            watch_over("watch of the wall clock", partial(periodically, ClockWatch(self.streams.host.wall).look)),
             watch_over("access", self._doors.gate.watch),
             *self._samplers.start(),
         ]
