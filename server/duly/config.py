@@ -202,6 +202,16 @@ class ServerConfig(BaseModel):
     reflection: bool = True
     """Describe services and messages to clients such as grpcurl, which ask for them."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_plain_characters(cls, value: object) -> object:
+        """No setting needs control characters, and what is printed of one must not have them."""
+        words = value if isinstance(value, list | tuple) else (value,)
+        for word in words:
+            if isinstance(word, str | Path) and any(ord(each) < 32 or ord(each) == 127 for each in str(word)):
+                raise ValueError("should have no control characters")
+        return value
+
     @field_validator("metrics")
     @classmethod
     def _beside_listen(cls, value: str | None, info: ValidationInfo) -> str | None:

@@ -49,6 +49,10 @@ class ShutWindow:
             self._state.receive_data(data)
             await self._send()
 
+    async def ended(self) -> None:
+        """Returns when the server has ended the connection."""
+        await self._reading
+
     async def close(self) -> None:
         self._writer.close()
         self._reading.cancel()

@@ -23,6 +23,10 @@ CALLS_BESIDE_STREAMS_MAX = 256
 """How many single frames, watchers, health checks and the like may be under way at once."""
 HANDSHAKE_MS_MAX = 10_000
 """How long a connection may take to begin with HTTP/2."""
+IDLE_MS_MAX = 300_000
+"""A connection without a call is closed after this long; its client connects again when it needs to. One with an open
+stream is never idle.
+"""
 
 Server = grpc.aio.Server
 
@@ -61,6 +65,7 @@ def create_server(
         ("grpc.max_allowed_incoming_connections", connections_max),
         # Who connects and says nothing gives the place back.
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
+        ("grpc.max_connection_idle_ms", IDLE_MS_MAX),
         # Sensors that ping every 10 s through idle times are welcome.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
