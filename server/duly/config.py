@@ -96,6 +96,12 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _existing_folder(path: Path | None) -> Path | None:
+    if path is not None and not path.is_dir():
+        raise ValueError("should be an existing folder")
+    return path
+
+
 def _split_commas(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -225,12 +231,26 @@ class ServerConfig(BaseModel):
     """File to record to what goes into the scheduler and what comes out; an existing file is replaced."""
     record_bytes_max: Annotated[int, Field(gt=0, le=2**40)] = 2**30
     """Largest size of the recording; when it is full, recording stops and the server goes on."""
+    flight_folder: Annotated[Path | None, AfterValidator(_existing_folder)] = None
+    """Folder to which the newest part of what the scheduler was told and did is written when a worker ends unasked, the
+    scheduler fails, or a CRITICAL stream misses many frames in a row; not set: only when SIGUSR1 or DumpRecording asks,
+    to the system's folder for temporary files."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """Format of log lines; auto: console on a terminal, else json."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log lines that are written."""
     reflection: bool = True
     """Describe services and messages to clients such as grpcurl, which ask for them."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_plain_characters(cls, value: object) -> object:
+        """No setting needs control characters, and what is printed of one must not have them."""
+        words = value if isinstance(value, list | tuple) else (value,)
+        for word in words:
+            if isinstance(word, str | Path) and any(ord(each) < 32 or ord(each) == 127 for each in str(word)):
+                raise ValueError("should have no control characters")
+        return value
 
     @field_validator("metrics")
     @classmethod
