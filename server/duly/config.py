@@ -177,7 +177,7 @@ class ServerConfig(BaseModel):
     """How long frames that wait or run may still take when the server is asked to stop."""
     load_timeout_s: Seconds = 600.0
     """How long a worker may take to load a model and warm it up. One that replaces another may take three times as long
-    as the first one took."""
+    as the first one took, and 10 s."""
     batch_timeout_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 10_000.0
     """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time, and
     sooner where its process is stopped, does nothing, or computes far beyond the plan."""

@@ -142,11 +142,12 @@ class Worker:
         self._process.kill()
 
     def give_up(self, reason: str) -> None:
-        """Kills the process and listens to it no more. What ran on it fails with `reason`.
+        """Kills the process and listens to it no more. What ran on it fails with `reason`, and so does its load.
 
         `on_end` is called before this returns, unless it has been called already.
         """
         self.end_reason = reason
+        self._fail_load(reason)
         self.kill()
         self._gone()
 
