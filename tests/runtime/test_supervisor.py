@@ -56,6 +56,8 @@ async def test_an_unload_whose_caller_goes_away_is_finished(monkeypatch: pytest.
         await call
     async with asyncio.timeout(10):
         assert await anext(changes) == ["n"]
+        while sum(process.alive for process in processes) > 1:
+            await asyncio.sleep(0.001)
     assert sum(process.alive for process in processes) == 1
     await bench.supervisor.close()
 
