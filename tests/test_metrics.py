@@ -24,9 +24,11 @@ SERIES = {
     "duly_frames_in_flight",
     "duly_lane_busy_seconds",
     "duly_latency_seconds",
+    "duly_log_lines_lost",
     "duly_outcomes",
     "duly_payload_bytes",
     "duly_queue_depth",
+    "duly_recorded_events_lost",
     "duly_slack_seconds",
     "duly_streams_closed",
     "duly_streams_open",
@@ -229,3 +231,22 @@ def test_an_address_in_use_is_told_in_plain_words() -> None:
         f"metrics cannot be served at {address}: Address already in use: "
         "stop what listens there, or choose another port (0: any free one)"
     )
+
+
+def test_a_scraper_that_never_comes_to_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte is in time, the whole is not."""
+    monkeypatch.setattr("duly.metrics_server.SECONDS_MAX", 0.3)
+    server = serve_metrics("127.0.0.1:0", Metrics())
+    with socket.create_connection(("127.0.0.1", server.port)) as slow:
+        slow.settimeout(0.05)
+        received = None
+        while received is None:
+            try:
+                slow.sendall(b"G")
+                received = slow.recv(100)
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                received = b""
+        assert received == b""
+    server.stop()

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from duly.cli_manifest import manifest
 from duly.cli_settings import CONFIG_OPTION, setting_option
 from duly.cli_versions import COMMANDS
 from duly.config import ConfigError, load_config
@@ -23,6 +24,12 @@ _CHECKED = (
     "bytes_in_flight_max",
     "payload_bytes_max",
     "principal_bytes_in_flight_max",
+    "sandbox",
+    "worker_memory_bytes_max",
+    "cache_folders",
+    "libraries_sha256",
+    "manifests",
+    "manifest_keys",
 )
 """The settings on which it depends whether a model can be served."""
 
@@ -118,7 +125,7 @@ def _check(folder: Path, config: Path | None, **settings: Any) -> None:
     sys.exit(0 if results and not any(found.problem for found in results) else 1)
 
 
-for _command in COMMANDS:
+for _command in (manifest, *COMMANDS):
     models.add_command(_command)
 models.add_command(
     click.Command(

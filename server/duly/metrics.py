@@ -111,6 +111,10 @@ class Gauges:
     """Number of frames that came faster than their streams' stated periods, by model."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The state of each version, by model; of a model that cannot be read, by its name alone."""
+    log_lines_lost: int = 0
+    """Number of lines of the log that nobody took."""
+    recorded_events_lost: int = 0
+    """Number of the scheduler's events that are missing in the recording."""
 
 
 class Metrics(Collector):
@@ -323,4 +327,12 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "duly_payload_bytes", "Payload bytes held for frames in flight.", value=gauges.bytes_in_flight
+    )
+    yield CounterMetricFamily(
+        "duly_log_lines_lost_total", "Lines of the log that could not be written.", value=gauges.log_lines_lost
+    )
+    yield CounterMetricFamily(
+        "duly_recorded_events_lost_total",
+        "Events of the scheduler that are missing in the recording, because its file was too slow or full.",
+        value=gauges.recorded_events_lost,
     )

@@ -237,6 +237,7 @@ class ModelHost:
             for loaded in chosen:
                 self._catalogue.remove(loaded)
                 self._driver.submit(ModelGone(loaded.key, None, f"model {loaded.key} was unloaded"))
+            self._catalogue.notify()  # nobody shall take it for served while its workers end
             for loaded in chosen:
                 await self._supervisor.stop(loaded)
                 self._metrics.drop_model(loaded.key)
