@@ -1,5 +1,5 @@
-"""Looks at the wall clock although no frame comes, so that no step hides in the drift of a long idle time, and tells the
-log of steps that people should know of.
+"""Looks at the wall clock although no frame comes, so that no step hides in the drift of a long idle time, and tells
+the log of steps that people should know of.
 """
 
 import structlog
