@@ -77,6 +77,10 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "budget_ms_max": "7.5",
         "drain_grace_s": "0",
         "load_timeout_s": "8",
+        "versions_max": "5",
+        "versions_all_max": "50",
+        "watch": "load",
+        "watch_settle_s": "0.5",
         "batch_timeout_ms": "9",
         "slow_reader_timeout_s": "10",
         "principal_streams_max": "2",
@@ -91,6 +95,12 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "log_format": "json",
         "log_level": "debug",
         "reflection": "false",
+        "sandbox": "require",
+        "worker_memory_bytes_max": "13",
+        "cache_folders": str(tmp_path),
+        "libraries_sha256": f"{'0a' * 32}, {'0B' * 32}",
+        "manifests": "signed",
+        "manifest_keys": "/etc/duly/trusted.pub",
     }
     assert settings.keys() == ServerConfig.model_fields.keys()
     from_command_line = load_config(settings, None, {})

@@ -33,6 +33,7 @@ SERIES = {
     "duly_streams_closed",
     "duly_streams_open",
     "duly_streams_opened",
+    "duly_version_state",
     "duly_wasted_lane_seconds",
     "duly_worker_restarts",
 }
@@ -54,7 +55,7 @@ def busy_server() -> Metrics:
     metrics.batch("vad/2", "cpu:1", 300, 1 * MS, 0)
     metrics.worker_restarted("vad/2", "cpu:1")
     metrics.loop_lag(300_000)
-    metrics.set_gauges(lambda: Gauges({"yolo/1": 3}, 4, 5000, {"yolo/1": 1}, {"yolo/1": 2}))
+    metrics.set_gauges(lambda: Gauges({"yolo/1": 3}, 4, 5000, {"yolo/1": 1}, {"yolo/1": 2}, {"yolo/1": "READY"}))
     return metrics
 
 
@@ -158,9 +159,17 @@ def test_an_unloaded_model_leaves_no_series_behind() -> None:
     metrics.drop_model("yolo/1")
     metrics.drop_model("never loaded")
     metrics.set_gauges(lambda: Gauges({}, 0, 0, {}))
+    # The last frames and streams end after the model, and some may still be open for it.
+    metrics.outcome("yolo/1", CRITICAL, OutcomeStatus.FAILED, 0, 0, -1)
+    metrics.stream_closed("yolo/1")
+    metrics.batch("yolo/1", "cuda:0", 1, 1, 0)
+    metrics.set_gauges(lambda: Gauges({"yolo/1": 1}, 0, 0, {"yolo/1": 2}))
     labels = [sample.labels for family in exposition(metrics) for sample in family.samples]
     assert [found for found in labels if found.get("model") == "yolo/1"] == []
     assert {model for model, *_ in metrics.counts()} == {"vad/2"}
+    metrics.lane_serves("yolo/1", "cuda:0")
+    metrics.stream_opened("yolo/1")
+    assert any(sample.labels.get("model") == "yolo/1" for family in exposition(metrics) for sample in family.samples)
 
 
 def test_the_series_follow_the_conventions_of_prometheus() -> None:
@@ -180,7 +189,7 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
         else:
             assert (family.type, names) == ("gauge", {family.name})
         for sample in family.samples:
-            assert set(sample.labels) <= {"model", "class", "status", "lane", "le"}
+            assert set(sample.labels) <= {"model", "class", "status", "state", "lane", "le"}
 
 
 def test_every_histogram_rises_to_the_count_of_all() -> None:

@@ -18,18 +18,21 @@ from duly.descriptors import DescriptorError, connections_max, raise_limit
 from duly.log_lines import Lines, not_blocking
 from duly.metrics import Gauges, Metrics
 from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
+from duly.models.manifest import ManifestError
 from duly.models.repository import Repository
+from duly.models.trust import Trust, trust_of
 from duly.rpc.doors import Doors
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HealthService
 from duly.rpc.server import MESSAGE_BYTES_MIN, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
-from duly.runtime.catalogue import Catalogue
+from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
-from duly.runtime.model_host import ModelHost
+from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.recording_file import RecordingWriter
+from duly.runtime.repository_watch import RepositoryWatch
 from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.scheduler_state import snapshot
 from duly.runtime.supervisor import Supervisor
@@ -41,6 +44,7 @@ from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
 from duly.streams.verdict import Verdicts
 from duly.telemetry import configure_logging
+from duly.worker import confine
 from duly.worker.ort_installed import BackendError, check_installed
 
 _log = structlog.get_logger("duly")
@@ -89,10 +93,19 @@ class App:
             config.threads or default_threads(),
             config.load_timeout_s,
             limits.frame,
+            _trust(config),
         )
-        self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
-        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
+        self.host = ModelHost(
+            Repository(config.models),
+            self.catalogue,
+            self._supervisor,
+            self.driver,
+            self.metrics,
+            self._admission,
+            VersionLimits(config.versions_max, config.versions_all_max),
+        )
+        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         try:
             self._doors = Doors(config)
@@ -132,6 +145,7 @@ class App:
                 self.metrics_address = f"{config.metrics.rpartition(':')[0]}:{self._metrics_server.port}"
         except (AccessError, ListenError, MetricsError) as error:
             raise StartError(str(error)) from None
+        self._say_sandbox()
         limit = raise_limit()  # here, as workers inherit it
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
@@ -166,12 +180,20 @@ class App:
         gc.freeze()
         await server.start()
         self._tasks = [
+            *self._watches(),
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
             watch_over("watch of the wall clock", partial(periodically, ClockWatch(self.streams.host.wall).look)),
             watch_over("access", self._doors.gate.watch),
             *self._samplers.start(),
         ]
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
+
+    def _watches(self) -> list[asyncio.Task[None]]:
+        config = self._config
+        if config.watch == "off":
+            return []
+        watch = RepositoryWatch(self.host, self.catalogue, config.watch == "activate", config.watch_settle_s)
+        return [watch_over("watch for new versions", watch.run)]
 
     async def run(self) -> None:
         """Returns when the server was drained, by `drain` or over the wire."""
@@ -234,6 +256,7 @@ class App:
         try:
             self._health.drain()
             self.streams.drain()
+            self._samplers.drain(self.driver.clock() + grace_ns)
             self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
             try:
                 async with asyncio.timeout(grace_ns / 1e9 + GRACE_SLACK_SECONDS):
@@ -252,7 +275,21 @@ class App:
         waiting = self.driver.scheduler.frames_waiting_by_model()
         demoted = self.driver.scheduler.frames_demoted_by_model()
         lost = self.log_lines_lost(), self._recording.lost
-        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted, *lost)
+        versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
+        versions |= {loaded.key: loaded.state.name for loaded in self.catalogue.all_versions()}
+        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted, versions, *lost)
+
+    def _say_sandbox(self) -> None:
+        """Logs how workers are confined. Raises StartError where they must be and the kernel cannot do it."""
+        sandbox, wanting = self._config.sandbox, confine.lacking()
+        if sandbox == "off":
+            _log.warning("workers are not confined: sandbox = off")
+        elif not wanting:
+            _log.info("workers are confined", files=True, network=True, processes=True)
+        elif sandbox == "require":
+            raise StartError(f"sandbox = require, but {'; '.join(wanting)}; auto confines as far as possible")
+        else:
+            _log.warning("workers are confined in part, duly doctor says more", wanting="; ".join(wanting))
 
     def _recording_file(self, config: ServerConfig) -> RecordingWriter | None:
         if config.record is None:
@@ -295,6 +332,16 @@ def _limits(config: ServerConfig) -> Limits:
         ServerLimits(config.streams_max, config.payload_bytes_max),
         CriticalLimits(config.critical_streams_max, config.critical_share_max),
     )
+
+
+def _trust(config: ServerConfig) -> Trust:
+    try:
+        return trust_of(config)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise StartError(f"manifest_keys: {config.manifest_keys} cannot be read: {reason}") from None
+    except ManifestError as error:
+        raise StartError(f"manifest_keys: {error}") from None
 
 
 async def _serve(config: ServerConfig, lines: Lines) -> int:
@@ -358,7 +405,8 @@ def check_models(config: ServerConfig) -> list[CheckedModel]:
 async def _check_models(config: ServerConfig) -> list[CheckedModel]:
     lanes, threads = config.lanes or default_lanes()[:1], config.threads or default_threads()
     versions, problems = Repository(config.models).scan()
+    trust = _trust(config)
     found = [CheckedModel(problem.name, problem.reason) for problem in problems if not problem.harmless]
     for version in versions:
-        found.append(await check_version(version, lanes, threads, _limits(config).frame, config.load_timeout_s))
+        found.append(await check_version(version, lanes, threads, _limits(config).frame, config.load_timeout_s, trust))
     return sorted(found, key=lambda checked: checked.key)

@@ -15,12 +15,16 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from duly.models.contents import FileDigest
 from duly.worker import channel
 from duly.worker.die_with_parent import die_with_parent
 from duly.worker.errors import LoadError, RunError
 from duly.worker.ort_installed import BackendError
+
+if TYPE_CHECKING:
+    from duly.worker.load_model import Loaded
 
 _REASON_CHARS_MAX = 4000
 _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
@@ -47,15 +51,22 @@ def _serve(connection: socket.socket) -> int:
     with contextlib.suppress(OSError):  # a name for `ps`, and no more
         Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
     try:
-        # This import is not at the top so that the server learns about a missing library.
-        from duly.worker.load_model import load
+        # These imports are not at the top so that the server learns about a missing library.
+        from duly.worker.background import fits, in_background
+        from duly.worker.confine import confine_for
 
-        loaded = load(body, partial(_report, connection))
+        confine_for(body)  # before any thread starts, as threads are confined by what they are started from
+        loading = partial(_load, body, connection)
+        loaded = in_background(loading) if fits(body) else loading()
     except (LoadError, BackendError) as error:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
     except (BrokenPipeError, ConnectionResetError):
         raise
+    except MemoryError:
+        reason = f"{body['model']}: its worker may not have the memory that loading it takes (worker_memory_bytes_max)"
+        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
+        return 1
     except Exception as error:
         _print_error()
         reason = f"{body['model']}: the worker failed while loading it: {type(error).__name__}; see the server's log"
@@ -86,6 +97,13 @@ def _serve(connection: socket.socket) -> int:
     return 0
 
 
+def _load(body: dict[str, Any], connection: socket.socket) -> "Loaded":
+    # It is imported here, as that takes a while, which the background has.
+    from duly.worker.load_model import load
+
+    return load(body, partial(_report, connection))
+
+
 def _report(connection: socket.socket, digests: dict[str, FileDigest]) -> None:
     body = {name: [digest.sha256, digest.size_bytes] for name, digest in digests.items()}
     channel.send_text(connection, channel.FILES, body)
@@ -102,6 +120,8 @@ def _ended(batch_id: int, run: Callable[[], channel.Done]) -> bytes | bytearray:
         return channel.encode_done(run())
     except RunError as error:
         reason = str(error)
+    except MemoryError:
+        reason = "the worker may not have the memory that this batch takes"
     except Exception as error:
         _print_error()
         reason = f"the worker failed on this batch: {type(error).__name__}; see the server's log"
