@@ -59,6 +59,7 @@ EVENTS: list[Event] = [
             floor_window=2,
             advise=True,
             policed=True,
+            pinned=True,
         ),
     ),
     StreamOpened(2, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 1, 1)),
