@@ -395,6 +395,7 @@ def check_models(config: ServerConfig) -> list[CheckedModel]:
 
     Returns them by name. Raises StartError where nothing can be run here at all.
     """
+    configure_logging(config.log_format, config.log_level)
     try:
         check_installed()
     except BackendError as error:
