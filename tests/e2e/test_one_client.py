@@ -2,6 +2,7 @@
 words what was too much."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -11,7 +12,15 @@ import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from duly.app import App
-from duly.rpc.call_limits import ASKED_BURST, REQUEST_BYTES_MAX, WATCHERS_BESIDE_STREAMS
+from duly.rpc import call_limits
+from duly.rpc.call_limits import (
+    ASKED_BURST,
+    ASKED_BURST_ALL,
+    ASKED_PER_S,
+    ASKED_PER_S_ALL,
+    REQUEST_BYTES_MAX,
+    WATCHERS_BESIDE_STREAMS,
+)
 from duly.rpc.duly_v1.inference_service import OPENING_MAX
 from duly.rpc.server import KEEPALIVE_MS
 from duly.v1 import inference_pb2 as pb
@@ -164,12 +173,26 @@ async def test_who_asks_too_often_is_slowed_down(greedy: grpc.aio.Channel, modes
             return reason(error)
         return ""
 
-    asked = [asyncio.create_task(ask()) for _ in range(20 * ASKED_BURST)]
+    began_s = time.monotonic()
+    asked = [asyncio.create_task(ask()) for _ in range(15 * ASKED_BURST)]
     await serves(modest)
     answers = await asyncio.gather(*asked)
-    assert set(answers) == {"", "CALLS_EXHAUSTED"}
-    assert answers.count("") >= ASKED_BURST // 2
+    waited = answers.count("") - ASKED_BURST - ASKED_BURST_ALL
+    assert set(answers) <= {"", "CALLS_EXHAUSTED"}
+    assert time.monotonic() - began_s > waited / (ASKED_PER_S + ASKED_PER_S_ALL) - 0.01
+    assert "" in answers
     await serves(modest)
+
+
+async def test_a_call_whose_request_does_not_come_is_over_soon(
+    server: App, greedy: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is one whose request is cut off, whose first bytes would lie in memory for as long as the call lasts."""
+    monkeypatch.setattr(call_limits, "REQUEST_SECONDS_MAX", 0.2)
+    for method in ("InferenceService/Infer", "ServerService/Drain", "ServerService/WatchStatistics"):
+        call = greedy.stream_stream(f"/duly.v1.{method}")()
+        error = await refused(call.read())
+        assert (error.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
 async def test_a_flood_of_frames_that_do_not_fit_waits_for_its_turn(
