@@ -1,4 +1,4 @@
-"""What a CRITICAL client got in each stretch of time, by its own clock, and what others met who tried to open streams."""
+"""What a CRITICAL client got in each stretch of time, by its own clock, and what others met who opened streams."""
 
 import asyncio
 import json

@@ -1,5 +1,5 @@
-"""Interleavings of cancel and close against the law: simulated ones over the real streams, driver and scheduler, ones of
-the scheduler alone, and live ones over gRPC with real workers.
+"""Interleavings of cancel and close against the law: simulated ones over the real streams, driver and scheduler, ones
+of the scheduler alone, and live ones over gRPC with real workers.
 """
 
 import asyncio

@@ -16,10 +16,19 @@ from pathlib import Path
 from tests.fuzz.seeds import CORPUS
 from tests.fuzz.targets import TARGETS
 
-QUICK_INPUTS, QUICK_SECONDS = 20_000, 6
+QUICK_INPUTS, QUICK_SECONDS = 20_000, 4
 FULL_INPUTS = 10_000_000
 """So many in all. Targets that are slower get fewer, those that are faster more."""
-SLOW = ("stream_messages", "recordings", "server_settings", "model_settings")
+SLOW = (
+    "stream_messages",
+    "recordings",
+    "server_settings",
+    "model_settings",
+    "policies",
+    "tokens",
+    "key_sets",
+    "tls_files",
+)
 SLOW_SHARE = 0.1
 """What a slow target gets of what a fast one gets."""
 BYTES_MAX = 4096

@@ -1,5 +1,6 @@
 """Writes the seeds of the corpora anew: `python -m tests.fuzz.seeds`. What a crash has left is kept by its own name."""
 
+import base64
 import json
 import struct
 import zlib
@@ -34,6 +35,11 @@ def _png() -> bytes:
 
     head = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(4))) + chunk(b"IEND", b"")
+
+
+def _jwt(header: dict[str, object], claims: dict[str, object]) -> bytes:
+    parts = (json.dumps(header).encode(), json.dumps(claims).encode(), bytes(64))
+    return b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
 
 
 def _requests(*requests: pb.StreamRequest) -> bytes:
@@ -96,6 +102,17 @@ def seeds() -> dict[str, list[bytes]]:
         '{ op = "resize", width = 4, height = 4, mode = "letterbox" }, { op = "layout", axes = "CHW" }]\n'
         '[[variant]]\nname = "fp32"\nfile = "model.onnx"\n[[state]]\noutput = "a"\ninput = "b"\n'
     )
+    policy = (
+        '[jwt]\nissuer = "https://issuer.test"\naudience = "duly"\njwks = "/nowhere"\n[[principal]]\nname = "camera"\n'
+        'may = ["infer"]\nmodels = ["dou*"]\nclasses = ["CRITICAL"]\njwt = [{ subject = "camera-*" }]\n'
+        'certificate = [{ spiffe = "spiffe://vehicle/camera/*" }]\nunix = [{ uid = 1 }]\nquota = { streams_max = 4 }\n'
+        f'[[principal.token]]\nid = "00c0ffee"\nsha256 = "{64 * "a"}"\nexpires = 2030-01-01T00:00:00Z\n'
+    )
+    claims = {"iss": "https://issuer.test", "aud": "duly", "sub": "camera-1", "exp": 2**31}
+    forged = [_jwt({"alg": alg, "kid": "k1", "typ": "JWT"}, claims) for alg in ("ES256", "none", "HS256")]
+    curve = {"kty": "EC", "crv": "P-256", "kid": "k1", "use": "sig", "alg": "ES256", "x": 43 * "A", "y": 43 * "B"}
+    pem = b"-----BEGIN CERTIFICATE-----\nMIIBAA==\n-----END CERTIFICATE-----\n"
+    secret = b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAA\n-----END PRIVATE KEY-----\n"
     jpeg = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc0000b080004000401011100ffda0008010100003f00")
     location = b"\x0a\x08location\x12\x05w.bin"
     tensor = b"\x08\x02\x10\x01\x42\x01w\x6a" + bytes([len(location)]) + location + b"\x70\x01"
@@ -130,6 +147,10 @@ def seeds() -> dict[str, list[bytes]]:
             b"[::1]:80",
             b"dns://1.1.1.1/host:1\ngrpc_proxy=http://[::1]:3",
         ],
+        "policies": [policy.encode()],
+        "tokens": [*forged, b"duly_00c0ffee_" + 43 * b"x"],
+        "key_sets": [json.dumps({"keys": [curve, {"kty": "oct", "k": "AAAA"}]}).encode()],
+        "tls_files": [pem + b"\0" + secret + b"\0" + pem],
         "client_messages": [
             pb.StreamResponse(outcomes=pb.OutcomeBatch(outcomes=[outcome])).SerializeToString(),
             pb.StreamResponse(opened=pb.StreamOpened(stream_id=1, inputs=[spec], outputs=[spec])).SerializeToString(),

@@ -82,6 +82,9 @@ class BatchFinished:
     finished_ns: int | None = None
     """When the worker was done with the batch; None: at the event's own time. What the profile learns must not include
     how late the host looked."""
+    extra_ns: int = 0
+    """How much of its time went into frames that are larger than usual; -1: not known, so that the batch says nothing
+    about usual frames."""
 
 
 @dataclass(slots=True)

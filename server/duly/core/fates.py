@@ -154,6 +154,12 @@ PASSED_OVER: Final = _row(
     "overload: passed over for a batch that serves more",
     missed=True,
 )
+WOULD_BLOCK: Final = _row(
+    State.WAITING,
+    "it is large, and more critical streams left no gap for it",
+    Status.SHED,
+    "it is large, and planned to take {needed}; more critical streams left no such gap",
+)
 UNSERVED: Final = _row(
     State.WAITING,
     "its latest start has passed, no lane serves its model",

@@ -23,14 +23,14 @@ from duly.core.fates import (
     VERSION_NOT_SERVED,
     Fate,
 )
-from duly.core.types import Frame, StreamClass, Verdict
+from duly.core.types import Frame, StreamClass, Verdict, larger
 from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import Outcome, Output
 from duly.streams.cheap_work import Budget, CheapWork
-from duly.streams.clock import ClockRelation
+from duly.streams.clock import ClockRelation, FarOff
 from duly.streams.errors import REASON_CHARS_MAX, CallError
 from duly.streams.limits import Limits, PrincipalUse
 from duly.streams.loop_lag import LoopLag
@@ -107,6 +107,7 @@ class Stream:
         self.clock = asked.clock
         self._clock_of_ns: int | None = None  # how far the server's clock had been set when `clock` was measured
         self._pong_of_ns: int | None = None  # the same, when the client was last told the time
+        self._far_off = FarOff()
         self.outbox = Outbox(self.terms.frames_in_flight_max, host.memory)
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the stream is over, with the reason as an exception unless all is well."""
@@ -208,18 +209,20 @@ class Stream:
         now_ns = driver.clock()
         self.heard_ns = now_ns
         lag_ns = self._lag.held_up_ns(now_ns) if now_ns > self._lag.suspect_ns else 0
+        budget_ns = budget_ns or terms.budget_ns
         age_ns = uncertainty_ns = 0
         if self.clock is not None and captured_unix_ns:
             by_ns = 0 if self._clock_of_ns is None else self.wall.moved_ns - self._clock_of_ns
             age_ns = self.clock.capture_to_receipt_ns(captured_unix_ns, received_unix_ns - by_ns)
             uncertainty_ns = self.clock.uncertainty_ns
-            if lag_ns:
+            if self._far_off.unrelated(now_ns, age_ns, budget_ns):
+                age_ns = uncertainty_ns = 0
+            elif lag_ns:
                 lag_ns = min(lag_ns, age_ns)
                 age_ns -= lag_ns
         if lag_ns:
             now_ns -= lag_ns
             received_unix_ns -= lag_ns
-        budget_ns = budget_ns or terms.budget_ns
         limit_ns = self._stream_limits.budget_ns_max
         possible = 0 < budget_ns <= limit_ns
         deadline_ns = now_ns - age_ns + budget_ns if possible else now_ns  # what is written must fit the wire
@@ -262,6 +265,10 @@ class Stream:
             held.payload, held.size_bytes = payload, size_bytes
             self.frame_bytes += size_bytes
             use.bytes += size_bytes
+            costs = self._driver.costs.get(self.model)
+            extra_ns = costs.extra_ns(payload) if costs is not None else 0
+            if extra_ns:
+                held.frame = larger(held.frame, extra_ns)
             self._driver.take_frame(held)
 
     def refuse(self, held: HeldFrame, fate: Fate, reason: str) -> None:
@@ -343,10 +350,12 @@ class Stream:
         if now is served and now.signature is self.signature:
             return
         wanted_outputs(self.wanted, now.signature)
-        before = self.model
+        before, stateful = self.model, self.signature.stateful or now.signature.stateful
         self._serve_with(now)
-        if now.key != before:
-            self.advise(Advice.VERSION_CHANGED, f"version {now.version.version} is active", 0)
+        if now.key != before or stateful:
+            happened = "is active" if now.key != before else "was loaded again"
+            anew = "; the state of the stream starts anew with it" if stateful else ""
+            self.advise(Advice.VERSION_CHANGED, f"version {now.version.version} {happened}{anew}", 0)
 
     # ---- out ----
 
