@@ -34,6 +34,11 @@ RELOAD_SECONDS_MIN = 3.0
 more. What takes longer most likely hangs; in case it does not, each further try may take twice as long, up to the
 time-out of a first load."""
 
+HOLLOW = (
+    "two workers in a row gave nothing but NaN and infinities, even for a made-up frame: its weights or its device are "
+    "broken; output_finite = false in model.toml serves it all the same"
+)
+
 
 class Supervisor:
     def __init__(
@@ -99,6 +104,7 @@ class Supervisor:
         _log.info(
             "loaded",
             model=loaded.key,
+            memory_bytes_max=ready.memory_bytes_max,
             frame_bytes_max=sum(spec.bytes_max for spec in loaded.signature.inputs),
             result_bytes_max=sum(spec.bytes_max for spec in loaded.signature.outputs),
         )
@@ -219,6 +225,11 @@ class Supervisor:
         self._driver.worker_ended(worker, worker.end_reason, pause_s + RELOAD_LOADS * loaded.load_s)
         if self._closing:
             return
+        if worker.hollow and loaded.hollow:
+            _log.error("version gives nothing finite, it is not served any more", model=loaded.key)
+            self.end_with_server(watch_over(f"end of {loaded.key}", partial(self._give_up, loaded, HOLLOW)))
+            return
+        loaded.hollow |= worker.hollow
         loaded.state = VersionState.RECOVERING
         if pause_s:
             loaded.error = (

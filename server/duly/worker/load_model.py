@@ -10,7 +10,8 @@ from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import Region
 from duly.worker.errors import LoadError
-from duly.worker.memory import memory_bytes_max
+from duly.worker.finite import FiniteChecks
+from duly.worker.memory import limit_data, memory_bytes_max, run_bytes
 from duly.worker.model import Model
 from duly.worker.open_extents import say_shape
 from duly.worker.open_graph import OpenGraph, open_graph
@@ -108,7 +109,9 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
         # An area of open size is mostly room that is never used, and is trimmed after frames that use much of it.
         needs = opened[0].needs
         pin([*(region.inputs if needs.inputs_fixed else []), *(region.outputs if needs.outputs_fixed else [])], device)
-    models = [Model(plan, graph.rows, region) for plan, graph in zip(plans, opened, strict=True)]
+    models = [
+        Model(plan, graph.rows, region, FiniteChecks(config, plan)) for plan, graph in zip(plans, opened, strict=True)
+    ]
     try:
         samples = Samples(region, best.inputs, batch_max)
     except LoadError as error:
@@ -138,6 +141,11 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
         "sizes": measure_sizes(models[0], plans[0], region, batch_max),
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
+    if device is None:  # drivers of accelerators reserve far more than they use
+        beyond = config.memory_bytes_max or run_bytes(plans[0].inputs, batch_max)
+        ready["memory_bytes_max"] = limit_data(beyond)
+    for model in models:
+        model.serve(partial(samples.fails, model))
     return Loaded(models, region, samples, ready)
 
 

@@ -9,7 +9,7 @@ from time import monotonic_ns
 import numpy as np
 
 from duly.models.spec import TensorSpec
-from duly.worker.channel import ENCODINGS, OK, SLOTS, Done, Region, Run, TensorRef
+from duly.worker.channel import ENCODINGS, FRAME_FAILED, OK, SLOTS, Done, Region, Run, TensorRef
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError, RunError
 from duly.worker.model import Model
@@ -64,6 +64,16 @@ class Samples:
         done = model.run(Run(batch_id, slot, self.put(slot, 1)))
         model.forget([0])
         return Done(batch_id, slot, done.started_ns, done.finished_ns, [], {})
+
+    def fails(self, model: Model, slot: int) -> bool:
+        """Whether a made-up frame is FAILED now."""
+        try:
+            done = model.run(Run(0, slot, self.put(slot, 1)))
+        except RunError:
+            return True
+        finally:
+            model.forget([0])
+        return done.frames[0][0] == FRAME_FAILED
 
 
 def profile(model: Model, samples: Samples, sizes: tuple[int, ...], runs: int) -> dict[int, list[int]]:
