@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+from duly.cli_manifest import manifest
 from duly.cli_settings import CONFIG_OPTION, setting_option
+from duly.cli_versions import COMMANDS
 from duly.config import ConfigError, load_config
 from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
 
@@ -22,13 +24,19 @@ _CHECKED = (
     "bytes_in_flight_max",
     "payload_bytes_max",
     "principal_bytes_in_flight_max",
+    "sandbox",
+    "worker_memory_bytes_max",
+    "cache_folders",
+    "libraries_sha256",
+    "manifests",
+    "manifest_keys",
 )
 """The settings on which it depends whether a model can be served."""
 
 
 @click.group()
 def models() -> None:
-    """Look at a model repository, a folder of NAME/VERSION/*.onnx."""
+    """Look at a model repository, a folder of NAME/VERSION/*.onnx, or change what a running server serves of it."""
 
 
 @models.command("list")
@@ -117,6 +125,8 @@ def _check(folder: Path, config: Path | None, **settings: Any) -> None:
     sys.exit(0 if results and not any(found.problem for found in results) else 1)
 
 
+for _command in (manifest, *COMMANDS):
+    models.add_command(_command)
 models.add_command(
     click.Command(
         "check",

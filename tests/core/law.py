@@ -25,9 +25,10 @@ from duly.core.events import (
     ModelGone,
     ResolveFrame,
     StreamClosed,
+    WaitingEvicted,
     WarmLane,
 )
-from duly.core.fates import FATES, Fate, State
+from duly.core.fates import EVICTED, FATES, Fate, State
 from duly.core.policing import TELL_NS
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
@@ -160,6 +161,8 @@ class Witness:
         """Whether the ground that the reason names is there."""
         accounts, frame, reason = self.accounts, action.frame, action.reason
         arrives = isinstance(event, FramesArrived) and frame in event.frames
+        if reason == EVICTED.wording:
+            return isinstance(event, WaitingEvicted) and event.stream_id == frame.stream_id
         if reason.startswith("came faster than the stream's stated period"):
             self.seen["demoted"] += 1
             return frame.seq in accounts.demoted and not accounts.may_be_in_time(now_ns, frame, stream.terms)

@@ -31,6 +31,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
     TimerFired,
+    WaitingEvicted,
 )
 from duly.core.scheduler import PROBE_AFTER_NS
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
@@ -161,6 +162,10 @@ class Host:
         stream_id = self._stream()
         back = self.random.sample(range(6), k=self.random.randint(0, 3))
         self._step(FramesCancelled(stream_id, tuple(self.frames[stream_id] - each for each in back)))
+
+    def evict(self) -> None:
+        """Needs the memory of what waits of a stream."""
+        self._step(WaitingEvicted(self._stream()))
 
     def close_stream(self) -> None:
         self._step(StreamClosed(self._stream()))
@@ -371,6 +376,7 @@ USUAL: tuple[Callable[[Host], None], ...] = (
 FAULTS: tuple[Callable[[Host], None], ...] = (
     Host.batch_fails,
     Host.batch_reported_twice,
+    Host.evict,
     Host.lane_up,
     Host.lane_down,
     Host.model_ready,

@@ -50,6 +50,13 @@ class FramesCancelled:
 
 
 @dataclass(slots=True)
+class WaitingEvicted:
+    """The host needs the memory of the stream's waiting frames for more critical ones. All of them are SHED."""
+
+    stream_id: int
+
+
+@dataclass(slots=True)
 class FramesTurnedOut:
     """Frames of one stream and model that were answered ON_TIME turned out otherwise when they were handed over: too
     late for the transport, outrun by a newer result, or read by nobody.
@@ -149,6 +156,7 @@ Event = (
     | FramesArrived
     | FrameRefused
     | FramesCancelled
+    | WaitingEvicted
     | FramesTurnedOut
     | BatchFinished
     | BatchFailed

@@ -185,6 +185,12 @@ CLOSED_WAITING: Final = _row(State.WAITING, "its stream closes", Status.CANCELLE
 GAP_BEFORE: Final = _row(
     State.WAITING, "a frame before it did not run, or its state is lost", Status.SKIPPED, BEHIND_GAP.wording
 )
+EVICTED: Final = _row(
+    State.WAITING,
+    "more critical frames need its memory",
+    Status.SHED,
+    "overload: its memory was needed for more critical frames",
+)
 MODEL_UNLOADED: Final = _row(State.WAITING, "its model is unloaded", Status.FAILED)
 DRAIN_OVER: Final = _row(State.WAITING, "the drain is over", Status.SHED, "the server stopped before its turn")
 

@@ -45,6 +45,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
     TimerFired,
+    WaitingEvicted,
 )
 from duly.core.lanes import Lanes
 from duly.core.ledger import FrameLedger
@@ -196,6 +197,7 @@ class Scheduler:
                 phase_ns=_phase_ns(now_ns, stream),
                 variant_rank_max=stream.terms.variant_rank_max,
                 backlog=stream.terms.backlog,
+                pinned=stream.terms.pinned,
             )
             for stream_id, stream in self._frames.streams.items()
         ]
@@ -217,6 +219,8 @@ class Scheduler:
                 self._frames.refused(event.stream_id)
             case FramesCancelled():
                 self._frames.cancelled(now_ns, event)
+            case WaitingEvicted():
+                self._frames.evicted(now_ns, event.stream_id)
             case FramesTurnedOut():
                 self._frames.turned_out(now_ns, event)
             case LaneUp():
@@ -439,11 +443,12 @@ class Scheduler:
 
     def _batch_lost(self, now_ns: int, batch: Batch, reason: str, back_ns: int) -> None:
         """Ends a batch whose worker is gone, or lets its frames wait again, so that they run one by one: whichever the
-        worker died of then takes no other with it. `back_ns`: by when there is another worker.
+        worker died of then takes no other with it. In a drain there is no time for that. `back_ns`: by when there is
+        another worker.
         """
         if batch.variant.stateful:
             self._frames.ended(batch)
-        if len(batch.frames) < 2 or batch.variant.stateful:
+        if len(batch.frames) < 2 or batch.variant.stateful or self._frames.draining:
             self._frames.failed(now_ns, batch, reason)
             return
         start_ns = now_ns if batch.variant.profiles else max(now_ns, back_ns)

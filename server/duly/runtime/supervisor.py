@@ -15,12 +15,13 @@ from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.models.spec import Signature, TensorSpec
+from duly.models.trust import Trust
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.load_answers import Ready
 from duly.runtime.process_state import process_state
 from duly.runtime.tasks import watch_over
-from duly.runtime.worker_launch import start_worker
+from duly.runtime.worker_launch import start_worker, too_slow
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
@@ -49,11 +50,13 @@ class Supervisor:
         threads: int,
         load_timeout_s: float,
         limits: SizeLimits,
+        trust: Trust | None = None,
     ) -> None:
         """`threads`: intra-op threads of a worker whose model states none. `load_timeout_s`: for one worker. `limits`:
-        what a frame may have.
+        what a frame may have. `trust`: what workers may do.
         """
         self._limits = limits
+        self._trust = trust
         self._catalogue = catalogue
         self._driver = driver
         self._metrics = metrics
@@ -85,6 +88,9 @@ class Supervisor:
                     await self._end(worker)
                     raise WorkerError(loaded.error)
                 if not loaded.workers:
+                    if slow := too_slow(loaded.version, ready):
+                        await self._end(worker)
+                        raise WorkerError(slow)
                     for note in (*ready.notes, *notes_of_labels(loaded.version, ready.signature)):
                         _log.warning("model serves otherwise than was perhaps meant", model=loaded.key, note=note)
                 self._serve(loaded, worker, ready)
@@ -104,10 +110,14 @@ class Supervisor:
         _log.info(
             "loaded",
             model=loaded.key,
-            memory_bytes_max=ready.memory_bytes_max,
+            memory_bytes_max=loaded.memory_bytes_max,
             frame_bytes_max=sum(spec.bytes_max for spec in loaded.signature.inputs),
             result_bytes_max=sum(spec.bytes_max for spec in loaded.signature.outputs),
         )
+
+    def _others_serve(self, loaded: LoadedVersion) -> bool:
+        """Whether streams may be served by other versions, which loading this one must not disturb."""
+        return any(other.workers for other in self._catalogue.all_versions() if other is not loaded)
 
     async def _give_up(self, loaded: LoadedVersion, reason: str) -> None:
         """Ends a version that cannot be served. It is FAILED, and so are its frames. Returns when its workers are
@@ -173,8 +183,11 @@ class Supervisor:
     ) -> tuple[Worker, Ready]:
         ended = partial(self._worker_ended, loaded)
         limits = self._limits.model_copy(update={"message_bytes_max": message_bytes_max})
+        ran, expected = self._driver.batch_ended, loaded.fingerprint
+        # A worker that replaces another is waited for; a new version can wait for what serves.
+        background = loaded.state is VersionState.LOADING and self._others_serve(loaded)
         worker = start_worker(
-            loaded.version, lane, self._threads, limits, self._driver.batch_ended, ended, loaded.fingerprint
+            loaded.version, lane, self._threads, limits, ran, ended, expected, self._trust, background
         )
         self._processes.add(worker)
         loaded.starting.add(worker)
@@ -196,6 +209,7 @@ class Supervisor:
         if loaded.fingerprint is None:
             loaded.fingerprint = Fingerprint(worker.contents, ready.signature)
         loaded.signature = _with_labels(ready.signature, loaded.version.labels)
+        loaded.memory_bytes_max = ready.memory_bytes_max
         loaded.providers = [variant.providers for variant in ready.variants]
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state
         self._metrics.lane_serves(worker.model, worker.lane)

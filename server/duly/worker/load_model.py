@@ -1,16 +1,23 @@
 """Makes a warm model out of a LOAD message, and what READY says about it."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from duly.models.config_file import CONFIG_FILE
+from duly.models.manifest import Manifest, ManifestError, read_manifest
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.models.trust import Trust
+from duly.worker.background import fits
 from duly.worker.channel import Region
+from duly.worker.checks import CheckSamples
 from duly.worker.errors import LoadError
 from duly.worker.finite import FiniteChecks
+from duly.worker.libraries import with_checked_libraries
 from duly.worker.memory import limit_data, memory_bytes_max, run_bytes
 from duly.worker.model import Model
 from duly.worker.open_extents import say_shape
@@ -56,14 +63,33 @@ def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
     Raises:
         LoadError: the version cannot be loaded; the message says why.
     """
-    files = VersionFiles(str(body["model"]), Path(body["folder"]), report)
+    trust = Trust.model_validate(body.get("trust", {}))
+    files = VersionFiles(str(body["model"]), Path(body["folder"]), report, _manifest(body, trust))
     try:
-        return _load(body, files)
+        return _load(body, files, trust)
     finally:
         files.check_unchanged()  # which explains whatever went wrong, too
 
 
-def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
+def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
+    """Reads the manifest of the version, and checks what was read of it before: its settings and labels."""
+    model_folder, config = Path(body["model_folder"]), body["config"]
+    try:
+        manifest = read_manifest(Path(body["folder"]), trust.manifests, trust.manifest_keys)
+        if manifest is not None:
+            for name in filter(None, (CONFIG_FILE, config.get("labels"))):
+                path = model_folder / name
+                if path.exists() and (trust.manifests == "signed" or f"../{name}" in manifest.digests):
+                    try:
+                        manifest.check(f"../{name}", hashlib.sha256(path.read_bytes()).hexdigest())
+                    except ManifestError as error:
+                        raise ManifestError(f"../{name} {error}") from None
+        return manifest
+    except ManifestError as error:
+        raise LoadError(f"{body['model']}: {error}") from error
+
+
+def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     key, lane = str(body["model"]), str(body["lane"])
     model_name = key.partition("/")[0]
     toml = f"{model_name}/model.toml"
@@ -72,9 +98,10 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
     names = [f"{key}/{variant.file}" for variant in config.variants]
     room = Room(SizeLimits.model_validate(body.get("limits", {})), memory_bytes_max())
     model_folder = Path(body["model_folder"])
-    for library in {provider.library for provider in config.providers if provider.library is not None}:
-        if not library.is_absolute():  # else it is the system's, not the model's
-            files.library(model_folder / library, f"{model_name}/{library}")
+    config = with_checked_libraries(config, model_name, model_folder, trust.libraries_sha256, files)
+    checks = None
+    if body.get("checks"):  # it is the first worker of the version
+        checks = CheckSamples(files, Path(body["folder"]), model_folder, key, config.checks)
     opened: list[OpenGraph] = []
     for variant, name in zip(config.variants, names, strict=True):
         session = OrtSession(files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]))
@@ -119,11 +146,13 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
     times = []
     for model, name in zip(models, names, strict=True):
         try:
-            times.append(profile(model, samples, best.batch_sizes, config.warmup_runs))
+            times.append(profile(model, samples, best.batch_sizes, config.warmup_runs, fits(body)))
         except LoadError as error:
             runs = partial(_runs, model, region, batch_max)
             advice = say_shape(best.inputs, samples.shapes, str(error), runs)
             raise LoadError(f"{name}: {error}{advice}") from error
+    if checks is not None:
+        checks.run(models, region, best)
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),

@@ -317,6 +317,10 @@ class Model:
                 batch.reasons[index] = faults[row]
                 batch.failed.add(index)
                 continue
+            if self._stateful and not self._streams.has_room(batch.run.frames[index][0]):
+                batch.reasons[index] = "the worker keeps the state of as many streams as it may"
+                batch.failed.add(index)
+                continue
             try:
                 batch.results[index] = self._put(batch, index, first, row, outputs)
             except _OutputTooLarge as error:
