@@ -1,4 +1,4 @@
-"""What a frame costs is bounded, and results are right: large pictures, inputs of open size, outputs that are no numbers.
+"""What a frame costs is bounded, and results are right: large pictures, open sizes, outputs that are no numbers.
 
 Real servers, workers and streams; no test depends on how fast they are.
 """
@@ -6,7 +6,6 @@ Real servers, workers and streams; no test depends on how fast they are.
 import struct
 import zlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import pytest_asyncio
 from onnx import helper
 
 from duly.app import App
+from duly.runtime.catalogue import LoadedVersion
 from duly_client import Client, DulyError
 from tests import graphs
 from tests.e2e.serving import serving
@@ -125,6 +125,10 @@ async def test_large_pictures_that_are_allowed_are_served_and_teach_what_they_ta
     assert learnt.beyond_ns(2400 * 2000) > 0
 
 
+def version_of(server: App, key: str) -> LoadedVersion:
+    return next(loaded for loaded in server.catalogue.all_versions() if loaded.key == key)
+
+
 def bombed() -> bytes:
     """Text that inflates to a thousand times its size."""
     return zlib.compress(bytes(4 << 20), 9)
@@ -139,7 +143,7 @@ async def test_sound_of_another_length_never_reaches_a_worker(client: Client) ->
 
 
 async def test_a_small_input_that_takes_gigabytes_fails_alone(server: App, client: Client) -> None:
-    (worker,) = [loaded for loaded in server.catalogue.all_versions() if loaded.key == "products/1"][0].workers.values()
+    (worker,) = version_of(server, "products/1").workers.values()
     pid = worker.pid
     outcome = await client.infer("products", np.full(30_000, 2, np.float32), budget_ms=600_000)
     assert outcome.status == FAILED, outcome.reason
@@ -162,11 +166,11 @@ async def test_what_clients_send_fails_no_version(server: App, client: Client) -
     for _ in range(20):
         assert (await client.infer("log", np.float32([1, -1]))).status == FAILED
     assert (await client.infer("log", np.float32([1, 1]))).status == ON_TIME
-    assert not [loaded for loaded in server.catalogue.all_versions() if loaded.key == "log/1"][0].hollow
+    assert not version_of(server, "log/1").hollow
 
 
 async def test_a_version_that_gives_nothing_finite_is_failed_after_one_replacement(server: App, client: Client) -> None:
-    version = next(loaded for loaded in server.catalogue.all_versions() if loaded.key == "broken/1")
+    version = version_of(server, "broken/1")
     for _ in range(400):
         try:
             outcome = await client.infer("broken", np.float32([1, 1]))
