@@ -18,13 +18,14 @@ from duly.worker.checks import CheckSamples
 from duly.worker.errors import LoadError
 from duly.worker.finite import FiniteChecks
 from duly.worker.libraries import with_checked_libraries
-from duly.worker.memory import limit_data, memory_bytes_max, run_bytes
+from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
 from duly.worker.open_extents import say_shape
 from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
 from duly.worker.providers import warm_after_ns
+from duly.worker.run_memory import limit_data, run_bytes
 from duly.worker.size_warmup import measure_sizes
 from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
