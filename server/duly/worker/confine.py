@@ -123,7 +123,8 @@ def _limit(trust: Trust, accelerated: bool) -> None:
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write(str(_OOM_SCORE))
     _lower(resource.RLIMIT_CORE, 0)  # what clients sent must not lie on a disk
-    _lower(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
+    if not accelerated:
+        _lower(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
     # Drivers of accelerators count what lies on the device, too. Elsewhere the machine's memory is the most.
     if trust.worker_memory_bytes_max or not accelerated:
         _lower(resource.RLIMIT_DATA, trust.worker_memory_bytes_max or memory_bytes_max())
