@@ -24,8 +24,7 @@ endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: audit sbom
-.PHONY: help setup demo test test-compiled check protos docs release-image bench grid compare soak core core-clean exporters wheel-check clean
+.PHONY: help setup demo test test-compiled check protos docs release-image bench grid compare soak chaos fuzz core core-clean exporters audit sbom wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,6 +106,17 @@ compare: $(READY) ## Set duly beside Triton and the floor under overload, half a
 
 soak: $(READY) ## A night of a vehicle's sensors and of rude clients (SOAK_ARGS for options)
 	$(BIN)/duly-load soak load_tests/scenarios/rig.toml --target duly --hours 8 --out build/soak $(SOAK_ARGS)
+
+chaos: $(READY) ## Harm, attack and starve real servers: does every frame still have its outcome? (CHAOS_ARGS for options)
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+FUZZER := $(VENV)/.ready-fuzz
+fuzz: $(FUZZER) ## Give all readers of bytes from outside bytes of any kind (FUZZ_ARGS: quick, or options)
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
+$(FUZZER): $(READY)
+	@$(BIN)/pip install --quiet --quiet --editable '.[fuzz]'
+	@touch $@
 
 EXPORTERS := sklearn boosters tensorflow torch onnxruntime jax paddle
 exporters: $(addprefix exporters-,$(EXPORTERS)) ## Export the models of tests/exporters again, 9 GB of tools (EXPORTERS=sklearn for a part)

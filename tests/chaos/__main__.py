@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--effort", choices=("quick", "full"), default="full")
     parser.add_argument("--seed", type=int, default=13)
     parser.add_argument("--hours", type=float, default=1.0, help="how long the soak takes")
+    parser.add_argument("--only", default="", help="attacks, or parts of a row, with commas between; default: all")
     parser.add_argument("--one", default="", help="options of the first server whose costs are compared")
     parser.add_argument("--other", default="", help="options of the second one")
     asked = parser.parse_args()
@@ -43,10 +44,11 @@ def main() -> int:
     if unknown:
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
     findings = []
+    only = frozenset(filter(None, asked.only.split(",")))
     for name in names:
         with tempfile.TemporaryDirectory(prefix=f"chaos-{name}-") as folder:
             arguments = (tuple(shlex.split(asked.one)), tuple(shlex.split(asked.other)))
-            plan = Plan(asked.seed, asked.effort == "full", Path(folder), asked.hours, arguments)
+            plan = Plan(asked.seed, asked.effort == "full", Path(folder), asked.hours, only, arguments)
             findings.append(_show(name, plan))
     command = f"python -m tests.chaos --rows {','.join(names)} --effort {asked.effort} --seed {asked.seed}"
     sys.stdout.write(f"\n{command}\n{told(findings)}")

@@ -23,9 +23,7 @@ CLASSES = {"CRITICAL": 1, "STANDARD": 2, "BEST_EFFORT": 3}
 
 def frame(frame_id: int, values: Any, name: str = "x") -> pb.Frame:
     array = np.asarray(values, np.float32)
-    tensor = tensor_pb2.Tensor(
-        name=name, datatype=tensor_pb2.DATA_TYPE_FP32, shape=array.shape, data=array.tobytes()
-    )
+    tensor = tensor_pb2.Tensor(name=name, datatype=tensor_pb2.DATA_TYPE_FP32, shape=array.shape, data=array.tobytes())
     return pb.Frame(frame_id=frame_id, tensors=[tensor])
 
 
@@ -58,7 +56,9 @@ class Account:
         return len(self.sent) - len(self.answers)
 
     def statuses(self) -> Counter[str]:
-        return Counter(pb.OutcomeStatus.Name(each.status).removeprefix("OUTCOME_STATUS_") for each in self.answers.values())  # type: ignore[arg-type]
+        return Counter(
+            pb.OutcomeStatus.Name(each.status).removeprefix("OUTCOME_STATUS_") for each in self.answers.values()
+        )  # type: ignore[arg-type]
 
     def on_time(self, budget_s: float, since_s: float = 0.0, until_s: float = float("inf")) -> tuple[int, int]:
         """Returns (frames in time at the client, frames) of those that were to be sent in that stretch."""
@@ -116,7 +116,9 @@ class AccountedStream:
         response = await self._call.read()
         if response is grpc.aio.EOF or response.WhichOneof("response") != "opened":
             raise grpc.aio.AioRpcError(
-                await self._call.code(), await self._call.initial_metadata(), await self._call.trailing_metadata(),
+                await self._call.code(),
+                await self._call.initial_metadata(),
+                await self._call.trailing_metadata(),
                 await self._call.details(),
             )
 

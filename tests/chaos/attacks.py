@@ -71,9 +71,7 @@ def opening(model: str = "double", stream_class: int = 3, **more: object) -> byt
 
 
 def frames(*ids: int, size: int = 4, budget_ns: int = 0, **fields: object) -> bytes:
-    tensor = tensor_pb2.Tensor(
-        name="x", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[size], data=bytes(4 * size)
-    )
+    tensor = tensor_pb2.Tensor(name="x", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[size], data=bytes(4 * size))
     made = [pb.Frame(frame_id=number, budget_nano=budget_ns, tensors=[tensor]) for number in ids]
     return message(pb.StreamRequest(frames=pb.FrameBatch(frames=made)))
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from duly.worker import channel
@@ -54,7 +55,7 @@ def _shrink(done: channel.Done) -> bytes | bytearray:
 
 def _memory(done: channel.Done) -> bytes | bytearray:
     """Runs into a limit of memory."""
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
     raise MemoryError(len(bytearray(16 * MEMORY_BYTES)))
 

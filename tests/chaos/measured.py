@@ -1,4 +1,4 @@
-"""What a CRITICAL client got in each stretch of time, by its own clock, and what others met who tried to open streams."""
+"""What a CRITICAL client got in each stretch of time, by its own clock, and what others met who opened streams."""
 
 import asyncio
 import json
@@ -51,8 +51,11 @@ class Measured:
 
     async def __aenter__(self) -> "Measured":
         self._probe = await python(
-            "tests.chaos.probe", f"--address={self._rig.address}", f"--budget-ms={1e3 * self._budget_s}",
-            *self._options, stdin=asyncio.subprocess.PIPE,
+            "tests.chaos.probe",
+            f"--address={self._rig.address}",
+            f"--budget-ms={1e3 * self._budget_s}",
+            *self._options,
+            stdin=asyncio.subprocess.PIPE,
         )
         assert self._probe.stdout is not None
         if await asyncio.wait_for(self._probe.stdout.readline(), 30) != b"open\n":
@@ -113,7 +116,9 @@ class Opens:
                 else:
                     self.served += 1
             except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-                self.refusals.append(f"{error.code().name}: {error.details()}" if hasattr(error, "code") else str(error))
+                self.refusals.append(
+                    f"{error.code().name}: {error.details()}" if hasattr(error, "code") else str(error)
+                )
             except TimeoutError:
                 self.refusals.append(f"not open after {OPEN_SECONDS_MAX:g} s")
             try:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,6 +39,21 @@ class Usage:
     """The memory files that the serving process has mapped, by their size."""
 
 
+def free_address(host: str = "127.0.0.1") -> str:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"
+
+
+def _is_taken(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 0.2).close()
+    except OSError:
+        return False
+    return True
+
+
 class Rig:
     """Used as `async with Rig(models, folder) as rig`. It is stopped with SIGTERM at the end."""
 
@@ -50,11 +66,18 @@ class Rig:
         env: dict[str, str] | None = None,
         wrap: Sequence[str] = (),
         listen: str = "127.0.0.1:0",
-        stderr: Path | None = None,
+        mute: int | None = None,
+        hard_files: int | None = None,
     ) -> None:
-        """`wrap`: what stands before the command, such as `ip netns exec NAME`."""
+        """`wrap`: what stands before the command, such as `ip netns exec NAME`. `mute`: where the log goes instead of a
+        file; `listen` must state a port then. `hard_files`: how many files the server may have open.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = stderr or folder / "server.log"
+        self.log = folder / "server.log"
+        self._mute = mute
+        self._listen = listen
+        if hard_files:
+            wrap = (*wrap, "prlimit", f"--nofile={hard_files}:{hard_files}")
         self._folder = folder
         command = [*wrap, sys.executable, "-P", *entry, "serve", "--models", str(models), "--listen", listen]
         self._command = [*command, "--threads", "1", "--log-format", "json", *options]
@@ -72,11 +95,14 @@ class Rig:
 
     async def start(self) -> None:
         with open(self.log, "ab") as log:
+            out = log if self._mute is None else self._mute
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stderr=log, stdout=log, env=self._env, cwd=self._folder
+                self._command, stdin=subprocess.DEVNULL, stderr=out, stdout=out, env=self._env, cwd=self._folder
             )
         end_s = time.monotonic() + START_SECONDS_MAX
         while not self.address:
+            if self._mute is not None and _is_taken(self._listen):
+                self.address = self._listen
             if self._process.poll() is not None or time.monotonic() > end_s:
                 self._process.kill()
                 raise RuntimeError(f"the server did not start: {self.tail()}")

@@ -38,7 +38,9 @@ def write_models(root: Path) -> Path:
     graphs.save(root, "large", graphs.zeros(), toml=one + '[[output]]\nname = "y"\nbytes_max = 4_000_000\n')
     graphs.save(root, "wide", graphs.scaling(width=900_000), toml=one)
     picture = '[[input]]\nname = "x"\nencodings = ["PNG"]\npreprocess = [\n{ op = "resize", width = 8, height = 8 },\n'
-    graphs.save(root, "picture", graphs.copying(["N", 3, 8, 8]), toml=one + picture + '{ op = "layout", axes = "CHW" }]\n')
+    graphs.save(
+        root, "picture", graphs.copying(["N", 3, 8, 8]), toml=one + picture + '{ op = "layout", axes = "CHW" }]\n'
+    )
     graphs.save(root, "quad", square(), toml=one + '[[input]]\nname = "x"\nbytes_max = 100_000\n')
     return root
 
@@ -58,14 +60,14 @@ def square() -> graphs.onnx.ModelProto:
 
 async def show(plan: Plan, finding: Finding) -> None:
     models = write_models(plan.folder / "models")
-    names = [name for name in ATTACKS if name not in ELSEWHERE]
+    names = [name for name in ATTACKS if name not in ELSEWHERE and plan.wants(name)]
     for first in range(0, len(names), GROUP):
         await show_attacks(plan, finding, models, names[first : first + GROUP])
 
 
 async def show_attacks(plan: Plan, finding: Finding, models: Path, names: list[str], wanted: int = 0) -> None:
     """Shows attacks one after another against one server, with an undisturbed stretch before and after each."""
-    calm_s, attack_s = (4.0, 8.0) if plan.full else (1.0, 1.5)
+    calm_s, attack_s = (4.0, 8.0) if plan.full else (0.7, 1.0)
     rig = Rig(models, plan.folder / names[0], *OPTIONS)
     stretches: list[Stretch] = []
     async with rig:
@@ -98,7 +100,7 @@ async def show_attacks(plan: Plan, finding: Finding, models: Path, names: list[s
     for name, (rss, workers) in peaks.items():
         finding.check(
             rss <= RSS_CEILING_BYTES,
-            f"{name}: the server took {rss >> 20} MiB ({before.rss_bytes >> 20} before), at most {RSS_CEILING_BYTES >> 20}",
+            f"{name}: the server took {rss >> 20} MiB, {before.rss_bytes >> 20} before: over {RSS_CEILING_BYTES >> 20}",
         )
         finding.check(
             workers - before.workers_rss_bytes <= WORKERS_CEILING_BYTES,
@@ -172,6 +174,6 @@ def _judge(finding: Finding, measured: Measured, stretches: list[Stretch], slack
         bearable = max(1.0, total * (1 - min(RATIO_MIN, calm_ratio - slack)))
         finding.check(
             missed <= bearable,
-            f"{each.name}: {hits / max(total, 1):.2%} of {total} CRITICAL frames in time at the client, {calm_ratio:.2%} "
-            f"without; the worst took {1e3 * worst_s:.0f} ms",
+            f"{each.name}: {hits / max(total, 1):.2%} of {total} CRITICAL frames in time at the client, "
+            f"{calm_ratio:.2%} without; the worst took {1e3 * worst_s:.0f} ms",
         )

@@ -1,8 +1,9 @@
-"""Worker faults at random moments under load: every frame has one outcome, no stream breaks, nothing leaks, and the lane
-is back within a second and its warm-up.
+"""Worker faults at random moments under load: every frame has one outcome, no stream breaks, nothing leaks, and the
+lane is back within a second and its warm-up.
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -137,10 +138,8 @@ async def _load(channel: grpc.aio.Channel, finding: Finding, done: asyncio.Event
     while not done.is_set():
         streams = await _open(channel, chance)
         runs = asyncio.gather(*(stream.run() for stream in streams))
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), ROUND_S)
-        except TimeoutError:
-            pass
         for stream in streams:
             stream.stop()
         for account in await runs:
@@ -152,7 +151,12 @@ async def _open(channel: grpc.aio.Channel, chance: random.Random) -> list[Accoun
     for model in MODELS:
         for index in range(STREAMS_A_MODEL):
             stream = AccountedStream(
-                channel, model, period_s=PERIOD_S, budget_s=BUDGET_S, ordering=1 + index % 3, backlog=1 + 2 * (index % 2),
+                channel,
+                model,
+                period_s=PERIOD_S,
+                budget_s=BUDGET_S,
+                ordering=1 + index % 3,
+                backlog=1 + 2 * (index % 2),
                 phase_s=chance.uniform(0, PERIOD_S),
             )
             await stream.open()

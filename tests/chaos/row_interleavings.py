@@ -1,5 +1,5 @@
-"""Interleavings of cancel and close against the law: simulated ones over the real streams, driver and scheduler, ones of
-the scheduler alone, and live ones over gRPC with real workers.
+"""Interleavings of cancel and close against the law: simulated ones over the real streams, driver and scheduler, ones
+of the scheduler alone, and live ones over gRPC with real workers.
 """
 
 import asyncio
@@ -105,7 +105,9 @@ async def _live(plan: Plan, finding: Finding) -> None:
             f"{statistics.frames_in_flight} frames and {statistics.streams_open} streams are left with the server",
         )
         after = rig.usage()
-        finding.check(after.descriptors <= before.descriptors + 4, f"descriptors: {before.descriptors}, then {after.descriptors}")
+        finding.check(
+            after.descriptors <= before.descriptors + 4, f"descriptors: {before.descriptors}, then {after.descriptors}"
+        )
     finding.check(rig.status == 0, f"the server ended with status {rig.status}")
 
 

@@ -80,7 +80,13 @@ async def show(plan: Plan, finding: Finding) -> None:
         budget_s = max(BUDGET_PLANS * plan_s, 0.05)
         streams = [
             AccountedStream(
-                channel, "m", period_s=period_s, budget_s=budget_s, factor=None, shape=(1, 1), phase_s=index * period_s / STREAMS
+                channel,
+                "m",
+                period_s=period_s,
+                budget_s=budget_s,
+                factor=None,
+                shape=(1, 1),
+                phase_s=index * period_s / STREAMS,
             )
             for index in range(STREAMS)
         ]

@@ -58,8 +58,13 @@ class Plan:
     """An empty folder of the row's own."""
     hours: float
     """How long a soak takes."""
+    only: frozenset[str] = frozenset()
+    """The attacks or parts of a row that are to be shown; empty: all."""
     arguments: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     """Arguments of the two servers whose costs are compared."""
+
+    def wants(self, name: str) -> bool:
+        return not self.only or name in self.only
 
     def of(self, quick: int, full: int) -> int:
         return full if self.full else quick

@@ -16,10 +16,19 @@ from pathlib import Path
 from tests.fuzz.seeds import CORPUS
 from tests.fuzz.targets import TARGETS
 
-QUICK_INPUTS, QUICK_SECONDS = 20_000, 6
+QUICK_INPUTS, QUICK_SECONDS = 20_000, 4
 FULL_INPUTS = 10_000_000
 """So many in all. Targets that are slower get fewer, those that are faster more."""
-SLOW = ("stream_messages", "recordings", "server_settings", "model_settings")
+SLOW = (
+    "stream_messages",
+    "recordings",
+    "server_settings",
+    "model_settings",
+    "policies",
+    "tokens",
+    "key_sets",
+    "tls_files",
+)
 SLOW_SHARE = 0.1
 """What a slow target gets of what a fast one gets."""
 BYTES_MAX = 4096
@@ -44,16 +53,29 @@ async def _fuzz(target: str, inputs: int, seconds: int, seed: int, found: Path, 
         folder = found / target
         folder.mkdir(parents=True)
         options = [
-            f"-runs={inputs}", f"-seed={seed}", f"-max_len={BYTES_MAX}", f"-timeout={INPUT_SECONDS_MAX}",
-            f"-artifact_prefix={folder}/", "-rss_limit_mb=4096", "-print_final_stats=1", "-verbosity=1",
+            f"-runs={inputs}",
+            f"-seed={seed}",
+            f"-max_len={BYTES_MAX}",
+            f"-timeout={INPUT_SECONDS_MAX}",
+            f"-artifact_prefix={folder}/",
+            "-rss_limit_mb=4096",
+            "-print_final_stats=1",
+            "-verbosity=1",
         ]
         if seconds:
             options.append(f"-max_total_time={seconds}")
         grown = folder / "grown"
         shutil.copytree(CORPUS / target, grown)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.fuzz.one", target, *options, str(grown),
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=os.environ,
+            sys.executable,
+            "-m",
+            "tests.fuzz.one",
+            target,
+            *options,
+            str(grown),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=os.environ,
         )
         assert process.stdout is not None
         text = (await process.stdout.read()).decode(errors="replace")
@@ -62,7 +84,9 @@ async def _fuzz(target: str, inputs: int, seconds: int, seed: int, found: Path, 
             int(number) for number in _LAST.findall(text)
         ]
         run = Run(target, max(counted, default=0), time.monotonic() - began_s, status, text[-3000:] if status else "")
-        sys.stdout.write(f"{target:16} {run.inputs:>12,} inputs  {run.seconds:6.0f} s  {'CRASH' if status else 'held'}\n")
+        sys.stdout.write(
+            f"{target:16} {run.inputs:>12,} inputs  {run.seconds:6.0f} s  {'CRASH' if status else 'held'}\n"
+        )
         sys.stdout.flush()
         return run
 
@@ -77,7 +101,14 @@ async def _all(asked: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="duly-fuzz-") as found:
         runs = await asyncio.gather(
             *(
-                _fuzz(name, int(each * weights[name]) + 1, QUICK_SECONDS if quick else asked.seconds, asked.seed, Path(found), turn)
+                _fuzz(
+                    name,
+                    int(each * weights[name]) + 1,
+                    QUICK_SECONDS if quick else asked.seconds,
+                    asked.seed,
+                    Path(found),
+                    turn,
+                )
                 for name in names
             )
         )

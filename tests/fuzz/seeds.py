@@ -1,5 +1,6 @@
 """Writes the seeds of the corpora anew: `python -m tests.fuzz.seeds`. What a crash has left is kept by its own name."""
 
+import base64
 import json
 import struct
 import zlib
@@ -36,6 +37,11 @@ def _png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(4))) + chunk(b"IEND", b"")
 
 
+def _jwt(header: dict[str, object], claims: dict[str, object]) -> bytes:
+    parts = (json.dumps(header).encode(), json.dumps(claims).encode(), bytes(64))
+    return b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+
+
 def _requests(*requests: pb.StreamRequest) -> bytes:
     return joined([request.SerializeToString() for request in requests])
 
@@ -47,23 +53,44 @@ def seeds() -> dict[str, list[bytes]]:
     cancel = pb.StreamRequest(cancel=pb.CancelFrames(frame_ids=[2, 9, 1 << 63]))
     ping = pb.ClockPing(ping_id=1, client_send_unix_nano=5, clock=pb.ClockEstimate(offset_nano=-5, uncertainty_nano=9))
     opening = pb.OpenStream(
-        model="m", version="1", stream_name="camera", stream_class=1, backlog_policy=2, backlog_frames=3, ordering=1,  # type: ignore[arg-type]
-        default_budget_nano=10**8, expected_period_nano=10**7, outputs=["y"], gap_policy=1, variant_lowest="default",  # type: ignore[arg-type]
-        clock=pb.ClockEstimate(offset_nano=1, uncertainty_nano=1), floor=pb.OnTimeFloor(frames=1, window=4),
+        model="m",
+        version="1",
+        stream_name="camera",
+        stream_class=1,
+        backlog_policy=2,
+        backlog_frames=3,
+        ordering=1,  # type: ignore[arg-type]
+        default_budget_nano=10**8,
+        expected_period_nano=10**7,
+        outputs=["y"],
+        gap_policy=1,
+        variant_lowest="default",  # type: ignore[arg-type]
+        clock=pb.ClockEstimate(offset_nano=1, uncertainty_nano=1),
+        floor=pb.OnTimeFloor(frames=1, window=4),
     )
     done = channel.Done(
         7, 1, 2000, 3000, [(channel.OK, [(0, 8, 0, (2,)), (256, 3, 0, (3,))]), (channel.INVALID, [])], {1: "no"}
     )
     run = channel.Run(3, 1, [(5, True, [(0, 8, 0, (2,))]), (6, False, [(64, 3, 2, ())])], 1)
     outcome = pb.Outcome(
-        frame_id=1, status=1, version="1", variant="default", batch_size=1, slack_nano=-5, reason="r",  # type: ignore[arg-type]
+        frame_id=1,
+        status=1,
+        version="1",
+        variant="default",
+        batch_size=1,
+        slack_nano=-5,
+        reason="r",  # type: ignore[arg-type]
         timing=pb.Timing(received_unix_nano=1, sent_nano=2),
         outputs=[tensor_pb2.Tensor(name="y", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[2], data=bytes(8))],
     )
     spec = tensor_pb2.TensorSpec(name="x", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[-1], encoded_formats=[1, 2])  # type: ignore[list-item]
     steps = [
         [1, "StreamOpened", {"stream_id": 1, "terms": {"stream_class": 2}}],
-        [2, "FramesArrived", {"frames": [{"seq": 1, "stream_id": 1, "frame_id": 1, "model": "m/1", "deadline_ns": 50}]}],
+        [
+            2,
+            "FramesArrived",
+            {"frames": [{"seq": 1, "stream_id": 1, "frame_id": 1, "model": "m/1", "deadline_ns": 50}]},
+        ],
         [["run", 1, "cpu:0", "m/1", "fp32", [1]]],
         [3, "BatchFinished", {"batch_id": 1}],
     ]
@@ -75,26 +102,55 @@ def seeds() -> dict[str, list[bytes]]:
         '{ op = "resize", width = 4, height = 4, mode = "letterbox" }, { op = "layout", axes = "CHW" }]\n'
         '[[variant]]\nname = "fp32"\nfile = "model.onnx"\n[[state]]\noutput = "a"\ninput = "b"\n'
     )
+    policy = (
+        '[jwt]\nissuer = "https://issuer.test"\naudience = "duly"\njwks = "/nowhere"\n[[principal]]\nname = "camera"\n'
+        'may = ["infer"]\nmodels = ["dou*"]\nclasses = ["CRITICAL"]\njwt = [{ subject = "camera-*" }]\n'
+        'certificate = [{ spiffe = "spiffe://vehicle/camera/*" }]\nunix = [{ uid = 1 }]\nquota = { streams_max = 4 }\n'
+        f'[[principal.token]]\nid = "00c0ffee"\nsha256 = "{64 * "a"}"\nexpires = 2030-01-01T00:00:00Z\n'
+    )
+    claims = {"iss": "https://issuer.test", "aud": "duly", "sub": "camera-1", "exp": 2**31}
+    forged = [_jwt({"alg": alg, "kid": "k1", "typ": "JWT"}, claims) for alg in ("ES256", "none", "HS256")]
+    curve = {"kty": "EC", "crv": "P-256", "kid": "k1", "use": "sig", "alg": "ES256", "x": 43 * "A", "y": 43 * "B"}
+    pem = b"-----BEGIN CERTIFICATE-----\nMIIBAA==\n-----END CERTIFICATE-----\n"
+    secret = b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAAA\n-----END PRIVATE KEY-----\n"
     jpeg = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffc0000b080004000401011100ffda0008010100003f00")
     location = b"\x0a\x08location\x12\x05w.bin"
     tensor = b"\x08\x02\x10\x01\x42\x01w\x6a" + bytes([len(location)]) + location + b"\x70\x01"
     inner = b"\x2a" + bytes([len(tensor)]) + tensor
     graph = b"\x08\x08\x3a" + bytes([len(inner)]) + inner
     return {
-        "stream_messages": [b"\x00" + _requests(frames), b"\x05" + _requests(frames, cancel, later),
-                            b"\x02" + _requests(pb.StreamRequest(clock_ping=ping), frames, later)],
+        "stream_messages": [
+            b"\x00" + _requests(frames),
+            b"\x05" + _requests(frames, cancel, later),
+            b"\x02" + _requests(pb.StreamRequest(clock_ping=ping), frames, later),
+        ],
         "open_messages": [opening.SerializeToString(), pb.InferRequest(model="m", frame=_frame(1)).SerializeToString()],
         "frame_payloads": [_frame(1).SerializeToString(), _encoded(2).SerializeToString()],
         "worker_answers": [bytes(channel.encode_done(done)), channel.encode_text(channel.FAILED, {"reason": "r"}, 7)],
-        "server_orders": [bytes(channel.encode_run(run)), channel.encode_warm(1, 0, 1), channel.encode_forget([1, 2]),
-                          channel.encode_text(channel.LOAD, {"model": "m/1"})],
+        "server_orders": [
+            bytes(channel.encode_run(run)),
+            channel.encode_warm(1, 0, 1),
+            channel.encode_forget([1, 2]),
+            channel.encode_text(channel.LOAD, {"model": "m/1"}),
+        ],
         "recordings": [recording.encode()],
         "server_settings": [settings.encode() + b"\0DULY_STREAMS_MAX=7\0DULY_LANES=cpu:0,cpu:1"],
-        "model_settings": [model.encode() + b"\0\0cat\ndog\n", b"\0\0item {\n id: 1\n name: 'cat'\n}\n", b"\0\0- a\n- b\n"],
+        "model_settings": [
+            model.encode() + b"\0\0cat\ndog\n",
+            b"\0\0item {\n id: 1\n name: 'cat'\n}\n",
+            b"\0\0- a\n- b\n",
+        ],
         "picture_headers": [_png(), jpeg],
         "graphs": [graph],
-        "addresses": [b"127.0.0.1:8500\nhttp_proxy=http://u:p@proxy:3128\nno_proxy=10.0.0.0/8,.lan", b"[::1]:80",
-                      b"dns://1.1.1.1/host:1\ngrpc_proxy=http://[::1]:3"],
+        "addresses": [
+            b"127.0.0.1:8500\nhttp_proxy=http://u:p@proxy:3128\nno_proxy=10.0.0.0/8,.lan",
+            b"[::1]:80",
+            b"dns://1.1.1.1/host:1\ngrpc_proxy=http://[::1]:3",
+        ],
+        "policies": [policy.encode()],
+        "tokens": [*forged, b"duly_00c0ffee_" + 43 * b"x"],
+        "key_sets": [json.dumps({"keys": [curve, {"kty": "oct", "k": "AAAA"}]}).encode()],
+        "tls_files": [pem + b"\0" + secret + b"\0" + pem],
         "client_messages": [
             pb.StreamResponse(outcomes=pb.OutcomeBatch(outcomes=[outcome])).SerializeToString(),
             pb.StreamResponse(opened=pb.StreamOpened(stream_id=1, inputs=[spec], outputs=[spec])).SerializeToString(),

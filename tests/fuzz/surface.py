@@ -7,11 +7,14 @@ from typing import Any
 
 import grpc
 
+from duly.core.events import TimerFired
 from duly.core.types import Verdict
 from duly.models.spec import Signature, TensorSpec
 from duly.rpc.duly_v1.codec import StreamCodec
 from duly.rpc.duly_v1.inference_service import InferenceService
+from duly.runtime.worker_port import BatchResult
 from duly.streams.errors import CallError
+from duly.streams.stream import Stream
 from duly.streams.terms import StreamRequest
 from duly.v1 import inference_pb2 as pb
 from tests.streams.bench import Bench, version
@@ -57,8 +60,6 @@ class Surface:
     def _end(self, driver: Any) -> None:
         action, _ = self.bench.lane.running.pop()
         now_ns = driver.clock()
-        from duly.runtime.worker_port import BatchResult
-
         driver.batch_ended(action.batch_id, BatchResult(now_ns, now_ns, lambda index: [(0, (1,), b"y")]))
 
     def run(self, messages: Sequence[bytes], **asked: object) -> None:
@@ -68,8 +69,6 @@ class Surface:
     async def _run(self, messages: Sequence[bytes], asked: dict[str, object]) -> None:
         bench = self.bench
         request = StreamRequest(model="m", default_budget_ns=50_000_000, **asked)  # type: ignore[arg-type]
-        from duly.streams.stream import Stream
-
         stream = Stream(request, bench.catalogue.find("m"), bench.host, "somebody", bench.use)
         stream.open(Verdict(True, "", 0.0, 0))
         codec = StreamCodec(stream.signature, stream.wanted)
@@ -82,8 +81,6 @@ class Surface:
             quiet = quiet + 1 if reading.done() and not bench.lane.running and not bench.driver.held else 0
             bench.clock.now_ns += 1_000_000
             if not bench.lane.running and bench.driver.held:
-                from duly.core.events import TimerFired
-
                 bench.driver.submit(TimerFired())
         self._step(stream, codec, answered)
         taken = stream._newest_id >= 0

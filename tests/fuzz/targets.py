@@ -2,7 +2,8 @@
 raises anything but what it says, or says what is not so.
 """
 
-import json
+import asyncio
+import contextlib
 import os
 import struct
 import tempfile
@@ -14,6 +15,14 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from duly import config as server_config
+from duly.access.errors import AccessError, NotAuthenticated
+from duly.access.evidence import Evidence
+from duly.access.judge import Judge
+from duly.access.key_set import read_keys
+from duly.access.listeners import Listener
+from duly.access.policy import read_policy
+from duly.access.tls_files import read_tls
+from duly.core.types import BacklogPolicy
 from duly.models.config_file import read_config
 from duly.models.errors import BrokenModel
 from duly.models.labels import read_labels
@@ -23,6 +32,7 @@ from duly.rpc.duly_v1.opening import single_request, stream_request
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
 from duly.streams.errors import InvalidFrame, InvalidTerms
+from duly.streams.ordering import OrderingPolicy
 from duly.streams.terms import stream_terms
 from duly.v1 import inference_pb2 as pb
 from duly.worker import channel
@@ -33,6 +43,7 @@ from duly_client import proxy, target
 from duly_client.convert import tensor_array
 from duly_client.errors import ProtocolError
 from duly_client.types import advice_of, outcome_of, terms_of
+from tests.access.credentials import AUDIENCE, ISSUER, jwks
 from tests.fuzz.surface import SIGNATURE, Surface
 from tests.streams.bench import LIMITS, version
 
@@ -75,9 +86,6 @@ def stream_messages(data: bytes) -> None:
     """Messages of a client on an open stream, with all of the law."""
     if data:
         backlog, order = data[0] % 3 + 1, data[0] // 3 % 3 + 1
-        from duly.core.types import BacklogPolicy
-        from duly.streams.ordering import OrderingPolicy
-
         asked = {
             "backlog_policy": BacklogPolicy(backlog),
             "backlog_frames": 3 if backlog == BacklogPolicy.KEEP_LAST else 0,
@@ -133,7 +141,9 @@ def _answers() -> Answers:
 
 
 def worker_answers(data: bytes) -> None:
-    """What a worker answers to a batch of two frames."""
+    """What a worker answers to a batch of two frames. A message of nothing is the end of its socket."""
+    if not data:
+        return
     asked = Asked(7, 1, 2, 1000)
     try:
         result = _answers().read(data, asked, 10_000)
@@ -214,10 +224,8 @@ def graphs(data: bytes) -> None:
     def read(location: str) -> memoryview:
         return memoryview(bytes(64))
 
-    try:
+    with contextlib.suppress(LoadError, DecodeError):
         take_in(data, read)
-    except (LoadError, DecodeError):
-        pass
 
 
 def addresses(data: bytes) -> None:
@@ -271,6 +279,73 @@ def client_messages(data: bytes) -> None:
         assert str(error)
 
 
+def policies(data: bytes) -> None:
+    """The policy file, and what a caller is by it."""
+    try:
+        policy = read_policy(_file("policy.toml", data))
+    except AccessError as error:
+        assert str(error)
+        return
+    with contextlib.suppress(NotAuthenticated):
+        _judged(Judge(policy), Evidence("10.0.0.1"))
+
+
+@cache
+def _judge() -> tuple[Judge, asyncio.Runner]:
+    """A judge who knows one issuer and one token, whose keys nobody else has."""
+    keys = _file("jwks.json", jwks("k1").encode())
+    text = f"""
+[jwt]
+issuer = "{ISSUER}"
+audience = "{AUDIENCE}"
+jwks = "{keys}"
+
+[[principal]]
+name = "somebody"
+jwt = [{{ subject = "*" }}]
+[[principal.token]]
+id = "00c0ffee"
+sha256 = "{64 * "a"}"
+"""
+    runner = asyncio.Runner()
+    judge = Judge(read_policy(_file("known.toml", text.encode())))
+    assert judge.keys is not None
+    runner.run(judge.keys.start())
+    return judge, runner
+
+
+def _judged(judge: Judge, evidence: Evidence) -> str:
+    return _judge()[1].run(judge.judge(evidence, Listener(admin=True))).rights.principal
+
+
+def tokens(data: bytes) -> None:
+    """What a caller sends as its token: nobody knows a right one."""
+    judge, _ = _judge()
+    try:
+        who = _judged(judge, Evidence("10.0.0.1", data.decode("utf-8", "replace") or "?"))
+    except NotAuthenticated as error:
+        assert str(error)
+        return
+    raise AssertionError(f"somebody was let in as {who}")
+
+
+def key_sets(data: bytes) -> None:
+    try:
+        read_keys(str(_file("keys.json", data)))
+    except AccessError as error:
+        assert str(error)
+
+
+def tls_files(data: bytes) -> None:
+    """Certificate, key and the CA of clients, in PEM."""
+    certificates, key, authority = ([*data.split(b"\0"), b"", b""])[:3]
+    paths = [_file(f"{index}.pem", part) for index, part in enumerate((certificates, key, authority))]
+    try:
+        read_tls(*paths)
+    except AccessError as error:
+        assert str(error)
+
+
 TARGETS: dict[str, Target] = {
     each.__name__: each
     for each in (
@@ -286,5 +361,9 @@ TARGETS: dict[str, Target] = {
         graphs,
         addresses,
         client_messages,
+        policies,
+        tokens,
+        key_sets,
+        tls_files,
     )
 }

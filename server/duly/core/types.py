@@ -70,6 +70,22 @@ class Frame:
     """Whether newer frames of the stream never supersede it. Its deadline holds all the same."""
     alone: bool = False
     """Whether it must not share a batch, as it may be what workers die of."""
+    extra_ns: int = 0
+    """How much longer it is planned to take than a usual frame of its model, because it is larger."""
+
+
+def larger(frame: Frame, extra_ns: int) -> Frame:
+    """Returns the frame as one that is planned to take so much longer than a usual one."""
+    return Frame(
+        frame.seq,
+        frame.stream_id,
+        frame.frame_id,
+        frame.model,
+        frame.deadline_ns,
+        frame.must_run,
+        frame.alone,
+        extra_ns,
+    )
 
 
 VARIANT_RANK_ANY = 1 << 16
@@ -105,6 +121,8 @@ class StreamTerms:
     """The k of the floor; 0: the stream has no floor."""
     advise: bool = False
     """Whether the stream is advised to slow down, and that it may speed up (`advice`)."""
+    pinned: bool = False
+    """Whether its client has named the version, so that it does not follow the active one."""
     policed: bool = False
     """Whether frames that come faster than `period_ns` count as BEST_EFFORT (`policing`)."""
 
@@ -123,6 +141,8 @@ class StreamDemand:
     """Time from now to its next frame, where that was measured; -1: unknown."""
     variant_rank_max: int = VARIANT_RANK_ANY
     backlog: BacklogPolicy = BacklogPolicy.ALL
+    pinned: bool = False
+    """Whether it stays with this version of its model when another becomes active."""
 
 
 @dataclass(slots=True)

@@ -42,6 +42,7 @@ from duly.metrics import Metrics
 from duly.runtime.blame import Blame
 from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
+from duly.runtime.frame_costs import FrameCosts
 from duly.runtime.held_frames import HeldFrame, HeldFrames
 from duly.runtime.outcome import BatchRun, Outcome, Sink
 from duly.runtime.recorder import Recorder, SafeRecorder
@@ -73,6 +74,8 @@ class Driver:
         """
         self.scheduler = Scheduler()
         self.held = HeldFrames(payload_bytes_max)
+        self.costs: dict[str, FrameCosts] = {}
+        """What frames take beyond usual ones, for the models whose frames have several sizes."""
         self.blame = Blame()
         self.seqs = count(1)
         """Gives the next number for a frame."""
@@ -195,6 +198,12 @@ class Driver:
             frames = running.batch.frames
             event.invalid = {frames[i].seq: reason for i, reason in result.invalid.items()}
             event.failed = {frames[i].seq: reason for i, reason in result.failed.items()}
+        costs = self.costs.get(running.batch.model)
+        if costs is not None:
+            frames = running.batch.frames
+            larger = [frame.extra_ns > 0 for frame in frames]
+            ran_ns = result.finished_ns - result.started_ns
+            event.extra_ns = costs.observe(self.held.payloads(frames), larger, result.read_ns, ran_ns)
         self._step(event, result)
 
     # ---- the loop ----
@@ -300,9 +309,8 @@ class Driver:
     def _failed(self, now_ns: int, event: Event) -> None:
         _log.exception("scheduler failed, a fresh one takes over", what=type(event).__name__, frames=len(self.held))
         self._failures.append(now_ns)
-        # A recording could not be replayed from here on. Its last event is the one that the scheduler failed on.
         if self._recording is not None:
-            self._recording.close()
+            self._recording.failed()
         self._start_anew("the scheduler failed while the frame was waiting or running")
         if len(self._failures) > FAILURES_MAX and now_ns - self._failures[0] < FAILURES_NS:
             self._fatal(f"the scheduler failed {len(self._failures)} times within a minute")
@@ -318,12 +326,16 @@ class Driver:
             self._delivery.fail(now_ns, held, runs.get(held.frame.seq), reason)
         self._tell_idle()
         self.scheduler = Scheduler()
+        if self._recording is not None:
+            self._recording.begin_anew()
         try:
             for event in self._facts.events():
                 self._carry_out(now_ns, event, None)
         except Exception:
             _log.exception("a fresh scheduler failed on what is true")
             self.scheduler = Scheduler()
+            if self._recording is not None:
+                self._recording.begin_anew()
             self._fatal("the scheduler cannot be started anew")
         for stream_id in self._facts.advised_streams():  # the fresh scheduler does not know what they were advised
             self._delivery.advise(AdviseStream(stream_id, Advice.SPEED_UP, "the scheduler starts anew"))

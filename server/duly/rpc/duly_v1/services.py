@@ -3,7 +3,7 @@
 import asyncio
 import importlib.metadata
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -15,6 +15,7 @@ from duly.rpc.errors import abort, guarded
 from duly.rpc.principal import rights_of
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
+from duly.runtime.flight_recorder import DumpError
 from duly.runtime.model_host import ModelHost
 from duly.streams.errors import CallError
 from duly.streams.open_streams import OpenStreams
@@ -23,6 +24,10 @@ from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 
 WATCH_NS_MIN = 100_000_000
 WATCH_NS_DEFAULT = 1_000_000_000
+WATCH_NS_EACH = 2_000_000
+"""With many watchers of statistics each is told less often, so that all together are told once in so long."""
+SNAPSHOT_NS = 20_000_000
+"""Statistics are put together for watchers no more often than this, once for all of them."""
 DRAIN_NS_MAX = 600 * 10**9
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -63,7 +68,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.ActivateVersionResponse:
         if not request.version:
             raise CallError("INVALID_REQUEST", "version: should be the number of a loaded version", "version")
-        self._host.activate(request.name, request.version)
+        await self._host.activate(request.name, request.version, request.force)
         return model_pb2.ActivateVersionResponse(model=self._describe(request.name))
 
     async def WatchModels(
@@ -83,11 +88,12 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                     yield model_pb2.WatchModelsResponse(model=model)
 
     def _describe(self, name: str) -> model_pb2.Model:
-        active = self._catalogue.active(name)
+        active, previous = self._catalogue.active(name), self._catalogue.previous(name)
         versions = self._catalogue.versions(name)
         model = model_pb2.Model(
             name=name,
             active_version=active.version.version if active else "",
+            previous_version=previous.version.version if previous else "",
             versions=[self._version(served) for served in versions],
             description=versions[0].version.config.description if versions else "",
         )
@@ -125,15 +131,22 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         streams: OpenStreams,
         metrics: Metrics,
         drain: Callable[[int], "asyncio.Future[None]"],
+        dump: Callable[[], Awaitable[str]],
     ) -> None:
         """`drain(grace_ns)` begins to drain, with the server's own grace where that is 0. Its future is done when every
-        frame is answered.
+        frame is answered. `dump()` writes down the flight recording and gives the name of its file; it may raise
+        DumpError.
         """
         self._catalogue = catalogue
         self._driver = driver
         self._streams = streams
         self._metrics = metrics
         self._drain = drain
+        self._watchers = 0
+        self._taken: dict[tuple[str, ...], bytes] = {}
+        """The newest statistics of watchers, by the models that they may see."""
+        self._taken_ns = -SNAPSHOT_NS - 1
+        self._dump = dump
         self._started_ns = driver.clock()
 
     @guarded
@@ -160,14 +173,18 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
 
     async def WatchStatistics(
         self, request: server_pb2.WatchStatisticsRequest, context: Context
-    ) -> AsyncIterator[server_pb2.WatchStatisticsResponse]:
+    ) -> AsyncIterator[bytes]:
         period_ns = request.period_nano or WATCH_NS_DEFAULT
         if period_ns < WATCH_NS_MIN:
             text = f"period_nano: should be 0 or at least {WATCH_NS_MIN}, got {period_ns}"
             await abort(context, CallError("INVALID_REQUEST", text, "period_nano"))
-        while True:
-            yield server_pb2.WatchStatisticsResponse(statistics=self._statistics(rights_of(context)))
-            await asyncio.sleep(period_ns / 1e9)
+        self._watchers += 1
+        try:
+            while True:
+                yield self._snapshot(rights_of(context))
+                await asyncio.sleep(max(period_ns, self._watchers * WATCH_NS_EACH) / 1e9)
+        finally:
+            self._watchers -= 1
 
     @guarded
     async def Drain(self, request: server_pb2.DrainRequest, context: Context) -> server_pb2.DrainResponse:
@@ -177,12 +194,33 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         await asyncio.shield(self._drain(request.grace_nano))
         return server_pb2.DrainResponse()
 
+    @guarded
+    async def DumpRecording(
+        self, request: server_pb2.DumpRecordingRequest, context: Context
+    ) -> server_pb2.DumpRecordingResponse:
+        try:
+            return server_pb2.DumpRecordingResponse(file_name=await self._dump())
+        except DumpError as error:
+            raise CallError("DUMP_FAILED", str(error)) from None
+
     def _lanes(self) -> list[server_pb2.Lane]:
         up_ns = max(1, self._driver.clock() - self._started_ns)
         return [
             server_pb2.Lane(name=lane, busy_ratio=self._metrics.lane_busy_ns(lane) / up_ns)
             for lane in self._catalogue.lanes
         ]
+
+    def _snapshot(self, rights: Rights) -> bytes:
+        """Returns the statistics as watchers with these rights get them, as they were a moment ago at most."""
+        now_ns = self._driver.clock()
+        if now_ns - self._taken_ns > SNAPSHOT_NS:
+            self._taken_ns = now_ns
+            self._taken.clear()
+        taken = self._taken.get(rights.models)
+        if taken is None:
+            message = server_pb2.WatchStatisticsResponse(statistics=self._statistics(rights))
+            taken = self._taken[rights.models] = message.SerializeToString()
+        return taken
 
     def _statistics(self, rights: Rights) -> server_pb2.Statistics:
         statistics = server_pb2.Statistics(
