@@ -55,9 +55,12 @@ def _serve(connection: socket.socket) -> int:
         from duly.worker.background import fits, in_background
         from duly.worker.confine import confine_for
 
-        confine_for(body)  # before any thread starts, as threads are confined by what they are started from
-        loading = partial(_load, body, connection)
-        loaded = in_background(loading) if fits(body) else loading()
+        patiently: Callable[[Callable[[], Any]], Any] = in_background if fits(body) else _at_once
+        patiently(_import)  # as that takes a while
+        # What is installed was imported, nothing of the model was read yet, and this thread is the only one: threads
+        # are confined as what they are started from.
+        confine_for(body)
+        loaded = patiently(partial(_load, body, connection))
     except (LoadError, BackendError) as error:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
@@ -97,8 +100,15 @@ def _serve(connection: socket.socket) -> int:
     return 0
 
 
+def _at_once(work: Callable[[], Any]) -> Any:
+    return work()
+
+
+def _import() -> None:
+    import duly.worker.load_model  # noqa: F401
+
+
 def _load(body: dict[str, Any], connection: socket.socket) -> "Loaded":
-    # It is imported here, as that takes a while, which the background has.
     from duly.worker.load_model import load
 
     return load(body, partial(_report, connection))
