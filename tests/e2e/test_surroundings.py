@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from duly.metrics_server import SCRAPES_MAX
-from duly_client import BlockingClient
 from duly.worker.confine import OPEN_FILES_MAX
+from duly_client import BlockingClient
 from tests import graphs
 
 USERS_FILES = ("signal", "json", "queue", "select", "numpy", "onnxruntime", "duly", "sitecustomize", "encodings")
