@@ -23,7 +23,9 @@ BUDGET_PLANS = 12
 ROUNDS = 12
 """Matrix products in a frame: a few milliseconds."""
 STRETCH_S = 10.0
-SLACK, SLACK_QUICK = 0.002, 0.03
+SLACK, SLACK_QUICK = 0.002, 0.3
+"""How far the ratio may lie below that without swaps. A quick run says only that streams go on: its four swaps come back
+to back on a machine that does other things."""
 RPC_SECONDS_MAX = 120.0
 
 
