@@ -24,7 +24,7 @@ endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-compiled check protos docs release-image bench grid compare soak chaos fuzz core core-clean exporters wheel-check clean
+.PHONY: help setup demo test test-compiled check protos docs release-image bench grid compare soak chaos fuzz core core-clean exporters audit sbom wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -138,6 +138,29 @@ wheel-check: $(READY) ## Build the wheel and try its base packages in an empty e
 	cd build/wheel && venv/bin/duly version && venv/bin/python -c 'import duly_client, duly_load, duly_sim'
 	@! build/wheel/venv/bin/python -c 'import duly_sim.research' 2> /dev/null
 	@cd build/wheel && ! venv/bin/duly serve --models . 2> serve.txt && grep -F "pip install 'duly[cpu]'" serve.txt
+
+# What users install, resolved now, apart from what .venv has for those who change duly.
+SHIPPED := build/shipped
+$(SHIPPED)/requirements.txt: pyproject.toml
+	@$(PYTHON) -m venv --clear $(SHIPPED)/venv
+	@$(SHIPPED)/venv/bin/pip install --quiet --quiet --disable-pip-version-check '.[$(ACCELERATOR)]'
+	@$(SHIPPED)/venv/bin/pip freeze --exclude duly > $@.partial
+	@mv $@.partial $@
+
+# pip-audit asks the service that its own variables name (PIP_AUDIT_VULNERABILITY_SERVICE, PIP_AUDIT_OSV_URL).
+audit: $(READY) $(SHIPPED)/requirements.txt ## Ask for known vulnerabilities of what users install (AUDIT_ARGS for options)
+	@rm -f build/audit.json
+	@$(BIN)/pip-audit --requirement $(SHIPPED)/requirements.txt --no-deps --disable-pip --progress-spinner off \
+	  --format json --output build/audit.json $(AUDIT_ARGS) 2> build/audit.txt; status=$$?; \
+	if [ ! -s build/audit.json ]; then \
+	  echo "Nothing was audited, the service of advisories gave no answer: $$(grep -v '^ ' build/audit.txt | tail -n 1)" >&2; \
+	  echo "It needs the network; PIP_AUDIT_VULNERABILITY_SERVICE and PIP_AUDIT_OSV_URL name another service" >&2; exit 2; fi; \
+	tail -n 1 build/audit.txt; [ $$status -eq 0 ] || { echo "build/audit.json says which" >&2; exit 1; }
+
+sbom: $(READY) $(SHIPPED)/requirements.txt ## Write what users install as a bill of materials, CycloneDX in JSON
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON \
+	  --output-file build/sbom.json $(SHIPPED)/venv/bin/python
+	@echo "build/sbom.json"
 
 clean: core-clean ## Remove what can be made again, .venv included
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

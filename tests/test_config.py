@@ -89,6 +89,12 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "log_format": "json",
         "log_level": "debug",
         "reflection": "false",
+        "sandbox": "require",
+        "worker_memory_bytes_max": "13",
+        "cache_folders": str(tmp_path),
+        "libraries_sha256": f"{'0a' * 32}, {'0B' * 32}",
+        "manifests": "signed",
+        "manifest_keys": "/etc/duly/trusted.pub",
     }
     assert settings.keys() == ServerConfig.model_fields.keys()
     from_command_line = load_config(settings, None, {})

@@ -16,7 +16,9 @@ from duly.core.events import DrainRequested
 from duly.descriptors import DescriptorError, connections_max, raise_limit
 from duly.metrics import Gauges, Metrics
 from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
+from duly.models.manifest import ManifestError
 from duly.models.repository import Repository
+from duly.models.trust import Trust, trust_of
 from duly.rpc.doors import Doors
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
@@ -35,6 +37,7 @@ from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
 from duly.streams.verdict import Verdicts
 from duly.telemetry import configure_logging
+from duly.worker import confine
 from duly.worker.ort_installed import BackendError, check_installed
 
 _log = structlog.get_logger("duly")
@@ -83,6 +86,7 @@ class App:
             config.threads or default_threads(),
             config.load_timeout_s,
             limits.frame,
+            _trust(config),
         )
         self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
@@ -118,6 +122,7 @@ class App:
                 self.metrics_address = f"{config.metrics.rpartition(':')[0]}:{self._metrics_server.port}"
         except (AccessError, ListenError, MetricsError) as error:
             raise StartError(str(error)) from None
+        self._say_sandbox()
         limit = raise_limit()  # here, as workers inherit it
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
@@ -197,6 +202,7 @@ class App:
         try:
             await self._report_draining()
             self.streams.drain()
+            self._samplers.drain(self.driver.clock() + grace_ns)
             self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
             try:
                 async with asyncio.timeout(grace_ns / 1e9 + GRACE_SLACK_SECONDS):
@@ -224,6 +230,18 @@ class App:
         waiting = self.driver.scheduler.frames_waiting_by_model()
         demoted = self.driver.scheduler.frames_demoted_by_model()
         return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted)
+
+    def _say_sandbox(self) -> None:
+        """Logs how workers are confined. Raises StartError where they must be and the kernel cannot do it."""
+        sandbox, wanting = self._config.sandbox, confine.lacking()
+        if sandbox == "off":
+            _log.warning("workers are not confined: sandbox = off")
+        elif not wanting:
+            _log.info("workers are confined", files=True, network=True, processes=True)
+        elif sandbox == "require":
+            raise StartError(f"sandbox = require, but {'; '.join(wanting)}; auto confines as far as possible")
+        else:
+            _log.warning("workers are confined in part, duly doctor says more", wanting="; ".join(wanting))
 
     def _connections_max(self, limit: int) -> int:
         """Returns how many clients may be connected where so many files may be open. Raises StartError where there is
@@ -258,6 +276,16 @@ def _limits(config: ServerConfig) -> Limits:
         ServerLimits(config.streams_max, config.payload_bytes_max),
         CriticalLimits(config.critical_streams_max, config.critical_share_max),
     )
+
+
+def _trust(config: ServerConfig) -> Trust:
+    try:
+        return trust_of(config)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise StartError(f"manifest_keys: {config.manifest_keys} cannot be read: {reason}") from None
+    except ManifestError as error:
+        raise StartError(f"manifest_keys: {error}") from None
 
 
 def _recording(config: ServerConfig) -> RecordingWriter | None:
@@ -325,7 +353,8 @@ def check_models(config: ServerConfig) -> list[CheckedModel]:
 async def _check_models(config: ServerConfig) -> list[CheckedModel]:
     lanes, threads = config.lanes or default_lanes()[:1], config.threads or default_threads()
     versions, problems = Repository(config.models).scan()
+    trust = _trust(config)
     found = [CheckedModel(problem.name, problem.reason) for problem in problems if not problem.harmless]
     for version in versions:
-        found.append(await check_version(version, lanes, threads, _limits(config).frame, config.load_timeout_s))
+        found.append(await check_version(version, lanes, threads, _limits(config).frame, config.load_timeout_s, trust))
     return sorted(found, key=lambda checked: checked.key)

@@ -51,6 +51,7 @@ def cli() -> None:
 
 cli.add_command(_Lazy("serve", "duly.cli_serve:serve", "Serve the models of a repository.", _SERVER_EXTRAS))
 cli.add_command(_Lazy("models", "duly.cli_models:models", "Look at a model repository.", _SERVER_EXTRAS))
+cli.add_command(_Lazy("doctor", "duly.cli_doctor:doctor", "Look at this machine and the settings.", _SERVER_EXTRAS))
 cli.add_command(_Lazy("stream", "duly.cli_stream:stream", "Stream a recording to a server.", "pip install duly"))
 cli.add_command(_Lazy("token", "duly.cli_token:token", "Make tokens for clients, and check them.", _SERVER_EXTRAS))
 cli.add_command(_Lazy("certs", "duly.cli_certs:certs", "Make certificates for a first try.", _SERVER_EXTRAS))

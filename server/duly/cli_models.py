@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from duly.cli_manifest import manifest
 from duly.cli_settings import CONFIG_OPTION, setting_option
 from duly.config import ConfigError, load_config
 from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
@@ -22,6 +23,12 @@ _CHECKED = (
     "bytes_in_flight_max",
     "payload_bytes_max",
     "principal_bytes_in_flight_max",
+    "sandbox",
+    "worker_memory_bytes_max",
+    "cache_folders",
+    "libraries_sha256",
+    "manifests",
+    "manifest_keys",
 )
 """The settings on which it depends whether a model can be served."""
 
@@ -117,6 +124,7 @@ def _check(folder: Path, config: Path | None, **settings: Any) -> None:
     sys.exit(0 if results and not any(found.problem for found in results) else 1)
 
 
+models.add_command(manifest)
 models.add_command(
     click.Command(
         "check",

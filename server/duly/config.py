@@ -39,6 +39,7 @@ _OTHER_WORDS = {"host": "listen", "port": "listen", "address": "listen", "metric
 _UNIX_PATH_BYTES_MAX = 107  # the length of Linux's sun_path less its final zero
 _LANE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]{0,2})")
 _LANES_MAX = 64
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 
 _LINKS = tuple(
     (re.compile(rf"DULY(_[A-Z0-9_]+)?{name}"), re.compile(value))
@@ -109,6 +110,18 @@ def _lane_names(lanes: tuple[str, ...]) -> tuple[str, ...]:
     return lanes
 
 
+def _absolute(folders: tuple[Path, ...]) -> tuple[Path, ...]:
+    if not all(folder.is_absolute() and folder.is_dir() and folder != Path("/") for folder in folders):
+        raise ValueError("should be existing folders with absolute paths")
+    return folders
+
+
+def _digests(digests: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(_SHA256.fullmatch(digest) for digest in digests):
+        raise ValueError("should be SHA-256 digests, 64 hexadecimal digits each, as sha256sum prints them")
+    return tuple(digest.lower() for digest in digests)
+
+
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
@@ -176,9 +189,27 @@ class ServerConfig(BaseModel):
     drain_grace_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 10.0
     """How long frames that wait or run may still take when the server is asked to stop."""
     load_timeout_s: Seconds = 600.0
-    """How long a worker may take to load a model and warm it up."""
+    """How long a worker may take to load a model and warm it up. One that replaces another may take three times as long
+    as the first one took."""
     batch_timeout_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 10_000.0
-    """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time."""
+    """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time, and
+    sooner where its process is stopped, does nothing, or computes far beyond the plan."""
+    sandbox: Literal["auto", "require", "off"] = "auto"
+    """Whether workers are confined to the files of their model, with no network, no other processes and no privileges:
+    auto as far as the kernel can, require refuses to start where it cannot, off leaves them the server's rights."""
+    worker_memory_bytes_max: Annotated[int, Field(ge=0, le=2**50)] = 0
+    """Memory that a worker may have beside its shared memory; 0: what the machine or the control group has, and no
+    limit where an accelerator is used."""
+    cache_folders: Annotated[tuple[Path, ...], BeforeValidator(_split_commas), AfterValidator(_absolute)] = ()
+    """Folders that workers may write to, for providers that keep a cache (TensorRT, OpenVINO)."""
+    libraries_sha256: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_digests)] = ()
+    """SHA-256 of the shared libraries that models may name, such as plugin providers; others are not loaded."""
+    manifests: Literal["off", "check", "require", "signed"] = "check"
+    """check: a version's sha256sums, where there is one, lists all files that are read, and they hold that; require:
+    each version has one; signed: it has a sha256sums.sig by one of manifest_keys, and covers model.toml; off: it is not
+    read."""
+    manifest_keys: Annotated[Path | None, Field(validate_default=True)] = None
+    """File of Ed25519 public keys as OpenSSH writes them, one a line, whose signatures are trusted."""
     slow_reader_timeout_s: Seconds = 10.0
     """A stream ends when its client has taken no outcome for this long while some were ready."""
     record: Path | None = None
@@ -201,6 +232,13 @@ class ServerConfig(BaseModel):
         (host, port), (other_host, other_port) = split_host_port(value), split_host_port(listen)
         if port and port == other_port and (host == other_host or {host, other_host} & {"0.0.0.0", "::"}):
             raise ValueError(f"should have another port than listen, which is {listen}")
+        return value
+
+    @field_validator("manifest_keys")
+    @classmethod
+    def _for_signed(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if info.data.get("manifests") == "signed" and value is None:
+            raise ValueError("should name the file of trusted keys, as manifests is signed")
         return value
 
     @model_validator(mode="after")

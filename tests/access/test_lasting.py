@@ -73,6 +73,8 @@ async def test_a_stream_goes_on_while_every_file_of_tls_is_replaced(app: App, fo
             async with Client(app.address, tls=tls(folder, "camera", "new ca")) as old:
                 await old.server_info()
         await answered(stream)
+        with pytest.raises(NotAllowed, match="of a CA that the server does not trust any more"):
+            await client.models()  # over the connection that was made in time
         (folder / "server.key").write_text("half a ke", encoding="ascii")
         async with Client(app.address, tls=tls(folder, "fresh", "new ca")) as fresh:
             await fresh.server_info()  # what was read before stays in use

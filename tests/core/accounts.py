@@ -7,6 +7,7 @@ asserts nothing.
 from dataclasses import dataclass, field
 
 from duly.core.dispatch.best_effort_share import BEST_EFFORT_PERCENT, DEFICIT_NS_MAX
+from duly.core.dispatch.large_frames import blocking_max_ns
 from duly.core.events import (
     Action,
     BatchFailed,
@@ -272,7 +273,8 @@ class Accounts:
     def _wait_again(self, now_ns: int, event: ModelGone) -> None:
         """Of a batch of several that ran on the worker, the frames that have the time wait again, each for itself."""
         for running in self.batches.values():
-            if running.end is not event or len(running.frames) < 2 or self.stateful[event.model]:
+            draining = self.drain_ns is not None
+            if running.end is not event or len(running.frames) < 2 or self.stateful[event.model] or draining:
                 continue
             assert isinstance(running.action, DispatchBatch)
             others = any((model, rank) == (event.model, running.rank) for model, rank, _ in self.workers)
@@ -323,9 +325,9 @@ class Accounts:
         for rank in self.ranks(frame.model):
             if self.rank[frame.seq] <= rank <= max(self.rank[frame.seq], terms.variant_rank_max):
                 planned_ns = self.planned_one_ns((frame.model, rank))
-                if planned_ns is not None and now_ns + planned_ns <= frame.deadline_ns:
+                if planned_ns is not None and now_ns + planned_ns <= due_ns(frame):
                     return True
-        return not self.ranks(frame.model) and now_ns <= frame.deadline_ns
+        return not self.ranks(frame.model) and now_ns <= due_ns(frame)
 
     def runnable(self, now_ns: int, lane: str) -> list[Frame]:
         """Waiting frames that could start on the lane now and be in time."""
@@ -337,8 +339,9 @@ class Accounts:
             for stream in self.streams.values()
             for frame in stream.waiting.values()
             if self.variant(frame) in first_ns
-            and now_ns + first_ns[self.variant(frame)] <= frame.deadline_ns
+            and now_ns + first_ns[self.variant(frame)] <= due_ns(frame)
             and self.may_start(frame, lane)
+            and not self.would_block(now_ns, frame, first_ns[self.variant(frame)] + frame.extra_ns)
         ]
 
     def may_start(self, frame: Frame, lane: str) -> bool:
@@ -349,6 +352,17 @@ class Accounts:
             return False
         # A stream stays with the lane that has its state.
         return stream.home is None or stream.home[0] != frame.model or stream.home[1] == lane
+
+    def would_block(self, now_ns: int, frame: Frame, planned_ns: int) -> bool:
+        """Whether a run of a large frame would keep more critical streams waiting for too long."""
+        scheduler = self.scheduler
+        limit_ns = blocking_max_ns(
+            now_ns,
+            self.stream_class(frame),
+            scheduler._frames.streams,
+            scheduler._models,  # not published
+        )
+        return frame.extra_ns > 0 and planned_ns > limit_ns
 
     def gives_way(self, lane: str) -> bool:
         """Whether BEST_EFFORT is owed its next batch on that lane, so that it goes before STANDARD."""
@@ -369,3 +383,8 @@ class Accounts:
             return 1 << 60
         single_ns = max(self.planned_ns((model, rank), lane)[1] for model, rank, lane in self.workers)
         return min(max(blocking_ns, singles * single_ns), tightest_ns // 2)
+
+
+def due_ns(frame: Frame) -> int:
+    """When a usual frame in the place of this one would have to be done."""
+    return frame.deadline_ns - frame.extra_ns

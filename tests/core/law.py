@@ -8,6 +8,7 @@ Out of scope: which of several lawful batches is best. The stories show what the
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 from duly.core.advice import AGAIN_NS, CHANGE_MIN, PERIOD_NS_MAX, REVERSAL_NS
 from duly.core.dispatch.batch_caps import BLOCKING_NS, SINGLES
@@ -24,13 +25,14 @@ from duly.core.events import (
     ModelGone,
     ResolveFrame,
     StreamClosed,
+    WaitingEvicted,
     WarmLane,
 )
-from duly.core.fates import FATES, Fate, State
+from duly.core.fates import EVICTED, FATES, Fate, State
 from duly.core.policing import TELL_NS
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
-from tests.core.accounts import Accounts, Running, Stream
+from tests.core.accounts import Accounts, Running, Stream, due_ns
 
 WORDS = [(fate, re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(fate.wording)))) for fate in FATES]
 """The table of fates, each with its wording as a pattern, in which anything may be filled in."""
@@ -159,6 +161,8 @@ class Witness:
         """Whether the ground that the reason names is there."""
         accounts, frame, reason = self.accounts, action.frame, action.reason
         arrives = isinstance(event, FramesArrived) and frame in event.frames
+        if reason == EVICTED.wording:
+            return isinstance(event, WaitingEvicted) and event.stream_id == frame.stream_id
         if reason.startswith("came faster than the stream's stated period"):
             self.seen["demoted"] += 1
             return frame.seq in accounts.demoted and not accounts.may_be_in_time(now_ns, frame, stream.terms)
@@ -174,6 +178,9 @@ class Witness:
             if reason == "overload: the lane was given to more critical frames":
                 return doomed and any(cls < accounts.stream_class(frame) for cls in given)
             return doomed and bool(given) and reason == "overload: passed over for a batch that serves more"
+        if reason.startswith("it is large"):
+            doomed = not accounts.may_be_in_time(now_ns, frame, stream.terms)
+            return doomed and frame.extra_ns > 0 and accounts.stream_class(frame) is not StreamClass.CRITICAL
         if reason == "the server is draining":
             return arrives and accounts.drain_ns is not None
         if reason == "the server stopped before its turn":
@@ -196,11 +203,17 @@ class Witness:
         assert worker.variant == batch.variant, f"{told}: frames of the queue of {worker.variant}"
         assert len(frames) <= worker.batch_max, f"{told}: {len(frames)} frames"
         plan_ns = accounts.planned_ns((batch.model, rank), batch.lane)
-        assert batch.planned_ns == plan_ns[len(frames)], f"{told}: not the published plan"
+        extra_ns = sum(frame.extra_ns for frame in frames)
+        assert batch.planned_ns == plan_ns[len(frames)] + extra_ns, f"{told}: not the published plan"
         in_time = all(now_ns + batch.planned_ns <= frame.deadline_ns for frame in frames)
-        probe = not in_time and (worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS)
-        usually_ns = now_ns + accounts.profile((batch.model, rank), batch.lane).usual_one_ns
-        worth_a_try = len(frames) == 1 and (usually_ns if not probe else now_ns + 1) <= frames[0].deadline_ns
+        tried = not in_time and (worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS)
+        probe = tried and not extra_ns  # a large frame says nothing about the plan of usual ones
+        usually_ns = now_ns + accounts.profile((batch.model, rank), batch.lane).usual_one_ns + extra_ns
+        worth_a_try = len(frames) == 1 and (usually_ns if not tried else now_ns + 1) <= frames[0].deadline_ns
+        most_critical = min(frames, key=accounts.stream_class)
+        blocks = extra_ns and accounts.would_block(now_ns, replace(most_critical, extra_ns=1), batch.planned_ns)
+        assert not blocks, f"{told}: takes {batch.planned_ns}, which more critical streams have no room for"
+        self.seen["large"] += extra_ns > 0
         assert in_time or worth_a_try, f"{told}: planned to be late"
         cap_ns = accounts.cap_ns(accounts.stream_class(frames[0]), BLOCKING_NS, SINGLES)
         assert len(frames) == 1 or batch.planned_ns <= cap_ns, f"{told}: longer than {cap_ns}"
@@ -253,7 +266,7 @@ class Witness:
         for frame in left:
             its_class = accounts.stream_class(frame)
             # Frames that are due before a batch of that size ends can't ride along.
-            rides = accounts.variant(frame) == accounts.variant(frames[0]) and in_time_ns <= frame.deadline_ns
+            rides = accounts.variant(frame) == accounts.variant(frames[0]) and in_time_ns <= due_ns(frame)
             bound = least if rides else most
             owed = gives_way and its_class is StreamClass.STANDARD and least is StreamClass.BEST_EFFORT
             self.seen["gives way"] += owed and its_class < bound
@@ -262,14 +275,14 @@ class Witness:
         if most is not StreamClass.CRITICAL or (missed_ns is not None and now_ns - missed_ns < CRITICAL_MISSED_NS):
             return
         turns_ns = [
-            frame.deadline_ns
+            due_ns(frame)
             for frame in left
             if accounts.stream_class(frame) is most and accounts.variant(frame) != accounts.variant(frames[0])
         ]
         if turns_ns:
             self.seen["critical turns"] += 1
             assert least is most, f"{told}: takes less critical frames along while CRITICAL ones wait"
-            assert max(frame.deadline_ns for frame in frames) <= min(turns_ns), f"{told}: takes a frame before its turn"
+            assert max(map(due_ns, frames)) <= min(turns_ns), f"{told}: takes a frame before its turn"
 
     def _warmed(self, now_ns: int, warm: WarmLane) -> None:
         accounts = self.accounts
@@ -348,7 +361,7 @@ class Witness:
         for frame in waiting:
             told = f"{now_ns}: frame {frame.stream_id}/{frame.frame_id}"
             assert frame.model in accounts.stateful, f"{told} waits for a model that is not loaded"
-            latest_start_ns = frame.deadline_ns - (accounts.planned_one_ns(accounts.variant(frame)) or 0)
+            latest_start_ns = due_ns(frame) - (accounts.planned_one_ns(accounts.variant(frame)) or 0)
             assert now_ns <= latest_start_ns, f"{told} waits past its latest start"
             assert wake_ns is not None, f"{told} waits and nobody will wake"
             assert wake_ns <= latest_start_ns + 1, f"{told} is due at {latest_start_ns}, the wake at {wake_ns}"
@@ -393,7 +406,7 @@ class Witness:
         """Why these frames of one class should run on the lane now; empty: the lane may hold for more."""
         by_variant: dict[tuple[str, int], list[int]] = {}
         for frame in runnable:
-            by_variant.setdefault(self.accounts.variant(frame), []).append(frame.deadline_ns)
+            by_variant.setdefault(self.accounts.variant(frame), []).append(due_ns(frame))
         lanes = len(self.accounts.lanes)
         if lanes < 2 or lanes < LANES_PER_MODEL * len(by_variant):
             return f"frames of {sorted(by_variant)} wait, {lanes} lanes are up"

@@ -31,6 +31,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
     TimerFired,
+    WaitingEvicted,
 )
 from duly.core.scheduler import PROBE_AFTER_NS
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
@@ -73,6 +74,8 @@ class Host:
         """Streams whose frames must not share a batch."""
         self.roomy = random.random() < 0.3
         """Whether budgets are long, so that CRITICAL frames have their turns before the first is missed."""
+        self.large = self.now_ns % 4 == 1
+        """Whether some frames take longer than usual ones."""
 
     def run(self, turns_max: int) -> None:
         """Does up to `turns_max` random things. Raises AssertionError where the law is broken."""
@@ -160,6 +163,10 @@ class Host:
         back = self.random.sample(range(6), k=self.random.randint(0, 3))
         self._step(FramesCancelled(stream_id, tuple(self.frames[stream_id] - each for each in back)))
 
+    def evict(self) -> None:
+        """Needs the memory of what waits of a stream."""
+        self._step(WaitingEvicted(self._stream()))
+
     def close_stream(self) -> None:
         self._step(StreamClosed(self._stream()))
 
@@ -212,6 +219,8 @@ class Host:
             event = BatchFinished(batch_id)
             if frames:
                 self.random.choice([{}, {}, {}, event.invalid, event.failed])[frames[0].seq] = "not a number"
+                if any(frame.extra_ns for frame in frames):
+                    event.extra_ns = (-1, 0, 5 * MS)[batch_id % 3]
             self._step(event)
 
     def batch_fails(self) -> None:
@@ -297,8 +306,9 @@ class Host:
         self.seq += 1
         self.frames[stream_id] += 1 + (self.seq % 5 == 0)
         deadline_ns = self.now_ns + self.budgets_ns[stream_id] + jitter_ns
-        alone = stream_id in self.suspects
-        return Frame(self.seq, stream_id, self.frames[stream_id], self.streams[stream_id], deadline_ns, must_run, alone)
+        extra_ns = self.seq * 7919 % 40 * MS + 1 if self.large and self.seq % 3 == 0 else 0
+        model, alone = self.streams[stream_id], stream_id in self.suspects
+        return Frame(self.seq, stream_id, self.frames[stream_id], model, deadline_ns, must_run, alone, extra_ns)
 
     def _load_everywhere(self, model: str) -> None:
         times_ns = self._times_ns()
@@ -366,6 +376,7 @@ USUAL: tuple[Callable[[Host], None], ...] = (
 FAULTS: tuple[Callable[[Host], None], ...] = (
     Host.batch_fails,
     Host.batch_reported_twice,
+    Host.evict,
     Host.lane_up,
     Host.lane_down,
     Host.model_ready,

@@ -21,6 +21,7 @@ is what the scheduler did about them, or `ok` where it did nothing. Lines that b
                                                       long as at warm-up; prints what streams are told, and what became
                                                       of all frames, in sum, when the last has its outcome
     cancel 1/7 1/8                                    frames of one stream
+    evict 1                                           its memory is needed
     turned-out 1 model=detect/1 frames=2 status=LATE  of stream 1, which were ON_TIME; word: missed
     close 1                                           the stream
     finish 3                                          the batch; invalid=1/7 or failed=1/7, reason="..."
@@ -61,6 +62,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
     TimerFired,
+    WaitingEvicted,
     WarmLane,
 )
 from duly.core.timing.profile import MARGIN_PERCENT
@@ -216,6 +218,8 @@ class Story:
             case "cancel":
                 frames = [self._ids(command.word()) for _ in list(command.words)]
                 return FramesCancelled(frames[0][0], tuple(frame_id for _, frame_id in frames))
+            case "evict":
+                return WaitingEvicted(int(command.word()))
             case "turned-out":
                 status, missed = OutcomeStatus[command.option("status")], command.flag("missed")
                 count, model = int(command.option("frames")), command.option("model")

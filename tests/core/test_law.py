@@ -29,6 +29,7 @@ RARE = (
     "overload: the lane was given to more critical frames",
     "SLOW_DOWN",
     "SPEED_UP",
+    "large",
     "demoted",
     "told of its period",
 )

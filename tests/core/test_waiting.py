@@ -34,7 +34,7 @@ def test_behaves_as_a_sorted_list(arriving: list[QueuedFrame], data: st.DataObje
         for stream_class in StreamClass:
             entries = [(f.frame.deadline_ns, f.frame.seq, f) for f in model if f.stream_class is stream_class]
             assert queue.by_class[stream_class] == entries
-        assert queue.deadline_first_ns() == min((queued.frame.deadline_ns for queued in model), default=None)
+        assert queue.due_first_ns() == min((queued.frame.deadline_ns for queued in model), default=None)
         assert queue.due_before(limit_ns) == [queued for queued in model if queued.frame.deadline_ns < limit_ns]
 
 

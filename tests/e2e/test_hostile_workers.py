@@ -27,7 +27,8 @@ def patched() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         script = [sys.executable, "-P", str(Path(hostile_worker.__file__))]
         patch.setattr(
-            "duly.runtime.worker_process.worker_command", lambda descriptor: [*script, str(descriptor), str(os.getpid())]
+            "duly.runtime.worker_process.worker_command",
+            lambda descriptor: [*script, str(descriptor), str(os.getpid())],
         )
         patch.setattr("duly.runtime.blame.FRUITLESS_MAX", 1000)  # it dies once in each test
         yield patch
@@ -62,10 +63,16 @@ async def link(server: App) -> AsyncIterator[grpc.aio.Channel]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_open(server: App) -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
+def no_memory_is_left_open(server: App) -> Iterator[None]:
+    before = memory_open()
     yield
-    assert len(os.listdir("/proc/self/fd")) <= before + 2  # gRPC may have opened some
+    assert memory_open() <= before
+
+
+def memory_open() -> int:
+    """How many descriptors of anonymous memory this process has, its own and what workers gave it."""
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return sum("/memfd:" in os.readlink(link) for link in links if os.path.islink(link))
 
 
 @pytest.mark.parametrize("lie", hostile_worker.LOADS)

@@ -21,6 +21,7 @@ from duly.core.events import (
 from duly.core.types import OutcomeStatus
 from duly.runtime.catalogue import VersionState
 from duly.runtime.driver import FAILURES_MAX, Driver
+from duly.runtime.hang import ProcessState
 from duly.worker import channel
 from tests.runtime.held import take
 from tests.runtime.scripted import LANE, Bench, Change, Injected, S, ScriptedProcess, Stream, but
@@ -357,6 +358,39 @@ async def test_a_worker_that_never_answers_is_seen_by_the_watchdog(bench: Bench)
     assert not process.alive
     (outcome,) = stream.outcomes.values()
     assert outcome.reason == "its worker did not answer for 10.1 s and was killed"
+    await bench.serves()
+
+
+async def test_a_server_that_was_paused_reads_answers_before_it_judges(bench: Bench) -> None:
+    """It was stopped for a minute with everything else going on."""
+    stream, process = await running_and_waiting(bench)
+    bench.process_state = ProcessState(stopped=False, runs=False, cpu_ns=0)
+    process.answer()
+    bench.clock.now_ns += 60 * S
+    bench.samplers.kill_hung_workers()
+    assert process.alive
+    await bench.turn()
+    assert len(stream.outcomes) == 1
+
+
+async def test_the_end_of_a_process_is_seen_even_if_its_socket_stays_open(bench: Bench) -> None:
+    stream, process = await running_and_waiting(bench)
+    process._code, process.asked = -9, None
+    bench.samplers.kill_hung_workers()
+    assert [outcome.status.name for outcome in stream.outcomes.values()] == ["FAILED"]
+    await bench.serves()
+    asyncio.get_running_loop().remove_reader(process._socket)
+    process._socket.close()
+
+
+async def test_an_idle_worker_that_answers_no_ping_is_replaced(bench: Bench) -> None:
+    bench.process_state = ProcessState(stopped=False, runs=False, cpu_ns=0)
+    process = bench.processes[0]
+    await bench.silence(30)
+    assert process.alive, "it answers"
+    asyncio.get_running_loop().remove_reader(process._socket)
+    await bench.silence(2)
+    assert not process.alive
     await bench.serves()
 
 

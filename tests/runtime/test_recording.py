@@ -30,6 +30,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
     TimerFired,
+    WaitingEvicted,
     WarmLane,
 )
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
@@ -61,14 +62,15 @@ EVENTS: list[Event] = [
     FramesArrived(
         [
             Frame(1, 1, 2**63, "m/1", 50, True),
-            Frame(2, 1, 2, "m/1", -60, alone=True),
+            Frame(2, 1, 2, "m/1", -60, alone=True, extra_ns=9),
         ]
     ),
     BatchFinished(1),
-    BatchFinished(2, {1: 'NaN, "quoted", größer'}, {2: "too large"}, 77),
+    BatchFinished(2, {1: 'NaN, "quoted", größer'}, {2: "too large"}, 77, 5),
     BatchFailed(3, "gone"),
     FrameRefused(1),
     FramesCancelled(1, (1, 2)),
+    WaitingEvicted(1),
     FramesTurnedOut(1, "m/1", 2, OutcomeStatus.LATE, True),
     TimerFired(),
     ModelGone("m/1", "cpu:0", "ended", back_ns=70),

@@ -2,6 +2,8 @@
 
 from math import prod
 
+import cv2
+import numpy as np
 import pytest
 
 from duly.models.spec import Signature, TensorSpec
@@ -90,8 +92,10 @@ def test_a_picture_that_does_not_fit_is_named(encoding: str, data: bytes, text: 
     assert str(error.value) == f"input 'picture': {text}"
 
 
-def test_a_picture_that_fits_keeps_its_encoding() -> None:
-    assert checks(PICTURE).encoded(0, "JPEG", b"1234") == (ENCODINGS.index("JPEG"), (), b"1234")
+def test_a_picture_that_fits_keeps_its_encoding_and_has_the_size_of_its_header() -> None:
+    spec = PICTURE.model_copy(update={"bytes_max": 1 << 20})
+    data = cv2.imencode(".jpg", np.zeros((5, 7, 3), np.uint8))[1].tobytes()
+    assert checks(spec).encoded(0, "JPEG", data) == (ENCODINGS.index("JPEG"), (5, 7, 1), data)
 
 
 def test_each_input_comes_once_and_by_its_name() -> None:

@@ -12,6 +12,7 @@ from duly.core.types import BacklogPolicy, OutcomeStatus
 from duly.runtime.outcome import Outcome
 from duly.streams.clock import AGE_NS_MAX, ClockRelation
 from duly.streams.errors import CallError, InvalidTerms
+from duly.streams.memory import Memory
 from duly.streams.ordering import OrderingPolicy
 from duly.streams.outbox import (
     MESSAGE_FIELDS_BYTES_MAX,
@@ -137,7 +138,7 @@ async def test_results_that_nobody_reads_are_bounded_and_the_client_hears_of_it(
     for frame_id in (1, 2, 3):
         bench.send(stream, frame_id, size_bytes=25)
         bench.end_batch()
-    assert bench.host.results.bytes == 100
+    assert bench.host.memory.result_bytes == 100
     assert not stream.outbox.has_room.is_set(), "nothing more comes in until something is read"
     outcomes = await written(stream)
     assert statuses(outcomes) == {1: ON_TIME, 2: ON_TIME, 3: SHED}
@@ -146,7 +147,7 @@ async def test_results_that_nobody_reads_are_bounded_and_the_client_hears_of_it(
     assert told == [FramesTurnedOut(stream.stream_id, "m/1", 1, SHED, missed=False)]
     stream.written()
     assert stream.outbox.has_room.is_set()
-    assert bench.host.results.bytes == 0
+    assert bench.host.memory.result_bytes == 0
     bench.send(stream, 4, size_bytes=25)
     bench.end_batch()
     assert statuses(await written(stream)) == {4: ON_TIME}
@@ -168,7 +169,7 @@ async def test_the_only_result_of_a_stream_is_kept_whatever_others_do_not_read()
         stream.close()
         stream.abandon()
         stream.written()  # what was being written when the call ended
-    assert bench.host.results.bytes == 0
+    assert bench.host.memory.result_bytes == 0
 
 
 async def test_a_result_that_is_outrun_is_counted_no_more(bench: Bench) -> None:
@@ -178,7 +179,7 @@ async def test_a_result_that_is_outrun_is_counted_no_more(bench: Bench) -> None:
         frame = held[frame_id]
         assert frame is not None
         stream.deliver(Outcome(frame, ON_TIME, "", None, [(0, (9,), bytes(9))]))
-    assert bench.host.results.bytes == 9
+    assert bench.host.memory.result_bytes == 9
 
 
 @pytest.mark.parametrize("count", [1, 50, 500])
@@ -200,7 +201,7 @@ async def test_names_and_shapes_of_outputs_count_for_a_message_too(bench: Bench,
 
 
 async def test_outcomes_are_not_sent_together_beyond_what_every_client_reads(bench: Bench) -> None:
-    outbox = Outbox(64)
+    outbox = Outbox(64, Memory(1000))
     frame = bench.open().take(1, 0, 0, False, 0)
     assert frame is not None
     sizes = [MESSAGE_RESULT_BYTES_MAX // 2, MESSAGE_RESULT_BYTES_MAX // 2, 1, 2 * MESSAGE_RESULT_BYTES_MAX, 1, 1]

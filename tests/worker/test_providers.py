@@ -1,5 +1,6 @@
 """A provider that was asked for and does not run the model is an error, never a silent fall back."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def test_provider_that_runs_nothing(tmp_path: Path, listed: list[str]) -> None:
 def test_provider_library_that_is_none(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling(), 'providers = [{ name = "Acme", library = "libacme.so" }]\n')
     (tmp_path / "m/libacme.so").write_bytes(b"not a library")
-    reason = reason_of(tmp_path, "m")
+    trusted = {"libraries_sha256": [hashlib.sha256(b"not a library").hexdigest()]}
+    reason = reason_of(tmp_path, "m", trust=trusted)
     assert reason.startswith("m/model.toml: providers: Acme: library libacme.so: Failed to load library libacme.so")
 
 

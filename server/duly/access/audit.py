@@ -31,7 +31,7 @@ class Audit:
 
     def __init__(self, file: Path | None = None) -> None:
         """Raises AccessError where the file cannot be written to."""
-        self._log = structlog.get_logger("duly.audit")
+        self._log = structlog.get_logger("duly.audit").bind(log="duly.audit")
         self._path = file
         self.refused = 0
         """Refusals since the start."""

@@ -6,6 +6,7 @@ is wrong is told, and the one before stays.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,7 @@ class Gate:
         self._stamp = stamp(policy) if policy is not None else ()
         self.audit = audit or Audit()
         self.judge = Judge(read_policy(policy) if policy is not None else None, self._now)
+        self._asked = asyncio.Event()
         self._lasting: dict[Caller, None] = {}
         """Calls that last: streams and watchers."""
 
@@ -151,8 +153,16 @@ class Gate:
     async def watch(self) -> None:
         """Looks after the policy and the calls, for ever."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._asked.wait()
+            self._asked.clear()
             await self.look()
+
+    def reload_soon(self) -> None:
+        """Has the policy read again at once, whether it seems to have changed or not."""
+        self._stamp = (-1,)
+        self._asked.set()
 
     async def look(self) -> None:
         """Reads the policy again if its file has changed, and ends the calls whose credentials have expired."""

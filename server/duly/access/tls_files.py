@@ -1,7 +1,8 @@
 """The files of TLS: the server's certificate and key, and the CA of its clients. They are read again when they change.
 
 A connection is made with the files as they are then. Those that are open stay as they are, so nothing breaks when a
-certificate is renewed. Files that are wrong are told, and those that were read before stay in use.
+certificate is renewed. Files that are wrong are told, and those that were read before stay in use. Where a CA of
+clients is taken away, its clients' streams go on, but their connections make no new calls (`is_withdrawn`).
 """
 
 import datetime
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from duly.access.errors import AccessError
 from duly.access.files import read_file, stamp
 
 FILE_BYTES_MAX = 1 << 20
+WITHDRAWN_MAX = 64
+"""So many CAs are remembered that were taken away. The one that went first is forgotten first."""
+KNOWN_MAX = 4096
 
 _log = structlog.get_logger("duly.access")
 
@@ -38,6 +42,9 @@ class TlsFiles:
         self._paths = (certificates, key, client_ca)
         self._stamps = self._look()
         self._contents = read_tls(*self._paths)
+        self._withdrawn: list[x509.Certificate] = []
+        """CAs of clients that were taken away since the start, the newest last."""
+        self._known_withdrawn: dict[bytes, bool] = {}
 
     @property
     def asks_certificates(self) -> bool:
@@ -52,12 +59,35 @@ class TlsFiles:
         if stamps != self._stamps:
             self._stamps = stamps
             try:
-                self._contents = read_tls(*self._paths)
+                contents = read_tls(*self._paths)
             except AccessError as error:
                 _log.warning("the files of TLS cannot be used, those read before stay", reason=str(error))
             else:
+                self._withdraw(_authorities(self._contents), _authorities(contents))
+                self._contents = contents
                 _log.info("the files of TLS were read anew")
         return self._contents
+
+    def _withdraw(self, before: list[x509.Certificate], now: list[x509.Certificate]) -> None:
+        gone = [authority for authority in (*self._withdrawn, *before) if authority not in now]
+        self._withdrawn = gone[-WITHDRAWN_MAX:]
+        self._known_withdrawn = {}
+
+    def is_withdrawn(self, pem: bytes) -> bool:
+        """Whether a client's certificate, which was good when its connection was made, is of a CA that was taken away
+        since. A certificate with others between it and its CA is taken for good, as gRPC does not show those.
+        """
+        self.contents()
+        if not self._withdrawn:
+            return False
+        known = self._known_withdrawn.get(pem)
+        if known is None:
+            if len(self._known_withdrawn) >= KNOWN_MAX:
+                self._known_withdrawn.clear()
+            leaf = x509.load_pem_x509_certificate(pem)
+            known = _is_of(leaf, self._withdrawn) and not _is_of(leaf, _authorities(self._contents))
+            self._known_withdrawn[pem] = known
+        return known
 
     def _look(self) -> tuple[tuple[int, ...], ...]:
         return tuple(stamp(path) for path in self._paths if path is not None)
@@ -88,6 +118,20 @@ def read_tls(certificates: Path, key: Path, client_ca: Path | None) -> TlsConten
         ca_pem = read_file(client_ca, FILE_BYTES_MAX)
         _certificates(client_ca, ca_pem)
     return TlsContents(chain_pem, key_pem, ca_pem)
+
+
+def _authorities(contents: TlsContents) -> list[x509.Certificate]:
+    return [] if contents.client_ca is None else x509.load_pem_x509_certificates(contents.client_ca)
+
+
+def _is_of(leaf: x509.Certificate, authorities: list[x509.Certificate]) -> bool:
+    for authority in authorities:
+        try:
+            leaf.verify_directly_issued_by(authority)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return True
+    return leaf in authorities
 
 
 def expiry_unix_s(pem: bytes) -> float:

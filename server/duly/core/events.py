@@ -50,6 +50,13 @@ class FramesCancelled:
 
 
 @dataclass(slots=True)
+class WaitingEvicted:
+    """The host needs the memory of the stream's waiting frames for more critical ones. All of them are SHED."""
+
+    stream_id: int
+
+
+@dataclass(slots=True)
 class FramesTurnedOut:
     """Frames of one stream and model that were answered ON_TIME turned out otherwise when they were handed over: too
     late for the transport, outrun by a newer result, or read by nobody.
@@ -75,6 +82,9 @@ class BatchFinished:
     finished_ns: int | None = None
     """When the worker was done with the batch; None: at the event's own time. What the profile learns must not include
     how late the host looked."""
+    extra_ns: int = 0
+    """How much of its time went into frames that are larger than usual; -1: not known, so that the batch says nothing
+    about usual frames."""
 
 
 @dataclass(slots=True)
@@ -146,6 +156,7 @@ Event = (
     | FramesArrived
     | FrameRefused
     | FramesCancelled
+    | WaitingEvicted
     | FramesTurnedOut
     | BatchFinished
     | BatchFailed

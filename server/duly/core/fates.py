@@ -154,6 +154,12 @@ PASSED_OVER: Final = _row(
     "overload: passed over for a batch that serves more",
     missed=True,
 )
+WOULD_BLOCK: Final = _row(
+    State.WAITING,
+    "it is large, and more critical streams left no gap for it",
+    Status.SHED,
+    "it is large, and planned to take {needed}; more critical streams left no such gap",
+)
 UNSERVED: Final = _row(
     State.WAITING,
     "its latest start has passed, no lane serves its model",
@@ -178,6 +184,12 @@ WITHDRAWN: Final = _row(State.WAITING, "the client withdraws it", Status.CANCELL
 CLOSED_WAITING: Final = _row(State.WAITING, "its stream closes", Status.CANCELLED, "its stream closed")
 GAP_BEFORE: Final = _row(
     State.WAITING, "a frame before it did not run, or its state is lost", Status.SKIPPED, BEHIND_GAP.wording
+)
+EVICTED: Final = _row(
+    State.WAITING,
+    "more critical frames need its memory",
+    Status.SHED,
+    "overload: its memory was needed for more critical frames",
 )
 MODEL_UNLOADED: Final = _row(State.WAITING, "its model is unloaded", Status.FAILED)
 DRAIN_OVER: Final = _row(State.WAITING, "the drain is over", Status.SHED, "the server stopped before its turn")

@@ -31,6 +31,9 @@ from duly.core.state import Batch, StreamState, VariantState
 from duly.core.types import Frame, GapPolicy, OutcomeStatus, StreamClass, in_ms
 from duly.core.waiting import QueuedFrame
 
+EXTRA_FRAMES = 8
+"""How much a stream's frames take beyond usual ones falls by one part of so many with each frame that takes less."""
+
 
 class FrameLedger:
     __slots__ = (
@@ -124,6 +127,9 @@ class FrameLedger:
             stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
         stream.unanswered += 1
         stream.arrived_ns = now_ns
+        stream.left_ns = frame.deadline_ns - now_ns
+        if frame.extra_ns or stream.extra_ns:
+            stream.extra_ns = max(frame.extra_ns, stream.extra_ns - stream.extra_ns // EXTRA_FRAMES - 1)
         stream.pace.arrived += 1
         stream.model = frame.model
         model = self._models.by_name.get(frame.model)
@@ -175,21 +181,26 @@ class FrameLedger:
             for queued in variant.waiting.due_before(now_ns + variant.single_plan_ns_min)
         ]
 
-    def rescue_or_remove(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> bool:
+    def rescue(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> bool:
         """Moves an overdue frame that waits for `variant` to a faster one, where it keeps its place in the stream.
-        Returns True where none is fast enough: the frame waits no more, and the caller must `drop` it or run it all the
-        same.
+        Returns False where none is fast enough.
         """
         frame = queued.frame
-        stream = self.streams[frame.stream_id]
-        if frame.frame_id not in stream.waiting:
-            return False  # it was SKIPPED along with one before it
-        faster = rescuer(now_ns, queued, self._models.by_name[frame.model], stream.terms)
-        if faster is None:
+        terms = self.streams[frame.stream_id].terms
+        faster = rescuer(now_ns, queued, self._models.by_name[frame.model], terms)
+        if faster is not None:
+            self._move(queued, variant, faster)
+        return faster is not None
+
+    def remove(self, queued: QueuedFrame) -> bool:
+        """Takes an overdue frame out of its queue. The caller must `drop` it or run it all the same. Returns False
+        where it waits no more, since it was SKIPPED along with one before it.
+        """
+        stream = self.streams[queued.frame.stream_id]
+        waits = queued.frame.frame_id in stream.waiting
+        if waits:
             self._unwait(stream, queued)
-            return True
-        self._move(queued, variant, faster)
-        return False
+        return waits
 
     def requeue(self, now_ns: int, name: str) -> None:
         """Moves frames of the model whose variant no lane serves any more to a variant that a lane serves, if any."""
@@ -212,14 +223,13 @@ class FrameLedger:
         """Ends a doomed frame that is in no queue."""
         frame = queued.frame
         outranked_ns = variant.outranked_ns[queued.stream_class]
-        fate, reason = fates.of_doomed(
-            now_ns,
-            frame.deadline_ns,
-            queued.arrived_ns,
-            variant.single_plan_ns_min,
-            outranked_ns,
-            variant.passed_over_ns,
-        )
+        planned_ns = variant.single_plan_ns_min and variant.single_plan_ns_min + queued.extra_ns
+        if queued.held_back:
+            fate, reason = fates.WOULD_BLOCK, fates.WOULD_BLOCK.says(needed=in_ms(planned_ns))
+        else:
+            fate, reason = fates.of_doomed(
+                now_ns, frame.deadline_ns, queued.arrived_ns, planned_ns, outranked_ns, variant.passed_over_ns
+            )
         stream = self.streams[frame.stream_id]
         if fate.missed and queued.stream_class is not stream.terms.stream_class:
             fate, reason = fates.UNPROMISED, fates.UNPROMISED.says(period=in_ms(stream.terms.period_ns))
@@ -229,9 +239,9 @@ class FrameLedger:
         """Works out `drop_ns` again. Call it after plans have changed or frames were dropped."""
         self.drop_ns = None
         for variant in self.queued_variants:
-            deadline_ns = variant.waiting.deadline_first_ns()
-            assert deadline_ns is not None
-            self._drop_by(deadline_ns, variant)
+            due_ns = variant.waiting.due_first_ns()
+            assert due_ns is not None
+            self._drop_by(due_ns, variant)
 
     def cancelled(self, now_ns: int, event: FramesCancelled) -> None:
         stream = self.streams.get(event.stream_id)
@@ -240,6 +250,12 @@ class FrameLedger:
                 queued = stream.waiting.get(frame_id)
                 if queued is not None:
                     self._withdraw(now_ns, stream, queued, fates.WITHDRAWN, fates.WITHDRAWN.wording)
+
+    def evicted(self, now_ns: int, stream_id: int) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            for queued in list(stream.waiting.values()):
+                self._withdraw(now_ns, stream, queued, fates.EVICTED, fates.EVICTED.wording)
 
     def end_all_waiting(self) -> None:
         """Ends every frame that waits, as the drain is over."""
@@ -285,7 +301,7 @@ class FrameLedger:
         streams to the lane.
         """
         frames = batch.frames
-        share_ns = batch.planned_ns / len(frames)
+        share_ns = (batch.planned_ns - sum([queued.extra_ns for queued in frames])) / len(frames)
         charged_ns = 0.0
         principal = self.streams[frames[0].frame.stream_id].terms.principal
         for queued in frames:
@@ -294,7 +310,7 @@ class FrameLedger:
             if whose != principal:
                 self._principals.served(now_ns, principal, charged_ns)
                 principal, charged_ns = whose, 0.0
-            charged_ns += share_ns
+            charged_ns += share_ns + queued.extra_ns
             if batch.variant.stateful:
                 stream.running += 1
                 queued.resets_state |= stream.state_lost or stream.home not in (None, (batch.variant.model, lane))
@@ -336,6 +352,16 @@ class FrameLedger:
             stream = self.streams.get(queued.frame.stream_id)
             self._end(now_ns, stream, queued, fates.BATCH_LOST, reason, batch.batch_id, len(batch.frames))
 
+    def extras_ns(self) -> dict[str, int]:
+        """Returns for each model what frames of its streams take beyond usual ones: the median of the streams. Those of
+        BEST_EFFORT do not count, so that nobody makes others look slow without being counted as a load.
+        """
+        extras_ns: dict[str, list[int]] = {}
+        for stream in self.streams.values():
+            if stream.arrived_ns >= 0 and stream.terms.stream_class is not StreamClass.BEST_EFFORT:
+                extras_ns.setdefault(stream.model, []).append(stream.extra_ns)
+        return {name: sorted(of_model)[len(of_model) // 2] for name, of_model in extras_ns.items()}
+
     def retried(self, now_ns: int, batch: Batch, reason: str, deadline_ns: int) -> None:
         """Lets the frames of a batch that was lost wait again, to run alone; those that are due before `deadline_ns`
         have no time for that, and are answered.
@@ -343,7 +369,7 @@ class FrameLedger:
         for queued in batch.frames:
             frame = queued.frame
             stream = self.streams.get(frame.stream_id)
-            if stream is None or frame.deadline_ns < deadline_ns:
+            if stream is None or queued.due_ns < deadline_ns:
                 self._end(now_ns, stream, queued, fates.BATCH_LOST, reason, batch.batch_id, len(batch.frames))
                 continue
             queued.alone = True
@@ -389,7 +415,7 @@ class FrameLedger:
         self._enter_queue(variant)
         variant.waiting.add(queued)
         self.waiting += 1
-        self._drop_by(queued.frame.deadline_ns, variant)
+        self._drop_by(queued.due_ns, variant)
 
     def _enter_queue(self, variant: VariantState) -> None:
         """Lists the variant as queued if nothing waits for it yet. Call it before a frame is added."""
@@ -404,9 +430,9 @@ class FrameLedger:
         if not variant.waiting.count:
             self.queued_variants.remove(variant)
 
-    def _drop_by(self, deadline_ns: int, variant: VariantState) -> None:
-        """Moves `drop_ns` to where the latest start of a frame with that deadline has passed, if that comes earlier."""
-        drop_ns = deadline_ns - variant.single_plan_ns_min + 1
+    def _drop_by(self, due_ns: int, variant: VariantState) -> None:
+        """Moves `drop_ns` to where the latest start of a frame that is due then has passed, if that comes earlier."""
+        drop_ns = due_ns - variant.single_plan_ns_min + 1
         if self.drop_ns is None or drop_ns < self.drop_ns:
             self.drop_ns = drop_ns
 

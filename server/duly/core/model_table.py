@@ -4,7 +4,7 @@ A variant has a profile for each lane on which a worker has it warm. Variants co
 goes from one lane when its worker there is gone, or altogether when it is unloaded.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 from duly.core.events import ModelReady
 from duly.core.state import VariantState
@@ -66,6 +66,17 @@ class ModelTable:
         """The longest planned time of a batch of one among those models."""
         return max([variant.single_plan_ns_max for variant in self.variants if variant.model in models], default=0)
 
+    def promised_one_ns(self, name: str) -> int:
+        """The planned time of a batch of one of the most accurate variant that is served, on the slowest lane and by
+        the longer of its plans; 0: none is served.
+        """
+        model = self.by_name.get(name)
+        if model is not None:
+            for variant in model.variants.values():
+                if variant.profiles:
+                    return variant.promised_one_ns()
+        return 0
+
     def planned_one_ns(self, name: str, rank_max: int) -> int:
         """Planned time of a batch of one on the fastest lane, in the fastest variant up to that rank; 0: none is
         served.
@@ -85,15 +96,25 @@ class ModelTable:
                 return candidate.profiles[lane].plan_ns[1:]
         return []
 
-    def plans(self, lanes: Iterable[str]) -> dict[str, ModelPlan]:
-        """The plans of each model: for each variant that of its slowest lane. `lanes` are all lanes, in order."""
+    def plans(self, lanes: Iterable[str], extras_ns: Mapping[str, int]) -> dict[str, ModelPlan]:
+        """The plans of each model: for each variant that of its slowest lane. `lanes` are all lanes, in order;
+        `extras_ns` has for each model what its frames usually take beyond usual ones.
+        """
         plans = {}
         for name, model in self.by_name.items():
             served = [variant for variant in model.variants.values() if variant.profiles]
             if served:
                 own = tuple(lane for lane in lanes if lane in served[0].profiles)
                 ranks = tuple([variant.slowest_plan() for variant in served])
-                plans[name] = ModelPlan(name, own, ranks, served[0].promised_one_ns())
+                extra_ns = extras_ns.get(name, 0)
+                if extra_ns:
+                    ranks = tuple(
+                        [
+                            tuple([plan_ns + size * extra_ns for size, plan_ns in enumerate(sizes_ns, 1)])
+                            for sizes_ns in ranks
+                        ]
+                    )
+                plans[name] = ModelPlan(name, own, ranks, served[0].promised_one_ns() + extra_ns)
         return plans
 
     def _changed(self) -> None:
@@ -106,10 +127,10 @@ def variant_for(now_ns: int, queued: QueuedFrame, model: ModelState, terms: Stre
     none can, it is the fastest that the stream accepts. Where no lane serves any of these now, it is a more accurate
     variant that is served, or else one that is not.
     """
-    rank_max, deadline_ns = terms.variant_rank_max, queued.frame.deadline_ns
+    rank_max, due_ns = terms.variant_rank_max, queued.due_ns
     served = model.served_from(model.control.rank_for(queued.stream_class, rank_max), rank_max)
     served = served or model.served_from(0, rank_max)
-    in_time = (variant for variant in served if deadline_ns >= now_ns + variant.single_plan_ns_min)
+    in_time = (variant for variant in served if due_ns >= now_ns + variant.single_plan_ns_min)
     known = served or [variant for rank, variant in model.variants.items() if rank <= rank_max]
     return next(in_time, None) or next(reversed(known or list(model.variants.values())))
 
@@ -119,5 +140,4 @@ def rescuer(now_ns: int, queued: QueuedFrame, model: ModelState, terms: StreamTe
     if model.only is not None:
         return None
     faster = model.served_from(queued.rank + 1, terms.variant_rank_max)
-    deadline_ns = queued.frame.deadline_ns
-    return next((variant for variant in faster if deadline_ns >= now_ns + variant.single_plan_ns_min), None)
+    return next((variant for variant in faster if queued.due_ns >= now_ns + variant.single_plan_ns_min), None)

@@ -25,6 +25,7 @@ from duly.core.dispatch.batch_caps import caps_ns
 from duly.core.dispatch.best_effort_share import ClassShares
 from duly.core.dispatch.choose import DispatchContext, Hold, next_batch, something_waits
 from duly.core.dispatch.deferral import may_hold
+from duly.core.dispatch.large_frames import Startable
 from duly.core.events import (
     Action,
     Advice,
@@ -44,6 +45,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
     TimerFired,
+    WaitingEvicted,
 )
 from duly.core.lanes import Lanes
 from duly.core.ledger import FrameLedger
@@ -89,6 +91,7 @@ class Scheduler:
             critical_missed=False,
             merit=frames.merit,
             freshness=frames.freshness,
+            models=self._models,
         )
         self._bound_blocking()
 
@@ -112,7 +115,7 @@ class Scheduler:
                 arrived = frames.arrived(now_ns, frame)
                 if arrived is None:
                     pass  # it has its answer
-                elif frame.deadline_ns < now_ns + arrived[1].single_plan_ns_min:
+                elif arrived[0].due_ns < now_ns + arrived[1].single_plan_ns_min:
                     doomed[frame.stream_id] = arrived
                 elif not alone or not self._run_alone(now_ns, *arrived):
                     frames.wait(now_ns, *arrived)
@@ -180,7 +183,7 @@ class Scheduler:
 
     def plans(self) -> dict[str, ModelPlan]:
         """Returns the plans that admission counts with, by model: for each variant that of its slowest lane."""
-        return self._models.plans(self._lanes.up)
+        return self._models.plans(self._lanes.up, self._frames.extras_ns())
 
     def demands(self, now_ns: int) -> list[StreamDemand]:
         """Returns the open streams as admission counts them, with the phases that were measured."""
@@ -215,6 +218,8 @@ class Scheduler:
                 self._frames.refused(event.stream_id)
             case FramesCancelled():
                 self._frames.cancelled(now_ns, event)
+            case WaitingEvicted():
+                self._frames.evicted(now_ns, event.stream_id)
             case FramesTurnedOut():
                 self._frames.turned_out(now_ns, event)
             case LaneUp():
@@ -314,7 +319,12 @@ class Scheduler:
         Returns False where there is something to weigh, or where no free lane serves the frame in time.
         """
         context, lanes_up = self._context, len(self._lanes.up)
-        if variant.stateful or context.best_effort or (lanes_up > 1 and may_hold(lanes_up, 1, lanes_up)):
+        if (
+            queued.extra_ns
+            or variant.stateful
+            or context.best_effort
+            or (lanes_up > 1 and may_hold(lanes_up, 1, lanes_up))
+        ):
             return False
         for lane, state in self._lanes.up.items():
             if state.batch_id is None and lane in variant.profiles:
@@ -325,8 +335,13 @@ class Scheduler:
         return False
 
     def _drop_overdue(self, now_ns: int) -> None:
-        for queued, variant in sorted(self._frames.overdue(now_ns), key=_class_of):
-            if self._frames.rescue_or_remove(now_ns, queued, variant):
+        frames = self._frames
+        overdue = frames.overdue(now_ns)
+        if self._models.has_variants:
+            # All that can be in time elsewhere wait there before any lane is given to what cannot.
+            overdue = [late for late in overdue if not frames.rescue(now_ns, *late)]
+        for queued, variant in sorted(overdue, key=_class_of):
+            if frames.remove(queued):
                 self._doomed(now_ns, queued, variant)
         self._frames.plan_drop()
 
@@ -338,8 +353,9 @@ class Scheduler:
         if lane is None:
             self._frames.drop(now_ns, queued, variant)
         else:
-            planned_ns = variant.profiles[lane].plan_ns[1]
-            self._start(now_ns, lane, Batch(variant, [queued], planned_ns, probe=now_ns > variant.probe_ns[lane]))
+            planned_ns = variant.profiles[lane].plan_ns[1] + queued.extra_ns
+            probe = now_ns > variant.probe_ns[lane] and not queued.extra_ns
+            self._start(now_ns, lane, Batch(variant, [queued], planned_ns, probe=probe))
 
     def _probe_lane(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> str | None:
         """Returns a lane that has nothing else to do and may run the frame against its plan: one that has not run the
@@ -347,8 +363,13 @@ class Scheduler:
         """
         frame = queued.frame
         left_ns = frame.deadline_ns - now_ns
+        if queued.extra_ns:
+            startable = Startable(now_ns, self._frames.streams, self._models)
+            if variant.single_plan_ns_max + queued.extra_ns > startable.limit_ns(queued.stream_class):
+                return None
         for lane in variant.profiles:
-            due = left_ns >= variant.profiles[lane].usual_one_ns or (left_ns > 0 and now_ns > variant.probe_ns[lane])
+            usual_ns = variant.profiles[lane].usual_one_ns + queued.extra_ns
+            due = left_ns >= usual_ns or (left_ns > 0 and now_ns > variant.probe_ns[lane])
             may_start = not variant.stateful or self._frames.streams[frame.stream_id].may_start(queued, lane)
             if due and may_start and self._lanes.is_free(lane) and not something_waits(now_ns, lane, self._context):
                 return lane
@@ -407,9 +428,9 @@ class Scheduler:
         if batch.variant.stateful:
             self._frames.ended(batch)
         # Frames that did not run say nothing about how long a batch of that size takes.
-        if not event.invalid and not event.failed:
+        if not event.invalid and not event.failed and event.extra_ns >= 0:
             finished_ns = now_ns if event.finished_ns is None else event.finished_ns
-            self._learn(now_ns, batch, finished_ns - batch.started_ns)
+            self._learn(now_ns, batch, finished_ns - batch.started_ns - event.extra_ns)
         self._frames.finished(now_ns, batch, event)
 
     def _batch_failed(self, now_ns: int, batch_id: int, reason: str) -> None:
@@ -421,11 +442,12 @@ class Scheduler:
 
     def _batch_lost(self, now_ns: int, batch: Batch, reason: str, back_ns: int) -> None:
         """Ends a batch whose worker is gone, or lets its frames wait again, so that they run one by one: whichever the
-        worker died of then takes no other with it. `back_ns`: by when there is another worker.
+        worker died of then takes no other with it. In a drain there is no time for that. `back_ns`: by when there is
+        another worker.
         """
         if batch.variant.stateful:
             self._frames.ended(batch)
-        if len(batch.frames) < 2 or batch.variant.stateful:
+        if len(batch.frames) < 2 or batch.variant.stateful or self._frames.draining:
             self._frames.failed(now_ns, batch, reason)
             return
         start_ns = now_ns if batch.variant.profiles else max(now_ns, back_ns)

@@ -53,8 +53,10 @@ class StreamPace:
 class StreamState:
     __slots__ = (
         "arrived_ns",
+        "extra_ns",
         "gap",
         "home",
+        "left_ns",
         "merit",
         "model",
         "pace",
@@ -78,6 +80,10 @@ class StreamState:
         self.running = 0
         self.arrived_ns = -1
         """When the last frame arrived; -1: none has."""
+        self.left_ns = terms.budget_ns
+        """What was left of the budget of the last frame when it arrived."""
+        self.extra_ns = 0
+        """What its frames take beyond usual ones of their model: the most of late."""
         self.merit = Merit(terms)
         self.pace = StreamPace()
         self.policer = Policer(terms)

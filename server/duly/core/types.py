@@ -70,6 +70,22 @@ class Frame:
     """Whether newer frames of the stream never supersede it. Its deadline holds all the same."""
     alone: bool = False
     """Whether it must not share a batch, as it may be what workers die of."""
+    extra_ns: int = 0
+    """How much longer it is planned to take than a usual frame of its model, because it is larger."""
+
+
+def larger(frame: Frame, extra_ns: int) -> Frame:
+    """Returns the frame as one that is planned to take so much longer than a usual one."""
+    return Frame(
+        frame.seq,
+        frame.stream_id,
+        frame.frame_id,
+        frame.model,
+        frame.deadline_ns,
+        frame.must_run,
+        frame.alone,
+        extra_ns,
+    )
 
 
 VARIANT_RANK_ANY = 1 << 16

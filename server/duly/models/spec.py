@@ -27,6 +27,15 @@ Encoding = Literal["JPEG", "PNG", "PCM_S16LE"]
 BATCH_MAX = 256
 """The largest batch that a model may allow. Precedent: Triton's examples stop at 128."""
 
+PIXELS_MAX = 64 << 20
+"""No model takes a picture with more pixels, since a small file can claim to hold a huge one."""
+PICTURE_PIXELS = 12 << 20
+"""A model takes pictures of any size up to this where it says nothing else: what cameras of 4K and of twelve million
+pixels give, and no more than a lane decodes in a few tenths of a second."""
+PICTURE_TIMES_INPUT = 16
+"""Or pictures with so many times the pixels that its graph takes: four times as wide and as high. Who needs more of a
+picture than that loses nearly all of it, and had better send less."""
+
 VARIANTS_MAX = 16
 """A version may have so many variants, each of which is loaded and warmed on every lane."""
 
@@ -128,6 +137,10 @@ class Input(_Strict):
     bytes_max: PositiveInt | None = None
     """Bytes of the largest payload of one frame; None: as the shape needs where it is fixed, 40 MiB where it may be
     encoded, otherwise 8 MiB. It is less where the server's limits leave less, which is said at load."""
+    pixels_max: Annotated[int, Field(ge=1, le=PIXELS_MAX)] | None = None
+    """Pixels of the largest picture that is decoded, for inputs with JPEG or PNG among their encodings; None: as the
+    shape has where it is fixed, otherwise 12 Mi, or 16 times what the graph takes if that is more. A picture whose
+    header states more is INVALID before anything is decoded."""
     batch_axis: Annotated[int, Field(ge=0)] | None = None
     """The dimension of the graph's input that is the batch; None: as the model states it."""
     preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
@@ -301,6 +314,8 @@ class TensorSpec(_Strict):
     bytes_max: int = 0
     """Bytes of the largest payload of one frame. Until `models/sizes` has settled it, what model.toml states for a size
     that is open, or 0."""
+    pixels_max: int = 0
+    """Pixels of the largest picture that is decoded; 0: the input takes no encoded pictures."""
 
     def said(self) -> str:
         """What it is, in words, with its room where that is settled."""

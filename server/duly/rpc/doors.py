@@ -12,7 +12,6 @@ import grpc
 import structlog
 
 from duly.access.audit import Audit
-from duly.access.errors import AccessError
 from duly.access.gate import Gate
 from duly.access.listeners import Listener, main_listener
 from duly.access.tls_files import TlsContents, TlsFiles
@@ -68,7 +67,7 @@ class Doors:
         return None if address is None else self._guard(address, Listener(True))
 
     def _guard(self, address: str, listener: Listener) -> Guard:
-        return Guard(self.gate, listener, self._secure(address), self._relays.get(address))
+        return Guard(self.gate, listener, self._tls if self._secure(address) else None, self._relays.get(address))
 
     async def open(self, server: Server, connections_max: int) -> str:
         """Binds the main address; returns it with the port that it got. Raises ListenError."""
@@ -108,17 +107,12 @@ class Doors:
     def _secure(self, address: str) -> bool:
         return self._tls is not None and not address.startswith("unix:")
 
-    async def reload(self) -> bool:
-        """Reads the policy and the files of TLS again, and opens the audit file anew. Returns whether all could be
-        used; what could not stays as it was.
+    def reload(self) -> None:
+        """Opens the audit file anew, and has the policy read again at once; files of TLS are read when they change.
+        Raises AccessError where the audit file cannot be opened; the one before stays then.
         """
-        try:
-            self.gate.audit.reopen()
-        except AccessError as error:
-            _log.error("the audit file cannot be opened anew, the one before stays", reason=str(error))
-        if self._tls is not None:
-            self._tls.contents()
-        return await self.gate.reload()
+        self.gate.reload_soon()
+        self.gate.audit.reopen()
 
     async def close(self) -> None:
         for relay in self._relays.values():

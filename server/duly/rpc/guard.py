@@ -14,7 +14,7 @@ import grpc
 from duly.access.evidence import Certificate, Evidence
 from duly.access.gate import Caller, Gate
 from duly.access.listeners import Listener
-from duly.access.tls_files import expiry_unix_s
+from duly.access.tls_files import TlsFiles, expiry_unix_s
 from duly.access.unix_peers import UnixPeers
 from duly.rpc.errors import abort, internal
 from duly.rpc.principal import CALLER, principal_of
@@ -34,6 +34,7 @@ NEEDS: dict[str, Right] = {
     "/duly.v1.ServerService/GetStatistics": Right.READ,
     "/duly.v1.ServerService/WatchStatistics": Right.READ,
     "/duly.v1.ServerService/Drain": Right.DRAIN,
+    "/duly.v1.ServerService/DumpRecording": Right.DUMP,
     "/grpc.health.v1.Health/Check": Right.READ,
     "/grpc.health.v1.Health/Watch": Right.READ,
     "/grpc.health.v1.Health/List": Right.READ,
@@ -55,11 +56,11 @@ _Serve: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 class Guard(grpc.aio.ServerInterceptor):
     """Guards all calls that come in at one listener."""
 
-    def __init__(self, gate: Gate, listener: Listener, encrypted: bool, peers: UnixPeers | None) -> None:
-        """`encrypted`: whether clients may have certificates. `peers`: what tells users of a UNIX socket apart."""
+    def __init__(self, gate: Gate, listener: Listener, tls: TlsFiles | None, peers: UnixPeers | None) -> None:
+        """`tls`: the files of TLS where it is spoken. `peers`: what tells users of a UNIX socket apart."""
         self._gate = gate
         self._listener = listener
-        self._encrypted = encrypted
+        self._tls = tls
         self._peers = peers
         self._guarded: dict[str, tuple[_Handler, _Handler]] = {}
 
@@ -144,12 +145,12 @@ class Guard(grpc.aio.ServerInterceptor):
     def _evidence(self, context: Context) -> Evidence:
         """Returns what the call shows of its caller. Raises CallError where it contradicts itself."""
         peer = context.peer()
-        if self._gate.policy is None and not self._encrypted:
+        if self._gate.policy is None and self._tls is None:
             return Evidence(principal_of(peer))
         headers = [value for key, value in context.invocation_metadata() or () if key == _AUTHORIZATION]
         if len(headers) > 1:
             raise CallError("UNAUTHENTICATED", "there are several authorization headers; send one")
-        certificate = _certificate(context) if self._encrypted else None
+        certificate = _certificate(context, self._tls) if self._tls is not None else None
         unix = self._peers.peer(peer) if self._peers is not None else None
         return Evidence(principal_of(peer), _bearer(headers[0]) if headers else "", certificate, unix)
 
@@ -228,11 +229,13 @@ def _bearer(header: str | bytes) -> str:
     return token
 
 
-def _certificate(context: Context) -> Certificate | None:
+def _certificate(context: Context, tls: TlsFiles) -> Certificate | None:
     shown = context.auth_context() or {}
     pem = b"".join(shown.get("x509_pem_cert", ()))
     if not pem:
         return None
+    if tls.is_withdrawn(pem):
+        raise CallError("UNAUTHENTICATED", "the certificate is of a CA that the server does not trust any more")
     text = {key: tuple(part.decode("utf-8", "replace") for part in shown.get(key, ())) for key in _NAMES}
     return Certificate("".join(text[_NAMES[0]]), text[_NAMES[1]], expiry_unix_s(pem))
 

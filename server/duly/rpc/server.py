@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from duly.listening import why_not
 from duly.models.sizes import WIRE_BYTES_MAX
+from duly.rpc.call_limits import CallLimits
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.runtime.catalogue import Catalogue, VersionState
@@ -20,7 +21,16 @@ from duly.v1 import inference_pb2, model_pb2, model_pb2_grpc, server_pb2, server
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
 """The least limit of a message, which is gRPC's own default. Models with larger frames raise it."""
 CALLS_BESIDE_STREAMS_MAX = 256
-"""How many single frames, watchers, health checks and the like may be under way at once."""
+"""How many calls of one connection may be under way beside as many streams as may be open at all. Its client keeps back
+what is more."""
+CALLS_MAX = 65_536
+"""How many calls may be under way at all. The limits of each kind of call come first."""
+KEEPALIVE_MS = {"lan": (2_500, 2_000), "wan": (15_000, 20_000)}
+"""By the transport: a connection from which nothing has come for so long is asked whether it is there, and is given up
+if it does not answer for so long. Both together are the longest that a dead link keeps its streams and what they were
+promised: 4.5 s and 35 s."""
+METADATA_BYTES_MAX = 8192
+"""The largest metadata of a call."""
 HANDSHAKE_MS_MAX = 10_000
 """How long a connection may take to begin with HTTP/2."""
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -57,40 +67,55 @@ def create_server(
 ) -> grpc.aio.Server:
     """Creates the gRPC server with the InferenceService. `transport`: "lan" bounds what the transport buffers ahead to
     about one small message, so that stale frames wait where the backlog policy reaches them; "wan" lets gRPC size its
-    window by the path's bandwidth and delay. Connections beyond `connections_max` are closed as they come. `guard`:
-    what stands before every handler. Without `inference` it serves no models, as at the admin address.
+    window by the path's bandwidth and delay, and waits longer for links that are silent. Connections beyond
+    `connections_max` are closed as they come. `guard`: what stands before every handler. Without `inference` it serves
+    no models, as at the admin address.
     """
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", -1),
         # Two servers on one port would each get some of the streams.
         ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", streams_max + CALLS_BESIDE_STREAMS_MAX),
+        ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
         ("grpc.max_allowed_incoming_connections", connections_max),
         # Who connects and says nothing gives the place back.
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
         # Sensors that ping every 10 s through idle times are welcome.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
+        *_keepalive(KEEPALIVE_MS[transport]),
     ]
     if transport == "lan":
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
-    calls_max = streams_max + CALLS_BESIDE_STREAMS_MAX
-    server = grpc.aio.server(interceptors=(guard,), options=options, maximum_concurrent_rpcs=calls_max)
+    # The limits come first: they bound what finding out who calls costs, too.
+    limits = CallLimits(streams_max)
+    server = grpc.aio.server(interceptors=(limits, guard), options=options, maximum_concurrent_rpcs=CALLS_MAX)
     if inference is None:
         return server
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes, so that a message that is no protobuf gets our status and not a stack trace.
-        "Stream": grpc.stream_stream_rpc_method_handler(
-            inference.stream, response_serializer=inference_pb2.StreamResponse.SerializeToString
-        ),
+        # Responses of streams go as bytes, so that while a client does not read, its results are in memory once.
+        "Stream": grpc.stream_stream_rpc_method_handler(inference.stream),
         "Infer": grpc.unary_unary_rpc_method_handler(
             inference.infer, response_serializer=inference_pb2.InferResponse.SerializeToString
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_INFERENCE, handlers),))
     return server
+
+
+def _keepalive(times_ms: tuple[int, int]) -> list[tuple[str, int]]:
+    time_ms, timeout_ms = times_ms
+    return [
+        ("grpc.keepalive_time_ms", time_ms),
+        # The first bounds how long data may go unacknowledged (TCP_USER_TIMEOUT), the second how long a ping may go
+        # unanswered, which gRPC does not take from the first.
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
 
 
 class Health:

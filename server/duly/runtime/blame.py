@@ -6,11 +6,11 @@ worker may as well have died of something else (the OOM killer, a person, a devi
 
 1. The worker of a batch of several frames dies: all their streams are suspected. Frames that still have the time are
    run again, alone, and so are further frames of these streams, until TRIED_ALONE of them have gone well.
-2. The worker of a frame that runs alone dies: the frame is blamed, and its stream gets a strike. FORGIVEN_BY frames that
-   go well take a strike back, so that a stream which merely happened to run while somebody killed workers keeps none.
+2. The worker of a frame that runs alone dies: the frame is blamed, and its stream gets a strike. One frame that goes
+   well takes all strikes back, so that a stream which merely ran while somebody killed workers keeps none.
 3. If the frame was in a batch that died before, that is hardly chance: nothing takes it back for CERTAIN_NS.
-4. STRIKES_MAX strikes, or CERTAIN_MAX frames of which workers died twice, bar the stream: its frames are FAILED without
-   being run, first for BAR_NS, and twice as long each further time.
+4. STRIKES_MAX strikes in a row, or CERTAIN_MAX frames of which workers died twice, bar the stream: its frames are
+   FAILED without being run, first for BAR_NS, and twice as long each further time.
 
 A client that opens new streams starts anew, and a version may crash of itself. So workers that die at once, before they
 have run a batch and within FRUITLESS_S, are counted by version (`CrashLoop`). After more than FRUITLESS_MAX in a row,
@@ -22,7 +22,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 TRIED_ALONE = 8
-FORGIVEN_BY = 4
 STRIKES_MAX = 3
 CERTAIN_MAX = 2
 CERTAIN_NS = 60_000_000_000
@@ -39,8 +38,8 @@ PAUSE_S_MAX = 30.0
 class _Record:
     """What is held against one stream."""
 
-    parts: int = 0
-    """Its strikes, of which each counts FORGIVEN_BY."""
+    strikes: int = 0
+    """How many of its frames, one after another, workers have died of while they ran alone."""
     alone: int = 0
     """How many further frames must go well before the stream's frames share batches again."""
     certain: int = 0
@@ -81,15 +80,15 @@ class Blame:
             return []
         (stream_id, again), *_ = tried
         record = self._records[stream_id]
-        record.parts += FORGIVEN_BY
+        record.strikes += 1
         if again:
             record.certain = record.certain + 1 if now_ns - record.certain_ns < CERTAIN_NS else 1
             record.certain_ns = now_ns
-        if record.parts < STRIKES_MAX * FORGIVEN_BY and record.certain < CERTAIN_MAX:
+        if record.strikes < STRIKES_MAX and record.certain < CERTAIN_MAX:
             return []
         record.barred_until_ns = now_ns + min(BAR_NS << min(record.bars, 16), BAR_NS_MAX)
         record.bars += 1
-        record.parts = (STRIKES_MAX - 1) * FORGIVEN_BY  # the next strike bars it again
+        record.strikes = STRIKES_MAX - 1  # the next one bars it again
         return [stream_id]
 
     def went_well(self, stream_ids: Iterable[int]) -> None:
@@ -97,9 +96,9 @@ class Blame:
         for stream_id in stream_ids:
             record = self._records.get(stream_id)
             if record is not None:
-                record.parts = max(0, record.parts - 1)
+                record.strikes = 0
                 record.alone = max(0, record.alone - 1)
-                if not record.parts and not record.alone and not record.certain and not record.bars:
+                if not record.alone and not record.certain and not record.bars:
                     del self._records[stream_id]
 
     def forget(self, stream_id: int) -> None:

@@ -42,6 +42,7 @@ from duly.metrics import Metrics
 from duly.runtime.blame import Blame
 from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
+from duly.runtime.frame_costs import FrameCosts
 from duly.runtime.held_frames import HeldFrame, HeldFrames
 from duly.runtime.outcome import BatchRun, Outcome, Sink
 from duly.runtime.recorder import Recorder, SafeRecorder
@@ -73,6 +74,8 @@ class Driver:
         """
         self.scheduler = Scheduler()
         self.held = HeldFrames(payload_bytes_max)
+        self.costs: dict[str, FrameCosts] = {}
+        """What frames take beyond usual ones, for the models whose frames have several sizes."""
         self.blame = Blame()
         self.seqs = count(1)
         """Gives the next number for a frame."""
@@ -195,6 +198,12 @@ class Driver:
             frames = running.batch.frames
             event.invalid = {frames[i].seq: reason for i, reason in result.invalid.items()}
             event.failed = {frames[i].seq: reason for i, reason in result.failed.items()}
+        costs = self.costs.get(running.batch.model)
+        if costs is not None:
+            frames = running.batch.frames
+            larger = [frame.extra_ns > 0 for frame in frames]
+            ran_ns = result.finished_ns - result.started_ns
+            event.extra_ns = costs.observe(self.held.payloads(frames), larger, result.read_ns, ran_ns)
         self._step(event, result)
 
     # ---- the loop ----

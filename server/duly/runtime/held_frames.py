@@ -18,6 +18,7 @@ class InputData(NamedTuple):
     encoding: int
     """Index into `channel.ENCODINGS`."""
     shape: tuple[int, ...]
+    """Of an encoded picture: height, width, and how often a decoder goes through its pixels. Of sound: nothing."""
     data: bytes
     """The bytes as they came."""
 

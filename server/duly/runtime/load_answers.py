@@ -13,6 +13,7 @@ from duly.core.timing.window import WINDOW
 from duly.models.contents import FileDigest
 from duly.models.spec import Signature
 from duly.runtime.answers import REASON_CHARS_MAX, words
+from duly.runtime.frame_costs import FrameCosts
 from duly.worker import channel
 
 TEXT_BYTES_MAX = 8 << 20
@@ -46,6 +47,8 @@ class Ready:
     """The signature that all variants share."""
     variants: list[WarmVariant]
     """The variants, the most accurate first."""
+    costs: FrameCosts
+    """What frames of several sizes take, as far as the warm-up has measured it."""
     notes: tuple[str, ...]
     """What the author of the model should know, in whole sentences: it serves, but perhaps not as was meant."""
 
@@ -63,7 +66,8 @@ def read_ready(body: Mapping[str, Any], variants: int, took_ns: int) -> Ready:
     read = [_variant(variant, signature, took_ns) for variant in body["variants"]]
     if len(read) != variants:
         raise ValueError(f"{len(read)} variants of {variants}")
-    return Ready(signature, read, tuple(words(note, NOTE_CHARS_MAX) for note in body["notes"][:NOTES_MAX]))
+    costs = FrameCosts(signature, body.get("sizes", {}), took_ns)
+    return Ready(signature, read, costs, tuple(words(note, NOTE_CHARS_MAX) for note in body["notes"][:NOTES_MAX]))
 
 
 def read_files(body: Mapping[str, Any]) -> dict[str, FileDigest]:

@@ -25,6 +25,9 @@ SAMPLE_SECONDS = 0.25
 """Time between two looks. The lag of a loop is measured four times a second, which is often enough to see every pause
 that a client could notice more than once."""
 
+LAST_NS = 2_000_000_000
+"""In this last part of a drain no worker could be replaced in time."""
+
 
 class Samplers:
     def __init__(
@@ -39,6 +42,7 @@ class Samplers:
         self._batch_timeout_ns = int(batch_timeout_ms * 1e6)
         self._watches: WeakKeyDictionary[Worker, HangWatch] = WeakKeyDictionary()
         self._looked_ns = clock()
+        self._ends_ns: int | None = None
 
     def start(self) -> list["asyncio.Task[None]"]:
         """Starts all samplers. They run until their tasks are cancelled."""
@@ -55,12 +59,18 @@ class Samplers:
             await asyncio.sleep(max(0, due_ns - self._clock()) / 1e9)
             self._metrics.loop_lag(max(0, self._clock() - due_ns))
 
+    def drain(self, until_ns: int) -> None:
+        """The server ends at that time, and with it every worker that hangs: shortly before, none is replaced."""
+        self._ends_ns = until_ns
+
     def kill_hung_workers(self) -> None:
         """Gives up workers that hang (`hang`) or whose end was not heard of, and pings idle ones. The supervisor
         replaces them like any worker that died.
         """
         now_ns = self._clock()
         elapsed_ns, self._looked_ns = now_ns - self._looked_ns, now_ns
+        if self._ends_ns is not None and now_ns > self._ends_ns - LAST_NS:
+            return
         for loaded in self._catalogue.all_versions():
             for worker in list(loaded.workers.values()):
                 self._look(worker, elapsed_ns)

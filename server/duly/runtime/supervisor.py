@@ -15,6 +15,7 @@ from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.models.spec import Signature, TensorSpec
+from duly.models.trust import Trust
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.load_answers import Ready
@@ -44,11 +45,13 @@ class Supervisor:
         threads: int,
         load_timeout_s: float,
         limits: SizeLimits,
+        trust: Trust | None = None,
     ) -> None:
         """`threads`: intra-op threads of a worker whose model states none. `load_timeout_s`: for one worker. `limits`:
-        what a frame may have.
+        what a frame may have. `trust`: what workers may do.
         """
         self._limits = limits
+        self._trust = trust
         self._catalogue = catalogue
         self._driver = driver
         self._metrics = metrics
@@ -117,6 +120,7 @@ class Supervisor:
         loaded.workers.clear()
         for worker in workers:
             self._driver.remove_worker(worker)
+        self._driver.costs.pop(loaded.key, None)
         await asyncio.gather(*map(self._end, workers))
 
     async def _end(self, worker: Worker) -> None:
@@ -166,9 +170,8 @@ class Supervisor:
     ) -> tuple[Worker, Ready]:
         ended = partial(self._worker_ended, loaded)
         limits = self._limits.model_copy(update={"message_bytes_max": message_bytes_max})
-        worker = start_worker(
-            loaded.version, lane, self._threads, limits, self._driver.batch_ended, ended, loaded.fingerprint
-        )
+        ran, expected = self._driver.batch_ended, loaded.fingerprint
+        worker = start_worker(loaded.version, lane, self._threads, limits, ran, ended, expected, self._trust)
         self._processes.add(worker)
         loaded.starting.add(worker)
         try:
@@ -193,6 +196,8 @@ class Supervisor:
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state
         self._metrics.lane_serves(worker.model, worker.lane)
         self._driver.add_worker(worker)
+        if ready.costs:
+            self._driver.costs.setdefault(worker.model, ready.costs)
         names = loaded.version.config.variant_names
         for rank, (name, variant) in enumerate(zip(names, ready.variants, strict=True)):
             self._driver.submit(

@@ -22,6 +22,9 @@ def worker_command(descriptor: int) -> list[str]:
 def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment of a worker: `environ` with a PYTHONPATH that does not name the working folder, but does
     name the folder that duly itself was imported from, where that is none of an installation.
+
+    NumPy's library of linear algebra starts threads as it is imported, which a worker has no use for, and which would
+    be there before it is confined.
     """
     given = filter(None, environ.get("PYTHONPATH", "").split(os.pathsep))
     entries = [os.path.join(_here(), entry) for entry in given]
@@ -30,7 +33,7 @@ def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     folder = os.path.dirname(package)
     if os.path.basename(folder) not in _INSTALLED and folder not in entries:
         entries.append(folder)
-    return {**environ, "PYTHONPATH": os.pathsep.join(entries)}
+    return {**environ, "PYTHONPATH": os.pathsep.join(entries), "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _here() -> str:

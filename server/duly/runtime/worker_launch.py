@@ -11,6 +11,7 @@ from typing import Any
 from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
+from duly.models.trust import Trust
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
@@ -27,18 +28,19 @@ def start_worker(
     on_batch: Callable[[int, BatchResult | str], None],
     on_end: Callable[[Worker], None],
     expected: Fingerprint | None = None,
+    trust: Trust | None = None,
 ) -> Worker:
     """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
-    explains the callbacks and `expected`.
+    explains the callbacks and `expected`. `trust`: what the worker may do; None: as without settings.
 
     Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
-    worker.start(_load_body(version, lane, threads) | {"limits": limits.model_dump()})
+    worker.start(_load_body(version, lane, threads, trust) | {"limits": limits.model_dump()})
     return worker
 
 
-def _load_body(version: ModelVersion, lane: str, threads: int) -> dict[str, Any]:
+def _load_body(version: ModelVersion, lane: str, threads: int, trust: Trust | None = None) -> dict[str, Any]:
     return {
         "model": version.key,
         "lane": lane,
@@ -46,6 +48,7 @@ def _load_body(version: ModelVersion, lane: str, threads: int) -> dict[str, Any]
         "model_folder": str(version.model_folder),
         "config": version.config.model_dump(mode="json", by_alias=True),
         "threads": version.config.threads or threads,
+        "trust": (trust or Trust()).model_dump(mode="json"),
     }
 
 
@@ -79,7 +82,12 @@ class CheckedModel:
 
 
 async def check_version(
-    version: ModelVersion, lanes: tuple[str, ...], threads: int, limits: SizeLimits, load_timeout_s: float
+    version: ModelVersion,
+    lanes: tuple[str, ...],
+    threads: int,
+    limits: SizeLimits,
+    load_timeout_s: float,
+    trust: Trust | None = None,
 ) -> CheckedModel:
     """Loads and warms a version in one worker after another, one for each lane, which must find the same.
 
@@ -90,7 +98,7 @@ async def check_version(
     for lane in lanes:
         try:
             worker = start_worker(
-                version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None, expected
+                version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None, expected, trust
             )
             try:
                 ready = await worker.ready(load_timeout_s)

@@ -22,6 +22,8 @@ class BatchResult:
     """Why frames are INVALID, by their index in the batch."""
     failed: dict[int, str] = field(default_factory=dict)
     """Why frames are FAILED, by their index in the batch."""
+    read_ns: Sequence[int] = ()
+    """How long reading each frame took, where pictures are decoded."""
 
 
 class LaneWorker(Protocol):

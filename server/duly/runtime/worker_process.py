@@ -7,7 +7,6 @@ process: the kernel kills it when the parent dies, and it ends by itself when th
 import asyncio
 import contextlib
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from duly.models.contents import FILES_MAX, FileDigest, Fingerprint, changed_fil
 from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, words
 from duly.runtime.held_frames import InputData
 from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_ready, read_reason
+from duly.runtime.process_end import how_it_ended, reap
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
 from duly.runtime.worker_port import BatchResult
@@ -32,13 +32,9 @@ HEARD_MAX = 4
 """A worker has at most two messages on their way, the answers to a ping and to a batch."""
 EXIT_SECONDS_MAX = 2.0
 """A worker that was asked to stop gets this long before it is killed."""
-KILL_SECONDS_MAX = 5.0
-"""A worker that was killed is waited for no longer than this. One that hangs in the kernel may never end, and nobody
-can help that."""
 WARM_NS = 50_000_000
 """What a warming run may take, which nobody has planned: the device may have been idle for long."""
 REASON_BROKEN = "the model's worker gave an answer that makes no sense"
-_SIGNALS = frozenset(map(int, signal.Signals))
 
 
 class Worker:
@@ -134,9 +130,12 @@ class Worker:
             raise WorkerError(f"not ready after {timeout_seconds:.4g} s ({timeout_name})") from None
 
     async def stop(self) -> None:
-        """Asks the process to end, and kills it if it does not. Returns when it is gone."""
+        """Asks the process to end, and kills it if it does not, or at once where it is not ready yet, as it would not
+        hear. Returns when it is gone.
+        """
+        loaded = self._ready.done() and self._ready.exception() is None
         self._hang_up()
-        await self._reap(EXIT_SECONDS_MAX)
+        await reap(self._process, EXIT_SECONDS_MAX if loaded else 0.0)
 
     def kill(self) -> None:
         """Kills the process. `on_end` follows unless the worker was stopped before."""
@@ -393,25 +392,7 @@ class Worker:
 
     async def reaped(self) -> str:
         """Returns when the process is gone and its memory given back. The result says for people how it ended."""
-        code = await self._reap(0.0)
-        if code is None:
-            return "it does not end though it was killed"
-        if code >= 0:
-            return f"exit status {code}"
-        # Real-time signals have no names.
-        return f"killed by {signal.Signals(-code).name if -code in _SIGNALS else f'signal {-code}'}"
-
-    async def _reap(self, grace_seconds: float) -> int | None:
-        """Waits for the end of the process, which is killed after the grace. Returns its status; None: it goes on."""
-        kill_at = self._loop.time() + grace_seconds
-        while (code := self._process.poll()) is None:
-            if self._loop.time() >= kill_at:
-                self._process.kill()
-            if self._loop.time() >= kill_at + KILL_SECONDS_MAX:
-                _log.error("worker does not end though it was killed", model=self.model, lane=self.lane, pid=self.pid)
-                return None
-            await asyncio.sleep(0.005)
-        return code
+        return how_it_ended(await reap(self._process, 0.0))
 
     def _hang_up(self) -> None:
         self._asked = None

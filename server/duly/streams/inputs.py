@@ -1,21 +1,23 @@
 """Checks what a frame holds against what its model takes, and turns it into a payload.
 
-A frame that does not fit is INVALID with a reason; it never ends its stream. Bytes are only measured here, never looked
-into: decoding pictures and searching for NaN is the worker's work.
+A frame that does not fit is INVALID with a reason; it never ends its stream. Bytes are only measured here, and of a
+picture no more than its header is read: decoding it and searching for NaN is the worker's work.
 """
 
 from math import prod
 
-from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
+from duly.models.spec import ELEMENT_BYTES, PIXELS_MAX, Signature, TensorSpec
 from duly.runtime.held_frames import InputData
 from duly.streams.errors import InvalidFrame
 from duly.worker.channel import DIMS_MAX, ENCODINGS
+from duly.worker.picture_size import beyond, no_picture, picture_size
 
+_SOUND = "PCM_S16LE"
 _ENCODING = {name: index for index, name in enumerate(ENCODINGS)}
 
 
 class _Input:
-    __slots__ = ("element_bytes", "encodings", "fixed_bytes", "spec")
+    __slots__ = ("element_bytes", "encodings", "fixed_bytes", "pixels_max", "samples", "spec")
 
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
@@ -23,6 +25,9 @@ class _Input:
         self.fixed_bytes = 0 if -1 in spec.shape else prod(spec.shape) * self.element_bytes
         """Length of the data where the shape is fixed, else 0."""
         self.encodings = frozenset(spec.encodings)
+        self.pixels_max = spec.pixels_max or PIXELS_MAX
+        self.samples = spec.shape[0] if _SOUND in spec.encodings and spec.shape[0] > 0 else 0
+        """Samples of each sound where their number is fixed, else 0."""
 
 
 class InputChecks:
@@ -86,7 +91,19 @@ class InputChecks:
             raise InvalidFrame(f"input {spec.name!r}: no bytes")
         if len(data) > spec.bytes_max:
             raise InvalidFrame(_too_large(spec, len(data)))
-        return InputData(_ENCODING[encoding], (), data)
+        if encoding == _SOUND:
+            samples = expected.samples
+            if samples and len(data) != 2 * samples:
+                raise InvalidFrame(
+                    f"input {spec.name!r}: {len(data)} bytes, {samples} samples of {encoding} take {2 * samples}"
+                )
+            return InputData(_ENCODING[encoding], (), data)
+        size = picture_size(data, encoding)
+        if size is None:
+            raise InvalidFrame(f"input {spec.name!r}: {no_picture(data, encoding)}")
+        if excess := beyond(size, expected.pixels_max, encoding):
+            raise InvalidFrame(f"input {spec.name!r}: {excess}")
+        return InputData(_ENCODING[encoding], (size.height, size.width, size.passes), data)
 
     def put(self, payload: list[InputData | None], index: int, data: InputData) -> None:
         """Puts an input into its place in the payload. Raises InvalidFrame where the input is there already."""

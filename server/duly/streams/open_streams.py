@@ -4,6 +4,8 @@ A stream opens in a turn of its own (`Admission`), so that the next one is judge
 its call is over. Streams whose clients do not read are ended here, and so are all streams at the end of a drain.
 """
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +19,19 @@ from duly.streams.rights import Rights
 from duly.streams.stream import Stream, StreamHost
 from duly.streams.terms import StreamRequest
 
+SILENT_NS = 10_000_000_000
+"""A stream that has sent no frame for so long since it opened, or since several were due by its stated period, makes
+room for others when no more may be open."""
+ROOM_SECONDS_MAX = 1.0
+"""How long an opening waits for the end of the stream that makes room for it."""
+NO_ROOM = ("ADMISSION_REFUSED", "STREAMS_EXHAUSTED")
+GHOST_NS, GHOST_PERIODS = 500_000_000, 3
+"""A stream whose client has sent nothing for so long, and for so many of its stated periods, may be what is left of a
+link that broke."""
+GHOST_TURNS_MAX = 20
+"""How many turns of the loop the end of a stream may take."""
+PRESSED_NS = 1_000_000_000
+"""When the memory for results is full, clients that took nothing for so long are ended."""
 _WITHOUT_CRITICAL = "open it as STANDARD, or give the client a credential"
 
 
@@ -33,6 +48,8 @@ class OpenStreams:
         """The open CRITICAL streams whose principals no credential proves."""
         self._meters = Meters(len(host.catalogue.lanes))
         self.draining = False
+        self._room: asyncio.Future[None] | None = None
+        """Done when the next stream is gone, if anybody waits for that."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -52,12 +69,25 @@ class OpenStreams:
 
     # ---- opening ----
 
-    async def open(self, asked: StreamRequest, rights: Rights) -> Stream:
-        """Opens a stream, which is counted until `closed`. A notice for its client is then in its outbox.
+    async def open(self, asked: StreamRequest, rights: Rights, connection: str = "") -> Stream:
+        """Opens a stream, which is counted until `closed`. A notice for its client is then in its outbox. `connection`:
+        what tells the client's connection from others.
+
+        Where there is no room, a stream of the same principal, name and model that has gone silent gives way: it is
+        what is left of a link that broke.
 
         Raises InvalidTerms, ModelError, or CallError where the caller has no right to it, there is no room for it, or
         it would not be served.
         """
+        try:
+            return await self._open_now(asked, rights, connection)
+        except CallError as error:
+            if error.reason not in NO_ROOM or not await self._end_ghosts(asked, rights.principal, connection):
+                raise
+        return await self._open_now(asked, rights, connection)
+
+    async def _open_now(self, asked: StreamRequest, rights: Rights, connection: str) -> Stream:
+        await self._make_room(connection)
         self._check_server()
         principal = rights.principal
         rights.check_model(asked.model)
@@ -65,7 +95,7 @@ class OpenStreams:
         served = self.host.catalogue.find(asked.model, asked.version)
         use = self._claim(rights)
         try:
-            stream = Stream(asked, served, self.host, principal, use)
+            stream = Stream(asked, served, self.host, principal, use, connection)
             rights.check_class(stream.terms.stream_class, asked.stream_class)
             try:
                 async with self._admission.turn(stream.terms) as verdict:
@@ -75,6 +105,7 @@ class OpenStreams:
                         self._check_critical(verdict)
                     stream.open(verdict)
                     self._open[stream] = None
+                    self.host.lag.start()
                     if unproven_critical:
                         self._unproven_critical.add(stream)
             except Refused as refused:
@@ -91,6 +122,11 @@ class OpenStreams:
     def closed(self, stream: Stream, opened_as: str) -> None:
         """Counts the stream no more, as its call is over. `opened_as`: the model version that it was opened for."""
         del self._open[stream]
+        if not self._open:
+            self.host.lag.stop()
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
         self._unproven_critical.discard(stream)
         self._release(stream.principal, self._uses[stream.principal])
         self._metrics.stream_closed(opened_as)
@@ -127,6 +163,45 @@ class OpenStreams:
         streams_max = self.limits.server.streams_max
         if len(self._open) >= streams_max:
             raise CallError("STREAMS_EXHAUSTED", f"{streams_max} streams are open already (streams_max)")
+
+    async def _make_room(self, connection: str) -> None:
+        """Where no more streams may be open, ends the oldest silent one of the connection that has the most streams, if
+        those are more than the one that asks has, or its own. Waits until it is gone, as far as that is quick.
+        """
+        if len(self._open) < self.limits.server.streams_max or self.draining:
+            return
+        now_ns = self.host.driver.clock()
+        streams = Counter(stream.connection for stream in self._open)
+        silent = [stream for stream in self._open if stream.silent_ns(now_ns) > SILENT_NS and not stream.ended.done()]
+        victim = max(silent, key=lambda stream: streams[stream.connection], default=None)
+        if victim is None or (victim.connection != connection and streams[victim.connection] <= streams[connection]):
+            return
+        text = "it had sent no frame for long, and another client needed its place (streams_max)"
+        victim.end(CallError("STREAMS_EXHAUSTED", text))
+        self._room = self._room or asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._room], timeout=ROOM_SECONDS_MAX)
+
+    async def _end_ghosts(self, asked: StreamRequest, principal: str, connection: str) -> bool:
+        """Ends streams that the one that is asked for takes the place of. Returns whether there are any."""
+        now_ns = self.host.driver.clock()
+        ghosts = [
+            stream
+            for stream in self._open
+            if asked.stream_name
+            and (stream.asked.stream_name, stream.asked.model) == (asked.stream_name, asked.model)
+            and stream.principal == principal
+            and stream.connection != connection
+            and stream.terms.period_ns
+            and now_ns - stream.heard_ns > max(GHOST_NS, GHOST_PERIODS * stream.terms.period_ns)
+        ]
+        for stream in ghosts:
+            stream.log.info("stream gives way to one of the same name")
+            stream.end(CallError("STREAMS_EXHAUSTED", "it was silent, and its client opened one of the same name"))
+        for _ in range(GHOST_TURNS_MAX):
+            if all(stream.closed for stream in ghosts):
+                break
+            await asyncio.sleep(0)
+        return bool(ghosts)
 
     def _check_critical(self, verdict: Verdict) -> None:
         """Raises CallError where one more CRITICAL stream is too much from a client without a credential."""
@@ -179,9 +254,19 @@ class OpenStreams:
         for stream in self._open:
             stuck_ns = stream.stuck_ns(now_ns)
             if stuck_ns > self._slow_reader_ns and not stream.ended.done():
-                stream.log.warning("client does not read", stuck_s=stuck_ns / 1e9)
-                text = f"the client took nothing for {stuck_ns / 1e9:.0f} s (slow_reader_timeout_s)"
-                stream.end(CallError("CLIENT_TOO_SLOW", text))
+                self._end_slow(stream, f"the client took nothing for {stuck_ns / 1e9:.0f} s (slow_reader_timeout_s)")
+        memory = self.host.memory
+        over_bytes = memory.result_bytes - memory.bytes_max
+        if over_bytes > 0:
+            stuck = [stream for stream in self._open if stream.stuck_ns(now_ns) > PRESSED_NS]
+            for stream in sorted(stuck, key=lambda stream: (-stream.stream_class, -stream.result_bytes)):
+                if over_bytes > 0 and not stream.ended.done():
+                    over_bytes -= stream.result_bytes
+                    self._end_slow(stream, f"results that are not read take more than {memory.bytes_max} bytes")
+
+    def _end_slow(self, stream: Stream, text: str) -> None:
+        stream.log.warning("client does not read", reason=text)
+        stream.end(CallError("CLIENT_TOO_SLOW", text))
 
     def drain(self) -> None:
         """Opens no more streams and takes no more single frames."""

@@ -1,6 +1,7 @@
 """The order in which the outcomes of a stream leave. Each policy is a small filter between the runtime and the wire."""
 
 from collections import deque
+from collections.abc import Collection
 from enum import IntEnum
 from typing import Protocol
 
@@ -27,10 +28,13 @@ class Ordering(Protocol):
     def release(self) -> list[Outcome]:
         """Returns what was held back. Nothing more may be pushed."""
 
+    def held(self) -> Collection[Outcome]:
+        """Returns what is held back now."""
+
 
 class Arrival:
-    """Lets outcomes leave in the order in which the frames came. It holds at most as many outcomes as frames may be in
-    flight.
+    """Lets outcomes leave in the order in which the frames came. What it holds meanwhile counts as waiting to be
+    written.
     """
 
     def __init__(self) -> None:
@@ -51,6 +55,9 @@ class Arrival:
         held = [self._held[frame_id] for frame_id in self._order if frame_id in self._held]
         self._held.clear()
         return held
+
+    def held(self) -> Collection[Outcome]:
+        return self._held.values()
 
 
 class Monotonic:
@@ -76,6 +83,9 @@ class Monotonic:
 
     def release(self) -> list[Outcome]:
         return []
+
+    def held(self) -> Collection[Outcome]:
+        return ()
 
 
 def ordering(policy: OrderingPolicy) -> Ordering | None:

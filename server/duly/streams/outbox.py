@@ -1,6 +1,7 @@
 """What waits to be written to one client, in order: notices first, then outcomes.
 
 It is bounded by what may come in: while more waits than the limit, `has_room` is clear and the stream is not read.
+Outcomes that the stream's ordering holds back count as well, and so do those of all streams together.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from duly.core.events import Advice
 from duly.models.sizes import fields_bytes
 from duly.runtime.outcome import Outcome
+from duly.streams.memory import Memory
 
 MESSAGE_OUTCOMES_MAX = 64
 """How many outcomes one message may have, and how many may wait beyond the in-flight credit before reading stops."""
@@ -52,7 +54,8 @@ Notice = Opened | Advised | ClockAsked
 
 
 class Outbox:
-    def __init__(self, frames_in_flight_max: int) -> None:
+    def __init__(self, frames_in_flight_max: int, memory: Memory) -> None:
+        """`memory`: where the outcomes of all streams are counted."""
         self.outcomes: deque[Outcome] = deque()
         self.notices: deque[Notice] = deque()
         self.changed = asyncio.Event()
@@ -63,15 +66,25 @@ class Outbox:
         """How many outcomes the next message may have."""
         self._outcomes_max = frames_in_flight_max + MESSAGE_OUTCOMES_MAX
         self._bounded = True
+        self._memory = memory
+        self._unwritten = 0
+        """How many outcomes were added and are not written."""
 
     def fit_to(self, outputs: Iterable[str]) -> None:
         """Lets messages have as many outcomes with these outputs as there is room for their names and shapes."""
         self.message_outcomes_max = max(1, min(MESSAGE_OUTCOMES_MAX, MESSAGE_FIELDS_BYTES_MAX // fields_bytes(outputs)))
 
-    def put(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
-        if len(self.outcomes) > self._outcomes_max and self._bounded:
+    def add(self) -> None:
+        """Counts an outcome, which will be `put` now or later."""
+        self._unwritten += 1
+        memory = self._memory
+        memory.outcomes += 1
+        if (self._unwritten > self._outcomes_max or memory.outcomes > memory.outcomes_max) and self._bounded:
             self.has_room.clear()
+
+    def put(self, outcome: Outcome) -> None:
+        """Lets an outcome that was added leave."""
+        self.outcomes.append(outcome)
         self.changed.set()
 
     def notify(self, notice: Notice) -> None:
@@ -99,6 +112,18 @@ class Outbox:
         if self._bounded:
             self.has_room.clear()
 
+    def written(self, outcomes: int) -> None:
+        """Notes that something was written, so many outcomes among it."""
+        self._unwritten -= outcomes
+        memory = self._memory
+        memory.outcomes -= outcomes
+        if not self.has_room.is_set() and not (
+            self._unwritten > self._outcomes_max
+            or (self._unwritten and memory.outcomes > memory.outcomes_max)
+            or len(self.notices) > NOTICES_MAX
+        ):
+            self.has_room.set()
+
     def close(self) -> None:
         """Lifts the bound: nothing comes in any more, so that nothing need be held up."""
         self._bounded = False
@@ -109,4 +134,6 @@ class Outbox:
         left = list(self.outcomes)
         self.outcomes.clear()
         self.notices.clear()
+        self._memory.outcomes -= self._unwritten
+        self._unwritten = 0
         return left

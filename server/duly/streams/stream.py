@@ -7,12 +7,12 @@ outbox exactly once, or is counted as unread.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from duly.core.events import Advice, FrameRefused, FramesCancelled
+from duly.core.events import Advice, FrameRefused, FramesCancelled, WaitingEvicted
 from duly.core.fates import (
     DOES_NOT_FIT,
     MEMORY_FULL,
@@ -23,15 +23,18 @@ from duly.core.fates import (
     VERSION_NOT_SERVED,
     Fate,
 )
-from duly.core.types import Frame, Verdict
+from duly.core.types import Frame, StreamClass, Verdict, larger
 from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import Outcome, Output
+from duly.streams.cheap_work import Budget, CheapWork
 from duly.streams.clock import ClockRelation
 from duly.streams.errors import REASON_CHARS_MAX, CallError
 from duly.streams.limits import Limits, PrincipalUse
+from duly.streams.loop_lag import LoopLag
+from duly.streams.memory import Memory
 from duly.streams.ordering import ordering
 from duly.streams.outbox import Advised, ClockAsked, Notice, Opened, Outbox
 from duly.streams.terms import StreamRequest, signature_of, stream_terms, wanted_outputs
@@ -40,21 +43,22 @@ from duly.streams.wall_clock import WallClock
 
 _log = structlog.get_logger("duly.stream")
 
+CANCELS_A_TOKEN = 128
+"""So many ids to cancel in one message cost about as much as one more message."""
 CANCELS_A_TURN = 1024
 """How many frames one message may cancel before other streams have their turn."""
 SLOW_WRITE_NS = 10_000_000
 """A write that takes longer than this waits for the client to read. What comes after it has waited for that, too."""
+PERIODS_SILENT = 10
+"""A stream whose client has sent nothing for so many of its periods is silent."""
+CHEAP_PER_S, CHEAP_BURST = 4, 64
+"""How many pings, cancelled frames and refused frames a stream has for nothing; what is more comes out of the budget of
+all streams."""
+CHEAP_PER_S_ALL, CHEAP_BURST_ALL = 5000, 2500
 _BROKEN = "the server failed on an outcome of the stream; its log says more"
 
 
 @dataclass(slots=True)
-class Results:
-    """The results of all streams that are not written yet."""
-
-    bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class StreamHost:
     """What all streams of a server share."""
 
@@ -66,16 +70,34 @@ class StreamHost:
     """Whether clients are advised to slow down, and that they may speed up."""
     wall: WallClock = field(default_factory=WallClock)
     """The clock of all times since 1970 that clients see."""
-    results: Results = field(default_factory=Results)
+    memory: Memory = field(init=False)
+    lag: LoopLag = field(init=False)
+    cheap: Budget = field(init=False)
+    """What all streams share of work that is cheap each time."""
+
+    def __post_init__(self) -> None:
+        clock = self.driver.clock
+        self.memory = Memory(self.limits.server.bytes_in_flight_max)
+        self.lag = LoopLag(clock)
+        self.cheap = Budget(clock, CHEAP_PER_S_ALL, CHEAP_BURST_ALL)
 
 
 class Stream:
     """An open stream. It is the runtime's Sink for its frames."""
 
     def __init__(
-        self, asked: StreamRequest, served: LoadedVersion, host: StreamHost, principal: str, use: PrincipalUse
+        self,
+        asked: StreamRequest,
+        served: LoadedVersion,
+        host: StreamHost,
+        principal: str,
+        use: PrincipalUse,
+        connection: str = "",
     ) -> None:
-        """`use`: what the principal uses with all its streams. Raises InvalidTerms."""
+        """`use`: what the principal uses with all its streams. `connection`: what tells its connection from others.
+        Raises InvalidTerms.
+        """
+        self.connection = connection
         self.asked = asked
         self.terms = stream_terms(asked, served, host.limits.stream, principal)
         self.principal = principal
@@ -85,7 +107,7 @@ class Stream:
         self.clock = asked.clock
         self._clock_of_ns: int | None = None  # how far the server's clock had been set when `clock` was measured
         self._pong_of_ns: int | None = None  # the same, when the client was last told the time
-        self.outbox = Outbox(self.terms.frames_in_flight_max)
+        self.outbox = Outbox(self.terms.frames_in_flight_max, host.memory)
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the stream is over, with the reason as an exception unless all is well."""
         self.stream_id = 0
@@ -98,14 +120,22 @@ class Stream:
         self._catalogue = host.catalogue
         self._stream_limits = host.limits.stream
         self._frame_bytes_max = host.limits.frame.frame_bytes_max
-        self._use = use
+        self._memory = host.memory
+        self._lag = host.lag
+        self.use = use
+        self._cheap = CheapWork(Budget(host.driver.clock, CHEAP_PER_S, CHEAP_BURST), host.cheap)
+        self._owed_ns = 0
+        """How long the client has to wait before more is read from it, as its cheap work was too much."""
         self._ordering = ordering(asked.ordering)
         self._newest_id = -1
-        self._bytes = 0
-        self._result_bytes = 0
+        self.frame_bytes = 0
+        """Bytes of payload that are unanswered."""
+        self.result_bytes = 0
         """Bytes of results that are not written yet."""
-        self._written_bytes = 0
-        """Those of them that the transport is being given."""
+        self._written_bytes = self._written_outcomes = 0
+        """Those of them, and how many outcomes, that the transport is being given."""
+        self.heard_ns = self.opened_ns = host.driver.clock()
+        """When the last message came."""
         self._unanswered = 0
         self._ending = False
         self.over = False
@@ -133,6 +163,10 @@ class Stream:
         self.outbox.fit_to(name for name in outputs if not self.wanted or name in self.wanted)
 
     @property
+    def stream_class(self) -> StreamClass:
+        return self.terms.stream_class
+
+    @property
     def variants(self) -> list[str]:
         """Names of the model's variants, best first."""
         return self.served.version.config.variant_names
@@ -143,6 +177,7 @@ class Stream:
         """
         self.terms.advise = self._host.advise and verdict is not None
         self.stream_id = self._driver.open_stream(self, self.terms)
+        self._memory.opened(self)
         self.verdict = verdict
         self.log = _log.bind(stream=self.stream_id, stream_name=self.asked.stream_name, model=self.model)
         if verdict is not None:
@@ -153,6 +188,10 @@ class Stream:
         return self._driver.scheduler.planned_one_ns(self.model, self.terms.variant_rank_max)
 
     # ---- in ----
+
+    def heard(self) -> None:
+        """Notes that a message came."""
+        self.heard_ns = self._driver.clock()
 
     def take(
         self, frame_id: int, captured_unix_ns: int, budget_ns: int, must_run: bool, received_unix_ns: int
@@ -171,11 +210,18 @@ class Stream:
             self._follow()
         driver, terms = self._driver, self.terms
         now_ns = driver.clock()
+        lag_ns = self._lag.held_up_ns(now_ns) if now_ns > self._lag.suspect_ns else 0
         age_ns = uncertainty_ns = 0
         if self.clock is not None and captured_unix_ns:
             by_ns = 0 if self._clock_of_ns is None else self.wall.moved_ns - self._clock_of_ns
             age_ns = self.clock.capture_to_receipt_ns(captured_unix_ns, received_unix_ns - by_ns)
             uncertainty_ns = self.clock.uncertainty_ns
+            if lag_ns:
+                lag_ns = min(lag_ns, age_ns)
+                age_ns -= lag_ns
+        if lag_ns:
+            now_ns -= lag_ns
+            received_unix_ns -= lag_ns
         budget_ns = budget_ns or terms.budget_ns
         limit_ns = self._stream_limits.budget_ns_max
         possible = 0 < budget_ns <= limit_ns
@@ -199,35 +245,57 @@ class Stream:
 
     def submit(self, held: HeldFrame, payload: Sequence[InputData], size_bytes: int) -> None:
         """Passes a frame that fits its model to the scheduler, if there is room for its bytes; else it is SHED."""
-        limits, use = self._host.limits, self._use
+        limits, use = self._host.limits, self.use
         if size_bytes > self._frame_bytes_max:
             self.refuse(held, DOES_NOT_FIT, _beyond_limits(size_bytes, limits.frame))
         elif use.meter is not None and (over := use.meter.over(held.received_ns, size_bytes)):
             self.refuse(held, *over)
-        elif self._bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
+        elif self.frame_bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
             self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=self._stream_limits.bytes_in_flight_max))
-        elif 0 < limits.principal.bytes_in_flight_max < use.bytes + size_bytes:
+        elif 0 < limits.principal.bytes_in_flight_max < use.bytes + size_bytes and not self._evict(
+            lambda: use.bytes + size_bytes <= limits.principal.bytes_in_flight_max, same_principal=True
+        ):
             reason = PRINCIPAL_OVER_BYTES.says(bytes_max=limits.principal.bytes_in_flight_max)
             self.refuse(held, PRINCIPAL_OVER_BYTES, reason)
-        elif self._driver.held.bytes + size_bytes > limits.server.bytes_in_flight_max:
+        elif self._driver.held.bytes + size_bytes > limits.server.bytes_in_flight_max and not self._evict(
+            lambda: self._driver.held.bytes + size_bytes <= limits.server.bytes_in_flight_max, same_principal=False
+        ):
             self.refuse(held, MEMORY_FULL, MEMORY_FULL.wording)
         else:
             held.payload, held.size_bytes = payload, size_bytes
-            self._bytes += size_bytes
-            use.bytes += size_bytes
+            self._count_frames(size_bytes)
+            costs = self._driver.costs.get(self.model)
+            extra_ns = costs.extra_ns(payload) if costs is not None else 0
+            if extra_ns:
+                held.frame = larger(held.frame, extra_ns)
             self._driver.take_frame(held)
 
     def refuse(self, held: HeldFrame, fate: Fate, reason: str) -> None:
         """Answers a frame that the scheduler never sees."""
+        self._owed_ns = max(self._owed_ns, self._cheap.done())
         if self.terms.gap is not None:
             self._driver.submit(FrameRefused(self.stream_id))
         self.deliver(Outcome(held, fate.status, reason[:REASON_CHARS_MAX]))
+
+    def _count_frames(self, size_bytes: int) -> None:
+        """Counts so many bytes of payload more, or fewer where it is negative."""
+        self.frame_bytes += size_bytes
+        self.use.bytes += size_bytes
+        self._memory.frame_bytes[self.terms.stream_class] += size_bytes
+
+    def _evict(self, fits: Callable[[], bool], *, same_principal: bool) -> bool:
+        return self._memory.evict_frames(self, fits, same_principal)
+
+    def shed_waiting(self) -> None:
+        """Answers all waiting frames SHED, as more critical ones need their room."""
+        self._driver.submit(WaitingEvicted(self.stream_id))
 
     async def cancel(self, frame_ids: Sequence[int]) -> None:
         """Cancels frames whose results nobody wants any more."""
         for start in range(0, len(frame_ids), CANCELS_A_TURN):
             some = tuple(frame_ids[start : start + CANCELS_A_TURN])
             self._driver.submit(FramesCancelled(self.stream_id, some))
+            self._owed_ns = max(self._owed_ns, self._cheap.done(1 + len(some) // CANCELS_A_TOKEN))
             await self.give_way()
             if self.closed:
                 return
@@ -237,11 +305,34 @@ class Stream:
         outbox.
         """
         await asyncio.sleep(0)
-        await self.outbox.has_room.wait()
+        await self.room()
+
+    async def room(self) -> None:
+        """Waits for room in the outbox, and until the client has waited for the cheap work that was too much."""
+        while True:
+            if self._owed_ns:
+                owed_ns, self._owed_ns = self._owed_ns, 0
+                await asyncio.wait([self.ended], timeout=owed_ns / 1e9)
+            if self.outbox.has_room.is_set():
+                return
+            await self.outbox.has_room.wait()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be read from the client at once."""
+        return not self._owed_ns and self.outbox.has_room.is_set()
+
+    def wait_with(self, message_bytes: int) -> None:
+        """Counts a message of that size, whose frames wait until there is room; 0: they wait no more."""
+        if message_bytes:
+            self._memory.hold_message(self, message_bytes)
+        else:
+            self._memory.release_message(self)
 
     def ping(self, ping_id: int, client_send_unix_ns: int, clock: ClockRelation | None) -> None:
         """Answers a client that asks for the time. `clock`: how the clocks relate, where the client knows."""
         received_unix_ns = self.wall.now_ns()
+        self._owed_ns = max(self._owed_ns, self._cheap.done())
         if clock is not None:
             self.clock = clock
             # It was measured by the last answer: if the server's clock was set since, it is of before. Who has had none
@@ -272,13 +363,14 @@ class Stream:
 
     def deliver(self, outcome: Outcome) -> None:
         size_bytes = outcome.held.size_bytes
-        self._bytes -= size_bytes
-        self._use.bytes -= size_bytes
-        if self._use.meter is not None and outcome.run is not None:
+        if size_bytes:
+            self._count_frames(-size_bytes)
+        if self.use.meter is not None and outcome.run is not None:
             run = outcome.run
-            self._use.meter.ran(run.finished_ns, (run.finished_ns - run.started_ns) / len(run.batch.frames))
+            self.use.meter.ran(run.finished_ns, (run.finished_ns - run.started_ns) / len(run.batch.frames))
         if outcome.outputs:
             self._keep_result(outcome, outcome.outputs)
+        self.outbox.add()
         if self._ordering is None:
             self.outbox.put(outcome)
             return
@@ -290,26 +382,37 @@ class Stream:
 
     def _keep_result(self, outcome: Outcome, outputs: Sequence[Output]) -> None:
         """Counts the result until it is written, or withholds it where the results that wait hold too many bytes. The
-        only one of a stream is always kept.
+        only one of a stream is always kept, and results of less critical streams give way.
         """
         size_bytes = sum([len(data) for _, _, data in outputs])
-        results = self._host.results
-        if self._result_bytes:
-            stream_max = self._stream_limits.bytes_in_flight_max
-            server_max = self._host.limits.server.bytes_in_flight_max
-            over_stream = self._result_bytes + size_bytes > stream_max
-            if over_stream or results.bytes + size_bytes > server_max:
-                outcome.turned_out, outcome.outputs = UNREAD_BYTES, None
-                outcome.reason = UNREAD_BYTES.says(bytes_max=stream_max if over_stream else server_max)
-                self.outbox.overflow()
-                return
+        memory = self._memory
+        stream_max = self._stream_limits.bytes_in_flight_max
+        over_stream = self.result_bytes > 0 and self.result_bytes + size_bytes > stream_max
+        over_server = memory.result_bytes + size_bytes > memory.bytes_max
+        if over_stream or (over_server and not memory.evict_results(self, size_bytes) and self.result_bytes):
+            self._withhold(outcome, stream_max if over_stream else memory.bytes_max)
+            self.outbox.overflow()
+            return
         outcome.result_bytes = size_bytes
-        self._result_bytes += size_bytes
-        results.bytes += size_bytes
+        self.result_bytes += size_bytes
+        memory.result_bytes += size_bytes
+
+    def shed_results(self) -> None:
+        """Withholds all results that the transport has not been given, as more critical ones need their room."""
+        held = self._ordering.held() if self._ordering is not None else ()
+        for outcome in (*self.outbox.outcomes, *held):
+            if outcome.result_bytes:
+                self._drop_results(outcome.result_bytes)
+                outcome.result_bytes = 0
+                self._withhold(outcome, self._memory.bytes_max)
+
+    def _withhold(self, outcome: Outcome, bytes_max: int) -> None:
+        outcome.turned_out, outcome.outputs = UNREAD_BYTES, None
+        outcome.reason = UNREAD_BYTES.says(bytes_max=bytes_max)
 
     def _drop_results(self, size_bytes: int) -> None:
-        self._result_bytes -= size_bytes
-        self._host.results.bytes -= size_bytes
+        self.result_bytes -= size_bytes
+        self._memory.result_bytes -= size_bytes
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
         self.outbox.notify(Advised(advice, reason, period_ns, self.served.version.version))
@@ -331,6 +434,7 @@ class Stream:
             self._write_began_ns = now_ns = self._driver.clock()
             outcomes = outbox.take()
             self._unanswered -= len(outcomes)
+            self._written_outcomes = len(outcomes)
             for outcome in outcomes:
                 self._written_bytes += outcome.result_bytes
             for event in self._host.verdicts.sent(now_ns, outcomes, self._client_slow):
@@ -350,11 +454,21 @@ class Stream:
         if self._written_bytes:
             self._drop_results(self._written_bytes)
             self._written_bytes = 0
-        self.outbox.has_room.set()
+        self.outbox.written(self._written_outcomes)
+        self._written_outcomes = 0
 
     def stuck_ns(self, now_ns: int) -> int:
         """Returns for how long the client has not taken what is written to it; 0: nothing is being written."""
         return now_ns - self._write_began_ns if self._write_began_ns else 0
+
+    def silent_ns(self, now_ns: int) -> int:
+        """Returns for how long the client has sent nothing though it should have: since the stream opened where no
+        frame has come, and since PERIODS_SILENT periods after the last message where it stated one; 0: it is not.
+        """
+        if self._newest_id < 0:
+            return now_ns - self.opened_ns
+        period_ns = self.terms.period_ns
+        return max(0, now_ns - self.heard_ns - PERIODS_SILENT * period_ns) if period_ns else 0
 
     # ---- the end ----
 
@@ -378,21 +492,22 @@ class Stream:
         """
         self.closed = True
         self.outbox.close()
+        self._memory.closed(self)
+        self._memory.release_message(self)
         self._driver.close_stream(self.stream_id)
         if self._ordering is not None:
             for outcome in self._ordering.release():
                 self.outbox.put(outcome)
         self._unanswered = len(self.outbox.outcomes)
-        self._use.bytes -= self._bytes  # the bytes of frames that still run, whose outcomes go nowhere
-        self._bytes = 0
+        self._count_frames(-self.frame_bytes)  # of frames that still run, whose outcomes go nowhere
         self.finish()
 
     def abandon(self) -> None:
         """Counts what was not sent, as nobody reads any more. `next` returns None from then on."""
         for event in self._host.verdicts.unread(self._driver.clock(), self.outbox.clear()):
             self._driver.submit(event)
-        self._drop_results(self._result_bytes)
-        self._written_bytes = 0
+        self._drop_results(self.result_bytes)
+        self._written_bytes = self._written_outcomes = 0
         self._unanswered = 0
         self.finish()
 

@@ -27,7 +27,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM, FILES, PING, PONG = range(1, 13)
@@ -52,7 +52,7 @@ ENCODINGS = ("", "JPEG", "PNG", "PCM_S16LE")
 """An encoding's number on the channel is its index here; 0 stands for a plain tensor."""
 
 _HEAD = struct.Struct("<BBHBxxxQ")  # kind, slot, frames, variant, batch id
-_FRAME = struct.Struct("<QB7x")  # stream id, flags | status in the low byte of DONE's
+_FRAME = struct.Struct("<QB7x")  # stream id, flags | in DONE: ns that reading took, status
 _TENSOR = struct.Struct(f"<QIBBxx{DIMS_MAX}i")  # offset in the slot, bytes, encoding, dimensions, extents
 _TIMES = struct.Struct("<qq")  # started, finished: CLOCK_MONOTONIC ns, the same clock in both processes
 _ID = struct.Struct("<Q")
@@ -84,6 +84,8 @@ class Done:
     frames: list[tuple[int, list[TensorRef]]]
     reasons: dict[int, str]
     """Why frames are not OK, by their index in the batch."""
+    read_ns: list[int] = field(default_factory=list)
+    """How long reading each frame took, where pictures are decoded; else zeros."""
 
 
 def frames_of_message(tensors: int) -> int:
@@ -131,8 +133,8 @@ def decode_warm(message: bytes) -> tuple[int, int, int]:
 def encode_done(done: Done) -> bytearray:
     out = bytearray(_HEAD.pack(DONE, done.slot, len(done.frames), 0, done.batch_id))
     out += _TIMES.pack(done.started_ns, done.finished_ns)
-    for status, tensors in done.frames:
-        out += _FRAME.pack(0, status)
+    for (status, tensors), read_ns in zip(done.frames, done.read_ns or [0] * len(done.frames), strict=True):
+        out += _FRAME.pack(read_ns, status)
         for offset, length, encoding, shape in tensors:
             out += _TENSOR.pack(offset, length, encoding, len(shape), *shape, *_PAD[len(shape)])
     if done.reasons:
@@ -149,8 +151,10 @@ def decode_done(message: bytes, outputs: int) -> Done:
         started_ns, finished_ns = _TIMES.unpack_from(message, at)
         at += _TIMES.size
         frames = []
+        read_ns = []
         for _ in range(count):
-            status = _FRAME.unpack_from(message, at)[1]
+            reading_ns, status = _FRAME.unpack_from(message, at)
+            read_ns.append(reading_ns)
             at += _FRAME.size
             tensors: list[TensorRef] = []
             if status == OK:
@@ -159,7 +163,7 @@ def decode_done(message: bytes, outputs: int) -> Done:
                 raise ValueError(f"a frame has status {status}")
             frames.append((status, tensors))
         reasons = _reasons(message[at:]) if at < len(message) else {}
-        return Done(batch_id, slot, started_ns, finished_ns, frames, reasons)
+        return Done(batch_id, slot, started_ns, finished_ns, frames, reasons, read_ns)
     except struct.error as error:
         raise ValueError(str(error)) from None
 

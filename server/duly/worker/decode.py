@@ -10,18 +10,17 @@ from typing import Literal
 
 import numpy as np
 
-from duly.models.spec import ELEMENT_BYTES, TensorSpec
+from duly.models.spec import ELEMENT_BYTES, PIXELS_MAX, TensorSpec
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import InvalidFrame
-from duly.worker.opencv import PIXELS_MAX, cv2
+from duly.worker.opencv import cv2
 from duly.worker.picture_header import PictureHeader, picture_header
+from duly.worker.picture_size import beyond, no_picture, picture_size, without_text
 
 Decode = Callable[[memoryview, str, TensorSpec], Array]
 """Takes a payload, the name of its encoding and what clients may send. Raises InvalidFrame."""
 
 _GRAY = '{ op = "gray" } at the head of preprocess in model.toml makes it so'
-_MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
-"""First bytes of a picture. They are checked because OpenCV takes a dozen other formats as gladly."""
 
 _SOUND_FILES = {
     "WAV": rb"(RIFF|RIFX|RF64|BW64)....WAVE",
@@ -90,14 +89,15 @@ def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
     loses nothing. It is turned upright, as its EXIF orientation says.
     """
     name, channels = spec.name, spec.shape[2]
-    if payload[: len(_MAGIC[encoding])] != _MAGIC[encoding]:
-        raise InvalidFrame(f"input '{name}': its {len(payload)} bytes do not begin as a {encoding} does")
-    header = picture_header(payload, encoding)
-    if header is None:
+    size = picture_size(payload, encoding, len(payload))
+    header = picture_header(payload, encoding) if size is not None else None
+    if header is None or size is None:
         raise InvalidFrame(_damaged(payload, encoding, spec))
     if misfit := _misfit(header, spec):
         raise InvalidFrame(f"input '{name}': the {encoding} {misfit}")
-    data = np.frombuffer(payload, np.uint8)
+    if excess := beyond(size, spec.pixels_max or PIXELS_MAX, encoding):
+        raise InvalidFrame(f"input '{name}': {excess}")
+    data = np.frombuffer(without_text(payload) if encoding == "PNG" else payload, np.uint8)
     flags = cv2.IMREAD_GRAYSCALE if channels == header.channels == 1 else cv2.IMREAD_COLOR_RGB
     try:
         with _heard() as said:
@@ -105,8 +105,13 @@ def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
             transparent = picture is not None and header.alpha and not _opaque(data)
             made_up = _DAMAGE.search(said())
     except cv2.error as error:
-        raise InvalidFrame(f"input '{name}': the {encoding} has more than {PIXELS_MAX:,} pixels") from error
-    if picture is None or made_up or picture.dtype != DTYPES[spec.datatype]:
+        raise InvalidFrame(_damaged(payload, encoding, spec)) from error
+    if (
+        picture is None
+        or made_up
+        or picture.shape[0] * picture.shape[1] != size.pixels
+        or picture.dtype != DTYPES[spec.datatype]
+    ):
         raise InvalidFrame(_damaged(payload, encoding, spec))
     if transparent:
         raise InvalidFrame(f"input '{name}': the {encoding} is transparent somewhere; the model takes no alpha")
@@ -122,7 +127,7 @@ def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
 
 
 def _damaged(payload: memoryview, encoding: str, spec: TensorSpec) -> str:
-    return f"input '{spec.name}': the {encoding} of {len(payload)} bytes is damaged or cut off"
+    return f"input '{spec.name}': {no_picture(payload, encoding)}"
 
 
 def _misfit(header: PictureHeader, spec: TensorSpec) -> str:

@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from duly.models.spec import Input, ModelConfig, TensorSpec, op_of
+from duly.models.spec import PICTURE_PIXELS, PICTURE_TIMES_INPUT, PIXELS_MAX, Input, ModelConfig, TensorSpec, op_of
 from duly.worker.channel import DIMS_MAX
 from duly.worker.decode import ENCODINGS
 from duly.worker.dtypes import DTYPES
@@ -135,7 +135,7 @@ def _sent(
         _check_picture(declared, datatype, shape, place)
     elif domain == "sound" and (datatype != "FP32" or len(shape) != 1):
         raise LoadError(f"{place}: sound is FP32 with one dimension, the samples, not {datatype}{list(shape)}")
-    return _spec(declared, datatype, shape, place)
+    return _spec(declared, datatype, shape, graph_shape, place)
 
 
 def _check_picture(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> None:
@@ -153,7 +153,23 @@ def _check_picture(declared: Input, datatype: str, shape: tuple[int, ...], place
             )
 
 
-def _spec(declared: Input, datatype: str, shape: tuple[int, ...], place: str) -> TensorSpec:
+def _pixels_max(declared: Input, shape: tuple[int, ...], graph_shape: tuple[int, ...], place: str) -> int:
+    """Pixels of the largest picture that is decoded; 0 where there are no encoded pictures."""
+    if not any(ENCODINGS[encoding].domain == "picture" for encoding in declared.encodings):
+        if declared.pixels_max is not None:
+            raise LoadError(
+                f'{place}.pixels_max: it takes no pictures; set encodings = ["JPEG", "PNG"] or leave it out'
+            )
+        return 0
+    if is_fixed(shape):
+        return shape[0] * shape[1]
+    taken = prod(graph_shape) // shape[2] if is_fixed(graph_shape) else 0
+    return declared.pixels_max or min(PIXELS_MAX, max(PICTURE_PIXELS, PICTURE_TIMES_INPUT * taken))
+
+
+def _spec(
+    declared: Input, datatype: str, shape: tuple[int, ...], graph_shape: tuple[int, ...], place: str
+) -> TensorSpec:
     dtype = DTYPES[datatype]
     exact = prod(shape) * dtype.itemsize if is_fixed(shape) else 0
     if declared.bytes_max and declared.bytes_max < exact:
@@ -169,6 +185,7 @@ def _spec(declared: Input, datatype: str, shape: tuple[int, ...], place: str) ->
             "sample_rate_hz": declared.sample_rate_hz or 0,
             "finite": declared.finite and bool(np.issubdtype(dtype, np.floating)),
             # A tensor of fixed size never needs more, and rows without gaps are a batch already.
+            "pixels_max": _pixels_max(declared, shape, graph_shape, place),
             "bytes_max": exact if is_fixed(shape) and not declared.encodings else declared.bytes_max or 0,
         }
     )

@@ -1,15 +1,20 @@
 """Makes a warm model out of a LOAD message, and what READY says about it."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from duly.models.config_file import CONFIG_FILE
+from duly.models.manifest import Manifest, ManifestError, read_manifest
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.models.trust import Trust
 from duly.worker.channel import Region
 from duly.worker.errors import LoadError
+from duly.worker.libraries import with_checked_libraries
 from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
 from duly.worker.open_extents import say_shape
@@ -17,6 +22,7 @@ from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
 from duly.worker.providers import warm_after_ns
+from duly.worker.size_warmup import measure_sizes
 from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
 from duly.worker.version_files import Report, VersionFiles
@@ -54,14 +60,33 @@ def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
     Raises:
         LoadError: the version cannot be loaded; the message says why.
     """
-    files = VersionFiles(str(body["model"]), Path(body["folder"]), report)
+    trust = Trust.model_validate(body.get("trust", {}))
+    files = VersionFiles(str(body["model"]), Path(body["folder"]), report, _manifest(body, trust))
     try:
-        return _load(body, files)
+        return _load(body, files, trust)
     finally:
         files.check_unchanged()  # which explains whatever went wrong, too
 
 
-def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
+def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
+    """Reads the manifest of the version, and checks what was read of it before: its settings and labels."""
+    model_folder, config = Path(body["model_folder"]), body["config"]
+    try:
+        manifest = read_manifest(Path(body["folder"]), trust.manifests, trust.manifest_keys)
+        if manifest is not None:
+            for name in filter(None, (CONFIG_FILE, config.get("labels"))):
+                path = model_folder / name
+                if path.exists() and (trust.manifests == "signed" or f"../{name}" in manifest.digests):
+                    try:
+                        manifest.check(f"../{name}", hashlib.sha256(path.read_bytes()).hexdigest())
+                    except ManifestError as error:
+                        raise ManifestError(f"../{name} {error}") from None
+        return manifest
+    except ManifestError as error:
+        raise LoadError(f"{body['model']}: {error}") from error
+
+
+def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     key, lane = str(body["model"]), str(body["lane"])
     model_name = key.partition("/")[0]
     toml = f"{model_name}/model.toml"
@@ -70,9 +95,7 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
     names = [f"{key}/{variant.file}" for variant in config.variants]
     room = Room(SizeLimits.model_validate(body.get("limits", {})), memory_bytes_max())
     model_folder = Path(body["model_folder"])
-    for library in {provider.library for provider in config.providers if provider.library is not None}:
-        if not library.is_absolute():  # else it is the system's, not the model's
-            files.library(model_folder / library, f"{model_name}/{library}")
+    config = with_checked_libraries(config, model_name, model_folder, trust.libraries_sha256, files)
     opened: list[OpenGraph] = []
     for variant, name in zip(config.variants, names, strict=True):
         session = OrtSession(files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]))
@@ -134,6 +157,7 @@ def _load(body: dict[str, Any], files: VersionFiles) -> Loaded:
         ],
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
+        "sizes": measure_sizes(models[0], plans[0], region, batch_max),
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
     return Loaded(models, region, samples, ready)

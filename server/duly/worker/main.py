@@ -47,15 +47,21 @@ def _serve(connection: socket.socket) -> int:
     with contextlib.suppress(OSError):  # a name for `ps`, and no more
         Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
     try:
-        # This import is not at the top so that the server learns about a missing library.
+        # These imports are not at the top so that the server learns about a missing library.
+        from duly.worker.confine import confine_for
         from duly.worker.load_model import load
 
+        confine_for(body)
         loaded = load(body, partial(_report, connection))
     except (LoadError, BackendError) as error:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
     except (BrokenPipeError, ConnectionResetError):
         raise
+    except MemoryError:
+        reason = f"{body['model']}: its worker may not have the memory that loading it takes (worker_memory_bytes_max)"
+        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
+        return 1
     except Exception as error:
         traceback.print_exc()
         reason = f"{body['model']}: the worker failed while loading it: {type(error).__name__}; see the server's log"
@@ -97,6 +103,8 @@ def _ended(batch_id: int, run: Callable[[], channel.Done]) -> bytes | bytearray:
         return channel.encode_done(run())
     except RunError as error:
         reason = str(error)
+    except MemoryError:
+        reason = "the worker may not have the memory that this batch takes"
     except Exception as error:
         traceback.print_exc()
         reason = f"the worker failed on this batch: {type(error).__name__}; see the server's log"

@@ -54,6 +54,8 @@ class _Batch:
     results: dict[int, list[TensorRef]] = field(default_factory=dict)
     states: dict[int, tuple[int, list[Array]]] = field(default_factory=dict)
     """The frame's new state is this row of each of these arrays."""
+    read_ns: list[int] = field(default_factory=list)
+    """How long reading each frame took, where anything is decoded."""
 
 
 class _OutputTooLarge(Exception):
@@ -75,6 +77,7 @@ class Model:
         self._output_bases, _ = layout([spec.bytes_max for spec in signature.outputs], self._batch_max)
         self._posts = len(plan.post.specs) if plan.post else 0
         self._stateful = signature.stateful
+        self._decodes = any(spec.pixels_max for spec in signature.inputs)
         self._streams = StreamStates(plan.states)
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
@@ -114,7 +117,7 @@ class Model:
         for index, (row, states) in batch.states.items():
             self._streams.remember(run.frames[index][0], row, states, batch.contexts.get(index, {}))
         frames = [self._outcome(batch, index) for index in range(len(run.frames))]
-        return Done(run.batch_id, run.slot, started_ns, monotonic_ns(), frames, batch.reasons)
+        return Done(run.batch_id, run.slot, started_ns, monotonic_ns(), frames, batch.reasons, batch.read_ns)
 
     def forget(self, stream_ids: Sequence[int]) -> None:
         """Drops what is remembered of these streams."""
@@ -139,6 +142,7 @@ class Model:
     def _read(self, batch: _Batch) -> None:
         run = batch.run
         area = self._region.inputs[run.slot]
+        began_ns = monotonic_ns() if self._decodes else 0
         for index, (stream_id, reset, refs) in enumerate(run.frames):
             if reset:
                 self._streams.forget(stream_id)
@@ -147,6 +151,10 @@ class Model:
                     self._read_input(batch, area, index, stream_id, position, ref)
             except InvalidFrame as error:
                 batch.reasons[index] = str(error)
+            if self._decodes:
+                ended_ns = monotonic_ns()
+                batch.read_ns.append(ended_ns - began_ns)
+                began_ns = ended_ns
         for position, spec in enumerate(self._input_specs):
             if spec.finite and self._as_is[position]:
                 rows = self._rows[run.slot][position][: len(run.frames)]

@@ -17,6 +17,7 @@ from duly.models.spec import ModelConfig, Provider
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError, RunError
 from duly.worker.graph import Graph, GraphTensor
+from duly.worker.libraries import shown
 from duly.worker.ort_errors import load_reason, run_reason
 from duly.worker.ort_installed import check_installed
 from duly.worker.providers import CUDA, TENSORRT, Node, ProviderError, check_available, check_used, wanted
@@ -252,12 +253,13 @@ def _plugin_devices(provider: Provider, library: Path) -> list[Any]:
     try:
         _register(provider.name, str(library))
     except Exception as error:
-        raise ProviderError(f"{provider.name}: library {library.name}: {run_reason(str(error))}") from error
+        reason = run_reason(str(error).replace(str(library), shown(library)))
+        raise ProviderError(f"{provider.name}: library {shown(library)}: {reason}") from error
     devices = onnxruntime.get_ep_devices()
     found = [device for device in devices if device.ep_name == provider.name]
     if not found:
         names = ", ".join(sorted({device.ep_name for device in devices}))
-        raise ProviderError(f"{provider.name}: its library {library.name} finds no device for it; there are: {names}")
+        raise ProviderError(f"{provider.name}: its library {shown(library)} finds no device for it; there are: {names}")
     return found
 
 

@@ -22,9 +22,11 @@ from google.protobuf.message import DecodeError
 
 from duly.models.contents import FILES_MAX, FileDigest
 from duly.models.formats import contents, too_large
+from duly.models.manifest import Manifest, ManifestError
 from duly.worker.errors import LoadError
 from duly.worker.external_data import LEADS_OUT, elsewhere, take_in
 
+PROTECTED_HARDLINKS = Path("/proc/sys/fs/protected_hardlinks")
 _CHUNK_BYTES = 1 << 20
 _ORT_FORMAT = b"ORTM"
 _F_SETSIG = 10  # linux/fcntl.h; the module fcntl has no name for it
@@ -48,9 +50,12 @@ class GraphFile:
 class VersionFiles:
     """The files of one version."""
 
-    def __init__(self, key: str, folder: Path, report: Report) -> None:
-        """`key`: NAME/VERSION. `report` is told what the files of a graph held before the graph is used."""
+    def __init__(self, key: str, folder: Path, report: Report, manifest: Manifest | None = None) -> None:
+        """`key`: NAME/VERSION. `report` is told what the files of a graph held before the graph is used. `manifest`:
+        what they must hold; None: nothing says.
+        """
         self._key = key
+        self._manifest = manifest
         self._folder = folder
         self._report = report
         self._seen: dict[str, tuple[Path, tuple[int, ...]]] = {}
@@ -83,12 +88,11 @@ class VersionFiles:
             self._tell()
         return GraphFile(path, data, external)
 
-    def library(self, path: Path, name: str) -> None:
-        """Notes what the library of a provider holds, which is about to be loaded by its path. Raises LoadError."""
+    def read_library(self, path: Path, name: str, sha256: str, size_bytes: int) -> None:
+        """Notes what the library of a provider holds, which was read and is about to be loaded. Raises LoadError."""
+        self._seen[name] = path, _state(os.stat(path))
         try:
-            with self._opened(path, name) as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-                self._note(name, FileDigest(digest, opened.tell()))
+            self._note(name, FileDigest(sha256, size_bytes))
         except LoadError as error:
             raise LoadError(f"{name}: {error}") from error
         self._tell()
@@ -96,6 +100,13 @@ class VersionFiles:
     def _note(self, name: str, digest: FileDigest) -> None:
         if self._digests.setdefault(name, digest) != digest:
             raise LoadError(f"{name} changed while it was loaded; {WHOLE}")
+        if self._manifest is not None:
+            inside = f"{self._key}/"
+            listed = name.removeprefix(inside) if name.startswith(inside) else f"../{name.partition('/')[2]}"
+            try:
+                self._manifest.check(listed, digest.sha256)
+            except ManifestError as error:
+                raise LoadError(f"{'' if name.endswith('.onnx') else f'{listed} '}{error}") from error
         self._untold[name] = digest
 
     def _tell(self) -> None:
@@ -119,8 +130,13 @@ class VersionFiles:
         with self._opened(path, name, what, lambda: "is missing" + elsewhere(graph, location)) as opened:
             # The link has been followed, so that nobody can turn it elsewhere between this look and the read.
             place = Path(os.readlink(f"/proc/self/fd/{opened.fileno()}"))
-            if not any(place.is_relative_to(home) for home in (self._folder.resolve(), graph.resolve().parent)):
+            if not self._is_inside(place, graph):
                 raise LoadError(f"{what}{LEADS_OUT}")
+            if os.fstat(opened.fileno()).st_nlink > 1 and _anybody_may_link():
+                raise LoadError(
+                    f"{what}has further names (hard links), and here anybody may make one of a file that is not "
+                    "theirs: copy the file itself, or set fs.protected_hardlinks = 1"
+                )
             size_bytes = os.fstat(opened.fileno()).st_size
             # Not bytes of Python's heap, so that the memory goes back to the system when the session has its copy.
             buffer = memoryview(mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if size_bytes else b"")
@@ -133,6 +149,9 @@ class VersionFiles:
                 raise LoadError(f"{what}became shorter while it was read; {WHOLE}")
         self._note(name, FileDigest(hashed.hexdigest(), size_bytes))
         return buffer
+
+    def _is_inside(self, place: Path, graph: Path) -> bool:
+        return any(place.is_relative_to(home) for home in (self._folder.resolve(), graph.resolve().parent))
 
     @contextmanager
     def _opened(
@@ -156,6 +175,8 @@ class VersionFiles:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise LoadError(f"{what}{missing()}") from error
         except PermissionError as error:
+            if what and not self._is_inside(Path(os.path.realpath(path)), path):
+                raise LoadError(f"{what}{LEADS_OUT}") from error  # the sandbox hides what lies there
             raise LoadError(
                 f"{what}cannot be read: permission denied; let the user that runs the server read it"
             ) from error
@@ -165,6 +186,14 @@ class VersionFiles:
 
 def _state(state: os.stat_result) -> tuple[int, ...]:
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _anybody_may_link() -> bool:
+    """Whether the kernel lets users make hard links to files that they can neither read nor write."""
+    try:
+        return PROTECTED_HARDLINKS.read_text().strip() == "0"
+    except OSError:
+        return False
 
 
 def _is_written(descriptor: int) -> bool:

@@ -23,6 +23,8 @@ TIMED_NS_MAX = 10_000_000_000
 """A size whose runs take longer than this together is measured by fewer runs, but TIMED_RUNS_MIN at least."""
 EXTENT = 64
 """The extent of a made-up frame along a dimension that is open."""
+GROWN_ELEMENTS_MAX = 32 << 20
+"""No larger frame is made up only to see how long it takes."""
 PICTURE = (480, 640)
 """Height and width of a picture of open size: VGA, what most cameras can give."""
 
@@ -30,12 +32,14 @@ PICTURE = (480, 640)
 class Samples:
     """Makes up frames from the inputs of a model."""
 
-    def __init__(self, region: Region, inputs: tuple[TensorSpec, ...], batch_max: int) -> None:
-        """Raises LoadError where `bytes_max` of an input leaves room for no frame."""
+    def __init__(self, region: Region, inputs: tuple[TensorSpec, ...], batch_max: int, growth: int = 1) -> None:
+        """`growth`: so many times the usual extents where they are open. Raises LoadError where an input leaves no room
+        for such a frame.
+        """
         self._region = region
         self._strides = [spec.bytes_max for spec in inputs]
         self._bases, _ = layout(self._strides, batch_max)
-        self._samples = [sample(spec) for spec in inputs]
+        self._samples = [sample(spec, growth) for spec in inputs]
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -94,21 +98,24 @@ def _run(model: Model, run: Run) -> int:
     return done.finished_ns - done.started_ns
 
 
-def sample(spec: TensorSpec) -> tuple[bytes, str, tuple[int, ...]]:
-    """Makes up a frame for one input. Returns its payload, its encoding ("" for a tensor) and its shape.
+def sample(spec: TensorSpec, growth: int = 1) -> tuple[bytes, str, tuple[int, ...]]:
+    """Makes up a frame for one input. Returns its payload, its encoding ("" for a tensor) and its shape. A frame that
+    has not grown is made smaller until it fits.
 
     Raises:
         LoadError: `bytes_max` leaves room for no frame.
     """
     picture = next((encoding for encoding in spec.encodings if encoding != "PCM_S16LE"), None)
     shrink = 1
-    while shrink <= EXTENT:
+    while shrink <= (EXTENT if growth == 1 else 1):
         extents = PICTURE if picture else (EXTENT,) * len(spec.shape)
-        opened = (max(1, extent // shrink) for extent in (*extents, *spec.shape[len(extents) :]))
+        opened = (max(1, extent * growth // shrink) for extent in (*extents, *spec.shape[len(extents) :]))
         shape = tuple(extent if fixed < 0 else fixed for extent, fixed in zip(opened, spec.shape, strict=True))
+        if growth > 1 and prod(shape) > GROWN_ELEMENTS_MAX:
+            break
         if picture:
             payload = cv2.imencode(f".{picture.lower()}", _gradient(shape).astype(DTYPES[spec.datatype]))[1].tobytes()
-            if len(payload) <= spec.bytes_max:
+            if len(payload) <= spec.bytes_max and prod(shape[:2]) <= spec.pixels_max:
                 return payload, picture, shape
         elif prod(shape) * (2 if spec.encodings else DTYPES[spec.datatype].itemsize) <= spec.bytes_max:
             if spec.encodings:

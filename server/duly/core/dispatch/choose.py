@@ -14,14 +14,16 @@ rules only once a CRITICAL frame has been missed, when the guarantee was not giv
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from duly.core.backlog import keeps_all
 from duly.core.dispatch.batch_window import best_window, keeps_up, largest_size
 from duly.core.dispatch.best_effort_share import STRICT, ClassShares
 from duly.core.dispatch.deferral import may_hold, ripe_at_ns
+from duly.core.dispatch.large_frames import Startable, extra_ns, fitted
 from duly.core.dispatch.overload import EDGE_PERCENT, RIPE_FACTOR, fits_serially, worthiest
 from duly.core.merit import FLOOR_MERIT
+from duly.core.model_table import ModelTable
 from duly.core.state import Batch, StreamState, VariantState
 from duly.core.timing.arrival_rate import lanes_needed
 from duly.core.timing.profile import Plan, Profile
@@ -58,6 +60,7 @@ class DispatchContext:
     """The worth of a frame when a window is chosen."""
     floors: int = 0
     """Number of open streams that have a floor."""
+    models: ModelTable = field(default_factory=ModelTable)
     draining: bool = False
     """Whether no more frames will come, so that there is nothing to hold for."""
 
@@ -66,6 +69,7 @@ class _Candidate:
     __slots__ = (
         "deadline_ns",
         "entries",
+        "extra_ns",
         "first",
         "latest_start_ns",
         "lists",
@@ -98,6 +102,8 @@ class _Candidate:
         """Number of entries from `first` on."""
         self.deadline_ns = entries[first][0]
         self.size = 0
+        self.extra_ns = 0
+        """What the frames of the batch take beyond usual ones."""
         self.latest_start_ns = 0
 
     def form(self, now_ns: int, cap_ns: int) -> None:
@@ -105,6 +111,10 @@ class _Candidate:
         limit_ns = slack_ns if slack_ns < cap_ns else cap_ns
         self.size = largest_size(self.plan, limit_ns, self.waiting) if self.waiting > 1 else 1
         self.latest_start_ns = self.deadline_ns - self.plan.plan_ns[self.size]
+        if self.variant.waiting.large:
+            self.extra_ns = extra_ns(self.entries[self.first : self.first + self.size])
+            # What the first takes is in its due time already.
+            self.latest_start_ns -= self.extra_ns - self.entries[self.first][2].extra_ns
 
     def lanes_needed(self, now_ns: int) -> float:
         """How many lanes the model keeps busy at the rate at which its frames arrive now."""
@@ -115,10 +125,17 @@ class _Candidate:
 def next_batch(now_ns: int, lane: str, context: DispatchContext) -> Batch | Hold | None:
     """What the lane does next; None where nothing waits that it could serve in time."""
     chosen = _chosen(now_ns, lane, context)
-    if isinstance(chosen, Batch) and len(chosen.frames) > 1:
+    if not isinstance(chosen, Batch):
+        return chosen
+    if len(chosen.frames) > 1:
         for nth, queued in enumerate(chosen.frames):
             if queued.alone:
-                return _cut(chosen, max(nth, 1), lane)
+                chosen = _cut(chosen, max(nth, 1), lane)
+                break
+    if chosen.variant.waiting.large:
+        startable = Startable(now_ns, context.streams, context.models)
+        cap_ns = context.cap_ns[chosen.frames[0].stream_class]
+        return fitted(now_ns, chosen, chosen.variant.profiles[lane], cap_ns, startable)
     return chosen
 
 
@@ -182,11 +199,14 @@ def _candidates(
     """
     first_class = len(order) - 1
     candidates: list[_Candidate] = []
+    startable = Startable(now_ns, context.streams, context.models)
     for variant in context.variants:
         profile = variant.profiles.get(lane) if variant.waiting.count else None
         if profile is None:
             continue
         lists = variant.runnable(lane, context.streams)
+        if variant.waiting.large:
+            lists = startable.of(lists, profile)
         from_ns = now_ns + profile.plan_ns[1]
         for nth in range(first_class + 1):
             entries = lists[order[nth]]
@@ -207,7 +227,7 @@ def _all_fit(now_ns: int, candidates: list[_Candidate], lanes: int) -> bool:
     """Whether all candidates can be served, each by its part of the lanes. They come in order of latest starts."""
     several = len(candidates) > 1
     if several:
-        urgencies = [(c.latest_start_ns, c.plan.usual_ns[c.size], c.size) for c in candidates]
+        urgencies = [(c.latest_start_ns, c.plan.usual_ns[c.size] + c.extra_ns, c.size) for c in candidates]
         if not fits_serially(now_ns, lanes, urgencies):
             return False
     needed: list[float] = []
@@ -265,7 +285,9 @@ def _densest(now_ns: int, candidates: list[_Candidate], context: DispatchContext
             begin, size = floor, largest_size(c.plan, limit_ns, len(c.entries) - floor)
         edge_ns = now_ns + c.plan.plan_ns[1] * EDGE_PERCENT // 100 if size == 1 else 0
         frames, value = worthiest(c.entries, begin, size, c.plan.batch_max, context.merit, edge_ns)
-        density = value / c.plan.usual_ns[size]
+        density = value / (
+            c.plan.usual_ns[size] + (sum([queued.extra_ns for queued in frames]) if c.variant.waiting.large else 0)
+        )
         waiting = len(c.entries) - begin
         if len(candidates) > 1 and ripe_at_ns(c.plan, size, waiting, c.entries[begin][0]) < now_ns + shortest_ns:
             density *= RIPE_FACTOR

@@ -7,8 +7,10 @@ import grpc
 
 from duly.core.fates import DOES_NOT_FIT
 from duly.rpc.duly_v1.codec import StreamCodec, parse
+from duly.rpc.duly_v1.message_bounds import INFER_REQUEST, STREAM_REQUEST, check_frames
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.errors import abort, guarded, internal
+from duly.rpc.places import Places
 from duly.rpc.principal import lasts, rights_of
 from duly.runtime.catalogue import ModelError
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
@@ -22,7 +24,7 @@ FRAMES_A_TURN = 64
 OPEN_SECONDS_MAX = 10.0
 """How long a call may be open before its OpenStream comes."""
 OPENING_MAX = 128
-"""How many calls may wait for their OpenStream."""
+"""How many calls may wait for their OpenStream. When more come, the oldest of the connection that has most ends."""
 FLUSH_SECONDS = 1.0
 """How long the end of a broken stream waits for its last outcomes to be sent."""
 
@@ -34,7 +36,7 @@ class InferenceService:
         """`message_bytes_max`: the largest message that the transport reads."""
         self._streams = streams
         self._message_bytes_max = message_bytes_max
-        self._opening = 0
+        self._opening = Places(OPENING_MAX, may_end=True)
 
     async def stream(self, _: object, context: Context) -> None:
         """Serves a call of InferenceService.Stream."""
@@ -73,26 +75,29 @@ class InferenceService:
     async def _open(self, context: Context) -> Stream:
         request = await self._first_message(context)
         try:
-            return await self._streams.open(stream_request(request), rights_of(context))
+            return await self._streams.open(stream_request(request), rights_of(context), context.peer())
         except InvalidTerms as error:
             raise invalid_open(error) from None
 
     async def _first_message(self, context: Context) -> inference_pb2.OpenStream:
         # The time-out does not cancel the read: a cancelled read leaks inside gRPC. It ends with the call.
-        if self._opening >= OPENING_MAX:
-            raise CallError("STREAMS_EXHAUSTED", f"{OPENING_MAX} calls wait for their OpenStream already")
+        place = self._opening.take(context.peer())
+        if place is None:
+            text = f"this connection has too many calls that wait for their OpenStream; {OPENING_MAX} are shared by all"
+            raise CallError("STREAMS_EXHAUSTED", text)
         reading = asyncio.ensure_future(context.read())
-        self._opening += 1
-        try:
-            await asyncio.wait([reading], timeout=OPEN_SECONDS_MAX)
-        finally:
-            self._opening -= 1
+        with place:
+            await asyncio.wait([reading, place.ended], timeout=OPEN_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
             reading.add_done_callback(lambda read: read.cancelled() or read.exception())
+            if place.ended.done():
+                text = f"no message came while {OPENING_MAX} calls waited for their OpenStream"
+                raise CallError("STREAMS_EXHAUSTED", text)
             raise CallError("FIRST_MESSAGE_NOT_OPEN", f"no message came within {OPEN_SECONDS_MAX:g} s", "open")
         message = reading.result()
         if message is grpc.aio.EOF:
             raise CallError("FIRST_MESSAGE_NOT_OPEN", "the stream ended before its first message, an OpenStream")
+        STREAM_REQUEST.check(message)
         request = parse(inference_pb2.StreamRequest, message)
         if request.WhichOneof("request") != "open":
             raise CallError("FIRST_MESSAGE_NOT_OPEN", "the first message should be an OpenStream", "open")
@@ -102,7 +107,6 @@ class InferenceService:
 
     async def _read(self, stream: Stream, codec: StreamCodec, context: Context) -> None:
         """Takes messages until the client half-closes or breaks the protocol, which ends the stream."""
-        has_room = stream.outbox.has_room
         try:
             while not stream.closed:
                 message = await context.read()
@@ -111,16 +115,26 @@ class InferenceService:
                 if message is grpc.aio.EOF:
                     stream.finish()
                     return
+                stream.heard()
+                STREAM_REQUEST.check(message)
+                size_bytes = len(message)
                 request = parse(inference_pb2.StreamRequest, message)
+                del message
                 match request.WhichOneof("request"):
                     case "frames":
                         received_unix_ns = stream.wall.now_ns()
-                        for number, frame in enumerate(request.frames.frames, start=1):
+                        frames = request.frames.frames
+                        check_frames(len(frames))
+                        for number, frame in enumerate(frames, start=1):
                             take(stream, codec, frame, received_unix_ns)
                             if number % FRAMES_A_TURN == 0:
+                                stream.wait_with(size_bytes)
                                 await stream.give_way()
+                                stream.wait_with(0)
                                 if stream.closed:
                                     return
+                        # What waits for the next message holds nothing of this one.
+                        frames = frame = None  # type: ignore[assignment]
                     case "clock_ping":
                         ping = request.clock_ping
                         clock = clock_of(ping.clock, "clock_ping.clock") if ping.HasField("clock") else None
@@ -133,8 +147,9 @@ class InferenceService:
                     case _:
                         text = "a message has none of open, frames, clock_ping and cancel"
                         raise CallError("MESSAGE_MALFORMED", text)
-                if not has_room.is_set():
-                    await has_room.wait()
+                del request
+                if not stream.has_room:
+                    await stream.room()
         except Exception as error:
             stream.end(_reason(error, "a message of a stream"))
 
@@ -151,7 +166,10 @@ class InferenceService:
                         await changed.wait()
                     continue
                 message = codec.outcomes(*item) if isinstance(item, tuple) else self._notice(stream, item)
-                await context.write(message)
+                written = message.SerializeToString()
+                del message, item  # while the client does not read, each result is there once
+                await context.write(written)
+                del written
                 stream.written()
             stream.end(None)
         except Exception as error:
@@ -183,6 +201,7 @@ class InferenceService:
     @guarded
     async def infer(self, message: bytes, context: Context) -> inference_pb2.InferResponse:
         """Serves a call of InferenceService.Infer, which is a stream of one frame."""
+        INFER_REQUEST.check(message)
         request = parse(inference_pb2.InferRequest, message)
         try:
             with self._streams.single(single_request(request), rights_of(context)) as stream:

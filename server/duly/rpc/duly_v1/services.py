@@ -23,6 +23,10 @@ from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 
 WATCH_NS_MIN = 100_000_000
 WATCH_NS_DEFAULT = 1_000_000_000
+WATCH_NS_EACH = 2_000_000
+"""With many watchers of statistics each is told less often, so that all together are told once in so long."""
+SNAPSHOT_NS = 20_000_000
+"""Statistics are put together for watchers no more often than this, once for all of them."""
 DRAIN_NS_MAX = 600 * 10**9
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -134,6 +138,10 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         self._streams = streams
         self._metrics = metrics
         self._drain = drain
+        self._watchers = 0
+        self._taken: dict[tuple[str, ...], bytes] = {}
+        """The newest statistics of watchers, by the models that they may see."""
+        self._taken_ns = -SNAPSHOT_NS - 1
         self._started_ns = driver.clock()
 
     @guarded
@@ -160,14 +168,18 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
 
     async def WatchStatistics(
         self, request: server_pb2.WatchStatisticsRequest, context: Context
-    ) -> AsyncIterator[server_pb2.WatchStatisticsResponse]:
+    ) -> AsyncIterator[bytes]:
         period_ns = request.period_nano or WATCH_NS_DEFAULT
         if period_ns < WATCH_NS_MIN:
             text = f"period_nano: should be 0 or at least {WATCH_NS_MIN}, got {period_ns}"
             await abort(context, CallError("INVALID_REQUEST", text, "period_nano"))
-        while True:
-            yield server_pb2.WatchStatisticsResponse(statistics=self._statistics(rights_of(context)))
-            await asyncio.sleep(period_ns / 1e9)
+        self._watchers += 1
+        try:
+            while True:
+                yield self._snapshot(rights_of(context))
+                await asyncio.sleep(max(period_ns, self._watchers * WATCH_NS_EACH) / 1e9)
+        finally:
+            self._watchers -= 1
 
     @guarded
     async def Drain(self, request: server_pb2.DrainRequest, context: Context) -> server_pb2.DrainResponse:
@@ -183,6 +195,18 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             server_pb2.Lane(name=lane, busy_ratio=self._metrics.lane_busy_ns(lane) / up_ns)
             for lane in self._catalogue.lanes
         ]
+
+    def _snapshot(self, rights: Rights) -> bytes:
+        """Returns the statistics as watchers with these rights get them, as they were a moment ago at most."""
+        now_ns = self._driver.clock()
+        if now_ns - self._taken_ns > SNAPSHOT_NS:
+            self._taken_ns = now_ns
+            self._taken.clear()
+        taken = self._taken.get(rights.models)
+        if taken is None:
+            message = server_pb2.WatchStatisticsResponse(statistics=self._statistics(rights))
+            taken = self._taken[rights.models] = message.SerializeToString()
+        return taken
 
     def _statistics(self, rights: Rights) -> server_pb2.Statistics:
         statistics = server_pb2.Statistics(

@@ -1,0 +1,318 @@
+"""What of a machine matters to duly, looked at one thing after another: each is ok, or to be known, or wrong, with what
+to do about it. Nothing here changes anything, loads a model or opens a port.
+"""
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from duly.cgroups import group_settings
+from duly.config import ConfigError, ServerConfig, default_lanes, load_config, option_name
+from duly.cpus import usable_cpus
+from duly.descriptors import KEPT_BACK, RAISED_MAX
+from duly.models.manifest import ManifestError
+from duly.models.repository import NotARepository, Repository
+from duly.models.trust import trust_of
+from duly.worker import confine, kernel, landlock, seccomp
+from duly.worker.memory import memory_bytes_max
+from duly.worker.ort_installed import BackendError, check_installed
+
+_PYTHON_MIN = (3, 11)
+_SHARED_MEMORY_BYTES_MIN = 256 << 20
+_COMMAND_SECONDS_MAX = 10.0
+_PACKAGES = ("grpcio", "protobuf", "numpy", "opencv-python-headless", "uvloop")
+_ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-webgpu")
+_ASK_PROVIDERS = "import onnxruntime; print(*onnxruntime.get_available_providers(), sep=', ')"
+_TFD_CANCEL_ON_SET = 3  # TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, linux/timerfd.h
+_STA_UNSYNC = 0x40  # linux/timex.h
+_FACTS = Path("/proc/sys")
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found out about one thing."""
+
+    subject: str
+    level: Level
+    found: str
+    advice: str = ""
+    """What to do about it; empty where all is well."""
+
+
+def examine(settings: Mapping[str, object], file: Path | None, environ: Mapping[str, str]) -> list[Finding]:
+    """Looks at everything, with the settings that `duly serve` would have. A look that fails is a finding itself."""
+    found, config = _settings(settings, file, environ)
+    looks: list[Callable[[], list[Finding]]] = [
+        _python,
+        _packages,
+        _providers,
+        lambda: _isolation(config),
+        _groups,
+        lambda: _descriptors(config),
+        _memory,
+        _shared_memory,
+        _locked_memory,
+        _cpus,
+        _wall_clock,
+        _clock_source,
+        _accelerators,
+        _hard_links,
+    ]
+    for look in looks:
+        try:
+            found += look()
+        except Exception as error:  # one thing that cannot be looked at must not hide the others
+            name = getattr(look, "__name__", "look").strip("_").replace("_", " ")
+            found.append(Finding(name, Level.WARNING, f"cannot be looked at: {type(error).__name__}: {error}"))
+    return found
+
+
+def worst(findings: list[Finding]) -> Level:
+    levels = list(Level)
+    return max((finding.level for finding in findings), key=levels.index, default=Level.OK)
+
+
+# ---- what is installed and set ----
+
+
+def _settings(
+    settings: Mapping[str, object], file: Path | None, environ: Mapping[str, str]
+) -> tuple[list[Finding], ServerConfig | None]:
+    try:
+        config = load_config(settings, file, environ)
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        if "models" not in settings and all(line.startswith("models:") for line in lines):
+            text = f"no folder of models is named: {option_name('models')} or DULY_MODELS has it looked at, too"
+            return [Finding("settings", Level.OK, text)], None
+        return [Finding("settings", Level.PROBLEM, line, "duly serve would not start with it") for line in lines], None
+    found = [Finding("settings", Level.OK, "all of them are right")]
+    try:
+        trust_of(config)
+    except (OSError, UnicodeDecodeError, ManifestError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        found.append(Finding("manifest_keys", Level.PROBLEM, f"{config.manifest_keys}: {reason}", "mend the file"))
+    try:
+        versions, problems = Repository(config.models).scan()
+    except NotARepository as error:
+        return [
+            *found,
+            Finding("models", Level.PROBLEM, str(error), "name the folder above the models' folders"),
+        ], config
+    for problem in problems:
+        level = Level.WARNING if problem.harmless else Level.PROBLEM
+        found.append(Finding("models", level, problem.reason, "duly models check tells more"))
+    level = Level.OK if versions else Level.PROBLEM
+    found.append(Finding("models", level, f"{len(versions)} versions in {config.models}"))
+    return found, config
+
+
+def _python() -> list[Finding]:
+    release = f"{platform.python_version()} on {kernel.MACHINE}, Linux {platform.release()}"
+    if sys.version_info < _PYTHON_MIN:
+        return [Finding("python", Level.PROBLEM, release, "use Python 3.11 or newer")]
+    return [Finding("python", Level.OK, release)]
+
+
+def _packages() -> list[Finding]:
+    there = {name: version for name in _PACKAGES if (version := _installed(name))}
+    missing = [name for name in _PACKAGES if name not in there]
+    text = ", ".join(f"{name} {version}" for name, version in there.items())
+    if missing:
+        advice = "pip install 'duly[cpu]', or 'duly[gpu]' for an NVIDIA GPU"
+        return [Finding("packages", Level.PROBLEM, f"{', '.join(missing)} missing; {text}", advice)]
+    return [Finding("packages", Level.OK, text)]
+
+
+def _installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _providers() -> list[Finding]:
+    try:
+        check_installed()
+    except BackendError as error:
+        return [Finding("onnxruntime", Level.PROBLEM, str(error), "install one of them")]
+    installed = ", ".join(f"{name} {version}" for name in _ONNXRUNTIMES if (version := _installed(name)))
+    # In a process of its own, as the serving process never imports it, and drivers may hang or crash.
+    asked = _output([sys.executable, "-P", "-c", _ASK_PROVIDERS])
+    if asked is None:
+        return [Finding("onnxruntime", Level.PROBLEM, f"{installed} cannot be imported", "install it again")]
+    return [Finding("onnxruntime", Level.OK, f"{installed}: {asked}")]
+
+
+# ---- what holds a worker ----
+
+
+def _isolation(config: ServerConfig | None) -> list[Finding]:
+    version = landlock.abi()
+    have = f"Landlock {version or 'none'}, seccomp {'yes' if seccomp.available() else 'no'}"
+    if config is not None and config.sandbox == "off":
+        return [Finding("isolation", Level.WARNING, f"switched off; {have}", "set sandbox to auto or require")]
+    if wanting := confine.lacking():
+        level = Level.PROBLEM if config is not None and config.sandbox == "require" else Level.WARNING
+        advice = "use a kernel, or a profile of the container, that has it; serve only models that you trust"
+        return [Finding("isolation", level, each, advice) for each in wanting]
+    return [Finding("isolation", Level.OK, f"{have}: workers are confined to their model")]
+
+
+def _groups() -> list[Finding]:
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    unified = any(line.startswith("0::") for line in lines)
+    split = any(not line.startswith("0::") for line in lines)
+    version = "1 and 2" if unified and split else "2" if unified else "1"
+    limits = [text.strip() for text in group_settings("memory", "memory.max", "memory.limit_in_bytes")]
+    bounded = [int(text) for text in limits if text.isdigit() and int(text) < 1 << 60]
+    memory = f"memory {min(bounded):,} bytes" if bounded else "no limit of memory"
+    return [Finding("control groups", Level.OK, f"version {version}, {memory}")]
+
+
+def _hard_links() -> list[Finding]:
+    if (_FACTS / "fs/protected_hardlinks").read_text().strip() == "0":
+        text = "anybody may make hard links to files of others"
+        return [Finding("hard links", Level.WARNING, text, "sysctl fs.protected_hardlinks=1")]
+    return []
+
+
+# ---- what there is of everything ----
+
+
+def _descriptors(config: ServerConfig | None) -> list[Finding]:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limit = RAISED_MAX if hard == resource.RLIM_INFINITY else min(hard, RAISED_MAX)
+    streams = config.streams_max if config is not None else ServerConfig.model_fields["streams_max"].default
+    text = f"{limit} open files for {streams} streams and {KEPT_BACK} kept back"
+    if limit < streams + 2 * KEPT_BACK:
+        advice = "raise the hard limit: ulimit -Hn, LimitNOFILE= of systemd or --ulimit nofile= of docker"
+        return [Finding("descriptors", Level.WARNING, text, advice)]
+    return [Finding("descriptors", Level.OK, text)]
+
+
+def _memory() -> list[Finding]:
+    facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    swap = int(facts.get("SwapTotal", "0 kB").split()[0])
+    text = f"{memory_bytes_max():,} bytes for this process"
+    if swap:
+        advice = "a page that was swapped out costs a deadline: swapoff -a, or memory.swap.max = 0 in the control group"
+        return [Finding("memory", Level.WARNING, f"{text}, and {swap * 1024:,} of swap", advice)]
+    return [Finding("memory", Level.OK, text)]
+
+
+def _shared_memory() -> list[Finding]:
+    """The regions of workers are memfds, which no size of /dev/shm bounds; some libraries use it."""
+    try:
+        state = os.statvfs("/dev/shm")
+    except OSError:
+        return [Finding("shared memory", Level.OK, "no /dev/shm, which duly itself does not use")]
+    free = state.f_bavail * state.f_frsize
+    if free < _SHARED_MEMORY_BYTES_MIN:
+        text = f"{free:,} bytes in /dev/shm; duly itself uses none of it, but libraries of providers may"
+        return [Finding("shared memory", Level.OK, text)]
+    return [Finding("shared memory", Level.OK, f"{free:,} bytes in /dev/shm")]
+
+
+def _locked_memory() -> list[Finding]:
+    soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    text = "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,} bytes"
+    lanes = default_lanes()
+    if soft != resource.RLIM_INFINITY and soft < _SHARED_MEMORY_BYTES_MIN and lanes[0].startswith("cuda"):
+        return [Finding("locked memory", Level.WARNING, text, "pinning for a GPU may be refused: ulimit -l unlimited")]
+    return [Finding("locked memory", Level.OK, text)]
+
+
+def _cpus() -> list[Finding]:
+    there, mine, usable = os.cpu_count() or 1, len(os.sched_getaffinity(0)), usable_cpus()
+    text = f"{usable} usable, of {there} in the machine and {mine} by affinity"
+    if usable < 2:
+        advice = "a worker and the server share it, so that each makes the other late: give it two"
+        return [Finding("CPUs", Level.WARNING, text, advice)]
+    return [Finding("CPUs", Level.OK, text)]
+
+
+def _accelerators() -> list[Finding]:
+    listing = _output(["nvidia-smi", "-L"]) or ""
+    gpus = [line.split(" (UUID")[0] for line in listing.splitlines() if line.startswith("GPU ")]
+    if not gpus:
+        return [Finding("GPU", Level.OK, f"none of NVIDIA; lanes are {', '.join(default_lanes())}")]
+    if not _installed("onnxruntime-gpu"):
+        return [Finding("GPU", Level.WARNING, "; ".join(gpus), "it is not used: pip install 'duly[gpu]'")]
+    return [Finding("GPU", Level.OK, "; ".join(gpus))]
+
+
+# ---- clocks ----
+
+
+class _Timex(ctypes.Structure):
+    """The beginning of struct timex (adjtimex(2)), and room for the rest."""
+
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_long * 32),
+    )
+
+
+def _wall_clock() -> list[Finding]:
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = []
+    timer = libc.timerfd_create(0, os.O_CLOEXEC)  # CLOCK_REALTIME
+    armed = timer >= 0 and libc.timerfd_settime(timer, _TFD_CANCEL_ON_SET, (ctypes.c_long * 4)(0, 0, 1 << 40, 0), None)
+    if timer >= 0:
+        os.close(timer)
+    if timer < 0 or armed:
+        text = "the kernel does not tell when the wall clock is set"
+        found.append(Finding("wall clock", Level.WARNING, text, "ages of frames may be wrong for a while after it"))
+    state = _Timex()
+    synchronised = libc.adjtimex(ctypes.byref(state)) >= 0 and not state.status & _STA_UNSYNC
+    if synchronised:
+        found.append(Finding("wall clock", Level.OK, f"synchronised, within {state.maxerror / 1e3:g} ms"))
+    else:
+        advice = (
+            "frames with capture times of other hosts are aged by their clock pings alone: run chrony or another NTP"
+        )
+        found.append(Finding("wall clock", Level.WARNING, "not known to be synchronised", advice))
+    return found
+
+
+def _clock_source() -> list[Finding]:
+    source = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+    try:
+        name = source.read_text().strip()
+    except OSError:
+        return []
+    if name in ("hpet", "acpi_pm", "jiffies", "refined-jiffies"):
+        advice = "each look at the clock costs microseconds: find out why the kernel gave up the CPU's own (dmesg)"
+        return [Finding("clock source", Level.WARNING, name, advice)]
+    return [Finding("clock source", Level.OK, name)]
+
+
+def _output(command: list[str]) -> str | None:
+    """Returns what a command prints, without the last line break; None: it fails, is missing, or takes too long."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_COMMAND_SECONDS_MAX, check=True, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,39 @@
+"""What of a model is believed, and what its worker may do: the server's settings on it, as they go to workers."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from duly.config import ServerConfig
+from duly.models.manifest import check_keys
+
+
+class Trust(BaseModel):
+    """The settings that bound what a model can do to the server, by their names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sandbox: Literal["auto", "require", "off"] = "auto"
+    worker_memory_bytes_max: int = 0
+    cache_folders: tuple[str, ...] = ()
+    libraries_sha256: tuple[str, ...] = ()
+    manifests: Literal["off", "check", "require", "signed"] = "check"
+    manifest_keys: tuple[str, ...] = ()
+    """The public keys themselves, as OpenSSH writes them."""
+
+
+def trust_of(config: ServerConfig) -> Trust:
+    """Returns what the settings say. Raises OSError where the file of keys cannot be read, ManifestError where it holds
+    no keys.
+    """
+    keys = () if config.manifest_keys is None else tuple(config.manifest_keys.read_text("utf-8-sig").splitlines())
+    if config.manifest_keys is not None:
+        check_keys(keys)
+    return Trust(
+        sandbox=config.sandbox,
+        worker_memory_bytes_max=config.worker_memory_bytes_max,
+        cache_folders=tuple(str(folder) for folder in config.cache_folders),
+        libraries_sha256=config.libraries_sha256,
+        manifests=config.manifests,
+        manifest_keys=keys,
+    )

@@ -1,0 +1,103 @@
+"""What the streams of a server hold together, and who gives way when there is no more room.
+
+Three things are held for streams: payloads of frames that are not answered, results that are not written, and messages
+whose frames wait to be taken. Each is bounded for all streams together, whatever their clients do. Where a stream finds
+no room, less critical ones make it: their waiting frames and unwritten results are SHED, the stream that holds the most
+first. A stream gives way to no equal.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from duly.core.types import StreamClass
+from duly.streams.errors import CallError
+from duly.streams.limits import PrincipalUse
+
+OUTCOME_BYTES = 1024
+"""What an outcome takes besides its result, about."""
+OUTCOMES_PART = 4
+"""Outcomes that are not written may take one of so many parts of the memory for results."""
+OUTCOMES_MIN = 16_384
+"""So many may wait in any case."""
+
+
+class Holder(Protocol):
+    """A stream, as far as it holds something."""
+
+    use: PrincipalUse
+    frame_bytes: int
+    result_bytes: int
+
+    @property
+    def stream_class(self) -> StreamClass: ...
+
+    def shed_waiting(self) -> None:
+        """Answers all its waiting frames SHED. Frames that run stay."""
+
+    def shed_results(self) -> None:
+        """Withholds all its results that the transport has not been given."""
+
+    def end(self, error: Exception | None) -> None: ...
+
+
+class Memory:
+    def __init__(self, bytes_max: int) -> None:
+        """`bytes_max`: for results, and for messages whose frames wait; payloads are counted where they are held."""
+        self.bytes_max = bytes_max
+        self.result_bytes = 0
+        """Bytes of results that are not written yet."""
+        self.outcomes = 0
+        """Outcomes that are not written yet."""
+        self.outcomes_max = max(OUTCOMES_MIN, bytes_max // OUTCOMES_PART // OUTCOME_BYTES)
+        self.frame_bytes = [0] * (max(StreamClass) + 1)
+        """Bytes of payload that are unanswered, by the number of the class."""
+        self._streams: dict[Holder, None] = {}
+        self._messages: dict[Holder, int] = {}
+        """The bytes of messages whose frames wait, the longest waiting first."""
+        self._message_bytes = 0
+
+    def opened(self, stream: Holder) -> None:
+        self._streams[stream] = None
+
+    def closed(self, stream: Holder) -> None:
+        self._streams.pop(stream, None)
+
+    def evict_frames(self, stream: Holder, fits: Callable[[], bool], same_principal: bool) -> bool:
+        """Makes room for a frame of `stream`: waiting frames of less critical streams are SHED until it `fits`. Returns
+        whether it does. `same_principal`: only streams of the same principal give way.
+        """
+        if not any(self.frame_bytes[stream.stream_class + 1 :]):
+            return False
+        for other in self._less_critical(stream, lambda other: other.frame_bytes):
+            if not same_principal or other.use is stream.use:
+                other.shed_waiting()
+                if fits():
+                    return True
+        return False
+
+    def evict_results(self, stream: Holder, size_bytes: int) -> bool:
+        """Makes room for a result of `stream`: unwritten results of less critical streams are withheld until there is.
+        Returns whether there is.
+        """
+        for other in self._less_critical(stream, lambda other: other.result_bytes):
+            other.shed_results()
+            if self.result_bytes + size_bytes <= self.bytes_max:
+                return True
+        return False
+
+    def hold_message(self, stream: Holder, size_bytes: int) -> None:
+        """Counts a message whose frames wait to be taken, until `release_message`. Where all such messages are too
+        large together, the least critical stream ends, of equals the one that has waited longest.
+        """
+        self._messages[stream] = size_bytes
+        self._message_bytes += size_bytes
+        if self._message_bytes > self.bytes_max:
+            text = f"more than {self.bytes_max} bytes of messages wait until their clients read outcomes"
+            max(self._messages, key=lambda other: other.stream_class).end(CallError("CLIENT_TOO_SLOW", text))
+
+    def release_message(self, stream: Holder) -> None:
+        self._message_bytes -= self._messages.pop(stream, 0)
+
+    def _less_critical(self, stream: Holder, held: Callable[[Holder], int]) -> list[Holder]:
+        others = [other for other in self._streams if other.stream_class > stream.stream_class and held(other)]
+        return sorted(others, key=lambda other: (-other.stream_class, -held(other)))

@@ -1,0 +1,42 @@
+"""Places for calls: one connection cannot take those of others."""
+
+from duly.rpc.places import Place, Places
+
+
+def taken(places: Places, connection: str, calls: int) -> list[Place]:
+    found = [places.take(connection) for _ in range(calls)]
+    return [place for place in found if place is not None]
+
+
+async def test_one_connection_gets_half_and_others_half_of_what_is_left() -> None:
+    places = Places(64, may_end=False)
+    assert [len(taken(places, name, 100)) for name in "abcd"] == [32, 16, 8, 4]
+    assert len(places) == 60
+
+
+async def test_a_place_that_is_given_back_is_there_for_others() -> None:
+    places = Places(4, may_end=False)
+    first, _ = taken(places, "a", 3)
+    with first:
+        assert len(taken(places, "b", 3)) == 1
+    assert len(taken(places, "c", 3)) == 1
+    assert len(places) == 3
+
+
+async def test_calls_that_only_wait_make_room_the_oldest_of_who_has_most_first() -> None:
+    places = Places(4, may_end=True)
+    (few,) = taken(places, "few", 1)
+    many = taken(places, "many", 3)
+    assert len(taken(places, "new", 1)) == 1
+    assert [place.ended.done() for place in many] == [True, False, False]
+    assert len(taken(places, "new", 1)) == 1
+    assert [place.ended.done() for place in many] == [True, True, False]
+    assert not few.ended.done()
+    places.give_back(many[0])  # as its call does in the end
+    assert len(places) == 4
+
+
+async def test_a_connection_alone_may_have_all_places_for_calls_that_only_wait() -> None:
+    places = Places(4, may_end=True)
+    calls = taken(places, "a", 6)
+    assert [place.ended.done() for place in calls] == [True, True, False, False, False, False]

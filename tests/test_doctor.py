@@ -1,0 +1,94 @@
+"""`duly doctor` on the machine of the tests: it says the same in words and as JSON, and nothing hides the rest."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from duly import doctor
+from duly.cli_doctor import doctor as command
+from duly.doctor import Finding, Level, examine, worst
+from tests import graphs
+
+SUBJECTS = {
+    "settings", "python", "packages", "onnxruntime", "isolation", "control groups", "descriptors", "memory",
+    "shared memory", "locked memory", "CPUs", "wall clock", "GPU",
+}  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return graphs.save(tmp_path / "models", "m", graphs.doubling())
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_output", lambda command: "CPUExecutionProvider" if "-c" in command else None)
+
+
+def levels(findings: list[Finding], subject: str) -> list[Level]:
+    return [finding.level for finding in findings if finding.subject == subject]
+
+
+def test_everything_is_looked_at(root: Path) -> None:
+    findings = examine({"models": str(root)}, None, {})
+    assert {finding.subject for finding in findings} >= SUBJECTS | {"models"}
+    assert not [finding for finding in findings if "cannot be looked at" in finding.found]
+    assert all(finding.advice for finding in findings if finding.level is not Level.OK)
+
+
+def test_as_json_and_in_words(root: Path) -> None:
+    told = CliRunner().invoke(command, ["--models", str(root), "--json"])
+    found = json.loads(told.stdout)
+    assert all(each.keys() == {"subject", "level", "found", "advice"} for each in found)
+    words = CliRunner().invoke(command, ["--models", str(root)])
+    assert words.exit_code == told.exit_code == int(any(each["level"] == "problem" for each in found))
+    assert all(each["subject"] in words.stdout for each in found)
+    strict = CliRunner().invoke(command, ["--models", str(root), "--strict"])
+    assert strict.exit_code == int(any(each["level"] != "ok" for each in found))
+
+
+def test_wrong_settings_are_problems_and_hide_nothing(root: Path, tmp_path: Path) -> None:
+    findings = examine({"models": str(root), "streams_max": "0"}, None, {"DULY_STREAM_MAX": "3"})
+    assert levels(findings, "settings") == [Level.PROBLEM, Level.PROBLEM]
+    assert {finding.subject for finding in findings} >= SUBJECTS
+    assert worst(findings) is Level.PROBLEM
+
+
+def test_without_a_folder_of_models() -> None:
+    assert levels(examine({}, None, {}), "settings") == [Level.OK]
+
+
+def test_a_broken_model_and_broken_keys(root: Path, tmp_path: Path) -> None:
+    (root / "m/model.toml").write_text("nonsense = 1\n")
+    (tmp_path / "keys").write_text("no key\n")
+    findings = examine({"models": str(root), "manifest_keys": str(tmp_path / "keys")}, None, {})
+    assert Level.PROBLEM in levels(findings, "models")
+    assert levels(findings, "manifest_keys") == [Level.PROBLEM]
+
+
+def test_a_kernel_that_cannot_confine(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.landlock, "abi", lambda: 0)
+    assert levels(examine({}, None, {}), "isolation") == [Level.WARNING]
+    required = examine({"models": str(root), "sandbox": "require"}, None, {})
+    assert levels(required, "isolation") == [Level.PROBLEM]
+    off = examine({"models": str(root), "sandbox": "off"}, None, {})
+    assert levels(off, "isolation") == [Level.WARNING]
+
+
+def test_few_descriptors_one_cpu_and_what_cannot_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (64, 64))
+    monkeypatch.setattr(doctor, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(doctor, "_FACTS", Path("/nowhere"))
+    findings = examine({}, None, {})
+    assert levels(findings, "descriptors") == levels(findings, "CPUs") == levels(findings, "hard links")
+    assert levels(findings, "hard links") == [Level.WARNING]
+
+
+def test_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise doctor.BackendError("there is none")
+
+    monkeypatch.setattr(doctor, "check_installed", missing)
+    assert levels(examine({}, None, {}), "onnxruntime") == [Level.PROBLEM]
