@@ -93,7 +93,7 @@ async def show(plan: Plan, finding: Finding) -> None:
 async def _harm(rig: Rig, finding: Finding, names: list[str], bearable_s: float, chance: random.Random) -> None:
     """Does the faults, each to a worker that serves."""
     late: Counter[str] = Counter()
-    worst_s = 0.0
+    worst_s, worst = 0.0, ""
     for name in names:
         if not rig.alive:
             finding.failures.append(f"the server died before {name!r}")
@@ -118,10 +118,11 @@ async def _harm(rig: Rig, finding: Finding, names: list[str], bearable_s: float,
             if name not in NAMES:
                 return
             continue
-        worst_s = max(worst_s, back_s)
+        if back_s > worst_s:
+            worst_s, worst = back_s, name
         if back_s > bearable_s:
             late[name] += 1
-    finding.counts["s to come back, worst"] = round(worst_s, 2)
+    finding.counts[f"s to come back at worst, after {worst!r}"] = round(worst_s, 2)
     for name, times in late.items():
         finding.failures.append(f"after {name!r} the lane was back later than {bearable_s:.1f} s, {times} times")
 
