@@ -1,5 +1,6 @@
 """Settings: what wins, what is refused, and whether the message tells a person what to change."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "budget_ms_max": "7.5",
         "drain_grace_s": "0",
         "load_timeout_s": "8",
+        "versions_max": "5",
+        "versions_all_max": "50",
+        "watch": "load",
+        "watch_settle_s": "0.5",
         "batch_timeout_ms": "9",
         "slow_reader_timeout_s": "10",
         "principal_streams_max": "2",
@@ -86,6 +91,7 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "advice": "false",
         "record": "/run/duly.log",
         "record_bytes_max": "11",
+        "flight_folder": str(models),
         "log_format": "json",
         "log_level": "debug",
         "reflection": "false",
@@ -319,3 +325,13 @@ def test_metrics_have_a_port_of_their_own(tmp_path: Path, listen: str, metrics: 
     else:
         with pytest.raises(ConfigError, match=r"^--metrics: should have another port than listen, which is "):
             load_config(settings, None, {})
+
+
+@pytest.mark.parametrize("name", ["listen", "admin_listen", "metrics", "record", "flight_folder", "models"])
+@pytest.mark.parametrize("value", ["unix:/run/du\0ly.sock", "\x1b[2J127.0.0.1:8500", "127.0.0.1:\n8500"])
+def test_control_characters_reach_no_terminal(tmp_path: Path, name: str, value: str) -> None:
+    file = tmp_path / "duly.toml"
+    file.write_text(f"{name} = {json.dumps(value)}")
+    with pytest.raises(ConfigError) as error:
+        load_config({} if name == "models" else {"models": tmp_path}, file, {})
+    assert str(error.value) == f"{file}: {name}: should have no control characters, got {value!r}"

@@ -24,13 +24,16 @@ SERIES = {
     "duly_frames_in_flight",
     "duly_lane_busy_seconds",
     "duly_latency_seconds",
+    "duly_log_lines_lost",
     "duly_outcomes",
     "duly_payload_bytes",
     "duly_queue_depth",
+    "duly_recorded_events_lost",
     "duly_slack_seconds",
     "duly_streams_closed",
     "duly_streams_open",
     "duly_streams_opened",
+    "duly_version_state",
     "duly_wasted_lane_seconds",
     "duly_worker_restarts",
 }
@@ -52,7 +55,7 @@ def busy_server() -> Metrics:
     metrics.batch("vad/2", "cpu:1", 300, 1 * MS, 0)
     metrics.worker_restarted("vad/2", "cpu:1")
     metrics.loop_lag(300_000)
-    metrics.set_gauges(lambda: Gauges({"yolo/1": 3}, 4, 5000, {"yolo/1": 1}, {"yolo/1": 2}))
+    metrics.set_gauges(lambda: Gauges({"yolo/1": 3}, 4, 5000, {"yolo/1": 1}, {"yolo/1": 2}, {"yolo/1": "READY"}))
     return metrics
 
 
@@ -156,9 +159,17 @@ def test_an_unloaded_model_leaves_no_series_behind() -> None:
     metrics.drop_model("yolo/1")
     metrics.drop_model("never loaded")
     metrics.set_gauges(lambda: Gauges({}, 0, 0, {}))
+    # The last frames and streams end after the model, and some may still be open for it.
+    metrics.outcome("yolo/1", CRITICAL, OutcomeStatus.FAILED, 0, 0, -1)
+    metrics.stream_closed("yolo/1")
+    metrics.batch("yolo/1", "cuda:0", 1, 1, 0)
+    metrics.set_gauges(lambda: Gauges({"yolo/1": 1}, 0, 0, {"yolo/1": 2}))
     labels = [sample.labels for family in exposition(metrics) for sample in family.samples]
     assert [found for found in labels if found.get("model") == "yolo/1"] == []
     assert {model for model, *_ in metrics.counts()} == {"vad/2"}
+    metrics.lane_serves("yolo/1", "cuda:0")
+    metrics.stream_opened("yolo/1")
+    assert any(sample.labels.get("model") == "yolo/1" for family in exposition(metrics) for sample in family.samples)
 
 
 def test_the_series_follow_the_conventions_of_prometheus() -> None:
@@ -178,7 +189,7 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
         else:
             assert (family.type, names) == ("gauge", {family.name})
         for sample in family.samples:
-            assert set(sample.labels) <= {"model", "class", "status", "lane", "le"}
+            assert set(sample.labels) <= {"model", "class", "status", "state", "lane", "le"}
 
 
 def test_every_histogram_rises_to_the_count_of_all() -> None:
@@ -220,3 +231,22 @@ def test_an_address_in_use_is_told_in_plain_words() -> None:
         f"metrics cannot be served at {address}: Address already in use: "
         "stop what listens there, or choose another port (0: any free one)"
     )
+
+
+def test_a_scraper_that_never_comes_to_an_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte is in time, the whole is not."""
+    monkeypatch.setattr("duly.metrics_server.SECONDS_MAX", 0.3)
+    server = serve_metrics("127.0.0.1:0", Metrics())
+    with socket.create_connection(("127.0.0.1", server.port)) as slow:
+        slow.settimeout(0.05)
+        received = None
+        while received is None:
+            try:
+                slow.sendall(b"G")
+                received = slow.recv(100)
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                received = b""
+        assert received == b""
+    server.stop()

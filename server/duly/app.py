@@ -3,17 +3,19 @@
 import asyncio
 import gc
 import os
-import signal
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
 import uvloop
 
+from duly import signals
 from duly.access.errors import AccessError
 from duly.config import ServerConfig, default_lanes, default_threads, service_links
 from duly.core.events import DrainRequested
 from duly.descriptors import DescriptorError, connections_max, raise_limit
+from duly.log_lines import Lines, not_blocking
 from duly.metrics import Gauges, Metrics
 from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
 from duly.models.manifest import ManifestError
@@ -22,16 +24,21 @@ from duly.models.trust import Trust, trust_of
 from duly.rpc.doors import Doors
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
-from duly.rpc.server import MESSAGE_BYTES_MIN, Health, ListenError, Server, add_services, create_server, message_limit
+from duly.rpc.health import HealthService
+from duly.rpc.server import MESSAGE_BYTES_MIN, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
-from duly.runtime.catalogue import Catalogue
+from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
-from duly.runtime.model_host import ModelHost
-from duly.runtime.recording import RecordingWriter
+from duly.runtime.flight_recorder import DumpError, FlightRecorder
+from duly.runtime.model_host import ModelHost, VersionLimits
+from duly.runtime.recording_file import RecordingWriter
+from duly.runtime.repository_watch import RepositoryWatch
 from duly.runtime.samplers import Samplers, periodically
+from duly.runtime.scheduler_state import snapshot
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
 from duly.runtime.worker_launch import CheckedModel, check_version
+from duly.streams.clock_watch import ClockWatch
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
@@ -44,8 +51,6 @@ _log = structlog.get_logger("duly")
 
 STOP_SECONDS = 1.0
 """Calls that are still open after the drain get this long to end."""
-HEALTH_SECONDS_MAX = 1.0
-"""Watchers of the server's health get this long to receive that it drains."""
 ADMIN_CONNECTIONS_MAX = 32
 """How many may be connected to the admin address at once."""
 GRACE_SLACK_SECONDS = 0.1
@@ -66,7 +71,9 @@ class App:
         """The address at which the server listens, with the port that it got."""
         self.metrics_address = ""
         self.metrics = Metrics()
-        self._recording = _recording(config)
+        self._recording = FlightRecorder(
+            lambda: self.driver.scheduler, config.flight_folder, self._recording_file(config)
+        )
         self.failed = False
         """Whether the server ends because something broke for good, so that the exit status should not be 0."""
         verdicts = Verdicts(self.metrics)
@@ -88,9 +95,17 @@ class App:
             limits.frame,
             _trust(config),
         )
-        self.host = ModelHost(Repository(config.models), self.catalogue, self._supervisor, self.driver, self.metrics)
-        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
+        self.host = ModelHost(
+            Repository(config.models),
+            self.catalogue,
+            self._supervisor,
+            self.driver,
+            self.metrics,
+            self._admission,
+            VersionLimits(config.versions_max, config.versions_all_max),
+        )
+        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         try:
             self._doors = Doors(config)
@@ -99,14 +114,22 @@ class App:
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
         self._server: Server | None = None
         self._admin_server: Server | None = None
-        self._health: Health | None = None
+        self._health = HealthService(self.catalogue)
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._drain: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
+        self._dump: asyncio.Task[None] | None = None
+        self._reload: asyncio.Task[None] | None = None
+        self.reloads: dict[str, Callable[[], Awaitable[object]]] = {
+            "recording": self._recording.reopen,
+            "access": self._doors.reload,
+        }
+        """What `reload` does, by what it takes up anew."""
+        self.log_lines_lost: Callable[[], int] = lambda: 0
 
     async def start(self) -> None:
-        """Loads and warms all models, then listens; returns when health says SERVING. Raises StartError."""
+        """Loads and warms all models, then listens. Raises StartError."""
         config = self._config
         try:
             check_installed()
@@ -135,17 +158,18 @@ class App:
         server = self._server = create_server(
             config.transport, inference, config.streams_max, message_bytes_max, connections, self._doors.guard()
         )
-        health = self._health = Health(server)
-        control = ServerService(self.catalogue, self.driver, self.streams, self.metrics, self.drain)
+        control = ServerService(
+            self.catalogue, self.driver, self.streams, self.metrics, self.drain, self._recording.dump
+        )
         models = ModelService(self.host, self.catalogue, self.driver)
-        add_services(server, models, control, config.reflection)
+        add_services(server, models, control, self._health, config.reflection)
         try:
             self.address = await self._doors.open(server, connections)
             if (guard := self._doors.admin_guard()) is not None:
                 admin = self._admin_server = create_server(
                     "lan", None, 0, MESSAGE_BYTES_MIN, ADMIN_CONNECTIONS_MAX, guard
                 )
-                add_services(admin, models, control, config.reflection)
+                add_services(admin, models, control, self._health, config.reflection)
                 await self._doors.open_admin(admin, ADMIN_CONNECTIONS_MAX)
                 await admin.start()
         except ListenError as error:
@@ -154,19 +178,50 @@ class App:
         # Objects made until now live as long as the server. Full collections skip them, which keeps pauses short.
         gc.collect()
         gc.freeze()
-        await health.serve()
         await server.start()
         self._tasks = [
-            watch_over("health of models", partial(health.follow, self.catalogue)),
+            *self._watches(),
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
+            watch_over("watch of the wall clock", partial(periodically, ClockWatch(self.streams.host.wall).look)),
             watch_over("access", self._doors.gate.watch),
             *self._samplers.start(),
         ]
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
 
+    def _watches(self) -> list[asyncio.Task[None]]:
+        config = self._config
+        if config.watch == "off":
+            return []
+        watch = RepositoryWatch(self.host, self.catalogue, config.watch == "activate", config.watch_settle_s)
+        return [watch_over("watch for new versions", watch.run)]
+
     async def run(self) -> None:
         """Returns when the server was drained, by `drain` or over the wire."""
         await self._drained.wait()
+
+    def reload(self) -> None:
+        """Takes up anew what may change while the server runs, by calling `reloads`. What fails stays as it was."""
+        if self._reload is None or self._reload.done():
+            self._reload = once("reload", self._do_reload(), lambda reason: None)
+
+    async def _do_reload(self) -> None:
+        _log.info("reloading", what=", ".join(self.reloads))
+        for what, work in self.reloads.items():
+            try:
+                await work()
+            except Exception as error:
+                _log.error("not reloaded, it stays as it was", what=what, reason=f"{type(error).__name__}: {error}")
+
+    def dump_recording(self) -> None:
+        """Writes down the flight recording, of which the log tells."""
+        if self._dump is None or self._dump.done():
+            self._dump = watch_over("flight recording", self._dump_recording)
+
+    async def _dump_recording(self) -> None:
+        try:
+            await self._recording.dump()
+        except DumpError as error:
+            _log.error("flight recording not written", reason=str(error))
 
     def drain(self, grace_ns: int = 0) -> "asyncio.Future[None]":
         """Begins to stop. The result is done when every frame is answered; a second call gets the same one."""
@@ -193,14 +248,13 @@ class App:
         await self._supervisor.close()
         if self._metrics_server is not None:
             self._metrics_server.stop()
-        if self._recording is not None:
-            self._recording.close()
+        self._recording.close()
         await self._doors.close()
 
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))
         try:
-            await self._report_draining()
+            self._health.drain()
             self.streams.drain()
             self._samplers.drain(self.driver.clock() + grace_ns)
             self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
@@ -216,20 +270,14 @@ class App:
         finally:
             self._drained.set()
 
-    async def _report_draining(self) -> None:
-        """Reports that the server drains. Watchers that are slow or fail must not hold up the end."""
-        if self._health is not None:
-            try:
-                async with asyncio.timeout(HEALTH_SECONDS_MAX):
-                    await self._health.drain()
-            except Exception as error:
-                _log.warning("health could not be told that the server drains", reason=type(error).__name__)
-
     def _gauges(self) -> Gauges:
         held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
         demoted = self.driver.scheduler.frames_demoted_by_model()
-        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted)
+        lost = self.log_lines_lost(), self._recording.lost
+        versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
+        versions |= {loaded.key: loaded.state.name for loaded in self.catalogue.all_versions()}
+        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted, versions, *lost)
 
     def _say_sandbox(self) -> None:
         """Logs how workers are confined. Raises StartError where they must be and the kernel cannot do it."""
@@ -242,6 +290,14 @@ class App:
             raise StartError(f"sandbox = require, but {'; '.join(wanting)}; auto confines as far as possible")
         else:
             _log.warning("workers are confined in part, duly doctor says more", wanting="; ".join(wanting))
+
+    def _recording_file(self, config: ServerConfig) -> RecordingWriter | None:
+        if config.record is None:
+            return None
+        try:
+            return RecordingWriter(config.record, config.record_bytes_max, lambda: snapshot(self.driver.scheduler))
+        except OSError as error:
+            raise StartError(f"cannot record to {config.record}: {error.strerror}") from None
 
     def _connections_max(self, limit: int) -> int:
         """Returns how many clients may be connected where so many files may be open. Raises StartError where there is
@@ -288,18 +344,9 @@ def _trust(config: ServerConfig) -> Trust:
         raise StartError(f"manifest_keys: {error}") from None
 
 
-def _recording(config: ServerConfig) -> RecordingWriter | None:
-    if config.record is None:
-        return None
-    try:
-        return RecordingWriter(config.record, config.record_bytes_max)
-    except OSError as error:
-        raise StartError(f"cannot record to {config.record}: {error.strerror}") from None
-
-
-async def _serve(config: ServerConfig) -> int:
+async def _serve(config: ServerConfig, lines: Lines) -> int:
     app = App(config)
-    loop = asyncio.get_running_loop()
+    app.log_lines_lost = lambda: lines.lost_total
     main = asyncio.current_task()
     assert main is not None
     stopping = 0
@@ -307,13 +354,13 @@ async def _serve(config: ServerConfig) -> int:
     def stop() -> None:
         nonlocal stopping
         stopping += 1
-        if stopping > 1 or not app.address:
-            main.cancel()  # it was asked twice, or does not serve yet
-        else:
+        if stopping == 1 and app.address:
             app.drain()
+        elif not closing and not main.cancelling():
+            main.cancel()  # it was asked twice, or does not serve yet
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, stop)
+    closing = False
+    signals.handle(stop, app.reload, app.dump_recording)
     try:
         await app.start()
         await app.run()
@@ -321,20 +368,25 @@ async def _serve(config: ServerConfig) -> int:
         _log.warning("stopped before it was drained")
         return 1
     finally:
+        closing = True
         await app.close()
     return 1 if app.failed else 0
 
 
 def serve(config: ServerConfig) -> int:
-    """Runs the server until it is asked to stop (SIGINT, SIGTERM, Drain). Returns the exit status.
+    """Runs the server until it is asked to stop (by a signal or Drain). Returns the exit status.
 
     Raises StartError where it cannot start.
     """
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))  # whoever started it may block them
-    configure_logging(config.log_format, config.log_level)
-    if links := service_links(os.environ):
-        _log.info("variables of the container platform are no settings", variables=" ".join(links))
-    return uvloop.run(_serve(config))
+    signals.unblock()
+    lines = configure_logging(config.log_format, config.log_level)
+    with not_blocking():
+        try:
+            if links := service_links(os.environ):
+                _log.info("variables of the container platform are no settings", variables=" ".join(links))
+            return uvloop.run(_serve(config, lines))
+        finally:
+            lines.flush()
 
 
 def check_models(config: ServerConfig) -> list[CheckedModel]:

@@ -11,6 +11,7 @@ import click
 
 from duly.cli_manifest import manifest
 from duly.cli_settings import CONFIG_OPTION, setting_option
+from duly.cli_versions import COMMANDS
 from duly.config import ConfigError, load_config
 from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
 
@@ -35,7 +36,7 @@ _CHECKED = (
 
 @click.group()
 def models() -> None:
-    """Look at a model repository, a folder of NAME/VERSION/*.onnx."""
+    """Look at a model repository, a folder of NAME/VERSION/*.onnx, or change what a running server serves of it."""
 
 
 @models.command("list")
@@ -124,7 +125,8 @@ def _check(folder: Path, config: Path | None, **settings: Any) -> None:
     sys.exit(0 if results and not any(found.problem for found in results) else 1)
 
 
-models.add_command(manifest)
+for _command in (manifest, *COMMANDS):
+    models.add_command(_command)
 models.add_command(
     click.Command(
         "check",

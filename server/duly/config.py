@@ -96,6 +96,12 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _existing_folder(path: Path | None) -> Path | None:
+    if path is not None and not path.is_dir():
+        raise ValueError("should be an existing folder")
+    return path
+
+
 def _split_commas(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -191,6 +197,15 @@ class ServerConfig(BaseModel):
     load_timeout_s: Seconds = 600.0
     """How long a worker may take to load a model and warm it up. One that replaces another may take three times as long
     as the first one took."""
+    versions_max: Annotated[int, Field(gt=0, le=1024)] = 8
+    """Versions of one model that may be loaded at once."""
+    versions_all_max: Annotated[int, Field(gt=0, le=65_536)] = 256
+    """Versions of all models together that may be loaded at once."""
+    watch: Literal["off", "load", "activate"] = "off"
+    """What happens to a new version that comes into the repository while the server runs: nothing, it is loaded, or it
+    is also activated."""
+    watch_settle_s: Seconds = 2.0
+    """How long nothing in a model's folder must have changed before a new version in it is loaded."""
     batch_timeout_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 10_000.0
     """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time, and
     sooner where its process is stopped, does nothing, or computes far beyond the plan."""
@@ -216,12 +231,26 @@ class ServerConfig(BaseModel):
     """File to record to what goes into the scheduler and what comes out; an existing file is replaced."""
     record_bytes_max: Annotated[int, Field(gt=0, le=2**40)] = 2**30
     """Largest size of the recording; when it is full, recording stops and the server goes on."""
+    flight_folder: Annotated[Path | None, AfterValidator(_existing_folder)] = None
+    """Folder to which the newest part of what the scheduler was told and did is written when a worker ends unasked, the
+    scheduler fails, or a CRITICAL stream misses many frames in a row; not set: only when SIGUSR1 or DumpRecording asks,
+    to the system's folder for temporary files."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """Format of log lines; auto: console on a terminal, else json."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log lines that are written."""
     reflection: bool = True
     """Describe services and messages to clients such as grpcurl, which ask for them."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_plain_characters(cls, value: object) -> object:
+        """No setting needs control characters, and what is printed of one must not have them."""
+        words = value if isinstance(value, list | tuple) else (value,)
+        for word in words:
+            if isinstance(word, str | Path) and any(ord(each) < 32 or ord(each) == 127 for each in str(word)):
+                raise ValueError("should have no control characters")
+        return value
 
     @field_validator("metrics")
     @classmethod

@@ -30,6 +30,9 @@ LAG_BOUNDS_NS = tuple(int(ms * _MS) for ms in (0.1, 0.25, 0.5, 1, 2, 5, 10, 25, 
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds of the buckets of batch sizes; a model may allow at most 256."""
 
+DROPPED_MAX = 1024
+"""Of so many unloaded models it is remembered that they leave no series."""
+
 _STATUSES = max(OutcomeStatus) + 1
 _CLASSES = max(StreamClass) + 1
 _LATE = int(OutcomeStatus.LATE)
@@ -106,6 +109,12 @@ class Gauges:
     """Number of open streams, by model."""
     frames_demoted: Mapping[str, int] = field(default_factory=dict)
     """Number of frames that came faster than their streams' stated periods, by model."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """The state of each version, by model; of a model that cannot be read, by its name alone."""
+    log_lines_lost: int = 0
+    """Number of lines of the log that nobody took."""
+    recorded_events_lost: int = 0
+    """Number of the scheduler's events that are missing in the recording."""
 
 
 class Metrics(Collector):
@@ -113,6 +122,8 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self._models: dict[str, _Model] = {}
+        self._dropped: dict[str, None] = {}
+        """Models that were unloaded, the newest last."""
         self._lanes: dict[str, _Lane] = {}
         self._lag = _Histogram(LAG_BOUNDS_NS)
         self._gauges: Callable[[], Gauges] | None = None
@@ -168,6 +179,7 @@ class Metrics(Collector):
 
     def lane_serves(self, model: str, lane: str) -> None:
         """Makes the counters of a model on a lane begin at 0, so that their first event is a rise like any other."""
+        self._dropped.pop(model, None)
         self._of(model).restarts.setdefault(lane, 0)
         self._lanes.setdefault(lane, _Lane())
 
@@ -179,6 +191,10 @@ class Metrics(Collector):
     def drop_model(self, model: str) -> None:
         """Forgets the counts of a model that is unloaded for good, so that there are no more labels than models."""
         self._models.pop(model, None)
+        self._dropped.pop(model, None)
+        self._dropped[model] = None
+        if len(self._dropped) > DROPPED_MAX:
+            del self._dropped[next(iter(self._dropped))]
 
     def set_gauges(self, source: Callable[[], Gauges]) -> None:
         """Sets what gives the gauges. It is called at every scrape, on the scrape's thread, so it must only read."""
@@ -187,6 +203,8 @@ class Metrics(Collector):
     def _of(self, model: str) -> _Model:
         counts = self._models.get(model)
         if counts is None:
+            if model in self._dropped:  # its last frames and streams end after it, and must not bring it back
+                return _Model()
             counts = self._models[model] = _Model()
         return counts
 
@@ -289,24 +307,32 @@ def _lane_counters(lanes: Mapping[str, _Lane]) -> Iterator[Metric]:
 
 def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     """The gauges now; those of `models` of which there is nothing to tell are 0."""
-    none = dict.fromkeys(models, 0)
     waiting = GaugeMetricFamily("duly_queue_depth", "Frames that wait for a lane.", labels=["model"])
-    for model, frames in (none | dict(gauges.queue_depth)).items():
-        waiting.add_metric([model], frames)
     streams = GaugeMetricFamily("duly_streams_open", "Streams that are open.", labels=["model"])
-    for model, count in (none | dict(gauges.streams_open)).items():
-        streams.add_metric([model], count)
     demoted = CounterMetricFamily(
         "duly_frames_demoted_total",
         "Frames that came faster than their stream's stated period, and so counted as BEST_EFFORT.",
         labels=["model"],
     )
-    for model, count in (none | dict(gauges.frames_demoted)).items():
-        demoted.add_metric([model], count)
-    yield from (waiting, streams, demoted)
+    for model in models:  # streams may still be open for one that was unloaded, which has no series any more
+        waiting.add_metric([model], gauges.queue_depth.get(model, 0))
+        streams.add_metric([model], gauges.streams_open.get(model, 0))
+        demoted.add_metric([model], gauges.frames_demoted.get(model, 0))
+    states = GaugeMetricFamily("duly_version_state", "The state that a version is in.", labels=["model", "state"])
+    for model, state in gauges.versions.items():
+        states.add_metric([model, state], 1)
+    yield from (waiting, streams, demoted, states)
     yield GaugeMetricFamily(
         "duly_frames_in_flight", "Frames received and not yet answered.", value=gauges.frames_in_flight
     )
     yield GaugeMetricFamily(
         "duly_payload_bytes", "Payload bytes held for frames in flight.", value=gauges.bytes_in_flight
+    )
+    yield CounterMetricFamily(
+        "duly_log_lines_lost_total", "Lines of the log that could not be written.", value=gauges.log_lines_lost
+    )
+    yield CounterMetricFamily(
+        "duly_recorded_events_lost_total",
+        "Events of the scheduler that are missing in the recording, because its file was too slow or full.",
+        value=gauges.recorded_events_lost,
     )

@@ -1,9 +1,10 @@
 """Serves the metrics over HTTP, to a few scrapers at a time.
 
-Bounds: SCRAPES_MAX connections are open at once; further ones are closed at once. One that asks for nothing, or takes
-no answer, is closed after IDLE_SECONDS_MAX. So scrapers that hang take no descriptors from the frames' connections.
+Bounds: SCRAPES_MAX connections are open at once; further ones are closed at once. Each ends after SECONDS_MAX, also one
+that sends or takes a byte now and then. So scrapers that hang take no descriptors from the frames' connections.
 """
 
+import contextlib
 import socket
 import threading
 from socketserver import ThreadingMixIn
@@ -16,7 +17,8 @@ from duly.listening import why_not
 from duly.metrics import Metrics
 
 SCRAPES_MAX = 8
-IDLE_SECONDS_MAX = 10.0
+SECONDS_MAX = 10.0
+"""How long a scrape may take from its connection to the last byte of its answer; it takes milliseconds."""
 
 
 class MetricsError(Exception):
@@ -24,7 +26,7 @@ class MetricsError(Exception):
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = IDLE_SECONDS_MAX
+    timeout = SECONDS_MAX
 
     def log_message(self, format: str, *args: Any) -> None:
         """Logs nothing: scrapes are no events."""
@@ -48,13 +50,23 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        deadline = threading.Timer(SECONDS_MAX, _hang_up, (request,))
+        deadline.daemon = True
         try:
+            deadline.start()
             super().process_request_thread(request, client_address)
         finally:
+            deadline.cancel()
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A scraper that goes away meanwhile is no error of the server."""
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Ends what its thread waits for."""
+    with contextlib.suppress(OSError):  # it has ended by itself
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class _ServerV6(_Server):

@@ -7,9 +7,8 @@ Each event is one line on standard error, with the time in UTC and the level. Th
 values are for programs. Nothing is logged for a single frame above `debug`.
 """
 
-import contextlib
+import atexit
 import logging
-import select
 import sys
 import time
 from collections import OrderedDict
@@ -21,12 +20,12 @@ from typing import Literal, TextIO
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from duly.log_lines import Lines, LinesFromThread, descriptor_of
+
 LINES_PER_SECOND_MAX = 5
 """Limit for one event about one model: a fault that hits every frame must not become thousands of lines a second."""
 KEYS_MAX = 1024
 """Number of (event, model) pairs that are remembered. The pair whose last line is oldest is forgotten first."""
-PIECE_CHARS = 1024
-"""Lines are written in pieces. A pipe that is ready takes 4096 bytes (pipe(7)), no less than a piece."""
 
 _S = 1_000_000_000
 
@@ -76,47 +75,6 @@ class RateLimit:
         return event
 
 
-class _Lines:
-    """Writes the lines that structlog made. A log that nobody reads must neither end the server nor stop it: errors are
-    ignored, and what a pipe has no room for is lost. The next line that there is room for says how many were.
-    """
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._lost = 0
-        self._cut = False  # the last line has no end
-
-    def note_lost(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        """A structlog processor that says how many lines before this one were lost."""
-        if self._lost:
-            event["lines_lost"] = self._lost
-        return event
-
-    def msg(self, line: str) -> None:
-        text = f"\n{line}\n" if self._cut else f"{line}\n"
-        with contextlib.suppress(OSError, ValueError):  # ValueError: closed
-            for start in range(0, len(text), PIECE_CHARS):
-                if not _has_room(self._out):
-                    self._lost += 1
-                    return
-                self._out.write(text[start : start + PIECE_CHARS])
-                self._out.flush()
-                self._cut = start + PIECE_CHARS < len(text)
-            self._lost = 0
-
-    debug = info = warning = error = critical = msg
-
-
-def _has_room(out: TextIO) -> bool:
-    """Returns whether a piece of a line can be written without waiting."""
-    try:
-        ready = select.poll()
-        ready.register(out.fileno(), select.POLLOUT)
-        return bool(ready.poll(0))
-    except OSError:  # it is no file, such as text in memory
-        return True
-
-
 class _FromLibraries(logging.Handler):
     """Passes what libraries log through structlog, so that their lines look like the server's own."""
 
@@ -131,15 +89,21 @@ class _FromLibraries(logging.Handler):
 
 def configure_logging(
     log_format: Literal["auto", "console", "json"], log_level: str, stream: TextIO | None = None
-) -> None:
+) -> Lines:
     """Sets up structlog, and the logging of the standard library that gRPC and asyncio use, for lines of the same kind.
 
     `log_format`: auto means console on a terminal, else json. `log_level`: debug, info, warning or error; debug lines
-    of libraries are never shown. `stream`: where the lines go; None means standard error.
+    of libraries are never shown. `stream`: where the lines go; None means standard error, written to by a thread, so
+    that nobody waits for it. Returns what writes the lines, which knows how many were lost.
     """
     out = sys.stderr if stream is None else stream
     level = logging.getLevelNamesMapping()[log_level.upper()]
-    lines = _Lines(out)
+    lines: Lines
+    if stream is None and (descriptor := descriptor_of(out)) is not None:
+        lines = from_thread = LinesFromThread(descriptor)
+        atexit.register(from_thread.flush)
+    else:
+        lines = Lines(out)
     render: list[Processor]
     if log_format == "console" or (log_format == "auto" and out.isatty()):
         plain = structlog.dev.plain_traceback  # the default depends on which packages happen to be installed
@@ -158,3 +122,4 @@ def configure_logging(
         logger_factory=lambda *_: lines,
     )
     logging.basicConfig(handlers=[_FromLibraries()], level=max(level, logging.INFO), force=True)
+    return lines

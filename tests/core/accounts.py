@@ -54,7 +54,12 @@ class Stream:
     arrived_ns: int = 0
     """When that was so."""
     broken: bool = False
-    """Only for stateful models under SKIP: whether the worker of the home crashed."""
+    """Only for stateful models: whether the home is gone, or another version was to go on."""
+    model: str = ""
+    """The model of the last frame."""
+
+    def __post_init__(self) -> None:
+        self.model = self.terms.model
 
     def conforms(self, now_ns: int) -> bool:
         """Whether a frame that comes now keeps to the stated period: a bucket that fills with time, and out of which
@@ -156,6 +161,9 @@ class Accounts:
                         self.alone.add(frame.seq)
                     stream = self.streams.get(frame.stream_id)
                     if stream is not None:
+                        if frame.model != stream.model and (stream.home is not None or stream.waiting):
+                            stream.broken = True
+                        stream.model = frame.model
                         stream.waiting[frame.frame_id] = frame
                         if not stream.conforms(now_ns):
                             self.demoted.add(frame.seq)
@@ -247,7 +255,7 @@ class Accounts:
         for stream in self.streams.values():
             if stream.home == (model, lane):
                 stream.home, stream.state_lost = None, True
-                stream.broken |= not (isinstance(event, ModelGone) and event.lane is None)
+                stream.broken = True
 
     def _note_probe(self, now_ns: int, event: BatchFinished | BatchFailed) -> None:
         running = self.batches.get(event.batch_id)

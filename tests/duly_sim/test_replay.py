@@ -21,7 +21,7 @@ from duly.core.events import (
 )
 from duly.core.scheduler import Scheduler
 from duly.core.types import BacklogPolicy, Frame, StreamClass, StreamTerms
-from duly.runtime.recording import RecordingWriter
+from duly.runtime.recording_file import RecordingWriter
 from duly_sim.cli.replay import replay as command
 from duly_sim.simulator.replay import replay
 

@@ -203,6 +203,8 @@ class Injected(Exception):
 class Recording:
     raises: bool = False
     closed: bool = False
+    failures: int = 0
+    fresh: int = 0
 
     def event(self, now_ns: int, event: Event) -> None:
         assert not self.closed
@@ -211,6 +213,12 @@ class Recording:
 
     def actions(self, actions: list[Action]) -> None:
         assert not self.closed
+
+    def failed(self) -> None:
+        self.failures += 1
+
+    def begin_anew(self) -> None:
+        self.fresh += 1
 
     def close(self) -> None:
         self.closed = True

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from dataclasses import fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duly.core.events import (
+    Action,
     Advice,
     AdviseStream,
     BatchFailed,
@@ -34,7 +35,9 @@ from duly.core.events import (
     WarmLane,
 )
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
-from duly.runtime.recording import RecordingError, RecordingWriter, in_short, read_recording
+from duly.runtime.recording import RecordingError, read_recording
+from duly.runtime.recording_file import RecordingWriter
+from duly.runtime.recording_lines import actions_line, event_line, in_short, plain_event_line
 
 EVENTS: list[Event] = [
     LaneUp("cpu:0"),
@@ -122,16 +125,30 @@ def test_fields_are_written_as_far_as_they_differ_from_their_defaults(tmp_path: 
     ]
 
 
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_is_written_in_haste_is_the_same(event: Event) -> None:
+    """Also where only one field differs from its default."""
+    parts: list[Any] = event.frames if isinstance(event, FramesArrived) else [event]
+    events: list[Event] = [event]
+    for part in parts:
+        plain = replace(part, **{each.name: each.default for each in fields(part) if each.default is not MISSING})
+        for each in fields(part):
+            changed = replace(plain, **{each.name: getattr(part, each.name)})
+            events.append(FramesArrived([changed]) if isinstance(event, FramesArrived) else changed)
+    for event in events:
+        assert event_line(5, event) == plain_event_line(5, event)
+
+
 def test_actions_in_short() -> None:
-    frame = Frame(7, 1, 1, "m/1", 50)
-    assert in_short(
-        [
-            DispatchBatch(3, "cpu:0", "m/1", "int8", [frame], 10),
-            WarmLane(4, "cpu:0", "m/1", "int8"),
-            ResolveFrame(frame, OutcomeStatus.LATE, "it ran longer than planned", 3, 1),
-            AdviseStream(1, Advice.SLOW_DOWN, "overload", 40),
-        ]
-    ) == [
+    frame = Frame(7, 1, 1, 'm"/1', 50)
+    actions: list[Action] = [
+        DispatchBatch(3, "cpu:0", "m/1", "int8", [frame], 10),
+        WarmLane(4, "cpu:0", "m/1", "int8"),
+        ResolveFrame(frame, OutcomeStatus.LATE, "it ran longer than planned", 3, 1),
+        AdviseStream(1, Advice.SLOW_DOWN, "overload", 40),
+    ]
+    assert json.loads(actions_line(actions)) == in_short(actions)
+    assert in_short(actions) == [
         ["run", 3, "cpu:0", "m/1", "int8", [7]],
         ["warm", 4, "cpu:0", "m/1", "int8"],
         ["end", 7, "LATE", 3],
@@ -145,8 +162,8 @@ def test_a_full_recording_stops_and_what_is_there_is_whole(tmp_path: Path) -> No
     for now_ns in range(100):
         writer.event(now_ns, LaneUp("cpu:0"))
         writer.actions([WarmLane(1, "cpu:0", "m/1", "fp32")])
-    assert path.stat().st_size <= 200, "written as soon as it is full"
     writer.close()
+    assert path.stat().st_size <= 200
     steps = list(read_recording(path))
     assert [step.now_ns for step in steps] == list(range(len(steps)))
     assert 1 <= len(steps) < 5

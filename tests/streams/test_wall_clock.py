@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable
 
 import pytest
+import structlog
 
 from duly.streams import wall_clock
 from duly.streams.clock import ClockRelation
+from duly.streams.clock_watch import ClockWatch
 from duly.streams.stream import Stream
 from duly.streams.wall_clock import FORGET_NS, STEP_NS_MIN, WallClock
 from duly_client import wall_clock as clients_wall_clock
@@ -162,6 +164,43 @@ def test_a_thread_that_is_stopped_between_two_clocks_sets_none(stepped: SteppedT
         wall.now_ns()
         assert wall.moved_ns == 0
     assert readings > 14
+
+
+@pytest.mark.parametrize("step_ns", [-3 * S, 20 * MS, 3600 * S])
+def test_a_step_in_a_long_idle_time_is_seen(
+    stepped: SteppedTime, monkeypatch: pytest.MonkeyPatch, step_ns: int
+) -> None:
+    """In an hour clocks may drift by 360 ms, so that only somebody who looks in between can tell."""
+    wall = WallClock()
+    watch = ClockWatch(wall)
+    with structlog.testing.capture_logs() as lines:
+        for look in range(4 * 600):
+            stepped.go_on(250 * MS, wall_ppm=20)
+            if look == 1000:
+                stepped.wall_ns += step_ns
+            watch.look()
+    assert abs(wall.moved_ns - step_ns) < MS
+    assert [round(line["ahead_s"], 2) for line in lines] == ([step_ns / S] if abs(step_ns) > 100 * MS else [])
+
+
+async def test_clocks_that_are_not_related_as_the_client_says(bench: Bench) -> None:
+    """Its estimate is off by hours. What a link held back is old all the same, and old frames are among fresh ones."""
+    stream = bench.open(clock=ClockRelation(0, MS))
+
+    def ages_ns(first: int, frames: int, old_ns: int, period_ns: int) -> list[int]:
+        ages = []
+        for frame_id in range(first, first + frames):
+            bench.clock.now_ns += period_ns
+            ages.append(age_ns(stream, frame_id, time.time_ns() - old_ns))
+        return ages
+
+    assert min(ages_ns(0, 50, 3600 * S, 0)) > 3000 * S, "all at once"
+    assert max(ages_ns(50, 1, 0, 0)) < SOON_NS
+    ages = ages_ns(51, 40, 3600 * S, 100 * MS)
+    assert min(ages[:10]) > 3000 * S
+    assert max(ages[12:]) == 0
+    assert 0 < max(ages_ns(91, 1, S, 100 * MS)) < 3 * S, "it makes sense again"
+    assert min(ages_ns(92, 8, 3600 * S, 100 * MS)) > 3000 * S
 
 
 def test_the_clients_copy_is_the_same() -> None:

@@ -166,7 +166,7 @@ def test_failed_batch_changes_no_state(tmp_path: Path) -> None:
         assert [float(outcome.outputs["y"]) for outcome in outcomes] == [20, 40]
 
 
-def test_streams_beyond_the_bound_start_anew_the_one_unused_for_longest_first() -> None:
+def test_a_stream_beyond_the_bound_has_no_room_and_costs_no_other_its_state() -> None:
     tensor = StateTensor("s", "s_next", 0, (1, 2), np.dtype(np.float32))
     streams = StreamStates([tensor], streams_max=3)
 
@@ -178,10 +178,9 @@ def test_streams_beyond_the_bound_start_anew_the_one_unused_for_longest_first() 
         return found[0].tolist()
 
     for stream in (1, 2, 3):
+        assert streams.has_room(stream)
         assert run(stream, stream) == [0, 0]
-    assert run(1, 10) == [1, 1]
-    assert run(4, 4) == [0, 0]  # 2 makes room
-    assert len(streams) == 3
-    assert run(3, 3) == [3, 3]
-    assert run(1, 1) == [10, 10]
-    assert run(2, 2) == [0, 0]
+    assert not streams.has_room(4)
+    assert [run(stream, 0) for stream in (1, 2, 3)] == [[1, 1], [2, 2], [3, 3]]
+    streams.forget(2)
+    assert streams.has_room(4)

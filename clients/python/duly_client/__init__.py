@@ -18,6 +18,7 @@ from duly_client.client import Client
 from duly_client.clock import ClockEstimate
 from duly_client.credentials import Tls
 from duly_client.errors import (
+    ActivationRefused,
     ClientTooSlow,
     DulyError,
     InvalidRequest,
@@ -34,6 +35,7 @@ from duly_client.stream import Stream
 from duly_client.types import Advice, Outcome, Status, StreamTerms, TensorSpec, Timing
 
 __all__ = [
+    "ActivationRefused",
     "Advice",
     "BlockingClient",
     "BlockingStream",

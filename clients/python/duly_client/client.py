@@ -244,9 +244,11 @@ class Client:
         request = model_pb2.UnloadModelRequest(name=name, version=str(version))
         await self._call("ModelService/UnloadModel", request, model_pb2.UnloadModelResponse, None)
 
-    async def activate_version(self, name: str, version: str | int) -> model_pb2.Model:
-        """Makes a loaded version the one that streams without a stated version use."""
-        request = model_pb2.ActivateVersionRequest(name=name, version=str(version))
+    async def activate_version(self, name: str, version: str | int, *, force: bool = False) -> model_pb2.Model:
+        """Makes a loaded version the one that streams without a stated version use. Raises ActivationRefused where open
+        streams would no longer get what they were promised; `force` activates it all the same.
+        """
+        request = model_pb2.ActivateVersionRequest(name=name, version=str(version), force=force)
         return (await self._call("ModelService/ActivateVersion", request, model_pb2.ActivateVersionResponse)).model
 
     async def server_info(self) -> server_pb2.GetServerInfoResponse:

@@ -62,6 +62,12 @@ class LoadFailed(DulyError):
     """A model could not be loaded, or its repository is wrong."""
 
 
+class ActivationRefused(DulyError):
+    """The version would break what open streams were promised. `metadata` says how many ("streams") and how long one
+    frame is planned ("planned_nano", and "planned_before_nano" with the version that serves now).
+    """
+
+
 class NotAllowed(DulyError):
     """The credentials are missing or do not permit the call."""
 
@@ -95,6 +101,8 @@ _BY_REASON: dict[str, type[DulyError]] = {
     "REPOSITORY_INVALID": LoadFailed,
     "LOAD_FAILED": LoadFailed,
     "VERSION_CHANGED": LoadFailed,
+    "VERSIONS_EXHAUSTED": LoadFailed,
+    "ACTIVATION_REFUSED": ActivationRefused,
 }
 
 _BY_CODE: dict[grpc.StatusCode, type[DulyError]] = {

@@ -27,6 +27,8 @@ def replay(log: Path) -> None:
         f"{replayed.events} events over {replayed.span_ns / 1e9:.3f} s, {replayed.frames} frames answered, "
         f"{replayed.actions} actions"
     )
+    if replayed.skipped:
+        summary += f", {replayed.skipped} events passed over, whose scheduler's state was not written down"
     if replayed.difference is None:
         click.echo(f"{summary}: the same as recorded")
         return

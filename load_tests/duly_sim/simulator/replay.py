@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from duly.core.scheduler import Scheduler
-from duly.runtime.recording import in_short, read_recording
+from duly.runtime.recording import read_recording
+from duly.runtime.recording_lines import in_short
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,21 @@ class Replay:
     span_ns: int
     """The time from the first event to the last."""
     difference: Difference | None
+    skipped: int = 0
+    """Events of segments that begin without the state of their scheduler, so that they could not be replayed."""
 
 
 def replay(path: Path) -> Replay:
     """Replays up to the first difference. Raises duly.runtime.recording.RecordingError and OSError."""
-    scheduler = Scheduler()
-    events = actions = frames = 0
+    scheduler: Scheduler | None = None
+    events = actions = frames = skipped = 0
     first_ns = last_ns = None
     for step in read_recording(path):
+        if step.begins:
+            scheduler = step.scheduler
+        if scheduler is None:
+            skipped += 1
+            continue
         replayed = in_short(scheduler.step(step.now_ns, step.event))
         events += 1
         actions += len(replayed)
@@ -61,5 +69,5 @@ def replay(path: Path) -> Replay:
                 next(iter(step.actions[differing:]), None),
                 next(iter(replayed[differing:]), None),
             )
-            return Replay(events, actions, frames, last_ns - first_ns, difference)
-    return Replay(events, actions, frames, (last_ns or 0) - (first_ns or 0), None)
+            return Replay(events, actions, frames, last_ns - first_ns, difference, skipped)
+    return Replay(events, actions, frames, (last_ns or 0) - (first_ns or 0), None, skipped)

@@ -123,6 +123,8 @@ class FrameLedger:
         else:
             queued = self._demoted(now_ns, stream, frame)
         if terms.gap is not None:
+            # Another version goes on without what the one before remembers.
+            stream.gap |= frame.model != stream.model and (stream.home is not None or bool(stream.waiting))
             queued.resets_state = stream.gap and terms.gap is GapPolicy.RESET
             stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
         stream.unanswered += 1
@@ -277,7 +279,7 @@ class FrameLedger:
         for stream in self.streams.values():
             if stream.home is not None and stream.home[0] == name and lane in (None, stream.home[1]):
                 stream.home, stream.state_lost = None, True
-                if lane is not None and stream.terms.gap is GapPolicy.SKIP:
+                if stream.terms.gap is GapPolicy.SKIP:
                     stream.gap = True
                     self._end_waiting(stream, fates.GAP_BEFORE)
 

@@ -197,6 +197,7 @@ class Scheduler:
                 phase_ns=_phase_ns(now_ns, stream),
                 variant_rank_max=stream.terms.variant_rank_max,
                 backlog=stream.terms.backlog,
+                pinned=stream.terms.pinned,
             )
             for stream_id, stream in self._frames.streams.items()
         ]

@@ -121,6 +121,8 @@ class StreamTerms:
     """The k of the floor; 0: the stream has no floor."""
     advise: bool = False
     """Whether the stream is advised to slow down, and that it may speed up (`advice`)."""
+    pinned: bool = False
+    """Whether its client has named the version, so that it does not follow the active one."""
     policed: bool = False
     """Whether frames that come faster than `period_ns` count as BEST_EFFORT (`policing`)."""
 
@@ -139,6 +141,8 @@ class StreamDemand:
     """Time from now to its next frame, where that was measured; -1: unknown."""
     variant_rank_max: int = VARIANT_RANK_ANY
     backlog: BacklogPolicy = BacklogPolicy.ALL
+    pinned: bool = False
+    """Whether it stays with this version of its model when another becomes active."""
 
 
 @dataclass(slots=True)

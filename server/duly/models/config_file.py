@@ -20,9 +20,15 @@ from duly.models.text_files import read_text
 from duly.models.wording import first_few
 
 CONFIG_FILE = "model.toml"
+FILE_BYTES_MAX = 1 << 16
+"""The largest model.toml. Those of real models have a few thousand bytes, and parsing takes a time that grows with the
+square of the size where keys are many or lie deep."""
 ERRORS_NAMED_MAX = 5
 """A problem names so many errors of one model.toml and counts the rest."""
 _LINE_CHARS_MAX = 80
+_DEEP_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){33}""")
+"""A dotted key deeper than any table of a model. Python takes a quarter of a minute for one of 32,000 parts."""
+_TOO_DEEP = "its tables or lists lie too deep within one another"
 
 _STEPS: dict[str, type[Step]] = {op_of(step): step for step in get_args(Step)}
 _TAGS = frozenset({*_STEPS, "int", "float", "str", "bool"})
@@ -76,7 +82,9 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
     if not path.exists() and not path.is_symlink():
         return ModelConfig()
-    text = read_text(path, CONFIG_FILE)
+    text = read_text(path, CONFIG_FILE, FILE_BYTES_MAX)
+    if _DEEP_KEY.search(text):
+        raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}")
     try:
         contents = tomllib.loads(text)
         # From JSON pydantic takes a list for a tuple even when it is strict; strict means that "416" is not a number.
@@ -85,8 +93,10 @@ def read_config(folder: Path) -> ModelConfig:
         raise BrokenModel(f"/{CONFIG_FILE}: not TOML: {_toml_error(str(error), text)}") from error
     except ValidationError as error:
         raise BrokenModel(f"/{CONFIG_FILE}: {_sentences(error)}") from error
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        raise BrokenModel(f"/{CONFIG_FILE}: a number in it has more digits than any setting takes") from None
     except RecursionError:
-        raise BrokenModel(f"/{CONFIG_FILE}: its tables or lists lie too deep within one another") from None
+        raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}") from None
 
 
 def _toml_error(message: str, text: str) -> str:
@@ -102,9 +112,14 @@ def _sentences(error: ValidationError) -> str:
     """Puts pydantic's errors into sentences such as `place: what is wrong, got what`."""
     sentences: dict[str, str] = {}
     for detail in error.errors(include_url=False):
+        if detail["type"] == "json_invalid":  # what was read as TOML is written as JSON, so only its depth can be wrong
+            return _TOO_DEEP
         place = _place(detail["loc"])
+        if place in sentences or len(sentences) >= ERRORS_NAMED_MAX:
+            sentences.setdefault(place, "")  # it is only counted
+            continue
         sentence = _sentence(place, detail["type"], detail["msg"], detail["loc"], detail["input"])
-        sentences.setdefault(place or sentence, sentence)
+        sentences[place or sentence] = sentence
     return first_few(list(sentences.values()), ERRORS_NAMED_MAX, "; ", "; and ")
 
 

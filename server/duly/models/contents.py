@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from duly.models.files import Unfit, open_ordinary
 from duly.models.folders import VERSION, subfolders
 from duly.models.repository import ModelVersion
 from duly.models.spec import ModelConfig, Signature, TensorSpec
@@ -112,11 +113,13 @@ def _path(version: ModelVersion, name: str) -> Path:
 
 def _digest(path: Path) -> FileDigest:
     try:
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             return FileDigest(sha256, file.tell())
     except FileNotFoundError:
         return FileDigest("", 0, "is gone")
+    except Unfit as error:
+        return FileDigest("", 0, str(error.strerror))
     except OSError as error:
         return FileDigest("", 0, f"cannot be read: {error.strerror}")
 

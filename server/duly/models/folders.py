@@ -4,11 +4,17 @@ is that was given as a repository and is none.
 
 import os
 import re
+from itertools import islice
 from pathlib import Path
 
+from duly.models.files import Unfit
 from duly.models.formats import is_model, is_onnx
 
 BARE_FILE = "model.onnx"
+CHECKS_FOLDER = "checks"
+"""Where the check samples of a version or of a model lie."""
+ENTRIES_MAX = 10_000
+"""A folder that holds more is not looked at any further. A version may be read from 4,096 files."""
 VERSION = re.compile(r"[0-9]{1,18}")
 """The name of a version's folder, which must not be all zeros. TensorFlow Serving writes 0001 and 1700000000."""
 
@@ -28,8 +34,15 @@ def passed_over(name: str) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder and may be part of a model, in order of the names. Raises OSError."""
-    return sorted(path for path in folder.iterdir() if not passed_over(path.name))
+    """What lies in a folder and may be part of a model, in order of the names.
+
+    Raises OSError, which is Unfit where there is more than any model or repository has.
+    """
+    with os.scandir(folder) as inside:
+        names = [entry.name for entry in islice(inside, ENTRIES_MAX + 1)]
+    if len(names) > ENTRIES_MAX:
+        raise Unfit(f"holds more than {ENTRIES_MAX:,} files and folders; take some of them away", folder)
+    return [folder / name for name in sorted(names) if not passed_over(name)]
 
 
 def onnx_files(folder: Path) -> list[str]:

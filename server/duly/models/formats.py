@@ -3,6 +3,8 @@
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from duly.models.files import open_ordinary
+
 MODEL_BYTES_MAX = 2**31 - 1
 """The largest ONNX file: it is one protobuf message, which has a length below 2 GiB."""
 
@@ -123,7 +125,7 @@ def contents(file: Path) -> str:
     size = file.stat().st_size
     if large := too_large(size):
         return large
-    with file.open("rb") as opened:
+    with open_ordinary(file) as opened:
         head = opened.read(BEGINNING_BYTES)
     if not head:
         return "is empty (0 bytes); copy or export it again"
@@ -158,7 +160,7 @@ def _archive(file: Path) -> str:
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError):
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return "an archive (zip), and not a whole one; copy it again and unpack it"
     if any(name.endswith("data.pkl") for name in names):
         return _TORCH

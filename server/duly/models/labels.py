@@ -8,6 +8,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from duly.models.errors import BrokenModel
+from duly.models.folders import subfolders
 from duly.models.text_files import read_text, what_is_there
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -23,7 +24,7 @@ def read_labels(folder: Path, file: str) -> tuple[str, ...]:
         BrokenModel: the file is not there or not a list of names.
     """
     path = folder / file
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise BrokenModel(f"/model.toml: labels: {_missing(folder, file)}")
     text = read_text(path, file)
     lines = [line.strip() for line in _LINE_END.split(text)]
@@ -38,7 +39,7 @@ def read_labels(folder: Path, file: str) -> tuple[str, ...]:
 
 def _missing(folder: Path, file: str) -> str:
     name = PurePosixPath(file).name
-    deeper = sorted(folder.glob(f"*/{name}"))
+    deeper = [inside / name for inside in subfolders(folder) if name and (inside / name).is_file()]
     if (folder / file).is_dir() or (folder / file).is_symlink():
         return f"{file} {what_is_there(folder / file)}"
     if deeper:

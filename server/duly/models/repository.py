@@ -10,12 +10,15 @@ systems, desktops, editors and copies that are under way put beside models is pa
 import os
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from duly.models.config_file import CONFIG_FILE, read_config
 from duly.models.errors import BrokenModel
+from duly.models.files import Unfit
 from duly.models.folders import (
     BARE_FILE,
+    ENTRIES_MAX,
     VERSION,
     entries,
     instead_of,
@@ -29,7 +32,7 @@ from duly.models.formats import is_model, is_onnx, named
 from duly.models.labels import read_labels
 from duly.models.spec import ModelConfig, Signature, Variant
 from duly.models.text_files import unreadable, what_is_there
-from duly.models.wording import first_few
+from duly.models.wording import first_few, in_print
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NAME_CHARS_MAX = 64
@@ -72,6 +75,9 @@ class RepositoryProblem:
     harmless: bool = False
     """Nothing is kept from being served: it is only worth knowing."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", in_print(self.reason))
+
 
 class NotARepository(NotADirectoryError):
     """The folder that was given holds no models. The message says what it is, and which folder to give."""
@@ -100,10 +106,14 @@ class Repository:
         except OSError as error:
             raise NotARepository(f"model repository {self.root} {unreadable(error)}") from error
         for path in found:
-            if not path.is_dir():
-                problems += _beside_models(path)
-            elif _is_called_as_a_model(path, problems):
-                _scan_model(path, versions, problems)
+            try:
+                if not path.is_dir():
+                    problems += _beside_models(path)
+                elif _is_called_as_a_model(path, problems):
+                    _scan_model(path, versions, problems)
+            except Exception as error:  # whatever lies there, it is not the other models' affair
+                name = in_print(path.name)
+                problems.append(RepositoryProblem(name, "", _reason(name, error)))
         if not versions and (advice := instead_of(self.root)):
             raise NotARepository(advice)
         return versions, problems
@@ -121,23 +131,26 @@ def _scan_model(folder: Path, versions: list[ModelVersion], problems: list[Repos
         config = read_config(folder)
         labels = _labels(folder, config)
         numbered = _versions(folder, inside, problems)
-    except (BrokenModel, OSError) as error:
+    except Exception as error:  # whatever it is, the other models are read
         problems.append(RepositoryProblem(folder.name, "", _reason(folder.name, error)))
         return
     problems += _worth_knowing(folder, inside, numbered)
     for number in sorted(numbered, reverse=True):
         try:
             versions.append(_version(folder, numbered[number], str(number), config, labels))
-        except (BrokenModel, OSError) as error:
+        except Exception as error:
             problems.append(RepositoryProblem(folder.name, str(number), _reason(folder.name, error)))
 
 
-def _reason(name: str, error: BrokenModel | OSError) -> str:
+def _reason(name: str, error: Exception) -> str:
     """Returns what is wrong without the path of the repository."""
     if isinstance(error, BrokenModel):
         return f"{name}{error}"
+    if not isinstance(error, OSError):
+        return f"{name}: cannot be read ({type(error).__name__})"
     inside = Path(error.filename).name if error.filename else ""
-    return f"{name}{f'/{inside}' if inside not in ('', name) else ''}: {unreadable(error)}"
+    what = error.strerror if isinstance(error, Unfit) else unreadable(error)
+    return f"{name}{f'/{inside}' if inside not in ('', name) else ''}: {what}"
 
 
 # ---- beside the models ----
@@ -148,7 +161,7 @@ def _is_called_as_a_model(folder: Path, problems: list[RepositoryProblem]) -> bo
     if _NAME.fullmatch(folder.name):
         return True
     if any(map(model_files, subfolders(folder))):
-        name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
+        name = in_print(folder.name)
         reason = (
             f"{name}: a model's name has letters, digits, '_', '.' and '-' alone, begins with a letter or digit "
             f"and has at most 64 of them; rename the folder, such as to {_plain_name(folder.name)}"
@@ -163,7 +176,7 @@ def _plain_name(name: str) -> str:
 
 def _beside_models(path: Path) -> list[RepositoryProblem]:
     """What a file beside the models' folders would want to be; nothing where it is just a file."""
-    name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+    name = in_print(path.name)
     if is_onnx(path.name):
         reason = f"{name}: lies beside the models and is not served; move it to {Path(name).stem}/1/{BARE_FILE}"
         return [RepositoryProblem(name, "", reason, harmless=True)]
@@ -230,9 +243,10 @@ def _versions(folder: Path, inside: list[Path], problems: list[RepositoryProblem
             wrong[path.name] = (
                 f"is version {int(path.name)} again, as {folder.name}/{first.name} is; take one of them away"
             )
+    places = {version.resolve() for version in numbered.values()}
     for path in inside:
-        if VERSION.fullmatch(path.name) or not path.is_dir() or _is_link_to_version(path, numbered):
-            continue
+        if VERSION.fullmatch(path.name) or not path.is_dir() or (path.is_symlink() and path.resolve() in places):
+            continue  # a link such as `latest` stands for a version that is there under its number too
         if nearly := _NEARLY_VERSION.fullmatch(path.name):
             if model_files(path):
                 wrong[path.name] = f"{_VERSION_RULE}; rename the folder to {nearly[1]}"
@@ -247,11 +261,6 @@ def _versions(folder: Path, inside: list[Path], problems: list[RepositoryProblem
     if not numbered and not wrong:
         raise BrokenModel(_nothing_there(folder, inside))
     return numbered
-
-
-def _is_link_to_version(path: Path, numbered: dict[int, Path]) -> bool:
-    """Whether a folder is one such as `latest`, which stands for a version that is there under its number too."""
-    return path.is_symlink() and path.resolve() in {version.resolve() for version in numbered.values()}
 
 
 def _nothing_there(folder: Path, inside: list[Path]) -> str:
@@ -316,7 +325,7 @@ def _no_file(folder: Path, file: str, inside: list[Path], files: list[str], stat
     path = folder / file
     if path.is_symlink():
         return f"{file} in {place} {what_is_there(path)}"
-    deeper = sorted(str(found.relative_to(folder)) for found in folder.glob("*/*") if is_onnx(found.name))
+    deeper = [f"{inner.name}/{found}" for inner in subfolders(folder) for found in onnx_files(inner)]
     others = files or deeper
     has = f"which has {first_few(others, _NAMED_MAX)}" if others else "where no .onnx file is"
     reason = f"there is no {file} in {place}, {has}"
@@ -329,7 +338,8 @@ def _no_file(folder: Path, file: str, inside: list[Path], files: list[str], stat
 
 def _unfinished(folder: Path) -> str:
     """Says which file is still being copied, where one is."""
-    names = sorted(path.name for path in folder.iterdir() if ".onnx" in path.name.lower())
+    with os.scandir(folder) as found:
+        names = sorted(entry.name for entry in islice(found, ENTRIES_MAX) if ".onnx" in entry.name.lower())
     return f"; {names[0]} is not read, by its name it is not yet whole" if names and passed_over(names[0]) else ""
 
 

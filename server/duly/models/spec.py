@@ -178,6 +178,10 @@ class YoloV2(_Strict):
     detections_max: PositiveInt = 100
 
 
+STATES_MAX = 4096
+"""A model that keeps state serves so many open streams; a worker holds the state of every one of them in memory."""
+
+
 class State(_Strict):
     """A graph output that is fed back as a graph input of the same stream's next frame. It starts as zeros."""
 
@@ -213,6 +217,20 @@ def _one_of(kind: type[IntEnum]) -> Callable[[str], str]:
         return word
 
     return check
+
+
+class Checks(_Strict):
+    """What a version must show once it is warm, before it serves: the results of its check samples (worker/checks),
+    which lie in `NAME/VERSION/checks/*.npz` or `NAME/checks/*.npz`, and how long it takes."""
+
+    absolute: Annotated[float, Field(ge=0)] = 1e-4
+    """By how much a number of a result may differ from the stated one."""
+    relative: Annotated[float, Field(ge=0)] = 1e-3
+    """By what share of the stated number it may differ besides."""
+    samples_min: Annotated[int, Field(ge=0, le=64)] = 0
+    """A version with fewer samples is not served."""
+    one_ms_max: PositiveFloat | None = None
+    """How long one frame alone may take in the most accurate variant, by the median of the warm-up, in ms."""
 
 
 class ModelConfig(_Strict):
@@ -258,6 +276,8 @@ class ModelConfig(_Strict):
     constants: dict[str, int | float | bool] = {}
     """The values of graph inputs that are the same for every frame, such as a sample rate."""
     postprocess: YoloV2 | None = None
+    checks: Checks = Checks()
+    """What a new version must show before it serves."""
 
     @property
     def variant_names(self) -> list[str]:

@@ -8,25 +8,25 @@ import codecs
 from pathlib import Path
 
 from duly.models.errors import BrokenModel
+from duly.models.files import Unfit, read_bounded
 from duly.models.formats import stand_in
 
 FILE_BYTES_MAX = 1 << 20
-"""The largest model.toml or label file. The largest label set in wide use, ImageNet-21k, has half of that."""
+"""The largest label file. The largest label set in wide use, ImageNet-21k, has half of that."""
 
 
-def read_text(path: Path, name: str) -> str:
+def read_text(path: Path, name: str, bytes_max: int = FILE_BYTES_MAX) -> str:
     """Reads the text of a file, which errors call `name`, without a byte order mark.
 
     Raises:
         BrokenModel: it is too large, is neither UTF-8 nor UTF-16, or cannot be read.
     """
     try:
-        if not path.is_file():
+        if not path.exists():
             raise BrokenModel(f"/{name}: {what_is_there(path)}")
-        size = path.stat().st_size
-        if size > FILE_BYTES_MAX:
-            raise BrokenModel(f"/{name}: {size:,} bytes; at most {FILE_BYTES_MAX:,} are read")
-        contents = path.read_bytes()
+        contents = read_bounded(path, bytes_max)
+    except Unfit as error:
+        raise BrokenModel(f"/{name}: {error.strerror}") from error
     except OSError as error:
         raise BrokenModel(f"/{name}: {unreadable(error)}") from error
     if found := stand_in(contents):
@@ -55,6 +55,6 @@ def what_is_there(path: Path) -> str:
     """Says what stands where a file is expected."""
     if path.is_dir():
         return "is a folder; a file is expected there"
-    if path.is_symlink():
+    if path.is_symlink() and not path.exists():
         return f"is a link to {path.readlink().name}, which is not there"
     return "is no ordinary file" if path.exists() else "there is no such file"

@@ -107,7 +107,7 @@ class Doors:
     def _secure(self, address: str) -> bool:
         return self._tls is not None and not address.startswith("unix:")
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Opens the audit file anew, and has the policy read again at once; files of TLS are read when they change.
         Raises AccessError where the audit file cannot be opened; the one before stays then.
         """

@@ -25,10 +25,13 @@ DOMAIN = "duly"
 _CODES = {
     "MODEL_NOT_FOUND": code_pb2.NOT_FOUND,
     "VERSION_NOT_FOUND": code_pb2.NOT_FOUND,
+    "SERVICE_NOT_FOUND": code_pb2.NOT_FOUND,
     "MODEL_NOT_READY": code_pb2.UNAVAILABLE,
     "REPOSITORY_INVALID": code_pb2.FAILED_PRECONDITION,
     "VERSION_CHANGED": code_pb2.FAILED_PRECONDITION,
     "LOAD_FAILED": code_pb2.FAILED_PRECONDITION,
+    "ACTIVATION_REFUSED": code_pb2.FAILED_PRECONDITION,
+    "VERSIONS_EXHAUSTED": code_pb2.RESOURCE_EXHAUSTED,
     "FIRST_MESSAGE_NOT_OPEN": code_pb2.INVALID_ARGUMENT,
     "STREAM_OPENED_TWICE": code_pb2.INVALID_ARGUMENT,
     "FRAME_ID_NOT_INCREASING": code_pb2.INVALID_ARGUMENT,
@@ -40,8 +43,10 @@ _CODES = {
     "ADMISSION_REFUSED": code_pb2.RESOURCE_EXHAUSTED,
     "ADMISSION_BUSY": code_pb2.UNAVAILABLE,
     "STREAMS_EXHAUSTED": code_pb2.RESOURCE_EXHAUSTED,
+    "WATCHERS_EXHAUSTED": code_pb2.RESOURCE_EXHAUSTED,
     "CLIENT_TOO_SLOW": code_pb2.RESOURCE_EXHAUSTED,
     "DRAINING": code_pb2.UNAVAILABLE,
+    "DUMP_FAILED": code_pb2.UNAVAILABLE,
     "UNAUTHENTICATED": code_pb2.UNAUTHENTICATED,
     "NOT_PERMITTED": code_pb2.PERMISSION_DENIED,
     "INTERNAL": code_pb2.INTERNAL,
@@ -61,8 +66,7 @@ async def abort(context: "grpc.aio.ServicerContext[object, object]", error: Call
         text = ascii(text)[1:-1]
     text = text[:REASON_CHARS_MAX]
     details = [any_pb2.Any()]
-    metadata = error.metadata if isinstance(error, CallError) else {}
-    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
+    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
     if isinstance(error, CallError) and error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=text)
         details.append(any_pb2.Any())

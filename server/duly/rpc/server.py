@@ -7,7 +7,7 @@ import stat
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from duly.listening import why_not
@@ -15,8 +15,8 @@ from duly.models.sizes import WIRE_BYTES_MAX
 from duly.rpc.call_limits import CallLimits
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
-from duly.runtime.catalogue import Catalogue, VersionState
-from duly.v1 import inference_pb2, model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
+from duly.rpc.health import HEALTH, INFERENCE, MODELS, SERVER, HealthService
+from duly.v1 import inference_pb2, model_pb2_grpc, server_pb2_grpc
 
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
 """The least limit of a message, which is gRPC's own default. Models with larger frames raise it."""
@@ -33,13 +33,10 @@ METADATA_BYTES_MAX = 8192
 """The largest metadata of a call."""
 HANDSHAKE_MS_MAX = 10_000
 """How long a connection may take to begin with HTTP/2."""
-_INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
-_SERVICES = (
-    _INFERENCE,
-    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-    server_pb2.DESCRIPTOR.services_by_name["ServerService"].full_name,
-)
-
+IDLE_MS_MAX = 300_000
+"""A connection without a call is closed after this long; its client connects again when it needs to. One with an open
+stream is never idle.
+"""
 
 Server = grpc.aio.Server
 
@@ -84,6 +81,7 @@ def create_server(
         ("grpc.max_allowed_incoming_connections", connections_max),
         # Who connects and says nothing gives the place back.
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS_MAX),
+        ("grpc.max_connection_idle_ms", IDLE_MS_MAX),
         # Sensors that ping every 10 s through idle times are welcome.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -104,7 +102,7 @@ def create_server(
             inference.infer, response_serializer=inference_pb2.InferResponse.SerializeToString
         ),
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_INFERENCE, handlers),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(INFERENCE, handlers),))
     return server
 
 
@@ -120,38 +118,14 @@ def _keepalive(times_ms: tuple[int, int]) -> list[tuple[str, int]]:
     ]
 
 
-class Health:
-    """grpc.health.v1 for the server (""), each service and each model by its name."""
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._servicer = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
-
-    async def serve(self) -> None:
-        """Reports that the server serves. Call it when all models that can be served are warm."""
-        await self._set(True, "", *_SERVICES)
-
-    async def follow(self, catalogue: Catalogue) -> None:
-        """Keeps the health of each model up to date, for ever."""
-        async for names in catalogue.changes():
-            for name in names:
-                active = catalogue.active(name)
-                await self._set(active is not None and active.state is VersionState.READY, name)
-
-    async def drain(self) -> None:
-        await self._servicer.enter_graceful_shutdown()
-
-    async def _set(self, serving: bool, *services: str) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in services:
-            await self._servicer.set(service, status)
-
-
-def add_services(server: grpc.aio.Server, models: ModelService, control: ServerService, reflect: bool) -> None:
+def add_services(
+    server: grpc.aio.Server, models: ModelService, control: ServerService, health: HealthService, reflect: bool
+) -> None:
     model_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(control, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if reflect:
-        names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (INFERENCE, MODELS, SERVER, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
 
 

@@ -9,12 +9,15 @@ A stream is opened within its own turn, so that the next one is judged with it i
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 
 from duly.core.admission.decide import judge
+from duly.core.admission.swap import BrokenPromise, broken_promises
 from duly.core.scheduler import Scheduler
-from duly.core.types import StreamDemand, StreamTerms, Verdict
+from duly.core.types import ModelPlan, StreamDemand, StreamTerms, Verdict
 from duly.runtime.catalogue import ModelError
 
 WAITING_MAX = 256
@@ -36,6 +39,19 @@ class Refused(Exception):
 
 class Busy(Exception):
     """Too many streams wait to be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwapVerdict:
+    """What another active version would mean for the streams that are open."""
+
+    broken: list[BrokenPromise]
+    """The promises that it would break, the most critical first; empty: none."""
+    streams: int
+    """How many streams are open."""
+    before_ns: int
+    """Planned time of one frame with the version that is active, and with the new one; 0: no lane serves it."""
+    after_ns: int
 
 
 class Admission:
@@ -72,6 +88,21 @@ class Admission:
         finally:
             self._waiting -= 1
 
+    @contextlib.asynccontextmanager
+    async def swap(self, name: str, active: str, new: str) -> AsyncIterator["SwapVerdict"]:
+        """Waits for a turn and judges what open streams would get with `new` as the active version of the model `name`
+        in place of `active`. The caller activates it before the context ends.
+        """
+        async with self._turn:
+            scheduler = self._scheduler()
+            before, models = scheduler.demands(self._clock()), scheduler.plans()
+            after = [_follows(demand, name, new) for demand in before]
+            broken: list[BrokenPromise] = []
+            if after != before:
+                work = partial(broken_promises, before, after, models, scheduler.lane_count())
+                broken = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            yield SwapVerdict(broken, len(before), _one_ns(models, active), _one_ns(models, new))
+
     async def _judge(self, terms: StreamTerms) -> Verdict:
         candidate = StreamDemand(
             CANDIDATE_ID,
@@ -89,3 +120,12 @@ class Admission:
             text = f"model {terms.model!r} is not ready: no lane serves it now; its worker is being replaced"
             raise ModelError("MODEL_NOT_READY", text)
         return await asyncio.get_running_loop().run_in_executor(self._thread, judge, candidate, streams, models, lanes)
+
+
+def _follows(demand: StreamDemand, name: str, new: str) -> StreamDemand:
+    """Returns the stream as it will be when the version `new` of the model `name` is active."""
+    return demand if demand.pinned or demand.model.partition("/")[0] != name else replace(demand, model=new)
+
+
+def _one_ns(models: Mapping[str, ModelPlan], model: str) -> int:
+    return models[model].ranks[0][0] if model in models else 0

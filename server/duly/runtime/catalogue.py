@@ -12,8 +12,12 @@ from enum import IntEnum
 from duly.models.contents import Fingerprint
 from duly.models.repository import ModelVersion
 from duly.models.spec import Signature
+from duly.models.wording import in_print
 from duly.runtime.blame import CrashLoop
 from duly.runtime.worker_process import Worker
+
+FAILED_MAX = 16
+"""So many versions of a model that could not be loaded are remembered with their reasons."""
 
 
 class VersionState(IntEnum):
@@ -61,9 +65,11 @@ class LoadedVersion:
 class ModelError(Exception):
     """A model that was asked for cannot be had. `reason` is a stable word, the text is for people."""
 
-    def __init__(self, reason: str, text: str) -> None:
+    def __init__(self, reason: str, text: str, metadata: dict[str, str] | None = None) -> None:
+        """`metadata`: figures for programs."""
         super().__init__(text)
         self.reason = reason
+        self.metadata = metadata or {}
 
 
 class Catalogue:
@@ -79,6 +85,8 @@ class Catalogue:
         """All versions by name and number. Look-ups happen for every frame, so they must not build a string."""
         self._active: dict[str, LoadedVersion] = {}
         """The version that serves streams without a stated version, by the name of the model."""
+        self._previous: dict[str, LoadedVersion] = {}
+        """The version that was active before, by the name of the model, as long as it is loaded."""
         self._changed = asyncio.Event()
         self.changes_count = 0
         """How often anything has changed: who remembers it need not look up again for every frame."""
@@ -100,6 +108,10 @@ class Catalogue:
 
     def active(self, name: str) -> LoadedVersion | None:
         return self._active.get(name)
+
+    def previous(self, name: str) -> LoadedVersion | None:
+        """The version that was active before the one that is now, to which one can go back; None: it is gone."""
+        return self._previous.get(name)
 
     def get(self, name: str, version: str) -> LoadedVersion | None:
         """That version as it is now, ready or not; None: it is not loaded."""
@@ -144,8 +156,15 @@ class Catalogue:
     # ---- changing ----
 
     def put(self, loaded: LoadedVersion) -> None:
-        """Adds a version, or puts it in the place of the same version as it was loaded before."""
-        self._versions[loaded.version.name, loaded.version.version] = loaded
+        """Adds a version, or puts it in the place of the same version as it was loaded before. Of versions that could
+        not be loaded, the newest FAILED_MAX of each model stay.
+        """
+        name = loaded.version.name
+        self._versions[name, loaded.version.version] = loaded
+        failed = [other for other in self.versions(name) if other.state is VersionState.FAILED]
+        for other in failed[FAILED_MAX:]:
+            if other is not self._active.get(name):
+                self.remove(other)
         self.notify()
 
     def remove(self, loaded: LoadedVersion) -> None:
@@ -155,23 +174,30 @@ class Catalogue:
         """
         del self._versions[loaded.version.name, loaded.version.version]
         self.changes_count += 1
-        if self._active.get(loaded.version.name) is loaded:
-            del self._active[loaded.version.name]
+        for of_name in (self._active, self._previous):
+            if of_name.get(loaded.version.name) is loaded:
+                del of_name[loaded.version.name]
 
     def activate(self, loaded: LoadedVersion) -> None:
         """Streams without a stated version use this version from their next frame on."""
-        self._active[loaded.version.name] = loaded
+        name = loaded.version.name
+        before = self._active.get(name)
+        if before is not None and before.key != loaded.key:
+            self._previous[name] = before
+        self._active[name] = loaded
         self.notify()
 
     def fail(self, loaded: LoadedVersion, reason: str) -> None:
-        """Marks the version as FAILED for good. If it is the active one and others are ready, the newest takes its
-        place.
+        """Marks the version as FAILED for good. If it is the active one and others are ready, the one that was active
+        before takes its place, or else the newest.
         """
-        loaded.state, loaded.error = VersionState.FAILED, reason
-        if self._active.get(loaded.version.name) is loaded:
-            ready = [other for other in self.versions(loaded.version.name) if other.state is VersionState.READY]
+        name = loaded.version.name
+        loaded.state, loaded.error = VersionState.FAILED, in_print(reason)
+        if self._active.get(name) is loaded:
+            ready = [other for other in self.versions(name) if other.state is VersionState.READY]
+            before = self._previous.pop(name, None)
             if ready:
-                self._active[loaded.version.name] = ready[0]
+                self._active[name] = before if before in ready else ready[0]
         self.notify()
 
     def notify(self) -> None:

@@ -309,9 +309,8 @@ class Driver:
     def _failed(self, now_ns: int, event: Event) -> None:
         _log.exception("scheduler failed, a fresh one takes over", what=type(event).__name__, frames=len(self.held))
         self._failures.append(now_ns)
-        # A recording could not be replayed from here on. Its last event is the one that the scheduler failed on.
         if self._recording is not None:
-            self._recording.close()
+            self._recording.failed()
         self._start_anew("the scheduler failed while the frame was waiting or running")
         if len(self._failures) > FAILURES_MAX and now_ns - self._failures[0] < FAILURES_NS:
             self._fatal(f"the scheduler failed {len(self._failures)} times within a minute")
@@ -327,12 +326,16 @@ class Driver:
             self._delivery.fail(now_ns, held, runs.get(held.frame.seq), reason)
         self._tell_idle()
         self.scheduler = Scheduler()
+        if self._recording is not None:
+            self._recording.begin_anew()
         try:
             for event in self._facts.events():
                 self._carry_out(now_ns, event, None)
         except Exception:
             _log.exception("a fresh scheduler failed on what is true")
             self.scheduler = Scheduler()
+            if self._recording is not None:
+                self._recording.begin_anew()
             self._fatal("the scheduler cannot be started anew")
         for stream_id in self._facts.advised_streams():  # the fresh scheduler does not know what they were advised
             self._delivery.advise(AdviseStream(stream_id, Advice.SPEED_UP, "the scheduler starts anew"))

@@ -2,15 +2,23 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
 from duly.core.events import ModelGone
+from duly.core.types import in_ms
 from duly.metrics import Metrics
 from duly.models.contents import Fingerprint, changed_files, changed_settings, digest_files, how_to_publish, in_words
-from duly.models.repository import ModelVersion, NotARepository, Repository
+from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
+from duly.models.wording import first_few
+from duly.runtime.admission import Admission, SwapVerdict
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
+from duly.runtime.disk_reader import DiskReader
 from duly.runtime.driver import Driver
 from duly.runtime.supervisor import Supervisor
 
@@ -21,19 +29,44 @@ START_IDLE_SECONDS_MAX = 5.0
 START_LOOK_SECONDS = 0.5
 """At the start a model that takes longer does not keep the others from being loaded and served."""
 
+REASONS_MAX = 5
+"""So many reasons of one model are named, and the rest is counted."""
 UNLOADED_MAX = 256
 """Of so many versions it is remembered what they were when they were unloaded."""
+DIGEST_SECONDS_MAX = 600.0
+"""Reading the files of a version again takes about a second for each GB."""
+
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLimits:
+    """How many versions may be loaded at once. Each has a worker with its memory on every lane."""
+
+    of_model: int
+    of_all: int
 
 
 class ModelHost:
     def __init__(
-        self, repository: Repository, catalogue: Catalogue, supervisor: Supervisor, driver: Driver, metrics: Metrics
+        self,
+        repository: Repository,
+        catalogue: Catalogue,
+        supervisor: Supervisor,
+        driver: Driver,
+        metrics: Metrics,
+        admission: Admission,
+        limits: VersionLimits,
     ) -> None:
         self._repository = repository
+        self._disk = DiskReader()
         self._catalogue = catalogue
         self._supervisor = supervisor
         self._driver = driver
         self._metrics = metrics
+        self._admission = admission
+        self._limits = limits
         self._busy: set[str] = set()
         """Names of the models that are being loaded or unloaded."""
         self._unloaded: dict[str, LoadedVersion] = {}
@@ -52,7 +85,7 @@ class ModelHost:
         waiting for a limited time (`_patience`), and goes on loading beside them; unless it is the only one that may
         still serve, this returns without it.
         """
-        versions, problems = self._repository.scan()
+        versions, problems = await self._disk.read(self._repository.scan)
         failed: list[tuple[str, str]] = []
         for problem in problems:
             if problem.harmless:
@@ -78,6 +111,8 @@ class ModelHost:
             async with self._alone(version.name):
                 loaded = await self._load(version)
         except ModelError as error:
+            if not self._catalogue.versions(version.name):
+                self._catalogue.problems[version.name] = str(error)
             self._first_failures.append((version.key, str(error)))
         except Exception as error:  # whatever it is, it must not keep the others from being served
             _log.exception("model cannot be loaded", model=version.key)
@@ -108,19 +143,32 @@ class ModelHost:
                 _log.error("model takes long to load, the others go on", model=version.key, waited_s=waited_s)
                 return
 
+    @property
+    def root(self) -> Path:
+        """The folder of the repository."""
+        return self._repository.root
+
+    async def read(self, work: Callable[[], _Result]) -> _Result:
+        """Does something that reads from the repository beside the event loop. Raises ModelError where it hangs."""
+        return await self._disk.read(work)
+
+    async def read_repository(self) -> tuple[list[ModelVersion], list[RepositoryProblem]]:
+        """Returns what the repository holds now. Raises ModelError where it cannot be read."""
+        try:
+            return await self._disk.read(self._repository.scan)
+        except NotARepository as error:
+            _log.error("the repository cannot be read", reason=str(error))
+            raise ModelError("REPOSITORY_INVALID", "the repository cannot be read; see the server's log") from None
+
     async def load(self, name: str, version: str) -> LoadedVersion:
         """Loads a version, or the newest where none is stated, beside those that serve. Raises ModelError."""
         async with self._alone(name):
-            try:
-                versions, problems = await asyncio.to_thread(self._repository.scan)
-            except NotARepository as error:
-                _log.error("the repository cannot be read", reason=str(error))
-                raise ModelError("REPOSITORY_INVALID", "the repository cannot be read; see the server's log") from None
+            versions, problems = await self.read_repository()
             candidates = [v for v in versions if v.name == name and version in ("", v.version)]
             if not candidates:
                 broken = [problem.reason for problem in problems if problem.name == name and not problem.harmless]
                 if broken:
-                    raise ModelError("REPOSITORY_INVALID", "; ".join(broken))
+                    raise ModelError("REPOSITORY_INVALID", first_few(broken, REASONS_MAX, "; ", "; and "))
                 raise ModelError("MODEL_NOT_FOUND", _not_there(name, version, versions))
             newest = candidates[0]
             loaded = self._catalogue.get(newest.name, newest.version)
@@ -134,11 +182,41 @@ class ModelHost:
                 self._activate(loaded)
             return loaded
 
-    def activate(self, name: str, version: str) -> LoadedVersion:
-        """Streams without a stated version use this version from their next frame on. Raises ModelError."""
+    async def activate(self, name: str, version: str, force: bool = False) -> LoadedVersion:
+        """Streams without a stated version use this version from their next frame on.
+
+        Raises ModelError, which is ACTIVATION_REFUSED where streams that are open would no longer get what they were
+        promised; with `force` it is activated all the same.
+        """
         loaded = self._catalogue.find(name, version)
-        self._activate(loaded)
+        active = self._catalogue.active(name)
+        if active is not None and active is not loaded and active.state is not VersionState.FAILED:
+            async with self._admission.swap(name, active.key, loaded.key) as verdict:
+                loaded = self._catalogue.find(name, version)  # it may have gone meanwhile
+                if verdict.broken:
+                    refusal = _refusal(active, loaded, verdict)
+                    if self._admission.enforces and not force:
+                        raise refusal
+                    _log.warning("model active, though promises break", model=loaded.key, reason=str(refusal))
+                self._activate(loaded)
+        elif active is not loaded:
+            self._activate(loaded)
         return loaded
+
+    async def make_room(self, name: str) -> None:
+        """Unloads the oldest version of the model that nobody uses, where as many are loaded as may be: neither the
+        active one, nor the one before it, nor one that a stream is open for.
+        """
+        loaded = [other for other in self._catalogue.versions(name) if other.state is not VersionState.FAILED]
+        if len(loaded) < self._limits.of_model:
+            return
+        used = {demand.model for demand in self._driver.scheduler.demands(self._driver.clock())}
+        kept = (self._catalogue.active(name), self._catalogue.previous(name))
+        for other in reversed(loaded):
+            if other not in kept and other.key not in used and other.state is VersionState.READY:
+                _log.info("unloaded to make room for a new version", model=other.key)
+                await self.unload(name, other.version.version)
+                return
 
     async def unload(self, name: str, version: str) -> None:
         """Unloads a version, or all where none is stated. Waiting and running frames are FAILED.
@@ -159,6 +237,7 @@ class ModelHost:
             for loaded in chosen:
                 self._catalogue.remove(loaded)
                 self._driver.submit(ModelGone(loaded.key, None, f"model {loaded.key} was unloaded"))
+            self._catalogue.notify()  # nobody shall take it for served while its workers end
             for loaded in chosen:
                 await self._supervisor.stop(loaded)
                 self._metrics.drop_model(loaded.key)
@@ -169,7 +248,7 @@ class ModelHost:
     async def _check_same(self, loaded: LoadedVersion, expected: Fingerprint, now: ModelVersion) -> None:
         """Raises ModelError where the repository holds something else than what was loaded as this version."""
         changes = changed_settings(loaded.version, now)
-        digests = await asyncio.to_thread(digest_files, now, list(expected.contents))
+        digests = await self._disk.read(partial(digest_files, now, list(expected.contents)), DIGEST_SECONDS_MAX)
         changes += changed_files(expected.contents, digests)
         if changes:
             text = (
@@ -196,7 +275,8 @@ class ModelHost:
             self._busy.discard(name)
 
     async def _load(self, version: ModelVersion, expected: Fingerprint | None = None) -> LoadedVersion:
-        """Loads a version. `expected`: what it must be; None: what lies there is taken."""
+        """Loads a version. `expected`: what it must be; None: what lies there is taken. Raises ModelError."""
+        self._check_room(version.name)
         loaded = LoadedVersion(version, fingerprint=expected)
         self._catalogue.put(loaded)
         await self._supervisor.start(loaded)
@@ -208,9 +288,42 @@ class ModelHost:
                 _log.warning("another version than was unloaded", model=loaded.key, changes=in_words(changes))
         return loaded
 
+    def _check_room(self, name: str) -> None:
+        """Raises ModelError where as many versions are loaded as may be."""
+        loaded = [other for other in self._catalogue.all_versions() if other.state is not VersionState.FAILED]
+        of_model = [other.version.version for other in loaded if other.version.name == name]
+        if len(of_model) >= self._limits.of_model:
+            raise ModelError(
+                "VERSIONS_EXHAUSTED",
+                f"{len(of_model)} versions of model {name!r} are loaded already (versions_max): "
+                f"{', '.join(sorted(of_model, key=int))}; unload one first",
+            )
+        if len(loaded) >= self._limits.of_all:
+            text = f"{len(loaded)} versions of all models are loaded already (versions_all_max); unload one first"
+            raise ModelError("VERSIONS_EXHAUSTED", text)
+
     def _activate(self, loaded: LoadedVersion) -> None:
         self._catalogue.activate(loaded)
         _log.info("model active", model=loaded.key)
+
+
+def _refusal(active: LoadedVersion, loaded: LoadedVersion, verdict: SwapVerdict) -> ModelError:
+    """Returns why the version is not activated, with figures."""
+    worst, streams = verdict.broken[0], sum(kind.streams for kind in verdict.broken)
+    demand = worst.demand
+    period = f" every {in_ms(demand.period_ns)}" if demand.period_ns else ""
+    times = f"planned at {in_ms(verdict.after_ns)}, with {active.key} at {in_ms(verdict.before_ns)}"
+    stream = f"a {demand.stream_class.name} stream{period} with a budget of {in_ms(demand.budget_ns)}"
+    text = (
+        f"{loaded.key} would break what {streams} of {verdict.streams} open streams were promised: one frame is "
+        f"{times}; {stream}: {worst.reason}; close streams first, or force it"
+    )
+    figures = {
+        "streams": str(streams),
+        "planned_nano": str(verdict.after_ns),
+        "planned_before_nano": str(verdict.before_ns),
+    }
+    return ModelError("ACTIVATION_REFUSED", text, figures)
 
 
 def _not_there(name: str, version: str, versions: Sequence[ModelVersion]) -> str:

@@ -20,6 +20,12 @@ class Recorder(Protocol):
     def actions(self, actions: list[Action]) -> None:
         """Records the actions that came of the last event."""
 
+    def failed(self) -> None:
+        """Notes that the scheduler has failed on the last event."""
+
+    def begin_anew(self) -> None:
+        """Notes that a fresh scheduler takes over."""
+
     def close(self) -> None:
         """Ends the recording. It may be called again."""
 
@@ -41,6 +47,20 @@ class SafeRecorder:
         if self._record is not None:
             try:
                 self._record.actions(actions)
+            except Exception:
+                self._stop()
+
+    def failed(self) -> None:
+        if self._record is not None:
+            try:
+                self._record.failed()
+            except Exception:
+                self._stop()
+
+    def begin_anew(self) -> None:
+        if self._record is not None:
+            try:
+                self._record.begin_anew()
             except Exception:
                 self._stop()
 

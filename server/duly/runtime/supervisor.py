@@ -21,7 +21,7 @@ from duly.runtime.driver import Driver
 from duly.runtime.load_answers import Ready
 from duly.runtime.process_state import process_state
 from duly.runtime.tasks import watch_over
-from duly.runtime.worker_launch import start_worker
+from duly.runtime.worker_launch import start_worker, too_slow
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
@@ -83,6 +83,9 @@ class Supervisor:
                     await self._end(worker)
                     raise WorkerError(loaded.error)
                 if not loaded.workers:
+                    if slow := too_slow(loaded.version, ready):
+                        await self._end(worker)
+                        raise WorkerError(slow)
                     for note in (*ready.notes, *notes_of_labels(loaded.version, ready.signature)):
                         _log.warning("model serves otherwise than was perhaps meant", model=loaded.key, note=note)
                 self._serve(loaded, worker, ready)
@@ -105,6 +108,10 @@ class Supervisor:
             frame_bytes_max=sum(spec.bytes_max for spec in loaded.signature.inputs),
             result_bytes_max=sum(spec.bytes_max for spec in loaded.signature.outputs),
         )
+
+    def _others_serve(self, loaded: LoadedVersion) -> bool:
+        """Whether streams may be served by other versions, which loading this one must not disturb."""
+        return any(other.workers for other in self._catalogue.all_versions() if other is not loaded)
 
     async def _give_up(self, loaded: LoadedVersion, reason: str) -> None:
         """Ends a version that cannot be served. It is FAILED, and so are its frames. Returns when its workers are
@@ -171,7 +178,11 @@ class Supervisor:
         ended = partial(self._worker_ended, loaded)
         limits = self._limits.model_copy(update={"message_bytes_max": message_bytes_max})
         ran, expected = self._driver.batch_ended, loaded.fingerprint
-        worker = start_worker(loaded.version, lane, self._threads, limits, ran, ended, expected, self._trust)
+        # A worker that replaces another is waited for; a new version can wait for what serves.
+        background = loaded.state is VersionState.LOADING and self._others_serve(loaded)
+        worker = start_worker(
+            loaded.version, lane, self._threads, limits, ran, ended, expected, self._trust, background
+        )
         self._processes.add(worker)
         loaded.starting.add(worker)
         try:

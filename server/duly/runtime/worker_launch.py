@@ -6,12 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.models.trust import Trust
+from duly.runtime.load_answers import Ready
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
@@ -29,14 +31,17 @@ def start_worker(
     on_end: Callable[[Worker], None],
     expected: Fingerprint | None = None,
     trust: Trust | None = None,
+    background: bool = False,
 ) -> Worker:
     """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
-    explains the callbacks and `expected`. `trust`: what the worker may do; None: as without settings.
+    explains the callbacks and `expected`. `trust`: what the worker may do; None: as without settings. `background`:
+    whether it may take its time, as others serve meanwhile.
 
     Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
-    worker.start(_load_body(version, lane, threads, trust) | {"limits": limits.model_dump()})
+    asked = {"limits": limits.model_dump(), "checks": expected is None, "background": background}
+    worker.start(_load_body(version, lane, threads, trust) | asked)
     return worker
 
 
@@ -50,6 +55,19 @@ def _load_body(version: ModelVersion, lane: str, threads: int, trust: Trust | No
         "threads": version.config.threads or threads,
         "trust": (trust or Trust()).model_dump(mode="json"),
     }
+
+
+def too_slow(version: ModelVersion, ready: Ready) -> str:
+    """Says that one frame takes longer than model.toml allows; empty: it does not."""
+    ms_max = version.config.checks.one_ms_max
+    samples_ns = ready.variants[0].samples_ns
+    median_ms = median(samples_ns[min(samples_ns)]) / 1e6
+    if ms_max is None or median_ms <= ms_max:
+        return ""
+    return (
+        f"one frame takes {median_ms:.3g} ms by the median of the warm-up, and checks.one_ms_max of "
+        f"{version.name}/model.toml is {ms_max:g}"
+    )
 
 
 def describe_version(version: ModelVersion) -> dict[str, Any]:
@@ -102,6 +120,8 @@ async def check_version(
             )
             try:
                 ready = await worker.ready(load_timeout_s)
+                if slow := too_slow(version, ready):
+                    return CheckedModel(version.key, slow)
                 notes = (*ready.notes, *notes_of_labels(version, ready.signature))
                 expected = expected or Fingerprint(worker.contents, ready.signature)
             finally:

@@ -22,6 +22,7 @@ from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_re
 from duly.runtime.process_end import how_it_ended, reap
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
+from duly.runtime.worker_output import WorkerOutput
 from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
 from duly.worker.slot_layout import layout
@@ -104,16 +105,21 @@ class Worker:
                 ours, theirs = map(undo.enter_context, channel.socket_pair())
                 ours.setblocking(False)
                 channel.send_text(ours, channel.LOAD, load)
+                self._output = WorkerOutput(self.model, self.lane)
+                undo.callback(self._output.give_up)
                 self._process = subprocess.Popen(
                     worker_command(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    stdout=self._output.writing,
+                    stderr=self._output.writing,
                     env=worker_environment(os.environ),
                 )
             except OSError as error:
                 raise WorkerError(f"its worker process cannot be started: {os.strerror(error.errno or 0)}") from error
             undo.pop_all()
         theirs.close()
+        self._output.listen()
         self._socket = ours
         self._started_ns = time.monotonic_ns()
         self._loop.add_reader(ours.fileno(), self._first_message)
@@ -392,7 +398,9 @@ class Worker:
 
     async def reaped(self) -> str:
         """Returns when the process is gone and its memory given back. The result says for people how it ended."""
-        return how_it_ended(await reap(self._process, 0.0))
+        code = await reap(self._process, 0.0)
+        self._output.end()
+        return how_it_ended(code)
 
     def _hang_up(self) -> None:
         self._asked = None

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from duly.core.types import StreamClass, Verdict
 from duly.metrics import Metrics
+from duly.models.spec import STATES_MAX
 from duly.runtime.admission import Admission, Busy, Refused
 from duly.streams.errors import CallError
 from duly.streams.limits import Limits, PrincipalUse
@@ -100,6 +101,7 @@ class OpenStreams:
             try:
                 async with self._admission.turn(stream.terms) as verdict:
                     self._check_server()
+                    self._check_states(stream)
                     unproven_critical = stream.terms.stream_class is StreamClass.CRITICAL and not rights.proven
                     if unproven_critical:
                         self._check_critical(verdict)
@@ -213,6 +215,15 @@ class OpenStreams:
             text = f"with this stream, CRITICAL ones would take {verdict.utilisation:.0%} of their lanes; without a "
             text += f"credential they may take {limits.share_max:.0%} (critical_share_max); {_WITHOUT_CRITICAL}"
             raise CallError("ADMISSION_REFUSED", text)
+
+    def _check_states(self, stream: Stream) -> None:
+        """Raises CallError where workers keep the state of as many streams of the model as they may."""
+        if not stream.signature.stateful or len(self._open) < STATES_MAX:
+            return
+        name = stream.served.version.name
+        if sum(other.served.version.name == name for other in self._open) >= STATES_MAX:
+            text = f"{STATES_MAX} streams of model {name!r} are open already, and it keeps the state of no more"
+            raise CallError("STREAMS_EXHAUSTED", text)
 
     def _check_principal(self, rights: Rights) -> None:
         use = self._uses.get(rights.principal)

@@ -30,7 +30,7 @@ from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import Outcome, Output
 from duly.streams.cheap_work import Budget, CheapWork
-from duly.streams.clock import ClockRelation
+from duly.streams.clock import ClockRelation, FarOff
 from duly.streams.errors import REASON_CHARS_MAX, CallError
 from duly.streams.limits import Limits, PrincipalUse
 from duly.streams.loop_lag import LoopLag
@@ -107,6 +107,7 @@ class Stream:
         self.clock = asked.clock
         self._clock_of_ns: int | None = None  # how far the server's clock had been set when `clock` was measured
         self._pong_of_ns: int | None = None  # the same, when the client was last told the time
+        self._far_off = FarOff()
         self.outbox = Outbox(self.terms.frames_in_flight_max, host.memory)
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the stream is over, with the reason as an exception unless all is well."""
@@ -211,18 +212,20 @@ class Stream:
         driver, terms = self._driver, self.terms
         now_ns = driver.clock()
         lag_ns = self._lag.held_up_ns(now_ns) if now_ns > self._lag.suspect_ns else 0
+        budget_ns = budget_ns or terms.budget_ns
         age_ns = uncertainty_ns = 0
         if self.clock is not None and captured_unix_ns:
             by_ns = 0 if self._clock_of_ns is None else self.wall.moved_ns - self._clock_of_ns
             age_ns = self.clock.capture_to_receipt_ns(captured_unix_ns, received_unix_ns - by_ns)
             uncertainty_ns = self.clock.uncertainty_ns
-            if lag_ns:
+            if self._far_off.unrelated(now_ns, age_ns, budget_ns):
+                age_ns = uncertainty_ns = 0
+            elif lag_ns:
                 lag_ns = min(lag_ns, age_ns)
                 age_ns -= lag_ns
         if lag_ns:
             now_ns -= lag_ns
             received_unix_ns -= lag_ns
-        budget_ns = budget_ns or terms.budget_ns
         limit_ns = self._stream_limits.budget_ns_max
         possible = 0 < budget_ns <= limit_ns
         deadline_ns = now_ns - age_ns + budget_ns if possible else now_ns  # what is written must fit the wire
@@ -354,10 +357,12 @@ class Stream:
         if now is served and now.signature is self.signature:
             return
         wanted_outputs(self.wanted, now.signature)
-        before = self.model
+        before, stateful = self.model, self.signature.stateful or now.signature.stateful
         self._serve_with(now)
-        if now.key != before:
-            self.advise(Advice.VERSION_CHANGED, f"version {now.version.version} is active", 0)
+        if now.key != before or stateful:
+            happened = "is active" if now.key != before else "was loaded again"
+            anew = "; the state of the stream starts anew with it" if stateful else ""
+            self.advise(Advice.VERSION_CHANGED, f"version {now.version.version} {happened}{anew}", 0)
 
     # ---- out ----
 

@@ -76,6 +76,7 @@ def stream_terms(asked: StreamRequest, served: LoadedVersion, limits: StreamLimi
         principal=principal,
         floor_frames=floor_frames,
         floor_window=floor_window,
+        pinned=bool(asked.version),
         policed=asked.expected_period_ns > 0,
     )
 

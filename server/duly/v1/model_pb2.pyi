@@ -23,16 +23,18 @@ MODEL_STATE_FAILED: ModelState
 MODEL_STATE_RECOVERING: ModelState
 
 class Model(_message.Message):
-    __slots__ = ("name", "active_version", "versions", "description")
+    __slots__ = ("name", "active_version", "versions", "description", "previous_version")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_VERSION_FIELD_NUMBER: _ClassVar[int]
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_VERSION_FIELD_NUMBER: _ClassVar[int]
     name: str
     active_version: str
     versions: _containers.RepeatedCompositeFieldContainer[ModelVersion]
     description: str
-    def __init__(self, name: _Optional[str] = ..., active_version: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., description: _Optional[str] = ...) -> None: ...
+    previous_version: str
+    def __init__(self, name: _Optional[str] = ..., active_version: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., description: _Optional[str] = ..., previous_version: _Optional[str] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
     __slots__ = ("version", "state", "error", "inputs", "outputs", "variants", "stateful", "default_budget_nano", "default_class")
@@ -127,12 +129,14 @@ class UnloadModelResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ActivateVersionRequest(_message.Message):
-    __slots__ = ("name", "version")
+    __slots__ = ("name", "version", "force")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    force: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class ActivateVersionResponse(_message.Message):
     __slots__ = ("model",)

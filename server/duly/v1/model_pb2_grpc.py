@@ -101,7 +101,8 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ActivateVersion(self, request, context):
-        """Makes a loaded version the one that streams without a stated version use, between two batches.
+        """Makes a loaded version the one that streams without a stated version use, between two batches. A version with which
+        open streams would no longer get what they were promised is refused with ACTIVATION_REFUSED, unless it is forced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,6 +55,11 @@ class ServerServiceStub:
                 request_serializer=duly_dot_v1_dot_server__pb2.DrainRequest.SerializeToString,
                 response_deserializer=duly_dot_v1_dot_server__pb2.DrainResponse.FromString,
                 _registered_method=True)
+        self.DumpRecording = channel.unary_unary(
+                '/duly.v1.ServerService/DumpRecording',
+                request_serializer=duly_dot_v1_dot_server__pb2.DumpRecordingRequest.SerializeToString,
+                response_deserializer=duly_dot_v1_dot_server__pb2.DumpRecordingResponse.FromString,
+                _registered_method=True)
 
 
 class ServerServiceServicer:
@@ -90,6 +95,14 @@ class ServerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DumpRecording(self, request, context):
+        """Writes down, on the server, the newest part of what its scheduler was told and did, for `duly-sim replay`.
+        `UNAVAILABLE` with DUMP_FAILED where it cannot be written now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ServerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -112,6 +125,11 @@ def add_ServerServiceServicer_to_server(servicer, server):
                     servicer.Drain,
                     request_deserializer=duly_dot_v1_dot_server__pb2.DrainRequest.FromString,
                     response_serializer=duly_dot_v1_dot_server__pb2.DrainResponse.SerializeToString,
+            ),
+            'DumpRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.DumpRecording,
+                    request_deserializer=duly_dot_v1_dot_server__pb2.DumpRecordingRequest.FromString,
+                    response_serializer=duly_dot_v1_dot_server__pb2.DumpRecordingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -223,6 +241,33 @@ class ServerService:
             '/duly.v1.ServerService/Drain',
             duly_dot_v1_dot_server__pb2.DrainRequest.SerializeToString,
             duly_dot_v1_dot_server__pb2.DrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/duly.v1.ServerService/DumpRecording',
+            duly_dot_v1_dot_server__pb2.DumpRecordingRequest.SerializeToString,
+            duly_dot_v1_dot_server__pb2.DumpRecordingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,7 +12,9 @@ from duly.models.manifest import Manifest, ManifestError, read_manifest
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.models.trust import Trust
+from duly.worker.background import fits
 from duly.worker.channel import Region
+from duly.worker.checks import CheckSamples
 from duly.worker.errors import LoadError
 from duly.worker.libraries import with_checked_libraries
 from duly.worker.memory import memory_bytes_max
@@ -96,6 +98,9 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     room = Room(SizeLimits.model_validate(body.get("limits", {})), memory_bytes_max())
     model_folder = Path(body["model_folder"])
     config = with_checked_libraries(config, model_name, model_folder, trust.libraries_sha256, files)
+    checks = None
+    if body.get("checks"):  # it is the first worker of the version
+        checks = CheckSamples(files, Path(body["folder"]), model_folder, key, config.checks)
     opened: list[OpenGraph] = []
     for variant, name in zip(config.variants, names, strict=True):
         session = OrtSession(files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]))
@@ -138,11 +143,13 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     times = []
     for model, name in zip(models, names, strict=True):
         try:
-            times.append(profile(model, samples, best.batch_sizes, config.warmup_runs))
+            times.append(profile(model, samples, best.batch_sizes, config.warmup_runs, fits(body)))
         except LoadError as error:
             runs = partial(_runs, model, region, batch_max)
             advice = say_shape(best.inputs, samples.shapes, str(error), runs)
             raise LoadError(f"{name}: {error}{advice}") from error
+    if checks is not None:
+        checks.run(models, region, best)
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),

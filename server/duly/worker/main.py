@@ -15,12 +15,16 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from duly.models.contents import FileDigest
 from duly.worker import channel
 from duly.worker.die_with_parent import die_with_parent
 from duly.worker.errors import LoadError, RunError
 from duly.worker.ort_installed import BackendError
+
+if TYPE_CHECKING:
+    from duly.worker.load_model import Loaded
 
 _REASON_CHARS_MAX = 4000
 _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
@@ -29,8 +33,8 @@ _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
 def main(arguments: list[str]) -> int:
     descriptor, parent_pid = map(int, arguments)
     die_with_parent(parent_pid)
-    # Both signals may go to the whole process group. The server drains then, and frames that run shall finish.
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    # These may go to the whole process group, such as from a terminal. What they mean the server decides.
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
     with socket.socket(fileno=descriptor) as connection:
         try:
@@ -48,11 +52,12 @@ def _serve(connection: socket.socket) -> int:
         Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
     try:
         # These imports are not at the top so that the server learns about a missing library.
+        from duly.worker.background import fits, in_background
         from duly.worker.confine import confine_for
-        from duly.worker.load_model import load
 
-        confine_for(body)
-        loaded = load(body, partial(_report, connection))
+        confine_for(body)  # before any thread starts, as threads are confined by what they are started from
+        loading = partial(_load, body, connection)
+        loaded = in_background(loading) if fits(body) else loading()
     except (LoadError, BackendError) as error:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
@@ -63,7 +68,7 @@ def _serve(connection: socket.socket) -> int:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
         return 1
     except Exception as error:
-        traceback.print_exc()
+        _print_error()
         reason = f"{body['model']}: the worker failed while loading it: {type(error).__name__}; see the server's log"
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
         return 1
@@ -92,9 +97,21 @@ def _serve(connection: socket.socket) -> int:
     return 0
 
 
+def _load(body: dict[str, Any], connection: socket.socket) -> "Loaded":
+    # It is imported here, as that takes a while, which the background has.
+    from duly.worker.load_model import load
+
+    return load(body, partial(_report, connection))
+
+
 def _report(connection: socket.socket, digests: dict[str, FileDigest]) -> None:
     body = {name: [digest.sha256, digest.size_bytes] for name, digest in digests.items()}
     channel.send_text(connection, channel.FILES, body)
+
+
+def _print_error() -> None:
+    with contextlib.suppress(OSError):  # nobody takes it from the pipe just now
+        traceback.print_exc()
 
 
 def _ended(batch_id: int, run: Callable[[], channel.Done]) -> bytes | bytearray:
@@ -106,7 +123,7 @@ def _ended(batch_id: int, run: Callable[[], channel.Done]) -> bytes | bytearray:
     except MemoryError:
         reason = "the worker may not have the memory that this batch takes"
     except Exception as error:
-        traceback.print_exc()
+        _print_error()
         reason = f"the worker failed on this batch: {type(error).__name__}; see the server's log"
     return channel.encode_text(channel.FAILED, {"reason": reason}, batch_id)
 

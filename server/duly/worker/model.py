@@ -281,6 +281,10 @@ class Model:
                     "its first dimension must be the batch: export the graph so"
                 )
         for row, index in enumerate(indices):
+            if self._stateful and not self._streams.has_room(batch.run.frames[index][0]):
+                batch.reasons[index] = "the worker keeps the state of as many streams as it may"
+                batch.failed.add(index)
+                continue
             try:
                 batch.results[index] = self._put(batch, index, first, row, outputs)
             except _OutputTooLarge as error:

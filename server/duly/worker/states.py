@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from duly.models.spec import STATES_MAX
 from duly.worker.dtypes import Array
 
-STREAMS_MAX = 4096
-"""A worker remembers so many streams. Beyond that, the stream that was unused for longest starts anew."""
+STREAMS_MAX = STATES_MAX + 1024
+"""A worker remembers so many streams: those that may be open, single frames, and streams that have just closed. A frame
+of one more is FAILED, rather than that another stream loses its state without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,14 @@ class StreamStates:
     def __init__(self, tensors: Sequence[StateTensor], streams_max: int = STREAMS_MAX) -> None:
         self._tensors = tensors
         self._streams_max = streams_max
-        self._streams: dict[int, _Stream] = {}  # the one unused for longest first
+        self._streams: dict[int, _Stream] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    def has_room(self, stream_id: int) -> bool:
+        """Whether something of the stream can be remembered."""
+        return stream_id in self._streams or len(self._streams) < self._streams_max
 
     def forget(self, stream_id: int) -> None:
         self._streams.pop(stream_id, None)
@@ -69,7 +75,4 @@ class StreamStates:
             np.moveaxis(batch, tensor.batch_axis, 0)[row].copy()
             for tensor, batch in zip(self._tensors, batches, strict=True)
         ]
-        self._streams.pop(stream_id, None)
         self._streams[stream_id] = _Stream(states, contexts)
-        if len(self._streams) > self._streams_max:
-            del self._streams[next(iter(self._streams))]

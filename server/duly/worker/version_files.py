@@ -97,6 +97,14 @@ class VersionFiles:
             raise LoadError(f"{name}: {error}") from error
         self._tell()
 
+    def sample(self, path: Path, name: str, bytes_max: int) -> bytes:
+        """Reads a check sample, which is no part of what the version is. Raises LoadError."""
+        with self._opened(path, name) as opened:
+            size_bytes = os.fstat(opened.fileno()).st_size
+            if size_bytes > bytes_max:
+                raise LoadError(f"has {size_bytes:,} bytes; at most {bytes_max:,} are read")
+            return opened.read(bytes_max)
+
     def _note(self, name: str, digest: FileDigest) -> None:
         if self._digests.setdefault(name, digest) != digest:
             raise LoadError(f"{name} changed while it was loaded; {WHOLE}")
@@ -168,7 +176,7 @@ class VersionFiles:
                 state = os.fstat(opened.fileno())
                 if not stat.S_ISREG(state.st_mode):
                     raise LoadError(f"{what}is no ordinary file; put the file itself into the same folder")
-                if _is_written(opened.fileno()):
+                if is_written(opened.fileno()):
                     raise LoadError(f"{what}is open for writing; {WHOLE}")
                 self._seen[name] = path, _state(state)
                 yield opened
@@ -196,7 +204,7 @@ def _anybody_may_link() -> bool:
         return False
 
 
-def _is_written(descriptor: int) -> bool:
+def is_written(descriptor: int) -> bool:
     """Whether a process has the file open for writing, as far as the system tells: it tells the owner and root.
 
     A lease is refused then. It is given back at once; whoever opens the file in between waits until that is done.

@@ -4,7 +4,7 @@ Before the model serves, every batch size is run and measured. When its lane has
 """
 
 from math import prod
-from time import monotonic_ns
+from time import monotonic_ns, thread_time_ns
 
 import numpy as np
 
@@ -66,8 +66,13 @@ class Samples:
         return Done(batch_id, slot, done.started_ns, done.finished_ns, [], {})
 
 
-def profile(model: Model, samples: Samples, sizes: tuple[int, ...], runs: int) -> dict[int, list[int]]:
+def profile(
+    model: Model, samples: Samples, sizes: tuple[int, ...], runs: int, own_time: bool = False
+) -> dict[int, list[int]]:
     """Measures up to `runs` runs of every batch size. Returns their times in nanoseconds, by size.
+
+    `own_time`: whether only the time counts in which this thread ran. A load in the background is interrupted by
+    everything else, as a batch that serves is not. It is for models that run on one thread.
 
     Raises:
         LoadError: a batch cannot be run; the message says which size it has and why.
@@ -80,7 +85,9 @@ def profile(model: Model, samples: Samples, sizes: tuple[int, ...], runs: int) -
         taken = times[size] = []
         until_ns = monotonic_ns() + TIMED_NS_MAX
         while len(taken) < runs and (len(taken) < TIMED_RUNS_MIN or monotonic_ns() < until_ns):
-            taken.append(_run(model, Run(0, 0, frames)))
+            before_ns = thread_time_ns()
+            took_ns = _run(model, Run(0, 0, frames))
+            taken.append(max(1, min(took_ns, thread_time_ns() - before_ns)) if own_time else took_ns)
     model.forget(range(sizes[-1]))
     return times
 

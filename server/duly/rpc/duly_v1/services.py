@@ -3,7 +3,7 @@
 import asyncio
 import importlib.metadata
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -15,6 +15,7 @@ from duly.rpc.errors import abort, guarded
 from duly.rpc.principal import rights_of
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
+from duly.runtime.flight_recorder import DumpError
 from duly.runtime.model_host import ModelHost
 from duly.streams.errors import CallError
 from duly.streams.open_streams import OpenStreams
@@ -67,7 +68,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     ) -> model_pb2.ActivateVersionResponse:
         if not request.version:
             raise CallError("INVALID_REQUEST", "version: should be the number of a loaded version", "version")
-        self._host.activate(request.name, request.version)
+        await self._host.activate(request.name, request.version, request.force)
         return model_pb2.ActivateVersionResponse(model=self._describe(request.name))
 
     async def WatchModels(
@@ -87,11 +88,12 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
                     yield model_pb2.WatchModelsResponse(model=model)
 
     def _describe(self, name: str) -> model_pb2.Model:
-        active = self._catalogue.active(name)
+        active, previous = self._catalogue.active(name), self._catalogue.previous(name)
         versions = self._catalogue.versions(name)
         model = model_pb2.Model(
             name=name,
             active_version=active.version.version if active else "",
+            previous_version=previous.version.version if previous else "",
             versions=[self._version(served) for served in versions],
             description=versions[0].version.config.description if versions else "",
         )
@@ -129,9 +131,11 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         streams: OpenStreams,
         metrics: Metrics,
         drain: Callable[[int], "asyncio.Future[None]"],
+        dump: Callable[[], Awaitable[str]],
     ) -> None:
         """`drain(grace_ns)` begins to drain, with the server's own grace where that is 0. Its future is done when every
-        frame is answered.
+        frame is answered. `dump()` writes down the flight recording and gives the name of its file; it may raise
+        DumpError.
         """
         self._catalogue = catalogue
         self._driver = driver
@@ -142,6 +146,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         self._taken: dict[tuple[str, ...], bytes] = {}
         """The newest statistics of watchers, by the models that they may see."""
         self._taken_ns = -SNAPSHOT_NS - 1
+        self._dump = dump
         self._started_ns = driver.clock()
 
     @guarded
@@ -188,6 +193,15 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             raise CallError("INVALID_REQUEST", text, "grace_nano")
         await asyncio.shield(self._drain(request.grace_nano))
         return server_pb2.DrainResponse()
+
+    @guarded
+    async def DumpRecording(
+        self, request: server_pb2.DumpRecordingRequest, context: Context
+    ) -> server_pb2.DumpRecordingResponse:
+        try:
+            return server_pb2.DumpRecordingResponse(file_name=await self._dump())
+        except DumpError as error:
+            raise CallError("DUMP_FAILED", str(error)) from None
 
     def _lanes(self) -> list[server_pb2.Lane]:
         up_ns = max(1, self._driver.clock() - self._started_ns)

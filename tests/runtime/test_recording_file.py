@@ -1,0 +1,129 @@
+"""A recording whose file is slow: nobody waits for it, what is missing is counted, and the rest replays."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from duly.core.events import BatchFinished, DispatchBatch, Event, FramesArrived, LaneUp, ModelReady, StreamOpened
+from duly.core.scheduler import Scheduler
+from duly.core.types import BacklogPolicy, Frame, StreamClass, StreamTerms
+from duly.runtime import flight_recorder, recording_file
+from duly.runtime.flight_recorder import FlightRecorder
+from duly.runtime.recorder import Recorder
+from duly.runtime.recording import read_recording
+from duly.runtime.recording_file import RecordingWriter
+from duly.runtime.scheduler_state import snapshot
+from duly_sim.simulator.replay import replay
+
+MS = 1_000_000
+TERMS = StreamTerms(StreamClass.CRITICAL, BacklogPolicy.ALL, 0, 100 * MS, 64, model="m/1", period_ns=3 * MS)
+
+
+class Recorded:
+    """A scheduler with one lane and one model, that is recorded."""
+
+    def __init__(self) -> None:
+        self.scheduler = Scheduler()
+        self.record: Recorder | None = None
+        self.now_ns = self.frames = 0
+        self.running: int | None = None
+
+    def snapshot(self) -> bytes | None:
+        return snapshot(self.scheduler)
+
+    def begin(self, record: Recorder) -> None:
+        self.record = record
+        self.step(LaneUp("cpu:0"))
+        self.step(ModelReady("m/1", "cpu:0", "fp32", {1: (2 * MS,), 2: (3 * MS,)}, True))
+        self.step(StreamOpened(1, TERMS))
+
+    def step(self, event: Event) -> None:
+        assert self.record is not None
+        self.record.event(self.now_ns, event)
+        actions = self.scheduler.step(self.now_ns, event)
+        self.record.actions(actions)
+        for action in actions:
+            if isinstance(action, DispatchBatch):
+                self.running = action.batch_id
+
+    def go_on(self, frames: int) -> None:
+        """Frames come a little faster than they are served, so that some wait and some miss."""
+        for _ in range(frames):
+            self.now_ns += MS
+            self.frames += 1
+            deadline_ns = self.now_ns + 20 * MS
+            self.step(FramesArrived([Frame(self.frames, 1, self.frames, "m/1", deadline_ns)]))
+            if self.frames % 2 and self.running is not None:
+                batch_id, self.running = self.running, None
+                self.step(BatchFinished(batch_id, finished_ns=self.now_ns))
+
+
+def test_a_pipe_that_is_not_read_makes_gaps_and_each_part_replays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_file, "WAITING_BYTES_MAX", 40_000)
+    fifo, copy = tmp_path / "fifo", tmp_path / "copy"
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reading, True)
+    recorded = Recorded()
+    writer = RecordingWriter(fifo, 1 << 30, recorded.snapshot)
+    recorded.begin(writer)
+    while not writer.lost:
+        recorded.go_on(100)
+    with copy.open("wb") as file:
+
+        def read() -> None:
+            while data := os.read(reading, 65_536):
+                file.write(data)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        while writer._missing:
+            recorded.go_on(1)
+        recorded.go_on(50)
+        writer.close()
+        reader.join()
+    os.close(reading)
+    parts = [step for step in read_recording(copy) if step.begins]
+    assert len(parts) == 2
+    replayed = replay(copy)
+    assert replayed.difference is None
+    assert replayed.skipped == 0
+    assert f'"lost":{writer.lost}' in copy.read_text()
+
+
+def test_what_the_flight_recorder_keeps_is_the_newest_and_replays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight_recorder, "SEGMENT_BYTES", 10_000)
+    recorded = Recorded()
+    recorder = FlightRecorder(lambda: recorded.scheduler, tmp_path)
+    recorded.begin(recorder)
+    recorded.go_on(2000)
+    recorder.failed()
+    with recorder._writing:  # the file is written
+        pass
+    files = sorted(tmp_path.glob("duly-flight-*.jsonl"))
+    assert {file.name.rpartition("-")[2] for file in files} <= {"missed.jsonl", "failed.jsonl"}
+    for file in files:
+        replayed = replay(file)
+        assert replayed.difference is None
+        assert replayed.skipped == 0
+    steps = list(read_recording(files[-1]))
+    assert files[-1].stat().st_size < 8 * 12_000 + 8 * 40_000
+    assert sum(step.begins for step in steps) <= 8
+
+
+async def test_a_recording_is_written_down_when_somebody_asks(tmp_path: Path) -> None:
+    recorded = Recorded()
+    recorder = FlightRecorder(lambda: recorded.scheduler, tmp_path)
+    recorded.begin(recorder)
+    recorded.go_on(20)
+    path = tmp_path / await recorder.dump()
+    replayed = replay(path)
+    assert replayed.difference is None
+    assert replayed.events == len(list(read_recording(path)))
+    assert path.stat().st_mode & 0o777 == 0o600
