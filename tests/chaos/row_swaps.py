@@ -24,8 +24,8 @@ ROUNDS = 12
 """Matrix products in a frame: a few milliseconds."""
 STRETCH_S = 10.0
 SLACK, SLACK_QUICK = 0.002, 0.3
-"""How far the ratio may lie below that without swaps. A quick run says only that streams go on: its four swaps come back
-to back on a machine that does other things."""
+"""How far the ratio may lie below that without swaps. A quick run says only that streams go on: its
+four swaps come back to back on a machine that does other things."""
 RPC_SECONDS_MAX = 120.0
 
 
