@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 
+from duly.core.types import OutcomeStatus
 from duly.v1 import inference_pb2, inference_pb2_grpc, model_pb2, model_pb2_grpc
 from tests import graphs
 from tests.chaos.account import AccountedStream, frame
@@ -17,6 +18,7 @@ from tests.chaos.row_faults import settle
 from tests.chaos.verdict import CannotRun, Finding, Plan
 
 LOAD = 0.7
+FAILED = int(OutcomeStatus.FAILED)
 STREAMS = 6
 BUDGET_PLANS = 12
 """The budget of a frame, in times of a batch of one."""
@@ -132,7 +134,8 @@ async def show(plan: Plan, finding: Finding) -> None:
     versions = {answer.version for account in accounts for answer in account.answers.values() if answer.version}
     finding.counts["versions that answered"] = len(versions)
     failed = sum(account.statuses()["FAILED"] for account in accounts)
-    finding.check(not failed, f"{failed} frames FAILED")
+    reasons = {answer.reason for account in accounts for answer in account.answers.values() if answer.status == FAILED}
+    finding.check(not failed, f"{failed} frames FAILED: {sorted(reasons)[:3]}")
     slack = SLACK if plan.full else SLACK_QUICK
     finding.check(
         ratios[True] >= ratios[False] - slack,
