@@ -60,12 +60,15 @@ async def one_frame_s(channel: grpc.aio.Channel) -> float:
     return sorted(taken)[len(taken) // 2]
 
 
-async def swap(channel: grpc.aio.Channel, old: int, new: int) -> None:
-    """Loads and activates a version and unloads the one before."""
+async def swap(channel: grpc.aio.Channel, old: int, new: int, budget_s: float) -> None:
+    """Loads and activates a version and unloads the one before once what it has taken is answered: an unload fails
+    frames that still wait.
+    """
     stub = model_pb2_grpc.ModelServiceStub(channel)
     wait = {"timeout": RPC_SECONDS_MAX}
     await stub.LoadModel(model_pb2.LoadModelRequest(name="m", version=str(new)), **wait)
     await stub.ActivateVersion(model_pb2.ActivateVersionRequest(name="m", version=str(new)), **wait)
+    await asyncio.sleep(2 * budget_s)
     try:
         await stub.UnloadModel(model_pb2.UnloadModelRequest(name="m", version=str(old)), **wait)
     except grpc.aio.AioRpcError as error:
@@ -107,7 +110,7 @@ async def show(plan: Plan, finding: Finding) -> None:
             began_s = time.monotonic()
             while time.monotonic() - began_s < stretch_s and active <= swaps_wanted:
                 publish(models, staging, active + 1)
-                await swap(channel, active, active + 1)
+                await swap(channel, active, active + 1, budget_s)
                 shutil.rmtree(models / "m" / str(active))
                 active += 1
                 finding.count("swaps")
