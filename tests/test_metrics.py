@@ -203,7 +203,7 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
         else:
             assert (family.type, names) == ("gauge", {family.name})
         for sample in family.samples:
-            assert set(sample.labels) <= {"model", "class", "status", "state", "lane", "le"}
+            assert set(sample.labels) <= {"cause", "reason", "model", "class", "status", "state", "lane", "le"}
 
 
 def test_every_histogram_rises_to_the_count_of_all() -> None:
