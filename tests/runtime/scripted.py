@@ -240,14 +240,15 @@ class Bench:
         )
         self.catalogue = Catalogue((LANE,))
         self.supervisor = Supervisor(self.catalogue, self.driver, self.metrics, 1, 600.0, SizeLimits())
+        admission = Admission(lambda: self.driver.scheduler, self.clock.monotonic_ns, enforce=True)
         self.host = ModelHost(
             Repository(Path()),
             self.catalogue,
             self.supervisor,
             self.driver,
             self.metrics,
-            Admission(lambda: self.driver.scheduler, self.driver.clock, enforce=True),
-            VersionLimits(8, 256),
+            admission,
+            VersionLimits(1000, 1000),
         )
         self.samplers = Samplers(self.clock.monotonic_ns, self.catalogue, self.metrics, 10_000.0)
         self.streams: dict[int, tuple[Stream, str]] = {}

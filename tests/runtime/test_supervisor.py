@@ -59,6 +59,7 @@ async def test_an_unload_whose_caller_goes_away_is_finished(monkeypatch: pytest.
         while sum(process.alive for process in processes) != 1:
             await asyncio.sleep(0)
         assert await anext(changes) == ["n"]
+    assert sum(process.alive for process in processes) == 1
     await bench.supervisor.close()
 
 
