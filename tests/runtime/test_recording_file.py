@@ -155,7 +155,7 @@ async def test_a_recording_is_written_down_when_somebody_asks(tmp_path: Path) ->
     for day in range(1, 30):
         (tmp_path / f"duly-flight-202501{day:02}T000000.000000-asked.jsonl").touch()
     path = tmp_path / await recorder.dump()
-    assert len(list(tmp_path.iterdir())) == flight_recorder.FILES_MAX
+    assert len(os.listdir(tmp_path)) == flight_recorder.FILES_MAX
     replayed = replay(path)
     assert replayed.difference is None
     assert replayed.events == len(list(read_recording(path)))
