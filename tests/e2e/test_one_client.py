@@ -150,7 +150,7 @@ async def test_watchers_leave_places_for_others(
 async def test_calls_that_say_nothing_keep_nobody_from_opening(
     greedy: grpc.aio.Channel, modest: grpc.aio.Channel
 ) -> None:
-    silent = [inference_pb2_grpc.InferenceServiceStub(greedy).Stream() for _ in range(OPENING_MAX)]
+    silent = [inference_pb2_grpc.InferenceServiceStub(greedy).Stream() for _ in range(STREAMS_MAX + OPENING_MAX)]
     for _ in range(10):
         silent.append(inference_pb2_grpc.InferenceServiceStub(greedy).Stream())
         await serves(modest)
