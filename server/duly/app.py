@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from functools import partial
 
 import structlog
@@ -40,6 +41,7 @@ from duly.runtime.tasks import once, watch_over
 from duly.runtime.worker_launch import CheckedModel, check_version
 from duly.streams.clock_watch import ClockWatch
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
+from duly.streams.memory_ceiling import WorkerMemory, memory_ceiling
 from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
 from duly.streams.verdict import Verdicts
@@ -186,7 +188,19 @@ class App:
             watch_over("access", self._doors.gate.watch),
             *self._samplers.start(),
         ]
+        self._say_ceiling(message_bytes_max)
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
+
+    def _say_ceiling(self, message_bytes_max: int) -> None:
+        config = self._config
+        workers = [
+            WorkerMemory(version.signature, version.memory_bytes_max)
+            for version in self.catalogue.all_versions()
+            if version.signature
+            for _ in version.workers
+        ]
+        ceiling = memory_ceiling(config.payload_bytes_max, message_bytes_max, config.streams_max, workers)
+        _log.info("most memory under the limits, in bytes", total=ceiling.total, **asdict(ceiling))
 
     def _watches(self) -> list[asyncio.Task[None]]:
         config = self._config
@@ -274,7 +288,7 @@ class App:
         held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
         demoted = self.driver.scheduler.frames_demoted_by_model()
-        lost = self.log_lines_lost(), self._recording.lost
+        lost = self.log_lines_lost(), self._recording.lost, self._doors.gate.audit.refused
         versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
         versions |= {loaded.key: loaded.state.name for loaded in self.catalogue.all_versions()}
         return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted, versions, *lost)
@@ -395,6 +409,7 @@ def check_models(config: ServerConfig) -> list[CheckedModel]:
 
     Returns them by name. Raises StartError where nothing can be run here at all.
     """
+    configure_logging(config.log_format, config.log_level)
     try:
         check_installed()
     except BackendError as error:

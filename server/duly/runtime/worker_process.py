@@ -66,6 +66,8 @@ class Worker:
         """How many batches it has answered."""
         self.contents: dict[str, FileDigest] = {}
         """What the files held that it has read."""
+        self.hollow = False
+        """Whether it was given up because it gave nothing finite."""
         self._expected = expected
         self._variants = {name: index for index, name in enumerate(variants)}
         self._on_batch = on_batch
@@ -141,18 +143,19 @@ class Worker:
         """
         loaded = self._ready.done() and self._ready.exception() is None
         self._hang_up()
-        await reap(self._process, EXIT_SECONDS_MAX if loaded else 0.0)
+        await self._reaped(EXIT_SECONDS_MAX if loaded else 0.0)
 
     def kill(self) -> None:
         """Kills the process. `on_end` follows unless the worker was stopped before."""
         self._process.kill()
 
     def give_up(self, reason: str) -> None:
-        """Kills the process and listens to it no more. What ran on it fails with `reason`.
+        """Kills the process and listens to it no more. What ran on it fails with `reason`, and so does its load.
 
         `on_end` is called before this returns, unless it has been called already.
         """
         self.end_reason = reason
+        self._fail_load(reason)
         self.kill()
         self._gone()
 
@@ -373,6 +376,11 @@ class Worker:
         if self._forget:
             self._send_forget()
         self._on_batch(asked.batch_id, result)
+        if isinstance(result, BatchResult) and result.hollow and not self.ended:
+            _log.error("worker gives nothing finite, not even for a frame of its own", model=self.model, lane=self.lane)
+            self.hollow = True
+            self.give_up("the model's worker gives nothing but NaN and infinities")
+            return False
         return True
 
     # ---- its end ----
@@ -398,9 +406,12 @@ class Worker:
 
     async def reaped(self) -> str:
         """Returns when the process is gone and its memory given back. The result says for people how it ended."""
-        code = await reap(self._process, 0.0)
+        return how_it_ended(await self._reaped(0.0))
+
+    async def _reaped(self, grace_seconds: float) -> int | None:
+        code = await reap(self._process, grace_seconds)
         self._output.end()
-        return how_it_ended(code)
+        return code
 
     def _hang_up(self) -> None:
         self._asked = None
