@@ -19,6 +19,7 @@ SERIES = {
     "duly_age_of_information_seconds",
     "duly_batch_size",
     "duly_batches",
+    "duly_calls_refused",
     "duly_event_loop_lag_seconds",
     "duly_frames_demoted",
     "duly_frames_in_flight",

@@ -274,7 +274,7 @@ class App:
         held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
         demoted = self.driver.scheduler.frames_demoted_by_model()
-        lost = self.log_lines_lost(), self._recording.lost
+        lost = self.log_lines_lost(), self._recording.lost, self._doors.gate.audit.refused
         versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
         versions |= {loaded.key: loaded.state.name for loaded in self.catalogue.all_versions()}
         return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted, versions, *lost)
@@ -395,6 +395,7 @@ def check_models(config: ServerConfig) -> list[CheckedModel]:
 
     Returns them by name. Raises StartError where nothing can be run here at all.
     """
+    configure_logging(config.log_format, config.log_level)
     try:
         check_installed()
     except BackendError as error:

@@ -18,7 +18,8 @@ from typing import Any, get_args
 import click
 import numpy as np
 
-from duly_client import Client, Outcome, Status, Stream, StreamTerms, Tls
+from duly.cli_connection import Connection, connection_options
+from duly_client import Client, Outcome, Status, Stream, StreamTerms
 from duly_client.convert import Array
 from duly_client.recordings import Frame, Recording, RecordingError, open_recording
 from duly_client.types import BacklogPolicy, StreamClass
@@ -52,14 +53,7 @@ class _Number(click.FloatRange):
 @click.command()
 @click.argument("model")
 @click.option("--input", "path", required=True, help="Picture, folder of pictures, video, WAV, .npy, or - for stdin.")
-@click.option("--server", default="127.0.0.1:8500", show_default=True, help="HOST:PORT or unix:PATH.")
-@click.option("--tls", is_flag=True, help="Speak TLS, by the CAs that the system trusts.")
-@click.option("--tls-ca", type=click.Path(), help="PEM file of the server's CA; speaks TLS, as the next two do.")
-@click.option(
-    "--tls-cert", type=click.Path(), help="PEM file of the client's certificate, where the server asks for one."
-)
-@click.option("--tls-key", type=click.Path(), help="PEM file of its private key.")
-@click.option("--token-file", type=click.Path(), help="File of the bearer token to show.")
+@connection_options
 @click.option("--version", default="", help="Version of the model.  [default: the active one]")
 @click.option(
     "--budget-ms",
@@ -109,11 +103,7 @@ def stream(
         raise click.UsageError("--class CRITICAL needs --rate: what a CRITICAL stream is promised is its rate")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it and FFmpeg find wrong with a file is told below
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    try:
-        speaks_tls = tls or tls_ca or tls_cert or tls_key
-        client = Client(server, tls=Tls(tls_ca, tls_cert, tls_key) if speaks_tls else None, token_file=token_file)
-    except ValueError as error:
-        raise click.UsageError(f"--server: {error}" if str(error).startswith("target") else str(error)) from error
+    client = Connection(server, tls, tls_ca, tls_cert, tls_key, token_file).client()
     asyncio.run(_run(model, path, server, client, rate_hz, repeat, seconds_max, Unusable(strict), as_json, terms))
 
 

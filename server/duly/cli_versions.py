@@ -2,31 +2,27 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from duly.cli_connection import Connection, connection_options
 
 if TYPE_CHECKING:
     from duly.v1 import model_pb2
     from duly_client import Client
 
-_SERVER = click.option(
-    "--server", default="127.0.0.1:8500", show_default=True, help="HOST:PORT or unix:PATH of the server."
-)
 _NAME = click.argument("name")
 _FORCE = click.option("--force", is_flag=True, help="Even if what open streams were promised no longer holds with it.")
 
 
-def _on(server: str, call: "Callable[[Client], Awaitable[model_pb2.Model]]") -> None:
+def _on(connection: Connection, call: "Callable[[Client], Awaitable[model_pb2.Model]]") -> None:
     """Makes a call, and prints the model as it is then."""
-    from duly.v1 import model_pb2  # these import gRPC, which the commands that look at a folder do not need
-    from duly_client import Client
+    from duly.v1 import model_pb2
+
+    client = connection.client()
 
     async def run() -> model_pb2.Model:
-        try:
-            client = Client(server)
-        except ValueError as error:
-            raise click.UsageError(f"--server: {error}") from error
         async with client:
             return await call(client)
 
@@ -43,17 +39,17 @@ def _on(server: str, call: "Callable[[Client], Awaitable[model_pb2.Model]]") -> 
 @click.command()
 @_NAME
 @click.argument("version", default="")
-@_SERVER
-def load(name: str, version: str, server: str) -> None:
+@connection_options
+def load(name: str, version: str, **connection: Any) -> None:
     """Load a version of NAME, or the newest, beside those that serve. It becomes active only where none is."""
-    _on(server, lambda client: client.load_model(name, version))
+    _on(Connection(**connection), lambda client: client.load_model(name, version))
 
 
 @click.command()
 @_NAME
 @click.argument("version", default="")
-@_SERVER
-def unload(name: str, version: str, server: str) -> None:
+@connection_options
+def unload(name: str, version: str, **connection: Any) -> None:
     """Stop serving a version of NAME, or all of them; frames that wait for it are answered FAILED."""
 
     async def call(client: "Client") -> "model_pb2.Model":
@@ -62,24 +58,24 @@ def unload(name: str, version: str, server: str) -> None:
         await client.unload_model(name, version)
         return next((model for model in await client.models() if model.name == name), model_pb2.Model(name=name))
 
-    _on(server, call)
+    _on(Connection(**connection), call)
 
 
 @click.command()
 @_NAME
 @click.argument("version")
 @_FORCE
-@_SERVER
-def activate(name: str, version: str, force: bool, server: str) -> None:
+@connection_options
+def activate(name: str, version: str, force: bool, **connection: Any) -> None:
     """Serve streams of NAME that state no version with this loaded one, from their next frame on."""
-    _on(server, lambda client: client.activate_version(name, version, force=force))
+    _on(Connection(**connection), lambda client: client.activate_version(name, version, force=force))
 
 
 @click.command()
 @_NAME
 @_FORCE
-@_SERVER
-def rollback(name: str, force: bool, server: str) -> None:
+@connection_options
+def rollback(name: str, force: bool, **connection: Any) -> None:
     """Go back to the version of NAME that was active before. It is loaded still, so this takes no time."""
 
     async def call(client: "Client") -> "model_pb2.Model":
@@ -91,7 +87,7 @@ def rollback(name: str, force: bool, server: str) -> None:
             )
         return await client.activate_version(name, model.previous_version, force=force)
 
-    _on(server, call)
+    _on(Connection(**connection), call)
 
 
 COMMANDS = (load, unload, activate, rollback)

@@ -196,7 +196,7 @@ class ServerConfig(BaseModel):
     """How long frames that wait or run may still take when the server is asked to stop."""
     load_timeout_s: Seconds = 600.0
     """How long a worker may take to load a model and warm it up. One that replaces another may take three times as long
-    as the first one took."""
+    as the first one took, and 10 s."""
     versions_max: Annotated[int, Field(gt=0, le=1024)] = 8
     """Versions of one model that may be loaded at once."""
     versions_all_max: Annotated[int, Field(gt=0, le=65_536)] = 256

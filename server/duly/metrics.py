@@ -115,6 +115,8 @@ class Gauges:
     """Number of lines of the log that nobody took."""
     recorded_events_lost: int = 0
     """Number of the scheduler's events that are missing in the recording."""
+    calls_refused: int = 0
+    """Number of calls whose caller was unknown or had no right to them."""
 
 
 class Metrics(Collector):
@@ -335,4 +337,9 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
         "duly_recorded_events_lost_total",
         "Events of the scheduler that are missing in the recording, because its file was too slow or full.",
         value=gauges.recorded_events_lost,
+    )
+    yield CounterMetricFamily(
+        "duly_calls_refused_total",
+        "Calls whose caller was unknown or had no right to them.",
+        value=gauges.calls_refused,
     )

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from duly.app import App
-from duly.rpc.health import WATCHERS_MAX
+from duly.rpc.call_limits import WATCHERS_BESIDE_STREAMS
 from tests.e2e.raw_http2 import ShutWindow
 from tests.e2e.serving import serving
 
@@ -98,15 +98,18 @@ async def test_all_workers_dead_and_none_can_be_replaced(repository: Path) -> No
 
 
 async def test_watchers_are_bounded_and_give_their_places_back(repository: Path) -> None:
-    async with serving(repository) as app:
+    """The oldest ends for a new one."""
+    async with serving(repository, streams_max=1) as app:
         async with grpc.aio.insecure_channel(app.address) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            watches = [Watch(stub, "") for _ in range(WATCHERS_MAX)]
-            for watch in watches:
-                assert await watch.next() == SERVING
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await Watch(stub, "").next()
-            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            watches = []
+            for _ in range(1 + WATCHERS_BESIDE_STREAMS):
+                watches.append(Watch(stub, ""))
+                assert await watches[-1].next() == SERVING
+            assert await Watch(stub, "").next() == SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await watches[0].next()
+            assert ended.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert await check(stub, "") == SERVING
         async with grpc.aio.insecure_channel(app.address) as channel:
             stub = health_pb2_grpc.HealthStub(channel)

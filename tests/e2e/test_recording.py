@@ -7,6 +7,7 @@ import pytest
 
 from duly.app import App, StartError
 from duly.config import ServerConfig
+from duly.v1 import server_pb2, server_pb2_grpc
 from duly_sim.simulator.replay import replay
 from tests.e2e.serving import serving
 from tests.e2e.wire import Wire, frame
@@ -15,7 +16,7 @@ from tests.e2e.wire import Wire, frame
 async def test_what_a_server_did_replays_bit_for_bit(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "duly.log"
     async with (
-        serving(repository, record=log) as app,
+        serving(repository, record=log, flight_folder=tmp_path) as app,
         grpc.aio.insecure_channel(app.address) as channel,
         Wire(channel, model="double") as one,
         Wire(channel, model="sum") as two,
@@ -25,6 +26,10 @@ async def test_what_a_server_did_replays_bit_for_bit(repository: Path, tmp_path:
         await one.send(frame(200, [float("nan")] * 4), frame(201, [1] * 3))
         await one.finish()
         await two.finish()
+        dumped = await server_pb2_grpc.ServerServiceStub(channel).DumpRecording(server_pb2.DumpRecordingRequest())
+    flight = replay(tmp_path / dumped.file_name)
+    assert flight.difference is None
+    assert flight.frames == 199 + 49 + 1
     replayed = replay(log)
     assert replayed.difference is None
     assert replayed.frames == 199 + 49 + 1, "of frame 201 the scheduler was never told"

@@ -91,10 +91,13 @@ def test_signals_lose_no_frame(models: Path, tmp_path: Path) -> None:
             stream.send(X)
             assert next(stream).ok
         assert psutil.Process(server.pid).children() == workers
+        workers[0].kill()
+        incident = until(lines, "flight recording written")
+        assert incident["why"] == "worker-ended"
         server.send_signal(signal.SIGQUIT)
         assert server.wait() == 0
-    assert replay(flight).difference is None
-    for part in (tmp_path / "moved", record):
+    assert flight.parent == tmp_path
+    for part in (flight, Path(incident["file"]), tmp_path / "moved", record):
         replayed = replay(part)
         assert replayed.difference is None
         assert replayed.frames > 0, part

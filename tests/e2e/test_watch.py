@@ -54,7 +54,7 @@ def publish(root: Path, version: int, factor: float = 0.0, proto: object = None)
 
 
 def warnings(logs: list[dict[str, object]]) -> list[str]:
-    return [str(line["reason"]) for line in logs if line["log_level"] in ("warning", "error")]
+    return [str(line["reason"]) for line in logs if line["log_level"] in ("warning", "error") and "reason" in line]
 
 
 async def test_versions_are_followed(server: App, root: Path, watch: RepositoryWatch) -> None:

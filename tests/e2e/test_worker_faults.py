@@ -131,7 +131,7 @@ async def test_a_model_that_takes_long_at_the_start_comes_later(monkeypatch: pyt
 async def test_a_replacement_that_hangs_is_given_up_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, hostile: Path, how: str
 ) -> None:
-    monkeypatch.setattr("duly.runtime.supervisor.RELOAD_SECONDS_MIN", 0.2)
+    monkeypatch.setattr("duly.runtime.samplers.LOAD_STILL_NS", 0)
     mode = hostile / "evil" / "1" / "mode"
     async with serving(hostile) as app, grpc.aio.insecure_channel(app.address) as channel:
         loaded, worker = worker_of(app, "evil")

@@ -18,10 +18,11 @@ from duly.metrics import Metrics
 from duly.models.repository import ModelVersion, Repository
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.runtime.admission import Admission
 from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
 from duly.runtime.hang import LOOK_NS, ProcessState
-from duly.runtime.model_host import ModelHost
+from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.outcome import Outcome
 from duly.runtime.samplers import Samplers
 from duly.runtime.supervisor import Supervisor
@@ -239,7 +240,16 @@ class Bench:
         )
         self.catalogue = Catalogue((LANE,))
         self.supervisor = Supervisor(self.catalogue, self.driver, self.metrics, 1, 600.0, SizeLimits())
-        self.host = ModelHost(Repository(Path()), self.catalogue, self.supervisor, self.driver, self.metrics)
+        admission = Admission(lambda: self.driver.scheduler, self.clock.monotonic_ns, enforce=True)
+        self.host = ModelHost(
+            Repository(Path()),
+            self.catalogue,
+            self.supervisor,
+            self.driver,
+            self.metrics,
+            admission,
+            VersionLimits(1000, 1000),
+        )
         self.samplers = Samplers(self.clock.monotonic_ns, self.catalogue, self.metrics, 10_000.0)
         self.streams: dict[int, tuple[Stream, str]] = {}
         """The open streams and their models; keys are stream ids."""

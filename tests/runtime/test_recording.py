@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from duly.core.events import (
@@ -34,10 +34,12 @@ from duly.core.events import (
     WaitingEvicted,
     WarmLane,
 )
+from duly.core.scheduler import Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
 from duly.runtime.recording import RecordingError, read_recording
 from duly.runtime.recording_file import RecordingWriter
 from duly.runtime.recording_lines import actions_line, event_line, in_short, plain_event_line
+from duly.runtime.scheduler_state import StateError, scheduler_of
 
 EVENTS: list[Event] = [
     LaneUp("cpu:0"),
@@ -59,6 +61,7 @@ EVENTS: list[Event] = [
             floor_window=2,
             advise=True,
             policed=True,
+            pinned=True,
         ),
     ),
     StreamOpened(2, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 1, 1)),
@@ -213,6 +216,32 @@ def test_what_is_wrong_with_a_recording_is_told(tmp_path: Path, text: str, reaso
     with pytest.raises(RecordingError) as error:
         list(read_recording(path))
     assert str(error.value).startswith(f"{path}: {reason}")
+
+
+OBJECT = "duly.core.scheduler.Scheduler"
+JSON = st.recursive(
+    st.one_of(
+        st.none(),
+        st.integers(-3, 9),
+        st.sampled_from(["object", "dict", "list", "deque", "method", "enum", "tuple", "set", "step", OBJECT]),
+    ),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(state=JSON)
+@example(state=[["object", OBJECT, [["__class__", 1]]]])
+@example(state=[["object", "os.system", []]])
+@example(state=[["object", "duly.core.types.Frame", []]])
+@example(state=[["tuple", [[0]]]])
+@example(state=[["method", [1], "step"], ["object", OBJECT, []]])
+@example(state=[["method", [1], "__init__"], ["object", OBJECT, []]])
+@example(state=[["deque", 2**70, []]])
+@example(state=[["list", [[n + 1]]] for n in range(5000)])
+def test_any_state_is_one_of_a_scheduler_or_refused(state: Any) -> None:
+    with contextlib.suppress(StateError):
+        assert isinstance(scheduler_of(state), Scheduler)
 
 
 @given(st.binary(max_size=200))

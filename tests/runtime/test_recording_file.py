@@ -117,6 +117,25 @@ def test_what_the_flight_recorder_keeps_is_the_newest_and_replays(
     assert sum(step.begins for step in steps) <= 8
 
 
+async def test_where_many_streams_are_open_it_can_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight_recorder, "SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr(flight_recorder, "SNAPSHOT_STREAMS_MAX", 0)
+    recorded = Recorded()
+    recorder = FlightRecorder(lambda: recorded.scheduler)
+    recorded.begin(recorder)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    recorded.go_on(1000)
+    path = tmp_path / await recorder.dump()
+    replayed = replay(path)
+    assert replayed.events == 0
+    assert replayed.skipped > 100
+    monkeypatch.setattr(flight_recorder, "SNAPSHOT_STREAMS_MAX", 1)
+    recorded.go_on(200)
+    replayed = replay(tmp_path / await recorder.dump())
+    assert replayed.difference is None
+    assert min(replayed.skipped, replayed.events) > 10
+
+
 async def test_a_recording_is_written_down_when_somebody_asks(tmp_path: Path) -> None:
     recorded = Recorded()
     recorder = FlightRecorder(lambda: recorded.scheduler, tmp_path)

@@ -55,6 +55,9 @@ async def test_an_unload_whose_caller_goes_away_is_finished(monkeypatch: pytest.
     with pytest.raises(asyncio.CancelledError):
         await call
     async with asyncio.timeout(10):
+        assert await anext(changes) == ["n"], "who watches hears of it before its workers have ended"
+        while sum(process.alive for process in processes) != 1:
+            await asyncio.sleep(0)
         assert await anext(changes) == ["n"]
     assert sum(process.alive for process in processes) == 1
     await bench.supervisor.close()

@@ -33,8 +33,10 @@ async def printed(code: str) -> list[Any]:
 
 
 async def test_last_words_are_one_line_of_the_log() -> None:
-    (line,) = await printed("import sys; print('to stdout', flush=True); raise SystemExit('the end\\nof it')")
-    assert line == {"model": "m/1", "lane": "cpu:0", "text": "to stdout\nthe end\nof it", "log_level": "warning"}
+    (line,) = await printed(
+        "import sys; print('to stdout', flush=True); raise SystemExit('\x1b[0;93mthe end\\nof it\x1b[m')"
+    )
+    assert line == {"model": "m/1", "lane": "cpu:0", "text": "to stdout\nthe end\nof it", "log_level": "info"}
 
 
 @pytest.mark.parametrize("file", [1, 2])

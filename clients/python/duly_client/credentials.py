@@ -103,7 +103,8 @@ def tls_words(details: str, encrypted: bool) -> str:
         return "the server's certificate is for another name than the target's host (tls: server_name)"
     if "WRONG_VERSION_NUMBER" in details:
         return "the server does not speak TLS there; leave tls out"
-    if re.search(r"Socket closed|[Cc]onnection reset|recvmsg", details):
+    # A connection that is lost later is no fault of TLS.
+    if "failed to connect" in details and re.search(r"Socket closed|[Cc]onnection reset|recvmsg", details):
         if encrypted:
             return "the server may ask for a client certificate, of its CA and not expired (tls: cert, key)"
         return "the server may speak TLS there (tls)"

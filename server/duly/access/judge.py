@@ -51,7 +51,7 @@ class Judge:
         self._now_unix_s = now_unix_s
         self._tokens: dict[str, tuple[Principal, TokenEntry]] = {}
         self._rights: dict[str, Rights] = {}
-        self._claims: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+        self._claims: OrderedDict[bytes, tuple[str, dict[str, Any]]] = OrderedDict()
         self.keys: KeySet | None = None
         if policy is None:
             return
@@ -129,20 +129,21 @@ class Judge:
         assert self.keys is not None
         if len(token) > TOKEN_CHARS_MAX:
             raise NotAuthenticated(f"the token is longer than {TOKEN_CHARS_MAX} characters")
+        if (known := self._claims.get(self._seen(token))) is not None:
+            key_id, claims = known
+            if await self.keys.key(key_id) is not None and self._seen(token) in self._claims:
+                return claims  # it was verified by the keys of now: only the times may have changed
         try:
             header = jwt.get_unverified_header(token)
             algorithm, key_id = header.get("alg"), header.get("kid", "")
             if algorithm not in issuer.algorithms:
                 allowed = ", ".join(issuer.algorithms)
                 raise NotAuthenticated(f"the token is signed by an algorithm that is not taken; there are {allowed}")
-            key = await self.keys.key(key_id if isinstance(key_id, str) else "?")
+            key_id = key_id if isinstance(key_id, str) else "?"
+            key = await self.keys.key(key_id)
             if key is None:
                 raise NotAuthenticated("the token is signed by a key that its issuer does not list")
-            # The same token was verified before, by the same keys: only the times may have changed.
-            seen = hashlib.sha256(token.encode() + bytes(f":{self.keys.reads}", "ascii")).digest()
-            if (known := self._claims.get(seen)) is not None:
-                return known
-            claims: dict[str, Any] = jwt.decode(
+            claims = jwt.decode(
                 token,
                 key,
                 algorithms=[algorithm],
@@ -163,10 +164,15 @@ class Judge:
             raise NotAuthenticated(f"the token lacks the claim {error.claim}") from None
         except (jwt.PyJWTError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise NotAuthenticated("the token is no JWT of the issuer") from None
-        self._claims[seen] = claims
+        self._claims[self._seen(token)] = key_id, claims
         if len(self._claims) > CLAIMS_KEPT_MAX:
             self._claims.popitem(last=False)
         return claims
+
+    def _seen(self, token: str) -> bytes:
+        """Returns by what a token is remembered that the keys of now have verified."""
+        reads = self.keys.reads if self.keys is not None else 0
+        return hashlib.sha256(f"{reads}:{token}".encode("ascii", "replace")).digest()
 
 
 def _scopes(claims: dict[str, Any]) -> set[str]:

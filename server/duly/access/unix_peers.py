@@ -19,12 +19,14 @@ import socket
 import struct
 import tempfile
 from collections.abc import Callable
+from typing import TypeVar
 from urllib.parse import unquote
 
 from duly.access.evidence import UnixPeer
 
 PIECE_BYTES = 256 * 1024
 """So much of a connection is held here at most in each direction, beside what the sockets hold."""
+_Bound = TypeVar("_Bound")
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _NUMBERS = itertools.count(1)
 
@@ -103,23 +105,22 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.write_eof()
 
 
-def bind_unix(path: str, mode: int, backlog: int = 128) -> socket.socket:
-    """Returns a socket that is bound at `path` and listens, for those whom `mode` lets in from its first moment on."""
+def bind_unix(path: str, backlog: int = 128) -> socket.socket:
+    """Returns a socket that is bound at `path` and listens."""
     outer = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o777 & ~mode)
     try:
         outer.bind(path)
+        outer.listen(backlog)
     except OSError:
         outer.close()
         raise
-    finally:
-        os.umask(before)
-    outer.listen(backlog)
     return outer
 
 
-def under_mode(mode: int | None, bind: Callable[[], str]) -> str:
-    """Calls `bind`, which makes a UNIX socket, so that the socket has `mode` from its first moment on."""
+def under_mode(mode: int | None, bind: Callable[[], _Bound]) -> _Bound:
+    """Calls `bind`, which makes a UNIX socket, so that the socket has `mode` from its first moment on. None: as the
+    umask has it.
+    """
     if mode is None:
         return bind()
     before = os.umask(0o777 & ~mode)

@@ -31,9 +31,11 @@ from duly.streams.errors import CallError
 WATCHERS_BESIDE_STREAMS = 256
 """There are as many places for watchers as for streams, so that whoever streams can watch, too, and so many more."""
 SINGLES_TIMES_STREAMS = 2
-HEALTH_PLACES = 128
-QUESTION_PLACES = 64
+HEALTH_PLACES = 256
+QUESTION_PLACES = 256
 ADMIN_PLACES = 32
+REQUEST_SECONDS_MAX = 10.0
+"""How long the request of a call, or the single frame, may take to come in whole."""
 REQUEST_BYTES_MAX = 65_536
 """The largest request that holds no frame. Names and numbers of versions take a few dozen bytes."""
 ASKED_PER_S, ASKED_BURST = 10, 64
@@ -94,12 +96,6 @@ class CallLimits(grpc.aio.ServerInterceptor):
         return known[1]
 
     def _limit(self, method: str, handler: Handler) -> Handler:
-        if method == _INFER:
-            return grpc.unary_unary_rpc_method_handler(
-                self._within(self._singles, _only(handler.unary_unary)),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
         serializer = _bytes_as_they_are(handler.response_serializer)
         if handler.request_streaming:
             # Reflection is the only such service: it answers an empty request with an error of its own.
@@ -108,19 +104,22 @@ class CallLimits(grpc.aio.ServerInterceptor):
                 _empty_where_large(handler.request_deserializer),
                 serializer,
             )
-        if handler.response_streaming:
-            watch = _parsed(_written_out(handler.unary_stream), handler.request_deserializer)
-            behaviour = self._within(self._watchers, self._paced(watch, lasts=True))
-            return grpc.unary_stream_rpc_method_handler(behaviour, None, serializer)
         places = self._questions
-        if method in _ADMIN:
-            places = self._admin
-        elif method.startswith("/grpc.health."):
-            places = self._health
-        ask = _parsed(_only(handler.unary_unary), handler.request_deserializer)
-        return grpc.unary_unary_rpc_method_handler(
-            self._within(places, self._paced(ask, lasts=places is self._admin)), None, serializer
-        )
+        if method == _INFER:
+            places, behaviour = self._singles, _only(handler.unary_unary)
+        elif handler.response_streaming:
+            places = self._watchers
+            behaviour = _parsed(_written_out(handler.unary_stream), handler.request_deserializer)
+        else:
+            behaviour = _parsed(_only(handler.unary_unary), handler.request_deserializer)
+            if method in _ADMIN:
+                places = self._admin
+            elif method.startswith("/grpc.health."):
+                places = self._health
+        if places is not self._singles:
+            behaviour = self._paced(behaviour, lasts=places in (self._admin, self._watchers))
+        # All read their request themselves: only so do they have a place, and a time-out, while it comes.
+        return grpc.stream_stream_rpc_method_handler(self._within(places, _reading(behaviour)), None, serializer)
 
     def _within(self, places: Places, behaviour: _Behaviour) -> _Behaviour:
         """Runs the call in a place of its own, and ends it where that is needed for another."""
@@ -204,6 +203,26 @@ def _written_out(behaviour: Any) -> _Behaviour:
         async with aclosing(behaviour(request, context)) as responses:
             async for response in responses:
                 await context.write(response)
+
+    return call
+
+
+def _reading(behaviour: _Behaviour) -> _Behaviour:
+    """Reads the one request, and writes the response where there is one: `behaviour` may also write several itself."""
+
+    async def call(_: Any, context: Context) -> None:
+        # The time-out does not cancel the read: a cancelled read leaks inside gRPC. It ends with the call.
+        reading = asyncio.ensure_future(context.read())
+        reading.add_done_callback(lambda read: read.cancelled() or read.exception())
+        await asyncio.wait([reading], timeout=REQUEST_SECONDS_MAX)
+        if not reading.done():
+            raise CallError("INVALID_REQUEST", f"no request came within {REQUEST_SECONDS_MAX:g} s")
+        message = reading.result()
+        if message is grpc.aio.EOF:
+            raise CallError("INVALID_REQUEST", "the call ended before its request came")
+        response = await behaviour(message, context)
+        if response is not None:
+            await context.write(response)
 
     return call
 

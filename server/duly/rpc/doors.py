@@ -94,7 +94,7 @@ class Doors:
             path = address.removeprefix("unix:")
             listen(server, relay.inner)
             try:
-                outer = bind_unix(path, 0o666 if mode is None else mode)
+                outer = under_mode(mode, lambda: bind_unix(path))
             except OSError as error:
                 raise ListenError(f"cannot listen on {address}: {error.strerror}") from None
             await relay.listen(outer, connections_max)

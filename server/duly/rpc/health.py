@@ -13,7 +13,7 @@ ends with NOT_FOUND, and `Watch` says SERVICE_UNKNOWN until there is one.
 
 Nothing is stored: every answer is looked up when it is given. Each watcher has a coroutine of its own, which writes the
 newest status whenever that is another than it has written, so one that does not read misses what is outdated and holds
-up nobody. At most WATCHERS_MAX watch at once.
+up nobody. How many may watch at once, `rpc/call_limits` says.
 """
 
 from collections.abc import AsyncIterator
@@ -21,13 +21,10 @@ from collections.abc import AsyncIterator
 import grpc
 from grpc_health.v1 import health_pb2
 
-from duly.rpc.errors import abort, guarded
+from duly.rpc.errors import guarded
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.streams.errors import CallError
 from duly.v1 import inference_pb2, model_pb2, server_pb2
-
-WATCHERS_MAX = 128
-"""Further calls of `Watch` are refused. Each costs a few kilobytes and a look at every change."""
 
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
@@ -45,7 +42,6 @@ class HealthService:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._draining = False
-        self._watchers = 0
 
     def drain(self) -> None:
         """Reports from now on that nothing is served any more. Watchers hear of it at once."""
@@ -68,18 +64,12 @@ class HealthService:
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        if self._watchers >= WATCHERS_MAX:
-            await abort(context, CallError("WATCHERS_EXHAUSTED", f"{WATCHERS_MAX} calls watch the health already"))
-        self._watchers += 1
-        try:
-            told = None
-            async for _ in self._catalogue.changes():
-                status = self._status(request.service)
-                if status != told:
-                    told = status
-                    yield health_pb2.HealthCheckResponse(status=status)
-        finally:
-            self._watchers -= 1
+        told = None
+        async for _ in self._catalogue.changes():
+            status = self._status(request.service)
+            if status != told:
+                told = status
+                yield health_pb2.HealthCheckResponse(status=status)
 
     def _status(self, service: str) -> int:
         match service:

@@ -21,8 +21,9 @@ from duly.v1 import inference_pb2, model_pb2_grpc, server_pb2_grpc
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
 """The least limit of a message, which is gRPC's own default. Models with larger frames raise it."""
 CALLS_BESIDE_STREAMS_MAX = 256
-"""How many calls of one connection may be under way beside as many streams as may be open at all. Its client keeps back
-what is more."""
+CALLS_TIMES = 2
+"""One connection may have CALLS_TIMES as many calls under way as streams may be open and CALLS_BESIDE_STREAMS_MAX. Its
+client keeps back what is more. The limits of each kind of call come first, as gRPC's says no reason."""
 CALLS_MAX = 65_536
 """How many calls may be under way at all. The limits of each kind of call come first."""
 KEEPALIVE_MS = {"lan": (2_500, 2_000), "wan": (15_000, 20_000)}
@@ -73,7 +74,7 @@ def create_server(
         ("grpc.max_send_message_length", -1),
         # Two servers on one port would each get some of the streams.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_concurrent_streams", streams_max + CALLS_BESIDE_STREAMS_MAX),
+        ("grpc.max_concurrent_streams", CALLS_TIMES * (streams_max + CALLS_BESIDE_STREAMS_MAX)),
         ("grpc.max_metadata_size", METADATA_BYTES_MAX),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
         ("grpc.max_allowed_incoming_connections", connections_max),

@@ -16,14 +16,24 @@ import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
-from duly.core.events import Action, Event, ModelGone, ResolveFrame, StreamClosed, StreamOpened
+from duly.core.events import (
+    Action,
+    BatchFinished,
+    Event,
+    FramesArrived,
+    ModelGone,
+    ResolveFrame,
+    StreamClosed,
+    StreamOpened,
+    TimerFired,
+)
 from duly.core.scheduler import Scheduler
 from duly.core.types import OutcomeStatus, StreamClass
 from duly.runtime.recording_file import RecordingWriter
@@ -39,6 +49,7 @@ MISSES = 10
 INCIDENT_NS = 10_000_000_000
 FILES_MAX = 16
 _NAME = "duly-flight-"
+_OFTEN = frozenset((FramesArrived, BatchFinished, TimerFired))
 _MISSED = frozenset((OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.FAILED))
 
 
@@ -87,6 +98,8 @@ class FlightRecorder:
         self._now_ns = now_ns
         if self._file is not None:
             self._file.put_event(line)
+        if type(event) in _OFTEN:
+            return
         match event:
             case StreamOpened():
                 self._streams += 1
@@ -192,9 +205,8 @@ class FlightRecorder:
             try:
                 # It must be new, because others may write to the folder, too.
                 with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    for segment in segments:
-                        file.write(_header(segment))
-                        file.write(segment.lines)
+                    for part in _parts(segments):
+                        file.write(part)
                 unfinished.rename(folder / name)
             except OSError:
                 unfinished.unlink(missing_ok=True)
@@ -206,10 +218,19 @@ class FlightRecorder:
             self._writing.release()
 
 
-def _header(segment: _Segment) -> bytes:
-    if segment.fresh:
-        return header_line()
-    return header_line(state=state_of(segment.snapshot) if segment.snapshot is not None else None)
+def _parts(segments: list[_Segment]) -> Iterator[bytes | bytearray]:
+    """Gives what is written of the segments. They follow one another, so that one state is enough for all."""
+    replays = False
+    for number, segment in enumerate(segments):
+        if segment.fresh:
+            replays = True
+            yield header_line()
+        elif not replays and segment.snapshot is not None:
+            replays = True
+            yield header_line(state=state_of(segment.snapshot))
+        elif number == 0:
+            yield header_line(state=None)
+        yield segment.lines
 
 
 def _forget_old(folder: Path) -> None:

@@ -70,17 +70,14 @@ def header_line(**more: Any) -> bytes:
 
 
 def event_line(now_ns: int, event: Event) -> bytes:
-    match event:
-        case FramesArrived():
-            frames = ",".join(map(_frame, event.frames))
-            return f'[{now_ns},"FramesArrived",{{"frames":[{frames}]}}]\n'.encode()
-        case BatchFinished(finished_ns=int(finished_ns)) if not event.invalid and not event.failed:
-            text = f'[{now_ns},"BatchFinished",{{"batch_id":{event.batch_id},"finished_ns":{finished_ns}}}]\n'
-            return text.encode()
-        case TimerFired():
-            return b'[%d,"TimerFired",{}]\n' % now_ns
-        case _:
-            return plain_event_line(now_ns, event)
+    if isinstance(event, FramesArrived):
+        return f'[{now_ns},"FramesArrived",{{"frames":[{",".join(map(_frame, event.frames))}]}}]\n'.encode()
+    if isinstance(event, BatchFinished) and event.finished_ns is not None and not event.invalid and not event.failed:
+        text = f'[{now_ns},"BatchFinished",{{"batch_id":{event.batch_id},"finished_ns":{event.finished_ns}}}]\n'
+        return text.encode()
+    if isinstance(event, TimerFired):
+        return b'[%d,"TimerFired",{}]\n' % now_ns
+    return plain_event_line(now_ns, event)
 
 
 def plain_event_line(now_ns: int, event: Event) -> bytes:
@@ -108,15 +105,13 @@ def actions_line(actions: list[Action]) -> bytes:
 
 
 def _action(action: Action) -> str:
-    match action:
-        case ResolveFrame():
-            return f'["end",{action.frame.seq},"{action.status.name}",{action.batch_id}]'
-        case DispatchBatch():
-            seqs = ",".join([str(frame.seq) for frame in action.frames])
-            names = f"{_quoted(action.lane)},{_quoted(action.model)},{_quoted(action.variant)}"
-            return f'["run",{action.batch_id},{names},[{seqs}]]'
-        case _:
-            return json.dumps(in_short([action])[0], separators=(",", ":"))
+    if isinstance(action, ResolveFrame):
+        return f'["end",{action.frame.seq},"{action.status._name_}",{action.batch_id}]'
+    if isinstance(action, DispatchBatch):
+        seqs = ",".join([str(frame.seq) for frame in action.frames])
+        names = f"{_quoted(action.lane)},{_quoted(action.model)},{_quoted(action.variant)}"
+        return f'["run",{action.batch_id},{names},[{seqs}]]'
+    return json.dumps(in_short([action])[0], separators=(",", ":"))
 
 
 def in_short(actions: list[Action]) -> list[list[Any]]:

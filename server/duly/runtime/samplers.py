@@ -14,7 +14,7 @@ import structlog
 
 from duly.metrics import Metrics
 from duly.runtime.catalogue import Catalogue, LoadedVersion, VersionState
-from duly.runtime.hang import LOOK_NS, HangWatch
+from duly.runtime.hang import LOOK_NS, PLANS_MAX, HangWatch
 from duly.runtime.process_state import process_state
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_process import Worker
@@ -25,6 +25,9 @@ SAMPLE_SECONDS = 0.25
 """Time between two looks. The lag of a loop is measured four times a second, which is often enough to see every pause
 that a client could notice more than once."""
 
+LOAD_STILL_NS = 2_000_000_000
+LOAD_NS_MAX = 1 << 62
+"""How long a load may take in all says the supervisor."""
 LAST_NS = 2_000_000_000
 """In this last part of a drain no worker could be replaced in time."""
 
@@ -91,16 +94,18 @@ class Samplers:
             self._give_up(worker, how, watch.waited_ns / 1e9)
 
     def _look_at_loads(self, loaded: LoadedVersion, elapsed_ns: int) -> None:
-        """Gives up workers that are stopped while they load a version again: their load is tried once more, a first one
-        is not.
+        """Gives up workers that are stopped, or do nothing for longer than the first load took, while they load a
+        version again: their load is tried once more, a first one is not.
         """
         if loaded.state is not VersionState.RECOVERING:
             return
         for worker in list(loaded.starting):
             watch = self._watches.setdefault(worker, HangWatch())
-            state = process_state(worker.pid) if watch.look(("load", 0), elapsed_ns) else None
-            if state is not None and state.stopped and watch.hangs(state, 0, True, self._batch_timeout_ns):
-                self._give_up(worker, "was stopped while it loaded", watch.waited_ns / 1e9)
+            if watch.look(("load", 0), elapsed_ns):
+                still_ns = LOAD_STILL_NS + int(loaded.load_s * 1e9)
+                how = watch.hangs(process_state(worker.pid), still_ns // PLANS_MAX, True, LOAD_NS_MAX)
+                if how:
+                    self._give_up(worker, f"{how} while it loaded", watch.waited_ns / 1e9)
 
     def _give_up(self, worker: Worker, how: str, waited_s: float) -> None:
         _log.error("worker hangs, it is killed", model=worker.model, lane=worker.lane, how=how, waited_s=waited_s)

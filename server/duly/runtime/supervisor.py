@@ -30,10 +30,11 @@ BACKOFF_SECONDS_MIN = 0.1
 BACKOFF_SECONDS_MAX = 30.0
 """A worker that cannot be loaded again is tried at most this rarely."""
 RELOAD_LOADS = 3.0
-RELOAD_SECONDS_MIN = 3.0
+RELOAD_SECONDS_MIN = 10.0
 """A worker that replaces another may take RELOAD_LOADS times as long as the first one took, and RELOAD_SECONDS_MIN
-more. What takes longer most likely hangs; in case it does not, each further try may take twice as long, up to the
-time-out of a first load."""
+more, as the machine may be busier now. What takes longer most likely hangs; in case it does not, each further try may
+take twice as long, up to the time-out of a first load. One that is stopped or does nothing is found sooner
+(`samplers`)."""
 
 
 class Supervisor:

@@ -8,6 +8,7 @@ traceback together and bounds what a worker that prints without end can cost.
 import asyncio
 import contextlib
 import os
+import re
 
 import structlog
 
@@ -18,6 +19,9 @@ PIPE_BYTES = 65_536
 """How much is taken at once, which is also what a pipe holds."""
 TEXT_CHARS_MAX = 4000
 """The longest text of one line of the log. Of longer ones the end is kept, which is where errors stand."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""What makes text coloured on a terminal."""
 
 
 class WorkerOutput:
@@ -62,9 +66,9 @@ class WorkerOutput:
             printed = os.read(self._reading, PIPE_BYTES)
             if not printed:
                 return False
-        if text := printed.decode(errors="replace").strip():
+        if text := _COLOURS.sub("", printed.decode(errors="replace")).strip():
             left_out = {"characters_left_out": len(text) - TEXT_CHARS_MAX} if len(text) > TEXT_CHARS_MAX else {}
-            _log.warning("worker printed", model=self._model, lane=self._lane, text=text[-TEXT_CHARS_MAX:], **left_out)
+            _log.info("worker printed", model=self._model, lane=self._lane, text=text[-TEXT_CHARS_MAX:], **left_out)
         return True
 
     def _close(self) -> None:

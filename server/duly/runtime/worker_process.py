@@ -141,18 +141,19 @@ class Worker:
         """
         loaded = self._ready.done() and self._ready.exception() is None
         self._hang_up()
-        await reap(self._process, EXIT_SECONDS_MAX if loaded else 0.0)
+        await self._reaped(EXIT_SECONDS_MAX if loaded else 0.0)
 
     def kill(self) -> None:
         """Kills the process. `on_end` follows unless the worker was stopped before."""
         self._process.kill()
 
     def give_up(self, reason: str) -> None:
-        """Kills the process and listens to it no more. What ran on it fails with `reason`.
+        """Kills the process and listens to it no more. What ran on it fails with `reason`, and so does its load.
 
         `on_end` is called before this returns, unless it has been called already.
         """
         self.end_reason = reason
+        self._fail_load(reason)
         self.kill()
         self._gone()
 
@@ -398,9 +399,12 @@ class Worker:
 
     async def reaped(self) -> str:
         """Returns when the process is gone and its memory given back. The result says for people how it ended."""
-        code = await reap(self._process, 0.0)
+        return how_it_ended(await self._reaped(0.0))
+
+    async def _reaped(self, grace_seconds: float) -> int | None:
+        code = await reap(self._process, grace_seconds)
         self._output.end()
-        return how_it_ended(code)
+        return code
 
     def _hang_up(self) -> None:
         self._asked = None

@@ -49,8 +49,6 @@ class Memory:
         self.outcomes = 0
         """Outcomes that are not written yet."""
         self.outcomes_max = max(OUTCOMES_MIN, bytes_max // OUTCOMES_PART // OUTCOME_BYTES)
-        self.frame_bytes = [0] * (max(StreamClass) + 1)
-        """Bytes of payload that are unanswered, by the number of the class."""
         self._streams: dict[Holder, None] = {}
         self._messages: dict[Holder, int] = {}
         """The bytes of messages whose frames wait, the longest waiting first."""
@@ -66,8 +64,6 @@ class Memory:
         """Makes room for a frame of `stream`: waiting frames of less critical streams are SHED until it `fits`. Returns
         whether it does. `same_principal`: only streams of the same principal give way.
         """
-        if not any(self.frame_bytes[stream.stream_class + 1 :]):
-            return False
         for other in self._less_critical(stream, lambda other: other.frame_bytes):
             if not same_principal or other.use is stream.use:
                 other.shed_waiting()

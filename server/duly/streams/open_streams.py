@@ -14,6 +14,7 @@ from duly.metrics import Metrics
 from duly.models.spec import STATES_MAX
 from duly.runtime.admission import Admission, Busy, Refused
 from duly.streams.errors import CallError
+from duly.streams.half_messages import HalfMessages
 from duly.streams.limits import Limits, PrincipalUse
 from duly.streams.quota import Meters
 from duly.streams.rights import Rights
@@ -31,6 +32,8 @@ GHOST_NS, GHOST_PERIODS = 500_000_000, 3
 link that broke."""
 GHOST_TURNS_MAX = 20
 """How many turns of the loop the end of a stream may take."""
+COPIES = 3
+"""Frames and results may be in memory so many times, as the transport and protobuf copy them."""
 PRESSED_NS = 1_000_000_000
 """When the memory for results is full, clients that took nothing for so long are ended."""
 _WITHOUT_CRITICAL = "open it as STANDARD, or give the client a credential"
@@ -48,6 +51,7 @@ class OpenStreams:
         self._unproven_critical: set[Stream] = set()
         """The open CRITICAL streams whose principals no credential proves."""
         self._meters = Meters(len(host.catalogue.lanes))
+        self._half_messages = HalfMessages()
         self.draining = False
         self._room: asyncio.Future[None] | None = None
         """Done when the next stream is gone, if anybody waits for that."""
@@ -274,6 +278,13 @@ class OpenStreams:
                 if over_bytes > 0 and not stream.ended.done():
                     over_bytes -= stream.result_bytes
                     self._end_slow(stream, f"results that are not read take more than {memory.bytes_max} bytes")
+
+        counted_bytes = COPIES * (self.host.driver.held.bytes + memory.result_bytes)
+        for stream in self._half_messages.too_much(now_ns, self._open, counted_bytes):
+            if not stream.ended.done():
+                stream.log.warning("the server's memory is filled, a silent stream is ended")
+                text = "no whole message came for long, and unfinished ones fill the server's memory"
+                stream.end(CallError("CLIENT_TOO_SLOW", text))
 
     def _end_slow(self, stream: Stream, text: str) -> None:
         stream.log.warning("client does not read", reason=text)

@@ -74,18 +74,27 @@ class Outbox:
         """Lets messages have as many outcomes with these outputs as there is room for their names and shapes."""
         self.message_outcomes_max = max(1, min(MESSAGE_OUTCOMES_MAX, MESSAGE_FIELDS_BYTES_MAX // fields_bytes(outputs)))
 
-    def add(self) -> None:
-        """Counts an outcome, which will be `put` now or later."""
+    def put(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self._unwritten += 1
+        memory = self._memory
+        memory.outcomes += 1
+        if (self._unwritten > self._outcomes_max or memory.outcomes > memory.outcomes_max) and self._bounded:
+            self.has_room.clear()
+        self.changed.set()
+
+    def hold(self) -> None:
+        """Counts an outcome that the ordering holds back, until it is put after `release`."""
         self._unwritten += 1
         memory = self._memory
         memory.outcomes += 1
         if (self._unwritten > self._outcomes_max or memory.outcomes > memory.outcomes_max) and self._bounded:
             self.has_room.clear()
 
-    def put(self, outcome: Outcome) -> None:
-        """Lets an outcome that was added leave."""
-        self.outcomes.append(outcome)
-        self.changed.set()
+    def release(self, outcomes: int) -> None:
+        """Counts so many outcomes no more that the ordering held back."""
+        self._unwritten -= outcomes
+        self._memory.outcomes -= outcomes
 
     def notify(self, notice: Notice) -> None:
         self.notices.append(notice)

@@ -136,7 +136,7 @@ class Stream:
         self._written_bytes = self._written_outcomes = 0
         """Those of them, and how many outcomes, that the transport is being given."""
         self.heard_ns = self.opened_ns = host.driver.clock()
-        """When the last message came."""
+        """When the last frame or ping came."""
         self._unanswered = 0
         self._ending = False
         self.over = False
@@ -190,10 +190,6 @@ class Stream:
 
     # ---- in ----
 
-    def heard(self) -> None:
-        """Notes that a message came."""
-        self.heard_ns = self._driver.clock()
-
     def take(
         self, frame_id: int, captured_unix_ns: int, budget_ns: int, must_run: bool, received_unix_ns: int
     ) -> HeldFrame | None:
@@ -211,6 +207,7 @@ class Stream:
             self._follow()
         driver, terms = self._driver, self.terms
         now_ns = driver.clock()
+        self.heard_ns = now_ns
         lag_ns = self._lag.held_up_ns(now_ns) if now_ns > self._lag.suspect_ns else 0
         budget_ns = budget_ns or terms.budget_ns
         age_ns = uncertainty_ns = 0
@@ -266,7 +263,8 @@ class Stream:
             self.refuse(held, MEMORY_FULL, MEMORY_FULL.wording)
         else:
             held.payload, held.size_bytes = payload, size_bytes
-            self._count_frames(size_bytes)
+            self.frame_bytes += size_bytes
+            use.bytes += size_bytes
             costs = self._driver.costs.get(self.model)
             extra_ns = costs.extra_ns(payload) if costs is not None else 0
             if extra_ns:
@@ -279,12 +277,6 @@ class Stream:
         if self.terms.gap is not None:
             self._driver.submit(FrameRefused(self.stream_id))
         self.deliver(Outcome(held, fate.status, reason[:REASON_CHARS_MAX]))
-
-    def _count_frames(self, size_bytes: int) -> None:
-        """Counts so many bytes of payload more, or fewer where it is negative."""
-        self.frame_bytes += size_bytes
-        self.use.bytes += size_bytes
-        self._memory.frame_bytes[self.terms.stream_class] += size_bytes
 
     def _evict(self, fits: Callable[[], bool], *, same_principal: bool) -> bool:
         return self._memory.evict_frames(self, fits, same_principal)
@@ -335,6 +327,7 @@ class Stream:
     def ping(self, ping_id: int, client_send_unix_ns: int, clock: ClockRelation | None) -> None:
         """Answers a client that asks for the time. `clock`: how the clocks relate, where the client knows."""
         received_unix_ns = self.wall.now_ns()
+        self.heard_ns = self._driver.clock()
         self._owed_ns = max(self._owed_ns, self._cheap.done())
         if clock is not None:
             self.clock = clock
@@ -368,18 +361,22 @@ class Stream:
 
     def deliver(self, outcome: Outcome) -> None:
         size_bytes = outcome.held.size_bytes
-        if size_bytes:
-            self._count_frames(-size_bytes)
+        self.frame_bytes -= size_bytes
+        self.use.bytes -= size_bytes
         if self.use.meter is not None and outcome.run is not None:
             run = outcome.run
             self.use.meter.ran(run.finished_ns, (run.finished_ns - run.started_ns) / len(run.batch.frames))
         if outcome.outputs:
             self._keep_result(outcome, outcome.outputs)
-        self.outbox.add()
         if self._ordering is None:
             self.outbox.put(outcome)
             return
-        for leaving in self._ordering.push(outcome):
+        leave = self._ordering.push(outcome)
+        if not leave:
+            self.outbox.hold()
+            return
+        self.outbox.release(len(leave) - 1)
+        for leaving in leave:
             self.outbox.put(leaving)
         if outcome.outputs is None and outcome.result_bytes:
             self._drop_results(outcome.result_bytes)
@@ -501,10 +498,13 @@ class Stream:
         self._memory.release_message(self)
         self._driver.close_stream(self.stream_id)
         if self._ordering is not None:
-            for outcome in self._ordering.release():
+            left = self._ordering.release()
+            self.outbox.release(len(left))
+            for outcome in left:
                 self.outbox.put(outcome)
         self._unanswered = len(self.outbox.outcomes)
-        self._count_frames(-self.frame_bytes)  # of frames that still run, whose outcomes go nowhere
+        self.use.bytes -= self.frame_bytes  # of frames that still run, whose outcomes go nowhere
+        self.frame_bytes = 0
         self.finish()
 
     def abandon(self) -> None:

@@ -85,7 +85,7 @@ class Done:
     reasons: dict[int, str]
     """Why frames are not OK, by their index in the batch."""
     read_ns: list[int] = field(default_factory=list)
-    """How long reading each frame took, where pictures are decoded; else zeros."""
+    """How long reading each frame took, where pictures are decoded; else, and where it is too short, zeros."""
 
 
 def frames_of_message(tensors: int) -> int:
@@ -133,8 +133,8 @@ def decode_warm(message: bytes) -> tuple[int, int, int]:
 def encode_done(done: Done) -> bytearray:
     out = bytearray(_HEAD.pack(DONE, done.slot, len(done.frames), 0, done.batch_id))
     out += _TIMES.pack(done.started_ns, done.finished_ns)
-    for (status, tensors), read_ns in zip(done.frames, done.read_ns or [0] * len(done.frames), strict=True):
-        out += _FRAME.pack(read_ns, status)
+    for index, (status, tensors) in enumerate(done.frames):
+        out += _FRAME.pack(done.read_ns[index] if index < len(done.read_ns) else 0, status)
         for offset, length, encoding, shape in tensors:
             out += _TENSOR.pack(offset, length, encoding, len(shape), *shape, *_PAD[len(shape)])
     if done.reasons:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from duly.models.contents import FileDigest
 from duly.worker import channel
@@ -25,6 +25,9 @@ from duly.worker.ort_installed import BackendError
 
 if TYPE_CHECKING:
     from duly.worker.load_model import Loaded
+    from duly.worker.version_files import Report
+
+_Result = TypeVar("_Result")
 
 _REASON_CHARS_MAX = 4000
 _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
@@ -55,12 +58,12 @@ def _serve(connection: socket.socket) -> int:
         from duly.worker.background import fits, in_background
         from duly.worker.confine import confine_for
 
-        patiently: Callable[[Callable[[], Any]], Any] = in_background if fits(body) else _at_once
-        patiently(_import)  # as that takes a while
-        # What is installed was imported, nothing of the model was read yet, and this thread is the only one: threads
-        # are confined as what they are started from.
+        # What is to be loaded is imported before, and by a thread that is gone by then: the confinement binds the one
+        # that there is, and those that it starts.
+        apart = in_background if fits(body) else _here
+        load = apart(_import_load)
         confine_for(body)
-        loaded = patiently(partial(_load, body, connection))
+        loaded = apart(partial(load, body, partial(_report, connection)))
     except (LoadError, BackendError) as error:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
@@ -100,18 +103,14 @@ def _serve(connection: socket.socket) -> int:
     return 0
 
 
-def _at_once(work: Callable[[], Any]) -> Any:
+def _here(work: Callable[[], _Result]) -> _Result:
     return work()
 
 
-def _import() -> None:
-    import duly.worker.load_model  # noqa: F401
-
-
-def _load(body: dict[str, Any], connection: socket.socket) -> "Loaded":
+def _import_load() -> "Callable[[dict[str, Any], Report], Loaded]":
     from duly.worker.load_model import load
 
-    return load(body, partial(_report, connection))
+    return load
 
 
 def _report(connection: socket.socket, digests: dict[str, FileDigest]) -> None:

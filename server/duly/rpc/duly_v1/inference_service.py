@@ -7,7 +7,7 @@ import grpc
 
 from duly.core.fates import DOES_NOT_FIT
 from duly.rpc.duly_v1.codec import StreamCodec, parse
-from duly.rpc.duly_v1.message_bounds import INFER_REQUEST, STREAM_REQUEST, check_frames
+from duly.rpc.duly_v1.message_bounds import FRAMES_MAX, INFER_REQUEST, SHORT_BYTES, STREAM_REQUEST, check_frames
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.errors import abort, guarded, internal
 from duly.rpc.places import Places
@@ -115,8 +115,8 @@ class InferenceService:
                 if message is grpc.aio.EOF:
                     stream.finish()
                     return
-                stream.heard()
-                STREAM_REQUEST.check(message)
+                if len(message) > SHORT_BYTES:
+                    STREAM_REQUEST.check(message)
                 size_bytes = len(message)
                 request = parse(inference_pb2.StreamRequest, message)
                 del message
@@ -124,7 +124,8 @@ class InferenceService:
                     case "frames":
                         received_unix_ns = stream.wall.now_ns()
                         frames = request.frames.frames
-                        check_frames(len(frames))
+                        if len(frames) > FRAMES_MAX:
+                            check_frames(len(frames))
                         for number, frame in enumerate(frames, start=1):
                             take(stream, codec, frame, received_unix_ns)
                             if number % FRAMES_A_TURN == 0:
