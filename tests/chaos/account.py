@@ -37,6 +37,7 @@ class Answer:
     came_s: float
     """When its outcome was read."""
     version: str = ""
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -184,7 +185,9 @@ class AccountedStream:
         elif frame_id not in account.sent:
             account.wrong.append(f"frame {frame_id} was answered and never sent")
             return
-        account.answers[frame_id] = Answer(outcome.status, account.sent[frame_id], came_s, outcome.version)
+        account.answers[frame_id] = Answer(
+            outcome.status, account.sent[frame_id], came_s, outcome.version, outcome.reason
+        )
         if outcome.status in RESULTS:
             got = np.frombuffer(outcome.outputs[0].data, np.float32) if outcome.outputs else np.empty(0)
             factor = float(outcome.version) if self._factor is None else self._factor

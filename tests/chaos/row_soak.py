@@ -65,7 +65,7 @@ async def show(plan: Plan, finding: Finding) -> None:
             while time.monotonic() + SWAP_S < until_s:
                 await asyncio.sleep(SWAP_S)
                 publish(models, staging, active + 1)
-                await swap(channel, active, active + 1)
+                await swap(channel, active, active + 1, budget_s)
                 shutil.rmtree(models / "m" / str(active))
                 active += 1
                 finding.count("swaps")

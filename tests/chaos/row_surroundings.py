@@ -4,6 +4,7 @@ workers, clocks that are set, lines that are cut or fall silent. Each has a stat
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from duly_client import Client, Status
 from tests import graphs
 from tests.chaos import certificates, http2
 from tests.chaos.account import Account, AccountedStream
+from tests.chaos.measured import python
 from tests.chaos.rig import Rig, free_address
 from tests.chaos.row_faults import settle
 from tests.chaos.surroundings import Line, SetClock, relay_to, small_disk
@@ -34,6 +36,9 @@ LINE_FREE_S_MAX = 6.0
 HEALTH_S_MAX = 1.0
 GRACE_S = 2.0
 CUT_S = 3.0
+FILES = 160
+"""Files that the server may have open where they are used up."""
+REPLACED_S_MAX = 6.0
 
 
 async def show(plan: Plan, finding: Finding) -> None:
@@ -48,6 +53,7 @@ async def show(plan: Plan, finding: Finding) -> None:
         hung_worker,
         health_nobody_reads,
         clock_set,
+        descriptors_used_up,
         silent_line,
         line_cut,
         certificates.show,
@@ -315,6 +321,28 @@ async def clock_set(plan: Plan, finding: Finding, models: Path, folder: Path) ->
                 finding.check(
                     not bad, f"after a step of {step_s} s {len(bad)} of {sent} frames were not in time: {bad[:1]}"
                 )
+
+
+async def descriptors_used_up(plan: Plan, finding: Finding, models: Path, folder: Path) -> None:
+    """Somebody takes all connections that the server's files allow and says nothing: a worker that dies is replaced."""
+    async with Rig(models, folder, hard_files=FILES) as rig, sending(rig.address, finding) as stream:
+        process = await python("tests.chaos.attacks", "idle_connections", f"--address={rig.address}", "--seconds=8")
+        assert process.stdout is not None
+        await process.stdout.readline()
+        await asyncio.sleep(2.0)
+        for pid in rig.workers():
+            os.kill(pid, signal.SIGKILL)
+        began_s = time.monotonic()
+        while len(rig.events("worker replaced")) < 2 and time.monotonic() - began_s < REPLACED_S_MAX:
+            await asyncio.sleep(0.1)
+        replaced = len(rig.events("worker replaced"))
+        finding.check(replaced == 2, f"{replaced} of 2 workers were replaced within {REPLACED_S_MAX:g} s")
+        told = json.loads(await process.stdout.read())
+        await process.wait()
+        finding.count("idle connections", told.get("connections", 0))
+        recovered_s = time.monotonic()
+        await asyncio.sleep(1.0)
+        _served(finding, stream.account, since_s=recovered_s)
 
 
 async def silent_line(plan: Plan, finding: Finding, models: Path, folder: Path) -> None:

@@ -106,6 +106,7 @@ class Relay:
         self.address = ""
         self._open = asyncio.Event()
         self._open.set()
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -115,6 +116,9 @@ class Relay:
                 await writer.drain()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
         other_reader, other_writer = await asyncio.open_connection(self._host, self._port)
         try:
             await asyncio.gather(self._carry(reader, other_writer), self._carry(other_reader, writer))
@@ -127,6 +131,11 @@ class Relay:
     def silence(self) -> None:
         self._open.clear()
 
+    async def end(self) -> None:
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
 
 @contextlib.asynccontextmanager
 async def relay_to(address: str) -> AsyncIterator[Relay]:
@@ -137,3 +146,4 @@ async def relay_to(address: str) -> AsyncIterator[Relay]:
         yield relay
     finally:
         server.close()
+        await relay.end()

@@ -48,6 +48,14 @@ async def test_unknown_model(shared_channel: grpc.aio.Channel) -> None:
     assert "double, sum" in error.details()
 
 
+async def test_a_compressed_message_is_refused_before_it_is_unpacked(shared_server: App) -> None:
+    async with grpc.aio.insecure_channel(shared_server.address, compression=grpc.Compression.Gzip) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError, match="'gzip' is disabled") as caught:
+            await stub.Infer(pb.InferRequest(model="double", frame=frame(1)))
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
 async def test_unknown_version(shared_channel: grpc.aio.Channel) -> None:
     error = await refused(shared_channel, model="double", version="7")
     assert (error.code(), reason(error)) == (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")

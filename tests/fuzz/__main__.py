@@ -28,6 +28,8 @@ SLOW = (
     "tokens",
     "key_sets",
     "tls_files",
+    "addresses",
+    "picture_headers",
 )
 SLOW_SHARE = 0.1
 """What a slow target gets of what a fast one gets."""

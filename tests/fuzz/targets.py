@@ -39,6 +39,7 @@ from duly.worker import channel
 from duly.worker.errors import LoadError
 from duly.worker.external_data import take_in
 from duly.worker.picture_header import picture_header
+from duly.worker.picture_size import SCANS_MAX, beyond, picture_size
 from duly_client import proxy, target
 from duly_client.convert import tensor_array
 from duly_client.errors import ProtocolError
@@ -216,6 +217,11 @@ def picture_headers(data: bytes) -> None:
     for encoding in ("PNG", "JPEG"):
         header = picture_header(memoryview(data), encoding)
         assert header is None or header.bits >= 0
+        size = picture_size(data, encoding)
+        assert size is None or size.pixels > 0
+        if size is not None:
+            assert size.work >= size.pixels
+            assert bool(beyond(size, size.pixels, encoding)) == (encoding == "JPEG" and size.passes > SCANS_MAX)
 
 
 def graphs(data: bytes) -> None:

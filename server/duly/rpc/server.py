@@ -72,6 +72,8 @@ def create_server(
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", -1),
+        # No compressed messages: 200 KB of zeros well packed hold up everybody for a second while they are unpacked.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         # Two servers on one port would each get some of the streams.
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", CALLS_TIMES * (streams_max + CALLS_BESIDE_STREAMS_MAX)),
