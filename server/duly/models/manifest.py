@@ -21,6 +21,7 @@ MANIFEST_FILE = "sha256sums"
 SIGNATURE_FILE = "sha256sums.sig"
 MANIFEST_BYTES_MAX = 4 << 20
 SIGNATURE_BYTES_MAX = 16 << 10
+"""A manifest or a signature that is larger is refused."""
 NAMESPACE = b"file"
 
 _LINE = re.compile(r"(\\?)([0-9A-Fa-f]{64}) [ *](.+)")
