@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from functools import partial
 
 import structlog
@@ -40,6 +41,7 @@ from duly.runtime.tasks import once, watch_over
 from duly.runtime.worker_launch import CheckedModel, check_version
 from duly.streams.clock_watch import ClockWatch
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
+from duly.streams.memory_ceiling import WorkerMemory, memory_ceiling
 from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
 from duly.streams.verdict import Verdicts
@@ -186,7 +188,19 @@ class App:
             watch_over("access", self._doors.gate.watch),
             *self._samplers.start(),
         ]
+        self._say_ceiling(message_bytes_max)
         _log.info("serving", address=self.address, metrics=self.metrics_address or None)
+
+    def _say_ceiling(self, message_bytes_max: int) -> None:
+        config = self._config
+        workers = [
+            WorkerMemory(version.signature, version.memory_bytes_max)
+            for version in self.catalogue.all_versions()
+            if version.signature
+            for _ in version.workers
+        ]
+        ceiling = memory_ceiling(config.payload_bytes_max, message_bytes_max, config.streams_max, workers)
+        _log.info("most memory under the limits, in bytes", total=ceiling.total, **asdict(ceiling))
 
     def _watches(self) -> list[asyncio.Task[None]]:
         config = self._config

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from duly.metrics_server import SCRAPES_MAX
+from duly.worker.confine import OPEN_FILES_MAX
 from duly_client import BlockingClient
 from tests import graphs
 
@@ -145,9 +146,10 @@ def test_a_folder_that_is_gone_closed_files_blocked_signals_and_a_low_limit(repo
 
     with serve(repository, cwd=work, preexec_fn=surroundings) as server:
         assert asks(server.address) == [0, 2, 4, 6]
-        for process in (server.process.pid, *server.workers()):
-            soft = resource.prlimit(process, resource.RLIMIT_NOFILE)[0]
-            assert soft == server.entry("open files")["limit"] == min(hard, 65_536)
+        soft = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)[0]
+        assert soft == server.entry("open files")["limit"] == min(hard, 65_536)
+        for process in server.workers():  # which need few, and are confined
+            assert resource.prlimit(process, resource.RLIMIT_NOFILE) == (min(hard, OPEN_FILES_MAX),) * 2
         replaced(server)
 
 

@@ -96,7 +96,6 @@ _BY_REASON: dict[str, type[DulyError]] = {
     "ADMISSION_BUSY": ServerUnavailable,
     "STREAMS_EXHAUSTED": StreamRefused,
     "CALLS_EXHAUSTED": StreamRefused,
-    "WATCHERS_EXHAUSTED": StreamRefused,
     "DRAINING": ServerUnavailable,
     "DUMP_FAILED": ServerUnavailable,
     "CLIENT_TOO_SLOW": ClientTooSlow,

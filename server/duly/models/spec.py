@@ -160,6 +160,8 @@ class Output(_Strict):
     batched: bool | None = None
     """Whether the graph's output has a batch dimension; False: a frame gets all of it, and frames run one at a time.
     None: it is found out."""
+    finite: bool | None = None
+    """Whether a NaN or an infinity in it makes the frame FAILED; None: as `output_finite` says for all outputs."""
 
 
 class YoloV2(_Strict):
@@ -273,11 +275,23 @@ class ModelConfig(_Strict):
     states: tuple[State, ...] = Field(default=(), alias="state")
     variants: tuple[Variant, ...] = Field(default=(Variant(name="default"),), alias="variant")
     """The variants, the most accurate first. All take the same inputs and give the same outputs."""
+    output_finite: bool | None = None
+    """Whether NaN and infinities in outputs of floating point make a frame FAILED, and in a state too; None: they do
+    where the model is declared a classifier or detector, by `labels` or `postprocess`, whose scores are numbers. A
+    worker that gives nothing else is replaced once; if that does not help, the version is FAILED."""
+    memory_bytes_max: PositiveInt | None = None
+    """Memory that runs on the CPU may take beyond what a worker has once it is warm; None: 1 GiB, or 16 times the bytes
+    of the largest batch if that is more. Frames for which it is not enough are FAILED."""
     constants: dict[str, int | float | bool] = {}
     """The values of graph inputs that are the same for every frame, such as a sample rate."""
     postprocess: YoloV2 | None = None
     checks: Checks = Checks()
     """What a new version must show before it serves."""
+
+    @property
+    def gives_finite(self) -> bool:
+        """Whether outputs have to be finite where they do not say otherwise."""
+        return self.output_finite if self.output_finite is not None else bool(self.labels or self.postprocess)
 
     @property
     def variant_names(self) -> list[str]:

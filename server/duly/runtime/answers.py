@@ -67,7 +67,9 @@ class Answers:
         except (ValueError, RecursionError) as error:
             raise BrokenAnswer(f"a message that can't be read: {error}") from error
         _check(done, asked, now_ns)
-        result = BatchResult(done.started_ns, done.finished_ns, self._copier(done), read_ns=done.read_ns)
+        result = BatchResult(
+            done.started_ns, done.finished_ns, self._copier(done), read_ns=done.read_ns, hollow=done.hollow
+        )
         if sum(done.read_ns) > done.finished_ns - done.started_ns:
             raise BrokenAnswer(f"reading took {sum(done.read_ns)} ns of {done.finished_ns - done.started_ns}")
         ends = list(self._bases)

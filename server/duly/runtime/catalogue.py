@@ -45,6 +45,10 @@ class LoadedVersion:
     """What the version is, as its first worker has loaded it; None until then."""
     providers: list[tuple[str, ...]] = field(default_factory=list)
     """The execution providers that truly run each variant, as the newest worker reports them."""
+    memory_bytes_max: int = 0
+    """Private memory that each of its workers lets itself have; 0: they have no limit of their own."""
+    hollow: bool = False
+    """Whether a worker was given up because it gave nothing finite; another one fails the version."""
     workers: dict[str, Worker] = field(default_factory=dict)
     """The workers that are ready, by lane."""
     starting: set[Worker] = field(default_factory=set)

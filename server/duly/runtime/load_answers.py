@@ -49,6 +49,8 @@ class Ready:
     """The variants, the most accurate first."""
     costs: FrameCosts
     """What frames of several sizes take, as far as the warm-up has measured it."""
+    memory_bytes_max: int
+    """Private memory that the worker lets itself have; 0: it has no limit of its own."""
     notes: tuple[str, ...]
     """What the author of the model should know, in whole sentences: it serves, but perhaps not as was meant."""
 
@@ -67,7 +69,12 @@ def read_ready(body: Mapping[str, Any], variants: int, took_ns: int) -> Ready:
     if len(read) != variants:
         raise ValueError(f"{len(read)} variants of {variants}")
     costs = FrameCosts(signature, body.get("sizes", {}), took_ns)
-    return Ready(signature, read, costs, tuple(words(note, NOTE_CHARS_MAX) for note in body["notes"][:NOTES_MAX]))
+    memory = body.get("memory_bytes_max", 0)
+    if type(memory) is not int or memory < 0:
+        raise ValueError(f"a limit of memory of {str(memory)[:40]} bytes")
+    return Ready(
+        signature, read, costs, memory, tuple(words(note, NOTE_CHARS_MAX) for note in body["notes"][:NOTES_MAX])
+    )
 
 
 def read_files(body: Mapping[str, Any]) -> dict[str, FileDigest]:

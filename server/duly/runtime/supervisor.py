@@ -36,6 +36,11 @@ more, as the machine may be busier now. What takes longer most likely hangs; in 
 take twice as long, up to the time-out of a first load. One that is stopped or does nothing is found sooner
 (`samplers`)."""
 
+HOLLOW = (
+    "two workers in a row gave nothing but NaN and infinities, even for a made-up frame: its weights or its device are "
+    "broken; output_finite = false in model.toml serves it all the same"
+)
+
 
 class Supervisor:
     def __init__(
@@ -106,6 +111,7 @@ class Supervisor:
         _log.info(
             "loaded",
             model=loaded.key,
+            memory_bytes_max=loaded.memory_bytes_max,
             frame_bytes_max=sum(spec.bytes_max for spec in loaded.signature.inputs),
             result_bytes_max=sum(spec.bytes_max for spec in loaded.signature.outputs),
         )
@@ -204,6 +210,7 @@ class Supervisor:
         if loaded.fingerprint is None:
             loaded.fingerprint = Fingerprint(worker.contents, ready.signature)
         loaded.signature = _with_labels(ready.signature, loaded.version.labels)
+        loaded.memory_bytes_max = ready.memory_bytes_max
         loaded.providers = [variant.providers for variant in ready.variants]
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state
         self._metrics.lane_serves(worker.model, worker.lane)
@@ -233,6 +240,11 @@ class Supervisor:
         self._driver.worker_ended(worker, worker.end_reason, pause_s + RELOAD_LOADS * loaded.load_s)
         if self._closing:
             return
+        if worker.hollow and loaded.hollow:
+            _log.error("version gives nothing finite, it is not served any more", model=loaded.key)
+            self.end_with_server(watch_over(f"end of {loaded.key}", partial(self._give_up, loaded, HOLLOW)))
+            return
+        loaded.hollow |= worker.hollow
         loaded.state = VersionState.RECOVERING
         if pause_s:
             loaded.error = (

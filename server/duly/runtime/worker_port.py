@@ -24,6 +24,8 @@ class BatchResult:
     """Why frames are FAILED, by their index in the batch."""
     read_ns: Sequence[int] = ()
     """How long reading each frame took, where pictures are decoded."""
+    hollow: bool = False
+    """Whether the worker gives nothing but outputs that are not finite, even for a frame of its own."""
 
 
 class LaneWorker(Protocol):

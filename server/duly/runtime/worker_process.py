@@ -66,6 +66,8 @@ class Worker:
         """How many batches it has answered."""
         self.contents: dict[str, FileDigest] = {}
         """What the files held that it has read."""
+        self.hollow = False
+        """Whether it was given up because it gave nothing finite."""
         self._expected = expected
         self._variants = {name: index for index, name in enumerate(variants)}
         self._on_batch = on_batch
@@ -374,6 +376,11 @@ class Worker:
         if self._forget:
             self._send_forget()
         self._on_batch(asked.batch_id, result)
+        if isinstance(result, BatchResult) and result.hollow and not self.ended:
+            _log.error("worker gives nothing finite, not even for a frame of its own", model=self.model, lane=self.lane)
+            self.hollow = True
+            self.give_up("the model's worker gives nothing but NaN and infinities")
+            return False
         return True
 
     # ---- its end ----

@@ -86,6 +86,8 @@ class Done:
     """Why frames are not OK, by their index in the batch."""
     read_ns: list[int] = field(default_factory=list)
     """How long reading each frame took, where pictures are decoded; else, and where it is too short, zeros."""
+    hollow: bool = False
+    """Whether the worker gives nothing but outputs that are not finite, even for a frame of its own."""
 
 
 def frames_of_message(tensors: int) -> int:
@@ -131,7 +133,7 @@ def decode_warm(message: bytes) -> tuple[int, int, int]:
 
 
 def encode_done(done: Done) -> bytearray:
-    out = bytearray(_HEAD.pack(DONE, done.slot, len(done.frames), 0, done.batch_id))
+    out = bytearray(_HEAD.pack(DONE, done.slot, len(done.frames), done.hollow, done.batch_id))
     out += _TIMES.pack(done.started_ns, done.finished_ns)
     for index, (status, tensors) in enumerate(done.frames):
         out += _FRAME.pack(done.read_ns[index] if index < len(done.read_ns) else 0, status)
@@ -146,7 +148,7 @@ def encode_done(done: Done) -> bytearray:
 def decode_done(message: bytes, outputs: int) -> Done:
     """Raises ValueError unless the message is a whole DONE with nothing behind it."""
     try:
-        _, slot, count, _, batch_id = _HEAD.unpack_from(message)
+        _, slot, count, hollow, batch_id = _HEAD.unpack_from(message)
         at = _HEAD.size
         started_ns, finished_ns = _TIMES.unpack_from(message, at)
         at += _TIMES.size
@@ -163,7 +165,7 @@ def decode_done(message: bytes, outputs: int) -> Done:
                 raise ValueError(f"a frame has status {status}")
             frames.append((status, tensors))
         reasons = _reasons(message[at:]) if at < len(message) else {}
-        return Done(batch_id, slot, started_ns, finished_ns, frames, reasons, read_ns)
+        return Done(batch_id, slot, started_ns, finished_ns, frames, reasons, read_ns, bool(hollow))
     except struct.error as error:
         raise ValueError(str(error)) from None
 

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import resource
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ from duly.worker.memory import memory_bytes_max
 from duly.worker.providers import CPU
 
 OPEN_FILES_MAX = 1024
+_THREAD_LOOKS_MAX = 100
+_THREAD_LOOK_SECONDS = 0.001
 _OOM_SCORE = 500
 """The kernel ends a worker before the server when memory is short (proc(5), oom_score_adj from -1000 to 1000)."""
 
@@ -98,7 +101,7 @@ def confine(
             kept = _CAP_DAC_READ_SEARCH | _CAP_IPC_LOCK | _CAP_LEASE | (_CAP_DAC_OVERRIDE if trust.cache_folders else 0)
             kernel.keep_capabilities(kept)
         if landlock.abi():
-            others = len(os.listdir("/proc/self/task")) - 1
+            others = _other_threads()
             if others and landlock.abi() < landlock.ABI_ALL_THREADS:
                 wanting.append(f"{others} threads were there before it and are not bound by Landlock")
             landlock.restrict_files(
@@ -118,12 +121,22 @@ def confine(
         raise LoadError(f"sandbox = require, but {'; '.join(wanting)}; with auto it is confined as far as possible")
 
 
+def _other_threads() -> int:
+    """Returns how many threads there are beside this one. One that has ended may be there for a moment more."""
+    for _ in range(_THREAD_LOOKS_MAX):
+        if len(os.listdir("/proc/self/task")) == 1:
+            return 0
+        time.sleep(_THREAD_LOOK_SECONDS)
+    return len(os.listdir("/proc/self/task")) - 1
+
+
 def _limit(trust: Trust, accelerated: bool) -> None:
     """Sets what the kernel lets this process have. Limits that are lower already stay."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write(str(_OOM_SCORE))
     _lower(resource.RLIMIT_CORE, 0)  # what clients sent must not lie on a disk
-    _lower(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
+    if not accelerated:
+        _lower(resource.RLIMIT_NOFILE, OPEN_FILES_MAX)
     # Drivers of accelerators count what lies on the device, too. Elsewhere the machine's memory is the most.
     if trust.worker_memory_bytes_max or not accelerated:
         _lower(resource.RLIMIT_DATA, trust.worker_memory_bytes_max or memory_bytes_max())

@@ -16,6 +16,7 @@ from duly.worker.background import fits
 from duly.worker.channel import Region
 from duly.worker.checks import CheckSamples
 from duly.worker.errors import LoadError
+from duly.worker.finite import FiniteChecks
 from duly.worker.libraries import with_checked_libraries
 from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
@@ -24,6 +25,7 @@ from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
 from duly.worker.providers import warm_after_ns
+from duly.worker.run_memory import limit_data, run_bytes
 from duly.worker.size_warmup import measure_sizes
 from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
@@ -135,7 +137,9 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         # An area of open size is mostly room that is never used, and is trimmed after frames that use much of it.
         needs = opened[0].needs
         pin([*(region.inputs if needs.inputs_fixed else []), *(region.outputs if needs.outputs_fixed else [])], device)
-    models = [Model(plan, graph.rows, region) for plan, graph in zip(plans, opened, strict=True)]
+    models = [
+        Model(plan, graph.rows, region, FiniteChecks(config, plan)) for plan, graph in zip(plans, opened, strict=True)
+    ]
     try:
         samples = Samples(region, best.inputs, batch_max)
     except LoadError as error:
@@ -167,6 +171,11 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         "sizes": measure_sizes(models[0], plans[0], region, batch_max),
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
+    if device is None:  # drivers of accelerators reserve far more than they use
+        beyond = config.memory_bytes_max or run_bytes(plans[0].inputs, batch_max)
+        ready["memory_bytes_max"] = limit_data(beyond)
+    for model in models:
+        model.serve(partial(samples.fails, model))
     return Loaded(models, region, samples, ready)
 
 

@@ -7,7 +7,7 @@ never copied.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic_ns
 
@@ -19,6 +19,7 @@ from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Regi
 from duly.worker.decode import not_finite, tensor
 from duly.worker.dtypes import Array
 from duly.worker.errors import InvalidFrame, RunError
+from duly.worker.finite import HOLLOW_BATCHES, FiniteChecks
 from duly.worker.graph import is_fixed
 from duly.worker.ops.operation import WHOLE_PICTURE, Placement
 from duly.worker.plan import Plan
@@ -56,6 +57,8 @@ class _Batch:
     """The frame's new state is this row of each of these arrays."""
     read_ns: list[int] = field(default_factory=list)
     """How long reading each frame took, where anything is decoded."""
+    not_finite: int = 0
+    """Frames whose outputs are not finite."""
 
 
 class _OutputTooLarge(Exception):
@@ -65,7 +68,8 @@ class _OutputTooLarge(Exception):
 class Model:
     """One variant of a model on one lane, with the memory of its streams. All calls come from one thread."""
 
-    def __init__(self, plan: Plan, session: Session, region: Region) -> None:
+    def __init__(self, plan: Plan, session: Session, region: Region, finite: FiniteChecks | None = None) -> None:
+        """`finite`: checks what the graph gives, once `serve` has been called; None: nothing is checked."""
         self._plan = plan
         self._session = session
         self._region = region
@@ -88,6 +92,10 @@ class Model:
         self._results_bytes_max = WIRE_BYTES_MAX - fields_bytes(spec.name for spec in signature.outputs)
         """What all outputs of a frame may have together."""
         self._results_may_exceed = sum(spec.bytes_max for spec in signature.outputs) > self._results_bytes_max
+        self._finite = finite
+        self._checks: FiniteChecks | None = None
+        self._own_frame_fails: Callable[[int], bool] = lambda slot: False
+        self._hollow_batches = 0
         self._trims = not all(is_fixed(output.row_shape) for output in plan.outputs)
 
     def run(self, run: Run) -> Done:
@@ -117,7 +125,30 @@ class Model:
         for index, (row, states) in batch.states.items():
             self._streams.remember(run.frames[index][0], row, states, batch.contexts.get(index, {}))
         frames = [self._outcome(batch, index) for index in range(len(run.frames))]
-        return Done(run.batch_id, run.slot, started_ns, monotonic_ns(), frames, batch.reasons, batch.read_ns)
+        finished_ns = monotonic_ns()
+        hollow = self._checks is not None and self._is_hollow(batch, len(run.frames))
+        return Done(run.batch_id, run.slot, started_ns, finished_ns, frames, batch.reasons, batch.read_ns, hollow)
+
+    def serve(self, own_frame_fails: Callable[[int], bool]) -> None:
+        """Notes that the warm-up is over: from now on what the graph gives is checked. `own_frame_fails(slot)` runs a
+        made-up frame in that slot and says whether it is FAILED.
+        """
+        self._checks = self._finite
+        self._own_frame_fails = own_frame_fails
+
+    def _is_hollow(self, batch: _Batch, frames: int) -> bool:
+        """Whether nothing that the graph gives is finite any more."""
+        if not batch.not_finite:
+            self._hollow_batches = 0
+        elif batch.not_finite == frames:
+            self._hollow_batches += 1
+        if self._hollow_batches < HOLLOW_BATCHES:
+            return False
+        self._hollow_batches = -1  # the made-up frame is a batch as well
+        # The other slot holds no results that anybody still reads, as no frame had any for long.
+        hollow = self._own_frame_fails(1 - batch.run.slot)
+        self._hollow_batches = 0
+        return hollow
 
     def forget(self, stream_ids: Sequence[int]) -> None:
         """Drops what is remembered of these streams."""
@@ -280,7 +311,12 @@ class Model:
                     f"output '{name}' of a batch of {size} has shape {list(array.shape)}; "
                     "its first dimension must be the batch: export the graph so"
                 )
+        faults = self._not_finite(batch, indices, outputs, states) if self._checks is not None else {}
         for row, index in enumerate(indices):
+            if row in faults:
+                batch.reasons[index] = faults[row]
+                batch.failed.add(index)
+                continue
             if self._stateful and not self._streams.has_room(batch.run.frames[index][0]):
                 batch.reasons[index] = "the worker keeps the state of as many streams as it may"
                 batch.failed.add(index)
@@ -293,6 +329,21 @@ class Model:
                 continue
             if self._stateful:
                 batch.states[index] = row, states
+
+    def _not_finite(
+        self, batch: _Batch, indices: list[int], outputs: dict[str, Array], states: list[Array]
+    ) -> dict[int, str]:
+        """Returns what to tell the clients of the rows that are not finite. A stream with such a state starts anew."""
+        assert self._checks is not None
+        faults = self._checks.outputs(outputs, len(indices))
+        if states:
+            axes = [state.batch_axis for state in self._plan.states]
+            spoilt = self._checks.states(states, axes, len(indices))
+            for row in spoilt:
+                self._streams.forget(batch.run.frames[indices[row]][0])
+            faults |= spoilt
+        batch.not_finite += len(faults)
+        return faults
 
     def _put(self, batch: _Batch, index: int, first: int, row: int, outputs: dict[str, Array]) -> list[TensorRef]:
         plan, slot = self._plan, batch.run.slot

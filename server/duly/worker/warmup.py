@@ -9,7 +9,7 @@ from time import monotonic_ns, thread_time_ns
 import numpy as np
 
 from duly.models.spec import TensorSpec
-from duly.worker.channel import ENCODINGS, OK, SLOTS, Done, Region, Run, TensorRef
+from duly.worker.channel import ENCODINGS, FRAME_FAILED, OK, SLOTS, Done, Region, Run, TensorRef
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError, RunError
 from duly.worker.model import Model
@@ -21,6 +21,7 @@ UNTIMED_RUNS = 3
 TIMED_RUNS_MIN = 3
 TIMED_NS_MAX = 10_000_000_000
 """A size whose runs take longer than this together is measured by fewer runs, but TIMED_RUNS_MIN at least."""
+OTHER_NUMBER = 0.5
 EXTENT = 64
 """The extent of a made-up frame along a dimension that is open."""
 GROWN_ELEMENTS_MAX = 32 << 20
@@ -37,6 +38,7 @@ class Samples:
         for such a frame.
         """
         self._region = region
+        self._inputs = inputs
         self._strides = [spec.bytes_max for spec in inputs]
         self._bases, _ = layout(self._strides, batch_max)
         self._samples = [sample(spec, growth) for spec in inputs]
@@ -64,6 +66,28 @@ class Samples:
         done = model.run(Run(batch_id, slot, self.put(slot, 1)))
         model.forget([0])
         return Done(batch_id, slot, done.started_ns, done.finished_ns, [], {})
+
+    def fails(self, model: Model, slot: int) -> bool:
+        """Whether made-up frames are FAILED now, also one of other numbers: what is no number for one, such as the
+        logarithm of zero, says nothing of others.
+        """
+        frames = self.put(slot, 1)
+        if not self._is_failed(model, slot, frames):
+            return False
+        area = self._region.inputs[slot]
+        for spec, (offset, length, encoding, shape) in zip(self._inputs, frames[0][2], strict=True):
+            dtype = DTYPES[spec.datatype]
+            if not encoding and np.issubdtype(dtype, np.floating):
+                area[offset : offset + length] = np.full(shape, OTHER_NUMBER, dtype).tobytes()
+        return self._is_failed(model, slot, frames)
+
+    def _is_failed(self, model: Model, slot: int, frames: list[tuple[int, bool, list[TensorRef]]]) -> bool:
+        try:
+            return model.run(Run(0, slot, frames)).frames[0][0] == FRAME_FAILED
+        except RunError:
+            return True
+        finally:
+            model.forget([0])
 
 
 def profile(

@@ -1,0 +1,68 @@
+"""The most memory that the server and its workers can take, whatever clients send: the sum of what is bounded.
+
+It is a ceiling and no forecast. Shared memory and messages are only taken as far as they are filled, and a server that
+never meets its limits takes a small part of this. It says what a machine or a control group must have for the limits to
+be held by the server rather than by the kernel's OOM killer.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from duly.models.spec import Signature
+from duly.streams.memory import OUTCOME_BYTES, OUTCOMES_MIN, OUTCOMES_PART
+from duly.worker.channel import SLOTS
+from duly.worker.slot_layout import layout
+
+PROCESS_BYTES = 128 << 20
+"""The serving process takes less than this by itself, with its libraries."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """What one worker may take."""
+
+    signature: Signature
+    private_bytes: int
+    """0: it has no limit of its own."""
+
+    @property
+    def shared_bytes(self) -> int:
+        batch_max = max(self.signature.batch_sizes)
+        inputs = layout([spec.bytes_max for spec in self.signature.inputs], batch_max)[1]
+        outputs = layout([spec.bytes_max for spec in self.signature.outputs], batch_max)[1]
+        return SLOTS * (inputs + outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryCeiling:
+    payloads: int
+    """Payloads of frames that are not answered."""
+    results: int
+    """Results and outcomes that are not written."""
+    messages: int
+    """Messages whose frames wait to be taken, and those that the transport is receiving, one for each stream."""
+    shared: int
+    """The regions in which batches lie."""
+    workers: int
+    """Private memory of the workers that have a limit."""
+    unlimited_workers: int
+    """How many workers have no limit of their own, as on accelerators."""
+
+    @property
+    def total(self) -> int:
+        return PROCESS_BYTES + self.payloads + self.results + self.messages + self.shared + self.workers
+
+
+def memory_ceiling(
+    payload_bytes_max: int, message_bytes_max: int, streams_max: int, workers: Iterable[WorkerMemory]
+) -> MemoryCeiling:
+    """Adds up what the limits allow. `payload_bytes_max` bounds payloads, and again results, of all streams."""
+    workers = tuple(workers)
+    return MemoryCeiling(
+        payloads=payload_bytes_max,
+        results=payload_bytes_max + max(payload_bytes_max // OUTCOMES_PART, OUTCOMES_MIN * OUTCOME_BYTES),
+        messages=payload_bytes_max + streams_max * message_bytes_max,
+        shared=sum(worker.shared_bytes for worker in workers),
+        workers=sum(worker.private_bytes for worker in workers),
+        unlimited_workers=sum(not worker.private_bytes for worker in workers),
+    )

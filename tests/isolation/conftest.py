@@ -1,0 +1,3 @@
+from tests.e2e.conftest import repository
+
+__all__ = ["repository"]

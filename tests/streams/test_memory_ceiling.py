@@ -1,0 +1,18 @@
+"""The ceiling of memory is what the limits add up to."""
+
+from duly.models.spec import Signature, TensorSpec
+from duly.streams.memory_ceiling import PROCESS_BYTES, WorkerMemory, memory_ceiling
+
+SPEC = TensorSpec(name="x", datatype="UINT8", shape=(640,), bytes_max=640)
+SIGNATURE = Signature(inputs=(SPEC,), outputs=(SPEC,), batch_sizes=(1, 4), any_size=True, stateful=False)
+
+
+def test_each_limit_is_in_it_once() -> None:
+    workers = [WorkerMemory(SIGNATURE, 1 << 30), WorkerMemory(SIGNATURE, 0)]
+    ceiling = memory_ceiling(1 << 28, 1 << 22, 100, workers)
+    assert (ceiling.payloads, ceiling.messages) == (1 << 28, (1 << 28) + (100 << 22))
+    assert ceiling.results == (1 << 28) + (1 << 26)
+    assert ceiling.shared == 2 * 2 * 2 * 4 * 640  # workers, slots, areas, frames
+    assert (ceiling.workers, ceiling.unlimited_workers) == (1 << 30, 1)
+    parts = ceiling.payloads + ceiling.results + ceiling.messages + ceiling.shared + ceiling.workers
+    assert ceiling.total == PROCESS_BYTES + parts
