@@ -89,7 +89,10 @@ class World:
             self.close(client)
         self._check(not self.bench.driver.held, f"{len(self.bench.driver.held)} frames are held after the end")
         self._check(self.bench.use.bytes == 0, f"{self.bench.use.bytes} bytes are counted for nobody")
-        self._check(self.bench.host.results.bytes == 0, f"{self.bench.host.results.bytes} bytes of results for nobody")
+        memory = self.bench.host.memory
+        self._check(memory.result_bytes == 0, f"{memory.result_bytes} bytes of results are held for nobody")
+        self._check(memory.outcomes == 0, f"{memory.outcomes} outcomes are held for nobody")
+        self._check(not memory._streams, f"{len(memory._streams)} streams that are gone hold memory")
         counted = sum(self.bench.counts().values())
         self._check(counted == self.taken, f"{self.taken} frames were taken, {counted} outcomes counted")
 
