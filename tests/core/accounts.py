@@ -47,14 +47,17 @@ class Stream:
     """Statuses in order of arrival, None for frames without an answer; keys are frame ids."""
     home: tuple[str, str] | None = None
     """Only for stateful models: the model and lane that hold the stream's state."""
+    home_layout: str = ""
+    """The layout of the state there."""
     state_lost: bool = False
     """Only for stateful models: whether the home has gone since a frame last started."""
     tolerance_ns: int | None = None
     """How far frames may still be ahead of the stated period; None: no frame has come yet."""
     arrived_ns: int = 0
     """When that was so."""
-    broken: bool = False
-    """Only for stateful models: whether the home is gone, or another version was to go on."""
+    broken_from: int | None = None
+    """Only for stateful models: the frame id from which on there is no state, as the home is gone, or as a version is
+    to go on that does not take it."""
     model: str = ""
     """The model of the last frame."""
 
@@ -74,6 +77,9 @@ class Stream:
         enough = left_ns >= period_ns
         self.tolerance_ns, self.arrived_ns = left_ns - period_ns * enough, now_ns
         return enough
+
+    def broken(self, frame_id: int) -> bool:
+        return self.broken_from is not None and frame_id >= self.broken_from
 
     def after_gap(self, frame_id: int) -> bool:
         """Whether the frame before this one was not served."""
@@ -122,6 +128,8 @@ class Accounts:
         """Keys are model, rank and lane."""
         self.stateful: dict[str, bool] = {}
         """Whether each loaded model is stateful."""
+        self.states: dict[str, tuple[str, bool]] = {}
+        """The layout of the state of each loaded model, and whether it takes that of others."""
         self.batches: dict[int, Running] = {}
         self.unanswered: dict[int, Frame] = {}
         """Frames without an answer; keys are `seq`."""
@@ -162,7 +170,9 @@ class Accounts:
                     stream = self.streams.get(frame.stream_id)
                     if stream is not None:
                         if frame.model != stream.model and (stream.home is not None or stream.waiting):
-                            stream.broken = True
+                            layout, _ = self.states.get(stream.model, ("", False))
+                            if stream.broken_from is None and not self.takes(frame.model, layout):
+                                stream.broken_from = frame.frame_id
                         stream.model = frame.model
                         stream.waiting[frame.frame_id] = frame
                         if not stream.conforms(now_ns):
@@ -180,6 +190,7 @@ class Accounts:
                 self.lanes.pop(event.lane, None)
             case ModelReady():
                 self.stateful.setdefault(event.model, event.stateful)
+                self.states[event.model] = event.state_layout, event.takes_state
                 worker = Worker(event.variant, max(event.samples_ns), event.warm_after_ns, now_ns)
                 self.workers[event.model, event.rank, event.lane] = worker
             case ModelGone(model, lane):
@@ -187,6 +198,7 @@ class Accounts:
                     self._workers_gone(now_ns, model, name, event)
                 if lane is None:
                     self.stateful.pop(model, None)
+                    self.states.pop(model, None)
                 elif event.back_ns:
                     self._wait_again(now_ns, event)
             case BatchFinished() | BatchFailed():
@@ -255,7 +267,7 @@ class Accounts:
         for stream in self.streams.values():
             if stream.home == (model, lane):
                 stream.home, stream.state_lost = None, True
-                stream.broken = True
+                stream.broken_from = 0
 
     def _note_probe(self, now_ns: int, event: BatchFinished | BatchFailed) -> None:
         running = self.batches.get(event.batch_id)
@@ -289,7 +301,7 @@ class Accounts:
             needed_ns = (now_ns if others else max(now_ns, event.back_ns)) + running.action.planned_ns
             for frame in running.frames:
                 stream = self.streams.get(frame.stream_id)
-                if stream is not None and frame.deadline_ns >= needed_ns:
+                if stream is not None and due_ns(frame) >= needed_ns:
                     del self.batch_of[frame.seq]
                     self.alone.add(frame.seq)
                     stream.waiting = dict(sorted([*stream.waiting.items(), (frame.frame_id, frame)]))
@@ -358,8 +370,16 @@ class Accounts:
         stream = self.streams[frame.stream_id]
         if stream.running or next(iter(stream.waiting)) != frame.frame_id:
             return False
-        # A stream stays with the lane that has its state.
-        return stream.home is None or stream.home[0] != frame.model or stream.home[1] == lane
+        # A stream stays with the lane that has its state. State that is handed over stays there if it can.
+        if stream.home is None or stream.home[1] == lane:
+            return True
+        there = (*self.variant(frame), stream.home[1]) in self.workers
+        return stream.home[0] != frame.model and not (self.takes(frame.model, stream.home_layout) and there)
+
+    def takes(self, model: str, layout: str) -> bool:
+        """Whether the model goes on with state of that layout that another version has kept."""
+        own, takes = self.states.get(model, ("", False))
+        return takes and layout == own != ""
 
     def would_block(self, now_ns: int, frame: Frame, planned_ns: int) -> bool:
         """Whether a run of a large frame would keep more critical streams waiting for too long."""

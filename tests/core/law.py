@@ -149,7 +149,7 @@ class Witness:
             case OutcomeStatus.SHED:
                 return self._may_be_shed(now_ns, event, action, stream)
             case OutcomeStatus.SKIPPED:
-                return terms.gap is GapPolicy.SKIP and (stream.broken or stream.after_gap(frame.frame_id))
+                return terms.gap is GapPolicy.SKIP and (stream.broken(frame.frame_id) or stream.after_gap(frame.frame_id))
             case OutcomeStatus.CANCELLED:
                 return isinstance(event, FramesCancelled) and frame.frame_id in event.frame_ids
             case OutcomeStatus.FAILED:
@@ -250,11 +250,18 @@ class Witness:
         home = (batch.model, batch.lane)
         lost = stream.state_lost or stream.home not in (None, home)
         gap = stream.after_gap(frame.frame_id)
-        assert stream.terms.gap is not GapPolicy.SKIP or not (gap or stream.broken), f"{told} runs after a gap"
-        resets = lost or (gap and stream.terms.gap is GapPolicy.RESET)
+        assert stream.terms.gap is not GapPolicy.SKIP or not (gap or stream.broken(frame.frame_id)), f"{told} runs after a gap"
+        resets = gap and stream.terms.gap is GapPolicy.RESET
+        handed = stream.home is not None and stream.home[0] != batch.model
+        moves = handed and not resets and self.accounts.takes(batch.model, stream.home_layout)
+        moved = [(model, lane) for seq, model, lane in batch.moves_state if seq == frame.seq]
+        assert moved == ([stream.home] if moves else []), f"{told}: state moves from {moved}, it is at {stream.home}"
+        resets |= lost and not moves
         reset = frame.seq in batch.resets_state
-        assert reset == resets, f"{told}: state lost {lost}, gap {gap}, reset {reset}"
+        assert reset == resets, f"{told}: state lost {lost}, gap {gap}, moves {moves}, reset {reset}"
+        self.seen["state moves"] += moves
         stream.home, stream.state_lost = home, False
+        stream.home_layout = self.accounts.states[batch.model][0]
 
     def _assert_precedence(self, now_ns: int, batch: DispatchBatch, gives_way: bool, told: str) -> None:
         """Asserts that no more critical frame of any model that could have run here is left behind, except STANDARD

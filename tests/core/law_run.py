@@ -76,6 +76,8 @@ class Host:
         """Whether budgets are long, so that CRITICAL frames have their turns before the first is missed."""
         self.large = self.now_ns % 4 == 1
         """Whether some frames take longer than usual ones."""
+        self.takers = ((), ("speech/2",), STATEFUL)[self.now_ns // 4 % 3]
+        """The models that take over the state that other versions keep of streams."""
 
     def run(self, turns_max: int) -> None:
         """Does up to `turns_max` random things. Raises AssertionError where the law is broken."""
@@ -307,6 +309,8 @@ class Host:
         self.frames[stream_id] += 1 + (self.seq % 5 == 0)
         deadline_ns = self.now_ns + self.budgets_ns[stream_id] + jitter_ns
         extra_ns = self.seq * 7919 % 40 * MS + 1 if self.large and self.seq % 3 == 0 else 0
+        if self.streams[stream_id] in STATEFUL and self.seq % 6 == 0:  # its other version is active from now on
+            self.streams[stream_id] = STATEFUL[self.streams[stream_id] == STATEFUL[0]]
         model, alone = self.streams[stream_id], stream_id in self.suspects
         return Frame(self.seq, stream_id, self.frames[stream_id], model, deadline_ns, must_run, alone, extra_ns)
 
@@ -332,6 +336,8 @@ class Host:
                 ready = ModelReady(
                     model, lane, variant, samples_ns, model != "fixed/1", model in STATEFUL, rank, warm_after_ns
                 )
+                ready.state_layout = "FP32[2]" if model in STATEFUL else ""
+                ready.takes_state = model in self.takers
                 self._step(ready)
 
     def _times_ns(self) -> dict[int, int]:

@@ -247,7 +247,10 @@ class Story:
         model, lane, variant = command.word(), command.option("lane"), command.option("variant", "default")
         rank, warm_after_ns = int(command.option("rank", "0")), parse_ns(command.option("warm_after", "0ms"))
         self._variants.setdefault(model, set()).add(variant)
-        return ModelReady(model, lane, variant, samples_ns, not fixed, stateful, rank, warm_after_ns)
+        layout, takes = command.option("state", ""), command.flag("takes_state")
+        return ModelReady(
+            model, lane, variant, samples_ns, not fixed, stateful, rank, warm_after_ns, layout, takes
+        )
 
     def _stream(self, command: Command) -> StreamOpened:
         stream_id = int(command.word())
@@ -372,6 +375,7 @@ class Story:
             case DispatchBatch():
                 frames = " ".join(
                     f"{frame.stream_id}/{frame.frame_id}{' (new state)' * (frame.seq in action.resets_state)}"
+                    + "".join(f" (state of {name} on {lane})" for s, name, lane in action.moves_state if s == frame.seq)
                     for frame in action.frames
                 )
                 return (

@@ -32,6 +32,7 @@ RARE = (
     "large",
     "demoted",
     "told of its period",
+    "state moves",
 )
 BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
 """Where the scheduler answers frames; each row of these states must be met."""

@@ -124,6 +124,11 @@ class ModelReady:
     """Place of the variant among those of its model, 0 the most accurate; less accurate ones are faster."""
     warm_after_ns: int = 0
     """A lane that has been idle for this long is warmed again before frames come (WarmLane); 0: never."""
+    state_layout: str = ""
+    """What a worker keeps of each stream: versions with the same layout can go on with each other's state. Empty: no
+    other version can."""
+    takes_state: bool = False
+    """Whether the model goes on with the state that another version of the same layout keeps of a stream."""
 
 
 @dataclass(slots=True)
@@ -183,6 +188,9 @@ class DispatchBatch:
     planned_ns: int
     resets_state: tuple[int, ...] = ()
     """Frames (by seq) with which the state of their stream starts anew."""
+    moves_state: tuple[tuple[int, str, str], ...] = ()
+    """Frames (by seq) whose stream's state another version keeps, with that model and its lane: its worker must hand
+    the state over first. Where it does not, the state starts anew, or, under SKIP, the frame must be FAILED."""
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ table; `docs/fates.md` draws it.
 
 Streams of stateful models are pinned to one lane, where the worker keeps their state. They run at most one frame at a
 time, the oldest that waits. A frame that is not run leaves a gap. By the terms of the stream the frames behind it go
-on, start the state anew, or are SKIPPED.
+on, start the state anew, or are SKIPPED. Another version of the model is such a gap, unless it takes the state over.
 """
 
 from bisect import bisect_left, insort
@@ -123,8 +123,9 @@ class FrameLedger:
         else:
             queued = self._demoted(now_ns, stream, frame)
         if terms.gap is not None:
-            # Another version goes on without what the one before remembers.
-            stream.gap |= frame.model != stream.model and (stream.home is not None or bool(stream.waiting))
+            if frame.model != stream.model and (stream.home is not None or stream.waiting):
+                # Unless it takes the state over, another version goes on without what the one before remembers.
+                stream.gap |= not self._models.hands_over(stream.model, frame.model)
             queued.resets_state = stream.gap and terms.gap is GapPolicy.RESET
             stream.gap = stream.gap and terms.gap is GapPolicy.SKIP
         stream.unanswered += 1
@@ -315,8 +316,12 @@ class FrameLedger:
             charged_ns += share_ns + queued.extra_ns
             if batch.variant.stateful:
                 stream.running += 1
-                queued.resets_state |= stream.state_lost or stream.home not in (None, (batch.variant.model, lane))
-                stream.home, stream.state_lost = (batch.variant.model, lane), False
+                home = batch.variant.model, lane
+                if not queued.resets_state and stream.moves_to(batch.variant):
+                    queued.moves_from = stream.home
+                else:
+                    queued.resets_state |= stream.state_lost or stream.home not in (None, home)
+                stream.home, stream.home_layout, stream.state_lost = home, batch.variant.state_layout, False
         self._principals.served(now_ns, principal, charged_ns)
 
     def ended(self, batch: Batch) -> None:

@@ -39,6 +39,7 @@ class ModelTable:
             self.variants.append(variant)
         variant.profiles[event.lane] = Profile(event.samples_ns, event.any_size, speed)
         variant.warm_after_ns = event.warm_after_ns
+        variant.state_layout, variant.takes_state = event.state_layout, event.takes_state
         variant.plan()
         self._changed()
         return variant
@@ -54,6 +55,14 @@ class ModelTable:
         for variant in self.by_name.pop(name).variants.values():
             self.variants.remove(variant)
         self._changed()
+
+    def hands_over(self, name: str, other: str) -> bool:
+        """Whether the other model goes on with the state that this one keeps of streams."""
+        before, now = self.by_name.get(name), self.by_name.get(other)
+        if before is None or now is None:
+            return False
+        layouts = {variant.state_layout for variant in before.variants.values()}
+        return all(variant.takes(layout) for variant in now.variants.values() for layout in layouts)
 
     def refit(self, lane: str, learnt: VariantState) -> None:
         """The speed of the lane has changed. A run of `learnt` has shown it, whose own profile is fitted already."""

@@ -371,7 +371,7 @@ class Scheduler:
         for lane in variant.profiles:
             usual_ns = variant.profiles[lane].usual_one_ns + queued.extra_ns
             due = left_ns >= usual_ns or (left_ns > 0 and now_ns > variant.probe_ns[lane])
-            may_start = not variant.stateful or self._frames.streams[frame.stream_id].may_start(queued, lane)
+            may_start = not variant.stateful or self._frames.streams[frame.stream_id].may_start(queued, variant, lane)
             if due and may_start and self._lanes.is_free(lane) and not something_waits(now_ns, lane, self._context):
                 return lane
         return None

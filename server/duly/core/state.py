@@ -56,6 +56,7 @@ class StreamState:
         "extra_ns",
         "gap",
         "home",
+        "home_layout",
         "left_ns",
         "merit",
         "model",
@@ -91,17 +92,27 @@ class StreamState:
         """Only for stateful models: whether the next frame to arrive follows one that was not run."""
         self.home: tuple[str, str] | None = None
         """Only for stateful models: the model and lane that hold the stream's state; None: none do."""
+        self.home_layout = ""
+        """The layout of the state there, see `ModelReady.state_layout`."""
         self.state_lost = False
         """Only for stateful models: whether the home has gone since a frame last started."""
 
-    def may_start(self, queued: QueuedFrame, lane: str) -> bool:
-        """Only for stateful models: whether the frame is the stream's next, and the lane has or needs no state of the
-        stream.
+    def may_start(self, queued: QueuedFrame, variant: "VariantState", lane: str) -> bool:
+        """Only for stateful models: whether the frame, which is for that variant, is the stream's next, and the lane
+        has or needs no state of the stream. State that another version hands over stays on its lane if it can, as the
+        worker that has it is idle then.
         """
         frame = queued.frame
         if self.running or next(iter(self.waiting), frame.frame_id) < frame.frame_id:
             return False
-        return self.home is None or self.home[0] != frame.model or self.home[1] == lane
+        if self.home is None or self.home[1] == lane:
+            return True
+        return self.home[0] != frame.model and not (self.moves_to(variant) and self.home[1] in variant.profiles)
+
+    def moves_to(self, variant: "VariantState") -> bool:
+        """Only for stateful models: whether another version keeps the stream's state, and the variant takes it."""
+        home = self.home
+        return home is not None and home[0] != variant.model and variant.takes(self.home_layout)
 
 
 class LaneState:
@@ -132,7 +143,9 @@ class VariantState:
         "rank",
         "single_plan_ns_max",
         "single_plan_ns_min",
+        "state_layout",
         "stateful",
+        "takes_state",
         "waiting",
         "warm_after_ns",
     )
@@ -142,6 +155,8 @@ class VariantState:
         self.name = name
         self.rank = rank
         self.stateful = stateful
+        self.state_layout = ""
+        self.takes_state = False
         self.number = number
         """Place of the variant in the order in which all variants came."""
         self.profiles: dict[str, Profile] = {}
@@ -160,6 +175,10 @@ class VariantState:
         self.passed_over_ns = -1
         """When a lane that could have run a waiting frame last chose another one because of overload; -1: never."""
         self.warm_after_ns = 0
+
+    def takes(self, layout: str) -> bool:
+        """Whether a stream goes on with state of that layout that another version has kept of it."""
+        return self.takes_state and bool(layout) and layout == self.state_layout
 
     def plan(self) -> None:
         planned_ns = [profile.plan_ns[1] for profile in self.profiles.values()]
@@ -180,7 +199,7 @@ class VariantState:
         if not self.stateful:
             return self.waiting.by_class
         return [
-            [entry for entry in entries if streams[entry[2].frame.stream_id].may_start(entry[2], lane)]
+            [entry for entry in entries if streams[entry[2].frame.stream_id].may_start(entry[2], self, lane)]
             for entries in self.waiting.by_class
         ]
 

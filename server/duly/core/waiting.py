@@ -23,6 +23,7 @@ class QueuedFrame:
         "extra_ns",
         "frame",
         "held_back",
+        "moves_from",
         "rank",
         "resets_state",
         "stream_class",
@@ -42,6 +43,8 @@ class QueuedFrame:
         """Rank of the variant that the frame waits for; 0 is the most accurate."""
         self.resets_state = False
         """Whether the state of its stream starts anew with this frame."""
+        self.moves_from: tuple[str, str] | None = None
+        """The model and lane whose worker hands the state of its stream over to this frame's; None: none does."""
         self.held_back = False
         """Whether a free lane has passed the frame over, because it would block more critical streams for too long."""
 
