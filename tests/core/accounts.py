@@ -78,8 +78,10 @@ class Stream:
         self.tolerance_ns, self.arrived_ns = left_ns - period_ns * enough, now_ns
         return enough
 
-    def broken(self, frame_id: int) -> bool:
-        return self.broken_from is not None and frame_id >= self.broken_from
+    def intact(self, frame_id: int) -> bool:
+        """Whether nothing of the state before that frame is missing."""
+        broken = self.broken_from is not None and frame_id >= self.broken_from
+        return not broken and not self.after_gap(frame_id)
 
     def after_gap(self, frame_id: int) -> bool:
         """Whether the frame before this one was not served."""

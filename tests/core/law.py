@@ -149,7 +149,7 @@ class Witness:
             case OutcomeStatus.SHED:
                 return self._may_be_shed(now_ns, event, action, stream)
             case OutcomeStatus.SKIPPED:
-                return terms.gap is GapPolicy.SKIP and (stream.broken(frame.frame_id) or stream.after_gap(frame.frame_id))
+                return terms.gap is GapPolicy.SKIP and not stream.intact(frame.frame_id)
             case OutcomeStatus.CANCELLED:
                 return isinstance(event, FramesCancelled) and frame.frame_id in event.frame_ids
             case OutcomeStatus.FAILED:
@@ -250,7 +250,8 @@ class Witness:
         home = (batch.model, batch.lane)
         lost = stream.state_lost or stream.home not in (None, home)
         gap = stream.after_gap(frame.frame_id)
-        assert stream.terms.gap is not GapPolicy.SKIP or not (gap or stream.broken(frame.frame_id)), f"{told} runs after a gap"
+        intact = stream.intact(frame.frame_id)
+        assert stream.terms.gap is not GapPolicy.SKIP or intact, f"{told} runs after a gap"
         resets = gap and stream.terms.gap is GapPolicy.RESET
         handed = stream.home is not None and stream.home[0] != batch.model
         moves = handed and not resets and self.accounts.takes(batch.model, stream.home_layout)

@@ -248,9 +248,7 @@ class Story:
         rank, warm_after_ns = int(command.option("rank", "0")), parse_ns(command.option("warm_after", "0ms"))
         self._variants.setdefault(model, set()).add(variant)
         layout, takes = command.option("state", ""), command.flag("takes_state")
-        return ModelReady(
-            model, lane, variant, samples_ns, not fixed, stateful, rank, warm_after_ns, layout, takes
-        )
+        return ModelReady(model, lane, variant, samples_ns, not fixed, stateful, rank, warm_after_ns, layout, takes)
 
     def _stream(self, command: Command) -> StreamOpened:
         stream_id = int(command.word())

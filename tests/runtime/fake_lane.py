@@ -1,9 +1,10 @@
 """A lane that runs a batch for as long as the test likes, and a clock that stands still until the test moves it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from duly.core.events import DispatchBatch, WarmLane
 from duly.runtime.driver import Driver
+from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData
 from duly.runtime.outcome import Output
 from duly.runtime.worker_port import BatchResult
@@ -45,6 +46,15 @@ class FakeLane:
 
     def forget(self, stream_id: int) -> None:
         self.forgotten.append(stream_id)
+
+    def give_state(self, stream_ids: Sequence[int], given: Callable[[GivenState | None], None]) -> int:
+        return 0
+
+    def take_state(self, given: GivenState) -> bool:
+        return False
+
+    def hear(self) -> None:
+        pass
 
     @property
     def busy(self) -> bool:

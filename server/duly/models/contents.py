@@ -87,6 +87,8 @@ def changed_signature(before: Signature, now: Signature) -> list[str]:
         ]
     if before.stateful != now.stateful:
         changes.append(f"it {'keeps' if now.stateful else 'no longer keeps'} state of its streams")
+    elif before.states != now.states:
+        changes.append("it keeps other state of its streams")
     return changes
 
 

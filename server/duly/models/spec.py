@@ -4,6 +4,8 @@
 reports it after it has loaded the graph. Neither needs onnxruntime.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
@@ -184,6 +186,10 @@ STATES_MAX = 4096
 """A model that keeps state serves so many open streams; a worker holds the state of every one of them in memory."""
 
 
+CARRIED_BYTES_MAX = 16 << 20
+"""State of one stream that is larger is not carried from one version to another, as a lane waits for that."""
+
+
 class State(_Strict):
     """A graph output that is fed back as a graph input of the same stream's next frame. It starts as zeros."""
 
@@ -246,6 +252,11 @@ class ModelConfig(_Strict):
     """How many frames a stream with KEEP_LAST keeps waiting."""
     gap: Annotated[str, AfterValidator(_one_of(GapPolicy))] = "CONTINUE"
     """What a stream of a stateful model does after a gap if it asks for nothing else."""
+    version_change: Literal["RESET", "CARRY"] = "RESET"
+    """What becomes of the state of open streams when this version takes over from another one, or when one goes back to
+    it: the streams start anew (RESET), or go on with the state that the other version has kept of them (CARRY), if that
+    has the same tensors: names, types and shapes. Where it has not, or is more than 16 MiB of a stream, they start anew
+    and are told. It is for the author to know that the state means the same to both versions."""
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=BATCH_MAX)], ...] | None = None
     """The batch sizes that are warmed and profiled; None: the graph's fixed size, or 1, 2, 4, 8."""
     any_size: bool = True
@@ -366,3 +377,18 @@ class Signature(_Strict):
     batch_sizes: tuple[int, ...]
     any_size: bool
     stateful: bool
+    states: tuple[TensorSpec, ...] = ()
+    """What is kept of each stream: the state tensors, without the batch dimension, and the ends of its sound."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all that is kept of a stream."""
+        return sum(spec.bytes_max for spec in self.states)
+
+    @property
+    def state_layout(self) -> str:
+        """The same text for versions that can go on with each other's state; empty: no other version can."""
+        if not self.states or self.state_bytes > CARRIED_BYTES_MAX:
+            return ""
+        kept = json.dumps([[s.name, s.datatype, s.shape, s.sample_rate_hz] for s in self.states])
+        return hashlib.sha256(kept.encode()).hexdigest()

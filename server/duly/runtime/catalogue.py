@@ -60,6 +60,13 @@ class LoadedVersion:
     def __post_init__(self) -> None:
         self.key = self.version.key
 
+    def takes_state_of(self, other: "LoadedVersion") -> bool:
+        """Whether streams go on with the state that the other version has kept of them."""
+        if self.version.config.version_change != "CARRY" or self.signature is None or other.signature is None:
+            return False
+        layout = self.signature.state_layout
+        return self.key != other.key and bool(layout) and layout == other.signature.state_layout
+
     @property
     def failure(self) -> str:
         """Why no frame can be served now; empty: one can, or as far as is known soon will."""

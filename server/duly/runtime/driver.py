@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import assert_never
 
@@ -43,6 +44,7 @@ from duly.runtime.blame import Blame
 from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
 from duly.runtime.frame_costs import FrameCosts
+from duly.runtime.hand_over import HandOver
 from duly.runtime.held_frames import HeldFrame, HeldFrames
 from duly.runtime.outcome import BatchRun, Outcome, Sink
 from duly.runtime.recorder import Recorder, SafeRecorder
@@ -57,6 +59,9 @@ FAILURES_NS = 60_000_000_000
 """A scheduler that fails more than FAILURES_MAX times within FAILURES_NS will go on failing. Every failure costs all
 frames in flight and reloads of models, so that streams are better off at another server or a fresh process. Fewer
 failures may be one odd chain of events."""
+
+
+NOT_CARRIED = "the state of the stream could not be carried over from the version before"
 
 
 class Driver:
@@ -89,6 +94,8 @@ class Driver:
         self._workers: dict[tuple[str, str], LaneWorker] = {}
         self._delivery = Delivery(metrics, self.held, self._close_soon, unheard)
         self._runs: dict[int, BatchRun] = {}
+        self._hand_overs: dict[int, HandOver] = {}
+        """The batches of `_runs` that have not begun yet, since states of their streams are on their way."""
         self._warming: dict[int, WarmLane] = {}
         self._arrivals: list[Frame] = []
         """The frames that have come in this turn of the loop."""
@@ -151,7 +158,7 @@ class Driver:
         now_ns = self.clock()
         place = worker.model, worker.lane
         run = next((run for run in self._runs.values() if (run.batch.model, run.batch.lane) == place), None)
-        if run is not None:
+        if run is not None and run.batch.batch_id not in self._hand_overs:
             reason += self._put_blame(now_ns, run.batch)
         self.submit(ModelGone(worker.model, worker.lane, reason, now_ns + int(back_s * 1e9)))
         if run is not None and self._runs.get(run.batch.batch_id) is run:
@@ -198,6 +205,7 @@ class Driver:
             frames = running.batch.frames
             event.invalid = {frames[i].seq: reason for i, reason in result.invalid.items()}
             event.failed = {frames[i].seq: reason for i, reason in result.failed.items()}
+        event.failed |= running.stateless
         costs = self.costs.get(running.batch.model)
         if costs is not None:
             frames = running.batch.frames
@@ -205,6 +213,8 @@ class Driver:
             ran_ns = result.finished_ns - result.started_ns
             whole = not result.invalid and not result.failed
             event.extra_ns = costs.observe(self.held.payloads(frames), larger, result.read_ns, ran_ns, whole)
+        if running.batch.moves_state:
+            event.extra_ns = -1  # how long the states were on their way says nothing about the model
         self._step(event, result)
 
     # ---- the loop ----
@@ -275,10 +285,41 @@ class Driver:
 
     def _dispatch(self, now_ns: int, action: DispatchBatch) -> None:
         self._runs[action.batch_id] = BatchRun(action, now_ns)
+        if action.moves_state:
+            hand_over = HandOver(action, self._workers, self._handed_over)
+            self._hand_overs[action.batch_id] = hand_over
+            try:
+                waits = hand_over.start()
+            except Exception:  # what was not asked for does not come
+                _log.exception("states cannot be asked for", model=action.model, lane=action.lane)
+                waits = False
+            if not waits:
+                self._handed_over(hand_over)
+        else:
+            self._begin(action, None)
+
+    def _handed_over(self, hand_over: HandOver) -> None:
+        """Starts the batch, whose states have come as far as they come at all, unless it has ended meanwhile."""
+        action = hand_over.action
+        if self._hand_overs.get(action.batch_id) is hand_over:
+            del self._hand_overs[action.batch_id]
+        run = self._runs.get(action.batch_id)
+        if run is not None and run.batch is action:
+            self._begin(action, hand_over)
+        hand_over.close()
+
+    def _begin(self, action: DispatchBatch, hand_over: HandOver | None) -> None:
         worker = self._workers.get((action.model, action.lane))
         try:
             payloads = self.held.payloads(action.frames)
-            if worker is not None and worker.run(action, payloads):
+            asked = action
+            if worker is not None and hand_over is not None:
+                lost = self._without_state(action, hand_over.give_to(worker))
+                asked = replace(action, resets_state=(*action.resets_state, *lost))
+            if worker is not None and worker.run(asked, payloads):
+                for frame in action.frames if hand_over is not None else ():
+                    if frame.stream_id not in self._delivery.sinks:  # it has closed while the state was on its way
+                        worker.forget(frame.stream_id)
                 return
             reason = "the worker is gone"
         except Exception as error:
@@ -286,6 +327,21 @@ class Driver:
             reason = "the batch could not be handed to its worker"
         # A step must not be entered from within a step.
         self._loop.call_soon(self._not_started, action, reason)
+
+    def _without_state(self, action: DispatchBatch, lost: dict[int, int]) -> list[int]:
+        """Tells streams that start anew since their state was lost on its way, and has frames fail where the stream
+        insists on its state. `lost`: the streams, by the seq of their frames. Returns these seqs.
+        """
+        run = self._runs[action.batch_id]
+        for seq, stream_id in lost.items():
+            if self._facts.skips(stream_id):
+                run.stateless[seq] = NOT_CARRIED
+            else:
+                told = f"{NOT_CARRIED}; it starts anew"
+                self._delivery.advise(AdviseStream(stream_id, Advice.VERSION_CHANGED, told))
+        if lost:
+            _log.warning("states not carried over", model=action.model, lane=action.lane, streams=len(lost))
+        return list(lost)
 
     def _warm(self, action: WarmLane) -> None:
         self._warming[action.batch_id] = action
@@ -320,6 +376,7 @@ class Driver:
         """Answers every frame that is held, gives up what runs, and lets a fresh scheduler take over."""
         runs = {frame.seq: run for run in self._runs.values() for frame in run.batch.frames}
         self._runs.clear()
+        self._hand_overs.clear()
         self._warming.clear()
         self._arrivals.clear()
         now_ns = self.clock()

@@ -17,6 +17,7 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
 )
+from duly.core.types import GapPolicy
 
 
 class Facts:
@@ -65,6 +66,11 @@ class Facts:
         if self._drain is not None:
             return []
         return [stream_id for stream_id, opened in self._streams.items() if opened.terms.advise]
+
+    def skips(self, stream_id: int) -> bool:
+        """Whether nothing of the stream is to run without its state."""
+        opened = self._streams.get(stream_id)
+        return opened is not None and opened.terms.gap is GapPolicy.SKIP
 
     def stateful_streams(self) -> list[int]:
         return [stream_id for stream_id, opened in self._streams.items() if opened.terms.gap is not None]

@@ -7,11 +7,12 @@ the expense of all models on the lane.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from duly.core.timing.window import WINDOW
 from duly.models.contents import FileDigest
-from duly.models.spec import Signature
+from duly.models.spec import ELEMENT_BYTES, Signature
 from duly.runtime.answers import REASON_CHARS_MAX, words
 from duly.runtime.frame_costs import FrameCosts
 from duly.worker import channel
@@ -96,6 +97,9 @@ def _check_signature(signature: Signature) -> None:
     specs = (*signature.inputs, *signature.outputs)
     if not signature.inputs or any(spec.bytes_max < 0 or len(spec.shape) > channel.DIMS_MAX for spec in specs):
         raise ValueError("no inputs, or a tensor of a size that is none")
+    for spec in signature.states:
+        if min(spec.shape, default=0) < 0 or spec.bytes_max != prod(spec.shape) * ELEMENT_BYTES[spec.datatype]:
+            raise ValueError(f"a state of {spec.bytes_max} bytes and shape {str(spec.shape)[:100]}")
     sizes = signature.batch_sizes
     batch_max = channel.frames_of_message(max(len(signature.inputs), len(signature.outputs)))
     if not sizes or list(sizes) != sorted(set(sizes)) or not 1 <= sizes[0] <= sizes[-1] <= batch_max:

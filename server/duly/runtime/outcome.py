@@ -1,6 +1,6 @@
 """What the runtime hands to a stream for each frame."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from duly.core.events import Advice, DispatchBatch
@@ -20,6 +20,8 @@ class BatchRun:
     dispatched_ns: int
     started_ns: int = 0
     finished_ns: int = 0
+    stateless: dict[int, str] = field(default_factory=dict)
+    """Frames (by seq) that run without the state that their stream insists on, and are FAILED for this reason."""
 
 
 @dataclass(slots=True)

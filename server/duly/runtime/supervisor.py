@@ -229,6 +229,8 @@ class Supervisor:
                     stateful=ready.signature.stateful,
                     rank=rank,
                     warm_after_ns=variant.warm_after_ns,
+                    state_layout=ready.signature.state_layout,
+                    takes_state=loaded.version.config.version_change == "CARRY",
                 )
             )
 

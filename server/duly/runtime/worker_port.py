@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from duly.core.events import DispatchBatch, WarmLane
+from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData
 from duly.runtime.outcome import Output
 
@@ -47,6 +48,18 @@ class LaneWorker(Protocol):
 
     def forget(self, stream_id: int) -> None:
         """The stream is closed, so its state is no longer needed."""
+
+    def give_state(self, stream_ids: Sequence[int], given: Callable[[GivenState | None], None]) -> int:
+        """Asks for the states of these streams, which the worker then forgets. `given` is called with them once the
+        worker has answered, or with None if it is gone; who is called closes them. Returns how many bytes they take; 0:
+        the worker cannot be asked, and nobody is called.
+        """
+
+    def take_state(self, given: GivenState) -> bool:
+        """Gives the worker states for the batch that follows. Returns False if it cannot have them."""
+
+    def hear(self) -> None:
+        """Takes in what the worker has said already."""
 
     def give_up(self, reason: str) -> None:
         """Ends the worker, which is then replaced. What runs on it is never reported."""

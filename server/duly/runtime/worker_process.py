@@ -7,6 +7,7 @@ process: the kernel kills it when the parent dies, and it ends by itself when th
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import structlog
 from duly.core.events import DispatchBatch, WarmLane
 from duly.models.contents import FILES_MAX, FileDigest, Fingerprint, changed_files, changed_signature, in_words
 from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, words
+from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData
 from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_ready, read_reason
 from duly.runtime.process_end import how_it_ended, reap
@@ -24,13 +26,13 @@ from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
 from duly.runtime.worker_output import WorkerOutput
 from duly.runtime.worker_port import BatchResult
-from duly.worker import channel
+from duly.worker import channel, handed_state
 from duly.worker.slot_layout import layout
 
 _log = structlog.get_logger("duly.worker")
 
 HEARD_MAX = 4
-"""A worker has at most two messages on their way, the answers to a ping and to a batch."""
+"""A worker has at most three messages on their way, the answers to a ping and to a batch, and states."""
 EXIT_SECONDS_MAX = 2.0
 """A worker that was asked to stop gets this long before it is killed."""
 WARM_NS = 50_000_000
@@ -81,6 +83,11 @@ class Worker:
         self.planned_ns = 0
         """Planned time of the newest batch."""
         self._stateful = False
+        self._state_bytes = 0
+        """Bytes of what it keeps of a stream; 0: it cannot be given away."""
+        self._giving: tuple[GivenState, Callable[[GivenState | None], None]] | None = None
+        """The states that it was asked for and has not given yet, and whom to tell."""
+        self._gives = 0
         self._trims = False
         """Whether the input areas are trimmed, because there are inputs of open size."""
         self._forget: list[int] = []
@@ -267,6 +274,44 @@ class Worker:
             except OSError:
                 return
 
+    # ---- states of streams ----
+
+    def give_state(self, stream_ids: Sequence[int], given: Callable[[GivenState | None], None]) -> int:
+        if self._region is None or self._giving is not None or not self._state_bytes:
+            return 0
+        try:
+            giving = GivenState(stream_ids, self._state_bytes)
+        except OSError:
+            return 0
+        self._gives += 1
+        try:
+            message = handed_state.encode_give(self._gives, giving.places)
+            socket.send_fds(self._socket, [message], [giving.fd])
+        except OSError:
+            giving.close()
+            return 0
+        self._giving = giving, given
+        return giving.size_bytes
+
+    def take_state(self, given: GivenState) -> bool:
+        try:
+            socket.send_fds(self._socket, [handed_state.encode_take(given.places)], [given.fd])
+        except OSError:
+            return False
+        return True
+
+    def _take_given(self, message: bytes) -> None:
+        """Takes the states that the worker was asked for. Raises BrokenAnswer."""
+        if self._giving is None:
+            raise BrokenAnswer("states that nobody has asked for")
+        giving, given = self._giving
+        try:
+            giving.answered(handed_state.decode_state(message, self._gives, len(giving.stream_ids)))
+        except (ValueError, OSError) as error:
+            raise BrokenAnswer(f"states that are not as was asked: {error}") from error
+        self._giving = None
+        given(giving)
+
     # ---- what the worker says ----
 
     def _first_message(self) -> None:
@@ -324,6 +369,7 @@ class Worker:
             raise ValueError(f"its region has {self._region.input_bytes} bytes for inputs that take {needed}")
         self._answers = Answers(signature, self._region)
         self._stateful = signature.stateful
+        self._state_bytes = signature.state_bytes if signature.state_layout else 0
         self._trims = any(-1 in spec.shape or spec.encodings for spec in signature.inputs)
         if self._expected is not None:
             self._refuse(changed_signature(self._expected.signature, signature))
@@ -364,6 +410,9 @@ class Worker:
         try:
             if length > channel.MESSAGE_BYTES_MAX:
                 raise BrokenAnswer(f"a message of more than {channel.MESSAGE_BYTES_MAX:,} bytes")
+            if channel.kind_of(message) == channel.STATE:
+                self._take_given(message)
+                return True
             result = self._answers.read(message, asked, time.monotonic_ns())
         except Exception as error:  # whatever it is, the batch would not end in another way
             text = str(error)[:REASON_CHARS_MAX]
@@ -415,6 +464,11 @@ class Worker:
 
     def _hang_up(self) -> None:
         self._asked = None
+        if self._giving is not None:
+            giving, given = self._giving
+            self._giving = None
+            giving.close()
+            self._loop.call_soon(given, None)  # whoever ends the worker may be within a step
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
             self._socket.close()

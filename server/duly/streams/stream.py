@@ -358,8 +358,11 @@ class Stream:
         self._serve_with(now)
         if now.key != before or stateful:
             happened = "is active" if now.key != before else "was loaded again"
-            anew = "; the state of the stream starts anew with it" if stateful else ""
-            self.advise(Advice.VERSION_CHANGED, f"version {now.version.version} {happened}{anew}", 0)
+            state = ""
+            if stateful:
+                carried = now.takes_state_of(served) and catalogue.current(served) is served
+                state = "; the state of the stream " + ("is carried over" if carried else "starts anew with it")
+            self.advise(Advice.VERSION_CHANGED, f"version {now.version.version} {happened}{state}", 0)
 
     # ---- out ----
 

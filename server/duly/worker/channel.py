@@ -15,8 +15,11 @@ shrinking does not keep pages from being freed. Descriptors are received with RE
 descriptors than a message may have are an error, as is a text that could change or block while it is read.
 
     server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   PING   STOP
+                       GIVE (memfd)   TAKE (memfd)
     worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)
-                       DONE   FAILED (json)   PONG
+                       DONE   FAILED (json)   PONG   STATE
+
+GIVE, STATE and TAKE are explained in `worker/handed_state`.
 """
 
 import contextlib
@@ -30,7 +33,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM, FILES, PING, PONG = range(1, 13)
+LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM, FILES, PING, PONG, GIVE, STATE, TAKE = range(1, 16)
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
@@ -41,6 +44,7 @@ TEXT_BYTES_MAX = 64 << 20
 """LOAD and READY may be longer than a message, as a model may have thousands of inputs with long names."""
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _TEXT_SEALS = _SIZE_SEALS | fcntl.F_SEAL_WRITE
+_FD_SPACE = socket.CMSG_LEN(struct.calcsize("i"))
 _FDS_MAX = 2
 """READY comes with the region's descriptor, and with that of its text where it is long."""
 DIMS_MAX = 8
@@ -264,6 +268,14 @@ def receive_text(connection: socket.socket, text_bytes_max: int = TEXT_BYTES_MAX
         close_all(fds)
         raise
     return message, fds
+
+
+def receive_into(connection: socket.socket, buffer: memoryview) -> tuple[int, int]:
+    """Receives a message of the server's into the buffer. Returns its length, and the descriptor that came with it, of
+    which the caller takes ownership; -1: none did. Raises OSError.
+    """
+    length, came, _, _ = connection.recvmsg_into([buffer], _FD_SPACE, socket.MSG_CMSG_CLOEXEC)
+    return length, struct.unpack("i", came[0][2])[0] if came else -1
 
 
 def close_all(fds: Sequence[int]) -> None:

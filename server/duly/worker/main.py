@@ -8,6 +8,7 @@ time and all on this one thread, until it is asked to stop or the server is gone
 
 import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from duly.models.contents import FileDigest
-from duly.worker import channel
+from duly.worker import channel, handed_state
 from duly.worker.die_with_parent import die_with_parent
 from duly.worker.errors import LoadError, RunError
 from duly.worker.ort_installed import BackendError
@@ -84,7 +85,10 @@ def _serve(connection: socket.socket) -> int:
     channel.send_text(connection, channel.READY, loaded.ready, [loaded.region.fd])
     buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
     inputs = len(loaded.ready["signature"]["inputs"])
-    while received := connection.recv_into(buffer):
+    while True:
+        received, fd = channel.receive_into(connection, buffer)
+        if not received:
+            break
         message = bytes(buffer[:received])
         match channel.kind_of(message):
             case channel.RUN:
@@ -96,6 +100,14 @@ def _serve(connection: socket.socket) -> int:
             case channel.FORGET:
                 for model in loaded.models:
                     model.forget(channel.decode_forget(message))
+            case channel.GIVE:
+                number, places = handed_state.decode_places(message)
+                there = loaded.models[0].give_states(places, fd)
+                os.close(fd)  # before the server hears of it, which seals the memory
+                connection.send(handed_state.encode_state(number, there))
+            case channel.TAKE:
+                loaded.models[0].take_states(handed_state.decode_places(message)[1], fd)
+                os.close(fd)
             case channel.PING:
                 connection.send(channel.encode_pong(channel.decode_ping(message)))
             case channel.STOP:

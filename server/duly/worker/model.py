@@ -6,6 +6,7 @@ Inputs that clients send as the graph takes them, and outputs of fixed size, are
 never copied.
 """
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from duly.worker.dtypes import Array
 from duly.worker.errors import InvalidFrame, RunError
 from duly.worker.finite import HOLLOW_BATCHES, FiniteChecks
 from duly.worker.graph import is_fixed
+from duly.worker.handed_state import Place
 from duly.worker.ops.operation import WHOLE_PICTURE, Placement
 from duly.worker.plan import Plan
 from duly.worker.slot_layout import layout
@@ -82,7 +84,12 @@ class Model:
         self._posts = len(plan.post.specs) if plan.post else 0
         self._stateful = signature.stateful
         self._decodes = any(spec.pixels_max for spec in signature.inputs)
-        self._streams = StreamStates(plan.states)
+        self._state_bytes = signature.state_bytes
+        self._streams = StreamStates(
+            plan.states,
+            contexts={index: each.reader.dtype for index, each in enumerate(plan.inputs) if each.reader.context},
+            context_sizes={index: each.reader.context for index, each in enumerate(plan.inputs)},
+        )
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
         self._in_place = [plan.fixed and output.bindable for output in plan.outputs]
@@ -154,6 +161,21 @@ class Model:
         """Drops what is remembered of these streams."""
         for stream_id in stream_ids:
             self._streams.forget(stream_id)
+
+    def give_states(self, places: Sequence[Place], fd: int) -> list[bool]:
+        """Writes what is remembered of these streams to their places in the memory, and forgets it. Returns which of
+        them something was remembered of.
+        """
+        there = []
+        for stream_id, offset in places:
+            data = self._streams.give(stream_id)
+            there.append(data is not None and os.pwrite(fd, data, offset) == len(data))
+        return there
+
+    def take_states(self, places: Sequence[Place], fd: int) -> None:
+        """Remembers what another worker has written there. Raises ValueError where it is no state of this model."""
+        for stream_id, offset in places:
+            self._streams.take(stream_id, os.pread(fd, self._state_bytes, offset))
 
     # ---- from the region to rows ----
 

@@ -7,6 +7,7 @@ what comes out. What does not fit is a LoadError that names the place in model.t
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,27 @@ class Plan:
             batch_sizes=self.batch_sizes,
             any_size=self.any_size,
             stateful=bool(self.states) or any(planned.reader.context for planned in self.inputs),
+            states=(*map(_kept_state, self.states), *(_kept_sound(i) for i in self.inputs if i.reader.context)),
         )
+
+
+def _kept_state(state: StateTensor) -> TensorSpec:
+    shape = tuple(extent for axis, extent in enumerate(state.shape) if axis != state.batch_axis)
+    return _kept(state.input, state.dtype, shape, 0)
+
+
+def _kept_sound(planned: InputPlan) -> TensorSpec:
+    reader = planned.reader
+    name = f"end of {reader.spec.name}{reader.arithmetic}"
+    return _kept(name, reader.dtype, (reader.context,), reader.spec.sample_rate_hz)
+
+
+def _kept(name: str, dtype: "np.dtype[Any]", shape: tuple[int, ...], sample_rate_hz: int) -> TensorSpec:
+    datatype = next(each for each, known in DTYPES.items() if known == dtype)
+    size_bytes = prod(shape) * dtype.itemsize
+    return TensorSpec.model_validate(
+        {"name": name, "datatype": datatype, "shape": shape, "sample_rate_hz": sample_rate_hz, "bytes_max": size_bytes}
+    )
 
 
 def fit(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool, alone: bool) -> Plan:

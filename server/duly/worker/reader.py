@@ -59,6 +59,11 @@ class Reader:
         """Some operation does arithmetic, whose results are floating point."""
         return self._factor is not None
 
+    @property
+    def arithmetic(self) -> str:
+        """What is computed of each element, in words; empty: nothing."""
+        return "" if self._factor is None else f" times {self._factor} plus {self._offset}"
+
     def read(
         self, payload: memoryview, encoding: str, shape: Shape, row: Array | None, context: Array | None
     ) -> tuple[Array, Placement]:

@@ -1,7 +1,8 @@
 """What a worker remembers of each stream between two frames: state tensors and the end of its sound."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,17 @@ class _Stream:
 class StreamStates:
     """The memory of all streams, by stream id."""
 
-    def __init__(self, tensors: Sequence[StateTensor], streams_max: int = STREAMS_MAX) -> None:
+    def __init__(
+        self,
+        tensors: Sequence[StateTensor],
+        streams_max: int = STREAMS_MAX,
+        contexts: Mapping[int, "np.dtype[Any]"] | None = None,
+        context_sizes: Mapping[int, int] | None = None,
+    ) -> None:
+        """`contexts` and `context_sizes`: type and number of the elements that are kept of inputs, by their index."""
         self._tensors = tensors
+        self._contexts = contexts or {}
+        self._context_sizes = context_sizes or {}
         self._streams_max = streams_max
         self._streams: dict[int, _Stream] = {}
 
@@ -75,4 +85,32 @@ class StreamStates:
             np.moveaxis(batch, tensor.batch_axis, 0)[row].copy()
             for tensor, batch in zip(self._tensors, batches, strict=True)
         ]
+        self._streams[stream_id] = _Stream(states, contexts)
+
+    def give(self, stream_id: int) -> bytes | None:
+        """Forgets the stream and returns what was kept of it: states, then the ends of its sound; None: nothing was."""
+        stream = self._streams.pop(stream_id, None)
+        if stream is None or stream.contexts.keys() != self._contexts.keys():
+            return None
+        return b"".join(
+            [state.tobytes() for state in stream.states]
+            + [np.asarray(stream.contexts[index], dtype).tobytes() for index, dtype in self._contexts.items()]
+        )
+
+    def take(self, stream_id: int, data: bytes) -> None:
+        """Keeps of the stream what another worker gave, if there is room. Raises ValueError where its size is wrong."""
+        if not self.has_room(stream_id):
+            return  # the frame that follows is FAILED
+        at = 0
+        states, contexts = [], {}
+        for tensor in self._tensors:
+            shape = [extent for axis, extent in enumerate(tensor.shape) if axis != tensor.batch_axis]
+            state = np.frombuffer(data, tensor.dtype, prod(shape), at).reshape(shape)
+            at += state.nbytes
+            states.append(state)
+        for index, dtype in self._contexts.items():
+            contexts[index] = np.frombuffer(data, dtype, self._context_sizes[index], at)
+            at += contexts[index].nbytes
+        if at != len(data):
+            raise ValueError(f"a state of {len(data)} bytes, {at} are kept of a stream")
         self._streams[stream_id] = _Stream(states, contexts)

@@ -27,6 +27,7 @@ from duly.core.events import DispatchBatch, ModelGone, ModelReady, WarmLane
 from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.driver import Driver
+from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData
 from duly.runtime.worker_launch import start_worker
 from duly.runtime.worker_port import BatchResult
@@ -93,6 +94,15 @@ class SleepingLane:
 
     def forget(self, stream_id: int) -> None:
         self._worker.forget(stream_id)
+
+    def give_state(self, stream_ids: Sequence[int], given: Callable[[GivenState | None], None]) -> int:
+        return self._worker.give_state(stream_ids, given)
+
+    def take_state(self, given: GivenState) -> bool:
+        return self._worker.take_state(given)
+
+    def hear(self) -> None:
+        self._worker.hear()
 
     @property
     def busy(self) -> bool:
