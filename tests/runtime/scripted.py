@@ -26,7 +26,8 @@ from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.outcome import Outcome
 from duly.runtime.samplers import Samplers
 from duly.runtime.supervisor import Supervisor
-from duly.worker import channel
+from duly.worker import channel, handed_state
+from duly.worker.handed_state import Place
 from duly.worker.slot_layout import layout
 from tests.runtime.held import take
 
@@ -70,6 +71,8 @@ class Found:
     def __init__(self) -> None:
         self.sha256 = defaultdict(lambda: "0" * 64)
         self.signature = defaultdict(lambda: _SIGNATURE)
+        self.before: dict[int, int] = {}
+        """What a worker had kept of the stream when it ran the frame, by the frame's id."""
 
 
 class ScriptedProcess:
@@ -79,10 +82,15 @@ class ScriptedProcess:
         self.pid = 1
         self._found = found
         self.asked: channel.Run | None = None
+        self.asked_state: tuple[int, list[Place], int] | None = None
+        """The states that it was asked for and has not given: number, places, descriptor."""
+        self.states: dict[int, int] = {}
+        """How many frames it has run of each stream, which is all that it keeps of them."""
         self._clock = clock
         self._code: int | None = None
         self._socket = socket.socket(fileno=os.dup(descriptor))
         self._socket.setblocking(False)
+        self._buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
 
@@ -103,31 +111,60 @@ class ScriptedProcess:
         started_ns = self._clock.now_ns
         self._clock.now_ns += MS
         frames: list[tuple[int, list[channel.TensorRef]]] = []
-        for index, (_, _, refs) in enumerate(run.frames):
+        for index, (stream_id, reset, refs) in enumerate(run.frames):
             offset, length, _, _ = refs[0]
-            self._region.outputs[run.slot][8 * index : 8 * index + 8] = bytes(
-                self._region.inputs[run.slot][offset : offset + length]
-            )
+            data = bytes(self._region.inputs[run.slot][offset : offset + length])
+            self._region.outputs[run.slot][8 * index : 8 * index + 8] = data
+            before = 0 if reset else self.states.get(stream_id, 0)
+            self._found.before[int.from_bytes(data, "little")] = before
+            self.states[stream_id] = before + 1
             frames.append((channel.OK, [(8 * index, 8, 0, (2,))]))
         self._socket.send(change(channel.Done(run.batch_id, run.slot, started_ns, self._clock.now_ns, frames, {})))
+
+    def give(self, change: Callable[[bytes], bytes] = bytes) -> None:
+        """Gives the states that it was asked for; `change` may alter the answer."""
+        assert self.asked_state is not None
+        (number, places, fd), self.asked_state = self.asked_state, None
+        there = []
+        for stream_id, offset in places:
+            state = self.states.pop(stream_id, None)
+            there.append(state is not None and os.pwrite(fd, payload(state), offset) == 8)
+        os.close(fd)
+        self._socket.send(change(handed_state.encode_state(number, there)))
+
+    def say(self, message: bytes) -> None:
+        self._socket.send(message)
 
     def _end(self, code: int) -> None:
         if self.alive:
             self._code = code
             self.asked = None
+            if self.asked_state is not None:
+                os.close(self.asked_state[2])
+                self.asked_state = None
             self._loop.remove_reader(self._socket)
             self._socket.close()
 
     def _read(self) -> None:
         try:
-            message = self._socket.recv(channel.MESSAGE_BYTES_MAX)
+            length, fd = channel.receive_into(self._socket, self._buffer)
         except ConnectionError:
-            message = b""
+            length, fd = 0, -1
+        message = bytes(self._buffer[:length])
         match channel.kind_of(message) if message else channel.STOP:
             case channel.LOAD:
                 self._load(channel.decode_text(message)[1]["model"])
             case channel.RUN:
                 self.asked = channel.decode_run(message, 1)
+            case channel.GIVE:
+                self.asked_state = (*handed_state.decode_places(message), fd)
+            case channel.TAKE:
+                for stream_id, offset in handed_state.decode_places(message)[1]:
+                    self.states[stream_id] = int.from_bytes(os.pread(fd, 8, offset), "little")
+                os.close(fd)
+            case channel.FORGET:
+                for stream_id in channel.decode_forget(message):
+                    self.states.pop(stream_id, None)
             case channel.PING:
                 self._socket.send(channel.encode_pong(channel.decode_ping(message)))
             case channel.STOP:
