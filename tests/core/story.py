@@ -7,7 +7,7 @@ is what the scheduler did about them, or `ok` where it did nothing. Lines that b
     lane cpu:0                                        up; `lane-down cpu:0 reason="..."`
     model detect/1 lane=cpu:0 1=10ms 4=20ms           warm-up runs by batch size; words: fixed (takes no other sizes),
                                                       stateful; runs=30 of each size; variant=fp32 rank=0;
-                                                      warm_after=1s
+                                                      warm_after=1s state=a (its layout); word: takes_state
     gone detect/1 lane=cpu:0 reason="..."             its worker there; without `lane` the model is unloaded; back=1s:
                                                       when another worker is expected
     stream 1 model=detect/1 budget=100ms              class=STANDARD backlog=LATEST (KEEP_LAST:3, ALL) credit=64

@@ -1,5 +1,7 @@
 """What a worker remembers between two frames of a stream: the real voice activity detector, and a running sum."""
 
+import os
+import socket
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from duly.worker import handed_state
 from duly.worker.channel import INVALID, OK
 from duly.worker.states import StateTensor, StreamStates
 from tests import graphs
@@ -184,3 +187,20 @@ def test_a_stream_beyond_the_bound_has_no_room_and_costs_no_other_its_state() ->
     assert [run(stream, 0) for stream in (1, 2, 3)] == [[1, 1], [2, 2], [3, 3]]
     streams.forget(2)
     assert streams.has_room(4)
+
+
+def test_what_is_kept_of_a_stream_goes_on_elsewhere(vad: Worker, speech: np.ndarray) -> None:
+    """State and the end of the sound are given once, and whoever takes them goes on as if nothing had happened."""
+    chunks = speech[40:52]
+    first = ask(vad, chunks[:6], 901)
+    fd = handed_state.new_memory(2 * vad.signature.state_bytes)
+    places = [(901, 0), (902, vad.signature.state_bytes)]
+    socket.send_fds(vad.socket, [handed_state.encode_give(5, places)], [fd])
+    assert handed_state.decode_state(vad.socket.recv(1000), 5, 2) == [True, False]
+    handed_state.seal(fd)
+    with pytest.raises(OSError, match="not permitted"):
+        os.pwrite(fd, b"x", 0)
+    socket.send_fds(vad.socket, [handed_state.encode_take([(903, 0)])], [fd])
+    os.close(fd)
+    assert first + ask(vad, chunks[6:], 903) == pytest.approx(by_hand(chunks), abs=1e-5)
+    assert ask(vad, chunks[6:7], 901) == pytest.approx(by_hand(chunks[6:7]), abs=1e-5)  # it is new again
