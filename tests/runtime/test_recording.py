@@ -43,7 +43,7 @@ from duly.runtime.scheduler_state import StateError, scheduler_of
 
 EVENTS: list[Event] = [
     LaneUp("cpu:0"),
-    ModelReady("m/1", "cpu:0", "fp32", {1: (10, 20), 4: (30,)}, True, True, 1, warm_after_ns=5),
+    ModelReady("m/1", "cpu:0", "fp32", {1: (10, 20), 4: (30,)}, True, True, 1, 5, "layout", True),
     StreamOpened(
         1,
         StreamTerms(
