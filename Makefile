@@ -14,12 +14,13 @@ define generate_stubs
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
 endef
 # The pages that are made from the code, and the folder that they go into.
-PAGES := protocol.md fates.md fates.svg
+PAGES := protocol.md fates.md fates.svg limits.md
 define generate_pages
 	@mkdir -p build
 	@$(BIN)/python -m grpc_tools.protoc -Iprotos --include_source_info -o build/protocol.binpb $(PROTOS)
 	@$(BIN)/python protos/reference.py build/protocol.binpb > $(1)/protocol.md
 	@$(BIN)/python docs/draw_fates.py $(1)
+	@$(BIN)/python docs/list_limits.py $(1)
 endef
 RELEASED := protos/released.txtpb
 
@@ -66,12 +67,12 @@ check: $(READY) ## Formatting, lint, types, layers, protocol and what is made fr
 	@diff -r -x __init__.py -x __pycache__ build/generated/duly/v1 server/duly/v1 || { \
 	  echo "The stubs in server/duly/v1 are not those of protos/: run make protos" >&2; exit 1; }
 	@for page in $(PAGES); do diff build/generated/$$page docs/$$page || { \
-	  echo "docs/$$page is not what protos/ or server/duly/core/fates.py says: run make docs" >&2; exit 1; }; done
+	  echo "docs/$$page is not what protos/, server/duly/core/fates.py or the limits in server/duly say: run make docs" >&2; exit 1; }; done
 
 protos: $(READY) docs ## Generate the stubs in server/duly/v1 and docs/protocol.md from protos/
 	$(call generate_stubs,server)
 
-docs: $(READY) ## Make the pages that come from code: docs/protocol.md from protos/, docs/fates.md from core/fates.py
+docs: $(READY) ## Make the pages that come from code: docs/protocol.md from protos/, fates.md and limits.md from server/
 	$(call generate_pages,docs)
 
 release-image: $(READY) ## Keep the protocol as it is as the last release, for make check to compare with

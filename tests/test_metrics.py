@@ -19,9 +19,10 @@ SERIES = {
     "duly_age_of_information_seconds",
     "duly_batch_size",
     "duly_batches",
-    "duly_calls_refused",
+    "duly_calls_failed",
     "duly_event_loop_lag_seconds",
     "duly_frames_demoted",
+    "duly_frames_refused",
     "duly_frames_in_flight",
     "duly_lane_busy_seconds",
     "duly_latency_seconds",
@@ -56,7 +57,17 @@ def busy_server() -> Metrics:
     metrics.batch("vad/2", "cpu:1", 300, 1 * MS, 0)
     metrics.worker_restarted("vad/2", "cpu:1")
     metrics.loop_lag(300_000)
-    metrics.set_gauges(lambda: Gauges({"yolo/1": 3}, 4, 5000, {"yolo/1": 1}, {"yolo/1": 2}, {"yolo/1": "READY"}))
+    gauges = Gauges(
+        queue_depth={"yolo/1": 3},
+        frames_in_flight=4,
+        bytes_in_flight=5000,
+        streams_open={"yolo/1": 1},
+        frames_demoted={"yolo/1": 2},
+        versions={"yolo/1": "READY"},
+        frames_refused={"its stream holds too many bytes": 6},
+        calls_failed={"NOT_PERMITTED": 7},
+    )
+    metrics.set_gauges(lambda: gauges)
     return metrics
 
 
@@ -133,6 +144,8 @@ def test_lanes_workers_and_gauges_are_exposed() -> None:
     assert value(metrics, "duly_frames_demoted_total", model="yolo/1") == 2
     assert value(metrics, "duly_frames_in_flight") == 4
     assert value(metrics, "duly_payload_bytes") == 5000
+    assert value(metrics, "duly_frames_refused_total", cause="its stream holds too many bytes") == 6
+    assert value(metrics, "duly_calls_failed_total", reason="NOT_PERMITTED") == 7
 
 
 def test_counters_and_gauges_are_there_before_anything_happens() -> None:
@@ -190,7 +203,7 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
         else:
             assert (family.type, names) == ("gauge", {family.name})
         for sample in family.samples:
-            assert set(sample.labels) <= {"model", "class", "status", "state", "lane", "le"}
+            assert set(sample.labels) <= {"cause", "reason", "model", "class", "status", "state", "lane", "le"}
 
 
 def test_every_histogram_rises_to_the_count_of_all() -> None:

@@ -288,10 +288,20 @@ class App:
         held = self.driver.held
         waiting = self.driver.scheduler.frames_waiting_by_model()
         demoted = self.driver.scheduler.frames_demoted_by_model()
-        lost = self.log_lines_lost(), self._recording.lost, self._doors.gate.audit.refused
         versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
         versions |= {loaded.key: loaded.state.name for loaded in self.catalogue.all_versions()}
-        return Gauges(waiting, len(held), held.bytes, self.streams.by_model(), demoted, versions, *lost)
+        return Gauges(
+            queue_depth=waiting,
+            frames_in_flight=len(held),
+            bytes_in_flight=held.bytes,
+            streams_open=self.streams.by_model(),
+            frames_demoted=demoted,
+            versions=versions,
+            log_lines_lost=self.log_lines_lost(),
+            recorded_events_lost=self._recording.lost,
+            frames_refused=self.streams.host.refused.copy(),
+            calls_failed=self._doors.gate.failed.copy(),
+        )
 
     def _say_sandbox(self) -> None:
         """Logs how workers are confined. Raises StartError where they must be and the kernel cannot do it."""

@@ -131,6 +131,16 @@ def _digests(digests: tuple[str, ...]) -> tuple[str, ...]:
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Marks a setting that bounds something, for the page of limits."""
+
+    then: str
+    """What happens at the limit."""
+    metric: str = ""
+    """Where operators see it; empty: in the log alone."""
+
+
 class ServerConfig(BaseModel):
     """All settings of the server, checked."""
 
@@ -168,51 +178,95 @@ class ServerConfig(BaseModel):
     its cgroup's quota."""
     transport: Literal["lan", "wan"] = "lan"
     """lan keeps frames out of the transport's buffers, wan lets the buffers grow with the delay of the line."""
-    streams_max: Annotated[int, Field(gt=0, le=65_536)] = 1024
+    streams_max: Annotated[
+        int, Field(gt=0, le=65_536), Limit("further streams are refused: STREAMS_EXHAUSTED", "duly_streams_open")
+    ] = 1024
     """Streams that may be open at once."""
     admission: Literal["enforce", "advise"] = "enforce"
     """What happens to streams with a stated period that could not be served in time beside the others: enforce refuses
     them and says what would fit, advise opens them with a warning."""
     advice: bool = True
     """Whether streams are told under overload how often their frames can be served, and later that there is room."""
-    frames_in_flight_max: Annotated[int, Field(gt=0, le=65_536)] = 256
+    frames_in_flight_max: Annotated[
+        int, Field(gt=0, le=65_536), Limit("further frames are SHED at once", "duly_outcomes_total")
+    ] = 256
     """Frames of one stream that may be unanswered at any time."""
-    bytes_in_flight_max: Annotated[int, Field(gt=0, le=2**40)] = 64 * 2**20
+    bytes_in_flight_max: Annotated[
+        int,
+        Field(gt=0, le=2**40),
+        Limit(
+            "further frames are SHED at once; results beyond it that nobody reads are withheld", "duly_outcomes_total"
+        ),
+    ] = 64 * 2**20
     """Payload bytes of one stream that may be unanswered at any time."""
-    payload_bytes_max: Annotated[int, Field(gt=0, le=2**40, validate_default=True)] = 2**30
+    payload_bytes_max: Annotated[
+        int,
+        Field(gt=0, le=2**40, validate_default=True),
+        Limit(
+            "frames and results of less critical streams give way, else further frames are SHED", "duly_payload_bytes"
+        ),
+    ] = 2**30
     """Payload bytes of all streams together that may be unanswered at any time."""
-    principal_streams_max: Annotated[int, Field(ge=0, le=65_536)] = 0
+    principal_streams_max: Annotated[
+        int,
+        Field(ge=0, le=65_536),
+        Limit("further streams of it are refused: STREAMS_EXHAUSTED", "duly_calls_failed_total"),
+    ] = 0
     """Streams of one principal (an address of clients) that may be open at once; 0: as many as of all."""
-    principal_bytes_in_flight_max: Annotated[int, Field(ge=0, le=2**40)] = 0
+    principal_bytes_in_flight_max: Annotated[
+        int, Field(ge=0, le=2**40), Limit("further frames of it are SHED at once", "duly_outcomes_total")
+    ] = 0
     """Payload bytes of one principal's streams together that may be unanswered; 0: as many as of all."""
-    critical_streams_max: Annotated[int, Field(ge=0, le=65_536)] = 64
+    critical_streams_max: Annotated[
+        int, Field(ge=0, le=65_536), Limit("further ones are refused: STREAMS_EXHAUSTED", "duly_calls_failed_total")
+    ] = 64
     """CRITICAL streams that clients without a credential may have open at once, all together."""
-    critical_share_max: Annotated[float, Field(ge=0, le=1)] = 0.75
+    critical_share_max: Annotated[
+        float, Field(ge=0, le=1), Limit("further ones are refused: ADMISSION_REFUSED", "duly_calls_failed_total")
+    ] = 0.75
     """Share of the lanes that CRITICAL streams may take where a client without a credential opens one more; it is not
     asked for under admission = "advise"."""
-    budget_ms_max: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 600_000.0
+    budget_ms_max: Annotated[
+        float,
+        Field(gt=0, le=86_400_000, allow_inf_nan=False),
+        Limit("the stream is refused: INVALID_OPEN; a frame is INVALID", "duly_outcomes_total"),
+    ] = 600_000.0
     """Longest budget that a stream or frame may ask for."""
-    drain_grace_s: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 10.0
+    drain_grace_s: Annotated[
+        float, Field(ge=0, le=600, allow_inf_nan=False), Limit("what waits is SHED, what runs is FAILED")
+    ] = 10.0
     """How long frames that wait or run may still take when the server is asked to stop."""
-    load_timeout_s: Seconds = 600.0
+    load_timeout_s: Annotated[Seconds, Limit("the worker is killed and the version FAILED", "duly_version_state")] = (
+        600.0
+    )
     """How long a worker may take to load a model and warm it up. One that replaces another may take three times as long
     as the first one took, and 10 s."""
-    versions_max: Annotated[int, Field(gt=0, le=1024)] = 8
+    versions_max: Annotated[
+        int, Field(gt=0, le=1024), Limit("LoadModel is refused: VERSIONS_EXHAUSTED", "duly_calls_failed_total")
+    ] = 8
     """Versions of one model that may be loaded at once."""
-    versions_all_max: Annotated[int, Field(gt=0, le=65_536)] = 256
+    versions_all_max: Annotated[
+        int, Field(gt=0, le=65_536), Limit("LoadModel is refused: VERSIONS_EXHAUSTED", "duly_calls_failed_total")
+    ] = 256
     """Versions of all models together that may be loaded at once."""
     watch: Literal["off", "load", "activate"] = "off"
     """What happens to a new version that comes into the repository while the server runs: nothing, it is loaded, or it
     is also activated."""
     watch_settle_s: Seconds = 2.0
     """How long nothing in a model's folder must have changed before a new version in it is loaded."""
-    batch_timeout_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 10_000.0
+    batch_timeout_ms: Annotated[
+        float,
+        Field(gt=0, le=86_400_000, allow_inf_nan=False),
+        Limit("the worker is killed and replaced, its batch FAILED", "duly_worker_restarts_total"),
+    ] = 10_000.0
     """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time, and
     sooner where its process is stopped, does nothing, or computes far beyond the plan."""
     sandbox: Literal["auto", "require", "off"] = "auto"
     """Whether workers are confined to the files of their model, with no network, no other processes and no privileges:
     auto as far as the kernel can, require refuses to start where it cannot, off leaves them the server's rights."""
-    worker_memory_bytes_max: Annotated[int, Field(ge=0, le=2**50)] = 0
+    worker_memory_bytes_max: Annotated[
+        int, Field(ge=0, le=2**50), Limit("a load fails, or a batch is FAILED", "duly_outcomes_total")
+    ] = 0
     """Memory that a worker may have beside its shared memory; 0: what the machine or the control group has, and no
     limit where an accelerator is used."""
     cache_folders: Annotated[tuple[Path, ...], BeforeValidator(_split_commas), AfterValidator(_absolute)] = ()
@@ -225,11 +279,15 @@ class ServerConfig(BaseModel):
     read."""
     manifest_keys: Annotated[Path | None, Field(validate_default=True)] = None
     """File of Ed25519 public keys as OpenSSH writes them, one a line, whose signatures are trusted."""
-    slow_reader_timeout_s: Seconds = 10.0
+    slow_reader_timeout_s: Annotated[
+        Seconds, Limit("the stream ends: CLIENT_TOO_SLOW", "duly_streams_closed_total")
+    ] = 10.0
     """A stream ends when its client has taken no outcome for this long while some were ready."""
     record: Path | None = None
     """File to record to what goes into the scheduler and what comes out; an existing file is replaced."""
-    record_bytes_max: Annotated[int, Field(gt=0, le=2**40)] = 2**30
+    record_bytes_max: Annotated[
+        int, Field(gt=0, le=2**40), Limit("recording stops and the server goes on", "duly_recorded_events_lost_total")
+    ] = 2**30
     """Largest size of the recording; when it is full, recording stops and the server goes on."""
     flight_folder: Annotated[Path | None, AfterValidator(_existing_folder)] = None
     """Folder to which the newest part of what the scheduler was told and did is written when a worker ends unasked, the

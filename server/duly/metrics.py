@@ -115,8 +115,10 @@ class Gauges:
     """Number of lines of the log that nobody took."""
     recorded_events_lost: int = 0
     """Number of the scheduler's events that are missing in the recording."""
-    calls_refused: int = 0
-    """Number of calls whose caller was unknown or had no right to them."""
+    frames_refused: Mapping[str, int] = field(default_factory=dict)
+    """Number of frames that were answered at the door, by cause."""
+    calls_failed: Mapping[str, int] = field(default_factory=dict)
+    """Number of calls that ended with an error of the server's, by its reason."""
 
 
 class Metrics(Collector):
@@ -338,8 +340,15 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
         "Events of the scheduler that are missing in the recording, because its file was too slow or full.",
         value=gauges.recorded_events_lost,
     )
-    yield CounterMetricFamily(
-        "duly_calls_refused_total",
-        "Calls whose caller was unknown or had no right to them.",
-        value=gauges.calls_refused,
+    refused = CounterMetricFamily(
+        "duly_frames_refused_total", "Frames that were answered at the door.", labels=["cause"]
     )
+    for cause, count in gauges.frames_refused.items():
+        refused.add_metric([cause], count)
+    yield refused
+    failed = CounterMetricFamily(
+        "duly_calls_failed_total", "Calls that ended with an error of the server's, by its reason.", labels=["reason"]
+    )
+    for reason, count in gauges.calls_failed.items():
+        failed.add_metric([reason], count)
+    yield failed

@@ -31,6 +31,7 @@ def patched() -> Iterator[pytest.MonkeyPatch]:
             lambda descriptor: [*script, str(descriptor), str(os.getpid())],
         )
         patch.setattr("duly.runtime.blame.FRUITLESS_MAX", 1000)  # it dies once in each test
+        patch.setattr("duly.runtime.hang.BUSY_NS", 200_000_000)  # it has nothing to compute
         yield patch
 
 

@@ -465,7 +465,7 @@ async def test_a_version_whose_copy_is_under_way_fails_with_words_until_it_is_wh
     async with Wire(wires, model=name) as wire:
         assert await value(wire, 1) == 3
         assert (await server.host.load(name, "")).state is VersionState.READY
-        server.host.activate(name, "2")
+        await server.host.activate(name, "2")
         assert await value(wire, 2) == 5
 
 

@@ -36,7 +36,7 @@ STREAMS_MAX = 64
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(shared_repository: Path) -> AsyncIterator[App]:
-    async with serving(shared_repository, streams_max=STREAMS_MAX) as app:
+    async with serving(shared_repository, streams_max=STREAMS_MAX, critical_streams_max=1) as app:
         yield app
 
 
@@ -150,7 +150,7 @@ async def test_watchers_leave_places_for_others(
 async def test_calls_that_say_nothing_keep_nobody_from_opening(
     greedy: grpc.aio.Channel, modest: grpc.aio.Channel
 ) -> None:
-    silent = [inference_pb2_grpc.InferenceServiceStub(greedy).Stream() for _ in range(OPENING_MAX)]
+    silent = [inference_pb2_grpc.InferenceServiceStub(greedy).Stream() for _ in range(STREAMS_MAX + OPENING_MAX)]
     for _ in range(10):
         silent.append(inference_pb2_grpc.InferenceServiceStub(greedy).Stream())
         await serves(modest)
@@ -271,24 +271,22 @@ async def test_a_dead_link_gives_back_what_its_streams_were_promised(server: App
 
 
 async def test_a_stream_takes_the_place_of_its_own_ghost(server: App, modest: grpc.aio.Channel) -> None:
-    """The share of the lane that a broken link still holds is given to the stream of the same name at once."""
-    async with Link(server.address) as link, grpc.aio.insecure_channel(link.address) as channel:
-        first = Wire(channel, stream_name="front", expected_period_nano=10_000_000, **CRITICAL)
-        async with first:
-            planned_ns = first.terms.planned_latency_nano
-            await first.ask(frame(1))
-        period_ns = int(planned_ns / 0.55)
-        ghost = Wire(channel, stream_name="front", expected_period_nano=period_ns, **CRITICAL)
-        async with ghost:
-            assert (await ghost.ask(frame(1))).status == ON_TIME
-            link.break_()
-            other = Wire(modest, stream_name="rear", expected_period_nano=period_ns, **CRITICAL)
-            with pytest.raises(grpc.aio.AioRpcError):
-                async with other:
-                    pass
-            again = Wire(modest, stream_name="front", expected_period_nano=period_ns, **CRITICAL)
-            async with asyncio.timeout(5):
-                while await refused_for(again) == "ADMISSION_REFUSED":
-                    again = Wire(modest, stream_name="front", expected_period_nano=period_ns, **CRITICAL)
-            assert (await again.ask(frame(1))).status == ON_TIME
-            again.cancel()
+    """What a broken link still holds is given to the stream of the same name at once, and to no other."""
+
+    def wire(channel: grpc.aio.Channel, name: str) -> Wire:
+        return Wire(channel, stream_name=name, expected_period_nano=50_000_000, **CRITICAL)
+
+    async with (
+        Link(server.address) as link,
+        grpc.aio.insecure_channel(link.address) as channel,
+        wire(channel, "front") as ghost,
+    ):
+        assert (await ghost.ask(frame(1))).status == ON_TIME
+        link.break_()
+        assert await refused_for(wire(modest, "rear")) == "STREAMS_EXHAUSTED"
+        again = wire(modest, "front")
+        async with asyncio.timeout(4):
+            while await refused_for(again) == "STREAMS_EXHAUSTED":
+                again = wire(modest, "front")
+        assert (await again.ask(frame(1))).status == ON_TIME
+        again.cancel()

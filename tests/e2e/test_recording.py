@@ -1,5 +1,7 @@
 """What a real server recorded replays on a fresh scheduler."""
 
+import os
+import socket
 from pathlib import Path
 
 import grpc
@@ -38,3 +40,13 @@ async def test_what_a_server_did_replays_bit_for_bit(repository: Path, tmp_path:
 async def test_a_recording_that_cannot_be_written_is_told_at_once(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"^cannot record to .*/nowhere/duly.log: No such file or directory$"):
         App(ServerConfig(models=repository, record=tmp_path / "nowhere" / "duly.log"))
+
+
+async def test_a_pipe_that_nobody_reads_yet_and_a_socket_hold_up_no_start(repository: Path, tmp_path: Path) -> None:
+    pipe, place = tmp_path / "pipe", tmp_path / "socket"
+    os.mkfifo(pipe)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place))
+        for path, reason in ((pipe, "nobody reads this pipe yet"), (place, "it is a socket, not a file")):
+            with pytest.raises(StartError, match=f"^cannot record to {path}: {reason}$"):
+                App(ServerConfig(models=repository, record=path))

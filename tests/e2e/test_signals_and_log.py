@@ -153,12 +153,3 @@ def test_nobody_waits_for_the_log_or_the_recording(models: Path, tmp_path: Path)
         assert server.wait() == 0
     for file in (reader, master, slave):
         os.close(file)
-
-
-def test_a_pipe_that_nobody_reads_yet_is_said_at_once(models: Path, tmp_path: Path) -> None:
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    with serve(models, tmp_path, "--record", str(fifo), stderr=subprocess.PIPE) as server:
-        assert server.stderr is not None
-        assert server.stderr.read().decode() == f"duly: cannot record to {fifo}: nobody reads this pipe yet\n"
-        assert server.wait() == 1

@@ -89,12 +89,12 @@ def test_bytes_that_are_no_text() -> None:
 def test_a_version_with_its_manifest_loads_and_a_changed_one_does_not(root: Path) -> None:
     listed = written(root)
     assert {line.split("  ")[1] for line in listed.read_text().splitlines()} == {"../model.toml", "model.onnx"}
-    load(body_of(root, "m", trust={"manifests": "require"})).region.close()
+    load(body_of(root, "m", trust={"manifests": "require"}))
     graphs.save(root, "m", graphs.copying(("N", 4)))
     reason = reason_of(root, "m", trust={"manifests": "require"})
     assert reason.startswith("m/1/model.onnx: is not what sha256sums lists: its SHA-256 begins with")
     assert reason_of(root, "m") == reason, "one that is there is checked without being required"
-    load(body_of(root, "m", trust={"manifests": "off"})).region.close()
+    load(body_of(root, "m", trust={"manifests": "off"}))
 
 
 def test_settings_that_were_changed(root: Path) -> None:
@@ -111,7 +111,7 @@ def test_files_that_are_not_listed(tmp_path: Path) -> None:
     folder = tmp_path / "models/m/1"
     (folder / "weights.bin").write_bytes(numbers.tobytes())
     listed = written(tmp_path / "models")
-    load(body_of(tmp_path / "models", "m")).region.close()
+    load(body_of(tmp_path / "models", "m"))
     whole = listed.read_text()
     listed.write_text("".join(line for line in whole.splitlines(True) if "weights.bin" not in line))
     reason = reason_of(tmp_path / "models", "m")
@@ -145,7 +145,7 @@ def _saved(path: Path, data: bytes) -> Path:
 
 def test_a_signed_version(root: Path) -> None:
     trust = signed(root, seed=2, keys=(1, 2))
-    load(body_of(root, "m", trust=trust)).region.close()
+    load(body_of(root, "m", trust=trust))
     (root / "m/1/sha256sums").write_text((root / "m/1/sha256sums").read_text() + "# more\n")
     assert reason_of(root, "m", trust=trust) == "m/1: sha256sums.sig does not fit sha256sums: one of them was changed"
 

@@ -48,14 +48,14 @@ class Recorded:
             if isinstance(action, DispatchBatch):
                 self.running = action.batch_id
 
-    def go_on(self, frames: int) -> None:
-        """Frames come a little faster than they are served, so that some wait and some miss."""
+    def go_on(self, frames: int, served: bool = True) -> None:
+        """Frames come a little faster than they are served, so that some wait. Where none is served, all miss."""
         for _ in range(frames):
             self.now_ns += MS
             self.frames += 1
             deadline_ns = self.now_ns + 20 * MS
             self.step(FramesArrived([Frame(self.frames, 1, self.frames, "m/1", deadline_ns)]))
-            if self.frames % 2 and self.running is not None:
+            if served and self.frames % 2 and self.running is not None:
                 batch_id, self.running = self.running, None
                 self.step(BatchFinished(batch_id, finished_ns=self.now_ns))
 
@@ -103,17 +103,28 @@ def test_what_the_flight_recorder_keeps_is_the_newest_and_replays(
     recorder = FlightRecorder(lambda: recorded.scheduler, tmp_path)
     recorded.begin(recorder)
     recorded.go_on(2000)
-    recorder.failed()
+    recorded.go_on(50, served=False)
+    recorder.failed()  # within seconds of the first incident it is the same one
     with recorder._writing:  # the file is written
         pass
+    recorded.go_on(50)
+    recorded.now_ns += 11_000 * MS
+    recorded.go_on(1)  # all that waited is too late by now
+    fresh = FlightRecorder(lambda: recorded.scheduler, tmp_path)
+    fresh.failed()
+    for each in (recorder, fresh):
+        with each._writing:
+            pass
     files = sorted(tmp_path.glob("duly-flight-*.jsonl"))
-    assert {file.name.rpartition("-")[2] for file in files} <= {"missed.jsonl", "failed.jsonl"}
+    reasons = ["-".join(file.stem.split("-")[3:]) for file in files]
+    assert sorted(reasons) == ["critical-missed", "critical-missed", "scheduler-failed"]
     for file in files:
         replayed = replay(file)
         assert replayed.difference is None
         assert replayed.skipped == 0
-    steps = list(read_recording(files[-1]))
-    assert files[-1].stat().st_size < 8 * 12_000 + 8 * 40_000
+    newest = files[max(number for number, reason in enumerate(reasons) if reason == "critical-missed")]
+    steps = list(read_recording(newest))
+    assert newest.stat().st_size < 8 * 12_000 + 8 * 40_000
     assert sum(step.begins for step in steps) <= 8
 
 
@@ -141,7 +152,10 @@ async def test_a_recording_is_written_down_when_somebody_asks(tmp_path: Path) ->
     recorder = FlightRecorder(lambda: recorded.scheduler, tmp_path)
     recorded.begin(recorder)
     recorded.go_on(20)
+    for day in range(1, 30):
+        (tmp_path / f"duly-flight-202501{day:02}T000000.000000-asked.jsonl").touch()
     path = tmp_path / await recorder.dump()
+    assert len(os.listdir(tmp_path)) == flight_recorder.FILES_MAX
     replayed = replay(path)
     assert replayed.difference is None
     assert replayed.events == len(list(read_recording(path)))

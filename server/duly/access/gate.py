@@ -8,6 +8,7 @@ is wrong is told, and the one before stays.
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from duly.streams.rights import ADMIN, Right, Rights
 
 LOOK_SECONDS = 1.0
 """How often the gate looks for a changed policy and for credentials that have expired."""
+REFUSALS = ("UNAUTHENTICATED", "NOT_PERMITTED")
+"""The reasons that go into the audit log."""
 NOT_LISTED = "this server does not say who may make this call, so nobody may"
 
 _log = structlog.get_logger("duly.access")
@@ -98,9 +101,11 @@ class Caller:
         self.open = True
         self.rights = Rights("anyone", may=frozenset())
 
-    def refused(self, error: CallError) -> None:
-        """Notes that the call was refused, wherever that was found."""
-        self._gate.audit.refuse(self.name, self.where, self.act, error.reason, str(error))
+    def failed(self, reason: str, text: str) -> None:
+        """Notes that the call ends with an error of the server's, wherever that was found."""
+        self._gate.failed[reason] += 1
+        if reason in REFUSALS:
+            self._gate.audit.refuse(self.name, self.where, self.act, reason, text)
 
     def acted(self, target: str, result: str) -> None:
         """Notes what became of the call where it is an admin act."""
@@ -128,6 +133,8 @@ class Gate:
         self.audit = audit or Audit()
         self.judge = Judge(read_policy(policy) if policy is not None else None, self._now)
         self._asked = asyncio.Event()
+        self.failed: Counter[str] = Counter()
+        """How many calls ended with an error of the server's, by its reason."""
         self._lasting: dict[Caller, None] = {}
         """Calls that last: streams and watchers."""
 

@@ -23,8 +23,10 @@ REFRESH_SECONDS_MIN = 10.0
 AGE_SECONDS_MAX = 300.0
 """Keys that are older are read again when they are next used, so that one that was withdrawn does not stay."""
 FETCH_SECONDS_MAX = 5.0
+"""A server of keys that answers later is given up, and the keys of before stay."""
 BYTES_MAX = 1 << 20
 KEYS_MAX = 256
+"""A set of keys that is larger, or has more keys, is not used."""
 
 _log = structlog.get_logger("duly.access")
 

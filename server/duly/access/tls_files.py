@@ -21,6 +21,7 @@ FILE_BYTES_MAX = 1 << 20
 WITHDRAWN_MAX = 64
 """So many CAs are remembered that were taken away. The one that went first is forgotten first."""
 KNOWN_MAX = 4096
+"""The certificates of so many callers are remembered to be of a CA that was taken away; then all are looked at anew."""
 
 _log = structlog.get_logger("duly.access")
 

@@ -52,14 +52,11 @@ _CODES = {
 }
 
 
-_REFUSALS = ("UNAUTHENTICATED", "NOT_PERMITTED")
-
-
 async def abort(context: "grpc.aio.ServicerContext[object, object]", error: CallError | ModelError) -> NoReturn:
     """Ends the call with the error."""
     caller = CALLER.get(None)
-    if caller is not None and isinstance(error, CallError) and error.reason in _REFUSALS:
-        caller.refused(error)
+    if caller is not None:
+        caller.failed(error.reason, str(error))
     text = str(error)
     if not (text.isascii() and text.isprintable()):
         text = ascii(text)[1:-1]

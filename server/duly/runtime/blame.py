@@ -24,14 +24,18 @@ from dataclasses import dataclass
 TRIED_ALONE = 8
 STRIKES_MAX = 3
 CERTAIN_MAX = 2
+"""A stream is barred after so many strikes, or so many of frames that were alone when their worker died."""
 CERTAIN_NS = 60_000_000_000
 BAR_NS = 10_000_000_000
 BAR_NS_MAX = 600_000_000_000
+"""Each bar of a stream is twice as long as the one before, but no longer than this."""
 
 FRUITLESS_S = 1.0
 FRUITLESS_MAX = 5
+"""A version whose workers died so often without serving anything waits before the next one is started."""
 PAUSE_S = 1.0
 PAUSE_S_MAX = 30.0
+"""Each such pause is twice as long as the one before, but no longer than this."""
 
 
 @dataclass(slots=True)

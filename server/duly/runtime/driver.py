@@ -203,7 +203,8 @@ class Driver:
             frames = running.batch.frames
             larger = [frame.extra_ns > 0 for frame in frames]
             ran_ns = result.finished_ns - result.started_ns
-            event.extra_ns = costs.observe(self.held.payloads(frames), larger, result.read_ns, ran_ns)
+            whole = not result.invalid and not result.failed
+            event.extra_ns = costs.observe(self.held.payloads(frames), larger, result.read_ns, ran_ns, whole)
         self._step(event, result)
 
     # ---- the loop ----

@@ -44,10 +44,13 @@ _log = structlog.get_logger("duly.recording")
 
 SEGMENT_BYTES = 1 << 20
 SEGMENTS_MAX = 8
+"""The recorder keeps so many segments; a new one takes the place of the oldest."""
 SNAPSHOT_STREAMS_MAX = 128
+"""With more open streams segments do not begin with a snapshot, which would hold up the event loop."""
 MISSES = 10
 INCIDENT_NS = 10_000_000_000
 FILES_MAX = 16
+"""A folder keeps so many dumps; a new one takes the place of the oldest."""
 _NAME = "duly-flight-"
 _OFTEN = frozenset((FramesArrived, BatchFinished, TimerFired))
 _MISSED = frozenset((OutcomeStatus.LATE, OutcomeStatus.EXPIRED, OutcomeStatus.SHED, OutcomeStatus.FAILED))

@@ -134,10 +134,15 @@ class FrameCosts:
         return extra_ns
 
     def observe(
-        self, payloads: Sequence[Sequence[InputData]], larger: Sequence[bool], read_ns: Sequence[int], ran_ns: int
+        self,
+        payloads: Sequence[Sequence[InputData]],
+        larger: Sequence[bool],
+        read_ns: Sequence[int],
+        ran_ns: int,
+        whole: bool = True,
     ) -> int:
         """Learns from a batch that took `ran_ns`, in which reading frame i took `read_ns[i]`; `larger[i]` says whether
-        the frame was planned to take longer than usual ones.
+        the frame was planned to take longer than usual ones, and `whole` whether all frames gave results.
 
         Returns how much of that time the batch took because of frames that are larger than usual; -1: not known.
         """
@@ -151,7 +156,7 @@ class FrameCosts:
                 if is_larger:
                     extra_ns += max(0, own_ns - costs.usual_ns)
         if self._graph is not None:
-            if len(payloads) == 1:
+            if len(payloads) == 1 and whole:
                 self._graph.observe(self._graph_size(payloads[0]), max(1, ran_ns - sum(read_ns)))
             if any(self._graph.beyond_ns(self._graph_size(payload)) for payload in payloads):
                 return -1

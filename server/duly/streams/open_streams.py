@@ -207,6 +207,7 @@ class OpenStreams:
             if all(stream.closed for stream in ghosts):
                 break
             await asyncio.sleep(0)
+        self._unproven_critical.difference_update(ghosts)  # their calls may last until the link is given up
         return bool(ghosts)
 
     def _check_critical(self, verdict: Verdict) -> None:

@@ -7,6 +7,7 @@ outbox exactly once, or is counted as unread.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -70,6 +71,8 @@ class StreamHost:
     """Whether clients are advised to slow down, and that they may speed up."""
     wall: WallClock = field(default_factory=WallClock)
     """The clock of all times since 1970 that clients see."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """How many frames were answered at the door, by the cause of their fate."""
     memory: Memory = field(init=False)
     lag: LoopLag = field(init=False)
     cheap: Budget = field(init=False)
@@ -273,6 +276,7 @@ class Stream:
 
     def refuse(self, held: HeldFrame, fate: Fate, reason: str) -> None:
         """Answers a frame that the scheduler never sees."""
+        self._host.refused[fate.cause] += 1
         self._owed_ns = max(self._owed_ns, self._cheap.done())
         if self.terms.gap is not None:
             self._driver.submit(FrameRefused(self.stream_id))

@@ -29,6 +29,7 @@ from duly.worker.memory import memory_bytes_max
 from duly.worker.providers import CPU
 
 OPEN_FILES_MAX = 1024
+"""A confined worker may have so many files open at once; on lanes of accelerators it has the server's limit."""
 _THREAD_LOOKS_MAX = 100
 _THREAD_LOOK_SECONDS = 0.001
 _OOM_SCORE = 500

@@ -154,6 +154,9 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
             raise LoadError(f"{name}: {error}{advice}") from error
     if checks is not None:
         checks.run(models, region, best)
+    memory = 0
+    if device is None:  # drivers of accelerators reserve far more than they use
+        memory = limit_data(config.memory_bytes_max or run_bytes(plans[0].inputs, batch_max))
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),
@@ -168,12 +171,10 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         ],
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
+        "memory_bytes_max": memory,
         "sizes": measure_sizes(models[0], plans[0], region, batch_max),
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
-    if device is None:  # drivers of accelerators reserve far more than they use
-        beyond = config.memory_bytes_max or run_bytes(plans[0].inputs, batch_max)
-        ready["memory_bytes_max"] = limit_data(beyond)
     for model in models:
         model.serve(partial(samples.fails, model))
     return Loaded(models, region, samples, ready)

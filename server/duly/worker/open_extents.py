@@ -13,6 +13,7 @@ from math import isqrt, prod
 from duly.models.spec import TensorSpec
 
 TRIES_MAX = 40
+"""So many extents are tried for a graph that does not say its own."""
 _EXTENT_MAX = 1 << 20
 _CHANNELS = (3, 1)
 _GROUPED = re.compile(r"kernel channels: (\d+) group: (\d+)")

@@ -10,6 +10,7 @@ from pathlib import Path
 from duly.models.formats import contents
 
 REASON_CHARS_MAX = 500
+"""Longer texts of ONNX Runtime are cut off."""
 
 _CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |^Error in execution: ")
 _SOURCE = re.compile(r"/\S+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ .*?\)(?: const)?(?: \[with [^\]]*\])? ")

@@ -1,7 +1,8 @@
 """Measures at warm-up what larger frames take, where a model takes frames of several sizes.
 
-What comes out is where `runtime/frame_costs` starts from. Sizes grow until a run takes longer than RUN_NS_MAX, so that
-neither the warm-up nor the memory that it leaves behind grow with what a client could send at most.
+What comes out is where `runtime/frame_costs` starts from. Sizes grow up to the largest that a frame may have, or until
+the next run is likely to take longer than RUN_NS_MAX, so that neither the warm-up nor the memory that it leaves behind
+grow with what a client could send at most.
 """
 
 from math import prod
@@ -20,10 +21,10 @@ Points = list[tuple[int, int]]
 """Sizes and nanoseconds, the usual size first."""
 
 RUN_NS_MAX = 25_000_000
-"""Sizes grow no more once a run took longer. It is the least that batches may block more critical streams for."""
+"""No size is tried that is likely to take longer. It is the least that batches may block more critical streams for."""
 GROWTH = 2
 """From one size to the next, all open extents grow by this."""
-STEPS_MAX = 8
+STEPS_MAX = 24
 TIMED_RUNS = 3
 """The longest of so many runs counts. An earlier run of that size, which finds new memory, does not."""
 
@@ -56,6 +57,7 @@ def _grown(
 ) -> tuple[Points, Points]:
     read: Points = []
     graph: Points = []
+    before_ns = 0
     for step in range(STEPS_MAX):
         try:
             frames = Samples(region, tuple(inputs), batch_max, GROWTH**step).put(0, 1)
@@ -69,8 +71,10 @@ def _grown(
         if works:
             read.append((sum(works) // len(works), max(1, max(times)[1] // len(works))))
         graph.append((_size(inputs, opened, refs, region), max(1, max(ran - reading for ran, reading in times))))
-        if max(times)[0] > RUN_NS_MAX:
+        ran_ns = max(times)[0]
+        if ran_ns * max(GROWTH, ran_ns / before_ns if before_ns else GROWTH) > RUN_NS_MAX:
             break
+        before_ns = ran_ns
     model.forget([0])
     return read, graph
 

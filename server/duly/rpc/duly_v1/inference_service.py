@@ -24,7 +24,8 @@ FRAMES_A_TURN = 64
 OPEN_SECONDS_MAX = 10.0
 """How long a call may be open before its OpenStream comes."""
 OPENING_MAX = 128
-"""How many calls may wait for their OpenStream. When more come, the oldest of the connection that has most ends."""
+"""So many more calls than streams may be open may wait for their OpenStream. When more come, the oldest of the
+connection that has most ends."""
 FLUSH_SECONDS = 1.0
 """How long the end of a broken stream waits for its last outcomes to be sent."""
 
@@ -36,7 +37,7 @@ class InferenceService:
         """`message_bytes_max`: the largest message that the transport reads."""
         self._streams = streams
         self._message_bytes_max = message_bytes_max
-        self._opening = Places(OPENING_MAX, may_end=True)
+        self._opening = Places(streams.limits.server.streams_max + OPENING_MAX, may_end=True)
 
     async def stream(self, _: object, context: Context) -> None:
         """Serves a call of InferenceService.Stream."""
@@ -83,7 +84,7 @@ class InferenceService:
         # The time-out does not cancel the read: a cancelled read leaks inside gRPC. It ends with the call.
         place = self._opening.take(context.peer())
         if place is None:
-            text = f"this connection has too many calls that wait for their OpenStream; {OPENING_MAX} are shared by all"
+            text = "too many calls wait for their OpenStream"
             raise CallError("STREAMS_EXHAUSTED", text)
         reading = asyncio.ensure_future(context.read())
         with place:
@@ -91,7 +92,7 @@ class InferenceService:
         if not reading.done():
             reading.add_done_callback(lambda read: read.cancelled() or read.exception())
             if place.ended.done():
-                text = f"no message came while {OPENING_MAX} calls waited for their OpenStream"
+                text = f"no message came while {self._opening.places} calls waited for their OpenStream"
                 raise CallError("STREAMS_EXHAUSTED", text)
             raise CallError("FIRST_MESSAGE_NOT_OPEN", f"no message came within {OPEN_SECONDS_MAX:g} s", "open")
         message = reading.result()

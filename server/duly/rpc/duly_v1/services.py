@@ -29,6 +29,7 @@ WATCH_NS_EACH = 2_000_000
 SNAPSHOT_NS = 20_000_000
 """Statistics are put together for watchers no more often than this, once for all of them."""
 DRAIN_NS_MAX = 600 * 10**9
+"""A drain that asks for a longer grace is refused."""
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
