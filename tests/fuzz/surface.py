@@ -45,8 +45,8 @@ class Messages:
 class Surface:
     """One server's streams; a stream a run."""
 
-    def __init__(self) -> None:
-        self._runner = asyncio.Runner()
+    def __init__(self, runner: asyncio.Runner) -> None:
+        self._runner = runner
         self._runner.run(self._make())
 
     async def _make(self) -> None:

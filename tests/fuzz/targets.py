@@ -5,6 +5,7 @@ raises anything but what it says, or says what is not so.
 import asyncio
 import contextlib
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -68,8 +69,23 @@ def joined(pieces: list[bytes]) -> bytes:
 
 
 @cache
+def _runner() -> asyncio.Runner:
+    """The loop of all targets that need one."""
+    return asyncio.Runner()
+
+
+def close() -> None:
+    """Gives back what the targets have made."""
+    _runner().close()
+    for made in (_runner, _surface, _judge):
+        made.cache_clear()
+    shutil.rmtree(_scratch())
+    _scratch.cache_clear()
+
+
+@cache
 def _surface() -> Surface:
-    return Surface()
+    return Surface(_runner())
 
 
 @cache
@@ -297,7 +313,7 @@ def policies(data: bytes) -> None:
 
 
 @cache
-def _judge() -> tuple[Judge, asyncio.Runner]:
+def _judge() -> Judge:
     """A judge who knows one issuer and one token, whose keys nobody else has."""
     keys = _file("jwks.json", jwks("k1").encode())
     text = f"""
@@ -313,20 +329,19 @@ jwt = [{{ subject = "*" }}]
 id = "00c0ffee"
 sha256 = "{64 * "a"}"
 """
-    runner = asyncio.Runner()
     judge = Judge(read_policy(_file("known.toml", text.encode())))
     assert judge.keys is not None
-    runner.run(judge.keys.start())
-    return judge, runner
+    _runner().run(judge.keys.start())
+    return judge
 
 
 def _judged(judge: Judge, evidence: Evidence) -> str:
-    return _judge()[1].run(judge.judge(evidence, Listener(admin=True))).rights.principal
+    return _runner().run(judge.judge(evidence, Listener(admin=True))).rights.principal
 
 
 def tokens(data: bytes) -> None:
     """What a caller sends as its token: nobody knows a right one."""
-    judge, _ = _judge()
+    judge = _judge()
     try:
         who = _judged(judge, Evidence("10.0.0.1", data.decode("utf-8", "replace") or "?"))
     except NotAuthenticated as error:
