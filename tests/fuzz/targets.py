@@ -29,10 +29,11 @@ from duly.models.errors import BrokenModel
 from duly.models.labels import read_labels
 from duly.models.spec import Signature, TensorSpec
 from duly.rpc.duly_v1.codec import FrameReader
+from duly.rpc.duly_v1.message_bounds import STREAM_REQUEST
 from duly.rpc.duly_v1.opening import single_request, stream_request
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
-from duly.streams.errors import InvalidFrame, InvalidTerms
+from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 from duly.streams.ordering import OrderingPolicy
 from duly.streams.terms import stream_terms
 from duly.v1 import inference_pb2 as pb
@@ -108,7 +109,11 @@ def stream_messages(data: bytes) -> None:
             "backlog_frames": 3 if backlog == BacklogPolicy.KEEP_LAST else 0,
             "ordering": OrderingPolicy(order),
         }
-        _surface().run(parts(data[1:], MESSAGES_MAX), **asked)
+        messages = parts(data[1:], MESSAGES_MAX)
+        for message in messages:  # which the server does for long ones alone
+            with contextlib.suppress(CallError):
+                STREAM_REQUEST.check(message)
+        _surface().run(messages, **asked)
 
 
 def open_messages(data: bytes) -> None:
