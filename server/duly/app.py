@@ -54,7 +54,7 @@ _log = structlog.get_logger("duly")
 STOP_SECONDS = 1.0
 """Calls that are still open after the drain get this long to end."""
 ADMIN_CONNECTIONS_MAX = 32
-"""How many may be connected to the admin address at once."""
+"""How many may be connected to the admin address at once; further connections are closed."""
 GRACE_SLACK_SECONDS = 0.1
 """When the grace is over, the scheduler answers what waits. What still runs is given up this much later."""
 

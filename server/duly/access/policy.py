@@ -29,6 +29,7 @@ from duly.core.types import StreamClass
 from duly.streams.rights import Quota, Right, Rights
 
 FILE_BYTES_MAX = 4 * 2**20
+"""A larger policy is not used."""
 PROBLEMS_MAX = 20
 """So many problems of one file are named, and the others are counted."""
 
@@ -71,9 +72,9 @@ class CertificateMatch(_Table):
 
     spiffe: Annotated[str, Field(pattern=r"^spiffe://")] = ""
     san: str = ""
-    """Of any subject alternative name."""
+    """Fits any subject alternative name."""
     cn: str = ""
-    """Of the subject's common name."""
+    """Fits the subject's common name."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 
 TRIED_ALONE = 8
 STRIKES_MAX = 3
+"""A stream is barred after so many strikes."""
 CERTAIN_MAX = 2
-"""A stream is barred after so many strikes, or so many of frames that were alone when their worker died."""
+"""A stream is barred after so many strikes of frames that were alone when their worker died."""
 CERTAIN_NS = 60_000_000_000
 BAR_NS = 10_000_000_000
 BAR_NS_MAX = 600_000_000_000

@@ -25,9 +25,9 @@ from duly.worker.slot_layout import layout
 from duly.worker.version_files import VersionFiles
 
 SAMPLES_MAX = 64
-"""So many samples are run; more would make every load long."""
+"""A version with more samples is not loaded, as they would make every load long."""
 SAMPLE_BYTES_MAX = 1 << 28
-"""A sample may have so many bytes, packed and unpacked."""
+"""A sample may have so many bytes, packed and unpacked; the version of a larger one is not loaded."""
 _ARRAYS_MAX = 1024
 _HEADER_CHARS_MAX = 10_000
 
