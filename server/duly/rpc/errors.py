@@ -59,6 +59,8 @@ async def abort(context: "grpc.aio.ServicerContext[object, object]", error: Call
     if caller is not None:
         caller.failed(error.reason, str(error))
     text = str(error)
+    if isinstance(error, ModelError) and caller is not None and caller.rights is not None:
+        text = error.told_to(caller.rights.may_use)
     if not (text.isascii() and text.isprintable()):
         text = ascii(text)[1:-1]
     text = text[:REASON_CHARS_MAX]

@@ -4,7 +4,7 @@ Their bytes are bounded.
 Whatever the scheduler believes, these are the frames that the server owes an outcome.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,6 +46,8 @@ class HeldFrame:
     size_bytes: int = 0
     worker_died: bool = False
     """Whether a worker has died while it ran the frame."""
+    ran: Callable[[int, float], None] | None = None
+    """Told when it has run: when, and how much lane time it took, in ns. It is told of streams that have closed, too."""
 
 
 class HeldFrames:

@@ -266,6 +266,8 @@ class Stream:
             self.refuse(held, MEMORY_FULL, MEMORY_FULL.wording)
         else:
             held.payload, held.size_bytes = payload, size_bytes
+            if use.meter is not None:
+                held.ran = use.meter.ran
             self.frame_bytes += size_bytes
             use.bytes += size_bytes
             costs = self._driver.costs.get(self.model)
@@ -367,9 +369,6 @@ class Stream:
         size_bytes = outcome.held.size_bytes
         self.frame_bytes -= size_bytes
         self.use.bytes -= size_bytes
-        if self.use.meter is not None and outcome.run is not None:
-            run = outcome.run
-            self.use.meter.ran(run.finished_ns, (run.finished_ns - run.started_ns) / len(run.batch.frames))
         if outcome.outputs:
             self._keep_result(outcome, outcome.outputs)
         if self._ordering is None:
