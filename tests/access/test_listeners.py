@@ -145,7 +145,6 @@ async def test_who_keeps_a_connection_that_is_over_keeps_no_place(models: Path, 
         async with asyncio.timeout(5):
             for reader, _ in kept:
                 await reader.read()
-            while relay._carrying:
-                await asyncio.sleep(0.01)
+            await asyncio.gather(*relay._carrying)
         for _, writer in kept:
             writer.close()

@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from duly.rpc.errors import abort, internal
 from duly.rpc.places import Place, Places
 from duly.runtime.catalogue import ModelError
-from duly.streams.cheap_work import Budget, CheapWork
+from duly.streams.cheap_work import Budget, CheapWork, SharedBudget
 from duly.streams.errors import CallError
 
 WATCHERS_BESIDE_STREAMS = 256
@@ -77,7 +77,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
         self._health = Places(HEALTH_PLACES, may_end=False)
         self._questions = Places(QUESTION_PLACES, may_end=False)
         self._admin = Places(ADMIN_PLACES, may_end=False)
-        self._asked_by_all = Budget(clock, ASKED_PER_S_ALL, ASKED_BURST_ALL)
+        self._asked_by_all = SharedBudget(clock, ASKED_PER_S_ALL, ASKED_BURST_ALL)
         self._asked: OrderedDict[str, CheapWork] = OrderedDict()
         self._limited: dict[str, tuple[Handler, Handler]] = {}
         """The handlers by method, as they are and with limits."""

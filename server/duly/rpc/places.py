@@ -1,9 +1,9 @@
 """Places for calls: how many may be under way at once, and who gets them when there are not enough.
 
 A connection alone may take half of the places. Each further one takes from what is left in the same way, so that there
-is nearly always a place for who has none. Where calls may be ended, there always is: of the connection that has the most
-of them, the oldest gives up its place. Those that wait for their client (`waits`) may always be ended, and all of them
-where calls only watch something.
+is nearly always a place for who has none. Where calls may be ended, there always is: of the connection that has the
+most of them, the oldest gives up its place. Those that wait for their client (`waits`) may always be ended, and all of
+them where calls only watch something.
 """
 
 import asyncio
@@ -55,9 +55,9 @@ class Places:
     def take(self, connection: str) -> Place | None:
         """Returns a place, or None where there is none for that connection."""
         left = self.places - len(self._taken)
-        if left <= 0 or (not self._all_may_end and self._by_connection.get(connection, 0) >= left):
-            if not self._make_room():
-                return None
+        has_room = left > 0 and (self._all_may_end or self._by_connection.get(connection, 0) < left)
+        if not has_room and not self._make_room():
+            return None
         place = Place(self, connection)
         self._taken[place] = None
         self._by_connection[connection] = self._by_connection.get(connection, 0) + 1

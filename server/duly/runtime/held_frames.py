@@ -47,7 +47,7 @@ class HeldFrame:
     worker_died: bool = False
     """Whether a worker has died while it ran the frame."""
     ran: Callable[[int, float], None] | None = None
-    """Told when it has run: when, and how much lane time it took, in ns. It is told of streams that have closed, too."""
+    """Called when it has run, with that time and its lane time, in ns, also where its stream has closed meanwhile."""
 
 
 class HeldFrames:
