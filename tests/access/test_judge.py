@@ -248,7 +248,11 @@ async def test_keys_are_asked_for_again_when_the_issuer_turned_them_but_not_at_w
     assert await keys.key("k2"), "what cannot be read changes nothing"
 
 
-def test_the_place_of_keys_is_no_other(url: str) -> None:
+def test_the_place_of_keys_is_no_other(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    _Served.contents = jwks("k1")
+    assert read_keys(url), "no proxy is asked"
     _Served.redirect = url + "2"
     with pytest.raises(AccessError, match="can't be read"):
         read_keys(url)

@@ -86,8 +86,9 @@ class CertificateMatch(_Table):
         if self.spiffe:
             return _path_fits(certificate.spiffe_id, self.spiffe)
         if self.san:
-            # A pattern such as *.camera.local is no pattern of URIs, which may end in anything.
-            names = [name for name in certificate.names if ("://" in name) == ("://" in self.san)]
+            # A pattern such as *.camera.local is none of URIs or addresses of mail, which may end in anything.
+            kinds = "://" in self.san, "@" in self.san
+            names = [name for name in certificate.names if ("://" in name, "@" in name) == kinds]
             return any(fnmatchcase(name, self.san) for name in names)
         return fnmatchcase(certificate.common_name, self.cn)
 

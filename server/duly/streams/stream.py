@@ -23,13 +23,13 @@ from duly.core.fates import (
     VERSION_NOT_SERVED,
     Fate,
 )
-from duly.core.types import Frame, StreamClass, Verdict, larger
+from duly.core.types import Frame, StreamClass, StreamTerms, Verdict, larger
 from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import Outcome
-from duly.streams.cheap_work import Budget, CheapWork
+from duly.streams.cheap_work import Budget, CheapWork, SharedBudget
 from duly.streams.clock import ClockRelation, FarOff
 from duly.streams.errors import REASON_CHARS_MAX, CallError
 from duly.streams.limits import Limits, PrincipalUse
@@ -55,6 +55,10 @@ PERIODS_SILENT = 10
 CHEAP_PER_S, CHEAP_BURST = 4, 64
 """How many pings, cancelled frames and refused frames a stream has for nothing; what is more comes out of the budget of
 all streams."""
+CHEAP_PER_S_CRITICAL = 250
+"""A CRITICAL stream has as many as frames by its stated period, but no more than this: nothing that others do should
+hold up what was promised.
+"""
 CHEAP_PER_S_ALL, CHEAP_BURST_ALL = 5000, 2500
 _BROKEN = "the server failed on an outcome of the stream; its log says more"
 
@@ -75,14 +79,14 @@ class StreamHost:
     """How many frames were answered at the door, by the cause of their fate."""
     memory: Memory = field(init=False)
     lag: LoopLag = field(init=False)
-    cheap: Budget = field(init=False)
+    cheap: SharedBudget = field(init=False)
     """What all streams share of work that is cheap each time."""
 
     def __post_init__(self) -> None:
         clock = self.driver.clock
         self.memory = Memory(self.limits.server.bytes_in_flight_max)
         self.lag = LoopLag(clock)
-        self.cheap = Budget(clock, CHEAP_PER_S_ALL, CHEAP_BURST_ALL)
+        self.cheap = SharedBudget(clock, CHEAP_PER_S_ALL, CHEAP_BURST_ALL)
 
 
 class Stream:
@@ -127,7 +131,7 @@ class Stream:
         self._memory = host.memory
         self._lag = host.lag
         self.use = use
-        self._cheap = CheapWork(Budget(host.driver.clock, CHEAP_PER_S, CHEAP_BURST), host.cheap)
+        self._cheap = CheapWork(Budget(host.driver.clock, _cheap_per_s(self.terms), CHEAP_BURST), host.cheap)
         self._owed_ns = 0
         """How long the client has to wait before more is read from it, as its cheap work was too much."""
         self._ordering = ordering(asked.ordering)
@@ -265,6 +269,8 @@ class Stream:
             self.refuse(held, MEMORY_FULL, MEMORY_FULL.wording)
         else:
             held.payload, held.size_bytes = payload, size_bytes
+            if use.meter is not None:
+                held.ran = use.meter.ran
             self.frame_bytes += size_bytes
             use.bytes += size_bytes
             costs = self._driver.costs.get(self.model)
@@ -366,9 +372,6 @@ class Stream:
         size_bytes = outcome.held.size_bytes
         self.frame_bytes -= size_bytes
         self.use.bytes -= size_bytes
-        if self.use.meter is not None and outcome.run is not None:
-            run = outcome.run
-            self.use.meter.ran(run.finished_ns, (run.finished_ns - run.started_ns) / len(run.batch.frames))
         if outcome.outputs and not self._results.keep(self, outcome):
             self.outbox.overflow()
         if self._ordering is None:
@@ -490,6 +493,12 @@ class Stream:
         self._written_outcomes = 0
         self._unanswered = 0
         self.finish()
+
+
+def _cheap_per_s(terms: StreamTerms) -> float:
+    if terms.stream_class is not StreamClass.CRITICAL or not terms.period_ns:
+        return CHEAP_PER_S
+    return max(CHEAP_PER_S, min(CHEAP_PER_S_CRITICAL, 1e9 / terms.period_ns))
 
 
 def _beyond_limits(size_bytes: int, limits: SizeLimits) -> str:
