@@ -29,6 +29,7 @@ from duly.core.types import StreamClass
 from duly.streams.rights import Quota, Right, Rights
 
 FILE_BYTES_MAX = 4 * 2**20
+"""A larger policy is not used."""
 PROBLEMS_MAX = 20
 """So many problems of one file are named, and the others are counted."""
 
@@ -251,6 +252,10 @@ def _problems(error: ValidationError, tables: dict[str, Any]) -> list[str]:
             got = repr(detail["input"])
             found.append(
                 f"{place}: should be one of {', '.join(rights)}, got {got}{_likely(str(detail['input']), rights)}"
+            )
+        elif detail["type"] == "string_pattern_mismatch" and "token" in detail["loc"]:
+            found.append(
+                f"{place}: should be what `duly token new` or `duly token hash` prints, got {detail['input']!r}"
             )
         elif detail["type"] == "missing":
             found.append(f"{place}: is missing")
