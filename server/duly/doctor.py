@@ -176,7 +176,7 @@ def _access(config: ServerConfig | None) -> list[Finding]:
     if config is not None and config.policy is not None:
         try:
             policy = read_policy(config.policy)
-            found.append(Finding("policy", Level.OK, f"{len(policy.principal)} principals in {config.policy}"))
+            found.append(Finding("policy", Level.OK, f"principals in {config.policy}: {len(policy.principal)}"))
         except AccessError as error:
             found += [Finding("policy", Level.PROBLEM, line, "mend the file") for line in str(error).splitlines()]
     if config is not None and config.tls_cert is not None and config.tls_key is not None:
