@@ -31,7 +31,7 @@ HEAD = """# Limits
 <!-- Generated from the settings and constants of server/duly by `make docs`. Change those, not this page. -->
 
 Everything that grows with what clients, models or files do has a limit. This page has every one, and what happens at
-it. Settings can be changed when the server starts (`--help` of `duly serve` has them); constants cannot.
+it. Settings can be changed when the server starts (`duly serve`, see `--help`); constants cannot.
 
 Calls that end with an error are counted by `duly_calls_failed_total` with its reason, frames by `duly_outcomes_total`
 with the status of their outcome, and frames that were refused at the door also by `duly_frames_refused_total` with the

@@ -186,6 +186,7 @@ class App:
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
             watch_over("watch of the wall clock", partial(periodically, ClockWatch(self.streams.host.wall).look)),
             watch_over("access", self._doors.gate.watch),
+            watch_over("files of TLS", partial(periodically, self._doors.look)),
             *self._samplers.start(),
         ]
         self._say_ceiling(message_bytes_max)

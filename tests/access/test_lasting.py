@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from duly.app import App
 from duly_client import Client, NotAllowed, ServerUnavailable, Status, Tls
@@ -112,6 +113,18 @@ async def test_a_stream_ends_when_the_certificate_of_its_client_expires(app: App
             await anext(stream)
         with pytest.raises(NotAllowed, match="the certificate has expired; connect with a new one"):
             await client.models()  # over the connection that was made in time
+
+
+async def test_files_of_tls_that_do_not_fit_are_told_before_anybody_connects(app: App, folder: Path) -> None:
+    key = (folder / "server.key").read_bytes()
+    with capture_logs() as logs:
+        (folder / "server.key").write_bytes(issue("ca", "localhost").key)
+        await app._doors.reload()
+        (folder / "server.key").write_bytes(key)
+        app._doors.look()
+    told = [log for log in logs if "TLS" in log["event"]]
+    assert "is not the key of the first certificate" in told[0]["reason"]
+    assert told[1]["event"] == "the files of TLS were read anew"
 
 
 async def test_what_a_stream_may_do_follows_the_policy(app: App, folder: Path) -> None:

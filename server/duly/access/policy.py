@@ -254,12 +254,17 @@ def _problems(error: ValidationError, tables: dict[str, Any]) -> list[str]:
             found.append(
                 f"{place}: should be one of {', '.join(rights)}, got {got}{_likely(str(detail['input']), rights)}"
             )
+        elif detail["type"] == "string_pattern_mismatch" and "token" in detail["loc"]:
+            found.append(
+                f"{place}: should be what `duly token new` or `duly token hash` prints, got {detail['input']!r}"
+            )
         elif detail["type"] == "missing":
             found.append(f"{place}: is missing")
         elif detail["type"] == "value_error":
             found += [f"{place}: {line}" if place else line for line in message.splitlines()]
         elif detail["type"] in ("tuple_type", "dict_type", "model_type"):
-            kind = "a list, such as [[principal.token]] or [ ]" if detail["type"] == "tuple_type" else "a table"
+            keys = ".".join(part for part in detail["loc"] if isinstance(part, str))
+            kind = f"a list, such as [[{keys}]] or [ ]" if detail["type"] == "tuple_type" else "a table"
             found.append(f"{place}: should be {kind}")
         else:
             got = repr(detail["input"]) if isinstance(detail["input"], str | int | float) else "something else"

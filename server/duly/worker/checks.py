@@ -120,7 +120,8 @@ def _stated(arrays: dict[str, Array], signature: Signature) -> dict[str, Array]:
     needed = {f"input.{name}" for name in inputs}
     stated = {key.removeprefix("output."): array for key, array in arrays.items() if key.startswith("output.")}
     if missing := sorted(needed - arrays.keys()):
-        raise LoadError(f"lacks the array {missing[0]}; it needs {first_few(sorted(needed), 8)}")
+        there = first_few(sorted(map(in_print, arrays)), 8) or "none"
+        raise LoadError(f"lacks the array {missing[0]}; it needs {first_few(sorted(needed), 8)} and has {there}")
     odd = [key for key in arrays if key not in needed and key not in {f"output.{name}" for name in outputs}]
     if odd:
         known = [*sorted(needed), *(f"output.{name}" for name in outputs)]
