@@ -15,8 +15,8 @@ class Certificate:
 
     @property
     def spiffe_id(self) -> str:
-        """The SPIFFE id; empty where there is none, more than one URI, which a SPIFFE certificate never has, or an empty
-        part in it, which no pattern should mean.
+        """The SPIFFE id; empty where there is none, more than one URI, which a SPIFFE certificate never has, or an
+        empty part in it, which no pattern should mean.
         """
         uris = [name for name in self.names if "://" in name]
         if len(uris) != 1 or not uris[0].startswith("spiffe://"):

@@ -23,6 +23,7 @@ from duly.core.fates import (
     VERSION_NOT_SERVED,
     Fate,
 )
+from duly.core.policing import Policer
 from duly.core.types import Frame, StreamClass, StreamTerms, Verdict, larger
 from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import Catalogue, LoadedVersion
@@ -132,6 +133,8 @@ class Stream:
         self._lag = host.lag
         self.use = use
         self._cheap = CheapWork(Budget(host.driver.clock, _cheap_per_s(self.terms), CHEAP_BURST), host.cheap)
+        self._evictions = Policer(self.terms)
+        """Frames of others give way to this stream no more often than it has frames by its stated period."""
         self._owed_ns = 0
         """How long the client has to wait before more is read from it, as its cheap work was too much."""
         self._ordering = ordering(asked.ordering)
@@ -288,6 +291,8 @@ class Stream:
         self.deliver(Outcome(held, fate.status, reason[:REASON_CHARS_MAX]))
 
     def _evict(self, fits: Callable[[], bool], *, same_principal: bool) -> bool:
+        if not same_principal and not self._evictions.conforms(self._driver.clock()):
+            return False
         return self._memory.evict_frames(self, fits, same_principal)
 
     def shed_waiting(self) -> None:
