@@ -17,7 +17,7 @@ from pathlib import Path
 
 from duly.access.errors import AccessError
 from duly.access.policy import read_policy
-from duly.access.tls_files import expiry_unix_s, read_tls
+from duly.access.tls_files import certificate_of, read_tls
 from duly.cgroups import group_settings
 from duly.config import ConfigError, ServerConfig, default_lanes, load_config, option_name
 from duly.cpus import usable_cpus
@@ -182,9 +182,10 @@ def _access(config: ServerConfig | None) -> list[Finding]:
     if config is not None and config.tls_cert is not None and config.tls_key is not None:
         try:
             contents = read_tls(config.tls_cert, config.tls_key, config.tls_client_ca)
+            expires_unix_s = certificate_of(contents.certificates).expires_unix_s
         except AccessError as error:
             return [*found, Finding("TLS", Level.PROBLEM, str(error), "mend the file")]
-        days = (expiry_unix_s(contents.certificates) - time.time()) / 86400
+        days = (expires_unix_s - time.time()) / 86400
         text = f"{config.tls_cert} is good for {days:.1f} days"
         if days < _CERTIFICATE_DAYS_MIN:
             found.append(
