@@ -117,8 +117,11 @@ class Supervisor:
         )
 
     def _others_serve(self, loaded: LoadedVersion) -> bool:
-        """Whether streams may be served by other versions, which loading this one must not disturb."""
-        return any(other.workers for other in self._catalogue.all_versions() if other is not loaded)
+        """Whether streams may be served by other versions, which loading this one must not disturb. There are none
+        until the server listens, and a machine that boots leaves nothing to a load that waits for it.
+        """
+        listens = self._catalogue.message_bytes_max > 0
+        return listens and any(other.workers for other in self._catalogue.all_versions() if other is not loaded)
 
     async def _give_up(self, loaded: LoadedVersion, reason: str) -> None:
         """Ends a version that cannot be served. It is FAILED, and so are its frames. Returns when its workers are
