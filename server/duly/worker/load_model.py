@@ -1,14 +1,13 @@
 """Makes a warm model out of a LOAD message, and what READY says about it."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from duly.models.config_file import CONFIG_FILE
-from duly.models.manifest import Manifest, ManifestError, read_manifest
+from duly.models.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.models.trust import Trust
@@ -73,16 +72,18 @@ def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
 
 
 def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
-    """Reads the manifest of the version, and checks what was read of it before: its settings and labels."""
-    model_folder, config = Path(body["model_folder"]), body["config"]
+    """Reads the manifest of the version, and checks what the server has read of it: its settings and labels."""
+    read: dict[str, str] = body["digests"]
     try:
         manifest = read_manifest(Path(body["folder"]), trust.manifests, trust.manifest_keys)
         if manifest is not None:
-            for name in filter(None, (CONFIG_FILE, config.get("labels"))):
-                path = model_folder / name
-                if path.exists() and (trust.manifests == "signed" or f"../{name}" in manifest.digests):
+            if f"../{CONFIG_FILE}" in manifest.digests and CONFIG_FILE not in read:
+                raise ManifestError(f"../{CONFIG_FILE} is listed in {MANIFEST_FILE} and is not there")
+            for file, sha256 in read.items():
+                name = PurePosixPath(file)  # as the manifest has it
+                if trust.manifests == "signed" or f"../{name}" in manifest.digests:
                     try:
-                        manifest.check(f"../{name}", hashlib.sha256(path.read_bytes()).hexdigest())
+                        manifest.check(f"../{name}", sha256)
                     except ManifestError as error:
                         raise ManifestError(f"../{name} {error}") from None
         return manifest
