@@ -117,7 +117,7 @@ def test_settings_that_are_put_back_after_the_server_has_read_others(root: Path)
     (root / "m/model.toml").write_bytes(good + b"default_budget_ms = 77\n")
     body = body_of(root, "m", trust={"manifests": "require"})
     (root / "m/model.toml").write_bytes(good)
-    with pytest.raises(LoadError, match="model.toml is not what sha256sums lists"):
+    with pytest.raises(LoadError, match="is not what sha256sums lists"):
         load(body)
 
 
