@@ -38,6 +38,10 @@ SAMPLES_ALL_MAX = 10_000
 NOTES_MAX = 16
 NOTE_CHARS_MAX = 1000
 """READY holds at most so many notes of at most so many characters."""
+HOLLOW_NOTE = (
+    "even made-up frames give NaN or infinities, so that frames may all be FAILED; where they mean something, such as "
+    "-inf for a class that is masked, set output_finite = false in model.toml"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,11 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     memory = 0
     if device is None:  # drivers of accelerators reserve far more than they use
         memory = limit_data(config.memory_bytes_max or run_bytes(plans[0].inputs, batch_max))
+    sizes_take = measure_sizes(models[0], plans[0], region, batch_max)
+    for model, name in zip(models, names, strict=True):
+        model.serve(partial(samples.fails, model))
+        if checks is not None and samples.fails(model, 0):
+            notes.append(f"{name}: {HOLLOW_NOTE}")
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),
@@ -173,11 +182,9 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
         "memory_bytes_max": memory,
-        "sizes": measure_sizes(models[0], plans[0], region, batch_max),
+        "sizes": sizes_take,
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
-    for model in models:
-        model.serve(partial(samples.fails, model))
     return Loaded(models, region, samples, ready)
 
 
