@@ -91,7 +91,11 @@ def test_a_client_that_comes_again_and_again_is_barred_without_those_that_are_we
     for _ in range(DEATHS_MAX - 1):
         assert not blame.died_alone(now_ns, "a", "m/1", stream_id)
         stream_id += 1
-    blame.went_well([11] * TRIED_ALONE)
+    for _ in range(TRIED_ALONE):
+        blame.went_well_for("a", "m/1", 11)
+    for _ in range(DEATHS_MAX - 1):
+        assert not blame.died_alone(now_ns, "a", "m/1", stream_id), "one of a new stream has gone well"
+        stream_id += 1
     for _ in range(8):
         assert blame.died_alone(now_ns, "a", "m/1", stream_id)
         for new in (stream_id, stream_id + 1):
@@ -109,8 +113,8 @@ def test_a_client_that_comes_again_and_again_is_barred_without_those_that_are_we
 def test_who_kills_workers_of_streams_that_are_well_bars_nobody() -> None:
     blame = Blame()
     for nth in range(1000):
-        assert not blame.died_alone(nth * S, "a", "m/1", nth)
-        blame.went_well([nth + 1] * TRIED_ALONE)
+        assert not blame.died_alone(nth * S, "a", "m/1", 2 * nth)
+        blame.went_well_for("a", "m/1", 2 * nth + 1)
 
 
 def test_a_version_that_dies_at_once_is_paused_for_longer_each_time() -> None:

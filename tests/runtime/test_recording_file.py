@@ -166,14 +166,14 @@ def test_a_recording_that_has_stopped_touches_no_file_that_took_its_number(tmp_p
     """As SIGHUP does: it goes on in a new file only where the old one was moved."""
     path = tmp_path / "events.jsonl"
     recorded = Recorded()
-    writer = RecordingWriter(path, 600, recorded.snapshot)
+    writer = RecordingWriter(path, 50_000, recorded.snapshot)
     number = writer._file
     recorded.begin(writer)
-    recorded.go_on(20)
+    recorded.go_on(1000)
     writer._wake.set()
     writer._thread.join()
     written = path.read_bytes()
-    assert len(written) > 200
+    assert len(written) > 40_000
     with (tmp_path / "other").open("wb") as other:
         assert other.fileno() == number, "it has the number of the file that was closed"
         writer.reopen()

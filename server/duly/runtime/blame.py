@@ -15,8 +15,9 @@ worker may as well have died of something else (the OOM killer, a person, a devi
 A client that opens a new stream for each such frame would start anew each time. So frames that ran alone when their
 worker died are also counted for each principal and version, where they came on a new stream: one that was opened after
 the first of them and of which fewer than TRIED_ALONE frames have gone well since. DEATHS_MAX of them, none more than
-DEATHS_NS after the one before, bar the principal's new streams for BAR_NS, and twice as long each further time, up to
-NEW_BAR_NS_MAX. Its other streams go on, and somebody who kills workers of streams that are well bars none.
+DEATHS_NS after the one before and no frame of a new stream gone well in between, bar the principal's new streams for
+BAR_NS, and twice as long each further time, up to NEW_BAR_NS_MAX. Its other streams go on, and whatever kills workers
+now and then bars none.
 
 A version may crash of itself, too. So workers that die at once, before they have run a batch and within FRUITLESS_S,
 are counted by version (`CrashLoop`). After more than FRUITLESS_MAX in a row, on any lane, the version is started again
@@ -133,6 +134,14 @@ class Blame:
         suspect.deaths = DEATHS_MAX - 1  # the next one bars them again
         return True
 
+    def went_well_for(self, principal: str, model: str, stream_id: int) -> None:
+        """Notes that a frame of the stream, which is open, ran, and its worker lives."""
+        suspect = self._suspects.get((principal, model))
+        if suspect is not None:
+            if self._is_new(suspect, stream_id):
+                suspect.deaths = 0
+            self._well[stream_id] = self._well.get(stream_id, 0) + 1
+
     def _forget_suspects(self, now_ns: int) -> None:
         for whose, suspect in list(self._suspects.items()):
             if now_ns >= max(suspect.died_ns, suspect.barred_until_ns) + DEATHS_NS:
@@ -168,8 +177,6 @@ class Blame:
     def went_well(self, stream_ids: Iterable[int]) -> None:
         """Notes that frames of these streams ran, and their worker lives."""
         for stream_id in stream_ids:
-            if self._suspects:
-                self._well[stream_id] = self._well.get(stream_id, 0) + 1
             record = self._records.get(stream_id)
             if record is not None:
                 record.strikes = 0

@@ -197,9 +197,12 @@ class Driver:
         if running is None:
             self._step(event, None)
             return
-        if self.blame or self.blame.suspects:
-            streams = [frame.stream_id for frame in running.batch.frames]
-            self.blame.went_well([stream_id for stream_id in streams if stream_id in self._delivery.sinks])
+        if self.blame:
+            self.blame.went_well([frame.stream_id for frame in running.batch.frames])
+        if self.blame.suspects:
+            for held in self.held.of(running.batch.frames):
+                if held.frame.stream_id in self._delivery.sinks:
+                    self.blame.went_well_for(held.principal, running.batch.model, held.frame.stream_id)
         running.started_ns, running.finished_ns = result.started_ns, result.finished_ns
         if result.invalid or result.failed:
             frames = running.batch.frames
