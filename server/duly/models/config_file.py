@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -73,8 +73,9 @@ _HINTS = (
 """What helps against an error of TOML's parser, by its text."""
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Reads `model.toml` in the model's folder; where there is none, everything is at its default.
+def read_config(folder: Path, digests: MutableMapping[str, str] | None = None) -> ModelConfig:
+    """Reads `model.toml` in the model's folder; where there is none, everything is at its default. `digests`: as for
+    `read_text`.
 
     Raises:
         BrokenModel: the file cannot be read, is not TOML, or says something that no model can have.
@@ -82,7 +83,7 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
     if not path.exists() and not path.is_symlink():
         return ModelConfig()
-    text = read_text(path, CONFIG_FILE, FILE_BYTES_MAX)
+    text = read_text(path, CONFIG_FILE, FILE_BYTES_MAX, digests)
     if _DEEP_KEY.search(text):
         raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}")
     try:

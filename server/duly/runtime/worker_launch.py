@@ -52,6 +52,7 @@ def _load_body(version: ModelVersion, lane: str, threads: int, trust: Trust | No
         "folder": str(version.folder),
         "model_folder": str(version.model_folder),
         "config": version.config.model_dump(mode="json", by_alias=True),
+        "digests": dict(version.digests),
         "threads": version.config.threads or threads,
         "trust": (trust or Trust()).model_dump(mode="json"),
     }

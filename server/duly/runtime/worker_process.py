@@ -417,7 +417,8 @@ class Worker:
         self._asked = None
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
+            with contextlib.suppress(OSError):  # whatever it is, what ran must be answered
+                self._socket.close()
         if self._region is not None:
             self._region.close()
             self._region = None
