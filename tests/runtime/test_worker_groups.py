@@ -18,7 +18,7 @@ from duly.runtime.worker_groups import BESIDE_BYTES, Home, NoGroups, WorkerGroup
 MOUNT = "sys/fs/cgroup"
 FILES = ("cgroup.procs", "cgroup.subtree_control", "cgroup.type", "cgroup.kill")
 OF_CONTROLLERS = {
-    "cpu": ("cpu.weight",),
+    "cpu": ("cpu.weight", "cpu.idle"),
     "memory": ("memory.max", "memory.swap.max", "memory.oom.group"),
     "pids": ("pids.max",),
 }
@@ -104,7 +104,10 @@ def test_server_and_workers_get_groups_that_end_with_them(root: Path) -> None:
     (first.folder / "cgroup.procs").write_text("77\n")
     assert first.hold(160 << 20, 30 << 20)
     assert (first.folder / "memory.max").read_text() == str((200 << 20) + BESIDE_BYTES)
+    second.step_back()
+    assert [(second.folder / name).read_text() for name in OF_CONTROLLERS["cpu"]] == ["1", "1"]
     second.hold(MACHINE, 0)
+    assert [(second.folder / name).read_text() for name in OF_CONTROLLERS["cpu"]] == ["100", "0"]
     assert (second.folder / "memory.max").read_text() == str(kept)
     first.remove()
     assert first.folder.exists(), "what its worker has left there is killed first"

@@ -27,8 +27,8 @@ from duly.worker.memory import memory_bytes_max
 _log = structlog.get_logger("duly")
 
 CONTROLLERS = ("memory", "cpu", "pids")
-SERVER_WEIGHT = 1000
-"""A worker has 100, the kernel's default."""
+SERVER_WEIGHT, WORKER_WEIGHT = 1000, 100
+"""How processors that are short are divided. A worker has the kernel's default."""
 TASKS_MAX = 1024
 """Threads and processes of one worker."""
 KEPT_BYTES_MAX = 512 << 20
@@ -100,10 +100,20 @@ class WorkerGroup:
         self._memory_bytes_max = memory_bytes_max
         self._left = left
 
+    def step_back(self) -> None:
+        """Lets the worker have what others leave of the processors until `hold`. What its threads do so for themselves
+        (`worker/background.py`) does not reach beyond their group.
+        """
+        _write_all(self.folder, {"cpu.weight": "1"})
+        _write_all(self.folder, {"cpu.idle": "1"})  # Linux 5.15
+
     def hold(self, private_bytes: int, shared_bytes: int) -> bool:
         """Lowers the limit of memory to what the worker may have: `private_bytes` (0: it stays), and its shared memory.
-        Returns whether the worker is there. The kernel may take its time to find pages that it can drop.
+        It no longer steps back. Returns whether the worker is there. The kernel may take its time to find pages that it
+        can drop.
         """
+        _write_all(self.folder, {"cpu.idle": "0"})
+        _write_all(self.folder, {"cpu.weight": str(WORKER_WEIGHT)})
         if private_bytes:
             most = private_bytes + shared_bytes + BESIDE_BYTES + private_bytes // KEPT_PART
             _write_all(self.folder, {"memory.max": str(min(most, self._memory_bytes_max))})

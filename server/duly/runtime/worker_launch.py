@@ -18,6 +18,7 @@ from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_groups import WorkerGroup
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
+from duly.worker.background import fits
 
 DESCRIBE_SECONDS_MAX = 600.0
 """A graph that is not read after so long is given up."""
@@ -45,8 +46,11 @@ def start_worker(
     worker.group = group
     asked: dict[str, Any] = {"limits": limits.model_dump(), "checks": expected is None, "background": background}
     asked["group"] = str(group.folder) if group is not None else ""
+    body = _load_body(version, lane, threads, trust) | asked
+    if group is not None and fits(body):
+        group.step_back()
     try:
-        worker.start(_load_body(version, lane, threads, trust) | asked)
+        worker.start(body)
     except WorkerError:
         if group is not None:
             group.remove()
