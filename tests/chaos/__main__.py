@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _show(name: str, plan: Plan) -> Finding:
-    finding = Finding(name)
+    finding = Finding(name, judges_speed=plan.full)
     began_s = time.monotonic()
     sys.stdout.write(f"{name}: {ROWS[name]} ...\n")
     sys.stdout.flush()

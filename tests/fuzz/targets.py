@@ -5,6 +5,7 @@ raises anything but what it says, or says what is not so.
 import asyncio
 import contextlib
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -28,10 +29,11 @@ from duly.models.errors import BrokenModel
 from duly.models.labels import read_labels
 from duly.models.spec import Signature, TensorSpec
 from duly.rpc.duly_v1.codec import FrameReader
+from duly.rpc.duly_v1.message_bounds import STREAM_REQUEST
 from duly.rpc.duly_v1.opening import single_request, stream_request
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
-from duly.streams.errors import InvalidFrame, InvalidTerms
+from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 from duly.streams.ordering import OrderingPolicy
 from duly.streams.terms import stream_terms
 from duly.v1 import inference_pb2 as pb
@@ -68,8 +70,23 @@ def joined(pieces: list[bytes]) -> bytes:
 
 
 @cache
+def _runner() -> asyncio.Runner:
+    """The loop of all targets that need one."""
+    return asyncio.Runner()
+
+
+def close() -> None:
+    """Gives back what the targets have made."""
+    _runner().close()
+    for made in (_runner, _surface, _judge):
+        made.cache_clear()
+    shutil.rmtree(_scratch())
+    _scratch.cache_clear()
+
+
+@cache
 def _surface() -> Surface:
-    return Surface()
+    return Surface(_runner())
 
 
 @cache
@@ -92,7 +109,11 @@ def stream_messages(data: bytes) -> None:
             "backlog_frames": 3 if backlog == BacklogPolicy.KEEP_LAST else 0,
             "ordering": OrderingPolicy(order),
         }
-        _surface().run(parts(data[1:], MESSAGES_MAX), **asked)
+        messages = parts(data[1:], MESSAGES_MAX)
+        for message in messages:  # which the server does for long ones alone
+            with contextlib.suppress(CallError):
+                STREAM_REQUEST.check(message)
+        _surface().run(messages, **asked)
 
 
 def open_messages(data: bytes) -> None:
@@ -297,7 +318,7 @@ def policies(data: bytes) -> None:
 
 
 @cache
-def _judge() -> tuple[Judge, asyncio.Runner]:
+def _judge() -> Judge:
     """A judge who knows one issuer and one token, whose keys nobody else has."""
     keys = _file("jwks.json", jwks("k1").encode())
     text = f"""
@@ -313,20 +334,19 @@ jwt = [{{ subject = "*" }}]
 id = "00c0ffee"
 sha256 = "{64 * "a"}"
 """
-    runner = asyncio.Runner()
     judge = Judge(read_policy(_file("known.toml", text.encode())))
     assert judge.keys is not None
-    runner.run(judge.keys.start())
-    return judge, runner
+    _runner().run(judge.keys.start())
+    return judge
 
 
 def _judged(judge: Judge, evidence: Evidence) -> str:
-    return _judge()[1].run(judge.judge(evidence, Listener(admin=True))).rights.principal
+    return _runner().run(judge.judge(evidence, Listener(admin=True))).rights.principal
 
 
 def tokens(data: bytes) -> None:
     """What a caller sends as its token: nobody knows a right one."""
-    judge, _ = _judge()
+    judge = _judge()
     try:
         who = _judged(judge, Evidence("10.0.0.1", data.decode("utf-8", "replace") or "?"))
     except NotAuthenticated as error:
