@@ -186,8 +186,9 @@ STATES_MAX = 4096
 """A model that keeps state serves so many open streams, whose states its workers hold; then STREAMS_EXHAUSTED."""
 
 
-CARRIED_BYTES_MAX = 16 << 20
-"""State of one stream that is larger is not carried from one version to another, as a lane waits for that."""
+CARRIED_BYTES_MAX = 64 << 20
+"""Streams whose states are larger than this for the largest batch start anew on another version, as a lane would wait
+for the states to go over."""
 
 
 class State(_Strict):
@@ -255,8 +256,8 @@ class ModelConfig(_Strict):
     version_change: Literal["RESET", "CARRY"] = "RESET"
     """What becomes of the state of open streams when this version takes over from another one, or when one goes back to
     it: the streams start anew (RESET), or go on with the state that the other version has kept of them (CARRY), if that
-    has the same tensors: names, types and shapes. Where it has not, or is more than 16 MiB of a stream, they start anew
-    and are told. It is for the author to know that the state means the same to both versions."""
+    has the same tensors: names, types and shapes. Where it has not, or is more than 64 MiB for the largest batch, they
+    start anew and are told. It is for the author to know that the state means the same to both versions."""
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=BATCH_MAX)], ...] | None = Field(
         default=None, max_length=BATCH_MAX
     )
@@ -390,7 +391,7 @@ class Signature(_Strict):
     @property
     def state_layout(self) -> str:
         """The same text for versions that can go on with each other's state; empty: no other version can."""
-        if not self.states or self.state_bytes > CARRIED_BYTES_MAX:
+        if not self.states or self.state_bytes * max(self.batch_sizes) > CARRIED_BYTES_MAX:
             return ""
         kept = json.dumps([[s.name, s.datatype, s.shape, s.sample_rate_hz] for s in self.states])
         return hashlib.sha256(kept.encode()).hexdigest()
