@@ -73,8 +73,9 @@ _HINTS = (
 """What helps against an error of TOML's parser, by its text."""
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """Reads `model.toml` in the model's folder; where there is none, everything is at its default.
+def read_config(folder: Path, digests: dict[str, str] | None = None) -> ModelConfig:
+    """Reads `model.toml` in the model's folder; where there is none, everything is at its default. `digests`, if given,
+    gets the SHA-256 of what was read, by the file's name.
 
     Raises:
         BrokenModel: the file cannot be read, is not TOML, or says something that no model can have.
@@ -82,7 +83,7 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / CONFIG_FILE
     if not path.exists() and not path.is_symlink():
         return ModelConfig()
-    text = read_text(path, CONFIG_FILE, FILE_BYTES_MAX)
+    text = read_text(path, CONFIG_FILE, FILE_BYTES_MAX, digests)
     if _DEEP_KEY.search(text):
         raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}")
     try:

@@ -53,6 +53,7 @@ def _load_body(version: ModelVersion, lane: str, threads: int, trust: Trust | No
         "model_folder": str(version.model_folder),
         "config": version.config.model_dump(mode="json", by_alias=True),
         "threads": version.config.threads or threads,
+        "texts": dict(version.texts),
         "trust": (trust or Trust()).model_dump(mode="json"),
     }
 

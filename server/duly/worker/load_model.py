@@ -1,14 +1,14 @@
 """Makes a warm model out of a LOAD message, and what READY says about it."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from duly.models.config_file import CONFIG_FILE
 from duly.models.manifest import Manifest, ManifestError, read_manifest
+from duly.models.openssf import read_bundle
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.models.trust import Trust
@@ -73,18 +73,23 @@ def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
 
 
 def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
-    """Reads the manifest of the version, and checks what was read of it before: its settings and labels."""
-    model_folder, config = Path(body["model_folder"]), body["config"]
+    """Reads the manifest of the version, and checks what the server read of it before: its settings and labels."""
+    folder, texts = Path(body["folder"]), body.get("texts", {})
     try:
-        manifest = read_manifest(Path(body["folder"]), trust.manifests, trust.manifest_keys)
+        if trust.manifests == "model-signing":
+            manifest: Manifest | None = read_bundle(folder, str(body["model"]).rpartition("/")[2], trust.manifest_keys)
+        else:
+            manifest = read_manifest(folder, trust.manifests, trust.manifest_keys)
         if manifest is not None:
-            for name in filter(None, (CONFIG_FILE, config.get("labels"))):
-                path = model_folder / name
-                if path.exists() and (trust.manifests == "signed" or f"../{name}" in manifest.digests):
-                    try:
-                        manifest.check(f"../{name}", hashlib.sha256(path.read_bytes()).hexdigest())
-                    except ManifestError as error:
-                        raise ManifestError(f"../{name} {error}") from None
+            for name in filter(None, (CONFIG_FILE, body["config"].get("labels"))):
+                listed = f"../{PurePosixPath(name)}"
+                if listed not in manifest.digests and (name not in texts or trust.manifests in ("check", "require")):
+                    continue
+                gone = f"is not there, and {manifest.file} lists it"
+                try:
+                    manifest.check(listed, texts.get(name, ""))
+                except ManifestError as error:
+                    raise ManifestError(f"{listed} {error if name in texts else gone}") from None
         return manifest
     except ManifestError as error:
         raise LoadError(f"{body['model']}: {error}") from error
