@@ -43,7 +43,7 @@ RUN = ("duly models", "duly-sim run")
 """Commands of the examples that are quick, and are run, not only understood."""
 POLICY = "[[principal]]"
 """What tells a policy file from a model.toml."""
-NOT_OURS = ("pre-commit", "pip")
+NOT_OURS = ("model_signing", "openssl", "pre-commit", "pip")
 COMMANDS: dict[str, click.Command] = {
     "duly": duly.cli.cli,
     "duly-load": duly_load.cli.main.cli,
@@ -107,7 +107,10 @@ def understand(words: list[str]) -> None:
     command: click.Command = COMMANDS[words[0]]
     name, rest = words[0], [FOR.get(word, word) for word in words[1:]]
     while True:
-        context = command.make_context(name, rest.copy(), resilient_parsing=isinstance(command, click.Group))
+        try:
+            context = command.make_context(name, rest.copy(), resilient_parsing=isinstance(command, click.Group))
+        except click.exceptions.Exit:  # --help
+            return
         command = context.command
         if not isinstance(command, click.Group):
             return
@@ -153,7 +156,7 @@ def check_make(words: list[str]) -> None:
 
 def check_extras(line: str) -> None:
     known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    for extras in re.findall(r"\[([a-z,]+)\]", line):
+    for extras in re.findall(r"\[([a-z,-]+)\]", line):
         assert set(extras.split(",")) <= known.keys(), f"pyproject.toml has no extra {extras}"
 
 

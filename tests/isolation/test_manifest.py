@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from duly.cli_models import models
 from duly.models.manifest import ManifestError, check_keys, check_signature, parse_manifest, sign
+from duly.worker.errors import LoadError
 from duly.worker.load_model import load
 from tests import graphs
 from tests.worker.loading import body_of, reason_of
@@ -162,6 +163,22 @@ def test_a_signed_manifest_covers_the_settings(root: Path) -> None:
     (root / "m/1/sha256sums.sig").write_bytes(sign(text, private(key_of(1)), None))
     trust = {"manifests": "signed", "manifest_keys": [public(key_of(1))]}
     assert reason_of(root, "m", trust=trust).startswith("m/1: ../model.toml is not listed in sha256sums")
+
+
+def test_settings_that_are_gone_or_were_changed_after_they_were_read(root: Path) -> None:
+    toml = root / "m/model.toml"
+    toml.write_text('labels = "./names.txt"\n')
+    (root / "m/names.txt").write_text("a\nb\n")
+    trust = signed(root)
+    load(body_of(root, "m", trust=trust))
+    right = toml.read_text()
+    toml.write_text("default_budget_ms = 77\n")
+    read = body_of(root, "m", trust=trust)
+    toml.write_text(right)
+    with pytest.raises(LoadError, match=r"\.\./model\.toml is not what sha256sums lists"):
+        load(read)
+    toml.unlink()
+    assert reason_of(root, "m", trust=trust) == "m/1: ../model.toml is not there, and sha256sums lists it"
 
 
 def test_no_signature(root: Path) -> None:
