@@ -109,7 +109,7 @@ def understand(words: list[str]) -> None:
     while True:
         try:
             context = command.make_context(name, rest.copy(), resilient_parsing=isinstance(command, click.Group))
-        except click.exceptions.Exit:  # --help
+        except click.exceptions.Exit:  # it has said its --help
             return
         command = context.command
         if not isinstance(command, click.Group):

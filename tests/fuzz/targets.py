@@ -27,6 +27,7 @@ from duly.core.types import BacklogPolicy
 from duly.models.config_file import read_config
 from duly.models.errors import BrokenModel
 from duly.models.labels import read_labels
+from duly.models.manifest import ManifestError, check_keys, check_signature, parse_manifest
 from duly.models.spec import Signature, TensorSpec
 from duly.rpc.duly_v1.codec import FrameReader
 from duly.rpc.duly_v1.message_bounds import STREAM_REQUEST
@@ -51,6 +52,8 @@ from tests.fuzz.surface import SIGNATURE, Surface
 from tests.streams.bench import LIMITS, version
 
 MESSAGES_MAX = 16
+TRUSTED = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINrwurehC1c23hKEn8hPTilyhOJPK5EEimiQm8SqlDyc"
+"""A public key whose private one nobody has kept."""
 
 Target = Callable[[bytes], None]
 
@@ -234,6 +237,26 @@ def model_settings(data: bytes) -> None:
             assert str(folder) not in str(error), error
 
 
+def manifests(data: bytes) -> None:
+    """The list of what a version's files hold, its signature, and the keys that are trusted."""
+    text, signature, keys = ([*data.split(b"\0\0"), b"", b""])[:3]
+    try:
+        for name, digest in parse_manifest(text).items():
+            assert len(digest) == 64
+            assert not name.startswith("/")
+            assert ".." not in name.removeprefix("../").split("/"), name
+    except ManifestError as error:
+        assert str(error)
+    with contextlib.suppress(ManifestError):
+        assert all(len(key) == 32 for key in check_keys(keys.decode("utf-8", "replace").splitlines()))
+    try:
+        check_signature(b"what nobody has signed", signature, [TRUSTED])
+    except ManifestError as error:
+        assert str(error)
+        return
+    raise AssertionError("a signature fits what nobody has signed")
+
+
 def picture_headers(data: bytes) -> None:
     for encoding in ("PNG", "JPEG"):
         header = picture_header(memoryview(data), encoding)
@@ -383,6 +406,7 @@ TARGETS: dict[str, Target] = {
         recordings,
         server_settings,
         model_settings,
+        manifests,
         picture_headers,
         graphs,
         addresses,

@@ -77,7 +77,7 @@ def test_a_signed_model_is_loaded_and_no_other(root: Path) -> None:
         file.write("# more\n")
     assert reason_of(root, "m", trust=TRUST).startswith("m/1: ../model.toml is not what model.sig lists")
     (root / "m/model.toml").unlink()
-    assert reason_of(root, "m", trust=TRUST) == "m/1: ../model.toml is not there, and model.sig lists it"
+    assert reason_of(root, "m", trust=TRUST) == "m/1: ../model.toml is listed in model.sig and is not there"
 
 
 @needs_library

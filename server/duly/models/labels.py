@@ -5,6 +5,7 @@ lines at the end of the file are none.
 """
 
 import re
+from collections.abc import MutableMapping
 from pathlib import Path, PurePosixPath
 
 from duly.models.errors import BrokenModel
@@ -17,9 +18,8 @@ _NUMBERED_LAST = re.compile(r"""(.*\S)(\s*[:,;=\t]\s*|\s+)["']?(\d+)["']?""")
 _HEADING = re.compile(r"[^,;\t]*[,;\t].*")
 
 
-def read_labels(folder: Path, file: str, digests: dict[str, str] | None = None) -> tuple[str, ...]:
-    """Reads the names in `file`, which lies in the model's folder. `digests`, if given, gets the SHA-256 of what was
-    read, by the file's name.
+def read_labels(folder: Path, file: str, digests: MutableMapping[str, str] | None = None) -> tuple[str, ...]:
+    """Reads the names in `file`, which lies in the model's folder. `digests`: as for `read_text`.
 
     Raises:
         BrokenModel: the file is not there or not a list of names.

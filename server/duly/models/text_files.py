@@ -6,6 +6,7 @@ because a guessed encoding gives wrong names without a word.
 
 import codecs
 import hashlib
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from duly.models.errors import BrokenModel
@@ -16,9 +17,11 @@ FILE_BYTES_MAX = 1 << 20
 """The largest label file. The largest label set in wide use, ImageNet-21k, has half of that."""
 
 
-def read_text(path: Path, name: str, bytes_max: int = FILE_BYTES_MAX, digests: dict[str, str] | None = None) -> str:
-    """Reads the text of a file, which errors call `name`, without a byte order mark. `digests`, if given, gets the
-    SHA-256 of what was read, under that name.
+def read_text(
+    path: Path, name: str, bytes_max: int = FILE_BYTES_MAX, digests: MutableMapping[str, str] | None = None
+) -> str:
+    """Reads the text of a file, which errors call `name`, without a byte order mark. `digests`: gets the SHA-256 of the
+    bytes that were read, by that name.
 
     Raises:
         BrokenModel: it is too large, is neither UTF-8 nor UTF-16, or cannot be read.

@@ -37,8 +37,13 @@ SAMPLES_MAX = 128
 SAMPLES_ALL_MAX = 10_000
 """READY holds at most so many times in all, so that it stays below the channel's largest message."""
 NOTES_MAX = 16
+"""READY holds at most so many notes."""
 NOTE_CHARS_MAX = 1000
-"""READY holds at most so many notes of at most so many characters."""
+"""READY holds at most so many characters of each note."""
+HOLLOW_NOTE = (
+    "even made-up frames give NaN or infinities, so that frames may all be FAILED; where they mean something, such as "
+    "-inf for a class that is masked, set output_finite = false in model.toml"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +78,24 @@ def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
 
 
 def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
-    """Reads the manifest of the version, and checks what the server read of it before: its settings and labels."""
-    folder, texts = Path(body["folder"]), body.get("texts", {})
+    """Reads the manifest of the version, and checks what the server has read of it: its settings and labels."""
+    folder = Path(body["folder"])
+    read: dict[str, str] = body["digests"]
     try:
         if trust.manifests == "model-signing":
             manifest: Manifest | None = read_bundle(folder, str(body["model"]).rpartition("/")[2], trust.manifest_keys)
         else:
             manifest = read_manifest(folder, trust.manifests, trust.manifest_keys)
         if manifest is not None:
-            for name in filter(None, (CONFIG_FILE, body["config"].get("labels"))):
-                listed = f"../{PurePosixPath(name)}"
-                if listed not in manifest.digests and (name not in texts or trust.manifests in ("check", "require")):
-                    continue
-                gone = f"is not there, and {manifest.file} lists it"
-                try:
-                    manifest.check(listed, texts.get(name, ""))
-                except ManifestError as error:
-                    raise ManifestError(f"{listed} {error if name in texts else gone}") from None
+            if f"../{CONFIG_FILE}" in manifest.digests and CONFIG_FILE not in read:
+                raise ManifestError(f"../{CONFIG_FILE} is listed in {manifest.file} and is not there")
+            for file, sha256 in read.items():
+                name = PurePosixPath(file)  # as the manifest has it
+                if trust.manifests in ("signed", "model-signing") or f"../{name}" in manifest.digests:
+                    try:
+                        manifest.check(f"../{name}", sha256)
+                    except ManifestError as error:
+                        raise ManifestError(f"../{name} {error}") from None
         return manifest
     except ManifestError as error:
         raise LoadError(f"{body['model']}: {error}") from error
@@ -162,6 +168,11 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     memory = 0
     if device is None:  # drivers of accelerators reserve far more than they use
         memory = limit_data(config.memory_bytes_max or run_bytes(plans[0].inputs, batch_max))
+    sizes_take = measure_sizes(models[0], plans[0], region, batch_max)
+    for model, name in zip(models, names, strict=True):
+        model.serve(partial(samples.fails, model))
+        if checks is not None and samples.fails(model, 0):
+            notes.append(f"{name}: {HOLLOW_NOTE}")
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),
@@ -177,11 +188,9 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
         "memory_bytes_max": memory,
-        "sizes": measure_sizes(models[0], plans[0], region, batch_max),
+        "sizes": sizes_take,
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
-    for model in models:
-        model.serve(partial(samples.fails, model))
     return Loaded(models, region, samples, ready)
 
 

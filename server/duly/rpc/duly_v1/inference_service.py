@@ -22,12 +22,12 @@ from duly.v1 import inference_pb2
 FRAMES_A_TURN = 64
 """How many frames of one message are taken before other streams have their turn."""
 OPEN_SECONDS_MAX = 10.0
-"""How long a call may be open before its OpenStream comes."""
+"""How long a call may be open before its OpenStream comes; then it ends: FIRST_MESSAGE_NOT_OPEN."""
 OPENING_MAX = 128
 """So many more calls than streams may be open may wait for their OpenStream. When more come, the oldest of the
 connection that has most ends."""
 FLUSH_SECONDS = 1.0
-"""How long the end of a broken stream waits for its last outcomes to be sent."""
+"""How long the end of a broken stream waits for its last outcomes to be sent, since its client last took some."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -63,7 +63,8 @@ class InferenceService:
                 stream.close()
                 try:
                     if broken is not None and not writer.done():
-                        await asyncio.wait([writer], timeout=FLUSH_SECONDS)
+                        stuck_s = stream.stuck_ns(self._streams.host.driver.clock()) / 1e9
+                        await asyncio.wait([writer], timeout=max(0.0, FLUSH_SECONDS - stuck_s))
                 finally:  # the client may go meanwhile
                     stream.abandon()
                     stream.log.debug("stream closed", reason=str(broken or ""), half_closed=reader.done())
