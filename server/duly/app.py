@@ -38,6 +38,7 @@ from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.scheduler_state import snapshot
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
+from duly.runtime.worker_groups import worker_groups
 from duly.runtime.worker_launch import CheckedModel, check_version
 from duly.streams.clock_watch import ClockWatch
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
@@ -54,7 +55,7 @@ _log = structlog.get_logger("duly")
 STOP_SECONDS = 1.0
 """Calls that are still open after the drain get this long to end."""
 ADMIN_CONNECTIONS_MAX = 32
-"""How many may be connected to the admin address at once."""
+"""How many may be connected to the admin address at once; further connections are closed."""
 GRACE_SLACK_SECONDS = 0.1
 """When the grace is over, the scheduler answers what waits. What still runs is given up this much later."""
 
@@ -149,6 +150,7 @@ class App:
             raise StartError(str(error)) from None
         self._say_sandbox()
         limit = raise_limit()  # here, as workers inherit it
+        self._supervisor.groups = worker_groups(config.sandbox)
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
@@ -186,6 +188,7 @@ class App:
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
             watch_over("watch of the wall clock", partial(periodically, ClockWatch(self.streams.host.wall).look)),
             watch_over("access", self._doors.gate.watch),
+            watch_over("files of TLS", partial(periodically, self._doors.look)),
             *self._samplers.start(),
         ]
         self._say_ceiling(message_bytes_max)

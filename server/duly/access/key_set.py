@@ -25,8 +25,9 @@ AGE_SECONDS_MAX = 300.0
 FETCH_SECONDS_MAX = 5.0
 """A server of keys that answers later is given up, and the keys of before stay."""
 BYTES_MAX = 1 << 20
+"""A set of keys that is larger is not used."""
 KEYS_MAX = 256
-"""A set of keys that is larger, or has more keys, is not used."""
+"""A set of more keys is not used."""
 
 _log = structlog.get_logger("duly.access")
 

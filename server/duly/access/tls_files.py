@@ -20,6 +20,7 @@ from duly.access.evidence import Certificate
 from duly.access.files import read_file, stamp
 
 FILE_BYTES_MAX = 1 << 20
+"""A larger file of certificates, or of a key, is not used."""
 WITHDRAWN_MAX = 64
 """So many CAs are remembered that were taken away. The one that went first is forgotten first."""
 KNOWN_MAX = 4096

@@ -25,7 +25,7 @@ ELEMENT_BYTES: dict[str, int] = {
 Encoding = Literal["JPEG", "PNG", "PCM_S16LE"]
 
 BATCH_MAX = 256
-"""The largest batch that a model may allow. Precedent: Triton's examples stop at 128."""
+"""The largest batch that a model may allow; one that states more is not loaded. Triton's examples stop at 128."""
 
 PIXELS_MAX = 64 << 20
 """No model takes a picture with more pixels, since a small file can claim to hold a huge one."""
@@ -37,7 +37,7 @@ PICTURE_TIMES_INPUT = 16
 picture than that loses nearly all of it, and had better send less."""
 
 VARIANTS_MAX = 16
-"""A version may have so many variants, each of which is loaded and warmed on every lane."""
+"""A version with more variants is not loaded: each is loaded and warmed on every lane."""
 
 
 class _Strict(BaseModel):
@@ -181,7 +181,7 @@ class YoloV2(_Strict):
 
 
 STATES_MAX = 4096
-"""A model that keeps state serves so many open streams; a worker holds the state of every one of them in memory."""
+"""A model that keeps state serves so many open streams, whose states its workers hold; then STREAMS_EXHAUSTED."""
 
 
 class State(_Strict):
@@ -246,7 +246,9 @@ class ModelConfig(_Strict):
     """How many frames a stream with KEEP_LAST keeps waiting."""
     gap: Annotated[str, AfterValidator(_one_of(GapPolicy))] = "CONTINUE"
     """What a stream of a stateful model does after a gap if it asks for nothing else."""
-    batch_sizes: tuple[Annotated[int, Field(ge=1, le=BATCH_MAX)], ...] | None = None
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=BATCH_MAX)], ...] | None = Field(
+        default=None, max_length=BATCH_MAX
+    )
     """The batch sizes that are warmed and profiled; None: the graph's fixed size, or 1, 2, 4, 8."""
     any_size: bool = True
     """Whether any size up to the largest may run; False: only `batch_sizes` run, and smaller batches are padded."""

@@ -23,21 +23,26 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from duly.rpc.errors import abort, internal
+from duly.rpc.guard import NEEDS
 from duly.rpc.places import Place, Places
 from duly.runtime.catalogue import ModelError
 from duly.streams.cheap_work import Budget, CheapWork, SharedBudget
 from duly.streams.errors import CallError
+from duly.streams.rights import ADMIN
 
 WATCHERS_BESIDE_STREAMS = 256
 """There are as many places for watchers as for streams, so that whoever streams can watch, too, and so many more."""
 SINGLES_TIMES_STREAMS = 2
-HEALTH_PLACES = 256
-QUESTION_PLACES = 256
-ADMIN_PLACES = 32
+HEALTH_CALLS_MAX = 256
+"""So many questions about health may be under way; further ones are refused: CALLS_EXHAUSTED."""
+QUESTION_CALLS_MAX = 256
+"""So many other questions may be under way; further ones are refused: CALLS_EXHAUSTED."""
+ADMIN_CALLS_MAX = 32
+"""So many acts of operators may be under way; further ones are refused: CALLS_EXHAUSTED."""
 REQUEST_SECONDS_MAX = 10.0
-"""How long the request of a call, or the single frame, may take to come in whole."""
+"""How long the request of a call, or the single frame, may take to come in whole; then it is INVALID_REQUEST."""
 REQUEST_BYTES_MAX = 65_536
-"""The largest request that holds no frame. Names and numbers of versions take a few dozen bytes."""
+"""The largest request that holds no frame; a larger one is INVALID_REQUEST. Names take a few dozen bytes."""
 ASKED_PER_S, ASKED_BURST = 10, 64
 """How often one connection may ask for nothing."""
 ASKED_PER_S_ALL, ASKED_BURST_ALL = 500, 250
@@ -46,21 +51,13 @@ ONE_NS = 500_000
 TOOK_MAX = 20
 """For each ONE_NS that an answer took, it counts as one question more, up to TOOK_MAX."""
 WAIT_NS_MAX = 1_000_000_000
-"""A call waits no longer for its turn."""
+"""A call waits no longer for its turn, then it is refused: CALLS_EXHAUSTED."""
 CONNECTIONS_KEPT = 4096
 """Of so many connections it is known how often they asked."""
 
 _STREAM = "/duly.v1.InferenceService/Stream"
 _INFER = "/duly.v1.InferenceService/Infer"
-_ADMIN = tuple(
-    f"/duly.v1.{method}"
-    for method in (
-        "ModelService/LoadModel",
-        "ModelService/UnloadModel",
-        "ModelService/ActivateVersion",
-        "ServerService/Drain",
-    )
-)
+_ADMIN = frozenset(method for method, right in NEEDS.items() if right in ADMIN)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -72,11 +69,11 @@ _Placed = Callable[[Any, Context, Place], Awaitable[Any]]
 class CallLimits(grpc.aio.ServerInterceptor):
     def __init__(self, streams_max: int, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock = clock
-        self._singles = Places(SINGLES_TIMES_STREAMS * streams_max + QUESTION_PLACES, may_end=False)
+        self._singles = Places(SINGLES_TIMES_STREAMS * streams_max + QUESTION_CALLS_MAX, may_end=False)
         self._watchers = Places(streams_max + WATCHERS_BESIDE_STREAMS, may_end=True)
-        self._health = Places(HEALTH_PLACES, may_end=False)
-        self._questions = Places(QUESTION_PLACES, may_end=False)
-        self._admin = Places(ADMIN_PLACES, may_end=False)
+        self._health = Places(HEALTH_CALLS_MAX, may_end=False)
+        self._questions = Places(QUESTION_CALLS_MAX, may_end=False)
+        self._admin = Places(ADMIN_CALLS_MAX, may_end=False)
         self._asked_by_all = SharedBudget(clock, ASKED_PER_S_ALL, ASKED_BURST_ALL)
         self._asked: OrderedDict[str, CheapWork] = OrderedDict()
         self._limited: dict[str, tuple[Handler, Handler]] = {}

@@ -25,16 +25,17 @@ from duly.runtime.supervisor import Supervisor
 _log = structlog.get_logger("duly.models")
 
 START_SECONDS_MAX = 60.0
-START_IDLE_SECONDS_MAX = 5.0
-START_LOOK_SECONDS = 0.5
 """At the start a model that takes longer does not keep the others from being loaded and served."""
+START_IDLE_SECONDS_MAX = 5.0
+"""At the start a model that computes nothing for so long does not keep the others from being served, either."""
+START_LOOK_SECONDS = 0.5
 
 REASONS_MAX = 5
 """So many reasons of one model are named, and the rest is counted."""
 UNLOADED_MAX = 256
 """Of so many versions it is remembered what they were when they were unloaded."""
 DIGEST_SECONDS_MAX = 600.0
-"""Reading the files of a version again takes about a second for each GB."""
+"""A repeated load of a version fails where its files are not read by then, at about a second for each GB."""
 
 
 _Result = TypeVar("_Result")

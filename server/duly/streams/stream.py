@@ -18,9 +18,9 @@ from duly.core.fates import (
     DOES_NOT_FIT,
     MEMORY_FULL,
     OVER_BYTES,
+    PRINCIPAL_BARRED,
     PRINCIPAL_OVER_BYTES,
     STREAM_BARRED,
-    UNREAD_BYTES,
     VERSION_NOT_SERVED,
     Fate,
 )
@@ -30,7 +30,7 @@ from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
-from duly.runtime.outcome import Outcome, Output
+from duly.runtime.outcome import Outcome
 from duly.streams.cheap_work import Budget, CheapWork, SharedBudget
 from duly.streams.clock import ClockRelation, FarOff
 from duly.streams.errors import REASON_CHARS_MAX, CallError
@@ -39,6 +39,7 @@ from duly.streams.loop_lag import LoopLag
 from duly.streams.memory import Memory
 from duly.streams.ordering import ordering
 from duly.streams.outbox import Advised, ClockAsked, Notice, Opened, Outbox
+from duly.streams.results import Results
 from duly.streams.terms import StreamRequest, signature_of, stream_terms, wanted_outputs
 from duly.streams.verdict import Verdicts
 from duly.streams.wall_clock import WallClock
@@ -141,10 +142,9 @@ class Stream:
         self._newest_id = -1
         self.frame_bytes = 0
         """Bytes of payload that are unanswered."""
-        self.result_bytes = 0
-        """Bytes of results that are not written yet."""
-        self._written_bytes = self._written_outcomes = 0
-        """Those of them, and how many outcomes, that the transport is being given."""
+        self._results = Results(host.limits.stream.bytes_in_flight_max, host.memory)
+        self._written_outcomes = 0
+        """How many outcomes the transport is being given."""
         self.heard_ns = self.opened_ns = host.driver.clock()
         """When the last frame or ping came."""
         self._unanswered = 0
@@ -239,6 +239,7 @@ class Stream:
         alone = driver.blame.runs_alone(self.stream_id)
         frame = Frame(next(driver.seqs), self.stream_id, frame_id, self.model, deadline_ns, must_run, alone)
         held = HeldFrame(frame, terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns)
+        held.principal = terms.principal
         self._unanswered += 1
         if self._ordering is not None:
             self._ordering.arrived(frame_id)
@@ -249,6 +250,8 @@ class Stream:
             self.refuse(held, VERSION_NOT_SERVED, self._failure)
         elif driver.blame and driver.blame.barred(now_ns, self.stream_id):
             self.refuse(held, STREAM_BARRED, STREAM_BARRED.wording)
+        elif driver.blame.suspects and driver.blame.bars_new(now_ns, terms.principal, self.model, self.stream_id):
+            self.refuse(held, PRINCIPAL_BARRED, PRINCIPAL_BARRED.wording)
         else:
             return held
         return None
@@ -378,8 +381,8 @@ class Stream:
         size_bytes = outcome.held.size_bytes
         self.frame_bytes -= size_bytes
         self.use.bytes -= size_bytes
-        if outcome.outputs:
-            self._keep_result(outcome, outcome.outputs)
+        if outcome.outputs and not self._results.keep(self, outcome):
+            self.outbox.overflow()
         if self._ordering is None:
             self.outbox.put(outcome)
             return
@@ -391,42 +394,17 @@ class Stream:
         for leaving in leave:
             self.outbox.put(leaving)
         if outcome.outputs is None and outcome.result_bytes:
-            self._drop_results(outcome.result_bytes)
-            outcome.result_bytes = 0
+            self._results.drop(outcome)
 
-    def _keep_result(self, outcome: Outcome, outputs: Sequence[Output]) -> None:
-        """Counts the result until it is written, or withholds it where the results that wait hold too many bytes. The
-        only one of a stream is always kept, and results of less critical streams give way.
-        """
-        size_bytes = sum([len(data) for _, _, data in outputs])
-        memory = self._memory
-        stream_max = self._stream_limits.bytes_in_flight_max
-        over_stream = self.result_bytes > 0 and self.result_bytes + size_bytes > stream_max
-        over_server = memory.result_bytes + size_bytes > memory.bytes_max
-        if over_stream or (over_server and not memory.evict_results(self, size_bytes) and self.result_bytes):
-            self._withhold(outcome, stream_max if over_stream else memory.bytes_max)
-            self.outbox.overflow()
-            return
-        outcome.result_bytes = size_bytes
-        self.result_bytes += size_bytes
-        memory.result_bytes += size_bytes
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of results that are not written yet."""
+        return self._results.bytes
 
     def shed_results(self) -> None:
         """Withholds all results that the transport has not been given, as more critical ones need their room."""
         held = self._ordering.held() if self._ordering is not None else ()
-        for outcome in (*self.outbox.outcomes, *held):
-            if outcome.result_bytes:
-                self._drop_results(outcome.result_bytes)
-                outcome.result_bytes = 0
-                self._withhold(outcome, self._memory.bytes_max)
-
-    def _withhold(self, outcome: Outcome, bytes_max: int) -> None:
-        outcome.turned_out, outcome.outputs = UNREAD_BYTES, None
-        outcome.reason = UNREAD_BYTES.says(bytes_max=bytes_max)
-
-    def _drop_results(self, size_bytes: int) -> None:
-        self.result_bytes -= size_bytes
-        self._memory.result_bytes -= size_bytes
+        self._results.shed((*self.outbox.outcomes, *held))
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
         self.outbox.notify(Advised(advice, reason, period_ns, self.served.version.version))
@@ -449,8 +427,7 @@ class Stream:
             outcomes = outbox.take()
             self._unanswered -= len(outcomes)
             self._written_outcomes = len(outcomes)
-            for outcome in outcomes:
-                self._written_bytes += outcome.result_bytes
+            self._results.writing(outcomes)
             for event in self._host.verdicts.sent(now_ns, outcomes, self._client_slow):
                 self._driver.submit(event)
             return now_ns, outcomes
@@ -465,9 +442,7 @@ class Stream:
         """Notes that the transport has taken what `next` gave."""
         self._client_slow = self._driver.clock() - self._write_began_ns > SLOW_WRITE_NS
         self._write_began_ns = 0
-        if self._written_bytes:
-            self._drop_results(self._written_bytes)
-            self._written_bytes = 0
+        self._results.written()
         self.outbox.written(self._written_outcomes)
         self._written_outcomes = 0
 
@@ -523,8 +498,8 @@ class Stream:
         """Counts what was not sent, as nobody reads any more. `next` returns None from then on."""
         for event in self._host.verdicts.unread(self._driver.clock(), self.outbox.clear()):
             self._driver.submit(event)
-        self._drop_results(self.result_bytes)
-        self._written_bytes = self._written_outcomes = 0
+        self._results.clear()
+        self._written_outcomes = 0
         self._unanswered = 0
         self.finish()
 
