@@ -34,6 +34,7 @@ not."""
 LEAK_BYTES, LEAK_DESCRIPTORS = 24 << 20, 4
 LOOK_S = 0.01
 STREAMS_A_MODEL = 3
+REFUSED_S = 0.5
 ROUND_S = 20.0
 """Streams are closed and opened anew this often, so that each one's account is settled while the run goes on."""
 
@@ -142,7 +143,18 @@ async def _back(rig: Rig, victim: int, replaced: int, began_s: float, name: str)
 
 async def _load(channel: grpc.aio.Channel, finding: Finding, done: asyncio.Event, chance: random.Random) -> None:
     while not done.is_set():
-        streams = await _open(channel, chance)
+        streams: list[AccountedStream] = []
+        try:
+            await _open(channel, chance, streams)
+        except grpc.aio.AioRpcError as error:
+            # A worker that has just warmed up beside much else may be planned too slow until it has run a little.
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+            finding.count("streams refused for now")
+            for stream in streams:
+                stream.cancel()
+            await asyncio.sleep(REFUSED_S)
+            continue
         runs = asyncio.gather(*(stream.run() for stream in streams))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), ROUND_S)
@@ -152,8 +164,8 @@ async def _load(channel: grpc.aio.Channel, finding: Finding, done: asyncio.Event
             settle(account, finding)
 
 
-async def _open(channel: grpc.aio.Channel, chance: random.Random) -> list[AccountedStream]:
-    streams = []
+async def _open(channel: grpc.aio.Channel, chance: random.Random, streams: list[AccountedStream]) -> None:
+    """Opens all streams and adds them to `streams`, at least those before the one that is refused."""
     for model in MODELS:
         for index in range(STREAMS_A_MODEL):
             stream = AccountedStream(
@@ -167,11 +179,11 @@ async def _open(channel: grpc.aio.Channel, chance: random.Random) -> list[Accoun
             )
             await stream.open()
             streams.append(stream)
-    return streams
 
 
 async def _serve_awhile(rig: Rig, channel: grpc.aio.Channel, finding: Finding, seconds: float) -> None:
-    streams = await _open(channel, random.Random(0))
+    streams: list[AccountedStream] = []
+    await _open(channel, random.Random(0), streams)
     runs = asyncio.gather(*(stream.run() for stream in streams))
     await asyncio.sleep(seconds)
     for stream in streams:

@@ -5,6 +5,7 @@ is wrong. What serves is not touched.
 import asyncio
 import os
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 
 from duly.app import App
 from duly.runtime import repository_watch
-from duly.runtime.catalogue import ModelError, VersionState
+from duly.runtime.catalogue import LoadedVersion, ModelError, VersionState
 from duly.runtime.repository_watch import RepositoryWatch
 from duly.v1 import inference_pb2 as pb
 from tests import graphs
@@ -141,6 +142,34 @@ async def test_a_version_waits_until_it_is_whole(server: App, root: Path, monkey
     assert loaded is not None
     assert loaded.state is VersionState.READY
     assert active not in (None, loaded), "it is loaded and no more"
+
+
+async def test_a_model_that_takes_long_keeps_no_other_waiting(
+    server: App, root: Path, watch: RepositoryWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository_watch, "PATIENCE_SECONDS", 0.01)
+    await watch.look()
+    made, held, asked = root.parent / "made", asyncio.Event(), Counter[str]()
+
+    async def load(name: str, version: str) -> LoadedVersion:
+        asked[name] += 1
+        if name == "a_slow":
+            await held.wait()
+        raise ModelError("LOAD_FAILED", "it was only tried")
+
+    monkeypatch.setattr(server.host, "load", load)
+    for name in ("a_slow", "b_quick"):
+        graphs.save(made, name, graphs.scaling_one(2.0), TOML)
+        (made / name).rename(root / name)
+    for _ in range(3):
+        await watch.look()
+    assert asked == {"a_slow": 1, "b_quick": 1}, "each is tried once, and neither waits for the other"
+    held.set()
+    while watch._following:
+        await asyncio.sleep(0)
+    for name in ("a_slow", "b_quick"):
+        shutil.rmtree(root / name)
+    await watch.look()
 
 
 async def test_a_version_that_breaks_promises_is_loaded_and_not_activated(

@@ -190,6 +190,22 @@ async def test_what_shares_a_batch_with_poison_is_served_and_the_stream_of_the_p
         await serves(channel, "good")
 
 
+async def test_a_client_that_comes_again_with_its_poison_is_barred_and_others_are_served(hostile: Path) -> None:
+    (hostile / "evil" / "1" / "mode").write_text("poison")
+    async with (
+        serving(hostile) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="evil", default_budget_nano=60 * 10**9) as honest,
+    ):
+        assert (await honest.ask(frame(1))).status == ON_TIME
+        reasons = []
+        while not reasons or not reasons[-1].startswith("the model's workers died of frames of several streams"):
+            assert len(reasons) <= blame.DEATHS_MAX, reasons
+            async with Wire(channel, model="evil", default_budget_nano=60 * 10**9) as poisoner:
+                reasons.append((await poisoner.ask(frame(1, [POISON, 0, 0, 0]))).reason)
+            assert (await honest.ask(frame(1 + len(reasons)))).status == ON_TIME
+
+
 async def test_a_version_that_crashes_at_once_is_paused_and_comes_back(
     monkeypatch: pytest.MonkeyPatch, hostile: Path
 ) -> None:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from duly.cli_models import models
 from duly.models.manifest import ManifestError, check_keys, check_signature, parse_manifest, sign
+from duly.worker.errors import LoadError
 from duly.worker.load_model import load
 from tests import graphs
 from tests.worker.loading import body_of, reason_of
@@ -102,6 +103,22 @@ def test_settings_that_were_changed(root: Path) -> None:
     with (root / "m/model.toml").open("a") as file:
         file.write("default_budget_ms = 77\n")
     assert reason_of(root, "m").startswith("m/1: ../model.toml is not what sha256sums lists")
+
+
+def test_settings_that_were_taken_away(root: Path) -> None:
+    written(root)
+    (root / "m/model.toml").unlink()
+    assert reason_of(root, "m") == "m/1: ../model.toml is listed in sha256sums and is not there"
+
+
+def test_settings_that_are_put_back_after_the_server_has_read_others(root: Path) -> None:
+    written(root)
+    good = (root / "m/model.toml").read_bytes()
+    (root / "m/model.toml").write_bytes(good + b"default_budget_ms = 77\n")
+    body = body_of(root, "m", trust={"manifests": "require"})
+    (root / "m/model.toml").write_bytes(good)
+    with pytest.raises(LoadError, match="is not what sha256sums lists"):
+        load(body)
 
 
 def test_files_that_are_not_listed(tmp_path: Path) -> None:

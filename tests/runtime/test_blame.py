@@ -5,8 +5,11 @@ from duly.runtime.blame import (
     BAR_NS_MAX,
     CERTAIN_MAX,
     CERTAIN_NS,
+    DEATHS_MAX,
+    DEATHS_NS,
     FRUITLESS_MAX,
     FRUITLESS_S,
+    NEW_BAR_NS_MAX,
     PAUSE_S,
     PAUSE_S_MAX,
     STRIKES_MAX,
@@ -72,6 +75,46 @@ def test_a_closed_stream_leaves_nothing() -> None:
     blame.forget(1)
     blame.went_well([1])
     assert not blame
+
+
+def test_one_of_a_batch_whose_other_streams_have_closed_was_not_alone() -> None:
+    blame = Blame()
+    for second in range(10):
+        assert blame.died(second * S, [(7, False)], alone=False) == []
+    assert blame.runs_alone(7)
+
+
+def test_a_client_that_comes_again_and_again_is_barred_without_those_that_are_well() -> None:
+    blame = Blame()
+    blame.died(0, [(3, False)])
+    now_ns, barred_ns, stream_id = 0, BAR_NS, 10
+    for _ in range(DEATHS_MAX - 1):
+        assert not blame.died_alone(now_ns, "a", "m/1", stream_id)
+        stream_id += 1
+    for _ in range(TRIED_ALONE):
+        blame.went_well_for("a", "m/1", 11)
+    for _ in range(DEATHS_MAX - 1):
+        assert not blame.died_alone(now_ns, "a", "m/1", stream_id), "one of a new stream has gone well"
+        stream_id += 1
+    for _ in range(8):
+        assert blame.died_alone(now_ns, "a", "m/1", stream_id)
+        for new in (stream_id, stream_id + 1):
+            assert blame.bars_new(now_ns + barred_ns - 1, "a", "m/1", new)
+        assert not blame.bars_new(now_ns + barred_ns, "a", "m/1", stream_id + 1)
+        for principal, model, other in (("b", "m/1", stream_id), ("a", "m/2", stream_id), ("a", "m/1", 9)):
+            assert not blame.bars_new(now_ns, principal, model, other)
+        assert not blame.bars_new(now_ns, "a", "m/1", 11)
+        stream_id += 1
+        now_ns, barred_ns = now_ns + barred_ns, min(2 * barred_ns, NEW_BAR_NS_MAX)
+    blame.died_alone(now_ns + DEATHS_NS, "b", "m/1", stream_id)
+    assert not blame.died_alone(now_ns + DEATHS_NS, "a", "m/1", stream_id), "that was long ago"
+
+
+def test_who_kills_workers_of_streams_that_are_well_bars_nobody() -> None:
+    blame = Blame()
+    for nth in range(1000):
+        assert not blame.died_alone(nth * S, "a", "m/1", 2 * nth)
+        blame.went_well_for("a", "m/1", 2 * nth + 1)
 
 
 def test_a_version_that_dies_at_once_is_paused_for_longer_each_time() -> None:

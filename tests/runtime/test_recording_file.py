@@ -160,3 +160,29 @@ async def test_a_recording_is_written_down_when_somebody_asks(tmp_path: Path) ->
     assert replayed.difference is None
     assert replayed.events == len(list(read_recording(path)))
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_recording_that_has_stopped_touches_no_file_that_took_its_number(tmp_path: Path) -> None:
+    """As SIGHUP does: it goes on in a new file only where the old one was moved."""
+    path = tmp_path / "events.jsonl"
+    recorded = Recorded()
+    writer = RecordingWriter(path, 50_000, recorded.snapshot)
+    number = writer._file
+    recorded.begin(writer)
+    recorded.go_on(1000)
+    writer._wake.set()
+    writer._thread.join()
+    written = path.read_bytes()
+    assert len(written) > 40_000
+    with (tmp_path / "other").open("wb") as other:
+        assert other.fileno() == number, "it has the number of the file that was closed"
+        writer.reopen()
+        assert path.read_bytes() == written
+        path.rename(tmp_path / "moved")
+        writer.reopen()
+        recorded.go_on(1)
+        writer.close()
+        other.write(b"mine")
+    assert (tmp_path / "other").read_bytes() == b"mine"
+    assert (tmp_path / "moved").read_bytes() == written
+    assert [step.begins for step in read_recording(path)][:1] == [True]

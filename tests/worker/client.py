@@ -61,6 +61,7 @@ def load_body(version: ModelVersion, lane: str = "cpu:0", threads: int = 1) -> d
         "model_folder": str(version.model_folder),
         "config": version.config.model_dump(mode="json", by_alias=True),
         "threads": threads,
+        "digests": dict(version.digests),
     }
 
 

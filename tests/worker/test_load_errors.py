@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from duly.worker import channel
 from duly.worker.errors import LoadError
-from duly.worker.load_model import load
+from duly.worker.load_model import HOLLOW_NOTE, load
 from tests import graphs
 from tests.worker.client import LoadFailed, Worker, version_of
 from tests.worker.loading import body_of, reason_of
@@ -411,3 +411,18 @@ def test_room_must_be_there_for_a_picture(tmp_path: Path) -> None:
     assert reason_of(tmp_path, "m") == (
         "m/1/model.onnx: input 'x': bytes_max 100 leaves room for no frame; raise it, or the server's limits"
     )
+
+
+@pytest.mark.parametrize(
+    ("toml", "told"), [('labels = "names.txt"\n', True), ("", False), ("output_finite = true\n", True)]
+)
+def test_a_graph_that_never_gives_finite_numbers_is_told_when_it_is_loaded(
+    tmp_path: Path, toml: str, told: bool
+) -> None:
+    masks = {"mask": np.float32([0, 0, 0, -np.inf])}
+    node = helper.make_node("Add", ["x", "mask"], ["y"])
+    x, y = graphs.value("x", ["N", 4]), graphs.value("y", ["N", 4])
+    graphs.save(tmp_path, "m", graphs.model([node], [x], [y], masks), toml)
+    (tmp_path / "m" / "names.txt").write_text("a\nb\nc\nd\n")
+    notes = load(body_of(tmp_path, "m", checks=True)).ready["notes"]
+    assert [f"m/1/model.onnx: {HOLLOW_NOTE}"] * told == notes

@@ -107,6 +107,12 @@ STREAM_BARRED: Final = _row(
     Status.FAILED,
     "the model's workers died of frames of this stream; none is run for now",
 )
+PRINCIPAL_BARRED: Final = _row(
+    State.AT_THE_DOOR,
+    "workers die of frames of several streams of its principal",
+    Status.FAILED,
+    "the model's workers died of frames of several streams of this client; its new streams run none for now",
+)
 
 # ---- arriving ----
 

@@ -5,6 +5,7 @@ lines at the end of the file are none.
 """
 
 import re
+from collections.abc import MutableMapping
 from pathlib import Path, PurePosixPath
 
 from duly.models.errors import BrokenModel
@@ -17,8 +18,8 @@ _NUMBERED_LAST = re.compile(r"""(.*\S)(\s*[:,;=\t]\s*|\s+)["']?(\d+)["']?""")
 _HEADING = re.compile(r"[^,;\t]*[,;\t].*")
 
 
-def read_labels(folder: Path, file: str) -> tuple[str, ...]:
-    """Reads the names in `file`, which lies in the model's folder.
+def read_labels(folder: Path, file: str, digests: MutableMapping[str, str] | None = None) -> tuple[str, ...]:
+    """Reads the names in `file`, which lies in the model's folder. `digests`: as for `read_text`.
 
     Raises:
         BrokenModel: the file is not there or not a list of names.
@@ -26,7 +27,7 @@ def read_labels(folder: Path, file: str) -> tuple[str, ...]:
     path = folder / file
     if not path.exists() or path.is_dir():
         raise BrokenModel(f"/model.toml: labels: {_missing(folder, file)}")
-    text = read_text(path, file)
+    text = read_text(path, file, digests=digests)
     lines = [line.strip() for line in _LINE_END.split(text)]
     while lines and not lines[-1]:
         del lines[-1]

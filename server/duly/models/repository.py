@@ -9,6 +9,7 @@ systems, desktops, editors and copies that are under way put beside models is pa
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -56,6 +57,8 @@ class ModelVersion:
     """The folder with model.toml and the files that it names, except the variants, behind any link."""
     config: ModelConfig
     labels: tuple[str, ...]
+    digests: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """SHA-256 of what was read of model.toml and of the labels, by their names; without a file of settings: nothing."""
     key: str = field(init=False)
     """NAME/VERSION, unique in the server."""
 
@@ -128,8 +131,9 @@ def _scan_model(folder: Path, versions: list[ModelVersion], problems: list[Repos
             problems.append(RepositoryProblem(folder.name, "", reason, harmless=True))
             return
         _check_config_name(folder, inside)
-        config = read_config(folder)
-        labels = _labels(folder, config)
+        digests: dict[str, str] = {}
+        config = read_config(folder, digests)
+        labels = _labels(folder, config, digests)
         numbered = _versions(folder, inside, problems)
     except Exception as error:  # whatever it is, the other models are read
         problems.append(RepositoryProblem(folder.name, "", _reason(folder.name, error)))
@@ -137,7 +141,7 @@ def _scan_model(folder: Path, versions: list[ModelVersion], problems: list[Repos
     problems += _worth_knowing(folder, inside, numbered)
     for number in sorted(numbered, reverse=True):
         try:
-            versions.append(_version(folder, numbered[number], str(number), config, labels))
+            versions.append(_version(folder, numbered[number], str(number), config, labels, digests))
         except Exception as error:
             problems.append(RepositoryProblem(folder.name, str(number), _reason(folder.name, error)))
 
@@ -214,11 +218,11 @@ def _check_config_name(folder: Path, inside: list[Path]) -> None:
             )
 
 
-def _labels(folder: Path, config: ModelConfig) -> tuple[str, ...]:
+def _labels(folder: Path, config: ModelConfig, digests: dict[str, str]) -> tuple[str, ...]:
     if not config.labels:
         return ()
     _check_inside(config.labels, f"/{CONFIG_FILE}: labels")
-    return read_labels(folder, config.labels)
+    return read_labels(folder, config.labels, digests)
 
 
 def _versions(folder: Path, inside: list[Path], problems: list[RepositoryProblem]) -> dict[int, Path]:
@@ -301,7 +305,12 @@ def _worth_knowing(folder: Path, inside: list[Path], numbered: dict[int, Path]) 
 
 
 def _version(
-    folder: Path, version_folder: Path, number: str, config: ModelConfig, labels: tuple[str, ...]
+    folder: Path,
+    version_folder: Path,
+    number: str,
+    config: ModelConfig,
+    labels: tuple[str, ...],
+    digests: Mapping[str, str],
 ) -> ModelVersion:
     inside = entries(version_folder)
     files = [path.name for path in inside if is_onnx(path.name) and path.is_file()]
@@ -316,7 +325,7 @@ def _version(
     for index, provider in enumerate(config.providers):
         if provider.library and not (folder / provider.library).is_file():
             raise BrokenModel(f"/{CONFIG_FILE}: providers[{index}].library: there is no file {provider.library}")
-    return ModelVersion(folder.name, number, version_folder.resolve(), folder.resolve(), config, labels)
+    return ModelVersion(folder.name, number, version_folder.resolve(), folder.resolve(), config, labels, digests)
 
 
 def _no_file(folder: Path, file: str, inside: list[Path], files: list[str], stated: bool) -> str:

@@ -5,6 +5,8 @@ because a guessed encoding gives wrong names without a word.
 """
 
 import codecs
+import hashlib
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from duly.models.errors import BrokenModel
@@ -15,8 +17,11 @@ FILE_BYTES_MAX = 1 << 20
 """The largest label file. The largest label set in wide use, ImageNet-21k, has half of that."""
 
 
-def read_text(path: Path, name: str, bytes_max: int = FILE_BYTES_MAX) -> str:
-    """Reads the text of a file, which errors call `name`, without a byte order mark.
+def read_text(
+    path: Path, name: str, bytes_max: int = FILE_BYTES_MAX, digests: MutableMapping[str, str] | None = None
+) -> str:
+    """Reads the text of a file, which errors call `name`, without a byte order mark. `digests`: gets the SHA-256 of the
+    bytes that were read, by that name.
 
     Raises:
         BrokenModel: it is too large, is neither UTF-8 nor UTF-16, or cannot be read.
@@ -29,6 +34,8 @@ def read_text(path: Path, name: str, bytes_max: int = FILE_BYTES_MAX) -> str:
         raise BrokenModel(f"/{name}: {error.strerror}") from error
     except OSError as error:
         raise BrokenModel(f"/{name}: {unreadable(error)}") from error
+    if digests is not None:
+        digests[name] = hashlib.sha256(contents).hexdigest()
     if found := stand_in(contents):
         raise BrokenModel(f"/{name}: {found}")
     encoding = "utf-8-sig"

@@ -12,10 +12,17 @@ worker may as well have died of something else (the OOM killer, a person, a devi
 4. STRIKES_MAX strikes in a row, or CERTAIN_MAX frames of which workers died twice, bar the stream: its frames are
    FAILED without being run, first for BAR_NS, and twice as long each further time.
 
-A client that opens new streams starts anew, and a version may crash of itself. So workers that die at once, before they
-have run a batch and within FRUITLESS_S, are counted by version (`CrashLoop`). After more than FRUITLESS_MAX in a row,
-on any lane, the version is started again only after a pause that doubles each time: a model that is loaded over and
-over takes the processors from those that work. Its frames are FAILED meanwhile.
+A client that opens a new stream for each such frame would start anew each time. So frames that ran alone when their
+worker died are also counted for each principal and version, where they came on a new stream: one that was opened after
+the first of them and of which fewer than TRIED_ALONE frames have gone well since. DEATHS_MAX of them, none more than
+DEATHS_NS after the one before and no frame of a new stream gone well in between, bar the principal's new streams for
+BAR_NS, and twice as long each further time, up to NEW_BAR_NS_MAX. Its other streams go on, and whatever kills workers
+now and then bars none.
+
+A version may crash of itself, too. So workers that die at once, before they have run a batch and within FRUITLESS_S,
+are counted by version (`CrashLoop`). After more than FRUITLESS_MAX in a row, on any lane, the version is started again
+only after a pause that doubles each time: a model that is loaded over and over takes the processors from those that
+work. Its frames are FAILED meanwhile.
 """
 
 from collections.abc import Iterable
@@ -30,6 +37,15 @@ CERTAIN_NS = 60_000_000_000
 BAR_NS = 10_000_000_000
 BAR_NS_MAX = 600_000_000_000
 """Each bar of a stream is twice as long as the one before, but no longer than this."""
+
+DEATHS_MAX = 5
+"""So many frames of a principal's new streams that killed workers bar its new streams."""
+DEATHS_NS = 30_000_000_000
+"""After so long without another, what a principal's frames have done is forgotten, once its bar is over."""
+NEW_BAR_NS_MAX = 60_000_000_000
+"""The longest bar of a principal's new streams: it may be a proxy, with many clients behind it."""
+SUSPECTS_MAX = 1024
+"""So many principals are suspected at once; of one more the oldest is forgotten."""
 
 FRUITLESS_S = 1.0
 FRUITLESS_MAX = 5
@@ -54,11 +70,27 @@ class _Record:
     barred_until_ns: int = 0
 
 
+@dataclass(slots=True)
+class _Suspect:
+    """What is held against one principal's streams of one version."""
+
+    first_id: int
+    """The stream whose frame a worker died of first; those before it are not new."""
+    deaths: int = 0
+    died_ns: int = 0
+    bars: int = 0
+    barred_until_ns: int = 0
+
+
 class Blame:
     """The streams that are suspected or barred. Streams that nothing is held against cost nothing."""
 
     def __init__(self) -> None:
         self._records: dict[int, _Record] = {}
+        self._suspects: dict[tuple[str, str], _Suspect] = {}
+        """By principal and version."""
+        self._well: dict[int, int] = {}
+        """How many frames of each stream have gone well while there was any suspect."""
 
     def __bool__(self) -> bool:
         """Whether anything is held against any stream."""
@@ -74,14 +106,62 @@ class Blame:
         record = self._records.get(stream_id)
         return record is not None and now_ns < record.barred_until_ns
 
-    def died(self, now_ns: int, frames: Iterable[tuple[int, bool]]) -> list[int]:
-        """Notes that a worker died while it ran these frames, each given as (its stream, whether a worker had died
-        before while it ran it). Returns the streams that are barred from now on.
+    @property
+    def suspects(self) -> bool:
+        """Whether anything is held against any principal."""
+        return bool(self._suspects)
+
+    def bars_new(self, now_ns: int, principal: str, model: str, stream_id: int) -> bool:
+        """Whether frames of the stream are not run at present because of other streams of its principal."""
+        suspect = self._suspects.get((principal, model))
+        return suspect is not None and now_ns < suspect.barred_until_ns and self._is_new(suspect, stream_id)
+
+    def _is_new(self, suspect: _Suspect, stream_id: int) -> bool:
+        return stream_id >= suspect.first_id and self._well.get(stream_id, 0) < TRIED_ALONE
+
+    def died_alone(self, now_ns: int, principal: str, model: str, stream_id: int) -> bool:
+        """Notes that a worker died of a frame of the stream, open or not, that ran alone. Returns whether the
+        principal's new streams are barred from now on.
+        """
+        self._forget_suspects(now_ns)
+        suspect = self._suspects.setdefault((principal, model), _Suspect(stream_id))
+        if not self._is_new(suspect, stream_id):
+            return False
+        suspect.deaths += 1
+        suspect.died_ns = now_ns
+        if suspect.deaths < DEATHS_MAX:
+            return False
+        suspect.barred_until_ns = now_ns + min(BAR_NS << min(suspect.bars, 16), NEW_BAR_NS_MAX)
+        suspect.bars += 1
+        suspect.deaths = DEATHS_MAX - 1  # the next one bars them again
+        return True
+
+    def went_well_for(self, principal: str, model: str, stream_id: int) -> None:
+        """Notes that a frame of the stream, which is open, ran, and its worker lives."""
+        suspect = self._suspects.get((principal, model))
+        if suspect is not None:
+            if self._is_new(suspect, stream_id):
+                suspect.deaths = 0
+            self._well[stream_id] = self._well.get(stream_id, 0) + 1
+
+    def _forget_suspects(self, now_ns: int) -> None:
+        for whose, suspect in list(self._suspects.items()):
+            if now_ns >= max(suspect.died_ns, suspect.barred_until_ns) + DEATHS_NS:
+                del self._suspects[whose]
+        if len(self._suspects) > SUSPECTS_MAX:
+            del self._suspects[next(iter(self._suspects))]
+        if not self._suspects:
+            self._well.clear()
+
+    def died(self, now_ns: int, frames: Iterable[tuple[int, bool]], alone: bool = True) -> list[int]:
+        """Notes that a worker died while it ran these frames of open streams, each given as (its stream, whether a
+        worker had died before while it ran it). `alone`: a single one ran alone, rather than beside frames of streams
+        that have closed. Returns the streams that are barred from now on.
         """
         tried = list(frames)
         for stream_id, _ in tried:
             self._records.setdefault(stream_id, _Record()).alone = TRIED_ALONE
-        if len(tried) != 1:
+        if len(tried) != 1 or not alone:
             return []
         (stream_id, again), *_ = tried
         record = self._records[stream_id]
@@ -109,6 +189,7 @@ class Blame:
     def forget(self, stream_id: int) -> None:
         """The stream is closed."""
         self._records.pop(stream_id, None)
+        self._well.pop(stream_id, None)
 
 
 class CrashLoop:

@@ -160,10 +160,12 @@ class Driver:
     def _put_blame(self, now_ns: int, batch: DispatchBatch) -> str:
         """Notes that a worker died while it ran the batch. Returns what to add to the reason for that."""
         tried = []
-        for held in self.held.of(batch.frames):
+        helds = self.held.of(batch.frames)
+        for held in helds:
             tried.append((held.frame.stream_id, held.worker_died))
             held.worker_died = True
-        barred = self.blame.died(now_ns, [each for each in tried if each[0] in self._delivery.sinks])
+        is_open = [each for each in tried if each[0] in self._delivery.sinks]
+        barred = self.blame.died(now_ns, is_open, alone=len(tried) == 1)
         if len(tried) == 1:
             (stream_id, again), (frame,) = tried[0], batch.frames
             _log.warning(
@@ -174,6 +176,10 @@ class Driver:
                 frame=frame.frame_id,
                 again=again,
             )
+            principal = helds[0].principal
+            if self.blame.died_alone(now_ns, principal, batch.model, stream_id):
+                text = "new streams of a client are barred, workers die of frames of its streams"
+                _log.error(text, model=batch.model, principal=principal)
         for stream_id in barred:
             _log.error("stream is barred, workers die of its frames", model=batch.model, stream=stream_id)
         certain = len(tried) == 1 and tried[0][1]
@@ -193,6 +199,10 @@ class Driver:
             return
         if self.blame:
             self.blame.went_well([frame.stream_id for frame in running.batch.frames])
+        if self.blame.suspects:
+            for held in self.held.of(running.batch.frames):
+                if held.frame.stream_id in self._delivery.sinks:
+                    self.blame.went_well_for(held.principal, running.batch.model, held.frame.stream_id)
         running.started_ns, running.finished_ns = result.started_ns, result.finished_ns
         if result.invalid or result.failed:
             frames = running.batch.frames

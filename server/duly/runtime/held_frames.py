@@ -44,6 +44,8 @@ class HeldFrame:
     as it is answered.
     """
     size_bytes: int = 0
+    principal: str = ""
+    """Whose stream it came on."""
     worker_died: bool = False
     """Whether a worker has died while it ran the frame."""
     ran: Callable[[int, float], None] | None = None

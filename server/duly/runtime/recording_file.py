@@ -64,7 +64,10 @@ class RecordingWriter:
         self._closing = False
         self._stopped = False
         self._wake = threading.Event()
+        self._lock = threading.Lock()
         self._file = _open(path)
+        """Only the thread closes it, and another file may have its number from then on; -1: it is closed."""
+        self._identity = _identity(os.fstat(self._file))
         self._put(_Begin(None, 0, fresh=True))
         self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
         self._thread.start()
@@ -109,14 +112,18 @@ class RecordingWriter:
     def reopen(self) -> None:
         """Goes on in a new file, where the old one was moved or removed, as log rotation does. Raises OSError."""
         try:
-            now, ours = os.stat(self._path), os.fstat(self._file)
-            if (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino):
+            if _identity(os.stat(self._path)) == self._identity:
                 return
         except FileNotFoundError:
             pass
         if not self._closing:
-            self._put(_Begin(self._snapshot(), 0, file=_open(self._path)))
-            if not self._thread.is_alive():
+            file = _open(self._path)
+            self._identity = _identity(os.fstat(file))
+            with self._lock:
+                ended = self._file < 0
+                self._put(_Begin(self._snapshot(), 0, file=file))
+            if ended:
+                self._thread.join()
                 self._stopped = False
                 self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
                 self._thread.start()
@@ -148,9 +155,15 @@ class RecordingWriter:
         except Exception:
             _log.exception("recording stopped, it failed")
         finally:
-            self._stopped = True
-            self._queue.clear()
-            os.close(self._file)
+            with self._lock:
+                self._stopped = True
+                dropped = [item.file for item in self._queue if isinstance(item, _Begin) and item.file is not None]
+                self._queue.clear()
+                self._taken_bytes = self._put_bytes
+                for file in (self._file, *dropped):
+                    if file >= 0:
+                        os.close(file)
+                self._file = -1
 
     def _write_queue(self) -> None:
         lines: list[bytes] = []
@@ -160,8 +173,9 @@ class RecordingWriter:
                 _write(self._file, b"".join(lines))
                 lines.clear()
                 if item.file is not None:
-                    os.close(self._file)
-                    self._file, self._room = item.file, self._bytes_max
+                    before, self._file, self._room = self._file, item.file, self._bytes_max
+                    if before >= 0:
+                        os.close(before)
                 line, taken = _header(item), len(item.snapshot or b"")
             else:
                 line, taken = item, len(item)
@@ -173,6 +187,10 @@ class RecordingWriter:
             else:
                 lines.append(line)
         _write(self._file, b"".join(lines))
+
+
+def _identity(state: os.stat_result) -> tuple[int, int]:
+    return state.st_dev, state.st_ino
 
 
 def _header(begin: _Begin) -> bytes:

@@ -27,6 +27,9 @@ from duly.worker.version_files import is_written
 _log = structlog.get_logger("duly.models")
 
 LOOK_SECONDS = 1.0
+PATIENCE_SECONDS = 10.0
+FOLLOWED_MAX = 8
+"""So many models may be loading at once. Then all others wait until one of them is done, at most `load_timeout_s`."""
 _PASSING = ("MODEL_NOT_READY", "REPOSITORY_INVALID")
 """Reasons for which a load is tried again soon: the model is being loaded by hand, or the disk does not answer."""
 
@@ -49,12 +52,19 @@ class RepositoryWatch:
         self._told: dict[str, str] = {}
         """What was logged of a model or version last, by name or key, so that it is said once."""
         self._readable = True
+        self._following: dict[str, asyncio.Task[bool]] = {}
+        """What is being done for models, by their names."""
 
     async def run(self) -> None:
         """Looks again and again, for ever."""
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_SECONDS)
+        try:
+            while True:
+                await self.look()
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            for task in self._following.values():
+                task.cancel()
+            await asyncio.gather(*self._following.values(), return_exceptions=True)
 
     async def look(self) -> None:
         """Looks once, and does what is due."""
@@ -71,7 +81,11 @@ class RepositoryWatch:
             if stamps.get(name) != self._stamps.get(name):
                 self._changed_s[name] = now_s
         self._stamps = stamps
-        due = [name for name, since_s in self._changed_s.items() if now_s - since_s >= self._settle_s]
+        due = [
+            name
+            for name, since_s in self._changed_s.items()
+            if now_s - since_s >= self._settle_s and name not in self._following
+        ]
         if not due:
             return
         try:
@@ -79,8 +93,21 @@ class RepositoryWatch:
         except ModelError:
             return  # it is logged
         for name in sorted(due):
-            if await self._follow(name, versions, problems):
-                self._changed_s.pop(name, None)
+            if len(self._following) >= FOLLOWED_MAX:
+                return
+            task = asyncio.create_task(self._follow(name, versions, problems), name=f"following {name}")
+            self._following[name] = task
+            task.add_done_callback(partial(self._followed, name, self._changed_s[name]))
+            await asyncio.wait([task], timeout=PATIENCE_SECONDS)
+
+    def _followed(self, name: str, since_s: float, task: "asyncio.Task[bool]") -> None:
+        del self._following[name]
+        if task.cancelled():
+            return
+        if error := task.exception():  # it is tried again
+            _log.error("a model could not be followed", model=name, exc_info=error)
+        elif task.result() and self._changed_s.get(name) == since_s:
+            del self._changed_s[name]
 
     async def _follow(self, name: str, versions: list[ModelVersion], problems: list[RepositoryProblem]) -> bool:
         """Does what is due for one model. Returns False where it is to be tried again soon."""

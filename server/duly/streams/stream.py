@@ -18,6 +18,7 @@ from duly.core.fates import (
     DOES_NOT_FIT,
     MEMORY_FULL,
     OVER_BYTES,
+    PRINCIPAL_BARRED,
     PRINCIPAL_OVER_BYTES,
     STREAM_BARRED,
     VERSION_NOT_SERVED,
@@ -238,6 +239,7 @@ class Stream:
         alone = driver.blame.runs_alone(self.stream_id)
         frame = Frame(next(driver.seqs), self.stream_id, frame_id, self.model, deadline_ns, must_run, alone)
         held = HeldFrame(frame, terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns)
+        held.principal = terms.principal
         self._unanswered += 1
         if self._ordering is not None:
             self._ordering.arrived(frame_id)
@@ -248,6 +250,8 @@ class Stream:
             self.refuse(held, VERSION_NOT_SERVED, self._failure)
         elif driver.blame and driver.blame.barred(now_ns, self.stream_id):
             self.refuse(held, STREAM_BARRED, STREAM_BARRED.wording)
+        elif driver.blame.suspects and driver.blame.bars_new(now_ns, terms.principal, self.model, self.stream_id):
+            self.refuse(held, PRINCIPAL_BARRED, PRINCIPAL_BARRED.wording)
         else:
             return held
         return None

@@ -1,14 +1,13 @@
 """Makes a warm model out of a LOAD message, and what READY says about it."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from duly.models.config_file import CONFIG_FILE
-from duly.models.manifest import Manifest, ManifestError, read_manifest
+from duly.models.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.models.trust import Trust
@@ -40,6 +39,10 @@ NOTES_MAX = 16
 """READY holds at most so many notes."""
 NOTE_CHARS_MAX = 1000
 """READY holds at most so many characters of each note."""
+HOLLOW_NOTE = (
+    "even made-up frames give NaN or infinities, so that frames may all be FAILED; where they mean something, such as "
+    "-inf for a class that is masked, set output_finite = false in model.toml"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +77,18 @@ def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
 
 
 def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
-    """Reads the manifest of the version, and checks what was read of it before: its settings and labels."""
-    model_folder, config = Path(body["model_folder"]), body["config"]
+    """Reads the manifest of the version, and checks what the server has read of it: its settings and labels."""
+    read: dict[str, str] = body["digests"]
     try:
         manifest = read_manifest(Path(body["folder"]), trust.manifests, trust.manifest_keys)
         if manifest is not None:
-            for name in filter(None, (CONFIG_FILE, config.get("labels"))):
-                path = model_folder / name
-                if path.exists() and (trust.manifests == "signed" or f"../{name}" in manifest.digests):
+            if f"../{CONFIG_FILE}" in manifest.digests and CONFIG_FILE not in read:
+                raise ManifestError(f"../{CONFIG_FILE} is listed in {MANIFEST_FILE} and is not there")
+            for file, sha256 in read.items():
+                name = PurePosixPath(file)  # as the manifest has it
+                if trust.manifests == "signed" or f"../{name}" in manifest.digests:
                     try:
-                        manifest.check(f"../{name}", hashlib.sha256(path.read_bytes()).hexdigest())
+                        manifest.check(f"../{name}", sha256)
                     except ManifestError as error:
                         raise ManifestError(f"../{name} {error}") from None
         return manifest
@@ -158,6 +163,11 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     memory = 0
     if device is None:  # drivers of accelerators reserve far more than they use
         memory = limit_data(config.memory_bytes_max or run_bytes(plans[0].inputs, batch_max))
+    sizes_take = measure_sizes(models[0], plans[0], region, batch_max)
+    for model, name in zip(models, names, strict=True):
+        model.serve(partial(samples.fails, model))
+        if checks is not None and samples.fails(model, 0):
+            notes.append(f"{name}: {HOLLOW_NOTE}")
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),
@@ -173,11 +183,9 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         "input_bytes": input_bytes,
         "output_bytes": output_bytes,
         "memory_bytes_max": memory,
-        "sizes": measure_sizes(models[0], plans[0], region, batch_max),
+        "sizes": sizes_take,
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
-    for model in models:
-        model.serve(partial(samples.fails, model))
     return Loaded(models, region, samples, ready)
 
 
