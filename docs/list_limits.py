@@ -31,7 +31,7 @@ HEAD = """# Limits
 <!-- Generated from the settings and constants of server/duly by `make docs`. Change those, not this page. -->
 
 Everything that grows with what clients, models or files do has a limit. This page has every one, and what happens at
-it. Settings can be changed when the server starts (`duly serve --help`); constants cannot.
+it. Settings can be changed when the server starts (`duly serve`, see `--help`); constants cannot.
 
 Calls that end with an error are counted by `duly_calls_failed_total` with its reason, frames by `duly_outcomes_total`
 with the status of their outcome, and frames that were refused at the door also by `duly_frames_refused_total` with the
@@ -82,13 +82,16 @@ def assigned(node: ast.stmt) -> str:
 
 
 def docstring(after: list[ast.stmt], where: str) -> str:
-    """The string that stands below a constant, or below it and others that it is about as well.
+    """The string that stands directly below a constant, or below others that follow it, if it names the constant.
 
     Raises SystemExit where there is none.
     """
-    for node in after:
+    name = where.rpartition(" ")[2]
+    for place, node in enumerate(after):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            return node.value.value
+            if not place or name in node.value.value:
+                return node.value.value
+            break
         if not assigned(node):
             break
     raise SystemExit(f"{where}: say below it what it bounds and what happens at it, as a docstring")

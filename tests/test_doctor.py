@@ -1,6 +1,10 @@
 """`duly doctor` on the machine of the tests: it says the same in words and as JSON, and nothing hides the rest."""
 
 import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from duly import doctor
 from duly.cli_doctor import doctor as command
 from duly.doctor import Finding, Level, examine, worst
 from tests import graphs
+from tests.access.credentials import ca, issue
 
 SUBJECTS = {
     "settings", "python", "packages", "onnxruntime", "isolation", "control groups", "descriptors", "memory",
@@ -54,6 +59,32 @@ def test_wrong_settings_are_problems_and_hide_nothing(root: Path, tmp_path: Path
     assert levels(findings, "settings") == [Level.PROBLEM, Level.PROBLEM]
     assert {finding.subject for finding in findings} >= SUBJECTS
     assert worst(findings) is Level.PROBLEM
+
+
+def test_policy_and_certificates_are_read_as_the_server_does(root: Path, tmp_path: Path) -> None:
+    server_cert, key, wrong = tmp_path / "a.pem", tmp_path / "a.key", tmp_path / "policy.toml"
+    soon = ca("ca").issue("localhost", expires=datetime.now(UTC) + timedelta(days=3))
+    server_cert.write_bytes(soon.certificate)
+    key.write_bytes(soon.key)
+    wrong.write_text("[[principal]]\nnam = 'a'\n", "utf-8")
+    settings = {"models": str(root), "policy": str(wrong), "tls_cert": str(server_cert), "tls_key": str(key)}
+    findings = examine(settings, None, {})
+    assert levels(findings, "policy") == [Level.PROBLEM] * 2
+    assert levels(findings, "TLS") == [Level.WARNING]
+    key.write_bytes(issue("ca", "localhost").key)
+    wrong.write_text("[[principal]]\nname = 'a'\nanyone = true\n", "utf-8")
+    findings = examine(settings, None, {})
+    assert levels(findings, "policy") == [Level.OK]
+    assert levels(findings, "TLS") == [Level.PROBLEM]
+
+
+def test_onnxruntime_writes_nothing_into_the_home_folder_when_it_is_asked(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", doctor._ASK_PROVIDERS],
+        env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "CPUExecutionProvider" in told.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_folder_of_models() -> None:

@@ -74,6 +74,14 @@ def test_console_lines_are_for_people_and_keep_to_one_line_each() -> None:
     assert "model=yolo/1" in line
 
 
+def test_names_do_not_steer_a_terminal() -> None:
+    out = io.StringIO()
+    configure_logging("console", "debug", out)
+    structlog.get_logger().info("admin\x1b[2J act", target="\x1b]0;pwned\x07\u202egnp")
+    assert r"target=\x1b]0;pwned\x07\u202egnp" in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+
+
 def test_auto_is_json_where_nobody_watches() -> None:
     out = io.StringIO()
     configure_logging("auto", "info", out)

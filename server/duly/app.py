@@ -54,7 +54,7 @@ _log = structlog.get_logger("duly")
 STOP_SECONDS = 1.0
 """Calls that are still open after the drain get this long to end."""
 ADMIN_CONNECTIONS_MAX = 32
-"""How many may be connected to the admin address at once."""
+"""How many may be connected to the admin address at once; further connections are closed."""
 GRACE_SLACK_SECONDS = 0.1
 """When the grace is over, the scheduler answers what waits. What still runs is given up this much later."""
 
@@ -186,6 +186,7 @@ class App:
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
             watch_over("watch of the wall clock", partial(periodically, ClockWatch(self.streams.host.wall).look)),
             watch_over("access", self._doors.gate.watch),
+            watch_over("files of TLS", partial(periodically, self._doors.look)),
             *self._samplers.start(),
         ]
         self._say_ceiling(message_bytes_max)

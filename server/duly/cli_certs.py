@@ -1,5 +1,6 @@
 """`duly certs`: certificates for a first try of TLS."""
 
+import re
 from pathlib import Path
 
 import click
@@ -20,6 +21,8 @@ def dev(folder: Path, host: str, days: int) -> None:
     """Make a CA, a certificate for a server and one for a client in DIR, and print how to use them. The CA's own key is
     not kept, so these are all that it ever signs.
     """
+    if not re.fullmatch(r"[0-9A-Za-z.:_*-]*", host):
+        raise click.UsageError(f"--host: should be a name or an address, got {host!r}")
     try:
         paths = write_dev_certificates(folder, host, days)
     except FileExistsError as error:

@@ -43,7 +43,8 @@ class Connection:
             tls = Tls(self.tls_ca, self.tls_cert, self.tls_key) if speaks_tls else None
             return Client(self.server, tls=tls, token_file=self.token_file)
         except ValueError as error:
-            raise click.UsageError(f"--server: {error}" if str(error).startswith("target") else str(error)) from error
+            text = str(error).replace("use tls, or say token_in_clear_text=True", "use --tls or --tls-ca")
+            raise click.UsageError(f"--server: {text}" if text.startswith("target") else text) from error
 
 
 def connection_options(command: _Command) -> _Command:

@@ -19,7 +19,9 @@ def setting_option(name: str) -> click.Option:
     text = f"{setting.description or ''}  [{_default(setting)}; {variable_name(name)}]"
     if setting.annotation is bool:
         return click.Option([f"{option_name(name)}/--no-{name.replace('_', '-')}"], default=None, help=text)
-    return click.Option([option_name(name)], metavar=_metavar(setting), help=text)
+    return click.Option(
+        [option_name(name)], metavar="DIR" if name.endswith("_folder") else _metavar(setting), help=text
+    )
 
 
 def _default(setting: FieldInfo) -> str:

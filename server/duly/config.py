@@ -212,7 +212,8 @@ class ServerConfig(BaseModel):
         Field(ge=0, le=65_536),
         Limit("further streams of it are refused: STREAMS_EXHAUSTED", "duly_calls_failed_total"),
     ] = 0
-    """Streams of one principal (an address of clients) that may be open at once; 0: as many as of all."""
+    """Streams of one principal that may be open at once (of the policy, or an address of clients that show nothing);
+    0: as many as of all."""
     principal_bytes_in_flight_max: Annotated[
         int, Field(ge=0, le=2**40), Limit("further frames of it are SHED at once", "duly_outcomes_total")
     ] = 0
@@ -461,6 +462,10 @@ def _in_plain_words(kind: str, name: str, message: str, value: object) -> str:
     if kind == "missing":
         return f"is required: give {option_name(name)}, {variable_name(name)} or {name} in the TOML file"
     message = message.removeprefix("Value error, ").removeprefix("Input ")
+    if kind == "string_pattern_mismatch":
+        message = "should be the octal digits of a mode, such as 0660"
+    if value is None:
+        return message
     shown = str(value) if isinstance(value, Path) else value
     return f"{message}, got {shown!r}"
 

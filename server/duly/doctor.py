@@ -9,11 +9,15 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from duly.access.errors import AccessError
+from duly.access.policy import read_policy
+from duly.access.tls_files import certificate_of, read_tls
 from duly.cgroups import group_settings
 from duly.config import ConfigError, ServerConfig, default_lanes, load_config, option_name
 from duly.cpus import usable_cpus
@@ -28,9 +32,13 @@ from duly.worker.ort_installed import BackendError, check_installed
 _PYTHON_MIN = (3, 11)
 _SHARED_MEMORY_BYTES_MIN = 256 << 20
 _COMMAND_SECONDS_MAX = 10.0
+_CERTIFICATE_DAYS_MIN = 7
 _PACKAGES = ("grpcio", "protobuf", "numpy", "opencv-python-headless", "uvloop")
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-webgpu")
-_ASK_PROVIDERS = "import onnxruntime; print(*onnxruntime.get_available_providers(), sep=', ')"
+_ASK_PROVIDERS = (
+    "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; "  # else importing it writes into the home folder
+    "import onnxruntime; print(*onnxruntime.get_available_providers(), sep=', ')"
+)
 _TFD_CANCEL_ON_SET = 3  # TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, linux/timerfd.h
 _STA_UNSYNC = 0x40  # linux/timex.h
 _FACTS = Path("/proc/sys")
@@ -60,6 +68,7 @@ def examine(settings: Mapping[str, object], file: Path | None, environ: Mapping[
         _python,
         _packages,
         _providers,
+        lambda: _access(config),
         lambda: _isolation(config),
         _groups,
         lambda: _descriptors(config),
@@ -97,7 +106,7 @@ def _settings(
     except ConfigError as error:
         lines = str(error).splitlines()
         if "models" not in settings and all(line.startswith("models:") for line in lines):
-            text = f"no folder of models is named: {option_name('models')} or DULY_MODELS has it looked at, too"
+            text = f"no folder of models was given; with {option_name('models')} DIR it is looked at, too"
             return [Finding("settings", Level.OK, text)], None
         return [Finding("settings", Level.PROBLEM, line, "duly serve would not start with it") for line in lines], None
     found = [Finding("settings", Level.OK, "all of them are right")]
@@ -116,8 +125,11 @@ def _settings(
     for problem in problems:
         level = Level.WARNING if problem.harmless else Level.PROBLEM
         found.append(Finding("models", level, problem.reason, "duly models check tells more"))
-    level = Level.OK if versions else Level.PROBLEM
-    found.append(Finding("models", level, f"{len(versions)} versions in {config.models}"))
+    count = f"{len(versions)} versions in {config.models}"
+    if versions:
+        found.append(Finding("models", Level.OK, count))
+    else:
+        found.append(Finding("models", Level.PROBLEM, count, "put them there as NAME/VERSION/model.onnx"))
     return found, config
 
 
@@ -156,6 +168,32 @@ def _providers() -> list[Finding]:
     if asked is None:
         return [Finding("onnxruntime", Level.PROBLEM, f"{installed} cannot be imported", "install it again")]
     return [Finding("onnxruntime", Level.OK, f"{installed}: {asked}")]
+
+
+def _access(config: ServerConfig | None) -> list[Finding]:
+    """The policy and the files of TLS, which the server reads as it starts."""
+    found = []
+    if config is not None and config.policy is not None:
+        try:
+            policy = read_policy(config.policy)
+            found.append(Finding("policy", Level.OK, f"principals in {config.policy}: {len(policy.principal)}"))
+        except AccessError as error:
+            found += [Finding("policy", Level.PROBLEM, line, "mend the file") for line in str(error).splitlines()]
+    if config is not None and config.tls_cert is not None and config.tls_key is not None:
+        try:
+            contents = read_tls(config.tls_cert, config.tls_key, config.tls_client_ca)
+            expires_unix_s = certificate_of(contents.certificates).expires_unix_s
+        except AccessError as error:
+            return [*found, Finding("TLS", Level.PROBLEM, str(error), "mend the file")]
+        days = (expires_unix_s - time.time()) / 86400
+        text = f"{config.tls_cert} is good for {days:.1f} days"
+        if days < _CERTIFICATE_DAYS_MIN:
+            found.append(
+                Finding("TLS", Level.WARNING, text, "replace it and its key; the server takes them up by itself")
+            )
+        else:
+            found.append(Finding("TLS", Level.OK, text))
+    return found
 
 
 # ---- what holds a worker ----

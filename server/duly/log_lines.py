@@ -22,7 +22,7 @@ from structlog.types import EventDict, WrappedLogger
 PIECE_CHARS = 1024
 """Lines are written in pieces. A pipe that is ready takes 4096 bytes (pipe(7)), no less than a piece."""
 WAITING_BYTES_MAX = 1 << 20
-"""This much may wait for the thread."""
+"""This much may wait for the thread. Further lines are lost and counted."""
 FLUSH_SECONDS = 1.0
 """What waits at the end of the process gets this long to be written."""
 

@@ -17,8 +17,9 @@ from duly.listening import why_not
 from duly.metrics import Metrics
 
 SCRAPES_MAX = 8
+"""So many scrapes are answered at once. Further connections are closed as they come."""
 SECONDS_MAX = 10.0
-"""How long a scrape may take from its connection to the last byte of its answer; it takes milliseconds."""
+"""How long a scrape may take from its connection to the last byte; then it is closed. It takes milliseconds."""
 
 
 class MetricsError(Exception):

@@ -75,6 +75,14 @@ class RateLimit:
         return event
 
 
+def _printable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """A structlog processor for terminals: what clients and models sent as names must not steer one."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in value)
+    return event
+
+
 class _FromLibraries(logging.Handler):
     """Passes what libraries log through structlog, so that their lines look like the server's own."""
 
@@ -107,7 +115,7 @@ def configure_logging(
     render: list[Processor]
     if log_format == "console" or (log_format == "auto" and out.isatty()):
         plain = structlog.dev.plain_traceback  # the default depends on which packages happen to be installed
-        render = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
+        render = [_printable, structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

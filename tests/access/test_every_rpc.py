@@ -102,7 +102,8 @@ HEADERS: dict[str, tuple[Any, str]] = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("rpc")
-    graphs.save(root / "models", "double", graphs.doubling(), toml="batch_sizes = [1]\n")
+    for name in ("double", "lane"):
+        graphs.save(root / "models", name, graphs.doubling(), toml="batch_sizes = [1]\n")
     policy(root)
     return root
 
@@ -178,3 +179,28 @@ async def test_a_plain_client_does_not_get_to_a_tls_server(by_certificate: App) 
     async with grpc.aio.insecure_channel(by_certificate.address) as channel:
         for method in METHODS[:3]:
             assert await ask(channel, method, bearer(RIGHT)) == NO_HANDSHAKE
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_who_may_use_some_models_hears_of_no_others(by_header: App) -> None:
+    camera = bearer(signed(sub="camera-7"))
+    async with grpc.aio.insecure_channel(by_header.address) as channel:
+
+        async def answer(method: str, request: Any, metadata: Any) -> Any:
+            try:
+                return await channel.unary_unary(method)(request.SerializeToString(), metadata=metadata, timeout=10)
+            except grpc.aio.AioRpcError as error:
+                return f"{error.code().name} {error.details()}"
+
+        check = "/grpc.health.v1.Health/Check"
+        asked = [await answer(check, health_pb2.HealthCheckRequest(service=name), camera) for name in ("lane", "none")]
+        assert [each.split()[0] for each in asked] == [MAY_NOT] * 2
+        assert asked[0].replace("lane", "none") == asked[1]
+        listed = health_pb2.HealthListResponse.FromString(
+            await answer("/grpc.health.v1.Health/List", health_pb2.HealthListRequest(), camera)
+        )
+        assert {name for name in listed.statuses if name and "." not in name} == {"double"}
+        wrong = model_pb2.GetModelRequest(name="dour")
+        text = "NOT_FOUND there is no model 'dour'; there are: double"
+        assert await answer("/duly.v1.ModelService/GetModel", wrong, camera) == text
+        assert await answer("/duly.v1.ModelService/GetModel", wrong, bearer(RIGHT)) == f"{text}, lane"

@@ -248,7 +248,11 @@ async def test_keys_are_asked_for_again_when_the_issuer_turned_them_but_not_at_w
     assert await keys.key("k2"), "what cannot be read changes nothing"
 
 
-def test_the_place_of_keys_is_no_other(url: str) -> None:
+def test_the_place_of_keys_is_no_other(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    _Served.contents = jwks("k1")
+    assert read_keys(url), "no proxy is asked"
     _Served.redirect = url + "2"
     with pytest.raises(AccessError, match="can't be read"):
         read_keys(url)
@@ -316,10 +320,12 @@ expires = 2030-01-01T00:00:00
         "principal[0] 'cam'.quota.lane_share_max": "less than or equal to 1",
         "principal[0] 'cam'.certificate[0]": "should state one of spiffe, san and cn",
         "principal[0] 'cam'.unix[0]": "should state uid, gid, or both",
-        "principal[0] 'cam'.token[0].sha256": "should match pattern",
+        "principal[0] 'cam'.token[0].sha256": "should be what `duly token new` or `duly token hash` prints, got '12'",
         "principal[0] 'cam'.token[0].expires": "should have its offset from UTC",
     }.items():
         assert [line for line in told if line.startswith(place + ":") and words in line], (place, told)
+    alone = '[[principal.token]]\nid = "12345678"'
+    assert problems(tmp_path, alone) == ["principal: should be a list, such as [[principal]] or [ ]"]
     twice = "[[principal]]\nname = 'a'\nanyone = true\n" * 2
     assert problems(tmp_path, twice) == ["principal: the name 'a' stands twice"]
     jwt_missing = "[[principal]]\nname = 'a'\njwt = [{ subject = 'x' }]"

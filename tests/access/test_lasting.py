@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from duly.app import App
 from duly_client import Client, NotAllowed, ServerUnavailable, Status, Tls
@@ -114,6 +115,18 @@ async def test_a_stream_ends_when_the_certificate_of_its_client_expires(app: App
             await client.models()  # over the connection that was made in time
 
 
+async def test_files_of_tls_that_do_not_fit_are_told_before_anybody_connects(app: App, folder: Path) -> None:
+    key = (folder / "server.key").read_bytes()
+    with capture_logs() as logs:
+        (folder / "server.key").write_bytes(issue("ca", "localhost").key)
+        await app._doors.reload()
+        (folder / "server.key").write_bytes(key)
+        app._doors.look()
+    told = [log for log in logs if "TLS" in log["event"]]
+    assert "is not the key of the first certificate" in told[0]["reason"]
+    assert told[1]["event"] == "the files of TLS were read anew"
+
+
 async def test_what_a_stream_may_do_follows_the_policy(app: App, folder: Path) -> None:
     gate = app._doors.gate
     async with Client(app.address, tls=tls(folder)) as client:
@@ -134,7 +147,9 @@ async def test_what_a_stream_may_do_follows_the_policy(app: App, folder: Path) -
             await gate.look()
             with pytest.raises(NotAllowed, match="no principal of the policy has this certificate"):
                 await anext(stream)
-    assert "no principal of the policy" in (folder / "audit.log").read_text("utf-8")
+    async with asyncio.timeout(10):  # a thread writes the file
+        while "no principal of the policy" not in (folder / "audit.log").read_text("utf-8"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def test_a_watcher_ends_with_its_right(app: App, folder: Path) -> None:

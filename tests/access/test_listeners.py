@@ -1,6 +1,7 @@
 """What an address alone allows: admin acts from this machine or at an address of their own, and who may connect to a
 UNIX socket."""
 
+import asyncio
 import grp
 import os
 import stat
@@ -131,3 +132,19 @@ async def test_files_that_protect_nothing_stop_the_start(models: Path, tmp_path:
     policy = tmp_path / "policy.toml"
     policy.write_text(f"[[principal]]\nname = 'a'\n{policy_lines(new_token())}\nrights = 1\n", "utf-8")
     assert "principal[0] 'a'.token[0].rights: there is no such key" in started(models, policy=policy)
+
+
+async def test_who_keeps_a_connection_that_is_over_keeps_no_place(models: Path, tmp_path: Path) -> None:
+    policy, path = tmp_path / "policy.toml", tmp_path / "duly.sock"
+    policy.write_text(f'[[principal]]\nname = "me"\nunix = [{{ uid = {os.getuid()} }}]\n', "utf-8")
+    async with serving(models, policy=policy, listen=f"unix:{path}") as app:
+        relay = app._doors._relays[app.address]
+        kept = [await asyncio.open_unix_connection(path) for _ in range(8)]
+        for _, writer in kept:
+            writer.write(b"no HTTP/2\r\n\r\n" * 8)
+        async with asyncio.timeout(5):
+            for reader, _ in kept:
+                await reader.read()
+            await asyncio.gather(*relay._carrying)
+        for _, writer in kept:
+            writer.close()

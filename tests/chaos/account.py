@@ -4,6 +4,7 @@ The law from outside: every frame sent has exactly one outcome by the time the s
 """
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -113,7 +114,11 @@ class AccountedStream:
 
     async def open(self) -> None:
         """Raises AioRpcError where the stream is refused."""
-        await self._call.write(pb.StreamRequest(open=self._open))
+        # The call's own `write` would put INTERNAL in place of the status of a server that refuses at once.
+        call: Any = self._call
+        with contextlib.suppress(grpc.aio.InternalError):
+            await call.wait_for_connection()
+            await call._cython_call.send_serialized_message(pb.StreamRequest(open=self._open).SerializeToString())
         response = await self._call.read()
         if response is grpc.aio.EOF or response.WhichOneof("response") != "opened":
             raise grpc.aio.AioRpcError(

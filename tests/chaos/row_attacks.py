@@ -172,7 +172,7 @@ def _judge(finding: Finding, measured: Measured, stretches: list[Stretch], slack
         missed = total - hits
         # One frame of a few hundred is more than the slack, so that short runs bear one.
         bearable = max(1.0, total * (1 - min(RATIO_MIN, calm_ratio - slack)))
-        finding.check(
+        finding.check_speed(
             missed <= bearable,
             f"{each.name}: {hits / max(total, 1):.2%} of {total} CRITICAL frames in time at the client, "
             f"{calm_ratio:.2%} without; the worst took {1e3 * worst_s:.0f} ms",

@@ -1,16 +1,11 @@
-"""What one set of server options costs beside another, in alternating rounds: CPU a frame, throughput, latency.
-
-`--one` and `--other` are options of `duly serve`, such as "" and "--tls-cert c.pem --tls-key k.pem". What clients need
-to reach such a server is taken from `CHAOS_ONE_*` and `CHAOS_OTHER_*` in the environment: CA, CERTIFICATE and KEY are
-files, TOKEN the bearer token, TARGET_NAME the name in the certificate.
+"""What TLS with a token costs, and what the sandbox of workers costs, beside a server without, in alternating rounds:
+CPU a frame, throughput, latency. `--one` and `--other` compare servers with any other options.
 """
 
 import asyncio
-import os
 import statistics
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import grpc
 import psutil
@@ -18,6 +13,7 @@ import psutil
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import inference_pb2_grpc
 from tests import graphs
+from tests.access.credentials import RIGHT, ca, issue, policy, write_pair
 from tests.chaos.account import frame
 from tests.chaos.rig import Rig
 from tests.chaos.verdict import Finding, Plan
@@ -25,32 +21,26 @@ from tests.chaos.verdict import Finding, Plan
 WINDOW = 8
 STREAMS = 4
 ALONE_FRAMES = 400
-RATIO_MAX = float(os.environ.get("CHAOS_COST_RATIO_MAX", "0"))
-"""The greatest ratio of CPU a frame that is borne; 0: any."""
 
 
 @dataclass(slots=True)
 class Side:
     """One server and what was measured of it, a figure a round."""
 
-    name: str
     rig: Rig
+    tls: bool
+    """Whether its clients speak TLS and show a token."""
     cpu_us: list[float] = field(default_factory=list)
     per_s: list[float] = field(default_factory=list)
     p50_ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
 
     def channel(self) -> grpc.aio.Channel:
-        given = {name: os.environ.get(f"CHAOS_{self.name}_{name}") for name in ("CA", "CERTIFICATE", "KEY", "TOKEN")}
-        if not given["CA"]:
+        if not self.tls:
             return grpc.aio.insecure_channel(self.rig.address)
-        files = [Path(given[name] or os.devnull).read_bytes() or None for name in ("CA", "KEY", "CERTIFICATE")]
-        credentials = grpc.ssl_channel_credentials(*files)
-        if given["TOKEN"]:
-            token = grpc.access_token_call_credentials(given["TOKEN"])
-            credentials = grpc.composite_channel_credentials(credentials, token)
-        named = os.environ.get(f"CHAOS_{self.name}_TARGET_NAME", "localhost")
-        return grpc.aio.secure_channel(self.rig.address, credentials, [("grpc.ssl_target_name_override", named)])
+        token = grpc.access_token_call_credentials(RIGHT)
+        plain = grpc.ssl_channel_credentials(ca("ca").certificate)
+        return grpc.aio.secure_channel(self.rig.address, grpc.composite_channel_credentials(plain, token))
 
     def cpu_s(self) -> float:
         """The CPU time of the server and its workers so far."""
@@ -108,11 +98,21 @@ async def _alone(channel: grpc.aio.Channel) -> list[float]:
 async def show(plan: Plan, finding: Finding) -> None:
     models = plan.folder / "models"
     graphs.save(models, "double", graphs.scaling())
+    certificate, key = write_pair(plan.folder, issue("ca", "localhost", "127.0.0.1"))
+    tls = ("--policy", str(policy(plan.folder)), "--tls-cert", str(certificate), "--tls-key", str(key))
+    pairs = {"TLS and token": ((), tls), "sandbox": (("--sandbox", "off"), ())}
+    if any(plan.arguments):
+        pairs = {"options": plan.arguments}
+    for what, (one, other) in pairs.items():
+        sides = [
+            Side(Rig(models, plan.folder / f"{what}-{index}", *options), "--tls-cert" in options)
+            for index, options in enumerate((one, other))
+        ]
+        await _compare(plan, finding, what, *sides)
+
+
+async def _compare(plan: Plan, finding: Finding, name: str, one: Side, other: Side) -> None:
     rounds, seconds = plan.of(4, 20), 1.0 if not plan.full else 4.0
-    one, other = (
-        Side(name, Rig(models, plan.folder / name, *options))
-        for name, options in zip(("ONE", "OTHER"), plan.arguments, strict=True)
-    )
     async with one.rig, other.rig:
         for side in (one, other):
             await side.measure(seconds / 2)
@@ -121,16 +121,10 @@ async def show(plan: Plan, finding: Finding) -> None:
         for index in range(rounds):
             for side in (one, other) if index % 2 else (other, one):
                 await side.measure(seconds)
-    finding.counts["rounds"] = rounds
     for what in ("cpu_us", "per_s", "p50_ms", "p99_ms"):
         first, second = getattr(one, what), getattr(other, what)
         ratios = [b / a for a, b in zip(first, second, strict=True)]
-        median = statistics.median(ratios)
-        finding.counts[what] = (
-            f"{statistics.median(first):.4g} -> {statistics.median(second):.4g}, ratio {median:.3f} "
-            f"({min(ratios):.3f}-{max(ratios):.3f})"
+        finding.counts[f"{what} of {name}"] = (
+            f"{statistics.median(first):.4g} -> {statistics.median(second):.4g}, ratio "
+            f"{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f}, {rounds} rounds)"
         )
-        if what == "cpu_us" and RATIO_MAX:
-            finding.check(
-                median <= RATIO_MAX, f"CPU a frame is {median:.3f} times as much, at most {RATIO_MAX:g} is borne"
-            )

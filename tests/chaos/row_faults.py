@@ -125,7 +125,7 @@ async def _harm(rig: Rig, finding: Finding, names: list[str], bearable_s: float,
             late[name] += 1
     finding.counts[f"s to come back at worst, after {worst!r}"] = round(worst_s, 2)
     for name, times in late.items():
-        finding.failures.append(f"after {name!r} the lane was back later than {bearable_s:.1f} s, {times} times")
+        finding.check_speed(False, f"after {name!r} the lane was back later than {bearable_s:.1f} s, {times} times")
 
 
 async def _back(rig: Rig, victim: int, replaced: int, began_s: float, name: str) -> float | None:

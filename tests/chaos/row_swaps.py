@@ -140,7 +140,7 @@ async def show(plan: Plan, finding: Finding) -> None:
     reasons = {answer.reason for account in accounts for answer in account.answers.values() if answer.status == FAILED}
     finding.check(not failed, f"{failed} frames FAILED: {sorted(reasons)[:3]}")
     slack = SLACK if plan.full else SLACK_QUICK
-    finding.check(
+    finding.check_speed(
         ratios[True] >= ratios[False] - slack,
         f"on time {ratios[True]:.2%} while versions were swapped, {ratios[False]:.2%} without",
     )

@@ -23,12 +23,22 @@ class Finding:
     failures: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     """Parts that could not be shown here, with the reason."""
+    judges_speed: bool = True
+    """Whether what was too slow is a failure. A quick run tells of it and no more, as it runs on machines of which
+    nothing is known.
+    """
+    slow: list[str] = field(default_factory=list)
 
     def check(self, true: bool, failure: str) -> bool:
         """Notes `failure` unless `true`."""
         if not true:
             self.failures.append(failure)
         return true
+
+    def check_speed(self, true: bool, slow: str) -> None:
+        """Notes `slow` unless `true`."""
+        if not true:
+            (self.failures if self.judges_speed else self.slow).append(slow)
 
     def count(self, what: str, times: int = 1) -> None:
         before = self.counts.get(what, 0)
@@ -82,6 +92,7 @@ def told(findings: list[Finding]) -> str:
         counts = ", ".join(f"{_number(value)} {what}" for what, value in finding.counts.items())
         lines.append(f"{finding.name:{width}}  {finding.verdict:7}  {counts}")
         lines += [f"{'':{width}}           not shown: {reason}" for reason in finding.skipped]
+        lines += [f"{'':{width}}           slow here: {slow}" for slow in finding.slow[:FAILURES_SHOWN]]
         lines += [f"{'':{width}}           ! {failure}" for failure in finding.failures[:FAILURES_SHOWN]]
         if len(finding.failures) > FAILURES_SHOWN:
             lines.append(f"{'':{width}}           ! and {len(finding.failures) - FAILURES_SHOWN} more")

@@ -4,6 +4,7 @@ words what was too much."""
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
@@ -25,6 +26,7 @@ from duly.rpc.duly_v1.inference_service import OPENING_MAX
 from duly.rpc.server import KEEPALIVE_MS
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import inference_pb2_grpc, model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
+from tests.e2e.raw_http2 import ShutWindow
 from tests.e2e.serving import serving
 from tests.e2e.wire import INVALID, ON_TIME, Wire, frame, reason
 
@@ -193,6 +195,28 @@ async def test_a_call_whose_request_does_not_come_is_over_soon(
         call = greedy.stream_stream(f"/duly.v1.{method}")()
         error = await refused(call.read())
         assert (error.code(), reason(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
+async def test_many_connections_that_leave_their_calls_undone_keep_nobody_from_theirs(
+    server: App, modest: grpc.aio.Channel
+) -> None:
+    """Some send no request, some take no answer. There are more of each than there are places."""
+    check = "/grpc.health.v1.Health/Check"
+    methods = (check, "/duly.v1.ServerService/GetServerInfo", "/duly.v1.ServerService/Drain")
+    async with AsyncExitStack() as held:
+        for _ in range(12):
+            channel = await held.enter_async_context(grpc.aio.insecure_channel(server.address, options=OWN_CONNECTION))
+            calls = [channel.stream_stream(method)() for method in methods for _ in range(24)]
+            await asyncio.gather(*(call.wait_for_connection() for call in calls))
+        await serves(modest)
+        for _ in range(6):
+            shut = await ShutWindow.connect(server.address)
+            held.push_async_callback(shut.close)
+            for _ in range(48):
+                await shut.call(server.address, check, b"")
+        await serves(modest)
+        error = await refused(server_pb2_grpc.ServerServiceStub(modest).Drain(server_pb2.DrainRequest(grace_nano=-1)))
+        assert reason(error) == "INVALID_REQUEST"
 
 
 async def test_a_flood_of_frames_that_do_not_fit_waits_for_its_turn(

@@ -105,6 +105,17 @@ async def test_versions_are_followed(server: App, root: Path, watch: RepositoryW
         assert [loaded.version.version for loaded in server.catalogue.versions("m")] == ["4", "3", "2"]
         assert (await wire.ask(frame(5, [[5]]))).version == "4"
 
+        # Settings that cannot be read leave the versions where they are.
+        settings = root / "m" / "model.toml"
+        before = settings.read_text("utf-8")
+        with capture_logs() as logs:
+            settings.write_text(before + "batch_sizes = 'x'\n", "utf-8")
+            await watch.look()
+        assert "its files have changed; what was loaded serves until it is unloaded" in warnings(logs)
+        assert not [warning for warning in warnings(logs) if "are gone" in warning]
+        settings.write_text(before, "utf-8")
+        await watch.look()
+
         # What is gone from the disk serves on, and is told once.
         with capture_logs() as logs:
             shutil.rmtree(root / "m" / "4")

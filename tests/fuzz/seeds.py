@@ -9,7 +9,7 @@ from pathlib import Path
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
-from tests.fuzz.targets import joined
+from tests.fuzz.targets import TRUSTED, joined
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -40,6 +40,17 @@ def _png() -> bytes:
 def _jwt(header: dict[str, object], claims: dict[str, object]) -> bytes:
     parts = (json.dumps(header).encode(), json.dumps(claims).encode(), bytes(64))
     return b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+
+
+def _strings(*strings: bytes) -> bytes:
+    return b"".join(struct.pack(">I", len(string)) + string for string in strings)
+
+
+def _signature() -> bytes:
+    """A signature as ssh-keygen writes it, which fits nothing."""
+    public, made = base64.b64decode(TRUSTED.split()[1]), _strings(b"ssh-ed25519", bytes(64))
+    blob = b"SSHSIG\0\0\0\1" + _strings(public, b"file", b"", b"sha512", made)
+    return b"-----BEGIN SSH SIGNATURE-----\n" + base64.b64encode(blob) + b"\n-----END SSH SIGNATURE-----\n"
 
 
 def _requests(*requests: pb.StreamRequest) -> bytes:
@@ -139,6 +150,10 @@ def seeds() -> dict[str, list[bytes]]:
             model.encode() + b"\0\0cat\ndog\n",
             b"\0\0item {\n id: 1\n name: 'cat'\n}\n",
             b"\0\0- a\n- b\n",
+        ],
+        "manifests": [
+            f"{64 * 'a'}  model.onnx\n\\{64 * 'B'} *../model.toml\nSHA256 (x/w.bin) = {64 * '0'}\n".encode(),
+            b"\0\0" + _signature() + b"\0\0" + TRUSTED.encode(),
         ],
         "picture_headers": [_png(), jpeg],
         "graphs": [graph],

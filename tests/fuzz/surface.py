@@ -45,8 +45,8 @@ class Messages:
 class Surface:
     """One server's streams; a stream a run."""
 
-    def __init__(self) -> None:
-        self._runner = asyncio.Runner()
+    def __init__(self, runner: asyncio.Runner) -> None:
+        self._runner = runner
         self._runner.run(self._make())
 
     async def _make(self) -> None:
@@ -55,7 +55,8 @@ class Surface:
         loaded.signature = SIGNATURE
         self.bench.activate(loaded)
         self.bench.lane.end = self._end  # type: ignore[method-assign]
-        self._service = InferenceService(None, 1 << 22)  # type: ignore[arg-type]  # it opens no stream here
+        # It opens no stream here, and asks the host for limits alone.
+        self._service = InferenceService(self.bench.host, 1 << 22)  # type: ignore[arg-type]
 
     def _end(self, driver: Any) -> None:
         action, _ = self.bench.lane.running.pop()

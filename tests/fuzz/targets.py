@@ -5,6 +5,7 @@ raises anything but what it says, or says what is not so.
 import asyncio
 import contextlib
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -26,12 +27,14 @@ from duly.core.types import BacklogPolicy
 from duly.models.config_file import read_config
 from duly.models.errors import BrokenModel
 from duly.models.labels import read_labels
+from duly.models.manifest import ManifestError, check_keys, check_signature, parse_manifest
 from duly.models.spec import Signature, TensorSpec
 from duly.rpc.duly_v1.codec import FrameReader
+from duly.rpc.duly_v1.message_bounds import STREAM_REQUEST
 from duly.rpc.duly_v1.opening import single_request, stream_request
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
-from duly.streams.errors import InvalidFrame, InvalidTerms
+from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 from duly.streams.ordering import OrderingPolicy
 from duly.streams.terms import stream_terms
 from duly.v1 import inference_pb2 as pb
@@ -49,6 +52,8 @@ from tests.fuzz.surface import SIGNATURE, Surface
 from tests.streams.bench import LIMITS, version
 
 MESSAGES_MAX = 16
+TRUSTED = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINrwurehC1c23hKEn8hPTilyhOJPK5EEimiQm8SqlDyc"
+"""A public key whose private one nobody has kept."""
 
 Target = Callable[[bytes], None]
 
@@ -68,8 +73,23 @@ def joined(pieces: list[bytes]) -> bytes:
 
 
 @cache
+def _runner() -> asyncio.Runner:
+    """The loop of all targets that need one."""
+    return asyncio.Runner()
+
+
+def close() -> None:
+    """Gives back what the targets have made."""
+    _runner().close()
+    for made in (_runner, _surface, _judge):
+        made.cache_clear()
+    shutil.rmtree(_scratch())
+    _scratch.cache_clear()
+
+
+@cache
 def _surface() -> Surface:
-    return Surface()
+    return Surface(_runner())
 
 
 @cache
@@ -92,7 +112,11 @@ def stream_messages(data: bytes) -> None:
             "backlog_frames": 3 if backlog == BacklogPolicy.KEEP_LAST else 0,
             "ordering": OrderingPolicy(order),
         }
-        _surface().run(parts(data[1:], MESSAGES_MAX), **asked)
+        messages = parts(data[1:], MESSAGES_MAX)
+        for message in messages:  # which the server does for long ones alone
+            with contextlib.suppress(CallError):
+                STREAM_REQUEST.check(message)
+        _surface().run(messages, **asked)
 
 
 def open_messages(data: bytes) -> None:
@@ -213,6 +237,26 @@ def model_settings(data: bytes) -> None:
             assert str(folder) not in str(error), error
 
 
+def manifests(data: bytes) -> None:
+    """The list of what a version's files hold, its signature, and the keys that are trusted."""
+    text, signature, keys = ([*data.split(b"\0\0"), b"", b""])[:3]
+    try:
+        for name, digest in parse_manifest(text).items():
+            assert len(digest) == 64
+            assert not name.startswith("/")
+            assert ".." not in name.removeprefix("../").split("/"), name
+    except ManifestError as error:
+        assert str(error)
+    with contextlib.suppress(ManifestError):
+        assert all(len(key) == 32 for key in check_keys(keys.decode("utf-8", "replace").splitlines()))
+    try:
+        check_signature(b"what nobody has signed", signature, [TRUSTED])
+    except ManifestError as error:
+        assert str(error)
+        return
+    raise AssertionError("a signature fits what nobody has signed")
+
+
 def picture_headers(data: bytes) -> None:
     for encoding in ("PNG", "JPEG"):
         header = picture_header(memoryview(data), encoding)
@@ -297,7 +341,7 @@ def policies(data: bytes) -> None:
 
 
 @cache
-def _judge() -> tuple[Judge, asyncio.Runner]:
+def _judge() -> Judge:
     """A judge who knows one issuer and one token, whose keys nobody else has."""
     keys = _file("jwks.json", jwks("k1").encode())
     text = f"""
@@ -313,20 +357,19 @@ jwt = [{{ subject = "*" }}]
 id = "00c0ffee"
 sha256 = "{64 * "a"}"
 """
-    runner = asyncio.Runner()
     judge = Judge(read_policy(_file("known.toml", text.encode())))
     assert judge.keys is not None
-    runner.run(judge.keys.start())
-    return judge, runner
+    _runner().run(judge.keys.start())
+    return judge
 
 
 def _judged(judge: Judge, evidence: Evidence) -> str:
-    return _judge()[1].run(judge.judge(evidence, Listener(admin=True))).rights.principal
+    return _runner().run(judge.judge(evidence, Listener(admin=True))).rights.principal
 
 
 def tokens(data: bytes) -> None:
     """What a caller sends as its token: nobody knows a right one."""
-    judge, _ = _judge()
+    judge = _judge()
     try:
         who = _judged(judge, Evidence("10.0.0.1", data.decode("utf-8", "replace") or "?"))
     except NotAuthenticated as error:
@@ -363,6 +406,7 @@ TARGETS: dict[str, Target] = {
         recordings,
         server_settings,
         model_settings,
+        manifests,
         picture_headers,
         graphs,
         addresses,

@@ -1,9 +1,17 @@
 """All inputs of the corpora, those that once found something among them, without a fuzzer."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.fuzz.seeds import CORPUS, seeds
-from tests.fuzz.targets import TARGETS, joined, parts
+from tests.fuzz.targets import TARGETS, close, joined, parts
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left() -> Iterator[None]:
+    yield
+    close()
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -40,3 +40,20 @@ async def test_a_connection_alone_may_have_all_places_for_calls_that_only_wait()
     places = Places(4, may_end=True)
     calls = taken(places, "a", 6)
     assert [place.ended.done() for place in calls] == [True, True, False, False, False, False]
+
+
+async def test_calls_that_wait_for_their_client_make_room_for_those_who_do_not() -> None:
+    places = Places(8, may_end=False)
+    working = taken(places, "works", 4)
+    waiting = taken(places, "waits", 2)
+    for place in waiting:
+        place.waits(True)
+    rest = [*taken(places, "a", 1), *taken(places, "b", 1)]
+    assert len(places) == 8
+    assert len(taken(places, "new", 1)) == 1
+    assert [place.ended.done() for place in waiting] == [True, False]
+    waiting[1].waits(False)
+    assert not taken(places, "new", 1), "nobody waits for its client any more"
+    assert not any(place.ended.done() for place in (*working, *rest))
+    waiting[0].waits(True)  # as its call only hears of its end now
+    assert not taken(places, "new", 1)

@@ -2,7 +2,10 @@
 
 import pytest
 
-from duly.rpc.principal import principal_of
+from duly.access.gate import Caller, Gate
+from duly.access.listeners import Listener
+from duly.rpc.principal import CALLER, lasts, principal_of
+from duly.streams.rights import Right, Rights
 
 
 @pytest.mark.parametrize(
@@ -18,3 +21,12 @@ from duly.rpc.principal import principal_of
 )
 def test_the_principal_is_the_address_without_the_port(peer: str, principal: str) -> None:
     assert principal_of(peer) == principal
+
+
+def test_rights_that_were_lost_while_a_stream_opened_end_it() -> None:
+    caller = Caller(Gate(), Listener(True), "InferenceService/Stream", Right.INFER, "ipv4:10.0.0.7:51234")
+    caller.rights = Rights("camera", models=("lane-*",))
+    CALLER.set(caller)
+    ends: list[str] = []
+    lasts(lambda rights: rights.check_model("yolo"), lambda error: ends.append(error.reason))
+    assert ends == ["NOT_PERMITTED"]

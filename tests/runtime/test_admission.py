@@ -273,7 +273,7 @@ async def test_one_open_at_a_time_each_sees_those_before_it() -> None:
 
 
 async def test_too_many_at_once_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "WAITING_MAX", 2)
+    monkeypatch.setattr(admission, "WAITING_MAX", 1)
     admit = admission_of(scheduler_of())
     async with admit.turn(terms(100)):
         waiting = asyncio.create_task(open_all(scheduler_of(), admit, [terms(100)]))

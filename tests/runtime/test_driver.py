@@ -223,6 +223,18 @@ async def test_a_closed_stream_hears_nothing_more_and_workers_forget_it(bench: B
     assert len(bench.driver.held) == 0
 
 
+async def test_what_ran_for_a_stream_that_has_closed_is_charged_to_its_principal(bench: Bench) -> None:
+    """Else a quota of lane time would hold nobody who closes his streams soon enough."""
+    stream_id = bench.driver.open_stream(Stream(), TERMS)
+    charged: list[tuple[int, float]] = []
+    bench.send(stream_id, 1, together=True)
+    next(iter(bench.driver.held._by_seq.values())).ran = lambda now_ns, lane_ns: charged.append((now_ns, lane_ns))
+    bench.driver.submit(TimerFired())
+    bench.driver.close_stream(stream_id)
+    bench.lane.end(bench.driver)
+    assert charged == [(bench.clock.now_ns, 0)]
+
+
 async def test_the_timer_tells_a_doomed_frame_while_the_lane_is_busy(bench: Bench) -> None:
     told = asyncio.Event()
 

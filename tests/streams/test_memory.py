@@ -42,6 +42,20 @@ async def test_less_critical_frames_that_wait_make_room_for_more_critical_ones(b
     assert bench.driver.held.bytes == 125
 
 
+async def test_who_sends_faster_than_promised_makes_nobody_give_way_for_that(bench: Bench) -> None:
+    """Anybody may say that a stream is CRITICAL, with a period that is long enough to be promised."""
+    low = [bench.open(stream_class=STANDARD, **ALL) for _ in range(2)]
+    rare = bench.open(stream_class=CRITICAL, **{**ALL, "expected_period_ns": 1_000_000 * MS})
+    gave_way = []
+    for turn in range(6):
+        for stream in low:  # they take all the memory that is left
+            bench.send(stream, *range(turn * 20, turn * 20 + 20), size_bytes=10)
+        before = rare.frame_bytes
+        bench.send(rare, turn, size_bytes=10)
+        gave_way.append(rare.frame_bytes > before)
+    assert gave_way == [True] * 3 + [False] * 3, "a burst of two periods, as where it is policed"
+
+
 async def test_equals_do_not_give_way(bench: Bench) -> None:
     streams = [bench.open(stream_class=BEST_EFFORT, **ALL) for _ in range(3)]
     for stream in streams:

@@ -39,7 +39,7 @@ def checked(root: Path, name: str = "m") -> str:
         ),
         ({"input.x": X, "output.y": X[:3] * 2}, "output 'y' has shape [4], the sample states [3]"),
         ({"input.x": X, "output.y": np.full(4, np.nan)}, "[0] is 2, the sample states nan"),
-        ({"output.y": X}, "m/1/checks/one.npz: lacks the array input.x; it needs input.x"),
+        ({"output.y": X}, "m/1/checks/one.npz: lacks the array input.x; it needs input.x and has output.y"),
         ({"input.x": X}, "states no output; add an array such as output.y"),
         ({"input.x": X, "input.z": X, "output.y": X}, "has an array 'input.z'; arrays are called input.x, output.y"),
         ({"input.x": X.astype(np.float64), "output.y": X}, "input.x is float64, the model takes float32"),

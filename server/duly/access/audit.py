@@ -19,8 +19,9 @@ import structlog
 from duly.access.errors import AccessError
 
 REFUSALS_A_SECOND_MAX = 100
+"""So many refusals a second are noted in all; the next line says how many were not."""
 REFUSALS_OF_A_KIND_MAX = 5
-"""So many refusals a second are noted in all and of one caller and act; the next line says how many were not."""
+"""So many refusals a second are noted of one caller and act; the next line says how many were not."""
 LINES_WAITING_MAX = 4096
 """Lines that may wait for a slow disk. Further ones go to the logger alone, and the next line says how many."""
 WORDS_CHARS_MAX = 200

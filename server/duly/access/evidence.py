@@ -15,9 +15,13 @@ class Certificate:
 
     @property
     def spiffe_id(self) -> str:
-        """The SPIFFE id; empty where there is none, or more than one URI, which a SPIFFE certificate never has."""
+        """The SPIFFE id; empty where there is none, more than one URI, which a SPIFFE certificate never has, or an
+        empty part in it, which no pattern should mean.
+        """
         uris = [name for name in self.names if "://" in name]
-        return uris[0] if len(uris) == 1 and uris[0].startswith("spiffe://") else ""
+        if len(uris) != 1 or not uris[0].startswith("spiffe://"):
+            return ""
+        return uris[0] if all(uris[0].removeprefix("spiffe://").split("/")) else ""
 
     @property
     def name(self) -> str:

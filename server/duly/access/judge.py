@@ -23,6 +23,7 @@ from duly.access.tokens import PREFIX, id_of, matches
 from duly.streams.rights import ADMIN, Right, Rights
 
 TOKEN_CHARS_MAX = 8192
+"""A longer token is refused."""
 CLAIMS_KEPT_MAX = 1024
 """How many verified tokens are remembered, so that a signature is not computed at each call. The oldest is forgotten
 first."""

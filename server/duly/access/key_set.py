@@ -25,8 +25,9 @@ AGE_SECONDS_MAX = 300.0
 FETCH_SECONDS_MAX = 5.0
 """A server of keys that answers later is given up, and the keys of before stay."""
 BYTES_MAX = 1 << 20
+"""A set of keys that is larger is not used."""
 KEYS_MAX = 256
-"""A set of keys that is larger, or has more keys, is not used."""
+"""A set of more keys is not used."""
 
 _log = structlog.get_logger("duly.access")
 
@@ -83,7 +84,7 @@ class KeySet:
                 return
             self._tried_at_s = now_s
             self._reading = asyncio.create_task(self._read())
-        await asyncio.shield(self._reading)
+        await asyncio.wait([self._reading], timeout=FETCH_SECONDS_MAX)
 
     async def _read(self) -> None:
         try:
@@ -102,7 +103,9 @@ def read_keys(place: str) -> dict[str, jwt.PyJWK]:
     """Reads a JWKS and returns its keys for signatures by their ids. Raises AccessError. It blocks."""
     try:
         if "://" in place:
-            opener = urllib.request.build_opener(_NoRedirect)
+            # An http:// URL is of this machine, and no proxy of the environment may answer in its place.
+            proxies = [urllib.request.ProxyHandler({})] if place.startswith("http://") else []
+            opener = urllib.request.build_opener(_NoRedirect, *proxies)
             with opener.open(place, timeout=FETCH_SECONDS_MAX) as response:
                 contents = response.read(BYTES_MAX + 1)
         else:

@@ -29,6 +29,7 @@ from duly.core.types import StreamClass
 from duly.streams.rights import Quota, Right, Rights
 
 FILE_BYTES_MAX = 4 * 2**20
+"""A larger policy is not used."""
 PROBLEMS_MAX = 20
 """So many problems of one file are named, and the others are counted."""
 
@@ -71,9 +72,9 @@ class CertificateMatch(_Table):
 
     spiffe: Annotated[str, Field(pattern=r"^spiffe://")] = ""
     san: str = ""
-    """Of any subject alternative name."""
+    """Fits any subject alternative name."""
     cn: str = ""
-    """Of the subject's common name."""
+    """Fits the subject's common name."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -85,8 +86,9 @@ class CertificateMatch(_Table):
         if self.spiffe:
             return _path_fits(certificate.spiffe_id, self.spiffe)
         if self.san:
-            # A pattern such as *.camera.local is no pattern of URIs, which may end in anything.
-            names = [name for name in certificate.names if ("://" in name) == ("://" in self.san)]
+            # A pattern such as *.camera.local is none of URIs or addresses of mail, which may end in anything.
+            kinds = "://" in self.san, "@" in self.san
+            names = [name for name in certificate.names if ("://" in name, "@" in name) == kinds]
             return any(fnmatchcase(name, self.san) for name in names)
         return fnmatchcase(certificate.common_name, self.cn)
 
@@ -252,12 +254,17 @@ def _problems(error: ValidationError, tables: dict[str, Any]) -> list[str]:
             found.append(
                 f"{place}: should be one of {', '.join(rights)}, got {got}{_likely(str(detail['input']), rights)}"
             )
+        elif detail["type"] == "string_pattern_mismatch" and "token" in detail["loc"]:
+            found.append(
+                f"{place}: should be what `duly token new` or `duly token hash` prints, got {detail['input']!r}"
+            )
         elif detail["type"] == "missing":
             found.append(f"{place}: is missing")
         elif detail["type"] == "value_error":
             found += [f"{place}: {line}" if place else line for line in message.splitlines()]
         elif detail["type"] in ("tuple_type", "dict_type", "model_type"):
-            kind = "a list, such as [[principal.token]] or [ ]" if detail["type"] == "tuple_type" else "a table"
+            keys = ".".join(part for part in detail["loc"] if isinstance(part, str))
+            kind = f"a list, such as [[{keys}]] or [ ]" if detail["type"] == "tuple_type" else "a table"
             found.append(f"{place}: should be {kind}")
         else:
             got = repr(detail["input"]) if isinstance(detail["input"], str | int | float) else "something else"

@@ -6,6 +6,7 @@ clients is taken away, its clients' streams go on, but their connections make no
 """
 
 import datetime
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from duly.access.errors import AccessError
+from duly.access.evidence import Certificate
 from duly.access.files import read_file, stamp
 
 FILE_BYTES_MAX = 1 << 20
+"""A larger file of certificates, or of a key, is not used."""
 WITHDRAWN_MAX = 64
 """So many CAs are remembered that were taken away. The one that went first is forgotten first."""
 KNOWN_MAX = 4096
@@ -135,12 +138,32 @@ def _is_of(leaf: x509.Certificate, authorities: list[x509.Certificate]) -> bool:
     return leaf in authorities
 
 
-def expiry_unix_s(pem: bytes) -> float:
-    """Returns when a certificate expires; 0 where it cannot be read."""
+@functools.lru_cache(KNOWN_MAX)
+def certificate_of(pem: bytes) -> Certificate:
+    """Returns the names in a client's certificate. They are read here, as gRPC's end at a NUL and do not say of which
+    kind they are: a CA that may issue DNS names alone must not be able to make a SPIFFE id of one. Raises AccessError.
+    """
     try:
-        return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
-    except ValueError:
-        return 0
+        shown = x509.load_pem_x509_certificate(pem)
+        common = shown.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        common_name = str(common[0].value) if len(common) == 1 else ""
+        try:
+            names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            names = x509.SubjectAlternativeName([])
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        others = [
+            *names.get_values_for_type(x509.DNSName),
+            *names.get_values_for_type(x509.RFC822Name),
+            *map(str, names.get_values_for_type(x509.IPAddress)),
+        ]
+        expires_unix_s = shown.not_valid_after_utc.timestamp()
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion):
+        raise AccessError("the certificate cannot be read") from None
+    all_names = (*uris, *others)
+    if not all(name.isprintable() for name in (*all_names, common_name)) or any("://" in name for name in others):
+        raise AccessError("the certificate has a name that is none")
+    return Certificate(common_name, all_names, expires_unix_s)
 
 
 def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:

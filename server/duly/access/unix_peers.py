@@ -11,7 +11,6 @@ policy names users or groups.
 
 import asyncio
 import contextlib
-import itertools
 import os
 import secrets
 import shutil
@@ -26,9 +25,10 @@ from duly.access.evidence import UnixPeer
 
 PIECE_BYTES = 256 * 1024
 """So much of a connection is held here at most in each direction, beside what the sockets hold."""
+TAKE_SECONDS_MAX = 60.0
+"""A client that takes nothing for so long is gone, as those of gRPC always read what comes."""
 _Bound = TypeVar("_Bound")
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
-_NUMBERS = itertools.count(1)
 
 
 class UnixPeers:
@@ -77,31 +77,33 @@ class UnixPeers:
         inner = socket.socket(socket.AF_UNIX)
         try:
             inner.setblocking(False)
-            inner.bind(f"\0{self._mark}/{uid}/{gid}/{pid}/{next(_NUMBERS)}")
+            # Others see these names, and would take the next one beforehand if they could guess it.
+            inner.bind(f"\0{self._mark}/{uid}/{gid}/{pid}/{secrets.randbits(63)}")
             await asyncio.get_running_loop().sock_connect(inner, self.inner.removeprefix("unix:"))
             reader2, writer2 = await asyncio.open_unix_connection(sock=inner, limit=PIECE_BYTES)
         except OSError:
             inner.close()
             writer.close()
             return
+        coming = asyncio.create_task(_carry(reader, writer2))
         try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(_carry(reader, writer2))
-                both.create_task(_carry(reader2, writer))
-        except* OSError:
-            pass
+            # The connection is over when gRPC says so, whether the client closes its end then or not.
+            await _carry(reader2, writer)
         finally:
+            coming.cancel()
             for end in (writer, writer2):
                 end.close()
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carries bytes until one end is closed; then the other end learns of it."""
+    """Carries bytes until one end is closed, or takes nothing for TAKE_SECONDS_MAX; then the other end learns of it."""
     writer.transport.set_write_buffer_limits(PIECE_BYTES)
-    while piece := await reader.read(PIECE_BYTES):
-        writer.write(piece)
-        await writer.drain()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, TimeoutError):
+        while piece := await reader.read(PIECE_BYTES):
+            writer.write(piece)
+            async with asyncio.timeout(TAKE_SECONDS_MAX):
+                await writer.drain()
+    with contextlib.suppress(OSError, RuntimeError):  # uvloop raises the latter where it is closed already
         writer.write_eof()
 
 

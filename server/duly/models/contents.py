@@ -18,8 +18,9 @@ from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.models.wording import first_few
 
 FILES_MAX = 4096
-"""A version may be read from so many files. Exporters that give each weight a file of its own write some hundreds."""
+"""A version of more files is not loaded. Exporters that give each weight a file of its own write some hundreds."""
 CHANGES_NAMED_MAX = 5
+"""So many changes of a version are named, and the others are counted."""
 VALUE_CHARS_MAX = 40
 """Values of settings and labels are named up to this length."""
 

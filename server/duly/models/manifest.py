@@ -23,7 +23,6 @@ MANIFEST_BYTES_MAX = 4 << 20
 """A version whose sha256sums is larger is not loaded."""
 SIGNATURE_BYTES_MAX = 16 << 10
 """A version whose sha256sums.sig is larger is not loaded."""
-"""A manifest or a signature that is larger is refused."""
 NAMESPACE = b"file"
 
 _LINE = re.compile(r"(\\?)([0-9A-Fa-f]{64}) [ *](.+)")

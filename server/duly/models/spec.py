@@ -25,7 +25,7 @@ ELEMENT_BYTES: dict[str, int] = {
 Encoding = Literal["JPEG", "PNG", "PCM_S16LE"]
 
 BATCH_MAX = 256
-"""The largest batch that a model may allow. Precedent: Triton's examples stop at 128."""
+"""The largest batch that a model may allow; one that states more is not loaded. Triton's examples stop at 128."""
 
 PIXELS_MAX = 64 << 20
 """No model takes a picture with more pixels, since a small file can claim to hold a huge one."""
@@ -37,7 +37,7 @@ PICTURE_TIMES_INPUT = 16
 picture than that loses nearly all of it, and had better send less."""
 
 VARIANTS_MAX = 16
-"""A version may have so many variants, each of which is loaded and warmed on every lane."""
+"""A version with more variants is not loaded: each is loaded and warmed on every lane."""
 
 
 class _Strict(BaseModel):
@@ -181,7 +181,7 @@ class YoloV2(_Strict):
 
 
 STATES_MAX = 4096
-"""A model that keeps state serves so many open streams; a worker holds the state of every one of them in memory."""
+"""A model that keeps state serves so many open streams, whose states its workers hold; then STREAMS_EXHAUSTED."""
 
 
 class State(_Strict):

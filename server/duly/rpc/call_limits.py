@@ -23,21 +23,26 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from duly.rpc.errors import abort, internal
+from duly.rpc.guard import NEEDS
 from duly.rpc.places import Place, Places
 from duly.runtime.catalogue import ModelError
-from duly.streams.cheap_work import Budget, CheapWork
+from duly.streams.cheap_work import Budget, CheapWork, SharedBudget
 from duly.streams.errors import CallError
+from duly.streams.rights import ADMIN
 
 WATCHERS_BESIDE_STREAMS = 256
 """There are as many places for watchers as for streams, so that whoever streams can watch, too, and so many more."""
 SINGLES_TIMES_STREAMS = 2
-HEALTH_PLACES = 256
-QUESTION_PLACES = 256
-ADMIN_PLACES = 32
+HEALTH_CALLS_MAX = 256
+"""So many questions about health may be under way; further ones are refused: CALLS_EXHAUSTED."""
+QUESTION_CALLS_MAX = 256
+"""So many other questions may be under way; further ones are refused: CALLS_EXHAUSTED."""
+ADMIN_CALLS_MAX = 32
+"""So many acts of operators may be under way; further ones are refused: CALLS_EXHAUSTED."""
 REQUEST_SECONDS_MAX = 10.0
-"""How long the request of a call, or the single frame, may take to come in whole."""
+"""How long the request of a call, or the single frame, may take to come in whole; then it is INVALID_REQUEST."""
 REQUEST_BYTES_MAX = 65_536
-"""The largest request that holds no frame. Names and numbers of versions take a few dozen bytes."""
+"""The largest request that holds no frame; a larger one is INVALID_REQUEST. Names take a few dozen bytes."""
 ASKED_PER_S, ASKED_BURST = 10, 64
 """How often one connection may ask for nothing."""
 ASKED_PER_S_ALL, ASKED_BURST_ALL = 500, 250
@@ -46,36 +51,30 @@ ONE_NS = 500_000
 TOOK_MAX = 20
 """For each ONE_NS that an answer took, it counts as one question more, up to TOOK_MAX."""
 WAIT_NS_MAX = 1_000_000_000
-"""A call waits no longer for its turn."""
+"""A call waits no longer for its turn, then it is refused: CALLS_EXHAUSTED."""
 CONNECTIONS_KEPT = 4096
 """Of so many connections it is known how often they asked."""
 
 _STREAM = "/duly.v1.InferenceService/Stream"
 _INFER = "/duly.v1.InferenceService/Infer"
-_ADMIN = tuple(
-    f"/duly.v1.{method}"
-    for method in (
-        "ModelService/LoadModel",
-        "ModelService/UnloadModel",
-        "ModelService/ActivateVersion",
-        "ServerService/Drain",
-    )
-)
+_ADMIN = frozenset(method for method, right in NEEDS.items() if right in ADMIN)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Behaviour = Callable[[Any, Context], Awaitable[Any]]
+_Placed = Callable[[Any, Context, Place], Awaitable[Any]]
+"""What serves a call in its place."""
 
 
 class CallLimits(grpc.aio.ServerInterceptor):
     def __init__(self, streams_max: int, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock = clock
-        self._singles = Places(SINGLES_TIMES_STREAMS * streams_max + QUESTION_PLACES, may_end=False)
+        self._singles = Places(SINGLES_TIMES_STREAMS * streams_max + QUESTION_CALLS_MAX, may_end=False)
         self._watchers = Places(streams_max + WATCHERS_BESIDE_STREAMS, may_end=True)
-        self._health = Places(HEALTH_PLACES, may_end=False)
-        self._questions = Places(QUESTION_PLACES, may_end=False)
-        self._admin = Places(ADMIN_PLACES, may_end=False)
-        self._asked_by_all = Budget(clock, ASKED_PER_S_ALL, ASKED_BURST_ALL)
+        self._health = Places(HEALTH_CALLS_MAX, may_end=False)
+        self._questions = Places(QUESTION_CALLS_MAX, may_end=False)
+        self._admin = Places(ADMIN_CALLS_MAX, may_end=False)
+        self._asked_by_all = SharedBudget(clock, ASKED_PER_S_ALL, ASKED_BURST_ALL)
         self._asked: OrderedDict[str, CheapWork] = OrderedDict()
         self._limited: dict[str, tuple[Handler, Handler]] = {}
         """The handlers by method, as they are and with limits."""
@@ -116,12 +115,13 @@ class CallLimits(grpc.aio.ServerInterceptor):
                 places = self._admin
             elif method.startswith("/grpc.health."):
                 places = self._health
+        placed = _anyhow(behaviour)
         if places is not self._singles:
-            behaviour = self._paced(behaviour, lasts=places in (self._admin, self._watchers))
+            placed = self._paced(behaviour, lasts=places in (self._admin, self._watchers))
         # All read their request themselves: only so do they have a place, and a time-out, while it comes.
-        return grpc.stream_stream_rpc_method_handler(self._within(places, _reading(behaviour)), None, serializer)
+        return grpc.stream_stream_rpc_method_handler(self._within(places, _reading(placed)), None, serializer)
 
-    def _within(self, places: Places, behaviour: _Behaviour) -> _Behaviour:
+    def _within(self, places: Places, behaviour: _Placed) -> _Behaviour:
         """Runs the call in a place of its own, and ends it where that is needed for another."""
 
         async def call(request: Any, context: Context) -> Any:
@@ -134,8 +134,8 @@ class CallLimits(grpc.aio.ServerInterceptor):
                     raise CallError("CALLS_EXHAUSTED", text)
                 with place:
                     if places is self._watchers:
-                        return await _until_ended(behaviour(request, context), place)
-                    return await behaviour(request, context)
+                        return await _until_ended(behaviour(request, context, place), place)
+                    return await behaviour(request, context, place)
             except (CallError, ModelError) as error:
                 await abort(context, error)
             except (grpc.aio.AbortError, grpc.aio.UsageError, grpc.aio.BaseError):
@@ -145,15 +145,17 @@ class CallLimits(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _paced(self, behaviour: _Behaviour, *, lasts: bool) -> _Behaviour:
+    def _paced(self, behaviour: _Behaviour, *, lasts: bool) -> _Placed:
         """Lets the call wait for its turn where too much is asked."""
 
-        async def call(request: Any, context: Context) -> Any:
+        async def call(request: Any, context: Context, place: Place) -> Any:
             asked = self._asked_by(context.peer())
             wait_ns = asked.done(1, WAIT_NS_MAX)
             if wait_ns:
-                await asyncio.sleep(min(wait_ns, WAIT_NS_MAX) / 1e9)
-                if wait_ns > WAIT_NS_MAX:
+                place.waits(True)
+                await asyncio.wait([place.ended], timeout=min(wait_ns, WAIT_NS_MAX) / 1e9)
+                place.waits(False)
+                if wait_ns > WAIT_NS_MAX or place.ended.done():
                     raise CallError("CALLS_EXHAUSTED", "clients ask too often; ask less often")
             began_ns = self._clock()
             response = await behaviour(request, context)
@@ -190,6 +192,10 @@ async def _until_ended(behaviour: Awaitable[Any], place: Place) -> Any:
     raise CallError("CALLS_EXHAUSTED", "this connection had the most calls of the kind, and another needed a place")
 
 
+def _anyhow(behaviour: _Behaviour) -> _Placed:
+    return lambda request, context, place: behaviour(request, context)
+
+
 def _only(behaviour: Any) -> _Behaviour:
     return behaviour  # type: ignore[no-any-return]  # gRPC's stubs do not say what a handler is
 
@@ -207,24 +213,36 @@ def _written_out(behaviour: Any) -> _Behaviour:
     return call
 
 
-def _reading(behaviour: _Behaviour) -> _Behaviour:
+def _reading(behaviour: _Placed) -> _Placed:
     """Reads the one request, and writes the response where there is one: `behaviour` may also write several itself."""
 
-    async def call(_: Any, context: Context) -> None:
-        # The time-out does not cancel the read: a cancelled read leaks inside gRPC. It ends with the call.
-        reading = asyncio.ensure_future(context.read())
-        reading.add_done_callback(lambda read: read.cancelled() or read.exception())
-        await asyncio.wait([reading], timeout=REQUEST_SECONDS_MAX)
+    async def call(_: Any, context: Context, place: Place) -> None:
+        place.waits(True)
+        reading = await _unless_ended(context.read(), place, REQUEST_SECONDS_MAX)
         if not reading.done():
             raise CallError("INVALID_REQUEST", f"no request came within {REQUEST_SECONDS_MAX:g} s")
         message = reading.result()
         if message is grpc.aio.EOF:
             raise CallError("INVALID_REQUEST", "the call ended before its request came")
-        response = await behaviour(message, context)
+        place.waits(False)
+        response = await behaviour(message, context, place)
         if response is not None:
-            await context.write(response)
+            place.waits(True)
+            (await _unless_ended(context.write(response), place, None)).result()
 
     return call
+
+
+async def _unless_ended(work: Awaitable[Any], place: Place, seconds: float | None) -> "asyncio.Future[Any]":
+    """Waits for a read or write, for so long at most. It is not cancelled after that, as a cancelled one leaks inside
+    gRPC: it ends with the call. Raises CallError where the call's place was needed for another.
+    """
+    working = asyncio.ensure_future(work)
+    working.add_done_callback(lambda done: done.cancelled() or done.exception())
+    await asyncio.wait([working, place.ended], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    if not working.done() and place.ended.done():
+        raise CallError("CALLS_EXHAUSTED", "the call waited for its client, and another needed its place")
+    return working
 
 
 def _parsed(behaviour: _Behaviour, deserializer: Any) -> _Behaviour:

@@ -45,8 +45,9 @@ class Doors:
         self.admin_address = ""
 
     def check_free(self) -> None:
-        """Raises ListenError where an address cannot be listened on."""
+        """Raises ListenError where an address cannot be listened on, or there is no such group."""
         check_free(self._config.listen)
+        self._socket_group()
         if self._config.admin_listen is not None:
             check_free(self._config.admin_listen)
 
@@ -74,14 +75,21 @@ class Doors:
         config = self._config
         mode = int(config.socket_mode, 8) if config.socket_mode is not None else None
         address = await self._bind(server, config.listen, mode, connections_max)
-        if config.socket_group is not None:
+        if (group := self._socket_group()) is not None:
             path = config.listen.removeprefix("unix:")
             try:
-                os.chown(path, -1, grp.getgrnam(config.socket_group).gr_gid)
-            except (OSError, KeyError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "there is no such group"
-                raise ListenError(f"cannot give {path} to the group {config.socket_group}: {reason}") from None
+                os.chown(path, -1, group)
+            except OSError as error:
+                raise ListenError(f"cannot give {path} to the group {config.socket_group}: {error.strerror}") from None
         return address
+
+    def _socket_group(self) -> int | None:
+        """Returns the id of the group that the socket is given to. Raises ListenError where there is none."""
+        name = self._config.socket_group
+        try:
+            return None if name is None else grp.getgrnam(name).gr_gid
+        except KeyError:
+            raise ListenError(f"socket_group: this machine has no group {name}") from None
 
     async def open_admin(self, server: Server, connections_max: int) -> None:
         """Binds the admin address. Raises ListenError."""
@@ -108,11 +116,17 @@ class Doors:
         return self._tls is not None and not address.startswith("unix:")
 
     async def reload(self) -> None:
-        """Opens the audit file anew, and has the policy read again at once; files of TLS are read when they change.
-        Raises AccessError where the audit file cannot be opened; the one before stays then.
+        """Opens the audit file anew, and reads the files of TLS and soon the policy again. Raises AccessError where the
+        audit file cannot be opened; the one before stays then.
         """
+        self.look()
         self.gate.reload_soon()
         self.gate.audit.reopen()
+
+    def look(self) -> None:
+        """Reads the files of TLS if they have changed, so that what is wrong there is told before a client comes."""
+        if self._tls is not None:
+            self._tls.contents()
 
     async def close(self) -> None:
         for relay in self._relays.values():

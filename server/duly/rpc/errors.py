@@ -3,6 +3,7 @@
 `reason` is stable and meant for programs, the text for people. Neither ever holds a path or a stack trace.
 """
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar, cast
@@ -58,6 +59,8 @@ async def abort(context: "grpc.aio.ServicerContext[object, object]", error: Call
     if caller is not None:
         caller.failed(error.reason, str(error))
     text = str(error)
+    if isinstance(error, ModelError) and caller is not None and caller.rights is not None:
+        text = error.told_to(caller.rights.may_use)
     if not (text.isascii() and text.isprintable()):
         text = ascii(text)[1:-1]
     text = text[:REASON_CHARS_MAX]
@@ -68,7 +71,11 @@ async def abort(context: "grpc.aio.ServicerContext[object, object]", error: Call
         details.append(any_pb2.Any())
         details[1].Pack(error_details_pb2.BadRequest(field_violations=[violation]))
     status = rpc_status.to_status(status_pb2.Status(code=_CODES[error.reason], message=text, details=details))
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    try:
+        await context.abort(status.code, status.details, status.trailing_metadata)
+    except grpc.aio.InternalError:
+        # What was written before still waits for the client, so no status can be sent: the call ends without one.
+        raise asyncio.CancelledError from None
     raise AssertionError("abort returned")
 
 

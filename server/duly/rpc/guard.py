@@ -11,12 +11,14 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from duly.access.errors import AccessError
 from duly.access.evidence import Certificate, Evidence
 from duly.access.gate import Caller, Gate
 from duly.access.listeners import Listener
-from duly.access.tls_files import TlsFiles, expiry_unix_s
+from duly.access.tls_files import TlsFiles, certificate_of
 from duly.access.unix_peers import UnixPeers
 from duly.rpc.errors import abort, internal
+from duly.rpc.health import SERVICES
 from duly.rpc.principal import CALLER, principal_of
 from duly.streams.errors import CallError
 from duly.streams.rights import Right
@@ -133,9 +135,9 @@ class Guard(grpc.aio.ServerInterceptor):
                 caller.open_to_all()
                 return caller
             rights = await caller.judge(self._evidence(context))
-            name = getattr(request, "name", "")
-            if isinstance(name, str) and name:
+            if name := _model_of(request, method):
                 rights.check_model(name)
+                caller.changed = lambda rights: rights.check_model(name)
         except CallError as error:
             await abort(context, error)
         except Exception:
@@ -209,7 +211,13 @@ async def _send(messages: AsyncIterator[Any], context: Context, caller: Caller) 
 
 
 def _is_of_server(service: str) -> bool:
-    return not service or service.startswith(("duly.v1.", "grpc."))
+    return not service or service in SERVICES
+
+
+def _model_of(request: Any, method: str) -> str:
+    """Returns the name of the model that the request is about; empty: of none, or of what the handler checks itself."""
+    name = getattr(request, "service" if method in HEALTH else "name", "")
+    return name if isinstance(name, str) else ""
 
 
 def _target(request: Any) -> str:
@@ -236,8 +244,7 @@ def _certificate(context: Context, tls: TlsFiles) -> Certificate | None:
         return None
     if tls.is_withdrawn(pem):
         raise CallError("UNAUTHENTICATED", "the certificate is of a CA that the server does not trust any more")
-    text = {key: tuple(part.decode("utf-8", "replace") for part in shown.get(key, ())) for key in _NAMES}
-    return Certificate("".join(text[_NAMES[0]]), text[_NAMES[1]], expiry_unix_s(pem))
-
-
-_NAMES = ("x509_common_name", "x509_subject_alternative_name")
+    try:
+        return certificate_of(pem)
+    except AccessError as error:
+        raise CallError("UNAUTHENTICATED", str(error)) from None

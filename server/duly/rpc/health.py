@@ -22,6 +22,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from duly.rpc.errors import guarded
+from duly.rpc.principal import rights_of
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.streams.errors import CallError
 from duly.v1 import inference_pb2, model_pb2, server_pb2
@@ -29,6 +30,7 @@ from duly.v1 import inference_pb2, model_pb2, server_pb2
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 SERVER = server_pb2.DESCRIPTOR.services_by_name["ServerService"].full_name
+SERVICES = (INFERENCE, MODELS, SERVER)
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -57,7 +59,7 @@ class HealthService:
 
     @guarded
     async def List(self, request: health_pb2.HealthListRequest, context: Context) -> health_pb2.HealthListResponse:
-        names = ("", INFERENCE, MODELS, SERVER, *self._catalogue.names())
+        names = ("", *SERVICES, *filter(rights_of(context).may_use, self._catalogue.names()))
         statuses = {name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in names}
         return health_pb2.HealthListResponse(statuses=statuses)
 

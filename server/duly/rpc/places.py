@@ -1,27 +1,37 @@
 """Places for calls: how many may be under way at once, and who gets them when there are not enough.
 
 A connection alone may take half of the places. Each further one takes from what is left in the same way, so that there
-is nearly always a place for who has none. Where calls may be ended, as they only wait (for their client to say what it
-wants, or for something to happen that they watch), there always is: the connection that has the most calls gives up its
-oldest.
+is nearly always a place for who has none. Where calls may be ended, there always is: of the connection that has the
+most of them, the oldest gives up its place. Those that wait for their client (`waits`) may always be ended, and all of
+them where calls only watch something.
 """
 
 import asyncio
+import itertools
 from types import TracebackType
+
+_NUMBERS = itertools.count(1)
 
 
 class Place:
     """One call's place, a context that gives it back. `ended` is done when another call needs it."""
 
-    __slots__ = ("_places", "connection", "ended")
+    __slots__ = ("_places", "connection", "ended", "number")
 
     def __init__(self, places: "Places", connection: str) -> None:
         self._places = places
         self.connection = connection
+        self.number = next(_NUMBERS)
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __enter__(self) -> "Place":
         return self
+
+    def waits(self, waits: bool) -> None:
+        """Notes whether the call waits for its client: for its request, for its turn as it has asked too much, or until
+        it takes the answer.
+        """
+        self._places.may_end(self, waits)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -31,12 +41,13 @@ class Place:
 
 class Places:
     def __init__(self, places: int, *, may_end: bool) -> None:
-        """`may_end`: whether calls in these places may be ended for others."""
+        """`may_end`: whether all calls in these places may be ended for others."""
         self.places = places
-        self._may_end = may_end
+        self._all_may_end = may_end
         self._taken: dict[Place, None] = {}
-        """All taken places, the oldest first."""
-        self._by_connection: dict[str, dict[Place, None]] = {}
+        self._by_connection: dict[str, int] = {}
+        self._may_end: dict[str, dict[Place, None]] = {}
+        """The places that may be needed for others, by connection, the oldest first."""
 
     def __len__(self) -> int:
         return len(self._taken)
@@ -44,28 +55,48 @@ class Places:
     def take(self, connection: str) -> Place | None:
         """Returns a place, or None where there is none for that connection."""
         left = self.places - len(self._taken)
-        if self._may_end:
-            if left <= 0:
-                self._make_room()
-        elif left <= 0 or len(self._by_connection.get(connection, ())) >= left:
+        has_room = left > 0 and (self._all_may_end or self._by_connection.get(connection, 0) < left)
+        if not has_room and not self._make_room():
             return None
         place = Place(self, connection)
         self._taken[place] = None
-        self._by_connection.setdefault(connection, {})[place] = None
+        self._by_connection[connection] = self._by_connection.get(connection, 0) + 1
+        if self._all_may_end:
+            self.may_end(place, True)
         return place
+
+    def may_end(self, place: Place, may_end: bool) -> None:
+        """Notes whether a call may be ended for others."""
+        if may_end and place in self._taken:
+            self._may_end.setdefault(place.connection, {})[place] = None
+        elif not self._all_may_end and (of_connection := self._may_end.get(place.connection)) is not None:
+            of_connection.pop(place, None)
+            if not of_connection:
+                del self._may_end[place.connection]
 
     def give_back(self, place: Place) -> None:
         """Gives the place back, if it was not given to another call meanwhile."""
         if self._taken.pop(place, place) is None:
-            of_connection = self._by_connection[place.connection]
-            del of_connection[place]
-            if not of_connection:
+            self._by_connection[place.connection] -= 1
+            if not self._by_connection[place.connection]:
                 del self._by_connection[place.connection]
+            of_connection = self._may_end.get(place.connection, {})
+            of_connection.pop(place, None)
+            if not of_connection:
+                self._may_end.pop(place.connection, None)
 
-    def _make_room(self) -> None:
-        """Ends the oldest call of the connection that has the most. Of equals it is the oldest of all."""
-        most = max(len(places) for places in self._by_connection.values())
-        oldest = next(place for place in self._taken if len(self._by_connection[place.connection]) == most)
+    def _make_room(self) -> bool:
+        """Ends the oldest call of the connection that has the most that may be ended. Of equals it is the oldest of
+        all. Returns whether there is one.
+        """
+        most = max(map(len, self._may_end.values()), default=0)
+        if not most:
+            return False
+        oldest = min(
+            (next(iter(places)) for places in self._may_end.values() if len(places) == most),
+            key=lambda place: place.number,
+        )
         self.give_back(oldest)
         if not oldest.ended.done():
             oldest.ended.set_result(None)
+        return True

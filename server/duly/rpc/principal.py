@@ -32,6 +32,11 @@ def lasts(changed: Callable[[Rights], None], end: Callable[[CallError], None]) -
     if caller is not None:
         caller.changed = changed
         caller.ends_by(end)
+        if caller.rights is not None:  # they may have changed since the call looked at them
+            try:
+                changed(caller.rights)
+            except CallError as error:
+                caller.end(error)
 
 
 def principal_of(peer: str) -> str:

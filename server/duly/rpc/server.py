@@ -25,15 +25,15 @@ CALLS_TIMES = 2
 """One connection may have CALLS_TIMES as many calls under way as streams may be open and CALLS_BESIDE_STREAMS_MAX. Its
 client keeps back what is more. The limits of each kind of call come first, as gRPC's says no reason."""
 CALLS_MAX = 65_536
-"""How many calls may be under way at all. The limits of each kind of call come first."""
+"""How many calls may be under way at all; gRPC refuses further ones. The limits of each kind of call come first."""
 KEEPALIVE_MS = {"lan": (2_500, 2_000), "wan": (15_000, 20_000)}
 """By the transport: a connection from which nothing has come for so long is asked whether it is there, and is given up
 if it does not answer for so long. Both together are the longest that a dead link keeps its streams and what they were
 promised: 4.5 s and 35 s."""
 METADATA_BYTES_MAX = 8192
-"""The largest metadata of a call."""
+"""The largest metadata of a call; gRPC refuses a call with more: RESOURCE_EXHAUSTED."""
 HANDSHAKE_MS_MAX = 10_000
-"""How long a connection may take to begin with HTTP/2."""
+"""How long a connection may take to begin with HTTP/2; then it is closed."""
 IDLE_MS_MAX = 300_000
 """A connection without a call is closed after this long; its client connects again when it needs to. One with an open
 stream is never idle.

@@ -19,9 +19,13 @@ from duly.core.admission.swap import BrokenPromise, broken_promises
 from duly.core.scheduler import Scheduler
 from duly.core.types import ModelPlan, StreamDemand, StreamTerms, Verdict
 from duly.runtime.catalogue import ModelError
+from duly.runtime.fair_turns import FairTurns, TooManyWait
 
 WAITING_MAX = 256
-"""How many streams may wait for their turn or have it."""
+"""How many streams may wait for their turn. Where more come, one of the connection that has most is refused."""
+CROWD = 8
+"""While so many wait, the thread rests after each stream for as long as it worked, as it takes the interpreter from the
+frames of other streams."""
 SWITCH_SECONDS = 0.0005
 """The value for `sys.setswitchinterval`, which is how long the event loop may wait for the interpreter. Python's own
 5 ms is the whole budget of some frames."""
@@ -62,8 +66,7 @@ class Admission:
         self._scheduler = scheduler
         self._clock = clock
         self.enforces = enforce
-        self._waiting = 0
-        self._turn = asyncio.Lock()
+        self._turns = FairTurns(WAITING_MAX)
         self._thread = ThreadPoolExecutor(1, "admission")
 
     def close(self) -> None:
@@ -71,29 +74,30 @@ class Admission:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.asynccontextmanager
-    async def turn(self, terms: StreamTerms) -> AsyncIterator[Verdict]:
-        """Waits for the stream's turn and judges it. The caller opens the stream before the context ends.
+    async def turn(self, terms: StreamTerms, connection: str = "") -> AsyncIterator[Verdict]:
+        """Waits for the stream's turn and judges it. The caller opens the stream before the context ends. Turns are
+        shared between principals, and between the connections of each.
 
         Raises Refused, Busy, or ModelError MODEL_NOT_READY while no lane serves the model.
         """
-        if self._waiting >= WAITING_MAX:
-            raise Busy(f"{WAITING_MAX} streams wait to be opened already")
-        self._waiting += 1
         try:
-            async with self._turn:
+            async with self._turns.turn(terms.principal, connection):
+                began_ns = self._clock()
                 verdict = await self._judge(terms)
+                if self._turns.waiting >= CROWD:
+                    await asyncio.sleep((self._clock() - began_ns) / 1e9)
                 if self.enforces and not verdict.accepted:
                     raise Refused(verdict)
                 yield verdict
-        finally:
-            self._waiting -= 1
+        except TooManyWait:
+            raise Busy(f"{WAITING_MAX} streams wait to be opened already") from None
 
     @contextlib.asynccontextmanager
     async def swap(self, name: str, active: str, new: str) -> AsyncIterator["SwapVerdict"]:
         """Waits for a turn and judges what open streams would get with `new` as the active version of the model `name`
         in place of `active`. The caller activates it before the context ends.
         """
-        async with self._turn:
+        async with self._turns.turn("", "", whoever_waits=True):
             scheduler = self._scheduler()
             before, models = scheduler.demands(self._clock()), scheduler.plans()
             after = [_follows(demand, name, new) for demand in before]

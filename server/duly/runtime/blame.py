@@ -30,14 +30,16 @@ from dataclasses import dataclass
 
 TRIED_ALONE = 8
 STRIKES_MAX = 3
+"""A stream is barred after so many strikes."""
 CERTAIN_MAX = 2
-"""A stream is barred after so many strikes, or so many of frames that were alone when their worker died."""
+"""A stream is barred after so many strikes of frames that were alone when their worker died."""
 CERTAIN_NS = 60_000_000_000
 BAR_NS = 10_000_000_000
 BAR_NS_MAX = 600_000_000_000
 """Each bar of a stream is twice as long as the one before, but no longer than this."""
 
 DEATHS_MAX = 5
+"""A principal whose new streams had so many frames that workers died of, one after another, has them barred."""
 DEATHS_NS = 30_000_000_000
 """After so long without another, what a principal's frames have done is forgotten, once its bar is over."""
 NEW_BAR_NS_MAX = 60_000_000_000

@@ -5,7 +5,7 @@ workers up to date, and everyone else only looks them up. Everything happens on 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -69,11 +69,20 @@ class LoadedVersion:
 class ModelError(Exception):
     """A model that was asked for cannot be had. `reason` is a stable word, the text is for people."""
 
-    def __init__(self, reason: str, text: str, metadata: dict[str, str] | None = None) -> None:
-        """`metadata`: figures for programs."""
-        super().__init__(text)
+    def __init__(
+        self, reason: str, text: str, metadata: dict[str, str] | None = None, models: Iterable[str] | None = None
+    ) -> None:
+        """`metadata`: figures for programs. `models`: the models that there are in its place, which end the text."""
+        self._text, self._models = text, models
+        super().__init__(self.told_to(lambda name: True))
         self.reason = reason
         self.metadata = metadata or {}
+
+    def told_to(self, may_know: Callable[[str], bool]) -> str:
+        """Returns the text for who may know of these models alone."""
+        if self._models is None:
+            return self._text
+        return self._text + (", ".join(filter(may_know, self._models)) or "none")
 
 
 class Catalogue:
@@ -128,8 +137,7 @@ class Catalogue:
             return loaded
         known = self.versions(name)
         if not known and name not in self.problems:
-            names = ", ".join(self.names()) or "none"
-            raise ModelError("MODEL_NOT_FOUND", f"there is no model {name!r}; there are: {names}")
+            raise ModelError("MODEL_NOT_FOUND", f"there is no model {name!r}; there are: ", models=self.names())
         if version and loaded is None:
             versions = ", ".join(other.version.version for other in known) or "none"
             raise ModelError(

@@ -78,6 +78,8 @@ class Delivery:
                             outputs = result.outputs(index)
                     # Only now: whatever raised before this, the frame is still owed an outcome.
                     outcome = Outcome(self._held.drop(frame), action.status, action.reason, ran, outputs)
+                    if ran is not None and outcome.held.ran is not None:
+                        outcome.held.ran(ran.finished_ns, (ran.finished_ns - ran.started_ns) / len(ran.batch.frames))
                     sink = self.sinks.get(stream_id)
                     if sink is not None:
                         sink.deliver(outcome)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from duly.runtime.catalogue import ModelError
 
 SCAN_SECONDS_MAX = 30.0
-"""A repository of a thousand versions is read within a second."""
+"""What is read from the repository is given up after this: REPOSITORY_INVALID. A thousand versions take a second."""
 
 _Result = TypeVar("_Result")
 

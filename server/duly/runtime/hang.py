@@ -25,6 +25,7 @@ LOOK_NS = 100_000_000
 LOOK_NS_MAX = 2 * LOOK_NS
 """At most so much time counts from one look to the next."""
 PLANS_MAX = 20
+"""A worker that owes an answer for so many times its plan, and for a time by what it does, is replaced."""
 BUSY_NS = 1_000_000_000
 STILL_NS = 500_000_000
 STOPPED_LOOKS = 3

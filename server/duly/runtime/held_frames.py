@@ -4,7 +4,7 @@ Their bytes are bounded.
 Whatever the scheduler believes, these are the frames that the server owes an outcome.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,6 +48,8 @@ class HeldFrame:
     """Whose stream it came on."""
     worker_died: bool = False
     """Whether a worker has died while it ran the frame."""
+    ran: Callable[[int, float], None] | None = None
+    """Called when it has run, with that time and its lane time, in ns, also where its stream has closed meanwhile."""
 
 
 class HeldFrames:

@@ -20,9 +20,13 @@ TEXT_BYTES_MAX = 8 << 20
 """A worker may say so much while it loads a model, in all its messages together. A signature of thousands of tensors
 takes a few MB."""
 NOTES_MAX = 16
+"""Further notes are left out."""
 NOTE_CHARS_MAX = 1000
+"""Longer notes are cut off."""
 NAME_CHARS_MAX = 1000
+"""Longer names of providers are cut off; a load with a longer name of a file fails."""
 PROVIDERS_MAX = 16
+"""Further providers of one variant are left out."""
 WARM_AFTER_NS_MIN = 100_000_000
 """A lane is warmed at most ten times a second: what it runs for that, nobody waits for, but others have to."""
 

@@ -25,16 +25,17 @@ from duly.runtime.supervisor import Supervisor
 _log = structlog.get_logger("duly.models")
 
 START_SECONDS_MAX = 60.0
-START_IDLE_SECONDS_MAX = 5.0
-START_LOOK_SECONDS = 0.5
 """At the start a model that takes longer does not keep the others from being loaded and served."""
+START_IDLE_SECONDS_MAX = 5.0
+"""At the start a model that computes nothing for so long does not keep the others from being served, either."""
+START_LOOK_SECONDS = 0.5
 
 REASONS_MAX = 5
 """So many reasons of one model are named, and the rest is counted."""
 UNLOADED_MAX = 256
 """Of so many versions it is remembered what they were when they were unloaded."""
 DIGEST_SECONDS_MAX = 600.0
-"""Reading the files of a version again takes about a second for each GB."""
+"""A repeated load of a version fails where its files are not read by then, at about a second for each GB."""
 
 
 _Result = TypeVar("_Result")
@@ -169,7 +170,7 @@ class ModelHost:
                 broken = [problem.reason for problem in problems if problem.name == name and not problem.harmless]
                 if broken:
                     raise ModelError("REPOSITORY_INVALID", first_few(broken, REASONS_MAX, "; ", "; and "))
-                raise ModelError("MODEL_NOT_FOUND", _not_there(name, version, versions))
+                raise _not_there(name, version, versions)
             newest = candidates[0]
             loaded = self._catalogue.get(newest.name, newest.version)
             if loaded is not None and loaded.fingerprint is not None:
@@ -326,10 +327,11 @@ def _refusal(active: LoadedVersion, loaded: LoadedVersion, verdict: SwapVerdict)
     return ModelError("ACTIVATION_REFUSED", text, figures)
 
 
-def _not_there(name: str, version: str, versions: Sequence[ModelVersion]) -> str:
-    """Says what the repository does not hold, and what it holds in its place."""
+def _not_there(name: str, version: str, versions: Sequence[ModelVersion]) -> ModelError:
+    """Returns what the repository does not hold, and what it holds in its place."""
     numbers = [other.version for other in versions if other.name == name]
     if version and numbers:
-        return f"the repository holds no version {version!r} of model {name!r}; it holds: {', '.join(numbers)}"
-    names = ", ".join(sorted({other.name for other in versions})) or "none"
-    return f"the repository holds no model {name!r}; it holds: {names}"
+        text = f"the repository holds no version {version!r} of model {name!r}; it holds: {', '.join(numbers)}"
+        return ModelError("MODEL_NOT_FOUND", text)
+    names = sorted({other.name for other in versions})
+    return ModelError("MODEL_NOT_FOUND", f"the repository holds no model {name!r}; it holds: ", models=names)

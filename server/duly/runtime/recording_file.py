@@ -23,7 +23,7 @@ from duly.runtime.scheduler_state import state_of
 _log = structlog.get_logger("duly.recording")
 
 WAITING_BYTES_MAX = 8 << 20
-"""This much may wait for the thread."""
+"""This much may wait for the thread. What comes then is left out and counted."""
 FLUSH_SECONDS = 0.2
 """What was recorded longer ago than this survives a crash of the server."""
 CLOSE_SECONDS = 1.0

@@ -116,7 +116,7 @@ class RepositoryWatch:
             name, [problem.reason for problem in problems if problem.name == name and not problem.harmless]
         )
         for loaded in self._catalogue.versions(name):
-            self._compare(loaded, found)
+            self._compare(loaded)
         if not found:
             return True
         newest = found[0]
@@ -152,7 +152,7 @@ class RepositoryWatch:
                 self._tell(version.key, f"loaded and not activated: {error}")
         return True
 
-    def _compare(self, loaded: LoadedVersion, found: list[ModelVersion]) -> None:
+    def _compare(self, loaded: LoadedVersion) -> None:
         """Says once that the files of a loaded version are gone or have changed."""
         if loaded.state in (VersionState.LOADING, VersionState.FAILED):
             if loaded.state is VersionState.FAILED and loaded.key not in self._tried:
@@ -162,8 +162,7 @@ class RepositoryWatch:
         if stamp == self._tried.setdefault(loaded.key, stamp):
             return
         self._tried[loaded.key] = stamp
-        there = any(version.key == loaded.key for version in found)
-        what = "its files have changed" if there else "its files are gone"
+        what = "its files have changed" if stamp else "its files are gone"
         self._tell(loaded.key, f"{what}; what was loaded serves until it is unloaded")
 
     def _tell_problems(self, name: str, reasons: list[str]) -> None:

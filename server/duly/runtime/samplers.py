@@ -27,7 +27,7 @@ that a client could notice more than once."""
 
 LOAD_STILL_NS = 2_000_000_000
 LOAD_NS_MAX = 1 << 62
-"""How long a load may take in all says the supervisor."""
+"""No limit: the supervisor says how long a load may take in all."""
 LAST_NS = 2_000_000_000
 """In this last part of a drain no worker could be replaced in time."""
 

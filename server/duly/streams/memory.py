@@ -26,10 +26,12 @@ class Holder(Protocol):
 
     use: PrincipalUse
     frame_bytes: int
-    result_bytes: int
 
     @property
     def stream_class(self) -> StreamClass: ...
+
+    @property
+    def result_bytes(self) -> int: ...
 
     def shed_waiting(self) -> None:
         """Answers all its waiting frames SHED. Frames that run stay."""

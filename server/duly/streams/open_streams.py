@@ -103,7 +103,7 @@ class OpenStreams:
             stream = Stream(asked, served, self.host, principal, use, connection)
             rights.check_class(stream.terms.stream_class, asked.stream_class)
             try:
-                async with self._admission.turn(stream.terms) as verdict:
+                async with self._admission.turn(stream.terms, connection) as verdict:
                     self._check_server()
                     self._check_states(stream)
                     unproven_critical = stream.terms.stream_class is StreamClass.CRITICAL and not rights.proven

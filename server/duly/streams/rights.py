@@ -43,7 +43,7 @@ class Quota:
     frames_per_s_max: float = NO_LIMIT
     bytes_per_s_max: float = NO_LIMIT
     lane_share_max: float = NO_LIMIT
-    """Share of all lane time under overload, 0 to 1."""
+    """Share of the time of all lanes, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

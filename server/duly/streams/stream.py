@@ -21,17 +21,17 @@ from duly.core.fates import (
     PRINCIPAL_BARRED,
     PRINCIPAL_OVER_BYTES,
     STREAM_BARRED,
-    UNREAD_BYTES,
     VERSION_NOT_SERVED,
     Fate,
 )
-from duly.core.types import Frame, StreamClass, Verdict, larger
+from duly.core.policing import Policer
+from duly.core.types import Frame, StreamClass, StreamTerms, Verdict, larger
 from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
-from duly.runtime.outcome import Outcome, Output
-from duly.streams.cheap_work import Budget, CheapWork
+from duly.runtime.outcome import Outcome
+from duly.streams.cheap_work import Budget, CheapWork, SharedBudget
 from duly.streams.clock import ClockRelation, FarOff
 from duly.streams.errors import REASON_CHARS_MAX, CallError
 from duly.streams.limits import Limits, PrincipalUse
@@ -39,6 +39,7 @@ from duly.streams.loop_lag import LoopLag
 from duly.streams.memory import Memory
 from duly.streams.ordering import ordering
 from duly.streams.outbox import Advised, ClockAsked, Notice, Opened, Outbox
+from duly.streams.results import Results
 from duly.streams.terms import StreamRequest, signature_of, stream_terms, wanted_outputs
 from duly.streams.verdict import Verdicts
 from duly.streams.wall_clock import WallClock
@@ -56,6 +57,10 @@ PERIODS_SILENT = 10
 CHEAP_PER_S, CHEAP_BURST = 4, 64
 """How many pings, cancelled frames and refused frames a stream has for nothing; what is more comes out of the budget of
 all streams."""
+CHEAP_PER_S_CRITICAL = 250
+"""A CRITICAL stream has as many as frames by its stated period, but no more than this: nothing that others do should
+hold up what was promised.
+"""
 CHEAP_PER_S_ALL, CHEAP_BURST_ALL = 5000, 2500
 _BROKEN = "the server failed on an outcome of the stream; its log says more"
 
@@ -76,14 +81,14 @@ class StreamHost:
     """How many frames were answered at the door, by the cause of their fate."""
     memory: Memory = field(init=False)
     lag: LoopLag = field(init=False)
-    cheap: Budget = field(init=False)
+    cheap: SharedBudget = field(init=False)
     """What all streams share of work that is cheap each time."""
 
     def __post_init__(self) -> None:
         clock = self.driver.clock
         self.memory = Memory(self.limits.server.bytes_in_flight_max)
         self.lag = LoopLag(clock)
-        self.cheap = Budget(clock, CHEAP_PER_S_ALL, CHEAP_BURST_ALL)
+        self.cheap = SharedBudget(clock, CHEAP_PER_S_ALL, CHEAP_BURST_ALL)
 
 
 class Stream:
@@ -128,17 +133,18 @@ class Stream:
         self._memory = host.memory
         self._lag = host.lag
         self.use = use
-        self._cheap = CheapWork(Budget(host.driver.clock, CHEAP_PER_S, CHEAP_BURST), host.cheap)
+        self._cheap = CheapWork(Budget(host.driver.clock, _cheap_per_s(self.terms), CHEAP_BURST), host.cheap)
+        self._evictions = Policer(self.terms)
+        """Frames of others give way to this stream no more often than it has frames by its stated period."""
         self._owed_ns = 0
         """How long the client has to wait before more is read from it, as its cheap work was too much."""
         self._ordering = ordering(asked.ordering)
         self._newest_id = -1
         self.frame_bytes = 0
         """Bytes of payload that are unanswered."""
-        self.result_bytes = 0
-        """Bytes of results that are not written yet."""
-        self._written_bytes = self._written_outcomes = 0
-        """Those of them, and how many outcomes, that the transport is being given."""
+        self._results = Results(host.limits.stream.bytes_in_flight_max, host.memory)
+        self._written_outcomes = 0
+        """How many outcomes the transport is being given."""
         self.heard_ns = self.opened_ns = host.driver.clock()
         """When the last frame or ping came."""
         self._unanswered = 0
@@ -270,6 +276,8 @@ class Stream:
             self.refuse(held, MEMORY_FULL, MEMORY_FULL.wording)
         else:
             held.payload, held.size_bytes = payload, size_bytes
+            if use.meter is not None:
+                held.ran = use.meter.ran
             self.frame_bytes += size_bytes
             use.bytes += size_bytes
             costs = self._driver.costs.get(self.model)
@@ -287,6 +295,8 @@ class Stream:
         self.deliver(Outcome(held, fate.status, reason[:REASON_CHARS_MAX]))
 
     def _evict(self, fits: Callable[[], bool], *, same_principal: bool) -> bool:
+        if not same_principal and not self._evictions.conforms(self._driver.clock()):
+            return False
         return self._memory.evict_frames(self, fits, same_principal)
 
     def shed_waiting(self) -> None:
@@ -371,11 +381,8 @@ class Stream:
         size_bytes = outcome.held.size_bytes
         self.frame_bytes -= size_bytes
         self.use.bytes -= size_bytes
-        if self.use.meter is not None and outcome.run is not None:
-            run = outcome.run
-            self.use.meter.ran(run.finished_ns, (run.finished_ns - run.started_ns) / len(run.batch.frames))
-        if outcome.outputs:
-            self._keep_result(outcome, outcome.outputs)
+        if outcome.outputs and not self._results.keep(self, outcome):
+            self.outbox.overflow()
         if self._ordering is None:
             self.outbox.put(outcome)
             return
@@ -387,42 +394,17 @@ class Stream:
         for leaving in leave:
             self.outbox.put(leaving)
         if outcome.outputs is None and outcome.result_bytes:
-            self._drop_results(outcome.result_bytes)
-            outcome.result_bytes = 0
+            self._results.drop(outcome)
 
-    def _keep_result(self, outcome: Outcome, outputs: Sequence[Output]) -> None:
-        """Counts the result until it is written, or withholds it where the results that wait hold too many bytes. The
-        only one of a stream is always kept, and results of less critical streams give way.
-        """
-        size_bytes = sum([len(data) for _, _, data in outputs])
-        memory = self._memory
-        stream_max = self._stream_limits.bytes_in_flight_max
-        over_stream = self.result_bytes > 0 and self.result_bytes + size_bytes > stream_max
-        over_server = memory.result_bytes + size_bytes > memory.bytes_max
-        if over_stream or (over_server and not memory.evict_results(self, size_bytes) and self.result_bytes):
-            self._withhold(outcome, stream_max if over_stream else memory.bytes_max)
-            self.outbox.overflow()
-            return
-        outcome.result_bytes = size_bytes
-        self.result_bytes += size_bytes
-        memory.result_bytes += size_bytes
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of results that are not written yet."""
+        return self._results.bytes
 
     def shed_results(self) -> None:
         """Withholds all results that the transport has not been given, as more critical ones need their room."""
         held = self._ordering.held() if self._ordering is not None else ()
-        for outcome in (*self.outbox.outcomes, *held):
-            if outcome.result_bytes:
-                self._drop_results(outcome.result_bytes)
-                outcome.result_bytes = 0
-                self._withhold(outcome, self._memory.bytes_max)
-
-    def _withhold(self, outcome: Outcome, bytes_max: int) -> None:
-        outcome.turned_out, outcome.outputs = UNREAD_BYTES, None
-        outcome.reason = UNREAD_BYTES.says(bytes_max=bytes_max)
-
-    def _drop_results(self, size_bytes: int) -> None:
-        self.result_bytes -= size_bytes
-        self._memory.result_bytes -= size_bytes
+        self._results.shed((*self.outbox.outcomes, *held))
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
         self.outbox.notify(Advised(advice, reason, period_ns, self.served.version.version))
@@ -445,8 +427,7 @@ class Stream:
             outcomes = outbox.take()
             self._unanswered -= len(outcomes)
             self._written_outcomes = len(outcomes)
-            for outcome in outcomes:
-                self._written_bytes += outcome.result_bytes
+            self._results.writing(outcomes)
             for event in self._host.verdicts.sent(now_ns, outcomes, self._client_slow):
                 self._driver.submit(event)
             return now_ns, outcomes
@@ -461,9 +442,7 @@ class Stream:
         """Notes that the transport has taken what `next` gave."""
         self._client_slow = self._driver.clock() - self._write_began_ns > SLOW_WRITE_NS
         self._write_began_ns = 0
-        if self._written_bytes:
-            self._drop_results(self._written_bytes)
-            self._written_bytes = 0
+        self._results.written()
         self.outbox.written(self._written_outcomes)
         self._written_outcomes = 0
 
@@ -519,10 +498,16 @@ class Stream:
         """Counts what was not sent, as nobody reads any more. `next` returns None from then on."""
         for event in self._host.verdicts.unread(self._driver.clock(), self.outbox.clear()):
             self._driver.submit(event)
-        self._drop_results(self.result_bytes)
-        self._written_bytes = self._written_outcomes = 0
+        self._results.clear()
+        self._written_outcomes = 0
         self._unanswered = 0
         self.finish()
+
+
+def _cheap_per_s(terms: StreamTerms) -> float:
+    if terms.stream_class is not StreamClass.CRITICAL or not terms.period_ns:
+        return CHEAP_PER_S
+    return max(CHEAP_PER_S, min(CHEAP_PER_S_CRITICAL, 1e9 / terms.period_ns))
 
 
 def _beyond_limits(size_bytes: int, limits: SizeLimits) -> str:

@@ -13,8 +13,9 @@ from duly.streams.limits import StreamLimits
 from duly.streams.ordering import OrderingPolicy
 
 STREAM_NAME_BYTES_MAX = 128
+"""A stream with a longer name is refused: INVALID_OPEN."""
 FLOOR_WINDOW_MAX = 1024
-"""The largest window of a floor. The scheduler keeps a bit for each frame of the window."""
+"""The largest window of a floor; a larger one is INVALID_OPEN. The scheduler keeps a bit for each frame of it."""
 
 
 @dataclass(slots=True)

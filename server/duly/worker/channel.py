@@ -36,7 +36,8 @@ OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
 
 MESSAGE_BYTES_MAX = 200_000
-"""Linux refuses SEQPACKET messages above the socket's send buffer; 212,992 is the kernel's default `wmem_max`."""
+"""A batch has only so many frames as fit into one message. Linux refuses SEQPACKET messages above the socket's send
+buffer; 212,992 is the kernel's default `wmem_max`."""
 TEXT_BYTES_MAX = 64 << 20
 """LOAD and READY may be longer than a message, as a model may have thousands of inputs with long names."""
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -44,7 +45,8 @@ _TEXT_SEALS = _SIZE_SEALS | fcntl.F_SEAL_WRITE
 _FDS_MAX = 2
 """READY comes with the region's descriptor, and with that of its text where it is long."""
 DIMS_MAX = 8
-"""Dimensions of a tensor without its batch dimension. NumPy allows 64; no real sensor has more than 5."""
+"""Dimensions of a tensor without its batch dimension; a model with more is not loaded. NumPy allows 64; no real
+sensor has more than 5."""
 SLOTS = 2
 KEPT_BYTES_MAX = 64 << 20
 """An area of a slot that holds more than this of what is of open size is trimmed before its next batch."""

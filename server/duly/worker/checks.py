@@ -25,9 +25,9 @@ from duly.worker.slot_layout import layout
 from duly.worker.version_files import VersionFiles
 
 SAMPLES_MAX = 64
-"""So many samples are run; more would make every load long."""
+"""A version with more samples is not loaded, as they would make every load long."""
 SAMPLE_BYTES_MAX = 1 << 28
-"""A sample may have so many bytes, packed and unpacked."""
+"""A sample may have so many bytes, packed and unpacked; the version of a larger one is not loaded."""
 _ARRAYS_MAX = 1024
 _HEADER_CHARS_MAX = 10_000
 
@@ -120,7 +120,8 @@ def _stated(arrays: dict[str, Array], signature: Signature) -> dict[str, Array]:
     needed = {f"input.{name}" for name in inputs}
     stated = {key.removeprefix("output."): array for key, array in arrays.items() if key.startswith("output.")}
     if missing := sorted(needed - arrays.keys()):
-        raise LoadError(f"lacks the array {missing[0]}; it needs {first_few(sorted(needed), 8)}")
+        there = first_few(sorted(map(in_print, arrays)), 8) or "none"
+        raise LoadError(f"lacks the array {missing[0]}; it needs {first_few(sorted(needed), 8)} and has {there}")
     odd = [key for key in arrays if key not in needed and key not in {f"output.{name}" for name in outputs}]
     if odd:
         known = [*sorted(needed), *(f"output.{name}" for name in outputs)]

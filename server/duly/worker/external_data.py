@@ -21,6 +21,7 @@ _MARK = b"\n\x08location"
 """How the key of a tensor's file is written. A graph without it has no external data and need not be parsed."""
 _EXTERNAL = 1  # TensorProto.DataLocation
 LOCATION_CHARS_MAX = 512
+"""A graph that names a file of external data by a longer path is not loaded."""
 _PLACES = ("*", "*/*", "../*", "../../*")
 """Where an external data file that is missing is looked for, from the graph's file."""
 LEADS_OUT = "is a link or path out of the folder; copy the file itself into the folder (cp -L)"

@@ -36,8 +36,9 @@ SAMPLES_MAX = 128
 SAMPLES_ALL_MAX = 10_000
 """READY holds at most so many times in all, so that it stays below the channel's largest message."""
 NOTES_MAX = 16
+"""READY holds at most so many notes."""
 NOTE_CHARS_MAX = 1000
-"""READY holds at most so many notes of at most so many characters."""
+"""READY holds at most so many characters of each note."""
 HOLLOW_NOTE = (
     "even made-up frames give NaN or infinities, so that frames may all be FAILED; where they mean something, such as "
     "-inf for a class that is masked, set output_finite = false in model.toml"

@@ -81,7 +81,7 @@ _LOAD_REASONS = (
         r"(?:Node \(([^)]*)\) )?Op \((\w+)\) (?:Node \([^)]*\) )?\[(?:Shape|Type)InferenceError\] (.*?)\.?$",
         r"is not a valid graph: node '\1' (\2): \3; export it again, see onnx.checker.check_model",
     ),
-    (r"bad_alloc|[Ff]ailed to allocate memory", "there is not enough memory to load it"),
+    (r"bad_alloc|[Ff]ailed to allocate memory", "there is not enough memory to load it; see worker_memory_bytes_max"),
 )
 
 

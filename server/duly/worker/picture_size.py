@@ -10,8 +10,8 @@ from dataclasses import dataclass
 SEGMENTS_MAX = 1024
 """Pieces of a file that are looked at before the pixels. A colour profile in a JPEG takes up to 255 of them."""
 SCANS_MAX = 100
-"""A progressive JPEG may have so many scans; encoders write about ten. Each one goes through all pixels, however few
-bytes it has."""
+"""A progressive JPEG may have so many scans, else its frame is INVALID; encoders write about ten. Each one goes through
+all pixels, however few bytes it has."""
 SEARCHED_BYTES_MAX = 4 << 20
 """So much of a JPEG is searched for scans before it is let in, 1 ms for each MiB. The worker searches all."""
 _TEXT = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")

@@ -25,6 +25,7 @@ RUN_NS_MAX = 25_000_000
 GROWTH = 2
 """From one size to the next, all open extents grow by this."""
 STEPS_MAX = 24
+"""So many sizes are tried at the most."""
 TIMED_RUNS = 3
 """The longest of so many runs counts. An earlier run of that size, which finds new memory, does not."""
 

@@ -8,6 +8,7 @@ answer until the batch has taken as long as the scenario says.
 import asyncio
 import contextlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -19,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from duly.app import App, StartError
 from duly.config import ServerConfig
@@ -202,6 +202,9 @@ def real(scenario: Scenario, folder: Path) -> Iterator[OwnServer]:
 def _as_deep(scenario: Scenario) -> Chain:
     """A chain whose largest batches take about as long as those of the scenario's first model."""
     model = scenario.to_simulate().model[0]
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = THREADS
     session = ort.InferenceSession(REAL.build().SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -40,8 +40,9 @@ ROLLOUT_UTILISATION_MIN = 0.6
 ROLLOUT_UTILISATION_MAX = 1.3
 """Between these two the formula may be wrong either way: it knows neither phases nor how well batches really fill."""
 PERIOD_FACTOR_MAX = 256
+"""The longest period of a counter-offer, as a multiple of the request."""
 BUDGET_FACTOR_MAX = 64
-"""The largest counter-offers, as multiples of the request."""
+"""The largest budget of a counter-offer, as a multiple of the request."""
 AMONG_EQUALS_PERCENT = 75
 """The longest batch that the formula counts with, as a share of the tightest budget of the most critical class. Longer
 batches may run.

@@ -38,6 +38,7 @@ HORIZON_BUDGETS = 4
 FRAMES_MAX = 1_000
 """The most frames of one rollout; with 200 streams that takes about a tenth of a second."""
 FRAMES_IN_FLIGHT_MAX = 1 << 20
+"""A rollout does not limit what a stream may have unanswered; it is short."""
 ON_TIME_RATIO_MIN = 0.999
 """The least ratio of on-time frames for a stream to open: its own, and that of its class and all more critical ones."""
 NEVER_NS = 1 << 62

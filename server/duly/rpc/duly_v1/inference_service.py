@@ -22,7 +22,7 @@ from duly.v1 import inference_pb2
 FRAMES_A_TURN = 64
 """How many frames of one message are taken before other streams have their turn."""
 OPEN_SECONDS_MAX = 10.0
-"""How long a call may be open before its OpenStream comes."""
+"""How long a call may be open before its OpenStream comes; then it ends: FIRST_MESSAGE_NOT_OPEN."""
 OPENING_MAX = 128
 """So many more calls than streams may be open may wait for their OpenStream. When more come, the oldest of the
 connection that has most ends."""

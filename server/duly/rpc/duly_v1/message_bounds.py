@@ -17,11 +17,13 @@ from duly.streams.errors import CallError
 from duly.v1 import inference_pb2
 
 FRAMES_MAX = 32_768
-"""How many frames one message may have."""
+"""How many frames one message may have. One that has more is refused: MESSAGE_OVERFULL."""
 FIELDS_MAX = 16_384
-"""How many other fields, such as tensors and names, the longer parts of one message may have."""
+"""How many other fields, such as tensors and names, the longer parts of one message may have, before it is
+MESSAGE_OVERFULL."""
 NUMBERS_MAX = 400_000
-"""How many packed numbers, such as extents of shapes and ids to cancel, one message may have."""
+"""How many packed numbers, such as extents of shapes and ids to cancel, one message may have, before it is
+MESSAGE_OVERFULL."""
 SHORT_BYTES = 16_384
 """A message that is no longer is not looked at."""
 PART_BYTES = 256

@@ -148,6 +148,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         """The newest statistics of watchers, by the models that they may see."""
         self._taken_ns = -SNAPSHOT_NS - 1
         self._dump = dump
+        self._server_version = importlib.metadata.version("duly")  # which reads files
         self._started_ns = driver.clock()
 
     @guarded
@@ -156,7 +157,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
     ) -> server_pb2.GetServerInfoResponse:
         limits = self._streams.limits
         return server_pb2.GetServerInfoResponse(
-            server_version=importlib.metadata.version("duly"),
+            server_version=self._server_version,
             server_time_unix_nano=time.time_ns(),
             lanes=self._lanes(),
             streams_max=limits.server.streams_max,
