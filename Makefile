@@ -25,7 +25,7 @@ endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-compiled check protos docs release-image bench grid compare soak chaos fuzz core core-clean exporters audit sbom wheel-check clean
+.PHONY: help setup demo test test-thorough test-compiled check protos docs release-image bench grid compare soak chaos fuzz core core-clean exporters audit sbom wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ demo: $(READY) ## Watch duly work on real models (DEMO_ARGS for options)
 
 test: $(READY) ## Run the tests (PYTEST_ARGS for options)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-thorough: $(READY) ## Run the tests that take long: exporters' models, the benchmark's C++ client (PYTEST_ARGS for options)
+	$(BIN)/python -m pytest -m thorough $(PYTEST_ARGS)
 
 check: $(READY) ## Formatting, lint, types, layers, protocol and what is made from it
 	$(BIN)/ruff format --check .

@@ -38,6 +38,7 @@ from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.scheduler_state import snapshot
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
+from duly.runtime.worker_groups import worker_groups
 from duly.runtime.worker_launch import CheckedModel, check_version
 from duly.streams.clock_watch import ClockWatch
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
@@ -149,6 +150,7 @@ class App:
             raise StartError(str(error)) from None
         self._say_sandbox()
         limit = raise_limit()  # here, as workers inherit it
+        self._supervisor.groups = worker_groups(config.sandbox)
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())

@@ -25,6 +25,7 @@ from duly.descriptors import KEPT_BACK, RAISED_MAX
 from duly.models.manifest import ManifestError
 from duly.models.repository import NotARepository, Repository
 from duly.models.trust import trust_of
+from duly.runtime.worker_groups import NoGroups, find_home
 from duly.worker import confine, kernel, landlock, seccomp
 from duly.worker.memory import memory_bytes_max
 from duly.worker.ort_installed import BackendError, check_installed
@@ -219,7 +220,12 @@ def _groups() -> list[Finding]:
     limits = [text.strip() for text in group_settings("memory", "memory.max", "memory.limit_in_bytes")]
     bounded = [int(text) for text in limits if text.isdigit() and int(text) < 1 << 60]
     memory = f"memory {min(bounded):,} bytes" if bounded else "no limit of memory"
-    return [Finding("control groups", Level.OK, f"version {version}, {memory}")]
+    try:
+        home = find_home()
+        own = f"workers get their own: {' '.join(home.controllers)}" + (f", no {home.missing}" if home.missing else "")
+    except NoGroups as error:
+        own = f"workers get none of their own: {error}"
+    return [Finding("control groups", Level.OK, f"version {version}, {memory}; {own}")]
 
 
 def _hard_links() -> list[Finding]:

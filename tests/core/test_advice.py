@@ -136,8 +136,9 @@ def test_when_streams_leave_the_others_send_all_again() -> None:
 
 
 def test_when_sensors_send_less_they_may_send_all_again() -> None:
-    steps = [{"at_s": 5, "factor": 3}, {"at_s": 20, "factor": 0.5}]
-    seen = see(cameras(4), load_step=steps)
+    """They state the most that they send, as what comes faster than stated is demoted and no matter of advice."""
+    steps = [{"at_s": 0, "factor": 1 / 3}, {"at_s": 5, "factor": 1}, {"at_s": 20, "factor": 1 / 6}]
+    seen = see(cameras(4, rate_hz=90), load_step=steps)
     assert seen.on_time(from_s=23) >= 0.999
     assert {(told[-1][1].advice, told[-1][1].period_ns) for told in seen.told().values()} == {(Advice.SPEED_UP, 0)}
 

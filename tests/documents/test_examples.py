@@ -107,7 +107,10 @@ def understand(words: list[str]) -> None:
     command: click.Command = COMMANDS[words[0]]
     name, rest = words[0], [FOR.get(word, word) for word in words[1:]]
     while True:
-        context = command.make_context(name, rest.copy(), resilient_parsing=isinstance(command, click.Group))
+        try:
+            context = command.make_context(name, rest.copy(), resilient_parsing=isinstance(command, click.Group))
+        except click.exceptions.Exit:  # it has said its --help
+            return
         command = context.command
         if not isinstance(command, click.Group):
             return

@@ -21,6 +21,7 @@ Answer = tuple[int, inference_pb2.OutcomeStatus]
 """Frame id and status."""
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.skipif(bool(bench_client.missing_packages()), reason="needs a C++ compiler with gRPC"),
     pytest.mark.timeout(600),  # the first test compiles
 ]

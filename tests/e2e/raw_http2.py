@@ -13,8 +13,8 @@ class ShutWindow:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self._state = H2Connection(H2Configuration(client_side=True))
-        self._state.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = 0
         self._state.initiate_connection()
+        self._state.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})  # what is set before is not sent
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
@@ -24,8 +24,8 @@ class ShutWindow:
         await client._send()
         return client
 
-    async def call(self, address: str, path: str, message: bytes) -> None:
-        """Begins a call with one message."""
+    async def call(self, address: str, path: str, message: bytes, end: bool = True) -> None:
+        """Begins a call with one message. `end`: no more will come."""
         stream_id = self._state.get_next_available_stream_id()
         headers = {
             ":method": "POST",
@@ -36,7 +36,7 @@ class ShutWindow:
             "content-type": "application/grpc",
         }
         self._state.send_headers(stream_id, list(headers.items()))
-        self._state.send_data(stream_id, b"\0" + len(message).to_bytes(4, "big") + message, end_stream=True)
+        self._state.send_data(stream_id, b"\0" + len(message).to_bytes(4, "big") + message, end_stream=end)
         await self._send()
 
     async def _send(self) -> None:

@@ -1,12 +1,12 @@
 """CRITICAL is a promise: it states a period and is held to it, and who proves nothing gets only so much of it."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import pytest_asyncio
 
 from duly.app import App
 from duly.v1 import inference_pb2 as pb
@@ -19,15 +19,14 @@ from tests.e2e.wire import Wire, frame, reason
 TERMS: dict[str, Any] = {"stream_class": "CRITICAL", "budget_ms": 1000, "backlog": "ALL"}
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    graphs.save(tmp_path, "m", graphs.slow(rounds=20), toml="batch_sizes = [1]\n")
-    graphs.save(tmp_path, "urgent", graphs.doubling(), toml='default_class = "CRITICAL"\n')
-    return tmp_path
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest.fixture
-async def app(models: Path) -> AsyncIterator[App]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[App]:
+    models = tmp_path_factory.mktemp("models")
+    graphs.save(models, "m", graphs.slow(rounds=20), toml="batch_sizes = [1]\n")
+    graphs.save(models, "urgent", graphs.doubling(), toml='default_class = "CRITICAL"\nbatch_sizes = [1]\n')
     async with serving(models, critical_streams_max=2, critical_share_max=0.5) as app:
         yield app
 

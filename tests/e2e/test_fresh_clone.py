@@ -17,6 +17,7 @@ INHERITED = ("PATH", "LANG", "TERM")
 REGISTRY = ("PIP_", "SSL_", "REQUESTS_", "HTTP", "http", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy")
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="not a git checkout")
 def test_the_two_commands_of_the_readme_work(tmp_path: Path) -> None:

@@ -89,26 +89,31 @@ async def test_drain_over_the_wire_answers_everything(repository: Path) -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_a_worker_that_is_stopped_holds_up_no_drain(repository: Path, busy: bool) -> None:
-    """By default the server waits for a hanging worker for longer than this whole drain may take."""
+    """By default the server waits for a hanging worker for longer than this whole drain may take. Where this machine is
+    so busy that the server finds out that the workers were stopped before it drains, it may replace them.
+    """
+    count = 40 if busy else 0
     with duly_serve(repository, "--drain-grace-s", "0.5") as server:
         workers = server.workers
-        for worker in workers:
-            os.kill(worker.pid, signal.SIGSTOP)
         async with grpc.aio.insecure_channel(server.address) as channel, Wire(channel, model="double") as wire:
-            await wire.send(*(frame(i) for i in range(1, 41 if busy else 1)))
-            if busy:
-                statistics = server_pb2_grpc.ServerServiceStub(channel)
-                while (
-                    await statistics.GetStatistics(server_pb2.GetStatisticsRequest())
-                ).statistics.frames_in_flight < 40:
-                    pass
+            statistics = server_pb2_grpc.ServerServiceStub(channel)
+            for worker in workers:
+                os.kill(worker.pid, signal.SIGSTOP)
+            await wire.send(*(frame(i) for i in range(1, 1 + count)))
+            taken = 0
+            while taken < count:
+                now = (await statistics.GetStatistics(server_pb2.GetStatisticsRequest())).statistics
+                answered = sum(each.frames for model in now.models for each in model.outcomes)
+                taken = now.frames_in_flight + answered
             server.process.send_signal(signal.SIGTERM)
             await wire.error()
         assert server.process.wait() == 0
-        assert sorted(wire.outcomes) == list(range(1, 41 if busy else 1))
-        assert {o.status for o in wire.outcomes.values()} == ({FAILED, SHED} if busy else set())
-        reasons = {o.reason for o in wire.outcomes.values() if o.status == FAILED}
-        assert reasons <= {"the server stopped while the frame ran"}
+        assert sorted(wire.outcomes) == list(range(1, 1 + count))
+        assert server.process.stderr is not None
+        if "worker hangs" not in server.process.stderr.read():
+            assert {o.status for o in wire.outcomes.values()} == ({FAILED, SHED} if busy else set())
+            reasons = {o.reason for o in wire.outcomes.values() if o.status == FAILED}
+            assert reasons <= {"the server stopped while the frame ran"}
         assert not any(worker.is_running() for worker in workers)
 
 

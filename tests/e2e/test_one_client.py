@@ -24,6 +24,7 @@ from duly.rpc.call_limits import (
 )
 from duly.rpc.duly_v1.inference_service import OPENING_MAX
 from duly.rpc.server import KEEPALIVE_MS
+from duly.streams import open_streams
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import inference_pb2_grpc, model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 from tests.e2e.raw_http2 import ShutWindow
@@ -217,6 +218,25 @@ async def test_many_connections_that_leave_their_calls_undone_keep_nobody_from_t
         await serves(modest)
         error = await refused(server_pb2_grpc.ServerServiceStub(modest).Drain(server_pb2.DrainRequest(grace_nano=-1)))
         assert reason(error) == "INVALID_REQUEST"
+
+
+async def test_streams_whose_clients_read_nothing_make_room(
+    server: App, modest: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_streams, "PRESSED_NS", 10_000_000)
+    opening = pb.StreamRequest(open=pb.OpenStream(model="double")).SerializeToString()
+    shut = await ShutWindow.connect(server.address)
+    try:
+        for _ in range(STREAMS_MAX):
+            await shut.call(server.address, "/duly.v1.InferenceService/Stream", opening, end=False)
+        await until(lambda: len(server.streams) == STREAMS_MAX)
+        now_ns = server.driver.clock
+        await until(lambda: min(stream.stuck_ns(now_ns()) for stream in server.streams._open) > 10_000_000)
+        async with Wire(modest, model="double") as wire:
+            assert (await wire.ask(frame(1))).status == ON_TIME
+    finally:
+        await shut.close()
+    await until(lambda: not len(server.streams))
 
 
 async def test_a_flood_of_frames_that_do_not_fit_waits_for_its_turn(

@@ -128,6 +128,7 @@ def test_a_users_folder_and_variables_change_nothing(repository: Path, tmp_path:
     assert server.entry("variables of the container platform are no settings")["variables"] == (
         "DULY_PORT DULY_SERVICE_HOST DULY_STREAMS_SERVICE_PORT_GRPC"
     )
+    assert not any(entry["event"] == "worker printed" for entry in server.log), "libraries have nothing to warn of"
 
 
 def test_a_folder_that_is_gone_closed_files_blocked_signals_and_a_low_limit(repository: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What exporters write is served right, or refused by words that say what to do, as docs/models.md shows.
 
-`REWRITE_MODELS_PAGE=1 pytest tests/exporters` writes what duly does now into the page instead; the diff is then for a
-person to judge. `make exporters` exports the models again.
+`REWRITE_MODELS_PAGE=1 pytest tests/exporters -m ''` writes what duly does now into the page instead; the diff is then
+for a person to judge. `make exporters` exports the models again.
 """
 
 import os
@@ -15,6 +15,8 @@ from tests.exporters.page import PAGE, rewritten, section, sections
 from tests.exporters.zoo import MODELS, Exported, exported
 
 BY_TOOL = {tool: list(models) for tool, models in groupby(exported(), lambda each: each.tool)}
+FEW = 8
+"""Tools of which there are more models are tried by `make test-thorough`."""
 BYTES_MAX = 2_000_000
 """What the models may take in the repository, all together."""
 WAYS_OUT = ("[[input]]", "[[output]]", "constants", "batched", "batch_axis", "batch_sizes", "export")
@@ -28,7 +30,9 @@ def way_out_is_named(model: Exported, bare: Verdict) -> bool:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("tool", BY_TOOL)
+@pytest.mark.parametrize(
+    "tool", [pytest.param(tool, marks=[pytest.mark.thorough] * (len(models) > FEW)) for tool, models in BY_TOOL.items()]
+)
 async def test_what_is_exported_is_served_right_or_refused_by_words(tool: str, tmp_path: Path) -> None:
     models = BY_TOOL[tool]
     verdicts = await judge(models, tmp_path / "models")

@@ -70,12 +70,17 @@ def test_settings_are_read_as_every_editor_saves_them(tmp_path: Path, encoding: 
         ("[constants]\na = 1\n[constants]\nb = 2", "not TOML: Cannot declare …; the table stands twice"),
         pytest.param("a = " + "[" * 9999, "its tables or lists lie too deep within one another", id="lists"),
         pytest.param(f"[{'a.' * 9999}a]", "its tables or lists lie too deep within one another", id="tables"),
+        pytest.param("x = { " + '"!".' * 50_000 + "a = 1 }", "its tables or lists lie too deep", id="quoted keys"),
+        pytest.param(f"x = [{'1, ' * 80_000}", "not TOML: Invalid value", id="large"),
+        pytest.param(f"batch_sizes = [{'1, ' * 80_000}]", "batch_sizes: ", id="many sizes"),
+        pytest.param("x" * 200_000 + " = 1", "x" * 99, id="a long key"),
     ],
 )
 def test_what_is_wrong_is_told_in_plain_words_with_what_was_meant(tmp_path: Path, toml: str, reason: str) -> None:
     (tmp_path / "model.toml").write_text(toml)
     with pytest.raises(BrokenModel) as refused:
         read_config(tmp_path)
+    assert len(str(refused.value)) < 3000
     position = 0
     for part in f"/model.toml: {reason}".split("…"):
         position = str(refused.value).find(part, position)

@@ -20,14 +20,17 @@ from duly.models.text_files import read_text
 from duly.models.wording import first_few
 
 CONFIG_FILE = "model.toml"
-FILE_BYTES_MAX = 1 << 16
-"""The largest model.toml. Those of real models have a few thousand bytes, and parsing takes a time that grows with the
-square of the size where keys are many or lie deep."""
+FILE_BYTES_MAX = 1 << 18
+"""The largest model.toml. Those of real models have a few thousand bytes, and one that describes 2,000 tensors has half
+of this. Python parses the worst one of this size in a quarter of a second."""
 ERRORS_NAMED_MAX = 5
 """A problem names so many errors of one model.toml and counts the rest."""
 _LINE_CHARS_MAX = 80
-_DEEP_KEY = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){33}""")
-"""A dotted key deeper than any table of a model. Python takes a quarter of a minute for one of 32,000 parts."""
+_SENTENCE_CHARS_MAX = 500
+"""An error that quotes more from the file is cut off."""
+_DEEP_KEY = re.compile(r"""(?<![\w"'\\-])(?>(?>[\w-]++|"(?>[^"\\\n]|\\.)*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){33}""")
+"""A dotted key deeper than any table of a model, its parts quoted or not. Python takes a quarter of a minute for one of
+32,000 parts, and a time that grows with the square of them."""
 _TOO_DEEP = "its tables or lists lie too deep within one another"
 
 _STEPS: dict[str, type[Step]] = {op_of(step): step for step in get_args(Step)}
@@ -91,7 +94,7 @@ def read_config(folder: Path, digests: MutableMapping[str, str] | None = None) -
         # From JSON pydantic takes a list for a tuple even when it is strict; strict means that "416" is not a number.
         return ModelConfig.model_validate_json(json.dumps(contents, default=str), strict=True)
     except tomllib.TOMLDecodeError as error:
-        raise BrokenModel(f"/{CONFIG_FILE}: not TOML: {_toml_error(str(error), text)}") from error
+        raise BrokenModel(f"/{CONFIG_FILE}: not TOML: {_toml_error(_cut(str(error)), text)}") from error
     except ValidationError as error:
         raise BrokenModel(f"/{CONFIG_FILE}: {_sentences(error)}") from error
     except ValueError:  # Python reads no number of more than 4,300 digits
@@ -119,9 +122,13 @@ def _sentences(error: ValidationError) -> str:
         if place in sentences or len(sentences) >= ERRORS_NAMED_MAX:
             sentences.setdefault(place, "")  # it is only counted
             continue
-        sentence = _sentence(place, detail["type"], detail["msg"], detail["loc"], detail["input"])
+        sentence = _cut(_sentence(place, detail["type"], detail["msg"], detail["loc"], detail["input"]))
         sentences[place or sentence] = sentence
     return first_few(list(sentences.values()), ERRORS_NAMED_MAX, "; ", "; and ")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SENTENCE_CHARS_MAX else text[: _SENTENCE_CHARS_MAX - 1] + "…"
 
 
 def _sentence(place: str, kind: str, message: str, location: tuple[int | str, ...], value: Any) -> str:
@@ -135,7 +142,7 @@ def _sentence(place: str, kind: str, message: str, location: tuple[int | str, ..
         return f"{place}.op: {wrong}; the operations are {', '.join(_STEPS)}{_likely(str(op), _STEPS)}"
     if kind == "tuple_type" and isinstance(value, dict) and len(location) == 1:
         return f"{place}: should be [[{place}]], in double brackets, since there may be several"
-    sentence = _SENTENCES.get(kind) or message.removeprefix("Input ")
+    sentence = _SENTENCES.get(kind) or message.removeprefix("Input ").removeprefix("Tuple ")
     if kind != "missing" and not isinstance(value, dict | list):
         sentence += f", got {json.dumps(value, default=str)}"
     if kind == "literal_error" and isinstance(value, str):

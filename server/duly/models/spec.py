@@ -246,7 +246,9 @@ class ModelConfig(_Strict):
     """How many frames a stream with KEEP_LAST keeps waiting."""
     gap: Annotated[str, AfterValidator(_one_of(GapPolicy))] = "CONTINUE"
     """What a stream of a stateful model does after a gap if it asks for nothing else."""
-    batch_sizes: tuple[Annotated[int, Field(ge=1, le=BATCH_MAX)], ...] | None = None
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=BATCH_MAX)], ...] | None = Field(
+        default=None, max_length=BATCH_MAX
+    )
     """The batch sizes that are warmed and profiled; None: the graph's fixed size, or 1, 2, 4, 8."""
     any_size: bool = True
     """Whether any size up to the largest may run; False: only `batch_sizes` run, and smaller batches are padded."""

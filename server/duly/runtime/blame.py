@@ -39,7 +39,7 @@ BAR_NS_MAX = 600_000_000_000
 """Each bar of a stream is twice as long as the one before, but no longer than this."""
 
 DEATHS_MAX = 5
-"""A principal whose new streams had so many frames that workers died of, one after another, has them barred."""
+"""So many frames of a principal's new streams that killed workers bar its new streams."""
 DEATHS_NS = 30_000_000_000
 """After so long without another, what a principal's frames have done is forgotten, once its bar is over."""
 NEW_BAR_NS_MAX = 60_000_000_000

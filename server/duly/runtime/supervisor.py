@@ -21,6 +21,7 @@ from duly.runtime.driver import Driver
 from duly.runtime.load_answers import Ready
 from duly.runtime.process_state import process_state
 from duly.runtime.tasks import watch_over
+from duly.runtime.worker_groups import WorkerGroups
 from duly.runtime.worker_launch import start_worker, too_slow
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 
@@ -56,6 +57,8 @@ class Supervisor:
         """`threads`: intra-op threads of a worker whose model states none. `load_timeout_s`: for one worker. `limits`:
         what a frame may have. `trust`: what workers may do.
         """
+        self.groups: WorkerGroups | None = None
+        """What makes control groups for workers; None: they have none of their own."""
         self._limits = limits
         self._trust = trust
         self._catalogue = catalogue
@@ -117,8 +120,11 @@ class Supervisor:
         )
 
     def _others_serve(self, loaded: LoadedVersion) -> bool:
-        """Whether streams may be served by other versions, which loading this one must not disturb."""
-        return any(other.workers for other in self._catalogue.all_versions() if other is not loaded)
+        """Whether streams may be served by other versions, which loading this one must not disturb. There are none
+        until the server listens, and a machine that boots leaves nothing to a load that waits for it.
+        """
+        listens = self._catalogue.message_bytes_max > 0
+        return listens and any(other.workers for other in self._catalogue.all_versions() if other is not loaded)
 
     async def _give_up(self, loaded: LoadedVersion, reason: str) -> None:
         """Ends a version that cannot be served. It is FAILED, and so are its frames. Returns when its workers are
@@ -187,13 +193,15 @@ class Supervisor:
         ran, expected = self._driver.batch_ended, loaded.fingerprint
         # A worker that replaces another is waited for; a new version can wait for what serves.
         background = loaded.state is VersionState.LOADING and self._others_serve(loaded)
+        group = self.groups.add() if self.groups is not None else None
         worker = start_worker(
-            loaded.version, lane, self._threads, limits, ran, ended, expected, self._trust, background
+            loaded.version, lane, self._threads, limits, ran, ended, expected, self._trust, background, group
         )
         self._processes.add(worker)
         loaded.starting.add(worker)
         try:
             ready = await worker.ready(timeout_s, timeout_name)
+            await worker.hold_memory(self._trust.worker_memory_bytes_max if self._trust else 0)
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")
             return worker, ready

@@ -15,8 +15,10 @@ from duly.models.sizes import SizeLimits
 from duly.models.trust import Trust
 from duly.runtime.load_answers import Ready
 from duly.runtime.worker_command import worker_environment
+from duly.runtime.worker_groups import WorkerGroup
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
+from duly.worker.background import fits
 
 DESCRIBE_SECONDS_MAX = 600.0
 """A graph that is not read after so long is given up."""
@@ -32,16 +34,27 @@ def start_worker(
     expected: Fingerprint | None = None,
     trust: Trust | None = None,
     background: bool = False,
+    group: WorkerGroup | None = None,
 ) -> Worker:
     """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
     explains the callbacks and `expected`. `trust`: what the worker may do; None: as without settings. `background`:
-    whether it may take its time, as others serve meanwhile.
+    whether it may take its time, as others serve meanwhile. `group`: its control group, which ends with it.
 
     Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
-    asked = {"limits": limits.model_dump(), "checks": expected is None, "background": background}
-    worker.start(_load_body(version, lane, threads, trust) | asked)
+    worker.group = group
+    asked: dict[str, Any] = {"limits": limits.model_dump(), "checks": expected is None, "background": background}
+    asked["group"] = str(group.folder) if group is not None else ""
+    body = _load_body(version, lane, threads, trust) | asked
+    if group is not None and fits(body):
+        group.step_back()
+    try:
+        worker.start(body)
+    except WorkerError:
+        if group is not None:
+            group.remove()
+        raise
     return worker
 
 

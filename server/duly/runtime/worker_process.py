@@ -22,6 +22,7 @@ from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_re
 from duly.runtime.process_end import how_it_ended, reap
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
+from duly.runtime.worker_groups import WorkerGroup
 from duly.runtime.worker_output import WorkerOutput
 from duly.runtime.worker_port import BatchResult
 from duly.worker import channel
@@ -68,6 +69,8 @@ class Worker:
         """What the files held that it has read."""
         self.hollow = False
         """Whether it was given up because it gave nothing finite."""
+        self.group: WorkerGroup | None = None
+        """Its control group, which is removed when the process is gone."""
         self._expected = expected
         self._variants = {name: index for index, name in enumerate(variants)}
         self._on_batch = on_batch
@@ -166,6 +169,16 @@ class Worker:
     @property
     def ended(self) -> bool:
         return self._socket.fileno() < 0
+
+    async def hold_memory(self, private_bytes: int) -> None:
+        """Lowers the limit of memory of its control group, where it has one, to what it may have; 0: any.
+
+        Call it when the worker is ready. It waits for the kernel in a thread.
+        """
+        if self.group is not None and self._region is not None:
+            shared_bytes = channel.SLOTS * (self._region.input_bytes + self._region.output_bytes)
+            if not await asyncio.to_thread(self.group.hold, private_bytes, shared_bytes):
+                _log.warning("worker is not in its control group", model=self.model, lane=self.lane)
 
     # ---- is it alive? ----
 
@@ -411,6 +424,8 @@ class Worker:
     async def _reaped(self, grace_seconds: float) -> int | None:
         code = await reap(self._process, grace_seconds)
         self._output.end()
+        if self.group is not None:
+            self.group.remove()
         return code
 
     def _hang_up(self) -> None:

@@ -35,7 +35,8 @@ GHOST_TURNS_MAX = 20
 COPIES = 3
 """Frames and results may be in memory so many times, as the transport and protobuf copy them."""
 PRESSED_NS = 1_000_000_000
-"""When the memory for results is full, clients that took nothing for so long are ended."""
+"""When the memory for results is full, or no more streams may be open, clients that took nothing for so long are ended.
+"""
 _WITHOUT_CRITICAL = "open it as STANDARD, or give the client a credential"
 
 
@@ -171,18 +172,24 @@ class OpenStreams:
             raise CallError("STREAMS_EXHAUSTED", f"{streams_max} streams are open already (streams_max)")
 
     async def _make_room(self, connection: str) -> None:
-        """Where no more streams may be open, ends the oldest silent one of the connection that has the most streams, if
-        those are more than the one that asks has, or its own. Waits until it is gone, as far as that is quick.
+        """Where no more streams may be open, ends the oldest that is silent, or takes nothing, of the connection that
+        has the most streams, if those are more than the one that asks has, or its own. Waits until it is gone, as far
+        as that is quick.
         """
         if len(self._open) < self.limits.server.streams_max or self.draining:
             return
         now_ns = self.host.driver.clock()
         streams = Counter(stream.connection for stream in self._open)
-        silent = [stream for stream in self._open if stream.silent_ns(now_ns) > SILENT_NS and not stream.ended.done()]
+        silent = [
+            stream
+            for stream in self._open
+            if (stream.silent_ns(now_ns) > SILENT_NS or stream.stuck_ns(now_ns) > PRESSED_NS)
+            and not stream.ended.done()
+        ]
         victim = max(silent, key=lambda stream: streams[stream.connection], default=None)
         if victim is None or (victim.connection != connection and streams[victim.connection] <= streams[connection]):
             return
-        text = "it had sent no frame for long, and another client needed its place (streams_max)"
+        text = "it had sent no frame or taken no outcome for long, and another client needed its place (streams_max)"
         victim.end(CallError("STREAMS_EXHAUSTED", text))
         self._room = self._room or asyncio.get_running_loop().create_future()
         await asyncio.wait([self._room], timeout=ROOM_SECONDS_MAX)

@@ -8,6 +8,7 @@ time and all on this one thread, until it is asked to stop or the server is gone
 
 import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
@@ -53,6 +54,7 @@ def _serve(connection: socket.socket) -> int:
     _, body = channel.decode_text(message)
     with contextlib.suppress(OSError):  # a name for `ps`, and no more
         Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
+    _join_group(body.get("group", ""))
     try:
         # These imports are not at the top so that the server learns about a missing library.
         from duly.worker.background import fits, in_background
@@ -101,6 +103,17 @@ def _serve(connection: socket.socket) -> int:
             case channel.STOP:
                 break
     return 0
+
+
+def _join_group(folder: str) -> None:
+    """Puts this process into the control group of that folder, before anything is read; empty: it has none. A worker
+    that cannot goes on without, and the server says so.
+    """
+    if folder:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(f"{folder}/cgroup.procs", os.O_WRONLY)
+            os.write(descriptor, b"0")
+            os.close(descriptor)
 
 
 def _here(work: Callable[[], _Result]) -> _Result:

@@ -30,6 +30,7 @@ import onnxruntime  # noqa: E402
 
 _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _LOG_FATAL = 4  # ORT_LOGGING_LEVEL_FATAL
+onnxruntime.set_default_logger_severity(_LOG_ERRORS)  # else it may warn of devices that a confined worker cannot see
 _NO_GRAPH = -1  # kCudaGraphAnnotationSkip
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
 _DATATYPES = {f"tensor({dtype.name})": name for name, dtype in DTYPES.items()}

@@ -27,7 +27,7 @@ OPENING_MAX = 128
 """So many more calls than streams may be open may wait for their OpenStream. When more come, the oldest of the
 connection that has most ends."""
 FLUSH_SECONDS = 1.0
-"""How long the end of a broken stream waits for its last outcomes to be sent."""
+"""How long the end of a broken stream waits for its last outcomes to be sent, since its client last took some."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -63,7 +63,8 @@ class InferenceService:
                 stream.close()
                 try:
                     if broken is not None and not writer.done():
-                        await asyncio.wait([writer], timeout=FLUSH_SECONDS)
+                        stuck_s = stream.stuck_ns(self._streams.host.driver.clock()) / 1e9
+                        await asyncio.wait([writer], timeout=max(0.0, FLUSH_SECONDS - stuck_s))
                 finally:  # the client may go meanwhile
                     stream.abandon()
                     stream.log.debug("stream closed", reason=str(broken or ""), half_closed=reader.done())
