@@ -25,7 +25,7 @@ endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-thorough test-compiled check protos docs release-image bench grid compare soak chaos fuzz core core-clean exporters audit sbom wheel-check clean
+.PHONY: help setup demo test test-thorough test-compiled check protos docs release-image bench grid compare soak chaos fuzz core core-clean exporters model-signing lock audit sbom wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,6 +122,14 @@ $(FUZZER): $(READY)
 	@$(BIN)/pip install --quiet --quiet --editable '.[fuzz]'
 	@touch $@
 
+SIGNING := $(VENV)/.ready-model-signing
+model-signing: $(SIGNING) ## The tests of OpenSSF's signatures, with the library that they need
+	$(BIN)/python -m pytest tests/isolation/test_openssf.py $(PYTEST_ARGS)
+
+$(SIGNING): $(READY)
+	@$(BIN)/pip install --quiet --quiet --editable '.[model-signing]'
+	@touch $@
+
 EXPORTERS := sklearn boosters tensorflow torch onnxruntime jax paddle
 exporters: $(addprefix exporters-,$(EXPORTERS)) ## Export the models of tests/exporters again, 9 GB of tools (EXPORTERS=sklearn for a part)
 
@@ -143,25 +151,32 @@ wheel-check: $(READY) ## Build the wheel and try its base packages in an empty e
 	@! build/wheel/venv/bin/python -c 'import duly_sim.research' 2> /dev/null
 	@cd build/wheel && ! venv/bin/duly serve --models . 2> serve.txt && grep -F "pip install 'duly[cpu]'" serve.txt
 
-# What users install, resolved now, apart from what .venv has for those who change duly.
+# What users install, for all versions of Python and with the hashes of all files. What is in it stays as it is while it
+# fits pyproject.toml; LOCK_ARGS=--upgrade takes the newest.
+LOCK := requirements.lock
+lock: $(READY) ## Make requirements.lock from pyproject.toml (LOCK_ARGS=--upgrade for the newest of all)
+	@$(BIN)/uv pip compile pyproject.toml --extra cpu --universal --python-version 3.11 --generate-hashes --quiet \
+	  --custom-compile-command 'make lock' --output-file $(LOCK) $(LOCK_ARGS) > /dev/null
+
+# Apart from what .venv has for those who change duly.
 SHIPPED := build/shipped
-$(SHIPPED)/requirements.txt: pyproject.toml
-	@$(PYTHON) -m venv --clear $(SHIPPED)/venv
-	@$(SHIPPED)/venv/bin/pip install --quiet --quiet --disable-pip-version-check '.[$(ACCELERATOR)]'
-	@$(SHIPPED)/venv/bin/pip freeze --exclude duly > $@.partial
-	@mv $@.partial $@
+$(SHIPPED)/.ready: $(LOCK) pyproject.toml
+	@$(PYTHON) -m venv --clear --without-pip $(SHIPPED)/venv
+	@$(BIN)/pip --python $(SHIPPED)/venv/bin/python install --quiet --quiet --require-hashes --requirement $(LOCK)
+	@$(BIN)/pip --python $(SHIPPED)/venv/bin/python install --quiet --quiet --no-deps .
+	@touch $@
 
 # pip-audit asks the service that its own variables name (PIP_AUDIT_VULNERABILITY_SERVICE, PIP_AUDIT_OSV_URL).
-audit: $(READY) $(SHIPPED)/requirements.txt ## Ask for known vulnerabilities of what users install (AUDIT_ARGS for options)
-	@rm -f build/audit.json
-	@$(BIN)/pip-audit --requirement $(SHIPPED)/requirements.txt --no-deps --disable-pip --progress-spinner off \
+audit: $(READY) ## Ask for known vulnerabilities of what users install (AUDIT_ARGS for options)
+	@mkdir -p build && rm -f build/audit.json
+	@$(BIN)/pip-audit --requirement $(LOCK) --require-hashes --disable-pip --progress-spinner off \
 	  --format json --output build/audit.json $(AUDIT_ARGS) 2> build/audit.txt; status=$$?; \
 	if [ ! -s build/audit.json ]; then \
 	  echo "Nothing was audited, the service of advisories gave no answer: $$(grep -v '^ ' build/audit.txt | tail -n 1)" >&2; \
 	  echo "It needs the network; PIP_AUDIT_VULNERABILITY_SERVICE and PIP_AUDIT_OSV_URL name another service" >&2; exit 2; fi; \
 	tail -n 1 build/audit.txt; [ $$status -eq 0 ] || { echo "build/audit.json says which" >&2; exit 1; }
 
-sbom: $(READY) $(SHIPPED)/requirements.txt ## Write what users install as a bill of materials, CycloneDX in JSON
+sbom: $(READY) $(SHIPPED)/.ready ## Write what users install as a bill of materials, CycloneDX in JSON
 	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON \
 	  --output-file build/sbom.json $(SHIPPED)/venv/bin/python
 	@echo "build/sbom.json"

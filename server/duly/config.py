@@ -274,12 +274,13 @@ class ServerConfig(BaseModel):
     """Folders that workers may write to, for providers that keep a cache (TensorRT, OpenVINO)."""
     libraries_sha256: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_digests)] = ()
     """SHA-256 of the shared libraries that models may name, such as plugin providers; others are not loaded."""
-    manifests: Literal["off", "check", "require", "signed"] = "check"
+    manifests: Literal["off", "check", "require", "signed", "model-signing"] = "check"
     """check: a version's sha256sums, where there is one, lists all files that are read, and they hold that; require:
-    each version has one; signed: it has a sha256sums.sig by one of manifest_keys, and covers model.toml; off: it is not
-    read."""
+    each version has one; signed: it has a sha256sums.sig by one of manifest_keys, and covers model.toml; model-signing:
+    each version has a model.sig of OpenSSF's model-signing by one of manifest_keys instead; off: nothing is read."""
     manifest_keys: Annotated[Path | None, Field(validate_default=True)] = None
-    """File of Ed25519 public keys as OpenSSH writes them, one a line, whose signatures are trusted."""
+    """File of the public keys whose signatures are trusted: Ed25519 as OpenSSH writes them, one a line, or for
+    model-signing on an elliptic curve in PEM."""
     slow_reader_timeout_s: Annotated[
         Seconds, Limit("the stream ends: CLIENT_TOO_SLOW", "duly_streams_closed_total")
     ] = 10.0
@@ -325,8 +326,8 @@ class ServerConfig(BaseModel):
     @field_validator("manifest_keys")
     @classmethod
     def _for_signed(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if info.data.get("manifests") == "signed" and value is None:
-            raise ValueError("should name the file of trusted keys, as manifests is signed")
+        if (manifests := info.data.get("manifests")) in ("signed", "model-signing") and value is None:
+            raise ValueError(f"should name the file of trusted keys, as manifests is {manifests}")
         return value
 
     @model_validator(mode="after")

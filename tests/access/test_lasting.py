@@ -102,7 +102,10 @@ async def test_a_stream_ends_when_the_certificate_of_its_client_expires(app: App
     soon = datetime.now(UTC) + timedelta(hours=1)
     write_pair(folder, ca("ca").issue("spiffe://vehicle/camera/front", expires=soon), "short")
     gate = app._doors.gate
-    async with Client(app.address, tls=tls(folder, "short")) as client, client.stream("double") as stream:
+    async with (
+        Client(app.address, tls=tls(folder, "short")) as client,
+        client.stream("double", budget_ms=5000) as stream,
+    ):
         await answered(stream)
         gate.now_unix_s = lambda: soon.timestamp() - 1
         await gate.look()
@@ -130,7 +133,7 @@ async def test_files_of_tls_that_do_not_fit_are_told_before_anybody_connects(app
 async def test_what_a_stream_may_do_follows_the_policy(app: App, folder: Path) -> None:
     gate = app._doors.gate
     async with Client(app.address, tls=tls(folder)) as client:
-        async with client.stream("double") as stream:
+        async with client.stream("double", budget_ms=5000) as stream:
             (folder / "policy.toml").write_text("[[principal]]\nnam = 1\n", encoding="utf-8")
             assert not await gate.reload(), "it cannot be used"
             await answered(stream)
@@ -141,7 +144,7 @@ async def test_what_a_stream_may_do_follows_the_policy(app: App, folder: Path) -
                 await anext(stream)
         policy(folder)
         await gate.look()  # which finds that the file has changed
-        async with client.stream("double") as stream:
+        async with client.stream("double", budget_ms=5000) as stream:
             await answered(stream)
             (folder / "policy.toml").write_text(text.replace("spiffe://vehicle/camera/*", "spiffe://x"), "utf-8")
             await gate.look()

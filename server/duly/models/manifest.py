@@ -47,15 +47,18 @@ class Manifest:
 
     digests: Mapping[str, str]
     """SHA-256 by name, relative to the version's folder."""
+    file: str = MANIFEST_FILE
+    """What lists them, in the folder of the version."""
+    advice: str = "list every file of the version there"
 
     def check(self, name: str, sha256: str) -> None:
         """Raises ManifestError unless the file `name` is listed with this digest."""
         listed = self.digests.get(name)
         if listed is None:
-            raise ManifestError(f"is not listed in {MANIFEST_FILE}; list every file of the version there")
+            raise ManifestError(f"is not listed in {self.file}; {self.advice}")
         if listed != sha256:
             raise ManifestError(
-                f"is not what {MANIFEST_FILE} lists: its SHA-256 begins with {sha256[:12]}, listed is {listed[:12]}"
+                f"is not what {self.file} lists: its SHA-256 begins with {sha256[:12]}, listed is {listed[:12]}"
             )
 
 
@@ -67,7 +70,7 @@ def read_manifest(folder: Path, mode: str, keys: Iterable[str]) -> Manifest | No
     """
     if mode == "off":
         return None
-    text = _read(folder / MANIFEST_FILE, MANIFEST_BYTES_MAX)
+    text = read_small(folder / MANIFEST_FILE, MANIFEST_BYTES_MAX)
     if text is None:
         if mode == "check":
             return None
@@ -75,7 +78,7 @@ def read_manifest(folder: Path, mode: str, keys: Iterable[str]) -> Manifest | No
         advice = f"; rename {others[0]}" if others else ""
         raise ManifestError(f"{MANIFEST_FILE} is missing, and manifests is {mode}{advice}")
     if mode == "signed":
-        signature = _read(folder / SIGNATURE_FILE, SIGNATURE_BYTES_MAX)
+        signature = read_small(folder / SIGNATURE_FILE, SIGNATURE_BYTES_MAX)
         if signature is None:
             raise ManifestError(f"{SIGNATURE_FILE} is missing, and manifests is signed")
         check_signature(text, signature, keys)
@@ -205,8 +208,10 @@ def _strings(blob: bytes, count: int) -> tuple[list[bytes], bytes]:
     return found, blob
 
 
-def _read(path: Path, bytes_max: int) -> bytes | None:
-    """Reads a small file; None: it is not there. A pipe or device in its place holds nobody up."""
+def read_small(path: Path, bytes_max: int) -> bytes | None:
+    """Reads a small file; None: it is not there. A pipe or device in its place holds nobody up. Raises ManifestError
+    where it cannot be read or is larger.
+    """
     if not path.exists():
         return None
     try:

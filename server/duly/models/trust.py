@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from duly.config import ServerConfig
 from duly.models.manifest import check_keys
+from duly.models.openssf import split_keys
 
 
 class Trust(BaseModel):
@@ -17,18 +18,23 @@ class Trust(BaseModel):
     worker_memory_bytes_max: int = 0
     cache_folders: tuple[str, ...] = ()
     libraries_sha256: tuple[str, ...] = ()
-    manifests: Literal["off", "check", "require", "signed"] = "check"
+    manifests: Literal["off", "check", "require", "signed", "model-signing"] = "check"
     manifest_keys: tuple[str, ...] = ()
-    """The public keys themselves, as OpenSSH writes them."""
+    """The public keys themselves, as OpenSSH writes them, or in PEM for model-signing."""
 
 
 def trust_of(config: ServerConfig) -> Trust:
     """Returns what the settings say. Raises OSError where the file of keys cannot be read, ManifestError where it holds
     no keys.
     """
-    keys = () if config.manifest_keys is None else tuple(config.manifest_keys.read_text("utf-8-sig").splitlines())
+    keys: tuple[str, ...] = ()
     if config.manifest_keys is not None:
-        check_keys(keys)
+        text = config.manifest_keys.read_text("utf-8-sig")
+        if config.manifests == "model-signing":
+            keys = split_keys(text)
+        else:
+            keys = tuple(text.splitlines())
+            check_keys(keys)
     return Trust(
         sandbox=config.sandbox,
         worker_memory_bytes_max=config.worker_memory_bytes_max,

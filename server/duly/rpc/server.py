@@ -30,6 +30,10 @@ KEEPALIVE_MS = {"lan": (2_500, 2_000), "wan": (15_000, 20_000)}
 """By the transport: a connection from which nothing has come for so long is asked whether it is there, and is given up
 if it does not answer for so long. Both together are the longest that a dead link keeps its streams and what they were
 promised: 4.5 s and 35 s."""
+PENDING_CALLS_MAX = 16_384
+"""How many calls may have come and not yet begun. When there are more, gRPC ends some of anybody's, and all beyond
+twice as many: CANCELLED. Who opens and resets calls by the thousand fills its own default of 1,000 at once.
+"""
 METADATA_BYTES_MAX = 8192
 """The largest metadata of a call; gRPC refuses a call with more: RESOURCE_EXHAUSTED."""
 HANDSHAKE_MS_MAX = 10_000
@@ -86,6 +90,8 @@ def create_server(
         # Sensors that ping every 10 s through idle times are welcome.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.server.max_pending_requests", PENDING_CALLS_MAX),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS_MAX),
         *_keepalive(KEEPALIVE_MS[transport]),
     ]
     if transport == "lan":

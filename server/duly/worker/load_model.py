@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from duly.models.config_file import CONFIG_FILE
-from duly.models.manifest import MANIFEST_FILE, Manifest, ManifestError, read_manifest
+from duly.models.manifest import Manifest, ManifestError, read_manifest
+from duly.models.openssf import read_bundle
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.models.trust import Trust
@@ -78,15 +79,19 @@ def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
 
 def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
     """Reads the manifest of the version, and checks what the server has read of it: its settings and labels."""
+    folder = Path(body["folder"])
     read: dict[str, str] = body["digests"]
     try:
-        manifest = read_manifest(Path(body["folder"]), trust.manifests, trust.manifest_keys)
+        if trust.manifests == "model-signing":
+            manifest: Manifest | None = read_bundle(folder, str(body["model"]).rpartition("/")[2], trust.manifest_keys)
+        else:
+            manifest = read_manifest(folder, trust.manifests, trust.manifest_keys)
         if manifest is not None:
             if f"../{CONFIG_FILE}" in manifest.digests and CONFIG_FILE not in read:
-                raise ManifestError(f"../{CONFIG_FILE} is listed in {MANIFEST_FILE} and is not there")
+                raise ManifestError(f"../{CONFIG_FILE} is listed in {manifest.file} and is not there")
             for file, sha256 in read.items():
                 name = PurePosixPath(file)  # as the manifest has it
-                if trust.manifests == "signed" or f"../{name}" in manifest.digests:
+                if trust.manifests in ("signed", "model-signing") or f"../{name}" in manifest.digests:
                     try:
                         manifest.check(f"../{name}", sha256)
                     except ManifestError as error:
