@@ -45,7 +45,9 @@ class Lanes:
         batch.after_idle = now_ns - self.up[lane].ended_ns > batch.planned_ns // IDLE_SHARE
         told = [queued.frame for queued in frames]
         resets_state = tuple([q.frame.seq for q in frames if q.resets_state]) if variant.stateful else ()
-        moves_state = tuple([(q.frame.seq, *q.moves_from) for q in frames if q.moves_from]) if variant.stateful else ()
+        moves_state: tuple[tuple[int, str, str], ...] = ()
+        if variant.stateful:
+            moves_state = tuple([(q.frame.seq, q.moves_from[0], q.moves_from[1]) for q in frames if q.moves_from])
         self._actions.append(
             DispatchBatch(
                 batch.batch_id, lane, variant.model, variant.name, told, batch.planned_ns, resets_state, moves_state
