@@ -19,10 +19,13 @@ from types import MethodType
 from typing import Any
 
 import duly.core
+import duly.core.scheduler
 from duly.core.scheduler import Scheduler
 
 _PLAIN = (int, float, str, bool, type(None))
 _DICTS: dict[str, type[dict[Any, Any]]] = {"dict": dict, "Counter": Counter, "OrderedDict": OrderedDict}
+COMPILED = not str(duly.core.scheduler.__file__).endswith(".py")
+"""Whether the scheduler is compiled: objects of mypyc's classes can be pickled, but not made from it again."""
 
 
 class StateError(ValueError):
@@ -31,6 +34,8 @@ class StateError(ValueError):
 
 def snapshot(scheduler: Scheduler) -> bytes | None:
     """Returns a copy of the scheduler for `state_of`; None where it cannot be copied, as when it is compiled."""
+    if COMPILED:
+        return None
     try:
         return pickle.dumps(scheduler, pickle.HIGHEST_PROTOCOL)
     except (TypeError, AttributeError, pickle.PicklingError):
