@@ -17,8 +17,10 @@ ELSEWHERE = ("vanish", "slow_readers")
 """They have a row of their own."""
 GROUP = 6
 """So many attacks share a probe and, in turn, the undisturbed stretches between them."""
-RSS_CEILING_BYTES = 700 << 20
-"""The ceiling of the serving process under any attack, its payload memory of 256 MiB included."""
+RSS_CEILING_BYTES = 900 << 20
+"""The ceiling of the serving process under any attack: 256 MiB for payloads, as much for results, 256 MiB until
+messages that are not whole are noticed (`streams/half_messages`), and what it takes when nothing happens.
+"""
 WORKERS_CEILING_BYTES = 1500 << 20
 SLACK_QUICK = 0.1
 """How far the ratio may lie below the undisturbed one in a quick run, whose hundred frames say no more than that, on
@@ -98,6 +100,7 @@ async def show_attacks(plan: Plan, finding: Finding, models: Path, names: list[s
         after = rig.usage() if rig.alive else None
     _judge(finding, measured, stretches, SLACK if plan.full else SLACK_QUICK)
     for name, (rss, workers) in peaks.items():
+        finding.say(f"{name}: {rss >> 20} MiB at most")
         finding.check(
             rss <= RSS_CEILING_BYTES,
             f"{name}: the server took {rss >> 20} MiB, {before.rss_bytes >> 20} before: over {RSS_CEILING_BYTES >> 20}",
