@@ -10,11 +10,11 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
+from duly.models.files import Unfit, open_ordinary
 from duly.models.spec import ModelConfig, Provider
 from duly.models.text_files import unreadable
 from duly.worker.errors import LoadError
@@ -86,9 +86,7 @@ def _named(provider: Provider, model_folder: Path) -> Iterator[tuple[str, str]]:
 
 def _is_elf(path: Path) -> bool:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False
-        with path.open("rb") as file:
+        with open_ordinary(path) as file:
             return file.read(4) == b"\x7fELF"
     except (OSError, ValueError):
         return False
@@ -97,11 +95,13 @@ def _is_elf(path: Path) -> bool:
 def _checked(path: Path, place: str, allowed: tuple[str, ...]) -> tuple[int, str, int]:
     """Returns the descriptor of a sealed copy in memory, its SHA-256 and its size. Raises LoadError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as source:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode) or os.fstat(descriptor).st_size > LIBRARY_BYTES_MAX:
-                raise LoadError(f"{place}: {path.name} is no ordinary file of at most {LIBRARY_BYTES_MAX:,} bytes")
+        with open_ordinary(path) as source:
+            if os.fstat(source.fileno()).st_size > LIBRARY_BYTES_MAX:
+                raise Unfit("is too large")
             copy = _sealed(source, path.name)
+    except Unfit:
+        words = f"{place}: {path.name} is no ordinary file of at most {LIBRARY_BYTES_MAX:,} bytes"
+        raise LoadError(words) from None
     except OSError as error:
         raise LoadError(f"{place}: {path.name} {unreadable(error)}") from None
     os.lseek(copy, 0, os.SEEK_SET)
@@ -117,7 +117,7 @@ def _checked(path: Path, place: str, allowed: tuple[str, ...]) -> tuple[int, str
     return copy, digest, size_bytes
 
 
-def _sealed(source: BinaryIO, name: str) -> int:
+def _sealed(source: FileIO, name: str) -> int:
     """Copies a file into memory that can neither be written nor cut off any more. The descriptor stays open."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:

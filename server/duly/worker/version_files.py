@@ -11,7 +11,6 @@ import hashlib
 import mmap
 import os
 import signal
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from duly.models.contents import FILES_MAX, FileDigest
+from duly.models.files import Unfit, open_ordinary
 from duly.models.formats import contents, too_large
 from duly.models.manifest import Manifest, ManifestError
 from duly.worker.errors import LoadError
@@ -171,15 +171,13 @@ class VersionFiles:
         if len(self._seen) >= FILES_MAX:
             raise LoadError(f"has more than {FILES_MAX} files; export it with all tensors in one file")
         try:
-            # O_NONBLOCK: a pipe in the place of a file must not hold up the load.
-            with FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)) as opened:
-                state = os.fstat(opened.fileno())
-                if not stat.S_ISREG(state.st_mode):
-                    raise LoadError(f"{what}is no ordinary file; put the file itself into the same folder")
+            with open_ordinary(path) as opened:
                 if is_written(opened.fileno()):
                     raise LoadError(f"{what}is open for writing; {WHOLE}")
-                self._seen[name] = path, _state(state)
+                self._seen[name] = path, _state(os.fstat(opened.fileno()))
                 yield opened
+        except Unfit as error:
+            raise LoadError(f"{what}is no ordinary file; put the file itself into the same folder") from error
         except (FileNotFoundError, NotADirectoryError) as error:
             raise LoadError(f"{what}{missing()}") from error
         except PermissionError as error:
