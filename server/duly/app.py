@@ -48,6 +48,7 @@ from duly.streams.stream import StreamHost
 from duly.streams.verdict import Verdicts
 from duly.telemetry import configure_logging
 from duly.worker import confine
+from duly.worker.memory import memory_bytes_max
 from duly.worker.ort_installed import BackendError, check_installed
 
 _log = structlog.get_logger("duly")
@@ -204,6 +205,14 @@ class App:
         ]
         ceiling = memory_ceiling(config.payload_bytes_max, message_bytes_max, config.streams_max, workers)
         _log.info("most memory under the limits, in bytes", total=ceiling.total, **asdict(ceiling))
+        has_bytes = memory_bytes_max()
+        if ceiling.total > has_bytes:
+            _log.warning(
+                "the limits allow more memory than there is: lower payload_bytes_max, or bytes_max and batch_sizes of "
+                "models, or serve fewer of them",
+                total=ceiling.total,
+                has=has_bytes,
+            )
 
     def _watches(self) -> list[asyncio.Task[None]]:
         config = self._config

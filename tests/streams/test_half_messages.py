@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from duly.core.types import StreamClass
-from duly.streams.half_messages import ALLOWED_BYTES, SILENT_NS, STREAMS_A_TIME, HalfMessages, own_bytes
+from duly.streams.half_messages import (
+    ALLOWED_BYTES,
+    HURRIED_NS,
+    SILENT_NS,
+    STREAMS_A_TIME,
+    HalfMessages,
+    own_bytes,
+)
 
 NOW_NS = 10**15
 USUAL = 100 << 20
@@ -19,7 +26,7 @@ class Stream:
 class Process:
     def __init__(self) -> None:
         self.bytes = USUAL
-        self.found = HalfMessages(lambda: self.bytes)
+        self.found = HalfMessages(4 * ALLOWED_BYTES, lambda: self.bytes)
         self.found.too_much(NOW_NS, [], 0)
 
     def ends(self, streams: list[Stream], counted_bytes: int = 0) -> list[Stream]:
@@ -48,6 +55,15 @@ def test_the_silent_of_the_connection_that_has_most_end_some_at_a_time() -> None
     assert set(process.ends(honest + left)) == set(left)
     process.bytes -= ALLOWED_BYTES
     assert process.ends(honest) == []
+
+
+def test_beyond_all_that_messages_may_take_nobody_has_long_to_end_one() -> None:
+    process = Process()
+    honest, dribbling = Stream(heard_ns=NOW_NS), Stream(heard_ns=NOW_NS - HURRIED_NS - 1)
+    process.bytes += 4 * ALLOWED_BYTES
+    assert process.ends([honest, dribbling]) == []
+    process.bytes += 1
+    assert process.ends([honest, dribbling]) == [dribbling]
 
 
 def test_where_that_gives_nothing_back_no_more_are_ended() -> None:

@@ -9,9 +9,10 @@ SIGNATURE = Signature(inputs=(SPEC,), outputs=(SPEC,), batch_sizes=(1, 4), any_s
 
 def test_each_limit_is_in_it_once() -> None:
     workers = [WorkerMemory(SIGNATURE, 1 << 30), WorkerMemory(SIGNATURE, 0)]
-    ceiling = memory_ceiling(1 << 28, 1 << 22, 100, workers)
-    assert (ceiling.payloads, ceiling.messages) == (1 << 28, (1 << 28) + (100 << 22))
-    assert ceiling.results == (1 << 28) + (1 << 26)
+    ceiling = memory_ceiling(1 << 29, 1 << 22, 100, workers)
+    assert (ceiling.payloads, ceiling.messages) == (1 << 29, (1 << 29) + (100 << 22))
+    assert memory_ceiling(1 << 29, 1 << 26, 100, workers).messages == 2 << 29  # messages that come are held to as much
+    assert ceiling.results == (1 << 29) + (1 << 27)
     assert ceiling.shared == 2 * 2 * 2 * 4 * 640  # workers, slots, areas, frames
     assert (ceiling.workers, ceiling.unlimited_workers) == (1 << 30, 1)
     parts = ceiling.payloads + ceiling.results + ceiling.messages + ceiling.shared + ceiling.workers

@@ -5,6 +5,9 @@ the memory of the process grows. So when that has grown by more than ALLOWED_BYT
 which nothing whole has come for SILENT_NS are ended, some at a time: of the connection that has most of them, the least
 critical and then the oldest first. Where that gives no memory back, something else holds it, and what is held now is
 allowed from then on.
+
+When it has grown by more than `bytes_max`, streams are given HURRIED_NS only, so that the ceiling of memory is held also
+against clients that end each message just before they would be silent.
 """
 
 import ctypes
@@ -17,6 +20,7 @@ from duly.core.types import StreamClass
 
 ALLOWED_BYTES = 256 << 20
 SILENT_NS = 5_000_000_000
+HURRIED_NS = 500_000_000
 STREAMS_A_TIME = 32
 _STATM = "/proc/self/statm"
 
@@ -43,7 +47,9 @@ def own_bytes() -> int:
 
 
 class HalfMessages:
-    def __init__(self, own_bytes: Callable[[], int] = own_bytes) -> None:
+    def __init__(self, bytes_max: int, own_bytes: Callable[[], int] = own_bytes) -> None:
+        """`bytes_max`: what all unfinished messages together may take, if it is more than ALLOWED_BYTES."""
+        self._bytes_max = bytes_max
         self._own_bytes = own_bytes
         self._usual_bytes = 0
         """What the process has at most beside what is counted, if no client does anything wrong."""
@@ -64,7 +70,8 @@ class HalfMessages:
             if own_bytes >= self._before_bytes:
                 self._usual_bytes, self._before_bytes = own_bytes, 0
                 return []
-        silent = [stream for stream in streams if now_ns - stream.heard_ns > SILENT_NS]
+        patience_ns = SILENT_NS if own_bytes <= self._usual_bytes + self._bytes_max else HURRIED_NS
+        silent = [stream for stream in streams if now_ns - stream.heard_ns > patience_ns]
         if not silent:
             return []
         self._before_bytes = own_bytes

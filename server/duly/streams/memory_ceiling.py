@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from duly.models.spec import Signature
+from duly.streams.half_messages import ALLOWED_BYTES
 from duly.streams.memory import OUTCOME_BYTES, OUTCOMES_MIN, OUTCOMES_PART
 from duly.worker.channel import SLOTS
 from duly.worker.slot_layout import layout
@@ -40,7 +41,7 @@ class MemoryCeiling:
     results: int
     """Results and outcomes that are not written."""
     messages: int
-    """Messages whose frames wait to be taken, and those that the transport is receiving, one for each stream."""
+    """Messages whose frames wait to be taken, and those that are not complete yet."""
     shared: int
     """The regions in which batches lie."""
     workers: int
@@ -56,12 +57,14 @@ class MemoryCeiling:
 def memory_ceiling(
     payload_bytes_max: int, message_bytes_max: int, streams_max: int, workers: Iterable[WorkerMemory]
 ) -> MemoryCeiling:
-    """Adds up what the limits allow. `payload_bytes_max` bounds payloads, and again results, of all streams."""
+    """Adds up what the limits allow. `payload_bytes_max` bounds the payloads of all streams, and as much again their
+    results, the messages that wait and those that are not complete.
+    """
     workers = tuple(workers)
     return MemoryCeiling(
         payloads=payload_bytes_max,
         results=payload_bytes_max + max(payload_bytes_max // OUTCOMES_PART, OUTCOMES_MIN * OUTCOME_BYTES),
-        messages=payload_bytes_max + streams_max * message_bytes_max,
+        messages=payload_bytes_max + min(max(payload_bytes_max, ALLOWED_BYTES), streams_max * message_bytes_max),
         shared=sum(worker.shared_bytes for worker in workers),
         workers=sum(worker.private_bytes for worker in workers),
         unlimited_workers=sum(not worker.private_bytes for worker in workers),

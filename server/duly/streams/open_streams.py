@@ -52,7 +52,7 @@ class OpenStreams:
         self._unproven_critical: set[Stream] = set()
         """The open CRITICAL streams whose principals no credential proves."""
         self._meters = Meters(len(host.catalogue.lanes))
-        self._half_messages = HalfMessages()
+        self._half_messages = HalfMessages(host.memory.bytes_max)
         self.draining = False
         self._room: asyncio.Future[None] | None = None
         """Done when the next stream is gone, if anybody waits for that."""
