@@ -7,8 +7,10 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import jwt
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from duly import doctor
 from duly.cli_doctor import doctor as command
@@ -76,6 +78,20 @@ def test_policy_and_certificates_are_read_as_the_server_does(root: Path, tmp_pat
     findings = examine(settings, None, {})
     assert levels(findings, "policy") == [Level.OK]
     assert levels(findings, "TLS") == [Level.PROBLEM]
+
+
+def test_keys_of_tokens_are_read_as_the_server_does(root: Path, tmp_path: Path) -> None:
+    keys, policy = tmp_path / "jwks.json", tmp_path / "policy.toml"
+    policy.write_text(
+        f"[jwt]\nissuer = 'i'\naudience = 'a'\njwks = '{keys}'\n[[principal]]\nname = 'a'\nanyone = true\n", "utf-8"
+    )
+    settings = {"models": str(root), "policy": str(policy)}
+    assert levels(examine(settings, None, {}), "keys of tokens") == [Level.PROBLEM]
+    public = jwt.algorithms.OKPAlgorithm.to_jwk(Ed25519PrivateKey.generate().public_key(), as_dict=True)
+    keys.write_text(json.dumps({"keys": [public]}), "utf-8")
+    assert levels(examine(settings, None, {}), "keys of tokens") == [Level.OK]
+    policy.write_text(policy.read_text("utf-8").replace(str(keys), "http://127.0.0.1:1/keys"), "utf-8")
+    assert levels(examine(settings, None, {}), "keys of tokens") == [Level.WARNING]
 
 
 def test_onnxruntime_writes_nothing_into_the_home_folder_when_it_is_asked(tmp_path: Path) -> None:

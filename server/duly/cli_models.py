@@ -117,7 +117,8 @@ def _check(folder: Path, config: Path | None, **settings: Any) -> None:
     results = app.check_models(checked)
     width = max((len(found.key) for found in results), default=0)
     for found in results:
-        click.echo(f"{found.key:{width}}  {found.problem or 'ok'}")
+        problem = (found.problem or "ok").removeprefix(f"{found.key}: ")  # which the line names already
+        click.echo(f"{found.key:{width}}  {problem}")
         for note in found.notes:
             click.echo(f"{'':{width}}  note: {note}")
     if not results:

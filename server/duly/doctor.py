@@ -16,7 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from duly.access.errors import AccessError
-from duly.access.policy import read_policy
+from duly.access.key_set import read_keys
+from duly.access.policy import Policy, read_policy
 from duly.access.tls_files import certificate_of, read_tls
 from duly.cgroups import group_settings
 from duly.config import ConfigError, ServerConfig, default_lanes, load_config, option_name
@@ -178,6 +179,7 @@ def _access(config: ServerConfig | None) -> list[Finding]:
         try:
             policy = read_policy(config.policy)
             found.append(Finding("policy", Level.OK, f"principals in {config.policy}: {len(policy.principal)}"))
+            found += _keys_of_tokens(policy)
         except AccessError as error:
             found += [Finding("policy", Level.PROBLEM, line, "mend the file") for line in str(error).splitlines()]
     if config is not None and config.tls_cert is not None and config.tls_key is not None:
@@ -195,6 +197,18 @@ def _access(config: ServerConfig | None) -> list[Finding]:
         else:
             found.append(Finding("TLS", Level.OK, text))
     return found
+
+
+def _keys_of_tokens(policy: Policy) -> list[Finding]:
+    """The keys of JWTs. The server starts without those behind a URL, and lets nobody in by a JWT meanwhile."""
+    if policy.jwt is None:
+        return []
+    place = policy.jwt.jwks
+    try:
+        return [Finding("keys of tokens", Level.OK, f"public keys in {place}: {len(read_keys(place))}")]
+    except AccessError as error:
+        level = Level.WARNING if "://" in place else Level.PROBLEM
+        return [Finding("keys of tokens", level, str(error), "no JWT can be checked without them")]
 
 
 # ---- what holds a worker ----

@@ -127,8 +127,8 @@ async def test_files_that_protect_nothing_stop_the_start(models: Path, tmp_path:
     assert "holds no certificates in PEM" in started(models, tls_cert=cert, tls_key=key, tls_client_ca=nothing)
     assert "away: there is no such file" in started(models, tls_cert=cert, tls_key=key, tls_client_ca=tmp_path / "away")
     os.mkfifo(tmp_path / "fifo")
-    for setting in ("policy", "audit_log"):
-        assert "should be a" in started(models, **{setting: tmp_path / "fifo"})
+    assert "fifo: is no ordinary file" in started(models, policy=tmp_path / "fifo")
+    assert "should be a" in started(models, audit_log=tmp_path / "fifo")
     policy = tmp_path / "policy.toml"
     policy.write_text(f"[[principal]]\nname = 'a'\n{policy_lines(new_token())}\nrights = 1\n", "utf-8")
     assert "principal[0] 'a'.token[0].rights: there is no such key" in started(models, policy=policy)

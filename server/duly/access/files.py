@@ -4,20 +4,19 @@ import os
 from pathlib import Path
 
 from duly.access.errors import AccessError
+from duly.models.files import Unfit, read_bounded
 
 
 def read_file(path: Path, bytes_max: int) -> bytes:
     """Returns what a file holds. Raises AccessError where it is none, is too large or cannot be read."""
     try:
-        if not path.is_file():
-            raise AccessError(f"{path}: " + ("should be a file" if path.exists() else "there is no such file"))
-        with path.open("rb") as file:
-            contents = file.read(bytes_max + 1)
+        return read_bounded(path, bytes_max)
+    except FileNotFoundError:
+        raise AccessError(f"{path}: there is no such file") from None
+    except Unfit as error:
+        raise AccessError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise AccessError(f"{path}: can't be read: {error.strerror}") from None
-    if len(contents) > bytes_max:
-        raise AccessError(f"{path}: has more than {bytes_max} bytes")
-    return contents
 
 
 def stamp(path: Path) -> tuple[int, ...]:

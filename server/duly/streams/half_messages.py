@@ -6,8 +6,8 @@ which nothing whole has come for SILENT_NS are ended, some at a time: of the con
 critical and then the oldest first. Where that gives no memory back, something else holds it, and what is held now is
 allowed from then on.
 
-When it has grown by more than `bytes_max`, streams are given HURRIED_NS only, so that the ceiling of memory is held also
-against clients that end each message just before they would be silent.
+When it has grown by more than `bytes_max`, streams are given HURRIED_NS only, so that the ceiling of memory is held
+against clients, too, that end each message just before they would be silent.
 """
 
 import ctypes
