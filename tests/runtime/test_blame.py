@@ -1,5 +1,6 @@
 """Whose fault it is that workers die."""
 
+from duly.core.fates import PRINCIPAL_BARRED, STREAM_BARRED
 from duly.runtime.blame import (
     BAR_NS,
     BAR_NS_MAX,
@@ -30,7 +31,7 @@ def test_all_that_shared_a_lost_batch_run_alone_until_some_went_well() -> None:
     assert not blame.runs_alone(1)
     assert blame.runs_alone(2)
     blame.went_well([2] * TRIED_ALONE)
-    assert not blame
+    assert blame.peaceful
 
 
 def test_strikes_in_a_row_bar_a_stream_for_longer_each_time() -> None:
@@ -38,11 +39,11 @@ def test_strikes_in_a_row_bar_a_stream_for_longer_each_time() -> None:
     now_ns, barred_ns = 0, BAR_NS
     for _ in range(STRIKES_MAX - 1):
         assert blame.died(now_ns, [(7, False)]) == []
-        assert not blame.barred(now_ns, 7)
+        assert not blame.bar(now_ns, "a", "m/1", 7)
     for _ in range(12):
         assert blame.died(now_ns, [(7, False)]) == [7]
-        assert blame.barred(now_ns + barred_ns - 1, 7)
-        assert not blame.barred(now_ns + barred_ns, 7)
+        assert blame.bar(now_ns + barred_ns - 1, "a", "m/1", 7) is STREAM_BARRED
+        assert not blame.bar(now_ns + barred_ns, "a", "m/1", 7)
         now_ns, barred_ns = now_ns + barred_ns, min(2 * barred_ns, BAR_NS_MAX)
 
 
@@ -74,7 +75,7 @@ def test_a_closed_stream_leaves_nothing() -> None:
     blame.died(0, [(1, False)])
     blame.forget(1)
     blame.went_well([1])
-    assert not blame
+    assert blame.peaceful
 
 
 def test_one_of_a_batch_whose_other_streams_have_closed_was_not_alone() -> None:
@@ -99,11 +100,11 @@ def test_a_client_that_comes_again_and_again_is_barred_without_those_that_are_we
     for _ in range(8):
         assert blame.died_alone(now_ns, "a", "m/1", stream_id)
         for new in (stream_id, stream_id + 1):
-            assert blame.bars_new(now_ns + barred_ns - 1, "a", "m/1", new)
-        assert not blame.bars_new(now_ns + barred_ns, "a", "m/1", stream_id + 1)
+            assert blame.bar(now_ns + barred_ns - 1, "a", "m/1", new) is PRINCIPAL_BARRED
+        assert not blame.bar(now_ns + barred_ns, "a", "m/1", stream_id + 1)
         for principal, model, other in (("b", "m/1", stream_id), ("a", "m/2", stream_id), ("a", "m/1", 9)):
-            assert not blame.bars_new(now_ns, principal, model, other)
-        assert not blame.bars_new(now_ns, "a", "m/1", 11)
+            assert not blame.bar(now_ns, principal, model, other)
+        assert not blame.bar(now_ns, "a", "m/1", 11)
         stream_id += 1
         now_ns, barred_ns = now_ns + barred_ns, min(2 * barred_ns, NEW_BAR_NS_MAX)
     blame.died_alone(now_ns + DEATHS_NS, "b", "m/1", stream_id)

@@ -28,6 +28,8 @@ work. Its frames are FAILED meanwhile.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from duly.core.fates import PRINCIPAL_BARRED, STREAM_BARRED, Fate
+
 TRIED_ALONE = 8
 STRIKES_MAX = 3
 """A stream is barred after so many strikes."""
@@ -83,38 +85,33 @@ class _Suspect:
 
 
 class Blame:
-    """The streams that are suspected or barred. Streams that nothing is held against cost nothing."""
+    """The streams that are suspected or barred. Streams that nothing is held against cost one look."""
 
     def __init__(self) -> None:
+        self.peaceful = True
+        """Whether nothing is held against anybody."""
         self._records: dict[int, _Record] = {}
         self._suspects: dict[tuple[str, str], _Suspect] = {}
         """By principal and version."""
         self._well: dict[int, int] = {}
         """How many frames of each stream have gone well while there was any suspect."""
 
-    def __bool__(self) -> bool:
-        """Whether anything is held against any stream."""
-        return bool(self._records)
-
     def runs_alone(self, stream_id: int) -> bool:
         """Whether frames of the stream must not share a batch."""
         record = self._records.get(stream_id)
         return record is not None and record.alone > 0
 
-    def barred(self, now_ns: int, stream_id: int) -> bool:
-        """Whether frames of the stream are not run at present."""
+    def bar(self, now_ns: int, principal: str, model: str, stream_id: int) -> Fate | None:
+        """Returns the fate of frames of the stream at present, which are not run: because of itself, or because of
+        other streams of its principal; None: they are.
+        """
         record = self._records.get(stream_id)
-        return record is not None and now_ns < record.barred_until_ns
-
-    @property
-    def suspects(self) -> bool:
-        """Whether anything is held against any principal."""
-        return bool(self._suspects)
-
-    def bars_new(self, now_ns: int, principal: str, model: str, stream_id: int) -> bool:
-        """Whether frames of the stream are not run at present because of other streams of its principal."""
+        if record is not None and now_ns < record.barred_until_ns:
+            return STREAM_BARRED
         suspect = self._suspects.get((principal, model))
-        return suspect is not None and now_ns < suspect.barred_until_ns and self._is_new(suspect, stream_id)
+        if suspect is not None and now_ns < suspect.barred_until_ns and self._is_new(suspect, stream_id):
+            return PRINCIPAL_BARRED
+        return None
 
     def _is_new(self, suspect: _Suspect, stream_id: int) -> bool:
         return stream_id >= suspect.first_id and self._well.get(stream_id, 0) < TRIED_ALONE
@@ -125,6 +122,7 @@ class Blame:
         """
         self._forget_suspects(now_ns)
         suspect = self._suspects.setdefault((principal, model), _Suspect(stream_id))
+        self.peaceful = False
         if not self._is_new(suspect, stream_id):
             return False
         suspect.deaths += 1
@@ -152,6 +150,7 @@ class Blame:
             del self._suspects[next(iter(self._suspects))]
         if not self._suspects:
             self._well.clear()
+        self._look_around()
 
     def died(self, now_ns: int, frames: Iterable[tuple[int, bool]], alone: bool = True) -> list[int]:
         """Notes that a worker died while it ran these frames of open streams, each given as (its stream, whether a
@@ -161,6 +160,7 @@ class Blame:
         tried = list(frames)
         for stream_id, _ in tried:
             self._records.setdefault(stream_id, _Record()).alone = TRIED_ALONE
+            self.peaceful = False
         if len(tried) != 1 or not alone:
             return []
         (stream_id, again), *_ = tried
@@ -185,11 +185,16 @@ class Blame:
                 record.alone = max(0, record.alone - 1)
                 if not record.alone and not record.certain and not record.bars:
                     del self._records[stream_id]
+        self._look_around()
 
     def forget(self, stream_id: int) -> None:
         """The stream is closed."""
         self._records.pop(stream_id, None)
         self._well.pop(stream_id, None)
+        self._look_around()
+
+    def _look_around(self) -> None:
+        self.peaceful = not self._records and not self._suspects
 
 
 class CrashLoop:

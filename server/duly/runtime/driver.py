@@ -204,9 +204,8 @@ class Driver:
         if running is None:
             self._step(event, None)
             return
-        if self.blame:
+        if not self.blame.peaceful:
             self.blame.went_well([frame.stream_id for frame in running.batch.frames])
-        if self.blame.suspects:
             for held in self.held.of(running.batch.frames):
                 if held.frame.stream_id in self._delivery.sinks:
                     self.blame.went_well_for(held.principal, running.batch.model, held.frame.stream_id)

@@ -18,9 +18,7 @@ from duly.core.fates import (
     DOES_NOT_FIT,
     MEMORY_FULL,
     OVER_BYTES,
-    PRINCIPAL_BARRED,
     PRINCIPAL_OVER_BYTES,
-    STREAM_BARRED,
     VERSION_NOT_SERVED,
     Fate,
 )
@@ -236,7 +234,8 @@ class Stream:
         limit_ns = self._stream_limits.budget_ns_max
         possible = 0 < budget_ns <= limit_ns
         deadline_ns = now_ns - age_ns + budget_ns if possible else now_ns  # what is written must fit the wire
-        alone = driver.blame.runs_alone(self.stream_id)
+        blame = driver.blame
+        alone = not blame.peaceful and blame.runs_alone(self.stream_id)
         frame = Frame(next(driver.seqs), self.stream_id, frame_id, self.model, deadline_ns, must_run, alone)
         held = HeldFrame(frame, terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns)
         held.principal = terms.principal
@@ -248,10 +247,8 @@ class Stream:
             self.refuse(held, DOES_NOT_FIT, reason)
         elif self._failure:
             self.refuse(held, VERSION_NOT_SERVED, self._failure)
-        elif driver.blame and driver.blame.barred(now_ns, self.stream_id):
-            self.refuse(held, STREAM_BARRED, STREAM_BARRED.wording)
-        elif driver.blame.suspects and driver.blame.bars_new(now_ns, terms.principal, self.model, self.stream_id):
-            self.refuse(held, PRINCIPAL_BARRED, PRINCIPAL_BARRED.wording)
+        elif not blame.peaceful and (bar := blame.bar(now_ns, terms.principal, self.model, self.stream_id)):
+            self.refuse(held, bar, bar.wording)
         else:
             return held
         return None
