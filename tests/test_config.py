@@ -13,11 +13,11 @@ from duly.config import (
     default_lanes,
     default_threads,
     load_config,
-    option_name,
     service_links,
     split_host_port,
     variable_name,
 )
+from duly.settings import option_name
 
 
 @pytest.fixture

@@ -48,8 +48,9 @@ from duly.streams.stream import StreamHost
 from duly.streams.verdict import Verdicts
 from duly.telemetry import configure_logging
 from duly.worker import confine
+from duly.worker.errors import BackendError
 from duly.worker.memory import memory_bytes_max
-from duly.worker.ort_installed import BackendError, check_installed
+from duly.worker.ort_installed import check_installed
 
 _log = structlog.get_logger("duly")
 

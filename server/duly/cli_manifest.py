@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from duly.models.config_file import CONFIG_FILE
+from duly.models.folders import CONFIG_FILE
 from duly.models.manifest import MANIFEST_FILE, SIGNATURE_FILE, ManifestError, sign
 from duly.models.repository import ModelVersion, NotARepository, Repository
 

@@ -6,7 +6,8 @@ from typing import get_args
 import click
 from pydantic.fields import FieldInfo
 
-from duly.config import ServerConfig, option_name, variable_name
+from duly.config import ServerConfig
+from duly.settings import option_name, variable_name
 
 CONFIG_OPTION = click.Option(
     ["--config"], type=click.Path(path_type=Path), metavar="FILE", help="TOML file of settings."

@@ -30,6 +30,7 @@ from pydantic import (
 
 from duly.addresses import is_local
 from duly.cpus import usable_cpus
+from duly.settings import BYTES_IN_FLIGHT, PAYLOAD_BYTES, option_name, variable_name
 
 NOT_SETTINGS = ("DULY_CACHE_DIR", "DULY_DEBUG")
 """Variables of duly that are no settings of the server: where the demo keeps its models, and tracebacks on errors."""
@@ -197,7 +198,7 @@ class ServerConfig(BaseModel):
         Limit(
             "further frames are SHED at once; results beyond it that nobody reads are withheld", "duly_outcomes_total"
         ),
-    ] = 64 * 2**20
+    ] = BYTES_IN_FLIGHT
     """Payload bytes of one stream that may be unanswered at any time."""
     payload_bytes_max: Annotated[
         int,
@@ -205,7 +206,7 @@ class ServerConfig(BaseModel):
         Limit(
             "frames and results of less critical streams give way, else further frames are SHED", "duly_payload_bytes"
         ),
-    ] = 2**30
+    ] = PAYLOAD_BYTES
     """Payload bytes of all streams together that may be unanswered at any time."""
     principal_streams_max: Annotated[
         int,
@@ -355,16 +356,6 @@ class ServerConfig(BaseModel):
         if value < per_stream:
             raise ValueError(f"should be at least bytes_in_flight_max, which is {per_stream}")
         return value
-
-
-def option_name(setting: str) -> str:
-    """The option for a setting: `--streams-max` for `streams_max`."""
-    return "--" + setting.replace("_", "-")
-
-
-def variable_name(setting: str) -> str:
-    """The environment variable for a setting: `DULY_STREAMS_MAX` for `streams_max`."""
-    return "DULY_" + setting.upper()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,16 +20,18 @@ from duly.access.key_set import read_keys
 from duly.access.policy import Policy, read_policy
 from duly.access.tls_files import certificate_of, read_tls
 from duly.cgroups import group_settings
-from duly.config import ConfigError, ServerConfig, default_lanes, load_config, option_name
+from duly.config import ConfigError, ServerConfig, default_lanes, load_config
 from duly.cpus import usable_cpus
 from duly.descriptors import KEPT_BACK, RAISED_MAX
 from duly.models.manifest import ManifestError
 from duly.models.repository import NotARepository, Repository
 from duly.models.trust import trust_of
 from duly.runtime.worker_groups import NoGroups, find_home
+from duly.settings import option_name
 from duly.worker import confine, kernel, landlock, seccomp
+from duly.worker.errors import BackendError
 from duly.worker.memory import memory_bytes_max
-from duly.worker.ort_installed import BackendError, check_installed
+from duly.worker.ort_installed import check_installed
 
 _PYTHON_MIN = (3, 11)
 _SHARED_MEMORY_BYTES_MIN = 256 << 20

@@ -109,9 +109,10 @@ async def show(plan: Plan, finding: Finding) -> None:
             stretches.append((False, began_s, time.monotonic()))
             began_s = time.monotonic()
             while time.monotonic() - began_s < stretch_s and active <= swaps_wanted:
-                publish(models, staging, active + 1)
+                # In a thread, as a disk that takes its time must not make this client late.
+                await asyncio.to_thread(publish, models, staging, active + 1)
                 await swap(channel, active, active + 1, budget_s)
-                shutil.rmtree(models / "m" / str(active))
+                await asyncio.to_thread(shutil.rmtree, models / "m" / str(active))
                 active += 1
                 finding.count("swaps")
             stretches.append((True, began_s, time.monotonic()))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from duly.worker.ort_installed import BackendError, check_installed
+from duly.worker.errors import BackendError
+from duly.worker.ort_installed import check_installed
 
 
 def install(site: Path, *names: str) -> None:

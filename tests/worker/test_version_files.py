@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from duly.models.contents import FileDigest
+from duly.models.digests import FileDigest
 from duly.models.spec import ModelConfig
 from duly.worker.errors import LoadError
 from duly.worker.load_model import load

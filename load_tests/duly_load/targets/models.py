@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper
 
-from duly.models.config_file import CONFIG_FILE
+from duly.models.folders import CONFIG_FILE
 from duly.models.repository import ModelVersion, Repository
 from duly.models.spec import ModelConfig
 from duly_client.convert import DTYPES

@@ -11,11 +11,8 @@ a result is what counts.
 """
 
 from duly.core.state import StreamState
-from duly.core.types import BacklogPolicy, StreamTerms
+from duly.core.types import BACKLOG_FRAMES_MAX, BacklogPolicy, StreamTerms
 from duly.core.waiting import QueuedFrame
-
-FRAMES_MAX = 4096
-"""The most frames that a stream may ask to keep."""
 
 
 def takes_frames(policy: BacklogPolicy) -> bool:
@@ -29,8 +26,8 @@ def frames_kept(policy: BacklogPolicy, frames: int) -> int:
     Raises ValueError where the policy takes no such number, or needs another.
     """
     if takes_frames(policy):
-        if not 1 <= frames <= FRAMES_MAX:
-            raise ValueError(f"should be 1 to {FRAMES_MAX} with {policy.name}, got {frames}")
+        if not 1 <= frames <= BACKLOG_FRAMES_MAX:
+            raise ValueError(f"should be 1 to {BACKLOG_FRAMES_MAX} with {policy.name}, got {frames}")
         return frames
     if frames:
         raise ValueError(f"goes with KEEP_LAST alone, got {frames} with {policy.name}")

@@ -29,6 +29,10 @@ class BacklogPolicy(IntEnum):
     ALL = 3
 
 
+BACKLOG_FRAMES_MAX = 4096
+"""The most frames that a stream may ask to keep."""
+
+
 class GapPolicy(IntEnum):
     """What a stateful stream does after a frame that was not run."""
 

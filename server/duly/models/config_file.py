@@ -15,11 +15,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from duly.models.errors import BrokenModel
+from duly.models.folders import CONFIG_FILE
 from duly.models.spec import ModelConfig, Step, op_of
 from duly.models.text_files import read_text
 from duly.models.wording import first_few
 
-CONFIG_FILE = "model.toml"
 FILE_BYTES_MAX = 1 << 18
 """The largest model.toml. Those of real models have a few thousand bytes, and one that describes 2,000 tensors has half
 of this. Python parses the worst one of this size in a quarter of a second."""

@@ -4,39 +4,22 @@ A version never changes once it is loaded. It is what its first worker has read:
 or settings that say something else, belong to another version.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from duly.models.files import Unfit, open_ordinary
+from duly.models.digests import Contents, FileDigest, digest_file
 from duly.models.folders import VERSION, subfolders
 from duly.models.repository import ModelVersion
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.models.wording import first_few
 
-FILES_MAX = 4096
-"""A version of more files is not loaded. Exporters that give each weight a file of its own write some hundreds."""
 CHANGES_NAMED_MAX = 5
 """So many changes of a version are named, and the others are counted."""
 VALUE_CHARS_MAX = 40
 """Values of settings and labels are named up to this length."""
-
-
-class FileDigest(NamedTuple):
-    """What one file holds."""
-
-    sha256: str
-    """In hexadecimal digits; empty: the file cannot be read."""
-    size_bytes: int
-    problem: str = ""
-    """Why the file cannot be read, as the end of a sentence that begins with its name."""
-
-
-Contents = Mapping[str, FileDigest]
-"""The files by name, which is NAME/VERSION/FILE, or NAME/FILE for one that lies beside model.toml."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +32,7 @@ class Fingerprint:
 
 def digest_files(version: ModelVersion, names: Iterable[str]) -> dict[str, FileDigest]:
     """Reads these files of the version as they lie there now. It takes about a second for each GB, and blocks."""
-    return {name: _digest(_path(version, name)) for name in names}
+    return {name: digest_file(_path(version, name)) for name in names}
 
 
 def changed_files(before: Contents, now: Contents) -> list[str]:
@@ -112,19 +95,6 @@ def _path(version: ModelVersion, name: str) -> Path:
     if name.startswith(inside):
         return version.folder / name.removeprefix(inside)
     return version.model_folder / name.removeprefix(f"{version.name}/")
-
-
-def _digest(path: Path) -> FileDigest:
-    try:
-        with open_ordinary(path) as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            return FileDigest(sha256, file.tell())
-    except FileNotFoundError:
-        return FileDigest("", 0, "is gone")
-    except Unfit as error:
-        return FileDigest("", 0, str(error.strerror))
-    except OSError as error:
-        return FileDigest("", 0, f"cannot be read: {error.strerror}")
 
 
 def _file_change(name: str, before: FileDigest, now: FileDigest) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 from duly.models.files import Unfit
 from duly.models.formats import is_model, is_onnx
 
+CONFIG_FILE = "model.toml"
+"""The settings of a model, beside the folders of its versions."""
 BARE_FILE = "model.onnx"
 CHECKS_FOLDER = "checks"
 """Where the check samples of a version or of a model lie."""

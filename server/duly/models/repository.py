@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from duly.models.config_file import CONFIG_FILE, read_config
+from duly.models.config_file import read_config
 from duly.models.errors import BrokenModel
 from duly.models.files import Unfit
 from duly.models.folders import (
     BARE_FILE,
+    CONFIG_FILE,
     ENTRIES_MAX,
     VERSION,
     entries,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from duly.config import ServerConfig, option_name
 from duly.models.spec import TensorSpec
+from duly.settings import BYTES_IN_FLIGHT, PAYLOAD_BYTES, option_name
 
 WIRE_BYTES_MAX = 2**31 - 1
 """No message can be larger: protobuf refuses it, and gRPC counts the bytes of a message in 32 bits with a sign."""
@@ -43,9 +43,9 @@ class SizeLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bytes_in_flight_max: int = ServerConfig.model_fields["bytes_in_flight_max"].default
-    payload_bytes_max: int = ServerConfig.model_fields["payload_bytes_max"].default
-    principal_bytes_in_flight_max: int = ServerConfig.model_fields["principal_bytes_in_flight_max"].default
+    bytes_in_flight_max: int = BYTES_IN_FLIGHT
+    payload_bytes_max: int = PAYLOAD_BYTES
+    principal_bytes_in_flight_max: int = 0
     """0 where there is no such limit."""
     message_bytes_max: int = 0
     """The largest message that the transport reads; 0: it is not up yet, and will read what the models need."""

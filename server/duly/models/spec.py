@@ -14,8 +14,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from duly.core.backlog import FRAMES_MAX
-from duly.core.types import BacklogPolicy, GapPolicy, StreamClass
+from duly.core.types import BACKLOG_FRAMES_MAX, BacklogPolicy, GapPolicy, StreamClass
 
 DataTypeName = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
@@ -249,7 +248,7 @@ class ModelConfig(_Strict):
     default_budget_ms: Annotated[float, Field(gt=0, le=600_000)] = 100.0
     default_class: Annotated[str, AfterValidator(_one_of(StreamClass))] = "STANDARD"
     default_backlog: Annotated[str, AfterValidator(_one_of(BacklogPolicy))] = "LATEST"
-    default_backlog_frames: Annotated[int, Field(ge=1, le=FRAMES_MAX)] = 1
+    default_backlog_frames: Annotated[int, Field(ge=1, le=BACKLOG_FRAMES_MAX)] = 1
     """How many frames a stream with KEEP_LAST keeps waiting."""
     gap: Annotated[str, AfterValidator(_one_of(GapPolicy))] = "CONTINUE"
     """What a stream of a stateful model does after a gap if it asks for nothing else."""

@@ -1,12 +1,14 @@
 """What of a model is believed, and what its worker may do: the server's settings on it, as they go to workers."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from duly.config import ServerConfig
 from duly.models.manifest import check_keys
 from duly.models.openssf import split_keys
+
+if TYPE_CHECKING:
+    from duly.config import ServerConfig  # which takes workers long to import
 
 
 class Trust(BaseModel):
@@ -23,7 +25,7 @@ class Trust(BaseModel):
     """The public keys themselves, as OpenSSH writes them, or in PEM for model-signing."""
 
 
-def trust_of(config: ServerConfig) -> Trust:
+def trust_of(config: "ServerConfig") -> Trust:
     """Returns what the settings say. Raises OSError where the file of keys cannot be read, ManifestError where it holds
     no keys.
     """

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from duly.core.timing.window import WINDOW
-from duly.models.contents import FileDigest
+from duly.models.digests import FileDigest
 from duly.models.spec import ELEMENT_BYTES, Signature
 from duly.runtime.answers import REASON_CHARS_MAX, words
 from duly.runtime.frame_costs import FrameCosts

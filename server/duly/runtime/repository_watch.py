@@ -15,8 +15,7 @@ from functools import partial
 
 import structlog
 
-from duly.models.config_file import CONFIG_FILE
-from duly.models.folders import CHECKS_FOLDER
+from duly.models.folders import CHECKS_FOLDER, CONFIG_FILE
 from duly.models.repository import ModelVersion, RepositoryProblem
 from duly.models.stamps import Stamp, Stamps, read_stamps, written_to
 from duly.models.wording import first_few

@@ -24,7 +24,7 @@ def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     name the folder that duly itself was imported from, where that is none of an installation.
 
     NumPy's library of linear algebra starts threads as it is imported, which a worker has no use for, and which would
-    be there before it is confined.
+    be there before it is confined. Nor has it a use for plugins of pydantic, which are looked for in every package.
     """
     given = filter(None, environ.get("PYTHONPATH", "").split(os.pathsep))
     entries = [os.path.join(_here(), entry) for entry in given]
@@ -33,7 +33,12 @@ def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
     folder = os.path.dirname(package)
     if os.path.basename(folder) not in _INSTALLED and folder not in entries:
         entries.append(folder)
-    return {**environ, "PYTHONPATH": os.pathsep.join(entries), "OPENBLAS_NUM_THREADS": "1"}
+    return {
+        **environ,
+        "PYTHONPATH": os.pathsep.join(entries),
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYDANTIC_DISABLE_PLUGINS": "__all__",
+    }
 
 
 def _here() -> str:

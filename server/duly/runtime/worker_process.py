@@ -16,7 +16,8 @@ from typing import Any
 import structlog
 
 from duly.core.events import DispatchBatch, WarmLane
-from duly.models.contents import FILES_MAX, FileDigest, Fingerprint, changed_files, changed_signature, in_words
+from duly.models.contents import Fingerprint, changed_files, changed_signature, in_words
+from duly.models.digests import FILES_MAX, FileDigest
 from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, words
 from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData

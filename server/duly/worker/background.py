@@ -1,4 +1,5 @@
-"""Loads a version behind everything else that the machine does, so that streams do not feel it.
+"""Loads a version behind everything else that the machine does, so that streams do not feel it. Worker processes import
+it first, so it imports next to nothing.
 
 Without privileges a process can become less urgent, but never urgent again. A thread can do so for itself alone: it
 loads and warms up the model, ends, and leaves the worker's first thread, which runs the batches, as it was. Threads
@@ -10,8 +11,6 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from duly.models.spec import ModelConfig
-
 NICE = 19
 
 _Result = TypeVar("_Result")
@@ -21,7 +20,7 @@ def fits(body: dict[str, Any]) -> bool:
     """Whether a LOAD message asks for a load in the background and the model allows it."""
     if not body.get("background") or not str(body["lane"]).startswith("cpu:") or int(body["threads"]) != 1:
         return False
-    return not ModelConfig.model_validate(body["config"]).providers
+    return not body["config"]["providers"]
 
 
 def in_background(work: Callable[[], _Result]) -> _Result:

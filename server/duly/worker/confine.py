@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from duly.models.contents import FILES_MAX
+from duly.models.digests import FILES_MAX
 from duly.models.spec import ModelConfig
 from duly.models.trust import Trust
 from duly.worker import kernel, landlock, seccomp

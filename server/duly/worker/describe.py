@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from duly.models.spec import ModelConfig
-from duly.worker.errors import LoadError
+from duly.worker.errors import BackendError, LoadError
 from duly.worker.graph import GraphTensor
-from duly.worker.ort_installed import BackendError
 
 
 def describe(body: dict[str, Any]) -> dict[str, Any]:

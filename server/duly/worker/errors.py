@@ -11,3 +11,7 @@ class RunError(Exception):
 
 class InvalidFrame(Exception):
     """One frame cannot be run; the others of its batch can. The message tells the client why."""
+
+
+class BackendError(Exception):
+    """The installation cannot run models. The message says what to install."""

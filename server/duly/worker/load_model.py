@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from duly.models.config_file import CONFIG_FILE
+from duly.models.folders import CONFIG_FILE
 from duly.models.manifest import Manifest, ManifestError, read_manifest
 from duly.models.openssf import read_bundle
 from duly.models.sizes import SizeLimits

@@ -18,13 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from duly.models.contents import FileDigest
 from duly.worker import channel, handed_state
+from duly.worker.background import fits, in_background
 from duly.worker.die_with_parent import die_with_parent
-from duly.worker.errors import LoadError, RunError
-from duly.worker.ort_installed import BackendError
+from duly.worker.errors import BackendError, LoadError, RunError
 
 if TYPE_CHECKING:
+    from duly.models.digests import FileDigest
     from duly.worker.load_model import Loaded
     from duly.worker.version_files import Report
 
@@ -56,16 +56,12 @@ def _serve(connection: socket.socket) -> int:
         Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
     _join_group(body.get("group", ""))
     try:
-        # These imports are not at the top so that the server learns about a missing library.
-        from duly.worker.background import fits, in_background
-        from duly.worker.confine import confine_for
-
         # What is to be loaded is imported before, and by a thread that is gone by then: the confinement binds the one
         # that there is, and those that it starts.
         apart = in_background if fits(body) else _here
-        load = apart(_import_load)
+        confine_for, load = apart(_import)
         confine_for(body)
-        loaded = apart(partial(load, body, partial(_report, connection)))
+        loaded = apart(partial(_load, partial(load, body, partial(_report, connection))))
     except (LoadError, BackendError) as error:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
@@ -80,9 +76,6 @@ def _serve(connection: socket.socket) -> int:
         reason = f"{body['model']}: the worker failed while loading it: {type(error).__name__}; see the server's log"
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
         return 1
-    gc.collect()
-    gc.freeze()
-    gc.disable()  # nothing on a batch's way makes cycles, and a collection would make it late
     channel.send_text(connection, channel.READY, loaded.ready, [loaded.region.fd])
     buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
     inputs = len(loaded.ready["signature"]["inputs"])
@@ -131,13 +124,23 @@ def _here(work: Callable[[], _Result]) -> _Result:
     return work()
 
 
-def _import_load() -> "Callable[[dict[str, Any], Report], Loaded]":
+def _import() -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report], Loaded]]":
+    # These imports are not at the top so that the server learns about a missing library, and as they take long.
+    from duly.worker.confine import confine_for
     from duly.worker.load_model import load
 
-    return load
+    return confine_for, load
 
 
-def _report(connection: socket.socket, digests: dict[str, FileDigest]) -> None:
+def _load(load: "Callable[[], Loaded]") -> "Loaded":
+    loaded = load()
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # nothing on a batch's way makes cycles, and a collection would make it late
+    return loaded
+
+
+def _report(connection: socket.socket, digests: "dict[str, FileDigest]") -> None:
     body = {name: [digest.sha256, digest.size_bytes] for name, digest in digests.items()}
     channel.send_text(connection, channel.FILES, body)
 

@@ -2,9 +2,7 @@
 
 from importlib import metadata
 
-
-class BackendError(Exception):
-    """The installation cannot run models. The message says what to install."""
+from duly.worker.errors import BackendError
 
 
 def check_installed() -> tuple[str, str]:

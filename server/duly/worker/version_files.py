@@ -19,7 +19,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from duly.models.contents import FILES_MAX, FileDigest
+from duly.models.digests import FILES_MAX, FileDigest
 from duly.models.files import Unfit, open_ordinary
 from duly.models.formats import contents, too_large
 from duly.models.manifest import Manifest, ManifestError
