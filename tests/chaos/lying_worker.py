@@ -17,6 +17,9 @@ from typing import Any
 from duly.worker import channel
 from duly.worker import main as real
 
+LIED = "lied"
+"""The name of a worker's process from the moment at which it misbehaves."""
+_PR_SET_NAME = 15  # linux/prctl.h
 HOUR_NS = 3600 * 10**9
 MEMORY_BYTES = 64 << 20
 
@@ -132,6 +135,7 @@ class Lying:
         if self._lie is not None and channel.kind_of(bytes(message)) == channel.DONE:
             done = channel.decode_done(bytes(message), self.outputs)
             lie, self._lie = self._lie, None
+            ctypes.CDLL(None).prctl(_PR_SET_NAME, LIED.encode())
             message = lie(done)
         return self._connection.send(message)
 

@@ -1,6 +1,7 @@
 """A real server in a process of its own, as it is seen from outside: its address, processes, memory and descriptors."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -88,6 +89,9 @@ class Rig:
         self.stopped_s: float | None = None
         """How long the server took from SIGTERM to its end; None: it had to be killed, or still runs."""
         self.status: int | None = None
+        self._events: list[dict[str, Any]] = []
+        self._read_bytes = 0
+        """How much of the log has been read into `_events`."""
 
     async def __aenter__(self) -> "Rig":
         await self.start()
@@ -113,15 +117,17 @@ class Rig:
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """Returns the log lines with one of these texts; all without names."""
-        found = []
-        for line in self.log.read_text(errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and (not names or entry.get("event") in names):
-                found.append(entry)
-        return found
+        with self.log.open("rb") as log:
+            log.seek(self._read_bytes)
+            for line in log:
+                if not line.endswith(b"\n"):
+                    break  # it is still being written
+                self._read_bytes += len(line)
+                with contextlib.suppress(ValueError):
+                    entry = json.loads(line)
+                    if isinstance(entry, dict):
+                        self._events.append(entry)
+        return [entry for entry in self._events if not names or entry.get("event") in names]
 
     def tail(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
