@@ -60,15 +60,12 @@ async def one_frame_s(channel: grpc.aio.Channel) -> float:
     return sorted(taken)[len(taken) // 2]
 
 
-async def swap(channel: grpc.aio.Channel, old: int, new: int, budget_s: float) -> None:
-    """Loads and activates a version and unloads the one before once what it has taken is answered: an unload fails
-    frames that still wait.
-    """
+async def swap(channel: grpc.aio.Channel, old: int, new: int) -> None:
+    """Loads and activates a version and unloads the one before at once, which finishes what it has taken."""
     stub = model_pb2_grpc.ModelServiceStub(channel)
     wait = {"timeout": RPC_SECONDS_MAX}
     await stub.LoadModel(model_pb2.LoadModelRequest(name="m", version=str(new)), **wait)
     await stub.ActivateVersion(model_pb2.ActivateVersionRequest(name="m", version=str(new)), **wait)
-    await asyncio.sleep(2 * budget_s)
     try:
         await stub.UnloadModel(model_pb2.UnloadModelRequest(name="m", version=str(old)), **wait)
     except grpc.aio.AioRpcError as error:
@@ -111,7 +108,7 @@ async def show(plan: Plan, finding: Finding) -> None:
             while time.monotonic() - began_s < stretch_s and active <= swaps_wanted:
                 # In a thread, as a disk that takes its time must not make this client late.
                 await asyncio.to_thread(publish, models, staging, active + 1)
-                await swap(channel, active, active + 1, budget_s)
+                await swap(channel, active, active + 1)
                 await asyncio.to_thread(shutil.rmtree, models / "m" / str(active))
                 active += 1
                 finding.count("swaps")

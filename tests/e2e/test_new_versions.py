@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -235,3 +237,42 @@ async def test_no_more_streams_with_state_open_than_workers_remember(
         assert reason(full.value) == "STREAMS_EXHAUSTED"
         async with Wire(channel, model="other"):
             pass
+
+
+async def test_a_version_that_is_unloaded_finishes_what_has_come_for_it(
+    root: Path, name: str, channel: grpc.aio.Channel, stub: model_pb2_grpc.ModelServiceStub
+) -> None:
+    put(root, name, 1, graphs.slow(rounds=20))
+    await load(stub, name, 1)
+    put(root, name, 2, graphs.slow(rounds=20))
+    await load(stub, name, 2)
+    frames = range(1, 17)
+    async with Wire(channel, model=name, default_budget_nano=60_000 * MS, backlog_policy=pb.BACKLOG_POLICY_ALL) as wire:
+        await wire.send(*(frame(number, [[1.0]]) for number in frames))
+        first = await wire.outcome(1)
+        await stub.ActivateVersion(model_pb2.ActivateVersionRequest(name=name, version="2"))
+        await stub.UnloadModel(model_pb2.UnloadModelRequest(name=name, version="1"))
+        outcomes = [first] + [await wire.outcome(number) for number in frames[1:]]
+        assert {outcome.status for outcome in outcomes} == {pb.OUTCOME_STATUS_ON_TIME}
+        assert {outcome.version for outcome in outcomes} == {"1"}
+        assert (await wire.ask(frame(17, [[1.0]]))).version == "2"
+
+
+async def test_a_version_that_hangs_is_unloaded_all_the_same(
+    server: App, root: Path, name: str, channel: grpc.aio.Channel, stub: model_pb2_grpc.ModelServiceStub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("duly.runtime.model_host.FINISH_SECONDS_MAX", 0.2)
+    put(root, name, 1, graphs.scaling())
+    await load(stub, name, 1)
+    async with Wire(channel, model=name, default_budget_nano=60_000 * MS) as wire:
+        assert (await wire.ask(frame(1))).status == pb.OUTCOME_STATUS_ON_TIME
+        (worker,) = server.catalogue.find(name, "1").workers.values()
+        os.kill(worker.pid, signal.SIGSTOP)
+        await wire.send(frame(2))
+        while not server.driver.held:
+            await asyncio.sleep(0.01)
+        await stub.UnloadModel(model_pb2.UnloadModelRequest(name=name))
+        outcome = await wire.outcome(2)
+        assert outcome.status == pb.OUTCOME_STATUS_FAILED
+        assert outcome.reason == f"model {name}/1 was unloaded"

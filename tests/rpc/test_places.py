@@ -1,11 +1,20 @@
 """Places for calls: one connection cannot take those of others."""
 
+from itertools import count
+
 from duly.rpc.places import Place, Places
+
+PORTS = count(1024)
 
 
 def taken(places: Places, connection: str, calls: int) -> list[Place]:
     found = [places.take(connection) for _ in range(calls)]
     return [place for place in found if place is not None]
+
+
+def of(address: str) -> str:
+    """Returns a connection of that address, as gRPC names it."""
+    return f"ipv4:{address}:{next(PORTS)}"
 
 
 async def test_one_connection_gets_half_and_others_half_of_what_is_left() -> None:
@@ -57,3 +66,20 @@ async def test_calls_that_wait_for_their_client_make_room_for_those_who_do_not()
     assert not any(place.ended.done() for place in (*working, *rest))
     waiting[0].waits(True)  # as its call only hears of its end now
     assert not taken(places, "new", 1)
+
+
+async def test_an_address_gets_three_quarters_however_many_connections_it_has() -> None:
+    places = Places(64, may_end=False)
+    assert sum(len(taken(places, of("10.0.0.1"), 8)) for _ in range(20)) == 48
+    assert len(taken(places, of("10.0.0.2"), 100)) == 8
+    assert len(taken(places, of("10.0.0.2"), 100)) == 4
+    assert sum(len(taken(places, of("10.0.0.1"), 8)) for _ in range(20)) == 0
+
+
+async def test_the_address_that_has_most_makes_room_whatever_its_connections_have() -> None:
+    places = Places(8, may_end=True)
+    few = taken(places, of("10.0.0.1"), 3)
+    many = [place for _ in range(5) for place in taken(places, of("10.0.0.2"), 1)]
+    assert len(taken(places, of("10.0.0.3"), 1)) == 1
+    assert [place.ended.done() for place in many] == [True, False, False, False, False]
+    assert not any(place.ended.done() for place in few)

@@ -128,9 +128,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
             try:
                 place = places.take(context.peer())
                 if place is None:
-                    text = (
-                        f"this connection has too many calls of the kind under way; {places.places} are shared by all"
-                    )
+                    text = f"this client has too many calls of the kind under way; {places.places} are shared by all"
                     raise CallError("CALLS_EXHAUSTED", text)
                 with place:
                     if places is self._watchers:
@@ -189,7 +187,7 @@ async def _until_ended(behaviour: Awaitable[Any], place: Place) -> Any:
             running.cancel()
     if running.done():
         return running.result()
-    raise CallError("CALLS_EXHAUSTED", "this connection had the most calls of the kind, and another needed a place")
+    raise CallError("CALLS_EXHAUSTED", "this client had the most calls of the kind, and another needed a place")
 
 
 def _anyhow(behaviour: _Behaviour) -> _Placed:

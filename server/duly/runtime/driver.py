@@ -15,7 +15,7 @@ whose scheduler does not know what runs on it looks like a silent one; the cost 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import count
 from typing import assert_never
@@ -102,7 +102,8 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._stream_id = 0
-        self._idle: asyncio.Future[None] | None = None
+        self._answered: asyncio.Future[None] | None = None
+        """Done when the next frames are answered, if anybody waits for that."""
 
     # ---- for streams ----
 
@@ -235,8 +236,18 @@ class Driver:
     async def drained(self) -> None:
         """Returns when no frame is unanswered."""
         while self.held:
-            self._idle = self._loop.create_future()
-            await self._idle
+            await self._some_answered(None)
+
+    async def finished(self, models: Collection[str], seconds: float) -> None:
+        """Returns when no frame of these versions is unanswered, or after so many seconds."""
+        until_s = self._loop.time() + seconds
+        while self.held.any_of(models) and (left_s := until_s - self._loop.time()) > 0:
+            await self._some_answered(left_s)
+
+    async def _some_answered(self, seconds: float | None) -> None:
+        if self._answered is None:
+            self._answered = self._loop.create_future()
+        await asyncio.wait([self._answered], timeout=seconds)  # several may wait for it
 
     def stop_running(self, reason: str) -> None:
         """Ends a drain: answers every frame that is still held. Frames that run are FAILED with `reason`, and their
@@ -284,8 +295,8 @@ class Driver:
                     assert_never(action)
         if resolved:
             self._delivery.resolve(now_ns, resolved, self._runs, result)
-            if self._idle is not None:
-                self._tell_idle()
+            if self._answered is not None:
+                self._tell_answered()
         wake_ns = self.scheduler.next_wake_ns()
         if wake_ns is not None and (self._timer is None or wake_ns < self._timer_ns):
             self._arm(now_ns, wake_ns)
@@ -391,7 +402,7 @@ class Driver:
         now_ns = self.clock()
         for held in self.held.all():
             self._delivery.fail(now_ns, held, runs.get(held.frame.seq), reason)
-        self._tell_idle()
+        self._tell_answered()
         self.scheduler = Scheduler()
         if self._recording is not None:
             self._recording.begin_anew()
@@ -416,9 +427,10 @@ class Driver:
             except Exception:
                 _log.exception("worker cannot be given up", model=worker.model, lane=worker.lane)
 
-    def _tell_idle(self) -> None:
-        if self._idle is not None and not self.held and not self._idle.done():
-            self._idle.set_result(None)
+    def _tell_answered(self) -> None:
+        if self._answered is not None:
+            self._answered.set_result(None)
+            self._answered = None
 
     # ---- the timer ----
 

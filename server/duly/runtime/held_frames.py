@@ -4,7 +4,7 @@ Their bytes are bounded.
 Whatever the scheduler believes, these are the frames that the server owes an outcome.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,6 +80,10 @@ class HeldFrames:
     def all(self) -> list[HeldFrame]:
         """Returns all held frames, oldest first."""
         return list(self._by_seq.values())
+
+    def any_of(self, models: Collection[str]) -> bool:
+        """Whether a frame of one of these versions is held."""
+        return any(held.frame.model in models for held in self._by_seq.values())
 
     def drop(self, frame: Frame) -> HeldFrame:
         """Removes the frame with its payload and returns both. Raises KeyError where it is not held."""

@@ -36,7 +36,8 @@ UNLOADED_MAX = 256
 """Of so many versions it is remembered what they were when they were unloaded."""
 DIGEST_SECONDS_MAX = 600.0
 """A repeated load of a version fails where its files are not read by then, at about a second for each GB."""
-
+FINISH_SECONDS_MAX = 2.0
+"""A version that is unloaded is given so long to finish the frames that have come for it; then they are FAILED."""
 
 _Result = TypeVar("_Result")
 
@@ -220,7 +221,8 @@ class ModelHost:
                 return
 
     async def unload(self, name: str, version: str) -> None:
-        """Unloads a version, or all where none is stated. Waiting and running frames are FAILED.
+        """Unloads a version, or all where none is stated. Frames that came for it are finished, in FINISH_SECONDS_MAX
+        at most, and what is left then is FAILED.
 
         Raises ModelError where nothing of the kind is loaded. What has begun is finished, even if the caller is
         cancelled meanwhile: nobody else knows of the workers of a version that is not in the catalogue any more.
@@ -237,9 +239,10 @@ class ModelHost:
                 self._catalogue.find(name, version)
             for loaded in chosen:
                 self._catalogue.remove(loaded)
-                self._driver.submit(ModelGone(loaded.key, None, f"model {loaded.key} was unloaded"))
             self._catalogue.notify()  # nobody shall take it for served while its workers end
+            await self._driver.finished({loaded.key for loaded in chosen}, FINISH_SECONDS_MAX)
             for loaded in chosen:
+                self._driver.submit(ModelGone(loaded.key, None, f"model {loaded.key} was unloaded"))
                 await self._supervisor.stop(loaded)
                 self._metrics.drop_model(loaded.key)
                 self._remember(loaded)
