@@ -32,6 +32,7 @@ from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
 from duly.runtime.model_host import ModelHost, VersionLimits
+from duly.runtime.read_apart import READERS_MAX
 from duly.runtime.recording_file import RecordingWriter
 from duly.runtime.repository_watch import RepositoryWatch
 from duly.runtime.samplers import Samplers, periodically
@@ -203,6 +204,12 @@ class App:
             for version in self.catalogue.all_versions()
             if version.signature
             for _ in version.workers
+        ]
+        apart = [version for version in self.catalogue.all_versions() if version.key in self.driver.read_apart]
+        workers += [
+            WorkerMemory(version.signature, version.memory_bytes_max)
+            for version in apart[:READERS_MAX]
+            if version.signature
         ]
         ceiling = memory_ceiling(config.payload_bytes_max, message_bytes_max, config.streams_max, workers)
         _log.info("most memory under the limits, in bytes", total=ceiling.total, **asdict(ceiling))

@@ -15,6 +15,7 @@ from duly.core.events import (
     DispatchBatch,
     DrainRequested,
     Event,
+    FrameRead,
     FrameRefused,
     FramesArrived,
     FramesTurnedOut,
@@ -145,6 +146,12 @@ class Accounts:
         """Batch id of each running frame; keys are `seq`."""
         self.alone: set[int] = set()
         """The `seq` of frames that must not share a batch."""
+        self.extra_ns: dict[int, int] = {}
+        """How much longer each frame takes now than usual ones; keys are `seq`."""
+        self.reading: set[int] = set()
+        """The `seq` of frames that the host reads beside the lanes."""
+        self.read: set[int] = set()
+        """The `seq` of those that it was told to read, so far."""
         self.drain_ns: int | None = None
         self.given_ns: dict[Variant, dict[StreamClass, int]] = {}
         """For each variant and class, when a lane that serves the variant last began a batch led by a frame of that
@@ -167,6 +174,7 @@ class Accounts:
                 for frame in frames:
                     self.unanswered[frame.seq] = frame
                     self.arrived_ns[frame.seq] = now_ns
+                    self.extra_ns[frame.seq] = frame.extra_ns
                     if frame.alone:
                         self.alone.add(frame.seq)
                     stream = self.streams.get(frame.stream_id)
@@ -208,6 +216,12 @@ class Accounts:
                 self._batch_over(now_ns, event.batch_id, event)
             case DrainRequested():
                 self.drain_ns = event.until_ns
+            case FrameRead(stream_id, frame_id):
+                stream = self.streams.get(stream_id)
+                frame = stream.waiting.get(frame_id) if stream is not None else None
+                if frame is not None and frame.seq in self.reading:
+                    self.reading.discard(frame.seq)
+                    self.extra_ns[frame.seq] = event.extra_ns
             case FramesTurnedOut():
                 stream = self.streams.get(event.stream_id)
                 late = event.missed and event.status is not OutcomeStatus.SUPERSEDED
@@ -303,7 +317,7 @@ class Accounts:
             needed_ns = (now_ns if others else max(now_ns, event.back_ns)) + running.action.planned_ns
             for frame in running.frames:
                 stream = self.streams.get(frame.stream_id)
-                if stream is not None and due_ns(frame) >= needed_ns:
+                if stream is not None and self.due_ns(frame) >= needed_ns:
                     del self.batch_of[frame.seq]
                     self.alone.add(frame.seq)
                     stream.waiting = dict(sorted([*stream.waiting.items(), (frame.frame_id, frame)]))
@@ -347,9 +361,9 @@ class Accounts:
         for rank in self.ranks(frame.model):
             if self.rank[frame.seq] <= rank <= max(self.rank[frame.seq], terms.variant_rank_max):
                 planned_ns = self.planned_one_ns((frame.model, rank))
-                if planned_ns is not None and now_ns + planned_ns <= due_ns(frame):
+                if planned_ns is not None and now_ns + planned_ns <= self.due_ns(frame):
                     return True
-        return not self.ranks(frame.model) and now_ns <= due_ns(frame)
+        return not self.ranks(frame.model) and now_ns <= self.due_ns(frame)
 
     def runnable(self, now_ns: int, lane: str) -> list[Frame]:
         """Waiting frames that could start on the lane now and be in time."""
@@ -361,9 +375,10 @@ class Accounts:
             for stream in self.streams.values()
             for frame in stream.waiting.values()
             if self.variant(frame) in first_ns
-            and now_ns + first_ns[self.variant(frame)] <= due_ns(frame)
+            and now_ns + first_ns[self.variant(frame)] <= self.due_ns(frame)
             and self.may_start(frame, lane)
-            and not self.would_block(now_ns, frame, first_ns[self.variant(frame)] + frame.extra_ns)
+            and frame.seq not in self.reading
+            and not self.would_block(now_ns, frame, first_ns[self.variant(frame)] + self.extra_ns[frame.seq])
         ]
 
     def may_start(self, frame: Frame, lane: str) -> bool:
@@ -383,8 +398,14 @@ class Accounts:
         own, takes = self.states.get(model, ("", False))
         return takes and layout == own != ""
 
-    def would_block(self, now_ns: int, frame: Frame, planned_ns: int) -> bool:
-        """Whether a run of a large frame would keep more critical streams waiting for too long."""
+    def due_ns(self, frame: Frame) -> int:
+        """When a usual frame in the place of this one would have to be done."""
+        return frame.deadline_ns - self.extra_ns[frame.seq]
+
+    def would_block(self, now_ns: int, frame: Frame, planned_ns: int, large: bool = False) -> bool:
+        """Whether a run would keep more critical streams waiting for too long, because the frame, or another of its
+        batch, is `large`.
+        """
         scheduler = self.scheduler
         limit_ns = blocking_max_ns(
             now_ns,
@@ -392,7 +413,7 @@ class Accounts:
             scheduler._frames.streams,
             scheduler._models,  # not published
         )
-        return frame.extra_ns > 0 and planned_ns > limit_ns
+        return (large or self.extra_ns[frame.seq] > 0) and planned_ns > limit_ns
 
     def gives_way(self, lane: str) -> bool:
         """Whether BEST_EFFORT is owed its next batch on that lane, so that it goes before STANDARD."""
@@ -413,8 +434,3 @@ class Accounts:
             return 1 << 60
         single_ns = max(self.planned_ns((model, rank), lane)[1] for model, rank, lane in self.workers)
         return min(max(blocking_ns, singles * single_ns), tightest_ns // 2)
-
-
-def due_ns(frame: Frame) -> int:
-    """When a usual frame in the place of this one would have to be done."""
-    return frame.deadline_ns - frame.extra_ns

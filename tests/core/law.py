@@ -8,7 +8,6 @@ Out of scope: which of several lawful batches is best. The stories show what the
 
 import re
 from collections import Counter
-from dataclasses import replace
 
 from duly.core.advice import AGAIN_NS, CHANGE_MIN, PERIOD_NS_MAX, REVERSAL_NS
 from duly.core.dispatch.batch_caps import BLOCKING_NS, SINGLES
@@ -20,9 +19,11 @@ from duly.core.events import (
     BatchFinished,
     DispatchBatch,
     Event,
+    FrameRead,
     FramesArrived,
     FramesCancelled,
     ModelGone,
+    ReadApart,
     ResolveFrame,
     StreamClosed,
     WaitingEvicted,
@@ -32,7 +33,7 @@ from duly.core.fates import EVICTED, FATES, Fate, State
 from duly.core.policing import TELL_NS
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
-from tests.core.accounts import Accounts, Running, Stream, due_ns
+from tests.core.accounts import Accounts, Running, Stream
 
 WORDS = [(fate, re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(fate.wording)))) for fate in FATES]
 """The table of fates, each with its wording as a pattern, in which anything may be filled in."""
@@ -71,6 +72,8 @@ class Witness:
                     self._dispatched(now_ns, event, action)
                 case WarmLane():
                     self._warmed(now_ns, action)
+                case ReadApart():
+                    self._read_apart(now_ns, action.frame)
                 case AdviseStream():
                     self._advised(now_ns, action)
         self._ended(now_ns)
@@ -152,8 +155,11 @@ class Witness:
                 return terms.gap is GapPolicy.SKIP and not stream.intact(frame.frame_id)
             case OutcomeStatus.CANCELLED:
                 return isinstance(event, FramesCancelled) and frame.frame_id in event.frame_ids
+            case OutcomeStatus.INVALID:
+                return isinstance(event, FrameRead) and action.reason == event.invalid
             case OutcomeStatus.FAILED:
-                return frame.model not in self.accounts.stateful
+                read = isinstance(event, FrameRead) and action.reason == event.failed
+                return read or frame.model not in self.accounts.stateful
             case _:
                 return False
 
@@ -203,7 +209,7 @@ class Witness:
         assert worker.variant == batch.variant, f"{told}: frames of the queue of {worker.variant}"
         assert len(frames) <= worker.batch_max, f"{told}: {len(frames)} frames"
         plan_ns = accounts.planned_ns((batch.model, rank), batch.lane)
-        extra_ns = sum(frame.extra_ns for frame in frames)
+        extra_ns = sum(accounts.extra_ns[frame.seq] for frame in frames)
         assert batch.planned_ns == plan_ns[len(frames)] + extra_ns, f"{told}: not the published plan"
         in_time = all(now_ns + batch.planned_ns <= frame.deadline_ns for frame in frames)
         tried = not in_time and (worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS)
@@ -211,7 +217,7 @@ class Witness:
         usually_ns = now_ns + accounts.profile((batch.model, rank), batch.lane).usual_one_ns + extra_ns
         worth_a_try = len(frames) == 1 and (usually_ns if not tried else now_ns + 1) <= frames[0].deadline_ns
         most_critical = min(frames, key=accounts.stream_class)
-        blocks = extra_ns and accounts.would_block(now_ns, replace(most_critical, extra_ns=1), batch.planned_ns)
+        blocks = extra_ns and accounts.would_block(now_ns, most_critical, batch.planned_ns, large=True)
         assert not blocks, f"{told}: takes {batch.planned_ns}, which more critical streams have no room for"
         self.seen["large"] += extra_ns > 0
         assert in_time or worth_a_try, f"{told}: planned to be late"
@@ -225,6 +231,7 @@ class Witness:
             terms = accounts.streams[frame.stream_id].terms
             assert rank <= terms.variant_rank_max, f"{told}: {of} is to have rank {terms.variant_rank_max} or better"
             assert accounts.may_start(frame, batch.lane), f"{told}: {of} may not run"
+            assert frame.seq not in accounts.reading, f"{told}: {of} is being read"
             self._started(batch, frame)
         alone = [frame for frame in frames if frame.seq in accounts.alone]
         assert not alone or len(frames) == 1, f"{told}: {len(alone)} of {len(frames)} frames must be alone"
@@ -238,6 +245,20 @@ class Witness:
         self._assert_precedence(now_ns, batch, gives_way, told)
         accounts.note_started(now_ns, Running(batch, rank, now_ns, probe))
         accounts.note_share(batch)
+
+    def _read_apart(self, now_ns: int, frame: Frame) -> None:
+        """A frame that more critical streams leave no gap for is read beside the lanes, once."""
+        accounts, told = self.accounts, f"{now_ns}: frame {frame.stream_id}/{frame.frame_id} is read apart"
+        stream = accounts.streams.get(frame.stream_id)
+        assert stream is not None, f"{told}: its stream is closed"
+        assert stream.waiting.get(frame.frame_id) is frame, f"{told}: it does not wait"
+        assert frame.apart_ns > 0, f"{told}: it cannot be"
+        assert frame.seq not in accounts.read, f"{told}: for the second time"
+        assert accounts.stream_class(frame) is not StreamClass.CRITICAL, f"{told}: nothing is more critical"
+        accounts.read.add(frame.seq)
+        accounts.reading.add(frame.seq)
+        accounts.extra_ns[frame.seq] -= frame.apart_ns
+        self.seen["read apart"] += 1
 
     def _started(self, batch: DispatchBatch, frame: Frame) -> None:
         stream = self.accounts.streams[frame.stream_id]
@@ -274,7 +295,7 @@ class Witness:
         for frame in left:
             its_class = accounts.stream_class(frame)
             # Frames that are due before a batch of that size ends can't ride along.
-            rides = accounts.variant(frame) == accounts.variant(frames[0]) and in_time_ns <= due_ns(frame)
+            rides = accounts.variant(frame) == accounts.variant(frames[0]) and in_time_ns <= accounts.due_ns(frame)
             bound = least if rides else most
             owed = gives_way and its_class is StreamClass.STANDARD and least is StreamClass.BEST_EFFORT
             self.seen["gives way"] += owed and its_class < bound
@@ -283,14 +304,14 @@ class Witness:
         if most is not StreamClass.CRITICAL or (missed_ns is not None and now_ns - missed_ns < CRITICAL_MISSED_NS):
             return
         turns_ns = [
-            due_ns(frame)
+            accounts.due_ns(frame)
             for frame in left
             if accounts.stream_class(frame) is most and accounts.variant(frame) != accounts.variant(frames[0])
         ]
         if turns_ns:
             self.seen["critical turns"] += 1
             assert least is most, f"{told}: takes less critical frames along while CRITICAL ones wait"
-            assert max(map(due_ns, frames)) <= min(turns_ns), f"{told}: takes a frame before its turn"
+            assert max(map(accounts.due_ns, frames)) <= min(turns_ns), f"{told}: takes a frame before its turn"
 
     def _warmed(self, now_ns: int, warm: WarmLane) -> None:
         accounts = self.accounts
@@ -369,7 +390,7 @@ class Witness:
         for frame in waiting:
             told = f"{now_ns}: frame {frame.stream_id}/{frame.frame_id}"
             assert frame.model in accounts.stateful, f"{told} waits for a model that is not loaded"
-            latest_start_ns = due_ns(frame) - (accounts.planned_one_ns(accounts.variant(frame)) or 0)
+            latest_start_ns = accounts.due_ns(frame) - (accounts.planned_one_ns(accounts.variant(frame)) or 0)
             assert now_ns <= latest_start_ns, f"{told} waits past its latest start"
             assert wake_ns is not None, f"{told} waits and nobody will wake"
             assert wake_ns <= latest_start_ns + 1, f"{told} is due at {latest_start_ns}, the wake at {wake_ns}"
@@ -414,7 +435,7 @@ class Witness:
         """Why these frames of one class should run on the lane now; empty: the lane may hold for more."""
         by_variant: dict[tuple[str, int], list[int]] = {}
         for frame in runnable:
-            by_variant.setdefault(self.accounts.variant(frame), []).append(due_ns(frame))
+            by_variant.setdefault(self.accounts.variant(frame), []).append(self.accounts.due_ns(frame))
         lanes = len(self.accounts.lanes)
         if lanes < 2 or lanes < LANES_PER_MODEL * len(by_variant):
             return f"frames of {sorted(by_variant)} wait, {lanes} lanes are up"

@@ -20,6 +20,7 @@ from duly.core.events import (
     DispatchBatch,
     DrainRequested,
     Event,
+    FrameRead,
     FrameRefused,
     FramesArrived,
     FramesCancelled,
@@ -169,6 +170,15 @@ class Host:
         """Needs the memory of what waits of a stream."""
         self._step(WaitingEvicted(self._stream()))
 
+    def frame_read(self) -> None:
+        """Reports a frame that was to be read beside the lanes, or one that was not."""
+        accounts, r = self.witness.accounts, self.random
+        reading = [frame for frame in accounts.waiting() if frame.seq in accounts.reading]
+        for frame in reading[:3] or accounts.waiting()[:1]:
+            left_ns = r.choice([accounts.extra_ns[frame.seq], accounts.extra_ns[frame.seq], frame.extra_ns])
+            reasons = r.choice([("", ""), ("", ""), ("", ""), ("a damaged picture", ""), ("", "its reader is gone")])
+            self._step(FrameRead(frame.stream_id, frame.frame_id, left_ns, *reasons))
+
     def close_stream(self) -> None:
         self._step(StreamClosed(self._stream()))
 
@@ -312,7 +322,9 @@ class Host:
         if self.streams[stream_id] in STATEFUL and self.seq % 6 == 0:  # its other version is active from now on
             self.streams[stream_id] = STATEFUL[self.streams[stream_id] == STATEFUL[0]]
         model, alone = self.streams[stream_id], stream_id in self.suspects
-        return Frame(self.seq, stream_id, self.frames[stream_id], model, deadline_ns, must_run, alone, extra_ns)
+        apart_ns = extra_ns // (1, 1, 2)[self.seq // 3 % 3] if self.seq % 4 and model not in STATEFUL else 0
+        frame_id = self.frames[stream_id]
+        return Frame(self.seq, stream_id, frame_id, model, deadline_ns, must_run, alone, extra_ns, apart_ns)
 
     def _load_everywhere(self, model: str) -> None:
         times_ns = self._times_ns()
@@ -375,6 +387,7 @@ USUAL: tuple[Callable[[Host], None], ...] = (
     Host.open_stream,
     Host.frame_refused,
     Host.turned_out,
+    *[Host.frame_read] * 2,
     Host.cancel,
     Host.close_stream,
     Host.timer,

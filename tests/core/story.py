@@ -51,6 +51,7 @@ from duly.core.events import (
     DispatchBatch,
     DrainRequested,
     Event,
+    FrameRead,
     FramesArrived,
     FramesCancelled,
     FramesTurnedOut,
@@ -58,6 +59,7 @@ from duly.core.events import (
     LaneUp,
     ModelGone,
     ModelReady,
+    ReadApart,
     ResolveFrame,
     StreamClosed,
     StreamOpened,
@@ -218,6 +220,10 @@ class Story:
             case "cancel":
                 frames = [self._ids(command.word()) for _ in list(command.words)]
                 return FramesCancelled(frames[0][0], tuple(frame_id for _, frame_id in frames))
+            case "read":
+                stream_id, frame_id = self._ids(command.word())
+                invalid, failed = command.option("invalid", ""), command.option("failed", "")
+                return FrameRead(stream_id, frame_id, parse_ns(command.option("extra", "0ms")), invalid, failed)
             case "evict":
                 return WaitingEvicted(int(command.word()))
             case "turned-out":
@@ -385,6 +391,8 @@ class Story:
             case ResolveFrame():
                 reason = f": {action.reason}" if action.reason else ""
                 return f"frame {action.frame.stream_id}/{action.frame.frame_id} {action.status.name}{reason}"
+            case ReadApart():
+                return f"read frame {action.frame.stream_id}/{action.frame.frame_id} apart"
             case AdviseStream():
                 period = f" every {format_ms(action.period_ns)}" if action.period_ns else ""
                 return f"advise stream {action.stream_id} {Advice(action.advice).name}{period}: {action.reason}"

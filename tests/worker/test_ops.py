@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from duly.models.spec import Encoding, Gray, Layout, Normalise, Resize, Step, TensorSpec, YoloV2, op_of
-from duly.worker.channel import ENCODINGS as CHANNEL_ENCODINGS
+from duly.worker.channel import SENT_ENCODINGS
 from duly.worker.decode import ENCODINGS
 from duly.worker.errors import LoadError
 from duly.worker.ops.order import POSTPROCESS, PREPROCESS
@@ -18,7 +18,7 @@ def test_whatever_model_toml_may_name_is_carried_out() -> None:
     assert set(PREPROCESS) == set(get_args(Step))
     assert set(POSTPROCESS) == {YoloV2}
     assert len({op_of(step) for step in PREPROCESS}) == len(PREPROCESS)
-    assert set(ENCODINGS) == set(get_args(Encoding)) == set(CHANNEL_ENCODINGS) - {""}
+    assert set(ENCODINGS) == set(get_args(Encoding)) == set(SENT_ENCODINGS)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

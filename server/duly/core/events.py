@@ -57,6 +57,20 @@ class WaitingEvicted:
 
 
 @dataclass(slots=True)
+class FrameRead:
+    """The host has read a frame beside the lanes, as it was told to (`ReadApart`), or cannot."""
+
+    stream_id: int
+    frame_id: int
+    extra_ns: int = 0
+    """How much longer than a usual frame it is planned to take now."""
+    invalid: str = ""
+    """Why the frame cannot be read, where that is so."""
+    failed: str = ""
+    """Why reading it has failed, where that is so."""
+
+
+@dataclass(slots=True)
 class FramesTurnedOut:
     """Frames of one stream and model that were answered ON_TIME turned out otherwise when they were handed over: too
     late for the transport, outrun by a newer result, or read by nobody.
@@ -162,6 +176,7 @@ Event = (
     | FrameRefused
     | FramesCancelled
     | WaitingEvicted
+    | FrameRead
     | FramesTurnedOut
     | BatchFinished
     | BatchFailed
@@ -206,6 +221,15 @@ class WarmLane:
 
 
 @dataclass(slots=True)
+class ReadApart:
+    """Read the frame (decode its pictures) beside the lanes, since more critical streams leave no gap in which a lane
+    could. It waits until `FrameRead`, and may be answered before.
+    """
+
+    frame: Frame
+
+
+@dataclass(slots=True)
 class ResolveFrame:
     """The one terminal answer to a frame. `batch_size` is 0 if the frame never ran."""
 
@@ -233,4 +257,4 @@ class AdviseStream:
     period_ns: int = 0
 
 
-Action = DispatchBatch | WarmLane | ResolveFrame | AdviseStream
+Action = DispatchBatch | WarmLane | ReadApart | ResolveFrame | AdviseStream

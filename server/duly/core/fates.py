@@ -166,6 +166,8 @@ WOULD_BLOCK: Final = _row(
     Status.SHED,
     "it is large, and planned to take {needed}; more critical streams left no such gap",
 )
+NOT_READABLE_APART: Final = _row(State.WAITING, "it is read beside the lanes, and cannot be", Status.INVALID)
+READING_FAILED: Final = _row(State.WAITING, "reading it beside the lanes fails", Status.FAILED)
 UNSERVED: Final = _row(
     State.WAITING,
     "its latest start has passed, no lane serves its model",

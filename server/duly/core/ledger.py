@@ -19,8 +19,10 @@ from duly.core.events import (
     Advice,
     AdviseStream,
     BatchFinished,
+    FrameRead,
     FramesCancelled,
     FramesTurnedOut,
+    ReadApart,
     ResolveFrame,
     StreamOpened,
 )
@@ -228,7 +230,8 @@ class FrameLedger:
         outranked_ns = variant.outranked_ns[queued.stream_class]
         planned_ns = variant.single_plan_ns_min and variant.single_plan_ns_min + queued.extra_ns
         if queued.held_back:
-            fate, reason = fates.WOULD_BLOCK, fates.WOULD_BLOCK.says(needed=in_ms(planned_ns))
+            needed_ns = variant.single_plan_ns_min + queued.frame.extra_ns
+            fate, reason = fates.WOULD_BLOCK, fates.WOULD_BLOCK.says(needed=in_ms(needed_ns))
         else:
             fate, reason = fates.of_doomed(
                 now_ns, frame.deadline_ns, queued.arrived_ns, planned_ns, outranked_ns, variant.passed_over_ns
@@ -259,6 +262,40 @@ class FrameLedger:
         if stream is not None:
             for queued in list(stream.waiting.values()):
                 self._withdraw(now_ns, stream, queued, fates.EVICTED, fates.EVICTED.wording)
+
+    def read_apart(self, found: list[QueuedFrame]) -> None:
+        """Has the host read these frames beside the lanes; until then none of them may start. `found`, which is
+        emptied, may name a frame several times.
+        """
+        for queued in found:
+            stream = self.streams.get(queued.frame.stream_id)
+            if not queued.apart_ns or stream is None or stream.waiting.get(queued.frame.frame_id) is not queued:
+                continue
+            variant = self._models.by_name[queued.frame.model].variants[queued.rank]
+            variant.waiting.remove(queued)
+            queued.reading = True
+            queued.takes_longer(queued.extra_ns - queued.apart_ns)
+            queued.apart_ns = 0
+            variant.waiting.add(queued)
+            self._actions.append(ReadApart(queued.frame))
+        found.clear()
+
+    def was_read(self, now_ns: int, event: FrameRead) -> None:
+        """Lets a frame start that was read beside the lanes, or could not be, if it still waits."""
+        stream = self.streams.get(event.stream_id)
+        queued = stream.waiting.get(event.frame_id) if stream is not None else None
+        if stream is None or queued is None or not queued.reading:
+            return
+        variant = self._models.by_name[queued.frame.model].variants[queued.rank]
+        variant.waiting.remove(queued)
+        queued.reading = False
+        queued.takes_longer(event.extra_ns)
+        variant.waiting.add(queued)
+        self._drop_by(queued.due_ns, variant)
+        if event.invalid:
+            self._withdraw(now_ns, stream, queued, fates.NOT_READABLE_APART, event.invalid)
+        elif event.failed:
+            self._withdraw(now_ns, stream, queued, fates.READING_FAILED, event.failed)
 
     def end_all_waiting(self) -> None:
         """Ends every frame that waits, as the drain is over."""

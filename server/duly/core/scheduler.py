@@ -34,6 +34,7 @@ from duly.core.events import (
     BatchFinished,
     DrainRequested,
     Event,
+    FrameRead,
     FrameRefused,
     FramesArrived,
     FramesCancelled,
@@ -135,6 +136,8 @@ class Scheduler:
         self._lane_wake_ns = None
         if lanes.free and frames.waiting:
             self._fill(now_ns)
+            if self._context.to_read:
+                frames.read_apart(self._context.to_read)
         # Frames predicted to miss may still run as probes, on lanes that this event left idle.
         for queued, variant in sorted(doomed.values(), key=_class_of) if doomed else ():
             self._doomed(now_ns, queued, variant)
@@ -221,6 +224,8 @@ class Scheduler:
                 self._frames.cancelled(now_ns, event)
             case WaitingEvicted():
                 self._frames.evicted(now_ns, event.stream_id)
+            case FrameRead():
+                self._frames.was_read(now_ns, event)
             case FramesTurnedOut():
                 self._frames.turned_out(now_ns, event)
             case LaneUp():
@@ -364,6 +369,8 @@ class Scheduler:
         """
         frame = queued.frame
         left_ns = frame.deadline_ns - now_ns
+        if queued.reading:
+            return None
         if queued.extra_ns:
             startable = Startable(now_ns, self._frames.streams, self._models)
             if variant.single_plan_ns_max + queued.extra_ns > startable.limit_ns(queued.stream_class):

@@ -76,10 +76,14 @@ class Frame:
     """Whether it must not share a batch, as it may be what workers die of."""
     extra_ns: int = 0
     """How much longer it is planned to take than a usual frame of its model, because it is larger."""
+    apart_ns: int = 0
+    """So much of that the host can do beside the lanes, before the frame runs (`ReadApart`)."""
 
 
-def larger(frame: Frame, extra_ns: int) -> Frame:
-    """Returns the frame as one that is planned to take so much longer than a usual one."""
+def larger(frame: Frame, extra_ns: int, apart_ns: int = 0) -> Frame:
+    """Returns the frame as one that is planned to take so much longer than a usual one, of which `apart_ns` can be done
+    beside the lanes.
+    """
     return Frame(
         frame.seq,
         frame.stream_id,
@@ -89,6 +93,7 @@ def larger(frame: Frame, extra_ns: int) -> Frame:
         frame.must_run,
         frame.alone,
         extra_ns,
+        apart_ns,
     )
 
 

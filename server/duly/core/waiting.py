@@ -18,6 +18,7 @@ class QueuedFrame:
 
     __slots__ = (
         "alone",
+        "apart_ns",
         "arrived_ns",
         "due_ns",
         "extra_ns",
@@ -25,6 +26,7 @@ class QueuedFrame:
         "held_back",
         "moves_from",
         "rank",
+        "reading",
         "resets_state",
         "stream_class",
     )
@@ -34,6 +36,8 @@ class QueuedFrame:
         self.alone = frame.alone
         """Whether it must not share a batch: it was told so, or its batch was lost with the worker."""
         self.extra_ns = frame.extra_ns
+        self.apart_ns = frame.apart_ns
+        """So much of that may be done beside the lanes; 0: nothing, or it was tried already."""
         self.due_ns = frame.deadline_ns - frame.extra_ns
         """When a usual frame in its place would have to be done."""
         self.stream_class = stream_class
@@ -47,6 +51,18 @@ class QueuedFrame:
         """The model and lane whose worker hands the state of its stream over to this frame's; None: none does."""
         self.held_back = False
         """Whether a free lane has passed the frame over, because it would block more critical streams for too long."""
+        self.reading = False
+        """Whether the host reads it beside the lanes, so that it cannot start yet."""
+
+    @property
+    def is_special(self) -> bool:
+        """Whether it is not like usual frames of its model, of which any may start at any time."""
+        return self.extra_ns > 0 or self.reading
+
+    def takes_longer(self, extra_ns: int) -> None:
+        """Notes how much longer than usual frames it takes now. Call it while the frame is in no queue."""
+        self.extra_ns = extra_ns
+        self.due_ns = self.frame.deadline_ns - extra_ns
 
 
 Entry = tuple[int, int, QueuedFrame]
@@ -61,7 +77,7 @@ class WaitingFrames:
         """Entries in order, one list for each class; the index is the number of the class."""
         self.count = 0
         self.large = 0
-        """How many of the frames take longer than usual ones."""
+        """How many of the frames take longer than usual ones, or are read beside the lanes."""
 
     def __iter__(self) -> Iterator[QueuedFrame]:
         """Goes through the frames, the most critical class first. The queue must not change meanwhile."""
@@ -78,7 +94,7 @@ class WaitingFrames:
         else:
             insort(entries, entry)
         self.count += 1
-        self.large += frame.extra_ns > 0
+        self.large += frame.is_special
 
     def remove(self, frame: QueuedFrame) -> None:
         """Raises KeyError where the frame does not wait here."""
@@ -90,7 +106,7 @@ class WaitingFrames:
                 raise KeyError(frame.frame.seq)
         del entries[at]
         self.count -= 1
-        self.large -= frame.extra_ns > 0
+        self.large -= frame.is_special
 
     def take(self, frames: list[QueuedFrame]) -> None:
         """Removes all `frames`, in one go where they are the first of their class. Raises KeyError like `remove`."""

@@ -15,7 +15,7 @@ whose scheduler does not know what runs on it looks like a silent one; the cost 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import assert_never
@@ -29,8 +29,10 @@ from duly.core.events import (
     BatchFinished,
     DispatchBatch,
     Event,
+    FrameRead,
     FramesArrived,
     ModelGone,
+    ReadApart,
     ResolveFrame,
     StreamClosed,
     StreamOpened,
@@ -45,7 +47,7 @@ from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
 from duly.runtime.frame_costs import FrameCosts
 from duly.runtime.hand_over import HandOver
-from duly.runtime.held_frames import HeldFrame, HeldFrames
+from duly.runtime.held_frames import HeldFrame, HeldFrames, InputData
 from duly.runtime.outcome import BatchRun, Outcome, Sink
 from duly.runtime.recorder import Recorder, SafeRecorder
 from duly.runtime.worker_port import BatchResult, LaneWorker
@@ -81,6 +83,8 @@ class Driver:
         self.held = HeldFrames(payload_bytes_max)
         self.costs: dict[str, FrameCosts] = {}
         """What frames take beyond usual ones, for the models whose frames have several sizes."""
+        self.read_apart: dict[str, Callable[[HeldFrame], None]] = {}
+        """What reads frames beside the lanes and reports to `frame_read`, for the models where that can be."""
         self.blame = Blame()
         self.seqs = count(1)
         """Gives the next number for a frame."""
@@ -227,6 +231,27 @@ class Driver:
             event.extra_ns = -1  # how long the states were on their way says nothing about the model
         self._step(event, result)
 
+    # ---- for what reads beside the lanes ----
+
+    def _read_apart(self, frame: Frame) -> None:
+        for held in self.held.of((frame,)):
+            read = self.read_apart.get(frame.model)
+            if read is None:
+                self.frame_read(held)
+            else:
+                read(held)
+
+    def frame_read(
+        self, held: HeldFrame, payload: Sequence[InputData] | None = None, invalid: str = "", failed: str = ""
+    ) -> None:
+        """Takes a frame that was read beside the lanes, as the `payload` of a usual one. Without one and without a
+        reason it could not be read there, and waits for a lane that can.
+        """
+        frame = held.frame
+        done = payload is not None and self.held.replace(held, payload)
+        extra_ns = frame.extra_ns - frame.apart_ns if done else frame.extra_ns
+        self.submit(FrameRead(frame.stream_id, frame.frame_id, extra_ns, invalid, failed))
+
     # ---- the loop ----
 
     def submit(self, event: Event) -> None:
@@ -289,6 +314,8 @@ class Driver:
                     self._dispatch(now_ns, action)
                 case WarmLane():
                     self._warm(action)
+                case ReadApart():
+                    self._loop.call_soon(self._read_apart, action.frame)  # it may report at once
                 case AdviseStream():
                     self._delivery.advise(action)
                 case _:

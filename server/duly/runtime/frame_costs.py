@@ -121,17 +121,17 @@ class FrameCosts:
     def __bool__(self) -> bool:
         return bool(self._read) or self._graph is not None
 
-    def extra_ns(self, payload: Sequence[InputData]) -> int:
-        """Returns how much longer than a usual frame this one is planned to take."""
-        extra_ns = 0
+    def extra_ns(self, payload: Sequence[InputData]) -> tuple[int, int]:
+        """Returns how much longer than a usual frame this one is planned to take, and how much of that is reading."""
+        reading_ns = running_ns = 0
         if self._read:
             for encoding, shape, _ in payload:
                 costs = self._read.get(encoding)
                 if costs is not None:
-                    extra_ns += costs.beyond_ns(prod(shape))
+                    reading_ns += costs.beyond_ns(prod(shape))
         if self._graph is not None:
-            extra_ns += self._graph.beyond_ns(self._graph_size(payload))
-        return extra_ns
+            running_ns = self._graph.beyond_ns(self._graph_size(payload))
+        return reading_ns + running_ns, reading_ns
 
     def observe(
         self,

@@ -44,6 +44,8 @@ class HeldFrame:
     as it is answered.
     """
     size_bytes: int = 0
+    grown_bytes: int = 0
+    """How much more its payload takes since it was read beside the lanes."""
     principal: str = ""
     """Whose stream it came on."""
     worker_died: bool = False
@@ -77,6 +79,15 @@ class HeldFrames:
         """Returns those of these frames that are held."""
         return [self._by_seq[frame.seq] for frame in frames if frame.seq in self._by_seq]
 
+    def replace(self, held: HeldFrame, payload: Sequence[InputData]) -> bool:
+        """Takes another payload for a frame. Returns False where the frame is held no more, or there is no room."""
+        grown_bytes = max(0, sum([len(data) for _, _, data in payload]) - held.size_bytes)
+        if held.frame.seq not in self._by_seq or self.bytes + grown_bytes > self.bytes_max:
+            return False
+        held.payload, held.grown_bytes = payload, grown_bytes
+        self.bytes += grown_bytes
+        return True
+
     def all(self) -> list[HeldFrame]:
         """Returns all held frames, oldest first."""
         return list(self._by_seq.values())
@@ -88,6 +99,6 @@ class HeldFrames:
     def drop(self, frame: Frame) -> HeldFrame:
         """Removes the frame with its payload and returns both. Raises KeyError where it is not held."""
         held = self._by_seq.pop(frame.seq)
-        self.bytes -= held.size_bytes
+        self.bytes -= held.size_bytes + held.grown_bytes
         held.payload = ()  # its outcome may wait long for a client that does not read
         return held

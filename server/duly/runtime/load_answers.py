@@ -5,7 +5,7 @@ the scheduler plans with it: a time longer than the load itself, or a batch that
 the expense of all models on the lane.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -32,6 +32,10 @@ WARM_AFTER_NS_MIN = 100_000_000
 """A lane is warmed at most ten times a second: what it runs for that, nobody waits for, but others have to."""
 
 
+Row = tuple[str, tuple[int, ...]]
+"""Element type and shape; -1 stands for any extent."""
+
+
 @dataclass(slots=True)
 class WarmVariant:
     """What a worker found out about one variant."""
@@ -56,6 +60,8 @@ class Ready:
     """What frames of several sizes take, as far as the warm-up has measured it."""
     memory_bytes_max: int
     """Private memory that the worker lets itself have; 0: it has no limit of its own."""
+    rows: tuple[Row, ...]
+    """What the graph takes of each input for one frame; empty where variants differ in it."""
     notes: tuple[str, ...]
     """What the author of the model should know, in whole sentences: it serves, but perhaps not as was meant."""
 
@@ -74,12 +80,12 @@ def read_ready(body: Mapping[str, Any], variants: int, took_ns: int) -> Ready:
     if len(read) != variants:
         raise ValueError(f"{len(read)} variants of {variants}")
     costs = FrameCosts(signature, body.get("sizes", {}), took_ns)
+    rows = _rows(body.get("rows", []), signature)
     memory = body.get("memory_bytes_max", 0)
     if type(memory) is not int or memory < 0:
         raise ValueError(f"a limit of memory of {str(memory)[:40]} bytes")
-    return Ready(
-        signature, read, costs, memory, tuple(words(note, NOTE_CHARS_MAX) for note in body["notes"][:NOTES_MAX])
-    )
+    notes = tuple(words(note, NOTE_CHARS_MAX) for note in body["notes"][:NOTES_MAX])
+    return Ready(signature, read, costs, memory, rows, notes)
 
 
 def read_files(body: Mapping[str, Any]) -> dict[str, FileDigest]:
@@ -95,6 +101,17 @@ def read_files(body: Mapping[str, Any]) -> dict[str, FileDigest]:
 def read_reason(body: Mapping[str, Any]) -> str:
     """Reads why a model can't be loaded, from the body of LOAD_FAILED."""
     return words(body.get("reason", "the worker gave no reason"), REASON_CHARS_MAX)
+
+
+def _rows(body: Sequence[Any], signature: Signature) -> tuple[Row, ...]:
+    rows = tuple((str(datatype), tuple(shape)) for datatype, shape in body[: len(signature.inputs) + 1])
+    if rows and len(rows) != len(signature.inputs):
+        raise ValueError("rows that are not those of the inputs")
+    for datatype, shape in rows:
+        sane = all(type(extent) is int and -1 <= extent < 1 << 31 for extent in shape)
+        if datatype not in ELEMENT_BYTES or len(shape) > channel.DIMS_MAX or not sane:
+            raise ValueError(f"a row of {datatype[:40]} and shape {str(shape)[:100]}")
+    return rows
 
 
 def _check_signature(signature: Signature) -> None:

@@ -22,6 +22,7 @@ from duly.core.events import (
     FramesCancelled,
     ModelGone,
     ModelReady,
+    ReadApart,
     ResolveFrame,
     StreamOpened,
     TimerFired,
@@ -126,6 +127,8 @@ def in_short(actions: list[Action]) -> list[list[Any]]:
                 short.append(["warm", action.batch_id, action.lane, action.model, action.variant])
             case ResolveFrame():
                 short.append(["end", action.frame.seq, action.status.name, action.batch_id])
+            case ReadApart():
+                short.append(["read", action.frame.seq])
             case AdviseStream():
                 short.append(["advise", action.stream_id, action.advice.name, action.period_ns])
             case _:

@@ -20,6 +20,7 @@ from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, Version
 from duly.runtime.driver import Driver
 from duly.runtime.load_answers import Ready
 from duly.runtime.process_state import process_state
+from duly.runtime.read_apart import ApartReaders, readable
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_groups import WorkerGroups
 from duly.runtime.worker_launch import start_worker, too_slow
@@ -57,8 +58,8 @@ class Supervisor:
         """`threads`: intra-op threads of a worker whose model states none. `load_timeout_s`: for one worker. `limits`:
         what a frame may have. `trust`: what workers may do.
         """
-        self.groups: WorkerGroups | None = None
-        """What makes control groups for workers; None: they have none of their own."""
+        self.apart = ApartReaders(driver, limits, trust)
+        self._groups: WorkerGroups | None = None
         self._limits = limits
         self._trust = trust
         self._catalogue = catalogue
@@ -74,6 +75,15 @@ class Supervisor:
         self._closing = False
         for lane in catalogue.lanes:
             driver.submit(LaneUp(lane))
+
+    @property
+    def groups(self) -> WorkerGroups | None:
+        """What makes control groups for workers; None: they have none of their own."""
+        return self._groups
+
+    @groups.setter
+    def groups(self, groups: WorkerGroups | None) -> None:
+        self._groups = self.apart.groups = groups
 
     async def start(self, loaded: LoadedVersion) -> None:
         """Starts one worker on each lane, one after another; each serves as soon as it is warm.
@@ -141,7 +151,7 @@ class Supervisor:
         for worker in workers:
             self._driver.remove_worker(worker)
         self._driver.costs.pop(loaded.key, None)
-        await asyncio.gather(*map(self._end, workers))
+        await asyncio.gather(self.apart.stop(loaded.key), *map(self._end, workers))
 
     async def _end(self, worker: Worker) -> None:
         await worker.stop()
@@ -164,6 +174,7 @@ class Supervisor:
         self.replace_no_more()
         await asyncio.gather(*self._replacements, return_exceptions=True)
         await asyncio.gather(*map(self.stop, self._catalogue.all_versions()))
+        await self.apart.close()
         # What is left was given up, or whoever was ending it was cancelled meanwhile.
         await asyncio.gather(*map(self._end, list(self._processes)))
 
@@ -225,6 +236,9 @@ class Supervisor:
         self._driver.add_worker(worker)
         if ready.costs:
             self._driver.costs.setdefault(worker.model, ready.costs)
+        what = readable(loaded.version, ready.signature, ready.rows)
+        if what is not None:
+            self.apart.serve(what)
         names = loaded.version.config.variant_names
         for rank, (name, variant) in enumerate(zip(names, ready.variants, strict=True)):
             self._driver.submit(

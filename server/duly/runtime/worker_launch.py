@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -49,13 +49,38 @@ def start_worker(
     body = _load_body(version, lane, threads, trust) | asked
     if group is not None and fits(body):
         group.step_back()
+    _start(worker, body, group)
+    return worker
+
+
+def start_reader(
+    version: ModelVersion,
+    reads: Sequence[tuple[int, dict[str, Any], str, tuple[int, ...]]],
+    limits: SizeLimits,
+    on_batch: Callable[[int, BatchResult | str], None],
+    on_end: Callable[[Worker], None],
+    trust: Trust | None,
+    group: WorkerGroup | None,
+) -> Worker:
+    """Starts a worker that only reads inputs of the version. `reads`: for each, what `worker/read_apart` needs to know.
+
+    Raises WorkerError where the system has no room for the process.
+    """
+    worker = Worker(version.key, "apart", ["reader"], on_batch, on_end)
+    worker.group = group
+    body = _load_body(version, "cpu:0", 1, trust) | {"limits": limits.model_dump(), "reads": list(reads)}
+    body["group"] = str(group.folder) if group is not None else ""
+    _start(worker, body, group)
+    return worker
+
+
+def _start(worker: Worker, body: dict[str, Any], group: WorkerGroup | None) -> None:
     try:
         worker.start(body)
     except WorkerError:
         if group is not None:
             group.remove()
         raise
-    return worker
 
 
 def _load_body(version: ModelVersion, lane: str, threads: int, trust: Trust | None = None) -> dict[str, Any]:

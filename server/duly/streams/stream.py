@@ -278,9 +278,11 @@ class Stream:
             self.frame_bytes += size_bytes
             use.bytes += size_bytes
             costs = self._driver.costs.get(self.model)
-            extra_ns = costs.extra_ns(payload) if costs is not None else 0
-            if extra_ns:
-                held.frame = larger(held.frame, extra_ns)
+            if costs is not None:
+                extra_ns, reading_ns = costs.extra_ns(payload)
+                if extra_ns:
+                    apart_ns = reading_ns if self.model in self._driver.read_apart else 0
+                    held.frame = larger(held.frame, extra_ns, apart_ns)
             self._driver.take_frame(held)
 
     def refuse(self, held: HeldFrame, fate: Fate, reason: str) -> None:

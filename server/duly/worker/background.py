@@ -29,7 +29,7 @@ def in_background(work: Callable[[], _Result]) -> _Result:
     errors: list[BaseException] = []
 
     def run() -> None:
-        _step_back()
+        step_back()
         try:
             results.append(work())
         except BaseException as error:
@@ -43,8 +43,10 @@ def in_background(work: Callable[[], _Result]) -> _Result:
     return results[0]
 
 
-def _step_back() -> None:
-    """Makes this thread less urgent than any other. Where a sandbox forbids it, it stays as it is."""
+def step_back() -> None:
+    """Makes this thread, and those that it starts, less urgent than any other. Where a sandbox forbids it, it stays as
+    it is.
+    """
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except OSError:

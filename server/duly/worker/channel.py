@@ -54,8 +54,12 @@ sensor has more than 5."""
 SLOTS = 2
 KEPT_BYTES_MAX = 64 << 20
 """An area of a slot that holds more than this of what is of open size is trimmed before its next batch."""
-ENCODINGS = ("", "JPEG", "PNG", "PCM_S16LE")
-"""An encoding's number on the channel is its index here; 0 stands for a plain tensor."""
+SENT_ENCODINGS = ("JPEG", "PNG", "PCM_S16LE")
+"""Those in which clients may send."""
+ENCODINGS = ("", *SENT_ENCODINGS, "ROW")
+"""An encoding's number on the channel is its index here; 0 stands for a plain tensor. ROW is none of a client's: it
+stands for what `worker/read_apart` has made of another one."""
+ROW = ENCODINGS.index("ROW")
 
 _HEAD = struct.Struct("<BBHBxxxQ")  # kind, slot, frames, variant, batch id
 _FRAME = struct.Struct("<QB7x")  # stream id, flags | in DONE: ns that reading took, status

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from duly.models.folders import CONFIG_FILE
 from duly.models.manifest import Manifest, ManifestError, read_manifest
@@ -15,6 +15,7 @@ from duly.models.trust import Trust
 from duly.worker.background import fits
 from duly.worker.channel import Region
 from duly.worker.checks import CheckSamples
+from duly.worker.dtypes import DTYPES
 from duly.worker.errors import LoadError
 from duly.worker.finite import FiniteChecks
 from duly.worker.libraries import with_checked_libraries
@@ -24,6 +25,7 @@ from duly.worker.open_extents import say_shape
 from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
+from duly.worker.plan import Plan
 from duly.worker.providers import warm_after_ns
 from duly.worker.run_memory import limit_data, run_bytes
 from duly.worker.size_warmup import measure_sizes
@@ -31,6 +33,9 @@ from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
 from duly.worker.version_files import Report, VersionFiles
 from duly.worker.warmup import Samples, profile
+
+if TYPE_CHECKING:
+    from duly.worker.read_apart import RowReader
 
 SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
@@ -57,6 +62,8 @@ class Loaded:
     """The frames of warming runs."""
     ready: dict[str, Any]
     """The body of READY."""
+    reader: "RowReader | None" = None
+    """What reads in place of the models, where there are none."""
 
 
 def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
@@ -189,9 +196,18 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         "output_bytes": output_bytes,
         "memory_bytes_max": memory,
         "sizes": sizes_take,
+        "rows": _rows(plans),
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
     return Loaded(models, region, samples, ready)
+
+
+def _rows(plans: Sequence[Plan]) -> list[tuple[str, tuple[int, ...]]]:
+    """Returns element type and shape of a row of each input, where all variants take the same; else nothing."""
+    rows = [[(each.reader.dtype, each.reader.row_shape) for each in plan.inputs] for plan in plans]
+    if any(other != rows[0] for other in rows[1:]):
+        return []
+    return [(next(name for name, known in DTYPES.items() if known == dtype), shape) for dtype, shape in rows[0]]
 
 
 def _runs(model: Model, region: Region, batch_max: int, inputs: Sequence[TensorSpec]) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from duly.worker import channel, handed_state
-from duly.worker.background import fits, in_background
+from duly.worker.background import fits, in_background, step_back
 from duly.worker.die_with_parent import die_with_parent
 from duly.worker.errors import BackendError, LoadError, RunError
 
@@ -59,7 +59,9 @@ def _serve(connection: socket.socket) -> int:
         # What is to be loaded is imported before, and by a thread that is gone by then: the confinement binds the one
         # that there is, and those that it starts.
         apart = in_background if fits(body) else _here
-        confine_for, load = apart(_import)
+        if body.get("reads"):
+            step_back()  # for good, with all threads that it will have
+        confine_for, load = apart(_import_reader if body.get("reads") else _import)
         confine_for(body)
         loaded = apart(partial(_load, partial(load, body, partial(_report, connection))))
     except (LoadError, BackendError) as error:
@@ -87,7 +89,8 @@ def _serve(connection: socket.socket) -> int:
         match channel.kind_of(message):
             case channel.RUN:
                 run = channel.decode_run(message, inputs)
-                connection.send(_ended(run.batch_id, partial(loaded.models[run.variant].run, run)))
+                runs = loaded.reader or loaded.models[run.variant]
+                connection.send(_ended(run.batch_id, partial(runs.run, run)))
             case channel.WARM:
                 batch_id, slot, variant = channel.decode_warm(message)
                 connection.send(_ended(batch_id, partial(loaded.samples.warm, loaded.models[variant], batch_id, slot)))
@@ -130,6 +133,13 @@ def _import() -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, An
     from duly.worker.load_model import load
 
     return confine_for, load
+
+
+def _import_reader() -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report], Loaded]]":
+    from duly.worker.confine import confine_for
+    from duly.worker.read_apart import load_reader
+
+    return confine_for, load_reader
 
 
 def _load(load: "Callable[[], Loaded]") -> "Loaded":

@@ -1,6 +1,8 @@
 """Turns what a client sends for one input of one frame into one row of the batch that the graph reads."""
 
+import struct
 from collections.abc import Sequence
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,9 @@ from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import InvalidFrame
 from duly.worker.graph import is_fixed
 from duly.worker.ops.operation import WHOLE_PICTURE, Operation, Placement, Shape
+
+ROW_HEAD = struct.Struct("<4d")
+"""What stands before a row that was read elsewhere: where the picture lies in it (`Placement`)."""
 
 
 class Reader:
@@ -74,6 +79,8 @@ class Reader:
         Raises:
             InvalidFrame: the payload is not what the spec asks for.
         """
+        if encoding == "ROW":
+            return self._take(payload, row)
         spec, decode = self.spec, self._decode.get(encoding)
         value = tensor(payload, encoding, shape, spec) if decode is None else decode(payload, encoding, spec)
         if not value.size and (self._picture or encoding):
@@ -96,6 +103,20 @@ class Reader:
             np.multiply(value, factor, out=target, casting="same_kind")
             if self._offset is not None:
                 np.add(target, self._offset, out=target, casting="same_kind")
+        return row, placement
+
+    def _take(self, payload: memoryview, row: Array | None) -> tuple[Array, Placement]:
+        """Takes a row that was read elsewhere."""
+        size = prod(self.row_shape) * self.dtype.itemsize
+        if len(payload) != ROW_HEAD.size + size or not self.spec.pixels_max:
+            raise InvalidFrame(f"input '{self.spec.name}': {len(payload)} bytes are no row of it")
+        placement = ROW_HEAD.unpack_from(payload)
+        if not all(map(isfinite, placement)):
+            raise InvalidFrame(f"input '{self.spec.name}': its picture lies nowhere")
+        value = np.frombuffer(payload, self.dtype, offset=ROW_HEAD.size).reshape(self.row_shape)
+        if row is None:
+            return value.copy(), placement
+        np.copyto(row, value)
         return row, placement
 
     def _row_shape(self, shape: Shape) -> Shape:

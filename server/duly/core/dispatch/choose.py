@@ -61,6 +61,8 @@ class DispatchContext:
     floors: int = 0
     """Number of open streams that have a floor."""
     models: ModelTable = field(default_factory=ModelTable)
+    to_read: list[QueuedFrame] = field(default_factory=list)
+    """Frames that no lane may read now, and the host can read beside them."""
     draining: bool = False
     """Whether no more frames will come, so that there is nothing to hold for."""
 
@@ -207,6 +209,8 @@ def _candidates(
         lists = variant.runnable(lane, context.streams)
         if variant.waiting.large:
             lists = startable.of(lists, profile)
+            context.to_read += startable.to_read
+            startable.to_read.clear()
         from_ns = now_ns + profile.plan_ns[1]
         for nth in range(first_class + 1):
             entries = lists[order[nth]]

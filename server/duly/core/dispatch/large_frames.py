@@ -17,6 +17,9 @@ last, less JITTER_PART of the period, and due its budget later. A run of H now i
 the demand bound of `admission/critical_proof` with the phases that were measured. CRITICAL streams count with all their
 frames. STANDARD streams were promised less, and count with the longest. Who is not critical enough waits for a gap, and
 is SHED where none comes: no rule of a queue could give the lane back once such a frame runs.
+
+Mostly it is the decoding of a picture that takes so long, which needs no lane. A frame that finds no gap is read beside
+the lanes by the host, where it can (`apart_ns`), and is a usual one from then on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +28,7 @@ from duly.core.model_table import ModelTable
 from duly.core.state import Batch, StreamState
 from duly.core.timing.profile import Plan
 from duly.core.types import StreamClass
-from duly.core.waiting import Entry
+from duly.core.waiting import Entry, QueuedFrame
 
 JITTER_PART = 8
 """A frame may come so early, as a part of its period."""
@@ -62,13 +65,15 @@ def blocking_max_ns(
 class Startable:
     """Tells which large frames may start now. What it works out holds for one choice."""
 
-    __slots__ = ("_limits_ns", "_models", "_now_ns", "_streams")
+    __slots__ = ("_limits_ns", "_models", "_now_ns", "_streams", "to_read")
 
     def __init__(self, now_ns: int, streams: Mapping[int, StreamState], models: ModelTable) -> None:
         self._now_ns = now_ns
         self._streams = streams
         self._models = models
         self._limits_ns: dict[StreamClass, int] = {}
+        self.to_read: list[QueuedFrame] = []
+        """Those held back that the host can read beside the lanes."""
 
     def limit_ns(self, stream_class: StreamClass) -> int:
         """Returns for how long a run of that class with large frames may block its lane."""
@@ -79,17 +84,23 @@ class Startable:
         return limit_ns
 
     def of(self, lists: list[list[Entry]], plan: Plan) -> list[list[Entry]]:
-        """Returns the entries without those that must wait for a gap, which are noted as held back."""
+        """Returns the entries without those that are being read, and those that must wait for a gap, which are noted
+        as held back.
+        """
         startable: list[list[Entry]] = []
         for entries in lists:
             kept: list[Entry] = []
             for entry in entries:
                 queued = entry[2]
+                if queued.reading:
+                    continue
                 if queued.extra_ns:
                     planned_ns = plan.plan_ns[1] + queued.extra_ns
                     queued.held_back = planned_ns > self.limit_ns(queued.stream_class)
                 if not queued.held_back:
                     kept.append(entry)
+                elif queued.apart_ns:
+                    self.to_read.append(queued)
             startable.append(kept)
         return startable
 

@@ -12,14 +12,13 @@ from duly.runtime.outcome import Outcome
 from duly.streams.errors import CallError
 from duly.streams.inputs import InputChecks
 from duly.v1 import inference_pb2, tensor_pb2
-from duly.worker.channel import ENCODINGS
+from duly.worker.channel import SENT_ENCODINGS
 
 # The generated enums' Value() is typed as a plain int.
 _DATATYPE = {name: cast(tensor_pb2.DataType, tensor_pb2.DataType.Value(f"DATA_TYPE_{name}")) for name in ELEMENT_BYTES}
 _FORMAT = {
     name: cast(tensor_pb2.EncodedFormat, tensor_pb2.EncodedFormat.Value(f"ENCODED_FORMAT_{name}"))
-    for name in ENCODINGS
-    if name
+    for name in SENT_ENCODINGS
 }
 _FORMAT_NAME: dict[int, str] = {number: name for name, number in _FORMAT.items()}
 _M = TypeVar("_M", bound=Message)
