@@ -441,7 +441,7 @@ class Witness:
             return f"frames of {sorted(by_variant)} wait, {lanes} lanes are up"
         for variant, deadlines_ns in by_variant.items():
             plan_ns, more = self.accounts.planned_ns(variant, lane), len(deadlines_ns) + 1
-            if more == len(plan_ns):
+            if more >= len(plan_ns):
                 return f"the batch of {variant} is full"
             if self.accounts.profile(variant, lane).efficient[more] != more or plan_ns[more] > more * plan_ns[1]:
                 return f"another frame of {variant} would not pay"

@@ -89,7 +89,7 @@ class Host:
         for _ in range(self.random.randint(1, 6)):
             self.open_stream()
         for turn in range(self.random.randint(1, turns_max)):
-            happens = [*USUAL, *(() if self.calm else FAULTS)]
+            happens = [*USUAL, *(() if self.calm else FAULTS), *([Host.frame_read] * 2 if self.large else ())]
             if turn > turns_max // 2:
                 happens.append(Host.drain)
             self.random.choice(happens)(self)
@@ -176,7 +176,7 @@ class Host:
         reading = [frame for frame in accounts.waiting() if frame.seq in accounts.reading]
         for frame in reading[:3] or accounts.waiting()[:1]:
             left_ns = r.choice([accounts.extra_ns[frame.seq], accounts.extra_ns[frame.seq], frame.extra_ns])
-            reasons = r.choice([("", ""), ("", ""), ("", ""), ("a damaged picture", ""), ("", "its reader is gone")])
+            reasons = r.choice([("", ""), ("", ""), ("a damaged picture", ""), ("", "its reader is gone")])
             self._step(FrameRead(frame.stream_id, frame.frame_id, left_ns, *reasons))
 
     def close_stream(self) -> None:
@@ -220,6 +220,8 @@ class Host:
                 self._step(BatchFinished(batch_id))
             self._pass(max(0, next_ns - self.now_ns), punctual=True)
             self._step(FramesArrived([self._frame(r.choice(streams), 0, must_run=False)]))
+            if self.large and r.random() < 0.4:
+                self.frame_read()
 
     # ---- execution ----
 
@@ -387,7 +389,6 @@ USUAL: tuple[Callable[[Host], None], ...] = (
     Host.open_stream,
     Host.frame_refused,
     Host.turned_out,
-    *[Host.frame_read] * 2,
     Host.cancel,
     Host.close_stream,
     Host.timer,

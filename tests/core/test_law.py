@@ -14,7 +14,7 @@ from duly.core.types import BacklogPolicy, Frame, GapPolicy, StreamClass, Stream
 from tests.core.law import row
 from tests.core.law_run import MS, command, run
 
-SEEDS = range(120)
+SEEDS = range(200)
 RARE = (
     "probes",
     "risks",
@@ -30,6 +30,7 @@ RARE = (
     "SLOW_DOWN",
     "SPEED_UP",
     "large",
+    "read apart",
     "demoted",
     "told of its period",
     "state moves",

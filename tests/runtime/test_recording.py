@@ -19,6 +19,7 @@ from duly.core.events import (
     DispatchBatch,
     DrainRequested,
     Event,
+    FrameRead,
     FrameRefused,
     FramesArrived,
     FramesCancelled,
@@ -68,7 +69,7 @@ EVENTS: list[Event] = [
     FramesArrived(
         [
             Frame(1, 1, 2**63, "m/1", 50, True),
-            Frame(2, 1, 2, "m/1", -60, alone=True, extra_ns=9),
+            Frame(2, 1, 2, "m/1", -60, alone=True, extra_ns=9, apart_ns=8),
         ]
     ),
     BatchFinished(1),
@@ -77,6 +78,7 @@ EVENTS: list[Event] = [
     FrameRefused(1),
     FramesCancelled(1, (1, 2)),
     WaitingEvicted(1),
+    FrameRead(1, 2, 3, "damaged", "gone"),
     FramesTurnedOut(1, "m/1", 2, OutcomeStatus.LATE, True),
     TimerFired(),
     ModelGone("m/1", "cpu:0", "ended", back_ns=70),

@@ -273,8 +273,7 @@ class FrameLedger:
                 continue
             variant = self._models.by_name[queued.frame.model].variants[queued.rank]
             variant.waiting.remove(queued)
-            queued.reading = True
-            queued.takes_longer(queued.extra_ns - queued.apart_ns)
+            queued.is_read(True, queued.extra_ns - queued.apart_ns)
             queued.apart_ns = 0
             variant.waiting.add(queued)
             self._actions.append(ReadApart(queued.frame))
@@ -288,8 +287,7 @@ class FrameLedger:
             return
         variant = self._models.by_name[queued.frame.model].variants[queued.rank]
         variant.waiting.remove(queued)
-        queued.reading = False
-        queued.takes_longer(event.extra_ns)
+        queued.is_read(False, event.extra_ns)
         variant.waiting.add(queued)
         self._drop_by(queued.due_ns, variant)
         if event.invalid:

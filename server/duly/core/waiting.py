@@ -28,6 +28,7 @@ class QueuedFrame:
         "rank",
         "reading",
         "resets_state",
+        "special",
         "stream_class",
     )
 
@@ -53,16 +54,18 @@ class QueuedFrame:
         """Whether a free lane has passed the frame over, because it would block more critical streams for too long."""
         self.reading = False
         """Whether the host reads it beside the lanes, so that it cannot start yet."""
-
-    @property
-    def is_special(self) -> bool:
+        self.special = frame.extra_ns > 0
         """Whether it is not like usual frames of its model, of which any may start at any time."""
-        return self.extra_ns > 0 or self.reading
 
-    def takes_longer(self, extra_ns: int) -> None:
-        """Notes how much longer than usual frames it takes now. Call it while the frame is in no queue."""
+    def is_read(self, reading: bool, extra_ns: int) -> None:
+        """Notes whether the host reads it, and how much longer than usual frames it takes besides. Call it while the
+        frame is in no queue.
+        """
+        self.reading = reading
+        self.held_back = reading  # which it was, as it is not read otherwise
         self.extra_ns = extra_ns
         self.due_ns = self.frame.deadline_ns - extra_ns
+        self.special = reading or extra_ns > 0
 
 
 Entry = tuple[int, int, QueuedFrame]
@@ -94,7 +97,7 @@ class WaitingFrames:
         else:
             insort(entries, entry)
         self.count += 1
-        self.large += frame.is_special
+        self.large += frame.special
 
     def remove(self, frame: QueuedFrame) -> None:
         """Raises KeyError where the frame does not wait here."""
@@ -106,7 +109,7 @@ class WaitingFrames:
                 raise KeyError(frame.frame.seq)
         del entries[at]
         self.count -= 1
-        self.large -= frame.is_special
+        self.large -= frame.special
 
     def take(self, frames: list[QueuedFrame]) -> None:
         """Removes all `frames`, in one go where they are the first of their class. Raises KeyError like `remove`."""

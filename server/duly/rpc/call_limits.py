@@ -99,7 +99,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
         if handler.request_streaming:
             # Reflection is the only such service: it answers an empty request with an error of its own.
             return grpc.stream_stream_rpc_method_handler(
-                self._within(self._watchers, self._paced(_written_out(handler.stream_stream), lasts=True)),
+                self._within(self._watchers, self._in_turn(_anyhow(_written_out(handler.stream_stream)))),
                 _empty_where_large(handler.request_deserializer),
                 serializer,
             )
@@ -115,11 +115,13 @@ class CallLimits(grpc.aio.ServerInterceptor):
                 places = self._admin
             elif method.startswith("/grpc.health."):
                 places = self._health
-        placed = _anyhow(behaviour)
-        if places is not self._singles:
-            placed = self._paced(behaviour, lasts=places in (self._admin, self._watchers))
+        if places in (self._questions, self._health):
+            behaviour = self._counted(behaviour)  # a call that lasts only waits
         # All read their request themselves: only so do they have a place, and a time-out, while it comes.
-        return grpc.stream_stream_rpc_method_handler(self._within(places, _reading(placed)), None, serializer)
+        placed = _reading(behaviour)
+        if places is not self._singles:
+            placed = self._in_turn(placed)
+        return grpc.stream_stream_rpc_method_handler(self._within(places, placed), None, serializer)
 
     def _within(self, places: Places, behaviour: _Placed) -> _Behaviour:
         """Runs the call in a place of its own, and ends it where that is needed for another."""
@@ -143,24 +145,33 @@ class CallLimits(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _paced(self, behaviour: _Behaviour, *, lasts: bool) -> _Placed:
-        """Lets the call wait for its turn where too much is asked."""
+    def _in_turn(self, behaviour: _Placed) -> _Placed:
+        """Lets the call wait for its turn where too much is asked, before its request is read: what is refused costs
+        the less.
+        """
 
         async def call(request: Any, context: Context, place: Place) -> Any:
-            asked = self._asked_by(context.peer())
-            wait_ns = asked.done(1, WAIT_NS_MAX)
+            wait_ns = self._asked_by(context.peer()).done(1, WAIT_NS_MAX)
             if wait_ns:
-                place.waits(True)
-                await asyncio.wait([place.ended], timeout=min(wait_ns, WAIT_NS_MAX) / 1e9)
-                place.waits(False)
+                if wait_ns <= WAIT_NS_MAX:
+                    place.waits(True)
+                    await asyncio.wait([place.ended], timeout=wait_ns / 1e9)
+                    place.waits(False)
                 if wait_ns > WAIT_NS_MAX or place.ended.done():
                     raise CallError("CALLS_EXHAUSTED", "clients ask too often; ask less often")
+            return await behaviour(request, context, place)
+
+        return call
+
+    def _counted(self, behaviour: _Behaviour) -> _Behaviour:
+        """Counts a call whose answer takes long, such as a list of many models, as several."""
+
+        async def call(request: Any, context: Context) -> Any:
             began_ns = self._clock()
             response = await behaviour(request, context)
-            # What takes long, such as a list of many models, counts as several. A call that lasts only waits.
-            took = 0 if lasts else min(TOOK_MAX, (self._clock() - began_ns) // ONE_NS)
+            took = min(TOOK_MAX, (self._clock() - began_ns) // ONE_NS)
             if took:
-                asked.done(took, WAIT_NS_MAX)
+                self._asked_by(context.peer()).done(took, WAIT_NS_MAX)
             return response
 
         return call
@@ -211,7 +222,7 @@ def _written_out(behaviour: Any) -> _Behaviour:
     return call
 
 
-def _reading(behaviour: _Placed) -> _Placed:
+def _reading(behaviour: _Behaviour) -> _Placed:
     """Reads the one request, and writes the response where there is one: `behaviour` may also write several itself."""
 
     async def call(_: Any, context: Context, place: Place) -> None:
@@ -223,7 +234,7 @@ def _reading(behaviour: _Placed) -> _Placed:
         if message is grpc.aio.EOF:
             raise CallError("INVALID_REQUEST", "the call ended before its request came")
         place.waits(False)
-        response = await behaviour(message, context, place)
+        response = await behaviour(message, context)
         if response is not None:
             place.waits(True)
             (await _unless_ended(context.write(response), place, None)).result()

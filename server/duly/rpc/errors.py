@@ -23,6 +23,7 @@ _log = structlog.get_logger("duly.rpc")
 _Handler = TypeVar("_Handler", bound=Callable[..., Awaitable[Any]])
 
 DOMAIN = "duly"
+STATUSES_KEPT = 64
 _CODES = {
     "MODEL_NOT_FOUND": code_pb2.NOT_FOUND,
     "VERSION_NOT_FOUND": code_pb2.NOT_FOUND,
@@ -63,20 +64,27 @@ async def abort(context: "grpc.aio.ServicerContext[object, object]", error: Call
         text = error.told_to(caller.rights.may_use)
     if not (text.isascii() and text.isprintable()):
         text = ascii(text)[1:-1]
-    text = text[:REASON_CHARS_MAX]
-    details = [any_pb2.Any()]
-    details[0].Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))
-    if isinstance(error, CallError) and error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=text)
-        details.append(any_pb2.Any())
-        details[1].Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    status = rpc_status.to_status(status_pb2.Status(code=_CODES[error.reason], message=text, details=details))
+    field = error.field if isinstance(error, CallError) else ""
+    status = _status(error.reason, text[:REASON_CHARS_MAX], tuple(error.metadata.items()), field)
     try:
         await context.abort(status.code, status.details, status.trailing_metadata)
     except grpc.aio.InternalError:
         # What was written before still waits for the client, so no status can be sent: the call ends without one.
         raise asyncio.CancelledError from None
     raise AssertionError("abort returned")
+
+
+@functools.lru_cache(STATUSES_KEPT)
+def _status(reason: str, text: str, metadata: tuple[tuple[str, str], ...], field: str) -> grpc.Status:
+    """Makes the status of an error. Those that many calls end with at once are kept."""
+    details = [any_pb2.Any()]
+    details[0].Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata)))
+    if field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=text)
+        details.append(any_pb2.Any())
+        details[1].Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    status: grpc.Status = rpc_status.to_status(status_pb2.Status(code=_CODES[reason], message=text, details=details))
+    return status
 
 
 def guarded(handler: _Handler) -> _Handler:

@@ -193,7 +193,7 @@ class _Reader:
             return
         except asyncio.CancelledError:
             if worker is not None:
-                worker.kill()
+                await worker.stop()
             raise
         self._worker, self._starting = worker, None
         self._next()
