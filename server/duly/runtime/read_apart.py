@@ -40,13 +40,14 @@ READERS_MAX = 4
 """So many models have a process for it at once; frames of others wait for a gap."""
 WAITING_MAX = 32
 """So many frames of one model wait to be read; further ones wait for a gap."""
-LOAD_SECONDS_MAX = 30.0
 READ_SECONDS_MAX = 30.0
 """A process that takes longer for a frame, or to start, is ended."""
 IDLE_SECONDS_MAX = 60.0
 """A process that had nothing to read for so long is ended."""
-DEATHS_MAX, DEATHS_SECONDS = 3, 60.0
-"""After so many deaths within that time no process is started until the first of them is as long ago."""
+DEATHS_MAX = 3
+"""After so many deaths within DEATHS_SECONDS no process is started until the first of them is as long ago; frames wait
+for a gap."""
+DEATHS_SECONDS = 60.0
 ROW_HEAD_BYTES = 32
 _DIED = "its pictures could not be read: the process that reads them ended"
 
@@ -185,7 +186,7 @@ class _Reader:
         worker = None
         try:
             worker = self._start(self)
-            await worker.ready(LOAD_SECONDS_MAX)
+            await worker.ready(READ_SECONDS_MAX)
         except WorkerError as error:
             if worker is not None:
                 await worker.stop()
