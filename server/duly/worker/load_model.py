@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from duly.models.folders import CONFIG_FILE
 from duly.models.manifest import Manifest, ManifestError, read_manifest
@@ -13,7 +13,7 @@ from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.models.trust import Trust
 from duly.worker.background import fits
-from duly.worker.channel import Region
+from duly.worker.channel import Done, Region, Run
 from duly.worker.checks import CheckSamples
 from duly.worker.dtypes import DTYPES
 from duly.worker.errors import LoadError
@@ -34,9 +34,6 @@ from duly.worker.slot_layout import layout
 from duly.worker.version_files import Report, VersionFiles
 from duly.worker.warmup import Samples, profile
 
-if TYPE_CHECKING:
-    from duly.worker.read_apart import RowReader
-
 SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
 SAMPLES_ALL_MAX = 10_000
@@ -51,6 +48,12 @@ HOLLOW_NOTE = (
 )
 
 
+class Reads(Protocol):
+    """What only reads the frames of a batch."""
+
+    def run(self, run: Run) -> Done: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model version that is warm."""
@@ -62,7 +65,7 @@ class Loaded:
     """The frames of warming runs."""
     ready: dict[str, Any]
     """The body of READY."""
-    reader: "RowReader | None" = None
+    reader: "Reads | None" = None
     """What reads in place of the models, where there are none."""
 
 

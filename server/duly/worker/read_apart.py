@@ -58,9 +58,6 @@ class RowReader:
             return Done(run.batch_id, run.slot, started_ns, monotonic_ns(), [(INVALID, [])], {0: str(error)})
         return Done(run.batch_id, run.slot, started_ns, monotonic_ns(), [(OK, places)], {})
 
-    def forget(self, stream_ids: Sequence[int]) -> None:
-        """Nothing is remembered of any stream."""
-
 
 def row_spec(reader: Reader) -> TensorSpec:
     """What is given for one input: where the picture lies in the row, and the row, as bytes."""
