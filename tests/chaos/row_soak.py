@@ -5,7 +5,6 @@ the p99 of the last tenth is at most 1.1 times that of the first.
 import asyncio
 import os
 import random
-import shutil
 import signal
 import time
 
@@ -64,10 +63,7 @@ async def show(plan: Plan, finding: Finding) -> None:
             nonlocal active
             while time.monotonic() + SWAP_S < until_s:
                 await asyncio.sleep(SWAP_S)
-                publish(models, staging, active + 1)
-                await swap(channel, active, active + 1, budget_s)
-                shutil.rmtree(models / "m" / str(active))
-                active += 1
+                active = await swap(channel, models, staging, active)
                 finding.count("swaps")
 
         async def deaths() -> None:

@@ -60,8 +60,13 @@ async def one_frame_s(channel: grpc.aio.Channel) -> float:
     return sorted(taken)[len(taken) // 2]
 
 
-async def swap(channel: grpc.aio.Channel, old: int, new: int) -> None:
-    """Loads and activates a version and unloads the one before at once, which finishes what it has taken."""
+async def swap(channel: grpc.aio.Channel, models: Path, staging: Path, old: int) -> int:
+    """Publishes, loads and activates the next version, and unloads the one before at once, which finishes what it has
+    taken. Returns the number of the new one.
+    """
+    new = old + 1
+    # In a thread, as a disk that takes its time must not make this client late.
+    await asyncio.to_thread(publish, models, staging, new)
     stub = model_pb2_grpc.ModelServiceStub(channel)
     wait = {"timeout": RPC_SECONDS_MAX}
     await stub.LoadModel(model_pb2.LoadModelRequest(name="m", version=str(new)), **wait)
@@ -71,6 +76,8 @@ async def swap(channel: grpc.aio.Channel, old: int, new: int) -> None:
     except grpc.aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.NOT_FOUND:
             raise
+    await asyncio.to_thread(shutil.rmtree, models / "m" / str(old))
+    return new
 
 
 async def show(plan: Plan, finding: Finding) -> None:
@@ -106,11 +113,7 @@ async def show(plan: Plan, finding: Finding) -> None:
             stretches.append((False, began_s, time.monotonic()))
             began_s = time.monotonic()
             while time.monotonic() - began_s < stretch_s and active <= swaps_wanted:
-                # In a thread, as a disk that takes its time must not make this client late.
-                await asyncio.to_thread(publish, models, staging, active + 1)
-                await swap(channel, active, active + 1)
-                await asyncio.to_thread(shutil.rmtree, models / "m" / str(active))
-                active += 1
+                active = await swap(channel, models, staging, active)
                 finding.count("swaps")
             stretches.append((True, began_s, time.monotonic()))
         for stream in streams:
