@@ -160,7 +160,8 @@ def sample(spec: TensorSpec, growth: int = 1) -> tuple[bytes, str, tuple[int, ..
 
 def _gradient(shape: tuple[int, ...]) -> Array:
     height, width, channels = shape
-    picture = np.add.outer(np.linspace(0, 127, height), np.linspace(0, 127, width)).astype(np.uint8)
+    down, across = (np.linspace(0, 127, extent).astype(np.uint8) for extent in (height, width))
+    picture = np.add.outer(down, across)
     return np.repeat(picture[..., None], channels, axis=2)
 
 
