@@ -22,6 +22,8 @@ LIFE_S = 20.0
 SWAP_S, DEATH_S = 60.0, 45.0
 """The time between two swaps and between two deaths of a worker."""
 LOOK_S = 2.0
+AGAIN_S = 0.2
+"""A stream that cannot be opened, as the worker was just killed, is opened again after this."""
 WARM_SHARE = 0.1
 """The share of the soak that is no part of the trend of its memory."""
 MEMORY_SHARE, P99_RATIO = 0.02, 1.1
@@ -52,7 +54,14 @@ async def show(plan: Plan, finding: Finding) -> None:
                     shape=(1, 1),
                     phase_s=chance.uniform(0, period_s),
                 )
-                await stream.open()
+                try:
+                    await stream.open()
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    finding.count("opens while no lane served")
+                    await asyncio.sleep(AGAIN_S)
+                    continue
                 running = asyncio.create_task(stream.run())
                 life_s = min(chance.expovariate(1 / LIFE_S), until_s - time.monotonic())
                 await asyncio.wait([running], timeout=max(life_s, 0.1))
