@@ -70,6 +70,8 @@ def start_reader(
     worker.group = group
     body = _load_body(version, "cpu:0", 1, trust) | {"limits": limits.model_dump(), "reads": list(reads)}
     body["group"] = str(group.folder) if group is not None else ""
+    if group is not None:
+        group.step_back()  # for good
     _start(worker, body, group)
     return worker
 
