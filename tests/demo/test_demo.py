@@ -130,7 +130,7 @@ def on_terminal(arguments: list[str]) -> tuple[int, str]:
 
 def test_ctrl_c_ends_the_demo_and_all_that_it_started() -> None:
     with subprocess.Popen(
-        command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        command("--seconds", "3000"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as demo:
         assert demo.stdout is not None
         assert demo.stderr is not None
