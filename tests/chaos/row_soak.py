@@ -72,8 +72,13 @@ async def show(plan: Plan, finding: Finding) -> None:
             nonlocal active
             while time.monotonic() + SWAP_S < until_s:
                 await asyncio.sleep(SWAP_S)
-                active = await swap(channel, models, staging, active)
-                finding.count("swaps")
+                try:
+                    active = await swap(channel, models, staging, active)
+                    finding.count("swaps")
+                except grpc.aio.AioRpcError as error:
+                    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION):
+                        raise
+                    finding.count("swaps put off by a death")
 
         async def deaths() -> None:
             while time.monotonic() + DEATH_S < until_s:

@@ -41,7 +41,9 @@ def numbered(number: int) -> graphs.onnx.ModelProto:
 
 
 def publish(models: Path, staging: Path, number: int) -> None:
-    """Puts a version into its place in whole."""
+    """Puts a version into its place in whole, unless it is there."""
+    if (models / "m" / str(number)).exists():
+        return
     graphs.save(staging, "m", numbered(number), version=number, toml="batch_sizes = [1]\n")
     (models / "m").mkdir(parents=True, exist_ok=True)
     if not (models / "m" / "model.toml").exists():
