@@ -68,7 +68,16 @@ from duly.core.events import (
     WarmLane,
 )
 from duly.core.timing.profile import MARGIN_PERCENT
-from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.types import (
+    VARIANT_RANK_ANY,
+    BacklogPolicy,
+    Frame,
+    GapPolicy,
+    OutcomeStatus,
+    StreamClass,
+    StreamTerms,
+    larger,
+)
 from duly_client.pace import Pace
 from tests.core.law import Witness
 
@@ -290,10 +299,11 @@ class Story:
         deadline_ns = self._now_ns - parse_ns(command.options.get("age", "0ms")) + budget_ns
         model = command.options.get("model", self._models[stream_id])
         must_run, alone = command.flag("must_run"), command.flag("alone")
+        extra_ns, apart_ns = (parse_ns(command.options.get(name, "0ms")) for name in ("extra", "apart"))
         if not command.words:
-            for option in ("budget", "age", "model"):
+            for option in ("budget", "age", "model", "extra", "apart"):
                 command.options.pop(option, None)
-        return self._new_frame(stream_id, frame_id, model, deadline_ns, must_run, alone)
+        return larger(self._new_frame(stream_id, frame_id, model, deadline_ns, must_run, alone), extra_ns, apart_ns)
 
     def _new_frame(
         self, stream_id: int, frame_id: int, model: str, deadline_ns: int, must_run: bool, alone: bool = False
