@@ -22,6 +22,7 @@ SERIES = {
     "duly_calls_failed",
     "duly_event_loop_lag_seconds",
     "duly_frames_demoted",
+    "duly_frames_read_apart",
     "duly_frames_refused",
     "duly_frames_in_flight",
     "duly_lane_busy_seconds",
@@ -63,6 +64,7 @@ def busy_server() -> Metrics:
         bytes_in_flight=5000,
         streams_open={"yolo/1": 1},
         frames_demoted={"yolo/1": 2},
+        frames_read_apart={"yolo/1": 5},
         versions={"yolo/1": "READY"},
         frames_refused={"its stream holds too many bytes": 6},
         calls_failed={"NOT_PERMITTED": 7},
@@ -142,6 +144,7 @@ def test_lanes_workers_and_gauges_are_exposed() -> None:
     assert value(metrics, "duly_queue_depth", model="yolo/1") == 3
     assert value(metrics, "duly_streams_open", model="yolo/1") == 1
     assert value(metrics, "duly_frames_demoted_total", model="yolo/1") == 2
+    assert value(metrics, "duly_frames_read_apart_total", model="yolo/1") == 5
     assert value(metrics, "duly_frames_in_flight") == 4
     assert value(metrics, "duly_payload_bytes") == 5000
     assert value(metrics, "duly_frames_refused_total", cause="its stream holds too many bytes") == 6

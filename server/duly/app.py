@@ -316,6 +316,7 @@ class App:
             bytes_in_flight=held.bytes,
             streams_open=self.streams.by_model(),
             frames_demoted=demoted,
+            frames_read_apart=self._supervisor.apart.read.copy(),
             versions=versions,
             log_lines_lost=self.log_lines_lost(),
             recorded_events_lost=self._recording.lost,

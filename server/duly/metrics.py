@@ -109,6 +109,8 @@ class Gauges:
     """Number of open streams, by model."""
     frames_demoted: Mapping[str, int] = field(default_factory=dict)
     """Number of frames that came faster than their streams' stated periods, by model."""
+    frames_read_apart: Mapping[str, int] = field(default_factory=dict)
+    """Number of frames whose pictures were decoded beside the lanes, by model."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The state of each version, by model; of a model that cannot be read, by its name alone."""
     log_lines_lost: int = 0
@@ -318,14 +320,18 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
         "Frames that came faster than their stream's stated period, and so counted as BEST_EFFORT.",
         labels=["model"],
     )
+    apart = CounterMetricFamily(
+        "duly_frames_read_apart_total", "Frames whose pictures were decoded beside the lanes.", labels=["model"]
+    )
     for model in models:  # streams may still be open for one that was unloaded, which has no series any more
         waiting.add_metric([model], gauges.queue_depth.get(model, 0))
         streams.add_metric([model], gauges.streams_open.get(model, 0))
         demoted.add_metric([model], gauges.frames_demoted.get(model, 0))
+        apart.add_metric([model], gauges.frames_read_apart.get(model, 0))
     states = GaugeMetricFamily("duly_version_state", "The state that a version is in.", labels=["model", "state"])
     for model, state in gauges.versions.items():
         states.add_metric([model, state], 1)
-    yield from (waiting, streams, demoted, states)
+    yield from (waiting, streams, demoted, apart, states)
     yield GaugeMetricFamily(
         "duly_frames_in_flight", "Frames received and not yet answered.", value=gauges.frames_in_flight
     )

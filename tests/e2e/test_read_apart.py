@@ -85,6 +85,7 @@ async def test_they_are_served_as_they_would_be_without_it(app: App, client: Cli
     assert [outcome.status for outcome in outcomes] == [Status.ON_TIME] * 3
     for outcome, wanted in zip(outcomes, expected, strict=True):
         assert (outcome.outputs["y"] == wanted).all()
+    assert app._gauges().frames_read_apart == {"camera/1": 3}
     pid = pid_of(reader)
     await app.host.unload("camera", "")
     with pytest.raises(ProcessLookupError):

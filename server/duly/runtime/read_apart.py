@@ -10,7 +10,7 @@ again is started no more for a while.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -83,6 +83,8 @@ class ApartReaders:
 
     def __init__(self, driver: Driver, limits: SizeLimits, trust: Trust | None) -> None:
         self.groups: WorkerGroups | None = None
+        self.read: Counter[str] = Counter()
+        """How many frames were read, by model."""
         self._driver = driver
         self._limits = limits
         self._trust = trust
@@ -96,6 +98,7 @@ class ApartReaders:
     async def stop(self, model: str) -> None:
         """Reads frames of that version no more. Returns when its process is gone."""
         self._driver.read_apart.pop(model, None)
+        self.read.pop(model, None)
         reader = self._readers.pop(model, None)
         if reader is not None:
             await reader.stop()
@@ -114,8 +117,11 @@ class ApartReaders:
                 return
             if len(self._readers) >= READERS_MAX:
                 self._end(idle)
-            reader = self._readers[what.version.key] = _Reader(what, self._driver, self._start, self._end)
+            reader = self._readers[what.version.key] = _Reader(what, self._driver, self._start, self._end, self._count)
         reader.read(held)
+
+    def _count(self, model: str) -> None:
+        self.read[model] += 1
 
     def _start(self, reader: "_Reader") -> Worker:
         group = self.groups.add() if self.groups is not None else None
@@ -137,12 +143,18 @@ class _Reader:
     """Reads for one version."""
 
     def __init__(
-        self, what: Readable, driver: Driver, start: "Callable[[_Reader], Worker]", end: Callable[[str], None]
+        self,
+        what: Readable,
+        driver: Driver,
+        start: "Callable[[_Reader], Worker]",
+        end: Callable[[str], None],
+        count: Callable[[str], None],
     ) -> None:
         self.what = what
         self._driver = driver
         self._start = start
         self._end = end
+        self._count = count
         self._loop = asyncio.get_running_loop()
         self._waiting: list[HeldFrame] = []
         self._reading: HeldFrame | None = None
@@ -255,6 +267,7 @@ class _Reader:
             elif result.invalid or result.failed:
                 self._driver.frame_read(held, invalid=result.invalid.get(0, ""), failed=result.failed.get(0, ""))
             elif held.payload:
+                self._count(self.what.version.key)
                 self._driver.frame_read(held, self._read_payload(held, result))
         self._next()
 
