@@ -84,9 +84,9 @@ def test_signals_lose_no_frame(models: Path, tmp_path: Path) -> None:
                 assert next(stream).ok, name
             server.send_signal(signal.SIGTSTP)
             server.send_signal(signal.SIGCONT)
+            flight = Path(until(lines, "flight recording written")["file"])  # which a thread does in its own time
             record.rename(tmp_path / "moved")
             server.send_signal(signal.SIGHUP)
-            flight = Path(until(lines, "flight recording written")["file"])
             until(lines, "reloading")
             stream.send(X)
             assert next(stream).ok
