@@ -82,7 +82,7 @@ ATTACKS = {
     "an expiry in words": (signed(exp="never"), NONE_OF_IT),
     "no expiry": (signed(exp=None), "the token lacks the claim exp"),
     "no subject": (signed(sub=None), "the token lacks the claim sub"),
-    "of the future": (signed(nbf=time.time() + 60), "the token is not good yet; are the clocks right?"),
+    "of the future": (signed(nbf=time.time() + 86_400), "the token is not good yet; are the clocks right?"),
     "of another issuer": (signed(iss="https://issuer.test/"), "the token is of another issuer"),
     "for a longer audience": (signed(aud="duly2"), "the token is for another audience"),
     "longer than is read": ("e" * 9000, "the token is longer than 8192 characters"),
