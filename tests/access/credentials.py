@@ -32,7 +32,7 @@ def jwks(*names: str) -> str:
 
 
 def signed(signer: str = "k1", *, kid: str | None = None, **claims: Any) -> str:
-    whole = {"iss": ISSUER, "aud": AUDIENCE, "sub": "camera-1", "exp": time.time() + 600} | claims
+    whole = {"iss": ISSUER, "aud": AUDIENCE, "sub": "camera-1", "exp": time.time() + 7200} | claims
     stated = {name: value for name, value in whole.items() if value is not None}
     return jwt.encode(stated, key(signer), algorithm="ES256", headers={"kid": kid or signer})
 
