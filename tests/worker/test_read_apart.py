@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from duly.models.spec import Layout, Normalise, Resize, TensorSpec
-from duly.worker.channel import INVALID, OK, ROW, Region, Run
+from duly.worker.channel import INVALID, OK, ROW, ROW_HEAD, Region, Run
 from duly.worker.errors import InvalidFrame
 from duly.worker.ops.order import PREPROCESS
 from duly.worker.read_apart import RowReader, row_spec
-from duly.worker.reader import ROW_HEAD, Reader
+from duly.worker.reader import Reader
 from duly.worker.slot_layout import layout
 
 SPEC = TensorSpec(

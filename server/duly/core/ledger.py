@@ -271,11 +271,8 @@ class FrameLedger:
             stream = self.streams.get(queued.frame.stream_id)
             if not queued.apart_ns or stream is None or stream.waiting.get(queued.frame.frame_id) is not queued:
                 continue
-            variant = self._models.by_name[queued.frame.model].variants[queued.rank]
-            variant.waiting.remove(queued)
-            queued.is_read(True, queued.extra_ns - queued.apart_ns)
+            self._note_read(queued, True, queued.extra_ns - queued.apart_ns)
             queued.apart_ns = 0
-            variant.waiting.add(queued)
             self._actions.append(ReadApart(queued.frame))
         found.clear()
 
@@ -285,10 +282,7 @@ class FrameLedger:
         queued = stream.waiting.get(event.frame_id) if stream is not None else None
         if stream is None or queued is None or not queued.reading:
             return
-        variant = self._models.by_name[queued.frame.model].variants[queued.rank]
-        variant.waiting.remove(queued)
-        queued.is_read(False, event.extra_ns)
-        variant.waiting.add(queued)
+        variant = self._note_read(queued, False, event.extra_ns)
         self._drop_by(queued.due_ns, variant)
         if event.invalid:
             self._withdraw(now_ns, stream, queued, fates.NOT_READABLE_APART, event.invalid)
@@ -439,6 +433,14 @@ class FrameLedger:
         return 1.0 if keeps_all(stream.terms) else min(stream.merit.value, FRESHNESS_MAX)
 
     # ---- the ways into and out of the queues ----
+
+    def _note_read(self, queued: QueuedFrame, reading: bool, extra_ns: int) -> VariantState:
+        """Puts a frame to its new place in the queue of its variant, which is returned, as it is due otherwise now."""
+        variant = self._models.by_name[queued.frame.model].variants[queued.rank]
+        variant.waiting.remove(queued)
+        queued.is_read(reading, extra_ns)
+        variant.waiting.add(queued)
+        return variant
 
     def _unwait(self, stream: StreamState, queued: QueuedFrame) -> None:
         frame = queued.frame

@@ -20,7 +20,6 @@ import structlog
 
 from duly.core.events import DispatchBatch
 from duly.models.repository import ModelVersion
-from duly.models.sizes import SizeLimits
 from duly.models.spec import ELEMENT_BYTES, Signature
 from duly.models.trust import Trust
 from duly.runtime.driver import Driver
@@ -32,7 +31,7 @@ from duly.runtime.worker_groups import WorkerGroups
 from duly.runtime.worker_launch import start_reader
 from duly.runtime.worker_port import BatchResult
 from duly.runtime.worker_process import Worker, WorkerError
-from duly.worker.channel import ROW
+from duly.worker.channel import ROW, ROW_HEAD
 
 _log = structlog.get_logger("duly.worker")
 
@@ -48,7 +47,6 @@ DEATHS_MAX = 3
 """After so many deaths within DEATHS_SECONDS no process is started until the first of them is as long ago; frames wait
 for a gap."""
 DEATHS_SECONDS = 60.0
-ROW_HEAD_BYTES = 32
 _DIED = "its pictures could not be read: the process that reads them ended"
 
 
@@ -72,7 +70,7 @@ def readable(version: ModelVersion, signature: Signature, rows: Sequence[Row]) -
         return None
     for index in places:
         datatype, shape = rows[index]
-        size = ROW_HEAD_BYTES + prod(shape) * ELEMENT_BYTES[datatype]
+        size = ROW_HEAD.size + prod(shape) * ELEMENT_BYTES[datatype]
         if -1 in shape or size > signature.inputs[index].bytes_max:
             return None
     return Readable(version, signature, tuple(rows), places)
@@ -81,13 +79,13 @@ def readable(version: ModelVersion, signature: Signature, rows: Sequence[Row]) -
 class ApartReaders:
     """Reads for all versions that are served."""
 
-    def __init__(self, driver: Driver, limits: SizeLimits, trust: Trust | None) -> None:
-        self.groups: WorkerGroups | None = None
+    def __init__(self, driver: Driver, trust: Trust | None, groups: Callable[[], WorkerGroups | None]) -> None:
+        """`groups`: what makes control groups for processes; None: they have none of their own."""
         self.read: Counter[str] = Counter()
         """How many frames were read, by model."""
         self._driver = driver
-        self._limits = limits
         self._trust = trust
+        self._groups = groups
         self._readers: dict[str, _Reader] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -124,12 +122,13 @@ class ApartReaders:
         self.read[model] += 1
 
     def _start(self, reader: "_Reader") -> Worker:
-        group = self.groups.add() if self.groups is not None else None
+        groups = self._groups()
+        group = groups.add() if groups is not None else None
         what = reader.what
         reads = [
             (index, what.signature.inputs[index].model_dump(mode="json"), *what.rows[index]) for index in what.places
         ]
-        return start_reader(what.version, reads, self._limits, reader.answered, reader.ended, self._trust, group)
+        return start_reader(what.version, reads, reader.answered, reader.ended, self._trust, group)
 
     def _end(self, model: str) -> None:
         reader = self._readers.pop(model, None)

@@ -58,8 +58,9 @@ class Supervisor:
         """`threads`: intra-op threads of a worker whose model states none. `load_timeout_s`: for one worker. `limits`:
         what a frame may have. `trust`: what workers may do.
         """
-        self.apart = ApartReaders(driver, limits, trust)
-        self._groups: WorkerGroups | None = None
+        self.groups: WorkerGroups | None = None
+        """What makes control groups for workers; None: they have none of their own."""
+        self.apart = ApartReaders(driver, trust, lambda: self.groups)
         self._limits = limits
         self._trust = trust
         self._catalogue = catalogue
@@ -75,15 +76,6 @@ class Supervisor:
         self._closing = False
         for lane in catalogue.lanes:
             driver.submit(LaneUp(lane))
-
-    @property
-    def groups(self) -> WorkerGroups | None:
-        """What makes control groups for workers; None: they have none of their own."""
-        return self._groups
-
-    @groups.setter
-    def groups(self, groups: WorkerGroups | None) -> None:
-        self._groups = self.apart.groups = groups
 
     async def start(self, loaded: LoadedVersion) -> None:
         """Starts one worker on each lane, one after another; each serves as soon as it is warm.

@@ -56,7 +56,6 @@ def start_worker(
 def start_reader(
     version: ModelVersion,
     reads: Sequence[tuple[int, dict[str, Any], str, tuple[int, ...]]],
-    limits: SizeLimits,
     on_batch: Callable[[int, BatchResult | str], None],
     on_end: Callable[[Worker], None],
     trust: Trust | None,
@@ -68,7 +67,7 @@ def start_reader(
     """
     worker = Worker(version.key, "apart", ["reader"], on_batch, on_end)
     worker.group = group
-    body = _load_body(version, "cpu:0", 1, trust) | {"limits": limits.model_dump(), "reads": list(reads)}
+    body = _load_body(version, "cpu:0", 1, trust) | {"reads": list(reads)}
     body["group"] = str(group.folder) if group is not None else ""
     if group is not None:
         group.step_back()  # for good

@@ -60,6 +60,8 @@ ENCODINGS = ("", *SENT_ENCODINGS, "ROW")
 """An encoding's number on the channel is its index here; 0 stands for a plain tensor. ROW is none of a client's: it
 stands for what `worker/read_apart` has made of another one."""
 ROW = ENCODINGS.index("ROW")
+ROW_HEAD = struct.Struct("<4d")
+"""What stands before a row that was read elsewhere: where the picture lies in it (`ops.operation.Placement`)."""
 
 _HEAD = struct.Struct("<BBHBxxxQ")  # kind, slot, frames, variant, batch id
 _FRAME = struct.Struct("<QB7x")  # stream id, flags | in DONE: ns that reading took, status

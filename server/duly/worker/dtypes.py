@@ -11,3 +11,8 @@ Array = npt.NDArray[Any]
 
 DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name.lower().replace("fp", "float")) for name in ELEMENT_BYTES}
 """NumPy's element types by the protocol's names, such as float32 for FP32."""
+
+
+def datatype_of(dtype: "np.dtype[Any]") -> str:
+    """Returns the protocol's name of an element type of DTYPES."""
+    return next(name for name, known in DTYPES.items() if known == dtype)

@@ -15,7 +15,7 @@ from duly.models.trust import Trust
 from duly.worker.background import fits
 from duly.worker.channel import Done, Region, Run
 from duly.worker.checks import CheckSamples
-from duly.worker.dtypes import DTYPES
+from duly.worker.dtypes import datatype_of
 from duly.worker.errors import LoadError
 from duly.worker.finite import FiniteChecks
 from duly.worker.libraries import with_checked_libraries
@@ -65,7 +65,7 @@ class Loaded:
     """The frames of warming runs."""
     ready: dict[str, Any]
     """The body of READY."""
-    reader: "Reads | None" = None
+    reader: Reads | None = None
     """What reads in place of the models, where there are none."""
 
 
@@ -210,7 +210,7 @@ def _rows(plans: Sequence[Plan]) -> list[tuple[str, tuple[int, ...]]]:
     rows = [[(each.reader.dtype, each.reader.row_shape) for each in plan.inputs] for plan in plans]
     if any(other != rows[0] for other in rows[1:]):
         return []
-    return [(next(name for name, known in DTYPES.items() if known == dtype), shape) for dtype, shape in rows[0]]
+    return [(datatype_of(dtype), shape) for dtype, shape in rows[0]]
 
 
 def _runs(model: Model, region: Region, batch_max: int, inputs: Sequence[TensorSpec]) -> bool:

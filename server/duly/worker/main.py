@@ -61,7 +61,7 @@ def _serve(connection: socket.socket) -> int:
         apart = in_background if fits(body) else _here
         if body.get("reads"):
             step_back()  # for good, with all threads that it will have
-        confine_for, load = apart(_import_reader if body.get("reads") else _import)
+        confine_for, load = apart(partial(_import, bool(body.get("reads"))))
         confine_for(body)
         loaded = apart(partial(_load, partial(load, body, partial(_report, connection))))
     except (LoadError, BackendError) as error:
@@ -127,19 +127,16 @@ def _here(work: Callable[[], _Result]) -> _Result:
     return work()
 
 
-def _import() -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report], Loaded]]":
+def _import(reads: bool) -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report], Loaded]]":
     # These imports are not at the top so that the server learns about a missing library, and as they take long.
     from duly.worker.confine import confine_for
-    from duly.worker.load_model import load
+
+    if reads:
+        from duly.worker.read_apart import load_reader as load
+    else:
+        from duly.worker.load_model import load
 
     return confine_for, load
-
-
-def _import_reader() -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report], Loaded]]":
-    from duly.worker.confine import confine_for
-    from duly.worker.read_apart import load_reader
-
-    return confine_for, load_reader
 
 
 def _load(load: "Callable[[], Loaded]") -> "Loaded":

@@ -13,7 +13,7 @@ import numpy as np
 
 from duly.models.spec import ModelConfig, Output, Signature, TensorSpec
 from duly.worker.channel import DIMS_MAX, frames_of_message, tensors_of_message
-from duly.worker.dtypes import DTYPES, Array
+from duly.worker.dtypes import DTYPES, Array, datatype_of
 from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 from duly.worker.inputs import InputPlan, plan_inputs
@@ -87,10 +87,15 @@ def _kept_sound(planned: InputPlan) -> TensorSpec:
 
 
 def _kept(name: str, dtype: "np.dtype[Any]", shape: tuple[int, ...], sample_rate_hz: int) -> TensorSpec:
-    datatype = next(each for each, known in DTYPES.items() if known == dtype)
     size_bytes = prod(shape) * dtype.itemsize
     return TensorSpec.model_validate(
-        {"name": name, "datatype": datatype, "shape": shape, "sample_rate_hz": sample_rate_hz, "bytes_max": size_bytes}
+        {
+            "name": name,
+            "datatype": datatype_of(dtype),
+            "shape": shape,
+            "sample_rate_hz": sample_rate_hz,
+            "bytes_max": size_bytes,
+        }
     )
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from duly.models.spec import ModelConfig, Signature, TensorSpec
-from duly.worker.channel import ENCODINGS, INVALID, OK, Done, Region, Run, TensorRef
+from duly.worker.channel import ENCODINGS, INVALID, OK, ROW_HEAD, Done, Region, Run, TensorRef
 from duly.worker.dtypes import DTYPES
 from duly.worker.errors import InvalidFrame, LoadError
 from duly.worker.inputs import InputPlan
 from duly.worker.load_model import Loaded
 from duly.worker.ops.order import PREPROCESS
-from duly.worker.reader import ROW_HEAD, Reader
+from duly.worker.reader import Reader
 from duly.worker.run_memory import limit_data, run_bytes
 from duly.worker.slot_layout import layout
 from duly.worker.version_files import Report
@@ -35,7 +35,6 @@ class RowReader:
     def __init__(self, readers: Sequence[Reader], region: Region) -> None:
         self._readers = readers
         self._region = region
-        self._bases, _ = layout([reader.spec.bytes_max for reader in readers], 1)
         self._row_bases, _ = layout([row_spec(reader).bytes_max for reader in readers], 1)
 
     def run(self, run: Run) -> Done:

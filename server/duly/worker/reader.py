@@ -1,6 +1,5 @@
 """Turns what a client sends for one input of one frame into one row of the batch that the graph reads."""
 
-import struct
 from collections.abc import Sequence
 from math import isfinite, prod
 from typing import Any
@@ -8,14 +7,12 @@ from typing import Any
 import numpy as np
 
 from duly.models.spec import TensorSpec
+from duly.worker.channel import ROW_HEAD
 from duly.worker.decode import ENCODINGS, Decode, tensor
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import InvalidFrame
 from duly.worker.graph import is_fixed
 from duly.worker.ops.operation import WHOLE_PICTURE, Operation, Placement, Shape
-
-ROW_HEAD = struct.Struct("<4d")
-"""What stands before a row that was read elsewhere: where the picture lies in it (`Placement`)."""
 
 
 class Reader:
