@@ -1,9 +1,10 @@
 """Keeps the newest part of what the scheduler was told and did, in memory, and writes it down when something happens.
 
 It is always on. The recording is a ring of SEGMENTS_MAX segments of SEGMENT_BYTES, 8 MiB in all, which is about the
-last 30,000 frames. Each segment begins with the state of the scheduler, so that what is written down replays
-(`duly-sim replay`). Taking that state holds up the event loop, by about 10 µs for each open stream: where more than
-SNAPSHOT_STREAMS_MAX are open it is left out, and what begins then can be read, but not replayed.
+last 30,000 frames. All of it is taken at the start, so that the server does not grow while it runs. Each segment begins
+with the state of the scheduler, so that what is written down replays (`duly-sim replay`). Taking that state holds up
+the event loop, by about 10 µs for each open stream: where more than SNAPSHOT_STREAMS_MAX are open it is left out, and
+what begins then can be read, but not replayed.
 
 It is written down when somebody asks (SIGUSR1, DumpRecording), and on an incident: the scheduler failed, a worker ended
 unasked, or a CRITICAL stream missed MISSES frames in a row. Incidents within INCIDENT_NS are one, and FILES_MAX files
@@ -12,12 +13,13 @@ are kept.
 
 import asyncio
 import contextlib
+import io
 import os
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,7 +67,26 @@ class _Segment:
     snapshot: bytes | None
     fresh: bool
     """Whether it begins with a fresh scheduler, so that no state is needed."""
-    lines: bytearray = field(default_factory=bytearray)
+    lines: io.BytesIO
+    """What was written lies before the position."""
+
+    def written(self) -> memoryview:
+        """What was written, as it is now: the file has its bytes copied where it goes on while they are in use."""
+        return memoryview(self.lines.getvalue())[: self.lines.tell()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A segment that does not change any more."""
+
+    snapshot: bytes | None
+    fresh: bool
+    lines: memoryview
+
+
+def _room() -> io.BytesIO:
+    """Returns an empty file in memory that has the memory of a segment."""
+    return io.BytesIO(b"\n" * SEGMENT_BYTES)  # zeros would be memory on paper only
 
 
 class FlightRecorder:
@@ -82,7 +103,10 @@ class FlightRecorder:
         self._scheduler = scheduler
         self._folder = folder
         self._file = file
-        self._segments: deque[_Segment] = deque([_Segment(None, True)], maxlen=SEGMENTS_MAX)
+        self._rooms = [_room() for _ in range(SEGMENTS_MAX)]
+        """Those that were not needed so far."""
+        self._segments: deque[_Segment] = deque()
+        self._begin(None, fresh=True)
         self._streams = 0
         self._misses: dict[int, int] = {}
         """How many frames of each CRITICAL stream in a row were missed."""
@@ -93,11 +117,10 @@ class FlightRecorder:
 
     def event(self, now_ns: int, event: Event) -> None:
         segment = self._segments[-1]
-        if len(segment.lines) >= SEGMENT_BYTES:
-            segment = _Segment(self._snapshot(), False)
-            self._segments.append(segment)
+        if segment.lines.tell() >= SEGMENT_BYTES:
+            segment = self._begin(self._snapshot(), fresh=False)
         line = event_line(now_ns, event)
-        segment.lines += line
+        segment.lines.write(line)
         self._now_ns = now_ns
         if self._file is not None:
             self._file.put_event(line)
@@ -120,7 +143,7 @@ class FlightRecorder:
         if not actions:
             return
         line = actions_line(actions)
-        self._segments[-1].lines += line
+        self._segments[-1].lines.write(line)
         if self._file is not None:
             self._file.put_actions(line)
         if self._misses:
@@ -130,7 +153,7 @@ class FlightRecorder:
         self._incident("scheduler-failed")
 
     def begin_anew(self) -> None:
-        self._segments.append(_Segment(None, True))
+        self._begin(None, fresh=True)
         self._streams = 0
         self._misses.clear()
         if self._file is not None:
@@ -164,6 +187,15 @@ class FlightRecorder:
         except OSError as error:
             raise DumpError(f"the flight recording cannot be written: {error.strerror}") from None
 
+    def _begin(self, snapshot: bytes | None, *, fresh: bool) -> _Segment:
+        """Begins a segment, in the place of the oldest one where there are SEGMENTS_MAX."""
+        room = self._rooms.pop() if self._rooms else self._segments.popleft().lines
+        room.truncate(SEGMENT_BYTES)  # one event may have made it far larger
+        room.seek(0)
+        segment = _Segment(snapshot, fresh, room)
+        self._segments.append(segment)
+        return segment
+
     def _snapshot(self) -> bytes | None:
         return snapshot(self._scheduler()) if self._streams <= SNAPSHOT_STREAMS_MAX else None
 
@@ -187,20 +219,18 @@ class FlightRecorder:
             target=self._write_incident, args=(self._folder, why, self._copy()), name="flight recording", daemon=True
         ).start()
 
-    def _copy(self) -> list[_Segment]:
-        """What there is. Older segments do not change any more."""
-        *older, newest = self._segments
-        return [*older, _Segment(newest.snapshot, newest.fresh, newest.lines[:])]
+    def _copy(self) -> list[_Written]:
+        return [_Written(segment.snapshot, segment.fresh, segment.written()) for segment in self._segments]
 
     # ---- on a thread ----
 
-    def _write_incident(self, folder: Path, why: str, segments: list[_Segment]) -> None:
+    def _write_incident(self, folder: Path, why: str, segments: list[_Written]) -> None:
         try:
             self._write(folder, why, segments)
         except OSError as error:
             _log.error("flight recording not written", folder=str(folder), why=why, reason=error.strerror)
 
-    def _write(self, folder: Path, why: str, segments: list[_Segment]) -> str:
+    def _write(self, folder: Path, why: str, segments: list[_Written]) -> str:
         """Writes a file whole or not at all. Raises OSError."""
         try:
             name = f"{_NAME}{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{why}.jsonl"
@@ -221,7 +251,7 @@ class FlightRecorder:
             self._writing.release()
 
 
-def _parts(segments: list[_Segment]) -> Iterator[bytes | bytearray]:
+def _parts(segments: list[_Written]) -> Iterator[bytes | memoryview]:
     """Gives what is written of the segments. They follow one another, so that one state is enough for all."""
     replays = False
     for number, segment in enumerate(segments):
