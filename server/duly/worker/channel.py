@@ -14,7 +14,7 @@ no memory without these seals, which nobody can take off again. Room that is not
 shrinking does not keep pages from being freed. Descriptors are received with READY's messages alone, and more bytes or
 descriptors than a message may have are an error, as is a text that could change or block while it is read.
 
-    server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   PING   STOP
+    server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   PING   STOP   AWAKE
                        GIVE (memfd)   TAKE (memfd)
     worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)
                        DONE   FAILED (json)   PONG   STATE
@@ -29,11 +29,13 @@ import mmap
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM, FILES, PING, PONG, GIVE, STATE, TAKE = range(1, 16)
+LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED = range(1, 9)
+WARM, FILES, PING, PONG, GIVE, STATE, TAKE, AWAKE = range(9, 17)
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
@@ -41,6 +43,8 @@ OK, INVALID, FRAME_FAILED = range(3)
 MESSAGE_BYTES_MAX = 200_000
 """A batch has only so many frames as fit into one message. Linux refuses SEQPACKET messages above the socket's send
 buffer; 212,992 is the kernel's default `wmem_max`."""
+AWAKE_NS_MAX = 1_000_000
+"""A worker that stays awake looks for its next message for no longer than this, then it sleeps until one comes."""
 TEXT_BYTES_MAX = 64 << 20
 """LOAD and READY may be longer than a message, as a model may have thousands of inputs with long names."""
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -224,6 +228,17 @@ def decode_ping(message: bytes) -> int:
     return number
 
 
+def encode_awake(ns: int) -> bytes:
+    """Tells the worker to look for so long for its next message before it sleeps, now and after all that come."""
+    return _HEAD.pack(AWAKE, 0, 0, 0, ns)
+
+
+def decode_awake(message: bytes) -> int:
+    """Returns for how long to look, in ns."""
+    ns: int = _HEAD.unpack_from(message)[4]
+    return min(ns, AWAKE_NS_MAX)
+
+
 def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
     """Encodes a message that is not on a frame's way: LOAD, FILES {name: [SHA-256, bytes]}, READY, LOAD_FAILED, FAILED
     {"reason"}, STOP {}.
@@ -278,11 +293,20 @@ def receive_text(connection: socket.socket, text_bytes_max: int = TEXT_BYTES_MAX
     return message, fds
 
 
-def receive_into(connection: socket.socket, buffer: memoryview) -> tuple[int, int]:
+def receive_into(connection: socket.socket, buffer: memoryview, awake_ns: int = 0) -> tuple[int, int]:
     """Receives a message of the server's into the buffer. Returns its length, and the descriptor that came with it, of
-    which the caller takes ownership; -1: none did. Raises OSError.
+    which the caller takes ownership; -1: none did. Raises OSError. `awake_ns`: for so long it looks for one again and
+    again, as to wake up would take longer; then it sleeps until one comes.
     """
-    length, came, _, _ = connection.recvmsg_into([buffer], _FD_SPACE, socket.MSG_CMSG_CLOEXEC)
+    until_ns = time.monotonic_ns() + awake_ns if awake_ns else 0
+    while until_ns and time.monotonic_ns() < until_ns:
+        with contextlib.suppress(BlockingIOError):
+            return _received(connection, buffer, socket.MSG_DONTWAIT)
+    return _received(connection, buffer, 0)
+
+
+def _received(connection: socket.socket, buffer: memoryview, flags: int) -> tuple[int, int]:
+    length, came, _, _ = connection.recvmsg_into([buffer], _FD_SPACE, socket.MSG_CMSG_CLOEXEC | flags)
     return length, struct.unpack("i", came[0][2])[0] if came else -1
 
 
