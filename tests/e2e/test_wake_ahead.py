@@ -64,6 +64,6 @@ async def test_realtime_is_refused_where_the_device_is_not_there(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wakefulness, "WAKEFULNESS", "/dev/there-is-no-such-device")
-    with pytest.raises(StartError, match="realtime: .* cannot be held, .* wake_ahead alone"):
+    with pytest.raises(StartError, match=r"realtime: .* cannot be held, .* wake_ahead alone"):
         async with serving(repository, realtime=True):
             pass
