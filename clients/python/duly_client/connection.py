@@ -50,6 +50,7 @@ class Connection:
         """Frames that wait, those of one entry stamped together."""
         self._frames = 0
         self._frame_bytes = 0
+        self._bytes_max = PENDING_BYTES_MAX
         self._cancels: list[int] = []
         self._ping_due = False
         self._requests_before_ping = 0
@@ -71,6 +72,7 @@ class Connection:
         if response is None or response.WhichOneof("response") != "opened":
             raise ProtocolError(f"the stream began with {response!r} in place of StreamOpened")
         terms = terms_of(response.opened)
+        self._bytes_max = min(PENDING_BYTES_MAX, terms.message_bytes_max or PENDING_BYTES_MAX)
         self.is_open = True
         self._ping_now()
         return terms
@@ -91,7 +93,7 @@ class Connection:
     def has_room(self, size: int, frames: int) -> bool:
         """False where frames of `size` bytes in all have to wait until earlier ones went to the transport."""
         return not self._requests or (
-            self._frames + frames <= PENDING_FRAMES_MAX and self._frame_bytes + size <= PENDING_BYTES_MAX
+            self._frames + frames <= PENDING_FRAMES_MAX and self._frame_bytes + size <= self._bytes_max
         )
 
     def add(self, message: bytes, entries_at: int, frames: int) -> None:
