@@ -140,8 +140,8 @@ async def test_another_connection_begins_without_advice() -> None:
 
 
 async def test_what_is_kept_back_counts_among_the_unread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("duly_client.stream.FRAMES_HELD_MAX", 8)
-    monkeypatch.setattr("duly_client.stream.UNREAD_WAIT_S", 0.01)
+    monkeypatch.setattr("duly_client.frames.HELD_MAX", 8)
+    monkeypatch.setattr("duly_client.sending.UNREAD_WAIT_S", 0.01)
     async with (
         serving(ScriptedServer(slowing)) as target,
         Client(target) as client,

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from duly.v1 import inference_pb2
 from duly_client import Client
+from duly_client.call import Call
 from duly_client.clock import DRIFT_MAX_PPM, EXCHANGES, Clock, ClockEstimate
-from duly_client.connection import PING_PERIOD_S, PINGS_AT_OPEN, Connection
+from duly_client.connection import PING_PERIOD_S, PINGS_AT_OPEN
 from tests.client.scripted_server import HOUR_NS, OpenedStream, ScriptedServer, on_time, serving
 
 SECOND_NS = 10**9
@@ -190,7 +191,7 @@ async def test_a_clock_that_is_set_while_a_ping_leaves_is_told_before_the_next_f
 ) -> None:
     ages_ns: list[int] = []
     true_ns = time.time_ns
-    send = Connection._send
+    write = Call.write
     sending: list[asyncio.Task[int]] = []
 
     async def judging(stream: OpenedStream) -> None:
@@ -199,16 +200,15 @@ async def test_a_clock_that_is_set_while_a_ping_leaves_is_told_before_the_next_f
             ages_ns.append(age_ns(stream.server, true_ns() - own_clock.ahead_ns, frame))
             await stream.answer(on_time(frame))
 
-    async def set_meanwhile(connection: Connection, message: bytes) -> None:
-        await send(connection, message)
+    def set_meanwhile(call: Call, message: bytes) -> None:
+        write(call, message)
         if armed and inference_pb2.StreamRequest.FromString(message).HasField("clock_ping"):
             armed.clear()
             own_clock.ahead_ns += SECOND_NS
-            sending.append(asyncio.create_task(stream.send(X)))
-            await asyncio.sleep(0)  # until the frame waits for the writer, which waits here
+            sending.append(asyncio.create_task(stream.send(X)))  # the frame waits for the ping's write
 
     armed: list[bool] = []
-    monkeypatch.setattr(Connection, "_send", set_meanwhile)
+    monkeypatch.setattr(Call, "write", set_meanwhile)
     server = ScriptedServer(judging)
     server.now_ns = lambda: true_ns() - own_clock.ahead_ns
     async with serving(server) as target, Client(target) as client, client.stream("echo") as stream:

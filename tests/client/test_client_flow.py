@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from duly.v1 import inference_pb2
-from duly_client import Client, ClientTooSlow, InvalidRequest, Outcome, Status
-from duly_client import stream as stream_module
+from duly_client import Client, ClientTooSlow, InvalidRequest, Outcome, Status, frames, sending
 from tests.client.scripted_server import OpenedStream, ScriptedServer, echo_frames, on_time, serving
 
 X = np.arange(4, dtype=np.float32)
@@ -68,8 +67,8 @@ async def test_nothing_is_lost_when_the_server_ends_a_stream_that_is_being_sent_
 
 async def test_unread_outcomes_are_bounded_by_the_credit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who does not read gets no more than the credit from the wire, and `send` says so in the end."""
-    monkeypatch.setattr(stream_module, "FRAMES_HELD_MAX", 200)
-    monkeypatch.setattr(stream_module, "UNREAD_WAIT_S", 0.01)
+    monkeypatch.setattr(frames, "HELD_MAX", 200)
+    monkeypatch.setattr(sending, "UNREAD_WAIT_S", 0.01)
 
     async def narrow(stream: OpenedStream) -> None:
         await stream.greet()

@@ -81,7 +81,7 @@ def test_who_waits_hears_that_the_client_was_closed(target: str) -> None:
     with BlockingClient(target) as client:
         stream = client.stream("echo").__enter__()
         outcomes = in_thread(lambda: list(stream))
-        while stream._stream._reader is None:
+        while not stream._stream._frames.is_awaited:
             assert not outcomes.done()
     error = outcomes.exception(WAIT_S)  # the stream may have ended before, as it does with its client
     assert outcomes.result() == [] if error is None else str(error) == "the client was closed meanwhile"

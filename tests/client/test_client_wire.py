@@ -1,5 +1,6 @@
 """Frames as bytes: every array comes back as it was, and what does not fit is named."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ def spec(name: str, datatype: str, *shape: int, encodings: tuple[Encoding, ...] 
 
 def sent(frame: inference_pb2.Frame, payload: Any, *specs: TensorSpec, encoding: Encoding | None = None) -> Any:
     """The frame as the server parses it."""
-    request = wire.frame_request(frame, wire.inputs_of(payload, encoding, specs or None))
-    (received,) = inference_pb2.StreamRequest.FromString(request.message).frames.frames
+    inputs = wire.inputs_of(payload, encoding, specs or None)
+    message, _ = wire.frames_message([(frame.SerializeToString(), inputs)])
+    (received,) = inference_pb2.StreamRequest.FromString(message).frames.frames
     return received
 
 
@@ -65,20 +67,26 @@ def test_frames_are_what_protobuf_reads(
     assert frame == fields
 
 
-@given(st.lists(st.binary(max_size=300), min_size=1, max_size=20))
-def test_frames_sent_together_are_one_message(payloads: list[bytes]) -> None:
-    requests = [
-        wire.frame_request(inference_pb2.Frame(frame_id=nth), wire.inputs_of(JPEG + payload, None, None))
-        for nth, payload in enumerate(payloads, start=1)
-    ]
+@given(st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_frames_sent_together_are_one_message(messages: list[list[bytes]]) -> None:
+    """Those of one message, and those of several messages that waited."""
+    ids = itertools.count(1)
+    requests = []
+    for payloads in messages:
+        parts = [
+            (inference_pb2.Frame(frame_id=next(ids)).SerializeToString(), wire.inputs_of(JPEG + payload, None, None))
+            for payload in payloads
+        ]
+        requests.append(wire.FrameRequest(*wire.frames_message(parts), len(parts)))
     frames = inference_pb2.StreamRequest.FromString(wire.joined(requests)).frames.frames
-    assert [frame.frame_id for frame in frames] == list(range(1, len(payloads) + 1))
-    assert [frame.encoded[0].data for frame in frames] == [JPEG + payload for payload in payloads]
+    assert [frame.frame_id for frame in frames] == list(range(1, next(ids)))
+    assert [frame.encoded[0].data for frame in frames] == [JPEG + each for payloads in messages for each in payloads]
 
 
 def test_a_unary_request_holds_its_frame() -> None:
     request = inference_pb2.InferRequest(model="m", outputs=["y"], stream_class=inference_pb2.STREAM_CLASS_CRITICAL)
-    message = wire.infer_request(request, inference_pb2.Frame(frame_id=1), wire.inputs_of(JPEG, None, None))
+    fields = inference_pb2.Frame(frame_id=1).SerializeToString()
+    message = wire.infer_request(request, fields, wire.inputs_of(JPEG, None, None))
     parsed = inference_pb2.InferRequest.FromString(message)
     assert parsed.frame.encoded[0].data == JPEG
     parsed.ClearField("frame")

@@ -7,6 +7,7 @@ client and its streams raise RuntimeError there.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import os
 import threading
@@ -149,6 +150,7 @@ class BlockingStream:
         return self._stream.opened
 
     send = _waiting_on_stream(Stream.send)
+    send_many = _waiting_on_stream(Stream.send_many)
     finish = _waiting_on_stream(Stream.finish)
 
     def close(self) -> None:
@@ -169,6 +171,12 @@ class BlockingStream:
             return self._loop.wait(self._stream.__anext__())
         except StopAsyncIteration:
             raise StopIteration from None
+
+    def batches(self) -> Iterator[list[Outcome]]:
+        """Iterates over the outcomes, all that wait at once, as `batches` of a `Stream` does."""
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                yield self._loop.wait(self._stream.next_batch())
 
 
 class BlockingClient:

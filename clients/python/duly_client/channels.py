@@ -9,6 +9,23 @@ from duly_client.credentials import Tls
 
 Options = tuple[tuple[str, Any], ...]
 
+OPTIONS: Options = (
+    ("grpc.max_receive_message_length", -1),  # the server bounds what it sends
+    ("grpc.enable_retries", 0),  # a frame is never sent twice
+    # Clock pings make data flow each 10 s, so that no server takes keepalive at this pace for abuse.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.use_local_subchannel_pool", 1),  # each client has a connection and a backoff of its own
+)
+LAN_OPTIONS: Options = (
+    # Outcomes that nobody reads yet stay with the server, which knows what is stale, not in the transport.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 256 * 1024),
+)
+
 
 class _Channel:
     """One channel, and how many calls it has."""

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from duly.v1 import inference_pb2, model_pb2, server_pb2
 from duly_client import errors, proxy, wire
-from duly_client.channels import Channels
+from duly_client.channels import LAN_OPTIONS, OPTIONS, Channels
 from duly_client.credentials import Tls, Token, check_clear_text
 from duly_client.forked import is_forked, using_grpc
 from duly_client.stream import Stream
@@ -29,22 +29,6 @@ from duly_client.types import (
     outcome_of,
 )
 
-_CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", -1),  # the server bounds what it sends
-    ("grpc.enable_retries", 0),  # a frame is never sent twice
-    # Clock pings make data flow each 10 s, so that no server takes keepalive at this pace for abuse.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
-    ("grpc.use_local_subchannel_pool", 1),  # each client has a connection and a backoff of its own
-)
-_LAN_OPTIONS: tuple[tuple[str, int], ...] = (
-    # Outcomes that nobody reads yet stay with the server, which knows what is stale, not in the transport.
-    ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 256 * 1024),
-)
 _CALL_TIMEOUT_S = 30.0
 """Timeout of calls that only ask. Loading and draining have none: they take as long as they take."""
 _INFER_GRACE_S = 10.0
@@ -100,7 +84,7 @@ class Client:
         self._tls = tls
         if tls is not None:
             tls.read()
-        self._options = _CHANNEL_OPTIONS + (() if wan else _LAN_OPTIONS) + proxy.channel_options(target)
+        self._options = OPTIONS + (() if wan else LAN_OPTIONS) + proxy.channel_options(target)
         self._credentials = credentials
         self._reconnect = reconnect
         self._reconnect_tries_max = reconnect_tries_max
@@ -214,7 +198,7 @@ class Client:
         frame = inference_pb2.Frame(frame_id=1, capture_time_unix_nano=captured_ns, budget_nano=budget_ns)
         response = await self._call(
             "InferenceService/Infer",
-            wire.infer_request(request, frame, wire.inputs_of(payload, encoding, None)),
+            wire.infer_request(request, frame.SerializeToString(), wire.inputs_of(payload, encoding, None)),
             inference_pb2.InferResponse,
             budget_ns / 1e9 + _INFER_GRACE_S if budget_ns else _CALL_TIMEOUT_S,
         )
@@ -275,8 +259,8 @@ class Client:
         channels = self._open_channels()
         start: grpc.aio.StreamStreamMultiCallable[Any, Any] = channels.channel().stream_stream(
             "/duly.v1.InferenceService/Stream",
-            request_serializer=None,  # requests are bytes already
-            response_deserializer=inference_pb2.StreamResponse.FromString,
+            request_serializer=None,  # messages are bytes here
+            response_deserializer=None,
         )
         shown = self._shows()
         call = start(None, metadata=_metadata(shown))  # frames are written, not taken from an iterator

@@ -72,9 +72,9 @@ class Timing:
     """Uncertainty of `capture_to_receipt_ns`; 0 where the clocks are not related."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Outcome:
-    """The one terminal answer to a frame."""
+    """The one terminal answer to a frame. Nothing changes it; it is only not frozen since that takes a microsecond."""
 
     frame_id: int
     status: Status
@@ -91,7 +91,7 @@ class Outcome:
     reason: str = ""
     """Why there is no result in time, for people; empty where there is one."""
     _message: inference_pb2.Outcome | None = field(default=None, repr=False, compare=False)
-    _arrays: dict[str, Array] = field(default_factory=dict, repr=False, compare=False)
+    _arrays: dict[str, Array] | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         """The fields in short, and of the outputs their types and shapes, since their values may be many."""
@@ -115,8 +115,9 @@ class Outcome:
         """Outputs by name: read-only arrays over the received bytes, made when they are first asked for. Raises
         ProtocolError where the bytes do not fill the shape that the server states.
         """
-        if not self._arrays and self._message is not None:
-            self._arrays.update((tensor.name, tensor_array(tensor)) for tensor in self._message.outputs)
+        if self._arrays is None:
+            tensors = () if self._message is None else self._message.outputs
+            self._arrays = {tensor.name: tensor_array(tensor) for tensor in tensors}
         return self._arrays
 
     @property

@@ -33,55 +33,64 @@ _FORMATS = {name: tensor_pb2.EncodedFormat.Name(number) for number, name in ENCO
 _MAGIC: tuple[tuple[bytes, Encoding], ...] = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
 
 
-class Input(NamedTuple):
-    """One input of a frame: the bytes of everything before its data, and its data."""
+class Inputs(NamedTuple):
+    """The inputs of a frame, as they go on the wire."""
 
-    head: bytes
-    data: Array | bytes
-    data_bytes: int
+    pieces: tuple[Any, ...]
+    """Of each input the bytes of everything before its data, and its data: bytes or an array."""
+    size: int
+    """The bytes of all pieces together."""
 
 
 class FrameRequest(NamedTuple):
-    """A StreamRequest with one frame, and where in it the entry of its FrameBatch begins."""
+    """A StreamRequest with frames that waits."""
 
     message: bytes
-    entry_at: int
+    entries_at: int
+    """Where the entries of its FrameBatch begin."""
+    frames: int
 
 
-def inputs_of(payload: Payload, encoding: Encoding | None, specs: Sequence[TensorSpec] | None) -> list[Input]:
+def inputs_of(payload: Payload, encoding: Encoding | None, specs: Sequence[TensorSpec] | None) -> Inputs:
     """Makes the inputs of a frame and compares them with what the model takes; `specs` None: they are not compared.
 
     `encoding` states the format of byte strings that are no pictures. Raises TypeError and ValueError, which
     name the input, what was given and what was expected.
     """
-    if isinstance(payload, Mapping):
-        named = dict(payload)
-        if specs is None:
-            return [_input_of(name, value, encoding, None) for name, value in named.items()]
-        if named.keys() != {spec.name for spec in specs}:
-            raise ValueError(f"a frame has the inputs {_listed(named)}, expected {_listed(s.name for s in specs)}")
-        return [_input_of(spec.name, named[spec.name], encoding, spec) for spec in specs]
+    if not isinstance(payload, (np.ndarray, bytes)) and isinstance(payload, Mapping):
+        return _named_inputs(dict(payload), encoding, specs)
     if specs is None:
-        return [_input_of("", payload, encoding, None)]
+        return _input_of("", payload, encoding, None)
     if len(specs) != 1:
         raise ValueError(f"the model takes the inputs {_listed(s.name for s in specs)}: send a dict with these names")
-    return [_input_of(specs[0].name, payload, encoding, specs[0])]
+    return _input_of(specs[0].name, payload, encoding, specs[0])
 
 
-def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSpec | None) -> Input:
+def _named_inputs(named: Mapping[str, Value], encoding: Encoding | None, specs: Sequence[TensorSpec] | None) -> Inputs:
+    if specs is None:
+        inputs = [_input_of(name, value, encoding, None) for name, value in named.items()]
+    elif named.keys() != {spec.name for spec in specs}:
+        raise ValueError(f"a frame has the inputs {_listed(named)}, expected {_listed(s.name for s in specs)}")
+    else:
+        inputs = [_input_of(spec.name, named[spec.name], encoding, spec) for spec in specs]
+    return Inputs(tuple(piece for each in inputs for piece in each.pieces), sum(each.size for each in inputs))
+
+
+def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSpec | None) -> Inputs:
     if isinstance(value, np.ndarray):
         if type(value) is not np.ndarray and np.ma.is_masked(value):
             raise ValueError(f"input {name!r}: got a masked array; array.filled(number) says what stands in its gaps")
-        shape = value.shape
-        if spec is not None and (value.dtype != spec.dtype or shape != spec.shape):
+        dtype, shape = value.dtype, value.shape
+        if spec is not None and (dtype != spec.dtype or shape != spec.shape):
             shape = _fitted_shape(value, spec)
-        array = value if value.dtype in DATATYPES and value.flags.c_contiguous else _plain(value)
-        return Input(_tensor_head(name, array.dtype, shape), array, array.nbytes)
+        array = value if dtype in DATATYPES and value.flags.c_contiguous else _plain(value)
+        head = _tensor_head(name, array.dtype, shape)
+        return Inputs((head, array), len(head) + array.nbytes)
     if isinstance(value, (bytes, bytearray, memoryview)):
         found = _format_of(name, value, encoding, spec)
         data = value if isinstance(value, bytes) else bytes(value)
-        head = tensor_pb2.Encoded(name=name, format=_FORMATS[found]).SerializeToString()
-        return Input(_head(_FRAME_ENCODED, head, _ENCODED_DATA, len(data)), data, len(data))
+        head = _encoded_head(name, found, len(data))
+        return Inputs((head, data), len(head) + len(data))
     expected = "a NumPy array, or bytes of a picture or sound" if spec is None else _expected(spec)
     raise TypeError(f"input {name!r}: got {type(value).__name__}, expected {expected}")
 
@@ -145,8 +154,14 @@ def _listed(names: Iterable[str]) -> str:
 
 @lru_cache(maxsize=1024)
 def _tensor_head(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Everything of a tensor before its elements, which is the same for most frames of a stream."""
     head = tensor_pb2.Tensor(name=name, datatype=datatype_of(dtype), shape=shape).SerializeToString()
     return _head(_FRAME_TENSOR, head, _TENSOR_DATA, prod(shape) * dtype.itemsize)
+
+
+def _encoded_head(name: str, encoding: Encoding, size: int) -> bytes:
+    head = tensor_pb2.Encoded(name=name, format=_FORMATS[encoding]).SerializeToString()
+    return _head(_FRAME_ENCODED, head, _ENCODED_DATA, size)
 
 
 def _head(tag: bytes, fields: bytes, data_tag: bytes, size: int) -> bytes:
@@ -154,37 +169,41 @@ def _head(tag: bytes, fields: bytes, data_tag: bytes, size: int) -> bytes:
     return tag + _varint(len(fields) + size) + fields
 
 
-def _field(tag: bytes, frame: inference_pb2.Frame, inputs: Sequence[Input]) -> tuple[int, list[Any]]:
-    """Makes the field of a frame; returns its size in bytes and its pieces."""
-    fields = frame.SerializeToString()
-    size = len(fields)
-    pieces: list[Any] = [b"", fields]
-    for head, data, data_bytes in inputs:
-        pieces += (head, data)
-        size += len(head) + data_bytes
-    pieces[0] = tag + _varint(size)
-    return len(pieces[0]) + size, pieces
+@lru_cache(maxsize=1024)
+def _tag_and_size(tag: bytes, size: int) -> bytes:
+    """What comes before the `size` bytes of a field, which is the same for most frames of a stream."""
+    return tag + _varint(size)
 
 
-def frame_request(frame: inference_pb2.Frame, inputs: Sequence[Input]) -> FrameRequest:
-    """Makes a request with one frame; `frame` holds everything but its inputs. This copies the payload."""
-    size, pieces = _field(_BATCH_FRAME, frame, inputs)
-    head = _REQUEST_FRAMES + _varint(size)
-    return FrameRequest(b"".join((head, *pieces)), len(head))
+def frames_message(frames: Sequence[tuple[bytes, Inputs]]) -> tuple[bytes, int]:
+    """Makes a StreamRequest with one frame or more: of each everything but its inputs, as bytes of a Frame, and its
+    inputs. Returns it and where in it the entries of its FrameBatch begin. This copies the payloads.
+    """
+    pieces: list[Any] = [b""]
+    batch_bytes = 0
+    for fields, inputs in frames:
+        size = len(fields) + inputs.size
+        head = _tag_and_size(_BATCH_FRAME, size)
+        pieces += (head, fields, *inputs.pieces)
+        batch_bytes += len(head) + size
+    pieces[0] = head = _tag_and_size(_REQUEST_FRAMES, batch_bytes)
+    return b"".join(pieces), len(head)
 
 
 def joined(requests: Sequence[FrameRequest]) -> bytes:
     """Makes one StreamRequest with the frames of all requests."""
     if len(requests) == 1:
         return requests[0].message
-    entries = [memoryview(message)[entry_at:] for message, entry_at in requests]
+    entries = [memoryview(message)[entries_at:] for message, entries_at, _ in requests]
     return b"".join((_REQUEST_FRAMES, _varint(sum(map(len, entries))), *entries))
 
 
-def infer_request(request: inference_pb2.InferRequest, frame: inference_pb2.Frame, inputs: Sequence[Input]) -> bytes:
-    """Makes a unary request; `request` holds all but the frame, `frame` all but its inputs. It copies the payload."""
-    _, pieces = _field(_INFER_FRAME, frame, inputs)
-    return b"".join((request.SerializeToString(), *pieces))
+def infer_request(request: inference_pb2.InferRequest, fields: bytes, inputs: Inputs) -> bytes:
+    """Makes a unary request; `request` holds all but the frame, `fields` are the bytes of a Frame with all but its
+    inputs. It copies the payload.
+    """
+    head = _tag_and_size(_INFER_FRAME, len(fields) + inputs.size)
+    return b"".join((request.SerializeToString(), head, fields, *inputs.pieces))
 
 
 def _varint(number: int) -> bytes:

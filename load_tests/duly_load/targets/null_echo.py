@@ -24,6 +24,8 @@ from duly_load.protocols import kserve_proto
 
 MESSAGE_BYTES_MAX = 64 << 20
 REPLY = bytes(64)
+TERMS = inference_pb2.StreamOpened(version="1", frames_in_flight_max=256, message_bytes_max=MESSAGE_BYTES_MAX)
+"""Without the number of frames in flight, clients would think that they may have none."""
 STOP_GRACE_S = 1.0
 
 
@@ -37,7 +39,7 @@ class NullEcho(inference_pb2_grpc.InferenceServiceServicer):
             if kind == "frames":
                 await context.write(_outcomes(message.frames))
             elif kind == "open":
-                await context.write(inference_pb2.StreamResponse(opened=inference_pb2.StreamOpened(version="1")))
+                await context.write(inference_pb2.StreamResponse(opened=TERMS))
             elif kind == "clock_ping":
                 await context.write(_pong(message.clock_ping))
             else:

@@ -1,0 +1,82 @@
+"""One bidirectional call of grpc.aio, without what grpc.aio's own `read` and `write` put around each message.
+
+Those pass through several coroutines, and a write needs a task that awaits it. Where that task is cancelled, the whole
+call ends; where the server ends the call during a write, the server's status is replaced by INTERNAL, and what it sent
+before is lost. The operations beneath are coroutines, too: when one is stepped for the first time, the operation has
+begun, and what it gives is a future; when that is done, the second step ends it. So a write begins at once, in whoever
+asks for it, and no task waits for it.
+
+Nothing else knows these operations, which are not part of grpc.aio's interface.
+"""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import grpc
+
+
+class Call:
+    """A call whose messages are bytes. `on_written` is called when what `write` or `half_close` began is done (True) or
+    will not be, because the call is over (False).
+    """
+
+    def __init__(self, call: "grpc.aio.StreamStreamCall[Any, Any]", on_written: Callable[[bool], None]) -> None:
+        self._call = call
+        self._operations: Any = call._cython_call  # type: ignore[attr-defined]
+        self._on_written = on_written
+        self._writing: asyncio.Future[None] | None = None
+
+    async def first_exchange(self, message: bytes) -> bytes | None:
+        """Writes the first message and returns the server's first; see `read`."""
+        await self._call.wait_for_connection()
+        with contextlib.suppress(grpc.aio.InternalError):  # the call is over already; reading raises why
+            await self._operations.send_serialized_message(message)
+        return await self._read_checked()
+
+    async def read(self) -> bytes | None:
+        """Returns the next message; None: the server ended the call with status OK. Raises AioRpcError where the server
+        or the network ended it otherwise, and CancelledError where this side did.
+        """
+        message = await self._operations.receive_serialized_message()
+        if message is not grpc.aio.EOF:
+            return message  # type: ignore[no-any-return]
+        await self._call.code()  # until the status is there, too
+        return await self._read_checked()
+
+    async def _read_checked(self) -> bytes | None:
+        message = await self._call.read()
+        return message if isinstance(message, bytes) else None
+
+    def write(self, message: bytes) -> None:
+        """Begins to write. No other write may be under way."""
+        self._begin(self._operations.send_serialized_message(message))
+
+    def half_close(self) -> None:
+        """Begins to end this side of the call. No write may be under way."""
+        self._begin(self._operations.send_receive_close())
+
+    def _begin(self, steps: Coroutine[Any, None, None]) -> None:
+        try:
+            self._writing = steps.send(None)
+        except grpc.aio.InternalError:
+            self._on_written(False)
+        else:
+            self._writing.add_done_callback(functools.partial(self._end, steps))
+
+    def _end(self, steps: Coroutine[Any, None, None], _: asyncio.Future[None]) -> None:
+        self._writing = None
+        try:
+            steps.send(None)
+        except StopIteration:
+            self._on_written(True)
+        except grpc.aio.InternalError:
+            self._on_written(False)
+
+    async def close(self) -> None:
+        """Ends the call. A pending `read` raises CancelledError."""
+        self._call.cancel()
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))

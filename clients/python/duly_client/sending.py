@@ -1,0 +1,216 @@
+"""How the frames of a stream are sent: stamped, compared with what the model takes, and put into messages.
+
+Whoever sends waits while the transport is full, while the connection is lost, and while nobody reads the outcomes. A
+frame is given its id when it is sent, so that ids increase on the wire whoever sends.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from duly.v1 import inference_pb2
+from duly_client import wire
+from duly_client.connection import Connection
+from duly_client.errors import ClientTooSlow
+from duly_client.frames import Frames
+from duly_client.pace import Pace
+from duly_client.types import Encoding, Payload, StreamTerms
+from duly_client.wall_clock import WallClock
+
+UNREAD_WAIT_S = 10.0
+"""How long `send` waits for an application that reads no outcomes."""
+TOGETHER_BYTES_MAX = 4 << 20
+"""Bytes of a message with several frames, about; one that is larger goes alone."""
+TOGETHER_FRAMES_MAX = 1024
+"""Frames of one message, and half as many as inputs: the server reads messages that hold some times more."""
+TOGETHER_INPUTS_MAX = 2 * TOGETHER_FRAMES_MAX
+
+
+class Frame(NamedTuple):
+    """A frame that is to be sent."""
+
+    inputs: wire.Inputs
+    captured_ns: int
+    """Capture time by the wall clock as it was when the application asked."""
+
+
+class Asked(NamedTuple):
+    """What the application asked for all frames of one call, and when."""
+
+    budget_ns: int
+    """0: the stream's."""
+    must_run: bool
+    wall_ns: int
+    wall_moved_ns: int
+    """How far the wall clock had been set by then."""
+    monotonic_ns: int
+
+
+class Sender:
+    """The sending side of one stream, over all its connections."""
+
+    def __init__(self, frames: Frames, wall: WallClock, *, check: bool, follow_advice: bool) -> None:
+        self.check = check
+        """Whether frames are compared with what the model takes."""
+        self._frames = frames
+        self._wall = wall
+        self._follow_advice = follow_advice
+        self._pace = Pace()
+        self._terms: StreamTerms | None = None
+        self._connection: Connection | None = None  # the open one
+        self._lost_reason = ""
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._fields = inference_pb2.Frame()  # of the frame that is being sent, all but its inputs
+
+    # ---- what becomes of the stream ----
+
+    def opened(self, connection: Connection, terms: StreamTerms) -> None:
+        """The stream is open, and has been advised nothing there."""
+        self._connection, self._terms = connection, terms
+        self._pace = Pace()
+        self._frames.changed.set()
+
+    def lost(self, reason: str) -> None:
+        """There is no connection, for this reason."""
+        self._connection, self._lost_reason = None, reason
+
+    def stop(self, error: BaseException | None = None) -> None:
+        """The stream takes no more frames, because of `error` or because it is finished or closed."""
+        self._stopped, self._error = True, error or self._error
+        self._frames.changed.set()
+
+    def advised(self, period_ns: int) -> None:
+        """The server advised a period; 0: none."""
+        if self._follow_advice:
+            self._pace.advised(time.monotonic_ns(), period_ns, random.random())
+
+    # ---- frames ----
+
+    def asked(self, budget_ms: float | None, must_run: bool) -> Asked:
+        """The application calls now. Raises ValueError where it asks for what cannot be."""
+        budget_ns = 0 if budget_ms is None else round(budget_ms * 1e6)
+        if budget_ns < 0:
+            raise ValueError(f"budget_ms must not be negative: {budget_ms}")
+        return Asked(budget_ns, must_run, self._wall.now_ns(), self._wall.moved_ns, time.monotonic_ns())
+
+    def frame(self, asked: Asked, payload: Payload, encoding: Encoding | None, capture_time_ns: int | None) -> Frame:
+        """Makes a frame. Raises TypeError and ValueError where it cannot be sent."""
+        terms = self._agreed()
+        if capture_time_ns is not None and capture_time_ns <= 0:
+            raise ValueError(f"capture_time_ns must be positive: {capture_time_ns}")
+        inputs = wire.inputs_of(payload, encoding, terms.inputs if self.check else None)
+        size = wire.FRAME_FIELDS_BYTES_MAX + inputs.size
+        if self.check and 0 < terms.message_bytes_max < size:
+            most = f"the server reads up to {terms.message_bytes_max} (see bytes_max of [[input]] in its model.toml)"
+            raise ValueError(f"the frame takes {size} bytes; {most}")
+        return Frame(inputs, asked.wall_ns if capture_time_ns is None else capture_time_ns)
+
+    async def send(self, frames: Sequence[Frame], asked: Asked, in_flight_max: int) -> list[int]:
+        """Sends frames while no more than `in_flight_max` are unanswered, and returns their ids. Raises ClientTooSlow,
+        and what ended the stream.
+        """
+        ids: list[int] = []
+        while len(ids) < len(frames):
+            if self._stopped:
+                raise self._error or RuntimeError("the stream takes no more frames: it is finished or closed")
+            connection = self._connection
+            kept_back = not asked.must_run and self._pace.period_ns and not self._pace.due(time.monotonic_ns())
+            room = self._frames.room
+            if not kept_back:
+                room = min(room, in_flight_max - self._frames.in_flight)
+            if connection is not None and room > 0:
+                if kept_back:
+                    ids += self._keep_back(frames[len(ids)], asked)
+                    continue
+                together, size = self._together(frames, len(ids), room)
+                if connection.has_room(size, len(together)):
+                    ids += self._put(connection, together, asked)
+                    continue
+            if not await self._change(asked, full=room <= 0):
+                ids += self._cancel(frames[len(ids)], asked)
+        return ids
+
+    def _together(self, frames: Sequence[Frame], first: int, count_max: int) -> tuple[Sequence[Frame], int]:
+        """Returns the frames from `first` on that go in one message, and its size."""
+        size = wire.FRAME_FIELDS_BYTES_MAX + frames[first].inputs.size
+        if len(frames) == first + 1 or self._pace.period_ns:  # the pace is kept frame by frame
+            return frames[first : first + 1], size
+        inputs = len(frames[first].inputs.pieces) // 2
+        size_max = min(TOGETHER_BYTES_MAX, self._agreed().message_bytes_max or TOGETHER_BYTES_MAX)
+        last = first + 1
+        for frame in frames[last : first + min(count_max, TOGETHER_FRAMES_MAX)]:
+            size_with = size + wire.FRAME_FIELDS_BYTES_MAX + frame.inputs.size
+            inputs += len(frame.inputs.pieces) // 2
+            if size_with > size_max or inputs > TOGETHER_INPUTS_MAX:
+                break
+            size = size_with
+            last += 1
+        return frames[first:last], size
+
+    def _put(self, connection: Connection, frames: Sequence[Frame], asked: Asked) -> range:
+        """Gives frames to the connection, as one message."""
+        ids = self._frames.next_ids(len(frames))
+        moved_ns = self._wall.moved_ns - asked.wall_moved_ns
+        fields = self._fields
+        fields.budget_nano, fields.must_run = asked.budget_ns, asked.must_run
+        parts = []
+        for frame_id, (inputs, captured_ns) in zip(ids, frames, strict=True):
+            fields.frame_id = frame_id
+            fields.capture_time_unix_nano = max(1, captured_ns + moved_ns) if moved_ns else captured_ns
+            parts.append((fields.SerializeToString(), inputs))
+        message, entries_at = wire.frames_message(parts)
+        for frame_id, frame in zip(ids, frames, strict=True):
+            self._frames.sent(frame_id, _captured_monotonic_ns(frame, asked))
+        if self._pace.period_ns:
+            self._pace.sent(time.monotonic_ns())
+        connection.add(message, entries_at, len(frames))
+        return ids
+
+    def _keep_back(self, frame: Frame, asked: Asked) -> range:
+        ids = self._frames.next_ids(1)
+        self._frames.keep_back(ids[0], _captured_monotonic_ns(frame, asked), self._pace.period_ns)
+        return ids
+
+    def _cancel(self, frame: Frame, asked: Asked) -> range:
+        ids = self._frames.next_ids(1)
+        self._frames.cancel(ids[0], _captured_monotonic_ns(frame, asked), f"not sent, {self._lost_reason}")
+        return ids
+
+    async def _change(self, asked: Asked, full: bool) -> bool:
+        """Waits until something changes. False: the connection is lost and did not come back within the budget.
+
+        `full`: so many frames are unanswered and outcomes unread that no more may be sent. Raises ClientTooSlow where
+        that lasts because outcomes are not read.
+        """
+        wait_s = None  # for the transport: as long as it takes
+        if full:
+            wait_s = UNREAD_WAIT_S
+        elif self._connection is None:
+            budget_ns = asked.budget_ns or self._agreed().default_budget_ns
+            wait_s = (asked.monotonic_ns + budget_ns - time.monotonic_ns()) / 1e9
+            if wait_s <= 0:
+                return False
+        frames = self._frames
+        frames.changed.clear()
+        try:
+            async with asyncio.timeout(wait_s):
+                await frames.changed.wait()
+        except TimeoutError:
+            if full and frames.unread >= frames.unread_max:
+                raise ClientTooSlow(
+                    f"{frames.unread} outcomes are unread and {frames.in_flight} frames unanswered: "
+                    "iterate over the stream, in another task where need be, while you send"
+                ) from None
+        return True
+
+    def _agreed(self) -> StreamTerms:
+        if self._terms is None:
+            raise RuntimeError("the stream is not open: enter it with `async with`")
+        return self._terms
+
+
+def _captured_monotonic_ns(frame: Frame, asked: Asked) -> int:
+    return asked.monotonic_ns - (asked.wall_ns - frame.captured_ns)
