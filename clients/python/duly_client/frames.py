@@ -8,7 +8,7 @@ outcomes are held is bounded by who adds them.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from duly.v1 import inference_pb2
 from duly_client.errors import ProtocolError
@@ -26,6 +26,8 @@ class Frames:
         """Set where something changes that sending or receiving may wait for."""
         self.credit = HELD_MAX
         """How many frames the server lets be unanswered."""
+        self.unread_max = 1
+        """How many outcomes may wait for the application before no more are received."""
         self._in_order = False  # outcomes are given out in the order of the frames
         self._next_id = 1
         self._in_flight: dict[int, int] = {}  # frame id -> capture time on the monotonic clock, ns
@@ -56,14 +58,10 @@ class Frames:
         """True while somebody waits for an outcome."""
         return self._reader is not None
 
-    @property
-    def unread_max(self) -> int:
-        """How many outcomes may wait for the application before no more are received."""
-        return min(self.credit, HELD_MAX // 2)
-
     def agreed(self, terms: StreamTerms) -> None:
         """The stream opened on these terms."""
         self.credit = terms.frames_in_flight_max if terms.frames_in_flight_max > 0 else HELD_MAX
+        self.unread_max = min(self.credit, HELD_MAX // 2)
         self._in_order = terms.ordering == "ARRIVAL"
 
     # ---- frames ----
@@ -74,12 +72,12 @@ class Frames:
         self._next_id = ids.stop
         return ids
 
-    def sent(self, frame_id: int, captured_ns: int) -> None:
-        """The frame is on its way to the server. Times are of the monotonic clock."""
-        self._in_flight[frame_id] = captured_ns
+    def sent(self, captured_ns: Mapping[int, int]) -> None:
+        """Frames are on their way to the server: their ids and capture times, on the monotonic clock."""
+        self._in_flight.update(captured_ns)
 
     def keep_back(self, frame_id: int, captured_ns: int, period_ns: int) -> None:
-        """The frame is not sent since the server advised a period: the next one that is due takes its place."""
+        """The frame is not sent, as the server advised a period: the next one that is due takes its place."""
         reason = f"not sent, the server advised a period of {period_ns / 1e6:.4g} ms"
         latency_ns = time.monotonic_ns() - captured_ns
         self._kept_back.append(Outcome(frame_id, Status.SUPERSEDED, latency_ns, reason=reason))

@@ -154,19 +154,21 @@ class Sender:
         """Gives frames to the connection, as one message."""
         ids = self._frames.next_ids(len(frames))
         moved_ns = self._wall.moved_ns - asked.wall_moved_ns
+        monotonic_lead_ns = asked.monotonic_ns - asked.wall_ns
         fields = self._fields
         fields.budget_nano, fields.must_run = asked.budget_ns, asked.must_run
         parts = []
-        for frame_id, (inputs, captured_ns) in zip(ids, frames, strict=True):
+        captured = {}
+        for frame_id, (inputs, captured_ns) in enumerate(frames, ids.start):
             fields.frame_id = frame_id
             fields.capture_time_unix_nano = max(1, captured_ns + moved_ns) if moved_ns else captured_ns
             parts.append((fields.SerializeToString(), inputs))
+            captured[frame_id] = captured_ns + monotonic_lead_ns
         message, entries_at = wire.frames_message(parts)
-        for frame_id, frame in zip(ids, frames, strict=True):
-            self._frames.sent(frame_id, _captured_monotonic_ns(frame, asked))
+        self._frames.sent(captured)
         if self._pace.period_ns:
             self._pace.sent(time.monotonic_ns())
-        connection.add(message, entries_at, len(frames))
+        connection.add(message, entries_at, len(parts))
         return ids
 
     def _keep_back(self, frame: Frame, asked: Asked) -> range:
