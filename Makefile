@@ -25,7 +25,7 @@ endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-thorough test-compiled check protos docs release-image bench grid compare soak chaos fuzz core core-clean exporters model-signing lock audit sbom wheel-check clean
+.PHONY: help setup demo test test-thorough test-compiled check protos docs release-image bench profile grid compare soak chaos fuzz core core-clean exporters model-signing lock audit sbom wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ bench: $(READY) ## Measure against the transport's floor (BENCH_ARGS for options
 	$(BIN)/duly-sim bench $(BENCH_ARGS)
 
 CORE := $(filter-out %/__init__.py,$(wildcard server/duly/core/*.py server/duly/core/*/*.py))
+profile: $(READY) ## Show where each microsecond of a frame goes (PROFILE_ARGS for options)
+	$(BIN)/duly-sim profile $(PROFILE_ARGS)
+
 core: $(READY) ## Compile the scheduler in place with mypyc, 2-3 times as fast (needs a C compiler); core-clean undoes it
 	cd server && ../$(BIN)/mypyc $(CORE:server/%=%) > /dev/null
 	rm -rf server/build

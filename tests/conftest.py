@@ -9,6 +9,8 @@ import pytest
 import structlog
 from hypothesis import settings
 
+import duly.rpc  # noqa: F401 (it sets what gRPC reads when it is first imported, so that tests run with it as servers do)
+
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when onnxruntime is first imported
 os.environ["no_grpc_proxy"] = "127.0.0.1,localhost,::1"  # noqa: SIM112 (a test's own channels ask no proxy)
 for variable in [name for name in os.environ if name.startswith("DULY_") and name != "DULY_CACHE_DIR"]:

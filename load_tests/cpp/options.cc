@@ -19,6 +19,7 @@ Streams random FP32 frames to a server of duly.v1 and reports what became of the
                           whatever the server does, and latency counts from the intended send     [closed]
   --streams N             streams, over one connection                                            [1]
   --window N              closed loop: frames in flight on each stream                            [1]
+  --message-frames N      frames in each message, held back until there are so many               [1]
   --rate HZ               open loop: frames a second on each stream, phases spread evenly         [30]
   --frame-bytes N         payload of a frame; 0: the size of the model's input                    [0]
   --seconds T             how long to measure                                                     [5]
@@ -78,6 +79,7 @@ Options parse_options(int argc, char** argv) {
       {"warmup-seconds", required_argument, nullptr, 0}, {"frames", required_argument, nullptr, 0},
       {"budget-ms", required_argument, nullptr, 0},     {"drain-seconds", required_argument, nullptr, 0},
       {"class", required_argument, nullptr, 0},         {"backlog", required_argument, nullptr, 0},
+      {"message-frames", required_argument, nullptr, 0},
       {"backlog-frames", required_argument, nullptr, 0}, {"same-host", no_argument, nullptr, 0},
       {"stream-prefix", required_argument, nullptr, 0}, {"seed", required_argument, nullptr, 0},
       {"json", no_argument, nullptr, 0},                {"help", no_argument, nullptr, 0},
@@ -93,6 +95,7 @@ Options parse_options(int argc, char** argv) {
       options.mode = choice<Mode>(name, optarg, {{"closed", Mode::kClosed}, {"open", Mode::kOpen}});
     else if (name == "streams") options.streams = static_cast<int>(integer(name, optarg, 1, 10'000));
     else if (name == "window") options.window = static_cast<int>(integer(name, optarg, 1, 4'096));
+    else if (name == "message-frames") options.message_frames = static_cast<int>(integer(name, optarg, 1, 4'096));
     else if (name == "rate") options.rate_hz = number(name, optarg, 0.001, 100'000);
     else if (name == "frame-bytes") options.frame_bytes = integer(name, optarg, 0, 256e6);
     else if (name == "seconds") options.seconds = number(name, optarg, 0.001, 86'400);
@@ -124,6 +127,8 @@ Options parse_options(int argc, char** argv) {
   if (options.target.empty()) usage_error("--target is missing: HOST:PORT or unix:PATH");
   if (options.model.empty()) usage_error("--model is missing");
   if (options.frame_bytes % 4 != 0) usage_error("--frame-bytes: FP32 data takes a multiple of 4 bytes");
+  if (options.mode == Mode::kClosed && options.window < options.message_frames)
+    usage_error("--message-frames: no more frames than --window are ever there to be sent together");
   if (options.frames > 0 && options.mode == Mode::kOpen) usage_error("--frames goes with --mode closed");
   if ((options.backlog == duly::v1::BACKLOG_POLICY_KEEP_LAST) != (options.backlog_frames > 0))
     usage_error("--backlog-frames goes with --backlog KEEP_LAST, and only with it");

@@ -18,6 +18,8 @@ struct Options {
   int streams = 1;
   // Closed loop: frames in flight on each stream.
   int window = 1;
+  // Frames in each message; the last one may have fewer.
+  int message_frames = 1;
   // Open loop: frames a second on each stream.
   double rate_hz = 30.0;
   // Payload of one frame, bytes; 0: what the model's one input holds.

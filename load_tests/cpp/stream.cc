@@ -129,7 +129,7 @@ void Stream::send(int64_t intended_ns) {
 
 void Stream::finish_sending() {
   finishing_ = true;
-  half_close_when_idle();
+  write_next();
 }
 
 void Stream::cancel() {
@@ -152,13 +152,18 @@ void* Stream::tag(Op op) {
 void Stream::write_next() {
   if (writing_ || !opened_) return;
   if (waiting_.empty()) return half_close_when_idle();
-  const int64_t intended_ns = waiting_.front();
-  waiting_.pop_front();
-  duly::v1::Frame& frame = *request_.mutable_frames()->mutable_frames(0);
-  frame.set_frame_id(next_id_++);
-  frame.set_capture_time_unix_nano(intended_ns + wall_minus_monotonic_ns_);
-  intended_ns_.push_back(intended_ns);
-  if (tally_.measures(intended_ns)) ++tally_.sent;
+  const int count = static_cast<int>(std::min<size_t>(waiting_.size(), options_.message_frames));
+  if (count < options_.message_frames && !finishing_) return;
+  duly::v1::FrameBatch& batch = *request_.mutable_frames();
+  while (batch.frames_size() > count) batch.mutable_frames()->RemoveLast();
+  for (duly::v1::Frame& frame : *batch.mutable_frames()) {
+    const int64_t intended_ns = waiting_.front();
+    waiting_.pop_front();
+    frame.set_frame_id(next_id_++);
+    frame.set_capture_time_unix_nano(intended_ns + wall_minus_monotonic_ns_);
+    intended_ns_.push_back(intended_ns);
+    if (tally_.measures(intended_ns)) ++tally_.sent;
+  }
   writing_ = true;
   call_->Write(request_, tag(Op::kWrite));  // serialises before it returns
 }
@@ -209,7 +214,7 @@ void Stream::on_opened(const duly::v1::StreamOpened& opened) {
                   " bytes are above the server's credit of " + std::to_string(opened.bytes_in_flight_max()) + " bytes");
   }
   tensor.set_data(random_floats(bytes, seed_));
-  *request_.mutable_frames()->add_frames()->add_tensors() = std::move(tensor);
+  for (int i = 0; i < options_.message_frames; ++i) *request_.mutable_frames()->add_frames()->add_tensors() = tensor;
   opened_ = true;
 }
 

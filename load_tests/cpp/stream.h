@@ -61,7 +61,7 @@ class alignas(8) Stream {
   Tally& tally_;
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientAsyncReaderWriter<duly::v1::StreamRequest, duly::v1::StreamResponse>> call_;
-  duly::v1::StreamRequest request_;  // open, then the one frame that is sent again and again
+  duly::v1::StreamRequest request_;  // open, then the frames that are sent again and again
   duly::v1::StreamResponse response_;
   grpc::Status status_;
 

@@ -48,6 +48,7 @@ from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
 from duly.streams.verdict import Verdicts
 from duly.telemetry import configure_logging
+from duly.wakefulness import WAKEFULNESS, hold_wakefulness
 from duly.worker import confine
 from duly.worker.errors import BackendError
 from duly.worker.memory import memory_bytes_max
@@ -90,6 +91,7 @@ class App:
             record=self._recording,
             fatal=self._fatal,
             unheard=verdicts.unheard,
+            stay_awake=config.wake_ahead or config.realtime,
         )
         self.catalogue = Catalogue(config.lanes or default_lanes())
         self._supervisor = Supervisor(
@@ -123,6 +125,7 @@ class App:
         self._health = HealthService(self.catalogue)
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._wakefulness: int | None = None
         self._drain: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
         self._dump: asyncio.Task[None] | None = None
@@ -137,6 +140,14 @@ class App:
     async def start(self) -> None:
         """Loads and warms all models, then listens. Raises StartError."""
         config = self._config
+        if config.realtime:
+            try:
+                self._wakefulness = hold_wakefulness()
+            except OSError as error:
+                raise StartError(
+                    f"realtime: {WAKEFULNESS} cannot be held, {os.strerror(error.errno or 0)}: let the server's user "
+                    "write to it, or set wake_ahead alone"
+                ) from None
         try:
             check_installed()
         except BackendError as error:
@@ -284,6 +295,9 @@ class App:
             self._metrics_server.stop()
         self._recording.close()
         await self._doors.close()
+        if self._wakefulness is not None:
+            os.close(self._wakefulness)
+            self._wakefulness = None
 
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))

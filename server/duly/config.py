@@ -286,6 +286,13 @@ class ServerConfig(BaseModel):
         Seconds, Limit("the stream ends: CLIENT_TOO_SLOW", "duly_streams_closed_total")
     ] = 10.0
     """A stream ends when its client has taken no outcome for this long while some were ready."""
+    wake_ahead: bool = False
+    """Whether the server stays awake, as long as that takes no more than half of a processor, while a short batch runs
+    and shortly before the next frame of a stream with a stated period is due, so that none waits for a processor that
+    sleeps."""
+    realtime: bool = False
+    """wake_ahead, and no processor of this machine sleeps so deeply that waking up takes long, which costs power; needs
+    the right to write to /dev/cpu_dma_latency."""
     record: Path | None = None
     """File to record to what goes into the scheduler and what comes out; an existing file is replaced."""
     record_bytes_max: Annotated[

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -10,6 +11,7 @@ from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
 from tests.fuzz.targets import TRUSTED, joined
+from tests.rpc.common_messages import HEADS, common
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -137,6 +139,11 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "open_messages": [opening.SerializeToString(), pb.InferRequest(model="m", frame=_frame(1)).SerializeToString()],
         "frame_payloads": [_frame(1).SerializeToString(), _encoded(2).SerializeToString()],
+        "common_frames": [
+            bytes((kind,)) + common(random.Random(kind), kind, count).SerializeToString()
+            for kind in range(len(HEADS))
+            for count in (1, 3)
+        ],
         "worker_answers": [bytes(channel.encode_done(done)), channel.encode_text(channel.FAILED, {"reason": "r"}, 7)],
         "server_orders": [
             bytes(channel.encode_run(run)),

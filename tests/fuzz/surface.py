@@ -100,7 +100,7 @@ class Surface:
             self.bench.lane.end(self.bench.driver)
         while (item := stream.next()) is not None:
             if isinstance(item, tuple):
-                message = codec.outcomes(*item)
+                message = pb.StreamResponse.FromString(codec.outcomes(*item))
                 for outcome in message.outcomes.outcomes:
                     answered[outcome.frame_id] += 1
                     assert outcome.status in pb.OutcomeStatus.values(), outcome

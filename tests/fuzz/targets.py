@@ -49,6 +49,8 @@ from duly_client.errors import ProtocolError
 from duly_client.types import advice_of, outcome_of, terms_of
 from tests.access.credentials import AUDIENCE, ISSUER, jwks
 from tests.fuzz.surface import SIGNATURE, Surface
+from tests.rpc.common_messages import HEADS
+from tests.rpc.common_messages import check as check_message
 from tests.streams.bench import LIMITS, version
 
 MESSAGES_MAX = 16
@@ -141,6 +143,14 @@ def frame_payloads(data: bytes) -> None:
     assert size == sum(len(each.data) for each in payload)
     for each, spec in zip(payload, SIGNATURE.inputs, strict=True):
         assert len(each.data) <= spec.bytes_max, (spec, each)
+
+
+def common_frames(data: bytes) -> None:
+    """Messages of frames that are read without protobuf: as protobuf reads them, or not at all. The first byte says
+    which frames came before.
+    """
+    if data:
+        check_message(data[1:], data[0] % len(HEADS))
 
 
 _ANSWERED = Signature(
@@ -401,6 +411,7 @@ TARGETS: dict[str, Target] = {
         stream_messages,
         open_messages,
         frame_payloads,
+        common_frames,
         worker_answers,
         server_orders,
         recordings,

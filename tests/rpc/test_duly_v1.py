@@ -4,7 +4,8 @@ import pytest
 
 from duly.core.events import DispatchBatch
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
-from duly.rpc.duly_v1.codec import StreamCodec, parse
+from duly.models.spec import Signature, TensorSpec
+from duly.rpc.duly_v1.codec import HEADS_LEARNT_MAX, VIEW_BYTES_MIN, StreamCodec, parse
 from duly.rpc.duly_v1.opening import invalid_open, single_request, stream_request
 from duly.runtime.held_frames import HeldFrame
 from duly.runtime.outcome import BatchRun, Outcome
@@ -83,12 +84,12 @@ def frame(**tensor: object) -> pb.Frame:
 
 def test_a_frame_comes_through_and_a_number_without_a_name_is_said() -> None:
     codec = StreamCodec(signature(), ())
-    assert codec.reader(signature()).payload(frame(data=b"1")) == (((0, (1,), b"1"),), 1)
+    assert codec.payload(signature(), b"", frame(data=b"1")) == (((0, (1,), b"1"),), 1)
     with pytest.raises(InvalidFrame, match="datatype 99, the model takes UINT8"):
-        codec.reader(signature()).payload(frame(datatype=99, data=b"1"))
+        codec.payload(signature(), b"", frame(datatype=99, data=b"1"))
     encoded = pb.Frame(frame_id=1, encoded=[tensor_pb2.Encoded(name="x", format=99, data=b"1")])  # type: ignore[arg-type]
     with pytest.raises(InvalidFrame, match="format 99 is not taken, the model takes only tensors"):
-        codec.reader(signature()).payload(encoded)
+        codec.payload(signature(), b"", encoded)
 
 
 def held(number: int, kind: object) -> HeldFrame:
@@ -105,7 +106,7 @@ def test_outcomes_of_two_versions_share_a_message_each_with_its_own_outputs() ->
         run = BatchRun(DispatchBatch(1, "cpu:0", f"m/{number}", "fp16", [frame_.frame] * 2, 9), 200, 300, 400)
         outputs = [(0, (1,), b"0"), (1, (1,), b"1")]
         outcomes.append(Outcome(frame_, OutcomeStatus.ON_TIME, "", run, outputs))  # type: ignore[arg-type]
-    message = codec.outcomes(500, outcomes).outcomes.outcomes
+    message = pb.StreamResponse.FromString(codec.outcomes(500, outcomes)).outcomes.outcomes
     assert [[(o.name, o.data) for o in outcome.outputs] for outcome in message] == [
         [("y", b"0")],
         [("y", b"1")],
@@ -127,5 +128,87 @@ def test_outcomes_of_two_versions_share_a_message_each_with_its_own_outputs() ->
 
 def test_an_outcome_that_is_no_result_has_no_outputs() -> None:
     outcome = Outcome(held(1, signature()), OutcomeStatus.SUPERSEDED, "outrun", None, [(0, (1,), b"1")])
-    (message,) = StreamCodec(signature(), ()).outcomes(0, [outcome]).outcomes.outcomes
+    message = pb.InferResponse.FromString(StreamCodec(signature(), ()).single(0, outcome)).outcome
     assert (message.status, message.reason, len(message.outputs)) == (pb.OUTCOME_STATUS_SUPERSEDED, "outrun", 0)
+
+
+def message_of(*frames: pb.Frame) -> bytes:
+    return pb.StreamRequest(frames=pb.FrameBatch(frames=frames)).SerializeToString()
+
+
+def sized(shape: tuple[int, ...]) -> Signature:
+    spec = TensorSpec(name="x", datatype="UINT8", shape=shape, bytes_max=1 << 20)
+    return Signature(inputs=(spec,), outputs=(), batch_sizes=(1,), any_size=True, stateful=False)
+
+
+def taken(codec: StreamCodec, kind: Signature, message: bytes) -> "list[tuple[object, int]] | None":
+    """The payloads of a message that is read without protobuf."""
+    frames = codec.common_frames(message)
+    return frames and [codec.payload(kind, message, at) for *_, at in frames]
+
+
+def test_frames_like_the_one_before_are_read_from_their_bytes() -> None:
+    kind = sized((2, 2))
+    codec = StreamCodec(kind, ())
+    first = frame(name="x", shape=[2, 2], data=b"abcd")
+    message = message_of(first, pb.Frame(frame_id=2, must_run=True, budget_nano=5, tensors=first.tensors))
+    assert codec.common_frames(message) is None, "nothing is known yet"
+    assert codec.payload(kind, b"", first) == (((0, (2, 2), b"abcd"),), 4)
+    frames = codec.common_frames(message)
+    assert frames is not None
+    assert [numbers for *numbers, _ in frames] == [[1, 0, 0, False], [2, 0, 5, True]]
+    assert taken(codec, kind, message) == 2 * [(((0, (2, 2), b"abcd"),), 4)]
+    assert codec.common_frames(message_of(frame(data=b"abcd"))) is None, "it has another head"
+    assert codec.payload(kind, b"", frame(data=b"abcd")) == (((0, (2, 2), b"abcd"),), 4)
+    assert taken(codec, kind, message_of(frame(data=b"wxyz"))) == [(((0, (2, 2), b"wxyz"),), 4)]
+
+
+def test_a_frame_that_does_not_fit_or_has_no_array_teaches_nothing() -> None:
+    kind = sized((4,))
+    codec = StreamCodec(kind, ())
+    for wrong in (frame(data=b"abc"), frame(name="y", data=b"abcd"), pb.Frame(frame_id=1)):
+        with pytest.raises(InvalidFrame):
+            codec.payload(kind, b"", wrong)
+        assert codec.common_frames(message_of(wrong)) is None
+
+
+def test_a_version_that_comes_between_reading_and_taking_judges_the_frame_by_its_own_inputs() -> None:
+    one, same, other = sized((4,)), sized((2, 2)), sized((5,))
+    codec = StreamCodec(one, ())
+    sent = frame(data=b"abcd")
+    codec.payload(one, b"", sent)
+    message = message_of(sent)
+    ((*_, at),) = codec.common_frames(message) or ()
+    assert codec.payload(same, message, at) == (((0, (2, 2), b"abcd"),), 4)
+    assert codec.common_frames(message) is None, "what is known is of a version that serves no more"
+    codec.payload(one, b"", sent)
+    ((*_, at),) = codec.common_frames(message) or ()
+    with pytest.raises(InvalidFrame, match=r"4 bytes, UINT8\[5\] takes 5"):
+        codec.payload(other, message, at)
+    assert codec.common_frames(message) is None
+
+
+def test_a_payload_holds_its_message_only_where_it_is_nearly_all_of_it() -> None:
+    kind = sized((VIEW_BYTES_MIN,))
+    codec = StreamCodec(kind, ())
+    sent = frame(data=bytes(VIEW_BYTES_MIN))
+    codec.payload(kind, b"", sent)
+    ((((_, _, view),), size_bytes),) = taken(codec, kind, message_of(sent)) or ()  # type: ignore[misc]
+    assert isinstance(view, memoryview)
+    assert (size_bytes, len(view), view) == (VIEW_BYTES_MIN, VIEW_BYTES_MIN, bytes(VIEW_BYTES_MIN))
+    for ((_, _, data),), _ in taken(codec, kind, message_of(sent, sent)) or ():  # type: ignore[attr-defined]
+        assert isinstance(data, bytes), "it would hold another frame's data, too"
+    small = sized((VIEW_BYTES_MIN - 1,))
+    sent = frame(data=bytes(VIEW_BYTES_MIN - 1))
+    codec.payload(small, b"", sent)
+    ((((_, _, data),), _),) = taken(codec, small, message_of(sent)) or ()  # type: ignore[misc]
+    assert isinstance(data, bytes)
+
+
+def test_a_sensor_whose_arrays_have_another_shape_each_time_is_left_to_protobuf_in_the_end() -> None:
+    kind = sized((-1,))
+    codec = StreamCodec(kind, ())
+    for length in range(1, HEADS_LEARNT_MAX + 9):
+        sent = frame(shape=[length], data=bytes(length))
+        codec.payload(kind, b"", sent)
+        assert (codec.common_frames(message_of(sent)) is not None) == (length <= HEADS_LEARNT_MAX)

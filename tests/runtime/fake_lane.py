@@ -29,6 +29,7 @@ class FakeLane:
         self.running: list[tuple[DispatchBatch, Sequence[Sequence[InputData]]]] = []
         self.warming: list[WarmLane] = []
         self.forgotten: list[int] = []
+        self.roused = 0
         self.gone = False
 
     def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
@@ -52,6 +53,9 @@ class FakeLane:
 
     def take_state(self, given: GivenState) -> bool:
         return False
+
+    def rouse(self) -> None:
+        self.roused += 1
 
     def hear(self) -> None:
         pass

@@ -26,6 +26,7 @@ RECONNECT = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_ba
 STREAMS_MIN, STREAMS_MAX = 1024, 65_536
 """duly's own default, and the most that it can be configured to."""
 FLOOR = [sys.executable, "-P", "-m", "duly_load.targets.null_echo"]
+TUNED_FLOOR = [sys.executable, "-P", "-m", "duly_load.targets.tuned_echo"]
 WORKER = "duly.worker.main"
 """The module that stands in the command line of duly's workers."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -46,7 +47,7 @@ class OwnServer:
         self.cpu_s = process.cpu_s
         self.died = process.died
         self._process = process
-        found = self._workers() if lanes else []
+        found = self.worker_processes() if lanes else []
         self._places = [(lane, found[index % len(found)]) for index, lane in enumerate(lanes)] if found else []
         if len(found) != len(self._places):
             raise PeerError(f"{process.name} has {len(found)} workers, should have one for each model on each lane")
@@ -55,7 +56,7 @@ class OwnServer:
         """Process id of a worker on each lane. A lane is left out while its workers are gone, and where workers of
         several lanes went at once, since those that took their places can't be distinguished.
         """
-        alive = self._workers()
+        alive = self.worker_processes()
         places = {worker for _, worker in self._places}
         lost = [index for index, (_, worker) in enumerate(self._places) if worker not in alive]
         if len({self._places[index][0] for index in lost}) == 1:
@@ -63,8 +64,8 @@ class OwnServer:
                 self._places[index] = (self._places[index][0], worker)
         return {lane: worker.pid for lane, worker in reversed(self._places) if worker in alive}
 
-    def _workers(self) -> list[psutil.Process]:
-        """The oldest first. A process is known by its id and when it began."""
+    def worker_processes(self) -> list[psutil.Process]:
+        """Those of its workers, the oldest first. A process is known by its id and when it began."""
         return [process for process in self._process.tree() if WORKER in _command(process)]
 
 

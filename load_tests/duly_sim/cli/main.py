@@ -9,6 +9,7 @@ RESEARCH = {
     "grid": "duly_sim.research.grid.command",
     "sim-vs-live": "duly_sim.research.sim_vs_live.command",
     "bench": "duly_sim.research.bench.command",
+    "profile": "duly_sim.research.profile.command",
 }
 """Commands that measure duly itself; only a checkout has them."""
 

@@ -16,7 +16,7 @@ from duly.rpc.call_limits import CallLimits
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HEALTH, INFERENCE, MODELS, SERVER, HealthService
-from duly.v1 import inference_pb2, model_pb2_grpc, server_pb2_grpc
+from duly.v1 import model_pb2_grpc, server_pb2_grpc
 
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
 """The least limit of a message, which is gRPC's own default. Models with larger frames raise it."""
@@ -103,11 +103,9 @@ def create_server(
         return server
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes, so that a message that is no protobuf gets our status and not a stack trace.
-        # Responses of streams go as bytes, so that while a client does not read, its results are in memory once.
+        # Responses go as bytes, so that while a client does not read, its results are in memory once.
         "Stream": grpc.stream_stream_rpc_method_handler(inference.stream),
-        "Infer": grpc.unary_unary_rpc_method_handler(
-            inference.infer, response_serializer=inference_pb2.InferResponse.SerializeToString
-        ),
+        "Infer": grpc.unary_unary_rpc_method_handler(inference.infer),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(INFERENCE, handlers),))
     return server

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import assert_never
 
@@ -42,6 +43,7 @@ from duly.core.events import (
 from duly.core.scheduler import Scheduler
 from duly.core.types import Frame, StreamTerms
 from duly.metrics import Metrics
+from duly.runtime.awake import BATCH_NS, Awake
 from duly.runtime.blame import Blame
 from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
@@ -75,9 +77,12 @@ class Driver:
         record: Recorder | None = None,
         fatal: Callable[[str], None] = lambda reason: None,
         unheard: Callable[[int, Outcome], None] = lambda now_ns, outcome: None,
+        *,
+        stay_awake: bool = False,
     ) -> None:
         """`clock` gives nanoseconds that never go back. `fatal(reason)` is called when the process should drain and
         end, `unheard(now_ns, outcome)` for each outcome of a stream that has closed, which nobody else hears of.
+        `stay_awake`: whether nothing sleeps while something is about to happen (`awake`).
         """
         self.scheduler = Scheduler()
         self.held = HeldFrames(payload_bytes_max)
@@ -95,6 +100,7 @@ class Driver:
         self._failures: deque[int] = deque(maxlen=FAILURES_MAX + 1)
         """The last times at which the scheduler failed, in ns."""
         self._loop = asyncio.get_running_loop()
+        self._awake = Awake(clock) if stay_awake else None
         self._workers: dict[tuple[str, str], LaneWorker] = {}
         self._delivery = Delivery(metrics, self.held, self._close_soon, unheard)
         self._runs: dict[int, BatchRun] = {}
@@ -143,10 +149,22 @@ class Driver:
         if len(self._arrivals) == 1:
             self._loop.call_soon(self._admit)
 
+    def expect_frame(self, model: str, ns: int) -> None:
+        """A frame for that model is due in so long."""
+        if self._awake is not None:
+            self._awake.expect(ns, partial(self._rouse, model))
+
+    def _rouse(self, model: str) -> None:
+        for worker in self._workers.values():
+            if worker.model == model:
+                worker.rouse()
+
     # ---- for workers ----
 
     def add_worker(self, worker: LaneWorker) -> None:
         self._workers[worker.model, worker.lane] = worker
+        if self._awake is not None:
+            worker.rouse()
 
     def remove_worker(self, worker: LaneWorker) -> None:
         if self._workers.get((worker.model, worker.lane)) is worker:
@@ -367,6 +385,8 @@ class Driver:
                 for frame in action.frames if hand_over is not None else ():
                     if frame.stream_id not in self._delivery.sinks:  # it has closed while the state was on its way
                         worker.forget(frame.stream_id)
+                if self._awake is not None and action.planned_ns <= BATCH_NS:
+                    self._awake.stay(BATCH_NS)
                 return
             reason = "the worker is gone"
         except Exception as error:

@@ -19,8 +19,8 @@ class InputData(NamedTuple):
     """Index into `channel.ENCODINGS`."""
     shape: tuple[int, ...]
     """Of an encoded picture: height, width, and how often a decoder goes through its pixels. Of sound: nothing."""
-    data: bytes
-    """The bytes as they came."""
+    data: bytes | memoryview
+    """The bytes as they came. A view holds the message that it is of, which has little else in it."""
 
 
 @dataclass(slots=True)

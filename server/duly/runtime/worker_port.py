@@ -58,6 +58,11 @@ class LaneWorker(Protocol):
     def take_state(self, given: GivenState) -> bool:
         """Gives the worker states for the batch that follows. Returns False if it cannot have them."""
 
+    def rouse(self) -> None:
+        """Wakes the worker up, as something is about to come for it, and lets it stay awake for a moment after each
+        batch from then on.
+        """
+
     def hear(self) -> None:
         """Takes in what the worker has said already."""
 

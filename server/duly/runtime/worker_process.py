@@ -35,6 +35,8 @@ _log = structlog.get_logger("duly.worker")
 
 HEARD_MAX = 4
 """A worker has at most three messages on their way, the answers to a ping and to a batch, and states."""
+ROUSED_MAX = 8
+"""A worker is roused so often without having said anything; then it seems to hang, and its socket must not fill up."""
 EXIT_SECONDS_MAX = 2.0
 """A worker that was asked to stop gets this long before it is killed."""
 WARM_NS = 50_000_000
@@ -95,6 +97,8 @@ class Worker:
         self._trims = False
         """Whether the input areas are trimmed, because there are inputs of open size."""
         self._forget: list[int] = []
+        self._roused = 0
+        """How often it was roused since it has last said anything."""
         self._text_bytes_left = TEXT_BYTES_MAX
         self._texts = 0
         self._started_ns = 0
@@ -208,6 +212,12 @@ class Worker:
         self._pinged = True
         with contextlib.suppress(OSError):  # then it does not answer, either
             self._socket.send(channel.encode_ping(self._pings))
+
+    def rouse(self) -> None:
+        if self._asked is None and self._region is not None and self._roused < ROUSED_MAX:
+            self._roused += 1
+            with contextlib.suppress(OSError):  # then it sleeps
+                self._socket.send(channel.encode_awake(channel.AWAKE_NS_MAX))
 
     def hear(self) -> None:
         """Takes in what the worker has said already, but the loop has not come to yet, and whether it has ended."""
@@ -416,6 +426,7 @@ class Worker:
         if not length:
             self._gone()
             return False
+        self._roused = 0
         message = bytes(self._received[:length])
         if self._pinged and message == channel.encode_pong(self._pings):
             self._pinged = False

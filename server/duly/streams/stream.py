@@ -284,6 +284,8 @@ class Stream:
                     apart_ns = reading_ns if self.model in self._driver.read_apart else 0
                     held.frame = larger(held.frame, extra_ns, apart_ns)
             self._driver.take_frame(held)
+            if self.terms.period_ns:
+                self._driver.expect_frame(self.model, self.terms.period_ns)
 
     def refuse(self, held: HeldFrame, fate: Fate, reason: str) -> None:
         """Answers a frame that the scheduler never sees."""

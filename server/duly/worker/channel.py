@@ -14,7 +14,7 @@ no memory without these seals, which nobody can take off again. Room that is not
 shrinking does not keep pages from being freed. Descriptors are received with READY's messages alone, and more bytes or
 descriptors than a message may have are an error, as is a text that could change or block while it is read.
 
-    server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   PING   STOP
+    server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   PING   STOP   AWAKE
                        GIVE (memfd)   TAKE (memfd)
     worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)
                        DONE   FAILED (json)   PONG   STATE
@@ -29,11 +29,14 @@ import mmap
 import os
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
-LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED, WARM, FILES, PING, PONG, GIVE, STATE, TAKE = range(1, 16)
+LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED = range(1, 9)
+WARM, FILES, PING, PONG, GIVE, STATE, TAKE, AWAKE = range(9, 17)
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
@@ -41,6 +44,8 @@ OK, INVALID, FRAME_FAILED = range(3)
 MESSAGE_BYTES_MAX = 200_000
 """A batch has only so many frames as fit into one message. Linux refuses SEQPACKET messages above the socket's send
 buffer; 212,992 is the kernel's default `wmem_max`."""
+AWAKE_NS_MAX = 1_000_000
+"""A worker that stays awake looks for its next message for no longer than this, then it sleeps until one comes."""
 TEXT_BYTES_MAX = 64 << 20
 """LOAD and READY may be longer than a message, as a model may have thousands of inputs with long names."""
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -66,6 +71,8 @@ ROW_HEAD = struct.Struct("<4d")
 _HEAD = struct.Struct("<BBHBxxxQ")  # kind, slot, frames, variant, batch id
 _FRAME = struct.Struct("<QB7x")  # stream id, flags | in DONE: ns that reading took, status
 _TENSOR = struct.Struct(f"<QIBBxx{DIMS_MAX}i")  # offset in the slot, bytes, encoding, dimensions, extents
+_TENSOR_VALUES = 4 + DIMS_MAX
+_STATUS_AT = 8  # where the status lies in a frame
 _TIMES = struct.Struct("<qq")  # started, finished: CLOCK_MONOTONIC ns, the same clock in both processes
 _ID = struct.Struct("<Q")
 _PAD = tuple((0,) * (DIMS_MAX - n) for n in range(DIMS_MAX + 1))
@@ -112,24 +119,54 @@ def tensors_of_message() -> int:
     return (MESSAGE_BYTES_MAX - _HEAD.size - _TIMES.size - _FRAME.size) // _TENSOR.size
 
 
-def encode_run(run: Run) -> bytearray:
-    out = bytearray(_HEAD.pack(RUN, run.slot, len(run.frames), run.variant, run.batch_id))
+@lru_cache(maxsize=256)
+def _frame(tensors: int) -> struct.Struct:
+    """A frame and so many tensors, which are packed at once, as one by one takes several times as long."""
+    return struct.Struct("<" + _FRAME.format[1:] + tensors * _TENSOR.format[1:])
+
+
+def _packed(first: int, second: int, tensors: Sequence[TensorRef]) -> bytes:
+    if len(tensors) == 1:  # as nearly always
+        ((offset, length, encoding, shape),) = tensors
+        dims = len(shape)
+        return _frame(1).pack(first, second, offset, length, encoding, dims, *shape, *_PAD[dims])
+    values: list[int] = [first, second]
+    for offset, length, encoding, shape in tensors:
+        dims = len(shape)
+        values += (offset, length, encoding, dims, *shape, *_PAD[dims])
+    return _frame(len(tensors)).pack(*values)
+
+
+def _tensors(values: tuple[int, ...]) -> list[TensorRef]:
+    """The tensors among the values of a frame. Raises ValueError."""
+    if len(values) == 2 + _TENSOR_VALUES:  # as nearly always
+        _, _, offset, length, encoding, dims, *_ = values
+        if dims <= DIMS_MAX:
+            return [(offset, length, encoding, values[6 : 6 + dims])]
+    tensors: list[TensorRef] = []
+    for at in range(2, len(values), _TENSOR_VALUES):
+        offset, length, encoding, dims = values[at : at + 4]
+        if dims > DIMS_MAX:
+            raise ValueError(f"a tensor has {dims} dimensions")
+        tensors.append((offset, length, encoding, values[at + 4 : at + 4 + dims]))
+    return tensors
+
+
+def encode_run(run: Run) -> bytes:
+    out = [_HEAD.pack(RUN, run.slot, len(run.frames), run.variant, run.batch_id)]
     for stream_id, reset, tensors in run.frames:
-        out += _FRAME.pack(stream_id, reset)
-        for offset, length, encoding, shape in tensors:
-            out += _TENSOR.pack(offset, length, encoding, len(shape), *shape, *_PAD[len(shape)])
-    return out
+        out.append(_packed(stream_id, reset, tensors))
+    return b"".join(out)
 
 
 def decode_run(message: bytes, inputs: int) -> Run:
     _, slot, count, variant, batch_id = _HEAD.unpack_from(message)
-    at = _HEAD.size
+    at, frame = _HEAD.size, _frame(inputs)
     frames = []
     for _ in range(count):
-        stream_id, reset = _FRAME.unpack_from(message, at)
-        at += _FRAME.size
-        tensors, at = _tensors(message, at, inputs)
-        frames.append((stream_id, bool(reset), tensors))
+        values = frame.unpack_from(message, at)
+        at += frame.size
+        frames.append((values[0], bool(values[1]), _tensors(values)))
     return Run(batch_id, slot, frames, variant)
 
 
@@ -144,17 +181,16 @@ def decode_warm(message: bytes) -> tuple[int, int, int]:
     return batch_id, slot, variant
 
 
-def encode_done(done: Done) -> bytearray:
-    out = bytearray(_HEAD.pack(DONE, done.slot, len(done.frames), done.hollow, done.batch_id))
-    out += _TIMES.pack(done.started_ns, done.finished_ns)
+def encode_done(done: Done) -> bytes:
+    out = [_HEAD.pack(DONE, done.slot, len(done.frames), done.hollow, done.batch_id)]
+    out.append(_TIMES.pack(done.started_ns, done.finished_ns))
+    read_ns = done.read_ns
     for index, (status, tensors) in enumerate(done.frames):
-        out += _FRAME.pack(done.read_ns[index] if index < len(done.read_ns) else 0, status)
-        for offset, length, encoding, shape in tensors:
-            out += _TENSOR.pack(offset, length, encoding, len(shape), *shape, *_PAD[len(shape)])
+        out.append(_packed(read_ns[index] if index < len(read_ns) else 0, status, tensors))
     if done.reasons:
-        room = (MESSAGE_BYTES_MAX - len(out)) // len(done.reasons) // 2 - 16
-        out += json.dumps({str(i): reason[: max(room, 0)] for i, reason in done.reasons.items()}).encode()
-    return out
+        room = (MESSAGE_BYTES_MAX - sum(map(len, out))) // len(done.reasons) // 2 - 16
+        out.append(json.dumps({str(i): reason[: max(room, 0)] for i, reason in done.reasons.items()}).encode())
+    return b"".join(out)
 
 
 def decode_done(message: bytes, outputs: int) -> Done:
@@ -164,21 +200,24 @@ def decode_done(message: bytes, outputs: int) -> Done:
         at = _HEAD.size
         started_ns, finished_ns = _TIMES.unpack_from(message, at)
         at += _TIMES.size
+        whole = _frame(outputs)
         frames = []
         read_ns = []
         for _ in range(count):
-            reading_ns, status = _FRAME.unpack_from(message, at)
-            read_ns.append(reading_ns)
-            at += _FRAME.size
-            tensors: list[TensorRef] = []
+            status = message[at + _STATUS_AT]
             if status == OK:
-                tensors, at = _tensors(message, at, outputs)
-            elif status not in (INVALID, FRAME_FAILED):
+                frame = whole
+            elif status in (INVALID, FRAME_FAILED):
+                frame = _FRAME
+            else:
                 raise ValueError(f"a frame has status {status}")
-            frames.append((status, tensors))
+            values = frame.unpack_from(message, at)
+            at += frame.size
+            read_ns.append(values[0])
+            frames.append((status, _tensors(values)))
         reasons = _reasons(message[at:]) if at < len(message) else {}
         return Done(batch_id, slot, started_ns, finished_ns, frames, reasons, read_ns, bool(hollow))
-    except struct.error as error:
+    except (struct.error, IndexError) as error:
         raise ValueError(str(error)) from None
 
 
@@ -187,17 +226,6 @@ def _reasons(text: bytes) -> dict[int, str]:
     if not isinstance(reasons, dict) or not reasons:
         raise ValueError("the reasons are not an object with entries")
     return {int(index): str(reason) for index, reason in reasons.items()}
-
-
-def _tensors(message: bytes, at: int, count: int) -> tuple[list[TensorRef], int]:
-    tensors: list[TensorRef] = []
-    for _ in range(count):
-        offset, length, encoding, dims, *shape = _TENSOR.unpack_from(message, at)
-        if dims > DIMS_MAX:
-            raise ValueError(f"a tensor has {dims} dimensions")
-        tensors.append((offset, length, encoding, tuple(shape[:dims])))
-        at += _TENSOR.size
-    return tensors, at
 
 
 def encode_forget(stream_ids: list[int]) -> bytes:
@@ -222,6 +250,17 @@ def decode_ping(message: bytes) -> int:
     """Returns its number, which the answer repeats."""
     number: int = _HEAD.unpack_from(message)[4]
     return number
+
+
+def encode_awake(ns: int) -> bytes:
+    """Tells the worker to look for so long for its next message before it sleeps, now and after all that come."""
+    return _HEAD.pack(AWAKE, 0, 0, 0, ns)
+
+
+def decode_awake(message: bytes) -> int:
+    """Returns for how long to look, in ns."""
+    ns: int = _HEAD.unpack_from(message)[4]
+    return min(ns, AWAKE_NS_MAX)
 
 
 def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
@@ -278,11 +317,20 @@ def receive_text(connection: socket.socket, text_bytes_max: int = TEXT_BYTES_MAX
     return message, fds
 
 
-def receive_into(connection: socket.socket, buffer: memoryview) -> tuple[int, int]:
+def receive_into(connection: socket.socket, buffer: memoryview, awake_ns: int = 0) -> tuple[int, int]:
     """Receives a message of the server's into the buffer. Returns its length, and the descriptor that came with it, of
-    which the caller takes ownership; -1: none did. Raises OSError.
+    which the caller takes ownership; -1: none did. Raises OSError. `awake_ns`: for so long it looks for one again and
+    again, as to wake up would take longer; then it sleeps until one comes.
     """
-    length, came, _, _ = connection.recvmsg_into([buffer], _FD_SPACE, socket.MSG_CMSG_CLOEXEC)
+    until_ns = time.monotonic_ns() + awake_ns if awake_ns else 0
+    while until_ns and time.monotonic_ns() < until_ns:
+        with contextlib.suppress(BlockingIOError):
+            return _received(connection, buffer, socket.MSG_DONTWAIT)
+    return _received(connection, buffer, 0)
+
+
+def _received(connection: socket.socket, buffer: memoryview, flags: int) -> tuple[int, int]:
+    length, came, _, _ = connection.recvmsg_into([buffer], _FD_SPACE, socket.MSG_CMSG_CLOEXEC | flags)
     return length, struct.unpack("i", came[0][2])[0] if came else -1
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from duly.models.spec import ELEMENT_BYTES, PIXELS_MAX, TensorSpec
+from duly.worker.all_finite import all_finite
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import InvalidFrame
 from duly.worker.opencv import cv2
@@ -62,7 +63,7 @@ def tensor(payload: memoryview, encoding: str, shape: tuple[int, ...], spec: Ten
     if spec.datatype == "BOOL" and np.frombuffer(payload, np.uint8).max(initial=0) > 1:
         raise InvalidFrame(f"input '{spec.name}': an element of BOOL is neither 0 nor 1")
     values = np.frombuffer(payload, dtype).reshape(shape)
-    if spec.finite and not np.isfinite(values).all():
+    if spec.finite and not all_finite(values):
         raise InvalidFrame(not_finite(spec))
     return values
 

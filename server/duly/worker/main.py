@@ -81,8 +81,9 @@ def _serve(connection: socket.socket) -> int:
     channel.send_text(connection, channel.READY, loaded.ready, [loaded.region.fd])
     buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
     inputs = len(loaded.ready["signature"]["inputs"])
+    awake_ns = 0
     while True:
-        received, fd = channel.receive_into(connection, buffer)
+        received, fd = channel.receive_into(connection, buffer, awake_ns)
         if not received:
             break
         message = bytes(buffer[:received])
@@ -107,6 +108,8 @@ def _serve(connection: socket.socket) -> int:
                 os.close(fd)
             case channel.PING:
                 connection.send(channel.encode_pong(channel.decode_ping(message)))
+            case channel.AWAKE:
+                awake_ns = channel.decode_awake(message)
             case channel.STOP:
                 break
     return 0

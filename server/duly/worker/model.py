@@ -15,6 +15,7 @@ from time import monotonic_ns
 import numpy as np
 
 from duly.models.sizes import WIRE_BYTES_MAX, fields_bytes
+from duly.worker.all_finite import all_finite
 from duly.worker.batch_axes import BoundBatch, Session
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
 from duly.worker.decode import not_finite, tensor
@@ -211,9 +212,9 @@ class Model:
         for position, spec in enumerate(self._input_specs):
             if spec.finite and self._as_is[position]:
                 rows = self._rows[run.slot][position][: len(run.frames)]
-                if not np.isfinite(rows).all():
+                if not all_finite(rows):
                     for index, row in enumerate(rows):
-                        if not np.isfinite(row).all():
+                        if not all_finite(row):
                             batch.reasons.setdefault(index, not_finite(spec))
 
     def _read_input(

@@ -38,6 +38,7 @@ class Load:
     frame_bytes: int
     streams: int = 1
     window: int = 1
+    message_frames: int = 1
     seconds: float = 5.0
     warmup_seconds: float = 1.0
     frames: int = 0
@@ -53,7 +54,7 @@ class Load:
         if self.rate_hz > 0:
             words += ["--mode", "open", "--rate", str(self.rate_hz)]
         else:
-            words += ["--mode", "closed", "--window", str(self.window)]
+            words += ["--mode", "closed", "--window", str(self.window), "--message-frames", str(self.message_frames)]
         if self.frames > 0:
             words += ["--frames", str(self.frames)]
         else:

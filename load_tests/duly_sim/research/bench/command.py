@@ -48,6 +48,7 @@ def run(keys: list[str], effort: Effort, finished: Callable[[Part], None]) -> No
         servers.write_repository(repository)
         bar.title("starting the servers")
         null_echo = stack.enter_context(servers.null_echo(folder))
+        tuned_echo = stack.enter_context(servers.tuned_echo(folder))
         duly = stack.enter_context(servers.duly(repository, folder))
 
         done = count(1)
@@ -56,7 +57,7 @@ def run(keys: list[str], effort: Effort, finished: Callable[[Part], None]) -> No
             bar.title(step)
             bar.at(next(done), "")
 
-        setup = Setup(client, repository, duly, null_echo, effort, advance)
+        setup = Setup(client, repository, duly, null_echo, tuned_echo, effort, advance)
         for key in keys:
             finished(MEASUREMENTS[key].measure(setup))
 
@@ -92,7 +93,8 @@ def _keys(context: click.Context, option: click.Parameter, value: str) -> list[s
     default=",".join(MEASUREMENTS),
     show_default=True,
     callback=_keys,
-    help="Parts of it: added latency, throughput, the Python client, loads that alternate.",
+    help="Parts of it: added latency, throughput of single frames and of messages of several, the Python client, loads "
+    "that alternate.",
 )
 @click.option("--quick", is_flag=True, help="Short runs: shows that it works, not how fast.")
 @click.option(

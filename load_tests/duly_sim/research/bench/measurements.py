@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from duly_sim.research.bench.parts import Effort, Part, Setup, alternation, latency, throughput
+from duly_sim.research.bench.parts import Effort, Part, Setup, alternation, latency, messages, throughput
 from duly_sim.research.bench.python_client import STEPS_A_ROUND, python_client
 
 
@@ -17,8 +17,9 @@ class Measurement:
 
 
 MEASUREMENTS = {
-    "latency": Measurement(latency, lambda effort: 2 * 3 * effort.rounds),
-    "throughput": Measurement(throughput, lambda effort: 2 * effort.rounds),
+    "latency": Measurement(latency, lambda effort: 2 * 4 * effort.rounds),
+    "throughput": Measurement(throughput, lambda effort: 3 * effort.rounds),
+    "messages": Measurement(messages, lambda effort: 3 * effort.rounds),
     "client": Measurement(python_client, lambda effort: STEPS_A_ROUND * effort.rounds),
     "alternation": Measurement(alternation, lambda effort: effort.turns),
 }

@@ -3,6 +3,8 @@
 Figures of one part are taken in alternating rounds, floor and server side by side, so that a machine that gets slower
 or busier does so for both; every figure keeps all its rounds. Ratios are formed within a round.
 
+The floor is there twice: the null echo with gRPC as anybody gets it, and with duly's own settings of the transport.
+
 What this does not know: the speed of other machines, a network, a GPU, other servers, real weights.
 """
 
@@ -24,6 +26,9 @@ BUSY_STREAMS = 16
 BUSY_WINDOW = 8
 BUSY = Load(SMALL.name, SMALL.frame_bytes, streams=BUSY_STREAMS, window=BUSY_WINDOW)
 """More frames in flight than the small model can answer at once."""
+MESSAGE_FRAMES = 16
+MESSAGES = replace(BUSY, window=2 * MESSAGE_FRAMES, message_frames=MESSAGE_FRAMES)
+"""The same with many frames in each message."""
 TURN_SECONDS = 1.0
 """The duration of either phase of loads that alternate."""
 TURNS_COMPARED = 10
@@ -59,6 +64,7 @@ class Setup:
     repository: Path
     duly: OwnServer
     null_echo: OwnServer
+    tuned_echo: OwnServer
     effort: Effort
     advance: Callable[[str], None]
     """A function that is called before each measurement with its description."""
@@ -113,38 +119,72 @@ def latency(setup: Setup) -> Part:
             bare = _bare_run(setup, model)
             setup.advance(f"latency, {size}: null echo")
             echo = setup.load(setup.null_echo, _one_at_a_time(setup, model))
+            setup.advance(f"latency, {size}: null echo with duly's settings")
+            tuned = setup.load(setup.tuned_echo, _one_at_a_time(setup, model))
             setup.advance(f"latency, {size}: duly")
             served = setup.load(setup.duly, _one_at_a_time(setup, model))
             part.keep(f"null_echo {size}", echo)
+            part.keep(f"tuned_echo {size}", tuned)
             part.keep(f"duly {size}", served)
             part.add(f"{size}: bare model, p50", "ms", bare["p50_ms"])
             part.add(f"{size}: null echo, p50", "ms", echo.latency_ms["p50"])
+            part.add(f"{size}: null echo with duly's settings, p50", "ms", tuned.latency_ms["p50"])
             part.add(f"{size}: duly, p50", "ms", served.latency_ms["p50"])
             part.add(f"{size}: duly, p99", "ms", served.latency_ms["p99"])
             floor_ms = echo.latency_ms["p50"] + bare["p50_ms"]
             part.add(f"{size}: added, p50", "ms", served.latency_ms["p50"] - floor_ms)
+            tuned_floor_ms = tuned.latency_ms["p50"] + bare["p50_ms"]
+            part.add(f"{size}: added to duly's settings, p50", "ms", served.latency_ms["p50"] - tuned_floor_ms)
     _note_refusals(part)
     return part
 
 
 def throughput(setup: Setup) -> Part:
     """Frames a second through a small model, against the null echo."""
-    part = Part("throughput", f"Throughput: {BUSY_STREAMS} streams x {BUSY_WINDOW} frames of 1 KB in flight")
-    load = replace(BUSY, seconds=setup.effort.seconds, warmup_seconds=setup.effort.warmup_seconds)
+    title = f"Throughput: {BUSY_STREAMS} streams x {BUSY_WINDOW} frames of 1 KB in flight"
+    return _throughput(setup, Part("throughput", title), BUSY)
+
+
+def messages(setup: Setup) -> Part:
+    """The same where each message has many frames."""
+    title = (
+        f"Throughput: {BUSY_STREAMS} streams x {MESSAGES.window} frames of 1 KB in flight, {MESSAGE_FRAMES} a message"
+    )
+    return _throughput(setup, Part("messages", title), MESSAGES)
+
+
+def _throughput(setup: Setup, part: Part, load: Load) -> Part:
+    load = replace(load, seconds=setup.effort.seconds, warmup_seconds=setup.effort.warmup_seconds)
     for _ in range(setup.effort.rounds):
-        setup.advance("throughput: null echo")
-        echo = setup.load(setup.null_echo, load)
-        setup.advance("throughput: duly")
-        served = setup.load(setup.duly, load)
+        setup.advance(f"{part.key}: null echo")
+        echo, echo_us = _with_cpu(setup, setup.null_echo, load)
+        setup.advance(f"{part.key}: null echo with duly's settings")
+        tuned, tuned_us = _with_cpu(setup, setup.tuned_echo, load)
+        setup.advance(f"{part.key}: duly")
+        served, served_us = _with_cpu(setup, setup.duly, load)
         part.keep("null_echo", echo)
+        part.keep("tuned_echo", tuned)
         part.keep("duly", served)
         part.add("null echo", "frames/s", echo.frames_per_s)
+        part.add("null echo with duly's settings", "frames/s", tuned.frames_per_s)
         part.add("duly, on time", "frames/s", served.on_time_per_s)
-        part.add("duly / null echo", "ratio", _ratio(served.on_time_per_s, echo.on_time_per_s))
+        part.add("duly / null echo", "ratio", _ratio(served.on_time_per_s, echo.frames_per_s))
+        part.add("duly / null echo with its settings", "ratio", _ratio(served.on_time_per_s, tuned.frames_per_s))
+        part.add("null echo, CPU a frame", "µs", echo_us)
+        part.add("null echo with duly's settings, CPU a frame", "µs", tuned_us)
+        part.add("duly, CPU a frame, with its workers", "µs", served_us)
         part.add("duly, p50", "ms", served.latency_ms["p50"])
         part.add("duly, p99", "ms", served.latency_ms["p99"])
     _note_refusals(part)
     return part
+
+
+def _with_cpu(setup: Setup, server: OwnServer, load: Load) -> tuple[LoadResult, float]:
+    """One run, and the processor time of the server for each of its frames in µs, those of the warm-up among them."""
+    before_s = server.cpu_s()
+    result = setup.load(server, load)
+    frames = result.frames_per_s * (load.seconds + load.warmup_seconds)
+    return result, 1e6 * _ratio(server.cpu_s() - before_s, frames)
 
 
 def alternation(setup: Setup) -> Part:

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from duly_load.graphs import MLP, WIDE, Graph
-from duly_load.targets.duly_and_floor import FLOOR, OwnServer, running
+from duly_load.targets.duly_and_floor import FLOOR, TUNED_FLOOR, OwnServer, running
 from duly_load.targets.models import THREADS
 
 
@@ -52,8 +52,13 @@ def write_repository(folder: Path, models: Sequence[BenchModel] = MODELS) -> Non
 
 
 def null_echo(folder: Path) -> AbstractContextManager[OwnServer]:
-    """The floor: no model runs."""
+    """The floor, with gRPC as anybody gets it: no model runs."""
     return running("null_echo", FLOOR, folder)
+
+
+def tuned_echo(folder: Path) -> AbstractContextManager[OwnServer]:
+    """The floor with duly's own settings of the transport."""
+    return running("tuned_echo", TUNED_FLOOR, folder)
 
 
 def duly(models: Path, folder: Path) -> AbstractContextManager[OwnServer]:

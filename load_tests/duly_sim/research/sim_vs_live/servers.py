@@ -101,6 +101,9 @@ class SleepingLane:
     def take_state(self, given: GivenState) -> bool:
         return self._worker.take_state(given)
 
+    def rouse(self) -> None:
+        self._worker.rouse()
+
     def hear(self) -> None:
         self._worker.hear()
 

@@ -1,39 +1,37 @@
-"""Translates between messages of duly.v1 and what streams work with: frames come in, outcomes go out."""
+"""Translates between messages of duly.v1 and what streams work with: frames come in, outcomes go out.
 
-from collections.abc import Sequence
-from typing import TypeVar, cast
+Frames that are like those before them are read straight from the bytes of their message (`common_frames`), and protobuf
+reads all others. Outcomes are always written as bytes (`outcome_writer`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from duly.core.fates import RESULTS
-from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
+from duly.models.spec import Signature
+from duly.rpc.duly_v1.common_frames import FrameAt, as_frame, head_of, read
+from duly.rpc.duly_v1.outcome_writer import OutcomeWriter
+from duly.rpc.duly_v1.tensors import DATATYPE_NAME, FORMAT_NAME
+from duly.rpc.duly_v1.varints import varint
 from duly.runtime.held_frames import InputData
 from duly.runtime.outcome import Outcome
 from duly.streams.errors import CallError
 from duly.streams.inputs import InputChecks
-from duly.v1 import inference_pb2, tensor_pb2
-from duly.worker.channel import SENT_ENCODINGS
+from duly.v1 import inference_pb2
 
-# The generated enums' Value() is typed as a plain int.
-_DATATYPE = {name: cast(tensor_pb2.DataType, tensor_pb2.DataType.Value(f"DATA_TYPE_{name}")) for name in ELEMENT_BYTES}
-_FORMAT = {
-    name: cast(tensor_pb2.EncodedFormat, tensor_pb2.EncodedFormat.Value(f"ENCODED_FORMAT_{name}"))
-    for name in SENT_ENCODINGS
-}
-_FORMAT_NAME: dict[int, str] = {number: name for name, number in _FORMAT.items()}
+VIEW_BYTES_MIN = 8192
+"""Data that is no shorter is not copied where it is nearly all of its message: the frame holds the message then."""
+VIEW_REST_BYTES_MAX = 256
+"""Nearly all: the message has no more bytes beside the data. They are held and not counted."""
+HEADS_LEARNT_MAX = 256
+"""How often the head of a stream's frames may change; frames with further ones are left to protobuf for good, as a
+sensor whose arrays have another shape each time would only pay for it."""
+
+ParsedFrame = tuple[int, int, int, bool, inference_pb2.Frame]
+"""A frame as protobuf has read it, with its numbers in the order of FrameAt."""
 _M = TypeVar("_M", bound=Message)
-
-
-class _DatatypeNames(dict[int, str]):
-    """Names of datatypes by their number. The name is empty where none is stated, and the number itself where that
-    means nothing.
-    """
-
-    def __missing__(self, number: int) -> str:
-        return str(number)
-
-
-_DATATYPE_NAME = _DatatypeNames([(0, ""), *((int(number), name) for name, number in _DATATYPE.items())])
 
 
 def parse(kind: type[_M], message: bytes) -> _M:
@@ -42,6 +40,11 @@ def parse(kind: type[_M], message: bytes) -> _M:
         return kind.FromString(message)
     except DecodeError:
         raise CallError("MESSAGE_MALFORMED", f"a message is no {kind.DESCRIPTOR.full_name}") from None
+
+
+def frames_of(batch: inference_pb2.FrameBatch) -> Iterator[ParsedFrame]:
+    for frame in batch.frames:
+        yield frame.frame_id, frame.capture_time_unix_nano, frame.budget_nano, frame.must_run, frame
 
 
 class FrameReader:
@@ -59,63 +62,30 @@ class FrameReader:
             # Nearly every sensor sends one array for the one input.
             tensor = tensors[0]
             if tensor.name in self._only_names:
-                only = self._checks.tensor(0, _DATATYPE_NAME[tensor.datatype], tuple(tensor.shape), tensor.data)
+                only = self._checks.tensor(0, DATATYPE_NAME[tensor.datatype], tuple(tensor.shape), tensor.data)
                 return (only,), len(only.data)
         checks = self._checks
         payload: list[InputData | None] = [None] * checks.count
         for tensor in tensors:
             index = checks.index(tensor.name)
-            data = checks.tensor(index, _DATATYPE_NAME[tensor.datatype], tuple(tensor.shape), tensor.data)
+            data = checks.tensor(index, DATATYPE_NAME[tensor.datatype], tuple(tensor.shape), tensor.data)
             checks.put(payload, index, data)
         for encoded in frame.encoded:
             index = checks.index(encoded.name)
-            name = _FORMAT_NAME.get(encoded.format) or f"format {encoded.format}"
+            name = FORMAT_NAME.get(encoded.format) or f"format {encoded.format}"
             checks.put(payload, index, checks.encoded(index, name, encoded.data))
         whole = checks.complete(payload)
         return whole, sum(len(data.data) for data in whole)
 
 
-class OutcomeWriter:
-    """Turns outcomes of one model version into messages, for the outputs that a stream asked for."""
+@dataclass(slots=True)
+class _Known:
+    """The head of the newest frame that protobuf has read and that fits its model."""
 
-    def __init__(self, signature: Signature, wanted: Sequence[str]) -> None:
-        """`wanted`: names of outputs, all of which the signature has; empty: all."""
-        self.signature = signature
-        self._outputs = [
-            (spec.name, _DATATYPE[spec.datatype]) if not wanted or spec.name in wanted else None
-            for spec in signature.outputs
-        ]
-
-    def add(self, batch: inference_pb2.OutcomeBatch, outcome: Outcome, now_ns: int) -> None:
-        """Appends `outcome`, which is sent at `now_ns`."""
-        held, run = outcome.held, outcome.run
-        frame, received_ns = held.frame, held.received_ns
-        message = batch.outcomes.add(
-            frame_id=frame.frame_id,
-            status=int(outcome.status),
-            slack_nano=frame.deadline_ns - now_ns,
-            reason=outcome.reason,
-        )
-        timing = message.timing
-        timing.received_unix_nano = held.received_unix_ns
-        timing.sent_nano = now_ns - received_ns
-        if held.clock_uncertainty_ns:
-            timing.capture_to_receipt_nano = held.capture_to_receipt_ns
-            timing.clock_uncertainty_nano = held.clock_uncertainty_ns
-        if run is not None:
-            ran = run.batch
-            message.version = ran.model.rpartition("/")[2]
-            message.variant = ran.variant
-            message.batch_size = len(ran.frames)
-            timing.dispatched_nano = run.dispatched_ns - received_ns
-            if run.started_ns:
-                timing.started_nano = run.started_ns - received_ns
-                timing.finished_nano = run.finished_ns - received_ns
-        if outcome.outputs is not None and outcome.status in RESULTS:
-            for index, shape, data in outcome.outputs:
-                named = self._outputs[index]
-                if named is not None:
-                    message.outputs.add(name=named[0], datatype=named[1], shape=shape, data=data)
+    signature: Signature
+    head: bytes
+    shape: tuple[int, ...]
+    data_bytes: int
 
 
 class StreamCodec:
@@ -126,33 +96,73 @@ class StreamCodec:
         self._wanted = wanted
         self._reader = FrameReader(signature)
         self._writer = OutcomeWriter(signature, wanted)
+        self._known: _Known | None = None
+        self._learns = HEADS_LEARNT_MAX
 
-    def reader(self, signature: Signature) -> FrameReader:
-        """Returns the reader of frames for that version."""
+    # ---- in ----
+
+    def common_frames(self, message: bytes) -> list[FrameAt] | None:
+        """Returns the frames of a message that has nothing else, if all are like the one before them; None: it is for
+        protobuf to read.
+        """
+        known = self._known
+        if known is None or known.signature is not self._reader.signature:
+            return None
+        return read(message, known.head, known.data_bytes)
+
+    def payload(
+        self, signature: Signature, message: bytes, data: int | inference_pb2.Frame
+    ) -> tuple[Sequence[InputData], int]:
+        """Returns (payload, its size in bytes) of a frame for a version with that signature. `data`: where its data
+        begins in the message, by `common_frames`, or the frame as protobuf has read it. Raises InvalidFrame.
+        """
+        if isinstance(data, int):
+            return self._common_payload(signature, message, data)
+        payload, size_bytes = self._reader_for(signature).payload(data)
+        if len(payload) == 1 and size_bytes and self._learns and not data.encoded:
+            self._learns -= 1
+            head = head_of(data.tensors[0], size_bytes)
+            self._known = _Known(signature, head, payload[0].shape, size_bytes)
+        return payload, size_bytes
+
+    def _common_payload(self, signature: Signature, message: bytes, at: int) -> tuple[Sequence[InputData], int]:
+        known = self._known
+        assert known is not None
+        data_bytes = known.data_bytes
+        data: bytes | memoryview
+        if data_bytes >= VIEW_BYTES_MIN and len(message) - data_bytes <= VIEW_REST_BYTES_MAX:
+            data = memoryview(message)[at : at + data_bytes]
+        else:
+            data = message[at : at + data_bytes]
+        if signature is not known.signature:  # another version has come since the message was read
+            return self._reader_for(signature).payload(as_frame(known.head, bytes(data)))
+        return (InputData(0, known.shape, data),), data_bytes
+
+    def _reader_for(self, signature: Signature) -> FrameReader:
         if signature is not self._reader.signature:
             self._reader = FrameReader(signature)
         return self._reader
 
-    def outcomes(self, now_ns: int, outcomes: Sequence[Outcome]) -> inference_pb2.StreamResponse:
-        """Returns one message with all outcomes, which are sent at `now_ns`."""
-        message = inference_pb2.StreamResponse()
-        batch = message.outcomes
+    # ---- out ----
+
+    def outcomes(self, now_ns: int, outcomes: Sequence[Outcome]) -> bytes:
+        """Returns a StreamResponse with all outcomes, which are sent at `now_ns`."""
+        parts = [b""]
+        length = 0
         for outcome in outcomes:
-            signature = outcome.held.signature
-            if signature is not self._writer.signature:
-                # Frames of an earlier version may still be in flight.
-                self._writer = OutcomeWriter(signature, self._wanted)
-            self._writer.add(batch, outcome, now_ns)
-        return message
+            length += self._writer_for(outcome).write(outcome, now_ns, parts)
+        parts[0] = b"\x12" + varint(length)
+        return b"".join(parts)
 
+    def single(self, now_ns: int, outcome: Outcome) -> bytes:
+        """Returns an InferResponse with the outcome, which is sent at `now_ns`."""
+        parts: list[bytes] = []
+        self._writer_for(outcome).write(outcome, now_ns, parts)
+        return b"".join(parts)
 
-def tensor_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
-    return tensor_pb2.TensorSpec(
-        name=spec.name,
-        datatype=_DATATYPE[spec.datatype],
-        shape=spec.shape,
-        encoded_formats=[_FORMAT[name] for name in spec.encodings],
-        labels=spec.labels,
-        sample_rate_hz=spec.sample_rate_hz,
-        finite=spec.finite,
-    )
+    def _writer_for(self, outcome: Outcome) -> OutcomeWriter:
+        signature = outcome.held.signature
+        if signature is not self._writer.signature:
+            # Frames of an earlier version may still be in flight.
+            self._writer = OutcomeWriter(signature, self._wanted)
+        return self._writer

@@ -1,13 +1,15 @@
 """InferenceService of duly.v1: streams and single frames. It translates between the wire and `duly.streams`."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
 
 from duly.core.fates import DOES_NOT_FIT
-from duly.rpc.duly_v1.codec import StreamCodec, parse
-from duly.rpc.duly_v1.message_bounds import FRAMES_MAX, INFER_REQUEST, SHORT_BYTES, STREAM_REQUEST, check_frames
+from duly.rpc.duly_v1.codec import ParsedFrame, StreamCodec, frames_of, parse
+from duly.rpc.duly_v1.common_frames import FrameAt
+from duly.rpc.duly_v1.message_bounds import INFER_REQUEST, SHORT_BYTES, STREAM_REQUEST, check_frames
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.errors import abort, guarded, internal
 from duly.rpc.places import Places
@@ -117,44 +119,55 @@ class InferenceService:
                 if message is grpc.aio.EOF:
                     stream.finish()
                     return
-                if len(message) > SHORT_BYTES:
-                    STREAM_REQUEST.check(message)
                 size_bytes = len(message)
-                request = parse(inference_pb2.StreamRequest, message)
+                frames: Iterable[FrameAt | ParsedFrame] | None = codec.common_frames(message)
+                if frames is None:
+                    request = self._request(message)
+                    if request.WhichOneof("request") == "frames":
+                        check_frames(len(request.frames.frames))
+                        frames = frames_of(request.frames)
+                    else:
+                        await self._take_other(stream, request)
+                    message = b""
+                    del request
+                if frames is not None:
+                    received_unix_ns = stream.wall.now_ns()
+                    for number, frame in enumerate(frames, start=1):
+                        take(stream, codec, message, frame, received_unix_ns)
+                        if number % FRAMES_A_TURN == 0:
+                            stream.wait_with(size_bytes)
+                            await stream.give_way()
+                            stream.wait_with(0)
+                            if stream.closed:
+                                return
+                    # What waits for the next message holds nothing of this one.
+                    frames = frame = None  # type: ignore[assignment]
                 del message
-                match request.WhichOneof("request"):
-                    case "frames":
-                        received_unix_ns = stream.wall.now_ns()
-                        frames = request.frames.frames
-                        if len(frames) > FRAMES_MAX:
-                            check_frames(len(frames))
-                        for number, frame in enumerate(frames, start=1):
-                            take(stream, codec, frame, received_unix_ns)
-                            if number % FRAMES_A_TURN == 0:
-                                stream.wait_with(size_bytes)
-                                await stream.give_way()
-                                stream.wait_with(0)
-                                if stream.closed:
-                                    return
-                        # What waits for the next message holds nothing of this one.
-                        frames = frame = None  # type: ignore[assignment]
-                    case "clock_ping":
-                        ping = request.clock_ping
-                        clock = clock_of(ping.clock, "clock_ping.clock") if ping.HasField("clock") else None
-                        stream.ping(ping.ping_id, ping.client_send_unix_nano, clock)
-                    case "cancel":
-                        await stream.cancel(request.cancel.frame_ids)
-                    case "open":
-                        text = "the stream is open already; frames are expected"
-                        raise CallError("STREAM_OPENED_TWICE", text, "open")
-                    case _:
-                        text = "a message has none of open, frames, clock_ping and cancel"
-                        raise CallError("MESSAGE_MALFORMED", text)
-                del request
                 if not stream.has_room:
                     await stream.room()
         except Exception as error:
             stream.end(_reason(error, "a message of a stream"))
+
+    def _request(self, message: bytes) -> inference_pb2.StreamRequest:
+        if len(message) > SHORT_BYTES:
+            STREAM_REQUEST.check(message)
+        return parse(inference_pb2.StreamRequest, message)
+
+    async def _take_other(self, stream: Stream, request: inference_pb2.StreamRequest) -> None:
+        """Takes a message that holds no frames."""
+        match request.WhichOneof("request"):
+            case "clock_ping":
+                ping = request.clock_ping
+                clock = clock_of(ping.clock, "clock_ping.clock") if ping.HasField("clock") else None
+                stream.ping(ping.ping_id, ping.client_send_unix_nano, clock)
+            case "cancel":
+                await stream.cancel(request.cancel.frame_ids)
+            case "open":
+                text = "the stream is open already; frames are expected"
+                raise CallError("STREAM_OPENED_TWICE", text, "open")
+            case _:
+                text = "a message has none of open, frames, clock_ping and cancel"
+                raise CallError("MESSAGE_MALFORMED", text)
 
     # ---- what goes out ----
 
@@ -168,9 +181,11 @@ class InferenceService:
                     if not stream.over:
                         await changed.wait()
                     continue
-                message = codec.outcomes(*item) if isinstance(item, tuple) else self._notice(stream, item)
-                written = message.SerializeToString()
-                del message, item  # while the client does not read, each result is there once
+                if isinstance(item, tuple):
+                    written = codec.outcomes(*item)
+                else:
+                    written = self._notice(stream, item).SerializeToString()
+                del item  # while the client does not read, each result is there once
                 await context.write(written)
                 del written
                 stream.written()
@@ -202,8 +217,8 @@ class InferenceService:
     # ---- single frames ----
 
     @guarded
-    async def infer(self, message: bytes, context: Context) -> inference_pb2.InferResponse:
-        """Serves a call of InferenceService.Infer, which is a stream of one frame."""
+    async def infer(self, message: bytes, context: Context) -> bytes:
+        """Serves a call of InferenceService.Infer, which is a stream of one frame. Returns an InferResponse."""
         INFER_REQUEST.check(message)
         request = parse(inference_pb2.InferRequest, message)
         try:
@@ -215,11 +230,13 @@ class InferenceService:
                 if remaining_s is not None and frame.budget_nano >= 0:  # type: ignore[redundant-expr]
                     budget_ns = frame.budget_nano or stream.terms.budget_ns
                     frame.budget_nano = max(1, min(budget_ns, int(remaining_s * 1e9)))
-                take(stream, codec, frame, stream.wall.now_ns())
+                numbers = frame.frame_id, frame.capture_time_unix_nano, frame.budget_nano, frame.must_run
+                take(stream, codec, b"", (*numbers, frame), stream.wall.now_ns())
                 while not isinstance(sent := stream.next(), tuple):
                     if sent is None:  # else it is advice, for which a single frame has no use
                         await stream.outbox.changed.wait()
-                return inference_pb2.InferResponse(outcome=codec.outcomes(*sent).outcomes.outcomes[0])
+                now_ns, (outcome,) = sent
+                return codec.single(now_ns, outcome)
         except InvalidTerms as error:
             raise invalid_open(error) from None
 
@@ -237,18 +254,21 @@ def _reason(error: Exception, what: str) -> Exception | None:
             return internal(what)
 
 
-def take(stream: Stream, codec: StreamCodec, frame: inference_pb2.Frame, received_unix_ns: int) -> None:
-    """Takes a frame, whose outcome will be sent whatever is wrong with it. Raises CallError where its id is used up."""
+def take(
+    stream: Stream, codec: StreamCodec, message: bytes, frame: FrameAt | ParsedFrame, received_unix_ns: int
+) -> None:
+    """Takes a frame of the message, whose outcome will be sent whatever is wrong with it. Raises CallError where its id
+    is used up.
+    """
+    frame_id, captured_unix_ns, budget_ns, must_run, data = frame
     try:
-        held = stream.take(
-            frame.frame_id, frame.capture_time_unix_nano, frame.budget_nano, frame.must_run, received_unix_ns
-        )
+        held = stream.take(frame_id, captured_unix_ns, budget_ns, must_run, received_unix_ns)
     except CallError as error:
         error.field = f"frames.frames.{error.field}"  # its path in the request
         raise
     if held is not None:
         try:
-            payload, size_bytes = codec.reader(held.signature).payload(frame)
+            payload, size_bytes = codec.payload(held.signature, message, data)
         except InvalidFrame as error:
             stream.refuse(held, DOES_NOT_FIT, str(error))
         else:

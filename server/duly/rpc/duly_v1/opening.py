@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from duly.core.backlog import takes_frames
 from duly.core.types import BacklogPolicy, GapPolicy, StreamClass
-from duly.rpc.duly_v1.codec import tensor_spec
+from duly.rpc.duly_v1.tensors import tensor_spec
 from duly.streams.clock import ClockRelation
 from duly.streams.errors import CallError, InvalidTerms
 from duly.streams.limits import StreamLimits

@@ -10,7 +10,7 @@ import grpc
 
 from duly.core.types import StreamClass
 from duly.metrics import Metrics
-from duly.rpc.duly_v1.codec import tensor_spec
+from duly.rpc.duly_v1.tensors import tensor_spec
 from duly.rpc.errors import abort, guarded
 from duly.rpc.principal import rights_of
 from duly.runtime.catalogue import Catalogue, LoadedVersion

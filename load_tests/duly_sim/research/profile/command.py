@@ -1,0 +1,85 @@
+"""`duly-sim profile`: where each microsecond of a frame goes in the server, as a table.
+
+It runs the loads of `duly-sim bench` against a server and looks at it from outside: the kernel says how much processor
+time each thread had, and samples of the main thread's stack say for what. Processor time is no latency: with one frame
+in flight most of the time passes while nobody works. Needs what `duly-sim bench` needs, and the right to trace the
+server's process.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from duly_load.report.terminal import terminal_table
+from duly_load.results.machine import look
+from duly_load.targets.duly_and_floor import OwnServer
+from duly_load.targets.peer import PeerError
+from duly_sim.research.bench import client as load_client
+from duly_sim.research.bench import servers
+from duly_sim.research.bench.client import ClientError, Load, LoadClient
+from duly_sim.research.bench.parts import BUSY, MESSAGES
+from duly_sim.research.profile.samples import ProfileError, Sampler, times
+from duly_sim.research.profile.stages import LOOP, STAGES
+
+OTHERS = "threads of gRPC"
+WORKER = "worker"
+LOADS = {
+    "one frame in flight": Load(servers.SMALL.name, servers.SMALL.frame_bytes),
+    "16 streams x 8": BUSY,
+    "16 streams x 32, 16 frames a message": MESSAGES,
+}
+WARMUP_S = 1.0
+
+
+def spent_us(client: LoadClient, server: OwnServer, load: Load, seconds: float) -> dict[str, float]:
+    """Processor time of a frame by its stage, in µs. Raises ClientError or ProfileError."""
+    client.run(server.address.endpoint, replace(load, seconds=WARMUP_S, warmup_seconds=0.0))
+    worker_pids = [process.pid for process in server.worker_processes()]
+    before, workers_s = times(server.pid), sum(times(pid).main_s + times(pid).others_s for pid in worker_pids)
+    with Sampler(server.pid, seconds) as sampler:
+        result = client.run(server.address.endpoint, replace(load, seconds=seconds, warmup_seconds=0.0))
+    after = times(server.pid)
+    workers_s = sum(times(pid).main_s + times(pid).others_s for pid in worker_pids) - workers_s
+    us = 1e6 / result.answered
+    found = {stage: share * (after.main_s - before.main_s) * us for stage, share in sampler.shares.items()}
+    return found | {OTHERS: (after.others_s - before.others_s) * us, WORKER: workers_s * us}
+
+
+def _stages() -> Iterator[str]:
+    yield from (stage.name for stage in STAGES)
+    yield from (LOOP, OTHERS, WORKER)
+
+
+def table(columns: dict[str, dict[str, float]]) -> Table:
+    """The stages as rows, and their sum."""
+    grid = terminal_table("Processor time of a frame in µs", ["stage"], list(columns))
+    for stage in _stages():
+        grid.add_row(stage, *(f"{column.get(stage, 0.0):.1f}" for column in columns.values()))
+    grid.add_row("all", *(f"{sum(column.values()):.1f}" for column in columns.values()))
+    return grid
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(1, 600), default=10.0, show_default=True, help="For each load.")
+def profile(seconds: float) -> None:
+    """Show where each microsecond of a frame goes."""
+    console = Console()
+    machine = look()
+    console.print(f"{machine.cpu}, {machine.cores} cores, load average {machine.load_average_1m:.2f}")
+    columns = {}
+    try:
+        client = load_client.build()
+        with tempfile.TemporaryDirectory(prefix="duly-profile-") as folder:
+            repository = Path(folder) / "models"
+            servers.write_repository(repository, [servers.SMALL])
+            with servers.duly(repository, Path(folder)) as server:
+                for name, load in LOADS.items():
+                    columns[name] = spent_us(client, server, load, seconds)
+    except (ClientError, PeerError, ProfileError, FileNotFoundError) as error:
+        raise click.ClickException(str(error)) from error
+    console.print(table(columns))

@@ -1,0 +1,123 @@
+"""Writes outcomes as the bytes of messages, as protobuf would, with no object for any of their parts.
+
+What is the same for many outcomes is written once: the fields before the data of an output, those that a batch gives to
+its frames, and the time at which frames of one message came.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from duly.core.fates import RESULTS
+from duly.core.types import OutcomeStatus
+from duly.models.spec import Signature, TensorSpec
+from duly.rpc.duly_v1.tensors import DATATYPE
+from duly.rpc.duly_v1.varints import bytes_field, number_field, varint
+from duly.runtime.outcome import BatchRun, Outcome
+
+_ENTRY: Final = b"\x0a"
+_STATUS: Final = [number_field(b"\x10", status) for status in range(max(OutcomeStatus) + 1)]
+
+
+class _OutputHead:
+    """What stands before the data of one output."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._beginning = bytes_field(b"\x0a", spec.name.encode()) + number_field(b"\x10", DATATYPE[spec.datatype])
+        self._shape: tuple[int, ...] | None = None
+        self._data_bytes = 0
+        self._head = b""
+
+    def before(self, shape: tuple[int, ...], data_bytes: int) -> bytes:
+        """Returns it for data of that length, and keeps it for the next time."""
+        if shape != self._shape or data_bytes != self._data_bytes:
+            fields = self._beginning + bytes_field(b"\x1a", b"".join([varint(extent) for extent in shape]))
+            if data_bytes:
+                fields += b"\x22" + varint(data_bytes)
+            self._head = b"\x1a" + varint(len(fields) + data_bytes) + fields
+            self._shape, self._data_bytes = shape, data_bytes
+        return self._head
+
+
+class OutcomeWriter:
+    """Writes outcomes of one model version, with the outputs that a stream asked for."""
+
+    def __init__(self, signature: Signature, wanted: Sequence[str]) -> None:
+        """`wanted`: names of outputs, all of which the signature has; empty: all."""
+        self.signature = signature
+        self._outputs = [_OutputHead(spec) if not wanted or spec.name in wanted else None for spec in signature.outputs]
+        self._received_unix_ns = 0
+        self._received = b""
+        self._model = ""
+        self._variant = ""
+        self._ran: dict[int, bytes] = {}
+        """The fields that a batch of `_model` and `_variant` gives to its frames, by its size."""
+
+    def write(self, outcome: Outcome, now_ns: int, parts: list[bytes]) -> int:
+        """Appends an outcome that is sent at `now_ns` to the parts of a message, as the field 1 that it is both in
+        OutcomeBatch and InferResponse. Returns its length in bytes.
+        """
+        held, run = outcome.held, outcome.run
+        frame = held.frame
+        begin = number_field(b"\x08", frame.frame_id) + _STATUS[outcome.status]
+        timing = self._timing(outcome, now_ns)
+        end = b"\x22%b%b%b%b" % (
+            varint(len(timing)),
+            timing,
+            self._fields_of_batch(run) if run is not None else b"",
+            number_field(b"\x40", frame.deadline_ns - now_ns),
+        )
+        if outcome.reason:
+            end += bytes_field(b"\x4a", outcome.reason.encode())
+        length = len(begin) + len(end)
+        place = len(parts)
+        parts.append(b"")
+        if outcome.outputs is not None and outcome.status in RESULTS:
+            for index, shape, data in outcome.outputs:
+                output = self._outputs[index]
+                if output is not None:
+                    head = output.before(shape, len(data))
+                    parts.append(head)
+                    parts.append(data)
+                    length += len(head) + len(data)
+        parts.append(end)
+        parts[place] = before = b"%b%b%b" % (_ENTRY, varint(length), begin)
+        return len(before) - len(begin) + length
+
+    def _timing(self, outcome: Outcome, now_ns: int) -> bytes:
+        """Returns the fields of Timing."""
+        held, run = outcome.held, outcome.run
+        received_ns = held.received_ns
+        if held.received_unix_ns != self._received_unix_ns:
+            self._received_unix_ns = held.received_unix_ns
+            self._received = number_field(b"\x08", held.received_unix_ns)
+        sent = number_field(b"\x28", now_ns - received_ns)
+        if run is None:
+            timing = self._received + sent
+        elif run.started_ns:
+            timing = b"%b%b%b%b%b" % (
+                self._received,
+                number_field(b"\x10", run.dispatched_ns - received_ns),
+                number_field(b"\x18", run.started_ns - received_ns),
+                number_field(b"\x20", run.finished_ns - received_ns),
+                sent,
+            )
+        else:
+            timing = b"%b%b%b" % (self._received, number_field(b"\x10", run.dispatched_ns - received_ns), sent)
+        if held.clock_uncertainty_ns:
+            timing += number_field(b"\x30", held.capture_to_receipt_ns)
+            timing += number_field(b"\x38", held.clock_uncertainty_ns)
+        return timing
+
+    def _fields_of_batch(self, run: BatchRun) -> bytes:
+        """Returns version, variant and batch size."""
+        ran = run.batch
+        size = len(ran.frames)
+        if ran.model != self._model or ran.variant != self._variant:
+            self._model, self._variant = ran.model, ran.variant
+            self._ran.clear()
+        fields = self._ran.get(size)
+        if fields is None:
+            fields = bytes_field(b"\x2a", ran.model.rpartition("/")[2].encode())
+            fields += bytes_field(b"\x32", ran.variant.encode()) + number_field(b"\x38", size)
+            self._ran[size] = fields
+        return fields

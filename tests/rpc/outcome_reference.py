@@ -1,0 +1,43 @@
+"""Outcomes as messages of protobuf, field by field: what the bytes that the server writes must mean."""
+
+from collections.abc import Sequence
+
+from duly.core.fates import RESULTS
+from duly.models.spec import Signature
+from duly.rpc.duly_v1.tensors import DATATYPE
+from duly.runtime.outcome import Outcome
+from duly.v1 import inference_pb2 as pb
+
+
+def add_outcome(
+    batch: pb.OutcomeBatch, outcome: Outcome, now_ns: int, signature: Signature, wanted: Sequence[str]
+) -> None:
+    """Appends `outcome`, which is sent at `now_ns`. `wanted`: names of outputs; empty: all."""
+    held, run = outcome.held, outcome.run
+    frame, received_ns = held.frame, held.received_ns
+    message = batch.outcomes.add(
+        frame_id=frame.frame_id,
+        status=int(outcome.status),  # type: ignore[arg-type]  # equal numbers
+        slack_nano=frame.deadline_ns - now_ns,
+        reason=outcome.reason,
+    )
+    timing = message.timing
+    timing.received_unix_nano = held.received_unix_ns
+    timing.sent_nano = now_ns - received_ns
+    if held.clock_uncertainty_ns:
+        timing.capture_to_receipt_nano = held.capture_to_receipt_ns
+        timing.clock_uncertainty_nano = held.clock_uncertainty_ns
+    if run is not None:
+        ran = run.batch
+        message.version = ran.model.rpartition("/")[2]
+        message.variant = ran.variant
+        message.batch_size = len(ran.frames)
+        timing.dispatched_nano = run.dispatched_ns - received_ns
+        if run.started_ns:
+            timing.started_nano = run.started_ns - received_ns
+            timing.finished_nano = run.finished_ns - received_ns
+    if outcome.outputs is not None and outcome.status in RESULTS:
+        for index, shape, data in outcome.outputs:
+            spec = signature.outputs[index]
+            if not wanted or spec.name in wanted:
+                message.outputs.add(name=spec.name, datatype=DATATYPE[spec.datatype], shape=shape, data=data)
