@@ -168,6 +168,33 @@ async def test_large_frames_go_in_messages_of_bounded_size() -> None:
     assert (sum(messages), max(messages)) == (10, 3), "below 4 MiB"
 
 
+async def test_no_more_bytes_than_the_credit_are_unanswered() -> None:
+    """The frames have 3 MiB, and the server holds answers back until as many are there as may be."""
+    unanswered: list[int] = []
+    picture = np.zeros(3 << 20, np.uint8)
+
+    async def grudging(stream: OpenedStream) -> None:
+        await stream.greet(bytes_in_flight_max=10 << 20)
+        waiting: list[inference_pb2.Frame] = []
+        async for frame in stream.frames():
+            waiting.append(frame)
+            unanswered.append(len(waiting))
+            if len(waiting) == 3 or frame.frame_id == 8:
+                await stream.answer(*(inference_pb2.Outcome(frame_id=each.frame_id, status=1) for each in waiting))
+                waiting.clear()
+
+    async with (
+        serving(ScriptedServer(grudging)) as target,
+        Client(target) as client,
+        client.stream("echo", check=False) as stream,
+    ):
+        reading = asyncio.create_task(read_all(stream))
+        ids = await stream.send_many([picture] * 8)
+        await stream.finish()
+        assert [outcome.frame_id for outcome in await reading] == ids
+    assert max(unanswered) == 3
+
+
 async def drop_at_the_second_message(stream: OpenedStream) -> None:
     """Answers two frames of the first message, and ends without a word with the second one."""
     await stream.greet(frames_in_flight_max=4)

@@ -35,7 +35,7 @@ def test_a_table_shows_the_spread_of_the_rounds() -> None:
 def test_unknown_parts_are_refused_with_those_that_exist() -> None:
     result = CliRunner().invoke(command.bench, ["--only", "latency,x"])
     assert result.exit_code == 2
-    assert "x: should be among latency, throughput, messages, alternation" in result.output
+    assert "x: should be among latency, throughput, messages, client, alternation" in result.output
 
 
 def test_a_server_that_ends_early_is_reported_with_its_log(tmp_path: Path) -> None:

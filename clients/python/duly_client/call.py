@@ -26,29 +26,25 @@ class Call:
     def __init__(self, call: "grpc.aio.StreamStreamCall[Any, Any]", on_written: Callable[[bool], None]) -> None:
         self._call = call
         self._operations: Any = call._cython_call  # type: ignore[attr-defined]
+        self.receive: Callable[[], Coroutine[Any, None, Any]] = self._operations.receive_serialized_message
+        """Returns the next message, or grpc.aio.EOF: then `ended` says why."""
         self._on_written = on_written
         self._writing: asyncio.Future[None] | None = None
 
     async def first_exchange(self, message: bytes) -> bytes | None:
-        """Writes the first message and returns the server's first; see `read`."""
+        """Writes the first message and returns the server's first; None: it ended the call instead, see `ended`."""
         await self._call.wait_for_connection()
         with contextlib.suppress(grpc.aio.InternalError):  # the call is over already; reading raises why
             await self._operations.send_serialized_message(message)
-        return await self._read_checked()
+        first = await self._call.read()
+        return first if isinstance(first, bytes) else None
 
-    async def read(self) -> bytes | None:
-        """Returns the next message; None: the server ended the call with status OK. Raises AioRpcError where the server
-        or the network ended it otherwise, and CancelledError where this side did.
+    async def ended(self) -> None:
+        """What `receive` gave was grpc.aio.EOF. Returns where the server ended the call with status OK. Raises
+        AioRpcError where the server or the network ended it otherwise, and CancelledError where this side did.
         """
-        message = await self._operations.receive_serialized_message()
-        if message is not grpc.aio.EOF:
-            return message  # type: ignore[no-any-return]
         await self._call.code()  # until the status is there, too
-        return await self._read_checked()
-
-    async def _read_checked(self) -> bytes | None:
-        message = await self._call.read()
-        return message if isinstance(message, bytes) else None
+        await self._call.read()
 
     def write(self, message: bytes) -> None:
         """Begins to write. No other write may be under way."""
@@ -76,7 +72,7 @@ class Call:
             self._on_written(False)
 
     async def close(self) -> None:
-        """Ends the call. A pending `read` raises CancelledError."""
+        """Ends the call. A pending `receive` gives EOF."""
         self._call.cancel()
         if self._writing is not None:
             await asyncio.wait((self._writing,))

@@ -82,8 +82,9 @@ class Connection:
         where the server or the network ended it otherwise.
         """
         while True:
-            message = await self._call.read()
-            if message is None:
+            message = await self._call.receive()
+            if message is grpc.aio.EOF:
+                await self._call.ended()
                 return None
             response = inference_pb2.StreamResponse.FromString(message)
             if not response.HasField("clock_pong"):

@@ -8,7 +8,7 @@ outcomes are held is bounded by who adds them.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from duly.v1 import inference_pb2
 from duly_client.errors import ProtocolError
@@ -16,6 +16,9 @@ from duly_client.types import Outcome, Status, StreamTerms, outcome_of
 
 HELD_MAX = 4096
 """Limit of unanswered and unread frames together, many times what is of use to a sensor."""
+
+InFlight = tuple[int, int]
+"""Of a frame that the server has not answered: its capture time on the monotonic clock, ns, and its size in bytes."""
 
 
 class Frames:
@@ -26,9 +29,15 @@ class Frames:
         """Set where something changes that sending or receiving may wait for."""
         self.credit = HELD_MAX
         """How many frames the server lets be unanswered."""
+        self.credit_bytes = 0
+        """How many bytes of frames it lets be unanswered; 0: not stated."""
+        self.bytes_in_flight = 0
+        """How many bytes of frames the server has not answered."""
+        self.unread_max = 1
+        """How many outcomes may wait for the application before no more are received."""
         self._in_order = False  # outcomes are given out in the order of the frames
         self._next_id = 1
-        self._in_flight: dict[int, int] = {}  # frame id -> capture time on the monotonic clock, ns
+        self._in_flight: dict[int, InFlight] = {}
         self._kept_back: deque[Outcome] = deque()
         """SUPERSEDED here; with the ordering ARRIVAL they wait for the outcomes of earlier frames."""
         self._unread: deque[Outcome] = deque()
@@ -56,14 +65,11 @@ class Frames:
         """True while somebody waits for an outcome."""
         return self._reader is not None
 
-    @property
-    def unread_max(self) -> int:
-        """How many outcomes may wait for the application before no more are received."""
-        return min(self.credit, HELD_MAX // 2)
-
     def agreed(self, terms: StreamTerms) -> None:
         """The stream opened on these terms."""
         self.credit = terms.frames_in_flight_max if terms.frames_in_flight_max > 0 else HELD_MAX
+        self.credit_bytes = terms.bytes_in_flight_max
+        self.unread_max = min(self.credit, HELD_MAX // 2)
         self._in_order = terms.ordering == "ARRIVAL"
 
     # ---- frames ----
@@ -74,12 +80,14 @@ class Frames:
         self._next_id = ids.stop
         return ids
 
-    def sent(self, frame_id: int, captured_ns: int) -> None:
-        """The frame is on its way to the server. Times are of the monotonic clock."""
-        self._in_flight[frame_id] = captured_ns
+    def sent(self, frames: Mapping[int, InFlight]) -> None:
+        """Frames are on their way to the server, by their ids."""
+        self._in_flight.update(frames)
+        for _, size in frames.values():
+            self.bytes_in_flight += size
 
     def keep_back(self, frame_id: int, captured_ns: int, period_ns: int) -> None:
-        """The frame is not sent since the server advised a period: the next one that is due takes its place."""
+        """The frame is not sent, as the server advised a period: the next one that is due takes its place."""
         reason = f"not sent, the server advised a period of {period_ns / 1e6:.4g} ms"
         latency_ns = time.monotonic_ns() - captured_ns
         self._kept_back.append(Outcome(frame_id, Status.SUPERSEDED, latency_ns, reason=reason))
@@ -93,8 +101,10 @@ class Frames:
 
     def cancel_in_flight(self, reason: str) -> None:
         """The server will answer none of the frames in flight."""
+        self.bytes_in_flight = 0
         for frame_id in list(self._in_flight):
-            self.cancel(frame_id, self._in_flight.pop(frame_id), reason)
+            captured_ns, _ = self._in_flight.pop(frame_id)
+            self.cancel(frame_id, captured_ns, reason)
             self._give_back()
         self.changed.set()
 
@@ -108,10 +118,12 @@ class Frames:
         in_flight, unread = self._in_flight, self._unread
         try:
             for message in outcomes:
-                captured_ns = in_flight.pop(message.frame_id, None)
-                if captured_ns is None:
+                sent = in_flight.pop(message.frame_id, None)
+                if sent is None:
                     text = f"an outcome came for frame {message.frame_id}, which is not in flight"
                     raise ProtocolError(text)
+                captured_ns, size = sent
+                self.bytes_in_flight -= size
                 unread.append(outcome_of(message, now_ns - captured_ns))
                 if self._kept_back:
                     self._give_back()

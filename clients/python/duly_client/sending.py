@@ -22,7 +22,7 @@ from duly_client.wall_clock import WallClock
 UNREAD_WAIT_S = 10.0
 """How long `send` waits for an application that reads no outcomes."""
 TOGETHER_BYTES_MAX = 4 << 20
-"""Bytes of a message with several frames, about; one that is larger goes alone."""
+"""Bytes of a message with several frames; one that is larger goes alone."""
 TOGETHER_FRAMES_MAX = 1024
 """Frames of one message, and half as many as inputs: the server reads messages that hold some times more."""
 TOGETHER_INPUTS_MAX = 2 * TOGETHER_FRAMES_MAX
@@ -108,9 +108,9 @@ class Sender:
             raise ValueError(f"the frame takes {size} bytes; {most}")
         return Frame(inputs, asked.wall_ns if capture_time_ns is None else capture_time_ns)
 
-    async def send(self, frames: Sequence[Frame], asked: Asked, in_flight_max: int) -> list[int]:
-        """Sends frames while no more than `in_flight_max` are unanswered, and returns their ids. Raises ClientTooSlow,
-        and what ended the stream.
+    async def send(self, frames: Sequence[Frame], asked: Asked, *, within_credit: bool) -> list[int]:
+        """Sends frames and returns their ids. `within_credit`: it waits for outcomes where the server would else have
+        more frames, or bytes of them, than it lets be unanswered. Raises ClientTooSlow, and what ended the stream.
         """
         ids: list[int] = []
         while len(ids) < len(frames):
@@ -118,14 +118,14 @@ class Sender:
                 raise self._error or RuntimeError("the stream takes no more frames: it is finished or closed")
             connection = self._connection
             kept_back = not asked.must_run and self._pace.period_ns and not self._pace.due(time.monotonic_ns())
-            room = self._frames.room
-            if not kept_back:
-                room = min(room, in_flight_max - self._frames.in_flight)
+            room, room_bytes = self._frames.room, TOGETHER_BYTES_MAX
+            if within_credit and not kept_back:
+                room, room_bytes = self._left_of_credit(frames[len(ids)], room)
             if connection is not None and room > 0:
                 if kept_back:
                     ids += self._keep_back(frames[len(ids)], asked)
                     continue
-                together, size = self._together(frames, len(ids), room)
+                together, size = self._together(frames, len(ids), room, room_bytes)
                 if connection.has_room(size, len(together)):
                     ids += self._put(connection, together, asked)
                     continue
@@ -133,15 +133,25 @@ class Sender:
                 ids += self._cancel(frames[len(ids)], asked)
         return ids
 
-    def _together(self, frames: Sequence[Frame], first: int, count_max: int) -> tuple[Sequence[Frame], int]:
-        """Returns the frames from `first` on that go in one message, and its size."""
+    def _left_of_credit(self, frame: Frame, room: int) -> tuple[int, int]:
+        """Returns how many frames, `room` at most, and bytes of them may be sent; 0 frames: not even `frame`."""
+        held = self._frames
+        room_bytes = TOGETHER_BYTES_MAX
+        if held.credit_bytes and held.in_flight:
+            room_bytes = min(room_bytes, held.credit_bytes - held.bytes_in_flight)
+            if frame.inputs.size > room_bytes:
+                return 0, 0
+        return min(room, held.credit - held.in_flight), room_bytes
+
+    def _together(self, frames: Sequence[Frame], first: int, room: int, room_bytes: int) -> tuple[Sequence[Frame], int]:
+        """Returns the frames from `first` on that go in one message, one at least, and its size."""
         size = wire.FRAME_FIELDS_BYTES_MAX + frames[first].inputs.size
         if len(frames) == first + 1 or self._pace.period_ns:  # the pace is kept frame by frame
             return frames[first : first + 1], size
         inputs = len(frames[first].inputs.pieces) // 2
-        size_max = min(TOGETHER_BYTES_MAX, self._agreed().message_bytes_max or TOGETHER_BYTES_MAX)
+        size_max = min(room_bytes, self._agreed().message_bytes_max or room_bytes)
         last = first + 1
-        for frame in frames[last : first + min(count_max, TOGETHER_FRAMES_MAX)]:
+        for frame in frames[last : first + min(room, TOGETHER_FRAMES_MAX)]:
             size_with = size + wire.FRAME_FIELDS_BYTES_MAX + frame.inputs.size
             inputs += len(frame.inputs.pieces) // 2
             if size_with > size_max or inputs > TOGETHER_INPUTS_MAX:
@@ -154,19 +164,21 @@ class Sender:
         """Gives frames to the connection, as one message."""
         ids = self._frames.next_ids(len(frames))
         moved_ns = self._wall.moved_ns - asked.wall_moved_ns
+        monotonic_lead_ns = asked.monotonic_ns - asked.wall_ns
         fields = self._fields
         fields.budget_nano, fields.must_run = asked.budget_ns, asked.must_run
         parts = []
-        for frame_id, (inputs, captured_ns) in zip(ids, frames, strict=True):
+        in_flight = {}
+        for frame_id, (inputs, captured_ns) in enumerate(frames, ids.start):
             fields.frame_id = frame_id
             fields.capture_time_unix_nano = max(1, captured_ns + moved_ns) if moved_ns else captured_ns
             parts.append((fields.SerializeToString(), inputs))
+            in_flight[frame_id] = (captured_ns + monotonic_lead_ns, inputs.size)
         message, entries_at = wire.frames_message(parts)
-        for frame_id, frame in zip(ids, frames, strict=True):
-            self._frames.sent(frame_id, _captured_monotonic_ns(frame, asked))
+        self._frames.sent(in_flight)
         if self._pace.period_ns:
             self._pace.sent(time.monotonic_ns())
-        connection.add(message, entries_at, len(frames))
+        connection.add(message, entries_at, len(parts))
         return ids
 
     def _keep_back(self, frame: Frame, asked: Asked) -> range:

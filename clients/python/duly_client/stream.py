@@ -19,7 +19,7 @@ from duly_client import errors
 from duly_client.clock import ClockEstimate
 from duly_client.connection import Connection
 from duly_client.forked import fork_hint, is_forked, using_grpc
-from duly_client.frames import HELD_MAX, Frames
+from duly_client.frames import Frames
 from duly_client.proxy import through_proxy
 from duly_client.sending import Sender
 from duly_client.types import Advice, Encoding, Outcome, Payload, StreamTerms, advice_of
@@ -186,7 +186,7 @@ class Stream:
         self._check_entered()
         asked = self._sender.asked(budget_ms, must_run)
         frame = self._sender.frame(asked, payload, encoding, capture_time_ns)
-        (frame_id,) = await self._sender.send((frame,), asked, HELD_MAX)
+        (frame_id,) = await self._sender.send((frame,), asked, within_credit=False)
         return frame_id
 
     async def send_many(
@@ -199,14 +199,14 @@ class Stream:
         encoding: Encoding | None = None,
     ) -> list[int]:
         """Sends frames and returns their ids, in their order. It does what as many calls of `send` do, for less: frames
-        go in one message, as many as the stream's credit (`opened.frames_in_flight_max`), TOGETHER_BYTES_MAX and what
-        the server reads as one message allow, the others in further ones. Arguments are those of `send`, but for
-        `capture_times_ns`: one for each frame; None: now, for all.
+        go in one message, as many as 4 MiB, the stream's credit and what the server reads as one message allow, the
+        others in further ones. Arguments are those of `send`, but for `capture_times_ns`, one for each frame; None: all
+        were captured now.
 
-        Before the first is sent, all frames are compared with what the model takes: where one does not fit, none is
-        sent. Where more frames would be unanswered than the stream's credit, it waits for outcomes, while `send` would
-        have them SHED; so outcomes must be read meanwhile. Where it raises or is cancelled while it waits, the frames
-        that were sent before have their outcomes as ever, and the others have no ids.
+        All frames are compared with what the model takes before the first is sent: where one does not fit, none is. Of
+        more frames than may be unanswered (`frames_in_flight_max` and `bytes_in_flight_max` of `opened`) it sends the
+        rest as outcomes come, while `send` would have them SHED; so outcomes must be read meanwhile. Where it raises or
+        is cancelled then, the frames that were sent have their outcomes as ever, and the others have no ids.
         """
         using_grpc()
         self._check_entered()
@@ -221,7 +221,7 @@ class Stream:
                 frames.append(self._sender.frame(asked, payload, encoding, capture_time_ns))
             except (TypeError, ValueError) as error:
                 raise type(error)(f"frame {nth} of {len(payloads)}: {error}") from error
-        return await self._sender.send(frames, asked, self._frames.credit)
+        return await self._sender.send(frames, asked, within_credit=True)
 
     def cancel(self, frame_ids: Iterable[int]) -> None:
         """Withdraws frames that still wait; each of them is answered all the same. Other ids are ignored."""

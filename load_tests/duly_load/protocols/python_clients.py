@@ -268,7 +268,9 @@ async def _duly(load: Load, count: Count, run: Run) -> None:
             in_flight = InFlight(load, count)
             for _ in range(load.window):
                 in_flight.sent()
-                for _ in range(load.together):
+                if load.together > 1:
+                    await stream.send_many([frame] * load.together)
+                else:
                     await stream.send(frame)
             await run(stream, in_flight, frame)
 

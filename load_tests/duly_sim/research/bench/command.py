@@ -27,7 +27,8 @@ from duly_load.targets.peer import PeerError
 from duly_sim.research.bench import client as load_client
 from duly_sim.research.bench import servers
 from duly_sim.research.bench.client import ClientError
-from duly_sim.research.bench.parts import FULL, MEASUREMENTS, QUICK, Effort, Part, Setup
+from duly_sim.research.bench.measurements import MEASUREMENTS
+from duly_sim.research.bench.parts import FULL, QUICK, Effort, Part, Setup
 
 BUSY_LOAD_PER_CORE = 0.3
 """A machine with more than this to do before the benchmark starts gives figures that are too high."""
@@ -92,7 +93,8 @@ def _keys(context: click.Context, option: click.Parameter, value: str) -> list[s
     default=",".join(MEASUREMENTS),
     show_default=True,
     callback=_keys,
-    help="Parts of it: added latency, throughput of single frames and of messages of several, loads that alternate.",
+    help="Parts of it: added latency, throughput of single frames and of messages of several, the Python client, loads "
+    "that alternate.",
 )
 @click.option("--quick", is_flag=True, help="Short runs: shows that it works, not how fast.")
 @click.option(

@@ -1,4 +1,4 @@
-"""What the benchmark measures: three parts, each a function from running servers to figures.
+"""What the benchmark measures of the server: three parts, each a function from running servers to figures.
 
 Figures of one part are taken in alternating rounds, floor and server side by side, so that a machine that gets slower
 or busier does so for both; every figure keeps all its rounds. Ratios are formed within a round.
@@ -222,23 +222,6 @@ def alternation(setup: Setup) -> Part:
         part.add("duly, busy, all turns", "frames/s", value)
     _note_refusals(part)
     return part
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """A part of the benchmark that can be asked for."""
-
-    measure: Callable[[Setup], Part]
-    steps: Callable[[Effort], int]
-    """The number of times that it will call `advance`."""
-
-
-MEASUREMENTS = {
-    "latency": Measurement(latency, lambda effort: 2 * 4 * effort.rounds),
-    "throughput": Measurement(throughput, lambda effort: 3 * effort.rounds),
-    "messages": Measurement(messages, lambda effort: 3 * effort.rounds),
-    "alternation": Measurement(alternation, lambda effort: effort.turns),
-}
 
 
 def _one_at_a_time(setup: Setup, model: BenchModel) -> Load:
