@@ -14,7 +14,6 @@ from pathlib import Path
 
 MODULES = (
     "core",
-    "metrics",
     "rpc.duly_v1.codec",
     "rpc.duly_v1.common_frames",
     "rpc.duly_v1.outcome_writer",
