@@ -12,7 +12,29 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 
-MODULES = ("core",)
+MODULES = (
+    "core",
+    "rpc.duly_v1.codec",
+    "rpc.duly_v1.common_frames",
+    "rpc.duly_v1.outcome_writer",
+    "rpc.duly_v1.taking",
+    "rpc.duly_v1.varints",
+    "runtime.answers",
+    "runtime.delivery",
+    "runtime.held_frames",
+    "runtime.outcome",
+    "runtime.worker_port",
+    "streams.clock",
+    "streams.inputs",
+    "streams.loop_lag",
+    "streams.ordering",
+    "streams.outbox",
+    "streams.results",
+    "streams.stream",
+    "streams.verdict",
+    "worker.channel",
+    "worker.slot_layout",
+)
 """The modules, and the packages all of whose modules are, below `duly`."""
 _HERE = Path(__file__).parent
 

@@ -56,6 +56,24 @@ async def test_many_frames_in_one_message_leave_in_few(shared_channel: grpc.aio.
         assert max(o.batch_size for o in wire.outcomes.values()) > 1
 
 
+async def test_large_arrays_come_through_alone_and_many_in_a_message(tmp_path: Path) -> None:
+    """Alone in its message an array is not copied, so that its frame holds the message until it has run."""
+    width = 4096
+    graphs.save(tmp_path / "models", "wide", graphs.scaling(width), toml='default_backlog = "ALL"\n')
+    async with serving(tmp_path / "models") as app, grpc.aio.insecure_channel(app.address) as channel:
+        async with Wire(channel, model="wide") as wire:
+            rows = {i: [float(i)] * width for i in range(1, 20)}
+            for i in (1, 2, 3):
+                await wire.send(frame(i, rows[i]))
+            await wire.send(*(frame(i, rows[i]) for i in range(4, 12)))
+            for i in range(12, 20):
+                await wire.send(frame(i, rows[i]))
+            await wire.finish()
+            assert {i: o.status for i, o in wire.outcomes.items()} == dict.fromkeys(rows, ON_TIME)
+            assert all(array(o).tolist() == [2.0 * i] * width for i, o in wire.outcomes.items())
+        assert app.driver.held.bytes == 0
+
+
 async def test_half_close_serves_what_waits(shared_channel: grpc.aio.Channel) -> None:
     async with Wire(shared_channel, model="double") as wire:
         await wire.send(frame(1), frame(2), frame(3))

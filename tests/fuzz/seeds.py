@@ -24,6 +24,11 @@ def _frame(number: int, data: bytes = bytes(4), **fields: object) -> pb.Frame:
     return pb.Frame(frame_id=number, tensors=tensors, **fields)  # type: ignore[arg-type]
 
 
+def _bare(number: int) -> pb.Frame:
+    tensor = tensor_pb2.Tensor(name="x", datatype=tensor_pb2.DATA_TYPE_UINT8, shape=[2, 2], data=bytes(4))
+    return pb.Frame(frame_id=number, capture_time_unix_nano=number << 40, tensors=[tensor])
+
+
 def _encoded(number: int) -> pb.Frame:
     frame = _frame(number)
     del frame.tensors[1]
@@ -63,6 +68,11 @@ def seeds() -> dict[str, list[bytes]]:
     """The seeds of each target."""
     frames = pb.StreamRequest(frames=pb.FrameBatch(frames=[_frame(1), _encoded(2), pb.Frame(frame_id=3)]))
     later = pb.StreamRequest(frames=pb.FrameBatch(frames=[_frame(7, budget_nano=1), _frame(9, must_run=True)]))
+    alike, alike_later = (
+        [pb.StreamRequest(frames=pb.FrameBatch(frames=[_bare(at), _bare(at + 1)])) for at in range(begin, begin + 6, 2)]
+        for begin in (1, 20)
+    )
+    pinged = pb.StreamRequest(clock_ping=pb.ClockPing(ping_id=1))
     cancel = pb.StreamRequest(cancel=pb.CancelFrames(frame_ids=[2, 9, 1 << 63]))
     ping = pb.ClockPing(ping_id=1, client_send_unix_nano=5, clock=pb.ClockEstimate(offset_nano=-5, uncertainty_nano=9))
     opening = pb.OpenStream(
@@ -136,6 +146,7 @@ def seeds() -> dict[str, list[bytes]]:
             b"\x00" + _requests(frames),
             b"\x05" + _requests(frames, cancel, later),
             b"\x02" + _requests(pb.StreamRequest(clock_ping=ping), frames, later),
+            *(bytes((9 * inputs,)) + _requests(*alike, pinged, *alike_later) for inputs in (0, 1)),
         ],
         "open_messages": [opening.SerializeToString(), pb.InferRequest(model="m", frame=_frame(1)).SerializeToString()],
         "frame_payloads": [_frame(1).SerializeToString(), _encoded(2).SerializeToString()],

@@ -31,6 +31,16 @@ SIGNATURE = Signature(
 )
 
 
+ONE_INPUT = Signature(
+    inputs=(TensorSpec(name="x", datatype="UINT8", shape=(-1, 2), bytes_max=64),),
+    outputs=SIGNATURE.outputs,
+    batch_sizes=(1, 4),
+    any_size=True,
+    stateful=False,
+)
+"""Frames of such a model may be read without protobuf."""
+
+
 class Messages:
     """The server's end of a call whose client has sent these messages and half-closed."""
 
@@ -45,14 +55,15 @@ class Messages:
 class Surface:
     """One server's streams; a stream a run."""
 
-    def __init__(self, runner: asyncio.Runner) -> None:
+    def __init__(self, runner: asyncio.Runner, signature: Signature) -> None:
         self._runner = runner
+        self._signature = signature
         self._runner.run(self._make())
 
     async def _make(self) -> None:
         self.bench = Bench()
         loaded = version()
-        loaded.signature = SIGNATURE
+        loaded.signature = self._signature
         self.bench.activate(loaded)
         self.bench.lane.end = self._end  # type: ignore[method-assign]
         # It opens no stream here, and asks the host for limits alone.

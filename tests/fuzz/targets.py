@@ -48,7 +48,7 @@ from duly_client.convert import tensor_array
 from duly_client.errors import ProtocolError
 from duly_client.types import advice_of, outcome_of, terms_of
 from tests.access.credentials import AUDIENCE, ISSUER, jwks
-from tests.fuzz.surface import SIGNATURE, Surface
+from tests.fuzz.surface import ONE_INPUT, SIGNATURE, Surface
 from tests.rpc.common_messages import HEADS
 from tests.rpc.common_messages import check as check_message
 from tests.streams.bench import LIMITS, version
@@ -90,8 +90,8 @@ def close() -> None:
 
 
 @cache
-def _surface() -> Surface:
-    return Surface(_runner())
+def _surface(inputs: int) -> Surface:
+    return Surface(_runner(), ONE_INPUT if inputs == 1 else SIGNATURE)
 
 
 @cache
@@ -118,7 +118,7 @@ def stream_messages(data: bytes) -> None:
         for message in messages:  # which the server does for long ones alone
             with contextlib.suppress(CallError):
                 STREAM_REQUEST.check(message)
-        _surface().run(messages, **asked)
+        _surface(data[0] // 9 % 2 + 1).run(messages, **asked)
 
 
 def open_messages(data: bytes) -> None:

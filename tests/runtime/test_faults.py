@@ -42,8 +42,10 @@ LIES: list[Change] = [
 ]
 
 
-class FaultyScheduler:
-    """A scheduler of which one method raises when it is next asked for. A compiled one takes no other methods."""
+class Faulty:
+    """A scheduler, or what holds frames, of which one method raises when it is next asked for. A compiled one takes no
+    other methods.
+    """
 
     def __init__(self, real: Any, name: str) -> None:
         self.real = real
@@ -55,11 +57,17 @@ class FaultyScheduler:
             raise Injected(name)
         return getattr(self.real, name)
 
+    def __len__(self) -> int:
+        return len(self.real)
+
 
 def once(target: Any, name: str) -> None:
-    """The next call of it raises, and no other. Of a driver it is its scheduler's."""
+    """The next call of it raises, and no other. Of a driver it is its scheduler's, or that of what holds its frames."""
     if isinstance(target, Driver):
-        target.scheduler = FaultyScheduler(target.scheduler, name)  # type: ignore[assignment]
+        if name == "payloads":
+            target.held = Faulty(target.held, name)  # type: ignore[assignment]
+        else:
+            target.scheduler = Faulty(target.scheduler, name)  # type: ignore[assignment]
         return
 
     def raising(*arguments: Any) -> Any:
@@ -71,8 +79,10 @@ def once(target: Any, name: str) -> None:
 
 def disarm(target: Any, name: str) -> None:
     if isinstance(target, Driver):
-        while isinstance(target.scheduler, FaultyScheduler):
+        while isinstance(target.scheduler, Faulty):
             target.scheduler = target.scheduler.real
+        while isinstance(target.held, Faulty):
+            target.held = target.held.real
     else:
         vars(target).pop(name, None)
 
@@ -83,7 +93,7 @@ def places(bench: Bench) -> list[tuple[Any, str]]:
     return [
         (bench.driver, "step"),
         (bench.driver, "next_wake_ns"),
-        (bench.driver.held, "payloads"),
+        (bench.driver, "payloads"),
         (bench.metrics, "batch"),
         (bench.metrics, "outcome"),
         (bench.metrics, "worker_restarted"),

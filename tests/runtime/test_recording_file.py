@@ -172,6 +172,7 @@ async def test_a_recording_is_written_down_when_somebody_asks(tmp_path: Path) ->
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@needs_copies
 def test_a_recording_that_has_stopped_touches_no_file_that_took_its_number(tmp_path: Path) -> None:
     """As SIGHUP does: it goes on in a new file only where the old one was moved."""
     path = tmp_path / "events.jsonl"

@@ -229,7 +229,7 @@ class ReadApart:
     frame: Frame
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class ResolveFrame:
     """The one terminal answer to a frame. `batch_size` is 0 if the frame never ran."""
 
@@ -238,6 +238,16 @@ class ResolveFrame:
     reason: str
     batch_id: int = 0
     batch_size: int = 0
+
+    # Written out, as a constructor that a dataclass makes is never compiled.
+    def __init__(
+        self, frame: Frame, status: OutcomeStatus, reason: str, batch_id: int = 0, batch_size: int = 0
+    ) -> None:
+        self.frame = frame
+        self.status = status
+        self.reason = reason
+        self.batch_id = batch_id
+        self.batch_size = batch_size
 
 
 class Advice(IntEnum):

@@ -55,7 +55,7 @@ class OutcomeStatus(IntEnum):
     FAILED = 9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Frame:
     """One frame as the scheduler knows it. The host keeps its payload, under the same `seq`.
 
@@ -78,6 +78,29 @@ class Frame:
     """How much longer it is planned to take than a usual frame of its model, because it is larger."""
     apart_ns: int = 0
     """So much of that the host can do beside the lanes, before the frame runs (`ReadApart`)."""
+
+    # Written out, as a constructor that a dataclass makes is never compiled.
+    def __init__(
+        self,
+        seq: int,
+        stream_id: int,
+        frame_id: int,
+        model: str,
+        deadline_ns: int,
+        must_run: bool = False,
+        alone: bool = False,
+        extra_ns: int = 0,
+        apart_ns: int = 0,
+    ) -> None:
+        self.seq = seq
+        self.stream_id = stream_id
+        self.frame_id = frame_id
+        self.model = model
+        self.deadline_ns = deadline_ns
+        self.must_run = must_run
+        self.alone = alone
+        self.extra_ns = extra_ns
+        self.apart_ns = apart_ns
 
 
 def larger(frame: Frame, extra_ns: int, apart_ns: int = 0) -> Frame:

@@ -23,7 +23,7 @@ class InputData(NamedTuple):
     """The bytes as they came. A view holds the message that it is of, which has little else in it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class HeldFrame:
     """One frame from its receipt to its outcome: all that the server keeps of it outside the scheduler."""
 
@@ -52,6 +52,37 @@ class HeldFrame:
     """Whether a worker has died while it ran the frame."""
     ran: Callable[[int, float], None] | None = None
     """Called when it has run, with that time and its lane time, in ns, also where its stream has closed meanwhile."""
+
+    # Written out, as a constructor that a dataclass makes is never compiled.
+    def __init__(
+        self,
+        frame: Frame,
+        stream_class: StreamClass,
+        signature: Signature,
+        received_ns: int,
+        received_unix_ns: int,
+        capture_to_receipt_ns: int = 0,
+        clock_uncertainty_ns: int = 0,
+        payload: Sequence[InputData] = (),
+        size_bytes: int = 0,
+        grown_bytes: int = 0,
+        principal: str = "",
+        worker_died: bool = False,
+        ran: Callable[[int, float], None] | None = None,
+    ) -> None:
+        self.frame = frame
+        self.stream_class = stream_class
+        self.signature = signature
+        self.received_ns = received_ns
+        self.received_unix_ns = received_unix_ns
+        self.capture_to_receipt_ns = capture_to_receipt_ns
+        self.clock_uncertainty_ns = clock_uncertainty_ns
+        self.payload = payload
+        self.size_bytes = size_bytes
+        self.grown_bytes = grown_bytes
+        self.principal = principal
+        self.worker_died = worker_died
+        self.ran = ran
 
 
 class HeldFrames:

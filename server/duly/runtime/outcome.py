@@ -24,7 +24,7 @@ class BatchRun:
     """Frames (by seq) that run without the state that their stream insists on, and are FAILED for this reason."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Outcome:
     held: HeldFrame
     status: OutcomeStatus
@@ -35,6 +35,25 @@ class Outcome:
     """The fate of a result that turned out otherwise on its way to the client; None: `status` holds."""
     result_bytes: int = 0
     """Bytes of its outputs as its stream counts them, until they are written."""
+
+    # Written out, as a constructor that a dataclass makes is never compiled.
+    def __init__(
+        self,
+        held: HeldFrame,
+        status: OutcomeStatus,
+        reason: str,
+        run: BatchRun | None = None,
+        outputs: list[Output] | None = None,
+        turned_out: Fate | None = None,
+        result_bytes: int = 0,
+    ) -> None:
+        self.held = held
+        self.status = status
+        self.reason = reason
+        self.run = run
+        self.outputs = outputs
+        self.turned_out = turned_out
+        self.result_bytes = result_bytes
 
 
 class Sink(Protocol):

@@ -91,13 +91,15 @@ class _Known:
 class StreamCodec:
     """Reads the frames and writes the outcomes of one stream, whose model version may change."""
 
-    def __init__(self, signature: Signature, wanted: Sequence[str]) -> None:
-        """`wanted`: names of outputs, all of which the signature has; empty: all."""
+    def __init__(self, signature: Signature, wanted: Sequence[str], learns: int = HEADS_LEARNT_MAX) -> None:
+        """`wanted`: names of outputs, all of which the signature has; empty: all. `learns`: how many heads of frames are
+        learnt.
+        """
         self._wanted = wanted
         self._reader = FrameReader(signature)
         self._writer = OutcomeWriter(signature, wanted)
         self._known: _Known | None = None
-        self._learns = HEADS_LEARNT_MAX
+        self._learns = learns
 
     # ---- in ----
 

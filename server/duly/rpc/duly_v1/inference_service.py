@@ -6,16 +6,16 @@ from typing import Any
 
 import grpc
 
-from duly.core.fates import DOES_NOT_FIT
 from duly.rpc.duly_v1.codec import ParsedFrame, StreamCodec, frames_of, parse
 from duly.rpc.duly_v1.common_frames import FrameAt
 from duly.rpc.duly_v1.message_bounds import INFER_REQUEST, SHORT_BYTES, STREAM_REQUEST, check_frames
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
+from duly.rpc.duly_v1.taking import take
 from duly.rpc.errors import abort, guarded, internal
 from duly.rpc.places import Places
 from duly.rpc.principal import lasts, rights_of
 from duly.runtime.catalogue import ModelError
-from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
+from duly.streams.errors import CallError, InvalidTerms
 from duly.streams.open_streams import OpenStreams
 from duly.streams.outbox import Advised, ClockAsked, Notice, Opened
 from duly.streams.stream import Stream
@@ -223,7 +223,7 @@ class InferenceService:
         request = parse(inference_pb2.InferRequest, message)
         try:
             with self._streams.single(single_request(request), rights_of(context)) as stream:
-                codec = StreamCodec(stream.signature, stream.wanted)
+                codec = StreamCodec(stream.signature, stream.wanted, learns=0)
                 frame = request.frame
                 remaining_s = context.time_remaining()
                 # It is None where the call has no deadline, whatever its type says.
@@ -252,24 +252,3 @@ def _reason(error: Exception, what: str) -> Exception | None:
             return None
         case _:
             return internal(what)
-
-
-def take(
-    stream: Stream, codec: StreamCodec, message: bytes, frame: FrameAt | ParsedFrame, received_unix_ns: int
-) -> None:
-    """Takes a frame of the message, whose outcome will be sent whatever is wrong with it. Raises CallError where its id
-    is used up.
-    """
-    frame_id, captured_unix_ns, budget_ns, must_run, data = frame
-    try:
-        held = stream.take(frame_id, captured_unix_ns, budget_ns, must_run, received_unix_ns)
-    except CallError as error:
-        error.field = f"frames.frames.{error.field}"  # its path in the request
-        raise
-    if held is not None:
-        try:
-            payload, size_bytes = codec.payload(held.signature, message, data)
-        except InvalidFrame as error:
-            stream.refuse(held, DOES_NOT_FIT, str(error))
-        else:
-            stream.submit(held, payload, size_bytes)
