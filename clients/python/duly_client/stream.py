@@ -186,7 +186,9 @@ class Stream:
         self._check_entered()
         asked = self._sender.asked(budget_ms, must_run)
         frame = self._sender.frame(asked, payload, encoding, capture_time_ns)
-        (frame_id,) = await self._sender.send((frame,), asked, within_credit=False)
+        frame_id = self._sender.send_at_once(frame, asked)
+        if frame_id is None:
+            (frame_id,) = await self._sender.send((frame,), asked, within_credit=False)
         return frame_id
 
     async def send_many(
@@ -239,7 +241,10 @@ class Stream:
         stream, it is raised after the outcomes of all frames.
         """
         self._check_entered()
-        return await self._frames.take()
+        frames = self._frames
+        if not frames.unread:
+            await frames.wait()
+        return frames.take()
 
     def batches(self) -> "Batches":
         """Iterates over the outcomes as over the stream itself, but gives all that wait at once: a list in the order in
@@ -251,7 +256,8 @@ class Stream:
     async def next_batch(self) -> list[Outcome]:
         """Returns the next list of `batches`."""
         self._check_entered()
-        return await self._frames.take_all()
+        await self._frames.wait()
+        return self._frames.take_all()
 
     async def _run(self, connection: Connection | None) -> None:
         """Receives over one connection after the other until the stream ends."""
