@@ -25,7 +25,7 @@ endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-thorough test-compiled check protos docs release-image bench profile grid compare soak chaos fuzz core core-clean exporters model-signing lock audit sbom wheel-check clean
+.PHONY: help setup demo test test-thorough test-compiled check protos docs release-image bench profile grid compare soak chaos fuzz core core-clean exporters model-signing lock audit sbom wheel wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,23 +84,20 @@ release-image: $(READY) ## Keep the protocol as it is as the last release, for m
 bench: $(READY) ## Measure against the transport's floor (BENCH_ARGS for options)
 	$(BIN)/duly-sim bench $(BENCH_ARGS)
 
-CORE := $(filter-out %/__init__.py,$(wildcard server/duly/core/*.py server/duly/core/*/*.py))
 profile: $(READY) ## Show where each microsecond of a frame goes (PROFILE_ARGS for options)
 	$(BIN)/duly-sim profile $(PROFILE_ARGS)
 
-core: $(READY) ## Compile the scheduler in place with mypyc, 2-3 times as fast (needs a C compiler); core-clean undoes it
-	cd server && ../$(BIN)/mypyc $(CORE:server/%=%) > /dev/null
-	rm -rf server/build
+core: $(READY) ## Compile what every frame passes in place with mypyc (needs a C compiler); core-clean undoes it
+	@$(BIN)/python compile_modules.py
 
-CORE_BUILT := server/duly/core/*.so server/duly/core/*/*.so server/*__mypyc*.so
-core-clean: ## Back to the scheduler in Python
-	rm -f $(CORE_BUILT)
+core-clean: ## Back to Python
+	@$(PYTHON) compile_modules.py --undo
 
 COMPILED_TESTS := tests/core tests/runtime tests/streams tests/rpc \
   $(patsubst %,tests/duly_sim/test_%.py,baselines bounds cli_run grid replay sim_vs_live simulator) \
   $(patsubst %,tests/e2e/test_%.py,admission law recording streaming variants)
-test-compiled: core ## The tests that touch the scheduler, with it compiled; then back to Python (PYTEST_ARGS for options)
-	@trap 'rm -f $(CORE_BUILT)' EXIT; trap 'exit 130' INT TERM; \
+test-compiled: core ## The tests that touch what is compiled, with it compiled; then back to Python (PYTEST_ARGS for options)
+	@trap '$(BIN)/python compile_modules.py --undo' EXIT; trap 'exit 130' INT TERM; \
 	$(BIN)/python -m pytest --compiled $(COMPILED_TESTS) $(PYTEST_ARGS)
 
 grid: $(READY) ## Measure what the scheduler must show, in the simulator (GRID_ARGS for options)
@@ -145,12 +142,20 @@ build/exporters/%/.ready: tests/exporters/make/%.txt
 	build/exporters/$*/bin/pip install --quiet --no-cache-dir --no-deps --requirement $<
 	@touch $@
 
+wheel: $(READY) ## Build the wheel for this Python and machine with compiled modules (needs a C compiler), and the pure one
+	@rm -rf build/wheels
+	$(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheels .
+	DULY_COMPILE=1 $(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheels .
+	@$(BIN)/python -m venv build/wheels/venv
+	build/wheels/venv/bin/pip install --quiet --quiet build/wheels/duly-*-cp*.whl
+	cd build/wheels && venv/bin/duly version | grep -x 'compiled yes' && ls *.whl
+
 wheel-check: $(READY) ## Build the wheel and try its base packages in an empty environment
 	@rm -rf build/wheel
 	$(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheel .
 	@$(BIN)/python -m venv build/wheel/venv
 	build/wheel/venv/bin/pip install --quiet --quiet build/wheel/duly-*.whl
-	cd build/wheel && venv/bin/duly version && venv/bin/python -c 'import duly_client, duly_load, duly_sim'
+	cd build/wheel && venv/bin/duly version | grep -x 'compiled no' && venv/bin/python -c 'import duly_client, duly_load, duly_sim'
 	@! build/wheel/venv/bin/python -c 'import duly_sim.research' 2> /dev/null
 	@cd build/wheel && ! venv/bin/duly serve --models . 2> serve.txt && grep -F "pip install 'duly[cpu]'" serve.txt
 

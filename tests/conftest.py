@@ -1,5 +1,5 @@
-"""What holds for every test: the developer's own settings stay out, a failing example is found again, and the scheduler
-is the one in the source. Beside that, what tests of several folders share."""
+"""What holds for every test: the developer's own settings stay out, a failing example is found again, and what is
+compiled is of the source. Beside that, what tests of several folders share."""
 
 import os
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ import structlog
 from hypothesis import settings
 
 import duly.rpc  # noqa: F401 (it sets what gRPC reads when it is first imported, so that tests run with it as servers do)
+from duly import compiled
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when onnxruntime is first imported
 os.environ["no_grpc_proxy"] = "127.0.0.1,localhost,::1"  # noqa: SIM112 (a test's own channels ask no proxy)
@@ -19,22 +20,18 @@ for variable in [name for name in os.environ if name.startswith("DULY_") and nam
 settings.register_profile("duly", deadline=None, derandomize=True)
 settings.load_profile("duly")
 
-CORE = Path(__file__).parent.parent / "server" / "duly" / "core"
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--compiled", action="store_true", help="refuse to run with the scheduler in Python")
+    parser.addoption("--compiled", action="store_true", help="refuse to run unless all is compiled that may be")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    compiled = [path.stat().st_mtime for path in CORE.rglob("*.so")]
-    if compiled and min(compiled) < max(path.stat().st_mtime for path in CORE.rglob("*.py")):
-        pytest.exit("the compiled scheduler is older than its source: `make core`, or `make core-clean`", 4)
-    if session.config.getoption("compiled"):
-        from duly.core import scheduler  # not above: one that is too old need not even be importable
-
-        if scheduler.__file__.endswith(".py"):
-            pytest.exit(f"the scheduler is not compiled, it is {scheduler.__file__}", 4)
+    sources = compiled.sources()
+    made = [file.stat().st_mtime for source in sources for file in source.parent.glob(f"{source.stem}.*.so")]
+    if made and min(made) < max(source.stat().st_mtime for source in sources):
+        pytest.exit("what is compiled is older than its source: `make core`, or `make core-clean`", 4)
+    if session.config.getoption("compiled") and (told := compiled.told()) != "yes":
+        pytest.exit(f"not all is compiled that may be; compiled: {told}", 4)
 
 
 @pytest.fixture(autouse=True)

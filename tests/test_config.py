@@ -92,6 +92,8 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "record": "/run/duly.log",
         "record_bytes_max": "11",
         "flight_folder": str(models),
+        "wake_ahead": "true",
+        "realtime": "true",
         "log_format": "json",
         "log_level": "debug",
         "reflection": "false",

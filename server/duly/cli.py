@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from duly import compiled
+
 _SERVER_EXTRAS = "pip install 'duly[cpu]', or 'duly[gpu]' for an NVIDIA GPU"
 _DEMO_EXTRAS = "pip install 'duly[cpu,demo]', or 'duly[gpu,demo]' for an NVIDIA GPU"
 
@@ -60,8 +62,9 @@ cli.add_command(_Lazy("demo", "duly.demo.command:demo", "Watch duly work on real
 
 @cli.command()
 def version() -> None:
-    """Print the versions of duly and of what it stands on."""
+    """Print the versions of duly and of what it stands on, and whether what every frame passes is compiled."""
     click.echo(f"duly {_installed('duly') or 'run from its sources, not installed'}")
+    click.echo(f"compiled {compiled.told()}")
     click.echo(f"python {platform.python_version()}")
     for package in ("grpcio", "protobuf", "onnxruntime", "onnxruntime-gpu"):
         found = _installed(package)
@@ -79,6 +82,7 @@ def _installed(package: str) -> str | None:
 def main() -> None:
     """Runs the command line and exits."""
     _open_standard_files()
+    compiled.choose()
     try:
         status = cli.main(prog_name="duly", standalone_mode=False)
         sys.stdout.flush()

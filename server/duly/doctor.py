@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from duly import compiled
 from duly.access.errors import AccessError
 from duly.access.key_set import read_keys
 from duly.access.policy import Policy, read_policy
@@ -71,6 +72,7 @@ def examine(settings: Mapping[str, object], file: Path | None, environ: Mapping[
     looks: list[Callable[[], list[Finding]]] = [
         _python,
         _packages,
+        _compiled,
         _providers,
         lambda: _access(config),
         lambda: _isolation(config),
@@ -152,6 +154,14 @@ def _packages() -> list[Finding]:
         advice = "pip install 'duly[cpu]', or 'duly[gpu]' for an NVIDIA GPU"
         return [Finding("packages", Level.PROBLEM, f"{', '.join(missing)} missing; {text}", advice)]
     return [Finding("packages", Level.OK, text)]
+
+
+def _compiled() -> list[Finding]:
+    told = compiled.told()
+    if told in ("yes", "no"):
+        more = "" if told == "yes" else "; frames take less time with a wheel for this machine, or after make core"
+        return [Finding("compiled", Level.OK, f"{told}{more}")]
+    return [Finding("compiled", Level.WARNING, told, "install duly again, or make core once more")]
 
 
 def _installed(package: str) -> str:

@@ -39,6 +39,8 @@ class Answer:
     """When its outcome was read."""
     version: str = ""
     reason: str = ""
+    lane_s: float = 0.0
+    """How long its batch took its lane."""
 
 
 @dataclass(slots=True)
@@ -106,7 +108,8 @@ class AccountedStream:
             default_budget_nano=int(budget_s * 1e9),
             expected_period_nano=int(period_s * 1e9) if promise else 0,
         )
-        self._period_s = period_s
+        self.period_s = period_s
+        """It may be changed while the stream runs."""
         self._phase_s = phase_s
         self._factor = factor
         self._shape = shape
@@ -167,7 +170,7 @@ class AccountedStream:
                 except TimeoutError:
                     pass
             await self.send_once(due_s)
-            due_s += self._period_s
+            due_s += self.period_s
 
     async def _read(self) -> None:
         try:
@@ -190,8 +193,9 @@ class AccountedStream:
         elif frame_id not in account.sent:
             account.wrong.append(f"frame {frame_id} was answered and never sent")
             return
+        lane_s = (outcome.timing.finished_nano - outcome.timing.dispatched_nano) / 1e9
         account.answers[frame_id] = Answer(
-            outcome.status, account.sent[frame_id], came_s, outcome.version, outcome.reason
+            outcome.status, account.sent[frame_id], came_s, outcome.version, outcome.reason, lane_s
         )
         if outcome.status in RESULTS:
             got = np.frombuffer(outcome.outputs[0].data, np.float32) if outcome.outputs else np.empty(0)

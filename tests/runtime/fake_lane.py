@@ -57,6 +57,9 @@ class FakeLane:
     def rouse(self) -> None:
         self.roused += 1
 
+    def has_answered(self, batch_id: int) -> bool:
+        return all(action.batch_id != batch_id for action, _ in self.running)
+
     def hear(self) -> None:
         pass
 

@@ -1,11 +1,11 @@
-"""The loop stays awake for what is about to happen, within its share, and does its other work meanwhile."""
+"""The loop stays awake for what is about to happen, until it has happened, and within its share of a processor."""
 
 import asyncio
 from itertools import count
 
 import pytest
 
-from duly.runtime.awake import AHEAD_NS, CREDIT_NS_MAX, SHARE, Awake
+from duly.runtime.awake import AHEAD_NS, BATCH_NS_MAX, CREDIT_NS_MAX, SHARE, Awake
 from tests.runtime.fake_lane import Clock
 
 TURN_NS = 10_000
@@ -19,44 +19,47 @@ class TurningClock(Clock):
         return self.now_ns
 
 
-async def turns_until_asleep(clock: TurningClock) -> int:
-    """Lets the loop go on until it would sleep. Returns how many turns that took."""
-    before_ns = clock.now_ns
-    for number in count():
+async def until_asleep(clock: Clock) -> int:
+    """Lets the loop go on until it would sleep. Returns how long that took."""
+    began_ns = before_ns = clock.now_ns
+    for _ in count():
         await asyncio.sleep(0)
         if clock.now_ns == before_ns:
-            return number
+            return clock.now_ns - began_ns
         before_ns = clock.now_ns
     raise AssertionError
 
 
-async def test_the_loop_stays_awake_until_then_and_sleeps_after_it() -> None:
+async def test_a_batch_is_waited_for_until_it_ends() -> None:
+    clock = TurningClock()
+    looks = iter([False, False, True])
+    Awake(clock).wait_for(lambda: next(looks))
+    assert 0 < await until_asleep(clock) < 10 * TURN_NS
+    assert next(looks, "none is left") == "none is left"
+
+
+async def test_a_batch_that_takes_longer_is_waited_for_no_longer() -> None:
+    clock = TurningClock()
+    Awake(clock).wait_for(lambda: False)
+    assert await until_asleep(clock) == pytest.approx(BATCH_NS_MAX, abs=5 * TURN_NS)
+
+
+async def test_before_a_frame_is_due_the_loop_goes_round_until_it_has_come() -> None:
     clock = TurningClock()
     awake = Awake(clock)
-    awake.stay(20 * TURN_NS)
-    assert 18 <= await turns_until_asleep(clock) <= 22
-    assert await turns_until_asleep(clock) == 0
+    roused = []
+    awake.expect(10 * TURN_NS, lambda: roused.append(True))
+    assert roused
+    assert await until_asleep(clock) == pytest.approx(10 * TURN_NS + AHEAD_NS, abs=5 * TURN_NS)
+    awake.expect(10 * TURN_NS, lambda: None)
+    await asyncio.sleep(0)
+    awake.came()
+    assert await until_asleep(clock) <= 5 * TURN_NS
 
 
-async def test_all_the_time_awake_is_bounded_by_the_share_of_a_processor() -> None:
-    clock = TurningClock()
-    awake = Awake(clock)
-    began_ns, awake_ns = clock.now_ns, 0
-    for _ in range(50):
-        awake.stay(1_000_000_000)
-        before_ns = clock.now_ns
-        await turns_until_asleep(clock)
-        awake_ns += clock.now_ns - before_ns
-        clock.now_ns += 20_000_000  # it sleeps
-    all_ns = clock.now_ns - began_ns
-    assert awake_ns > 0.9 * SHARE * all_ns
-    assert awake_ns <= SHARE * all_ns + CREDIT_NS_MAX + 51 * TURN_NS
-
-
-async def test_who_stays_awake_does_not_hold_up_others() -> None:
-    clock = TurningClock()
-    awake = Awake(clock)
-    awake.stay(100 * TURN_NS)
+async def test_other_work_is_done_while_the_loop_goes_round() -> None:
+    awake = Awake(TurningClock())
+    awake.expect(100 * TURN_NS, lambda: None)
     ran = []
 
     async def other() -> None:
@@ -71,6 +74,22 @@ async def test_who_stays_awake_does_not_hold_up_others() -> None:
     await task
 
 
+@pytest.mark.parametrize("what", ["batches", "frames"])
+async def test_all_the_time_awake_is_bounded_by_the_share_of_a_processor(what: str) -> None:
+    clock = TurningClock()
+    awake = Awake(clock)
+    began_ns, awake_ns = clock.now_ns, 0
+    for _ in range(2000):
+        if what == "batches":
+            awake.wait_for(lambda: False)
+        else:
+            awake.expect(BATCH_NS_MAX, lambda: None)
+        awake_ns += await until_asleep(clock)
+        clock.now_ns += BATCH_NS_MAX // 4  # it sleeps
+    assert awake_ns <= SHARE * (clock.now_ns - began_ns) + CREDIT_NS_MAX + 2000 * 4 * TURN_NS
+    assert awake_ns > 0.8 * SHARE * (clock.now_ns - began_ns)
+
+
 @pytest.mark.parametrize("ns", [0, AHEAD_NS, 900_000])
 async def test_what_is_due_sooner_than_any_timer_rouses_at_once(ns: int) -> None:
     roused = []
@@ -79,9 +98,7 @@ async def test_what_is_due_sooner_than_any_timer_rouses_at_once(ns: int) -> None
 
 
 async def test_what_is_due_later_rouses_shortly_before() -> None:
-    clock = Clock()
-    awake = Awake(clock)
     roused = asyncio.Event()
-    awake.expect(5_000_000, roused.set)
+    Awake(Clock()).expect(5_000_000, roused.set)
     assert not roused.is_set()
     await roused.wait()

@@ -1,6 +1,9 @@
 """A recording whose file is slow: nobody waits for it, what is missing is counted, and the rest replays."""
 
+import asyncio
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from duly.core.types import BacklogPolicy, Frame, StreamClass, StreamTerms
 from duly.runtime import flight_recorder, recording_file
 from duly.runtime.flight_recorder import FlightRecorder
 from duly.runtime.recorder import Recorder
-from duly.runtime.recording import read_recording
+from duly.runtime.recording import RecordingError, read_recording
 from duly.runtime.recording_file import RecordingWriter
 from duly.runtime.scheduler_state import COMPILED, snapshot
 from duly_sim.simulator.replay import replay
@@ -21,7 +24,7 @@ MS = 1_000_000
 TERMS = StreamTerms(StreamClass.CRITICAL, BacklogPolicy.ALL, 0, 100 * MS, 64, model="m/1", period_ns=3 * MS)
 
 needs_copies = pytest.mark.skipif(
-    COMPILED, reason="a compiled scheduler cannot be copied, so that parts of recordings begin without its state"
+    COMPILED, reason="a compiled scheduler can be given no state, so that parts of recordings replay in Python alone"
 )
 
 
@@ -193,3 +196,27 @@ def test_a_recording_that_has_stopped_touches_no_file_that_took_its_number(tmp_p
     assert (tmp_path / "other").read_bytes() == b"mine"
     assert (tmp_path / "moved").read_bytes() == written
     assert [step.begins for step in read_recording(path)][:1] == [True]
+
+
+async def test_a_part_replays_in_python_whatever_recorded_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight_recorder, "SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    recorded = Recorded()
+    recorder = FlightRecorder(lambda: recorded.scheduler)
+    recorded.begin(recorder)
+    recorded.go_on(1000)
+    path = tmp_path / await recorder.dump()
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "duly_sim.cli.main", "replay", str(path)],
+        env=os.environ | {"DULY_COMPILED": "0", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("the same as recorded\n")
+    assert "passed over" not in done.stdout
+    if COMPILED:
+        with pytest.raises(RecordingError, match="DULY_COMPILED=0"):
+            replay(path)

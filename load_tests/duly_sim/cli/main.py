@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+from duly import compiled
 from duly_load.cli.commands import Commands, run
 
 COMMANDS = {"run": "duly_sim.cli.run", "replay": "duly_sim.cli.replay"}
@@ -21,6 +22,7 @@ cli = Commands(
 
 def main() -> None:
     """Runs the command line and exits."""
+    compiled.choose()
     run(cli, "duly-sim")
 
 

@@ -43,7 +43,7 @@ from duly.core.events import (
 from duly.core.scheduler import Scheduler
 from duly.core.types import Frame, StreamTerms
 from duly.metrics import Metrics
-from duly.runtime.awake import BATCH_NS, Awake
+from duly.runtime.awake import BATCH_NS_MAX, Awake
 from duly.runtime.blame import Blame
 from duly.runtime.delivery import Delivery
 from duly.runtime.facts import Facts
@@ -145,6 +145,8 @@ class Driver:
         of the loop.
         """
         self.held.put(held)
+        if self._awake is not None:
+            self._awake.came()
         self._arrivals.append(held.frame)
         if len(self._arrivals) == 1:
             self._loop.call_soon(self._admit)
@@ -385,8 +387,8 @@ class Driver:
                 for frame in action.frames if hand_over is not None else ():
                     if frame.stream_id not in self._delivery.sinks:  # it has closed while the state was on its way
                         worker.forget(frame.stream_id)
-                if self._awake is not None and action.planned_ns <= BATCH_NS:
-                    self._awake.stay(BATCH_NS)
+                if self._awake is not None:
+                    self._stay_awake_for(self._awake, worker, action)
                 return
             reason = "the worker is gone"
         except Exception as error:
@@ -394,6 +396,11 @@ class Driver:
             reason = "the batch could not be handed to its worker"
         # A step must not be entered from within a step.
         self._loop.call_soon(self._not_started, action, reason)
+
+    def _stay_awake_for(self, awake: Awake, worker: LaneWorker, action: DispatchBatch) -> None:
+        """Waits for a short batch without sleeping, where there is nothing else to do meanwhile."""
+        if action.planned_ns <= BATCH_NS_MAX and len(self.held) == len(action.frames):
+            awake.wait_for(partial(worker.has_answered, action.batch_id))
 
     def _without_state(self, action: DispatchBatch, lost: dict[int, int]) -> list[int]:
         """Tells streams that start anew since their state was lost on its way, and has frames fail where the stream

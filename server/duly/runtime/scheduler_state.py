@@ -11,10 +11,13 @@ Only classes of the scheduler are made when a state is read, so that a file from
 """
 
 import importlib
+import io
 import pickle
 import pkgutil
 from collections import Counter, OrderedDict, defaultdict, deque
+from dataclasses import dataclass, fields
 from enum import Enum
+from functools import cache
 from types import MethodType
 from typing import Any
 
@@ -25,7 +28,7 @@ from duly.core.scheduler import Scheduler
 _PLAIN = (int, float, str, bool, type(None))
 _DICTS: dict[str, type[dict[Any, Any]]] = {"dict": dict, "Counter": Counter, "OrderedDict": OrderedDict}
 COMPILED = not str(duly.core.scheduler.__file__).endswith(".py")
-"""Whether the scheduler is compiled: objects of mypyc's classes can be pickled, but not made from it again."""
+"""Whether the scheduler is compiled: objects of its classes can be pickled then, but not made from that again."""
 
 
 class StateError(ValueError):
@@ -33,9 +36,7 @@ class StateError(ValueError):
 
 
 def snapshot(scheduler: Scheduler) -> bytes | None:
-    """Returns a copy of the scheduler for `state_of`; None where it cannot be copied, as when it is compiled."""
-    if COMPILED:
-        return None
+    """Returns a copy of the scheduler for `state_of`; None where it cannot be copied."""
     try:
         return pickle.dumps(scheduler, pickle.HIGHEST_PROTOCOL)
     except (TypeError, AttributeError, pickle.PicklingError):
@@ -44,11 +45,13 @@ def snapshot(scheduler: Scheduler) -> bytes | None:
 
 def state_of(taken: bytes) -> list[Any]:
     """Returns the state of a scheduler of which a snapshot was taken in this process. Raises StateError."""
-    return _Writer().state(pickle.loads(taken))
+    return _Writer().state(_Taken(io.BytesIO(taken)).load())
 
 
 def scheduler_of(state: Any) -> Scheduler:
-    """Returns a scheduler in that state. Raises StateError."""
+    """Returns a scheduler in that state. Raises StateError, and always where the scheduler is compiled."""
+    if COMPILED:
+        raise StateError("a compiled scheduler can be given no state; with DULY_COMPILED=0 it is in Python")
     try:
         scheduler = _Reader(state).value([0])
     except Exception as error:  # a file from anywhere may hold anything
@@ -56,6 +59,43 @@ def scheduler_of(state: Any) -> Scheduler:
     if not isinstance(scheduler, Scheduler):
         raise StateError("the state is none of a scheduler")
     return scheduler
+
+
+class _Twin:
+    """Stands for an object of one of the scheduler's classes, with the same fields."""
+
+    kind: str
+
+
+@dataclass(slots=True)
+class _Method:
+    holder: Any
+    name: str
+
+
+class _Taken(pickle.Unpickler):
+    """Reads a snapshot as twins, as objects of compiled classes cannot be made without what they are made of."""
+
+    def find_class(self, module_name: str, name: str) -> Any:
+        if (module_name, name) == ("builtins", "getattr"):
+            return _Method
+        kind: Any = _CLASSES.get(f"{module_name}.{name}")
+        if kind is None or issubclass(kind, Enum):
+            return super().find_class(module_name, name)
+        return _twin(kind)
+
+
+@cache
+def _twin(kind: Any) -> type[_Twin]:
+    def set_fields(twin: _Twin, taken: Any) -> None:
+        """Takes the fields as pickle has them: by name, or as those of dataclasses in their order."""
+        if isinstance(taken, list):
+            vars(twin).update(zip((field.name for field in fields(kind)), taken, strict=True))
+        else:
+            for part in taken if isinstance(taken, tuple) else (taken,):  # slots have a dictionary of their own
+                vars(twin).update(part or {})
+
+    return type(kind.__name__, (_Twin,), {"kind": _name(kind), "__setstate__": set_fields})
 
 
 class _Writer:
@@ -91,11 +131,11 @@ class _Writer:
             return ["dict", kind.__name__, [[self._value(key), self._value(each)] for key, each in value.items()]]
         if kind is defaultdict:
             raise StateError("a defaultdict is in the scheduler")
-        if kind is MethodType:
-            return ["method", self._value(value.__self__), value.__name__]
-        if _name(kind) not in _CLASSES:
+        if kind is _Method:
+            return ["method", self._value(value.holder), value.name]
+        if not issubclass(kind, _Twin):
             raise StateError(f"{kind.__name__} is none of the scheduler's classes")
-        return ["object", _name(kind), [[name, self._value(each)] for name, each in _fields(value)]]
+        return ["object", kind.kind, [[name, self._value(each)] for name, each in vars(value).items()]]
 
 
 class _Reader:
@@ -149,14 +189,6 @@ class _Reader:
                     object.__setattr__(made, field, self.value(value))
             case _:
                 raise StateError(f"node {number} is of no known kind")
-
-
-def _fields(value: Any) -> list[tuple[str, Any]]:
-    names = dict.fromkeys(getattr(value, "__dict__", {}))
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        names |= dict.fromkeys((slots,) if isinstance(slots, str) else slots)
-    return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
 
 
 def _name(kind: type) -> str:

@@ -63,6 +63,9 @@ class LaneWorker(Protocol):
         batch from then on.
         """
 
+    def has_answered(self, batch_id: int) -> bool:
+        """Takes in what the worker has said already, as `hear` does. Returns whether that batch runs no more."""
+
     def hear(self) -> None:
         """Takes in what the worker has said already."""
 

@@ -219,6 +219,11 @@ class Worker:
             with contextlib.suppress(OSError):  # then it sleeps
                 self._socket.send(channel.encode_awake(channel.AWAKE_NS_MAX))
 
+    def has_answered(self, batch_id: int) -> bool:
+        if self._asked is not None and self._asked.batch_id == batch_id:
+            self._message()
+        return self._asked is None or self._asked.batch_id != batch_id
+
     def hear(self) -> None:
         """Takes in what the worker has said already, but the loop has not come to yet, and whether it has ended."""
         for _ in range(HEARD_MAX):

@@ -104,6 +104,9 @@ class SleepingLane:
     def rouse(self) -> None:
         self._worker.rouse()
 
+    def has_answered(self, batch_id: int) -> bool:
+        return self._worker.has_answered(batch_id)
+
     def hear(self) -> None:
         self._worker.hear()
 

@@ -61,6 +61,8 @@ class Profile(Plan):
         "_after_idle",
         "_any_size",
         "_changes",
+        "_idle_one_ns",
+        "_idle_plan",
         "_in_a_row",
         "_regime",
         "_runs",
@@ -90,6 +92,10 @@ class Profile(Plan):
         self._in_a_row = RunTimes(windows, speed.join(noise), noise)
         self._after_idle: RunTimes | None = None
         """Runs after idle; None until one has been observed."""
+        self._idle_plan: list[int] = []
+        """The plan of runs after idle; empty: they have changed since it was made."""
+        self._idle_one_ns = 0
+        """What a batch of one after idle usually takes, by the same."""
         self._runs = 0
         """Number of runs observed, of both kinds."""
         self._regime = (False, False)
@@ -131,6 +137,8 @@ class Profile(Plan):
         long.
         """
         speed = self._speed
+        if kind is self._after_idle:
+            self._idle_plan = []
         kind.last = self._runs
         window = kind.windows.get(size)
         if window is None:
@@ -155,6 +163,7 @@ class Profile(Plan):
     def refit(self) -> None:
         """Plans anew with the speed that the lane has now."""
         speed = self._speed
+        self._idle_plan = []
         if self._changes != speed.changes:
             self._changes = speed.changes
             for kind in (self._in_a_row, self._after_idle):
@@ -252,19 +261,23 @@ class Profile(Plan):
         self.one_ns_max = max(self.one_ns_max, round(idle.windows[first].high_ns * scale))
         if not idle_now:
             return plan
-        usual_ns, high_ns = idle.believed()
-        self.usual_one_ns = round(usual_ns[first] * level)
-        idle.note_changes()
-        idle_plan = [0, *self._line(high_ns, scale)]
+        if not self._idle_plan:
+            usual_ns, high_ns = idle.believed()
+            self._idle_one_ns = round(usual_ns[first] * level)
+            self._idle_plan = [0, *self._line(high_ns, scale)]
+            idle.note_changes()
+        self.usual_one_ns, idle_plan = self._idle_one_ns, self._idle_plan
         if not row_now:
             return idle_plan
         # Both kinds run: each size is planned by the longer of the kinds in which it ran lately.
         longer = plan.copy()
-        for size in range(1, len(plan)):
-            engine_size = self._engine_size(size)
+        below = 0
+        for engine_size in idle.sizes:
             if idle.has_run_lately(engine_size):
                 known = row.has_run_lately(engine_size)
-                longer[size] = max(plan[size], idle_plan[size]) if known else idle_plan[size]
+                for size in range(engine_size if self._any_size else below + 1, engine_size + 1):
+                    longer[size] = max(plan[size], idle_plan[size]) if known else idle_plan[size]
+            below = engine_size
         return longer
 
     def _trial(self) -> int:

@@ -24,7 +24,7 @@ from duly.v1 import inference_pb2
 VIEW_BYTES_MIN = 8192
 """Data that is no shorter is not copied where it is nearly all of its message: the frame holds the message then."""
 VIEW_REST_BYTES_MAX = 256
-"""Nearly all: the message has no more bytes beside the data. They are held and not counted."""
+"""A message that a frame holds has no more bytes beside the frame's data. They are held and not counted."""
 HEADS_LEARNT_MAX = 256
 """How often the head of a stream's frames may change; frames with further ones are left to protobuf for good, as a
 sensor whose arrays have another shape each time would only pay for it."""
