@@ -8,6 +8,7 @@ HELD_MAX frames are unanswered or unread together; then `send` waits. Frames tha
 import asyncio
 import contextlib
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -71,13 +72,14 @@ class Stream:
         self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
 
     # ---- opening and ending ----
 
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise RuntimeError("a stream opens once; ask the client for another one")
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         connection = await self._open()
         self._task = asyncio.create_task(self._run(connection))
         self._task.add_done_callback(self._end)
@@ -142,7 +144,8 @@ class Stream:
         """Raises RuntimeError where the stream was not entered, or in another event loop: it would wait for ever."""
         if self._loop is None:
             raise RuntimeError("the stream is not open: enter it with `async with`")
-        if asyncio.get_running_loop() is not self._loop:
+        # A thread runs one loop at a time. `get_running_loop` would ask the kernel for the process's id.
+        if threading.get_ident() != self._thread or not self._loop.is_running():
             raise RuntimeError(
                 "the stream belongs to another event loop: use it where it was entered, or BlockingClient from threads"
             )
