@@ -75,9 +75,9 @@ async def show(plan: Plan, finding: Finding) -> None:
                 try:
                     await stream.open()
                 except grpc.aio.AioRpcError as error:
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
                         raise
-                    finding.count("opens while no lane served")
+                    finding.count(f"opens refused: {error.code().name}")
                     await asyncio.sleep(AGAIN_S)
                     continue
                 live.add(stream)
