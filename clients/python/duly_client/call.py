@@ -2,9 +2,8 @@
 
 Those pass through several coroutines, and a write needs a task that awaits it. Where that task is cancelled, the whole
 call ends; where the server ends the call during a write, the server's status is replaced by INTERNAL, and what it sent
-before is lost. The operations beneath are coroutines, too: when one is stepped for the first time, the operation has
-begun, and what it gives is a future; when that is done, the second step ends it. So a write begins at once, in whoever
-asks for it, and no task waits for it.
+before is lost. The operations beneath are coroutines, too, which begin at their first step and give a future that is
+done when they can go on. So a write begins at once, in whoever asks for it, and no task waits for it.
 
 Nothing else knows these operations, which are not part of grpc.aio's interface.
 """
@@ -48,28 +47,23 @@ class Call:
 
     def write(self, message: bytes) -> None:
         """Begins to write. No other write may be under way."""
-        self._begin(self._operations.send_serialized_message(message))
+        self._step(self._operations.send_serialized_message(message))
 
     def half_close(self) -> None:
         """Begins to end this side of the call. No write may be under way."""
-        self._begin(self._operations.send_receive_close())
+        self._step(self._operations.send_receive_close())
 
-    def _begin(self, steps: Coroutine[Any, None, None]) -> None:
-        try:
-            self._writing = steps.send(None)
-        except grpc.aio.InternalError:
-            self._on_written(False)
-        else:
-            self._writing.add_done_callback(functools.partial(self._end, steps))
-
-    def _end(self, steps: Coroutine[Any, None, None], _: asyncio.Future[None]) -> None:
+    def _step(self, operation: Coroutine[Any, None, None], _: object = None) -> None:
+        """Goes on with what is being written, to its end or to what it waits for next."""
         self._writing = None
         try:
-            steps.send(None)
+            self._writing = waits_for = operation.send(None)
         except StopIteration:
             self._on_written(True)
         except grpc.aio.InternalError:
             self._on_written(False)
+        else:
+            waits_for.add_done_callback(functools.partial(self._step, operation))
 
     async def close(self) -> None:
         """Ends the call. A pending `receive` gives EOF."""

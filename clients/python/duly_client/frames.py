@@ -152,26 +152,22 @@ class Frames:
         self.changed.set()
         self._wake_reader()
 
-    async def take(self) -> Outcome:
-        """Returns the next outcome. Raises StopAsyncIteration or the error once all were given out and no more come,
-        and RuntimeError where another task waits already.
-        """
-        if not self._unread:
-            await self._wait()
-        outcome = self._unread.popleft()
+    def take(self) -> Outcome:
+        """Returns the next outcome; one waits."""
         self.changed.set()
-        return outcome
+        return self._unread.popleft()
 
-    async def take_all(self) -> list[Outcome]:
-        """Returns all outcomes that wait, one at least; else as `take`."""
-        if not self._unread:
-            await self._wait()
+    def take_all(self) -> list[Outcome]:
+        """Returns all outcomes that wait."""
+        self.changed.set()
         outcomes = list(self._unread)
         self._unread.clear()
-        self.changed.set()
         return outcomes
 
-    async def _wait(self) -> None:
+    async def wait(self) -> None:
+        """Waits until an outcome waits. Raises StopAsyncIteration or the error once all were given out and no more
+        come, and RuntimeError where another task waits already.
+        """
         while not self._unread:
             if self._ended:
                 raise self._error or StopAsyncIteration

@@ -108,6 +108,19 @@ class Sender:
             raise ValueError(f"the frame takes {size} bytes; {most}")
         return Frame(inputs, asked.wall_ns if capture_time_ns is None else capture_time_ns)
 
+    def send_at_once(self, frame: Frame, asked: Asked) -> int | None:
+        """Sends a frame and returns its id, where nothing speaks against it, as for most. None: see `send`."""
+        connection = self._connection
+        if (
+            connection is None
+            or self._stopped
+            or self._pace.period_ns
+            or self._frames.room <= 0
+            or not connection.has_room(wire.FRAME_FIELDS_BYTES_MAX + frame.inputs.size, 1)
+        ):
+            return None
+        return self._put(connection, (frame,), asked).start
+
     async def send(self, frames: Sequence[Frame], asked: Asked, *, within_credit: bool) -> list[int]:
         """Sends frames and returns their ids. `within_credit`: it waits for outcomes where the server would else have
         more frames, or bytes of them, than it lets be unanswered. Raises ClientTooSlow, and what ended the stream.

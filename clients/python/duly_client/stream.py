@@ -8,6 +8,7 @@ HELD_MAX frames are unanswered or unread together; then `send` waits. Frames tha
 import asyncio
 import contextlib
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -71,13 +72,14 @@ class Stream:
         self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
 
     # ---- opening and ending ----
 
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise RuntimeError("a stream opens once; ask the client for another one")
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         connection = await self._open()
         self._task = asyncio.create_task(self._run(connection))
         self._task.add_done_callback(self._end)
@@ -142,7 +144,8 @@ class Stream:
         """Raises RuntimeError where the stream was not entered, or in another event loop: it would wait for ever."""
         if self._loop is None:
             raise RuntimeError("the stream is not open: enter it with `async with`")
-        if asyncio.get_running_loop() is not self._loop:
+        # A thread runs one loop at a time. `get_running_loop` would ask the kernel for the process's id.
+        if threading.get_ident() != self._thread or not self._loop.is_running():
             raise RuntimeError(
                 "the stream belongs to another event loop: use it where it was entered, or BlockingClient from threads"
             )
@@ -186,7 +189,9 @@ class Stream:
         self._check_entered()
         asked = self._sender.asked(budget_ms, must_run)
         frame = self._sender.frame(asked, payload, encoding, capture_time_ns)
-        (frame_id,) = await self._sender.send((frame,), asked, within_credit=False)
+        frame_id = self._sender.send_at_once(frame, asked)
+        if frame_id is None:
+            (frame_id,) = await self._sender.send((frame,), asked, within_credit=False)
         return frame_id
 
     async def send_many(
@@ -239,7 +244,10 @@ class Stream:
         stream, it is raised after the outcomes of all frames.
         """
         self._check_entered()
-        return await self._frames.take()
+        frames = self._frames
+        if not frames.unread:
+            await frames.wait()
+        return frames.take()
 
     def batches(self) -> "Batches":
         """Iterates over the outcomes as over the stream itself, but gives all that wait at once: a list in the order in
@@ -251,7 +259,8 @@ class Stream:
     async def next_batch(self) -> list[Outcome]:
         """Returns the next list of `batches`."""
         self._check_entered()
-        return await self._frames.take_all()
+        await self._frames.wait()
+        return self._frames.take_all()
 
     async def _run(self, connection: Connection | None) -> None:
         """Receives over one connection after the other until the stream ends."""
