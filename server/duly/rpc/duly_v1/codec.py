@@ -92,8 +92,8 @@ class StreamCodec:
     """Reads the frames and writes the outcomes of one stream, whose model version may change."""
 
     def __init__(self, signature: Signature, wanted: Sequence[str], learns: int = HEADS_LEARNT_MAX) -> None:
-        """`wanted`: names of outputs, all of which the signature has; empty: all. `learns`: how many heads of frames are
-        learnt.
+        """`wanted`: names of outputs, all of which the signature has; empty: all. `learns`: how many heads of frames
+        are learnt.
         """
         self._wanted = wanted
         self._reader = FrameReader(signature)
