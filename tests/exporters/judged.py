@@ -113,7 +113,7 @@ async def _stream(
 ) -> tuple[int, Verdict | None]:
     """Sends all frames at once. Returns the largest batch that one ran in, and what is not right, if anything."""
     batch_max = 0
-    async with client.stream(model, budget_ms=BUDGET_MS, backlog="ALL") as stream:
+    async with client.stream(model, budget_ms=BUDGET_MS, backlog="ALL", ordering="ARRIVAL") as stream:
         for inputs, _ in frames:
             try:
                 await stream.send(inputs)
