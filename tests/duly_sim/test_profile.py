@@ -16,7 +16,7 @@ CARRY_OUT = "_carry_out (/here/server/duly/runtime/driver.py:330)"
         ([RUN], LOOP),
         ([RUN, READ], "gRPC's read and write, and what they wake"),
         ([RUN, READ, "payload (duly/rpc/duly_v1/codec.py:60)", "loads (json.py:1)"], "bytes to frames"),
-        ([RUN, READ, "add (duly/rpc/duly_v1/codec.py:90)"], "outcomes to bytes"),
+        ([RUN, READ, "write (duly/rpc/duly_v1/outcome_writer.py:60)"], "outcomes to bytes"),
         ([RUN, READ, "take (duly/streams/stream.py:210)"], "a frame's place, clock and limits"),
         ([RUN, READ, "next (duly/streams/stream.py:420)"], "what is to be written: order, limits, verdicts"),
         ([RUN, CARRY_OUT, "step (duly/core/scheduler.py:120)"], "scheduler: all else"),

@@ -19,14 +19,18 @@ STAGES = (
     Stage("gRPC's read and write, and what they wake", _files("duly/rpc/duly_v1/inference_service.py")),
     Stage(
         "outcomes to bytes",
-        (("duly/rpc/duly_v1/codec.py", ("add", "outcomes")), *_files("duly/rpc/duly_v1/outcome_codec.py")),
+        (
+            ("duly/rpc/duly_v1/codec.py", ("outcomes", "single", "_writer_for")),
+            *_files("duly/rpc/duly_v1/outcome_writer.py", "duly/rpc/duly_v1/varints.py"),
+        ),
     ),
     Stage(
         "bytes to frames",
         _files(
             "duly/rpc/duly_v1/codec.py",
-            "duly/rpc/duly_v1/frame_codec.py",
+            "duly/rpc/duly_v1/common_frames.py",
             "duly/rpc/duly_v1/message_bounds.py",
+            "duly/rpc/duly_v1/taking.py",
             "duly/streams/inputs.py",
         ),
     ),
