@@ -40,7 +40,7 @@ class Awake:
         until_ns = began_ns + min(BATCH_NS_MAX, self._credit_now_ns(began_ns))
         while not ended() and self._clock() < until_ns:
             pass
-        self._spend(self._clock() - began_ns)
+        self._credit_ns -= self._clock() - began_ns
 
     def expect(self, ns: int, rouse: Callable[[], None]) -> None:
         """Something comes in so long. `rouse` is called before, so that others wake up as well. Call `came` then."""
@@ -67,7 +67,7 @@ class Awake:
     def _go_round(self, since_ns: int) -> None:
         """A loop that has something to call does not sleep."""
         now_ns = self._clock()
-        self._spend(now_ns - since_ns)
+        self._credit_ns -= now_ns - since_ns
         if now_ns < self._until_ns and self._credit_now_ns(now_ns) > 0:
             self._loop.call_soon(self._go_round, now_ns)
         else:
@@ -77,6 +77,3 @@ class Awake:
         self._credit_ns = min(CREDIT_NS_MAX, self._credit_ns + int((now_ns - self._counted_ns) * SHARE))
         self._counted_ns = now_ns
         return self._credit_ns
-
-    def _spend(self, ns: int) -> None:
-        self._credit_ns -= ns

@@ -40,14 +40,19 @@ def spent_us(client: LoadClient, server: OwnServer, load: Load, seconds: float) 
     """Processor time of a frame by its stage, in µs. Raises ClientError or ProfileError."""
     client.run(server.address.endpoint, replace(load, seconds=WARMUP_S, warmup_seconds=0.0))
     worker_pids = [process.pid for process in server.worker_processes()]
-    before, workers_s = times(server.pid), sum(times(pid).main_s + times(pid).others_s for pid in worker_pids)
+    before, workers_s = times(server.pid), _cpu_s(worker_pids)
     with Sampler(server.pid, seconds) as sampler:
         result = client.run(server.address.endpoint, replace(load, seconds=seconds, warmup_seconds=0.0))
     after = times(server.pid)
-    workers_s = sum(times(pid).main_s + times(pid).others_s for pid in worker_pids) - workers_s
+    workers_s = _cpu_s(worker_pids) - workers_s
     us = 1e6 / result.answered
     found = {stage: share * (after.main_s - before.main_s) * us for stage, share in sampler.shares.items()}
     return found | {OTHERS: (after.others_s - before.others_s) * us, WORKER: workers_s * us}
+
+
+def _cpu_s(pids: list[int]) -> float:
+    """What these processes have used so far, all threads together."""
+    return sum(spent.main_s + spent.others_s for spent in map(times, pids))
 
 
 def _stages() -> Iterator[str]:
