@@ -3,6 +3,8 @@
 They are plain Python, and are compiled by mypyc as they are, in place (`make core`) or for a wheel (`make wheel`).
 Compiled and not, they do the same; frames take less time in the former. With DULY_COMPILED=0 in the environment of a
 command its own process uses the sources all the same, such as to tell whether something is the compiler's fault.
+
+What serves a call of gRPC stays Python: compiled, some calls never ended whose clients had gone.
 """
 
 import os
@@ -14,16 +16,24 @@ from pathlib import Path
 
 MODULES = (
     "core",
+    "metrics",
     "rpc.duly_v1.codec",
     "rpc.duly_v1.common_frames",
     "rpc.duly_v1.outcome_writer",
     "rpc.duly_v1.taking",
     "rpc.duly_v1.varints",
     "runtime.answers",
+    "runtime.awake",
+    "runtime.blame",
     "runtime.delivery",
+    "runtime.driver",
+    "runtime.facts",
     "runtime.held_frames",
     "runtime.outcome",
+    "runtime.recorder",
+    "runtime.recording_lines",
     "runtime.worker_port",
+    "runtime.worker_process",
     "streams.clock",
     "streams.inputs",
     "streams.loop_lag",
@@ -32,6 +42,7 @@ MODULES = (
     "streams.results",
     "streams.stream",
     "streams.verdict",
+    "streams.wall_clock",
     "worker.channel",
     "worker.slot_layout",
 )

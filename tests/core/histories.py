@@ -61,14 +61,14 @@ class Model:
 
     def chosen(self) -> int:
         """The batch size that runs while more frames wait than fit."""
-        return self.profile.efficient[self.profile.batch_max]
+        return self.profile.largest_efficient(self.profile.batch_max)
 
     def fresh(self, speed: float) -> int:
         """The batch size that a profile made now would choose."""
         random = Random(5)
         warm = {size: self._samples(random, size, speed, 30) for size in self.sizes}
         made = Profile(warm, self.any_size, LaneSpeed())
-        return made.efficient[made.batch_max]
+        return made.largest_efficient(made.batch_max)
 
     def _samples(self, random: Random, size: int, speed: float, runs: int) -> tuple[int, ...]:
         return tuple(round(self.truth_ns(size, speed) * random.lognormvariate(0, self.cv)) for _ in range(runs))
@@ -126,10 +126,10 @@ class Lane:
                 self.run(model, 1, after_idle=True)
             elif kind == "few":
                 waiting = random.randint(1, min(6, profile.batch_max))
-                self.run(model, profile.efficient[waiting], after_idle=random.random() < 0.5)
+                self.run(model, profile.largest_efficient(waiting), after_idle=random.random() < 0.5)
             elif kind == "mixed":
                 waiting = random.randint(1, profile.batch_max)
-                self.run(model, profile.efficient[waiting], after_idle=random.random() < 0.3)
+                self.run(model, profile.largest_efficient(waiting), after_idle=random.random() < 0.3)
             else:
                 self.run(model, model.chosen())
 

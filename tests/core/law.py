@@ -443,7 +443,10 @@ class Witness:
             plan_ns, more = self.accounts.planned_ns(variant, lane), len(deadlines_ns) + 1
             if more >= len(plan_ns):
                 return f"the batch of {variant} is full"
-            if self.accounts.profile(variant, lane).efficient[more] != more or plan_ns[more] > more * plan_ns[1]:
+            if (
+                self.accounts.profile(variant, lane).largest_efficient(more) != more
+                or plan_ns[more] > more * plan_ns[1]
+            ):
                 return f"another frame of {variant} would not pay"
             ripe_at_ns = min(deadlines_ns) - plan_ns[more]
             if now_ns >= ripe_at_ns:

@@ -39,7 +39,7 @@ def test_a_batch_is_ripe_when_one_more_frame_would_be_late_or_would_not_pay(
     waiting = size + data.draw(st.integers(0, 2))
     deadline_ns = NOW_NS + data.draw(st.integers(0, 100)) * MS
     ripe = ripe_at_ns(profile, size, waiting, deadline_ns)
-    grows = waiting == size < profile.batch_max and profile.efficient[size + 1] == size + 1
+    grows = waiting == size < profile.batch_max and profile.largest_efficient(size + 1) == size + 1
     if grows:
         assert ripe + profile.plan_ns[size + 1] == deadline_ns
         assert ripe + profile.plan_ns[size] <= deadline_ns, "what holds can still run when it is ripe"

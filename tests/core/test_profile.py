@@ -247,13 +247,13 @@ def test_a_size_that_does_not_run_forgets_its_hiccups_while_another_one_does() -
         profile.observe(2, 16 * MS)
     assert profile.plan_ns[4] == pytest.approx(with_margin(70 * MS), rel=0.05)
     assert profile.usual_ns[4] == pytest.approx(20 * MS, rel=0.05), "what it usually costs is not touched"
-    assert profile.efficient[4] < 4, "what is planned longer than its frames one by one is not run"
+    assert profile.largest_efficient(4) < 4, "what is planned longer than its frames one by one is not run"
     for _ in range(STALE_RUNS - 1):
         profile.observe(2, 16 * MS)
         assert profile.plan_ns[4] == pytest.approx(with_margin(70 * MS), rel=0.05), "hiccups of now are believed"
     profile.observe(2, 16 * MS)
     assert profile.plan_ns[4] == pytest.approx(with_margin(20 * MS), rel=0.05)
-    assert profile.efficient[4] == 4
+    assert profile.largest_efficient(4) == 4
     assert profile.careful.plan_ns[4] == pytest.approx(with_margin(70 * MS), rel=0.05), (
         "promises rest on what was measured"
     )
@@ -303,7 +303,9 @@ def test_efficient_sizes_are_those_of_brute_force(samples_ns: dict[int, tuple[in
         return usual[size] * 100 <= size * usual[1] * (100 - GAIN_PERCENT) and plan[size] <= size * plan[1]
 
     for frames in range(1, profile.batch_max + 1):
-        assert profile.efficient[frames] == max((size for size in range(2, frames + 1) if pays(size)), default=1)
+        assert profile.largest_efficient(frames) == max(
+            (size for size in range(2, frames + 1) if pays(size)), default=1
+        )
 
 
 @pytest.mark.parametrize("samples_ns", [{}, {1: ()}, {1: (10,), 2: ()}, {0: (10,)}, {-1: (10,), 1: (10,)}])
@@ -324,7 +326,7 @@ def test_runs_after_idle_change_plans_but_not_what_a_run_in_a_row_is_thought_to_
     assert profile.usual_one_ns == pytest.approx(5 * MS)
     assert profile.usual_ns[1] == MS
     assert profile.usual_ns[8] == 2 * MS
-    assert profile.efficient[8] == 8
+    assert profile.largest_efficient(8) == 8
 
 
 def test_plans_are_those_of_the_kind_that_runs_and_the_longer_while_both_do() -> None:
@@ -377,7 +379,7 @@ def test_alternating_between_singles_and_backlog_never_spoils_a_size_that_does_n
         for _ in range(STALE_RUNS):
             profile.observe(16, noisy(rng, TABLE_NS[16], 0.05))
     for profile, planned in zip(profiles, before, strict=True):
-        assert profile.efficient[16] == 16
+        assert profile.largest_efficient(16) == 16
         for size in (2, 4, 8, 16):
             assert 0.8 < profile.usual_ns[size] / TABLE_NS[size] < 1.25
             assert 0.8 < profile.plan_ns[size] / planned[size - 1] < 2.0
@@ -421,7 +423,7 @@ def test_a_size_that_did_not_pay_is_tried_again_and_then_less_and_less_often() -
     profile = profile_of({1: (10 * MS,) * 30, 2: (30 * MS,) * 30})
     tried = []
     for nth in range(20_000):
-        size = profile.efficient[2]
+        size = profile.largest_efficient(2)
         profile.observe(size, 30 * MS if size == 2 else 10 * MS)
         if size == 2:
             tried.append(nth)
@@ -434,7 +436,7 @@ def test_a_size_that_has_come_to_pay_is_found_out() -> None:
     profile = profile_of({1: (10 * MS,) * 30, 2: (30 * MS,) * 30})
     chosen = []
     for _ in range(STALE_RUNS + 20):
-        size = profile.efficient[2]
+        size = profile.largest_efficient(2)
         chosen.append(size)
         profile.observe(size, 12 * MS if size == 2 else 10 * MS)
     assert chosen == [1] * (STALE_RUNS + 1) + [2] * 19
@@ -445,8 +447,8 @@ def test_what_is_tried_is_no_longer_than_promises_allow() -> None:
     profile = profile_of({1: (10 * MS,) * 30, 2: (30 * MS,) * 30})
     for _ in range(STALE_RUNS + 1):
         profile.observe(1, 10 * MS)
-    assert profile.efficient[2] == 2
-    assert profile.careful.efficient[2] == 1
+    assert profile.largest_efficient(2) == 2
+    assert profile.careful.largest_efficient(2) == 1
     assert profile.careful.plan_ns[2] == with_margin(30 * MS)
 
 

@@ -37,7 +37,7 @@ def largest_size(profile: Plan, limit_ns: int, frames: int) -> int:
     fitting = bisect_right(profile.plan_ns, limit_ns) - 1
     if fitting > frames:
         fitting = frames
-    return profile.efficient[fitting] if fitting > 0 else 1
+    return profile.largest_efficient(fitting) if fitting > 0 else 1
 
 
 def keeps_up(entries: Sequence[Entry], profile: Plan, now_ns: int, gap_ns: float, lanes: float) -> bool:
@@ -62,7 +62,7 @@ def keeps_up(entries: Sequence[Entry], profile: Plan, now_ns: int, gap_ns: float
         fitting = bisect_right(plan, deadline_ns - free_ns) - 1
         if fitting < 1:
             return False
-        size = profile.efficient[min(fitting, here - served)]
+        size = profile.largest_efficient(min(fitting, here - served))
         free_ns += int(usual[size] / lanes)
         served += size
     return True

@@ -272,7 +272,7 @@ def _critical_batch(now_ns: int, candidates: list[_Candidate], cap_ns: int) -> B
     size = chosen.size
     while size > 1 and chosen.entries[chosen.first + size - 1][0] > turn_ns:
         size -= 1
-    size = chosen.plan.efficient[size]
+    size = chosen.plan.largest_efficient(size)
     frames = [entry[2] for entry in chosen.entries[chosen.first : chosen.first + size]]
     return Batch(chosen.variant, frames, chosen.profile.plan_ns[size])
 
@@ -326,7 +326,7 @@ def _riders(now_ns: int, chosen: _Candidate, behind: list[list[Entry]], cap_ns: 
     plan, size = chosen.plan, chosen.size
     for total in range(min(plan.batch_max, chosen.variant.waiting.count), size, -1):
         planned_ns = plan.plan_ns[total]
-        if planned_ns > cap_ns or now_ns + planned_ns > chosen.deadline_ns or plan.efficient[total] != total:
+        if planned_ns > cap_ns or now_ns + planned_ns > chosen.deadline_ns or plan.largest_efficient(total) != total:
             continue
         riders: list[QueuedFrame] = []
         for entries in behind:

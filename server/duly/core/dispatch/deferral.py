@@ -31,6 +31,6 @@ def ripe_at_ns(profile: Plan, size: int, waiting: int, deadline_ns: int) -> int:
     """The time from which on a batch of `size` of the `waiting` frames gains nothing by waiting; 0: it gains nothing
     now.
     """
-    if size < waiting or size >= profile.batch_max or profile.efficient[size + 1] != size + 1:
+    if size < waiting or size >= profile.batch_max or profile.largest_efficient(size + 1) != size + 1:
         return 0
     return deadline_ns - profile.plan_ns[size + 1]

@@ -128,7 +128,7 @@ def fitted(now_ns: int, batch: Batch, plan: Plan, cap_ns: int, startable: Starta
         if total_ns and (now_ns + planned_ns > until_ns or planned_ns > limit_ns):
             break
         fit = size
-    size = fit if fit == len(frames) else plan.efficient[fit]
+    size = fit if fit == len(frames) else plan.largest_efficient(fit)
     kept = frames[:size]
     planned_ns = plan.plan_ns[size] + sum([queued.extra_ns for queued in kept])
     return Batch(batch.variant, kept, planned_ns, by_overload=batch.by_overload, probe=batch.probe)

@@ -45,5 +45,5 @@ def lanes_needed(profile: Plan, gap_ns: float, budget_ns: int) -> float:
         return 0.0
     plan = profile.plan_ns
     size = min(bisect_right(plan, budget_ns // 2) - 1, int(budget_ns / 2 / gap_ns))
-    size = profile.efficient[max(1, min(size, profile.batch_max))]
+    size = profile.largest_efficient(max(1, min(size, profile.batch_max)))
     return profile.usual_ns[size] / size / gap_ns

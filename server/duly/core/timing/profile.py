@@ -42,7 +42,7 @@ PAYS = 1 - GAIN_PERCENT / 100
 class Plan:
     """What is planned for batches of 1, 2, ... `batch_max`. The lists are replaced as a whole, never changed."""
 
-    __slots__ = ("batch_max", "efficient", "plan_ns", "usual_ns")
+    __slots__ = ("batch_max", "efficient", "plan_ns", "trial", "usual_ns")
 
     def __init__(self, batch_max: int) -> None:
         self.batch_max = batch_max
@@ -50,8 +50,30 @@ class Plan:
         """Planned time for each batch size, 0 for size 0; nearly all runs take no longer."""
         self.usual_ns: list[int] = []
         """Usual time for each batch size, from medians: what a batch costs in lane time."""
+        self.trial = 0
+        """The size that runs although it does not pay, to show what it takes now; 0: none."""
         self.efficient: list[int] = []
-        """For each number of frames, the largest batch of at most that many frames that pays; at least 1."""
+        """What `largest_efficient` is for each number of frames; empty: nobody has needed all of it yet."""
+
+    def largest_efficient(self, frames: int) -> int:
+        """The largest batch of at most that many frames that pays or is on trial; at least 1, and 0 for 0 frames. None
+        is planned longer than its frames one by one, which `critical_proof` relies on.
+
+        Mostly all of the frames pay together, and plans change with nearly every run. So the list of all sizes is made
+        only where that is not so.
+        """
+        if not self.efficient:
+            if frames <= 1 or self._pays(frames):
+                return frames
+            self.efficient = list(
+                accumulate([size if self._pays(size) else 1 for size in range(1, self.batch_max + 1)], max)
+            )
+            self.efficient.insert(0, 0)
+        return self.efficient[frames]
+
+    def _pays(self, size: int) -> bool:
+        usual, plan = self.usual_ns, self.plan_ns
+        return (usual[size] <= size * (usual[1] * PAYS) or size == self.trial) and plan[size] <= size * plan[1]
 
 
 class Profile(Plan):
@@ -226,27 +248,29 @@ class Profile(Plan):
         level = self._speed.level(row.number)
         scale = level * (1 + MARGIN_PERCENT / 100)
         usual_ns, high_ns = row.believed()
-        usual = _rising([0, *self._line(usual_ns, level)])
+        usual = [0, *self._line(usual_ns, level)]
+        if not _rises(usual_ns):
+            usual = _rising(usual)
         for size in tried:
             row.windows[size].judge(_saves(usual, size))
         plan = [0, *self._line(high_ns, scale)]
         measured_ns = {size: row.windows[size].high_ns for size in row.sizes}
         measured = plan if measured_ns == high_ns else [0, *self._line(measured_ns, scale)]
         self.usual_one_ns, self.one_ns_max = usual[1], measured[1]
-        plan = _rising(self._with_idle(plan))
+        joined = self._with_idle(plan)
+        plan = joined if joined is plan and _rises(high_ns) else _rising(joined)
         for size in row.sizes:
             # What is believed keeps to this bound already, but rounding may have broken it.
             if plan[size] > size * plan[1] and not row.is_fresh(row.windows[size]):
                 plan[size] = size * plan[1]
         self.usual_ns, self.plan_ns = usual, plan
-        trial = self._trial()
-        self.efficient = _efficient(usual, plan, trial)
         careful = self.careful
-        careful.usual_ns, careful.plan_ns, careful.efficient = usual, plan, self.efficient
+        careful.usual_ns, careful.plan_ns = usual, plan
         if measured_ns != high_ns:
             # Single frames keep the plan of now, by which they are dropped: those that it admits must be able to run.
             careful.plan_ns = _rising([0, plan[1], *map(max, plan[2:], measured[2:])])
-            careful.efficient = _efficient(usual, careful.plan_ns, trial)
+        self.trial = careful.trial = self._trial()
+        self.efficient, careful.efficient = [], []
         row.note_changes()
 
     def _with_idle(self, plan: list[int]) -> list[int]:
@@ -298,19 +322,22 @@ def _saves(usual: list[int], size: int) -> bool:
     return size == 1 or usual[size] <= size * (usual[1] * PAYS)
 
 
-def _efficient(usual: list[int], plan: list[int], trial: int) -> list[int]:
-    """For each number of frames, the largest size that pays or is on trial. None is planned longer than its frames
-    one by one, which `critical_proof` relies on.
-    """
-    limit_ns, one_ns = usual[1] * PAYS, plan[1]
-    pays = [
-        size if (time_ns <= size * limit_ns or size == trial) and plan[size] <= size * one_ns else 1
-        for size, time_ns in enumerate(usual)
-    ]
-    pays[0] = 0
-    return _rising(pays)
+def _rises(known: dict[int, float]) -> bool:
+    """Whether no size takes less than those before it, and so neither does any size between them (`_line`)."""
+    before_ns = 0.0
+    for time_ns in known.values():
+        if time_ns < before_ns:
+            return False
+        before_ns = time_ns
+    return True
 
 
 def _rising(values: list[int]) -> list[int]:
-    """The values, each raised to the largest before it. Most lists rise already, and finding that out is cheap."""
-    return values if values == sorted(values) else list(accumulate(values, max))
+    """The values, each raised to the largest before it."""
+    largest = 0
+    risen: list[int] = []
+    for value in values:
+        if value > largest:
+            largest = value
+        risen.append(largest)
+    return risen
