@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 import uvloop
 
-from duly import signals
+from duly import freed_memory, signals
 from duly.access.errors import AccessError
 from duly.config import ServerConfig, default_lanes, default_threads, service_links
 from duly.core.events import DrainRequested
@@ -438,6 +438,7 @@ def serve(config: ServerConfig) -> int:
     Raises StartError where it cannot start.
     """
     signals.unblock()
+    freed_memory.keep()
     lines = configure_logging(config.log_format, config.log_level)
     with not_blocking():
         try:

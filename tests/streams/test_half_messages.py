@@ -26,8 +26,12 @@ class Stream:
 class Process:
     def __init__(self) -> None:
         self.bytes = USUAL
-        self.found = HalfMessages(4 * ALLOWED_BYTES, lambda: self.bytes)
+        self.kept_bytes = 0
+        self.found = HalfMessages(4 * ALLOWED_BYTES, lambda: self.bytes + self.kept_bytes, self.give_back)
         self.found.too_much(NOW_NS, [], 0)
+
+    def give_back(self) -> None:
+        self.kept_bytes = 0
 
     def ends(self, streams: list[Stream], counted_bytes: int = 0) -> list[Stream]:
         return self.found.too_much(NOW_NS, streams, counted_bytes)
@@ -39,6 +43,14 @@ def test_nothing_is_ended_while_memory_is_accounted_for() -> None:
     assert process.ends(streams) == []
     process.bytes += 5 * ALLOWED_BYTES
     assert process.ends(streams, counted_bytes=5 * ALLOWED_BYTES) == []
+
+
+def test_nothing_is_ended_for_memory_that_was_freed_and_kept() -> None:
+    process, streams = Process(), [Stream() for _ in range(3)]
+    process.kept_bytes = 2 * ALLOWED_BYTES
+    assert process.ends(streams) == []
+    process.bytes += ALLOWED_BYTES + 1
+    assert set(process.ends(streams)) == set(streams)
 
 
 def test_the_silent_of_the_connection_that_has_most_end_some_at_a_time() -> None:

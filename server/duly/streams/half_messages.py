@@ -10,13 +10,13 @@ When it has grown by more than `bytes_max`, streams are given HURRIED_NS only, s
 against clients, too, that end each message just before they would be silent.
 """
 
-import ctypes
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
 from duly.core.types import StreamClass
+from duly.freed_memory import give_back
 
 ALLOWED_BYTES = 256 << 20
 SILENT_NS = 5_000_000_000
@@ -47,16 +47,24 @@ def own_bytes() -> int:
 
 
 class HalfMessages:
-    def __init__(self, bytes_max: int, own_bytes: Callable[[], int] = own_bytes) -> None:
-        """`bytes_max`: what all unfinished messages together may take, if it is more than ALLOWED_BYTES."""
+    def __init__(
+        self,
+        bytes_max: int,
+        own_bytes: Callable[[], int] = own_bytes,
+        give_back: Callable[[], None] = give_back,
+    ) -> None:
+        """`bytes_max`: what all unfinished messages together may take, if it is more than ALLOWED_BYTES. `give_back`:
+        gives the kernel what the process has, but does not use.
+        """
         self._bytes_max = bytes_max
         self._own_bytes = own_bytes
+        self._give_back = give_back
         self._usual_bytes = 0
         """What the process has at most beside what is counted, if no client does anything wrong."""
         self._before_bytes = 0
         """What it had when the last streams were ended; 0: none were since it was well."""
 
-    def too_much(self, now_ns: int, streams: Iterable[_S], counted_bytes: int) -> list[_S]:
+    def too_much(self, now_ns: int, streams: Collection[_S], counted_bytes: int) -> list[_S]:
         """Returns the streams that must end. `counted_bytes`: what is known to be held. Call it periodically."""
         own_bytes = self._own_bytes() - counted_bytes
         if not self._usual_bytes:
@@ -64,14 +72,17 @@ class HalfMessages:
         if own_bytes <= self._usual_bytes + ALLOWED_BYTES:
             self._before_bytes = 0
             return []
-        if self._before_bytes:
-            _give_back()
-            own_bytes = self._own_bytes() - counted_bytes
-            if own_bytes >= self._before_bytes:
-                self._usual_bytes, self._before_bytes = own_bytes, 0
-                return []
-        patience_ns = SILENT_NS if own_bytes <= self._usual_bytes + self._bytes_max else HURRIED_NS
-        silent = [stream for stream in streams if now_ns - stream.heard_ns > patience_ns]
+        if not self._before_bytes and not self._silent(now_ns, streams, own_bytes):
+            return []
+        self._give_back()  # memory that was freed is no client's doing
+        own_bytes = self._own_bytes() - counted_bytes
+        if own_bytes <= self._usual_bytes + ALLOWED_BYTES:
+            self._before_bytes = 0
+            return []
+        if self._before_bytes and own_bytes >= self._before_bytes:
+            self._usual_bytes, self._before_bytes = own_bytes, 0
+            return []
+        silent = self._silent(now_ns, streams, own_bytes)
         if not silent:
             return []
         self._before_bytes = own_bytes
@@ -79,9 +90,7 @@ class HalfMessages:
         silent = [stream for stream in silent if stream.connection == connection]
         return sorted(silent, key=lambda stream: (-stream.stream_class, stream.heard_ns))[:STREAMS_A_TIME]
 
-
-def _give_back() -> None:
-    """Lets the C library give the system what it has kept of memory that was freed."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    def _silent(self, now_ns: int, streams: Collection[_S], own_bytes: int) -> list[_S]:
+        """Returns the streams from which nothing whole has come for too long, where the process has so much."""
+        patience_ns = SILENT_NS if own_bytes <= self._usual_bytes + self._bytes_max else HURRIED_NS
+        return [stream for stream in streams if now_ns - stream.heard_ns > patience_ns]
