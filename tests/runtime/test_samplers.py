@@ -1,4 +1,4 @@
-"""What is sampled: how late the event loop runs. `test_hang` has what is held against workers."""
+"""How late the event loop runs, and when it is looked. `test_hang` has what is held against workers."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 from duly.metrics import Metrics
 from duly.runtime import samplers
 from duly.runtime.catalogue import Catalogue
-from duly.runtime.samplers import SAMPLE_SECONDS, Samplers
+from duly.runtime.samplers import SAMPLE_SECONDS, Samplers, periodically
 
 MS = 1_000_000
 TIMEOUT_MS = 1000.0
@@ -39,3 +39,26 @@ async def test_lag_is_counted_from_when_the_loop_was_to_wake(monkeypatch: pytest
     tasks[0].cancel()
     assert lags == [7 * MS] * 3
     assert asked[:3] == pytest.approx([SAMPLE_SECONDS, SAMPLE_SECONDS - 0.007, SAMPLE_SECONDS - 0.007])
+
+
+async def test_who_looks_periodically_looks_at_whole_multiples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever it began, whether timers ring a little early or late, and after the loop was held up."""
+    loop = asyncio.get_running_loop()
+    now_s = 10.1
+    looked_s: list[float] = []
+    off_s = [0.0, -0.001, 0.003, 0.6, 0.0]
+    enough = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now_s
+        if not off_s:
+            enough.set()
+            await asyncio.Event().wait()
+        now_s += seconds + off_s.pop(0)
+
+    monkeypatch.setattr(loop, "time", lambda: now_s)
+    monkeypatch.setattr(samplers.asyncio, "sleep", sleep)
+    task = asyncio.create_task(periodically(lambda: looked_s.append(now_s), 0.25))
+    await enough.wait()
+    task.cancel()
+    assert looked_s == pytest.approx([10.25, 10.499, 10.753, 11.6, 11.75])

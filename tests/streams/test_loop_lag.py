@@ -2,9 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+
+import pytest
 
 from duly.streams.clock import ClockRelation
-from duly.streams.loop_lag import BEAT_NS, LATE_NS, TURNS, LoopLag
+from duly.streams.loop_lag import BEAT_NS, LATE_NS, QUIET_BEAT_NS, QUIET_BEATS, TURNS, LoopLag
 from tests.streams.bench import MS, Bench
 
 HELD_UP_NS = 20 * BEAT_NS
@@ -62,3 +65,62 @@ async def test_related_clocks_know_better_than_that() -> None:
     assert held is not None
     assert (held.capture_to_receipt_ns, held.received_unix_ns) == (0, captured_ns)
     assert held.frame.deadline_ns == now_ns - 15 * MS + 50 * MS
+
+
+class Beats:
+    """An event loop that is never held up, whose clock goes from timer to timer."""
+
+    def __init__(self) -> None:
+        self.now_ns = 10**15
+        self.due_ns = 0
+        self._callback: Callable[[], object] = lambda: None
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> "Beats":
+        self.due_ns = self.now_ns + round(seconds * 1e9)
+        self._callback = callback
+        return self
+
+    def cancel(self) -> None:
+        self.due_ns = 0
+
+    def next(self) -> int:
+        """Goes to the next beat. Returns how long that took, in ns."""
+        waited_ns = self.due_ns - self.now_ns
+        self.now_ns = self.due_ns
+        self._callback()
+        return waited_ns
+
+
+def test_the_loop_wakes_less_often_while_no_frame_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = Beats()
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: beats)
+    lag = LoopLag(lambda: beats.now_ns)
+    lag.start()
+    for _ in range(3 * QUIET_BEATS):
+        assert beats.next() == BEAT_NS
+        assert lag.suspect_ns < beats.now_ns, "the first frame after a beat asks"
+        assert lag.held_up_ns(beats.now_ns) == 0
+        assert lag.suspect_ns == beats.due_ns + LATE_NS, "those after it need not ask"
+    quick_ns = [beats.next() for _ in range(QUIET_BEATS + 1)]
+    assert quick_ns == [BEAT_NS] * (QUIET_BEATS + 1)
+    assert QUIET_BEAT_NS / 2 <= beats.next() <= 1.5 * QUIET_BEAT_NS
+    assert beats.now_ns % QUIET_BEAT_NS == 0
+    beats.due_ns -= MS // 2  # a timer may ring early
+    quiet_ns = [beats.next() for _ in range(3)]
+    assert quiet_ns == [QUIET_BEAT_NS - MS // 2, QUIET_BEAT_NS + MS // 2, QUIET_BEAT_NS]
+    beats.now_ns += QUIET_BEAT_NS // 2
+    assert lag.held_up_ns(beats.now_ns) == 0
+    assert [beats.next() for _ in range(3)] == [BEAT_NS] * 3
+
+
+def test_while_it_is_quiet_the_loop_is_late_after_a_longer_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = Beats()
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: beats)
+    lag = LoopLag(lambda: beats.now_ns)
+    lag.start()
+    while beats.next() == BEAT_NS:
+        pass
+    for _ in range(2):
+        assert lag.held_up_ns(beats.due_ns + 30 * MS) == 30 * MS, "of all frames that are read before the loop wakes"
+    assert beats.next() > BEAT_NS
+    assert beats.next() == BEAT_NS

@@ -113,7 +113,12 @@ class Samplers:
 
 
 async def periodically(look: Callable[[], None], seconds: float = SAMPLE_SECONDS) -> None:
-    """Calls `look` every so many seconds, for ever."""
+    """Calls `look` every so many seconds, for ever, at whole multiples of them: all who look then wake the loop
+    together, as waking a processor costs more than looking.
+    """
+    loop = asyncio.get_running_loop()
+    looks = 0
     while True:
-        await asyncio.sleep(seconds)
+        looks = max(looks, int(loop.time() / seconds)) + 1
+        await asyncio.sleep(looks * seconds - loop.time())
         look()
