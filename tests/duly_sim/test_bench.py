@@ -35,7 +35,7 @@ def test_a_table_shows_the_spread_of_the_rounds() -> None:
 def test_unknown_parts_are_refused_with_those_that_exist() -> None:
     result = CliRunner().invoke(command.bench, ["--only", "latency,x"])
     assert result.exit_code == 2
-    assert "x: should be among latency, throughput, messages, client, alternation" in result.output
+    assert "x: should be among latency, throughput, messages, client, overload, idle, alternation" in result.output
 
 
 def test_a_server_that_ends_early_is_reported_with_its_log(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_the_models_are_written_with_their_batch_sizes(tmp_path: Path) -> None:
 
 
 def test_frames_are_of_the_sizes_that_the_figures_name() -> None:
-    assert [model.frame_bytes for model in MODELS] == [1_024, 150_000]
+    assert [model.frame_bytes for model in MODELS] == [1_024, 150_000, 602_112]
 
 
 def test_bare_run_times_at_least_one_run(tmp_path: Path) -> None:

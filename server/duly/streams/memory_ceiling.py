@@ -8,14 +8,15 @@ be held by the server rather than by the kernel's OOM killer.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from duly.freed_memory import KEPT_BYTES_MAX
 from duly.models.spec import Signature
 from duly.streams.half_messages import ALLOWED_BYTES
 from duly.streams.memory import OUTCOME_BYTES, OUTCOMES_MIN, OUTCOMES_PART
 from duly.worker.channel import SLOTS
 from duly.worker.slot_layout import layout
 
-PROCESS_BYTES = 128 << 20
-"""The serving process takes less than this by itself, with its libraries."""
+PROCESS_BYTES = (128 << 20) + KEPT_BYTES_MAX
+"""The serving process takes less than this by itself, with its libraries and what it keeps of memory that was freed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,8 @@ def _keys(context: click.Context, option: click.Parameter, value: str) -> list[s
     default=",".join(MEASUREMENTS),
     show_default=True,
     callback=_keys,
-    help="Parts of it: added latency, throughput of single frames and of messages of several, the Python client, loads "
-    "that alternate.",
+    help="Parts of it: added latency, throughput of single frames and of messages of several, the Python client, "
+    "overload with large frames, idle streams, loads that alternate.",
 )
 @click.option("--quick", is_flag=True, help="Short runs: shows that it works, not how fast.")
 @click.option(

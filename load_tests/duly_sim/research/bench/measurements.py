@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from duly_sim.research.bench.overload import IDLE_STEPS, OVERLOAD_STEPS, idle, overload
 from duly_sim.research.bench.parts import Effort, Part, Setup, alternation, latency, messages, throughput
 from duly_sim.research.bench.python_client import STEPS_A_ROUND, python_client
 
@@ -21,5 +22,7 @@ MEASUREMENTS = {
     "throughput": Measurement(throughput, lambda effort: 3 * effort.rounds),
     "messages": Measurement(messages, lambda effort: 3 * effort.rounds),
     "client": Measurement(python_client, lambda effort: STEPS_A_ROUND * effort.rounds),
+    "overload": Measurement(overload, lambda effort: OVERLOAD_STEPS * effort.rounds),
+    "idle": Measurement(idle, lambda effort: IDLE_STEPS * effort.rounds),
     "alternation": Measurement(alternation, lambda effort: effort.turns),
 }

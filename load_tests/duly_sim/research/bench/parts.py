@@ -69,6 +69,10 @@ class Setup:
     advance: Callable[[str], None]
     """A function that is called before each measurement with its description."""
 
+    def timed(self, load: Load) -> Load:
+        """The same for as long as is to be measured."""
+        return replace(load, seconds=self.effort.seconds, warmup_seconds=self.effort.warmup_seconds)
+
     def load(self, server: OwnServer, load: Load) -> LoadResult:
         """One run of the load client. Raises ClientError where frames went unanswered."""
         result = self.client.run(server.address.endpoint, load)
@@ -154,7 +158,7 @@ def messages(setup: Setup) -> Part:
 
 
 def _throughput(setup: Setup, part: Part, load: Load) -> Part:
-    load = replace(load, seconds=setup.effort.seconds, warmup_seconds=setup.effort.warmup_seconds)
+    load = setup.timed(load)
     for _ in range(setup.effort.rounds):
         setup.advance(f"{part.key}: null echo")
         echo, echo_us = _with_cpu(setup, setup.null_echo, load)

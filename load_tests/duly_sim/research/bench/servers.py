@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from duly_load.graphs import MLP, WIDE, Graph
+from duly_load.graphs import MLP, SQUEEZENET, WIDE, Graph
 from duly_load.targets.duly_and_floor import FLOOR, TUNED_FLOOR, OwnServer, running
 from duly_load.targets.models import THREADS
 
@@ -38,7 +38,9 @@ class BenchModel:
 
 SMALL = BenchModel(MLP, (1, 2, 4, 8, 16, 32, 64, 128))
 LARGE_INPUT = BenchModel(WIDE, (1, 2, 4, 8))
-MODELS = (SMALL, LARGE_INPUT)
+DEAR = BenchModel(SQUEEZENET, (1, 2, 4))
+"""Its frames are dear to receive and to run."""
+MODELS = (SMALL, LARGE_INPUT, DEAR)
 
 
 def write_repository(folder: Path, models: Sequence[BenchModel] = MODELS) -> None:
