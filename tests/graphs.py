@@ -120,6 +120,13 @@ def two_outputs(width: int = 4) -> onnx.ModelProto:
     return model(nodes, [value("x", ["N", width])], [value("z", ["N", width]), value("y", ["N", width])])
 
 
+def copies(count: int, width: int) -> onnx.ModelProto:
+    """y0 = x, y1 = x, ..."""
+    names = [f"y{n}" for n in range(count)]
+    nodes = [helper.make_node("Identity", ["x"], [name]) for name in names]
+    return model(nodes, [value("x", ["N", width])], [value(name, ["N", width]) for name in names])
+
+
 def slow(rounds: int = 60, width: int = 256) -> onnx.ModelProto:
     """y[N,1] after `rounds` matrix products: milliseconds of honest work a frame, none saved by batching."""
     nodes = [helper.make_node("Expand", ["x", "wide"], ["a0"])]

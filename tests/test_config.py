@@ -85,6 +85,8 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "slow_reader_timeout_s": "10",
         "principal_streams_max": "2",
         "principal_bytes_in_flight_max": "12",
+        "local": "cameras",
+        "local_bytes_max": "12",
         "critical_streams_max": "3",
         "critical_share_max": "0.25",
         "admission": "advise",

@@ -30,6 +30,7 @@ SERIES = {
     "duly_log_lines_lost",
     "duly_outcomes",
     "duly_payload_bytes",
+    "duly_shared_bytes",
     "duly_queue_depth",
     "duly_recorded_events_lost",
     "duly_slack_seconds",

@@ -13,6 +13,7 @@ import uvloop
 
 from duly import freed_memory, signals
 from duly.access.errors import AccessError
+from duly.addresses import local_path
 from duly.config import ServerConfig, default_lanes, default_threads, service_links
 from duly.core.events import DrainRequested
 from duly.descriptors import DescriptorError, connections_max, raise_limit
@@ -26,6 +27,7 @@ from duly.rpc.doors import Doors
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HealthService
+from duly.rpc.local.listener import DESCRIPTORS_EACH, OPENING_MAX, LocalListener
 from duly.rpc.server import MESSAGE_BYTES_MIN, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
@@ -77,6 +79,8 @@ class App:
         self.address = ""
         """The address at which the server listens, with the port that it got."""
         self.metrics_address = ""
+        self.local_path = ""
+        """The UNIX socket at which clients on this machine share memory with the server; empty: they do not."""
         self.metrics = Metrics()
         self._recording = FlightRecorder(
             lambda: self.driver.scheduler, config.flight_folder, self._recording_file(config)
@@ -122,6 +126,7 @@ class App:
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
         self._server: Server | None = None
         self._admin_server: Server | None = None
+        self._local: LocalListener | None = None
         self._health = HealthService(self.catalogue)
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -173,11 +178,21 @@ class App:
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
         connections = self._connections_max(limit)
+        local_connections = 0
+        if config.local is not None:
+            local_connections = min(config.streams_max + OPENING_MAX, max(2, connections // 2 // DESCRIPTORS_EACH))
+            connections -= local_connections * DESCRIPTORS_EACH
         server = self._server = create_server(
             config.transport, inference, config.streams_max, message_bytes_max, connections, self._doors.guard()
         )
         control = ServerService(
-            self.catalogue, self.driver, self.streams, self.metrics, self.drain, self._recording.dump
+            self.catalogue,
+            self.driver,
+            self.streams,
+            self.metrics,
+            self.drain,
+            self._recording.dump,
+            lambda: self._local.offered if self._local is not None else "",
         )
         models = ModelService(self.host, self.catalogue, self.driver)
         add_services(server, models, control, self._health, config.reflection)
@@ -190,6 +205,7 @@ class App:
                 add_services(admin, models, control, self._health, config.reflection)
                 await self._doors.open_admin(admin, ADMIN_CONNECTIONS_MAX)
                 await admin.start()
+            self._listen_locally(local_connections)
         except ListenError as error:
             raise StartError(str(error)) from None
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -206,7 +222,16 @@ class App:
             *self._samplers.start(),
         ]
         self._say_ceiling(message_bytes_max)
-        _log.info("serving", address=self.address, metrics=self.metrics_address or None)
+        _log.info("serving", address=self.address, local=self.local_path or None, metrics=self.metrics_address or None)
+
+    def _listen_locally(self, connections_max: int) -> None:
+        """Lets clients on this machine share memory with the server, if that is wanted. Raises ListenError."""
+        if self._config.local is not None:
+            self._local = LocalListener(self.streams, self._doors.gate, connections_max)
+            mode = self._doors.socket_mode
+            self._local.listen(local_path(self._config.local), mode)
+            self._doors.give_to_group(self._local.path)
+            self.local_path = self._local.path
 
     def _say_ceiling(self, message_bytes_max: int) -> None:
         config = self._config
@@ -222,7 +247,10 @@ class App:
             for version in apart[:READERS_MAX]
             if version.signature
         ]
-        ceiling = memory_ceiling(config.payload_bytes_max, message_bytes_max, config.streams_max, workers)
+        local_bytes_max = config.local_bytes_max if config.local is not None else 0
+        ceiling = memory_ceiling(
+            config.payload_bytes_max, message_bytes_max, config.streams_max, workers, local_bytes_max
+        )
         _log.info("most memory under the limits, in bytes", total=ceiling.total, **asdict(ceiling))
         has_bytes = memory_bytes_max()
         if ceiling.total > has_bytes:
@@ -285,8 +313,11 @@ class App:
         """Ends what is left. Frames are lost unless the server was drained before."""
         for task in self._tasks:
             task.cancel()
+        closing = asyncio.create_task(self._local.close(STOP_SECONDS)) if self._local is not None else None
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
+        if closing is not None:
+            await closing
         if self._admin_server is not None:
             await self._admin_server.stop(STOP_SECONDS)
         self._admission.close()
@@ -328,6 +359,7 @@ class App:
             queue_depth=waiting,
             frames_in_flight=len(held),
             bytes_in_flight=held.bytes,
+            bytes_shared=self.streams.host.memory.shared_bytes,
             streams_open=self.streams.by_model(),
             frames_demoted=demoted,
             frames_read_apart=self._supervisor.apart.read.copy(),
@@ -388,7 +420,7 @@ def _limits(config: ServerConfig) -> Limits:
     return Limits(
         StreamLimits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6)),
         PrincipalLimits(config.principal_streams_max, config.principal_bytes_in_flight_max),
-        ServerLimits(config.streams_max, config.payload_bytes_max),
+        ServerLimits(config.streams_max, config.payload_bytes_max, config.local_bytes_max),
         CriticalLimits(config.critical_streams_max, config.critical_share_max),
     )
 

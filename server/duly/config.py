@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from duly.addresses import is_local
+from duly.addresses import is_local, local_path
 from duly.cpus import usable_cpus
 from duly.settings import BYTES_IN_FLIGHT, PAYLOAD_BYTES, option_name, variable_name
 
@@ -70,6 +70,16 @@ def split_host_port(address: str) -> tuple[str, int]:
     if not port.isdigit() or int(port) > 65535:
         raise ValueError("should end in a port from 0 (any free one) to 65535")
     return (host[1:-1] if bracketed else host), int(port)
+
+
+def _local_name_or_none(name: str | None) -> str | None:
+    if name is not None:
+        path = local_path(name)
+        if not path.startswith("/"):
+            raise ValueError("should be a name of letters, digits, '.', '_' and '-', or an absolute path")
+        if len(os.fsencode(path)) > _UNIX_PATH_BYTES_MAX:
+            raise ValueError(f"should be a path of at most {_UNIX_PATH_BYTES_MAX} bytes, is {path}")
+    return name
 
 
 def _host_port(address: str | None) -> str | None:
@@ -151,6 +161,9 @@ class ServerConfig(BaseModel):
     """Folder of the model repository: NAME/VERSION/*.onnx, and NAME/model.toml where a model needs one."""
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:8500"
     """Where clients connect: HOST:PORT (port 0: any free one) or unix:PATH."""
+    local: Annotated[str | None, AfterValidator(_local_name_or_none)] = None
+    """Where clients on this machine find the server to share memory with it: a name, such as cameras, or the absolute
+    path of a UNIX socket; not set: they do not."""
     admin_listen: Annotated[str | None, AfterValidator(_listen_address_or_none)] = None
     """Where admin acts are taken (load, unload, activate, drain), HOST:PORT or unix:PATH, and then nowhere else; not
     set: at listen, from this machine alone unless there is a policy."""
@@ -165,9 +178,9 @@ class ServerConfig(BaseModel):
     tls_client_ca: Path | None = None
     """PEM file of the CA that client certificates must be of; not set: clients need none."""
     socket_mode: Annotated[str | None, Field(pattern=r"^0?[0-7]{3}$")] = None
-    """Mode of the UNIX socket at listen, such as 0660; not set: as the umask has it."""
+    """Mode of the UNIX sockets at listen and local, such as 0660; not set: as the umask has it."""
     socket_group: str | None = None
-    """Group that the UNIX socket at listen is given to."""
+    """Group that the UNIX sockets at listen and local are given to."""
     audit_log: Path | None = None
     """File to which admin acts and refusals are appended as JSON lines, apart from the log."""
     metrics: Annotated[str | None, AfterValidator(_host_port)] = None
@@ -208,6 +221,12 @@ class ServerConfig(BaseModel):
         ),
     ] = PAYLOAD_BYTES
     """Payload bytes of all streams together that may be unanswered at any time."""
+    local_bytes_max: Annotated[
+        int,
+        Field(gt=0, le=2**40),
+        Limit("further local streams are refused: STREAMS_EXHAUSTED", "duly_shared_bytes"),
+    ] = PAYLOAD_BYTES
+    """Memory that may be shared with clients on this machine, of all streams together (local)."""
     principal_streams_max: Annotated[
         int,
         Field(ge=0, le=65_536),
@@ -344,8 +363,10 @@ class ServerConfig(BaseModel):
             raise ValueError("tls_cert and tls_key: should be set both or neither")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca: needs tls_cert and tls_key, too")
-        if (self.socket_mode or self.socket_group) and not self.listen.startswith("unix:"):
-            raise ValueError("socket_mode and socket_group: need a UNIX socket at listen, such as unix:/run/duly.sock")
+        if (self.socket_mode or self.socket_group) and not (self.listen.startswith("unix:") or self.local):
+            raise ValueError(
+                "socket_mode and socket_group: need a UNIX socket at listen, such as unix:/run/duly.sock, or local"
+            )
         if self.admin_listen is not None:
             if self.admin_listen == self.listen and not self.listen.endswith(":0"):
                 raise ValueError("admin_listen: should be another address than listen")

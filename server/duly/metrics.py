@@ -121,6 +121,8 @@ class Gauges:
     """Number of frames that were answered at the door, by cause."""
     calls_failed: Mapping[str, int] = field(default_factory=dict)
     """Number of calls that ended with an error of the server's, by its reason."""
+    bytes_shared: int = 0
+    """Memory that is shared with clients on this machine."""
 
 
 class Metrics(Collector):
@@ -337,6 +339,9 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "duly_payload_bytes", "Payload bytes held for frames in flight.", value=gauges.bytes_in_flight
+    )
+    yield GaugeMetricFamily(
+        "duly_shared_bytes", "Memory shared with clients on this machine.", value=gauges.bytes_shared
     )
     yield CounterMetricFamily(
         "duly_log_lines_lost_total", "Lines of the log that could not be written.", value=gauges.log_lines_lost

@@ -22,6 +22,10 @@ ENVIRONMENT = {
 }
 
 
+LOCAL = "local.sock"
+"""The socket in the reader's folder at which the server shares memory."""
+
+
 def detector() -> onnx.ModelProto:
     """grid[N,425,13,13] from images[N,3,416,416]: it has the shapes of the demo's detector, and finds nothing."""
     nodes = [
@@ -76,7 +80,7 @@ def address(folder: Path) -> Iterator[str]:
     """A server as the README starts it, on ports that are free."""
     (line,) = [line for block in blocks("sh") for line in block.text.splitlines() if line.startswith("duly serve")]
     command = line.replace(":8500", ":0").replace(":9090", ":0").split()
-    process = run(folder, *command, "--log-format=json", "--threads=1")
+    process = run(folder, *command, "--log-format=json", "--threads=1", f"--local={folder}/{LOCAL}")
     assert process.stderr is not None
     try:
         log = []

@@ -21,7 +21,7 @@ from duly.access.policy import read_policy
 from duly.models.repository import Repository
 from duly_client import Status
 from tests import graphs
-from tests.documents.conftest import run
+from tests.documents.conftest import LOCAL, run
 from tests.documents.pages import ROOT, Piece, blocks, inline_code
 
 BEFORE = {
@@ -62,7 +62,8 @@ def place(piece: object) -> str:
 @pytest.mark.parametrize("block", blocks("python"), ids=place)
 def test_python_runs(block: Piece, folder: Path, address: str) -> None:
     script = folder / "example.py"
-    script.write_text(BEFORE.get(block.page, "") + block.text.replace("127.0.0.1:8500", address))
+    text = block.text.replace("127.0.0.1:8500", address).replace("local:cameras", f"local:{folder}/{LOCAL}")
+    script.write_text(BEFORE.get(block.page, "") + text)
     process = run(folder, "python", script.name)
     assert process.stdout is not None
     try:

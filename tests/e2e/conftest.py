@@ -1,6 +1,7 @@
 """A real server in the test's own event loop; its workers are real processes, its clients real gRPC over loopback."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -48,8 +49,8 @@ async def channel(server: App) -> AsyncIterator[grpc.aio.Channel]:
 @pytest.fixture
 def wire_loop(repository: Path) -> Iterator[tuple[asyncio.Runner, App]]:
     """A server and the loop that it runs in, for tests that are not coroutines."""
-    with asyncio.Runner() as runner:
-        manager = serving(repository)
+    with asyncio.Runner() as runner, tempfile.TemporaryDirectory(prefix="duly-") as folder:
+        manager = serving(repository, local=f"{folder}/local.sock")
         app = runner.run(manager.__aenter__())
         yield runner, app
         runner.run(manager.__aexit__(None, None, None))

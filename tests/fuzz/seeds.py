@@ -7,6 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
+from duly.rpc.local import layout
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
@@ -58,6 +59,29 @@ def _signature() -> bytes:
     public, made = base64.b64decode(TRUSTED.split()[1]), _strings(b"ssh-ed25519", bytes(64))
     blob = b"SSHSIG\0\0\0\1" + _strings(public, b"file", b"", b"sha512", made)
     return b"-----BEGIN SSH SIGNATURE-----\n" + base64.b64encode(blob) + b"\n-----END SSH SIGNATURE-----\n"
+
+
+def _local_tensor(offset: int = 0, size: int = 4, index: int = 0) -> bytes:
+    return layout.TENSOR.pack(offset, size, index, 0, 2, 2, 2, *[0] * (layout.EXTENTS - 2))
+
+
+def _local_frames(first: bytes) -> bytes:
+    """A message of two frames with both inputs, one of them encoded, and the memory with a picture."""
+    png = _png()
+    encoded = layout.TENSOR.pack(64, len(png), 1, layout.ENCODED + 2, 0, *[0] * layout.EXTENTS)
+    plain = _local_tensor(1024, 48, 1)
+    frames = [layout.FRAME.pack(number, 1, 0, number % 2, 2, 0) for number in (1, 2)]
+    message = layout.FRAMES_HEAD.pack(layout.FRAMES, 2, 0) + frames[0] + first + encoded + frames[1] + first + plain
+    return struct.pack(">H", len(message)) + message + bytes(64) + png
+
+
+def _local_outcomes() -> list[bytes]:
+    outcome = layout.OUTCOME.pack(1, *[0] * 8, 1, 1, 1, 1, 7, 0)
+    tensor = layout.TENSOR.pack(64, 4, 0, 2, 1, 4, *[0] * (layout.EXTENTS - 1))
+    head = layout.OUTCOMES_HEAD.pack(layout.OUTCOMES, 1, 0, 128)
+    part = layout.PART_WHOLE.pack(layout.PART, 8, 64, 192)
+    end = bytes([layout.END]) + b'{"reason": "DRAINING", "text": "t", "metadata": {"a": "b"}}'
+    return [head + outcome + tensor + b"1default", part, end]
 
 
 def _requests(*requests: pb.StreamRequest) -> bytes:
@@ -155,6 +179,8 @@ def seeds() -> dict[str, list[bytes]]:
             for kind in range(len(HEADS))
             for count in (1, 3)
         ],
+        "local_frames": [_local_frames(tensor) for tensor in (_local_tensor(), _local_tensor(size=9999))],
+        "local_outcomes": [joined(_local_outcomes())],
         "worker_answers": [bytes(channel.encode_done(done)), channel.encode_text(channel.FAILED, {"reason": "r"}, 7)],
         "server_orders": [
             bytes(channel.encode_run(run)),

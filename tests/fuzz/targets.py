@@ -32,18 +32,21 @@ from duly.models.spec import Signature, TensorSpec
 from duly.rpc.duly_v1.codec import FrameReader
 from duly.rpc.duly_v1.message_bounds import STREAM_REQUEST
 from duly.rpc.duly_v1.opening import single_request, stream_request
+from duly.rpc.local import frames as local
+from duly.rpc.local.areas import FrameArea
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 from duly.streams.ordering import OrderingPolicy
 from duly.streams.terms import stream_terms
 from duly.v1 import inference_pb2 as pb
+from duly.v1 import tensor_pb2
 from duly.worker import channel
 from duly.worker.errors import LoadError
 from duly.worker.external_data import take_in
 from duly.worker.picture_header import picture_header
 from duly.worker.picture_size import SCANS_MAX, beyond, picture_size
-from duly_client import proxy, target
+from duly_client import local_wire, proxy, target
 from duly_client.convert import tensor_array
 from duly_client.errors import ProtocolError
 from duly_client.types import advice_of, outcome_of, terms_of
@@ -83,7 +86,7 @@ def _runner() -> asyncio.Runner:
 def close() -> None:
     """Gives back what the targets have made."""
     _runner().close()
-    for made in (_runner, _surface, _judge):
+    for made in (_runner, _surface, _judge, _local_area):
         made.cache_clear()
     shutil.rmtree(_scratch())
     _scratch.cache_clear()
@@ -151,6 +154,56 @@ def common_frames(data: bytes) -> None:
     """
     if data:
         check_message(data[1:], data[0] % len(HEADS))
+
+
+LOCAL_AREA_BYTES = 4096
+
+
+@cache
+def _local_area() -> FrameArea:
+    return FrameArea(1, LOCAL_AREA_BYTES)
+
+
+def local_frames(data: bytes) -> None:
+    """FRAMES messages of the local transport, of the length that the first two bytes say, and what lies in memory."""
+    area, size = _local_area(), int.from_bytes(data[:2], "big")
+    message, memory = data[2 : 2 + size], data[2 + size :]
+    os.pwrite(area.fd, memory[:LOCAL_AREA_BYTES].ljust(LOCAL_AREA_BYTES, b"\0"), 0)
+    reader = local.FrameReader(SIGNATURE, area)
+    try:
+        frames = reader.described(memoryview(message))
+    except CallError as error:
+        assert error.reason == "MESSAGE_MALFORMED"
+        return
+    for _, _, _, _, tensors, size_bytes, encoded_bytes in frames:
+        assert encoded_bytes <= size_bytes
+        assert all(offset + length <= LOCAL_AREA_BYTES for offset, length, *_ in tensors)
+        with contextlib.suppress(InvalidFrame):
+            payload = reader.payload(SIGNATURE, tensors)
+            for each, spec in zip(payload, SIGNATURE.inputs, strict=True):
+                assert len(each.data) <= spec.bytes_max, (spec, each)
+
+
+def local_outcomes(data: bytes) -> None:
+    """What a server sends to a client of the local transport: pieces, each of them a message."""
+    area = memoryview(bytearray(b"\1" * LOCAL_AREA_BYTES))
+    reader = local_wire.OutcomeReader(area, [tensor_pb2.TensorSpec(name="y")])
+    try:
+        for message in parts(data, MESSAGES_MAX):
+            kind = message[0] if message else 0
+            if kind == local_wire.OUTCOMES:
+                for each in reader.outcomes(message):
+                    outcome = outcome_of(each, 1)
+                    assert outcome.status.name
+                    assert outcome.timing
+                    for tensor in each.outputs:
+                        assert tensor_array(tensor).nbytes == len(tensor.data)
+            elif kind == local_wire.PART:
+                reader.part(message)
+            elif kind == local_wire.END:
+                local_wire.end_of(message)
+    except ProtocolError as error:
+        assert str(error)
 
 
 _ANSWERED = Signature(
@@ -412,6 +465,8 @@ TARGETS: dict[str, Target] = {
         open_messages,
         frame_payloads,
         common_frames,
+        local_frames,
+        local_outcomes,
         worker_answers,
         server_orders,
         recordings,

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 import grpc
 
@@ -150,6 +150,7 @@ class BlockingStream:
         return self._stream.opened
 
     send = _waiting_on_stream(Stream.send)
+    loan = _waiting_on_stream(Stream.loan)
     send_many = _waiting_on_stream(Stream.send_many)
     finish = _waiting_on_stream(Stream.finish)
 
@@ -195,6 +196,8 @@ class BlockingClient:
         reconnect: bool = True,
         reconnect_tries_max: int | None = None,
         open_timeout_s: float = 10.0,
+        transport: Literal["grpc"] | None = None,
+        local_memory_bytes: int = 0,
     ) -> None:
         self._client = Client(
             target,
@@ -207,6 +210,8 @@ class BlockingClient:
             reconnect=reconnect,
             reconnect_tries_max=reconnect_tries_max,
             open_timeout_s=open_timeout_s,
+            transport=transport,
+            local_memory_bytes=local_memory_bytes,
         )
         self._loop: _Loop | None = None
 

@@ -5,7 +5,8 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
+from weakref import WeakSet
 
 import grpc
 from google.protobuf.message import Message
@@ -13,10 +14,12 @@ from google.protobuf.message import Message
 from duly.v1 import inference_pb2, model_pb2, server_pb2
 from duly_client import errors, proxy, wire
 from duly_client.channels import LAN_OPTIONS, OPTIONS, Channels
+from duly_client.connection import Connection
 from duly_client.credentials import Tls, Token, check_clear_text
 from duly_client.forked import is_forked, using_grpc
+from duly_client.local import LocalConnection
 from duly_client.stream import Stream
-from duly_client.target import check_target
+from duly_client.target import check_target, local_path
 from duly_client.types import (
     Advice,
     BacklogPolicy,
@@ -28,9 +31,12 @@ from duly_client.types import (
     StreamClass,
     outcome_of,
 )
+from duly_client.wall_clock import WallClock
 
 _CALL_TIMEOUT_S = 30.0
 """Timeout of calls that only ask. Loading and draining have none: they take as long as they take."""
+_OFFER_TIMEOUT_S = 1.0
+"""How long the client waits to hear whether the server shares memory with it."""
 _INFER_GRACE_S = 10.0
 """Time beyond its budget after which a unary call is given up."""
 
@@ -41,7 +47,12 @@ _Response = TypeVar("_Response", bound=Message)
 
 
 class Client:
-    """A client of the server at `target`: "HOST:PORT" or "unix:PATH". It connects at its first call.
+    """A client of the server at `target`: "HOST:PORT", "unix:PATH" or "local:NAME". It connects at its first call.
+
+    Where a server on this machine shares memory with its clients (`duly serve --local`), frames and outcomes of streams
+    go through that, unless `transport` is "grpc" or TLS is spoken; streams fall back to gRPC where it cannot be used.
+    With "local:NAME", or "local:/PATH", they go no other way, and all calls but streams need another client.
+    `local_memory_bytes`: how much memory each stream asks for its frames; 0: as the server finds right for the model.
 
     `wan`: tunes the connection for long round trips instead of a local network. `credentials`: what
     `grpc.ssl_channel_credentials` and the like return; None: plain text. `open_timeout_s`: how long a stream may take
@@ -73,9 +84,18 @@ class Client:
         reconnect: bool = True,
         reconnect_tries_max: int | None = None,
         open_timeout_s: float = 10.0,
+        transport: Literal["grpc"] | None = None,
+        local_memory_bytes: int = 0,
     ) -> None:
         check_target(target)
         self._target = target
+        self._local = local_path(target)
+        self._local_memory_bytes = local_memory_bytes
+        plain = tls is None and credentials is None
+        self._asks_local = transport is None and plain and proxy.is_local(target)
+        self._offer: str | None = None
+        """What the server has said of its path for sharing memory; None: it has not been asked."""
+        self._local_connections: WeakSet[LocalConnection] = WeakSet()
         if tls is not None and credentials is not None:
             raise ValueError("tls and credentials: state one of them")
         self._token = Token(token, token_file) if token is not None or token_file is not None else None
@@ -97,7 +117,8 @@ class Client:
     async def __aenter__(self) -> Self:
         using_grpc()
         self._loop = asyncio.get_running_loop()
-        self._channels = Channels(self._target, self._options, self._tls, self._credentials)
+        if self._local is None:
+            self._channels = Channels(self._target, self._options, self._tls, self._credentials)
         return self
 
     async def __aexit__(
@@ -107,6 +128,10 @@ class Client:
 
     async def close(self) -> None:
         """Ends the connection and every stream over it."""
+        self._loop = None
+        if not is_forked():
+            for connection in list(self._local_connections):
+                connection.lose("the client is closed")
         if self._channels is not None:
             channels, self._channels = self._channels, None
             if not is_forked():  # else nobody is left who would end it
@@ -161,7 +186,8 @@ class Client:
             floor=None if floor is None else inference_pb2.OnTimeFloor(frames=floor[0], window=floor[1]),
         )
         return Stream(
-            self._start_stream,
+            self._connect,
+            None if self._local else self._over_grpc,
             request,
             self._target,
             check=check,
@@ -255,6 +281,34 @@ class Client:
 
     # ---- calls ----
 
+    async def _connect(self, on_room: Callable[[], None], wall: WallClock) -> Connection | LocalConnection:
+        """Begins the connection of a stream."""
+        self._check_open()
+        path = self._local or await self._offered()
+        if not path:
+            return self._over_grpc(on_room, wall)
+        shown = self._shown = self._shows()
+        connection = LocalConnection(path, self._target, shown, self._local_memory_bytes, on_room)
+        self._local_connections.add(connection)
+        return connection
+
+    def _over_grpc(self, on_room: Callable[[], None], wall: WallClock) -> Connection:
+        return Connection(self._start_stream(), on_room, wall)
+
+    async def _offered(self) -> str:
+        """Returns the path at which the server shares memory with clients on its machine; empty: it does not, or it is
+        not to be asked.
+        """
+        if not self._asks_local:
+            return ""
+        if self._offer is None:
+            try:
+                async with asyncio.timeout(_OFFER_TIMEOUT_S):
+                    self._offer = (await self.server_info()).local_path
+            except (errors.DulyError, TimeoutError):
+                return ""  # if the server is there at all, its streams say what is wrong
+        return self._offer
+
     def _start_stream(self) -> "grpc.aio.StreamStreamCall[Any, Any]":
         channels = self._open_channels()
         start: grpc.aio.StreamStreamMultiCallable[Any, Any] = channels.channel().stream_stream(
@@ -300,12 +354,17 @@ class Client:
         return made
 
     def _open_channels(self) -> Channels:
-        using_grpc()
+        self._check_open()
         if self._channels is None:
+            raise RuntimeError(f"{self._target} is for streams alone: calls like this one need a client of HOST:PORT")
+        return self._channels
+
+    def _check_open(self) -> None:
+        using_grpc()
+        if self._loop is None:
             raise RuntimeError("the client is not open: enter it with `async with`")
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("the client belongs to another event loop: make one in each loop, or use BlockingClient")
-        return self._channels
 
 
 def _metadata(token: str) -> tuple[tuple[str, str], ...]:

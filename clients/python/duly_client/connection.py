@@ -5,17 +5,19 @@ the frames among it leave together in one message. The receiving side belongs to
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
+import numpy as np
 
 from duly.v1 import inference_pb2
 from duly_client import wire
 from duly_client.call import Call
 from duly_client.clock import Clock
+from duly_client.convert import Array
 from duly_client.errors import ProtocolError
-from duly_client.types import StreamTerms, terms_of
+from duly_client.types import Advice, OutcomeMessage, StreamTerms, advice_of, terms_of
 from duly_client.wall_clock import WallClock
 
 PENDING_BYTES_MAX = 256 * 1024
@@ -51,6 +53,8 @@ class Connection:
         self._frames = 0
         self._frame_bytes = 0
         self._bytes_max = PENDING_BYTES_MAX
+        self._message_bytes_max = 0
+        self._fields = inference_pb2.Frame()  # of the frame that is being sent, all but its inputs
         self._cancels: list[int] = []
         self._ping_due = False
         self._requests_before_ping = 0
@@ -72,12 +76,13 @@ class Connection:
         if response is None or response.WhichOneof("response") != "opened":
             raise ProtocolError(f"the stream began with {response!r} in place of StreamOpened")
         terms = terms_of(response.opened)
+        self._message_bytes_max = terms.message_bytes_max
         self._bytes_max = min(PENDING_BYTES_MAX, terms.message_bytes_max or PENDING_BYTES_MAX)
         self.is_open = True
         self._ping_now()
         return terms
 
-    async def read(self) -> inference_pb2.StreamResponse | None:
+    async def read(self) -> Advice | Sequence[OutcomeMessage] | None:
         """Returns the next outcomes or advice; None: the server ended the stream with status OK. Raises AioRpcError
         where the server or the network ended it otherwise.
         """
@@ -87,8 +92,10 @@ class Connection:
                 await self._call.ended()
                 return None
             response = inference_pb2.StreamResponse.FromString(message)
-            if not response.HasField("clock_pong"):
-                return response
+            if response.HasField("outcomes"):
+                return response.outcomes.outcomes
+            if response.HasField("advice"):
+                return advice_of(response.advice)
             self._take_pong(response.clock_pong)
 
     def has_room(self, size: int, frames: int) -> bool:
@@ -96,6 +103,30 @@ class Connection:
         return not self._requests or (
             self._frames + frames <= PENDING_FRAMES_MAX and self._frame_bytes + size <= self._bytes_max
         )
+
+    @property
+    def most(self) -> str:
+        """How large frames may be, in words."""
+        return f"the server reads up to {self._message_bytes_max} (see bytes_max of [[input]] in its model.toml)"
+
+    def holds(self, inputs: wire.Inputs) -> bool:
+        """Whether they were lent and lie where they are sent from: none does here."""
+        return False
+
+    def lend(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Array | None:
+        """Returns an array to be filled and sent."""
+        return np.empty(shape, dtype)
+
+    def put(self, frames: Sequence[wire.Stamped], budget_ns: int, must_run: bool) -> None:
+        """Sends frames in one message, at once where nothing else is being written."""
+        fields = self._fields
+        fields.budget_nano, fields.must_run = budget_ns, must_run
+        parts = []
+        for frame_id, captured_ns, inputs in frames:
+            fields.frame_id = frame_id
+            fields.capture_time_unix_nano = captured_ns
+            parts.append((fields.SerializeToString(), inputs))
+        self.add(*wire.frames_message(parts), len(parts))
 
     def add(self, message: bytes, entries_at: int, frames: int) -> None:
         """Sends a message with frames, at once where nothing else is being written; see `wire.frames_message`."""

@@ -1,7 +1,8 @@
 """Element types of NumPy and of the wire, and the arrays in an outcome."""
 
+from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +42,30 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     return f"DATA_TYPE_{name}"
 
 
-def tensor_array(tensor: tensor_pb2.Tensor) -> Array:
+class TensorMessage(Protocol):
+    """An output as it came: of duly.v1, or of the local transport."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def datatype(self) -> int: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
+    @property
+    def data(self) -> bytes: ...
+
+
+def tensor_array(tensor: TensorMessage) -> Array:
     """Makes a read-only array over the tensor's bytes. Raises ProtocolError where they do not fill its shape."""
     dtype = _DTYPE_BY_NUMBER.get(tensor.datatype)
     shape = tuple(tensor.shape)
     data = tensor.data
     if dtype is None or len(data) != prod(shape) * dtype.itemsize:
-        datatype = tensor_pb2.DataType.Name(tensor.datatype).removeprefix("DATA_TYPE_") if dtype else tensor.datatype
+        datatype = (
+            tensor_pb2.DataType.Name(cast(tensor_pb2.DataType, tensor.datatype)).removeprefix("DATA_TYPE_")
+            if dtype
+            else tensor.datatype
+        )
         raise ProtocolError(
             f"tensor {tensor.name!r}: {len(data)} bytes do not fill {datatype}{list(shape)}", "MESSAGE_MALFORMED"
         )

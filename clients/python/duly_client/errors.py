@@ -32,6 +32,10 @@ class ServerUnavailable(DulyError):
     recoverable = True
 
 
+class LocalUnavailable(ServerUnavailable):
+    """The server cannot be reached through shared memory; over gRPC it may be."""
+
+
 class ModelNotFound(DulyError):
     """The repository has no such model or version."""
 
@@ -125,6 +129,11 @@ _BY_CODE: dict[grpc.StatusCode, type[DulyError]] = {
     grpc.StatusCode.UNKNOWN: ServerFault,
     grpc.StatusCode.DATA_LOSS: ServerFault,
 }
+
+
+def error_of(reason: str, text: str, metadata: dict[str, str]) -> DulyError:
+    """Makes an error of what a server said beside gRPC."""
+    return _BY_REASON.get(reason, DulyError)(text, reason, metadata)
 
 
 def from_rpc(error: grpc.aio.AioRpcError, target: str, encrypted: bool = False) -> DulyError:

@@ -10,9 +10,8 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from duly.v1 import inference_pb2
 from duly_client.errors import ProtocolError
-from duly_client.types import Outcome, Status, StreamTerms, outcome_of
+from duly_client.types import Outcome, OutcomeMessage, Status, StreamTerms, outcome_of
 
 HELD_MAX = 4096
 """Limit of unanswered and unread frames together, many times what is of use to a sensor."""
@@ -112,7 +111,7 @@ class Frames:
         """Returns those that the server has not answered."""
         return [frame_id for frame_id in frame_ids if frame_id in self._in_flight]
 
-    def answered(self, outcomes: Iterable[inference_pb2.Outcome]) -> None:
+    def answered(self, outcomes: Iterable[OutcomeMessage]) -> None:
         """The server's outcomes came. Raises ProtocolError where one is of no frame in flight."""
         now_ns = time.monotonic_ns()
         in_flight, unread = self._in_flight, self._unread

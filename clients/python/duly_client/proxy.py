@@ -12,7 +12,7 @@ import os
 from urllib.parse import SplitResult, urlsplit
 
 _VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
-_LOCAL_SCHEMES = ("unix:", "unix-abstract:", "vsock:")
+_LOCAL_SCHEMES = ("local:", "unix:", "unix-abstract:", "vsock:")
 _SCHEMES = ("dns:", "ipv4:", "ipv6:")
 
 

@@ -8,13 +8,16 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from duly.v1 import inference_pb2
+import numpy as np
+
 from duly_client import wire
 from duly_client.connection import Connection
+from duly_client.convert import Array
 from duly_client.errors import ClientTooSlow
 from duly_client.frames import Frames
+from duly_client.local import LocalConnection
 from duly_client.pace import Pace
 from duly_client.types import Encoding, Payload, StreamTerms
 from duly_client.wall_clock import WallClock
@@ -26,6 +29,9 @@ TOGETHER_BYTES_MAX = 4 << 20
 TOGETHER_FRAMES_MAX = 1024
 """Frames of one message, and half as many as inputs: the server reads messages that hold some times more."""
 TOGETHER_INPUTS_MAX = 2 * TOGETHER_FRAMES_MAX
+
+
+AnyConnection = Connection | LocalConnection
 
 
 class Frame(NamedTuple):
@@ -59,15 +65,14 @@ class Sender:
         self._follow_advice = follow_advice
         self._pace = Pace()
         self._terms: StreamTerms | None = None
-        self._connection: Connection | None = None  # the open one
+        self._connection: AnyConnection | None = None  # the open one
         self._lost_reason = ""
         self._stopped = False
         self._error: BaseException | None = None
-        self._fields = inference_pb2.Frame()  # of the frame that is being sent, all but its inputs
 
     # ---- what becomes of the stream ----
 
-    def opened(self, connection: Connection, terms: StreamTerms) -> None:
+    def opened(self, connection: AnyConnection, terms: StreamTerms) -> None:
         """The stream is open, and has been advised nothing there."""
         self._connection, self._terms = connection, terms
         self._pace = Pace()
@@ -103,21 +108,29 @@ class Sender:
             raise ValueError(f"capture_time_ns must be positive: {capture_time_ns}")
         inputs = wire.inputs_of(payload, encoding, terms.inputs if self.check else None)
         size = wire.FRAME_FIELDS_BYTES_MAX + inputs.size
-        if self.check and 0 < terms.message_bytes_max < size:
-            most = f"the server reads up to {terms.message_bytes_max} (see bytes_max of [[input]] in its model.toml)"
-            raise ValueError(f"the frame takes {size} bytes; {most}")
+        if self.check and 0 < terms.message_bytes_max < size and self._connection is not None:
+            raise ValueError(f"the frame takes {size} bytes; {self._connection.most}")
         return Frame(inputs, asked.wall_ns if capture_time_ns is None else capture_time_ns)
+
+    async def loan(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Array:
+        """Returns an array to be filled and sent, once there is room for it. Raises what ended the stream."""
+        asked = self.asked(None, False)
+        while True:
+            if self._stopped:
+                raise self._error or RuntimeError("the stream takes no more frames: it is finished or closed")
+            array = self._connection.lend(shape, dtype) if self._connection is not None else None
+            if array is not None:
+                return array
+            if not await self._change(asked, full=False):
+                return np.empty(shape, dtype)
 
     def send_at_once(self, frame: Frame, asked: Asked) -> int | None:
         """Sends a frame and returns its id, where nothing speaks against it, as for most. None: see `send`."""
         connection = self._connection
-        if (
-            connection is None
-            or self._stopped
-            or self._pace.period_ns
-            or self._frames.room <= 0
-            or not connection.has_room(wire.FRAME_FIELDS_BYTES_MAX + frame.inputs.size, 1)
-        ):
+        if connection is None or self._stopped or self._pace.period_ns or self._frames.room <= 0:
+            return None
+        size = 0 if connection.holds(frame.inputs) else wire.FRAME_FIELDS_BYTES_MAX + frame.inputs.size
+        if not connection.has_room(size, 1):
             return None
         return self._put(connection, (frame,), asked).start
 
@@ -139,6 +152,8 @@ class Sender:
                     ids += self._keep_back(frames[len(ids)], asked)
                     continue
                 together, size = self._together(frames, len(ids), room, room_bytes)
+                if len(together) == 1 and connection.holds(together[0].inputs):
+                    size = 0
                 if connection.has_room(size, len(together)):
                     ids += self._put(connection, together, asked)
                     continue
@@ -173,25 +188,20 @@ class Sender:
             last += 1
         return frames[first:last], size
 
-    def _put(self, connection: Connection, frames: Sequence[Frame], asked: Asked) -> range:
+    def _put(self, connection: AnyConnection, frames: Sequence[Frame], asked: Asked) -> range:
         """Gives frames to the connection, as one message."""
         ids = self._frames.next_ids(len(frames))
         moved_ns = self._wall.moved_ns - asked.wall_moved_ns
         monotonic_lead_ns = asked.monotonic_ns - asked.wall_ns
-        fields = self._fields
-        fields.budget_nano, fields.must_run = asked.budget_ns, asked.must_run
-        parts = []
+        stamped: list[wire.Stamped] = []
         in_flight = {}
         for frame_id, (inputs, captured_ns) in enumerate(frames, ids.start):
-            fields.frame_id = frame_id
-            fields.capture_time_unix_nano = max(1, captured_ns + moved_ns) if moved_ns else captured_ns
-            parts.append((fields.SerializeToString(), inputs))
+            stamped.append((frame_id, max(1, captured_ns + moved_ns) if moved_ns else captured_ns, inputs))
             in_flight[frame_id] = (captured_ns + monotonic_lead_ns, inputs.size)
-        message, entries_at = wire.frames_message(parts)
+        connection.put(stamped, asked.budget_ns, asked.must_run)
         self._frames.sent(in_flight)
         if self._pace.period_ns:
             self._pace.sent(time.monotonic_ns())
-        connection.add(message, entries_at, len(parts))
         return ids
 
     def _keep_back(self, frame: Frame, asked: Asked) -> range:

@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc
 
@@ -19,11 +19,12 @@ from duly.v1 import inference_pb2
 from duly_client import errors
 from duly_client.clock import ClockEstimate
 from duly_client.connection import Connection
+from duly_client.convert import Array
 from duly_client.forked import fork_hint, is_forked, using_grpc
 from duly_client.frames import Frames
 from duly_client.proxy import through_proxy
-from duly_client.sending import Sender
-from duly_client.types import Advice, Encoding, Outcome, Payload, StreamTerms, advice_of
+from duly_client.sending import AnyConnection, Sender
+from duly_client.types import Advice, Encoding, Outcome, Payload, StreamTerms
 from duly_client.wall_clock import WallClock
 
 CLOCK_WAIT_S = 1.0
@@ -41,7 +42,8 @@ class Stream:
 
     def __init__(
         self,
-        start_call: Callable[[], "grpc.aio.StreamStreamCall[Any, Any]"],
+        connect: Callable[[Callable[[], None], WallClock], Awaitable[AnyConnection]],
+        over_grpc: Callable[[Callable[[], None], WallClock], Connection] | None,
         request: inference_pb2.OpenStream,
         target: str,
         *,
@@ -53,7 +55,8 @@ class Stream:
         open_timeout_s: float,
         error_of: Callable[[grpc.aio.AioRpcError], errors.DulyError],
     ) -> None:
-        self._start_call = start_call
+        self._make_connection = connect
+        self._over_grpc = over_grpc
         self._request = request
         self._target = target
         self._error_of = error_of
@@ -65,8 +68,8 @@ class Stream:
         self._open_timeout_s = open_timeout_s
 
         self._terms: StreamTerms | None = None
-        self._connection: Connection | None = None  # the open one
-        self._newest: Connection | None = None  # the one that is open or opening
+        self._connection: AnyConnection | None = None  # the open one
+        self._newest: AnyConnection | None = None  # the one that is open or opening
         self._tries = 0  # failed tries to reconnect, in a row
         self._stopping = asyncio.Event()  # set once the stream is finished or closed: it does not reconnect any more
         self._closed = False
@@ -96,7 +99,7 @@ class Stream:
     ) -> None:
         await self.close()
 
-    async def _open(self) -> Connection:
+    async def _open(self) -> AnyConnection:
         """Opens the stream for the first time, as it is opened again later: what may pass is tried again, as long as
         the time to open lasts. Raises the last error.
 
@@ -228,6 +231,25 @@ class Stream:
                 raise type(error)(f"frame {nth} of {len(payloads)}: {error}") from error
         return await self._sender.send(frames, asked, within_credit=True)
 
+    async def loan(self, shape: tuple[int, ...] | None = None, *, name: str | None = None) -> Array:
+        """Returns an array to be filled and given to `send`. Over the local transport it lies in the memory that is
+        shared with the server, so that nothing is copied; it must not be touched any more once it was sent. An array
+        that is not sent is given back when it is dropped.
+
+        `shape`: None stands for the model's own. `name`: of the input, where the model has several; these are copied
+        all the same. Waits while there is no room, as `send` does, and raises the same. Raises ValueError where the
+        model has no such input, or the shape is not stated and open.
+        """
+        self._check_entered()
+        terms = self.opened
+        spec = next((spec for spec in terms.inputs if name in (None, spec.name)), None)
+        if spec is None or (name is None and len(terms.inputs) > 1):
+            raise ValueError(f"name={name!r}: expected one of {', '.join(spec.name for spec in terms.inputs)}")
+        shape = spec.shape if shape is None else shape
+        if min(shape, default=0) < 0:
+            raise ValueError(f"shape: state it, input {spec.name!r} takes {list(spec.shape)}")
+        return await self._sender.loan(shape, spec.dtype)
+
     def cancel(self, frame_ids: Iterable[int]) -> None:
         """Withdraws frames that still wait; each of them is answered all the same. Other ids are ignored."""
         waiting = self._frames.among_in_flight(frame_ids)
@@ -262,7 +284,7 @@ class Stream:
         await self._frames.wait()
         return self._frames.take_all()
 
-    async def _run(self, connection: Connection | None) -> None:
+    async def _run(self, connection: AnyConnection | None) -> None:
         """Receives over one connection after the other until the stream ends."""
         while connection is not None:
             opened_s = asyncio.get_running_loop().time()
@@ -279,21 +301,23 @@ class Stream:
                 self._tries = 0  # it was a good connection
             connection = await self._reconnect(error)
 
-    async def _receive(self, connection: Connection) -> errors.DulyError:
+    async def _receive(self, connection: AnyConnection) -> errors.DulyError:
         """Takes in what comes until the connection ends; returns why it ended."""
         frames = self._frames
         while True:
             try:
-                response = await connection.read()
+                received = await connection.read()
             except grpc.aio.AioRpcError as error:
                 return self._error_of(error)
-            if response is None:
+            except errors.DulyError as error:
+                return error
+            if received is None:
                 return errors.ServerUnavailable("the server ended the stream")
-            if response.HasField("advice"):
-                self._advise(advice_of(response.advice))
+            if isinstance(received, Advice):
+                self._advise(received)
                 continue
             try:
-                frames.answered(response.outcomes.outcomes)
+                frames.answered(received)
             except errors.ProtocolError as error:
                 return error
             while frames.unread >= frames.unread_max and not self._closed:
@@ -308,7 +332,7 @@ class Stream:
         if self._on_advice is not None:
             asyncio.get_running_loop().call_soon(self._on_advice, advice)
 
-    async def _reconnect(self, error: errors.DulyError) -> Connection | None:
+    async def _reconnect(self, error: errors.DulyError) -> AnyConnection | None:
         """Opens a new connection after `error` ended the last one; None: the stream is finished. Raises the last error
         where the server refuses the stream for good, or the tries are used up.
         """
@@ -332,11 +356,21 @@ class Stream:
             return connection
         return None
 
-    async def _connect(self, timeout_s: float) -> Connection:
-        self._newest = connection = Connection(self._start_call(), self._frames.changed.set, self._wall)
+    async def _connect(self, timeout_s: float) -> AnyConnection:
+        connection: AnyConnection | None = None
+        on_room = self._frames.changed.set
         try:
             async with asyncio.timeout(timeout_s):
-                self._terms = terms = await connection.open(self._request)
+                self._newest = connection = await self._make_connection(on_room, self._wall)
+                try:
+                    self._terms = terms = await connection.open(self._request)
+                except errors.DulyError as error:
+                    elsewhere = isinstance(error, errors.LocalUnavailable) or error.metadata.get("transport") == "grpc"
+                    if self._over_grpc is None or not elsewhere:
+                        raise
+                    await connection.close()
+                    self._newest = connection = self._over_grpc(on_room, self._wall)
+                    self._terms = terms = await connection.open(self._request)
         except grpc.aio.AioRpcError as error:
             raise self._error_of(error) from error
         except TimeoutError as error:
@@ -344,7 +378,7 @@ class Stream:
             text = f"no answer from {self._target} in {self._open_timeout_s:g} s{hints}"
             raise errors.ServerUnavailable(text) from error
         finally:
-            if not connection.is_open:
+            if connection is not None and not connection.is_open:
                 await connection.close()
         self._connection = connection
         self._frames.agreed(terms)

@@ -1,6 +1,6 @@
 """What the client gives back: outcomes, the terms of a stream, advice. Times are integer nanoseconds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal, Protocol
@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from duly.v1 import inference_pb2, tensor_pb2
-from duly_client.convert import DTYPES, Array, spelled, tensor_array
+from duly_client.convert import DTYPES, Array, TensorMessage, spelled, tensor_array
 from duly_client.errors import ProtocolError
 
 StreamClass = Literal["CRITICAL", "STANDARD", "BEST_EFFORT"]
@@ -90,7 +90,7 @@ class Outcome:
     """Deadline minus the time at which the server sent the outcome; negative: too late."""
     reason: str = ""
     """Why there is no result in time, for people; empty where there is one."""
-    _message: inference_pb2.Outcome | None = field(default=None, repr=False, compare=False)
+    _message: "OutcomeMessage | None" = field(default=None, repr=False, compare=False)
     _arrays: dict[str, Array] | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -141,7 +141,47 @@ _DATATYPES = {tensor_pb2.DataType.Value(f"DATA_TYPE_{name}"): name for name in D
 _STATUSES = {int(status): status for status in Status}
 
 
-def outcome_of(message: inference_pb2.Outcome, latency_ns: int) -> Outcome:
+class _TimingMessage(Protocol):
+    @property
+    def received_unix_nano(self) -> int: ...
+    @property
+    def dispatched_nano(self) -> int: ...
+    @property
+    def started_nano(self) -> int: ...
+    @property
+    def finished_nano(self) -> int: ...
+    @property
+    def sent_nano(self) -> int: ...
+    @property
+    def capture_to_receipt_nano(self) -> int: ...
+    @property
+    def clock_uncertainty_nano(self) -> int: ...
+
+
+class OutcomeMessage(Protocol):
+    """An outcome as it came: of duly.v1, or of the local transport."""
+
+    @property
+    def frame_id(self) -> int: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def variant(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def slack_nano(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def outputs(self) -> Sequence[TensorMessage]: ...
+    @property
+    def timing(self) -> _TimingMessage: ...
+
+
+def outcome_of(message: OutcomeMessage, latency_ns: int) -> Outcome:
     """Makes an outcome from its message. A status that this client does not know becomes FAILED."""
     return Outcome(
         message.frame_id,

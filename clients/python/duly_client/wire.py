@@ -20,6 +20,9 @@ from duly_client.types import ENCODINGS, Encoding, Payload, TensorSpec, Value
 FRAME_FIELDS_BYTES_MAX = 64
 """Bytes that a StreamRequest with one frame takes at most besides the frame's inputs."""
 
+ENCODED = 128
+"""What is added to the number of an EncodedFormat, which no DataType comes near."""
+
 # Tags of length-delimited fields in inference.proto and tensor.proto: field number << 3 | 2.
 _REQUEST_FRAMES = b"\x12"
 _BATCH_FRAME = b"\x0a"
@@ -30,6 +33,7 @@ _TENSOR_DATA = b"\x22"
 _ENCODED_DATA = b"\x1a"
 
 _FORMATS = {name: tensor_pb2.EncodedFormat.Name(number) for number, name in ENCODINGS.items()}
+_KINDS = {dtype: int(tensor_pb2.DataType.Value(datatype_of(dtype))) for dtype in DATATYPES}
 _MAGIC: tuple[tuple[bytes, Encoding], ...] = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
 
 
@@ -40,6 +44,13 @@ class Inputs(NamedTuple):
     """Of each input the bytes of everything before its data, and its data: bytes or an array."""
     size: int
     """The bytes of all pieces together."""
+    described: tuple[tuple[str, int, tuple[int, ...]], ...]
+    """Of each input its name, the number of its DataType, and its shape; where it is encoded, ENCODED and the number of
+    its EncodedFormat, and no shape."""
+
+
+Stamped = tuple[int, int, Inputs]
+"""A frame with its id and its capture time by the wall clock of now."""
 
 
 class FrameRequest(NamedTuple):
@@ -73,7 +84,11 @@ def _named_inputs(named: Mapping[str, Value], encoding: Encoding | None, specs: 
         raise ValueError(f"a frame has the inputs {_listed(named)}, expected {_listed(s.name for s in specs)}")
     else:
         inputs = [_input_of(spec.name, named[spec.name], encoding, spec) for spec in specs]
-    return Inputs(tuple(piece for each in inputs for piece in each.pieces), sum(each.size for each in inputs))
+    return Inputs(
+        tuple(piece for each in inputs for piece in each.pieces),
+        sum(each.size for each in inputs),
+        tuple(each.described[0] for each in inputs),
+    )
 
 
 def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSpec | None) -> Inputs:
@@ -85,12 +100,13 @@ def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSp
             shape = _fitted_shape(value, spec)
         array = value if dtype in DATATYPES and value.flags.c_contiguous else _plain(value)
         head = _tensor_head(name, array.dtype, shape)
-        return Inputs((head, array), len(head) + array.nbytes)
+        return Inputs((head, array), len(head) + array.nbytes, ((name, _KINDS[array.dtype], shape),))
     if isinstance(value, (bytes, bytearray, memoryview)):
         found = _format_of(name, value, encoding, spec)
         data = value if isinstance(value, bytes) else bytes(value)
         head = _encoded_head(name, found, len(data))
-        return Inputs((head, data), len(head) + len(data))
+        kind = ENCODED + tensor_pb2.EncodedFormat.Value(_FORMATS[found])
+        return Inputs((head, data), len(head) + len(data), ((name, kind, ()),))
     expected = "a NumPy array, or bytes of a picture or sound" if spec is None else _expected(spec)
     raise TypeError(f"input {name!r}: got {type(value).__name__}, expected {expected}")
 

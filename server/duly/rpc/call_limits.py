@@ -22,7 +22,8 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from duly.rpc.errors import abort, internal
+from duly.rpc.bugs import internal
+from duly.rpc.errors import abort
 from duly.rpc.guard import NEEDS
 from duly.rpc.places import Place, Places
 from duly.runtime.catalogue import ModelError

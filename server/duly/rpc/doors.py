@@ -73,15 +73,25 @@ class Doors:
     async def open(self, server: Server, connections_max: int) -> str:
         """Binds the main address; returns it with the port that it got. Raises ListenError."""
         config = self._config
-        mode = int(config.socket_mode, 8) if config.socket_mode is not None else None
-        address = await self._bind(server, config.listen, mode, connections_max)
+        address = await self._bind(server, config.listen, self.socket_mode, connections_max)
+        if config.listen.startswith("unix:"):
+            self.give_to_group(config.listen.removeprefix("unix:"))
+        return address
+
+    @property
+    def socket_mode(self) -> int | None:
+        """The mode of the UNIX sockets at which clients connect; None: as the umask has it."""
+        mode = self._config.socket_mode
+        return int(mode, 8) if mode is not None else None
+
+    def give_to_group(self, path: str) -> None:
+        """Gives a UNIX socket to the group whose members may connect, if there is one. Raises ListenError."""
         if (group := self._socket_group()) is not None:
-            path = config.listen.removeprefix("unix:")
             try:
                 os.chown(path, -1, group)
             except OSError as error:
-                raise ListenError(f"cannot give {path} to the group {config.socket_group}: {error.strerror}") from None
-        return address
+                text = f"cannot give {path} to the group {self._config.socket_group}: {error.strerror}"
+                raise ListenError(text) from None
 
     def _socket_group(self) -> int | None:
         """Returns the id of the group that the socket is given to. Raises ListenError where there is none."""

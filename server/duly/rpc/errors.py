@@ -9,16 +9,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar, cast
 
 import grpc
-import structlog
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from duly.rpc.bugs import internal
 from duly.rpc.principal import CALLER
 from duly.runtime.catalogue import ModelError
 from duly.streams.errors import REASON_CHARS_MAX, CallError
-
-_log = structlog.get_logger("duly.rpc")
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Awaitable[Any]])
 
@@ -104,9 +102,3 @@ def guarded(handler: _Handler) -> _Handler:
             await abort(context, internal(f"a call of {handler.__name__}"))
 
     return cast(_Handler, guard)
-
-
-def internal(what: str) -> CallError:
-    """Returns the error for a bug of the server. The log gets the stack trace, the client one sentence."""
-    _log.exception("bug", what=what)
-    return CallError("INTERNAL", f"the server failed on {what}; its log says more")

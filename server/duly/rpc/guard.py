@@ -17,7 +17,8 @@ from duly.access.gate import Caller, Gate
 from duly.access.listeners import Listener
 from duly.access.tls_files import TlsFiles, certificate_of
 from duly.access.unix_peers import UnixPeers
-from duly.rpc.errors import abort, internal
+from duly.rpc.bugs import internal
+from duly.rpc.errors import abort
 from duly.rpc.health import SERVICES
 from duly.rpc.principal import CALLER, principal_of
 from duly.streams.errors import CallError

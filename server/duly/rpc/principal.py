@@ -1,5 +1,6 @@
 """Who makes a call, and its rights. Limits and fairness count all streams of one principal together."""
 
+import ipaddress
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -37,6 +38,15 @@ def lasts(changed: Callable[[Rights], None], end: Callable[[CallError], None]) -
                 changed(caller.rights)
             except CallError as error:
                 caller.end(error)
+
+
+def is_on_this_machine(peer: str) -> bool:
+    """Whether a peer, which gRPC names, has connected from this machine, as far as its address tells."""
+    address = principal_of(peer)
+    try:
+        return address == "unix" or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def principal_of(peer: str) -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from duly.core.types import Frame, StreamClass
 from duly.models.spec import Signature
+from duly.runtime.shared_memory import SharedData
 
 
 class InputData(NamedTuple):
@@ -19,8 +20,10 @@ class InputData(NamedTuple):
     """Index into `channel.ENCODINGS`."""
     shape: tuple[int, ...]
     """Of an encoded picture: height, width, and how often a decoder goes through its pixels. Of sound: nothing."""
-    data: bytes | memoryview
-    """The bytes as they came. A view holds the message that it is of, which has little else in it."""
+    data: bytes | memoryview | SharedData
+    """The bytes as they came, or where they lie in memory that is shared with the client. A view holds the message that
+    it is of, which has little else in it.
+    """
 
 
 @dataclass(slots=True, init=False)

@@ -23,12 +23,13 @@ from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData
 from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_ready, read_reason
 from duly.runtime.process_end import how_it_ended, reap
+from duly.runtime.shared_memory import ClientMemory, SharedData
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
 from duly.runtime.worker_groups import WorkerGroup
 from duly.runtime.worker_output import WorkerOutput
 from duly.runtime.worker_port import BatchResult
-from duly.worker import channel, handed_state
+from duly.worker import channel, handed_state, shared_frames
 from duly.worker.slot_layout import layout
 
 _log = structlog.get_logger("duly.worker")
@@ -97,6 +98,8 @@ class Worker:
         self._trims = False
         """Whether the input areas are trimmed, because there are inputs of open size."""
         self._forget: list[int] = []
+        self._shared: set[int] = set()
+        """The streams whose clients' memory it can read."""
         self._roused = 0
         """How often it was roused since it has last said anything."""
         self._text_bytes_left = TEXT_BYTES_MAX
@@ -235,7 +238,8 @@ class Worker:
     # ---- batches ----
 
     def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
-        """Copies the payloads into the slot's input area (the one copy) and starts the batch.
+        """Copies the payloads into the slot's input area (the one copy) and starts the batch. What lies in memory that
+        is shared with a client the worker copies itself.
 
         Raises ValueError where a payload does not fit the model. Nothing is started then.
         """
@@ -249,6 +253,7 @@ class Worker:
         bases, bytes_max = self._input_bases, self._input_bytes_max
         filled = 0
         frames: list[tuple[int, bool, list[channel.TensorRef]]] = []
+        pieces: list[shared_frames.Piece] = []
         for index, (frame, payload) in enumerate(zip(action.frames, payloads, strict=True)):
             if len(payload) != len(bases):
                 raise ValueError(f"a frame with {len(payload)} inputs, the model takes {len(bases)}")
@@ -258,13 +263,42 @@ class Worker:
                 if length > bytes_max[position]:  # it would reach into its neighbour's place
                     text = f"a frame with {length} bytes for input {position}, the model takes {bytes_max[position]}"
                     raise ValueError(text)
-                area[offset : offset + length] = data
+                if not isinstance(data, SharedData):
+                    area[offset : offset + length] = data
+                elif self._shares(data.memory):
+                    pieces.append((data.memory.stream_id, data.offset, offset, length))
+                else:
+                    data.read_into(area[offset : offset + length])
                 refs.append((offset, length, encoding, shape))
                 filled += length
             frames.append((frame.stream_id, frame.seq in action.resets_state, refs))
         region.filled[slot, False] += filled
+        if pieces and not self._gather(slot, pieces):
+            return False
         run = channel.Run(action.batch_id, slot, frames, self._variants[action.variant])
         return self._begin(action.batch_id, len(frames), channel.encode_run(run), action.planned_ns)
+
+    def _shares(self, memory: ClientMemory) -> bool:
+        """Whether the worker can read that memory, of which it is told where it does not know it yet."""
+        if memory.stream_id in self._shared:
+            return True
+        if memory.fd < 0 or len(self._shared) >= shared_frames.SHARED_MAX:
+            return False
+        try:
+            socket.send_fds(self._socket, [shared_frames.encode_share(memory.stream_id)], [memory.fd])
+        except OSError:
+            return False
+        self._shared.add(memory.stream_id)
+        return True
+
+    def _gather(self, slot: int, pieces: Sequence[shared_frames.Piece]) -> bool:
+        """Has the worker copy what the batch needs. Returns False if the worker is gone."""
+        try:
+            self._socket.send(shared_frames.encode_gather(slot, pieces))
+        except OSError:
+            self._loop.call_soon(self._gone)
+            return False
+        return True
 
     def warm(self, action: WarmLane) -> bool:
         """Runs a frame of the worker's own."""
@@ -287,7 +321,8 @@ class Worker:
 
     def forget(self, stream_id: int) -> None:
         """The worker hears of it between batches, so that the socket never fills up during a long one."""
-        if self._stateful:
+        if self._stateful or stream_id in self._shared:
+            self._shared.discard(stream_id)
             self._forget.append(stream_id)
             if self._asked is None:
                 self._send_forget()

@@ -8,6 +8,7 @@ from math import prod
 
 from duly.models.spec import ELEMENT_BYTES, PIXELS_MAX, Signature, TensorSpec
 from duly.runtime.held_frames import InputData
+from duly.runtime.shared_memory import SharedData
 from duly.streams.errors import InvalidFrame
 from duly.worker.channel import DIMS_MAX, ENCODINGS
 from duly.worker.picture_size import beyond, no_picture, picture_size
@@ -49,9 +50,10 @@ class InputChecks:
             raise InvalidFrame(f"{what}; the model takes {self._names()}")
         return index
 
-    def tensor(self, index: int, datatype: str, shape: tuple[int, ...], data: bytes) -> InputData:
-        """Returns an array for that input. `data` is little-endian and row-major. An empty `datatype` stands for the
-        model's own, and an empty `shape` for the model's own where that is fixed. Raises InvalidFrame.
+    def tensor(self, index: int, datatype: str, shape: tuple[int, ...], data: bytes | SharedData) -> InputData:
+        """Returns an array for that input. `data` is little-endian and row-major; only its length is looked at. An
+        empty `datatype` stands for the model's own, and an empty `shape` for the model's own where that is fixed.
+        Raises InvalidFrame.
         """
         expected = self._inputs[index]
         spec = expected.spec

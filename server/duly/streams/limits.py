@@ -30,6 +30,8 @@ class PrincipalLimits:
 class ServerLimits:
     streams_max: int
     bytes_in_flight_max: int
+    shared_bytes_max: int = 0
+    """Memory that is shared with clients on this machine, of all streams together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +65,14 @@ class Limits:
 class PrincipalUse:
     """What one principal uses now. A principal that uses nothing need not be remembered."""
 
-    __slots__ = ("bytes", "meter", "streams")
+    __slots__ = ("bytes", "meter", "shared_bytes", "streams")
 
     def __init__(self) -> None:
         self.streams = 0
         """Streams that are open or being opened, and single frames under way."""
         self.bytes = 0
         """Bytes of payload that are unanswered."""
+        self.shared_bytes = 0
+        """Memory that is shared with its clients on this machine."""
         self.meter: Meter | None = None
         """What holds the principal to its quota; None: its rates have no limit."""

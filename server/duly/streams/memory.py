@@ -4,6 +4,8 @@ Three things are held for streams: payloads of frames that are not answered, res
 whose frames wait to be taken. Each is bounded for all streams together, whatever their clients do. Where a stream finds
 no room, less critical ones make it: their waiting frames and unwritten results are SHED, the stream that holds the most
 first. A stream gives way to no equal.
+
+What is shared with clients on this machine is counted beside that, from the opening of a stream to its end.
 """
 
 from collections.abc import Callable
@@ -19,6 +21,8 @@ OUTCOMES_PART = 4
 """Outcomes that are not written may take one of so many parts of the memory for results."""
 OUTCOMES_MIN = 16_384
 """So many may wait in any case."""
+SHARED_TIMES_LEFT = 3
+"""A principal may share so many times as much memory as is left then, so that there is some for who has none."""
 
 
 class Holder(Protocol):
@@ -43,9 +47,14 @@ class Holder(Protocol):
 
 
 class Memory:
-    def __init__(self, bytes_max: int) -> None:
-        """`bytes_max`: for results, and for messages whose frames wait; payloads are counted where they are held."""
+    def __init__(self, bytes_max: int, shared_bytes_max: int = 0) -> None:
+        """`bytes_max`: for results, and for messages whose frames wait; payloads are counted where they are held.
+        `shared_bytes_max`: for what is shared with clients.
+        """
         self.bytes_max = bytes_max
+        self.shared_bytes_max = shared_bytes_max
+        self.shared_bytes = 0
+        """Bytes of memory that are shared with clients."""
         self.result_bytes = 0
         """Bytes of results that are not written yet."""
         self.outcomes = 0
@@ -61,6 +70,22 @@ class Memory:
 
     def closed(self, stream: Holder) -> None:
         self._streams.pop(stream, None)
+
+    def share(self, use: PrincipalUse, size_bytes: int) -> None:
+        """Counts memory that is shared with a client of the principal, until `unshare`. Raises CallError where there is
+        no room for it.
+        """
+        left_bytes = self.shared_bytes_max - self.shared_bytes - size_bytes
+        if left_bytes < 0 or use.shared_bytes + size_bytes > max(SHARED_TIMES_LEFT * left_bytes, size_bytes):
+            text = f"the stream's shared memory has {size_bytes} bytes, of {self.shared_bytes_max} are taken"
+            text = f"{text} {self.shared_bytes} (local_bytes_max)"
+            raise CallError("STREAMS_EXHAUSTED", text, metadata={"transport": "grpc"})
+        self.shared_bytes += size_bytes
+        use.shared_bytes += size_bytes
+
+    def unshare(self, use: PrincipalUse, size_bytes: int) -> None:
+        self.shared_bytes -= size_bytes
+        use.shared_bytes -= size_bytes
 
     def evict_frames(self, stream: Holder, fits: Callable[[], bool], same_principal: bool) -> bool:
         """Makes room for a frame of `stream`: waiting frames of less critical streams are SHED until it `fits`. Returns

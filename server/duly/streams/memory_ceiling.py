@@ -49,17 +49,24 @@ class MemoryCeiling:
     """Private memory of the workers that have a limit."""
     unlimited_workers: int
     """How many workers have no limit of their own, as on accelerators."""
+    local: int = 0
+    """What is shared with clients on this machine."""
 
     @property
     def total(self) -> int:
-        return PROCESS_BYTES + self.payloads + self.results + self.messages + self.shared + self.workers
+        parts = self.payloads + self.results + self.messages + self.shared + self.workers + self.local
+        return PROCESS_BYTES + parts
 
 
 def memory_ceiling(
-    payload_bytes_max: int, message_bytes_max: int, streams_max: int, workers: Iterable[WorkerMemory]
+    payload_bytes_max: int,
+    message_bytes_max: int,
+    streams_max: int,
+    workers: Iterable[WorkerMemory],
+    local_bytes_max: int = 0,
 ) -> MemoryCeiling:
     """Adds up what the limits allow. `payload_bytes_max` bounds the payloads of all streams, and as much again their
-    results, the messages that wait and those that are not complete.
+    results, the messages that wait and those that are not complete. `local_bytes_max`: what may be shared with clients.
     """
     workers = tuple(workers)
     return MemoryCeiling(
@@ -69,4 +76,5 @@ def memory_ceiling(
         shared=sum(worker.shared_bytes for worker in workers),
         workers=sum(worker.private_bytes for worker in workers),
         unlimited_workers=sum(not worker.private_bytes for worker in workers),
+        local=local_bytes_max,
     )

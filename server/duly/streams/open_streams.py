@@ -45,6 +45,8 @@ class OpenStreams:
         self.host = host
         self._metrics = metrics
         self._admission = admission
+        self.slow_reader_s = slow_reader_timeout_s
+        """How long clients may take nothing."""
         self._slow_reader_ns = int(slow_reader_timeout_s * 1e9)
         self._open: dict[Stream, None] = {}
         self._uses: dict[str, PrincipalUse] = {}

@@ -84,7 +84,8 @@ class StreamHost:
 
     def __post_init__(self) -> None:
         clock = self.driver.clock
-        self.memory = Memory(self.limits.server.bytes_in_flight_max)
+        server = self.limits.server
+        self.memory = Memory(server.bytes_in_flight_max, server.shared_bytes_max)
         self.lag = LoopLag(clock)
         self.cheap = SharedBudget(clock, CHEAP_PER_S_ALL, CHEAP_BURST_ALL)
 
@@ -286,6 +287,11 @@ class Stream:
             self._driver.take_frame(held)
             if self.terms.period_ns:
                 self._driver.expect_frame(self.model, self.terms.period_ns)
+
+    def has_bytes(self, size_bytes: int) -> bool:
+        """Whether a frame of that size is within what the stream may have; else `submit` refuses it."""
+        unanswered_max = self._stream_limits.bytes_in_flight_max
+        return size_bytes <= self._frame_bytes_max and self.frame_bytes + size_bytes <= unanswered_max
 
     def refuse(self, held: HeldFrame, fate: Fate, reason: str) -> None:
         """Answers a frame that the scheduler never sees."""

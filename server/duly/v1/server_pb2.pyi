@@ -12,7 +12,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("server_version", "server_time_unix_nano", "lanes", "streams_max", "frames_in_flight_max", "bytes_in_flight_max", "message_bytes_max", "draining")
+    __slots__ = ("server_version", "server_time_unix_nano", "lanes", "streams_max", "frames_in_flight_max", "bytes_in_flight_max", "message_bytes_max", "draining", "local_path")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class GetServerInfoResponse(_message.Message):
     BYTES_IN_FLIGHT_MAX_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_PATH_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     server_time_unix_nano: int
     lanes: _containers.RepeatedCompositeFieldContainer[Lane]
@@ -29,7 +30,8 @@ class GetServerInfoResponse(_message.Message):
     bytes_in_flight_max: int
     message_bytes_max: int
     draining: bool
-    def __init__(self, server_version: _Optional[str] = ..., server_time_unix_nano: _Optional[int] = ..., lanes: _Optional[_Iterable[_Union[Lane, _Mapping]]] = ..., streams_max: _Optional[int] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    local_path: str
+    def __init__(self, server_version: _Optional[str] = ..., server_time_unix_nano: _Optional[int] = ..., lanes: _Optional[_Iterable[_Union[Lane, _Mapping]]] = ..., streams_max: _Optional[int] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., draining: _Optional[bool] = ..., local_path: _Optional[str] = ...) -> None: ...
 
 class Lane(_message.Message):
     __slots__ = ("name", "busy_ratio")

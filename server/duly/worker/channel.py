@@ -15,11 +15,11 @@ shrinking does not keep pages from being freed. Descriptors are received with RE
 descriptors than a message may have are an error, as is a text that could change or block while it is read.
 
     server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   PING   STOP   AWAKE
-                       GIVE (memfd)   TAKE (memfd)
+                       GIVE (memfd)   TAKE (memfd)   SHARE (memfd)   GATHER
     worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)
                        DONE   FAILED (json)   PONG   STATE
 
-GIVE, STATE and TAKE are explained in `worker/handed_state`.
+GIVE, STATE and TAKE are explained in `worker/handed_state`, SHARE and GATHER in `worker/shared_frames`.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from functools import lru_cache
 from typing import Any
 
 LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED = range(1, 9)
-WARM, FILES, PING, PONG, GIVE, STATE, TAKE, AWAKE = range(9, 17)
+WARM, FILES, PING, PONG, GIVE, STATE, TAKE, AWAKE, SHARE, GATHER = range(9, 19)
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from duly.worker import channel, handed_state
+from duly.worker import channel, handed_state, shared_frames
 from duly.worker.background import fits, in_background, step_back
 from duly.worker.die_with_parent import die_with_parent
 from duly.worker.errors import BackendError, LoadError, RunError
@@ -81,6 +81,7 @@ def _serve(connection: socket.socket) -> int:
     channel.send_text(connection, channel.READY, loaded.ready, [loaded.region.fd])
     buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
     inputs = len(loaded.ready["signature"]["inputs"])
+    shared = shared_frames.SharedFrames()
     awake_ns = 0
     while True:
         received, fd = channel.receive_into(connection, buffer, awake_ns)
@@ -90,14 +91,24 @@ def _serve(connection: socket.socket) -> int:
         match channel.kind_of(message):
             case channel.RUN:
                 run = channel.decode_run(message, inputs)
-                runs = loaded.reader or loaded.models[run.variant]
-                connection.send(_ended(run.batch_id, partial(runs.run, run)))
+                if loaded.reader:
+                    runs = partial(loaded.reader.run, run)
+                else:
+                    runs = partial(loaded.models[run.variant].run, run, shared.unread_frames(run.frames))
+                connection.send(_ended(run.batch_id, runs))
             case channel.WARM:
                 batch_id, slot, variant = channel.decode_warm(message)
                 connection.send(_ended(batch_id, partial(loaded.samples.warm, loaded.models[variant], batch_id, slot)))
             case channel.FORGET:
+                stream_ids = channel.decode_forget(message)
+                shared.forget(stream_ids)
                 for model in loaded.models:
-                    model.forget(channel.decode_forget(message))
+                    model.forget(stream_ids)
+            case channel.SHARE:
+                shared.share(shared_frames.decode_share(message), fd)
+            case channel.GATHER:
+                slot, pieces = shared_frames.decode_gather(message)
+                shared.gather(loaded.region.inputs[slot], pieces)
             case channel.GIVE:
                 number, places = handed_state.decode_places(message)
                 there = loaded.models[0].give_states(places, fd)

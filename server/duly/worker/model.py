@@ -8,7 +8,7 @@ never copied.
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from time import monotonic_ns
 
@@ -26,6 +26,7 @@ from duly.worker.graph import is_fixed
 from duly.worker.handed_state import Place
 from duly.worker.ops.operation import WHOLE_PICTURE, Placement
 from duly.worker.plan import Plan
+from duly.worker.shared_frames import UNREAD
 from duly.worker.slot_layout import layout
 from duly.worker.states import StreamStates
 
@@ -106,8 +107,8 @@ class Model:
         self._hollow_batches = 0
         self._trims = not all(is_fixed(output.row_shape) for output in plan.outputs)
 
-    def run(self, run: Run) -> Done:
-        """Runs one batch.
+    def run(self, run: Run, unread: Collection[int] = ()) -> Done:
+        """Runs one batch. `unread`: frames, by index, whose inputs could not be read.
 
         Raises:
             RunError: the graph failed on it. States are as before, except those that were to be reset.
@@ -118,7 +119,7 @@ class Model:
             raise RunError(f"a batch of {len(run.frames)} is larger than {self._batch_max}, the largest warmed")
         if self._trims:
             self._region.trim(run.slot, outputs=True)
-        self._read(batch)
+        self._read(batch, unread)
         kept = [index for index in range(len(run.frames)) if index not in batch.reasons]
         groups = self._groups(batch, kept) if kept else []
         for group in groups:
@@ -193,7 +194,7 @@ class Model:
             for area in self._region.inputs
         ]
 
-    def _read(self, batch: _Batch) -> None:
+    def _read(self, batch: _Batch, unread: Collection[int]) -> None:
         run = batch.run
         area = self._region.inputs[run.slot]
         began_ns = monotonic_ns() if self._decodes else 0
@@ -205,6 +206,9 @@ class Model:
                     self._read_input(batch, area, index, stream_id, position, ref)
             except InvalidFrame as error:
                 batch.reasons[index] = str(error)
+            if index in unread:
+                batch.reasons[index] = UNREAD
+                batch.failed.add(index)
             if self._decodes:
                 ended_ns = monotonic_ns()
                 batch.read_ns.append(ended_ns - began_ns)

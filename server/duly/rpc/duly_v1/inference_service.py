@@ -6,18 +6,20 @@ from typing import Any
 
 import grpc
 
+from duly.rpc.bugs import internal
 from duly.rpc.duly_v1.codec import ParsedFrame, StreamCodec, frames_of, parse
 from duly.rpc.duly_v1.common_frames import FrameAt
 from duly.rpc.duly_v1.message_bounds import INFER_REQUEST, SHORT_BYTES, STREAM_REQUEST, check_frames
+from duly.rpc.duly_v1.notices import told
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.duly_v1.taking import take
-from duly.rpc.errors import abort, guarded, internal
+from duly.rpc.errors import abort, guarded
 from duly.rpc.places import Places
 from duly.rpc.principal import lasts, rights_of
 from duly.runtime.catalogue import ModelError
 from duly.streams.errors import CallError, InvalidTerms
 from duly.streams.open_streams import OpenStreams
-from duly.streams.outbox import Advised, ClockAsked, Notice, Opened
+from duly.streams.outbox import Notice, Opened
 from duly.streams.stream import Stream
 from duly.v1 import inference_pb2
 
@@ -194,25 +196,9 @@ class InferenceService:
             stream.end(_reason(error, "the outcomes of a stream"))
 
     def _notice(self, stream: Stream, notice: Notice) -> inference_pb2.StreamResponse:
-        match notice:
-            case Opened():
-                return opened(stream, self._streams.limits.stream, self._message_bytes_max)
-            case Advised():
-                advice = inference_pb2.StreamAdvice(
-                    kind=int(notice.advice),  # type: ignore[arg-type]  # equal numbers
-                    period_nano=notice.period_ns,
-                    version=notice.version,
-                    reason=notice.reason,
-                )
-                return inference_pb2.StreamResponse(advice=advice)
-            case ClockAsked():
-                pong = inference_pb2.ClockPong(
-                    ping_id=notice.ping_id,
-                    client_send_unix_nano=notice.client_send_unix_ns,
-                    server_receive_unix_nano=notice.received_unix_ns,
-                    server_send_unix_nano=stream.wall.now_ns(),
-                )
-                return inference_pb2.StreamResponse(clock_pong=pong)
+        if isinstance(notice, Opened):
+            return opened(stream, self._streams.limits.stream, self._message_bytes_max)
+        return told(stream, notice)
 
     # ---- single frames ----
 

@@ -12,7 +12,7 @@ from duly.core.types import StreamClass
 from duly.metrics import Metrics
 from duly.rpc.duly_v1.tensors import tensor_spec
 from duly.rpc.errors import abort, guarded
-from duly.rpc.principal import rights_of
+from duly.rpc.principal import is_on_this_machine, rights_of
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError
@@ -133,10 +133,11 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         metrics: Metrics,
         drain: Callable[[int], "asyncio.Future[None]"],
         dump: Callable[[], Awaitable[str]],
+        local_path: Callable[[], str] = lambda: "",
     ) -> None:
         """`drain(grace_ns)` begins to drain, with the server's own grace where that is 0. Its future is done when every
         frame is answered. `dump()` writes down the flight recording and gives the name of its file; it may raise
-        DumpError.
+        DumpError. `local_path()` gives the path of the UNIX socket at which clients on this machine share memory.
         """
         self._catalogue = catalogue
         self._driver = driver
@@ -148,6 +149,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
         """The newest statistics of watchers, by the models that they may see."""
         self._taken_ns = -SNAPSHOT_NS - 1
         self._dump = dump
+        self._local_path = local_path
         self._server_version = importlib.metadata.version("duly")  # which reads files
         self._started_ns = driver.clock()
 
@@ -165,6 +167,7 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             bytes_in_flight_max=limits.stream.bytes_in_flight_max,
             message_bytes_max=self._catalogue.message_bytes_max,
             draining=self._streams.draining,
+            local_path=self._local_path() if is_on_this_machine(context.peer()) else "",
         )
 
     @guarded

@@ -1,0 +1,113 @@
+"""The memory that a client shares with a server on the same machine: where frames lie, and what is free of it."""
+
+import mmap
+import weakref
+from bisect import bisect_left
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from duly_client.convert import Array
+
+ALIGNMENT = 64
+"""Frames, and the inputs in them, begin at multiples of this."""
+
+
+def aligned(size_bytes: int) -> int:
+    return -(-size_bytes // ALIGNMENT) * ALIGNMENT
+
+
+class FrameMemory:
+    """Shares out the memory for frames, first fit. What is taken is given back by its offset."""
+
+    def __init__(self, area: mmap.mmap) -> None:
+        self.bytes = memoryview(area)
+        self.size_bytes = len(self.bytes)
+        self._address = np.frombuffer(area, np.uint8).__array_interface__["data"][0]
+        self._taken: dict[int, int] = {}
+        self._free: list[tuple[int, int]] = [(0, self.size_bytes)]
+        """(offset, bytes) of what is free, by offset; no two of them touch."""
+        self._lent: dict[int, tuple[weakref.finalize[..., Array], int]] = {}
+        """What was lent and not sent yet, and its bytes, by offset."""
+        self._dropped: deque[int] = deque()
+        """What nobody has any more of it, as whichever thread has noted it that dropped it."""
+
+    def has_room(self, size_bytes: int) -> bool:
+        if self._dropped:
+            self._take_back()
+        for _, free_bytes in self._free:
+            if free_bytes >= size_bytes:
+                return True
+        return not self._taken
+
+    def take(self, size_bytes: int) -> int:
+        """Returns the offset of so many bytes; -1: there are none in one piece."""
+        if self._dropped:
+            self._take_back()
+        wanted = aligned(max(size_bytes, 1))
+        for index, (offset, free_bytes) in enumerate(self._free):
+            if free_bytes >= wanted:
+                if free_bytes == wanted:
+                    del self._free[index]
+                else:
+                    self._free[index] = (offset + wanted, free_bytes - wanted)
+                self._taken[offset] = wanted
+                return offset
+        return -1
+
+    def write(self, offset: int, data: Any, size_bytes: int) -> None:
+        """Copies an array, or bytes, to a place that was taken."""
+        if size_bytes:
+            self.bytes[offset : offset + size_bytes] = memoryview(data).cast("B")
+
+    def give_back(self, offset: int) -> None:
+        size_bytes = self._taken.pop(offset, 0)
+        if not size_bytes:
+            return
+        free = self._free
+        index = bisect_left(free, (offset, 0))
+        if index < len(free) and free[index][0] == offset + size_bytes:
+            size_bytes += free.pop(index)[1]
+        if index and sum(free[index - 1]) == offset:
+            offset, before = free[index - 1]
+            free[index - 1] = (offset, before + size_bytes)
+        else:
+            free.insert(index, (offset, size_bytes))
+
+    # ---- arrays that the application fills itself ----
+
+    def lend(self, shape: tuple[int, ...], dtype: "np.dtype[np.generic]", size_bytes: int) -> Array | None:
+        """Returns an array of so many bytes to be filled; None: there is no room now. It is given back when it was
+        sent and answered, or when nobody has it any more.
+        """
+        offset = self.take(size_bytes)
+        if offset < 0:
+            return None
+        root = np.frombuffer(self.bytes[offset : offset + size_bytes], dtype)
+        # Arrays that are made of it hold it as their base, so that it lives as long as the last of them.
+        self._lent[offset] = weakref.finalize(root, self._dropped.append, offset), size_bytes
+        return root.reshape(shape)
+
+    def _take_back(self) -> None:
+        while self._dropped:
+            offset = self._dropped.popleft()
+            if self._lent.pop(offset, None) is not None:
+                self.give_back(offset)
+
+    def holds(self, array: Array) -> bool:
+        """Whether the array was lent and not sent yet."""
+        return bool(self._lent) and self._lent_at(array) >= 0
+
+    def sent(self, array: Array) -> int:
+        """Takes over what was lent. Returns its offset; -1: the array is none that was lent and not sent yet."""
+        offset = self._lent_at(array) if self._lent else -1
+        if offset >= 0:
+            self._lent.pop(offset)[0].detach()
+        return offset
+
+    def _lent_at(self, array: Array) -> int:
+        """Returns where all of the array lies, and nothing but it; -1: it is none that was lent, or a part of one."""
+        offset: int = array.__array_interface__["data"][0] - self._address
+        lent = self._lent.get(offset)
+        return offset if lent is not None and lent[1] == array.nbytes else -1

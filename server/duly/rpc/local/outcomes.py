@@ -1,0 +1,116 @@
+"""Writes outcomes as messages of a fixed layout, and their outputs into shared memory."""
+
+from collections.abc import Sequence
+
+from duly.core.fates import RESULTS
+from duly.models.spec import Signature
+from duly.rpc.duly_v1.tensors import DATATYPE
+from duly.rpc.local.layout import (
+    ASSEMBLED,
+    EXTENTS,
+    MESSAGE_BYTES_MAX,
+    OUTCOME,
+    OUTCOMES,
+    OUTCOMES_HEAD,
+    TENSOR,
+    TEXT_ALIGNMENT,
+)
+from duly.runtime.outcome import Outcome
+
+_ZEROS = tuple(bytes(n) for n in range(TEXT_ALIGNMENT))
+_PAD = tuple((0,) * (EXTENTS - n) for n in range(EXTENTS + 1))
+
+
+class OutcomeWriter:
+    """Writes the outcomes of one model version, for the outputs that a stream asked for."""
+
+    def __init__(self, signature: Signature, wanted: Sequence[str]) -> None:
+        """`wanted`: names of outputs, all of which the signature has; empty: all."""
+        self.signature = signature
+        self.sent = [spec for spec in signature.outputs if not wanted or spec.name in wanted]
+        """The outputs that are sent, which the client knows by their place here."""
+        places = {spec.name: place for place, spec in enumerate(self.sent)}
+        self._places = [places.get(spec.name, -1) for spec in signature.outputs]
+        self._kinds = [int(DATATYPE[spec.datatype]) for spec in signature.outputs]
+        self._names: dict[tuple[str, str], tuple[bytes, bytes]] = {}
+        """The bytes of version and variant, by model version and variant."""
+
+    def data_of(self, outcome: Outcome) -> list[bytes]:
+        """Returns the data of the outputs that are sent, in their order."""
+        if outcome.outputs is None or outcome.status not in RESULTS:
+            return []
+        return [data for index, _, data in outcome.outputs if self._places[index] >= 0]
+
+    def write(self, outcome: Outcome, now_ns: int, offsets: Sequence[int]) -> bytes:
+        """Returns an outcome that is sent at `now_ns`, with its outputs at these offsets."""
+        held, run = outcome.held, outcome.run
+        frame, received_ns = held.frame, held.received_ns
+        version = variant = b""
+        size = dispatched_ns = started_ns = finished_ns = 0
+        if run is not None:
+            ran = run.batch
+            size = len(ran.frames)
+            named = self._names.get((ran.model, ran.variant))
+            if named is None:
+                named = ran.model.rpartition("/")[2].encode(), ran.variant.encode()
+                self._names[ran.model, ran.variant] = named
+            version, variant = named
+            dispatched_ns = run.dispatched_ns - received_ns
+            if run.started_ns:
+                started_ns, finished_ns = run.started_ns - received_ns, run.finished_ns - received_ns
+        related = held.clock_uncertainty_ns > 0
+        reason = outcome.reason.encode(errors="replace") if outcome.reason else b""
+        written = OUTCOME.pack(
+            frame.frame_id,
+            frame.deadline_ns - now_ns,
+            held.received_unix_ns,
+            now_ns - received_ns,
+            dispatched_ns,
+            started_ns,
+            finished_ns,
+            held.capture_to_receipt_ns if related else 0,
+            held.clock_uncertainty_ns,
+            outcome.status,
+            size,
+            len(offsets),
+            len(version),
+            len(variant),
+            len(reason),
+        )
+        if offsets:
+            left = iter(offsets)
+            for index, shape, data in outcome.outputs or ():
+                place = self._places[index]
+                if place >= 0:
+                    dimensions = len(shape)
+                    written += TENSOR.pack(
+                        next(left), len(data), place, self._kinds[index], dimensions, *shape, *_PAD[dimensions]
+                    )
+        text = version + variant + reason
+        return written + text + _ZEROS[-len(text) % TEXT_ALIGNMENT]
+
+
+class Message:
+    """An OUTCOMES message that is being put together."""
+
+    def __init__(self) -> None:
+        self._outcomes: list[bytes] = []
+        self._size_bytes = OUTCOMES_HEAD.size
+
+    def __bool__(self) -> bool:
+        return bool(self._outcomes)
+
+    def has_room(self, written: bytes) -> bool:
+        return self._size_bytes + len(written) <= MESSAGE_BYTES_MAX
+
+    def add(self, written: bytes) -> None:
+        self._outcomes.append(written)
+        self._size_bytes += len(written)
+
+    def take(self, position: int, assembled: bool = False) -> bytes:
+        """Returns the message and begins another one. `position`: up to where the outputs fill their area."""
+        head = OUTCOMES_HEAD.pack(OUTCOMES, len(self._outcomes), ASSEMBLED if assembled else 0, position)
+        message = b"".join((head, *self._outcomes))
+        self._outcomes.clear()
+        self._size_bytes = OUTCOMES_HEAD.size
+        return message

@@ -1,0 +1,185 @@
+"""The client's part of the local transport: how it shares out its memory, and what it makes of a server that lies."""
+
+import asyncio
+import gc
+import mmap
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duly.v1 import inference_pb2 as pb
+from duly.v1 import tensor_pb2
+from duly_client import Client, DulyError, ProtocolError, ServerUnavailable, Stream, local_wire
+from duly_client.local_memory import ALIGNMENT, FrameMemory
+
+SIZE = 4 * mmap.PAGESIZE
+
+
+@given(st.lists(st.one_of(st.integers(0, 3000), st.just(-1)), max_size=80), st.randoms(use_true_random=False))
+def test_nothing_is_taken_twice_and_all_of_it_comes_back(steps: list[int], random: object) -> None:
+    memory = FrameMemory(mmap.mmap(-1, SIZE))
+    taken: dict[int, int] = {}
+    for size in steps:
+        if size >= 0:
+            offset = memory.take(size)
+            if offset >= 0:
+                assert offset % ALIGNMENT == 0
+                assert offset + size <= SIZE
+                assert all(offset + size <= other or other + bytes_ <= offset for other, bytes_ in taken.items())
+                taken[offset] = max(size, 1)
+        elif taken:
+            offset = random.choice(list(taken))  # type: ignore[attr-defined]
+            del taken[offset]
+            memory.give_back(offset)
+    for offset in taken:
+        memory.give_back(offset)
+        memory.give_back(offset)  # which does nothing
+    assert memory.take(SIZE) == 0
+
+
+def test_what_is_lent_comes_back_when_nobody_has_it_any_more() -> None:
+    memory = FrameMemory(mmap.mmap(-1, SIZE))
+    lent = memory.lend((SIZE,), np.dtype(np.uint8), SIZE)
+    assert lent is not None
+    assert memory.lend((1,), np.dtype(np.uint8), 1) is None
+    part = lent.reshape(2, -1)[1][5:]
+    del lent
+    gc.collect()
+    assert memory.lend((1,), np.dtype(np.uint8), 1) is None, "a part of it is still there"
+    del part
+    gc.collect()
+    lent = memory.lend((1,), np.dtype(np.uint8), 1)
+    assert lent is not None
+    assert memory.holds(lent)
+    assert not memory.holds(np.empty(1, np.uint8))
+    offset = memory.sent(lent)
+    assert offset == 0
+    assert not memory.holds(lent)
+    assert memory.sent(lent) == -1, "it was sent already"
+    del lent
+    gc.collect()
+    assert memory.take(SIZE) == -1, "what was sent comes back by its outcome alone"
+    memory.give_back(offset)
+    assert memory.take(SIZE) == 0
+
+
+# ---- a server that lies ----
+
+
+class Server:
+    """The server's end of one local stream, scripted by a test."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.area = mmap.mmap(-1, 0x10000)
+
+    def greet(self, **changed: object) -> None:
+        spec = tensor_pb2.TensorSpec(name="x", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[4])
+        agreed = {"inputs": [spec], "outputs": [spec], "frames_in_flight_max": 64, "message_bytes_max": 1 << 20}
+        greeting = pb.StreamOpened(**agreed | changed).SerializeToString()  # type: ignore[arg-type]
+        fds = [os.memfd_create("test") for _ in range(2)]
+        for fd in fds:
+            os.ftruncate(fd, 0x10000)
+        self.area = mmap.mmap(fds[1], 0x10000)
+        local_wire.ALIVE.pack_into(self.area, 0, 1)
+        self.area[local_wire.HEAD_BYTES : local_wire.HEAD_BYTES + len(greeting)] = greeting
+        fds.append(os.eventfd(0))
+        head = local_wire.OPENED_HEAD.pack(local_wire.OPENED, local_wire.VERSION, len(greeting), 0x10000, 0x10000)
+        socket.send_fds(self.connection, [head], fds)
+        for fd in fds:
+            os.close(fd)
+
+
+def outcome(frame_id: int = 1, outputs: bytes = b"", count: int = 0, texts: tuple[int, int, int] = (0, 0, 0)) -> bytes:
+    head = local_wire.OUTCOMES_HEAD.pack(local_wire.OUTCOMES, 1, 0, 64)
+    return head + local_wire.OUTCOME.pack(frame_id, *[0] * 8, 1, 1, count, *texts) + outputs
+
+
+def output(offset: int = 64, size_bytes: int = 16, index: int = 0, kind: int = 11, dimensions: int = 1) -> bytes:
+    return local_wire.TENSOR.pack(offset, size_bytes, index, kind, dimensions, 4, *[0] * 7)
+
+
+@asynccontextmanager
+async def streaming(script: Callable[[Server], None]) -> AsyncIterator[Stream]:
+    """A stream whose server has done as scripted once the first frame was sent."""
+    with (
+        tempfile.TemporaryDirectory(prefix="duly-") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening,
+    ):
+        listening.bind(f"{folder}/s")
+        listening.listen()
+        listening.setblocking(False)
+        loop = asyncio.get_running_loop()
+        async with Client(f"local:{folder}/s", reconnect=False) as client:
+            opening = asyncio.ensure_future(client.stream("m").__aenter__())
+            connection, _ = await loop.sock_accept(listening)
+            with connection:
+                await loop.sock_recv(connection, 1000)
+                server = Server(connection)
+                server.greet()
+                stream = await opening
+                await stream.send(np.zeros(4, np.float32))
+                await loop.sock_recv(connection, 1000)
+                script(server)
+                yield stream
+                await stream.close()
+
+
+LIES = {
+    "a kind that there is not": bytes([99]),
+    "no outcomes": bytes([local_wire.OUTCOMES]),
+    "an outcome that is cut off": outcome()[:-4],
+    "a frame that is not in flight": outcome(7),
+    "an output beyond the memory": outcome(outputs=output(offset=0x10000 - 8), count=1),
+    "an output that overflows": outcome(outputs=output(offset=2**64 - 8), count=1),
+    "an output that is none": outcome(outputs=output(index=5), count=1),
+    "a text beyond the message": outcome(texts=(0, 0, 9999)),
+    "a text that is none": outcome(texts=(2, 0, 0), outputs=b"\xff\xff" + bytes(6)),
+    "advice that is none": bytes([local_wire.RESPONSE]) + b"\xff\xff",
+    "outputs that are none": bytes([local_wire.OUTPUTS]) + b"\xff\xff",
+    "a part that is cut off": bytes([local_wire.PART]),
+    "a part beyond the memory": local_wire.PART_WHOLE.pack(local_wire.PART, 0xFFFF, 64, 0),
+    "an end that is none": bytes([local_wire.END]) + b"{",
+    "an end that is a list": bytes([local_wire.END]) + b"[]",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_server_that_lies(lie: str) -> None:
+    async with streaming(lambda server: server.connection.send(LIES[lie])) as stream:
+        outcome = await anext(stream)
+        assert outcome.status.name == "CANCELLED"
+        with pytest.raises(ProtocolError):
+            await anext(stream)
+
+
+async def test_an_output_that_does_not_fill_its_shape() -> None:
+    async with streaming(
+        lambda server: server.connection.send(outcome(outputs=output(size_bytes=12), count=1))
+    ) as stream:
+        got = await anext(stream)
+        with pytest.raises(ProtocolError, match="12 bytes do not fill"):
+            _ = got.outputs
+
+
+async def test_a_server_that_is_gone() -> None:
+    async with streaming(lambda server: server.connection.close()) as stream:
+        assert "connection lost" in (await anext(stream)).reason
+        with pytest.raises(ServerUnavailable):
+            await anext(stream)
+
+
+async def test_an_end_of_a_reason_that_is_not_known() -> None:
+    end = bytes([local_wire.END]) + b'{"reason": "NEW", "text": "something new", "metadata": {"a": 1}}'
+    async with streaming(lambda server: server.connection.send(end)) as stream:
+        await anext(stream)
+        with pytest.raises(DulyError, match="something new") as ended:
+            await anext(stream)
+        assert (ended.value.reason, ended.value.metadata) == ("NEW", {"a": "1"})
