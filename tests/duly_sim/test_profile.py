@@ -2,7 +2,7 @@
 
 import pytest
 
-from duly_sim.research.profile.samples import shares
+from duly_sim.research.profile.samples import SAMPLES_PER_S, shared_out, stages_s
 from duly_sim.research.profile.stages import LOOP, STAGES, stage_of
 
 RUN = "run_until_complete (uvloop/loop.pyx:1)"
@@ -34,6 +34,12 @@ def test_a_sample_belongs_to_its_innermost_stage(stack: list[str], stage: str) -
     assert stage == LOOP or stage in {each.name for each in STAGES}
 
 
-def test_shares_are_those_of_all_samples() -> None:
-    lines = [f"{RUN} 1", f"{RUN};{READ} 2", f"{RUN};{READ};somewhere (else.py:1) 1"]
-    assert shares(lines) == {LOOP: 0.25, "gRPC's read and write, and what they wake": 0.75}
+GRPC = "gRPC's read and write, and what they wake"
+
+
+def test_the_loop_has_the_time_that_no_stage_has_and_none_in_which_it_waits() -> None:
+    found = stages_s([f"{RUN} 600", f"{RUN};{READ} 30", f"{RUN};{READ};somewhere (else.py:1) 10"])
+    assert found == {LOOP: 600 / SAMPLES_PER_S, GRPC: 40 / SAMPLES_PER_S}
+    assert shared_out(found, main_s=0.25) == pytest.approx({LOOP: 0.15, GRPC: 0.1})
+    assert shared_out(found, main_s=0.05) == pytest.approx({LOOP: 0.0, GRPC: 0.05}), "it was found to run, and did not"
+    assert shared_out({}, main_s=0.05) == {LOOP: 0.05}

@@ -23,7 +23,7 @@ from duly_sim.research.bench import client as load_client
 from duly_sim.research.bench import servers
 from duly_sim.research.bench.client import ClientError, Load, LoadClient
 from duly_sim.research.bench.parts import BUSY, MESSAGES
-from duly_sim.research.profile.samples import ProfileError, Sampler, times
+from duly_sim.research.profile.samples import ProfileError, Sampler, shared_out, times
 from duly_sim.research.profile.stages import LOOP, STAGES
 
 OTHERS = "threads of gRPC"
@@ -46,8 +46,11 @@ def spent_us(client: LoadClient, server: OwnServer, load: Load, seconds: float) 
     after = times(server.pid)
     workers_s = _cpu_s(worker_pids) - workers_s
     us = 1e6 / result.answered
-    found = {stage: share * (after.main_s - before.main_s) * us for stage, share in sampler.shares.items()}
-    return found | {OTHERS: (after.others_s - before.others_s) * us, WORKER: workers_s * us}
+    shared = shared_out(sampler.stages_s, after.main_s - before.main_s)
+    return {stage: spent_s * us for stage, spent_s in shared.items()} | {
+        OTHERS: (after.others_s - before.others_s) * us,
+        WORKER: workers_s * us,
+    }
 
 
 def _cpu_s(pids: list[int]) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from duly_sim.research.profile.stages import stage_of
+from duly_sim.research.profile.stages import LOOP, stage_of
 
 SAMPLES_PER_S = 400
 END_S_MAX = 60.0
@@ -38,13 +38,13 @@ def times(pid: int) -> Times:
 
 
 class Sampler:
-    """Samples the main thread of a process while a `with` block runs; `shares` then has what it did."""
+    """Samples the main thread of a process while a `with` block runs; `stages_s` then has what it did."""
 
     def __init__(self, pid: int, seconds: float) -> None:
         self._pid = pid
         self._seconds = seconds
-        self.shares: dict[str, float] = {}
-        """The share of each stage of the samples in which the thread ran."""
+        self.stages_s: dict[str, float] = {}
+        """How long the thread was found in each stage, in seconds."""
 
     def __enter__(self) -> "Sampler":
         self._folder = tempfile.TemporaryDirectory(prefix="duly-profile-")
@@ -63,17 +63,25 @@ class Sampler:
             said = self._spy.communicate(timeout=END_S_MAX)[1]
             if not self._file.exists():
                 raise ProfileError(f"py-spy could not look at the server: {said.strip()[-500:]}")
-            self.shares = shares(self._file.read_text(encoding="utf-8").splitlines())
+            self.stages_s = stages_s(self._file.read_text(encoding="utf-8").splitlines())
         finally:
             self._spy.kill()
             self._folder.cleanup()
 
 
-def shares(lines: list[str]) -> dict[str, float]:
-    """The share of each stage of these samples: "frame;frame;... count" a line, the outermost frame first."""
+def stages_s(lines: list[str]) -> dict[str, float]:
+    """How long each stage was sampled, in seconds: "frame;frame;... count" a line, the outermost frame first."""
     counts: Counter[str] = Counter()
     for line in lines:
         stack, _, count = line.rpartition(" ")
         counts[stage_of(stack.split(";"))] += int(count)
-    total = counts.total()
-    return {stage: count / total for stage, count in counts.items()}
+    return {stage: count / SAMPLES_PER_S for stage, count in counts.items()}
+
+
+def shared_out(stages_s: dict[str, float], main_s: float) -> dict[str, float]:
+    """Shares out the processor time of the thread, in seconds. The event loop has what no other stage has: it is also
+    sampled where it waits, and then takes none. Samples of a thread that another keeps from running count too much.
+    """
+    found = {stage: spent_s for stage, spent_s in stages_s.items() if stage != LOOP}
+    scale = min(1.0, main_s / (sum(found.values()) or 1.0))
+    return {stage: spent_s * scale for stage, spent_s in found.items()} | {LOOP: main_s - sum(found.values()) * scale}
