@@ -12,6 +12,7 @@ from duly_client import BlockingClient, Client, ClientTooSlow, InvalidRequest, O
 from duly_client import sending as sending_module
 from tests.client.scripted_server import OpenedStream, ScriptedServer, echo, on_time, serving
 
+pytestmark = pytest.mark.usefixtures("either_way")
 X = np.arange(4, dtype=np.float32)
 XS = [X + nth for nth in range(10)]
 HOUR_NS = 3600 * 10**9
@@ -70,6 +71,9 @@ async def test_what_is_asked_holds_for_each_frame() -> None:
             await stream.send_many(XS[:2], capture_times_ns=times_ns)
         with pytest.raises(ValueError, match="budget_ms"):
             await stream.send_many(XS[:2], budget_ms=-1)
+        for wrong, kind in ((0, ValueError), (1 << 63, ValueError), (1.5, TypeError)):
+            with pytest.raises(kind, match="frame 1 of 2"):
+                await stream.send_many(XS[:2], capture_times_ns=[times_ns[0], wrong])  # type: ignore[list-item]
     assert [frame.capture_time_unix_nano for frame in server.frames] == times_ns
     assert all(frame.budget_nano == 7_000_000 and frame.must_run for frame in server.frames)
 

@@ -5,6 +5,7 @@ frame is given its id when it is sent, so that ids increase on the wire whoever 
 """
 
 import asyncio
+import operator
 import random
 import time
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from duly_client.wall_clock import WallClock
 
 UNREAD_WAIT_S = 10.0
 """How long `send` waits for an application that reads no outcomes."""
+UNIX_NS_END = 1 << 63
+"""The first time that the protocol cannot state."""
 TOGETHER_BYTES_MAX = 4 << 20
 """Bytes of a message with several frames; one that is larger goes alone."""
 TOGETHER_FRAMES_MAX = 1024
@@ -104,13 +107,14 @@ class Sender:
     def frame(self, asked: Asked, payload: Payload, encoding: Encoding | None, capture_time_ns: int | None) -> Frame:
         """Makes a frame. Raises TypeError and ValueError where it cannot be sent."""
         terms = self._agreed()
-        if capture_time_ns is not None and capture_time_ns <= 0:
-            raise ValueError(f"capture_time_ns must be positive: {capture_time_ns}")
+        captured_ns = asked.wall_ns if capture_time_ns is None else operator.index(capture_time_ns)
+        if not 0 < captured_ns < UNIX_NS_END:
+            raise ValueError(f"capture_time_ns must be positive, in nanoseconds since 1970: {capture_time_ns}")
         inputs = wire.inputs_of(payload, encoding, terms.inputs if self.check else None)
         size = wire.FRAME_FIELDS_BYTES_MAX + inputs.size
         if self.check and 0 < terms.message_bytes_max < size and self._connection is not None:
             raise ValueError(f"the frame takes {size} bytes; {self._connection.most}")
-        return Frame(inputs, asked.wall_ns if capture_time_ns is None else capture_time_ns)
+        return Frame(inputs, captured_ns)
 
     async def loan(self, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> Array:
         """Returns an array to be filled and sent, once there is room for it. Raises what ended the stream."""

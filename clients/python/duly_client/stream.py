@@ -228,7 +228,8 @@ class Stream:
             try:
                 frames.append(self._sender.frame(asked, payload, encoding, capture_time_ns))
             except (TypeError, ValueError) as error:
-                raise type(error)(f"frame {nth} of {len(payloads)}: {error}") from error
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"frame {nth} of {len(payloads)}: {error}") from error
         return await self._sender.send(frames, asked, within_credit=True)
 
     async def loan(self, shape: tuple[int, ...] | None = None, *, name: str | None = None) -> Array:
