@@ -57,7 +57,7 @@ async def test_what_may_pass_is_tried_again(code: grpc.StatusCode, reason: str, 
 @pytest.mark.parametrize(("code", "reason", "kind"), PASSES)
 async def test_what_does_not_pass_in_time_is_raised(code: grpc.StatusCode, reason: str, kind: type[DulyError]) -> None:
     server = ScriptedServer(refusing(code, reason))
-    async with serving(server) as target, Client(target, open_timeout_s=1.0) as client:
+    async with serving(server) as target, Client(target, open_timeout_s=2.0) as client:
         with pytest.raises(kind, match=f"it is {reason}") as caught:
             async with client.stream("echo"):
                 pytest.fail("opened")

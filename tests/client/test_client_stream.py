@@ -12,6 +12,7 @@ from duly.v1 import inference_pb2
 from duly_client import Advice, Client, InvalidRequest, ProtocolError, Status, StreamRefused
 from tests.client.scripted_server import OpenedStream, ScriptedServer, echo, echo_frames, on_time, refuse, serving
 
+pytestmark = pytest.mark.usefixtures("either_way")
 X = np.arange(4, dtype=np.float32)
 
 

@@ -5,7 +5,8 @@ call ends; where the server ends the call during a write, the server's status is
 before is lost. The operations beneath are coroutines, too, which begin at their first step and give a future that is
 done when they can go on. So a write begins at once, in whoever asks for it, and no task waits for it.
 
-Nothing else knows these operations, which are not part of grpc.aio's interface.
+Nothing else knows these operations, which are not part of grpc.aio's interface. With a version of it that has others,
+all goes through its interface, with the above.
 """
 
 import asyncio
@@ -16,6 +17,25 @@ from typing import Any
 
 import grpc
 
+_OPERATIONS = ("receive_serialized_message", "send_serialized_message", "send_receive_close")
+_OVER = (grpc.aio.InternalError, grpc.aio.AioRpcError, asyncio.InvalidStateError)
+"""What a write raises whose call is over, beneath grpc.aio's interface or through it."""
+
+
+class _Interface:
+    """The operations by what grpc.aio promises."""
+
+    def __init__(self, call: "grpc.aio.StreamStreamCall[Any, Any]") -> None:
+        self._call = call
+        self.send_serialized_message = call.write
+        self.send_receive_close = call.done_writing
+
+    async def receive_serialized_message(self) -> object:
+        try:
+            return await self._call.read()
+        except grpc.aio.AioRpcError:
+            return grpc.aio.EOF
+
 
 class Call:
     """A call whose messages are bytes. `on_written` is called when what `write` or `half_close` began is done (True) or
@@ -24,7 +44,9 @@ class Call:
 
     def __init__(self, call: "grpc.aio.StreamStreamCall[Any, Any]", on_written: Callable[[bool], None]) -> None:
         self._call = call
-        self._operations: Any = call._cython_call  # type: ignore[attr-defined]
+        operations: Any = getattr(call, "_cython_call", None)
+        beneath = all(hasattr(operations, name) for name in _OPERATIONS)
+        self._operations: Any = operations if beneath else _Interface(call)
         self.receive: Callable[[], Coroutine[Any, None, Any]] = self._operations.receive_serialized_message
         """Returns the next message, or grpc.aio.EOF: then `ended` says why."""
         self._on_written = on_written
@@ -33,7 +55,7 @@ class Call:
     async def first_exchange(self, message: bytes) -> bytes | None:
         """Writes the first message and returns the server's first; None: it ended the call instead, see `ended`."""
         await self._call.wait_for_connection()
-        with contextlib.suppress(grpc.aio.InternalError):  # the call is over already; reading raises why
+        with contextlib.suppress(*_OVER):  # the call is over already; reading raises why
             await self._operations.send_serialized_message(message)
         first = await self._call.read()
         return first if isinstance(first, bytes) else None
@@ -60,7 +82,7 @@ class Call:
             self._writing = waits_for = operation.send(None)
         except StopIteration:
             self._on_written(True)
-        except grpc.aio.InternalError:
+        except _OVER:
             self._on_written(False)
         else:
             waits_for.add_done_callback(functools.partial(self._step, operation))
