@@ -14,11 +14,11 @@ CARRY_OUT = "_carry_out (/here/server/duly/runtime/driver.py:330)"
     ("stack", "stage"),
     [
         ([RUN], LOOP),
-        ([RUN, READ], "gRPC's read and write, and what they wake"),
+        ([RUN, READ], "gRPC's read and write"),
         ([RUN, READ, "payload (duly/rpc/duly_v1/codec.py:60)", "loads (json.py:1)"], "bytes to frames"),
         ([RUN, READ, "write (duly/rpc/duly_v1/outcome_writer.py:60)"], "outcomes to bytes"),
-        ([RUN, READ, "take (duly/streams/stream.py:210)"], "a frame's place, clock and limits"),
-        ([RUN, READ, "next (duly/streams/stream.py:420)"], "what is to be written: order, limits, verdicts"),
+        ([RUN, READ, "take (duly/streams/stream.py:210)"], "place, clock and limits of frames"),
+        ([RUN, READ, "next (duly/streams/stream.py:420)"], "order, limits and verdicts of outcomes"),
         ([RUN, CARRY_OUT, "step (duly/core/scheduler.py:120)"], "scheduler: all else"),
         (
             [RUN, CARRY_OUT, "step (duly/core/scheduler.py:120)", "_fit (duly/core/timing/profile.py:9)"],
@@ -26,7 +26,7 @@ CARRY_OUT = "_carry_out (/here/server/duly/runtime/driver.py:330)"
         ),
         ([RUN, CARRY_OUT, "event (duly/runtime/flight_recorder.py:120)"], "flight recorder"),
         ([RUN, CARRY_OUT, "_begin (duly/runtime/worker_process.py:1)"], "to the worker and back"),
-        ([RUN, CARRY_OUT], "driver: between the stream, the scheduler and the worker"),
+        ([RUN, CARRY_OUT], "driver"),
     ],
 )
 def test_a_sample_belongs_to_its_innermost_stage(stack: list[str], stage: str) -> None:
@@ -34,7 +34,7 @@ def test_a_sample_belongs_to_its_innermost_stage(stack: list[str], stage: str) -
     assert stage == LOOP or stage in {each.name for each in STAGES}
 
 
-GRPC = "gRPC's read and write, and what they wake"
+GRPC = "gRPC's read and write"
 
 
 def test_the_loop_has_the_time_that_no_stage_has_and_none_in_which_it_waits() -> None:

@@ -29,10 +29,11 @@ from duly_sim.research.profile.stages import LOOP, STAGES
 OTHERS = "threads of gRPC"
 WORKER = "worker"
 LOADS = {
-    "one frame in flight": Load(servers.SMALL.name, servers.SMALL.frame_bytes),
-    "16 streams x 8": BUSY,
-    "16 streams x 32, 16 frames a message": MESSAGES,
+    "1 x 1": Load(servers.SMALL.name, servers.SMALL.frame_bytes),
+    "16 x 8": BUSY,
+    "16 x 32": MESSAGES,
 }
+"""Streams x frames in flight of each; with 32 there are 16 frames in a message."""
 WARMUP_S = 1.0
 
 
@@ -65,7 +66,8 @@ def _stages() -> Iterator[str]:
 
 def table(columns: dict[str, dict[str, float]]) -> Table:
     """The stages as rows, and their sum."""
-    grid = terminal_table("Processor time of a frame in µs", ["stage"], list(columns))
+    title = "Processor time of a frame in µs, by streams x frames in flight"
+    grid = terminal_table(title, ["stage"], list(columns))
     for stage in _stages():
         grid.add_row(stage, *(f"{column.get(stage, 0.0):.1f}" for column in columns.values()))
     grid.add_row("all", *(f"{sum(column.values()):.1f}" for column in columns.values()))

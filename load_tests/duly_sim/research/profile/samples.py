@@ -49,7 +49,7 @@ class Sampler:
     def __enter__(self) -> "Sampler":
         self._folder = tempfile.TemporaryDirectory(prefix="duly-profile-")
         self._file = Path(self._folder.name) / "samples"
-        command = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw", "--nonblocking"]
+        command = [str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw"]
         command += ["--rate", str(SAMPLES_PER_S), "--duration", str(max(1, round(self._seconds)))]
         command += ["--pid", str(self._pid), "--output", str(self._file)]
         try:

@@ -16,7 +16,7 @@ def _files(*names: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 STAGES = (
-    Stage("gRPC's read and write, and what they wake", _files("duly/rpc/duly_v1/inference_service.py")),
+    Stage("gRPC's read and write", _files("duly/rpc/duly_v1/inference_service.py")),
     Stage(
         "outcomes to bytes",
         (
@@ -35,7 +35,7 @@ STAGES = (
         ),
     ),
     Stage(
-        "what is to be written: order, limits, verdicts",
+        "order, limits and verdicts of outcomes",
         (
             ("duly/streams/stream.py", ("deliver", "next", "written")),
             *_files(
@@ -47,7 +47,7 @@ STAGES = (
             ),
         ),
     ),
-    Stage("a frame's place, clock and limits", _files("duly/streams/")),
+    Stage("place, clock and limits of frames", _files("duly/streams/")),
     Stage("scheduler: learning of run times", _files("duly/core/timing/")),
     Stage("scheduler: all else", _files("duly/core/")),
     Stage(
@@ -57,7 +57,7 @@ STAGES = (
         "to the worker and back",
         _files("duly/runtime/worker_process.py", "duly/runtime/answers.py", "duly/worker/channel.py"),
     ),
-    Stage("driver: between the stream, the scheduler and the worker", _files("duly/runtime/")),
+    Stage("driver", _files("duly/runtime/")),
 )
 LOOP = "event loop and all else"
 
