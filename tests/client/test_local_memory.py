@@ -70,6 +70,55 @@ def test_what_is_lent_comes_back_when_nobody_has_it_any_more() -> None:
     assert memory.take(SIZE) == 0
 
 
+def test_what_was_given_back_is_put_together_where_a_larger_frame_needs_the_room() -> None:
+    memory = FrameMemory(mmap.mmap(-1, SIZE))
+    taken = [memory.take(SIZE // 4) for _ in range(4)]
+    assert not memory.has_room(1)
+    for offset in taken[:2]:
+        memory.give_back(offset)
+    assert memory.has_room(SIZE // 4)
+    assert memory.has_room(SIZE // 2)
+    assert not memory.has_room(SIZE // 2 + 1)
+    assert memory.take(SIZE // 2) == 0
+
+
+# ---- outcomes ----
+
+TEXT = st.text(max_size=5)
+OUTCOMES = st.tuples(
+    st.integers(0, 2**64 - 1),
+    st.lists(st.integers(0, 8), min_size=1, max_size=1) | st.lists(st.integers(0, 8)),
+    TEXT,
+    TEXT,
+    TEXT,
+)
+Read = tuple[int, list[int], str, str, str]
+
+
+@given(groups=st.lists(st.tuples(OUTCOMES, st.integers(1, 3)), max_size=4))
+def test_outcomes_are_read_alike_or_not(groups: list[tuple[Read, int]]) -> None:
+    area = memoryview(bytearray(range(1, 200)))
+    reader = local_wire.OutcomeReader(area, [tensor_pb2.TensorSpec(name="y")])
+    outcomes = [outcome for outcome, times in groups for _ in range(times)]
+    message = local_wire.OUTCOMES_HEAD.pack(local_wire.OUTCOMES, len(outcomes), 0, 64)
+    for frame_id, sizes, *texts in outcomes:
+        encoded = [text.encode() for text in texts]
+        message += local_wire.OUTCOME.pack(frame_id, 2, *range(7), 1, 16, len(sizes), *map(len, encoded))
+        for at, size in enumerate(sizes):
+            message += output(64 + at, size, kind=5)
+        message += b"".join(encoded) + bytes(-sum(map(len, encoded)) % local_wire.TEXT_ALIGNMENT)
+    read = reader.outcomes(message)
+    assert [(each.frame_id, each.version, each.variant, each.reason) for each in read] == [
+        (frame_id, *texts) for frame_id, _, *texts in outcomes
+    ]
+    for each, (_, sizes, *_) in zip(read, outcomes, strict=True):
+        assert (each.slack_nano, each.status, each.batch_size) == (2, 1, 16)
+        assert each.timing == tuple(range(7))
+        assert list(each.outputs) == [
+            ("y", 5, (4,), bytes(range(65 + at, 65 + at + size))) for at, size in enumerate(sizes)
+        ]
+
+
 # ---- a server that lies ----
 
 

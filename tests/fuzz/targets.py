@@ -177,7 +177,7 @@ def local_frames(data: bytes) -> None:
         return
     for _, _, _, _, tensors, size_bytes, encoded_bytes in frames:
         assert encoded_bytes <= size_bytes
-        assert all(offset + length <= LOCAL_AREA_BYTES for offset, length, *_ in tensors)
+        assert all(offset + rest[0] <= LOCAL_AREA_BYTES for offset, rest in tensors)
         with contextlib.suppress(InvalidFrame):
             payload = reader.payload(SIGNATURE, tensors)
             for each, spec in zip(payload, SIGNATURE.inputs, strict=True):

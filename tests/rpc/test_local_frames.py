@@ -64,7 +64,7 @@ def test_frames_come_back_and_no_message_that_is_cut_off_does(area: FrameArea, f
             captured_ns,
             budget_ns,
             bool(flags & MUST_RUN),
-            tensors,
+            [(tensor[0], tensor[1:]) for tensor in tensors],
             sum(tensor[1] for tensor in tensors),
             sum(tensor[1] for tensor in tensors if tensor[3] >= ENCODED),
         )
@@ -84,14 +84,14 @@ def test_any_bytes_are_frames_within_the_memory_or_refused(area: FrameArea, mess
         assert 0 < len(frames) <= FRAMES_MAX
         tensors = [tensor for frame in frames for tensor in frame[4]]
         assert FRAMES_HEAD.size + FRAME.size * len(frames) + TENSOR.size * len(tensors) == len(message)
-        assert all(offset + size <= AREA_BYTES and index < 2 for offset, size, index, *_ in tensors)
+        assert all(offset + size <= AREA_BYTES and index < 2 for offset, (size, index, *_) in tensors)
 
 
 @given(tensors=st.lists(TENSORS, max_size=3))
 def test_a_payload_is_what_lies_there_or_the_frame_is_invalid(area: FrameArea, tensors: list[tuple[int, ...]]) -> None:
     reader = FrameReader(SIGNATURE, area)
     try:
-        payload = reader.payload(SIGNATURE, tensors)
+        payload = reader.payload(SIGNATURE, [(tensor[0], tensor[1:]) for tensor in tensors])
     except InvalidFrame:
         return
     by_input = {tensor[2]: tensor for tensor in tensors}
@@ -100,3 +100,21 @@ def test_a_payload_is_what_lies_there_or_the_frame_is_invalid(area: FrameArea, t
         offset, size = by_input[index][:2]
         assert data == os.pread(area.fd, size, offset)
         assert size <= SIGNATURE.inputs[index].bytes_max
+
+
+@given(tensors=st.lists(st.tuples(st.integers(0, AREA_BYTES // 2), TENSORS), min_size=2, max_size=8))
+def test_what_was_read_before_makes_no_difference(area: FrameArea, tensors: list[tuple[int, tuple[int, ...]]]) -> None:
+    signature = SIGNATURE.model_copy(update={"inputs": SIGNATURE.inputs[:1]})
+    whole = (0, 8, 0, 0, 2, 4, 2, *[0] * 6)
+    reader = FrameReader(signature, area)
+    for offset, (_, *rest) in [(0, whole), *tensors, (8, whole), (9, whole)]:
+        message = message_of([(1, 0, 0, 0, [(offset, *rest)])])
+        read = []
+        for each in (reader, FrameReader(signature, area)):
+            ((*_, described, _, _),) = each.described(memoryview(message))
+            try:
+                read.append(tuple(each.payload(signature, described)))
+            except InvalidFrame as error:
+                read.append(str(error))
+        assert read[0] == read[1]
+    assert read[0] == ((0, (4, 2), bytes(range(9, 17))),)

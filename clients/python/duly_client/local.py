@@ -69,6 +69,8 @@ class LocalConnection:
         """Where the frames in flight lie."""
         self._inputs: dict[str, int] = {}
         """The places of the inputs, by name."""
+        self._tail: tuple[object, int, bytes] = (None, 0, b"")
+        """What the last input was, as described and in bytes, and what was said of it."""
         self._queue: deque[bytes] = deque()
         """Frames that go out together, or wait for the socket to have room."""
         self._later: deque[bytes] = deque()
@@ -77,6 +79,10 @@ class LocalConnection:
         """How many frames were put in this turn of the loop."""
         self._blocked = False
         self._flushed: asyncio.Future[None] | None = None
+        self.take_at_once: Callable[[Sequence[OutcomeMessage]], bool] | None = None
+        """Takes outcomes while nobody but a `read` waits for them, which need not wake up for that. It returns whether
+        more may come; where not, `read` returns as if it had read none. Raises ProtocolError.
+        """
         self._received: deque[Advice | Sequence[OutcomeMessage]] = deque()
         self._reading = False
         self._waiting: asyncio.Future[None] | None = None
@@ -167,10 +173,15 @@ class LocalConnection:
         ValueError where one is too large.
         """
         for frame_id, captured_ns, inputs in frames:
-            described = inputs.described
-            parts = [local_wire.frame_head(frame_id, captured_ns, budget_ns, must_run, len(described))]
-            self._blocks[frame_id] = self._write(inputs, parts)
-            self._queue.append(b"".join(parts))
+            if len(inputs.described) == 1:
+                block, tail = self._write_one(inputs)
+                frame = local_wire.frame_of_one(frame_id, captured_ns, budget_ns, must_run, block, tail)
+            else:
+                parts = [local_wire.frame_head(frame_id, captured_ns, budget_ns, must_run, len(inputs.described))]
+                block = self._write(inputs, parts)
+                frame = b"".join(parts)
+            self._blocks[frame_id] = block
+            self._queue.append(frame)
         if self._over:
             return  # reading says why
         if not self._in_turn:
@@ -179,20 +190,28 @@ class LocalConnection:
         if self._in_turn == len(frames) or len(self._queue) >= HAND_OVER_FRAMES:
             self._flush()
 
+    def _write_one(self, inputs: wire.Inputs) -> tuple[int, bytes]:
+        """Puts a frame's only input into shared memory. Returns where it lies, and the tail of what to say of it."""
+        memory = self._memory
+        assert memory is not None
+        data, described = inputs.pieces[1], inputs.described[0]
+        size_bytes = data.nbytes if isinstance(data, np.ndarray) else len(data)
+        before, before_bytes, tail = self._tail
+        if described is not before or size_bytes != before_bytes:
+            name, kind, shape = described
+            tail = local_wire.tensor_tail(size_bytes, self._inputs.get(name, 0xFFFF), kind, shape)
+            self._tail = described, size_bytes, tail
+        block = memory.sent(data) if isinstance(data, np.ndarray) else -1
+        if block < 0:
+            block = self._room(size_bytes)
+            memory.write(block, data, size_bytes)
+        return block, tail
+
     def _write(self, inputs: wire.Inputs, parts: list[bytes]) -> int:
         """Puts inputs into shared memory, and what to say of them into `parts`. Returns where they lie."""
         memory = self._memory
         assert memory is not None
         pieces, described = inputs.pieces, inputs.described
-        if len(described) == 1:
-            data = pieces[1]
-            size_bytes = data.nbytes if isinstance(data, np.ndarray) else len(data)
-            block = memory.sent(data) if isinstance(data, np.ndarray) else -1
-            if block < 0:
-                block = self._room(size_bytes)
-                memory.write(block, data, size_bytes)
-            parts.append(self._tensor(described[0], block, size_bytes))
-            return block
         sizes = [data.nbytes if isinstance(data, np.ndarray) else len(data) for data in pieces[1::2]]
         block = offset = self._room(sum([-(-size // _WITHIN) * _WITHIN for size in sizes]))
         for each, data, size_bytes in zip(described, pieces[1::2], sizes, strict=True):
@@ -331,7 +350,10 @@ class LocalConnection:
                 block = blocks.pop(outcome.frame_id, None)
                 if block is not None:
                     memory.give_back(block)
-            self._received.append(outcomes)
+            if self.take_at_once is None or self._waiting is None or self._received:
+                self._received.append(outcomes)
+            elif not self.take_at_once(outcomes):
+                self._received.append(())
         elif kind == local_wire.RESPONSE:
             response = inference_pb2.StreamResponse.FromString(message[1:])
             if response.WhichOneof("response") == "advice":

@@ -19,15 +19,21 @@ def aligned(size_bytes: int) -> int:
 
 
 class FrameMemory:
-    """Shares out the memory for frames, first fit. What is taken is given back by its offset."""
+    """Shares out the memory for frames, first fit. What is taken is given back by its offset.
+
+    Frames of a stream are mostly alike, so what is given back is kept as it is for the next one of its size: that is
+    quick, and its pages are there. It is put together with what lies beside it when there is no other room.
+    """
 
     def __init__(self, area: mmap.mmap) -> None:
-        self.bytes = memoryview(area)
-        self.size_bytes = len(self.bytes)
+        self._area = area
+        self.size_bytes = len(area)
         self._address = np.frombuffer(area, np.uint8).__array_interface__["data"][0]
         self._taken: dict[int, int] = {}
         self._free: list[tuple[int, int]] = [(0, self.size_bytes)]
         """(offset, bytes) of what is free, by offset; no two of them touch."""
+        self._kept: dict[int, list[int]] = {}
+        """Offsets of what is free besides, by its bytes."""
         self._lent: dict[int, tuple[weakref.finalize[..., Array], int]] = {}
         """What was lent and not sent yet, and its bytes, by offset."""
         self._dropped: deque[int] = deque()
@@ -36,16 +42,27 @@ class FrameMemory:
     def has_room(self, size_bytes: int) -> bool:
         if self._dropped:
             self._take_back()
+        if self._kept.get(aligned(size_bytes)):
+            return True
         for _, free_bytes in self._free:
             if free_bytes >= size_bytes:
                 return True
-        return not self._taken
+        return (self._put_together() and self.has_room(size_bytes)) or not self._taken
 
     def take(self, size_bytes: int) -> int:
         """Returns the offset of so many bytes; -1: there are none in one piece."""
         if self._dropped:
             self._take_back()
-        wanted = aligned(max(size_bytes, 1))
+        wanted = aligned(size_bytes) or ALIGNMENT
+        kept = self._kept.get(wanted)
+        if kept:
+            offset = kept.pop()
+            self._taken[offset] = wanted
+            return offset
+        offset = self._first_fit(wanted)
+        return self._first_fit(wanted) if offset < 0 and self._put_together() else offset
+
+    def _first_fit(self, wanted: int) -> int:
         for index, (offset, free_bytes) in enumerate(self._free):
             if free_bytes >= wanted:
                 if free_bytes == wanted:
@@ -59,12 +76,26 @@ class FrameMemory:
     def write(self, offset: int, data: Any, size_bytes: int) -> None:
         """Copies an array, or bytes, to a place that was taken."""
         if size_bytes:
-            self.bytes[offset : offset + size_bytes] = memoryview(data).cast("B")
+            self._area[offset : offset + size_bytes] = data
 
     def give_back(self, offset: int) -> None:
         size_bytes = self._taken.pop(offset, 0)
-        if not size_bytes:
-            return
+        if size_bytes:
+            kept = self._kept.get(size_bytes)
+            if kept is None:
+                self._kept[size_bytes] = [offset]
+            else:
+                kept.append(offset)
+
+    def _put_together(self) -> bool:
+        """Puts what is kept together with what lies beside it. Returns whether there was anything."""
+        kept, self._kept = self._kept, {}
+        for size_bytes, offsets in kept.items():
+            for offset in offsets:
+                self._free_up(offset, size_bytes)
+        return bool(kept)
+
+    def _free_up(self, offset: int, size_bytes: int) -> None:
         free = self._free
         index = bisect_left(free, (offset, 0))
         if index < len(free) and free[index][0] == offset + size_bytes:
@@ -84,7 +115,7 @@ class FrameMemory:
         offset = self.take(size_bytes)
         if offset < 0:
             return None
-        root = np.frombuffer(self.bytes[offset : offset + size_bytes], dtype)
+        root = np.frombuffer(memoryview(self._area)[offset : offset + size_bytes], dtype)
         # Arrays that are made of it hold it as their base, so that it lives as long as the last of them.
         self._lent[offset] = weakref.finalize(root, self._dropped.append, offset), size_bytes
         return root.reshape(shape)

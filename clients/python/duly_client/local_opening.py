@@ -25,7 +25,7 @@ class Shared(NamedTuple):
     opened: inference_pb2.StreamOpened
     opened_bytes: int
     frames: mmap.mmap
-    outcomes: memoryview
+    outcomes: mmap.mmap
     read_fd: int
     """What the server is told by how much of its outcomes was read. It is the caller's to be closed."""
 
@@ -86,11 +86,12 @@ def _shared(message: bytes, fds: list[int], target: str) -> Shared:
         raise LocalUnavailable(f"the server speaks version {version} of the local transport, the client 1")
     try:
         frames = mmap.mmap(fds[0], frame_bytes)
-        outcomes = memoryview(mmap.mmap(fds[1], outcome_bytes, access=mmap.ACCESS_READ))
+        outcomes = mmap.mmap(fds[1], outcome_bytes, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise LocalUnavailable(f"the memory of {target} cannot be mapped: {error}") from error
     try:
-        opened = inference_pb2.StreamOpened.FromString(bytes(outcomes[local_wire.HEAD_BYTES :][:opened_bytes]))
+        end = local_wire.HEAD_BYTES + opened_bytes
+        opened = inference_pb2.StreamOpened.FromString(outcomes[local_wire.HEAD_BYTES : end])
     except DecodeError as error:
         raise ProtocolError("the stream began with what is no StreamOpened") from error
     return Shared(opened, opened_bytes, frames, outcomes, fds.pop())

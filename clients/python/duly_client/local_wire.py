@@ -1,6 +1,7 @@
 """The messages of the local transport, as docs/local.md explains them. All numbers are little-endian."""
 
 import json
+import mmap
 import struct
 from collections.abc import Sequence
 from struct import Struct
@@ -32,6 +33,19 @@ HEAD_BYTES = 64
 PART_WHOLE = Struct("<BxxxIQQ")
 TEXT_ALIGNMENT = 8
 
+_FRAME_OF_ONE = Struct(f"{FRAME.format}Q")
+"""A frame with one input, up to where the input lies."""
+_TIMES = Struct("<7q")
+_ANY_OUTCOME = Struct(f"<Qq{_TIMES.size}sBxHHHHHxxxx")
+"""OUTCOME, with its times left as they are."""
+_PLACE = Struct("<QI")
+_DESCRIBED = Struct(f"<{TENSOR.format.removeprefix(_PLACE.format)}")
+"""TENSOR in two parts: where it lies, and what it is."""
+_OUTCOME_OF_ONE = Struct(f"{_ANY_OUTCOME.format}QI{_DESCRIBED.size}s")
+"""An outcome with one output, whose description is left as it is."""
+_KNOWN_MAX = 64
+_new = tuple.__new__
+"""Makes what has names in half of the time that calling its class takes."""
 _PAD = tuple((0,) * (EXTENTS - n) for n in range(EXTENTS + 1))
 
 
@@ -67,11 +81,11 @@ class LocalOutcome(NamedTuple):
     variant: str
     reason: str
     outputs: Sequence[LocalTensor]
-    times: Sequence[int]
+    times: bytes
 
     @property
     def timing(self) -> LocalTiming:
-        return LocalTiming(*self.times)
+        return LocalTiming(*_TIMES.unpack(self.times))
 
 
 def open_message(request: inference_pb2.OpenStream, token: str, memory_bytes: int) -> bytes:
@@ -90,6 +104,16 @@ def tensor(offset: int, size_bytes: int, index: int, kind: int, shape: tuple[int
     return TENSOR.pack(offset, size_bytes, index, kind, len(shape), *shape, *_PAD[len(shape)])
 
 
+def frame_of_one(frame_id: int, captured_ns: int, budget_ns: int, must_run: bool, offset: int, tail: bytes) -> bytes:
+    """A frame with one input. `tail`: what `tensor_tail` says of the input."""
+    return _FRAME_OF_ONE.pack(frame_id, captured_ns, budget_ns, MUST_RUN if must_run else 0, 1, 0, offset) + tail
+
+
+def tensor_tail(size_bytes: int, index: int, kind: int, shape: tuple[int, ...]) -> bytes:
+    """All that is said of an input but where it lies, which is the same for most frames of a stream."""
+    return tensor(0, size_bytes, index, kind, shape)[8:]
+
+
 def frames_message(frames: Sequence[bytes]) -> bytes:
     return b"".join((FRAMES_HEAD.pack(FRAMES, len(frames), 0), *frames))
 
@@ -97,17 +121,22 @@ def frames_message(frames: Sequence[bytes]) -> bytes:
 class OutcomeReader:
     """Reads the messages with outcomes, whose outputs lie in memory that is shared with the server."""
 
-    def __init__(self, area: memoryview, outputs: Sequence[tensor_pb2.TensorSpec]) -> None:
+    def __init__(self, area: mmap.mmap | memoryview, outputs: Sequence[tensor_pb2.TensorSpec]) -> None:
         """`outputs`: what the server sends, in its order."""
         self._area = area
+        self._texts: dict[tuple[int, bytes], tuple[str, str]] = {}
+        """Version and variant, by the bytes of the former and the text of both."""
         self.name_outputs(outputs)
-        self._names: dict[bytes, str] = {b"": ""}
+        self._record = Struct(f"{_OUTCOME_OF_ONE.format}0s")
+        """The newest outcome with one output, with its texts."""
         self._parts = bytearray()
         self.position = 0
         """Up to where the area was filled with what has been read."""
 
     def name_outputs(self, outputs: Sequence[tensor_pb2.TensorSpec]) -> None:
         self._outputs = [output.name for output in outputs]
+        self._described: dict[bytes, tuple[str, int, tuple[int, ...]]] = {}
+        """Name, kind and shape of outputs, by what messages say of them."""
 
     def part(self, message: bytes) -> None:
         """Takes a piece of outputs that are too large for the area. Raises ProtocolError."""
@@ -123,11 +152,13 @@ class OutcomeReader:
         """Returns the outcomes of a message, with their outputs copied. Raises ProtocolError."""
         try:
             _, count, flags, position = OUTCOMES_HEAD.unpack_from(message)
-            at, outcomes = OUTCOMES_HEAD.size, []
             area = memoryview(self._parts) if flags & ASSEMBLED else self._area
-            for _ in range(count):
-                outcome, at = self._outcome(message, at, area)
-                outcomes.append(outcome)
+            outcomes = self._alike(message, count, area)
+            if outcomes is None:
+                at, outcomes = OUTCOMES_HEAD.size, []
+                for _ in range(count):
+                    outcome, at = self._outcome(message, at, area)
+                    outcomes.append(outcome)
         except (struct.error, UnicodeDecodeError) as error:
             raise ProtocolError(f"a message with outcomes makes no sense: {error}") from error
         self._check_alive()
@@ -136,54 +167,99 @@ class OutcomeReader:
         self.position = position
         return outcomes
 
-    def _outcome(self, message: bytes, at: int, area: memoryview) -> tuple[LocalOutcome, int]:
-        frame_id, slack_ns, *rest = OUTCOME.unpack_from(message, at)
-        at += OUTCOME.size
-        status, batch_size, outputs, version_bytes, variant_bytes, reason_bytes = rest[7:]
-        tensors: Sequence[LocalTensor] = ()
-        if outputs:
-            tensors = []
-            for _ in range(outputs):
-                offset, size_bytes, index, kind, dimensions, *extents = TENSOR.unpack_from(message, at)
-                at += TENSOR.size
-                if index >= len(self._outputs):
-                    raise ProtocolError(f"an outcome has output {index}, there are {len(self._outputs)}")
-                data = self._data(area, offset, size_bytes)
-                tensors.append(LocalTensor(self._outputs[index], kind, tuple(extents[:dimensions]), data))
-        variant_at, reason_at = at + version_bytes, at + version_bytes + variant_bytes
-        end = reason_at + reason_bytes
-        if end > len(message):
-            raise ProtocolError("an outcome ends beyond its message")
-        outcome = LocalOutcome(
+    def _alike(self, message: bytes, count: int, area: mmap.mmap | memoryview) -> list[LocalOutcome] | None:
+        """Returns the outcomes of a message all of which take the same room, with one output and no reason each, as
+        nearly always; None: it is another one.
+        """
+        record_bytes, left = divmod(len(message) - OUTCOMES_HEAD.size, count or 1)
+        text_bytes = record_bytes - _OUTCOME_OF_ONE.size
+        if left or text_bytes < 0:
+            return None
+        if record_bytes != self._record.size:
+            self._record = Struct(f"{_OUTCOME_OF_ONE.format}{text_bytes}s")
+        outcomes = []
+        for (
             frame_id,
-            status,
             slack_ns,
+            times,
+            status,
             batch_size,
-            self._name(message[at:variant_at]),
-            self._name(message[variant_at:reason_at]),
-            message[reason_at:end].decode() if reason_bytes else "",
             tensors,
-            rest[:7],
-        )
-        return outcome, end + -(end - at) % TEXT_ALIGNMENT
+            version_bytes,
+            variant_bytes,
+            reason_bytes,
+            offset,
+            size_bytes,
+            described,
+            text,
+        ) in self._record.iter_unpack(memoryview(message)[OUTCOMES_HEAD.size :]):
+            reason_at = version_bytes + variant_bytes
+            if tensors != 1 or reason_bytes or reason_at + -reason_at % TEXT_ALIGNMENT != text_bytes:
+                return None
+            name, kind, shape = self._described.get(described) or self._describe(described)
+            text = text[:reason_at]
+            version, variant = self._texts.get((version_bytes, text)) or self._names(version_bytes, text)
+            outputs = (_new(LocalTensor, (name, kind, shape, self._data(area, offset, size_bytes))),)
+            outcomes.append(
+                _new(LocalOutcome, (frame_id, status, slack_ns, batch_size, version, variant, "", outputs, times))
+            )
+        return outcomes
+
+    def _outcome(self, message: bytes, at: int, area: mmap.mmap | memoryview) -> tuple[LocalOutcome, int]:
+        """Returns the outcome at `at`, and where the next one begins."""
+        values = _ANY_OUTCOME.unpack_from(message, at)
+        frame_id, slack_ns, times, status, batch_size, count, version_bytes, variant_bytes, reason_bytes = values
+        outputs, end = self._tensors(message, at + _ANY_OUTCOME.size, count, area)
+        reason_at = end + version_bytes + variant_bytes
+        text = message[end:reason_at]
+        version, variant = self._texts.get((version_bytes, text)) or self._names(version_bytes, text)
+        reason = ""
+        if reason_bytes:
+            reason = message[reason_at : reason_at + reason_bytes].decode()
+            reason_at += reason_bytes
+        if reason_at > len(message):
+            raise ProtocolError("an outcome ends beyond its message")
+        outcome = _new(LocalOutcome, (frame_id, status, slack_ns, batch_size, version, variant, reason, outputs, times))
+        return outcome, reason_at + (end - reason_at) % TEXT_ALIGNMENT
+
+    def _tensors(
+        self, message: bytes, at: int, count: int, area: mmap.mmap | memoryview
+    ) -> tuple[Sequence[LocalTensor], int]:
+        """Returns so many outputs, which begin at `at`, and where they end."""
+        tensors = []
+        for _ in range(count):
+            offset, size_bytes = _PLACE.unpack_from(message, at)
+            described = message[at + _PLACE.size : at + TENSOR.size]
+            name, kind, shape = self._described.get(described) or self._describe(described)
+            tensors.append(LocalTensor(name, kind, shape, self._data(area, offset, size_bytes)))
+            at += TENSOR.size
+        return tensors, at
+
+    def _describe(self, described: bytes) -> tuple[str, int, tuple[int, ...]]:
+        """Reads what a message says of an output. Raises ProtocolError."""
+        index, kind, dimensions, *extents = _DESCRIBED.unpack(described)
+        if index >= len(self._outputs):
+            raise ProtocolError(f"an outcome has output {index}, there are {len(self._outputs)}")
+        if len(self._described) >= _KNOWN_MAX:  # outputs may be of any size
+            self._described.clear()
+        known = self._described[described] = self._outputs[index], kind, tuple(extents[:dimensions])
+        return known
+
+    def _names(self, version_bytes: int, text: bytes) -> tuple[str, str]:
+        if len(self._texts) >= _KNOWN_MAX:  # versions come and go
+            self._texts.clear()
+        names = self._texts[version_bytes, text] = text[:version_bytes].decode(), text[version_bytes:].decode()
+        return names
 
     def _check_alive(self) -> None:
         """Raises ClientTooSlow where what was copied may be something else, as the server has given the memory back."""
         if not ALIVE.unpack_from(self._area)[0]:
             raise ClientTooSlow("the server had ended the stream before its last outcomes were read")
 
-    def _data(self, area: memoryview, offset: int, size_bytes: int) -> bytes:
+    def _data(self, area: mmap.mmap | memoryview, offset: int, size_bytes: int) -> bytes:
         if offset + size_bytes > len(area):
             raise ProtocolError(f"an output lies at {offset} with {size_bytes} bytes, there are {len(area)}")
         return bytes(area[offset : offset + size_bytes])
-
-    def _name(self, text: bytes) -> str:
-        name = self._names.get(text)
-        if name is None:
-            if len(self._names) > 64:  # versions come and go
-                self._names = {b"": ""}
-            name = self._names[text] = text.decode()
-        return name
 
 
 def end_of(message: bytes) -> tuple[str, str, dict[str, str]]:

@@ -22,9 +22,10 @@ from duly_client.connection import Connection
 from duly_client.convert import Array
 from duly_client.forked import fork_hint, is_forked, using_grpc
 from duly_client.frames import Frames
+from duly_client.local import LocalConnection
 from duly_client.proxy import through_proxy
 from duly_client.sending import AnyConnection, Sender
-from duly_client.types import Advice, Encoding, Outcome, Payload, StreamTerms
+from duly_client.types import Advice, Encoding, Outcome, OutcomeMessage, Payload, StreamTerms
 from duly_client.wall_clock import WallClock
 
 CLOCK_WAIT_S = 1.0
@@ -305,6 +306,8 @@ class Stream:
     async def _receive(self, connection: AnyConnection) -> errors.DulyError:
         """Takes in what comes until the connection ends; returns why it ended."""
         frames = self._frames
+        if isinstance(connection, LocalConnection):
+            connection.take_at_once = self._take_at_once
         while True:
             try:
                 received = await connection.read()
@@ -324,6 +327,10 @@ class Stream:
             while frames.unread >= frames.unread_max and not self._closed:
                 frames.changed.clear()
                 await frames.changed.wait()
+
+    def _take_at_once(self, outcomes: Sequence[OutcomeMessage]) -> bool:
+        self._frames.answered(outcomes)
+        return self._frames.unread < self._frames.unread_max
 
     def _advise(self, advice: Advice) -> None:
         if advice.kind == "VERSION_CHANGED":

@@ -32,6 +32,8 @@ _FRAME_ENCODED = b"\x32"
 _TENSOR_DATA = b"\x22"
 _ENCODED_DATA = b"\x1a"
 
+_new = tuple.__new__
+"""Makes what has names in half of the time that calling its class takes."""
 _FORMATS = {name: tensor_pb2.EncodedFormat.Name(number) for number, name in ENCODINGS.items()}
 _KINDS = {dtype: int(tensor_pb2.DataType.Value(datatype_of(dtype))) for dtype in DATATYPES}
 _MAGIC: tuple[tuple[bytes, Encoding], ...] = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
@@ -99,8 +101,8 @@ def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSp
         if spec is not None and (dtype != spec.dtype or shape != spec.shape):
             shape = _fitted_shape(value, spec)
         array = value if dtype in DATATYPES and value.flags.c_contiguous else _plain(value)
-        head = _tensor_head(name, array.dtype, shape)
-        return Inputs((head, array), len(head) + array.nbytes, ((name, _KINDS[array.dtype], shape),))
+        head, size, described = _tensor_parts(name, array.dtype, shape)
+        return _new(Inputs, ((head, array), size, described))
     if isinstance(value, (bytes, bytearray, memoryview)):
         found = _format_of(name, value, encoding, spec)
         data = value if isinstance(value, bytes) else bytes(value)
@@ -169,10 +171,16 @@ def _listed(names: Iterable[str]) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _tensor_head(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Everything of a tensor before its elements, which is the same for most frames of a stream."""
-    head = tensor_pb2.Tensor(name=name, datatype=datatype_of(dtype), shape=shape).SerializeToString()
-    return _head(_FRAME_TENSOR, head, _TENSOR_DATA, prod(shape) * dtype.itemsize)
+def _tensor_parts(
+    name: str, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> tuple[bytes, int, tuple[tuple[str, int, tuple[int, ...]]]]:
+    """Everything of a tensor before its elements, the bytes of both, and what `Inputs` describes: they are the same for
+    most frames of a stream.
+    """
+    fields = tensor_pb2.Tensor(name=name, datatype=datatype_of(dtype), shape=shape).SerializeToString()
+    data_bytes = prod(shape) * dtype.itemsize
+    head = _head(_FRAME_TENSOR, fields, _TENSOR_DATA, data_bytes)
+    return head, len(head) + data_bytes, ((name, _KINDS[dtype], shape),)
 
 
 def _encoded_head(name: str, encoding: Encoding, size: int) -> bytes:

@@ -8,13 +8,12 @@ the event loop, so they must not block it: what takes more than a fraction of a 
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from weakref import WeakKeyDictionary
 
 import structlog
 
 from duly.metrics import Metrics
 from duly.runtime.catalogue import Catalogue, LoadedVersion, VersionState
-from duly.runtime.hang import LOOK_NS, PLANS_MAX, HangWatch
+from duly.runtime.hang import LOOK_NS, PLANS_MAX
 from duly.runtime.process_state import process_state
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_process import Worker
@@ -43,7 +42,6 @@ class Samplers:
         self._catalogue = catalogue
         self._metrics = metrics
         self._batch_timeout_ns = int(batch_timeout_ms * 1e6)
-        self._watches: WeakKeyDictionary[Worker, HangWatch] = WeakKeyDictionary()
         self._looked_ns = clock()
         self._ends_ns: int | None = None
 
@@ -83,7 +81,7 @@ class Samplers:
         worker.hear()
         if worker.ended:
             return
-        watch = self._watches.setdefault(worker, HangWatch())
+        watch = worker.watch
         if not watch.look(worker.owes, elapsed_ns):
             if watch.ping_is_due():
                 worker.ping()
@@ -100,7 +98,7 @@ class Samplers:
         if loaded.state is not VersionState.RECOVERING:
             return
         for worker in list(loaded.starting):
-            watch = self._watches.setdefault(worker, HangWatch())
+            watch = worker.watch
             if watch.look(("load", 0), elapsed_ns):
                 still_ns = LOAD_STILL_NS + int(loaded.load_s * 1e9)
                 how = watch.hangs(process_state(worker.pid), still_ns // PLANS_MAX, True, LOAD_NS_MAX)

@@ -20,6 +20,7 @@ from duly.models.contents import Fingerprint, changed_files, changed_signature, 
 from duly.models.digests import FILES_MAX, FileDigest
 from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, words
 from duly.runtime.given_state import GivenState
+from duly.runtime.hang import HangWatch
 from duly.runtime.held_frames import InputData
 from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_ready, read_reason
 from duly.runtime.process_end import how_it_ended, reap
@@ -77,6 +78,8 @@ class Worker:
         """Whether it was given up because it gave nothing finite."""
         self.group: WorkerGroup | None = None
         """Its control group, which is removed when the process is gone."""
+        self.watch = HangWatch()
+        """What tells whether it hangs; for who looks at it."""
         self._expected = expected
         self._variants = {name: index for index, name in enumerate(variants)}
         self._on_batch = on_batch

@@ -128,6 +128,8 @@ class Stream:
         self._driver = host.driver
         self._catalogue = host.catalogue
         self._stream_limits = host.limits.stream
+        self._principal_bytes_max = host.limits.principal.bytes_in_flight_max
+        self._server_bytes_max = host.limits.server.bytes_in_flight_max
         self._frame_bytes_max = host.limits.frame.frame_bytes_max
         self._memory = host.memory
         self._lag = host.lag
@@ -256,20 +258,20 @@ class Stream:
 
     def submit(self, held: HeldFrame, payload: Sequence[InputData], size_bytes: int) -> None:
         """Passes a frame that fits its model to the scheduler, if there is room for its bytes; else it is SHED."""
-        limits, use = self._host.limits, self.use
+        use = self.use
         if size_bytes > self._frame_bytes_max:
-            self.refuse(held, DOES_NOT_FIT, _beyond_limits(size_bytes, limits.frame))
+            self.refuse(held, DOES_NOT_FIT, _beyond_limits(size_bytes, self._host.limits.frame))
         elif use.meter is not None and (over := use.meter.over(held.received_ns, size_bytes)):
             self.refuse(held, *over)
         elif self.frame_bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
             self.refuse(held, OVER_BYTES, OVER_BYTES.says(bytes_max=self._stream_limits.bytes_in_flight_max))
-        elif 0 < limits.principal.bytes_in_flight_max < use.bytes + size_bytes and not self._evict(
-            lambda: use.bytes + size_bytes <= limits.principal.bytes_in_flight_max, same_principal=True
+        elif 0 < self._principal_bytes_max < use.bytes + size_bytes and not self._evict(
+            lambda: use.bytes + size_bytes <= self._principal_bytes_max, same_principal=True
         ):
-            reason = PRINCIPAL_OVER_BYTES.says(bytes_max=limits.principal.bytes_in_flight_max)
+            reason = PRINCIPAL_OVER_BYTES.says(bytes_max=self._principal_bytes_max)
             self.refuse(held, PRINCIPAL_OVER_BYTES, reason)
-        elif self._driver.held.bytes + size_bytes > limits.server.bytes_in_flight_max and not self._evict(
-            lambda: self._driver.held.bytes + size_bytes <= limits.server.bytes_in_flight_max, same_principal=False
+        elif self._driver.held.bytes + size_bytes > self._server_bytes_max and not self._evict(
+            lambda: self._driver.held.bytes + size_bytes <= self._server_bytes_max, same_principal=False
         ):
             self.refuse(held, MEMORY_FULL, MEMORY_FULL.wording)
         else:

@@ -11,17 +11,33 @@ from duly.models.spec import Signature
 from duly.rpc.duly_v1.tensors import DATATYPE_NAME, FORMAT_NAME
 from duly.rpc.local.areas import FrameArea
 from duly.rpc.local.errors import malformed
-from duly.rpc.local.layout import ENCODED, EXTENTS, FRAME, FRAMES_HEAD, FRAMES_MAX, MUST_RUN, TENSOR
+from duly.rpc.local.layout import (
+    ENCODED,
+    EXTENTS,
+    FRAME,
+    FRAME_OF_ONE,
+    FRAMES_HEAD,
+    FRAMES_MAX,
+    MUST_RUN,
+    TENSOR,
+    TENSOR_PLACE,
+    TENSOR_REST,
+)
 from duly.runtime.held_frames import InputData
 from duly.runtime.shared_memory import READ_THERE_BYTES_MIN, SharedData
 from duly.streams.inputs import InputChecks
 
-Tensor = tuple[int, ...]
-"""What TENSOR holds: offset, bytes, place of the input, kind, dimensions, extents."""
+Rest = tuple[int, ...]
+"""What TENSOR_REST holds: bytes, place of the input, kind, dimensions, extents."""
+Tensor = tuple[int, Rest]
+"""What TENSOR holds: offset, and the rest."""
 Described = tuple[int, int, int, bool, Sequence[Tensor], int, int]
 """A frame as its client describes it: id, capture time, budget, whether it must run, its inputs, all their bytes, and
 those of them that are encoded.
 """
+
+
+_new = tuple.__new__
 
 
 class FrameReader:
@@ -30,6 +46,9 @@ class FrameReader:
     def __init__(self, signature: Signature, area: FrameArea) -> None:
         """`signature`: what the client was told of when the stream opened; it names inputs by their place there."""
         self._names = [spec.name for spec in signature.inputs]
+        self._rest_bytes = b""
+        self._rest: Rest = ()
+        """What the newest input is, and the bytes that say so. Whose bytes are the same has the same object."""
         self._memory = area.memory
         self._area_bytes = area.size_bytes
         self._take_up(signature)
@@ -39,6 +58,9 @@ class FrameReader:
         self._checks = InputChecks(signature)
         same = [spec.name for spec in signature.inputs] == self._names
         self._only_one = same and len(self._names) == 1
+        self._fitting: Rest = ()
+        self._shape: tuple[int, ...] = ()
+        """What has fit as the only input, and its shape."""
 
     def described(self, message: memoryview) -> list[Described]:
         """Reads a FRAMES message, all of whose inputs lie in the area. Raises CallError."""
@@ -46,54 +68,91 @@ class FrameReader:
             _, count, _ = FRAMES_HEAD.unpack_from(message)
             if not 0 < count <= FRAMES_MAX:
                 raise malformed(f"it has {count} frames, 1 to {FRAMES_MAX} are taken")
-            at = FRAMES_HEAD.size
-            frames: list[Described] = []
-            for _ in range(count):
-                frame_id, captured_unix_ns, budget_ns, flags, inputs, _ = FRAME.unpack_from(message, at)
-                at += FRAME.size
-                tensors: list[Tensor] = []
-                size_bytes = encoded_bytes = 0
-                for _ in range(inputs):
-                    tensor: Tensor = TENSOR.unpack_from(message, at)
-                    at += TENSOR.size
-                    tensor_bytes = tensor[1]
-                    if tensor[0] + tensor_bytes > self._area_bytes:
-                        text = f"an input lies at {tensor[0]} with {tensor_bytes} bytes, the memory for frames has"
-                        raise malformed(f"{text} {self._area_bytes}")
-                    if tensor[4] > EXTENTS:
-                        raise malformed(f"an input has {tensor[4]} dimensions, at most {EXTENTS} are taken")
-                    tensors.append(tensor)
-                    size_bytes += tensor_bytes
-                    if tensor[3] >= ENCODED:
-                        encoded_bytes += tensor_bytes
-                must_run = flags & MUST_RUN != 0
-                frames.append((frame_id, captured_unix_ns, budget_ns, must_run, tensors, size_bytes, encoded_bytes))
+            frames = self._alike(message, count)
+            return self._one_by_one(message, count) if frames is None else frames
         except struct.error:
             raise malformed("it ends in the middle of a frame") from None
+
+    def _alike(self, message: memoryview, count: int) -> list[Described] | None:
+        """Reads a message all of whose frames have one input, as nearly always; None: it is another one."""
+        if len(message) != FRAMES_HEAD.size + count * FRAME_OF_ONE.size:
+            return None
+        frames: list[Described] = []
+        for frame_id, captured_unix_ns, budget_ns, flags, inputs, _, offset, rest_bytes in FRAME_OF_ONE.iter_unpack(
+            message[FRAMES_HEAD.size :]
+        ):
+            if inputs != 1:
+                return None
+            tensor = self._tensor(offset, rest_bytes)
+            size_bytes: int = tensor[1][0]
+            encoded_bytes = size_bytes if tensor[1][2] >= ENCODED else 0
+            must_run = flags & MUST_RUN != 0
+            frames.append((frame_id, captured_unix_ns, budget_ns, must_run, [tensor], size_bytes, encoded_bytes))
+        return frames
+
+    def _one_by_one(self, message: memoryview, count: int) -> list[Described]:
+        at = FRAMES_HEAD.size
+        frames: list[Described] = []
+        for _ in range(count):
+            frame_id, captured_unix_ns, budget_ns, flags, inputs, _ = FRAME.unpack_from(message, at)
+            at += FRAME.size
+            tensors: list[Tensor] = []
+            size_bytes = encoded_bytes = 0
+            for _ in range(inputs):
+                (offset,) = TENSOR_PLACE.unpack_from(message, at)
+                tensor = self._tensor(offset, bytes(message[at + TENSOR_PLACE.size : at + TENSOR.size]))
+                at += TENSOR.size
+                tensors.append(tensor)
+                size_bytes += tensor[1][0]
+                if tensor[1][2] >= ENCODED:
+                    encoded_bytes += tensor[1][0]
+            must_run = flags & MUST_RUN != 0
+            frames.append((frame_id, captured_unix_ns, budget_ns, must_run, tensors, size_bytes, encoded_bytes))
         if at != len(message):
             raise malformed(f"{len(message) - at} bytes follow its last frame")
         return frames
+
+    def _tensor(self, offset: int, rest_bytes: bytes) -> Tensor:
+        if rest_bytes != self._rest_bytes:
+            rest: Rest = TENSOR_REST.unpack(rest_bytes)
+            if rest[3] > EXTENTS:
+                raise malformed(f"an input has {rest[3]} dimensions, at most {EXTENTS} are taken")
+            self._rest_bytes, self._rest = rest_bytes, rest
+        size_bytes = self._rest[0]
+        if offset + size_bytes > self._area_bytes:
+            text = f"an input lies at {offset} with {size_bytes} bytes, the memory for frames has {self._area_bytes}"
+            raise malformed(text)
+        return offset, self._rest
 
     def payload(self, signature: Signature, tensors: Sequence[Tensor]) -> Sequence[InputData]:
         """Makes the payload of a frame with these inputs, which were described. Raises InvalidFrame."""
         if signature is not self._signature:
             self._take_up(signature)
-        if self._only_one and len(tensors) == 1 and not tensors[0][2]:
-            return (self._input(0, tensors[0]),)
+        if self._only_one and len(tensors) == 1:
+            offset, rest = tensors[0]
+            if rest is self._fitting:
+                return (_new(InputData, (0, self._shape, self._array(offset, rest[0]))),)
+            if not rest[1]:
+                made = self._input(0, offset, rest)
+                if not made.encoding:
+                    self._fitting, self._shape = rest, made.shape
+                return (made,)
         checks = self._checks
         payload: list[InputData | None] = [None] * checks.count
-        for tensor in tensors:
-            place = tensor[2]
+        for offset, rest in tensors:
+            place = rest[1]
             index = checks.index(self._names[place] if place < len(self._names) else f"number {place}")
-            checks.put(payload, index, self._input(index, tensor))
+            checks.put(payload, index, self._input(index, offset, rest))
         return checks.complete(payload)
 
-    def _input(self, index: int, tensor: Tensor) -> InputData:
-        size_bytes, kind, dimensions = tensor[1], tensor[3], tensor[4]
-        data = SharedData(self._memory, tensor[0], size_bytes)
+    def _input(self, index: int, offset: int, rest: Rest) -> InputData:
+        size_bytes, kind, dimensions = rest[0], rest[2], rest[3]
         if kind < ENCODED:
-            there = data if size_bytes >= READ_THERE_BYTES_MIN else data.copy()
-            shape = tensor[5 : 5 + dimensions] if dimensions else ()
-            return self._checks.tensor(index, DATATYPE_NAME[kind], shape, there)
+            shape = rest[4 : 4 + dimensions] if dimensions else ()
+            return self._checks.tensor(index, DATATYPE_NAME[kind], shape, self._array(offset, size_bytes))
         name = FORMAT_NAME.get(kind - ENCODED) or f"format {kind - ENCODED}"
-        return self._checks.encoded(index, name, data.copy())
+        return self._checks.encoded(index, name, SharedData(self._memory, offset, size_bytes).copy())
+
+    def _array(self, offset: int, size_bytes: int) -> bytes | SharedData:
+        there = SharedData(self._memory, offset, size_bytes)
+        return there if size_bytes >= READ_THERE_BYTES_MIN else there.copy()

@@ -37,6 +37,11 @@ OPEN_HEAD = Struct(
 FRAMES_HEAD = Struct("<BxHI")  # kind, frames, 0
 FRAME = Struct("<QqqHHI")  # id, capture time, budget, flags, inputs, 0
 TENSOR = Struct(f"<QIHBB{EXTENTS}i")  # offset, bytes, index of the input or output, kind, dimensions, extents
+TENSOR_PLACE = Struct("<Q")
+TENSOR_REST = Struct(TENSOR.format.replace("Q", ""))
+"""TENSOR in two parts: where it lies, and what it is, which is the same for most frames of a stream."""
+FRAME_OF_ONE = Struct(f"{FRAME.format}Q{TENSOR_REST.size}s")
+"""A frame with one input, of which is left as it is what it is."""
 READ = Struct("=Q")
 """What the client writes to its eventfd: how many bytes of outcomes it has read since it last did."""
 

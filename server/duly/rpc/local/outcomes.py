@@ -1,6 +1,7 @@
 """Writes outcomes as messages of a fixed layout, and their outputs into shared memory."""
 
 from collections.abc import Sequence
+from struct import Struct
 
 from duly.core.fates import RESULTS
 from duly.models.spec import Signature
@@ -12,12 +13,17 @@ from duly.rpc.local.layout import (
     OUTCOME,
     OUTCOMES,
     OUTCOMES_HEAD,
-    TENSOR,
+    TENSOR_REST,
     TEXT_ALIGNMENT,
 )
 from duly.runtime.outcome import Outcome
 
 _ZEROS = tuple(bytes(n) for n in range(TEXT_ALIGNMENT))
+_OUTCOME_OF_ONE = Struct(f"{OUTCOME.format}QI{TENSOR_REST.size - 4}s")
+_PLACE = Struct("<QI")
+_DESCRIBED = Struct(TENSOR_REST.format.replace("I", ""))
+"""TENSOR in two parts: where an output lies, with its bytes, and what it is."""
+_DESCRIBED_MAX = 64
 _PAD = tuple((0,) * (EXTENTS - n) for n in range(EXTENTS + 1))
 
 
@@ -32,8 +38,10 @@ class OutcomeWriter:
         places = {spec.name: place for place, spec in enumerate(self.sent)}
         self._places = [places.get(spec.name, -1) for spec in signature.outputs]
         self._kinds = [int(DATATYPE[spec.datatype]) for spec in signature.outputs]
-        self._names: dict[tuple[str, str], tuple[bytes, bytes]] = {}
-        """The bytes of version and variant, by model version and variant."""
+        self._names: dict[tuple[str, str], tuple[int, int, bytes]] = {}
+        """By model version and variant: the bytes of both, and both followed by zeros, as where there is no reason."""
+        self._described: dict[tuple[int, tuple[int, ...]], bytes] = {}
+        """What is said of outputs, by their index and shape."""
 
     def data_of(self, outcome: Outcome) -> list[bytes]:
         """Returns the data of the outputs that are sent, in their order."""
@@ -45,22 +53,24 @@ class OutcomeWriter:
         """Returns an outcome that is sent at `now_ns`, with its outputs at these offsets."""
         held, run = outcome.held, outcome.run
         frame, received_ns = held.frame, held.received_ns
-        version = variant = b""
+        version_bytes = variant_bytes = 0
+        text = b""
         size = dispatched_ns = started_ns = finished_ns = 0
         if run is not None:
             ran = run.batch
             size = len(ran.frames)
-            named = self._names.get((ran.model, ran.variant))
-            if named is None:
-                named = ran.model.rpartition("/")[2].encode(), ran.variant.encode()
-                self._names[ran.model, ran.variant] = named
-            version, variant = named
+            version_bytes, variant_bytes, text = self._names.get((ran.model, ran.variant)) or self._named(
+                ran.model, ran.variant
+            )
             dispatched_ns = run.dispatched_ns - received_ns
             if run.started_ns:
                 started_ns, finished_ns = run.started_ns - received_ns, run.finished_ns - received_ns
         related = held.clock_uncertainty_ns > 0
-        reason = outcome.reason.encode(errors="replace") if outcome.reason else b""
-        written = OUTCOME.pack(
+        reason = b""
+        if outcome.reason:
+            reason = outcome.reason.encode(errors="replace")
+            text = _padded(text[: version_bytes + variant_bytes] + reason)
+        fields = (
             frame.frame_id,
             frame.deadline_ns - now_ns,
             held.received_unix_ns,
@@ -73,21 +83,40 @@ class OutcomeWriter:
             outcome.status,
             size,
             len(offsets),
-            len(version),
-            len(variant),
+            version_bytes,
+            variant_bytes,
             len(reason),
         )
+        outputs = outcome.outputs
+        if len(offsets) == 1 and outputs is not None and len(outputs) == 1:  # as nearly always
+            index, shape, data = outputs[0]
+            described = self._described.get((index, shape)) or self._describe(index, shape)
+            return _OUTCOME_OF_ONE.pack(*fields, offsets[0], len(data), described) + text
+        written = OUTCOME.pack(*fields)
         if offsets:
             left = iter(offsets)
-            for index, shape, data in outcome.outputs or ():
-                place = self._places[index]
-                if place >= 0:
-                    dimensions = len(shape)
-                    written += TENSOR.pack(
-                        next(left), len(data), place, self._kinds[index], dimensions, *shape, *_PAD[dimensions]
-                    )
-        text = version + variant + reason
-        return written + text + _ZEROS[-len(text) % TEXT_ALIGNMENT]
+            for index, shape, data in outputs or ():
+                if self._places[index] >= 0:
+                    described = self._described.get((index, shape)) or self._describe(index, shape)
+                    written += _PLACE.pack(next(left), len(data)) + described
+        return written + text
+
+    def _named(self, model: str, variant: str) -> tuple[int, int, bytes]:
+        version, name = model.rpartition("/")[2].encode(), variant.encode()
+        named = self._names[model, variant] = len(version), len(name), _padded(version + name)
+        return named
+
+    def _describe(self, index: int, shape: tuple[int, ...]) -> bytes:
+        if len(self._described) >= _DESCRIBED_MAX:  # outputs may be of any size
+            self._described.clear()
+        dimensions = len(shape)
+        described = _DESCRIBED.pack(self._places[index], self._kinds[index], dimensions, *shape, *_PAD[dimensions])
+        self._described[index, shape] = described
+        return described
+
+
+def _padded(text: bytes) -> bytes:
+    return text + _ZEROS[-len(text) % TEXT_ALIGNMENT]
 
 
 class Message:

@@ -92,7 +92,10 @@ class Outgoing:
             if not message.has_room(written):
                 await self._flush(message)
             message.add(written)
-        await self._flush(message)
+        if message:
+            last = message.take(area.position)
+            if not self._packets.send_at_once(last):
+                await self._packets.send(last)
         return writer
 
     async def _flush(self, message: Message) -> None:

@@ -45,6 +45,18 @@ class Packets:
             raise Gone
         return self._buffer[:size]
 
+    def send_at_once(self, message: bytes) -> bool:
+        """Sends a message if the other end has room for it. Returns whether it is sent. Raises Gone."""
+        try:
+            self._socket.send(message)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _GONE:
+                raise Gone from None
+            return False  # `send` says what is wrong
+        return True
+
     async def send(self, message: bytes, fds: Sequence[int] = ()) -> None:
         """Sends a message as soon as the other end has room for it. Raises Gone. It may be cancelled."""
         while True:
