@@ -4,8 +4,8 @@ They are plain Python, and are compiled by mypyc as they are, in place (`make co
 Compiled and not, they do the same; frames take less time in the former. With DULY_COMPILED=0 in the environment of a
 command its own process uses the sources all the same, such as to tell whether something is the compiler's fault.
 
-What serves calls stays Python: compiled, some calls never ended whose clients had gone. So does what tests put faults into,
-the driver and a worker as this process sees it, though compiled they would take some microseconds less a frame.
+What serves calls stays Python: compiled, some calls never ended whose clients had gone. So does what tests put faults
+into, the driver and a worker as this process sees it, though compiled they would take two microseconds less a frame.
 """
 
 import os
