@@ -1,5 +1,6 @@
 """Element types of NumPy and of the wire, and the arrays in an outcome."""
 
+import contextlib
 from collections.abc import Sequence
 from math import prod
 from typing import Any, Protocol, cast
@@ -60,16 +61,17 @@ def tensor_array(tensor: TensorMessage) -> Array:
     dtype = _DTYPE_BY_NUMBER.get(tensor.datatype)
     shape = tuple(tensor.shape)
     data = tensor.data
-    if dtype is None or len(data) != prod(shape) * dtype.itemsize:
-        datatype = (
-            tensor_pb2.DataType.Name(cast(tensor_pb2.DataType, tensor.datatype)).removeprefix("DATA_TYPE_")
-            if dtype
-            else tensor.datatype
-        )
-        raise ProtocolError(
-            f"tensor {tensor.name!r}: {len(data)} bytes do not fill {datatype}{list(shape)}", "MESSAGE_MALFORMED"
-        )
-    return np.frombuffer(data, dtype).reshape(shape)
+    if dtype is not None and len(data) == prod(shape) * dtype.itemsize:
+        with contextlib.suppress(ValueError):  # extents below 0, or beside a 0 so large that no array may have them
+            return np.frombuffer(data, dtype).reshape(shape)
+    datatype = (
+        tensor_pb2.DataType.Name(cast(tensor_pb2.DataType, tensor.datatype)).removeprefix("DATA_TYPE_")
+        if dtype
+        else tensor.datatype
+    )
+    raise ProtocolError(
+        f"tensor {tensor.name!r}: {len(data)} bytes do not fill {datatype}{list(shape)}", "MESSAGE_MALFORMED"
+    )
 
 
 def spelled(datatype: str, shape: tuple[int, ...]) -> str:

@@ -46,8 +46,8 @@ class FrameReader:
     def __init__(self, signature: Signature, area: FrameArea) -> None:
         """`signature`: what the client was told of when the stream opened; it names inputs by their place there."""
         self._names = [spec.name for spec in signature.inputs]
-        self._rest_bytes = b""
-        self._rest: Rest = ()
+        self._rest_bytes = bytes(TENSOR_REST.size)
+        self._rest: Rest = TENSOR_REST.unpack(self._rest_bytes)
         """What the newest input is, and the bytes that say so. Whose bytes are the same has the same object."""
         self._memory = area.memory
         self._area_bytes = area.size_bytes
