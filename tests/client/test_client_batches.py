@@ -9,7 +9,6 @@ import pytest
 from duly_client import Client, InvalidRequest, Status
 from tests.client.scripted_server import OpenedStream, ScriptedServer, echo, echo_frames, on_time, serving
 
-pytestmark = pytest.mark.usefixtures("either_way")
 X = np.arange(4, dtype=np.float32)
 
 

@@ -10,7 +10,6 @@ from duly.v1 import inference_pb2
 from duly_client import Client, ClientTooSlow, InvalidRequest, Outcome, Status, frames, sending
 from tests.client.scripted_server import OpenedStream, ScriptedServer, echo_frames, on_time, serving
 
-pytestmark = pytest.mark.usefixtures("either_way")
 X = np.arange(4, dtype=np.float32)
 
 

@@ -12,7 +12,6 @@ from duly_client import BlockingClient, Client, ClientTooSlow, InvalidRequest, O
 from duly_client import sending as sending_module
 from tests.client.scripted_server import OpenedStream, ScriptedServer, echo, on_time, serving
 
-pytestmark = pytest.mark.usefixtures("either_way")
 X = np.arange(4, dtype=np.float32)
 XS = [X + nth for nth in range(10)]
 HOUR_NS = 3600 * 10**9
