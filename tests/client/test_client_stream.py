@@ -12,10 +12,10 @@ from duly.v1 import inference_pb2
 from duly_client import Advice, Client, InvalidRequest, ProtocolError, Status, StreamRefused
 from tests.client.scripted_server import OpenedStream, ScriptedServer, echo, echo_frames, on_time, refuse, serving
 
-pytestmark = pytest.mark.usefixtures("either_way")
 X = np.arange(4, dtype=np.float32)
 
 
+@pytest.mark.usefixtures("either_way")
 async def test_a_frame_comes_back_as_one_outcome() -> None:
     server = ScriptedServer()
     async with serving(server) as target, Client(target) as client, client.stream("echo") as stream:
@@ -92,6 +92,7 @@ async def test_a_misspelt_option_names_the_right_ones(argument: str, value: str)
             client.stream("echo", **{argument: value})
 
 
+@pytest.mark.usefixtures("either_way")
 async def test_what_a_frame_carries() -> None:
     server = ScriptedServer()
     async with serving(server) as target, Client(target) as client, client.stream("echo") as stream:
@@ -120,6 +121,7 @@ async def test_a_sent_array_may_change_at_once() -> None:
     assert values == list(range(50))
 
 
+@pytest.mark.usefixtures("either_way")
 async def test_finish_ends_the_iteration_after_the_last_outcome() -> None:
     async def late(stream: OpenedStream) -> None:
         await stream.greet()
@@ -188,6 +190,7 @@ async def test_a_frame_larger_than_a_message_is_refused() -> None:
             await stream.send(X)
 
 
+@pytest.mark.usefixtures("either_way")
 async def test_advice_is_passed_on() -> None:
     async def advising(stream: OpenedStream) -> None:
         await stream.greet()
@@ -208,6 +211,7 @@ async def test_advice_is_passed_on() -> None:
     assert got == [Advice("SLOW_DOWN", 50_000_000, "", "busy"), Advice("VERSION_CHANGED", 0, "4", "")]
 
 
+@pytest.mark.usefixtures("either_way")
 async def test_a_refused_stream_says_why_and_what_would_fit() -> None:
     async def full(stream: OpenedStream) -> None:
         metadata = {"period_ms_min": "50"}
@@ -266,6 +270,7 @@ async def test_outputs_that_do_not_fill_their_shape_are_the_servers_fault() -> N
             _ = outcome.outputs
 
 
+@pytest.mark.usefixtures("either_way")
 async def test_leaving_the_block_ends_everything() -> None:
     server = ScriptedServer(echo)
     async with serving(server) as target, Client(target) as client:
