@@ -7,23 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.models.spec import Signature, TensorSpec
 from duly.rpc.local.areas import FrameArea
 from duly.rpc.local.frames import FrameReader
 from duly.rpc.local.layout import ENCODED, EXTENTS, FRAME, FRAMES, FRAMES_HEAD, FRAMES_MAX, MUST_RUN, TENSOR
 from duly.streams.errors import CallError, InvalidFrame
+from tests.fuzz.surface import SIGNATURE
 
 AREA_BYTES = 4096
-SIGNATURE = Signature(
-    inputs=(
-        TensorSpec(name="x", datatype="UINT8", shape=(-1, 2), bytes_max=64),
-        TensorSpec(name="image", datatype="UINT8", shape=(4, 4, 3), encodings=("PNG", "JPEG"), bytes_max=64),
-    ),
-    outputs=(TensorSpec(name="y", datatype="UINT8", shape=(1,), bytes_max=1),),
-    batch_sizes=(1, 4),
-    any_size=True,
-    stateful=False,
-)
 EXTENT = st.integers(-(2**31), 2**31 - 1)
 TENSORS = st.builds(
     lambda offset, size, index, kind, dimensions, extents: (offset, size, index, kind, dimensions, *extents),

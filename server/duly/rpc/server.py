@@ -138,7 +138,7 @@ def check_free(address: str) -> None:
     """Raises ListenError where `address` cannot be listened on. Removes a UNIX socket that nobody listens on."""
     try:
         if address.startswith("unix:"):
-            _clear_socket(address.removeprefix("unix:"))
+            _try_to_make_socket(address.removeprefix("unix:"))
         else:
             _try_to_bind(address)
     except (OSError, UnicodeError) as error:
@@ -162,19 +162,29 @@ def _try_to_bind(address: str) -> None:
         raise (taken or errors)[0]
 
 
-def _clear_socket(path: str) -> None:
-    """Raises OSError where no socket can be made at `path`. A socket that nobody listens on is removed."""
-    with socket.socket(socket.AF_UNIX) as probe:
+def clear_socket(path: str, kind: socket.SocketKind) -> None:
+    """Removes a socket at `path` that nobody listens at. Raises OSError where somebody does. `kind`: of the socket that
+    is to be made there.
+    """
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(path)
+        except BlockingIOError:  # somebody is there, and busy
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
         except FileNotFoundError:
-            pass
+            return
         except ConnectionRefusedError:
             if not stat.S_ISSOCK(os.stat(path).st_mode):
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
             os.unlink(path)
         else:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _try_to_make_socket(path: str) -> None:
+    """Raises OSError where no socket can be made at `path`. A socket that nobody listens at is removed."""
+    clear_socket(path, socket.SOCK_STREAM)
     with socket.socket(socket.AF_UNIX) as probe:
         probe.bind(path)
     os.unlink(path)

@@ -23,7 +23,7 @@ from duly.rpc.local.errors import ended_by, no_room
 from duly.rpc.local.layout import SEND_BUFFER_BYTES
 from duly.rpc.local.packets import Packets, receive_buffer
 from duly.rpc.places import Places
-from duly.rpc.server import ListenError
+from duly.rpc.server import ListenError, clear_socket
 from duly.streams.open_streams import OpenStreams
 
 ACCEPTS_A_TURN = 16
@@ -73,7 +73,7 @@ class LocalListener:
         try:
             check_system()
             _own_folder(os.path.dirname(path))
-            _clear(path)
+            clear_socket(path, socket.SOCK_SEQPACKET)
             under_mode(mode, lambda: listening.bind(path))
             listening.listen(socket.SOMAXCONN)
         except OSError as error:
@@ -169,21 +169,3 @@ def _own_folder(folder: str) -> None:
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise OSError(errno.EPERM, f"{folder} is not a folder of this user's alone")
-
-
-def _clear(path: str) -> None:
-    """Removes a socket at `path` that nobody listens at. Raises OSError where somebody does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except BlockingIOError:  # somebody is there, and busy
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from None
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            if not stat.S_ISSOCK(os.stat(path).st_mode):
-                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-            os.unlink(path)
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
