@@ -143,7 +143,12 @@ def test_samples_may_begin_as_a_picture_does() -> None:
             r"begin as neither JPEG nor PNG, and encoding is None; expected FP32\[\?\] or PCM_S16LE$",
         ),
         (b"RIFF", [STATE], ValueError, r"neither JPEG nor PNG; expected FP32\[2,128\]$"),
-        (b"RIFF", [], ValueError, "and encoding is None; expected JPEG or PNG or PCM_S16LE bytes$"),
+        (
+            b"RIFF",
+            [],
+            ValueError,
+            "encoding is None; expected JPEG or PNG or PCM_S16LE or MJPEG or H264 or HEVC bytes$",
+        ),
         (JPEG, [SOUND], ValueError, r"got JPEG, expected FP32\[\?\] or PCM_S16LE$"),
         ([1, 2], [PICTURE], TypeError, r"'images': got list, expected UINT8\[\?,\?,3\] or JPEG"),
         ("a.jpg", [], TypeError, "got str, expected a NumPy array, or bytes"),

@@ -30,6 +30,7 @@ SLOW = (
     "tls_files",
     "addresses",
     "picture_headers",
+    "video_units",
 )
 SLOW_SHARE = 0.1
 """What a slow target gets of what a fast one gets."""

@@ -11,6 +11,7 @@ from duly.rpc.local import layout
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
+from tests.encoded_video import units
 from tests.fuzz.targets import TRUSTED, joined
 from tests.rpc.common_messages import HEADS, common
 
@@ -200,6 +201,10 @@ def seeds() -> dict[str, list[bytes]]:
             b"\0\0" + _signature() + b"\0\0" + TRUSTED.encode(),
         ],
         "picture_headers": [_png(), jpeg],
+        "video_units": [
+            b"-" + joined([*units("H264", 4, key_every=2)]),
+            b"h" + joined([*units("HEVC", 2)]),
+        ],
         "graphs": [graph],
         "addresses": [
             b"127.0.0.1:8500\nhttp_proxy=http://u:p@proxy:3128\nno_proxy=10.0.0.0/8,.lan",

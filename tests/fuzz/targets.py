@@ -42,10 +42,13 @@ from duly.streams.terms import stream_terms
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
+from duly.worker.errors import InvalidFrame as UnreadableFrame
 from duly.worker.errors import LoadError
 from duly.worker.external_data import take_in
 from duly.worker.picture_header import picture_header
 from duly.worker.picture_size import SCANS_MAX, beyond, picture_size
+from duly.worker.video import VideoDecoders
+from duly.worker.video_units import pack
 from duly_client import local_wire, proxy, target
 from duly_client.convert import tensor_array
 from duly_client.errors import ProtocolError
@@ -59,6 +62,8 @@ from tests.streams.bench import LIMITS, version
 MESSAGES_MAX = 16
 TRUSTED = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINrwurehC1c23hKEn8hPTilyhOJPK5EEimiQm8SqlDyc"
 """A public key whose private one nobody has kept."""
+
+VIDEO_INPUT = TensorSpec(name="x", datatype="UINT8", shape=(-1, -1, 3), encodings=("H264", "HEVC"), pixels_max=1 << 16)
 
 Target = Callable[[bytes], None]
 
@@ -331,6 +336,21 @@ def picture_headers(data: bytes) -> None:
             assert bool(beyond(size, size.pixels, encoding)) == (encoding == "JPEG" and size.passes > SCANS_MAX)
 
 
+def video_units(data: bytes) -> None:
+    """Access units of one stream, whose decoder has to live with all of them."""
+    encoding = "HEVC" if data[:1] == b"h" else "H264"
+    decoders = VideoDecoders()
+    for frame_id, unit in enumerate(parts(data[1:], MESSAGES_MAX)):
+        payload = memoryview(pack(frame_id, [unit]))
+        try:
+            picture = decoders.picture(1, 0, encoding, payload, VIDEO_INPUT)
+        except UnreadableFrame as error:
+            assert str(error)
+        else:
+            assert picture.shape[2] == 3
+            assert 0 < picture.size <= 3 * VIDEO_INPUT.pixels_max
+
+
 def graphs(data: bytes) -> None:
     """An ONNX file, as far as its external data is looked for."""
 
@@ -474,6 +494,7 @@ TARGETS: dict[str, Target] = {
         model_settings,
         manifests,
         picture_headers,
+        video_units,
         graphs,
         addresses,
         client_messages,

@@ -15,17 +15,20 @@ StreamClass = Literal["CRITICAL", "STANDARD", "BEST_EFFORT"]
 BacklogPolicy = Literal["LATEST", "KEEP_LAST", "ALL"]
 Ordering = Literal["ARRIVAL", "UNORDERED", "MONOTONIC"]
 GapPolicy = Literal["CONTINUE", "RESET", "SKIP"]
-Encoding = Literal["JPEG", "PNG", "PCM_S16LE"]
+Encoding = Literal["JPEG", "PNG", "PCM_S16LE", "MJPEG", "H264", "HEVC"]
 
 ENCODINGS: dict[int, Encoding] = {
     tensor_pb2.ENCODED_FORMAT_JPEG: "JPEG",
     tensor_pb2.ENCODED_FORMAT_PNG: "PNG",
     tensor_pb2.ENCODED_FORMAT_PCM_S16LE: "PCM_S16LE",
+    tensor_pb2.ENCODED_FORMAT_MJPEG: "MJPEG",
+    tensor_pb2.ENCODED_FORMAT_H264: "H264",
+    tensor_pb2.ENCODED_FORMAT_HEVC: "HEVC",
 }
 """Formats of encoded payloads, by their number on the wire."""
 
 Value = Array | bytes | bytearray | memoryview
-"""One input of a frame: an array, or an encoded picture or sound."""
+"""One input of a frame: an array, or an encoded picture, access unit of video, or sound."""
 Payload = Value | Mapping[str, Value]
 """A frame: one value for the model's only input, or values by input name."""
 

@@ -37,6 +37,8 @@ _new = tuple.__new__
 _FORMATS = {name: tensor_pb2.EncodedFormat.Name(number) for number, name in ENCODINGS.items()}
 _KINDS = {dtype: int(tensor_pb2.DataType.Value(datatype_of(dtype))) for dtype in DATATYPES}
 _MAGIC: tuple[tuple[bytes, Encoding], ...] = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
+_UNLIKE_ANY = ("PCM_S16LE", "MJPEG", "H264", "HEVC")
+"""What is stated holds for these: nothing tells them from one another, or from a picture by chance."""
 
 
 class Inputs(NamedTuple):
@@ -116,17 +118,19 @@ def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSp
 def _format_of(
     name: str, value: bytes | bytearray | memoryview, encoding: Encoding | None, spec: TensorSpec | None
 ) -> Encoding:
-    """Returns the encoding of a byte string, by its first bytes. Samples may begin as a picture does, so that a stated
-    PCM_S16LE counts for more where the model takes no such picture. Raises ValueError.
+    """Returns the encoding of a byte string, by its first bytes. Samples may begin as a picture does, so that what is
+    stated counts for more where the model takes no such picture. Raises ValueError.
     """
     found = next((known for magic, known in _MAGIC if value[: len(magic)] == magic), encoding)
     if spec is None:
-        found = encoding if encoding == "PCM_S16LE" else found
+        found = encoding if encoding in _UNLIKE_ANY else found
+    elif found == "JPEG" and "MJPEG" in spec.encodings and "JPEG" not in spec.encodings:
+        found = "MJPEG"
     elif found not in spec.encodings and encoding in spec.encodings:
         found = encoding
     if found not in _FORMATS:
         formats = [*_FORMATS] if spec is None else [*spec.encodings]
-        stated = f", and encoding is {found!r}" if "PCM_S16LE" in formats else ""
+        stated = f", and encoding is {found!r}" if not set(_UNLIKE_ANY).isdisjoint(formats) else ""
         wanted = f"{' or '.join(formats)} bytes" if spec is None else _expected(spec)
         raise ValueError(
             f"input {name!r}: got {len(value)} bytes that begin as neither JPEG nor PNG{stated}; expected {wanted}"

@@ -23,7 +23,9 @@ ELEMENT_BYTES: dict[str, int] = {
     name: int("".join(filter(str.isdigit, name)) or 8) // 8 for name in get_args(DataTypeName)
 }
 """Size of an element: the name of every type but BOOL, which takes one byte, ends in its bits."""
-Encoding = Literal["JPEG", "PNG", "PCM_S16LE"]
+Encoding = Literal["JPEG", "PNG", "PCM_S16LE", "MJPEG", "H264", "HEVC"]
+VIDEO: tuple[Encoding, ...] = ("H264", "HEVC")
+"""Encodings whose pictures depend on those before them."""
 
 BATCH_MAX = 256
 """The largest batch that a model may allow; one that states more is not loaded. Triton's examples stop at 128."""
@@ -129,8 +131,10 @@ class Input(_Strict):
     shape: tuple[int, ...] | None = None
     """The shape of one frame without the batch dimension, where -1 is any extent; None: as the graph needs it."""
     encodings: tuple[Encoding, ...] = ()
-    """Formats that clients may send in place of a tensor. A picture of another depth, in colour where the shape says 1
-    channel, with transparent pixels, or in CMYK is INVALID; gray becomes three equal channels where the shape says 3.
+    """Formats that clients may send in place of a tensor. H264 and HEVC are video, one access unit a frame:
+    the model keeps state then, which is the decoder of each stream (docs/video.md). A picture of another depth, in
+    colour where the shape says 1 channel, with transparent pixels, or in CMYK is INVALID; gray becomes three equal
+    channels where the shape says 3.
     """
     sample_rate_hz: PositiveInt | None = None
     finite: bool = True
@@ -139,12 +143,17 @@ class Input(_Strict):
     """Bytes of the largest payload of one frame; None: as the shape needs where it is fixed, 40 MiB where it may be
     encoded, otherwise 8 MiB. It is less where the server's limits leave less, which is said at load."""
     pixels_max: Annotated[int, Field(ge=1, le=PIXELS_MAX)] | None = None
-    """Pixels of the largest picture that is decoded, for inputs with JPEG or PNG among their encodings; None: as the
-    shape has where it is fixed, otherwise 12 Mi, or 16 times what the graph takes if that is more. A picture whose
-    header states more is INVALID before anything is decoded."""
+    """Pixels of the largest picture that is decoded, for inputs with pictures or video among their encodings;
+    None: as the shape has where it is fixed, otherwise 12 Mi, or 16 times what the graph takes if that is more. A
+    picture whose header states more is INVALID before anything is decoded."""
     batch_axis: Annotated[int, Field(ge=0)] | None = None
     """The dimension of the graph's input that is the batch; None: as the model states it."""
     preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
+
+    @property
+    def remembers(self) -> bool:
+        """Something of a frame is kept for the next frame of the same stream."""
+        return any(step.remembers for step in self.preprocess) or not set(VIDEO).isdisjoint(self.encodings)
 
 
 class Output(_Strict):
@@ -319,7 +328,7 @@ class ModelConfig(_Strict):
             raise ValueError("variant: at least one is needed, or leave the table out")
         if len(self.variants) > VARIANTS_MAX:
             raise ValueError(f"variant: at most {VARIANTS_MAX} can be served, got {len(self.variants)}")
-        remembers = self.states or any(step.remembers for each in self.inputs for step in each.preprocess)
+        remembers = self.states or any(each.remembers for each in self.inputs)
         if len(self.variants) > 1 and remembers:
             raise ValueError(
                 f"variant: a model that keeps state of its streams has one variant, got {len(self.variants)}; one "

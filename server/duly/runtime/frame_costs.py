@@ -24,7 +24,7 @@ from duly.models.spec import ELEMENT_BYTES, Signature
 from duly.runtime.held_frames import InputData
 from duly.worker.channel import ENCODINGS
 
-PICTURES = tuple(ENCODINGS.index(name) for name in ("JPEG", "PNG"))
+PICTURES = tuple(ENCODINGS.index(name) for name in ("JPEG", "PNG", "MJPEG"))
 RUNS_MAX = 32
 """So many of its last runs are remembered for each size."""
 STEPS_AN_OCTAVE = 4

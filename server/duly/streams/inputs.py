@@ -6,12 +6,13 @@ picture no more than its header is read: decoding it and searching for NaN is th
 
 from math import prod
 
-from duly.models.spec import ELEMENT_BYTES, PIXELS_MAX, Signature, TensorSpec
+from duly.models.spec import ELEMENT_BYTES, PIXELS_MAX, VIDEO, Signature, TensorSpec
 from duly.runtime.held_frames import InputData
 from duly.runtime.shared_memory import SharedData
 from duly.streams.errors import InvalidFrame
 from duly.worker.channel import DIMS_MAX, ENCODINGS
 from duly.worker.picture_size import beyond, no_picture, picture_size
+from duly.worker.video_units import begins_as_video
 
 _SOUND = "PCM_S16LE"
 _ENCODING = {name: index for index, name in enumerate(ENCODINGS)}
@@ -83,7 +84,7 @@ class InputChecks:
         return InputData(0, shape, data)
 
     def encoded(self, index: int, encoding: str, data: bytes) -> InputData:
-        """Returns an encoded picture or sound for that input. Raises InvalidFrame."""
+        """Returns an encoded picture, access unit or sound for that input. Raises InvalidFrame."""
         expected = self._inputs[index]
         spec = expected.spec
         if encoding not in expected.encodings:
@@ -98,6 +99,13 @@ class InputChecks:
             if samples and len(data) != 2 * samples:
                 raise InvalidFrame(
                     f"input {spec.name!r}: {len(data)} bytes, {samples} samples of {encoding} take {2 * samples}"
+                )
+            return InputData(_ENCODING[encoding], (), data)
+        if encoding in VIDEO:
+            if not begins_as_video(data):
+                raise InvalidFrame(
+                    f"input {spec.name!r}: its {len(data)} bytes do not begin as {encoding} with start codes (Annex B) "
+                    "does, 00 00 01; the packets of MP4 files have to be converted (h264_mp4toannexb of FFmpeg)"
                 )
             return InputData(_ENCODING[encoding], (), data)
         size = picture_size(data, encoding)

@@ -25,6 +25,7 @@ from duly.core.fates import (
 from duly.core.policing import Policer
 from duly.core.types import Frame, StreamClass, StreamTerms, Verdict, larger
 from duly.models.sizes import SizeLimits
+from duly.models.spec import VIDEO
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
@@ -40,6 +41,7 @@ from duly.streams.outbox import Advised, ClockAsked, Notice, Opened, Outbox
 from duly.streams.results import Results
 from duly.streams.terms import StreamRequest, signature_of, stream_terms, wanted_outputs
 from duly.streams.verdict import Verdicts
+from duly.streams.video import Video
 from duly.streams.wall_clock import WallClock
 
 _log = structlog.get_logger("duly.stream")
@@ -159,6 +161,9 @@ class Stream:
         self._write_began_ns = 0
         self._client_slow = False
         """Whether what is in the outbox has waited for the client to read what was written before."""
+        self._video: Video | None = None
+        """What is kept of its video; None: no version that served it takes any."""
+        self._input_bytes_max: list[int] = []
         self._failure = ""
         """Why the version that serves the stream cannot; empty: it can."""
         self._changes_count = host.catalogue.changes_count
@@ -173,6 +178,9 @@ class Stream:
         """What the version took when the stream began to use it. It may be loaded again from other files meanwhile."""
         outputs = (spec.name for spec in self.signature.outputs)
         self.outbox.fit_to(name for name in outputs if not self.wanted or name in self.wanted)
+        if any(not set(VIDEO).isdisjoint(spec.encodings) for spec in self.signature.inputs):
+            self._video = self._video or Video()
+            self._input_bytes_max = [spec.bytes_max for spec in self.signature.inputs]
 
     @property
     def stream_class(self) -> StreamClass:
@@ -275,6 +283,8 @@ class Stream:
         ):
             self.refuse(held, MEMORY_FULL, MEMORY_FULL.wording)
         else:
+            if self._video is not None:
+                payload = self._video.taken(held.frame.frame_id, payload, self._input_bytes_max)
             held.payload, held.size_bytes = payload, size_bytes
             if use.meter is not None:
                 held.ran = use.meter.ran
@@ -311,6 +321,8 @@ class Stream:
     def shed_waiting(self) -> None:
         """Answers all waiting frames SHED, as more critical ones need their room."""
         self._driver.submit(WaitingEvicted(self.stream_id))
+        if self._video is not None:
+            self._count_kept(self._video.forget())
 
     async def cancel(self, frame_ids: Sequence[int]) -> None:
         """Cancels frames whose results nobody wants any more."""
@@ -391,6 +403,8 @@ class Stream:
 
     def deliver(self, outcome: Outcome) -> None:
         size_bytes = outcome.held.size_bytes
+        if self._video is not None and not self.closed:
+            self._count_kept(self._video.answered(outcome.held.frame.frame_id, outcome.run is not None))
         self.frame_bytes -= size_bytes
         self.use.bytes -= size_bytes
         if outcome.outputs and not self._results.keep(self, outcome):
@@ -407,6 +421,12 @@ class Stream:
             self.outbox.put(leaving)
         if outcome.outputs is None and outcome.result_bytes:
             self._results.drop(outcome)
+
+    def _count_kept(self, more_bytes: int) -> None:
+        """Counts access units that are kept though their frames are answered."""
+        self.frame_bytes += more_bytes
+        self.use.bytes += more_bytes
+        self._driver.held.bytes += more_bytes
 
     @property
     def result_bytes(self) -> int:
@@ -502,6 +522,8 @@ class Stream:
             for outcome in left:
                 self.outbox.put(outcome)
         self._unanswered = len(self.outbox.outcomes)
+        if self._video is not None:
+            self._count_kept(self._video.forget())
         self.use.bytes -= self.frame_bytes  # of frames that still run, whose outcomes go nowhere
         self.frame_bytes = 0
         self.finish()

@@ -29,6 +29,9 @@ class EncodedFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENCODED_FORMAT_JPEG: _ClassVar[EncodedFormat]
     ENCODED_FORMAT_PNG: _ClassVar[EncodedFormat]
     ENCODED_FORMAT_PCM_S16LE: _ClassVar[EncodedFormat]
+    ENCODED_FORMAT_H264: _ClassVar[EncodedFormat]
+    ENCODED_FORMAT_HEVC: _ClassVar[EncodedFormat]
+    ENCODED_FORMAT_MJPEG: _ClassVar[EncodedFormat]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_BOOL: DataType
 DATA_TYPE_UINT8: DataType
@@ -46,6 +49,9 @@ ENCODED_FORMAT_UNSPECIFIED: EncodedFormat
 ENCODED_FORMAT_JPEG: EncodedFormat
 ENCODED_FORMAT_PNG: EncodedFormat
 ENCODED_FORMAT_PCM_S16LE: EncodedFormat
+ENCODED_FORMAT_H264: EncodedFormat
+ENCODED_FORMAT_HEVC: EncodedFormat
+ENCODED_FORMAT_MJPEG: EncodedFormat
 
 class Tensor(_message.Message):
     __slots__ = ("name", "datatype", "shape", "data")

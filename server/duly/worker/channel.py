@@ -59,7 +59,7 @@ sensor has more than 5."""
 SLOTS = 2
 KEPT_BYTES_MAX = 64 << 20
 """An area of a slot that holds more than this of what is of open size is trimmed before its next batch."""
-SENT_ENCODINGS = ("JPEG", "PNG", "PCM_S16LE")
+SENT_ENCODINGS = ("JPEG", "PNG", "PCM_S16LE", "MJPEG", "H264", "HEVC")
 """Those in which clients may send."""
 ENCODINGS = ("", *SENT_ENCODINGS, "ROW")
 """An encoding's number on the channel is its index here; 0 stands for a plain tensor. ROW is none of a client's: it

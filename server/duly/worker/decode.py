@@ -53,7 +53,7 @@ def tensor(payload: memoryview, encoding: str, shape: tuple[int, ...], spec: Ten
     """
     if encoding:
         raise InvalidFrame(f"input '{spec.name}' takes no {encoding}, but {_accepted(spec)}")
-    _check_shape(shape, spec)
+    check_shape(shape, spec)
     dtype = DTYPES[spec.datatype]
     size = dtype.itemsize
     for extent in shape:
@@ -81,7 +81,7 @@ def _sound(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
         )
     if len(payload) % 2:
         raise InvalidFrame(f"input '{spec.name}': {len(payload)} bytes are no whole number of 16-bit samples")
-    _check_shape((len(payload) // 2,), spec)
+    check_shape((len(payload) // 2,), spec)
     return np.asarray(np.frombuffer(payload, "<i2") * np.float32(1 / 32768))
 
 
@@ -123,7 +123,7 @@ def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
             )
         picture = np.ascontiguousarray(picture[..., 0])  # recorders write gray with three channels too
     picture = picture.reshape(*picture.shape[:2], channels)
-    _check_shape(picture.shape, spec)
+    check_shape(picture.shape, spec)
     return picture
 
 
@@ -167,17 +167,22 @@ class Encoding:
     domain: Literal["picture", "sound"]
     datatypes: tuple[str, ...]
     """The element types of what can be decoded. The first is taken where the model says nothing else."""
-    decode: Decode
+    decode: Decode | None
+    """None: it takes what is kept of the stream, see `worker/video`."""
 
 
 ENCODINGS = {
     "JPEG": Encoding("picture", ("UINT8",), _picture),
     "PNG": Encoding("picture", PNG_DATATYPES, _picture),
     "PCM_S16LE": Encoding("sound", ("FP32",), _sound),
+    "MJPEG": Encoding("picture", ("UINT8",), _picture),
+    "H264": Encoding("picture", ("UINT8",), None),
+    "HEVC": Encoding("picture", ("UINT8",), None),
 }
 
 
-def _check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
+def check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
+    """Raises InvalidFrame where the shape of an array is not what clients may send."""
     wanted = spec.shape
     if len(shape) != len(wanted) or any(w not in (-1, n) for n, w in zip(shape, wanted, strict=True)):
         raise InvalidFrame(f"input '{spec.name}' has shape {list(shape)}, wanted is {list(wanted)}")

@@ -7,7 +7,16 @@ from math import prod
 
 import numpy as np
 
-from duly.models.spec import PICTURE_PIXELS, PICTURE_TIMES_INPUT, PIXELS_MAX, Input, ModelConfig, TensorSpec, op_of
+from duly.models.spec import (
+    PICTURE_PIXELS,
+    PICTURE_TIMES_INPUT,
+    PIXELS_MAX,
+    VIDEO,
+    Input,
+    ModelConfig,
+    TensorSpec,
+    op_of,
+)
 from duly.worker.channel import DIMS_MAX
 from duly.worker.decode import ENCODINGS
 from duly.worker.dtypes import DTYPES
@@ -16,6 +25,7 @@ from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 from duly.worker.ops.operation import PICTURE_DATATYPES, Operation
 from duly.worker.ops.order import PREPROCESS
 from duly.worker.reader import Reader
+from duly.worker.video import need_decoder
 from duly.worker.ways_out import constant, no_such, not_numbers, refit, turned
 
 CHANNELS = 3
@@ -120,6 +130,8 @@ def _sent(
     domain = domains.pop() if domains else ""
     if domain == "picture" and len(graph_shape) != 3:
         raise LoadError(f"{place}: a picture has 3 dimensions, the graph takes {list(graph_shape)} a frame")
+    if not set(VIDEO).isdisjoint(declared.encodings):
+        need_decoder(place)
     datatype, shape = graph_datatype, graph_shape
     for encoding in declared.encodings:
         datatype = ENCODINGS[encoding].datatypes[0]

@@ -15,6 +15,7 @@ from time import monotonic_ns
 import numpy as np
 
 from duly.models.sizes import WIRE_BYTES_MAX, fields_bytes
+from duly.models.spec import VIDEO
 from duly.worker.all_finite import all_finite
 from duly.worker.batch_axes import BoundBatch, Session
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
@@ -29,6 +30,7 @@ from duly.worker.plan import Plan
 from duly.worker.shared_frames import UNREAD
 from duly.worker.slot_layout import layout
 from duly.worker.states import StreamStates
+from duly.worker.video import VideoDecoders
 
 
 @dataclass(slots=True)
@@ -92,6 +94,7 @@ class Model:
             contexts={index: each.reader.dtype for index, each in enumerate(plan.inputs) if each.reader.context},
             context_sizes={index: each.reader.context for index, each in enumerate(plan.inputs)},
         )
+        self._videos = VideoDecoders()
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
         self._in_place = [plan.fixed and output.bindable for output in plan.outputs]
@@ -163,6 +166,7 @@ class Model:
         """Drops what is remembered of these streams."""
         for stream_id in stream_ids:
             self._streams.forget(stream_id)
+            self._videos.forget(stream_id)
 
     def give_states(self, places: Sequence[Place], fd: int) -> list[bool]:
         """Writes what is remembered of these streams to their places in the memory, and forgets it. Returns which of
@@ -233,13 +237,14 @@ class Model:
                 tensor(area[offset : offset + length], ENCODINGS[encoding], shape, spec)  # says what is wrong
             return
         reader = self._plan.inputs[position].reader
-        row, placement = reader.read(
-            area[offset : offset + length],
-            ENCODINGS[encoding],
-            shape,
-            self._rows[batch.run.slot][position][index, ...] if self._fixed else None,
-            self._streams.context(stream_id, position) if reader.context else None,
-        )
+        payload, name = area[offset : offset + length], ENCODINGS[encoding]
+        row = self._rows[batch.run.slot][position][index, ...] if self._fixed else None
+        context = self._streams.context(stream_id, position) if reader.context else None
+        if name in VIDEO and name in spec.encodings:
+            picture = self._videos.picture(stream_id, position, name, payload, spec)
+            row, placement = reader.fill(picture, True, row, context)
+        else:
+            row, placement = reader.read(payload, name, shape, row, context)
         if not self._fixed:
             batch.values.setdefault(index, []).append(row)
         if placement is not WHOLE_PICTURE:

@@ -38,7 +38,7 @@ def picture_header(data: memoryview, encoding: str) -> PictureHeader | None:
     """Reads the header of a picture that begins as its `encoding` does. None: there is none, it makes no sense, or the
     picture does not end within the data.
     """
-    return _jpeg(data) if encoding == "JPEG" else _png(data)
+    return _png(data) if encoding == "PNG" else _jpeg(data)
 
 
 def _jpeg(data: memoryview) -> PictureHeader | None:

@@ -17,7 +17,7 @@ SEARCHED_BYTES_MAX = 4 << 20
 _TEXT = (b"zTXt", b"iTXt", b"tEXt", b"iCCP")
 """Chunks of a PNG that no pixel depends on and that inflate to more than they are, each to as much as libpng allows."""
 
-MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "MJPEG": b"\xff\xd8\xff"}
 """First bytes of a picture. They are checked because OpenCV takes a dozen other formats as gladly."""
 _NO_FRAME = {0xC4, 0xC8, 0xCC}
 _ALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
@@ -45,9 +45,9 @@ class PictureSize:
 def picture_size(data: bytes | memoryview, encoding: str, bytes_max: int = SEARCHED_BYTES_MAX) -> PictureSize | None:
     """Returns the size that the header states, with extents of at least 1; None: there is no such header.
 
-    `encoding`: JPEG or PNG. `bytes_max`: so much of a JPEG is searched for further scans.
+    `encoding`: JPEG, MJPEG or PNG. `bytes_max`: so much of a JPEG is searched for further scans.
     """
-    size = _jpeg(data, bytes_max) if encoding == "JPEG" else _png(data)
+    size = _png(data) if encoding == "PNG" else _jpeg(data, bytes_max)
     return size if size is not None and size.width > 0 and size.height > 0 else None
 
 
@@ -65,8 +65,8 @@ def beyond(size: PictureSize, pixels_max: int, encoding: str) -> str:
             f"the {encoding} has {size.width} x {size.height} pixels, at most {pixels_max:,} are decoded "
             "(pixels_max of [[input]] in model.toml)"
         )
-    if encoding == "JPEG" and size.passes > SCANS_MAX:
-        return f"the JPEG has {size.passes:,} scans, at most {SCANS_MAX} are decoded"
+    if encoding != "PNG" and size.passes > SCANS_MAX:
+        return f"the {encoding} has {size.passes:,} scans, at most {SCANS_MAX} are decoded"
     return ""
 
 

@@ -70,7 +70,7 @@ class Plan:
             outputs=(*post, *(planned.spec for planned in self.outputs)),
             batch_sizes=self.batch_sizes,
             any_size=self.any_size,
-            stateful=bool(self.states) or any(planned.reader.context for planned in self.inputs),
+            stateful=bool(self.states) or any(planned.reader.remembers for planned in self.inputs),
             states=(*map(_kept_state, self.states), *(_kept_sound(i) for i in self.inputs if i.reader.context)),
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from duly.models.spec import TensorSpec
+from duly.models.spec import VIDEO, TensorSpec
 from duly.worker.channel import ROW_HEAD
 from duly.worker.decode import ENCODINGS, Decode, tensor
 from duly.worker.dtypes import DTYPES, Array
@@ -33,7 +33,8 @@ class Reader:
         for operation in operations:
             shape = operation.fit(shape, spec, place)
             affine = operation.arithmetic(affine)
-        self._decode: dict[str, Decode] = {name: ENCODINGS[name].decode for name in spec.encodings}
+        decoders = {name: ENCODINGS[name].decode for name in spec.encodings}
+        self._decode: dict[str, Decode] = {name: each for name, each in decoders.items() if each is not None}
         self._factor = None if affine is None else affine.factor
         self._offset = None if affine is None else affine.offset
         self._silence: Array | float = 0.0 if self._offset is None else self._offset
@@ -55,6 +56,11 @@ class Reader:
             and not spec.encodings
         )
         """True where payloads are rows already and their size is fixed: nothing is to be read."""
+
+    @property
+    def remembers(self) -> bool:
+        """Something of a frame is kept for the next frame of the same stream."""
+        return bool(self.context) or not set(VIDEO).isdisjoint(self.spec.encodings)
 
     @property
     def computes(self) -> bool:
@@ -80,7 +86,12 @@ class Reader:
             return self._take(payload, row)
         spec, decode = self.spec, self._decode.get(encoding)
         value = tensor(payload, encoding, shape, spec) if decode is None else decode(payload, encoding, spec)
-        if not value.size and (self._picture or encoding):
+        return self.fill(value, bool(encoding), row, context)
+
+    def fill(self, value: Array, decoded: bool, row: Array | None, context: Array | None) -> tuple[Array, Placement]:
+        """Does as `read` with what is decoded, or came as it is. Raises InvalidFrame."""
+        spec = self.spec
+        if not value.size and (self._picture or decoded):
             raise InvalidFrame(f"input '{spec.name}' is empty: its shape is {list(value.shape)}")
         placement = WHOLE_PICTURE
         for move in self._moves:

@@ -14,6 +14,7 @@ from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError, RunError
 from duly.worker.model import Model
 from duly.worker.opencv import cv2
+from duly.worker.picture_size import MAGIC
 from duly.worker.slot_layout import layout
 
 UNTIMED_RUNS = 3
@@ -136,20 +137,22 @@ def sample(spec: TensorSpec, growth: int = 1) -> tuple[bytes, str, tuple[int, ..
     Raises:
         LoadError: `bytes_max` leaves room for no frame.
     """
-    picture = next((encoding for encoding in spec.encodings if encoding != "PCM_S16LE"), None)
+    picture = next((encoding for encoding in spec.encodings if encoding in MAGIC), None)
+    sound = "PCM_S16LE" in spec.encodings
     shrink = 1
     while shrink <= (EXTENT if growth == 1 else 1):
-        extents = PICTURE if picture else (EXTENT,) * len(spec.shape)
+        extents = PICTURE if picture or spec.pixels_max else (EXTENT,) * len(spec.shape)
         opened = (max(1, extent * growth // shrink) for extent in (*extents, *spec.shape[len(extents) :]))
         shape = tuple(extent if fixed < 0 else fixed for extent, fixed in zip(opened, spec.shape, strict=True))
         if growth > 1 and prod(shape) > GROWN_ELEMENTS_MAX:
             break
         if picture:
-            payload = cv2.imencode(f".{picture.lower()}", _gradient(shape).astype(DTYPES[spec.datatype]))[1].tobytes()
+            kind = ".png" if picture == "PNG" else ".jpg"
+            payload = cv2.imencode(kind, _gradient(shape).astype(DTYPES[spec.datatype]))[1].tobytes()
             if len(payload) <= spec.bytes_max and prod(shape[:2]) <= spec.pixels_max:
                 return payload, picture, shape
-        elif prod(shape) * (2 if spec.encodings else DTYPES[spec.datatype].itemsize) <= spec.bytes_max:
-            if spec.encodings:
+        elif prod(shape) * (2 if sound else DTYPES[spec.datatype].itemsize) <= spec.bytes_max:
+            if sound:
                 return np.zeros(shape, "<i2").tobytes(), spec.encodings[0], shape
             return _values(spec.datatype, shape).tobytes(), "", shape
         shrink *= 2

@@ -1,0 +1,107 @@
+"""What a stream keeps of its video: workers are given every access unit once, in order, within the bounds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duly.runtime.held_frames import InputData
+from duly.streams.video import UNITS_BYTES_MAX, Video
+from duly.worker.channel import ENCODINGS
+from duly.worker.video_units import UNITS_MAX, is_key, unpack
+
+H264 = ENCODINGS.index("H264")
+ROOM = 1 << 16
+
+
+def unit(frame_id: int, key: bool, size_bytes: int = 8) -> bytes:
+    return b"\0\0\1" + (b"\x65" if key else b"\x41") + frame_id.to_bytes(size_bytes, "big")
+
+
+@dataclass
+class Decoder:
+    """What a real one needs, without pictures: it says of what its last picture was made."""
+
+    made_of: list[int] | None = None
+    expected: int = 0
+
+    def given(self, payload: bytes) -> list[int] | None:
+        first, units = unpack(memoryview(payload))
+        for frame_id, data in enumerate(units, start=first):
+            assert int.from_bytes(bytes(data[4:]), "big") == frame_id
+            if is_key(bytes(data), "H264"):
+                self.made_of = []
+            elif frame_id != self.expected:
+                self.made_of = None
+            if self.made_of is not None:
+                self.made_of.append(frame_id)
+                self.expected = frame_id + 1
+        return self.made_of
+
+
+Step = tuple[bool, bool, int, str]
+"""Whether it is a key picture, is refused at the door, its bytes, and what becomes of the frame."""
+steps = st.tuples(
+    st.integers(0, 5).map(lambda number: number == 0),
+    st.integers(0, 9).map(lambda number: number == 0),
+    st.sampled_from((8, 200, 5000, UNITS_BYTES_MAX // 3)),
+    st.sampled_from(("runs", "passed", "passed", "waits")),
+)
+
+
+@given(st.lists(steps, min_size=1, max_size=120))
+def test_a_picture_is_made_of_all_since_its_key_picture_or_not_at_all(script: Sequence[Step]) -> None:
+    video, decoder = Video(), Decoder()
+    kept_bytes, last_key = 0, -1
+    waiting: list[tuple[int, Sequence[InputData], int]] = []
+    for frame_id, (key, refused, size_bytes, fate) in enumerate(script):
+        if not refused:
+            data = unit(frame_id, key, size_bytes)
+            payload = video.taken(frame_id, [InputData(0, (1,), b"x"), InputData(H264, (), data)], [1, ROOM])
+            last = frame_id if key else last_key
+            waiting.append((frame_id, payload, last))
+        last_key = frame_id if key else last_key  # also one that was refused: without it there is no picture
+        if fate == "waits":
+            continue
+        for waiting_id, waits, its_key in waiting:
+            ran = fate == "runs"
+            if ran:
+                assert waits[0].data == b"x"
+                made_of = decoder.given(bytes(waits[1].data))  # type: ignore[arg-type]
+                assert len(waits[1].data) <= max(ROOM, size_bytes + ROOM)
+                if made_of is not None:
+                    assert made_of == list(range(its_key, waiting_id + 1))
+            kept_bytes += video.answered(waiting_id, ran)
+            assert kept_bytes == video.kept_bytes
+            assert 0 <= kept_bytes <= UNITS_BYTES_MAX
+        waiting.clear()
+        assert video.units < UNITS_MAX
+    kept_bytes += video.forget()
+    assert kept_bytes == 0
+
+
+def test_what_is_not_run_goes_with_the_next_frame_that_is() -> None:
+    video = Video()
+    payloads = [video.taken(number, [InputData(H264, (), unit(number, number == 0))], [ROOM]) for number in range(5)]
+    assert [video.answered(number, ran=False) > 0 for number in range(4)] == [True] * 4
+    first, units = unpack(memoryview(bytes(payloads[4][0].data)))  # type: ignore[arg-type]
+    assert (first, len(units)) == (0, 5)
+    assert video.answered(4, ran=True) < 0
+    assert (video.units, video.kept_bytes) == (0, 0)
+
+
+def test_a_key_picture_comes_alone() -> None:
+    video = Video()
+    for number in range(4):
+        video.taken(number, [InputData(H264, (), unit(number, number == 0))], [ROOM])
+        video.answered(number, ran=False)
+    payload = video.taken(4, [InputData(H264, (), unit(4, key=True))], [ROOM])
+    assert unpack(memoryview(bytes(payload[0].data)))[0] == 4  # type: ignore[arg-type]
+
+
+def test_frames_without_video_are_left_as_they_are() -> None:
+    video = Video()
+    payload = [InputData(0, (1,), b"x")]
+    assert video.taken(1, payload, [1]) is payload
+    assert video.answered(1, ran=True) == 0
