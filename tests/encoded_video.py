@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+
+from duly.worker.video_units import is_key
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 WIDTH, HEIGHT = 64, 48
@@ -49,6 +52,21 @@ def units(
     packets += codec.encode(None)
     assert len(packets) == count
     return tuple(map(bytes, packets))
+
+
+def save(path: Path, data: Sequence[bytes], encoding: str) -> Path:
+    """Writes access units into a video file, of the kind that its name says."""
+    in_order = {"x265-params": "bframes=0:log-level=none"} if encoding == "HEVC" else {"tune": "zerolatency"}
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(_ENCODERS[encoding], rate=10, options=in_order)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for number, unit in enumerate(data):
+            packet = av.Packet(unit)
+            packet.stream, packet.time_base = stream, Fraction(1, 10)
+            packet.pts = packet.dts = number
+            packet.is_keyframe = is_key(unit, encoding)
+            container.mux(packet)
+    return path
 
 
 def decoded(encoding: str, data: Sequence[bytes]) -> list[Array]:

@@ -165,7 +165,7 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
         (
             tmp_path / "film.mp3",
             VOICE,
-            "unknown kind of recording; a folder of pictures or one of .avi, .jfif, .jpe, .jpeg, .jpg,",
+            "unknown kind of recording; a folder of pictures or one of .264, .265, .avi, .h264, .h265, .hevc, .jfif,",
         ),
         (tmp_path / "empty", CAMERA, "no pictures (.jfif, .jpe, .jpeg, .jpg, .png) in this folder"),
         (tmp_path, terms("FP32", 4, inputs=2), "models with one input; this one takes x, x"),

@@ -22,6 +22,7 @@ ENVIRONMENT = {
 }
 
 
+README = "README.md"
 LOCAL = "local.sock"
 """The socket in the reader's folder at which the server shares memory."""
 
@@ -47,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
     for name in ("picture.jpg", "street.jpg"):
         (root / name).write_bytes(picture)
-    (settings,) = [block.text for block in blocks("toml") if "[[input]]" in block.text]
+    (settings,) = [each.text for each in blocks("toml") if each.page == README and "[[input]]" in each.text]
     here = "".join(line for line in settings.splitlines(keepends=True) if not line.startswith("providers"))
     graphs.save(root / "models", "detector", detector(), here)
     demo = ROOT / "server" / "duly" / "demo" / "models" / "yolo" / "model.toml"
@@ -78,7 +79,8 @@ def run(folder: Path, *command: str) -> "subprocess.Popen[str]":
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     """A server as the README starts it, on ports that are free."""
-    (line,) = [line for block in blocks("sh") for line in block.text.splitlines() if line.startswith("duly serve")]
+    lines = [line for block in blocks("sh") if block.page == README for line in block.text.splitlines()]
+    (line,) = [line for line in lines if line.startswith("duly serve")]
     command = line.replace(":8500", ":0").replace(":9090", ":0").split()
     process = run(folder, *command, "--log-format=json", "--threads=1", f"--local={folder}/{LOCAL}")
     assert process.stderr is not None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from duly_client.recordings.access_units import RAW_VIDEOS, access_units, not_encoded_so, takes_video
 from duly_client.recordings.arrays import ARRAYS, arrays, live_arrays
 from duly_client.recordings.file_kind import HEAD_BYTES, kind_of
 from duly_client.recordings.pictures import (
@@ -88,19 +89,29 @@ def recording_for(path: str | Path, spec: TensorSpec) -> Recording:
         return pictures([path], str(path), spec)
     if suffix in PICTURE_STREAMS:
         return stream_file(path, spec)
-    if suffix in VIDEOS:
-        return video(path, spec)
+    if suffix in VIDEOS | RAW_VIDEOS:
+        return _video(path, spec)
     if suffix in SOUNDS:
         return wav(path, spec)
     if suffix in RAW_SOUNDS:
         return raw_sound(path, spec)
     if suffix in ARRAYS:
         return arrays(path, spec)
-    known = _listed(PICTURES | PICTURE_STREAMS | VIDEOS | SOUNDS | RAW_SOUNDS | ARRAYS)
+    known = _listed(PICTURES | PICTURE_STREAMS | VIDEOS | RAW_VIDEOS | SOUNDS | RAW_SOUNDS | ARRAYS)
     raise RecordingError(
         f"{path}: unknown kind of recording; a folder of pictures or one of {known} would do, which ffmpeg makes of "
         "most others"
     )
+
+
+def _video(path: Path, spec: TensorSpec) -> Recording:
+    """As it is encoded, where the model takes that; else picture by picture."""
+    encoded = access_units(path, spec) if takes_video(spec) else None
+    if encoded is not None:
+        return encoded
+    if not takes_pictures(spec):
+        raise not_encoded_so(path, spec)
+    return video(path, spec)
 
 
 def _piped(source: str) -> str:
