@@ -22,7 +22,6 @@ from duly.worker.version_files import VersionFiles
 
 LIBRARY_BYTES_MAX = 4 << 30
 """A larger file is not loaded as a library, and the version that names it fails."""
-"""A model that names a larger library is not loaded."""
 _MFD_EXEC = 0x0010  # linux/memfd.h, from 6.3 on
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 _IS_LIBRARY = re.compile(r"\.(so(\.[0-9]+)*|dll|dylib)$", re.IGNORECASE)
