@@ -23,6 +23,7 @@ from duly_client.clock import ClockEstimate
 from duly_client.convert import Array
 from duly_client.errors import DulyError, ProtocolError, ServerUnavailable
 from duly_client.forked import is_forked
+from duly_client.local_frames import FrameWriter
 from duly_client.local_memory import FrameMemory, aligned
 from duly_client.types import Advice, OutcomeMessage, StreamTerms, advice_of, terms_of
 
@@ -32,8 +33,6 @@ TURN_FRAMES_MAX = 64
 """After so many frames in one turn of the loop the sender lets others have their turn."""
 RECEIVED_MAX = 8
 """So many messages may wait to be taken in; then no more are read from the socket."""
-_WITHIN = 8
-"""Inputs of one frame begin at multiples of this, which is no more than gRPC's heads take that sizes count."""
 
 
 class SameClock:
@@ -67,16 +66,15 @@ class LocalConnection:
         self._told = 0
         self._blocks: dict[int, int] = {}
         """Where the frames in flight lie."""
-        self._inputs: dict[str, int] = {}
-        """The places of the inputs, by name."""
-        self._tail: tuple[object, int, bytes] = (None, 0, b"")
-        """What the last input was, as described and in bytes, and what was said of it."""
+        self._writer: FrameWriter | None = None
         self._queue: deque[bytes] = deque()
         """Frames that go out together, or wait for the socket to have room."""
         self._later: deque[bytes] = deque()
         """Other messages, which go out behind these frames."""
         self._in_turn = 0
         """How many frames were put in this turn of the loop."""
+        self._several = False
+        """Whether the last turn had several messages' worth of them: then the first one waits for the others."""
         self._blocked = False
         self._flushed: asyncio.Future[None] | None = None
         self.take_at_once: Callable[[Sequence[OutcomeMessage]], bool] | None = None
@@ -119,13 +117,11 @@ class LocalConnection:
     def _begin(self, shared: local_opening.Shared) -> StreamTerms:
         opened = shared.opened
         self._read_fd = shared.read_fd
-        self._inputs = {spec.name: place for place, spec in enumerate(opened.inputs)}
-        if len(self._inputs) == 1:
-            self._inputs[""] = 0
         self._reader = local_wire.OutcomeReader(shared.outcomes, opened.outputs)
         self._reader.position = aligned(shared.opened_bytes)
         self._quarter = len(shared.outcomes) // 4
         self._memory = FrameMemory(shared.frames)
+        self._writer = FrameWriter(self._memory, [spec.name for spec in opened.inputs], self.most)
         self._tell_read()
         self._begin_reading()
         return terms_of(opened)
@@ -172,64 +168,44 @@ class LocalConnection:
         """Sends frames. A frame that is alone in its turn of the loop goes at once, others go together. Raises
         ValueError where one is too large.
         """
+        assert self._writer is not None
         for frame_id, captured_ns, inputs in frames:
-            if len(inputs.described) == 1:
-                block, tail = self._write_one(inputs)
-                frame = local_wire.frame_of_one(frame_id, captured_ns, budget_ns, must_run, block, tail)
-            else:
-                parts = [local_wire.frame_head(frame_id, captured_ns, budget_ns, must_run, len(inputs.described))]
-                block = self._write(inputs, parts)
-                frame = b"".join(parts)
-            self._blocks[frame_id] = block
+            self._blocks[frame_id], frame = self._writer.frame(frame_id, captured_ns, budget_ns, must_run, inputs)
             self._queue.append(frame)
+        self._put(len(frames))
+
+    def place_alike(self, alike: wire.Alike, count: int) -> tuple[int, int]:
+        """Puts frames into shared memory, as many of the first `count` as may go now. Returns how many, and where they
+        lie; 0 of them: none may go, or there is no room for them in one piece.
+        """
+        assert self._writer is not None
+        count = min(count, TURN_FRAMES_MAX - self._in_turn, TURN_FRAMES_MAX - len(self._queue))
+        block = self._writer.place(alike, count) if count > 0 else -1
+        return (0, -1) if block < 0 else (count, block)
+
+    def put_alike(
+        self, ids: range, captured_ns: int, budget_ns: int, must_run: bool, alike: wire.Alike, block: int
+    ) -> None:
+        """Sends as many frames, which `place_alike` has put there, as one message."""
+        assert self._writer is not None
+        message = self._writer.alike(ids, captured_ns, budget_ns, must_run, alike, block)
+        self._blocks.update(dict.fromkeys(ids, block))
+        if not (self._queue or self._blocked or self._over):
+            with contextlib.suppress(OSError):  # then it waits with others, or is told of when these are sent
+                self._socket.send(message)
+                message = message[:0]
+        self._queue.extend(local_wire.frames_of(message))
+        self._put(len(ids))
+
+    def _put(self, count: int) -> None:
+        """So many more frames are on their way, or queued."""
         if self._over:
             return  # reading says why
         if not self._in_turn:
             self._loop.call_soon(self._end_turn)
-        self._in_turn += len(frames)
-        if self._in_turn == len(frames) or len(self._queue) >= HAND_OVER_FRAMES:
+        self._in_turn += count
+        if (self._in_turn == count and not self._several) or len(self._queue) >= HAND_OVER_FRAMES:
             self._flush()
-
-    def _write_one(self, inputs: wire.Inputs) -> tuple[int, bytes]:
-        """Puts a frame's only input into shared memory. Returns where it lies, and the tail of what to say of it."""
-        memory = self._memory
-        assert memory is not None
-        data, described = inputs.pieces[1], inputs.described[0]
-        size_bytes = data.nbytes if isinstance(data, np.ndarray) else len(data)
-        before, before_bytes, tail = self._tail
-        if described is not before or size_bytes != before_bytes:
-            name, kind, shape = described
-            tail = local_wire.tensor_tail(size_bytes, self._inputs.get(name, 0xFFFF), kind, shape)
-            self._tail = described, size_bytes, tail
-        block = memory.sent(data) if isinstance(data, np.ndarray) else -1
-        if block < 0:
-            block = self._room(size_bytes)
-            memory.write(block, data, size_bytes)
-        return block, tail
-
-    def _write(self, inputs: wire.Inputs, parts: list[bytes]) -> int:
-        """Puts inputs into shared memory, and what to say of them into `parts`. Returns where they lie."""
-        memory = self._memory
-        assert memory is not None
-        pieces, described = inputs.pieces, inputs.described
-        sizes = [data.nbytes if isinstance(data, np.ndarray) else len(data) for data in pieces[1::2]]
-        block = offset = self._room(sum([-(-size // _WITHIN) * _WITHIN for size in sizes]))
-        for each, data, size_bytes in zip(described, pieces[1::2], sizes, strict=True):
-            memory.write(offset, data, size_bytes)
-            parts.append(self._tensor(each, offset, size_bytes))
-            offset += -(-size_bytes // _WITHIN) * _WITHIN
-        return block
-
-    def _room(self, size_bytes: int) -> int:
-        assert self._memory is not None
-        block = self._memory.take(size_bytes)
-        if block < 0:
-            raise ValueError(f"a frame of {size_bytes} bytes is too large: {self.most}")
-        return block
-
-    def _tensor(self, described: tuple[str, int, tuple[int, ...]], offset: int, size_bytes: int) -> bytes:
-        name, kind, shape = described
-        return local_wire.tensor(offset, size_bytes, self._inputs.get(name, 0xFFFF), kind, shape)
 
     def cancel_frames(self, frame_ids: Iterable[int]) -> None:
         """Withdraws frames, after those that were added before."""
@@ -249,7 +225,7 @@ class LocalConnection:
         self._flush()
 
     def _end_turn(self) -> None:
-        many, self._in_turn = self._in_turn >= TURN_FRAMES_MAX, 0
+        many, self._several, self._in_turn = self._in_turn >= TURN_FRAMES_MAX, self._in_turn > 1, 0
         self._flush()
         if many:
             self._on_room()

@@ -200,7 +200,7 @@ class Stream:
 
     async def send_many(
         self,
-        payloads: Iterable[Payload],
+        payloads: Iterable[Payload] | Array,
         *,
         capture_times_ns: Sequence[int] | None = None,
         budget_ms: float | None = None,
@@ -220,18 +220,7 @@ class Stream:
         using_grpc()
         self._check_entered()
         asked = self._sender.asked(budget_ms, must_run)
-        payloads = list(payloads)
-        if capture_times_ns is not None and len(capture_times_ns) != len(payloads):
-            raise ValueError(f"got {len(capture_times_ns)} capture_times_ns for {len(payloads)} frames")
-        frames = []
-        for nth, payload in enumerate(payloads):
-            capture_time_ns = None if capture_times_ns is None else capture_times_ns[nth]
-            try:
-                frames.append(self._sender.frame(asked, payload, encoding, capture_time_ns))
-            except (TypeError, ValueError) as error:
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"frame {nth} of {len(payloads)}: {error}") from error
-        return await self._sender.send(frames, asked, within_credit=True)
+        return await self._sender.send_many(asked, payloads, encoding, capture_times_ns)
 
     async def loan(self, shape: tuple[int, ...] | None = None, *, name: str | None = None) -> Array:
         """Returns an array to be filled and given to `send`. Over the local transport it lies in the memory that is
