@@ -36,6 +36,7 @@ MODULES = (
     "runtime.recorder",
     "runtime.recording_lines",
     "runtime.shared_memory",
+    "runtime.slot_filling",
     "runtime.worker_port",
     "streams.clock",
     "streams.inputs",

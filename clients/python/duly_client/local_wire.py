@@ -160,8 +160,8 @@ class AlikeFrames:
     def message(
         self, ids: range, captured_ns: int, budget_ns: int, must_run: bool, offset: int, size_bytes: int, tail: bytes
     ) -> memoryview:
-        """Returns a message, no more than FRAMES_MAX frames, that holds until the next one is made. The first frame lies
-        at `offset`. `tail`: what `tensor_tail` says of each input.
+        """Returns a message of no more than FRAMES_MAX frames, which holds until the next one is made. The first frame
+        lies at `offset`. `tail`: what `tensor_tail` says of each input.
         """
         said = budget_ns, must_run, tail
         if said != self._said:
