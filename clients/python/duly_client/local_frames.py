@@ -39,20 +39,18 @@ class FrameWriter:
 
     def place(self, alike: wire.Alike, count: int) -> int:
         """Puts the first frames of these into one block. Returns where they lie; -1: there is no room in one piece."""
-        memory, arrays = self._memory, alike.arrays
-        whole = isinstance(arrays, np.ndarray)
-        if whole and count == len(arrays) and (block := memory.sent(arrays)) >= 0:
-            memory.divide(block, count)
-            return block
-        size_bytes = alike.data_bytes
-        block = memory.take(count * size_bytes)
-        if block >= 0:
-            if whole:
+        memory, arrays, size_bytes = self._memory, alike.arrays, alike.data_bytes
+        block = memory.sent(arrays) if isinstance(arrays, np.ndarray) and count == len(arrays) else -1
+        if block < 0:
+            block = memory.take(count * size_bytes)
+            if block < 0:
+                return -1
+            if isinstance(arrays, np.ndarray):
                 memory.write(block, arrays[:count], count * size_bytes)
             else:
-                for offset, array in zip(range(block, block + count * size_bytes, size_bytes), arrays, strict=False):
-                    memory.write(offset, array, size_bytes)
-            memory.divide(block, count)
+                for nth in range(count):
+                    memory.write(block + nth * size_bytes, arrays[nth], size_bytes)
+        memory.divide(block, count)
         return block
 
     def alike(

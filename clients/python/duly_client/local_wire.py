@@ -45,7 +45,7 @@ _ALIKE = np.dtype(
         ("flags", "<u2"),
         ("inputs", "<u2"),
         ("zero", "<u4"),
-        ("offset", "<u8"),
+        ("offset", "<i8"),
         ("tail", f"V{TENSOR.size - 8}"),
     ]
 )
@@ -153,7 +153,7 @@ class AlikeFrames:
         self._offsets, self._tails = frames["offset"], frames["tail"]
         self._said: tuple[int, bool, bytes] = (0, False, b"")
         """What all frames hold but where they lie and when they were captured."""
-        self._sizes = np.arange(FRAMES_MAX, dtype=np.uint64)
+        self._behind = np.arange(FRAMES_MAX, dtype=np.int64)
         """Where frames lie behind the first one."""
         self._size_bytes = 1
 
@@ -170,11 +170,11 @@ class AlikeFrames:
             self._tails[:] = np.void(tail)
         if size_bytes != self._size_bytes:
             self._size_bytes = size_bytes
-            self._sizes = np.arange(0, FRAMES_MAX * size_bytes, size_bytes or 1, np.uint64)[:FRAMES_MAX]
+            self._behind = np.arange(FRAMES_MAX, dtype=np.int64) * size_bytes
         count = len(ids)
         self._ids[:count] = np.arange(ids.start, ids.stop, dtype=np.uint64)
         self._captured[:count] = captured_ns
-        np.add(self._sizes[:count], offset, self._offsets[:count])
+        np.add(self._behind[:count], offset, self._offsets[:count])
         FRAMES_HEAD.pack_into(self._buffer, 0, FRAMES, count, 0)
         return self._view[: FRAMES_HEAD.size + count * _ALIKE.itemsize]
 

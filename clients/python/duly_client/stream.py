@@ -259,6 +259,7 @@ class Stream:
         self._check_entered()
         frames = self._frames
         if not frames.unread:
+            self._look()
             await frames.wait()
         return frames.take()
 
@@ -272,8 +273,14 @@ class Stream:
     async def next_batch(self) -> list[Outcome]:
         """Returns the next list of `batches`."""
         self._check_entered()
+        if not self._frames.unread:
+            self._look()
         await self._frames.wait()
         return self._frames.take_all()
+
+    def _look(self) -> None:
+        if self._frames.in_flight and isinstance(self._connection, LocalConnection):
+            self._connection.look()
 
     async def _run(self, connection: AnyConnection | None) -> None:
         """Receives over one connection after the other until the stream ends."""

@@ -326,6 +326,7 @@ def receive_into(connection: socket.socket, buffer: memoryview, awake_ns: int = 
     while until_ns and time.monotonic_ns() < until_ns:
         with contextlib.suppress(BlockingIOError):
             return _received(connection, buffer, socket.MSG_DONTWAIT)
+        os.sched_yield()  # the server may have been put on this very processor
     return _received(connection, buffer, 0)
 
 
