@@ -209,8 +209,8 @@ class Stream:
     ) -> list[int]:
         """Sends frames and returns their ids, in their order. It does what as many calls of `send` do, for less: frames
         go in one message, as many as 4 MiB, the stream's credit and what the server reads as one message allow, the
-        others in further ones. Arguments are those of `send`, but for `capture_times_ns`, one for each frame; None: all
-        were captured now.
+        others in further ones. An array stands for as many frames as its first dimension has. Arguments are those of
+        `send`, but for `capture_times_ns`, one for each frame; None: all were captured now.
 
         All frames are compared with what the model takes before the first is sent: where one does not fit, none is. Of
         more frames than may be unanswered (`frames_in_flight_max` and `bytes_in_flight_max` of `opened`) it sends the
