@@ -17,6 +17,7 @@ from pathlib import Path
 
 MODULES = (
     "core",
+    "counts",
     "rpc.duly_v1.codec",
     "rpc.duly_v1.common_frames",
     "rpc.duly_v1.outcome_writer",
