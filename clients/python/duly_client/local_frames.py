@@ -57,7 +57,7 @@ class FrameWriter:
         self, ids: range, captured_ns: int, budget_ns: int, must_run: bool, alike: wire.Alike, block: int
     ) -> memoryview:
         """Returns a message with these frames, which lie one behind the other. It holds until the next one is made."""
-        tail = self._tail_of(alike.described, alike.data_bytes)
+        tail = self._tail_of(alike.described[0], alike.data_bytes)
         return self._alike.message(ids, captured_ns, budget_ns, must_run, block, alike.data_bytes, tail)
 
     def _one(self, inputs: wire.Inputs) -> tuple[int, bytes]:

@@ -8,6 +8,7 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic_ns
 
 from duly_client import local_wire
 
@@ -15,6 +16,8 @@ HAND_OVER_FRAMES = 16
 """So many frames that are sent in one turn of the loop go out together."""
 TURN_FRAMES_MAX = 64
 """After so many frames in one turn of the loop the sender lets others have their turn."""
+WAIT_NS_MAX = 1_000_000
+"""Frames wait for others of their turn of the loop where the turn before put several within so long."""
 
 
 class Outgoing:
@@ -32,8 +35,10 @@ class Outgoing:
         """Other messages, which go out behind these frames."""
         self._in_turn = 0
         """How many frames were put in this turn of the loop."""
-        self._several = False
-        """Whether the last turn had several frames: then the first ones of a turn wait for the others."""
+        self._began_ns = 0
+        """When the first of them was put."""
+        self._waits = False
+        """Whether the first ones of a turn wait for others, as the last turn had several in a short time."""
         self._blocked = False
         self._flushed: asyncio.Future[None] | None = None
         self._over = False
@@ -44,9 +49,7 @@ class Outgoing:
         return TURN_FRAMES_MAX - max(self._in_turn, len(self._queue))
 
     def put(self, frames: Sequence[bytes]) -> None:
-        """Sends frames. One that is alone in its turn of the loop, as in the turn before, goes at once, others go
-        together.
-        """
+        """Sends frames: at once where they come alone, together where there are several in a turn of the loop."""
         self._queue.extend(frames)
         self._count(len(frames))
 
@@ -68,13 +71,15 @@ class Outgoing:
         if self._over:
             return  # reading says why
         if not self._in_turn:
+            self._began_ns = monotonic_ns()
             self._loop.call_soon(self._end_turn)
         self._in_turn += frames
-        if (self._in_turn == frames and not self._several) or len(self._queue) >= HAND_OVER_FRAMES:
+        if (self._in_turn == frames and not self._waits) or len(self._queue) >= HAND_OVER_FRAMES:
             self.flush()
 
     def _end_turn(self) -> None:
-        many, self._several, self._in_turn = self._in_turn >= TURN_FRAMES_MAX, self._in_turn > 1, 0
+        many, several, self._in_turn = self._in_turn >= TURN_FRAMES_MAX, self._in_turn > 1, 0
+        self._waits = several and monotonic_ns() - self._began_ns < WAIT_NS_MAX
         self.flush()
         if many:
             self._on_room()

@@ -158,8 +158,8 @@ class Sender:
             while len(ids) < len(payloads):
                 sent = self._send_alike(alike.behind(len(ids)), asked)
                 if not sent:  # as it waits for what is missing
-                    some = payloads[len(ids) : len(ids) + TOGETHER_WAITING]
-                    frames = [self.frame(asked, payload, None, None) for payload in some]
+                    some = range(len(ids), min(len(ids) + TOGETHER_WAITING, len(payloads)))
+                    frames = [Frame(alike.inputs(nth), asked.wall_ns) for nth in some]
                     sent = await self.send(frames, asked, within_credit=True)
                 ids += sent
             return ids
@@ -177,7 +177,11 @@ class Sender:
         """Returns frames that `_send_alike` may send; None: these are to be made one by one."""
         if not self.check or not isinstance(self._connection, LocalConnection):
             return None
-        return wire.alike_of(payloads, self._agreed().inputs)
+        terms = self._agreed()
+        alike = wire.alike_of(payloads, terms.inputs)
+        if alike is None or 0 < terms.message_bytes_max < wire.FRAME_FIELDS_BYTES_MAX + alike.size:
+            return None
+        return alike
 
     def _send_alike(self, alike: wire.Alike, asked: Asked) -> Sequence[int]:
         """Sends as many of these frames, from the first on, as may be sent at once, and returns their ids."""

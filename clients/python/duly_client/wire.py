@@ -64,11 +64,17 @@ class Alike(NamedTuple):
     """The bytes of one frame as it goes on the wire."""
     data_bytes: int
     """The bytes of one array."""
-    described: Described
+    head: bytes
+    """The bytes of everything before an array on the wire."""
+    described: tuple[Described]
 
     def behind(self, count: int) -> "Alike":
         """All but so many first ones."""
         return self._replace(arrays=self.arrays[count:]) if count else self
+
+    def inputs(self, nth: int) -> Inputs:
+        """The inputs of one of the frames."""
+        return Inputs((self.head, self.arrays[nth]), self.size, self.described)
 
 
 Stamped = tuple[int, int, Inputs]
@@ -114,9 +120,11 @@ def alike_of(payloads: Array | Sequence[Payload], specs: Sequence[TensorSpec]) -
                 return None
             if not each.flags.c_contiguous:
                 return None
-    _, size, described = _tensor_parts(spec.name, dtype, shape)
     data_bytes = prod(shape) * dtype.itemsize
-    return Alike(cast("Array | Sequence[Array]", payloads), size, data_bytes, described[0]) if data_bytes else None
+    if not data_bytes:
+        return None
+    head, size, described = _tensor_parts(spec.name, dtype, shape)
+    return Alike(cast("Array | Sequence[Array]", payloads), size, data_bytes, head, described)
 
 
 def _named_inputs(named: Mapping[str, Value], encoding: Encoding | None, specs: Sequence[TensorSpec] | None) -> Inputs:
