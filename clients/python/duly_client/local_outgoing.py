@@ -16,7 +16,7 @@ HAND_OVER_FRAMES = 16
 """So many frames that are sent in one turn of the loop go out together."""
 TURN_FRAMES_MAX = 64
 """After so many frames in one turn of the loop the sender lets others have their turn."""
-WAIT_NS_MAX = 1_000_000
+WAIT_NS_MAX = 4_000_000
 """Frames wait for others of their turn of the loop where the turn before put several within so long."""
 
 
