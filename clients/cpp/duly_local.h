@@ -96,6 +96,8 @@ typedef void (*duly_local_on_outcome)(
 extern "C" {
 #endif
 
+int posix_fallocate(int fd, off_t offset, off_t bytes); /* which <fcntl.h> keeps back under -std=c11 */
+
 static inline uint64_t duly_local_aligned(uint64_t bytes) {
     return (bytes + DULY_LOCAL_ALIGNMENT - 1) / DULY_LOCAL_ALIGNMENT * DULY_LOCAL_ALIGNMENT;
 }
