@@ -294,7 +294,7 @@ async def test_what_fits_neither_the_model_nor_the_bytes_is_invalid_as_over_grpc
 async def test_outcomes_in_arrival_order(target: str) -> None:
     async with (
         Client(target) as client,
-        client.stream("slow", backlog="ALL", ordering="ARRIVAL", check=False) as stream,
+        client.stream("slow", backlog="ALL", budget_ms=60_000, ordering="ARRIVAL", check=False) as stream,
     ):
         for payload in (np.float32([[1]]), np.float32([1, 2]), np.float32([[3]])):
             await stream.send(payload, budget_ms=60_000)

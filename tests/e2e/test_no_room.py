@@ -40,7 +40,7 @@ async def rig(folder: Path) -> AsyncIterator[Rig]:
 
 async def test_a_stream_without_memory_for_outcomes_goes_over_grpc(rig: Rig, folder: Path) -> None:
     with pytest.raises(StreamRefused, match="the system has no room for the stream's shared memory") as refused:
-        async with Client(f"local:{folder}/local.sock") as client, client.stream("any"):
+        async with Client(f"local:{folder}/local.sock", reconnect=False) as client, client.stream("any"):
             pass
     assert (refused.value.reason, refused.value.metadata) == ("STREAMS_EXHAUSTED", {"transport": "grpc"})
     async with Client(rig.address) as client, client.stream("any", budget_ms=60_000) as stream:
@@ -68,7 +68,7 @@ async def test_a_client_without_memory_for_frames_goes_over_grpc(folder: Path) -
         with pytest.raises(
             LocalUnavailable, match=r"there is no memory to share with local:.* No space left on device"
         ):
-            async with Client(f"local:{path}") as client, client.stream("double"):
+            async with Client(f"local:{path}", reconnect=False) as client, client.stream("double"):
                 pass
         async with Client(rig.address) as client, client.stream("double", budget_ms=60_000) as stream:
             await stream.send(np.float32([1, 2, 3, 4]))
