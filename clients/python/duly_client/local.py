@@ -115,8 +115,8 @@ class LocalConnection:
         self._reader = local_wire.OutcomeReader(shared.outcomes, opened.outputs)
         self._reader.position = aligned(shared.opened_bytes)
         self._quarter = len(shared.outcomes) // 4
-        self._memory = FrameMemory(shared.frames)
-        self._writer = FrameWriter(self._memory, [spec.name for spec in opened.inputs], self.most)
+        self._memory = FrameMemory(shared.frames, shared.frames_fd, shared.reserved_bytes)
+        self._writer = FrameWriter(self._memory, [spec.name for spec in opened.inputs], lambda: self.most)
         self._tell_read()
         self._begin_reading()
         return terms_of(opened)
@@ -153,9 +153,10 @@ class LocalConnection:
         """
         assert self._memory is not None
         size_bytes = prod(shape) * dtype.itemsize
-        if size_bytes > self._memory.size_bytes:
+        array = self._memory.lend(shape, dtype, size_bytes)
+        if array is None and size_bytes > self._memory.size_bytes:
             raise ValueError(f"an array of {size_bytes} bytes is too large: {self.most}")
-        return self._memory.lend(shape, dtype, size_bytes)
+        return array
 
     def put(self, frames: Sequence[wire.Stamped], budget_ns: int, must_run: bool) -> None:
         """Sends frames. Raises ValueError where one is too large; those before it are sent."""
@@ -330,6 +331,8 @@ class LocalConnection:
         if self._read_fd >= 0:
             os.close(self._read_fd)
             self._read_fd = -1
+        if self._memory is not None:
+            self._memory.close()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.cancel()
 

@@ -1,6 +1,6 @@
 """Puts frames into the memory that is shared with the server, and says in bytes where they lie and what they are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ _WITHIN = 8
 class FrameWriter:
     """Writes the frames of one connection."""
 
-    def __init__(self, memory: FrameMemory, names: Sequence[str], most: str) -> None:
-        """`names`: of the inputs, in their order. `most`: how large frames may be, in words."""
+    def __init__(self, memory: FrameMemory, names: Sequence[str], most: Callable[[], str]) -> None:
+        """`names`: of the inputs, in their order. `most`: says how large frames may be."""
         self._memory = memory
         self._most = most
         self._places = {name: place for place, name in enumerate(names)}
@@ -94,5 +94,5 @@ class FrameWriter:
     def _room(self, size_bytes: int) -> int:
         block = self._memory.take(size_bytes)
         if block < 0:
-            raise ValueError(f"a frame of {size_bytes} bytes is too large: {self._most}")
+            raise ValueError(f"a frame of {size_bytes} bytes is too large: {self._most()}")
         return block

@@ -9,22 +9,24 @@ from duly.worker import channel, shared_frames
 
 
 def fill_slot(
-    area: memoryview,
+    region: channel.Region,
+    slot: int,
     action: DispatchBatch,
     payloads: Sequence[Sequence[InputData]],
     bases: Sequence[int],
     bytes_max: Sequence[int],
     shares: Callable[[ClientMemory], bool],
 ) -> tuple[list[tuple[int, bool, list[channel.TensorRef]]], list[shared_frames.Piece], int]:
-    """Fills a slot's input area. `bases`: where the first frame's place for each input begins; `bytes_max`: how large
+    """Fills a slot of the region. `bases`: where the first frame's place for each input begins; `bytes_max`: how large
     such a place is. `shares`: whether the worker reads that memory of a client itself.
 
     Returns the frames as the worker is told of them, what it has to read itself, and how many bytes were filled with
-    either. Raises ValueError where a payload does not fit its place.
+    either. Raises ValueError where a payload does not fit its place, and OSError where the system has no memory for it.
     """
     frames: list[tuple[int, bool, list[channel.TensorRef]]] = []
     pieces: list[shared_frames.Piece] = []
     filled = 0
+    area = region.inputs[slot]
     resets = action.resets_state
     for index, (frame, payload) in enumerate(zip(action.frames, payloads, strict=True)):
         if len(payload) != len(bases):
@@ -35,12 +37,14 @@ def fill_slot(
             if length > bytes_max[position]:  # it would reach into its neighbour's place
                 text = f"a frame with {length} bytes for input {position}, the model takes {bytes_max[position]}"
                 raise ValueError(text)
-            if not isinstance(data, SharedData):
-                area[offset : offset + length] = data
-            elif shares(data.memory):
+            if isinstance(data, SharedData) and shares(data.memory):
                 pieces.append((data.memory.stream_id, data.offset, offset, length))
             else:
-                data.read_into(area[offset : offset + length])
+                region.reserve(slot, offset, length)
+                if isinstance(data, SharedData):
+                    data.read_into(area[offset : offset + length])
+                else:
+                    area[offset : offset + length] = data
             refs.append((offset, length, encoding, shape))
             filled += length
         frames.append((frame.stream_id, frame.seq in resets, refs))

@@ -245,7 +245,8 @@ class Worker:
         """Copies the payloads into the slot's input area (the one copy) and starts the batch. What lies in memory that
         is shared with a client the worker copies itself.
 
-        Raises ValueError where a payload does not fit the model. Nothing is started then.
+        Raises ValueError where a payload does not fit the model, and OSError where the system has no memory for it.
+        Nothing is started then.
         """
         region = self._region
         if region is None or self._asked is not None:
@@ -254,7 +255,7 @@ class Worker:
         if self._trims:
             region.trim(slot, outputs=False)
         frames, pieces, filled = fill_slot(
-            region.inputs[slot], action, payloads, self._input_bases, self._input_bytes_max, self._shares
+            region, slot, action, payloads, self._input_bases, self._input_bytes_max, self._shares
         )
         region.filled[slot, False] += filled
         if pieces and not self._gather(slot, pieces):
