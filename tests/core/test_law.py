@@ -34,6 +34,9 @@ RARE = (
     "demoted",
     "told of its period",
     "state moves",
+    "joint frames",
+    "pieces",
+    "parted",
 )
 BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
 """Where the scheduler answers frames; each row of these states must be met."""
