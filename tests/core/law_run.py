@@ -1,7 +1,7 @@
 """A host that does anything to the scheduler, at random, while `law.Witness` watches.
 
     python -m tests.core.law_run --seed 17            one run; where it fails, prints what went in
-    python -m tests.core.law_run --seed 0 --runs 1000 many
+    python -m tests.core.law_run --seed 0 --runs 1000 many; with --fusing, frames of several streams run as one
 
 A run is made by one `random.Random`: the same seed gives the same run, and Hypothesis, which brings its own, shrinks
 one that fails. The clock begins anywhere and moves only when the host says so; its timer may come late. Between single
@@ -69,7 +69,8 @@ TURNS_MAX = 40
 
 
 class Host:
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, fusing: bool) -> None:
+        """`fusing`: whether most streams are members of fusion groups."""
         self.random = random
         self.witness = Witness()
         self.now_ns = random.randrange(2**62)
@@ -94,8 +95,7 @@ class Host:
         """Whether some frames take longer than usual ones."""
         self.takers = ((), ("speech/2",), STATEFUL)[self.now_ns // 4 % 3]
         """The models that take over the state that other versions keep of streams."""
-        self.fusing = self.now_ns % 3 == 0
-        """Whether streams are opened as members of fusion groups, besides others."""
+        self.fusing = fusing
         self.groups: list[tuple[str, Fusion]] = []
         """The model and the first member of each group."""
         self.members: dict[int, Fusion] = {}
@@ -157,7 +157,7 @@ class Host:
         self._step(StreamOpened(stream_id, terms))
 
     def _fusion(self, model: str) -> tuple[str, Fusion]:
-        """Returns the model and the place of a stream that opens in a group: the first that none gives, or a new group."""
+        """Returns model and place of a stream that opens in a group: the first that nobody gives, or a new group."""
         r = self.random
         fused = self.witness.accounts.fused
         for its_model, first in self.groups:
@@ -491,9 +491,9 @@ FAULTS: tuple[Callable[[Host], None], ...] = (
 )
 
 
-def run(random: Random, turns_max: int = TURNS_MAX) -> Witness:
+def run(random: Random, turns_max: int = TURNS_MAX, *, fusing: bool = False) -> Witness:
     """Carries out one run. Raises AssertionError where the law is broken, with the last events as notes."""
-    host = Host(random)
+    host = Host(random, fusing)
     try:
         host.run(turns_max)
     except BaseException as error:
@@ -504,22 +504,23 @@ def run(random: Random, turns_max: int = TURNS_MAX) -> Witness:
     return host.witness
 
 
-def command(seed: int) -> str:
+def command(seed: int, *, fusing: bool = False) -> str:
     """The command that shows that run again."""
-    return f"python -m tests.core.law_run --seed {seed}"
+    return f"python -m tests.core.law_run --seed {seed}{' --fusing' * fusing}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.core.law_run", description="The law of the core, at random.")
     parser.add_argument("--seed", type=int, default=0, help="of the first run")
     parser.add_argument("--runs", type=int, default=1, help="so many, with the seeds that follow")
+    parser.add_argument("--fusing", action="store_true", help="with streams that are members of fusion groups")
     arguments = parser.parse_args()
     seen: Counter[str] = Counter()
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         try:
-            seen += run(Random(seed)).seen
+            seen += run(Random(seed), fusing=arguments.fusing).seen
         except BaseException:
-            sys.stderr.write(f"seed {seed} breaks the law: {command(seed)}\n")
+            sys.stderr.write(f"seed {seed} breaks the law: {command(seed, fusing=arguments.fusing)}\n")
             raise
     sys.stdout.write("".join(f"{count:8} {rule}\n" for rule, count in sorted(seen.items())))
     return 0

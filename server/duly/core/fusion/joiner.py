@@ -94,7 +94,7 @@ class Joiner:
     # ---- pieces that come ----
 
     def arrived(self, now_ns: int, frames: Sequence[Frame], draining: bool) -> list[Frame]:
-        """Takes in the pieces among `frames`. Returns all others, and each joint frame in the place of its last piece."""
+        """Takes in the pieces among `frames`. Returns all others, and each joint frame in place of its last piece."""
         left: list[Frame] = []
         for frame in frames:
             member = self.members.get(frame.stream_id)
