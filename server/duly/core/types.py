@@ -146,6 +146,11 @@ class JointFrame(Frame):
         self.pieces = pieces
 
 
+def pieces_of(frame: Frame) -> tuple[Frame, ...]:
+    """Returns the frames as they came of which this one is made: itself, unless it is a joint frame."""
+    return frame.pieces if isinstance(frame, JointFrame) else (frame,)
+
+
 def larger(frame: Frame, extra_ns: int, apart_ns: int = 0) -> Frame:
     """Returns the frame as one that is planned to take so much longer than a usual one, of which `apart_ns` can be done
     beside the lanes.
