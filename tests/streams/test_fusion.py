@@ -21,6 +21,7 @@ from tests.streams.bench import MS, Bench, notices, statuses, written
 
 ON_TIME, EXPIRED, CANCELLED = OutcomeStatus.ON_TIME, OutcomeStatus.EXPIRED, OutcomeStatus.CANCELLED
 S = 1_000_000_000
+RECEIVED_UNIX_NS = 1_000_000_000 * S
 
 
 def two_inputs(*names: str) -> Signature:
@@ -50,7 +51,7 @@ class Rig:
         return stream
 
     def send(self, stream: Stream, frame_id: int, captured_unix_ns: int = 0) -> None:
-        held = stream.take(frame_id, captured_unix_ns, 0, False, stream.wall.now_ns())
+        held = stream.take(frame_id, captured_unix_ns, 0, False, RECEIVED_UNIX_NS)
         if held is not None:
             stream.submit(held, [InputData(0, (1,), b"x")], 1)
         self.bench.driver._admit()
@@ -123,12 +124,12 @@ async def test_a_group_is_as_critical_as_its_most_critical_member(rig: Rig) -> N
 async def test_a_frame_is_captured_when_its_client_says_or_else_when_it_comes(rig: Rig) -> None:
     left = rig.open("left", wait=FusionWait.WITHIN_DEADLINE, clock=ClockRelation(0, MS))
     right = rig.open("right", wait=FusionWait.WITHIN_DEADLINE)
-    rig.send(left, 1, captured_unix_ns=left.wall.now_ns() - 20 * MS)
-    rig.send(right, 1, captured_unix_ns=left.wall.now_ns() - 20 * MS)  # its clocks are not related
+    rig.send(left, 1, captured_unix_ns=RECEIVED_UNIX_NS - 20 * MS)
+    rig.send(right, 1, captured_unix_ns=RECEIVED_UNIX_NS - 20 * MS)  # its clocks are not related
     (lost,) = await written(left)
     assert lost.status is EXPIRED
     assert "no frame of input 'right' fits it: frame 1 was captured 20 ms after it" in lost.reason
-    rig.send(left, 2, captured_unix_ns=left.wall.now_ns())
+    rig.send(left, 2, captured_unix_ns=RECEIVED_UNIX_NS)
     rig.bench.end_batch()
     assert statuses(await written(left)) == {2: ON_TIME}
     assert statuses(await written(right)) == {1: ON_TIME}

@@ -449,6 +449,8 @@ class Stream:
 
     def fail(self) -> None:
         self._broken = True
+        if self.fusion is not None:
+            self.fusion.leave(self)
         self.outbox.changed.set()
 
     def next(self) -> Notice | tuple[int, Sequence[Outcome]] | None:

@@ -44,7 +44,8 @@ class FusionGroups:
         self._part(now_ns, member, None, fates.CLOSED_WAITING, fate, reason)
         self.joiner.end_all(group, fate, reason)
         del self.members[stream_id]
-        group.by_place[member.fusion.place] = None
+        if group.by_place[member.fusion.place] is member:
+            group.by_place[member.fusion.place] = None
         left = group.members()
         if left:
             self._frames.changed(member.fusion.group, combined([other.terms for other in left]))
@@ -107,7 +108,7 @@ class FusionGroups:
             if not isinstance(joint, JointFrame):
                 continue
             lost = joint.pieces[member.fusion.place]
-            if frame_ids is not None and lost.frame_id not in frame_ids:
+            if lost.stream_id != member.stream_id or (frame_ids is not None and lost.frame_id not in frame_ids):
                 continue
             at = len(self._actions)
             missing = repr(member.fusion.inputs[member.fusion.place])
