@@ -182,7 +182,8 @@ class Fused:
             ]
             return any(repr(name) in reason for name in gone)
         if fate in (fates.PARTNER_LATE, fates.CAME_TOO_LATE, fates.CAME_PAST_DEADLINE):
-            return now_ns > self.latest_start_ns(piece, members) and (arrives or any(repr(n) in reason for n in names))
+            named = any(repr(names[place]) in reason for place in others) or fate is not fates.PARTNER_LATE
+            return named and now_ns > self.latest_start_ns(piece, members)
         if fate is fates.PARTNER_CLOSED:
             return isinstance(event, StreamClosed) and event.stream_id not in self.streams
         if fate is fates.PARTNER_WITHDRAWN:
