@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from duly.core.events import Action, FramesArrived, LaneUp, ModelReady, ResolveFrame, StreamClosed, StreamOpened
 from duly.core.fusion.joiner import PIECES_MAX
 from duly.core.fusion.match import Piece, closest, fits
-from duly.core.fusion.terms import combined
+from duly.core.fusion.terms import NO_CREDIT, combined
 from duly.core.scheduler import Scheduler
 from duly.core.types import (
     BacklogPolicy,
@@ -79,7 +79,7 @@ def test_what_any_member_was_promised_holds_for_all() -> None:
         budget_ns=40 * MS,
         backlog=BacklogPolicy.KEEP_LAST,
         backlog_frames=3,
-        frames_in_flight_max=5,
+        frames_in_flight_max=NO_CREDIT,
         gap=GapPolicy.RESET,
         period_ns=30 * MS,
         variant_rank_max=1,

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from duly.core.backlog import keeps_all
 from duly.core.types import GapPolicy, StreamTerms
 
+NO_CREDIT = 1 << 31
+"""The credit of a group's stream: what bounds its frames are the credits of the members, whose frames they are."""
 _CAREFUL = (GapPolicy.SKIP, GapPolicy.RESET, GapPolicy.CONTINUE)
 """Gap policies, the one that runs least first."""
 
@@ -28,7 +30,7 @@ def combined(members: Sequence[StreamTerms]) -> StreamTerms:
         backlog=fewest.backlog,
         backlog_frames=fewest.backlog_frames,
         budget_ns=min([terms.budget_ns for terms in members]),
-        frames_in_flight_max=min([terms.frames_in_flight_max for terms in members]),
+        frames_in_flight_max=NO_CREDIT,
         gap=next((gap for gap in _CAREFUL if gap in gaps), None),
         model=members[0].model,
         period_ns=period_ns,
