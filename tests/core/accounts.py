@@ -4,7 +4,7 @@ This is plain book-keeping of streams, lanes, workers, batches and frames, with 
 asserts nothing.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from duly.core.dispatch.best_effort_share import BEST_EFFORT_PERCENT, DEFICIT_NS_MAX
 from duly.core.dispatch.large_frames import blocking_max_ns
@@ -232,9 +232,21 @@ class Accounts:
             assert terms is not None
             stream = self.streams.setdefault(group, Stream(terms))
             if stream.terms != terms:
-                stream.terms, stream.tolerance_ns = terms, None
+                # What ends along with a member that leaves does so by the gap policy that held.
+                stream.terms, stream.tolerance_ns = replace(terms, gap=stream.terms.gap), None
         if self.fused.closing is not None:
             self.closing = self.fused.closing
+
+    def settle_groups(self) -> None:
+        """Brings the streams of fusion groups to the gap policy of their members, at the end of a step. Another one
+        begins anew.
+        """
+        for group in self.fused.groups():
+            terms, stream = self.fused.group_terms(group), self.streams[group]
+            assert terms is not None
+            if stream.terms.gap is not terms.gap:
+                stream.terms, stream.broken_from = terms, None
+                stream.outcomes = {frame_id: status for frame_id, status in stream.outcomes.items() if status is None}
 
     def note_joints(self, now_ns: int, actions: list[Action]) -> None:
         """Notes the joint frames that the step has made, before its actions are checked."""

@@ -78,6 +78,7 @@ class Witness:
                 case AdviseStream():
                     self._advised(now_ns, action)
         self._ended(now_ns)
+        self.accounts.settle_groups()
         self._settled(now_ns)
         return actions
 
