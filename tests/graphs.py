@@ -120,6 +120,25 @@ def two_outputs(width: int = 4) -> onnx.ModelProto:
     return model(nodes, [value("x", ["N", width])], [value("z", ["N", width]), value("y", ["N", width])])
 
 
+def stereo(width: int = 4) -> onnx.ModelProto:
+    """y = left + 10 * right: two inputs, of which the result shows which frames they came from."""
+    nodes = [helper.make_node("Mul", ["right", "ten"], ["tens"]), helper.make_node("Add", ["left", "tens"], ["y"])]
+    inputs = [value("left", ["N", width]), value("right", ["N", width])]
+    return model(nodes, inputs, [value("y", ["N", width])], {"ten": np.float32(10)})
+
+
+def stereo_summing() -> onnx.ModelProto:
+    """Stateful: total' = total + left + 10 * right and y = total'."""
+    nodes = [
+        helper.make_node("Mul", ["right", "ten"], ["tens"]),
+        helper.make_node("Sum", ["left", "tens", "total"], ["total_next"]),
+        helper.make_node("Identity", ["total_next"], ["y"]),
+    ]
+    inputs = [value(name, ["N", 2]) for name in ("left", "right", "total")]
+    outputs = [value("y", ["N", 2]), value("total_next", ["N", 2])]
+    return model(nodes, inputs, outputs, {"ten": np.float32(10)})
+
+
 def copies(count: int, width: int) -> onnx.ModelProto:
     """y0 = x, y1 = x, ..."""
     names = [f"y{n}" for n in range(count)]

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.descriptor import EnumDescriptor
 
 from duly.core.events import Advice
-from duly.core.types import BacklogPolicy, GapPolicy, OutcomeStatus, StreamClass
+from duly.core.types import BacklogPolicy, FusionWait, GapPolicy, OutcomeStatus, StreamClass
 from duly.models.spec import ELEMENT_BYTES, DataTypeName
 from duly.v1 import inference_pb2, tensor_pb2
 from duly.worker.dtypes import DTYPES
@@ -34,6 +34,7 @@ def numbers(enum: type[IntEnum]) -> dict[str, int]:
         ("StreamClass", "STREAM_CLASS_", StreamClass),
         ("BacklogPolicy", "BACKLOG_POLICY_", BacklogPolicy),
         ("GapPolicy", "GAP_POLICY_", GapPolicy),
+        ("FusionWait", "FUSION_WAIT_", FusionWait),
     ],
     ids=lambda value: value.__module__ if isinstance(value, type) else None,
 )

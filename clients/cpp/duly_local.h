@@ -66,8 +66,8 @@ struct duly_local_outcome {
     uint8_t reserved;
     uint16_t batch_size;
     uint16_t outputs;
-    uint16_t version_bytes, variant_bytes, reason_bytes;
-    uint32_t reserved2;
+    uint16_t version_bytes, variant_bytes, reason_bytes, fused_bytes;
+    uint16_t reserved2;
 };
 
 struct duly_local {
@@ -87,7 +87,8 @@ struct duly_local {
 };
 
 /* Is given one outcome, valid during the call: its outputs, what their offsets count in, and its texts one after the
- * other (version, variant, reason), which do not end in zeros. */
+ * other (version, variant, reason), which do not end in zeros. Behind them is a duly.v1.Outcome with nothing but the
+ * `fused` of a frame that was joined with others. */
 typedef void (*duly_local_on_outcome)(
     void *self, const struct duly_local_outcome *outcome, const struct duly_local_tensor *outputs, const uint8_t *data,
     const char *texts);
@@ -361,7 +362,7 @@ static inline int duly_local_each(
         if (bytes - at < sizeof *outcome) return duly_local_failed(EPROTO);
         at += sizeof *outcome;
         outputs = (const struct duly_local_tensor *)(const void *)(message + at);
-        texts = (size_t)outcome->version_bytes + outcome->variant_bytes + outcome->reason_bytes;
+        texts = (size_t)outcome->version_bytes + outcome->variant_bytes + outcome->reason_bytes + outcome->fused_bytes;
         if (bytes - at < outcome->outputs * sizeof *outputs + texts) return duly_local_failed(EPROTO);
         for (o = 0; o < outcome->outputs; o++)
             if (outputs[o].offset > data_bytes || outputs[o].bytes > data_bytes - outputs[o].offset)

@@ -172,7 +172,7 @@ def test_outcomes_are_read_alike_or_not(groups: list[tuple[Read, int]]) -> None:
     message = local_wire.OUTCOMES_HEAD.pack(local_wire.OUTCOMES, len(outcomes), 0, 64)
     for frame_id, sizes, *texts in outcomes:
         encoded = [text.encode() for text in texts]
-        message += local_wire.OUTCOME.pack(frame_id, 2, *range(7), 1, 16, len(sizes), *map(len, encoded))
+        message += local_wire.OUTCOME.pack(frame_id, 2, *range(7), 1, 16, len(sizes), *map(len, encoded), 0)
         for at, size in enumerate(sizes):
             message += output(64 + at, size, kind=5)
         message += b"".join(encoded) + bytes(-sum(map(len, encoded)) % local_wire.TEXT_ALIGNMENT)
@@ -217,7 +217,7 @@ class Server:
 
 def outcome(frame_id: int = 1, outputs: bytes = b"", count: int = 0, texts: tuple[int, int, int] = (0, 0, 0)) -> bytes:
     head = local_wire.OUTCOMES_HEAD.pack(local_wire.OUTCOMES, 1, 0, 64)
-    return head + local_wire.OUTCOME.pack(frame_id, *[0] * 8, 1, 1, count, *texts) + outputs
+    return head + local_wire.OUTCOME.pack(frame_id, *[0] * 8, 1, 1, count, *texts, 0) + outputs
 
 
 def output(offset: int = 64, size_bytes: int = 16, index: int = 0, kind: int = 11, dimensions: int = 1) -> bytes:

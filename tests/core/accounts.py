@@ -4,7 +4,7 @@ This is plain book-keeping of streams, lanes, workers, batches and frames, with 
 asserts nothing.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from duly.core.dispatch.best_effort_share import BEST_EFFORT_PERCENT, DEFICIT_NS_MAX
 from duly.core.dispatch.large_frames import blocking_max_ns
@@ -31,7 +31,8 @@ from duly.core.events import (
 from duly.core.policing import BURST_NS, BURST_PERIODS, FASTER_PERCENT
 from duly.core.scheduler import PROBE_SPOILT_PERCENT, Scheduler
 from duly.core.timing.profile import Profile
-from duly.core.types import Frame, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.types import Frame, JointFrame, OutcomeStatus, StreamClass, StreamTerms
+from tests.core.fused import Fused
 
 SERVED = (OutcomeStatus.ON_TIME, OutcomeStatus.LATE)
 Variant = tuple[str, int]
@@ -124,6 +125,9 @@ class Running:
 class Accounts:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
+        self.fused = Fused(scheduler)
+        """What concerns the members of fusion groups. The joint frames of a group are frames of a stream in `streams`.
+        """
         self.streams: dict[int, Stream] = {}
         self.lanes: dict[str, Lane] = {}
         """The lanes that are up."""
@@ -134,6 +138,8 @@ class Accounts:
         self.states: dict[str, tuple[str, bool]] = {}
         """The layout of the state of each loaded model, and whether it takes that of others."""
         self.batches: dict[int, Running] = {}
+        self.came: list[Frame] = []
+        """The frames that came in this step, or were made of others that did."""
         self.unanswered: dict[int, Frame] = {}
         """Frames without an answer; keys are `seq`."""
         self.demoted: set[int] = set()
@@ -167,27 +173,18 @@ class Accounts:
 
     def note(self, now_ns: int, event: Event) -> None:
         self.closing = event.stream_id if isinstance(event, StreamClosed) else None
+        self.fused.note(event)
+        self._note_groups()
+        self.came = []
         match event:
             case StreamOpened():
-                self.streams[event.stream_id] = Stream(event.terms)
+                if event.terms.fusion is None:
+                    self.streams[event.stream_id] = Stream(event.terms)
             case FramesArrived(frames):
                 for frame in frames:
-                    self.unanswered[frame.seq] = frame
                     self.arrived_ns[frame.seq] = now_ns
-                    self.extra_ns[frame.seq] = frame.extra_ns
-                    if frame.alone:
-                        self.alone.add(frame.seq)
-                    stream = self.streams.get(frame.stream_id)
-                    if stream is not None:
-                        if frame.model != stream.model and (stream.home is not None or stream.waiting):
-                            layout, _ = self.states.get(stream.model, ("", False))
-                            if stream.broken_from is None and not self.takes(frame.model, layout):
-                                stream.broken_from = frame.frame_id
-                        stream.model = frame.model
-                        stream.waiting[frame.frame_id] = frame
-                        if not stream.conforms(now_ns):
-                            self.demoted.add(frame.seq)
-                        stream.outcomes[frame.frame_id] = None
+                    if frame.stream_id not in self.fused.streams:
+                        self._note_arrived(now_ns, frame)
             case FrameRefused(stream_id):
                 if stream_id in self.streams:
                     outcomes = self.streams[stream_id].outcomes
@@ -227,6 +224,71 @@ class Accounts:
                 late = event.missed and event.status is not OutcomeStatus.SUPERSEDED
                 if stream is not None and late and stream.terms.stream_class is StreamClass.CRITICAL:
                     self.critical_missed_ns = now_ns
+
+    def _note_groups(self) -> None:
+        """Brings the streams of fusion groups to the terms of their members."""
+        for group in self.fused.groups():
+            terms = self.fused.group_terms(group)
+            assert terms is not None
+            stream = self.streams.setdefault(group, Stream(terms))
+            if stream.terms != terms:
+                # What ends along with a member that leaves does so by the gap policy that held.
+                stream.terms, stream.tolerance_ns = replace(terms, gap=stream.terms.gap), None
+        if self.fused.closing is not None:
+            self.closing = self.fused.closing
+
+    def settle_groups(self) -> None:
+        """Brings the streams of fusion groups to the gap policy of their members, at the end of a step. Another one
+        begins anew.
+        """
+        for group in self.fused.groups():
+            terms, stream = self.fused.group_terms(group), self.streams[group]
+            assert terms is not None
+            if stream.terms.gap is not terms.gap:
+                stream.terms, stream.broken_from = terms, None
+                stream.outcomes = {frame_id: status for frame_id, status in stream.outcomes.items() if status is None}
+
+    def note_joints(self, now_ns: int, actions: list[Action]) -> None:
+        """Notes the joint frames that the step has made, before its actions are checked."""
+        seen: list[Frame] = []
+        for action in actions:
+            if isinstance(action, DispatchBatch):
+                seen += action.frames
+            elif isinstance(action, ResolveFrame):
+                seen.append(action.frame)
+        for group in self.fused.groups() & self.scheduler._frames.streams.keys():
+            seen += [queued.frame for queued in self.scheduler._frames.streams[group].waiting.values()]
+        joints = {(f.stream_id, f.frame_id): f for f in seen if isinstance(f, JointFrame)}
+        for (group, frame_id), joint in sorted(joints.items()):
+            if frame_id not in self.streams[group].outcomes if group in self.streams else False:
+                self.fused.note_joined(joint, f"{now_ns}: joint frame {group}/{frame_id}")
+                self.arrived_ns[joint.seq] = now_ns
+                self._note_arrived(now_ns, joint)
+
+    def _note_arrived(self, now_ns: int, frame: Frame) -> None:
+        self.came.append(frame)
+        self.unanswered[frame.seq] = frame
+        self.extra_ns[frame.seq] = frame.extra_ns
+        if frame.alone:
+            self.alone.add(frame.seq)
+        stream = self.streams.get(frame.stream_id)
+        if stream is not None:
+            if frame.model != stream.model and (stream.home is not None or stream.waiting):
+                layout, _ = self.states.get(stream.model, ("", False))
+                if stream.broken_from is None and not self.takes(frame.model, layout):
+                    stream.broken_from = frame.frame_id
+            stream.model = frame.model
+            stream.waiting[frame.frame_id] = frame
+            if not stream.conforms(now_ns):
+                self.demoted.add(frame.seq)
+            stream.outcomes[frame.frame_id] = None
+
+    def note_parted(self, joint: JointFrame) -> None:
+        """Notes that the pieces of a joint frame that waited are answered each for itself."""
+        if self.unanswered.pop(joint.seq, None) is not None:
+            stream = self.streams[joint.stream_id]
+            del stream.waiting[joint.frame_id]
+            stream.outcomes[joint.frame_id] = OutcomeStatus.EXPIRED
 
     def note_ranks(self, actions: list[Action]) -> None:
         """Notes the ranks of frames before the actions of a step are checked. No action says which variant a frame
@@ -323,6 +385,11 @@ class Accounts:
                     stream.waiting = dict(sorted([*stream.waiting.items(), (frame.frame_id, frame)]))
 
     # ---- what follows from it ----
+
+    @property
+    def pieces(self) -> dict[int, Frame]:
+        """Frames of members of fusion groups without an answer; keys are `seq`."""
+        return self.fused.pieces
 
     def stream_class(self, frame: Frame) -> StreamClass:
         if frame.seq in self.demoted:

@@ -32,7 +32,7 @@ from duly.core.events import (
 from duly.core.fates import EVICTED, FATES, Fate, State
 from duly.core.policing import TELL_NS
 from duly.core.scheduler import CRITICAL_MISSED_NS, PROBE_AFTER_NS, Scheduler
-from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
+from duly.core.types import BacklogPolicy, Frame, GapPolicy, JointFrame, OutcomeStatus, StreamClass
 from tests.core.accounts import Accounts, Running, Stream
 
 WORDS = [(fate, re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(fate.wording)))) for fate in FATES]
@@ -63,6 +63,7 @@ class Witness:
         self.accounts.note(now_ns, event)
         actions = self.scheduler.step(now_ns, event)
         self.answers.append(actions)
+        self.accounts.note_joints(now_ns, actions)
         self.accounts.note_ranks(actions)
         for action in actions:
             match action:
@@ -77,6 +78,7 @@ class Witness:
                 case AdviseStream():
                     self._advised(now_ns, action)
         self._ended(now_ns)
+        self.accounts.settle_groups()
         self._settled(now_ns)
         return actions
 
@@ -94,8 +96,14 @@ class Witness:
     def _resolved(self, now_ns: int, event: Event, action: ResolveFrame) -> None:
         accounts, frame, status = self.accounts, action.frame, action.status
         told = f"{now_ns}: frame {frame.stream_id}/{frame.frame_id} {status.name} ({action.reason})"
+        if frame.seq in accounts.pieces and not isinstance(frame, JointFrame):
+            self._piece_resolved(now_ns, event, action, told)
+            return
         assert accounts.unanswered.pop(frame.seq, None) is frame, f"{told}: never came, or is answered already"
         assert action.reason or status is OutcomeStatus.ON_TIME, f"{told}: no reason"
+        if isinstance(frame, JointFrame):
+            accounts.fused.note_answered(frame, told)
+            self.seen["joint frames"] += 1
         stream = accounts.streams.get(frame.stream_id)
         self._assert_fate(now_ns, action, told)
         if frame.seq in accounts.batch_of:
@@ -114,8 +122,18 @@ class Witness:
             if status in MISSED and accounts.stream_class(frame) is StreamClass.CRITICAL:
                 accounts.critical_missed_ns = now_ns
 
-    def _assert_fate(self, now_ns: int, action: ResolveFrame, told: str) -> None:
-        """The status and the reason are those of a row of the state that the frame is in."""
+    def _piece_resolved(self, now_ns: int, event: Event, action: ResolveFrame, told: str) -> None:
+        accounts = self.accounts
+        found = self._assert_fate(now_ns, action, told)
+        joint = accounts.fused.joints.get(action.frame.seq)
+        if joint is not None:
+            self.seen["parted"] += 1
+            accounts.note_parted(joint)
+        accounts.fused.resolved(now_ns, event, action, found, told)
+        self.seen["pieces"] += 1
+
+    def _assert_fate(self, now_ns: int, action: ResolveFrame, told: str) -> list[Fate]:
+        """The status and the reason are those of a row of the state that the frame is in. Returns these rows."""
         seq = action.frame.seq
         if seq in self.accounts.batch_of:
             states = {State.RUNNING}
@@ -131,7 +149,9 @@ class Witness:
         assert fates, f"{told}: no such fate of a frame that is {' or '.join(sorted(s.value for s in states))}"
         # Rows in the host's words fit any reason: one with words of its own goes before.
         least = min(fate.wording == HOSTS_WORDS for fate in fates)
-        self.seen.update(row(fate) for fate in fates if (fate.wording == HOSTS_WORDS) == least)
+        found = [fate for fate in fates if (fate.wording == HOSTS_WORDS) == least]
+        self.seen.update(map(row, found))
+        return found
 
     def _may_end_unrun(self, now_ns: int, event: Event, action: ResolveFrame, stream: Stream | None) -> bool:
         frame = action.frame
@@ -144,7 +164,7 @@ class Witness:
             case OutcomeStatus.EXPIRED:
                 return not self.accounts.may_be_in_time(now_ns, frame, terms)
             case OutcomeStatus.SUPERSEDED:
-                arrived = event.frames if isinstance(event, FramesArrived) else []
+                arrived = self.accounts.came
                 newer = any(f.stream_id == frame.stream_id and f.frame_id > frame.frame_id for f in arrived)
                 newer |= isinstance(event, ModelGone) and max(stream.waiting) > frame.frame_id
                 oldest = next((waiting for waiting in stream.waiting.values() if not waiting.must_run), None)
@@ -168,7 +188,8 @@ class Witness:
         accounts, frame, reason = self.accounts, action.frame, action.reason
         arrives = isinstance(event, FramesArrived) and frame in event.frames
         if reason == EVICTED.wording:
-            return isinstance(event, WaitingEvicted) and event.stream_id == frame.stream_id
+            of = [piece.stream_id for piece in frame.pieces] if isinstance(frame, JointFrame) else [frame.stream_id]
+            return isinstance(event, WaitingEvicted) and event.stream_id in of
         if reason.startswith("came faster than the stream's stated period"):
             self.seen["demoted"] += 1
             return frame.seq in accounts.demoted and not accounts.may_be_in_time(now_ns, frame, stream.terms)
@@ -376,9 +397,8 @@ class Witness:
                 left = [frame.seq for frame in running.frames if accounts.batch_of.get(frame.seq) == batch_id]
                 assert not left, f"{now_ns}: batch {batch_id} ended, frames {left} have no answer"
                 del accounts.batches[batch_id]
-        event = self.log[-1][1]
-        if isinstance(event, StreamClosed):
-            accounts.streams.pop(event.stream_id, None)
+        if accounts.closing is not None:
+            accounts.streams.pop(accounts.closing, None)
 
     def _settled(self, now_ns: int) -> None:
         accounts, waiting = self.accounts, self.accounts.waiting()
@@ -386,6 +406,7 @@ class Witness:
             f"{now_ns}: {len(waiting)} frames should wait"
         )
         wake_ns = self.next_wake_ns()
+        accounts.fused.settled(now_ns, wake_ns, accounts.stateful)
         assert wake_ns is None or wake_ns > now_ns, f"{now_ns}: asks to be woken at {wake_ns}, again and again"
         for frame in waiting:
             told = f"{now_ns}: frame {frame.stream_id}/{frame.frame_id}"

@@ -1,7 +1,7 @@
 """A host that does anything to the scheduler, at random, while `law.Witness` watches.
 
     python -m tests.core.law_run --seed 17            one run; where it fails, prints what went in
-    python -m tests.core.law_run --seed 0 --runs 1000 many
+    python -m tests.core.law_run --seed 0 --runs 1000 many; with --fusing, frames of several streams run as one
 
 A run is made by one `random.Random`: the same seed gives the same run, and Hypothesis, which brings its own, shrinks
 one that fails. The clock begins anywhere and moves only when the host says so; its timer may come late. Between single
@@ -35,7 +35,18 @@ from duly.core.events import (
     WaitingEvicted,
 )
 from duly.core.scheduler import PROBE_AFTER_NS
-from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.types import (
+    VARIANT_RANK_ANY,
+    BacklogPolicy,
+    Frame,
+    Fusion,
+    FusionWait,
+    GapPolicy,
+    JointFrame,
+    OutcomeStatus,
+    StreamClass,
+    StreamTerms,
+)
 from tests.core.law import Witness
 
 MS = 1_000_000
@@ -50,11 +61,16 @@ CLASSES = (
     (StreamClass.CRITICAL, StreamClass.STANDARD, StreamClass.BEST_EFFORT),
 )
 STREAMS_MAX = 12
+GROUP_IDS = 1000
+"""Streams of fusion groups have the ids from here on."""
+SHUTTER_NS = 10 * MS
+"""Sensors of fusion groups capture at these intervals, as far as they are exact."""
 TURNS_MAX = 40
 
 
 class Host:
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random, fusing: bool) -> None:
+        """`fusing`: whether most streams are members of fusion groups."""
         self.random = random
         self.witness = Witness()
         self.now_ns = random.randrange(2**62)
@@ -79,6 +95,11 @@ class Host:
         """Whether some frames take longer than usual ones."""
         self.takers = ((), ("speech/2",), STATEFUL)[self.now_ns // 4 % 3]
         """The models that take over the state that other versions keep of streams."""
+        self.fusing = fusing
+        self.groups: list[tuple[str, Fusion]] = []
+        """The model and the first member of each group."""
+        self.members: dict[int, Fusion] = {}
+        """How each stream is a member of its group, if it is."""
 
     def run(self, turns_max: int) -> None:
         """Does up to `turns_max` random things. Raises AssertionError where the law is broken."""
@@ -103,7 +124,12 @@ class Host:
         if len(self.streams) == STREAMS_MAX:
             return
         r, stream_id = self.random, len(self.streams) + 1
-        model = self.streams[stream_id] = r.choice(MODELS if r.random() < 0.1 else self.models)
+        model = r.choice(MODELS if r.random() < 0.1 else self.models)
+        fusion: Fusion | None = None
+        if self.fusing and r.random() < 0.8:
+            model, fusion = self._fusion(model)
+            self.members[stream_id] = fusion
+        self.streams[stream_id] = model
         self.frames[stream_id] = 0
         self.budgets_ns[stream_id] = r.choice([r.randint(1, 120), r.randint(20, 60)]) * (5 * MS if self.roomy else MS)
         backlog = r.choice([BacklogPolicy.ALL, *BacklogPolicy])
@@ -124,8 +150,29 @@ class Host:
             floor_frames=r.randint(0, window),
             floor_window=window,
             advise=stream_id % 4 > 0,
+            fusion=fusion,
         )
+        if fusion is not None:
+            terms.principal = "north"
         self._step(StreamOpened(stream_id, terms))
+
+    def _fusion(self, model: str) -> tuple[str, Fusion]:
+        """Returns model and place of a stream that opens in a group: the first that nobody gives, or a new group."""
+        r = self.random
+        fused = self.witness.accounts.fused
+        for its_model, first in self.groups:
+            taken = fused.members(first.group)
+            for place in range(len(first.inputs)):
+                if place not in taken:
+                    wait, inputs = first.wait, first.inputs
+                    return its_model, Fusion(first.group, first.name, inputs, place, first.tolerance_ns, wait)
+        wait = r.choice(list(FusionWait))
+        tolerance_ns = 0 if wait is FusionWait.EXACT else r.choice([2 * MS, 8 * MS, 30 * MS])
+        inputs = ("left", "right", "depth")[: r.choice([2, 2, 3])]
+        group = GROUP_IDS + len(self.groups)
+        made = Fusion(group, f"rig {group}", inputs, r.randrange(len(inputs)), tolerance_ns, wait)
+        self.groups.append((model, made))
+        return model, made
 
     def frames_arrive(self) -> None:
         """Sends several frames of some streams at once; later ones may be due sooner."""
@@ -133,21 +180,33 @@ class Host:
         for stream_id in self.random.choices(list(self.streams), k=self.random.randint(1, 6)):
             jitter_ns = self.random.choice([0, self.random.randint(-60, 30) * MS])
             frames.append(self._frame(stream_id, jitter_ns, must_run=self.random.random() < 0.2))
+            frames += self._partners(stream_id)
         if self.random.random() < 0.5:
             self._step(FramesArrived(frames))
         else:
             for frame in frames:
                 self._step(FramesArrived([frame]))
 
+    def _partners(self, stream_id: int) -> list[Frame]:
+        """Frames of the other members of the stream's group that come with one of it, as they mostly do."""
+        own = self.members.get(stream_id)
+        if own is None or self.random.random() < 0.3:
+            return []
+        others = [id_ for id_, fusion in self.members.items() if id_ != stream_id and fusion.group == own.group]
+        return [self._frame(other, 0, must_run=False) for other in others]
+
     def frame_refused(self) -> None:
         stream_id = self._stream()
         self.frames[stream_id] += 1
-        self._step(FrameRefused(stream_id))
+        captured_ns = self._captured_ns(stream_id) if stream_id in self.members else None
+        self._step(FrameRefused(stream_id, captured_ns))
 
     def turned_out(self) -> None:
         """Reports that some frames that were answered ON_TIME reached their client too late, or not at all."""
         r, stream_id = self.random, self._stream()
-        stream = self.witness.accounts.streams.get(stream_id)
+        accounts = self.witness.accounts
+        member = accounts.fused.streams.get(stream_id)
+        stream = accounts.streams.get(member.fusion.group if member is not None else stream_id)
         outcomes = stream.outcomes.values() if stream is not None else ()
         hits = sum(status is OutcomeStatus.ON_TIME for status in outcomes)
         if hits:
@@ -157,7 +216,15 @@ class Host:
 
     def cancel(self) -> None:
         """Withdraws a frame that waits, or some of the last frames of a stream, whatever became of them."""
-        waiting = self.witness.accounts.waiting()
+        accounts = self.witness.accounts
+        joints = [frame for frame in accounts.waiting() if isinstance(frame, JointFrame)]
+        if joints and self.random.random() < 0.5:
+            piece = self.random.choice(self.random.choice(joints).pieces)
+            self._step(FramesCancelled(piece.stream_id, (piece.frame_id,)))
+            return
+        waiting = [frame for frame in accounts.waiting() if frame.stream_id < GROUP_IDS] + list(
+            accounts.pieces.values()
+        )
         if waiting and self.random.random() < 0.5:
             frame = self.random.choice(waiting)
             self._step(FramesCancelled(frame.stream_id, (frame.frame_id,)))
@@ -180,13 +247,18 @@ class Host:
             self._step(FrameRead(frame.stream_id, frame.frame_id, left_ns, *reasons))
 
     def close_stream(self) -> None:
-        self._step(StreamClosed(self._stream()))
+        joints = [frame for frame in self.witness.accounts.waiting() if isinstance(frame, JointFrame)]
+        self._step(StreamClosed(joints[0].pieces[0].stream_id if joints else self._stream()))
 
     def new_version(self) -> None:
         """Moves a stream to another version of its model between two frames."""
         stream_id = self._stream()
         name = self.streams[stream_id].partition("/")[0]
-        self.streams[stream_id] = self.random.choice([model for model in MODELS if model.startswith(name)])
+        model = self.streams[stream_id] = self.random.choice([model for model in MODELS if model.startswith(name)])
+        if stream_id in self.members and self.now_ns % 2:  # else the others of its group follow later
+            for other, fusion in self.members.items():
+                if fusion.group == self.members[stream_id].group:
+                    self.streams[other] = model
 
     def operate_long(self) -> None:
         """Long enough for streams to be told to slow down, and then that there is room."""
@@ -219,7 +291,8 @@ class Host:
                 self._pass(max(0, end_ns - self.now_ns), punctual=True)
                 self._step(BatchFinished(batch_id))
             self._pass(max(0, next_ns - self.now_ns), punctual=True)
-            self._step(FramesArrived([self._frame(r.choice(streams), 0, must_run=False)]))
+            stream_id = r.choice(streams)
+            self._step(FramesArrived([self._frame(stream_id, 0, must_run=False), *self._partners(stream_id)]))
             if self.large and r.random() < 0.4:
                 self.frame_read()
 
@@ -326,7 +399,17 @@ class Host:
         model, alone = self.streams[stream_id], stream_id in self.suspects
         apart_ns = extra_ns // (1, 1, 2)[self.seq // 3 % 3] if self.seq % 4 and model not in STATEFUL else 0
         frame_id = self.frames[stream_id]
-        return Frame(self.seq, stream_id, frame_id, model, deadline_ns, must_run, alone, extra_ns, apart_ns)
+        captured_ns = self._captured_ns(stream_id) if stream_id in self.members else 0
+        return Frame(
+            self.seq, stream_id, frame_id, model, deadline_ns, must_run, alone, extra_ns, apart_ns, captured_ns
+        )
+
+    def _captured_ns(self, stream_id: int) -> int:
+        """When the next frame of a member of a group is captured: with those of the others, or about then."""
+        shutter_ns = self.now_ns // SHUTTER_NS * SHUTTER_NS
+        if self.members[stream_id].wait is FusionWait.EXACT:
+            return shutter_ns
+        return shutter_ns - self.random.choice([0, 0, MS, 5 * MS])
 
     def _load_everywhere(self, model: str) -> None:
         times_ns = self._times_ns()
@@ -408,9 +491,9 @@ FAULTS: tuple[Callable[[Host], None], ...] = (
 )
 
 
-def run(random: Random, turns_max: int = TURNS_MAX) -> Witness:
+def run(random: Random, turns_max: int = TURNS_MAX, *, fusing: bool = False) -> Witness:
     """Carries out one run. Raises AssertionError where the law is broken, with the last events as notes."""
-    host = Host(random)
+    host = Host(random, fusing)
     try:
         host.run(turns_max)
     except BaseException as error:
@@ -421,22 +504,23 @@ def run(random: Random, turns_max: int = TURNS_MAX) -> Witness:
     return host.witness
 
 
-def command(seed: int) -> str:
+def command(seed: int, *, fusing: bool = False) -> str:
     """The command that shows that run again."""
-    return f"python -m tests.core.law_run --seed {seed}"
+    return f"python -m tests.core.law_run --seed {seed}{' --fusing' * fusing}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.core.law_run", description="The law of the core, at random.")
     parser.add_argument("--seed", type=int, default=0, help="of the first run")
     parser.add_argument("--runs", type=int, default=1, help="so many, with the seeds that follow")
+    parser.add_argument("--fusing", action="store_true", help="with streams that are members of fusion groups")
     arguments = parser.parse_args()
     seen: Counter[str] = Counter()
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         try:
-            seen += run(Random(seed)).seen
+            seen += run(Random(seed), fusing=arguments.fusing).seen
         except BaseException:
-            sys.stderr.write(f"seed {seed} breaks the law: {command(seed)}\n")
+            sys.stderr.write(f"seed {seed} breaks the law: {command(seed, fusing=arguments.fusing)}\n")
             raise
     sys.stdout.write("".join(f"{count:8} {rule}\n" for rule, count in sorted(seen.items())))
     return 0

@@ -14,13 +14,16 @@ is what the scheduler did about them, or `ok` where it did nothing. Lines that b
                                                       gap=CONTINUE (stateful models) rank_max=1 period=20ms
                                                       principal=north floor=3/4; words: policed, advise, follow (is
                                                       told to slow down; keeps frames of `traffic` back as it is told)
+                                                      fusion=rig:left/left,right (group, its input of which inputs)
+                                                      tolerance=10ms wait=NEWEST (EXACT, WITHIN_DEADLINE)
     frame 1/7                                         of stream 1, id 7; budget, model: else the stream's; age=5ms since
-                                                      capture; words: must_run, alone
+                                                      capture, or captured=3ms, a point in time; words: must_run, alone
     frames 1/7 1/8 2/1                                the same of several that come together
     traffic 1 2 period=20ms for=1s                    each stream sends once in a period, evenly spread; batches take as
                                                       long as at warm-up; prints what streams are told, and what became
                                                       of all frames, in sum, when the last has its outcome
     cancel 1/7 1/8                                    frames of one stream
+    refused 1                                         a frame of it, by the host; captured=3ms
     evict 1                                           its memory is needed
     turned-out 1 model=detect/1 frames=2 status=LATE  of stream 1, which were ON_TIME; word: missed
     close 1                                           the stream
@@ -52,6 +55,7 @@ from duly.core.events import (
     DrainRequested,
     Event,
     FrameRead,
+    FrameRefused,
     FramesArrived,
     FramesCancelled,
     FramesTurnedOut,
@@ -72,7 +76,10 @@ from duly.core.types import (
     VARIANT_RANK_ANY,
     BacklogPolicy,
     Frame,
+    Fusion,
+    FusionWait,
     GapPolicy,
+    JointFrame,
     OutcomeStatus,
     StreamClass,
     StreamTerms,
@@ -82,6 +89,8 @@ from duly_client.pace import Pace
 from tests.core.law import Witness
 
 SEPARATOR = "----"
+GROUP_IDS = 100
+"""Streams of fusion groups have the ids from here on."""
 UNIT_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
 
@@ -151,6 +160,10 @@ class Story:
         self._models: dict[int, str] = {}
         """The model of each stream."""
         self._budgets_ns: dict[int, int] = {}
+        self._groups: dict[str, int] = {}
+        """The id of the stream of each fusion group."""
+        self._fused: set[int] = set()
+        """The streams that are members of a group."""
         self._seqs: dict[tuple[int, int], int] = {}
         """The `seq` of each frame; keys are stream id and frame id."""
         self._last_ids: dict[int, int] = {}
@@ -166,7 +179,9 @@ class Story:
         return "\n\n".join(self._paragraph(paragraph) for paragraph in text.strip().split("\n\n")) + "\n"
 
     def unanswered(self) -> list[str]:
-        return [f"{frame.stream_id}/{frame.frame_id}" for frame in self.witness.accounts.unanswered.values()]
+        accounts = self.witness.accounts
+        frames = [*accounts.unanswered.values(), *accounts.pieces.values()]
+        return [f"{frame.stream_id}/{frame.frame_id}" for frame in frames]
 
     def _paragraph(self, paragraph: str) -> str:
         lines = paragraph.strip("\n").split("\n")
@@ -233,6 +248,10 @@ class Story:
                 stream_id, frame_id = self._ids(command.word())
                 invalid, failed = command.option("invalid", ""), command.option("failed", "")
                 return FrameRead(stream_id, frame_id, parse_ns(command.option("extra", "0ms")), invalid, failed)
+            case "refused":
+                captured = command.options.pop("captured", None)
+                captured_ns = None if captured is None else self._start_ns + parse_ns(captured)
+                return FrameRefused(int(command.word()), captured_ns)
             case "evict":
                 return WaitingEvicted(int(command.word()))
             case "turned-out":
@@ -290,20 +309,38 @@ class Story:
             floor_window=int(floor_window),
             advise=command.flag("advise") or follows,
             policed=command.flag("policed"),
+            fusion=self._fusion(stream_id, command),
         )
         return StreamOpened(stream_id, terms)
+
+    def _fusion(self, stream_id: int, command: Command) -> Fusion | None:
+        if "fusion" not in command.options:
+            return None
+        member, _, names = command.option("fusion").partition("/")
+        group, _, own = member.partition(":")
+        self._fused.add(stream_id)
+        inputs = tuple(names.split(","))
+        group_id = self._groups.setdefault(group, GROUP_IDS + len(self._groups))
+        tolerance_ns, wait = parse_ns(command.option("tolerance", "0ms")), command.option("wait", "NEWEST")
+        return Fusion(group_id, group, inputs, inputs.index(own), tolerance_ns, FusionWait[wait])
 
     def _frame(self, command: Command) -> Frame:
         stream_id, frame_id = self._ids(command.word())
         budget_ns = parse_ns(command.options.get("budget", f"{self._budgets_ns[stream_id]}ns"))
-        deadline_ns = self._now_ns - parse_ns(command.options.get("age", "0ms")) + budget_ns
+        captured_ns = self._now_ns - parse_ns(command.options.get("age", "0ms"))
+        if "captured" in command.options:
+            captured_ns = self._start_ns + parse_ns(command.options["captured"])
+        deadline_ns = captured_ns + budget_ns
         model = command.options.get("model", self._models[stream_id])
         must_run, alone = command.flag("must_run"), command.flag("alone")
         extra_ns, apart_ns = (parse_ns(command.options.get(name, "0ms")) for name in ("extra", "apart"))
         if not command.words:
-            for option in ("budget", "age", "model", "extra", "apart"):
+            for option in ("budget", "age", "captured", "model", "extra", "apart"):
                 command.options.pop(option, None)
-        return larger(self._new_frame(stream_id, frame_id, model, deadline_ns, must_run, alone), extra_ns, apart_ns)
+        frame = self._new_frame(stream_id, frame_id, model, deadline_ns, must_run, alone)
+        if stream_id in self._fused:
+            frame.captured_ns = captured_ns
+        return larger(frame, extra_ns, apart_ns)
 
     def _new_frame(
         self, stream_id: int, frame_id: int, model: str, deadline_ns: int, must_run: bool, alone: bool = False
@@ -379,7 +416,7 @@ class Story:
 
     def _step(self, event: Event) -> None:
         for action in self.witness.step(self._now_ns, event):
-            self._lines.append(f"{self._time(self._now_ns)} {self._told(action)}")
+            self._lines += [f"{self._time(self._now_ns)} {line}" for line in self._told(action).split("\n")]
 
     def _time(self, at_ns: int) -> str:
         return format_ms(at_ns - self._start_ns)
@@ -388,7 +425,7 @@ class Story:
         match action:
             case DispatchBatch():
                 frames = " ".join(
-                    f"{frame.stream_id}/{frame.frame_id}{' (new state)' * (frame.seq in action.resets_state)}"
+                    f"{_name(frame)}{' (new state)' * (frame.seq in action.resets_state)}"
                     + "".join(f" (state of {name} on {lane})" for s, name, lane in action.moves_state if s == frame.seq)
                     for frame in action.frames
                 )
@@ -400,7 +437,8 @@ class Story:
                 return f"warm batch {action.batch_id} on {action.lane}: {self._variant(action)}"
             case ResolveFrame():
                 reason = f": {action.reason}" if action.reason else ""
-                return f"frame {action.frame.stream_id}/{action.frame.frame_id} {action.status.name}{reason}"
+                frames = action.frame.pieces if isinstance(action.frame, JointFrame) else (action.frame,)
+                return "\n".join(f"frame {_name(frame)} {action.status.name}{reason}" for frame in frames)
             case ReadApart():
                 return f"read frame {action.frame.stream_id}/{action.frame.frame_id} apart"
             case AdviseStream():
@@ -414,3 +452,10 @@ class Story:
 def _takes_ns(action: DispatchBatch | WarmLane) -> int:
     """How long a batch of `traffic` runs."""
     return action.planned_ns * 100 // (100 + MARGIN_PERCENT) if isinstance(action, DispatchBatch) else UNIT_NS["ms"]
+
+
+def _name(frame: Frame) -> str:
+    """Stream and frame id, of a joint frame those of its pieces."""
+    if isinstance(frame, JointFrame):
+        return "+".join(map(_name, frame.pieces))
+    return f"{frame.stream_id}/{frame.frame_id}"

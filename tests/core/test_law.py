@@ -14,7 +14,7 @@ from duly.core.types import BacklogPolicy, Frame, GapPolicy, StreamClass, Stream
 from tests.core.law import row
 from tests.core.law_run import MS, command, run
 
-SEEDS = range(200)
+SEEDS, SEEDS_FUSING = range(200), range(90)
 RARE = (
     "probes",
     "risks",
@@ -34,6 +34,9 @@ RARE = (
     "demoted",
     "told of its period",
     "state moves",
+    "joint frames",
+    "pieces",
+    "parted",
 )
 BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
 """Where the scheduler answers frames; each row of these states must be met."""
@@ -41,11 +44,11 @@ BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
 
 def test_the_law_holds_and_every_rule_was_put_to_the_test() -> None:
     seen: Counter[str] = Counter()
-    for seed in SEEDS:
+    for seed, fusing in [*[(seed, False) for seed in SEEDS], *[(seed, True) for seed in SEEDS_FUSING]]:
         try:
-            seen += run(Random(seed)).seen
+            seen += run(Random(seed), fusing=fusing).seen
         except BaseException as error:
-            error.add_note(f"to see it again: {command(seed)}")
+            error.add_note(f"to see it again: {command(seed, fusing=fusing)}")
             raise
     assert [rule for rule in RARE if not seen[rule]] == []
     assert [row(fate) for fate in FATES if fate.state in BY_SCHEDULER and not seen[row(fate)]] == []
@@ -56,6 +59,12 @@ def test_the_law_holds_and_every_rule_was_put_to_the_test() -> None:
 def test_the_law_holds_in_short_runs(random: Random) -> None:
     """Hypothesis finds the shortest run that breaks it; the notes of the error show what went in."""
     run(random, turns_max=6)
+
+
+@given(random=st.randoms(use_true_random=False))
+@settings(max_examples=40)
+def test_the_law_holds_in_short_runs_of_fusion_groups(random: Random) -> None:
+    run(random, turns_max=6, fusing=True)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

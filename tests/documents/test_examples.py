@@ -134,6 +134,8 @@ def check(line: str) -> None:
     words[0] = words[0].removeprefix(".venv/bin/")
     if words[0] == "make":
         check_make(words)
+    elif words[0] == "python":
+        assert words[1].endswith(".py"), "scripts of the repository are run, which are there"
     else:
         assert words[0] in COMMANDS, f"who checks `{words[0]}`?"
         understand(words)

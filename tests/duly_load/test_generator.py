@@ -31,6 +31,8 @@ from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, parse_scenario
 from duly_load.scenario.schedule import schedule_of
 from duly_load.scenario.variations import alone, scaled
+from tests import graphs
+from tests.e2e import serving as real
 
 PERIODIC = {"kind": "periodic", "rate_hz": 100}
 NULL = parse_address("null:")
@@ -531,3 +533,21 @@ def test_what_keeps_processors_awake_is_gone_afterwards() -> None:
     assert set(me.children()) == before
     with keep_cpus_awake(False):
         assert set(me.children()) == before
+
+
+# ---- sensors whose frames run together ----
+
+
+async def test_sensors_of_a_rig_are_members_of_one_group(tmp_path: Path) -> None:
+    """Against a real server: each sends its own input alone, and both have the outcome."""
+    graphs.save(tmp_path, "stereo", graphs.stereo(), toml='default_backlog = "ALL"\n')
+    fused = {"group": "rig", "inputs": ["left", "right"], "wait": "EXACT"}
+    usual = {"count": 2, "model": "stereo", "budget_ms": 5000, "backlog": "ALL"}
+    usual["arrivals"] = {"kind": "periodic", "rate_hz": 50, "phase": 5}
+    sensors = [usual | {"name": name, "fusion": fused | {"input": name}} for name in ("left", "right")]
+    loaded = parse_scenario({"name": "rigs", "duration_s": 1.0, "stream": sensors}, "rigs", Path())
+    async with real.serving(tmp_path, admission="advise") as app:
+        sender = await send(loaded, parse_address(f"duly://{app.address}"))
+    answered = counts(sender)
+    assert answered.keys() <= {FrameOutcome.ON_TIME, FrameOutcome.EXPIRED, FrameOutcome.SUPERSEDED}
+    assert answered[FrameOutcome.ON_TIME] > len(sender.record.outcome) // 2

@@ -1,5 +1,6 @@
 """Worlds that scenarios make, faults end to end, and results that can be checked by hand."""
 
+import re
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from duly.core.events import (
     StreamClosed,
     StreamOpened,
 )
+from duly.core.scheduler import Scheduler
 from duly.core.types import VARIANT_RANK_ANY, BacklogPolicy, Frame, OutcomeStatus, StreamClass
 from duly_load.results.ages import Age
+from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, parse_scenario
 from duly_load.scenario.schedule import Frames
 from duly_sim.simulator.engine import Batches, Run
@@ -176,6 +179,51 @@ def test_terms_hold_all_that_a_stream_says() -> None:
     assert (terms.floor_frames, terms.floor_window) == (2, 5)
     assert (second.terms.period_ns, second.terms.variant_rank_max) == (0, VARIANT_RANK_ANY)
     assert [event.rank for _, event in events(world, ModelReady) if isinstance(event, ModelReady)] == [0, 1, 2] * 2
+
+
+@pytest.mark.parametrize("wait", ["NEWEST", "EXACT", "WITHIN_DEADLINE"])
+def test_sensors_of_a_rig_run_together_and_one_that_is_slower_sets_the_pace(wait: str) -> None:
+    """Two rigs of two sensors each: the left ones fire ten times a second, the right ones five times."""
+    fused = {"group": "rig", "inputs": ["left", "right"], "wait": wait, "tolerance_ms": 0 if wait == "EXACT" else 5}
+    slow = {"kind": "periodic", "rate_hz": 5, "phase": 50}
+    world = build(
+        scenario(
+            stream=[
+                stream(name="left", count=2, fusion=fused | {"input": "left"}),
+                stream(name="right", count=2, arrivals=slow, fusion=fused | {"input": "right"}),
+            ]
+        ),
+        0,
+    )
+    opened = [event.terms.fusion for _, event in events(world, StreamOpened) if isinstance(event, StreamOpened)]
+    assert [(each.group, each.name, each.place) for each in opened if each] == [
+        (5, "rig-0", 0),
+        (6, "rig-1", 0),
+        (5, "rig-0", 1),
+        (6, "rig-1", 1),
+    ]
+    ran = world.run(Scheduler())
+    by_stream = {stream_id: ran.status[world.frames.stream_id == stream_id] for stream_id in range(1, 5)}
+    for left in (1, 2):
+        assert (by_stream[left] == ON_TIME).tolist() == [True, False] * 10
+        assert (by_stream[left + 2] == ON_TIME).tolist() == [True] * 10
+    assert {batch for batch in ran.batch.tolist() if batch >= 0} == set(range(len(ran.batches.size)))
+    assert sum(ran.batches.size) == 2 * 10, "a joint frame is one of its batch"
+
+
+@pytest.mark.parametrize(
+    ("fusion", "error"),
+    [
+        ({"input": "top"}, "input: should be left or right, got 'top'"),
+        ({"wait": "EXACT"}, "tolerance_ms: should be more than 0, with EXACT left out"),
+        ({"tolerance_ms": 0}, "tolerance_ms: should be more than 0, with EXACT left out"),
+        ({"inputs": ["left"]}, "at least 2 items"),
+    ],
+)
+def test_a_fusion_that_makes_no_sense_is_told(fusion: dict[str, Any], error: str) -> None:
+    right = {"group": "rig", "input": "left", "inputs": ["left", "right"], "tolerance_ms": 5}
+    with pytest.raises(ScenarioError, match=re.escape(error)):
+        scenario(stream=[stream(fusion=right | fusion)])
 
 
 def test_models_are_on_their_lanes_and_fixed_sizes_are_padded() -> None:

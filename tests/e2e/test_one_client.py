@@ -27,9 +27,10 @@ from duly.rpc.server import KEEPALIVE_MS
 from duly.streams import open_streams
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import inference_pb2_grpc, model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
+from tests import graphs
 from tests.e2e.raw_http2 import ShutWindow
 from tests.e2e.serving import serving
-from tests.e2e.wire import INVALID, ON_TIME, Wire, frame, reason
+from tests.e2e.wire import EXPIRED, INVALID, ON_TIME, Wire, frame, reason, tensor
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -333,4 +334,31 @@ async def test_a_stream_takes_the_place_of_its_own_ghost(server: App, modest: gr
             while await refused_for(again) == "STREAMS_EXHAUSTED":
                 again = wire(modest, "front")
         assert (await again.ask(frame(1))).status == ON_TIME
+        again.cancel()
+
+
+async def test_a_stream_takes_its_ghosts_place_in_a_fusion_group(tmp_path: Path) -> None:
+    """The input that a broken link still gives is given to the stream of the same name, and to no other."""
+    graphs.save(tmp_path, "stereo", graphs.stereo())
+    fusion = pb.Fusion(group="rig", input="left", tolerance_nano=1_000_000)
+
+    def wire(channel: grpc.aio.Channel, name: str) -> Wire:
+        return Wire(channel, stream_name=name, model="stereo", expected_period_nano=50_000_000, fusion=fusion)
+
+    async with (
+        serving(tmp_path) as app,
+        Link(app.address) as link,
+        grpc.aio.insecure_channel(link.address) as channel,
+        grpc.aio.insecure_channel(app.address, options=OWN_CONNECTION) as other,
+        wire(channel, "front") as ghost,
+    ):
+        left = frame(1, tensors=[tensor([1, 2, 3, 4], "left")])
+        assert (await ghost.ask(left)).status == EXPIRED
+        link.break_()
+        assert await refused_for(wire(other, "rear")) == "INVALID_OPEN"
+        again = wire(other, "front")
+        async with asyncio.timeout(4):
+            while await refused_for(again) == "INVALID_OPEN":
+                again = wire(other, "front")
+        assert (await again.ask(left)).status == EXPIRED
         again.cancel()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from duly.core.fates import RESULTS
 from duly.models.spec import Signature
 from duly.rpc.duly_v1.tensors import DATATYPE
-from duly.runtime.outcome import Outcome
+from duly.runtime.outcome import FusedOutcome, Outcome
 from duly.v1 import inference_pb2 as pb
 
 
@@ -41,3 +41,6 @@ def add_outcome(
             spec = signature.outputs[index]
             if not wanted or spec.name in wanted:
                 message.outputs.add(name=spec.name, datatype=DATATYPE[spec.datatype], shape=shape, data=data)
+    if isinstance(outcome, FusedOutcome):
+        for input_, frame_id, captured_after_ns in outcome.partners:
+            message.fused.add(input=input_, frame_id=frame_id, capture_offset_nano=captured_after_ns)

@@ -10,7 +10,7 @@ from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
 from duly.rpc.duly_v1.codec import StreamCodec
 from duly.rpc.duly_v1.varints import number_field, varint
 from duly.runtime.held_frames import HeldFrame
-from duly.runtime.outcome import BatchRun, Outcome
+from duly.runtime.outcome import BatchRun, FusedOutcome, Outcome, Partner
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from tests.rpc.outcome_reference import add_outcome
@@ -57,6 +57,9 @@ def test_a_number_that_fits_no_field_is_not_written(number: int) -> None:
         number_field(b"\x40", number)
 
 
+PARTNERS = some.builds(Partner, NAMES, some.integers(0, UINT64), some.integers(-INT64, INT64))
+
+
 @some.composite
 def outcomes(draw: some.DrawFn, signature: Signature) -> Outcome:
     received_ns = draw(SHORT_NS)
@@ -78,6 +81,10 @@ def outcomes(draw: some.DrawFn, signature: Signature) -> Outcome:
             (index, tuple(draw(some.lists(some.integers(0, 1 << 35), max_size=4))), draw(some.binary(max_size=300)))
             for index in range(len(signature.outputs))
         ]
+    partners = draw(some.none() | some.lists(PARTNERS, max_size=3).map(tuple))
+    if partners is not None:
+        status = draw(some.sampled_from(OutcomeStatus))
+        return FusedOutcome(held, status, draw(NAMES), run, outputs, partners)
     status = draw(some.sampled_from(OutcomeStatus))
     return Outcome(held, status, draw(some.text(max_size=300)), run, outputs)
 

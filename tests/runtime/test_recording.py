@@ -36,7 +36,17 @@ from duly.core.events import (
     WarmLane,
 )
 from duly.core.scheduler import Scheduler
-from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.types import (
+    BacklogPolicy,
+    Frame,
+    Fusion,
+    FusionWait,
+    GapPolicy,
+    JointFrame,
+    OutcomeStatus,
+    StreamClass,
+    StreamTerms,
+)
 from duly.runtime.recording import RecordingError, read_recording
 from duly.runtime.recording_file import RecordingWriter
 from duly.runtime.recording_lines import actions_line, event_line, in_short, plain_event_line
@@ -63,19 +73,21 @@ EVENTS: list[Event] = [
             advise=True,
             policed=True,
             pinned=True,
+            fusion=Fusion(7, "rig", ("left", "right"), 1, 5, FusionWait.EXACT),
         ),
     ),
     StreamOpened(2, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 1, 1)),
     FramesArrived(
         [
             Frame(1, 1, 2**63, "m/1", 50, True),
-            Frame(2, 1, 2, "m/1", -60, alone=True, extra_ns=9, apart_ns=8),
+            Frame(2, 1, 2, "m/1", -60, alone=True, extra_ns=9, apart_ns=8, captured_ns=-5),
         ]
     ),
     BatchFinished(1),
     BatchFinished(2, {1: 'NaN, "quoted", größer'}, {2: "too large"}, 77, 5),
     BatchFailed(3, "gone"),
     FrameRefused(1),
+    FrameRefused(1, 9),
     FramesCancelled(1, (1, 2)),
     WaitingEvicted(1),
     FrameRead(1, 2, 3, "damaged", "gone"),
@@ -158,6 +170,22 @@ def test_actions_in_short() -> None:
         ["warm", 4, "cpu:0", "m/1", "int8"],
         ["end", 7, "LATE", 3],
         ["advise", 1, "SLOW_DOWN", 40],
+    ]
+
+
+def test_a_joint_frame_stands_there_as_what_it_was_made_of() -> None:
+    joint = JointFrame(9, 1, (Frame(7, 1, 1, "m/1", 50), Frame(4, 2, 1, "m/1", 60)))
+    actions: list[Action] = [
+        DispatchBatch(3, "cpu:0", "m/1", "int8", [joint, Frame(8, 3, 1, "m/1", 50)], 10),
+        ResolveFrame(joint, OutcomeStatus.LATE, "it ran longer than planned", 3, 1),
+        ResolveFrame(joint.pieces[1], OutcomeStatus.CANCELLED, "its stream closed"),
+    ]
+    assert json.loads(actions_line(actions)) == in_short(actions)
+    assert in_short(actions) == [
+        ["run", 3, "cpu:0", "m/1", "int8", [7, 4, 8]],
+        ["end", 7, "LATE", 3],
+        ["end", 4, "LATE", 3],
+        ["end", 4, "CANCELLED", 0],
     ]
 
 

@@ -1,11 +1,13 @@
 """A recording whose file is slow: nobody waits for it, what is missing is counted, and the rest replays."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -17,8 +19,9 @@ from duly.runtime.flight_recorder import FlightRecorder
 from duly.runtime.recorder import Recorder
 from duly.runtime.recording import RecordingError, read_recording
 from duly.runtime.recording_file import RecordingWriter
-from duly.runtime.scheduler_state import COMPILED, snapshot
+from duly.runtime.scheduler_state import COMPILED, scheduler_of, snapshot, state_of
 from duly_sim.simulator.replay import replay
+from tests.core.law_run import run
 
 MS = 1_000_000
 TERMS = StreamTerms(StreamClass.CRITICAL, BacklogPolicy.ALL, 0, 100 * MS, 64, model="m/1", period_ns=3 * MS)
@@ -101,6 +104,24 @@ def test_a_pipe_that_is_not_read_makes_gaps_and_each_part_replays(
     assert replayed.difference is None
     assert replayed.skipped == 0
     assert f'"lost":{writer.lost}' in copy.read_text()
+
+
+@needs_copies
+def test_a_copy_of_the_scheduler_goes_on_alike_with_fusion_groups() -> None:
+    waited = 0
+    for seed in range(4):
+        scheduler = Scheduler()
+        twin: Scheduler | None = None
+        for nth, (now_ns, event) in enumerate(run(Random(seed), fusing=True).log):
+            if nth % 20 == 0:
+                taken = snapshot(scheduler)
+                assert taken is not None
+                twin = scheduler_of(json.loads(json.dumps(state_of(taken))))
+                waited += scheduler._fusion.joiner.waiting
+            assert twin is not None
+            assert twin.step(now_ns, event) == scheduler.step(now_ns, event)
+            assert twin.next_wake_ns() == scheduler.next_wake_ns()
+    assert waited, "frames wait for partners at some of the copies"
 
 
 @needs_copies

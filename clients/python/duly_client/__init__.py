@@ -32,7 +32,7 @@ from duly_client.errors import (
     StreamRefused,
 )
 from duly_client.stream import Stream
-from duly_client.types import Advice, Outcome, Status, StreamTerms, TensorSpec, Timing
+from duly_client.types import Advice, FusedFrame, Fusion, Outcome, Status, StreamTerms, TensorSpec, Timing
 
 __all__ = [
     "ActivationRefused",
@@ -44,6 +44,8 @@ __all__ = [
     "ClockEstimate",
     "DulyError",
     "ForkedError",
+    "FusedFrame",
+    "Fusion",
     "InvalidRequest",
     "LoadFailed",
     "ModelNotFound",

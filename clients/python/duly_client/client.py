@@ -24,6 +24,7 @@ from duly_client.types import (
     Advice,
     BacklogPolicy,
     Encoding,
+    Fusion,
     GapPolicy,
     Ordering,
     Outcome,
@@ -157,6 +158,7 @@ class Client:
         gap: GapPolicy | None = None,
         variant_lowest: str = "",
         floor: tuple[int, int] | None = None,
+        fusion: Fusion | None = None,
         check: bool = True,
         on_advice: Callable[[Advice], None] | None = None,
         follow_advice: bool = False,
@@ -168,7 +170,9 @@ class Client:
         while the model is busy; with KEEP_LAST the newest `backlog_frames` wait. `period_ms`: time between frames; a
         stream that states it is let in only if it fits. `outputs`: names of the outputs wanted; empty: all. `gap`: what
         a stateful model does after frames that were not run. `variant_lowest`: the least accurate variant that will do.
-        `floor`, (m, k): of any k consecutive frames m shall be on time, overload or not. `check`: frames are compared
+        `floor`, (m, k): of any k consecutive frames m shall be on time, overload or not. `fusion`: the stream gives
+        one input of the model, and its frames run together with those of the streams that give the others; each of them
+        has the outcome. `check`: frames are compared
         with `Stream.opened` before they are sent. `on_advice`: called with each advice of the server. `follow_advice`:
         frames that come faster than the server advises are SUPERSEDED here and not sent, unless they must run.
         """
@@ -186,6 +190,7 @@ class Client:
             gap_policy=_number(inference_pb2.GapPolicy, "GAP_POLICY_", "gap", gap),
             variant_lowest=variant_lowest,
             floor=None if floor is None else inference_pb2.OnTimeFloor(frames=floor[0], window=floor[1]),
+            fusion=None if fusion is None else _fusion(fusion),
         )
         return Stream(
             self._connect,
@@ -386,6 +391,15 @@ def _number(enum: _Enum, prefix: str, argument: str, name: str | None) -> Any:
     if name not in names[1:]:
         raise ValueError(f"{argument}={name!r}: expected one of {', '.join(names[1:])}")
     return enum.Value(prefix + name)
+
+
+def _fusion(fusion: Fusion) -> inference_pb2.Fusion:
+    return inference_pb2.Fusion(
+        group=fusion.group,
+        input=fusion.input,
+        tolerance_nano=_nanoseconds("fusion.tolerance_ms", fusion.tolerance_ms or None),
+        wait=_number(inference_pb2.FusionWait, "FUSION_WAIT_", "fusion.wait", fusion.wait),
+    )
 
 
 def _nanoseconds(argument: str, milliseconds: float | None) -> int:

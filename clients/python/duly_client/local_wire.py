@@ -8,6 +8,7 @@ from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from duly.v1 import inference_pb2, tensor_pb2
 from duly_client.errors import ClientTooSlow, ProtocolError
@@ -29,7 +30,7 @@ FRAME = Struct("<QqqHHI")
 TENSOR = Struct(f"<QIHBB{EXTENTS}i")
 OPENED_HEAD = Struct("<BBxxIQQ")
 OUTCOMES_HEAD = Struct("<BxHIQ")
-OUTCOME = Struct("<Q8qBxHHHHHxxxx")
+OUTCOME = Struct("<Q8qBxHHHHHHxx")
 ALIVE = Struct("=Q")
 HEAD_BYTES = 64
 PART_WHOLE = Struct("<BxxxIQQ")
@@ -51,7 +52,7 @@ _ALIKE = np.dtype(
 )
 """A frame with one input, as _FRAME_OF_ONE and what follows it."""
 _TIMES = Struct("<7q")
-_ANY_OUTCOME = Struct(f"<Qq{_TIMES.size}sBxHHHHHxxxx")
+_ANY_OUTCOME = Struct(f"<Qq{_TIMES.size}sBxHHHHHHxx")
 """OUTCOME, with its times left as they are."""
 _PLACE = Struct("<QI")
 _DESCRIBED = Struct(f"<{TENSOR.format.removeprefix(_PLACE.format)}")
@@ -97,6 +98,7 @@ class LocalOutcome(NamedTuple):
     reason: str
     outputs: Sequence[LocalTensor]
     times: bytes
+    fused: Sequence[inference_pb2.FusedFrame]
 
     @property
     def timing(self) -> LocalTiming:
@@ -249,27 +251,29 @@ class OutcomeReader:
             version_bytes,
             variant_bytes,
             reason_bytes,
+            fused_bytes,
             offset,
             size_bytes,
             described,
             text,
         ) in self._record.iter_unpack(memoryview(message)[OUTCOMES_HEAD.size :]):
             reason_at = version_bytes + variant_bytes
-            if tensors != 1 or reason_bytes or reason_at + -reason_at % TEXT_ALIGNMENT != text_bytes:
+            if tensors != 1 or reason_bytes or fused_bytes or reason_at + -reason_at % TEXT_ALIGNMENT != text_bytes:
                 return None
             name, kind, shape = self._described.get(described) or self._describe(described)
             text = text[:reason_at]
             version, variant = self._texts.get((version_bytes, text)) or self._names(version_bytes, text)
             outputs = (_new(LocalTensor, (name, kind, shape, self._data(area, offset, size_bytes))),)
             outcomes.append(
-                _new(LocalOutcome, (frame_id, status, slack_ns, batch_size, version, variant, "", outputs, times))
+                _new(LocalOutcome, (frame_id, status, slack_ns, batch_size, version, variant, "", outputs, times, ()))
             )
         return outcomes
 
     def _outcome(self, message: bytes, at: int, area: mmap.mmap | memoryview) -> tuple[LocalOutcome, int]:
         """Returns the outcome at `at`, and where the next one begins."""
         values = _ANY_OUTCOME.unpack_from(message, at)
-        frame_id, slack_ns, times, status, batch_size, count, version_bytes, variant_bytes, reason_bytes = values
+        frame_id, slack_ns, times, status, batch_size, count, version_bytes, variant_bytes = values[:8]
+        reason_bytes, fused_bytes = values[8:]
         outputs, end = self._tensors(message, at + _ANY_OUTCOME.size, count, area)
         reason_at = end + version_bytes + variant_bytes
         text = message[end:reason_at]
@@ -278,9 +282,14 @@ class OutcomeReader:
         if reason_bytes:
             reason = message[reason_at : reason_at + reason_bytes].decode()
             reason_at += reason_bytes
+        fused: Sequence[inference_pb2.FusedFrame] = ()
+        if fused_bytes:
+            fused = _fused(message[reason_at : reason_at + fused_bytes])
+            reason_at += fused_bytes
         if reason_at > len(message):
             raise ProtocolError("an outcome ends beyond its message")
-        outcome = _new(LocalOutcome, (frame_id, status, slack_ns, batch_size, version, variant, reason, outputs, times))
+        fields = (frame_id, status, slack_ns, batch_size, version, variant, reason, outputs, times, fused)
+        outcome = _new(LocalOutcome, fields)
         return outcome, reason_at + (end - reason_at) % TEXT_ALIGNMENT
 
     def _tensors(
@@ -321,6 +330,14 @@ class OutcomeReader:
         if offset + size_bytes > len(area):
             raise ProtocolError(f"an output lies at {offset} with {size_bytes} bytes, there are {len(area)}")
         return bytes(area[offset : offset + size_bytes])
+
+
+def _fused(written: bytes) -> Sequence[inference_pb2.FusedFrame]:
+    """Reads which frames one was joined with. Raises ProtocolError."""
+    try:
+        return inference_pb2.Outcome.FromString(written).fused
+    except DecodeError as error:
+        raise ProtocolError("what a frame was joined with makes no sense") from error
 
 
 def end_of(message: bytes) -> tuple[str, str, dict[str, str]]:

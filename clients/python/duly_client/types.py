@@ -15,6 +15,7 @@ StreamClass = Literal["CRITICAL", "STANDARD", "BEST_EFFORT"]
 BacklogPolicy = Literal["LATEST", "KEEP_LAST", "ALL"]
 Ordering = Literal["ARRIVAL", "UNORDERED", "MONOTONIC"]
 GapPolicy = Literal["CONTINUE", "RESET", "SKIP"]
+FusionWait = Literal["NEWEST", "EXACT", "WITHIN_DEADLINE"]
 Encoding = Literal["JPEG", "PNG", "PCM_S16LE", "MJPEG", "H264", "HEVC"]
 
 ENCODINGS: dict[int, Encoding] = {
@@ -75,6 +76,33 @@ class Timing:
     """Uncertainty of `capture_to_receipt_ns`; 0 where the clocks are not related."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """Makes a stream one of several whose frames run together, each of which gives one input of the model."""
+
+    group: str
+    """Name of the group, the same for all of its streams."""
+    input: str
+    """Name of the input that this stream gives."""
+    tolerance_ms: float = 0.0
+    """How far apart the capture times of frames that are joined may be; 0 with EXACT alone."""
+    wait: FusionWait = "NEWEST"
+    """What a frame does until it has its partners: a newer one of its stream takes its place (NEWEST), it waits for
+    frames with its very capture time (EXACT), or it waits as long as it could be in time (WITHIN_DEADLINE)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedFrame:
+    """A frame of another stream, with which one was joined."""
+
+    input: str
+    """Name of the model's input that it is for."""
+    frame_id: int
+    """Its id on its own stream."""
+    capture_offset_ns: int
+    """When it was captured minus when the other one was."""
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Outcome:
     """The one terminal answer to a frame. Nothing changes it; it is only not frozen since that takes a microsecond."""
@@ -124,6 +152,14 @@ class Outcome:
         return self._arrays
 
     @property
+    def fused(self) -> tuple[FusedFrame, ...]:
+        """The frames that it was joined with, one for each other input of the model, all of which have this outcome.
+        Empty: its stream is in no fusion group, or it was joined with none.
+        """
+        fused = () if self._message is None else self._message.fused
+        return tuple(FusedFrame(each.input, each.frame_id, each.capture_offset_nano) for each in fused)
+
+    @property
     def timing(self) -> Timing:
         """Times of what happened to the frame on the server."""
         if self._message is None:
@@ -161,6 +197,15 @@ class _TimingMessage(Protocol):
     def clock_uncertainty_nano(self) -> int: ...
 
 
+class _FusedMessage(Protocol):
+    @property
+    def input(self) -> str: ...
+    @property
+    def frame_id(self) -> int: ...
+    @property
+    def capture_offset_nano(self) -> int: ...
+
+
 class OutcomeMessage(Protocol):
     """An outcome as it came: of duly.v1, or of the local transport."""
 
@@ -180,6 +225,8 @@ class OutcomeMessage(Protocol):
     def reason(self) -> str: ...
     @property
     def outputs(self) -> Sequence[TensorMessage]: ...
+    @property
+    def fused(self) -> Iterable[_FusedMessage]: ...
     @property
     def timing(self) -> _TimingMessage: ...
 
@@ -250,6 +297,8 @@ class StreamTerms:
     """Time from receipt to result while the lanes are as busy as planned; 0: not predicted."""
     admission_warning: str = ""
     """Why the server would rather not have opened the stream; empty: nothing speaks against it."""
+    fusion_inputs_missing: tuple[str, ...] = ()
+    """Inputs of the stream's fusion group that no stream gave when it opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +342,7 @@ def terms_of(message: inference_pb2.StreamOpened) -> StreamTerms:
         message_bytes_max=message.message_bytes_max,
         predicted_latency_ns=message.predicted_latency_nano,
         admission_warning=message.admission_warning,
+        fusion_inputs_missing=tuple(message.fusion_inputs_missing),
     )
 
 

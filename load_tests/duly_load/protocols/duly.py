@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from typing import Self, cast
 
 from duly.core.types import BacklogPolicy
@@ -51,16 +52,22 @@ class DulyTarget:
             period_ms=None if sensor.stated_period_s is None else sensor.stated_period_s * 1e3,
             variant_lowest=sensor.variant_lowest or "",
             floor=sensor.floor,
+            fusion=_fusion(sensor, session),
             check=False,  # the payloads were made for the model
             follow_advice=self._follow_advice,
         )
-        return DulyConnection(stream, encoding, sink, self._difference_ns)
+        only = sensor.fusion.input if sensor.fusion is not None else ""
+        return DulyConnection(stream, encoding, sink, self._difference_ns, only)
 
 
 class DulyConnection:
     """One stream."""
 
-    def __init__(self, stream: Stream, encoding: Encoding | None, sink: AnswerSink, difference_ns: int) -> None:
+    def __init__(
+        self, stream: Stream, encoding: Encoding | None, sink: AnswerSink, difference_ns: int, only: str = ""
+    ) -> None:
+        """`only`: the one input that frames have; empty: they have all."""
+        self._only = only
         self._stream = stream
         self._encoding = encoding
         self._sink = sink
@@ -82,6 +89,8 @@ class DulyConnection:
 
     async def send(self, place: int, payload: Payload, capture_unix_ns: int) -> None:
         # The client numbers frames from 1 on in the order of its calls; the answer may be there before it returns.
+        if self._only and isinstance(payload, Mapping):
+            payload = payload[self._only]
         self._sent += 1
         self._waiting[self._sent] = (place, capture_unix_ns)
         with contextlib.suppress(DulyError, RuntimeError):  # the stream has ended, which its reader reports
@@ -121,3 +130,10 @@ class DulyConnection:
             why = str(error)
         if self._waiting or not self._finished:
             self._sink.ended(why)
+
+
+def _fusion(sensor: Sensor, session: Session) -> types.Fusion | None:
+    fused = sensor.fusion
+    if fused is None:
+        return None
+    return types.Fusion(sensor.group_of(session.name), fused.input, fused.tolerance_ms, fused.wait)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from duly.core.types import BacklogPolicy, StreamClass
 from duly_load.scenario.arrivals import DURATION_S_MAX, Arrivals, Churn, Network, Periodic, Table, beside_scenario
@@ -93,6 +93,28 @@ class Payloads(Table):
         return recording
 
 
+class Fused(Table):
+    """Makes a sensor one of several whose frames run together, each of which gives one input of the model."""
+
+    group: Name
+    """The name of the group; each of `count` streams is in one of its own, with its namesakes."""
+    input: Name
+    """The input of the model that the sensor gives."""
+    inputs: Annotated[tuple[Name, ...], Field(min_length=2)]
+    """All inputs of the model, in its order."""
+    tolerance_ms: Annotated[float, Field(ge=0, le=10_000, allow_inf_nan=False)] = 0.0
+    """How far apart the capture times of frames that are joined may be; 0 with EXACT alone."""
+    wait: Literal["NEWEST", "EXACT", "WITHIN_DEADLINE"] = "NEWEST"
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Fused":
+        if self.input not in self.inputs:
+            raise ValueError(f"input: should be {one_of(list(self.inputs))}, got {self.input!r}")
+        if (self.wait == "EXACT") != (self.tolerance_ms == 0):
+            raise ValueError("tolerance_ms: should be more than 0, with EXACT left out")
+        return self
+
+
 HOUR_S = 3600.0
 
 
@@ -117,6 +139,8 @@ class Sensor(Table):
     """The least accurate variant that may serve it; not set: any."""
     floor: Annotated[tuple[int, int], AfterValidator(_floor)] | None = None
     """[m, k]: m of any k consecutive frames shall be on time."""
+    fusion: Fused | None = None
+    """Not set: each frame has all inputs of the model and runs for itself."""
     payloads: Payloads = Payloads()
     """What frames hold, for live servers alone: simulated frames hold nothing."""
     principal: Annotated[str, Field(max_length=200)] = ""
@@ -131,6 +155,11 @@ class Sensor(Table):
     @property
     def names(self) -> tuple[str, ...]:
         return (self.name,) if self.count == 1 else tuple(f"{self.name}-{index}" for index in range(self.count))
+
+    def group_of(self, name: str) -> str:
+        """The fusion group of the stream with that name."""
+        assert self.fusion is not None
+        return self.fusion.group + name.removeprefix(self.name)
 
     @property
     def budget_ns(self) -> int:

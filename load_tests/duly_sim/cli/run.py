@@ -19,7 +19,7 @@ from duly_load.results.formats import write_json
 from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_sim.report.view import view_of
-from duly_sim.simulator.engine import Policy, Run, simulate
+from duly_sim.simulator.engine import Policy, Run
 from duly_sim.simulator.results import SimulatedResults, measure
 from duly_sim.simulator.world import World, build
 
@@ -46,6 +46,8 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     except ScenarioError as error:
         raise UsageError(str(error)) from error
     policies = _policies(names or ("duly",))
+    if policies.keys() - {"duly"} and any(sensor.fusion for sensor in loaded.stream):
+        raise UsageError("--policy: only duly joins the frames of several streams, which `fusion` asks for")
     if out is not None:
         make_folder(out, FILES)
     outcomes, service = _tables(loaded, seed)
@@ -91,7 +93,7 @@ def _followed(bar: ProgressBar, name: str, index: int, policies: int, world: Wor
             bar.at(done_ns / 1e9, f"{now_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
 
     watch = record if bar.drawn else None
-    run = simulate(policy, world.script, world.frames, world.model_of, world.service, watch, world.followers)
+    run = world.run(policy, watch)
     bar.at((index + 1) * duration_ns / 1e9, f"{duration_ns / 1e9:.1f} of {duration_ns / 1e9:.1f} s")
     return run
 

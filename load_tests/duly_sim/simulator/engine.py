@@ -33,7 +33,7 @@ from duly.core.events import (
     TimerFired,
     WarmLane,
 )
-from duly.core.types import Frame, OutcomeStatus
+from duly.core.types import Frame, OutcomeStatus, pieces_of
 from duly_client.pace import Pace
 from duly_load.scenario.schedule import Frames
 
@@ -95,15 +95,19 @@ def simulate(
     service: Service,
     record: Callable[[int, Event], None] | None = None,
     followers: Collection[int] = (),
+    captures_ns: NDArray[np.int64] | None = None,
+    fused: Collection[int] = (),
 ) -> Run:
     """Runs until every frame is resolved and the script is at its end.
 
     `script`: (now_ns, event) in order of time. `model_of`: model version by stream id. `record` is called with each
     (now, event) before it is carried out. `followers`: streams, by id, that thin their frames as advised; a frame that
-    they keep back is SUPERSEDED and never reaches the policy. Raises RuntimeError where the policy breaks its contract:
-    a frame resolved twice or never, a batch on a lane that is busy.
+    they keep back is SUPERSEDED and never reaches the policy. `fused`: streams that are members of fusion groups, for
+    whose frames `captures_ns`, which has one for each frame, counts. Raises RuntimeError where the policy breaks its
+    contract: a frame resolved twice or never, a batch on a lane that is busy.
     """
-    return _Engine(policy, script, frames, model_of, service, record, followers).run()
+    captures = captures_ns.tolist() if captures_ns is not None and fused else []
+    return _Engine(policy, script, frames, model_of, service, record, followers, captures, fused).run()
 
 
 class _Engine:
@@ -116,6 +120,8 @@ class _Engine:
         service: Service,
         record: Callable[[int, Event], None] | None,
         followers: Collection[int],
+        captures_ns: list[int],
+        fused: Collection[int],
     ) -> None:
         self._policy = policy
         self._script = script
@@ -123,6 +129,8 @@ class _Engine:
         self._model_of = model_of
         self._service = service
         self._record = record
+        self._captures_ns = captures_ns
+        self._fused = fused
         count = len(frames)
         self._status = [0] * count
         self._resolved_ns = [0] * count
@@ -180,7 +188,10 @@ class _Engine:
                     index += 1
                     if stream_id in self._paces and self._thinned(now_ns, index - 1, stream_id):
                         continue
-                    together.append(Frame(index, stream_id, frame_ids[stream_id], model, deadlines[index - 1]))
+                    frame = Frame(index, stream_id, frame_ids[stream_id], model, deadlines[index - 1])
+                    if stream_id in self._fused:
+                        frame.captured_ns = self._captures_ns[index - 1]
+                    together.append(frame)
                 if together:
                     self._step(now_ns, FramesArrived(together))
         if self._unresolved:
@@ -200,16 +211,18 @@ class _Engine:
             self._record(now_ns, event)
         for action in self._policy.step(now_ns, event):
             if type(action) is ResolveFrame:
-                index = action.frame.seq - 1
-                if self._status[index]:
-                    raise RuntimeError(f"{now_ns}: frame {index} was resolved before")
-                self._status[index] = action.status
-                self._resolved_ns[index] = now_ns
-                self._unresolved -= 1
+                for frame in pieces_of(action.frame):
+                    index = frame.seq - 1
+                    if self._status[index]:
+                        raise RuntimeError(f"{now_ns}: frame {index} was resolved before")
+                    self._status[index] = action.status
+                    self._resolved_ns[index] = now_ns
+                    self._unresolved -= 1
             elif type(action) is DispatchBatch:
                 self._start(now_ns, action, len(action.frames), action.planned_ns)
                 for frame in action.frames:
-                    self._batch[frame.seq - 1] = len(self._batches.size) - 1
+                    for piece in pieces_of(frame):
+                        self._batch[piece.seq - 1] = len(self._batches.size) - 1
             elif type(action) is WarmLane:
                 self._start(now_ns, action, 0, 0)
             elif type(action) is AdviseStream:

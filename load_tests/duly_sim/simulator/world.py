@@ -1,12 +1,13 @@
 """All that a simulated run is given beforehand, made from a scenario and a seed."""
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from duly.core.events import Event, LaneDown, LaneUp, ModelGone, ModelReady, StreamClosed, StreamOpened
-from duly.core.types import VARIANT_RANK_ANY, StreamTerms
+from duly.core.types import VARIANT_RANK_ANY, Fusion, FusionWait, StreamTerms
 from duly_load.scenario.scenario import Scenario
-from duly_load.scenario.schedule import Frames, Session, schedule_of
+from duly_load.scenario.schedule import Frames, Schedule, Session, schedule_of
 from duly_load.scenario.simulate import LaneFault, Simulate, SimulatedModel, Variant
 from duly_load.scenario.tables import Sensor
 from duly_sim.simulator.engine import Policy, Run, simulate
@@ -26,8 +27,25 @@ class World:
     sessions: tuple[Session, ...]
     """The sessions in order of stream ids, which are 1, 2, ..."""
 
-    def run(self, policy: Policy) -> Run:
-        return simulate(policy, self.script, self.frames, self.model_of, self.service, followers=self.followers)
+    def run(self, policy: Policy, record: Callable[[int, Event], None] | None = None) -> Run:
+        """`record` is called with each (now, event) before it is carried out."""
+        return simulate(
+            policy,
+            self.script,
+            self.frames,
+            self.model_of,
+            self.service,
+            record,
+            followers=self.followers,
+            captures_ns=Schedule(self.frames, self.sessions).captures_ns,
+            fused=self.fused,
+        )
+
+    @property
+    def fused(self) -> frozenset[int]:
+        """Ids of the streams that are members of fusion groups."""
+        sensors = self.scenario.stream
+        return frozenset(each.stream_id for each in self.sessions if sensors[each.sensor].fusion is not None)
 
     @property
     def followers(self) -> frozenset[int]:
@@ -55,8 +73,10 @@ def build(scenario: Scenario, seed: int) -> World:
     for fault in given.fault:
         script += _fault_events(given, fault, batch_times)
     planned = schedule_of(scenario, seed)
+    groups: dict[str, int] = {}
     for session in planned.sessions:
         terms = _terms(given, scenario.stream[session.sensor])
+        terms.fusion = _fusion(scenario.stream[session.sensor], session, groups, len(planned.sessions))
         script.append((session.opened_ns, StreamOpened(session.stream_id, terms)))
         if session.closed_ns < round(scenario.duration_s * 1e9):
             script.append((session.closed_ns, StreamClosed(session.stream_id)))
@@ -126,6 +146,17 @@ def _fault_events(given: Simulate, fault: LaneFault, batch_times: TableService) 
         models = dict.fromkeys(event.model for event in ready)
         steps = [(noticed_ns, ModelGone(model, fault.lane, "its worker hangs")) for model in models]
     return steps + [(back_ns, event) for event in ready]
+
+
+def _fusion(sensor: Sensor, session: Session, groups: dict[str, int], sessions: int) -> Fusion | None:
+    """How a session is a member of a group. `groups`: the ids of those that are known, behind those of sessions."""
+    fused = sensor.fusion
+    if fused is None:
+        return None
+    name = sensor.group_of(session.name)
+    group = groups.setdefault(name, sessions + 1 + len(groups))
+    tolerance_ns = round(fused.tolerance_ms * 1e6)
+    return Fusion(group, name, fused.inputs, fused.inputs.index(fused.input), tolerance_ns, FusionWait[fused.wait])
 
 
 def _terms(given: Simulate, stream: Sensor) -> StreamTerms:

@@ -41,6 +41,9 @@ class FrameRefused:
     """The host answered a frame itself (malformed, over a quota), which leaves a gap in a stateful stream."""
 
     stream_id: int
+    captured_ns: int | None = None
+    """Only for streams of fusion groups: when it was captured, as `Frame.captured_ns`. The state of a group misses
+    nothing by it, as it was joined with nothing."""
 
 
 @dataclass(slots=True)
@@ -234,6 +237,7 @@ class ResolveFrame:
     """The one terminal answer to a frame. `batch_size` is 0 if the frame never ran."""
 
     frame: Frame
+    """The answer to a JointFrame is that to each of its pieces."""
     status: OutcomeStatus
     reason: str
     batch_id: int = 0

@@ -141,10 +141,66 @@ CAME_TOO_LATE: Final = _row(
     "came with {left} left of its budget, {needed} needed",
 )
 
+NO_PARTNER_STREAM: Final = _row(
+    State.ARRIVING,
+    "no stream gives another input of its fusion group",
+    Status.EXPIRED,
+    "no stream gives input {missing} of fusion group {group}",
+)
+
 # ---- waiting ----
 
 SUPERSEDED: Final = _row(
     State.WAITING, "a newer frame of its stream comes", Status.SUPERSEDED, "frame {newer} took its place", missed=True
+)
+JOINT_SUPERSEDED: Final = _row(
+    State.WAITING,
+    "a newer joint frame of its fusion group comes",
+    Status.SUPERSEDED,
+    "a newer joint frame of its fusion group took its place",
+    missed=True,
+)
+OUTRUN_BEFORE_JOINED: Final = _row(
+    State.WAITING,
+    "a newer frame of its stream comes (NEWEST), or is joined, before a partner",
+    Status.SUPERSEDED,
+    "frame {newer} took its place before a frame of input {missing} came that fits it",
+)
+PARTNER_PASSED: Final = _row(
+    State.WAITING,
+    "the frames of a partner have gone past it",
+    Status.EXPIRED,
+    "no frame of input {missing} fits it: {frame} was captured {apart} after it, {tolerance} are tolerated",
+)
+PARTNER_LATE: Final = _row(
+    State.WAITING,
+    "its latest start has passed, no partner came",
+    Status.EXPIRED,
+    "waited {waited} for a frame of input {missing}; less than the {needed} needed were left",
+)
+PARTNER_CLOSED: Final = _row(
+    State.WAITING,
+    "the stream of a partner closes",
+    Status.EXPIRED,
+    "the stream that gave input {missing} closed",
+)
+PARTNER_WITHDRAWN: Final = _row(
+    State.WAITING,
+    "the client withdraws a partner that it was joined with",
+    Status.EXPIRED,
+    "frame {frame} of input {missing}, with which it was joined, was withdrawn",
+)
+PARTNER_ON_OTHER_VERSION: Final = _row(
+    State.WAITING,
+    "the frames of its partners are for another version",
+    Status.EXPIRED,
+    "no frame of input {missing} came before the fusion group went on with {model}",
+)
+PARTNER_NOT_TAKEN: Final = _row(
+    State.WAITING,
+    "the server drains, so that no partner comes",
+    Status.SHED,
+    "the server is draining, and takes no frame of input {missing} any more",
 )
 GAVE_WAY: Final = _row(
     State.WAITING,

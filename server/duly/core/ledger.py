@@ -27,10 +27,11 @@ from duly.core.events import (
     StreamOpened,
 )
 from duly.core.fates import RESULTS, Fate
-from duly.core.merit import FRESHNESS_MAX, Principals
+from duly.core.merit import FRESHNESS_MAX, Merit, Principals
 from duly.core.model_table import ModelTable, rescuer, variant_for
+from duly.core.policing import Policer
 from duly.core.state import Batch, StreamState, VariantState
-from duly.core.types import Frame, GapPolicy, OutcomeStatus, StreamClass, in_ms
+from duly.core.types import Frame, GapPolicy, JointFrame, OutcomeStatus, StreamClass, StreamTerms, in_ms
 from duly.core.waiting import QueuedFrame
 
 EXTRA_FRAMES = 8
@@ -83,21 +84,37 @@ class FrameLedger:
 
     def opened(self, event: StreamOpened) -> None:
         self.streams[event.stream_id] = StreamState(event.terms)
-        insort(self._budgets_ns[event.terms.stream_class], event.terms.budget_ns)
-        self.floors += event.terms.floor_window > 0
-        self.models_open[event.terms.model] += 1
+        self._count_terms(event.terms)
 
     def closed(self, stream_id: int) -> None:
         stream = self.streams.get(stream_id)
         if stream is not None:
             self._end_waiting(stream, fates.CLOSED_WAITING)
             del self.streams[stream_id]
-            budgets_ns = self._budgets_ns[stream.terms.stream_class]
-            del budgets_ns[bisect_left(budgets_ns, stream.terms.budget_ns)]
-            self.floors -= stream.terms.floor_window > 0
-            self.models_open[stream.terms.model] -= 1
-            if not self.models_open[stream.terms.model]:
-                del self.models_open[stream.terms.model]
+            self._discount_terms(stream.terms)
+
+    def changed(self, stream_id: int, terms: StreamTerms) -> None:
+        """Goes on with a stream on other terms, as that of a fusion group, whose members come and go. None of its frames
+        may wait. Where it has another gap policy, a gap before counts no more.
+        """
+        stream = self.streams[stream_id]
+        stream.gap &= stream.terms.gap is terms.gap
+        self._discount_terms(stream.terms)
+        self._count_terms(terms)
+        stream.terms, stream.merit, stream.policer = terms, Merit(terms), Policer(terms)
+
+    def _count_terms(self, terms: StreamTerms) -> None:
+        insort(self._budgets_ns[terms.stream_class], terms.budget_ns)
+        self.floors += terms.floor_window > 0
+        self.models_open[terms.model] += 1
+
+    def _discount_terms(self, terms: StreamTerms) -> None:
+        budgets_ns = self._budgets_ns[terms.stream_class]
+        del budgets_ns[bisect_left(budgets_ns, terms.budget_ns)]
+        self.floors -= terms.floor_window > 0
+        self.models_open[terms.model] -= 1
+        if not self.models_open[terms.model]:
+            del self.models_open[terms.model]
 
     def refused(self, stream_id: int) -> None:
         """Notes that the host answered a frame of the stream itself, which leaves a gap in a stateful stream."""
@@ -175,8 +192,7 @@ class FrameLedger:
         self._enter(stream, queued, variant)
         oldest = superseded(stream)
         if oldest is not None:
-            reason = fates.SUPERSEDED.says(newer=frame.frame_id)
-            self._withdraw(now_ns, stream, oldest, fates.SUPERSEDED, reason)
+            self._withdraw(now_ns, stream, oldest, *_superseded_by(frame))
 
     def overdue(self, now_ns: int) -> list[tuple[QueuedFrame, VariantState]]:
         """Returns the waiting frames whose latest start has passed, with the variants that they wait for."""
@@ -416,8 +432,8 @@ class FrameLedger:
             stream = self.streams.get(queued.frame.stream_id)
             oldest = superseded(stream) if stream is not None else None
             while stream is not None and oldest is not None:
-                newer = next(reversed(stream.waiting))
-                self._withdraw(now_ns, stream, oldest, fates.SUPERSEDED, fates.SUPERSEDED.says(newer=newer))
+                newer = stream.waiting[next(reversed(stream.waiting))].frame
+                self._withdraw(now_ns, stream, oldest, *_superseded_by(newer))
                 oldest = superseded(stream)
 
     def merit(self, queued: QueuedFrame) -> float:
@@ -479,6 +495,10 @@ class FrameLedger:
         drop_ns = due_ns - variant.single_plan_ns_min + 1
         if self.drop_ns is None or drop_ns < self.drop_ns:
             self.drop_ns = drop_ns
+
+    def withdraw(self, now_ns: int, stream_id: int, queued: QueuedFrame, fate: Fate, reason: str) -> None:
+        """Ends a frame if it still waits."""
+        self._withdraw(now_ns, self.streams[stream_id], queued, fate, reason)
 
     def _withdraw(self, now_ns: int, stream: StreamState, queued: QueuedFrame, fate: Fate, reason: str) -> None:
         """Ends a frame if it still waits; one that no longer does was SKIPPED along with one before it."""
@@ -574,3 +594,10 @@ class FrameLedger:
         self._actions.append(ResolveFrame(frame, status, reason, batch_id, batch_size))
         if stream is not None:
             stream.unanswered -= 1
+
+
+def _superseded_by(newer: Frame) -> tuple[Fate, str]:
+    """The fate of a frame whose place that one takes, with the reason. No client knows the ids of joint frames."""
+    if isinstance(newer, JointFrame):
+        return fates.JOINT_SUPERSEDED, fates.JOINT_SUPERSEDED.wording
+    return fates.SUPERSEDED, fates.SUPERSEDED.says(newer=newer.frame_id)

@@ -9,6 +9,7 @@ The law: every frame of a `FramesArrived` is followed by exactly one `ResolveFra
 Theory of operation. Each event updates streams, lanes or models; then every free lane is offered a batch.
 
     ledger ......... streams, what waits, and how each frame ends
+    fusion ......... frames of several streams that run as one: until they are joined, and who else is told
     lanes .......... what runs where
     model_table .... models, their variants, and how long those take
 
@@ -48,6 +49,7 @@ from duly.core.events import (
     TimerFired,
     WaitingEvicted,
 )
+from duly.core.fusion.groups import FusionGroups
 from duly.core.lanes import Lanes
 from duly.core.ledger import FrameLedger
 from duly.core.model_table import ModelTable
@@ -72,6 +74,7 @@ class Scheduler:
         """The actions of this step, in order; the ledger and the lanes add theirs."""
         self._models = ModelTable()
         self._frames = FrameLedger(self._models, self._actions)
+        self._fusion = FusionGroups(self._models, self._frames, self._actions)
         self._lanes = Lanes(self._actions)
         self._lane_wake_ns: int | None = None
         """When the next lane that holds, or that is to be warmed, is looked at again; None: there is none."""
@@ -105,9 +108,13 @@ class Scheduler:
         frames, lanes = self._frames, self._lanes
         self._actions.clear()
         doomed: dict[int, tuple[QueuedFrame, VariantState]] = {}
+        fusion = self._fusion
         if isinstance(event, FramesArrived):
-            alone = len(event.frames) == 1 and lanes.free and not frames.waiting
-            for frame in event.frames:
+            came = event.frames
+            if fusion.members:
+                came = fusion.joiner.arrived(now_ns, came, frames.draining)
+            alone = len(came) == 1 and lanes.free and not frames.waiting
+            for frame in came:
                 before = doomed.pop(frame.stream_id, None) if doomed else None
                 if before is not None:
                     # A newer frame has come. The older one cannot be a probe either, as no lane is given away before
@@ -126,6 +133,8 @@ class Scheduler:
             self._happened(now_ns, event)
         if self._drain_ns is not None and now_ns >= self._drain_ns:
             frames.end_all_waiting()
+        if fusion.members:
+            fusion.joiner.passed(now_ns)
         if frames.drop_ns is not None and now_ns >= frames.drop_ns:
             self._drop_overdue(now_ns)
         if now_ns >= self._tick_ns:
@@ -145,6 +154,8 @@ class Scheduler:
             self._warm_idle(now_ns)
         if now_ns >= self._adviser.due_ns and not frames.draining:
             self._actions += self._adviser.tick(now_ns, frames.streams, self._models.by_name, lanes.up)
+        if fusion.members:
+            fusion.settle()
         return self._actions.copy()
 
     def next_wake_ns(self) -> int | None:
@@ -152,6 +163,9 @@ class Scheduler:
         wake_ns = self._frames.drop_ns
         if self._lane_wake_ns is not None and (wake_ns is None or self._lane_wake_ns < wake_ns):
             wake_ns = self._lane_wake_ns
+        joiner = self._fusion.joiner
+        if joiner.waiting and joiner.wake_ns is not None and (wake_ns is None or joiner.wake_ns < wake_ns):
+            wake_ns = joiner.wake_ns
         if self._drain_ns is not None and self._frames.waiting and (wake_ns is None or self._drain_ns < wake_ns):
             wake_ns = self._drain_ns
         return wake_ns
@@ -213,21 +227,39 @@ class Scheduler:
             case BatchFailed():
                 self._batch_failed(now_ns, event.batch_id, event.reason)
             case StreamOpened():
-                self._frames.opened(event)
+                if event.terms.fusion is None:
+                    self._frames.opened(event)
+                else:
+                    self._fusion.opened(event.stream_id, event.terms, event.terms.fusion)
                 self._bound_blocking()
             case StreamClosed():
-                self._frames.closed(event.stream_id)
+                if event.stream_id in self._fusion.members:
+                    self._fusion.closed(now_ns, event.stream_id)
+                else:
+                    self._frames.closed(event.stream_id)
                 self._bound_blocking(closed=True)
             case FrameRefused():
-                self._frames.refused(event.stream_id)
+                if event.stream_id in self._fusion.members:
+                    self._fusion.refused(event.stream_id, event.captured_ns)
+                else:
+                    self._frames.refused(event.stream_id)
             case FramesCancelled():
-                self._frames.cancelled(now_ns, event)
+                if event.stream_id in self._fusion.members:
+                    self._fusion.cancelled(now_ns, event.stream_id, event.frame_ids)
+                else:
+                    self._frames.cancelled(now_ns, event)
             case WaitingEvicted():
-                self._frames.evicted(now_ns, event.stream_id)
+                if event.stream_id in self._fusion.members:
+                    self._fusion.evicted(now_ns, event.stream_id)
+                else:
+                    self._frames.evicted(now_ns, event.stream_id)
             case FrameRead():
                 self._frames.was_read(now_ns, event)
             case FramesTurnedOut():
-                self._frames.turned_out(now_ns, event)
+                fused = event.stream_id in self._fusion.members
+                turned_out = self._fusion.as_group(event) if fused else event
+                if turned_out is not None:
+                    self._frames.turned_out(now_ns, turned_out)
             case LaneUp():
                 self._lanes.came_up(now_ns, event.lane)
             case LaneDown():
@@ -242,6 +274,7 @@ class Scheduler:
             case DrainRequested():
                 self._drain_ns = event.until_ns
                 self._frames.draining = self._context.draining = True
+                self._fusion.joiner.drains()
                 for stream_id in self._frames.streams:
                     self._actions.append(AdviseStream(stream_id, Advice.DRAINING, "the server stops"))
             case TimerFired() | FramesArrived() | BatchFinished():
@@ -269,6 +302,7 @@ class Scheduler:
                 self._batch_failed(now_ns, batch_id, reason)
         if lane is None:
             self._frames.unloaded(now_ns, name, reason)
+            self._fusion.unloaded(name, reason)
             self._models.unloaded(name)
         else:
             self._models.gone(name, lane)

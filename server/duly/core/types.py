@@ -41,6 +41,17 @@ class GapPolicy(IntEnum):
     SKIP = 3
 
 
+class FusionWait(IntEnum):
+    """What a frame of a fusion group does until each other input of the model has a frame that fits it."""
+
+    NEWEST = 1
+    """One frame of each input waits, and a newer one of its stream takes its place."""
+    EXACT = 2
+    """It waits for frames with the very capture time that it has, by the clients' clocks."""
+    WITHIN_DEADLINE = 3
+    """It waits until it could not be in time any more, whatever else comes on its stream."""
+
+
 class OutcomeStatus(IntEnum):
     """How a frame ended; see the outcome table of the protocol."""
 
@@ -78,6 +89,9 @@ class Frame:
     """How much longer it is planned to take than a usual frame of its model, because it is larger."""
     apart_ns: int = 0
     """So much of that the host can do beside the lanes, before the frame runs (`ReadApart`)."""
+    captured_ns: int = 0
+    """Only for streams of fusion groups: when it was captured, on the server's monotonic clock, or, under EXACT, on its
+    client's own."""
 
     # Written out, as a constructor that a dataclass makes is never compiled.
     def __init__(
@@ -91,6 +105,7 @@ class Frame:
         alone: bool = False,
         extra_ns: int = 0,
         apart_ns: int = 0,
+        captured_ns: int = 0,
     ) -> None:
         self.seq = seq
         self.stream_id = stream_id
@@ -101,6 +116,39 @@ class Frame:
         self.alone = alone
         self.extra_ns = extra_ns
         self.apart_ns = apart_ns
+        self.captured_ns = captured_ns
+
+
+@dataclass(slots=True, init=False)
+class JointFrame(Frame):
+    """Frames of several streams that run as one. It belongs to the stream of their group, which numbers it, and its
+    `seq` is that of the last of them. What becomes of it becomes of each of them.
+    """
+
+    pieces: tuple[Frame, ...] = ()
+    """One frame for each input of the model, in its order."""
+
+    def __init__(self, stream_id: int, frame_id: int, pieces: tuple[Frame, ...]) -> None:
+        """It is due with the first of its pieces, and whatever is asked of one holds for all."""
+        Frame.__init__(
+            self,
+            max([piece.seq for piece in pieces]),
+            stream_id,
+            frame_id,
+            pieces[0].model,
+            min([piece.deadline_ns for piece in pieces]),
+            any([piece.must_run for piece in pieces]),
+            any([piece.alone for piece in pieces]),
+            sum([piece.extra_ns for piece in pieces]),
+            0,
+            min([piece.captured_ns for piece in pieces]),
+        )
+        self.pieces = pieces
+
+
+def pieces_of(frame: Frame) -> tuple[Frame, ...]:
+    """Returns the frames as they came of which this one is made: itself, unless it is a joint frame."""
+    return frame.pieces if isinstance(frame, JointFrame) else (frame,)
 
 
 def larger(frame: Frame, extra_ns: int, apart_ns: int = 0) -> Frame:
@@ -117,11 +165,29 @@ def larger(frame: Frame, extra_ns: int, apart_ns: int = 0) -> Frame:
         frame.alone,
         extra_ns,
         apart_ns,
+        frame.captured_ns,
     )
 
 
 VARIANT_RANK_ANY = 1 << 16
 """More than any rank, so that every variant may serve the stream."""
+
+
+@dataclass(slots=True)
+class Fusion:
+    """How a stream is a member of a fusion group: its frames are joined with those of the others, by capture time."""
+
+    group: int
+    """Id of the group's stream, to which the joint frames belong. No client has it."""
+    name: str
+    """What the group is called, in reasons for people."""
+    inputs: tuple[str, ...]
+    """Names of the model's inputs, in its order. Each is given by one member."""
+    place: int
+    """Place in `inputs` of the one that this stream gives."""
+    tolerance_ns: int
+    """How far apart the capture times of frames that are joined may be."""
+    wait: FusionWait
 
 
 @dataclass(slots=True)
@@ -157,6 +223,8 @@ class StreamTerms:
     """Whether its client has named the version, so that it does not follow the active one."""
     policed: bool = False
     """Whether frames that come faster than `period_ns` count as BEST_EFFORT (`policing`)."""
+    fusion: Fusion | None = None
+    """None: its frames run as they come, each for itself."""
 
 
 @dataclass(slots=True)

@@ -74,16 +74,19 @@ class Admission:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     @contextlib.asynccontextmanager
-    async def turn(self, terms: StreamTerms, connection: str = "") -> AsyncIterator[Verdict]:
+    async def turn(
+        self, terms: StreamTerms, connection: str = "", group: Callable[[], tuple[StreamTerms, int]] | None = None
+    ) -> AsyncIterator[Verdict]:
         """Waits for the stream's turn and judges it. The caller opens the stream before the context ends. Turns are
-        shared between principals, and between the connections of each.
+        shared between principals, and between the connections of each. `group`: for a member of a fusion group, asked
+        in its turn: the terms of the group with it, and the id of the group's stream, which is judged in its place.
 
         Raises Refused, Busy, or ModelError MODEL_NOT_READY while no lane serves the model.
         """
         try:
             async with self._turns.turn(terms.principal, connection):
                 began_ns = self._clock()
-                verdict = await self._judge(terms)
+                verdict = await (self._judge(terms, 0) if group is None else self._judge(*group()))
                 if self._turns.waiting >= CROWD:
                     await asyncio.sleep((self._clock() - began_ns) / 1e9)
                 if self.enforces and not verdict.accepted:
@@ -107,7 +110,8 @@ class Admission:
                 broken = await asyncio.get_running_loop().run_in_executor(self._thread, work)
             yield SwapVerdict(broken, len(before), _one_ns(models, active), _one_ns(models, new))
 
-    async def _judge(self, terms: StreamTerms) -> Verdict:
+    async def _judge(self, terms: StreamTerms, replaced: int) -> Verdict:
+        """Judges a stream with these terms, without the one with the id `replaced`; 0: none."""
         candidate = StreamDemand(
             CANDIDATE_ID,
             terms.model,
@@ -119,6 +123,8 @@ class Admission:
         )
         scheduler = self._scheduler()
         streams, models = scheduler.demands(self._clock()), scheduler.plans()
+        if replaced:
+            streams = [stream for stream in streams if stream.stream_id != replaced]
         lanes = scheduler.lane_count()
         if terms.model not in models or not models[terms.model].lanes:
             text = f"model {terms.model!r} is not ready: no lane serves it now; its worker is being replaced"

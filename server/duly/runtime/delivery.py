@@ -9,11 +9,11 @@ from collections.abc import Callable
 import structlog
 
 from duly.core.events import AdviseStream, ResolveFrame
-from duly.core.fates import RESULTS
-from duly.core.types import OutcomeStatus
+from duly.core.fates import CLOSED_RUNNING, RESULTS
+from duly.core.types import JointFrame, OutcomeStatus
 from duly.metrics import Metrics
 from duly.runtime.held_frames import HeldFrame, HeldFrames
-from duly.runtime.outcome import BatchRun, Outcome, Output, Sink
+from duly.runtime.outcome import BatchRun, FusedOutcome, Outcome, Output, Partner, Sink
 from duly.runtime.worker_port import BatchResult
 
 _log = structlog.get_logger("duly.driver")
@@ -31,7 +31,7 @@ class Delivery:
         `unheard(now_ns, outcome)` is called where the stream of the frame has closed.
         """
         self.sinks: dict[int, Sink] = {}
-        """The sinks of the open streams, by stream id."""
+        """The sinks of the open streams, and of fusion groups, by stream id."""
         self._metrics = metrics
         self._held = held
         self._close_soon = close_soon
@@ -76,6 +76,9 @@ class Delivery:
                             while run.batch.frames[index] is not frame:  # frames end in the order of their batch
                                 index += 1
                             outputs = result.outputs(index)
+                    if isinstance(frame, JointFrame):
+                        self._resolve_joint(now_ns, action, frame, ran, outputs)
+                        continue
                     # Only now: whatever raised before this, the frame is still owed an outcome.
                     outcome = Outcome(self._held.drop(frame), action.status, action.reason, ran, outputs)
                     if ran is not None and outcome.held.ran is not None:
@@ -90,6 +93,33 @@ class Delivery:
                 if sink is None:
                     raise
                 self._break(stream_id)
+
+    def _resolve_joint(
+        self, now_ns: int, action: ResolveFrame, joint: JointFrame, ran: BatchRun | None, outputs: list[Output] | None
+    ) -> None:
+        """Delivers the outcome of a joint frame to the streams of all its pieces. Its lane time is taken once."""
+        helds = [self._held.drop(piece) for piece in joint.pieces]
+        names = [held.signature.inputs[0].name for held in helds]
+        if ran is not None and helds[0].ran is not None:
+            helds[0].ran(ran.finished_ns, (ran.finished_ns - ran.started_ns) / len(ran.batch.frames))
+        for held in helds:
+            own = held.frame
+            partners = tuple(
+                [
+                    Partner(name, piece.frame_id, piece.captured_ns - own.captured_ns)
+                    for name, piece in zip(names, joint.pieces, strict=True)
+                    if piece is not own
+                ]
+            )
+            sink = self.sinks.get(own.stream_id)
+            if sink is None:
+                fate = CLOSED_RUNNING
+                self._drop_unheard(now_ns, FusedOutcome(held, fate.status, fate.wording, ran, None, partners))
+                continue
+            try:
+                sink.deliver(FusedOutcome(held, action.status, action.reason, ran, outputs, partners))
+            except Exception:
+                self._break(own.stream_id)
 
     def fail(self, now_ns: int, held: HeldFrame, run: BatchRun | None, reason: str) -> None:
         """Answers a held frame FAILED without the scheduler."""

@@ -41,7 +41,7 @@ from duly.core.events import (
     WarmLane,
 )
 from duly.core.scheduler import Scheduler
-from duly.core.types import Frame, StreamTerms
+from duly.core.types import Frame, StreamTerms, pieces_of
 from duly.metrics import Metrics
 from duly.runtime.awake import BATCH_NS_MAX, Awake
 from duly.runtime.blame import Blame
@@ -123,11 +123,23 @@ class Driver:
         self.submit(StreamOpened(self._stream_id, terms))
         return self._stream_id
 
+    def open_group(self, sink: Sink) -> int:
+        """Returns an id for the stream of a fusion group, to which joint frames belong. It is open as long as a member
+        is; `sink` hears what the group is told of, and no outcomes, which go to the members.
+        """
+        self._stream_id += 1
+        self._delivery.sinks[self._stream_id] = sink
+        return self._stream_id
+
     def close_stream(self, stream_id: int) -> None:
         """Answers the stream's waiting frames CANCELLED before it returns. Those that run are answered when their batch
         ends.
         """
         self.submit(StreamClosed(stream_id))
+        self.forget_stream(stream_id)
+
+    def forget_stream(self, stream_id: int) -> None:
+        """Forgets a stream that has closed, or a group whose last member has."""
         self._delivery.sinks.pop(stream_id, None)
         self.blame.forget(stream_id)
         for worker in list(self._workers.values()):
@@ -192,10 +204,14 @@ class Driver:
     def _put_blame(self, now_ns: int, batch: DispatchBatch) -> str:
         """Notes that a worker died while it ran the batch. Returns what to add to the reason for that."""
         tried = []
-        helds = self.held.of(batch.frames)
-        for held in helds:
-            tried.append((held.frame.stream_id, held.worker_died))
-            held.worker_died = True
+        principal = ""
+        for frame in batch.frames:
+            helds = self.held.of((frame,))
+            if helds:
+                tried.append((frame.stream_id, helds[0].worker_died))
+                principal = helds[0].principal
+            for held in helds:
+                held.worker_died = True
         is_open = [each for each in tried if each[0] in self._delivery.sinks]
         barred = self.blame.died(now_ns, is_open, alone=len(tried) == 1)
         if len(tried) == 1:
@@ -208,7 +224,6 @@ class Driver:
                 frame=frame.frame_id,
                 again=again,
             )
-            principal = helds[0].principal
             if self.blame.died_alone(now_ns, principal, batch.model, stream_id):
                 text = "new streams of a client are barred, workers die of frames of its streams"
                 _log.error(text, model=batch.model, principal=principal)
@@ -231,9 +246,10 @@ class Driver:
             return
         if not self.blame.peaceful:
             self.blame.went_well([frame.stream_id for frame in running.batch.frames])
-            for held in self.held.of(running.batch.frames):
-                if held.frame.stream_id in self._delivery.sinks:
-                    self.blame.went_well_for(held.principal, running.batch.model, held.frame.stream_id)
+            for frame in running.batch.frames:
+                for held in self.held.of((frame,))[:1]:
+                    if frame.stream_id in self._delivery.sinks:
+                        self.blame.went_well_for(held.principal, running.batch.model, frame.stream_id)
         running.started_ns, running.finished_ns = result.started_ns, result.finished_ns
         if result.invalid or result.failed:
             frames = running.batch.frames
@@ -448,7 +464,9 @@ class Driver:
 
     def _start_anew(self, reason: str) -> None:
         """Answers every frame that is held, gives up what runs, and lets a fresh scheduler take over."""
-        runs = {frame.seq: run for run in self._runs.values() for frame in run.batch.frames}
+        runs = {
+            piece.seq: run for run in self._runs.values() for frame in run.batch.frames for piece in pieces_of(frame)
+        }
         self._runs.clear()
         self._hand_overs.clear()
         self._warming.clear()

@@ -68,12 +68,16 @@ class Facts:
         return [stream_id for stream_id, opened in self._streams.items() if opened.terms.advise]
 
     def skips(self, stream_id: int) -> bool:
-        """Whether nothing of the stream is to run without its state."""
-        opened = self._streams.get(stream_id)
-        return opened is not None and opened.terms.gap is GapPolicy.SKIP
+        """Whether nothing of the stream, or of the fusion group, is to run without its state."""
+        return any(
+            _runs_as(opened) == stream_id and opened.terms.gap is GapPolicy.SKIP for opened in self._streams.values()
+        )
 
     def stateful_streams(self) -> list[int]:
-        return [stream_id for stream_id, opened in self._streams.items() if opened.terms.gap is not None]
+        """Returns the streams of which workers keep state; in place of members of fusion groups these groups."""
+        return list(
+            dict.fromkeys(_runs_as(opened) for opened in self._streams.values() if opened.terms.gap is not None)
+        )
 
     def events(self) -> Iterator[Event]:
         """Yields the facts in an order in which they may happen. Streams come after the drain, so that they are not
@@ -93,3 +97,9 @@ class Facts:
         for key in keys:
             del self._ready[key]
             self._gone.pop(key, None)
+
+
+def _runs_as(opened: StreamOpened) -> int:
+    """The stream that its frames belong to when they run."""
+    fusion = opened.terms.fusion
+    return opened.stream_id if fusion is None else fusion.group

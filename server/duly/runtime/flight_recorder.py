@@ -37,7 +37,7 @@ from duly.core.events import (
     TimerFired,
 )
 from duly.core.scheduler import Scheduler
-from duly.core.types import OutcomeStatus, StreamClass
+from duly.core.types import OutcomeStatus, StreamClass, pieces_of
 from duly.runtime.recording_file import RecordingWriter
 from duly.runtime.recording_lines import actions_line, event_line, header_line
 from duly.runtime.scheduler_state import snapshot, state_of
@@ -130,7 +130,7 @@ class FlightRecorder:
             case StreamOpened():
                 self._streams += 1
                 if event.terms.stream_class is StreamClass.CRITICAL:
-                    self._misses[event.stream_id] = 0
+                    self._misses[event.stream_id] = 0  # frames of fusion groups count for each of their streams
             case StreamClosed():
                 self._streams -= 1
                 self._misses.pop(event.stream_id, None)
@@ -202,10 +202,13 @@ class FlightRecorder:
     def _count_misses(self, actions: list[Action]) -> None:
         misses = self._misses
         for action in actions:
-            if isinstance(action, ResolveFrame) and (stream_id := action.frame.stream_id) in misses:
-                misses[stream_id] = misses[stream_id] + 1 if action.status in _MISSED else 0
-                if misses[stream_id] == MISSES:
-                    self._incident("critical-missed")
+            if isinstance(action, ResolveFrame):
+                for piece in pieces_of(action.frame):
+                    stream_id = piece.stream_id
+                    if stream_id in misses:
+                        misses[stream_id] = misses[stream_id] + 1 if action.status in _MISSED else 0
+                        if misses[stream_id] == MISSES:
+                            self._incident("critical-missed")
 
     def _incident(self, why: str) -> None:
         if self._folder is None or self._closed:

@@ -123,15 +123,22 @@ class FrameCosts:
 
     def extra_ns(self, payload: Sequence[InputData]) -> tuple[int, int]:
         """Returns how much longer than a usual frame this one is planned to take, and how much of that is reading."""
-        reading_ns = running_ns = 0
+        reading_ns, running_ns = self.reading_ns(payload), 0
+        if self._graph is not None:
+            running_ns = self._graph.beyond_ns(self._graph_size(payload))
+        return reading_ns + running_ns, reading_ns
+
+    def reading_ns(self, payload: Sequence[InputData]) -> int:
+        """Returns how much longer than that of a usual frame reading is planned to take of this one, or of the one
+        input that a frame of a fusion group has.
+        """
+        reading_ns = 0
         if self._read:
             for encoding, shape, _ in payload:
                 costs = self._read.get(encoding)
                 if costs is not None:
                     reading_ns += costs.beyond_ns(prod(shape))
-        if self._graph is not None:
-            running_ns = self._graph.beyond_ns(self._graph_size(payload))
-        return reading_ns + running_ns, reading_ns
+        return reading_ns
 
     def observe(
         self,

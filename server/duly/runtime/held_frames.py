@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from duly.core.types import Frame, StreamClass
+from duly.core.types import Frame, JointFrame, StreamClass, pieces_of
 from duly.models.spec import Signature
 from duly.runtime.shared_memory import SharedData
 
@@ -104,14 +104,21 @@ class HeldFrames:
         self.bytes += held.size_bytes
 
     def payloads(self, frames: Sequence[Frame]) -> Sequence[Sequence[InputData]]:
-        """Returns the payload of each of these frames. Raises KeyError where one is not held."""
-        if len(frames) == 1:
+        """Returns the payload of each of these frames, that of a joint frame from all its pieces, each of which holds
+        one input. Raises KeyError where one is not held.
+        """
+        if len(frames) == 1 and not isinstance(frames[0], JointFrame):
             return (self._by_seq[frames[0].seq].payload,)
-        return [self._by_seq[frame.seq].payload for frame in frames]
+        return [
+            [self._by_seq[piece.seq].payload[0] for piece in frame.pieces]
+            if isinstance(frame, JointFrame)
+            else self._by_seq[frame.seq].payload
+            for frame in frames
+        ]
 
     def of(self, frames: Sequence[Frame]) -> list[HeldFrame]:
-        """Returns those of these frames that are held."""
-        return [self._by_seq[frame.seq] for frame in frames if frame.seq in self._by_seq]
+        """Returns those of these frames that are held, in place of joint frames their pieces."""
+        return [self._by_seq[piece.seq] for frame in frames for piece in pieces_of(frame) if piece.seq in self._by_seq]
 
     def replace(self, held: HeldFrame, payload: Sequence[InputData]) -> bool:
         """Takes another payload for a frame. Returns False where the frame is held no more, or there is no room."""

@@ -1,7 +1,7 @@
 """What the runtime hands to a stream for each frame."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from duly.core.events import Advice, DispatchBatch
 from duly.core.fates import Fate
@@ -54,6 +54,34 @@ class Outcome:
         self.outputs = outputs
         self.turned_out = turned_out
         self.result_bytes = result_bytes
+
+
+class Partner(NamedTuple):
+    """A frame that another one was joined with."""
+
+    input: str
+    """Name of the model's input that it is for."""
+    frame_id: int
+    captured_after_ns: int
+    """How long after the other one it was captured; negative: before."""
+
+
+class FusedOutcome(Outcome):
+    """The outcome of a frame that was joined with others."""
+
+    __slots__ = ("partners",)
+
+    def __init__(
+        self,
+        held: HeldFrame,
+        status: OutcomeStatus,
+        reason: str,
+        run: BatchRun | None,
+        outputs: list[Output] | None,
+        partners: tuple[Partner, ...],
+    ) -> None:
+        Outcome.__init__(self, held, status, reason, run, outputs)
+        self.partners = partners
 
 
 class Sink(Protocol):

@@ -10,6 +10,8 @@ defaults. The line after it has the actions that came of the event, if any:
     ["run", batch id, lane, model, variant, [seq of each frame]]     ["end", seq, status, batch id]
     ["warm", batch id, lane, model, variant]                         ["advise", stream id, advice, period_ns]
 
+A joint frame (`core/fusion`) stands there as the frames that it was made of.
+
 A segment begins with a line that names the format. The first one of a server begins with a fresh scheduler, which acts
 alike on the same events; one that begins later has the state of the scheduler at that moment (`scheduler_state`):
 

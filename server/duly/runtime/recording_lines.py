@@ -18,6 +18,7 @@ from duly.core.events import (
     BatchFinished,
     DispatchBatch,
     Event,
+    FrameRefused,
     FramesArrived,
     FramesCancelled,
     ModelGone,
@@ -28,7 +29,7 @@ from duly.core.events import (
     TimerFired,
     WarmLane,
 )
-from duly.core.types import Frame, GapPolicy, StreamTerms
+from duly.core.types import Frame, Fusion, GapPolicy, JointFrame, StreamTerms, pieces_of
 
 FORMAT = 1
 HEADER = "duly_recording"
@@ -50,7 +51,13 @@ def _described(kind: Any, lost: dict[str, Any]) -> Any:
 
 
 _LOST: dict[Any, dict[str, Any]] = {
-    StreamOpened: {"terms": _described(StreamTerms, {"gap": GapPolicy | None})},
+    StreamOpened: {
+        "terms": _described(
+            StreamTerms,
+            {"gap": GapPolicy | None, "fusion": _described(Fusion, {"inputs": tuple[str, ...]}) | None},
+        )
+    },
+    FrameRefused: {"captured_ns": int | None},
     FramesArrived: {"frames": GenericAlias(list, _described(Frame, {}))},
     FramesCancelled: {"frame_ids": tuple[int, ...]},
     BatchFinished: {"invalid": dict[int, str], "failed": dict[int, str], "finished_ns": int | None},
@@ -108,13 +115,13 @@ def actions_line(actions: list[Action]) -> bytes:
 
 
 def _action(action: Action) -> str:
-    if isinstance(action, ResolveFrame):
+    if isinstance(action, ResolveFrame) and not isinstance(action.frame, JointFrame):
         return f'["end",{action.frame.seq},"{action.status._name_}",{action.batch_id}]'
     if isinstance(action, DispatchBatch):
-        seqs = ",".join([str(frame.seq) for frame in action.frames])
+        seqs = ",".join([str(piece.seq) for frame in action.frames for piece in pieces_of(frame)])
         names = f"{_quoted(action.lane)},{_quoted(action.model)},{_quoted(action.variant)}"
         return f'["run",{action.batch_id},{names},[{seqs}]]'
-    return json.dumps(in_short([action])[0], separators=(",", ":"))
+    return json.dumps(in_short([action]), separators=(",", ":"))[1:-1]
 
 
 def in_short(actions: list[Action]) -> list[list[Any]]:
@@ -123,12 +130,13 @@ def in_short(actions: list[Action]) -> list[list[Any]]:
     for action in actions:
         match action:
             case DispatchBatch():
-                seqs = [frame.seq for frame in action.frames]
+                seqs = [piece.seq for frame in action.frames for piece in pieces_of(frame)]
                 short.append(["run", action.batch_id, action.lane, action.model, action.variant, seqs])
             case WarmLane():
                 short.append(["warm", action.batch_id, action.lane, action.model, action.variant])
             case ResolveFrame():
-                short.append(["end", action.frame.seq, action.status.name, action.batch_id])
+                for piece in pieces_of(action.frame):
+                    short.append(["end", piece.seq, action.status.name, action.batch_id])
             case ReadApart():
                 short.append(["read", action.frame.seq])
             case AdviseStream():

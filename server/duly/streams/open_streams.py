@@ -8,12 +8,14 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from duly.core.types import StreamClass, Verdict
 from duly.metrics import Metrics
 from duly.models.spec import STATES_MAX
 from duly.runtime.admission import Admission, Busy, Refused
 from duly.streams.errors import CallError
+from duly.streams.fusion import FusionGroups, InputTaken
 from duly.streams.half_messages import HalfMessages
 from duly.streams.limits import Limits, PrincipalUse
 from duly.streams.quota import Meters
@@ -53,6 +55,7 @@ class OpenStreams:
         self._unproven_critical: set[Stream] = set()
         """The open CRITICAL streams whose principals no credential proves."""
         self._meters = Meters(len(host.catalogue.lanes))
+        self._fusion = FusionGroups(host.driver)
         self._half_messages = HalfMessages(host.memory.bytes_max)
         self.draining = False
         self._room: asyncio.Future[None] | None = None
@@ -91,6 +94,9 @@ class OpenStreams:
         except CallError as error:
             if error.reason not in NO_ROOM or not await self._end_ghosts(asked, rights.principal, connection):
                 raise
+        except InputTaken:
+            if not await self._end_ghosts(asked, rights.principal, connection):
+                raise
         return await self._open_now(asked, rights, connection)
 
     async def _open_now(self, asked: StreamRequest, rights: Rights, connection: str) -> Stream:
@@ -104,13 +110,19 @@ class OpenStreams:
         try:
             stream = Stream(asked, served, self.host, principal, use, connection)
             rights.check_class(stream.terms.stream_class, asked.stream_class)
+            group = None
+            if asked.fusion is not None:
+                group = partial(self._fusion.with_member, stream)
+                group()
             try:
-                async with self._admission.turn(stream.terms, connection) as verdict:
+                async with self._admission.turn(stream.terms, connection, group) as verdict:
                     self._check_server()
                     self._check_states(stream)
                     unproven_critical = stream.terms.stream_class is StreamClass.CRITICAL and not rights.proven
                     if unproven_critical:
                         self._check_critical(verdict)
+                    if asked.fusion is not None:
+                        self._fusion.join(stream)
                     stream.open(verdict)
                     self._open[stream] = None
                     self.host.lag.start()

@@ -23,7 +23,7 @@ from duly.core.fates import (
     Fate,
 )
 from duly.core.policing import Policer
-from duly.core.types import Frame, StreamClass, StreamTerms, Verdict, larger
+from duly.core.types import Frame, FusionWait, StreamClass, StreamTerms, Verdict, larger
 from duly.models.sizes import SizeLimits
 from duly.models.spec import VIDEO
 from duly.runtime.catalogue import Catalogue, LoadedVersion
@@ -33,6 +33,7 @@ from duly.runtime.outcome import Outcome
 from duly.streams.cheap_work import Budget, CheapWork, SharedBudget
 from duly.streams.clock import ClockRelation, FarOff
 from duly.streams.errors import REASON_CHARS_MAX, CallError
+from duly.streams.fusion import FusionGroup, one_input
 from duly.streams.limits import Limits, PrincipalUse
 from duly.streams.loop_lag import LoopLag
 from duly.streams.memory import Memory
@@ -62,6 +63,7 @@ CHEAP_PER_S_CRITICAL = 250
 hold up what was promised.
 """
 CHEAP_PER_S_ALL, CHEAP_BURST_ALL = 5000, 2500
+_NOT_CAPTURED = "its capture time should be stated: the fusion group joins frames that have the same (EXACT)"
 _BROKEN = "the server failed on an outcome of the stream; its log says more"
 
 
@@ -122,6 +124,10 @@ class Stream:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the stream is over, with the reason as an exception unless all is well."""
         self.stream_id = 0
+        self.fusion: FusionGroup | None = None
+        """The group that it is a member of; None: none."""
+        self._runs_as = 0
+        """Id of the stream that its frames belong to when they run: its own, or that of its group."""
         self.verdict: Verdict | None = None
         """What admission said of the stream; None until it is open."""
         self.log = _log
@@ -174,17 +180,23 @@ class Stream:
         self.served = served
         self.model = served.key
         """Version that serves the stream now, NAME/VERSION."""
-        self.signature = signature_of(served)
+        self._signature = signature_of(served)
         """What the version took when the stream began to use it. It may be loaded again from other files meanwhile."""
-        outputs = (spec.name for spec in self.signature.outputs)
-        self.outbox.fit_to(name for name in outputs if not self.wanted or name in self.wanted)
+        asked = self.asked.fusion
+        self.signature = self._signature if asked is None else one_input(served, asked.input)
+        """What a frame of this stream has: all of it, or one input alone where the others come on other streams."""
+        names = [spec.name for spec in self.signature.outputs if not self.wanted or spec.name in self.wanted]
+        if asked is not None:
+            names += [spec.name for spec in self._signature.inputs]
+        self.outbox.fit_to(names)
         if any(not set(VIDEO).isdisjoint(spec.encodings) for spec in self.signature.inputs):
             self._video = self._video or Video()
             self._input_bytes_max = [spec.bytes_max for spec in self.signature.inputs]
 
     @property
     def stream_class(self) -> StreamClass:
-        return self.terms.stream_class
+        """How critical its frames are: what they are joined with may be more so than it asked for."""
+        return self.terms.stream_class if self.fusion is None else self.fusion.stream_class
 
     @property
     def variants(self) -> list[str]:
@@ -195,8 +207,9 @@ class Stream:
         """Makes the stream known to the scheduler; from then on it must be closed. With a `verdict` the client gets a
         notice that it is open.
         """
-        self.terms.advise = self._host.advise and verdict is not None
+        self.terms.advise = self._host.advise and verdict is not None and self.fusion is None
         self.stream_id = self._driver.open_stream(self, self.terms)
+        self._runs_as = self.stream_id if self.fusion is None else self.fusion.stream_id
         self._memory.opened(self)
         self.verdict = verdict
         self.log = _log.bind(stream=self.stream_id, stream_name=self.asked.stream_name, model=self.model)
@@ -246,8 +259,13 @@ class Stream:
         possible = 0 < budget_ns <= limit_ns
         deadline_ns = now_ns - age_ns + budget_ns if possible else now_ns  # what is written must fit the wire
         blame = driver.blame
-        alone = not blame.peaceful and blame.runs_alone(self.stream_id)
+        alone = not blame.peaceful and blame.runs_alone(self._runs_as)
         frame = Frame(next(driver.seqs), self.stream_id, frame_id, self.model, deadline_ns, must_run, alone)
+        fusion = self.fusion
+        if fusion is not None:
+            exact = fusion.asked.wait is FusionWait.EXACT
+            frame.captured_ns = captured_unix_ns if exact else now_ns - age_ns
+            possible = possible and not (exact and not captured_unix_ns)
         held = HeldFrame(frame, terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns)
         held.principal = terms.principal
         self._unanswered += 1
@@ -255,10 +273,12 @@ class Stream:
             self._ordering.arrived(frame_id)
         if not possible:
             reason = f"{self.asked.budget_name} should be 0 to {limit_ns}, got {budget_ns}"
+            if 0 < budget_ns <= limit_ns:
+                reason = _NOT_CAPTURED
             self.refuse(held, DOES_NOT_FIT, reason)
         elif self._failure:
             self.refuse(held, VERSION_NOT_SERVED, self._failure)
-        elif not blame.peaceful and (bar := blame.bar(now_ns, terms.principal, self.model, self.stream_id)):
+        elif not blame.peaceful and (bar := blame.bar(now_ns, terms.principal, self.model, self._runs_as)):
             self.refuse(held, bar, bar.wording)
         else:
             return held
@@ -291,7 +311,9 @@ class Stream:
             self.frame_bytes += size_bytes
             use.bytes += size_bytes
             costs = self._driver.costs.get(self.model)
-            if costs is not None:
+            if costs is not None and self.fusion is not None:
+                held.frame = larger(held.frame, costs.reading_ns(payload))
+            elif costs is not None:
                 extra_ns, reading_ns = costs.extra_ns(payload)
                 if extra_ns:
                     apart_ns = reading_ns if self.model in self._driver.read_apart else 0
@@ -304,7 +326,9 @@ class Stream:
         """Answers a frame that the scheduler never sees."""
         self._host.refused[fate.cause] += 1
         self._owed_ns = max(self._owed_ns, self._cheap.done())
-        if self.terms.gap is not None:
+        if self.fusion is not None:
+            self._driver.submit(FrameRefused(self.stream_id, held.frame.captured_ns))
+        elif self.terms.gap is not None:
             self._driver.submit(FrameRefused(self.stream_id))
         self.deliver(Outcome(held, fate.status, reason[:REASON_CHARS_MAX]))
 
@@ -381,9 +405,11 @@ class Stream:
         self._failure = now.failure if now is not None else ""
         if now is None or now.signature is None:
             return  # it is gone, or being loaded again
-        if now is served and now.signature is self.signature:
+        if now is served and now.signature is self._signature:
             return
         wanted_outputs(self.wanted, now.signature)
+        if self.fusion is not None:
+            self.fusion.check_inputs(now)
         before, stateful = self.model, self.signature.stateful or now.signature.stateful
         self._serve_with(now)
         if now.key != before or stateful:
@@ -438,6 +464,8 @@ class Stream:
 
     def fail(self) -> None:
         self._broken = True
+        if self.fusion is not None:
+            self.fusion.leave(self)
         self.outbox.changed.set()
 
     def next(self) -> Notice | tuple[int, Sequence[Outcome]] | None:
@@ -511,6 +539,8 @@ class Stream:
         self._memory.closed(self)
         self._memory.release_message(self)
         self._driver.close_stream(self.stream_id)
+        if self.fusion is not None:
+            self.fusion.leave(self)
         if self._ordering is not None:
             left = self._ordering.release()
             self.outbox.release(len(left))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from duly.core.backlog import frames_kept, takes_frames
-from duly.core.types import BacklogPolicy, GapPolicy, StreamClass, StreamTerms
+from duly.core.types import BacklogPolicy, FusionWait, GapPolicy, StreamClass, StreamTerms
 from duly.models.spec import ModelConfig, Signature
 from duly.runtime.catalogue import LoadedVersion
 from duly.streams.clock import UNCERTAINTY_NS_MAX, ClockRelation
@@ -16,6 +16,17 @@ STREAM_NAME_BYTES_MAX = 128
 """A stream with a longer name is refused: INVALID_OPEN."""
 FLOOR_WINDOW_MAX = 1024
 """The largest window of a floor; a larger one is INVALID_OPEN. The scheduler keeps a bit for each frame of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusionAsked:
+    """How a stream asks to be a member of a fusion group."""
+
+    group: str
+    input: str
+    """Name of the model's input that the stream gives."""
+    tolerance_ns: int
+    wait: FusionWait
 
 
 @dataclass(slots=True)
@@ -41,6 +52,8 @@ class StreamRequest:
     clock: ClockRelation | None = None
     single: bool = False
     """Whether it is for one frame alone, which opens without admission and so can be promised nothing."""
+    fusion: FusionAsked | None = None
+    """None: its frames have all inputs of the model."""
     budget_name: str = "budget_nano"
     """What the budget of a frame is called on the wire, for the reasons of frames that ask for an impossible one."""
 

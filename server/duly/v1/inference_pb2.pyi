@@ -36,6 +36,13 @@ class GapPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GAP_POLICY_RESET: _ClassVar[GapPolicy]
     GAP_POLICY_SKIP: _ClassVar[GapPolicy]
 
+class FusionWait(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FUSION_WAIT_UNSPECIFIED: _ClassVar[FusionWait]
+    FUSION_WAIT_NEWEST: _ClassVar[FusionWait]
+    FUSION_WAIT_EXACT: _ClassVar[FusionWait]
+    FUSION_WAIT_WITHIN_DEADLINE: _ClassVar[FusionWait]
+
 class OutcomeStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OUTCOME_STATUS_UNSPECIFIED: _ClassVar[OutcomeStatus]
@@ -64,6 +71,10 @@ GAP_POLICY_UNSPECIFIED: GapPolicy
 GAP_POLICY_CONTINUE: GapPolicy
 GAP_POLICY_RESET: GapPolicy
 GAP_POLICY_SKIP: GapPolicy
+FUSION_WAIT_UNSPECIFIED: FusionWait
+FUSION_WAIT_NEWEST: FusionWait
+FUSION_WAIT_EXACT: FusionWait
+FUSION_WAIT_WITHIN_DEADLINE: FusionWait
 OUTCOME_STATUS_UNSPECIFIED: OutcomeStatus
 OUTCOME_STATUS_ON_TIME: OutcomeStatus
 OUTCOME_STATUS_LATE: OutcomeStatus
@@ -103,8 +114,20 @@ class OnTimeFloor(_message.Message):
     window: int
     def __init__(self, frames: _Optional[int] = ..., window: _Optional[int] = ...) -> None: ...
 
+class Fusion(_message.Message):
+    __slots__ = ("group", "input", "tolerance_nano", "wait")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_NANO_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    input: str
+    tolerance_nano: int
+    wait: FusionWait
+    def __init__(self, group: _Optional[str] = ..., input: _Optional[str] = ..., tolerance_nano: _Optional[int] = ..., wait: _Optional[_Union[FusionWait, str]] = ...) -> None: ...
+
 class OpenStream(_message.Message):
-    __slots__ = ("model", "version", "stream_name", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "expected_period_nano", "outputs", "gap_policy", "variant_lowest", "clock", "floor")
+    __slots__ = ("model", "version", "stream_name", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "expected_period_nano", "outputs", "gap_policy", "variant_lowest", "clock", "floor", "fusion")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STREAM_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +142,7 @@ class OpenStream(_message.Message):
     VARIANT_LOWEST_FIELD_NUMBER: _ClassVar[int]
     CLOCK_FIELD_NUMBER: _ClassVar[int]
     FLOOR_FIELD_NUMBER: _ClassVar[int]
+    FUSION_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     stream_name: str
@@ -133,7 +157,8 @@ class OpenStream(_message.Message):
     variant_lowest: str
     clock: ClockEstimate
     floor: OnTimeFloor
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., stream_name: _Optional[str] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., expected_period_nano: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., variant_lowest: _Optional[str] = ..., clock: _Optional[_Union[ClockEstimate, _Mapping]] = ..., floor: _Optional[_Union[OnTimeFloor, _Mapping]] = ...) -> None: ...
+    fusion: Fusion
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., stream_name: _Optional[str] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., expected_period_nano: _Optional[int] = ..., outputs: _Optional[_Iterable[str]] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., variant_lowest: _Optional[str] = ..., clock: _Optional[_Union[ClockEstimate, _Mapping]] = ..., floor: _Optional[_Union[OnTimeFloor, _Mapping]] = ..., fusion: _Optional[_Union[Fusion, _Mapping]] = ...) -> None: ...
 
 class FrameBatch(_message.Message):
     __slots__ = ("frames",)
@@ -186,7 +211,7 @@ class StreamResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[StreamOpened, _Mapping]] = ..., outcomes: _Optional[_Union[OutcomeBatch, _Mapping]] = ..., clock_pong: _Optional[_Union[ClockPong, _Mapping]] = ..., advice: _Optional[_Union[StreamAdvice, _Mapping]] = ...) -> None: ...
 
 class StreamOpened(_message.Message):
-    __slots__ = ("stream_id", "version", "inputs", "outputs", "variants", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "planned_latency_nano", "utilisation", "frames_in_flight_max", "bytes_in_flight_max", "message_bytes_max", "server_time_unix_nano", "gap_policy", "predicted_latency_nano", "admission_warning")
+    __slots__ = ("stream_id", "version", "inputs", "outputs", "variants", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "planned_latency_nano", "utilisation", "frames_in_flight_max", "bytes_in_flight_max", "message_bytes_max", "server_time_unix_nano", "gap_policy", "predicted_latency_nano", "admission_warning", "fusion", "fusion_inputs_missing")
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +231,8 @@ class StreamOpened(_message.Message):
     GAP_POLICY_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_LATENCY_NANO_FIELD_NUMBER: _ClassVar[int]
     ADMISSION_WARNING_FIELD_NUMBER: _ClassVar[int]
+    FUSION_FIELD_NUMBER: _ClassVar[int]
+    FUSION_INPUTS_MISSING_FIELD_NUMBER: _ClassVar[int]
     stream_id: int
     version: str
     inputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorSpec]
@@ -225,7 +252,9 @@ class StreamOpened(_message.Message):
     gap_policy: GapPolicy
     predicted_latency_nano: int
     admission_warning: str
-    def __init__(self, stream_id: _Optional[int] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[str]] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., planned_latency_nano: _Optional[int] = ..., utilisation: _Optional[float] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., server_time_unix_nano: _Optional[int] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., predicted_latency_nano: _Optional[int] = ..., admission_warning: _Optional[str] = ...) -> None: ...
+    fusion: Fusion
+    fusion_inputs_missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stream_id: _Optional[int] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[str]] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., planned_latency_nano: _Optional[int] = ..., utilisation: _Optional[float] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., server_time_unix_nano: _Optional[int] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., predicted_latency_nano: _Optional[int] = ..., admission_warning: _Optional[str] = ..., fusion: _Optional[_Union[Fusion, _Mapping]] = ..., fusion_inputs_missing: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class OutcomeBatch(_message.Message):
     __slots__ = ("outcomes",)
@@ -234,7 +263,7 @@ class OutcomeBatch(_message.Message):
     def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("frame_id", "status", "outputs", "timing", "version", "variant", "batch_size", "slack_nano", "reason")
+    __slots__ = ("frame_id", "status", "outputs", "timing", "version", "variant", "batch_size", "slack_nano", "reason", "fused")
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -244,6 +273,7 @@ class Outcome(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     SLACK_NANO_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    FUSED_FIELD_NUMBER: _ClassVar[int]
     frame_id: int
     status: OutcomeStatus
     outputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
@@ -253,7 +283,18 @@ class Outcome(_message.Message):
     batch_size: int
     slack_nano: int
     reason: str
-    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., version: _Optional[str] = ..., variant: _Optional[str] = ..., batch_size: _Optional[int] = ..., slack_nano: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    fused: _containers.RepeatedCompositeFieldContainer[FusedFrame]
+    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., version: _Optional[str] = ..., variant: _Optional[str] = ..., batch_size: _Optional[int] = ..., slack_nano: _Optional[int] = ..., reason: _Optional[str] = ..., fused: _Optional[_Iterable[_Union[FusedFrame, _Mapping]]] = ...) -> None: ...
+
+class FusedFrame(_message.Message):
+    __slots__ = ("input", "frame_id", "capture_offset_nano")
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_OFFSET_NANO_FIELD_NUMBER: _ClassVar[int]
+    input: str
+    frame_id: int
+    capture_offset_nano: int
+    def __init__(self, input: _Optional[str] = ..., frame_id: _Optional[int] = ..., capture_offset_nano: _Optional[int] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("received_unix_nano", "dispatched_nano", "started_nano", "finished_nano", "sent_nano", "capture_to_receipt_nano", "clock_uncertainty_nano")

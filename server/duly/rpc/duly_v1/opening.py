@@ -4,17 +4,17 @@ import time
 from typing import TypeVar
 
 from duly.core.backlog import takes_frames
-from duly.core.types import BacklogPolicy, GapPolicy, StreamClass
+from duly.core.types import BacklogPolicy, FusionWait, GapPolicy, StreamClass
 from duly.rpc.duly_v1.tensors import tensor_spec
 from duly.streams.clock import ClockRelation
 from duly.streams.errors import CallError, InvalidTerms
 from duly.streams.limits import StreamLimits
 from duly.streams.ordering import OrderingPolicy
 from duly.streams.stream import Stream
-from duly.streams.terms import StreamRequest, clock_relation
+from duly.streams.terms import FusionAsked, StreamRequest, clock_relation
 from duly.v1 import inference_pb2
 
-_E = TypeVar("_E", StreamClass, BacklogPolicy, GapPolicy, OrderingPolicy)
+_E = TypeVar("_E", StreamClass, BacklogPolicy, GapPolicy, OrderingPolicy, FusionWait)
 
 
 def invalid_open(error: InvalidTerms) -> CallError:
@@ -42,7 +42,13 @@ def stream_request(open_: inference_pb2.OpenStream) -> StreamRequest:
         variant_lowest=open_.variant_lowest,
         floor=(open_.floor.frames, open_.floor.window) if open_.HasField("floor") else None,
         clock=clock_of(open_.clock) if open_.HasField("clock") else None,
+        fusion=_fusion(open_.fusion) if open_.HasField("fusion") else None,
     )
+
+
+def _fusion(fusion: inference_pb2.Fusion) -> FusionAsked:
+    wait = _known(FusionWait, fusion.wait, "fusion.wait") or FusionWait.NEWEST
+    return FusionAsked(fusion.group, fusion.input, fusion.tolerance_nano, wait)
 
 
 def single_request(request: inference_pb2.InferRequest) -> StreamRequest:
@@ -99,4 +105,10 @@ def opened(stream: Stream, limits: StreamLimits, message_bytes_max: int) -> infe
         predicted_latency_nano=verdict.predicted_latency_ns,
         admission_warning="" if verdict.accepted else verdict.reason,
     )
+    group = stream.fusion
+    if group is not None and stream.asked.fusion is not None:
+        message.fusion.group, message.fusion.input = group.asked.group, stream.asked.fusion.input
+        message.fusion.tolerance_nano = group.asked.tolerance_ns
+        message.fusion.wait = int(group.asked.wait)  # type: ignore[assignment]
+        message.fusion_inputs_missing.extend(group.missing())
     return inference_pb2.StreamResponse(opened=message)

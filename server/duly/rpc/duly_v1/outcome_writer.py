@@ -12,7 +12,7 @@ from duly.core.types import OutcomeStatus
 from duly.models.spec import Signature, TensorSpec
 from duly.rpc.duly_v1.tensors import DATATYPE
 from duly.rpc.duly_v1.varints import bytes_field, number_field, varint
-from duly.runtime.outcome import BatchRun, Outcome
+from duly.runtime.outcome import BatchRun, FusedOutcome, Outcome, Partner
 
 _ENTRY: Final = b"\x0a"
 _STATUS: Final = [number_field(b"\x10", status) for status in range(max(OutcomeStatus) + 1)]
@@ -68,6 +68,8 @@ class OutcomeWriter:
         )
         if outcome.reason:
             end += bytes_field(b"\x4a", outcome.reason.encode())
+        if isinstance(outcome, FusedOutcome):
+            end += b"".join(map(partner_field, outcome.partners))
         length = len(begin) + len(end)
         place = len(parts)
         parts.append(b"")
@@ -121,3 +123,10 @@ class OutcomeWriter:
             fields += bytes_field(b"\x32", ran.variant.encode()) + number_field(b"\x38", size)
             self._ran[size] = fields
         return fields
+
+
+def partner_field(partner: Partner) -> bytes:
+    """Returns a FusedFrame as the field 10 that it is of Outcome."""
+    fields = bytes_field(b"\x0a", partner.input.encode())
+    fields += number_field(b"\x10", partner.frame_id) + number_field(b"\x18", partner.captured_after_ns)
+    return b"\x52" + varint(len(fields)) + fields

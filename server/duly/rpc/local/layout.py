@@ -47,9 +47,10 @@ READ = Struct("=Q")
 
 OPENED_HEAD = Struct("<BBxxIQQ")  # kind, version, bytes of the StreamOpened, bytes of both areas: frames, outcomes
 OUTCOMES_HEAD = Struct("<BxHIQ")  # kind, outcomes, flags, position behind what belongs to them
-OUTCOME = Struct("<Q8qBxHHHHHxxxx")
+OUTCOME = Struct("<Q8qBxHHHHHHxx")
 """Id, slack, received (unix), sent, dispatched, started, finished, capture to receipt, uncertainty, status, batch size,
-outputs, and the bytes of three texts: version, variant, reason."""
+outputs, and the bytes of what follows them: version, variant, reason, and an Outcome of duly.v1 that has only `fused`,
+where the frame was joined with others."""
 ALIVE = Struct("=Q")
 """The head of the memory for outcomes: not 0 as long as what lies there holds."""
 HEAD_BYTES = 64

@@ -5,6 +5,7 @@ from struct import Struct
 
 from duly.core.fates import RESULTS
 from duly.models.spec import Signature
+from duly.rpc.duly_v1.outcome_writer import partner_field
 from duly.rpc.duly_v1.tensors import DATATYPE
 from duly.rpc.local.layout import (
     ASSEMBLED,
@@ -16,7 +17,7 @@ from duly.rpc.local.layout import (
     TENSOR_REST,
     TEXT_ALIGNMENT,
 )
-from duly.runtime.outcome import Outcome
+from duly.runtime.outcome import FusedOutcome, Outcome
 
 _ZEROS = tuple(bytes(n) for n in range(TEXT_ALIGNMENT))
 _OUTCOME_OF_ONE = Struct(f"{OUTCOME.format}QI{TENSOR_REST.size - 4}s")
@@ -70,6 +71,10 @@ class OutcomeWriter:
         if outcome.reason:
             reason = outcome.reason.encode(errors="replace")
             text = _padded(text[: version_bytes + variant_bytes] + reason)
+        fused = b""
+        if isinstance(outcome, FusedOutcome):
+            fused = b"".join(map(partner_field, outcome.partners))
+            text = _padded(text[: version_bytes + variant_bytes] + reason + fused)
         fields = (
             frame.frame_id,
             frame.deadline_ns - now_ns,
@@ -86,6 +91,7 @@ class OutcomeWriter:
             version_bytes,
             variant_bytes,
             len(reason),
+            len(fused),
         )
         outputs = outcome.outputs
         if len(offsets) == 1 and outputs is not None and len(outputs) == 1:  # as nearly always
