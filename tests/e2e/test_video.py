@@ -67,6 +67,15 @@ async def test_every_picture_is_that_of_its_frame(channel: grpc.aio.Channel, enc
 
 
 @pytest.mark.parametrize("encoding", FORMATS)
+async def test_frames_that_wait_for_one_another_are_all_right(channel: grpc.aio.Channel, encoding: str) -> None:
+    data = units(encoding, 20)
+    async with Wire(channel, model="eye") as wire:
+        await wire.send(*frames(data, encoding))
+        for number, wanted in enumerate(decoded(encoding, data), start=1):
+            assert alike(picture(await wire.outcome(number)), wanted)
+
+
+@pytest.mark.parametrize("encoding", FORMATS)
 async def test_pictures_that_were_not_run_are_not_missed(channel: grpc.aio.Channel, encoding: str) -> None:
     data = units(encoding, 7)
     async with Wire(channel, model="eye", backlog_policy=pb.BACKLOG_POLICY_LATEST) as wire:

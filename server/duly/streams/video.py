@@ -98,7 +98,7 @@ class Video:
 
     def packed(self, frame_id: int, index: int, bytes_max: int) -> bytes:
         """Returns what a worker is given for input `index` of a frame: its access unit and those that go before it, as
-        far as they fit into `bytes_max`.
+        far as they fit into `bytes_max`. A worker may have the first of them already.
         """
         first, units = 0, list[bytes]()
         for unit in self._units:
@@ -108,9 +108,10 @@ class Video:
                 units.append(unit.data[index])
             if unit.frame_id == frame_id:
                 break
-        while len(units) > 1 and packed_bytes(len(units), sum(map(len, units))) > bytes_max:
+        size_bytes = sum(map(len, units))
+        while len(units) > 1 and (len(units) > UNITS_MAX or packed_bytes(len(units), size_bytes) > bytes_max):
             first += 1
-            del units[0]
+            size_bytes -= len(units.pop(0))
         return pack(first, units)
 
     @property

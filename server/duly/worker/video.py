@@ -83,11 +83,15 @@ class _Decoder:
         """PyAV's decoder; None until a key picture comes."""
         self._next = 0
         """Id of the frame that it can go on with."""
+        self._newest: Any = None
+        """What came out last."""
 
     def picture(self, first: int, units: list[memoryview], channels: int) -> Array:
         """The picture of the last access unit; `first` is the id of the first one's frame. Raises InvalidFrame."""
-        frame: Any = None
+        frame = self._newest
         for frame_id, unit in enumerate(units, start=first):
+            if self._context is not None and frame_id < self._next:
+                continue  # it was given with the frame before this one, whose outcome was still on its way
             data = bytes(unit)
             if self._context is None or frame_id != self._next:
                 self._context = (
@@ -95,13 +99,13 @@ class _Decoder:
                 )
             if self._context is not None:
                 self._next = frame_id + 1
-                frame = self._decoded(frame_id, data)
+                frame = self._newest = self._decoded(frame_id, data)
         if self._context is None:
             raise InvalidFrame(
                 f"its picture needs pictures before it that are not there; the next key picture of the {self.encoding} "
                 "begins anew (have the encoder send one every second or so)"
             )
-        if frame is None or frame.pts != (self._next - 1) & _PTS:
+        if frame is None or frame.pts != (first + len(units) - 1) & _PTS:
             self._context = None
             raise InvalidFrame(
                 f"no picture came out of its {len(units[-1])} bytes of {self.encoding}; one whole access unit a frame "
