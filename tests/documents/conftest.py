@@ -54,6 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graphs.save(root / "models", "yolo", detector())
     (root / "models" / "yolo" / "model.toml").write_text(demo.read_text("utf-8"))
     (root / "models" / "yolo" / "coco.names").write_text("\n".join(f"class {number}" for number in range(80)))
+    graphs.save(root / "models", "policy", graphs.acting(), '[chunk]\noutput = "actions"\ndt_ms = 20\n')
     return root
 
 
@@ -78,7 +79,8 @@ def run(folder: Path, *command: str) -> "subprocess.Popen[str]":
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
     """A server as the README starts it, on ports that are free."""
-    (line,) = [line for block in blocks("sh") for line in block.text.splitlines() if line.startswith("duly serve")]
+    readme = "\n".join(block.text for block in blocks("sh") if block.page == "README.md")
+    (line,) = [line for line in readme.splitlines() if line.startswith("duly serve")]
     command = line.replace(":8500", ":0").replace(":9090", ":0").split()
     process = run(folder, *command, "--log-format=json", "--threads=1", f"--local={folder}/{LOCAL}")
     assert process.stderr is not None

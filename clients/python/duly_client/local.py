@@ -122,7 +122,7 @@ class LocalConnection:
         self._inputs = {spec.name: place for place, spec in enumerate(opened.inputs)}
         if len(self._inputs) == 1:
             self._inputs[""] = 0
-        self._reader = local_wire.OutcomeReader(shared.outcomes, opened.outputs)
+        self._reader = local_wire.OutcomeReader(shared.outcomes, opened)
         self._reader.position = aligned(shared.opened_bytes)
         self._quarter = len(shared.outcomes) // 4
         self._memory = FrameMemory(shared.frames)
@@ -359,7 +359,7 @@ class LocalConnection:
             if response.WhichOneof("response") == "advice":
                 self._received.append(advice_of(response.advice))
         elif kind == local_wire.OUTPUTS:
-            self._reader.name_outputs(inference_pb2.StreamOpened.FromString(message[1:]).outputs)
+            self._reader.name_outputs(inference_pb2.StreamOpened.FromString(message[1:]))
         elif kind == local_wire.PART:
             self._reader.part(message)
             self._tell_read()

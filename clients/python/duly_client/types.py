@@ -72,6 +72,18 @@ class Timing:
     """Uncertainty of `capture_to_receipt_ns`; 0 where the clocks are not related."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Actions for a stretch of time: action i of an output is due `t0_ns + i * dt_ns` after its frame's capture."""
+
+    output: str
+    """The output that holds the actions, by its first dimension."""
+    t0_ns: int
+    dt_ns: int
+    horizon: int
+    """How many actions there are; of a stream's terms 0, where it may vary."""
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Outcome:
     """The one terminal answer to a frame. Nothing changes it; it is only not frozen since that takes a microsecond."""
@@ -121,6 +133,18 @@ class Outcome:
         return self._arrays
 
     @property
+    def chunk(self) -> Chunk | None:
+        """What the actions are that it has; None: it has none."""
+        return None if self._message is None else _chunk_of(self._message.chunk)
+
+    @property
+    def planned_delay_ns(self) -> int:
+        """How long the stream's next frame is planned to take from its receipt to its result, where the model gives
+        action chunks; else 0.
+        """
+        return 0 if self._message is None else self._message.planned_delay_nano
+
+    @property
     def timing(self) -> Timing:
         """Times of what happened to the frame on the server."""
         if self._message is None:
@@ -135,6 +159,11 @@ class Outcome:
             timing.capture_to_receipt_nano,
             timing.clock_uncertainty_nano,
         )
+
+
+def _chunk_of(message: "_ChunkMessage") -> Chunk | None:
+    dt_ns = message.dt_nano
+    return Chunk(message.output, message.t0_nano, dt_ns, message.horizon) if dt_ns > 0 else None
 
 
 _DATATYPES = {tensor_pb2.DataType.Value(f"DATA_TYPE_{name}"): name for name in DTYPES}
@@ -158,6 +187,17 @@ class _TimingMessage(Protocol):
     def clock_uncertainty_nano(self) -> int: ...
 
 
+class _ChunkMessage(Protocol):
+    @property
+    def output(self) -> str: ...
+    @property
+    def t0_nano(self) -> int: ...
+    @property
+    def dt_nano(self) -> int: ...
+    @property
+    def horizon(self) -> int: ...
+
+
 class OutcomeMessage(Protocol):
     """An outcome as it came: of duly.v1, or of the local transport."""
 
@@ -179,6 +219,10 @@ class OutcomeMessage(Protocol):
     def outputs(self) -> Sequence[TensorMessage]: ...
     @property
     def timing(self) -> _TimingMessage: ...
+    @property
+    def chunk(self) -> _ChunkMessage: ...
+    @property
+    def planned_delay_nano(self) -> int: ...
 
 
 def outcome_of(message: OutcomeMessage, latency_ns: int) -> Outcome:
@@ -247,6 +291,8 @@ class StreamTerms:
     """Time from receipt to result while the lanes are as busy as planned; 0: not predicted."""
     admission_warning: str = ""
     """Why the server would rather not have opened the stream; empty: nothing speaks against it."""
+    chunk: Chunk | None = None
+    """Which output holds actions for a stretch of time; None: none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +336,7 @@ def terms_of(message: inference_pb2.StreamOpened) -> StreamTerms:
         message_bytes_max=message.message_bytes_max,
         predicted_latency_ns=message.predicted_latency_nano,
         admission_warning=message.admission_warning,
+        chunk=_chunk_of(message.chunk),
     )
 
 

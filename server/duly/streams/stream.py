@@ -37,6 +37,7 @@ from duly.streams.loop_lag import LoopLag
 from duly.streams.memory import Memory
 from duly.streams.ordering import ordering
 from duly.streams.outbox import Advised, ClockAsked, Notice, Opened, Outbox
+from duly.streams.planned_delay import PlannedDelay
 from duly.streams.results import Results
 from duly.streams.terms import StreamRequest, signature_of, stream_terms, wanted_outputs
 from duly.streams.verdict import Verdicts
@@ -159,6 +160,9 @@ class Stream:
         self._write_began_ns = 0
         self._client_slow = False
         """Whether what is in the outbox has waited for the client to read what was written before."""
+        self._delay: PlannedDelay | None = None
+        self.planned_delay_ns = 0
+        """How long the next frame is planned to take, where the model gives action chunks; 0: it gives none."""
         self._failure = ""
         """Why the version that serves the stream cannot; empty: it can."""
         self._changes_count = host.catalogue.changes_count
@@ -173,6 +177,10 @@ class Stream:
         """What the version took when the stream began to use it. It may be loaded again from other files meanwhile."""
         outputs = (spec.name for spec in self.signature.outputs)
         self.outbox.fit_to(name for name in outputs if not self.wanted or name in self.wanted)
+        if self.signature.chunk is None:
+            self._delay, self.planned_delay_ns = None, 0
+        elif self._delay is None:
+            self._delay = PlannedDelay()
 
     @property
     def stream_class(self) -> StreamClass:
@@ -442,6 +450,11 @@ class Stream:
             self._results.writing(outcomes)
             for event in self._host.verdicts.sent(now_ns, outcomes, self._client_slow):
                 self._driver.submit(event)
+            if self._delay is not None:
+                for outcome in outcomes:
+                    took_ns = now_ns - outcome.held.received_ns
+                    self._delay.answered(outcome.held.frame.model, outcome.status, took_ns)
+                self.planned_delay_ns = self._delay.ns(self.model, self.planned_one_ns())
             return now_ns, outcomes
         if self._broken:
             raise CallError("INTERNAL", _BROKEN)

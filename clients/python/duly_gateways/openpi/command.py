@@ -12,8 +12,9 @@ from duly.cli_connection import Connection, connection_options
 from duly_client import Client
 from duly_client.types import StreamClass
 from duly_gateways import settings_file
+from duly_gateways.needs import needing
 from duly_gateways.openpi.mapping import read_mapping
-from duly_gateways.openpi.server import BUDGET_MS_MAX, Gateway, Settings
+from duly_gateways.openpi.settings import BUDGET_MS_MAX, Settings
 from duly_gateways.settings_file import SettingsError
 
 _KEY_BYTES_MAX = 4096
@@ -79,6 +80,8 @@ async def _run(client: Client, settings: Settings, host: str, port: int) -> None
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with needing("duly-openpi", "openpi"):
+        from duly_gateways.openpi.server import Gateway
     async with client:
         gateway = Gateway(client, settings)
         gateway.told = lambda text: click.echo(text, err=True)

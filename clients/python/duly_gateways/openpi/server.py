@@ -10,7 +10,6 @@ import hmac
 import http
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,7 +19,8 @@ from websockets.http11 import Request, Response
 
 from duly_client import Client, DulyError, Outcome, Stream
 from duly_gateways.openpi import msgpack_wire
-from duly_gateways.openpi.mapping import BadObservation, Observed
+from duly_gateways.openpi.mapping import BadObservation
+from duly_gateways.openpi.settings import BUDGET_MS_MAX, Settings
 from duly_gateways.settings_file import SettingsError
 
 GRACE_S = 5.0
@@ -31,27 +31,7 @@ CLOSE_REASON_BYTES_MAX = 123
 """How long the reason may be with which a WebSocket closes."""
 REQUESTS_WAITING_MAX = 4
 """How many messages of one connection wait to be read; then nothing more is read from its socket."""
-BUDGET_MS_MAX = 600_000.0
 _TRY_AGAIN_LATER, _INTERNAL_ERROR = 1013, 1011
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    model: str
-    observed: Observed = field(default_factory=Observed)
-    budget_ms: float = 0.0
-    """How long a request may take; 0: the model's own budget. A client states another one in its address:
-    `ws://host:port/?budget_ms=50`."""
-    stream_class: str = ""
-    """The class of the streams; empty: the model's own."""
-    connections_max: int = 64
-    """How many connections may be open; further ones are refused with the HTTP status 503."""
-    message_bytes_max: int = 16 << 20
-    """The largest observation; a connection that sends a larger one is closed (1009)."""
-    metadata: dict[str, Any] = field(default_factory=dict)
-    """What clients get when they connect, besides what is known of the model."""
-    api_key: str = ""
-    """What clients have to show as their `api_key`; empty: nothing."""
 
 
 class Gateway:

@@ -8,6 +8,7 @@ from duly.models.spec import Signature
 from duly.rpc.duly_v1.tensors import DATATYPE
 from duly.rpc.local.layout import (
     ASSEMBLED,
+    DELAY_US_MAX,
     EXTENTS,
     MESSAGE_BYTES_MAX,
     OUTCOME,
@@ -40,8 +41,13 @@ class OutcomeWriter:
         self._kinds = [int(DATATYPE[spec.datatype]) for spec in signature.outputs]
         self._names: dict[tuple[str, str], tuple[int, int, bytes]] = {}
         """By model version and variant: the bytes of both, and both followed by zeros, as where there is no reason."""
+        self._delay_us = 0
         self._described: dict[tuple[int, tuple[int, ...]], bytes] = {}
         """What is said of outputs, by their index and shape."""
+
+    def plan_delay(self, delay_ns: int) -> None:
+        """Notes the planned delay of the stream, for the outcomes that are written next."""
+        self._delay_us = min(delay_ns // 1000, DELAY_US_MAX)
 
     def data_of(self, outcome: Outcome) -> list[bytes]:
         """Returns the data of the outputs that are sent, in their order."""
@@ -86,6 +92,7 @@ class OutcomeWriter:
             version_bytes,
             variant_bytes,
             len(reason),
+            self._delay_us,
         )
         outputs = outcome.outputs
         if len(offsets) == 1 and outputs is not None and len(outputs) == 1:  # as nearly always
