@@ -13,11 +13,11 @@ from pathlib import Path
 
 import click
 import duly_gateways.egodriver.command
-import duly_gateways.zenoh.command
 import pytest
 
 import duly.cli
 import duly_gateways.openpi.command
+import duly_gateways.zenoh.command
 import duly_load.cli.main
 import duly_sim.cli.main
 from duly.access.policy import read_policy

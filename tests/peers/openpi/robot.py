@@ -42,6 +42,8 @@ def tried(policy: WebsocketClientPolicy, observed: dict[str, Any]) -> None:
             dtype=str(answer["actions"].dtype),
             status=answer["duly"]["status"],
             timed=answer["server_timing"]["infer_ms"] > 0,
+            dt_ms=answer["duly"].get("dt_ms"),
+            planned_delay_ms=answer["duly"].get("planned_delay_ms"),
         )
 
 

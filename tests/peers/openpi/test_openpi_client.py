@@ -34,6 +34,14 @@ task = ["pick up the cube", "stack the blocks"]
 """
 
 
+POLICY = """
+default_budget_ms = 5000
+[chunk]
+output = "actions"
+dt_ms = 20
+"""
+
+
 def policy(rounds: int = 0) -> onnx.ModelProto:
     """actions[N,3,4] = step * state + task + mean(image), the steps being 1, 2 and 3; after `rounds` products of
     matrices that change nothing.
@@ -75,7 +83,7 @@ def policy(rounds: int = 0) -> onnx.ModelProto:
 def repository(tmp_path: Path) -> Path:
     (tmp_path / "openpi.toml").write_text(CONFIG)
     graphs.save(tmp_path / "models", "slow", policy(rounds=200), toml="default_budget_ms = 1\nbatch_sizes = [1]\n")
-    return graphs.save(tmp_path / "models", "policy", policy(), toml="default_budget_ms = 5000\n")
+    return graphs.save(tmp_path / "models", "policy", policy(), toml=POLICY)
 
 
 @contextlib.asynccontextmanager
@@ -103,6 +111,9 @@ async def test_a_robot_gets_the_models_actions(repository: Path) -> None:
         expected = state[None] * np.arange(1, 4)[:, None] + 1 + image.mean()
         np.testing.assert_allclose(answer["actions"], expected, rtol=1e-4)
         assert (answer["dtype"], answer["status"], answer["timed"]) == ("float32", "ON_TIME", True)
+        assert answer["dt_ms"] == 20
+        assert answer["planned_delay_ms"] > 0
+    assert metadata["metadata"]["duly"]["planned_ms"] > 0
     assert health == {"health": "OK\n"}
     assert np.shape(broker["steps"]) == (3, 4)
 

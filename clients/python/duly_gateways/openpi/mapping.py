@@ -77,7 +77,11 @@ class Observed:
         """
         outputs = outcome.outputs
         answer: dict[str, Any] = {key: outputs[name] for key, name in self.outputs.items()} if self.outputs else outputs
-        timing = outcome.timing
+        timing, chunk = outcome.timing, outcome.chunk
+        about: dict[str, Any] = {}
+        if chunk is not None:
+            about = {"dt_ms": chunk.dt_ns / 1e6, "first_ms": chunk.t0_ns / 1e6}
+            about["planned_delay_ms"] = outcome.planned_delay_ns / 1e6
         return {
             **answer,
             "server_timing": {"infer_ms": infer_ms, "model_ms": (timing.finished_ns - timing.started_ns) / 1e6},
@@ -86,6 +90,7 @@ class Observed:
                 "slack_ms": outcome.slack_ns / 1e6,
                 "version": outcome.version,
                 "variant": outcome.variant,
+                **about,
             },
         }
 
