@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly_client import Client, DulyError, ProtocolError, ServerUnavailable, Stream, local_wire
-from duly_client.local_memory import ALIGNMENT, FrameMemory
+from duly_client.local_memory import ALIGNMENT, STEPS, FrameMemory
+from tests.no_room import without_room
 
 SIZE = 4 * mmap.PAGESIZE
 
@@ -80,6 +81,39 @@ def test_what_was_given_back_is_put_together_where_a_larger_frame_needs_the_room
     assert memory.has_room(SIZE // 2)
     assert not memory.has_room(SIZE // 2 + 1)
     assert memory.take(SIZE // 2) == 0
+
+
+def test_there_is_as_much_as_the_system_gives() -> None:
+    """What is written to is there before: a page that the system does not have then would end the client."""
+    whole, step = STEPS * SIZE, SIZE
+    fd = os.memfd_create("frames")
+    os.ftruncate(fd, whole)
+    area = mmap.mmap(fd, whole)
+
+    def use() -> list[int]:
+        os.posix_fallocate(fd, 0, step)
+        memory = FrameMemory(area, os.dup(fd), step)
+        taken = []
+        while memory.has_room(step // 2):
+            taken.append(memory.take(step // 2))
+            assert taken[-1] + step // 2 <= os.fstat(fd).st_blocks * 512
+            memory.write(taken[-1], b"x" * (step // 2), step // 2)
+        assert memory.size_bytes == os.fstat(fd).st_blocks * 512
+        assert memory.take(1) == -1
+        assert memory.lend((1,), np.dtype(np.uint8), 1) is None
+        memory.give_back(taken[1])
+        assert memory.take(step // 2) == taken[1]
+        for offset in taken:
+            memory.give_back(offset)
+        assert memory.take(memory.size_bytes) == 0
+        memory.close()
+        return taken
+
+    assert use() == list(range(0, whole, step // 2))
+    os.ftruncate(fd, 0)
+    os.ftruncate(fd, whole)
+    assert without_room(use, offset=3 * step) == list(range(0, 3 * step, step // 2))
+    os.close(fd)
 
 
 # ---- outcomes ----

@@ -5,6 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from math import prod
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from duly.app import App
 from duly.rpc.local import layout
 from duly.rpc.principal import is_on_this_machine
 from duly.v1 import inference_pb2 as pb
+from duly.v1 import tensor_pb2
 from duly_client import (
     Client,
     ClientTooSlow,
@@ -249,10 +251,50 @@ async def test_every_status_but_late_comes_through(target: str) -> None:
     assert (got[7], got[3], got[4], got[6]) == (Status.EXPIRED, Status.CANCELLED, Status.CANCELLED, Status.ON_TIME)
 
 
+async def test_what_fits_neither_the_model_nor_the_bytes_is_invalid_as_over_grpc(folder: Path) -> None:
+    """In one message: what fills the bytes of the stream, then a frame that fits the model, then two that do not."""
+    graphs.save(folder / "full", "picture", graphs.copying(("N", 3, "H", "W"), graphs.UINT8), toml=PICTURE)
+    noise = np.random.default_rng(5).integers(0, 256, (20, 20, 3), np.uint8)
+    picture = cv2.imencode(".png", noise)[1].tobytes()
+    size, shape = len(picture), (3, 1, len(picture) // 3, 1)
+    broken, flat = b"no picture".ljust(size), bytes(prod(shape))
+    png, uint8 = tensor_pb2.ENCODED_FORMAT_PNG, tensor_pb2.DATA_TYPE_UINT8
+    ids = range(1, 6)
+    over_grpc = [
+        *[pb.Frame(encoded=[tensor_pb2.Encoded(format=png, data=data)]) for data in (*[picture] * 3, broken)],
+        pb.Frame(tensors=[tensor_pb2.Tensor(datatype=uint8, shape=shape, data=flat)]),
+    ]
+    path = str(folder / "full.sock")
+    async with (
+        serving(folder / "full", local=path, bytes_in_flight_max=3 * size - 1) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="picture", backlog_policy=pb.BACKLOG_POLICY_ALL, default_budget_nano=60 * 10**9) as wire,
+        LocalWire(path, model="picture", default_budget_nano=60 * 10**9) as local,
+    ):
+        for frame_id, each in zip(ids, over_grpc, strict=True):
+            each.frame_id = frame_id
+        tensor, no_extents = layout.TENSOR, [0] * layout.EXTENTS
+        described = [
+            *[
+                tensor.pack(local.put(data), size, 0, layout.ENCODED + png, 0, *no_extents)
+                for data in (*[picture] * 3, broken)
+            ],
+            tensor.pack(local.put(flat), len(flat), 0, uint8, len(shape), *shape, *no_extents[len(shape) :]),
+        ]
+        await wire.send(*over_grpc)
+        await local.send(*[layout.FRAME.pack(n, 0, 0, 0, 1, 0) + each for n, each in zip(ids, described, strict=True)])
+        await wire.finish()
+        await local.finish()
+        for outcomes in (wire.outcomes, local.outcomes):
+            statuses = [status(outcomes[frame_id]) for frame_id in ids]
+            assert statuses == ["ON_TIME", "ON_TIME", "SHED", "INVALID", "INVALID"]
+        assert [wire.outcomes[n].reason for n in ids] == [local.outcomes[n].reason for n in ids]
+
+
 async def test_outcomes_in_arrival_order(target: str) -> None:
     async with (
         Client(target) as client,
-        client.stream("slow", backlog="ALL", ordering="ARRIVAL", check=False) as stream,
+        client.stream("slow", backlog="ALL", budget_ms=60_000, ordering="ARRIVAL", check=False) as stream,
     ):
         for payload in (np.float32([[1]]), np.float32([1, 2]), np.float32([[3]])):
             await stream.send(payload, budget_ms=60_000)

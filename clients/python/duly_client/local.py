@@ -125,7 +125,7 @@ class LocalConnection:
         self._reader = local_wire.OutcomeReader(shared.outcomes, opened)
         self._reader.position = aligned(shared.opened_bytes)
         self._quarter = len(shared.outcomes) // 4
-        self._memory = FrameMemory(shared.frames)
+        self._memory = FrameMemory(shared.frames, shared.frames_fd, shared.reserved_bytes)
         self._tell_read()
         self._begin_reading()
         return terms_of(opened)
@@ -164,9 +164,10 @@ class LocalConnection:
         """
         assert self._memory is not None
         size_bytes = prod(shape) * dtype.itemsize
-        if size_bytes > self._memory.size_bytes:
+        array = self._memory.lend(shape, dtype, size_bytes)
+        if array is None and size_bytes > self._memory.size_bytes:
             raise ValueError(f"an array of {size_bytes} bytes is too large: {self.most}")
-        return self._memory.lend(shape, dtype, size_bytes)
+        return array
 
     def put(self, frames: Sequence[wire.Stamped], budget_ns: int, must_run: bool) -> None:
         """Sends frames. A frame that is alone in its turn of the loop goes at once, others go together. Raises
@@ -409,6 +410,8 @@ class LocalConnection:
         if self._read_fd >= 0:
             os.close(self._read_fd)
             self._read_fd = -1
+        if self._memory is not None:
+            self._memory.close()
         for waiting in (self._waiting, self._flushed):
             if waiting is not None and not waiting.done():
                 waiting.cancel()

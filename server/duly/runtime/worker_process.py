@@ -244,7 +244,8 @@ class Worker:
         """Copies the payloads into the slot's input area (the one copy) and starts the batch. What lies in memory that
         is shared with a client the worker copies itself.
 
-        Raises ValueError where a payload does not fit the model. Nothing is started then.
+        Raises ValueError where a payload does not fit the model, and OSError where the system has no memory for it.
+        Nothing is started then.
         """
         region = self._region
         if region is None or self._asked is not None:
@@ -266,12 +267,14 @@ class Worker:
                 if length > bytes_max[position]:  # it would reach into its neighbour's place
                     text = f"a frame with {length} bytes for input {position}, the model takes {bytes_max[position]}"
                     raise ValueError(text)
-                if not isinstance(data, SharedData):
-                    area[offset : offset + length] = data
-                elif self._shares(data.memory):
+                if isinstance(data, SharedData) and self._shares(data.memory):
                     pieces.append((data.memory.stream_id, data.offset, offset, length))
                 else:
-                    data.read_into(area[offset : offset + length])
+                    region.reserve(slot, offset, length)
+                    if isinstance(data, SharedData):
+                        data.read_into(area[offset : offset + length])
+                    else:
+                        area[offset : offset + length] = data
                 refs.append((offset, length, encoding, shape))
                 filled += length
             frames.append((frame.stream_id, frame.seq in action.resets_state, refs))

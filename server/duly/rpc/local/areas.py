@@ -98,6 +98,8 @@ class OutcomeArea:
         self._released = 0
         fd = _sealed_memory(size_bytes)
         try:
+            # All its pages are taken now: one that the system did not have as it is written to would end the server.
+            os.posix_fallocate(fd, 0, size_bytes)
             self._map = mmap.mmap(fd, size_bytes)
             self.fd = _read_only(fd)
             """To be sent to the client, and closed by `sent`."""

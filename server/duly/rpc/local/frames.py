@@ -151,6 +151,7 @@ class FrameReader:
             shape = rest[4 : 4 + dimensions] if dimensions else ()
             return self._checks.tensor(index, DATATYPE_NAME[kind], shape, self._array(offset, size_bytes))
         name = FORMAT_NAME.get(kind - ENCODED) or f"format {kind - ENCODED}"
+        self._checks.check_encoded(index, name, size_bytes)  # before it is copied
         return self._checks.encoded(index, name, SharedData(self._memory, offset, size_bytes).copy())
 
     def _array(self, offset: int, size_bytes: int) -> bytes | SharedData:
