@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 
 import click
-import duly_gateways.egodriver.command
 import pytest
 
 import duly.cli
+import duly_gateways.egodriver.command
 import duly_gateways.openpi.command
 import duly_gateways.zenoh.command
 import duly_load.cli.main
