@@ -160,6 +160,24 @@ def slow(rounds: int = 60, width: int = 256) -> onnx.ModelProto:
     return model(nodes, [value("x", ["N", 1, 1])], [value("y", ["N", 1])], constants)
 
 
+def acting(horizon: int = 50, rounds: int = 0, width: int = 256) -> onnx.ModelProto:
+    """A policy: actions[N,horizon,1] = x[N,1,1] + 0, 1, 2, … and value = -x, after products that change nothing."""
+    nodes = [
+        helper.make_node("Expand", ["x", "wide"], ["a0"]),
+        *(helper.make_node("MatMul", [f"a{i}", "weights"], [f"a{i + 1}"]) for i in range(rounds)),
+        helper.make_node("ReduceMax", [f"a{rounds}"], ["most"], axes=[1, 2], keepdims=1),
+        helper.make_node("Add", ["most", "steps"], ["actions"]),
+        helper.make_node("Neg", ["most"], ["value"]),
+    ]
+    constants = {
+        "wide": np.int64([1, width, width]),
+        "weights": np.eye(width, dtype=np.float32),
+        "steps": np.arange(horizon, dtype=np.float32).reshape(1, horizon, 1),
+    }
+    outputs = [value("actions", ["N", horizon, 1]), value("value", ["N", 1, 1])]
+    return model(nodes, [value("x", ["N", 1, 1])], outputs, constants)
+
+
 def external(
     name: str, array: np.ndarray, location: str, *, offset: int | None = None, length: bool = True
 ) -> onnx.TensorProto:

@@ -68,6 +68,8 @@ struct duly_local_outcome {
     uint16_t outputs;
     uint16_t version_bytes, variant_bytes, reason_bytes, fused_bytes;
     uint16_t reserved2;
+    uint32_t planned_delay_us; /* of models that give action chunks; else 0 */
+    uint32_t reserved3;
 };
 
 struct duly_local {

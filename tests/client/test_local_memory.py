@@ -167,12 +167,14 @@ Read = tuple[int, list[int], str, str, str]
 @given(groups=st.lists(st.tuples(OUTCOMES, st.integers(1, 3)), max_size=4))
 def test_outcomes_are_read_alike_or_not(groups: list[tuple[Read, int]]) -> None:
     area = memoryview(bytearray(range(1, 200)))
-    reader = local_wire.OutcomeReader(area, [tensor_pb2.TensorSpec(name="y")])
+    chunk = pb.ActionChunk(output="y", t0_nano=3, dt_nano=20)
+    opened = pb.StreamOpened(outputs=[tensor_pb2.TensorSpec(name="y")], chunk=chunk)
+    reader = local_wire.OutcomeReader(area, opened)
     outcomes = [outcome for outcome, times in groups for _ in range(times)]
     message = local_wire.OUTCOMES_HEAD.pack(local_wire.OUTCOMES, len(outcomes), 0, 64)
     for frame_id, sizes, *texts in outcomes:
         encoded = [text.encode() for text in texts]
-        message += local_wire.OUTCOME.pack(frame_id, 2, *range(7), 1, 16, len(sizes), *map(len, encoded), 0)
+        message += local_wire.OUTCOME.pack(frame_id, 2, *range(7), 1, 16, len(sizes), *map(len, encoded), 0, 7)
         for at, size in enumerate(sizes):
             message += output(64 + at, size, kind=5)
         message += b"".join(encoded) + bytes(-sum(map(len, encoded)) % local_wire.TEXT_ALIGNMENT)
@@ -183,6 +185,8 @@ def test_outcomes_are_read_alike_or_not(groups: list[tuple[Read, int]]) -> None:
     for each, (_, sizes, *_) in zip(read, outcomes, strict=True):
         assert (each.slack_nano, each.status, each.batch_size) == (2, 1, 16)
         assert each.timing == tuple(range(7))
+        assert each.planned_delay_nano == 7000
+        assert each.chunk == (("y", 3, 20, 4) if sizes else ("", 0, 0, 0))
         assert list(each.outputs) == [
             ("y", 5, (4,), bytes(range(65 + at, 65 + at + size))) for at, size in enumerate(sizes)
         ]

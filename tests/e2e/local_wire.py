@@ -81,7 +81,7 @@ class LocalWire:
         self.frames = mmap.mmap(self.fds[0], self.frame_bytes)
         self.area = memoryview(mmap.mmap(self.fds[1], self.outcome_bytes, access=mmap.ACCESS_READ))
         self.terms = pb.StreamOpened.FromString(bytes(self.area[layout.HEAD_BYTES :][:greeting_bytes]))
-        self.reader = local_wire.OutcomeReader(self.area, self.terms.outputs)
+        self.reader = local_wire.OutcomeReader(self.area, self.terms)
         self.told = 0
 
     async def _readable(self) -> None:
@@ -148,7 +148,7 @@ class LocalWire:
             case layout.RESPONSE:
                 self.responses.append(pb.StreamResponse.FromString(message[1:]))
             case layout.OUTPUTS:
-                self.reader.name_outputs(pb.StreamOpened.FromString(message[1:]).outputs)
+                self.reader.name_outputs(pb.StreamOpened.FromString(message[1:]))
             case layout.END:
                 self.end = json.loads(message[1:])
                 return False

@@ -199,7 +199,7 @@ def local_frames(data: bytes) -> None:
 def local_outcomes(data: bytes) -> None:
     """What a server sends to a client of the local transport: pieces, each of them a message."""
     area = memoryview(bytearray(b"\1" * LOCAL_AREA_BYTES))
-    reader = local_wire.OutcomeReader(area, [tensor_pb2.TensorSpec(name="y")])
+    reader = local_wire.OutcomeReader(area, pb.StreamOpened(outputs=[tensor_pb2.TensorSpec(name="y")]))
     try:
         for message in parts(data, MESSAGES_MAX):
             kind = message[0] if message else 0

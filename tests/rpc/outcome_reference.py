@@ -10,9 +10,16 @@ from duly.v1 import inference_pb2 as pb
 
 
 def add_outcome(
-    batch: pb.OutcomeBatch, outcome: Outcome, now_ns: int, signature: Signature, wanted: Sequence[str]
+    batch: pb.OutcomeBatch,
+    outcome: Outcome,
+    now_ns: int,
+    signature: Signature,
+    wanted: Sequence[str],
+    delay_ns: int = 0,
 ) -> None:
-    """Appends `outcome`, which is sent at `now_ns`. `wanted`: names of outputs; empty: all."""
+    """Appends `outcome`, which is sent at `now_ns`. `wanted`: names of outputs; empty: all. `delay_ns`: the planned
+    delay, which is told where the model gives action chunks.
+    """
     held, run = outcome.held, outcome.run
     frame, received_ns = held.frame, held.received_ns
     message = batch.outcomes.add(
@@ -41,6 +48,12 @@ def add_outcome(
             spec = signature.outputs[index]
             if not wanted or spec.name in wanted:
                 message.outputs.add(name=spec.name, datatype=DATATYPE[spec.datatype], shape=shape, data=data)
+                if signature.chunk is not None and signature.chunk.output == spec.name:
+                    chunk = message.chunk
+                    chunk.output, chunk.t0_nano, chunk.dt_nano = spec.name, signature.chunk.t0_ns, signature.chunk.dt_ns
+                    chunk.horizon = shape[0] if shape else 0
+    if signature.chunk is not None and (not wanted or signature.chunk.output in wanted):
+        message.planned_delay_nano = delay_ns
     if isinstance(outcome, FusedOutcome):
         for input_, frame_id, captured_after_ns in outcome.partners:
             message.fused.add(input=input_, frame_id=frame_id, capture_offset_nano=captured_after_ns)

@@ -6,7 +6,7 @@ from hypothesis import strategies as some
 
 from duly.core.events import DispatchBatch
 from duly.core.types import Frame, OutcomeStatus, StreamClass
-from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
+from duly.models.spec import ELEMENT_BYTES, Chunk, Signature, TensorSpec
 from duly.rpc.duly_v1.codec import StreamCodec
 from duly.rpc.duly_v1.varints import number_field, varint
 from duly.runtime.held_frames import HeldFrame
@@ -24,6 +24,17 @@ TENSORS = some.builds(
     datatype=some.sampled_from(sorted(ELEMENT_BYTES)),
     shape=some.just((-1,)),
 )
+
+
+def with_chunk(draw: some.DrawFn, signature: Signature) -> Signature:
+    """The signature, of which one output may hold actions."""
+    if not signature.outputs or not draw(some.booleans()):
+        return signature
+    times = {"dt_ms": draw(some.floats(1e-6, 60_000)), "t0_ms": draw(some.sampled_from([0.0, 1e-6, 20.0, 60_000.0]))}
+    output = draw(some.sampled_from(signature.outputs)).name
+    return signature.model_copy(update={"chunk": Chunk(output=output, **times)})
+
+
 SIGNATURES = some.builds(
     Signature,
     inputs=some.just(()),
@@ -31,7 +42,7 @@ SIGNATURES = some.builds(
     batch_sizes=some.just((1,)),
     any_size=some.just(True),
     stateful=some.just(False),
-)
+).flatmap(lambda signature: some.composite(with_chunk)(signature))
 NUMBERS = some.one_of(
     some.integers(-INT64 - 1, UINT64),
     some.builds(lambda bits, off: (1 << bits) + off, some.integers(0, 62), some.integers(-2, 2)),
@@ -78,7 +89,11 @@ def outcomes(draw: some.DrawFn, signature: Signature) -> Outcome:
     outputs = None
     if draw(some.booleans()):
         outputs = [
-            (index, tuple(draw(some.lists(some.integers(0, 1 << 35), max_size=4))), draw(some.binary(max_size=300)))
+            (
+                index,
+                tuple(draw(some.lists(some.integers(0, (1 << 31) - 1), max_size=4))),
+                draw(some.binary(max_size=300)),
+            )
             for index in range(len(signature.outputs))
         ]
     partners = draw(some.none() | some.lists(PARTNERS, max_size=3).map(tuple))
@@ -100,13 +115,17 @@ def test_the_bytes_mean_what_protobuf_would_have_written(data: some.DataObject) 
         sent = [
             data.draw(outcomes(data.draw(some.sampled_from(signatures)))) for _ in range(data.draw(some.integers(1, 4)))
         ]
+        delay_ns = data.draw(some.sampled_from([0, 1, 5_000_000, INT64]))
         expected = pb.StreamResponse()
         for outcome in sent:
-            add_outcome(expected.outcomes, outcome, now_ns, outcome.held.signature, wanted)
-        written = codec.outcomes(now_ns, sent)
+            add_outcome(expected.outcomes, outcome, now_ns, outcome.held.signature, wanted, delay_ns)
+        written = codec.outcomes(now_ns, sent, delay_ns)
         assert written == expected.SerializeToString(deterministic=True)
         assert pb.StreamResponse.FromString(written) == expected
-        assert pb.InferResponse.FromString(codec.single(now_ns, sent[0])).outcome == expected.outcomes.outcomes[0]
+        assert (
+            pb.InferResponse.FromString(codec.single(now_ns, sent[0], delay_ns)).outcome
+            == expected.outcomes.outcomes[0]
+        )
 
 
 def test_an_output_whose_size_changes_is_written_with_its_own() -> None:

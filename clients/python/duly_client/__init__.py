@@ -32,13 +32,14 @@ from duly_client.errors import (
     StreamRefused,
 )
 from duly_client.stream import Stream
-from duly_client.types import Advice, FusedFrame, Fusion, Outcome, Status, StreamTerms, TensorSpec, Timing
+from duly_client.types import Advice, Chunk, FusedFrame, Fusion, Outcome, Status, StreamTerms, TensorSpec, Timing
 
 __all__ = [
     "ActivationRefused",
     "Advice",
     "BlockingClient",
     "BlockingStream",
+    "Chunk",
     "Client",
     "ClientTooSlow",
     "ClockEstimate",

@@ -112,7 +112,7 @@ class LocalConnection:
     def _begin(self, shared: local_opening.Shared) -> StreamTerms:
         opened = shared.opened
         self._read_fd = shared.read_fd
-        self._reader = local_wire.OutcomeReader(shared.outcomes, opened.outputs)
+        self._reader = local_wire.OutcomeReader(shared.outcomes, opened)
         self._reader.position = aligned(shared.opened_bytes)
         self._quarter = len(shared.outcomes) // 4
         self._memory = FrameMemory(shared.frames, shared.frames_fd, shared.reserved_bytes)
@@ -282,7 +282,7 @@ class LocalConnection:
             if response.WhichOneof("response") == "advice":
                 self._received.append(advice_of(response.advice))
         elif kind == local_wire.OUTPUTS:
-            self._reader.name_outputs(inference_pb2.StreamOpened.FromString(message[1:]).outputs)
+            self._reader.name_outputs(inference_pb2.StreamOpened.FromString(message[1:]))
         elif kind == local_wire.PART:
             self._reader.part(message)
             self._tell_read()

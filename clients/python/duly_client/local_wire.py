@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from duly.v1 import inference_pb2, tensor_pb2
+from duly.v1 import inference_pb2
 from duly_client.errors import ClientTooSlow, ProtocolError
 
 VERSION = 1
@@ -30,7 +30,7 @@ FRAME = Struct("<QqqHHI")
 TENSOR = Struct(f"<QIHBB{EXTENTS}i")
 OPENED_HEAD = Struct("<BBxxIQQ")
 OUTCOMES_HEAD = Struct("<BxHIQ")
-OUTCOME = Struct("<Q8qBxHHHHHHxx")
+OUTCOME = Struct("<Q8qBxHHHHHHxxIxxxx")
 ALIVE = Struct("=Q")
 HEAD_BYTES = 64
 PART_WHOLE = Struct("<BxxxIQQ")
@@ -52,7 +52,7 @@ _ALIKE = np.dtype(
 )
 """A frame with one input, as _FRAME_OF_ONE and what follows it."""
 _TIMES = Struct("<7q")
-_ANY_OUTCOME = Struct(f"<Qq{_TIMES.size}sBxHHHHHHxx")
+_ANY_OUTCOME = Struct(f"<Qq{_TIMES.size}sBxHHHHHHxxIxxxx")
 """OUTCOME, with its times left as they are."""
 _PLACE = Struct("<QI")
 _DESCRIBED = Struct(f"<{TENSOR.format.removeprefix(_PLACE.format)}")
@@ -86,6 +86,18 @@ class LocalTiming(NamedTuple):
     clock_uncertainty_nano: int
 
 
+class LocalChunk(NamedTuple):
+    """What the actions of an outcome are, as messages of duly.v1 have it; `dt_nano` is 0 where there are none."""
+
+    output: str = ""
+    t0_nano: int = 0
+    dt_nano: int = 0
+    horizon: int = 0
+
+
+_NO_CHUNK = LocalChunk()
+
+
 class LocalOutcome(NamedTuple):
     """An outcome with the fields that messages of duly.v1 have."""
 
@@ -99,6 +111,20 @@ class LocalOutcome(NamedTuple):
     outputs: Sequence[LocalTensor]
     times: bytes
     fused: Sequence[inference_pb2.FusedFrame]
+    delay_us: int
+    actions: LocalChunk
+    """What the actions of the version are; `horizon` may be of another result."""
+
+    @property
+    def planned_delay_nano(self) -> int:
+        return self.delay_us * 1000
+
+    @property
+    def chunk(self) -> LocalChunk:
+        for tensor in self.outputs if self.actions.dt_nano else ():
+            if tensor.name == self.actions.output:
+                return self.actions._replace(horizon=tensor.shape[0] if tensor.shape else 0)
+        return _NO_CHUNK
 
     @property
     def timing(self) -> LocalTiming:
@@ -184,20 +210,23 @@ class AlikeFrames:
 class OutcomeReader:
     """Reads the messages with outcomes, whose outputs lie in memory that is shared with the server."""
 
-    def __init__(self, area: mmap.mmap | memoryview, outputs: Sequence[tensor_pb2.TensorSpec]) -> None:
-        """`outputs`: what the server sends, in its order."""
+    def __init__(self, area: mmap.mmap | memoryview, opened: inference_pb2.StreamOpened) -> None:
+        """`opened`: says which outputs the server sends, in its order, and which of them holds actions."""
         self._area = area
         self._texts: dict[tuple[int, bytes], tuple[str, str]] = {}
         """Version and variant, by the bytes of the former and the text of both."""
-        self.name_outputs(outputs)
+        self.name_outputs(opened)
         self._record = Struct(f"{_OUTCOME_OF_ONE.format}0s")
         """The newest outcome with one output, with its texts."""
         self._parts = bytearray()
         self.position = 0
         """Up to where the area was filled with what has been read."""
 
-    def name_outputs(self, outputs: Sequence[tensor_pb2.TensorSpec]) -> None:
-        self._outputs = [output.name for output in outputs]
+    def name_outputs(self, opened: inference_pb2.StreamOpened) -> None:
+        """What comes from now on is of a version with these outputs."""
+        self._outputs = [output.name for output in opened.outputs]
+        chunk = opened.chunk
+        self._actions = LocalChunk(chunk.output, chunk.t0_nano, chunk.dt_nano)
         self._described: dict[bytes, tuple[str, int, tuple[int, ...]]] = {}
         """Name, kind and shape of outputs, by what messages say of them."""
 
@@ -240,6 +269,7 @@ class OutcomeReader:
             return None
         if record_bytes != self._record.size:
             self._record = Struct(f"{_OUTCOME_OF_ONE.format}{text_bytes}s")
+        actions = self._actions
         outcomes = []
         for (
             frame_id,
@@ -252,6 +282,7 @@ class OutcomeReader:
             variant_bytes,
             reason_bytes,
             fused_bytes,
+            delay_us,
             offset,
             size_bytes,
             described,
@@ -264,16 +295,15 @@ class OutcomeReader:
             text = text[:reason_at]
             version, variant = self._texts.get((version_bytes, text)) or self._names(version_bytes, text)
             outputs = (_new(LocalTensor, (name, kind, shape, self._data(area, offset, size_bytes))),)
-            outcomes.append(
-                _new(LocalOutcome, (frame_id, status, slack_ns, batch_size, version, variant, "", outputs, times, ()))
-            )
+            fields = frame_id, status, slack_ns, batch_size, version, variant, "", outputs, times, (), delay_us, actions
+            outcomes.append(_new(LocalOutcome, fields))
         return outcomes
 
     def _outcome(self, message: bytes, at: int, area: mmap.mmap | memoryview) -> tuple[LocalOutcome, int]:
         """Returns the outcome at `at`, and where the next one begins."""
         values = _ANY_OUTCOME.unpack_from(message, at)
         frame_id, slack_ns, times, status, batch_size, count, version_bytes, variant_bytes = values[:8]
-        reason_bytes, fused_bytes = values[8:]
+        reason_bytes, fused_bytes, delay_us = values[8:]
         outputs, end = self._tensors(message, at + _ANY_OUTCOME.size, count, area)
         reason_at = end + version_bytes + variant_bytes
         text = message[end:reason_at]
@@ -289,7 +319,7 @@ class OutcomeReader:
         if reason_at > len(message):
             raise ProtocolError("an outcome ends beyond its message")
         fields = (frame_id, status, slack_ns, batch_size, version, variant, reason, outputs, times, fused)
-        outcome = _new(LocalOutcome, fields)
+        outcome = _new(LocalOutcome, (*fields, delay_us, self._actions))
         return outcome, reason_at + (end - reason_at) % TEXT_ALIGNMENT
 
     def _tensors(

@@ -103,6 +103,18 @@ class FusedFrame:
     """When it was captured minus when the other one was."""
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Actions for a stretch of time: action i of an output is due `t0_ns + i * dt_ns` after its frame's capture."""
+
+    output: str
+    """The output that holds the actions, by its first dimension."""
+    t0_ns: int
+    dt_ns: int
+    horizon: int
+    """How many actions there are; of a stream's terms 0, where it may vary."""
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Outcome:
     """The one terminal answer to a frame. Nothing changes it; it is only not frozen since that takes a microsecond."""
@@ -160,6 +172,18 @@ class Outcome:
         return tuple(FusedFrame(each.input, each.frame_id, each.capture_offset_nano) for each in fused)
 
     @property
+    def chunk(self) -> Chunk | None:
+        """What the actions are that it has; None: it has none."""
+        return None if self._message is None else _chunk_of(self._message.chunk)
+
+    @property
+    def planned_delay_ns(self) -> int:
+        """How long the stream's next frame is planned to take from its receipt to its result, where the model gives
+        action chunks; else 0.
+        """
+        return 0 if self._message is None else self._message.planned_delay_nano
+
+    @property
     def timing(self) -> Timing:
         """Times of what happened to the frame on the server."""
         if self._message is None:
@@ -174,6 +198,11 @@ class Outcome:
             timing.capture_to_receipt_nano,
             timing.clock_uncertainty_nano,
         )
+
+
+def _chunk_of(message: "_ChunkMessage") -> Chunk | None:
+    dt_ns = message.dt_nano
+    return Chunk(message.output, message.t0_nano, dt_ns, message.horizon) if dt_ns > 0 else None
 
 
 _DATATYPES = {tensor_pb2.DataType.Value(f"DATA_TYPE_{name}"): name for name in DTYPES}
@@ -206,6 +235,17 @@ class _FusedMessage(Protocol):
     def capture_offset_nano(self) -> int: ...
 
 
+class _ChunkMessage(Protocol):
+    @property
+    def output(self) -> str: ...
+    @property
+    def t0_nano(self) -> int: ...
+    @property
+    def dt_nano(self) -> int: ...
+    @property
+    def horizon(self) -> int: ...
+
+
 class OutcomeMessage(Protocol):
     """An outcome as it came: of duly.v1, or of the local transport."""
 
@@ -229,6 +269,10 @@ class OutcomeMessage(Protocol):
     def fused(self) -> Iterable[_FusedMessage]: ...
     @property
     def timing(self) -> _TimingMessage: ...
+    @property
+    def chunk(self) -> _ChunkMessage: ...
+    @property
+    def planned_delay_nano(self) -> int: ...
 
 
 def outcome_of(message: OutcomeMessage, latency_ns: int) -> Outcome:
@@ -299,6 +343,8 @@ class StreamTerms:
     """Why the server would rather not have opened the stream; empty: nothing speaks against it."""
     fusion_inputs_missing: tuple[str, ...] = ()
     """Inputs of the stream's fusion group that no stream gave when it opened."""
+    chunk: Chunk | None = None
+    """Which output holds actions for a stretch of time; None: none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +389,7 @@ def terms_of(message: inference_pb2.StreamOpened) -> StreamTerms:
         predicted_latency_ns=message.predicted_latency_nano,
         admission_warning=message.admission_warning,
         fusion_inputs_missing=tuple(message.fusion_inputs_missing),
+        chunk=_chunk_of(message.chunk),
     )
 
 

@@ -199,6 +199,27 @@ CARRIED_BYTES_MAX = 64 << 20
 for the states to go over."""
 
 
+class Chunk(_Strict):
+    """An output that holds actions for a stretch of time, as robot policies give them: its first dimension are actions,
+    in their order. Clients are told when each is due, and how long the next frame is planned to take.
+    """
+
+    output: str
+    """The output that holds the actions, by the name that clients know."""
+    dt_ms: Annotated[float, Field(gt=0, le=60_000)]
+    """The time between two actions."""
+    t0_ms: Annotated[float, Field(ge=0, le=60_000)] = 0.0
+    """When the first action is due, since the capture of the frame."""
+
+    @property
+    def dt_ns(self) -> int:
+        return max(1, round(self.dt_ms * 1e6))
+
+    @property
+    def t0_ns(self) -> int:
+        return round(self.t0_ms * 1e6)
+
+
 class State(_Strict):
     """A graph output that is fed back as a graph input of the same stream's next frame. It starts as zeros."""
 
@@ -307,6 +328,8 @@ class ModelConfig(_Strict):
     constants: dict[str, int | float | bool] = {}
     """The values of graph inputs that are the same for every frame, such as a sample rate."""
     postprocess: YoloV2 | None = None
+    chunk: Chunk | None = None
+    """The output that holds actions for a stretch of time; None: there is none."""
     checks: Checks = Checks()
     """What a new version must show before it serves."""
 
@@ -390,6 +413,8 @@ class Signature(_Strict):
     stateful: bool
     states: tuple[TensorSpec, ...] = ()
     """What is kept of each stream: the state tensors, without the batch dimension, and the ends of its sound."""
+    chunk: Chunk | None = None
+    """The output that holds actions, as model.toml states it; None: there is none."""
 
     @property
     def state_bytes(self) -> int:

@@ -221,6 +221,8 @@ class Supervisor:
         if loaded.fingerprint is None:
             loaded.fingerprint = Fingerprint(worker.contents, ready.signature)
         loaded.signature = _with_labels(ready.signature, loaded.version.labels)
+        if chunk := loaded.version.config.chunk:
+            loaded.signature = loaded.signature.model_copy(update={"chunk": chunk})
         loaded.memory_bytes_max = ready.memory_bytes_max
         loaded.providers = [variant.providers for variant in ready.variants]
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state

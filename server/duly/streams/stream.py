@@ -39,6 +39,7 @@ from duly.streams.loop_lag import LoopLag
 from duly.streams.memory import Memory
 from duly.streams.ordering import ordering
 from duly.streams.outbox import Advised, ClockAsked, Notice, Opened, Outbox
+from duly.streams.planned_delay import PlannedDelay
 from duly.streams.results import Results
 from duly.streams.terms import StreamRequest, signature_of, stream_terms, wanted_outputs
 from duly.streams.verdict import Verdicts
@@ -170,6 +171,9 @@ class Stream:
         self._video: Video | None = None
         """What is kept of its video; None: no version that served it takes any."""
         self._input_bytes_max: list[int] = []
+        self._delay: PlannedDelay | None = None
+        self.planned_delay_ns = 0
+        """How long the next frame is planned to take, where the model gives action chunks; 0: it gives none."""
         self._failure = ""
         """Why the version that serves the stream cannot; empty: it can."""
         self._changes_count = host.catalogue.changes_count
@@ -192,6 +196,10 @@ class Stream:
         if any(not set(VIDEO).isdisjoint(spec.encodings) for spec in self.signature.inputs):
             self._video = self._video or Video()
             self._input_bytes_max = [spec.bytes_max for spec in self.signature.inputs]
+        if self.signature.chunk is None:
+            self._delay, self.planned_delay_ns = None, 0
+        elif self._delay is None:
+            self._delay = PlannedDelay()
 
     @property
     def stream_class(self) -> StreamClass:
@@ -485,6 +493,11 @@ class Stream:
             self._results.writing(outcomes)
             for event in self._host.verdicts.sent(now_ns, outcomes, self._client_slow):
                 self._driver.submit(event)
+            if self._delay is not None:
+                for outcome in outcomes:
+                    took_ns = now_ns - outcome.held.received_ns
+                    self._delay.answered(outcome.held.frame.model, outcome.status, took_ns)
+                self.planned_delay_ns = self._delay.ns(self.model, self.planned_one_ns())
             return now_ns, outcomes
         if self._broken:
             raise CallError("INTERNAL", _BROKEN)

@@ -211,7 +211,7 @@ class StreamResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[StreamOpened, _Mapping]] = ..., outcomes: _Optional[_Union[OutcomeBatch, _Mapping]] = ..., clock_pong: _Optional[_Union[ClockPong, _Mapping]] = ..., advice: _Optional[_Union[StreamAdvice, _Mapping]] = ...) -> None: ...
 
 class StreamOpened(_message.Message):
-    __slots__ = ("stream_id", "version", "inputs", "outputs", "variants", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "planned_latency_nano", "utilisation", "frames_in_flight_max", "bytes_in_flight_max", "message_bytes_max", "server_time_unix_nano", "gap_policy", "predicted_latency_nano", "admission_warning", "fusion", "fusion_inputs_missing")
+    __slots__ = ("stream_id", "version", "inputs", "outputs", "variants", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "planned_latency_nano", "utilisation", "frames_in_flight_max", "bytes_in_flight_max", "message_bytes_max", "server_time_unix_nano", "gap_policy", "predicted_latency_nano", "admission_warning", "fusion", "fusion_inputs_missing", "chunk")
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +233,7 @@ class StreamOpened(_message.Message):
     ADMISSION_WARNING_FIELD_NUMBER: _ClassVar[int]
     FUSION_FIELD_NUMBER: _ClassVar[int]
     FUSION_INPUTS_MISSING_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
     stream_id: int
     version: str
     inputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorSpec]
@@ -254,7 +255,8 @@ class StreamOpened(_message.Message):
     admission_warning: str
     fusion: Fusion
     fusion_inputs_missing: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, stream_id: _Optional[int] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[str]] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., planned_latency_nano: _Optional[int] = ..., utilisation: _Optional[float] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., server_time_unix_nano: _Optional[int] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., predicted_latency_nano: _Optional[int] = ..., admission_warning: _Optional[str] = ..., fusion: _Optional[_Union[Fusion, _Mapping]] = ..., fusion_inputs_missing: _Optional[_Iterable[str]] = ...) -> None: ...
+    chunk: ActionChunk
+    def __init__(self, stream_id: _Optional[int] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[str]] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., planned_latency_nano: _Optional[int] = ..., utilisation: _Optional[float] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., server_time_unix_nano: _Optional[int] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., predicted_latency_nano: _Optional[int] = ..., admission_warning: _Optional[str] = ..., fusion: _Optional[_Union[Fusion, _Mapping]] = ..., fusion_inputs_missing: _Optional[_Iterable[str]] = ..., chunk: _Optional[_Union[ActionChunk, _Mapping]] = ...) -> None: ...
 
 class OutcomeBatch(_message.Message):
     __slots__ = ("outcomes",)
@@ -263,7 +265,7 @@ class OutcomeBatch(_message.Message):
     def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("frame_id", "status", "outputs", "timing", "version", "variant", "batch_size", "slack_nano", "reason", "fused")
+    __slots__ = ("frame_id", "status", "outputs", "timing", "version", "variant", "batch_size", "slack_nano", "reason", "fused", "chunk", "planned_delay_nano")
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +276,8 @@ class Outcome(_message.Message):
     SLACK_NANO_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FUSED_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_DELAY_NANO_FIELD_NUMBER: _ClassVar[int]
     frame_id: int
     status: OutcomeStatus
     outputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
@@ -284,7 +288,9 @@ class Outcome(_message.Message):
     slack_nano: int
     reason: str
     fused: _containers.RepeatedCompositeFieldContainer[FusedFrame]
-    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., version: _Optional[str] = ..., variant: _Optional[str] = ..., batch_size: _Optional[int] = ..., slack_nano: _Optional[int] = ..., reason: _Optional[str] = ..., fused: _Optional[_Iterable[_Union[FusedFrame, _Mapping]]] = ...) -> None: ...
+    chunk: ActionChunk
+    planned_delay_nano: int
+    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., version: _Optional[str] = ..., variant: _Optional[str] = ..., batch_size: _Optional[int] = ..., slack_nano: _Optional[int] = ..., reason: _Optional[str] = ..., fused: _Optional[_Iterable[_Union[FusedFrame, _Mapping]]] = ..., chunk: _Optional[_Union[ActionChunk, _Mapping]] = ..., planned_delay_nano: _Optional[int] = ...) -> None: ...
 
 class FusedFrame(_message.Message):
     __slots__ = ("input", "frame_id", "capture_offset_nano")
@@ -295,6 +301,18 @@ class FusedFrame(_message.Message):
     frame_id: int
     capture_offset_nano: int
     def __init__(self, input: _Optional[str] = ..., frame_id: _Optional[int] = ..., capture_offset_nano: _Optional[int] = ...) -> None: ...
+
+class ActionChunk(_message.Message):
+    __slots__ = ("output", "t0_nano", "dt_nano", "horizon")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    T0_NANO_FIELD_NUMBER: _ClassVar[int]
+    DT_NANO_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_FIELD_NUMBER: _ClassVar[int]
+    output: str
+    t0_nano: int
+    dt_nano: int
+    horizon: int
+    def __init__(self, output: _Optional[str] = ..., t0_nano: _Optional[int] = ..., dt_nano: _Optional[int] = ..., horizon: _Optional[int] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("received_unix_nano", "dispatched_nano", "started_nano", "finished_nano", "sent_nano", "capture_to_receipt_nano", "clock_uncertainty_nano")

@@ -153,8 +153,23 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
         any_size=fixed_size is None and not rows and not only_warm_sizes,
         fixed_batch=fixed_size,
     )
-    _check_names([spec.name for spec in plan.signature().outputs])
+    specs = plan.signature().outputs
+    _check_names([spec.name for spec in specs])
+    _check_chunk(config, specs)
     return plan
+
+
+def _check_chunk(config: ModelConfig, specs: Sequence[TensorSpec]) -> None:
+    if config.chunk is None:
+        return
+    spec = next((spec for spec in specs if spec.name == config.chunk.output), None)
+    if spec is None:
+        names = ", ".join(spec.name for spec in specs)
+        raise LoadError(f"chunk.output: there is no output '{config.chunk.output}'; there are: {names}")
+    if not spec.shape:
+        raise LoadError(
+            f"chunk.output: '{spec.name}' is one number a frame; an output with actions has them as its first dimension"
+        )
 
 
 def _find(tensors: dict[str, GraphTensor], name: str, place: str, kind: str) -> GraphTensor:

@@ -147,19 +147,21 @@ class StreamCodec:
 
     # ---- out ----
 
-    def outcomes(self, now_ns: int, outcomes: Sequence[Outcome]) -> bytes:
-        """Returns a StreamResponse with all outcomes, which are sent at `now_ns`."""
+    def outcomes(self, now_ns: int, outcomes: Sequence[Outcome], delay_ns: int = 0) -> bytes:
+        """Returns a StreamResponse with all outcomes, which are sent at `now_ns`. `delay_ns`: the planned delay of the
+        stream, where its model gives action chunks.
+        """
         parts = [b""]
         length = 0
         for outcome in outcomes:
-            length += self._writer_for(outcome).write(outcome, now_ns, parts)
+            length += self._writer_for(outcome).write(outcome, now_ns, parts, delay_ns)
         parts[0] = b"\x12" + varint(length)
         return b"".join(parts)
 
-    def single(self, now_ns: int, outcome: Outcome) -> bytes:
+    def single(self, now_ns: int, outcome: Outcome, delay_ns: int = 0) -> bytes:
         """Returns an InferResponse with the outcome, which is sent at `now_ns`."""
         parts: list[bytes] = []
-        self._writer_for(outcome).write(outcome, now_ns, parts)
+        self._writer_for(outcome).write(outcome, now_ns, parts, delay_ns)
         return b"".join(parts)
 
     def _writer_for(self, outcome: Outcome) -> OutcomeWriter:

@@ -184,7 +184,7 @@ class InferenceService:
                         await changed.wait()
                     continue
                 if isinstance(item, tuple):
-                    written = codec.outcomes(*item)
+                    written = codec.outcomes(*item, stream.planned_delay_ns)
                 else:
                     written = self._notice(stream, item).SerializeToString()
                 del item  # while the client does not read, each result is there once
@@ -222,7 +222,7 @@ class InferenceService:
                     if sent is None:  # else it is advice, for which a single frame has no use
                         await stream.outbox.changed.wait()
                 now_ns, (outcome,) = sent
-                return codec.single(now_ns, outcome)
+                return codec.single(now_ns, outcome, stream.planned_delay_ns)
         except InvalidTerms as error:
             raise invalid_open(error) from None
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from duly.core.backlog import takes_frames
 from duly.core.types import BacklogPolicy, FusionWait, GapPolicy, StreamClass
-from duly.rpc.duly_v1.tensors import tensor_spec
+from duly.rpc.duly_v1.tensors import chunk_of, tensor_spec
 from duly.streams.clock import ClockRelation
 from duly.streams.errors import CallError, InvalidTerms
 from duly.streams.limits import StreamLimits
@@ -104,6 +104,7 @@ def opened(stream: Stream, limits: StreamLimits, message_bytes_max: int) -> infe
         gap_policy=int(terms.gap) if terms.gap else 0,  # type: ignore[arg-type]
         predicted_latency_nano=verdict.predicted_latency_ns,
         admission_warning="" if verdict.accepted else verdict.reason,
+        chunk=chunk_of(signature, stream.wanted),
     )
     group = stream.fusion
     if group is not None and stream.asked.fusion is not None:

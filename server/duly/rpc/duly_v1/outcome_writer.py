@@ -9,7 +9,7 @@ from typing import Final
 
 from duly.core.fates import RESULTS
 from duly.core.types import OutcomeStatus
-from duly.models.spec import Signature, TensorSpec
+from duly.models.spec import Chunk, Signature, TensorSpec
 from duly.rpc.duly_v1.tensors import DATATYPE
 from duly.rpc.duly_v1.varints import bytes_field, number_field, varint
 from duly.runtime.outcome import BatchRun, FusedOutcome, Outcome, Partner
@@ -38,6 +38,25 @@ class _OutputHead:
         return self._head
 
 
+class _ChunkField:
+    """What is said of the actions in an output, which is the same for all results with as many."""
+
+    def __init__(self, chunk: Chunk, index: int) -> None:
+        """`index`: of the output among those of the signature."""
+        self.index = index
+        self._beginning = bytes_field(b"\x0a", chunk.output.encode()) + number_field(b"\x10", chunk.t0_ns)
+        self._beginning += number_field(b"\x18", chunk.dt_ns)
+        self._horizon = -1
+        self._field = b""
+
+    def of(self, horizon: int) -> bytes:
+        """Returns it for so many actions, and keeps it for the next time."""
+        if horizon != self._horizon:
+            self._horizon = horizon
+            self._field = bytes_field(b"\x5a", self._beginning + number_field(b"\x20", horizon))
+        return self._field
+
+
 class OutcomeWriter:
     """Writes outcomes of one model version, with the outputs that a stream asked for."""
 
@@ -45,6 +64,7 @@ class OutcomeWriter:
         """`wanted`: names of outputs, all of which the signature has; empty: all."""
         self.signature = signature
         self._outputs = [_OutputHead(spec) if not wanted or spec.name in wanted else None for spec in signature.outputs]
+        self._chunk = _chunk_field(signature, wanted)
         self._received_unix_ns = 0
         self._received = b""
         self._model = ""
@@ -52,9 +72,10 @@ class OutcomeWriter:
         self._ran: dict[int, bytes] = {}
         """The fields that a batch of `_model` and `_variant` gives to its frames, by its size."""
 
-    def write(self, outcome: Outcome, now_ns: int, parts: list[bytes]) -> int:
+    def write(self, outcome: Outcome, now_ns: int, parts: list[bytes], delay_ns: int = 0) -> int:
         """Appends an outcome that is sent at `now_ns` to the parts of a message, as the field 1 that it is both in
-        OutcomeBatch and InferResponse. Returns its length in bytes.
+        OutcomeBatch and InferResponse. `delay_ns`: the planned delay of the stream, where its model gives action
+        chunks. Returns its length in bytes.
         """
         held, run = outcome.held, outcome.run
         frame = held.frame
@@ -70,6 +91,8 @@ class OutcomeWriter:
             end += bytes_field(b"\x4a", outcome.reason.encode())
         if isinstance(outcome, FusedOutcome):
             end += b"".join(map(partner_field, outcome.partners))
+        if self._chunk is not None:
+            end += self._fields_of_chunk(self._chunk, outcome, delay_ns)
         length = len(begin) + len(end)
         place = len(parts)
         parts.append(b"")
@@ -84,6 +107,15 @@ class OutcomeWriter:
         parts.append(end)
         parts[place] = before = b"%b%b%b" % (_ENTRY, varint(length), begin)
         return len(before) - len(begin) + length
+
+    def _fields_of_chunk(self, chunk: _ChunkField, outcome: Outcome, delay_ns: int) -> bytes:
+        """Returns what the actions are, where there are any, and the planned delay."""
+        delay = number_field(b"\x60", delay_ns)
+        if outcome.outputs is not None and outcome.status in RESULTS:
+            for index, shape, _ in outcome.outputs:
+                if index == chunk.index:
+                    return chunk.of(shape[0] if shape else 0) + delay
+        return delay
 
     def _timing(self, outcome: Outcome, now_ns: int) -> bytes:
         """Returns the fields of Timing."""
@@ -130,3 +162,11 @@ def partner_field(partner: Partner) -> bytes:
     fields = bytes_field(b"\x0a", partner.input.encode())
     fields += number_field(b"\x10", partner.frame_id) + number_field(b"\x18", partner.captured_after_ns)
     return b"\x52" + varint(len(fields)) + fields
+
+
+def _chunk_field(signature: Signature, wanted: Sequence[str]) -> _ChunkField | None:
+    """Returns what says what the actions are; None: the model gives none, or the stream did not ask for them."""
+    chunk = signature.chunk
+    if chunk is None or (wanted and chunk.output not in wanted):
+        return None
+    return _ChunkField(chunk, [spec.name for spec in signature.outputs].index(chunk.output))

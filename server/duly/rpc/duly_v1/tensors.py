@@ -1,9 +1,10 @@
 """Element types, encodings and specifications of tensors, as duly.v1 numbers and describes them."""
 
+from collections.abc import Sequence
 from typing import cast
 
-from duly.models.spec import ELEMENT_BYTES, TensorSpec
-from duly.v1 import tensor_pb2
+from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
+from duly.v1 import inference_pb2, tensor_pb2
 from duly.worker.channel import SENT_ENCODINGS
 
 # The generated enums' Value() is typed as a plain int.
@@ -36,4 +37,17 @@ def tensor_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
         labels=spec.labels,
         sample_rate_hz=spec.sample_rate_hz,
         finite=spec.finite,
+    )
+
+
+def chunk_of(signature: Signature, wanted: Sequence[str]) -> inference_pb2.ActionChunk | None:
+    """Returns which output holds actions, and when they are due; None: none, or none that is wanted. `wanted`: names of
+    outputs; empty: all.
+    """
+    chunk = signature.chunk
+    if chunk is None or (wanted and chunk.output not in wanted):
+        return None
+    shape = next(spec.shape for spec in signature.outputs if spec.name == chunk.output)
+    return inference_pb2.ActionChunk(
+        output=chunk.output, t0_nano=chunk.t0_ns, dt_nano=chunk.dt_ns, horizon=max(shape[0], 0)
     )

@@ -47,10 +47,13 @@ READ = Struct("=Q")
 
 OPENED_HEAD = Struct("<BBxxIQQ")  # kind, version, bytes of the StreamOpened, bytes of both areas: frames, outcomes
 OUTCOMES_HEAD = Struct("<BxHIQ")  # kind, outcomes, flags, position behind what belongs to them
-OUTCOME = Struct("<Q8qBxHHHHHHxx")
+OUTCOME = Struct("<Q8qBxHHHHHHxxIxxxx")
 """Id, slack, received (unix), sent, dispatched, started, finished, capture to receipt, uncertainty, status, batch size,
-outputs, and the bytes of what follows them: version, variant, reason, and an Outcome of duly.v1 that has only `fused`,
-where the frame was joined with others."""
+outputs, the bytes of what follows them: version, variant, reason, and an Outcome of duly.v1 that has only `fused`, where
+the frame was joined with others; and the planned delay in microseconds, which only streams of models with action chunks
+have."""
+DELAY_US_MAX = (1 << 32) - 1
+"""A planned delay that is longer, more than an hour, is told as this."""
 ALIVE = Struct("=Q")
 """The head of the memory for outcomes: not 0 as long as what lies there holds."""
 HEAD_BYTES = 64

@@ -9,6 +9,7 @@ from duly.rpc.duly_v1.outcome_writer import partner_field
 from duly.rpc.duly_v1.tensors import DATATYPE
 from duly.rpc.local.layout import (
     ASSEMBLED,
+    DELAY_US_MAX,
     EXTENTS,
     MESSAGE_BYTES_MAX,
     OUTCOME,
@@ -41,8 +42,13 @@ class OutcomeWriter:
         self._kinds = [int(DATATYPE[spec.datatype]) for spec in signature.outputs]
         self._names: dict[tuple[str, str], tuple[int, int, bytes]] = {}
         """By model version and variant: the bytes of both, and both followed by zeros, as where there is no reason."""
+        self._delay_us = 0
         self._described: dict[tuple[int, tuple[int, ...]], bytes] = {}
         """What is said of outputs, by their index and shape."""
+
+    def plan_delay(self, delay_ns: int) -> None:
+        """Notes the planned delay of the stream, for the outcomes that are written next."""
+        self._delay_us = min(delay_ns // 1000, DELAY_US_MAX)
 
     def data_of(self, outcome: Outcome) -> list[bytes]:
         """Returns the data of the outputs that are sent, in their order."""
@@ -92,6 +98,7 @@ class OutcomeWriter:
             variant_bytes,
             len(reason),
             len(fused),
+            self._delay_us,
         )
         outputs = outcome.outputs
         if len(offsets) == 1 and outputs is not None and len(outputs) == 1:  # as nearly always

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from duly.rpc.duly_v1.notices import told
-from duly.rpc.duly_v1.tensors import tensor_spec
+from duly.rpc.duly_v1.tensors import chunk_of, tensor_spec
 from duly.rpc.local.areas import FrameArea, OutcomeArea
 from duly.rpc.local.errors import reason_of
 from duly.rpc.local.layout import OPENED, OPENED_HEAD, OUTPUTS, PART, PART_WHOLE, RESPONSE, VERSION
@@ -64,12 +64,16 @@ class Outgoing:
     async def _send_outcomes(self, writer: OutcomeWriter, now_ns: int, outcomes: Sequence[Outcome]) -> OutcomeWriter:
         """Sends outcomes in as few messages as there is room for. Returns what to write further ones with."""
         message, area = Message(), self._area
+        writer.plan_delay(self._stream.planned_delay_ns)
         for outcome in outcomes:
             if outcome.held.signature is not writer.signature:
                 # Frames of an earlier version may still be in flight.
                 await self._flush(message)
-                writer = OutcomeWriter(outcome.held.signature, self._stream.wanted)
-                named = inference_pb2.StreamOpened(outputs=map(tensor_spec, writer.sent))
+                signature, wanted = outcome.held.signature, self._stream.wanted
+                writer = OutcomeWriter(signature, wanted)
+                writer.plan_delay(self._stream.planned_delay_ns)
+                chunk = chunk_of(signature, wanted)
+                named = inference_pb2.StreamOpened(outputs=map(tensor_spec, writer.sent), chunk=chunk)
                 for output in named.outputs:
                     del output.labels[:]
                 await self._packets.send(bytes((OUTPUTS,)) + named.SerializeToString())

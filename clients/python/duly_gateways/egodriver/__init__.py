@@ -1,0 +1,1 @@
+"""`duly-egodriver`: a driving policy for simulators that speak the egodriver contract, such as AlpaSim and CARLA."""

@@ -1,0 +1,1 @@
+"""`duly-openpi`: a policy server to which clients of openpi connect as they are."""
