@@ -221,7 +221,7 @@ class Server:
 
 def outcome(frame_id: int = 1, outputs: bytes = b"", count: int = 0, texts: tuple[int, int, int] = (0, 0, 0)) -> bytes:
     head = local_wire.OUTCOMES_HEAD.pack(local_wire.OUTCOMES, 1, 0, 64)
-    return head + local_wire.OUTCOME.pack(frame_id, *[0] * 8, 1, 1, count, *texts, 0) + outputs
+    return head + local_wire.OUTCOME.pack(frame_id, *[0] * 8, 1, 1, count, *texts, 0, 0) + outputs
 
 
 def output(offset: int = 64, size_bytes: int = 16, index: int = 0, kind: int = 11, dimensions: int = 1) -> bytes:

@@ -84,7 +84,7 @@ def _local_row() -> bytes:
 
 
 def _local_outcomes() -> list[bytes]:
-    outcome = layout.OUTCOME.pack(1, *[0] * 8, 1, 1, 1, 1, 7, 0, 0)
+    outcome = layout.OUTCOME.pack(1, *[0] * 8, 1, 1, 1, 1, 7, 0, 0, 0)
     tensor = layout.TENSOR.pack(64, 4, 0, 2, 1, 4, *[0] * (layout.EXTENTS - 1))
     head = layout.OUTCOMES_HEAD.pack(layout.OUTCOMES, 1, 0, 128)
     part = layout.PART_WHOLE.pack(layout.PART, 8, 64, 192)
