@@ -100,7 +100,7 @@ async def gateway(folder: Path, address: str, *options: object) -> AsyncIterator
         yield (await line_of(process)).rpartition(" ")[2]
 
 
-async def fleet(target: str, vehicles: int, seed: int, step_s: float, steps: int = 40) -> list[dict[str, Any]]:
+async def fleet(target: str, vehicles: int, seed: int, step_s: float, steps: int = 30) -> list[dict[str, Any]]:
     command = (PYTHON, HERE / "fleet.py", target, "--vehicles", vehicles, "--steps", steps, "--step-s", step_s)
     async with running(*command, "--seed", seed, env=plain()) as process:
         (line,) = await lines_of(process)

@@ -92,6 +92,9 @@ def main(url: str, what: str) -> None:
             except Exception as error:
                 told(error=type(error).__name__, text=str(error))
         tried(policy, observation(1))
+    elif what == "told":
+        for line in sys.stdin:  # an observation for each line
+            tried(policy, observation(int(line)))
     elif what == "overload":
         for seed in range(20):
             tried(policy, observation(seed))

@@ -204,3 +204,38 @@ async def test_a_key_is_asked_for(repository: Path) -> None:
                 _, error = await process.communicate()
                 told.append((process.returncode, b"HTTP 401" in error))
     assert told == [(0, False), (1, True), (1, True)]
+
+
+async def test_a_robot_goes_on_when_the_server_starts_again(repository: Path) -> None:
+    config = repository.parent / "openpi.toml"
+    async with contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(serving(repository))
+        command = (*command_of("openpi"), "--model", "policy", "--listen", "127.0.0.1:0", "--config", config)
+        served = await stack.enter_async_context(running(*command, "--server", first.address))
+        url = (await line_of(served)).rpartition(" ")[2]
+        process = await asyncio.create_subprocess_exec(
+            *(str(python_of("openpi")), str(ROBOT), url, "told"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=plain(),
+        )
+
+        async def infer() -> dict[str, Any]:
+            assert process.stdin is not None
+            process.stdin.write(b"1\n")
+            return dict(json.loads(await line_of(process)))
+
+        assert "metadata" in json.loads(await line_of(process))
+        assert (await infer())["status"] == "ON_TIME"
+        await first.close()
+        gone = await infer()
+        await stack.enter_async_context(serving(repository, listen=first.address))
+        answers = [await infer()]
+        while answers[-1].get("status") != "ON_TIME":
+            assert len(answers) < 100
+            answers.append(await infer())
+        process.kill()
+        await process.wait()
+    assert gone["error"] == "RuntimeError"
+    assert "CANCELLED: " in gone["text"]

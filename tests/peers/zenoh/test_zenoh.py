@@ -232,3 +232,21 @@ async def test_a_server_that_starts_again_is_found_again(models: Path, tmp_path:
             statuses.append(told["status"])
             assert len(statuses) < 200
     assert set(statuses) <= {"ON_TIME", "CANCELLED", "SUPERSEDED"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('subscribe = "robot/**"', "publish: what is published at '{key}/outcome' would come in again by 'robot/**'"),
+        ('subscribe = "robot//camera"', "subscribe: 'robot//camera' is no key expression"),
+        ('subscribe = "a"\npublish = "b/*"', "publish: 'b/*' has a wildcard; say {key} for the key of the sample"),
+        ('subscribe = "a"\nerrors = "a"', "errors: what is published at 'a' would come in again by 'a'"),
+    ],
+)
+async def test_settings_that_would_go_round_are_refused(tmp_path: Path, lines: str, words: str) -> None:
+    config = tmp_path / "zenoh.toml"
+    config.write_text(f'[zenoh]\nmulticast = false\n[[bridge]]\nmodel = "m"\n{lines}\n')
+    async with running(*command_of("zenoh"), config) as process:
+        _, told = await process.communicate()
+    assert process.returncode == 2
+    assert words in " ".join(told.decode().split())
