@@ -159,6 +159,14 @@ clients-go: $(READY)
 	@$(call lacks,go,https://go.dev/dl); $(MAKE) --no-print-directory $(GO_STUBS) && cd clients/go && go vet ./... && go test ./... && \
 	go build -o ../../build/clients/go/ ./cmd/conformance ./examples/picture && cd ../.. && echo '$(call conformance,go)' && $(call conformance,go)
 
+export CARGO_TARGET_DIR = $(CURDIR)/build/clients/rust
+clients-rust: $(READY)
+	@$(call lacks,cargo,https://rustup.rs); cd clients/rust && cargo test --locked --quiet && cargo build --locked --quiet --examples && \
+	cd ../.. && echo '$(call conformance,rust)' && $(call conformance,rust)
+
+protos-rust: ## Generate the Rust client's messages from protos/
+	cd clients/rust && cargo run --locked --quiet -p generate
+
 protos-go: ## Generate the Go client's stubs from protos/
 	@rm -f $(GO_STUBS) && $(MAKE) --no-print-directory $(GO_STUBS)
 
