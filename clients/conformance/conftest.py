@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 TOKEN = new_token()
 COMMANDS = {
     "python": [sys.executable, str(ROOT / "clients/python/conformance.py")],
-    "cpp": [str(ROOT / "build/clients/cpp/conformance")],
+    "cpp": [str(ROOT / "build/clients/cpp/examples/conformance")],
     "rust": [str(ROOT / "build/clients/rust/debug/examples/conformance")],
     "go": [str(ROOT / "build/clients/go/conformance")],
     "node": ["node", str(ROOT / "clients/node/conformance/main.js")],
