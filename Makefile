@@ -157,12 +157,12 @@ clients-python: $(READY)
 GO_STUBS := clients/go/v1/inference.pb.go
 clients-go: $(READY)
 	@$(call lacks,go,https://go.dev/dl); $(MAKE) --no-print-directory $(GO_STUBS) && cd clients/go && go vet ./... && go test ./... && \
-	go build -o ../../build/clients/go/ ./cmd/conformance ./examples/picture && cd ../.. && echo '$(call conformance,go)' && $(call conformance,go)
+	go build -o ../../build/clients/go/ ./cmd/conformance ./examples/picture && cd ../.. && $(call conformance,go)
 
 clients-rust protos-rust: export CARGO_TARGET_DIR = $(CURDIR)/build/clients/rust
 clients-rust: $(READY)
 	@$(call lacks,cargo,https://rustup.rs); cd clients/rust && cargo test --locked --quiet && cargo build --locked --quiet --examples && \
-	cd ../.. && echo '$(call conformance,rust)' && $(call conformance,rust)
+	cd ../.. && $(call conformance,rust)
 
 # The examples and the conformance program are built on what was installed, as a user's project is.
 CPP := build/clients/cpp
@@ -172,7 +172,7 @@ clients-cpp: $(READY)
 	cmake --build $(CPP)/library --parallel 2 && (cd $(CPP)/library && ctest --output-on-failure) && \
 	cmake --install $(CPP)/library > /dev/null && \
 	cmake -S clients/cpp/examples -B $(CPP)/examples -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=$(CURDIR)/$(CPP)/prefix > /dev/null && \
-	cmake --build $(CPP)/examples --parallel 2 && echo '$(call conformance,cpp)' && $(call conformance,cpp)
+	cmake --build $(CPP)/examples --parallel 2 && $(call conformance,cpp)
 
 protos-rust: ## Generate the Rust client's messages from protos/
 	cd clients/rust && cargo run --locked --quiet -p generate

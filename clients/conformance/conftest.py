@@ -25,6 +25,12 @@ COMMANDS = {
     "java": ["java", "-jar", str(ROOT / "clients/java/conformance/target/conformance.jar")],
 }
 """How the program of each language is started."""
+EXAMPLES = {
+    "cpp": [str(ROOT / "build/clients/cpp/examples/picture")],
+    "rust": [str(ROOT / "build/clients/rust/debug/examples/picture")],
+    "go": [str(ROOT / "build/clients/go/picture")],
+}
+"""The example of each language that streams a picture: TARGET, MODEL and FILE.jpg are added."""
 CANNOT = {"python": {"try_send"}}
 """What a client does not offer; cases that need it are skipped."""
 

@@ -243,6 +243,9 @@ private:
         terms.backlog = named<duly::Backlog>(text(command, "backlog"), 3);
         terms.backlog_frames = static_cast<std::int32_t>(number(command, "backlog_frames"));
         terms.ordering = named<duly::Ordering>(text(command, "ordering"), 3);
+        terms.gap = named<duly::Gap>(text(command, "gap"), 3);
+        const std::vector<std::int32_t> floor = numbers<std::int32_t>(command, "floor");
+        if (floor.size() == 2) terms.floor_frames = floor[0], terms.floor_window = floor[1];
         terms.budget = span(number(command, "budget_ms"));
         terms.period = span(number(command, "period_ms"));
         if (const Value* outputs = found(command, "outputs")) {

@@ -88,6 +88,7 @@ const char* name_of(Backlog value) {
     return name_in(v1::BacklogPolicy_descriptor(), static_cast<int>(value), "BACKLOG_POLICY_");
 }
 const char* name_of(Ordering value) { return name_in(v1::Ordering_descriptor(), static_cast<int>(value), "ORDERING_"); }
+const char* name_of(Gap value) { return name_in(v1::GapPolicy_descriptor(), static_cast<int>(value), "GAP_POLICY_"); }
 const char* name_of(DataType value) { return name_in(v1::DataType_descriptor(), static_cast<int>(value), "DATA_TYPE_"); }
 const char* name_of(Status value) {
     return name_in(v1::OutcomeStatus_descriptor(), static_cast<int>(value), "OUTCOME_STATUS_");

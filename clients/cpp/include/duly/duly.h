@@ -43,6 +43,7 @@ enum class AdviceKind { unspecified, slow_down, speed_up, draining, version_chan
 const char* name_of(Class value);
 const char* name_of(Backlog value);
 const char* name_of(Ordering value);
+const char* name_of(Gap value);
 const char* name_of(DataType value);
 const char* name_of(Status value);
 const char* name_of(AdviceKind value);
