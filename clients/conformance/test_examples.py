@@ -9,8 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from clients.conformance.conftest import EXAMPLES
+from clients.conformance.conftest import EXAMPLES, ROOT
 from clients.conformance.serving import Server
+
+TITLES = {"cpp": "C++", "rust": "Rust", "go": "Go"}
+"""The part of docs/clients.md that is about a language; it begins with the commands that make it run."""
 
 
 def test_the_example_streams_a_picture(
@@ -26,7 +29,29 @@ def test_the_example_streams_a_picture(
     assert sorted(answered) == list(range(1, 31)), said
 
 
-def test_the_example_names_what_is_wrong(request: pytest.FixtureRequest, shared_server: Callable[[str], Server]) -> None:
+@pytest.mark.timeout(600)
+def test_the_commands_of_the_page_work(
+    request: pytest.FixtureRequest, shared_server: Callable[[str], Server], tmp_path: Path
+) -> None:
+    subject = request.config.getoption("--subject")
+    if subject not in TITLES:
+        pytest.skip("it has no commands there")
+    page = (ROOT / "docs/clients.md").read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(TITLES[subject])}\n+```bash\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    assert found, f"docs/clients.md has no commands for {TITLES[subject]}"
+    cv2.imwrite(str(tmp_path / "picture.jpg"), np.zeros((1, 1, 3), np.uint8))
+    typed = "127.0.0.1:8500 yolo picture.jpg"
+    assert typed in found[1]
+    ours = f"{shared_server('plain').address} picture {tmp_path / 'picture.jpg'}"
+    command = ["bash", "-e", "-c", found[1].replace(typed, ours)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "frame 30: " in done.stdout
+
+
+def test_the_example_names_what_is_wrong(
+    request: pytest.FixtureRequest, shared_server: Callable[[str], Server]
+) -> None:
     subject = request.config.getoption("--subject")
     if subject not in EXAMPLES:
         pytest.skip("its example is in the README, and tested there")
