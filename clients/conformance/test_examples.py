@@ -16,6 +16,7 @@ TITLES = {"cpp": "C++", "rust": "Rust", "go": "Go"}
 """The part of docs/clients.md that is about a language; it begins with the commands that make it run."""
 
 
+@pytest.mark.timeout(400)
 def test_the_example_streams_a_picture(
     request: pytest.FixtureRequest, shared_server: Callable[[str], Server], tmp_path: Path
 ) -> None:
@@ -24,7 +25,7 @@ def test_the_example_streams_a_picture(
         pytest.skip("its example is in the README, and tested there")
     cv2.imwrite(str(tmp_path / "picture.jpg"), np.zeros((1, 1, 3), np.uint8))
     command = [*EXAMPLES[subject], shared_server("plain").address, "picture", str(tmp_path / "picture.jpg")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    said = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
     answered = [int(number) for number in re.findall(r"^frame (\d+):", said, flags=re.MULTILINE)]
     assert sorted(answered) == list(range(1, 31)), said
 
@@ -49,6 +50,7 @@ def test_the_commands_of_the_page_work(
     assert "frame 30: " in done.stdout
 
 
+@pytest.mark.timeout(400)
 def test_the_example_names_what_is_wrong(
     request: pytest.FixtureRequest, shared_server: Callable[[str], Server]
 ) -> None:
@@ -56,6 +58,6 @@ def test_the_example_names_what_is_wrong(
     if subject not in EXAMPLES:
         pytest.skip("its example is in the README, and tested there")
     command = [*EXAMPLES[subject], shared_server("plain").address, "nobody", __file__]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode != 0
     assert "nobody" in done.stderr
