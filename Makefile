@@ -156,6 +156,49 @@ $(foreach peer,$(PEERS),build/peers/$(peer)/.ready): build/peers/%/.ready: tests
 	build/peers/$*/bin/pip install --quiet --no-deps --requirement $<
 	@touch $@
 
+# ---- clients in other languages: each is built and run through the table of cases in clients/conformance ----
+
+CLIENTS := python go rust cpp
+.PHONY: clients protos-go protos-rust $(addprefix clients-,$(CLIENTS))
+clients: $(addprefix clients-,$(CLIENTS)) ## Build and test the clients of all languages that have their toolchain here (clients-go: one)
+
+conformance = $(BIN)/python -m pytest clients/conformance --subject $(1) -q $(PYTEST_ARGS)
+lacks = if ! command -v $(1) > /dev/null; then echo "$@ is skipped: there is no $(1) here ($(2))"; exit 0; fi
+
+clients-python: $(READY)
+	$(call conformance,python)
+
+clients-go: $(READY)
+	@$(call lacks,go,https://go.dev/dl); cd clients/go && go vet ./... && go test ./... && \
+	go build -o ../../build/clients/go/ ./cmd/conformance ./examples/picture && cd ../.. && $(call conformance,go)
+
+clients-rust protos-rust: export CARGO_TARGET_DIR = $(CURDIR)/build/clients/rust
+clients-rust: $(READY)
+	@$(call lacks,cargo,https://rustup.rs); cd clients/rust && cargo test --locked --quiet && cargo build --locked --quiet --examples && \
+	cd ../.. && $(call conformance,rust)
+
+# The examples and the conformance program are built on what was installed, as a user's project is.
+CPP := build/clients/cpp
+clients-cpp: $(READY)
+	@$(call lacks,cmake,apt install cmake g++ pkg-config); $(call lacks,grpc_cpp_plugin,apt install libgrpc++-dev protobuf-compiler-grpc); \
+	cmake -S clients/cpp -B $(CPP)/library -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(CPP)/prefix > /dev/null && \
+	cmake --build $(CPP)/library --parallel 2 && (cd $(CPP)/library && ctest --output-on-failure) && \
+	cmake --install $(CPP)/library > /dev/null && \
+	cmake -S clients/cpp/examples -B $(CPP)/examples -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=$(CURDIR)/$(CPP)/prefix > /dev/null && \
+	cmake --build $(CPP)/examples --parallel 2 && $(call conformance,cpp)
+
+protos-rust: ## Generate the Rust client's messages from protos/
+	cd clients/rust && cargo run --locked --quiet -p generate
+
+GO_PLUGINS := $(CURDIR)/build/clients/go/plugins
+GO_OPTIONS := $(foreach file,$(notdir $(PROTOS)),'--go_opt=Mduly/v1/$(file)=duly/v1;dulyv1' '--go-grpc_opt=Mduly/v1/$(file)=duly/v1;dulyv1')
+protos-go: $(READY) ## Generate the Go client's messages from protos/
+	GOBIN=$(GO_PLUGINS) go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	GOBIN=$(GO_PLUGINS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-go=$(GO_PLUGINS)/protoc-gen-go \
+	  --plugin=protoc-gen-go-grpc=$(GO_PLUGINS)/protoc-gen-go-grpc --go_out=clients/go --go_opt=module=duly \
+	  --go-grpc_out=clients/go --go-grpc_opt=module=duly $(GO_OPTIONS) $(PROTOS)
+
 wheel: $(READY) ## Build the wheel for this Python and machine with compiled modules (needs a C compiler), and the pure one
 	@rm -rf build/wheels
 	$(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheels .
