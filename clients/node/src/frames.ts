@@ -12,6 +12,8 @@ import { Outcome, outcomeOf, type Status, type StreamTerms } from "./types.js";
 export const HELD_MAX = 4096;
 
 export class Frames {
+  /** How many frames the server lets be unanswered; it sheds more. */
+  credit = HELD_MAX;
   /** How many outcomes may wait for the application before no more are received. */
   unreadMax = 1;
   #nextId = 1;
@@ -45,7 +47,8 @@ export class Frames {
   }
 
   agreed(terms: StreamTerms): void {
-    this.unreadMax = Math.min(terms.framesInFlightMax > 0 ? terms.framesInFlightMax : HELD_MAX, HELD_MAX / 2);
+    this.credit = terms.framesInFlightMax > 0 ? terms.framesInFlightMax : HELD_MAX;
+    this.unreadMax = Math.min(this.credit, HELD_MAX / 2);
     this.#inOrder = terms.ordering === "ARRIVAL";
   }
 

@@ -137,11 +137,13 @@ export class Stream implements AsyncIterable<Outcome> {
   }
 
   /**
-   * Sends a frame and returns its id; undefined, at once, where `send` would wait. Throws what `send` rejects with.
+   * Sends a frame and returns its id; undefined, at once, where there is no room: where `send` would wait, or the server
+   * would shed the frame because as many as the stream's credit are unanswered. Throws what `send` rejects with.
    */
   trySend(payload: Payload, options: SendOptions = {}): number | undefined {
     const asked = this.#ask(payload, options);
-    return this.#waiting.length === 0 ? this.#sendNow(asked) : undefined;
+    const noRoom = this.#waiting.length > 0 || this.#frames.inFlight >= this.#frames.credit;
+    return noRoom ? undefined : this.#sendNow(asked);
   }
 
   /** Withdraws frames that still wait; each of them is answered all the same. Other ids are ignored. */
