@@ -1,0 +1,76 @@
+"""Which clients are tested, and the servers that they share."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.conformance.models import write_models
+from clients.conformance.serving import Server
+from clients.conformance.table import SERVERS
+from duly.access.tokens import new_token, policy_lines
+
+ROOT = Path(__file__).parents[2]
+TOKEN = new_token()
+COMMANDS = {
+    "python": [sys.executable, str(ROOT / "clients/python/conformance.py")],
+    "cpp": [str(ROOT / "build/clients/cpp/conformance")],
+    "rust": [str(ROOT / "build/clients/rust/debug/conformance")],
+    "go": [str(ROOT / "build/clients/go/conformance")],
+    "node": ["node", str(ROOT / "clients/node/conformance/main.js")],
+    "java": ["java", "-jar", str(ROOT / "clients/java/conformance/target/conformance.jar")],
+}
+"""How the program of each language is started."""
+CANNOT = {"python": {"try_send"}}
+"""What a client does not offer; cases that need it are skipped."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--subject", default="python", help=f"the client under test: one of {', '.join(COMMANDS)}")
+    parser.addoption("--command", default="", help="how its program is started, if not as usual")
+
+
+@pytest.fixture(scope="session")
+def command(request: pytest.FixtureRequest) -> list[str]:
+    stated = request.config.getoption("--command")
+    return shlex.split(stated) if stated else COMMANDS[request.config.getoption("--subject")]
+
+
+@pytest.fixture(scope="session")
+def cannot(request: pytest.FixtureRequest) -> set[str]:
+    return CANNOT.get(request.config.getoption("--subject"), set())
+
+
+@pytest.fixture(scope="session")
+def new_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Server]:
+    """Makes a server by the name of its settings in the table."""
+    folder = tmp_path_factory.mktemp("conformance")
+    write_models(folder / "models")
+    policy = folder / "policy.toml"
+    policy.write_text(f'[[principal]]\nname = "sensor"\nmodels = ["double"]\n{policy_lines(TOKEN)}\n', encoding="utf-8")
+
+    def make(name: str) -> Server:
+        settings: dict[str, Any] = {
+            key: policy if value == "$POLICY" else value for key, value in SERVERS[name].items()
+        }
+        return Server(folder / "models", settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_server(new_server: Callable[[str], Server]) -> Iterator[Callable[[str], Server]]:
+    """Gives the servers of cases that leave them as they were; each starts when it is first asked for."""
+    running: dict[str, Server] = {}
+    with ExitStack() as stack:
+
+        def give(name: str) -> Server:
+            if name not in running:
+                running[name] = stack.enter_context(new_server(name))
+            return running[name]
+
+        yield give
