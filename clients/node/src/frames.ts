@@ -11,15 +11,22 @@ import { Outcome, outcomeOf, type Status, type StreamTerms } from "./types.js";
 /** Limit of unanswered and unread frames together, many times what is of use to a sensor. */
 export const HELD_MAX = 4096;
 
+interface InFlight {
+  /** Capture time on the steady clock, ns. */
+  readonly capturedNs: number;
+  readonly size: number;
+}
+
 export class Frames {
-  /** How many frames the server lets be unanswered; it sheds more. */
-  credit = HELD_MAX;
+  #credit = HELD_MAX;
   /** How many outcomes may wait for the application before no more are received. */
   unreadMax = 1;
   #nextId = 1;
   #inOrder = false;
-  /** Capture time on the steady clock, ns, by the id of the frame; in the order of the ids. */
-  readonly #inFlight = new Map<number, number>();
+  /** By the id of the frame, in the order of the ids. */
+  readonly #inFlight = new Map<number, InFlight>();
+  #creditBytes = 0;
+  #bytesInFlight = 0;
   /** SUPERSEDED here; with the ordering ARRIVAL they wait for the outcomes of earlier frames. */
   #keptBack: Outcome[] = [];
   #unread: Outcome[] = [];
@@ -42,13 +49,20 @@ export class Frames {
     return this.#inFlight.size;
   }
 
+  /** Whether the server lets a frame of so many bytes be unanswered, too; else it sheds it. */
+  isWithinCredit(size: number): boolean {
+    if (this.#inFlight.size >= this.#credit) return false;
+    return this.#creditBytes === 0 || this.#inFlight.size === 0 || this.#bytesInFlight + size <= this.#creditBytes;
+  }
+
   get unread(): number {
     return this.#unread.length;
   }
 
   agreed(terms: StreamTerms): void {
-    this.credit = terms.framesInFlightMax > 0 ? terms.framesInFlightMax : HELD_MAX;
-    this.unreadMax = Math.min(this.credit, HELD_MAX / 2);
+    this.#credit = terms.framesInFlightMax > 0 ? terms.framesInFlightMax : HELD_MAX;
+    this.#creditBytes = terms.bytesInFlightMax;
+    this.unreadMax = Math.min(this.#credit, HELD_MAX / 2);
     this.#inOrder = terms.ordering === "ARRIVAL";
   }
 
@@ -57,8 +71,9 @@ export class Frames {
     return this.#nextId++;
   }
 
-  sent(frameId: number, capturedNs: number): void {
-    this.#inFlight.set(frameId, capturedNs);
+  sent(frameId: number, capturedNs: number, size: number): void {
+    this.#inFlight.set(frameId, { capturedNs, size });
+    this.#bytesInFlight += size;
   }
 
   /** Whether the server has not answered the frame. */
@@ -80,7 +95,8 @@ export class Frames {
 
   /** The server will answer none of the frames in flight. */
   cancelInFlight(nowNs: number, reason: string): void {
-    for (const [frameId, capturedNs] of [...this.#inFlight]) {
+    this.#bytesInFlight = 0;
+    for (const [frameId, { capturedNs }] of [...this.#inFlight]) {
       this.#inFlight.delete(frameId);
       this.resolve(frameId, "CANCELLED", nowNs - capturedNs, reason);
       this.#giveBack();
@@ -90,12 +106,13 @@ export class Frames {
   /** The server's outcomes came. Throws ProtocolError where one is of no frame in flight. */
   answered(outcomes: readonly WireOutcome[], nowNs: number): void {
     for (const message of outcomes) {
-      const capturedNs = this.#inFlight.get(Number(message.frameId));
-      if (capturedNs === undefined) {
+      const sent = this.#inFlight.get(Number(message.frameId));
+      if (sent === undefined) {
         throw new ProtocolError(`an outcome came for frame ${message.frameId}, which is not in flight`);
       }
       this.#inFlight.delete(Number(message.frameId));
-      this.#give(outcomeOf(message, nowNs - capturedNs));
+      this.#bytesInFlight -= sent.size;
+      this.#give(outcomeOf(message, nowNs - sent.capturedNs));
       this.#giveBack();
     }
   }
@@ -103,10 +120,7 @@ export class Frames {
   /** Outcomes of frames kept back, as far as the order allows. */
   #giveBack(): void {
     let oldestId = this.#nextId;
-    if (this.#inOrder) for (const frameId of this.#inFlight.keys()) {
-      oldestId = frameId;
-      break;
-    }
+    if (this.#inOrder) oldestId = this.#inFlight.keys().next().value ?? oldestId;
     while (this.#keptBack[0] !== undefined && this.#keptBack[0].frameId < oldestId) {
       this.#give(this.#keptBack.shift() as Outcome);
     }

@@ -138,11 +138,11 @@ export class Stream implements AsyncIterable<Outcome> {
 
   /**
    * Sends a frame and returns its id; undefined, at once, where there is no room: where `send` would wait, or the server
-   * would shed the frame because as many as the stream's credit are unanswered. Throws what `send` rejects with.
+   * would shed the frame because as much as the stream's credit is unanswered. Throws what `send` rejects with.
    */
   trySend(payload: Payload, options: SendOptions = {}): number | undefined {
     const asked = this.#ask(payload, options);
-    const noRoom = this.#waiting.length > 0 || this.#frames.inFlight >= this.#frames.credit;
+    const noRoom = this.#waiting.length > 0 || !this.#frames.isWithinCredit(asked.size);
     return noRoom ? undefined : this.#sendNow(asked);
   }
 
@@ -185,7 +185,7 @@ export class Stream implements AsyncIterable<Outcome> {
     if (movedNs !== 0n) frame.captureTimeUnixNano += movedNs;
     const frameId = this.#frames.nextId();
     frame.frameId = BigInt(frameId);
-    this.#frames.sent(frameId, capturedNs);
+    this.#frames.sent(frameId, capturedNs, size);
     connection.put(
       create(StreamRequestSchema, { request: { case: "frames", value: { $typeName: "duly.v1.FrameBatch", frames: [frame] } } }),
     );

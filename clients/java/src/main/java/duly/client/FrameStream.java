@@ -180,7 +180,7 @@ public final class FrameStream implements Iterable<Outcome>, AutoCloseable {
     // ---- sending ----
 
     private record Asked(
-            Inference.Frame.Builder frame, long budgetNs, long askedNs, long capturedNs, long wallMovedNs) {}
+            Inference.Frame.Builder frame, long size, long budgetNs, long askedNs, long capturedNs, long wallMovedNs) {}
 
     /**
      * Sends a frame and returns its id. Its outcome comes by {@link #receive}. The frame's bytes may be changed after the
@@ -218,13 +218,13 @@ public final class FrameStream implements Iterable<Outcome>, AutoCloseable {
 
     /**
      * Sends a frame and returns its id; empty, at once, where there is no room: where {@link #send} would wait, or the
-     * server would shed the frame because as many as the stream's credit are unanswered. Throws what send throws.
+     * server would shed the frame because as much as the stream's credit is unanswered. Throws what send throws.
      */
     public OptionalLong trySend(Frame frame) {
         lock.lock();
         try {
             Asked asked = ask(frame);
-            return frames.isCreditUsedUp() ? OptionalLong.empty() : sendNow(asked);
+            return frames.isWithinCredit(asked.size) ? sendNow(asked) : OptionalLong.empty();
         } finally {
             lock.unlock();
         }
@@ -267,7 +267,7 @@ public final class FrameStream implements Iterable<Outcome>, AutoCloseable {
         if (sizeMax > 0 && size > sizeMax) {
             throw new IllegalArgumentException("the frame takes about " + size + " bytes; the server reads " + sizeMax);
         }
-        return new Asked(wire, budgetNs, askedNs, askedNs - (wallNs - captureNs), wall.movedNs());
+        return new Asked(wire, size, budgetNs, askedNs, askedNs - (wallNs - captureNs), wall.movedNs());
     }
 
     /** Adds an input and returns its size, bytes. gRPC copies the bytes when it is given the message. */
@@ -312,7 +312,7 @@ public final class FrameStream implements Iterable<Outcome>, AutoCloseable {
         asked.frame
                 .setFrameId(frameId)
                 .setCaptureTimeUnixNano(asked.frame.getCaptureTimeUnixNano() + wall.movedNs() - asked.wallMovedNs);
-        frames.sent(frameId, asked.capturedNs);
+        frames.sent(frameId, asked.capturedNs, asked.size);
         connection.put(asked.frame.build());
         if (pace.periodNs() > 0) {
             pace.sent(nowNs);

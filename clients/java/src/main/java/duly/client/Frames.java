@@ -17,12 +17,17 @@ final class Frames {
     /** Limit of unanswered and unread frames together, many times what is of use to a sensor. */
     static final int HELD_MAX = 4096;
 
+    /** When the frame was captured, on the steady clock, and its size in bytes. */
+    private record InFlight(long capturedNs, long size) {}
+
     private long nextId = 1;
     private int credit = HELD_MAX;
     private int unreadMax = 1;
     private boolean inOrder;
-    /** Capture time on the steady clock, ns, by the id of the frame; in the order of the ids. */
-    private final Map<Long, Long> inFlight = new LinkedHashMap<>();
+    private long creditBytes;
+    private long bytesInFlight;
+    /** By the id of the frame, in the order of the ids. */
+    private final Map<Long, InFlight> inFlight = new LinkedHashMap<>();
     /** SUPERSEDED here; with the ordering ARRIVAL they wait for the outcomes of earlier frames. */
     private final ArrayDeque<Outcome> keptBack = new ArrayDeque<>();
 
@@ -30,6 +35,7 @@ final class Frames {
 
     void agreed(StreamTerms terms) {
         credit = terms.framesInFlightMax() > 0 ? terms.framesInFlightMax() : HELD_MAX;
+        creditBytes = terms.bytesInFlightMax();
         unreadMax = Math.min(credit, HELD_MAX / 2);
         inOrder = terms.ordering().equals("ARRIVAL");
     }
@@ -39,13 +45,10 @@ final class Frames {
         return inFlight.size() + keptBack.size() + unread.size() < HELD_MAX;
     }
 
-    /** Whether the server would shed one more frame, because as many as it lets be unanswered are. */
-    boolean isCreditUsedUp() {
-        return inFlight.size() >= credit;
-    }
-
-    int inFlight() {
-        return inFlight.size();
+    /** Whether the server lets a frame of so many bytes be unanswered, too; else it sheds it. */
+    boolean isWithinCredit(long size) {
+        boolean fits = creditBytes == 0 || inFlight.isEmpty() || bytesInFlight + size <= creditBytes;
+        return inFlight.size() < credit && fits;
     }
 
     int unread() {
@@ -62,8 +65,9 @@ final class Frames {
         return nextId++;
     }
 
-    void sent(long frameId, long capturedNs) {
-        inFlight.put(frameId, capturedNs);
+    void sent(long frameId, long capturedNs, long size) {
+        inFlight.put(frameId, new InFlight(capturedNs, size));
+        bytesInFlight += size;
     }
 
     /** Those that the server has not answered. */
@@ -91,9 +95,10 @@ final class Frames {
 
     /** The server will answer none of the frames in flight. */
     void cancelInFlight(long nowNs, String reason) {
-        for (Map.Entry<Long, Long> each : List.copyOf(inFlight.entrySet())) {
+        bytesInFlight = 0;
+        for (Map.Entry<Long, InFlight> each : List.copyOf(inFlight.entrySet())) {
             inFlight.remove(each.getKey());
-            cancel(each.getKey(), nowNs - each.getValue(), reason);
+            cancel(each.getKey(), nowNs - each.getValue().capturedNs, reason);
             giveBack();
         }
     }
@@ -101,13 +106,14 @@ final class Frames {
     /** The server's outcomes came. Throws ProtocolError where one is of no frame in flight, or makes no sense. */
     void answered(List<Inference.Outcome> outcomes, long nowNs) {
         for (Inference.Outcome wire : outcomes) {
-            Long capturedNs = inFlight.get(wire.getFrameId());
-            if (capturedNs == null) {
+            InFlight sent = inFlight.get(wire.getFrameId());
+            if (sent == null) {
                 throw new DulyException.ProtocolError("an outcome came for frame "
                         + Long.toUnsignedString(wire.getFrameId()) + ", which is not in flight");
             }
-            Outcome outcome = Outcome.of(wire, nowNs - capturedNs);
+            Outcome outcome = Outcome.of(wire, nowNs - sent.capturedNs);
             inFlight.remove(wire.getFrameId());
+            bytesInFlight -= sent.size;
             unread.add(outcome);
             giveBack();
         }
