@@ -40,7 +40,8 @@ async function open(command: Command): Promise<void> {
       floor: "floor",
       follow_advice: "followAdvice",
     }),
-    onAdvice: ({ kind, periodNs, version, reason }) => say("advice", { kind, period_ms: periodNs / 1e6, version, reason }),
+    onAdvice: ({ kind, periodNs, version, reason }) =>
+      say("advice", { kind, period_ms: periodNs / 1e6, version, reason }),
   };
   try {
     stream = await client.stream(command.model, options);
@@ -125,7 +126,9 @@ async function obey(command: Command): Promise<void> {
       return say("sent", { ids });
     }
     case "try_send": {
-      const tries = Array.from({ length: command.count ?? 1 }, () => stream!.trySend(payloadOf(command), sendOptions(command)));
+      const tries = Array.from({ length: command.count ?? 1 }, () =>
+        stream!.trySend(payloadOf(command), sendOptions(command)),
+      );
       const ids = tries.filter((id) => id !== undefined);
       return say("tried", { ids, full: tries.length - ids.length });
     }

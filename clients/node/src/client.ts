@@ -2,7 +2,15 @@
 import { create } from "@bufbuild/protobuf";
 import { Client as Channel, type ClientOptions as ChannelOptions } from "@grpc/grpc-js";
 import { Connection, type Receiver } from "./connection.js";
-import { channelCredentials, checkClearText, readTls, sameFiles, Token, type Tls, type TlsFiles } from "./credentials.js";
+import {
+  channelCredentials,
+  checkClearText,
+  readTls,
+  sameFiles,
+  Token,
+  type Tls,
+  type TlsFiles,
+} from "./credentials.js";
 import type { DulyError } from "./errors.js";
 import {
   BacklogPolicy as WireBacklog,
@@ -86,8 +94,8 @@ export class Client {
 
   /**
    * A client of the server at `target`: "HOST:PORT" or "unix:PATH". It connects when its first stream opens. Throws
-   * TypeError where `target` can be no server's, where a file of TLS or a token cannot be used, or where the token would
-   * leave this machine in clear text.
+   * TypeError where `target` can be no server's, where a file of TLS or a token cannot be used, or where the token
+   * would leave this machine in clear text.
    */
   constructor(target: string, options: ClientOptions = {}) {
     checkTarget(target);
@@ -184,11 +192,14 @@ export class Client {
 }
 
 /** The number on the wire for a name of an enumeration; not stated: 0. */
-function numberOf<Names extends Record<string, string | number>>(names: Names, argument: string, name?: string): number {
+function numberOf<Names extends Record<string, string | number>>(
+  names: Names,
+  argument: string,
+  name?: string,
+): number {
   if (name === undefined) return 0;
   const number = names[name];
   if (typeof number === "number" && number !== 0) return number;
   const known = Object.keys(names).filter((key) => Number.isNaN(Number(key)) && names[key] !== 0);
   throw new TypeError(`${argument}: "${name}", expected one of ${known.join(", ")}`);
 }
-

@@ -199,7 +199,8 @@ export class Connection {
   }
 
   #begin(response: StreamResponse["response"]): void {
-    if (response.case !== "opened") throw new ProtocolError(`the stream began with ${response.case} in place of opened`);
+    if (response.case !== "opened")
+      throw new ProtocolError(`the stream began with ${response.case} in place of opened`);
     this.#opened?.(termsOf(response.value));
     this.#opened = undefined;
     this.#ping();

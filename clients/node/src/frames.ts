@@ -161,7 +161,8 @@ export class Frames {
       return Promise.resolve(outcome);
     }
     if (this.#ended) return this.#error === undefined ? Promise.resolve(undefined) : Promise.reject(this.#error);
-    if (this.#reader !== undefined) return Promise.reject(new TypeError("somebody waits for this stream's outcomes already"));
+    if (this.#reader !== undefined)
+      return Promise.reject(new TypeError("somebody waits for this stream's outcomes already"));
     return new Promise((resolve, reject) => (this.#reader = { resolve, reject }));
   }
 }

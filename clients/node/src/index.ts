@@ -16,7 +16,17 @@ export {
 } from "./errors.js";
 export { Pace } from "./pace.js";
 export { type SendOptions, type Stream } from "./stream.js";
-export { encoded, Encoded, tensor, Tensor, type DataType, type Elements, type Encoding, type Payload, type Value } from "./tensors.js";
+export {
+  encoded,
+  Encoded,
+  tensor,
+  Tensor,
+  type DataType,
+  type Elements,
+  type Encoding,
+  type Payload,
+  type Value,
+} from "./tensors.js";
 export {
   Outcome,
   type Advice,

@@ -162,7 +162,8 @@ export class Stream implements AsyncIterable<Outcome> {
     let size = FIELDS_BYTES_MAX;
     for (const { name, data } of [...inputs.tensors, ...inputs.encoded]) size += data.byteLength + name.length * 3 + 64;
     const max = this.opened.messageBytesMax;
-    if (max > 0 && size > max) throw new RangeError(`the frame takes about ${size} bytes; the server reads up to ${max}`);
+    if (max > 0 && size > max)
+      throw new RangeError(`the frame takes about ${size} bytes; the server reads up to ${max}`);
     const frame = create(FrameSchema, { captureTimeUnixNano: captureNs, budgetNano, mustRun, ...inputs });
     const capturedNs = askedNs - Number(wallNs - captureNs);
     return { frame, size, askedNs, capturedNs, wallMovedNs: this.#wall.movedNs };
@@ -187,7 +188,9 @@ export class Stream implements AsyncIterable<Outcome> {
     frame.frameId = BigInt(frameId);
     this.#frames.sent(frameId, capturedNs, size);
     connection.put(
-      create(StreamRequestSchema, { request: { case: "frames", value: { $typeName: "duly.v1.FrameBatch", frames: [frame] } } }),
+      create(StreamRequestSchema, {
+        request: { case: "frames", value: { $typeName: "duly.v1.FrameBatch", frames: [frame] } },
+      }),
     );
     if (this.#pace.periodNs > 0) this.#pace.sent(nowNs);
     return frameId;
@@ -286,7 +289,8 @@ export class Stream implements AsyncIterable<Outcome> {
         return await this.#connect(giveUpMs - performance.now());
       } catch (error) {
         const pauseMs = Math.min(OPEN_PAUSE_MAX_MS, backoffMs(tries));
-        const passes = error instanceof DulyError && this.#setup.mayRecover(error) && error.reason !== "ADMISSION_REFUSED";
+        const passes =
+          error instanceof DulyError && this.#setup.mayRecover(error) && error.reason !== "ADMISSION_REFUSED";
         const usedUp = !this.#setup.reconnect || tries >= this.#setup.reconnectTriesMax;
         if (!passes || usedUp || performance.now() + pauseMs >= giveUpMs) throw error;
         await new Promise((resolve) => setTimeout(resolve, pauseMs));
@@ -376,6 +380,7 @@ function backoffMs(tries: number): number {
 export function nanoseconds(argument: string, milliseconds: number | undefined): bigint {
   if (milliseconds === undefined) return 0n;
   const ns = Math.round(milliseconds * 1e6);
-  if (!(ns >= 1 && ns < 2 ** 63)) throw new RangeError(`${argument}: expected milliseconds, more than 0, not ${milliseconds}`);
+  if (!(ns >= 1 && ns < 2 ** 63))
+    throw new RangeError(`${argument}: expected milliseconds, more than 0, not ${milliseconds}`);
   return BigInt(ns);
 }

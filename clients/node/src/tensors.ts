@@ -29,7 +29,10 @@ export type Elements =
   | Float32Array
   | Float64Array;
 
-const ELEMENTS: Record<DataType, { new (buffer: ArrayBufferLike, at: number, length: number): Elements; BYTES_PER_ELEMENT: number }> = {
+const ELEMENTS: Record<
+  DataType,
+  { new (buffer: ArrayBufferLike, at: number, length: number): Elements; BYTES_PER_ELEMENT: number }
+> = {
   BOOL: Uint8Array,
   UINT8: Uint8Array,
   UINT16: Uint16Array,
@@ -90,7 +93,9 @@ export function inputsOf(payload: Payload): { tensors: WireTensor[]; encoded: Wi
   const values: [string, Value][] = isValue(payload) ? [["", payload]] : Object.entries(payload);
   for (const [name, value] of values) {
     if (value instanceof Uint8Array && !(value instanceof Tensor)) {
-      inputs.encoded.push(create(EncodedSchema, { name, format: EncodedFormat[pictureFormat(name, value)], data: value }));
+      inputs.encoded.push(
+        create(EncodedSchema, { name, format: EncodedFormat[pictureFormat(name, value)], data: value }),
+      );
     } else if (value instanceof Encoded) {
       inputs.encoded.push(create(EncodedSchema, { name, format: EncodedFormat[value.format], data: value.data }));
     } else {
@@ -107,14 +112,18 @@ export function inputsOf(payload: Payload): { tensors: WireTensor[]; encoded: Wi
 export function tensorOf(message: WireTensor): Tensor {
   const datatype = WireType[message.datatype] as DataType | "UNSPECIFIED" | undefined;
   if (datatype === undefined || datatype === "UNSPECIFIED") {
-    throw new ProtocolError(`output "${message.name}" has the element type ${message.datatype}, unknown to this client`);
+    throw new ProtocolError(
+      `output "${message.name}" has the element type ${message.datatype}, unknown to this client`,
+    );
   }
   const kind = ELEMENTS[datatype];
   const shape = message.shape.map(Number);
   const length = shape.reduce((product, extent) => product * extent, 1);
   let { data } = message;
   if (length * kind.BYTES_PER_ELEMENT !== data.byteLength) {
-    throw new ProtocolError(`output "${message.name}": ${data.byteLength} bytes do not fill [${shape.join(", ")}] of ${datatype}`);
+    throw new ProtocolError(
+      `output "${message.name}": ${data.byteLength} bytes do not fill [${shape.join(", ")}] of ${datatype}`,
+    );
   }
   if (data.byteOffset % kind.BYTES_PER_ELEMENT !== 0) data = new Uint8Array(data);
   return new Tensor(new kind(data.buffer, data.byteOffset, length), shape, datatype);

@@ -17,10 +17,14 @@ function send(to: Frames, size = 1): number {
   return frameId;
 }
 
-const answer = (frameId: number, status = OutcomeStatus.ON_TIME) => create(OutcomeSchema, { frameId: BigInt(frameId), status });
+const answer = (frameId: number, status = OutcomeStatus.ON_TIME) =>
+  create(OutcomeSchema, { frameId: BigInt(frameId), status });
 
 test("frames kept back wait for the outcomes of earlier ones where the order is that of arrival", async () => {
-  for (const [ordering, expected] of [[Ordering.ARRIVAL, [1, 2]], [Ordering.UNORDERED, [2, 1]]] as const) {
+  for (const [ordering, expected] of [
+    [Ordering.ARRIVAL, [1, 2]],
+    [Ordering.UNORDERED, [2, 1]],
+  ] as const) {
     const held = frames(ordering);
     send(held);
     held.keepBack(held.nextId(), 0, 5, 1_234_567);
@@ -28,7 +32,10 @@ test("frames kept back wait for the outcomes of earlier ones where the order is 
     const [first, second] = [await held.take(), await held.take()];
     assert.deepEqual([first?.frameId, second?.frameId], expected);
     const keptBack = first?.frameId === 2 ? first : second;
-    assert.deepEqual([keptBack?.status, keptBack?.reason], ["SUPERSEDED", "not sent, the server advised a period of 1.235 ms"]);
+    assert.deepEqual(
+      [keptBack?.status, keptBack?.reason],
+      ["SUPERSEDED", "not sent, the server advised a period of 1.235 ms"],
+    );
   }
 });
 

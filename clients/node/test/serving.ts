@@ -29,7 +29,18 @@ export class Server {
     python(["-c", models]);
     const started = spawn(
       PYTHON,
-      ["-m", "duly.cli", "serve", "--models", `${folder}/models`, "--threads", "1", "--log-format", "json", ...options(folder)],
+      [
+        "-m",
+        "duly.cli",
+        "serve",
+        "--models",
+        `${folder}/models`,
+        "--threads",
+        "1",
+        "--log-format",
+        "json",
+        ...options(folder),
+      ],
       { cwd: ROOT, stdio: ["ignore", "ignore", "pipe"] },
     );
     const said: string[] = [];

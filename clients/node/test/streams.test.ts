@@ -26,7 +26,10 @@ describe("over a UNIX socket", { skip: noServer }, () => {
     for await (const outcome of stream) if (outcomes.push(outcome) === 10) break;
     stream.finish();
     for await (const outcome of stream) outcomes.push(outcome);
-    assert.deepEqual(outcomes.map(({ frameId }) => frameId).sort((a, b) => a - b), Array.from({ length: 100 }, (_, nth) => nth + 1));
+    assert.deepEqual(
+      outcomes.map(({ frameId }) => frameId).sort((a, b) => a - b),
+      Array.from({ length: 100 }, (_, nth) => nth + 1),
+    );
     for (const { ok, outputs } of outcomes) assert(ok && outputs.get("y")?.data[3] === 8);
     assert.equal(await stream.receive(), undefined);
   });
@@ -58,7 +61,10 @@ describe("over a UNIX socket", { skip: noServer }, () => {
       assert(["ON_TIME", "SHED"].includes(status), status);
       answered.push(frameId);
     }
-    assert.deepEqual(answered.sort((a, b) => a - b), sent);
+    assert.deepEqual(
+      answered.sort((a, b) => a - b),
+      sent,
+    );
   });
 
   test("a frame that the server could not read harms nobody", async () => {
@@ -78,7 +84,7 @@ describe("over a UNIX socket", { skip: noServer }, () => {
     assert.equal(await waiting, undefined);
     await assert.rejects(other.stream("double"), /closed/);
   });
-
+});
 
 describe("over TLS", { skip: noServer }, () => {
   let server: Server;
@@ -88,7 +94,14 @@ describe("over TLS", { skip: noServer }, () => {
       python(["-m", "duly.cli", "certs", "dev", `${folder}/certs`, "--host", "localhost"]);
       python(["-m", "duly.cli", "certs", "dev", `${folder}/others`, "--host", "localhost"]);
       const certs = `${folder}/certs`;
-      const tls = ["--tls-cert", `${certs}/server.pem`, "--tls-key", `${certs}/server.key`, "--tls-client-ca", `${certs}/ca.pem`];
+      const tls = [
+        "--tls-cert",
+        `${certs}/server.pem`,
+        "--tls-key",
+        `${certs}/server.key`,
+        "--tls-client-ca",
+        `${certs}/ca.pem`,
+      ];
       return ["--listen", "127.0.0.1:0", ...tls];
     });
     target = server.address.replace("127.0.0.1", "localhost");
@@ -109,7 +122,10 @@ describe("over TLS", { skip: noServer }, () => {
   }
 
   test("with certificates that fit, and a name other than the host's", async () => {
-    for (const [at, serverName] of [[target, undefined], [server.address, "localhost"]] as const) {
+    for (const [at, serverName] of [
+      [target, undefined],
+      [server.address, "localhost"],
+    ] as const) {
       const client = new Client(at, { tls: { ...files("certs"), ...(serverName && { serverName }) } });
       assert.equal(await served(client), "ON_TIME");
       client.close();

@@ -28,7 +28,10 @@ test("a token that is none is never shown", () => {
   const file = join(mkdtempSync(join(tmpdir(), "duly-node-")), "token");
   writeFileSync(file, "top secret\n");
   for (const options of [{ token: "top secret" }, { tokenFile: file }]) {
-    assert.throws(() => new Client("localhost:1", options), (error: Error) => !error.message.includes("secret"));
+    assert.throws(
+      () => new Client("localhost:1", options),
+      (error: Error) => !error.message.includes("secret"),
+    );
   }
   assert.throws(() => new Client("localhost:1", { tokenFile: "/nowhere" }), /can't be read: ENOENT/);
 });
@@ -51,10 +54,13 @@ test("values that a frame cannot hold", () => {
 
 test("arrays of all kinds say what they are", () => {
   const { tensors } = inputsOf({ a: new Int16Array([-2]), b: tensor(new Uint16Array(4), [2, 2], "FP16") });
-  assert.deepEqual(tensors.map(({ name, datatype, shape }) => [name, datatype, shape]), [
-    ["a", 7, []],
-    ["b", 10, [2n, 2n]],
-  ]);
+  assert.deepEqual(
+    tensors.map(({ name, datatype, shape }) => [name, datatype, shape]),
+    [
+      ["a", 7, []],
+      ["b", 10, [2n, 2n]],
+    ],
+  );
   assert.deepEqual([...(tensors[0]?.data ?? [])], [0xfe, 0xff]);
 });
 

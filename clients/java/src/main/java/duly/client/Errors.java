@@ -74,14 +74,14 @@ final class Errors {
     }
 
     private static ErrorInfo errorInfo(Status status, Metadata trailers) {
-        for (Any detail : StatusProto.fromStatusAndTrailers(status, trailers).getDetailsList()) {
-            if (detail.is(ErrorInfo.class)) {
-                try {
+        try {
+            for (Any detail : StatusProto.fromStatusAndTrailers(status, trailers).getDetailsList()) {
+                if (detail.is(ErrorInfo.class)) {
                     return detail.unpack(ErrorInfo.class);
-                } catch (InvalidProtocolBufferException error) {
-                    continue; // the status has its code and message all the same
                 }
             }
+        } catch (IllegalArgumentException | InvalidProtocolBufferException error) {
+            return ErrorInfo.getDefaultInstance(); // the status has its code and message all the same
         }
         return ErrorInfo.getDefaultInstance();
     }

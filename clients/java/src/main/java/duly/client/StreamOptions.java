@@ -122,7 +122,7 @@ public final class StreamOptions {
         return this;
     }
 
-    /** Called with each advice of the server, in a thread of gRPC's, which should not be held up. */
+    /** Called with each advice of the server, in a thread of the client's, which should not be held up. */
     public StreamOptions onAdvice(Consumer<Advice> listener) {
         onAdvice = listener;
         return this;
