@@ -1,8 +1,8 @@
 /**
  * What became of the frames of a stream: those without an outcome, and outcomes that wait for the application.
  *
- * Each frame that was given an id has exactly one outcome, whether the server gives it or this client does. Outcomes are
- * given out once each, in the order in which they came.
+ * Each frame that was given an id has exactly one outcome, whether the server gives it or this client does. Outcomes
+ * are given out once each, in the order in which they came.
  */
 import { ProtocolError } from "./errors.js";
 import type { Outcome as WireOutcome } from "./gen/duly/v1/inference_pb.js";

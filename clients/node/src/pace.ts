@@ -3,9 +3,9 @@
  *
  * Frames are due every `periodNs` on a grid. One that is due is sent and moves the grid on by a period; one that comes
  * before is not. A frame that came late does not put off the next, so sensors whose own period does not divide the
- * advised one still send at the advised rate on average (the virtual scheduling algorithm of ITU-T I.371). After a pause
- * of the sensor no more than PERIODS_SAVED frames are made up for. Streams are often advised together, so each begins
- * its grid at a phase of its own.
+ * advised one still send at the advised rate on average (the virtual scheduling algorithm of ITU-T I.371). After a
+ * pause of the sensor no more than PERIODS_SAVED frames are made up for. Streams are often advised together, so each
+ * begins its grid at a phase of its own.
  *
  * Times are numbers of nanoseconds of any clock that never goes back; nothing here reads one.
  */

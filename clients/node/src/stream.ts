@@ -125,9 +125,9 @@ export class Stream implements AsyncIterable<Outcome> {
    * Sends a frame and resolves with its id. Its outcome comes by iteration. The payload may be changed after that.
    *
    * Waits while the transport is full. While the connection is lost it waits no longer than the budget; then the frame
-   * is CANCELLED. With `followAdvice` a frame that comes faster than the server advises is not sent but SUPERSEDED here,
-   * unless it must run. Rejects with TypeError or RangeError where the frame cannot be sent, with ClientTooSlow where
-   * nobody reads the outcomes, and with the error that ended the stream where it has ended.
+   * is CANCELLED. With `followAdvice` a frame that comes faster than the server advises is not sent but SUPERSEDED
+   * here, unless it must run. Rejects with TypeError or RangeError where the frame cannot be sent, with ClientTooSlow
+   * where nobody reads the outcomes, and with the error that ended the stream where it has ended.
    */
   async send(payload: Payload, options: SendOptions = {}): Promise<number> {
     const asked = this.#ask(payload, options);
@@ -137,8 +137,8 @@ export class Stream implements AsyncIterable<Outcome> {
   }
 
   /**
-   * Sends a frame and returns its id; undefined, at once, where there is no room: where `send` would wait, or the server
-   * would shed the frame because as much as the stream's credit is unanswered. Throws what `send` rejects with.
+   * Sends a frame and returns its id; undefined, at once, where there is no room: where `send` would wait, or the
+   * server would shed the frame because as much as the stream's credit is unanswered. Throws what `send` rejects with.
    */
   trySend(payload: Payload, options: SendOptions = {}): number | undefined {
     const asked = this.#ask(payload, options);

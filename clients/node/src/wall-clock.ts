@@ -2,8 +2,8 @@
  * The wall clock in nanoseconds, watched for being set.
  *
  * Node tells the wall clock in milliseconds only, and the steady clock in nanoseconds. So the wall clock here is the
- * steady one and a lead, which is found where the millisecond changes, exact to a few microseconds. When a person or a time
- * service sets the system's clock, the two disagree at the next reading, and the lead is found again.
+ * steady one and a lead, which is found where the millisecond changes, exact to a few microseconds. When a person or a
+ * time service sets the system's clock, the two disagree at the next reading, and the lead is found again.
  */
 
 /** A smaller disagreement is none that budgets of milliseconds could notice. */
@@ -51,8 +51,8 @@ export class WallClock {
 }
 
 /**
- * Returns how far the wall clock is ahead of the steady one, ns. Each reading of the wall clock's millisecond between two
- * of the steady clock bounds that from both sides, and best where the millisecond changes.
+ * Returns how far the wall clock is ahead of the steady one, ns. Each reading of the wall clock's millisecond between
+ * two of the steady clock bounds that from both sides, and best where the millisecond changes.
  */
 function findLead(clocks: Clocks): bigint {
   const beganNs = clocks.steadyNs();

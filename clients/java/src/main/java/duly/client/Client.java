@@ -100,8 +100,8 @@ public final class Client implements AutoCloseable {
         }
 
         /**
-         * How many failed tries in a row end a stream; not stated: it never gives up. 0: nothing is tried again when the
-         * connection is lost, and at first neither.
+         * How many failed tries in a row end a stream; not stated: it never gives up. 0: nothing is tried again when
+         * the connection is lost, and at first neither.
          */
         public Builder reconnectTriesMax(int tries) {
             reconnectTriesMax = tries;
@@ -109,8 +109,8 @@ public final class Client implements AutoCloseable {
         }
 
         /**
-         * Throws IllegalArgumentException where a file of TLS cannot be used, or where the token would leave this machine
-         * in clear text.
+         * Throws IllegalArgumentException where a file of TLS cannot be used, or where the token would leave this
+         * machine in clear text.
          */
         public Client build() {
             return new Client(this);

@@ -7,8 +7,8 @@ import java.util.Optional;
 /**
  * Estimates how far the server's wall clock is from the client's, from exchanges of four time stamps.
  *
- * <p>The client sends at t1 (its clock), the server receives at t2 and answers at t3 (its clock), the client receives at
- * t4. Neither way takes negative time, so the server's clock minus the client's lies within half the round trip of
+ * <p>The client sends at t1 (its clock), the server receives at t2 and answers at t3 (its clock), the client receives
+ * at t4. Neither way takes negative time, so the server's clock minus the client's lies within half the round trip of
  * ((t2 - t1) + (t3 - t4)) / 2, however unequal the two ways are. Each exchange gives such an interval, widened by the
  * drift since t1. The true offset lies in all of them, and the quickest exchanges bound it best.
  *

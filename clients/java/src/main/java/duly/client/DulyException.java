@@ -3,8 +3,8 @@ package duly.client;
 import java.util.Map;
 
 /**
- * A call ended with an error: the server's own message, its stable reason, and its metadata. A frame that gets no result
- * is no error: it is an outcome. Misuse by the caller is an IllegalArgumentException or IllegalStateException.
+ * A call ended with an error: the server's own message, its stable reason, and its metadata. A frame that gets no
+ * result is no error: it is an outcome. Misuse by the caller is an IllegalArgumentException or IllegalStateException.
  */
 public class DulyException extends RuntimeException {
     private static final long serialVersionUID = 1;

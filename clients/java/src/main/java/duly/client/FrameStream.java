@@ -24,9 +24,9 @@ import java.util.function.Consumer;
  * takes. Safe for use by several threads: usually one sends and another one receives.
  *
  * <p>Bounds: no more than the in-flight credit of outcomes wait to be read; then reading from the wire stops. No more
- * than 4096 frames are unanswered or unread together, and no more than 256 KiB wait for the transport; then {@link #send}
- * waits and {@link #trySend} gives up. A frame is never sent twice: when the connection is lost, those in flight are
- * CANCELLED.
+ * than 4096 frames are unanswered or unread together, and no more than 256 KiB wait for the transport; then {@link
+ * #send} waits and {@link #trySend} gives up. A frame is never sent twice: when the connection is lost, those in flight
+ * are CANCELLED.
  */
 public final class FrameStream implements Iterable<Outcome>, AutoCloseable {
     /** How long opening waits for the clocks to be related. Until they are, budgets count from receipt. */
@@ -87,8 +87,9 @@ public final class FrameStream implements Iterable<Outcome>, AutoCloseable {
     // ---- opening ----
 
     /**
-     * Opens the stream for the first time, as it is opened again later: what may pass is tried again, as long as the time
-     * to open lasts. A refusal by admission is no such thing: it says what would fit, which the application decides on.
+     * Opens the stream for the first time, as it is opened again later: what may pass is tried again, as long as the
+     * time to open lasts. A refusal by admission is no such thing: it says what would fit, which the application
+     * decides on.
      */
     void open() throws InterruptedException {
         long giveUpNs = System.nanoTime() + client.openTimeout().toNanos();
@@ -183,8 +184,8 @@ public final class FrameStream implements Iterable<Outcome>, AutoCloseable {
             Inference.Frame.Builder frame, long size, long budgetNs, long askedNs, long capturedNs, long wallMovedNs) {}
 
     /**
-     * Sends a frame and returns its id. Its outcome comes by {@link #receive}. The frame's bytes may be changed after the
-     * return.
+     * Sends a frame and returns its id. Its outcome comes by {@link #receive}. The frame's bytes may be changed after
+     * the return.
      *
      * <p>Waits while the transport is full. While the connection is lost it waits no longer than the budget; then the
      * frame is CANCELLED. A stream that follows advice does not send frames that come faster than the server advises:
@@ -365,7 +366,9 @@ public final class FrameStream implements Iterable<Outcome>, AutoCloseable {
         }
     }
 
-    /** Returns the next outcome; empty where none came in time, or as {@link #receive} does. Throws what that throws. */
+    /**
+     * Returns the next outcome; empty where none came in time, or as {@link #receive} does. Throws what that throws.
+     */
     public Optional<Outcome> poll(Duration timeout) throws InterruptedException {
         long leftNs = timeout.toNanos();
         lock.lockInterruptibly();

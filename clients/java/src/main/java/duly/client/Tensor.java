@@ -44,7 +44,10 @@ public record Tensor(DataType datatype, List<Long> shape, ByteBuffer data) imple
         return new Tensor(DataType.INT64, LongStream.of(shape).boxed().toList(), data);
     }
 
-    /** Makes a UINT8 tensor over the array, which must not change until it is sent; no extents: of the model's own shape. */
+    /**
+     * Makes a UINT8 tensor over the array, which must not change until it is sent; no extents: of the model's own
+     * shape.
+     */
     public static Tensor of(byte[] values, long... shape) {
         return new Tensor(DataType.UINT8, LongStream.of(shape).boxed().toList(), ByteBuffer.wrap(values));
     }

@@ -6,9 +6,9 @@ import java.util.function.LongSupplier;
 /**
  * The wall clock, watched for being set.
  *
- * <p>Capture times are of the wall clock, which a person, NTP or GPS may set at any moment. How the clocks of client and
- * server relate changes by just as much. So each reading is compared with the steady clock. Not safe for use by several
- * threads.
+ * <p>Capture times are of the wall clock, which a person, NTP or GPS may set at any moment. How the clocks of client
+ * and server relate changes by just as much. So each reading is compared with the steady clock. Not safe for use by
+ * several threads.
  */
 final class WallClock {
     /** A smaller difference is none that budgets of milliseconds could notice. */

@@ -77,7 +77,8 @@ class TlsStreamsTest {
     void withAServerThatIsNotTrustedAndWithoutACertificateOfItsOwn() {
         Path certs = folder.resolve("certs");
         Path others = folder.resolve("others");
-        Tls notTrusted = Tls.of(others.resolve("ca.pem")).identity(certs.resolve("client.pem"), certs.resolve("client.key"));
+        Tls notTrusted = Tls.of(others.resolve("ca.pem"))
+                .identity(certs.resolve("client.pem"), certs.resolve("client.key"));
         for (Tls tls : List.of(notTrusted, Tls.of(certs.resolve("ca.pem")))) {
             try (Client client = client(target, tls)) {
                 assertThrows(DulyException.ServerUnavailable.class, () -> served(client));
