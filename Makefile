@@ -142,6 +142,44 @@ build/exporters/%/.ready: tests/exporters/make/%.txt
 	build/exporters/$*/bin/pip install --quiet --no-cache-dir --no-deps --requirement $<
 	@touch $@
 
+# ---- clients in other languages: each is built and run through the table of cases in clients/conformance ----
+
+CLIENTS := python go rust cpp
+.PHONY: clients protos-go protos-rust $(addprefix clients-,$(CLIENTS))
+clients: $(addprefix clients-,$(CLIENTS)) ## Build and test the clients of all languages whose toolchain is here (clients-go for one)
+
+conformance = $(BIN)/python -m pytest clients/conformance --subject $(1) -q $(PYTEST_ARGS)
+lacks = if ! command -v $(1) > /dev/null; then echo "$@ is skipped: there is no $(1) here ($(2))"; exit 0; fi
+
+clients-python: $(READY)
+	$(call conformance,python)
+
+GO_STUBS := clients/go/v1/inference.pb.go
+clients-go: $(READY)
+	@$(call lacks,go,https://go.dev/dl); $(MAKE) --no-print-directory $(GO_STUBS) && cd clients/go && go vet ./... && go test ./... && \
+	go build -o ../../build/clients/go/ ./cmd/conformance ./examples/picture && cd ../.. && echo '$(call conformance,go)' && $(call conformance,go)
+
+export CARGO_TARGET_DIR = $(CURDIR)/build/clients/rust
+clients-rust: $(READY)
+	@$(call lacks,cargo,https://rustup.rs); cd clients/rust && cargo test --locked --quiet && cargo build --locked --quiet --examples && \
+	cd ../.. && echo '$(call conformance,rust)' && $(call conformance,rust)
+
+protos-rust: ## Generate the Rust client's messages from protos/
+	cd clients/rust && cargo run --locked --quiet -p generate
+
+protos-go: ## Generate the Go client's stubs from protos/
+	@rm -f $(GO_STUBS) && $(MAKE) --no-print-directory $(GO_STUBS)
+
+GO_OPTIONS := $(foreach file,$(notdir $(PROTOS)),'--go_opt=Mduly/v1/$(file)=duly/v1;dulyv1' '--go-grpc_opt=Mduly/v1/$(file)=duly/v1;dulyv1')
+GO_PLUGINS := build/clients/go/bin
+$(GO_STUBS): $(PROTOS) | $(READY)
+	@GOBIN=$(CURDIR)/$(GO_PLUGINS) go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	@GOBIN=$(CURDIR)/$(GO_PLUGINS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+	@$(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-go=$(GO_PLUGINS)/protoc-gen-go \
+	  --plugin=protoc-gen-go-grpc=$(GO_PLUGINS)/protoc-gen-go-grpc --go_out=clients/go --go_opt=module=duly \
+	  --go-grpc_out=clients/go --go-grpc_opt=module=duly $(GO_OPTIONS) $(PROTOS)
+	@touch $@
+
 wheel: $(READY) ## Build the wheel for this Python and machine with compiled modules (needs a C compiler), and the pure one
 	@rm -rf build/wheels
 	$(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheels .

@@ -19,7 +19,7 @@ TOKEN = new_token()
 COMMANDS = {
     "python": [sys.executable, str(ROOT / "clients/python/conformance.py")],
     "cpp": [str(ROOT / "build/clients/cpp/conformance")],
-    "rust": [str(ROOT / "build/clients/rust/debug/conformance")],
+    "rust": [str(ROOT / "build/clients/rust/debug/examples/conformance")],
     "go": [str(ROOT / "build/clients/go/conformance")],
     "node": ["node", str(ROOT / "clients/node/conformance/main.js")],
     "java": ["java", "-jar", str(ROOT / "clients/java/conformance/target/conformance.jar")],
