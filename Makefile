@@ -144,7 +144,7 @@ build/exporters/%/.ready: tests/exporters/make/%.txt
 
 # ---- clients in other languages: each is built and run through the table of cases in clients/conformance ----
 
-CLIENTS := python go rust cpp
+CLIENTS := python go rust cpp node java
 .PHONY: clients protos-go protos-rust $(addprefix clients-,$(CLIENTS))
 clients: $(addprefix clients-,$(CLIENTS)) ## Build and test the clients of all languages whose toolchain is here (clients-go for one)
 
@@ -163,6 +163,20 @@ export CARGO_TARGET_DIR = $(CURDIR)/build/clients/rust
 clients-rust: $(READY)
 	@$(call lacks,cargo,https://rustup.rs); cd clients/rust && cargo test --locked --quiet && cargo build --locked --quiet --examples && \
 	cd ../.. && echo '$(call conformance,rust)' && $(call conformance,rust)
+
+NODE_READY := clients/node/node_modules/.package-lock.json
+clients-node: $(READY) $(NODE_READY)
+	@$(call lacks,npm,https://nodejs.org); cd clients/node && \
+	npm run --silent build && npm run --silent check && PYTHON=$(abspath $(BIN))/python npm test --silent && \
+	cd ../.. && echo '$(call conformance,node)' && $(call conformance,node)
+
+$(NODE_READY): clients/node/package-lock.json
+	@if command -v npm > /dev/null; then cd clients/node && npm ci --silent && touch ../../$@; fi
+
+clients-java: $(READY)
+	@$(call lacks,javac,https://adoptium.net); $(call lacks,mvn,https://maven.apache.org); cd clients/java && \
+	PYTHON=$(abspath $(BIN))/python mvn --quiet --batch-mode --no-transfer-progress verify && \
+	cd ../.. && echo '$(call conformance,java)' && $(call conformance,java)
 
 protos-rust: ## Generate the Rust client's messages from protos/
 	cd clients/rust && cargo run --locked --quiet -p generate
