@@ -146,7 +146,7 @@ build/exporters/%/.ready: tests/exporters/make/%.txt
 
 CLIENTS := python go rust cpp node java
 .PHONY: clients protos-go protos-rust $(addprefix clients-,$(CLIENTS))
-clients: $(addprefix clients-,$(CLIENTS)) ## Build and test the clients of all languages whose toolchain is here (clients-go for one)
+clients: $(addprefix clients-,$(CLIENTS)) ## Build and test the clients of all languages that have their toolchain here (clients-go: one)
 
 conformance = $(BIN)/python -m pytest clients/conformance --subject $(1) -q $(PYTEST_ARGS)
 lacks = if ! command -v $(1) > /dev/null; then echo "$@ is skipped: there is no $(1) here ($(2))"; exit 0; fi
@@ -157,12 +157,22 @@ clients-python: $(READY)
 GO_STUBS := clients/go/v1/inference.pb.go
 clients-go: $(READY)
 	@$(call lacks,go,https://go.dev/dl); $(MAKE) --no-print-directory $(GO_STUBS) && cd clients/go && go vet ./... && go test ./... && \
-	go build -o ../../build/clients/go/ ./cmd/conformance ./examples/picture && cd ../.. && echo '$(call conformance,go)' && $(call conformance,go)
+	go build -o ../../build/clients/go/ ./cmd/conformance ./examples/picture && cd ../.. && $(call conformance,go)
 
-export CARGO_TARGET_DIR = $(CURDIR)/build/clients/rust
+clients-rust protos-rust: export CARGO_TARGET_DIR = $(CURDIR)/build/clients/rust
 clients-rust: $(READY)
 	@$(call lacks,cargo,https://rustup.rs); cd clients/rust && cargo test --locked --quiet && cargo build --locked --quiet --examples && \
-	cd ../.. && echo '$(call conformance,rust)' && $(call conformance,rust)
+	cd ../.. && $(call conformance,rust)
+
+# The examples and the conformance program are built on what was installed, as a user's project is.
+CPP := build/clients/cpp
+clients-cpp: $(READY)
+	@$(call lacks,cmake,apt install cmake g++ pkg-config); $(call lacks,grpc_cpp_plugin,apt install libgrpc++-dev protobuf-compiler-grpc); \
+	cmake -S clients/cpp -B $(CPP)/library -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=$(CURDIR)/$(CPP)/prefix > /dev/null && \
+	cmake --build $(CPP)/library --parallel 2 && (cd $(CPP)/library && ctest --output-on-failure) && \
+	cmake --install $(CPP)/library > /dev/null && \
+	cmake -S clients/cpp/examples -B $(CPP)/examples -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=$(CURDIR)/$(CPP)/prefix > /dev/null && \
+	cmake --build $(CPP)/examples --parallel 2 && $(call conformance,cpp)
 
 NODE_READY := clients/node/node_modules/.package-lock.json
 clients-node: $(READY) $(NODE_READY)

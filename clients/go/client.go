@@ -29,7 +29,6 @@ type settings struct {
 	tokenInClear bool
 	reconnect    bool
 	openTimeout  time.Duration
-	readClocks   func() (wallNS, monotonicNS int64)
 	dial         []grpc.DialOption
 }
 
@@ -78,7 +77,7 @@ type Client struct {
 
 // NewClient makes a client of the server at target: "HOST:PORT" or "unix:PATH".
 func NewClient(target string, options ...Option) (*Client, error) {
-	s := settings{reconnect: true, openTimeout: 10 * time.Second, readClocks: readClocks}
+	s := settings{reconnect: true, openTimeout: 10 * time.Second}
 	for _, option := range options {
 		option(&s)
 	}

@@ -52,7 +52,7 @@ func newStream(ctx context.Context, client *Client, terms Terms) *Stream {
 	ctx, cancel := context.WithCancel(ctx)
 	return &Stream{
 		client: client, terms: terms, request: terms.request(), ctx: ctx, cancel: cancel,
-		changed: make(chan struct{}), wall: newWallClock(client.settings.readClocks), frames: newFrames(),
+		changed: make(chan struct{}), wall: newWallClock(readClocks), frames: newFrames(),
 	}
 }
 

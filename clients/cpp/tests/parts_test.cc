@@ -1,0 +1,97 @@
+// Tests of the parts that need no server. What a case of the table shows stands there.
+#include <cstdio>
+#include <cstdlib>
+
+#include "frames.h"
+#include "wall_clock.h"
+
+#define CHECK(holds)                                                        \
+    do {                                                                    \
+        if (!(holds)) {                                                     \
+            std::fprintf(stderr, "%s:%d: not %s\n", __FILE__, __LINE__, #holds); \
+            std::exit(1);                                                   \
+        }                                                                   \
+    } while (false)
+
+namespace {
+
+duly::Agreed agreed(duly::Ordering ordering, int credit, long bytes = 0) {
+    duly::Agreed agreed;
+    agreed.ordering = ordering;
+    agreed.frames_in_flight_max = credit;
+    agreed.bytes_in_flight_max = bytes;
+    return agreed;
+}
+
+duly::v1::OutcomeBatch answer(std::uint64_t id) {
+    duly::v1::OutcomeBatch batch;
+    batch.add_outcomes()->set_frame_id(id);
+    batch.mutable_outcomes(0)->set_status(duly::v1::OUTCOME_STATUS_ON_TIME);
+    return batch;
+}
+
+void what_is_kept_back_waits_for_earlier_frames_where_the_order_is_that_of_arrival() {
+    duly::Frames frames;
+    frames.agreed(agreed(duly::Ordering::arrival, 8));
+    frames.sent(frames.take_id(), 0, 1);
+    frames.keep_back(frames.take_id(), 0, 1);
+    frames.sent(frames.take_id(), 0, 1);
+    frames.keep_back(frames.take_id(), 0, 1);
+    CHECK(!frames.has_unread());
+    duly::v1::OutcomeBatch first = answer(1);
+    CHECK(frames.answered(&first, 5).empty());
+    frames.cancel_in_flight(5, "connection lost");
+    for (std::uint64_t id = 1; id <= 4; ++id) CHECK(frames.take().id == id);
+    CHECK(!frames.has_unread());
+}
+
+void an_outcome_comes_once() {
+    duly::Frames frames;
+    frames.sent(frames.take_id(), 0, 1);
+    duly::v1::OutcomeBatch once = answer(1), again = answer(1);
+    CHECK(frames.answered(&once, 7).empty());
+    CHECK(frames.answered(&again, 8) == "an outcome came for frame 1, which is not in flight");
+    CHECK(frames.take().latency.count() == 7);
+    CHECK(!frames.has_unread());
+}
+
+void credit_counts_frames_and_bytes_but_a_large_frame_may_go_alone() {
+    duly::Frames frames;
+    frames.agreed(agreed(duly::Ordering::unordered, 2, 100));
+    CHECK(frames.has_credit(1000));
+    frames.sent(frames.take_id(), 0, 60);
+    CHECK(frames.has_credit(40));
+    CHECK(!frames.has_credit(41));
+    frames.sent(frames.take_id(), 0, 1);
+    CHECK(!frames.has_credit(1));
+}
+
+void only_a_clock_that_was_set_moves() {
+    duly::WallClock clock;
+    duly::Now now = clock.now();
+    now.doubt_ns = 0;
+    now.wall_ns += 900'000;
+    clock.note(now);
+    CHECK(clock.moved_ns == 0);
+    now.wall_ns += 3'000'000;
+    now.doubt_ns = 5'000'000;  // the look itself took as long
+    clock.note(now);
+    CHECK(clock.moved_ns == 0);
+    now.wall_ns -= 3'600'000'000'000;
+    now.doubt_ns = 0;
+    clock.note(now);
+    const std::int64_t moved_ns = clock.moved_ns;
+    CHECK(moved_ns < -3'590'000'000'000);
+    clock.note(now);
+    CHECK(clock.moved_ns == moved_ns);
+}
+
+}  // namespace
+
+int main() {
+    what_is_kept_back_waits_for_earlier_frames_where_the_order_is_that_of_arrival();
+    an_outcome_comes_once();
+    credit_counts_frames_and_bytes_but_a_large_frame_may_go_alone();
+    only_a_clock_that_was_set_moves();
+    std::puts("passed");
+}
