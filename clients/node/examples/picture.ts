@@ -26,7 +26,7 @@ async function send(stream: Stream, picture: Uint8Array): Promise<void> {
 async function show(stream: Stream): Promise<void> {
   for await (const { frameId, status, latencyNs, outputs, reason } of stream) {
     const result = [...outputs].map(([name, { datatype, shape }]) => `${name} ${datatype}[${shape.join(", ")}]`);
-    console.log(`frame ${frameId}  ${status}  ${(latencyNs / 1e6).toFixed(1)} ms  ${result.join(" ") || reason}`);
+    console.log(`frame ${frameId}: ${status}  ${(latencyNs / 1e6).toFixed(1)} ms  ${result.join(" ") || reason}`);
   }
 }
 

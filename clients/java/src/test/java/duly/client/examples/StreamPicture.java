@@ -51,7 +51,7 @@ public final class StreamPicture {
                     .map(output -> output.getKey() + " " + output.getValue().datatype() + output.getValue().shape())
                     .collect(Collectors.joining(" "));
             System.out.printf(
-                    "frame %d  %s  %.1f ms  %s%n",
+                    "frame %d: %s  %.1f ms  %s%n",
                     outcome.frameId(),
                     outcome.status(),
                     outcome.latencyNs() / 1e6,
