@@ -154,9 +154,8 @@ lacks = if ! command -v $(1) > /dev/null; then echo "$@ is skipped: there is no 
 clients-python: $(READY)
 	$(call conformance,python)
 
-GO_STUBS := clients/go/v1/inference.pb.go
 clients-go: $(READY)
-	@$(call lacks,go,https://go.dev/dl); $(MAKE) --no-print-directory $(GO_STUBS) && cd clients/go && go vet ./... && go test ./... && \
+	@$(call lacks,go,https://go.dev/dl); cd clients/go && go vet ./... && go test ./... && \
 	go build -o ../../build/clients/go/ ./cmd/conformance ./examples/picture && cd ../.. && $(call conformance,go)
 
 clients-rust protos-rust: export CARGO_TARGET_DIR = $(CURDIR)/build/clients/rust
@@ -191,18 +190,14 @@ clients-java: $(READY)
 protos-rust: ## Generate the Rust client's messages from protos/
 	cd clients/rust && cargo run --locked --quiet -p generate
 
-protos-go: ## Generate the Go client's stubs from protos/
-	@rm -f $(GO_STUBS) && $(MAKE) --no-print-directory $(GO_STUBS)
-
+GO_PLUGINS := $(CURDIR)/build/clients/go/plugins
 GO_OPTIONS := $(foreach file,$(notdir $(PROTOS)),'--go_opt=Mduly/v1/$(file)=duly/v1;dulyv1' '--go-grpc_opt=Mduly/v1/$(file)=duly/v1;dulyv1')
-GO_PLUGINS := build/clients/go/bin
-$(GO_STUBS): $(PROTOS) | $(READY)
-	@GOBIN=$(CURDIR)/$(GO_PLUGINS) go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
-	@GOBIN=$(CURDIR)/$(GO_PLUGINS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
-	@$(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-go=$(GO_PLUGINS)/protoc-gen-go \
+protos-go: $(READY) ## Generate the Go client's messages from protos/
+	GOBIN=$(GO_PLUGINS) go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	GOBIN=$(GO_PLUGINS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --plugin=protoc-gen-go=$(GO_PLUGINS)/protoc-gen-go \
 	  --plugin=protoc-gen-go-grpc=$(GO_PLUGINS)/protoc-gen-go-grpc --go_out=clients/go --go_opt=module=duly \
 	  --go-grpc_out=clients/go --go-grpc_opt=module=duly $(GO_OPTIONS) $(PROTOS)
-	@touch $@
 
 wheel: $(READY) ## Build the wheel for this Python and machine with compiled modules (needs a C compiler), and the pure one
 	@rm -rf build/wheels

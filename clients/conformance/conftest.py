@@ -3,16 +3,16 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clients.conformance.models import write_models
+from clients.conformance.models import NAMES, write_models
 from clients.conformance.serving import Server
-from clients.conformance.table import SERVERS
+from clients.conformance.table import CASES, SERVERS
 from duly.access.tokens import new_token, policy_lines
 
 ROOT = Path(__file__).parents[2]
@@ -56,32 +56,41 @@ def cannot(request: pytest.FixtureRequest) -> set[str]:
     return CANNOT.get(request.config.getoption("--subject"), set())
 
 
+NewServer = Callable[[str, Collection[str]], Server]
+
+
 @pytest.fixture(scope="session")
-def new_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Server]:
-    """Makes a server by the name of its settings in the table."""
-    folder = tmp_path_factory.mktemp("conformance")
-    write_models(folder / "models")
-    policy = folder / "policy.toml"
+def new_server(tmp_path_factory: pytest.TempPathFactory) -> NewServer:
+    """Makes a server by the name of its settings in the table, and by what models it has."""
+    policy = tmp_path_factory.mktemp("policy") / "policy.toml"
     policy.write_text(f'[[principal]]\nname = "sensor"\nmodels = ["double"]\n{policy_lines(TOKEN)}\n', encoding="utf-8")
 
-    def make(name: str) -> Server:
+    def make(name: str, models: Collection[str]) -> Server:
+        folder = tmp_path_factory.mktemp("models")
+        write_models(folder, models)
         settings: dict[str, Any] = {
             key: policy if value == "$POLICY" else value for key, value in SERVERS[name].items()
         }
-        return Server(folder / "models", settings)
+        return Server(folder, settings)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def shared_server(new_server: Callable[[str], Server]) -> Iterator[Callable[[str], Server]]:
+def shared_server(new_server: NewServer) -> Iterator[Callable[[str], Server]]:
     """Gives the servers of cases that leave them as they were; each starts when it is first asked for."""
     running: dict[str, Server] = {}
     with ExitStack() as stack:
 
         def give(name: str) -> Server:
             if name not in running:
-                running[name] = stack.enter_context(new_server(name))
+                models = NAMES if name == "plain" else {open_of(case) for case in CASES if case.get("server") == name}
+                running[name] = stack.enter_context(new_server(name, models))
             return running[name]
 
         yield give
+
+
+def open_of(case: dict[str, Any]) -> str:
+    """The model that the case opens a stream to; empty: none."""
+    return next((step["model"] for step in case["steps"] if step.get("do") == "open"), "")

@@ -1,8 +1,9 @@
 """The models that the cases use; small, and each for one purpose."""
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from onnx import TensorProto
+import onnx
 
 from tests import graphs
 
@@ -14,12 +15,21 @@ encodings = ["PNG", "JPEG"]
 """
 
 
-def write_models(root: Path) -> None:
-    """Writes `double` (y = 2x, 4 wide), `sum` (a running sum of 2), `both` (y = x, z = -x), `picture` (y: the bytes of
-    one pixel, red, green, blue) and `slow` (milliseconds of work for each frame, one by one).
+def write_models(root: Path, names: Collection[str]) -> None:
+    """Writes those that are named of `double` (y = 2x, 4 wide), `sum` (a running sum of 2), `both` (y = x, z = -x),
+    `picture` (y: the bytes of one pixel, red, green, blue) and `slow` (milliseconds of work for each frame, one
+    by one).
     """
-    graphs.save(root, "double", graphs.scaling())
-    graphs.save(root, "sum", graphs.summing(), toml=graphs.SUMMING)
-    graphs.save(root, "both", graphs.two_outputs())
-    graphs.save(root, "picture", graphs.copying(("N", 1, 1, 3), TensorProto.UINT8), toml=PICTURE)
-    graphs.save(root, "slow", graphs.slow(rounds=20), toml="batch_sizes = [1]\n")
+    for name, (make, toml) in _MODELS.items():
+        if name in names:
+            graphs.save(root, name, make(), toml=toml)
+
+
+_MODELS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
+    "double": (graphs.scaling, ""),
+    "sum": (graphs.summing, graphs.SUMMING),
+    "both": (graphs.two_outputs, ""),
+    "picture": (lambda: graphs.copying(("N", 1, 1, 3), onnx.TensorProto.UINT8), PICTURE),
+    "slow": (lambda: graphs.slow(rounds=20), "batch_sizes = [1]\n"),
+}
+NAMES = frozenset(_MODELS)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from clients.conformance.matching import fits
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 """How long a case waits for an event before it fails; far longer than any takes."""
 
 Event = dict[str, Any]

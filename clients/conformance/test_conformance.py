@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clients.conformance.conftest import TOKEN
+from clients.conformance.conftest import TOKEN, NewServer, open_of
 from clients.conformance.matching import fits
 from clients.conformance.serving import Server
 from clients.conformance.subject import PATIENCE_S, Subject
@@ -18,12 +18,13 @@ FLOOD_PAUSE_S = 0.001
 """Between two frames of a flood; the slow model takes several times as long."""
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_case(
     case: dict[str, Any],
     command: list[str],
     cannot: set[str],
-    new_server: Callable[[str], Server],
+    new_server: NewServer,
     shared_server: Callable[[str], Server],
 ) -> None:
     if case.get("needs") in cannot:
@@ -32,7 +33,7 @@ def test_case(
         server = None
         name = case.get("server", "plain")
         if case.get("server_of_its_own"):
-            server = stack.enter_context(new_server(name))
+            server = stack.enter_context(new_server(name, [open_of(case)]))
         elif name != "none":
             server = shared_server(name)
         subject = stack.enter_context(Subject(command))

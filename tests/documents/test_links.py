@@ -102,7 +102,7 @@ def test_python_names_between_backticks_are_there() -> None:
 
 def test_words_of_the_code_between_backticks_are_in_the_code() -> None:
     """Names such as `_MISSED`, `BacklogPolicy` or `frames_in_flight_max`, and calls of them."""
-    sources = [path for path in tracked() if path.endswith((".py", ".proto", ".toml", ".cc", ".h", ".js"))]
+    sources = [path for path in tracked() if path.endswith((".py", ".proto", ".toml", ".cc", ".h", ".js", ".ts", ".java"))]
     words = {word for path in sources for word in re.findall(r"\w+", (ROOT / path).read_text("utf-8"))}
     wrong = []
     for piece in inline_code():
