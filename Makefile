@@ -158,7 +158,7 @@ $(foreach peer,$(PEERS),build/peers/$(peer)/.ready): build/peers/%/.ready: tests
 
 # ---- clients in other languages: each is built and run through the table of cases in clients/conformance ----
 
-CLIENTS := python go rust cpp
+CLIENTS := python go rust cpp node java
 .PHONY: clients protos-go protos-rust $(addprefix clients-,$(CLIENTS))
 clients: $(addprefix clients-,$(CLIENTS)) ## Build and test the clients of all languages that have their toolchain here (clients-go: one)
 
@@ -186,6 +186,20 @@ clients-cpp: $(READY)
 	cmake --install $(CPP)/library > /dev/null && \
 	cmake -S clients/cpp/examples -B $(CPP)/examples -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=$(CURDIR)/$(CPP)/prefix > /dev/null && \
 	cmake --build $(CPP)/examples --parallel 2 && $(call conformance,cpp)
+
+NODE_READY := clients/node/node_modules/.package-lock.json
+clients-node: $(READY) $(NODE_READY)
+	@$(call lacks,npm,https://nodejs.org); cd clients/node && \
+	npm run --silent build && npm run --silent check && PYTHON=$(abspath $(BIN))/python npm test --silent && \
+	cd ../.. && echo '$(call conformance,node)' && $(call conformance,node)
+
+$(NODE_READY): clients/node/package-lock.json
+	@if command -v npm > /dev/null; then cd clients/node && npm ci --silent && touch ../../$@; fi
+
+clients-java: $(READY)
+	@$(call lacks,javac,https://adoptium.net); $(call lacks,mvn,https://maven.apache.org); cd clients/java && \
+	PYTHON=$(abspath $(BIN))/python mvn --quiet --batch-mode --no-transfer-progress verify && \
+	cd ../.. && echo '$(call conformance,java)' && $(call conformance,java)
 
 protos-rust: ## Generate the Rust client's messages from protos/
 	cd clients/rust && cargo run --locked --quiet -p generate

@@ -1,5 +1,6 @@
 """Which clients are tested, and the servers that they share."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -16,19 +17,23 @@ from duly.access.tokens import new_token, policy_lines
 
 ROOT = Path(__file__).parents[2]
 TOKEN = new_token()
+JAVA_PATH = os.pathsep.join(str(ROOT / "clients/java/target" / part) for part in ("classes", "test-classes", "lib/*"))
+JAVA = ["java", "-XX:TieredStopAtLevel=1", "-cp", JAVA_PATH]
 COMMANDS = {
     "python": [sys.executable, str(ROOT / "clients/python/conformance.py")],
     "cpp": [str(ROOT / "build/clients/cpp/examples/conformance")],
     "rust": [str(ROOT / "build/clients/rust/debug/examples/conformance")],
     "go": [str(ROOT / "build/clients/go/conformance")],
-    "node": ["node", str(ROOT / "clients/node/conformance/main.js")],
-    "java": ["java", "-jar", str(ROOT / "clients/java/conformance/target/conformance.jar")],
+    "node": ["node", str(ROOT / "clients/node/dist/conformance.js")],
+    "java": [*JAVA, "duly.client.conformance.Conformance"],
 }
 """How the program of each language is started."""
 EXAMPLES = {
     "cpp": [str(ROOT / "build/clients/cpp/examples/picture")],
     "rust": [str(ROOT / "build/clients/rust/debug/examples/picture")],
     "go": [str(ROOT / "build/clients/go/picture")],
+    "node": ["node", str(ROOT / "clients/node/dist/examples/picture.js")],
+    "java": [*JAVA, "duly.client.examples.StreamPicture"],
 }
 """The example of each language that streams a picture: TARGET, MODEL and FILE.jpg are added."""
 CANNOT = {"python": {"try_send"}}

@@ -53,7 +53,7 @@ RUN = ("duly models", "duly-sim run")
 """Commands of the examples that are quick, and are run, not only understood."""
 POLICY = "[[principal]]"
 """What tells a policy file from a model.toml."""
-NOT_OURS = ("model_signing", "openssl", "pre-commit", "pip")
+NOT_OURS = ("model_signing", "openssl", "pre-commit", "pip", "npm", "mvn")
 COMMANDS: dict[str, click.Command] = {
     "duly": duly.cli.cli,
     "duly-load": duly_load.cli.main.cli,

@@ -1,0 +1,174 @@
+/** The program of this client for the conformance suite; clients/conformance/README.md says what it has to do. */
+import { createInterface } from "node:readline";
+import { Client, Clock, DulyError, encoded, Pace, tensor } from "./src/index.js";
+import type { ClockEstimate, Encoding, Payload, Stream, StreamOptions, TensorSpec, Value } from "./src/index.js";
+
+// What the suite writes, as it writes it.
+// eslint-disable-next-line @typescript-eslint/no-explicit-any
+type Command = any;
+
+let client: Client | undefined;
+let stream: Stream | undefined;
+let reading: Promise<void> | undefined;
+
+function say(event: string, what: object): void {
+  process.stdout.write(JSON.stringify({ event, ...what }) + "\n");
+}
+
+/** The options that a command states, by the names that this client has for them. */
+function stated(command: Command, names: Record<string, string>): object {
+  const found = Object.entries(names).filter(([name]) => command[name] !== undefined);
+  return Object.fromEntries(found.map(([name, option]) => [option, command[name]]));
+}
+
+async function open(command: Command): Promise<void> {
+  const names = { token: "token", reconnect: "reconnect", open_timeout_ms: "openTimeoutMs" };
+  client = new Client(command.target, stated(command, names));
+  const options: StreamOptions = {
+    ...stated(command, {
+      version: "version",
+      name: "name",
+      class: "streamClass",
+      budget_ms: "budgetMs",
+      period_ms: "periodMs",
+      backlog: "backlog",
+      backlog_frames: "backlogFrames",
+      ordering: "ordering",
+      outputs: "outputs",
+      gap: "gap",
+      variant_lowest: "variantLowest",
+      floor: "floor",
+      follow_advice: "followAdvice",
+    }),
+    onAdvice: ({ kind, periodNs, version, reason }) =>
+      say("advice", { kind, period_ms: periodNs / 1e6, version, reason }),
+  };
+  try {
+    stream = await client.stream(command.model, options);
+  } catch (error) {
+    if (!(error instanceof DulyError)) throw error;
+    say("refused", { reason: error.reason, message: error.message, metadata: Object.fromEntries(error.metadata) });
+    return;
+  }
+  const { opened } = stream;
+  say("opened", {
+    version: opened.version,
+    class: opened.streamClass,
+    backlog: opened.backlog,
+    backlog_frames: opened.backlogFrames,
+    ordering: opened.ordering,
+    budget_ms: opened.defaultBudgetNs / 1e6,
+    frames_in_flight_max: opened.framesInFlightMax,
+    inputs: opened.inputs.map(specOf),
+    outputs: opened.outputs.map(specOf),
+  });
+  reading = read(stream);
+}
+
+function specOf({ name, datatype, shape }: TensorSpec): object {
+  return { name, dtype: datatype, shape };
+}
+
+async function read(from: Stream): Promise<void> {
+  let [reason, message] = ["", ""];
+  try {
+    for await (const outcome of from) {
+      const outputs = [...outcome.outputs].map(([name, { data }]) => [name, Array.from(data, Number)]);
+      say("outcome", {
+        id: outcome.frameId,
+        status: outcome.status,
+        outputs: Object.fromEntries(outputs),
+        version: outcome.version,
+        reason: outcome.reason,
+        latency_ms: outcome.latencyNs / 1e6,
+        capture_to_receipt_ms: outcome.timing.captureToReceiptNs / 1e6,
+        clock_uncertainty_ms: outcome.timing.clockUncertaintyNs / 1e6,
+      });
+    }
+  } catch (error) {
+    if (!(error instanceof DulyError)) throw error;
+    [reason, message] = [error.reason, error.message];
+  }
+  say("ended", { reason, message });
+}
+
+function payloadOf(command: Command): Payload {
+  let value: Value;
+  if (command.data !== undefined) value = encoded(Buffer.from(command.data, "base64"), command.format as Encoding);
+  else value = tensor(Float32Array.from(command.values), command.shape ?? [command.values.length]);
+  return command.input === undefined ? value : { [command.input]: value };
+}
+
+function sendOptions(command: Command): object {
+  const agoNs = BigInt(Math.round((command.captured_ago_ms ?? 0) * 1e6));
+  return {
+    ...stated(command, { budget_ms: "budgetMs", must_run: "mustRun" }),
+    ...(agoNs > 0n && { captureTimeNs: BigInt(Date.now()) * 1_000_000n - agoNs }),
+  };
+}
+
+function sayClock(estimate: ClockEstimate | undefined): void {
+  say("clock", {
+    offset_ns: estimate === undefined ? null : Number(estimate.offsetNs),
+    uncertainty_ns: estimate === undefined ? null : Number(estimate.uncertaintyNs),
+  });
+}
+
+async function obey(command: Command): Promise<void> {
+  switch (command.do) {
+    case "open":
+      return open(command);
+    case "send": {
+      const ids: number[] = [];
+      for (let nth = 0; nth < (command.count ?? 1); nth++) {
+        ids.push(await stream!.send(payloadOf(command), sendOptions(command)));
+      }
+      return say("sent", { ids });
+    }
+    case "try_send": {
+      const tries = Array.from({ length: command.count ?? 1 }, () =>
+        stream!.trySend(payloadOf(command), sendOptions(command)),
+      );
+      const ids = tries.filter((id) => id !== undefined);
+      return say("tried", { ids, full: tries.length - ids.length });
+    }
+    case "cancel":
+      return stream!.cancel(command.ids);
+    case "clock":
+      return sayClock(stream!.clock);
+    case "finish":
+      return stream!.finish();
+    case "close":
+      return stream!.close();
+    case "clock_of": {
+      const clock = new Clock();
+      for (const [sent, serverReceived, serverSent, received] of command.exchanges) {
+        clock.add(BigInt(sent), BigInt(serverReceived), BigInt(serverSent), BigInt(received));
+      }
+      return sayClock(clock.estimate(BigInt(command.now_ns)));
+    }
+    case "pace_of": {
+      const pace = new Pace();
+      pace.advised(0, command.period_ns, command.phase);
+      const due = command.at_ns.map((atNs: number) => {
+        const isDue = pace.due(atNs);
+        if (isDue) pace.sent(atNs);
+        return isDue;
+      });
+      return say("pace", { due });
+    }
+    default:
+      throw new TypeError(`no such command: ${command.do}`);
+  }
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  try {
+    await obey(JSON.parse(line));
+  } catch (error) {
+    say("error", { message: String(error) });
+  }
+}
+stream?.close();
+await reading;
+client?.close();
