@@ -19,6 +19,7 @@ import click
 import numpy as np
 
 from duly.cli_connection import Connection, connection_options
+from duly.cli_numbers import Number
 from duly_client import Client, Outcome, Status, Stream, StreamTerms
 from duly_client.convert import Array
 from duly_client.recordings import Frame, Recording, RecordingError, open_recording
@@ -38,18 +39,6 @@ TOLD_MAX = 20
 """Number of pieces of a recording that cannot be used and are told one by one. Further ones are counted."""
 
 
-class _Number(click.FloatRange):
-    """A number of a range; click takes NaN for a number of any."""
-
-    name = "number"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail("NaN is no number here", param, ctx)
-        return number
-
-
 @click.command()
 @click.argument("model")
 @click.option("--input", "path", required=True, help="Picture, folder of pictures, video, WAV, .npy, or - for stdin.")
@@ -57,7 +46,7 @@ class _Number(click.FloatRange):
 @click.option("--version", default="", help="Version of the model.  [default: the active one]")
 @click.option(
     "--budget-ms",
-    type=_Number(1e-6, 86_400_000),
+    type=Number(1e-6, 86_400_000),
     help="How long after its capture a result is worth having.  [default: the model's]",
 )
 @click.option(
@@ -72,9 +61,9 @@ class _Number(click.FloatRange):
     help="What waits while the model is busy.  [default: the model's]",
 )
 @click.option("--backlog-frames", type=click.IntRange(0, 65_536), default=0, help="How many wait, with KEEP_LAST.")
-@click.option("--rate", "rate_hz", type=_Number(1e-4, 1e6), help="Frames a second.  [default: the recording's]")
+@click.option("--rate", "rate_hz", type=Number(1e-4, 1e6), help="Frames a second.  [default: the recording's]")
 @click.option("--repeat", is_flag=True, help="Begin again when the recording ends.")
-@click.option("--seconds", "seconds_max", type=_Number(0, 1e9, min_open=True), help="Stop after this many seconds.")
+@click.option("--seconds", "seconds_max", type=Number(0, 1e9, min_open=True), help="Stop after this many seconds.")
 @click.option("--follow-advice", is_flag=True, help="Send frames no faster than the server advises.")
 @click.option("--strict", is_flag=True, help="End with status 1 at what cannot be used, rather than pass over it.")
 @click.option("--json", "as_json", is_flag=True, help="Print each outcome as a JSON object on a line.")
