@@ -5,6 +5,8 @@
     /duly/MODEL/outcomes             duly.log.Outcome: status, latency, slack, age, detections, small outputs
     /duly/MODEL/annotations          foxglove.ImageAnnotations: boxes and labels over the pictures
     /duly/MODEL/pictures             with `draw`: the pictures with the boxes drawn into them
+    /duly/MODEL/latency_ms           std_msgs/msg/Float64MultiArray of one number, which viewers plot as it is
+    /duly/MODEL/slack_ms, age_ms     likewise
 
 The file grows as messages come, so that of a run that was killed there is all but the last megabyte.
 """
@@ -32,7 +34,14 @@ from duly_client.recordings.file_kind import kind_of
 from duly_client.types import Payload
 from duly_logs.detections import Detection, detections_of, size_of
 from duly_logs.log import Channel, Logged
-from duly_logs.schemas import inputs_message, outcome_message, register, timestamp
+from duly_logs.schemas import (
+    inputs_message,
+    number_message,
+    outcome_message,
+    register,
+    register_number,
+    timestamp,
+)
 
 VALUES_MAX = 64
 """Outputs of more numbers are not written."""
@@ -52,6 +61,7 @@ class OutcomeLog:
     ) -> None:
         """`about`: what is run and how, for people and for `duly diff`. Raises OSError."""
         self._prefix = f"/duly/{model}"
+        self._frame = model  # viewers want a coordinate frame of each picture
         self._labels = next((spec.labels for spec in terms.outputs if spec.labels), ())
         self._inputs = terms.inputs
         self._draw = draw
@@ -116,7 +126,7 @@ class OutcomeLog:
         if isinstance(payload, bytes | bytearray | memoryview):
             data = bytes(payload)
             if kind_of(data) in ("JPEG", "PNG"):
-                return CompressedImage(timestamp=at, format=kind_of(data).lower(), data=data)
+                return CompressedImage(timestamp=at, frame_id=self._frame, format=kind_of(data).lower(), data=data)
             rate_hz = self._inputs[0].sample_rate_hz
             return RawAudio(timestamp=at, data=data, format="pcm-s16", sample_rate=rate_hz, number_of_channels=1)
         if isinstance(payload, np.ndarray):
@@ -125,7 +135,15 @@ class OutcomeLog:
                 height, width, channels = payload.shape
                 encoding, step = ("rgb8" if channels == 3 else "mono8"), width * channels
                 data = payload.tobytes()
-                return RawImage(timestamp=at, width=width, height=height, encoding=encoding, step=step, data=data)
+                return RawImage(
+                    timestamp=at,
+                    frame_id=self._frame,
+                    width=width,
+                    height=height,
+                    encoding=encoding,
+                    step=step,
+                    data=data,
+                )
             payload = {self._inputs[0].name: payload}
         inputs = [
             {
@@ -179,6 +197,8 @@ class OutcomeLog:
             ],
         )
         self._add("outcomes", time_ns, message)
+        for name, number_ns in (("latency_ms", latency_ns), ("slack_ms", slack_ns), ("age_ms", age_ns)):
+            self._plot(name, time_ns, number_ns / 1e6)
         size = self._sizes.pop(number, (0, 0))
         if size == (0, 0):
             return
@@ -189,8 +209,16 @@ class OutcomeLog:
             drawn = drawn_jpeg(picture, here, words)
             if drawn:
                 self._add(
-                    "pictures", time_ns, CompressedImage(timestamp=timestamp(stamp_ns), format="jpeg", data=drawn)
+                    "pictures",
+                    time_ns,
+                    CompressedImage(timestamp=timestamp(stamp_ns), frame_id=self._frame, format="jpeg", data=drawn),
                 )
+
+    def _plot(self, kind: str, time_ns: int, value: float) -> None:
+        topic = f"{self._prefix}/{kind}"
+        if topic not in self._channels:
+            self._channels[topic] = register_number(self._writer, topic)
+        self._writer.add_message(self._channels[topic], time_ns, number_message(value), time_ns)
 
     def _add(self, kind: str, time_ns: int, message: Message) -> None:
         topic = f"{self._prefix}/{kind}"

@@ -1,5 +1,6 @@
-"""The Protobuf schemas of what is written: Foxglove's, and duly's own, which stand in each log that has them."""
+"""The schemas of what is written: Foxglove's, ROS's, and duly's own. Each stands in the logs that use it."""
 
+import struct
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2
@@ -108,6 +109,32 @@ def register(writer: Writer, topic: str, message: type[Message] | Message) -> in
         message.DESCRIPTOR.full_name, SchemaEncoding.Protobuf, described.SerializeToString()
     )
     return writer.register_channel(topic, MessageEncoding.Protobuf, schema)
+
+
+_NUMBER = "std_msgs/msg/Float64MultiArray"
+_NUMBER_TEXT = f"""MultiArrayLayout layout
+float64[] data
+{"=" * 80}
+MSG: std_msgs/MultiArrayLayout
+MultiArrayDimension[] dim
+uint32 data_offset
+{"=" * 80}
+MSG: std_msgs/MultiArrayDimension
+string label
+uint32 size
+uint32 stride
+"""
+
+
+def register_number(writer: Writer, topic: str) -> int:
+    """Declares a topic of single numbers. Returns the channel's number."""
+    schema = writer.register_schema(_NUMBER, SchemaEncoding.ROS2, _NUMBER_TEXT.encode())
+    return writer.register_channel(topic, MessageEncoding.CDR, schema)
+
+
+def number_message(value: float) -> bytes:
+    """A number as CDR: no dimensions, no offset, one element, which lies at a multiple of eight."""
+    return struct.pack("<4sIIIId", b"\0\1\0\0", 0, 0, 1, 0, value)
 
 
 def timestamp(time_ns: int) -> timestamp_pb2.Timestamp:
