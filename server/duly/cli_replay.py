@@ -15,20 +15,16 @@ import numpy as np
 
 from duly.cli_connection import Connection, connection_options
 from duly.cli_numbers import Number
+from duly.cli_outcomes import LATENCIES_MAX, Unusable
 from duly.demo.serving import serving
 from duly_client import Client, Outcome, Status, StreamTerms
 from duly_client.recordings import RecordingError
 from duly_client.types import BacklogPolicy, StreamClass
-from duly_logs.drive import Drive
+from duly_logs.drive import PATIENCE_MS, Drive
 from duly_logs.feeds import Feed, Frame, TopicUnclear, find_feed
 from duly_logs.log import Log, LogError
 from duly_logs.opening import open_log
 from duly_logs.outcome_log import OutcomeLog, took_alone_ns
-
-LATENCIES_MAX = 1_000_000
-"""Number of newest results whose latency the summary counts."""
-TOLD_MAX = 20
-"""Number of things about a log that are told one by one. Further ones are counted."""
 
 
 class _Speed(Number):
@@ -97,7 +93,7 @@ def replay(
         raise click.UsageError(f"--write {write}: the log that is replayed; name another file")
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     opened = open_log(log)
-    told = _Told(strict)
+    told = Unusable(strict)
     if opened.damage:
         told.pass_over(RecordingError(opened.damage))
     client = None if models else Connection(server, tls, tls_ca, tls_cert, tls_key, token_file).client()
@@ -106,29 +102,6 @@ def replay(
         asyncio.run(run.run(models, client, budget_ms, seconds_max, write, draw, terms))
     except TopicUnclear as error:
         raise click.UsageError(str(error)) from error
-
-
-class _Told:
-    """Tells what of a log cannot be used, each on a line of standard error, or ends the run."""
-
-    def __init__(self, strict: bool) -> None:
-        self._strict = strict
-        self.passed_over = 0
-        self._lines = 0
-
-    def pass_over(self, error: RecordingError) -> None:
-        """Tells of a piece that is not used. Raises it where nothing may be passed over."""
-        if self._strict:
-            raise error
-        self.passed_over += 1
-        self.tell(f"passed over: {error}")
-
-    def tell(self, text: str) -> None:
-        self._lines += 1
-        if self._lines <= TOLD_MAX:
-            click.echo(f"duly: {text}", err=True)
-        elif self._lines == TOLD_MAX + 1:
-            click.echo("duly: what else there is to tell is counted and no longer told", err=True)
 
 
 class _Run:
@@ -142,7 +115,7 @@ class _Run:
         topic: str,
         fields: tuple[str, ...],
         speed: float | None,
-        told: _Told,
+        told: Unusable,
         as_json: bool,
     ) -> None:
         self._log = log
@@ -173,15 +146,21 @@ class _Run:
             await stack.enter_async_context(client)
             if models is not None and self._version:
                 await client.load_model(self._model, self._version)
-            async with client.stream(self._model, version=self._version) as probe:
-                agreed = probe.opened
-            feed = find_feed(self._log, agreed, self._topic, self._fields)
+            async with client.stream(self._model, version=self._version, budget_ms=PATIENCE_MS) as probe:
+                feed = find_feed(self._log, probe.opened, self._topic, self._fields)
+                version = probe.opened.version
             if terms["stream_class"] == "CRITICAL":  # what it is promised is its rate
                 terms["period_ms"] = feed.period_ms() / (self._speed or 1)
-            budget_ns = round(budget_ms * 1e6) if budget_ms else agreed.default_budget_ns
+            # At a speed, frames that have to be in time are let in; without one, deadlines are the log's affair.
             stream = await stack.enter_async_context(
-                client.stream(self._model, version=self._version, budget_ms=budget_ns / 1e6, **terms)
+                client.stream(
+                    self._model,
+                    version=self._version,
+                    budget_ms=PATIENCE_MS if self._speed is None else budget_ms and budget_ms / self._speed,
+                    **terms,
+                )
             )
+            budget_ns = round((budget_ms or await self._default_budget_ms(client, version)) * 1e6)
             self._begin(feed, stream.opened, budget_ns)
             outcome_log = None
             if write is not None:
@@ -205,6 +184,14 @@ class _Run:
             parts = [f"{self._told.passed_over} passed over"] if self._told.passed_over else []
             parts += [f"{count} {status.name.lower()}" for status, count in sorted(self._counts.items())]
             raise LogError(f"{self._log.path}: nothing was served: {', '.join(parts) or 'no frame came'}")
+
+    async def _default_budget_ms(self, client: Client, version: str) -> float:
+        """The budget that the model has for streams that state none."""
+        for model in await client.list_models():
+            for found in model.versions:
+                if (model.name, found.version) == (self._model, version):
+                    return found.default_budget_nano / 1e6
+        raise LogError(f"{self._model} version {version} is no longer there")
 
     def _about(self, feed: Feed, terms: StreamTerms, budget_ns: int) -> dict[str, str]:
         return {
@@ -235,7 +222,7 @@ class _Run:
             self._latencies_ms.append((took_alone_ns(outcome) if self._speed is None else outcome.latency_ns) / 1e6)
         if outcome.status in (Status.INVALID, Status.FAILED):
             text = f"message {frame.number}: {outcome.status.name}: {outcome.reason}"
-            if self._told._strict:
+            if self._told.strict:
                 raise LogError(f"{self._log.path}: {text}")
             self._told.tell(text)
 
