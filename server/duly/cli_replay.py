@@ -187,7 +187,7 @@ class _Run:
 
     async def _default_budget_ms(self, client: Client, version: str) -> float:
         """The budget that the model has for streams that state none."""
-        for model in await client.list_models():
+        for model in await client.models():
             for found in model.versions:
                 if (model.name, found.version) == (self._model, version):
                     return found.default_budget_nano / 1e6

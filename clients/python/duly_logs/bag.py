@@ -1,6 +1,6 @@
 """Bags of ROS: folders of ROS 2 (SQLite or MCAP) and files of ROS 1, through `rosbags`, without ROS.
 
-Messages of ROS 1 are given as ROS 2 would have written them, with the definitions that stand in the bag.
+Messages of ROS 1 are given as ROS 2 would have written them, by the definitions that stand in the bag.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,12 @@ from duly_logs.log import Channel, Log, LogError, Logged
 
 if TYPE_CHECKING:
     from rosbags.highlevel import AnyReader
+    from rosbags.typesys.store import Typestore
 
 BAG_PARTS = (".db3", ".mcap")
 """Files of a bag of ROS 2."""
+
+_HEADER = "std_msgs/msg/Header"
 
 
 def open_bag(path: Path) -> Log:
@@ -25,7 +28,8 @@ def open_bag(path: Path) -> Log:
         alone = f", or give {path / parts[0]} alone" if parts[0].endswith(".mcap") else ""
         raise LogError(f"{path}: a bag without metadata.yaml: `ros2 bag reindex {path}` makes it anew{alone}")
     with _opened(path) as reader:
-        channels = {connection.id: _channel(reader, connection) for connection in reader.connections}
+        store = _ros2_store(reader)
+        channels = {connection.id: _channel(store, connection) for connection in reader.connections}
     return Log(path, tuple(channels.values()), "", lambda topic: _messages(path, topic, channels))
 
 
@@ -36,15 +40,30 @@ def _opened(path: Path) -> "AnyReader":
     try:
         reader = AnyReader([path], default_typestore=get_typestore(Stores.LATEST))
         reader.open()
-    except (AnyReaderError, OSError, ValueError, KeyError) as error:
+    except (AnyReaderError, OSError, ValueError, KeyError, TypeError) as error:
         raise LogError(f"{path}: no bag of ROS that can be read ({str(error) or type(error).__name__})") from error
     reader.close()
     return reader
 
 
-def _channel(reader: "AnyReader", connection: Any) -> Channel:
+def _ros2_store(reader: "AnyReader") -> "Typestore":
+    """The types as ROS 2 has them: a header of ROS 1 counts messages, one of ROS 2 does not."""
+    from rosbags.typesys import Stores, get_typestore
+
+    if reader.is2:
+        return reader.typestore
+    types = dict(reader.typestore.fielddefs)
+    if _HEADER in types:
+        constants, fields = types[_HEADER]
+        types[_HEADER] = (constants, [field for field in fields if field[0] != "seq"])
+    store = get_typestore(Stores.EMPTY)
+    store.register(types)
+    return store
+
+
+def _channel(store: "Typestore", connection: Any) -> Channel:
     try:
-        text = str(reader.typestore.generate_msgdef(connection.msgtype, ros_version=2)[0])
+        text = str(store.generate_msgdef(connection.msgtype, ros_version=2)[0])
     except Exception:  # the bag does not define the type, and `rosbags` does not know it; the decoder says so
         text = ""
     encoding = ("ros2msg", text.encode()) if text else ("", b"")
@@ -52,15 +71,20 @@ def _channel(reader: "AnyReader", connection: Any) -> Channel:
 
 
 def _messages(path: Path, topic: str, channels: dict[int, Channel]) -> Iterator[Logged]:
+    from rosbags.convert.converter import migrate_bytes
+
     given = 0
+    made: dict[str, object] = {}
     with _opened(path) as reader:
+        store = _ros2_store(reader)
         wanted = [connection for connection in reader.connections if connection.topic == topic]
         messages = reader.messages(connections=wanted)
         while wanted:
             try:
                 connection, time_ns, data = next(messages)
                 if not reader.is2:
-                    data = bytes(reader.typestore.ros1_to_cdr(data, connection.msgtype))
+                    kind = connection.msgtype
+                    data = migrate_bytes(reader.typestore, store, kind, kind, made, data, src_is2=False, dst_is2=True)
             except StopIteration:
                 return
             except Exception as error:  # of SQLite, of decompressors, of the library
