@@ -43,6 +43,7 @@ def open_mcap(path: Path) -> Log:
 def _summary(file: IO[bytes]) -> Summary | None:
     """What stands at the end of a whole log; None: it cannot be read."""
     try:
+        file.seek(0)
         return SeekingReader(file, record_size_limit=RECORD_BYTES_MAX).get_summary()
     except Exception:  # the library does not say what it raises; the log is read from its beginning instead
         return None
