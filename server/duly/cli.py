@@ -131,7 +131,7 @@ def _report(error: Exception) -> int:
             message += f" (see {error.ctx.command_path} --help)"
     elif isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("duly", "duly_client"):
+    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("duly", "duly_client", "duly_logs"):
         message = str(error)
     else:
         message = f"internal error, {type(error).__name__}: {error} (DULY_DEBUG=1 shows where)"

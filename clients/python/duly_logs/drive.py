@@ -62,7 +62,6 @@ class Drive:
         self._early: dict[int, Outcome] = {}
         self._answered = asyncio.Event()
         self._odd_stamps = 0
-        self._copied: object = None
         self.sent = 0
         self.log_ns = 0
         """How much of the log was replayed, in its own time."""
@@ -148,9 +147,8 @@ class Drive:
         self._in_flight[number] = sent
         if self._log is not None:
             self._log.seen(frame.number, frame.value)
-            if self._copied is not frame.logged:  # several frames may lie in one message
-                self._copied = frame.logged
-                self._log.copy(frame.logged)
+            for logged in frame.logged:
+                self._log.copy(logged)
 
     async def _deadlines_before(self, at_ns: int) -> None:
         """Waits until all frames are answered whose deadlines come before `at_ns` of the log, and there is room."""

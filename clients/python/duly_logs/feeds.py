@@ -50,7 +50,8 @@ class Frame(NamedTuple):
     """When it was captured, as the message says; 0: it says nothing."""
     value: Payload
     encoding: Encoding | None
-    logged: Logged
+    logged: tuple[Logged, ...]
+    """The messages that it is of and that no frame before it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class Feed:
             except (LogError, RecordingError) as error:
                 pass_over(RecordingError(f"{self.log.path}: {self.topic}: message {number}: {error}"))
             else:
-                yield Frame(number, logged.time_ns, stamp_ns(message), value, None, logged)
+                yield Frame(number, logged.time_ns, stamp_ns(message), value, None, (logged,))
 
     def _messages(self, pass_over: PassOver) -> Iterator[Logged]:
         messages = self.log.messages(self.topic)
@@ -103,6 +104,7 @@ class Feed:
         """Chunks of the length that the model takes, whatever length the messages have. What is left is left out."""
         decoder, spec = Decoder(), self.inputs[0]
         left, given = b"", 0
+        held: list[Logged] = []
         for number, logged in enumerate(self._messages(pass_over), start=1):
             try:
                 message = decoder.decode(logged.channel, logged.data)
@@ -113,6 +115,7 @@ class Feed:
                 continue
             chunk_bytes = 2 * (spec.shape[0] if spec.shape[0] > 0 else max(1, round(rate_hz * CHUNK_S)))
             left += samples
+            held.append(logged)
             while len(left) >= chunk_bytes:
                 chunk, left = left[:chunk_bytes], left[chunk_bytes:]
                 given += 1
@@ -121,7 +124,8 @@ class Feed:
                 stamped_ns = stamp_ns(message)
                 value, encoding = _sound_as_taken(chunk, spec)
                 at_ns = logged.time_ns - before_ns
-                yield Frame(given, at_ns, stamped_ns and stamped_ns - before_ns, value, encoding, logged)
+                yield Frame(given, at_ns, stamped_ns and stamped_ns - before_ns, value, encoding, tuple(held))
+                held.clear()
 
 
 def find_feed(log: Log, terms: StreamTerms, topic: str = "", fields: tuple[str, ...] = ()) -> Feed:

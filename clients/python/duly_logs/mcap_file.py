@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import IO
 
 from mcap import records
+from mcap.data_stream import ReadDataStream
 from mcap.reader import SeekingReader
-from mcap.stream_reader import StreamReader
+from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap.summary import Summary
 
 from duly_logs.log import Channel, Log, LogError, Logged
@@ -27,10 +28,11 @@ def open_mcap(path: Path) -> Log:
         if head != MAGIC:
             raise LogError(f"{path}: {f'begins with {head!r}, which is no MCAP' if head else 'an empty file'}")
         summary = _summary(file)
-        if summary is not None and summary.statistics is not None:
+        if summary is not None and summary.statistics is not None and summary.chunk_indexes:
             counts = summary.statistics.channel_message_counts
             channels = {number: _channel(found, summary.schemas) for number, found in summary.channels.items()}
-            return Log(path, _counted(channels, counts), "", lambda topic: _indexed(path, topic, channels))
+            chunks = sorted(summary.chunk_indexes, key=lambda index: index.chunk_start_offset)
+            return Log(path, _counted(channels, counts), "", lambda topic: _indexed(path, topic, channels, chunks))
         file.seek(0)
         channels, counted, damage = _looked_through(file)
     if damage:
@@ -105,22 +107,27 @@ def _from_the_beginning(path: Path, topic: str) -> Iterator[Logged]:
                 yield Logged(channel, message.log_time, message.data)
 
 
-def _indexed(path: Path, topic: str, channels: dict[int, Channel]) -> Iterator[Logged]:
+def _indexed(
+    path: Path, topic: str, channels: dict[int, Channel], chunks: list[records.ChunkIndex]
+) -> Iterator[Logged]:
+    """Chunk by chunk, of which one is in memory at a time, and only those that have messages on the topic."""
+    wanted = {number for number, channel in channels.items() if channel.topic == topic}
     given = 0
     with path.open("rb") as file:
-        reader = SeekingReader(file, validate_crcs=True, record_size_limit=RECORD_BYTES_MAX)
-        messages = reader.iter_messages(topics=[topic], log_time_order=False)
-        while True:
+        for index in chunks:
+            offsets = index.message_index_offsets
+            if offsets and wanted.isdisjoint(offsets):
+                continue
             try:
-                _, channel, message = next(messages)
-            except StopIteration:
-                return
+                file.seek(index.chunk_start_offset + 1 + 8)  # behind the record's kind and length
+                found = breakup_chunk(records.Chunk.read(ReadDataStream(file)), validate_crc=True)
             except Exception as error:  # as above
-                raise LogError(
-                    f"{path}: damaged after {given} messages on {topic} ({_said(error)}); {RECOVER}"
-                ) from error
-            given += 1
-            yield Logged(channels[channel.id], message.log_time, message.data)
+                told = f"{path}: damaged after {given} messages on {topic} ({_said(error)}); {RECOVER}"
+                raise LogError(told) from error
+            for record in found:
+                if isinstance(record, records.Message) and record.channel_id in wanted:
+                    given += 1
+                    yield Logged(channels[record.channel_id], record.log_time, record.data)
 
 
 def _said(error: Exception) -> str:
