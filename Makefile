@@ -142,6 +142,19 @@ build/exporters/%/.ready: tests/exporters/make/%.txt
 	build/exporters/$*/bin/pip install --quiet --no-cache-dir --no-deps --requirement $<
 	@touch $@
 
+# The other sides' software, each in an environment of its own, with a list that is whole.
+PEERS := logs
+.PHONY: peers $(addprefix peers-,$(PEERS))
+peers: $(addprefix peers-,$(PEERS)) ## Run what stands between duly and others against their own software (PEERS=logs for a part)
+
+$(addprefix peers-,$(PEERS)): peers-%: build/peers/%/.ready $(READY)
+	$(BIN)/python -m pytest -m peers tests/peers/$* $(PYTEST_ARGS)
+
+$(foreach peer,$(PEERS),build/peers/$(peer)/.ready): build/peers/%/.ready: tests/peers/%/requirements.txt
+	$(PYTHON) -m venv --clear build/peers/$*
+	build/peers/$*/bin/pip install --quiet --no-deps --requirement $<
+	@touch $@
+
 wheel: $(READY) ## Build the wheel for this Python and machine with compiled modules (needs a C compiler), and the pure one
 	@rm -rf build/wheels
 	$(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheels .

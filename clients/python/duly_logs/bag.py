@@ -84,7 +84,9 @@ def _messages(path: Path, topic: str, channels: dict[int, Channel]) -> Iterator[
                 connection, time_ns, data = next(messages)
                 if not reader.is2:
                     kind = connection.msgtype
-                    data = migrate_bytes(reader.typestore, store, kind, kind, made, data, src_is2=False, dst_is2=True)
+                    data = bytes(
+                        migrate_bytes(reader.typestore, store, kind, kind, made, data, src_is2=False, dst_is2=True)
+                    )
             except StopIteration:
                 return
             except Exception as error:  # of SQLite, of decompressors, of the library
