@@ -35,20 +35,25 @@ def before_packages(tmp_path: Path) -> Path:
     return folder
 
 
-async def start(command: str, *arguments: object, before: Path | None = None) -> asyncio.subprocess.Process:
+async def start(
+    command: str, *arguments: object, before: Path | None = None, folder: Path | None = None
+) -> asyncio.subprocess.Process:
     """Starts `duly COMMAND`, with the installed packages of the tests."""
     path = [str(before)] if before else []
     given = os.environ.get("PYTHONPATH", "")
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "duly.cli", command, *map(str, arguments)),
+        cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*path, *PACKAGES, given])},
     )
 
 
-async def run(command: str, *arguments: object, before: Path | None = None) -> tuple[int | None, str, str]:
+async def run(
+    command: str, *arguments: object, before: Path | None = None, folder: Path | None = None
+) -> tuple[int | None, str, str]:
     """Exit status, standard output and standard error of `duly COMMAND`."""
-    out, err = await (process := await start(command, *arguments, before=before)).communicate()
+    out, err = await (process := await start(command, *arguments, before=before, folder=folder)).communicate()
     return process.returncode, out.decode(), err.decode()

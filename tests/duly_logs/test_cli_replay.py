@@ -66,6 +66,8 @@ async def test_a_drive_is_replayed_and_written(drive: Path, server: str, tmp_pat
     assert boxes[3][1].texts[0].text.startswith("car 0.0")
     assert len(list(messages(out, "/duly/detector/pictures"))) == 12
     assert len(list(messages(out, CAMERA))) == 12
+    status, text, errors = await run("replay", out, "--model", "detector", "--server", server, "--speed", "max")
+    assert (status, text[:32]) == (0, "12 frames sent: 12 on time; one "), f"pictures of ours are no drive: {errors}"
     slack = [content.data[0] for _, content in messages(out, "/duly/detector/slack_ms")]
     assert slack == pytest.approx([outcome.slack_ms for outcome in found])  # type: ignore[attr-defined]
     assert all(0 < number < 2000 for number in slack)

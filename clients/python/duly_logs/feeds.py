@@ -141,7 +141,9 @@ def find_feed(log: Log, terms: StreamTerms, topic: str = "", fields: tuple[str, 
         return feed
     if not log.channels or not any(channel.messages for channel in log.channels):
         raise LogError(f"{log.path}: an empty log: {len(log.channels)} topics, and no message in any of them")
-    reasons = {name: misfit(Feed(log, name, inputs, fields)) for name in log.topics}
+    # What duly wrote about another run is no part of the drive, but for the frames that it was given.
+    others = [name for name in log.topics if not name.startswith("/duly/") or name.endswith("/frames")]
+    reasons = {name: misfit(Feed(log, name, inputs, fields)) for name in others}
     fitting = [name for name, reason in reasons.items() if not reason]
     if len(fitting) == 1:
         return Feed(log, fitting[0], inputs, fields)

@@ -22,11 +22,14 @@ from mcap_protobuf.decoder import DecoderFactory as Protobuf
 from mcap_ros2.decoder import DecoderFactory as Ros2
 from numpy.typing import NDArray
 
+from duly_client.convert import DTYPES
 from duly_logs.log import Channel, LogError
 
 COMPRESSED = {"foxglove.CompressedImage", "sensor_msgs/msg/CompressedImage"}
 RAW = {"foxglove.RawImage", "sensor_msgs/msg/Image"}
 SOUND = {"foxglove.RawAudio"}
+INPUTS = "duly.log.Inputs"
+"""Arrays that `duly stream --record` has written, by their names."""
 READABLE = "JSON, Protobuf, or CDR with a ros2msg schema"
 
 _U1, _U2 = np.dtype("u1"), np.dtype("<u2")
@@ -122,7 +125,12 @@ def picture_of(message: Message) -> bytes | NDArray[Any] | None:
 
 
 def arrays_of(message: Message) -> dict[str, NDArray[Any]]:
-    """Its fields that are arrays of numbers, by name, in the schema's order; byte strings are arrays of UINT8."""
+    """Its fields that are arrays of numbers, by name, in the schema's order; byte strings are arrays of UINT8.
+
+    Raises LogError where it is one of duly's own whose bytes do not fill its shape.
+    """
+    if message.schema == INPUTS:
+        return {each.name: _recorded(each) for each in message.fields["inputs"]}
     found = ((name, _array(value)) for name, value in message.fields.items())
     return {name: array for name, array in found if array is not None and array.ndim}
 
@@ -154,6 +162,15 @@ def sound_of(message: Message) -> tuple[bytes, int, int]:
         raise LogError(f"has a {message.schema} in {form!r}; should be pcm-s16")
     channels = _of(message.fields, "number_of_channels")
     return _data(message), int(message.fields.get("sample_rate", 0)), int(channels or 1)
+
+
+def _recorded(recorded: Any) -> NDArray[Any]:
+    try:
+        return np.frombuffer(recorded.data, DTYPES[recorded.datatype]).reshape(tuple(recorded.shape))
+    except (KeyError, ValueError) as error:
+        raise LogError(
+            f"has an input {recorded.name!r} that is no {recorded.datatype}{list(recorded.shape)}"
+        ) from error
 
 
 def _of(value: Any, name: str) -> Any:

@@ -9,7 +9,6 @@ from mcap.well_known import MessageEncoding, SchemaEncoding
 from mcap.writer import Writer
 
 OUTCOME = "duly.log.Outcome"
-INPUTS = "duly.log.Inputs"
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: dict[str, tuple[tuple[str, Any, str], ...]] = {
