@@ -18,6 +18,7 @@ from duly_logs.messages import (
     COMPRESSED,
     RAW,
     SOUND,
+    VIDEO,
     Decoder,
     Message,
     arrays_of,
@@ -161,6 +162,8 @@ def misfit(feed: Feed) -> str:
     channel = feed.channel
     if not sum(each.messages for each in feed.log.topics[feed.topic]):
         return "no messages"
+    if channel.schema in VIDEO:
+        return f"compressed video ({channel.schema}), which is not read: pictures would do, one a message"
     if channel.schema in SOUND:
         if len(feed.inputs) != 1 or not takes_sound(feed.inputs[0]):
             return f"sound ({channel.schema})"

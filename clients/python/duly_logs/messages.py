@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 from duly_client.convert import DTYPES
 from duly_logs.log import Channel, LogError
 
-COMPRESSED = {"foxglove.CompressedImage", "sensor_msgs/msg/CompressedImage"}
-RAW = {"foxglove.RawImage", "sensor_msgs/msg/Image"}
-SOUND = {"foxglove.RawAudio"}
+COMPRESSED = {"foxglove.CompressedImage", "foxglove_msgs/msg/CompressedImage", "sensor_msgs/msg/CompressedImage"}
+RAW = {"foxglove.RawImage", "foxglove_msgs/msg/RawImage", "sensor_msgs/msg/Image"}
+SOUND = {"foxglove.RawAudio", "foxglove_msgs/msg/RawAudio"}
+VIDEO = {"foxglove.CompressedVideo", "foxglove_msgs/msg/CompressedVideo"}
+"""What depends on messages before it, and is not read."""
 INPUTS = "duly.log.Inputs"
 """Arrays that `duly stream --record` has written, by their names."""
 READABLE = "JSON, Protobuf, or CDR with a ros2msg schema"

@@ -113,7 +113,7 @@ class OutcomeLog:
 
     def seen(self, number: int, payload: Payload) -> None:
         """Notes of a frame what its outcome is drawn over, until that comes."""
-        if isinstance(payload, bytes):
+        if isinstance(payload, bytes) and not self._inputs[0].sample_rate_hz:
             self._sizes[number] = size_of(payload)
             if self._draw:
                 self._pictures[number] = payload
@@ -125,9 +125,9 @@ class OutcomeLog:
     def _as_message(self, payload: Payload, at: Any) -> Message:
         if isinstance(payload, bytes | bytearray | memoryview):
             data = bytes(payload)
-            if kind_of(data) in ("JPEG", "PNG"):
-                return CompressedImage(timestamp=at, frame_id=self._frame, format=kind_of(data).lower(), data=data)
             rate_hz = self._inputs[0].sample_rate_hz
+            if not rate_hz:
+                return CompressedImage(timestamp=at, frame_id=self._frame, format=kind_of(data).lower(), data=data)
             return RawAudio(timestamp=at, data=data, format="pcm-s16", sample_rate=rate_hz, number_of_channels=1)
         if isinstance(payload, np.ndarray):
             pixels = payload.dtype == np.uint8 and payload.ndim == 3 and payload.shape[2] in (1, 3)

@@ -110,6 +110,11 @@ def _has(comparison: Comparison, status: str) -> bool:
     return any(row.status == status for rows in both for row in rows.values())
 
 
+def _badness(status: str) -> int:
+    """The place among all statuses; one that is not known comes last."""
+    return list(COLOURS).index(status) if status in COLOURS else len(COLOURS)
+
+
 def _slack(row: Row) -> float:
     return row.slack_ms
 
@@ -176,18 +181,16 @@ def _timeline(comparison: Comparison) -> str:
     end_s = seconds[-1] or 1.0
     left, width = 60, WIDTH - 70
     columns = min(len(seconds), POINTS_MAX)
-    order = list(COLOURS)
     changed = {change.before.frame for change in comparison.changes}
     marks: list[str] = []
     for column, part in enumerate(np.array_split(np.arange(len(seconds)), columns)):
         x, wide = left + width * column / columns, width / columns + 0.05
         frames = [comparison.common[i] for i in part]
         for line, written in enumerate((comparison.before, comparison.after)):
-            worst = max((written.rows[frame].status for frame in frames), key=order.index)
+            worst = max((written.rows[frame].status for frame in frames), key=_badness)
             y = 6 + line * (STRIP_HEIGHT + 4)
-            marks.append(
-                f"<rect x='{x:.1f}' y='{y}' width='{wide:.2f}' height='{STRIP_HEIGHT}' fill='{COLOURS[worst]}'/>"
-            )
+            fill = COLOURS.get(worst, "black")
+            marks.append(f"<rect x='{x:.1f}' y='{y}' width='{wide:.2f}' height='{STRIP_HEIGHT}' fill='{fill}'/>")
         if any(frame in changed for frame in frames):
             y = 6 + 2 * (STRIP_HEIGHT + 4)
             marks.append(
