@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -26,6 +27,10 @@ from duly_client.wall_clock import WallClock
 if TYPE_CHECKING:
     from duly_logs.live import LiveLog
 
+CAMERA_GONE_S_MAX = 60.0
+"""With --repeat, a camera that was lost is opened again for this long."""
+CAMERA_PAUSE_S = 1.0
+"""Pause between two tries to open it."""
 READ_AHEAD = 2
 """Number of frames that are read from the recording before they are due."""
 
@@ -218,12 +223,21 @@ async def _read_ahead(recording: Recording, repeat: bool, unusable: "Unusable") 
     over = False
 
     def frames() -> Iterator[Frame]:
-        while True:
+        seen_s: float | None = None
+        while not over:
             given = False
-            for frame in recording.frames(unusable.pass_over):
-                given = True
-                yield frame
-            if not repeat or not given or over:
+            try:
+                for frame in recording.frames(unusable.pass_over):
+                    given, seen_s = True, time.monotonic()
+                    yield frame
+            except RecordingError as error:
+                gone = seen_s is None or time.monotonic() - seen_s > CAMERA_GONE_S_MAX
+                if not repeat or recording.period_s or gone:
+                    raise
+                unusable.pass_over(error)
+                time.sleep(CAMERA_PAUSE_S)
+                continue
+            if not repeat or not given:
                 return
 
     def read() -> None:

@@ -1,8 +1,10 @@
 """Cameras that send JPEG over RTSP, by GStreamer's server. Its own process; prints two ports, the second of a server
-that wants user and password.
+that wants user and password. The first one may be given.
 
 It runs with the system's Python, which has GStreamer's bindings.
 """
+
+import sys
 
 import gi
 
@@ -19,7 +21,7 @@ def listening(cameras: dict[str, str], auth: GstRtspServer.RTSPAuth | None = Non
     """Starts a server of cameras by their paths, and gives its port."""
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
-    server.set_service("0")
+    server.set_service(sys.argv[1] if len(sys.argv) > 1 and auth is None else "0")
     if auth is not None:
         server.set_auth(auth)
     for path, launch in cameras.items():

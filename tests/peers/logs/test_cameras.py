@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,11 +25,11 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @asynccontextmanager
-async def camera(python: str, script: str) -> AsyncIterator[str]:
+async def camera(python: str, script: str, *arguments: str) -> AsyncIterator[str]:
     """Starts a server and gives the line that it prints."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     process = await asyncio.create_subprocess_exec(
-        python, str(HERE / script), stdout=asyncio.subprocess.PIPE, env=environment
+        python, str(HERE / script), *arguments, stdout=asyncio.subprocess.PIPE, env=environment
     )
     try:
         assert process.stdout is not None
@@ -109,3 +110,36 @@ async def test_a_camera_that_ends_or_is_lost_ends_the_stream(server: str, tmp_pa
         await process.stdout.readline()
     out, told = await process.communicate()
     assert b" sent: " in out or b"lost after" in told, told.decode()
+
+
+@needs_gstreamer
+async def test_a_camera_that_was_lost_is_opened_again_where_it_is_to_be_repeated(server: str) -> None:
+    outcomes: list[bytes] = []
+    wanted, enough = sys.maxsize, asyncio.Event()
+
+    async def read(lines: asyncio.StreamReader) -> None:
+        while line := await lines.readline():
+            outcomes.append(line)
+            if len(outcomes) >= wanted:
+                enough.set()
+        enough.set()
+
+    async with camera(SYSTEM_PYTHON, "gstreamer_camera.py") as ports:
+        port = ports.split()[0]
+        process = await start(
+            *("stream", "detector", "--server", server, "--repeat", "--input", f"rtsp://127.0.0.1:{port}/jpeg")
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        await process.stdout.readline()
+    reading = asyncio.create_task(read(process.stdout))
+    while b"passed over" not in (told := await process.stderr.readline()):  # it is lost, and cannot be opened again
+        assert told, "it has ended"
+    wanted = len(outcomes) + 20  # more than were in flight when it was lost
+    async with camera(SYSTEM_PYTHON, "gstreamer_camera.py", port):
+        await enough.wait()
+        process.terminate()
+        errors = (await process.stderr.read()).decode()
+        await reading
+    assert await process.wait() == 0, errors
+    assert len(outcomes) >= wanted, errors
