@@ -43,7 +43,7 @@ $(READY): pyproject.toml
 	@echo "Installing duly and what it needs into $(VENV); this takes a minute, once"
 	@$(BIN)/pip install --quiet --quiet --upgrade pip
 	@if $(BIN)/pip show --quiet $(UNWANTED) 2>/dev/null; then $(BIN)/pip uninstall --quiet --quiet --yes $(UNWANTED); fi
-	@$(BIN)/pip install --quiet --quiet --editable '.[$(ACCELERATOR),demo,load,dev]'
+	@$(BIN)/pip install --quiet --quiet --editable '.[$(ACCELERATOR),demo,load,video,dev]'
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
@@ -144,9 +144,9 @@ build/exporters/%/.ready: tests/exporters/make/%.txt
 	@touch $@
 
 # The other sides' software, each in an environment of its own, with a list that is whole.
-PEERS := openpi zenoh egodriver
+PEERS := openpi zenoh egodriver logs
 .PHONY: peers $(addprefix peers-,$(PEERS))
-peers: $(addprefix peers-,$(PEERS)) ## Run the gateways against the other side's own software (PEERS=openpi for a part)
+peers: $(addprefix peers-,$(PEERS)) ## Run what stands between duly and others against their own software (PEERS=openpi for a part)
 
 $(addprefix peers-,$(PEERS)): peers-%: build/peers/%/.ready $(READY)
 	$(BIN)/python -m pytest -m peers tests/peers/$* $(PYTEST_ARGS)

@@ -17,6 +17,7 @@ import click
 from duly import compiled
 
 _SERVER_EXTRAS = "pip install 'duly[cpu]', or 'duly[gpu]' for an NVIDIA GPU"
+_LOG_EXTRAS = "pip install 'duly[logs]'"
 _DEMO_EXTRAS = "pip install 'duly[cpu,demo]', or 'duly[gpu,demo]' for an NVIDIA GPU"
 
 
@@ -55,6 +56,8 @@ cli.add_command(_Lazy("serve", "duly.cli_serve:serve", "Serve the models of a re
 cli.add_command(_Lazy("models", "duly.cli_models:models", "Look at a model repository.", _SERVER_EXTRAS))
 cli.add_command(_Lazy("doctor", "duly.cli_doctor:doctor", "Look at this machine and the settings.", _SERVER_EXTRAS))
 cli.add_command(_Lazy("stream", "duly.cli_stream:stream", "Stream a recording to a server.", "pip install duly"))
+cli.add_command(_Lazy("replay", "duly.cli_replay:replay", "Feed a recorded drive to a server.", _LOG_EXTRAS))
+cli.add_command(_Lazy("diff", "duly.cli_diff:diff", "Compare two replays of one drive.", _LOG_EXTRAS))
 cli.add_command(_Lazy("token", "duly.cli_token:token", "Make tokens for clients, and check them.", _SERVER_EXTRAS))
 cli.add_command(_Lazy("certs", "duly.cli_certs:certs", "Make certificates for a first try.", _SERVER_EXTRAS))
 cli.add_command(_Lazy("demo", "duly.demo.command:demo", "Watch duly work on real models.", _DEMO_EXTRAS))
@@ -128,7 +131,7 @@ def _report(error: Exception) -> int:
             message += f" (see {error.ctx.command_path} --help)"
     elif isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("duly", "duly_client"):
+    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("duly", "duly_client", "duly_logs"):
         message = str(error)
     else:
         message = f"internal error, {type(error).__name__}: {error} (DULY_DEBUG=1 shows where)"

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from duly.cli_stream import TOLD_MAX
+from duly.cli_outcomes import TOLD_MAX
 from duly.v1 import inference_pb2, tensor_pb2
 from tests.client.duly_stream import answering, finished, start, stream
 from tests.client.scripted_server import OpenedStream, Script, ScriptedServer, echo, on_time, serving
@@ -191,8 +191,7 @@ async def test_a_named_pipe_is_read_as_stdin_is_and_one_in_a_folder_is_passed_ov
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("--input", "rtsp://cam/1"), "ffmpeg -i rtsp://cam/1 -f mjpeg - | duly stream MODEL --input -"),
-        (("--input", "/dev/video7"), "ffmpeg -f v4l2 -i /dev/video7 -f mjpeg - | duly stream MODEL --input -"),
+        (("--input", "srt://cam/1"), "ffmpeg -i srt://cam/1 -f mjpeg - | duly stream MODEL --input -"),
         (("--input", "-", "--rate", "1e-300"), "'--rate': 1e-300 is not in the range"),
         (("--input", "-", "--seconds", "nan"), "'--seconds': NaN is no number here"),
         (("--input", "-", "--class", "CRITICAL"), "--class CRITICAL needs --rate"),

@@ -23,8 +23,9 @@ from duly_client.wire import inputs_of
 from duly_load.payloads import prepared as payloads_module
 from duly_load.payloads.pictures import encoding_of
 from duly_load.payloads.prepared import PayloadError, Prepared, bytes_of, check_held, prepare
-from duly_load.scenario.mcap_log import LogError, message_times_ns
+from duly_load.scenario.mcap_log import message_times_ns
 from duly_load.scenario.tables import Payloads
+from duly_logs.log import LogError
 
 
 def takes(datatype: str, *shape: int, encodings: tuple[Encoding, ...] = (), rate_hz: int = 0) -> TensorSpec:
@@ -406,11 +407,12 @@ def test_logs_that_are_wrong_are_refused(tmp_path: Path, red: Any, monkeypatch: 
     write_json(path, "foxglove.CompressedImage", [{"data": base64.b64encode(compressed(red)[:60]).decode()}])
     refused("rig.mcap: a JPEG of 60 bytes is damaged or cut off", PIXELS, recording=path)
     write_json(path, "Thing", [{}], encoding="msgpack")
-    refused("rig.mcap: has messages in msgpack with Thing in jsonschema; should be in JSON,", CAMERA, recording=path)
+    refused("has messages in msgpack with Thing in jsonschema; should be in JSON,", CAMERA, recording=path)
     write_json(path, "Thing", [{"name": "x"}])
     refused("rig.mcap: Thing has no pictures and no arrays of numbers, while the model", VOICE, recording=path)
     write_json(path, "Thing", [])
     refused("rig.mcap: has no messages, or no index of them", VOICE, recording=path)
+    monkeypatch.delitem(sys.modules, "duly_logs.messages")
     monkeypatch.setitem(sys.modules, "mcap_ros2.decoder", None)  # as if it were not installed
     refused("rig.mcap: reading messages needs the packages mcap-protobuf-support and mcap-ros2", VOICE, recording=path)
     monkeypatch.setitem(sys.modules, "mcap.reader", None)

@@ -6,7 +6,7 @@ would make the generator late. They follow from the scenario, the model and the 
 Nothing is guessed that changes what the server has to do: extents that the model leaves free come from `shape` of the
 scenario, else from the recording, else from what is usual for pictures and sound; where none of them says, it is an
 error. `duly_load.payloads.random_frames` says what is drawn, `duly_load.payloads.pictures` how pictures are made to
-fit, `duly_load.scenario.mcap_log` what is read out of logs.
+fit, `duly_logs.messages` what is read out of logs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,8 +23,12 @@ from duly_client.recordings import ARRAYS, PICTURES, VIDEOS, RecordingError, rec
 from duly_client.types import Encoding, Payload, TensorSpec, Value
 from duly_load.payloads.pictures import PictureError, as_taken, takes_any_size
 from duly_load.payloads.random_frames import draw, usual_extents
-from duly_load.scenario.mcap_log import LogError, Message, arrays_of, picture_of, read_messages
+from duly_load.scenario.mcap_log import read_messages
 from duly_load.scenario.tables import Payloads
+from duly_logs.log import LogError
+
+if TYPE_CHECKING:
+    from duly_logs.messages import Message
 
 PAYLOAD_BYTES_MAX = 512 * 2**20
 """The most bytes of all payloads of one sensor together."""
@@ -135,10 +140,16 @@ def _recorded(file: Path, topic: str, spec: TensorSpec, distinct: int) -> Prepar
     return Prepared(_held(frames, distinct), encoding)
 
 
-def _of_message(message: Message, spec: TensorSpec) -> Value:
+def _of_message(message: "Message", spec: TensorSpec) -> Value:
+    from duly_logs.messages import arrays_of, picture_of  # its packages are there, or there would be no message
+
     picture = picture_of(message)
     if picture is not None:
-        return as_taken(picture, spec)
+        if isinstance(picture, bytes):
+            return as_taken(picture, spec)
+        if picture.dtype != np.uint8:
+            raise LogError(f"has a {message.schema} of {picture.dtype}; pictures should have 8 bits a channel")
+        return as_taken(np.repeat(picture[:, :, None], 3, axis=2) if picture.ndim == 2 else picture, spec)
     arrays = arrays_of(message)
     for array in arrays.values():
         value = _as_numbers(array, spec)

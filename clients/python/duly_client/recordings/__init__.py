@@ -1,4 +1,5 @@
-"""Recordings as frames, for first tries, demonstrations and tests: pictures, video, sound, arrays; from files or stdin.
+"""Recordings as frames, for first tries, demonstrations and tests: pictures, video, sound, arrays; from files, stdin
+or a camera.
 
 `open_recording` compares the file with what the model of an open stream takes, and refuses what does not fit.
 `recording_for` does the same where no stream is open yet. A piece that cannot be used, such as one damaged picture of
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from duly_client.recordings.access_units import RAW_VIDEOS, access_units, not_encoded_so, takes_video
 from duly_client.recordings.arrays import ARRAYS, arrays, live_arrays
+from duly_client.recordings.camera import camera, is_camera
 from duly_client.recordings.file_kind import HEAD_BYTES, kind_of
 from duly_client.recordings.pictures import (
     PICTURE_STREAMS,
@@ -60,8 +62,8 @@ _NO_SURE_SIGN = ("", "text", "BMP", "gzip")
 
 def open_recording(path: str | Path, opened: StreamTerms) -> Recording:
     """Opens the recording at `path` as frames for the stream's model. "-" is stdin with pictures one after the other, a
-    WAV, raw sound, or a .npy, and so are named pipes and /dev/fd/N. Raises OSError, and RecordingError where recording
-    and model do not fit together.
+    WAV, raw sound, or a .npy, and so are named pipes and /dev/fd/N; rtsp:// and /dev/videoN are cameras. Raises
+    OSError, and RecordingError where recording and model do not fit together.
     """
     if len(opened.inputs) != 1:
         names = ", ".join(spec.name for spec in opened.inputs)
@@ -73,13 +75,15 @@ def recording_for(path: str | Path, spec: TensorSpec) -> Recording:
     """Does the same as `open_recording` for a model's only input, before any stream is open."""
     if str(path) == "-":
         return _live(STDIN, lambda: open(0, "rb", closefd=False), spec)  # stdin stays open
+    if is_camera(str(path)):
+        return camera(str(path), spec)
     if scheme := re.match(r"([a-z][a-z0-9+]+):/", str(path)):
-        raise RecordingError(f"{path}: no file; {scheme[1]} is for ffmpeg: {_piped(f'-i {path}')}")
+        raise RecordingError(
+            f"{path}: no file; {scheme[1]} is for ffmpeg: ffmpeg -i {path} -f mjpeg - | duly stream MODEL --input -"
+        )
     path = Path(path)
     if path.is_dir():
         return folder(path, spec)
-    if re.fullmatch(r"/dev/video\d+", str(path)):
-        raise RecordingError(f"{path}: a camera, which ffmpeg reads: {_piped(f'-f v4l2 -i {path}')}")
     if not path.exists():
         raise FileNotFoundError(2, "no such file or folder", str(path))
     if not path.is_file() or path.is_relative_to("/dev"):
@@ -112,10 +116,6 @@ def _video(path: Path, spec: TensorSpec) -> Recording:
     if not takes_pictures(spec):
         raise not_encoded_so(path, spec)
     return video(path, spec)
-
-
-def _piped(source: str) -> str:
-    return f"ffmpeg {source} -f mjpeg - | duly stream MODEL --input -"
 
 
 def _live(name: str, opened: Callable[[], io.BufferedReader], spec: TensorSpec) -> Recording:
