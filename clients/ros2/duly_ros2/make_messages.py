@@ -4,8 +4,9 @@ A ROS distribution has vision_msgs and audio_common_msgs as packages, and builds
 holds a package for it). With pip there is neither. So this makes them from their definitions by the distribution's own
 generators, with the same type hashes, and puts them where the other packages are. It needs a C and a C++ compiler.
 
-What the generators give (the C structs, their CDR for Fast DDS, the conversion from and to Python) is linked into the
-one extension module that rclpy imports.
+What the generators give (the C structs, their CDR for Fast DDS, their description, the conversion from and to Python)
+is linked into the one extension module that rclpy imports. Fast DDS looks for parts of it by the names of libraries,
+which are links to the module.
 """
 
 import os
@@ -18,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 INTERFACES = Path(__file__).parent / "interfaces"
-_SUPPORT = "rosidl_typesupport_fastrtps_c"
+_SUPPORTS = ("rosidl_typesupport_fastrtps_c", "rosidl_typesupport_introspection_c")
 _NEEDS = {
     "audio_common_msgs": ("std_msgs", "builtin_interfaces"),
     "duly_msgs": ("std_msgs", "builtin_interfaces"),
@@ -42,6 +43,14 @@ def make(name: str, into: Path) -> None:
         _compile(name, made, sources)
         shutil.rmtree(into / name, ignore_errors=True)
         shutil.copytree(made, into / name, ignore=_not_python)
+    for support in _SUPPORTS:
+        link = Path(sys.prefix) / "lib" / f"lib{name}__{support}.so"
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(into / name / _module(name), link.parent))
+
+
+def _module(name: str) -> str:
+    return f"{name}_s__rosidl_typesupport_c{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def _not_python(folder: str, names: list[str]) -> set[str]:
@@ -58,6 +67,7 @@ def _generate(name: str, made: Path) -> list[Path]:
     from rosidl_generator_type_description.cli import HashTypeDescription
     from rosidl_typesupport_c.cli import GenerateCTypesupport
     from rosidl_typesupport_fastrtps_c.cli import GenerateFastRTPSCTypesupport
+    from rosidl_typesupport_introspection_c.cli import GenerateIntrospectionCTypesupport
 
     (made / "msg").mkdir(parents=True)
     files = []
@@ -69,7 +79,8 @@ def _generate(name: str, made: Path) -> list[Path]:
     hashes = HashTypeDescription("").generate_type_hashes(name, files, shares, made)
     GenerateC("").generate(name, files, shares, made, hashes)
     GenerateFastRTPSCTypesupport("").generate(name, files, shares, made)
-    GenerateCTypesupport("", typesupport_implementations=[_SUPPORT]).generate(name, files, shares, made)
+    GenerateIntrospectionCTypesupport("").generate(name, files, shares, made)
+    GenerateCTypesupport("", typesupport_implementations=list(_SUPPORTS)).generate(name, files, shares, made)
     GeneratePython("", typesupport_implementations=["rosidl_typesupport_c"]).generate(name, files, shares, made)
     return [path for path in made.rglob("*") if path.suffix in (".c", ".cpp")]
 
@@ -87,10 +98,10 @@ def _compile(name: str, made: Path, sources: list[Path]) -> None:
         standard = "-std=gnu11" if source.suffix == ".c" else "-std=c++17"
         objects.append(source.with_suffix(source.suffix + ".o"))
         subprocess.run([compiler, standard, *flags, "-c", source, "-o", objects[-1]], check=True)
-    kinds = ("rosidl_generator_c", "rosidl_generator_py", "rosidl_typesupport_c", _SUPPORT)
+    kinds = ("rosidl_generator_c", "rosidl_generator_py", "rosidl_typesupport_c", *_SUPPORTS)
     libraries = [f"-l{need}__{kind}" for need in _NEEDS[name] for kind in kinds]
-    libraries += [f"-l{library}" for library in ("rosidl_runtime_c", "rosidl_typesupport_c", _SUPPORT, "fastcdr", "rmw")]
-    target = made / f"{name}_s__rosidl_typesupport_c{sysconfig.get_config_var('EXT_SUFFIX')}"
+    libraries += [f"-l{library}" for library in ("rosidl_runtime_c", "rosidl_typesupport_c", *_SUPPORTS, "fastcdr", "rmw")]
+    target = made / _module(name)
     where = [f"-L{prefix / 'lib'}", f"-Wl,-rpath,{prefix / 'lib'}"]
     linker = os.environ.get("CXX", "c++")
     subprocess.run([linker, "-shared", *objects, *where, *libraries, "-lrosidl_typesupport_fastrtps_cpp", "-o", target], check=True)
