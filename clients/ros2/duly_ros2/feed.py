@@ -293,7 +293,7 @@ class Feed:
             value = np.frombuffer(value[: len(value) // 2 * 2], "<i2")
         if "PCM_S16LE" in spec.encodings and value.dtype == np.int16 and value.ndim == 1 and spec.dtype != np.int16:
             return value.astype("<i2", copy=False).tobytes()
-        return fitted(value, spec.shape, spec.dtype)
+        return fitted(value, spec.shape, spec.dtype, picture=sample.size != (0, 0))
 
     def _ended(self, outcome: Outcome) -> None:
         frame = self._sent.pop(outcome.frame_id, None)

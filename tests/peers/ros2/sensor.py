@@ -1,0 +1,95 @@
+"""A robot's sensors, in a process of their own: publishes with rclpy what it is told to, a JSON line each on stdin.
+
+{"topic", "type", "fields", "files", "stamp_ms", "qos"}: one message; `files` are bytes for fields, by path; `stamp_ms`
+is how far its stamp is from now. {"replay": FILE, "rate"}: all messages of an MCAP at the times that they were logged,
+`rate` times as fast, with stamps of now. Each line is answered when it is done.
+"""
+
+import array
+import importlib
+import json
+import struct
+import sys
+import time
+
+import rclpy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+
+MATCH_S_MAX = 100.0
+
+
+def message_class(name):
+    package, _, kind = name.partition("/msg/")
+    return getattr(importlib.import_module(f"{package}.msg"), kind)
+
+
+def filled(message, fields):
+    for name, value in fields.items():
+        held = getattr(message, name)
+        if isinstance(value, dict):
+            filled(held, value)
+        elif isinstance(held, array.array):
+            setattr(message, name, array.array(held.typecode, value))
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            setattr(message, name, [filled(element_class(message, name)(), each) for each in value])
+        else:
+            setattr(message, name, value)
+    return message
+
+
+def element_class(message, name):
+    return message_class(message.get_fields_and_field_types()[name].removeprefix("sequence<").removesuffix(">").replace("/", "/msg/"))
+
+
+class Sensors:
+    def __init__(self):
+        self.node = rclpy.create_node("sensors")
+        self.publishers = {}
+
+    def publisher(self, topic, kind, reliability="reliable", waits=True):
+        if topic not in self.publishers:
+            reliable = ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
+            self.publishers[topic] = self.node.create_publisher(message_class(kind), topic, QoSProfile(depth=100, reliability=reliable))
+        publisher = self.publishers[topic]
+        until = time.monotonic() + MATCH_S_MAX
+        while waits and publisher.get_subscription_count() == 0 and time.monotonic() < until:
+            time.sleep(0.01)
+        return publisher
+
+    def one(self, told):
+        message = filled(message_class(told["type"])(), told.get("fields", {}))
+        for name, path in told.get("files", {}).items():
+            with open(path, "rb") as content:
+                setattr(message, name, array.array("B", content.read()))
+        if hasattr(message, "header") and "stamp_ms" in told:
+            stamp_ns = time.time_ns() + round(told["stamp_ms"] * 1e6)
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+        publisher = self.publisher(told["topic"], told["type"], told.get("reliability", "reliable"), told.get("waits", True))
+        publisher.publish(serialize_message(message))
+
+    def replay(self, told):
+        from mcap.reader import make_reader
+
+        with open(told["replay"], "rb") as content:
+            logged = [(message.log_time, channel.topic, schema.name, message.data) for schema, channel, message in make_reader(content).iter_messages()]
+        for _, topic, kind, _ in logged:
+            self.publisher(topic, kind)
+        began_ns, first_ns = time.monotonic_ns(), logged[0][0]
+        for log_ns, topic, _, data in logged:
+            time.sleep(max(0, began_ns + (log_ns - first_ns) / told["rate"] - time.monotonic_ns()) / 1e9)
+            stamp = struct.pack("<iI", *divmod(time.time_ns(), 1_000_000_000))
+            self.publishers[topic].publish(data[:4] + stamp + data[12:])
+
+
+def main():
+    rclpy.init()
+    sensors = Sensors()
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        told = json.loads(line)
+        (sensors.replay if "replay" in told else sensors.one)(told)
+        print(json.dumps("done"), flush=True)
+
+
+main()
