@@ -18,6 +18,8 @@ ENVIRONMENT = Path(__file__).parents[3] / "build" / "peers" / "ros2"
 PYTHON = ENVIRONMENT / "bin" / "python"
 WAIT_S_MAX = 60.0
 """How long anything may take; the machine may be busy with other things."""
+WARM_UP = "warm-up"
+"""The coordinate frame of messages that tests do not count."""
 
 
 class Process:
@@ -115,8 +117,22 @@ class Listener(Process):
         return self.until(heard, what)
 
     def all(self, topic: str) -> list[dict[str, Any]]:
-        """Returns all messages of a topic that were read."""
-        return self._messages.setdefault(topic, [])
+        """Returns all messages of a topic that were read, without those of a warm-up."""
+        heard = self._messages.setdefault(topic, [])
+        return [message for message in heard if message.get("header", {}).get("frame_id") != WARM_UP]
+
+    def warm_up(self, sensors: Sensors, topic: str, kind: str, fields: dict[str, Any], *further: str) -> None:
+        """Publishes messages until the outcome of one is heard, and what comes on `further` topics: only then do all
+        readers and writers know each other, before that messages are lost.
+        """
+        awaited = {"/duly/outcomes", *further}
+        before = {name: len(self._messages.get(name, ())) for name in awaited}
+        for _ in range(round(WAIT_S_MAX)):
+            sensors.publish(topic, kind, fields=fields | {"header": {"frame_id": WARM_UP}}, stamp_ms=0, waits=False)
+            self.next_diagnostics()
+            if all(len(self._messages.get(name, ())) > count for name, count in before.items()):
+                return
+        raise AssertionError(f"nothing came of messages on {topic}")
 
     def count(self, topic: str, count: int) -> list[dict[str, Any]]:
         """Returns the messages of a topic once there are so many."""
@@ -141,7 +157,7 @@ class Listener(Process):
         if not line.startswith("{"):
             return ""
         told = json.loads(line)
-        self.all(told["topic"]).append(told["message"])
+        self._messages.setdefault(told["topic"], []).append(told["message"])
         return str(told["topic"])
 
 

@@ -1,7 +1,7 @@
 """A robot's sensors, in a process of their own: publishes with rclpy what it is told to, a JSON line each on stdin.
 
-{"topic", "type", "fields", "files", "stamp_ms", "qos"}: one message; `files` are bytes for fields, by path; `stamp_ms`
-is how far its stamp is from now. {"replay": FILE, "rate"}: all messages of an MCAP at the times that they were logged,
+{"topic", "type", "fields", "files", "stamp_ms", "stamp_ns"}: one message; `files` are bytes for fields, by path;
+`stamp_ms` is how far its stamp is from now, `stamp_ns` the stamp itself. {"replay": FILE, "rate"}: all messages of an MCAP at the times that they were logged,
 `rate` times as fast, with stamps of now. Each line is answered when it is done.
 """
 
@@ -62,8 +62,8 @@ class Sensors:
         for name, path in told.get("files", {}).items():
             with open(path, "rb") as content:
                 setattr(message, name, array.array("B", content.read()))
-        if hasattr(message, "header") and "stamp_ms" in told:
-            stamp_ns = time.time_ns() + round(told["stamp_ms"] * 1e6)
+        if hasattr(message, "header") and ("stamp_ms" in told or "stamp_ns" in told):
+            stamp_ns = told.get("stamp_ns") or time.time_ns() + round(told["stamp_ms"] * 1e6)
             message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
         publisher = self.publisher(told["topic"], told["type"], told.get("reliability", "reliable"), told.get("waits", True))
         publisher.publish(serialize_message(message))
