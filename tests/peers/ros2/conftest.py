@@ -37,10 +37,10 @@ def worker_domain() -> int:
     return 1 + os.getpid() % 100
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`copy` gives back pictures of any size, `imu` doubles six numbers; `both` adds one number to the six."""
-    root = tmp_path / "models"
+    root = tmp_path_factory.mktemp("served") / "models"
     graphs.save(root, "copy", graphs.copying(("N", "H", "W", 3), graphs.UINT8))
     graphs.save(root, "imu", graphs.doubling(("N", 6)))
     inputs = [graphs.value("motion", ("N", 6)), graphs.value("distance", ("N", 1))]
@@ -49,8 +49,9 @@ def models(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def address(models: Path) -> Iterator[str]:
+    """Of one server for all tests of a module that leave it as it was."""
     with server(models) as (_, address):
         yield address
 

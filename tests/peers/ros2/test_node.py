@@ -51,8 +51,8 @@ def test_pictures_come_back_as_they_were_and_what_cannot_be_read_is_named(
         image("bgr8"),
         image("rgb8", 11, padded),
         image("mono8", 3, bytes(range(6))),
-        image("bayer_rggb8", 3, bytes(range(6))),
         image("rgb8", 3),
+        image("bayer_rggb8", 3, bytes(range(6))),
     ):
         sensors.publish("/camera", IMAGE, fields={"header": header, **fields}, stamp_ms=-5)
     sensors.publish("/camera", IMAGE, fields={"header": header, **image()}, stamp_ms=3_600_000)
