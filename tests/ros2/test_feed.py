@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from duly_client import Advice, Client, Outcome, Status
 from duly_ros2.answers import Answer, Received
 from duly_ros2.feed import Feed
 from duly_ros2.settings import StreamSettings, settings_of
-
 from tests import graphs
 from tests.e2e.serving import serving
 from tests.ros2.cdr import Writer, image
@@ -23,11 +23,13 @@ class Heard:
     """A publisher that keeps what it is given."""
 
     def __init__(self) -> None:
+        self._new = asyncio.Event()
         self.answers: list[Answer] = []
         self.outputs: list[np.ndarray] = []
 
     def answer(self, answer: Answer) -> None:
         self.answers.append(answer)
+        self._new.set()
 
     def result(self, stream: StreamSettings, first: Received, outcome: Outcome, labels: dict[str, Any]) -> None:
         self.outputs.append(outcome.outputs["y"])
@@ -38,7 +40,8 @@ class Heard:
     async def count(self, number: int) -> list[Answer]:
         async with asyncio.timeout(30):
             while len(self.answers) < number:
-                await asyncio.sleep(0.001)
+                self._new.clear()
+                await self._new.wait()
         return self.answers
 
 
@@ -64,7 +67,11 @@ async def test_pictures_of_all_kinds_reach_the_model_as_they_are(models: Path, t
         feed = feed_of(client, heard, model="copy")
         await feed.open()
         padded = b"".join(row.tobytes() + b"\xff" for row in PIXELS)
-        for encoding, step, data in (("rgb8", 9, PIXELS.tobytes()), ("bgr8", 9, PIXELS.tobytes()), ("rgb8", 10, padded)):
+        for encoding, step, data in (
+            ("rgb8", 9, PIXELS.tobytes()),
+            ("bgr8", 9, PIXELS.tobytes()),
+            ("rgb8", 10, padded),
+        ):
             feed.take(0, image(encoding, 3, 2, step, data), 0, 1_500_000_000)
         answers = await heard.count(3)
         assert [answer.status for answer in answers] == [Status.ON_TIME] * 3

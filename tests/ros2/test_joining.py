@@ -1,8 +1,9 @@
 """Messages that belong together, by their stamps."""
 
-from duly_ros2.joining import Joining
 from hypothesis import given
 from hypothesis import strategies as st
+
+from duly_ros2.joining import Joining
 
 MS = 1_000_000
 
@@ -43,9 +44,7 @@ def test_what_has_waited_too_long_is_taken_out_in_time() -> None:
     assert joining.next_overdue_ns() == 80 * MS
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=40), st.integers(0, 8), st.integers(1, 4)
-)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40)), max_size=40), st.integers(0, 8), st.integers(1, 4))
 def test_every_message_is_joined_pushed_out_or_left_exactly_once(
     messages: list[tuple[int, int]], tolerance: int, queue: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from duly_ros2.fitting import fitted
 from duly_ros2.results import Box, Scored, Unusable, boxes_of, classes_of
 from duly_ros2.settings import Classification, Detections
@@ -27,7 +28,11 @@ def test_boxes_are_in_pixels() -> None:
     [
         (OUTPUTS, (0, 0), "whose size is not known; state units: pixels"),
         ({"y": np.zeros(3)}, (1, 1), "the model has no output 'boxes'; it has y"),
-        (OUTPUTS | {"scores": np.zeros(2)}, (1, 1), r"scores \[2\] and classes \[1\]; expected \[n, 4\], \[n\] and \[n\]"),
+        (
+            OUTPUTS | {"scores": np.zeros(2)},
+            (1, 1),
+            r"scores \[2\] and classes \[1\]; expected \[n, 4\], \[n\] and \[n\]",
+        ),
     ],
 )
 def test_outputs_that_are_no_boxes(outputs: dict[str, np.ndarray], size: tuple[int, int], said: str) -> None:

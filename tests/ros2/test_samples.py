@@ -1,15 +1,16 @@
 """What messages hold, as arrays: values, types, and that pictures are views of the message and no copies."""
 
+import contextlib
 import struct
 
 import numpy as np
 import pytest
-from duly_ros2.cdr import Unreadable
-from duly_ros2.images import picture_size
-from duly_ros2.samples import TYPES, read
 from hypothesis import given
 from hypothesis import strategies as st
 
+from duly_ros2.cdr import Unreadable
+from duly_ros2.images import picture_size
+from duly_ros2.samples import TYPES, read
 from tests.ros2.cdr import Writer, image
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -36,7 +37,9 @@ def memory_of(array: np.ndarray) -> object:
         ("32FC1", 14, 2, PIXELS[:, :, 2].astype(np.float32) / 3),
     ],
 )
-def test_an_image_is_a_view_of_its_message(encoding: str, step: int, padding: int, want: np.ndarray, order: str) -> None:
+def test_an_image_is_a_view_of_its_message(
+    encoding: str, step: int, padding: int, want: np.ndarray, order: str
+) -> None:
     held = PIXELS if encoding in ("rgb8", "bgr8") else want
     rows = [row.astype(held.dtype.newbyteorder(order)).tobytes() + b"\xee" * padding for row in held]
     message = image(encoding, 3, 2, step, b"".join(rows), big_endian=order == ">", order=order)
@@ -148,7 +151,5 @@ def test_a_multi_array_has_the_extents_of_its_layout() -> None:
 
 @given(kind=st.sampled_from(TYPES), head=st.sampled_from([b"\0\1\0\0", b"\0\0\0\0", b""]), body=st.binary(max_size=200))
 def test_any_bytes_are_read_or_said_to_be_unreadable(kind: str, head: bytes, body: bytes) -> None:
-    try:
-        read(kind, head + body, ())
-    except Unreadable as error:
-        assert str(error)
+    with contextlib.suppress(Unreadable):  # and no other error
+        assert read(kind, head + body, ()).value is not None

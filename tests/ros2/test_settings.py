@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from duly_ros2.qos import Qos
 from duly_ros2.settings import Detections, SettingsError, merged, nested, of_file, settings_of
 
@@ -21,7 +22,12 @@ def test_a_stream_of_one_topic() -> None:
     )
     settings = settings_of(told)
     (stream,) = settings.streams
-    assert (settings.server, stream.name, stream.model, stream.stream_class) == ("robot:8500", "front", "yolo", "CRITICAL")
+    assert (settings.server, stream.name, stream.model, stream.stream_class) == (
+        "robot:8500",
+        "front",
+        "yolo",
+        "CRITICAL",
+    )
     assert stream.first.type == "sensor_msgs/msg/CompressedImage"
     assert stream.first.qos == Qos("keep_last", 4, "best_effort", deadline_ms=100.0)
     assert stream.budget == 100.0, "the deadline is the budget where none is stated"
@@ -67,7 +73,10 @@ def test_parameters_stand_above_a_file_which_may_be_one_of_ros() -> None:
         (one(follow_advice=1), r"streams.front.follow_advice: is 1; expected true or false"),
         (one(qos={"depth": 0}), r"streams.front.qos.depth: is 0; expected 1 or more"),
         (one(qos={"history": "all"}), r"streams.front.qos.history: is 'all'; expected one of keep_last, keep_all"),
-        (one(type="Picture"), r"streams.front.type: 'Picture' is none that the node reads; expected one of sensor_msgs"),
+        (
+            one(type="Picture"),
+            r"streams.front.type: 'Picture' is none that the node reads; expected one of sensor_msgs",
+        ),
         (one(fields="x"), r"streams.front.fields: is 'x'; expected a list of names"),
         (one(inputs={"a": STREAM}), r"streams.front: states inputs and topic, type; expected one of them"),
         (one(publish={"boxes": "~/b"}), r"streams.front.publish.boxes: there is no such setting"),

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from duly_client import Advice, Outcome, Status
-
 from duly_ros2.samples import Sample
 from duly_ros2.settings import StreamSettings
 
@@ -46,7 +45,9 @@ class Publisher(Protocol):
     def answer(self, answer: Answer) -> None:
         """Takes what became of one message."""
 
-    def result(self, stream: StreamSettings, first: Received, outcome: Outcome, labels: dict[str, tuple[str, ...]]) -> None:
+    def result(
+        self, stream: StreamSettings, first: Received, outcome: Outcome, labels: dict[str, tuple[str, ...]]
+    ) -> None:
         """Takes the outputs of a frame, whose first input was `first`. Raises Unusable."""
 
     def advise(self, stream: StreamSettings, advice: Advice) -> None:

@@ -5,6 +5,7 @@ data twice more. Arrays are views of the message.
 """
 
 import struct
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,11 @@ class Reader:
 
     def __init__(self, message: bytes) -> None:
         if len(message) < HEADER_BYTES or message[0] or message[1] > 1:
-            raise Unreadable(f"the message begins with {message[:2].hex() or 'nothing'}; expected plain CDR, 0000 or 0001")
+            raise Unreadable(
+                f"the message begins with {message[:2].hex() or 'nothing'}; expected plain CDR, 0000 or 0001"
+            )
         self._message = message
-        self._order = "<" if message[1] else ">"
+        self._order: Literal["<", ">"] = "<" if message[1] else ">"
         self._at = HEADER_BYTES
 
     def numbers(self, kinds: str) -> tuple[int | float, ...]:
@@ -59,12 +62,12 @@ class Reader:
         self._require(size)
         self._at += size
 
-    def bytes(self) -> bytes:
+    def data(self) -> bytes:
         """Reads a sequence of bytes: a copy of its own."""
         return self._take(self.integer())
 
     def array(self, kind: str) -> NDArray[np.generic]:
-        """Reads a sequence of numbers, `kind` as numpy names it ("f4", "u1"): a view of the message, in its byte order."""
+        """Reads a sequence of numbers, `kind` as numpy names it ("f4", "u1"): a view, in the message's byte order."""
         count = self.integer()
         dtype = np.dtype(kind).newbyteorder(self._order)
         if count:
@@ -74,7 +77,7 @@ class Reader:
         self._at += count * dtype.itemsize
         return array
 
-    def _take(self, size: int) -> "bytes":
+    def _take(self, size: int) -> bytes:
         self._require(size)
         taken = self._message[self._at : self._at + size]
         self._at += size

@@ -28,7 +28,9 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="settings, a YAML file; parameters stand above them")
     parser.add_argument("--name", default="duly", help="the node's name")
     parser.add_argument(
-        "--make-messages", action="store_true", help="make duly_msgs, and where missing vision_msgs and audio_common_msgs"
+        "--make-messages",
+        action="store_true",
+        help="make duly_msgs, and where missing vision_msgs and audio_common_msgs",
     )
     ours, ros = _split(sys.argv[1:])
     given = parser.parse_args(ours)

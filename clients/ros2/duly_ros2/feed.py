@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 import numpy as np
+
 from duly_client import Advice, Client, ClockEstimate, DulyError, Outcome, Status, Stream, StreamTerms
 from duly_client.types import TensorSpec, Value
-
 from duly_ros2.answers import Answer, Publisher, Received
 from duly_ros2.cdr import Unreadable
 from duly_ros2.fitting import fitted
@@ -51,6 +51,8 @@ class Feed:
         self._waiting_max = max(each.qos.waiting_max for _, each in self._inputs)
         self._keeps_all = any(each.qos.history == "keep_all" for _, each in self._inputs)
         self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+        """Set where a frame was sent or answered, or the stream has ended."""
         self._sent: dict[int, _Frame] = {}
         self._early: dict[int, Outcome] = {}
         """Outcomes that came before `send` had said which frame they are of."""
@@ -65,15 +67,15 @@ class Feed:
     # ---- opening and ending ----
 
     async def open(self) -> None:
-        """Opens the stream for the first time. Raises DulyError where the server refuses it, ValueError and TypeError where
-        a setting can be no stream's.
+        """Opens the stream for the first time. Raises DulyError where the server refuses it, ValueError and TypeError
+        where a setting can be no stream's.
         """
         stream = await self._open_stream()
         self._task = asyncio.get_running_loop().create_task(self._run(stream))
 
     async def stop(self, reason: str) -> None:
-        """Takes no more messages, and returns when all that came are answered: with their outcomes, as long as these take
-        no longer than FINISH_S_MAX, else with `reason`.
+        """Takes no more messages, and returns when all that came are answered: with their outcomes, as long as these
+        take no longer than FINISH_S_MAX, else with `reason`.
         """
         self._stopping, self._why_not = True, reason
         if self._joining is not None:
@@ -81,7 +83,8 @@ class Feed:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FINISH_S_MAX):
                 while self._stream is not None and (self._sent or self._waiting or self._sending):
-                    await asyncio.sleep(0.005)
+                    self._changed.clear()
+                    await self._changed.wait()
         while self._waiting:
             self._answer_all(self._waiting.popleft(), Status.CANCELLED, reason)
         self._give_up(reason)
@@ -158,6 +161,7 @@ class Feed:
                 error = ended
             finally:
                 self._stream = None
+                self._changed.set()
                 sender.cancel()
                 await asyncio.wait((sender,))
                 await stream.close()
@@ -210,7 +214,9 @@ class Feed:
     def _join(self, joining: Joining[Received], which: int, received: Received) -> None:
         stamp_ns = received.sample.stamp_ns or received.captured_ns
         joined = joining.add(which, stamp_ns, received, received.arrived_ns)
-        reason = f"newer messages took its place while it waited for partners within {self.settings.join.tolerance_ms:g} ms"
+        reason = (
+            f"newer messages took its place while it waited for partners within {self.settings.join.tolerance_ms:g} ms"
+        )
         self._answer_all(joined.pushed_out, Status.SUPERSEDED, reason)
         if joined.together is not None:
             self._enqueue(joined.together)
@@ -262,6 +268,7 @@ class Feed:
                 raise
             finally:
                 self._sending = False
+                self._changed.set()
 
     async def _send(self, stream: Stream, frame: _Frame) -> None:
         specs = {spec.name: spec for spec in stream.opened.inputs}
@@ -297,6 +304,7 @@ class Feed:
 
     def _ended(self, outcome: Outcome) -> None:
         frame = self._sent.pop(outcome.frame_id, None)
+        self._changed.set()
         if frame is None:
             if self._sending:
                 self._early[outcome.frame_id] = outcome
@@ -325,7 +333,15 @@ class Feed:
         sample = received.sample
         self._publisher.answer(
             Answer(
-                self.settings, received.topic, sample.stamp_ns, sample.frame_id, status, reason, number, outcome, latency_ns
+                self.settings,
+                received.topic,
+                sample.stamp_ns,
+                sample.frame_id,
+                status,
+                reason,
+                number,
+                outcome,
+                latency_ns,
             )
         )
 

@@ -20,6 +20,8 @@ def fitted(array: Array, shape: tuple[int, ...], dtype: "np.dtype[np.generic]", 
     if array.ndim > 1 and array.shape[-1] == 1:
         candidates.append(array[..., 0])
     for candidate in candidates:
-        if len(candidate.shape) == len(shape) and all(w in (-1, n) for w, n in zip(shape, candidate.shape, strict=True)):
+        if len(candidate.shape) == len(shape) and all(
+            w in (-1, n) for w, n in zip(shape, candidate.shape, strict=True)
+        ):
             return candidate
     return array

@@ -2,8 +2,8 @@
 ApproximateTimeSynchronizer does: each new message looks for its nearest partners on the other topics, and those whose
 stamps lie within the tolerance are one set; each message is used once.
 
-Beyond that, what never finds its partners is told: messages that the bounded queue of a topic pushes out, and those that
-have waited too long.
+Beyond that, what never finds its partners is told: messages that the bounded queue of a topic pushes out, and those
+that have waited too long.
 """
 
 import itertools
@@ -45,9 +45,7 @@ class Joining(Generic[Item]):
         queue[stamp_ns] = now_ns, item
         for stamps in itertools.islice(self._sets(topic, stamp_ns), TRIES_MAX):
             if max(stamps) - min(stamps) <= self._tolerance_ns:
-                joined.together = tuple(
-                    queue.pop(stamp)[1] for queue, stamp in zip(self._queues, stamps, strict=True)
-                )
+                joined.together = tuple(queue.pop(stamp)[1] for queue, stamp in zip(self._queues, stamps, strict=True))
                 return joined
         while len(queue) > self._queue_max:
             joined.pushed_out.append(queue.pop(min(queue))[1])

@@ -8,13 +8,12 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from duly_client import Client, Tls
-
 from duly_ros2.answers import Publisher
 from duly_ros2.feed import Feed
 from duly_ros2.settings import Settings
 
 HANDED_MAX = 1024
-"""Messages that are handed over and not taken yet; the node's thread waits for room, and the middleware's queues fill."""
+"""Messages that are handed over and not taken yet; then the node's thread waits, and the middleware's queues fill."""
 ROOM_S_MAX = 1.0
 """How long it waits; then the message is dropped, and said to be."""
 
@@ -42,7 +41,9 @@ class Link:
         if self._room.acquire(timeout=ROOM_S_MAX):
             self._loop.call_soon_threadsafe(self._taken, feed, which, message, published_ns, now_ns)
         else:
-            self.do(lambda: feed.report.problem("room", "a message was dropped, the node is too slow", time.monotonic_ns()))
+            self.do(
+                lambda: feed.report.problem("room", "a message was dropped, the node is too slow", time.monotonic_ns())
+            )
 
     def do(self, call: Callable[[], object]) -> None:
         """Calls something in the streams' thread, soon."""

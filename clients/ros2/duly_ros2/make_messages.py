@@ -55,7 +55,9 @@ def _module(name: str) -> str:
 
 def _not_python(folder: str, names: list[str]) -> set[str]:
     kept = (".py", sysconfig.get_config_var("EXT_SUFFIX"))
-    return {name for name in names if not name.endswith(kept) and not (name == "msg" and (Path(folder) / name).is_dir())}
+    return {
+        name for name in names if not name.endswith(kept) and not (name == "msg" and (Path(folder) / name).is_dir())
+    }
 
 
 def _generate(name: str, made: Path) -> list[Path]:
@@ -90,7 +92,13 @@ def _compile(name: str, made: Path, sources: list[Path]) -> None:
 
     prefix = Path(sys.prefix)
     above = made.parent
-    includes = [above, prefix / "include", numpy.get_include(), sysconfig.get_path("include"), *(prefix / "include").glob("*")]
+    includes = [
+        above,
+        prefix / "include",
+        numpy.get_include(),
+        sysconfig.get_path("include"),
+        *(prefix / "include").glob("*"),
+    ]
     flags = [f"-I{path}" for path in includes] + ["-fPIC", "-O1", "-w", "-DROS_PACKAGE_NAME=" + f'"{name}"']
     objects = []
     for source in sources:
@@ -100,11 +108,15 @@ def _compile(name: str, made: Path, sources: list[Path]) -> None:
         subprocess.run([compiler, standard, *flags, "-c", source, "-o", objects[-1]], check=True)
     kinds = ("rosidl_generator_c", "rosidl_generator_py", "rosidl_typesupport_c", *_SUPPORTS)
     libraries = [f"-l{need}__{kind}" for need in _NEEDS[name] for kind in kinds]
-    libraries += [f"-l{library}" for library in ("rosidl_runtime_c", "rosidl_typesupport_c", *_SUPPORTS, "fastcdr", "rmw")]
+    libraries += [
+        f"-l{library}" for library in ("rosidl_runtime_c", "rosidl_typesupport_c", *_SUPPORTS, "fastcdr", "rmw")
+    ]
     target = made / _module(name)
     where = [f"-L{prefix / 'lib'}", f"-Wl,-rpath,{prefix / 'lib'}"]
     linker = os.environ.get("CXX", "c++")
-    subprocess.run([linker, "-shared", *objects, *where, *libraries, "-lrosidl_typesupport_fastrtps_cpp", "-o", target], check=True)
+    subprocess.run(
+        [linker, "-shared", *objects, *where, *libraries, "-lrosidl_typesupport_fastrtps_cpp", "-o", target], check=True
+    )
 
 
 if __name__ == "__main__":

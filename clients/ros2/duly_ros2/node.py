@@ -6,18 +6,18 @@ node is unconfigured, and starts again by itself where it was to start by itself
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from duly_client import DulyError
+from rclpy.duration import Duration
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from rclpy.subscription import Subscription
 
+from duly_client import DulyError
 from duly_ros2.feed import Feed
 from duly_ros2.link import Link
 from duly_ros2.qos import Qos
@@ -136,7 +136,8 @@ class DulyNode(LifecycleNode):
         self._note(link, feed, f"lost {source.topic}", text)
 
     def _late(self, link: Link, feed: Feed, source: Input, event: Any) -> None:
-        text = f"{source.topic}: no message within the deadline of {source.qos.deadline_ms:g} ms, {event.total_count} times"
+        deadline = f"{source.qos.deadline_ms:g} ms"
+        text = f"{source.topic}: no message within the deadline of {deadline}, {event.total_count} times"
         self._note(link, feed, f"deadline {source.topic}", text)
 
     def _note(self, link: Link, feed: Feed, kind: str, text: str) -> None:

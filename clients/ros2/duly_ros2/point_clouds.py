@@ -1,5 +1,8 @@
 """The points of sensor_msgs/PointCloud2 as an array."""
 
+from itertools import pairwise
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,8 +15,8 @@ _KINDS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"
 
 
 def points(reader: Reader, names: tuple[str, ...]) -> NDArray[np.generic]:
-    """Reads a cloud, from behind its header on, as [points, fields] of the fields `names`. Where these are of one type and
-    at even distances it is a view of the message, else a copy in FP32. Raises Unreadable.
+    """Reads a cloud, from behind its header on, as [points, fields] of the fields `names`. Where these are of one type
+    and at even distances it is a view of the message, else a copy in FP32. Raises Unreadable.
     """
     height, width = reader.integer(), reader.integer()
     count = reader.integer()
@@ -35,13 +38,13 @@ def points(reader: Reader, names: tuple[str, ...]) -> NDArray[np.generic]:
     ends = max(offset + np.dtype(kind).itemsize for offset, kind in (held[name] for name in names))
     if not width or not height or ends > point_step or row_step < point_step * width or len(data) < row_step * height:
         raise Unreadable(
-            f"the cloud is {width}x{height} points of {point_step} bytes in rows of {row_step}, of which fields need {ends}, "
-            f"and has {len(data)} bytes"
+            f"the cloud is {width}x{height} points of {point_step} bytes in rows of {row_step}, "
+            f"of which fields need {ends}, and has {len(data)} bytes"
         )
-    order = ">" if big_endian else "<"
+    order: Literal["<", ">"] = ">" if big_endian else "<"
     offsets = [held[name][0] for name in names]
     kinds = {held[name][1] for name in names}
-    distances = {after - before for before, after in zip(offsets, offsets[1:], strict=False)}
+    distances = {after - before for before, after in pairwise(offsets)}
     if len(kinds) == 1 and len(distances) <= 1:
         dtype = np.dtype(kinds.pop()).newbyteorder(order)
         strides = (row_step, point_step, distances.pop() if distances else dtype.itemsize)
@@ -50,5 +53,7 @@ def points(reader: Reader, names: tuple[str, ...]) -> NDArray[np.generic]:
     out = np.empty((height, width, len(names)), np.float32)
     for nth, name in enumerate(names):
         offset, kind = held[name]
-        out[:, :, nth] = np.ndarray((height, width), np.dtype(kind).newbyteorder(order), data.data, offset, (row_step, point_step))
+        out[:, :, nth] = np.ndarray(
+            (height, width), np.dtype(kind).newbyteorder(order), data.data, offset, (row_step, point_step)
+        )
     return out.reshape(-1, len(names))

@@ -16,10 +16,10 @@ Reliability = Literal["reliable", "best_effort"]
 Durability = Literal["volatile", "transient_local"]
 
 READER_DEPTH_MIN = 10
-"""Messages that the reader of a topic holds at least until the node takes them, so that those that newer ones push aside
-are answered as SUPERSEDED and do not vanish in the middleware."""
+"""Messages that the reader of a topic holds at least until the node takes them, so that those that newer ones push
+aside are answered as SUPERSEDED and do not vanish in the middleware."""
 WAITING_MAX = 256
-"""Messages of one stream that wait in the node, with KEEP_ALL, until the transport takes them; further ones are SHED."""
+"""Messages of one stream that wait in the node for the transport, with KEEP_ALL; further ones are SHED."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,5 +126,7 @@ class Report:
         for kind, problem in (*self._lasting.items(), *self._problems.items()):
             values[f"problem/{kind}"] = problem.text + (f" ({problem.count} times)" if problem.count > 1 else "")
         return Diagnosis(
-            found[0].level if found else "OK", "; ".join(problem.text for problem in found) or "frames are served", values
+            found[0].level if found else "OK",
+            "; ".join(problem.text for problem in found) or "frames are served",
+            values,
         )

@@ -36,10 +36,13 @@ class Box:
 
 
 def boxes_of(
-    outputs: Mapping[str, NDArray[np.generic]], labels: Mapping[str, Sequence[str]], wanted: Detections, size: tuple[int, int]
+    outputs: Mapping[str, NDArray[np.generic]],
+    labels: Mapping[str, Sequence[str]],
+    wanted: Detections,
+    size: tuple[int, int],
 ) -> list[Box]:
-    """Boxes in the picture's pixels, in the order of the outputs. `labels`: names of the classes, by output. `size`: width
-    and height of the picture in pixels. Raises Unusable.
+    """Boxes in the picture's pixels, in the order of the outputs. `labels`: names of the classes, by output. `size`:
+    width and height of the picture in pixels. Raises Unusable.
     """
     missing = [name for name in (wanted.boxes, wanted.scores, wanted.classes) if name not in outputs]
     if missing:
@@ -49,12 +52,12 @@ def boxes_of(
     classes = np.asarray(outputs[wanted.classes], np.int64)[:BOXES_MAX]
     if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1] or classes.shape != scores.shape:
         raise Unusable(
-            f"detections: boxes are {list(boxes.shape)}, scores {list(scores.shape)} and classes {list(classes.shape)}; "
-            "expected [n, 4], [n] and [n]"
+            f"detections: boxes are {list(boxes.shape)}, scores {list(scores.shape)} and classes "
+            f"{list(classes.shape)}; expected [n, 4], [n] and [n]"
         )
     if wanted.units == "picture":
         if size == (0, 0) and len(boxes):
-            raise Unusable("detections: boxes are in parts of a picture whose size is not known; state units: pixels")
+            raise Unusable("detections: boxes are in parts of a picture, whose size is not known; state units: pixels")
         boxes = boxes * [size[0], size[1], size[0], size[1]]
     names = labels.get(wanted.classes, ())
     return [

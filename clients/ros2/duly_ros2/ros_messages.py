@@ -5,8 +5,6 @@ from array import array
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from duly_client import Advice, Outcome
-from duly_client.convert import datatype_of
 from duly_msgs.msg import Advice as AdviceMessage
 from duly_msgs.msg import Outcome as OutcomeMessage
 from duly_msgs.msg import Tensor
@@ -18,6 +16,8 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Classification as ClassificationMessage
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesis, ObjectHypothesisWithPose
 
+from duly_client import Advice, Outcome
+from duly_client.convert import datatype_of
 from duly_ros2.answers import Answer, Received
 from duly_ros2.report import Diagnosis
 from duly_ros2.results import Box, boxes_of, classes_of
@@ -150,5 +150,3 @@ def _detection(header: Header, box: Box) -> Detection2D:
     made.bbox.center.position.x, made.bbox.center.position.y = box.centre_x, box.centre_y
     made.bbox.size_x, made.bbox.size_y = box.width, box.height
     return made
-
-

@@ -57,9 +57,11 @@ def _header(reader: Reader) -> tuple[int, str]:
 def _compressed_image(reader: Reader, fields: tuple[str, ...]) -> Sample:
     """The picture's bytes, untouched."""
     format = reader.text()
-    data = reader.bytes()
+    data = reader.data()
     if not data.startswith((b"\xff\xd8\xff", b"\x89PNG")):
-        raise Unreadable(f"the picture's format is {format!r} and it begins with {data[:4].hex()}; expected JPEG or PNG")
+        raise Unreadable(
+            f"the picture's format is {format!r} and it begins with {data[:4].hex()}; expected JPEG or PNG"
+        )
     return Sample(data, size=picture_size(data))
 
 
@@ -105,7 +107,7 @@ def _range(reader: Reader, fields: tuple[str, ...]) -> Sample:
 
 def _audio(reader: Reader, fields: tuple[str, ...]) -> Sample:
     """Samples of 16 bits, little-endian."""
-    return Sample(reader.bytes(), encoding="PCM_S16LE")
+    return Sample(reader.data(), encoding="PCM_S16LE")
 
 
 def _multi_array(kind: str) -> Callable[[Reader, tuple[str, ...]], Sample]:

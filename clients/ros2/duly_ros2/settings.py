@@ -146,10 +146,13 @@ def settings_of(told: Mapping[str, Any]) -> Settings:
     told = dict(told)
     streams = _mapping("streams", told.pop("streams", None))
     if not 1 <= len(streams) <= STREAMS_MAX:
-        raise SettingsError(f"streams: {len(streams)} are stated; expected 1 to {STREAMS_MAX}, each with model and topic")
+        raise SettingsError(
+            f"streams: {len(streams)} are stated; expected 1 to {STREAMS_MAX}, each with model and topic"
+        )
     made = tuple(_stream(name, _mapping(f"streams.{name}", stream)) for name, stream in streams.items())
     told.setdefault("server", "127.0.0.1:8500")
-    return _made(Settings, told, "", streams=made)
+    settings: Settings = _made(Settings, told, "", streams=made)
+    return settings
 
 
 def _stream(name: str, told: dict[str, Any]) -> StreamSettings:
@@ -166,10 +169,14 @@ def _stream(name: str, told: dict[str, Any]) -> StreamSettings:
     inputs = {}
     for key, value in several.items():
         at = f"{place}.inputs.{key}" if key else place
-        made = _made(Input, _mapping(at, value), at)
-        inputs[key] = dataclasses.replace(made, type=_type(f"{at}.type", made.type))
-    made = _made(StreamSettings, told, place, name=name, inputs=inputs)
-    for key, number in (("budget_ms", made.budget_ms), ("period_ms", made.period_ms), ("join.tolerance_ms", made.join.tolerance_ms)):
+        source = _made(Input, _mapping(at, value), at)
+        inputs[key] = dataclasses.replace(source, type=_type(f"{at}.type", source.type))
+    made: StreamSettings = _made(StreamSettings, told, place, name=name, inputs=inputs)
+    for key, number in (
+        ("budget_ms", made.budget_ms),
+        ("period_ms", made.period_ms),
+        ("join.tolerance_ms", made.join.tolerance_ms),
+    ):
         if number is not None and number < 0:
             raise SettingsError(f"{place}.{key}: is {number}; expected 0 or more")
     return made

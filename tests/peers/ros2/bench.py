@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from duly_client import Client
 from onnx import helper
 
+from duly_client import Client
 from tests import graphs
 from tests.peers.ros2.processes import ENVIRONMENT, HERE, PYTHON, Process, closing
 
@@ -34,7 +34,9 @@ def save_model(root: Path) -> None:
     bounds = {"starts": np.array([0, 0]), "ends": np.array([1, 1]), "axes": np.array([1, 2])}
     node = helper.make_node("Slice", ["x", *bounds], ["y"])
     picture = graphs.value("x", ("N", 480, 640, 3), graphs.UINT8)
-    graphs.save(root, "look", graphs.model([node], [picture], [graphs.value("y", ("N", 1, 1, 3), graphs.UINT8)], bounds))
+    graphs.save(
+        root, "look", graphs.model([node], [picture], [graphs.value("y", ("N", 1, 1, 3), graphs.UINT8)], bounds)
+    )
 
 
 async def client_times(address: str) -> list[float]:

@@ -19,7 +19,11 @@ def plain(value):
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, (list, tuple)):
-        return bytes(value).hex() if value and all(type(each) is int for each in value) and len(value) > 8 else [plain(each) for each in value]
+        return (
+            bytes(value).hex()
+            if value and all(type(each) is int for each in value) and len(value) > 8
+            else [plain(each) for each in value]
+        )
     if hasattr(value, "get_fields_and_field_types"):
         return {name: plain(getattr(value, name)) for name in value.get_fields_and_field_types()}
     return value

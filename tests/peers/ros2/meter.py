@@ -1,5 +1,5 @@
-"""Times one picture at a time, in a process of rclpy: published on a topic of its own and heard there, through a relay in
-another process, or through the node. A line of JSON each on stdin: {"way", "count"}; it answers with milliseconds.
+"""Times one picture at a time, in a process of rclpy: published on a topic and heard there, through a relay in another
+process, or through the node. A line of JSON each on stdin: {"way", "count"}; it answers with milliseconds.
 
 `meter.py relay` is the relay: it takes pictures and publishes their headers, as plain a node as there can be.
 """
@@ -17,7 +17,11 @@ from std_msgs.msg import Header
 
 WIDTH, HEIGHT = 640, 480
 LOST_S = 1.0
-WAYS = {"self": ("/self", Image, "/self"), "relay": ("/relayed", Header, "/relay"), "node": ("/duly/outcomes", Outcome, "/camera")}
+WAYS = {
+    "self": ("/self", Image, "/self"),
+    "relay": ("/relayed", Header, "/relay"),
+    "node": ("/duly/outcomes", Outcome, "/camera"),
+}
 """Of each way: the topic that is listened to and its type, and the topic that pictures go to."""
 
 

@@ -51,9 +51,13 @@ class Process:
             try:
                 line = self._new.get(timeout=max(0.0, until_s - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"no {what}; it said:\n" + "\n".join(line[:600] for line in self.lines[-8:])) from None
+                raise AssertionError(
+                    f"no {what}; it said:\n" + "\n".join(line[:600] for line in self.lines[-8:])
+                ) from None
             if line is None:
-                raise AssertionError(f"it ended before {what}; it said:\n" + "\n".join(line[:600] for line in self.lines[-8:]))
+                raise AssertionError(
+                    f"it ended before {what}; it said:\n" + "\n".join(line[:600] for line in self.lines[-8:])
+                )
             self.lines.append(line)
             if found := wanted(line):
                 return found

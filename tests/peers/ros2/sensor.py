@@ -1,8 +1,8 @@
 """A robot's sensors, in a process of their own: publishes with rclpy what it is told to, a JSON line each on stdin.
 
 {"topic", "type", "fields", "files", "stamp_ms", "stamp_ns"}: one message; `files` are bytes for fields, by path;
-`stamp_ms` is how far its stamp is from now, `stamp_ns` the stamp itself. {"replay": FILE, "rate"}: all messages of an MCAP at the times that they were logged,
-`rate` times as fast, with stamps of now. Each line is answered when it is done.
+`stamp_ms` is how far its stamp is from now, `stamp_ns` the stamp itself. {"replay": FILE, "rate"}: all messages of an
+MCAP at the times that they were logged, `rate` times as fast, with stamps of now. Each line is answered when it is done.
 """
 
 import array
@@ -39,7 +39,9 @@ def filled(message, fields):
 
 
 def element_class(message, name):
-    return message_class(message.get_fields_and_field_types()[name].removeprefix("sequence<").removesuffix(">").replace("/", "/msg/"))
+    return message_class(
+        message.get_fields_and_field_types()[name].removeprefix("sequence<").removesuffix(">").replace("/", "/msg/")
+    )
 
 
 class Sensors:
@@ -50,7 +52,9 @@ class Sensors:
     def publisher(self, topic, kind, reliability="reliable", waits=True):
         if topic not in self.publishers:
             reliable = ReliabilityPolicy.RELIABLE if reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT
-            self.publishers[topic] = self.node.create_publisher(message_class(kind), topic, QoSProfile(depth=100, reliability=reliable))
+            self.publishers[topic] = self.node.create_publisher(
+                message_class(kind), topic, QoSProfile(depth=100, reliability=reliable)
+            )
         publisher = self.publishers[topic]
         until = time.monotonic() + MATCH_S_MAX
         while waits and publisher.get_subscription_count() == 0 and time.monotonic() < until:
@@ -65,14 +69,19 @@ class Sensors:
         if hasattr(message, "header") and ("stamp_ms" in told or "stamp_ns" in told):
             stamp_ns = told.get("stamp_ns") or time.time_ns() + round(told["stamp_ms"] * 1e6)
             message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
-        publisher = self.publisher(told["topic"], told["type"], told.get("reliability", "reliable"), told.get("waits", True))
+        publisher = self.publisher(
+            told["topic"], told["type"], told.get("reliability", "reliable"), told.get("waits", True)
+        )
         publisher.publish(serialize_message(message))
 
     def replay(self, told):
         from mcap.reader import make_reader
 
         with open(told["replay"], "rb") as content:
-            logged = [(message.log_time, channel.topic, schema.name, message.data) for schema, channel, message in make_reader(content).iter_messages()]
+            logged = [
+                (message.log_time, channel.topic, schema.name, message.data)
+                for schema, channel, message in make_reader(content).iter_messages()
+            ]
         for _, topic, kind, _ in logged:
             self.publisher(topic, kind)
         began_ns, first_ns = time.monotonic_ns(), logged[0][0]

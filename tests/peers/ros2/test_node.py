@@ -1,5 +1,5 @@
-"""The node between real publishers and subscribers of rclpy and a real server: what goes in, what comes out, and what it
-says of what it cannot use."""
+"""The node between real publishers and subscribers of rclpy and a real server: what goes in, what comes out, and what
+it says of what it cannot use."""
 
 import signal
 import time
@@ -95,7 +95,10 @@ def test_a_topic_of_another_type_and_a_publisher_that_is_not_heard_are_named(
     sensors.publish("/camera", "sensor_msgs/msg/CompressedImage", fields={"format": "jpeg"}, waits=False)
     wrong = listener.diagnosis("is published as")
     assert wrong["level"] in ("02", 2)
-    assert "/camera: is published as sensor_msgs/msg/CompressedImage, and type says sensor_msgs/msg/Image" in wrong["message"]
+    assert (
+        "/camera: is published as sensor_msgs/msg/CompressedImage, and type says sensor_msgs/msg/Image"
+        in wrong["message"]
+    )
     sensors.publish("/imu", IMU, fields=imu(1.0), stamp_ms=0, reliability="best_effort", waits=False)
     assert "reliability" in listener.diagnosis("/imu: a publisher offers another")["message"]
 
@@ -104,7 +107,12 @@ def test_inputs_of_two_topics_are_joined_and_what_finds_no_partner_is_answered(
     address: str, sensors: Sensors, listen: Listen, run: Run
 ) -> None:
     listener = listen(**{"/duly/both/tensors": "duly_msgs/msg/Tensors"})
-    motion = {"topic": "/imu", "type": "Imu", "fields": ["angular_velocity", "linear_acceleration"], "qos": {"depth": 20}}
+    motion = {
+        "topic": "/imu",
+        "type": "Imu",
+        "fields": ["angular_velocity", "linear_acceleration"],
+        "qos": {"depth": 20},
+    }
     distance = {"topic": "/range", "type": "Range", "qos": {"depth": 20}}
     stream = {
         "model": "both",

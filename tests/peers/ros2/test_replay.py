@@ -9,7 +9,6 @@ from pathlib import Path
 
 from duly.demo.assets import fetch
 from duly.demo.prepare import prepare_models
-
 from tests import graphs
 from tests.peers.ros2.conftest import Run
 from tests.peers.ros2.processes import Listener, Sensors, server
@@ -63,7 +62,9 @@ def test_a_recording_is_replayed_and_every_message_is_answered(
         run({"server": address, "streams": streams})
         no_picture = {"format": "png", "data": list(b"\x89PNG")}
         listener.warm_up(sensors, "/camera/front/compressed", "sensor_msgs/msg/CompressedImage", no_picture)
-        listener.warm_up(sensors, "/microphone", "audio_common_msgs/msg/AudioDataStamped", {"audio": {"data": [0, 0] * 512}})
+        listener.warm_up(
+            sensors, "/microphone", "audio_common_msgs/msg/AudioDataStamped", {"audio": {"data": [0, 0] * 512}}
+        )
         listener.warm_up(sensors, "/imu", "sensor_msgs/msg/Imu", {}, "/duly/body/tensors")
         sensors.do({"replay": str(tmp_path / "log.mcap"), "rate": 1.0})
         outcomes = listener.count("/duly/outcomes", sum(sent.values()))
