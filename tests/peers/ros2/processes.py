@@ -94,10 +94,19 @@ class Sensors(Process):
         """Publishes one message; returns when it is published."""
         self.do({"topic": topic, "type": kind, **told})
 
-    def do(self, told: dict[str, Any]) -> None:
-        """Has it do something, and waits until that is done."""
+    def do(self, told: dict[str, Any]) -> Any:
+        """Has it do something, waits until that is done, and returns what it says of it."""
         self.tell(told)
-        self.until(lambda line: line == '"done"', "message published")
+        return self.until(lambda line: line.startswith('{"done"') and json.loads(line), f"end of {told}")["done"]
+
+    def until_heard(self, listener: "Listener", topic: str, kind: str, fields: dict[str, Any], before: int) -> None:
+        """Publishes messages until more than `before` messages with tensors have come."""
+        for _ in range(round(WAIT_S_MAX)):
+            self.publish(topic, kind, fields=fields, waits=False)
+            listener.next_diagnostics()
+            if len(listener.all("/duly/tensors")) > before:
+                return
+        raise AssertionError(f"nothing came of messages on {topic}")
 
 
 class Listener(Process):

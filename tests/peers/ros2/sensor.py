@@ -1,8 +1,9 @@
 """A robot's sensors, in a process of their own: publishes with rclpy what it is told to, a JSON line each on stdin.
 
-{"topic", "type", "fields", "files", "stamp_ms", "stamp_ns"}: one message; `files` are bytes for fields, by path;
+{"topic", "type", "fields", "stamp_ms", "stamp_ns"}: one message, or as many as `count`, one every `every_ms`;
 `stamp_ms` is how far its stamp is from now, `stamp_ns` the stamp itself. {"replay": FILE, "rate"}: all messages of an
-MCAP at the times that they were logged, `rate` times as fast, with stamps of now. Each line is answered when it is done.
+MCAP at the times at which they were logged, `rate` times as fast, with stamps of now. {"transition": NAME}: a
+transition of the node's life. Each line is answered with a line when it is done.
 """
 
 import array
@@ -13,6 +14,8 @@ import sys
 import time
 
 import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 
@@ -63,16 +66,25 @@ class Sensors:
 
     def one(self, told):
         message = filled(message_class(told["type"])(), told.get("fields", {}))
-        for name, path in told.get("files", {}).items():
-            with open(path, "rb") as content:
-                setattr(message, name, array.array("B", content.read()))
         if hasattr(message, "header") and ("stamp_ms" in told or "stamp_ns" in told):
             stamp_ns = told.get("stamp_ns") or time.time_ns() + round(told["stamp_ms"] * 1e6)
             message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
         publisher = self.publisher(
             told["topic"], told["type"], told.get("reliability", "reliable"), told.get("waits", True)
         )
-        publisher.publish(serialize_message(message))
+        for _ in range(told.get("count", 1)):
+            publisher.publish(serialize_message(message))
+            time.sleep(told.get("every_ms", 0) / 1e3)
+
+    def transition(self, told):
+        client = self.node.create_client(ChangeState, "/duly/change_state")
+        client.wait_for_service(MATCH_S_MAX)
+        request = ChangeState.Request()
+        request.transition.id = getattr(Transition, f"TRANSITION_{told['transition'].upper()}")
+        future = client.call_async(request)
+        rclpy.spin_until_future_complete(self.node, future, timeout_sec=MATCH_S_MAX)
+        self.node.destroy_client(client)
+        return future.result().success
 
     def replay(self, told):
         from mcap.reader import make_reader
@@ -97,8 +109,11 @@ def main():
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         told = json.loads(line)
-        (sensors.replay if "replay" in told else sensors.one)(told)
-        print(json.dumps("done"), flush=True)
+        if "transition" in told:
+            done = sensors.transition(told)
+        else:
+            done = (sensors.replay if "replay" in told else sensors.one)(told)
+        print(json.dumps({"done": done}), flush=True)
 
 
 main()
