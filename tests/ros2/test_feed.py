@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,22 @@ async def test_a_stamp_of_the_future_counts_from_receipt_and_one_of_the_past_fro
         assert by_latency[2][0] >= 30e9
         assert by_latency[2][1] is Status.EXPIRED
         assert "in the future" in feed.report.diagnose(feed.clock, 0).message
+        await feed.close()
+
+
+@pytest.mark.parametrize("stamp_ns", [-5_000_000_000, 1, 2**31 * 10**9 - 1])
+async def test_any_stamp_is_answered(models: Path, stamp_ns: int) -> None:
+    heard = Heard()
+    message = Writer().header(stamp_ns).numbers("Bfffff", 1, 0, 0, 0, 3.5, 0).message
+    graphs.save(models, "distance", graphs.doubling(("N", 1)))
+    async with serving(models) as app, Client(app.address) as client:
+        feed = feed_of(client, heard, model="distance", type="Range")
+        await feed.open()
+        feed.take(0, message, 0, time.time_ns())
+        (answer,) = await heard.count(1)
+        assert (answer.stamp_ns, answer.status) == (stamp_ns, Status.ON_TIME if stamp_ns > 1 else Status.EXPIRED)
+        told = feed.report.diagnose(feed.clock, time.monotonic_ns()).message
+        assert ("in the future" if stamp_ns > 1 else "s old; of recordings state stamps: receipt") in told
         await feed.close()
 
 

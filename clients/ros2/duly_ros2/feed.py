@@ -27,6 +27,8 @@ from duly_ros2.settings import StreamSettings
 
 AGAIN_S_MIN, AGAIN_S_MAX = 0.5, 5.0
 """Pauses between two tries to open a stream that the server has ended for good. They double."""
+OLD_NS = 60_000_000_000
+"""Stamps that are older than this are named: no budget is as long."""
 FINISH_S_MAX = 2.0
 """How long a feed that stops waits for the outcomes of what it has sent."""
 
@@ -202,7 +204,13 @@ class Feed:
                     f"{source.topic}: a stamp is {-age_ns / 1e6:.0f} ms in the future; taken as captured on receipt",
                 )
             else:
-                wall_ns = time.time_ns() - age_ns
+                wall_ns = max(1, time.time_ns() - age_ns)
+                if age_ns > OLD_NS:
+                    self._problem(
+                        f"stamp {source.topic}",
+                        f"{source.topic}: a stamp is {age_ns / 1e9:.0f} s old; of recordings state stamps: receipt, "
+                        "or set use_sim_time",
+                    )
         received = Received(source.topic, sample, wall_ns, arrived_ns)
         if self._stopping or self._stream is None:
             self._answer_all((received,), Status.CANCELLED, self._why_not)
@@ -263,6 +271,9 @@ class Feed:
                 self._answer_all(frame, Status.INVALID, str(error))
             except (DulyError, RuntimeError) as error:
                 self._answer_all(frame, Status.CANCELLED, f"the stream is not open: {error}")
+            except Exception as error:  # of this node, which must answer this message and send the next
+                self._problem("node", f"{frame[0].topic}: {type(error).__name__}: {error}")
+                self._answer_all(frame, Status.FAILED, f"the node failed: {type(error).__name__}: {error}")
             except asyncio.CancelledError:
                 self._answer_all(frame, Status.CANCELLED, self._why_not)
                 raise
