@@ -156,7 +156,7 @@ build/peers/ros2/.ready: tests/peers/ros2/requirements.txt $(wildcard clients/ro
 	$(PYTHON) -m venv --clear build/peers/ros2
 	build/peers/ros2/bin/pip install --quiet --no-deps --requirement $<
 	build/peers/ros2/bin/pip install --quiet --no-deps --no-build-isolation --editable . --editable clients/ros2
-	build/peers/ros2/bin/duly-ros2 --make-messages > build/peers/ros2/messages.txt
+	build/peers/ros2/bin/duly-ros2 --make-messages
 	@touch $@
 
 wheel: $(READY) ## Build the wheel for this Python and machine with compiled modules (needs a C compiler), and the pure one

@@ -9,6 +9,8 @@ is linked into the one extension module that rclpy imports. Fast DDS looks for p
 which are links to the module.
 """
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -39,7 +41,8 @@ def make(name: str, into: Path) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="duly-messages-") as folder:
         made = Path(folder) / name
-        sources = _generate(name, made)
+        with contextlib.redirect_stdout(io.StringIO()):  # the generators tell each file
+            sources = _generate(name, made)
         _compile(name, made, sources)
         shutil.rmtree(into / name, ignore_errors=True)
         shutil.copytree(made, into / name, ignore=_not_python)
@@ -117,9 +120,3 @@ def _compile(name: str, made: Path, sources: list[Path]) -> None:
     subprocess.run(
         [linker, "-shared", *objects, *where, *libraries, "-lrosidl_typesupport_fastrtps_cpp", "-o", target], check=True
     )
-
-
-if __name__ == "__main__":
-    for missing_name in missing():
-        make(missing_name, Path(sysconfig.get_path("platlib")))
-        print(missing_name)
