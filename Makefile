@@ -145,10 +145,10 @@ build/exporters/%/.ready: tests/exporters/make/%.txt
 
 # ROS 2 from PyPI, with the message packages that it lacks made by its own generators, which needs a compiler of C++.
 .PHONY: peers peers-ros2 bench-ros2
+HAS_CXX := $(shell command -v $(CXX))
 peers: peers-ros2
-peers-ros2: $(READY) ## Run the ROS 2 node between publishers and subscribers of rclpy (PYTEST_ARGS for options)
-	@if ! command -v $(or $(CXX),c++) > /dev/null; then echo "peers-ros2 is skipped: there is no compiler of C++"; else \
-	  $(MAKE) --no-print-directory build/peers/ros2/.ready && $(BIN)/python -m pytest -m peers tests/peers/ros2 $(PYTEST_ARGS); fi
+peers-ros2: $(if $(HAS_CXX),build/peers/ros2/.ready) $(READY) ## Run the ROS 2 node between publishers and subscribers of rclpy (PYTEST_ARGS for options)
+	$(if $(HAS_CXX),$(BIN)/python -m pytest -m peers tests/peers/ros2 $(PYTEST_ARGS),@echo "peers-ros2 is skipped: there is no compiler of C++")
 
 bench-ros2: build/peers/ros2/.ready $(READY) ## Measure what the ROS 2 node costs over a topic without it
 	FASTDDS_DEFAULT_PROFILES_FILE=$(CURDIR)/clients/ros2/launch/fastdds_pictures.xml $(BIN)/python -m tests.peers.ros2.bench
