@@ -213,6 +213,23 @@ protos-go: $(READY) ## Generate the Go client's messages from protos/
 	  --plugin=protoc-gen-go-grpc=$(GO_PLUGINS)/protoc-gen-go-grpc --go_out=clients/go --go_opt=module=duly \
 	  --go-grpc_out=clients/go --go-grpc_opt=module=duly $(GO_OPTIONS) $(PROTOS)
 
+# ROS 2 from PyPI, with the message packages that it lacks made by its own generators, which needs a compiler of C++.
+.PHONY: peers peers-ros2 bench-ros2
+HAS_CXX := $(shell command -v $(CXX))
+peers: peers-ros2
+peers-ros2: $(if $(HAS_CXX),build/peers/ros2/.ready) $(READY) ## Run the ROS 2 node between publishers and subscribers of rclpy (PYTEST_ARGS for options)
+	$(if $(HAS_CXX),$(BIN)/python -m pytest -m peers tests/peers/ros2 $(PYTEST_ARGS),@echo "peers-ros2 is skipped: there is no compiler of C++")
+
+bench-ros2: build/peers/ros2/.ready $(READY) ## Measure what the ROS 2 node costs over a topic without it
+	FASTDDS_DEFAULT_PROFILES_FILE=$(CURDIR)/clients/ros2/launch/fastdds_pictures.xml $(BIN)/python -m tests.peers.ros2.bench
+
+build/peers/ros2/.ready: tests/peers/ros2/requirements.txt $(wildcard clients/ros2/duly_ros2/interfaces/*/msg/*.msg) clients/ros2/duly_ros2/make_messages.py
+	$(PYTHON) -m venv --clear build/peers/ros2
+	build/peers/ros2/bin/pip install --quiet --no-deps --requirement $<
+	build/peers/ros2/bin/pip install --quiet --no-deps --no-build-isolation --editable . --editable clients/ros2
+	build/peers/ros2/bin/duly-ros2 --make-messages
+	@touch $@
+
 wheel: $(READY) ## Build the wheel for this Python and machine with compiled modules (needs a C compiler), and the pure one
 	@rm -rf build/wheels
 	$(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheels .

@@ -53,7 +53,7 @@ RUN = ("duly models", "duly-sim run")
 """Commands of the examples that are quick, and are run, not only understood."""
 POLICY = "[[principal]]"
 """What tells a policy file from a model.toml."""
-NOT_OURS = ("model_signing", "openssl", "pre-commit", "pip", "npm", "mvn")
+NOT_OURS = ("model_signing", "openssl", "pre-commit", "pip", "npm", "mvn", "python3", "build/robot/bin/duly-ros2")
 COMMANDS: dict[str, click.Command] = {
     "duly": duly.cli.cli,
     "duly-load": duly_load.cli.main.cli,
@@ -175,7 +175,7 @@ def check_make(words: list[str]) -> None:
 
 def check_extras(line: str) -> None:
     known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    for extras in re.findall(r"\[([a-z,-]+)\]", line):
+    for extras in re.findall(r"(?:duly|\.)\[([a-z,-]+)\]", line):
         assert set(extras.split(",")) <= known.keys(), f"pyproject.toml has no extra {extras}"
 
 

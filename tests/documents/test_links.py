@@ -12,6 +12,7 @@ from tests.documents.pages import ROOT, Piece, blocks, inline_code, pages, prose
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _PATH = re.compile(r"[\w.*-]+(?:/[\w.*-]+)*/?")
+_ROS_TYPE = re.compile(r"[a-z_]+_msgs/\w+")
 _SUFFIXES = (".py", ".md", ".toml", ".proto", ".txtpb", ".txt", ".yml", ".yaml", ".cc", ".h")
 
 SOURCES = (".py", ".proto", ".toml", ".cc", ".h", ".js", ".ts", ".java", ".go", ".rs")
@@ -39,7 +40,6 @@ NOT_OF_THE_REPOSITORY = {
     "out/results.json": "written by a command",
     "yolo/1": "a model and its version",
     "protos/inference/": "a recipe has it made",
-    "clients/ros2/": "a recipe has it made",
     "WebGpuExecutionProvider": "one of ONNX Runtime's",
     "_ns": "the end of a name",
 }
@@ -70,7 +70,12 @@ def test_relative_links_lead_somewhere(page: str) -> None:
 
 def looks_like_a_path(text: str) -> bool:
     placeholder = re.match(r"[A-Z]+\b", text)  # NAME/model.toml; but README.md is one of ours
-    if not _PATH.fullmatch(text) or text in NOT_OF_THE_REPOSITORY or (placeholder and "/" in text):
+    if (
+        not _PATH.fullmatch(text)
+        or _ROS_TYPE.fullmatch(text)
+        or text in NOT_OF_THE_REPOSITORY
+        or (placeholder and "/" in text)
+    ):
         return False
     return text.endswith((*_SUFFIXES, "/")) if "/" not in text[:-1] else not text.startswith("/")
 

