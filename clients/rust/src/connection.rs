@@ -114,11 +114,12 @@ impl Connection {
             self.ping(wall)
         } else if !self.queue.is_empty() {
             let mut frames = Vec::with_capacity(self.frames);
-            while let Some(Entry::Frame(frame, size)) = self.queue.pop_front_if(|next| matches!(next, Entry::Frame(..)))
-            {
-                self.frames -= 1;
-                self.bytes -= size;
-                frames.push(frame);
+            while !matches!(self.queue.front(), None | Some(Entry::Ping)) {
+                if let Some(Entry::Frame(frame, size)) = self.queue.pop_front() {
+                    self.frames -= 1;
+                    self.bytes -= size;
+                    frames.push(frame);
+                }
             }
             Request::Frames(v1::FrameBatch { frames })
         } else if !self.cancels.is_empty() {

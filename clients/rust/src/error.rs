@@ -1,6 +1,6 @@
 //! What ends a stream or refuses it. What goes wrong with one frame is no error but its outcome.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
 
@@ -19,14 +19,14 @@ pub struct Error {
     /// That of gRPC.
     pub code: Code,
     /// More; where admission refused a stream what would fit, such as `period_nano`.
-    pub metadata: HashMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
     /// What was wrong with the terms, where that is one field.
     pub fields: Vec<String>,
 }
 
 impl Error {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Error { reason: String::new(), message: message.into(), code, metadata: HashMap::new(), fields: Vec::new() }
+        Error { reason: String::new(), message: message.into(), code, metadata: BTreeMap::new(), fields: Vec::new() }
     }
 
     /// The stream was finished or closed by this side.
@@ -63,8 +63,10 @@ impl Error {
 
     pub(crate) fn from_status(status: &Status, target: &str) -> Self {
         let details = status.get_error_details();
-        let (reason, metadata) =
-            details.error_info().map(|info| (info.reason.clone(), info.metadata.clone())).unwrap_or_default();
+        let (reason, metadata) = details
+            .error_info()
+            .map(|info| (info.reason.clone(), info.metadata.clone().into_iter().collect()))
+            .unwrap_or_default();
         let fields = details
             .bad_request()
             .map(|request| request.field_violations.iter().map(|violation| violation.field.clone()).collect())
