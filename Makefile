@@ -93,12 +93,13 @@ core: $(READY) ## Compile what every frame passes in place with mypyc (needs a C
 core-clean: ## Back to Python
 	@$(PYTHON) compile_modules.py --undo
 
-COMPILED_TESTS := tests/core tests/runtime tests/streams tests/rpc \
+COMPILED_TESTS := tests/core tests/runtime tests/streams tests/rpc tests/worker \
   $(patsubst %,tests/duly_sim/test_%.py,baselines bounds cli_run grid replay sim_vs_live simulator) \
-  $(patsubst %,tests/e2e/test_%.py,admission law local local_lies recording streaming variants)
+  $(patsubst %,tests/e2e/test_%.py,admission law local local_lies no_room recording streaming variants)
 test-compiled: core ## The tests that touch what is compiled, with it compiled; then back to Python (PYTEST_ARGS for options)
 	@trap '$(BIN)/python compile_modules.py --undo' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/python -m pytest --compiled $(COMPILED_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --compiled $(COMPILED_TESTS) $(PYTEST_ARGS) && \
+	$(BIN)/python -m tests.chaos --rows local --effort quick
 
 grid: $(READY) ## Measure what the scheduler must show, in the simulator (GRID_ARGS for options)
 	$(BIN)/duly-sim grid $(GRID_ARGS)

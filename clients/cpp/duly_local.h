@@ -16,6 +16,7 @@
 #define DULY_LOCAL_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +96,8 @@ typedef void (*duly_local_on_outcome)(
 extern "C" {
 #endif
 
+int posix_fallocate(int fd, off_t offset, off_t bytes); /* which <fcntl.h> keeps back under -std=c11 */
+
 static inline uint64_t duly_local_aligned(uint64_t bytes) {
     return (bytes + DULY_LOCAL_ALIGNMENT - 1) / DULY_LOCAL_ALIGNMENT * DULY_LOCAL_ALIGNMENT;
 }
@@ -165,7 +168,8 @@ static inline void duly_local_tell(struct duly_local *stream) {
 }
 
 /* Opens a stream and waits for the server's answer. `open_stream`: a duly.v1.OpenStream as bytes. `token`: NULL: none.
- * `memory_bytes`: how much memory to share for frames; 0: the server's choice. */
+ * `memory_bytes`: how much memory to share for frames; 0: the server's choice. The system gives all of it now, so that
+ * nothing that is written there later has to wait for it; ENOSPC, ENOMEM: it has no room for that. */
 static inline int duly_local_open(
     struct duly_local *stream, const char *path, const void *open_stream, size_t open_bytes, const char *token,
     uint64_t memory_bytes) {
@@ -234,6 +238,8 @@ static inline int duly_local_open(
     memcpy(&opened_bytes, stream->message + 4, 4);
     memcpy(areas, stream->message + 8, 16);
     if (DULY_LOCAL_ALIGNMENT + (uint64_t)opened_bytes > areas[1]) goto failed;
+    errno = posix_fallocate(fds[0], 0, (off_t)areas[0]); /* a page that was not there when written to would be SIGBUS */
+    if (errno) goto failed;
     mapped = mmap(NULL, areas[0], PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
     if (mapped == MAP_FAILED) goto failed;
     stream->frames = (uint8_t *)mapped;

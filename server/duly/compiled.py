@@ -17,6 +17,7 @@ from pathlib import Path
 
 MODULES = (
     "core",
+    "counts",
     "rpc.duly_v1.codec",
     "rpc.duly_v1.common_frames",
     "rpc.duly_v1.outcome_writer",
@@ -26,6 +27,8 @@ MODULES = (
     "rpc.local.frames",
     "rpc.local.incoming",
     "rpc.local.outcomes",
+    "rpc.local.outgoing",
+    "rpc.local.packets",
     "runtime.answers",
     "runtime.awake",
     "runtime.blame",
@@ -36,16 +39,20 @@ MODULES = (
     "runtime.recorder",
     "runtime.recording_lines",
     "runtime.shared_memory",
+    "runtime.slot_filling",
     "runtime.worker_port",
     "streams.clock",
     "streams.inputs",
     "streams.loop_lag",
+    "streams.memory",
     "streams.ordering",
     "streams.outbox",
     "streams.results",
     "streams.stream",
     "streams.verdict",
     "worker.channel",
+    "worker.model",
+    "worker.shared_frames",
     "worker.slot_layout",
 )
 """The modules, and the packages all of whose modules are, below `duly`."""

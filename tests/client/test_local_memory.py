@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly_client import Client, DulyError, ProtocolError, ServerUnavailable, Stream, local_wire
-from duly_client.local_memory import ALIGNMENT, FrameMemory
+from duly_client.local_memory import ALIGNMENT, STEPS, FrameMemory
+from tests.no_room import without_room
 
 SIZE = 4 * mmap.PAGESIZE
 
@@ -80,6 +81,74 @@ def test_what_was_given_back_is_put_together_where_a_larger_frame_needs_the_room
     assert memory.has_room(SIZE // 2)
     assert not memory.has_room(SIZE // 2 + 1)
     assert memory.take(SIZE // 2) == 0
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(1, local_wire.FRAMES_MAX), st.integers(0, 2**40), st.booleans(), st.integers(1, 999)),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_frames_that_are_alike_are_said_as_each_by_itself(rows: list[tuple[int, int, bool, int]]) -> None:
+    alike = local_wire.AlikeFrames()
+    first = 1
+    for count, offset, must_run, size in rows:
+        ids = range(first, first + count)
+        first += count
+        tail = local_wire.tensor_tail(size, 0, 1, (size,))
+        message = alike.message(ids, offset + 5, offset + 7, must_run, offset, size, tail)
+        each = [
+            local_wire.frame_of_one(frame_id, offset + 5, offset + 7, must_run, offset + nth * size, tail)
+            for nth, frame_id in enumerate(ids)
+        ]
+        assert message == local_wire.frames_message(each)
+        assert local_wire.frames_of(message) == each
+        assert local_wire.frames_of(message[:0]) == []
+
+
+def test_what_frames_share_is_free_when_all_of_them_have_given_it_back() -> None:
+    memory = FrameMemory(mmap.mmap(-1, SIZE))
+    for count in (1, 2, 3, 64):
+        offset = memory.take(SIZE)
+        assert offset == 0
+        memory.divide(offset, count)
+        for _ in range(count):
+            assert memory.take(1) == -1
+            memory.give_back(offset)
+
+
+def test_there_is_as_much_as_the_system_gives() -> None:
+    """What is written to is there before: a page that the system does not have then would end the client."""
+    whole, step = STEPS * SIZE, SIZE
+    fd = os.memfd_create("frames")
+    os.ftruncate(fd, whole)
+    area = mmap.mmap(fd, whole)
+
+    def use() -> list[int]:
+        os.posix_fallocate(fd, 0, step)
+        memory = FrameMemory(area, os.dup(fd), step)
+        taken = []
+        while memory.has_room(step // 2):
+            taken.append(memory.take(step // 2))
+            assert taken[-1] + step // 2 <= os.fstat(fd).st_blocks * 512
+            memory.write(taken[-1], b"x" * (step // 2), step // 2)
+        assert memory.size_bytes == os.fstat(fd).st_blocks * 512
+        assert memory.take(1) == -1
+        assert memory.lend((1,), np.dtype(np.uint8), 1) is None
+        memory.give_back(taken[1])
+        assert memory.take(step // 2) == taken[1]
+        for offset in taken:
+            memory.give_back(offset)
+        assert memory.take(memory.size_bytes) == 0
+        memory.close()
+        return taken
+
+    assert use() == list(range(0, whole, step // 2))
+    os.ftruncate(fd, 0)
+    os.ftruncate(fd, whole)
+    assert without_room(use, offset=3 * step) == list(range(0, 3 * step, step // 2))
+    os.close(fd)
 
 
 # ---- outcomes ----

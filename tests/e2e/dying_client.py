@@ -20,6 +20,7 @@ STEPS = (
     "finished",
     "its child lives on",
     "its child opens",
+    "its child lives on, all is read",
 )
 FRAMES = 20
 
@@ -53,7 +54,7 @@ def main(path: str, step: str) -> None:
     frames = mmap.mmap(fds[0], layout.OPENED_HEAD.unpack(message)[3])
     frames[:8] = bytes(8)
     at("half of a frame written")
-    if step == "its child lives on" and os.fork() == 0:
+    if step.startswith("its child lives on") and os.fork() == 0:
         sys.stdin.read()  # until the test closes it
         os._exit(0)
     tensor = layout.TENSOR.pack(0, 16, 0, 0, 0, *[0] * layout.EXTENTS)
@@ -68,6 +69,9 @@ def main(path: str, step: str) -> None:
     at("outcomes read")
     connection.send(bytes([layout.FINISH]))
     at("finished")
+    while connection.recv(layout.MESSAGE_BYTES_MAX)[0] != layout.END:
+        pass
+    at("its child lives on, all is read")
 
 
 if __name__ == "__main__":

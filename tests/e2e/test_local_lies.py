@@ -25,6 +25,7 @@ from duly.app import App
 from duly.rpc.local import layout
 from duly.rpc.local.areas import OutcomeArea
 from duly.rpc.local.listener import OPENING_MAX, SO_PASSRIGHTS
+from duly.rpc.local.packets import SO_PEERPIDFD
 from duly.v1 import inference_pb2 as pb
 from duly_client import Client, Status
 from tests import graphs
@@ -103,6 +104,26 @@ async def test_a_client_that_is_killed(server: App, bystander: Bystander, step: 
             assert await asyncio.to_thread(process.stdout.readline) == b"ended\n"
         while len(server.streams) > 1:
             await bystander.is_served()
+
+
+@pytest.mark.parametrize("option", [SO_PEERPIDFD, 9999], ids=["new kernel", "old kernel"])
+@pytest.mark.parametrize("step", [step for step in dying_client.STEPS if step.startswith("its child")])
+async def test_a_child_keeps_nothing_of_a_client_that_is_killed(
+    server: App, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, option: int
+) -> None:
+    """However long clients may take nothing. `option`: what a kernel does not know, it says so of."""
+    monkeypatch.setattr("duly.rpc.local.packets.SO_PEERPIDFD", option)
+    async with serving(folder / "models", local=str(folder / "patient.sock"), slow_reader_timeout_s=3600) as app:
+        before = descriptors()
+        process = await asyncio.to_thread(_start, app.local_path, step)
+        with process:
+            assert process.stdin is not None
+            assert await asyncio.to_thread(process.wait) == -signal.SIGKILL
+            process.stdin.write(b"x")
+            process.stdin.flush()
+            while len(app.streams) or app.streams.host.memory.shared_bytes:
+                await asyncio.sleep(0)
+        await nothing_left(app, before)
 
 
 def _start(path: str, step: str) -> "subprocess.Popen[bytes]":

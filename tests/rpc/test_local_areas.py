@@ -2,6 +2,7 @@
 for room that is there.
 """
 
+import errno
 import os
 from collections import deque
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from duly.rpc.local.areas import ALIGNMENT, OutcomeArea
 from duly.rpc.local.layout import ALIVE, HEAD_BYTES
 from duly.streams.errors import CallError
+from tests.no_room import without_room
 
 SIZE = 4 * 4096
 
@@ -71,8 +73,20 @@ def test_memory_is_given_back_whatever_the_client_keeps() -> None:
     for _ in range(3):
         area.put(b"\x01" * area.piece_bytes_max)
     assert ALIVE.unpack(os.pread(kept, 8, 0)) == (1,)
-    assert os.fstat(kept).st_blocks * 512 > 700_000
+    assert os.fstat(kept).st_blocks * 512 == 1 << 20
     area.close()
     assert os.fstat(kept).st_blocks == 0
     assert ALIVE.unpack(os.pread(kept, 8, 0)) == (0,)
     os.close(kept)
+
+
+def test_all_of_it_is_there_before_anything_is_written() -> None:
+    """The server would end where it writes to a page that the system does not have."""
+    area = OutcomeArea(1 << 20)
+    assert os.fstat(area.fd).st_blocks * 512 == 1 << 20
+    area.close()
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="No space left") as refused:
+        without_room(lambda: OutcomeArea(1 << 20), size_bytes=1 << 20)
+    assert refused.value.errno == errno.ENOSPC
+    assert len(os.listdir("/proc/self/fd")) == len(before)

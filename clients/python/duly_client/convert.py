@@ -35,6 +35,12 @@ DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 _DTYPE_BY_NUMBER = {tensor_pb2.DataType.Value(f"DATA_TYPE_{name}"): dtype for name, dtype in DTYPES.items()}
 
 
+def element_bytes(datatype: int) -> int:
+    """Returns how many bytes an element takes, by the number of its data type; 0 for one that is not known."""
+    dtype = _DTYPE_BY_NUMBER.get(datatype)
+    return dtype.itemsize if dtype is not None else 0
+
+
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """The wire's name of an element type. Raises TypeError where it has none."""
     name = DATATYPES.get(dtype)

@@ -1,6 +1,7 @@
 """The memory that a client shares with a server on the same machine: where frames lie, and what is free of it."""
 
 import mmap
+import os
 import weakref
 from bisect import bisect_left
 from collections import deque
@@ -12,6 +13,8 @@ from duly_client.convert import Array
 
 ALIGNMENT = 64
 """Frames, and the inputs in them, begin at multiples of this."""
+STEPS = 16
+"""In so many steps the system gives all of the memory, as it is needed."""
 
 
 def aligned(size_bytes: int) -> int:
@@ -23,17 +26,28 @@ class FrameMemory:
 
     Frames of a stream are mostly alike, so what is given back is kept as it is for the next one of its size: that is
     quick, and its pages are there. It is put together with what lies beside it when there is no other room.
+
+    A page that the system does not have as it is written to would end this process (SIGBUS), so it is asked for them
+    before. Where it has no more, there is only as much memory as it has given so far.
     """
 
-    def __init__(self, area: mmap.mmap) -> None:
+    def __init__(self, area: mmap.mmap, fd: int = -1, reserved_bytes: int = 0) -> None:
+        """`fd`: of the area, of which it takes ownership, and by which `reserved_bytes` of it were had from the system;
+        -1: all of it is there.
+        """
         self._area = area
         self.size_bytes = len(area)
+        """It becomes less where the system has no more."""
+        self._fd = fd
+        self._reserved = self.size_bytes if fd < 0 else reserved_bytes
         self._address = np.frombuffer(area, np.uint8).__array_interface__["data"][0]
         self._taken: dict[int, int] = {}
         self._free: list[tuple[int, int]] = [(0, self.size_bytes)]
         """(offset, bytes) of what is free, by offset; no two of them touch."""
         self._kept: dict[int, list[int]] = {}
         """Offsets of what is free besides, by its bytes."""
+        self._divided: dict[int, int] = {}
+        """Of blocks that several frames share: how many of these have not given it back."""
         self._lent: dict[int, tuple[weakref.finalize[..., Array], int]] = {}
         """What was lent and not sent yet, and its bytes, by offset."""
         self._dropped: deque[int] = deque()
@@ -44,9 +58,11 @@ class FrameMemory:
             self._take_back()
         if self._kept.get(aligned(size_bytes)):
             return True
-        for _, free_bytes in self._free:
+        for offset, free_bytes in self._free:
             if free_bytes >= size_bytes:
-                return True
+                if offset + size_bytes <= self._reserved or self._reserve(offset + size_bytes):
+                    return True
+                break
         return (self._put_together() and self.has_room(size_bytes)) or not self._taken
 
     def take(self, size_bytes: int) -> int:
@@ -65,6 +81,8 @@ class FrameMemory:
     def _first_fit(self, wanted: int) -> int:
         for index, (offset, free_bytes) in enumerate(self._free):
             if free_bytes >= wanted:
+                if offset + wanted > self._reserved and not self._reserve(offset + wanted):
+                    return -1
                 if free_bytes == wanted:
                     del self._free[index]
                 else:
@@ -73,12 +91,43 @@ class FrameMemory:
                 return offset
         return -1
 
+    def _reserve(self, end: int) -> bool:
+        """Has the system give what lies before `end`, and some more. Returns False where it has no more to give: then
+        what it has not given is no memory any more.
+        """
+        end = min(max(end, self._reserved + self.size_bytes // STEPS), self.size_bytes)
+        try:
+            os.posix_fallocate(self._fd, self._reserved, end - self._reserved)
+        except OSError:
+            end = self.size_bytes = self._reserved = self._reserved // ALIGNMENT * ALIGNMENT
+            self._free = [(offset, min(size, end - offset)) for offset, size in self._free if offset < end]
+            return False
+        self._reserved = end
+        return True
+
+    def close(self) -> None:
+        """Asks for no more of it. What was lent stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def write(self, offset: int, data: Any, size_bytes: int) -> None:
         """Copies an array, or bytes, to a place that was taken."""
         if size_bytes:
             self._area[offset : offset + size_bytes] = data
 
+    def divide(self, offset: int, count: int) -> None:
+        """What was taken there is free again once it was given back so many times."""
+        if count > 1:
+            self._divided[offset] = count
+
     def give_back(self, offset: int) -> None:
+        if self._divided and (left := self._divided.get(offset, 0)):
+            if left > 2:
+                self._divided[offset] = left - 1
+            else:
+                del self._divided[offset]
+            return
         size_bytes = self._taken.pop(offset, 0)
         if size_bytes:
             kept = self._kept.get(size_bytes)

@@ -6,13 +6,16 @@ import mmap
 import os
 import socket
 import struct
+from math import prod
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from duly.v1 import inference_pb2
 from duly_client import local_wire
+from duly_client.convert import element_bytes
 from duly_client.errors import DulyError, LocalUnavailable, ProtocolError, error_of
+from duly_client.local_memory import STEPS, aligned
 
 _CONNECT_PAUSE_S = 0.01
 _FDS = 3
@@ -25,6 +28,10 @@ class Shared(NamedTuple):
     opened: inference_pb2.StreamOpened
     opened_bytes: int
     frames: mmap.mmap
+    frames_fd: int
+    """The caller's to be closed."""
+    reserved_bytes: int
+    """How much of the memory for frames the system has given already."""
     outcomes: mmap.mmap
     read_fd: int
     """What the server is told by how much of its outcomes was read. It is the caller's to be closed."""
@@ -77,7 +84,7 @@ def _first_message(connection: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _shared(message: bytes, fds: list[int], target: str) -> Shared:
-    """Takes the descriptor that is kept out of `fds`."""
+    """Takes the descriptors that are kept out of `fds`."""
     head = local_wire.OPENED_HEAD
     if len(message) != head.size or message[0] != local_wire.OPENED or len(fds) != _FDS:
         raise ProtocolError(f"the stream began with a message of kind {message[0]} with {len(fds)} descriptors")
@@ -94,4 +101,16 @@ def _shared(message: bytes, fds: list[int], target: str) -> Shared:
         opened = inference_pb2.StreamOpened.FromString(outcomes[local_wire.HEAD_BYTES : end])
     except DecodeError as error:
         raise ProtocolError("the stream began with what is no StreamOpened") from error
-    return Shared(opened, opened_bytes, frames, outcomes, fds.pop())
+    reserved_bytes = min(max(_frame_bytes(opened), frame_bytes // STEPS), frame_bytes)
+    try:
+        os.posix_fallocate(fds[0], 0, reserved_bytes)
+    except OSError as error:
+        raise LocalUnavailable(f"there is no memory to share with {target}: {error.strerror}") from error
+    read_fd, frames_fd = fds.pop(2), fds.pop(0)
+    return Shared(opened, opened_bytes, frames, frames_fd, reserved_bytes, outcomes, read_fd)
+
+
+def _frame_bytes(opened: inference_pb2.StreamOpened) -> int:
+    """Returns how many bytes a frame takes, as far as the model fixes its shapes."""
+    fixed = [spec for spec in opened.inputs if min(spec.shape, default=0) >= 0]
+    return sum(aligned(prod(spec.shape) * element_bytes(spec.datatype)) for spec in fixed)

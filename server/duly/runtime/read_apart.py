@@ -234,7 +234,7 @@ class _Reader:
         self._reading = held
         try:
             begun = self._worker.run(action, [[held.payload[place] for place in self.what.places]])
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             _log.error("frame cannot be read beside the lanes", model=held.frame.model, reason=str(error))
             begun = False
         if begun:

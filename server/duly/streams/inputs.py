@@ -82,24 +82,30 @@ class InputChecks:
             raise InvalidFrame(f"input {spec.name!r}: {text}")
         return InputData(0, shape, data)
 
-    def encoded(self, index: int, encoding: str, data: bytes) -> InputData:
-        """Returns an encoded picture or sound for that input. Raises InvalidFrame."""
+    def check_encoded(self, index: int, encoding: str, size_bytes: int) -> None:
+        """Checks what can be told of an encoded picture or sound from its size. Raises InvalidFrame."""
         expected = self._inputs[index]
         spec = expected.spec
         if encoding not in expected.encodings:
             takes = ", ".join(spec.encodings) or "only tensors"
             raise InvalidFrame(f"input {spec.name!r}: {encoding} is not taken, the model takes {takes}")
-        if not data:
+        if not size_bytes:
             raise InvalidFrame(f"input {spec.name!r}: no bytes")
-        if len(data) > spec.bytes_max:
-            raise InvalidFrame(_too_large(spec, len(data)))
+        if size_bytes > spec.bytes_max:
+            raise InvalidFrame(_too_large(spec, size_bytes))
+        samples = expected.samples
+        if encoding == _SOUND and samples and size_bytes != 2 * samples:
+            raise InvalidFrame(
+                f"input {spec.name!r}: {size_bytes} bytes, {samples} samples of {encoding} take {2 * samples}"
+            )
+
+    def encoded(self, index: int, encoding: str, data: bytes) -> InputData:
+        """Returns an encoded picture or sound for that input. Raises InvalidFrame."""
+        self.check_encoded(index, encoding, len(data))
         if encoding == _SOUND:
-            samples = expected.samples
-            if samples and len(data) != 2 * samples:
-                raise InvalidFrame(
-                    f"input {spec.name!r}: {len(data)} bytes, {samples} samples of {encoding} take {2 * samples}"
-                )
             return InputData(_ENCODING[encoding], (), data)
+        expected = self._inputs[index]
+        spec = expected.spec
         size = picture_size(data, encoding)
         if size is None:
             raise InvalidFrame(f"input {spec.name!r}: {no_picture(data, encoding)}")

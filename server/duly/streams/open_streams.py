@@ -47,7 +47,6 @@ class OpenStreams:
         self._admission = admission
         self.slow_reader_s = slow_reader_timeout_s
         """How long clients may take nothing."""
-        self._slow_reader_ns = int(slow_reader_timeout_s * 1e9)
         self._open: dict[Stream, None] = {}
         self._uses: dict[str, PrincipalUse] = {}
         """What each principal uses that has streams or single frames under way."""
@@ -278,7 +277,7 @@ class OpenStreams:
         now_ns = self.host.driver.clock()
         for stream in self._open:
             stuck_ns = stream.stuck_ns(now_ns)
-            if stuck_ns > self._slow_reader_ns and not stream.ended.done():
+            if stuck_ns > self.slow_reader_s * 1e9 and not stream.ended.done():
                 self._end_slow(stream, f"the client took nothing for {stuck_ns / 1e9:.0f} s (slow_reader_timeout_s)")
         memory = self.host.memory
         over_bytes = memory.result_bytes - memory.bytes_max

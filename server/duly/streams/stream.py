@@ -290,11 +290,6 @@ class Stream:
             if self.terms.period_ns:
                 self._driver.expect_frame(self.model, self.terms.period_ns)
 
-    def has_bytes(self, size_bytes: int) -> bool:
-        """Whether a frame of that size is within what the stream may have; else `submit` refuses it."""
-        unanswered_max = self._stream_limits.bytes_in_flight_max
-        return size_bytes <= self._frame_bytes_max and self.frame_bytes + size_bytes <= unanswered_max
-
     def refuse(self, held: HeldFrame, fate: Fate, reason: str) -> None:
         """Answers a frame that the scheduler never sees."""
         self._host.refused[fate.cause] += 1

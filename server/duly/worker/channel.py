@@ -6,7 +6,8 @@ that say where. Text that is not on a frame's way (load, ready, reasons) is JSON
 The region is an anonymous memfd that the worker makes once it knows the model's sizes, and passes over the socket with
 READY: it has no name, so nothing is left behind however either side ends. It holds `slots` equal slots, each an input
 area followed by an output area. A lane never has two batches in flight; the second slot lets the server read the
-outputs of one batch while the next one runs. Its pages are no memory until they are written to.
+outputs of one batch while the next one runs. Its pages are no memory until they are written to, and the server has the
+system give it those that it writes to before it does: one that is not there then would end it (SIGBUS).
 
 A worker runs native code on graphs that somebody else made, so the server takes nothing from it on trust. Memory that
 shrinks under a mapping kills who reads it (SIGBUS), so the region's size is sealed by who makes it, and the server maps
@@ -72,6 +73,9 @@ _HEAD = struct.Struct("<BBHBxxxQ")  # kind, slot, frames, variant, batch id
 _FRAME = struct.Struct("<QB7x")  # stream id, flags | in DONE: ns that reading took, status
 _TENSOR = struct.Struct(f"<QIBBxx{DIMS_MAX}i")  # offset in the slot, bytes, encoding, dimensions, extents
 _TENSOR_VALUES = 4 + DIMS_MAX
+_DESCRIBED = struct.Struct(f"<BBxx{DIMS_MAX}i")
+_FRAME_OF_ONE = struct.Struct(f"{_FRAME.format}QI{_DESCRIBED.size}s")
+"""A frame with one tensor, whose description is left as it is."""
 _STATUS_AT = 8  # where the status lies in a frame
 _TIMES = struct.Struct("<qq")  # started, finished: CLOCK_MONOTONIC ns, the same clock in both processes
 _ID = struct.Struct("<Q")
@@ -125,11 +129,16 @@ def _frame(tensors: int) -> struct.Struct:
     return struct.Struct("<" + _FRAME.format[1:] + tensors * _TENSOR.format[1:])
 
 
+@lru_cache(maxsize=256)
+def _described(encoding: int, shape: tuple[int, ...]) -> bytes:
+    """What is said of a tensor but where it lies, which is the same for most frames of a model."""
+    return _DESCRIBED.pack(encoding, len(shape), *shape, *_PAD[len(shape)])
+
+
 def _packed(first: int, second: int, tensors: Sequence[TensorRef]) -> bytes:
     if len(tensors) == 1:  # as nearly always
         ((offset, length, encoding, shape),) = tensors
-        dims = len(shape)
-        return _frame(1).pack(first, second, offset, length, encoding, dims, *shape, *_PAD[dims])
+        return _FRAME_OF_ONE.pack(first, second, offset, length, _described(encoding, shape))
     values: list[int] = [first, second]
     for offset, length, encoding, shape in tensors:
         dims = len(shape)
@@ -326,6 +335,7 @@ def receive_into(connection: socket.socket, buffer: memoryview, awake_ns: int = 
     while until_ns and time.monotonic_ns() < until_ns:
         with contextlib.suppress(BlockingIOError):
             return _received(connection, buffer, socket.MSG_DONTWAIT)
+        os.sched_yield()  # the server may have been put on this very processor
     return _received(connection, buffer, 0)
 
 
@@ -386,6 +396,15 @@ class Region:
         self.filled = {(slot, outputs): 0 for slot in range(SLOTS) for outputs in (False, True)}
         """For each slot and area (outputs or inputs), the bytes of open size that this side has written there since the
         area was trimmed."""
+        self._reserved: dict[int, int] = {}
+        """How many bytes of inputs have been there for certain since the areas were trimmed, by where they begin."""
+
+    def reserve(self, slot: int, offset: int, size_bytes: int) -> None:
+        """Has the system give the memory of an input's place, unless it has. Raises OSError where there is none."""
+        start = slot * (self.input_bytes + self.output_bytes) + offset
+        if size_bytes > self._reserved.get(start, 0):
+            os.posix_fallocate(self.fd, start, size_bytes)
+            self._reserved[start] = size_bytes
 
     def trim(self, slot: int, outputs: bool) -> None:
         """Gives the memory of one area back to the system, if the slot's last batches have left more than it may keep.
@@ -393,6 +412,7 @@ class Region:
         """
         if self.filled[slot, outputs] > KEPT_BYTES_MAX:
             self.filled[slot, outputs] = 0
+            self._reserved.clear()
             start = slot * (self.input_bytes + self.output_bytes) + (self.input_bytes if outputs else 0)
             with contextlib.suppress(OSError):  # not every system can; the region then grows up to its size
                 self._map.madvise(mmap.MADV_REMOVE, start, self.output_bytes if outputs else self.input_bytes)

@@ -1,4 +1,4 @@
-"""What the benchmark measures of the server: three parts, each a function from running servers to figures.
+"""What the benchmark measures of the server, part by part, each a function from running servers to figures.
 
 Figures of one part are taken in alternating rounds, floor and server side by side, so that a machine that gets slower
 or busier does so for both; every figure keeps all its rounds. Ratios are formed within a round.

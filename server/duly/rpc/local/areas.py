@@ -98,6 +98,8 @@ class OutcomeArea:
         self._released = 0
         fd = _sealed_memory(size_bytes)
         try:
+            # All its pages are taken now: one that the system did not have as it is written to would end the server.
+            os.posix_fallocate(fd, 0, size_bytes)
             self._map = mmap.mmap(fd, size_bytes)
             self.fd = _read_only(fd)
             """To be sent to the client, and closed by `sent`."""
@@ -122,6 +124,8 @@ class OutcomeArea:
         """Returns how many bytes the outputs of one outcome take. They are in the ring together, as the client hears of
         them at once.
         """
+        if len(outputs) == 1:  # as nearly always
+            return -(-len(outputs[0]) // ALIGNMENT) * ALIGNMENT
         return sum([-(-len(data) // ALIGNMENT) * ALIGNMENT for data in outputs])
 
     def put(self, data: bytes | memoryview) -> int:

@@ -43,11 +43,19 @@ class Call:
     """Serves one connection."""
 
     def __init__(
-        self, packets: Packets, peer: UnixPeer, streams: OpenStreams, gate: Gate, listener: Listener, opening: Places
+        self,
+        packets: Packets,
+        peer: UnixPeer,
+        process: Process,
+        streams: OpenStreams,
+        gate: Gate,
+        listener: Listener,
+        opening: Places,
     ) -> None:
-        """`opening`: the places of calls that wait for their OPEN."""
+        """`peer`, `process`: who is at the other end. `opening`: the places of calls that wait for their OPEN."""
         self._packets = packets
         self._peer = peer
+        self._process = process
         self._streams = streams
         self._gate = gate
         self._opening = opening
@@ -139,10 +147,9 @@ class Call:
         incoming = Incoming(self._packets, stream, self._frames, clock)
         outgoing = Outgoing(self._packets, stream, self._frames, self._outcomes, self._greeting)
         writer: asyncio.Task[None] | None = None
-        process: Process | None = None
         broken: Exception | None = None
         try:
-            process = Process(self._peer.pid, partial(self._dead, stream))
+            self._process.on_end(partial(self._dead, stream))
             self._caller.changed = lambda rights: self._streams.judge_anew(stream, rights)
             self._caller.ends_by(stream.end)
             self._judge_again(self._caller.rights)
@@ -158,15 +165,15 @@ class Call:
                 stream.close()
             if broken is not None:
                 stuck_s = stream.stuck_ns(clock()) / 1e9
-                await asyncio.wait([writer], timeout=max(0.0, FLUSH_SECONDS - stuck_s))
+                seconds = max(0.0, FLUSH_SECONDS - stuck_s)
+                await asyncio.wait([writer, self._left_alone], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             await self._end(broken)
             await self._left(FLUSH_SECONDS if broken is not None else self._streams.slow_reader_s)
         finally:
             if writer is not None and not writer.done():
                 writer.cancel()
                 await asyncio.wait([writer])
-            if process is not None:
-                process.close()
+            self._process.close()
             if not stream.closed:
                 stream.close()
             stream.abandon()
@@ -199,6 +206,9 @@ class Call:
                 text = error.told_to(self._caller.rights.may_use)
             message = ended_by(error, text)
         try:
+            if self._left_alone.done():
+                self._packets.send_at_once(message)  # a child of the process may read it
+                return
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self._packets.send(message)
         except (Gone, TimeoutError):

@@ -98,9 +98,6 @@ class Incoming:
                 raise
             if held is None:
                 continue
-            if not stream.has_bytes(size_bytes):
-                stream.submit(held, (), size_bytes)  # which refuses it: nothing of it is copied
-                continue
             self._copied_bytes += encoded_bytes
             try:
                 payload = self._reader.payload(held.signature, tensors)

@@ -21,7 +21,7 @@ from duly.rpc.local.areas import check_system
 from duly.rpc.local.call import Call
 from duly.rpc.local.errors import ended_by, no_room
 from duly.rpc.local.layout import SEND_BUFFER_BYTES
-from duly.rpc.local.packets import Packets, receive_buffer
+from duly.rpc.local.packets import Packets, Process, receive_buffer
 from duly.rpc.places import Places
 from duly.rpc.server import ListenError, clear_socket
 from duly.streams.open_streams import OpenStreams
@@ -119,7 +119,14 @@ class LocalListener:
             with contextlib.suppress(OSError):
                 if connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < SEND_BUFFER_BYTES:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            task = asyncio.create_task(self._serve(connection))
+            try:
+                shown = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            except OSError:
+                connection.close()
+                continue
+            pid, uid, gid = _CREDENTIALS.unpack(shown)
+            process = Process(connection, pid)
+            task = asyncio.create_task(self._serve(connection, UnixPeer(uid, gid, pid), process))
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
 
@@ -127,15 +134,12 @@ class LocalListener:
         if self._socket is not None:
             self._loop.add_reader(self._socket.fileno(), self._accept)
 
-    async def _serve(self, connection: socket.socket) -> None:
-        with contextlib.closing(connection):
+    async def _serve(self, connection: socket.socket, peer: UnixPeer, process: Process) -> None:
+        with contextlib.closing(connection), contextlib.closing(process):
             try:
-                shown = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-                pid, uid, gid = _CREDENTIALS.unpack(shown)
                 packets = Packets(connection, self._buffer)
-                await Call(
-                    packets, UnixPeer(uid, gid, pid), self._streams, self._gate, self._listener, self._opening
-                ).serve()
+                call = Call(packets, peer, process, self._streams, self._gate, self._listener, self._opening)
+                await call.serve()
             except OSError:
                 pass  # the client is gone
             except Exception:

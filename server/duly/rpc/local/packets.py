@@ -12,6 +12,8 @@ from duly.rpc.local.layout import MESSAGE_BYTES_MAX
 
 RETRY_SECONDS = 0.01
 """After how long a local message is sent again that the system had no memory for."""
+SO_PEERPIDFD = 77
+"""The socket option of Linux 6.5 that gives a descriptor of the process at the other end; Python has no name for it."""
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF)
 
 
@@ -119,22 +121,31 @@ def receive_buffer() -> memoryview:
 
 
 class Process:
-    """Watches for the end of a process."""
+    """Watches for the end of the process at the other end of a connection. It holds the process from the beginning, as
+    its number may be another one's later.
+    """
 
-    def __init__(self, pid: int, ended: Callable[[], None]) -> None:
-        """`pid`: 0 where it is of another namespace; then its end is not seen."""
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        """`connection`: which has just been accepted. `pid`: who is at its other end; 0 where that is of another
+        namespace. Where the system cannot tell of its end, nobody is told.
+        """
         self._loop = asyncio.get_running_loop()
         self._fd = -1
-        if pid > 0:
-            try:
-                self._fd = os.pidfd_open(pid)
-            except ProcessLookupError:  # a child of it may have its socket still
-                self._loop.call_soon(ended)
-            except OSError:
-                pass
-        if self._fd >= 0:
-            self._loop.add_reader(self._fd, self._ended)
+        self._is_gone = False
+        try:
+            self._fd = _process_of(connection, pid)
+        except ProcessLookupError:  # a child of it may have its socket still
+            self._is_gone = True
+        except OSError:
+            pass
+
+    def on_end(self, ended: Callable[[], None]) -> None:
+        """Has `ended` called when it ends, and soon where it has, until `close`."""
         self._tell = ended
+        if self._is_gone:
+            self._loop.call_soon(ended)
+        elif self._fd >= 0:
+            self._loop.add_reader(self._fd, self._ended)
 
     def _ended(self) -> None:
         self.close()
@@ -145,3 +156,11 @@ class Process:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
+
+
+def _process_of(connection: socket.socket, pid: int) -> int:
+    """Returns a descriptor of the process that has connected; -1: there is none to be had. Raises OSError."""
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError:  # older than Linux 6.5, or it has ended
+        return os.pidfd_open(pid) if pid > 0 else -1
