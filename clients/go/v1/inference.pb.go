@@ -269,6 +269,63 @@ func (GapPolicy) EnumDescriptor() ([]byte, []int) {
 	return file_duly_v1_inference_proto_rawDescGZIP(), []int{3}
 }
 
+// What a frame of a fusion group does until each other input of the model has a frame that fits it.
+type FusionWait int32
+
+const (
+	// The same as NEWEST.
+	FusionWait_FUSION_WAIT_UNSPECIFIED FusionWait = 0
+	// One frame of each input waits: a newer one of its stream takes its place, and it is SUPERSEDED.
+	FusionWait_FUSION_WAIT_NEWEST FusionWait = 1
+	// It waits for frames with the very capture time that it has, as the clients state it.
+	FusionWait_FUSION_WAIT_EXACT FusionWait = 2
+	// It waits until it could not be in time any more, whatever else comes on its stream.
+	FusionWait_FUSION_WAIT_WITHIN_DEADLINE FusionWait = 3
+)
+
+// Enum value maps for FusionWait.
+var (
+	FusionWait_name = map[int32]string{
+		0: "FUSION_WAIT_UNSPECIFIED",
+		1: "FUSION_WAIT_NEWEST",
+		2: "FUSION_WAIT_EXACT",
+		3: "FUSION_WAIT_WITHIN_DEADLINE",
+	}
+	FusionWait_value = map[string]int32{
+		"FUSION_WAIT_UNSPECIFIED":     0,
+		"FUSION_WAIT_NEWEST":          1,
+		"FUSION_WAIT_EXACT":           2,
+		"FUSION_WAIT_WITHIN_DEADLINE": 3,
+	}
+)
+
+func (x FusionWait) Enum() *FusionWait {
+	p := new(FusionWait)
+	*p = x
+	return p
+}
+
+func (x FusionWait) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FusionWait) Descriptor() protoreflect.EnumDescriptor {
+	return file_duly_v1_inference_proto_enumTypes[4].Descriptor()
+}
+
+func (FusionWait) Type() protoreflect.EnumType {
+	return &file_duly_v1_inference_proto_enumTypes[4]
+}
+
+func (x FusionWait) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FusionWait.Descriptor instead.
+func (FusionWait) EnumDescriptor() ([]byte, []int) {
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{4}
+}
+
 // How one frame ended.
 type OutcomeStatus int32
 
@@ -279,7 +336,8 @@ const (
 	OutcomeStatus_OUTCOME_STATUS_ON_TIME OutcomeStatus = 1
 	// A result, but after the deadline: the frame was already running.
 	OutcomeStatus_OUTCOME_STATUS_LATE OutcomeStatus = 2
-	// Never run: its deadline had passed or could no longer be met.
+	// Never run: its deadline had passed or could no longer be met. In a fusion group also: no frame came, or could still
+	// come, that it could have been joined with.
 	OutcomeStatus_OUTCOME_STATUS_EXPIRED OutcomeStatus = 3
 	// Never run: a newer frame took its place under the backlog policy. Under MONOTONIC ordering also: a newer result
 	// was delivered first.
@@ -336,11 +394,11 @@ func (x OutcomeStatus) String() string {
 }
 
 func (OutcomeStatus) Descriptor() protoreflect.EnumDescriptor {
-	return file_duly_v1_inference_proto_enumTypes[4].Descriptor()
+	return file_duly_v1_inference_proto_enumTypes[5].Descriptor()
 }
 
 func (OutcomeStatus) Type() protoreflect.EnumType {
-	return &file_duly_v1_inference_proto_enumTypes[4]
+	return &file_duly_v1_inference_proto_enumTypes[5]
 }
 
 func (x OutcomeStatus) Number() protoreflect.EnumNumber {
@@ -349,7 +407,7 @@ func (x OutcomeStatus) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OutcomeStatus.Descriptor instead.
 func (OutcomeStatus) EnumDescriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{4}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{5}
 }
 
 // What the advice is.
@@ -398,11 +456,11 @@ func (x StreamAdvice_Kind) String() string {
 }
 
 func (StreamAdvice_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_duly_v1_inference_proto_enumTypes[5].Descriptor()
+	return file_duly_v1_inference_proto_enumTypes[6].Descriptor()
 }
 
 func (StreamAdvice_Kind) Type() protoreflect.EnumType {
-	return &file_duly_v1_inference_proto_enumTypes[5]
+	return &file_duly_v1_inference_proto_enumTypes[6]
 }
 
 func (x StreamAdvice_Kind) Number() protoreflect.EnumNumber {
@@ -411,7 +469,7 @@ func (x StreamAdvice_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StreamAdvice_Kind.Descriptor instead.
 func (StreamAdvice_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{14, 0}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // How a client's wall clock relates to the server's.
@@ -646,6 +704,81 @@ func (x *OnTimeFloor) GetWindow() int32 {
 	return 0
 }
 
+// Makes a stream a member of a fusion group: it gives one input of the model, and its frames run together with those of
+// the streams that give the others. Groups are those of one principal; nobody joins another's.
+type Fusion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the group, the same for all of its streams; 1 to 128 bytes, printable.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Name of the input that this stream gives; its frames have no other. No two open streams of a group give the same.
+	Input string `protobuf:"bytes,2,opt,name=input,proto3" json:"input,omitempty"`
+	// How far apart the capture times of frames that are joined may be, ns; 1 to 10 s, the same for all streams of the
+	// group. EXACT: 0. It is best less than half the time between two frames.
+	ToleranceNano int64 `protobuf:"varint,3,opt,name=tolerance_nano,json=toleranceNano,proto3" json:"tolerance_nano,omitempty"`
+	// What a frame does until it has its partners; the same for all streams of the group.
+	Wait          FusionWait `protobuf:"varint,4,opt,name=wait,proto3,enum=duly.v1.FusionWait" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fusion) Reset() {
+	*x = Fusion{}
+	mi := &file_duly_v1_inference_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fusion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fusion) ProtoMessage() {}
+
+func (x *Fusion) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_inference_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fusion.ProtoReflect.Descriptor instead.
+func (*Fusion) Descriptor() ([]byte, []int) {
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Fusion) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Fusion) GetInput() string {
+	if x != nil {
+		return x.Input
+	}
+	return ""
+}
+
+func (x *Fusion) GetToleranceNano() int64 {
+	if x != nil {
+		return x.ToleranceNano
+	}
+	return 0
+}
+
+func (x *Fusion) GetWait() FusionWait {
+	if x != nil {
+		return x.Wait
+	}
+	return FusionWait_FUSION_WAIT_UNSPECIFIED
+}
+
 // What the client wants of a stream.
 type OpenStream struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -681,14 +814,17 @@ type OpenStream struct {
 	Clock *ClockEstimate `protobuf:"bytes,13,opt,name=clock,proto3" json:"clock,omitempty"`
 	// Frames that shall be on time though the server is overloaded: streams below their floor go before equals. Absent:
 	// none.
-	Floor         *OnTimeFloor `protobuf:"bytes,14,opt,name=floor,proto3" json:"floor,omitempty"`
+	Floor *OnTimeFloor `protobuf:"bytes,14,opt,name=floor,proto3" json:"floor,omitempty"`
+	// Frames are joined with those of other streams by capture time: when they were captured where the clocks are related,
+	// else when they were received. Absent: each frame has all inputs of the model, and runs for itself.
+	Fusion        *Fusion `protobuf:"bytes,15,opt,name=fusion,proto3" json:"fusion,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OpenStream) Reset() {
 	*x = OpenStream{}
-	mi := &file_duly_v1_inference_proto_msgTypes[3]
+	mi := &file_duly_v1_inference_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +836,7 @@ func (x *OpenStream) String() string {
 func (*OpenStream) ProtoMessage() {}
 
 func (x *OpenStream) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[3]
+	mi := &file_duly_v1_inference_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +849,7 @@ func (x *OpenStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenStream.ProtoReflect.Descriptor instead.
 func (*OpenStream) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{3}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *OpenStream) GetModel() string {
@@ -814,6 +950,13 @@ func (x *OpenStream) GetFloor() *OnTimeFloor {
 	return nil
 }
 
+func (x *OpenStream) GetFusion() *Fusion {
+	if x != nil {
+		return x.Fusion
+	}
+	return nil
+}
+
 // One or more frames, at most 32,768. One frame a message is normal; small sensors send several to save overhead. What
 // else one message may hold is bounded as well: 16,384 fields such as tensors, 400,000 packed numbers.
 type FrameBatch struct {
@@ -826,7 +969,7 @@ type FrameBatch struct {
 
 func (x *FrameBatch) Reset() {
 	*x = FrameBatch{}
-	mi := &file_duly_v1_inference_proto_msgTypes[4]
+	mi := &file_duly_v1_inference_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +981,7 @@ func (x *FrameBatch) String() string {
 func (*FrameBatch) ProtoMessage() {}
 
 func (x *FrameBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[4]
+	mi := &file_duly_v1_inference_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +994,7 @@ func (x *FrameBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrameBatch.ProtoReflect.Descriptor instead.
 func (*FrameBatch) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{4}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FrameBatch) GetFrames() []*Frame {
@@ -884,7 +1027,7 @@ type Frame struct {
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_duly_v1_inference_proto_msgTypes[5]
+	mi := &file_duly_v1_inference_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -896,7 +1039,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[5]
+	mi := &file_duly_v1_inference_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -909,7 +1052,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{5}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Frame) GetFrameId() uint64 {
@@ -969,7 +1112,7 @@ type ClockPing struct {
 
 func (x *ClockPing) Reset() {
 	*x = ClockPing{}
-	mi := &file_duly_v1_inference_proto_msgTypes[6]
+	mi := &file_duly_v1_inference_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1124,7 @@ func (x *ClockPing) String() string {
 func (*ClockPing) ProtoMessage() {}
 
 func (x *ClockPing) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[6]
+	mi := &file_duly_v1_inference_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1137,7 @@ func (x *ClockPing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockPing.ProtoReflect.Descriptor instead.
 func (*ClockPing) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{6}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ClockPing) GetPingId() uint64 {
@@ -1029,7 +1172,7 @@ type CancelFrames struct {
 
 func (x *CancelFrames) Reset() {
 	*x = CancelFrames{}
-	mi := &file_duly_v1_inference_proto_msgTypes[7]
+	mi := &file_duly_v1_inference_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1184,7 @@ func (x *CancelFrames) String() string {
 func (*CancelFrames) ProtoMessage() {}
 
 func (x *CancelFrames) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[7]
+	mi := &file_duly_v1_inference_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1197,7 @@ func (x *CancelFrames) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelFrames.ProtoReflect.Descriptor instead.
 func (*CancelFrames) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{7}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CancelFrames) GetFrameIds() []uint64 {
@@ -1082,7 +1225,7 @@ type StreamResponse struct {
 
 func (x *StreamResponse) Reset() {
 	*x = StreamResponse{}
-	mi := &file_duly_v1_inference_proto_msgTypes[8]
+	mi := &file_duly_v1_inference_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1237,7 @@ func (x *StreamResponse) String() string {
 func (*StreamResponse) ProtoMessage() {}
 
 func (x *StreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[8]
+	mi := &file_duly_v1_inference_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1250,7 @@ func (x *StreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamResponse.ProtoReflect.Descriptor instead.
 func (*StreamResponse) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{8}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StreamResponse) GetResponse() isStreamResponse_Response {
@@ -1230,13 +1373,20 @@ type StreamOpened struct {
 	// Why the server would rather not have opened the stream, for people; empty: nothing speaks against it. Only a server
 	// that advises on admission and does not enforce it sends this.
 	AdmissionWarning string `protobuf:"bytes,19,opt,name=admission_warning,json=admissionWarning,proto3" json:"admission_warning,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The fusion group as agreed; absent: the stream is in none. `inputs` then has the input of this stream alone.
+	Fusion *Fusion `protobuf:"bytes,20,opt,name=fusion,proto3" json:"fusion,omitempty"`
+	// Inputs of the fusion group that no stream gives yet. Until then its frames are EXPIRED at once.
+	FusionInputsMissing []string `protobuf:"bytes,21,rep,name=fusion_inputs_missing,json=fusionInputsMissing,proto3" json:"fusion_inputs_missing,omitempty"`
+	// Models whose results are actions for a stretch of time: which output has them and when they are due; `horizon` is 0
+	// where it may vary. Absent: the model gives no such chunks, or the stream did not ask for that output.
+	Chunk         *ActionChunk `protobuf:"bytes,22,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StreamOpened) Reset() {
 	*x = StreamOpened{}
-	mi := &file_duly_v1_inference_proto_msgTypes[9]
+	mi := &file_duly_v1_inference_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1398,7 @@ func (x *StreamOpened) String() string {
 func (*StreamOpened) ProtoMessage() {}
 
 func (x *StreamOpened) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[9]
+	mi := &file_duly_v1_inference_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1411,7 @@ func (x *StreamOpened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOpened.ProtoReflect.Descriptor instead.
 func (*StreamOpened) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{9}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StreamOpened) GetStreamId() uint64 {
@@ -1397,6 +1547,27 @@ func (x *StreamOpened) GetAdmissionWarning() string {
 	return ""
 }
 
+func (x *StreamOpened) GetFusion() *Fusion {
+	if x != nil {
+		return x.Fusion
+	}
+	return nil
+}
+
+func (x *StreamOpened) GetFusionInputsMissing() []string {
+	if x != nil {
+		return x.FusionInputsMissing
+	}
+	return nil
+}
+
+func (x *StreamOpened) GetChunk() *ActionChunk {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
 // Outcomes, in the order that the stream's ordering asks for. Outcomes are not sent together beyond 4 MiB, which is what
 // gRPC's clients read unless they are told otherwise. A single result may be larger: clients of models with such results
 // raise their limit (`grpc.max_receive_message_length`), or their gRPC ends the call with RESOURCE_EXHAUSTED.
@@ -1410,7 +1581,7 @@ type OutcomeBatch struct {
 
 func (x *OutcomeBatch) Reset() {
 	*x = OutcomeBatch{}
-	mi := &file_duly_v1_inference_proto_msgTypes[10]
+	mi := &file_duly_v1_inference_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1593,7 @@ func (x *OutcomeBatch) String() string {
 func (*OutcomeBatch) ProtoMessage() {}
 
 func (x *OutcomeBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[10]
+	mi := &file_duly_v1_inference_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1606,7 @@ func (x *OutcomeBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeBatch.ProtoReflect.Descriptor instead.
 func (*OutcomeBatch) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{10}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *OutcomeBatch) GetOutcomes() []*Outcome {
@@ -1465,14 +1636,24 @@ type Outcome struct {
 	// Deadline minus the time at which the outcome was handed to the transport, ns; negative: too late.
 	SlackNano int64 `protobuf:"varint,8,opt,name=slack_nano,json=slackNano,proto3" json:"slack_nano,omitempty"`
 	// Why there is no result, for people; empty with a result in time.
-	Reason        string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Reason string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The frames of other streams that it was joined with, one for each other input of the model. All of them have this
+	// outcome. Empty: the stream is in no fusion group, or the frame was not joined.
+	Fused []*FusedFrame `protobuf:"bytes,10,rep,name=fused,proto3" json:"fused,omitempty"`
+	// Only with a result of a model that gives action chunks: which output holds the actions, and when each is due.
+	Chunk *ActionChunk `protobuf:"bytes,11,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	// Streams of models that give action chunks: how long the next frame is planned to take from its receipt to its result,
+	// ns, as things are when this outcome is sent. It follows the load and the version; it comes with every outcome, also
+	// without a result. A model that takes the inference delay as an input gets it from its client, who rounds this up to
+	// whole actions.
+	PlannedDelayNano int64 `protobuf:"varint,12,opt,name=planned_delay_nano,json=plannedDelayNano,proto3" json:"planned_delay_nano,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_duly_v1_inference_proto_msgTypes[11]
+	mi := &file_duly_v1_inference_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1665,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[11]
+	mi := &file_duly_v1_inference_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1678,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{11}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Outcome) GetFrameId() uint64 {
@@ -1563,6 +1744,166 @@ func (x *Outcome) GetReason() string {
 	return ""
 }
 
+func (x *Outcome) GetFused() []*FusedFrame {
+	if x != nil {
+		return x.Fused
+	}
+	return nil
+}
+
+func (x *Outcome) GetChunk() *ActionChunk {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+func (x *Outcome) GetPlannedDelayNano() int64 {
+	if x != nil {
+		return x.PlannedDelayNano
+	}
+	return 0
+}
+
+// A frame of another stream of the fusion group, with which this one was joined.
+type FusedFrame struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the input that it is for.
+	Input string `protobuf:"bytes,1,opt,name=input,proto3" json:"input,omitempty"`
+	// Its id on its own stream.
+	FrameId uint64 `protobuf:"varint,2,opt,name=frame_id,json=frameId,proto3" json:"frame_id,omitempty"`
+	// When it was captured minus when this one was, ns.
+	CaptureOffsetNano int64 `protobuf:"varint,3,opt,name=capture_offset_nano,json=captureOffsetNano,proto3" json:"capture_offset_nano,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *FusedFrame) Reset() {
+	*x = FusedFrame{}
+	mi := &file_duly_v1_inference_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FusedFrame) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FusedFrame) ProtoMessage() {}
+
+func (x *FusedFrame) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_inference_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FusedFrame.ProtoReflect.Descriptor instead.
+func (*FusedFrame) Descriptor() ([]byte, []int) {
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *FusedFrame) GetInput() string {
+	if x != nil {
+		return x.Input
+	}
+	return ""
+}
+
+func (x *FusedFrame) GetFrameId() uint64 {
+	if x != nil {
+		return x.FrameId
+	}
+	return 0
+}
+
+func (x *FusedFrame) GetCaptureOffsetNano() int64 {
+	if x != nil {
+		return x.CaptureOffsetNano
+	}
+	return 0
+}
+
+// Actions for a stretch of time, as a policy gives them: the first dimension of an output are actions, in their order.
+// Action i is due at the capture of the frame plus `t0_nano` plus i times `dt_nano`. No clocks are compared for that: the
+// client knows when it captured the frame.
+type ActionChunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the output that holds the actions.
+	Output string `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
+	// When the first action is due, since the capture of the frame, ns.
+	T0Nano int64 `protobuf:"varint,2,opt,name=t0_nano,json=t0Nano,proto3" json:"t0_nano,omitempty"`
+	// Time between two actions, ns; more than 0.
+	DtNano int64 `protobuf:"varint,3,opt,name=dt_nano,json=dtNano,proto3" json:"dt_nano,omitempty"`
+	// How many actions there are.
+	Horizon       int32 `protobuf:"varint,4,opt,name=horizon,proto3" json:"horizon,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ActionChunk) Reset() {
+	*x = ActionChunk{}
+	mi := &file_duly_v1_inference_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ActionChunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ActionChunk) ProtoMessage() {}
+
+func (x *ActionChunk) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_inference_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ActionChunk.ProtoReflect.Descriptor instead.
+func (*ActionChunk) Descriptor() ([]byte, []int) {
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ActionChunk) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
+}
+
+func (x *ActionChunk) GetT0Nano() int64 {
+	if x != nil {
+		return x.T0Nano
+	}
+	return 0
+}
+
+func (x *ActionChunk) GetDtNano() int64 {
+	if x != nil {
+		return x.DtNano
+	}
+	return 0
+}
+
+func (x *ActionChunk) GetHorizon() int32 {
+	if x != nil {
+		return x.Horizon
+	}
+	return 0
+}
+
 // Times of one frame on the server. Unless stated otherwise they are ns since its receipt; 0: the frame did not get
 // there.
 type Timing struct {
@@ -1588,7 +1929,7 @@ type Timing struct {
 
 func (x *Timing) Reset() {
 	*x = Timing{}
-	mi := &file_duly_v1_inference_proto_msgTypes[12]
+	mi := &file_duly_v1_inference_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1941,7 @@ func (x *Timing) String() string {
 func (*Timing) ProtoMessage() {}
 
 func (x *Timing) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[12]
+	mi := &file_duly_v1_inference_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1954,7 @@ func (x *Timing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timing.ProtoReflect.Descriptor instead.
 func (*Timing) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{12}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Timing) GetReceivedUnixNano() int64 {
@@ -1682,7 +2023,7 @@ type ClockPong struct {
 
 func (x *ClockPong) Reset() {
 	*x = ClockPong{}
-	mi := &file_duly_v1_inference_proto_msgTypes[13]
+	mi := &file_duly_v1_inference_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +2035,7 @@ func (x *ClockPong) String() string {
 func (*ClockPong) ProtoMessage() {}
 
 func (x *ClockPong) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[13]
+	mi := &file_duly_v1_inference_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +2048,7 @@ func (x *ClockPong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockPong.ProtoReflect.Descriptor instead.
 func (*ClockPong) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{13}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ClockPong) GetPingId() uint64 {
@@ -1756,7 +2097,7 @@ type StreamAdvice struct {
 
 func (x *StreamAdvice) Reset() {
 	*x = StreamAdvice{}
-	mi := &file_duly_v1_inference_proto_msgTypes[14]
+	mi := &file_duly_v1_inference_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +2109,7 @@ func (x *StreamAdvice) String() string {
 func (*StreamAdvice) ProtoMessage() {}
 
 func (x *StreamAdvice) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[14]
+	mi := &file_duly_v1_inference_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +2122,7 @@ func (x *StreamAdvice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamAdvice.ProtoReflect.Descriptor instead.
 func (*StreamAdvice) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{14}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StreamAdvice) GetKind() StreamAdvice_Kind {
@@ -1833,7 +2174,7 @@ type InferRequest struct {
 
 func (x *InferRequest) Reset() {
 	*x = InferRequest{}
-	mi := &file_duly_v1_inference_proto_msgTypes[15]
+	mi := &file_duly_v1_inference_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2186,7 @@ func (x *InferRequest) String() string {
 func (*InferRequest) ProtoMessage() {}
 
 func (x *InferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[15]
+	mi := &file_duly_v1_inference_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2199,7 @@ func (x *InferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InferRequest.ProtoReflect.Descriptor instead.
 func (*InferRequest) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{15}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InferRequest) GetModel() string {
@@ -1914,7 +2255,7 @@ type InferResponse struct {
 
 func (x *InferResponse) Reset() {
 	*x = InferResponse{}
-	mi := &file_duly_v1_inference_proto_msgTypes[16]
+	mi := &file_duly_v1_inference_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2267,7 @@ func (x *InferResponse) String() string {
 func (*InferResponse) ProtoMessage() {}
 
 func (x *InferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_inference_proto_msgTypes[16]
+	mi := &file_duly_v1_inference_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2280,7 @@ func (x *InferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InferResponse.ProtoReflect.Descriptor instead.
 func (*InferResponse) Descriptor() ([]byte, []int) {
-	return file_duly_v1_inference_proto_rawDescGZIP(), []int{16}
+	return file_duly_v1_inference_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *InferResponse) GetOutcome() *Outcome {
@@ -1967,7 +2308,12 @@ const file_duly_v1_inference_proto_rawDesc = "" +
 	"\arequest\"=\n" +
 	"\vOnTimeFloor\x12\x16\n" +
 	"\x06frames\x18\x01 \x01(\x05R\x06frames\x12\x16\n" +
-	"\x06window\x18\x02 \x01(\x05R\x06window\"\xdb\x04\n" +
+	"\x06window\x18\x02 \x01(\x05R\x06window\"\x84\x01\n" +
+	"\x06Fusion\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n" +
+	"\x05input\x18\x02 \x01(\tR\x05input\x12%\n" +
+	"\x0etolerance_nano\x18\x03 \x01(\x03R\rtoleranceNano\x12'\n" +
+	"\x04wait\x18\x04 \x01(\x0e2\x13.duly.v1.FusionWaitR\x04wait\"\x84\x05\n" +
 	"\n" +
 	"OpenStream\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
@@ -1986,7 +2332,8 @@ const file_duly_v1_inference_proto_rawDesc = "" +
 	"gap_policy\x18\v \x01(\x0e2\x12.duly.v1.GapPolicyR\tgapPolicy\x12%\n" +
 	"\x0evariant_lowest\x18\f \x01(\tR\rvariantLowest\x12,\n" +
 	"\x05clock\x18\r \x01(\v2\x16.duly.v1.ClockEstimateR\x05clock\x12*\n" +
-	"\x05floor\x18\x0e \x01(\v2\x14.duly.v1.OnTimeFloorR\x05floor\"4\n" +
+	"\x05floor\x18\x0e \x01(\v2\x14.duly.v1.OnTimeFloorR\x05floor\x12'\n" +
+	"\x06fusion\x18\x0f \x01(\v2\x0f.duly.v1.FusionR\x06fusion\"4\n" +
 	"\n" +
 	"FrameBatch\x12&\n" +
 	"\x06frames\x18\x01 \x03(\v2\x0e.duly.v1.FrameR\x06frames\"\xea\x01\n" +
@@ -2011,7 +2358,7 @@ const file_duly_v1_inference_proto_rawDesc = "" +
 	"clock_pong\x18\x03 \x01(\v2\x12.duly.v1.ClockPongH\x00R\tclockPong\x12/\n" +
 	"\x06advice\x18\x04 \x01(\v2\x15.duly.v1.StreamAdviceH\x00R\x06adviceB\n" +
 	"\n" +
-	"\bresponse\"\xe4\x06\n" +
+	"\bresponse\"\xed\a\n" +
 	"\fStreamOpened\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\x04R\bstreamId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12+\n" +
@@ -2033,9 +2380,12 @@ const file_duly_v1_inference_proto_rawDesc = "" +
 	"\n" +
 	"gap_policy\x18\x11 \x01(\x0e2\x12.duly.v1.GapPolicyR\tgapPolicy\x124\n" +
 	"\x16predicted_latency_nano\x18\x12 \x01(\x03R\x14predictedLatencyNano\x12+\n" +
-	"\x11admission_warning\x18\x13 \x01(\tR\x10admissionWarning\"<\n" +
+	"\x11admission_warning\x18\x13 \x01(\tR\x10admissionWarning\x12'\n" +
+	"\x06fusion\x18\x14 \x01(\v2\x0f.duly.v1.FusionR\x06fusion\x122\n" +
+	"\x15fusion_inputs_missing\x18\x15 \x03(\tR\x13fusionInputsMissing\x12*\n" +
+	"\x05chunk\x18\x16 \x01(\v2\x14.duly.v1.ActionChunkR\x05chunk\"<\n" +
 	"\fOutcomeBatch\x12,\n" +
-	"\boutcomes\x18\x01 \x03(\v2\x10.duly.v1.OutcomeR\boutcomes\"\xb2\x02\n" +
+	"\boutcomes\x18\x01 \x03(\v2\x10.duly.v1.OutcomeR\boutcomes\"\xb7\x03\n" +
 	"\aOutcome\x12\x19\n" +
 	"\bframe_id\x18\x01 \x01(\x04R\aframeId\x12.\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x16.duly.v1.OutcomeStatusR\x06status\x12)\n" +
@@ -2047,7 +2397,21 @@ const file_duly_v1_inference_proto_rawDesc = "" +
 	"batch_size\x18\a \x01(\x05R\tbatchSize\x12\x1d\n" +
 	"\n" +
 	"slack_nano\x18\b \x01(\x03R\tslackNano\x12\x16\n" +
-	"\x06reason\x18\t \x01(\tR\x06reason\"\xb1\x02\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12)\n" +
+	"\x05fused\x18\n" +
+	" \x03(\v2\x13.duly.v1.FusedFrameR\x05fused\x12*\n" +
+	"\x05chunk\x18\v \x01(\v2\x14.duly.v1.ActionChunkR\x05chunk\x12,\n" +
+	"\x12planned_delay_nano\x18\f \x01(\x03R\x10plannedDelayNano\"m\n" +
+	"\n" +
+	"FusedFrame\x12\x14\n" +
+	"\x05input\x18\x01 \x01(\tR\x05input\x12\x19\n" +
+	"\bframe_id\x18\x02 \x01(\x04R\aframeId\x12.\n" +
+	"\x13capture_offset_nano\x18\x03 \x01(\x03R\x11captureOffsetNano\"q\n" +
+	"\vActionChunk\x12\x16\n" +
+	"\x06output\x18\x01 \x01(\tR\x06output\x12\x17\n" +
+	"\at0_nano\x18\x02 \x01(\x03R\x06t0Nano\x12\x17\n" +
+	"\adt_nano\x18\x03 \x01(\x03R\x06dtNano\x12\x18\n" +
+	"\ahorizon\x18\x04 \x01(\x05R\ahorizon\"\xb1\x02\n" +
 	"\x06Timing\x12,\n" +
 	"\x12received_unix_nano\x18\x01 \x01(\x03R\x10receivedUnixNano\x12'\n" +
 	"\x0fdispatched_nano\x18\x02 \x01(\x03R\x0edispatchedNano\x12!\n" +
@@ -2101,7 +2465,13 @@ const file_duly_v1_inference_proto_rawDesc = "" +
 	"\x16GAP_POLICY_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13GAP_POLICY_CONTINUE\x10\x01\x12\x14\n" +
 	"\x10GAP_POLICY_RESET\x10\x02\x12\x13\n" +
-	"\x0fGAP_POLICY_SKIP\x10\x03*\xa9\x02\n" +
+	"\x0fGAP_POLICY_SKIP\x10\x03*y\n" +
+	"\n" +
+	"FusionWait\x12\x1b\n" +
+	"\x17FUSION_WAIT_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12FUSION_WAIT_NEWEST\x10\x01\x12\x15\n" +
+	"\x11FUSION_WAIT_EXACT\x10\x02\x12\x1f\n" +
+	"\x1bFUSION_WAIT_WITHIN_DEADLINE\x10\x03*\xa9\x02\n" +
 	"\rOutcomeStatus\x12\x1e\n" +
 	"\x1aOUTCOME_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16OUTCOME_STATUS_ON_TIME\x10\x01\x12\x17\n" +
@@ -2129,79 +2499,89 @@ func file_duly_v1_inference_proto_rawDescGZIP() []byte {
 	return file_duly_v1_inference_proto_rawDescData
 }
 
-var file_duly_v1_inference_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_duly_v1_inference_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_duly_v1_inference_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_duly_v1_inference_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_duly_v1_inference_proto_goTypes = []any{
 	(StreamClass)(0),       // 0: duly.v1.StreamClass
 	(BacklogPolicy)(0),     // 1: duly.v1.BacklogPolicy
 	(Ordering)(0),          // 2: duly.v1.Ordering
 	(GapPolicy)(0),         // 3: duly.v1.GapPolicy
-	(OutcomeStatus)(0),     // 4: duly.v1.OutcomeStatus
-	(StreamAdvice_Kind)(0), // 5: duly.v1.StreamAdvice.Kind
-	(*ClockEstimate)(nil),  // 6: duly.v1.ClockEstimate
-	(*StreamRequest)(nil),  // 7: duly.v1.StreamRequest
-	(*OnTimeFloor)(nil),    // 8: duly.v1.OnTimeFloor
-	(*OpenStream)(nil),     // 9: duly.v1.OpenStream
-	(*FrameBatch)(nil),     // 10: duly.v1.FrameBatch
-	(*Frame)(nil),          // 11: duly.v1.Frame
-	(*ClockPing)(nil),      // 12: duly.v1.ClockPing
-	(*CancelFrames)(nil),   // 13: duly.v1.CancelFrames
-	(*StreamResponse)(nil), // 14: duly.v1.StreamResponse
-	(*StreamOpened)(nil),   // 15: duly.v1.StreamOpened
-	(*OutcomeBatch)(nil),   // 16: duly.v1.OutcomeBatch
-	(*Outcome)(nil),        // 17: duly.v1.Outcome
-	(*Timing)(nil),         // 18: duly.v1.Timing
-	(*ClockPong)(nil),      // 19: duly.v1.ClockPong
-	(*StreamAdvice)(nil),   // 20: duly.v1.StreamAdvice
-	(*InferRequest)(nil),   // 21: duly.v1.InferRequest
-	(*InferResponse)(nil),  // 22: duly.v1.InferResponse
-	(*Tensor)(nil),         // 23: duly.v1.Tensor
-	(*Encoded)(nil),        // 24: duly.v1.Encoded
-	(*TensorSpec)(nil),     // 25: duly.v1.TensorSpec
+	(FusionWait)(0),        // 4: duly.v1.FusionWait
+	(OutcomeStatus)(0),     // 5: duly.v1.OutcomeStatus
+	(StreamAdvice_Kind)(0), // 6: duly.v1.StreamAdvice.Kind
+	(*ClockEstimate)(nil),  // 7: duly.v1.ClockEstimate
+	(*StreamRequest)(nil),  // 8: duly.v1.StreamRequest
+	(*OnTimeFloor)(nil),    // 9: duly.v1.OnTimeFloor
+	(*Fusion)(nil),         // 10: duly.v1.Fusion
+	(*OpenStream)(nil),     // 11: duly.v1.OpenStream
+	(*FrameBatch)(nil),     // 12: duly.v1.FrameBatch
+	(*Frame)(nil),          // 13: duly.v1.Frame
+	(*ClockPing)(nil),      // 14: duly.v1.ClockPing
+	(*CancelFrames)(nil),   // 15: duly.v1.CancelFrames
+	(*StreamResponse)(nil), // 16: duly.v1.StreamResponse
+	(*StreamOpened)(nil),   // 17: duly.v1.StreamOpened
+	(*OutcomeBatch)(nil),   // 18: duly.v1.OutcomeBatch
+	(*Outcome)(nil),        // 19: duly.v1.Outcome
+	(*FusedFrame)(nil),     // 20: duly.v1.FusedFrame
+	(*ActionChunk)(nil),    // 21: duly.v1.ActionChunk
+	(*Timing)(nil),         // 22: duly.v1.Timing
+	(*ClockPong)(nil),      // 23: duly.v1.ClockPong
+	(*StreamAdvice)(nil),   // 24: duly.v1.StreamAdvice
+	(*InferRequest)(nil),   // 25: duly.v1.InferRequest
+	(*InferResponse)(nil),  // 26: duly.v1.InferResponse
+	(*Tensor)(nil),         // 27: duly.v1.Tensor
+	(*Encoded)(nil),        // 28: duly.v1.Encoded
+	(*TensorSpec)(nil),     // 29: duly.v1.TensorSpec
 }
 var file_duly_v1_inference_proto_depIdxs = []int32{
-	9,  // 0: duly.v1.StreamRequest.open:type_name -> duly.v1.OpenStream
-	10, // 1: duly.v1.StreamRequest.frames:type_name -> duly.v1.FrameBatch
-	12, // 2: duly.v1.StreamRequest.clock_ping:type_name -> duly.v1.ClockPing
-	13, // 3: duly.v1.StreamRequest.cancel:type_name -> duly.v1.CancelFrames
-	0,  // 4: duly.v1.OpenStream.stream_class:type_name -> duly.v1.StreamClass
-	1,  // 5: duly.v1.OpenStream.backlog_policy:type_name -> duly.v1.BacklogPolicy
-	2,  // 6: duly.v1.OpenStream.ordering:type_name -> duly.v1.Ordering
-	3,  // 7: duly.v1.OpenStream.gap_policy:type_name -> duly.v1.GapPolicy
-	6,  // 8: duly.v1.OpenStream.clock:type_name -> duly.v1.ClockEstimate
-	8,  // 9: duly.v1.OpenStream.floor:type_name -> duly.v1.OnTimeFloor
-	11, // 10: duly.v1.FrameBatch.frames:type_name -> duly.v1.Frame
-	23, // 11: duly.v1.Frame.tensors:type_name -> duly.v1.Tensor
-	24, // 12: duly.v1.Frame.encoded:type_name -> duly.v1.Encoded
-	6,  // 13: duly.v1.ClockPing.clock:type_name -> duly.v1.ClockEstimate
-	15, // 14: duly.v1.StreamResponse.opened:type_name -> duly.v1.StreamOpened
-	16, // 15: duly.v1.StreamResponse.outcomes:type_name -> duly.v1.OutcomeBatch
-	19, // 16: duly.v1.StreamResponse.clock_pong:type_name -> duly.v1.ClockPong
-	20, // 17: duly.v1.StreamResponse.advice:type_name -> duly.v1.StreamAdvice
-	25, // 18: duly.v1.StreamOpened.inputs:type_name -> duly.v1.TensorSpec
-	25, // 19: duly.v1.StreamOpened.outputs:type_name -> duly.v1.TensorSpec
-	0,  // 20: duly.v1.StreamOpened.stream_class:type_name -> duly.v1.StreamClass
-	1,  // 21: duly.v1.StreamOpened.backlog_policy:type_name -> duly.v1.BacklogPolicy
-	2,  // 22: duly.v1.StreamOpened.ordering:type_name -> duly.v1.Ordering
-	3,  // 23: duly.v1.StreamOpened.gap_policy:type_name -> duly.v1.GapPolicy
-	17, // 24: duly.v1.OutcomeBatch.outcomes:type_name -> duly.v1.Outcome
-	4,  // 25: duly.v1.Outcome.status:type_name -> duly.v1.OutcomeStatus
-	23, // 26: duly.v1.Outcome.outputs:type_name -> duly.v1.Tensor
-	18, // 27: duly.v1.Outcome.timing:type_name -> duly.v1.Timing
-	5,  // 28: duly.v1.StreamAdvice.kind:type_name -> duly.v1.StreamAdvice.Kind
-	0,  // 29: duly.v1.InferRequest.stream_class:type_name -> duly.v1.StreamClass
-	11, // 30: duly.v1.InferRequest.frame:type_name -> duly.v1.Frame
-	6,  // 31: duly.v1.InferRequest.clock:type_name -> duly.v1.ClockEstimate
-	17, // 32: duly.v1.InferResponse.outcome:type_name -> duly.v1.Outcome
-	7,  // 33: duly.v1.InferenceService.Stream:input_type -> duly.v1.StreamRequest
-	21, // 34: duly.v1.InferenceService.Infer:input_type -> duly.v1.InferRequest
-	14, // 35: duly.v1.InferenceService.Stream:output_type -> duly.v1.StreamResponse
-	22, // 36: duly.v1.InferenceService.Infer:output_type -> duly.v1.InferResponse
-	35, // [35:37] is the sub-list for method output_type
-	33, // [33:35] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	11, // 0: duly.v1.StreamRequest.open:type_name -> duly.v1.OpenStream
+	12, // 1: duly.v1.StreamRequest.frames:type_name -> duly.v1.FrameBatch
+	14, // 2: duly.v1.StreamRequest.clock_ping:type_name -> duly.v1.ClockPing
+	15, // 3: duly.v1.StreamRequest.cancel:type_name -> duly.v1.CancelFrames
+	4,  // 4: duly.v1.Fusion.wait:type_name -> duly.v1.FusionWait
+	0,  // 5: duly.v1.OpenStream.stream_class:type_name -> duly.v1.StreamClass
+	1,  // 6: duly.v1.OpenStream.backlog_policy:type_name -> duly.v1.BacklogPolicy
+	2,  // 7: duly.v1.OpenStream.ordering:type_name -> duly.v1.Ordering
+	3,  // 8: duly.v1.OpenStream.gap_policy:type_name -> duly.v1.GapPolicy
+	7,  // 9: duly.v1.OpenStream.clock:type_name -> duly.v1.ClockEstimate
+	9,  // 10: duly.v1.OpenStream.floor:type_name -> duly.v1.OnTimeFloor
+	10, // 11: duly.v1.OpenStream.fusion:type_name -> duly.v1.Fusion
+	13, // 12: duly.v1.FrameBatch.frames:type_name -> duly.v1.Frame
+	27, // 13: duly.v1.Frame.tensors:type_name -> duly.v1.Tensor
+	28, // 14: duly.v1.Frame.encoded:type_name -> duly.v1.Encoded
+	7,  // 15: duly.v1.ClockPing.clock:type_name -> duly.v1.ClockEstimate
+	17, // 16: duly.v1.StreamResponse.opened:type_name -> duly.v1.StreamOpened
+	18, // 17: duly.v1.StreamResponse.outcomes:type_name -> duly.v1.OutcomeBatch
+	23, // 18: duly.v1.StreamResponse.clock_pong:type_name -> duly.v1.ClockPong
+	24, // 19: duly.v1.StreamResponse.advice:type_name -> duly.v1.StreamAdvice
+	29, // 20: duly.v1.StreamOpened.inputs:type_name -> duly.v1.TensorSpec
+	29, // 21: duly.v1.StreamOpened.outputs:type_name -> duly.v1.TensorSpec
+	0,  // 22: duly.v1.StreamOpened.stream_class:type_name -> duly.v1.StreamClass
+	1,  // 23: duly.v1.StreamOpened.backlog_policy:type_name -> duly.v1.BacklogPolicy
+	2,  // 24: duly.v1.StreamOpened.ordering:type_name -> duly.v1.Ordering
+	3,  // 25: duly.v1.StreamOpened.gap_policy:type_name -> duly.v1.GapPolicy
+	10, // 26: duly.v1.StreamOpened.fusion:type_name -> duly.v1.Fusion
+	21, // 27: duly.v1.StreamOpened.chunk:type_name -> duly.v1.ActionChunk
+	19, // 28: duly.v1.OutcomeBatch.outcomes:type_name -> duly.v1.Outcome
+	5,  // 29: duly.v1.Outcome.status:type_name -> duly.v1.OutcomeStatus
+	27, // 30: duly.v1.Outcome.outputs:type_name -> duly.v1.Tensor
+	22, // 31: duly.v1.Outcome.timing:type_name -> duly.v1.Timing
+	20, // 32: duly.v1.Outcome.fused:type_name -> duly.v1.FusedFrame
+	21, // 33: duly.v1.Outcome.chunk:type_name -> duly.v1.ActionChunk
+	6,  // 34: duly.v1.StreamAdvice.kind:type_name -> duly.v1.StreamAdvice.Kind
+	0,  // 35: duly.v1.InferRequest.stream_class:type_name -> duly.v1.StreamClass
+	13, // 36: duly.v1.InferRequest.frame:type_name -> duly.v1.Frame
+	7,  // 37: duly.v1.InferRequest.clock:type_name -> duly.v1.ClockEstimate
+	19, // 38: duly.v1.InferResponse.outcome:type_name -> duly.v1.Outcome
+	8,  // 39: duly.v1.InferenceService.Stream:input_type -> duly.v1.StreamRequest
+	25, // 40: duly.v1.InferenceService.Infer:input_type -> duly.v1.InferRequest
+	16, // 41: duly.v1.InferenceService.Stream:output_type -> duly.v1.StreamResponse
+	26, // 42: duly.v1.InferenceService.Infer:output_type -> duly.v1.InferResponse
+	41, // [41:43] is the sub-list for method output_type
+	39, // [39:41] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_duly_v1_inference_proto_init() }
@@ -2216,7 +2596,7 @@ func file_duly_v1_inference_proto_init() {
 		(*StreamRequest_ClockPing)(nil),
 		(*StreamRequest_Cancel)(nil),
 	}
-	file_duly_v1_inference_proto_msgTypes[8].OneofWrappers = []any{
+	file_duly_v1_inference_proto_msgTypes[9].OneofWrappers = []any{
 		(*StreamResponse_Opened)(nil),
 		(*StreamResponse_Outcomes)(nil),
 		(*StreamResponse_ClockPong)(nil),
@@ -2227,8 +2607,8 @@ func file_duly_v1_inference_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_duly_v1_inference_proto_rawDesc), len(file_duly_v1_inference_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   17,
+			NumEnums:      7,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -129,6 +129,15 @@ const (
 	EncodedFormat_ENCODED_FORMAT_PNG EncodedFormat = 2
 	// Raw PCM samples, signed 16 bits, little-endian, one channel, at the model's sample rate.
 	EncodedFormat_ENCODED_FORMAT_PCM_S16LE EncodedFormat = 3
+	// H.264 video, one access unit a frame, with start codes (Annex B), in the order of display (no B-frames), 8 bits,
+	// 4:2:0. Key pictures (IDR) have their parameter sets before them. Frame ids rise by one from picture to picture: the
+	// server keeps one decoder a stream, which needs every access unit, also those of frames that are not run. Where one is
+	// missing, such as that of a frame that was SHED, frames are INVALID until the next key picture.
+	EncodedFormat_ENCODED_FORMAT_H264 EncodedFormat = 4
+	// H.265 video, as H264; a key picture is an IDR, CRA or BLA.
+	EncodedFormat_ENCODED_FORMAT_HEVC EncodedFormat = 5
+	// A picture of Motion JPEG, as cameras send it: a baseline JPEG that may lack the Huffman tables that they all share.
+	EncodedFormat_ENCODED_FORMAT_MJPEG EncodedFormat = 6
 )
 
 // Enum value maps for EncodedFormat.
@@ -138,12 +147,18 @@ var (
 		1: "ENCODED_FORMAT_JPEG",
 		2: "ENCODED_FORMAT_PNG",
 		3: "ENCODED_FORMAT_PCM_S16LE",
+		4: "ENCODED_FORMAT_H264",
+		5: "ENCODED_FORMAT_HEVC",
+		6: "ENCODED_FORMAT_MJPEG",
 	}
 	EncodedFormat_value = map[string]int32{
 		"ENCODED_FORMAT_UNSPECIFIED": 0,
 		"ENCODED_FORMAT_JPEG":        1,
 		"ENCODED_FORMAT_PNG":         2,
 		"ENCODED_FORMAT_PCM_S16LE":   3,
+		"ENCODED_FORMAT_H264":        4,
+		"ENCODED_FORMAT_HEVC":        5,
+		"ENCODED_FORMAT_MJPEG":       6,
 	}
 )
 
@@ -254,7 +269,7 @@ type Encoded struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// How `data` is encoded: one of the formats that the input's TensorSpec lists.
 	Format EncodedFormat `protobuf:"varint,2,opt,name=format,proto3,enum=duly.v1.EncodedFormat" json:"format,omitempty"`
-	// The encoded bytes: one picture, or samples.
+	// The encoded bytes: one picture, one access unit, or samples.
 	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -449,12 +464,15 @@ const file_duly_v1_tensor_proto_rawDesc = "" +
 	"\x0eDATA_TYPE_FP16\x10\n" +
 	"\x12\x12\n" +
 	"\x0eDATA_TYPE_FP32\x10\v\x12\x12\n" +
-	"\x0eDATA_TYPE_FP64\x10\f*~\n" +
+	"\x0eDATA_TYPE_FP64\x10\f*\xca\x01\n" +
 	"\rEncodedFormat\x12\x1e\n" +
 	"\x1aENCODED_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ENCODED_FORMAT_JPEG\x10\x01\x12\x16\n" +
 	"\x12ENCODED_FORMAT_PNG\x10\x02\x12\x1c\n" +
-	"\x18ENCODED_FORMAT_PCM_S16LE\x10\x03b\x06proto3"
+	"\x18ENCODED_FORMAT_PCM_S16LE\x10\x03\x12\x17\n" +
+	"\x13ENCODED_FORMAT_H264\x10\x04\x12\x17\n" +
+	"\x13ENCODED_FORMAT_HEVC\x10\x05\x12\x18\n" +
+	"\x14ENCODED_FORMAT_MJPEG\x10\x06b\x06proto3"
 
 var (
 	file_duly_v1_tensor_proto_rawDescOnce sync.Once

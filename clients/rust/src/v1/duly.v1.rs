@@ -24,7 +24,7 @@ pub struct Encoded {
     /// How `data` is encoded: one of the formats that the input's TensorSpec lists.
     #[prost(enumeration = "EncodedFormat", tag = "2")]
     pub format: i32,
-    /// The encoded bytes: one picture, or samples.
+    /// The encoded bytes: one picture, one access unit, or samples.
     #[prost(bytes = "bytes", tag = "3")]
     pub data: ::prost::bytes::Bytes,
 }
@@ -140,6 +140,15 @@ pub enum EncodedFormat {
     Png = 2,
     /// Raw PCM samples, signed 16 bits, little-endian, one channel, at the model's sample rate.
     PcmS16le = 3,
+    /// H.264 video, one access unit a frame, with start codes (Annex B), in the order of display (no B-frames), 8 bits,
+    /// 4:2:0. Key pictures (IDR) have their parameter sets before them. Frame ids rise by one from picture to picture: the
+    /// server keeps one decoder a stream, which needs every access unit, also those of frames that are not run. Where one is
+    /// missing, such as that of a frame that was SHED, frames are INVALID until the next key picture.
+    H264 = 4,
+    /// H.265 video, as H264; a key picture is an IDR, CRA or BLA.
+    Hevc = 5,
+    /// A picture of Motion JPEG, as cameras send it: a baseline JPEG that may lack the Huffman tables that they all share.
+    Mjpeg = 6,
 }
 impl EncodedFormat {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -152,6 +161,9 @@ impl EncodedFormat {
             Self::Jpeg => "ENCODED_FORMAT_JPEG",
             Self::Png => "ENCODED_FORMAT_PNG",
             Self::PcmS16le => "ENCODED_FORMAT_PCM_S16LE",
+            Self::H264 => "ENCODED_FORMAT_H264",
+            Self::Hevc => "ENCODED_FORMAT_HEVC",
+            Self::Mjpeg => "ENCODED_FORMAT_MJPEG",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -161,6 +173,9 @@ impl EncodedFormat {
             "ENCODED_FORMAT_JPEG" => Some(Self::Jpeg),
             "ENCODED_FORMAT_PNG" => Some(Self::Png),
             "ENCODED_FORMAT_PCM_S16LE" => Some(Self::PcmS16le),
+            "ENCODED_FORMAT_H264" => Some(Self::H264),
+            "ENCODED_FORMAT_HEVC" => Some(Self::Hevc),
+            "ENCODED_FORMAT_MJPEG" => Some(Self::Mjpeg),
             _ => None,
         }
     }
@@ -212,6 +227,24 @@ pub struct OnTimeFloor {
     #[prost(int32, tag = "2")]
     pub window: i32,
 }
+/// Makes a stream a member of a fusion group: it gives one input of the model, and its frames run together with those of
+/// the streams that give the others. Groups are those of one principal; nobody joins another's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fusion {
+    /// Name of the group, the same for all of its streams; 1 to 128 bytes, printable.
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    /// Name of the input that this stream gives; its frames have no other. No two open streams of a group give the same.
+    #[prost(string, tag = "2")]
+    pub input: ::prost::alloc::string::String,
+    /// How far apart the capture times of frames that are joined may be, ns; 1 to 10 s, the same for all streams of the
+    /// group. EXACT: 0. It is best less than half the time between two frames.
+    #[prost(int64, tag = "3")]
+    pub tolerance_nano: i64,
+    /// What a frame does until it has its partners; the same for all streams of the group.
+    #[prost(enumeration = "FusionWait", tag = "4")]
+    pub wait: i32,
+}
 /// What the client wants of a stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OpenStream {
@@ -262,6 +295,10 @@ pub struct OpenStream {
     /// none.
     #[prost(message, optional, tag = "14")]
     pub floor: ::core::option::Option<OnTimeFloor>,
+    /// Frames are joined with those of other streams by capture time: when they were captured where the clocks are related,
+    /// else when they were received. Absent: each frame has all inputs of the model, and runs for itself.
+    #[prost(message, optional, tag = "15")]
+    pub fusion: ::core::option::Option<Fusion>,
 }
 /// One or more frames, at most 32,768. One frame a message is normal; small sensors send several to save overhead. What
 /// else one message may hold is bounded as well: 16,384 fields such as tensors, 400,000 packed numbers.
@@ -405,6 +442,16 @@ pub struct StreamOpened {
     /// that advises on admission and does not enforce it sends this.
     #[prost(string, tag = "19")]
     pub admission_warning: ::prost::alloc::string::String,
+    /// The fusion group as agreed; absent: the stream is in none. `inputs` then has the input of this stream alone.
+    #[prost(message, optional, tag = "20")]
+    pub fusion: ::core::option::Option<Fusion>,
+    /// Inputs of the fusion group that no stream gives yet. Until then its frames are EXPIRED at once.
+    #[prost(string, repeated, tag = "21")]
+    pub fusion_inputs_missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Models whose results are actions for a stretch of time: which output has them and when they are due; `horizon` is 0
+    /// where it may vary. Absent: the model gives no such chunks, or the stream did not ask for that output.
+    #[prost(message, optional, tag = "22")]
+    pub chunk: ::core::option::Option<ActionChunk>,
 }
 /// Outcomes, in the order that the stream's ordering asks for. Outcomes are not sent together beyond 4 MiB, which is what
 /// gRPC's clients read unless they are told otherwise. A single result may be larger: clients of models with such results
@@ -445,6 +492,50 @@ pub struct Outcome {
     /// Why there is no result, for people; empty with a result in time.
     #[prost(string, tag = "9")]
     pub reason: ::prost::alloc::string::String,
+    /// The frames of other streams that it was joined with, one for each other input of the model. All of them have this
+    /// outcome. Empty: the stream is in no fusion group, or the frame was not joined.
+    #[prost(message, repeated, tag = "10")]
+    pub fused: ::prost::alloc::vec::Vec<FusedFrame>,
+    /// Only with a result of a model that gives action chunks: which output holds the actions, and when each is due.
+    #[prost(message, optional, tag = "11")]
+    pub chunk: ::core::option::Option<ActionChunk>,
+    /// Streams of models that give action chunks: how long the next frame is planned to take from its receipt to its result,
+    /// ns, as things are when this outcome is sent. It follows the load and the version; it comes with every outcome, also
+    /// without a result. A model that takes the inference delay as an input gets it from its client, who rounds this up to
+    /// whole actions.
+    #[prost(int64, tag = "12")]
+    pub planned_delay_nano: i64,
+}
+/// A frame of another stream of the fusion group, with which this one was joined.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FusedFrame {
+    /// Name of the input that it is for.
+    #[prost(string, tag = "1")]
+    pub input: ::prost::alloc::string::String,
+    /// Its id on its own stream.
+    #[prost(uint64, tag = "2")]
+    pub frame_id: u64,
+    /// When it was captured minus when this one was, ns.
+    #[prost(int64, tag = "3")]
+    pub capture_offset_nano: i64,
+}
+/// Actions for a stretch of time, as a policy gives them: the first dimension of an output are actions, in their order.
+/// Action i is due at the capture of the frame plus `t0_nano` plus i times `dt_nano`. No clocks are compared for that: the
+/// client knows when it captured the frame.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActionChunk {
+    /// Name of the output that holds the actions.
+    #[prost(string, tag = "1")]
+    pub output: ::prost::alloc::string::String,
+    /// When the first action is due, since the capture of the frame, ns.
+    #[prost(int64, tag = "2")]
+    pub t0_nano: i64,
+    /// Time between two actions, ns; more than 0.
+    #[prost(int64, tag = "3")]
+    pub dt_nano: i64,
+    /// How many actions there are.
+    #[prost(int32, tag = "4")]
+    pub horizon: i32,
 }
 /// Times of one frame on the server. Unless stated otherwise they are ns since its receipt; 0: the frame did not get
 /// there.
@@ -739,6 +830,43 @@ impl GapPolicy {
         }
     }
 }
+/// What a frame of a fusion group does until each other input of the model has a frame that fits it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FusionWait {
+    /// The same as NEWEST.
+    Unspecified = 0,
+    /// One frame of each input waits: a newer one of its stream takes its place, and it is SUPERSEDED.
+    Newest = 1,
+    /// It waits for frames with the very capture time that it has, as the clients state it.
+    Exact = 2,
+    /// It waits until it could not be in time any more, whatever else comes on its stream.
+    WithinDeadline = 3,
+}
+impl FusionWait {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FUSION_WAIT_UNSPECIFIED",
+            Self::Newest => "FUSION_WAIT_NEWEST",
+            Self::Exact => "FUSION_WAIT_EXACT",
+            Self::WithinDeadline => "FUSION_WAIT_WITHIN_DEADLINE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FUSION_WAIT_UNSPECIFIED" => Some(Self::Unspecified),
+            "FUSION_WAIT_NEWEST" => Some(Self::Newest),
+            "FUSION_WAIT_EXACT" => Some(Self::Exact),
+            "FUSION_WAIT_WITHIN_DEADLINE" => Some(Self::WithinDeadline),
+            _ => None,
+        }
+    }
+}
 /// How one frame ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -749,7 +877,8 @@ pub enum OutcomeStatus {
     OnTime = 1,
     /// A result, but after the deadline: the frame was already running.
     Late = 2,
-    /// Never run: its deadline had passed or could no longer be met.
+    /// Never run: its deadline had passed or could no longer be met. In a fusion group also: no frame came, or could still
+    /// come, that it could have been joined with.
     Expired = 3,
     /// Never run: a newer frame took its place under the backlog policy. Under MONOTONIC ordering also: a newer result
     /// was delivered first.
