@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from duly_client import Client, Status
+from duly_client.recordings import open_recording
+from tests import graphs
 from tests.duly_logs.conftest import run, start
 from tests.duly_logs.test_cli_replay import messages, outcomes
+from tests.e2e.serving import serving
 from tests.peers.logs.conftest import BIN, HERE
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -63,6 +67,29 @@ async def test_h264_is_decoded_here(server: str, tmp_path: Path) -> None:
     assert {(content.format, content.data[:2]) for content in sent} == {("jpeg", b"\xff\xd8")}
     scores = [d.score for outcome in outcomes(out) for d in outcome.detections]  # type: ignore[attr-defined]
     assert len(set(scores)) > 1, "the pictures differ"
+
+
+async def test_h264_goes_to_a_model_that_takes_it_as_it_is(tmp_path: Path) -> None:
+    toml = '[[input]]\nname = "x"\nencodings = ["H264"]\n'
+    graphs.save(tmp_path, "eye", graphs.copying(("N", 240, 320, 3), graphs.UINT8), toml)
+    shades: set[int] = set()
+    async with (
+        serving(tmp_path) as app,
+        Client(app.address) as client,
+        client.stream("eye", backlog="ALL", budget_ms=10_000) as stream,
+        camera(str(BIN / "python"), "h264_camera.py") as address,
+    ):
+        recording = open_recording(address, stream.opened)
+        assert recording.encoding == "H264"
+        frames = recording.frames()
+        for _ in range(10):
+            frame = await asyncio.to_thread(next, frames)
+            assert bytes(frame.value).startswith((b"\0\0\1", b"\0\0\0\1"))
+            await stream.send(frame.value, encoding=recording.encoding)
+            outcome = await anext(stream)
+            assert outcome.status is Status.ON_TIME, outcome.reason
+            shades.add(int(outcome.outputs["y"].mean()))
+    assert len(shades) > 1, "the pictures differ"
 
 
 @needs_gstreamer

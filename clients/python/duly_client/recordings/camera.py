@@ -1,7 +1,7 @@
 """Cameras as live recordings, through PyAV: RTSP cameras in the network and V4L2 devices of this machine.
 
-JPEG that a camera sends goes to the model as it is, where it takes JPEG. Other video is decoded here, and sent as JPEG
-or as pixels like that of files. Pictures come when they come: what is late is not waited for.
+JPEG, H.264 and H.265 that a camera sends go to the model as they are, where it takes them. Other video is decoded here,
+and sent as JPEG or as pixels like that of files. Pictures come when they come: what is late is not waited for.
 """
 
 import importlib
@@ -15,7 +15,7 @@ import numpy as np
 from duly_client.recordings.pictures import check_takes_pictures, gray_or_colours, opencv
 from duly_client.recordings.recording import Frame, PassOver, Recording, RecordingError, taken
 from duly_client.recordings.video import JPEG_QUALITY
-from duly_client.types import TensorSpec, Value
+from duly_client.types import Encoding, TensorSpec, Value
 
 OPEN_TIMEOUT_S = 10.0
 """How long a camera may take to answer and say what it sends."""
@@ -29,6 +29,7 @@ _RTSP_OPTIONS = {
     "flags": "low_delay",
     "max_delay": "0",
 }
+_ENCODINGS: dict[str, Encoding] = {"h264": "H264", "hevc": "HEVC"}
 _DEVICE_FORMATS: tuple[dict[str, str], ...] = ({"input_format": "mjpeg"}, {})
 """What a V4L2 device is asked for, in this order: JPEG, then whatever it gives."""
 
@@ -46,11 +47,12 @@ def camera(path: str, spec: TensorSpec) -> Recording:
     if not as_jpeg and spec.datatype != "UINT8":
         raise RecordingError(f"{name}: a camera, whose pictures have 8 bits a channel; the model takes {taken(spec)}")
     av = _pyav(name, path)
+    encoding = next((each for each in _ENCODINGS.values() if each in spec.encodings), None)
 
     def frames(pass_over: PassOver) -> Iterator[Frame]:
-        return _frames(av, path, name, spec, pass_over)
+        return _frames(av, path, name, spec, encoding, pass_over)
 
-    return Recording(f"camera {name}", 0.0, None, True, frames)
+    return Recording(f"camera {name}", 0.0, encoding, True, frames)
 
 
 def without_password(path: str) -> str:
@@ -72,7 +74,9 @@ def _pyav(name: str, path: str) -> Any:
         ) from error
 
 
-def _frames(av: Any, path: str, name: str, spec: TensorSpec, pass_over: PassOver) -> Iterator[Frame]:
+def _frames(
+    av: Any, path: str, name: str, spec: TensorSpec, encoding: Encoding | None, pass_over: PassOver
+) -> Iterator[Frame]:
     container = _opened(av, path, name)
     given = 0
     try:
@@ -81,7 +85,9 @@ def _frames(av: Any, path: str, name: str, spec: TensorSpec, pass_over: PassOver
         stream = container.streams.video[0]
         codec = stream.codec_context
         codec.thread_type = "SLICE"  # threads that each decode a picture of their own give it pictures later
-        as_it_is = codec.name == "mjpeg" and "JPEG" in spec.encodings
+        as_it_is = (codec.name == "mjpeg" and "JPEG" in spec.encodings) or encoding == _ENCODINGS.get(codec.name, "")
+        # A camera may state the parameter sets of its video once, before any picture; a decoder wants them at each key.
+        whole = av.BitStreamFilterContext("dump_extra", stream) if as_it_is and codec.name != "mjpeg" else None
         packets = container.demux(stream)
         while True:
             try:
@@ -90,8 +96,14 @@ def _frames(av: Any, path: str, name: str, spec: TensorSpec, pass_over: PassOver
                 raise RecordingError(f"{name}: lost after {given} pictures: {_said(error)}") from error
             if packet is None:
                 return
+            if whole is not None and not given and not packet.is_keyframe:
+                continue  # nothing can begin with it
+            values: list[Value]
             try:
-                values = [bytes(packet)] if as_it_is else [_value(each, spec) for each in packet.decode()]
+                if whole is not None:
+                    values = [bytes(each) for each in whole.filter(packet)] if packet.size else []
+                else:
+                    values = [bytes(packet)] if as_it_is else [_value(each, spec) for each in packet.decode()]
             except (av.error.FFmpegError, RecordingError) as error:
                 said = _said(error) if isinstance(error, av.error.FFmpegError) else error
                 pass_over(RecordingError(f"{name}: picture {given + 1}: {said}"))
