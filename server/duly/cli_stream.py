@@ -192,7 +192,7 @@ async def _send(
                     else:
                         unusable.names[number] = frame.name
                         if log is not None:
-                            log.sent(number, captured_ns, frame.value)
+                            log.sent(number, captured_ns, frame.value, recording.encoding)
     finally:
         await opened.finish()
 

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from duly.v1 import tensor_pb2
+from tests import graphs
 from tests.client.duly_stream import answering, tensor
 from tests.client.scripted_server import ScriptedServer, echo, serving
 from tests.duly_logs.conftest import run, start
 from tests.duly_logs.drives import pictures
 from tests.duly_logs.test_cli_replay import messages, outcomes
+from tests.e2e.serving import serving as serve
+from tests.encoded_video import HEIGHT, WIDTH, decoded, save, units
 
 
 async def test_pictures_are_recorded_and_can_be_replayed(server: str, tmp_path: Path) -> None:
@@ -34,6 +37,29 @@ async def test_pictures_are_recorded_and_can_be_replayed(server: str, tmp_path: 
     assert status == 0, errors
     assert text.startswith("6 frames sent: 6 on time")
     assert [content.data for _, content in messages(again, "/duly/detector/frames")] == jpegs
+
+
+async def test_video_is_recorded_as_it_is_encoded_and_can_be_replayed(server: str, tmp_path: Path) -> None:
+    data, out, again = units("H264", 8), tmp_path / "out.mcap", tmp_path / "again.mcap"
+    film = save(tmp_path / "film.mp4", data, "H264")
+    toml = '[[input]]\nname = "x"\nencodings = ["H264", "JPEG"]\n'
+    graphs.save(tmp_path / "models", "eye", graphs.copying(("N", HEIGHT, WIDTH, 3), graphs.UINT8), toml)
+    async with serve(tmp_path / "models") as app:
+        own = ("--server", app.address)
+        status, text, errors = await run(
+            "stream", "eye", *own, "--input", film, "--backlog", "ALL", "--budget-ms", "5000", "--record", out
+        )
+        assert (status, text.splitlines()[-1][:21]) == (0, "8 frames sent: 8 on t"), errors
+        sent = [content for _, content in messages(out, "/duly/eye/frames")]
+        assert {content.format for content in sent} == {"h264"}
+        assert len(decoded("H264", [content.data for content in sent])) == 8
+        status, text, errors = await run("replay", out, "--model", "eye", *own, "--speed", "max", "--write", again)
+        assert status == 0, errors
+        assert text.startswith("8 frames sent: 8 on time")
+    # The other server's detector takes pictures.
+    status, _, errors = await run("replay", out, "--model", "detector", "--server", server, "--write", again)
+    assert status != 0
+    assert "compressed video (H264), which the model does not take" in errors
 
 
 async def test_arrays_are_recorded_as_they_are_and_can_be_replayed(server: str, tmp_path: Path) -> None:

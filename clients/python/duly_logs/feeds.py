@@ -18,7 +18,6 @@ from duly_logs.messages import (
     COMPRESSED,
     RAW,
     SOUND,
-    VIDEO,
     Decoder,
     Message,
     arrays_of,
@@ -26,6 +25,7 @@ from duly_logs.messages import (
     picture_of,
     sound_of,
     stamp_ns,
+    video_of,
 )
 
 TOPICS_TOLD_MAX = 20
@@ -84,11 +84,13 @@ class Feed:
         for number, logged in enumerate(self._messages(pass_over), start=1):
             try:
                 message = decoder.decode(logged.channel, logged.data)
-                value = payload_of(message, self.inputs, self.fields)
+                value, encoding = _video(message, self.inputs)
+                if encoding is None:
+                    value = payload_of(message, self.inputs, self.fields)
             except (LogError, RecordingError) as error:
                 pass_over(RecordingError(f"{self.log.path}: {self.topic}: message {number}: {error}"))
             else:
-                yield Frame(number, logged.time_ns, stamp_ns(message), value, None, (logged,))
+                yield Frame(number, logged.time_ns, stamp_ns(message), value, encoding, (logged,))
 
     def _messages(self, pass_over: PassOver) -> Iterator[Logged]:
         messages = self.log.messages(self.topic)
@@ -162,8 +164,6 @@ def misfit(feed: Feed) -> str:
     channel = feed.channel
     if not sum(each.messages for each in feed.log.topics[feed.topic]):
         return "no messages"
-    if channel.schema in VIDEO:
-        return f"compressed video ({channel.schema}), which is not read: pictures would do, one a message"
     if channel.schema in SOUND:
         if len(feed.inputs) != 1 or not takes_sound(feed.inputs[0]):
             return f"sound ({channel.schema})"
@@ -177,13 +177,28 @@ def misfit(feed: Feed) -> str:
             if channel.schema in SOUND:
                 _, rate_hz, channels = sound_of(message)
                 _check_sound(rate_hz, channels, feed.inputs[0])
-            else:
+            elif _video(message, feed.inputs)[1] is None:
                 payload_of(message, feed.inputs, feed.fields)
         except (LogError, RecordingError) as error:
             reasons.append(str(error))
         else:
             return ""
     return reasons[0] if reasons else "no messages"
+
+
+def _video(message: Message, inputs: tuple[TensorSpec, ...]) -> tuple[Payload, Encoding | None]:
+    """The access unit of a message of video, with its encoding; None in place of that: it is another message. Raises
+    LogError where the model does not take it.
+    """
+    found = video_of(message)
+    if found is None:
+        return b"", None
+    data, encoding = found
+    if len(inputs) != 1 or encoding not in inputs[0].encodings:
+        raise LogError(
+            f"compressed video ({encoding}), which the model does not take; pictures would do, one a message"
+        )
+    return data, encoding
 
 
 def payload_of(message: Message, inputs: tuple[TensorSpec, ...], fields: tuple[str, ...]) -> Payload:

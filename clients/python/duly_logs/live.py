@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from duly_client import Outcome, StreamTerms
-from duly_client.types import Payload
+from duly_client.types import Encoding, Payload
 from duly_logs.outcome_log import OutcomeLog
 
 
@@ -20,10 +20,10 @@ class LiveLog:
         self._times_ns: dict[int, int] = {}
         self._early: dict[int, Outcome] = {}
 
-    def sent(self, frame_id: int, captured_ns: int | None, payload: Payload) -> None:
-        """Writes a frame. `captured_ns`: ns since 1970; None: now. Raises OSError."""
+    def sent(self, frame_id: int, captured_ns: int | None, payload: Payload, encoding: Encoding | None = None) -> None:
+        """Writes a frame. `captured_ns`: ns since 1970; None: now. `encoding`: as for `Stream.send`. Raises OSError."""
         time_ns = captured_ns or time.time_ns()
-        self._log.sent(frame_id, time_ns, payload)
+        self._log.sent(frame_id, time_ns, payload, encoding)
         self._times_ns[frame_id] = time_ns
         if (outcome := self._early.pop(frame_id, None)) is not None:
             self.outcome(outcome)

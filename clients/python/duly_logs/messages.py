@@ -3,9 +3,10 @@
 Messages are Protobuf or ROS 2 CDR, both with the schema that reads them in the log itself, or JSON. Pictures and sound
 are known by their schema: CompressedImage, RawImage and RawAudio of Foxglove
 (https://docs.foxglove.dev/docs/visualization/message-schemas), and CompressedImage and Image of ROS 2 sensor_msgs.
-Every other message is taken as its fields that are numbers.
+CompressedVideo of Foxglove is video, one access unit a message. Every other message is taken as its fields that are
+numbers.
 
-Out of scope: FlatBuffers, compressed video, point clouds as points.
+Out of scope: FlatBuffers, point clouds as points.
 """
 
 import base64
@@ -23,13 +24,15 @@ from mcap_ros2.decoder import DecoderFactory as Ros2
 from numpy.typing import NDArray
 
 from duly_client.convert import DTYPES
+from duly_client.types import Encoding
 from duly_logs.log import Channel, LogError
 
 COMPRESSED = {"foxglove.CompressedImage", "foxglove_msgs/msg/CompressedImage", "sensor_msgs/msg/CompressedImage"}
 RAW = {"foxglove.RawImage", "foxglove_msgs/msg/RawImage", "sensor_msgs/msg/Image"}
 SOUND = {"foxglove.RawAudio", "foxglove_msgs/msg/RawAudio"}
 VIDEO = {"foxglove.CompressedVideo", "foxglove_msgs/msg/CompressedVideo"}
-"""What depends on messages before it, and is not read."""
+"""Access units, which models take that take video as it is encoded."""
+_VIDEO_FORMATS: dict[str, Encoding] = {"h264": "H264", "h265": "HEVC"}
 INPUTS = "duly.log.Inputs"
 """Arrays that `duly stream --record` has written, by their names."""
 READABLE = "JSON, Protobuf, or CDR with a ros2msg schema"
@@ -124,6 +127,17 @@ def picture_of(message: Message) -> bytes | NDArray[Any] | None:
     if message.schema in RAW:
         return _pixels(message)
     return None
+
+
+def video_of(message: Message) -> tuple[bytes, Encoding] | None:
+    """The access unit that it holds, and how it is encoded; None: its schema is none of video. Raises LogError."""
+    if message.schema not in VIDEO:
+        return None
+    said = str(message.fields.get("format", ""))
+    encoding = _VIDEO_FORMATS.get(said)
+    if encoding is None:
+        raise LogError(f"video as {said!r}; {' or '.join(_VIDEO_FORMATS)} can be sent")
+    return _data(message), encoding
 
 
 def arrays_of(message: Message) -> dict[str, NDArray[Any]]:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from foxglove_schemas_protobuf.Color_pb2 import Color
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
+from foxglove_schemas_protobuf.CompressedVideo_pb2 import CompressedVideo
 from foxglove_schemas_protobuf.ImageAnnotations_pb2 import ImageAnnotations
 from foxglove_schemas_protobuf.Point2_pb2 import Point2
 from foxglove_schemas_protobuf.PointsAnnotation_pb2 import PointsAnnotation
@@ -31,7 +32,7 @@ from mcap.writer import CompressionType, Writer
 from duly_client import Outcome, StreamTerms
 from duly_client.convert import DATATYPES, Array
 from duly_client.recordings.file_kind import kind_of
-from duly_client.types import Payload
+from duly_client.types import Encoding, Payload
 from duly_logs.detections import Detection, detections_of, size_of
 from duly_logs.log import Channel, Logged
 from duly_logs.schemas import (
@@ -50,6 +51,7 @@ DRAWN_WIDTH_MAX = 960
 ABOUT = "duly"
 """Name of the metadata record that says what was run, and how."""
 
+_VIDEO_FORMATS = {"H264": "h264", "HEVC": "h265"}
 _COLOURS = ((230, 80, 60), (60, 140, 230), (60, 170, 90), (230, 160, 40), (150, 90, 210), (40, 170, 180))
 
 
@@ -106,14 +108,20 @@ class OutcomeLog:
             known = self._copied[id(channel)] = (channel, number)
         self._writer.add_message(known[1], logged.time_ns, logged.data, logged.time_ns)
 
-    def sent(self, number: int, time_ns: int, payload: Payload) -> None:
-        """Writes a frame that comes from no log."""
+    def sent(self, number: int, time_ns: int, payload: Payload, encoding: Encoding | None = None) -> None:
+        """Writes a frame that comes from no log. `encoding`: as for `Stream.send`."""
         self.seen(number, payload)
-        self._add("frames", time_ns, self._as_message(payload, timestamp(time_ns)))
+        at = timestamp(time_ns)
+        video = _VIDEO_FORMATS.get(encoding or "")
+        if video and isinstance(payload, bytes | bytearray | memoryview) and bytes(payload[:2]) == b"\0\0":
+            message: Message = CompressedVideo(timestamp=at, frame_id=self._frame, format=video, data=bytes(payload))
+        else:
+            message = self._as_message(payload, at)
+        self._add("frames", time_ns, message)
 
     def seen(self, number: int, payload: Payload) -> None:
         """Notes of a frame what its outcome is drawn over, until that comes."""
-        if isinstance(payload, bytes) and not self._inputs[0].sample_rate_hz:
+        if isinstance(payload, bytes) and not self._inputs[0].sample_rate_hz and payload[:2] != b"\0\0":
             self._sizes[number] = size_of(payload)
             if self._draw:
                 self._pictures[number] = payload
