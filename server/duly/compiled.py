@@ -17,6 +17,7 @@ from pathlib import Path
 
 MODULES = (
     "core",
+    "counts",
     "rpc.duly_v1.codec",
     "rpc.duly_v1.common_frames",
     "rpc.duly_v1.outcome_writer",
@@ -38,6 +39,7 @@ MODULES = (
     "runtime.recorder",
     "runtime.recording_lines",
     "runtime.shared_memory",
+    "runtime.slot_filling",
     "runtime.worker_port",
     "streams.clock",
     "streams.inputs",

@@ -5,27 +5,19 @@ them up. So no lock and no object of the Prometheus library is on a frame's way.
 interpreter lock: two numbers of one scrape may be a frame apart, but no number is torn.
 """
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from duly.core.types import OutcomeStatus, StreamClass
+from duly.counts import ClassCounts, Histogram
 
 _S = 1_000_000_000
 _MS = 1_000_000
+_CLASSES = max(StreamClass) + 1
 
-TIME_BOUNDS_NS = tuple(
-    int(ms * _MS)
-    for ms in (0.1, 0.25, 0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 33, 50, 75, 100, 150, 250, 500, 1000, 2500, 10_000)
-)
-"""Upper bounds of the buckets of latency and age. They are dense from 1 ms to 100 ms, where sensors' budgets lie."""
-SLACK_BOUNDS_NS = tuple(
-    int(ms * _MS) for ms in (-1000, -250, -100, -50, -25, -10, -5, -2, -1, 0, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
-)
-"""Upper bounds of the buckets of slack at the hand-over of an outcome; a slack below 0 means too late."""
 LAG_BOUNDS_NS = tuple(int(ms * _MS) for ms in (0.1, 0.25, 0.5, 1, 2, 5, 10, 25, 50, 100, 250, 1000))
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds of the buckets of batch sizes; a model may allow at most 256."""
@@ -33,55 +25,14 @@ BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DROPPED_MAX = 1024
 """Of so many unloaded models it is remembered that they leave no series."""
 
-_STATUSES = max(OutcomeStatus) + 1
-_CLASSES = max(StreamClass) + 1
-_LATE = int(OutcomeStatus.LATE)
-"""The last status that is a result. It is a plain int: looking up an enumeration's member takes as long as counting."""
-
-
-class _Histogram:
-    """Counts of observations by bucket, and their sum. The sum of slack stays 0: Prometheus has no negative sums."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[int]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0
-
-    def add(self, value: int) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def cumulative(self, unit: int) -> list[tuple[str, float]]:
-        """Pairs (upper bound divided by `unit`, number of observations up to it), as Prometheus wants them."""
-        seen = 0
-        buckets = []
-        edges = [repr(bound / unit) for bound in self.bounds] + ["+Inf"]
-        for edge, count in zip(edges, self.counts.copy(), strict=True):
-            seen += count
-            buckets.append((edge, float(seen)))
-        return buckets
-
-
-@dataclass(slots=True)
-class _Class:
-    """Counts of one model's streams of one class."""
-
-    outcomes: list[int] = field(default_factory=lambda: [0] * _STATUSES)
-    """Frames that ended, indexed by the number of their status."""
-    latency: _Histogram = field(default_factory=lambda: _Histogram(TIME_BOUNDS_NS))
-    slack: _Histogram = field(default_factory=lambda: _Histogram(SLACK_BOUNDS_NS))
-    age: _Histogram = field(default_factory=lambda: _Histogram(TIME_BOUNDS_NS))
-
 
 @dataclass(slots=True)
 class _Model:
     """Counts of one version of a model."""
 
-    classes: list[_Class] = field(default_factory=lambda: [_Class() for _ in range(_CLASSES)])
+    classes: list[ClassCounts] = field(default_factory=lambda: [ClassCounts() for _ in range(_CLASSES)])
     """Counts of the streams of each class, indexed by the number of the class."""
-    batch_size: _Histogram = field(default_factory=lambda: _Histogram(BATCH_BOUNDS))
+    batch_size: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
     restarts: dict[str, int] = field(default_factory=dict)
     """Number of replaced workers on each lane."""
     streams_opened: int = 0
@@ -133,38 +84,14 @@ class Metrics(Collector):
         self._dropped: dict[str, None] = {}
         """Models that were unloaded, the newest last."""
         self._lanes: dict[str, _Lane] = {}
-        self._lag = _Histogram(LAG_BOUNDS_NS)
+        self._lag = Histogram(LAG_BOUNDS_NS)
         self._gauges: Callable[[], Gauges] | None = None
 
     # ---- what happens ----
 
-    def outcome(
-        self,
-        model: str,
-        stream_class: StreamClass,
-        status: OutcomeStatus,
-        latency_ns: int,
-        slack_ns: int,
-        age_ns: int,
-    ) -> None:
-        """Counts one frame that is answered.
-
-        `latency_ns`: from receipt to the hand-over to the transport. `age_ns`: from capture to the hand-over; -1 where
-        the clocks are not related. Both count only for results, ON_TIME and LATE. `slack_ns`: deadline minus hand-over,
-        negative where it is too late; it counts for every outcome.
-        """
-        # This runs for every frame, so it is written out: through `_Histogram.add` it takes half as long again.
-        counts = (self._models.get(model) or self._of(model)).classes[stream_class]
-        counts.outcomes[status] += 1
-        counts.slack.counts[bisect_left(SLACK_BOUNDS_NS, slack_ns)] += 1
-        if status <= _LATE:
-            latency = counts.latency
-            latency.counts[bisect_left(TIME_BOUNDS_NS, latency_ns)] += 1
-            latency.total += latency_ns
-            if age_ns >= 0:
-                age = counts.age
-                age.counts[bisect_left(TIME_BOUNDS_NS, age_ns)] += 1
-                age.total += age_ns
+    def of(self, model: str, stream_class: StreamClass) -> ClassCounts:
+        """Returns the counts of the frames of a model's streams of one class."""
+        return (self._models.get(model) or self._of(model)).classes[stream_class]
 
     def batch(self, model: str, lane: str, size: int, busy_ns: int, wasted_ns: int) -> None:
         """Counts a batch that held its lane for `busy_ns`, of which `wasted_ns` went into results that came late."""

@@ -83,6 +83,41 @@ def test_what_was_given_back_is_put_together_where_a_larger_frame_needs_the_room
     assert memory.take(SIZE // 2) == 0
 
 
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(1, local_wire.FRAMES_MAX), st.integers(0, 2**40), st.booleans(), st.integers(1, 999)),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_frames_that_are_alike_are_said_as_each_by_itself(rows: list[tuple[int, int, bool, int]]) -> None:
+    alike = local_wire.AlikeFrames()
+    first = 1
+    for count, offset, must_run, size in rows:
+        ids = range(first, first + count)
+        first += count
+        tail = local_wire.tensor_tail(size, 0, 1, (size,))
+        message = alike.message(ids, offset + 5, offset + 7, must_run, offset, size, tail)
+        each = [
+            local_wire.frame_of_one(frame_id, offset + 5, offset + 7, must_run, offset + nth * size, tail)
+            for nth, frame_id in enumerate(ids)
+        ]
+        assert message == local_wire.frames_message(each)
+        assert local_wire.frames_of(message) == each
+        assert local_wire.frames_of(message[:0]) == []
+
+
+def test_what_frames_share_is_free_when_all_of_them_have_given_it_back() -> None:
+    memory = FrameMemory(mmap.mmap(-1, SIZE))
+    for count in (1, 2, 3, 64):
+        offset = memory.take(SIZE)
+        assert offset == 0
+        memory.divide(offset, count)
+        for _ in range(count):
+            assert memory.take(1) == -1
+            memory.give_back(offset)
+
+
 def test_there_is_as_much_as_the_system_gives() -> None:
     """What is written to is there before: a page that the system does not have then would end the client."""
     whole, step = STEPS * SIZE, SIZE

@@ -152,6 +152,63 @@ async def test_many_frames_go_out_together_and_share_batches(target: str) -> Non
     assert max(outcome.batch_size for outcome in outcomes) > 1
 
 
+@pytest.mark.parametrize("spin_us", [0, 200])
+async def test_frames_of_one_array_are_as_those_of_a_list(target: str, spin_us: float) -> None:
+    """Also of more than a message and a turn of the loop take, and than may be unanswered."""
+    values = np.arange(4 * 400, dtype=np.float32).reshape(400, 4)
+    strided = np.zeros((400, 8), np.float32)[:, ::2]
+    strided[:] = values
+    async with Client(target, spin_us=spin_us) as client:
+        for payloads in (values, list(values), strided, [*values[:100], *values[100:, None]]):
+            async with client.stream("double", backlog="ALL", budget_ms=60_000) as stream:
+                sending = asyncio.create_task(stream.send_many(payloads))
+                got: dict[int, list[float]] = {}
+                while len(got) < 400:
+                    got |= {each.frame_id: each.outputs["y"].tolist() for each in await stream.next_batch()}
+                assert await sending == list(range(1, 401)) == sorted(got)
+                assert [got[frame_id] for frame_id in range(1, 401)] == (2 * values).tolist()
+
+
+async def test_frames_of_a_list_that_do_not_fit_are_refused_before_any_is_sent(target: str) -> None:
+    fits = np.zeros(4, np.float32)
+    async with Client(target) as client, client.stream("double", backlog="ALL", budget_ms=60_000) as stream:
+        for wrong in (np.zeros((3, 5), np.float32), np.zeros((3, 4), np.float64), [fits, np.zeros(5, np.float32)]):
+            with pytest.raises(ValueError, match=r"frame \d of \d: input 'x'"):
+                await stream.send_many(wrong)
+        with pytest.raises(TypeError, match="frame 1 of 2"):
+            await stream.send_many([fits, None])  # type: ignore[list-item]
+        assert await stream.send_many(np.zeros((0, 4), np.float32)) == []
+        assert await stream.send_many([fits]) == [1]
+        assert (await anext(stream)).status == Status.ON_TIME
+
+
+async def test_many_large_frames_are_lent_as_one_array(target: str) -> None:
+    random = np.random.default_rng(2)
+    async with Client(target) as client, client.stream("large", backlog="ALL", budget_ms=60_000) as stream:
+        for count in (2, 5, 3):
+            pictures = await stream.loan((count, 480, 640, 3))
+            pictures[:] = random.integers(0, 255, pictures.shape, np.uint8)
+            copy = pictures.copy()
+            ids = await stream.send_many(pictures)
+            got = {outcome.frame_id: outcome.outputs["y"] for outcome in [await anext(stream) for _ in ids]}
+            assert all(np.array_equal(got[frame_id], picture) for frame_id, picture in zip(ids, copy, strict=True))
+
+
+async def test_who_looks_for_outcomes_waits_for_the_slow_ones_as_well(server: App, target: str) -> None:
+    async with Client(target, spin_us=100) as client, client.stream("slow", budget_ms=60_000) as stream:
+        frame = np.zeros(stream.opened.inputs[0].shape, stream.opened.inputs[0].dtype)
+        for _ in range(3):
+            await stream.send(frame)
+            assert (await anext(stream)).status == Status.ON_TIME
+        await stream.finish()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    for wrong in (-1, 1001, float("nan")):
+        with pytest.raises(ValueError, match="spin_us should be 0 to 1000"):
+            Client(target, spin_us=wrong)
+    await gone(server)
+
+
 async def test_large_frames_are_right_whether_lent_or_copied(target: str) -> None:
     random = np.random.default_rng(1)
     sent = {}

@@ -75,6 +75,13 @@ def _local_frames(first: bytes) -> bytes:
     return struct.pack(">H", len(message)) + message + bytes(64) + png
 
 
+def _local_row() -> bytes:
+    """A message of three frames whose only inputs lie one behind the other, and what lies there."""
+    frames = [layout.FRAME.pack(number, 1, 0, 0, 1, 0) + _local_tensor(16 + 4 * number) for number in range(3)]
+    message = layout.FRAMES_HEAD.pack(layout.FRAMES, 3, 0) + b"".join(frames)
+    return struct.pack(">H", len(message)) + message + bytes(range(32))
+
+
 def _local_outcomes() -> list[bytes]:
     outcome = layout.OUTCOME.pack(1, *[0] * 8, 1, 1, 1, 1, 7, 0)
     tensor = layout.TENSOR.pack(64, 4, 0, 2, 1, 4, *[0] * (layout.EXTENTS - 1))
@@ -179,7 +186,10 @@ def seeds() -> dict[str, list[bytes]]:
             for kind in range(len(HEADS))
             for count in (1, 3)
         ],
-        "local_frames": [_local_frames(tensor) for tensor in (_local_tensor(), _local_tensor(size=9999))],
+        "local_frames": [
+            *[_local_frames(tensor) for tensor in (_local_tensor(), _local_tensor(size=9999))],
+            _local_row(),
+        ],
         "local_outcomes": [joined(_local_outcomes())],
         "worker_answers": [bytes(channel.encode_done(done)), channel.encode_text(channel.FAILED, {"reason": "r"}, 7)],
         "server_orders": [

@@ -182,6 +182,13 @@ def local_frames(data: bytes) -> None:
             payload = reader.payload(SIGNATURE, tensors)
             for each, spec in zip(payload, SIGNATURE.inputs, strict=True):
                 assert len(each.data) <= spec.bytes_max, (spec, each)
+                assert any(os.pread(area.fd, rest[0], offset) == each.data for offset, rest in tensors), each
+    one = local.FrameReader(ONE_INPUT, area)  # arrays that lie one behind the other are read at once
+    for *_, tensors, _, _ in one.described(memoryview(message)):
+        with contextlib.suppress(InvalidFrame):
+            ((_, _, read),) = one.payload(ONE_INPUT, tensors)
+            ((offset, rest),) = tensors
+            assert os.pread(area.fd, rest[0], offset) == read, tensors
 
 
 def local_outcomes(data: bytes) -> None:

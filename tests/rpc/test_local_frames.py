@@ -108,3 +108,34 @@ def test_what_was_read_before_makes_no_difference(area: FrameArea, tensors: list
                 read.append(str(error))
         assert read[0] == read[1]
     assert read[0] == ((0, (4, 2), bytes(range(9, 17))),)
+
+
+@given(
+    at=st.integers(0, 200),
+    sizes=st.lists(st.integers(0, 300), min_size=1, max_size=8),
+    gap=st.sampled_from((0, 0, 0, 1)),
+    order=st.randoms(use_true_random=False),
+)
+def test_arrays_that_lie_one_behind_the_other_are_what_lies_there(
+    area: FrameArea, at: int, sizes: list[int], gap: int, order: object
+) -> None:
+    spec = SIGNATURE.inputs[0].model_copy(update={"shape": (-1,), "bytes_max": 300})
+    signature = SIGNATURE.model_copy(update={"inputs": (spec,)})
+    reader = FrameReader(signature, area)
+    described = []
+    for number, size in enumerate(sizes):
+        described.append((number, 0, 0, 0, [(at, size, 0, 0, 1, size, *[0] * (EXTENTS - 1))]))
+        at += size + gap
+    for _ in range(2):
+        frames = reader.described(memoryview(message_of(described)))
+        lies = [os.pread(area.fd, frame[5], frame[4][0][0]) for frame in frames]
+        order.shuffle(frames)  # type: ignore[attr-defined]
+        for number, *_, tensors, _, _ in frames:
+            try:
+                ((_, shape, data),) = reader.payload(signature, tensors)
+            except InvalidFrame:
+                assert not sizes[number]
+            else:
+                assert (shape, bytes(data)) == ((sizes[number],), lies[number])  # type: ignore[arg-type]
+        was = os.pread(area.fd, AREA_BYTES, 0)
+        os.pwrite(area.fd, bytes(255 - byte for byte in was), 0)  # the next message has what lies there then

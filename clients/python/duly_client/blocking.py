@@ -198,6 +198,7 @@ class BlockingClient:
         open_timeout_s: float = 10.0,
         transport: Literal["grpc"] | None = None,
         local_memory_bytes: int = 0,
+        spin_us: float = 0,
     ) -> None:
         self._client = Client(
             target,
@@ -212,6 +213,7 @@ class BlockingClient:
             open_timeout_s=open_timeout_s,
             transport=transport,
             local_memory_bytes=local_memory_bytes,
+            spin_us=spin_us,
         )
         self._loop: _Loop | None = None
 

@@ -17,7 +17,7 @@ from duly_client.channels import LAN_OPTIONS, OPTIONS, Channels
 from duly_client.connection import Connection
 from duly_client.credentials import Tls, Token, check_clear_text
 from duly_client.forked import is_forked, using_grpc
-from duly_client.local import LocalConnection
+from duly_client.local import LocalConnection, checked_spin_us
 from duly_client.stream import Stream
 from duly_client.target import check_target, local_path
 from duly_client.types import (
@@ -54,6 +54,7 @@ class Client:
     go through that, unless `transport` is "grpc" or TLS is spoken; streams fall back to gRPC where it cannot be used.
     With "local:NAME", or "local:/PATH", they go no other way, and all calls but streams need another client.
     `local_memory_bytes`: how much memory each stream asks for its frames; 0: as the server finds right for the model.
+    `spin_us`: who waits for outcomes of a local stream looks for them so long without sleeping (docs/local.md).
 
     `wan`: tunes the connection for long round trips instead of a local network. `credentials`: what
     `grpc.ssl_channel_credentials` and the like return; None: plain text. `open_timeout_s`: how long a stream may take
@@ -87,11 +88,12 @@ class Client:
         open_timeout_s: float = 10.0,
         transport: Literal["grpc"] | None = None,
         local_memory_bytes: int = 0,
+        spin_us: float = 0,
     ) -> None:
         check_target(target)
         self._target = target
         self._local = local_path(target)
-        self._local_memory_bytes = local_memory_bytes
+        self._local_terms = local_memory_bytes, checked_spin_us(spin_us)
         plain = tls is None and credentials is None
         self._asks_local = transport is None and plain and proxy.is_local(target)
         self._offer: str | None = None
@@ -293,7 +295,7 @@ class Client:
         if not path:
             return self._over_grpc(on_room, wall)
         shown = self._shown = self._shows()
-        connection = LocalConnection(path, self._target, shown, self._local_memory_bytes, on_room)
+        connection = LocalConnection(path, self._target, shown, *self._local_terms, on_room)
         self._local_connections.add(connection)
         return connection
 

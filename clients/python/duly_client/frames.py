@@ -85,6 +85,11 @@ class Frames:
         for _, size in frames.values():
             self.bytes_in_flight += size
 
+    def sent_alike(self, ids: range, captured_ns: int, size: int) -> None:
+        """Frames of one capture time and size are on their way to the server."""
+        self._in_flight.update(dict.fromkeys(ids, (captured_ns, size)))
+        self.bytes_in_flight += len(ids) * size
+
     def keep_back(self, frame_id: int, captured_ns: int, period_ns: int) -> None:
         """The frame is not sent, as the server advised a period: the next one that is due takes its place."""
         reason = f"not sent, the server advised a period of {period_ns / 1e6:.4g} ms"

@@ -6,12 +6,12 @@ same turn of the loop. docs/local.md explains the messages.
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
+from time import monotonic_ns
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,15 @@ from duly_client.clock import ClockEstimate
 from duly_client.convert import Array
 from duly_client.errors import DulyError, ProtocolError, ServerUnavailable
 from duly_client.forked import is_forked
+from duly_client.local_frames import FrameWriter
 from duly_client.local_memory import FrameMemory, aligned
+from duly_client.local_outgoing import Outgoing
 from duly_client.types import Advice, OutcomeMessage, StreamTerms, advice_of, terms_of
 
-HAND_OVER_FRAMES = 16
-"""So many frames that are sent in one turn of the loop go out together."""
-TURN_FRAMES_MAX = 64
-"""After so many frames in one turn of the loop the sender lets others have their turn."""
+SPIN_US_MAX = 1000
+"""Nobody may look for outcomes for longer without sleeping."""
 RECEIVED_MAX = 8
 """So many messages may wait to be taken in; then no more are read from the socket."""
-_WITHIN = 8
-"""Inputs of one frame begin at multiples of this, which is no more than gRPC's heads take that sizes count."""
 
 
 class SameClock:
@@ -44,10 +42,13 @@ class SameClock:
 
 
 class LocalConnection:
-    def __init__(self, path: str, target: str, token: str, memory_bytes: int, on_room: Callable[[], None]) -> None:
-        """`memory_bytes`: what the client asks for its frames; 0: the server's choice. `on_room` is called whenever
-        there may be room for further frames. Whoever listens at `path` must run as this user or as root, unless it is
-        what `target` states, or what the server there has said itself.
+    def __init__(
+        self, path: str, target: str, token: str, memory_bytes: int, spin_us: float, on_room: Callable[[], None]
+    ) -> None:
+        """`memory_bytes`: what the client asks for its frames; 0: the server's choice. `spin_us`: how long `look` looks
+        for outcomes; 0: not at all. `on_room` is called whenever there may be room for further frames. Whoever listens
+        at `path` must run as this user or as root, unless it is what `target` states, or what the server there has said
+        itself.
         """
         self.clock = SameClock()
         self._loop = asyncio.get_running_loop()
@@ -58,27 +59,19 @@ class LocalConnection:
         self._token = token
         self._memory_bytes = memory_bytes
         self._trusted = target == f"local:{path}" or not target.startswith("local:")
-        self._on_room = on_room
+        self._spin_ns = int(spin_us * 1e3)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
+        self._outgoing = Outgoing(
+            self._socket, on_room, lambda why: self.lose(f"nothing can be sent to {target}: {why}")
+        )
         self._buffer = memoryview(bytearray(local_wire.MESSAGE_BYTES_MAX + 1))
         self._memory: FrameMemory | None = None
         self._read_fd = -1
         self._told = 0
         self._blocks: dict[int, int] = {}
         """Where the frames in flight lie."""
-        self._inputs: dict[str, int] = {}
-        """The places of the inputs, by name."""
-        self._tail: tuple[object, int, bytes] = (None, 0, b"")
-        """What the last input was, as described and in bytes, and what was said of it."""
-        self._queue: deque[bytes] = deque()
-        """Frames that go out together, or wait for the socket to have room."""
-        self._later: deque[bytes] = deque()
-        """Other messages, which go out behind these frames."""
-        self._in_turn = 0
-        """How many frames were put in this turn of the loop."""
-        self._blocked = False
-        self._flushed: asyncio.Future[None] | None = None
+        self._writer: FrameWriter | None = None
         self.take_at_once: Callable[[Sequence[OutcomeMessage]], bool] | None = None
         """Takes outcomes while nobody but a `read` waits for them, which need not wake up for that. It returns whether
         more may come; where not, `read` returns as if it had read none. Raises ProtocolError.
@@ -119,13 +112,11 @@ class LocalConnection:
     def _begin(self, shared: local_opening.Shared) -> StreamTerms:
         opened = shared.opened
         self._read_fd = shared.read_fd
-        self._inputs = {spec.name: place for place, spec in enumerate(opened.inputs)}
-        if len(self._inputs) == 1:
-            self._inputs[""] = 0
         self._reader = local_wire.OutcomeReader(shared.outcomes, opened.outputs)
         self._reader.position = aligned(shared.opened_bytes)
         self._quarter = len(shared.outcomes) // 4
         self._memory = FrameMemory(shared.frames, shared.frames_fd, shared.reserved_bytes)
+        self._writer = FrameWriter(self._memory, [spec.name for spec in opened.inputs], lambda: self.most)
         self._tell_read()
         self._begin_reading()
         return terms_of(opened)
@@ -146,9 +137,7 @@ class LocalConnection:
     def has_room(self, size: int, frames: int) -> bool:
         """False where frames of `size` bytes in all have to wait until earlier ones are answered, or went out."""
         assert self._memory is not None
-        if self._in_turn >= TURN_FRAMES_MAX or len(self._queue) >= TURN_FRAMES_MAX:
-            return False
-        return not size or self._memory.has_room(size)
+        return self._outgoing.room > 0 and (not size or self._memory.has_room(size))
 
     def holds(self, inputs: wire.Inputs) -> bool:
         """Whether they are an array that was lent and not sent yet."""
@@ -170,121 +159,44 @@ class LocalConnection:
         return array
 
     def put(self, frames: Sequence[wire.Stamped], budget_ns: int, must_run: bool) -> None:
-        """Sends frames. A frame that is alone in its turn of the loop goes at once, others go together. Raises
-        ValueError where one is too large.
+        """Sends frames. Raises ValueError where one is too large; those before it are sent."""
+        assert self._writer is not None
+        made: list[bytes] = []
+        try:
+            for frame_id, captured_ns, inputs in frames:
+                self._blocks[frame_id], frame = self._writer.frame(frame_id, captured_ns, budget_ns, must_run, inputs)
+                made.append(frame)
+        finally:
+            self._outgoing.put(made)
+
+    def place_alike(self, alike: wire.Alike, count: int) -> tuple[int, int]:
+        """Puts frames into shared memory, as many of the first `count` as may go now. Returns how many, and where they
+        lie; 0 of them: none may go, or there is no room for them in one piece.
         """
-        for frame_id, captured_ns, inputs in frames:
-            if len(inputs.described) == 1:
-                block, tail = self._write_one(inputs)
-                frame = local_wire.frame_of_one(frame_id, captured_ns, budget_ns, must_run, block, tail)
-            else:
-                parts = [local_wire.frame_head(frame_id, captured_ns, budget_ns, must_run, len(inputs.described))]
-                block = self._write(inputs, parts)
-                frame = b"".join(parts)
-            self._blocks[frame_id] = block
-            self._queue.append(frame)
-        if self._over:
-            return  # reading says why
-        if not self._in_turn:
-            self._loop.call_soon(self._end_turn)
-        self._in_turn += len(frames)
-        if self._in_turn == len(frames) or len(self._queue) >= HAND_OVER_FRAMES:
-            self._flush()
+        assert self._writer is not None
+        count = min(count, self._outgoing.room)
+        block = self._writer.place(alike, count) if count > 0 else -1
+        return (0, -1) if block < 0 else (count, block)
 
-    def _write_one(self, inputs: wire.Inputs) -> tuple[int, bytes]:
-        """Puts a frame's only input into shared memory. Returns where it lies, and the tail of what to say of it."""
-        memory = self._memory
-        assert memory is not None
-        data, described = inputs.pieces[1], inputs.described[0]
-        size_bytes = data.nbytes if isinstance(data, np.ndarray) else len(data)
-        before, before_bytes, tail = self._tail
-        if described is not before or size_bytes != before_bytes:
-            name, kind, shape = described
-            tail = local_wire.tensor_tail(size_bytes, self._inputs.get(name, 0xFFFF), kind, shape)
-            self._tail = described, size_bytes, tail
-        block = memory.sent(data) if isinstance(data, np.ndarray) else -1
-        if block < 0:
-            block = self._room(size_bytes)
-            memory.write(block, data, size_bytes)
-        return block, tail
-
-    def _write(self, inputs: wire.Inputs, parts: list[bytes]) -> int:
-        """Puts inputs into shared memory, and what to say of them into `parts`. Returns where they lie."""
-        memory = self._memory
-        assert memory is not None
-        pieces, described = inputs.pieces, inputs.described
-        sizes = [data.nbytes if isinstance(data, np.ndarray) else len(data) for data in pieces[1::2]]
-        block = offset = self._room(sum([-(-size // _WITHIN) * _WITHIN for size in sizes]))
-        for each, data, size_bytes in zip(described, pieces[1::2], sizes, strict=True):
-            memory.write(offset, data, size_bytes)
-            parts.append(self._tensor(each, offset, size_bytes))
-            offset += -(-size_bytes // _WITHIN) * _WITHIN
-        return block
-
-    def _room(self, size_bytes: int) -> int:
-        assert self._memory is not None
-        block = self._memory.take(size_bytes)
-        if block < 0:
-            raise ValueError(f"a frame of {size_bytes} bytes is too large: {self.most}")
-        return block
-
-    def _tensor(self, described: tuple[str, int, tuple[int, ...]], offset: int, size_bytes: int) -> bytes:
-        name, kind, shape = described
-        return local_wire.tensor(offset, size_bytes, self._inputs.get(name, 0xFFFF), kind, shape)
+    def put_alike(
+        self, ids: range, captured_ns: int, budget_ns: int, must_run: bool, alike: wire.Alike, block: int
+    ) -> None:
+        """Sends as many frames, which `place_alike` has put there, as one message."""
+        assert self._writer is not None
+        message = self._writer.alike(ids, captured_ns, budget_ns, must_run, alike, block)
+        self._blocks.update(dict.fromkeys(ids, block))
+        self._outgoing.put_message(message, len(ids))
 
     def cancel_frames(self, frame_ids: Iterable[int]) -> None:
         """Withdraws frames, after those that were added before."""
         cancel = inference_pb2.CancelFrames(frame_ids=frame_ids)
         request = inference_pb2.StreamRequest(cancel=cancel).SerializeToString()
-        self._send_later(bytes((local_wire.REQUEST,)) + request)
+        self._outgoing.put_later(bytes((local_wire.REQUEST,)) + request)
 
     async def finish(self) -> None:
         """Says that no more follows, behind all that waits. Returns when that is sent or the stream is over."""
-        self._send_later(bytes((local_wire.FINISH,)))
-        if self._queue or self._later:
-            self._flushed = self._loop.create_future()
-            await asyncio.wait((self._flushed,))
-
-    def _send_later(self, message: bytes) -> None:
-        self._later.append(message)
-        self._flush()
-
-    def _end_turn(self) -> None:
-        many, self._in_turn = self._in_turn >= TURN_FRAMES_MAX, 0
-        self._flush()
-        if many:
-            self._on_room()
-
-    def _flush(self) -> None:
-        """Sends what waits, as far as the socket has room."""
-        if self._blocked or self._over:
-            return
-        queue, later = self._queue, self._later
-        try:
-            while queue:
-                count = _fitting(queue)
-                self._socket.send(local_wire.frames_message([queue[index] for index in range(count)]))
-                for _ in range(count):
-                    queue.popleft()
-            while later:
-                self._socket.send(later[0])
-                later.popleft()
-        except BlockingIOError:
-            self._blocked = True
-            self._loop.add_writer(self._socket.fileno(), self._has_room)
-        except OSError as error:
-            queue.clear()
-            later.clear()
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):  # else reading says why
-                self.lose(f"nothing can be sent to {self._target}: {error.strerror}")
-        if not queue and not later and self._flushed is not None and not self._flushed.done():
-            self._flushed.set_result(None)
-
-    def _has_room(self) -> None:
-        self._blocked = False
-        self._loop.remove_writer(self._socket.fileno())
-        self._flush()
-        self._on_room()
+        self._outgoing.put_later(bytes((local_wire.FINISH,)))
+        await self._outgoing.flushed()
 
     # ---- receiving ----
 
@@ -307,6 +219,14 @@ class LocalConnection:
             self._begin_reading()
         return received
 
+    def look(self) -> None:
+        """Looks for what comes next again and again, no longer than it may. Nothing else is done meanwhile."""
+        if self._spin_ns and self._reading and not self._received:
+            self._outgoing.flush()
+            until_ns = monotonic_ns() + self._spin_ns
+            while not self._readable() and monotonic_ns() < until_ns:
+                os.sched_yield()  # the server may have been woken up on this very processor
+
     def _begin_reading(self) -> None:
         if not self._reading and not self._over and self._socket.fileno() >= 0:
             self._loop.add_reader(self._socket.fileno(), self._readable)
@@ -317,13 +237,14 @@ class LocalConnection:
             self._loop.remove_reader(self._socket.fileno())
         self._reading = False
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Takes in a message. Returns whether there was one."""
         try:
             size = self._socket.recv_into(self._buffer)
         except BlockingIOError:
-            return
+            return False
         except ConnectionResetError:  # what came before can still be read
-            return
+            return False
         except OSError:
             size = 0
         try:
@@ -339,6 +260,7 @@ class LocalConnection:
             self._stop_reading()
         if self._received or self._over:
             self._wake()
+        return True
 
     def _take(self, message: bytes) -> None:
         kind = message[0]
@@ -380,8 +302,7 @@ class LocalConnection:
     def _end(self, error: DulyError | None) -> None:
         self._over = True
         self._error = error
-        if self._flushed is not None and not self._flushed.done():
-            self._flushed.set_result(None)
+        self._outgoing.end()
 
     # ---- the end ----
 
@@ -402,7 +323,7 @@ class LocalConnection:
         fd = self._socket.fileno()
         if fd >= 0:
             self._loop.remove_reader(fd)
-            self._loop.remove_writer(fd)
+            self._outgoing.close()
             if not is_forked():  # a child that was forked may have the socket still
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
@@ -412,17 +333,12 @@ class LocalConnection:
             self._read_fd = -1
         if self._memory is not None:
             self._memory.close()
-        for waiting in (self._waiting, self._flushed):
-            if waiting is not None and not waiting.done():
-                waiting.cancel()
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.cancel()
 
 
-def _fitting(queue: Sequence[bytes]) -> int:
-    """How many of these frames, from the first on, go out in one message."""
-    size, count = local_wire.FRAMES_HEAD.size, 0
-    for frame in queue:
-        size += len(frame)
-        if count and (size > local_wire.MESSAGE_BYTES_MAX or count == local_wire.FRAMES_MAX):
-            break
-        count += 1
-    return count
+def checked_spin_us(spin_us: float) -> float:
+    """Raises ValueError where nobody may look for outcomes for so long."""
+    if not 0 <= spin_us <= SPIN_US_MAX:
+        raise ValueError(f"spin_us should be 0 to {SPIN_US_MAX}, got {spin_us}")
+    return spin_us

@@ -46,6 +46,8 @@ class FrameMemory:
         """(offset, bytes) of what is free, by offset; no two of them touch."""
         self._kept: dict[int, list[int]] = {}
         """Offsets of what is free besides, by its bytes."""
+        self._divided: dict[int, int] = {}
+        """Of blocks that several frames share: how many of these have not given it back."""
         self._lent: dict[int, tuple[weakref.finalize[..., Array], int]] = {}
         """What was lent and not sent yet, and its bytes, by offset."""
         self._dropped: deque[int] = deque()
@@ -114,7 +116,18 @@ class FrameMemory:
         if size_bytes:
             self._area[offset : offset + size_bytes] = data
 
+    def divide(self, offset: int, count: int) -> None:
+        """What was taken there is free again once it was given back so many times."""
+        if count > 1:
+            self._divided[offset] = count
+
     def give_back(self, offset: int) -> None:
+        if self._divided and (left := self._divided.get(offset, 0)):
+            if left > 2:
+                self._divided[offset] = left - 1
+            else:
+                del self._divided[offset]
+            return
         size_bytes = self._taken.pop(offset, 0)
         if size_bytes:
             kept = self._kept.get(size_bytes)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import NamedTuple
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from duly.v1 import inference_pb2, tensor_pb2
@@ -37,6 +38,19 @@ TEXT_ALIGNMENT = 8
 
 _FRAME_OF_ONE = Struct(f"{FRAME.format}Q")
 """A frame with one input, up to where the input lies."""
+_ALIKE = np.dtype(
+    [
+        ("frame_id", "<u8"),
+        ("captured", "<i8"),
+        ("budget", "<i8"),
+        ("flags", "<u2"),
+        ("inputs", "<u2"),
+        ("zero", "<u4"),
+        ("offset", "<i8"),
+        ("tail", f"V{TENSOR.size - 8}"),
+    ]
+)
+"""A frame with one input, as _FRAME_OF_ONE and what follows it."""
 _TIMES = Struct("<7q")
 _ANY_OUTCOME = Struct(f"<Qq{_TIMES.size}sBxHHHHHHxx")
 """OUTCOME, with its times left as they are."""
@@ -119,6 +133,52 @@ def tensor_tail(size_bytes: int, index: int, kind: int, shape: tuple[int, ...]) 
 
 def frames_message(frames: Sequence[bytes]) -> bytes:
     return b"".join((FRAMES_HEAD.pack(FRAMES, len(frames), 0), *frames))
+
+
+def frames_of(message: memoryview) -> list[bytes]:
+    """Returns what a message of `AlikeFrames`, or none, says of each frame."""
+    each = _ALIKE.itemsize
+    return [bytes(message[at : at + each]) for at in range(FRAMES_HEAD.size, len(message), each)]
+
+
+class AlikeFrames:
+    """Writes messages of frames with one input, all of them alike, that lie one behind the other."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(FRAMES_HEAD.size + FRAMES_MAX * _ALIKE.itemsize)
+        self._view = memoryview(self._buffer)
+        frames = np.frombuffer(self._buffer, _ALIKE, offset=FRAMES_HEAD.size)
+        self._ids, self._captured, self._budgets, self._flags = (
+            frames[name] for name in ("frame_id", "captured", "budget", "flags")
+        )
+        frames["inputs"] = 1
+        self._offsets, self._tails = frames["offset"], frames["tail"]
+        self._said: tuple[int, bool, bytes] = (0, False, b"")
+        """What all frames hold but where they lie and when they were captured."""
+        self._behind = np.arange(FRAMES_MAX, dtype=np.int64)
+        """Where frames lie behind the first one."""
+        self._size_bytes = 1
+
+    def message(
+        self, ids: range, captured_ns: int, budget_ns: int, must_run: bool, offset: int, size_bytes: int, tail: bytes
+    ) -> memoryview:
+        """Returns a message of no more than FRAMES_MAX frames, which holds until the next one is made. The first frame
+        lies at `offset`. `tail`: what `tensor_tail` says of each input.
+        """
+        said = budget_ns, must_run, tail
+        if said != self._said:
+            self._said = said
+            self._budgets[:], self._flags[:] = budget_ns, MUST_RUN if must_run else 0
+            self._tails[:] = np.void(tail)
+        if size_bytes != self._size_bytes:
+            self._size_bytes = size_bytes
+            self._behind = np.arange(FRAMES_MAX, dtype=np.int64) * size_bytes
+        count = len(ids)
+        self._ids[:count] = np.arange(ids.start, ids.stop, dtype=np.uint64)
+        self._captured[:count] = captured_ns
+        np.add(self._behind[:count], offset, self._offsets[:count])
+        FRAMES_HEAD.pack_into(self._buffer, 0, FRAMES, count, 0)
+        return self._view[: FRAMES_HEAD.size + count * _ALIKE.itemsize]
 
 
 class OutcomeReader:

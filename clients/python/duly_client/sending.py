@@ -8,7 +8,7 @@ import asyncio
 import operator
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ TOGETHER_BYTES_MAX = 4 << 20
 TOGETHER_FRAMES_MAX = 1024
 """Frames of one message, and half as many as inputs: the server reads messages that hold some times more."""
 TOGETHER_INPUTS_MAX = 2 * TOGETHER_FRAMES_MAX
+TOGETHER_WAITING = 16
+"""So many of frames that are alike wait for room together."""
 
 
 AnyConnection = Connection | LocalConnection
@@ -137,6 +139,66 @@ class Sender:
         if not connection.has_room(size, 1):
             return None
         return self._put(connection, (frame,), asked).start
+
+    async def send_many(
+        self,
+        asked: Asked,
+        payloads: Iterable[Payload] | Array,
+        encoding: Encoding | None,
+        capture_times_ns: Sequence[int] | None,
+    ) -> list[int]:
+        """Sends frames within the credit and returns their ids. Raises what `frame` and `send` raise, the former before
+        anything is sent.
+        """
+        payloads = payloads if isinstance(payloads, np.ndarray) else list(payloads)
+        if capture_times_ns is not None and len(capture_times_ns) != len(payloads):
+            raise ValueError(f"got {len(capture_times_ns)} capture_times_ns for {len(payloads)} frames")
+        ids: list[int] = []
+        if capture_times_ns is None and (alike := self._alike(payloads)) is not None:
+            while len(ids) < len(payloads):
+                sent = self._send_alike(alike.behind(len(ids)), asked)
+                if not sent:  # as it waits for what is missing
+                    some = range(len(ids), min(len(ids) + TOGETHER_WAITING, len(payloads)))
+                    frames = [Frame(alike.inputs(nth), asked.wall_ns) for nth in some]
+                    sent = await self.send(frames, asked, within_credit=True)
+                ids += sent
+            return ids
+        frames = []
+        for nth, payload in enumerate(payloads):
+            capture_time_ns = None if capture_times_ns is None else capture_times_ns[nth]
+            try:
+                frames.append(self.frame(asked, payload, encoding, capture_time_ns))
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"frame {nth} of {len(payloads)}: {error}") from error
+        return await self.send(frames, asked, within_credit=True)
+
+    def _alike(self, payloads: Array | Sequence[Payload]) -> wire.Alike | None:
+        """Returns frames that `_send_alike` may send; None: these are to be made one by one."""
+        if not self.check or not isinstance(self._connection, LocalConnection):
+            return None
+        terms = self._agreed()
+        alike = wire.alike_of(payloads, terms.inputs)
+        if alike is None or 0 < terms.message_bytes_max < wire.FRAME_FIELDS_BYTES_MAX + alike.size:
+            return None
+        return alike
+
+    def _send_alike(self, alike: wire.Alike, asked: Asked) -> Sequence[int]:
+        """Sends as many of these frames, from the first on, as may be sent at once, and returns their ids."""
+        connection, held = self._connection, self._frames
+        count = min(len(alike.arrays), held.room, held.credit - held.in_flight)
+        if held.credit_bytes:
+            count = min(count, (held.credit_bytes - held.bytes_in_flight) // alike.size)
+        if count <= 0 or self._stopped or self._pace.period_ns or not isinstance(connection, LocalConnection):
+            return range(0)
+        count, block = connection.place_alike(alike, count)
+        if count:
+            ids = held.next_ids(count)
+            captured_ns = max(1, asked.wall_ns + self._wall.moved_ns - asked.wall_moved_ns)
+            connection.put_alike(ids, captured_ns, asked.budget_ns, asked.must_run, alike, block)
+            held.sent_alike(ids, asked.monotonic_ns, alike.size)
+            return ids
+        return range(0)
 
     async def send(self, frames: Sequence[Frame], asked: Asked, *, within_credit: bool) -> list[int]:
         """Sends frames and returns their ids. `within_credit`: it waits for outcomes where the server would else have

@@ -200,7 +200,7 @@ class Stream:
 
     async def send_many(
         self,
-        payloads: Iterable[Payload],
+        payloads: Iterable[Payload] | Array,
         *,
         capture_times_ns: Sequence[int] | None = None,
         budget_ms: float | None = None,
@@ -209,8 +209,8 @@ class Stream:
     ) -> list[int]:
         """Sends frames and returns their ids, in their order. It does what as many calls of `send` do, for less: frames
         go in one message, as many as 4 MiB, the stream's credit and what the server reads as one message allow, the
-        others in further ones. Arguments are those of `send`, but for `capture_times_ns`, one for each frame; None: all
-        were captured now.
+        others in further ones. An array stands for as many frames as its first dimension has. Arguments are those of
+        `send`, but for `capture_times_ns`, one for each frame; None: all were captured now.
 
         All frames are compared with what the model takes before the first is sent: where one does not fit, none is. Of
         more frames than may be unanswered (`frames_in_flight_max` and `bytes_in_flight_max` of `opened`) it sends the
@@ -220,18 +220,7 @@ class Stream:
         using_grpc()
         self._check_entered()
         asked = self._sender.asked(budget_ms, must_run)
-        payloads = list(payloads)
-        if capture_times_ns is not None and len(capture_times_ns) != len(payloads):
-            raise ValueError(f"got {len(capture_times_ns)} capture_times_ns for {len(payloads)} frames")
-        frames = []
-        for nth, payload in enumerate(payloads):
-            capture_time_ns = None if capture_times_ns is None else capture_times_ns[nth]
-            try:
-                frames.append(self._sender.frame(asked, payload, encoding, capture_time_ns))
-            except (TypeError, ValueError) as error:
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"frame {nth} of {len(payloads)}: {error}") from error
-        return await self._sender.send(frames, asked, within_credit=True)
+        return await self._sender.send_many(asked, payloads, encoding, capture_times_ns)
 
     async def loan(self, shape: tuple[int, ...] | None = None, *, name: str | None = None) -> Array:
         """Returns an array to be filled and given to `send`. Over the local transport it lies in the memory that is
@@ -270,6 +259,7 @@ class Stream:
         self._check_entered()
         frames = self._frames
         if not frames.unread:
+            self._look()
             await frames.wait()
         return frames.take()
 
@@ -283,8 +273,14 @@ class Stream:
     async def next_batch(self) -> list[Outcome]:
         """Returns the next list of `batches`."""
         self._check_entered()
+        if not self._frames.unread:
+            self._look()
         await self._frames.wait()
         return self._frames.take_all()
+
+    def _look(self) -> None:
+        if self._frames.in_flight and isinstance(self._connection, LocalConnection):
+            self._connection.look()
 
     async def _run(self, connection: AnyConnection | None) -> None:
         """Receives over one connection after the other until the stream ends."""

@@ -9,7 +9,7 @@ through protobuf's objects.
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -39,6 +39,11 @@ _KINDS = {dtype: int(tensor_pb2.DataType.Value(datatype_of(dtype))) for dtype in
 _MAGIC: tuple[tuple[bytes, Encoding], ...] = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
 
 
+Described = tuple[str, int, tuple[int, ...]]
+"""An input's name, the number of its DataType, and its shape; where it is encoded, ENCODED and the number of its
+EncodedFormat, and no shape."""
+
+
 class Inputs(NamedTuple):
     """The inputs of a frame, as they go on the wire."""
 
@@ -46,9 +51,30 @@ class Inputs(NamedTuple):
     """Of each input the bytes of everything before its data, and its data: bytes or an array."""
     size: int
     """The bytes of all pieces together."""
-    described: tuple[tuple[str, int, tuple[int, ...]], ...]
-    """Of each input its name, the number of its DataType, and its shape; where it is encoded, ENCODED and the number of
-    its EncodedFormat, and no shape."""
+    described: tuple[Described, ...]
+    """What each input is."""
+
+
+class Alike(NamedTuple):
+    """Frames whose only input is an array of the same type and shape."""
+
+    arrays: Array | Sequence[Array]
+    """One behind the other along the first dimension, or each by itself."""
+    size: int
+    """The bytes of one frame as it goes on the wire."""
+    data_bytes: int
+    """The bytes of one array."""
+    head: bytes
+    """The bytes of everything before an array on the wire."""
+    described: tuple[Described]
+
+    def behind(self, count: int) -> "Alike":
+        """All but so many first ones."""
+        return self._replace(arrays=self.arrays[count:]) if count else self
+
+    def inputs(self, nth: int) -> Inputs:
+        """The inputs of one of the frames."""
+        return Inputs((self.head, self.arrays[nth]), self.size, self.described)
 
 
 Stamped = tuple[int, int, Inputs]
@@ -77,6 +103,28 @@ def inputs_of(payload: Payload, encoding: Encoding | None, specs: Sequence[Tenso
     if len(specs) != 1:
         raise ValueError(f"the model takes the inputs {_listed(s.name for s in specs)}: send a dict with these names")
     return _input_of(specs[0].name, payload, encoding, specs[0])
+
+
+def alike_of(payloads: Array | Sequence[Payload], specs: Sequence[TensorSpec]) -> Alike | None:
+    """Looks at whether all payloads are arrays just as the model's only input takes them; None: they are not."""
+    if len(specs) != 1 or len(payloads) == 0:
+        return None
+    spec = specs[0]
+    shape, dtype = spec.shape, spec.dtype
+    if type(payloads) is np.ndarray:
+        if payloads.dtype != dtype or payloads.shape[1:] != shape or not payloads.flags.c_contiguous:
+            return None
+    else:
+        for each in payloads:
+            if type(each) is not np.ndarray or each.dtype != dtype or each.shape != shape:
+                return None
+            if not each.flags.c_contiguous:
+                return None
+    data_bytes = prod(shape) * dtype.itemsize
+    if not data_bytes:
+        return None
+    head, size, described = _tensor_parts(spec.name, dtype, shape)
+    return Alike(cast("Array | Sequence[Array]", payloads), size, data_bytes, head, described)
 
 
 def _named_inputs(named: Mapping[str, Value], encoding: Encoding | None, specs: Sequence[TensorSpec] | None) -> Inputs:

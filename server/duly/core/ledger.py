@@ -94,8 +94,8 @@ class FrameLedger:
             self._discount_terms(stream.terms)
 
     def changed(self, stream_id: int, terms: StreamTerms) -> None:
-        """Goes on with a stream on other terms, as that of a fusion group, whose members come and go. None of its frames
-        may wait. Where it has another gap policy, a gap before counts no more.
+        """Goes on with a stream on other terms, as that of a fusion group, whose members come and go. None of its
+        frames may wait. Where it has another gap policy, a gap before counts no more.
         """
         stream = self.streams[stream_id]
         stream.gap &= stream.terms.gap is terms.gap

@@ -7,6 +7,7 @@ Both end as soon as what they wait for has come. What they cost is bounded: of a
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 
 SHARE = 0.5
@@ -39,7 +40,7 @@ class Awake:
         began_ns = self._clock()
         until_ns = began_ns + min(BATCH_NS_MAX, self._credit_now_ns(began_ns))
         while not ended() and self._clock() < until_ns:
-            pass
+            os.sched_yield()  # the worker may have been woken up on this very processor
         self._credit_ns -= self._clock() - began_ns
 
     def expect(self, ns: int, rouse: Callable[[], None]) -> None:

@@ -24,7 +24,8 @@ from duly.runtime.hang import HangWatch
 from duly.runtime.held_frames import InputData
 from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_ready, read_reason
 from duly.runtime.process_end import how_it_ended, reap
-from duly.runtime.shared_memory import ClientMemory, SharedData
+from duly.runtime.shared_memory import ClientMemory
+from duly.runtime.slot_filling import fill_slot
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
 from duly.runtime.worker_groups import WorkerGroup
@@ -253,31 +254,9 @@ class Worker:
         slot = self._slot = (self._slot + 1) % channel.SLOTS
         if self._trims:
             region.trim(slot, outputs=False)
-        area = region.inputs[slot]
-        bases, bytes_max = self._input_bases, self._input_bytes_max
-        filled = 0
-        frames: list[tuple[int, bool, list[channel.TensorRef]]] = []
-        pieces: list[shared_frames.Piece] = []
-        for index, (frame, payload) in enumerate(zip(action.frames, payloads, strict=True)):
-            if len(payload) != len(bases):
-                raise ValueError(f"a frame with {len(payload)} inputs, the model takes {len(bases)}")
-            refs: list[channel.TensorRef] = []
-            for position, (encoding, shape, data) in enumerate(payload):
-                offset, length = bases[position] + index * bytes_max[position], len(data)
-                if length > bytes_max[position]:  # it would reach into its neighbour's place
-                    text = f"a frame with {length} bytes for input {position}, the model takes {bytes_max[position]}"
-                    raise ValueError(text)
-                if isinstance(data, SharedData) and self._shares(data.memory):
-                    pieces.append((data.memory.stream_id, data.offset, offset, length))
-                else:
-                    region.reserve(slot, offset, length)
-                    if isinstance(data, SharedData):
-                        data.read_into(area[offset : offset + length])
-                    else:
-                        area[offset : offset + length] = data
-                refs.append((offset, length, encoding, shape))
-                filled += length
-            frames.append((frame.stream_id, frame.seq in action.resets_state, refs))
+        frames, pieces, filled = fill_slot(
+            region, slot, action, payloads, self._input_bases, self._input_bytes_max, self._shares
+        )
         region.filled[slot, False] += filled
         if pieces and not self._gather(slot, pieces):
             return False

@@ -58,7 +58,7 @@ class Verdicts:
         frame = held.frame
         latency_ns, slack_ns = now_ns - held.received_ns, frame.deadline_ns - now_ns
         age_ns = latency_ns + held.capture_to_receipt_ns if held.clock_uncertainty_ns else -1
-        self._metrics.outcome(frame.model, held.stream_class, outcome.status, latency_ns, slack_ns, age_ns)
+        self._metrics.of(frame.model, held.stream_class).outcome(outcome.status, latency_ns, slack_ns, age_ns)
 
 
 def _events(outcomes: Sequence[Outcome]) -> list[FramesTurnedOut]:

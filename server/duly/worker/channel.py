@@ -73,6 +73,9 @@ _HEAD = struct.Struct("<BBHBxxxQ")  # kind, slot, frames, variant, batch id
 _FRAME = struct.Struct("<QB7x")  # stream id, flags | in DONE: ns that reading took, status
 _TENSOR = struct.Struct(f"<QIBBxx{DIMS_MAX}i")  # offset in the slot, bytes, encoding, dimensions, extents
 _TENSOR_VALUES = 4 + DIMS_MAX
+_DESCRIBED = struct.Struct(f"<BBxx{DIMS_MAX}i")
+_FRAME_OF_ONE = struct.Struct(f"{_FRAME.format}QI{_DESCRIBED.size}s")
+"""A frame with one tensor, whose description is left as it is."""
 _STATUS_AT = 8  # where the status lies in a frame
 _TIMES = struct.Struct("<qq")  # started, finished: CLOCK_MONOTONIC ns, the same clock in both processes
 _ID = struct.Struct("<Q")
@@ -126,11 +129,16 @@ def _frame(tensors: int) -> struct.Struct:
     return struct.Struct("<" + _FRAME.format[1:] + tensors * _TENSOR.format[1:])
 
 
+@lru_cache(maxsize=256)
+def _described(encoding: int, shape: tuple[int, ...]) -> bytes:
+    """What is said of a tensor but where it lies, which is the same for most frames of a model."""
+    return _DESCRIBED.pack(encoding, len(shape), *shape, *_PAD[len(shape)])
+
+
 def _packed(first: int, second: int, tensors: Sequence[TensorRef]) -> bytes:
     if len(tensors) == 1:  # as nearly always
         ((offset, length, encoding, shape),) = tensors
-        dims = len(shape)
-        return _frame(1).pack(first, second, offset, length, encoding, dims, *shape, *_PAD[dims])
+        return _FRAME_OF_ONE.pack(first, second, offset, length, _described(encoding, shape))
     values: list[int] = [first, second]
     for offset, length, encoding, shape in tensors:
         dims = len(shape)
@@ -327,6 +335,7 @@ def receive_into(connection: socket.socket, buffer: memoryview, awake_ns: int = 
     while until_ns and time.monotonic_ns() < until_ns:
         with contextlib.suppress(BlockingIOError):
             return _received(connection, buffer, socket.MSG_DONTWAIT)
+        os.sched_yield()  # the server may have been put on this very processor
     return _received(connection, buffer, 0)
 
 

@@ -37,6 +37,8 @@ those of them that are encoded.
 """
 
 
+RUN_BYTES_MAX = 256 << 10
+"""Small arrays of one local message that lie one behind the other are read at once where they have no more bytes."""
 _new = tuple.__new__
 
 
@@ -49,6 +51,10 @@ class FrameReader:
         self._rest_bytes = bytes(TENSOR_REST.size)
         self._rest: Rest = TENSOR_REST.unpack(self._rest_bytes)
         """What the newest input is, and the bytes that say so. Whose bytes are the same has the same object."""
+        self._run_at = self._run_end = 0
+        """Where the arrays of the newest message lie that are read at once."""
+        self._run = b""
+        """They, once the first of them was asked for."""
         self._memory = area.memory
         self._area_bytes = area.size_bytes
         self._take_up(signature)
@@ -64,6 +70,8 @@ class FrameReader:
 
     def described(self, message: memoryview) -> list[Described]:
         """Reads a FRAMES message, all of whose inputs lie in the area. Raises CallError."""
+        self._run_at = self._run_end = 0  # what was read for an earlier message may have changed
+        self._run = b""
         try:
             _, count, _ = FRAMES_HEAD.unpack_from(message)
             if not 0 < count <= FRAMES_MAX:
@@ -78,6 +86,8 @@ class FrameReader:
         if len(message) != FRAMES_HEAD.size + count * FRAME_OF_ONE.size:
             return None
         frames: list[Described] = []
+        run_at = run_end = -1
+        in_order = True
         for frame_id, captured_unix_ns, budget_ns, flags, inputs, _, offset, rest_bytes in FRAME_OF_ONE.iter_unpack(
             message[FRAMES_HEAD.size :]
         ):
@@ -88,6 +98,12 @@ class FrameReader:
             encoded_bytes = size_bytes if tensor[1][2] >= ENCODED else 0
             must_run = flags & MUST_RUN != 0
             frames.append((frame_id, captured_unix_ns, budget_ns, must_run, [tensor], size_bytes, encoded_bytes))
+            if run_at < 0:
+                run_at = run_end = offset
+            in_order = in_order and offset == run_end and 0 < size_bytes < READ_THERE_BYTES_MIN
+            run_end += size_bytes
+        if in_order and count > 1 and run_end - run_at <= RUN_BYTES_MAX:
+            self._run_at, self._run_end = run_at, run_end
         return frames
 
     def _one_by_one(self, message: memoryview, count: int) -> list[Described]:
@@ -155,5 +171,10 @@ class FrameReader:
         return self._checks.encoded(index, name, SharedData(self._memory, offset, size_bytes).copy())
 
     def _array(self, offset: int, size_bytes: int) -> bytes | SharedData:
+        if self._run_at <= offset and offset + size_bytes <= self._run_end:
+            at = offset - self._run_at
+            if not self._run:
+                self._run = SharedData(self._memory, self._run_at, self._run_end - self._run_at).copy()
+            return self._run[at : at + size_bytes]
         there = SharedData(self._memory, offset, size_bytes)
         return there if size_bytes >= READ_THERE_BYTES_MIN else there.copy()
