@@ -158,19 +158,29 @@ async def test_what_the_group_is_told_its_members_are_told(rig: Rig) -> None:
         assert [notice.advice for notice in told if isinstance(notice, Advised)] == [Advice.DRAINING]
 
 
-async def test_a_member_whose_outbox_fails_does_not_keep_the_other_from_its_result(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left, right = rig.open("left"), rig.open("right")
-    rig.send(left, 1)
-    rig.send(right, 1)
+class Broken:
+    """A sink that fails on every outcome."""
 
-    def fail(outcome: Outcome) -> None:
+    def __init__(self) -> None:
+        self.ended = False
+
+    def deliver(self, outcome: Outcome) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(left.outbox, "put", fail)
+    def advise(self, advice: Advice, reason: str, period_ns: int) -> None: ...
+
+    def fail(self) -> None:
+        self.ended = True
+
+
+async def test_a_member_that_fails_on_its_outcome_does_not_keep_the_other_from_its_own(rig: Rig) -> None:
+    left, right = rig.open("left"), rig.open("right")
+    broken = rig.bench.driver._delivery.sinks[left.stream_id] = Broken()
+    rig.send(left, 1)
+    rig.send(right, 1)
     rig.bench.end_batch()
     assert statuses(await written(right)) == {1: ON_TIME}
+    assert broken.ended
     assert not rig.bench.driver.held
 
 

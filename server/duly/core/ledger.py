@@ -98,6 +98,8 @@ class FrameLedger:
         frames may wait. Where it has another gap policy, a gap before counts no more.
         """
         stream = self.streams[stream_id]
+        if terms == stream.terms:
+            return
         stream.gap &= stream.terms.gap is terms.gap
         self._discount_terms(stream.terms)
         self._count_terms(terms)
