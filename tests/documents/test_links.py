@@ -14,6 +14,8 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _PATH = re.compile(r"[\w.*-]+(?:/[\w.*-]+)*/?")
 _SUFFIXES = (".py", ".md", ".toml", ".proto", ".txtpb", ".txt", ".yml", ".yaml", ".cc", ".h")
 
+SOURCES = (".py", ".proto", ".toml", ".cc", ".h", ".js", ".ts", ".java", ".go", ".rs")
+"""How files end that hold code."""
 NOT_OF_THE_REPOSITORY = {
     "models/detector/model.toml": "the reader's own",
     "detector/1/model.onnx": "the reader's own",
@@ -102,7 +104,7 @@ def test_python_names_between_backticks_are_there() -> None:
 
 def test_words_of_the_code_between_backticks_are_in_the_code() -> None:
     """Names such as `_MISSED`, `BacklogPolicy` or `frames_in_flight_max`, and calls of them."""
-    sources = [path for path in tracked() if path.endswith((".py", ".proto", ".toml", ".cc", ".h", ".js"))]
+    sources = [path for path in tracked() if path.endswith(SOURCES)]
     words = {word for path in sources for word in re.findall(r"\w+", (ROOT / path).read_text("utf-8"))}
     wrong = []
     for piece in inline_code():
