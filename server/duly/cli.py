@@ -63,7 +63,7 @@ cli.add_command(_Lazy("certs", "duly.cli_certs:certs", "Make certificates for a 
 cli.add_command(_Lazy("demo", "duly.demo.command:demo", "Watch duly work on real models.", _DEMO_EXTRAS))
 
 
-@cli.command()
+@cli.command(short_help="Print the versions of duly and what it stands on.")
 def version() -> None:
     """Print the versions of duly and of what it stands on, and whether what every frame passes is compiled."""
     click.echo(f"duly {_installed('duly') or 'run from its sources, not installed'}")

@@ -33,7 +33,12 @@ class _Speed(Number):
     name = "speed"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == "max" else super().convert(str(value).removesuffix("x"), param, ctx)
+        if value == "max":
+            return value
+        try:
+            return super().convert(str(value).removesuffix("x"), param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message} Expected a number such as 1 or 2.5, or max.", param, ctx)
 
 
 @click.command()

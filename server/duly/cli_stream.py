@@ -19,7 +19,7 @@ import click
 from duly.cli_connection import Connection, connection_options
 from duly.cli_numbers import Number
 from duly.cli_outcomes import OutcomePrinter, Unusable
-from duly_client import Client, Stream, StreamTerms
+from duly_client import Client, Stream, StreamRefused, StreamTerms
 from duly_client.recordings import Frame, Recording, RecordingError, open_recording
 from duly_client.types import BacklogPolicy, StreamClass
 from duly_client.wall_clock import WallClock
@@ -96,9 +96,15 @@ def stream(
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what it and FFmpeg find wrong with a file is told below
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     client = Connection(server, tls, tls_ca, tls_cert, tls_key, token_file).client()
-    asyncio.run(
-        _run(model, path, server, client, rate_hz, repeat, seconds_max, Unusable(strict), record, as_json, terms)
-    )
+    try:
+        asyncio.run(
+            _run(model, path, server, client, rate_hz, repeat, seconds_max, Unusable(strict), record, as_json, terms)
+        )
+    except StreamRefused as error:
+        period_ns = int(error.metadata.get("period_nano", 0))
+        if period_ns:  # rounded so that it is no shorter
+            raise click.ClickException(f"{error}, which is --rate {0.995e9 / period_ns:.3g}") from error
+        raise
 
 
 async def _run(

@@ -44,6 +44,16 @@ def test_results_that_take_too_long_and_none_for_long() -> None:
     assert report.diagnose(None, 9 * S).level == "OK"
 
 
+def test_why_there_is_no_result_is_told_and_not_hidden_by_what_newer_messages_pushed_aside() -> None:
+    report = Report()
+    assert report.diagnose(None, 0).message == "no message came yet"
+    report.answered(Status.CANCELLED, None, S, "connection lost")
+    report.answered(Status.SUPERSEDED, None, 2 * S, "a newer message came")
+    assert report.diagnose(None, 3 * S).message == "no result in time for 2.0 s: CANCELLED, connection lost"
+    report.answered(Status.ON_TIME, Outcome(1, Status.ON_TIME, MS), 4 * S)
+    assert report.diagnose(None, 5 * S).message == "frames are served"
+
+
 def test_problems_are_shown_for_a_while_and_lasting_ones_until_they_are_taken_back() -> None:
     report = Report()
     assert report.problem("message /camera", "an encoding", 0)

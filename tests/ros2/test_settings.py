@@ -62,7 +62,7 @@ def test_parameters_stand_above_a_file_which_may_be_one_of_ros() -> None:
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({}, r"streams: is None; expected settings by name"),
+        ({}, r"streams: none are stated; --config FILE"),
         ({"streams": {}}, r"streams: 0 are stated; expected 1 to 64"),
         ({"streams": {"front": 3}}, r"streams.front: is 3; expected settings by name"),
         ({"streams": {"front": {"topic": "/a", "type": "Image"}}}, r"streams.front.model: is not stated"),

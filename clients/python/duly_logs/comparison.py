@@ -35,11 +35,22 @@ class Change:
         return self.before.status != self.after.status
 
     @property
+    def only_before(self) -> tuple[Detection, ...]:
+        """What was found before and not after, also where there was no result after."""
+        return self.vanished if self.after.ok else self.before.detections
+
+    @property
+    def only_after(self) -> tuple[Detection, ...]:
+        """What was found after and not before, also where there was no result before."""
+        return self.appeared if self.before.ok else self.after.detections
+
+    @property
     def size(self) -> tuple[int, float]:
         """By which changes are sorted, the largest first."""
-        scores = sum(found.score for found in (*self.appeared, *self.vanished))
         lost = self.before.ok != self.after.ok
-        return len(self.appeared) + len(self.vanished) + lost, scores + 0.1 * len(self.moved) + len(self.outputs)
+        only = self.only_before + self.only_after
+        scores = sum(found.score for found in only)
+        return len(only) + lost, scores + 0.1 * len(self.moved) + len(self.outputs)
 
     def words(self) -> str:
         """What changed, for people."""

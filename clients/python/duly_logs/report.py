@@ -75,6 +75,7 @@ def report(comparison: Comparison, pictures_max: int) -> str:
         rows = [(name, *map(str, numbers)) for name, *numbers in labels]
         heads = ("label", "found before", "found after", "appeared", "vanished")
         parts += ["<h2>What was found</h2>", _table(heads, rows, [bool(row[3] or row[4]) for row in labels])]
+        parts.append("<p class=muted>Appeared and vanished are counted in frames that have a result in both.</p>")
     if comparison.changes:
         parts += ["<h2>The frames that changed most</h2>", _pictures(comparison, pictures_max)]
         parts += ["<h2>All frames that changed</h2>", _listed(comparison)]
@@ -242,8 +243,7 @@ def _plot(comparison: Comparison, key: Callable[[Row], float], worst: Callable[[
 
 
 def _pictures(comparison: Comparison, pictures_max: int) -> str:
-    largest = sorted(comparison.changes, key=lambda change: change.size, reverse=True)[:pictures_max]
-    chosen = sorted(largest, key=lambda change: change.before.frame)
+    chosen = sorted(comparison.changes, key=lambda change: change.size, reverse=True)[:pictures_max]
     wanted = {change.before.time_ns for change in chosen}
     pictures = comparison.before.pictures(wanted) or comparison.after.pictures(wanted)
     if not pictures:
@@ -269,8 +269,8 @@ def _figure(change: Change, picture: bytes | Array, at_s: float) -> str:
     # The same picture twice, but only once in the page.
     image = f"<image id='picture{change.before.frame}' href='{source}' width='{width}' height='{height}'/>"
     for name, row, only, colour in (
-        ("before", change.before, change.vanished, BEFORE),
-        ("after", change.after, change.appeared, AFTER),
+        ("before", change.before, change.only_before, BEFORE),
+        ("after", change.after, change.only_after, AFTER),
     ):
         boxes = "".join(
             _box(found.in_pixels(full), width / full[0], width, colour if found in only else "#2e9e5b")

@@ -338,7 +338,7 @@ class Feed:
 
     def _say(self, received: Received, status: Status, reason: str, outcome: Outcome | None) -> None:
         now_ns = time.monotonic_ns()
-        self.report.answered(status, outcome, now_ns)
+        self.report.answered(status, outcome, now_ns, reason)
         latency_ns = outcome.latency_ns if outcome is not None else time.time_ns() - received.captured_ns
         number = outcome.frame_id if outcome is not None else 0
         sample = received.sample

@@ -51,14 +51,19 @@ class Report:
         self._stages_ns: dict[str, int] = {}
         self._missing_since_ns: int | None = None
         """Since when no result was in time, though messages came; None: the newest was."""
+        self._why_missing = ""
+        """Why there was none, in words; of what newer messages pushed aside nothing is told, as they follow on it."""
 
-    def answered(self, status: Status, outcome: Outcome | None, now_ns: int) -> None:
+    def answered(self, status: Status, outcome: Outcome | None, now_ns: int, reason: str = "") -> None:
         """Counts what became of one message."""
         self._counts[status] += 1
         if status is Status.ON_TIME:
-            self._missing_since_ns = None
-        elif self._missing_since_ns is None:
-            self._missing_since_ns = now_ns
+            self._missing_since_ns, self._why_missing = None, ""
+        else:
+            if self._missing_since_ns is None:
+                self._missing_since_ns = now_ns
+            if reason and (status is not Status.SUPERSEDED or not self._why_missing):
+                self._why_missing = f"{status.name}, {reason}"
         if outcome is None or not outcome.ok:
             return
         timing = outcome.timing
@@ -117,7 +122,7 @@ class Report:
             values["clock_uncertainty_ms"] = f"{clock.uncertainty_ns / 1e6:.3f}"
         found = [*self._lasting.values(), *self._problems.values()]
         if not delay_in_range:
-            found.append(_Problem("ERROR", f"no result in time for {delay_ns / 1e9:.1f} s", now_ns))
+            found.append(_Problem("ERROR", _words(delay_ns, self._why_missing), now_ns))
         elif not in_range:
             found.append(_Problem("WARN", "the last result took longer than its budget", now_ns))
         elif ratio > 0:
@@ -127,6 +132,11 @@ class Report:
             values[f"problem/{kind}"] = problem.text + (f" ({problem.count} times)" if problem.count > 1 else "")
         return Diagnosis(
             found[0].level if found else "OK",
-            "; ".join(problem.text for problem in found) or "frames are served",
+            "; ".join(problem.text for problem in found)
+            or ("frames are served" if self._counts else "no message came yet"),
             values,
         )
+
+
+def _words(delay_ns: int, why: str) -> str:
+    return f"no result in time for {delay_ns / 1e9:.1f} s" + (f": {why}" if why else "")

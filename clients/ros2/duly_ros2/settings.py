@@ -144,7 +144,9 @@ _RENAMED = {"class": "stream_class"}
 def settings_of(told: Mapping[str, Any]) -> Settings:
     """Makes settings of what a file or parameters say. Raises SettingsError."""
     told = dict(told)
-    streams = _mapping("streams", told.pop("streams", None))
+    if told.get("streams") is None:
+        raise SettingsError("streams: none are stated; --config FILE or parameters say which, see docs/ros2.md")
+    streams = _mapping("streams", told.pop("streams"))
     if not 1 <= len(streams) <= STREAMS_MAX:
         raise SettingsError(
             f"streams: {len(streams)} are stated; expected 1 to {STREAMS_MAX}, each with model and topic"

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import rclpy
 from duly_msgs.msg import Outcome
+from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import CompressedImage
 from vision_msgs.msg import Detection2DArray
 
 
 def outcome(message: Outcome) -> None:
-    print(message.status_name, f"{message.latency_ms:.1f} ms", message.reason)
+    print(message.status_name, f"{message.latency_ms:.1f} ms {message.reason}".rstrip())
 
 
 def seen(message: Detection2DArray) -> None:
@@ -21,6 +22,8 @@ def seen(message: Detection2DArray) -> None:
         print(f"  {box.results[0].hypothesis.class_id} at {centre.x:.0f}, {centre.y:.0f}")
 
 
+if len(sys.argv) != 2:
+    sys.exit("usage: see.py picture.jpg")
 rclpy.init()
 node = rclpy.create_node("camera")
 picture = CompressedImage(format="jpeg", data=array.array("B", Path(sys.argv[1]).read_bytes()))
@@ -36,5 +39,5 @@ def expose() -> None:
 node.create_subscription(Outcome, "/duly/outcomes", outcome, 100)
 node.create_subscription(Detection2DArray, "/duly/front/detections", seen, 10)
 node.create_timer(0.2, expose)
-with suppress(KeyboardInterrupt):
+with suppress(KeyboardInterrupt, ExternalShutdownException):
     rclpy.spin(node)
