@@ -11,6 +11,7 @@ from duly.cli_connection import Connection, connection_options
 from duly_client import Client
 from duly_gateways import settings_file
 from duly_gateways.egodriver.settings import Settings, read_settings
+from duly_gateways.first_look import look
 from duly_gateways.needs import needing
 from duly_gateways.settings_file import SettingsError
 
@@ -54,6 +55,7 @@ async def _run(client: Client, settings: Settings, host: str, port: int, mode: s
             raise click.ClickException(f"--listen: {error}") from None
         server.start()
         click.echo(f"driving with {settings.model} at {host}:{bound}")
+        await look(client, [settings.model])
         await stop.wait()
         await asyncio.to_thread(server.stop(1.0).wait)
         await links.end()

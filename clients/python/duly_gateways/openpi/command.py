@@ -12,6 +12,7 @@ from duly.cli_connection import Connection, connection_options
 from duly_client import Client
 from duly_client.types import StreamClass
 from duly_gateways import settings_file
+from duly_gateways.first_look import look
 from duly_gateways.needs import needing
 from duly_gateways.openpi.mapping import read_mapping
 from duly_gateways.openpi.settings import BUDGET_MS_MAX, Settings
@@ -88,6 +89,7 @@ async def _run(client: Client, settings: Settings, host: str, port: int) -> None
         server = await gateway.serve(host, port)
         name, bound = next(iter(server.sockets)).getsockname()[:2]
         click.echo(f"serving {settings.model} at ws://{f'[{name}]' if ':' in name else name}:{bound}")
+        await look(client, [settings.model])
         await stop.wait()
         server.close()
         await server.wait_closed()

@@ -9,6 +9,7 @@ import click
 from duly.cli_connection import Connection, connection_options
 from duly_client import Client
 from duly_gateways import settings_file
+from duly_gateways.first_look import look
 from duly_gateways.needs import needing
 from duly_gateways.settings_file import SettingsError
 from duly_gateways.zenoh.settings import Settings, read_settings
@@ -40,6 +41,7 @@ async def _run(client: Client, settings: Settings) -> None:
             session.begin(bridgings)
             for bridge in settings.bridges:
                 click.echo(f"bridging {bridge.subscribe} to {bridge.model}, outcomes at {bridge.publish}")
+            await look(client, [bridge.model for bridge in settings.bridges])
             await stop.wait()
             for bridging in bridgings:
                 await bridging.close()
