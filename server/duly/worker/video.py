@@ -13,7 +13,7 @@ from duly.models.spec import TensorSpec
 from duly.worker.decode import check_shape
 from duly.worker.dtypes import Array
 from duly.worker.errors import InvalidFrame, LoadError
-from duly.worker.video_units import is_key, unpack
+from duly.worker.video_units import PARTS_MAX, is_key, parts, unpack
 
 DECODERS_MAX = 256
 """A worker has no more decoders. A frame of one more stream is INVALID, rather than that another loses its pictures."""
@@ -59,11 +59,11 @@ class VideoDecoders:
                 raise InvalidFrame(f"input '{spec.name}': {self._decoders_max} streams of video are decoded already")
             decoder = self._decoders[place] = _Decoder(encoding, spec.pixels_max)
         try:
-            first, units = unpack(payload)
+            source, first, units = unpack(payload)
         except ValueError as error:
             raise InvalidFrame(f"input '{spec.name}': {error}") from error
         try:
-            picture = decoder.picture(first, units, spec.shape[2])
+            picture = decoder.picture(source, first, units, spec.shape[2])
         except InvalidFrame as error:
             raise InvalidFrame(f"input '{spec.name}': {error}") from None
         check_shape(picture.shape, spec)
@@ -83,11 +83,17 @@ class _Decoder:
         """PyAV's decoder; None until a key picture comes."""
         self._next = 0
         """Id of the frame that it can go on with."""
+        self._source = 0
+        """Id of the stream that has sent the frames. Those of a fusion group may have another one's, in its place."""
         self._newest: Any = None
         """What came out last."""
 
-    def picture(self, first: int, units: list[memoryview], channels: int) -> Array:
-        """The picture of the last access unit; `first` is the id of the first one's frame. Raises InvalidFrame."""
+    def picture(self, source: int, first: int, units: list[memoryview], channels: int) -> Array:
+        """The picture of the last access unit; `first` is the id of the first one's frame, `source` that of its stream.
+        Raises InvalidFrame.
+        """
+        if source != self._source:
+            self._context, self._source = None, source
         frame = self._newest
         for frame_id, unit in enumerate(units, start=first):
             if self._context is not None and frame_id < self._next:
@@ -126,6 +132,11 @@ class _Decoder:
 
     def _decoded(self, frame_id: int, data: bytes) -> Any:
         """The newest picture that comes out; None: none does. Raises InvalidFrame where the data is damaged."""
+        if (count := parts(data)) > PARTS_MAX:
+            self._context = None
+            raise InvalidFrame(
+                f"the {self.encoding} of {len(data)} bytes has {count} parts, at most {PARTS_MAX} are decoded"
+            )
         av = _av()
         packet = av.Packet(data)
         packet.pts = frame_id & _PTS

@@ -34,12 +34,13 @@ def closest(new: Frame, others: Sequence[Sequence[Piece]], tolerance_ns: int) ->
         before = after = None
         for piece in waiting:
             captured_ns = piece.frame.captured_ns
-            if at_ns < captured_ns <= at_ns + tolerance_ns:
+            if abs(captured_ns - at_ns) > tolerance_ns:
+                continue
+            if captured_ns > at_ns:
                 if after is None or captured_ns <= after.frame.captured_ns:
                     after = piece
-            elif at_ns - tolerance_ns <= captured_ns <= at_ns:
-                if before is None or captured_ns >= before.frame.captured_ns:
-                    before = piece
+            elif before is None or captured_ns >= before.frame.captured_ns:
+                before = piece
         if before is not None:
             starts_ns.add(before.frame.captured_ns)
         elif after is None:
