@@ -120,6 +120,13 @@ def test_a_key_picture_comes_alone() -> None:
     assert unpack(memoryview(bytes(payload[0].data)))[1] == 4  # type: ignore[arg-type]
 
 
+def test_an_access_unit_is_held_once() -> None:
+    message = bytearray(unit(1, key=True))
+    taken = Video().taken(1, [InputData(H264, (), memoryview(message))], [ROOM])
+    message.append(0)  # which no view of it allows
+    assert unpack(memoryview(bytes(taken[0].data)))[2][0] == unit(1, key=True)  # type: ignore[arg-type]
+
+
 def test_frames_without_video_are_left_as_they_are() -> None:
     video = Video()
     payload = [InputData(0, (1,), b"x")]

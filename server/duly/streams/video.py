@@ -55,15 +55,17 @@ class Video:
         `bytes_max`: of each input, the bytes of its largest payload.
         """
         data: dict[int, bytes] = {}
+        own = list(payload)
         for index, (encoding, _, unit) in enumerate(payload):
             if encoding in _VIDEO:
                 assert not isinstance(unit, SharedData)  # what is encoded is copied as soon as it comes
                 data[index] = bytes(unit)
+                own[index] = payload[index]._replace(data=b"")  # a view would keep its whole message beside the copy
         if not data:
             return payload
         keys = frozenset(index for index, unit in data.items() if is_key(unit, _VIDEO[payload[index].encoding]))
         self._units.append(_Unit(frame_id, data, keys, sum(map(len, data.values()))))
-        return _Payload(payload, self, frame_id, bytes_max)
+        return _Payload(own, self, frame_id, bytes_max)
 
     def answered(self, now_ns: int, frame_id: int, ran: bool) -> int:
         """Notes that a frame has its outcome. `ran`: whether a worker was given it, and all before it. Returns how many
