@@ -18,8 +18,8 @@ from duly.worker.video_units import PARTS_MAX, is_key, parts, unpack
 DECODERS_MAX = 256
 """A worker has no more decoders. A frame of one more stream is INVALID, rather than that another loses its pictures."""
 PIXELS_ALL_MAX = 160 << 20
-"""So many pixels the pictures of all decoders of a worker may have, one of each. A stream beyond it is INVALID. Each may
-keep sixteen more, which a client can bring it to with a few kilobytes: 4 GiB in all.
+"""So many pixels the pictures of all decoders of a worker may have, one of each. A stream beyond it is INVALID. Each
+may keep sixteen more, which a client can bring it to with a few kilobytes: 4 GiB in all.
 """
 _CODECS = {"H264": "h264", "HEVC": "hevc"}
 _HD_HEIGHT = 720
