@@ -50,6 +50,14 @@ def read(kind: str, message: bytes, fields: tuple[str, ...]) -> Sample:
     return value
 
 
+def header_of(kind: str, message: bytes) -> tuple[int, str]:
+    """Returns the stamp of a message, in ns, and the coordinate frame that it is in; (0, ""): it says neither."""
+    try:
+        return _header(Reader(message)) if _READ[kind][1] else (0, "")
+    except Unreadable:
+        return 0, ""
+
+
 def _header(reader: Reader) -> tuple[int, str]:
     seconds, nanoseconds = reader.numbers("iI")
     return int(seconds) * 1_000_000_000 + int(nanoseconds), reader.text()
