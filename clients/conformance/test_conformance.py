@@ -14,6 +14,8 @@ from clients.conformance.subject import PATIENCE_S, Subject
 from clients.conformance.table import CASES
 
 NOBODY = "127.0.0.1:1"
+OPEN_TIMEOUT_MS = 120_000
+"""How long a stream may take to open where the case states nothing: nothing depends on how busy the machine is."""
 FLOOD_PAUSE_S = 0.001
 """Between two frames of a flood; the slow model takes several times as long."""
 
@@ -55,7 +57,7 @@ def take(step: dict[str, Any], subject: Subject, server: Server | None) -> None:
     if kind := rest.pop("do", ""):
         address = NOBODY if server is None else server.address
         if kind == "open":
-            rest = {"target": address, **rest}
+            rest = {"target": address, "open_timeout_ms": OPEN_TIMEOUT_MS, **rest}
         if rest.get("token") == "$TOKEN":
             rest["token"] = TOKEN
         subject.tell({"do": kind, **rest})

@@ -25,8 +25,8 @@ export class Server {
   /** Starts a server with these options; `prepare` writes what they name into the folder. */
   static async start(options: (folder: string) => string[]): Promise<Server> {
     const folder = mkdtempSync(join(tmpdir(), "duly-node-"));
-    const imports = "from pathlib import Path; from clients.conformance.models import write_models";
-    python(["-c", `${imports}; write_models(Path("${folder}/models"))`]);
+    const imports = "from pathlib import Path; from clients.conformance.models import NAMES, write_models";
+    python(["-c", `${imports}; write_models(Path("${folder}/models"), NAMES)`]);
     const started = spawn(
       PYTHON,
       [

@@ -26,8 +26,8 @@ final class Server implements AutoCloseable {
     Server(Path folder, List<String> options) throws IOException, InterruptedException {
         python(
                 "-c",
-                "from pathlib import Path; from clients.conformance.models import write_models; write_models(Path('"
-                        + folder + "/models'))");
+                "from pathlib import Path; from clients.conformance.models import NAMES, write_models; "
+                        + "write_models(Path('" + folder + "/models'), NAMES)");
         var arguments = new ArrayList<>(List.of("-m", "duly.cli", "serve", "--models", folder + "/models"));
         arguments.addAll(List.of("--threads", "1", "--log-format", "json"));
         arguments.addAll(options);
