@@ -95,7 +95,7 @@ core-clean: ## Back to Python
 
 COMPILED_TESTS := tests/core tests/runtime tests/streams tests/rpc tests/worker \
   $(patsubst %,tests/duly_sim/test_%.py,baselines bounds cli_run grid replay sim_vs_live simulator) \
-  $(patsubst %,tests/e2e/test_%.py,admission law local local_lies no_room recording streaming variants)
+  $(patsubst %,tests/e2e/test_%.py,admission chunks fusion law local local_lies no_room recording streaming variants video)
 test-compiled: core ## The tests that touch what is compiled, with it compiled; then back to Python (PYTEST_ARGS for options)
 	@trap '$(BIN)/python compile_modules.py --undo' EXIT; trap 'exit 130' INT TERM; \
 	$(BIN)/python -m pytest --compiled $(COMPILED_TESTS) $(PYTEST_ARGS) && \

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from duly.core.events import Action, FramesArrived, LaneUp, ModelReady, ResolveFrame, StreamClosed, StreamOpened
@@ -32,6 +32,7 @@ def piece(captured_ns: int) -> Piece:
 TIMES = st.lists(st.integers(0, 30), max_size=5)
 
 
+@example(at_ns=5, waiting=[[0, 7], [1]], tolerance_ns=10)  # the nearest ones together are not the closest set
 @given(at_ns=st.integers(0, 30), waiting=st.lists(TIMES, min_size=1, max_size=3), tolerance_ns=st.integers(0, 12))
 def test_the_closest_set_is_the_smallest_range_with_one_of_each(
     at_ns: int, waiting: list[list[int]], tolerance_ns: int

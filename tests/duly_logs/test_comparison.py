@@ -1,15 +1,18 @@
 """What counts as a change between two replays, and what does not."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mcap.writer import Writer
 
 from duly_logs.comparison import Comparison, compare
 from duly_logs.detections import Detection
 from duly_logs.log import Log, LogError
 from duly_logs.report import report, verdict
-from duly_logs.written import Row, Written
+from duly_logs.schemas import OUTCOME
+from duly_logs.written import Row, Written, read_written
 
 
 def row(frame: int, status: str = "ON_TIME", *found: Detection, **outputs: list[float]) -> Row:
@@ -99,3 +102,18 @@ def test_what_a_log_says_of_itself_is_escaped_in_the_page() -> None:
     assert "<b>car" not in page
     assert "&lt;b&gt;car&lt;/b&gt; 0.90 vanished" in page
     assert "http" not in page.replace("http-equiv", ""), "it needs nothing from elsewhere"
+
+
+@pytest.mark.parametrize("frame", ["<img src=x onerror=alert(1)>", None, [1], 1.5e999])
+def test_a_log_whose_outcomes_are_of_another_schema_of_that_name_is_refused(tmp_path: Path, frame: object) -> None:
+    """What is no number never comes as far as the page, whose numbers are written as they are."""
+    fields = {"frame": frame, "status": "ON_TIME", "latency_ms": 1, "slack_ms": 1, "age_ms": 1}
+    fields |= {"version": "1", "variant": "", "reason": "", "detections": [], "outputs": []}
+    with (tmp_path / "a.mcap").open("wb") as file:
+        writer = Writer(file)
+        writer.start()
+        schema = writer.register_schema(OUTCOME, "jsonschema", b"{}")
+        writer.add_message(writer.register_channel("/a", "json", schema), 7, json.dumps(fields).encode(), 7)
+        writer.finish()  # type: ignore[no-untyped-call]
+    with pytest.raises(LogError, match=r"an outcome on /a is no duly\.log\.Outcome"):
+        read_written(tmp_path / "a.mcap")

@@ -1,9 +1,12 @@
 """MCAP files as recorders write them, and as they are found after a power cut."""
 
 import struct
+import tracemalloc
 from pathlib import Path
 
+import lz4.frame
 import pytest
+import zstandard
 from mcap.reader import make_reader
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
@@ -97,3 +100,44 @@ def test_what_is_no_log_is_named(tmp_path: Path, content: bytes, why: str) -> No
 def test_there_is_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         open_log(tmp_path / "drive.mcap")
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize("stated_bytes", [1000, 1 << 40])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_chunk_that_unpacks_to_far_more_is_not_unpacked(
+    tmp_path: Path, compression: str, stated_bytes: int, whole: bool
+) -> None:
+    """4 KB that would be a message of 64 MB, in a log with and without its index."""
+    file = tmp_path / "bomb.mcap"
+    zeros = bytes(64 << 20)
+    packed = zstandard.compress(zeros) if compression == "zstd" else lz4.frame.compress(zeros)
+    name = compression.encode()
+    fields = struct.pack("<QQQII", 7, 7, stated_bytes, 0, len(name)) + name + struct.pack("<Q", len(packed)) + packed
+    chunk = b"\x06" + struct.pack("<Q", len(fields)) + fields
+    with file.open("wb") as out:
+        writer = McapWriter(out, compression=CompressionType.NONE)
+        writer.start()
+        channel = writer.register_channel("/a", "json", 0)
+        writer.add_message(channel, 7, b"{}", 7)
+        writer.add_attachment(7, 7, "bomb", "", chunk)
+        writer.finish()
+    with file.open("rb") as written:
+        summary = make_reader(written).get_summary()
+    assert summary is not None
+    (index,) = summary.chunk_indexes
+    at, length = index.chunk_start_offset, index.chunk_length
+    data = file.read_bytes()
+    if whole:  # its index says that the chunk is where the attachment is
+        there = struct.pack("<QQ", data.index(chunk), len(chunk))
+        data = data.replace(struct.pack("<QQ", at, length), there)
+    else:
+        data = data[:at] + chunk
+    file.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(LogError, match="damaged after 0 messages"):
+            list(open_log(file).messages("/a"))
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()

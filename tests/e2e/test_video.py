@@ -1,5 +1,6 @@
 """Encoded video over a real server: every picture is the right one, or its frame says why there is none."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest_asyncio
 from duly.app import App
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
-from duly_client import Client, Status
+from duly.worker.video_units import PARTS_MAX, packed_bytes
+from duly_client import Client, Fusion, Status, Stream
 from tests import graphs
 from tests.e2e.serving import serving
 from tests.e2e.wire import CANCELLED, INVALID, ON_TIME, SUPERSEDED, Wire
@@ -128,6 +130,33 @@ async def test_a_unit_that_is_cut_off_is_invalid_and_what_needs_it_too(channel: 
     assert "is damaged, cut off" in outcomes[2].reason
 
 
+@pytest.mark.parametrize("encoding", FORMATS)
+async def test_a_unit_that_has_its_pixels_many_times_over_is_not_decoded(
+    channel: grpc.aio.Channel, encoding: str
+) -> None:
+    data = list(units(encoding, 10))
+    last = data[2][data[2].rindex(b"\0\0\1") :]
+    data[2] += PARTS_MAX * last
+    async with Wire(channel, model="eye") as wire:
+        outcomes = [await wire.ask(frame) for frame in frames(data, encoding)]
+    assert [outcome.status for outcome in outcomes] == [ON_TIME] * 2 + [INVALID] * 6 + [ON_TIME] * 2
+    assert f"at most {PARTS_MAX} are decoded" in outcomes[2].reason
+
+
+async def test_a_unit_that_just_does_not_fit_fails_no_batch(tmp_path: Path) -> None:
+    bytes_max = 4096
+    toml = TOML.replace('name = "x"', f'name = "x"\nbytes_max = {bytes_max}')
+    graphs.save(tmp_path, "eye", graphs.copying(("N", -1, -1, 3), graphs.UINT8), toml)
+    key = units("H264", 1)[0]
+    padded = key + bytes(bytes_max - len(key))
+    async with serving(tmp_path) as app, grpc.aio.insecure_channel(app.address) as own, Wire(own, model="eye") as wire:
+        assert alike(picture(await wire.ask(unit(1, key))), decoded("H264", [key])[0])
+        refused = await wire.ask(unit(2, padded))
+        assert (refused.status, f"at most {bytes_max} are taken" in refused.reason) == (INVALID, True)
+        fits = await wire.ask(unit(3, padded[: bytes_max - packed_bytes(1, 0)]))
+        assert fits.status == ON_TIME, fits.reason
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -200,3 +229,31 @@ async def test_the_client_sends_video(server: App) -> None:
             outcome = await anext(stream)
             assert outcome.status is Status.ON_TIME, outcome.reason
             assert alike(outcome.outputs["y"], decoded("H264", data)[number])
+
+
+async def test_who_takes_the_place_of_a_stream_in_a_fusion_group_begins_anew(tmp_path: Path) -> None:
+    dims = ("N", HEIGHT, WIDTH, 3)
+    both = graphs.model(
+        [graphs.helper.make_node("Identity", [x], [y]) for x, y in (("x", "y"), ("w", "z"))],
+        [graphs.value(name, dims, graphs.UINT8) for name in ("x", "w")],
+        [graphs.value(name, dims, graphs.UINT8) for name in ("y", "z")],
+    )
+    graphs.save(tmp_path, "pair", both, "".join(f'[[input]]\nname = "{name}"\nencodings = ["H264"]\n' for name in "xw"))
+    right, first, second = (units("H264", 3, seed=seed) for seed in range(3))
+
+    async with serving(tmp_path) as app, Client(app.address) as client:
+
+        def member(name: str) -> Stream:
+            return client.stream("pair", budget_ms=20_000, fusion=Fusion("rig", name, 0.0, "EXACT"))
+
+        async with member("w") as other:
+            started_ns = time.time_ns()
+            for nth, data in enumerate((first, second)):
+                captured_ns = started_ns + nth
+                async with member("x") as one:
+                    await one.send(data[0], encoding="H264", capture_time_ns=captured_ns)
+                    await other.send(right[nth], encoding="H264", capture_time_ns=captured_ns)
+                    outcome = await anext(one)
+                    assert outcome.status is Status.ON_TIME, outcome.reason
+                    assert alike(outcome.outputs["y"], decoded("H264", data)[0])
+                    assert alike(outcome.outputs["z"], decoded("H264", right)[nth])

@@ -348,7 +348,7 @@ def video_units(data: bytes) -> None:
     encoding = "HEVC" if data[:1] == b"h" else "H264"
     decoders = VideoDecoders()
     for frame_id, unit in enumerate(parts(data[1:], MESSAGES_MAX)):
-        payload = memoryview(pack(frame_id, [unit]))
+        payload = memoryview(pack(1, frame_id, [unit]))
         try:
             picture = decoders.picture(1, 0, encoding, payload, VIDEO_INPUT)
         except UnreadableFrame as error:

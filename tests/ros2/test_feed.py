@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from duly_client import Advice, Client, Outcome, Status
 from duly_ros2.answers import Answer, Received
 from duly_ros2.feed import Feed
+from duly_ros2.link import HANDED_MAX, Link
 from duly_ros2.settings import StreamSettings, settings_of
 from tests import graphs
 from tests.e2e.serving import serving
@@ -175,3 +177,31 @@ async def test_settings_that_do_not_fit_the_model_are_named(models: Path) -> Non
         feed = Feed(settings, client, Heard(), 0, lambda text: None)
         with pytest.raises(ValueError, match="inputs: are a, b; the model takes x"):
             await feed.open()
+
+
+async def test_messages_beyond_those_that_may_be_handed_over_are_answered(models: Path) -> None:
+    """The thread of the streams stands still; the node's hands over more than may wait."""
+    heard = Heard()
+    async with serving(models) as app:
+        told = {"type": "Image", "topic": "/camera", "model": "copy", "budget_ms": 20_000}
+        settings = settings_of({"server": app.address, "streams": {"front": told}})
+        link = await asyncio.to_thread(Link, settings, heard, lambda text: None)
+        (feed,) = link.feeds
+        stands, goes_on = threading.Event(), threading.Event()
+        link.do(lambda: (stands.set(), goes_on.wait()))
+        message = image("rgb8", 3, 2, 9, PIXELS.tobytes())
+
+        def hand_over() -> None:
+            stands.wait()
+            for _ in range(HANDED_MAX + 2):
+                link.take(feed, 0, message, 0, time.time_ns())
+            goes_on.set()
+
+        await asyncio.to_thread(hand_over)
+        await asyncio.to_thread(link.stop, "the test is over")
+        await asyncio.to_thread(link.close)
+    shed = [answer for answer in heard.answers if answer.status is Status.SHED]
+    assert len(heard.answers) == HANDED_MAX + 2
+    assert [(answer.reason, answer.stamp_ns, answer.frame_id) for answer in shed] == [
+        ("the node is too slow", 1_500_000_000, "cam")
+    ] * 2

@@ -149,6 +149,16 @@ def test_a_multi_array_has_the_extents_of_its_layout() -> None:
         read(kind, message(7), ())
 
 
+@pytest.mark.parametrize("extents", [(0, *(1 << 31,) * 4), (1,) * 70], ids=["beyond any array", "too many"])
+def test_an_array_of_extents_that_none_may_have_is_unreadable(extents: tuple[int, ...]) -> None:
+    writer = Writer().numbers("I", len(extents))
+    for extent in extents:
+        writer.text("").numbers("II", extent, 0)
+    message = writer.numbers("I", 0).sequence("f", [1.0] * min(extents)).message
+    with pytest.raises(Unreadable, match="holds no array"):
+        read("std_msgs/msg/Float32MultiArray", message, ())
+
+
 @given(kind=st.sampled_from(TYPES), head=st.sampled_from([b"\0\1\0\0", b"\0\0\0\0", b""]), body=st.binary(max_size=200))
 def test_any_bytes_are_read_or_said_to_be_unreadable(kind: str, head: bytes, body: bytes) -> None:
     with contextlib.suppress(Unreadable):  # and no other error

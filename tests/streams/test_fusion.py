@@ -201,3 +201,16 @@ async def test_a_version_with_other_inputs_ends_the_streams(rig: Rig) -> None:
     left._changes_count -= 1
     with pytest.raises(InvalidTerms, match="version 1 takes 'left', 'bottom', the group gives 'left', 'right'"):
         rig.send(left, 1)
+
+
+async def test_a_broken_stream_that_closes_late_takes_no_group_of_the_same_name_along(rig: Rig) -> None:
+    broken = rig.open("left")
+    broken.fail()
+    left = rig.open("left")
+    broken.close()
+    right = rig.open("right")
+    assert right.fusion is left.fusion
+    rig.send(left, 1)
+    rig.send(right, 1)
+    rig.bench.end_batch()
+    assert statuses(await written(left)) == statuses(await written(right)) == {1: ON_TIME}

@@ -2,9 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
+import lz4.frame
+import zstandard
 from mcap import records
 from mcap.data_stream import ReadDataStream
 from mcap.reader import SeekingReader
@@ -15,6 +18,8 @@ from duly_logs.log import Channel, Log, LogError, Logged
 
 RECORD_BYTES_MAX = 1 << 30
 """The longest record that is read; chunks of recorders have some megabytes."""
+CHUNK_BYTES_MAX = 256 << 20
+"""The most that a chunk is unpacked to; a few kilobytes could hold gigabytes otherwise."""
 MAGIC = b"\x89MCAP0\r\n"
 RECOVER = "`mcap recover` makes a whole log of what is left"
 
@@ -82,8 +87,7 @@ def _read(file: IO[bytes]) -> Iterator[tuple[int, Channel, records.Message | Non
     """Channels as they are declared, and messages, from the beginning."""
     schemas: dict[int, records.Schema] = {}
     channels: dict[int, Channel] = {}
-    reader = StreamReader(file, validate_crcs=True, record_size_limit=RECORD_BYTES_MAX)
-    for record in reader.records:
+    for record in _records(file):
         if isinstance(record, records.Schema):
             schemas[record.id] = record
         elif isinstance(record, records.Channel) and record.id not in channels:
@@ -91,6 +95,36 @@ def _read(file: IO[bytes]) -> Iterator[tuple[int, Channel, records.Message | Non
             yield record.id, channels[record.id], None
         elif isinstance(record, records.Message):
             yield record.channel_id, channels[record.channel_id], record
+
+
+def _records(file: IO[bytes]) -> Iterator[records.McapRecord]:
+    """All records, those in chunks in place of the chunks."""
+    reader = StreamReader(file, emit_chunks=True, validate_crcs=True, record_size_limit=RECORD_BYTES_MAX)
+    for record in reader.records:
+        if isinstance(record, records.Chunk):
+            yield from _unpacked(record)
+        else:
+            yield record
+
+
+def _unpacked(chunk: records.Chunk) -> list[records.McapRecord]:
+    """The records of a chunk. Raises ValueError where it holds more than it states or than is read, and what the
+    decompressors raise.
+    """
+    size_bytes = chunk.uncompressed_size
+    if size_bytes > CHUNK_BYTES_MAX:
+        raise ValueError(f"a chunk of {size_bytes} bytes, at most {CHUNK_BYTES_MAX} are read")
+    data = chunk.data
+    if chunk.compression == "zstd":
+        with zstandard.ZstdDecompressor().stream_reader(data) as unpacked:
+            data = unpacked.read(size_bytes + 1)
+    elif chunk.compression == "lz4":
+        data = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=size_bytes + 1)
+    elif chunk.compression:
+        raise ValueError(f"a chunk is compressed as {chunk.compression[:32]!r}; zstd and lz4 are read")
+    if len(data) > size_bytes:
+        raise ValueError(f"a chunk holds more than the {size_bytes} bytes that it states")
+    return breakup_chunk(replace(chunk, compression="", data=data), validate_crc=True)
 
 
 def _from_the_beginning(path: Path, topic: str) -> Iterator[Logged]:
@@ -120,7 +154,7 @@ def _indexed(
                 continue
             try:
                 file.seek(index.chunk_start_offset + 1 + 8)  # behind the record's kind and length
-                found = breakup_chunk(records.Chunk.read(ReadDataStream(file)), validate_crc=True)
+                found = _unpacked(records.Chunk.read(ReadDataStream(file)))
             except Exception as error:  # as above
                 told = f"{path}: damaged after {given} messages on {topic} ({_said(error)}); {RECOVER}"
                 raise LogError(told) from error

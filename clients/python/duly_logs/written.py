@@ -85,25 +85,31 @@ def read_written(path: Path) -> Written:
     for logged in log.messages(topics[0]):
         if len(rows) == OUTCOMES_MAX:
             raise LogError(f"{path}: more than {OUTCOMES_MAX} outcomes")
-        row = _row(logged.time_ns, decoder.decode(logged.channel, logged.data).fields)
+        try:
+            row = _row(logged.time_ns, decoder.decode(logged.channel, logged.data).fields)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise LogError(f"{path}: an outcome on {topics[0]} is no {OUTCOME} ({error})") from error
         rows[row.frame] = row
     return Written(log, metadata_of(path, ABOUT), dict(sorted(rows.items())))
 
 
 def _row(time_ns: int, fields: Any) -> Row:
+    """What a message says, in the types that pages are made of, whatever schema the log itself has for it."""
     return Row(
-        frame=fields["frame"],
+        frame=int(fields["frame"]),
         time_ns=time_ns,
-        status=fields["status"],
-        latency_ms=fields["latency_ms"],
-        slack_ms=fields["slack_ms"],
-        age_ms=fields["age_ms"],
-        version=fields["version"],
-        variant=fields["variant"],
-        reason=fields["reason"],
-        detections=tuple(Detection(d.label, d.score, d.x0, d.y0, d.x1, d.y1) for d in fields["detections"]),
+        status=str(fields["status"]),
+        latency_ms=float(fields["latency_ms"]),
+        slack_ms=float(fields["slack_ms"]),
+        age_ms=float(fields["age_ms"]),
+        version=str(fields["version"]),
+        variant=str(fields["variant"]),
+        reason=str(fields["reason"]),
+        detections=tuple(
+            Detection(str(d.label), *map(float, (d.score, d.x0, d.y0, d.x1, d.y1))) for d in fields["detections"]
+        ),
         outputs={
-            output.name: np.array(output.values).reshape(tuple(output.shape))
+            str(output.name): np.array(output.values, np.float64).reshape(tuple(output.shape))
             for output in fields["outputs"]
             if len(output.values) == np.prod(output.shape)
         },

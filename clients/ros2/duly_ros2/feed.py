@@ -22,7 +22,7 @@ from duly_ros2.fitting import fitted
 from duly_ros2.joining import Joining
 from duly_ros2.report import Report
 from duly_ros2.results import Unusable
-from duly_ros2.samples import Sample, read
+from duly_ros2.samples import Sample, header_of, read
 from duly_ros2.settings import StreamSettings
 
 AGAIN_S_MIN, AGAIN_S_MAX = 0.5, 5.0
@@ -218,6 +218,15 @@ class Feed:
             self._enqueue((received,))
         else:
             self._join(self._joining, which, received)
+
+    def drop(self, which: int, message: bytes, published_ns: int) -> None:
+        """Answers a message that there was no room for; otherwise as `take`."""
+        _, source = self._inputs[which]
+        reason = "the node is too slow"
+        self._problem("room", f"{source.topic}: a message was dropped, {reason}")
+        sample = Sample(b"", *header_of(source.type, message))
+        received = Received(source.topic, sample, published_ns or time.time_ns(), time.monotonic_ns())
+        self._answer_all((received,), Status.SHED, reason)
 
     def _join(self, joining: Joining[Received], which: int, received: Received) -> None:
         stamp_ns = received.sample.stamp_ns or received.captured_ns

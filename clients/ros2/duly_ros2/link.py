@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from duly_client import Client, Tls
@@ -15,7 +15,7 @@ from duly_ros2.settings import Settings
 HANDED_MAX = 1024
 """Messages that are handed over and not taken yet; then the node's thread waits, and the middleware's queues fill."""
 ROOM_S_MAX = 1.0
-"""How long it waits; then the message is dropped, and said to be."""
+"""How long it waits; then the message is answered without being sent."""
 
 Result = TypeVar("Result")
 
@@ -41,9 +41,7 @@ class Link:
         if self._room.acquire(timeout=ROOM_S_MAX):
             self._loop.call_soon_threadsafe(self._taken, feed, which, message, published_ns, now_ns)
         else:
-            self.do(
-                lambda: feed.report.problem("room", "a message was dropped, the node is too slow", time.monotonic_ns())
-            )
+            self.do(partial(feed.drop, which, message, published_ns))
 
     def do(self, call: Callable[[], object]) -> None:
         """Calls something in the streams' thread, soon."""

@@ -42,11 +42,20 @@ def read(kind: str, message: bytes, fields: tuple[str, ...]) -> Sample:
     stamp_ns, frame_id = _header(reader) if has_header else (0, "")
     try:
         value = read_value(reader, fields)
-    except Unreadable as error:
-        error.stamp_ns, error.frame_id = stamp_ns, frame_id
-        raise
+    except ValueError as error:  # NumPy's own are such: of extents that no array may have
+        unreadable = error if isinstance(error, Unreadable) else Unreadable(f"the message holds no array: {error}")
+        unreadable.stamp_ns, unreadable.frame_id = stamp_ns, frame_id
+        raise unreadable from None
     value.stamp_ns, value.frame_id = stamp_ns, frame_id
     return value
+
+
+def header_of(kind: str, message: bytes) -> tuple[int, str]:
+    """Returns the stamp of a message, in ns, and the coordinate frame that it is in; (0, ""): it says neither."""
+    try:
+        return _header(Reader(message)) if _READ[kind][1] else (0, "")
+    except Unreadable:
+        return 0, ""
 
 
 def _header(reader: Reader) -> tuple[int, str]:

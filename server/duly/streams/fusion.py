@@ -158,8 +158,10 @@ class FusionGroups:
         )
 
     def ended(self, group: FusionGroup) -> None:
-        """Forgets a group whose last member is gone."""
-        self._groups.pop((group.principal, group.asked.group), None)
+        """Forgets a group whose last member is gone. Another one may have its name already."""
+        name = group.principal, group.asked.group
+        if self._groups.get(name) is group:
+            del self._groups[name]
 
     def _find(self, stream: Member) -> FusionGroup | None:
         """Returns the group that the stream asks for; None: it is the first. Raises InvalidTerms where it does not fit

@@ -12,7 +12,7 @@ from duly.runtime.shared_memory import SharedData
 from duly.streams.errors import InvalidFrame
 from duly.worker.channel import DIMS_MAX, ENCODINGS
 from duly.worker.picture_size import beyond, no_picture, picture_size
-from duly.worker.video_units import begins_as_video
+from duly.worker.video_units import begins_as_video, packed_bytes
 
 _SOUND = "PCM_S16LE"
 _ENCODING = {name: index for index, name in enumerate(ENCODINGS)}
@@ -92,8 +92,9 @@ class InputChecks:
             raise InvalidFrame(f"input {spec.name!r}: {encoding} is not taken, the model takes {takes}")
         if not size_bytes:
             raise InvalidFrame(f"input {spec.name!r}: no bytes")
-        if size_bytes > spec.bytes_max:
-            raise InvalidFrame(_too_large(spec, size_bytes))
+        needed = packed_bytes(1, size_bytes) if encoding in VIDEO else size_bytes  # as its worker gets it
+        if needed > spec.bytes_max:
+            raise InvalidFrame(_too_large(spec, needed))
         samples = expected.samples
         if encoding == _SOUND and samples and size_bytes != 2 * samples:
             raise InvalidFrame(

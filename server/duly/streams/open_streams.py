@@ -285,9 +285,12 @@ class OpenStreams:
             self._uses[rights.principal].meter = self._meters.of(rights.principal, rights.quota)
 
     def watch(self) -> None:
-        """Ends streams whose clients do not take what is written to them. It must be called periodically."""
+        """Ends streams whose clients do not take what is written to them, and has all of them give up video that was
+        kept for long. It must be called periodically.
+        """
         now_ns = self.host.driver.clock()
         for stream in self._open:
+            stream.forget_old_video(now_ns)
             stuck_ns = stream.stuck_ns(now_ns)
             if stuck_ns > self.slow_reader_s * 1e9 and not stream.ended.done():
                 self._end_slow(stream, f"the client took nothing for {stuck_ns / 1e9:.0f} s (slow_reader_timeout_s)")

@@ -43,7 +43,7 @@ from duly.streams.planned_delay import PlannedDelay
 from duly.streams.results import Results
 from duly.streams.terms import StreamRequest, signature_of, stream_terms, wanted_outputs
 from duly.streams.verdict import Verdicts
-from duly.streams.video import Video
+from duly.streams.video import KEPT_NS_MAX, Video
 from duly.streams.wall_clock import WallClock
 
 _log = structlog.get_logger("duly.stream")
@@ -194,7 +194,7 @@ class Stream:
             names += [spec.name for spec in self._signature.inputs]
         self.outbox.fit_to(names)
         if any(not set(VIDEO).isdisjoint(spec.encodings) for spec in self.signature.inputs):
-            self._video = self._video or Video()
+            self._video = self._video or Video(self.stream_id)
             self._input_bytes_max = [spec.bytes_max for spec in self.signature.inputs]
         if self.signature.chunk is None:
             self._delay, self.planned_delay_ns = None, 0
@@ -218,6 +218,8 @@ class Stream:
         self.terms.advise = self._host.advise and verdict is not None and self.fusion is None
         self.stream_id = self._driver.open_stream(self, self.terms)
         self._runs_as = self.stream_id if self.fusion is None else self.fusion.stream_id
+        if self._video is not None:
+            self._video.stream_id = self.stream_id
         self._memory.opened(self)
         self.verdict = verdict
         self.log = _log.bind(stream=self.stream_id, stream_name=self.asked.stream_name, model=self.model)
@@ -295,6 +297,8 @@ class Stream:
     def submit(self, held: HeldFrame, payload: Sequence[InputData], size_bytes: int) -> None:
         """Passes a frame that fits its model to the scheduler, if there is room for its bytes; else it is SHED."""
         use = self.use
+        if self._video is not None and self.frame_bytes + size_bytes > self._stream_limits.bytes_in_flight_max:
+            self._count_kept(self._video.forget())  # what is kept must not keep out what is new
         if size_bytes > self._frame_bytes_max:
             self.refuse(held, DOES_NOT_FIT, _beyond_limits(size_bytes, self._host.limits.frame))
         elif use.meter is not None and (over := use.meter.over(held.received_ns, size_bytes)):
@@ -433,7 +437,8 @@ class Stream:
     def deliver(self, outcome: Outcome) -> None:
         size_bytes = outcome.held.size_bytes
         if self._video is not None and not self.closed:
-            self._count_kept(self._video.answered(outcome.held.frame.frame_id, outcome.run is not None))
+            ran = outcome.run is not None
+            self._count_kept(self._video.answered(self._driver.clock(), outcome.held.frame.frame_id, ran))
         self.frame_bytes -= size_bytes
         self.use.bytes -= size_bytes
         if outcome.outputs and not self._results.keep(self, outcome):
@@ -450,6 +455,11 @@ class Stream:
             self.outbox.put(leaving)
         if outcome.outputs is None and outcome.result_bytes:
             self._results.drop(outcome)
+
+    def forget_old_video(self, now_ns: int) -> None:
+        """Gives up access units that were kept for long. It must be called periodically."""
+        if self._video is not None:
+            self._count_kept(self._video.forget(until_ns=now_ns - KEPT_NS_MAX))
 
     def _count_kept(self, more_bytes: int) -> None:
         """Counts access units that are kept though their frames are answered."""

@@ -19,6 +19,8 @@ from duly.worker.video_units import UNITS_MAX, is_key, pack, packed_bytes
 
 UNITS_BYTES_MAX = 4 << 20
 """A stream keeps no more bytes of access units than this whose frames were not run."""
+KEPT_NS_MAX = 10_000_000_000
+"""So long an access unit is kept whose frame was not run. What a stream keeps is lost to all others."""
 _VIDEO = {ENCODINGS.index(name): name for name in VIDEO}
 
 
@@ -32,14 +34,16 @@ class _Unit:
     keys: frozenset[int]
     """The inputs for which it is a key picture."""
     size_bytes: int
-    passed: bool = False
-    """Whether its frame has its outcome and was not run."""
+    passed_ns: int | None = None
+    """When its frame got its outcome without being run; None: it has none yet."""
 
 
 class Video:
     """What one stream keeps."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream_id: int = 0) -> None:
+        self.stream_id = stream_id
+        """Whose ids the frames have. Members of a fusion group follow one another at one decoder."""
         self._units: list[_Unit] = []
         """Those of frames since the last that ran, in their order."""
         self.kept_bytes = 0
@@ -51,17 +55,19 @@ class Video:
         `bytes_max`: of each input, the bytes of its largest payload.
         """
         data: dict[int, bytes] = {}
+        own = list(payload)
         for index, (encoding, _, unit) in enumerate(payload):
             if encoding in _VIDEO:
                 assert not isinstance(unit, SharedData)  # what is encoded is copied as soon as it comes
                 data[index] = bytes(unit)
+                own[index] = payload[index]._replace(data=b"")  # a view would keep its whole message beside the copy
         if not data:
             return payload
         keys = frozenset(index for index, unit in data.items() if is_key(unit, _VIDEO[payload[index].encoding]))
         self._units.append(_Unit(frame_id, data, keys, sum(map(len, data.values()))))
-        return _Payload(payload, self, frame_id, bytes_max)
+        return _Payload(own, self, frame_id, bytes_max)
 
-    def answered(self, frame_id: int, ran: bool) -> int:
+    def answered(self, now_ns: int, frame_id: int, ran: bool) -> int:
         """Notes that a frame has its outcome. `ran`: whether a worker was given it, and all before it. Returns how many
         bytes more are kept of frames that were not run.
         """
@@ -70,25 +76,25 @@ class Video:
         if at is None:
             return 0
         if ran:
-            self.kept_bytes -= sum(unit.size_bytes for unit in self._units[: at + 1] if unit.passed)
+            self.kept_bytes -= sum(unit.size_bytes for unit in self._units[: at + 1] if unit.passed_ns is not None)
             del self._units[: at + 1]
         else:
-            self._units[at].passed = True
+            self._units[at].passed_ns = now_ns
             self.kept_bytes += self._units[at].size_bytes
-            passed = sum(unit.passed for unit in self._units)
+            passed = sum(unit.passed_ns is not None for unit in self._units)
             while passed >= UNITS_MAX or self.kept_bytes > UNITS_BYTES_MAX:
                 self.forget(1)
                 passed -= 1
         return self.kept_bytes - before_bytes
 
-    def forget(self, count: int = sys.maxsize) -> int:
-        """Drops so many units whose frames have their outcome, the oldest first. Returns by how many bytes more are
-        kept, which is none or less.
+    def forget(self, count: int = sys.maxsize, until_ns: int | None = None) -> int:
+        """Drops so many units whose frames have their outcome, the oldest first, and of these only what had it until
+        `until_ns`. Returns by how many bytes more are kept, which is none or less.
         """
         before_bytes = self.kept_bytes
         kept: list[_Unit] = []
         for unit in self._units:
-            if unit.passed and count:
+            if unit.passed_ns is not None and count and (until_ns is None or unit.passed_ns <= until_ns):
                 self.kept_bytes -= unit.size_bytes
                 count -= 1
             else:
@@ -112,7 +118,7 @@ class Video:
         while len(units) > 1 and (len(units) > UNITS_MAX or packed_bytes(len(units), size_bytes) > bytes_max):
             first += 1
             size_bytes -= len(units.pop(0))
-        return pack(first, units)
+        return pack(self.stream_id, first, units)
 
     @property
     def units(self) -> int:

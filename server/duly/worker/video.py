@@ -13,10 +13,14 @@ from duly.models.spec import TensorSpec
 from duly.worker.decode import check_shape
 from duly.worker.dtypes import Array
 from duly.worker.errors import InvalidFrame, LoadError
-from duly.worker.video_units import is_key, unpack
+from duly.worker.video_units import PARTS_MAX, is_key, parts, unpack
 
 DECODERS_MAX = 256
 """A worker has no more decoders. A frame of one more stream is INVALID, rather than that another loses its pictures."""
+PIXELS_ALL_MAX = 160 << 20
+"""So many pixels the pictures of all decoders of a worker may have, one of each. A stream beyond it is INVALID. Each
+may keep sixteen more, which a client can bring it to with a few kilobytes: 4 GiB in all.
+"""
 _CODECS = {"H264": "h264", "HEVC": "hevc"}
 _HD_HEIGHT = 720
 """Colours of video that does not say how they are coded are those of HDTV (BT.709) from this height on, else of SDTV
@@ -41,8 +45,9 @@ def need_decoder(place: str) -> None:
 class VideoDecoders:
     """The decoders of one worker's streams."""
 
-    def __init__(self, decoders_max: int = DECODERS_MAX) -> None:
+    def __init__(self, decoders_max: int = DECODERS_MAX, pixels_all_max: int = PIXELS_ALL_MAX) -> None:
         self._decoders_max = decoders_max
+        self._pixels_all_max = pixels_all_max
         self._decoders: dict[tuple[int, int], _Decoder] = {}
 
     def __len__(self) -> int:
@@ -59,13 +64,20 @@ class VideoDecoders:
                 raise InvalidFrame(f"input '{spec.name}': {self._decoders_max} streams of video are decoded already")
             decoder = self._decoders[place] = _Decoder(encoding, spec.pixels_max)
         try:
-            first, units = unpack(payload)
+            source, first, units = unpack(payload)
         except ValueError as error:
             raise InvalidFrame(f"input '{spec.name}': {error}") from error
+        had = decoder.pixels
         try:
-            picture = decoder.picture(first, units, spec.shape[2])
+            picture = decoder.picture(source, first, units, spec.shape[2])
         except InvalidFrame as error:
             raise InvalidFrame(f"input '{spec.name}': {error}") from None
+        if decoder.pixels > had and sum(each.pixels for each in self._decoders.values()) > self._pixels_all_max:
+            decoder.drop()
+            raise InvalidFrame(
+                f"input '{spec.name}': the streams of video that are decoded already and this one have pictures of "
+                f"more than {self._pixels_all_max:,} pixels together"
+            )
         check_shape(picture.shape, spec)
         return picture
 
@@ -83,11 +95,28 @@ class _Decoder:
         """PyAV's decoder; None until a key picture comes."""
         self._next = 0
         """Id of the frame that it can go on with."""
+        self._source = 0
+        """Id of the stream that has sent the frames. Those of a fusion group may have another one's, in its place."""
         self._newest: Any = None
         """What came out last."""
 
-    def picture(self, first: int, units: list[memoryview], channels: int) -> Array:
-        """The picture of the last access unit; `first` is the id of the first one's frame. Raises InvalidFrame."""
+    @property
+    def pixels(self) -> int:
+        """Of the pictures that it keeps; 0: it keeps none."""
+        newest = self._newest
+        return 0 if self._context is None or newest is None else newest.width * newest.height
+
+    def drop(self) -> None:
+        """Goes on with the next key picture, and keeps nothing until then."""
+        self._context = self._newest = None
+
+    def picture(self, source: int, first: int, units: list[memoryview], channels: int) -> Array:
+        """The picture of the last access unit; `first` is the id of the first one's frame, `source` that of its stream.
+        Raises InvalidFrame.
+        """
+        if source != self._source:
+            self.drop()
+            self._source = source
         frame = self._newest
         for frame_id, unit in enumerate(units, start=first):
             if self._context is not None and frame_id < self._next:
@@ -101,18 +130,19 @@ class _Decoder:
                 self._next = frame_id + 1
                 frame = self._newest = self._decoded(frame_id, data)
         if self._context is None:
+            self.drop()
             raise InvalidFrame(
                 f"its picture needs pictures before it that are not there; the next key picture of the {self.encoding} "
                 "begins anew (have the encoder send one every second or so)"
             )
         if frame is None or frame.pts != (first + len(units) - 1) & _PTS:
-            self._context = None
+            self.drop()
             raise InvalidFrame(
                 f"no picture came out of its {len(units[-1])} bytes of {self.encoding}; one whole access unit a frame "
                 "is taken, from an encoder that keeps the order (no B-frames; tune=zerolatency)"
             )
         if frame.width * frame.height > self._pixels_max:
-            self._context = None
+            self.drop()
             raise InvalidFrame(
                 f"the {self.encoding} has {frame.width} x {frame.height} pixels, at most {self._pixels_max:,} are "
                 "decoded (pixels_max of [[input]] in model.toml)"
@@ -126,6 +156,11 @@ class _Decoder:
 
     def _decoded(self, frame_id: int, data: bytes) -> Any:
         """The newest picture that comes out; None: none does. Raises InvalidFrame where the data is damaged."""
+        if (count := parts(data)) > PARTS_MAX:
+            self.drop()
+            raise InvalidFrame(
+                f"the {self.encoding} of {len(data)} bytes has {count} parts, at most {PARTS_MAX} are decoded"
+            )
         av = _av()
         packet = av.Packet(data)
         packet.pts = frame_id & _PTS
@@ -136,7 +171,7 @@ class _Decoder:
         else:
             damaged = any(frame.is_corrupt for frame in frames)
         if damaged:
-            self._context = None
+            self.drop()
             raise InvalidFrame(
                 f"the {self.encoding} of {len(data)} bytes is damaged, cut off, or larger than {self._pixels_max:,} "
                 "pixels; the next key picture begins anew"

@@ -14,15 +14,17 @@ UNITS_MAX = 32
 """A frame comes with no more access units than this, its own among them. Decoding them all holds up its lane."""
 NALS_MAX = 64
 """So many parts of an access unit are looked at for the first one that has pixels."""
+PARTS_MAX = 256
+"""An access unit with more parts is not decoded: each could have the pixels of a whole picture once more."""
 
-_HEAD = struct.Struct("<QI")  # frame id of the first, how many
+_HEAD = struct.Struct("<QQI")  # id of the stream, frame id of the first, how many
 _START = b"\x00\x00\x01"
 
 
-def pack(first: int, units: Sequence[bytes]) -> bytes:
-    """Returns the payload of access units with the frame ids `first`, `first + 1`, ..."""
+def pack(stream_id: int, first: int, units: Sequence[bytes]) -> bytes:
+    """Returns the payload of access units of a stream, with the frame ids `first`, `first + 1`, ..."""
     lengths = struct.pack(f"<{len(units)}I", *map(len, units))
-    return b"".join((_HEAD.pack(first, len(units)), lengths, *units))
+    return b"".join((_HEAD.pack(stream_id, first, len(units)), lengths, *units))
 
 
 def packed_bytes(units: int, size_bytes: int) -> int:
@@ -30,10 +32,12 @@ def packed_bytes(units: int, size_bytes: int) -> int:
     return _HEAD.size + 4 * units + size_bytes
 
 
-def unpack(payload: memoryview) -> tuple[int, list[memoryview]]:
-    """Returns (frame id of the first, access units). Raises ValueError where that is no payload of video."""
+def unpack(payload: memoryview) -> tuple[int, int, list[memoryview]]:
+    """Returns (id of the stream, frame id of the first, access units). Raises ValueError where that is no payload of
+    video.
+    """
     try:
-        first, count = _HEAD.unpack_from(payload)
+        stream_id, first, count = _HEAD.unpack_from(payload)
         if not 0 < count <= UNITS_MAX:
             raise ValueError(f"{count} access units, 1 to {UNITS_MAX} come together")
         lengths = struct.unpack_from(f"<{count}I", payload, _HEAD.size)
@@ -46,7 +50,12 @@ def unpack(payload: memoryview) -> tuple[int, list[memoryview]]:
     for length in lengths:
         units.append(payload[at : at + length])
         at += length
-    return first, units
+    return stream_id, first, units
+
+
+def parts(data: bytes) -> int:
+    """Returns how many parts an access unit has."""
+    return data.count(_START)
 
 
 def begins_as_video(data: bytes) -> bool:

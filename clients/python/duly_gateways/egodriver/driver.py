@@ -120,7 +120,7 @@ class DulyDriver(BaseDriver):  # type: ignore[misc, unused-ignore]  # where the 
                     told = {"duly_on_time": float(outcome.ok), "duly_slack_ms": outcome.slack_ns / 1e6}
                     told["duly_status"] = float(outcome.status)
                     rollout.take(outcome)
-            except (BadPlan, DulyError, ValueError, KeyError):
+            except (BadPlan, DulyError, ValueError, TypeError, KeyError, RuntimeError):
                 told["duly_failed"] = 1.0
         plan = rollout.ahead(now_us, query_us)
         if plan:

@@ -53,6 +53,8 @@ class Links:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, _Link] = {}
+        self._opening = 0
+        """How many streams are being opened."""
 
     def open(self, session: str, late: Late) -> StreamTerms:
         """Opens the stream of a rollout. Raises DulyError where it is refused, ValueError where the model gives no plan
@@ -77,12 +79,21 @@ class Links:
             return None
 
     async def _open(self, session: str, late: Late) -> StreamTerms:
-        if len(self._links) >= self._settings.sessions_max:
+        if len(self._links) + self._opening >= self._settings.sessions_max:
             now_s = self._loop.time()
             for idle in [key for key, link in self._links.items() if now_s - link.used_s > IDLE_S]:
                 await self._close(idle)  # its simulator has gone without a word
-        if len(self._links) >= self._settings.sessions_max:
+        if len(self._links) + self._opening >= self._settings.sessions_max:
             raise ValueError(f"{self._settings.sessions_max} sessions are open already (sessions_max)")
+        self._opening += 1
+        try:
+            stream = await self._open_stream(session)
+        finally:
+            self._opening -= 1
+        self._links[session] = _Link(stream, late)
+        return stream.opened
+
+    async def _open_stream(self, session: str) -> Stream:
         stream = self._client.stream(
             self._settings.model,
             budget_ms=STREAM_BUDGET_MS,
@@ -97,8 +108,7 @@ class Links:
             raise ValueError(
                 f"model {self._settings.model!r} gives no plan: its model.toml should say which output, [chunk]"
             )
-        self._links[session] = _Link(stream, late)
-        return stream.opened
+        return stream
 
     async def _close(self, session: str) -> None:
         link = self._links.pop(session, None)

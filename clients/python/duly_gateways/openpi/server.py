@@ -11,7 +11,7 @@ import http
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -62,13 +62,13 @@ class Gateway:
     async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answers what is no connection or may not be one; None: it goes on."""
         settings = self._settings
-        if urlsplit(request.path).path == "/healthz":
+        if request.path.partition("?")[0] == "/healthz":
             trouble = await self._trouble()
             status = http.HTTPStatus.SERVICE_UNAVAILABLE if trouble else http.HTTPStatus.OK
             return connection.respond(status, f"{trouble or 'OK'}\n")
         if settings.api_key:
-            shown = request.headers.get("Authorization", "")
-            if not hmac.compare_digest(shown.encode(), f"Api-Key {settings.api_key}".encode()):
+            shown = ", ".join(request.headers.get_all("Authorization"))
+            if not hmac.compare_digest(shown.encode(errors="replace"), f"Api-Key {settings.api_key}".encode()):
                 return connection.respond(http.HTTPStatus.UNAUTHORIZED, "the api_key is missing or wrong\n")
         try:
             _budget_ms(request.path, settings.budget_ms)
@@ -170,7 +170,7 @@ async def _outcome(stream: Stream, frame_id: int) -> Outcome:
 
 def _budget_ms(path: str, default_ms: float) -> float:
     """Returns the budget that an address asks for; 0: the model's own. Raises ValueError."""
-    stated = parse_qs(urlsplit(path).query, max_num_fields=8).get("budget_ms")
+    stated = parse_qs(path.partition("?")[2], max_num_fields=8).get("budget_ms")
     if not stated:
         return default_ms
     try:

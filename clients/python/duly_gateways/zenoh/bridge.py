@@ -1,8 +1,8 @@
 """One bridge: samples come in from Zenoh's threads, each key has a stream, and outcomes are published.
 
 All of it lives in the event loop but for `arrived`, which threads call. Bounds: so many samples wait to be taken by the
-loop, and by each key; an older one that waits gives way to a newer one and is told. Errors are told at most ten times a
-second; how many were not is said with the next.
+loop, and by each key, and so many bytes of them; an older one that waits gives way to a newer one and is told. Errors
+are told at most ten times a second; how many were not is said with the next.
 """
 
 import asyncio
@@ -23,6 +23,8 @@ ARRIVING_MAX = 256
 """How many samples of a bridge wait for the event loop; further ones are dropped and counted."""
 WAITING_MAX = 16
 """How many samples of one key wait to be sent; an older one gives way to a newer one."""
+HELD_BYTES_MAX = 256 << 20
+"""How many bytes samples of a bridge may have that wait, in all; further ones are dropped and counted."""
 ERRORS_PER_S = 10
 """How many errors of a bridge are published in a second."""
 RETRY_S = 1.0
@@ -41,6 +43,8 @@ class Sample:
     key: str
     encoding: str
     data: bytes
+    """Nothing of a sample that is too large."""
+    size_bytes: int
     captured_ns: int
     """When it was captured, ns since 1970; 0: when it came."""
     attachment: bytes
@@ -61,6 +65,7 @@ class Bridging:
         self._loop = asyncio.get_running_loop()
         self._keys: dict[str, _Key] = {}
         self._arriving = 0
+        self._held_bytes = 0
         self._lock = threading.Lock()
         self._errors: deque[float] = deque(maxlen=ERRORS_PER_S)
         self._not_told = 0
@@ -73,10 +78,11 @@ class Bridging:
     def arrived(self, sample: Sample) -> None:
         """Takes a sample, from any thread. It never waits."""
         with self._lock:
-            if self._arriving >= ARRIVING_MAX:
+            if self._arriving >= ARRIVING_MAX or self._held_bytes + len(sample.data) > HELD_BYTES_MAX:
                 self.counts["dropped"] += 1
                 return
             self._arriving += 1
+            self._held_bytes += len(sample.data)
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._take, sample)
 
@@ -85,18 +91,25 @@ class Bridging:
             self._arriving -= 1
         self.counts["samples"] += 1
         self.counts["shared"] += sample.shared
-        if len(sample.data) > self.bridge.sample_bytes_max:
-            text = f"the sample has {len(sample.data)} bytes, at most {self.bridge.sample_bytes_max} are taken"
+        if sample.size_bytes > self.bridge.sample_bytes_max:
+            text = f"the sample has {sample.size_bytes} bytes, at most {self.bridge.sample_bytes_max} are taken"
             self.tell(sample.key, "INVALID", f"{text} (sample_bytes_max)")
+            self.gone(sample)
             return
         key = self._keys.get(sample.key)
         if key is None:
             if len(self._keys) >= self.bridge.keys_max:
                 text = f"{self.bridge.keys_max} keys have a stream already (keys_max)"
                 self.tell(sample.key, "SHED", text)
+                self.gone(sample)
                 return
             key = self._keys[sample.key] = _Key(self, sample.key, self._client, self._forget)
         key.put(sample)
+
+    def gone(self, sample: Sample) -> None:
+        """Notes that a sample waits no more."""
+        with self._lock:
+            self._held_bytes -= len(sample.data)
 
     def _forget(self, key: str) -> None:
         self._keys.pop(key, None)
@@ -141,10 +154,16 @@ class _Key:
 
     def put(self, sample: Sample) -> None:
         if len(self._waiting) >= WAITING_MAX:
-            self._waiting.popleft()
+            self._next()
             self._bridging.tell(self._key, "SUPERSEDED", "a newer sample came before this one could be sent")
         self._waiting.append(sample)
         self._changed.set()
+
+    def _next(self) -> Sample:
+        """Takes out the sample that has waited longest."""
+        sample = self._waiting.popleft()
+        self._bridging.gone(sample)
+        return sample
 
     async def close(self) -> None:
         self._task.cancel()
@@ -171,7 +190,7 @@ class _Key:
 
     def _refuse(self, reason: str) -> None:
         while self._waiting:
-            self._waiting.popleft()
+            self._next()
             self._bridging.tell(self._key, "CANCELLED", reason)
 
     async def _sample_came(self) -> bool:
@@ -200,7 +219,7 @@ class _Key:
             reading = asyncio.create_task(self._read(stream))
             try:
                 while await self._sample_came():
-                    await self._send(stream, self._waiting.popleft())
+                    await self._send(stream, self._next())
                     if reading.done():
                         break
                 else:
@@ -219,6 +238,10 @@ class _Key:
             frame_id = await stream.send(payload, capture_time_ns=sample.captured_ns or None)
         except (BadSample, ValueError, TypeError) as error:
             self._bridging.tell(self._key, "INVALID", str(error))
+            return
+        except (DulyError, RuntimeError) as error:  # the stream has ended, as `_read` says, too
+            reason = error.reason if isinstance(error, DulyError) else ""
+            self._bridging.tell(self._key, "CANCELLED", f"{reason or 'UNAVAILABLE'}: {error}")
             return
         if sample.attachment:
             self._attachments[frame_id] = sample.attachment

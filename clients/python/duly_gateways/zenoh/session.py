@@ -92,6 +92,7 @@ class Session:
 def _hearer(bridging: Bridging) -> Callable[[Any], None]:
     """Returns what Zenoh's threads call with each sample."""
     by_timestamp = bridging.bridge.capture == "timestamp"
+    bytes_max = bridging.bridge.sample_bytes_max
 
     def heard(sample: Any) -> None:
         if sample.kind == zenoh.SampleKind.DELETE:
@@ -100,12 +101,14 @@ def _hearer(bridging: Bridging) -> Callable[[Any], None]:
         attachment = bytes(sample.attachment) if sample.attachment is not None else b""
         if stamp is not None and not attachment:
             attachment = stamp.to_string_rfc3339_lossy().encode()
+        size_bytes = len(sample.payload)
         captured_ns = int(stamp.get_time().timestamp() * 1e9) if stamp is not None and by_timestamp else time.time_ns()
         bridging.arrived(
             Sample(
                 key=str(sample.key_expr),
                 encoding=str(sample.encoding),
-                data=sample.payload.to_bytes(),
+                data=sample.payload.to_bytes() if size_bytes <= bytes_max else b"",
+                size_bytes=size_bytes,
                 captured_ns=captured_ns,
                 attachment=attachment if len(attachment) <= ATTACHMENT_BYTES_MAX else b"",
                 shared=sample.payload.as_shm() is not None,

@@ -16,6 +16,7 @@ At most PIECES_MAX frames of a member wait; of more the oldest is SUPERSEDED. Th
 its frames that are unanswered, joined or not. Pieces that were never joined leave no gap in the state of the group.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from duly.core import fates
@@ -48,7 +49,7 @@ class Member:
 
 
 class Group:
-    __slots__ = ("by_place", "fusion", "last_id", "model", "waiting")
+    __slots__ = ("by_place", "changed", "fusion", "last_id", "model", "planned_ns", "waiting", "wake_ns")
 
     def __init__(self, fusion: Fusion, model: str) -> None:
         self.fusion = fusion
@@ -61,6 +62,12 @@ class Group:
         """Id of the last joint frame."""
         self.waiting = 0
         """How many pieces wait."""
+        self.changed = False
+        """Whether a piece has come or gone, or was refused, since `passed` looked at the group."""
+        self.planned_ns = 0
+        """The planned time of a batch of one then."""
+        self.wake_ns = 0
+        """When the next latest start of a piece has passed."""
 
     def members(self) -> list[Member]:
         return [member for member in self.by_place if member is not None]
@@ -105,6 +112,7 @@ class Joiner:
 
     def _take(self, now_ns: int, member: Member, frame: Frame, draining: bool) -> JointFrame | None:
         group = member.group
+        group.changed = True
         member.unanswered += 1
         member.captured_ns, member.frame_id = frame.captured_ns, frame.frame_id
         joint: JointFrame | None = None
@@ -158,6 +166,7 @@ class Joiner:
         """Notes that the host answered a frame of a member itself, which so is no partner for any."""
         member = self.members[stream_id]
         member.captured_ns, member.frame_id = captured_ns, -1
+        member.group.changed = True
 
     # ---- pieces that end ----
 
@@ -166,24 +175,32 @@ class Joiner:
         while any wait, once all frames have come: plans may have changed, and partners may have ended.
         """
         self.wake_ns = None
+        if not self.waiting:
+            return
         for group in self.groups.values():
             if not group.waiting:
                 continue
-            members = group.members()
-            rank_max = min([member.terms.variant_rank_max for member in members])
+            rank_max = min([member.terms.variant_rank_max for member in group.members()])
             planned_ns = self._models.planned_one_ns(group.model, rank_max)
-            for member in members:
-                for piece in list(member.waiting):
-                    needed_ns = planned_ns + piece.frame.extra_ns
-                    if piece.frame.deadline_ns - needed_ns < now_ns:
-                        self._end_late(now_ns, member, piece, needed_ns)
-            while self._end_passed(group):
-                pass  # what has ended was perhaps the last that fit another
-            for member in members:
-                for piece in member.waiting:
-                    wake_ns = piece.frame.deadline_ns - piece.frame.extra_ns - planned_ns + 1
-                    if self.wake_ns is None or wake_ns < self.wake_ns:
-                        self.wake_ns = wake_ns
+            # Most steps are of other streams, which must not pay for what waits here.
+            if group.changed or planned_ns != group.planned_ns or now_ns >= group.wake_ns:
+                group.planned_ns = planned_ns
+                self._end_hopeless(now_ns, group)
+            if group.waiting and (self.wake_ns is None or group.wake_ns < self.wake_ns):
+                self.wake_ns = group.wake_ns
+
+    def _end_hopeless(self, now_ns: int, group: Group) -> None:
+        members, planned_ns = group.members(), group.planned_ns
+        for member in members:
+            for piece in list(member.waiting):
+                needed_ns = planned_ns + piece.frame.extra_ns
+                if piece.frame.deadline_ns - needed_ns < now_ns:
+                    self._end_late(now_ns, member, piece, needed_ns)
+        while self._end_passed(group):
+            pass  # what has ended was perhaps the last that fit another
+        latest_ns = [piece.frame.deadline_ns - piece.frame.extra_ns for member in members for piece in member.waiting]
+        group.wake_ns = min(latest_ns, default=0) - planned_ns + 1
+        group.changed = False
 
     def _end_late(self, now_ns: int, member: Member, piece: Piece, needed_ns: int) -> None:
         if piece.arrived_ns == now_ns:
@@ -199,13 +216,18 @@ class Joiner:
         """Answers the pieces past which a partner's frames have gone. Returns whether there were any."""
         tolerance_ns, waiting = group.fusion.tolerance_ns, group.waiting
         members = group.members()
+        times_ns = [sorted([piece.frame.captured_ns for piece in member.waiting]) for member in members]
         for member in members:
             for piece in list(member.waiting):
-                for other in members:
+                for other, of_other_ns in zip(members, times_ns, strict=True):
                     if other is member or other.captured_ns is None:
                         continue
-                    apart_ns = other.captured_ns - piece.frame.captured_ns
-                    if apart_ns >= tolerance_ns and not fits(piece.frame, other.waiting, tolerance_ns):
+                    at_ns = piece.frame.captured_ns
+                    apart_ns = other.captured_ns - at_ns
+                    if apart_ns < tolerance_ns:
+                        continue
+                    first = bisect_left(of_other_ns, at_ns - tolerance_ns)
+                    if first == len(of_other_ns) or of_other_ns[first] > at_ns + tolerance_ns:
                         self._end_past(member, piece, other, apart_ns)
                         break
         return group.waiting < waiting
@@ -265,6 +287,7 @@ class Joiner:
 
     def _remove(self, member: Member, piece: Piece) -> None:
         member.waiting.remove(piece)
+        member.group.changed = True
         member.group.waiting -= 1
         self.waiting -= 1
 

@@ -27,29 +27,34 @@ def closest(new: Frame, others: Sequence[Sequence[Piece]], tolerance_ns: int) ->
     None: no such set is within the tolerance. Of equal sets it is the newest.
     """
     at_ns = new.captured_ns
+    # The smallest range has of each input the last piece before the new frame, or the first one after it.
+    around: list[tuple[Piece | None, Piece | None]] = []
     starts_ns = {at_ns}
     for waiting in others:
-        if not waiting:
-            return None
+        before = after = None
         for piece in waiting:
-            if at_ns - tolerance_ns <= piece.frame.captured_ns < at_ns:
-                starts_ns.add(piece.frame.captured_ns)
-    best: list[Piece] | None = None
+            captured_ns = piece.frame.captured_ns
+            if abs(captured_ns - at_ns) > tolerance_ns:
+                continue
+            if captured_ns > at_ns:
+                if after is None or captured_ns <= after.frame.captured_ns:
+                    after = piece
+            elif before is None or captured_ns >= before.frame.captured_ns:
+                before = piece
+        if before is not None:
+            starts_ns.add(before.frame.captured_ns)
+        elif after is None:
+            return None
+        around.append((before, after))
     best_ns = tolerance_ns + 1
+    from_ns = 0
     for start_ns in sorted(starts_ns, reverse=True):
-        chosen: list[Piece] = []
-        end_ns = at_ns
-        for waiting in others:
-            nearest = _nearest(at_ns, waiting, start_ns, start_ns + tolerance_ns)
-            if nearest is None:
-                break
-            chosen.append(nearest)
-            end_ns = max(end_ns, nearest.frame.captured_ns)
-        if len(chosen) == len(others):
-            first_ns = min([at_ns, *[piece.frame.captured_ns for piece in chosen]])
-            if end_ns - first_ns < best_ns:
-                best, best_ns = chosen, end_ns - first_ns
-    return best
+        end_ns = _end_ns(at_ns, around, start_ns)
+        if end_ns is not None and end_ns - start_ns < best_ns:
+            from_ns, best_ns = start_ns, end_ns - start_ns
+    if best_ns > tolerance_ns:
+        return None
+    return [_nearest(at_ns, before, after, from_ns, from_ns + best_ns) for before, after in around]
 
 
 def fits(frame: Frame, waiting: Sequence[Piece], tolerance_ns: int) -> bool:
@@ -58,12 +63,24 @@ def fits(frame: Frame, waiting: Sequence[Piece], tolerance_ns: int) -> bool:
     return any([abs(piece.frame.captured_ns - at_ns) <= tolerance_ns for piece in waiting])
 
 
-def _nearest(at_ns: int, waiting: Sequence[Piece], from_ns: int, to_ns: int) -> Piece | None:
-    nearest: Piece | None = None
-    for piece in waiting:
-        captured_ns = piece.frame.captured_ns
-        if from_ns <= captured_ns <= to_ns and (
-            nearest is None or abs(captured_ns - at_ns) <= abs(nearest.frame.captured_ns - at_ns)
-        ):
-            nearest = piece
-    return nearest
+def _end_ns(at_ns: int, around: Sequence[tuple[Piece | None, Piece | None]], start_ns: int) -> int | None:
+    """When the last frame was captured of the smallest set of which none is from before `start_ns`; None: there is
+    none.
+    """
+    end_ns = at_ns
+    for before, after in around:
+        if before is None or before.frame.captured_ns < start_ns:
+            if after is None:
+                return None
+            end_ns = max(end_ns, after.frame.captured_ns)
+    return end_ns
+
+
+def _nearest(at_ns: int, before: Piece | None, after: Piece | None, from_ns: int, to_ns: int) -> Piece:
+    """Of both, that within the range, which one of them is; where both are, the nearer one, or else the newer."""
+    if before is None or before.frame.captured_ns < from_ns:
+        assert after is not None
+        return after
+    if after is None or after.frame.captured_ns > to_ns:
+        return before
+    return before if at_ns - before.frame.captured_ns < after.frame.captured_ns - at_ns else after
