@@ -10,7 +10,7 @@ from typing import Final
 from duly.core.fates import RESULTS
 from duly.core.types import OutcomeStatus
 from duly.models.spec import Chunk, Signature, TensorSpec
-from duly.rpc.duly_v1.tensors import DATATYPE
+from duly.rpc.duly_v1.tensors import DATATYPE, wanted_chunk
 from duly.rpc.duly_v1.varints import bytes_field, number_field, varint
 from duly.runtime.outcome import BatchRun, FusedOutcome, Outcome, Partner
 
@@ -166,7 +166,7 @@ def partner_field(partner: Partner) -> bytes:
 
 def _chunk_field(signature: Signature, wanted: Sequence[str]) -> _ChunkField | None:
     """Returns what says what the actions are; None: the model gives none, or the stream did not ask for them."""
-    chunk = signature.chunk
-    if chunk is None or (wanted and chunk.output not in wanted):
+    chunk = wanted_chunk(signature, wanted)
+    if chunk is None:
         return None
     return _ChunkField(chunk, [spec.name for spec in signature.outputs].index(chunk.output))

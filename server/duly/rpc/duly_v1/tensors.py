@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
-from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
+from duly.models.spec import ELEMENT_BYTES, Chunk, Signature, TensorSpec
 from duly.v1 import inference_pb2, tensor_pb2
 from duly.worker.channel import SENT_ENCODINGS
 
@@ -40,12 +40,18 @@ def tensor_spec(spec: TensorSpec) -> tensor_pb2.TensorSpec:
     )
 
 
-def chunk_of(signature: Signature, wanted: Sequence[str]) -> inference_pb2.ActionChunk | None:
-    """Returns which output holds actions, and when they are due; None: none, or none that is wanted. `wanted`: names of
-    outputs; empty: all.
+def wanted_chunk(signature: Signature, wanted: Sequence[str]) -> Chunk | None:
+    """Returns what the model says of its actions; None: it gives none, or its output is none that is wanted. `wanted`:
+    names of outputs; empty: all.
     """
     chunk = signature.chunk
-    if chunk is None or (wanted and chunk.output not in wanted):
+    return None if chunk is None or (wanted and chunk.output not in wanted) else chunk
+
+
+def chunk_of(signature: Signature, wanted: Sequence[str]) -> inference_pb2.ActionChunk | None:
+    """Returns which output holds actions, and when they are due; None: as `wanted_chunk`."""
+    chunk = wanted_chunk(signature, wanted)
+    if chunk is None:
         return None
     shape = next(spec.shape for spec in signature.outputs if spec.name == chunk.output)
     return inference_pb2.ActionChunk(
