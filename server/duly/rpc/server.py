@@ -18,6 +18,7 @@ from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HEALTH, INFERENCE, MODELS, SERVER, HealthService
 from duly.rpc.kserve.inference_service import KServeInference
 from duly.rpc.kserve.names import KSERVE
+from duly.rpc.kserve.shared_memory_service import SharedMemoryService
 from duly.v1 import model_pb2_grpc, server_pb2_grpc
 
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
@@ -65,6 +66,7 @@ def create_server(
     transport: str,
     inference: InferenceService | None,
     kserve: KServeInference | None,
+    shared_memory: SharedMemoryService | None,
     streams_max: int,
     message_bytes_max: int,
     connections_max: int,
@@ -102,7 +104,7 @@ def create_server(
     # The limits come first: they bound what finding out who calls costs, too.
     limits = CallLimits(streams_max)
     server = grpc.aio.server(interceptors=(limits, guard), options=options, maximum_concurrent_rpcs=CALLS_MAX)
-    if inference is None or kserve is None:
+    if inference is None or kserve is None or shared_memory is None:
         return server
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes, so that a message that is no protobuf gets our status and not a stack trace.
@@ -114,6 +116,7 @@ def create_server(
     of_kserve: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "ModelInfer": grpc.unary_unary_rpc_method_handler(kserve.infer),
         "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(kserve.stream),
+        **shared_memory.handlers(),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(KSERVE, of_kserve),))
     return server
