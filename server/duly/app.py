@@ -202,6 +202,7 @@ class App:
             message_bytes_max,
             connections,
             self._doors.guard(),
+            config.compression,
         )
         control = ServerService(
             self.catalogue,

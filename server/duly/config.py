@@ -329,6 +329,9 @@ class ServerConfig(BaseModel):
     """Folder to which the newest part of what the scheduler was told and did is written when a worker ends unasked, the
     scheduler fails, or a CRITICAL stream misses many frames in a row; not set: only when SIGUSR1 or DumpRecording asks,
     to the system's folder for temporary files."""
+    compression: bool = False
+    """Whether compressed messages of clients are taken (gzip, deflate). Small ones that unpack to much take much longer
+    than others to take in, which all clients wait for. Off, they are refused: UNIMPLEMENTED."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """Format of log lines; auto: console on a terminal, else json."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

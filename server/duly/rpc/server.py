@@ -71,18 +71,18 @@ def create_server(
     message_bytes_max: int,
     connections_max: int,
     guard: grpc.aio.ServerInterceptor,
+    compression: bool = False,
 ) -> grpc.aio.Server:
     """Creates the gRPC server with the InferenceService. `transport`: "lan" bounds what the transport buffers ahead to
     about one small message, so that stale frames wait where the backlog policy reaches them; "wan" lets gRPC size its
     window by the path's bandwidth and delay, and waits longer for links that are silent. Connections beyond
     `connections_max` are closed as they come. `guard`: what stands before every handler. Without `inference` it serves
-    no models, as at the admin address.
+    no models, as at the admin address. `compression`: whether compressed messages are taken. What one unpacks to has
+    the limit of messages, and yet each KiB of well packed zeros keeps a processor busy for 3 ms, whatever it is for.
     """
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", -1),
-        # No compressed messages: 200 KB of zeros well packed hold up everybody for a second while they are unpacked.
-        ("grpc.compression_enabled_algorithms_bitset", 1),
         # Two servers on one port would each get some of the streams.
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", CALLS_TIMES * (streams_max + CALLS_BESIDE_STREAMS_MAX)),
@@ -99,6 +99,8 @@ def create_server(
         ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS_MAX),
         *_keepalive(KEEPALIVE_MS[transport]),
     ]
+    if not compression:
+        options.append(("grpc.compression_enabled_algorithms_bitset", 1))
     if transport == "lan":
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
     # The limits come first: they bound what finding out who calls costs, too.
