@@ -169,7 +169,11 @@ async def test_regions_are_given_up_by_name_and_all_at_once(client: Channel, mem
     await refused(regions(client, "a"), CODES.NOT_FOUND, "no region 'a'")
     await unregister(client)
     assert await regions(client) == {}
-    await refused(infer(client, asked(("b", 16, 0))), CODES.NOT_FOUND, "[request id: r1] there is no region 'b'")
+    await refused(
+        infer(client, asked(("b", 16, 0))),
+        CODES.NOT_FOUND,
+        "[request id: r1] input 'x', region 'b': there is no such region",
+    )
 
 
 async def test_an_object_that_was_removed_is_still_read(client: Channel, memory: SharedMemory) -> None:
@@ -186,7 +190,7 @@ async def test_over_a_unix_socket(repository: Path, tmp_path: Path, memory: Shar
             reply = await infer(client, asked(("in", 16, 0), ("in", 16, 64)))
             assert bytes(memory.buf[64:80]) == DOUBLED
             assert reply.id == "r1"
-            await refused(infer(other, asked()), CODES.NOT_FOUND, "no region 'in'")
+            await refused(infer(other, asked()), CODES.NOT_FOUND, "region 'in': there is no such")
         await until(lambda: not app.regions)
 
 
@@ -204,7 +208,7 @@ async def test_a_region_is_of_its_connection_and_goes_with_it(own: App, memory: 
         async with connected(own) as client:
             await register(client, "in", memory.name, 16)
             assert await regions(other) == {}
-            await refused(infer(other, asked()), CODES.NOT_FOUND, "no region 'in'")
+            await refused(infer(other, asked()), CODES.NOT_FOUND, "region 'in': there is no such")
             await unregister(other)
             await register(other, "in", memory.name, 16, 16)  # a name of its own
             assert await regions(client) == {"in": (memory.name, 0, 16)}
@@ -392,7 +396,7 @@ async def test_an_output_larger_than_its_place_is_an_error_that_names_both(
     client: Channel, memory: SharedMemory
 ) -> None:
     await register(client, "in", memory.name, 256)
-    text = "shared_memory_byte_size is 15, the output has 16 bytes"
+    text = "output 'y', region 'in': shared_memory_byte_size is 15, the output has 16 bytes"
     request = asked(("in", 16, 0), ("in", 15, 64))
     await refused(infer(client, request), CODES.INVALID_ARGUMENT, text)
     replies = await stream_all(client, [request, asked()])

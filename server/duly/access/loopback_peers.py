@@ -59,7 +59,7 @@ class LoopbackPeers:
         (server,) = servers
         try:
             return self._ask(family, socket.inet_pton(family, host.strip("[]")), int(port), server, self._port)
-        except (OSError, ValueError):
+        except (OSError, ValueError, struct.error):
             return None
 
     def _ask(self, family: int, client: bytes, port: int, server: bytes, server_port: int) -> LocalConnection | None:

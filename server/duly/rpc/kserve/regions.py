@@ -31,9 +31,15 @@ LOOKS = 128
 class Place(NamedTuple):
     """Where in a region of shared memory a tensor is."""
 
+    tensor: str
+    """What errors call it: `input 'x'`."""
     region: str
     offset: int
     size_bytes: int
+
+    @property
+    def called(self) -> str:
+        return f"{self.tensor}, region {self.region[:NAME_CHARS_MAX]!r}"
 
 
 class Sharing(StrEnum):
@@ -212,15 +218,14 @@ class CallRegions:
         owner = self._owner or self._regions.owner(self._peer, self._principal)
         region = self._regions.of_owner(owner).get(place.region)
         if region is None:
-            text = f"there is no region {place.region[:NAME_CHARS_MAX]!r} of shared memory that this caller registered"
+            text = f"{place.called}: there is no such region of shared memory that this caller registered"
             raise CallError("REGION_NOT_FOUND", text)
         self._owner = owner
         if not place.size_bytes:
-            text = f"region {place.region!r}: shared_memory_byte_size should be at least 1, got 0"
-            raise CallError("INVALID_REQUEST", text)
+            raise CallError("INVALID_REQUEST", f"{place.called}: shared_memory_byte_size should be at least 1, got 0")
         if place.offset + place.size_bytes > region.size_bytes:
-            text = f"region {place.region!r} has {region.size_bytes} bytes, offset {place.offset} + byte size "
-            raise CallError("INVALID_REQUEST", f"{text}{place.size_bytes} is beyond its end")
+            text = f"offset {place.offset} + byte size {place.size_bytes} is beyond its end, it has {region.size_bytes}"
+            raise CallError("INVALID_REQUEST", f"{place.called}: {text} bytes")
         return region
 
     def read(self, place: Place) -> bytes:
@@ -236,8 +241,8 @@ class CallRegions:
         region = self.check(place)
         size_bytes = sum([len(part) for part in parts])
         if size_bytes > place.size_bytes:
-            text = f"region {place.region!r}: shared_memory_byte_size is {place.size_bytes}, the output has "
-            raise CallError("INVALID_REQUEST", f"{text}{size_bytes} bytes")
+            text = f"shared_memory_byte_size is {place.size_bytes}, the output has {size_bytes} bytes"
+            raise CallError("INVALID_REQUEST", f"{place.called}: {text}")
         start = region.offset + place.offset
         has_bytes = region.memory.size_bytes() - start
         if has_bytes < size_bytes:
@@ -246,8 +251,8 @@ class CallRegions:
 
 
 def _shortened(place: Place, has_bytes: int) -> CallError:
-    text = f"region {place.region!r}: its object has become shorter, so that of {place.size_bytes} bytes at offset "
-    return CallError("INVALID_REQUEST", f"{text}{place.offset} only {has_bytes} are there")
+    text = f"of {place.size_bytes} bytes at offset {place.offset} only {has_bytes} are there, its object is shorter now"
+    return CallError("INVALID_REQUEST", f"{place.called}: {text}")
 
 
 def _check_name(name: str) -> None:

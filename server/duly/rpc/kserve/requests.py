@@ -11,7 +11,7 @@ from typing import Final
 from duly.models.spec import Signature
 from duly.rpc.kserve.messages import InferParameter, ModelInferRequest
 from duly.rpc.kserve.parameters import PARAMETERS_MAX, integer_of, text_of
-from duly.rpc.kserve.regions import CallRegions, Place
+from duly.rpc.kserve.regions import NAME_CHARS_MAX, CallRegions, Place
 from duly.rpc.kserve.tensors import known_datatype, raw_of
 from duly.runtime.held_frames import InputData
 from duly.streams.errors import CallError, InvalidFrame
@@ -71,7 +71,7 @@ class RequestReader:
             index = checks.index(name)
             datatype = known_datatype(name, tensor.datatype)
             shape = tuple(tensor.shape)
-            place = place_of(tensor.parameters) if tensor.parameters else None
+            place = place_of(f"input {name!r}", tensor.parameters) if tensor.parameters else None
             if tensor.HasField("contents") and (raw_count or place is not None):
                 other = "in shared memory" if place is not None else "in raw_input_contents"
                 raise InvalidFrame(f"input {name!r}: its data is both in contents and {other}; it should be in one")
@@ -155,7 +155,7 @@ class RequestReader:
             if not output.parameters:
                 wanted[index] = Wanted(index)
                 continue
-            place, classes = place_of(output.parameters), 0
+            place, classes = place_of(f"output {output.name!r}", output.parameters), 0
             if place is not None:
                 self._regions.check(place)
             if _CLASSES in output.parameters:
@@ -170,17 +170,25 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     )
 
 
-def place_of(parameters: Mapping[str, InferParameter]) -> Place | None:
-    """Returns where in shared memory a tensor is; None: its parameters do not say so. Raises CallError."""
+def place_of(tensor: str, parameters: Mapping[str, InferParameter]) -> Place | None:
+    """Returns where in shared memory a tensor is; None: its parameters do not say so. Raises CallError. `tensor`: what
+    errors call it.
+    """
     if len(parameters) > PARAMETERS_MAX:
-        text = f"an input or output has {len(parameters)} parameters, at most {PARAMETERS_MAX} are taken"
+        text = f"{tensor} has {len(parameters)} parameters, at most {PARAMETERS_MAX} are taken"
         raise CallError("INVALID_REQUEST", text)
     if _REGION not in parameters:
         for name in (_SIZE, _OFFSET):
             if name in parameters:
-                raise CallError("INVALID_REQUEST", f"parameter '{name}' is there without '{_REGION}'")
+                raise CallError("INVALID_REQUEST", f"{tensor}: parameter '{name}' is there without '{_REGION}'")
         return None
+    region = text_of(_REGION, parameters[_REGION])
     if _SIZE not in parameters:
-        raise CallError("INVALID_REQUEST", f"parameter '{_REGION}' is there without '{_SIZE}'")
-    offset = integer_of(_OFFSET, parameters[_OFFSET], _SIZE_MAX) if _OFFSET in parameters else 0
-    return Place(text_of(_REGION, parameters[_REGION]), offset, integer_of(_SIZE, parameters[_SIZE], _SIZE_MAX))
+        text = f"{tensor}: parameter '{_REGION}' is there without '{_SIZE}', for region {region[:NAME_CHARS_MAX]!r}"
+        raise CallError("INVALID_REQUEST", text)
+    try:
+        size_bytes = integer_of(_SIZE, parameters[_SIZE], _SIZE_MAX)
+        offset = integer_of(_OFFSET, parameters[_OFFSET], _SIZE_MAX) if _OFFSET in parameters else 0
+    except CallError as error:
+        raise CallError(error.reason, f"{tensor}, region {region[:NAME_CHARS_MAX]!r}: {error}") from None
+    return Place(tensor, region, offset, size_bytes)
