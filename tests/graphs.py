@@ -9,12 +9,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 Dims = Sequence[int | str | None]
 
-FP32, FP16, INT64, UINT8, BOOL = (
+FP32, FP16, INT64, UINT8, BOOL, TEXT, BF16 = (
     TensorProto.FLOAT,
     TensorProto.FLOAT16,
     TensorProto.INT64,
     TensorProto.UINT8,
     TensorProto.BOOL,
+    TensorProto.STRING,
+    TensorProto.BFLOAT16,
 )
 
 
@@ -247,3 +249,41 @@ def _branch(name: str, kind: str, tensor: onnx.TensorProto) -> onnx.GraphProto:
     once = numpy_helper.from_array(np.int64(1), f"{name}_once")
     loop = helper.make_node("Loop", [once.name, "", "x"], [y.name], body=body)
     return helper.make_graph([loop], name, [], [y], [once])
+
+
+def joining_texts(dims: Dims = ("N",)) -> onnx.ModelProto:
+    """y = x followed by x: text as long as the client says."""
+    node = helper.make_node("StringConcat", ["x", "x"], ["y"])
+    return model([node], [value("x", dims, TEXT)], [value("y", dims, TEXT)], opset=20)
+
+
+def splitting_texts() -> onnx.ModelProto:
+    """y[N,most words] = the words of x[N]: filled up to the longest of the batch."""
+    node = helper.make_node("StringSplit", ["x"], ["y", "words"])
+    return model([node], [value("x", ["N"], TEXT)], [value("y", ["N", None], TEXT)], opset=20)
+
+
+def naming() -> onnx.ModelProto:
+    """y[N] = the names of x[N] among (left, right), else other: text out of numbers."""
+    node = helper.make_node(
+        "LabelEncoder",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        keys_int64s=[0, 1],
+        values_strings=["left", "right"],
+        default_string="other",
+    )
+    named = model([node], [value("x", ["N"], INT64)], [value("y", ["N"], TEXT)])
+    named.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+    return named
+
+
+def doubling_halves(dims: Dims = ("N", 4)) -> onnx.ModelProto:
+    """y = x + x in BF16, which is computed in FP32."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=FP32),
+        helper.make_node("Add", ["wide", "wide"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["y"], to=BF16),
+    ]
+    return model(nodes, [value("x", dims, BF16)], [value("y", dims, BF16)])

@@ -17,12 +17,29 @@ from pydantic_core import PydanticCustomError
 from duly.core.types import BACKLOG_FRAMES_MAX, BacklogPolicy, GapPolicy, StreamClass
 
 DataTypeName = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "STRING",
+    "BF16",
 ]
 ELEMENT_BYTES: dict[str, int] = {
     name: int("".join(filter(str.isdigit, name)) or 8) // 8 for name in get_args(DataTypeName)
-}
-"""Size of an element: the name of every type but BOOL, which takes one byte, ends in its bits."""
+} | {"STRING": 4}
+"""Size of an element: the name of every type but BOOL, which takes one byte, and STRING ends in its bits. An element of
+STRING takes at least so many, those of its length."""
+TEXT_ELEMENTS_MAX = 1 << 16
+"""A tensor of text has no more elements, as each costs a worker a third of a microsecond however short it is. An input
+with more is INVALID, an output with more FAILED, and a model whose fixed shapes have more is not loaded."""
 Encoding = Literal["JPEG", "PNG", "PCM_S16LE", "MJPEG", "H264", "HEVC"]
 VIDEO: tuple[Encoding, ...] = ("H264", "HEVC")
 """Encodings whose pictures depend on those before them."""
@@ -395,6 +412,11 @@ class TensorSpec(_Strict):
     that is open, or 0."""
     pixels_max: int = 0
     """Pixels of the largest picture that is decoded; 0: the input takes no encoded pictures."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its elements are text, so that its size follows from no shape."""
+        return self.datatype == "STRING"
 
     def said(self) -> str:
         """What it is, in words, with its room where that is settled."""

@@ -131,8 +131,8 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         opened.append(open_graph(session, config, name, place, room))
     plans = [graph.plan for graph in opened]
     for plan, name in zip(plans, names, strict=True):
-        if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
-            raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
+        if config.cuda_graph and not (plan.fixed and plan.fixed_outputs and not plan.halves):
+            raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size, none of BF16; export it so")
     notes = [f"{name}: {note}" for graph, name in zip(opened, names, strict=True) for note in graph.notes]
     sessions = [graph.session for graph in opened]
     signatures = [plan.signature() for plan in plans]

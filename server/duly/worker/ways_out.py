@@ -18,11 +18,9 @@ NAMES_MAX = 20
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_NUMBERS = (
-    (r"tensor\(bfloat16\)", "bfloat16 is not taken, since NumPy has none; export it as FP16 or FP32, by a Cast"),
     (r"tensor\(float[48]", "{type} is not taken; export it as FP16 or FP32, by a Cast"),
     (r"tensor\(u?int[24]\)", "{type} is not taken; export it as INT8 or UINT8, by a Cast"),
     (r"tensor\(complex", "complex numbers are not taken; export their two parts as one more dimension of 2"),
-    (r"tensor\(string\)", "text is not taken; export the numbers that stand for it, such as tokens or classes"),
     (
         r"seq\(map\(",
         "a list of dictionaries, as ZipMap makes it; export without it (skl2onnx: options={{'zipmap': False}})",
@@ -78,7 +76,7 @@ def take_whole(graph: Graph, config: ModelConfig, tensor: str) -> str:
 
 def constant(tensor: GraphTensor) -> str:
     """Gives the line of model.toml that feeds an input with the same number in every batch."""
-    number = "0.5" if tensor.datatype.startswith("FP") else "1"
+    number = "0.5" if tensor.datatype in ("BF16", "FP16", "FP32", "FP64") else "1"
     key = tensor.name if _BARE_KEY.fullmatch(tensor.name) else json.dumps(tensor.name, ensure_ascii=False)
     return f"constants = {{ {key} = {number} }}, with its value in place of {number}"
 
@@ -86,7 +84,9 @@ def constant(tensor: GraphTensor) -> str:
 def feed(tensor: GraphTensor) -> str:
     """Gives what feeds an input of the graph that nothing feeds."""
     text = f"add an input, a state or a constant for it: [[input]] with name = {json.dumps(tensor.name)}"
-    return text + (f", or {constant(tensor)}" if is_fixed(extents(tensor.shape)) else "")
+    return text + (
+        f", or {constant(tensor)}" if tensor.datatype != "STRING" and is_fixed(extents(tensor.shape)) else ""
+    )
 
 
 def refit(declared: Input, graph_shape: tuple[int, ...]) -> str:
