@@ -287,3 +287,44 @@ def doubling_halves(dims: Dims = ("N", 4)) -> onnx.ModelProto:
         helper.make_node("Cast", ["sum"], ["y"], to=BF16),
     ]
     return model(nodes, [value("x", dims, BF16)], [value("y", dims, BF16)])
+
+
+def sorting_reviews() -> onnx.ModelProto:
+    """label[N] and scores[N,2] of text[N]: lower case, words, their counts, and a linear classifier of them.
+
+    "good" and "great" make a text "positive", "bad" and "dull" "negative", and one with as many of both is "negative".
+    """
+    words = ["good", "great", "bad", "dull"]
+    nodes = [
+        helper.make_node("StringNormalizer", ["text"], ["lower"], case_change_action="LOWER", locale="C.UTF-8"),
+        helper.make_node("StringSplit", ["lower"], ["words", "counts"], delimiter=" "),
+        helper.make_node(
+            "TfIdfVectorizer",
+            ["words"],
+            ["found"],
+            mode="TF",
+            min_gram_length=1,
+            max_gram_length=1,
+            max_skip_count=0,
+            ngram_counts=[0],
+            ngram_indexes=[0, 1, 2, 3],
+            pool_strings=words,
+        ),
+        helper.make_node(
+            "LinearClassifier",
+            ["found"],
+            ["label", "scores"],
+            domain="ai.onnx.ml",
+            classlabels_strings=["negative", "positive"],
+            coefficients=[-1.0, -1.0, 1.0, 1.0, 1.0, 1.0, -1.0, -1.0],
+            intercepts=[0.0, 0.0],
+        ),
+    ]
+    sorting = model(
+        nodes,
+        [value("text", ["N"], TEXT)],
+        [value("label", ["N"], TEXT), value("scores", ["N", 2])],
+        opset=20,
+    )
+    sorting.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+    return sorting

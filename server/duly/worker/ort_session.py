@@ -128,7 +128,7 @@ class Binding:
         inputs: Mapping[str, Array],
         outputs: Mapping[str, Array | None],
         device: "Device | None",
-        halves: Set[str],
+        halves: Set[str] = frozenset(),
     ) -> None:
         """`halves`: the tensors of BF16, which lie in the host's memory on every device."""
         self._session = session
