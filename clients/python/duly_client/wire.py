@@ -172,10 +172,13 @@ def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSp
         head = _encoded_head(name, found, len(data))
         kind = ENCODED + tensor_pb2.EncodedFormat.Value(_FORMATS[found])
         return Inputs((head, data), len(head) + len(data), ((name, kind, ()),))
-    if isinstance(value, str) and (spec is None or spec.datatype == "STRING"):
-        text = np.array(value, object)
-        return _text_of(name, text, () if spec is None else _fitted_shape(text, spec))
-    expected = "a NumPy array, a str, or bytes of a picture or sound" if spec is None else _expected(spec)
+    if spec is None or spec.datatype == "STRING":
+        if isinstance(value, str):
+            text = np.array(value, object)
+            return _text_of(name, text, () if spec is None else _fitted_shape(text, spec))
+    expected = "a NumPy array, a str, or bytes of a picture or sound"
+    if spec is not None:
+        expected = _expected(spec)
     raise TypeError(f"input {name!r}: got {type(value).__name__}, expected {expected}")
 
 
