@@ -172,10 +172,12 @@ def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSp
         head = _encoded_head(name, found, len(data))
         kind = ENCODED + tensor_pb2.EncodedFormat.Value(_FORMATS[found])
         return Inputs((head, data), len(head) + len(data), ((name, kind, ()),))
-    if spec is None or spec.datatype == "STRING":
-        if isinstance(value, str):
-            text = np.array(value, object)
-            return _text_of(name, text, () if spec is None else _fitted_shape(text, spec))
+    if isinstance(value, str):
+        text = np.array(value, object)
+        if spec is None:
+            return _text_of(name, text, ())
+        if spec.datatype == "STRING":
+            return _text_of(name, text, _fitted_shape(text, spec))
     expected = "a NumPy array, a str, or bytes of a picture or sound"
     if spec is not None:
         expected = _expected(spec)
