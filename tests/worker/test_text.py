@@ -224,3 +224,32 @@ def test_text_in_and_bf16_out_is_refused_with_the_way_out(tmp_path: Path) -> Non
     graphs.save(tmp_path, "m", proto)
     with pytest.raises(LoadFailed, match="export 'y' as FP32, by a Cast"):
         worker(tmp_path).close()
+
+
+def choosing(choices: Sequence[str]) -> object:
+    """y[N,n]: which of the choices x[N,1] is; fails on others."""
+    node = helper.make_node("OneHotEncoder", ["x"], ["y"], domain="ai.onnx.ml", cats_strings=choices, zeros=0)
+    proto = graphs.model(
+        [node], [graphs.value("x", ["N", 1], graphs.TEXT)], [graphs.value("y", ["N", 1, len(choices)])]
+    )
+    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    return proto
+
+
+def test_a_graph_that_takes_only_some_texts_is_tried_with_the_example(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", choosing(["cat", "dog"]))  # type: ignore[arg-type]
+    with pytest.raises(LoadFailed) as failed:
+        worker(tmp_path).close()
+    advised = 'say one under its [[input]]: input = [{ name = "x", example = "…" }]'
+    assert advised in str(failed.value)
+    toml = 'input = [{ name = "x", example = "cat" }]\n'
+    graphs.save(tmp_path, "m", choosing(["cat", "dog"]), toml=toml)  # type: ignore[arg-type]
+    with worker(tmp_path) as running:
+        outcomes = running.run([[text("dog")], [text("cat")]])
+        assert [outcome.outputs["y"].tolist() for outcome in outcomes] == [[[0, 1]], [[1, 0]]]
+
+
+def test_an_example_of_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.doubling(), toml='input = [{ name = "x", example = "cat" }]\n')
+    with pytest.raises(LoadFailed, match="example: only text has one, and this input is FP32"):
+        worker(tmp_path).close()

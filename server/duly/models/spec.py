@@ -44,6 +44,9 @@ Encoding = Literal["JPEG", "PNG", "PCM_S16LE", "MJPEG", "H264", "HEVC"]
 VIDEO: tuple[Encoding, ...] = ("H264", "HEVC")
 """Encodings whose pictures depend on those before them."""
 
+EXAMPLE_CHARS_MAX = 1000
+"""A model.toml with a longer example of text is not loaded."""
+
 BATCH_MAX = 256
 """The largest batch that a model may allow; one that states more is not loaded. Triton's examples stop at 128."""
 
@@ -163,6 +166,8 @@ class Input(_Strict):
     """Pixels of the largest picture that is decoded, for inputs with pictures or video among their encodings;
     None: as the shape has where it is fixed, otherwise 12 Mi, or 16 times what the graph takes if that is more. A
     picture whose header states more is INVALID before anything is decoded."""
+    example: Annotated[str, Field(min_length=1, max_length=EXAMPLE_CHARS_MAX)] | None = None
+    """Of text: an element that the graph takes, with which it is tried and warmed; None: "0"."""
     batch_axis: Annotated[int, Field(ge=0)] | None = None
     """The dimension of the graph's input that is the batch; None: as the model states it."""
     preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
@@ -412,6 +417,8 @@ class TensorSpec(_Strict):
     that is open, or 0."""
     pixels_max: int = 0
     """Pixels of the largest picture that is decoded; 0: the input takes no encoded pictures."""
+    example: str = ""
+    """An element of text that the graph takes; empty: any will do."""
 
     @property
     def is_text(self) -> bool:

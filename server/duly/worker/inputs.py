@@ -191,6 +191,8 @@ def _spec(
     dtype = DTYPES[datatype]
     sized = is_fixed(shape) and dtype != TEXT
     exact = prod(shape) * ELEMENT_BYTES[datatype] if is_fixed(shape) else 0
+    if declared.example and dtype != TEXT:
+        raise LoadError(f"{place}.example: only text has one, and this input is {datatype}; leave it out")
     if dtype == TEXT and (elements := prod(extent for extent in shape if extent >= 0)) > TEXT_ELEMENTS_MAX:
         raise LoadError(
             f"{place}: STRING{list(shape)} has {elements:,} elements a frame, at most {TEXT_ELEMENTS_MAX:,} are taken"
@@ -206,6 +208,7 @@ def _spec(
             "shape": shape,
             "encodings": declared.encodings,
             "sample_rate_hz": declared.sample_rate_hz or 0,
+            "example": declared.example or "",
             "finite": declared.finite and is_floating(dtype),
             # A tensor of fixed size never needs more, and rows without gaps are a batch already.
             "pixels_max": _pixels_max(declared, shape, graph_shape, place),

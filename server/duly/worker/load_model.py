@@ -33,6 +33,7 @@ from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
 from duly.worker.version_files import Report, VersionFiles
 from duly.worker.warmup import Samples, profile
+from duly.worker.ways_out import say_example
 
 SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
@@ -171,7 +172,7 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
             times.append(profile(model, samples, best.batch_sizes, config.warmup_runs, fits(body)))
         except LoadError as error:
             runs = partial(_runs, model, region, batch_max)
-            advice = say_shape(best.inputs, samples.shapes, str(error), runs)
+            advice = say_shape(best.inputs, samples.shapes, str(error), runs) or say_example(best.inputs)
             raise LoadError(f"{name}: {error}{advice}") from error
     if checks is not None:
         checks.run(models, region, best)

@@ -216,13 +216,13 @@ class Rows:
 
     def _made_up(self, random: np.random.Generator, count: int) -> Iterator[list[dict[str, Array]]]:
         """Several frames, by graph tensor; then more careful ones, for graphs that do not take the first."""
-        tensors = [(p.tensor, p.reader.row_shape, p.reader.dtype) for p in self._plan.inputs]
+        tensors = [(p.tensor, p.reader.row_shape, p.reader.dtype, p.reader.spec.example) for p in self._plan.inputs]
         for integers, extent in ((64, OPEN_EXTENT), (2, OPEN_EXTENT), (1, OPEN_EXTENT), (64, 1), (2, 1)):
             rows: list[dict[str, Array]] = []
             for index in range(count):
                 row = {
-                    name: _values(random, made_up_shape(shape, extent), dtype, integers, LOUDNESS[index])
-                    for name, shape, dtype in tensors
+                    name: _values(random, made_up_shape(shape, extent), dtype, integers, LOUDNESS[index], example)
+                    for name, shape, dtype, example in tensors
                 }
                 for state in self._plan.states:
                     shape = [e for axis, e in enumerate(state.shape) if axis != state.batch_axis]
@@ -232,13 +232,20 @@ class Rows:
 
 
 def _values(
-    random: np.random.Generator, shape: Sequence[int], dtype: "np.dtype[np.generic]", integers: int, loudness: float
+    random: np.random.Generator,
+    shape: Sequence[int],
+    dtype: "np.dtype[np.generic]",
+    integers: int,
+    loudness: float,
+    example: str = "",
 ) -> Array:
     """Numbers around 0 of about that magnitude; whole numbers are from 0 to below `integers`, and those of a picture as
-    bright as `loudness` makes them.
+    bright as `loudness` makes them. Texts are of such numbers, or the `example`, where there is one, in careful frames.
     """
     if is_floating(dtype):
         return of_type(random.standard_normal(shape) * loudness, dtype)
+    if example and integers <= 2:
+        return np.full(shape, example, TEXT)
     if dtype == TEXT and integers > 2:
         return _sentences(random, shape, integers)
     bright = dtype == np.uint8 and len(shape) >= 2 and integers > 1

@@ -27,7 +27,8 @@ OTHER_NUMBER = 0.5
 EXTENT = 64
 """The extent of a made-up frame along a dimension that is open."""
 MADE_UP_TEXT, MORE_TEXT = "0", " more of it"
-"""An element of text is a number, for graphs that read numbers from text, and then as many words as it is to have."""
+"""An element of text is a number where model.toml states no other, for graphs that read numbers from text, and as many
+words behind it as it is to have."""
 GROWN_ELEMENTS_MAX = 32 << 20
 """No larger frame is made up only to see how long it takes."""
 PICTURE = (480, 640)
@@ -155,7 +156,7 @@ def sample(spec: TensorSpec, growth: int = 1) -> tuple[bytes, str, tuple[int, ..
             if len(payload) <= spec.bytes_max and prod(shape[:2]) <= spec.pixels_max:
                 return payload, picture, shape
         elif spec.is_text:
-            payload = write_texts([MADE_UP_TEXT + MORE_TEXT * (growth - 1)] * prod(shape))
+            payload = write_texts([(spec.example or MADE_UP_TEXT) + MORE_TEXT * (growth - 1)] * prod(shape))
             if len(payload) <= spec.bytes_max and prod(shape) <= TEXT_ELEMENTS_MAX:
                 return payload, "", shape
         elif prod(shape) * (2 if sound else DTYPES[spec.datatype].itemsize) <= spec.bytes_max:

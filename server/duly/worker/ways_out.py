@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from duly.models.spec import Input, ModelConfig
+from duly.models.spec import Input, ModelConfig, TensorSpec
 from duly.models.wording import first_few
 from duly.worker.dtypes import DTYPES
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
@@ -72,6 +72,21 @@ def take_whole(graph: Graph, config: ModelConfig, tensor: str) -> str:
     if config.outputs or (line := leave_out(graph, config, [tensor])):
         return text + ("; or take it out of [[output]]" if config.outputs else line)
     return f"{text}: output = [{{ name = {json.dumps(tensor, ensure_ascii=False)}, batched = false }}]"
+
+
+def say_example(specs: Sequence[TensorSpec]) -> str:
+    """Gives what to do where a graph takes only some texts, and not the one that it is tried with; empty: there is no
+    text, or model.toml states one.
+    """
+    spec = next((spec for spec in specs if spec.is_text and not spec.example), None)
+    if spec is None:
+        return ""
+    others = "".join(f", {{ name = {json.dumps(each.name, ensure_ascii=False)} }}" for each in specs if each != spec)
+    name = json.dumps(spec.name, ensure_ascii=False)
+    return (
+        f'; "0" was tried as text: where the graph takes only some texts, say one under its [[input]]: '
+        f'input = [{{ name = {name}, example = "…" }}{others}]'
+    )
 
 
 def constant(tensor: GraphTensor) -> str:
