@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from duly.models.errors import BrokenModel
 from duly.models.folders import CONFIG_FILE
-from duly.models.spec import ModelConfig, Step, op_of
+from duly.models.spec import ModelConfig
+from duly.models.steps import Step, op_of
 from duly.models.text_files import read_text
 from duly.models.wording import first_few
 

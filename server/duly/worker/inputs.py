@@ -7,16 +7,8 @@ from math import prod
 
 import numpy as np
 
-from duly.models.spec import (
-    PICTURE_PIXELS,
-    PICTURE_TIMES_INPUT,
-    PIXELS_MAX,
-    VIDEO,
-    Input,
-    ModelConfig,
-    TensorSpec,
-    op_of,
-)
+from duly.models.spec import PICTURE_PIXELS, PICTURE_TIMES_INPUT, PIXELS_MAX, VIDEO, Input, ModelConfig, TensorSpec
+from duly.models.steps import op_of
 from duly.worker.channel import DIMS_MAX
 from duly.worker.decode import ENCODINGS
 from duly.worker.dtypes import DTYPES
