@@ -1,5 +1,6 @@
 """The element types of tensors as NumPy has them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,3 +17,9 @@ DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name.lower().replace("fp", "f
 def datatype_of(dtype: "np.dtype[Any]") -> str:
     """Returns the protocol's name of an element type of DTYPES."""
     return next(name for name, known in DTYPES.items() if known == dtype)
+
+
+def view(area: memoryview, offset: int, shape: Sequence[int], dtype: np.dtype[np.generic]) -> Array:
+    """An array of that shape and element type that lies in the area, `offset` bytes from its beginning."""
+    count = int(np.prod(shape))
+    return np.frombuffer(area, dtype, count, offset).reshape(shape)

@@ -159,6 +159,8 @@ class Rows:
         inputs = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         for state in self._plan.states:
             inputs[state.input] = np.moveaxis(inputs[state.input], 0, state.batch_axis).copy(order="C")
+        for control in self._plan.controls:
+            inputs[control.input] = control.made_up(len(rows))
         outputs = self._session.run(inputs | self._plan.constants, self._outputs)
         for state in self._plan.states:
             outputs[state.output] = np.moveaxis(outputs[state.output], state.batch_axis, 0)
