@@ -32,7 +32,7 @@ class FakeLane:
         self.roused = 0
         self.gone = False
 
-    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]], last: frozenset[int]) -> bool:
         if self.gone:
             return False
         assert not self.running, "one batch at a time"

@@ -83,7 +83,7 @@ _PAD = tuple((0,) * (DIMS_MAX - n) for n in range(DIMS_MAX + 1))
 
 _RESET, _LAST = 1, 2
 """What is said of a frame beside its stream."""
-_NONE_LAST: frozenset[int] = frozenset()
+NONE_LAST: frozenset[int] = frozenset()
 
 TensorRef = tuple[int, int, int, tuple[int, ...]]
 """(offset within the slot's area in bytes, length in bytes, index into ENCODINGS, shape)."""
@@ -98,7 +98,7 @@ class Run:
     frames: list[tuple[int, bool, list[TensorRef]]]
     variant: int = 0
     """The index of the variant; 0 is the most accurate one."""
-    last: frozenset[int] = frozenset()
+    last: frozenset[int] = NONE_LAST
     """The frames, by index, that are the last of their streams."""
 
 
@@ -184,7 +184,7 @@ def decode_run(message: bytes, inputs: int) -> Run:
         frames.append((values[0], bool(values[1] & _RESET), _tensors(values)))
         if values[1] & _LAST:
             last.append(index)
-    return Run(batch_id, slot, frames, variant, frozenset(last) if last else _NONE_LAST)
+    return Run(batch_id, slot, frames, variant, frozenset(last) if last else NONE_LAST)
 
 
 def encode_warm(batch_id: int, slot: int, variant: int) -> bytes:
