@@ -22,7 +22,8 @@ def manifest(folder: Path, model: str, key: Path | None) -> None:
     """Write sha256sums into the folder of a version, the newest one unless it is named.
 
     It lists all files of the version, its settings, labels and first states. With --sign, a private Ed25519 key of
-    OpenSSH signs it (sha256sums.sig), as `ssh-keygen -Y sign -n file` does. The server looks at both by its setting `manifests`.
+    OpenSSH signs it (sha256sums.sig), as `ssh-keygen -Y sign -n file` does. The server looks at both by its setting
+    `manifests`.
     """
     version = _version(folder, model)
     text = _listing(version)
