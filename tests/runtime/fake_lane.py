@@ -27,6 +27,8 @@ class FakeLane:
         self.model = model
         self.lane = lane
         self.running: list[tuple[DispatchBatch, Sequence[Sequence[InputData]]]] = []
+        self.last: frozenset[int] = frozenset()
+        """Which frames of the batch that runs are the last of their streams."""
         self.warming: list[WarmLane] = []
         self.forgotten: list[int] = []
         self.roused = 0
@@ -37,6 +39,7 @@ class FakeLane:
             return False
         assert not self.running, "one batch at a time"
         self.running.append((action, payloads))
+        self.last = last
         return True
 
     def warm(self, action: WarmLane) -> bool:
