@@ -108,6 +108,7 @@ WRONG = {
     'parameters { name: "a" }': "line 1: parameters.name: there is no such field; there are key, value",
     "sequence_batching { direct { minimum_slot_utilization: inf } }": "line 1: "
     "sequence_batching.direct.minimum_slot_utilization: should be a number, got 'inf'",
+    "\n" + "a" * 129: f"line 2: '{'a' * 39}…' is longer than any name of a model configuration",
     "a { " * (DEPTH_MAX + 1): f"line 1: a: more than {DEPTH_MAX} messages within one another",
     "a:1 " * (FIELDS_MAX + 1): f"line 1: more than {FIELDS_MAX:,} fields; no model has so many",
 }

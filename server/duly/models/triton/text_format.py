@@ -27,6 +27,8 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(r"\\(?:([abfnrtv\\'\"?])|([0-7]{1,3})|[xX]([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
 _SIMPLE = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34, "?": 63}
+NAME_CHARS_MAX = 128
+"""A field's name or a word that is longer is none of a model configuration."""
 _SHOWN_CHARS_MAX = 40
 _CLOSES = {"{": "}", "<": ">"}
 
@@ -191,6 +193,8 @@ def _tokens(text: str) -> Iterator[_Token]:
         elif kind != "space":
             if kind == "number" and at < len(text) and (text[at].isalnum() or text[at] in "_."):
                 raise TextError(line, f"{shown(match[0] + text[at])} is no number")
+            if kind == "name" and len(match[0]) > NAME_CHARS_MAX:
+                raise TextError(line, f"{shown(match[0])} is longer than any name of a model configuration")
             yield _Token(line, kind, match[0])
     yield _Token(line, "end", "")
 
