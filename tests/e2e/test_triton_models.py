@@ -16,7 +16,7 @@ from duly.cli_models import models
 from duly.models.kserve_model import kserve_model
 from duly.models.repository import Repository
 from duly.v1 import inference_pb2 as pb
-from duly_client import Client
+from duly_client import Client, LoadFailed
 from tests import graphs
 from tests.e2e.serving import serving
 from tests.e2e.wire import Wire, array, frame
@@ -134,6 +134,23 @@ async def test_control_inputs_are_filled_by_the_server(channel: grpc.aio.Channel
         ids = [float(wire.terms.stream_id) for wire in (one, other)]
     assert ids[0] != ids[1]
     assert told == [[7, start, 1, 0, number] for start in (1, 0) for number in ids]
+
+
+async def test_a_single_frame_is_the_last_of_its_stream(server: App) -> None:
+    async with Client(server.address) as client:
+        for _ in range(2):
+            outcome = await client.infer("standing", np.float32([7]), budget_ms=5000)
+            assert outcome.outputs["y"].tolist()[:4] == [7, 1, 1, 1]
+
+
+async def test_a_changed_setting_is_named_with_its_line(server: App) -> None:
+    file = server._config.models / "auto" / "config.pbtxt"
+    async with Client(server.address) as client:
+        file.write_text('\nparameters { key: "intra_op_thread_count" value { string_value: "2" } }\n')
+        with pytest.raises(LoadFailed, match=r"auto/config\.pbtxt: line 2: threads was 0, is 2"):
+            await client.load_model("auto", "1")
+        file.write_text("")
+        assert (await client.load_model("auto", "1")).active_version == "1"
 
 
 async def test_shapes_are_those_of_the_configuration(channel: grpc.aio.Channel) -> None:

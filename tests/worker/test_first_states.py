@@ -4,10 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from duly.cli_models import models
+from duly.worker.load_model import load
 from tests import graphs
 from tests.worker.client import Worker, version_of
-from tests.worker.loading import reason_of
+from tests.worker.loading import body_of, reason_of
 
 TOML = graphs.SUMMING + 'initial = "initial_state/first"\n'
 
@@ -61,3 +64,31 @@ def test_a_file_that_is_not_there_or_elsewhere_is_named(tmp_path: Path) -> None:
 def test_a_state_is_what_is_stated(tmp_path: Path, line: str, reason: str) -> None:
     root = graphs.save(tmp_path, "m", graphs.summing(), f"{graphs.SUMMING}{line}\n")
     assert reason_of(root, "m") == f"m/model.toml: {reason}"
+
+
+def test_a_manifest_holds_for_the_file_and_for_config_pbtxt(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    pbtxt = (
+        "max_batch_size: 2 sequence_batching { state { input_name: 'total' output_name: 'total_next' dims: 2\n"
+        "initial_state { data_file: 'first' } } }"
+    )
+    save(root)
+    (root / "m" / "model.toml").unlink()
+    (root / "m" / "config.pbtxt").write_text(pbtxt)
+    assert CliRunner().invoke(models, ["manifest", str(root), "m"]).exit_code == 0
+    listed = (root / "m" / "1" / "sha256sums").read_text()
+    assert {line.split("  ")[1] for line in listed.splitlines()} == {
+        "model.onnx",
+        "../config.pbtxt",
+        "../initial_state/first",
+    }
+    trust = {"manifests": "require"}
+    assert load(body_of(root, "m", trust=trust)).models
+    (root / "m" / "initial_state" / "first").write_bytes(bytes(8))
+    assert "../initial_state/first" in reason_of(root, "m", trust=trust)
+    save(root)
+    (root / "m" / "model.toml").unlink()
+    (root / "m" / "config.pbtxt").write_text(pbtxt.replace("max_batch_size: 2", "max_batch_size: 3"))
+    assert "../config.pbtxt" in reason_of(root, "m", trust=trust)
+    (root / "m" / "config.pbtxt").unlink()
+    assert "../config.pbtxt is listed in sha256sums and is not there" in reason_of(root, "m", trust=trust)

@@ -21,9 +21,9 @@ class Control(Strict):
     """The graph input. For one frame it has one element, whatever its dimensions."""
     kind: Kind
     """START: whether the frame begins its stream, or begins it anew after a reset. READY: whether there is a frame in
-    the row of the batch at all. END: whether the frame is known to be the last of its stream, as sequences of the
-    KServe protocol say it; it is false for others. STREAM: the server's number of the stream, which no other open
-    stream has; an input of fewer bits than 64 gets its lower ones."""
+    the row of the batch at all. END: whether the frame is known to be the last of its stream, as single frames
+    are and sequences of the KServe protocol say; false for others. STREAM: the server's number of the stream, which no
+    other open stream has; an input of fewer bits than 64 gets its lower ones."""
     false_true: tuple[float, float] | None = None
     """The numbers that stand for false and true; None: 0 and 1. STREAM has none."""
     batch_axis: Annotated[int, Field(ge=0)] = 0
