@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
-from duly.models.triton.schema import Message, Value, read_message
+from duly.models.triton.message import Message, Value, read_message
 from duly.models.triton.text_format import DEPTH_MAX, FIELDS_MAX, Block, TextError, parse
 from tests.models.triton.protobuf import model_config
 from tests.models.triton.random_configs import random_config

@@ -10,8 +10,8 @@ from duly.models.config_file import FILE_BYTES_MAX, check_settings, one_sentence
 from duly.models.errors import BrokenModel
 from duly.models.spec import ModelConfig
 from duly.models.text_files import read_text
+from duly.models.triton.message import read_message
 from duly.models.triton.origin import TRITON_FILE, Lines, with_line
-from duly.models.triton.schema import read_message
 from duly.models.triton.text_format import TextError, parse
 from duly.models.triton.translate import translate
 

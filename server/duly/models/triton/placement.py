@@ -1,6 +1,6 @@
 """Where and how a model configuration of Triton has the graph run."""
 
-from duly.models.triton.schema import Message, Value
+from duly.models.triton.message import Message, Value
 from duly.models.triton.text_format import TextError, shown
 from duly.models.triton.written import Written, refused, unused
 
@@ -27,6 +27,8 @@ def instances(written: Written, config: Message) -> None:
             raise TextError(
                 group.line_of("count"), f"instance_group.count: should be 1 or more, got {group.integer('count')}"
             )
+        if group.text("kind") == "KIND_GPU":
+            written.note(group.line_of("kind"), f"instance_group.kind: KIND_GPU has no effect: {_LANES}")
         if group.integer("count") > 1:
             text = "instance_group.count has no effect: a model has one worker on each lane; give the server more lanes"
             written.note(group.line_of("count"), text)

@@ -2,7 +2,7 @@
 
 from duly.models.kserve import PRIORITY_LEVELS_MAX, class_of_priority
 from duly.models.spec import BATCH_MAX
-from duly.models.triton.schema import Message
+from duly.models.triton.message import Message
 from duly.models.triton.text_format import TextError
 from duly.models.triton.written import Table, Written, dims_of, needed, put_datatype, refused, unused
 

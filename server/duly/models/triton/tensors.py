@@ -2,9 +2,15 @@
 
 from math import prod
 
-from duly.models.triton.schema import Message
+from duly.models.sizes import INPUT_BYTES_MAX
+from duly.models.spec import ELEMENT_BYTES
+from duly.models.triton.message import Message
 from duly.models.triton.text_format import TextError
 from duly.models.triton.written import Table, Written, dims_of, needed, put_datatype, refused
+
+_ROWS = 8
+_ROWS_BYTES = 256 << 20
+"""A frame whose rows are open has room for so many of them, as far as they have no more bytes together."""
 
 
 def inputs(written: Written, config: Message) -> None:
@@ -20,6 +26,19 @@ def inputs(written: Written, config: Message) -> None:
         )
         refused(message, ["is_shape_tensor", "is_non_linear_format_io"], "input.", "it is of TensorRT's own models")
         _shapes(table, message, "input")
+        _room(table, message)
+
+
+def _room(table: Table, message: Message) -> None:
+    """States how large a frame may be of which only the rows are open, as where the batch stands among the dims. What
+    there is room for otherwise may not be one row.
+    """
+    dims, datatype = table.values.get("shape"), str(table.values.get("datatype", "FP32"))
+    if isinstance(dims, list) and dims[0] < 0 < min(dims[1:], default=0):
+        row_bytes = prod(dims[1:]) * ELEMENT_BYTES.get(datatype, 1)
+        size_bytes = max(row_bytes, min(_ROWS * row_bytes, _ROWS_BYTES))
+        if size_bytes > INPUT_BYTES_MAX:
+            table.put("bytes_max", size_bytes, message.line_of("dims"))
 
 
 def outputs(written: Written, config: Message) -> None:

@@ -2,7 +2,7 @@
 
 It is a reader of our own because that of protobuf says the line of what it cannot parse, and none of what it has parsed
 and duly does not serve. It also needs descriptors, which must not clash with those of an installed tritonclient. Names
-and values are what `schema` checks. Extensions and messages of type Any are not read, as no model configuration has
+and values are what `message` checks. Extensions and messages of type Any are not read, as no model configuration has
 them.
 """
 

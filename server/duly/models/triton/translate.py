@@ -4,9 +4,9 @@ What duly does otherwise than Triton without that a result changes is noted with
 what only Triton serves, is refused with its line.
 """
 
+from duly.models.triton.message import Message
 from duly.models.triton.placement import instances, optimization, parameters
 from duly.models.triton.scheduling import batch_sizes, dynamic_batching, sequence_batching
-from duly.models.triton.schema import Message
 from duly.models.triton.tensors import inputs, outputs
 from duly.models.triton.text_format import TextError, shown
 from duly.models.triton.written import Written, refused, unused

@@ -5,7 +5,8 @@ what its author should know.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from duly.models.triton.schema import DATA_TYPES, Message
+from duly.models.triton.message import Message
+from duly.models.triton.schema import DATA_TYPES
 from duly.models.triton.text_format import TextError
 
 
