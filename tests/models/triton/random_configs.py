@@ -1,13 +1,13 @@
 """Model configurations of Triton that duly serves, drawn from a seed."""
 
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
-from duly.models.spec import ELEMENT_BYTES
+from duly.models.spec import DataTypeName
 from duly.models.triton.schema import ENUMS
 from tests.models.triton.protobuf import model_config
 
-TYPES = [ENUMS["DataType"].index(f"TYPE_{name}") for name in ELEMENT_BYTES]
+TYPES = [ENUMS["DataType"].index(f"TYPE_{name}") for name in get_args(DataTypeName)]
 
 
 def _reshaped(random: Random, tensor: Any) -> None:

@@ -5,6 +5,7 @@ Each story has the file, the model.toml that says the same, and the notes, which
 
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from google.protobuf import text_format
@@ -13,7 +14,7 @@ from duly.core.types import StreamClass
 from duly.models.config_file import check_settings
 from duly.models.errors import BrokenModel
 from duly.models.kserve import class_of_priority
-from duly.models.spec import ELEMENT_BYTES, ModelConfig
+from duly.models.spec import DataTypeName, ModelConfig
 from duly.models.toml_text import toml_text
 from duly.models.triton.config_pbtxt import NOTES_MAX, settings_of
 from duly.models.triton.schema import DATA_TYPES
@@ -68,7 +69,7 @@ def test_what_is_not_served_is_refused_with_its_line(text: str, reason: str) -> 
 @pytest.mark.parametrize("name", DATA_TYPES)
 def test_element_types_are_served_or_named_with_their_line(name: str) -> None:
     text = f'input {{ name: "x"\n data_type: {name} }}'
-    if DATA_TYPES[name] in ELEMENT_BYTES:
+    if DATA_TYPES[name] in get_args(DataTypeName):
         assert settings_of(text, "m").config.inputs[0].datatype == DATA_TYPES[name]
         return
     with pytest.raises(BrokenModel, match=r"/config.pbtxt: line 2: input\[0\]\.datatype: should be"):
@@ -76,7 +77,7 @@ def test_element_types_are_served_or_named_with_their_line(name: str) -> None:
 
 
 def test_all_element_types_have_a_name_of_triton() -> None:
-    assert set(ELEMENT_BYTES) <= set(DATA_TYPES.values())
+    assert set(get_args(DataTypeName)) <= set(DATA_TYPES.values())
 
 
 def test_a_batch_size_without_dims_is_left_to_the_graph() -> None:
