@@ -22,12 +22,10 @@ class KServe(Strict):
 
 
 def class_of_priority(priority: int, levels: int) -> StreamClass | None:
-    """Returns the class of a request's priority where the model has so many levels: the upper third is CRITICAL, the
-    next one STANDARD, the rest BEST_EFFORT. One level alone is STANDARD. None: the request states none, or one that
-    has no meaning, so that it has the model's default class.
+    """Returns the class of a request's priority where the model has so many levels: the upper half is STANDARD, the
+    middle one included, and the rest BEST_EFFORT. None is CRITICAL, which is for streams that state a period. None: the
+    request states no priority, or one that has no meaning, so that it has the model's default class.
     """
     if not 1 <= priority <= levels:
         return None
-    if levels == 1:
-        return StreamClass.STANDARD
-    return StreamClass(min(3, (priority - 1) * 3 // levels + 1))
+    return StreamClass.STANDARD if 2 * priority <= levels + 1 else StreamClass.BEST_EFFORT

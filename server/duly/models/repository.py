@@ -334,7 +334,9 @@ def _version(
     inside = entries(version_folder)
     files = [path.name for path in inside if is_onnx(path.name) and path.is_file()]
     stated = "variants" in config.model_fields_set
-    if not stated and BARE_FILE not in files and len(files) == 1:
+    if settings.lines and not stated and (version_folder / BARE_FILE / BARE_FILE).is_file():  # as Triton allows it
+        config = config.model_copy(update={"variants": (Variant(name="default", file=f"{BARE_FILE}/{BARE_FILE}"),)})
+    elif not stated and BARE_FILE not in files and len(files) == 1:
         config = config.model_copy(update={"variants": (Variant(name="default", file=files[0]),)})
     for index, variant in enumerate(config.variants):
         place = f"/{CONFIG_FILE}: variant[{index}].file" if stated else f"/{version_folder.name}"

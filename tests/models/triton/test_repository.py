@@ -38,6 +38,13 @@ def test_settings_and_their_lines_are_read(tmp_path: Path) -> None:
     assert version.told("m/model.toml: batch_sizes: too many") == "m/config.pbtxt: line 2: batch_sizes: too many"
 
 
+def test_the_file_may_be_a_folder_with_the_graph_and_its_weights(tmp_path: Path) -> None:
+    put(tmp_path, "m", "", "1/model.onnx/model.onnx", "1/model.onnx/weights")
+    (version,), problems = Repository(tmp_path).scan()
+    assert problems == []
+    assert [variant.file for variant in version.config.variants] == ["model.onnx/model.onnx"]
+
+
 def test_an_empty_file_is_a_model_whose_graph_says_all(tmp_path: Path) -> None:
     put(tmp_path, "m", "", "1/model.onnx")
     (version,), _ = Repository(tmp_path).scan()

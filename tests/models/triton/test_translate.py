@@ -110,9 +110,9 @@ def test_classes_of_priorities() -> None:
     def classes(levels: int) -> list[int | None]:
         return [class_of_priority(priority, levels) for priority in range(levels + 2)]
 
-    critical, standard, best_effort = StreamClass
+    _, standard, best_effort = StreamClass
     assert classes(0) == [None, None]
     assert classes(1) == [None, standard, None]
-    assert classes(2) == [None, critical, standard, None]
-    assert classes(3) == [None, critical, standard, best_effort, None]
-    assert classes(4) == [None, critical, critical, standard, best_effort, None]
+    assert classes(2) == [None, standard, best_effort, None]
+    assert classes(3) == [None, standard, standard, best_effort, None]
+    assert classes(4) == [None, standard, standard, best_effort, best_effort, None]
