@@ -18,6 +18,7 @@ FP32, FP16, INT64, UINT8, BOOL, TEXT, BF16 = (
     TensorProto.STRING,
     TensorProto.BFLOAT16,
 )
+INT32 = TensorProto.INT32
 
 
 def value(name: str, dims: Dims, kind: int = FP32) -> onnx.ValueInfoProto:
@@ -93,6 +94,35 @@ def summing(axis: int = 0) -> onnx.ModelProto:
     ]
     inputs = [value("x", ["N", 2]), value("total", dims)]
     return model(nodes, inputs, [value("y", ["N", 2]), value("total_next", dims)])
+
+
+def standing() -> onnx.ModelProto:
+    """y[N,5] = x, start, ready, end and id of each frame, where the server fills all but x; id is INT32[N]."""
+    nodes = [
+        helper.make_node("Cast", ["id"], ["number"], to=FP32),
+        helper.make_node("Reshape", ["number", "column"], ["numbers"]),
+        helper.make_node("Concat", ["x", "start", "ready", "end", "numbers"], ["y"], axis=1),
+    ]
+    inputs = [*(value(name, ["N", 1]) for name in ("x", "start", "ready", "end")), value("id", ["N"], INT32)]
+    return model(nodes, inputs, [value("y", ["N", 5])], {"column": np.int64([-1, 1])})
+
+
+STANDING = """
+[[control]]
+input = "start"
+kind = "START"
+[[control]]
+input = "ready"
+kind = "READY"
+false_true = [-1, 1]
+[[control]]
+input = "end"
+kind = "END"
+[[control]]
+input = "id"
+kind = "STREAM"
+"""
+"""The settings that make it so."""
 
 
 SUMMING = '[[state]]\noutput = "total_next"\ninput = "total"\n'

@@ -17,6 +17,7 @@ from tests.fuzz.targets import TRUSTED, joined
 from tests.rpc.common_messages import HEADS, common
 
 CORPUS = Path(__file__).parent / "corpus"
+TRITON_STORIES = Path(__file__).parents[1] / "models" / "triton" / "stories"
 
 
 def _frame(number: int, data: bytes = bytes(4), **fields: object) -> pb.Frame:
@@ -212,6 +213,9 @@ def seeds() -> dict[str, list[bytes]]:
             model.encode() + b"\0\0cat\ndog\n",
             b"\0\0item {\n id: 1\n name: 'cat'\n}\n",
             b"\0\0- a\n- b\n",
+        ],
+        "triton_settings": [
+            story.read_bytes().partition(b"----\n")[0] for story in sorted(TRITON_STORIES.glob("*.txt"))
         ],
         "manifests": [
             f"{64 * 'a'}  model.onnx\n\\{64 * 'B'} *../model.toml\nSHA256 (x/w.bin) = {64 * '0'}\n".encode(),

@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import tempfile
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,11 +25,13 @@ from duly.access.listeners import Listener
 from duly.access.policy import read_policy
 from duly.access.tls_files import read_tls
 from duly.core.types import BacklogPolicy
-from duly.models.config_file import read_config
+from duly.models.config_file import check_settings, read_config
 from duly.models.errors import BrokenModel
 from duly.models.labels import read_labels
 from duly.models.manifest import ManifestError, check_keys, check_signature, parse_manifest
 from duly.models.spec import Signature, TensorSpec
+from duly.models.toml_text import toml_text
+from duly.models.triton.config_pbtxt import read_pbtxt
 from duly.rpc.duly_v1.codec import FrameReader
 from duly.rpc.duly_v1.opening import single_request, stream_request
 from duly.rpc.local import frames as local
@@ -344,6 +347,20 @@ def model_settings(data: bytes) -> None:
             assert str(folder) not in str(error), error
 
 
+def triton_settings(data: bytes) -> None:
+    """Triton's config.pbtxt, and the model.toml that says the same."""
+    folder = _scratch() / "triton"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.pbtxt").write_bytes(data)
+    try:
+        config = read_pbtxt(folder).config
+    except BrokenModel as error:
+        assert str(error).startswith("/config.pbtxt: ")
+        assert str(folder) not in str(error), error
+        return
+    assert check_settings(tomllib.loads(toml_text(config))) == config
+
+
 def manifests(data: bytes) -> None:
     """The list of what a version's files hold, its signature, and the keys that are trusted."""
     text, signature, keys = ([*data.split(b"\0\0"), b"", b""])[:3]
@@ -532,6 +549,7 @@ TARGETS: dict[str, Target] = {
         recordings,
         server_settings,
         model_settings,
+        triton_settings,
         manifests,
         picture_headers,
         video_units,

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -119,9 +119,12 @@ class Worker:
         resets: Sequence[bool] = (),
         slot: int = 0,
         variant: int = 0,
+        last: Collection[int] = (),
     ) -> list[Outcome]:
-        """Runs one batch; each frame is one value for each input. Raises BatchFailed."""
-        self.send_run(frames, streams, resets, slot, variant)
+        """Runs one batch; each frame is one value for each input. `last`: frames, by index, that are the last of their
+        streams. Raises BatchFailed.
+        """
+        self.send_run(frames, streams, resets, slot, variant, last)
         return self.receive_done()
 
     def send_run(
@@ -131,6 +134,7 @@ class Worker:
         resets: Sequence[bool] = (),
         slot: int = 0,
         variant: int = 0,
+        last: Collection[int] = (),
     ) -> None:
         self.batch_id += 1
         entries = []
@@ -145,7 +149,7 @@ class Worker:
                 refs.append((offset, len(data), encoding, shape))
             stream = streams[index] if streams else index
             entries.append((stream, bool(resets and resets[index]), refs))
-        self.socket.send(channel.encode_run(channel.Run(self.batch_id, slot, entries, variant)))
+        self.socket.send(channel.encode_run(channel.Run(self.batch_id, slot, entries, variant, frozenset(last))))
 
     def warm(self, slot: int = 0, variant: int = 0) -> None:
         """Has the worker run a frame of its own. Raises BatchFailed."""

@@ -241,7 +241,9 @@ class Worker:
 
     # ---- batches ----
 
-    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
+    def run(
+        self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]], last: frozenset[int] = channel.NONE_LAST
+    ) -> bool:
         """Copies the payloads into the slot's input area (the one copy) and starts the batch. What lies in memory that
         is shared with a client the worker copies itself.
 
@@ -260,7 +262,7 @@ class Worker:
         region.filled[slot, False] += filled
         if pieces and not self._gather(slot, pieces):
             return False
-        run = channel.Run(action.batch_id, slot, frames, self._variants[action.variant])
+        run = channel.Run(action.batch_id, slot, frames, self._variants[action.variant], last)
         return self._begin(action.batch_id, len(frames), channel.encode_run(run), action.planned_ns)
 
     def _shares(self, memory: ClientMemory) -> bool:

@@ -67,3 +67,9 @@ def _bfloat16(numbers: Array) -> Array:
     rounded = (bits + (0x7FFF + (bits >> 16 & 1)).astype(np.uint32)) >> 16
     quiet = bits >> 16 | 0x40  # to round a NaN could make an infinity of it
     return np.where(np.isnan(wide), quiet, rounded).astype("<u2").view(BFLOAT16)
+
+
+def view(area: memoryview, offset: int, shape: Sequence[int], dtype: np.dtype[np.generic]) -> Array:
+    """An array of that shape and element type that lies in the area, `offset` bytes from its beginning."""
+    count = int(np.prod(shape))
+    return np.frombuffer(area, dtype, count, offset).reshape(shape)

@@ -17,8 +17,8 @@ from duly.models.spec import (
     Input,
     ModelConfig,
     TensorSpec,
-    op_of,
 )
+from duly.models.steps import op_of
 from duly.worker.channel import DIMS_MAX
 from duly.worker.decode import ENCODINGS
 from duly.worker.dtypes import DTYPES, TEXT, is_floating
@@ -48,12 +48,12 @@ class InputPlan:
 
 
 def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
-    """Returns one plan for each input of `config`, or for each graph input that is neither state nor constant.
+    """Returns one plan for each input of `config`, or for each graph input that is no state, control or constant.
 
     Raises:
         LoadError: an input does not fit the graph, or no client could send anything.
     """
-    taken = {state.input for state in config.states} | set(config.constants)
+    taken = {state.input for state in config.states} | {each.input for each in config.controls} | set(config.constants)
     plans = []
     for index, declared in enumerate(config.inputs):
         place, name = f"input[{index}]", declared.tensor or declared.name

@@ -19,8 +19,9 @@ from duly.models.spec import TEXT_ELEMENTS_MAX, VIDEO, TensorSpec
 from duly.worker.all_finite import all_finite
 from duly.worker.batch_axes import BoundBatch, Session
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
+from duly.worker.controls import Controls
 from duly.worker.decode import not_finite, tensor
-from duly.worker.dtypes import TEXT, Array
+from duly.worker.dtypes import TEXT, Array, view
 from duly.worker.errors import InvalidFrame, RunError
 from duly.worker.finite import HOLLOW_BATCHES, FiniteChecks
 from duly.worker.graph import is_fixed
@@ -43,6 +44,7 @@ class _Bound:
     """The graph outputs with a fixed size, by name."""
     states_in: list[Array]
     states_out: list[Array]
+    controls: dict[str, Array]
 
 
 @dataclass(slots=True)
@@ -95,6 +97,7 @@ class Model:
             contexts={index: each.reader.dtype for index, each in enumerate(plan.inputs) if each.reader.context},
             context_sizes={index: each.reader.context for index, each in enumerate(plan.inputs)},
         )
+        self._controls = Controls(plan.controls)
         self._videos = VideoDecoders()
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
@@ -194,7 +197,7 @@ class Model:
         own = [None if r.as_is else np.zeros(shape, r.dtype) for r, shape in zip(readers, shapes, strict=True)]
         return [
             [
-                _view(area, base, shape, reader.dtype) if buffer is None else buffer
+                view(area, base, shape, reader.dtype) if buffer is None else buffer
                 for buffer, base, shape, reader in zip(own, self._input_bases, shapes, readers, strict=True)
             ]
             for area in self._region.inputs
@@ -261,6 +264,7 @@ class Model:
         slot, size = batch.run.slot, self._size(len(indices))
         bound = self._bound.get((slot, size, first)) or self._bind(slot, size, first)
         self._streams.gather(self._ids(batch, indices), bound.states_in)
+        self._controls.fill(bound.controls, batch.run, indices, self._streams)
         outputs = bound.outputs | bound.binding.run()
         self._deliver(batch, indices, first, size, outputs, bound.states_out)
 
@@ -275,6 +279,7 @@ class Model:
         inputs = {planned.tensor: rows[first:last] for planned, rows in zip(plan.inputs, self._rows[slot], strict=True)}
         states_in = [state.batch(size) for state in plan.states]
         states_out = [state.batch(size) for state in plan.states]
+        controls = self._controls.batches(size)
         outputs: dict[str, Array | None] = {}
         if plan.post:
             shape = plan.post.row_shape
@@ -285,14 +290,15 @@ class Model:
             outputs[output.tensor] = None
             if self._in_place[index]:
                 area = self._region.outputs[slot]
-                outputs[output.tensor] = _view(area, base, (size, *output.row_shape), output.dtype)
+                outputs[output.tensor] = view(area, base, (size, *output.row_shape), output.dtype)
+        inputs |= {state.input: array for state, array in zip(plan.states, states_in, strict=True)}
         binding = self._session.bind(
             size,
-            inputs | {s.input: array for s, array in zip(plan.states, states_in, strict=True)} | plan.constants,
+            inputs | controls | plan.constants,
             outputs | {s.output: array for s, array in zip(plan.states, states_out, strict=True)},
         )
         known = {name: array for name, array in outputs.items() if array is not None}
-        bound = self._bound[slot, size, first] = _Bound(binding, known, states_in, states_out)
+        bound = self._bound[slot, size, first] = _Bound(binding, known, states_in, states_out, controls)
         return bound
 
     def _groups(self, batch: _Batch, kept: list[int]) -> list[list[int]]:
@@ -323,7 +329,9 @@ class Model:
         names = [output.tensor for output in plan.outputs]
         names += [plan.post.tensor] if plan.post and plan.post.tensor not in names else []
         inputs |= {state.input: array for state, array in zip(plan.states, states, strict=True)}
-        outputs = self._session.run(inputs | plan.constants, names + [state.output for state in plan.states])
+        controls = self._controls.batches(size)
+        self._controls.fill(controls, batch.run, group, self._streams)
+        outputs = self._session.run(inputs | controls | plan.constants, names + [state.output for state in plan.states])
         states_out = [outputs.pop(state.output) for state in plan.states]
         for state, before, after in zip(plan.states, states, states_out, strict=True):
             if before.shape != after.shape:
@@ -404,7 +412,7 @@ class Model:
             raise _too_large(spec, value.nbytes, value.shape)
         self._region.filled[slot, True] += value.nbytes
         offset = self._output_bases[position] + index * spec.bytes_max
-        _view(self._region.outputs[slot], offset, value.shape, value.dtype)[...] = value
+        view(self._region.outputs[slot], offset, value.shape, value.dtype)[...] = value
         return offset, value.nbytes, 0, value.shape
 
     def _copy_texts(self, slot: int, position: int, index: int, value: Array | str) -> TensorRef:
@@ -443,8 +451,3 @@ def _stack(rows: Sequence[Array], size: int) -> Array:
         return rows[0][None]
     padding = [np.full_like(rows[0], "" if rows[0].dtype == TEXT else 0)] * (size - len(rows))
     return np.stack([*rows, *padding])
-
-
-def _view(area: memoryview, offset: int, shape: Sequence[int], dtype: np.dtype[np.generic]) -> Array:
-    count = int(np.prod(shape))
-    return np.frombuffer(area, dtype, count, offset).reshape(shape)

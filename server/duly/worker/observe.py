@@ -100,6 +100,7 @@ def _shapes(
     """What comes out for `size` made-up frames of numbers up to `scale`; empty where the graph can't be run so."""
     examples = {each.tensor or each.name: each.example for each in config.inputs if each.example}
     state_axes: dict[str, Axis] = {state.input: state.batch_axis for state in config.states}
+    state_axes |= {control.input: control.batch_axis for control in config.controls}
     for open_extent in OPEN_EXTENTS:
         shapes: dict[str, Shape] = {}
         for name, tensor in graph.inputs.items():

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from duly.models.spec import ELEMENT_BYTES, ModelConfig, Output, Signature, TensorSpec
+from duly.models.spec import ELEMENT_BYTES, ModelConfig, Output, Signature, State, TensorSpec
 from duly.worker.channel import DIMS_MAX, frames_of_message, tensors_of_message
+from duly.worker.controls import ControlTensor, plan_controls
 from duly.worker.dtypes import BFLOAT16, DTYPES, TEXT, Array, datatype_of, of_type
 from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
@@ -45,6 +46,7 @@ class OutputPlan:
 class Plan:
     inputs: tuple[InputPlan, ...]
     states: tuple[StateTensor, ...]
+    controls: tuple[ControlTensor, ...]
     constants: dict[str, Array]
     post: PostOperation | None
     outputs: tuple[OutputPlan, ...]
@@ -78,7 +80,7 @@ class Plan:
             outputs=(*post, *(planned.spec for planned in self.outputs)),
             batch_sizes=self.batch_sizes,
             any_size=self.any_size,
-            stateful=bool(self.states) or any(planned.reader.remembers for planned in self.inputs),
+            stateful=bool(self.states or self.controls) or any(planned.reader.remembers for planned in self.inputs),
             states=(*map(_kept_state, self.states), *(_kept_sound(i) for i in self.inputs if i.reader.context)),
         )
 
@@ -128,11 +130,12 @@ def fit(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool, alo
 
 def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) -> Plan:
     states = tuple(_states(graph, config))
+    controls = tuple(plan_controls(graph, config))
     for name in config.constants:
         _find(graph.inputs, name, f"constants.{name}", "input")
     inputs = plan_inputs(graph, config)
     _check_fed_once(graph, config, inputs)
-    fixed_size, symbols = _batch_dimension(graph, inputs, states)
+    fixed_size, symbols = _batch_dimension(graph, inputs, (*states, *controls))
     batch_sizes = (1,) if alone else config.batch_sizes or ((fixed_size,) if fixed_size else BATCH_SIZES)
     if fixed_size and batch_sizes != (fixed_size,):
         raise LoadError(
@@ -155,6 +158,7 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
     plan = Plan(
         inputs=inputs,
         states=states,
+        controls=controls,
         constants={name: _constant(graph.inputs[name], value, symbols) for name, value in config.constants.items()},
         post=post,
         outputs=outputs,
@@ -221,6 +225,11 @@ def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
                 f"{place}.batch_axis: {state.batch_axis} is no axis of '{target.name}', shape {shape}; where the graph "
                 "has no batch dimension, say batched = false at the top of model.toml"
             )
+        if state.datatype not in (None, target.datatype):
+            raise LoadError(
+                f"{place}.datatype: {state.datatype} is stated, the graph's '{target.name}' is {target.datatype}"
+            )
+        shape = _stated_shape(shape, state, f"{place}.shape")
         shape[state.batch_axis] = 1
         if not is_fixed(tuple(shape)):
             raise LoadError(
@@ -231,11 +240,24 @@ def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
         yield StateTensor(target.name, source.name, state.batch_axis, tuple(shape), DTYPES[target.datatype])
 
 
+def _stated_shape(shape: list[int], state: State, place: str) -> list[int]:
+    """The shape of a state in the graph with the extents that model.toml states. Raises LoadError."""
+    if state.shape is None:
+        return shape
+    stated = list(state.shape)
+    stated.insert(state.batch_axis, shape[state.batch_axis])
+    if len(stated) != len(shape) or any(has not in (-1, wanted) for has, wanted in zip(shape, stated, strict=True)):
+        has = [extent for axis, extent in enumerate(shape) if axis != state.batch_axis]
+        raise LoadError(f"{place}: {list(state.shape)} is stated, the graph's '{state.input}' has {has} for a stream")
+    return stated
+
+
 def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPlan]) -> None:
     fed: dict[str, str] = {}
     feeding = [
         *((planned.tensor, planned.place) for planned in inputs),
         *((state.input, f"state[{index}]") for index, state in enumerate(config.states)),
+        *((control.input, f"control[{index}]") for index, control in enumerate(config.controls)),
         *((name, f"constants.{name}") for name in config.constants),
     ]
     for name, place in feeding:
@@ -248,7 +270,7 @@ def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPla
 
 
 def _batch_dimension(
-    graph: Graph, inputs: Sequence[InputPlan], states: Sequence[StateTensor]
+    graph: Graph, inputs: Sequence[InputPlan], states: Sequence[StateTensor | ControlTensor]
 ) -> tuple[int | None, set[str]]:
     """Returns the one size that the graph takes, or None, and the names that the graph has for a size that is open."""
     dimensions = [(planned.tensor, graph.inputs[planned.tensor].shape[0]) for planned in inputs]
@@ -307,6 +329,7 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
                 f"onnx.shape_inference.infer_shapes{leave_out(graph, config, [tensor.name])}"
             )
         shape = extents(tensor.shape)[1:]
+        _check_as_stated(output, tensor.datatype, shape, place)
         dtype = DTYPES[tensor.datatype]
         sized = is_fixed(shape) and dtype != TEXT
         exact = prod(shape) * ELEMENT_BYTES[tensor.datatype] if is_fixed(shape) else 0
@@ -324,6 +347,17 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
             }
         )
         yield OutputPlan(spec, tensor.name, dtype, shape, sized, sized and tensor.as_declared)
+
+
+def _check_as_stated(output: Output, datatype: str, shape: tuple[int, ...], place: str) -> None:
+    """Raises LoadError where the graph gives something else than model.toml states."""
+    if output.datatype not in (None, datatype):
+        raise LoadError(f"{place}.datatype: {output.datatype} is stated, the graph gives {datatype}")
+    stated = shape if output.shape is None else output.shape
+    if len(stated) != len(shape) or any(
+        extent >= 0 and given not in (-1, extent) for given, extent in zip(shape, stated, strict=True)
+    ):
+        raise LoadError(f"{place}.shape: {list(stated)} is stated, the graph gives {list(shape)} for a frame")
 
 
 def _check_names(names: list[str]) -> None:

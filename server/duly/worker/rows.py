@@ -160,6 +160,8 @@ class Rows:
         inputs = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         for state in self._plan.states:
             inputs[state.input] = np.moveaxis(inputs[state.input], 0, state.batch_axis).copy(order="C")
+        for control in self._plan.controls:
+            inputs[control.input] = control.made_up(len(rows))
         ran = self._session.run(inputs | self._plan.constants, self._outputs)
         outputs = {name: as_numbers(values) for name, values in ran.items()}
         for state in self._plan.states:
