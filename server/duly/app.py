@@ -29,6 +29,8 @@ from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HealthService
 from duly.rpc.kserve.front_end import FrontEnd
 from duly.rpc.kserve.inference_service import KServeInference
+from duly.rpc.kserve.machine_service import KServeMachine
+from duly.rpc.kserve.models_service import KServeModels
 from duly.rpc.kserve.regions import Regions
 from duly.rpc.local.listener import DESCRIPTORS_EACH, OPENING_MAX, LocalListener
 from duly.rpc.server import MESSAGE_BYTES_MIN, ListenError, Server, add_services, create_server, message_limit
@@ -180,7 +182,8 @@ class App:
         needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
-        kserve = KServeInference(FrontEnd(self.streams, Regions(), int(config.kserve_budget_ms * 1e6)))
+        front = FrontEnd(self.streams, Regions(), int(config.kserve_budget_ms * 1e6))
+        kserve = KServeInference(front)
         connections = self._connections_max(limit)
         local_connections = 0
         if config.local is not None:
@@ -199,14 +202,15 @@ class App:
             lambda: self._local.offered if self._local is not None else "",
         )
         models = ModelService(self.host, self.catalogue, self.driver)
-        add_services(server, models, control, self._health, config.reflection)
+        of_kserve = KServeModels(front, self.host, self.metrics), KServeMachine(front, shared_memory=False)
+        add_services(server, models, control, self._health, of_kserve, config.reflection)
         try:
             self.address = await self._doors.open(server, connections)
             if (guard := self._doors.admin_guard()) is not None:
                 admin = self._admin_server = create_server(
                     "lan", None, None, 0, MESSAGE_BYTES_MIN, ADMIN_CONNECTIONS_MAX, guard
                 )
-                add_services(admin, models, control, self._health, config.reflection)
+                add_services(admin, models, control, self._health, of_kserve, config.reflection)
                 await self._doors.open_admin(admin, ADMIN_CONNECTIONS_MAX)
                 await admin.start()
             self._listen_locally(local_connections)

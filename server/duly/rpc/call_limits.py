@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 
 from duly.rpc.bugs import internal
 from duly.rpc.errors import abort
-from duly.rpc.guard import NEEDS
+from duly.rpc.guard import NEEDS, OPEN
 from duly.rpc.places import Place, Places
 from duly.runtime.catalogue import ModelError
 from duly.streams.cheap_work import Budget, CheapWork, SharedBudget
@@ -114,7 +114,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
             behaviour = _parsed(_only(handler.unary_unary), handler.request_deserializer)
             if method in _ADMIN:
                 places = self._admin
-            elif method.startswith("/grpc.health."):
+            elif method in OPEN or method.startswith("/grpc.health."):
                 places = self._health
         if places in (self._questions, self._health):
             behaviour = self._counted(behaviour)  # a call that lasts only waits

@@ -46,6 +46,10 @@ class FrontEnd:
             asking.stream_class = StreamClass.STANDARD
         return asking
 
+    def default_budget_ns(self, config: ModelConfig) -> int:
+        """Returns the budget of requests that state none."""
+        return self._default_budget_ns(config) or int(config.default_budget_ms * 1e6)
+
     def _default_budget_ns(self, config: ModelConfig) -> int:
         if "default_budget_ms" in config.model_fields_set:
             return 0
