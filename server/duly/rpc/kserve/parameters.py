@@ -2,8 +2,8 @@
 
 | parameter | type | what it says |
 | --- | --- | --- |
-| `timeout`, `budget_us` | int64 | budget in microseconds, the smaller one of both; 0: none is stated |
-| `priority` | uint64 or int64 | class; 0: the model's. 1, 2: STANDARD, others BEST_EFFORT; 1 with `period_us`: CRITICAL |
+| `timeout`, `budget_us` | int64 | budget in microseconds, the smaller of both; 0: none is stated |
+| `priority` | uint64 or int64 | 0: the model's class; 1, 2: STANDARD, or CRITICAL (1 with `period_us`); more: BEST_EFFORT |
 | `period_us` | int64 | the period at which requests like this come, which admission judges |
 | `capture_time_us` | int64 | when the sample was taken, in us since 1970, by a clock kept right as the server's is |
 | `backlog` | string | ALL, LATEST or KEEP_LAST:n: what waits while the model is busy |
