@@ -108,7 +108,7 @@ class KServeMachine:
         if wanted:
             level = _level_for(wanted, log_level())
             set_log_level(level)
-            _log.warning("the log's level was set over the wire", level=level)
+            _log.warning("what is logged was set over the wire", from_level=level)
         response = LogSettingsResponse()
         for name, text in _AS_STARTED.items():
             response.settings[name].string_param = text
