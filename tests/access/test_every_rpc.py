@@ -18,7 +18,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from duly.app import App
-from duly.rpc.guard import HEALTH, NEEDS
+from duly.rpc.guard import HEALTH, NEEDS, OPEN
+from duly.rpc.kserve import messages
 from duly.v1 import inference_pb2, model_pb2, server_pb2
 from tests import graphs
 from tests.access.credentials import (
@@ -35,7 +36,7 @@ from tests.access.credentials import (
 from tests.e2e.serving import serving
 
 LET_IN, WHO, MAY_NOT, NO_HANDSHAKE = "let in", "UNAUTHENTICATED", "PERMISSION_DENIED", "UNAVAILABLE"
-MODULES = (inference_pb2, model_pb2, server_pb2, health_pb2, reflection_pb2)
+MODULES = (inference_pb2, model_pb2, server_pb2, health_pb2, reflection_pb2, messages)
 METHODS = [
     method
     for module in MODULES
