@@ -39,6 +39,16 @@ class UnixPeer:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalConnection:
+    """A connection from this machine."""
+
+    uid: int
+    """The user whose it is, as the kernel vouches."""
+    number: int
+    """That of no other connection, also when this one is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What one call shows of its caller."""
 

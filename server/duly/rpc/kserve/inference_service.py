@@ -61,7 +61,7 @@ class KServeInference:
         front, rights, connection = self._front, rights_of(context), context.peer()
         asked = asked_for(request.parameters)
         with front.streams.single(front.single_request(request, asked, rights), rights) as stream:
-            taking = RequestStream(stream, lambda place: front.regions.read(connection, place))
+            taking = RequestStream(stream, front.regions.of(connection, rights.principal))
             # It is None where the call has no deadline, whatever its type says.
             taking.take(request, asked, budget_ns(stream.terms.budget_ns, asked, context.time_remaining()))
             del request
@@ -74,17 +74,17 @@ class KServeInference:
                     for outcome in outcomes:
                         answer = taking.answer(outcome, now_ns)
                         if answer is not None:
-                            return self._response(taking, answer, connection)
+                            return self._response(taking, answer)
                     stream.written()
 
-    def _response(self, taking: RequestStream, answer: Answer, connection: str) -> bytes:
+    def _response(self, taking: RequestStream, answer: Answer) -> bytes:
         if not answer.outcomes and not answer.tells:
             raise wording.error_of(answer)
         writer = taking.writer(answer.outcomes)
         try:
             if answer.wanted is not None:
                 for place, parts in writer.places(answer):
-                    self._front.regions.write(connection, place, parts)
+                    taking.regions.write(place, parts)
             return b"".join(writer.response(answer))
         except InvalidFrame as error:
             raise CallError("INVALID_REQUEST", str(error)) from None
