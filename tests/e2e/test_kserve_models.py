@@ -66,11 +66,16 @@ async def test_a_model_is_ready_or_not_and_a_version_is_a_number(shared_channel:
         ("", "", False),
     ):
         assert (await ask(shared_channel, "ModelReady", name=name, version=version)).ready is ready, (name, version)
-    for rpc in ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"):
+    named = [("ModelInfer", {"model_name": "double"}, "model_version")]
+    named += [
+        (rpc, {"name": "double"}, "version")
+        for rpc in ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics")
+    ]
+    for rpc, fields, field in named:
         for version in ("newest", "-1", "1.0", "٣", "9" * 19):
-            assert (await refusal(shared_channel, rpc, name="double", version=version)).startswith(
-                "INVALID_ARGUMENT version: should be a number such as '1', or empty for the active one, got "
-            )
+            told = await refusal(shared_channel, rpc, **fields, **{field: version})
+            assert told.startswith("INVALID_ARGUMENT"), rpc
+            assert "version: should be a number such as '1', or empty for the active one, got " in told
 
 
 async def test_metadata_and_configuration_agree(shared_channel: grpc.aio.Channel) -> None:

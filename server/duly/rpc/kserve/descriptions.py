@@ -11,20 +11,11 @@ from duly.models.spec import STATES_MAX, Signature, TensorSpec
 from duly.rpc.kserve.messages import ModelConfig, ModelInstanceGroup, ModelMetadataResponse, ModelQueuePolicy
 from duly.rpc.kserve.tensors import datatype_of, shape_with_batch
 from duly.runtime.catalogue import LoadedVersion
-from duly.streams.errors import CallError
 
 PLATFORM: Final = "onnxruntime_onnx"
 BACKEND: Final = "onnxruntime"
 _PRIORITIES: Final = {StreamClass.CRITICAL: 1, StreamClass.STANDARD: 2, StreamClass.BEST_EFFORT: 3}
 """What `priority` a request of each class would state."""
-_VERSION_DIGITS_MAX: Final = 18
-
-
-def check_version(version: str) -> None:
-    """Raises CallError where what a request states can be no version."""
-    if version and not (version.isascii() and version.isdigit() and len(version) <= _VERSION_DIGITS_MAX):
-        text = f"version: should be a number such as '1', or empty for the active one, got {version[:64]!r}"
-        raise CallError("INVALID_REQUEST", text, "version")
 
 
 def metadata(name: str, served: Sequence[LoadedVersion], signature: Signature) -> ModelMetadataResponse:

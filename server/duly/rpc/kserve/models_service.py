@@ -10,7 +10,7 @@ import grpc
 
 from duly.metrics import Metrics
 from duly.rpc.errors import guarded
-from duly.rpc.kserve.descriptions import check_version, configuration, metadata
+from duly.rpc.kserve.descriptions import configuration, metadata
 from duly.rpc.kserve.front_end import FrontEnd
 from duly.rpc.kserve.messages import (
     ModelConfigRequest,
@@ -29,6 +29,7 @@ from duly.rpc.kserve.messages import (
     RepositoryModelUnloadResponse,
 )
 from duly.rpc.kserve.statistics import statistics
+from duly.rpc.kserve.versions import check_version, find
 from duly.rpc.principal import rights_of
 from duly.runtime.catalogue import LoadedVersion, ModelError, VersionState
 from duly.runtime.model_host import ModelHost
@@ -75,10 +76,9 @@ class KServeModels:
 
     def _find(self, name: str, version: str) -> LoadedVersion:
         """Returns the version, or the active one where none is stated. Raises CallError or ModelError."""
-        check_version(version)
         if not name:
             raise CallError("INVALID_REQUEST", "name: should be the name of a model", "name")
-        return self._catalogue.find(name, version)
+        return find(self._catalogue, name, version)
 
     def _served(self, name: str) -> list[LoadedVersion]:
         return [loaded for loaded in self._catalogue.versions(name) if loaded.serves]
