@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.access.evidence import LocalConnection
+from duly.access.evidence import UNKNOWN_UID, LocalConnection
 from duly.rpc.kserve import regions as tested
 from duly.rpc.kserve.regions import LOOKS, CallRegions, Place, Regions, Sharing
 from duly.streams.errors import CallError
@@ -140,6 +140,13 @@ def test_users_of_one_principal_are_told_apart(key: str) -> None:
         regions.register("other", "127.0.0.1", "r", key, 0, 16)
     assert error.value.reason == "NOT_PERMITTED"
     regions.close()
+
+
+def test_who_could_be_any_user_shares_nothing(key: str) -> None:
+    regions, connections = made()
+    connections.connect("unknown", uid=UNKNOWN_UID)
+    with pytest.raises(CallError, match="which user has it"):
+        regions.register("unknown", "p", "r", key, 0, 16)
 
 
 def test_regions_of_a_principal_stay_until_its_last_connection_goes(key: str) -> None:

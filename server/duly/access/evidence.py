@@ -38,6 +38,10 @@ class UnixPeer:
     pid: int
 
 
+UNKNOWN_UID = 65_534
+"""What the kernel says in place of users that this process's user namespace does not have: it could be any of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class LocalConnection:
     """A connection from this machine."""

@@ -14,8 +14,6 @@ from urllib.parse import unquote
 
 from duly.access.evidence import LocalConnection
 
-UNKNOWN_UID = 65_534
-"""What the kernel says in place of users that this process's user namespace does not have: it could be any of them."""
 _SOCK_DIAG = 4  # linux/netlink.h: NETLINK_SOCK_DIAG
 _BY_FAMILY, _ERROR = 20, 2  # linux/sock_diag.h: SOCK_DIAG_BY_FAMILY; linux/netlink.h: NLMSG_ERROR
 _ESTABLISHED = 1
@@ -47,9 +45,7 @@ class LoopbackPeers:
             raise
 
     def connection(self, name: str) -> LocalConnection | None:
-        """Returns the connection of a client that gRPC names; None: there is none over loopback, or its user is not
-        known.
-        """
+        """Returns the connection of a client that gRPC names; None: there is none over loopback."""
         kind, _, address = unquote(name).partition(":")
         host, _, port = address.rpartition(":")
         family = socket.AF_INET if kind == "ipv4" else socket.AF_INET6
@@ -80,7 +76,7 @@ class LoopbackPeers:
             raise OSError(-code, os.strerror(-code))
         _, state, _, cookie, uid = _ANSWER.unpack_from(answer, _HEAD.size)
         ports = _PORTS.unpack_from(answer, _HEAD.size + 4)
-        if state != _ESTABLISHED or ports != (port, server_port) or uid == UNKNOWN_UID:
+        if state != _ESTABLISHED or ports != (port, server_port):
             return None  # such as somebody who listens at the port
         return LocalConnection(uid, cookie)
 

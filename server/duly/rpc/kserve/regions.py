@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from duly.access.evidence import LocalConnection
+from duly.access.evidence import UNKNOWN_UID, LocalConnection
 from duly.rpc.kserve.shared_object import SharedObject
 from duly.streams.errors import CallError
 
@@ -112,7 +112,7 @@ class Regions:
             )
             raise CallError("SHARED_MEMORY_OFF", text)
         connection = self._connection(peer)
-        if connection is None:
+        if connection is None or connection.uid == UNKNOWN_UID:
             text = "shared memory is for clients on this machine, of whose connection the system says which user has it"
             raise CallError("NOT_PERMITTED", text)
         owner = Owner(connection.uid, connection.number if self._sharing is Sharing.OWN else principal)
