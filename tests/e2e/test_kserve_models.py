@@ -1,5 +1,6 @@
 """KServe's protocol says what the server and its models are, what became of requests, and loads and unloads models."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -15,6 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from duly.rpc.kserve import messages as ks
+from duly.rpc.kserve.front_end import FrontEnd
+from duly.rpc.kserve.models_service import KServeModels
 from duly_client import Client
 from tests import graphs
 from tests.e2e.serving import serving
@@ -265,6 +268,28 @@ async def test_what_cannot_be_loaded_says_why(repository: Path) -> None:
         assert "no version is there" in said["empty"][2]
         await ask(channel, "RepositoryModelLoad", model_name="fresh")
         assert (await ask(channel, "ModelReady", name="fresh", version="1")).ready
+
+
+async def test_those_who_ask_at_once_for_an_index_have_the_repository_read_once(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(repository) as app, grpc.aio.insecure_channel(app.address) as channel:
+        models = KServeModels(FrontEnd(app.streams, app.regions, 1), app.host, app.metrics)
+        scan, scans = app.host._repository.scan, 0
+
+        def counted() -> Any:
+            nonlocal scans
+            scans += 1
+            return scan()
+
+        monkeypatch.setattr(app.host._repository, "scan", counted)
+        found = await asyncio.gather(*(models._not_loaded() for _ in range(20)))
+        assert [len(entries) for entries in found] == [2] * 20
+        assert scans == 1
+        os.rename(repository, repository.with_name("away"))
+        told = await refusal(channel, "RepositoryIndex")
+        assert told == "FAILED_PRECONDITION the repository cannot be read; see the server's log"
+        assert len(await index(channel, ready=True)) == 2, "which needs no disk"
 
 
 async def test_requests_bring_neither_configurations_nor_files(shared_channel: grpc.aio.Channel) -> None:

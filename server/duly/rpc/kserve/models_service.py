@@ -4,11 +4,13 @@ A model is served as its folder in the repository says. So what Triton lets a re
 or files, is refused.
 """
 
+import asyncio
 from typing import Any, TypeAlias
 
 import grpc
 
 from duly.metrics import Metrics
+from duly.models.repository import ModelVersion, RepositoryProblem
 from duly.rpc.errors import guarded
 from duly.rpc.kserve.descriptions import configuration, metadata
 from duly.rpc.kserve.front_end import FrontEnd
@@ -39,6 +41,7 @@ from duly.streams.rights import Right, Rights
 _NAME_CHARS_SHOWN = 64
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+_Found: TypeAlias = tuple[list[ModelVersion], list[RepositoryProblem]]
 
 
 class KServeModels:
@@ -49,6 +52,8 @@ class KServeModels:
         self._host = host
         self._metrics = metrics
         self._catalogue = front.streams.host.catalogue
+        self._reading: asyncio.Task[_Found] | None = None
+        """The newest reading of the repository for an index."""
 
     # ---- what they are ----
 
@@ -134,7 +139,11 @@ class KServeModels:
 
     async def _not_loaded(self) -> list[tuple[str, str, str, str]]:
         """Returns the models that lie in the repository, by the newest version of each. Raises ModelError."""
-        versions, problems = await self._host.read_repository()
+        # One reading is for all that ask meanwhile: many who ask must not keep loads from reading the repository.
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._host.read_repository())
+            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        versions, problems = await asyncio.shield(self._reading)
         newest: dict[str, tuple[str, str]] = {}
         for version in versions:
             newest.setdefault(version.name, (version.version, "it is not loaded"))
