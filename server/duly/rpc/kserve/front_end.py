@@ -7,6 +7,7 @@ from duly.models.spec import ModelConfig
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked, invalid
 from duly.rpc.kserve.regions import Regions
+from duly.rpc.kserve.versions import find
 from duly.streams.open_streams import OpenStreams
 from duly.streams.rights import Rights
 from duly.streams.terms import StreamRequest
@@ -24,7 +25,7 @@ class FrontEnd:
         model for the caller.
         """
         rights.check_model(request.model_name)
-        served = self.streams.host.catalogue.find(request.model_name, request.model_version)
+        served = find(self.streams.host.catalogue, request.model_name, request.model_version)
         return StreamRequest(
             model=request.model_name,
             version=request.model_version,
@@ -46,6 +47,10 @@ class FrontEnd:
             asking.stream_class = StreamClass.STANDARD
         return asking
 
+    def default_budget_ns(self, config: ModelConfig) -> int:
+        """Returns the budget of requests that state none."""
+        return self._default_budget_ns(config) or int(config.default_budget_ms * 1e6)
+
     def _default_budget_ns(self, config: ModelConfig) -> int:
         if "default_budget_ms" in config.model_fields_set:
             return 0
@@ -56,7 +61,7 @@ class FrontEnd:
         ModelError as `stream_request` does.
         """
         rights.check_model(request.model_name)
-        served = self.streams.host.catalogue.find(request.model_name, request.model_version)
+        served = find(self.streams.host.catalogue, request.model_name, request.model_version)
         return served.signature is not None and served.signature.stateful
 
 
