@@ -127,6 +127,8 @@ class App:
         except AccessError as error:
             raise StartError(str(error)) from None
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
+        self.kserve: KServeInference | None = None
+        """The front end for KServe's protocol; None: the server does not listen yet."""
         self._server: Server | None = None
         self._admin_server: Server | None = None
         self._local: LocalListener | None = None
@@ -180,7 +182,7 @@ class App:
         needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
-        kserve = KServeInference(FrontEnd(self.streams, Regions(), int(config.kserve_budget_ms * 1e6)))
+        kserve = self.kserve = KServeInference(FrontEnd(self.streams, Regions(), int(config.kserve_budget_ms * 1e6)))
         connections = self._connections_max(limit)
         local_connections = 0
         if config.local is not None:
@@ -220,6 +222,7 @@ class App:
         self._tasks = [
             *self._watches(),
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
+            watch_over("watch for idle sequences", partial(periodically, kserve.watch)),
             watch_over("watch of the wall clock", partial(periodically, ClockWatch(self.streams.host.wall).look)),
             watch_over("access", self._doors.gate.watch),
             watch_over("files of TLS", partial(periodically, self._doors.look)),
@@ -318,6 +321,8 @@ class App:
         for task in self._tasks:
             task.cancel()
         closing = asyncio.create_task(self._local.close(STOP_SECONDS)) if self._local is not None else None
+        if self.kserve is not None:
+            self.kserve.end_all()
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
         if closing is not None:
@@ -349,6 +354,8 @@ class App:
                 self._supervisor.replace_no_more()
                 self.driver.stop_running("the server stopped while the frame ran")
             self.streams.end_all()
+            if self.kserve is not None:
+                self.kserve.end_all()
             _log.info("drained")
         finally:
             self._drained.set()

@@ -11,6 +11,9 @@ from duly.streams.open_streams import OpenStreams
 from duly.streams.rights import Rights
 from duly.streams.terms import StreamRequest
 
+SEQUENCE_IDLE_NS_MAX = 60_000_000_000
+"""A sequence of which no request is under way, and none has come for so long, is over."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrontEnd:

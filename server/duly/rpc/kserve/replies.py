@@ -15,6 +15,8 @@ from duly.rpc.varints import bytes_field, varint
 from duly.runtime.outcome import Outcome
 from duly.streams.errors import InvalidFrame
 
+ID_CHARS_MAX = 1024
+"""A request with a longer id is refused, with the beginning of the id: INVALID_REQUEST."""
 _FINAL: Final = b"\x22\x1b\x0a\x15triton_final_response\x12\x02\x08\x01"
 """The parameter that says that nothing more comes for the request."""
 
@@ -181,4 +183,4 @@ def in_stream(response: Sequence[bytes], error: str = "") -> bytes:
 
 def only_id(request_id: str, final: bool) -> list[bytes]:
     """Returns the parts of a ModelInferResponse that says nothing but whose it is."""
-    return [bytes_field(b"\x1a", request_id.encode()), _FINAL if final else b""]
+    return [bytes_field(b"\x1a", request_id[:ID_CHARS_MAX].encode()), _FINAL if final else b""]

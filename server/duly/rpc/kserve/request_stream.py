@@ -11,7 +11,7 @@ from duly.core.fates import DOES_NOT_FIT, RESULTS
 from duly.core.types import BacklogPolicy, OutcomeStatus
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked
-from duly.rpc.kserve.replies import Answer, ReplyWriter, Times
+from duly.rpc.kserve.replies import ID_CHARS_MAX, Answer, ReplyWriter, Times
 from duly.rpc.kserve.requests import Payload, ReadRegion, RequestReader, Wanted
 from duly.runtime.outcome import Outcome
 from duly.streams.errors import CallError, InvalidFrame
@@ -68,11 +68,14 @@ class RequestStream:
 
     # ---- in ----
 
-    def take(self, request: ModelInferRequest, asked: Asked, budget_ns: int) -> None:
-        """Takes a request, which will be answered. Raises CallError where it is refused before it is one, and
-        InvalidTerms where the stream can't go on with a new version.
+    def take(self, request: ModelInferRequest, asked: Asked, budget_ns: int) -> range:
+        """Takes a request, which will be answered. Returns the ids of its frames. Raises CallError where it is refused
+        before it is one, and InvalidTerms where the stream can't go on with a new version.
         """
         stream = self.stream
+        if len(request.id) > ID_CHARS_MAX:
+            text = f"id has {len(request.id)} characters, at most {ID_CHARS_MAX} are taken"
+            raise CallError("INVALID_REQUEST", text)
         wanted = self._reader.wanted(request)
         frames, problem = self._frames(request)
         if len(frames) > 1 and stream.terms.backlog is not BacklogPolicy.ALL:
@@ -94,7 +97,10 @@ class RequestStream:
                 continue
             if held.signature is not self._reader.signature:  # the stream has gone over to another version
                 self._reader = self._reader_for(stream)
-                again, problem = self._frames(request)
+                try:
+                    again, problem = self._frames(request)
+                except CallError as error:  # a region may have changed meanwhile
+                    again, problem = frames, str(error)
                 if not problem and len(again) != len(frames):
                     problem = "the model's version has changed, and takes other batches"
                 frames = again
@@ -103,6 +109,7 @@ class RequestStream:
                 stream.refuse(held, DOES_NOT_FIT, problem)
             else:
                 stream.submit(held, *payload)
+        return underway.frame_ids
 
     def _frames(self, request: ModelInferRequest) -> tuple[Sequence[Payload | None], str]:
         """Returns (payloads of the request's frames, ""), or ([None], what is wrong with them). Raises CallError."""

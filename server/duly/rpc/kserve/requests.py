@@ -132,8 +132,8 @@ class RequestReader:
             raise InvalidFrame(f"input {name!r}: {len(data)} bytes are no {count} rows of equal length")
         view = memoryview(data)
         return [
-            checks.tensor(index, datatype, shape[1:], view[start : start + row_bytes])  # type: ignore[arg-type]
-            for start in range(0, len(data), row_bytes)
+            checks.tensor(index, datatype, shape[1:], view[row * row_bytes : (row + 1) * row_bytes])  # type: ignore[arg-type]
+            for row in range(count)
         ]
 
     def wanted(self, request: ModelInferRequest) -> Sequence[Wanted] | None:
