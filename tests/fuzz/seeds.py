@@ -12,7 +12,9 @@ from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
 from tests.encoded_video import units
-from tests.fuzz.targets import TRUSTED, joined
+from tests.fuzz import kserve
+from tests.fuzz.pieces import joined
+from tests.fuzz.targets import TRUSTED
 from tests.rpc.common_messages import HEADS, common
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -187,6 +189,8 @@ def seeds() -> dict[str, list[bytes]]:
             for kind in range(len(HEADS))
             for count in (1, 3)
         ],
+        "kserve_requests": kserve.request_seeds(),
+        "kserve_calls": kserve.call_seeds(),
         "local_frames": [
             *[_local_frames(tensor) for tensor in (_local_tensor(), _local_tensor(size=9999))],
             _local_row(),
