@@ -3,6 +3,7 @@ transport that takes what the test lets it. A call's client sends bytes, and may
 """
 
 import asyncio
+import copy
 import struct
 from collections.abc import Sequence
 from math import prod
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 import grpc
 
-from duly.core.events import ModelReady, TimerFired
+from duly.core.events import ModelGone, ModelReady, TimerFired
 from duly.core.types import Verdict
 from duly.models.repository import ModelVersion
 from duly.models.spec import ELEMENT_BYTES, ModelConfig, Signature
@@ -48,7 +49,7 @@ class _Lane(FakeLane):
     """Gives every output of its model, of sizes that differ where they may."""
 
     def __init__(self, model: str, signature: Signature) -> None:
-        super().__init__(f"{model}/1", "cpu:0")
+        super().__init__(model, "cpu:0")
         self._signature = signature
 
     def end(self, driver: Driver, finished_ns: int | None = None, **reasons: dict[int, str]) -> None:
@@ -77,6 +78,8 @@ class Call:
         """Set while the client takes what is written."""
         self.reads.set()
         self.over = False
+        """Whether the client has ended it."""
+        self._ended = False
         self.replies: list[bytes] = []
         self.status: tuple[grpc.StatusCode, str] | None = None
 
@@ -84,15 +87,25 @@ class Call:
         for message in messages:
             self._sent.put_nowait(message)
 
+    @property
+    def unread(self) -> int:
+        """How many messages the server has not read."""
+        return self._sent.qsize()
+
     def half_close(self) -> None:
         self._sent.put_nowait(grpc.aio.EOF)
 
     def go(self, handler: "asyncio.Task[Any]") -> None:
         """The client cancels the call, or is gone."""
         self.over = True
+        self.end()
+        handler.cancel()
+
+    def end(self) -> None:
+        """The call has ended."""
+        self._ended = True
         self.reads.set()
         self._sent.put_nowait(b"")
-        handler.cancel()
 
     # ---- what the service sees ----
 
@@ -104,13 +117,13 @@ class Call:
 
     async def read(self) -> object:
         message = await self._sent.get()
-        if self.over:
+        if self._ended:
             raise grpc.aio.UsageError("the call is over")
         return message
 
     async def write(self, message: bytes) -> None:
         await self.reads.wait()
-        if self.over:
+        if self._ended:
             raise grpc.aio.UsageError("the call is over")
         self.replies.append(message)
 
@@ -126,22 +139,44 @@ class Served:
     def __init__(self) -> None:
         self.bench = bench = Bench(LIMITS)
         self.lanes: list[FakeLane] = [bench.lane]
-        for name, signature in MODELS.items():
-            loaded = LoadedVersion(ModelVersion(name, "1", Path(), Path(), ModelConfig(), ()))
-            loaded.signature = signature
-            bench.activate(loaded)
-            lane = _Lane(name, signature)
-            self.lanes.append(lane)
-            bench.driver.add_worker(lane)
-            times: dict[int, tuple[int, ...]] = {1: (MS,), 4: (2 * MS,)}
-            bench.driver.submit(ModelReady(f"{name}/1", "cpu:0", "default", times, True))
+        for name in MODELS:
+            self.load(name)
         admission = _Admits(lambda: bench.driver.scheduler, bench.clock, enforce=False)
         self.streams = OpenStreams(bench.host, bench.metrics, admission, slow_reader_timeout_s=1)
         self.service = KServeInference(FrontEnd(self.streams, Regions(), 500 * MS))
+        self._seqs_before = next(copy.copy(bench.driver.seqs))
         self.tasks_before = len(asyncio.all_tasks())
 
+    def load(self, name: str, version: str = "1") -> None:
+        """Has a version of a model served, as the active one."""
+        loaded = LoadedVersion(ModelVersion(name, version, Path(), Path(), ModelConfig(), ()))
+        loaded.signature = MODELS[name]
+        self.bench.activate(loaded)
+        self.add_lane(name, version)
+
+    def add_lane(self, name: str, version: str) -> None:
+        lane = _Lane(f"{name}/{version}", MODELS[name])
+        self.lanes.append(lane)
+        self.bench.driver.add_worker(lane)
+        times: dict[int, tuple[int, ...]] = {1: (MS,), 4: (2 * MS,)}
+        self.bench.driver.submit(ModelReady(lane.model, "cpu:0", "default", times, True))
+
+    def lose_lane(self, lane: FakeLane, why: str) -> None:
+        """What happens where a worker dies, or its model is unloaded."""
+        self.lanes.remove(lane)
+        self.bench.driver.remove_worker(lane)  # type: ignore[arg-type]
+        lane.gone = True
+        self.bench.driver.submit(ModelGone(lane.model, "cpu:0", why))
+
+    @property
+    def frames_taken(self) -> int:
+        """How many frames were taken, of all calls."""
+        return next(copy.copy(self.bench.driver.seqs)) - self._seqs_before
+
     def stream(self, call: Call) -> "asyncio.Task[Any]":
-        return asyncio.create_task(self.service.stream(None, call))  # type: ignore[arg-type]
+        handler = asyncio.create_task(self.service.stream(None, call))  # type: ignore[arg-type]
+        handler.add_done_callback(lambda _: call.end())
+        return handler
 
     def infer(self, message: bytes, call: Call) -> "asyncio.Task[Any]":
         return asyncio.create_task(self.service.infer(message, call))  # type: ignore[arg-type]
@@ -185,6 +220,8 @@ class Served:
         assert memory.outcomes == 0
         assert memory.result_bytes == 0
         assert not memory._streams
+        counted = sum(bench.counts().values())
+        assert counted == self.frames_taken, f"{self.frames_taken} frames were taken, {counted} outcomes counted"
 
 
 def id_of(message: bytes) -> str | None:
