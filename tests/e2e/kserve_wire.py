@@ -90,7 +90,10 @@ class StreamWire:
 
     async def read(self) -> bool:
         """Reads a reply. Returns False where the call has ended."""
-        reply = await self.call.read()
+        try:
+            reply = await self.call.read()
+        except grpc.aio.AioRpcError:
+            return False
         if reply is grpc.aio.EOF:
             return False
         self.replies.setdefault(reply.infer_response.id, []).append(reply)
