@@ -150,10 +150,12 @@ class KServeInference:
                 if message is grpc.aio.EOF:
                     call.finish()
                     return
-                request = _parse(message)
-                del message
-                await call.take(request)
-                del request
+                stream = call.take_common(message)
+                if stream is None:
+                    await call.take(message, _parse(message))
+                elif not stream.has_room:
+                    del message
+                    await stream.room()
         except Exception as error:
             call.end(_reason(error, "a request of a stream"))
 

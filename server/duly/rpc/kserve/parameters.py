@@ -3,7 +3,7 @@
 | parameter | type | what it says |
 | --- | --- | --- |
 | `timeout`, `budget_us` | int64 | budget in microseconds, the smaller of both; 0: none is stated |
-| `priority` | int64, uint64 | 0: the model's class; 1, 2: STANDARD (1 with `period_us`: CRITICAL); more: BEST_EFFORT |
+| `priority` | uint64 or int64 | 0: the model's class; 1: CRITICAL with `period_us`; else to 2: STANDARD; BEST_EFFORT |
 | `period_us` | int64 | the period at which requests like this come, which admission judges |
 | `capture_time_us` | int64 | when the sample was taken, in us since 1970, by a clock kept right as the server's is |
 | `backlog` | string | ALL, LATEST or KEEP_LAST:n: what waits while the model is busy |

@@ -4,11 +4,12 @@ A request with several rows has one verdict. As soon as one of its frames gets n
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from duly.core.fates import DOES_NOT_FIT, RESULTS
 from duly.core.types import BacklogPolicy, OutcomeStatus
+from duly.rpc.kserve.common_requests import CommonRequest, common_of
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked
 from duly.rpc.kserve.replies import ID_CHARS_MAX, Answer, ReplyWriter, Times
@@ -40,8 +41,8 @@ class Underway:
     asked: Asked
     wanted: Sequence[Wanted] | None
     frame_ids: range
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    """Those of its frames that are answered, by frame id."""
+    outcomes: dict[int, Outcome] | None = None
+    """Those of its frames that are answered, by frame id; None: it has one frame."""
 
 
 class RequestStream:
@@ -83,7 +84,7 @@ class RequestStream:
             raise CallError("INVALID_REQUEST", f"{text} can't have: each would take the place of the one before it")
         first = self._next_id
         self._next_id = first + len(frames)
-        underway = Underway(request.id, asked, wanted, range(first, self._next_id))
+        underway = Underway(request.id, asked, wanted, range(first, self._next_id), {} if len(frames) > 1 else None)
         received_unix_ns = stream.wall.now_ns()
         for frame_id in underway.frame_ids:
             self._underway[frame_id] = underway
@@ -111,6 +112,42 @@ class RequestStream:
                 stream.submit(held, *payload)
         return underway.frame_ids
 
+    def common_of(self, message: bytes, request: ModelInferRequest) -> CommonRequest | None:
+        """Returns what a request that was taken has in common with others like it; None: nothing that makes them easier
+        to read.
+        """
+        if len(request.raw_input_contents) != 1 or self._reader.wanted(request) is not None:
+            return None
+        frames, problem = self._frames(request)
+        frame = frames[0]
+        if problem or frame is None or len(frames) != 1 or len(frame[0]) != 1:
+            return None
+        return common_of(message, request, frame)
+
+    def take_common(self, message: bytes, request_id: str, frame: Payload, asked: Asked, budget_ns: int) -> None:
+        """Takes a request that is like others before it, and has this one frame. Raises as `take` does."""
+        frame_id = self._next_id
+        self._next_id = frame_id + 1
+        stream = self.stream
+        self._underway[frame_id] = Underway(request_id, asked, None, range(frame_id, frame_id + 1))
+        try:
+            held = stream.take(frame_id, 0, budget_ns, False, stream.wall.now_ns())
+        except BaseException:
+            del self._underway[frame_id]
+            raise
+        if held is None:
+            return
+        if held.signature is self._reader.signature:
+            stream.submit(held, *frame)
+            return
+        self._reader = self._reader_for(stream)  # the stream has gone over to another version
+        frames, problem = self._frames(ModelInferRequest.FromString(message))
+        again = frames[0]
+        if again is None or len(frames) != 1:
+            stream.refuse(held, DOES_NOT_FIT, problem or "the model's version has changed, and takes other batches")
+        else:
+            stream.submit(held, *again)
+
     def _frames(self, request: ModelInferRequest) -> tuple[Sequence[Payload | None], str]:
         """Returns (payloads of the request's frames, ""), or ([None], what is wrong with them). Raises CallError."""
         try:
@@ -120,6 +157,22 @@ class RequestStream:
 
     # ---- out ----
 
+    def common_reply(self, outcome: Outcome, now_ns: int) -> bytes | None:
+        """Returns the ModelStreamInferResponse to a request of one row that came out as nearly all do, sent at
+        `now_ns`; None: `answer` says what it comes to.
+        """
+        frame_id = outcome.held.frame.frame_id
+        underway = self._underway.get(frame_id)
+        if underway is None or underway.outcomes is not None or underway.wanted is not None:
+            return None
+        writer = self._writer
+        if writer is None or writer.signature is not outcome.held.signature:
+            writer = self.writer((outcome,))
+        reply = writer.common(underway.request_id, outcome, now_ns, underway.asked.empty_final)
+        if reply is not None:
+            del self._underway[frame_id]
+        return reply
+
     def answer(self, outcome: Outcome, now_ns: int) -> Answer | None:
         """Returns the answer that an outcome makes whole, which is sent at `now_ns`. None: more of the request's
         outcomes are to come, or the request was refused when some of its frames had been taken.
@@ -128,16 +181,17 @@ class RequestStream:
         underway = self._underway.pop(frame_id, None)
         if underway is None:
             return None
-        if len(underway.frame_ids) == 1:
+        outcomes = underway.outcomes
+        if outcomes is None:
             return self._whole(underway, (outcome,), now_ns)
-        underway.outcomes[frame_id] = outcome
-        missing = [number for number in underway.frame_ids if number not in underway.outcomes]
+        outcomes[frame_id] = outcome
+        missing = [number for number in underway.frame_ids if number not in outcomes]
         if missing:
-            dropped = [other for other in underway.outcomes.values() if other.status not in RESULTS]
+            dropped = [other for other in outcomes.values() if other.status not in RESULTS]
             if outcome.status not in RESULTS and len(dropped) == 1:
                 self.stream.withdraw(missing)
             return None
-        return self._whole(underway, [underway.outcomes[number] for number in underway.frame_ids], now_ns)
+        return self._whole(underway, [outcomes[number] for number in underway.frame_ids], now_ns)
 
     def _whole(self, underway: Underway, outcomes: Sequence[Outcome], now_ns: int) -> Answer:
         gravest = outcomes[0]

@@ -137,7 +137,7 @@ class RequestReader:
         ]
 
     def wanted(self, request: ModelInferRequest) -> Sequence[Wanted] | None:
-        """Returns the outputs that the request asks for, in its order; None: all, and nothing is said of them. Raises
+        """Returns the outputs that the request asks for, in its order; None: all, in the model's. Raises
         CallError.
         """
         if not request.outputs:
@@ -157,6 +157,11 @@ class RequestReader:
             if _CLASSES in output.parameters:
                 classes = integer_of(_CLASSES, output.parameters[_CLASSES], _SIZE_MAX)
             wanted[index] = Wanted(index, classes, place)
+        if len(wanted) == len(self._outputs) and all(
+            index == each.index and not each.classes and each.place is None
+            for index, each in enumerate(wanted.values())
+        ):
+            return None
         return tuple(wanted.values())
 
 

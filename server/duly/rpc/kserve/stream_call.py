@@ -12,6 +12,7 @@ from typing import Final
 
 from duly.core.types import BacklogPolicy, StreamClass
 from duly.rpc.kserve import wording
+from duly.rpc.kserve.common_requests import CommonRequest, read
 from duly.rpc.kserve.front_end import SEQUENCE_IDLE_NS_MAX, FrontEnd, budget_ns, check_start
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked, asked_for
@@ -29,6 +30,9 @@ from duly.streams.stream import CHEAP_BURST, CHEAP_PER_S, Stream
 STREAMS_MAX = 256
 """A call may have so many streams and sequences. One more takes the place of a stream that is idle; where all are
 sequences or have requests under way, it is refused: STREAMS_EXHAUSTED."""
+LEARNT_MAX = 256
+"""How often what requests have in common may change; further ones are left to protobuf for good, as a client whose
+requests are another each time would only pay for it."""
 REFUSALS_MAX = 64
 """When so many refusals of one call wait to be written, no more is read from it."""
 _TOO_SLOW: Final = "the client took no reply for {:g} s (slow_reader_timeout_s)"
@@ -52,6 +56,9 @@ class StreamCall:
         self._streams: dict[_Key, RequestStream] = {}
         self._leaving: list[RequestStream] = []
         """Streams that take no more requests, and owe answers perhaps."""
+        self._common: tuple[CommonRequest, Asked, _Key, RequestStream] | None = None
+        """What the newest request was like, if others like it are read without protobuf, and its stream."""
+        self._learns = LEARNT_MAX
         self._refusals: deque[bytes] = deque()
         """Replies to requests that were refused before they became frames."""
         self._fewer_refusals = asyncio.Event()
@@ -74,8 +81,23 @@ class StreamCall:
 
     # ---- in ----
 
-    async def take(self, request: ModelInferRequest) -> None:
-        """Takes a request, and waits until another one may come."""
+    def take_common(self, message: bytes) -> Stream | None:
+        """Takes a request that is like one before it. Returns its stream; None: `take` has to look at it."""
+        if self._common is None or self._until_s is not None:
+            return None
+        common, asked, key, taking = self._common
+        found = read(message, common)
+        stream = taking.stream
+        if found is None or stream.ended.done() or self._streams.get(key) is not taking:
+            return None
+        try:
+            taking.take_common(message, *found, asked, asked.budget_ns or stream.terms.budget_ns)
+        except (CallError, InvalidTerms):
+            return None  # and finds the same
+        return stream
+
+    async def take(self, message: bytes, request: ModelInferRequest) -> None:
+        """Takes a request, which the message is, and waits until another one may come."""
         try:
             asked = asked_for(request.parameters)
             key, taking, is_new = await self._stream_for(request, asked)
@@ -88,6 +110,10 @@ class StreamCall:
                 raise
             if asked.sequence and asked.ends:
                 self._leave(key)
+            elif self._learns and not asked.sequence and not asked.captured_unix_ns:
+                self._learns -= 1
+                common = taking.common_of(message, request)
+                self._common = (common, asked, key, taking) if common is not None else None
         except InvalidTerms as error:
             await self._refuse(request, wording.invalid_terms(error))
         except (CallError, ModelError) as error:
@@ -217,7 +243,7 @@ class StreamCall:
             now_ns, outcomes = item
             self._writing = taking
             for outcome in outcomes:
-                reply = self._reply(taking, outcome, now_ns)
+                reply = taking.common_reply(outcome, now_ns) or self._reply(taking, outcome, now_ns)
                 if reply is not None:
                     await send(reply)
             self._writing = None
