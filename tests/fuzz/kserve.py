@@ -8,14 +8,18 @@ import structlog
 from tests.fuzz.pieces import MESSAGES_MAX, joined, parts, runner
 from tests.rpc.kserve.calls import Served, answered_all
 from tests.rpc.kserve.drawn_requests import MODELS, Draw, drawn, valid
-from tests.rpc.kserve.read_requests import check
+from tests.rpc.kserve.read_requests import check, check_common
 
 _SIGNATURES = tuple(MODELS.values())
 
 
 def kserve_requests(data: bytes) -> None:
-    """One request, read for a model. The first byte says for which, and whether the rest is a message or draws one."""
-    if data:
+    """One request, read for a model, or one that is read by what it has in common with one before. The first byte says
+    which, and whether the rest is a message or draws one.
+    """
+    if data and data[0] & 8:
+        check_common(*([*parts(data[1:], 2), b"", b""])[:2], MODELS["sum"])
+    elif data:
         message = drawn(Draw(data[1:])) if data[0] & 4 else data[1:]
         check(message, _SIGNATURES[data[0] % 3])
 
@@ -46,6 +50,8 @@ def kserve_calls(data: bytes) -> None:
 def request_seeds() -> list[bytes]:
     chance = Random(4)
     plain = [bytes((nth,)) + valid(Draw.seeded(nth)).SerializeToString() for nth in range(3)]
+    alike = valid(Draw(b"\2\0\0\1")), valid(Draw(b"\2\0\1\1"))
+    plain.append(b"\x08" + joined([request.SerializeToString() for request in alike]))
     return plain + [bytes((4 + nth,)) + chance.randbytes(80) for nth in range(3)]
 
 

@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from duly.models.spec import ELEMENT_BYTES, Signature
 from duly.rpc.kserve import messages as ks
+from duly.rpc.kserve.common_requests import common_of, read
 from duly.rpc.kserve.parameters import PARAMETERS_MAX, asked_for
 from duly.rpc.kserve.requests import Payload, Place, RequestReader
 from duly.rpc.message_bounds import MessageBounds
@@ -73,3 +74,34 @@ def _check_frames(request: ks.ModelInferRequest, signature: Signature, frames: S
             values = [list(value) for _, value in tensor.contents.ListFields()]
             assert joined == np.array(values[0] if values else [], kind).tobytes()
     assert not raw
+
+
+def check_common(first: bytes, second: bytes, signature: Signature) -> bool:
+    """Reads the second message by what the first one has in common with it. Raises AssertionError where that is not
+    what protobuf reads. Returns whether it was read so.
+    """
+    reader = RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, _region)
+    try:
+        learnt = ks.ModelInferRequest.FromString(first)
+        frames = reader.frames(learnt)
+    except (CallError, InvalidFrame, DecodeError):
+        return False
+    if len(learnt.raw_input_contents) != 1 or len(frames) != 1 or len(frames[0][0]) != 1:
+        return False
+    common = common_of(first, learnt, frames[0])
+    found = read(second, common) if common is not None else None
+    if found is None:
+        return False
+    BOUNDS.check(second)
+    request = ks.ModelInferRequest.FromString(second)
+    request_id, frame = found
+    assert request.id == request_id
+    assert _plain(reader.frames(request)) == _plain([frame])
+    request.id = learnt.id
+    request.raw_input_contents[:] = learnt.raw_input_contents
+    assert request == learnt
+    return True
+
+
+def _plain(frames: Sequence[Payload]) -> list[object]:
+    return [([(kind, shape, bytes(data)) for kind, shape, data in inputs], size) for inputs, size in frames]
