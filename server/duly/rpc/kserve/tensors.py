@@ -50,9 +50,9 @@ def shape_with_batch(spec: TensorSpec, signature: Signature) -> Sequence[int]:
     return (-1, *spec.shape) if signature.batched else spec.shape
 
 
-def raw_of(name: str, datatype: str, contents: InferTensorContents) -> bytes:
+def raw_of(name: str, datatype: str, contents: InferTensorContents, bytes_max: int) -> bytes:
     """Returns the elements of a tensor as raw bytes, little-endian and row-major. `datatype`: the protocol's name.
-    Raises InvalidFrame where they are in the list of another type, or are out of its range.
+    Raises InvalidFrame where they are in the list of another type, are out of its range, or take more than `bytes_max`.
     """
     field, code = _LISTS.get(datatype, ("", ""))
     if not field:
@@ -64,6 +64,11 @@ def raw_of(name: str, datatype: str, contents: InferTensorContents) -> bytes:
         texts = contents.bytes_contents
         return b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)])
     values = getattr(contents, field)
+    needed = len(values) * struct.calcsize(f"<{code}")
+    if needed > bytes_max:  # which is told before they are packed, as that takes long
+        raise InvalidFrame(
+            f"input {name!r}: the elements in {field} take {needed} bytes, at most {bytes_max} are taken"
+        )
     try:
         return struct.pack(f"<{len(values)}{code}", *values)
     except struct.error:
