@@ -106,6 +106,11 @@ class StreamWire:
         (reply,) = self.replies[request_id]
         return reply
 
+    async def read_until(self, request_id: str) -> None:
+        """Reads until a request has a reply, or the call has ended."""
+        while request_id not in self.replies and await self.read():
+            pass
+
     async def finish(self) -> None:
         """Sends no more, and reads until the call ends."""
         await self.call.done_writing()
