@@ -130,6 +130,8 @@ class App:
         except AccessError as error:
             raise StartError(str(error)) from None
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
+        self.kserve: KServeInference | None = None
+        """The front end for KServe's protocol; None: the server does not listen yet."""
         self._server: Server | None = None
         self._admin_server: Server | None = None
         self._local: LocalListener | None = None
@@ -191,7 +193,7 @@ class App:
             self.regions = Regions(sharing, self._doors.connection, max(1, min(REGIONS_MAX, connections // 4)))
             connections -= self.regions.regions_max
         front = FrontEnd(self.streams, self.regions, int(config.kserve_budget_ms * 1e6))
-        kserve = KServeInference(front)
+        kserve = self.kserve = KServeInference(front)
         local_connections = 0
         if config.local is not None:
             local_connections = min(config.streams_max + OPENING_MAX, max(2, connections // 2 // DESCRIPTORS_EACH))
@@ -239,6 +241,7 @@ class App:
         self._tasks = [
             *self._watches(),
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
+            watch_over("watch for idle sequences", partial(periodically, kserve.watch)),
             watch_over("watch of the wall clock", partial(periodically, ClockWatch(self.streams.host.wall).look)),
             watch_over("access", self._doors.gate.watch),
             watch_over("regions of shared memory", partial(periodically, self.regions.look)),
@@ -338,6 +341,8 @@ class App:
         for task in self._tasks:
             task.cancel()
         closing = asyncio.create_task(self._local.close(STOP_SECONDS)) if self._local is not None else None
+        if self.kserve is not None:
+            self.kserve.end_all()
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
         if closing is not None:
@@ -370,6 +375,8 @@ class App:
                 self._supervisor.replace_no_more()
                 self.driver.stop_running("the server stopped while the frame ran")
             self.streams.end_all()
+            if self.kserve is not None:
+                self.kserve.end_all()
             _log.info("drained")
         finally:
             self._drained.set()

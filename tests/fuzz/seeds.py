@@ -13,7 +13,9 @@ from duly.v1 import tensor_pb2
 from duly.worker import channel
 from duly.worker.text import write_texts
 from tests.encoded_video import units
-from tests.fuzz.targets import TRUSTED, joined
+from tests.fuzz import kserve
+from tests.fuzz.pieces import joined
+from tests.fuzz.targets import TRUSTED
 from tests.rpc.common_messages import HEADS, common
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -195,6 +197,8 @@ def seeds() -> dict[str, list[bytes]]:
             b"\0\1" + write_texts(["é"])[:-1],
             b"\xff\xff" + bytes(12),
         ],
+        "kserve_requests": kserve.request_seeds(),
+        "kserve_calls": kserve.call_seeds(),
         "local_frames": [
             *[_local_frames(tensor) for tensor in (_local_tensor(), _local_tensor(size=9999))],
             _local_row(),

@@ -2,7 +2,6 @@
 raises anything but what it says, or says what is not so.
 """
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -33,10 +32,10 @@ from duly.models.spec import Signature, TensorSpec
 from duly.models.toml_text import toml_text
 from duly.models.triton.config_pbtxt import read_pbtxt
 from duly.rpc.duly_v1.codec import FrameReader
+from duly.rpc.duly_v1.inference_service import STREAM_REQUEST
 from duly.rpc.duly_v1.opening import single_request, stream_request
 from duly.rpc.local import frames as local
 from duly.rpc.local.areas import FrameArea
-from duly.rpc.message_bounds import STREAM_REQUEST
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
@@ -61,12 +60,13 @@ from duly_client.errors import ProtocolError
 from duly_client.texts import text_bytes, texts_of
 from duly_client.types import advice_of, outcome_of, terms_of
 from tests.access.credentials import AUDIENCE, ISSUER, jwks
+from tests.fuzz.kserve import kserve_calls, kserve_requests, served
+from tests.fuzz.pieces import MESSAGES_MAX, parts, runner
 from tests.fuzz.surface import ONE_INPUT, SIGNATURE, Surface
 from tests.rpc.common_messages import HEADS
 from tests.rpc.common_messages import check as check_message
 from tests.streams.bench import LIMITS, version
 
-MESSAGES_MAX = 16
 TRUSTED = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINrwurehC1c23hKEn8hPTilyhOJPK5EEimiQm8SqlDyc"
 """A public key whose private one nobody has kept."""
 
@@ -83,30 +83,10 @@ TEXT = Signature(
 Target = Callable[[bytes], None]
 
 
-def parts(data: bytes, count_max: int) -> list[bytes]:
-    """Cuts data into pieces, each led by its length in two bytes, the last one as long as there is."""
-    found = []
-    while data and len(found) < count_max:
-        size = int.from_bytes(data[:2], "big")
-        found.append(data[2 : 2 + size])
-        data = data[2 + size :]
-    return found
-
-
-def joined(pieces: list[bytes]) -> bytes:
-    return b"".join(len(piece).to_bytes(2, "big") + piece for piece in pieces)
-
-
-@cache
-def _runner() -> asyncio.Runner:
-    """The loop of all targets that need one."""
-    return asyncio.Runner()
-
-
 def close() -> None:
     """Gives back what the targets have made."""
-    _runner().close()
-    for made in (_runner, _surface, _judge, _local_area):
+    runner().close()
+    for made in (runner, served, _surface, _judge, _local_area):
         made.cache_clear()
     shutil.rmtree(_scratch())
     _scratch.cache_clear()
@@ -114,7 +94,7 @@ def close() -> None:
 
 @cache
 def _surface(inputs: int) -> Surface:
-    return Surface(_runner(), ONE_INPUT if inputs == 1 else SIGNATURE)
+    return Surface(runner(), ONE_INPUT if inputs == 1 else SIGNATURE)
 
 
 @cache
@@ -498,12 +478,12 @@ sha256 = "{64 * "a"}"
 """
     judge = Judge(read_policy(_file("known.toml", text.encode())))
     assert judge.keys is not None
-    _runner().run(judge.keys.start())
+    runner().run(judge.keys.start())
     return judge
 
 
 def _judged(judge: Judge, evidence: Evidence) -> str:
-    return _runner().run(judge.judge(evidence, Listener(admin=True))).rights.principal
+    return runner().run(judge.judge(evidence, Listener(admin=True))).rights.principal
 
 
 def tokens(data: bytes) -> None:
@@ -542,6 +522,8 @@ TARGETS: dict[str, Target] = {
         frame_payloads,
         texts,
         common_frames,
+        kserve_requests,
+        kserve_calls,
         local_frames,
         local_outcomes,
         worker_answers,

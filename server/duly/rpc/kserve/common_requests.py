@@ -8,6 +8,8 @@ says what it is.
 
 from typing import Final, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.requests import Payload
 from duly.rpc.varints import bytes_field, varint
@@ -44,6 +46,12 @@ def common_of(message: bytes, request: ModelInferRequest, frame: Payload) -> Com
     end = len(message) - data_bytes
     between = message[len(begin) : end]
     if not data_bytes or end > REST_BYTES_MAX or not message.startswith(begin) or not between.endswith(head):
+        return None
+    try:
+        rest = ModelInferRequest.FromString(before + between[: -len(head)])
+    except DecodeError:
+        return None  # what looks like the data is within something else
+    if rest.id or rest.raw_input_contents:
         return None
     return CommonRequest(before, between, data_bytes, only.shape)
 

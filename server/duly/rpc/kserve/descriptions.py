@@ -7,23 +7,24 @@ from collections.abc import Sequence
 from typing import Final
 
 from duly.core.types import StreamClass
+from duly.models.kserve_model import rows_max
 from duly.models.spec import STATES_MAX, Signature, TensorSpec
+from duly.rpc.kserve.front_end import PRIORITY_LEVELS, SEQUENCE_IDLE_NS_MAX
 from duly.rpc.kserve.messages import ModelConfig, ModelInstanceGroup, ModelMetadataResponse, ModelQueuePolicy
-from duly.rpc.kserve.tensors import datatype_of, shape_with_batch
+from duly.rpc.kserve.tensors import datatype_of
 from duly.runtime.catalogue import LoadedVersion
 
 PLATFORM: Final = "onnxruntime_onnx"
 BACKEND: Final = "onnxruntime"
-_PRIORITIES: Final = {StreamClass.CRITICAL: 1, StreamClass.STANDARD: 2, StreamClass.BEST_EFFORT: 3}
-"""What `priority` a request of each class would state."""
 
 
-def metadata(name: str, served: Sequence[LoadedVersion], signature: Signature) -> ModelMetadataResponse:
+def metadata(loaded: LoadedVersion, signature: Signature, served: Sequence[LoadedVersion]) -> ModelMetadataResponse:
     """Describes what a client sends and gets. `served`: the versions of the model that serve."""
+    name, batched = loaded.version.name, rows_max(loaded.version.config, signature) > 0
     response = ModelMetadataResponse(name=name, versions=_numbers(served), platform=PLATFORM)
     for tensors, specs in ((response.inputs, signature.inputs), (response.outputs, signature.outputs)):
         for spec in specs:
-            tensors.add(name=spec.name, datatype=datatype_of(spec), shape=shape_with_batch(spec, signature))
+            tensors.add(name=spec.name, datatype=datatype_of(spec), shape=(-1, *spec.shape) if batched else spec.shape)
     return response
 
 
@@ -38,7 +39,7 @@ def configuration(
         name=loaded.version.name,
         platform=PLATFORM,
         backend=BACKEND,
-        max_batch_size=max(signature.batch_sizes) if signature.batched else 0,
+        max_batch_size=rows_max(config, signature),
         default_model_filename=config.variants[0].file,
     )
     described.version_policy.specific.versions.extend(int(number) for number in _numbers(served))
@@ -53,8 +54,8 @@ def configuration(
     elif described.max_batch_size:
         batching = described.dynamic_batching
         batching.preferred_batch_size.extend(signature.batch_sizes)
-        batching.priority_levels = len(_PRIORITIES)
-        batching.default_priority_level = _PRIORITIES[StreamClass[config.default_class]]
+        batching.priority_levels = levels = config.kserve.priority_levels or PRIORITY_LEVELS
+        batching.default_priority_level = levels if config.default_class == StreamClass.BEST_EFFORT.name else 1
         batching.default_queue_policy.CopyFrom(
             ModelQueuePolicy(
                 timeout_action=ModelQueuePolicy.REJECT,
@@ -68,6 +69,7 @@ def configuration(
 
 def _describe_sequences(described: ModelConfig, loaded: LoadedVersion, signature: Signature) -> None:
     sequences = described.sequence_batching
+    sequences.max_sequence_idle_microseconds = SEQUENCE_IDLE_NS_MAX // 1000
     sequences.oldest.max_candidate_sequences = STATES_MAX
     sequences.oldest.preferred_batch_size.extend(signature.batch_sizes)
     kept = {spec.name: spec for spec in signature.states}

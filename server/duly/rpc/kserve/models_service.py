@@ -69,7 +69,7 @@ class KServeModels:
     async def ModelMetadata(self, request: ModelMetadataRequest, context: Context) -> ModelMetadataResponse:
         loaded = self._find(request.name, request.version)
         assert loaded.signature is not None, "it can serve"
-        return metadata(request.name, self._served(request.name), loaded.signature)
+        return metadata(loaded, loaded.signature, self._served(request.name))
 
     @guarded
     async def ModelConfig(self, request: ModelConfigRequest, context: Context) -> ModelConfigResponse:

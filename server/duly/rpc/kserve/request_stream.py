@@ -9,11 +9,12 @@ from typing import Final
 
 from duly.core.fates import DOES_NOT_FIT, RESULTS
 from duly.core.types import BacklogPolicy, OutcomeStatus
+from duly.models.kserve_model import rows_max
 from duly.rpc.kserve.common_requests import CommonRequest, common_of
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked
 from duly.rpc.kserve.regions import CallRegions
-from duly.rpc.kserve.replies import Answer, ReplyWriter, Times
+from duly.rpc.kserve.replies import ID_CHARS_MAX, Answer, ReplyWriter, Times
 from duly.rpc.kserve.requests import Payload, RequestReader, Wanted
 from duly.runtime.outcome import Outcome
 from duly.streams.errors import CallError, InvalidFrame
@@ -54,6 +55,8 @@ class RequestStream:
         """The model version that it was opened for."""
         self.regions = regions
         """The shared memory of whoever sends the requests."""
+        self._batched = False
+        """Whether the model takes rows, and whether the version did that served the stream before."""
         self._reader = self._reader_for(stream)
         self._writer: ReplyWriter | None = None
         self._next_id = 1
@@ -65,17 +68,28 @@ class RequestStream:
         """Whether everything that it took is answered."""
         return not self._underway
 
+    def come_from(self, regions: CallRegions) -> None:
+        """Says whose shared memory the next requests mean."""
+        if regions is not self.regions:
+            self.regions = regions
+            self._reader = self._reader_for(self.stream)
+
     def _reader_for(self, stream: Stream) -> RequestReader:
         signature = stream.signature
-        return RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, self.regions)
+        rows = rows_max(stream.served.version.config, signature)
+        self._batched_before, self._batched = self._batched, rows > 0
+        return RequestReader(signature, rows, self.regions)
 
     # ---- in ----
 
-    def take(self, request: ModelInferRequest, asked: Asked, budget_ns: int) -> None:
-        """Takes a request, which will be answered. Raises CallError where it is refused before it is one, and
-        InvalidTerms where the stream can't go on with a new version.
+    def take(self, request: ModelInferRequest, asked: Asked, budget_ns: int) -> range:
+        """Takes a request, which will be answered. Returns the ids of its frames. Raises CallError where it is refused
+        before it is one, and InvalidTerms where the stream can't go on with a new version.
         """
         stream = self.stream
+        if len(request.id) > ID_CHARS_MAX:
+            text = f"id has {len(request.id)} characters, at most {ID_CHARS_MAX} are taken"
+            raise CallError("INVALID_REQUEST", text)
         wanted = self._reader.wanted(request)
         frames, problem = self._frames(request)
         if len(frames) > 1 and stream.terms.backlog is not BacklogPolicy.ALL:
@@ -108,7 +122,9 @@ class RequestStream:
             if payload is None:
                 stream.refuse(held, DOES_NOT_FIT, problem)
             else:
+                held.last = asked.ends and frame_id == underway.frame_ids[-1]
                 stream.submit(held, *payload)
+        return underway.frame_ids
 
     def common_of(self, message: bytes, request: ModelInferRequest) -> CommonRequest | None:
         """Returns what a request that was taken has in common with others like it; None: nothing that makes them easier
@@ -166,7 +182,7 @@ class RequestStream:
         writer = self._writer
         if writer is None or writer.signature is not outcome.held.signature:
             writer = self.writer((outcome,))
-        reply = writer.common(underway.request_id, outcome, now_ns, underway.asked.empty_final)
+        reply = writer.common(underway.request_id, outcome, now_ns)
         if reply is not None:
             del self._underway[frame_id]
         return reply
@@ -199,9 +215,7 @@ class RequestStream:
         status, reason = gravest.status, gravest.reason
         results = outcomes if status in RESULTS else ()
         asked = underway.asked
-        return Answer(
-            underway.request_id, status.name, reason, times, results, underway.wanted, asked.empty_final, asked.outcomes
-        )
+        return Answer(underway.request_id, status.name, reason, times, results, underway.wanted, asked.outcomes)
 
     def give_up(self) -> list[Underway]:
         """Returns the requests that are not answered, and never will be by an outcome."""
@@ -217,7 +231,8 @@ class RequestStream:
         if self._writer is None or self._writer.signature is not signature:
             model = outcomes[0].held.frame.model if outcomes else self.stream.model
             name, _, version = model.rpartition("/")
-            self._writer = ReplyWriter(signature, name, version)
+            batched = self._batched if signature is self._reader.signature else self._batched_before
+            self._writer = ReplyWriter(signature, batched, name, version)
         return self._writer
 
 

@@ -16,9 +16,8 @@ from duly.rpc.kserve.tensors import known_datatype, raw_of
 from duly.runtime.held_frames import InputData
 from duly.streams.errors import CallError, InvalidFrame
 from duly.streams.inputs import InputChecks
+from duly.worker.channel import DIMS_MAX
 
-DIMS_SHOWN: Final = 64
-"""So many extents of a wrong shape are in its error."""
 _REGION: Final = "shared_memory_region"
 _SIZE: Final = "shared_memory_byte_size"
 _OFFSET: Final = "shared_memory_offset"
@@ -70,6 +69,9 @@ class RequestReader:
             name = tensor.name
             index = checks.index(name)
             datatype = known_datatype(name, tensor.datatype)
+            dims = len(tensor.shape)
+            if dims > DIMS_MAX + 1:  # with the batch
+                raise InvalidFrame(f"input {name!r}: {dims} dimensions, at most {DIMS_MAX + 1} are taken")
             shape = tuple(tensor.shape)
             place = place_of(f"input {name!r}", tensor.parameters) if tensor.parameters else None
             if tensor.HasField("contents") and (raw_count or place is not None):
@@ -87,7 +89,8 @@ class RequestReader:
                 data = raw[next_raw]
                 next_raw += 1
             else:
-                data = raw_of(name, tensor.datatype, tensor.contents)
+                bytes_max = max(1, self._batch_max) * self.signature.inputs[index].bytes_max
+                data = raw_of(name, tensor.datatype, tensor.contents, bytes_max)
             parts = self._rows(index, name, datatype, shape, data)
             if columns[index] is not None:
                 raise InvalidFrame(f"input {name!r} is there twice")
@@ -126,7 +129,7 @@ class RequestReader:
         count = shape[0] if shape else 0
         if not 1 <= count <= self._batch_max or not _fits(shape[1:], spec.shape):
             expected = f"{list((-1, *spec.shape))} with at most {self._batch_max} rows"
-            raise InvalidFrame(f"input {name!r}: shape {list(shape[:DIMS_SHOWN])}, the model takes {expected}")
+            raise InvalidFrame(f"input {name!r}: shape {list(shape)}, the model takes {expected}")
         if count == 1:
             return (checks.tensor(index, datatype, shape[1:], data),)
         row_bytes, rest = divmod(len(data), count)
@@ -134,8 +137,8 @@ class RequestReader:
             raise InvalidFrame(f"input {name!r}: {len(data)} bytes are no {count} rows of equal length")
         view = memoryview(data)
         return [
-            checks.tensor(index, datatype, shape[1:], view[start : start + row_bytes])  # type: ignore[arg-type]
-            for start in range(0, len(data), row_bytes)
+            checks.tensor(index, datatype, shape[1:], view[row * row_bytes : (row + 1) * row_bytes])  # type: ignore[arg-type]
+            for row in range(count)
         ]
 
     def wanted(self, request: ModelInferRequest) -> Sequence[Wanted] | None:
