@@ -11,6 +11,7 @@ from duly.rpc.local import layout
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
+from duly.worker.text import write_texts
 from tests.encoded_video import units
 from tests.fuzz.targets import TRUSTED, joined
 from tests.rpc.common_messages import HEADS, common
@@ -186,6 +187,12 @@ def seeds() -> dict[str, list[bytes]]:
             bytes((kind,)) + common(random.Random(kind), kind, count).SerializeToString()
             for kind in range(len(HEADS))
             for count in (1, 3)
+        ],
+        "texts": [
+            b"\0\3" + write_texts(["", "zwölf", "a\0b"]),
+            b"\0\2" + write_texts(["ab"]) + struct.pack("<i", -1),
+            b"\0\1" + write_texts(["é"])[:-1],
+            b"\xff\xff" + bytes(12),
         ],
         "local_frames": [
             *[_local_frames(tensor) for tensor in (_local_tensor(), _local_tensor(size=9999))],

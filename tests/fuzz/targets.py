@@ -37,21 +37,25 @@ from duly.rpc.message_bounds import STREAM_REQUEST
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
+from duly.streams.inputs import InputChecks
 from duly.streams.ordering import OrderingPolicy
 from duly.streams.terms import stream_terms
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
+from duly.worker.decode import texts as read_text_input
 from duly.worker.errors import InvalidFrame as UnreadableFrame
 from duly.worker.errors import LoadError
 from duly.worker.external_data import take_in
 from duly.worker.picture_header import picture_header
 from duly.worker.picture_size import SCANS_MAX, beyond, picture_size
+from duly.worker.text import write_texts
 from duly.worker.video import VideoDecoders
 from duly.worker.video_units import pack
 from duly_client import local_wire, proxy, target
 from duly_client.convert import tensor_array
 from duly_client.errors import ProtocolError
+from duly_client.texts import text_bytes, texts_of
 from duly_client.types import advice_of, outcome_of, terms_of
 from tests.access.credentials import AUDIENCE, ISSUER, jwks
 from tests.fuzz.surface import ONE_INPUT, SIGNATURE, Surface
@@ -64,6 +68,14 @@ TRUSTED = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINrwurehC1c23hKEn8hPTilyhOJPK5EEi
 """A public key whose private one nobody has kept."""
 
 VIDEO_INPUT = TensorSpec(name="x", datatype="UINT8", shape=(-1, -1, 3), encodings=("H264", "HEVC"), pixels_max=1 << 16)
+
+TEXT = Signature(
+    inputs=(TensorSpec(name="x", datatype="STRING", shape=(-1,), bytes_max=1 << 20),),
+    outputs=(),
+    batch_sizes=(1,),
+    any_size=True,
+    stateful=False,
+)
 
 Target = Callable[[bytes], None]
 
@@ -151,6 +163,26 @@ def frame_payloads(data: bytes) -> None:
     assert size == sum(len(each.data) for each in payload)
     for each, spec in zip(payload, SIGNATURE.inputs, strict=True):
         assert len(each.data) <= spec.bytes_max, (spec, each)
+
+
+def texts(data: bytes) -> None:
+    """A tensor of text, after the number of its elements: the server and the client read the same, or neither does."""
+    count, data = int.from_bytes(data[:2], "big"), data[2:]
+    try:
+        frame = InputChecks(TEXT).tensor(0, "STRING", (count,), data)
+        array = read_text_input(memoryview(frame.data), "", frame.shape, TEXT.inputs[0])
+    except (InvalidFrame, UnreadableFrame) as error:
+        assert str(error).startswith("input 'x': "), error
+        array = None
+    try:
+        received = texts_of(data, (count,))
+    except ValueError:
+        received = None
+    if array is None or received is None:
+        assert array is received, (array, received)
+        return
+    assert array.tolist() == received.tolist()
+    assert write_texts(array.tolist()) == data == text_bytes(received)
 
 
 def common_frames(data: bytes) -> None:
@@ -491,6 +523,7 @@ TARGETS: dict[str, Target] = {
         stream_messages,
         open_messages,
         frame_payloads,
+        texts,
         common_frames,
         local_frames,
         local_outcomes,

@@ -48,6 +48,10 @@ _DATATYPES = {
     "LONG": "INT64",
     "BYTE": "UINT8",
     "BOOLEAN": "BOOL",
+    "BFLOAT16": "BF16",
+    "STR": "STRING",
+    "TEXT": "STRING",
+    "BYTES": "STRING",
 }
 _SENTENCES = {
     "missing": "is missing",

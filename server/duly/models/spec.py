@@ -17,15 +17,35 @@ from pydantic_core import PydanticCustomError
 from duly.core.types import BACKLOG_FRAMES_MAX, BacklogPolicy, GapPolicy, StreamClass
 
 DataTypeName = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "STRING",
+    "BF16",
 ]
 ELEMENT_BYTES: dict[str, int] = {
     name: int("".join(filter(str.isdigit, name)) or 8) // 8 for name in get_args(DataTypeName)
-}
-"""Size of an element: the name of every type but BOOL, which takes one byte, ends in its bits."""
+} | {"STRING": 4}
+"""Size of an element: the name of every type but BOOL, which takes one byte, and STRING ends in its bits. An element of
+STRING takes at least so many, those of its length."""
+TEXT_ELEMENTS_MAX = 1 << 16
+"""A tensor of text has no more elements, as each costs a worker a third of a microsecond however short it is. An input
+with more is INVALID, an output with more FAILED, and a model whose fixed shapes have more is not loaded."""
 Encoding = Literal["JPEG", "PNG", "PCM_S16LE", "MJPEG", "H264", "HEVC"]
 VIDEO: tuple[Encoding, ...] = ("H264", "HEVC")
 """Encodings whose pictures depend on those before them."""
+
+EXAMPLE_CHARS_MAX = 1000
+"""A model.toml with a longer example of text is not loaded."""
 
 BATCH_MAX = 256
 """The largest batch that a model may allow; one that states more is not loaded. Triton's examples stop at 128."""
@@ -146,6 +166,8 @@ class Input(_Strict):
     """Pixels of the largest picture that is decoded, for inputs with pictures or video among their encodings;
     None: as the shape has where it is fixed, otherwise 12 Mi, or 16 times what the graph takes if that is more. A
     picture whose header states more is INVALID before anything is decoded."""
+    example: Annotated[str, Field(min_length=1, max_length=EXAMPLE_CHARS_MAX)] | None = None
+    """Of text: an element that the graph takes, with which it is tried and warmed; None: "0"."""
     batch_axis: Annotated[int, Field(ge=0)] | None = None
     """The dimension of the graph's input that is the batch; None: as the model states it."""
     preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
@@ -397,6 +419,13 @@ class TensorSpec(_Strict):
     """Pixels of the largest picture that is decoded; 0: the input takes no encoded pictures."""
     batched: bool = True
     """Whether the graph's own tensor has a batch dimension; False: a frame is the whole of it."""
+    example: str = ""
+    """An element of text that the graph takes; empty: any will do."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its elements are text, so that its size follows from no shape."""
+        return self.datatype == "STRING"
 
     def said(self) -> str:
         """What it is, in words, with its room where that is settled."""

@@ -419,7 +419,7 @@ class Worker:
         self._answers = Answers(signature, self._region)
         self._stateful = signature.stateful
         self._state_bytes = signature.state_bytes if signature.state_layout else 0
-        self._trims = any(-1 in spec.shape or spec.encodings for spec in signature.inputs)
+        self._trims = any(-1 in spec.shape or spec.encodings or spec.is_text for spec in signature.inputs)
         if self._expected is not None:
             self._refuse(changed_signature(self._expected.signature, signature))
         if not self._ready.done():

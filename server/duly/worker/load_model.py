@@ -33,6 +33,7 @@ from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
 from duly.worker.version_files import Report, VersionFiles
 from duly.worker.warmup import Samples, profile
+from duly.worker.ways_out import say_example
 
 SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
@@ -131,8 +132,8 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         opened.append(open_graph(session, config, name, place, room))
     plans = [graph.plan for graph in opened]
     for plan, name in zip(plans, names, strict=True):
-        if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
-            raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
+        if config.cuda_graph and not (plan.fixed and plan.fixed_outputs and not plan.halves):
+            raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size, none of BF16; export it so")
     notes = [f"{name}: {note}" for graph, name in zip(opened, names, strict=True) for note in graph.notes]
     sessions = [graph.session for graph in opened]
     signatures = [plan.signature() for plan in plans]
@@ -171,7 +172,7 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
             times.append(profile(model, samples, best.batch_sizes, config.warmup_runs, fits(body)))
         except LoadError as error:
             runs = partial(_runs, model, region, batch_max)
-            advice = say_shape(best.inputs, samples.shapes, str(error), runs)
+            advice = say_shape(best.inputs, samples.shapes, str(error), runs) or say_example(best.inputs)
             raise LoadError(f"{name}: {error}{advice}") from error
     if checks is not None:
         checks.run(models, region, best)
