@@ -25,6 +25,7 @@ SLOW = (
     "recordings",
     "server_settings",
     "model_settings",
+    "triton_settings",
     "policies",
     "tokens",
     "key_sets",

@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import tempfile
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,11 +24,13 @@ from duly.access.listeners import Listener
 from duly.access.policy import read_policy
 from duly.access.tls_files import read_tls
 from duly.core.types import BacklogPolicy
-from duly.models.config_file import read_config
+from duly.models.config_file import check_settings, read_config
 from duly.models.errors import BrokenModel
 from duly.models.labels import read_labels
 from duly.models.manifest import ManifestError, check_keys, check_signature, parse_manifest
 from duly.models.spec import Signature, TensorSpec
+from duly.models.toml_text import toml_text
+from duly.models.triton.config_pbtxt import read_pbtxt
 from duly.rpc.duly_v1.codec import FrameReader
 from duly.rpc.duly_v1.inference_service import STREAM_REQUEST
 from duly.rpc.duly_v1.opening import single_request, stream_request
@@ -36,21 +39,25 @@ from duly.rpc.local.areas import FrameArea
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
+from duly.streams.inputs import InputChecks
 from duly.streams.ordering import OrderingPolicy
 from duly.streams.terms import stream_terms
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
+from duly.worker.decode import texts as read_text_input
 from duly.worker.errors import InvalidFrame as UnreadableFrame
 from duly.worker.errors import LoadError
 from duly.worker.external_data import take_in
 from duly.worker.picture_header import picture_header
 from duly.worker.picture_size import SCANS_MAX, beyond, picture_size
+from duly.worker.text import write_texts
 from duly.worker.video import VideoDecoders
 from duly.worker.video_units import pack
 from duly_client import local_wire, proxy, target
 from duly_client.convert import tensor_array
 from duly_client.errors import ProtocolError
+from duly_client.texts import text_bytes, texts_of
 from duly_client.types import advice_of, outcome_of, terms_of
 from tests.access.credentials import AUDIENCE, ISSUER, jwks
 from tests.fuzz.kserve import kserve_calls, kserve_requests, served
@@ -64,6 +71,14 @@ TRUSTED = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINrwurehC1c23hKEn8hPTilyhOJPK5EEi
 """A public key whose private one nobody has kept."""
 
 VIDEO_INPUT = TensorSpec(name="x", datatype="UINT8", shape=(-1, -1, 3), encodings=("H264", "HEVC"), pixels_max=1 << 16)
+
+TEXT = Signature(
+    inputs=(TensorSpec(name="x", datatype="STRING", shape=(-1,), bytes_max=1 << 20),),
+    outputs=(),
+    batch_sizes=(1,),
+    any_size=True,
+    stateful=False,
+)
 
 Target = Callable[[bytes], None]
 
@@ -131,6 +146,26 @@ def frame_payloads(data: bytes) -> None:
     assert size == sum(len(each.data) for each in payload)
     for each, spec in zip(payload, SIGNATURE.inputs, strict=True):
         assert len(each.data) <= spec.bytes_max, (spec, each)
+
+
+def texts(data: bytes) -> None:
+    """A tensor of text, after the number of its elements: the server and the client read the same, or neither does."""
+    count, data = int.from_bytes(data[:2], "big"), data[2:]
+    try:
+        frame = InputChecks(TEXT).tensor(0, "STRING", (count,), data)
+        array = read_text_input(memoryview(frame.data), "", frame.shape, TEXT.inputs[0])
+    except (InvalidFrame, UnreadableFrame) as error:
+        assert str(error).startswith("input 'x': "), error
+        array = None
+    try:
+        received = texts_of(data, (count,))
+    except ValueError:
+        received = None
+    if array is None or received is None:
+        assert array is received, (array, received)
+        return
+    assert array.tolist() == received.tolist()
+    assert write_texts(array.tolist()) == data == text_bytes(received)
 
 
 def common_frames(data: bytes) -> None:
@@ -290,6 +325,20 @@ def model_settings(data: bytes) -> None:
         except BrokenModel as error:
             assert str(error)
             assert str(folder) not in str(error), error
+
+
+def triton_settings(data: bytes) -> None:
+    """Triton's config.pbtxt, and the model.toml that says the same."""
+    folder = _scratch() / "triton"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.pbtxt").write_bytes(data)
+    try:
+        config = read_pbtxt(folder).config
+    except BrokenModel as error:
+        assert str(error).startswith("/config.pbtxt: ")
+        assert str(folder) not in str(error), error
+        return
+    assert check_settings(tomllib.loads(toml_text(config))) == config
 
 
 def manifests(data: bytes) -> None:
@@ -471,6 +520,7 @@ TARGETS: dict[str, Target] = {
         stream_messages,
         open_messages,
         frame_payloads,
+        texts,
         common_frames,
         kserve_requests,
         kserve_calls,
@@ -481,6 +531,7 @@ TARGETS: dict[str, Target] = {
         recordings,
         server_settings,
         model_settings,
+        triton_settings,
         manifests,
         picture_headers,
         video_units,

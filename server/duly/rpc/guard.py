@@ -237,6 +237,8 @@ def _is_of_server(service: str) -> bool:
 
 def _model_of(request: Any, method: str) -> str:
     """Returns the name of the model that the request is about; empty: of none, or of what the handler checks itself."""
+    if "SharedMemory" in method:
+        return ""  # its name is that of a region
     name = getattr(request, "service" if method in HEALTH else "name", "")
     return name if isinstance(name, str) else ""
 

@@ -19,13 +19,14 @@ _ENCODING = {name: index for index, name in enumerate(ENCODINGS)}
 
 
 class _Input:
-    __slots__ = ("element_bytes", "encodings", "fixed_bytes", "pixels_max", "samples", "spec")
+    __slots__ = ("element_bytes", "encodings", "fixed_bytes", "is_text", "pixels_max", "samples", "spec")
 
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
         self.element_bytes = ELEMENT_BYTES[spec.datatype]
+        self.is_text = spec.is_text
         self.fixed_bytes = 0 if -1 in spec.shape else prod(spec.shape) * self.element_bytes
-        """Length of the data where the shape is fixed, else 0."""
+        """Length of the data where the shape is fixed, else 0; of text the least."""
         self.encodings = frozenset(spec.encodings)
         self.pixels_max = spec.pixels_max or PIXELS_MAX
         self.samples = spec.shape[0] if _SOUND in spec.encodings and spec.shape[0] > 0 else 0
@@ -71,7 +72,11 @@ class InputChecks:
             shape = fitted
         needed = expected.fixed_bytes or prod(shape) * expected.element_bytes
         if len(data) != needed:
-            raise InvalidFrame(f"input {spec.name!r}: {len(data)} bytes, {spec.datatype}{list(shape)} takes {needed}")
+            if not expected.is_text or len(data) < needed or not needed:
+                least = "at least " if expected.is_text else ""
+                text = f"{len(data)} bytes, {spec.datatype}{list(shape)} takes {least}{needed}"
+                raise InvalidFrame(f"input {spec.name!r}: {text}")
+            needed = len(data)
         if needed > spec.bytes_max:
             raise InvalidFrame(_too_large(spec, needed))
         if (

@@ -13,6 +13,7 @@ from duly.rpc.kserve import wording
 from duly.rpc.kserve.front_end import FrontEnd, budget_ns
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import asked_for
+from duly.rpc.kserve.regions import CallRegions
 from duly.rpc.kserve.replies import Answer
 from duly.rpc.kserve.request_stream import RequestStream
 from duly.rpc.kserve.sequences import Sequences
@@ -72,10 +73,11 @@ class KServeInference:
         asked = asked_for(request.parameters)
         if asked.sequence and front.keeps_state(request, rights):
             remaining_s = context.time_remaining()
-            answered = await self._sequences.infer(request, asked, rights, connection, remaining_s)
-            return self._response(*answered, connection)
+            regions = front.regions.of(connection, rights.principal)
+            answered = await self._sequences.infer(request, asked, rights, connection, regions, remaining_s)
+            return self._response(*answered, regions)
         with front.streams.single(front.single_request(request, asked, rights), rights) as stream:
-            taking = RequestStream(stream, lambda place: front.regions.read(connection, place))
+            taking = RequestStream(stream, front.regions.of(connection, rights.principal))
             # It is None where the call has no deadline, whatever its type says.
             taking.take(request, asked, budget_ns(stream.terms.budget_ns, asked, context.time_remaining()))
             del request
@@ -88,17 +90,17 @@ class KServeInference:
                     for outcome in outcomes:
                         answer = taking.answer(outcome, now_ns)
                         if answer is not None:
-                            return self._response(taking, answer, connection)
+                            return self._response(taking, answer, taking.regions)
                     stream.written()
 
-    def _response(self, taking: RequestStream, answer: Answer, connection: str) -> bytes:
+    def _response(self, taking: RequestStream, answer: Answer, regions: CallRegions) -> bytes:
         if not answer.outcomes and not answer.tells:
             raise wording.error_of(answer)
         writer = taking.writer(answer.outcomes)
         try:
             if answer.wanted is not None:
                 for place, parts in writer.places(answer):
-                    self._front.regions.write(connection, place, parts)
+                    regions.write(place, parts)
             return b"".join(writer.response(answer))
         except InvalidFrame as error:
             raise CallError("INVALID_REQUEST", str(error)) from None

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 from duly.core.types import OutcomeStatus
 from duly.models.spec import Signature, TensorSpec
 from duly.rpc.kserve.classification import classes_of
-from duly.rpc.kserve.requests import Place, Wanted
+from duly.rpc.kserve.regions import Place
+from duly.rpc.kserve.requests import Wanted
 from duly.rpc.kserve.tensors import BYTES, datatype_of
 from duly.rpc.varints import bytes_field, varint
 from duly.runtime.outcome import Outcome

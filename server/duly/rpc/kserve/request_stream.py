@@ -12,8 +12,9 @@ from duly.core.types import BacklogPolicy, OutcomeStatus
 from duly.rpc.kserve.common_requests import CommonRequest, common_of
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked
+from duly.rpc.kserve.regions import CallRegions
 from duly.rpc.kserve.replies import ID_CHARS_MAX, Answer, ReplyWriter, Times
-from duly.rpc.kserve.requests import Payload, ReadRegion, RequestReader, Wanted
+from duly.rpc.kserve.requests import Payload, RequestReader, Wanted
 from duly.runtime.outcome import Outcome
 from duly.streams.errors import CallError, InvalidFrame
 from duly.streams.stream import Stream
@@ -46,12 +47,13 @@ class Underway:
 
 
 class RequestStream:
-    def __init__(self, stream: Stream, read_region: ReadRegion) -> None:
+    def __init__(self, stream: Stream, regions: CallRegions) -> None:
         """The stream must be open, and is closed by the caller."""
         self.stream = stream
         self.opened_as = stream.model
         """The model version that it was opened for."""
-        self._read_region = read_region
+        self.regions = regions
+        """The shared memory of whoever sends the requests."""
         self._reader = self._reader_for(stream)
         self._writer: ReplyWriter | None = None
         self._next_id = 1
@@ -63,9 +65,13 @@ class RequestStream:
         """Whether everything that it took is answered."""
         return not self._underway
 
+    def use(self, regions: CallRegions) -> None:
+        """Has the requests from now on use the shared memory of another call."""
+        self.regions = self._reader.regions = regions
+
     def _reader_for(self, stream: Stream) -> RequestReader:
         signature = stream.signature
-        return RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, self._read_region)
+        return RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, self.regions)
 
     # ---- in ----
 
@@ -100,8 +106,8 @@ class RequestStream:
                 self._reader = self._reader_for(stream)
                 try:
                     again, problem = self._frames(request)
-                except CallError as error:  # a region may have changed meanwhile
-                    again, problem = frames, str(error)
+                except CallError as error:  # the client has changed its shared memory meanwhile
+                    again, problem = [None], str(error)
                 if not problem and len(again) != len(frames):
                     problem = "the model's version has changed, and takes other batches"
                 frames = again

@@ -13,6 +13,7 @@ from duly.rpc.bugs import internal
 from duly.rpc.kserve.front_end import SEQUENCE_IDLE_NS_MAX, FrontEnd, budget_ns, check_start
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked
+from duly.rpc.kserve.regions import CallRegions
 from duly.rpc.kserve.replies import Answer
 from duly.rpc.kserve.request_stream import RequestStream
 from duly.streams.errors import CallError
@@ -31,10 +32,8 @@ _Key = tuple[str, str, str, int | str]
 class _Sequence:
     """One sequence, from the request that begins it until its stream is closed."""
 
-    def __init__(self, key: _Key, connection: str) -> None:
+    def __init__(self, key: _Key) -> None:
         self.key = key
-        self.connection = connection
-        """The one on which the request that is being read came."""
         self.opened: asyncio.Future[RequestStream | None] = asyncio.get_running_loop().create_future()
         """Done when its stream is open; None: it could not be opened."""
         self.over = False
@@ -63,10 +62,16 @@ class Sequences:
     # ---- in ----
 
     async def infer(
-        self, request: ModelInferRequest, asked: Asked, rights: Rights, connection: str, remaining_s: float | None
+        self,
+        request: ModelInferRequest,
+        asked: Asked,
+        rights: Rights,
+        connection: str,
+        regions: CallRegions,
+        remaining_s: float | None,
     ) -> tuple[RequestStream, Answer]:
-        """Serves a request of a sequence. Returns its answer, and the stream that it ran on. `remaining_s`: how much is
-        left of the call; None: any.
+        """Serves a request of a sequence. Returns its answer, and the stream that it ran on. `regions`: the call's
+        shared memory. `remaining_s`: how much is left of the call; None: any.
 
         Raises InvalidTerms, ModelError, or CallError where the request is refused, or its sequence has ended before it
         was answered.
@@ -79,8 +84,8 @@ class Sequences:
             check_start(request, asked)
             if sequence is not None:
                 self._leave(sequence)
-            sequence = _Sequence(key, connection)
-            taking = await self._begin(sequence, request, asked, rights)
+            sequence = _Sequence(key)
+            taking = await self._begin(sequence, request, asked, rights, connection, regions)
         else:
             opened = await asyncio.shield(sequence.opened)
             if opened is None or sequence.over:
@@ -88,7 +93,7 @@ class Sequences:
             assert opened is not None, "a sequence that was not opened takes no requests"
             taking = opened
             self._judge_anew(sequence, taking, rights)
-        sequence.connection = connection
+        taking.use(regions)
         stream = taking.stream
         try:
             frame_ids = taking.take(request, asked, budget_ns(stream.terms.budget_ns, asked, remaining_s))
@@ -113,7 +118,13 @@ class Sequences:
                 sequence.calls.pop(frame_id, None)
 
     async def _begin(
-        self, sequence: _Sequence, request: ModelInferRequest, asked: Asked, rights: Rights
+        self,
+        sequence: _Sequence,
+        request: ModelInferRequest,
+        asked: Asked,
+        rights: Rights,
+        connection: str,
+        regions: CallRegions,
     ) -> RequestStream:
         """Opens the stream of a sequence. Raises InvalidTerms, ModelError or CallError."""
         front, principal = self._front, rights.principal
@@ -122,13 +133,13 @@ class Sequences:
         self._begun[sequence.key] = sequence
         try:
             asking = front.stream_request(request, asked, rights)
-            stream = await front.streams.open(asking, rights, sequence.connection)
+            stream = await front.streams.open(asking, rights, connection)
         except BaseException:
             self._leave(sequence)
             self._release(principal)
             sequence.opened.set_result(None)
             raise
-        taking = RequestStream(stream, lambda place: front.regions.read(sequence.connection, place))
+        taking = RequestStream(stream, regions)
         stream.ended.add_done_callback(lambda _: stream.outbox.changed.set())
         sequence.opened.set_result(taking)
         pump = asyncio.create_task(self._pump(sequence, taking))

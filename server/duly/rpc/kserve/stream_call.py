@@ -18,7 +18,6 @@ from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked, asked_for
 from duly.rpc.kserve.replies import in_stream, only_id
 from duly.rpc.kserve.request_stream import RequestStream
-from duly.rpc.kserve.requests import Place
 from duly.rpc.places import Place as CallPlace
 from duly.runtime.catalogue import ModelError
 from duly.runtime.outcome import Outcome
@@ -52,6 +51,7 @@ class StreamCall:
         self._front = front
         self._rights = rights
         self._connection = connection
+        self._regions = front.regions.of(connection, rights.principal)
         self._until_s = until_s
         self._streams: dict[_Key, RequestStream] = {}
         self._leaving: list[RequestStream] = []
@@ -151,7 +151,7 @@ class StreamCall:
             self._make_room()
         asking = self._front.stream_request(request, asked, self._rights)
         stream = await self._front.streams.open(asking, self._rights, self._connection)
-        opened = RequestStream(stream, self._read_region)
+        opened = RequestStream(stream, self._regions)
         if self.ended.done():  # meanwhile
             self._close(opened)
             raise CallError("STREAMS_EXHAUSTED", "the call is over")
@@ -160,9 +160,6 @@ class StreamCall:
         stream.ended.add_done_callback(self._stream_ended)
         self._streams[key] = opened
         return key, opened, True
-
-    def _read_region(self, place: Place) -> bytes:
-        return self._front.regions.read(self._connection, place)
 
     def _make_room(self) -> None:
         """Lets a stream go that is idle. Raises CallError where there is none."""
@@ -269,7 +266,7 @@ class StreamCall:
         try:
             if answer.wanted is not None:
                 for place, parts in writer.places(answer):
-                    self._front.regions.write(self._connection, place, parts)
+                    self._regions.write(place, parts)
             response = writer.response(answer)
         except (InvalidFrame, CallError) as error:
             text = wording.of_request(answer.request_id, str(error))
