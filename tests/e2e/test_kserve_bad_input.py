@@ -268,21 +268,33 @@ WRONG: dict[str, tuple[Wrong, str]] = {
     "an output of a megabyte": (_outputs("o" * 1_000_000), "outputs: there is no output 'oooo"),
     "classes of a wrong type": (_outputs("y", classification="3"), "parameter 'classification' should be an int64"),
     "negative classes": (_outputs("y", classification=-1), "parameter 'classification' should be"),
-    "65 parameters of an output": (_outputs("y", **{f"p{n}": n for n in range(65)}), "an input or output has 65 param"),
-    "65 parameters of an input": (_of_input(**{f"p{n}": n for n in range(65)}), "an input or output has 65 param"),
+    "65 parameters of an output": (
+        _outputs("y", **{f"p{n}": n for n in range(65)}),
+        "output 'y' has 65 parameters, at most 64",
+    ),
+    "65 parameters of an input": (
+        _of_input(**{f"p{n}": n for n in range(65)}),
+        "input 'x' has 65 parameters, at most 64",
+    ),
     "a region of a wrong type": (
         _of_input(shared_memory_region=5, shared_memory_byte_size=16),
         "parameter 'shared_memory_region' should be a string, got int64",
     ),
     "a size of a wrong type": (
         _of_input(shared_memory_region="a", shared_memory_byte_size="16"),
-        "parameter 'shared_memory_byte_size' should be an int64 or uint64, got string",
+        "input 'x', region 'a': parameter 'shared_memory_byte_size' should be an int64 or uint64, got string",
     ),
-    "a region without size": (_of_input(shared_memory_region="a"), "parameter 'shared_memory_region' is there without"),
-    "a size without region": (_of_input(shared_memory_byte_size=1), "parameter 'shared_memory_byte_size' is there"),
+    "a region without size": (
+        _of_input(shared_memory_region="a"),
+        "input 'x': parameter 'shared_memory_region' is there",
+    ),
+    "a size without region": (
+        _of_input(shared_memory_byte_size=1),
+        "input 'x': parameter 'shared_memory_byte_size' is",
+    ),
     "a negative offset": (
         _of_input(shared_memory_region="a", shared_memory_byte_size=16, shared_memory_offset=-1),
-        "parameter 'shared_memory_offset' should be 0 to 9223372036854775807, got -1",
+        "input 'x', region 'a': parameter 'shared_memory_offset' should be 0 to 9223372036854775807, got -1",
     ),
 }
 
@@ -315,6 +327,40 @@ async def test_an_element_out_of_its_range_is_told(
         error = await refused(infer(channel, asked))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert str(error.details()).endswith(f"input 'x': an element in {field} is no {datatype}")
+
+
+TEXTS = {
+    "a length that lies": b"\x05\0\0\0ab" + b"\0\0\0\0",
+    "a length of 4 GiB": b"\xff\xff\xff\xff" + bytes(4),
+    "half a length": b"\x01\0\0\0a" + b"\x01\0",
+    "one text too few": b"\x01\0\0\0a",
+    "one text too many": b"\x01\0\0\0a" * 3,
+    "no texts": b"",
+}
+
+
+async def test_texts_that_are_not_as_long_as_they_say_are_told(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "text", graphs.copying(("N", 2), graphs.onnx.TensorProto.STRING))
+    async with serving(tmp_path) as app, grpc.aio.insecure_channel(app.address) as channel:
+        asked = ks.ModelInferRequest(model_name="text", id="r1")
+        asked.inputs.add(name="x", datatype="BYTES", shape=[1, 2])
+        asked.raw_input_contents.append(b"\x01\0\0\0a" + b"\x02\0\0\0bc")
+        reply = await infer(channel, asked)
+        assert reply.raw_output_contents == asked.raw_input_contents
+        for what, data in TEXTS.items():
+            for rows in (1, 2):
+                asked.inputs[0].shape[:] = [rows, 2]
+                asked.raw_input_contents[0] = data
+                error = await refused(infer(channel, asked))
+                assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, what
+                assert "input 'x'" in str(error.details()), what
+        asked.raw_input_contents.pop()
+        asked.inputs[0].shape[:] = [1, 2]
+        for texts in ([b"a"], [b"a"] * 3, [b"a"] * 5000):
+            asked.inputs[0].contents.bytes_contents[:] = texts
+            assert (await refused(infer(channel, asked))).code() is grpc.StatusCode.INVALID_ARGUMENT
+        asked.inputs[0].contents.bytes_contents[:] = [b"a", b"bc"]
+        assert await infer(channel, asked)
 
 
 # ---- messages ----

@@ -19,7 +19,7 @@ from duly.models.spec import ELEMENT_BYTES, ModelConfig, Signature
 from duly.rpc.kserve import messages as ks
 from duly.rpc.kserve.front_end import FrontEnd
 from duly.rpc.kserve.inference_service import KServeInference
-from duly.rpc.kserve.regions import Regions
+from duly.rpc.kserve.regions import Regions, Sharing
 from duly.runtime.admission import Admission
 from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.driver import Driver
@@ -143,7 +143,7 @@ class Served:
             self.load(name)
         admission = _Admits(lambda: bench.driver.scheduler, bench.clock, enforce=False)
         self.streams = OpenStreams(bench.host, bench.metrics, admission, slow_reader_timeout_s=1)
-        self.service = KServeInference(FrontEnd(self.streams, Regions(), 500 * MS))
+        self.service = KServeInference(FrontEnd(self.streams, Regions(Sharing.OFF, lambda _: None), 500 * MS))
         self._seqs_before = next(copy.copy(bench.driver.seqs))
         self.tasks_before = len(asyncio.all_tasks())
 

@@ -9,7 +9,8 @@ from duly.models.spec import ELEMENT_BYTES, Signature
 from duly.rpc.kserve import messages as ks
 from duly.rpc.kserve.common_requests import common_of, read
 from duly.rpc.kserve.parameters import PARAMETERS_MAX, asked_for
-from duly.rpc.kserve.requests import Payload, Place, RequestReader
+from duly.rpc.kserve.regions import Place
+from duly.rpc.kserve.requests import Payload, RequestReader
 from duly.rpc.message_bounds import MessageBounds
 from duly.streams.errors import CallError, InvalidFrame
 
@@ -17,11 +18,16 @@ BOUNDS = MessageBounds(ks.ModelInferRequest)
 REGION = bytes(range(64))
 
 
-def _region(place: Place) -> bytes:
+class _OneRegion:
     """A region `a` of 64 bytes, and no other."""
-    if place.region != "a" or place.offset + place.size_bytes > len(REGION):
-        raise CallError("INVALID_REQUEST", f"there is no region {place.region!r} of shared memory with that place")
-    return REGION[place.offset : place.offset + place.size_bytes]
+
+    def check(self, place: Place) -> None:
+        if place.region != "a" or place.offset + place.size_bytes > len(REGION):
+            raise CallError("INVALID_REQUEST", f"{place.called}: there is no such place")
+
+    def read(self, place: Place) -> bytes:
+        self.check(place)
+        return REGION[place.offset : place.offset + place.size_bytes]
 
 
 def check(message: bytes, signature: Signature) -> str:
@@ -33,7 +39,7 @@ def check(message: bytes, signature: Signature) -> str:
         request = ks.ModelInferRequest.FromString(message)
     except (CallError, DecodeError):
         return "malformed"
-    reader = RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, _region)
+    reader = RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, _OneRegion())  # type: ignore[arg-type]
     try:
         asked = asked_for(request.parameters)
         wanted = reader.wanted(request)
@@ -80,7 +86,7 @@ def check_common(first: bytes, second: bytes, signature: Signature) -> bool:
     """Reads the second message by what the first one has in common with it. Raises AssertionError where that is not
     what protobuf reads. Returns whether it was read so.
     """
-    reader = RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, _region)
+    reader = RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, _OneRegion())  # type: ignore[arg-type]
     try:
         learnt = ks.ModelInferRequest.FromString(first)
         frames = reader.frames(learnt)

@@ -13,8 +13,9 @@ from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
 from duly.rpc.kserve import classification
 from duly.rpc.kserve import messages as ks
 from duly.rpc.kserve.classification import classes_of
+from duly.rpc.kserve.regions import Place
 from duly.rpc.kserve.replies import ID_CHARS_MAX, Answer, ReplyWriter, Times, in_stream, only_id
-from duly.rpc.kserve.requests import Place, Wanted
+from duly.rpc.kserve.requests import Wanted
 from duly.runtime.held_frames import HeldFrame
 from duly.runtime.outcome import BatchRun, Outcome
 from duly.streams.errors import InvalidFrame
@@ -53,7 +54,9 @@ def answers(draw: st.DrawFn) -> tuple[Signature, Answer]:
     wanted = None
     if draw(st.booleans()):
         chosen = draw(st.permutations(range(len(signature.outputs))))[: draw(st.integers(1, len(signature.outputs)))]
-        places = st.none() | st.builds(Place, TEXTS, st.integers(0, (1 << 63) - 1), st.integers(0, (1 << 63) - 1))
+        places = st.none() | st.builds(
+            Place, TEXTS, TEXTS, st.integers(0, (1 << 63) - 1), st.integers(0, (1 << 63) - 1)
+        )
         wanted = tuple(Wanted(index, 0, draw(places)) for index in chosen)
     times = Times(draw(NUMBERS), draw(st.integers(0, 1 << 62)), draw(st.integers(0, 1 << 62)))
     dropped = draw(st.booleans())
