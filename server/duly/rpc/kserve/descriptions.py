@@ -55,7 +55,8 @@ def configuration(
         batching = described.dynamic_batching
         batching.preferred_batch_size.extend(signature.batch_sizes)
         batching.priority_levels = levels = config.kserve.priority_levels or PRIORITY_LEVELS
-        batching.default_priority_level = levels if config.default_class == StreamClass.BEST_EFFORT.name else 1
+        least = levels if config.default_class == StreamClass.BEST_EFFORT.name else (levels + 1) // 2
+        batching.default_priority_level = least
         batching.default_queue_policy.CopyFrom(
             ModelQueuePolicy(
                 timeout_action=ModelQueuePolicy.REJECT,
