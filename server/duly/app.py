@@ -29,6 +29,8 @@ from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HealthService
 from duly.rpc.kserve.front_end import FrontEnd
 from duly.rpc.kserve.inference_service import KServeInference
+from duly.rpc.kserve.machine_service import KServeMachine
+from duly.rpc.kserve.models_service import KServeModels
 from duly.rpc.kserve.regions import REGIONS_MAX, Regions, Sharing
 from duly.rpc.kserve.shared_memory_service import SharedMemoryService
 from duly.rpc.local.listener import DESCRIPTORS_EACH, OPENING_MAX, LocalListener
@@ -190,7 +192,8 @@ class App:
         if sharing is not Sharing.OFF:
             self.regions = Regions(sharing, self._doors.connection, max(1, min(REGIONS_MAX, connections // 4)))
             connections -= self.regions.regions_max
-        kserve = self.kserve = KServeInference(FrontEnd(self.streams, self.regions, int(config.kserve_budget_ms * 1e6)))
+        front = FrontEnd(self.streams, self.regions, int(config.kserve_budget_ms * 1e6))
+        kserve = self.kserve = KServeInference(front)
         local_connections = 0
         if config.local is not None:
             local_connections = min(config.streams_max + OPENING_MAX, max(2, connections // 2 // DESCRIPTORS_EACH))
@@ -216,14 +219,15 @@ class App:
             lambda: self._local.offered if self._local is not None else "",
         )
         models = ModelService(self.host, self.catalogue, self.driver)
-        add_services(server, models, control, self._health, config.reflection)
+        of_kserve = KServeModels(front, self.host, self.metrics), KServeMachine(front, sharing is not Sharing.OFF)
+        add_services(server, models, control, self._health, of_kserve, config.reflection)
         try:
             self.address = await self._doors.open(server, connections)
             if (guard := self._doors.admin_guard()) is not None:
                 admin = self._admin_server = create_server(
                     "lan", None, None, None, 0, MESSAGE_BYTES_MIN, ADMIN_CONNECTIONS_MAX, guard
                 )
-                add_services(admin, models, control, self._health, config.reflection)
+                add_services(admin, models, control, self._health, of_kserve, config.reflection)
                 await self._doors.open_admin(admin, ADMIN_CONNECTIONS_MAX)
                 await admin.start()
             self._listen_locally(local_connections)

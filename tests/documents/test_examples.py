@@ -49,7 +49,7 @@ FOR = {
     "LOG": "picture.jpg",
 }
 """Something that the reader might put in the place of a word in capitals."""
-ELSEWHERE = {"docs/openpi.md", "docs/zenoh.md", "docs/egodriver.md"}
+ELSEWHERE = {"docs/openpi.md", "docs/zenoh.md", "docs/egodriver.md", "docs/kserve.md"}
 """Pages whose examples are of the other side's software, or of a gateway's settings: tests/peers and tests/gateways."""
 RUN = ("duly models", "duly-sim run")
 """Commands of the examples that are quick, and are run, not only understood."""

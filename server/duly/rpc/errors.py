@@ -52,6 +52,7 @@ _CODES = {
     "DUMP_FAILED": code_pb2.UNAVAILABLE,
     "UNAUTHENTICATED": code_pb2.UNAUTHENTICATED,
     "NOT_PERMITTED": code_pb2.PERMISSION_DENIED,
+    "NOT_SUPPORTED": code_pb2.UNIMPLEMENTED,
     "INTERNAL": code_pb2.INTERNAL,
     # Outcomes of a request alone, in the protocol of KServe.
     "FRAME_EXPIRED": code_pb2.UNAVAILABLE,

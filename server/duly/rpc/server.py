@@ -16,9 +16,13 @@ from duly.rpc.call_limits import CallLimits
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HEALTH, INFERENCE, MODELS, SERVER, HealthService
+from duly.rpc.kserve import methods
 from duly.rpc.kserve.inference_service import KServeInference
+from duly.rpc.kserve.machine_service import KServeMachine
+from duly.rpc.kserve.models_service import KServeModels
 from duly.rpc.kserve.names import KSERVE
 from duly.rpc.kserve.shared_memory_service import SharedMemoryService
+from duly.rpc.service_descriptions import service_descriptions
 from duly.v1 import model_pb2_grpc, server_pb2_grpc
 
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
@@ -137,14 +141,21 @@ def _keepalive(times_ms: tuple[int, int]) -> list[tuple[str, int]]:
 
 
 def add_services(
-    server: grpc.aio.Server, models: ModelService, control: ServerService, health: HealthService, reflect: bool
+    server: grpc.aio.Server,
+    models: ModelService,
+    control: ServerService,
+    health: HealthService,
+    kserve: tuple[KServeModels, KServeMachine],
+    reflect: bool,
 ) -> None:
+    """Adds what serves no model. `kserve`: the same in that protocol."""
     model_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(control, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    server.add_generic_rpc_handlers((methods.handlers(*kserve),))
     if reflect:
-        names = (INFERENCE, MODELS, SERVER, HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        names = (INFERENCE, KSERVE, MODELS, SERVER, HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server, service_descriptions())
 
 
 def check_free(address: str) -> None:

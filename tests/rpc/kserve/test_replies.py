@@ -61,14 +61,14 @@ def answers(draw: st.DrawFn) -> tuple[Signature, Answer]:
     times = Times(draw(NUMBERS), draw(st.integers(0, 1 << 62)), draw(st.integers(0, 1 << 62)))
     dropped = draw(st.booleans())
     status, results = ("EXPIRED", []) if dropped else ("ON_TIME", outcomes)
-    answer = Answer(draw(TEXTS), status, draw(TEXTS), times, results, wanted, draw(st.booleans()), draw(st.booleans()))
+    answer = Answer(draw(TEXTS), status, draw(TEXTS), times, results, wanted, draw(st.booleans()))
     return signature, answer
 
 
 @given(answers(), TEXTS, TEXTS)
 def test_protobuf_reads_what_was_meant(drawn: tuple[Signature, Answer], model: str, version: str) -> None:
     signature, answer = drawn
-    writer = ReplyWriter(signature, model, version)
+    writer = ReplyWriter(signature, signature.batched, model, version)
     for _ in range(2):  # what is written once is kept
         reply = ks.ModelInferResponse.FromString(b"".join(writer.response(answer)))
         assert (reply.model_name, reply.model_version, reply.id) == (model, version, answer.request_id)
@@ -77,8 +77,7 @@ def test_protobuf_reads_what_was_meant(drawn: tuple[Signature, Answer], model: s
         assert parameters["duly_reason"].string_param == answer.reason
         told = [parameters[f"duly_{name}_us"].int64_param for name in ("slack", "queue", "run")]
         assert tuple(told) == answer.times
-        final = "triton_final_response" in parameters and parameters["triton_final_response"].bool_param
-        assert final == answer.final
+        assert parameters["triton_final_response"].bool_param
         _check_outputs(signature, answer, reply)
         again = ks.ModelInferResponse.FromString(reply.SerializeToString())
         again.DiscardUnknownFields()
@@ -108,13 +107,12 @@ def _check_outputs(signature: Signature, answer: Answer, reply: ks.ModelInferRes
             assert output.parameters["shared_memory_offset"].int64_param == each.place.offset
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=2000), TEXTS, st.booleans())
-def test_protobuf_reads_errors_of_streams(request_id: str, error: str, final: bool) -> None:
-    reply = ks.ModelStreamInferResponse.FromString(in_stream(only_id(request_id, final), error))
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=2000), TEXTS)
+def test_protobuf_reads_errors_of_streams(request_id: str, error: str) -> None:
+    reply = ks.ModelStreamInferResponse.FromString(in_stream(only_id(request_id), error))
     assert reply.error_message == error
     assert reply.HasField("infer_response")
     assert reply.infer_response.id == request_id[:ID_CHARS_MAX]
-    assert ("triton_final_response" in reply.infer_response.parameters) == final
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=50), st.integers(1, 60))

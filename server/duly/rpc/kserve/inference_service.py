@@ -70,14 +70,14 @@ class KServeInference:
 
     async def _infer(self, request: ModelInferRequest, context: Context) -> bytes:
         front, rights, connection = self._front, rights_of(context), context.peer()
+        regions = front.regions.of(connection, rights.principal)
         asked = asked_for(request.parameters)
         if asked.sequence and front.keeps_state(request, rights):
             remaining_s = context.time_remaining()
-            regions = front.regions.of(connection, rights.principal)
             answered = await self._sequences.infer(request, asked, rights, connection, regions, remaining_s)
-            return self._response(*answered, regions)
+            return _response(*answered, regions)
         with front.streams.single(front.single_request(request, asked, rights), rights) as stream:
-            taking = RequestStream(stream, front.regions.of(connection, rights.principal))
+            taking = RequestStream(stream, regions)
             # It is None where the call has no deadline, whatever its type says.
             taking.take(request, asked, budget_ns(stream.terms.budget_ns, asked, context.time_remaining()))
             del request
@@ -90,20 +90,8 @@ class KServeInference:
                     for outcome in outcomes:
                         answer = taking.answer(outcome, now_ns)
                         if answer is not None:
-                            return self._response(taking, answer, taking.regions)
+                            return _response(taking, answer, regions)
                     stream.written()
-
-    def _response(self, taking: RequestStream, answer: Answer, regions: CallRegions) -> bytes:
-        if not answer.outcomes and not answer.tells:
-            raise wording.error_of(answer)
-        writer = taking.writer(answer.outcomes)
-        try:
-            if answer.wanted is not None:
-                for place, parts in writer.places(answer):
-                    regions.write(place, parts)
-            return b"".join(writer.response(answer))
-        except InvalidFrame as error:
-            raise CallError("INVALID_REQUEST", str(error)) from None
 
     # ---- any number of requests ----
 
@@ -183,6 +171,20 @@ class KServeInference:
         self._sequences.end_all()
         for call in self._calls:
             call.end(CallError("DRAINING", "the server has stopped"))
+
+
+def _response(taking: RequestStream, answer: Answer, regions: CallRegions) -> bytes:
+    """Returns the ModelInferResponse. Raises CallError where there are no results, or they go nowhere."""
+    if not answer.outcomes and not answer.tells:
+        raise wording.error_of(answer)
+    writer = taking.writer(answer.outcomes)
+    try:
+        if answer.wanted is not None:
+            for place, parts in writer.places(answer):
+                regions.write(place, parts)
+        return b"".join(writer.response(answer))
+    except InvalidFrame as error:
+        raise CallError("INVALID_REQUEST", str(error)) from None
 
 
 def _parse(message: bytes) -> ModelInferRequest:

@@ -57,8 +57,6 @@ class Answer(NamedTuple):
     """One for each row of the request, in their order, if all of them have results; else nothing."""
     wanted: Sequence[Wanted] | None
     """The outputs to send; None: all."""
-    final: bool
-    """Whether the reply says that it is the last one for the request."""
     tells: bool
     """Whether a request without results gets a response that says so, in place of an error."""
 
@@ -66,12 +64,13 @@ class Answer(NamedTuple):
 class ReplyWriter:
     """Writes the replies of one model version."""
 
-    def __init__(self, signature: Signature, model: str, version: str) -> None:
+    def __init__(self, signature: Signature, batched: bool, model: str, version: str) -> None:
+        """`batched`: whether shapes begin with the number of rows."""
         self.signature = signature
-        self._said: dict[tuple[str, str, int, bool], bytes] = {}
-        """What replies say beside times and outputs, by outcome, variant, size of batch, and whether they are final."""
+        self._said: dict[tuple[str, str, int], bytes] = {}
+        """What replies say beside times and outputs, by outcome, variant and size of batch."""
         self._head = bytes_field(b"\x0a", model.encode()) + bytes_field(b"\x12", version.encode())
-        self._outputs = [_Output(spec, signature.batched) for spec in signature.outputs]
+        self._outputs = [_Output(spec, batched) for spec in signature.outputs]
         self._all = [Wanted(index) for index in range(len(signature.outputs))]
 
     def response(self, answer: Answer) -> list[bytes]:
@@ -102,27 +101,26 @@ class ReplyWriter:
         return b"%b%b%b%b%b%b%b" % (
             self._head,
             bytes_field(b"\x1a", answer.request_id.encode()),
-            self._saying(answer.status, variant, batch_size, answer.final),
+            self._saying(answer.status, variant, batch_size),
             number_parameter(_SLACK, slack_us),
             number_parameter(_QUEUE, queue_us),
             number_parameter(_RUN, run_us),
             text_parameter(_REASON, answer.reason) if answer.reason else b"",
         )
 
-    def _saying(self, status: str, variant: str, batch_size: int, final: bool) -> bytes:
-        key = (status, variant, batch_size, final)
+    def _saying(self, status: str, variant: str, batch_size: int) -> bytes:
+        key = (status, variant, batch_size)
         said = self._said.get(key)
         if said is None:
             if len(self._said) >= SAID_MAX:
                 self._said.clear()
-            said = text_parameter(_OUTCOME, status)
+            said = _FINAL + text_parameter(_OUTCOME, status)
             if variant:
                 said += text_parameter(_VARIANT, variant) + number_parameter(_BATCH, batch_size)
-            said += _FINAL if final else b""
             self._said[key] = said
         return said
 
-    def common(self, request_id: str, outcome: Outcome, now_ns: int, final: bool) -> bytes | None:
+    def common(self, request_id: str, outcome: Outcome, now_ns: int) -> bytes | None:
         """Returns the ModelStreamInferResponse that answers a request of one row which wants all outputs, sent at
         `now_ns`; None: it is no plain result in time, and `response` writes it. It is what that writes.
         """
@@ -133,7 +131,7 @@ class ReplyWriter:
         parts = [
             self._head,
             bytes_field(b"\x1a", request_id.encode()),
-            self._saying("ON_TIME", run.batch.variant, len(run.batch.frames), final),
+            self._saying("ON_TIME", run.batch.variant, len(run.batch.frames)),
             number_parameter(_SLACK, (held.frame.deadline_ns - now_ns) // 1000),
             number_parameter(_QUEUE, max(0, run.started_ns - held.received_ns) // 1000),
             number_parameter(_RUN, max(0, run.finished_ns - run.started_ns) // 1000),
@@ -231,6 +229,6 @@ def in_stream(response: Sequence[bytes], error: str = "") -> bytes:
     return b"".join([bytes_field(b"\x0a", error.encode()), b"\x12", varint(length), *response])
 
 
-def only_id(request_id: str, final: bool) -> list[bytes]:
+def only_id(request_id: str) -> list[bytes]:
     """Returns the parts of a ModelInferResponse that says nothing but whose it is."""
-    return [bytes_field(b"\x1a", request_id[:ID_CHARS_MAX].encode()), _FINAL if final else b""]
+    return [bytes_field(b"\x1a", request_id[:ID_CHARS_MAX].encode())]

@@ -9,6 +9,7 @@ from typing import Final
 
 from duly.core.fates import DOES_NOT_FIT, RESULTS
 from duly.core.types import BacklogPolicy, OutcomeStatus
+from duly.models.kserve_model import rows_max
 from duly.rpc.kserve.common_requests import CommonRequest, common_of
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked
@@ -54,6 +55,8 @@ class RequestStream:
         """The model version that it was opened for."""
         self.regions = regions
         """The shared memory of whoever sends the requests."""
+        self._batched = False
+        """Whether the model takes rows, and whether the version did that served the stream before."""
         self._reader = self._reader_for(stream)
         self._writer: ReplyWriter | None = None
         self._next_id = 1
@@ -65,13 +68,17 @@ class RequestStream:
         """Whether everything that it took is answered."""
         return not self._underway
 
-    def use(self, regions: CallRegions) -> None:
-        """Has the requests from now on use the shared memory of another call."""
-        self.regions = self._reader.regions = regions
+    def come_from(self, regions: CallRegions) -> None:
+        """Says whose shared memory the next requests mean."""
+        if regions is not self.regions:
+            self.regions = regions
+            self._reader = self._reader_for(self.stream)
 
     def _reader_for(self, stream: Stream) -> RequestReader:
         signature = stream.signature
-        return RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, self.regions)
+        rows = rows_max(stream.served.version.config, signature)
+        self._batched_before, self._batched = self._batched, rows > 0
+        return RequestReader(signature, rows, self.regions)
 
     # ---- in ----
 
@@ -115,6 +122,7 @@ class RequestStream:
             if payload is None:
                 stream.refuse(held, DOES_NOT_FIT, problem)
             else:
+                held.last = asked.ends and frame_id == underway.frame_ids[-1]
                 stream.submit(held, *payload)
         return underway.frame_ids
 
@@ -174,7 +182,7 @@ class RequestStream:
         writer = self._writer
         if writer is None or writer.signature is not outcome.held.signature:
             writer = self.writer((outcome,))
-        reply = writer.common(underway.request_id, outcome, now_ns, underway.asked.empty_final)
+        reply = writer.common(underway.request_id, outcome, now_ns)
         if reply is not None:
             del self._underway[frame_id]
         return reply
@@ -207,9 +215,7 @@ class RequestStream:
         status, reason = gravest.status, gravest.reason
         results = outcomes if status in RESULTS else ()
         asked = underway.asked
-        return Answer(
-            underway.request_id, status.name, reason, times, results, underway.wanted, asked.empty_final, asked.outcomes
-        )
+        return Answer(underway.request_id, status.name, reason, times, results, underway.wanted, asked.outcomes)
 
     def give_up(self) -> list[Underway]:
         """Returns the requests that are not answered, and never will be by an outcome."""
@@ -225,7 +231,8 @@ class RequestStream:
         if self._writer is None or self._writer.signature is not signature:
             model = outcomes[0].held.frame.model if outcomes else self.stream.model
             name, _, version = model.rpartition("/")
-            self._writer = ReplyWriter(signature, name, version)
+            batched = self._batched if signature is self._reader.signature else self._batched_before
+            self._writer = ReplyWriter(signature, batched, name, version)
         return self._writer
 
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from duly.core.types import BacklogPolicy, StreamClass
+from duly.core.types import BacklogPolicy
 from duly.rpc.kserve import wording
 from duly.rpc.kserve.common_requests import CommonRequest, read
 from duly.rpc.kserve.front_end import SEQUENCE_IDLE_NS_MAX, FrontEnd, budget_ns, check_start
@@ -38,7 +38,7 @@ _TOO_SLOW: Final = "the client took no reply for {:g} s (slow_reader_timeout_s)"
 _ENDS_CALL: Final = frozenset(("CLIENT_TOO_SLOW", "DRAINING", "NOT_PERMITTED"))
 """Reasons with which a stream ends that hold for its whole call."""
 
-_Key = tuple[str, str, StreamClass | None, int, BacklogPolicy, int, int | str]
+_Key = tuple[str, str, int, int, BacklogPolicy, int, int | str]
 
 
 class StreamCall:
@@ -131,14 +131,14 @@ class StreamCall:
         key: _Key = (
             request.model_name,
             request.model_version,
-            asked.stream_class,
+            asked.priority,
             asked.period_ns,
             asked.backlog,
             asked.backlog_frames,
             0,
         )
         if asked.sequence:
-            key = (request.model_name, request.model_version, None, 0, BacklogPolicy.ALL, 0, asked.sequence)
+            key = (request.model_name, request.model_version, 0, 0, BacklogPolicy.ALL, 0, asked.sequence)
         known = self._streams.get(key)
         if known is not None and (known.stream.ended.done() or (asked.sequence and asked.starts)):
             self._leave(key)
@@ -176,8 +176,7 @@ class StreamCall:
         self._changed.set()
 
     async def _refuse(self, request: ModelInferRequest, error: CallError | ModelError) -> None:
-        final = bool(request.parameters) and "triton_enable_empty_final_response" in request.parameters
-        self._put_error(request.id, final, wording.told(error, self._rights))
+        self._put_error(request.id, wording.told(error, self._rights))
         owed_ns = self._cheap.done()
         if owed_ns:
             await asyncio.wait([self.ended], timeout=owed_ns / 1e9)
@@ -185,9 +184,9 @@ class StreamCall:
             self._fewer_refusals.clear()
             await self._fewer_refusals.wait()
 
-    def _put_error(self, request_id: str, final: bool, text: str) -> None:
+    def _put_error(self, request_id: str, text: str) -> None:
         """Has an error written that belongs to no outcome."""
-        self._refusals.append(in_stream(only_id(request_id, final), wording.of_request(request_id, text)))
+        self._refusals.append(in_stream(only_id(request_id), wording.of_request(request_id, text)))
         self._changed.set()
 
     def finish(self) -> None:
@@ -216,8 +215,7 @@ class StreamCall:
                 wrote = await self._write_out(leaving, send) or wrote
                 if leaving.stream.closed and not leaving.stream.outbox.outcomes:
                     for underway in leaving.give_up():
-                        asked = underway.asked
-                        self._put_error(underway.request_id, asked.empty_final, _why(leaving.stream))
+                        self._put_error(underway.request_id, _why(leaving.stream))
                         wrote = True
                 if leaving.idle and not self._closed:
                     self._leaving.remove(leaving)
@@ -270,7 +268,7 @@ class StreamCall:
             response = writer.response(answer)
         except (InvalidFrame, CallError) as error:
             text = wording.of_request(answer.request_id, str(error))
-            return in_stream(only_id(answer.request_id, answer.final), text)
+            return in_stream(only_id(answer.request_id), text)
         return in_stream(response, "" if answer.outcomes or answer.tells else wording.dropped(answer))
 
     # ---- the end ----

@@ -1,10 +1,9 @@
 """Tensors as KServe's protocol writes them: names of types, raw bytes, lists of elements, shapes with a batch."""
 
 import struct
-from collections.abc import Sequence
 from typing import Final
 
-from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
+from duly.models.spec import ELEMENT_BYTES, TensorSpec
 from duly.rpc.kserve.messages import InferTensorContents
 from duly.streams.errors import InvalidFrame
 
@@ -43,11 +42,6 @@ def known_datatype(name: str, datatype: str) -> str:
     if known is None:
         raise InvalidFrame(f"input {name!r}: there is no datatype {datatype!r}; there are: {', '.join(_KNOWN)}")
     return known
-
-
-def shape_with_batch(spec: TensorSpec, signature: Signature) -> Sequence[int]:
-    """Returns a tensor's shape as clients see it: with the batch first where the model takes batches."""
-    return (-1, *spec.shape) if signature.batched else spec.shape
 
 
 def raw_of(name: str, datatype: str, contents: InferTensorContents, bytes_max: int) -> bytes:
