@@ -6,13 +6,14 @@ each row, and all of its inputs have as many rows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 from duly.models.spec import Signature
 from duly.rpc.kserve.messages import InferParameter, ModelInferRequest
 from duly.rpc.kserve.parameters import PARAMETERS_MAX, integer_of, text_of
 from duly.rpc.kserve.regions import NAME_CHARS_MAX, CallRegions, Place
-from duly.rpc.kserve.tensors import known_datatype, raw_of
+from duly.rpc.kserve.tensors import ends_of_texts, known_datatype, raw_of
 from duly.runtime.held_frames import InputData
 from duly.streams.errors import CallError, InvalidFrame
 from duly.streams.inputs import InputChecks
@@ -132,13 +133,17 @@ class RequestReader:
             raise InvalidFrame(f"input {name!r}: shape {list(shape)}, the model takes {expected}")
         if count == 1:
             return (checks.tensor(index, datatype, shape[1:], data),)
-        row_bytes, rest = divmod(len(data), count)
-        if rest:
-            raise InvalidFrame(f"input {name!r}: {len(data)} bytes are no {count} rows of equal length")
+        if spec.is_text:
+            ends = ends_of_texts(name, data, count, prod(shape[1:]))
+        else:
+            row_bytes, rest = divmod(len(data), count)
+            if rest:
+                raise InvalidFrame(f"input {name!r}: {len(data)} bytes are no {count} rows of equal length")
+            ends = [row_bytes * row for row in range(1, count + 1)]
         view = memoryview(data)
         return [
-            checks.tensor(index, datatype, shape[1:], view[row * row_bytes : (row + 1) * row_bytes])  # type: ignore[arg-type]
-            for row in range(count)
+            checks.tensor(index, datatype, shape[1:], view[start:end])  # type: ignore[arg-type]
+            for start, end in zip([0, *ends], ends, strict=False)
         ]
 
     def wanted(self, request: ModelInferRequest) -> Sequence[Wanted] | None:
