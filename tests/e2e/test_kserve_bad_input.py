@@ -353,6 +353,10 @@ async def test_texts_that_are_not_as_long_as_they_say_are_told(tmp_path: Path) -
         asked.raw_input_contents.append(b"\x01\0\0\0a" + b"\x02\0\0\0bc")
         reply = await infer(channel, asked)
         assert reply.raw_output_contents == asked.raw_input_contents
+        asked.inputs[0].shape[:] = [2, 2]
+        asked.raw_input_contents[0] += b"\x05\0\0\0dings\0\0\0\0"
+        reply = await infer(channel, asked)
+        assert (list(reply.outputs[0].shape), reply.raw_output_contents) == ([2, 2], asked.raw_input_contents)
         for what, data in TEXTS.items():
             for rows in (1, 2):
                 asked.inputs[0].shape[:] = [rows, 2]

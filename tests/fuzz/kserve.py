@@ -21,7 +21,7 @@ def kserve_requests(data: bytes) -> None:
         check_common(*([*parts(data[1:], 2), b"", b""])[:2], MODELS["sum"])
     elif data:
         message = drawn(Draw(data[1:])) if data[0] & 4 else data[1:]
-        check(message, _SIGNATURES[data[0] % 3])
+        check(message, _SIGNATURES[data[0] >> 4 & 3])
 
 
 @cache
@@ -49,10 +49,10 @@ def kserve_calls(data: bytes) -> None:
 
 def request_seeds() -> list[bytes]:
     chance = Random(4)
-    plain = [bytes((nth,)) + valid(Draw.seeded(nth)).SerializeToString() for nth in range(3)]
+    plain = [bytes((nth << 4,)) + valid(Draw.seeded(nth)).SerializeToString() for nth in range(4)]
     alike = valid(Draw(b"\2\0\0\1")), valid(Draw(b"\2\0\1\1"))
     plain.append(b"\x08" + joined([request.SerializeToString() for request in alike]))
-    return plain + [bytes((4 + nth,)) + chance.randbytes(80) for nth in range(3)]
+    return plain + [bytes((4 | nth << 4,)) + chance.randbytes(80) for nth in range(4)]
 
 
 def call_seeds() -> list[bytes]:

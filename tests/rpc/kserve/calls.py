@@ -4,7 +4,6 @@ transport that takes what the test lets it. A call's client sends bytes, and may
 
 import asyncio
 import copy
-import struct
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -28,6 +27,7 @@ from duly.runtime.worker_port import BatchResult
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.open_streams import OpenStreams
 from tests.rpc.kserve.drawn_requests import MODELS
+from tests.rpc.kserve.read_requests import texts_in
 from tests.runtime.fake_lane import FakeLane
 from tests.streams.bench import Bench
 
@@ -246,20 +246,10 @@ def check_response(response: ks.ModelInferResponse) -> None:
     assert len(response.outputs) == len(response.raw_output_contents)
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         if output.datatype == "BYTES":
-            assert _strings(raw) == prod(output.shape), output
+            assert texts_in(raw) == prod(output.shape), output
         elif "shared_memory_region" not in output.parameters:
             size = ELEMENT_BYTES[output.datatype]
             assert len(raw) == size * prod(output.shape), (output, len(raw))
-
-
-def _strings(raw: bytes) -> int:
-    count = at = 0
-    while at < len(raw):
-        (size,) = struct.unpack_from("<I", raw, at)
-        at += 4 + size
-        count += 1
-    assert at == len(raw)
-    return count
 
 
 async def answered_all(served: Served, messages: Sequence[bytes], actions: bytes = b"") -> None:

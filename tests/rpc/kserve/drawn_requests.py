@@ -38,7 +38,14 @@ SUM = Signature(
     any_size=True,
     stateful=True,
 )
-MODELS = {"plain": PLAIN, "rows": ROWS, "sum": SUM}
+TEXT = Signature(
+    inputs=(_spec("x", "STRING", (2,), True),),
+    outputs=(_spec("y", "INT8", (-1,), True),),
+    batch_sizes=(1, 4),
+    any_size=True,
+    stateful=False,
+)
+MODELS = {"plain": PLAIN, "rows": ROWS, "sum": SUM, "text": TEXT}
 DATATYPES = ("", "BOOL", "INT8", "UINT64", "FP16", "BF16", "FP32", "FP64", "INT64", "BYTES", "x" * 300)
 EXTENTS = (-1, 0, 1, 2, 3, 4, 5, 100, 1 << 31, (1 << 63) - 1, -(1 << 63))
 NUMBERS = (0, 1, 2, 3, -1, 4, 1000, 5_000_000, 1 << 31, 1 << 62, (1 << 63) - 1, -(1 << 63))
@@ -105,9 +112,16 @@ def valid(draw: Draw) -> ks.ModelInferRequest:
     typed = draw.below(3) == 0
     for spec in signature.inputs:
         shape = [draw.below(3) if extent == -1 else extent for extent in spec.shape]
-        tensor = request.inputs.add(name=spec.name, datatype=spec.datatype, shape=[rows, *shape] if rows else shape)
+        datatype = {"STRING": "BYTES"}.get(spec.datatype, spec.datatype)
+        tensor = request.inputs.add(name=spec.name, datatype=datatype, shape=[rows, *shape] if rows else shape)
         count = prod(tensor.shape)
-        if typed:
+        if datatype == "BYTES":
+            texts = [draw.of((b"", b"a", "é".encode(), b"abc")) for _ in range(count)]
+            if typed:
+                tensor.contents.bytes_contents.extend(texts)
+            else:
+                request.raw_input_contents.append(b"".join([len(text).to_bytes(4, "little") + text for text in texts]))
+        elif typed:
             field = {"UINT8": "uint", "BOOL": "bool", "FP32": "fp32", "INT16": "int", "INT64": "int64"}[spec.datatype]
             getattr(tensor.contents, f"{field}_contents").extend([n % 2 for n in range(count)])
         else:
@@ -152,7 +166,7 @@ def _many_parameters(request: ks.ModelInferRequest, draw: Draw) -> None:
 
 def _names(request: ks.ModelInferRequest, draw: Draw) -> None:
     field = draw.of(("model_name", "model_version", "id"))
-    setattr(request, field, draw.of(("", "plain", "rows", "sum", "2", "nothing", "é", "x" * 1025, "y" * 3000)))
+    setattr(request, field, draw.of(("", "plain", "rows", "sum", "text", "2", "nothing", "é", "x" * 1025, "y" * 3000)))
 
 
 def _input(request: ks.ModelInferRequest, draw: Draw) -> ks.ModelInferRequest.InferInputTensor:

@@ -56,6 +56,16 @@ def check(message: bytes, signature: Signature) -> str:
     return "frames"
 
 
+def texts_in(data: bytes) -> int:
+    """Returns how many texts there are. Raises AssertionError where the lengths are not what they should be."""
+    count = at = 0
+    while at < len(data):
+        at += 4 + int.from_bytes(data[at : at + 4], "little")
+        count += 1
+    assert at == len(data)
+    return count
+
+
 def _check_frames(request: ks.ModelInferRequest, signature: Signature, frames: Sequence[Payload]) -> None:
     assert 1 <= len(frames) <= max(signature.batch_sizes)
     for payload, size_bytes in frames:
@@ -66,7 +76,10 @@ def _check_frames(request: ks.ModelInferRequest, signature: Signature, frames: S
             assert len(data) <= spec.bytes_max
             assert len(shape) == len(spec.shape)
             assert all(have == want or (want == -1 and have >= 0) for have, want in zip(shape, spec.shape, strict=True))
-            assert len(data) == int(np.prod(shape)) * ELEMENT_BYTES[spec.datatype]
+            if spec.datatype != "STRING":
+                assert len(data) == int(np.prod(shape)) * ELEMENT_BYTES[spec.datatype]
+            elif len(frames) > 1:  # of a row alone, the worker says whether it is text
+                assert texts_in(bytes(data)) == int(np.prod(shape))
     raw = list(request.raw_input_contents)
     for tensor in request.inputs:
         index = next(n for n, spec in enumerate(signature.inputs) if tensor.name in (spec.name, ""))
@@ -75,6 +88,9 @@ def _check_frames(request: ks.ModelInferRequest, signature: Signature, frames: S
             assert joined in REGION
         elif request.raw_input_contents:
             assert joined == raw.pop(0)
+        elif tensor.datatype == "BYTES":
+            joined_texts = [len(text).to_bytes(4, "little") + text for text in tensor.contents.bytes_contents]
+            assert joined == b"".join(joined_texts)
         else:
             kind = {"BOOL": "?", "UINT8": "u1", "FP32": "<f4", "INT16": "<i2", "INT64": "<i8"}[tensor.datatype]
             values = [list(value) for _, value in tensor.contents.ListFields()]

@@ -6,13 +6,14 @@ each row, and all of its inputs have as many rows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 from duly.models.spec import Signature
 from duly.rpc.kserve.messages import InferParameter, ModelInferRequest
 from duly.rpc.kserve.parameters import PARAMETERS_MAX, integer_of, text_of
 from duly.rpc.kserve.regions import NAME_CHARS_MAX, CallRegions, Place
-from duly.rpc.kserve.tensors import known_datatype, raw_of
+from duly.rpc.kserve.tensors import ends_of_texts, known_datatype, raw_of
 from duly.runtime.held_frames import InputData
 from duly.streams.errors import CallError, InvalidFrame
 from duly.streams.inputs import InputChecks
@@ -50,7 +51,7 @@ class RequestReader:
         self.signature = signature
         self._batch_max = batch_max
         self._checks = InputChecks(signature)
-        self.regions = regions
+        self._regions = regions
         self._outputs = {spec.name: index for index, spec in enumerate(signature.outputs)}
 
     def frames(self, request: ModelInferRequest) -> Sequence[Payload]:
@@ -80,7 +81,7 @@ class RequestReader:
             data: bytes
             if place is not None:
                 self._check_place(index, place)
-                data = self.regions.read(place)
+                data = self._regions.read(place)
             elif raw_count:
                 if next_raw == raw_count:
                     raise InvalidFrame(
@@ -114,7 +115,7 @@ class RequestReader:
         """Raises CallError where the caller has no such place, and InvalidFrame where there is more at it than any
         request has of an input.
         """
-        self.regions.check(place)
+        self._regions.check(place)
         spec = self.signature.inputs[index]
         most = spec.bytes_max * max(1, self._batch_max)
         if place.size_bytes > most:
@@ -132,13 +133,17 @@ class RequestReader:
             raise InvalidFrame(f"input {name!r}: shape {list(shape)}, the model takes {expected}")
         if count == 1:
             return (checks.tensor(index, datatype, shape[1:], data),)
-        row_bytes, rest = divmod(len(data), count)
-        if rest:
-            raise InvalidFrame(f"input {name!r}: {len(data)} bytes are no {count} rows of equal length")
+        if spec.is_text:
+            ends = ends_of_texts(name, data, count, prod(shape[1:]))
+        else:
+            row_bytes, rest = divmod(len(data), count)
+            if rest:
+                raise InvalidFrame(f"input {name!r}: {len(data)} bytes are no {count} rows of equal length")
+            ends = [row_bytes * row for row in range(1, count + 1)]
         view = memoryview(data)
         return [
-            checks.tensor(index, datatype, shape[1:], view[row * row_bytes : (row + 1) * row_bytes])  # type: ignore[arg-type]
-            for row in range(count)
+            checks.tensor(index, datatype, shape[1:], view[start:end])  # type: ignore[arg-type]
+            for start, end in zip([0, *ends], ends, strict=False)
         ]
 
     def wanted(self, request: ModelInferRequest) -> Sequence[Wanted] | None:
@@ -160,7 +165,7 @@ class RequestReader:
                 continue
             place, classes = place_of(f"output {output.name!r}", output.parameters), 0
             if place is not None:
-                self.regions.check(place)
+                self._regions.check(place)
             if _CLASSES in output.parameters:
                 classes = integer_of(_CLASSES, output.parameters[_CLASSES], _SIZE_MAX)
             wanted[index] = Wanted(index, classes, place)

@@ -67,3 +67,21 @@ def raw_of(name: str, datatype: str, contents: InferTensorContents, bytes_max: i
         return struct.pack(f"<{len(values)}{code}", *values)
     except struct.error:
         raise InvalidFrame(f"input {name!r}: an element in {field} is no {datatype}") from None
+
+
+def ends_of_texts(name: str, data: bytes, rows: int, texts: int) -> list[int]:
+    """Returns where each of the rows ends that have so many texts each, of which a tensor consists. Raises InvalidFrame
+    where it does not.
+    """
+    ends: list[int] = []
+    at, size = 0, len(data)
+    for row in range(rows):
+        for _ in range(texts):
+            end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+            if at + 4 > size or end > size:
+                raise InvalidFrame(f"input {name!r}: its {size} bytes end within row {row} of {rows}")
+            at = end
+        ends.append(at)
+    if at != size:
+        raise InvalidFrame(f"input {name!r}: its {size} bytes are more than those of its {rows} rows, {at}")
+    return ends
