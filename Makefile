@@ -10,8 +10,14 @@ UNWANTED := $(if $(filter gpu,$(ACCELERATOR)),onnxruntime,onnxruntime-gpu)
 READY := $(VENV)/.ready-$(ACCELERATOR)
 
 PROTOS := $(wildcard protos/duly/v1/*.proto)
+# Of KServe's protocol there are no modules: its names would clash with those of an installed tritonclient.
+INFERENCE := protos/inference/inference.proto
+KSERVE := duly/rpc/kserve
 define generate_stubs
 	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS)
+	@mkdir -p build/inference $(1)/$(KSERVE)
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --pyi_out=build -o $(1)/$(KSERVE)/inference.binpb $(INFERENCE)
+	@mv build/inference/inference_pb2.pyi $(1)/$(KSERVE)/messages.pyi
 endef
 # The pages that are made from the code, and the folder that they go into.
 PAGES := protocol.md fates.md fates.svg limits.md
@@ -69,6 +75,8 @@ check: $(READY) ## Formatting, lint, types, layers, protocol and what is made fr
 	@$(call generate_pages,build/generated)
 	@diff -r -x __init__.py -x __pycache__ build/generated/duly/v1 server/duly/v1 || { \
 	  echo "The stubs in server/duly/v1 are not those of protos/: run make protos" >&2; exit 1; }
+	@for file in inference.binpb messages.pyi; do cmp build/generated/$(KSERVE)/$$file server/$(KSERVE)/$$file || { \
+	  echo "server/$(KSERVE)/$$file is not that of $(INFERENCE): run make protos" >&2; exit 1; }; done
 	@for page in $(PAGES); do diff build/generated/$$page docs/$$page || { \
 	  echo "docs/$$page is not what protos/, server/duly/core/fates.py or the limits in server/duly say: run make docs" >&2; exit 1; }; done
 

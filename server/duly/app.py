@@ -27,6 +27,9 @@ from duly.rpc.doors import Doors
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HealthService
+from duly.rpc.kserve.front_end import FrontEnd
+from duly.rpc.kserve.inference_service import KServeInference
+from duly.rpc.kserve.regions import Regions
 from duly.rpc.local.listener import DESCRIPTORS_EACH, OPENING_MAX, LocalListener
 from duly.rpc.server import MESSAGE_BYTES_MIN, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
@@ -177,13 +180,14 @@ class App:
         needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
+        kserve = KServeInference(FrontEnd(self.streams, Regions(), int(config.kserve_budget_ms * 1e6)))
         connections = self._connections_max(limit)
         local_connections = 0
         if config.local is not None:
             local_connections = min(config.streams_max + OPENING_MAX, max(2, connections // 2 // DESCRIPTORS_EACH))
             connections -= local_connections * DESCRIPTORS_EACH
         server = self._server = create_server(
-            config.transport, inference, config.streams_max, message_bytes_max, connections, self._doors.guard()
+            config.transport, inference, kserve, config.streams_max, message_bytes_max, connections, self._doors.guard()
         )
         control = ServerService(
             self.catalogue,
@@ -200,7 +204,7 @@ class App:
             self.address = await self._doors.open(server, connections)
             if (guard := self._doors.admin_guard()) is not None:
                 admin = self._admin_server = create_server(
-                    "lan", None, 0, MESSAGE_BYTES_MIN, ADMIN_CONNECTIONS_MAX, guard
+                    "lan", None, None, 0, MESSAGE_BYTES_MIN, ADMIN_CONNECTIONS_MAX, guard
                 )
                 add_services(admin, models, control, self._health, config.reflection)
                 await self._doors.open_admin(admin, ADMIN_CONNECTIONS_MAX)

@@ -253,6 +253,9 @@ class ServerConfig(BaseModel):
         Limit("the stream is refused: INVALID_OPEN; a frame is INVALID", "duly_outcomes_total"),
     ] = 600_000.0
     """Longest budget that a stream or frame may ask for."""
+    kserve_budget_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 10_000.0
+    """Budget of requests in KServe's protocol that state no timeout, for models whose model.toml states no
+    default_budget_ms. It is no longer than budget_ms_max."""
     drain_grace_s: Annotated[
         float, Field(ge=0, le=600, allow_inf_nan=False), Limit("what waits is SHED, what runs is FAILED")
     ] = 10.0

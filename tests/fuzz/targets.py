@@ -30,10 +30,10 @@ from duly.models.labels import read_labels
 from duly.models.manifest import ManifestError, check_keys, check_signature, parse_manifest
 from duly.models.spec import Signature, TensorSpec
 from duly.rpc.duly_v1.codec import FrameReader
-from duly.rpc.duly_v1.message_bounds import STREAM_REQUEST
 from duly.rpc.duly_v1.opening import single_request, stream_request
 from duly.rpc.local import frames as local
 from duly.rpc.local.areas import FrameArea
+from duly.rpc.message_bounds import STREAM_REQUEST
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from google.protobuf.message import DecodeError
 
-from duly.rpc.duly_v1.message_bounds import (
+from duly.rpc.message_bounds import (
     FIELDS_MAX,
     FRAMES_MAX,
     INFER_REQUEST,

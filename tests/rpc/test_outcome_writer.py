@@ -8,7 +8,7 @@ from duly.core.events import DispatchBatch
 from duly.core.types import Frame, OutcomeStatus, StreamClass
 from duly.models.spec import ELEMENT_BYTES, Chunk, Signature, TensorSpec
 from duly.rpc.duly_v1.codec import StreamCodec
-from duly.rpc.duly_v1.varints import number_field, varint
+from duly.rpc.varints import number_field, varint
 from duly.runtime.held_frames import HeldFrame
 from duly.runtime.outcome import BatchRun, FusedOutcome, Outcome, Partner
 from duly.v1 import inference_pb2 as pb

@@ -395,6 +395,8 @@ class TensorSpec(_Strict):
     that is open, or 0."""
     pixels_max: int = 0
     """Pixels of the largest picture that is decoded; 0: the input takes no encoded pictures."""
+    batched: bool = True
+    """Whether the graph's own tensor has a batch dimension; False: a frame is the whole of it."""
 
     def said(self) -> str:
         """What it is, in words, with its room where that is settled."""
@@ -415,6 +417,11 @@ class Signature(_Strict):
     """What is kept of each stream: the state tensors, without the batch dimension, and the ends of its sound."""
     chunk: Chunk | None = None
     """The output that holds actions, as model.toml states it; None: there is none."""
+
+    @property
+    def batched(self) -> bool:
+        """Whether the graph takes several frames as one batch, as clients of protocols with batches see it."""
+        return any(spec.batched for spec in self.inputs)
 
     @property
     def state_bytes(self) -> int:

@@ -56,8 +56,8 @@ WAIT_NS_MAX = 1_000_000_000
 CONNECTIONS_KEPT = 4096
 """Of so many connections it is known how often they asked."""
 
-_STREAM = "/duly.v1.InferenceService/Stream"
-_INFER = "/duly.v1.InferenceService/Infer"
+_STREAMS = ("/duly.v1.InferenceService/Stream", "/inference.GRPCInferenceService/ModelStreamInfer")
+_SINGLES = ("/duly.v1.InferenceService/Infer", "/inference.GRPCInferenceService/ModelInfer")
 _ADMIN = frozenset(method for method, right in NEEDS.items() if right in ADMIN)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -87,7 +87,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
     ) -> "Handler | None":
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
-        if handler is None or method == _STREAM:
+        if handler is None or method in _STREAMS:
             return handler
         known = self._limited.get(method)
         if known is None or known[0] is not handler:
@@ -105,7 +105,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
                 serializer,
             )
         places = self._questions
-        if method == _INFER:
+        if method in _SINGLES:
             places, behaviour = self._singles, _only(handler.unary_unary)
         elif handler.response_streaming:
             places = self._watchers

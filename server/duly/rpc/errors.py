@@ -49,6 +49,14 @@ _CODES = {
     "UNAUTHENTICATED": code_pb2.UNAUTHENTICATED,
     "NOT_PERMITTED": code_pb2.PERMISSION_DENIED,
     "INTERNAL": code_pb2.INTERNAL,
+    # Outcomes of a request alone, in the protocol of KServe.
+    "FRAME_EXPIRED": code_pb2.UNAVAILABLE,
+    "FRAME_SUPERSEDED": code_pb2.UNAVAILABLE,
+    "FRAME_SHED": code_pb2.UNAVAILABLE,
+    "FRAME_SKIPPED": code_pb2.UNAVAILABLE,
+    "FRAME_INVALID": code_pb2.INVALID_ARGUMENT,
+    "FRAME_CANCELLED": code_pb2.CANCELLED,
+    "FRAME_FAILED": code_pb2.INTERNAL,
 }
 
 

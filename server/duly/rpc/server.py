@@ -16,6 +16,8 @@ from duly.rpc.call_limits import CallLimits
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HEALTH, INFERENCE, MODELS, SERVER, HealthService
+from duly.rpc.kserve.inference_service import KServeInference
+from duly.rpc.kserve.names import KSERVE
 from duly.v1 import model_pb2_grpc, server_pb2_grpc
 
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
@@ -62,6 +64,7 @@ def message_limit(needed: int) -> int:
 def create_server(
     transport: str,
     inference: InferenceService | None,
+    kserve: KServeInference | None,
     streams_max: int,
     message_bytes_max: int,
     connections_max: int,
@@ -99,7 +102,7 @@ def create_server(
     # The limits come first: they bound what finding out who calls costs, too.
     limits = CallLimits(streams_max)
     server = grpc.aio.server(interceptors=(limits, guard), options=options, maximum_concurrent_rpcs=CALLS_MAX)
-    if inference is None:
+    if inference is None or kserve is None:
         return server
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes, so that a message that is no protobuf gets our status and not a stack trace.
@@ -108,6 +111,11 @@ def create_server(
         "Infer": grpc.unary_unary_rpc_method_handler(inference.infer),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(INFERENCE, handlers),))
+    of_kserve: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "ModelInfer": grpc.unary_unary_rpc_method_handler(kserve.infer),
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(kserve.stream),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(KSERVE, of_kserve),))
     return server
 
 

@@ -358,12 +358,15 @@ class Stream:
     async def cancel(self, frame_ids: Sequence[int]) -> None:
         """Cancels frames whose results nobody wants any more."""
         for start in range(0, len(frame_ids), CANCELS_A_TURN):
-            some = tuple(frame_ids[start : start + CANCELS_A_TURN])
-            self._driver.submit(FramesCancelled(self.stream_id, some))
-            self._owed_ns = max(self._owed_ns, self._cheap.done(1 + len(some) // CANCELS_A_TOKEN))
+            self.withdraw(frame_ids[start : start + CANCELS_A_TURN])
             await self.give_way()
             if self.closed:
                 return
+
+    def withdraw(self, frame_ids: Sequence[int]) -> None:
+        """Cancels at most CANCELS_A_TURN frames."""
+        self._driver.submit(FramesCancelled(self.stream_id, tuple(frame_ids)))
+        self._owed_ns = max(self._owed_ns, self._cheap.done(1 + len(frame_ids) // CANCELS_A_TOKEN))
 
     async def give_way(self) -> None:
         """Lets other streams have their turn, because a long message must not hold them up, and waits for room in the

@@ -296,7 +296,7 @@ def _arranged(graph: Graph, axes: Mapping[str, Axis], alone: bool, notes: tuple[
 def _batch_first(tensor: GraphTensor, moved: Mapping[str, Axis]) -> GraphTensor:
     axis = moved.get(tensor.name, 0)
     if axis is None:
-        return replace(tensor, shape=(1, *tensor.shape))
+        return replace(tensor, shape=(1, *tensor.shape), batched=False)
     shape = list(tensor.shape)
     return replace(tensor, shape=(shape.pop(axis), *shape)) if axis else tensor
 

@@ -21,6 +21,8 @@ class GraphTensor:
     as_declared: bool = True
     """False: an output that comes out otherwise than the graph declares, so that ONNX Runtime takes no buffer for it.
     """
+    batched: bool = True
+    """False: the graph's own tensor has no batch dimension, and a frame is the whole of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,7 @@ def _plan(declared: Input, tensor: GraphTensor, place: str) -> InputPlan:
     operations = [PREPROCESS[type(step)](step) for step in declared.preprocess]
     graph_shape = extents(tensor.shape)[1:]
     spec = _sent(declared, tensor.datatype, graph_shape, operations, place)
+    spec = spec.model_copy(update={"batched": tensor.batched})
     reader = Reader(spec, DTYPES[tensor.datatype], operations, place)
     if len(reader.row_shape) != len(graph_shape) or any(
         extent not in (-1, row) for extent, row in zip(graph_shape, reader.row_shape, strict=True)

@@ -287,7 +287,13 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
             raise LoadError(f"{place}.bytes_max: {output.bytes_max} is less than the {exact} bytes of {what}")
         bytes_max = exact if is_fixed(shape) else output.bytes_max or 0
         spec = TensorSpec.model_validate(
-            {"name": output.name, "datatype": tensor.datatype, "shape": shape, "bytes_max": bytes_max}
+            {
+                "name": output.name,
+                "datatype": tensor.datatype,
+                "shape": shape,
+                "bytes_max": bytes_max,
+                "batched": tensor.batched,
+            }
         )
         yield OutputPlan(spec, tensor.name, dtype, shape, is_fixed(shape) and tensor.as_declared)
 

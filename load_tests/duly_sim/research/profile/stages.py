@@ -21,7 +21,7 @@ STAGES = (
         "outcomes to bytes",
         (
             ("duly/rpc/duly_v1/codec.py", ("outcomes", "single", "_writer_for")),
-            *_files("duly/rpc/duly_v1/outcome_writer.py", "duly/rpc/duly_v1/varints.py"),
+            *_files("duly/rpc/duly_v1/outcome_writer.py", "duly/rpc/varints.py"),
         ),
     ),
     Stage(
@@ -29,7 +29,7 @@ STAGES = (
         _files(
             "duly/rpc/duly_v1/codec.py",
             "duly/rpc/duly_v1/common_frames.py",
-            "duly/rpc/duly_v1/message_bounds.py",
+            "duly/rpc/message_bounds.py",
             "duly/rpc/duly_v1/taking.py",
             "duly/streams/inputs.py",
         ),

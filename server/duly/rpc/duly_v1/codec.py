@@ -14,7 +14,7 @@ from duly.models.spec import Signature
 from duly.rpc.duly_v1.common_frames import FrameAt, as_frame, head_of, read
 from duly.rpc.duly_v1.outcome_writer import OutcomeWriter
 from duly.rpc.duly_v1.tensors import DATATYPE_NAME, FORMAT_NAME
-from duly.rpc.duly_v1.varints import varint
+from duly.rpc.varints import varint
 from duly.runtime.held_frames import InputData
 from duly.runtime.outcome import Outcome
 from duly.streams.errors import CallError

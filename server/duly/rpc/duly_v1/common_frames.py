@@ -19,7 +19,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from duly.rpc.duly_v1.varints import varint
+from duly.rpc.varints import varint
 from duly.v1 import inference_pb2, tensor_pb2
 
 COMMON_FRAMES_MAX = 512

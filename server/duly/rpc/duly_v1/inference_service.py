@@ -9,11 +9,11 @@ import grpc
 from duly.rpc.bugs import internal
 from duly.rpc.duly_v1.codec import ParsedFrame, StreamCodec, frames_of, parse
 from duly.rpc.duly_v1.common_frames import FrameAt
-from duly.rpc.duly_v1.message_bounds import INFER_REQUEST, SHORT_BYTES, STREAM_REQUEST, check_frames
 from duly.rpc.duly_v1.notices import told
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.duly_v1.taking import take
 from duly.rpc.errors import abort, guarded
+from duly.rpc.message_bounds import SHORT_BYTES, MessageBounds, check_frames
 from duly.rpc.places import Places
 from duly.rpc.principal import lasts, rights_of
 from duly.runtime.catalogue import ModelError
@@ -32,6 +32,9 @@ OPENING_MAX = 128
 connection that has most ends."""
 FLUSH_SECONDS = 1.0
 """How long the end of a broken stream waits for its last outcomes to be sent, since its client last took some."""
+
+STREAM_REQUEST = MessageBounds(inference_pb2.StreamRequest)
+INFER_REQUEST = MessageBounds(inference_pb2.InferRequest)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -11,7 +11,7 @@ from duly.core.fates import RESULTS
 from duly.core.types import OutcomeStatus
 from duly.models.spec import Chunk, Signature, TensorSpec
 from duly.rpc.duly_v1.tensors import DATATYPE, wanted_chunk
-from duly.rpc.duly_v1.varints import bytes_field, number_field, varint
+from duly.rpc.varints import bytes_field, number_field, varint
 from duly.runtime.outcome import BatchRun, FusedOutcome, Outcome, Partner
 
 _ENTRY: Final = b"\x0a"

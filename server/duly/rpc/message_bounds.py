@@ -14,7 +14,6 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from duly.streams.errors import CallError
-from duly.v1 import inference_pb2
 
 FRAMES_MAX = 32_768
 """How many frames one message may have. One that has more is refused: MESSAGE_OVERFULL."""
@@ -29,6 +28,7 @@ SHORT_BYTES = 16_384
 PART_BYTES = 256
 """A part of a message that is no longer counts as one field or frame, whatever it holds."""
 
+_FRAME = "duly.v1.Frame"
 _VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _CONTINUED = bytes(range(128, 256))
 """The bytes of a packed field that are not the last of their number."""
@@ -41,7 +41,7 @@ class _Kind:
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.name = descriptor.full_name
-        self.is_frame = descriptor is inference_pb2.Frame.DESCRIPTOR
+        self.is_frame = descriptor.full_name == _FRAME
         self.parts: dict[int, _Kind] = {}
         """The fields that hold messages, by number."""
         self.packed = {field.number for field in descriptor.fields if field.is_repeated and _is_varint(field)}
@@ -160,10 +160,6 @@ def _malformed(kind: _Kind) -> CallError:
 
 def _too_many(most: int, what: str) -> CallError:
     return CallError("MESSAGE_OVERFULL", f"a message has more than {most} {what}; send several messages")
-
-
-STREAM_REQUEST = MessageBounds(inference_pb2.StreamRequest)
-INFER_REQUEST = MessageBounds(inference_pb2.InferRequest)
 
 
 def check_frames(frames: int) -> None:

@@ -1,0 +1,48 @@
+"""The classes with the highest scores of an output, in place of its numbers: Triton's extension `classification`.
+
+Each is the text SCORE:INDEX, or SCORE:INDEX:LABEL where the output has labels.
+"""
+
+from heapq import nlargest
+from struct import unpack
+from typing import Final
+
+from duly.models.spec import ELEMENT_BYTES, TensorSpec
+from duly.streams.errors import InvalidFrame
+
+_CODES: Final = {
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+}
+
+
+def classes_of(spec: TensorSpec, rows: list[bytes], classes: int) -> tuple[tuple[int, ...], list[bytes]]:
+    """Returns (the shape for one row, the rows as strings with their lengths) of the `classes` highest scores of each
+    row. Raises InvalidFrame where the output has no scores.
+    """
+    code = _CODES.get(spec.datatype)
+    if code is None:
+        raise InvalidFrame(f"output {spec.name!r} is {spec.datatype}, which has no classes")
+    found: list[bytes] = []
+    count = 0
+    for row in rows:
+        scores: tuple[float, ...] = unpack(f"<{len(row) // ELEMENT_BYTES[spec.datatype]}{code}", row)
+        best = nlargest(min(classes, len(scores)), enumerate(scores), key=lambda scored: scored[1])
+        count = len(best)
+        texts = [_text(spec, index, score).encode() for index, score in best]
+        found.append(b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)]))
+    return (count,), found
+
+
+def _text(spec: TensorSpec, index: int, score: float) -> str:
+    text = f"{score:f}:{index}" if spec.datatype.startswith("FP") else f"{score}:{index}"
+    return f"{text}:{spec.labels[index]}" if index < len(spec.labels) else text

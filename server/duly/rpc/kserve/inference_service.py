@@ -1,0 +1,163 @@
+"""ModelInfer and ModelStreamInfer: requests come in, and each is answered."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from duly.rpc.bugs import internal
+from duly.rpc.errors import abort, guarded
+from duly.rpc.kserve import wording
+from duly.rpc.kserve.front_end import FrontEnd, budget_ns
+from duly.rpc.kserve.messages import ModelInferRequest
+from duly.rpc.kserve.parameters import asked_for
+from duly.rpc.kserve.replies import Answer
+from duly.rpc.kserve.request_stream import RequestStream
+from duly.rpc.kserve.stream_call import StreamCall
+from duly.rpc.message_bounds import MessageBounds
+from duly.rpc.places import Places
+from duly.rpc.principal import lasts, rights_of
+from duly.runtime.catalogue import ModelError
+from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
+
+CALLS_BESIDE_STREAMS_MAX = 128
+"""So many more calls of ModelStreamInfer than streams may be open. When more come, the oldest without a stream of the
+connection that has most ends."""
+FLUSH_SECONDS = 1.0
+"""How long the end of a call waits for its last replies to be sent."""
+_BOUNDS = MessageBounds(ModelInferRequest)
+
+_log = structlog.get_logger("duly.kserve")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class KServeInference:
+    def __init__(self, front: FrontEnd) -> None:
+        self._front = front
+        streams_max = front.streams.limits.server.streams_max
+        self._calls = Places(streams_max + CALLS_BESIDE_STREAMS_MAX, may_end=False)
+
+    # ---- one request ----
+
+    @guarded
+    async def infer(self, message: bytes, context: Context) -> bytes:
+        """Serves a call of ModelInfer, whose one request is a stream of its own. Returns a ModelInferResponse."""
+        request = _parse(message)
+        del message
+        try:
+            return await self._infer(request, context)
+        except InvalidTerms as error:
+            error_ = wording.invalid_terms(error)
+            raise CallError(error_.reason, wording.of_request(request.id, str(error_)), error_.field) from None
+        except CallError as error:
+            if error.reason.startswith("FRAME_"):
+                raise
+            raise CallError(error.reason, wording.of_request(request.id, str(error)), error.field) from None
+
+    async def _infer(self, request: ModelInferRequest, context: Context) -> bytes:
+        front, rights, connection = self._front, rights_of(context), context.peer()
+        asked = asked_for(request.parameters)
+        with front.streams.single(front.single_request(request, asked, rights), rights) as stream:
+            taking = RequestStream(stream, lambda place: front.regions.read(connection, place))
+            # It is None where the call has no deadline, whatever its type says.
+            taking.take(request, asked, budget_ns(stream.terms.budget_ns, asked, context.time_remaining()))
+            del request
+            while True:
+                item = stream.next()
+                if item is None:
+                    await stream.outbox.changed.wait()
+                elif isinstance(item, tuple):
+                    now_ns, outcomes = item
+                    for outcome in outcomes:
+                        answer = taking.answer(outcome, now_ns)
+                        if answer is not None:
+                            return self._response(taking, answer, connection)
+                    stream.written()
+
+    def _response(self, taking: RequestStream, answer: Answer, connection: str) -> bytes:
+        if not answer.outcomes and not answer.tells:
+            raise wording.error_of(answer)
+        writer = taking.writer(answer.outcomes)
+        try:
+            if answer.wanted is not None:
+                for place, parts in writer.places(answer):
+                    self._front.regions.write(connection, place, parts)
+            return b"".join(writer.response(answer))
+        except InvalidFrame as error:
+            raise CallError("INVALID_REQUEST", str(error)) from None
+
+    # ---- any number of requests ----
+
+    async def stream(self, _: object, context: Context) -> None:
+        """Serves a call of ModelStreamInfer."""
+        try:
+            connection = context.peer()
+            place = self._calls.take(connection)
+            if place is None:
+                text = f"this client has too many calls of the kind under way; {self._calls.places} are shared by all"
+                raise CallError("CALLS_EXHAUSTED", text)
+            with place:
+                remaining_s = context.time_remaining()
+                # It is None where the call has no deadline, whatever its type says.
+                until_s = None
+                if remaining_s is not None:
+                    until_s = asyncio.get_running_loop().time() + remaining_s
+                call = StreamCall(self._front, rights_of(context), connection, until_s)
+                lasts(call.judge_anew, call.end)
+                await self._serve(call, context)
+        except (CallError, ModelError) as error:
+            await abort(context, error)
+
+    async def _serve(self, call: StreamCall, context: Context) -> None:
+        # Both tasks end with the call. They are never cancelled: a cancelled read or write leaks in gRPC (grpc#43360).
+        reader = asyncio.create_task(self._read(call, context))
+        writer = asyncio.create_task(self._write(call, context))
+        try:
+            await call.ended
+        except (CallError, ModelError):
+            await asyncio.wait([writer], timeout=FLUSH_SECONDS)
+            raise
+        finally:
+            call.close()
+            _log.debug("call of ModelStreamInfer over", half_closed=reader.done())
+
+    async def _read(self, call: StreamCall, context: Context) -> None:
+        try:
+            while not call.ended.done():
+                message = await context.read()
+                if message is grpc.aio.EOF:
+                    call.finish()
+                    return
+                request = _parse(message)
+                del message
+                await call.take(request)
+                del request
+        except Exception as error:
+            call.end(_reason(error, "a request of a stream"))
+
+    async def _write(self, call: StreamCall, context: Context) -> None:
+        try:
+            await call.write(context.write)
+        except Exception as error:
+            call.end(_reason(error, "the replies of a stream"))
+
+
+def _parse(message: bytes) -> ModelInferRequest:
+    """Parses a request. Raises CallError."""
+    _BOUNDS.check(message)
+    try:
+        return ModelInferRequest.FromString(message)
+    except DecodeError:
+        raise CallError("MESSAGE_MALFORMED", "a message is no inference.ModelInferRequest") from None
+
+
+def _reason(error: Exception, what: str) -> Exception | None:
+    """Returns the error with which a call ends whose reading or writing raised. None: its call is over."""
+    if isinstance(error, (CallError, ModelError)):
+        return error
+    if isinstance(error, (grpc.aio.UsageError, grpc.aio.BaseError)):
+        return None
+    return internal(what)

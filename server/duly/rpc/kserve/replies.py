@@ -1,0 +1,184 @@
+"""Writes replies as the bytes of messages, as protobuf would, with no object for any of their parts.
+
+What is the same for many replies is written once: the name and version of the model, and what stands before the data of
+an output of the same shape.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from duly.models.spec import Signature, TensorSpec
+from duly.rpc.kserve.classification import classes_of
+from duly.rpc.kserve.requests import Place, Wanted
+from duly.rpc.kserve.tensors import BYTES, datatype_of
+from duly.rpc.varints import bytes_field, varint
+from duly.runtime.outcome import Outcome
+from duly.streams.errors import InvalidFrame
+
+_FINAL: Final = b"\x22\x1b\x0a\x15triton_final_response\x12\x02\x08\x01"
+"""The parameter that says that nothing more comes for the request."""
+
+
+def _key(name: str) -> bytes:
+    return bytes_field(b"\x0a", name.encode())
+
+
+_OUTCOME, _REASON = _key("duly_outcome"), _key("duly_reason")
+_SLACK, _QUEUE, _RUN = _key("duly_slack_us"), _key("duly_queue_us"), _key("duly_run_us")
+_VARIANT, _BATCH = _key("duly_variant"), _key("duly_batch_size")
+_REGION, _SIZE, _OFFSET = map(_key, ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"))
+
+
+class Times(NamedTuple):
+    """What a reply says of a request's time, in microseconds."""
+
+    slack_us: int
+    """What was left of the budget when the reply was written; negative: it was late by so much."""
+    queue_us: int
+    """How long it waited, in all, until it ran."""
+    run_us: int
+
+
+class Answer(NamedTuple):
+    """What a request comes to."""
+
+    request_id: str
+    status: str
+    """Name of the outcome."""
+    reason: str
+    times: Times
+    outcomes: Sequence[Outcome]
+    """One for each row of the request, in their order, if all of them have results; else nothing."""
+    wanted: Sequence[Wanted] | None
+    """The outputs to send; None: all."""
+    final: bool
+    """Whether the reply says that it is the last one for the request."""
+    tells: bool
+    """Whether a request without results gets a response that says so, in place of an error."""
+
+
+class ReplyWriter:
+    """Writes the replies of one model version."""
+
+    def __init__(self, signature: Signature, model: str, version: str) -> None:
+        self.signature = signature
+        self._head = bytes_field(b"\x0a", model.encode()) + bytes_field(b"\x12", version.encode())
+        self._outputs = [_Output(spec, signature.batched) for spec in signature.outputs]
+        self._all = [Wanted(index) for index in range(len(signature.outputs))]
+
+    def response(self, answer: Answer) -> list[bytes]:
+        """Returns the parts of a ModelInferResponse. Data for shared memory is not in it. Raises InvalidFrame where the
+        results of rows do not fit together.
+        """
+        parts = [self._beginning(answer)]
+        if not answer.outcomes:
+            return parts
+        wanted = answer.wanted if answer.wanted is not None else self._all
+        data: list[bytes] = []
+        for output in wanted:
+            described, raw = self._outputs[output.index].of(answer.outcomes, output)
+            parts.append(described)
+            if output.place is not None:
+                data.append(b"\x32\x00")
+            else:
+                data.append(b"\x32" + varint(sum([len(each) for each in raw])))
+                data += raw
+        parts += data
+        return parts
+
+    def _beginning(self, answer: Answer) -> bytes:
+        """Returns what stands before the outputs."""
+        slack_us, queue_us, run_us = answer.times
+        beginning = self._head
+        if answer.request_id:
+            beginning += bytes_field(b"\x1a", answer.request_id.encode())
+        beginning += text_parameter(_OUTCOME, answer.status)
+        if answer.reason:
+            beginning += text_parameter(_REASON, answer.reason)
+        beginning += number_parameter(_SLACK, slack_us)
+        beginning += number_parameter(_QUEUE, queue_us) + number_parameter(_RUN, run_us)
+        if answer.outcomes and (run := answer.outcomes[0].run) is not None:
+            beginning += text_parameter(_VARIANT, run.batch.variant)
+            beginning += number_parameter(_BATCH, len(run.batch.frames))
+        return beginning + _FINAL if answer.final else beginning
+
+    def places(self, answer: Answer) -> list[tuple[Place, list[bytes]]]:
+        """Returns what goes into shared memory, and where."""
+        return [
+            (output.place, self._outputs[output.index].of(answer.outcomes, output)[1])
+            for output in answer.wanted or ()
+            if output.place is not None and answer.outcomes
+        ]
+
+
+class _Output:
+    """One output of a model."""
+
+    def __init__(self, spec: TensorSpec, batched: bool) -> None:
+        self._spec = spec
+        self._batched = batched
+        self._beginning = bytes_field(b"\x0a", spec.name.encode())
+        self._datatype = bytes_field(b"\x12", datatype_of(spec).encode())
+        self._known: tuple[int, ...] = ()
+        self._field = b""
+
+    def of(self, outcomes: Sequence[Outcome], wanted: Wanted) -> tuple[bytes, list[bytes]]:
+        """Returns (its description, its data) for the rows of a request. Raises InvalidFrame."""
+        shape: tuple[int, ...] = ()
+        data: list[bytes] = []
+        for outcome in outcomes:
+            for index, row_shape, row in outcome.outputs or ():
+                if index == wanted.index:
+                    if data and row_shape != shape:
+                        raise InvalidFrame(
+                            f"output {self._spec.name!r} has shape {list(shape)} for one row and {list(row_shape)} for "
+                            "another, so that they are no one tensor; send one row in each request"
+                        )
+                    shape = row_shape
+                    data.append(row)
+                    break
+        datatype = self._datatype
+        if wanted.classes:
+            shape, data = classes_of(self._spec, data, wanted.classes)
+            datatype = bytes_field(b"\x12", BYTES.encode())
+        if self._batched:
+            shape = (len(data), *shape)
+        if shape == self._known and not wanted.classes and wanted.place is None:
+            return self._field, data
+        field = self._beginning + datatype + bytes_field(b"\x1a", b"".join([varint(extent) for extent in shape]))
+        if wanted.place is not None:
+            size_bytes = sum([len(row) for row in data])
+            field += text_parameter(_REGION, wanted.place.region) + number_parameter(_SIZE, size_bytes)
+            if wanted.place.offset:
+                field += number_parameter(_OFFSET, wanted.place.offset)
+            return bytes_field(b"\x2a", field), data
+        if wanted.classes:
+            return bytes_field(b"\x2a", field), data
+        self._known, self._field = shape, bytes_field(b"\x2a", field)
+        return self._field, data
+
+
+def number_parameter(key: bytes, value: int) -> bytes:
+    """Returns an entry of field 4, the parameters of a response and of an output alike, with an int64."""
+    number = varint(value)
+    length = len(number)
+    return b"\x22%b%b\x12%b\x10%b" % (varint(len(key) + 3 + length), key, varint(1 + length), number)
+
+
+def text_parameter(key: bytes, value: str) -> bytes:
+    """Returns such an entry with a string."""
+    text = value.encode()
+    field = b"\x1a%b%b" % (varint(len(text)), text)
+    entry = b"%b\x12%b%b" % (key, varint(len(field)), field)
+    return b"\x22%b%b" % (varint(len(entry)), entry)
+
+
+def in_stream(response: Sequence[bytes], error: str = "") -> bytes:
+    """Returns a ModelStreamInferResponse. `error`: what is wrong; empty: nothing."""
+    length = sum([len(part) for part in response])
+    return b"".join([bytes_field(b"\x0a", error.encode()), b"\x12", varint(length), *response])
+
+
+def only_id(request_id: str, final: bool) -> list[bytes]:
+    """Returns the parts of a ModelInferResponse that says nothing but whose it is."""
+    return [bytes_field(b"\x1a", request_id.encode()), _FINAL if final else b""]

@@ -1,0 +1,175 @@
+"""An open stream that takes requests: each becomes one frame or several, and gets one answer.
+
+A request with several rows has one verdict. As soon as one of its frames gets no result, those that wait are withdrawn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from duly.core.fates import DOES_NOT_FIT, RESULTS
+from duly.core.types import BacklogPolicy, OutcomeStatus
+from duly.rpc.kserve.messages import ModelInferRequest
+from duly.rpc.kserve.parameters import Asked
+from duly.rpc.kserve.replies import Answer, ReplyWriter, Times
+from duly.rpc.kserve.requests import Payload, ReadRegion, RequestReader, Wanted
+from duly.runtime.outcome import Outcome
+from duly.streams.errors import CallError, InvalidFrame
+from duly.streams.stream import Stream
+
+_GRAVEST: Final = (
+    OutcomeStatus.INVALID,
+    OutcomeStatus.FAILED,
+    OutcomeStatus.SHED,
+    OutcomeStatus.SUPERSEDED,
+    OutcomeStatus.SKIPPED,
+    OutcomeStatus.EXPIRED,
+    OutcomeStatus.CANCELLED,
+    OutcomeStatus.LATE,
+    OutcomeStatus.ON_TIME,
+)
+"""What a request comes to whose frames have several outcomes: the first of these that is among them. That the rest was
+withdrawn follows from what came before."""
+
+
+@dataclass(slots=True)
+class Underway:
+    """A request that is not answered yet."""
+
+    request_id: str
+    asked: Asked
+    wanted: Sequence[Wanted] | None
+    frame_ids: range
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    """Those of its frames that are answered, by frame id."""
+
+
+class RequestStream:
+    def __init__(self, stream: Stream, read_region: ReadRegion) -> None:
+        """The stream must be open, and is closed by the caller."""
+        self.stream = stream
+        self.opened_as = stream.model
+        """The model version that it was opened for."""
+        self._read_region = read_region
+        self._reader = self._reader_for(stream)
+        self._writer: ReplyWriter | None = None
+        self._next_id = 1
+        self._underway: dict[int, Underway] = {}
+        """The requests that are not answered, by the ids of their frames."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that it took is answered."""
+        return not self._underway
+
+    def _reader_for(self, stream: Stream) -> RequestReader:
+        signature = stream.signature
+        return RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, self._read_region)
+
+    # ---- in ----
+
+    def take(self, request: ModelInferRequest, asked: Asked, budget_ns: int) -> None:
+        """Takes a request, which will be answered. Raises CallError where it is refused before it is one, and
+        InvalidTerms where the stream can't go on with a new version.
+        """
+        stream = self.stream
+        wanted = self._reader.wanted(request)
+        frames, problem = self._frames(request)
+        if len(frames) > 1 and stream.terms.backlog is not BacklogPolicy.ALL:
+            text = f"the request has {len(frames)} rows, which one with parameter 'backlog' {stream.terms.backlog.name}"
+            raise CallError("INVALID_REQUEST", f"{text} can't have: each would take the place of the one before it")
+        first = self._next_id
+        self._next_id = first + len(frames)
+        underway = Underway(request.id, asked, wanted, range(first, self._next_id))
+        received_unix_ns = stream.wall.now_ns()
+        for frame_id in underway.frame_ids:
+            self._underway[frame_id] = underway
+            try:
+                held = stream.take(frame_id, asked.captured_unix_ns, budget_ns, False, received_unix_ns)
+            except BaseException:
+                for number in range(first, frame_id + 1):
+                    self._underway.pop(number, None)
+                raise
+            if held is None:
+                continue
+            if held.signature is not self._reader.signature:  # the stream has gone over to another version
+                self._reader = self._reader_for(stream)
+                again, problem = self._frames(request)
+                if not problem and len(again) != len(frames):
+                    problem = "the model's version has changed, and takes other batches"
+                frames = again
+            payload = None if problem else frames[frame_id - first]
+            if payload is None:
+                stream.refuse(held, DOES_NOT_FIT, problem)
+            else:
+                stream.submit(held, *payload)
+
+    def _frames(self, request: ModelInferRequest) -> tuple[Sequence[Payload | None], str]:
+        """Returns (payloads of the request's frames, ""), or ([None], what is wrong with them). Raises CallError."""
+        try:
+            return self._reader.frames(request), ""
+        except InvalidFrame as error:
+            return [None], str(error)
+
+    # ---- out ----
+
+    def answer(self, outcome: Outcome, now_ns: int) -> Answer | None:
+        """Returns the answer that an outcome makes whole, which is sent at `now_ns`. None: more of the request's
+        outcomes are to come, or the request was refused when some of its frames had been taken.
+        """
+        frame_id = outcome.held.frame.frame_id
+        underway = self._underway.pop(frame_id, None)
+        if underway is None:
+            return None
+        if len(underway.frame_ids) == 1:
+            return self._whole(underway, (outcome,), now_ns)
+        underway.outcomes[frame_id] = outcome
+        missing = [number for number in underway.frame_ids if number not in underway.outcomes]
+        if missing:
+            dropped = [other for other in underway.outcomes.values() if other.status not in RESULTS]
+            if outcome.status not in RESULTS and len(dropped) == 1:
+                self.stream.withdraw(missing)
+            return None
+        return self._whole(underway, [underway.outcomes[number] for number in underway.frame_ids], now_ns)
+
+    def _whole(self, underway: Underway, outcomes: Sequence[Outcome], now_ns: int) -> Answer:
+        gravest = outcomes[0]
+        if len(outcomes) > 1:
+            gravest = min(outcomes, key=lambda outcome: _GRAVEST.index(outcome.status))
+        times = _times(outcomes, now_ns)
+        status, reason = gravest.status, gravest.reason
+        results = outcomes if status in RESULTS else ()
+        asked = underway.asked
+        return Answer(
+            underway.request_id, status.name, reason, times, results, underway.wanted, asked.empty_final, asked.outcomes
+        )
+
+    def give_up(self) -> list[Underway]:
+        """Returns the requests that are not answered, and never will be by an outcome."""
+        left = list({id(underway): underway for underway in self._underway.values()}.values())
+        self._underway.clear()
+        return left
+
+    def writer(self, outcomes: Sequence[Outcome]) -> ReplyWriter:
+        """Returns what writes the replies with these results of one request, or, where there are none, a reply of the
+        stream.
+        """
+        signature = outcomes[0].held.signature if outcomes else self.stream.signature
+        if self._writer is None or self._writer.signature is not signature:
+            model = outcomes[0].held.frame.model if outcomes else self.stream.model
+            name, _, version = model.rpartition("/")
+            self._writer = ReplyWriter(signature, name, version)
+        return self._writer
+
+
+def _times(outcomes: Sequence[Outcome], now_ns: int) -> Times:
+    slack_ns, queue_ns, run_ns = outcomes[0].held.frame.deadline_ns - now_ns, 0, 0
+    for outcome in outcomes:
+        held, run = outcome.held, outcome.run
+        slack_ns = min(slack_ns, held.frame.deadline_ns - now_ns)
+        if run is None:
+            queue_ns = max(queue_ns, now_ns - held.received_ns)
+        else:
+            queue_ns = max(queue_ns, run.started_ns - held.received_ns)
+            run_ns = max(run_ns, run.finished_ns - run.started_ns)
+    return Times(slack_ns // 1000, max(0, queue_ns) // 1000, max(0, run_ns) // 1000)

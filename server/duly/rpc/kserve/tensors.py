@@ -1,0 +1,70 @@
+"""Tensors as KServe's protocol writes them: names of types, raw bytes, lists of elements, shapes with a batch."""
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
+from duly.rpc.kserve.messages import InferTensorContents
+from duly.streams.errors import InvalidFrame
+
+BYTES: Final = "BYTES"
+"""What the protocol calls strings. Each has its length before it, in four bytes, little-endian."""
+_CALLED: Final = {"STRING": BYTES}
+"""The protocol's name of each type that has another one in duly."""
+_KNOWN: Final = {_CALLED.get(datatype, datatype): datatype for datatype in ELEMENT_BYTES}
+_LISTS: Final = {
+    "BOOL": ("bool_contents", "?"),
+    "INT8": ("int_contents", "b"),
+    "INT16": ("int_contents", "h"),
+    "INT32": ("int_contents", "i"),
+    "INT64": ("int64_contents", "q"),
+    "UINT8": ("uint_contents", "B"),
+    "UINT16": ("uint_contents", "H"),
+    "UINT32": ("uint_contents", "I"),
+    "UINT64": ("uint64_contents", "Q"),
+    "FP32": ("fp32_contents", "f"),
+    "FP64": ("fp64_contents", "d"),
+    BYTES: ("bytes_contents", ""),
+}
+"""The list that holds elements of each type, and how `struct` writes one."""
+
+
+def datatype_of(spec: TensorSpec) -> str:
+    """Returns the protocol's name of a tensor's type."""
+    return _CALLED.get(spec.datatype, spec.datatype)
+
+
+def known_datatype(name: str, datatype: str) -> str:
+    """Returns duly's name of a type that a request states. Raises InvalidFrame where there is no such type. `name`: of
+    the input.
+    """
+    known = _KNOWN.get(datatype)
+    if known is None:
+        raise InvalidFrame(f"input {name!r}: there is no datatype {datatype!r}; there are: {', '.join(_KNOWN)}")
+    return known
+
+
+def shape_with_batch(spec: TensorSpec, signature: Signature) -> Sequence[int]:
+    """Returns a tensor's shape as clients see it: with the batch first where the model takes batches."""
+    return (-1, *spec.shape) if signature.batched else spec.shape
+
+
+def raw_of(name: str, datatype: str, contents: InferTensorContents) -> bytes:
+    """Returns the elements of a tensor as raw bytes, little-endian and row-major. `datatype`: the protocol's name.
+    Raises InvalidFrame where they are in the list of another type, or are out of its range.
+    """
+    field, code = _LISTS.get(datatype, ("", ""))
+    if not field:
+        raise InvalidFrame(f"input {name!r}: {datatype} has no list of elements; send it in raw_input_contents")
+    for other, _ in contents.ListFields():
+        if other.name != field:
+            raise InvalidFrame(f"input {name!r}: its elements are in {other.name}, those of {datatype} go in {field}")
+    if not code:
+        texts = contents.bytes_contents
+        return b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)])
+    values = getattr(contents, field)
+    try:
+        return struct.pack(f"<{len(values)}{code}", *values)
+    except struct.error:
+        raise InvalidFrame(f"input {name!r}: an element in {field} is no {datatype}") from None
