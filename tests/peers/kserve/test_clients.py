@@ -22,6 +22,8 @@ SCRIPTS = (
     ("tritonclient", "no_control.py", "plain"),
     ("tritonclient", "control.py", "control"),
     ("tritonclient", "tls.py", "tls"),
+    ("kserve", "kserve_python.py", "plain"),
+    ("mlserver", "mlserver_stubs.py", "plain"),
 )
 """The environment that runs a script, the script, and the flavour of server that it is for."""
 CHECKS = [
