@@ -37,7 +37,8 @@ def check_what_it_says_of_itself(server: Server) -> None:
     assert ask.ModelReady(ModelReadyRequest(name="add_sub")).ready
     assert ask.ServerMetadata(ServerMetadataRequest()).name
     said = MetadataConverter.to_types(ask.ModelMetadata(ModelMetadataRequest(name="add_sub")))
-    assert [(each.name, each.datatype, each.shape) for each in said.inputs][0] == ("a", "INT32", [-1, 16])
+    first = said.inputs[0]
+    assert (first.name, first.datatype, first.shape) == ("a", "INT32", [-1, 16])
 
 
 def is_added(server: Server, raw: bool) -> None:
