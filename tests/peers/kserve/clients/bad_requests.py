@@ -101,7 +101,7 @@ def wrong_requests() -> dict[str, Wrong]:
         "unknown version": ("NOT_FOUND", ("add_sub", "9"), changed(lambda r: setattr(r, "model_version", "9"))),
         "version of letters": (bad, ("new",), changed(lambda r: setattr(r, "model_version", "new"))),
         "raw missing": (bad, ("b",), changed(lambda r: r.raw_input_contents.pop())),
-        "nothing": (bad, ("add_sub",), Request(model_name="add_sub", id="it")),
+        "nothing": (bad, ("a", "b"), Request(model_name="add_sub", id="it")),
         "input missing": (bad, ("b",), changed(lambda r: (r.inputs.pop(), r.raw_input_contents.pop()))),
         "input twice": (bad, ("a",), changed(set_input(1, name="a"))),
         "input unknown": (bad, ("c",), changed(set_input(1, name="c"))),

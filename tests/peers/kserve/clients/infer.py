@@ -75,7 +75,7 @@ def check_who_is_not_there(server: Server) -> None:
         refused("NOT_FOUND", ("nobody",), client.infer, "nobody", a_and_b())
         refused("NOT_FOUND", ("add_sub", "9"), client.infer, "add_sub", a_and_b(), "9")
         refused("INVALID_ARGUMENT", ("newest",), client.infer, "add_sub", a_and_b(), "newest")
-        refused("INVALID_ARGUMENT", ("nobody",), client.get_inference_statistics, "nobody")
+        refused("INVALID_ARGUMENT|NOT_FOUND", ("nobody",), client.get_inference_statistics, "nobody")
 
 
 def check_statistics_rise(server: Server) -> None:
@@ -113,7 +113,7 @@ def check_batches_are_one_answer(server: Server) -> None:
     with triton.InferenceServerClient(server.address) as client:
         for rows in (1, 2, 3, 8):
             is_added(client.infer("add_sub", a_and_b(rows)), rows)
-        refused("INVALID_ARGUMENT", ("8", "add_sub"), client.infer, "add_sub", a_and_b(9))
+        refused("INVALID_ARGUMENT", ("8",), client.infer, "add_sub", a_and_b(9))
 
 
 def check_outputs_as_asked_for(server: Server) -> None:
@@ -224,7 +224,7 @@ def check_trace_and_log_settings(server: Server) -> None:
         trace = client.get_trace_settings(as_json=True)["settings"]
         assert {"trace_level", "trace_rate", "trace_count", "log_frequency", "trace_file", "trace_mode"} <= set(trace)
         assert client.get_trace_settings(model_name="add_sub").settings["trace_level"].value == ["OFF"]
-        refused("INVALID_ARGUMENT", ("nobody",), client.get_trace_settings, model_name="nobody")
+        refused("INVALID_ARGUMENT|NOT_FOUND", ("nobody",), client.get_trace_settings, model_name="nobody")
         log = client.get_log_settings(as_json=True)["settings"]
         names = {"log_info", "log_warning", "log_error", "log_verbose_level", "log_format", "log_file"}
         assert names <= set(log)
@@ -243,19 +243,6 @@ def check_cuda_shared_memory_is_not_there(server: Server) -> None:
         assert not client.get_cuda_shared_memory_status().regions
         wrong = ("region", base64.b64encode(b"handle"), 0, 64)
         refused("UNIMPLEMENTED|INVALID_ARGUMENT", (), client.register_cuda_shared_memory, *wrong)
-
-
-@only("duly", "Triton has no outcomes")
-def check_a_drop_says_its_outcome(server: Server) -> None:
-    with triton.InferenceServerClient(server.address) as client:
-        refused("UNAVAILABLE", ("EXPIRED",), client.infer, "slow", slow_one(), "", timeout=1000)
-        asked = {"duly_outcomes": True}
-        said = client.infer("slow", slow_one(), request_id="d", timeout=1000, parameters=asked).get_response()
-        assert said.id == "d"
-        assert said.parameters["duly_outcome"].string_param == "EXPIRED"
-        assert said.parameters["duly_reason"].string_param
-        assert not said.outputs
-        assert not said.raw_output_contents
 
 
 @only("duly", "Triton's replies have no times")

@@ -8,6 +8,7 @@ import tritonclient.grpc as triton
 from checking import PATIENCE_S, Server, only
 from refusals import refused
 from tensors import a_and_b, is_added, slow_one, step, tensor, total
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 Answers = "queue.Queue[tuple[triton.InferResult | None, InferenceServerException | None]]"
@@ -195,17 +196,42 @@ def check_several_streams_at_once(server: Server) -> None:
 
 
 @only("duly", "Triton has no outcomes")
+def check_a_drop_says_its_outcome(server: Server) -> None:
+    came: Answers = queue.Queue()
+    with triton.InferenceServerClient(server.address) as client:
+        for _ in range(3):  # a lane with nothing else to do runs what is late already
+            client.async_infer("slow", slow_one(), lambda result, error: came.put((result, error)))
+        refused("UNAVAILABLE", ("EXPIRED",), client.infer, "slow", slow_one(), timeout=1000)
+        asked = {"duly_outcomes": True}
+        said = client.infer("slow", slow_one(), request_id="d", timeout=1000, parameters=asked).get_response()
+        is_dropped(said, "d")
+        for _ in range(3):
+            _, error = came.get(timeout=PATIENCE_S)
+            assert error is None, error
+
+
+@only("duly", "Triton has no outcomes")
 def check_drops_in_a_stream(server: Server) -> None:
     with Stream(server) as stream:
-        stream.send("slow", slow_one(), "1", timeout=1000)
-        error = stream.next_error()
-        assert "1" in error.message(), "its id is in the text, which is all that clients of streams see"
+        for place in range(3):
+            stream.send("slow", slow_one(), f"before {place}")
+        stream.send("slow", slow_one(), "first", timeout=1000)
+        stream.send("slow", slow_one(), "second", timeout=1000, parameters={"duly_outcomes": True})
+        answers = [stream.came.get(timeout=PATIENCE_S) for _ in range(5)]
+        (error,) = (error for _, error in answers if error is not None)
+        assert "first" in error.message(), "its id is in the text, which is all that callbacks of streams see"
         assert "EXPIRED" in error.message()
-        stream.send("slow", slow_one(), "2", timeout=1000, parameters={"duly_outcomes": True})
-        said = stream.next().get_response()
-        assert said.id == "2"
-        assert said.parameters["duly_outcome"].string_param == "EXPIRED"
+        (said,) = (each.get_response() for each, _ in answers if each and each.get_response().id == "second")
+        is_dropped(said, "second")
         assert said.parameters["triton_final_response"].bool_param
+
+
+def is_dropped(said: service_pb2.ModelInferResponse, request_id: str) -> None:
+    assert said.id == request_id
+    assert said.parameters["duly_outcome"].string_param == "EXPIRED"
+    assert said.parameters["duly_reason"].string_param
+    assert not said.outputs
+    assert not said.raw_output_contents
 
 
 if __name__ == "__main__":
