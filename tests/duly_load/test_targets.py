@@ -37,7 +37,8 @@ def scenario(**changes: Any) -> Scenario:
     [
         (
             "nginx",
-            "'nginx': should be duly, duly-kserve, floor, floor-kserve, triton, triton-timeouts or mlserver, or an address",
+            "'nginx': should be duly, duly-kserve, floor, floor-kserve, triton, triton-timeouts or mlserver, or an "
+            "address",
         ),
         ("triton?timeout=budget", "options are for addresses; should be one of the peers duly, duly-kserve, floor"),
         ("duly://nowhere", "should be HOST:PORT after ://"),
