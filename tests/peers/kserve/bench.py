@@ -2,8 +2,8 @@
 
 Both serve the same graphs on one thread of ONNX Runtime: the MLP 256 -> 64 -> 10, and SqueezeNet, in batches of up to
 16 and 4. Triton's run in its Python backend, since its own backend for ONNX is on no registry of packages. Load comes
-from perf_analyzer, whichever way it is found (`perf_analyzer.tool`), else from tritonclient in Python, which is not fast
-enough to tell fast servers apart and uses no shared memory.
+from perf_analyzer where there is one (`perf_analyzer.tool`), else from tritonclient in Python, which is too slow to
+tell fast servers apart and uses no shared memory.
 
 Runs alternate: in each round all cases, in each case one server after the other, and the other one first in the next
 round. Ratios are taken within rounds.
@@ -33,6 +33,7 @@ BATCHES = {"mlp": [1, 2, 4, 8, 16], "squeezenet": [1, 2, 4]}
 CONCURRENCIES = {"mlp": (1, 16, 64), "squeezenet": (1, 8, 16, 64)}
 WINDOWS = 3
 """perf_analyzer's results are of so many windows of time."""
+TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +111,24 @@ def run_perf_analyzer(address: str, case: Case, seconds: float) -> Figures:
         options += ["--streaming", "--async"]
     if case.shared_memory:
         options += ["--output-shared-memory-size", str(OUTPUT_BYTES)]
-    (row,) = perf_analyzer.measure(address, case.model, *options, shared_memory=case.shared_memory)
-    return Figures(row.inferences_per_s, row.p50_us, row.p99_us)
+    tries = 1
+    while True:
+        try:
+            (row,) = perf_analyzer.measure(address, case.model, *options, shared_memory=case.shared_memory)
+            return Figures(row.inferences_per_s, row.p50_us, row.p99_us)
+        except perf_analyzer.PerfAnalyzerError as error:  # as where the machine stood still
+            if tries == TRIES:
+                raise
+            print(f"again, since {error}", flush=True)
+            tries += 1
 
 
 def run_tritonclient(address: str, case: Case, seconds: float) -> Figures:
     script = [python_of("tritonclient"), CLIENTS / "closed_loop.py", address, case.model]
     command = [*map(str, script), str(case.concurrency), str(seconds), case.way]
-    done = subprocess.run(command, env=plain(), capture_output=True, text=True, timeout=60 + 10 * seconds, check=True)
+    done = subprocess.run(command, env=plain(), capture_output=True, text=True, timeout=60 + 10 * seconds, check=False)
+    if done.returncode:
+        sys.exit(f"{case}: {done.stderr}")
     return Figures(**json.loads(done.stdout))
 
 
@@ -144,7 +155,7 @@ def ratios(of: dict[str, list[Figures]], figure: str) -> list[float]:
 
 def spread(values: Sequence[float], digits: int) -> str:
     """The median, with the least and the greatest."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def table(runs: Runs) -> list[str]:

@@ -69,6 +69,8 @@ async def measure(address: str, model: str, concurrency: int, seconds: float, wa
         await asyncio.gather(*(send(client, model, end_ns, times) for _ in range(concurrency)))
     counted_ns = begin_ns + int(seconds * WARM_SHARE * 1e9)
     took_us = [(end - began) / 1e3 for began, end in times if counted_ns <= began and end <= end_ns]
+    if not took_us:
+        raise SystemExit(f"no request was answered within {seconds} s: longer runs are needed")
     rate = len(took_us) / ((end_ns - counted_ns) / 1e9)
     return {"per_s": rate, "p50_us": statistics.median(took_us), "p99_us": float(np.percentile(took_us, 99))}
 
