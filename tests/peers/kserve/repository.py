@@ -133,6 +133,7 @@ def models() -> list[Model]:
         echoing("types", whole),
         echoing("halves", HALVES),
         echoing("text", ["STRING"], (-1,)),
+        echoing("lengths", ["FP32"], (-1,)),
         add_sub(),
         accumulating(),
         slow(),

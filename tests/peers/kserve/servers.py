@@ -1,6 +1,7 @@
 """The servers that clients are let loose on: duly, and the real Triton beside it, so that the checks say what is so.
 
-Each comes in three flavours: `plain`, `control`, whose models clients may load and unload, and `tls`.
+Each comes in flavours: `plain`, `control`, whose models clients may load and unload, `tls`, and `mutual_tls`, where
+clients have to show certificates, too.
 """
 
 import json
@@ -17,6 +18,7 @@ from tests.peers.environments import ROOT, own_path
 from tests.peers.kserve import repository
 
 KINDS = ("duly", "triton")
+TLS = ("tls", "mutual_tls")
 SETTINGS: dict[str, object] = {}
 """What is off unless it is asked for, and what clients are here to try."""
 
@@ -50,9 +52,11 @@ def _duly(flavour: str, folder: Path) -> Iterator[str]:
     settings: dict[str, object] = {"models": str(models), "lanes": ["cpu:0"], "threads": 1, **SETTINGS}
     if flavour != "control":
         settings["admin_listen"] = "127.0.0.1:0"  # so that nobody at the public address may load anything
-    if flavour == "tls":
+    if flavour in TLS:
         write_dev_certificates(folder / "certs", "", 1)
         settings |= {"tls_cert": str(folder / "certs/server.pem"), "tls_key": str(folder / "certs/server.key")}
+    if flavour == "mutual_tls":
+        settings["tls_client_ca"] = str(folder / "certs/ca.pem")
     with (folder / "duly.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.peers.kserve.run_duly", json.dumps(settings)],
@@ -82,10 +86,13 @@ def _triton(flavour: str, folder: Path) -> Iterator[str]:
     options: list[str] = []
     if flavour == "control":
         options = ["--model-control-mode=explicit", *(f"--load-model={name}" for name in names)]
-    elif flavour == "tls":
+    elif flavour in TLS:
         certs = folder / "certs"
         write_dev_certificates(certs, "", 1)
-        options = ["--grpc-use-ssl=true", f"--grpc-server-cert={certs / 'server.pem'}"]
+        options = [
+            f"--grpc-use-ssl{'-mutual' if flavour == 'mutual_tls' else ''}=true",
+            f"--grpc-server-cert={certs / 'server.pem'}",
+        ]
         options += [f"--grpc-server-key={certs / 'server.key'}", f"--grpc-root-cert={certs / 'ca.pem'}"]
     with running_triton("triton", models, folder, names, options) as triton:
         yield triton.grpc

@@ -22,6 +22,8 @@ SCRIPTS = (
     ("tritonclient", "no_control.py", "plain"),
     ("tritonclient", "control.py", "control"),
     ("tritonclient", "tls.py", "tls"),
+    ("tritonclient", "mutual_tls.py", "mutual_tls"),
+    ("tritonclient", "qa.py", "plain"),
     ("kserve", "kserve_python.py", "plain"),
     ("mlserver", "mlserver_stubs.py", "plain"),
 )

@@ -31,6 +31,9 @@ class Region:
     def write(self, *arrays: Any, offset: int = 0) -> None:
         shm.set_shared_memory_region(self.handle, arrays, offset)
 
+    def destroy(self) -> None:
+        shm.destroy_shared_memory_region(self.handle)
+
     def read(self, shape: list[int], offset: int = 0, dtype: Any = np.int32) -> Any:
         return shm.get_contents_as_numpy(self.handle, dtype, shape, offset)
 
@@ -46,7 +49,7 @@ def regions(client: triton.InferenceServerClient, *sizes: int) -> Iterator[list[
     finally:
         for each in made:
             client.unregister_system_shared_memory(each.name)
-            shm.destroy_shared_memory_region(each.handle)
+            each.destroy()
 
 
 def shared_inputs(region: Region, rows: int = 1) -> list[triton.InferInput]:
@@ -101,7 +104,7 @@ def check_regions_that_are_not_so(server: Server) -> None:
                 refused("INVALID_ARGUMENT|NOT_FOUND|INTERNAL", (), taking, "wrong", key, size, offset)
             assert not client.get_system_shared_memory_status().regions
         finally:
-            shm.destroy_shared_memory_region(region.handle)
+            region.destroy()
 
 
 def check_inputs(server: Server) -> None:
