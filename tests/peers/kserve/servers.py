@@ -19,7 +19,7 @@ from tests.peers.kserve import repository
 
 KINDS = ("duly", "triton")
 TLS = ("tls", "mutual_tls")
-SETTINGS: dict[str, object] = {}
+SETTINGS: dict[str, object] = {"kserve_shared_memory": "own", "compression": True}
 """What is off unless it is asked for, and what clients are here to try."""
 
 
