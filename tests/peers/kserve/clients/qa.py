@@ -52,15 +52,23 @@ def check_timeouts_of_all_that_is_no_inference(server: Server) -> None:
 
 def check_a_batch_for_a_model_without(server: Server) -> None:
     with triton.InferenceServerClient(server.address) as client:
-        rows = [tensor("x", np.ones((1, 2, 2), np.float32), "FP32")]
-        refused("INVALID_ARGUMENT", ("x", "unbatched"), client.infer, "unbatched", rows)
+        rows = [tensor("x", np.ones((2, 2, 2), np.float32), "FP32")]
+        refused("INVALID_ARGUMENT", ("x",), client.infer, "unbatched", rows)
 
 
+@only("triton", "duly refuses them, whichever way they come: a result of such an input is none")
 def check_numbers_that_are_none(server: Server) -> None:
     values = (math.nan, math.inf, -math.inf, -0.0)
     with triton.InferenceServerClient(server.address) as client:
         came = client.infer("lengths", floats(*values)).as_numpy("out_fp32")
         assert came.tobytes() == np.array([values], np.float32).tobytes()
+
+
+@only("duly", "Triton takes them")
+def check_numbers_that_are_none_are_named(server: Server) -> None:
+    with triton.InferenceServerClient(server.address) as client:
+        for value in (math.nan, math.inf, -math.inf):
+            refused("INVALID_ARGUMENT", ("in_fp32",), client.infer, "lengths", floats(1.0, value))
 
 
 def check_inputs_of_any_length(server: Server) -> None:
