@@ -19,8 +19,6 @@ from tests.peers.kserve import repository
 
 KINDS = ("duly", "triton")
 TLS = ("tls", "mutual_tls")
-SETTINGS: dict[str, object] = {"kserve_shared_memory": "own", "compression": True}
-"""What is off unless it is asked for, and what clients are here to try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,9 @@ def _duly(flavour: str, folder: Path) -> Iterator[str]:
     """Its own process, since tests of one event loop would wait for clients that wait for it."""
     models = folder / "models"
     repository.write_for_duly(models)
-    settings: dict[str, object] = {"models": str(models), "lanes": ["cpu:0"], "threads": 1, **SETTINGS}
+    settings: dict[str, object] = {"models": str(models), "lanes": ["cpu:0"], "threads": 1}
+    if flavour == "plain":
+        settings |= {"kserve_shared_memory": "own", "compression": True}  # both are off unless they are asked for
     if flavour != "control":
         settings["admin_listen"] = "127.0.0.1:0"  # so that nobody at the public address may load anything
     if flavour in TLS:

@@ -9,6 +9,9 @@ from checking import PATIENCE_S, Server, only
 from refusals import refused
 from tensors import a_and_b, is_added, tensor
 
+OFF = "UNAVAILABLE|UNIMPLEMENTED|FAILED_PRECONDITION|PERMISSION_DENIED"
+"""Triton says the first."""
+
 
 def check_index(server: Server) -> None:
     with triton.InferenceServerClient(server.address) as client:
@@ -44,6 +47,22 @@ def check_what_is_not_there(server: Server) -> None:
         refused("INTERNAL|NOT_FOUND", ("nobody",), client.load_model, "nobody")
         client.unload_model("nobody")
         is_added(client.infer("add_sub", a_and_b()))
+
+
+def check_names_that_lead_elsewhere(server: Server) -> None:
+    with triton.InferenceServerClient(server.address) as client:
+        for name in ("../etc", "a/../b", "../../etc/passwd", "..", "/etc/passwd", "add_sub/1", " ..", "", " ", "\t"):
+            refused("INTERNAL|NOT_FOUND|INVALID_ARGUMENT", (), client.load_model, name)
+        is_added(client.infer("add_sub", a_and_b()))
+
+
+@only("duly", "Triton 2.51 takes it unless it is told not to, newer ones do as duly does")
+def check_shared_memory_is_off_by_default(server: Server) -> None:
+    with triton.InferenceServerClient(server.address) as client:
+        taking = client.register_system_shared_memory
+        text = refused(OFF, (), taking, "region", "/region", 64)
+        assert "shared" in text, text
+        assert not client.get_system_shared_memory_status().regions
 
 
 @only("triton", "models of duly are what is in their folders")

@@ -113,6 +113,13 @@ def check_many_strings_in_typed_contents(server: Server) -> None:
     assert said.raw_output_contents[0] == b"\1\0\0\0A" * count
 
 
+@only("duly", "Triton 2.51 answers it once, newer ones refuse it")
+def check_an_output_asked_for_twice(server: Server) -> None:
+    with triton.InferenceServerClient(server.address) as client:
+        twice = [triton.InferRequestedOutput("sum")] * 2
+        refused("INVALID_ARGUMENT", ("sum",), client.infer, "add_sub", a_and_b(), outputs=twice)
+
+
 def check_a_large_payload(server: Server) -> None:
     unbounded = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     with triton.InferenceServerClient(server.address, channel_args=unbounded) as client:

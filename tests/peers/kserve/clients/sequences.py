@@ -1,10 +1,11 @@
 """tritonclient.grpc: sequences, one call at a time and over streams, to a model that adds up."""
 
 import checking
+import numpy as np
 import tritonclient.grpc as triton
 from checking import Server
 from refusals import refused
-from tensors import a_and_b, is_added, step, total
+from tensors import a_and_b, is_added, step, tensor, total
 from together import Stream
 
 
@@ -56,6 +57,21 @@ def check_what_a_sequence_must_say(server: Server) -> None:
             )
         refused("INVALID_ARGUMENT", ("5001",), client.infer, "accumulate", step(1), sequence_id=5001)
         refused("INVALID_ARGUMENT", ("neu",), client.infer, "accumulate", step(1), sequence_id="neu")
+
+
+def check_a_batch_is_no_step(server: Server) -> None:
+    with triton.InferenceServerClient(server.address) as client:
+        rows = [tensor("x", np.int32([[1], [2]]), "INT32")]
+        flags = {"sequence_id": 5501, "sequence_start": True, "sequence_end": True}
+        refused("INVALID_ARGUMENT", ("accumulate",), client.infer, "accumulate", rows, **flags)
+
+
+def check_a_sequence_that_did_not_end(server: Server) -> None:
+    with triton.InferenceServerClient(server.address) as client:
+        for first in (3, 8):
+            assert total(client.infer("accumulate", step(first), sequence_id=5601, sequence_start=True)) == first
+            assert total(client.infer("accumulate", step(1), sequence_id=5601)) == first + 1
+        assert total(client.infer("accumulate", step(1), sequence_id=5601, sequence_end=True)) == 10
 
 
 def check_a_string_is_no_number(server: Server) -> None:
