@@ -238,6 +238,32 @@ build/peers/ros2/.ready: tests/peers/ros2/requirements.txt $(wildcard clients/ro
 	build/peers/ros2/bin/duly-ros2 --make-messages
 	@touch $@
 
+# KServe's protocol, as its own clients speak it, to duly and to Triton. perf_analyzer is found by $PERF_ANALYZER or PATH.
+KSERVE_CLIENTS := tritonclient kserve mlserver cudart
+KSERVE_STUB := build/peers/kserve-cpp/kserve_stub
+KSERVE_READY := $(KSERVE_CLIENTS:%=build/peers/%/.ready) build/peers/triton.ready
+HAS_GRPCPP := $(shell command -v grpc_cpp_plugin)
+.PHONY: peers peers-kserve bench-kserve
+peers: peers-kserve
+peers-kserve: $(KSERVE_READY) $(if $(HAS_GRPCPP),$(KSERVE_STUB)) $(READY) ## Run KServe's, MLServer's and Triton's clients against duly and Triton (PYTEST_ARGS for options)
+	$(BIN)/python -m pytest -m peers tests/peers/kserve $(PYTEST_ARGS)
+
+bench-kserve: $(KSERVE_READY) $(READY) ## Set duly beside Triton under perf_analyzer, an hour (BENCH_ARGS for options)
+	$(BIN)/python -m tests.peers.kserve.bench $(BENCH_ARGS)
+
+$(KSERVE_CLIENTS:%=build/peers/%/.ready): build/peers/%/.ready: tests/peers/kserve/requirements/%.txt
+	$(PYTHON) -m venv --clear build/peers/$*
+	build/peers/$*/bin/pip install --quiet --no-deps --requirement $<
+	@touch $@
+
+build/peers/triton.ready: load_tests/duly_load/targets/tritonserver.py $(READY)
+	$(BIN)/duly-load peers install triton
+	@mkdir -p build/peers && touch $@
+
+$(KSERVE_STUB): tests/peers/kserve/cpp/main.cc tests/peers/kserve/cpp/CMakeLists.txt $(wildcard protos/inference/*.proto)
+	cmake -S tests/peers/kserve/cpp -B build/peers/kserve-cpp -DCMAKE_BUILD_TYPE=Release > /dev/null
+	cmake --build build/peers/kserve-cpp
+
 wheel: $(READY) ## Build the wheel for this Python and machine with compiled modules (needs a C compiler), and the pure one
 	@rm -rf build/wheels
 	$(BIN)/pip wheel --quiet --quiet --no-deps --wheel-dir build/wheels .

@@ -18,6 +18,7 @@ from duly_load.protocols.address import Address, AddressError, parse_address
         ("kserve://triton:8001?timeout=budget", Address("kserve", "triton:8001", timeout=True)),
         ("kserve://triton:8001?calls=unary&timeout=budget", Address("kserve", "triton:8001", True, True)),
         ("kserve://triton:8001?calls=streams", Address("kserve", "triton:8001")),
+        ("kserve://duly:8500?terms=duly", Address("kserve", "duly:8500", duly_terms=True)),
         ("null:", Address("null", "")),
     ],
 )
@@ -39,8 +40,14 @@ def test_an_address_says_what_to_connect_to_and_how(text: str, address: Address)
         ("duly://host:65536", "should be HOST:PORT after ://, with a port from 1 to 65535"),
         ("duly://host:1/path", "should be HOST:PORT after ://, with a port from 1 to 65535"),
         ("unix:", "should name the socket, as in unix:/run/duly.sock"),
-        ("kserve://host:1?timeout=5", "timeout=5 should be calls=streams or calls=unary or timeout=budget"),
-        ("kserve://host:1?speed=high", "speed=high should be calls=streams or calls=unary or timeout=budget"),
+        (
+            "kserve://host:1?timeout=5",
+            "timeout=5 should be calls=streams or calls=unary or timeout=budget or terms=duly",
+        ),
+        (
+            "kserve://host:1?speed=high",
+            "speed=high should be calls=streams or calls=unary or timeout=budget or terms=duly",
+        ),
         ("duly://host:1?timeout=budget", "duly takes no ?timeout=budget; duly:// takes ?advice=follow"),
         ("null:?advice=follow", "null takes no ?advice=follow; duly:// takes ?advice=follow"),
     ],

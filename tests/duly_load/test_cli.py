@@ -59,7 +59,10 @@ def call(command: str, *args: str | Path) -> Result:
     [
         *((command, [*args, "--out", "/proc/x"], "--out: /proc/x can't be wr") for command, args in COMMANDS.items()),
         *((command, [*args, "--lag-share", "2"], "--lag-share") for command, args in COMMANDS.items()),
-        *((command, [*FLOOR, "--target", "nginx"], "'nginx': should be duly, floor") for command in COMMANDS),
+        *(
+            (command, [*FLOOR, "--target", "nginx"], "'nginx': should be duly, duly-kserve, floor")
+            for command in COMMANDS
+        ),
         *((command, [*FLOOR, "--target", "duly://here"], "'duly://here': should be HOST:PORT") for command in COMMANDS),
         *((command, [], "--target") for command in COMMANDS),
         ("compare", FLOOR, "--target: should be there 2 to 16 times, is there 1 times"),

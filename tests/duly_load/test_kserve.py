@@ -515,6 +515,43 @@ def test_a_free_first_dimension_of_all_inputs_is_the_batch(
     assert [spec.shape for spec in model.inputs] == left
 
 
+@BOTH
+async def test_a_request_carries_its_streams_terms_where_duly_takes_them(options: str) -> None:
+    server = Scripted(infer_of(_dropped), stream_of(lambda request: _in_stream(_dropped(request))))
+    heard = Heard()
+    more = f"{options}{'&' if options else '?'}terms=duly"
+    async with server.serving(more) as (address, _), opened(address, heard) as connection:
+        await send_all(connection, range(1))
+        await connection.finish()
+    said = server.requests[-1].parameters
+    assert said["budget_us"].int64_param == BUDGET_NS // 1000
+    assert said["capture_time_us"].int64_param == FAR_NS // 1000
+    assert said["priority"].int64_param == 2
+    assert said["backlog"].string_param == "LATEST"
+    assert said["duly_outcomes"].bool_param
+    assert "period_us" not in said
+    assert "timeout" not in said
+    assert heard.outcomes == {0: FrameOutcome.EXPIRED}, "an answer without outputs, and no error"
+
+
+def _dropped(request: Any) -> Any:
+    result = kserve_proto.ModelInferResponse(model_name="m", id=request.id)
+    result.parameters["duly_outcome"].string_param = "EXPIRED"
+    result.parameters["triton_final_response"].bool_param = True
+    return result
+
+
+def _in_stream(result: Any) -> Any:
+    return kserve_proto.ModelStreamInferResponse(infer_response=result)
+
+
+def infer_of(answer: Answer) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def infer(request: Any, _: Any) -> Any:
+        return answer(request)
+
+    return infer
+
+
 def test_inputs_that_hold_no_numbers_are_refused() -> None:
     with pytest.raises(ModelError, match="input 'text' of model 'm' takes BYTES; this generator sends numbers only"):
         described(("text", "BYTES", (-1, 1)))
@@ -524,7 +561,7 @@ def test_payloads_of_several_inputs_keep_contents_and_names_in_one_order() -> No
     model = described(("x", "FP32", (-1, 4)), ("n", "INT64", (-1, 1)))
     payload: Payload = {"n": np.array([7]), "x": FRAME}
     for nth in (1, 2):
-        request = kserve_proto.ModelInferRequest.FromString(model.request(nth, payload, None))
+        request = kserve_proto.ModelInferRequest.FromString(model.request(nth, payload))
         assert request.id == str(nth)
         assert [(tensor.name, list(tensor.shape)) for tensor in request.inputs] == [("n", [1, 1]), ("x", [1, 4])]
         assert list(request.raw_input_contents) == [np.array([7]).tobytes(), FRAME.tobytes()]
@@ -532,7 +569,7 @@ def test_payloads_of_several_inputs_keep_contents_and_names_in_one_order() -> No
 
 def test_arrays_that_are_not_contiguous_go_out_in_row_major_order() -> None:
     turned = np.arange(6, dtype=np.uint8).reshape(2, 3).T
-    request = kserve_proto.ModelInferRequest.FromString(described(("x", "UINT8", (3, 2))).request(0, turned, None))
+    request = kserve_proto.ModelInferRequest.FromString(described(("x", "UINT8", (3, 2))).request(0, turned))
     assert request.raw_input_contents[0] == bytes([0, 3, 1, 4, 2, 5])
 
 
@@ -546,12 +583,12 @@ def test_arrays_that_are_not_contiguous_go_out_in_row_major_order() -> None:
 )
 def test_payloads_that_are_not_the_models_are_refused(payload: Payload, complaint: str) -> None:
     with pytest.raises(TypeError, match=complaint):
-        described(("x", "FP32", (-1, 4))).request(0, payload, None)
+        described(("x", "FP32", (-1, 4))).request(0, payload)
 
 
 def test_a_bare_array_is_no_payload_of_two_inputs() -> None:
     with pytest.raises(TypeError, match="takes x, n: a payload should name each"):
-        described(("x", "FP32", (-1, 4)), ("n", "INT64", (-1, 1))).request(0, FRAME, None)
+        described(("x", "FP32", (-1, 4)), ("n", "INT64", (-1, 1))).request(0, FRAME)
 
 
 def test_heads_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,7 +596,7 @@ def test_heads_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     model = described(("x", "UINT8", (-1, 1)))
     payloads: list[Payload] = [np.array([value], np.uint8) for value in range(5)]
     for nth, payload in enumerate([*payloads, *reversed(payloads)]):
-        request = kserve_proto.ModelInferRequest.FromString(model.request(nth, payload, None))
+        request = kserve_proto.ModelInferRequest.FromString(model.request(nth, payload))
         assert list(request.raw_input_contents) == [np.asarray(payload).tobytes()]
 
 

@@ -35,8 +35,12 @@ def scenario(**changes: Any) -> Scenario:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("nginx", "'nginx': should be duly, floor, floor-kserve, triton, triton-timeouts or mlserver, or an address"),
-        ("triton?timeout=budget", "options are for addresses; should be one of the peers duly, floor"),
+        (
+            "nginx",
+            "'nginx': should be duly, duly-kserve, floor, floor-kserve, triton, triton-timeouts or mlserver, or an "
+            "address",
+        ),
+        ("triton?timeout=budget", "options are for addresses; should be one of the peers duly, duly-kserve, floor"),
         ("duly://nowhere", "should be HOST:PORT after ://"),
     ],
 )

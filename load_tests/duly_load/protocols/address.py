@@ -6,6 +6,9 @@ kserve://HOST:PORT, kserve+unix:PATH            a server of the KServe v2 protoc
     ?calls=streams                              a bidirectional call for each stream, as Triton has it (the default)
     ?calls=unary                                a call for each frame
     ?timeout=budget                             each request carries what is left of its budget, as Triton takes it
+    ?terms=duly                                 each request carries what duly takes of a stream's terms beside it:
+                                                capture time, budget, class, period and backlog policy; and asks for
+                                                outcomes in place of errors
 null:                                           nothing at all: answers each frame at once, to measure the harness
 """
 
@@ -28,7 +31,9 @@ class Address:
     unary: bool = False
     """With kserve: each frame has a call of its own."""
     timeout: bool = False
-    """With kserve: requests carry their budget."""
+    """With kserve: requests carry what is left of their budget."""
+    duly_terms: bool = False
+    """With kserve: requests carry their stream's terms in duly's parameters."""
     follow_advice: bool = False
     """With duly: sensors send no more than they are advised to."""
 
@@ -55,14 +60,14 @@ def parse_address(text: str) -> Address:
         return Address("duly", address.endpoint, follow_advice=bool(query))
     if query and address.protocol != "kserve":
         raise AddressError(f"{text!r}: {address.protocol} takes no ?{query}; duly:// takes ?advice=follow")
-    known = {"calls": ("streams", "unary"), "timeout": ("budget",)}
+    known = {"calls": ("streams", "unary"), "timeout": ("budget",), "terms": ("duly",)}
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name, value in options.items():
         if value not in known.get(name, ()):
             right = " or ".join(f"{key}={each}" for key, values in known.items() for each in values)
             raise AddressError(f"{text!r}: {name}={value} should be {right}")
     unary, timeout = options.get("calls") == "unary", options.get("timeout") == "budget"
-    return Address(address.protocol, address.endpoint, unary, timeout)
+    return Address(address.protocol, address.endpoint, unary, timeout, duly_terms=options.get("terms") == "duly")
 
 
 def _path(text: str, path: str) -> str:

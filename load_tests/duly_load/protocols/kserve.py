@@ -4,8 +4,8 @@ A connection is one bidirectional ModelStreamInfer call, or, for servers that ha
 frame. All connections of one sender process share one channel, as users have it.
 
 The protocol knows no deadlines and no outcomes: an answer with outputs counts as ON_TIME, for the sender's clock to
-judge, and an error by what its code and text mean (`kserve_messages`). A frame is found by its request's id, which is
-its place in the schedule.
+judge, and an error by what its code and text mean (`kserve_messages`). A server of duly's says in a parameter what
+became of a frame (`?terms=duly`). A frame is found by its request's id, which is its place in the schedule.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from duly_load.protocols import kserve_proto
 from duly_load.protocols.address import Address
 from duly_load.protocols.byte_budget import ByteBudget
 from duly_load.protocols.connection import AnswerSink, Connection, FrameAnswer, TargetError
-from duly_load.protocols.kserve_messages import KserveModel, ModelError, outcome_of_error
+from duly_load.protocols.kserve_messages import KserveModel, ModelError, outcome_of_error, terms_of
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.scenario.schedule import Session
 from duly_load.scenario.tables import Sensor
@@ -92,7 +92,7 @@ class KserveTarget:
     def connection(self, sensor: Sensor, session: Session, encoding: Encoding | None, sink: AnswerSink) -> Connection:
         """See `Target.connection`."""
         kind = _Calls if self.address.unary else _Stream
-        return kind(self, session, encoding, sink)
+        return kind(self, sensor, session, encoding, sink)
 
     async def model(self, name: str) -> KserveModel:
         """Asked for once. Raises TargetError."""
@@ -168,11 +168,14 @@ class KserveTarget:
 class _Session:
     """What both kinds of connection have in common: a frame's request, and that the end is reported once."""
 
-    def __init__(self, target: KserveTarget, session: Session, encoding: Encoding | None, sink: AnswerSink) -> None:
+    def __init__(
+        self, target: KserveTarget, sensor: Sensor, session: Session, encoding: Encoding | None, sink: AnswerSink
+    ) -> None:
         self._target = target
         self._session = session
         self._encoding = encoding
         self._sink = sink
+        self._terms = terms_of(sensor, session) if target.address.duly_terms else b""
         self._over = False
         """The target ended it, or it was closed."""
         self._finishing = False
@@ -186,10 +189,12 @@ class _Session:
         return await self._target.model(self._session.model)
 
     def _request(self, model: KserveModel, place: int, payload: Payload, capture_unix_ns: int) -> bytes:
-        timeout_us = None
+        numbers = {}
         if self._target.address.timeout:
-            timeout_us = max(1, (capture_unix_ns + self._session.budget_ns - time.time_ns()) // 1000)
-        return model.request(place, payload, timeout_us)
+            numbers["timeout"] = max(1, (capture_unix_ns + self._session.budget_ns - time.time_ns()) // 1000)
+        if self._terms:
+            numbers["capture_time_us"] = capture_unix_ns // 1000
+        return model.request(place, payload, numbers, self._terms)
 
     def _end(self, reason: str, owing: bool) -> None:
         """`owing`: frames are not answered."""
@@ -272,7 +277,8 @@ class _Stream(_Session):
         except DecodeError:
             return f"{NOT_TRITONS}; {self._target.instead}"
         result, error = answer.infer_response, answer.error_message
-        if not error and not result.outputs and result.parameters["triton_final_response"].bool_param:
+        told = result.parameters["duly_outcome"].string_param
+        if not error and not told and not result.outputs and result.parameters["triton_final_response"].bool_param:
             return ""  # nothing but the end of what a decoupled model had to say
         found = _ID_IN_TEXT.search(error)
         frame = result.id or (found[1] if found else "")
@@ -283,8 +289,8 @@ class _Stream(_Session):
                 return f"an error that belongs to no frame: {error}"
             return f"it answered a request {frame!r} that was not under way"
         self._unanswered.remove(int(frame))
-        outcome = outcome_of_error(error) if error else FrameOutcome.ON_TIME
-        self._sink.answered(FrameAnswer(int(frame), outcome, at_ns))
+        outcome = outcome_of_error(error) if error else _outcome_of(told)
+        self._sink.answered(FrameAnswer(int(frame), outcome, at_ns, claimed=told == "ON_TIME"))
         if self._finishing and not self._unanswered:
             self._settled.set()
         return ""
@@ -293,8 +299,10 @@ class _Stream(_Session):
 class _Calls(_Session):
     """A ModelInfer call for each frame, and a task that waits for its answer."""
 
-    def __init__(self, target: KserveTarget, session: Session, encoding: Encoding | None, sink: AnswerSink) -> None:
-        super().__init__(target, session, encoding, sink)
+    def __init__(
+        self, target: KserveTarget, sensor: Sensor, session: Session, encoding: Encoding | None, sink: AnswerSink
+    ) -> None:
+        super().__init__(target, sensor, session, encoding, sink)
         self._room = asyncio.Semaphore(CALLS_MAX)
         self._under_way: dict[asyncio.Task[None], grpc.aio.UnaryUnaryCall[bytes, bytes]] = {}
 
@@ -328,10 +336,11 @@ class _Calls(_Session):
             await asyncio.wait(self._under_way)
 
     async def _wait(self, place: int, call: "grpc.aio.UnaryUnaryCall[bytes, bytes]") -> None:
-        outcome = FrameOutcome.ON_TIME
+        told = ""
         try:
-            await call
+            message = await call
         except grpc.aio.AioRpcError as error:
+            at_ns = time.monotonic_ns()
             if not self._over and self._target.is_lost(error):
                 # The frames under way are not answered; each as a FAILED of its own would count as the server's word.
                 self._end(f"the connection broke off: {_words(error)}", owing=True)
@@ -341,8 +350,12 @@ class _Calls(_Session):
             if not call.cancelled():
                 raise
             return
+        else:
+            at_ns = time.monotonic_ns()
+            told = _told_by(message)
+            outcome = _outcome_of(told)
         if not self._over:
-            self._sink.answered(FrameAnswer(place, outcome, time.monotonic_ns()))
+            self._sink.answered(FrameAnswer(place, outcome, at_ns, claimed=told == "ON_TIME"))
 
     def _leave(self, size_bytes: int, task: asyncio.Task[None]) -> None:
         del self._under_way[task]
@@ -352,6 +365,20 @@ class _Calls(_Session):
     def _cancel_calls(self) -> None:
         for call in self._under_way.values():
             call.cancel()
+
+
+def _told_by(message: bytes) -> str:
+    """What an answer to a call says became of its frame, in duly's word for it; empty: nothing."""
+    try:
+        return str(kserve_proto.ModelInferResponse.FromString(message).parameters["duly_outcome"].string_param)
+    except DecodeError:
+        return ""
+
+
+def _outcome_of(told: str) -> FrameOutcome:
+    """What became of a frame that was answered without an error; `told`: what duly calls it, empty: nothing."""
+    known = FrameOutcome.__members__.get(told, FrameOutcome.FAILED)
+    return known if told else FrameOutcome.ON_TIME
 
 
 def _path(name: str) -> str:

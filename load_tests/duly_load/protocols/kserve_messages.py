@@ -2,17 +2,24 @@
 
 A request is made of two parts, since protobuf takes the fields of a message in any order and in pieces: the head, which
 is the same for all frames with one payload and is made once, and the tail with what is the frame's own. A frame then
-costs one copy of its head.
+costs one copy of its head. What a server of duly's takes of a stream's terms is a third part, the same for its frames.
 """
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import grpc
 import numpy as np
 
+from duly.core.types import StreamClass
 from duly_client.convert import DATATYPES, DTYPES, Array
 from duly_client.types import Payload, TensorSpec, Value
 from duly_load.protocols.kserve_proto import ModelInferRequest, ModelMetadataResponse
 from duly_load.results.outcomes import FrameOutcome
+from duly_load.scenario.schedule import Session
+from duly_load.scenario.tables import Sensor
 
+PRIORITIES = {StreamClass.CRITICAL: 1, StreamClass.STANDARD: 2, StreamClass.BEST_EFFORT: 3}
 HEADS_MAX = 65_536
 """Kept of one model. More distinct payloads than these are made anew, in turn."""
 
@@ -64,16 +71,19 @@ class KserveModel:
         )
         self._heads: dict[int, tuple[Payload, bytes]] = {}
 
-    def request(self, place: int, payload: Payload, timeout_us: int | None) -> bytes:
-        """A ModelInferRequest for frame `place`, serialised; `timeout_us`: after which it is worth nothing, None: not
-        given. `payload` may not change any more. TypeError where it is no tensors, or not those of the model.
+    def request(
+        self, place: int, payload: Payload, numbers: Mapping[str, int] = MappingProxyType({}), terms: bytes = b""
+    ) -> bytes:
+        """A ModelInferRequest for frame `place`, serialised; `numbers`: parameters of its own; `terms`: those of its
+        stream, as `terms_of` makes them. `payload` may not change any more. TypeError where it is no tensors, or not
+        those of the model.
         """
         # The payload is kept beside its head so that no other can get its id.
         _, head = self._heads.get(id(payload)) or self._keep(payload)
         tail = ModelInferRequest(id=str(place))
-        if timeout_us is not None:
-            tail.parameters["timeout"].int64_param = timeout_us
-        return head + bytes(tail.SerializeToString())
+        for name, number in numbers.items():
+            tail.parameters[name].int64_param = number
+        return head + terms + bytes(tail.SerializeToString())
 
     def _keep(self, payload: Payload) -> tuple[Payload, bytes]:
         if len(self._heads) >= HEADS_MAX:
@@ -108,6 +118,18 @@ class KserveModel:
                 f"model {self.name!r}, input {name!r}: should be an array of {', '.join(DATATYPES.values())}, is {kind}"
             )
         return value
+
+
+def terms_of(sensor: Sensor, session: Session) -> bytes:
+    """The part of a request that tells a server of duly's on what terms the stream's frames are to be served."""
+    part = ModelInferRequest()
+    part.parameters["budget_us"].int64_param = session.budget_ns // 1000
+    part.parameters["priority"].int64_param = PRIORITIES[session.stream_class]
+    part.parameters["backlog"].string_param = sensor.backlog
+    part.parameters["duly_outcomes"].bool_param = True
+    if sensor.stated_period_s is not None:
+        part.parameters["period_us"].int64_param = round(sensor.stated_period_s * 1e6)
+    return bytes(part.SerializeToString())
 
 
 def outcome_of_error(text: str, code: grpc.StatusCode | None = None) -> FrameOutcome:

@@ -11,7 +11,8 @@ _TRITON = "NVIDIA Triton 2.51, Python backend with ONNX Runtime, dynamic batchin
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
-        Duly(),
+        Duly("duly", "this server, over its own protocol", "duly"),
+        Duly("duly-kserve", "this server, over the protocol of Triton's streams", "kserve"),
         Floor("floor", f"{_FLOOR}; over duly's protocol", "duly"),
         Floor("floor-kserve", f"{_FLOOR}; over the protocol of Triton's streams", "kserve"),
         Triton("triton", _TRITON, timeouts=False),

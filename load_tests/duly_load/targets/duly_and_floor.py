@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -103,8 +104,9 @@ class Duly(Own):
     what it can't serve, and would be compared at a smaller load than the others.
     """
 
-    def __init__(self) -> None:
-        super().__init__("duly", "this server, over its own protocol", ("uvloop", "onnxruntime"))
+    def __init__(self, name: str, about: str, protocol: Literal["duly", "kserve"]) -> None:
+        super().__init__(name, about, ("uvloop", "onnxruntime"))
+        self._protocol = protocol
 
     @contextmanager
     def start(self, scenario: Scenario, folder: Path) -> Iterator[OwnServer]:
@@ -120,7 +122,9 @@ class Duly(Own):
         # One after another and each on all lanes, so `duly.runtime.model_host` loads them.
         lanes = [*scenario.serve.lanes] * len(models)
         metrics = f"http://127.0.0.1:{port}/metrics"
-        with running(self.name, command, folder, _loopback("duly"), models, lanes, metrics) as server:
+        # Over KServe's protocol, requests say what frames say over duly's.
+        address = replace(_loopback(self._protocol), duly_terms=self._protocol == "kserve")
+        with running(self.name, command, folder, address, models, lanes, metrics) as server:
             yield server
 
 

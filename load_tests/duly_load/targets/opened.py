@@ -65,7 +65,7 @@ def check_names(names: Sequence[str], scenario: Scenario) -> None:
     """
     for name in names:
         peer = _peer(name)
-        if peer != "duly" and scenario.serve.fault:
+        if peer not in ("duly", "duly-kserve") and scenario.serve.fault:
             raise ScenarioError(
                 f"{scenario.name}: serve.fault: is for a duly that duly-load starts itself, {name} is none"
             )

@@ -1,6 +1,6 @@
-"""NVIDIA Triton: the `tritonserver` binary out of the wheel of nvidia-pytriton, with its Python backend.
+"""NVIDIA Triton with its Python backend, as `duly_load.targets.tritonserver` runs it.
 
-The backend's own process runs the graph in ONNX Runtime, since the wheel has no other backend; `instance_group` gives
+The backend's own process runs the graph in ONNX Runtime; `instance_group` gives
 as many of them as the scenario has lanes. Batching is Triton's dynamic batching without a delay.
 
 There are two of it, since a request's own `timeout` takes effect only where the model has a queue policy with a default
@@ -11,22 +11,17 @@ the policy.
 """
 
 import json
-import secrets
 import shutil
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from duly_load.protocols.address import Address
 from duly_load.scenario.scenario import Scenario
-from duly_load.targets.environment import Environment
 from duly_load.targets.inside import INSIDE
 from duly_load.targets.kserve_peer import KservePeer, cpu_lanes, write_peer_models
 from duly_load.targets.models import PeerModel, PeerTensor
-from duly_load.targets.peer import PeerError
-from duly_load.targets.server_process import ServerProcess, clean_environ, free_ports, models_ready
+from duly_load.targets.tritonserver import ENVIRONMENT, running_triton
 
 QUEUE_TIMEOUT_US = 600_000_000
 """The timeout of requests without one of their own: longer than any budget."""
@@ -35,9 +30,6 @@ QUEUE_POLICY = f"""default_queue_policy {{
   default_timeout_microseconds: {QUEUE_TIMEOUT_US}
   allow_timeout_override: true
 }}"""
-STUB = "triton_python_backend_stub"
-SHARED_MEMORY = Path("/dev/shm")
-ENVIRONMENT = Environment("triton", ("nvidia-pytriton==0.7.0", "onnxruntime==1.31.1", "numpy==1.26.4"))
 
 
 class Triton:
@@ -58,29 +50,14 @@ class Triton:
     @contextmanager
     def start(self, scenario: Scenario, folder: Path) -> Iterator[KservePeer]:
         """See `duly_load.targets.peer.Peer`."""
-        if missing := self.missing():
-            raise PeerError(f"{self.name}: {missing}")
         instances = cpu_lanes(self.name, scenario)
         models = write_peer_models(folder, scenario)
+        repository = folder / "repository"
         for model in models:
-            write_model(folder / "repository" / model.name, model, instances, self._timeouts)
-        _write_backend(folder / "backends" / "python")
-        shared = f"duly_triton_{secrets.token_hex(8)}_"
-        http, port = free_ports(2)
-        command = [str(ENVIRONMENT.packages / "pytriton" / "tritonserver" / "bin" / "tritonserver")]
-        command += [f"--model-repository={folder / 'repository'}", f"--backend-directory={folder / 'backends'}"]
-        command += ["--http-address=127.0.0.1", f"--http-port={http}", "--grpc-address=127.0.0.1"]
-        command += [f"--grpc-port={port}", "--allow-metrics=false", "--log-info=false"]
-        command += [f"--backend-config=python,shm-region-prefix-name={shared}"]
-        try:
-            with ServerProcess(self.name, command, folder, _environ()) as process:
-                process.wait_until(lambda: models_ready(http, [model.name for model in models]))
-                yield KservePeer(
-                    "Triton", process, Address("kserve", f"127.0.0.1:{port}", timeout=self._timeouts), http
-                )
-        finally:
-            for left in SHARED_MEMORY.glob(f"{shared}*"):  # by a backend that was killed
-                left.unlink(missing_ok=True)
+            write_model(repository / model.name, model, instances, self._timeouts)
+        with running_triton(self.name, repository, folder, [model.name for model in models]) as triton:
+            address = Address("kserve", triton.grpc, timeout=self._timeouts)
+            yield KservePeer("Triton", triton.process, address, triton.http_port)
 
 
 def write_model(folder: Path, model: PeerModel, instances: int, timeouts: bool) -> None:
@@ -111,28 +88,3 @@ def _tensor(kind: str, tensor: PeerTensor) -> str:
     reshape = "" if tensor.shape else " reshape { shape: [ ] }"
     name, datatype = json.dumps(tensor.name), f"TYPE_{tensor.datatype}"
     return f"{kind} {{ name: {name} data_type: {datatype} dims: [ {dims} ]{reshape} }}\n"
-
-
-def _write_backend(folder: Path) -> None:
-    """Triton looks for the stub of this Python version beside the backend, the wheel keeps it elsewhere."""
-    triton = ENVIRONMENT.packages / "pytriton" / "tritonserver"
-    stub = triton / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}" / STUB
-    if not stub.exists():
-        has = ", ".join(sorted(path.name for path in stub.parents[1].iterdir()))
-        raise PeerError(
-            f"triton has no backend for Python {sys.version_info.major}.{sys.version_info.minor}, but {has}"
-        )
-    folder.mkdir(parents=True)
-    for path in (*(triton / "backends" / "python").iterdir(), stub):
-        if path.is_file():
-            (folder / path.name).symlink_to(path)
-
-
-def _environ() -> dict[str, str]:
-    """The environment for the binary and the Python that is embedded in the backend."""
-    libraries = (ENVIRONMENT.packages / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR"))
-    return clean_environ("DULY_", "TRITON", "PYTHON") | {
-        "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "PYTHONHOME": sys.base_prefix,
-        "PEER_PATH": f"{ENVIRONMENT.packages}:{INSIDE}",
-    }
