@@ -1,5 +1,5 @@
 """The law over KServe's protocol with real calls and workers: whatever clients do, every request gets one reply or its
-call ends with a status, every frame is counted once, and nothing is left. `tests/rpc/kserve` has what operators do.
+call ends with a status, every frame is counted once, and nothing is left. `tests/rpc/kserve` has operators, too.
 """
 
 import asyncio

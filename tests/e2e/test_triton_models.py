@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from duly.app import App
 from duly.cli_models import models
-from duly.models.kserve_model import kserve_model
 from duly.models.repository import Repository
+from duly.rpc.kserve.descriptions import configuration
 from duly.v1 import inference_pb2 as pb
 from duly_client import Client, LoadFailed
 from tests import graphs
@@ -182,13 +182,13 @@ async def test_what_clients_of_kserve_are_told(server: App) -> None:
     for name in ("scale", "sum", "shaped", "auto"):
         loaded = server.catalogue.find(name)
         assert loaded.signature is not None
-        said[name] = kserve_model(loaded.version.config, loaded.signature)
+        said[name] = configuration(loaded, loaded.signature, [loaded], ["cpu:0"], 1_000_000)
     assert [said[name].max_batch_size for name in said] == [4, 8, 0, 8]
-    assert [said[name].dynamic_batching for name in said] == [True, False, False, True]
-    assert [said[name].sequence_batching for name in said] == [False, True, False, False]
-    assert [(each.name, each.datatype, each.dims) for each in said["shaped"].inputs] == [("x", "FP32", (2, 2))]
-    assert [(each.name, each.datatype, each.dims) for each in said["shaped"].outputs] == [("y", "FP32", (4,))]
-    assert [each.dims for each in said["sum"].inputs] == [(2,)], "states are no inputs"
+    assert [said[name].HasField("dynamic_batching") for name in said] == [True, False, False, True]
+    assert [said[name].HasField("sequence_batching") for name in said] == [False, True, False, False]
+    assert [(each.name, list(each.dims)) for each in said["shaped"].input] == [("x", [2, 2])]
+    assert [(each.name, list(each.dims)) for each in said["shaped"].output] == [("y", [4])]
+    assert [list(each.dims) for each in said["sum"].input] == [[2]], "states are no inputs"
 
 
 async def test_converted_models_are_the_same(server: App, tmp_path: Path) -> None:

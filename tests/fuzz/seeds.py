@@ -191,14 +191,14 @@ def seeds() -> dict[str, list[bytes]]:
             for kind in range(len(HEADS))
             for count in (1, 3)
         ],
+        "kserve_requests": kserve.request_seeds(),
+        "kserve_calls": kserve.call_seeds(),
         "texts": [
             b"\0\3" + write_texts(["", "zwölf", "a\0b"]),
             b"\0\2" + write_texts(["ab"]) + struct.pack("<i", -1),
             b"\0\1" + write_texts(["é"])[:-1],
             b"\xff\xff" + bytes(12),
         ],
-        "kserve_requests": kserve.request_seeds(),
-        "kserve_calls": kserve.call_seeds(),
         "local_frames": [
             *[_local_frames(tensor) for tensor in (_local_tensor(), _local_tensor(size=9999))],
             _local_row(),

@@ -68,11 +68,9 @@ class RequestStream:
         """Whether everything that it took is answered."""
         return not self._underway
 
-    def come_from(self, regions: CallRegions) -> None:
-        """Says whose shared memory the next requests mean."""
-        if regions is not self.regions:
-            self.regions = regions
-            self._reader = self._reader_for(self.stream)
+    def use(self, regions: CallRegions) -> None:
+        """Has the requests from now on use the shared memory of another call."""
+        self.regions = self._reader.regions = regions
 
     def _reader_for(self, stream: Stream) -> RequestReader:
         signature = stream.signature

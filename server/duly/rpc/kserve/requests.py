@@ -51,7 +51,7 @@ class RequestReader:
         self.signature = signature
         self._batch_max = batch_max
         self._checks = InputChecks(signature)
-        self._regions = regions
+        self.regions = regions
         self._outputs = {spec.name: index for index, spec in enumerate(signature.outputs)}
 
     def frames(self, request: ModelInferRequest) -> Sequence[Payload]:
@@ -81,7 +81,7 @@ class RequestReader:
             data: bytes
             if place is not None:
                 self._check_place(index, place)
-                data = self._regions.read(place)
+                data = self.regions.read(place)
             elif raw_count:
                 if next_raw == raw_count:
                     raise InvalidFrame(
@@ -115,7 +115,7 @@ class RequestReader:
         """Raises CallError where the caller has no such place, and InvalidFrame where there is more at it than any
         request has of an input.
         """
-        self._regions.check(place)
+        self.regions.check(place)
         spec = self.signature.inputs[index]
         most = spec.bytes_max * max(1, self._batch_max)
         if place.size_bytes > most:
@@ -165,7 +165,7 @@ class RequestReader:
                 continue
             place, classes = place_of(f"output {output.name!r}", output.parameters), 0
             if place is not None:
-                self._regions.check(place)
+                self.regions.check(place)
             if _CLASSES in output.parameters:
                 classes = integer_of(_CLASSES, output.parameters[_CLASSES], _SIZE_MAX)
             wanted[index] = Wanted(index, classes, place)

@@ -70,8 +70,8 @@ class Sequences:
         regions: CallRegions,
         remaining_s: float | None,
     ) -> tuple[RequestStream, Answer]:
-        """Serves a request of a sequence. Returns its answer, and the stream that it ran on. `regions`: the
-        shared memory of its call. `remaining_s`: how much is left of the call; None: any.
+        """Serves a request of a sequence. Returns its answer, and the stream that it ran on. `regions`: the call's
+        shared memory. `remaining_s`: how much is left of the call; None: any.
 
         Raises InvalidTerms, ModelError, or CallError where the request is refused, or its sequence has ended before it
         was answered.
@@ -93,7 +93,7 @@ class Sequences:
             assert opened is not None, "a sequence that was not opened takes no requests"
             taking = opened
             self._judge_anew(sequence, taking, rights)
-        taking.come_from(regions)
+        taking.use(regions)
         stream = taking.stream
         try:
             frame_ids = taking.take(request, asked, budget_ns(stream.terms.budget_ns, asked, remaining_s))
