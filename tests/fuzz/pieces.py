@@ -1,6 +1,7 @@
 """What several targets share: inputs of several pieces, and the loop."""
 
 import asyncio
+import contextvars
 from functools import cache
 
 MESSAGES_MAX = 16
@@ -22,5 +23,7 @@ def joined(pieces: list[bytes]) -> bytes:
 
 @cache
 def runner() -> asyncio.Runner:
-    """The loop of all targets that need one."""
-    return asyncio.Runner()
+    """The loop of all targets that need one. It knows of no caller, whoever a test before it has set as one."""
+    made = asyncio.Runner()
+    contextvars.Context().run(made.get_loop)
+    return made
