@@ -147,15 +147,15 @@ class Served:
         self._seqs_before = next(copy.copy(bench.driver.seqs))
         self.tasks_before = len(asyncio.all_tasks())
 
-    def load(self, name: str, version: str = "1") -> None:
-        """Has a version of a model served, as the active one."""
+    def load(self, name: str, version: str = "1", *, signature: Signature | None = None) -> None:
+        """Has a version of a model served, as the active one. `signature`: where it is another one than the model's."""
         loaded = LoadedVersion(ModelVersion(name, version, Path(), Path(), ModelConfig(), ()))
-        loaded.signature = MODELS[name]
+        loaded.signature = signature or MODELS[name]
         self.bench.activate(loaded)
-        self.add_lane(name, version)
+        self.add_lane(name, version, signature=signature)
 
-    def add_lane(self, name: str, version: str) -> None:
-        lane = _Lane(f"{name}/{version}", MODELS[name])
+    def add_lane(self, name: str, version: str, *, signature: Signature | None = None) -> None:
+        lane = _Lane(f"{name}/{version}", signature or MODELS[name])
         self.lanes.append(lane)
         self.bench.driver.add_worker(lane)
         times: dict[int, tuple[int, ...]] = {1: (MS,), 4: (2 * MS,)}
