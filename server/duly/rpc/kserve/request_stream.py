@@ -46,6 +46,8 @@ class Underway:
     frame_ids: range
     outcomes: dict[int, Outcome] | None = None
     """Those of its frames that are answered, by frame id; None: it has one frame."""
+    withdrawn: bool = False
+    """Whether the frames that waited were taken back, as another one gets no result."""
 
 
 class RequestStream:
@@ -75,7 +77,7 @@ class RequestStream:
 
     def _reader_for(self, stream: Stream) -> RequestReader:
         signature = stream.signature
-        rows = rows_max(stream.served.version.config, signature)
+        rows = rows_max(stream.served.version.config, signature, stream.terms.frames_in_flight_max)
         self._batched_before, self._batched = self._batched, rows > 0
         return RequestReader(signature, rows, self.regions)
 
@@ -193,11 +195,10 @@ class RequestStream:
         if outcomes is None:
             return self._whole(underway, (outcome,), now_ns)
         outcomes[frame_id] = outcome
-        missing = [number for number in underway.frame_ids if number not in outcomes]
-        if missing:
-            dropped = [other for other in outcomes.values() if other.status not in RESULTS]
-            if outcome.status not in RESULTS and len(dropped) == 1:
-                self.stream.withdraw(missing)
+        if len(outcomes) < len(underway.frame_ids):
+            if outcome.status not in RESULTS and not underway.withdrawn:
+                underway.withdrawn = True
+                self.stream.withdraw([number for number in underway.frame_ids if number not in outcomes])
             return None
         return self._whole(underway, [outcomes[number] for number in underway.frame_ids], now_ns)
 
