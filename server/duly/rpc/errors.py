@@ -56,6 +56,7 @@ _CODES = {
     "INTERNAL": code_pb2.INTERNAL,
     # Outcomes of a request alone, in the protocol of KServe.
     "FRAME_EXPIRED": code_pb2.UNAVAILABLE,
+    "FRAME_EXPIRED_WITH_CALL": code_pb2.DEADLINE_EXCEEDED,
     "FRAME_SUPERSEDED": code_pb2.UNAVAILABLE,
     "FRAME_SHED": code_pb2.UNAVAILABLE,
     "FRAME_SKIPPED": code_pb2.UNAVAILABLE,

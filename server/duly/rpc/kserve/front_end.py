@@ -100,3 +100,8 @@ def budget_ns(default_ns: int, asked: Asked, remaining_s: float | None) -> int:
     """
     wanted_ns = asked.budget_ns or default_ns
     return wanted_ns if remaining_s is None else max(1, min(wanted_ns, int(remaining_s * 1e9)))
+
+
+def ends_with_call(default_ns: int, asked: Asked, remaining_s: float | None) -> bool:
+    """Whether that budget is what is left of the call, as the request states a longer one or none."""
+    return remaining_s is not None and remaining_s * 1e9 < (asked.budget_ns or default_ns)

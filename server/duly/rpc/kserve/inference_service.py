@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from duly.rpc.bugs import internal
 from duly.rpc.errors import guarded
 from duly.rpc.kserve import wording
-from duly.rpc.kserve.front_end import FrontEnd, budget_ns
+from duly.rpc.kserve.front_end import FrontEnd, budget_ns, ends_with_call
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import asked_for
 from duly.rpc.kserve.regions import CallRegions
@@ -75,14 +75,15 @@ class KServeInference:
         front, rights, connection = self._front, rights_of(context), context.peer()
         regions = front.regions.of(connection, rights.principal)
         asked = asked_for(request.parameters)
+        # It is None where the call has no deadline, whatever its type says.
+        remaining_s: float | None = context.time_remaining()
         if asked.sequence and front.keeps_state(request, rights):
-            remaining_s = context.time_remaining()
-            answered = await self._sequences.infer(request, asked, rights, connection, regions, remaining_s)
-            return _response(*answered, regions)
+            taking, answer = await self._sequences.infer(request, asked, rights, connection, regions, remaining_s)
+            of_call = ends_with_call(taking.stream.terms.budget_ns, asked, remaining_s)
+            return _response(taking, answer, regions, of_call)
         with front.streams.single(front.single_request(request, asked, rights), rights) as stream:
             taking = RequestStream(stream, regions)
-            # It is None where the call has no deadline, whatever its type says.
-            taking.take(request, asked, budget_ns(stream.terms.budget_ns, asked, context.time_remaining()))
+            taking.take(request, asked, budget_ns(stream.terms.budget_ns, asked, remaining_s))
             del request
             while True:
                 item = stream.next()
@@ -91,9 +92,10 @@ class KServeInference:
                 elif isinstance(item, tuple):
                     now_ns, outcomes = item
                     for outcome in outcomes:
-                        answer = taking.answer(outcome, now_ns)
-                        if answer is not None:
-                            return _response(taking, answer, regions)
+                        whole = taking.answer(outcome, now_ns)
+                        if whole is not None:
+                            of_call = ends_with_call(stream.terms.budget_ns, asked, remaining_s)
+                            return _response(taking, whole, regions, of_call)
                     stream.written()
 
     # ---- any number of requests ----
@@ -176,10 +178,12 @@ class KServeInference:
             call.end(CallError("DRAINING", "the server has stopped"))
 
 
-def _response(taking: RequestStream, answer: Answer, regions: CallRegions) -> bytes:
-    """Returns the ModelInferResponse. Raises CallError where there are no results, or they go nowhere."""
+def _response(taking: RequestStream, answer: Answer, regions: CallRegions, of_call: bool) -> bytes:
+    """Returns the ModelInferResponse. Raises CallError where there are no results, or they go nowhere. `of_call`: as
+    for `wording.error_of`.
+    """
     if not answer.outcomes and not answer.tells:
-        raise wording.error_of(answer)
+        raise wording.error_of(answer, of_call)
     writer = taking.writer(answer.outcomes)
     try:
         if answer.wanted is not None:

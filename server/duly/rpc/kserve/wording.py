@@ -41,6 +41,11 @@ def told(error: CallError | ModelError, rights: Rights) -> str:
     return error.told_to(rights.may_use) if isinstance(error, ModelError) else str(error)
 
 
-def error_of(answer: Answer) -> CallError:
-    """Returns the error with which a call ends whose request has no results."""
+def error_of(answer: Answer, of_call: bool) -> CallError:
+    """Returns the error with which a call ends whose request has no results. `of_call`: whether the budget was what was
+    left of the call. What can't be in time then is late for the call's deadline, and is told with gRPC's words for it.
+    """
+    if of_call and answer.status == OutcomeStatus.EXPIRED.name:
+        text = of_request(answer.request_id, f"Deadline Exceeded: {answer.status}: {answer.reason}")
+        return CallError("FRAME_EXPIRED_WITH_CALL", text)
     return CallError(f"FRAME_{OutcomeStatus[answer.status].name}", dropped(answer))
