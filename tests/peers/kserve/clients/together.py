@@ -172,7 +172,11 @@ def iter_of(came: Answers) -> list[tuple[triton.InferResult | None, InferenceSer
 def check_a_streams_deadline(server: Server) -> None:
     with Stream(server, stream_timeout=0.05) as stream:
         stream.send("slow", slow_one(), "1")
-        assert stream.next_error().status() == "StatusCode.DEADLINE_EXCEEDED"
+        # duly's server says of the request that it expired, where it knows before the call has ended.
+        error = stream.next_error()
+        if error.status() is None and server.kind == "duly":
+            error = stream.next_error()
+        assert error.status() == "StatusCode.DEADLINE_EXCEEDED", error
 
 
 def check_a_compressed_stream(server: Server) -> None:
