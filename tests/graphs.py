@@ -9,13 +9,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 Dims = Sequence[int | str | None]
 
-FP32, FP16, INT64, UINT8, BOOL = (
+FP32, FP16, INT64, UINT8, BOOL, TEXT, BF16 = (
     TensorProto.FLOAT,
     TensorProto.FLOAT16,
     TensorProto.INT64,
     TensorProto.UINT8,
     TensorProto.BOOL,
+    TensorProto.STRING,
+    TensorProto.BFLOAT16,
 )
+INT32 = TensorProto.INT32
 
 
 def value(name: str, dims: Dims, kind: int = FP32) -> onnx.ValueInfoProto:
@@ -91,6 +94,35 @@ def summing(axis: int = 0) -> onnx.ModelProto:
     ]
     inputs = [value("x", ["N", 2]), value("total", dims)]
     return model(nodes, inputs, [value("y", ["N", 2]), value("total_next", dims)])
+
+
+def standing() -> onnx.ModelProto:
+    """y[N,5] = x, start, ready, end and id of each frame, where the server fills all but x; id is INT32[N]."""
+    nodes = [
+        helper.make_node("Cast", ["id"], ["number"], to=FP32),
+        helper.make_node("Reshape", ["number", "column"], ["numbers"]),
+        helper.make_node("Concat", ["x", "start", "ready", "end", "numbers"], ["y"], axis=1),
+    ]
+    inputs = [*(value(name, ["N", 1]) for name in ("x", "start", "ready", "end")), value("id", ["N"], INT32)]
+    return model(nodes, inputs, [value("y", ["N", 5])], {"column": np.int64([-1, 1])})
+
+
+STANDING = """
+[[control]]
+input = "start"
+kind = "START"
+[[control]]
+input = "ready"
+kind = "READY"
+false_true = [-1, 1]
+[[control]]
+input = "end"
+kind = "END"
+[[control]]
+input = "id"
+kind = "STREAM"
+"""
+"""The settings that make it so."""
 
 
 SUMMING = '[[state]]\noutput = "total_next"\ninput = "total"\n'
@@ -247,3 +279,82 @@ def _branch(name: str, kind: str, tensor: onnx.TensorProto) -> onnx.GraphProto:
     once = numpy_helper.from_array(np.int64(1), f"{name}_once")
     loop = helper.make_node("Loop", [once.name, "", "x"], [y.name], body=body)
     return helper.make_graph([loop], name, [], [y], [once])
+
+
+def joining_texts(dims: Dims = ("N",)) -> onnx.ModelProto:
+    """y = x followed by x: text as long as the client says."""
+    node = helper.make_node("StringConcat", ["x", "x"], ["y"])
+    return model([node], [value("x", dims, TEXT)], [value("y", dims, TEXT)], opset=20)
+
+
+def splitting_texts() -> onnx.ModelProto:
+    """y[N,most words] = the words of x[N]: filled up to the longest of the batch."""
+    node = helper.make_node("StringSplit", ["x"], ["y", "words"])
+    return model([node], [value("x", ["N"], TEXT)], [value("y", ["N", None], TEXT)], opset=20)
+
+
+def naming() -> onnx.ModelProto:
+    """y[N] = the names of x[N] among (left, right), else other: text out of numbers."""
+    node = helper.make_node(
+        "LabelEncoder",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        keys_int64s=[0, 1],
+        values_strings=["left", "right"],
+        default_string="other",
+    )
+    named = model([node], [value("x", ["N"], INT64)], [value("y", ["N"], TEXT)])
+    named.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+    return named
+
+
+def doubling_halves(dims: Dims = ("N", 4)) -> onnx.ModelProto:
+    """y = x + x in BF16, which is computed in FP32."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=FP32),
+        helper.make_node("Add", ["wide", "wide"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["y"], to=BF16),
+    ]
+    return model(nodes, [value("x", dims, BF16)], [value("y", dims, BF16)])
+
+
+def sorting_reviews() -> onnx.ModelProto:
+    """label[N] and scores[N,2] of text[N]: lower case, words, their counts, and a linear classifier of them.
+
+    "good" and "great" make a text "positive", "bad" and "dull" "negative", and one with as many of both is "negative".
+    """
+    words = ["good", "great", "bad", "dull"]
+    nodes = [
+        helper.make_node("StringNormalizer", ["text"], ["lower"], case_change_action="LOWER", locale="C.UTF-8"),
+        helper.make_node("StringSplit", ["lower"], ["words", "counts"], delimiter=" "),
+        helper.make_node(
+            "TfIdfVectorizer",
+            ["words"],
+            ["found"],
+            mode="TF",
+            min_gram_length=1,
+            max_gram_length=1,
+            max_skip_count=0,
+            ngram_counts=[0],
+            ngram_indexes=[0, 1, 2, 3],
+            pool_strings=words,
+        ),
+        helper.make_node(
+            "LinearClassifier",
+            ["found"],
+            ["label", "scores"],
+            domain="ai.onnx.ml",
+            classlabels_strings=["negative", "positive"],
+            coefficients=[-1.0, -1.0, 1.0, 1.0, 1.0, 1.0, -1.0, -1.0],
+            intercepts=[0.0, 0.0],
+        ),
+    ]
+    sorting = model(
+        nodes,
+        [value("text", ["N"], TEXT)],
+        [value("label", ["N"], TEXT), value("scores", ["N", 2])],
+        opset=20,
+    )
+    sorting.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+    return sorting

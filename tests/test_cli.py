@@ -181,7 +181,10 @@ def test_what_is_passed_over_is_told_and_no_error(repository: Path) -> None:
     (repository / "double" / "config.pbtxt").touch()
     done = duly("models", "check", str(repository), "--lanes", "cpu:0")
     assert (done.returncode, done.stdout) == (0, "double/1  ok\n")
-    assert done.stderr == "duly: docs: holds neither a version nor a model's file, and is passed over\n"
+    assert done.stderr.splitlines() == [
+        "duly: docs: holds neither a version nor a model's file, and is passed over",
+        "duly: double/config.pbtxt: is not read beside model.toml, which says all of the model's settings",
+    ]
 
 
 def test_an_address_in_use_is_one_line_and_status_1(repository: Path) -> None:

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from duly.core.types import OutcomeStatus, StreamClass
-from duly.metrics import Gauges, Metrics
+from duly.metrics import Gauges, Metrics, Tally
 from duly.metrics_server import MetricsError, serve_metrics
 
 MS = 1_000_000
@@ -268,3 +268,25 @@ def test_a_scraper_that_never_comes_to_an_end_is_cut_off(monkeypatch: pytest.Mon
                 received = b""
         assert received == b""
     server.stop()
+
+
+def test_a_tally_says_where_the_time_of_frames_went() -> None:
+    metrics = busy_server()
+    assert metrics.tally("nobody/1") == Tally(by_size=[])
+    critical = metrics.of("yolo/1", CRITICAL)
+    critical.ran(900 * MS, 2 * MS, 1 * MS, 5 * MS)
+    critical.ran(990 * MS, 20 * MS, 3 * MS, 9 * MS)
+    metrics.of("yolo/1", STANDARD).ran(950 * MS, 0, 0, 1 * MS)
+    for run_ms in (4, 6):
+        metrics.batch_times("yolo/1", 2, 1 * MS, run_ms * MS, 3 * MS)
+    metrics.batch_times("yolo/1", 1, 1, 2, 3)
+    tally = metrics.tally("yolo/1")
+    assert (tally.results, tally.results_ns) == (2, 50 * MS)
+    assert (tally.failed, tally.failed_ns) == (1, 1 * MS)
+    assert (tally.queue_ns, tally.input_ns, tally.run_ns) == (22 * MS, 4 * MS, 15 * MS)
+    assert tally.last_ns == 990 * MS
+    times = [(size, each.batches, each.input_ns, each.run_ns, each.output_ns) for size, each in tally.by_size]
+    assert times == [(1, 1, 1, 2, 3), (2, 2, 2 * MS, 10 * MS, 6 * MS)]
+    metrics.drop_model("yolo/1")
+    metrics.batch_times("yolo/1", 1, 1, 2, 3)  # its last batch ends after it
+    assert metrics.tally("yolo/1") == Tally(by_size=[])

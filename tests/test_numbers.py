@@ -10,9 +10,11 @@ from duly.core.events import Advice
 from duly.core.types import BacklogPolicy, FusionWait, GapPolicy, OutcomeStatus, StreamClass
 from duly.models.spec import ELEMENT_BYTES, DataTypeName
 from duly.v1 import inference_pb2, tensor_pb2
-from duly.worker.dtypes import DTYPES
+from duly.worker.dtypes import BFLOAT16 as SERVERS_BFLOAT16
+from duly.worker.dtypes import DTYPES, TEXT
 from duly_client import Status
 from duly_client import convert as client
+from duly_client.bfloat16 import BFLOAT16
 from duly_load.results.outcomes import OWN_KINDS_FROM, FrameOutcome
 from duly_load.scenario.tables import Datatype
 
@@ -57,7 +59,9 @@ def test_the_harness_has_the_protocols_numbers_and_its_own_kinds_apart() -> None
 def test_element_types_are_those_of_the_protocol() -> None:
     names = set(of_protocol(tensor_pb2.DESCRIPTOR.enum_types_by_name["DataType"], "DATA_TYPE_"))
     assert set(get_args(DataTypeName)) == names
-    assert set(get_args(Datatype)) == names
-    assert client.DTYPES == DTYPES
-    assert {name: dtype.itemsize for name, dtype in client.DTYPES.items()} == ELEMENT_BYTES
+    assert set(get_args(Datatype)) == names - {"STRING", "BF16"}, "what scenarios make graphs of"
+    assert client.DTYPES.keys() == names
+    assert client.DATATYPES.keys() - {BFLOAT16} == {*DTYPES.values()} - {SERVERS_BFLOAT16, TEXT}
+    text = {"STRING": 4}  # the length before each element
+    assert {name: dtype.itemsize for name, dtype in client.DTYPES.items()} | text == ELEMENT_BYTES
     assert DTYPES.keys() == names

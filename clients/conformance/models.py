@@ -17,8 +17,8 @@ encodings = ["PNG", "JPEG"]
 
 def write_models(root: Path, names: Collection[str]) -> None:
     """Writes those that are named of `double` (y = 2x, 4 wide), `sum` (a running sum of 2), `both` (y = x, z = -x),
-    `picture` (y: the bytes of one pixel, red, green, blue) and `slow` (milliseconds of work for each frame, one
-    by one).
+    `picture` (y: the bytes of one pixel, red, green, blue), `text` (y = x followed by x, two texts), `bfloat16`
+    (y = 2x, 4 wide) and `slow` (milliseconds of work for each frame, one by one).
     """
     for name, (make, toml) in _MODELS.items():
         if name in names:
@@ -30,6 +30,8 @@ _MODELS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "sum": (graphs.summing, graphs.SUMMING),
     "both": (graphs.two_outputs, ""),
     "picture": (lambda: graphs.copying(("N", 1, 1, 3), onnx.TensorProto.UINT8), PICTURE),
+    "text": (lambda: graphs.joining_texts(("N", 2)), ""),
+    "bfloat16": (graphs.doubling_halves, ""),
     "slow": (lambda: graphs.slow(rounds=20), "batch_sizes = [1]\n"),
 }
 NAMES = frozenset(_MODELS)

@@ -1,11 +1,41 @@
 package duly
 
 import (
+	"math"
 	"slices"
 	"testing"
 
 	dulyv1 "duly/v1"
 )
+
+func TestTextComesBackAsItWas(t *testing.T) {
+	texts := []string{"", "zwölf", "a\x00b", "日本\n"}
+	tensor := Strings("x", texts, 2, 2)
+	if got, err := tensor.Strings(); err != nil || !slices.Equal(got, texts) {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	if got := tensor.Data[:8]; string(got) != "\x00\x00\x00\x00\x06\x00\x00\x00" {
+		t.Fatalf("the lengths are %v", got)
+	}
+}
+
+func TestTextThatLiesIsRefused(t *testing.T) {
+	for _, data := range []string{"\x01", "\x05\x00\x00\x00ab", "\xff\xff\xff\xff", "\x01\x00\x00\x00\xff", "\x00\x00\x00\x00\x01"} {
+		tensor := Tensor{"y", dulyv1.DataType_DATA_TYPE_STRING, nil, []byte(data)}
+		if got, err := tensor.Strings(); err == nil {
+			t.Fatalf("%q was read as %q", data, got)
+		}
+	}
+}
+
+func TestBFloat16sAreRoundedToTheNearestEven(t *testing.T) {
+	given := []float32{1, -2.5, 1 + 1.0/256, 1 + 3.0/256, float32(math.Inf(1)), math.Float32frombits(0x7F800001)}
+	got, err := BFloat16s("x", given).BFloat16s()
+	want := []float32{1, -2.5, 1, 1 + 4.0/256, float32(math.Inf(1))}
+	if err != nil || !slices.Equal(got[:5], want) || got[5] == got[5] {
+		t.Fatalf("got %v, %v", got, err)
+	}
+}
 
 func agreed(ordering Ordering, credit int32, bytes int64) *dulyv1.StreamOpened {
 	return &dulyv1.StreamOpened{Ordering: ordering, FramesInFlightMax: credit, BytesInFlightMax: bytes}

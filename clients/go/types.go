@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	dulyv1 "duly/v1"
 )
@@ -109,7 +110,7 @@ type Tensor struct {
 	DataType DataType
 	// Shape has no batch dimension.
 	Shape []int64
-	// Data holds the elements, row-major and little-endian.
+	// Data holds the elements, row-major and little-endian; of STRING each behind its length in four bytes.
 	Data []byte
 }
 
@@ -141,6 +142,75 @@ func (t Tensor) Float32s() ([]float32, error) {
 	values := make([]float32, len(t.Data)/4)
 	for i := range values {
 		values[i] = math.Float32frombits(binary.LittleEndian.Uint32(t.Data[4*i:]))
+	}
+	return values, nil
+}
+
+// Strings makes a tensor of text, which must be UTF-8; without a shape it has one dimension.
+func Strings(name string, values []string, shape ...int64) Tensor {
+	size := 0
+	for _, value := range values {
+		size += 4 + len(value)
+	}
+	data := make([]byte, 0, size)
+	for _, value := range values {
+		data = binary.LittleEndian.AppendUint32(data, uint32(len(value)))
+		data = append(data, value...)
+	}
+	if len(shape) == 0 {
+		shape = []int64{int64(len(values))}
+	}
+	return Tensor{name, dulyv1.DataType_DATA_TYPE_STRING, shape, data}
+}
+
+// Strings returns the elements of a STRING tensor.
+func (t Tensor) Strings() ([]string, error) {
+	if t.DataType != dulyv1.DataType_DATA_TYPE_STRING {
+		return nil, fmt.Errorf("duly: tensor %q is %s, not STRING", t.Name, spelled(t.DataType.String(), "DATA_TYPE_"))
+	}
+	values := []string{}
+	for at := 0; at < len(t.Data); {
+		left := t.Data[at:]
+		if len(left) < 4 || uint64(len(left)-4) < uint64(binary.LittleEndian.Uint32(left)) {
+			return nil, fmt.Errorf("duly: tensor %q: element %d ends behind its %d bytes", t.Name, len(values), len(t.Data))
+		}
+		end := 4 + int(binary.LittleEndian.Uint32(left))
+		if !utf8.Valid(left[4:end]) {
+			return nil, fmt.Errorf("duly: tensor %q: element %d is no UTF-8", t.Name, len(values))
+		}
+		values = append(values, string(left[4:end]))
+		at += end
+	}
+	return values, nil
+}
+
+// BFloat16s makes a BF16 tensor, for which the values are rounded to the nearest, half to even; without a shape it has
+// one dimension.
+func BFloat16s(name string, values []float32, shape ...int64) Tensor {
+	data := make([]byte, 0, 2*len(values))
+	for _, value := range values {
+		bits := math.Float32bits(value)
+		if value != value { // to round a NaN could make an infinity of it
+			bits |= 0x400000
+		} else {
+			bits += 0x7FFF + bits>>16&1
+		}
+		data = binary.LittleEndian.AppendUint16(data, uint16(bits>>16))
+	}
+	if len(shape) == 0 {
+		shape = []int64{int64(len(values))}
+	}
+	return Tensor{name, dulyv1.DataType_DATA_TYPE_BF16, shape, data}
+}
+
+// BFloat16s returns the elements of a BF16 tensor.
+func (t Tensor) BFloat16s() ([]float32, error) {
+	if t.DataType != dulyv1.DataType_DATA_TYPE_BF16 || len(t.Data)%2 != 0 {
+		return nil, fmt.Errorf("duly: tensor %q is %d bytes of %s, not BF16", t.Name, len(t.Data), spelled(t.DataType.String(), "DATA_TYPE_"))
+	}
+	values := make([]float32, len(t.Data)/2)
+	for i := range values {
+		values[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(t.Data[2*i:])) << 16)
 	}
 	return values, nil
 }

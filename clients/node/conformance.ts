@@ -1,7 +1,16 @@
 /** The program of this client for the conformance suite; clients/conformance/README.md says what it has to do. */
 import { createInterface } from "node:readline";
-import { Client, Clock, DulyError, encoded, Pace, tensor } from "./src/index.js";
-import type { ClockEstimate, Encoding, Payload, Stream, StreamOptions, TensorSpec, Value } from "./src/index.js";
+import { Client, Clock, DulyError, encoded, fromBfloat16, Pace, tensor, toBfloat16 } from "./src/index.js";
+import type {
+  ClockEstimate,
+  Encoding,
+  Payload,
+  Stream,
+  StreamOptions,
+  Tensor,
+  TensorSpec,
+  Value,
+} from "./src/index.js";
 
 // What the suite writes, as it writes it.
 // eslint-disable-next-line @typescript-eslint/no-explicit-any
@@ -73,7 +82,7 @@ async function read(from: Stream): Promise<void> {
   let [reason, message] = ["", ""];
   try {
     for await (const outcome of from) {
-      const outputs = [...outcome.outputs].map(([name, { data }]) => [name, Array.from(data, Number)]);
+      const outputs = [...outcome.outputs].map(([name, output]) => [name, plain(output)]);
       say("outcome", {
         id: outcome.frameId,
         status: outcome.status,
@@ -92,9 +101,17 @@ async function read(from: Stream): Promise<void> {
   say("ended", { reason, message });
 }
 
+function plain({ data, datatype }: Tensor): (number | string)[] {
+  if (datatype === "STRING") return [...(data as string[])];
+  const numbers = datatype === "BF16" ? fromBfloat16(data as Uint16Array) : data;
+  return Array.from(numbers as Iterable<number>, Number);
+}
+
 function payloadOf(command: Command): Payload {
   let value: Value;
   if (command.data !== undefined) value = encoded(Buffer.from(command.data, "base64"), command.format as Encoding);
+  else if (command.texts !== undefined) value = tensor(command.texts, command.shape ?? [command.texts.length]);
+  else if (command.dtype === "BF16") value = tensor(toBfloat16(command.values), command.shape, "BF16");
   else value = tensor(Float32Array.from(command.values), command.shape ?? [command.values.length]);
   return command.input === undefined ? value : { [command.input]: value };
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from duly_client import Advice, Client, DulyError, Outcome, Stream
+from duly_client import BFLOAT16, Advice, Client, DulyError, Outcome, Stream, to_bfloat16, to_float32
 from duly_client.clock import Clock
 from duly_client.pace import Pace
 
@@ -71,7 +71,7 @@ class Program:
         if "data" in command:
             payload, encoding = base64.b64decode(command["data"]), command["format"]
         else:
-            values = np.array(command["values"], np.float32)
+            values = values_of(command)
             payload, encoding = values.reshape(command.get("shape", values.shape)), None
         if "input" in command:
             payload = {command["input"]: payload}
@@ -141,13 +141,25 @@ class Program:
         say("ended", reason=reason, message=message)
 
 
+def values_of(command: Command) -> np.ndarray:
+    if "texts" in command:
+        return np.array(command["texts"], object)
+    values = np.array(command["values"], np.float32)
+    return to_bfloat16(values) if command.get("dtype") == "BF16" else values
+
+
+def plain(array: np.ndarray) -> list[Any]:
+    elements: list[Any] = (to_float32(array) if array.dtype == BFLOAT16 else array).ravel().tolist()
+    return elements
+
+
 def say_outcome(outcome: Outcome) -> None:
     timing = outcome.timing
     say(
         "outcome",
         id=outcome.frame_id,
         status=outcome.status.name,
-        outputs={name: array.ravel().tolist() for name, array in outcome.outputs.items()},
+        outputs={name: plain(array) for name, array in outcome.outputs.items()},
         version=outcome.version,
         reason=outcome.reason,
         latency_ms=outcome.latency_ns / 1e6,

@@ -29,7 +29,10 @@ from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HealthService
 from duly.rpc.kserve.front_end import FrontEnd
 from duly.rpc.kserve.inference_service import KServeInference
-from duly.rpc.kserve.regions import Regions
+from duly.rpc.kserve.machine_service import KServeMachine
+from duly.rpc.kserve.models_service import KServeModels
+from duly.rpc.kserve.regions import REGIONS_MAX, Regions, Sharing
+from duly.rpc.kserve.shared_memory_service import SharedMemoryService
 from duly.rpc.local.listener import DESCRIPTORS_EACH, OPENING_MAX, LocalListener
 from duly.rpc.server import MESSAGE_BYTES_MIN, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
@@ -127,10 +130,14 @@ class App:
         except AccessError as error:
             raise StartError(str(error)) from None
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
+        self.kserve: KServeInference | None = None
+        """The front end for KServe's protocol; None: the server does not listen yet."""
         self._server: Server | None = None
         self._admin_server: Server | None = None
         self._local: LocalListener | None = None
         self._health = HealthService(self.catalogue)
+        self.regions = Regions(Sharing.OFF, self._doors.connection)
+        """The shared memory that clients of KServe's protocol have registered."""
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._wakefulness: int | None = None
@@ -180,14 +187,27 @@ class App:
         needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
         inference = InferenceService(self.streams, message_bytes_max)
-        kserve = KServeInference(FrontEnd(self.streams, Regions(), int(config.kserve_budget_ms * 1e6)))
         connections = self._connections_max(limit)
+        sharing = Sharing(config.kserve_shared_memory)
+        if sharing is not Sharing.OFF:
+            self.regions = Regions(sharing, self._doors.connection, max(1, min(REGIONS_MAX, connections // 4)))
+            connections -= self.regions.regions_max
+        front = FrontEnd(self.streams, self.regions, int(config.kserve_budget_ms * 1e6))
+        kserve = self.kserve = KServeInference(front)
         local_connections = 0
         if config.local is not None:
             local_connections = min(config.streams_max + OPENING_MAX, max(2, connections // 2 // DESCRIPTORS_EACH))
             connections -= local_connections * DESCRIPTORS_EACH
         server = self._server = create_server(
-            config.transport, inference, kserve, config.streams_max, message_bytes_max, connections, self._doors.guard()
+            config.transport,
+            inference,
+            kserve,
+            SharedMemoryService(self.regions),
+            config.streams_max,
+            message_bytes_max,
+            connections,
+            self._doors.guard(),
+            config.compression,
         )
         control = ServerService(
             self.catalogue,
@@ -199,14 +219,15 @@ class App:
             lambda: self._local.offered if self._local is not None else "",
         )
         models = ModelService(self.host, self.catalogue, self.driver)
-        add_services(server, models, control, self._health, config.reflection)
+        of_kserve = KServeModels(front, self.host, self.metrics), KServeMachine(front, sharing is not Sharing.OFF)
+        add_services(server, models, control, self._health, of_kserve, config.reflection)
         try:
             self.address = await self._doors.open(server, connections)
             if (guard := self._doors.admin_guard()) is not None:
                 admin = self._admin_server = create_server(
-                    "lan", None, None, 0, MESSAGE_BYTES_MIN, ADMIN_CONNECTIONS_MAX, guard
+                    "lan", None, None, None, 0, MESSAGE_BYTES_MIN, ADMIN_CONNECTIONS_MAX, guard
                 )
-                add_services(admin, models, control, self._health, config.reflection)
+                add_services(admin, models, control, self._health, of_kserve, config.reflection)
                 await self._doors.open_admin(admin, ADMIN_CONNECTIONS_MAX)
                 await admin.start()
             self._listen_locally(local_connections)
@@ -220,8 +241,10 @@ class App:
         self._tasks = [
             *self._watches(),
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
+            watch_over("watch for idle sequences", partial(periodically, kserve.watch)),
             watch_over("watch of the wall clock", partial(periodically, ClockWatch(self.streams.host.wall).look)),
             watch_over("access", self._doors.gate.watch),
+            watch_over("regions of shared memory", partial(periodically, self.regions.look)),
             watch_over("files of TLS", partial(periodically, self._doors.look)),
             *self._samplers.start(),
         ]
@@ -318,12 +341,15 @@ class App:
         for task in self._tasks:
             task.cancel()
         closing = asyncio.create_task(self._local.close(STOP_SECONDS)) if self._local is not None else None
+        if self.kserve is not None:
+            self.kserve.end_all()
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
         if closing is not None:
             await closing
         if self._admin_server is not None:
             await self._admin_server.stop(STOP_SECONDS)
+        self.regions.close()
         self._admission.close()
         await self._supervisor.close()
         if self._metrics_server is not None:
@@ -349,6 +375,8 @@ class App:
                 self._supervisor.replace_no_more()
                 self.driver.stop_running("the server stopped while the frame ran")
             self.streams.end_all()
+            if self.kserve is not None:
+                self.kserve.end_all()
             _log.info("drained")
         finally:
             self._drained.set()

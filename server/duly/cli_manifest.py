@@ -9,6 +9,7 @@ import click
 from duly.models.folders import CONFIG_FILE
 from duly.models.manifest import MANIFEST_FILE, SIGNATURE_FILE, ManifestError, sign
 from duly.models.repository import ModelVersion, NotARepository, Repository
+from duly.models.triton.origin import TRITON_FILE
 
 
 @click.command()
@@ -20,8 +21,9 @@ from duly.models.repository import ModelVersion, NotARepository, Repository
 def manifest(folder: Path, model: str, key: Path | None) -> None:
     """Write sha256sums into the folder of a version, the newest one unless it is named.
 
-    It lists all files of the version, model.toml and the labels. With --sign, a private Ed25519 key of OpenSSH signs it
-    (sha256sums.sig), as `ssh-keygen -Y sign -n file` does. The server looks at both by its setting `manifests`.
+    It lists all files of the version, its settings, labels and first states. With --sign, a private Ed25519 key of
+    OpenSSH signs it (sha256sums.sig), as `ssh-keygen -Y sign -n file` does. The server looks at both by its setting
+    `manifests`.
     """
     version = _version(folder, model)
     text = _listing(version)
@@ -52,7 +54,9 @@ def _version(folder: Path, model: str) -> ModelVersion:
 
 
 def _listing(version: ModelVersion) -> bytes:
-    beside = [name for name in (CONFIG_FILE, version.config.labels) if name and (version.model_folder / name).is_file()]
+    initial = [state.initial for state in version.config.states]
+    beside = [CONFIG_FILE, TRITON_FILE, version.config.labels, *dict.fromkeys(initial)]
+    beside = [name for name in beside if name and (version.model_folder / name).is_file()]
     beside += [str(provider.library) for provider in version.config.providers if provider.library is not None]
     names = [f"../{name}" for name in beside if not Path(name).is_absolute()]
     for parent, folders, files in os.walk(version.folder):

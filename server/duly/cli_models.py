@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from duly.cli_convert import convert
 from duly.cli_manifest import manifest
 from duly.cli_settings import CONFIG_OPTION, setting_option
 from duly.cli_versions import COMMANDS
@@ -126,7 +127,7 @@ def _check(folder: Path, config: Path | None, **settings: Any) -> None:
     sys.exit(0 if results and not any(found.problem for found in results) else 1)
 
 
-for _command in (manifest, *COMMANDS):
+for _command in (convert, manifest, *COMMANDS):
     models.add_command(_command)
 models.add_command(
     click.Command(

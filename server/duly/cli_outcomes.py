@@ -8,14 +8,16 @@ from typing import Any
 import click
 import numpy as np
 
-from duly_client import Outcome, Status, StreamTerms
-from duly_client.convert import Array
+from duly_client import BFLOAT16, Outcome, Status, StreamTerms
+from duly_client.convert import Array, numbers_or_text
 from duly_client.recordings import Recording, RecordingError
 
 OUTPUT_ELEMENTS_MAX = 1024
 """Larger outputs are shown by their shape alone."""
 LATENCIES_MAX = 100_000
 """Number of newest results whose latency the summary counts."""
+TEXTS_MAX, TEXT_CHARS_MAX = 8, 200
+"""Number of texts of an output that a line in plain words shows, and the characters of each."""
 DETECTIONS_MAX = 8
 """Number of detections that a line in plain words shows."""
 
@@ -128,9 +130,22 @@ def _in_words(outputs: dict[str, Array], labels: tuple[str, ...]) -> str:
         ]
         more = f", and {len(found) - DETECTIONS_MAX} more" if len(found) > DETECTIONS_MAX else ""
         return (", ".join(found[:DETECTIONS_MAX]) or "nothing found") + more
-    if len(outputs) == 1 and (only := next(iter(outputs.values()))).size == 1:
-        return f"{only.item():.3g}"
-    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in outputs.items())
+    if len(outputs) == 1 and (only := numbers_or_text(next(iter(outputs.values())))).size == 1:
+        return _quoted(only) if only.dtype.kind == "O" else f"{only.item():.3g}"
+    return ", ".join(
+        f"{name} {_quoted(array) if array.dtype.kind == 'O' and array.size <= TEXTS_MAX else _spelled(array)}"
+        for name, array in outputs.items()
+    )
+
+
+def _spelled(array: Array) -> str:
+    name = {"O": "text"}.get(array.dtype.kind, "bfloat16" if array.dtype == BFLOAT16 else str(array.dtype))
+    return f"{name}{list(array.shape)}"
+
+
+def _quoted(array: Array) -> str:
+    texts = [json.dumps(text, ensure_ascii=False) for text in array.ravel().tolist()]
+    return ", ".join(text if len(text) <= TEXT_CHARS_MAX else f"{text[:TEXT_CHARS_MAX]}…" for text in texts)
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:
@@ -152,6 +167,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
 
 def _elements(array: Array) -> Any:
     """The elements as JSON can hold them, which has no number for "NaN", "Infinity" and "-Infinity"."""
+    array = numbers_or_text(array)
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return array.tolist()
     if array.ndim:

@@ -41,7 +41,7 @@ READ_AHEAD = 2
     "--input",
     "path",
     required=True,
-    help="Picture, folder of pictures, video, WAV, .npy, rtsp://, /dev/video0, or -: stdin.",
+    help="Picture, folder of pictures, video, WAV, .npy, lines of text (.txt), rtsp://, /dev/video0, or -: stdin.",
 )
 @connection_options
 @click.option("--version", default="", help="Version of the model.  [default: the active one]")

@@ -23,6 +23,7 @@ MODULES = (
     "rpc.duly_v1.outcome_writer",
     "rpc.duly_v1.taking",
     "rpc.kserve.classification",
+    "rpc.kserve.common_requests",
     "rpc.kserve.parameters",
     "rpc.kserve.replies",
     "rpc.kserve.request_stream",

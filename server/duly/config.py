@@ -256,6 +256,10 @@ class ServerConfig(BaseModel):
     kserve_budget_ms: Annotated[float, Field(gt=0, le=86_400_000, allow_inf_nan=False)] = 10_000.0
     """Budget of requests in KServe's protocol that state no timeout, for models whose model.toml states no
     default_budget_ms. It is no longer than budget_ms_max."""
+    kserve_shared_memory: Literal["off", "own", "principal"] = "off"
+    """Whether clients of KServe's protocol on this machine may register shared memory of theirs, and whose it is then:
+    own, the connection's that registered it; principal, all connections' of the same principal and user. It needs
+    listen at a loopback address or a UNIX socket."""
     drain_grace_s: Annotated[
         float, Field(ge=0, le=600, allow_inf_nan=False), Limit("what waits is SHED, what runs is FAILED")
     ] = 10.0
@@ -325,6 +329,9 @@ class ServerConfig(BaseModel):
     """Folder to which the newest part of what the scheduler was told and did is written when a worker ends unasked, the
     scheduler fails, or a CRITICAL stream misses many frames in a row; not set: only when SIGUSR1 or DumpRecording asks,
     to the system's folder for temporary files."""
+    compression: bool = False
+    """Whether compressed messages of clients are taken (gzip, deflate). Small ones that unpack to much take much longer
+    than others to take in, which all clients wait for. Off, they are refused: UNIMPLEMENTED."""
     log_format: Literal["auto", "console", "json"] = "auto"
     """Format of log lines; auto: console on a terminal, else json."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -369,6 +376,11 @@ class ServerConfig(BaseModel):
         if (self.socket_mode or self.socket_group) and not (self.listen.startswith("unix:") or self.local):
             raise ValueError(
                 "socket_mode and socket_group: need a UNIX socket at listen, such as unix:/run/duly.sock, or local"
+            )
+        if self.kserve_shared_memory != "off" and not is_local(self.listen):
+            raise ValueError(
+                f"kserve_shared_memory: {self.listen} can be reached from elsewhere, where it is not certain whose "
+                "memory a client names: listen at 127.0.0.1 or unix:PATH, or set it off"
             )
         if self.admin_listen is not None:
             if self.admin_listen == self.listen and not self.listen.endswith(":0"):

@@ -54,6 +54,14 @@ class ClassCounts:
         self.latency = Histogram(TIME_BOUNDS_NS)
         self.slack = Histogram(SLACK_BOUNDS_NS)
         self.age = Histogram(TIME_BOUNDS_NS)
+        self.failed_ns = 0
+        """How long frames without results were here, in all."""
+        self.queue_ns = 0
+        """How long results had waited for a lane, in all; `input_ns` until they ran, and `run_ns` while they did."""
+        self.input_ns = 0
+        self.run_ns = 0
+        self.last_ns = 0
+        """When the last result was handed over, on the server's monotonic clock; 0: there was none."""
 
     def outcome(self, status: int, latency_ns: int, slack_ns: int, age_ns: int) -> None:
         """Counts one frame that is answered.
@@ -68,3 +76,32 @@ class ClassCounts:
             self.latency.add(latency_ns)
             if age_ns >= 0:
                 self.age.add(age_ns)
+        else:
+            self.failed_ns += latency_ns
+
+    def ran(self, now_ns: int, queue_ns: int, input_ns: int, run_ns: int) -> None:
+        """Counts where the time of one result went, which is handed over now: until its batch was sent to a lane, until
+        that began to run, and until it was done.
+        """
+        self.queue_ns += queue_ns
+        self.input_ns += input_ns
+        self.run_ns += run_ns
+        self.last_ns = now_ns
+
+
+class BatchTimes:
+    """How many batches of one size ran, and how long they took in all: until they ran, while they did, and until their
+    results were here.
+    """
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.input_ns = 0
+        self.run_ns = 0
+        self.output_ns = 0
+
+    def add(self, input_ns: int, run_ns: int, output_ns: int) -> None:
+        self.batches += 1
+        self.input_ns += input_ns
+        self.run_ns += run_ns
+        self.output_ns += output_ns

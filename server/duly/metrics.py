@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from duly.core.fates import RESULTS
 from duly.core.types import OutcomeStatus, StreamClass
-from duly.counts import ClassCounts, Histogram
+from duly.counts import BatchTimes, ClassCounts, Histogram
 
 _S = 1_000_000_000
 _MS = 1_000_000
@@ -33,6 +34,8 @@ class _Model:
     classes: list[ClassCounts] = field(default_factory=lambda: [ClassCounts() for _ in range(_CLASSES)])
     """Counts of the streams of each class, indexed by the number of the class."""
     batch_size: Histogram = field(default_factory=lambda: Histogram(BATCH_BOUNDS))
+    by_size: dict[int, BatchTimes] = field(default_factory=dict)
+    """Times of the batches of each size that ran."""
     restarts: dict[str, int] = field(default_factory=dict)
     """Number of replaced workers on each lane."""
     streams_opened: int = 0
@@ -76,6 +79,25 @@ class Gauges:
     """Memory that is shared with clients on this machine."""
 
 
+@dataclass(slots=True)
+class Tally:
+    """What became of the frames of one version of a model, with times in all."""
+
+    by_size: list[tuple[int, BatchTimes]]
+    """(frames in a batch, times of such batches), by size."""
+    results: int = 0
+    results_ns: int = 0
+    """From receipt to hand-over. `queue_ns`, `input_ns` and `run_ns` are parts of it, one after another."""
+    failed: int = 0
+    """Frames that ended without a result, whatever the reason."""
+    failed_ns: int = 0
+    queue_ns: int = 0
+    input_ns: int = 0
+    run_ns: int = 0
+    last_ns: int = 0
+    """When the last result was handed over, on the server's monotonic clock; 0: there was none."""
+
+
 class Metrics(Collector):
     """Counts since start. Only the event loop writes them; any thread may read them."""
 
@@ -101,6 +123,14 @@ class Metrics(Collector):
             times = self._lanes[lane] = _Lane()
         times.busy_ns += busy_ns
         times.wasted_ns += wasted_ns
+
+    def batch_times(self, model: str, size: int, input_ns: int, run_ns: int, output_ns: int) -> None:
+        """Counts how long a batch took that ran: until it did, while it did, and until its results were here."""
+        by_size = (self._models.get(model) or self._of(model)).by_size
+        times = by_size.get(size)
+        if times is None:
+            times = by_size[size] = BatchTimes()
+        times.add(input_ns, run_ns, output_ns)
 
     def loop_lag(self, lag_ns: int) -> None:
         """Counts a timer for which the event loop was late by `lag_ns`."""
@@ -158,6 +188,23 @@ class Metrics(Collector):
         """Returns the number of batches that ran, and the number of frames in them."""
         counts = self._models.get(model)
         return (sum(counts.batch_size.counts), counts.batch_size.total) if counts else (0, 0)
+
+    def tally(self, model: str) -> Tally:
+        """Returns what became of the frames of a model, as a copy."""
+        counts = self._models.get(model) or _Model()
+        tally = Tally(by_size=sorted(counts.by_size.items()))
+        for of_class in counts.classes:
+            answered = sum(of_class.outcomes)
+            results = sum(of_class.outcomes[status] for status in RESULTS)
+            tally.results += results
+            tally.results_ns += of_class.latency.total
+            tally.failed += answered - results
+            tally.failed_ns += of_class.failed_ns
+            tally.queue_ns += of_class.queue_ns
+            tally.input_ns += of_class.input_ns
+            tally.run_ns += of_class.run_ns
+            tally.last_ns = max(tally.last_ns, of_class.last_ns)
+        return tally
 
     def lane_busy_ns(self, lane: str) -> int:
         times = self._lanes.get(lane)

@@ -22,6 +22,8 @@ from structlog.types import EventDict, Processor, WrappedLogger
 
 from duly.log_lines import Lines, LinesFromThread, descriptor_of
 
+LEVELS = ("error", "warning", "info", "debug")
+"""What may be logged, from the least to the most."""
 LINES_PER_SECOND_MAX = 5
 """Limit for one event about one model: a fault that hits every frame must not become thousands of lines a second."""
 KEYS_MAX = 1024
@@ -131,3 +133,16 @@ def configure_logging(
     )
     logging.basicConfig(handlers=[_FromLibraries()], level=max(level, logging.INFO), force=True)
     return lines
+
+
+def log_level() -> str:
+    """Returns the level from which on events are logged."""
+    level = structlog.get_logger().get_effective_level()
+    return next((name for name in LEVELS if logging.getLevelNamesMapping()[name.upper()] <= level), LEVELS[-1])
+
+
+def set_log_level(log_level: str) -> None:
+    """Logs events of this level and above from now on. Streams that are open go on as they began."""
+    level = logging.getLevelNamesMapping()[log_level.upper()]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(level))
+    logging.getLogger().setLevel(max(level, logging.INFO))

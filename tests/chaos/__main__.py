@@ -17,6 +17,7 @@ ROWS = {
     "swaps": "200 hot swaps at 70 % load",
     "clients": "10,000 clients that vanish, 100 slow readers",
     "attacks": "every attack beside a CRITICAL stream",
+    "kserve": "hostile clients of KServe's protocol beside a CRITICAL stream",
     "local": "clients that share memory killed as they write, scribbling and lying; the server started again",
     "surroundings": "disk full, repository removed, clock set, network cut",
     "interleavings": "1,000,000 interleavings of cancel and close, simulated and live",

@@ -22,6 +22,7 @@ from duly.v1 import inference_pb2 as pb
 from duly.v1 import server_pb2, tensor_pb2
 from tests.chaos import http2
 from tests.chaos.http2 import Gone, Raw, framed, message
+from tests.chaos.kserve_attacks import KSERVE_ATTACKS
 
 PERIOD_NS = 10_000_000
 BIG = 900_000
@@ -566,7 +567,7 @@ ATTACKS: dict[str, Callable[[Field], None]] = {
         vanish,
         slow_readers,
     )
-}
+} | KSERVE_ATTACKS
 
 
 PREPARED: dict[str, Callable[[], bytes]] = {

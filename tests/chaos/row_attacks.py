@@ -9,12 +9,13 @@ from pathlib import Path
 
 from tests import graphs
 from tests.chaos.attacks import ATTACKS
+from tests.chaos.kserve_attacks import KSERVE_ATTACKS
 from tests.chaos.measured import RATIO_MIN, SLACK, Measured, Opens, Stretch, python
 from tests.chaos.rig import Rig
 from tests.chaos.verdict import Finding, Plan
 
-ELSEWHERE = ("vanish", "slow_readers")
-"""They have a row of their own."""
+ELSEWHERE = ("vanish", "slow_readers", *KSERVE_ATTACKS)
+"""They have rows of their own."""
 GROUP = 6
 """So many attacks share a probe and, in turn, the undisturbed stretches between them."""
 RSS_CEILING_BYTES = 900 << 20

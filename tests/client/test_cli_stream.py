@@ -171,12 +171,14 @@ async def test_errors_are_one_line_and_status_1(arrays: Path, tmp_path: Path) ->
         await stream.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "outcomes were not read", "CLIENT_TOO_SLOW")
 
     (tmp_path / "a.txt").touch()
+    (tmp_path / "a.odd").touch()
     np.save(tmp_path / "wide.npy", np.zeros((5, 9), np.float32))
     for script, arguments, message in (
         (unknown, ("--input", arrays), "duly: no model 'model'; there are: yolo\n"),
         (strict, ("--input", arrays), "duly: outcomes were not read\n"),
         (echo, ("--input", tmp_path / "none.mp4"), f"duly: {tmp_path / 'none.mp4'}: no such file or folder\n"),
-        (echo, ("--input", tmp_path / "a.txt"), "unknown kind of recording; a folder of pictures or one of"),
+        (echo, ("--input", tmp_path / "a.txt"), "a.txt: text; the model takes FP32[4]\n"),
+        (echo, ("--input", tmp_path / "a.odd"), "unknown kind of recording; a folder of pictures or one of"),
         (echo, ("--input", tmp_path / "wide.npy"), "wide.npy: input 'x': got FP32[9], expected FP32[4]\n"),
         (echo, ("--input", arrays, "--server", "127.0.0.1:1"), "duly: no answer from 127.0.0.1:1: "),
     ):
@@ -184,3 +186,20 @@ async def test_errors_are_one_line_and_status_1(arrays: Path, tmp_path: Path) ->
         assert status == 1, errors
         assert message in errors
         assert "Traceback" not in errors
+
+
+async def test_texts_are_shown(arrays: Path) -> None:
+    label = tensor("label", np.array([b"\4\0\0\0zw\xc3\xb6\1\0\0\0b"]).view("u1"), tensor_pb2.DATA_TYPE_STRING)
+    label.ClearField("shape")
+    label.shape.append(2)
+    status, lines, _ = await stream(answering(label), "--input", arrays, "--rate", 1000)
+    assert status == 0
+    assert lines[0].endswith(' ms  label "zwö", "b"')
+    _, lines, _ = await stream(answering(label), "--input", arrays, "--rate", 1000, "--json")
+    assert json.loads(lines[0])["outputs"] == {"label": ["zwö", "b"]}
+
+
+async def test_bf16_is_shown_as_numbers(arrays: Path) -> None:
+    half = tensor("half", np.uint16([0x3FC0, 0x7F80]), tensor_pb2.DATA_TYPE_BF16)
+    _, lines, _ = await stream(answering(half), "--input", arrays, "--rate", 1000, "--json")
+    assert json.loads(lines[0])["outputs"] == {"half": [1.5, "Infinity"]}

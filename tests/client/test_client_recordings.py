@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from duly_client import to_bfloat16, to_float32
 from duly_client.convert import DTYPES
 from duly_client.recordings import RecordingError, open_recording
 from duly_client.types import Encoding, StreamTerms, TensorSpec
@@ -186,3 +187,50 @@ def test_opencv_is_only_needed_for_decoding(tmp_path: Path, picture: Any, monkey
     assert len(list(open_recording(tmp_path / "a.jpg", CAMERA))) == 1
     with pytest.raises(RecordingError, match=re.escape("pip install 'duly[media]'")):
         open_recording(tmp_path / "a.jpg", PIXELS)
+
+
+SENTENCE = terms("STRING")
+
+
+def test_lines_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("left\n\nzwölf\r\n\tlast".encode())
+    recording = open_recording(path, SENTENCE)
+    assert [frame.item() for frame in recording] == ["left", "", "zwölf", "\tlast"]
+    assert (recording.description, recording.period_s, recording.repeatable) == (f"{path}: lines of text", 0.1, True)
+    assert [frame.shape for frame in open_recording(path, terms("STRING", -1))] == [(1,)] * 4
+
+
+def test_lines_of_several_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("a\tb\nc\n\te\n")
+    told: list[RecordingError] = []
+    frames = list(open_recording(path, terms("STRING", 2)).frames(told.append))
+    assert [frame.value.tolist() for frame in frames] == [["a", "b"], ["", "e"]]  # type: ignore[union-attr]
+    assert [str(each) for each in told] == [f"{path}: line 2: 1 texts between tabs; the model takes STRING[2]"]
+
+
+def test_lines_that_are_none_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a\n\xff\n" + b"x" * 3_000_000 + b"\nb\n")
+    told: list[RecordingError] = []
+    frames = list(open_recording(path, SENTENCE).frames(told.append))
+    assert [(frame.value.item(), frame.name) for frame in frames] == [  # type: ignore[union-attr]
+        ("a", f"{path}: line 1"),
+        ("b", f"{path}: line 4"),
+    ]
+    assert [str(each) for each in told] == [
+        f"{path}: line 2: no UTF-8: byte 0 is 0xff",
+        f"{path}: line 3: more than 1,048,576 bytes",
+    ]
+    path.write_bytes(bytes(40))
+    with pytest.raises(RecordingError, match="no text"):
+        open_recording(path, SENTENCE)
+
+
+def test_arrays_of_text_and_bf16(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array(["a", "bc"]))
+    assert [frame.item() for frame in open_recording(tmp_path / "a.npy", SENTENCE)] == ["a", "bc"]
+    np.save(tmp_path / "half.npy", to_bfloat16([[1, 2], [3, 4]]))
+    frames = [to_float32(frame).tolist() for frame in open_recording(tmp_path / "half.npy", terms("BF16", 2))]
+    assert frames == [[1, 2], [3, 4]]

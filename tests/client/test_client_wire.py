@@ -31,7 +31,7 @@ def sent(frame: inference_pb2.Frame, payload: Any, *specs: TensorSpec, encoding:
     return received
 
 
-@given(st.data(), st.sampled_from(sorted(DTYPES)), st.booleans(), st.booleans())
+@given(st.data(), st.sampled_from(sorted(DTYPES.keys() - {"STRING", "BF16"})), st.booleans(), st.booleans())
 def test_arrays_of_every_type_come_back_as_they_were(
     data: st.DataObject, datatype: str, big_endian: bool, transposed: bool
 ) -> None:
@@ -151,7 +151,7 @@ def test_samples_may_begin_as_a_picture_does() -> None:
         ),
         (JPEG, [SOUND], ValueError, r"got JPEG, expected FP32\[\?\] or PCM_S16LE$"),
         ([1, 2], [PICTURE], TypeError, r"'images': got list, expected UINT8\[\?,\?,3\] or JPEG"),
-        ("a.jpg", [], TypeError, "got str, expected a NumPy array, or bytes"),
+        (7, [], TypeError, "got int, expected a NumPy array, a str, or bytes"),
         (JPEG, [PICTURE, STATE], ValueError, "the model takes the inputs images, state: send a dict"),
         ({"images": JPEG}, [PICTURE, STATE], ValueError, "has the inputs images, expected images, state"),
         ({}, [PICTURE], ValueError, r"has the inputs \(none\), expected images"),

@@ -55,7 +55,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graphs.save(root / "models", "yolo", detector())
     (root / "models" / "yolo" / "model.toml").write_text(demo.read_text("utf-8"))
     (root / "models" / "yolo" / "coco.names").write_text("\n".join(f"class {number}" for number in range(80)))
+    graphs.save(root / "models", "reviews", graphs.sorting_reviews())
     graphs.save(root / "models", "policy", graphs.acting(), '[chunk]\noutput = "actions"\ndt_ms = 20\n')
+    (pbtxt,) = [each.text for each in blocks("pbtxt")]
+    graphs.save(root / "models", "tracker", graphs.summing())
+    (root / "models" / "tracker" / "model.toml").unlink()
+    (root / "models" / "tracker" / "config.pbtxt").write_text(pbtxt)
     return root
 
 

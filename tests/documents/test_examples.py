@@ -22,6 +22,8 @@ import duly_load.cli.main
 import duly_sim.cli.main
 from duly.access.policy import read_policy
 from duly.models.repository import Repository
+from duly.models.toml_text import toml_text
+from duly.models.triton.config_pbtxt import settings_of
 from duly_client import Status
 from tests import graphs
 from tests.documents.conftest import LOCAL, run
@@ -47,7 +49,7 @@ FOR = {
     "LOG": "picture.jpg",
 }
 """Something that the reader might put in the place of a word in capitals."""
-ELSEWHERE = {"docs/openpi.md", "docs/zenoh.md", "docs/egodriver.md"}
+ELSEWHERE = {"docs/openpi.md", "docs/zenoh.md", "docs/egodriver.md", "docs/kserve.md"}
 """Pages whose examples are of the other side's software, or of a gateway's settings: tests/peers and tests/gateways."""
 RUN = ("duly models", "duly-sim run")
 """Commands of the examples that are quick, and are run, not only understood."""
@@ -114,6 +116,13 @@ def test_toml_is_a_model_toml(block: Piece, tmp_path: Path) -> None:
     versions, problems = Repository(tmp_path).scan()
     assert not problems
     assert len(versions[0].config.variants) == len(files)
+
+
+def test_config_pbtxt_is_the_model_toml_that_stands_below_it() -> None:
+    (pbtxt,) = blocks("pbtxt")
+    toml = next(each for each in blocks("toml") if each.page == pbtxt.page and each.line > pbtxt.line)
+    settings = settings_of(pbtxt.text, "tracker")
+    assert (toml_text(settings.config), settings.notes) == (toml.text, ())
 
 
 # ---- commands ----

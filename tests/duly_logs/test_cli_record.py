@@ -117,3 +117,24 @@ async def test_without_the_packages_it_says_which_to_install(tmp_path: Path, bef
         status, _, errors = await run(*given, "--server", target, before=before_packages)
     assert status == 1
     assert errors.endswith("duly: --record needs the module mcap, which is not installed: pip install 'duly[logs]'\n")
+
+
+async def test_text_is_recorded_and_can_be_replayed(tmp_path: Path) -> None:
+    lines, out, again = tmp_path / "reviews.txt", tmp_path / "out.mcap", tmp_path / "again.mcap"
+    lines.write_text("A GOOD film\ndull\n\n", "utf-8")
+    graphs.save(tmp_path / "models", "reviews", graphs.sorting_reviews())
+    async with serve(tmp_path / "models") as app:
+        own, more = ("--server", app.address), ("--backlog", "ALL", "--budget-ms", "60000")
+        status, text, errors = await run("stream", "reviews", *own, "--input", lines, *more, "--record", out)
+        assert status == 0, errors
+        assert ' ms  label "positive", scores float32[2]' in text.splitlines()[0]
+        assert [
+            output.texts for _, content in messages(out, "/duly/reviews/outcomes") for output in content.outputs
+        ] == [
+            *(["positive"], []),
+            *(["negative"], []),
+            *(["negative"], []),
+        ]
+        status, text, errors = await run("replay", out, "--model", "reviews", *own, "--speed", "max", "--write", again)
+        assert status == 0, errors
+        assert text.startswith("3 frames sent: 3 on time")

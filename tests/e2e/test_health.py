@@ -18,7 +18,7 @@ from tests.e2e.serving import serving
 Answer = health_pb2.HealthCheckResponse
 SERVING, NOT_SERVING, UNKNOWN = Answer.SERVING, Answer.NOT_SERVING, Answer.SERVICE_UNKNOWN
 SERVER, INFERENCE = "duly.v1.ServerService", "duly.v1.InferenceService"
-NAMES = ("", INFERENCE, "duly.v1.ModelService", SERVER, "double", "sum")
+NAMES = ("", INFERENCE, "duly.v1.ModelService", SERVER, "double", "sum", "inference.GRPCInferenceService")
 
 
 class Watch:

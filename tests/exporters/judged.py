@@ -62,6 +62,10 @@ def differences(exported: Exported, given: Tensors, expected: Tensors) -> Iterab
         got = given[name]
         if value.shape == (1, *got.shape):
             got = got[None]
+        if value.dtype.kind == "U":
+            if got.tolist() != value.tolist():
+                yield f"'{name}' is {got.tolist()}, the tool's is {value.tolist()}"
+            continue
         if (got.dtype, got.shape) != (value.dtype, value.shape):
             yield f"'{name}' is {got.dtype}{list(got.shape)}, the tool's is {value.dtype}{list(value.shape)}"
         elif not np.allclose(got, value, rtol=0, atol=tolerance(exported, value)):

@@ -21,9 +21,11 @@ FULL_INPUTS = 10_000_000
 """So many in all. Targets that are slower get fewer, those that are faster more."""
 SLOW = (
     "stream_messages",
+    "kserve_calls",
     "recordings",
     "server_settings",
     "model_settings",
+    "triton_settings",
     "policies",
     "tokens",
     "key_sets",

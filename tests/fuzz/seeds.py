@@ -11,11 +11,15 @@ from duly.rpc.local import layout
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
+from duly.worker.text import write_texts
 from tests.encoded_video import units
-from tests.fuzz.targets import TRUSTED, joined
+from tests.fuzz import kserve
+from tests.fuzz.pieces import joined
+from tests.fuzz.targets import TRUSTED
 from tests.rpc.common_messages import HEADS, common
 
 CORPUS = Path(__file__).parent / "corpus"
+TRITON_STORIES = Path(__file__).parents[1] / "models" / "triton" / "stories"
 
 
 def _frame(number: int, data: bytes = bytes(4), **fields: object) -> pb.Frame:
@@ -187,6 +191,14 @@ def seeds() -> dict[str, list[bytes]]:
             for kind in range(len(HEADS))
             for count in (1, 3)
         ],
+        "kserve_requests": kserve.request_seeds(),
+        "kserve_calls": kserve.call_seeds(),
+        "texts": [
+            b"\0\3" + write_texts(["", "zwölf", "a\0b"]),
+            b"\0\2" + write_texts(["ab"]) + struct.pack("<i", -1),
+            b"\0\1" + write_texts(["é"])[:-1],
+            b"\xff\xff" + bytes(12),
+        ],
         "local_frames": [
             *[_local_frames(tensor) for tensor in (_local_tensor(), _local_tensor(size=9999))],
             _local_row(),
@@ -205,6 +217,9 @@ def seeds() -> dict[str, list[bytes]]:
             model.encode() + b"\0\0cat\ndog\n",
             b"\0\0item {\n id: 1\n name: 'cat'\n}\n",
             b"\0\0- a\n- b\n",
+        ],
+        "triton_settings": [
+            story.read_bytes().partition(b"----\n")[0] for story in sorted(TRITON_STORIES.glob("*.txt"))
         ],
         "manifests": [
             f"{64 * 'a'}  model.onnx\n\\{64 * 'B'} *../model.toml\nSHA256 (x/w.bin) = {64 * '0'}\n".encode(),

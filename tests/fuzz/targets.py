@@ -2,12 +2,12 @@
 raises anything but what it says, or says what is not so.
 """
 
-import asyncio
 import contextlib
 import os
 import shutil
 import struct
 import tempfile
+import tomllib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,74 +24,69 @@ from duly.access.listeners import Listener
 from duly.access.policy import read_policy
 from duly.access.tls_files import read_tls
 from duly.core.types import BacklogPolicy
-from duly.models.config_file import read_config
+from duly.models.config_file import check_settings, read_config
 from duly.models.errors import BrokenModel
 from duly.models.labels import read_labels
 from duly.models.manifest import ManifestError, check_keys, check_signature, parse_manifest
 from duly.models.spec import Signature, TensorSpec
+from duly.models.toml_text import toml_text
+from duly.models.triton.config_pbtxt import read_pbtxt
 from duly.rpc.duly_v1.codec import FrameReader
+from duly.rpc.duly_v1.inference_service import STREAM_REQUEST
 from duly.rpc.duly_v1.opening import single_request, stream_request
 from duly.rpc.local import frames as local
 from duly.rpc.local.areas import FrameArea
-from duly.rpc.message_bounds import STREAM_REQUEST
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
+from duly.streams.inputs import InputChecks
 from duly.streams.ordering import OrderingPolicy
 from duly.streams.terms import stream_terms
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
+from duly.worker.decode import texts as read_text_input
 from duly.worker.errors import InvalidFrame as UnreadableFrame
 from duly.worker.errors import LoadError
 from duly.worker.external_data import take_in
 from duly.worker.picture_header import picture_header
 from duly.worker.picture_size import SCANS_MAX, beyond, picture_size
+from duly.worker.text import write_texts
 from duly.worker.video import VideoDecoders
 from duly.worker.video_units import pack
 from duly_client import local_wire, proxy, target
 from duly_client.convert import tensor_array
 from duly_client.errors import ProtocolError
+from duly_client.texts import text_bytes, texts_of
 from duly_client.types import advice_of, outcome_of, terms_of
 from tests.access.credentials import AUDIENCE, ISSUER, jwks
+from tests.fuzz.kserve import kserve_calls, kserve_requests, served
+from tests.fuzz.pieces import MESSAGES_MAX, parts, runner
 from tests.fuzz.surface import ONE_INPUT, SIGNATURE, Surface
 from tests.rpc.common_messages import HEADS
 from tests.rpc.common_messages import check as check_message
 from tests.streams.bench import LIMITS, version
 
-MESSAGES_MAX = 16
 TRUSTED = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINrwurehC1c23hKEn8hPTilyhOJPK5EEimiQm8SqlDyc"
 """A public key whose private one nobody has kept."""
 
 VIDEO_INPUT = TensorSpec(name="x", datatype="UINT8", shape=(-1, -1, 3), encodings=("H264", "HEVC"), pixels_max=1 << 16)
 
+TEXT = Signature(
+    inputs=(TensorSpec(name="x", datatype="STRING", shape=(-1,), bytes_max=1 << 20),),
+    outputs=(),
+    batch_sizes=(1,),
+    any_size=True,
+    stateful=False,
+)
+
 Target = Callable[[bytes], None]
-
-
-def parts(data: bytes, count_max: int) -> list[bytes]:
-    """Cuts data into pieces, each led by its length in two bytes, the last one as long as there is."""
-    found = []
-    while data and len(found) < count_max:
-        size = int.from_bytes(data[:2], "big")
-        found.append(data[2 : 2 + size])
-        data = data[2 + size :]
-    return found
-
-
-def joined(pieces: list[bytes]) -> bytes:
-    return b"".join(len(piece).to_bytes(2, "big") + piece for piece in pieces)
-
-
-@cache
-def _runner() -> asyncio.Runner:
-    """The loop of all targets that need one."""
-    return asyncio.Runner()
 
 
 def close() -> None:
     """Gives back what the targets have made."""
-    _runner().close()
-    for made in (_runner, _surface, _judge, _local_area):
+    runner().close()
+    for made in (runner, served, _surface, _judge, _local_area):
         made.cache_clear()
     shutil.rmtree(_scratch())
     _scratch.cache_clear()
@@ -99,7 +94,7 @@ def close() -> None:
 
 @cache
 def _surface(inputs: int) -> Surface:
-    return Surface(_runner(), ONE_INPUT if inputs == 1 else SIGNATURE)
+    return Surface(runner(), ONE_INPUT if inputs == 1 else SIGNATURE)
 
 
 @cache
@@ -151,6 +146,26 @@ def frame_payloads(data: bytes) -> None:
     assert size == sum(len(each.data) for each in payload)
     for each, spec in zip(payload, SIGNATURE.inputs, strict=True):
         assert len(each.data) <= spec.bytes_max, (spec, each)
+
+
+def texts(data: bytes) -> None:
+    """A tensor of text, after the number of its elements: the server and the client read the same, or neither does."""
+    count, data = int.from_bytes(data[:2], "big"), data[2:]
+    try:
+        frame = InputChecks(TEXT).tensor(0, "STRING", (count,), data)
+        array = read_text_input(memoryview(frame.data), "", frame.shape, TEXT.inputs[0])
+    except (InvalidFrame, UnreadableFrame) as error:
+        assert str(error).startswith("input 'x': "), error
+        array = None
+    try:
+        received = texts_of(data, (count,))
+    except ValueError:
+        received = None
+    if array is None or received is None:
+        assert array is received, (array, received)
+        return
+    assert array.tolist() == received.tolist()
+    assert write_texts(array.tolist()) == data == text_bytes(received)
 
 
 def common_frames(data: bytes) -> None:
@@ -312,6 +327,20 @@ def model_settings(data: bytes) -> None:
             assert str(folder) not in str(error), error
 
 
+def triton_settings(data: bytes) -> None:
+    """Triton's config.pbtxt, and the model.toml that says the same."""
+    folder = _scratch() / "triton"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.pbtxt").write_bytes(data)
+    try:
+        config = read_pbtxt(folder).config
+    except BrokenModel as error:
+        assert str(error).startswith("/config.pbtxt: ")
+        assert str(folder) not in str(error), error
+        return
+    assert check_settings(tomllib.loads(toml_text(config))) == config
+
+
 def manifests(data: bytes) -> None:
     """The list of what a version's files hold, its signature, and the keys that are trusted."""
     text, signature, keys = ([*data.split(b"\0\0"), b"", b""])[:3]
@@ -449,12 +478,12 @@ sha256 = "{64 * "a"}"
 """
     judge = Judge(read_policy(_file("known.toml", text.encode())))
     assert judge.keys is not None
-    _runner().run(judge.keys.start())
+    runner().run(judge.keys.start())
     return judge
 
 
 def _judged(judge: Judge, evidence: Evidence) -> str:
-    return _runner().run(judge.judge(evidence, Listener(admin=True))).rights.principal
+    return runner().run(judge.judge(evidence, Listener(admin=True))).rights.principal
 
 
 def tokens(data: bytes) -> None:
@@ -491,7 +520,10 @@ TARGETS: dict[str, Target] = {
         stream_messages,
         open_messages,
         frame_payloads,
+        texts,
         common_frames,
+        kserve_requests,
+        kserve_calls,
         local_frames,
         local_outcomes,
         worker_answers,
@@ -499,6 +531,7 @@ TARGETS: dict[str, Target] = {
         recordings,
         server_settings,
         model_settings,
+        triton_settings,
         manifests,
         picture_headers,
         video_units,

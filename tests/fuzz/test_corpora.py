@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.fuzz.pieces import joined, parts
 from tests.fuzz.seeds import CORPUS, seeds
-from tests.fuzz.targets import TARGETS, close, joined, parts
+from tests.fuzz.targets import TARGETS, close
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -33,6 +33,10 @@ def test_pictures_go_as_they_are() -> None:
     assert payload == {"x": b"\xff\xd8\xff"}
 
 
+def test_a_prompt_goes_as_it_is_to_a_model_of_text() -> None:
+    assert Observed().payload({"prompt": "fold it"}, [spec("prompt", "STRING", ())]) == {"prompt": "fold it"}
+
+
 def test_texts_become_their_place() -> None:
     observed = Observed(texts={"task": ["stop", "go"]})
     assert observed.payload({"task": "go"}, [spec("task", "INT64", (1,))])["task"].tolist() == [1]  # type: ignore[union-attr]

@@ -164,3 +164,26 @@ def test_settings_name_the_key(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(SettingsError) as told:
         read_settings(settings_file.read(tmp_path / "zenoh.toml"))
     assert words in str(told.value)
+
+
+def test_text_and_bf16_go_both_ways() -> None:
+    words = spec(datatype="STRING", shape=(-1,))
+    data = b"\1\0\0\0a\2\0\0\0\xc3\xa9"
+    payload = payload_of("zenoh/bytes;STRING[2]", data, [words])
+    assert isinstance(payload, np.ndarray)
+    assert payload.tolist() == ["a", "é"]
+    for encoding, words_of_it in (
+        ("zenoh/bytes", "say the sample's shape"),
+        ("zenoh/bytes;STRING[3]", "there are fewer"),
+    ):
+        with pytest.raises(BadSample, match=words_of_it):
+            payload_of(encoding, data, [words])
+    message = pb.Outcome(frame_id=1, status=pb.OUTCOME_STATUS_ON_TIME)
+    message.outputs.add(name="label", datatype=tensor_pb2.DATA_TYPE_STRING, shape=[2], data=data)
+    message.outputs.add(name="half", datatype=tensor_pb2.DATA_TYPE_BF16, shape=[1], data=b"\xc0\x3f")
+    outcome = outcome_of(message, 0)
+    told = json.loads(samples.outcome_json(outcome, "k"))["outputs"]
+    assert told["label"] == {"datatype": "STRING", "shape": [2], "values": ["a", "é"]}
+    assert told["half"] == {"datatype": "BF16", "shape": [1], "values": [1.5]}
+    written = pb.Outcome.FromString(samples.outcome_protobuf(outcome)).outputs
+    assert [(each.datatype, each.data) for each in written] == [(each.datatype, each.data) for each in message.outputs]

@@ -195,9 +195,9 @@ def test_what_its_author_keeps_beside_the_versions_is_harmless(tmp_path: Path) -
     )
 
 
-def test_settings_of_triton_are_named(tmp_path: Path) -> None:
-    put(tmp_path, "m/1/model.onnx", "m/config.pbtxt")
-    reason = "m/config.pbtxt: is Triton's and not read; what the graph does not say stands in model.toml"
+def test_settings_of_triton_are_named_beside_those_that_are_read(tmp_path: Path) -> None:
+    put(tmp_path, "m/1/model.onnx", "m/config.pbtxt", "m/model.toml")
+    reason = "m/config.pbtxt: is not read beside model.toml, which says all of the model's settings"
     assert scan(tmp_path) == (["m/1"], [], [reason])
 
 

@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError
 
 from duly.rpc.duly_v1 import common_frames
 from duly.rpc.duly_v1.common_frames import FrameAt, as_frame, head_of
-from duly.rpc.message_bounds import STREAM_REQUEST
+from duly.rpc.duly_v1.inference_service import STREAM_REQUEST
 from duly.rpc.varints import varint
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2

@@ -6,14 +6,13 @@ from random import Random
 import pytest
 from google.protobuf.message import DecodeError
 
+from duly.rpc.duly_v1.inference_service import INFER_REQUEST, STREAM_REQUEST
 from duly.rpc.message_bounds import (
     FIELDS_MAX,
     FRAMES_MAX,
-    INFER_REQUEST,
     NUMBERS_MAX,
     PART_BYTES,
     SHORT_BYTES,
-    STREAM_REQUEST,
     MessageBounds,
     check_frames,
 )

@@ -27,16 +27,19 @@ class FakeLane:
         self.model = model
         self.lane = lane
         self.running: list[tuple[DispatchBatch, Sequence[Sequence[InputData]]]] = []
+        self.last: frozenset[int] = frozenset()
+        """Which frames of the batch that runs are the last of their streams."""
         self.warming: list[WarmLane] = []
         self.forgotten: list[int] = []
         self.roused = 0
         self.gone = False
 
-    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]], last: frozenset[int]) -> bool:
         if self.gone:
             return False
         assert not self.running, "one batch at a time"
         self.running.append((action, payloads))
+        self.last = last
         return True
 
     def warm(self, action: WarmLane) -> bool:

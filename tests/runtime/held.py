@@ -19,10 +19,12 @@ def take(
     budget_ns: int,
     data: bytes,
     shape: tuple[int, ...] = (1,),
+    last: bool = False,
 ) -> None:
-    """Gives the driver a frame that arrives now."""
+    """Gives the driver a frame that arrives now. `last`: whether it is said to be the last of its stream."""
     now_ns = clock()
     frame = Frame(next(driver.seqs), stream_id, frame_id, model, now_ns + budget_ns)
     payload = [InputData(0, shape, data)]
     held = HeldFrame(frame, StreamClass.STANDARD, SIGNATURE, now_ns, 0, payload=payload, size_bytes=len(data))
+    held.last = last
     driver.take_frame(held)

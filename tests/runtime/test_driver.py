@@ -102,6 +102,21 @@ async def test_a_result_reaches_its_stream_and_its_payload_is_forgotten(bench: B
     assert not outcome.held.payload, "outcomes may wait long for a client that does not read"
 
 
+async def test_the_worker_hears_which_frames_are_the_last_of_their_streams(bench: Bench) -> None:
+    ids = [bench.driver.open_stream(Stream(), TERMS) for _ in range(3)]
+    for frame_id, marks in ((1, True), (2, False)):
+        for stream_id in ids:
+            last = marks and stream_id == ids[1]
+            take(bench.driver, bench.clock, stream_id, frame_id, "m/1", 50 * MS, bytes([stream_id]), last=last)
+        bench.driver.submit(TimerFired())
+        heard = []
+        while bench.lane.running:
+            ((action, _),) = bench.lane.running
+            heard += [action.frames[index].stream_id for index in bench.lane.last]
+            bench.lane.end(bench.driver)
+        assert heard == ([ids[1]] if marks else [])
+
+
 async def test_the_next_batch_starts_before_outcomes_are_handed_over(bench: Bench) -> None:
     order: list[str] = []
 

@@ -110,3 +110,32 @@ def test_each_input_comes_once_and_by_its_name() -> None:
         both.put(payload, 0, both.tensor(0, "FP32", (2,), bytes(8)))  # type: ignore[arg-type]
     with pytest.raises(InvalidFrame, match="input 'any' is missing; the model takes 'x', 'any'"):
         both.complete(payload)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "text"),
+    [
+        ((2, 3), 23, "23 bytes, STRING[2, 3] takes at least 24"),
+        ((0, 3), 1, "1 bytes, STRING[0, 3] takes at least 0"),
+        ((1, 3), 1_000_001, "1000001 bytes, at most 1000000 are taken"),
+        ((30_000, 3), 360_000, "90,000 elements of text, at most 65,536 are taken"),
+        ((30_000, 3), 400_000, "90,000 elements of text, at most 65,536 are taken"),
+        ((1 << 30, 3), 12, "takes at least 12884901888"),
+        ((1, 4), 16, "shape [1, 4], the model takes [-1, 3]"),
+    ],
+)
+def test_text_that_does_not_fit_is_named(shape: tuple[int, ...], size: int, text: str) -> None:
+    words = TensorSpec(name="x", datatype="STRING", shape=(-1, 3), bytes_max=1_000_000)
+    with pytest.raises(InvalidFrame) as caught:
+        checks(words).tensor(0, "STRING", shape, bytes(size))
+    assert text in str(caught.value)
+
+
+def test_few_texts_have_the_room_of_their_input() -> None:
+    words = checks(TensorSpec(name="x", datatype="STRING", shape=(-1, 3), bytes_max=30))
+    for size in (12, 13, 30):
+        assert len(words.tensor(0, "", (1, 3), bytes(size)).data) == size
+    with pytest.raises(InvalidFrame, match="36 bytes, at most 30 are taken"):
+        words.tensor(0, "", (3, 3), bytes(36))
+    fixed = checks(TensorSpec(name="x", datatype="STRING", shape=(2,), bytes_max=30))
+    assert fixed.tensor(0, "", (), bytes(20)).shape == (2,)

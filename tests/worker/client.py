@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from duly.models.repository import ModelVersion, Repository
-from duly.models.spec import Signature
+from duly.models.spec import Signature, TensorSpec
 from duly.worker import channel
-from duly.worker.dtypes import DTYPES
+from duly.worker.dtypes import DTYPES, TEXT, text_array
 from duly.worker.slot_layout import layout
+from duly.worker.text import read_texts, write_texts
 
 Array = npt.NDArray[Any]
 TIMEOUT_S = 60.0
@@ -25,7 +27,9 @@ TIMEOUT_S = 60.0
 @dataclass(frozen=True)
 class Encoded:
     format: str
+    """Empty: it claims to be a tensor."""
     data: bytes
+    shape: tuple[int, ...] = ()
 
 
 @dataclass
@@ -63,6 +67,17 @@ def load_body(version: ModelVersion, lane: str = "cpu:0", threads: int = 1) -> d
         "threads": threads,
         "digests": dict(version.digests),
     }
+
+
+def payload_of(array: Array) -> bytes:
+    """The bytes of an array as clients send it."""
+    return write_texts(array.ravel().tolist()) if array.dtype == TEXT else array.tobytes()
+
+
+def output_of(spec: TensorSpec, data: bytes, shape: tuple[int, ...]) -> Array:
+    if spec.is_text:
+        return text_array(read_texts(data, prod(shape)), shape)
+    return np.frombuffer(data, DTYPES[spec.datatype]).reshape(shape)
 
 
 class Worker:
@@ -104,9 +119,12 @@ class Worker:
         resets: Sequence[bool] = (),
         slot: int = 0,
         variant: int = 0,
+        last: Collection[int] = (),
     ) -> list[Outcome]:
-        """Runs one batch; each frame is one value for each input. Raises BatchFailed."""
-        self.send_run(frames, streams, resets, slot, variant)
+        """Runs one batch; each frame is one value for each input. `last`: frames, by index, that are the last of their
+        streams. Raises BatchFailed.
+        """
+        self.send_run(frames, streams, resets, slot, variant, last)
         return self.receive_done()
 
     def send_run(
@@ -116,6 +134,7 @@ class Worker:
         resets: Sequence[bool] = (),
         slot: int = 0,
         variant: int = 0,
+        last: Collection[int] = (),
     ) -> None:
         self.batch_id += 1
         entries = []
@@ -123,14 +142,14 @@ class Worker:
             refs: list[channel.TensorRef] = []
             for base, spec, value in zip(self._input_bases, self.signature.inputs, values, strict=True):
                 offset = base + index * spec.bytes_max
-                data = value.data if isinstance(value, Encoded) else value.tobytes()
+                data = value.data if isinstance(value, Encoded) else payload_of(value)
                 encoding = channel.ENCODINGS.index(value.format) if isinstance(value, Encoded) else 0
-                shape = () if isinstance(value, Encoded) else value.shape
+                shape = value.shape
                 self.region.inputs[slot][offset : offset + len(data)] = data
                 refs.append((offset, len(data), encoding, shape))
             stream = streams[index] if streams else index
             entries.append((stream, bool(resets and resets[index]), refs))
-        self.socket.send(channel.encode_run(channel.Run(self.batch_id, slot, entries, variant)))
+        self.socket.send(channel.encode_run(channel.Run(self.batch_id, slot, entries, variant, frozenset(last))))
 
     def warm(self, slot: int = 0, variant: int = 0) -> None:
         """Has the worker run a frame of its own. Raises BatchFailed."""
@@ -152,7 +171,7 @@ class Worker:
         outcomes = []
         for index, (status, refs) in enumerate(done.frames):
             outputs = {
-                spec.name: np.frombuffer(bytes(area[offset : offset + length]), DTYPES[spec.datatype]).reshape(shape)
+                spec.name: output_of(spec, bytes(area[offset : offset + length]), shape)
                 for spec, (offset, length, _, shape) in zip(self.signature.outputs, refs, strict=status == channel.OK)
             }
             outcomes.append(Outcome(status, done.reasons.get(index, ""), outputs))

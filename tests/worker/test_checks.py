@@ -92,3 +92,24 @@ def test_what_is_no_sample_says_so(tmp_path: Path, junk: bytes) -> None:
     (tmp_path / "m/1/checks").mkdir()
     (tmp_path / "m/1/checks/a.npz").write_bytes(junk)
     assert checked(tmp_path).startswith("m/1/checks/a.npz: is no .npz file of plain numbers")
+
+
+def test_a_sample_states_text(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "m", graphs.joining_texts(("N", 2)))
+    arrays = {"input.x": np.array(["a", "é"]), "output.y": np.array(["aa", "éé"])}
+    sample(tmp_path / "m/1/checks", arrays)
+    assert checked(tmp_path) == ""
+    sample(tmp_path / "m/1/checks", arrays | {"output.y": np.array(["aa", "ée"])})
+    assert "output 'y' disagrees in 1 of 2 texts: [1] is 'éé', the sample states 'ée'" in checked(tmp_path)
+    sample(tmp_path / "m/1/checks", arrays | {"input.x": np.zeros(2)})
+    assert "input.x is float64, the model takes str" in checked(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, "V2"])
+def test_a_sample_states_bf16(tmp_path: Path, kind: object) -> None:
+    graphs.save(tmp_path, "m", graphs.doubling_halves())
+    one, two = np.full(4, 0x3F80, np.uint16), np.full(4, 0x4000, np.uint16)
+    sample(tmp_path / "m/1/checks", {"input.x": one.view(kind), "output.y": two.view(kind)})
+    assert checked(tmp_path) == ""
+    sample(tmp_path / "m/1/checks", {"input.x": one.view(kind), "output.y": one.view(kind)})
+    assert "[0] is 2, the sample states 1" in checked(tmp_path)

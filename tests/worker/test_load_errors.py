@@ -97,6 +97,14 @@ def one_node(op_type: str, kind: int = TensorProto.FLOAT, *, opset: int = 17, do
             one_node("Relu", TensorProto.STRING),
             r"is not a valid graph: Type 'tensor\(string\)' of input parameter \(x\) of operator \(Relu\) .* invalid;",
         ),
+        (
+            graphs.model(
+                [helper.make_node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="xx_XX")],
+                [graphs.value("x", ["N"], TensorProto.STRING)],
+                [graphs.value("y", ["N"], TensorProto.STRING)],
+            ),
+            r"needs the locale xx_XX for upper and lower case, which this machine does not have; install it",
+        ),
     ],
 )
 def test_graph_that_the_runtime_refuses(tmp_path: Path, proto: onnx.ModelProto, reason: str) -> None:

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from duly.models.spec import Encoding, Gray, Layout, Normalise, Resize, Step, TensorSpec, YoloV2, op_of
+from duly.models.spec import Encoding, TensorSpec, YoloV2
+from duly.models.steps import Gray, Layout, Normalise, Resize, Step, op_of
 from duly.worker.channel import SENT_ENCODINGS
 from duly.worker.decode import ENCODINGS
 from duly.worker.errors import LoadError

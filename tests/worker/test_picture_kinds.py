@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from duly.models.spec import Layout, Normalise, Resize, TensorSpec
+from duly.models.spec import TensorSpec
+from duly.models.steps import Layout, Normalise, Resize
 from duly.worker import picture_header as headers
 from duly.worker.channel import INVALID, OK
 from duly.worker.dtypes import DTYPES, Array

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duly.models.spec import Layout, Normalise, Resize, TensorSpec
+from duly.models.spec import TensorSpec
+from duly.models.steps import Layout, Normalise, Resize
 from duly.worker.dtypes import Array
 from duly.worker.errors import InvalidFrame
 from duly.worker.ops.operation import WHOLE_PICTURE

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from duly.models.spec import Layout, Normalise, Resize, TensorSpec
+from duly.models.spec import TensorSpec
+from duly.models.steps import Layout, Normalise, Resize
 from duly.worker.channel import INVALID, OK, ROW, ROW_HEAD, Region, Run
 from duly.worker.errors import InvalidFrame
 from duly.worker.ops.order import PREPROCESS

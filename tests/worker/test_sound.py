@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from duly.models.spec import Normalise, TensorSpec, Window
+from duly.models.spec import TensorSpec
+from duly.models.steps import Normalise, Window
 from duly.worker.dtypes import Array
 from duly.worker.errors import InvalidFrame
 from duly.worker.ops.order import PREPROCESS

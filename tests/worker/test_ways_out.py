@@ -70,17 +70,6 @@ UNSENDABLE = {
         ),
         "a list of tensors",
     ),
-    "text": (
-        with_output(value("word", ["N", 3], TEXT), helper.make_node("Cast", ["x"], ["word"], to=TEXT)),
-        "text is not taken",
-    ),
-    "bfloat16": (
-        with_output(
-            value("half", ["N", 3], TensorProto.BFLOAT16),
-            helper.make_node("Cast", ["x"], ["half"], to=TensorProto.BFLOAT16),
-        ),
-        "bfloat16 is not taken",
-    ),
     "optional": (
         with_output(
             values(helper.make_optional_type_proto(helper.make_tensor_type_proto(FP32, ["N", 3])), "maybe"),
@@ -131,11 +120,12 @@ def test_several_such_outputs_take_one_line_and_states_and_tables_stay(tmp_path:
     nodes = [
         helper.make_node("Add", ["x", "s"], ["s_next"]),
         helper.make_node("Identity", ["s_next"], ["y"]),
-        helper.make_node("Cast", ["x"], ["word"], to=TEXT),
+        helper.make_node("SplitToSequence", ["x"], ["parts"], axis=0),
         helper.make_node("ReduceSum", ["x"], ["loss"], keepdims=0),
         helper.make_node("Neg", ["x"], ['z"/z:0']),
     ]
-    outputs = [value("word", ["N", 3], TEXT), value("loss", []), value("y", ["N", 3]), value('z"/z:0', ["N", 3])]
+    parts = values(helper.make_sequence_type_proto(tensor_type()), "parts")
+    outputs = [parts, value("loss", []), value("y", ["N", 3]), value('z"/z:0', ["N", 3])]
     inputs = [value("x", ["N", 3]), value("s", ["N", 3])]
     proto = graphs.model(nodes, inputs, [*outputs, value("s_next", ["N", 3])])
     loaded, lines = load_as_advised(tmp_path, proto, '[[state]]\ninput = "s"\noutput = "s_next"\n')
@@ -254,8 +244,6 @@ def test_an_extent_that_nothing_tells_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (tensor_type(TEXT), "text is not taken; export the numbers that stand for it"),
-        (helper.make_tensor_type_proto(TensorProto.BFLOAT16, ["N", 3]), "bfloat16 is not taken, since NumPy has none"),
         (
             helper.make_tensor_type_proto(TensorProto.FLOAT8E4M3FN, ["N"]),
             "float8e4m3fn is not taken; export it as FP16",

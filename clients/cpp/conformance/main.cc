@@ -51,6 +51,14 @@ std::vector<T> numbers(const Struct& json, const std::string& key) {
     return result;
 }
 
+std::vector<std::string> texts(const Struct& json, const std::string& key) {
+    std::vector<std::string> result;
+    if (const Value* list = found(json, key)) {
+        for (const Value& value : list->list_value().values()) result.push_back(value.string_value());
+    }
+    return result;
+}
+
 Value of(double value) {
     Value result;
     result.set_number_value(value);
@@ -161,7 +169,16 @@ void say_outcome(const duly::Outcome& outcome) {
     for (const duly::Tensor& tensor : outcome.outputs) {
         std::size_t count = 0;
         std::vector<double> values;
-        if (tensor.type == duly::DataType::fp32) {
+        if (const auto texts = tensor.texts()) {
+            (*outputs.mutable_fields())[tensor.name] = of(*texts);
+            continue;
+        }
+        if (tensor.type == duly::DataType::bf16) {
+            const auto* elements = tensor.as<std::uint16_t>(&count);
+            for (std::size_t nth = 0; elements != nullptr && nth < count; ++nth) {
+                values.push_back(duly::from_bfloat16(elements[nth]));
+            }
+        } else if (tensor.type == duly::DataType::fp32) {
             const float* elements = tensor.as<float>(&count);
             if (elements != nullptr) values.assign(elements, elements + count);
         } else {
@@ -277,8 +294,14 @@ private:
         const std::vector<float> values = numbers<float>(command, "values");
         const std::string data = base64(text(command, "data"));
         std::vector<std::int64_t> shape = numbers<std::int64_t>(command, "shape");
-        if (shape.empty()) shape.push_back(static_cast<std::int64_t>(values.size()));
+        const std::vector<std::string> written = texts(command, "texts");
+        const std::string text_data = duly::text_data(written);
+        std::vector<std::uint16_t> halves;
+        for (const float value : values) halves.push_back(duly::to_bfloat16(value));
+        if (shape.empty()) shape.push_back(static_cast<std::int64_t>(values.size() + written.size()));
         duly::Input input = duly::floats(values.data(), shape);
+        if (text(command, "dtype") == "BF16") input = duly::bfloat16s(halves.data(), shape);
+        if (found(command, "texts") != nullptr) input = duly::texts(text_data, shape);
         const std::string format = text(command, "format");
         if (format == "PNG") input = duly::png(data.data(), data.size());
         if (format == "JPEG") input = duly::jpeg(data.data(), data.size());

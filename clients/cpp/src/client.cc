@@ -61,26 +61,6 @@ const Tensor* Outcome::output(const std::string& name) const {
     return nullptr;
 }
 
-Input jpeg(const void* data, std::size_t size) { return Input{data, size, Encoding::jpeg, {}, {}, {}}; }
-Input png(const void* data, std::size_t size) { return Input{data, size, Encoding::png, {}, {}, {}}; }
-
-namespace {
-
-Input array(const void* data, std::size_t element, DataType type, std::vector<std::int64_t> shape) {
-    for (const std::int64_t extent : shape) element *= static_cast<std::size_t>(extent);
-    return Input{data, element, Encoding::unspecified, type, std::move(shape), {}};
-}
-
-}  // namespace
-
-Input floats(const float* values, std::vector<std::int64_t> shape) {
-    return array(values, sizeof(float), DataType::fp32, std::move(shape));
-}
-
-Input bytes(const std::uint8_t* values, std::vector<std::int64_t> shape) {
-    return array(values, 1, DataType::uint8, std::move(shape));
-}
-
 const char* name_of(Class value) {
     return name_in(v1::StreamClass_descriptor(), static_cast<int>(value), "STREAM_CLASS_");
 }

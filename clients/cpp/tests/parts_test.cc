@@ -1,4 +1,5 @@
 // Tests of the parts that need no server. What a case of the table shows stands there.
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
@@ -43,6 +44,38 @@ void what_is_kept_back_waits_for_earlier_frames_where_the_order_is_that_of_arriv
     frames.cancel_in_flight(5, "connection lost");
     for (std::uint64_t id = 1; id <= 4; ++id) CHECK(frames.take().id == id);
     CHECK(!frames.has_unread());
+}
+
+duly::Tensor tensor(duly::DataType type, std::string data) {
+    duly::Tensor tensor;
+    tensor.type = type;
+    tensor.data = std::move(data);
+    return tensor;
+}
+
+void text_comes_back_as_it_was() {
+    const std::vector<std::string> texts = {"", "zw\xc3\xb6lf", std::string("a\0b", 3)};
+    const std::string data = duly::text_data(texts);
+    CHECK(data.substr(0, 8) == std::string("\0\0\0\0\6\0\0\0", 8));
+    CHECK(tensor(duly::DataType::string, data).texts() == texts);
+    CHECK(!tensor(duly::DataType::uint8, data).texts());
+    const duly::Input input = duly::texts(data, {3});
+    CHECK(input.data == data.data() && input.size == data.size() && input.type == duly::DataType::string);
+}
+
+void text_that_lies_is_none() {
+    for (const std::string& data : {std::string("\1"), std::string("\5\0\0\0ab", 6), std::string("\xff\xff\xff\xff")}) {
+        CHECK(!tensor(duly::DataType::string, data).texts());
+    }
+}
+
+void bfloat16_is_rounded_to_the_nearest_even() {
+    for (const float number : {1.0f, -2.5f, 0.0f, HUGE_VALF}) {
+        CHECK(duly::from_bfloat16(duly::to_bfloat16(number)) == number);
+    }
+    CHECK(duly::from_bfloat16(duly::to_bfloat16(1 + 1 / 256.0f)) == 1);
+    CHECK(duly::from_bfloat16(duly::to_bfloat16(1 + 3 / 256.0f)) == 1 + 4 / 256.0f);
+    CHECK(std::isnan(duly::from_bfloat16(duly::to_bfloat16(std::nanf("")))));
 }
 
 void an_outcome_comes_once() {
@@ -90,6 +123,9 @@ void only_a_clock_that_was_set_moves() {
 
 int main() {
     what_is_kept_back_waits_for_earlier_frames_where_the_order_is_that_of_arrival();
+    text_comes_back_as_it_was();
+    text_that_lies_is_none();
+    bfloat16_is_rounded_to_the_nearest_even();
     an_outcome_comes_once();
     credit_counts_frames_and_bytes_but_a_large_frame_may_go_alone();
     only_a_clock_that_was_set_moves();

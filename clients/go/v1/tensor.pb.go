@@ -23,7 +23,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Element type of a tensor. On the wire every element is little-endian.
+// Element type of a tensor. On the wire every element is little-endian. A number that a client does not know is of a
+// newer server: its tensors have to be left alone.
 type DataType int32
 
 const (
@@ -53,6 +54,12 @@ const (
 	DataType_DATA_TYPE_FP32 DataType = 11
 	// Floating point, 64 bits (IEEE 754 binary64).
 	DataType_DATA_TYPE_FP64 DataType = 12
+	// Text, each element of a length of its own: its bytes' number as an unsigned integer of 32 bits, little-endian, then
+	// so many bytes of UTF-8. An element may be empty and may hold the character 0. Elements follow each other with nothing
+	// between them or behind the last one; whatever is otherwise is INVALID, and so is a tensor of more than 65,536 elements.
+	DataType_DATA_TYPE_STRING DataType = 13
+	// Floating point, 16 bits: the upper half of binary32, with its 8 bits of exponent (bfloat16).
+	DataType_DATA_TYPE_BF16 DataType = 14
 )
 
 // Enum value maps for DataType.
@@ -71,6 +78,8 @@ var (
 		10: "DATA_TYPE_FP16",
 		11: "DATA_TYPE_FP32",
 		12: "DATA_TYPE_FP64",
+		13: "DATA_TYPE_STRING",
+		14: "DATA_TYPE_BF16",
 	}
 	DataType_value = map[string]int32{
 		"DATA_TYPE_UNSPECIFIED": 0,
@@ -86,6 +95,8 @@ var (
 		"DATA_TYPE_FP16":        10,
 		"DATA_TYPE_FP32":        11,
 		"DATA_TYPE_FP64":        12,
+		"DATA_TYPE_STRING":      13,
+		"DATA_TYPE_BF16":        14,
 	}
 )
 
@@ -198,7 +209,8 @@ type Tensor struct {
 	Datatype DataType `protobuf:"varint,2,opt,name=datatype,proto3,enum=duly.v1.DataType" json:"datatype,omitempty"`
 	// Extent of each dimension, without the batch dimension. In a frame it may be empty where the model's shape is fixed.
 	Shape []int64 `protobuf:"varint,3,rep,packed,name=shape,proto3" json:"shape,omitempty"`
-	// Elements, row-major, little-endian; exactly the product of `shape` times the element's size in bytes.
+	// Elements, row-major, little-endian; exactly the product of `shape` times the element's size in bytes. For STRING,
+	// the elements as they follow each other, and so of any length.
 	Data          []byte `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -449,7 +461,7 @@ const file_duly_v1_tensor_proto_rawDesc = "" +
 	"\x0fencoded_formats\x18\x04 \x03(\x0e2\x16.duly.v1.EncodedFormatR\x0eencodedFormats\x12\x16\n" +
 	"\x06labels\x18\x05 \x03(\tR\x06labels\x12$\n" +
 	"\x0esample_rate_hz\x18\x06 \x01(\x05R\fsampleRateHz\x12\x16\n" +
-	"\x06finite\x18\a \x01(\bR\x06finite*\x9f\x02\n" +
+	"\x06finite\x18\a \x01(\bR\x06finite*\xc9\x02\n" +
 	"\bDataType\x12\x19\n" +
 	"\x15DATA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eDATA_TYPE_BOOL\x10\x01\x12\x13\n" +
@@ -464,7 +476,9 @@ const file_duly_v1_tensor_proto_rawDesc = "" +
 	"\x0eDATA_TYPE_FP16\x10\n" +
 	"\x12\x12\n" +
 	"\x0eDATA_TYPE_FP32\x10\v\x12\x12\n" +
-	"\x0eDATA_TYPE_FP64\x10\f*\xca\x01\n" +
+	"\x0eDATA_TYPE_FP64\x10\f\x12\x14\n" +
+	"\x10DATA_TYPE_STRING\x10\r\x12\x12\n" +
+	"\x0eDATA_TYPE_BF16\x10\x0e*\xca\x01\n" +
 	"\rEncodedFormat\x12\x1e\n" +
 	"\x1aENCODED_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ENCODED_FORMAT_JPEG\x10\x01\x12\x16\n" +

@@ -19,12 +19,15 @@ export { type SendOptions, type Stream } from "./stream.js";
 export {
   encoded,
   Encoded,
+  fromBfloat16,
   tensor,
   Tensor,
+  toBfloat16,
   type DataType,
   type Elements,
   type Encoding,
   type Payload,
+  type TypedElements,
   type Value,
 } from "./tensors.js";
 export {

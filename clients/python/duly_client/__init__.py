@@ -13,6 +13,7 @@ Every frame sent is answered by exactly one outcome. `BlockingClient` is for pro
 from duly_client.forked import ForkedError  # it comes before all that imports gRPC
 
 # isort: split
+from duly_client.bfloat16 import BFLOAT16, to_bfloat16, to_float32
 from duly_client.blocking import BlockingClient, BlockingStream
 from duly_client.client import Client
 from duly_client.clock import ClockEstimate
@@ -35,6 +36,7 @@ from duly_client.stream import Stream
 from duly_client.types import Advice, Chunk, FusedFrame, Fusion, Outcome, Status, StreamTerms, TensorSpec, Timing
 
 __all__ = [
+    "BFLOAT16",
     "ActivationRefused",
     "Advice",
     "BlockingClient",
@@ -63,4 +65,6 @@ __all__ = [
     "TensorSpec",
     "Timing",
     "Tls",
+    "to_bfloat16",
+    "to_float32",
 ]

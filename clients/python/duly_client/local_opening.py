@@ -112,5 +112,5 @@ def _shared(message: bytes, fds: list[int], target: str) -> Shared:
 
 def _frame_bytes(opened: inference_pb2.StreamOpened) -> int:
     """Returns how many bytes a frame takes, as far as the model fixes its shapes."""
-    fixed = [spec for spec in opened.inputs if min(spec.shape, default=0) >= 0]
+    fixed = [spec for spec in opened.inputs if min(spec.shape, default=0) >= 0]  # text counts for nothing
     return sum(aligned(prod(spec.shape) * element_bytes(spec.datatype)) for spec in fixed)

@@ -229,13 +229,15 @@ class Stream:
 
         `shape`: None stands for the model's own. `name`: of the input, where the model has several; these are copied
         all the same. Waits while there is no room, as `send` does, and raises the same. Raises ValueError where the
-        model has no such input, or the shape is not stated and open.
+        model has no such input or it takes text, or the shape is not stated and open.
         """
         self._check_entered()
         terms = self.opened
         spec = next((spec for spec in terms.inputs if name in (None, spec.name)), None)
         if spec is None or (name is None and len(terms.inputs) > 1):
             raise ValueError(f"name={name!r}: expected one of {', '.join(spec.name for spec in terms.inputs)}")
+        if spec.datatype == "STRING":
+            raise ValueError(f"input {spec.name!r} takes text, which has no size before it is there: send it")
         shape = spec.shape if shape is None else shape
         if min(shape, default=0) < 0:
             raise ValueError(f"shape: state it, input {spec.name!r} takes {list(spec.shape)}")

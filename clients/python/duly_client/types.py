@@ -28,8 +28,8 @@ ENCODINGS: dict[int, Encoding] = {
 }
 """Formats of encoded payloads, by their number on the wire."""
 
-Value = Array | bytes | bytearray | memoryview
-"""One input of a frame: an array, or an encoded picture, access unit of video, or sound."""
+Value = Array | str | bytes | bytearray | memoryview
+"""One input of a frame: an array, one text, or an encoded picture, access unit of video, or sound."""
 Payload = Value | Mapping[str, Value]
 """A frame: one value for the model's only input, or values by input name."""
 
@@ -298,6 +298,7 @@ class TensorSpec:
     datatype: str
     """Element type as the protocol names it: FP32, UINT8, …"""
     dtype: np.dtype[Any]
+    """Element type of NumPy: object for STRING, whose elements are str, and `duly_client.BFLOAT16` for BF16."""
     shape: tuple[int, ...]
     """Extent of each dimension, without the batch dimension; -1: any."""
     encodings: tuple[Encoding, ...] = ()

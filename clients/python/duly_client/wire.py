@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from duly.v1 import inference_pb2, tensor_pb2
+from duly_client.bfloat16 import BFLOAT16
 from duly_client.convert import DATATYPES, Array, datatype_of, spelled
+from duly_client.texts import TEXT_KINDS, text_bytes
 from duly_client.types import ENCODINGS, Encoding, Payload, TensorSpec, Value
 
 FRAME_FIELDS_BYTES_MAX = 64
@@ -35,6 +37,9 @@ _ENCODED_DATA = b"\x1a"
 _new = tuple.__new__
 """Makes what has names in half of the time that calling its class takes."""
 _FORMATS = {name: tensor_pb2.EncodedFormat.Name(number) for number, name in ENCODINGS.items()}
+_NUMBERS = DATATYPES.keys() - {BFLOAT16}
+"""The element types whose arrays go on the wire as NumPy has them in memory."""
+_STRING = int(tensor_pb2.DATA_TYPE_STRING)
 _KINDS = {dtype: int(tensor_pb2.DataType.Value(datatype_of(dtype))) for dtype in DATATYPES}
 _MAGIC: tuple[tuple[bytes, Encoding], ...] = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
 _UNLIKE_ANY = ("PCM_S16LE", "MJPEG", "H264", "HEVC")
@@ -109,7 +114,7 @@ def inputs_of(payload: Payload, encoding: Encoding | None, specs: Sequence[Tenso
 
 def alike_of(payloads: Array | Sequence[Payload], specs: Sequence[TensorSpec]) -> Alike | None:
     """Looks at whether all payloads are arrays just as the model's only input takes them; None: they are not."""
-    if len(specs) != 1 or len(payloads) == 0:
+    if len(specs) != 1 or len(payloads) == 0 or specs[0].dtype not in _NUMBERS:
         return None
     spec = specs[0]
     shape, dtype = spec.shape, spec.dtype
@@ -150,7 +155,15 @@ def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSp
         dtype, shape = value.dtype, value.shape
         if spec is not None and (dtype != spec.dtype or shape != spec.shape):
             shape = _fitted_shape(value, spec)
-        array = value if dtype in DATATYPES and value.flags.c_contiguous else _plain(value)
+        if dtype in _NUMBERS and value.flags.c_contiguous:
+            array = value
+        elif dtype.kind in TEXT_KINDS:
+            return _text_of(name, value, shape)
+        elif dtype == BFLOAT16:
+            head, size, described = _tensor_parts(name, dtype, shape)
+            return Inputs((head, np.ascontiguousarray(value).view(np.uint16)), size, described)
+        else:
+            array = _plain(value)
         head, size, described = _tensor_parts(name, array.dtype, shape)
         return _new(Inputs, ((head, array), size, described))
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -159,8 +172,27 @@ def _input_of(name: str, value: Value, encoding: Encoding | None, spec: TensorSp
         head = _encoded_head(name, found, len(data))
         kind = ENCODED + tensor_pb2.EncodedFormat.Value(_FORMATS[found])
         return Inputs((head, data), len(head) + len(data), ((name, kind, ()),))
-    expected = "a NumPy array, or bytes of a picture or sound" if spec is None else _expected(spec)
+    if isinstance(value, str):
+        text = np.array(value, object)
+        if spec is None:
+            return _text_of(name, text, ())
+        if spec.datatype == "STRING":
+            return _text_of(name, text, _fitted_shape(text, spec))
+    expected = "a NumPy array, a str, or bytes of a picture or sound"
+    if spec is not None:
+        expected = _expected(spec)
     raise TypeError(f"input {name!r}: got {type(value).__name__}, expected {expected}")
+
+
+def _text_of(name: str, array: Array, shape: tuple[int, ...]) -> Inputs:
+    """Raises TypeError and ValueError where an element is no text."""
+    try:
+        data = text_bytes(array)
+    except (TypeError, ValueError) as error:
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"input {name!r}: {error}") from None
+    fields = tensor_pb2.Tensor(name=name, datatype=tensor_pb2.DATA_TYPE_STRING, shape=shape).SerializeToString()
+    head = _head(_FRAME_TENSOR, fields, _TENSOR_DATA, len(data))
+    return Inputs((head, data), len(head) + len(data), ((name, _STRING, shape),))
 
 
 def _format_of(
@@ -196,13 +228,20 @@ def _fitted_shape(array: Array, spec: TensorSpec) -> tuple[int, ...]:
     candidates = [shape]
     if shape[:1] == (1,):
         candidates.append(shape[1:])
-    if shape and spec.shape[:1] in ((1,), (-1,)):
+    datatype = _datatype(array.dtype)
+    if (shape or datatype == "STRING") and spec.shape[:1] in ((1,), (-1,)):
         candidates.append((1, *shape))
     fitted = next((candidate for candidate in candidates if _fits(candidate, spec.shape)), None)
-    if fitted is None or array.dtype.newbyteorder("<") != spec.dtype:
-        datatype = DATATYPES.get(array.dtype.newbyteorder("<"), str(array.dtype))
+    if fitted is None or datatype != spec.datatype:
         raise ValueError(f"input {spec.name!r}: got {spelled(datatype, shape)}, expected {_expected(spec)}")
     return fitted
+
+
+def _datatype(dtype: np.dtype[Any]) -> str:
+    """The name of the wire's DataType as which arrays of this type are sent; NumPy's own where they are not."""
+    if dtype.kind in TEXT_KINDS:
+        return "STRING"
+    return DATATYPES.get(dtype.newbyteorder("<"), str(dtype))
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

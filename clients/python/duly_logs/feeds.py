@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from duly_client.bfloat16 import BFLOAT16
 from duly_client.convert import Array, spelled
 from duly_client.recordings.pictures import as_taken, gray_or_colours, opencv, takes_pictures, takes_pixels
 from duly_client.recordings.recording import PassOver, RecordingError, taken
 from duly_client.recordings.sound import CHUNK_S, takes_sound
 from duly_client.recordings.video import JPEG_QUALITY
+from duly_client.texts import TEXT
 from duly_client.types import Encoding, Payload, StreamTerms, TensorSpec, Value
 from duly_logs.log import Channel, Log, LogError, Logged
 from duly_logs.messages import (
@@ -242,7 +244,7 @@ def _fits(array: Array, spec: TensorSpec) -> bool:
 def _shaped(array: Array, spec: TensorSpec, name: str) -> Array:
     """Numbers in the type and shape that an input has. Integers are not made of fractions."""
     integers = array.dtype.kind in "iu" and spec.dtype.kind in "iu"
-    same_kind = integers or np.can_cast(array.dtype, spec.dtype, "same_kind")
+    same_kind = integers or _same_kind(array.dtype, spec.dtype)
     open_extents = sum(extent < 0 for extent in spec.shape)
     fixed = int(np.prod([extent for extent in spec.shape if extent >= 0]))
     if array.shape != spec.shape and open_extents <= 1 and fixed and array.size % fixed == 0:
@@ -257,6 +259,13 @@ def _shaped(array: Array, spec: TensorSpec, name: str) -> Array:
     if integers and (converted != array).any():
         raise LogError(f"field {name!r} has numbers that {spec.datatype} cannot hold")
     return converted
+
+
+def _same_kind(there: "np.dtype[Any]", taken: "np.dtype[Any]") -> bool:
+    """Whether elements may become others: only text is text, and BFLOAT16 is made of nothing else."""
+    if {there, taken}.isdisjoint((TEXT, BFLOAT16)):
+        return np.can_cast(there, taken, "same_kind")
+    return there == taken
 
 
 def _pixels_as_taken(picture: Array, spec: TensorSpec) -> Value:

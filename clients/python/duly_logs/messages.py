@@ -23,7 +23,7 @@ from mcap_protobuf.decoder import DecoderFactory as Protobuf
 from mcap_ros2.decoder import DecoderFactory as Ros2
 from numpy.typing import NDArray
 
-from duly_client.convert import DTYPES
+from duly_client.convert import array_of
 from duly_client.types import Encoding
 from duly_logs.log import Channel, LogError
 
@@ -182,7 +182,7 @@ def sound_of(message: Message) -> tuple[bytes, int, int]:
 
 def _recorded(recorded: Any) -> NDArray[Any]:
     try:
-        return np.frombuffer(recorded.data, DTYPES[recorded.datatype]).reshape(tuple(recorded.shape))
+        return array_of(recorded.data, recorded.datatype, tuple(recorded.shape))
     except (KeyError, ValueError) as error:
         raise LogError(
             f"has an input {recorded.name!r} that is no {recorded.datatype}{list(recorded.shape)}"

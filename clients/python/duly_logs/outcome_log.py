@@ -30,8 +30,9 @@ from google.protobuf.message import Message
 from mcap.writer import CompressionType, Writer
 
 from duly_client import Outcome, StreamTerms
-from duly_client.convert import DATATYPES, Array
+from duly_client.convert import Array, data_of, datatype_of, numbers_or_text
 from duly_client.recordings.file_kind import kind_of
+from duly_client.texts import TEXT
 from duly_client.types import Encoding, Payload
 from duly_logs.detections import Detection, detections_of, size_of
 from duly_logs.log import Channel, Logged
@@ -152,13 +153,14 @@ class OutcomeLog:
                     step=step,
                     data=data,
                 )
+        if isinstance(payload, str | np.ndarray):
             payload = {self._inputs[0].name: payload}
         inputs = [
             {
                 "name": name,
-                "datatype": DATATYPES.get(array.dtype, "UINT8"),
+                "datatype": datatype_of(array.dtype).removeprefix("DATA_TYPE_"),
                 "shape": array.shape,
-                "data": array.tobytes(),
+                "data": data_of(array),
             }
             for name, array in ((name, _array(value)) for name, value in payload.items())
         ]
@@ -199,7 +201,7 @@ class OutcomeLog:
             reason=outcome.reason,
             detections=[detection._asdict() for detection in detections],
             outputs=[
-                {"name": name, "shape": array.shape, "values": array.ravel().astype(float).tolist()}
+                {"name": name, "shape": array.shape} | _values(array)
                 for name, array in outputs.items()
                 if array.size <= VALUES_MAX and not (detections and name in ("boxes", "scores", "classes"))
             ],
@@ -296,5 +298,14 @@ def colour_of(label: str) -> tuple[int, int, int]:
     return _COLOURS[sum(label.encode()) % len(_COLOURS)]
 
 
+def _values(array: Array) -> dict[str, list[Any]]:
+    """The field of an output with its elements."""
+    if array.dtype == TEXT:
+        return {"texts": array.ravel().tolist()}
+    return {"values": numbers_or_text(array).ravel().astype(float).tolist()}
+
+
 def _array(value: Any) -> Array:
-    return np.frombuffer(value, np.uint8) if isinstance(value, bytes | bytearray | memoryview) else np.asarray(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return np.frombuffer(value, np.uint8)
+    return np.array(value, TEXT) if isinstance(value, str) else np.asarray(value)

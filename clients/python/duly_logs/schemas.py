@@ -24,6 +24,7 @@ _MESSAGES: dict[str, tuple[tuple[str, Any, str], ...]] = {
         ("name", _Field.TYPE_STRING, ""),
         ("shape", _Field.TYPE_INT64, "*"),
         ("values", _Field.TYPE_DOUBLE, "*"),
+        ("texts", _Field.TYPE_STRING, "*"),
     ),
     "Outcome": (
         ("timestamp", "google.protobuf.Timestamp", ""),

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use base64::Engine;
 use duly_client::{
     Advice, BacklogPolicy, Client, Clock, ClockEstimate, EncodedFormat, Frame, GapPolicy, Ordering, Outcome, Pace,
-    Settings, Stream, StreamClass, Terms, TrySendError, float32s, numbers, v1,
+    Settings, Stream, StreamClass, Terms, TrySendError, bfloat16_numbers, bfloat16s, float32s, numbers, strings, texts,
+    v1,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -39,6 +40,8 @@ struct Command {
     reconnect: bool,
     open_timeout_ms: f64,
     values: Vec<f32>,
+    texts: Option<Vec<String>>,
+    dtype: String,
     shape: Option<Vec<i64>>,
     format: String,
     data: String,
@@ -78,6 +81,8 @@ impl Default for Command {
             follow_advice: false,
             token: None,
             values: Vec::new(),
+            texts: None,
+            dtype: String::new(),
             shape: None,
             format: String::new(),
             data: String::new(),
@@ -119,9 +124,10 @@ fn say_advice(advice: Advice) {
 }
 
 fn say_outcome(outcome: &Outcome) {
-    let flat = |tensor: &v1::Tensor| match numbers(tensor) {
-        Some(values) => json!(values),
-        None => json!(tensor.data.to_vec()),
+    let flat = |tensor: &v1::Tensor| match (numbers(tensor).or(bfloat16_numbers(tensor)), texts(tensor)) {
+        (Some(values), _) => json!(values),
+        (None, Some(texts)) => json!(texts),
+        (None, None) => json!(tensor.data.to_vec()),
     };
     let outputs: serde_json::Map<String, Value> =
         outcome.outputs.iter().map(|(name, tensor)| (name.clone(), flat(tensor))).collect();
@@ -156,8 +162,13 @@ fn say_opened(opened: &v1::StreamOpened) {
 fn frame_of(command: &Command) -> Result<Frame, Failure> {
     let captured = SystemTime::now() - span(command.captured_ago_ms);
     let mut frame = if command.format.is_empty() {
-        let shape = command.shape.clone().unwrap_or(vec![command.values.len() as i64]);
-        Frame::tensor(float32s(&command.input, &command.values, &shape))
+        let count = command.texts.as_ref().map_or(command.values.len(), Vec::len);
+        let shape = command.shape.clone().unwrap_or(vec![count as i64]);
+        Frame::tensor(match &command.texts {
+            Some(texts) => strings(&command.input, texts, &shape),
+            None if command.dtype == "BF16" => bfloat16s(&command.input, &command.values, &shape),
+            None => float32s(&command.input, &command.values, &shape),
+        })
     } else {
         let format = EncodedFormat::from_str_name(&format!("ENCODED_FORMAT_{}", command.format)).ok_or("format")?;
         Frame::encoded(format, base64::engine::general_purpose::STANDARD.decode(&command.data)?)

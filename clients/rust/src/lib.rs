@@ -40,7 +40,7 @@ pub use clock::{Clock, ClockEstimate};
 pub use error::{Error, TrySendError};
 pub use pace::Pace;
 pub use stream::Stream;
-pub use types::{Advice, Frame, Outcome, Terms, float32s, numbers};
+pub use types::{Advice, Frame, Outcome, Terms, bfloat16_numbers, bfloat16s, float32s, numbers, strings, texts};
 pub use v1::{
     BacklogPolicy, DataType, EncodedFormat, GapPolicy, Ordering, OutcomeStatus, StreamClass, stream_advice::Kind,
 };

@@ -156,6 +156,55 @@ pub fn numbers(tensor: &v1::Tensor) -> Option<Vec<f32>> {
     rest.is_empty().then(|| elements.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
+/// Makes a STRING tensor. `shape` and `name` are as for [`float32s`].
+pub fn strings<T: AsRef<str>>(name: &str, values: &[T], shape: &[i64]) -> v1::Tensor {
+    let mut data = Vec::with_capacity(values.iter().map(|value| 4 + value.as_ref().len()).sum());
+    for value in values {
+        let bytes = value.as_ref().as_bytes();
+        data.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        data.extend_from_slice(bytes);
+    }
+    v1::Tensor { name: name.into(), datatype: v1::DataType::String.into(), shape: shape.to_vec(), data: data.into() }
+}
+
+/// The elements of a STRING tensor; None where it has another type, or its bytes are no elements or no UTF-8.
+pub fn texts(tensor: &v1::Tensor) -> Option<Vec<&str>> {
+    if tensor.datatype() != v1::DataType::String {
+        return None;
+    }
+    let (mut found, mut rest) = (Vec::new(), &tensor.data[..]);
+    while !rest.is_empty() {
+        let (length, behind) = rest.split_first_chunk::<4>()?;
+        let (text, behind) = behind.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        found.push(std::str::from_utf8(text).ok()?);
+        rest = behind;
+    }
+    Some(found)
+}
+
+/// Makes a BF16 tensor, for which the values are rounded to the nearest, half to even. `shape` and `name` are as for
+/// [`float32s`].
+pub fn bfloat16s(name: &str, values: &[f32], shape: &[i64]) -> v1::Tensor {
+    let half = |value: &f32| {
+        let bits = value.to_bits();
+        // To round a NaN could make an infinity of it.
+        let upper = if value.is_nan() { bits >> 16 | 0x40 } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 };
+        (upper as u16).to_le_bytes()
+    };
+    let data: Vec<u8> = values.iter().flat_map(half).collect();
+    v1::Tensor { name: name.into(), datatype: v1::DataType::Bf16.into(), shape: shape.to_vec(), data: data.into() }
+}
+
+/// The elements of a BF16 tensor; None where it has another type, or its bytes do not fill elements.
+pub fn bfloat16_numbers(tensor: &v1::Tensor) -> Option<Vec<f32>> {
+    if tensor.datatype() != v1::DataType::Bf16 {
+        return None;
+    }
+    let (elements, rest) = tensor.data.as_chunks::<2>();
+    let wide = |bytes: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+    rest.is_empty().then(|| elements.iter().map(wide).collect())
+}
+
 /// The one answer to a frame.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -231,5 +280,39 @@ impl Advice {
             version: message.version,
             reason: message.reason,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(data: &[u8]) -> v1::Tensor {
+        v1::Tensor { datatype: v1::DataType::String.into(), data: data.to_vec().into(), ..Default::default() }
+    }
+
+    #[test]
+    fn text_comes_back_as_it_was() {
+        let values = ["", "zwölf", "a\0b"];
+        let sent = strings("x", &values, &[3]);
+        assert_eq!(&sent.data[..8], b"\0\0\0\0\x06\0\0\0");
+        assert_eq!(texts(&sent), Some(values.to_vec()));
+        assert_eq!(texts(&tensor(b"")), Some(vec![]));
+        assert_eq!(texts(&float32s("x", &[], &[0])), None);
+    }
+
+    #[test]
+    fn text_that_lies_is_none() {
+        for data in [&b"\x01"[..], b"\x05\0\0\0ab", b"\xff\xff\xff\xff", b"\x01\0\0\0\xff", b"\0\0\0\0\x01"] {
+            assert_eq!(texts(&tensor(data)), None, "{data:?}");
+        }
+    }
+
+    #[test]
+    fn bfloat16_is_rounded_to_the_nearest_even() {
+        let given = [1.0, -2.5, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::INFINITY, f32::from_bits(0x7f80_0001)];
+        let back = bfloat16_numbers(&bfloat16s("x", &given, &[6])).unwrap();
+        assert_eq!(back[..5], [1.0, -2.5, 1.0, 1.0 + 4.0 / 256.0, f32::INFINITY]);
+        assert!(back[5].is_nan());
     }
 }

@@ -40,6 +40,7 @@ def takes_any_size(spec: TensorSpec) -> bool:
 
 def as_taken(picture: Value, spec: TensorSpec) -> Value:
     """The picture, compressed or `Pixels`, as the model takes it. Raises PictureError."""
+    assert not isinstance(picture, str)
     if not isinstance(picture, np.ndarray):
         compressed = bytes(picture)
         if encoding_of(compressed) in spec.encodings and takes_any_size(spec):

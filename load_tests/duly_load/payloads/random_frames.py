@@ -1,8 +1,8 @@
 """Payloads drawn from a seed, for models whose work does not depend on what they see, which are most.
 
 Floats are standard normal; integers of 8 and 16 bits have their full range; wider ones lie in 0..127, since they mostly
-are indices. A model that takes JPEG gets pictures that are smooth with a little grain, so that they compress about as
-photographs do; one that takes PCM gets noise.
+are indices, and texts are a few of those. A model that takes JPEG gets pictures that are smooth with a little grain, so
+that they compress about as photographs do; one that takes PCM gets noise.
 """
 
 from dataclasses import replace
@@ -10,6 +10,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from duly_client import to_bfloat16
 from duly_client.convert import Array
 from duly_client.recordings import CHUNK_S
 from duly_client.types import Payload, TensorSpec
@@ -18,6 +19,8 @@ from duly_load.payloads.pictures import Pixels, as_taken
 PICTURE_WIDTH, PICTURE_HEIGHT = 640, 480
 """The size of pictures where neither the model nor the scenario says."""
 
+WORDS = 8
+"""Whole numbers in each text."""
 _SHAPE_PIXELS = 16
 _GRAIN = 3.0
 """The standard deviation of the grain; pixels go to 255."""
@@ -59,6 +62,13 @@ def _numbers(spec: TensorSpec, rng: np.random.Generator) -> Array:
         return rng.standard_normal(spec.shape).astype(spec.dtype)
     if spec.dtype.kind == "b":
         return rng.random(spec.shape) < 0.5
+    if spec.datatype == "BF16":
+        return to_bfloat16(rng.standard_normal(spec.shape))
+    if spec.datatype == "STRING":
+        numbers = rng.integers(0, 128, (*spec.shape, WORDS))
+        texts = np.empty(numbers.shape[:-1], spec.dtype)
+        texts.ravel()[:] = [" ".join(map(str, words)) for words in numbers.reshape(-1, WORDS).tolist()]
+        return texts
     limits = np.iinfo(spec.dtype)
     low, high = (limits.min, limits.max) if spec.dtype.itemsize <= 2 else (0, 127)
     return rng.integers(low, high, spec.shape, spec.dtype, endpoint=True)

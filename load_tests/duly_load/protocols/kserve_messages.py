@@ -101,7 +101,7 @@ class KserveModel:
 
     def _arrays(self, payload: Payload) -> dict[str, Array]:
         names = [spec.name for spec in self.inputs] or ["x"]  # where the server does not say, it does not mind
-        if isinstance(payload, np.ndarray | bytes | bytearray | memoryview):
+        if isinstance(payload, np.ndarray | str | bytes | bytearray | memoryview):
             if len(names) > 1:
                 raise TypeError(
                     f"model {self.name!r} takes {', '.join(names)}: a payload should name each, is one value"
@@ -115,7 +115,7 @@ class KserveModel:
         if not isinstance(value, np.ndarray) or value.dtype not in DATATYPES:
             kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
             raise TypeError(
-                f"model {self.name!r}, input {name!r}: should be an array of {', '.join(DTYPES)}, is {kind}"
+                f"model {self.name!r}, input {name!r}: should be an array of {', '.join(DATATYPES.values())}, is {kind}"
             )
         return value
 

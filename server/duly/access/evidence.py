@@ -38,6 +38,20 @@ class UnixPeer:
     pid: int
 
 
+UNKNOWN_UID = 65_534
+"""What the kernel says in place of users that this process's user namespace does not have: it could be any of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalConnection:
+    """A connection from this machine."""
+
+    uid: int
+    """The user whose it is, as the kernel vouches."""
+    number: int
+    """That of no other connection, also when this one is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What one call shows of its caller."""

@@ -6,7 +6,7 @@ end of that connection is bound to a name which says who the client is, and gRPC
 peer. A client cannot forge it: who may connect to the inner socket runs as this very user.
 
 It costs one more copy through this process: some 0.15 ms a round trip with small messages. It is used only where a
-policy names users or groups.
+policy names users or groups, or clients of KServe's protocol share memory.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import unquote
 
-from duly.access.evidence import UnixPeer
+from duly.access.evidence import LocalConnection, UnixPeer
 
 PIECE_BYTES = 256 * 1024
 """So much of a connection is held here at most in each direction, beside what the sockets hold."""
@@ -40,6 +40,8 @@ class UnixPeers:
         self._mark = f"duly-{secrets.token_hex(8)}"
         self._server: asyncio.Server | None = None
         self._carrying: set[asyncio.Task[None]] = set()
+        self._here: set[str] = set()
+        """The names of connections that are not over."""
 
     async def listen(self, outer: socket.socket, connections_max: int) -> None:
         """Accepts at a socket that is bound already. Connections beyond `connections_max` are closed as they come."""
@@ -54,6 +56,14 @@ class UnixPeers:
             return None
         uid, gid, pid, _ = map(int, numbers)
         return UnixPeer(uid, gid, pid)
+
+    def connection(self, name: str) -> LocalConnection | None:
+        """Returns the connection of a client, by gRPC's name of it; None: it is over, or did not come this way."""
+        address = unquote(name).partition(":")[2]
+        if address not in self._here:
+            return None
+        _, uid, _, _, number = address.split("/")
+        return LocalConnection(int(uid), int(number))
 
     async def close(self) -> None:
         if self._server is not None:
@@ -75,21 +85,24 @@ class UnixPeers:
         outer: socket.socket = writer.get_extra_info("socket")
         pid, uid, gid = _CREDENTIALS.unpack(outer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         inner = socket.socket(socket.AF_UNIX)
+        # Others see these names, and would take the next one beforehand if they could guess it.
+        name = f"{self._mark}/{uid}/{gid}/{pid}/{secrets.randbits(63)}"
         try:
             inner.setblocking(False)
-            # Others see these names, and would take the next one beforehand if they could guess it.
-            inner.bind(f"\0{self._mark}/{uid}/{gid}/{pid}/{secrets.randbits(63)}")
+            inner.bind(f"\0{name}")
             await asyncio.get_running_loop().sock_connect(inner, self.inner.removeprefix("unix:"))
             reader2, writer2 = await asyncio.open_unix_connection(sock=inner, limit=PIECE_BYTES)
         except OSError:
             inner.close()
             writer.close()
             return
+        self._here.add(name)
         coming = asyncio.create_task(_carry(reader, writer2))
         try:
             # The connection is over when gRPC says so, whether the client closes its end then or not.
             await _carry(reader2, writer)
         finally:
+            self._here.discard(name)
             coming.cancel()
             for end in (writer, writer2):
                 end.close()

@@ -8,7 +8,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from duly.models.errors import BrokenModel
 from duly.models.folders import CONFIG_FILE
-from duly.models.spec import ModelConfig, Step, op_of
+from duly.models.spec import ModelConfig
+from duly.models.steps import Step, op_of
 from duly.models.text_files import read_text
 from duly.models.wording import first_few
 
@@ -48,6 +49,10 @@ _DATATYPES = {
     "LONG": "INT64",
     "BYTE": "UINT8",
     "BOOLEAN": "BOOL",
+    "BFLOAT16": "BF16",
+    "STR": "STRING",
+    "TEXT": "STRING",
+    "BYTES": "STRING",
 }
 _SENTENCES = {
     "missing": "is missing",
@@ -90,17 +95,21 @@ def read_config(folder: Path, digests: MutableMapping[str, str] | None = None) -
     if _DEEP_KEY.search(text):
         raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}")
     try:
-        contents = tomllib.loads(text)
-        # From JSON pydantic takes a list for a tuple even when it is strict; strict means that "416" is not a number.
-        return ModelConfig.model_validate_json(json.dumps(contents, default=str), strict=True)
+        return check_settings(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise BrokenModel(f"/{CONFIG_FILE}: not TOML: {_toml_error(_cut(str(error)), text)}") from error
     except ValidationError as error:
-        raise BrokenModel(f"/{CONFIG_FILE}: {_sentences(error)}") from error
+        raise BrokenModel(f"/{CONFIG_FILE}: {one_sentence(sentences(error))}") from error
     except ValueError:  # Python reads no number of more than 4,300 digits
         raise BrokenModel(f"/{CONFIG_FILE}: a number in it has more digits than any setting takes") from None
     except RecursionError:
         raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}") from None
+
+
+def check_settings(contents: Mapping[str, object]) -> ModelConfig:
+    """Makes a model's settings of what model.toml holds, by key. Raises ValidationError, of which `sentences` tells."""
+    # From JSON pydantic takes a list for a tuple even when it is strict; strict means that "416" is not a number.
+    return ModelConfig.model_validate_json(json.dumps(contents, default=str), strict=True)
 
 
 def _toml_error(message: str, text: str) -> str:
@@ -112,19 +121,26 @@ def _toml_error(message: str, text: str) -> str:
     return message + (f": {line[:_LINE_CHARS_MAX]}" if line else "") + (f"; {hint}" if hint else "")
 
 
-def _sentences(error: ValidationError) -> str:
-    """Puts pydantic's errors into sentences such as `place: what is wrong, got what`."""
-    sentences: dict[str, str] = {}
+def sentences(error: ValidationError) -> list[str]:
+    """Puts pydantic's errors into sentences such as `place: what is wrong, got what`. Those beyond ERRORS_NAMED_MAX are
+    empty.
+    """
+    found: dict[str, str] = {}
     for detail in error.errors(include_url=False):
         if detail["type"] == "json_invalid":  # what was read as TOML is written as JSON, so only its depth can be wrong
-            return _TOO_DEEP
+            return [_TOO_DEEP]
         place = _place(detail["loc"])
-        if place in sentences or len(sentences) >= ERRORS_NAMED_MAX:
-            sentences.setdefault(place, "")  # it is only counted
+        if place in found or len(found) >= ERRORS_NAMED_MAX:
+            found.setdefault(place, "")  # it is only counted
             continue
         sentence = _cut(_sentence(place, detail["type"], detail["msg"], detail["loc"], detail["input"]))
-        sentences[place or sentence] = sentence
-    return first_few(list(sentences.values()), ERRORS_NAMED_MAX, "; ", "; and ")
+        found[place or sentence] = sentence
+    return list(found.values())
+
+
+def one_sentence(errors: Sequence[str]) -> str:
+    """Names the first errors and counts the rest."""
+    return first_few(errors, ERRORS_NAMED_MAX, "; ", "; and ")
 
 
 def _cut(text: str) -> str:

@@ -43,12 +43,12 @@ def changed_files(before: Contents, now: Contents) -> list[str]:
 
 
 def changed_settings(before: ModelVersion, now: ModelVersion) -> list[str]:
-    """Says which settings of model.toml and which labels differ."""
+    """Says which settings and which labels differ."""
     place = f"{before.name}/model.toml"
     fields = ModelConfig.model_fields
     old, new = (each.config.model_dump(mode="json") for each in (before, now))
     changes = [
-        f"{place}: {fields[key].alias or key} {_value_change(old[key], new[key])}"
+        now.told(f"{place}: {fields[key].alias or key} {_value_change(old[key], new[key])}")
         for key in old
         if old[key] != new[key]
     ]

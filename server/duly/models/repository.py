@@ -1,46 +1,45 @@
 """A folder of models, read and checked without loading any.
 
     ROOT/NAME/model.toml            optional: what the graph does not say
+    ROOT/NAME/config.pbtxt          the same as Triton has it, read where there is no model.toml
     ROOT/NAME/VERSION/*.onnx        VERSION: 1, 2, 3 ...; immutable once it is there
 
 Whatever is wrong with one model is reported with its name and place, and never hides the other models. What file
 systems, desktops, editors and copies that are under way put beside models is passed over.
 """
 
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from duly.models.config_file import read_config
 from duly.models.errors import BrokenModel
 from duly.models.files import Unfit
 from duly.models.folders import (
     BARE_FILE,
     CONFIG_FILE,
-    ENTRIES_MAX,
     VERSION,
     entries,
     instead_of,
     is_models_folder,
     model_files,
     onnx_files,
-    passed_over,
     subfolders,
 )
-from duly.models.formats import is_model, is_onnx, named
+from duly.models.formats import is_model, is_onnx
 from duly.models.labels import read_labels
+from duly.models.missing_file import foreign, no_file
+from duly.models.settings_file import read_settings
 from duly.models.spec import ModelConfig, Signature, Variant
 from duly.models.text_files import unreadable, what_is_there
+from duly.models.triton.config_pbtxt import Settings
+from duly.models.triton.origin import TRITON_FILE, Lines, in_pbtxt
 from duly.models.wording import first_few, in_print
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NAME_CHARS_MAX = 64
 _NEARLY_VERSION = re.compile(r"[vV]?[-_.]?0*([1-9][0-9]{0,17})(\.0*)*")
 _VERSION_RULE = "a version is a positive whole number"
-_TRITON_FILE = "config.pbtxt"
 _NAMED_MAX = 5
 """A problem names so many files and counts the rest."""
 
@@ -60,11 +59,17 @@ class ModelVersion:
     labels: tuple[str, ...]
     digests: Mapping[str, str] = field(default_factory=dict, compare=False)
     """SHA-256 of what was read of model.toml and of the labels, by their names; without a file of settings: nothing."""
+    lines: Lines = field(default_factory=dict, compare=False)
+    """Where in config.pbtxt a setting is from; empty where it is not what the settings were read from."""
     key: str = field(init=False)
     """NAME/VERSION, unique in the server."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", f"{self.name}/{self.version}")
+
+    def told(self, reason: str) -> str:
+        """Puts a reason that names a place in model.toml into the words of the file that the settings are from."""
+        return in_pbtxt(reason, self.lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ class Repository:
                     _scan_model(path, versions, problems)
             except Exception as error:  # whatever lies there, it is not the other models' affair
                 name = in_print(path.name)
-                problems.append(RepositoryProblem(name, "", _reason(name, error)))
+                problems.append(RepositoryProblem(name, "", _reason(name, error, {})))
         if not versions and (advice := instead_of(self.root)):
             raise NotARepository(advice)
         return versions, problems
@@ -125,6 +130,7 @@ class Repository:
 
 def _scan_model(folder: Path, versions: list[ModelVersion], problems: list[RepositoryProblem]) -> None:
     """Adds the versions of one model, the newest first, and what is wrong with it and with others of its versions."""
+    lines: Lines = {}
     try:
         inside = entries(folder)
         if not _holds_model(inside):
@@ -133,24 +139,40 @@ def _scan_model(folder: Path, versions: list[ModelVersion], problems: list[Repos
             return
         _check_config_name(folder, inside)
         digests: dict[str, str] = {}
-        config = read_config(folder, digests)
-        labels = _labels(folder, config, digests)
+        settings = read_settings(folder, {path.name for path in inside}, digests)
+        lines = settings.lines
+        labels = _labels(folder, settings.config, digests)
         numbered = _versions(folder, inside, problems)
     except Exception as error:  # whatever it is, the other models are read
-        problems.append(RepositoryProblem(folder.name, "", _reason(folder.name, error)))
+        problems.append(RepositoryProblem(folder.name, "", _reason(folder.name, error, lines)))
         return
-    problems += _worth_knowing(folder, inside, numbered)
-    for number in sorted(numbered, reverse=True):
+    problems += _worth_knowing(folder, inside, numbered, settings.notes)
+    for number in sorted(_served(folder, numbered, settings.config, problems), reverse=True):
         try:
-            versions.append(_version(folder, numbered[number], str(number), config, labels, digests))
+            versions.append(_version(folder, numbered[number], str(number), settings, labels, digests))
         except Exception as error:
-            problems.append(RepositoryProblem(folder.name, str(number), _reason(folder.name, error)))
+            problems.append(RepositoryProblem(folder.name, str(number), _reason(folder.name, error, lines)))
 
 
-def _reason(name: str, error: Exception) -> str:
+def _served(
+    folder: Path, numbered: Mapping[int, Path], config: ModelConfig, problems: list[RepositoryProblem]
+) -> list[int]:
+    """Returns the versions that may be served, and adds those that the settings leave out."""
+    only = config.versions.only
+    for number, path in numbered.items():
+        if only and number not in only:
+            listed = first_few([str(each) for each in only], _NAMED_MAX)
+            reason = (
+                f"{folder.name}/{path.name}: is passed over, as the settings name the versions that serve: {listed}"
+            )
+            problems.append(RepositoryProblem(folder.name, str(number), reason, harmless=True))
+    return [number for number in numbered if not only or number in only]
+
+
+def _reason(name: str, error: Exception, lines: Lines) -> str:
     """Returns what is wrong without the path of the repository."""
     if isinstance(error, BrokenModel):
-        return f"{name}{error}"
+        return f"{name}{in_pbtxt(str(error), lines)}"
     if not isinstance(error, OSError):
         return f"{name}: cannot be read ({type(error).__name__})"
     inside = Path(error.filename).name if error.filename else ""
@@ -194,7 +216,7 @@ def _holds_model(inside: list[Path]) -> bool:
     """Whether what lies in a folder is, or should be, a model: an empty folder is one whose files are forgotten."""
     return not inside or any(
         VERSION.fullmatch(path.name)
-        or path.name in (CONFIG_FILE, _TRITON_FILE)
+        or path.name in (CONFIG_FILE, TRITON_FILE)
         or is_model(path.name)
         or (path.is_dir() and model_files(path))
         for path in inside
@@ -273,22 +295,17 @@ def _nothing_there(folder: Path, inside: list[Path]) -> str:
         return f": {files[0]} lies beside the versions; move it to {folder.name}/1/{BARE_FILE}"
     if models := [path.name for path in inside if path.is_dir() and is_models_folder(path)]:
         return f": holds models itself ({first_few(models, _NAMED_MAX)}); move them one level up, or serve this folder"
-    return f": no version is there; put the model's file to {folder.name}/1/{BARE_FILE}{_foreign(inside)}"
+    return f": no version is there; put the model's file to {folder.name}/1/{BARE_FILE}{foreign(inside)}"
 
 
-def _foreign(inside: list[Path]) -> str:
-    """Says what the first file is that is a model of another kind; empty: none is."""
-    return next((f"; {path.name} is {what}" for path in inside if (what := named(path.name))), "")
-
-
-def _worth_knowing(folder: Path, inside: list[Path], numbered: dict[int, Path]) -> list[RepositoryProblem]:
-    """What lies in a model's folder and is passed over, though its author may expect that it is not."""
+def _worth_knowing(
+    folder: Path, inside: list[Path], numbered: dict[int, Path], notes: Sequence[str]
+) -> list[RepositoryProblem]:
+    """What lies in a model's folder and is passed over, though its author may expect that it is not; `notes`: what its
+    file of settings says without effect.
+    """
     names = {path.name for path in inside}
-    reasons = []
-    if _TRITON_FILE in names and CONFIG_FILE not in names:
-        reasons.append(
-            f"/{_TRITON_FILE}: is Triton's and not read; what the graph does not say stands in {CONFIG_FILE}"
-        )
+    reasons = [*notes]
     if numbered and (files := onnx_files(folder)):
         reasons.append(f"/{files[0]}: lies beside the versions and is not served; put it into a version's folder")
     if CONFIG_FILE not in names:
@@ -309,48 +326,28 @@ def _version(
     folder: Path,
     version_folder: Path,
     number: str,
-    config: ModelConfig,
+    settings: Settings,
     labels: tuple[str, ...],
     digests: Mapping[str, str],
 ) -> ModelVersion:
+    config = settings.config
     inside = entries(version_folder)
     files = [path.name for path in inside if is_onnx(path.name) and path.is_file()]
     stated = "variants" in config.model_fields_set
-    if not stated and BARE_FILE not in files and len(files) == 1:
+    if settings.lines and not stated and (version_folder / BARE_FILE / BARE_FILE).is_file():  # as Triton allows it
+        config = config.model_copy(update={"variants": (Variant(name="default", file=f"{BARE_FILE}/{BARE_FILE}"),)})
+    elif not stated and BARE_FILE not in files and len(files) == 1:
         config = config.model_copy(update={"variants": (Variant(name="default", file=files[0]),)})
     for index, variant in enumerate(config.variants):
         place = f"/{CONFIG_FILE}: variant[{index}].file" if stated else f"/{version_folder.name}"
         _check_inside(variant.file, place)
         if not (version_folder / variant.file).is_file():
-            raise BrokenModel(f"{place}: {_no_file(version_folder, variant.file, inside, files, stated)}")
+            raise BrokenModel(f"{place}: {no_file(version_folder, variant.file, inside, files, stated)}")
     for index, provider in enumerate(config.providers):
         if provider.library and not (folder / provider.library).is_file():
             raise BrokenModel(f"/{CONFIG_FILE}: providers[{index}].library: there is no file {provider.library}")
-    return ModelVersion(folder.name, number, version_folder.resolve(), folder.resolve(), config, labels, digests)
-
-
-def _no_file(folder: Path, file: str, inside: list[Path], files: list[str], stated: bool) -> str:
-    """Says why the file of a variant cannot be had, and which one to name in its place."""
-    place = f"{folder.parent.name}/{folder.name}"
-    path = folder / file
-    if path.is_symlink():
-        return f"{file} in {place} {what_is_there(path)}"
-    deeper = [f"{inner.name}/{found}" for inner in subfolders(folder) for found in onnx_files(inner)]
-    others = files or deeper
-    has = f"which has {first_few(others, _NAMED_MAX)}" if others else "where no .onnx file is"
-    reason = f"there is no {file} in {place}, {has}"
-    if path.is_dir():
-        reason = f"{file} in {place} is a folder" + (f" with {first_few(deeper, _NAMED_MAX)}" if deeper else "")
-    if others and not stated:
-        reason += f'; name it in {CONFIG_FILE}: variant = [{{ name = "default", file = "{others[0]}" }}]'
-    return reason + ("" if others else _foreign(inside) + _unfinished(folder))
-
-
-def _unfinished(folder: Path) -> str:
-    """Says which file is still being copied, where one is."""
-    with os.scandir(folder) as found:
-        names = sorted(entry.name for entry in islice(found, ENTRIES_MAX) if ".onnx" in entry.name.lower())
-    return f"; {names[0]} is not read, by its name it is not yet whole" if names and passed_over(names[0]) else ""
+    places = version_folder.resolve(), folder.resolve()
+    return ModelVersion(folder.name, number, *places, config, labels, digests, settings.lines)
 
 
 def notes_of_labels(version: ModelVersion, signature: Signature) -> tuple[str, ...]:

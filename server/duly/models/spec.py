@@ -11,21 +11,46 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from duly.core.types import BACKLOG_FRAMES_MAX, BacklogPolicy, GapPolicy, StreamClass
+from duly.models.control import Control
+from duly.models.kserve import KServe
+from duly.models.steps import Step
+from duly.models.strict import Strict
+from duly.models.which_versions import Versions
 
 DataTypeName = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "STRING",
+    "BF16",
 ]
 ELEMENT_BYTES: dict[str, int] = {
     name: int("".join(filter(str.isdigit, name)) or 8) // 8 for name in get_args(DataTypeName)
-}
-"""Size of an element: the name of every type but BOOL, which takes one byte, ends in its bits."""
+} | {"STRING": 4}
+"""Size of an element: the name of every type but BOOL, which takes one byte, and STRING ends in its bits. An element of
+STRING takes at least so many, those of its length."""
+TEXT_ELEMENTS_MAX = 1 << 16
+"""A tensor of text has no more elements, as each costs a worker a third of a microsecond however short it is. An input
+with more is INVALID, an output with more FAILED, and a model whose fixed shapes have more is not loaded."""
 Encoding = Literal["JPEG", "PNG", "PCM_S16LE", "MJPEG", "H264", "HEVC"]
 VIDEO: tuple[Encoding, ...] = ("H264", "HEVC")
 """Encodings whose pictures depend on those before them."""
+
+EXAMPLE_CHARS_MAX = 1000
+"""A model.toml with a longer example of text is not loaded."""
 
 BATCH_MAX = 256
 """The largest batch that a model may allow; one that states more is not loaded. Triton's examples stop at 128."""
@@ -43,82 +68,7 @@ VARIANTS_MAX = 16
 """A version with more variants is not loaded: each is loaded and warmed on every lane."""
 
 
-class _Strict(BaseModel):
-    """Unknown keys are errors, because a misspelt key must not silently do nothing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# ---- preprocessing: from what the client sends to what the graph takes, one frame at a time. What carries an operation
-# out, and the order of operations, stand in worker/ops. ----
-
-
-class _Step(_Strict):
-    @property
-    def remembers(self) -> bool:
-        """Something of a frame is kept for the next frame of the same stream."""
-        return False
-
-
-class Gray(_Step):
-    """Makes one channel of brightness (ITU-R BT.601) out of a picture in colour, which a model of gray ones never gets
-    unasked."""
-
-    op: Literal["gray"]
-
-
-class Resize(_Step):
-    """Resizes a picture HWC of UINT8, UINT16 or FP32 to `height` x `width`, bilinearly. `letterbox` keeps the aspect
-    ratio and pads with `pad`.
-    """
-
-    op: Literal["resize"]
-    width: PositiveInt
-    height: PositiveInt
-    mode: Literal["stretch", "letterbox"] = "stretch"
-    pad: Annotated[int, Field(ge=0, le=65535)] | None = None
-    """None: 114, a gray, where pictures are UINT8; for others it must be stated."""
-
-
-class Normalise(_Step):
-    """Computes (x * scale - mean) / std in float32. Mean and std have one number or one a channel (last axis)."""
-
-    op: Literal["normalise"]
-    scale: float = 1.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[PositiveFloat, ...] = (1.0,)
-
-
-class Layout(_Step):
-    """Brings the axes of a picture, which are HWC until now, into another order. `BGR` swaps the colours."""
-
-    op: Literal["layout"]
-    axes: Literal["CHW", "HWC"] = "CHW"
-    colours: Literal["RGB", "BGR"] = "RGB"
-
-
-class Window(_Step):
-    """Takes sound in frames of exactly `samples` samples, and puts the last `context` samples of the same stream before
-    them, or zeros at first."""
-
-    op: Literal["window"]
-    samples: PositiveInt
-    context: Annotated[int, Field(ge=0)] = 0
-
-    @property
-    def remembers(self) -> bool:
-        return self.context > 0
-
-
-Step = Gray | Resize | Window | Normalise | Layout
-
-
-def op_of(step: type[Step]) -> str:
-    """The name of the operation in model.toml, such as "resize"."""
-    return str(get_args(step.model_fields["op"].annotation)[0])
-
-
-class Input(_Strict):
+class Input(Strict):
     """One input as the client sees it. Where `preprocess` is empty, it is the graph's own input."""
 
     name: str
@@ -130,6 +80,9 @@ class Input(_Strict):
     """
     shape: tuple[int, ...] | None = None
     """The shape of one frame without the batch dimension, where -1 is any extent; None: as the graph needs it."""
+    reshape: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """The shape that the graph has for it, without the batch dimension, where that is another one with as many
+    elements: [1, 3, 8, 8] for a `shape` of [3, 8, 8]. None: the graph has `shape`."""
     encodings: tuple[Encoding, ...] = ()
     """Formats that clients may send in place of a tensor. H264 and HEVC are video, one access unit a frame:
     the model keeps state then, which is the decoder of each stream (docs/video.md). A picture of another depth, in
@@ -146,6 +99,8 @@ class Input(_Strict):
     """Pixels of the largest picture that is decoded, for inputs with pictures or video among their encodings;
     None: as the shape has where it is fixed, otherwise 12 Mi, or 16 times what the graph takes if that is more. A
     picture whose header states more is INVALID before anything is decoded."""
+    example: Annotated[str, Field(min_length=1, max_length=EXAMPLE_CHARS_MAX)] | None = None
+    """Of text: an element that the graph takes, with which it is tried and warmed; None: "0"."""
     batch_axis: Annotated[int, Field(ge=0)] | None = None
     """The dimension of the graph's input that is the batch; None: as the model states it."""
     preprocess: tuple[Annotated[Step, Field(discriminator="op")], ...] = ()
@@ -156,12 +111,19 @@ class Input(_Strict):
         return any(step.remembers for step in self.preprocess) or not set(VIDEO).isdisjoint(self.encodings)
 
 
-class Output(_Strict):
+class Output(Strict):
     """One graph output that clients get."""
 
     name: str
     tensor: str = ""
     """The graph output; empty: the graph output of the same name."""
+    datatype: DataTypeName | None = None
+    """The element type that the graph must give; None: whatever it gives."""
+    shape: tuple[int, ...] | None = None
+    """The shape of one frame's result without the batch dimension, where -1 is any extent, that must fit what the graph
+    gives; None: whatever it gives."""
+    reshape: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """The shape that the graph has for it, where that is another one than `shape`; see `Input.reshape`."""
     bytes_max: PositiveInt | None = None
     """Bytes of the largest result of one frame; None: as the shape needs where it is fixed, otherwise 16 times the
     bytes of the largest frame, or 64 MiB if that is more. Results that are larger are FAILED."""
@@ -174,7 +136,7 @@ class Output(_Strict):
     """Whether a NaN or an infinity in it makes the frame FAILED; None: as `output_finite` says for all outputs."""
 
 
-class YoloV2(_Strict):
+class YoloV2(Strict):
     """The region layer of YOLOv2. It turns a grid [anchors*(5+classes), H, W] into `boxes` FP32[n,4] (x0,y0,x1,y1 in
     0..1 of the picture), `scores` FP32[n] and `classes` INT64[n], best first, after non-maximum suppression within a
     class.
@@ -199,7 +161,7 @@ CARRIED_BYTES_MAX = 64 << 20
 for the states to go over."""
 
 
-class Chunk(_Strict):
+class Chunk(Strict):
     """An output that holds actions for a stretch of time, as robot policies give them: its first dimension are actions,
     in their order. Clients are told when each is due, and how long the next frame is planned to take.
     """
@@ -220,24 +182,32 @@ class Chunk(_Strict):
         return round(self.t0_ms * 1e6)
 
 
-class State(_Strict):
-    """A graph output that is fed back as a graph input of the same stream's next frame. It starts as zeros."""
+class State(Strict):
+    """A graph output that is fed back as a graph input of the same stream's next frame."""
 
     output: str
     input: str
     batch_axis: Annotated[int, Field(ge=0)] = 0
+    datatype: DataTypeName | None = None
+    """The element type that it must have in the graph; None: whatever it has."""
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """The shape for one stream without the batch dimension, where the graph leaves it open; None: as the graph has
+    it."""
+    initial: str = ""
+    """A file in the model's folder with what a stream begins with: the elements alone, in row-major order and little
+    endian, for one stream. Empty: it begins with zeros."""
 
 
-class Provider(_Strict):
+class Provider(Strict):
     """An ONNX Runtime execution provider, such as CUDAExecutionProvider, with its options as ORT names them."""
 
     name: str
-    options: dict[str, str | int | float | bool] = {}
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     library: Path | None = None
     """The shared library of a plugin provider, which is registered under `name`."""
 
 
-class Variant(_Strict):
+class Variant(Strict):
     name: str
     file: str = "model.onnx"
     """The path of the file, relative to the version's folder."""
@@ -257,7 +227,7 @@ def _one_of(kind: type[IntEnum]) -> Callable[[str], str]:
     return check
 
 
-class Checks(_Strict):
+class Checks(Strict):
     """What a version must show once it is warm, before it serves: the results of its check samples (worker/checks),
     which lie in `NAME/VERSION/checks/*.npz` or `NAME/checks/*.npz`, and how long it takes."""
 
@@ -271,7 +241,7 @@ class Checks(_Strict):
     """How long one frame alone may take in the most accurate variant, by the median of the warm-up, in ms."""
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """`NAME/model.toml`. Every field has a default: a bare `NAME/VERSION/model.onnx` needs no file."""
 
     description: str = ""
@@ -316,6 +286,7 @@ class ModelConfig(_Strict):
     inputs: tuple[Input, ...] = Field(default=(), alias="input")
     outputs: tuple[Output, ...] = Field(default=(), alias="output")
     states: tuple[State, ...] = Field(default=(), alias="state")
+    controls: tuple[Control, ...] = Field(default=(), alias="control")
     variants: tuple[Variant, ...] = Field(default=(Variant(name="default"),), alias="variant")
     """The variants, the most accurate first. All take the same inputs and give the same outputs."""
     output_finite: bool | None = None
@@ -325,13 +296,17 @@ class ModelConfig(_Strict):
     memory_bytes_max: PositiveInt | None = None
     """Memory that runs on the CPU may take beyond what a worker has once it is warm; None: 1 GiB, or 16 times the bytes
     of the largest batch if that is more. Frames for which it is not enough are FAILED."""
-    constants: dict[str, int | float | bool] = {}
+    constants: dict[str, int | float | bool] = Field(default_factory=dict)
     """The values of graph inputs that are the same for every frame, such as a sample rate."""
     postprocess: YoloV2 | None = None
     chunk: Chunk | None = None
     """The output that holds actions for a stretch of time; None: there is none."""
     checks: Checks = Checks()
     """What a new version must show before it serves."""
+    versions: Versions = Versions()
+    """Which versions are served."""
+    kserve: KServe = KServe()
+    """What clients of the KServe protocol are told and may ask for."""
 
     @property
     def gives_finite(self) -> bool:
@@ -351,7 +326,7 @@ class ModelConfig(_Strict):
             raise ValueError("variant: at least one is needed, or leave the table out")
         if len(self.variants) > VARIANTS_MAX:
             raise ValueError(f"variant: at most {VARIANTS_MAX} can be served, got {len(self.variants)}")
-        remembers = self.states or any(each.remembers for each in self.inputs)
+        remembers = self.states or self.controls or any(each.remembers for each in self.inputs)
         if len(self.variants) > 1 and remembers:
             raise ValueError(
                 f"variant: a model that keeps state of its streams has one variant, got {len(self.variants)}; one "
@@ -379,7 +354,7 @@ class ModelConfig(_Strict):
         return self
 
 
-class TensorSpec(_Strict):
+class TensorSpec(Strict):
     """What a client sends for an input or gets for an output, for one frame."""
 
     name: str
@@ -397,6 +372,13 @@ class TensorSpec(_Strict):
     """Pixels of the largest picture that is decoded; 0: the input takes no encoded pictures."""
     batched: bool = True
     """Whether the graph's own tensor has a batch dimension; False: a frame is the whole of it."""
+    example: str = ""
+    """An element of text that the graph takes; empty: any will do."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its elements are text, so that its size follows from no shape."""
+        return self.datatype == "STRING"
 
     def said(self) -> str:
         """What it is, in words, with its room where that is settled."""
@@ -405,7 +387,7 @@ class TensorSpec(_Strict):
         )
 
 
-class Signature(_Strict):
+class Signature(Strict):
     """What a worker found when it loaded the graph under a ModelConfig."""
 
     inputs: tuple[TensorSpec, ...]

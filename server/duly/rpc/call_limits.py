@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 
 from duly.rpc.bugs import internal
 from duly.rpc.errors import abort
-from duly.rpc.guard import NEEDS
+from duly.rpc.guard import NEEDS, OPEN
 from duly.rpc.places import Place, Places
 from duly.runtime.catalogue import ModelError
 from duly.streams.cheap_work import Budget, CheapWork, SharedBudget
@@ -58,6 +58,12 @@ CONNECTIONS_KEPT = 4096
 
 _STREAMS = ("/duly.v1.InferenceService/Stream", "/inference.GRPCInferenceService/ModelStreamInfer")
 _SINGLES = ("/duly.v1.InferenceService/Infer", "/inference.GRPCInferenceService/ModelInfer")
+_WHERE_TO = {
+    "/inference.GRPCInferenceService/RepositoryModelLoad": (
+        ": files of models come into the repository by whoever runs the server, not by requests"
+    )
+}
+"""What to do in place of a request that is too large."""
 _ADMIN = frozenset(method for method, right in NEEDS.items() if right in ADMIN)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -109,12 +115,12 @@ class CallLimits(grpc.aio.ServerInterceptor):
             places, behaviour = self._singles, _only(handler.unary_unary)
         elif handler.response_streaming:
             places = self._watchers
-            behaviour = _parsed(_written_out(handler.unary_stream), handler.request_deserializer)
+            behaviour = _parsed(_written_out(handler.unary_stream), handler.request_deserializer, method)
         else:
-            behaviour = _parsed(_only(handler.unary_unary), handler.request_deserializer)
+            behaviour = _parsed(_only(handler.unary_unary), handler.request_deserializer, method)
             if method in _ADMIN:
                 places = self._admin
-            elif method.startswith("/grpc.health."):
+            elif method in OPEN or method.startswith("/grpc.health."):
                 places = self._health
         if places in (self._questions, self._health):
             behaviour = self._counted(behaviour)  # a call that lasts only waits
@@ -255,12 +261,13 @@ async def _unless_ended(work: Awaitable[Any], place: Place, seconds: float | Non
     return working
 
 
-def _parsed(behaviour: _Behaviour, deserializer: Any) -> _Behaviour:
+def _parsed(behaviour: _Behaviour, deserializer: Any, method: str) -> _Behaviour:
     """Parses the request, if it is no larger than any may be."""
+    advice = _WHERE_TO.get(method, "")
 
     async def call(message: bytes, context: Context) -> Any:
         if len(message) > REQUEST_BYTES_MAX:
-            text = f"the request has {len(message)} bytes, at most {REQUEST_BYTES_MAX} are taken"
+            text = f"the request has {len(message)} bytes, at most {REQUEST_BYTES_MAX} are taken{advice}"
             raise CallError("INVALID_REQUEST", text)
         try:
             request = deserializer(message)

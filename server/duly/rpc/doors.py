@@ -5,6 +5,7 @@ and nothing else. Then admin acts are taken there alone.
 """
 
 import contextlib
+import errno
 import grp
 import os
 
@@ -12,8 +13,10 @@ import grpc
 import structlog
 
 from duly.access.audit import Audit
+from duly.access.evidence import LocalConnection
 from duly.access.gate import Gate
 from duly.access.listeners import Listener, main_listener
+from duly.access.loopback_peers import LoopbackPeers
 from duly.access.tls_files import TlsContents, TlsFiles
 from duly.access.unix_peers import UnixPeers, bind_unix, under_mode
 from duly.addresses import is_local
@@ -41,6 +44,10 @@ class Doors:
         for address in filter(None, (config.listen, config.admin_listen)):
             if address.startswith("unix:") and policy is not None and policy.asks_unix:
                 self._relays[address] = UnixPeers()
+        self._shares_memory = config.kserve_shared_memory != "off"
+        if self._shares_memory and config.listen.startswith("unix:"):
+            self._relays.setdefault(config.listen, UnixPeers())
+        self._loopback: LoopbackPeers | None = None
         self._main = main_listener(config.listen, config.admin_listen, policy is not None)
         self.admin_address = ""
 
@@ -76,7 +83,24 @@ class Doors:
         address = await self._bind(server, config.listen, self.socket_mode, connections_max)
         if config.listen.startswith("unix:"):
             self.give_to_group(config.listen.removeprefix("unix:"))
+        elif self._shares_memory:
+            try:
+                self._loopback = LoopbackPeers(address)
+            except OSError as error:
+                text = (
+                    f"the system does not tell whose connections are ({errno.errorcode.get(error.errno or 0, error)})"
+                )
+                raise ListenError(f"kserve_shared_memory: {text}: listen at a UNIX socket") from None
         return address
+
+    def connection(self, name: str) -> LocalConnection | None:
+        """Returns the connection at the main address of a client that gRPC names; None: it is over, or it is not known
+        which user of this machine has it. It is known only where clients may share memory.
+        """
+        relay = self._relays.get(self._config.listen)
+        if relay is not None:
+            return relay.connection(name)
+        return self._loopback.connection(name) if self._loopback is not None else None
 
     @property
     def socket_mode(self) -> int | None:
@@ -144,6 +168,8 @@ class Doors:
         for address in self._relays:
             with contextlib.suppress(OSError):
                 os.unlink(address.removeprefix("unix:"))
+        if self._loopback is not None:
+            self._loopback.close()
         self.gate.close()
 
     # ---- what protects the server, in words ----

@@ -65,9 +65,24 @@ NEEDS: dict[str, Right] = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Right.READ,
 }
 """The right that each method needs."""
+_LOG_SETTINGS = "/inference.GRPCInferenceService/LogSettings"
 HEALTH = ("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch")
 """Whether the server and its services serve, anybody may ask, as load balancers and probes have no credential. Of a
 model it needs the right: whether there is one is nobody's business."""
+OPEN = ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady")
+"""The same in the protocol of KServe: anybody may ask."""
+_MODEL_FIELDS = {
+    **dict.fromkeys(HEALTH, "service"),
+    "/inference.GRPCInferenceService/RepositoryModelLoad": "model_name",
+    "/inference.GRPCInferenceService/RepositoryModelUnload": "model_name",
+    "/inference.GRPCInferenceService/TraceSetting": "model_name",
+    **{
+        f"/inference.GRPCInferenceService/{kind}SharedMemory{act}": ""
+        for kind in ("System", "Cuda")
+        for act in ("Status", "Register", "Unregister")
+    },
+}
+"""The field that holds the name of the model, where that is not `name`; empty: there is none."""
 _AUTHORIZATION = "authorization"
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -120,9 +135,9 @@ class Guard(grpc.aio.ServerInterceptor):
             try:
                 response = await inner(request, context)
             except BaseException as error:
-                caller.acted(_target(request), context.details() or type(error).__name__)
+                caller.acted(_target(request, method), context.details() or type(error).__name__)
                 raise
-            caller.acted(_target(request), "ok")
+            caller.acted(_target(request, method), "ok")
             return response
 
         return serve
@@ -149,10 +164,11 @@ class Guard(grpc.aio.ServerInterceptor):
         where = context.peer()
         if self._peers is not None and (unix := self._peers.peer(where)) is not None:
             where = f"unix:uid={unix.uid},gid={unix.gid},pid={unix.pid}"
-        caller = Caller(self._gate, self._listener, method.removeprefix("/duly.v1."), NEEDS.get(method), where)
+        act = method.removeprefix("/duly.v1.").removeprefix("/inference.")
+        caller = Caller(self._gate, self._listener, act, _needed(method, request), where)
         CALLER.set(caller)
         try:
-            if method in HEALTH and _is_of_server(request.service):
+            if method in OPEN or (method in HEALTH and _is_of_server(request.service)):
                 caller.open_to_all()
                 return caller
             rights = await caller.judge(self._evidence(context))
@@ -235,15 +251,22 @@ def _is_of_server(service: str) -> bool:
     return not service or service in SERVICES
 
 
+def _needed(method: str, request: Any) -> Right | None:
+    """Returns the right that a call needs; None: nobody may make it."""
+    if method == _LOG_SETTINGS and request.settings:
+        return Right.LOG
+    return NEEDS.get(method)
+
+
 def _model_of(request: Any, method: str) -> str:
     """Returns the name of the model that the request is about; empty: of none, or of what the handler checks itself."""
-    name = getattr(request, "service" if method in HEALTH else "name", "")
+    name = getattr(request, _MODEL_FIELDS.get(method, "name"), "")
     return name if isinstance(name, str) else ""
 
 
-def _target(request: Any) -> str:
+def _target(request: Any, method: str) -> str:
     """Returns what an admin act is done to."""
-    name, version = getattr(request, "name", ""), getattr(request, "version", "")
+    name, version = _model_of(request, method), getattr(request, "version", "")
     return f"{name}/{version}" if version else name or "server"
 
 

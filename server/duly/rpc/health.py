@@ -2,7 +2,7 @@
 
 | service | it is SERVING while |
 | --- | --- |
-| "" and duly.v1.InferenceService | at least one model can serve |
+| "", duly.v1.InferenceService, inference.GRPCInferenceService | at least one model can serve |
 | duly.v1.ModelService, duly.v1.ServerService | the server runs |
 | the name of a model | its active version has a worker that is ready |
 
@@ -22,15 +22,16 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from duly.rpc.errors import guarded
+from duly.rpc.kserve.names import KSERVE
 from duly.rpc.principal import rights_of
-from duly.runtime.catalogue import Catalogue, VersionState
+from duly.runtime.catalogue import Catalogue
 from duly.streams.errors import CallError
 from duly.v1 import inference_pb2, model_pb2, server_pb2
 
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
 SERVER = server_pb2.DESCRIPTOR.services_by_name["ServerService"].full_name
-SERVICES = (INFERENCE, MODELS, SERVER)
+SERVICES = (INFERENCE, KSERVE, MODELS, SERVER)
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 Context = grpc.aio.ServicerContext[object, object]
@@ -75,8 +76,8 @@ class HealthService:
 
     def _status(self, service: str) -> int:
         match service:
-            case "" | "duly.v1.InferenceService":
-                serving = any(map(self._can_serve, self._catalogue.names()))
+            case "" | "duly.v1.InferenceService" | "inference.GRPCInferenceService":
+                serving = self._catalogue.serves_any()
             case "duly.v1.ModelService" | "duly.v1.ServerService":
                 serving = True
             case _ if service in self._catalogue.names():
@@ -87,4 +88,4 @@ class HealthService:
 
     def _can_serve(self, name: str) -> bool:
         active = self._catalogue.active(name)
-        return active is not None and active.state is not VersionState.FAILED and bool(active.workers)
+        return active is not None and active.serves

@@ -16,8 +16,13 @@ from duly.rpc.call_limits import CallLimits
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
 from duly.rpc.health import HEALTH, INFERENCE, MODELS, SERVER, HealthService
+from duly.rpc.kserve import methods
 from duly.rpc.kserve.inference_service import KServeInference
+from duly.rpc.kserve.machine_service import KServeMachine
+from duly.rpc.kserve.models_service import KServeModels
 from duly.rpc.kserve.names import KSERVE
+from duly.rpc.kserve.shared_memory_service import SharedMemoryService
+from duly.rpc.service_descriptions import service_descriptions
 from duly.v1 import model_pb2_grpc, server_pb2_grpc
 
 MESSAGE_BYTES_MIN = 4 * 1024 * 1024
@@ -65,22 +70,23 @@ def create_server(
     transport: str,
     inference: InferenceService | None,
     kserve: KServeInference | None,
+    shared_memory: SharedMemoryService | None,
     streams_max: int,
     message_bytes_max: int,
     connections_max: int,
     guard: grpc.aio.ServerInterceptor,
+    compression: bool = False,
 ) -> grpc.aio.Server:
     """Creates the gRPC server with the InferenceService. `transport`: "lan" bounds what the transport buffers ahead to
     about one small message, so that stale frames wait where the backlog policy reaches them; "wan" lets gRPC size its
     window by the path's bandwidth and delay, and waits longer for links that are silent. Connections beyond
     `connections_max` are closed as they come. `guard`: what stands before every handler. Without `inference` it serves
-    no models, as at the admin address.
+    no models, as at the admin address. `compression`: whether compressed messages are taken. What one unpacks to has
+    the limit of messages, and yet each KiB of well packed zeros keeps a processor busy for 3 ms, whatever it is for.
     """
     options: list[tuple[str, int]] = [
         ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", -1),
-        # No compressed messages: 200 KB of zeros well packed hold up everybody for a second while they are unpacked.
-        ("grpc.compression_enabled_algorithms_bitset", 1),
         # Two servers on one port would each get some of the streams.
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", CALLS_TIMES * (streams_max + CALLS_BESIDE_STREAMS_MAX)),
@@ -97,12 +103,14 @@ def create_server(
         ("grpc.server.max_pending_requests_hard_limit", 2 * PENDING_CALLS_MAX),
         *_keepalive(KEEPALIVE_MS[transport]),
     ]
+    if not compression:
+        options.append(("grpc.compression_enabled_algorithms_bitset", 1))
     if transport == "lan":
         options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 256 * 1024)]
     # The limits come first: they bound what finding out who calls costs, too.
     limits = CallLimits(streams_max)
     server = grpc.aio.server(interceptors=(limits, guard), options=options, maximum_concurrent_rpcs=CALLS_MAX)
-    if inference is None or kserve is None:
+    if inference is None or kserve is None or shared_memory is None:
         return server
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         # Requests come as bytes, so that a message that is no protobuf gets our status and not a stack trace.
@@ -114,6 +122,7 @@ def create_server(
     of_kserve: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "ModelInfer": grpc.unary_unary_rpc_method_handler(kserve.infer),
         "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(kserve.stream),
+        **shared_memory.handlers(),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(KSERVE, of_kserve),))
     return server
@@ -132,14 +141,21 @@ def _keepalive(times_ms: tuple[int, int]) -> list[tuple[str, int]]:
 
 
 def add_services(
-    server: grpc.aio.Server, models: ModelService, control: ServerService, health: HealthService, reflect: bool
+    server: grpc.aio.Server,
+    models: ModelService,
+    control: ServerService,
+    health: HealthService,
+    kserve: tuple[KServeModels, KServeMachine],
+    reflect: bool,
 ) -> None:
+    """Adds what serves no model. `kserve`: the same in that protocol."""
     model_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
     server_pb2_grpc.add_ServerServiceServicer_to_server(control, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    server.add_generic_rpc_handlers((methods.handlers(*kserve),))
     if reflect:
-        names = (INFERENCE, MODELS, SERVER, HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        names = (INFERENCE, KSERVE, MODELS, SERVER, HEALTH, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server, service_descriptions())
 
 
 def check_free(address: str) -> None:

@@ -68,6 +68,11 @@ class LoadedVersion:
         return self.key != other.key and bool(layout) and layout == other.signature.state_layout
 
     @property
+    def serves(self) -> bool:
+        """Whether a frame can be served now."""
+        return self.state is not VersionState.FAILED and bool(self.workers)
+
+    @property
     def failure(self) -> str:
         """Why no frame can be served now; empty: one can, or as far as is known soon will."""
         return self.error if self.state is VersionState.FAILED or not self.workers else ""
@@ -125,6 +130,10 @@ class Catalogue:
     def all_versions(self) -> list[LoadedVersion]:
         """The versions of all models, in the order in which they were first loaded."""
         return list(self._versions.values())
+
+    def serves_any(self) -> bool:
+        """Whether a frame of any model can be served now."""
+        return any(loaded.serves for loaded in self._active.values())
 
     def active(self, name: str) -> LoadedVersion | None:
         return self._active.get(name)

@@ -69,7 +69,7 @@ class Delivery:
                             batch_id = action.batch_id
                             run = runs.pop(batch_id)
                             index = 0
-                            self._count_batch(run, now_ns - run.dispatched_ns, resolved)
+                            self._count_batch(run, now_ns, resolved)
                         ran = run
                         if result is not None and action.status in RESULTS:
                             assert run is not None
@@ -152,9 +152,10 @@ class Delivery:
         except Exception:
             _log.exception("stream cannot be ended", stream=stream_id)
 
-    def _count_batch(self, run: BatchRun, busy_ns: int, resolved: list[ResolveFrame]) -> None:
+    def _count_batch(self, run: BatchRun, now_ns: int, resolved: list[ResolveFrame]) -> None:
         """Counts the batch, whose lane time counts as wasted as far as its frames are late."""
         batch = run.batch
+        busy_ns = now_ns - run.dispatched_ns
         size = len(batch.frames)
         late = 0
         for action in resolved:
@@ -162,6 +163,11 @@ class Delivery:
                 late += 1
         try:
             self._metrics.batch(batch.model, batch.lane, size, busy_ns, busy_ns * late // size)
+            if run.finished_ns:
+                sent_ns, started_ns, finished_ns = run.dispatched_ns, run.started_ns, run.finished_ns
+                self._metrics.batch_times(
+                    batch.model, size, started_ns - sent_ns, finished_ns - started_ns, now_ns - finished_ns
+                )
         except Exception:
             _log.exception("counting failed", model=batch.model)
 

@@ -399,7 +399,7 @@ class Driver:
             if worker is not None and hand_over is not None:
                 lost = self._without_state(action, hand_over.give_to(worker))
                 asked = replace(action, resets_state=(*action.resets_state, *lost))
-            if worker is not None and worker.run(asked, payloads):
+            if worker is not None and worker.run(asked, payloads, self.held.last_of(action.frames)):
                 for frame in action.frames if hand_over is not None else ():
                     if frame.stream_id not in self._delivery.sinks:  # it has closed while the state was on its way
                         worker.forget(frame.stream_id)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from duly.core.types import Frame, JointFrame, StreamClass, pieces_of
 from duly.models.spec import Signature
 from duly.runtime.shared_memory import SharedData
+from duly.worker.channel import NONE_LAST
 
 
 class InputData(NamedTuple):
@@ -53,6 +54,8 @@ class HeldFrame:
     """Whose stream it came on."""
     worker_died: bool = False
     """Whether a worker has died while it ran the frame."""
+    last: bool = False
+    """Whether it is known to be the last frame of its stream. Who takes the frame says so before it is submitted."""
     ran: Callable[[int, float], None] | None = None
     """Called when it has run, with that time and its lane time, in ns, also where its stream has closed meanwhile."""
 
@@ -85,6 +88,7 @@ class HeldFrame:
         self.grown_bytes = grown_bytes
         self.principal = principal
         self.worker_died = worker_died
+        self.last = False
         self.ran = ran
 
 
@@ -95,6 +99,8 @@ class HeldFrames:
         self.bytes_max = bytes_max
         self.bytes = 0
         self._by_seq: dict[int, HeldFrame] = {}
+        self._last: set[int] = set()
+        """Of these, those that are the last of their streams."""
 
     def __len__(self) -> int:
         return len(self._by_seq)
@@ -102,6 +108,14 @@ class HeldFrames:
     def put(self, held: HeldFrame) -> None:
         self._by_seq[held.frame.seq] = held
         self.bytes += held.size_bytes
+        if held.last:
+            self._last.add(held.frame.seq)
+
+    def last_of(self, frames: Sequence[Frame]) -> frozenset[int]:
+        """Returns the indices of those that are the last of their streams."""
+        if not self._last:  # as nearly always
+            return NONE_LAST
+        return frozenset([index for index, frame in enumerate(frames) if frame.seq in self._last])
 
     def payloads(self, frames: Sequence[Frame]) -> Sequence[Sequence[InputData]]:
         """Returns the payload of each of these frames, that of a joint frame from all its pieces, each of which holds
@@ -141,5 +155,7 @@ class HeldFrames:
         """Removes the frame with its payload and returns both. Raises KeyError where it is not held."""
         held = self._by_seq.pop(frame.seq)
         self.bytes -= held.size_bytes + held.grown_bytes
+        if held.last:
+            self._last.discard(frame.seq)
         held.payload = ()  # its outcome may wait long for a client that does not read
         return held

@@ -80,7 +80,8 @@ class ModelHost:
         """Models that could not be loaded at the start, with the reasons, which are not logged yet."""
 
     async def load_all(self) -> None:
-        """Loads the newest version of every model, one after another, so that each is profiled undisturbed.
+        """Loads the newest version of every model, or as many as its settings say (`versions`), one after another, so
+        that each is profiled undisturbed.
 
         Models that cannot be loaded are listed in the catalogue; the others serve. As soon as one serves they are
         logged, too. Where none does, whoever starts the server says why. A model that seems to hang keeps the others
@@ -95,18 +96,31 @@ class ModelHost:
             else:
                 self._catalogue.problems[problem.name] = problem.reason
                 failed.append((problem.name, problem.reason))
-        newest: dict[str, ModelVersion] = {}
-        for version in versions:
-            newest.setdefault(version.name, version)
         self._first_failures = failed
         tasks = []
-        for version in newest.values():
+        for version in self._first_versions(versions):
             task = asyncio.create_task(self._load_first(version), name=f"first load of {version.key}")
             self._supervisor.end_with_server(task)
             tasks.append(task)
             await self._patience(task, version)
         while not self._serves and any(not task.done() for task in tasks):
             await asyncio.wait([task for task in tasks if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+
+    def _first_versions(self, versions: Sequence[ModelVersion]) -> list[ModelVersion]:
+        """Returns what is loaded at the start, the newest version of each model before all others."""
+        of_model: dict[str, list[ModelVersion]] = {}
+        for version in versions:
+            of_model.setdefault(version.name, []).append(version)
+        newest, others = [], []
+        for mine in of_model.values():
+            wanted = min(mine[0].config.versions.loaded or len(mine), len(mine))
+            room = min(wanted, self._limits.of_model)
+            newest.append(mine[0])
+            others += mine[1:room]
+            if room < wanted:
+                left_out = [version.version for version in mine[room:wanted]]
+                _log.warning("not loaded, as versions_max is less", model=mine[0].name, versions=",".join(left_out))
+        return newest + others
 
     async def _load_first(self, version: ModelVersion) -> None:
         try:
@@ -120,7 +134,9 @@ class ModelHost:
             _log.exception("model cannot be loaded", model=version.key)
             self._first_failures.append((version.key, f"the server failed on it: {type(error).__name__}"))
         else:
-            self._activate(loaded)
+            active = self._catalogue.active(version.name)
+            if active is None or active.state is VersionState.FAILED:  # else a newer one serves already
+                self._activate(loaded)
             self._serves = True
         while self._serves and self._first_failures:
             model, reason = self._first_failures.pop(0)

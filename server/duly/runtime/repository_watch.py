@@ -18,6 +18,7 @@ import structlog
 from duly.models.folders import CHECKS_FOLDER, CONFIG_FILE
 from duly.models.repository import ModelVersion, RepositoryProblem
 from duly.models.stamps import Stamp, Stamps, read_stamps, written_to
+from duly.models.triton.origin import TRITON_FILE
 from duly.models.wording import first_few
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.model_host import REASONS_MAX, ModelHost
@@ -182,7 +183,9 @@ class RepositoryWatch:
         """What the version is, with the settings of its model; 0: it is gone."""
         inside = self._stamps.get(version.name, {})
         own = [name for name in inside if name.isdigit() and int(name) == int(version.version)]
-        named = (CONFIG_FILE, version.config.labels.partition("/")[0], CHECKS_FOLDER)
+        config = version.config
+        first = [state.initial.partition("/")[0] for state in config.states]
+        named = (CONFIG_FILE, TRITON_FILE, config.labels.partition("/")[0], CHECKS_FOLDER, *first)
         beside = [name for name in inside if name in named]
         return hash(tuple((name, inside[name]) for name in sorted(own + beside))) if own else 0
 

@@ -324,7 +324,8 @@ class Supervisor:
 
 def _told(loaded: LoadedVersion, error: BaseException) -> str:
     """Returns why the version cannot be served, with what to do about it."""
-    return f"{error}; {how_to_publish(loaded.version)}" if isinstance(error, OtherContents) else str(error)
+    reason = loaded.version.told(str(error))
+    return f"{reason}; {how_to_publish(loaded.version)}" if isinstance(error, OtherContents) else reason
 
 
 def _with_labels(signature: Signature, labels: tuple[str, ...]) -> Signature:

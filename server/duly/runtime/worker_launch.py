@@ -124,7 +124,10 @@ def describe_version(version: ModelVersion) -> dict[str, Any]:
         return {"graph": None, "frame": None, "problem": f"{problem}was not done after {DESCRIBE_SECONDS_MAX:g} s"}
     if done.returncode:
         return {"graph": None, "frame": None, "problem": f"{problem}ended with status {done.returncode}"}
-    return dict(json.loads(done.stdout))
+    described = dict(json.loads(done.stdout))
+    if described["problem"] is not None:
+        described["problem"] = version.told(described["problem"])
+    return described
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,5 +172,5 @@ async def check_version(
         except OtherContents as error:
             return CheckedModel(version.key, f"{error}; {how_to_publish(version)}")
         except WorkerError as error:
-            return CheckedModel(version.key, str(error))
+            return CheckedModel(version.key, version.told(str(error)))
     return CheckedModel(version.key, None, notes)

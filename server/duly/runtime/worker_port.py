@@ -37,8 +37,9 @@ class LaneWorker(Protocol):
     def busy(self) -> bool:
         """Whether a batch runs that has not been reported."""
 
-    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
-        """Starts the batch, whose end is reported to `Driver.batch_ended`. Returns False if the worker is gone.
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]], last: frozenset[int]) -> bool:
+        """Starts the batch, whose end is reported to `Driver.batch_ended`. Returns False if the worker is gone. `last`:
+        the indices of the frames that are the last of their streams.
 
         Raises if the batch cannot be handed over. In both cases nothing has been started.
         """

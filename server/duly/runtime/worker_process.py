@@ -241,7 +241,9 @@ class Worker:
 
     # ---- batches ----
 
-    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
+    def run(
+        self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]], last: frozenset[int] = channel.NONE_LAST
+    ) -> bool:
         """Copies the payloads into the slot's input area (the one copy) and starts the batch. What lies in memory that
         is shared with a client the worker copies itself.
 
@@ -260,7 +262,7 @@ class Worker:
         region.filled[slot, False] += filled
         if pieces and not self._gather(slot, pieces):
             return False
-        run = channel.Run(action.batch_id, slot, frames, self._variants[action.variant])
+        run = channel.Run(action.batch_id, slot, frames, self._variants[action.variant], last)
         return self._begin(action.batch_id, len(frames), channel.encode_run(run), action.planned_ns)
 
     def _shares(self, memory: ClientMemory) -> bool:
@@ -419,7 +421,7 @@ class Worker:
         self._answers = Answers(signature, self._region)
         self._stateful = signature.stateful
         self._state_bytes = signature.state_bytes if signature.state_layout else 0
-        self._trims = any(-1 in spec.shape or spec.encodings for spec in signature.inputs)
+        self._trims = any(-1 in spec.shape or spec.encodings or spec.is_text for spec in signature.inputs)
         if self._expected is not None:
             self._refuse(changed_signature(self._expected.signature, signature))
         if not self._ready.done():

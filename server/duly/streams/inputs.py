@@ -6,7 +6,7 @@ picture no more than its header is read: decoding it and searching for NaN is th
 
 from math import prod
 
-from duly.models.spec import ELEMENT_BYTES, PIXELS_MAX, VIDEO, Signature, TensorSpec
+from duly.models.spec import ELEMENT_BYTES, PIXELS_MAX, TEXT_ELEMENTS_MAX, VIDEO, Signature, TensorSpec
 from duly.runtime.held_frames import InputData
 from duly.runtime.shared_memory import SharedData
 from duly.streams.errors import InvalidFrame
@@ -19,13 +19,18 @@ _ENCODING = {name: index for index, name in enumerate(ENCODINGS)}
 
 
 class _Input:
-    __slots__ = ("element_bytes", "encodings", "fixed_bytes", "pixels_max", "samples", "spec")
+    __slots__ = ("element_bytes", "encodings", "fixed_bytes", "is_text", "needed_max", "pixels_max", "samples", "spec")
 
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
         self.element_bytes = ELEMENT_BYTES[spec.datatype]
+        self.is_text = spec.is_text
         self.fixed_bytes = 0 if -1 in spec.shape else prod(spec.shape) * self.element_bytes
-        """Length of the data where the shape is fixed, else 0."""
+        """Length of the data where the shape is fixed, else 0; of text the least."""
+        self.needed_max = (
+            min(spec.bytes_max, TEXT_ELEMENTS_MAX * self.element_bytes) if spec.is_text else spec.bytes_max
+        )
+        """What a shape may take; of text, as many elements as are read."""
         self.encodings = frozenset(spec.encodings)
         self.pixels_max = spec.pixels_max or PIXELS_MAX
         self.samples = spec.shape[0] if _SOUND in spec.encodings and spec.shape[0] > 0 else 0
@@ -71,9 +76,9 @@ class InputChecks:
             shape = fitted
         needed = expected.fixed_bytes or prod(shape) * expected.element_bytes
         if len(data) != needed:
-            raise InvalidFrame(f"input {spec.name!r}: {len(data)} bytes, {spec.datatype}{list(shape)} takes {needed}")
-        if needed > spec.bytes_max:
-            raise InvalidFrame(_too_large(spec, needed))
+            _check_length(expected, shape, len(data), needed)
+        if needed > expected.needed_max:
+            raise InvalidFrame(_too_many(spec, shape, needed))
         if (
             not needed
             and -1 in spec.shape
@@ -156,6 +161,25 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(shape) == len(expected) and all(
         extent >= 0 and want in (-1, extent) for extent, want in zip(shape, expected, strict=True)
     )
+
+
+def _check_length(expected: _Input, shape: tuple[int, ...], size: int, needed: int) -> None:
+    """Checks data of `size` bytes that are not the `needed` ones of that shape. Raises InvalidFrame unless they may be
+    text, of which more than the lengths of its elements are to come.
+    """
+    spec = expected.spec
+    if not expected.is_text or size < needed or not needed:
+        least = "at least " if expected.is_text else ""
+        text = f"{size} bytes, {spec.datatype}{list(shape)} takes {least}{needed}"
+        raise InvalidFrame(f"input {spec.name!r}: {text}")
+    if size > spec.bytes_max:
+        raise InvalidFrame(_too_large(spec, size))
+
+
+def _too_many(spec: TensorSpec, shape: tuple[int, ...], needed: int) -> str:
+    if not spec.is_text or needed <= TEXT_ELEMENTS_MAX * ELEMENT_BYTES["STRING"]:
+        return _too_large(spec, needed)
+    return f"input {spec.name!r}: {prod(shape):,} elements of text, at most {TEXT_ELEMENTS_MAX:,} are taken"
 
 
 def _too_large(spec: TensorSpec, size: int) -> str:

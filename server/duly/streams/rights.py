@@ -27,6 +27,8 @@ class Right(StrEnum):
     DRAIN = "drain"
     DUMP = "dump"
     """Writing recordings of what happened."""
+    LOG = "log"
+    """Changing what the server logs."""
 
 
 USE = frozenset({Right.INFER, Right.READ})

@@ -278,6 +278,7 @@ class Stream:
             possible = possible and not (exact and not captured_unix_ns)
         held = HeldFrame(frame, terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns)
         held.principal = terms.principal
+        held.last = self.asked.single
         self._unanswered += 1
         if self._ordering is not None:
             self._ordering.arrived(frame_id)

@@ -58,7 +58,12 @@ class Verdicts:
         frame = held.frame
         latency_ns, slack_ns = now_ns - held.received_ns, frame.deadline_ns - now_ns
         age_ns = latency_ns + held.capture_to_receipt_ns if held.clock_uncertainty_ns else -1
-        self._metrics.of(frame.model, held.stream_class).outcome(outcome.status, latency_ns, slack_ns, age_ns)
+        counts = self._metrics.of(frame.model, held.stream_class)
+        counts.outcome(outcome.status, latency_ns, slack_ns, age_ns)
+        run = outcome.run
+        if run is not None and outcome.status <= OutcomeStatus.LATE:
+            sent_ns, started_ns = run.dispatched_ns, run.started_ns
+            counts.ran(now_ns, sent_ns - held.received_ns, started_ns - sent_ns, run.finished_ns - started_ns)
 
 
 def _events(outcomes: Sequence[Outcome]) -> list[FramesTurnedOut]:

@@ -22,6 +22,8 @@ class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DATA_TYPE_FP16: _ClassVar[DataType]
     DATA_TYPE_FP32: _ClassVar[DataType]
     DATA_TYPE_FP64: _ClassVar[DataType]
+    DATA_TYPE_STRING: _ClassVar[DataType]
+    DATA_TYPE_BF16: _ClassVar[DataType]
 
 class EncodedFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -45,6 +47,8 @@ DATA_TYPE_INT64: DataType
 DATA_TYPE_FP16: DataType
 DATA_TYPE_FP32: DataType
 DATA_TYPE_FP64: DataType
+DATA_TYPE_STRING: DataType
+DATA_TYPE_BF16: DataType
 ENCODED_FORMAT_UNSPECIFIED: EncodedFormat
 ENCODED_FORMAT_JPEG: EncodedFormat
 ENCODED_FORMAT_PNG: EncodedFormat

@@ -56,7 +56,8 @@ def batch_first(graph: Graph, config: ModelConfig, run: RunGraph) -> BatchFirst:
         LoadError: model.toml names a dimension that is not there.
     """
     states = {state.input: state.output for state in config.states}
-    fed = _declared(graph.inputs, config.inputs, states.keys() | config.constants.keys(), Input)
+    controls = {control.input for control in config.controls}
+    fed = _declared(graph.inputs, config.inputs, states.keys() | controls | config.constants.keys(), Input)
     sent = _declared(graph.outputs, config.outputs, set(states.values()), Output)
     if config.postprocess is not None and config.postprocess.tensor in graph.outputs:
         sent.setdefault(config.postprocess.tensor, Output(name=config.postprocess.tensor))
@@ -75,7 +76,7 @@ def batch_first(graph: Graph, config: ModelConfig, run: RunGraph) -> BatchFirst:
         if arranged is not None:
             return arranged
         why = "none of its outputs has a row for each frame"
-    axes: dict[str, Axis] = dict.fromkeys((*fed, *sent, *states, *states.values()))
+    axes: dict[str, Axis] = dict.fromkeys((*fed, *sent, *states, *states.values(), *controls))
     notes: tuple[str, ...] = (_guess_note(why),) if why else ()
     if config.batch_sizes not in (None, (1,)):
         assert config.batch_sizes is not None

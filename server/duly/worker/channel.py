@@ -81,6 +81,10 @@ _TIMES = struct.Struct("<qq")  # started, finished: CLOCK_MONOTONIC ns, the same
 _ID = struct.Struct("<Q")
 _PAD = tuple((0,) * (DIMS_MAX - n) for n in range(DIMS_MAX + 1))
 
+_RESET, _LAST = 1, 2
+"""What is said of a frame beside its stream."""
+NONE_LAST: frozenset[int] = frozenset()
+
 TensorRef = tuple[int, int, int, tuple[int, ...]]
 """(offset within the slot's area in bytes, length in bytes, index into ENCODINGS, shape)."""
 
@@ -94,6 +98,8 @@ class Run:
     frames: list[tuple[int, bool, list[TensorRef]]]
     variant: int = 0
     """The index of the variant; 0 is the most accurate one."""
+    last: frozenset[int] = NONE_LAST
+    """The frames, by index, that are the last of their streams."""
 
 
 @dataclass(slots=True)
@@ -163,20 +169,22 @@ def _tensors(values: tuple[int, ...]) -> list[TensorRef]:
 
 def encode_run(run: Run) -> bytes:
     out = [_HEAD.pack(RUN, run.slot, len(run.frames), run.variant, run.batch_id)]
-    for stream_id, reset, tensors in run.frames:
-        out.append(_packed(stream_id, reset, tensors))
+    for index, (stream_id, reset, tensors) in enumerate(run.frames):
+        out.append(_packed(stream_id, _LAST | reset if index in run.last else reset, tensors))
     return b"".join(out)
 
 
 def decode_run(message: bytes, inputs: int) -> Run:
     _, slot, count, variant, batch_id = _HEAD.unpack_from(message)
     at, frame = _HEAD.size, _frame(inputs)
-    frames = []
-    for _ in range(count):
+    frames, last = [], []
+    for index in range(count):
         values = frame.unpack_from(message, at)
         at += frame.size
-        frames.append((values[0], bool(values[1]), _tensors(values)))
-    return Run(batch_id, slot, frames, variant)
+        frames.append((values[0], bool(values[1] & _RESET), _tensors(values)))
+        if values[1] & _LAST:
+            last.append(index)
+    return Run(batch_id, slot, frames, variant, frozenset(last) if last else NONE_LAST)
 
 
 def encode_warm(batch_id: int, slot: int, variant: int) -> bytes:

@@ -2,13 +2,15 @@
 served.
 
 A sample is an .npz file of NumPy, in the folder `checks` of the version or of the model. It holds one frame, without a
-batch dimension: an array `input.NAME` for each input, and `output.NAME` for each output that is compared. The most
-accurate variant must agree within the tolerances of model.toml; the others only run, since they may differ.
+batch dimension: an array `input.NAME` for each input, and `output.NAME` for each output that is compared. Text
+is an array of NumPy's str (`<U…`), and BF16 one of ml_dtypes' bfloat16 or its bits as uint16. The most accurate variant
+must agree within the tolerances of model.toml; the others only run, since they may differ.
 """
 
 import io
 import zipfile
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,11 @@ from duly.models.folders import CHECKS_FOLDER, entries
 from duly.models.spec import Checks, Signature, TensorSpec
 from duly.models.wording import first_few, in_print
 from duly.worker.channel import OK, Region, Run, TensorRef
-from duly.worker.dtypes import DTYPES, Array
+from duly.worker.dtypes import BFLOAT16, DTYPES, TEXT, Array, as_numbers, text_array
 from duly.worker.errors import LoadError, RunError
 from duly.worker.model import Model
 from duly.worker.slot_layout import layout
+from duly.worker.text import read_texts, write_texts
 from duly.worker.version_files import VersionFiles
 
 SAMPLES_MAX = 64
@@ -30,6 +33,9 @@ SAMPLE_BYTES_MAX = 1 << 28
 """A sample may have so many bytes, packed and unpacked; the version of a larger one is not loaded."""
 _ARRAYS_MAX = 1024
 _HEADER_CHARS_MAX = 10_000
+_SAVED_BFLOAT16 = np.dtype("V2")
+"""What NumPy saves arrays of ml_dtypes' bfloat16 as."""
+_SAMPLE_TYPES = {"STRING": "str", "BF16": "bfloat16, or its bits as uint16"}
 
 
 class CheckSamples:
@@ -65,10 +71,11 @@ class CheckSamples:
     def _compare(self, stated: dict[str, Array], results: dict[str, Array]) -> None:
         absolute, relative = self._checks.absolute, self._checks.relative
         for name, expected in stated.items():
-            got = results[name]
+            got = _comparable(results[name])
             if got.shape != expected.shape:
                 shapes = f"has shape {list(got.shape)}, the sample states {list(expected.shape)}"
                 raise LoadError(f"output '{name}' {shapes}")
+            text = got.dtype == TEXT
             exact = not np.issubdtype(got.dtype, np.floating)
             wanted = expected.astype(np.float64) if not exact else expected
             agrees = got == wanted if exact else np.isclose(got, wanted, relative, absolute, equal_nan=True)
@@ -79,9 +86,18 @@ class CheckSamples:
             within = "" if exact else f" within {absolute:g} and {relative:g} of it (checks.absolute, checks.relative)"
             wrong = int(agrees.size - np.count_nonzero(agrees))
             raise LoadError(
-                f"output '{name}' disagrees in {wrong:,} of {agrees.size:,} numbers: {where} is {got[place]:g}, the "
-                f"sample states {expected[place]:g}{within}"
+                f"output '{name}' disagrees in {wrong:,} of {agrees.size:,} {'texts' if text else 'numbers'}: {where} "
+                f"is {_shown(got[place])}, the sample states {_shown(expected[place])}{within}"
             )
+
+
+def _comparable(array: Array) -> Array:
+    """Text as it is, and all else as numbers."""
+    return array if array.dtype == TEXT else as_numbers(array)
+
+
+def _shown(element: Any) -> str:
+    return f"{element!r:.80}" if isinstance(element, str) else f"{element:g}"
 
 
 def _found(folder: Path, called: str) -> list[tuple[Path, str]]:
@@ -128,7 +144,8 @@ def _stated(arrays: dict[str, Array], signature: Signature) -> dict[str, Array]:
         raise LoadError(f"has an array {in_print(odd[0])!r}; arrays are called {first_few(known, 8)}")
     if not stated:
         raise LoadError(f"states no output; add an array such as output.{outputs[0]}")
-    return stated
+    datatypes = {spec.name: spec.datatype for spec in signature.outputs}
+    return {name: _comparable(_typed(array, datatypes[name])) for name, array in stated.items()}
 
 
 def _run(model: Model, region: Region, signature: Signature, arrays: dict[str, Array]) -> dict[str, Array]:
@@ -146,20 +163,35 @@ def _run(model: Model, region: Region, signature: Signature, arrays: dict[str, A
     if status != OK:
         raise LoadError(done.reasons[0])
     return {
-        spec.name: np.frombuffer(bytes(region.outputs[0][offset : offset + length]), DTYPES[spec.datatype]).reshape(
-            shape
-        )
+        spec.name: _result(spec, bytes(region.outputs[0][offset : offset + length]), shape)
         for spec, (offset, length, _, shape) in zip(signature.outputs, results, strict=True)
     }
+
+
+def _result(spec: TensorSpec, data: bytes, shape: tuple[int, ...]) -> Array:
+    if spec.is_text:
+        return text_array(read_texts(data, prod(shape)), shape)
+    return np.frombuffer(data, DTYPES[spec.datatype]).reshape(shape)
+
+
+def _typed(array: Array, datatype: str) -> Array:
+    """An array of a sample, where it is one of those that stand for what NumPy lacks, as the worker has them."""
+    if datatype == "STRING" and array.dtype.kind == "U":
+        return array.astype(TEXT)
+    if datatype == "BF16" and array.dtype in (np.uint16, _SAVED_BFLOAT16):
+        return np.ascontiguousarray(array).view(BFLOAT16).reshape(array.shape)
+    return array
 
 
 def _payload(spec: TensorSpec, array: Array) -> tuple[bytes, tuple[int, ...]]:
     if spec.encodings == ("PCM_S16LE",):
         raise LoadError(f"input '{spec.name}' is sound, which samples cannot state")
     dtype = DTYPES[spec.datatype]
-    if array.dtype != dtype:
-        raise LoadError(f"input.{spec.name} is {array.dtype}, the model takes {dtype}")
-    payload = np.ascontiguousarray(array).tobytes()
+    typed = _typed(array, spec.datatype)
+    if typed.dtype != dtype:
+        takes = _SAMPLE_TYPES.get(spec.datatype, dtype)
+        raise LoadError(f"input.{spec.name} is {array.dtype}, the model takes {takes}")
+    payload = write_texts(typed.ravel().tolist()) if spec.is_text else np.ascontiguousarray(typed).tobytes()
     if len(payload) > spec.bytes_max:
         raise LoadError(f"input.{spec.name} has {len(payload):,} bytes, the model takes {spec.bytes_max:,}")
     return payload, array.shape

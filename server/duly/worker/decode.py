@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import Literal
 
 import numpy as np
 
 from duly.models.spec import ELEMENT_BYTES, PIXELS_MAX, TensorSpec
 from duly.worker.all_finite import all_finite
-from duly.worker.dtypes import DTYPES, Array
+from duly.worker.dtypes import DTYPES, Array, text_array
 from duly.worker.errors import InvalidFrame
 from duly.worker.opencv import cv2
 from duly.worker.picture_header import PictureHeader, picture_header
 from duly.worker.picture_size import beyond, no_picture, picture_size, without_text
+from duly.worker.text import TextError, read_texts
 
 Decode = Callable[[memoryview, str, TensorSpec], Array]
 """Takes a payload, the name of its encoding and what clients may send. Raises InvalidFrame."""
@@ -66,6 +68,17 @@ def tensor(payload: memoryview, encoding: str, shape: tuple[int, ...], spec: Ten
     if spec.finite and not all_finite(values):
         raise InvalidFrame(not_finite(spec))
     return values
+
+
+def texts(payload: memoryview, encoding: str, shape: tuple[int, ...], spec: TensorSpec) -> Array:
+    """The payload as an array of text. Raises InvalidFrame as `tensor` does."""
+    if encoding:
+        raise InvalidFrame(f"input '{spec.name}' takes no {encoding}, but {_accepted(spec)}")
+    check_shape(shape, spec)
+    try:
+        return text_array(read_texts(bytes(payload), prod(shape)), shape)
+    except TextError as error:
+        raise InvalidFrame(f"input '{spec.name}': {error}") from None
 
 
 def not_finite(spec: TensorSpec) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from duly.models.spec import ModelConfig
-from duly.worker.all_finite import all_finite
-from duly.worker.dtypes import Array
+from duly.worker.all_finite import all_finite, finite
+from duly.worker.dtypes import Array, is_floating
 from duly.worker.plan import Plan
 
 HOLLOW_BATCHES = 8
@@ -53,7 +53,7 @@ class FiniteChecks:
 
 def _not_finite(array: Array) -> list[int]:
     """The rows with an element that is not finite."""
-    if not np.issubdtype(array.dtype, np.floating) or all_finite(array):
+    if not is_floating(array.dtype) or all_finite(array):
         return []
-    rows = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    rows = finite(array).reshape(len(array), -1).all(axis=1)
     return [int(row) for row in np.flatnonzero(~rows)]

@@ -8,18 +8,20 @@ from math import prod
 import numpy as np
 
 from duly.models.spec import (
+    ELEMENT_BYTES,
     PICTURE_PIXELS,
     PICTURE_TIMES_INPUT,
     PIXELS_MAX,
+    TEXT_ELEMENTS_MAX,
     VIDEO,
     Input,
     ModelConfig,
     TensorSpec,
-    op_of,
 )
+from duly.models.steps import op_of
 from duly.worker.channel import DIMS_MAX
 from duly.worker.decode import ENCODINGS
-from duly.worker.dtypes import DTYPES
+from duly.worker.dtypes import DTYPES, TEXT, is_floating
 from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 from duly.worker.ops.operation import PICTURE_DATATYPES, Operation
@@ -31,6 +33,8 @@ from duly.worker.ways_out import constant, no_such, not_numbers, refit, turned
 CHANNELS = 3
 """Channels of a picture where neither the graph nor model.toml says how many."""
 
+_AS_SENT = ("STRING", "BF16")
+"""Element types that are not made of others, nor others of them."""
 _CHANNELS_MAX = 128  # CV_CN_MAX of OpenCV 5
 
 
@@ -44,12 +48,12 @@ class InputPlan:
 
 
 def plan_inputs(graph: Graph, config: ModelConfig) -> tuple[InputPlan, ...]:
-    """Returns one plan for each input of `config`, or for each graph input that is neither state nor constant.
+    """Returns one plan for each input of `config`, or for each graph input that is no state, control or constant.
 
     Raises:
         LoadError: an input does not fit the graph, or no client could send anything.
     """
-    taken = {state.input for state in config.states} | set(config.constants)
+    taken = {state.input for state in config.states} | {each.input for each in config.controls} | set(config.constants)
     plans = []
     for index, declared in enumerate(config.inputs):
         place, name = f"input[{index}]", declared.tensor or declared.name
@@ -115,6 +119,8 @@ def _check_order(declared: Input, place: str) -> None:
 
 def _castable(source: str, target: str, normalised: bool) -> bool:
     """Whether values keep their range. Floating point may become narrower, as the model's author wants it."""
+    if not {source, target}.isdisjoint(_AS_SENT):
+        return source == target and not normalised
     if normalised or np.issubdtype(DTYPES[source], np.floating):
         return bool(np.issubdtype(DTYPES[target], np.floating))
     return np.can_cast(DTYPES[source], DTYPES[target], "safe")
@@ -184,7 +190,14 @@ def _spec(
     declared: Input, datatype: str, shape: tuple[int, ...], graph_shape: tuple[int, ...], place: str
 ) -> TensorSpec:
     dtype = DTYPES[datatype]
-    exact = prod(shape) * dtype.itemsize if is_fixed(shape) else 0
+    sized = is_fixed(shape) and dtype != TEXT
+    exact = prod(shape) * ELEMENT_BYTES[datatype] if is_fixed(shape) else 0
+    if declared.example and dtype != TEXT:
+        raise LoadError(f"{place}.example: only text has one, and this input is {datatype}; leave it out")
+    if dtype == TEXT and (elements := prod(extent for extent in shape if extent >= 0)) > TEXT_ELEMENTS_MAX:
+        raise LoadError(
+            f"{place}: STRING{list(shape)} has {elements:,} elements a frame, at most {TEXT_ELEMENTS_MAX:,} are taken"
+        )
     if declared.bytes_max and declared.bytes_max < exact:
         raise LoadError(
             f"{place}.bytes_max: {declared.bytes_max} is less than the {exact} bytes of {datatype}{list(shape)}"
@@ -196,9 +209,10 @@ def _spec(
             "shape": shape,
             "encodings": declared.encodings,
             "sample_rate_hz": declared.sample_rate_hz or 0,
-            "finite": declared.finite and bool(np.issubdtype(dtype, np.floating)),
+            "example": declared.example or "",
+            "finite": declared.finite and is_floating(dtype),
             # A tensor of fixed size never needs more, and rows without gaps are a batch already.
             "pixels_max": _pixels_max(declared, shape, graph_shape, place),
-            "bytes_max": exact if is_fixed(shape) and not declared.encodings else declared.bytes_max or 0,
+            "bytes_max": exact if sized and not declared.encodings else declared.bytes_max or 0,
         }
     )

@@ -11,6 +11,7 @@ from duly.models.manifest import Manifest, ManifestError, read_manifest
 from duly.models.openssf import read_bundle
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.models.triton.origin import TRITON_FILE
 from duly.models.trust import Trust
 from duly.worker.background import fits
 from duly.worker.channel import Done, Region, Run
@@ -18,6 +19,7 @@ from duly.worker.checks import CheckSamples
 from duly.worker.dtypes import datatype_of
 from duly.worker.errors import LoadError
 from duly.worker.finite import FiniteChecks
+from duly.worker.first_states import with_first_states
 from duly.worker.libraries import with_checked_libraries
 from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
@@ -33,6 +35,7 @@ from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
 from duly.worker.version_files import Report, VersionFiles
 from duly.worker.warmup import Samples, profile
+from duly.worker.ways_out import say_example
 
 SAMPLES_MAX = 128
 """READY holds at most so many times for each batch size: as many as the server's profile keeps."""
@@ -97,8 +100,9 @@ def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
         else:
             manifest = read_manifest(folder, trust.manifests, trust.manifest_keys)
         if manifest is not None:
-            if f"../{CONFIG_FILE}" in manifest.digests and CONFIG_FILE not in read:
-                raise ManifestError(f"../{CONFIG_FILE} is listed in {manifest.file} and is not there")
+            listed = [file for file in (CONFIG_FILE, TRITON_FILE) if f"../{file}" in manifest.digests]
+            if listed and listed[0] not in read:  # of both only the first is read
+                raise ManifestError(f"../{listed[0]} is listed in {manifest.file} and is not there")
             for file, sha256 in read.items():
                 name = PurePosixPath(file)  # as the manifest has it
                 if trust.manifests in ("signed", "model-signing") or f"../{name}" in manifest.digests:
@@ -131,8 +135,8 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         opened.append(open_graph(session, config, name, place, room))
     plans = [graph.plan for graph in opened]
     for plan, name in zip(plans, names, strict=True):
-        if config.cuda_graph and not (plan.fixed and plan.fixed_outputs):
-            raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size; export the graph so")
+        if config.cuda_graph and not (plan.fixed and plan.fixed_outputs and not plan.halves):
+            raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size, none of BF16; export it so")
     notes = [f"{name}: {note}" for graph, name in zip(opened, names, strict=True) for note in graph.notes]
     sessions = [graph.session for graph in opened]
     signatures = [plan.signature() for plan in plans]
@@ -141,6 +145,7 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     sizes = room.settle([graph.needs for graph in opened], toml)
     notes += sizes.notes
     plans = [with_room(plan, sizes) for plan in plans]
+    plans = [with_first_states(plan, config, files, model_folder, model_name) for plan in plans]
     signatures = [plan.signature() for plan in plans]
     best = signatures[0]
     batch_max = best.batch_sizes[-1]
@@ -171,7 +176,7 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
             times.append(profile(model, samples, best.batch_sizes, config.warmup_runs, fits(body)))
         except LoadError as error:
             runs = partial(_runs, model, region, batch_max)
-            advice = say_shape(best.inputs, samples.shapes, str(error), runs)
+            advice = say_shape(best.inputs, samples.shapes, str(error), runs) or say_example(best.inputs)
             raise LoadError(f"{name}: {error}{advice}") from error
     if checks is not None:
         checks.run(models, region, best)

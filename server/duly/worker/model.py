@@ -15,12 +15,13 @@ from time import monotonic_ns
 import numpy as np
 
 from duly.models.sizes import WIRE_BYTES_MAX, fields_bytes
-from duly.models.spec import VIDEO
+from duly.models.spec import TEXT_ELEMENTS_MAX, VIDEO, TensorSpec
 from duly.worker.all_finite import all_finite
 from duly.worker.batch_axes import BoundBatch, Session
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
+from duly.worker.controls import Controls
 from duly.worker.decode import not_finite, tensor
-from duly.worker.dtypes import Array
+from duly.worker.dtypes import TEXT, Array, view
 from duly.worker.errors import InvalidFrame, RunError
 from duly.worker.finite import HOLLOW_BATCHES, FiniteChecks
 from duly.worker.graph import is_fixed
@@ -30,6 +31,7 @@ from duly.worker.plan import Plan
 from duly.worker.shared_frames import UNREAD
 from duly.worker.slot_layout import layout
 from duly.worker.states import StreamStates
+from duly.worker.text import write_texts
 from duly.worker.video import VideoDecoders
 
 
@@ -42,6 +44,7 @@ class _Bound:
     """The graph outputs with a fixed size, by name."""
     states_in: list[Array]
     states_out: list[Array]
+    controls: dict[str, Array]
 
 
 @dataclass(slots=True)
@@ -94,6 +97,7 @@ class Model:
             contexts={index: each.reader.dtype for index, each in enumerate(plan.inputs) if each.reader.context},
             context_sizes={index: each.reader.context for index, each in enumerate(plan.inputs)},
         )
+        self._controls = Controls(plan.controls)
         self._videos = VideoDecoders()
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
@@ -108,7 +112,8 @@ class Model:
         self._checks: FiniteChecks | None = None
         self._own_frame_fails: Callable[[int], bool] = lambda slot: False
         self._hollow_batches = 0
-        self._trims = not all(is_fixed(output.row_shape) for output in plan.outputs)
+        self._trims = not all(output.sized for output in plan.outputs)
+        self._copies = [self._copy_texts if spec.is_text else self._copy for spec in signature.outputs]
 
     def run(self, run: Run, unread: Collection[int] = ()) -> Done:
         """Runs one batch. `unread`: frames, by index, whose inputs could not be read.
@@ -192,7 +197,7 @@ class Model:
         own = [None if r.as_is else np.zeros(shape, r.dtype) for r, shape in zip(readers, shapes, strict=True)]
         return [
             [
-                _view(area, base, shape, reader.dtype) if buffer is None else buffer
+                view(area, base, shape, reader.dtype) if buffer is None else buffer
                 for buffer, base, shape, reader in zip(own, self._input_bases, shapes, readers, strict=True)
             ]
             for area in self._region.inputs
@@ -259,6 +264,7 @@ class Model:
         slot, size = batch.run.slot, self._size(len(indices))
         bound = self._bound.get((slot, size, first)) or self._bind(slot, size, first)
         self._streams.gather(self._ids(batch, indices), bound.states_in)
+        self._controls.fill(bound.controls, batch.run, indices, self._streams)
         outputs = bound.outputs | bound.binding.run()
         self._deliver(batch, indices, first, size, outputs, bound.states_out)
 
@@ -273,6 +279,7 @@ class Model:
         inputs = {planned.tensor: rows[first:last] for planned, rows in zip(plan.inputs, self._rows[slot], strict=True)}
         states_in = [state.batch(size) for state in plan.states]
         states_out = [state.batch(size) for state in plan.states]
+        controls = self._controls.batches(size)
         outputs: dict[str, Array | None] = {}
         if plan.post:
             shape = plan.post.row_shape
@@ -283,14 +290,15 @@ class Model:
             outputs[output.tensor] = None
             if self._in_place[index]:
                 area = self._region.outputs[slot]
-                outputs[output.tensor] = _view(area, base, (size, *output.row_shape), output.dtype)
+                outputs[output.tensor] = view(area, base, (size, *output.row_shape), output.dtype)
+        inputs |= {state.input: array for state, array in zip(plan.states, states_in, strict=True)}
         binding = self._session.bind(
             size,
-            inputs | {s.input: array for s, array in zip(plan.states, states_in, strict=True)} | plan.constants,
+            inputs | controls | plan.constants,
             outputs | {s.output: array for s, array in zip(plan.states, states_out, strict=True)},
         )
         known = {name: array for name, array in outputs.items() if array is not None}
-        bound = self._bound[slot, size, first] = _Bound(binding, known, states_in, states_out)
+        bound = self._bound[slot, size, first] = _Bound(binding, known, states_in, states_out, controls)
         return bound
 
     def _groups(self, batch: _Batch, kept: list[int]) -> list[list[int]]:
@@ -321,7 +329,9 @@ class Model:
         names = [output.tensor for output in plan.outputs]
         names += [plan.post.tensor] if plan.post and plan.post.tensor not in names else []
         inputs |= {state.input: array for state, array in zip(plan.states, states, strict=True)}
-        outputs = self._session.run(inputs | plan.constants, names + [state.output for state in plan.states])
+        controls = self._controls.batches(size)
+        self._controls.fill(controls, batch.run, group, self._streams)
+        outputs = self._session.run(inputs | controls | plan.constants, names + [state.output for state in plan.states])
         states_out = [outputs.pop(state.output) for state in plan.states]
         for state, before, after in zip(plan.states, states, states_out, strict=True):
             if before.shape != after.shape:
@@ -389,7 +399,7 @@ class Model:
                 length = self._output_specs[position].bytes_max
                 refs.append((self._output_bases[position] + (first + row) * length, length, 0, output.row_shape))
             else:
-                refs.append(self._copy(slot, position, index, outputs[output.tensor][row]))
+                refs.append(self._copies[position](slot, position, index, outputs[output.tensor][row]))
         if self._results_may_exceed and (total := sum(length for _, length, _, _ in refs)) > self._results_bytes_max:
             raise _OutputTooLarge(
                 f"its outputs have {total:,} bytes together, no message holds more than {self._results_bytes_max:,}"
@@ -399,15 +409,27 @@ class Model:
     def _copy(self, slot: int, position: int, index: int, value: Array) -> TensorRef:
         spec = self._output_specs[position]
         if value.nbytes > spec.bytes_max:
-            raise _OutputTooLarge(
-                f"output '{spec.name}' has {value.nbytes:,} bytes ({spec.datatype}{list(value.shape)}), "
-                f"more than the {spec.bytes_max:,} that a frame may have; raise bytes_max of [[output]] in model.toml "
-                f"to at least {value.nbytes}"
-            )
+            raise _too_large(spec, value.nbytes, value.shape)
         self._region.filled[slot, True] += value.nbytes
         offset = self._output_bases[position] + index * spec.bytes_max
-        _view(self._region.outputs[slot], offset, value.shape, value.dtype)[...] = value
+        view(self._region.outputs[slot], offset, value.shape, value.dtype)[...] = value
         return offset, value.nbytes, 0, value.shape
+
+    def _copy_texts(self, slot: int, position: int, index: int, value: Array | str) -> TensorRef:
+        spec = self._output_specs[position]
+        texts = np.asarray(value, TEXT)
+        if texts.size > TEXT_ELEMENTS_MAX:
+            raise _OutputTooLarge(
+                f"output '{spec.name}' has {texts.size:,} elements of text, more than the {TEXT_ELEMENTS_MAX:,} that a "
+                "frame may have; export it with fewer"
+            )
+        data = write_texts(texts.ravel().tolist())
+        if len(data) > spec.bytes_max:
+            raise _too_large(spec, len(data), texts.shape)
+        self._region.filled[slot, True] += len(data)
+        offset = self._output_bases[position] + index * spec.bytes_max
+        self._region.outputs[slot][offset : offset + len(data)] = data
+        return offset, len(data), 0, texts.shape
 
     def _outcome(self, batch: _Batch, index: int) -> tuple[int, list[TensorRef]]:
         if index in batch.results:
@@ -415,14 +437,17 @@ class Model:
         return FRAME_FAILED if index in batch.failed else INVALID, []
 
 
+def _too_large(spec: TensorSpec, size_bytes: int, shape: Sequence[int]) -> _OutputTooLarge:
+    return _OutputTooLarge(
+        f"output '{spec.name}' has {size_bytes:,} bytes ({spec.datatype}{list(shape)}), "
+        f"more than the {spec.bytes_max:,} that a frame may have; raise bytes_max of [[output]] in model.toml "
+        f"to at least {size_bytes}"
+    )
+
+
 def _stack(rows: Sequence[Array], size: int) -> Array:
-    """Returns one array with `size` rows, the last of them zeros. A single row is not copied."""
+    """Returns one array with `size` rows, the last of them zeros or no text. A single row is not copied."""
     if size == 1:
         return rows[0][None]
-    padding = [np.zeros_like(rows[0])] * (size - len(rows))
+    padding = [np.full_like(rows[0], "" if rows[0].dtype == TEXT else 0)] * (size - len(rows))
     return np.stack([*rows, *padding])
-
-
-def _view(area: memoryview, offset: int, shape: Sequence[int], dtype: np.dtype[np.generic]) -> Array:
-    count = int(np.prod(shape))
-    return np.frombuffer(area, dtype, count, offset).reshape(shape)

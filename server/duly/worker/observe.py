@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 
 from duly.models.spec import ModelConfig
-from duly.worker.dtypes import DTYPES, Array
+from duly.worker.dtypes import DTYPES, TEXT, Array, is_floating, of_type
 from duly.worker.errors import RunError
 from duly.worker.graph import Axis, Graph, GraphTensor, extents, made_up_shape
 
@@ -98,7 +98,9 @@ def _shapes(
     scale: int,
 ) -> dict[str, Shape]:
     """What comes out for `size` made-up frames of numbers up to `scale`; empty where the graph can't be run so."""
+    examples = {each.tensor or each.name: each.example for each in config.inputs if each.example}
     state_axes: dict[str, Axis] = {state.input: state.batch_axis for state in config.states}
+    state_axes |= {control.input: control.batch_axis for control in config.controls}
     for open_extent in OPEN_EXTENTS:
         shapes: dict[str, Shape] = {}
         for name, tensor in graph.inputs.items():
@@ -114,9 +116,10 @@ def _shapes(
             return {}
         inputs: dict[str, Array] = {}
         for name, shape in shapes.items():
-            inputs[name] = np.full(shape, np.asarray(config.constants.get(name, 0)).astype(dtypes[name]))
-            if np.issubdtype(dtypes[name], np.floating) and name not in config.constants:
-                inputs[name] += np.linspace(0, scale, prod(shape), dtype=dtypes[name]).reshape(shape)
+            numbers = np.full(shape, config.constants.get(name, 0))
+            if is_floating(dtypes[name]) and name not in config.constants:
+                numbers = np.linspace(0, scale, prod(shape)).reshape(shape)
+            inputs[name] = np.full(shape, examples[name], TEXT) if name in examples else of_type(numbers, dtypes[name])
         try:
             return {name: values.shape for name, values in run(inputs, names).items()}
         except (RunError, AttributeError):  # a sequence or a map has no shape, as `plan` says

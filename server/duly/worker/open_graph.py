@@ -8,6 +8,7 @@ from duly.worker.batch_dimension import batch_first
 from duly.worker.errors import LoadError
 from duly.worker.ort_session import OrtSession
 from duly.worker.plan import Plan, fit
+from duly.worker.reshape import ReshapedSession, reshapes
 from duly.worker.rows import Rows
 from duly.worker.sizing import Needs, Room, needs_of
 
@@ -76,11 +77,16 @@ def open_graph(session: OrtSession, config: ModelConfig, name: str, toml: str, r
 
 def plan_graph(session: OrtSession, config: ModelConfig, toml: str) -> OpenGraph:
     """Fits the graph to `config`. Nothing is checked yet by running batches. Raises LoadError as `open_graph` does."""
+    shaped: Session = session
+    graph = session.graph
     try:
-        first = batch_first(session.graph, config, session.run)
+        if reshapes(config):
+            shaped = reshaped = ReshapedSession(session, graph, config)
+            graph = reshaped.graph
+        first = batch_first(graph, config, shaped.run)
     except LoadError as error:
         raise LoadError(f"{toml}: {error}") from error
     only_warm_sizes = session.device is not None or not config.any_size
     plan = fit(first.graph, config, toml, only_warm_sizes, first.alone)
-    rows = RowSession(session, first.axes) if first.axes else session
+    rows = RowSession(shaped, first.axes) if first.axes else shaped
     return OpenGraph(session, rows, plan, needs_of(plan, first.graph), first.notes)

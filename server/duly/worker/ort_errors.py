@@ -81,6 +81,11 @@ _LOAD_REASONS = (
         r"(?:Node \(([^)]*)\) )?Op \((\w+)\) (?:Node \([^)]*\) )?\[(?:Shape|Type)InferenceError\] (.*?)\.?$",
         r"is not a valid graph: node '\1' (\2): \3; export it again, see onnx.checker.check_model",
     ),
+    (
+        r"Failed to construct locale with name: ?(\S+?):",
+        r"needs the locale \1 for upper and lower case, which this machine does not have; install it (the packages "
+        r"locales and locale-gen of Debian), or export with StringNormalizer's locale C.UTF-8",
+    ),
     (r"bad_alloc|[Ff]ailed to allocate memory", "there is not enough memory to load it; see worker_memory_bytes_max"),
 )
 

@@ -5,16 +5,17 @@ works with the CPU as its device, and in that form the copies, addresses and gra
 has not run on a GPU yet.
 """
 
+import ctypes
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from duly.models.spec import ModelConfig, Provider
-from duly.worker.dtypes import DTYPES, Array
+from duly.worker.dtypes import BFLOAT16, DTYPES, Array
 from duly.worker.errors import LoadError, RunError
 from duly.worker.graph import Graph, GraphTensor
 from duly.worker.libraries import shown
@@ -34,8 +35,14 @@ onnxruntime.set_default_logger_severity(_LOG_ERRORS)  # else it may warn of devi
 _NO_GRAPH = -1  # kCudaGraphAnnotationSkip
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
 _DATATYPES = {f"tensor({dtype.name})": name for name, dtype in DTYPES.items()}
-_DATATYPES |= {"tensor(float)": "FP32", "tensor(double)": "FP64"}
+_DATATYPES |= {
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(bfloat16)": "BF16",
+    "tensor(string)": "STRING",
+}
 """The protocol's names of element types by those of ONNX Runtime, which calls two of them as C does."""
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
 class OrtSession:
@@ -68,6 +75,7 @@ class OrtSession:
         except Exception as error:
             raise LoadError(f"{name}: {load_reason(str(error), file.path)}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
+        self._halves = _halves(self.graph.inputs) | _halves(self.graph.outputs)
         self._run_options = _run_options(_NO_GRAPH)
         self._device: Device | None = None
         if asked[0].name in (CUDA, TENSORRT):
@@ -83,7 +91,7 @@ class OrtSession:
 
     def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> "Binding":
         """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape."""
-        return Binding(self._session, size, inputs, outputs, self._device)
+        return Binding(self._session, size, inputs, outputs, self._device, self._halves)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs a batch whose shapes may be new.
@@ -92,10 +100,22 @@ class OrtSession:
             RunError: ONNX Runtime refused it or failed.
         """
         try:
+            if self._halves:
+                return self._run_halves(inputs, outputs)
             values = self._session.run(list(outputs), dict(inputs), self._run_options)
             return dict(zip(outputs, values, strict=True))
         except Exception as error:
             raise RunError(run_reason(str(error))) from error
+
+    def _run_halves(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Runs a graph some of whose tensors are BF16, which ONNX Runtime neither takes nor gives as arrays."""
+        feeds = {name: _value(array) if name in self._halves else array for name, array in inputs.items()}
+        if self._halves.isdisjoint(outputs):
+            values = self._session.run(list(outputs), feeds, self._run_options)
+            return dict(zip(outputs, values, strict=True))
+        feeds = {name: _value(array) for name, array in inputs.items()}
+        results = self._session.run_with_ort_values(list(outputs), feeds, self._run_options)
+        return {name: _reader(name in self._halves)(value) for name, value in zip(outputs, results, strict=True)}
 
 
 class Binding:
@@ -108,19 +128,24 @@ class Binding:
         inputs: Mapping[str, Array],
         outputs: Mapping[str, Array | None],
         device: "Device | None",
+        halves: Set[str] = frozenset(),
     ) -> None:
+        """`halves`: the tensors of BF16, which lie in the host's memory on every device."""
         self._session = session
         self._binding = session.io_binding()
-        self._of_any_shape = [name for name, array in outputs.items() if array is None]
-        self._positions = {name: position for position, name in enumerate(outputs)}
+        self._of_any_shape = [
+            (name, position, _reader(name in halves))
+            for position, (name, array) in enumerate(outputs.items())
+            if array is None
+        ]
         self._uploads: list[tuple[Any, Array]] = []
         self._downloads: list[tuple[Any, Array]] = []
         # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
         self.graph_id = size if device is not None and device.graphs else _NO_GRAPH
         self._options = _run_options(self.graph_id)
         for name, array in inputs.items():
-            if device is None:
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            if device is None or name in halves:
+                value = _value(array)
             else:
                 value = device.value(size, name, array)
                 self._uploads.append((value, array))
@@ -130,7 +155,7 @@ class Binding:
                 self._binding.bind_output(name)
                 continue
             if device is None or not device.graphs:
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(target)
+                value = _value(target)
             else:
                 value = device.value(size, name, target)
                 self._downloads.append((value, target))
@@ -145,7 +170,7 @@ class Binding:
         try:
             for value, source in self._uploads:
                 value.update_inplace(source)
-            for name in self._of_any_shape:
+            for name, _, _ in self._of_any_shape:
                 # Otherwise the tensor of the last run would be the buffer of this one, and a new shape an error.
                 self._binding.bind_output(name)
             self._session.run_with_iobinding(self._binding, self._options)
@@ -154,7 +179,7 @@ class Binding:
             if not self._of_any_shape:
                 return {}
             values = self._binding.get_outputs()
-            return {name: values[self._positions[name]].numpy() for name in self._of_any_shape}
+            return {name: read(values[position]) for name, position, read in self._of_any_shape}
         except Exception as error:
             raise RunError(run_reason(str(error))) from error
 
@@ -178,6 +203,32 @@ class Device:
                 list(like.shape), like.dtype.type, self._kind, self.index
             )
         return self._values[size, name]
+
+
+def _value(array: Array) -> Any:
+    """The array as ONNX Runtime has it, in the same memory."""
+    if array.dtype == BFLOAT16:
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _reader(half: bool) -> Callable[[Any], Array]:
+    """What makes an array of an output. `half`: it is BF16, of which ONNX Runtime makes none."""
+    return _half_array if half else _array
+
+
+def _array(value: Any) -> Array:
+    array: Array = value.numpy()
+    return array
+
+
+def _half_array(value: Any) -> Array:
+    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(data, BFLOAT16).reshape(value.shape())
+
+
+def _halves(tensors: Mapping[str, GraphTensor]) -> frozenset[str]:
+    return frozenset(name for name, tensor in tensors.items() if tensor.datatype == "BF16")
 
 
 def _asker(config: ModelConfig, lane: str) -> str:

@@ -4,16 +4,17 @@
 what comes out. What does not fit is a LoadError that names the place in model.toml and what would be right.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from duly.models.spec import ModelConfig, Output, Signature, TensorSpec
+from duly.models.spec import ELEMENT_BYTES, ModelConfig, Output, Signature, State, TensorSpec
 from duly.worker.channel import DIMS_MAX, frames_of_message, tensors_of_message
-from duly.worker.dtypes import DTYPES, Array, datatype_of
+from duly.worker.controls import ControlTensor, plan_controls
+from duly.worker.dtypes import BFLOAT16, DTYPES, TEXT, Array, datatype_of, of_type
 from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
 from duly.worker.inputs import InputPlan, plan_inputs
@@ -35,6 +36,8 @@ class OutputPlan:
     dtype: np.dtype[np.generic]
     row_shape: tuple[int, ...]
     """The shape for one frame; -1 stands for any extent."""
+    sized: bool
+    """Whether all rows have the same size in bytes."""
     bindable: bool
     """Whether the graph may write the rows to where they belong: their size is fixed, and as the graph declares it."""
 
@@ -43,6 +46,7 @@ class OutputPlan:
 class Plan:
     inputs: tuple[InputPlan, ...]
     states: tuple[StateTensor, ...]
+    controls: tuple[ControlTensor, ...]
     constants: dict[str, Array]
     post: PostOperation | None
     outputs: tuple[OutputPlan, ...]
@@ -56,12 +60,18 @@ class Plan:
     @property
     def fixed(self) -> bool:
         """True where the rows of all inputs have one size. Batches then live in buffers that are bound once."""
-        return all(is_fixed(planned.reader.row_shape) for planned in self.inputs)
+        return all(planned.reader.sized for planned in self.inputs)
 
     @property
     def fixed_outputs(self) -> bool:
         """True where the rows of all outputs of the graph have one size too."""
         return all(output.bindable for output in self.outputs) and (self.post is None or is_fixed(self.post.row_shape))
+
+    @property
+    def halves(self) -> bool:
+        """Whether a tensor of the graph that is fed or sent is BF16."""
+        dtypes = {planned.reader.dtype for planned in self.inputs} | {output.dtype for output in self.outputs}
+        return BFLOAT16 in dtypes | {state.dtype for state in self.states}
 
     def signature(self) -> Signature:
         post = self.post.specs if self.post else ()
@@ -70,7 +80,7 @@ class Plan:
             outputs=(*post, *(planned.spec for planned in self.outputs)),
             batch_sizes=self.batch_sizes,
             any_size=self.any_size,
-            stateful=bool(self.states) or any(planned.reader.remembers for planned in self.inputs),
+            stateful=bool(self.states or self.controls) or any(planned.reader.remembers for planned in self.inputs),
             states=(*map(_kept_state, self.states), *(_kept_sound(i) for i in self.inputs if i.reader.context)),
         )
 
@@ -120,11 +130,12 @@ def fit(graph: Graph, config: ModelConfig, toml: str, only_warm_sizes: bool, alo
 
 def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) -> Plan:
     states = tuple(_states(graph, config))
+    controls = tuple(plan_controls(graph, config))
     for name in config.constants:
         _find(graph.inputs, name, f"constants.{name}", "input")
     inputs = plan_inputs(graph, config)
     _check_fed_once(graph, config, inputs)
-    fixed_size, symbols = _batch_dimension(graph, inputs, states)
+    fixed_size, symbols = _batch_dimension(graph, inputs, (*states, *controls))
     batch_sizes = (1,) if alone else config.batch_sizes or ((fixed_size,) if fixed_size else BATCH_SIZES)
     if fixed_size and batch_sizes != (fixed_size,):
         raise LoadError(
@@ -143,9 +154,11 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
                 f"{list(batch_sizes)}; {take_whole(graph, config, tensor)}"
             )
     batch_sizes = _sendable(batch_sizes, config.batch_sizes is None and not fixed_size, inputs, outputs, post)
+    _check_halves(graph, inputs, [*given, *(state.output for state in states)])
     plan = Plan(
         inputs=inputs,
         states=states,
+        controls=controls,
         constants={name: _constant(graph.inputs[name], value, symbols) for name, value in config.constants.items()},
         post=post,
         outputs=outputs,
@@ -159,6 +172,17 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
     return plan
 
 
+def _check_halves(graph: Graph, inputs: Sequence[InputPlan], outputs: Iterable[str]) -> None:
+    """Raises LoadError where text goes in and BF16 comes out, which ONNX Runtime has no call for in Python."""
+    text = next((planned.tensor for planned in inputs if planned.reader.dtype == TEXT), None)
+    half = next((name for name in outputs if graph.outputs[name].datatype == "BF16"), None)
+    if text is not None and half is not None:
+        raise LoadError(
+            f"output: '{half}' is BF16 and input '{text}' is text, which ONNX Runtime's Python does not do in one run; "
+            f"export '{half}' as FP32, by a Cast"
+        )
+
+
 def _check_chunk(config: ModelConfig, specs: Sequence[TensorSpec]) -> None:
     if config.chunk is None:
         return
@@ -166,6 +190,8 @@ def _check_chunk(config: ModelConfig, specs: Sequence[TensorSpec]) -> None:
     if spec is None:
         names = ", ".join(spec.name for spec in specs)
         raise LoadError(f"chunk.output: there is no output '{config.chunk.output}'; there are: {names}")
+    if spec.is_text:
+        raise LoadError(f"chunk.output: '{spec.name}' is text; actions are numbers")
     if not spec.shape:
         raise LoadError(
             f"chunk.output: '{spec.name}' is one number a frame; an output with actions has them as its first dimension"
@@ -188,12 +214,22 @@ def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
                 f"{place}: output '{source.name}' is {source.datatype}, input '{target.name}' is {target.datatype}; "
                 "a state comes out as it goes in: export both with one type of number"
             )
+        if target.datatype == "STRING":
+            raise LoadError(
+                f"{place}: '{target.name}' is text, which is not kept from frame to frame, as it may be of any size: "
+                "export it as numbers, such as tokens, or let clients send it with each frame"
+            )
         shape = list(extents(target.shape))
         if state.batch_axis >= len(shape):
             raise LoadError(
                 f"{place}.batch_axis: {state.batch_axis} is no axis of '{target.name}', shape {shape}; where the graph "
                 "has no batch dimension, say batched = false at the top of model.toml"
             )
+        if state.datatype not in (None, target.datatype):
+            raise LoadError(
+                f"{place}.datatype: {state.datatype} is stated, the graph's '{target.name}' is {target.datatype}"
+            )
+        shape = _stated_shape(shape, state, f"{place}.shape")
         shape[state.batch_axis] = 1
         if not is_fixed(tuple(shape)):
             raise LoadError(
@@ -204,11 +240,24 @@ def _states(graph: Graph, config: ModelConfig) -> Iterator[StateTensor]:
         yield StateTensor(target.name, source.name, state.batch_axis, tuple(shape), DTYPES[target.datatype])
 
 
+def _stated_shape(shape: list[int], state: State, place: str) -> list[int]:
+    """The shape of a state in the graph with the extents that model.toml states. Raises LoadError."""
+    if state.shape is None:
+        return shape
+    stated = list(state.shape)
+    stated.insert(state.batch_axis, shape[state.batch_axis])
+    if len(stated) != len(shape) or any(has not in (-1, wanted) for has, wanted in zip(shape, stated, strict=True)):
+        has = [extent for axis, extent in enumerate(shape) if axis != state.batch_axis]
+        raise LoadError(f"{place}: {list(state.shape)} is stated, the graph's '{state.input}' has {has} for a stream")
+    return stated
+
+
 def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPlan]) -> None:
     fed: dict[str, str] = {}
     feeding = [
         *((planned.tensor, planned.place) for planned in inputs),
         *((state.input, f"state[{index}]") for index, state in enumerate(config.states)),
+        *((control.input, f"control[{index}]") for index, control in enumerate(config.controls)),
         *((name, f"constants.{name}") for name in config.constants),
     ]
     for name, place in feeding:
@@ -221,7 +270,7 @@ def _check_fed_once(graph: Graph, config: ModelConfig, inputs: Sequence[InputPla
 
 
 def _batch_dimension(
-    graph: Graph, inputs: Sequence[InputPlan], states: Sequence[StateTensor]
+    graph: Graph, inputs: Sequence[InputPlan], states: Sequence[StateTensor | ControlTensor]
 ) -> tuple[int | None, set[str]]:
     """Returns the one size that the graph takes, or None, and the names that the graph has for a size that is open."""
     dimensions = [(planned.tensor, graph.inputs[planned.tensor].shape[0]) for planned in inputs]
@@ -236,7 +285,7 @@ def _batch_dimension(
 
 def _constant(tensor: GraphTensor, value: int | float, symbols: set[str]) -> Array:
     place = f"constants.{tensor.name}"
-    if tensor.datatype not in DTYPES:
+    if tensor.datatype not in DTYPES or tensor.datatype == "STRING":
         raise LoadError(f"{place}: the graph's input is {tensor.datatype}; only numbers can be constant")
     dtype = DTYPES[tensor.datatype]
     if np.issubdtype(dtype, np.integer):
@@ -245,7 +294,7 @@ def _constant(tensor: GraphTensor, value: int | float, symbols: set[str]) -> Arr
             raise LoadError(f"{place}: {value} is no {tensor.datatype}, which the graph's input is")
     if any(not isinstance(extent, int) for extent in tensor.shape):
         raise LoadError(f"{place}: the graph's input has shape {list(tensor.shape)}; a constant's must be fixed")
-    return np.full(extents(tensor.shape), value, dtype)
+    return of_type(np.full(extents(tensor.shape), value), dtype)
 
 
 def _post(graph: Graph, config: ModelConfig) -> PostOperation | None:
@@ -280,12 +329,14 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
                 f"onnx.shape_inference.infer_shapes{leave_out(graph, config, [tensor.name])}"
             )
         shape = extents(tensor.shape)[1:]
+        _check_as_stated(output, tensor.datatype, shape, place)
         dtype = DTYPES[tensor.datatype]
-        exact = prod(shape) * dtype.itemsize if is_fixed(shape) else 0
+        sized = is_fixed(shape) and dtype != TEXT
+        exact = prod(shape) * ELEMENT_BYTES[tensor.datatype] if is_fixed(shape) else 0
         if output.bytes_max and output.bytes_max < exact:
             what = f"{tensor.datatype}{list(shape)}"
             raise LoadError(f"{place}.bytes_max: {output.bytes_max} is less than the {exact} bytes of {what}")
-        bytes_max = exact if is_fixed(shape) else output.bytes_max or 0
+        bytes_max = exact if sized else output.bytes_max or 0
         spec = TensorSpec.model_validate(
             {
                 "name": output.name,
@@ -295,7 +346,18 @@ def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
                 "batched": tensor.batched,
             }
         )
-        yield OutputPlan(spec, tensor.name, dtype, shape, is_fixed(shape) and tensor.as_declared)
+        yield OutputPlan(spec, tensor.name, dtype, shape, sized, sized and tensor.as_declared)
+
+
+def _check_as_stated(output: Output, datatype: str, shape: tuple[int, ...], place: str) -> None:
+    """Raises LoadError where the graph gives something else than model.toml states."""
+    if output.datatype not in (None, datatype):
+        raise LoadError(f"{place}.datatype: {output.datatype} is stated, the graph gives {datatype}")
+    stated = shape if output.shape is None else output.shape
+    if len(stated) != len(shape) or any(
+        extent >= 0 and given not in (-1, extent) for given, extent in zip(shape, stated, strict=True)
+    ):
+        raise LoadError(f"{place}.shape: {list(stated)} is stated, the graph gives {list(shape)} for a frame")
 
 
 def _check_names(names: list[str]) -> None:

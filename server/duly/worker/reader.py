@@ -8,8 +8,8 @@ import numpy as np
 
 from duly.models.spec import VIDEO, TensorSpec
 from duly.worker.channel import ROW_HEAD
-from duly.worker.decode import ENCODINGS, Decode, tensor
-from duly.worker.dtypes import DTYPES, Array
+from duly.worker.decode import ENCODINGS, Decode, tensor, texts
+from duly.worker.dtypes import DTYPES, TEXT, Array
 from duly.worker.errors import InvalidFrame
 from duly.worker.graph import is_fixed
 from duly.worker.ops.operation import WHOLE_PICTURE, Operation, Placement, Shape
@@ -46,8 +46,11 @@ class Reader:
         """The shape of one frame as the graph takes it, without the batch dimension; -1 stands for any extent."""
         self.context = sum(operation.context for operation in operations)
         """Elements at the end of a row that begin the stream's next one."""
+        self.sized = is_fixed(self.row_shape) and dtype != TEXT
+        """Whether all rows have the same size in bytes."""
+        self._tensor = texts if spec.is_text else tensor
         self.as_is = (
-            is_fixed(self.row_shape)
+            self.sized
             and self.row_shape == spec.shape
             and not self._moves
             and affine is None
@@ -85,7 +88,7 @@ class Reader:
         if encoding == "ROW":
             return self._take(payload, row)
         spec, decode = self.spec, self._decode.get(encoding)
-        value = tensor(payload, encoding, shape, spec) if decode is None else decode(payload, encoding, spec)
+        value = self._tensor(payload, encoding, shape, spec) if decode is None else decode(payload, encoding, spec)
         return self.fill(value, bool(encoding), row, context)
 
     def fill(self, value: Array, decoded: bool, row: Array | None, context: Array | None) -> tuple[Array, Placement]:

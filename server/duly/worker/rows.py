@@ -10,11 +10,12 @@ which may sum in another order for another batch size.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from duly.worker.batch_axes import Session
-from duly.worker.dtypes import Array
+from duly.worker.dtypes import BFLOAT16, TEXT, Array, as_numbers, is_floating, of_type, text_array
 from duly.worker.errors import RunError
 from duly.worker.graph import made_up_shape
 from duly.worker.plan import Plan
@@ -91,8 +92,8 @@ class Rows:
         self._plan = plan
         self._session = session
         self._operators = frozenset(operators)
-        self._within = tolerance(providers, self._operators)
         kinds = {*(planned.reader.dtype for planned in plan.inputs), *(output.dtype for output in plan.outputs)}
+        self._within = ROUNDED if BFLOAT16 in kinds else tolerance(providers, self._operators)
         half = np.dtype(np.float16) in kinds or "Cast" in self._operators
         self._place_floor = _PLACE_FLOOR_HALF if half else _PLACE_FLOOR
         self._outputs = [output.tensor for output in plan.outputs]
@@ -159,7 +160,10 @@ class Rows:
         inputs = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         for state in self._plan.states:
             inputs[state.input] = np.moveaxis(inputs[state.input], 0, state.batch_axis).copy(order="C")
-        outputs = self._session.run(inputs | self._plan.constants, self._outputs)
+        for control in self._plan.controls:
+            inputs[control.input] = control.made_up(len(rows))
+        ran = self._session.run(inputs | self._plan.constants, self._outputs)
+        outputs = {name: as_numbers(values) for name, values in ran.items()}
         for state in self._plan.states:
             outputs[state.output] = np.moveaxis(outputs[state.output], state.batch_axis, 0)
         return outputs
@@ -214,13 +218,13 @@ class Rows:
 
     def _made_up(self, random: np.random.Generator, count: int) -> Iterator[list[dict[str, Array]]]:
         """Several frames, by graph tensor; then more careful ones, for graphs that do not take the first."""
-        tensors = [(p.tensor, p.reader.row_shape, p.reader.dtype) for p in self._plan.inputs]
+        tensors = [(p.tensor, p.reader.row_shape, p.reader.dtype, p.reader.spec.example) for p in self._plan.inputs]
         for integers, extent in ((64, OPEN_EXTENT), (2, OPEN_EXTENT), (1, OPEN_EXTENT), (64, 1), (2, 1)):
             rows: list[dict[str, Array]] = []
             for index in range(count):
                 row = {
-                    name: _values(random, made_up_shape(shape, extent), dtype, integers, LOUDNESS[index])
-                    for name, shape, dtype in tensors
+                    name: _values(random, made_up_shape(shape, extent), dtype, integers, LOUDNESS[index], example)
+                    for name, shape, dtype, example in tensors
                 }
                 for state in self._plan.states:
                     shape = [e for axis, e in enumerate(state.shape) if axis != state.batch_axis]
@@ -230,15 +234,31 @@ class Rows:
 
 
 def _values(
-    random: np.random.Generator, shape: Sequence[int], dtype: "np.dtype[np.generic]", integers: int, loudness: float
+    random: np.random.Generator,
+    shape: Sequence[int],
+    dtype: "np.dtype[np.generic]",
+    integers: int,
+    loudness: float,
+    example: str = "",
 ) -> Array:
     """Numbers around 0 of about that magnitude; whole numbers are from 0 to below `integers`, and those of a picture as
-    bright as `loudness` makes them.
+    bright as `loudness` makes them. Texts are of such numbers, or the `example`, where there is one, in careful frames.
     """
-    if np.issubdtype(dtype, np.floating):
-        return (random.standard_normal(shape) * loudness).astype(dtype)
+    if is_floating(dtype):
+        return of_type(random.standard_normal(shape) * loudness, dtype)
+    if example and integers <= 2:
+        return np.full(shape, example, TEXT)
+    if dtype == TEXT and integers > 2:
+        return _sentences(random, shape, integers)
     bright = dtype == np.uint8 and len(shape) >= 2 and integers > 1
-    return random.integers(0, max(2, int(256 * loudness / max(LOUDNESS))) if bright else integers, shape).astype(dtype)
+    numbers = random.integers(0, max(2, int(256 * loudness / max(LOUDNESS))) if bright else integers, shape)
+    return of_type(numbers, dtype)
+
+
+def _sentences(random: np.random.Generator, shape: Sequence[int], words: int) -> Array:
+    """Texts of one word to four: whole numbers from 0 to below `words`."""
+    counts = random.integers(1, 5, prod(shape))
+    return text_array([" ".join(map(str, random.integers(0, words, count))) for count in counts], shape)
 
 
 def _largest(values: Array) -> float:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
-from duly.worker.graph import is_fixed
 from duly.worker.inputs import InputPlan
 
 RUN_BYTES = 1 << 30
@@ -27,7 +26,7 @@ def run_bytes(inputs: Sequence[InputPlan], batch_max: int) -> int:
     for planned in inputs:
         reader, spec = planned.reader, planned.reader.spec
         channels = spec.shape[2] if spec.pixels_max else 1
-        if is_fixed(reader.row_shape):
+        if reader.sized:
             row = prod(reader.row_shape) * reader.dtype.itemsize
         else:
             row = spec.pixels_max * channels * reader.dtype.itemsize or spec.bytes_max

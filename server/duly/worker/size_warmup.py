@@ -11,7 +11,6 @@ from duly.models.spec import TensorSpec
 from duly.worker.channel import ENCODINGS, OK, Region, Run, TensorRef
 from duly.worker.dtypes import DTYPES
 from duly.worker.errors import LoadError, RunError
-from duly.worker.graph import is_fixed
 from duly.worker.model import Model
 from duly.worker.picture_size import MAGIC, picture_size
 from duly.worker.plan import Plan
@@ -37,7 +36,7 @@ def measure_sizes(model: Model, plan: Plan, region: Region, batch_max: int) -> d
     their bytes and the time that the run took apart from reading.
     """
     inputs = tuple(planned.reader.spec for planned in plan.inputs)
-    opened = [index for index, planned in enumerate(plan.inputs) if not is_fixed(planned.reader.row_shape)]
+    opened = [index for index, planned in enumerate(plan.inputs) if not planned.reader.sized]
     pictures = [name for name in MAGIC if any(name in spec.encodings for spec in inputs)]
     read: dict[str, Points] = {}
     graph: Points = []

@@ -76,14 +76,14 @@ def with_room(plan: Plan, sizes: Sizes) -> Plan:
 
 def _input(planned: InputPlan) -> Need:
     spec = planned.reader.spec
-    if is_fixed(spec.shape) and not spec.encodings:
+    if is_fixed(spec.shape) and not spec.encodings and not spec.is_text:
         return Need(spec.name, spec.bytes_max)
     return Need(spec.name, None, spec.bytes_max, bool(spec.encodings))
 
 
 def _output(plan: Plan, graph: Graph, output: OutputPlan) -> Need:
     spec = output.spec
-    if is_fixed(output.row_shape):
+    if output.sized:
         return Need(spec.name, spec.bytes_max)
     return Need(spec.name, None, spec.bytes_max, per_input_byte=_per_input_byte(plan, graph, output))
 
@@ -93,11 +93,11 @@ def _per_input_byte(plan: Plan, graph: Graph, output: OutputPlan) -> tuple[int, 
     those of one input, by their names in the graph; None: its size follows from no input.
     """
     named = _open(graph.outputs[output.tensor].shape)
-    if None in named or not named:
+    if None in named or not named or output.spec.is_text:
         return None
     for index, planned in enumerate(plan.inputs):
         reader = planned.reader
-        if reader.spec.encodings or named - _open(graph.inputs[planned.tensor].shape):
+        if reader.spec.encodings or reader.spec.is_text or named - _open(graph.inputs[planned.tensor].shape):
             continue
         of_row = prod(extent for extent in reader.row_shape if extent >= 0) * DTYPES[reader.spec.datatype].itemsize
         if of_row:

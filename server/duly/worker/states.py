@@ -1,7 +1,7 @@
 """What a worker remembers of each stream between two frames: state tensors and the end of its sound."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -17,7 +17,7 @@ of one more is FAILED, rather than that another stream loses its state without a
 
 @dataclass(frozen=True, slots=True)
 class StateTensor:
-    """A graph output that is the same stream's next input. Starts as zeros."""
+    """A graph output that is the same stream's next input."""
 
     input: str
     output: str
@@ -25,6 +25,8 @@ class StateTensor:
     shape: tuple[int, ...]
     """The shape for one frame, with 1 for the batch dimension."""
     dtype: np.dtype[Any]
+    first: Array | None = field(default=None, compare=False)
+    """What a stream begins with, without the batch dimension; None: zeros."""
 
     def batch(self, size: int) -> Array:
         """Zeros for `size` streams."""
@@ -59,6 +61,10 @@ class StreamStates:
     def __len__(self) -> int:
         return len(self._streams)
 
+    def knows(self, stream_id: int) -> bool:
+        """Whether a frame of the stream has run since it began or was reset."""
+        return stream_id in self._streams
+
     def has_room(self, stream_id: int) -> bool:
         """Whether something of the stream can be remembered."""
         return stream_id in self._streams or len(self._streams) < self._streams_max
@@ -74,10 +80,11 @@ class StreamStates:
     def gather(self, stream_ids: Sequence[int], batches: Sequence[Array]) -> None:
         """Puts the streams' states into `batches`, one array for each state tensor, in the order of `stream_ids`."""
         for index, (tensor, batch) in enumerate(zip(self._tensors, batches, strict=True)):
+            first = 0 if tensor.first is None else tensor.first
             rows = np.moveaxis(batch, tensor.batch_axis, 0)
             for row, stream_id in enumerate(stream_ids):
                 stream = self._streams.get(stream_id)
-                rows[row] = 0 if stream is None else stream.states[index]
+                rows[row] = first if stream is None else stream.states[index]
 
     def remember(self, stream_id: int, row: int, batches: Sequence[Array], contexts: dict[int, Array]) -> None:
         """Keeps row `row` of the states that the graph gave, and the ends of the frame's sound by input."""

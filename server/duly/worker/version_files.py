@@ -105,6 +105,17 @@ class VersionFiles:
                 raise LoadError(f"has {size_bytes:,} bytes; at most {bytes_max:,} are read")
             return opened.read(bytes_max)
 
+    def beside(self, path: Path, name: str, bytes_max: int) -> bytes:
+        """Reads a file beside model.toml that is part of what the version is. Raises LoadError."""
+        with self._opened(path, name) as opened:
+            size_bytes = os.fstat(opened.fileno()).st_size
+            if size_bytes > bytes_max:
+                raise LoadError(f"has {size_bytes:,} bytes; {bytes_max:,} are expected")
+            data = opened.read(bytes_max)
+        self._note(name, FileDigest(hashlib.sha256(data).hexdigest(), len(data)))
+        self._tell()
+        return data
+
     def _note(self, name: str, digest: FileDigest) -> None:
         if self._digests.setdefault(name, digest) != digest:
             raise LoadError(f"{name} changed while it was loaded; {WHOLE}")

@@ -8,14 +8,15 @@ from time import monotonic_ns, thread_time_ns
 
 import numpy as np
 
-from duly.models.spec import TensorSpec
+from duly.models.spec import TEXT_ELEMENTS_MAX, TensorSpec
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, OK, SLOTS, Done, Region, Run, TensorRef
-from duly.worker.dtypes import DTYPES, Array
+from duly.worker.dtypes import DTYPES, Array, is_floating, of_type
 from duly.worker.errors import LoadError, RunError
 from duly.worker.model import Model
 from duly.worker.opencv import cv2
 from duly.worker.picture_size import MAGIC
 from duly.worker.slot_layout import layout
+from duly.worker.text import write_texts
 
 UNTIMED_RUNS = 3
 """In these runs buffers are bound and touched, kernels are chosen, and CUDA graphs are captured."""
@@ -25,6 +26,9 @@ TIMED_NS_MAX = 10_000_000_000
 OTHER_NUMBER = 0.5
 EXTENT = 64
 """The extent of a made-up frame along a dimension that is open."""
+MADE_UP_TEXT, MORE_TEXT = "0", " more of it"
+"""An element of text is a number where model.toml states no other, for graphs that read numbers from text, and as many
+words behind it as it is to have."""
 GROWN_ELEMENTS_MAX = 32 << 20
 """No larger frame is made up only to see how long it takes."""
 PICTURE = (480, 640)
@@ -78,8 +82,8 @@ class Samples:
         area = self._region.inputs[slot]
         for spec, (offset, length, encoding, shape) in zip(self._inputs, frames[0][2], strict=True):
             dtype = DTYPES[spec.datatype]
-            if not encoding and np.issubdtype(dtype, np.floating):
-                area[offset : offset + length] = np.full(shape, OTHER_NUMBER, dtype).tobytes()
+            if not encoding and is_floating(dtype):
+                area[offset : offset + length] = of_type(np.full(shape, OTHER_NUMBER), dtype).tobytes()
         return self._is_failed(model, slot, frames)
 
     def _is_failed(self, model: Model, slot: int, frames: list[tuple[int, bool, list[TensorRef]]]) -> bool:
@@ -151,6 +155,10 @@ def sample(spec: TensorSpec, growth: int = 1) -> tuple[bytes, str, tuple[int, ..
             payload = cv2.imencode(kind, _gradient(shape).astype(DTYPES[spec.datatype]))[1].tobytes()
             if len(payload) <= spec.bytes_max and prod(shape[:2]) <= spec.pixels_max:
                 return payload, picture, shape
+        elif spec.is_text:
+            payload = write_texts([(spec.example or MADE_UP_TEXT) + MORE_TEXT * (growth - 1)] * prod(shape))
+            if len(payload) <= spec.bytes_max and prod(shape) <= TEXT_ELEMENTS_MAX:
+                return payload, "", shape
         elif prod(shape) * (2 if sound else DTYPES[spec.datatype].itemsize) <= spec.bytes_max:
             if sound:
                 return np.zeros(shape, "<i2").tobytes(), spec.encodings[0], shape
@@ -171,6 +179,6 @@ def _gradient(shape: tuple[int, ...]) -> Array:
 def _values(datatype: str, shape: tuple[int, ...]) -> Array:
     """Numbers in 0..1, or zeros where they may stand for something, such as indices."""
     dtype = DTYPES[datatype]
-    if np.issubdtype(dtype, np.floating):
-        return np.linspace(0, 1, prod(shape), dtype=dtype).reshape(shape)
+    if is_floating(dtype):
+        return of_type(np.linspace(0, 1, prod(shape)).reshape(shape), dtype)
     return np.zeros(shape, dtype)

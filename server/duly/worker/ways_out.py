@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
-from duly.models.spec import Input, ModelConfig
+from duly.models.spec import Input, ModelConfig, TensorSpec
 from duly.models.wording import first_few
 from duly.worker.dtypes import DTYPES
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
@@ -18,11 +18,9 @@ NAMES_MAX = 20
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _NOT_NUMBERS = (
-    (r"tensor\(bfloat16\)", "bfloat16 is not taken, since NumPy has none; export it as FP16 or FP32, by a Cast"),
     (r"tensor\(float[48]", "{type} is not taken; export it as FP16 or FP32, by a Cast"),
     (r"tensor\(u?int[24]\)", "{type} is not taken; export it as INT8 or UINT8, by a Cast"),
     (r"tensor\(complex", "complex numbers are not taken; export their two parts as one more dimension of 2"),
-    (r"tensor\(string\)", "text is not taken; export the numbers that stand for it, such as tokens or classes"),
     (
         r"seq\(map\(",
         "a list of dictionaries, as ZipMap makes it; export without it (skl2onnx: options={{'zipmap': False}})",
@@ -76,9 +74,24 @@ def take_whole(graph: Graph, config: ModelConfig, tensor: str) -> str:
     return f"{text}: output = [{{ name = {json.dumps(tensor, ensure_ascii=False)}, batched = false }}]"
 
 
+def say_example(specs: Sequence[TensorSpec]) -> str:
+    """Gives what to do where a graph takes only some texts, and not the one that it is tried with; empty: there is no
+    text, or model.toml states one.
+    """
+    spec = next((spec for spec in specs if spec.is_text and not spec.example), None)
+    if spec is None:
+        return ""
+    others = "".join(f", {{ name = {json.dumps(each.name, ensure_ascii=False)} }}" for each in specs if each != spec)
+    name = json.dumps(spec.name, ensure_ascii=False)
+    return (
+        f'; "0" was tried as text: where the graph takes only some texts, say one under its [[input]]: '
+        f'input = [{{ name = {name}, example = "…" }}{others}]'
+    )
+
+
 def constant(tensor: GraphTensor) -> str:
     """Gives the line of model.toml that feeds an input with the same number in every batch."""
-    number = "0.5" if tensor.datatype.startswith("FP") else "1"
+    number = "0.5" if tensor.datatype in ("BF16", "FP16", "FP32", "FP64") else "1"
     key = tensor.name if _BARE_KEY.fullmatch(tensor.name) else json.dumps(tensor.name, ensure_ascii=False)
     return f"constants = {{ {key} = {number} }}, with its value in place of {number}"
 
@@ -86,7 +99,9 @@ def constant(tensor: GraphTensor) -> str:
 def feed(tensor: GraphTensor) -> str:
     """Gives what feeds an input of the graph that nothing feeds."""
     text = f"add an input, a state or a constant for it: [[input]] with name = {json.dumps(tensor.name)}"
-    return text + (f", or {constant(tensor)}" if is_fixed(extents(tensor.shape)) else "")
+    return text + (
+        f", or {constant(tensor)}" if tensor.datatype != "STRING" and is_fixed(extents(tensor.shape)) else ""
+    )
 
 
 def refit(declared: Input, graph_shape: tuple[int, ...]) -> str:

@@ -82,13 +82,11 @@ kept.keep(
     [({"float_input": row}, {"variable": regression.predict(row[None])}) for row in F],
 )
 animals = make_pipeline(StandardScaler(), LogisticRegression(random_state=0)).fit(X, names)
-frames = without("label", classified(animals))
 kept.keep(
     "string_labels",
     "a classifier of names, `zipmap: False`: the label is a string",
     to_onnx(animals, X[:1], options={"zipmap": False}),
-    frames,
-    '[[output]]\nname = "probabilities"\n',
+    classified(animals),
 )
 gaussian = GaussianProcessRegressor(random_state=0).fit(X.astype("f8"), X @ [1, 2, 3, 4])
 kept.keep(
@@ -129,7 +127,14 @@ kept.keep(
     "string_column",
     "a OneHotEncoder on a column of strings",
     to_onnx(mixed, initial_types=[("kind", StringTensorType([None, 1])), ("age", FloatTensorType([None, 1]))]),
-    [],
+    [
+        (
+            {"kind": [str(row.kind)], "age": [np.float32(row.age)]},
+            {"variable": mixed.predict(kinds.iloc[index : index + 1]).astype("f4")},
+        )
+        for index, row in enumerate(kinds.iloc[:6].itertuples())
+    ],
+    '[[input]]\nname = "kind"\nexample = "cat"\n[[input]]\nname = "age"\n',
 )
 words = make_pipeline(TfidfVectorizer(lowercase=False), LogisticRegression()).fit(
     ["a red cat", "a dog", "red owl", "dog dog"], [0, 1, 0, 1]
@@ -138,7 +143,13 @@ kept.keep(
     "tfidf",
     "TfidfVectorizer: strings in",
     to_onnx(words, initial_types=[("text", StringTensorType([None]))], options={"zipmap": False}),
-    [],
+    [
+        (
+            {"text": text},
+            {"label": words.predict([text])[0], "probabilities": words.predict_proba([text])[0].astype("f4")},
+        )
+        for text in ("a red cat", "dog", "an owl", "red red dog", "")
+    ],
 )
 means = KMeans(3, random_state=0, n_init=2).fit(X)
 kept.keep(

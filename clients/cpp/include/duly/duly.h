@@ -34,7 +34,7 @@ enum class Class { unspecified, critical, standard, best_effort };
 enum class Backlog { unspecified, latest, keep_last, all };
 enum class Ordering { unspecified, arrival, unordered, monotonic };
 enum class Gap { unspecified, continue_, reset, skip };
-enum class DataType { unspecified, bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64, fp16, fp32, fp64 };
+enum class DataType { unspecified, bool_, uint8, uint16, uint32, uint64, int8, int16, int32, int64, fp16, fp32, fp64, string, bf16 };
 enum class Encoding { unspecified, jpeg, png, pcm_s16le };
 enum class Status { unspecified, on_time, late, expired, superseded, shed, skipped, invalid, cancelled, failed };
 enum class AdviceKind { unspecified, slow_down, speed_up, draining, version_changed };
@@ -122,6 +122,15 @@ Input jpeg(const void* data, std::size_t size);
 Input png(const void* data, std::size_t size);
 Input floats(const float* values, std::vector<std::int64_t> shape);
 Input bytes(const std::uint8_t* values, std::vector<std::int64_t> shape);
+// Text: `data` is what `text_data` makes of texts of UTF-8. BF16: bits that `to_bfloat16` makes of numbers.
+Input texts(const std::string& data, std::vector<std::int64_t> shape);
+Input bfloat16s(const std::uint16_t* bits, std::vector<std::int64_t> shape);
+
+// Texts as they go on the wire: each behind the number of its bytes, 32 bits, little-endian.
+std::string text_data(const std::vector<std::string>& texts);
+// The upper half of a number, rounded to the nearest, half to even, and what number it stands for.
+std::uint16_t to_bfloat16(float number);
+float from_bfloat16(std::uint16_t bits);
 
 // One sample from a sensor.
 struct Frame {
@@ -139,7 +148,7 @@ struct Tensor {
     std::string name;
     DataType type = DataType::unspecified;
     std::vector<std::int64_t> shape;
-    std::string data;  // elements, row-major, little-endian
+    std::string data;  // elements, row-major, little-endian; of STRING each behind its length
 
     // The elements, where they are of T's size, else null; `count` of them.
     template <typename T>
@@ -147,6 +156,8 @@ struct Tensor {
         *count = data.size() / sizeof(T);
         return data.size() % sizeof(T) == 0 ? reinterpret_cast<const T*>(data.data()) : nullptr;
     }
+    // The texts of a STRING tensor; none where it has another type, or its bytes are not as `text_data` makes them.
+    std::optional<std::vector<std::string>> texts() const;
 };
 
 // Times of one frame on the server since its receipt; 0: it did not get there.

@@ -39,6 +39,8 @@ type command struct {
 	OpenTimeoutMS float64 `json:"open_timeout_ms"`
 
 	Values        []float32
+	Texts         []string
+	DType         string
 	Shape         []int64
 	Format        string
 	Data          []byte
@@ -158,9 +160,9 @@ func (p *program) readOutcomes(stream *duly.Stream) {
 			say("error", event{"message": err.Error()})
 			return
 		}
-		outputs := map[string][]float64{}
+		outputs := map[string]any{}
 		for name, tensor := range o.Outputs {
-			outputs[name] = numbers(tensor)
+			outputs[name] = elements(tensor)
 		}
 		say("outcome", event{
 			"id": o.ID, "status": duly.StatusName(o.Status), "outputs": outputs, "version": o.Version, "reason": o.Reason,
@@ -168,6 +170,16 @@ func (p *program) readOutcomes(stream *duly.Stream) {
 			"clock_uncertainty_ms": ms(o.Timing.ClockUncertainty),
 		})
 	}
+}
+
+func elements(tensor duly.Tensor) any {
+	if texts, err := tensor.Strings(); err == nil {
+		return texts
+	}
+	if values, err := tensor.BFloat16s(); err == nil {
+		return values
+	}
+	return numbers(tensor)
 }
 
 func numbers(tensor duly.Tensor) []float64 {
@@ -191,6 +203,10 @@ func frameOf(c command) duly.Frame {
 	if c.Format != "" {
 		format := dulyv1.EncodedFormat(dulyv1.EncodedFormat_value["ENCODED_FORMAT_"+c.Format])
 		frame.Encoded = []duly.Encoded{{Name: c.Input, Format: format, Data: c.Data}}
+	} else if c.Texts != nil {
+		frame.Tensors = []duly.Tensor{duly.Strings(c.Input, c.Texts, c.Shape...)}
+	} else if c.DType == "BF16" {
+		frame.Tensors = []duly.Tensor{duly.BFloat16s(c.Input, c.Values, c.Shape...)}
 	} else {
 		frame.Tensors = []duly.Tensor{duly.Float32s(c.Input, c.Values, c.Shape...)}
 	}

@@ -1,5 +1,5 @@
-"""Recordings as frames, for first tries, demonstrations and tests: pictures, video, sound, arrays; from files, stdin
-or a camera.
+"""Recordings as frames, for first tries, demonstrations and tests: pictures, video, sound, arrays, text; from files,
+stdin or a camera.
 
 `open_recording` compares the file with what the model of an open stream takes, and refuses what does not fit.
 `recording_for` does the same where no stream is open yet. A piece that cannot be used, such as one damaged picture of
@@ -15,6 +15,7 @@ from duly_client.recordings.access_units import RAW_VIDEOS, access_units, not_en
 from duly_client.recordings.arrays import ARRAYS, arrays, live_arrays
 from duly_client.recordings.camera import camera, is_camera
 from duly_client.recordings.file_kind import HEAD_BYTES, kind_of
+from duly_client.recordings.lines import LINES, lines, live_lines, takes_text
 from duly_client.recordings.pictures import (
     PICTURE_STREAMS,
     PICTURES,
@@ -62,8 +63,8 @@ _NO_SURE_SIGN = ("", "text", "BMP", "gzip")
 
 def open_recording(path: str | Path, opened: StreamTerms) -> Recording:
     """Opens the recording at `path` as frames for the stream's model. "-" is stdin with pictures one after the other, a
-    WAV, raw sound, or a .npy, and so are named pipes and /dev/fd/N; rtsp:// and /dev/videoN are cameras. Raises
-    OSError, and RecordingError where recording and model do not fit together.
+    WAV, raw sound, lines of text, or a .npy, and so are named pipes and /dev/fd/N; rtsp:// and /dev/videoN are cameras.
+    Raises OSError, and RecordingError where recording and model do not fit together.
     """
     if len(opened.inputs) != 1:
         names = ", ".join(spec.name for spec in opened.inputs)
@@ -101,7 +102,9 @@ def recording_for(path: str | Path, spec: TensorSpec) -> Recording:
         return raw_sound(path, spec)
     if suffix in ARRAYS:
         return arrays(path, spec)
-    known = _listed(PICTURES | PICTURE_STREAMS | VIDEOS | RAW_VIDEOS | SOUNDS | RAW_SOUNDS | ARRAYS)
+    if suffix in LINES:
+        return lines(path, spec)
+    known = _listed(PICTURES | PICTURE_STREAMS | VIDEOS | RAW_VIDEOS | SOUNDS | RAW_SOUNDS | ARRAYS | LINES)
     raise RecordingError(
         f"{path}: unknown kind of recording; a folder of pictures or one of {known} would do, which ffmpeg makes of "
         "most others"
@@ -124,6 +127,8 @@ def _live(name: str, opened: Callable[[], io.BufferedReader], spec: TensorSpec) 
         check_takes_pictures(name, spec)
         formats = [encoding for encoding in ("JPEG", "PNG") if encoding in spec.encodings] or ["JPEG", "PNG"]
         description = f"{' or '.join(formats)} pictures from {name}"
+    elif takes_text(spec):
+        description = f"lines of text, or a .npy, from {name}"
     elif spec.sample_rate_hz and takes_sound(spec):
         description = f"raw sound at {spec.sample_rate_hz} Hz, or a WAV, from {name}"
     else:
@@ -144,6 +149,8 @@ def _of_kind(file: io.BufferedReader, name: str, kind: str, spec: TensorSpec, pa
         return live_wav(file, name, spec)
     if kind == ".npy":
         return live_arrays(file, name, spec, pass_over)
+    if takes_text(spec):
+        return live_lines(file, name, spec, pass_over)
     if takes_pictures(spec):
         return stream_frames(file, name, spec, pass_over)
     if spec.sample_rate_hz and takes_sound(spec) and kind in _NO_SURE_SIGN:

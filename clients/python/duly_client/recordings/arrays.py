@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from duly_client.bfloat16 import BFLOAT16
 from duly_client.convert import DATATYPES, Array, spelled
 from duly_client.recordings.file_kind import begins_with
 from duly_client.recordings.recording import PERIOD_S, Frame, PassOver, Recording, RecordingError
@@ -17,6 +18,8 @@ ARRAYS = {".npy"}
 ARRAY_BYTES_MAX = 64 << 20
 """Bytes of one frame; a server takes no more at once unless it is set to."""
 
+_SAVED_BFLOAT16 = np.dtype("V2")
+"""What NumPy saves arrays of ml_dtypes' bfloat16 as."""
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -64,13 +67,15 @@ def _opened(file: BinaryIO, name: str, spec: TensorSpec) -> tuple[tuple[int, ...
         raise RecordingError(f"{name}: not a .npy file of numbers: its header is damaged or cut off") from error
     if any(extent < 0 for extent in shape):
         raise RecordingError(f"{name}: its header states the shape {list(shape)}")
-    if dtype.newbyteorder("<") not in DATATYPES:
+    if dtype == _SAVED_BFLOAT16 and spec.datatype == "BF16":
+        dtype = BFLOAT16
+    if dtype.kind != "U" and dtype.newbyteorder("<") not in DATATYPES:
         raise RecordingError(f"{name}: its elements are {dtype}; {', '.join(DATATYPES.values())} can be sent")
     misfit = _misfit(shape[1:], dtype, spec)
     if misfit and not _misfit(shape, dtype, spec):
         shape, misfit = (1, *shape), ""  # one frame
     if misfit:
-        fits_else = dtype != spec.dtype and not _misfit(shape[1:], spec.dtype, spec)
+        fits_else = dtype != spec.dtype and spec.dtype.kind in "biuf" and not _misfit(shape[1:], spec.dtype, spec)
         raise RecordingError(
             f"{name}: {misfit}"
             + (f"; np.save(path, array.astype(np.{spec.dtype.name})) writes the element type" if fits_else else "")

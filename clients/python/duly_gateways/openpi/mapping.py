@@ -56,7 +56,7 @@ class Observed:
                 known = ", ".join(map(repr, texts[:8])) + (", …" if len(texts) > 8 else "")
                 raise BadObservation(f"{key!r} is {_short(value)}; input {spec.name!r} knows: {known}")
             return np.full(tuple(max(extent, 1) for extent in spec.shape), texts.index(value), spec.dtype)
-        if isinstance(value, bytes):
+        if isinstance(value, bytes) or (isinstance(value, str) and spec.datatype == "STRING"):
             return value
         if isinstance(value, (str, dict)) or value is None:
             raise BadObservation(f"{key!r} is {_short(value)}; input {spec.name!r} takes {_taken(spec)}")

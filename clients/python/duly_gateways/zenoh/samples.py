@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from duly.v1 import inference_pb2, tensor_pb2
 from duly_client import Outcome, TensorSpec
-from duly_client.convert import DTYPES, datatype_of, spelled
+from duly_client.convert import DTYPES, array_of, data_of, datatype_of, numbers_or_text, spelled
 from duly_client.types import ENCODINGS, Payload, Value
 
 PLAIN = ("", "zenoh/bytes", "application/octet-stream")
@@ -28,7 +28,7 @@ PROTOBUF, JSON = "application/protobuf", "application/json"
 JSON_ELEMENTS_MAX = 4096
 """Outputs with more elements are told in JSON by their type and shape alone."""
 
-_DTYPES = {int(tensor_pb2.DataType.Value(f"DATA_TYPE_{name}")): dtype for name, dtype in DTYPES.items()}
+_DATATYPES = {int(tensor_pb2.DataType.Value(f"DATA_TYPE_{name}")): name for name in DTYPES}
 _SCHEMA = re.compile(r"([A-Z0-9]{1,8})\[(\d{1,9}(?:,\d{1,9}){0,7})?\]")
 
 
@@ -78,16 +78,20 @@ def _own_shape(data: bytes, spec: TensorSpec, datatype: str) -> tuple[int, ...]:
         raise BadSample(
             f"input {spec.name!r} takes {_taken(spec)}; say the sample's shape in its encoding, behind a ';'"
         )
+    if (datatype or spec.datatype) == "STRING":
+        raise BadSample(f"input {spec.name!r} takes {_taken(spec)}; say the sample's shape behind a ';'")
     known_bytes = prod(extent for extent in spec.shape if extent >= 0) * DTYPES[datatype or spec.datatype].itemsize
     return tuple((len(data) // known_bytes if known_bytes else 0) if extent < 0 else extent for extent in spec.shape)
 
 
 def _elements(data: bytes, datatype: str, shape: tuple[int, ...]) -> Value:
-    dtype = DTYPES[datatype]
-    wanted_bytes = prod(shape) * dtype.itemsize
-    if len(data) != wanted_bytes:
+    wanted_bytes = prod(shape) * DTYPES[datatype].itemsize
+    if datatype != "STRING" and len(data) != wanted_bytes:
         raise BadSample(f"the sample has {len(data)} bytes, {spelled(datatype, shape)} has {wanted_bytes}")
-    return np.frombuffer(data, dtype).reshape(shape)
+    try:
+        return array_of(data, datatype, shape)
+    except ValueError as error:
+        raise BadSample(f"the sample is no {spelled(datatype, shape)}: {error}") from None
 
 
 def _frame(data: bytes, schema: str) -> Payload:
@@ -99,13 +103,16 @@ def _frame(data: bytes, schema: str) -> Payload:
         raise BadSample(f"the sample is no {FRAME_SCHEMA}") from None
     inputs: dict[str, Value] = {}
     for tensor in frame.tensors:
-        dtype = _DTYPES.get(tensor.datatype)
-        if dtype is None:
+        datatype = _DATATYPES.get(tensor.datatype)
+        if datatype is None:
             raise BadSample(f"tensor {tensor.name!r} has no element type that is known ({tensor.datatype})")
         shape = tuple(tensor.shape)
-        if min(shape, default=0) < 0 or prod(shape) * dtype.itemsize != len(tensor.data):
-            raise BadSample(f"tensor {tensor.name!r}: {len(tensor.data)} bytes do not fill the shape {list(shape)}")
-        inputs[tensor.name] = np.frombuffer(tensor.data, dtype).reshape(shape)
+        try:
+            inputs[tensor.name] = array_of(tensor.data, datatype, shape)
+        except ValueError:
+            raise BadSample(
+                f"tensor {tensor.name!r}: {len(tensor.data)} bytes do not fill the shape {list(shape)}"
+            ) from None
     for encoded in frame.encoded:
         if encoded.format not in ENCODINGS:
             raise BadSample(f"input {encoded.name!r} has no format that is known ({encoded.format})")
@@ -126,7 +133,7 @@ def outcome_json(outcome: Outcome, key: str) -> bytes:
         datatype = datatype_of(array.dtype).removeprefix("DATA_TYPE_")
         outputs[name] = {"datatype": datatype, "shape": list(array.shape)}
         if array.size <= JSON_ELEMENTS_MAX:
-            outputs[name]["values"] = _plain(array.tolist())
+            outputs[name]["values"] = _plain(numbers_or_text(array).tolist())
     told = {
         "key": key,
         "frame_id": outcome.frame_id,
@@ -168,7 +175,7 @@ def outcome_protobuf(outcome: Outcome) -> bytes:
             name=name,
             datatype=datatype_of(array.dtype),
             shape=array.shape,
-            data=array.tobytes(),
+            data=data_of(array),
         )
     if chunk := outcome.chunk:
         message.chunk.output, message.chunk.horizon = chunk.output, chunk.horizon

@@ -11,7 +11,8 @@ pub struct Tensor {
     /// Extent of each dimension, without the batch dimension. In a frame it may be empty where the model's shape is fixed.
     #[prost(int64, repeated, tag = "3")]
     pub shape: ::prost::alloc::vec::Vec<i64>,
-    /// Elements, row-major, little-endian; exactly the product of `shape` times the element's size in bytes.
+    /// Elements, row-major, little-endian; exactly the product of `shape` times the element's size in bytes. For STRING,
+    /// the elements as they follow each other, and so of any length.
     #[prost(bytes = "bytes", tag = "4")]
     pub data: ::prost::bytes::Bytes,
 }
@@ -54,7 +55,8 @@ pub struct TensorSpec {
     #[prost(bool, tag = "7")]
     pub finite: bool,
 }
-/// Element type of a tensor. On the wire every element is little-endian.
+/// Element type of a tensor. On the wire every element is little-endian. A number that a client does not know is of a
+/// newer server: its tensors have to be left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum DataType {
@@ -84,6 +86,12 @@ pub enum DataType {
     Fp32 = 11,
     /// Floating point, 64 bits (IEEE 754 binary64).
     Fp64 = 12,
+    /// Text, each element of a length of its own: its bytes' number as an unsigned integer of 32 bits, little-endian, then
+    /// so many bytes of UTF-8. An element may be empty and may hold the character 0. Elements follow each other with nothing
+    /// between them or behind the last one; whatever is otherwise is INVALID, and so is a tensor of more than 65,536 elements.
+    String = 13,
+    /// Floating point, 16 bits: the upper half of binary32, with its 8 bits of exponent (bfloat16).
+    Bf16 = 14,
 }
 impl DataType {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -105,6 +113,8 @@ impl DataType {
             Self::Fp16 => "DATA_TYPE_FP16",
             Self::Fp32 => "DATA_TYPE_FP32",
             Self::Fp64 => "DATA_TYPE_FP64",
+            Self::String => "DATA_TYPE_STRING",
+            Self::Bf16 => "DATA_TYPE_BF16",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -123,6 +133,8 @@ impl DataType {
             "DATA_TYPE_FP16" => Some(Self::Fp16),
             "DATA_TYPE_FP32" => Some(Self::Fp32),
             "DATA_TYPE_FP64" => Some(Self::Fp64),
+            "DATA_TYPE_STRING" => Some(Self::String),
+            "DATA_TYPE_BF16" => Some(Self::Bf16),
             _ => None,
         }
     }

@@ -86,8 +86,8 @@ class SleepingLane:
 
     # ---- as the driver sees it ----
 
-    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]]) -> bool:
-        return self._worker.run(action, payloads) and self._sleep(action, len(action.frames))
+    def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]], last: frozenset[int]) -> bool:
+        return self._worker.run(action, payloads, last) and self._sleep(action, len(action.frames))
 
     def warm(self, action: WarmLane) -> bool:
         return self._worker.warm(action) and self._sleep(action, 1)

@@ -24,6 +24,11 @@ _CODES: Final = {
     "FP64": "d",
 }
 
+SCORES_MAX = 131_072
+"""An output with more scores, of all rows of a request together, is not told by its classes: the request is refused."""
+CLASSES_MAX = 16_384
+"""Nor is one of which more classes are asked for, of all rows together: who wants so much may take the tensor."""
+
 
 def classes_of(spec: TensorSpec, rows: list[bytes], classes: int) -> tuple[tuple[int, ...], list[bytes]]:
     """Returns (the shape for one row, the rows as strings with their lengths) of the `classes` highest scores of each
@@ -32,6 +37,12 @@ def classes_of(spec: TensorSpec, rows: list[bytes], classes: int) -> tuple[tuple
     code = _CODES.get(spec.datatype)
     if code is None:
         raise InvalidFrame(f"output {spec.name!r} is {spec.datatype}, which has no classes")
+    scores_count = sum([len(row) for row in rows]) // ELEMENT_BYTES[spec.datatype]
+    if scores_count > SCORES_MAX:
+        raise InvalidFrame(f"output {spec.name!r} has {scores_count} scores, at most {SCORES_MAX} are put in order")
+    if min(classes, scores_count) * len(rows) > CLASSES_MAX:
+        text = f"{classes} classes of each of {len(rows)} rows are asked for, at most {CLASSES_MAX} in all are told"
+        raise InvalidFrame(f"output {spec.name!r}: {text}")
     found: list[bytes] = []
     count = 0
     for row in rows:

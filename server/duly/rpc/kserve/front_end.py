@@ -3,13 +3,20 @@
 from dataclasses import dataclass
 
 from duly.core.types import StreamClass
+from duly.models.kserve import class_of_priority
 from duly.models.spec import ModelConfig
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked, invalid
 from duly.rpc.kserve.regions import Regions
+from duly.rpc.kserve.versions import find
 from duly.streams.open_streams import OpenStreams
 from duly.streams.rights import Rights
 from duly.streams.terms import StreamRequest
+
+PRIORITY_LEVELS = 3
+"""How many levels of priority models have that state none. Priorities beyond them mean nothing."""
+SEQUENCE_IDLE_NS_MAX = 60_000_000_000
+"""A sequence of which no request is under way, and none has come for so long, is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +31,11 @@ class FrontEnd:
         model for the caller.
         """
         rights.check_model(request.model_name)
-        served = self.streams.host.catalogue.find(request.model_name, request.model_version)
+        served = find(self.streams.host.catalogue, request.model_name, request.model_version)
         return StreamRequest(
             model=request.model_name,
             version=request.model_version,
-            stream_class=asked.stream_class,
+            stream_class=class_of(asked, served.version.config.kserve.priority_levels),
             backlog_policy=asked.backlog,
             backlog_frames=asked.backlog_frames,
             default_budget_ns=self._default_budget_ns(served.version.config),
@@ -46,6 +53,10 @@ class FrontEnd:
             asking.stream_class = StreamClass.STANDARD
         return asking
 
+    def default_budget_ns(self, config: ModelConfig) -> int:
+        """Returns the budget of requests that state none."""
+        return self._default_budget_ns(config) or int(config.default_budget_ms * 1e6)
+
     def _default_budget_ns(self, config: ModelConfig) -> int:
         if "default_budget_ms" in config.model_fields_set:
             return 0
@@ -56,8 +67,18 @@ class FrontEnd:
         ModelError as `stream_request` does.
         """
         rights.check_model(request.model_name)
-        served = self.streams.host.catalogue.find(request.model_name, request.model_version)
+        served = find(self.streams.host.catalogue, request.model_name, request.model_version)
         return served.signature is not None and served.signature.stateful
+
+
+def class_of(asked: Asked, levels: int) -> StreamClass | None:
+    """Returns the class that a request asks for; None: the model's default. Priority 1, the highest, of a request that
+    states its period is CRITICAL. Otherwise it is as the model's `levels` of priority have it, and where it has none,
+    as of three.
+    """
+    if asked.priority == 1 and asked.period_ns:
+        return StreamClass.CRITICAL
+    return class_of_priority(asked.priority, levels or PRIORITY_LEVELS)
 
 
 def check_start(request: ModelInferRequest, asked: Asked) -> None:

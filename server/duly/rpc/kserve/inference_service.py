@@ -8,13 +8,15 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from duly.rpc.bugs import internal
-from duly.rpc.errors import abort, guarded
+from duly.rpc.errors import guarded
 from duly.rpc.kserve import wording
 from duly.rpc.kserve.front_end import FrontEnd, budget_ns
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import asked_for
+from duly.rpc.kserve.regions import CallRegions
 from duly.rpc.kserve.replies import Answer
 from duly.rpc.kserve.request_stream import RequestStream
+from duly.rpc.kserve.sequences import Sequences
 from duly.rpc.kserve.stream_call import StreamCall
 from duly.rpc.message_bounds import MessageBounds
 from duly.rpc.places import Places
@@ -23,8 +25,8 @@ from duly.runtime.catalogue import ModelError
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 
 CALLS_BESIDE_STREAMS_MAX = 128
-"""So many more calls of ModelStreamInfer than streams may be open. When more come, the oldest without a stream of the
-connection that has most ends."""
+"""So many more calls of ModelStreamInfer than streams may be open. When more come, the oldest without a stream ends, of
+the client that has most of them: CALLS_EXHAUSTED."""
 FLUSH_SECONDS = 1.0
 """How long the end of a call waits for its last replies to be sent."""
 _BOUNDS = MessageBounds(ModelInferRequest)
@@ -38,7 +40,16 @@ class KServeInference:
     def __init__(self, front: FrontEnd) -> None:
         self._front = front
         streams_max = front.streams.limits.server.streams_max
-        self._calls = Places(streams_max + CALLS_BESIDE_STREAMS_MAX, may_end=False)
+        self._places = Places(streams_max + CALLS_BESIDE_STREAMS_MAX, may_end=False)
+        self._calls: dict[StreamCall, None] = {}
+        """The calls of ModelStreamInfer under way."""
+        self._sequences = Sequences(front)
+        """Those over calls of ModelInfer."""
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences over calls of ModelInfer are open."""
+        return len(self._sequences)
 
     # ---- one request ----
 
@@ -59,9 +70,14 @@ class KServeInference:
 
     async def _infer(self, request: ModelInferRequest, context: Context) -> bytes:
         front, rights, connection = self._front, rights_of(context), context.peer()
+        regions = front.regions.of(connection, rights.principal)
         asked = asked_for(request.parameters)
+        if asked.sequence and front.keeps_state(request, rights):
+            remaining_s = context.time_remaining()
+            answered = await self._sequences.infer(request, asked, rights, connection, regions, remaining_s)
+            return _response(*answered, regions)
         with front.streams.single(front.single_request(request, asked, rights), rights) as stream:
-            taking = RequestStream(stream, lambda place: front.regions.read(connection, place))
+            taking = RequestStream(stream, regions)
             # It is None where the call has no deadline, whatever its type says.
             taking.take(request, asked, budget_ns(stream.terms.budget_ns, asked, context.time_remaining()))
             del request
@@ -74,42 +90,32 @@ class KServeInference:
                     for outcome in outcomes:
                         answer = taking.answer(outcome, now_ns)
                         if answer is not None:
-                            return self._response(taking, answer, connection)
+                            return _response(taking, answer, regions)
                     stream.written()
-
-    def _response(self, taking: RequestStream, answer: Answer, connection: str) -> bytes:
-        if not answer.outcomes and not answer.tells:
-            raise wording.error_of(answer)
-        writer = taking.writer(answer.outcomes)
-        try:
-            if answer.wanted is not None:
-                for place, parts in writer.places(answer):
-                    self._front.regions.write(connection, place, parts)
-            return b"".join(writer.response(answer))
-        except InvalidFrame as error:
-            raise CallError("INVALID_REQUEST", str(error)) from None
 
     # ---- any number of requests ----
 
+    @guarded
     async def stream(self, _: object, context: Context) -> None:
         """Serves a call of ModelStreamInfer."""
-        try:
-            connection = context.peer()
-            place = self._calls.take(connection)
-            if place is None:
-                text = f"this client has too many calls of the kind under way; {self._calls.places} are shared by all"
-                raise CallError("CALLS_EXHAUSTED", text)
-            with place:
-                remaining_s = context.time_remaining()
-                # It is None where the call has no deadline, whatever its type says.
-                until_s = None
-                if remaining_s is not None:
-                    until_s = asyncio.get_running_loop().time() + remaining_s
-                call = StreamCall(self._front, rights_of(context), connection, until_s)
-                lasts(call.judge_anew, call.end)
+        connection = context.peer()
+        place = self._places.take(connection)
+        if place is None:
+            text = f"this client has too many calls of the kind under way; {self._places.places} are shared by all"
+            raise CallError("CALLS_EXHAUSTED", text)
+        with place:
+            remaining_s = context.time_remaining()
+            # It is None where the call has no deadline, whatever its type says.
+            until_s = None
+            if remaining_s is not None:
+                until_s = asyncio.get_running_loop().time() + remaining_s
+            call = StreamCall(self._front, rights_of(context), connection, until_s, place)
+            lasts(call.judge_anew, call.end)
+            self._calls[call] = None
+            try:
                 await self._serve(call, context)
-        except (CallError, ModelError) as error:
-            await abort(context, error)
+            finally:
+                del self._calls[call]
 
     async def _serve(self, call: StreamCall, context: Context) -> None:
         # Both tasks end with the call. They are never cancelled: a cancelled read or write leaks in gRPC (grpc#43360).
@@ -118,6 +124,7 @@ class KServeInference:
         try:
             await call.ended
         except (CallError, ModelError):
+            call.stop()
             await asyncio.wait([writer], timeout=FLUSH_SECONDS)
             raise
         finally:
@@ -128,13 +135,17 @@ class KServeInference:
         try:
             while not call.ended.done():
                 message = await context.read()
+                if call.ended.done():
+                    return  # nobody would answer
                 if message is grpc.aio.EOF:
                     call.finish()
                     return
-                request = _parse(message)
-                del message
-                await call.take(request)
-                del request
+                stream = call.take_common(message)
+                if stream is None:
+                    await call.take(message, _parse(message))
+                elif not stream.has_room:
+                    del message
+                    await stream.room()
         except Exception as error:
             call.end(_reason(error, "a request of a stream"))
 
@@ -143,6 +154,37 @@ class KServeInference:
             await call.write(context.write)
         except Exception as error:
             call.end(_reason(error, "the replies of a stream"))
+
+    # ---- the end ----
+
+    def watch(self) -> None:
+        """Ends sequences that are idle for long. It must be called periodically."""
+        now_ns = self._front.streams.host.driver.clock()
+        self._sequences.watch(now_ns)
+        for call in self._calls:
+            call.watch(now_ns)
+
+    def end_all(self) -> None:
+        """Ends all calls of ModelStreamInfer and all sequences once the replies that there are have been sent. Call it
+        when every frame is answered.
+        """
+        self._sequences.end_all()
+        for call in self._calls:
+            call.end(CallError("DRAINING", "the server has stopped"))
+
+
+def _response(taking: RequestStream, answer: Answer, regions: CallRegions) -> bytes:
+    """Returns the ModelInferResponse. Raises CallError where there are no results, or they go nowhere."""
+    if not answer.outcomes and not answer.tells:
+        raise wording.error_of(answer)
+    writer = taking.writer(answer.outcomes)
+    try:
+        if answer.wanted is not None:
+            for place, parts in writer.places(answer):
+                regions.write(place, parts)
+        return b"".join(writer.response(answer))
+    except InvalidFrame as error:
+        raise CallError("INVALID_REQUEST", str(error)) from None
 
 
 def _parse(message: bytes) -> ModelInferRequest:

@@ -3,14 +3,14 @@
 | parameter | type | what it says |
 | --- | --- | --- |
 | `timeout`, `budget_us` | int64 | budget in microseconds, the smaller of both; 0: none is stated |
-| `priority` | uint64 or int64 | 0: the model's class; 1, 2: STANDARD, or CRITICAL (1 with `period_us`); more: BEST_EFFORT |
+| `priority` | uint64 or int64 | class, see `front_end.class_of`; 0: the model's |
 | `period_us` | int64 | the period at which requests like this come, which admission judges |
 | `capture_time_us` | int64 | when the sample was taken, in us since 1970, by a clock kept right as the server's is |
 | `backlog` | string | ALL, LATEST or KEEP_LAST:n: what waits while the model is busy |
 | `sequence_id` | int64, uint64 or string | requests that share the state of a model; 0 and empty: none |
 | `sequence_start`, `sequence_end` | bool | whether the request is the first, or the last, of its sequence |
 | `duly_outcomes` | bool | whether a request that is dropped gets a reply that says so, in place of an error |
-| `triton_enable_empty_final_response` | bool | whether replies say which one is the last for its request |
+| `triton_enable_empty_final_response` | bool | nothing: each request has one reply, which says that it is the last |
 
 Other names are the caller's own. A parameter of another type, or with a value that means nothing, is an error that
 names it.
@@ -19,7 +19,7 @@ names it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from duly.core.types import BacklogPolicy, StreamClass
+from duly.core.types import BacklogPolicy
 from duly.rpc.kserve.messages import InferParameter
 from duly.streams.clock import ClockRelation
 from duly.streams.errors import CallError
@@ -30,6 +30,7 @@ SEQUENCE_ID_CHARS_MAX = 128
 """A longer `sequence_id` is refused. It is as long as Triton's may be."""
 _SYNCHRONISED = ClockRelation(0, 1_000_000)
 """Who states when a sample was taken says that his clock is kept right, as NTP and PTP do, to a millisecond."""
+_NAME_CHARS_SHOWN = 64
 _TIME_US_MAX = (1 << 63) // 1000 - 1
 _INTEGERS = ("int64_param", "uint64_param")
 
@@ -40,8 +41,8 @@ class Asked:
 
     budget_ns: int = 0
     """0: none is stated."""
-    stream_class: StreamClass | None = None
-    """None: the model's default."""
+    priority: int = 0
+    """0: none is stated."""
     period_ns: int = 0
     captured_unix_ns: int = 0
     backlog: BacklogPolicy = BacklogPolicy.ALL
@@ -51,7 +52,6 @@ class Asked:
     starts: bool = False
     ends: bool = False
     outcomes: bool = False
-    empty_final: bool = False
 
     @property
     def clock(self) -> ClockRelation | None:
@@ -70,16 +70,15 @@ def asked_for(parameters: Mapping[str, InferParameter]) -> Asked:
     if len(parameters) > PARAMETERS_MAX:
         raise invalid("parameters", f"are {len(parameters)}, at most {PARAMETERS_MAX} are taken")
     asked = Asked()
-    priority = 0
     for name, parameter in parameters.items():
         match name:
             case "triton_enable_empty_final_response":
-                asked.empty_final = _flag(name, parameter)
+                _flag(name, parameter)  # each request has one reply, which says that it is the last
             case "timeout" | "budget_us":
-                budget_ns = integer_of(name, parameter, _TIME_US_MAX) * 1000
+                budget_ns = _budget_us(name, parameter) * 1000
                 asked.budget_ns = min(budget_ns, asked.budget_ns) or budget_ns or asked.budget_ns
             case "priority":
-                priority = integer_of(name, parameter, (1 << 64) - 1)
+                asked.priority = integer_of(name, parameter, (1 << 64) - 1)
             case "period_us":
                 asked.period_ns = integer_of(name, parameter, _TIME_US_MAX) * 1000
             case "capture_time_us":
@@ -94,8 +93,12 @@ def asked_for(parameters: Mapping[str, InferParameter]) -> Asked:
                 asked.ends = _flag(name, parameter)
             case "duly_outcomes":
                 asked.outcomes = _flag(name, parameter)
-    if priority:
-        asked.stream_class = _class(priority, asked.period_ns)
+            case _ if name.startswith("triton_"):
+                raise invalid(
+                    name[:_NAME_CHARS_SHOWN], "is unknown; names that begin with triton_ are the protocol's own"
+                )
+            case _ if parameter.WhichOneof("parameter_choice") is None:
+                raise invalid(name[:_NAME_CHARS_SHOWN], "has no value")
     if not asked.sequence and (asked.starts or asked.ends):
         named = "sequence_start" if asked.starts else "sequence_end"
         raise invalid(named, "is true, but there is no sequence_id to say of which sequence")
@@ -136,10 +139,11 @@ def integer_of(name: str, parameter: InferParameter, most: int) -> int:
     return value
 
 
-def _class(priority: int, period_ns: int) -> StreamClass:
-    if priority > 2:
-        return StreamClass.BEST_EFFORT
-    return StreamClass.CRITICAL if priority == 1 and period_ns else StreamClass.STANDARD
+def _budget_us(name: str, parameter: InferParameter) -> int:
+    """Returns a budget; 0: none is stated, which clients of Triton also say by a negative `timeout`."""
+    if name == "timeout" and parameter.WhichOneof("parameter_choice") == "int64_param" and parameter.int64_param < 0:
+        return 0
+    return integer_of(name, parameter, _TIME_US_MAX)
 
 
 def _backlog(text: str) -> tuple[BacklogPolicy, int]:

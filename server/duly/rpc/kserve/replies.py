@@ -7,14 +7,20 @@ an output of the same shape.
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from duly.core.types import OutcomeStatus
 from duly.models.spec import Signature, TensorSpec
 from duly.rpc.kserve.classification import classes_of
-from duly.rpc.kserve.requests import Place, Wanted
+from duly.rpc.kserve.regions import Place
+from duly.rpc.kserve.requests import Wanted
 from duly.rpc.kserve.tensors import BYTES, datatype_of
 from duly.rpc.varints import bytes_field, varint
 from duly.runtime.outcome import Outcome
 from duly.streams.errors import InvalidFrame
 
+ID_CHARS_MAX = 1024
+"""A request with a longer id is refused, with the beginning of the id: INVALID_REQUEST."""
+SAID_MAX = 256
+"""So many ways to say how requests turned out are kept as bytes, for each stream."""
 _FINAL: Final = b"\x22\x1b\x0a\x15triton_final_response\x12\x02\x08\x01"
 """The parameter that says that nothing more comes for the request."""
 
@@ -51,8 +57,6 @@ class Answer(NamedTuple):
     """One for each row of the request, in their order, if all of them have results; else nothing."""
     wanted: Sequence[Wanted] | None
     """The outputs to send; None: all."""
-    final: bool
-    """Whether the reply says that it is the last one for the request."""
     tells: bool
     """Whether a request without results gets a response that says so, in place of an error."""
 
@@ -60,10 +64,13 @@ class Answer(NamedTuple):
 class ReplyWriter:
     """Writes the replies of one model version."""
 
-    def __init__(self, signature: Signature, model: str, version: str) -> None:
+    def __init__(self, signature: Signature, batched: bool, model: str, version: str) -> None:
+        """`batched`: whether shapes begin with the number of rows."""
         self.signature = signature
+        self._said: dict[tuple[str, str, int], bytes] = {}
+        """What replies say beside times and outputs, by outcome, variant and size of batch."""
         self._head = bytes_field(b"\x0a", model.encode()) + bytes_field(b"\x12", version.encode())
-        self._outputs = [_Output(spec, signature.batched) for spec in signature.outputs]
+        self._outputs = [_Output(spec, batched) for spec in signature.outputs]
         self._all = [Wanted(index) for index in range(len(signature.outputs))]
 
     def response(self, answer: Answer) -> list[bytes]:
@@ -88,19 +95,56 @@ class ReplyWriter:
 
     def _beginning(self, answer: Answer) -> bytes:
         """Returns what stands before the outputs."""
+        run = answer.outcomes[0].run if answer.outcomes else None
+        variant, batch_size = (run.batch.variant, len(run.batch.frames)) if run is not None else ("", 0)
         slack_us, queue_us, run_us = answer.times
-        beginning = self._head
-        if answer.request_id:
-            beginning += bytes_field(b"\x1a", answer.request_id.encode())
-        beginning += text_parameter(_OUTCOME, answer.status)
-        if answer.reason:
-            beginning += text_parameter(_REASON, answer.reason)
-        beginning += number_parameter(_SLACK, slack_us)
-        beginning += number_parameter(_QUEUE, queue_us) + number_parameter(_RUN, run_us)
-        if answer.outcomes and (run := answer.outcomes[0].run) is not None:
-            beginning += text_parameter(_VARIANT, run.batch.variant)
-            beginning += number_parameter(_BATCH, len(run.batch.frames))
-        return beginning + _FINAL if answer.final else beginning
+        return b"%b%b%b%b%b%b%b" % (
+            self._head,
+            bytes_field(b"\x1a", answer.request_id.encode()),
+            self._saying(answer.status, variant, batch_size),
+            number_parameter(_SLACK, slack_us),
+            number_parameter(_QUEUE, queue_us),
+            number_parameter(_RUN, run_us),
+            text_parameter(_REASON, answer.reason) if answer.reason else b"",
+        )
+
+    def _saying(self, status: str, variant: str, batch_size: int) -> bytes:
+        key = (status, variant, batch_size)
+        said = self._said.get(key)
+        if said is None:
+            if len(self._said) >= SAID_MAX:
+                self._said.clear()
+            said = _FINAL + text_parameter(_OUTCOME, status)
+            if variant:
+                said += text_parameter(_VARIANT, variant) + number_parameter(_BATCH, batch_size)
+            self._said[key] = said
+        return said
+
+    def common(self, request_id: str, outcome: Outcome, now_ns: int) -> bytes | None:
+        """Returns the ModelStreamInferResponse that answers a request of one row which wants all outputs, sent at
+        `now_ns`; None: it is no plain result in time, and `response` writes it. It is what that writes.
+        """
+        run, outputs = outcome.run, outcome.outputs
+        if outcome.status is not OutcomeStatus.ON_TIME or run is None or outputs is None or outcome.reason:
+            return None
+        held = outcome.held
+        parts = [
+            self._head,
+            bytes_field(b"\x1a", request_id.encode()),
+            self._saying("ON_TIME", run.batch.variant, len(run.batch.frames)),
+            number_parameter(_SLACK, (held.frame.deadline_ns - now_ns) // 1000),
+            number_parameter(_QUEUE, max(0, run.started_ns - held.received_ns) // 1000),
+            number_parameter(_RUN, max(0, run.finished_ns - run.started_ns) // 1000),
+        ]
+        raw: list[bytes] = []
+        for index, shape, data in outputs:
+            parts.append(self._outputs[index].of_row(shape))
+            raw.append(b"\x32" + varint(len(data)))
+            raw.append(data)
+        parts += raw
+        length = sum([len(part) for part in parts])
+        parts.insert(0, b"\x12" + varint(length))
+        return b"".join(parts)
 
     def places(self, answer: Answer) -> list[tuple[Place, list[bytes]]]:
         """Returns what goes into shared memory, and where."""
@@ -121,6 +165,17 @@ class _Output:
         self._datatype = bytes_field(b"\x12", datatype_of(spec).encode())
         self._known: tuple[int, ...] = ()
         self._field = b""
+
+    def of_row(self, shape: tuple[int, ...]) -> bytes:
+        """Returns the description for the only row of a request."""
+        whole = (1, *shape) if self._batched else shape
+        if whole != self._known:
+            self._known, self._field = whole, self._described(self._datatype, whole)
+        return self._field
+
+    def _described(self, datatype: bytes, shape: tuple[int, ...]) -> bytes:
+        extents = bytes_field(b"\x1a", b"".join([varint(extent) for extent in shape]))
+        return bytes_field(b"\x2a", self._beginning + datatype + extents)
 
     def of(self, outcomes: Sequence[Outcome], wanted: Wanted) -> tuple[bytes, list[bytes]]:
         """Returns (its description, its data) for the rows of a request. Raises InvalidFrame."""
@@ -143,19 +198,14 @@ class _Output:
             datatype = bytes_field(b"\x12", BYTES.encode())
         if self._batched:
             shape = (len(data), *shape)
-        if shape == self._known and not wanted.classes and wanted.place is None:
-            return self._field, data
-        field = self._beginning + datatype + bytes_field(b"\x1a", b"".join([varint(extent) for extent in shape]))
-        if wanted.place is not None:
-            size_bytes = sum([len(row) for row in data])
-            field += text_parameter(_REGION, wanted.place.region) + number_parameter(_SIZE, size_bytes)
-            if wanted.place.offset:
-                field += number_parameter(_OFFSET, wanted.place.offset)
-            return bytes_field(b"\x2a", field), data
-        if wanted.classes:
-            return bytes_field(b"\x2a", field), data
-        self._known, self._field = shape, bytes_field(b"\x2a", field)
-        return self._field, data
+        if wanted.place is None:
+            return self._described(datatype, shape), data
+        extents = bytes_field(b"\x1a", b"".join([varint(extent) for extent in shape]))
+        where = text_parameter(_REGION, wanted.place.region)
+        where += number_parameter(_SIZE, sum([len(row) for row in data]))
+        if wanted.place.offset:
+            where += number_parameter(_OFFSET, wanted.place.offset)
+        return bytes_field(b"\x2a", self._beginning + datatype + extents + where), data
 
 
 def number_parameter(key: bytes, value: int) -> bytes:
@@ -179,6 +229,6 @@ def in_stream(response: Sequence[bytes], error: str = "") -> bytes:
     return b"".join([bytes_field(b"\x0a", error.encode()), b"\x12", varint(length), *response])
 
 
-def only_id(request_id: str, final: bool) -> list[bytes]:
+def only_id(request_id: str) -> list[bytes]:
     """Returns the parts of a ModelInferResponse that says nothing but whose it is."""
-    return [bytes_field(b"\x1a", request_id.encode()), _FINAL if final else b""]
+    return [bytes_field(b"\x1a", request_id[:ID_CHARS_MAX].encode())]

@@ -4,15 +4,18 @@ A request with several rows has one verdict. As soon as one of its frames gets n
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from duly.core.fates import DOES_NOT_FIT, RESULTS
 from duly.core.types import BacklogPolicy, OutcomeStatus
+from duly.models.kserve_model import rows_max
+from duly.rpc.kserve.common_requests import CommonRequest, common_of
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked
-from duly.rpc.kserve.replies import Answer, ReplyWriter, Times
-from duly.rpc.kserve.requests import Payload, ReadRegion, RequestReader, Wanted
+from duly.rpc.kserve.regions import CallRegions
+from duly.rpc.kserve.replies import ID_CHARS_MAX, Answer, ReplyWriter, Times
+from duly.rpc.kserve.requests import Payload, RequestReader, Wanted
 from duly.runtime.outcome import Outcome
 from duly.streams.errors import CallError, InvalidFrame
 from duly.streams.stream import Stream
@@ -40,17 +43,20 @@ class Underway:
     asked: Asked
     wanted: Sequence[Wanted] | None
     frame_ids: range
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    """Those of its frames that are answered, by frame id."""
+    outcomes: dict[int, Outcome] | None = None
+    """Those of its frames that are answered, by frame id; None: it has one frame."""
 
 
 class RequestStream:
-    def __init__(self, stream: Stream, read_region: ReadRegion) -> None:
+    def __init__(self, stream: Stream, regions: CallRegions) -> None:
         """The stream must be open, and is closed by the caller."""
         self.stream = stream
         self.opened_as = stream.model
         """The model version that it was opened for."""
-        self._read_region = read_region
+        self.regions = regions
+        """The shared memory of whoever sends the requests."""
+        self._batched = False
+        """Whether the model takes rows, and whether the version did that served the stream before."""
         self._reader = self._reader_for(stream)
         self._writer: ReplyWriter | None = None
         self._next_id = 1
@@ -62,17 +68,26 @@ class RequestStream:
         """Whether everything that it took is answered."""
         return not self._underway
 
+    def use(self, regions: CallRegions) -> None:
+        """Has the requests from now on use the shared memory of another call."""
+        self.regions = self._reader.regions = regions
+
     def _reader_for(self, stream: Stream) -> RequestReader:
         signature = stream.signature
-        return RequestReader(signature, max(signature.batch_sizes) if signature.batched else 0, self._read_region)
+        rows = rows_max(stream.served.version.config, signature)
+        self._batched_before, self._batched = self._batched, rows > 0
+        return RequestReader(signature, rows, self.regions)
 
     # ---- in ----
 
-    def take(self, request: ModelInferRequest, asked: Asked, budget_ns: int) -> None:
-        """Takes a request, which will be answered. Raises CallError where it is refused before it is one, and
-        InvalidTerms where the stream can't go on with a new version.
+    def take(self, request: ModelInferRequest, asked: Asked, budget_ns: int) -> range:
+        """Takes a request, which will be answered. Returns the ids of its frames. Raises CallError where it is refused
+        before it is one, and InvalidTerms where the stream can't go on with a new version.
         """
         stream = self.stream
+        if len(request.id) > ID_CHARS_MAX:
+            text = f"id has {len(request.id)} characters, at most {ID_CHARS_MAX} are taken"
+            raise CallError("INVALID_REQUEST", text)
         wanted = self._reader.wanted(request)
         frames, problem = self._frames(request)
         if len(frames) > 1 and stream.terms.backlog is not BacklogPolicy.ALL:
@@ -80,7 +95,7 @@ class RequestStream:
             raise CallError("INVALID_REQUEST", f"{text} can't have: each would take the place of the one before it")
         first = self._next_id
         self._next_id = first + len(frames)
-        underway = Underway(request.id, asked, wanted, range(first, self._next_id))
+        underway = Underway(request.id, asked, wanted, range(first, self._next_id), {} if len(frames) > 1 else None)
         received_unix_ns = stream.wall.now_ns()
         for frame_id in underway.frame_ids:
             self._underway[frame_id] = underway
@@ -94,7 +109,10 @@ class RequestStream:
                 continue
             if held.signature is not self._reader.signature:  # the stream has gone over to another version
                 self._reader = self._reader_for(stream)
-                again, problem = self._frames(request)
+                try:
+                    again, problem = self._frames(request)
+                except CallError as error:  # the client has changed its shared memory meanwhile
+                    again, problem = [None], str(error)
                 if not problem and len(again) != len(frames):
                     problem = "the model's version has changed, and takes other batches"
                 frames = again
@@ -102,7 +120,47 @@ class RequestStream:
             if payload is None:
                 stream.refuse(held, DOES_NOT_FIT, problem)
             else:
+                held.last = asked.ends and frame_id == underway.frame_ids[-1]
                 stream.submit(held, *payload)
+        return underway.frame_ids
+
+    def common_of(self, message: bytes, request: ModelInferRequest) -> CommonRequest | None:
+        """Returns what a request that was taken has in common with others like it; None: nothing that makes them easier
+        to read.
+        """
+        if len(request.raw_input_contents) != 1 or self._reader.wanted(request) is not None:
+            return None
+        if self._reader.signature.inputs[0].is_text:  # whose lengths are looked at each time
+            return None
+        frames, problem = self._frames(request)
+        frame = frames[0]
+        if problem or frame is None or len(frames) != 1 or len(frame[0]) != 1:
+            return None
+        return common_of(message, request, frame)
+
+    def take_common(self, message: bytes, request_id: str, frame: Payload, asked: Asked, budget_ns: int) -> None:
+        """Takes a request that is like others before it, and has this one frame. Raises as `take` does."""
+        frame_id = self._next_id
+        self._next_id = frame_id + 1
+        stream = self.stream
+        self._underway[frame_id] = Underway(request_id, asked, None, range(frame_id, frame_id + 1))
+        try:
+            held = stream.take(frame_id, 0, budget_ns, False, stream.wall.now_ns())
+        except BaseException:
+            del self._underway[frame_id]
+            raise
+        if held is None:
+            return
+        if held.signature is self._reader.signature:
+            stream.submit(held, *frame)
+            return
+        self._reader = self._reader_for(stream)  # the stream has gone over to another version
+        frames, problem = self._frames(ModelInferRequest.FromString(message))
+        again = frames[0]
+        if again is None or len(frames) != 1:
+            stream.refuse(held, DOES_NOT_FIT, problem or "the model's version has changed, and takes other batches")
+        else:
+            stream.submit(held, *again)
 
     def _frames(self, request: ModelInferRequest) -> tuple[Sequence[Payload | None], str]:
         """Returns (payloads of the request's frames, ""), or ([None], what is wrong with them). Raises CallError."""
@@ -113,6 +171,22 @@ class RequestStream:
 
     # ---- out ----
 
+    def common_reply(self, outcome: Outcome, now_ns: int) -> bytes | None:
+        """Returns the ModelStreamInferResponse to a request of one row that came out as nearly all do, sent at
+        `now_ns`; None: `answer` says what it comes to.
+        """
+        frame_id = outcome.held.frame.frame_id
+        underway = self._underway.get(frame_id)
+        if underway is None or underway.outcomes is not None or underway.wanted is not None:
+            return None
+        writer = self._writer
+        if writer is None or writer.signature is not outcome.held.signature:
+            writer = self.writer((outcome,))
+        reply = writer.common(underway.request_id, outcome, now_ns)
+        if reply is not None:
+            del self._underway[frame_id]
+        return reply
+
     def answer(self, outcome: Outcome, now_ns: int) -> Answer | None:
         """Returns the answer that an outcome makes whole, which is sent at `now_ns`. None: more of the request's
         outcomes are to come, or the request was refused when some of its frames had been taken.
@@ -121,16 +195,17 @@ class RequestStream:
         underway = self._underway.pop(frame_id, None)
         if underway is None:
             return None
-        if len(underway.frame_ids) == 1:
+        outcomes = underway.outcomes
+        if outcomes is None:
             return self._whole(underway, (outcome,), now_ns)
-        underway.outcomes[frame_id] = outcome
-        missing = [number for number in underway.frame_ids if number not in underway.outcomes]
+        outcomes[frame_id] = outcome
+        missing = [number for number in underway.frame_ids if number not in outcomes]
         if missing:
-            dropped = [other for other in underway.outcomes.values() if other.status not in RESULTS]
+            dropped = [other for other in outcomes.values() if other.status not in RESULTS]
             if outcome.status not in RESULTS and len(dropped) == 1:
                 self.stream.withdraw(missing)
             return None
-        return self._whole(underway, [underway.outcomes[number] for number in underway.frame_ids], now_ns)
+        return self._whole(underway, [outcomes[number] for number in underway.frame_ids], now_ns)
 
     def _whole(self, underway: Underway, outcomes: Sequence[Outcome], now_ns: int) -> Answer:
         gravest = outcomes[0]
@@ -140,9 +215,7 @@ class RequestStream:
         status, reason = gravest.status, gravest.reason
         results = outcomes if status in RESULTS else ()
         asked = underway.asked
-        return Answer(
-            underway.request_id, status.name, reason, times, results, underway.wanted, asked.empty_final, asked.outcomes
-        )
+        return Answer(underway.request_id, status.name, reason, times, results, underway.wanted, asked.outcomes)
 
     def give_up(self) -> list[Underway]:
         """Returns the requests that are not answered, and never will be by an outcome."""
@@ -158,7 +231,8 @@ class RequestStream:
         if self._writer is None or self._writer.signature is not signature:
             model = outcomes[0].held.frame.model if outcomes else self.stream.model
             name, _, version = model.rpartition("/")
-            self._writer = ReplyWriter(signature, name, version)
+            batched = self._batched if signature is self._reader.signature else self._batched_before
+            self._writer = ReplyWriter(signature, batched, name, version)
         return self._writer
 
 

@@ -4,20 +4,21 @@ A request for a model that takes batches has the batch as the first dimension of
 each row, and all of its inputs have as many rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from math import prod
+from typing import Final
 
 from duly.models.spec import Signature
 from duly.rpc.kserve.messages import InferParameter, ModelInferRequest
 from duly.rpc.kserve.parameters import PARAMETERS_MAX, integer_of, text_of
-from duly.rpc.kserve.tensors import known_datatype, raw_of
+from duly.rpc.kserve.regions import NAME_CHARS_MAX, CallRegions, Place
+from duly.rpc.kserve.tensors import ends_of_texts, known_datatype, raw_of
 from duly.runtime.held_frames import InputData
 from duly.streams.errors import CallError, InvalidFrame
 from duly.streams.inputs import InputChecks
+from duly.worker.channel import DIMS_MAX
 
-DIMS_SHOWN: Final = 64
-"""So many extents of a wrong shape are in its error."""
 _REGION: Final = "shared_memory_region"
 _SIZE: Final = "shared_memory_byte_size"
 _OFFSET: Final = "shared_memory_offset"
@@ -26,18 +27,6 @@ _SIZE_MAX: Final = (1 << 63) - 1
 
 Payload = tuple[Sequence[InputData], int]
 """The inputs of a frame, in their order, and their size in bytes."""
-
-
-class Place(NamedTuple):
-    """Where in a region of shared memory a tensor is."""
-
-    region: str
-    offset: int
-    size_bytes: int
-
-
-ReadRegion = Callable[[Place], bytes]
-"""Reads what is at a place. Raises CallError where there is no such place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +44,14 @@ class Wanted:
 class RequestReader:
     """Reads the requests for one model version."""
 
-    def __init__(self, signature: Signature, batch_max: int, read_region: ReadRegion) -> None:
-        """`batch_max`: how many rows a request may have; 0: the model takes no batches."""
+    def __init__(self, signature: Signature, batch_max: int, regions: CallRegions) -> None:
+        """`batch_max`: how many rows a request may have; 0: the model takes no batches. `regions`: the shared memory of
+        its caller.
+        """
         self.signature = signature
         self._batch_max = batch_max
         self._checks = InputChecks(signature)
-        self._read_region = read_region
+        self.regions = regions
         self._outputs = {spec.name: index for index, spec in enumerate(signature.outputs)}
 
     def frames(self, request: ModelInferRequest) -> Sequence[Payload]:
@@ -79,14 +70,18 @@ class RequestReader:
             name = tensor.name
             index = checks.index(name)
             datatype = known_datatype(name, tensor.datatype)
+            dims = len(tensor.shape)
+            if dims > DIMS_MAX + 1:  # with the batch
+                raise InvalidFrame(f"input {name!r}: {dims} dimensions, at most {DIMS_MAX + 1} are taken")
             shape = tuple(tensor.shape)
-            place = place_of(tensor.parameters) if tensor.parameters else None
+            place = place_of(f"input {name!r}", tensor.parameters) if tensor.parameters else None
             if tensor.HasField("contents") and (raw_count or place is not None):
                 other = "in shared memory" if place is not None else "in raw_input_contents"
                 raise InvalidFrame(f"input {name!r}: its data is both in contents and {other}; it should be in one")
             data: bytes
             if place is not None:
-                data = self._read_region(place)
+                self._check_place(index, place)
+                data = self.regions.read(place)
             elif raw_count:
                 if next_raw == raw_count:
                     raise InvalidFrame(
@@ -95,7 +90,8 @@ class RequestReader:
                 data = raw[next_raw]
                 next_raw += 1
             else:
-                data = raw_of(name, tensor.datatype, tensor.contents)
+                bytes_max = max(1, self._batch_max) * self.signature.inputs[index].bytes_max
+                data = raw_of(name, tensor.datatype, tensor.contents, bytes_max)
             parts = self._rows(index, name, datatype, shape, data)
             if columns[index] is not None:
                 raise InvalidFrame(f"input {name!r} is there twice")
@@ -115,6 +111,16 @@ class RequestReader:
             frames.append((whole, sum([len(data.data) for data in whole])))
         return frames
 
+    def _check_place(self, index: int, place: Place) -> None:
+        """Raises CallError where the caller has no such place, and InvalidFrame where there is more at it than any
+        request has of an input.
+        """
+        self.regions.check(place)
+        spec = self.signature.inputs[index]
+        most = spec.bytes_max * max(1, self._batch_max)
+        if place.size_bytes > most:
+            raise InvalidFrame(f"input {spec.name!r}: {place.size_bytes} bytes, at most {most} are taken")
+
     def _rows(self, index: int, name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> Sequence[InputData]:
         """Returns what each frame has of an input."""
         checks = self._checks
@@ -124,21 +130,25 @@ class RequestReader:
         count = shape[0] if shape else 0
         if not 1 <= count <= self._batch_max or not _fits(shape[1:], spec.shape):
             expected = f"{list((-1, *spec.shape))} with at most {self._batch_max} rows"
-            raise InvalidFrame(f"input {name!r}: shape {list(shape[:DIMS_SHOWN])}, the model takes {expected}")
+            raise InvalidFrame(f"input {name!r}: shape {list(shape)}, the model takes {expected}")
         if count == 1:
             return (checks.tensor(index, datatype, shape[1:], data),)
-        row_bytes, rest = divmod(len(data), count)
-        if rest:
-            raise InvalidFrame(f"input {name!r}: {len(data)} bytes are no {count} rows of equal length")
+        if spec.is_text:
+            ends = ends_of_texts(name, data, count, prod(shape[1:]))
+        else:
+            row_bytes, rest = divmod(len(data), count)
+            if rest:
+                raise InvalidFrame(f"input {name!r}: {len(data)} bytes are no {count} rows of equal length")
+            ends = [row_bytes * row for row in range(1, count + 1)]
         view = memoryview(data)
         return [
-            checks.tensor(index, datatype, shape[1:], view[start : start + row_bytes])  # type: ignore[arg-type]
-            for start in range(0, len(data), row_bytes)
+            checks.tensor(index, datatype, shape[1:], view[start:end])  # type: ignore[arg-type]
+            for start, end in zip([0, *ends], ends, strict=False)
         ]
 
     def wanted(self, request: ModelInferRequest) -> Sequence[Wanted] | None:
-        """Returns the outputs that the request asks for, in its order; None: all, and nothing is said of them. Raises
-        CallError.
+        """Returns the outputs that the request asks for, in its order; None: all, in the model's. Raises CallError,
+        also where one should go to shared memory that is not the caller's.
         """
         if not request.outputs:
             return None
@@ -153,10 +163,17 @@ class RequestReader:
             if not output.parameters:
                 wanted[index] = Wanted(index)
                 continue
-            place, classes = place_of(output.parameters), 0
+            place, classes = place_of(f"output {output.name!r}", output.parameters), 0
+            if place is not None:
+                self.regions.check(place)
             if _CLASSES in output.parameters:
                 classes = integer_of(_CLASSES, output.parameters[_CLASSES], _SIZE_MAX)
             wanted[index] = Wanted(index, classes, place)
+        if len(wanted) == len(self._outputs) and all(
+            index == each.index and not each.classes and each.place is None
+            for index, each in enumerate(wanted.values())
+        ):
+            return None
         return tuple(wanted.values())
 
 
@@ -166,17 +183,25 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     )
 
 
-def place_of(parameters: Mapping[str, InferParameter]) -> Place | None:
-    """Returns where in shared memory a tensor is; None: its parameters do not say so. Raises CallError."""
+def place_of(tensor: str, parameters: Mapping[str, InferParameter]) -> Place | None:
+    """Returns where in shared memory a tensor is; None: its parameters do not say so. Raises CallError. `tensor`: what
+    errors call it.
+    """
     if len(parameters) > PARAMETERS_MAX:
-        text = f"an input or output has {len(parameters)} parameters, at most {PARAMETERS_MAX} are taken"
+        text = f"{tensor} has {len(parameters)} parameters, at most {PARAMETERS_MAX} are taken"
         raise CallError("INVALID_REQUEST", text)
     if _REGION not in parameters:
         for name in (_SIZE, _OFFSET):
             if name in parameters:
-                raise CallError("INVALID_REQUEST", f"parameter '{name}' is there without '{_REGION}'")
+                raise CallError("INVALID_REQUEST", f"{tensor}: parameter '{name}' is there without '{_REGION}'")
         return None
+    region = text_of(_REGION, parameters[_REGION])
     if _SIZE not in parameters:
-        raise CallError("INVALID_REQUEST", f"parameter '{_REGION}' is there without '{_SIZE}'")
-    offset = integer_of(_OFFSET, parameters[_OFFSET], _SIZE_MAX) if _OFFSET in parameters else 0
-    return Place(text_of(_REGION, parameters[_REGION]), offset, integer_of(_SIZE, parameters[_SIZE], _SIZE_MAX))
+        text = f"{tensor}: parameter '{_REGION}' is there without '{_SIZE}', for region {region[:NAME_CHARS_MAX]!r}"
+        raise CallError("INVALID_REQUEST", text)
+    try:
+        size_bytes = integer_of(_SIZE, parameters[_SIZE], _SIZE_MAX)
+        offset = integer_of(_OFFSET, parameters[_OFFSET], _SIZE_MAX) if _OFFSET in parameters else 0
+    except CallError as error:
+        raise CallError(error.reason, f"{tensor}, region {region[:NAME_CHARS_MAX]!r}: {error}") from None
+    return Place(tensor, region, offset, size_bytes)

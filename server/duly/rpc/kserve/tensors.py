@@ -1,10 +1,9 @@
 """Tensors as KServe's protocol writes them: names of types, raw bytes, lists of elements, shapes with a batch."""
 
 import struct
-from collections.abc import Sequence
 from typing import Final
 
-from duly.models.spec import ELEMENT_BYTES, Signature, TensorSpec
+from duly.models.spec import ELEMENT_BYTES, TensorSpec
 from duly.rpc.kserve.messages import InferTensorContents
 from duly.streams.errors import InvalidFrame
 
@@ -45,14 +44,9 @@ def known_datatype(name: str, datatype: str) -> str:
     return known
 
 
-def shape_with_batch(spec: TensorSpec, signature: Signature) -> Sequence[int]:
-    """Returns a tensor's shape as clients see it: with the batch first where the model takes batches."""
-    return (-1, *spec.shape) if signature.batched else spec.shape
-
-
-def raw_of(name: str, datatype: str, contents: InferTensorContents) -> bytes:
+def raw_of(name: str, datatype: str, contents: InferTensorContents, bytes_max: int) -> bytes:
     """Returns the elements of a tensor as raw bytes, little-endian and row-major. `datatype`: the protocol's name.
-    Raises InvalidFrame where they are in the list of another type, or are out of its range.
+    Raises InvalidFrame where they are in the list of another type, are out of its range, or take more than `bytes_max`.
     """
     field, code = _LISTS.get(datatype, ("", ""))
     if not field:
@@ -64,7 +58,30 @@ def raw_of(name: str, datatype: str, contents: InferTensorContents) -> bytes:
         texts = contents.bytes_contents
         return b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)])
     values = getattr(contents, field)
+    needed = len(values) * struct.calcsize(f"<{code}")
+    if needed > bytes_max:  # which is told before they are packed, as that takes long
+        raise InvalidFrame(
+            f"input {name!r}: the elements in {field} take {needed} bytes, at most {bytes_max} are taken"
+        )
     try:
         return struct.pack(f"<{len(values)}{code}", *values)
     except struct.error:
         raise InvalidFrame(f"input {name!r}: an element in {field} is no {datatype}") from None
+
+
+def ends_of_texts(name: str, data: bytes, rows: int, texts: int) -> list[int]:
+    """Returns where each of the rows ends that have so many texts each, of which a tensor consists. Raises InvalidFrame
+    where it does not.
+    """
+    ends: list[int] = []
+    at, size = 0, len(data)
+    for row in range(rows):
+        for _ in range(texts):
+            end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+            if at + 4 > size or end > size:
+                raise InvalidFrame(f"input {name!r}: its {size} bytes end within row {row} of {rows}")
+            at = end
+        ends.append(at)
+    if at != size:
+        raise InvalidFrame(f"input {name!r}: its {size} bytes are more than those of its {rows} rows, {at}")
+    return ends

@@ -3,7 +3,7 @@
 from duly.core.types import OutcomeStatus
 from duly.rpc.kserve.replies import Answer
 from duly.runtime.catalogue import ModelError
-from duly.streams.errors import CallError, InvalidTerms
+from duly.streams.errors import REASON_CHARS_MAX, CallError, InvalidTerms
 from duly.streams.rights import Rights
 
 _ID_CHARS_MAX = 128
@@ -19,9 +19,9 @@ _FIELDS = {
 
 
 def of_request(request_id: str, text: str) -> str:
-    """Returns the text with the request's id before it."""
+    """Returns the text, as far as REASON_CHARS_MAX goes, with the request's id before it."""
     shown = request_id if len(request_id) <= _ID_CHARS_MAX else f"{request_id[:_ID_CHARS_MAX]}..."
-    return f"[request id: {shown or '<id_unknown>'}] {text}"
+    return f"[request id: {shown or '<id_unknown>'}] {text[:REASON_CHARS_MAX]}"
 
 
 def dropped(answer: Answer) -> str:

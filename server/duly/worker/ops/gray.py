@@ -1,6 +1,7 @@
 """Makes one channel of brightness out of a picture in colour."""
 
-from duly.models.spec import Gray, TensorSpec
+from duly.models.spec import TensorSpec
+from duly.models.steps import Gray
 from duly.worker.dtypes import Array
 from duly.worker.errors import LoadError
 from duly.worker.opencv import cv2

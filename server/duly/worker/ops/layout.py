@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from duly.models.spec import Layout, TensorSpec
+from duly.models.spec import TensorSpec
+from duly.models.steps import Layout
 from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import LoadError
 from duly.worker.graph import is_fixed

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from duly.models.spec import Normalise, TensorSpec
+from duly.models.spec import TensorSpec
+from duly.models.steps import Normalise
 from duly.worker.errors import LoadError
 from duly.worker.ops.operation import Affine, Operation, Shape
 

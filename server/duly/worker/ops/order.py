@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from duly.models.spec import Gray, Layout, Normalise, Resize, Step, Window, YoloV2
+from duly.models.spec import YoloV2
+from duly.models.steps import Gray, Layout, Normalise, Resize, Step, Window
 from duly.worker.graph import GraphTensor
 from duly.worker.ops.gray import GrayOperation
 from duly.worker.ops.layout import LayoutOperation

@@ -1,6 +1,7 @@
 """Puts the end of a stream's last sound before the samples of its next frame."""
 
-from duly.models.spec import TensorSpec, Window
+from duly.models.spec import TensorSpec
+from duly.models.steps import Window
 from duly.worker.dtypes import Array
 from duly.worker.errors import LoadError
 from duly.worker.ops.operation import Operation, Shape

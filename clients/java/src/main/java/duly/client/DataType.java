@@ -16,7 +16,11 @@ public enum DataType {
     /** IEEE 754 binary16. */
     FP16(2),
     FP32(4),
-    FP64(8);
+    FP64(8),
+    /** Text: each element of a length of its own. */
+    STRING(0),
+    /** The upper half of FP32. */
+    BF16(2);
 
     private final int bytes;
 
@@ -24,7 +28,7 @@ public enum DataType {
         this.bytes = bytes;
     }
 
-    /** Size of an element, bytes. */
+    /** Size of an element, bytes; 0 where elements differ in it. */
     public int bytes() {
         return bytes;
     }

@@ -7,9 +7,11 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.grpc.Metadata;
+import java.nio.ByteBuffer;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.function.Executable;
 import org.junit.jupiter.api.io.TempDir;
@@ -86,5 +88,35 @@ class WordsTest {
         DulyException error = Errors.of(status, trailers, "host:1");
         assertEquals(DulyException.ModelNotFound.class, error.getClass());
         assertEquals("no such model", error.getMessage());
+    }
+
+    @Test
+    void textComesBackAsItWas() {
+        String[] texts = {"", "zwölf", "a\0b"};
+        Tensor tensor = Tensor.of(texts, 3);
+        assertEquals(List.of(texts), tensor.strings());
+        assertEquals(3, tensor.size());
+        assertEquals(0x600000000L, tensor.data().getLong());
+        assertTrue(said(() -> Tensor.of(texts, 2)).contains("3 texts do not fill [2]"));
+        assertThrows(IllegalStateException.class, tensor::doubles);
+        assertThrows(IllegalStateException.class, Tensor.of(new float[1])::strings);
+    }
+
+    @Test
+    void textThatLiesIsRefused() {
+        for (byte[] data : new byte[][] {{1}, {5, 0, 0, 0, 97, 98}, {-1, -1, -1, -1}, {0, 0, 0, 0, 1}}) {
+            var bytes = ByteBuffer.wrap(data);
+            assertTrue(said(() -> new Tensor(DataType.STRING, List.of(1L), bytes)).contains("ends behind the"));
+        }
+        var odd = new Tensor(DataType.STRING, List.of(1L), ByteBuffer.wrap(new byte[] {1, 0, 0, 0, -1}));
+        assertThrows(IllegalStateException.class, odd::strings);
+    }
+
+    @Test
+    void bfloat16IsRoundedToTheNearestEven() {
+        float[] given = {1, -2.5f, 1 + 1 / 256f, 1 + 3 / 256f, Float.POSITIVE_INFINITY, Float.NaN};
+        float[] wanted = {1, -2.5f, 1, 1 + 4 / 256f, Float.POSITIVE_INFINITY, Float.NaN};
+        assertArrayEquals(wanted, Tensor.bfloat16(given).floats());
+        assertArrayEquals(new double[] {-2.5}, Tensor.bfloat16(new float[] {-2.5f}, 1).doubles());
     }
 }

@@ -9,6 +9,7 @@ import duly.client.Advice;
 import duly.client.Client;
 import duly.client.Clock;
 import duly.client.ClockEstimate;
+import duly.client.DataType;
 import duly.client.DulyException;
 import duly.client.Encoded;
 import duly.client.Encoding;
@@ -188,8 +189,10 @@ public final class Conformance {
     }
 
     private static void sayOutcome(Outcome outcome) {
-        var outputs = new LinkedHashMap<String, double[]>();
-        outcome.outputs().forEach((name, tensor) -> outputs.put(name, tensor.doubles()));
+        var outputs = new LinkedHashMap<String, Object>();
+        outcome.outputs()
+                .forEach((name, tensor) -> outputs.put(
+                        name, tensor.datatype() == DataType.STRING ? tensor.strings() : tensor.doubles()));
         say(
                 "outcome",
                 Map.of(
@@ -225,17 +228,20 @@ public final class Conformance {
         if (command.has("data")) {
             byte[] data = Base64.getDecoder().decode(command.get("data").getAsString());
             input = new Encoded(Encoding.valueOf(command.get("format").getAsString()), data);
+        } else if (command.has("texts")) {
+            String[] texts = elements(command, "texts").stream()
+                    .map(JsonElement::getAsString)
+                    .toArray(String[]::new);
+            input = Tensor.of(texts, shape(command, texts.length));
         } else {
             List<JsonElement> given = elements(command, "values");
             float[] values = new float[given.size()];
             for (int nth = 0; nth < values.length; nth++) {
                 values[nth] = given.get(nth).getAsFloat();
             }
-            long[] shape = {values.length};
-            if (command.has("shape")) {
-                shape = elements(command, "shape").stream().mapToLong(JsonElement::getAsLong).toArray();
-            }
-            input = Tensor.of(values, shape);
+            long[] shape = shape(command, values.length);
+            boolean half = command.has("dtype") && command.get("dtype").getAsString().equals("BF16");
+            input = half ? Tensor.bfloat16(values, shape) : Tensor.of(values, shape);
         }
         String name = command.has("input") ? command.get("input").getAsString() : "";
         Frame frame = Frame.of(Map.of(name, input));
@@ -246,6 +252,12 @@ public final class Conformance {
             frame = frame.capturedAt(Instant.now().minus(milliseconds(command.get("captured_ago_ms"))));
         }
         return frame.mustRun(command.has("must_run") && command.get("must_run").getAsBoolean());
+    }
+
+    private static long[] shape(JsonObject command, int count) {
+        return command.has("shape")
+                ? elements(command, "shape").stream().mapToLong(JsonElement::getAsLong).toArray()
+                : new long[] {count};
     }
 
     private static void clockOf(JsonObject command) {
