@@ -11,7 +11,7 @@ from typing import Final
 
 from duly.models.spec import Signature
 from duly.rpc.kserve.messages import InferParameter, ModelInferRequest
-from duly.rpc.kserve.parameters import PARAMETERS_MAX, integer_of, text_of
+from duly.rpc.kserve.parameters import PARAMETERS_MAX, integer_of, invalid, text_of
 from duly.rpc.kserve.regions import NAME_CHARS_MAX, CallRegions, Place
 from duly.rpc.kserve.tensors import ends_of_texts, known_datatype, raw_of
 from duly.runtime.held_frames import InputData
@@ -75,7 +75,8 @@ class RequestReader:
                 raise InvalidFrame(f"input {name!r}: {dims} dimensions, at most {DIMS_MAX + 1} are taken")
             shape = tuple(tensor.shape)
             place = place_of(f"input {name!r}", tensor.parameters) if tensor.parameters else None
-            if tensor.HasField("contents") and (raw_count or place is not None):
+            # MLServer's clients send contents with nothing in them beside raw data.
+            if (raw_count or place is not None) and tensor.HasField("contents") and tensor.contents.ByteSize():
                 other = "in shared memory" if place is not None else "in raw_input_contents"
                 raise InvalidFrame(f"input {name!r}: its data is both in contents and {other}; it should be in one")
             data: bytes
@@ -168,6 +169,8 @@ class RequestReader:
                 self.regions.check(place)
             if _CLASSES in output.parameters:
                 classes = integer_of(_CLASSES, output.parameters[_CLASSES], _SIZE_MAX)
+                if not classes:
+                    raise invalid(_CLASSES, f"of output {output.name!r} should be 1 at least, got 0")
             wanted[index] = Wanted(index, classes, place)
         if len(wanted) == len(self._outputs) and all(
             index == each.index and not each.classes and each.place is None
