@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
+from duly_load.graphs import GRAPHS
 from duly_load.scenario.scenario import Scenario, parse_scenario
 from duly_load.targets.all_peers import PEERS
 from tests.peers.environments import plain, python_of
@@ -104,8 +107,22 @@ def both(folder: Path) -> Iterator[dict[str, str]]:
         yield addresses
 
 
-def run_perf_analyzer(address: str, case: Case, seconds: float) -> Figures:
-    options = ["--measurement-mode", "time_windows", "--measurement-interval", str(round(seconds * 1000 / WINDOWS))]
+def write_inputs(folder: Path) -> None:
+    """A row of numbers for the input of each model, as perf_analyzer reads them. Its own are bytes by chance, NaN among
+    them, which duly refuses.
+    """
+    random = np.random.default_rng(0)
+    for name in BATCHES:
+        graph = GRAPHS[name]
+        own = folder / "inputs" / name
+        own.mkdir(parents=True)
+        row = random.random(graph.input_shape, dtype=np.float32)
+        (own / graph.build().graph.input[0].name).write_bytes(row.tobytes())
+
+
+def run_perf_analyzer(address: str, case: Case, seconds: float, folder: Path) -> Figures:
+    options = ["--input-data", str(folder / "inputs" / case.model)]
+    options += ["--measurement-mode", "time_windows", "--measurement-interval", str(round(seconds * 1000 / WINDOWS))]
     options += [*perf_analyzer.STEADY, "--concurrency-range", str(case.concurrency)]
     if case.way == "streaming":
         options += ["--streaming", "--async"]
@@ -123,7 +140,7 @@ def run_perf_analyzer(address: str, case: Case, seconds: float) -> Figures:
             tries += 1
 
 
-def run_tritonclient(address: str, case: Case, seconds: float) -> Figures:
+def run_tritonclient(address: str, case: Case, seconds: float, _: Path) -> Figures:
     script = [python_of("tritonclient"), CLIENTS / "closed_loop.py", address, case.model]
     command = [*map(str, script), str(case.concurrency), str(seconds), case.way]
     done = subprocess.run(command, env=plain(), capture_output=True, text=True, timeout=60 + 10 * seconds, check=False)
@@ -132,13 +149,14 @@ def run_tritonclient(address: str, case: Case, seconds: float) -> Figures:
     return Figures(**json.loads(done.stdout))
 
 
-def measure(asked: argparse.Namespace, cases: Sequence[Case], run: Callable[[str, Case, float], Figures]) -> Runs:
+def measure(asked: argparse.Namespace, cases: Sequence[Case], run: Callable[[str, Case, float, Path], Figures]) -> Runs:
     runs: Runs = {case: {name: [] for name in SERVERS} for case in cases}
-    with tempfile.TemporaryDirectory(prefix="duly-") as folder, both(Path(folder)) as addresses:
+    with tempfile.TemporaryDirectory(prefix="duly-") as made, both(folder := Path(made)) as addresses:
+        write_inputs(folder)
         for nth in range(asked.rounds):
             for case in cases:
                 for name in SERVERS if nth % 2 == 0 else SERVERS[::-1]:
-                    figures = run(addresses[name], case, asked.seconds)
+                    figures = run(addresses[name], case, asked.seconds, folder)
                     runs[case][name].append(figures)
                     print(
                         f"round {nth + 1}: {case}: {name} {figures.per_s:.0f}/s, p99 {figures.p99_us:.0f} us",
