@@ -70,3 +70,10 @@ async def test_a_stream_answers_each_request_and_goes_on_after_errors(shared_cha
         "[request id: bad] INVALID: input 'x': shape [1, 5], the model takes [-1, 4]"
     )
     assert by_id["unknown"][0].error_message.startswith("[request id: unknown] there is no model 'nothing'")
+
+
+async def test_a_request_alone_for_a_model_that_is_not_there_says_whose_it_is(shared_channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await infer(shared_channel, request("nothing", [[1] * 4]))
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert refused.value.details().startswith("[request id: r1] there is no model 'nothing'; there are: ")

@@ -78,8 +78,6 @@ async def told(
         assert (await wire.status())[0] is grpc.StatusCode.OK
     assert reply.error_message.isprintable()
     details = str(error.details())
-    if code is not grpc.StatusCode.INVALID_ARGUMENT:  # such errors of a call of its own say nothing of its id
-        details = f"[request id: {asked.id}] {details}"
     assert reply.error_message[:200] == details[:200]
     assert len(details) <= 1000 + 160
     return details

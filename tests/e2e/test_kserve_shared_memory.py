@@ -382,7 +382,7 @@ async def test_a_place_outside_of_its_region_costs_no_run(
 
 async def test_the_size_has_to_be_that_of_the_input(client: Channel, memory: SharedMemory) -> None:
     await register(client, "in", memory.name, 256)
-    await refused(infer(client, asked(("in", 15, 0))), CODES.INVALID_ARGUMENT, "15 bytes, FP32[4] takes 16")
+    await refused(infer(client, asked(("in", 15, 0))), CODES.INVALID_ARGUMENT, "is 15, FP32[1, 4] takes 16")
     large = SharedMemory(create=True, size=2**30)  # of which no page is taken
     try:
         await register(client, "large", large.name, 2**30)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from duly.app import App
 from duly.cli_models import models
+from duly.models.kserve_model import rows_max
 from duly.models.repository import Repository
 from duly.rpc.kserve.descriptions import configuration
 from duly.v1 import inference_pb2 as pb
@@ -182,7 +183,8 @@ async def test_what_clients_of_kserve_are_told(server: App) -> None:
     for name in ("scale", "sum", "shaped", "auto"):
         loaded = server.catalogue.find(name)
         assert loaded.signature is not None
-        said[name] = configuration(loaded, loaded.signature, [loaded], ["cpu:0"], 1_000_000)
+        rows = rows_max(loaded.version.config, loaded.signature, 256)
+        said[name] = configuration(loaded, loaded.signature, [loaded], ["cpu:0"], 1_000_000, rows)
     assert [said[name].max_batch_size for name in said] == [4, 8, 0, 8]
     assert [said[name].HasField("dynamic_batching") for name in said] == [True, False, False, True]
     assert [said[name].HasField("sequence_batching") for name in said] == [False, True, False, False]

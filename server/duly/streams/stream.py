@@ -411,10 +411,15 @@ class Stream:
         self._pong_of_ns = self.wall.moved_ns
         self.outbox.notify(ClockAsked(ping_id, client_send_unix_ns, received_unix_ns))
 
-    def _follow(self) -> None:
-        """Follows a change in the catalogue: another version may be active, or the same one may have been loaded again.
-        Raises InvalidTerms where the version lacks a wanted output.
+    def follow(self) -> None:
+        """Follows a change in the catalogue, if there was one: another version may be active, or the same one may have
+        been loaded again. `take` does so, too; who reads a frame by `signature` does it before. Raises InvalidTerms
+        where the version lacks a wanted output.
         """
+        if self._changes_count != self._catalogue.changes_count:
+            self._follow()
+
+    def _follow(self) -> None:
         served, catalogue = self.served, self._catalogue
         self._changes_count = catalogue.changes_count
         now = catalogue.current(served) if self.asked.version else catalogue.active(served.version.name)

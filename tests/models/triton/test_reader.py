@@ -134,8 +134,14 @@ def test_whatever_is_cut_or_changed_protobuf_and_we_agree() -> None:
                 message = read_message(parse(changed))
             except TextError:
                 continue
-            taken += 1
-            same(message, changed)
+            try:
+                same(message, changed)
+            except text_format.ParseError as error:
+                # Protobuf for Python alone wants a sign at its number. That for C++, which Triton has, does not.
+                if not str(error).endswith(": -"):
+                    raise
+            else:
+                taken += 1
     assert taken > 100
 
 

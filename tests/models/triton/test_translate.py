@@ -93,7 +93,8 @@ def test_batches_beyond_the_largest_are_split_and_that_is_noted() -> None:
     assert settings.config.batch_sizes == (1, 2, 4, 8, 16, 32, 64, 128, 256)
     assert settings.config.kserve.max_batch_size == 1000
     assert settings.notes == (
-        "/config.pbtxt: line 1: max_batch_size: batches have at most 256 frames; requests with more rows are split",
+        "/config.pbtxt: line 1: max_batch_size: batches have at most 256 frames, and requests as many rows as a stream "
+        "may have frames unanswered (frames_in_flight_max), 1024 at most",
     )
 
 

@@ -13,6 +13,7 @@ import grpc
 
 from duly.core.events import ModelGone, ModelReady, TimerFired
 from duly.core.types import Verdict
+from duly.models.kserve import KServe
 from duly.models.repository import ModelVersion
 from duly.models.spec import ELEMENT_BYTES, ModelConfig, Signature
 from duly.rpc.kserve import messages as ks
@@ -32,8 +33,10 @@ from tests.runtime.fake_lane import FakeLane
 from tests.streams.bench import Bench
 
 MS = 1_000_000
+FRAMES_MAX = 64
+"""How many frames of a stream may be unanswered."""
 LIMITS = Limits(
-    StreamLimits(64, 4096, 60_000 * MS), PrincipalLimits(), ServerLimits(64, 16_384), CriticalLimits(8, 1.0)
+    StreamLimits(FRAMES_MAX, 4096, 60_000 * MS), PrincipalLimits(), ServerLimits(64, 16_384), CriticalLimits(8, 1.0)
 )
 TURNS_MAX = 20_000
 
@@ -147,15 +150,20 @@ class Served:
         self._seqs_before = next(copy.copy(bench.driver.seqs))
         self.tasks_before = len(asyncio.all_tasks())
 
-    def load(self, name: str, version: str = "1") -> None:
-        """Has a version of a model served, as the active one."""
-        loaded = LoadedVersion(ModelVersion(name, version, Path(), Path(), ModelConfig(), ()))
-        loaded.signature = MODELS[name]
+    def load(
+        self, name: str, version: str = "1", *, signature: Signature | None = None, rows_max: int | None = None
+    ) -> None:
+        """Has a version of a model served, as the active one. `signature`: where it is another one than the model's.
+        `rows_max`: how many rows a request may have, where its author states that.
+        """
+        config = ModelConfig(kserve=KServe(max_batch_size=rows_max))
+        loaded = LoadedVersion(ModelVersion(name, version, Path(), Path(), config, ()))
+        loaded.signature = signature or MODELS[name]
         self.bench.activate(loaded)
-        self.add_lane(name, version)
+        self.add_lane(name, version, signature=signature)
 
-    def add_lane(self, name: str, version: str) -> None:
-        lane = _Lane(f"{name}/{version}", MODELS[name])
+    def add_lane(self, name: str, version: str, *, signature: Signature | None = None) -> None:
+        lane = _Lane(f"{name}/{version}", signature or MODELS[name])
         self.lanes.append(lane)
         self.bench.driver.add_worker(lane)
         times: dict[int, tuple[int, ...]] = {1: (MS,), 4: (2 * MS,)}

@@ -2,6 +2,7 @@
 
 from random import Random
 
+from duly.rpc.kserve import messages as ks
 from tests.rpc.kserve.drawn_requests import MODELS, Draw, drawn, valid
 from tests.rpc.kserve.read_requests import check, check_common
 
@@ -40,3 +41,13 @@ def test_requests_that_have_much_in_common_are_read_alike() -> None:
             second = bytearray(message[:-16] + chance.randbytes(16))
         read += check_common(message, bytes(second), signature)
     assert read > 1000
+
+
+def test_contents_with_nothing_in_it_beside_raw_data_is_none() -> None:
+    """MLServer's clients send it with every input."""
+    request = ks.ModelInferRequest(model_name="sum", raw_input_contents=[bytes(16)])
+    tensor = request.inputs.add(name="x", datatype="INT64", shape=(1, 2))
+    tensor.contents.SetInParent()
+    assert check(request.SerializeToString(), MODELS["sum"]) == "frames"
+    tensor.contents.int64_contents.append(1)
+    assert check(request.SerializeToString(), MODELS["sum"]) == "refused"

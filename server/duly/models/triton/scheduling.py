@@ -1,6 +1,6 @@
 """How a model configuration of Triton has requests batched, queued and joined to sequences."""
 
-from duly.models.kserve import PRIORITY_LEVELS_MAX, class_of_priority
+from duly.models.kserve import PRIORITY_LEVELS_MAX, ROWS_MAX, class_of_priority
 from duly.models.spec import BATCH_MAX
 from duly.models.triton.message import Message
 from duly.models.triton.text_format import TextError
@@ -33,7 +33,9 @@ def batch_sizes(written: Written, config: Message) -> None:
     largest = min(size, BATCH_MAX)
     if size > BATCH_MAX:
         written.note(
-            line, f"max_batch_size: batches have at most {BATCH_MAX} frames; requests with more rows are split"
+            line,
+            f"max_batch_size: batches have at most {BATCH_MAX} frames, and requests as many rows as a stream may have "
+            f"frames unanswered (frames_in_flight_max), {ROWS_MAX} at most",
         )
     preferred = _preferred(config.message("dynamic_batching"), "dynamic_batching", size)
     sequences = config.message("sequence_batching")

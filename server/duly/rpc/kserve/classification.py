@@ -26,8 +26,9 @@ _CODES: Final = {
 
 SCORES_MAX = 131_072
 """An output with more scores, of all rows of a request together, is not told by its classes: the request is refused."""
-CLASSES_MAX = 16_384
-"""Nor is one of which more classes are asked for, of all rows together: who wants so much may take the tensor."""
+CLASSES_MAX = 4096
+"""Nor is one of which more classes are asked for, of all rows together: who wants so much may take the tensor. To write
+so many takes some milliseconds, which all other calls wait for."""
 
 
 def classes_of(spec: TensorSpec, rows: list[bytes], classes: int) -> tuple[tuple[int, ...], list[bytes]]:
@@ -47,9 +48,9 @@ def classes_of(spec: TensorSpec, rows: list[bytes], classes: int) -> tuple[tuple
     count = 0
     for row in rows:
         scores: tuple[float, ...] = unpack(f"<{len(row) // ELEMENT_BYTES[spec.datatype]}{code}", row)
-        best = nlargest(min(classes, len(scores)), enumerate(scores), key=lambda scored: scored[1])
+        best = nlargest(min(classes, len(scores)), range(len(scores)), key=scores.__getitem__)
         count = len(best)
-        texts = [_text(spec, index, score).encode() for index, score in best]
+        texts = [_text(spec, index, scores[index]).encode() for index in best]
         found.append(b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)]))
     return (count,), found
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from duly.core.types import StreamClass
-from duly.models.kserve_model import rows_max
 from duly.models.spec import STATES_MAX, Signature, TensorSpec
 from duly.rpc.kserve.front_end import PRIORITY_LEVELS, SEQUENCE_IDLE_NS_MAX
 from duly.rpc.kserve.messages import ModelConfig, ModelInstanceGroup, ModelMetadataResponse, ModelQueuePolicy
@@ -18,28 +17,36 @@ PLATFORM: Final = "onnxruntime_onnx"
 BACKEND: Final = "onnxruntime"
 
 
-def metadata(loaded: LoadedVersion, signature: Signature, served: Sequence[LoadedVersion]) -> ModelMetadataResponse:
-    """Describes what a client sends and gets. `served`: the versions of the model that serve."""
-    name, batched = loaded.version.name, rows_max(loaded.version.config, signature) > 0
-    response = ModelMetadataResponse(name=name, versions=_numbers(served), platform=PLATFORM)
+def metadata(
+    loaded: LoadedVersion, signature: Signature, served: Sequence[LoadedVersion], rows: int
+) -> ModelMetadataResponse:
+    """Describes what a client sends and gets. `served`: the versions of the model that serve. `rows`: how many a
+    request may have; 0: it has no batch dimension.
+    """
+    response = ModelMetadataResponse(name=loaded.version.name, versions=_numbers(served), platform=PLATFORM)
     for tensors, specs in ((response.inputs, signature.inputs), (response.outputs, signature.outputs)):
         for spec in specs:
-            tensors.add(name=spec.name, datatype=datatype_of(spec), shape=(-1, *spec.shape) if batched else spec.shape)
+            tensors.add(name=spec.name, datatype=datatype_of(spec), shape=(-1, *spec.shape) if rows else spec.shape)
     return response
 
 
 def configuration(
-    loaded: LoadedVersion, signature: Signature, served: Sequence[LoadedVersion], lanes: Sequence[str], budget_ns: int
+    loaded: LoadedVersion,
+    signature: Signature,
+    served: Sequence[LoadedVersion],
+    lanes: Sequence[str],
+    budget_ns: int,
+    rows: int,
 ) -> ModelConfig:
     """Describes how a version is served. `served`: the versions of the model that serve. `budget_ns`: of requests that
-    state none.
+    state none. `rows`: how many a request may have; 0: it has no batch dimension.
     """
     config = loaded.version.config
     described = ModelConfig(
         name=loaded.version.name,
         platform=PLATFORM,
         backend=BACKEND,
-        max_batch_size=rows_max(config, signature),
+        max_batch_size=rows,
         default_model_filename=config.variants[0].file,
     )
     described.version_policy.specific.versions.extend(int(number) for number in _numbers(served))

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from duly.core.types import StreamClass
 from duly.models.kserve import class_of_priority
-from duly.models.spec import ModelConfig
+from duly.models.kserve_model import rows_max
+from duly.models.spec import ModelConfig, Signature
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked, invalid
 from duly.rpc.kserve.regions import Regions
 from duly.rpc.kserve.versions import find
+from duly.runtime.catalogue import LoadedVersion
 from duly.streams.open_streams import OpenStreams
 from duly.streams.rights import Rights
 from duly.streams.terms import StreamRequest
@@ -52,6 +54,10 @@ class FrontEnd:
         if asking.stream_class is StreamClass.CRITICAL:
             asking.stream_class = StreamClass.STANDARD
         return asking
+
+    def rows_max(self, served: LoadedVersion, signature: Signature) -> int:
+        """Returns how many rows a request for the version may have; 0: requests have no batch dimension."""
+        return rows_max(served.version.config, signature, self.streams.limits.stream.frames_in_flight_max)
 
     def default_budget_ns(self, config: ModelConfig) -> int:
         """Returns the budget of requests that state none."""

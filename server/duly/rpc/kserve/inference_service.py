@@ -67,6 +67,9 @@ class KServeInference:
             if error.reason.startswith("FRAME_"):
                 raise
             raise CallError(error.reason, wording.of_request(request.id, str(error)), error.field) from None
+        except ModelError as error:
+            text = wording.of_request(request.id, wording.told(error, rights_of(context)))
+            raise ModelError(error.reason, text, error.metadata) from None
 
     async def _infer(self, request: ModelInferRequest, context: Context) -> bytes:
         front, rights, connection = self._front, rights_of(context), context.peer()

@@ -69,7 +69,8 @@ class KServeModels:
     async def ModelMetadata(self, request: ModelMetadataRequest, context: Context) -> ModelMetadataResponse:
         loaded = self._find(request.name, request.version)
         assert loaded.signature is not None, "it can serve"
-        return metadata(loaded, loaded.signature, self._served(request.name))
+        rows = self._front.rows_max(loaded, loaded.signature)
+        return metadata(loaded, loaded.signature, self._served(request.name), rows)
 
     @guarded
     async def ModelConfig(self, request: ModelConfigRequest, context: Context) -> ModelConfigResponse:
@@ -77,7 +78,8 @@ class KServeModels:
         assert loaded.signature is not None, "it can serve"
         budget_ns = self._front.default_budget_ns(loaded.version.config)
         served, lanes = self._served(request.name), self._catalogue.lanes
-        return ModelConfigResponse(config=configuration(loaded, loaded.signature, served, lanes, budget_ns))
+        rows = self._front.rows_max(loaded, loaded.signature)
+        return ModelConfigResponse(config=configuration(loaded, loaded.signature, served, lanes, budget_ns, rows))
 
     def _find(self, name: str, version: str) -> LoadedVersion:
         """Returns the version, or the active one where none is stated. Raises CallError or ModelError."""

@@ -10,6 +10,7 @@ from typing import Final
 from duly.core.fates import DOES_NOT_FIT, RESULTS
 from duly.core.types import BacklogPolicy, OutcomeStatus
 from duly.models.kserve_model import rows_max
+from duly.models.spec import Signature
 from duly.rpc.kserve.common_requests import CommonRequest, common_of
 from duly.rpc.kserve.messages import ModelInferRequest
 from duly.rpc.kserve.parameters import Asked
@@ -45,6 +46,8 @@ class Underway:
     frame_ids: range
     outcomes: dict[int, Outcome] | None = None
     """Those of its frames that are answered, by frame id; None: it has one frame."""
+    withdrawn: bool = False
+    """Whether the frames that waited were taken back, as another one gets no result."""
 
 
 class RequestStream:
@@ -74,7 +77,7 @@ class RequestStream:
 
     def _reader_for(self, stream: Stream) -> RequestReader:
         signature = stream.signature
-        rows = rows_max(stream.served.version.config, signature)
+        rows = rows_max(stream.served.version.config, signature, stream.terms.frames_in_flight_max)
         self._batched_before, self._batched = self._batched, rows > 0
         return RequestReader(signature, rows, self.regions)
 
@@ -85,6 +88,7 @@ class RequestStream:
         before it is one, and InvalidTerms where the stream can't go on with a new version.
         """
         stream = self.stream
+        self.follow()
         if len(request.id) > ID_CHARS_MAX:
             text = f"id has {len(request.id)} characters, at most {ID_CHARS_MAX} are taken"
             raise CallError("INVALID_REQUEST", text)
@@ -107,15 +111,6 @@ class RequestStream:
                 raise
             if held is None:
                 continue
-            if held.signature is not self._reader.signature:  # the stream has gone over to another version
-                self._reader = self._reader_for(stream)
-                try:
-                    again, problem = self._frames(request)
-                except CallError as error:  # the client has changed its shared memory meanwhile
-                    again, problem = [None], str(error)
-                if not problem and len(again) != len(frames):
-                    problem = "the model's version has changed, and takes other batches"
-                frames = again
             payload = None if problem else frames[frame_id - first]
             if payload is None:
                 stream.refuse(held, DOES_NOT_FIT, problem)
@@ -138,8 +133,19 @@ class RequestStream:
             return None
         return common_of(message, request, frame)
 
-    def take_common(self, message: bytes, request_id: str, frame: Payload, asked: Asked, budget_ns: int) -> None:
-        """Takes a request that is like others before it, and has this one frame. Raises as `take` does."""
+    def follow(self) -> Signature:
+        """Returns what the model's version takes that serves the requests from now on. Raises InvalidTerms as `take`
+        does.
+        """
+        self.stream.follow()
+        if self.stream.signature is not self._reader.signature:
+            self._reader = self._reader_for(self.stream)
+        return self._reader.signature
+
+    def take_common(self, request_id: str, frame: Payload, asked: Asked, budget_ns: int) -> None:
+        """Takes a request that is like others before it, and has this one frame. What they have in common must have
+        been learnt for what `follow` returns. Raises as `take` does.
+        """
         frame_id = self._next_id
         self._next_id = frame_id + 1
         stream = self.stream
@@ -149,18 +155,8 @@ class RequestStream:
         except BaseException:
             del self._underway[frame_id]
             raise
-        if held is None:
-            return
-        if held.signature is self._reader.signature:
+        if held is not None:
             stream.submit(held, *frame)
-            return
-        self._reader = self._reader_for(stream)  # the stream has gone over to another version
-        frames, problem = self._frames(ModelInferRequest.FromString(message))
-        again = frames[0]
-        if again is None or len(frames) != 1:
-            stream.refuse(held, DOES_NOT_FIT, problem or "the model's version has changed, and takes other batches")
-        else:
-            stream.submit(held, *again)
 
     def _frames(self, request: ModelInferRequest) -> tuple[Sequence[Payload | None], str]:
         """Returns (payloads of the request's frames, ""), or ([None], what is wrong with them). Raises CallError."""
@@ -199,11 +195,10 @@ class RequestStream:
         if outcomes is None:
             return self._whole(underway, (outcome,), now_ns)
         outcomes[frame_id] = outcome
-        missing = [number for number in underway.frame_ids if number not in outcomes]
-        if missing:
-            dropped = [other for other in outcomes.values() if other.status not in RESULTS]
-            if outcome.status not in RESULTS and len(dropped) == 1:
-                self.stream.withdraw(missing)
+        if len(outcomes) < len(underway.frame_ids):
+            if outcome.status not in RESULTS and not underway.withdrawn:
+                underway.withdrawn = True
+                self.stream.withdraw([number for number in underway.frame_ids if number not in outcomes])
             return None
         return self._whole(underway, [outcomes[number] for number in underway.frame_ids], now_ns)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Final
 
-from duly.models.spec import Signature
+from duly.models.spec import ELEMENT_BYTES, Signature
 from duly.rpc.kserve.messages import InferParameter, ModelInferRequest
 from duly.rpc.kserve.parameters import PARAMETERS_MAX, integer_of, invalid, text_of
 from duly.rpc.kserve.regions import NAME_CHARS_MAX, CallRegions, Place
@@ -75,13 +75,13 @@ class RequestReader:
                 raise InvalidFrame(f"input {name!r}: {dims} dimensions, at most {DIMS_MAX + 1} are taken")
             shape = tuple(tensor.shape)
             place = place_of(f"input {name!r}", tensor.parameters) if tensor.parameters else None
-            # MLServer's clients send contents with nothing in them beside raw data.
-            if (raw_count or place is not None) and tensor.HasField("contents") and tensor.contents.ByteSize():
+            # MLServer's clients send contents with nothing in it beside raw data.
+            if (raw_count or place is not None) and tensor.HasField("contents") and tensor.contents.ListFields():
                 other = "in shared memory" if place is not None else "in raw_input_contents"
                 raise InvalidFrame(f"input {name!r}: its data is both in contents and {other}; it should be in one")
             data: bytes
             if place is not None:
-                self._check_place(index, place)
+                self._check_place(index, place, shape)
                 data = self.regions.read(place)
             elif raw_count:
                 if next_raw == raw_count:
@@ -112,15 +112,18 @@ class RequestReader:
             frames.append((whole, sum([len(data.data) for data in whole])))
         return frames
 
-    def _check_place(self, index: int, place: Place) -> None:
-        """Raises CallError where the caller has no such place, and InvalidFrame where there is more at it than any
-        request has of an input.
+    def _check_place(self, index: int, place: Place, shape: tuple[int, ...]) -> None:
+        """Raises CallError where the caller has no such place, and InvalidFrame where what is there can't be the input
+        of that shape, so that it need not be read.
         """
         self.regions.check(place)
         spec = self.signature.inputs[index]
         most = spec.bytes_max * max(1, self._batch_max)
         if place.size_bytes > most:
             raise InvalidFrame(f"input {spec.name!r}: {place.size_bytes} bytes, at most {most} are taken")
+        if shape and not spec.is_text and place.size_bytes != prod(shape) * ELEMENT_BYTES[spec.datatype]:
+            takes = f"{spec.datatype}{list(shape)} takes {prod(shape) * ELEMENT_BYTES[spec.datatype]}"
+            raise InvalidFrame(f"{place.called}: shared_memory_byte_size is {place.size_bytes}, {takes}")
 
     def _rows(self, index: int, name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> Sequence[InputData]:
         """Returns what each frame has of an input."""

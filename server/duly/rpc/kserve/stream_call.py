@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from duly.core.types import BacklogPolicy
+from duly.models.spec import Signature
 from duly.rpc.kserve import wording
 from duly.rpc.kserve.common_requests import CommonRequest, read
 from duly.rpc.kserve.front_end import SEQUENCE_IDLE_NS_MAX, FrontEnd, budget_ns, check_start
@@ -56,8 +57,9 @@ class StreamCall:
         self._streams: dict[_Key, RequestStream] = {}
         self._leaving: list[RequestStream] = []
         """Streams that take no more requests, and owe answers perhaps."""
-        self._common: tuple[CommonRequest, Asked, _Key, RequestStream] | None = None
-        """What the newest request was like, if others like it are read without protobuf, and its stream."""
+        self._common: tuple[CommonRequest, Signature, Asked, _Key, RequestStream] | None = None
+        """What the newest request was like, if others like it are read without protobuf, what its model took then, and
+        its stream."""
         self._learns = LEARNT_MAX
         self._refusals: deque[bytes] = deque()
         """Replies to requests that were refused before they became frames."""
@@ -85,13 +87,15 @@ class StreamCall:
         """Takes a request that is like one before it. Returns its stream; None: `take` has to look at it."""
         if self._common is None or self._until_s is not None:
             return None
-        common, asked, key, taking = self._common
+        common, signature, asked, key, taking = self._common
         found = read(message, common)
         stream = taking.stream
         if found is None or stream.ended.done() or self._streams.get(key) is not taking:
             return None
         try:
-            taking.take_common(message, *found, asked, asked.budget_ns or stream.terms.budget_ns)
+            if taking.follow() is not signature:
+                return None  # another version may take the same bytes for something else
+            taking.take_common(*found, asked, asked.budget_ns or stream.terms.budget_ns)
         except (CallError, InvalidTerms):
             return None  # and finds the same
         return stream
@@ -113,7 +117,7 @@ class StreamCall:
             elif self._learns and not asked.sequence and not asked.captured_unix_ns:
                 self._learns -= 1
                 common = taking.common_of(message, request)
-                self._common = (common, asked, key, taking) if common is not None else None
+                self._common = (common, taking.follow(), asked, key, taking) if common is not None else None
         except InvalidTerms as error:
             await self._refuse(request, wording.invalid_terms(error))
         except (CallError, ModelError) as error:
