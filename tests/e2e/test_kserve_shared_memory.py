@@ -453,7 +453,8 @@ async def test_memory_that_is_cut_short_again_and_again(client: Channel, memory:
 async def test_it_is_off_unless_it_is_turned_on(channel: Channel, memory: SharedMemory) -> None:
     text = "its setting kserve_shared_memory turns it on"
     await refused(register(channel, "in", memory.name, 16), CODES.UNIMPLEMENTED, text)
-    await refused(regions(channel), CODES.UNIMPLEMENTED, text)
+    assert not await regions(channel), "who asks what there is hears that there is nothing"
+    await refused(regions(channel, "in"), CODES.NOT_FOUND, "no region 'in'")
     await refused(unregister(channel), CODES.UNIMPLEMENTED, text)
     await refused(infer(channel, asked()), CODES.UNIMPLEMENTED, text)
     await refused(infer(channel, asked(None, ("in", 16, 0))), CODES.UNIMPLEMENTED, text)

@@ -117,6 +117,9 @@ class Duly(Own):
         command = [sys.executable, "-P", "-m", "duly.cli", "serve", "--models", str(folder / "models")]
         command += ["--lanes", ",".join(scenario.serve.lanes), "--threads", str(THREADS), "--admission", "advise"]
         command += ["--streams-max", str(min(max(streams, STREAMS_MIN), STREAMS_MAX))]
+        if self._protocol == "kserve":
+            # As Triton lets clients, unless it is told not to; perf_analyzer has several connections.
+            command += ["--kserve-shared-memory", "principal"]
         (port,) = free_ports(1)
         command += ["--metrics", f"127.0.0.1:{port}"]
         # One after another and each on all lanes, so `duly.runtime.model_host` loads them.

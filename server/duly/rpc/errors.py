@@ -25,10 +25,6 @@ STATUSES_KEPT = 64
 _CODES = {
     "MODEL_NOT_FOUND": code_pb2.NOT_FOUND,
     "VERSION_NOT_FOUND": code_pb2.NOT_FOUND,
-    "REGION_NOT_FOUND": code_pb2.NOT_FOUND,
-    "REGION_EXISTS": code_pb2.ALREADY_EXISTS,
-    "REGIONS_EXHAUSTED": code_pb2.RESOURCE_EXHAUSTED,
-    "SHARED_MEMORY_OFF": code_pb2.UNIMPLEMENTED,
     "SERVICE_NOT_FOUND": code_pb2.NOT_FOUND,
     "MODEL_NOT_READY": code_pb2.UNAVAILABLE,
     "REPOSITORY_INVALID": code_pb2.FAILED_PRECONDITION,
@@ -52,9 +48,15 @@ _CODES = {
     "DUMP_FAILED": code_pb2.UNAVAILABLE,
     "UNAUTHENTICATED": code_pb2.UNAUTHENTICATED,
     "NOT_PERMITTED": code_pb2.PERMISSION_DENIED,
-    "NOT_SUPPORTED": code_pb2.UNIMPLEMENTED,
     "INTERNAL": code_pb2.INTERNAL,
-    # Outcomes of a request alone, in the protocol of KServe.
+}
+_CODES_OF_KSERVE = {
+    "NOT_SUPPORTED": code_pb2.UNIMPLEMENTED,
+    "REGION_NOT_FOUND": code_pb2.NOT_FOUND,
+    "REGION_EXISTS": code_pb2.ALREADY_EXISTS,
+    "REGIONS_EXHAUSTED": code_pb2.RESOURCE_EXHAUSTED,
+    "SHARED_MEMORY_OFF": code_pb2.UNIMPLEMENTED,
+    # Outcomes of a request alone.
     "FRAME_EXPIRED": code_pb2.UNAVAILABLE,
     "FRAME_EXPIRED_WITH_CALL": code_pb2.DEADLINE_EXCEEDED,
     "FRAME_SUPERSEDED": code_pb2.UNAVAILABLE,
@@ -64,6 +66,7 @@ _CODES = {
     "FRAME_CANCELLED": code_pb2.CANCELLED,
     "FRAME_FAILED": code_pb2.INTERNAL,
 }
+_ALL_CODES = _CODES | _CODES_OF_KSERVE
 
 
 async def abort(context: "grpc.aio.ServicerContext[object, object]", error: CallError | ModelError) -> NoReturn:
@@ -95,7 +98,9 @@ def _status(reason: str, text: str, metadata: tuple[tuple[str, str], ...], field
         violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=text)
         details.append(any_pb2.Any())
         details[1].Pack(error_details_pb2.BadRequest(field_violations=[violation]))
-    status: grpc.Status = rpc_status.to_status(status_pb2.Status(code=_CODES[reason], message=text, details=details))
+    status: grpc.Status = rpc_status.to_status(
+        status_pb2.Status(code=_ALL_CODES[reason], message=text, details=details)
+    )
     return status
 
 

@@ -1,6 +1,7 @@
 """The reader of protobuf's text format agrees with protobuf's own, and says the line of what is wrong."""
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -130,6 +131,8 @@ def test_whatever_is_cut_or_changed_protobuf_and_we_agree() -> None:
         for _ in range(5):
             at, length = draw.randrange(len(text) + 1), draw.randint(0, 3)
             changed = text[:at] + draw.choice(["", *'{}:[]"1x-,;\n']) + text[at + length :]
+            if re.search(r"-\s", changed):  # a sign apart from its number, which protobuf takes in C++ alone
+                continue
             try:
                 message = read_message(parse(changed))
             except TextError:

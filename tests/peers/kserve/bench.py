@@ -16,10 +16,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
+from duly_load.graphs import GRAPHS
 from duly_load.scenario.scenario import Scenario, parse_scenario
 from duly_load.targets.all_peers import PEERS
 from tests.peers.environments import plain, python_of
@@ -91,39 +94,61 @@ def scenario() -> Scenario:
     return parse_scenario(content, "bench", Path())
 
 
-@contextlib.contextmanager
-def both(folder: Path) -> Iterator[dict[str, str]]:
-    """HOST:PORT of each server."""
-    with contextlib.ExitStack() as running:
-        addresses = {}
+class Servers:
+    """Both servers, each of which can be started anew. A context that stops them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: dict[str, contextlib.ExitStack] = {}
+        self.addresses: dict[str, str] = {}
+        """HOST:PORT of each."""
+
+    def __enter__(self) -> "Servers":
         for name in SERVERS:
-            own = folder / name
-            own.mkdir()
-            print(f"starting {name}", flush=True)
-            addresses[name] = running.enter_context(PEERS[name].start(scenario(), own)).address.endpoint
-        yield addresses
+            self.start(name)
+        return self
+
+    def start(self, name: str) -> None:
+        """Starts a server. One that runs is stopped before."""
+        if name in self._running:
+            self._running.pop(name).close()
+        print(f"starting {name}", flush=True)
+        running = self._running[name] = contextlib.ExitStack()
+        own = Path(tempfile.mkdtemp(dir=self._folder))
+        self.addresses[name] = running.enter_context(PEERS[name].start(scenario(), own)).address.endpoint
+
+    def __exit__(self, *_: object) -> None:
+        for running in self._running.values():
+            running.close()
 
 
-def run_perf_analyzer(address: str, case: Case, seconds: float) -> Figures:
-    options = ["--measurement-mode", "time_windows", "--measurement-interval", str(round(seconds * 1000 / WINDOWS))]
+def write_inputs(folder: Path) -> None:
+    """A row of numbers for the input of each model, as perf_analyzer reads them. Its own are bytes by chance, NaN among
+    them, which duly refuses.
+    """
+    random = np.random.default_rng(0)
+    for name in BATCHES:
+        graph = GRAPHS[name]
+        own = folder / "inputs" / name
+        own.mkdir(parents=True)
+        row = random.random(graph.input_shape, dtype=np.float32)
+        (own / graph.build().graph.input[0].name).write_bytes(row.tobytes())
+
+
+def run_perf_analyzer(address: str, case: Case, seconds: float, folder: Path) -> Figures:
+    options = ["--input-data", str(folder / "inputs" / case.model)]
+    options += ["--measurement-mode", "time_windows", "--measurement-interval", str(round(seconds * 1000 / WINDOWS))]
     options += [*perf_analyzer.STEADY, "--concurrency-range", str(case.concurrency)]
     if case.way == "streaming":
         options += ["--streaming", "--async"]
     if case.shared_memory:
         options += ["--output-shared-memory-size", str(OUTPUT_BYTES)]
-    tries = 1
-    while True:
-        try:
-            (row,) = perf_analyzer.measure(address, case.model, *options, shared_memory=case.shared_memory)
-            return Figures(row.inferences_per_s, row.p50_us, row.p99_us)
-        except perf_analyzer.PerfAnalyzerError as error:  # as where the machine stood still
-            if tries == TRIES:
-                raise
-            print(f"again, since {error}", flush=True)
-            tries += 1
+    ended_s = 60 + 3 * seconds
+    (row,) = perf_analyzer.measure(address, case.model, *options, shared_memory=case.shared_memory, ended_s=ended_s)
+    return Figures(row.inferences_per_s, row.p50_us, row.p99_us)
 
 
-def run_tritonclient(address: str, case: Case, seconds: float) -> Figures:
+def run_tritonclient(address: str, case: Case, seconds: float, _: Path) -> Figures:
     script = [python_of("tritonclient"), CLIENTS / "closed_loop.py", address, case.model]
     command = [*map(str, script), str(case.concurrency), str(seconds), case.way]
     done = subprocess.run(command, env=plain(), capture_output=True, text=True, timeout=60 + 10 * seconds, check=False)
@@ -132,19 +157,33 @@ def run_tritonclient(address: str, case: Case, seconds: float) -> Figures:
     return Figures(**json.loads(done.stdout))
 
 
-def measure(asked: argparse.Namespace, cases: Sequence[Case], run: Callable[[str, Case, float], Figures]) -> Runs:
+def measure(asked: argparse.Namespace, cases: Sequence[Case], run: Callable[[str, Case, float, Path], Figures]) -> Runs:
     runs: Runs = {case: {name: [] for name in SERVERS} for case in cases}
-    with tempfile.TemporaryDirectory(prefix="duly-") as folder, both(Path(folder)) as addresses:
+    with tempfile.TemporaryDirectory(prefix="duly-") as made, Servers(folder := Path(made)) as servers:
+        write_inputs(folder)
         for nth in range(asked.rounds):
             for case in cases:
                 for name in SERVERS if nth % 2 == 0 else SERVERS[::-1]:
-                    figures = run(addresses[name], case, asked.seconds)
+                    figures = tried(servers, name, lambda at, case=case: run(at, case, asked.seconds, folder))
                     runs[case][name].append(figures)
                     print(
                         f"round {nth + 1}: {case}: {name} {figures.per_s:.0f}/s, p99 {figures.p99_us:.0f} us",
                         flush=True,
                     )
     return runs
+
+
+def tried(servers: Servers, name: str, run: Callable[[str], Figures]) -> Figures:
+    """Returns the figures of a run on a server, which is started anew where the run fails: under many streams Triton
+    2.51 now and then dies of a fault of its own (in TRITONSERVER_InferenceRequestDelete).
+    """
+    for _ in range(TRIES - 1):
+        try:
+            return run(servers.addresses[name])
+        except perf_analyzer.PerfAnalyzerError as error:
+            print(f"again, since {error}", flush=True)
+            servers.start(name)
+    return run(servers.addresses[name])
 
 
 def ratios(of: dict[str, list[Figures]], figure: str) -> list[float]:

@@ -45,9 +45,12 @@ def cuda_runtime() -> Path | None:
     return next((PEERS / "cudart").glob("lib/*/site-packages/nvidia/cuda_runtime/lib/libcudart.so.12"), None)
 
 
-def measure(address: str, model: str, *options: str, shared_memory: bool = False) -> list[Measured]:
+def measure(
+    address: str, model: str, *options: str, shared_memory: bool = False, ended_s: float = ENDED_S
+) -> list[Measured]:
     """Puts `model` under load over gRPC. `shared_memory`: inputs and outputs go through the system's, for which
-    `options` have to state --output-shared-memory-size. Raises PerfAnalyzerError.
+    `options` have to state --output-shared-memory-size. Raises PerfAnalyzerError, also where it has not ended after
+    `ended_s`, as where its server has died.
     """
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.csv"
@@ -57,9 +60,12 @@ def measure(address: str, model: str, *options: str, shared_memory: bool = False
             command += ["--shared-memory", "system"]
             environ["LD_PRELOAD"] = str(_preloaded(Path(folder)))
         # It keeps what it makes in the folder where it runs.
-        done = subprocess.run(
-            command, cwd=folder, env=environ, capture_output=True, text=True, timeout=ENDED_S, check=False
-        )
+        try:
+            done = subprocess.run(
+                command, cwd=folder, env=environ, capture_output=True, text=True, timeout=ended_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise PerfAnalyzerError(f"{' '.join(command[1:])} has not ended after {ended_s:g} s") from None
         if done.returncode != 0 or not table.exists():
             said = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
             raise PerfAnalyzerError(f"{' '.join(command[1:])} ended with {done.returncode}:\n{said}")

@@ -1,7 +1,7 @@
 """The servers that clients are let loose on: duly, and the real Triton beside it, so that the checks say what is so.
 
-Each comes in flavours: `plain`, `control`, whose models clients may load and unload, `tls`, and `mutual_tls`, where
-clients have to show certificates, too.
+Each comes in flavours: `plain`; `principal`, where connections of one user share regions of memory; `control`, whose
+models clients may load and unload; `tls`; and `mutual_tls`, where clients have to show certificates, too.
 """
 
 import json
@@ -18,6 +18,7 @@ from tests.peers.environments import ROOT, own_path
 from tests.peers.kserve import repository
 
 KINDS = ("duly", "triton")
+SHARING = {"plain": "own", "principal": "principal"}
 TLS = ("tls", "mutual_tls")
 
 
@@ -48,8 +49,8 @@ def _duly(flavour: str, folder: Path) -> Iterator[str]:
     models = folder / "models"
     repository.write_for_duly(models)
     settings: dict[str, object] = {"models": str(models), "lanes": ["cpu:0"], "threads": 1}
-    if flavour == "plain":
-        settings |= {"kserve_shared_memory": "own", "compression": True}  # both are off unless they are asked for
+    if flavour in SHARING:  # both are off unless they are asked for
+        settings |= {"kserve_shared_memory": SHARING[flavour], "compression": True}
     if flavour != "control":
         settings["admin_listen"] = "127.0.0.1:0"  # so that nobody at the public address may load anything
     if flavour in TLS:

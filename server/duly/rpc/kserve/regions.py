@@ -101,12 +101,17 @@ class Regions:
         """Returns what a call may use, whose client gRPC names `peer`."""
         return CallRegions(self, peer, principal)
 
+    @property
+    def off(self) -> bool:
+        """Nobody may use any."""
+        return self._sharing is Sharing.OFF
+
     def __len__(self) -> int:
         return self._of_user.total()
 
     def owner(self, peer: str, principal: str) -> Owner:
         """Returns whose regions a caller may use. Raises CallError where it may use none."""
-        if self._sharing is Sharing.OFF:
+        if self.off:
             text = (
                 "shared memory is off at this server; its setting kserve_shared_memory turns it on (own or principal)"
             )

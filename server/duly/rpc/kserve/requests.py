@@ -11,7 +11,7 @@ from typing import Final
 
 from duly.models.spec import ELEMENT_BYTES, Signature
 from duly.rpc.kserve.messages import InferParameter, ModelInferRequest
-from duly.rpc.kserve.parameters import PARAMETERS_MAX, integer_of, text_of
+from duly.rpc.kserve.parameters import PARAMETERS_MAX, integer_of, invalid, text_of
 from duly.rpc.kserve.regions import NAME_CHARS_MAX, CallRegions, Place
 from duly.rpc.kserve.tensors import ends_of_texts, known_datatype, raw_of
 from duly.runtime.held_frames import InputData
@@ -172,6 +172,8 @@ class RequestReader:
                 self.regions.check(place)
             if _CLASSES in output.parameters:
                 classes = integer_of(_CLASSES, output.parameters[_CLASSES], _SIZE_MAX)
+                if not classes:
+                    raise invalid(_CLASSES, f"of output {output.name!r} should be 1 at least, got 0")
             wanted[index] = Wanted(index, classes, place)
         if len(wanted) == len(self._outputs) and all(
             index == each.index and not each.classes and each.place is None

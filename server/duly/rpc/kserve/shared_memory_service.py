@@ -49,7 +49,11 @@ class SharedMemoryService:
     async def status(
         self, request: ks.SystemSharedMemoryStatusRequest, context: Context
     ) -> ks.SystemSharedMemoryStatusResponse:
-        """Lists the caller's own regions, or the one that is asked for."""
+        """Lists the caller's own regions, or the one that is asked for. Where shared memory is off, there are none."""
+        if self._regions.off:
+            if request.name:
+                raise _unknown(request.name)
+            return ks.SystemSharedMemoryStatusResponse()
         owner = self._regions.owner(context.peer(), rights_of(context).principal)
         regions = self._regions.of_owner(owner)
         if request.name and request.name not in regions:

@@ -29,8 +29,8 @@ def main(address: str, way: str) -> None:
     print("sent", flush=True)
     for _ in range(COUNT - 1):
         result, error = came.get(timeout=PATIENCE_S)
-        print("answered" if result is not None else f"refused {error.status()}", flush=True)
-        if error is not None and way == "streaming":
+        print("answered" if result is not None else f"refused {error.message()}", flush=True)
+        if error is not None and error.status() and way == "streaming":
             break  # it ends the stream
 
 

@@ -3,7 +3,7 @@
 import checking
 import numpy as np
 import tritonclient.grpc as triton
-from checking import Server
+from checking import Server, only
 from refusals import refused
 from tensors import a_and_b, is_added, step, tensor, total
 from together import Stream
@@ -45,25 +45,43 @@ def check_start_and_end_in_one(server: Server) -> None:
 
 def check_what_a_sequence_must_say(server: Server) -> None:
     with triton.InferenceServerClient(server.address) as client:
-        for name in (0, ""):
-            refused(
-                "INVALID_ARGUMENT",
-                ("accumulate",),
-                client.infer,
-                "accumulate",
-                step(1),
-                sequence_id=name,
-                sequence_start=True,
-            )
         refused("INVALID_ARGUMENT", ("5001",), client.infer, "accumulate", step(1), sequence_id=5001)
         refused("INVALID_ARGUMENT", ("neu",), client.infer, "accumulate", step(1), sequence_id="neu")
 
 
+@only("triton", "duly takes a request without an id as a sequence of one")
+def check_a_sequence_has_an_id(server: Server) -> None:
+    with triton.InferenceServerClient(server.address) as client:
+        for name in (0, ""):
+            flags = {"sequence_id": name, "sequence_start": True}
+            refused("INVALID_ARGUMENT", ("accumulate",), client.infer, "accumulate", step(1), **flags)
+
+
+@only("duly", "Triton refuses a request without an id")
+def check_requests_without_an_id(server: Server) -> None:
+    with triton.InferenceServerClient(server.address) as client:
+        assert [total(client.infer("accumulate", step(x))) for x in (1, 2)] == [1, 2]
+    with Stream(server) as stream:
+        for x in (1, 2, 3):
+            stream.send("accumulate", step(x))
+        assert [total(stream.next()) for _ in range(3)] == [1, 3, 6], "a call is a stream, which has its state"
+
+
+@only("triton", "duly takes rows as steps, one after the other")
 def check_a_batch_is_no_step(server: Server) -> None:
     with triton.InferenceServerClient(server.address) as client:
         rows = [tensor("x", np.int32([[1], [2]]), "INT32")]
         flags = {"sequence_id": 5501, "sequence_start": True, "sequence_end": True}
         refused("INVALID_ARGUMENT", ("accumulate",), client.infer, "accumulate", rows, **flags)
+
+
+@only("duly", "Triton refuses more than one row")
+def check_rows_are_steps(server: Server) -> None:
+    with triton.InferenceServerClient(server.address) as client:
+        rows = [tensor("x", np.int32([[1], [2]]), "INT32")]
+        result = client.infer("accumulate", rows, sequence_id=5501, sequence_start=True)
+        assert result.as_numpy("y").tolist() == [[1], [3]]
+        assert total(client.infer("accumulate", step(1), sequence_id=5501, sequence_end=True)) == 4
 
 
 def check_a_sequence_that_did_not_end(server: Server) -> None:
