@@ -5,9 +5,6 @@ from typing import Any
 
 from tritonclient.utils import InferenceServerException
 
-EXPIRED = "DEADLINE_EXCEEDED|UNAVAILABLE"
-"""The codes where a call's own deadline passes. duly says UNAVAILABLE, and why, as soon as it knows that it will."""
-
 
 def refused(codes: str, words: Sequence[str], call: Callable[..., Any], *args: Any, **options: Any) -> str:
     """The text of the error that `call` ends with. It has one of the gRPC codes, which are apart by `|`, and the
