@@ -438,6 +438,8 @@ async def test_sequences_that_never_end_are_bounded_in_a_stream(
             reply = await wire.reply(f"s{sequence}")
             assert bool(reply.error_message) == (sequence > 8)
         assert "the call has 8 streams and sequences already; end a sequence" in reply.error_message
+        await wire.send(request("sum", [[1, 1]], "anew", sequence_id=2, sequence_start=True))
+        assert not (await wire.reply("anew")).error_message, "one that begins anew has its place already"
         await wire.send(request("sum", [[1, 1]], "end", sequence_id=1, sequence_end=True))
         await wire.reply("end")
         await wire.send(request("sum", [[1, 1]], "next", sequence_id=30, sequence_start=True))

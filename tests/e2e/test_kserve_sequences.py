@@ -221,6 +221,9 @@ async def test_a_principal_has_a_limit_of_sequences_and_gets_their_places_back(
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "4 sequences of '127.0.0.1' are open already, 4 in all; at most 4 may be, 512 in all" in str(error.details())
     assert await total(shared_channel, 1, 4) == 2, "those that are there go on"
+    for _ in range(3):
+        assert await total(shared_channel, 1, 4, "start") == 1, "one that begins anew has its place already"
+    assert await total(shared_channel, 1, 4) == 2
     await total(shared_channel, 1, 1, "end")
     await total(shared_channel, 1, 5, "start")
     for sequence in range(2, 6):

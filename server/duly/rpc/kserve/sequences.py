@@ -82,6 +82,7 @@ class Sequences:
             if self._front.streams.draining:
                 raise CallError("DRAINING", "the server is draining; ask elsewhere")
             check_start(request, asked)
+            self._check_room(rights.principal, sequence)
             if sequence is not None:
                 self._leave(sequence)
             sequence = _Sequence(key)
@@ -128,7 +129,6 @@ class Sequences:
     ) -> RequestStream:
         """Opens the stream of a sequence. Raises InvalidTerms, ModelError or CallError."""
         front, principal = self._front, rights.principal
-        self._check_room(principal)
         self._counts[principal] += 1
         self._begun[sequence.key] = sequence
         try:
@@ -147,8 +147,12 @@ class Sequences:
         pump.add_done_callback(self._pumps.discard)
         return taking
 
-    def _check_room(self, principal: str) -> None:
-        if self._counts[principal] >= SEQUENCES_PRINCIPAL_MAX or len(self) >= self._max:
+    def _check_room(self, principal: str, replaced: _Sequence | None) -> None:
+        """Raises CallError where there is no room for one more sequence of a principal. `replaced`: whose place it
+        takes.
+        """
+        more = 1 if replaced is None else 0
+        if self._counts[principal] + more > SEQUENCES_PRINCIPAL_MAX or len(self) + more > self._max:
             text = (
                 f"{self._counts[principal]} sequences of {principal!r} are open already, {len(self)} in all; at most "
             )

@@ -145,7 +145,10 @@ class StreamCall:
             key = (request.model_name, request.model_version, 0, 0, BacklogPolicy.ALL, 0, asked.sequence)
         known = self._streams.get(key)
         if known is not None and (known.stream.ended.done() or (asked.sequence and asked.starts)):
-            self._leave(key)
+            if known.idle and known is not self._writing:
+                self._close(self._streams.pop(key))  # so that the new one has its place
+            else:
+                self._leave(key)
             known = None
         if known is not None:
             return key, known, False
