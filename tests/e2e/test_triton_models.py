@@ -222,3 +222,15 @@ async def test_frames_share_batches_up_to_the_largest(channel: grpc.aio.Channel)
         await wire.outcome(32)
         assert {outcome.status for outcome in wire.outcomes.values()} == {pb.OUTCOME_STATUS_ON_TIME}
         assert max(outcome.batch_size for outcome in wire.outcomes.values()) <= 4
+
+
+async def test_the_names_of_classes_are_of_the_output_that_has_the_file(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "pair", graphs.two_outputs())
+    (tmp_path / "pair" / "model.toml").unlink(missing_ok=True)
+    names = [output.name for output in graphs.two_outputs().graph.output]
+    outputs = [f'output {{ name: "{name}" data_type: TYPE_FP32 dims: [ 4 ]' for name in names]
+    (tmp_path / "pair" / "config.pbtxt").write_text(f'{outputs[0]} }}\n{outputs[1]} label_filename: "names" }}\n')
+    (tmp_path / "pair" / "names").write_text("north\neast\nsouth\nwest\n")
+    async with serving(tmp_path) as app, Client(app.address) as client:
+        (model,) = await client.models()
+        assert [list(spec.labels) for spec in model.versions[0].outputs] == [[], ["north", "east", "south", "west"]]

@@ -124,6 +124,8 @@ class Output(Strict):
     gives; None: whatever it gives."""
     reshape: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """The shape that the graph has for it, where that is another one than `shape`; see `Input.reshape`."""
+    labelled: bool = False
+    """Whether it has the names of `labels`. Where no output says so, all have them."""
     bytes_max: PositiveInt | None = None
     """Bytes of the largest result of one frame; None: as the shape needs where it is fixed, otherwise 16 times the
     bytes of the largest frame, or 64 MiB if that is more. Results that are larger are FAILED."""
@@ -320,6 +322,9 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
+        for index, output in enumerate(self.outputs):
+            if output.labelled and not self.labels:
+                raise ValueError(f"output[{index}].labelled: there are no names; say labels = FILE at the top")
         if self.batch_sizes is not None and sorted(set(self.batch_sizes)) != list(self.batch_sizes):
             raise ValueError(f"batch_sizes must rise without repeats, got {list(self.batch_sizes)}")
         if not self.variants:

@@ -55,6 +55,7 @@ def outputs(written: Written, config: Message) -> None:
             raise TextError(line, f"output.label_filename: another output has {other}, and a model has one; keep one")
         if labels:
             written.put("labels", labels, line)
+            table.put("labelled", True, line)
 
 
 def _named(table: Table, message: Message, where: str) -> None:
