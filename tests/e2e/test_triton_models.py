@@ -229,7 +229,9 @@ async def test_the_names_of_classes_are_of_the_output_that_has_the_file(tmp_path
     (tmp_path / "pair" / "model.toml").unlink(missing_ok=True)
     names = [output.name for output in graphs.two_outputs().graph.output]
     outputs = [f'output {{ name: "{name}" data_type: TYPE_FP32 dims: [ 4 ]' for name in names]
-    (tmp_path / "pair" / "config.pbtxt").write_text(f'{outputs[0]} }}\n{outputs[1]} label_filename: "names" }}\n')
+    (tmp_path / "pair" / "config.pbtxt").write_text(
+        f'max_batch_size: 8\n{outputs[0]} }}\n{outputs[1]} label_filename: "names" }}\n'
+    )
     (tmp_path / "pair" / "names").write_text("north\neast\nsouth\nwest\n")
     async with serving(tmp_path) as app, Client(app.address) as client:
         (model,) = await client.models()
