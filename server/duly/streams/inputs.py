@@ -56,7 +56,9 @@ class InputChecks:
             raise InvalidFrame(f"{what}; the model takes {self._names()}")
         return index
 
-    def tensor(self, index: int, datatype: str, shape: tuple[int, ...], data: bytes | SharedData) -> InputData:
+    def tensor(
+        self, index: int, datatype: str, shape: tuple[int, ...], data: bytes | memoryview | SharedData
+    ) -> InputData:
         """Returns an array for that input. `data` is little-endian and row-major; only its length is looked at. An
         empty `datatype` stands for the model's own, and an empty `shape` for the model's own where that is fixed.
         Raises InvalidFrame.

@@ -146,7 +146,7 @@ class RequestReader:
             ends = [row_bytes * row for row in range(1, count + 1)]
         view = memoryview(data)
         return [
-            checks.tensor(index, datatype, shape[1:], view[start:end])  # type: ignore[arg-type]
+            checks.tensor(index, datatype, shape[1:], view[start:end])
             for start, end in zip([0, *ends], ends, strict=False)
         ]
 
