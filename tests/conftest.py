@@ -2,6 +2,7 @@
 compiled is of the source. Beside that, what tests of several folders share."""
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def logs_as_they_were() -> Iterator[None]:
     """Commands that run in this process set the level of the log, and would silence the tests after them."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def memory_as_it_was() -> Iterator[None]:
+    """A worker's code that loads a model in this process limits its memory, and would take that of the tests after it."""
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, limits)
 
 
 @pytest.fixture
