@@ -44,7 +44,7 @@ def logs_as_they_were() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def memory_as_it_was() -> Iterator[None]:
-    """A worker's code that loads a model in this process limits its memory, and would take that of the tests after it."""
+    """To load a model limits the memory of its process, and would take that of the tests after it."""
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     yield
     resource.setrlimit(resource.RLIMIT_DATA, limits)
