@@ -5,8 +5,9 @@ import pytest
 from duly.core.events import DispatchBatch
 from duly.core.types import BacklogPolicy, Frame, GapPolicy, OutcomeStatus, StreamClass
 from duly.models.spec import Signature, TensorSpec
-from duly.rpc.duly_v1.codec import HEADS_LEARNT_MAX, VIEW_BYTES_MIN, StreamCodec, parse
+from duly.rpc.duly_v1.codec import HEADS_LEARNT_MAX, VIEW_BYTES_MIN, StreamCodec
 from duly.rpc.duly_v1.opening import invalid_open, single_request, stream_request
+from duly.rpc.message_bounds import parse
 from duly.runtime.held_frames import HeldFrame
 from duly.runtime.outcome import BatchRun, Outcome
 from duly.streams.clock import ClockRelation

@@ -104,6 +104,17 @@ def _status(reason: str, text: str, metadata: tuple[tuple[str, str], ...], field
     return status
 
 
+def reason_of(error: Exception, what: str) -> CallError | ModelError | None:
+    """Returns the error with which a call ends whose reading or writing raised. None: the call is over. `what`: what
+    was being done, for the log, where the error is a bug.
+    """
+    if isinstance(error, (CallError, ModelError)):
+        return error
+    if isinstance(error, (grpc.aio.UsageError, grpc.aio.BaseError)):
+        return None
+    return internal(what)
+
+
 def guarded(handler: _Handler) -> _Handler:
     """Wraps a unary handler, so that its errors end the call as they should and its bugs show the client nothing
     internal.

@@ -8,10 +8,10 @@ what the descriptors of the protocol say, so that new fields of messages are cou
 The count stops at the first limit that is reached: it takes a quarter of a microsecond for each field and frame.
 """
 
-from typing import cast
+from typing import TypeVar, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from duly.streams.errors import CallError
 
@@ -32,6 +32,9 @@ _FRAME = "duly.v1.Frame"
 _VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _CONTINUED = bytes(range(128, 256))
 """The bytes of a packed field that are not the last of their number."""
+
+
+_M = TypeVar("_M", bound=Message)
 
 
 class _Kind:
@@ -76,7 +79,7 @@ class MessageBounds:
             try:
                 self._count(message)
             except IndexError:
-                raise _malformed(self._kind) from None
+                raise _malformed(self._kind.name) from None
 
     def _count(self, message: bytes) -> None:
         frames = fields = numbers = at = 0
@@ -86,7 +89,7 @@ class MessageBounds:
         while True:
             if at >= end:
                 if at > end or groups:
-                    raise _malformed(self._kind)
+                    raise _malformed(self._kind.name)
                 if not outer:
                     return
                 kind, end = outer.pop()
@@ -114,7 +117,7 @@ class MessageBounds:
                     if size > PART_BYTES:
                         outer.append((kind, end))
                         if at + size > end:
-                            raise _malformed(self._kind)
+                            raise _malformed(self._kind.name)
                         kind, end = part, at + size
                         continue
                 elif size > PART_BYTES and number in kind.packed:
@@ -135,7 +138,7 @@ class MessageBounds:
             elif wire == _GROUP_END and groups:
                 groups -= 1
             else:
-                raise _malformed(self._kind)
+                raise _malformed(self._kind.name)
 
 
 def _rest(message: bytes, at: int, first: int) -> tuple[int, int]:
@@ -154,8 +157,16 @@ def _rest(message: bytes, at: int, first: int) -> tuple[int, int]:
             raise IndexError
 
 
-def _malformed(kind: _Kind) -> CallError:
-    return CallError("MESSAGE_MALFORMED", f"a message is no {kind.name}")
+def parse(kind: type[_M], message: bytes) -> _M:
+    """Parses a message. Raises CallError MESSAGE_MALFORMED."""
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise _malformed(kind.DESCRIPTOR.full_name) from None
+
+
+def _malformed(name: str) -> CallError:
+    return CallError("MESSAGE_MALFORMED", f"a message is no {name}")
 
 
 def _too_many(most: int, what: str) -> CallError:

@@ -24,6 +24,11 @@ class InvalidTerms(Exception):
         super().__init__(text)
         self.field = field
 
+    def said_of(self, name: str) -> str:
+        """Returns the text with what the field is called before it."""
+        text = str(self)
+        return f"{name}{text}" if text.startswith(":") else f"{name} {text}"
+
 
 class InvalidFrame(Exception):
     """A frame does not fit its model; the text becomes the reason of its outcome."""

@@ -71,7 +71,7 @@ class InputChecks:
             raise InvalidFrame(f"input {spec.name!r}: {len(shape)} dimensions, at most {DIMS_MAX} are taken")
         if not shape and expected.fixed_bytes:
             shape = spec.shape
-        elif (shape != spec.shape or -1 in shape) and not _fits(shape, spec.shape):
+        elif (shape != spec.shape or -1 in shape) and not fits(shape, spec.shape):
             fitted = _with_or_without_one(shape, spec.shape)
             if fitted is None:
                 raise InvalidFrame(f"input {spec.name!r}: shape {list(shape)}, the model takes {list(spec.shape)}")
@@ -152,14 +152,15 @@ def _with_or_without_one(shape: tuple[int, ...], expected: tuple[int, ...]) -> t
     """The shape without a batch dimension of 1, which most arrays have and frames do not, or with a first dimension of
     1 that the model takes and the array lacks; None: neither fits.
     """
-    if shape[:1] == (1,) and _fits(shape[1:], expected):
+    if shape[:1] == (1,) and fits(shape[1:], expected):
         return shape[1:]
-    if shape and expected[:1] in ((1,), (-1,)) and _fits((1, *shape), expected):
+    if shape and expected[:1] in ((1,), (-1,)) and fits((1, *shape), expected):
         return (1, *shape)
     return None
 
 
-def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+def fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether an array of that shape is one of the expected shape, in which -1 stands for any extent."""
     return len(shape) == len(expected) and all(
         extent >= 0 and want in (-1, extent) for extent, want in zip(shape, expected, strict=True)
     )

@@ -52,8 +52,9 @@ def read_texts(data: bytes, count: int) -> list[str]:
 
 def write_texts(texts: Sequence[str]) -> bytes:
     """Returns the elements as they are sent. Raises UnicodeEncodeError where one has half a character."""
-    pieces: list[bytes] = []
-    for text in texts:
-        data = text.encode()
-        pieces += (LENGTH.pack(len(data)), data)
-    return b"".join(pieces)
+    return with_lengths([text.encode() for text in texts])
+
+
+def with_lengths(elements: Sequence[bytes]) -> bytes:
+    """Returns elements as they are sent, each behind its length, whatever their bytes are."""
+    return b"".join([piece for element in elements for piece in (LENGTH.pack(len(element)), element)])

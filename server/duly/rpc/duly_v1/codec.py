@@ -6,9 +6,6 @@ reads all others. Outcomes are always written as bytes (`outcome_writer`).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError, Message
 
 from duly.models.spec import Signature
 from duly.rpc.duly_v1.common_frames import FrameAt, as_frame, head_of, read
@@ -17,7 +14,6 @@ from duly.rpc.duly_v1.tensors import DATATYPE_NAME, FORMAT_NAME
 from duly.rpc.varints import varint
 from duly.runtime.held_frames import InputData
 from duly.runtime.outcome import Outcome
-from duly.streams.errors import CallError
 from duly.streams.inputs import InputChecks
 from duly.v1 import inference_pb2
 
@@ -31,15 +27,6 @@ sensor whose arrays have another shape each time would only pay for it."""
 
 ParsedFrame = tuple[int, int, int, bool, inference_pb2.Frame]
 """A frame as protobuf has read it, with its numbers in the order of FrameAt."""
-_M = TypeVar("_M", bound=Message)
-
-
-def parse(kind: type[_M], message: bytes) -> _M:
-    """Parses a message. Raises CallError MESSAGE_MALFORMED."""
-    try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise CallError("MESSAGE_MALFORMED", f"a message is no {kind.DESCRIPTOR.full_name}") from None
 
 
 def frames_of(batch: inference_pb2.FrameBatch) -> Iterator[ParsedFrame]:

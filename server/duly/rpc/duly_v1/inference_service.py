@@ -7,13 +7,13 @@ from typing import Any
 import grpc
 
 from duly.rpc.bugs import internal
-from duly.rpc.duly_v1.codec import ParsedFrame, StreamCodec, frames_of, parse
+from duly.rpc.duly_v1.codec import ParsedFrame, StreamCodec, frames_of
 from duly.rpc.duly_v1.common_frames import FrameAt
 from duly.rpc.duly_v1.notices import told
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.duly_v1.taking import take
-from duly.rpc.errors import abort, guarded
-from duly.rpc.message_bounds import SHORT_BYTES, MessageBounds, check_frames
+from duly.rpc.errors import abort, guarded, reason_of
+from duly.rpc.message_bounds import SHORT_BYTES, MessageBounds, check_frames, parse
 from duly.rpc.places import Places
 from duly.rpc.principal import lasts, rights_of
 from duly.runtime.catalogue import ModelError
@@ -232,12 +232,4 @@ class InferenceService:
 
 def _reason(error: Exception, what: str) -> Exception | None:
     """Returns the error with which a stream ends whose reading or writing raised. None: its call is over."""
-    match error:
-        case CallError() | ModelError():
-            return error
-        case InvalidTerms():
-            return invalid_open(error)
-        case grpc.aio.UsageError() | grpc.aio.BaseError():
-            return None
-        case _:
-            return internal(what)
+    return invalid_open(error) if isinstance(error, InvalidTerms) else reason_of(error, what)

@@ -19,10 +19,10 @@ _E = TypeVar("_E", StreamClass, BacklogPolicy, GapPolicy, OrderingPolicy, Fusion
 
 def invalid_open(error: InvalidTerms) -> CallError:
     """Returns the error in the words of this wire, where nanoseconds are `_nano` and other names are the same."""
-    field, text = error.field, str(error)
+    field = error.field
     if field.endswith("_ns"):
         field = field.removesuffix("_ns") + "_nano"
-    return CallError("INVALID_OPEN", f"{field}{text}" if text.startswith(":") else f"{field} {text}", field)
+    return CallError("INVALID_OPEN", error.said_of(field), field)
 
 
 def stream_request(open_: inference_pb2.OpenStream) -> StreamRequest:

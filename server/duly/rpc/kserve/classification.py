@@ -9,6 +9,7 @@ from typing import Final
 
 from duly.models.spec import ELEMENT_BYTES, TensorSpec
 from duly.streams.errors import InvalidFrame
+from duly.worker.text import write_texts
 
 _CODES: Final = {
     "UINT8": "B",
@@ -50,8 +51,7 @@ def classes_of(spec: TensorSpec, rows: list[bytes], classes: int) -> tuple[tuple
         scores: tuple[float, ...] = unpack(f"<{len(row) // ELEMENT_BYTES[spec.datatype]}{code}", row)
         best = nlargest(min(classes, len(scores)), range(len(scores)), key=scores.__getitem__)
         count = len(best)
-        texts = [_text(spec, index, scores[index]).encode() for index in best]
-        found.append(b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)]))
+        found.append(write_texts([_text(spec, index, scores[index]) for index in best]))
     return (count,), found
 
 

@@ -5,10 +5,8 @@ from typing import Any
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
-from duly.rpc.bugs import internal
-from duly.rpc.errors import guarded
+from duly.rpc.errors import guarded, reason_of
 from duly.rpc.kserve import wording
 from duly.rpc.kserve.front_end import FrontEnd, budget_ns, ends_with_call
 from duly.rpc.kserve.messages import ModelInferRequest
@@ -18,7 +16,7 @@ from duly.rpc.kserve.replies import Answer
 from duly.rpc.kserve.request_stream import RequestStream
 from duly.rpc.kserve.sequences import Sequences
 from duly.rpc.kserve.stream_call import StreamCall
-from duly.rpc.message_bounds import MessageBounds
+from duly.rpc.message_bounds import MessageBounds, parse
 from duly.rpc.places import Places
 from duly.rpc.principal import lasts, rights_of
 from duly.runtime.catalogue import ModelError
@@ -152,13 +150,13 @@ class KServeInference:
                     del message
                     await stream.room()
         except Exception as error:
-            call.end(_reason(error, "a request of a stream"))
+            call.end(reason_of(error, "a request of a stream"))
 
     async def _write(self, call: StreamCall, context: Context) -> None:
         try:
             await call.write(context.write)
         except Exception as error:
-            call.end(_reason(error, "the replies of a stream"))
+            call.end(reason_of(error, "the replies of a stream"))
 
     # ---- the end ----
 
@@ -197,16 +195,4 @@ def _response(taking: RequestStream, answer: Answer, regions: CallRegions, of_ca
 def _parse(message: bytes) -> ModelInferRequest:
     """Parses a request. Raises CallError."""
     _BOUNDS.check(message)
-    try:
-        return ModelInferRequest.FromString(message)
-    except DecodeError:
-        raise CallError("MESSAGE_MALFORMED", "a message is no inference.ModelInferRequest") from None
-
-
-def _reason(error: Exception, what: str) -> Exception | None:
-    """Returns the error with which a call ends whose reading or writing raised. None: its call is over."""
-    if isinstance(error, (CallError, ModelError)):
-        return error
-    if isinstance(error, (grpc.aio.UsageError, grpc.aio.BaseError)):
-        return None
-    return internal(what)
+    return parse(ModelInferRequest, message)

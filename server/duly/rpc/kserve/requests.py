@@ -16,7 +16,7 @@ from duly.rpc.kserve.regions import NAME_CHARS_MAX, CallRegions, Place
 from duly.rpc.kserve.tensors import ends_of_texts, known_datatype, raw_of
 from duly.runtime.held_frames import InputData
 from duly.streams.errors import CallError, InvalidFrame
-from duly.streams.inputs import InputChecks
+from duly.streams.inputs import InputChecks, fits
 from duly.worker.channel import DIMS_MAX
 
 _REGION: Final = "shared_memory_region"
@@ -132,7 +132,7 @@ class RequestReader:
             return (checks.tensor(index, datatype, shape, data),)
         spec = self.signature.inputs[index]
         count = shape[0] if shape else 0
-        if not 1 <= count <= self._batch_max or not _fits(shape[1:], spec.shape):
+        if not 1 <= count <= self._batch_max or not fits(shape[1:], spec.shape):
             expected = f"{list((-1, *spec.shape))} with at most {self._batch_max} rows"
             raise InvalidFrame(f"input {name!r}: shape {list(shape)}, the model takes {expected}")
         if count == 1:
@@ -181,12 +181,6 @@ class RequestReader:
         ):
             return None
         return tuple(wanted.values())
-
-
-def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    return shape == expected or (
-        len(shape) == len(expected) and all(want in (-1, extent) for extent, want in zip(shape, expected, strict=True))
-    )
 
 
 def place_of(tensor: str, parameters: Mapping[str, InferParameter]) -> Place | None:

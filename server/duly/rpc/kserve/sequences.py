@@ -18,7 +18,6 @@ from duly.rpc.kserve.replies import Answer
 from duly.rpc.kserve.request_stream import RequestStream
 from duly.streams.errors import CallError
 from duly.streams.rights import Rights
-from duly.streams.stream import CANCELS_A_TURN
 
 SEQUENCES_PRINCIPAL_MAX = 256
 """A principal may have so many sequences over unary calls; one more is refused: STREAMS_EXHAUSTED."""
@@ -111,8 +110,7 @@ class Sequences:
             return taking, await answer
         except asyncio.CancelledError:
             if not stream.closed:
-                for start in range(frame_ids.start, frame_ids.stop, CANCELS_A_TURN):
-                    stream.withdraw(range(start, min(start + CANCELS_A_TURN, frame_ids.stop)))
+                stream.withdraw(frame_ids)
             raise
         finally:
             for frame_id in frame_ids:

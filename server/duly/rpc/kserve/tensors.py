@@ -6,6 +6,7 @@ from typing import Final
 from duly.models.spec import ELEMENT_BYTES, TensorSpec
 from duly.rpc.kserve.messages import InferTensorContents
 from duly.streams.errors import InvalidFrame
+from duly.worker.text import with_lengths
 
 BYTES: Final = "BYTES"
 """What the protocol calls strings. Each has its length before it, in four bytes, little-endian."""
@@ -55,8 +56,7 @@ def raw_of(name: str, datatype: str, contents: InferTensorContents, bytes_max: i
         if other.name != field:
             raise InvalidFrame(f"input {name!r}: its elements are in {other.name}, those of {datatype} go in {field}")
     if not code:
-        texts = contents.bytes_contents
-        return b"".join([part for text in texts for part in (len(text).to_bytes(4, "little"), text)])
+        return with_lengths(contents.bytes_contents)
     values = getattr(contents, field)
     needed = len(values) * struct.calcsize(f"<{code}")
     if needed > bytes_max:  # which is told before they are packed, as that takes long

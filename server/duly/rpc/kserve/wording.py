@@ -31,9 +31,7 @@ def dropped(answer: Answer) -> str:
 
 def invalid_terms(error: InvalidTerms) -> CallError:
     """Returns the error of a request that asks for terms which can't be, in the words of this wire."""
-    text = str(error)
-    name = _FIELDS.get(error.field, error.field)
-    return CallError("INVALID_REQUEST", f"{name}{text}" if text.startswith(":") else f"{name} {text}", error.field)
+    return CallError("INVALID_REQUEST", error.said_of(_FIELDS.get(error.field, error.field)), error.field)
 
 
 def told(error: CallError | ModelError, rights: Rights) -> str:
