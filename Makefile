@@ -49,7 +49,7 @@ $(READY): pyproject.toml
 	@echo "Installing duly and what it needs into $(VENV); this takes a minute, once"
 	@$(BIN)/pip install --quiet --quiet --upgrade pip
 	@if $(BIN)/pip show --quiet $(UNWANTED) 2>/dev/null; then $(BIN)/pip uninstall --quiet --quiet --yes $(UNWANTED); fi
-	@$(BIN)/pip install --quiet --quiet --editable '.[$(ACCELERATOR),demo,load,video,dev]'
+	@$(BIN)/pip install --quiet --quiet --editable '.[$(ACCELERATOR),demo,learn,load,video,dev]'
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
