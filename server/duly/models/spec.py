@@ -20,6 +20,7 @@ from duly.models.kserve import KServe
 from duly.models.learning import Learning
 from duly.models.steps import Step
 from duly.models.strict import Strict
+from duly.models.task import Task
 from duly.models.which_versions import Versions
 
 DataTypeName = Literal[
@@ -310,8 +311,13 @@ class ModelConfig(Strict):
     """Which versions are served."""
     kserve: KServe = KServe()
     """What clients of the KServe protocol are told and may ask for."""
+<<<<<<< HEAD
     learning: Learning | None = None
     """How new versions are made from labelled frames while the server runs; None: they are not."""
+=======
+    task: Task = Task()
+    """What answers are for, and when two of them count as the same."""
+>>>>>>> 81be8bf277c9bef4df4bf02fa82dadf6b5f08c61
 
     @property
     def gives_finite(self) -> bool:
