@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from duly.core.types import BACKLOG_FRAMES_MAX, BacklogPolicy, GapPolicy, StreamClass
 from duly.models.control import Control
 from duly.models.kserve import KServe
+from duly.models.learning import Learning
 from duly.models.steps import Step
 from duly.models.strict import Strict
 from duly.models.which_versions import Versions
@@ -309,6 +310,8 @@ class ModelConfig(Strict):
     """Which versions are served."""
     kserve: KServe = KServe()
     """What clients of the KServe protocol are told and may ask for."""
+    learning: Learning | None = None
+    """How new versions are made from labelled frames while the server runs; None: they are not."""
 
     @property
     def gives_finite(self) -> bool:
