@@ -311,13 +311,10 @@ class ModelConfig(Strict):
     """Which versions are served."""
     kserve: KServe = KServe()
     """What clients of the KServe protocol are told and may ask for."""
-<<<<<<< HEAD
     learning: Learning | None = None
     """How new versions are made from labelled frames while the server runs; None: they are not."""
-=======
     task: Task = Task()
     """What answers are for, and when two of them count as the same."""
->>>>>>> 81be8bf277c9bef4df4bf02fa82dadf6b5f08c61
 
     @property
     def gives_finite(self) -> bool:
