@@ -11,6 +11,7 @@ Time is the number of the label. Nothing here reads a clock.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,7 @@ class Regimes:
         """`delta`: ADWIN's, the chance of a false alarm at a look."""
         self._delta = delta
         self._version = ""
+        self._expected: dict[str, tuple[tuple[int, bool], ...]] = {}
         self._anew()
         self.start = 0
         """The number of the first label of the present regime."""
@@ -53,18 +55,30 @@ class Regimes:
         self.episodes: deque[tuple[int, int]] = deque(maxlen=EPISODES_MAX)
         """First label, and first label after it."""
 
-    def _anew(self) -> None:
+    def _anew(self, known: Sequence[tuple[int, bool]] = ()) -> None:
+        self._errors: deque[tuple[int, bool]] = deque(known, maxlen=HISTORY_MAX)
+        self._watch()
+
+    def _watch(self) -> None:
         self._adwin = drift.ADWIN(delta=self._delta)
-        self._errors: deque[tuple[int, bool]] = deque(maxlen=HISTORY_MAX)
+        for _, wrong in self._errors:
+            self._adwin.update(float(wrong))
+
+    def expect(self, version: str, errors: Sequence[tuple[int, bool]]) -> None:
+        """Takes what is known of the errors of a version before it serves: those about labels that it was validated
+        with, by their numbers. So a change that came before it began to serve is seen in its errors too.
+        """
+        self._expected = {version: tuple(errors)}
 
     def update(self, number: int, wrong: bool, version: str) -> Change | None:
         """Takes whether the answer of `version` to the frame of label `number` was wrong. Numbers rise.
 
-        Errors of another version than before are other errors: the watch begins anew, and the regime stays.
+        Errors of another version than before are other errors: the watch begins anew, with what is known of them, and
+        the regime stays.
         """
         if version != self._version:
             self._version = version
-            self._anew()
+            self._anew(self._expected.get(version, ()))
         self._errors.append((number, wrong))
         self._adwin.update(float(wrong))
         if not self._adwin.drift_detected:
@@ -73,9 +87,7 @@ class Regimes:
         at = self._errors[split][0]
         while self._errors[0][0] < at:
             self._errors.popleft()
-        self._adwin = drift.ADWIN(delta=self._delta)  # the old one still has some from before, and would tell it again
-        for _, each in self._errors:
-            self._adwin.update(float(each))
+        self._watch()  # anew, as it still has some from before the change, and would tell it again
         return self._changed(at, number, before, after)
 
     def _changed(self, at: int, number: int, before: float, after: float) -> Change | None:

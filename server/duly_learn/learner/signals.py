@@ -45,8 +45,16 @@ class Signals:
         self._signals = {at: _Signal(self._detector, settings.reference_frames) for at in self._watched}
 
     def update(self, numbers: Vector) -> list[str]:
-        """Takes the numbers of the next frame. Returns the names of the signals that drift, as of this frame."""
+        """Takes the numbers of the next frame; those that are not finite are passed over. Returns the names of the
+        signals that drift, as of this frame.
+        """
         return [self._names[at] for at, signal in self._signals.items() if signal.update(float(numbers[at]))]
+
+    def anew_outputs(self) -> None:
+        """Another version answers: what is usual of outputs is learnt anew."""
+        for at, signal in self._signals.items():
+            if not self._names[at].startswith("input."):
+                signal.begin(0)
 
     def _detector(self) -> _Detector:
         share = self._settings.false_alarms / (2 * max(1, len(self._watched)))
@@ -73,9 +81,9 @@ class _Signal:
     def __init__(self, make: Callable[[], _Detector], reference_frames: int) -> None:
         self._make = make
         self._wanted = reference_frames
-        self._begin(0)
+        self.begin(0)
 
-    def _begin(self, quiet: int) -> None:
+    def begin(self, quiet: int) -> None:
         self._quiet = quiet
         self._first: list[float] = []
         self._reference: Vector | None = None
@@ -101,5 +109,5 @@ class _Signal:
         spread.update(abs(2 * rank - 1))
         if not (place.drift_detected or spread.drift_detected):
             return False
-        self._begin(QUIET_FRAMES)
+        self.begin(QUIET_FRAMES)
         return True

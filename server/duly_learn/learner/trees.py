@@ -4,7 +4,7 @@ scikit-learn's HistGradientBoostingClassifier is written down as one TreeEnsembl
 from the tables of its trees. The same trees make the same bytes: nothing in the graph depends on when it was made.
 """
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +126,7 @@ def _ensemble(trees: HistGradientBoostingClassifier, classes: int) -> onnx.NodeP
                 if leaf:
                     _append(leaves, treeids=tree, nodeids=at, ids=target, weights=float(node["value"]))
             tree += 1
-    attributes: dict[str, Sequence[float | int | str]] = {f"nodes_{key}": values for key, values in rows.items()}
+    attributes: dict[str, Any] = {f"nodes_{key}": values for key, values in rows.items()}
     attributes |= {f"target_{key}": values for key, values in leaves.items()}
     return helper.make_node(
         "TreeEnsembleRegressor", [":numbers"], [":sums"], domain="ai.onnx.ml",

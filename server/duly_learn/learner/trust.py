@@ -5,8 +5,9 @@ labels of one source (whoever sent them) that came one after another. A batch is
 
 - where classes are far more or less frequent in it than they were (`base_rate_jump_max`): the flipped labels of a rare
   class, or a class that somebody floods;
-- where it says the opposite of the model (balanced share of right answers below REVERSED): flipped labels of classes
-  that are as frequent as one another. A concept that turned around in whole would look the same, and is not learnt;
+- where it says the opposite of the model (the balanced share of right answers is below REVERSED of what chance gives):
+  flipped labels of classes that are as frequent as one another. A concept that turned around in whole would look the
+  same, and is not learnt;
 - where a witness, a model trained on all the other batches, is right about it far more rarely than about the others
   (`disagreement_max`): random labels, and those of a source that flips what suits it.
 
@@ -43,12 +44,14 @@ BATCHES_MAX = 24
 """Labels are cut into so many batches at most, as each costs the training of a witness."""
 BATCH_LABELS_MIN = 25
 """Fewer labels of a source than this are believed only together with others: they are put with the small sources'."""
-REVERSED = 0.3
+REVERSED = 0.6
 TREES = 40
 OTHERS = "(others)"
 """Stands for all sources that have few labels."""
-_SURE = 3.0
+_SURE = 4.0
 """Standard errors by which a batch must differ to be told from chance."""
+_CLASS_BY = 0.25
+"""About one class witnesses are right less steadily: it takes so much more to be odd."""
 _ABOUT_MIN = 8
 """Fewer labels say nothing about a class."""
 
@@ -79,19 +82,22 @@ def judge(
     """
     believed = np.ones(len(labels), bool)
     batches = _batches(sources)
-    reasons: list[str] = []
+    doubts: dict[str, list[tuple[int, str]]] = {}
     for source, members in batches:
         if reason := _odd(labels[members], answers[members], base_rates, settings):
             believed[members] = False
-            reasons.append(f"{len(members)} labels of {source}: {reason}")
+            doubts.setdefault(source, []).append((len(members), reason))
     left = [(source, members) for source, members in batches if believed[members].all()]
     if len(left) >= 3:
         guesses = _guesses(numbers, labels, [members for _, members in left], seed)
         for at, reason in sorted(_outliers(left, guesses, labels, settings.disagreement_max).items()):
             source, members = left[at]
             believed[members] = False
-            reasons.append(f"{len(members)} labels of {source}: {reason}")
-    _whole_sources(batches, believed, reasons)
+            doubts.setdefault(source, []).append((len(members), reason))
+    _whole_sources(batches, believed)
+    reasons = [
+        f"{sum(count for count, _ in found)} labels of {source}: {found[0][1]}" for source, found in doubts.items()
+    ]
     wrong = 1.0 - float(believed.mean()) if len(believed) else 0.0
     if wrong > settings.suspects_max:
         told = f"{wrong:.0%} of the labels are not believed, and so none is: {'; '.join(reasons[:4])}"
@@ -137,7 +143,8 @@ def _odd(labels: Classes, answers: Classes, base_rates: dict[int, float], settin
     if len(shares) > 1 and min(count for _, count in shares) >= 8:
         share = float(np.mean([each for each, _ in shares]))
         chance = _SURE * float(np.sqrt(sum(0.25 / count for _, count in shares))) / len(shares)
-        if share < REVERSED and share + chance < 0.5:
+        by_chance = 1 / len(shares)
+        if share < REVERSED * by_chance and share + chance < by_chance:
             return f"they say the opposite of the model, which is right about {share:.0%}"
     return ""
 
@@ -196,13 +203,13 @@ def _tell_outliers(
                 continue
             share = float(hits.mean())
             chance = _SURE * float(np.sqrt(max(usual * (1 - usual), 0.01) / len(hits)))
-            if usual - share > max(by, chance):
+            if usual - share > max(by if each is None else max(by, _CLASS_BY), chance):
                 whose = "of them" if each is None else f"about class {each}"
                 for at in group:
                     told.setdefault(at, f"the others' labels predict {share:.0%} {whose}, and usually {usual:.0%}")
 
 
-def _whole_sources(batches: list[tuple[str, Members]], believed: Mask, reasons: list[str]) -> None:
+def _whole_sources(batches: list[tuple[str, Members]], believed: Mask) -> None:
     """A source most of whose batches are not believed is not believed at all."""
     sources = {source for source, _ in batches}
     for source in sorted(sources):
@@ -211,7 +218,6 @@ def _whole_sources(batches: list[tuple[str, Members]], believed: Mask, reasons: 
         if len(sources) > 1 and 0 < wrong < len(own) and wrong * 2 > len(own):
             for members in own:
                 believed[members] = False
-            reasons.append(f"all labels of {source}: most of its batches are not believed")
 
 
 def _bound_shares(sources: Sequence[str], believed: Mask, share_max: float) -> None:
