@@ -51,6 +51,19 @@ class _Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class LearningCounts:
+    """What the learner has said, by model."""
+
+    drifts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """How often a signal has drifted, by model and signal."""
+    attempts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Attempts at new versions, by model and result."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Labels that were taken since the learner began."""
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """Figures that go up and down, as they are now."""
 
@@ -77,6 +90,8 @@ class Gauges:
     """Number of calls that ended with an error of the server's, by its reason."""
     bytes_shared: int = 0
     """Memory that is shared with clients on this machine."""
+    learning: LearningCounts = field(default_factory=LearningCounts)
+    """What is learnt from frames."""
 
 
 @dataclass(slots=True)
@@ -337,3 +352,22 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     for reason, count in gauges.calls_failed.items():
         failed.add_metric([reason], count)
     yield failed
+    yield from _learning(gauges.learning)
+
+
+def _learning(learning: LearningCounts) -> Iterator[Metric]:
+    drifts = CounterMetricFamily("duly_drift_total", "Times that a signal has drifted.", labels=["model", "signal"])
+    for (model, signal), count in learning.drifts.items():
+        drifts.add_metric([model, signal], count)
+    attempts = CounterMetricFamily(
+        "duly_learning_attempts_total", "Attempts at a new version, by how they ended.", labels=["model", "result"]
+    )
+    for (model, result), count in learning.attempts.items():
+        attempts.add_metric([model, result], count)
+    labels = GaugeMetricFamily("duly_learning_labels", "Labels that the learner knows of.", labels=["model"])
+    for model, count in learning.labels.items():
+        labels.add_metric([model], count)
+    yield from (drifts, attempts, labels)
+    yield CounterMetricFamily(
+        "duly_learner_restarts_total", "Times that the process that learns has ended.", value=learning.restarts
+    )

@@ -4,7 +4,6 @@ Every step can fail or end in the middle, and leaves the store, the repository a
 folders of work that the next attempt replaces. Nothing counts before the rename that publishes.
 """
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from duly.sampling.store import LABELLED, segment_name
 from duly_learn.errors import LearnError
 from duly_learn.learner.answers import answer_of, classes_of, label_of
 from duly_learn.learner.heart import Known
+from duly_learn.learner.held_out import held_out
 from duly_learn.learner.job import Job, Lesson, write_job
 from duly_learn.learner.limited import TrainerFailed, run_limited
 from duly_learn.learner.old import Old, OldFrames, sort_out
@@ -37,8 +37,6 @@ from duly_learn.running.model import running
 
 BATCH = 16
 """Frames that are answered together in validation, where the model allows it."""
-BLOCK_FRAMES = 16
-"""Held-out frames are held out in blocks of so many neighbours of a stream, which are alike."""
 OLD_WEIGHT = 0.3
 """What an old frame counts in training, beside a new one of 1."""
 NEWEST_WEIGHT = 2.0
@@ -114,14 +112,14 @@ class Attempt:
             for of_kind in (old_now.true, old_now.unknown)
         )
         share, seed = learning.validation.held_out, learning.seed
-        held = [(sample, each) for sample, each in recent if held_out(sample, share, seed)]
+        held = [(sample, each) for sample, each in recent if each.held_out]
         old_held = [(each.sample, each.label) for each in true if held_out(each.sample, share, seed)]
         lessons = [
             Lesson(each.sample, each.label, OLD_WEIGHT, True)
             for each in (*true, *unknown)
             if not held_out(each.sample, share, seed)
         ]
-        fresh = [(sample, each.label) for sample, each in recent if not held_out(sample, share, seed)]
+        fresh = [(sample, each.label) for sample, each in recent if not each.held_out]
         lessons += [
             Lesson(sample, label, 1.0 + (NEWEST_WEIGHT - 1.0) * nth / len(fresh), False)
             for nth, (sample, label) in enumerate(fresh)
@@ -262,13 +260,6 @@ class Attempt:
 
     def _answers(self, outputs: Sequence[Outputs]) -> npt.NDArray[np.int64]:
         return np.array([answer_of(each[self.scores], self.threshold) for each in outputs], np.int64)
-
-
-def held_out(sample: Sample, share: float, seed: int) -> bool:
-    """Whether a frame is kept back from every trainer, for good: it follows from its stream and number alone."""
-    block = f"{seed}:{sample.stream}:{sample.frame_id // BLOCK_FRAMES}"
-    drawn = int.from_bytes(hashlib.blake2b(block.encode(), digest_size=8).digest(), "big")
-    return drawn < share * 2**64
 
 
 def compared(summary: Summary, sample: Sample) -> npt.NDArray[np.float64]:

@@ -55,6 +55,8 @@ class Known:
     version: str
     scores: str
     """The output that the answer is from."""
+    held_out: bool
+    """Whether it is kept back from trainers."""
 
 
 class Heart:
@@ -134,7 +136,7 @@ class Heart:
         if self.on_trial:
             return ""
         here = self.present()
-        if here < self.settings.frames_min:
+        if here < self.settings.frames_min or self._held_out() < self.settings.validation.held_out_min:
             return ""
         if self._tried_start != self.regimes.start:
             return f"{here} labels since errors changed" if self.regimes.start else f"the first {here} labels"
@@ -145,6 +147,9 @@ class Heart:
     def present(self) -> int:
         """How many of the labels that are remembered belong to the present regime."""
         return sum(self.regimes.within(each.number) for each in self._known.values())
+
+    def _held_out(self) -> int:
+        return sum(each.held_out and self.regimes.within(each.number) for each in self._known.values())
 
     def usable(self) -> list[Known]:
         """The newest labels of the present regime, the oldest first."""

@@ -18,6 +18,7 @@ from duly.sampling.store import FRAMES, LABELLED, segment_name, segment_numbers
 from duly_learn.learner.answers import answer_of, classes_of, label_of, scores_name
 from duly_learn.learner.attempt import Attempt, Verdict, compared
 from duly_learn.learner.heart import Drifted, Heart, Known
+from duly_learn.learner.held_out import held_out
 from duly_learn.learner.old import OldFrames
 from duly_learn.learner.summaries import Summary
 
@@ -133,6 +134,7 @@ class Watched:
                 source=f"{told.principal}/{told.source}" if told.source else told.principal,
                 version=sample.form.version,
                 scores=name,
+                held_out=held_out(sample, config.learning.validation.held_out, config.learning.seed),
             )
         )
 
