@@ -5,6 +5,7 @@ them up. So no lock and no object of the Prometheus library is on a frame's way.
 interpreter lock: two numbers of one scrape may be a frame apart, but no number is torn.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -50,6 +51,22 @@ class _Lane:
     wasted_ns: int = 0
 
 
+@dataclass(slots=True)
+class SamplingCounts:
+    """What was kept of frames and what was not, since the server's start."""
+
+    written: Counter[str] = field(default_factory=Counter)
+    """Frames on the disk, by the name of the model."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Frames that were to be kept and were not, by reason."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """What became of labels, by the name of the status."""
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    """What samples (`samples`) and stores of models that learn (`store`) take on the disk, as last heard."""
+    restarts: int = 0
+    """How often the process that writes them has ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """Figures that go up and down, as they are now."""
@@ -77,6 +94,8 @@ class Gauges:
     """Number of calls that ended with an error of the server's, by its reason."""
     bytes_shared: int = 0
     """Memory that is shared with clients on this machine."""
+    samples: SamplingCounts = field(default_factory=SamplingCounts)
+    """What was kept of frames."""
 
 
 @dataclass(slots=True)
@@ -337,3 +356,29 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     for reason, count in gauges.calls_failed.items():
         failed.add_metric([reason], count)
     yield failed
+    yield from _samples(gauges.samples)
+
+
+def _samples(counts: SamplingCounts) -> Iterator[Metric]:
+    written = CounterMetricFamily(
+        "duly_samples_written_total", "Frames that were kept with their answers.", labels=["model"]
+    )
+    dropped = CounterMetricFamily(
+        "duly_samples_dropped_total", "Frames that were to be kept and were not, by why.", labels=["reason"]
+    )
+    labels = CounterMetricFamily("duly_feedback_total", "Labels of frames, by what became of them.", labels=["status"])
+    size = GaugeMetricFamily("duly_samples_bytes", "What kept frames take on the disk.", labels=["kind"])
+    for family, values in (
+        (written, counts.written),
+        (dropped, counts.dropped),
+        (labels, counts.labels),
+        (size, counts.bytes),
+    ):
+        for name, value in dict(values).items():
+            family.add_metric([name], value)
+    yield from (written, dropped, labels, size)
+    yield CounterMetricFamily(
+        "duly_samples_writer_restarts_total",
+        "How often the process that keeps frames has ended.",
+        value=counts.restarts,
+    )

@@ -173,6 +173,10 @@ class Driver:
             if worker.model == model:
                 worker.rouse()
 
+    def sink(self, stream_id: int) -> Sink | None:
+        """Returns where outcomes of a stream go; None: it has closed."""
+        return self._delivery.sinks.get(stream_id)
+
     def add_tap(self, tap: Tap) -> None:
         """Shows `tap` each frame that has a result from now on, until it raises."""
         self._delivery.taps = [*(self._delivery.taps or ()), tap]
