@@ -86,6 +86,11 @@ class Segments:
         return self._number
 
     @property
+    def oldest_number(self) -> int:
+        """The number of the oldest segment that there is, or of the next one."""
+        return self.written[0].number if self.written else self._number
+
+    @property
     def due_s(self) -> float | None:
         """When it is to be written; None: nothing waits."""
         return self._due_s if self._waiting else None
@@ -195,6 +200,8 @@ class ModelStore:
         waiting = self.frames.waiting()
         if number == self.frames.next_number and waiting:
             samples = waiting
+        elif number < self.frames.oldest_number:
+            return None
         elif number in self._read_lately:
             samples = self._read_lately[number]
         else:
@@ -228,7 +235,7 @@ class ModelStore:
             self._forget_gone()
 
     def _forget_gone(self) -> None:
-        oldest = self.frames.written[0].number if self.frames.written else self.frames.next_number
+        oldest = self.frames.oldest_number
         left: dict[str, dict[int, int]] = {}
         for stream, places in self._places.items():
             there = {frame_id: at for frame_id, at in places.items() if at >= oldest * FRAMES_MAX}

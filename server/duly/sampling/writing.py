@@ -57,7 +57,7 @@ class Writing:
         self._written: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._problem = ""
-        self._told: tuple[int, ...] = ()
+        self._told: tuple[int, ...] = 0, 0
         self._tell_s = now_s
         if settings.store_folder:
             for folder in sorted(Path(settings.store_folder).iterdir()):
