@@ -39,6 +39,7 @@ from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
+from duly.runtime.learning import Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.read_apart import READERS_MAX
 from duly.runtime.recording_file import RecordingWriter
@@ -125,6 +126,9 @@ class App:
             VersionLimits(config.versions_max, config.versions_all_max),
         )
         self._sampling = Sampling(config, self.driver, self.catalogue)
+        self.learning = Learning(
+            config.models, config.learn, config.learn_commands, config.learn_memory_bytes_max, self.catalogue
+        )
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         if self._sampling.sampler is not None:
@@ -171,6 +175,8 @@ class App:
             check_installed()
         except BackendError as error:
             raise StartError(str(error)) from None
+        if config.learn is not None and (missing := missing_packages()):
+            raise StartError(f"learn: the package {missing} is not installed: `pip install 'duly[learn]'`")
         try:
             # This comes before the models are loaded, because a taken port should not cost a warm-up.
             self._doors.check_free()
@@ -253,6 +259,8 @@ class App:
             watch_over("files of TLS", partial(periodically, self._doors.look)),
             *self._samplers.start(),
         ]
+        if config.learn is not None:
+            self._tasks.append(watch_over("learning", self.learning.run))
         self._say_ceiling(message_bytes_max)
         _log.info("serving", address=self.address, local=self.local_path or None, metrics=self.metrics_address or None)
 
@@ -407,6 +415,7 @@ class App:
             frames_refused=self.streams.host.refused.copy(),
             calls_failed=self._doors.gate.failed.copy(),
             samples=self._sampling.counts,
+            learning=self.learning.counts(),
         )
 
     def _say_sandbox(self) -> None:

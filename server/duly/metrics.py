@@ -68,6 +68,19 @@ class SamplingCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class LearningCounts:
+    """What the learner has said, by model."""
+
+    drifts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """How often a signal has drifted, by model and signal."""
+    attempts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Attempts at new versions, by model and result."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Labels that were taken since the learner began."""
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """Figures that go up and down, as they are now."""
 
@@ -96,6 +109,8 @@ class Gauges:
     """Memory that is shared with clients on this machine."""
     samples: SamplingCounts = field(default_factory=SamplingCounts)
     """What was kept of frames."""
+    learning: LearningCounts = field(default_factory=LearningCounts)
+    """What is learnt from frames."""
 
 
 @dataclass(slots=True)
@@ -357,6 +372,7 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
         failed.add_metric([reason], count)
     yield failed
     yield from _samples(gauges.samples)
+    yield from _learning(gauges.learning)
 
 
 def _samples(counts: SamplingCounts) -> Iterator[Metric]:
@@ -381,4 +397,22 @@ def _samples(counts: SamplingCounts) -> Iterator[Metric]:
         "duly_samples_writer_restarts_total",
         "How often the process that keeps frames has ended.",
         value=counts.restarts,
+    )
+
+
+def _learning(learning: LearningCounts) -> Iterator[Metric]:
+    drifts = CounterMetricFamily("duly_drift_total", "Times that a signal has drifted.", labels=["model", "signal"])
+    for (model, signal), count in learning.drifts.items():
+        drifts.add_metric([model, signal], count)
+    attempts = CounterMetricFamily(
+        "duly_learning_attempts_total", "Attempts at a new version, by how they ended.", labels=["model", "result"]
+    )
+    for (model, result), count in learning.attempts.items():
+        attempts.add_metric([model, result], count)
+    labels = GaugeMetricFamily("duly_learning_labels", "Labels that the learner knows of.", labels=["model"])
+    for model, count in learning.labels.items():
+        labels.add_metric([model], count)
+    yield from (drifts, attempts, labels)
+    yield CounterMetricFamily(
+        "duly_learner_restarts_total", "Times that the process that learns has ended.", value=learning.restarts
     )

@@ -20,6 +20,7 @@ from duly.models.kserve import KServe
 from duly.models.learning import Learning
 from duly.models.steps import Step
 from duly.models.strict import Strict
+from duly.models.task import Task
 from duly.models.which_versions import Versions
 
 DataTypeName = Literal[
@@ -312,6 +313,8 @@ class ModelConfig(Strict):
     """What clients of the KServe protocol are told and may ask for."""
     learning: Learning | None = None
     """How new versions are made from labelled frames while the server runs; None: they are not."""
+    task: Task = Task()
+    """What answers are for, and when two of them count as the same."""
 
     @property
     def gives_finite(self) -> bool:
