@@ -91,19 +91,33 @@ def read_config(folder: Path, digests: MutableMapping[str, str] | None = None) -
     path = folder / CONFIG_FILE
     if not path.exists() and not path.is_symlink():
         return ModelConfig()
-    text = read_text(path, CONFIG_FILE, FILE_BYTES_MAX, digests)
-    if _DEEP_KEY.search(text):
-        raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}")
+    table = read_table(path, CONFIG_FILE, digests)
     try:
-        return check_settings(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise BrokenModel(f"/{CONFIG_FILE}: not TOML: {_toml_error(_cut(str(error)), text)}") from error
+        return check_settings(table)
     except ValidationError as error:
         raise BrokenModel(f"/{CONFIG_FILE}: {one_sentence(sentences(error))}") from error
-    except ValueError:  # Python reads no number of more than 4,300 digits
-        raise BrokenModel(f"/{CONFIG_FILE}: a number in it has more digits than any setting takes") from None
     except RecursionError:
         raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}") from None
+
+
+def read_table(path: Path, name: str, digests: MutableMapping[str, str] | None = None) -> dict[str, object]:
+    """Reads a file of settings, which errors call `name`, and says nothing yet of what it holds. `digests`: as for
+    `read_text`.
+
+    Raises:
+        BrokenModel: the file cannot be read, or is not TOML.
+    """
+    text = read_text(path, name, FILE_BYTES_MAX, digests)
+    if _DEEP_KEY.search(text):
+        raise BrokenModel(f"/{name}: {_TOO_DEEP}")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BrokenModel(f"/{name}: not TOML: {_toml_error(_cut(str(error)), text)}") from error
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        raise BrokenModel(f"/{name}: a number in it has more digits than any setting takes") from None
+    except RecursionError:
+        raise BrokenModel(f"/{name}: {_TOO_DEEP}") from None
 
 
 def check_settings(contents: Mapping[str, object]) -> ModelConfig:
