@@ -9,9 +9,7 @@ import re
 from collections.abc import Mapping, MutableMapping, Set
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from duly.models.config_file import check_settings, one_sentence, read_table, sentences
+from duly.models.config_file import read_table, settings_of_table
 from duly.models.errors import BrokenModel
 from duly.models.folders import CONFIG_FILE
 from duly.models.spec import ModelConfig
@@ -40,10 +38,7 @@ def with_own_settings(
     own = read_table(path, own_name(number), digests)
     if not_own := sorted(OF_ALL_VERSIONS & own.keys()):
         raise BrokenModel(f"/{own_name(number)}: {not_own[0]}: is said for all versions, in {CONFIG_FILE} of the model")
-    try:
-        return check_settings({**_stated(config), **own}), frozenset(own)
-    except ValidationError as error:
-        raise BrokenModel(f"/{own_name(number)}: {one_sentence(sentences(error))}") from error
+    return settings_of_table({**_stated(config), **own}, own_name(number)), frozenset(own)
 
 
 def in_own_file(reason: str, version: str, own: Set[str]) -> str:
