@@ -42,7 +42,9 @@ def interval(scores: Sequence[float], confidence: float = 0.95) -> Interval:
 
 
 def frames_needed(low: float, confidence: float = 0.95) -> int:
-    """Returns how many frames must agree, all of them, for the lower end of Wilson's interval to reach `low`, below 1."""
+    """Returns how many frames must agree, all of them, for the lower end of Wilson's interval to reach `low`, which is
+    below 1.
+    """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     return ceil(z * z * low / (1 - low))
 
@@ -70,4 +72,4 @@ def _student(p: float, degrees: int) -> float:
         (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
         (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
     )
-    return sum(term / degrees**order for order, term in enumerate(terms))
+    return float(sum(term / degrees**order for order, term in enumerate(terms)))

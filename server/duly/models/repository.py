@@ -30,7 +30,7 @@ from duly.models.formats import is_model, is_onnx
 from duly.models.labels import read_labels
 from duly.models.missing_file import foreign, no_file
 from duly.models.settings_file import read_settings
-from duly.models.spec import ModelConfig, Signature, Variant
+from duly.models.spec import ModelConfig, Signature, TensorSpec, Variant
 from duly.models.text_files import unreadable, what_is_there
 from duly.models.triton.config_pbtxt import Settings
 from duly.models.triton.origin import TRITON_FILE, Lines, in_pbtxt
@@ -348,6 +348,19 @@ def _version(
             raise BrokenModel(f"/{CONFIG_FILE}: providers[{index}].library: there is no file {provider.library}")
     places = version_folder.resolve(), folder.resolve()
     return ModelVersion(folder.name, number, *places, config, labels, digests, settings.lines)
+
+
+def with_labels(signature: Signature, version: ModelVersion) -> Signature:
+    """Gives the labels to the outputs that have them: those of which model.toml says so, or else all."""
+    labels = version.labels
+    if not labels:
+        return signature
+    named = {output.name for output in version.config.outputs if output.labelled}
+    outputs = tuple(
+        TensorSpec.model_validate(spec.model_dump() | {"labels": labels}) if not named or spec.name in named else spec
+        for spec in signature.outputs
+    )
+    return signature.model_copy(update={"outputs": outputs})
 
 
 def notes_of_labels(version: ModelVersion, signature: Signature) -> tuple[str, ...]:
