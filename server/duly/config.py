@@ -289,6 +289,18 @@ class ServerConfig(BaseModel):
     ] = 10_000.0
     """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time, and
     sooner where its process is stopped, does nothing, or computes far beyond the plan."""
+    learn: Annotated[Path | None, AfterValidator(_existing_folder)] = None
+    """Folder where frames of models with [learning] are kept with their answers and labels, from which new versions are
+    made while the server runs; needs the extra learn. Not set: models stay as they are."""
+    learn_commands: bool = False
+    """Whether model.toml may name a trainer of its own, which runs with the rights of the server: whoever writes to the
+    repository can then run what he likes."""
+    learn_memory_bytes_max: Annotated[
+        int,
+        Field(ge=256 << 20, le=2**50),
+        Limit("the learner ends and is started again", "duly_learner_restarts_total"),
+    ] = 4 << 30
+    """Memory that the process that learns may have."""
     sandbox: Literal["auto", "require", "off"] = "auto"
     """Whether workers are confined to the files of their model, with no network, no other processes and no privileges:
     auto as far as the kernel can, require refuses to start where it cannot, off leaves them the server's rights."""
