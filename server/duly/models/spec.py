@@ -21,6 +21,7 @@ from duly.models.learning import Learning
 from duly.models.steps import Step
 from duly.models.strict import Strict
 from duly.models.task import Task
+from duly.models.trial import Trial
 from duly.models.which_versions import Versions
 
 DataTypeName = Literal[
@@ -315,6 +316,12 @@ class ModelConfig(Strict):
     """How new versions are made from labelled frames while the server runs; None: they are not."""
     task: Task = Task()
     """What answers are for, and when two of them count as the same."""
+    task: Task = Task()
+    """What answers are for, and when two of them count as the same."""
+    learning: Learning | None = None
+    """How new versions are made from labelled frames while the server runs; None: they are not."""
+    trial: Trial | None = None
+    """How a new version is tried on live frames before it becomes active; None: it is not."""
 
     @property
     def gives_finite(self) -> bool:
