@@ -20,6 +20,7 @@ from duly.models.guards import GUARDS_MAX, GuardName, Guards
 from duly.models.kserve import KServe
 from duly.models.steps import Step
 from duly.models.strict import Strict
+from duly.models.task import Task
 from duly.models.which_versions import Versions
 
 DataTypeName = Literal[
@@ -311,6 +312,8 @@ class ModelConfig(Strict):
     """Which versions are served."""
     kserve: KServe = KServe()
     """What clients of the KServe protocol are told and may ask for."""
+    task: Task = Task()
+    """What answers are for, and when two of them count as the same."""
 
     @property
     def gives_finite(self) -> bool:
