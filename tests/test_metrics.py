@@ -23,17 +23,18 @@ SERIES = {
     "duly_energy_joules",
     "duly_event_loop_lag_seconds",
     "duly_frames_demoted",
+    "duly_frames_in_flight",
     "duly_frames_read_apart",
     "duly_frames_refused",
-    "duly_frames_in_flight",
+    "duly_guard_flags",
     "duly_lane_busy_seconds",
     "duly_latency_seconds",
     "duly_log_lines_lost",
     "duly_outcomes",
     "duly_payload_bytes",
-    "duly_shared_bytes",
     "duly_queue_depth",
     "duly_recorded_events_lost",
+    "duly_shared_bytes",
     "duly_slack_seconds",
     "duly_streams_closed",
     "duly_streams_open",
@@ -51,6 +52,7 @@ def busy_server() -> Metrics:
     metrics.stream_opened("yolo/1")
     metrics.stream_opened("vad/2")
     metrics.stream_closed("vad/2")
+    metrics.flagged("yolo/1", ("frozen",))
     metrics.of("yolo/1", CRITICAL).outcome(OutcomeStatus.ON_TIME, 10 * MS, 5 * MS, 30 * MS)
     metrics.of("yolo/1", CRITICAL).outcome(OutcomeStatus.LATE, 40 * MS, -2 * MS, -1)
     metrics.of("yolo/1", STANDARD).outcome(OutcomeStatus.SHED, 1 * MS, 7 * MS, 9 * MS)
@@ -182,6 +184,17 @@ def test_counters_and_gauges_are_there_before_anything_happens() -> None:
     assert value(metrics, "duly_worker_restarts_total", model="yolo/1", lane="cpu:1") == 1
 
 
+def test_guards_are_counted_from_the_load_of_their_model_on() -> None:
+    metrics = Metrics()
+    metrics.lane_serves("yolo/1", "cpu:0", ("frozen", "blank"))
+    metrics.flagged("yolo/1", ())
+    assert value(metrics, "duly_guard_flags_total", model="yolo/1", guard="frozen") == 0
+    metrics.flagged("yolo/1", ("frozen", "blank"))
+    metrics.flagged("yolo/1", ("frozen",))
+    assert value(metrics, "duly_guard_flags_total", model="yolo/1", guard="frozen") == 2
+    assert value(metrics, "duly_guard_flags_total", model="yolo/1", guard="blank") == 1
+
+
 def test_an_unloaded_model_leaves_no_series_behind() -> None:
     metrics = busy_server()
     metrics.drop_model("yolo/1")
@@ -218,7 +231,7 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
             assert (family.type, names) == ("gauge", {family.name})
         for sample in family.samples:
             assert set(sample.labels) <= {
-                "cause", "class", "device", "lane", "le", "model", "reason", "state", "status",
+                "cause", "class", "device", "guard", "lane", "le", "model", "reason", "state", "status",
             }  # fmt: skip
 
 

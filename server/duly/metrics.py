@@ -6,7 +6,7 @@ interpreter lock: two numbers of one scrape may be a frame apart, but no number 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -39,6 +39,8 @@ class _Model:
     """Times of the batches of each size that ran."""
     restarts: dict[str, int] = field(default_factory=dict)
     """Number of replaced workers on each lane."""
+    flags: dict[str, int] = field(default_factory=dict)
+    """Number of frames on which each guard found something."""
     streams_opened: int = 0
     streams_closed: int = 0
 
@@ -167,6 +169,13 @@ class Metrics(Collector):
             times = by_size[size] = BatchTimes()
         times.add(input_ns, run_ns, output_ns)
 
+    def flagged(self, model: str, guards: Sequence[str]) -> None:
+        """Counts a frame that was answered and on which these guards had found something."""
+        if guards:
+            flags = (self._models.get(model) or self._of(model)).flags
+            for name in guards:
+                flags[name] = flags.get(name, 0) + 1
+
     def loop_lag(self, lag_ns: int) -> None:
         """Counts a timer for which the event loop was late by `lag_ns`."""
         self._lag.add(lag_ns)
@@ -177,10 +186,15 @@ class Metrics(Collector):
     def stream_closed(self, model: str) -> None:
         self._of(model).streams_closed += 1
 
-    def lane_serves(self, model: str, lane: str) -> None:
-        """Makes the counters of a model on a lane begin at 0, so that their first event is a rise like any other."""
+    def lane_serves(self, model: str, lane: str, guards: Sequence[str] = ()) -> None:
+        """Makes the counters of a model on a lane begin at 0, so that their first event is a rise like any other.
+        `guards`: the names of the model's guards.
+        """
         self._dropped.pop(model, None)
-        self._of(model).restarts.setdefault(lane, 0)
+        counts = self._of(model)
+        counts.restarts.setdefault(lane, 0)
+        for name in guards:
+            counts.flags.setdefault(name, 0)
         self._lanes.setdefault(lane, _Lane())
 
     def worker_restarted(self, model: str, lane: str) -> None:
@@ -288,6 +302,11 @@ def _model_counters(models: Mapping[str, _Model]) -> Iterator[Metric]:
     restarts = CounterMetricFamily(
         "duly_worker_restarts_total", "Workers replaced after a crash or a hang.", labels=["model", "lane"]
     )
+    flags = CounterMetricFamily(
+        "duly_guard_flags_total",
+        "Frames answered on which a guard of the model found something.",
+        labels=["model", "guard"],
+    )
     opened = CounterMetricFamily("duly_streams_opened_total", "Streams opened.", labels=["model"])
     closed = CounterMetricFamily("duly_streams_closed_total", "Streams that have ended.", labels=["model"])
     for model, counts in models.items():
@@ -298,9 +317,11 @@ def _model_counters(models: Mapping[str, _Model]) -> Iterator[Metric]:
         batches.add_metric([model], sum(counts.batch_size.counts))
         for lane, times in counts.restarts.copy().items():
             restarts.add_metric([model, lane], times)
+        for name, frames in counts.flags.copy().items():
+            flags.add_metric([model, name], frames)
         opened.add_metric([model], counts.streams_opened)
         closed.add_metric([model], counts.streams_closed)
-    yield from (outcomes, batches, restarts, opened, closed)
+    yield from (outcomes, batches, restarts, flags, opened, closed)
 
 
 def _model_histograms(models: Mapping[str, _Model]) -> Iterator[Metric]:

@@ -175,6 +175,13 @@ class Outcome:
         return tuple(FusedFrame(each.input, each.frame_id, each.capture_offset_nano) for each in fused)
 
     @property
+    def guards(self) -> tuple[str, ...]:
+        """The names of the model's guards that found something on the frame, such as "frozen". With a result, it is
+        there all the same; with INVALID, `reason` says what was found and what is allowed.
+        """
+        return () if self._message is None else tuple(self._message.guards)
+
+    @property
     def chunk(self) -> Chunk | None:
         """What the actions are that it has; None: it has none."""
         return None if self._message is None else _chunk_of(self._message.chunk)
@@ -270,6 +277,8 @@ class OutcomeMessage(Protocol):
     def outputs(self) -> Sequence[TensorMessage]: ...
     @property
     def fused(self) -> Iterable[_FusedMessage]: ...
+    @property
+    def guards(self) -> Iterable[str]: ...
     @property
     def timing(self) -> _TimingMessage: ...
     @property

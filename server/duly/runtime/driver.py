@@ -263,6 +263,11 @@ class Driver:
             frames = running.batch.frames
             event.invalid = {frames[i].seq: reason for i, reason in result.invalid.items()}
             event.failed = {frames[i].seq: reason for i, reason in result.failed.items()}
+        if result.guards is not None:
+            ran = running.batch.frames
+            running.guards = {
+                piece.seq: names for index, names in result.guards.items() for piece in pieces_of(ran[index])
+            }
         event.failed |= running.stateless
         costs = self.costs.get(running.batch.model)
         if costs is not None:

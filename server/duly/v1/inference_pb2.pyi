@@ -282,7 +282,7 @@ class OutcomeBatch(_message.Message):
     def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("frame_id", "status", "outputs", "timing", "version", "variant", "batch_size", "slack_nano", "reason", "fused", "chunk", "planned_delay_nano")
+    __slots__ = ("frame_id", "status", "outputs", "timing", "version", "variant", "batch_size", "slack_nano", "reason", "fused", "chunk", "planned_delay_nano", "guards")
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -295,6 +295,7 @@ class Outcome(_message.Message):
     FUSED_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     PLANNED_DELAY_NANO_FIELD_NUMBER: _ClassVar[int]
+    GUARDS_FIELD_NUMBER: _ClassVar[int]
     frame_id: int
     status: OutcomeStatus
     outputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
@@ -307,7 +308,8 @@ class Outcome(_message.Message):
     fused: _containers.RepeatedCompositeFieldContainer[FusedFrame]
     chunk: ActionChunk
     planned_delay_nano: int
-    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., version: _Optional[str] = ..., variant: _Optional[str] = ..., batch_size: _Optional[int] = ..., slack_nano: _Optional[int] = ..., reason: _Optional[str] = ..., fused: _Optional[_Iterable[_Union[FusedFrame, _Mapping]]] = ..., chunk: _Optional[_Union[ActionChunk, _Mapping]] = ..., planned_delay_nano: _Optional[int] = ...) -> None: ...
+    guards: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., version: _Optional[str] = ..., variant: _Optional[str] = ..., batch_size: _Optional[int] = ..., slack_nano: _Optional[int] = ..., reason: _Optional[str] = ..., fused: _Optional[_Iterable[_Union[FusedFrame, _Mapping]]] = ..., chunk: _Optional[_Union[ActionChunk, _Mapping]] = ..., planned_delay_nano: _Optional[int] = ..., guards: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FusedFrame(_message.Message):
     __slots__ = ("input", "frame_id", "capture_offset_nano")
