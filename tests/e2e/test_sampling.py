@@ -137,7 +137,7 @@ async def test_labels_are_joined_with_their_frames_also_after_a_restart(reposito
             assert key == stream.opened.stream_key
         await written(app, 3)
         assert (await stream.feedback(1, "good", weight=2.0, source="desk")).status is JOINED
-        assert app._sampling.counts.labels == {"JOINED": 1}
+        assert +app._sampling.counts.labels == {"JOINED": 1}
     async with serving(repository, sample=folder) as app, Client(app.address) as client:
         await until(lambda: writer_pid(app))
         results = await retried(client, [Feedback(key, 2, {"y": y}), Feedback(key, 1, 1), Feedback(key, 9, 1)])
@@ -195,7 +195,7 @@ async def test_labels_that_cannot_be_are_named_one_by_one(repository: Path, fold
             await client._call_feedback_of(1025, key) if hasattr(client, "_call_feedback_of") else await too_many(
                 client, key
             )
-        assert app._sampling.counts.labels == {"INVALID": len(items), "UNKNOWN_FRAME": 1}
+        assert +app._sampling.counts.labels == {"INVALID": len(items), "UNKNOWN_FRAME": 1}
     assert not any(each.labels for each in read(folder))
 
 

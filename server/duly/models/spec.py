@@ -314,10 +314,6 @@ class ModelConfig(Strict):
     """Which versions are served."""
     kserve: KServe = KServe()
     """What clients of the KServe protocol are told and may ask for."""
-    learning: Learning | None = None
-    """How new versions are made from labelled frames while the server runs; None: they are not."""
-    task: Task = Task()
-    """What answers are for, and when two of them count as the same."""
     task: Task = Task()
     """What answers are for, and when two of them count as the same."""
     learning: Learning | None = None

@@ -11,9 +11,10 @@ from duly.runtime.driver import Driver
 from duly.runtime.samplers import periodically
 from duly.runtime.tasks import watch_over
 from duly.sampling.feedback import FeedbackDesk
-from duly.sampling.limits import DrawnLimits, StoreLimits, WriterSettings
+from duly.sampling.limits import DROPPED_FOR, DrawnLimits, StoreLimits, WriterSettings
 from duly.sampling.link import WriterLink
 from duly.sampling.sampler import Drawing, Learned, Sampler
+from duly.sampling.wire import Joined
 
 LOOK_SECONDS = 1.0
 """How often it is looked which streams have closed."""
@@ -46,6 +47,8 @@ class Sampling:
             seed = int.from_bytes(os.urandom(8), "little")  # nobody can tell which frames are kept
             drawing = Drawing(config.sample_models, config.sample_streams_max, config.sample_frames, seed)
         link = self._link = WriterLink(settings)
+        link.counts.dropped.update(dict.fromkeys(DROPPED_FOR, 0))  # so that the first of each is a rise like any other
+        link.counts.labels.update({status.name: 0 for status in Joined})
         self.sampler = Sampler(link, driver.clock, driver.sink, drawing, self._learned if self._learns else None)
         self.desk = FeedbackDesk(link, driver.clock, link.counts.labels)
 

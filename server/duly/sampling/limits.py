@@ -10,6 +10,20 @@ FRAMES_SECONDS, LABELLED_SECONDS = 2.0, 0.2
 """So long frames, and frames with labels, wait for others to be written with."""
 SEGMENTS_MAX = 20_000
 """Of more segments of a kind the oldest are removed."""
+DROPPED_FOR = (
+    "queue_full",  # the writer is slower than frames come
+    "writer_down",  # it has ended, and is started again
+    "streams",  # there are samples of as many streams as there may be, all of which go on
+    "full",  # samples of streams that go on take all the bytes that there may be
+    "rate",  # more frames of a model that learns than are kept a second
+    "too_large",
+    "read_apart",  # its picture was decoded beside the lanes, and what the client sent is gone
+    "no_space",
+    "not_writable",
+    "folder_gone",
+    "io_error",
+)
+"""Why frames that were to be kept are not."""
 STORE_FRAMES_MAX = 500_000
 """The store of one model has no more frames: the writer remembers where each of them is, some 100 bytes a frame."""
 

@@ -262,6 +262,10 @@ class Sampler:
         }
         if encodings:
             frame["encodings"] = encodings
+        if run.guards is not None:
+            found = [name for piece in pieces for name in run.guards.get(piece.frame.seq, ())]
+            if found:
+                frame["guards"] = found
         if len(pieces) > 1:
             frame["pieces"] = [(key, piece.frame.frame_id) for key, piece in keys]
         return frame
