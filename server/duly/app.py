@@ -50,6 +50,7 @@ from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
 from duly.runtime.worker_groups import worker_groups
 from duly.runtime.worker_launch import CheckedModel, check_version
+from duly.sampling.host import Sampling
 from duly.streams.clock_watch import ClockWatch
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.memory_ceiling import WorkerMemory, memory_ceiling
@@ -124,11 +125,14 @@ class App:
             self._admission,
             VersionLimits(config.versions_max, config.versions_all_max),
         )
+        self._sampling = Sampling(config, self.driver, self.catalogue)
         self.learning = Learning(
             config.models, config.learn, config.learn_commands, config.learn_memory_bytes_max, self.catalogue
         )
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
+        if self._sampling.sampler is not None:
+            host.key_of = self._sampling.sampler.key_of
         try:
             self._doors = Doors(config)
         except AccessError as error:
@@ -192,7 +196,7 @@ class App:
         limits, served = self.streams.limits.frame, self.catalogue.all_versions()
         needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
-        inference = InferenceService(self.streams, message_bytes_max)
+        inference = InferenceService(self.streams, message_bytes_max, self._sampling.desk)
         connections = self._connections_max(limit)
         sharing = Sharing(config.kserve_shared_memory)
         if sharing is not Sharing.OFF:
@@ -243,6 +247,7 @@ class App:
         # Objects made until now live as long as the server. Full collections skip them, which keeps pauses short.
         gc.collect()
         gc.freeze()
+        self._sampling.start()
         await server.start()
         self._tasks = [
             *self._watches(),
@@ -358,6 +363,7 @@ class App:
         if self._admin_server is not None:
             await self._admin_server.stop(STOP_SECONDS)
         self.regions.close()
+        await self._sampling.close()
         self._admission.close()
         await self._supervisor.close()
         if self._metrics_server is not None:
@@ -408,6 +414,7 @@ class App:
             recorded_events_lost=self._recording.lost,
             frames_refused=self.streams.host.refused.copy(),
             calls_failed=self._doors.gate.failed.copy(),
+            samples=self._sampling.counts,
             learning=self.learning.counts(),
         )
 

@@ -32,6 +32,7 @@ from duly_client.errors import (
     ServerUnavailable,
     StreamRefused,
 )
+from duly_client.feedback import Feedback, FeedbackResult, FeedbackStatus
 from duly_client.stream import Stream
 from duly_client.types import Advice, Chunk, FusedFrame, Fusion, Outcome, Status, StreamTerms, TensorSpec, Timing
 
@@ -46,6 +47,9 @@ __all__ = [
     "ClientTooSlow",
     "ClockEstimate",
     "DulyError",
+    "Feedback",
+    "FeedbackResult",
+    "FeedbackStatus",
     "ForkedError",
     "FusedFrame",
     "Fusion",
