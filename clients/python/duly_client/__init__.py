@@ -31,6 +31,7 @@ from duly_client.errors import (
     ServerFault,
     ServerUnavailable,
     StreamRefused,
+    TrialRefused,
 )
 from duly_client.stream import Stream
 from duly_client.types import Advice, Chunk, FusedFrame, Fusion, Outcome, Status, StreamTerms, TensorSpec, Timing
@@ -65,6 +66,7 @@ __all__ = [
     "TensorSpec",
     "Timing",
     "Tls",
+    "TrialRefused",
     "to_bfloat16",
     "to_float32",
 ]
