@@ -488,7 +488,7 @@ class Stream:
         self._driver.held.bytes += more_bytes
 
     @property
-    def key(self) -> str:
+    def label_key(self) -> str:
         """By what its client names it when it sends labels, also later; empty: none of its frames are kept."""
         return self._host.key_of(self) if self._host.key_of is not None else ""
 
