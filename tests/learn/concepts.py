@@ -2,8 +2,8 @@
 
 They are made up, from a seed: what is measured of a payment or connection is drawn from distributions of the kind that
 such data have (log-normal amounts and bytes, Poisson counts, rates in 0..1), and what is fraud or an attack follows
-from a rule that is another one in each of the three concepts. A few labels are wrong at random (`NOISE`), as labels are,
-so that no model is right always.
+from a rule that is another one in each of the three concepts. A few labels are wrong at random (`NOISE`), so that no
+model is right always.
 """
 
 from collections.abc import Callable

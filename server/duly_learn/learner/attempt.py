@@ -137,7 +137,6 @@ class Attempt:
         verdict = replace(verdict, figures=figures, trusted=trusted, errors=errors)
         if reason := refusal(figures, learning.validation):
             return replace(verdict, reason=reason)
-        self.step("publish")
         told = {
             "from": self.version.version,
             "trainer": list(learning.command) or f"builtin {learning.kind}",
@@ -148,7 +147,8 @@ class Attempt:
             "figures": figures.told(),
         }
         with_manifest = (self.version.folder / MANIFEST_FILE).is_file()
-        number = publish(self.version.model_folder, self.work / "job" / "out", told, with_manifest)
+        number = publish(self.version.model_folder, self.work / "job" / "out", told, with_manifest, self.step)
+        self.step("published")
         return replace(verdict, published=number)
 
     def _read(self) -> tuple[list[Known], list[Sample]]:

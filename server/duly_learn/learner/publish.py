@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from duly.models.folders import CONFIG_FILE, VERSION
@@ -27,12 +27,15 @@ class NotPublished(LearnError):
     """The version is made and cannot be put into the repository. The message says why; it is tried again."""
 
 
-def publish(model_folder: Path, out: Path, told: Mapping[str, object], with_manifest: bool) -> str:
+def publish(
+    model_folder: Path, out: Path, told: Mapping[str, object], with_manifest: bool, step: Callable[[str], None]
+) -> str:
     """Puts the files of `out` into the repository as the next version, and returns its number.
 
     `told`: what is written down about how it was made. `with_manifest`: whether it gets a sha256sums, as the version
-    that it was made from has one. Raises NotPublished.
+    that it was made from has one. `step`: told each step as it begins. Raises NotPublished.
     """
+    step("publish")
     try:
         clear(model_folder)
         stage = model_folder / f"{_STAGE}{os.getpid()}"
@@ -42,6 +45,7 @@ def publish(model_folder: Path, out: Path, told: Mapping[str, object], with_mani
             (stage / MANIFEST_FILE).write_text(_manifest(stage, model_folder))
         for path in (*stage.rglob("*"), stage):
             _sync(path)
+        step("rename")
         for _ in range(_TRIES):
             number = str(max(_numbers(model_folder), default=0) + 1)
             try:

@@ -24,6 +24,7 @@ from duly_learn.learner.summaries import Vector
 
 QUIET_FRAMES = 200
 _KSWIN_WINDOW, _KSWIN_NEW = 120, 40
+_PAGE_HINKLEY_DELTA, _PAGE_HINKLEY_FRAMES = 0.05, 10_000
 
 
 class _Detector(Protocol):
@@ -69,10 +70,10 @@ class Signals:
                 stat_size=_KSWIN_NEW,
                 seed=self._seed + self._made,
             )
-        # A walk of numbers of variance 1/12 passes h with a drift of -delta with a chance of exp(-2 h delta / variance)
-        # (Wald): the threshold is that of the confidence asked for.
-        delta = 0.05
-        return drift.PageHinkley(min_instances=30, delta=delta, threshold=-np.log(share) / (12 * 2 * delta), alpha=1.0)
+        # A walk of numbers of variance 1/12 that falls by delta a step ever rises to h above its lowest point with a
+        # chance of exp(-24 h delta) (Wald), and may begin to at each of so many frames.
+        threshold = -np.log(share / _PAGE_HINKLEY_FRAMES) / (24 * _PAGE_HINKLEY_DELTA)
+        return drift.PageHinkley(min_instances=30, delta=_PAGE_HINKLEY_DELTA, threshold=float(threshold), alpha=1.0)
 
 
 class _Signal:

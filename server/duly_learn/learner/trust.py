@@ -41,11 +41,15 @@ Members = npt.NDArray[np.int64]
 """Places of labels."""
 
 BATCHES_MAX = 24
-"""Labels are cut into so many batches at most, as each costs the training of a witness."""
+"""Labels are cut into so many batches at most, and as many again where there are many sources."""
 BATCH_LABELS_MIN = 25
 """Fewer labels of a source than this are believed only together with others: they are put with the small sources'."""
 REVERSED = 0.6
 TREES = 40
+FOLDS = 6
+"""So many witnesses are trained, each on the batches of all folds but one."""
+ROUNDS_MAX = 2
+"""Where labels are found that are not believed, the others are looked at again without them, so many times in all."""
 OTHERS = "(others)"
 """Stands for all sources that have few labels."""
 _SURE = 4.0
@@ -87,13 +91,18 @@ def judge(
         if reason := _odd(labels[members], answers[members], base_rates, settings):
             believed[members] = False
             doubts.setdefault(source, []).append((len(members), reason))
-    left = [(source, members) for source, members in batches if believed[members].all()]
-    if len(left) >= 3:
+    for _ in range(ROUNDS_MAX):
+        left = [(source, members) for source, members in batches if believed[members].all()]
+        if len(left) < 3:
+            break
         guesses = _guesses(numbers, labels, [members for _, members in left], seed)
-        for at, reason in sorted(_outliers(left, guesses, labels, settings.disagreement_max).items()):
+        outliers = _outliers(left, guesses, labels, settings.disagreement_max)
+        for at, reason in sorted(outliers.items()):
             source, members = left[at]
             believed[members] = False
             doubts.setdefault(source, []).append((len(members), reason))
+        if not outliers:
+            break
     _whole_sources(batches, believed)
     reasons = [
         f"{sum(count for count, _ in found)} labels of {source}: {found[0][1]}" for source, found in doubts.items()
@@ -150,20 +159,23 @@ def _odd(labels: Classes, answers: Classes, base_rates: dict[int, float], settin
 
 
 def _guesses(numbers: Numbers, labels: Classes, batches: list[Members], seed: int) -> list[Classes]:
-    """Of each batch, what a witness says that was trained on the other batches."""
-    everyone = np.concatenate(batches)
+    """Of each batch, what a witness says that was trained on batches of other folds."""
     filled = np.clip(np.nan_to_num(numbers), -1e30, 1e30).astype(np.float32)
-    found: list[Classes] = []
-    for members in batches:
-        others = np.setdiff1d(everyone, members, assume_unique=True)
+    folds = min(FOLDS, len(batches))
+    found: list[Classes] = [np.empty(0, np.int64)] * len(batches)
+    for fold in range(folds):
+        others = np.concatenate([members for at, members in enumerate(batches) if at % folds != fold])
         witness = ExtraTreesClassifier(TREES, min_samples_leaf=2, class_weight="balanced", random_state=seed, n_jobs=1)
-        found.append(np.asarray(witness.fit(filled[others], labels[others]).predict(filled[members]), np.int64))
+        witness.fit(filled[others], labels[others])
+        for at in range(fold, len(batches), folds):
+            found[at] = np.asarray(witness.predict(filled[batches[at]]), np.int64)
     return found
 
 
 def _outliers(batches: list[tuple[str, Members]], guesses: list[Classes], labels: Classes, by: float) -> dict[int, str]:
     """The batches about which witnesses are right far more rarely than about others, with what is odd: each batch by
-    itself, and all batches of a source together, where half of the disagreement says as much.
+    itself, runs of 2, 4 and 8 of a source one after another, and all batches of a source together. Where there are more
+    labels, half of the disagreement says as much.
 
     They are right or wrong about all labels, and about each class by itself: where they or the label say that class.
     So the flips of a rare class show as well.
@@ -174,6 +186,11 @@ def _outliers(batches: list[tuple[str, Members]], guesses: list[Classes], labels
     of_source: dict[str, list[int]] = {}
     for at, (source, _) in enumerate(batches):
         of_source.setdefault(source, []).append(at)
+    for length in (2, 4, 8):
+        runs = [
+            own[at : at + length] for own in of_source.values() for at in range(0, len(own) - length + 1, length // 2)
+        ]
+        _tell_outliers(runs, batches, guesses, labels, by / 2, told)
     if len(of_source) >= 3:
         _tell_outliers(list(of_source.values()), batches, guesses, labels, by / 2, told)
     return told
