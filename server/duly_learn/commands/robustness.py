@@ -1,6 +1,7 @@
 """`duly models robustness`: how much of a model's answers is left when its frames are harmed."""
 
 import json
+import logging
 import random
 from dataclasses import replace
 from fractions import Fraction
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import click
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from duly.models.repository import ModelVersion, NotARepository, Repository
+from duly.models.repository import ModelVersion
+from duly_learn.commands.versions import version_of
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.frames.places import frames_from
@@ -120,6 +123,8 @@ def robustness(folder: Path, model: str, **options: Any) -> None:
     The frames run in a worker as they would in a server. Scores are those of [task] in model.toml. Exit status 1: it
     could not be tested; whatever the scores are, it is 0.
     """
+    # A worker's own lines would stand between those of this command.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         result = _result(folder, model, options)
         Console(width=COLUMNS).print(*tables(result), sep="\n")
@@ -131,7 +136,7 @@ def robustness(folder: Path, model: str, **options: Any) -> None:
 
 def _result(folder: Path, model: str, options: dict[str, Any]) -> Result:
     plan = _plan(options)
-    version = _find(folder, model)
+    version = version_of(folder, model)
     other = _other(folder, version, options["variant"], options["against"])
     both = 1 if other is None else 2
     shared = replace(plan, seconds=plan.seconds / both)
@@ -227,20 +232,6 @@ def _epsilon(text: str) -> float:
     return epsilon
 
 
-def _find(folder: Path, model: str) -> ModelVersion:
-    """Returns the version of that name, or the newest one of a model. Raises LearnError."""
-    try:
-        versions, problems = Repository(folder).scan()
-    except NotARepository as error:
-        raise LearnError(str(error)) from error
-    fitting = [version for version in versions if model in (version.key, version.name)]
-    if fitting:
-        return max(fitting, key=lambda version: int(version.version))
-    broken = [problem.reason for problem in problems if problem.name in (model, model.partition("/")[0])]
-    there = ", ".join(version.key for version in versions) or "none"
-    raise LearnError(f"no model {model} in {folder}: {'; '.join(broken) or f'there are {there}'}")
-
-
 def _other(
     folder: Path, version: ModelVersion, variant: str | None, against: str | None
 ) -> tuple[ModelVersion, str | None] | None:
@@ -249,7 +240,7 @@ def _other(
         return None
     number, _, its_variant = against.partition("@")
     name, _, number = number.rpartition("/")
-    other = _find(folder, f"{name or version.name}/{number}") if number else version
+    other = version_of(folder, f"{name or version.name}/{number}") if number else version
     if (other.key, its_variant or None) == (version.key, variant):
         raise LearnError(f"--against {against}: is the same as what is tested; should be another version or @VARIANT")
     return other, its_variant or None
@@ -285,9 +276,8 @@ class _Bar:
 
 def _write(out: Path, result: Result) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    models = [result.tested.model] + ([result.against.model] if result.against is not None else [])
     page_file, json_file, picture_file = (out / name for name in FILES)
-    page_file.write_text(page(result, f"Robustness of {' and '.join(models)}"), "utf-8")
+    page_file.write_text(page(result), "utf-8")
     json_file.write_text(json.dumps(result.to_json(), indent=1, ensure_ascii=False), "utf-8")
     picture_file.write_text(picture(result), "utf-8")
     click.echo(f"written to {out}: {', '.join(FILES)}")

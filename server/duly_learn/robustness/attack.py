@@ -46,8 +46,8 @@ class Effort:
     """What an attack may use."""
 
     attack: str
-    frames: int
-    """The first so many frames are attacked."""
+    frames: Sequence[int]
+    """The places of the frames that are attacked; of a model with state the first ones."""
     queries: int
     """Of each frame, within each ball."""
     deadline: Deadline
@@ -60,7 +60,7 @@ def attack_row(
     whose answer is wholly wrong within one is so within all larger ones, and is not attacked again. `name`: that of the
     row.
     """
-    attack = _Attack(bench, objective_of(bench.measure, bench.model.signature), target, effort, list(clean.scores))
+    attack = _Attack(bench, objective_of(bench.measure, bench.model.signature), target, effort, clean.scores)
     levels = []
     for nth, epsilon in enumerate(sorted(epsilons)):
         if effort.deadline.is_over:
@@ -74,14 +74,13 @@ class _Attack:
     """An attack on the frames of a bench."""
 
     def __init__(
-        self, bench: Bench, objective: Objective, target: Harmable, effort: Effort, scores: list[float]
+        self, bench: Bench, objective: Objective, target: Harmable, effort: Effort, clean: Sequence[float]
     ) -> None:
         self._bench = bench
         self._objective = objective
         self._target = target
         self._effort = effort
-        self._count = min(effort.frames, len(bench.plain.frames))
-        self._scores = scores[: self._count]
+        self._scores = {index: clean[index] for index in effort.frames}
         self._stateful = bench.model.signature.stateful
         self._worst: dict[int, Array] = {}
         """Inputs that have done harm, by the place of their frames."""
@@ -99,14 +98,16 @@ class _Attack:
                 if each.given is not None and each.score < self._scores[each.index]:
                     self._scores[each.index], self._worst[each.index] = each.score, each.given
         if self._stateful and self._worst:  # what is given for one frame bears on those after it
-            frames = [self._frame(index, self._worst.get(index)) for index in range(self._count)]
-            given = self._bench.outcomes(frames)
-            self._scores = [self._bench.score(index, each) for index, each in enumerate(given)]
-        return Level(f"{epsilon:.4g}", epsilon, tuple(self._scores), 0, queries, at_limit)
+            given = self._bench.outcomes([self._frame(index, self._worst.get(index)) for index in self._effort.frames])
+            self._scores = {
+                index: self._bench.score(index, each) for index, each in zip(self._effort.frames, given, strict=True)
+            }
+        label = f"{epsilon * 255:.3g}/255" if self._target.kind is Kind.PICTURE else f"{epsilon:.3g}"
+        return Level(label, epsilon, tuple(self._scores.values()), 0, queries, at_limit)
 
     def _groups(self) -> list[list[int]]:
         """Divides frames that are not wholly wrong into those attacked together: of a model with state, all of them."""
-        live = [index for index, score in enumerate(self._scores) if score > 0]
+        live = [index for index, score in self._scores.items() if score > 0]
         if not live or self._stateful:
             return [live] if live else []
         size = max(1, ATTACKED_BYTES_MAX // max(1, 8 * self._bench.plain.array(live[0], self._target.name).size))
@@ -147,8 +148,10 @@ class _Attack:
         rounds: list[Sequence[Outputs | str]] = []
         for nth in range(len(asked[0])):  # a query is a run of all frames
             given = self._worst | {each.index: tried[nth] for each, tried in zip(live, asked, strict=True)}
-            rounds.append(self._bench.outcomes([self._frame(index, given.get(index)) for index in range(self._count)]))
-        return [[outcomes[each.index] for outcomes in rounds] for each in live]
+            frames = [self._frame(index, given.get(index)) for index in self._effort.frames]
+            rounds.append(self._bench.outcomes(frames))
+        places = [self._effort.frames.index(each.index) for each in live]
+        return [[outcomes[place] for outcomes in rounds] for place in places]
 
     def _frame(self, index: int, array: Array | None) -> LearnFrame:
         frame = self._bench.plain.frames[index]

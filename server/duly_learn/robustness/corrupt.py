@@ -5,6 +5,7 @@ from dataclasses import replace
 from duly_learn.frames.frame import Array, LearnFrame
 from duly_learn.robustness.bench import Bench
 from duly_learn.robustness.corruptions import SEVERITIES, corrupted, corruption_for
+from duly_learn.robustness.inputs import Plain
 from duly_learn.robustness.result import Level, Row
 
 FRAMES_AT_ONCE = 32
@@ -27,7 +28,7 @@ def corruption_row(bench: Bench, name: str) -> Row | None:
         step = len(bench.plain.frames) if bench.model.signature.stateful else FRAMES_AT_ONCE
         for low in range(0, len(bench.plain.frames), step):
             indices = range(low, min(low + step, len(bench.plain.frames)))
-            frames = [_corrupted(bench, name, severity, index) for index in indices]
+            frames = [harmed(bench.plain, name, severity, index, bench.seed) for index in indices]
             chunks.append(bench.level(bench.outcomes(frames), indices))
         scores = tuple(score for chunk in chunks for score in chunk.scores)
         refused = sum(chunk.refused for chunk in chunks)
@@ -36,11 +37,12 @@ def corruption_row(bench: Bench, name: str) -> Row | None:
     return Row(name, "corruption", inputs, first.unit, first.scale, tuple(levels))
 
 
-def _corrupted(bench: Bench, name: str, severity: int, index: int) -> LearnFrame:
-    frame = bench.plain.frames[index]
-    harmed: dict[str, Array] = {}
-    for each in bench.plain.harmable:
+def harmed(plain: Plain, name: str, severity: int, index: int, seed: int) -> LearnFrame:
+    """Returns one frame with all inputs corrupted that the corruption is for."""
+    frame = plain.frames[index]
+    arrays: dict[str, Array] = {}
+    for each in plain.harmable:
         if (corruption := corruption_for(name, each.kind)) is not None:
-            array = bench.plain.array(index, each.name)
-            harmed[each.name] = corrupted(corruption, severity, array, each.extent, bench.seed, index, each.name)
-    return replace(frame, inputs={**frame.inputs, **harmed})
+            array = plain.array(index, each.name)
+            arrays[each.name] = corrupted(corruption, severity, array, each.extent, seed, index, each.name)
+    return replace(frame, inputs={**frame.inputs, **arrays})

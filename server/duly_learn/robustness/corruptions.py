@@ -83,10 +83,10 @@ def corrupted(
 ) -> Array:
     """Returns the array as it is after the corruption, of the same shape and type, within the input's extent.
 
-    The same `seed`, `frame` and input `name` give the same: two versions are given the very same frames. What is not
-    finite stays as it is.
+    The same `seed`, `frame` and input `name` give the same: two versions are given the very same frames, and what is
+    dropped at one severity is so at all above. What is not finite stays as it is.
     """
-    chance = np.random.default_rng([seed, zlib.crc32(f"{corruption.name} {name}".encode()), severity, frame])
+    chance = np.random.default_rng([seed, zlib.crc32(f"{corruption.name} {name}".encode()), frame])
     amount = corruption.amounts[severity - 1]
     values = array.astype(np.float64)
     finite = np.isfinite(values)

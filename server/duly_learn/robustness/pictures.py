@@ -69,7 +69,7 @@ def jpeg_compression(picture: Array, quality: float, chance: np.random.Generator
 def pixelate(picture: Array, share: float, chance: np.random.Generator) -> Array:
     height, width = picture.shape[:2]
     small = cv2.resize(picture, (max(1, int(width * share)), max(1, int(height * share))), interpolation=cv2.INTER_AREA)
-    return _with_channels(cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST), picture)
+    return _with_channels(cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST_EXACT), picture)
 
 
 def occlusion(picture: Array, share: float, chance: np.random.Generator) -> Array:

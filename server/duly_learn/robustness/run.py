@@ -1,12 +1,14 @@
 """The whole test of a version, and of another one on the same frames."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from duly.agreement.boxes import BoxesF1
 from duly.agreement.choose import NoMeasure, measure_of
 from duly.agreement.interval import interval
 from duly.agreement.measures import Measure, Outputs
@@ -15,8 +17,8 @@ from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.robustness.attack import Effort, attack_row
 from duly_learn.robustness.bench import Bench, Deadline
-from duly_learn.robustness.corrupt import corruption_row
-from duly_learn.robustness.corruptions import SEVERITIES
+from duly_learn.robustness.corrupt import corruption_row, harmed
+from duly_learn.robustness.corruptions import SEVERITIES, corruption_for
 from duly_learn.robustness.inputs import Plain, plain
 from duly_learn.robustness.kinds import Kind
 from duly_learn.robustness.result import CLEAN, Compared, Level, Result, Row, Tested
@@ -32,6 +34,8 @@ EPSILONS: dict[Kind, tuple[float, ...]] = {
 """The balls of attacks where none are asked for: of the range of values, of a table of standard deviations."""
 FRAMES_MIN = 10
 """So many frames are tested whatever time there is."""
+PROBED = 4
+"""So many frames tell how long all will take."""
 CORRUPTIONS_SHARE = 0.6
 """Of the time, where there are attacks besides."""
 
@@ -87,14 +91,33 @@ def material_of(
             labels = carrying
         else:
             notes.append(f"{len(carrying)} of {len(frames)} frames carry a label: labels are left out of account")
-    chosen = _in_time(model, frames, plan)
-    if len(chosen) < len(frames):
-        notes.append(
-            f"{len(chosen)} of {len(frames)} frames are tested: more do not fit into {plan.seconds:g} s a version"
-        )
+    chosen = _at_best(model, frames, plan)
     chosen = _taken(model, frames, chosen, notes)
     found = plain([frames[index] for index in chosen], model.signature, plan.inputs, plan.kinds)
+    fit = _fit(found, model, plan)
+    found = replace(found, frames=tuple(found.frames[place] for place in fit))
+    chosen = [chosen[place] for place in fit]
+    if len(chosen) < len(frames):
+        why = f"more do not fit into {plan.seconds:g} s a version, or are refused"
+        notes.append(f"{len(chosen)} of {len(frames)} frames are tested: {why}")
     return Material(found, None if labels is None else [labels[index] for index in chosen], (*notes, *found.notes))
+
+
+def _fit(found: Plain, model: RunningModel, plan: Plan) -> Sequence[int]:
+    """Returns the places of the frames that there is time for, by how long a few of them take with each corruption."""
+    few = _spread(len(found.frames), PROBED, model.signature.stateful)
+    began_ns = time.monotonic_ns()
+    for name in plan.corruptions:
+        if any(corruption_for(name, each.kind) for each in found.harmable):
+            middle = SEVERITIES[len(SEVERITIES) // 2]
+            model.outcomes([harmed(found, name, middle, index, plan.seed) for index in few], _batch(model))
+    frame_s = len(SEVERITIES) * (time.monotonic_ns() - began_ns) / 1e9 / len(few)
+    fit = max(FRAMES_MIN, int(_corruption_seconds(plan) / max(1e-9, frame_s)))
+    return _spread(len(found.frames), fit, model.signature.stateful)
+
+
+def _corruption_seconds(plan: Plan) -> float:
+    return plan.seconds * (CORRUPTIONS_SHARE if plan.attacks else 1.0)
 
 
 def _taken(model: RunningModel, frames: Sequence[LearnFrame], chosen: Sequence[int], notes: list[str]) -> Sequence[int]:
@@ -108,20 +131,20 @@ def _taken(model: RunningModel, frames: Sequence[LearnFrame], chosen: Sequence[i
     return [index for index, outcome in zip(chosen, outcomes, strict=True) if not isinstance(outcome, str)]
 
 
-def _in_time(model: RunningModel, frames: Sequence[LearnFrame], plan: Plan) -> Sequence[int]:
-    """Returns the places of the frames to test: all, or as many as there is time for, from the beginning to the end; of
-    a model with state the first ones.
-    """
+def _at_best(model: RunningModel, frames: Sequence[LearnFrame], plan: Plan) -> Sequence[int]:
+    """Returns the places of the frames that there would be time for if only the worker took any."""
     size = _batch(model)
     frame_s = median(model.times_ns[size]) / size / 1e9
-    share = CORRUPTIONS_SHARE if plan.attacks else 1.0
     conditions = 1 + len(SEVERITIES) * len(plan.corruptions)
-    fit = max(FRAMES_MIN, int(share * plan.seconds / max(1e-9, conditions * frame_s)))
-    if fit >= len(frames):
-        return range(len(frames))
-    if model.signature.stateful:
-        return range(fit)
-    return sorted({int(place) for place in np.linspace(0, len(frames) - 1, fit).round()})
+    fit = max(FRAMES_MIN, int(_corruption_seconds(plan) / max(1e-9, conditions * frame_s)))
+    return _spread(len(frames), fit, model.signature.stateful)
+
+
+def _spread(frames: int, most: int, stateful: bool) -> Sequence[int]:
+    """Returns the places of at most so many frames, from the first to the last; of a model with state the first."""
+    if most >= frames:
+        return range(frames)
+    return range(most) if stateful else [int(place) for place in np.linspace(0, frames - 1, most).round()]
 
 
 def _batch(model: RunningModel) -> int:
@@ -147,7 +170,7 @@ def tested(
         ]
     bench = Bench(model, material.plain, expected, measure, _batch(model), plan.seed, teller.answered)
     level = Level(CLEAN, None, tuple(bench.score(index, answer) for index, answer in enumerate(clean)))
-    notes: list[str] = []
+    notes = [f"{name}: {words}" for words in _says_nothing(measure, expected)]
     rows: list[Row] = []
     kinds = ", ".join(sorted({each.kind for each in material.plain.harmable}))
     unfit: list[str] = []
@@ -162,7 +185,7 @@ def tested(
         notes.append(f"for inputs of other kinds than {kinds}, and left out: {', '.join(unfit)}")
     for row in _attacks(bench, name, level, plan, deadline, teller):
         rows.append(row)
-        notes += _limits_of(row, plan, deadline)
+        notes += [f"{name}: {words}" for words in _limits_of(row, plan, deadline)]
     refused = sum(each.refused for row in rows for each in row.levels)
     if refused:
         notes.append(f"{name}: {refused} harmed frames were refused by the model, which counts as 0")
@@ -175,12 +198,24 @@ def _attacks(bench: Bench, name: str, clean: Level, plan: Plan, deadline: Deadli
     for attack in plan.attacks:
         for target in harmable:
             epsilons = plan.epsilons or EPSILONS[target.kind]
-            effort = Effort(attack, plan.attack_frames, plan.queries, deadline)
+            places = _spread(len(bench.plain.frames), plan.attack_frames, bench.model.signature.stateful)
+            effort = Effort(attack, places, plan.queries, deadline)
             row_name = attack if len(harmable) == 1 else f"{attack} {target.name}"
-            count = min(plan.attack_frames, len(bench.plain.frames))
-            teller.say(f"{name}: {row_name}", len(epsilons) * count * plan.queries)
+            each_runs = len(places) if bench.model.signature.stateful else 1
+            teller.say(f"{name}: {row_name}", len(epsilons) * len(places) * plan.queries * each_runs)
             rows.append(attack_row(bench, clean, target, epsilons, effort, row_name))
     return rows
+
+
+def _says_nothing(measure: Measure, expected: Sequence[Outputs]) -> list[str]:
+    """Returns what is to be known where a detector that finds nothing any more is right on some frames."""
+    if not isinstance(measure, BoxesF1):
+        return []
+    empty = sum(not np.asarray(each[measure.boxes]).size for each in expected)
+    return [
+        f"on {empty} of {len(expected)} frames no box is expected: who finds nothing at all scores "
+        f"{100 * empty / len(expected):.1f} %"
+    ][: bool(empty)]
 
 
 def _limits_of(row: Row, plan: Plan, deadline: Deadline) -> list[str]:

@@ -11,7 +11,7 @@ from duly_learn.robustness.inputs import Plain
 from duly_learn.robustness.kinds import Extent, Kind, channel_axis
 from duly_learn.robustness.result import CLEAN, Shown
 
-WIDTH_MAX = 220
+WIDTH_MAX = 400
 SEVERITIES_SHOWN = (1, 3, 5)
 
 

@@ -16,6 +16,8 @@ from duly_learn.frames.frame import Array
 
 LABELS_BYTES_MAX = 256 << 20
 """A file of labels that is larger is not read."""
+CLASSES_MAX = 1 << 31
+"""Where nobody says how many classes there are."""
 
 
 class LabelError(LearnError):
@@ -87,10 +89,12 @@ def _classes(label: Any, given: Array, names: Sequence[str], place: str) -> Arra
     if given.dtype.kind not in "f":  # classes themselves
         if given.dtype.kind in "OUT":
             return np.full(given.shape, str(np.asarray(label).ravel()[0]), object)
-        array = _numbers(label, place)
-        if array.size not in (1, given.size):
-            raise LabelError(f"{place}: has {array.size} classes, the answer has {given.size}")
-        return np.broadcast_to(array.reshape(-1) if array.size == 1 else array.reshape(given.shape), given.shape)
+        entries = np.asarray(label, object).reshape(-1)
+        if len(entries) not in (1, given.size):
+            raise LabelError(f"{place}: has {len(entries)} classes, the answer has {given.size}")
+        whole = [_class(entry, len(names) or CLASSES_MAX, names, place) for entry in entries]
+        filled = np.full(given.shape, whole[0]) if len(whole) == 1 else np.asarray(whole).reshape(given.shape)
+        return filled.astype(given.dtype)
     count, rows = given.shape[-1] if given.ndim else 1, given.shape[:-1]
     each = np.asarray(label, object).reshape(-1)
     if np.asarray(label).shape == given.shape and given.size > 1:  # scores of all classes
@@ -124,7 +128,7 @@ def _boxes(label: Any, measure: BoxesF1, signature: Signature, place: str) -> Ou
     right: dict[str, Array] = {measure.boxes: boxes.reshape(-1, 4)}
     if measure.classes in label:
         names = next((spec.labels for spec in signature.outputs if spec.name == measure.classes), ())
-        count = len(names) or 1 << 31
+        count = len(names) or CLASSES_MAX
         classes = [_class(entry, count, names, place) for entry in np.asarray(label[measure.classes], object).ravel()]
         if len(classes) != len(right[measure.boxes]):
             raise LabelError(f"{place}: has {len(classes)} classes for {len(right[measure.boxes])} boxes")
