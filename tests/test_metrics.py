@@ -20,6 +20,7 @@ SERIES = {
     "duly_batch_size",
     "duly_batches",
     "duly_calls_failed",
+    "duly_energy_joules",
     "duly_event_loop_lag_seconds",
     "duly_frames_demoted",
     "duly_frames_read_apart",
@@ -59,6 +60,7 @@ def busy_server() -> Metrics:
     metrics.batch("vad/2", "cpu:1", 300, 1 * MS, 0)
     metrics.worker_restarted("vad/2", "cpu:1")
     metrics.loop_lag(300_000)
+    metrics.set_energy(lambda: {"package-0": 12.5, "psys": 30.0})
     gauges = Gauges(
         queue_depth={"yolo/1": 3},
         frames_in_flight=4,
@@ -152,6 +154,14 @@ def test_lanes_workers_and_gauges_are_exposed() -> None:
     assert value(metrics, "duly_calls_failed_total", reason="NOT_PERMITTED") == 7
 
 
+def test_energy_is_told_of_the_devices_that_tell_it() -> None:
+    metrics = busy_server()
+    assert value(metrics, "duly_energy_joules_total", device="package-0") == 12.5
+    assert value(metrics, "duly_energy_joules_total", device="psys") == 30
+    assert dict(metrics.energy_joules()) == {"package-0": 12.5, "psys": 30.0}
+    assert [family.samples for family in exposition(Metrics()) if family.name == "duly_energy_joules"] == [[]]
+
+
 def test_counters_and_gauges_are_there_before_anything_happens() -> None:
     metrics = Metrics()
     metrics.lane_serves("yolo/1", "cpu:0")
@@ -207,7 +217,9 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
         else:
             assert (family.type, names) == ("gauge", {family.name})
         for sample in family.samples:
-            assert set(sample.labels) <= {"cause", "reason", "model", "class", "status", "state", "lane", "le"}
+            assert set(sample.labels) <= {
+                "cause", "class", "device", "lane", "le", "model", "reason", "state", "status",
+            }  # fmt: skip
 
 
 def test_every_histogram_rises_to_the_count_of_all() -> None:

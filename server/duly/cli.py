@@ -18,6 +18,7 @@ from duly import compiled
 
 _SERVER_EXTRAS = "pip install 'duly[cpu]', or 'duly[gpu]' for an NVIDIA GPU"
 _LOG_EXTRAS = "pip install 'duly[logs]'"
+_OURS = ("duly", "duly_client", "duly_learn", "duly_logs")
 _DEMO_EXTRAS = "pip install 'duly[cpu,demo]', or 'duly[gpu,demo]' for an NVIDIA GPU"
 
 
@@ -131,7 +132,7 @@ def _report(error: Exception) -> int:
             message += f" (see {error.ctx.command_path} --help)"
     elif isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("duly", "duly_client", "duly_logs"):
+    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _OURS:
         message = str(error)
     else:
         message = f"internal error, {type(error).__name__}: {error} (DULY_DEBUG=1 shows where)"

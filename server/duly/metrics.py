@@ -108,6 +108,7 @@ class Metrics(Collector):
         self._lanes: dict[str, _Lane] = {}
         self._lag = Histogram(LAG_BOUNDS_NS)
         self._gauges: Callable[[], Gauges] | None = None
+        self._energy: Callable[[], Mapping[str, float]] = dict
 
     # ---- what happens ----
 
@@ -165,6 +166,10 @@ class Metrics(Collector):
         """Sets what gives the gauges. It is called at every scrape, on the scrape's thread, so it must only read."""
         self._gauges = source
 
+    def set_energy(self, source: Callable[[], Mapping[str, float]]) -> None:
+        """Sets what gives the joules that each device has taken. Any thread may call it, so it must only read."""
+        self._energy = source
+
     def _of(self, model: str) -> _Model:
         counts = self._models.get(model)
         if counts is None:
@@ -214,6 +219,10 @@ class Metrics(Collector):
         """Time that all lanes together spent on results that came late."""
         return sum(times.wasted_ns for times in self._lanes.copy().values())
 
+    def energy_joules(self) -> Mapping[str, float]:
+        """Returns what each device has taken since the server began to look; empty: no device tells."""
+        return self._energy()
+
     # ---- what Prometheus reads ----
 
     def collect(self) -> Iterator[Metric]:
@@ -225,6 +234,14 @@ class Metrics(Collector):
         lag = HistogramMetricFamily("duly_event_loop_lag_seconds", "How late the event loop was for its timers.")
         lag.add_metric([], self._lag.cumulative(_S), self._lag.total / _S)
         yield lag
+        energy = CounterMetricFamily(
+            "duly_energy_joules_total",
+            "Energy that a device of this machine has taken, for whatever it did; psys contains the others.",
+            labels=["device"],
+        )
+        for device, joules in self._energy().items():
+            energy.add_metric([device], joules)
+        yield energy
         if self._gauges is not None:
             yield from _gauges(self._gauges(), models)
 

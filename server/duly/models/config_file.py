@@ -33,6 +33,7 @@ _DEEP_KEY = re.compile(r"""(?<![\w"'\\-])(?>(?>[\w-]++|"(?>[^"\\\n]|\\.)*+"|'[^'
 """A dotted key deeper than any table of a model, its parts quoted or not. Python takes a quarter of a minute for one of
 32,000 parts, and a time that grows with the square of them."""
 _TOO_DEEP = "its tables or lists lie too deep within one another"
+_TOO_LONG = "a number in it has more digits than any setting takes"
 
 _STEPS: dict[str, type[Step]] = {op_of(step): step for step in get_args(Step)}
 _TAGS = frozenset({*_STEPS, "int", "float", "str", "bool"})
@@ -91,19 +92,39 @@ def read_config(folder: Path, digests: MutableMapping[str, str] | None = None) -
     path = folder / CONFIG_FILE
     if not path.exists() and not path.is_symlink():
         return ModelConfig()
-    text = read_text(path, CONFIG_FILE, FILE_BYTES_MAX, digests)
+    return settings_of_table(read_table(path, CONFIG_FILE, digests), CONFIG_FILE)
+
+
+def read_table(path: Path, name: str, digests: MutableMapping[str, str] | None = None) -> dict[str, object]:
+    """Reads a file of settings, which errors call `name`, and says nothing yet of what it holds. `digests`: as for
+    `read_text`.
+
+    Raises:
+        BrokenModel: the file cannot be read, or is not TOML.
+    """
+    text = read_text(path, name, FILE_BYTES_MAX, digests)
     if _DEEP_KEY.search(text):
-        raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}")
+        raise BrokenModel(f"/{name}: {_TOO_DEEP}")
     try:
-        return check_settings(tomllib.loads(text))
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BrokenModel(f"/{CONFIG_FILE}: not TOML: {_toml_error(_cut(str(error)), text)}") from error
-    except ValidationError as error:
-        raise BrokenModel(f"/{CONFIG_FILE}: {one_sentence(sentences(error))}") from error
+        raise BrokenModel(f"/{name}: not TOML: {_toml_error(_cut(str(error)), text)}") from error
     except ValueError:  # Python reads no number of more than 4,300 digits
-        raise BrokenModel(f"/{CONFIG_FILE}: a number in it has more digits than any setting takes") from None
+        raise BrokenModel(f"/{name}: {_TOO_LONG}") from None
     except RecursionError:
-        raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}") from None
+        raise BrokenModel(f"/{name}: {_TOO_DEEP}") from None
+
+
+def settings_of_table(table: Mapping[str, object], name: str) -> ModelConfig:
+    """Makes a model's settings of what the file `name` holds, by key. Raises BrokenModel, which says what is wrong."""
+    try:
+        return check_settings(table)
+    except ValidationError as error:
+        raise BrokenModel(f"/{name}: {one_sentence(sentences(error))}") from error
+    except ValueError:  # nor writes it one
+        raise BrokenModel(f"/{name}: {_TOO_LONG}") from None
+    except RecursionError:
+        raise BrokenModel(f"/{name}: {_TOO_DEEP}") from None
 
 
 def check_settings(contents: Mapping[str, object]) -> ModelConfig:

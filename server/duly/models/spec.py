@@ -19,6 +19,7 @@ from duly.models.control import Control
 from duly.models.kserve import KServe
 from duly.models.steps import Step
 from duly.models.strict import Strict
+from duly.models.task import Task
 from duly.models.which_versions import Versions
 
 DataTypeName = Literal[
@@ -309,6 +310,8 @@ class ModelConfig(Strict):
     """Which versions are served."""
     kserve: KServe = KServe()
     """What clients of the KServe protocol are told and may ask for."""
+    task: Task = Task()
+    """What answers are for, and when two of them count as the same."""
 
     @property
     def gives_finite(self) -> bool:

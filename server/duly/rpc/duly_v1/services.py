@@ -235,6 +235,10 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             bytes_in_flight=self._driver.held.bytes,
             lanes=self._lanes(),
             wasted_nano=self._metrics.wasted_ns(),
+            energy=[
+                server_pb2.DeviceEnergy(device=device, joules=joules)
+                for device, joules in self._metrics.energy_joules().items()
+            ],
         )
         waiting = self._driver.scheduler.frames_waiting_by_model()
         by_model: dict[str, Any] = {}
