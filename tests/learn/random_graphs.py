@@ -67,7 +67,12 @@ class Builder:
         shape = (self.width,)
         variance = np.ones(shape) if self.exact else self.random.uniform(0.5, 2, shape)
         # Epsilon is nothing, so that one over the root of a variance of one is one.
-        parts = [self.weights(*shape), self.weights(*shape), self.weights(*shape), self.array(variance.astype(np.float32))]
+        parts = [
+            self.weights(*shape),
+            self.weights(*shape),
+            self.weights(*shape),
+            self.array(variance.astype(np.float32)),
+        ]
         self.tensor = self.add("BatchNormalization", [self.tensor, *parts], epsilon=0.0 if self.exact else 1e-3)
 
     def pool(self) -> None:

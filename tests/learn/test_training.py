@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from duly_learn.graphs.constants import arrays_of
 from duly_learn.graphs.part import Part
 from duly_learn.optimize.interpreter import CannotTrain
-from duly_learn.optimize.losses import of_logits, of_probabilities, of_yolo_v2, squared, variances_of
+from duly_learn.optimize.losses import of_logits, of_probabilities, of_yolo_v2, squared
 from duly_learn.optimize.training import Bounds, TrainingFailed, train
 
 
@@ -56,16 +56,16 @@ def frames_and_answers(teacher: onnx.ModelProto, count: int) -> tuple[list[dict]
 
 def _error(model: onnx.ModelProto, frames: list[dict], answers: list[dict]) -> float:
     part = Part(model, ["y"])
-    return float(
-        np.mean([np.mean((part.run(f)["y"] - a["y"]) ** 2) for f, a in zip(frames, answers, strict=True)])
-    )
+    return float(np.mean([np.mean((part.run(f)["y"] - a["y"]) ** 2) for f, a in zip(frames, answers, strict=True)]))
 
 
 def test_a_smaller_student_comes_closer_to_its_teacher_on_frames_that_it_has_not_seen() -> None:
     frames, answers = frames_and_answers(network(12, 1), 96)
     student = network(4, 2)
-    loss = squared(variances_of({"y": np.stack([each["y"] for each in answers])}))
-    done = train(student, frames[:64], answers[:64], loss, Bounds(steps=200, seconds=600, rate=1e-2), seed=0)
+    loss = squared({"y": float(np.var([each["y"] for each in answers]))})
+    done = train(
+        student, zip(frames[:64], answers[:64], strict=True), loss, Bounds(steps=200, seconds=600, rate=1e-2), seed=0
+    )
     assert (done.steps, done.frames) == (200, 64)
     assert done.losses[-1] < done.losses[0] / 3
     assert _error(done.model, frames[64:], answers[64:]) < _error(student, frames[64:], answers[64:]) / 2
@@ -74,7 +74,8 @@ def test_a_smaller_student_comes_closer_to_its_teacher_on_frames_that_it_has_not
 def test_training_is_the_same_for_a_seed() -> None:
     frames, answers = frames_and_answers(network(6, 1), 16)
     losses = [
-        train(network(4, 2), frames, answers, squared({"y": 1.0}), Bounds(20, 600), seed).losses for seed in (3, 3, 4)
+        train(network(4, 2), zip(frames, answers, strict=True), squared({"y": 1.0}), Bounds(20, 600), seed).losses
+        for seed in (3, 3, 4)
     ]
     assert losses[0] == losses[1] != losses[2]
 
@@ -82,39 +83,44 @@ def test_training_is_the_same_for_a_seed() -> None:
 def test_only_what_follows_is_trained_and_the_rest_is_as_it_was() -> None:
     frames, answers = frames_and_answers(network(6, 1), 16)
     student = network(4, 2)
-    done = train(student, frames, answers, squared({"y": 1.0}), Bounds(20, 600), 0, first="b")
+    done = train(student, zip(frames, answers, strict=True), squared({"y": 1.0}), Bounds(20, 600), 0, first="b")
     assert set(done.trained) == {"w2", "b2", "w3", "b3"}
     before, after = arrays_of(student), arrays_of(done.model)
     assert [name for name in before if not np.array_equal(before[name], after[name])] == ["w2", "b2", "w3", "b3"]
     # The part that stays need not be one that can be trained.
     student.graph.node[1].op_type = "Selu"
-    train(student, frames, answers, squared({"y": 1.0}), Bounds(2, 600), 0, first="b")
+    train(student, zip(frames, answers, strict=True), squared({"y": 1.0}), Bounds(2, 600), 0, first="b")
     with pytest.raises(CannotTrain, match="Selu"):
-        train(student, frames, answers, squared({"y": 1.0}), Bounds(2, 600), 0)
+        train(student, zip(frames, answers, strict=True), squared({"y": 1.0}), Bounds(2, 600), 0)
 
 
 def test_what_is_no_number_stops_training_with_the_cause() -> None:
     frames, answers = frames_and_answers(network(6, 1), 16)
     answers[3]["y"][0, 1] = np.nan
     with pytest.raises(TrainingFailed, match=r"the loss is nan at step 10 of 100: the frames or the teacher's answers"):
-        train(network(4, 2), frames, answers, squared({"y": 1.0}), Bounds(100, 600, batch=16), 0)
+        train(network(4, 2), zip(frames, answers, strict=True), squared({"y": 1.0}), Bounds(100, 600, batch=16), 0)
 
 
 def test_time_ends_training() -> None:
     frames, answers = frames_and_answers(network(6, 1), 16)
     ticks: Iterator[float] = iter(range(1000))
     done = train(
-        network(4, 2), frames, answers, squared({"y": 1.0}), Bounds(100, 2.5), 0, clock=lambda: float(next(ticks))
+        network(4, 2),
+        zip(frames, answers, strict=True),
+        squared({"y": 1.0}),
+        Bounds(100, 2.5),
+        0,
+        clock=lambda: float(next(ticks)),
     )
     assert done.steps == 30
 
 
 def test_without_frames_or_weights_nothing_is_trained() -> None:
     with pytest.raises(TrainingFailed, match="no frames"):
-        train(network(4, 2), [], [], squared({"y": 1.0}), Bounds(1, 1), 0)
+        train(network(4, 2), [], squared({"y": 1.0}), Bounds(1, 1), 0)
     frames, answers = frames_and_answers(network(6, 1), 2)
     with pytest.raises(TrainingFailed, match="no weight"):
-        train(network(4, 2), frames, answers, squared({"y": 1.0}), Bounds(1, 1), 0, first="y")
+        train(network(4, 2), zip(frames, answers, strict=True), squared({"y": 1.0}), Bounds(1, 1), 0, first="y")
 
 
 def test_losses_are_nothing_for_the_teachers_own_answers_and_more_for_others() -> None:

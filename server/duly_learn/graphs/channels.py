@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from duly_learn.graphs.constants import Array, arrays_of, attribute, called, integer, integers
+from duly_learn.graphs.constants import arrays_of, called, integer, integers
 from duly_learn.graphs.shapes import shapes_of
 
 Atoms = npt.NDArray[np.int64]
@@ -102,13 +102,16 @@ def follow(model: onnx.ModelProto) -> Channels:
     return _Follower(model).run()
 
 
-_SAME = frozenset(
-    "Relu LeakyRelu Sigmoid Tanh HardSwish HardSigmoid Clip Elu Selu Celu Softplus Softsign Mish Gelu Swish Erf Sqrt Exp Log Abs "
-    "Neg Reciprocal Floor Ceil Round Sign Identity Dropout Cast ThresholdedRelu".split()
-)
-_POOLS = frozenset("MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool".split())
-_PAIRS = frozenset("Add Sub Mul Div Max Min Sum Mean Pow".split())
-_REDUCTIONS = frozenset("ReduceMean ReduceSum ReduceMax ReduceMin ReduceL2 ReduceSumSquare ReduceL1".split())
+# fmt: off
+_SAME = frozenset([
+    "Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Clip", "Elu", "Selu", "Celu", "Softplus",
+    "Softsign", "Mish", "Gelu", "Swish", "Erf", "Sqrt", "Exp", "Log", "Abs", "Neg", "Reciprocal", "Floor", "Ceil",
+    "Round", "Sign", "Identity", "Dropout", "Cast", "ThresholdedRelu",
+])
+# fmt: on
+_POOLS = frozenset(["MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"])
+_PAIRS = frozenset(["Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean", "Pow"])
+_REDUCTIONS = frozenset(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1"])
 
 
 class _Follower:
@@ -422,8 +425,7 @@ class _Follower:
         if held is None:
             return None
         shape = self._shapes.get(node.input[0])
-        axis = attribute(node, "axis")
-        if shape is None or axis is None or int(axis) % len(shape) == held.axis:  # type: ignore[call-overload]
+        if shape is None or integer(node, "axis", -1) % len(shape) == held.axis:
             return self._keep_inputs(node)
         self._held[node.output[0]] = held
         return None

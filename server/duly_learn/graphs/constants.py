@@ -73,25 +73,32 @@ def set_array(model: onnx.ModelProto, name: str, value: Array) -> None:
     model.graph.initializer.append(tensor)
 
 
-def attribute(node: onnx.NodeProto, name: str, default: object = None) -> object:
-    """Returns the value of an attribute: an integer, a float, bytes, a list of one of them, or a tensor."""
-    for each in node.attribute:
-        if each.name == name:
-            value: object = onnx.helper.get_attribute_value(each)
-            return value
-    return default
+def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:
+    return next((each for each in node.attribute if each.name == name), None)
 
 
 def integers(node: onnx.NodeProto, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Returns an attribute that is a list of integers."""
-    value = attribute(node, name)
-    return default if value is None else tuple(int(each) for each in value)  # type: ignore[attr-defined]
+    found = _attribute(node, name)
+    return default if found is None else tuple(found.ints)
 
 
 def integer(node: onnx.NodeProto, name: str, default: int = 0) -> int:
     """Returns an attribute that is an integer."""
-    value = attribute(node, name)
-    return default if value is None else int(value)  # type: ignore[call-overload, no-any-return]
+    found = _attribute(node, name)
+    return default if found is None else int(found.i)
+
+
+def real(node: onnx.NodeProto, name: str, default: float) -> float:
+    """Returns an attribute that is a number."""
+    found = _attribute(node, name)
+    return default if found is None else float(found.f)
+
+
+def word(node: onnx.NodeProto, name: str, default: str) -> str:
+    """Returns an attribute that is a text."""
+    found = _attribute(node, name)
+    return default if found is None else found.s.decode("utf-8", "replace")
 
 
 def called(node: onnx.NodeProto) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import onnx
 
-from duly_learn.graphs.constants import attribute, integers
+from duly_learn.graphs.constants import integers, word
 
 
 def pads_of(
@@ -15,7 +15,7 @@ def pads_of(
     dilations: Sequence[int],
 ) -> tuple[int, ...]:
     """Returns the padding of a convolution or a pool: all begins, then all ends."""
-    mode = str(attribute(node, "auto_pad", b"NOTSET"), "ascii")  # type: ignore[arg-type]
+    mode = word(node, "auto_pad", "NOTSET")
     if mode in ("NOTSET", "VALID"):
         return integers(node, "pads", (0,) * 2 * len(kernel)) if mode == "NOTSET" else (0,) * 2 * len(kernel)
     begins, ends = [], []

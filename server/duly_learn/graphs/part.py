@@ -23,10 +23,11 @@ def part_before(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelPro
     graph.node.extend(kept)
     graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(tensors))
     read = set(_read(kept))
-    for repeated in (graph.initializer, graph.input):
-        used = [each for each in repeated if each.name in read or each.name in tensors]
-        del repeated[:]
-        repeated.extend(used)
+    initializers = [each for each in graph.initializer if each.name in read or each.name in tensors]
+    inputs = [each for each in graph.input if each.name in read or each.name in tensors]
+    del graph.initializer[:], graph.input[:]
+    graph.initializer.extend(initializers)
+    graph.input.extend(inputs)
     return copy
 
 

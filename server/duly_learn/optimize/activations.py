@@ -66,9 +66,9 @@ def moments_of(
             sums[name] += rows.sum(axis=0)
             squares[name] += rows.T @ rows
             counts[name] += len(rows)
-    found = {}
+    moments: dict[str, Moments] = {}
     for name, (_, classes) in chosen.items():
         mean = sums[name] / max(1, counts[name])
         covariance = squares[name] / max(1, counts[name]) - np.outer(mean, mean)
-        found[name] = Moments(classes, mean, covariance, counts[name])
-    return found
+        moments[name] = Moments(classes, mean, covariance, counts[name])
+    return moments

@@ -3,7 +3,8 @@
 Two ways, one after the other. `fold_into_kept` spreads what a lost channel meant over the kept ones that it can be told
 from, by means and covariances alone. `reconstruct` then solves for the weights of one layer at a time by least squares
 over what the pruned graph really reads, against what the original layer gave: He, Zhang and Sun 2017, "Channel Pruning
-for Accelerating Very Deep Neural Networks", section 3.1 with the asymmetric form of section 3.2, so that an error of one layer is made good in the next.
+for Accelerating Very Deep Neural Networks", section 3.1, in the
+form for whole models, in which an error of one layer is made good in the next.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +58,9 @@ def fold_into_kept(
     moved = np.moveaxis(weight, layer.axis_in, 0)
     wide = moved.reshape(len(kept), -1, *moved.shape[1:])  # [channels, elements of each, ...]
     shift = moments.mean[lost] - moments.mean[kept] @ told
-    _add_to_bias(model, layer, np.tensordot(shift, wide[lost], axes=1), layer.axis_out - (layer.axis_in < layer.axis_out))
+    _add_to_bias(
+        model, layer, np.tensordot(shift, wide[lost], axes=1), layer.axis_out - (layer.axis_in < layer.axis_out)
+    )
     wide[kept] += np.tensordot(told, wide[lost], axes=1)
     wide[lost] = 0
     back = np.moveaxis(wide.reshape(moved.shape), 0, layer.axis_in)
@@ -74,7 +77,11 @@ def bias_of(model: onnx.ModelProto, layer: Layer) -> Reals:
     """Returns the layer's bias for each output; zeros where it has none."""
     arrays = arrays_of(model)
     outputs = arrays[layer.weight].shape[layer.axis_out]
-    return np.broadcast_to(np.asarray(arrays[layer.bias], np.float64).ravel(), outputs) if layer.bias else np.zeros(outputs)
+    return (
+        np.broadcast_to(np.asarray(arrays[layer.bias], np.float64).ravel(), outputs)
+        if layer.bias
+        else np.zeros(outputs)
+    )
 
 
 def set_bias(model: onnx.ModelProto, layer: Layer, bias: Reals) -> None:
@@ -127,7 +134,9 @@ def reconstruct(
         check()
         read = part.run(feeds)[layer.tensor]
         target = original.run(feeds)[layer.output]
-        rows, wanted = _rows(node, np.asarray(read, np.float32), np.asarray(target, np.float32), weight, each_frame, random)
+        rows, wanted = _rows(
+            node, np.asarray(read, np.float32), np.asarray(target, np.float32), weight, each_frame, random
+        )
         wanted = wanted[:, outputs]
         gram += rows.T @ rows
         cross += rows.T @ wanted
@@ -158,7 +167,9 @@ def _as_matrix(weight: npt.NDArray[np.float32], layer: Layer) -> npt.NDArray[np.
     return np.moveaxis(weight, layer.axis_out, -1).reshape(-1, weight.shape[layer.axis_out])
 
 
-def _from_matrix(matrix: npt.NDArray[np.float32], like: npt.NDArray[np.float32], layer: Layer) -> npt.NDArray[np.float32]:
+def _from_matrix(
+    matrix: npt.NDArray[np.float32], like: npt.NDArray[np.float32], layer: Layer
+) -> npt.NDArray[np.float32]:
     moved = np.moveaxis(like, layer.axis_out, -1)
     return np.moveaxis(matrix.reshape(moved.shape), -1, layer.axis_out)
 
@@ -187,9 +198,7 @@ def _rows(
     chosen = random.choice(total, min(count, total), replace=False)
     frame, *position = np.unravel_index(chosen, (given.shape[0], *places))
     offsets = np.indices(kernel).reshape(dims, -1)
-    index = [
-        position[axis][:, None] * strides[axis] + offsets[axis][None, :] * dilations[axis] for axis in range(dims)
-    ]
+    index = [position[axis][:, None] * strides[axis] + offsets[axis][None, :] * dilations[axis] for axis in range(dims)]
     taken = padded[(frame[:, None], slice(None), *index)]  # [places, taps, channels]
     wanted = np.moveaxis(given, 1, -1)[(frame, *position)]
     return np.ascontiguousarray(taken.transpose(0, 2, 1)).reshape(len(chosen), -1), wanted

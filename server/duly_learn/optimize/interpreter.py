@@ -1,7 +1,7 @@
 """Computes ONNX graphs in jax, so that they can be trained: the operators of convolutional and dense networks.
 
-`Interpreter(model)` refuses at once, with the node's name, what it has no operator for. What comes out is differentiable
-in every float initializer. A batch is of any size, whatever the graph's own shapes say of their first dimension, as
+`Interpreter(model)` refuses at once, with the node's name, what it has no operator for. What comes out is
+differentiable in every float initializer. A batch is of any size, whatever the graph's own shapes say of their first dimension, as
 shapes are computed from what comes in.
 """
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 
-from duly_learn.graphs.constants import arrays_of, attribute, called, integer, integers, with_initializers
+from duly_learn.graphs.constants import Array, arrays_of, called, integer, integers, real, with_initializers, word
 from duly_learn.graphs.pads import pads_of
 
 Values = Mapping[str, jax.Array]
@@ -40,9 +40,7 @@ class Interpreter:
             self._refuse_unknown(node)
         read = {name for node in self._nodes for name in node.input}
         arrays = {name: value for name, value in arrays_of(model).items() if name in read}
-        self.weights: dict[str, np.ndarray] = {  # type: ignore[type-arg]
-            name: value for name, value in arrays.items() if value.dtype == np.float32
-        }
+        self.weights: dict[str, Array] = {name: value for name, value in arrays.items() if value.dtype == np.float32}
         """What can be trained, by name."""
         self._fixed = {name: value for name, value in arrays.items() if name not in self.weights}
 
@@ -79,7 +77,7 @@ def _conv(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
     dilations = integers(node, "dilations", (1,) * dims)
     pads = pads_of(node, x[0].shape[2:], kernel, strides, dilations)
     letters = "HWD"[:dims]
-    result = jax.lax.conv_general_dilated(
+    result: jax.Array = jax.lax.conv_general_dilated(
         x[0],
         x[1],
         strides,
@@ -94,7 +92,7 @@ def _conv(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
 def _batch_norm(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
     value, scale, bias, mean, variance = x
     shape = (1, -1, *[1] * (value.ndim - 2))
-    factor = scale / jnp.sqrt(variance + float(attribute(node, "epsilon", 1e-5)))  # type: ignore[arg-type]
+    factor = scale / jnp.sqrt(variance + real(node, "epsilon", 1e-5))
     return value * factor.reshape(shape) + (bias - mean * factor).reshape(shape)
 
 
@@ -109,9 +107,10 @@ def _max_pool(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
     kernel, strides, dilations, pads = _window(node, x[0])
     dims = len(kernel)
     padding = [(0, 0), (0, 0), *zip(pads[:dims], pads[dims:], strict=True)]
-    return jax.lax.reduce_window(
+    result: jax.Array = jax.lax.reduce_window(
         x[0], -jnp.inf, jax.lax.max, (1, 1, *kernel), (1, 1, *strides), padding, window_dilation=(1, 1, *dilations)
     )
+    return result
 
 
 def _average_pool(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
@@ -120,9 +119,10 @@ def _average_pool(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
     padding = [(0, 0), (0, 0), *zip(pads[:dims], pads[dims:], strict=True)]
 
     def sums(value: jax.Array) -> jax.Array:
-        return jax.lax.reduce_window(
+        summed: jax.Array = jax.lax.reduce_window(
             value, 0.0, jax.lax.add, (1, 1, *kernel), (1, 1, *strides), padding, window_dilation=(1, 1, *dilations)
         )
+        return summed
 
     if integer(node, "count_include_pad"):
         return sums(x[0]) / float(np.prod(kernel))
@@ -132,8 +132,8 @@ def _average_pool(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
 def _gemm(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
     a = x[0].T if integer(node, "transA") else x[0]
     b = x[1].T if integer(node, "transB") else x[1]
-    result = float(attribute(node, "alpha", 1.0)) * (a @ b)  # type: ignore[arg-type]
-    return result + float(attribute(node, "beta", 1.0)) * x[2] if len(x) > 2 else result  # type: ignore[arg-type]
+    result = real(node, "alpha", 1.0) * (a @ b)
+    return result + real(node, "beta", 1.0) * x[2] if len(x) > 2 else result
 
 
 def _axes(node: onnx.NodeProto, x: list[jax.Array]) -> tuple[int, ...]:
@@ -175,38 +175,34 @@ def _transpose(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
 
 
 def _clip(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
-    low, high = attribute(node, "min"), attribute(node, "max")
-    if len(node.input) > 1:  # an empty name leaves a bound out
-        bounds = iter(x[1:])
-        low = next(bounds) if len(node.input) > 1 and node.input[1] else None
-        high = next(bounds) if len(node.input) > 2 and node.input[2] else None
-    return jnp.clip(x[0], low, high)  # type: ignore[arg-type]
+    if len(node.input) == 1:  # as old graphs have it
+        return jnp.clip(x[0], real(node, "min", -np.inf), real(node, "max", np.inf))
+    bounds = iter(x[1:])  # an empty name leaves a bound out
+    low = next(bounds) if node.input[1] else None
+    high = next(bounds) if len(node.input) > 2 and node.input[2] else None
+    return jnp.clip(x[0], low, high)
 
 
 def _pad(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
-    mode = str(attribute(node, "mode", b"constant"), "ascii")  # type: ignore[arg-type]
+    mode = word(node, "mode", "constant")
     stated = integers(node, "pads") or tuple(int(each) for each in np.asarray(x[1]))
     pairs = list(zip(stated[: x[0].ndim], stated[x[0].ndim :], strict=True))
     if mode != "constant":
         return jnp.pad(x[0], pairs, mode=mode)
-    value = float(np.asarray(x[2]).ravel()[0]) if len(x) > 2 else float(attribute(node, "value", 0.0))  # type: ignore[arg-type]
+    value = float(np.asarray(x[2]).ravel()[0]) if len(x) > 2 else real(node, "value", 0.0)
     return jnp.pad(x[0], pairs, constant_values=value)
 
 
-def _slope(default: float) -> Callable[[onnx.NodeProto], float]:
-    return lambda node: float(attribute(node, "alpha", default))  # type: ignore[arg-type]
-
-
 def _leaky(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
-    return jnp.where(x[0] >= 0, x[0], _slope(0.01)(node) * x[0])
+    return jnp.where(x[0] >= 0, x[0], real(node, "alpha", 0.01) * x[0])
 
 
 def _elu(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
-    return jnp.where(x[0] >= 0, x[0], _slope(1.0)(node) * jnp.expm1(jnp.minimum(x[0], 0)))
+    return jnp.where(x[0] >= 0, x[0], real(node, "alpha", 1.0) * jnp.expm1(jnp.minimum(x[0], 0)))
 
 
 def _hard_sigmoid(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
-    return jnp.clip(_slope(0.2)(node) * x[0] + float(attribute(node, "beta", 0.5)), 0, 1)  # type: ignore[arg-type]
+    return jnp.clip(real(node, "alpha", 0.2) * x[0] + real(node, "beta", 0.5), 0, 1)
 
 
 def _folded(pair: Callable[[jax.Array, jax.Array], jax.Array]) -> Operator:

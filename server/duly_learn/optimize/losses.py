@@ -1,10 +1,9 @@
-"""How far a student's answers are from its teacher's: what training makes smaller. All per frame, all differentiable."""
+"""How far a student's answers are from its teacher's, frame by frame: what training makes smaller."""
 
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 Answers = Mapping[str, jax.Array]
 Loss = Callable[[Answers, Answers], jax.Array]
@@ -68,8 +67,3 @@ def _bernoulli(taught: jax.Array, learnt: jax.Array) -> jax.Array:
     return p * (jax.nn.log_sigmoid(taught) - jax.nn.log_sigmoid(learnt)) + (1 - p) * (
         jax.nn.log_sigmoid(-taught) - jax.nn.log_sigmoid(-learnt)
     )
-
-
-def variances_of(answers: Mapping[str, np.ndarray]) -> dict[str, float]:  # type: ignore[type-arg]
-    """Returns the variance of every output of floating point, over arrays with all frames."""
-    return {name: float(np.var(value)) for name, value in answers.items() if value.dtype.kind == "f"}

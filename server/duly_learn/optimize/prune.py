@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from duly_learn.graphs.channels import Channels, Group, Layer, follow
-from duly_learn.graphs.constants import arrays_of, with_biases, with_initializers
+from duly_learn.graphs.constants import Array, arrays_of, with_biases, with_initializers
 from duly_learn.graphs.cut import cut, staying
 from duly_learn.graphs.part import Feeds, Part
 from duly_learn.graphs.work import work_of, work_of_pairs
@@ -18,7 +18,7 @@ from duly_learn.optimize.compensate import Fit, fold_into_kept, reconstruct
 
 Method = Literal["sensitivity", "magnitude"]
 
-RECONSTRUCTED_FRAMES_MAX = 256
+PRUNING_FRAMES_MAX = 96
 """The layers are made anew over so many frames at most."""
 _PROBED_FRAMES = 8
 """How much a layer counts for the graph's outputs is found out over so many frames."""
@@ -42,6 +42,10 @@ class Pruned:
     fits: Sequence[Fit]
     fewer_samples_than_unknowns: Sequence[str]
     """Layers for which the frames did not suffice: their weights were settled by the ridge."""
+    too_large: Sequence[str]
+    """Layers whose weights are too many for least squares."""
+    first_changed: str
+    """What the first layer gives that is not as it was."""
 
 
 def prune(
@@ -70,7 +74,7 @@ def prune(
     if not channels.groups:
         raise CannotPrune(_nothing(channels))
     readers = _readers(channels)
-    frames = frames[:RECONSTRUCTED_FRAMES_MAX]
+    frames = frames[:PRUNING_FRAMES_MAX]
     moments = moments_of(model, channels, [layer for layers in readers for layer in layers], frames, seed)
     curves = {
         place: _curve(model, channels, group, readers[place], moments, method)
@@ -83,7 +87,7 @@ def prune(
     if not removed:
         raise CannotPrune(f"no channel would go for {share:.0%} of the work")
     smaller = _smaller(model, channels, removed, moments)
-    fits = _reconstruct_all(model, smaller, channels, removed, frames, seed, check)
+    fits, too_large = _reconstruct_all(model, smaller, channels, removed, frames, seed, check)
     return Pruned(
         smaller,
         {
@@ -95,6 +99,8 @@ def prune(
         (work_of(model, channels), work_of(smaller, follow(smaller))),
         fits,
         [fit.layer for fit in fits if fit.samples < fit.features],
+        too_large,
+        next(layer.output for layer in channels.layers if not staying(channels, removed, layer.atoms_out).all()),
     )
 
 
@@ -128,7 +134,9 @@ def _curve(
     arrays = arrays_of(model)
     if method == "sensitivity":
         found = [
-            _reader(arrays[layer.weight], layer, moments[layer.name], group) for layer in readers if layer.name in moments
+            _reader(arrays[layer.weight], layer, moments[layer.name], group)
+            for layer in readers
+            if layer.name in moments
         ]
         usable = [each for each in found if each is not None]
         if usable:
@@ -142,7 +150,7 @@ def _curve(
     return curve_by_magnitude(np.sqrt(norms))
 
 
-def _reader(weight: np.ndarray, layer: Layer, moments: Moments, group: Group) -> Reader | None:  # type: ignore[type-arg]
+def _reader(weight: Array, layer: Layer, moments: Moments, group: Group) -> Reader | None:
     """What a layer makes of a group's channels; None: it reads only some of them."""
     where = {int(root): place for place, root in enumerate(moments.classes)}
     if any(int(root) not in where for root in group.classes):
@@ -197,12 +205,13 @@ def _weights(
     return found
 
 
-def _distance(expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> float:  # type: ignore[type-arg]
+def _distance(expected: Mapping[str, Array], got: Mapping[str, Array]) -> float:
     """The squared distance of two answers as a share of the variance of the first."""
     total = 0.0
     for name, value in expected.items():
         if value.dtype.kind == "f":
-            total += float(np.mean((value - got[name]) ** 2) / max(float(np.var(value)), 1e-12))
+            wanted, given = np.asarray(value, np.float64), np.asarray(got[name], np.float64)
+            total += float(np.mean((wanted - given) ** 2) / max(float(np.var(wanted)), 1e-12))
     return total
 
 
@@ -235,9 +244,10 @@ def _reconstruct_all(
     frames: Sequence[Feeds],
     seed: int,
     check: Callable[[], None],
-) -> list[Fit]:
-    """Makes every layer anew from the first on that reads fewer channels, in the graph's order."""
-    fits = []
+) -> tuple[list[Fit], list[str]]:
+    """Makes every layer anew from the first on that reads fewer channels, in the graph's order. Returns how well, and
+    the layers that are too large for it."""
+    fits, too_large = [], []
     changed = False
     for layer in channels.layers:
         if layer.atoms_in is None:
@@ -248,7 +258,8 @@ def _reconstruct_all(
         check()
         outputs = staying(channels, removed, layer.atoms_out)
         fit = reconstruct(Part(original, [layer.output]), smaller, layer, outputs, frames, seed, check)
-        if fit is not None:
+        if fit is None:
+            too_large.append(layer.name)
+        else:
             fits.append(fit)
-    return fits
-
+    return fits, too_large

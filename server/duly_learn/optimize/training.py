@@ -6,20 +6,21 @@ so a long frozen front costs nothing while the rest is trained by jax (optimize/
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
 
-from duly_learn.graphs.constants import set_array, with_initializers
+from duly_learn.graphs.constants import Array, set_array, with_initializers
 from duly_learn.graphs.part import Feeds, Part
-from duly_learn.optimize.interpreter import Interpreter
+from duly_learn.optimize.interpreter import Interpreter, Values
 from duly_learn.optimize.losses import Loss
 
-Arrays = dict[str, np.ndarray]  # type: ignore[type-arg]
+Arrays = dict[str, Array]
 
 KEPT_BYTES_MAX = 1 << 30
 """What is kept of all frames has at most so many bytes; where they have more, fewer frames are trained on."""
@@ -51,15 +52,15 @@ class Trained:
     steps: int
     """Fewer than asked for: the time was up."""
     frames: int
-    """Fewer than were given: what is kept of them would have been too large."""
+    cut_short: bool
+    """There were more frames, but what is kept of them would have been too large."""
     trained: Sequence[str]
     """The initializers that were trained."""
 
 
 def train(
     model: onnx.ModelProto,
-    frames: Sequence[Feeds],
-    answers: Sequence[Mapping[str, np.ndarray]],  # type: ignore[type-arg]
+    examples: Iterable[tuple[Feeds, Mapping[str, Array]]],
     loss: Loss,
     bounds: Bounds,
     seed: int,
@@ -69,25 +70,25 @@ def train(
     """Trains the weights of layers and normalisations in a copy of `model`.
 
     Args:
-        frames: what runs of the graph take, one frame each, with a batch of 1.
-        answers: the teacher's graph outputs for them.
+        examples: what runs of the graph take, one frame each, with a batch of 1, and the teacher's graph outputs
+            for it. They are read once.
         first: the node that gives this tensor, and all nodes behind, are trained; empty: all nodes.
 
     Raises:
         CannotTrain: a node that is to be trained, or through which is trained, has no operator.
         TrainingFailed: the loss was no number any more, or there are no frames.
     """
-    if not frames:
-        raise TrainingFailed("there are no frames to train on")
     model = with_initializers(model)
     nodes = _nodes_from(model, first)
     interpreter = Interpreter(model, nodes)
     names = trainable(model, nodes, interpreter)
     if not names:
         raise TrainingFailed("there is no weight to train")
-    kept = _keep(model, nodes, frames)
-    count = len(next(iter(kept.values())))
-    wanted = {name: jnp.asarray(np.stack([each[name] for each in answers[:count]])) for name in interpreter.outputs}
+    kept, answers, cut_short = _keep(model, nodes, examples)
+    count = len(next(iter(answers.values()), ()))
+    if not count:
+        raise TrainingFailed("there are no frames to train on")
+    wanted = {name: jnp.asarray(value) for name, value in answers.items()}
     weights = {name: jnp.asarray(interpreter.weights[name]) for name in names}
     fixed = {name: jnp.asarray(value) for name, value in interpreter.weights.items() if name not in weights}
     step = _step(interpreter, fixed, loss, bounds)
@@ -113,8 +114,8 @@ def train(
             since = []
             if not np.isfinite(losses[-1]):
                 raise TrainingFailed(
-                    f"the loss is {losses[-1]} at step {done} of {bounds.steps}: the frames or the teacher's answers hold "
-                    f"what is no number, or the rate of {bounds.rate:g} is too high"
+                    f"the loss is {losses[-1]} at step {done} of {bounds.steps}: the frames or the teacher's answers "
+                    f"hold what is no number, or the rate of {bounds.rate:g} is too high"
                 )
             if clock() - begin > bounds.seconds:
                 break
@@ -122,7 +123,7 @@ def train(
     trained.CopyFrom(model)
     for name, value in weights.items():
         set_array(trained, name, np.asarray(value))
-    return Trained(trained, losses, done, count, names)
+    return Trained(trained, losses, done, count, cut_short, names)
 
 
 def _nodes_from(model: onnx.ModelProto, first: str) -> list[int]:
@@ -151,34 +152,49 @@ def trainable(model: onnx.ModelProto, nodes: Sequence[int], interpreter: Interpr
     return list(found)
 
 
-def _keep(model: onnx.ModelProto, nodes: Sequence[int], frames: Sequence[Feeds]) -> Arrays:
-    """Returns what the nodes read of those before them, for as many frames as fit: arrays [frames, ...]."""
+def _keep(
+    model: onnx.ModelProto,
+    nodes: Sequence[int],
+    examples: Iterable[tuple[Feeds, Mapping[str, Array]]],
+) -> tuple[Arrays, Arrays, bool]:
+    """Returns what the nodes read of those before them and the teacher's answers, both as arrays [frames, ...], for as
+    many frames as fit, and whether there were more."""
     constants = {each.name for each in model.graph.initializer}
+    outputs = [each.name for each in model.graph.output]
     given = {name for place in nodes for name in model.graph.node[place].output}
-    read = sorted({n for place in nodes for n in model.graph.node[place].input if n} - constants - given)
+    read = {name for place in nodes for name in model.graph.node[place].input if name} - constants - given
     # An output that no trained node gives would be missing; it is what the frozen part gives.
-    direct = [each.name for each in model.graph.output if each.name not in given and each.name not in read]
-    names = read + direct
-    inputs = {each.name for each in model.graph.input}
-    inner = [name for name in names if name not in inputs]
+    names = sorted(read | (set(outputs) - given))
+    inner = [name for name in names if name not in {each.name for each in model.graph.input}]
     part = Part(model, inner) if inner else None
-    found: dict[str, list[np.ndarray]] = {name: [] for name in names}  # type: ignore[type-arg]
+    kept: dict[str, list[Array]] = {name: [] for name in names}
+    answers: dict[str, list[Array]] = {name: [] for name in outputs}
     size = 0
-    for feeds in frames:
+    cut_short = False
+    for feeds, answer in examples:
         values = {**feeds, **(part.run(feeds) if part else {})}
-        size += sum(np.asarray(values[name]).nbytes for name in names)
-        if size > KEPT_BYTES_MAX and found[names[0]]:
+        size += sum(np.asarray(values[name]).nbytes for name in names) + sum(answer[name].nbytes for name in outputs)
+        if size > KEPT_BYTES_MAX:
+            cut_short = True
             break
         for name in names:
-            found[name].append(np.asarray(values[name]))
-    return {name: np.stack(value) for name, value in found.items()}
+            kept[name].append(np.asarray(values[name]))
+        for name in outputs:
+            answers[name].append(np.asarray(answer[name]))
+    if not answers[outputs[0]]:
+        return {}, {}, cut_short
+    return (
+        {name: np.stack(value) for name, value in kept.items()},
+        {name: np.stack(value) for name, value in answers.items()},
+        cut_short,
+    )
 
 
-def _step(interpreter: Interpreter, fixed: Mapping[str, jax.Array], loss: Loss, bounds: Bounds) -> Callable[..., tuple]:  # type: ignore[type-arg]
+def _step(interpreter: Interpreter, fixed: Mapping[str, jax.Array], loss: Loss, bounds: Bounds) -> Callable[..., Any]:
     """Returns the compiled function of one step of Adam."""
 
-    def of_batch(weights: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array], wanted: Mapping[str, jax.Array]) -> jax.Array:
-        def of_frame(feeds: Mapping[str, jax.Array], answer: Mapping[str, jax.Array]) -> jax.Array:
+    def of_batch(weights: Values, inputs: Values, wanted: Values) -> jax.Array:
+        def of_frame(feeds: Values, answer: Values) -> jax.Array:
             return loss(interpreter({**fixed, **weights}, feeds), answer)
 
         return jnp.mean(jax.vmap(of_frame)(inputs, wanted))
@@ -186,7 +202,7 @@ def _step(interpreter: Interpreter, fixed: Mapping[str, jax.Array], loss: Loss, 
     warm = max(1.0, _WARM_SHARE * bounds.steps)
 
     @jax.jit
-    def step(weights, slopes, inputs, wanted, done):  # type: ignore[no-untyped-def]
+    def step(weights: Values, slopes: tuple[Values, Values], inputs: Values, wanted: Values, done: int) -> Any:
         value, gradient = jax.value_and_grad(of_batch)(weights, inputs, wanted)
         time_ = done + 1.0
         rate = bounds.rate * jnp.minimum(time_ / warm, 0.5 * (1 + jnp.cos(jnp.pi * done / bounds.steps)))
