@@ -12,11 +12,8 @@ from pathlib import Path
 import onnx
 
 from duly_learn.optimize.examples import examples_of
-from duly_learn.optimize.interpreter import CannotTrain
-from duly_learn.optimize.loss_of_task import loss_of
 from duly_learn.optimize.pruning import SHARE, notes_of, pruned_of, said_of
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused
-from duly_learn.optimize.training import Bounds, TrainingFailed, train
 
 STEPS_MAX = 2000
 SECONDS_MAX = 600.0
@@ -36,6 +33,11 @@ class Distillation:
 
     def make(self, source: OptimizeSource, folder: Path) -> Candidate:
         """Raises Refused where no student can be made or trained; the message names the nodes that are in the way."""
+        # Whoever only asks which steps there are need not wait for jax.
+        from duly_learn.optimize.interpreter import CannotTrain
+        from duly_learn.optimize.loss_of_task import loss_of
+        from duly_learn.optimize.training import Bounds, TrainingFailed, train
+
         pruned = pruned_of(source, self.share, "sensitivity")
         loss, called = loss_of(source, [answers for _, answers in islice(examples_of(source, _SAMPLES), _SAMPLES)])
         try:

@@ -1,8 +1,8 @@
 """Computes ONNX graphs in jax, so that they can be trained: the operators of convolutional and dense networks.
 
 `Interpreter(model)` refuses at once, with the node's name, what it has no operator for. What comes out is
-differentiable in every float initializer. A batch is of any size, whatever the graph's own shapes say of their first dimension, as
-shapes are computed from what comes in.
+differentiable in every float initializer. Shapes are computed from what comes in, so that `jax.vmap` makes batches even
+of a graph whose own batch is fixed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
