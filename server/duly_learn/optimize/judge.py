@@ -64,25 +64,25 @@ def judge(bench: Bench, judged: Judged, candidate: Candidate, told: Callable[[st
             told(f"{judged.name}: agreement {judged.agreement}")
             for size in bench.original.signature.batch_sizes:
                 judged.times = {**judged.times, size: compare(bench.original, model, bench.held_out, size)}
-            judged.energy = energy_of(model, bench.held_out)
+            judged.joules, _ = joules_of(model, bench.held_out)
     except (NotRunning, FrameRefused) as error:
         judged.refusals.append(f"its worker does not run it: {error}")
         return
     judged.refusals += refusals(judged, bench.source.tolerance, bench.by_mean)
 
 
-def energy_of(model: RunningModel, frames: Sequence[LearnFrame]) -> str:
-    """Returns joules a frame in words, or why they are not known."""
+def joules_of(model: RunningModel, frames: Sequence[LearnFrame]) -> tuple[float | None, str]:
+    """Returns joules a frame, None where they are not known, and why they are not, or what is not among them."""
     with Meter() as idle:
         pass
     if not idle.energy.by_device:
-        return idle.energy.words(1)
+        return None, idle.energy.why_not
     count, until_ns = 0, time.monotonic_ns() + ENERGY_NS
     with Meter() as meter:
         while time.monotonic_ns() < until_ns:
             model.time_ns([frames[count % len(frames)]])
             count += 1
-    return meter.energy.words(count)
+    return meter.energy.a_frame(count), meter.energy.why_not
 
 
 def _agree(bench: Bench, judged: Judged, model: RunningModel) -> None:

@@ -43,8 +43,8 @@ class Judged:
     warm_ns: Mapping[int, float] = field(default_factory=dict)
     """Median of the worker's own warm-up, by batch size."""
     size_bytes: int = 0
-    energy: str = ""
-    """Joules a frame in words, or why they are not known."""
+    joules: float | None = None
+    """What a frame takes; None: not known."""
     refusals: list[str] = field(default_factory=list)
     """Why it is not kept, each with the figure that failed; empty: it is kept."""
 

@@ -120,30 +120,36 @@ def _points(size: int, place: int, points: "Sequence[tuple[Judged, Sequence[floa
 
 
 def _table(found: Found) -> Section:
-    sizes = sorted({size for each in (found.original, *found.candidates) for size in each.warm_ns})
+    everybody = (found.original, *found.candidates)
+    sizes = sorted({size for each in everybody for size in each.warm_ns})
     columns = ["variant", "", "agreement", "95 % interval", "size"]
     for size in sizes:
         columns += [f"batches of {size}", "times as fast", "warm-up"]
-    columns += ["energy of a frame", "what was done"]
+    columns.append("energy of a frame")
     chosen = {variant.name for variant in found.variants}
-    rows = [_row(each, sizes, each.name in chosen) for each in (found.original, *found.candidates)]
+    rows = [_row(each, sizes, each.name in chosen) for each in everybody]
+    words = [[Cell(each.name), *(Cell(text, "words") for text in _words(each))] for each in everybody]
     about = (
         "Agreement is that with the original on frames that were held out. Times are the worker's own, with reading "
         "and writing the frames: the median of rounds in which both ran by turns, and how far the rounds lie apart; "
         "how many times as fast is the median of the rounds' own ratios, with their first quartile. The warm-up is the "
         "median that the scheduler begins with."
     )
-    return Section("What was made", about, [Table(columns, rows)])
+    if found.no_joules:
+        about += f" Energy: {found.no_joules}."
+    return Section(
+        "What was made", about, [Table(columns, rows), Table(["variant", "what was done", "why not"], words)]
+    )
 
 
 def _row(each: Judged, sizes: Sequence[int], chosen: bool) -> list[Cell]:
     agreement = each.agreement
     row = [
         Cell(each.name),
-        Cell("kept", "good") if chosen else Cell("not kept", "bad") if each.refusals else Cell(""),
+        Cell("kept", "good") if chosen else Cell("not kept", "bad" if each.refusals else "number"),
         Cell("-" if agreement is None else f"{agreement.mean:.4f}" + (" (same)" if each.same else ""), "number"),
         Cell("-" if agreement is None else f"{agreement.low:.4f} to {agreement.high:.4f}", "number"),
-        Cell(f"{each.size_bytes:,} bytes" if each.size_bytes else "-", "number"),
+        Cell(f"{each.size_bytes / 1e6:,.3g} MB" if each.size_bytes else "-", "number"),
     ]
     for size in sizes:
         times = each.times.get(size)
@@ -153,12 +159,12 @@ def _row(each: Judged, sizes: Sequence[int], chosen: bool) -> list[Cell]:
             Cell("-" if times is None else f"{times.ratio:.2f} (from {times.ratio_low:.2f})", "number"),
             Cell("-" if warm is None else f"{warm / 1e6:.3g} ms", "number"),
         ]
-    words = [each.said, *each.notes, *(f"Not kept: {refusal}" for refusal in each.refusals)]
-    return [
-        *row,
-        Cell(each.energy or "-", "words"),
-        Cell(". ".join(word.rstrip(".") for word in words if word), "words"),
-    ]
+    return [*row, Cell("-" if each.joules is None else f"{each.joules:.3g} J", "number")]
+
+
+def _words(each: Judged) -> tuple[str, str]:
+    done = ". ".join(word.rstrip(".") for word in (each.said, *each.notes) if word)
+    return done or "nothing was made", "; ".join(each.refusals)
 
 
 def _worst(found: Found) -> list[Section]:

@@ -18,7 +18,7 @@ from duly_learn.frames.places import NoFrames, frames_from
 from duly_learn.frames.split import split
 from duly_learn.graphs.describe import size_bytes
 from duly_learn.optimize.existing import Existing
-from duly_learn.optimize.judge import Bench, energy_of, judge
+from duly_learn.optimize.judge import Bench, joules_of, judge
 from duly_learn.optimize.judged import Judged
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused, Step
 from duly_learn.optimize.write import NewVariant, alone, check_free, next_number, write_version
@@ -56,6 +56,8 @@ class Found:
     signature: Signature
     """What frames hold and answers give, with the names of classes."""
     original: Judged
+    no_joules: str
+    """Why joules are not known, or what is not among them; empty: nothing is missing."""
     calibration: int
     """Number of frames that candidates were fitted to."""
     held_out: list[LearnFrame]
@@ -66,7 +68,6 @@ class Found:
     """Those of the new version, the most accurate first; none: nothing was kept, and no version was written."""
     number: int = 0
     """That of the new version; 0: none was written."""
-    notes: list[str] = field(default_factory=list)
 
 
 def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
@@ -103,15 +104,8 @@ def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
             asked.threads,
         )
         bench = Bench(source, original, original.signature, held_out, expected, asked.by_mean)
-        found = Found(
-            asked,
-            measure,
-            original.signature,
-            _as_it_is(source, original, held_out),
-            len(calibration),
-            held_out,
-            expected,
-        )
+        as_it_is, no_joules = _as_it_is(source, original, held_out)
+        found = Found(asked, measure, original.signature, as_it_is, no_joules, len(calibration), held_out, expected)
         base = _tried(found, bench, work, told)
         _choose(found, base, original.signature.stateful)
         if found.variants:
@@ -143,7 +137,7 @@ def _frames(
     return (*sides[0], *sides[1])
 
 
-def _as_it_is(source: OptimizeSource, original: RunningModel, held_out: Sequence[LearnFrame]) -> Judged:
+def _as_it_is(source: OptimizeSource, original: RunningModel, held_out: Sequence[LearnFrame]) -> tuple[Judged, str]:
     name = source.version.config.variants[0].name
     judged = Judged(ORIGINAL if name == "default" else name, "as it is")
     judged.folder, judged.candidate = source.graph.parent, Candidate(source.graph.name, "as it is")
@@ -151,9 +145,9 @@ def _as_it_is(source: OptimizeSource, original: RunningModel, held_out: Sequence
     judged.same = True
     judged.size_bytes = size_bytes(source.graph)
     judged.warm_ns = {size: median(times) for size, times in original.times_ns.items()}
-    judged.energy = energy_of(original, held_out)
+    judged.joules, why_not = joules_of(original, held_out)
     judged.notes = list(original.notes)
-    return judged
+    return judged, why_not
 
 
 def _tried(found: Found, bench: Bench, work: Path, told: Callable[[str], None]) -> Judged | None:

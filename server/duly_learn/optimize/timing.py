@@ -12,8 +12,10 @@ from typing import Protocol
 from duly_learn.frames.frame import LearnFrame
 
 ROUNDS = 9
-RUNS = 3
-"""Batches of each in a round. The first of them is not counted, as caches hold what the other has left there."""
+RUNS_MIN, RUNS_MAX = 3, 25
+"""Batches of each in a round that are counted. One before them is not, as caches hold what the other has left there."""
+SHORT_NS = 20_000_000
+"""Where batches take so little time that RUNS_MIN of them are less than this, there are more."""
 ROUND_NS_MAX = 3_000_000_000
 """Where a round takes longer, there are fewer of them, but ROUNDS_MIN."""
 ROUNDS_MIN = 3
@@ -66,7 +68,13 @@ def compare(original: Timed, candidate: Timed, frames: Sequence[LearnFrame], siz
         # Who goes first changes, so that neither always has what the other leaves.
         pair = ((original, ours), (candidate, theirs))
         for model, into in pair if len(ours) % 2 == 0 else reversed(pair):
-            into.append(median([model.time_ns(batch) for _ in range(RUNS)][1:]))
-        if RUNS * (ours[-1] + theirs[-1]) > ROUND_NS_MAX:
+            into.append(_median_ns(model, batch))
+        if (1 + RUNS_MIN) * (ours[-1] + theirs[-1]) > ROUND_NS_MAX:
             rounds = ROUNDS_MIN
     return Compared(ours, theirs)
+
+
+def _median_ns(model: Timed, batch: Sequence[LearnFrame]) -> float:
+    first_ns = max(1, model.time_ns(batch))
+    runs = max(RUNS_MIN, min(RUNS_MAX, SHORT_NS // first_ns))
+    return median([model.time_ns(batch) for _ in range(runs)])
