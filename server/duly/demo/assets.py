@@ -215,7 +215,8 @@ def _download(package: str, folder: Path, report: Callable[[int, int], None]) ->
     if sdist := SDISTS.get(package):
         stand_in = _stand_in(package, sdist, folder)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(stand_in), os.environ.get("PYTHONPATH"))))
-        command += ["--no-binary=:all:", "--no-build-isolation", "--require-hashes", "-r", str(stand_in / "pinned.txt")]
+        command += ["--no-binary=:all:", "--no-build-isolation", "--use-pep517"]
+        command += ["--require-hashes", "-r", str(stand_in / "pinned.txt")]
     else:
         command += [*_WHEEL_OPTIONS, package]
     # stderr goes to a file: a second pipe that nobody reads until the end would block pip once it is full.
@@ -244,6 +245,9 @@ def _download(package: str, folder: Path, report: Callable[[int, int], None]) ->
 
 _STAND_IN: Final = """
 import pathlib
+import sys
+
+__legacy__ = sys.modules[__name__]  # what pip asks for where the archive names no backend
 
 
 def get_requires_for_build_wheel(config_settings=None):

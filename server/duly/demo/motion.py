@@ -1,18 +1,17 @@
-"""Graphs that tell motion from geometry: two scans of a lidar, and the reflections of a radar. They learn nothing."""
+"""Graphs that tell motion from geometry: two scans of a lidar, and a frame of a radar. They learn nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from duly.demo.training import OPSET
 
 SCAN_POINTS = 16_000
 """Points that are taken of each scan."""
-REFLECTIONS = 64
 
 CELL_M = 0.1
 CELLS = 256
@@ -22,9 +21,11 @@ HEIGHT_M = (-1.2, 1.5)
 CELL_POINTS_MAX = 3.0
 """More points in a cell count no more: they tell how near a wall is, not where."""
 
-FITS = 6
-OUTLIER_MPS = 0.5
-"""A reflection whose speed is so far from the fit counts half: what it comes from moves by itself."""
+CHIRPS, ANTENNAS, SAMPLES = 128, 2, 128
+"""What is taken of a radar's frame."""
+SPEED_RESOLUTION_MPS = 3e8 / (2 * 77.4201e9 * 92e-6 * 2 * CHIRPS)
+"""Of the radar whose frame streams: 77.4201 GHz, 92 µs from one chirp to the next, two transmitters that take turns.
+The notebooks beside the frame have its settings."""
 
 
 def write_scan_matching(path: Path) -> None:
@@ -84,7 +85,8 @@ def write_scan_matching(path: Path) -> None:
         "square": np.array([1, CELLS, CELLS, 1], np.int64),
         "row": np.array([1, CELLS * CELLS], np.int64),
     }
-    _save(path, "scan matching", nodes, constants, ("scans", [1, 2, SCAN_POINTS, 3]), ("shift", [1, 2]))
+    scans = helper.make_tensor_value_info("scans", TensorProto.FLOAT, [1, 2, SCAN_POINTS, 3])
+    _save(path, "scan matching", nodes, constants, scans, ("shift", [1, 2]))
 
 
 def _map_of(scan: str, into: str, tag: str) -> list[NodeProto]:
@@ -119,78 +121,55 @@ def _map_of(scan: str, into: str, tag: str) -> list[NodeProto]:
     ]
 
 
-def write_own_velocity(path: Path) -> None:
-    """Writes a graph `reflections f32[n, REFLECTIONS, 2]` (direction, rad; radial speed, m/s) → `velocity f32[n, 2]`.
+def write_own_speed(path: Path) -> None:
+    """Writes a graph `frame i16[1, CHIRPS, ANTENNAS, SAMPLES, 2]` → `speed f32[1, 1]`, in m/s.
 
-    What stands still comes nearer at the vehicle's own velocity along its direction. A plane is fitted to that by least
-    squares, FITS times, and what is far from the fit counts ever less, since it moves by itself.
+    The spectrum of a chirp's samples has what is how far away, and that of a distance from chirp to chirp how fast it
+    comes nearer. Most of what a radar sees stands still: it moves at the vehicle's own speed, which is where the sum
+    over all distances is largest.
     """
+    window = np.outer(np.hanning(CHIRPS), np.hanning(SAMPLES)).astype(np.float32)
     nodes = [
-        helper.make_node("Split", ["reflections"], ["direction", "speed"], axis=2),
-        helper.make_node("Cos", ["direction"], ["c"]),
-        helper.make_node("Sin", ["direction"], ["s"]),
-        helper.make_node("Neg", ["speed"], ["b"]),
-        helper.make_node("Mul", ["c", "c"], ["cc"]),
-        helper.make_node("Mul", ["s", "s"], ["ss"]),
-        helper.make_node("Mul", ["c", "s"], ["cs"]),
-        helper.make_node("Mul", ["c", "b"], ["cb"]),
-        helper.make_node("Mul", ["s", "b"], ["sb"]),
-        helper.make_node("Mul", ["c", "nothing"], ["none"]),
-        helper.make_node("Add", ["none", "one"], ["w0"]),
+        helper.make_node("Cast", ["frame"], ["samples"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["samples"], ["by antenna"], perm=[0, 2, 1, 3, 4]),
+        helper.make_node("Reshape", ["by antenna", "planes"], ["plain"]),
+        helper.make_node("Mul", ["plain", "window"], ["windowed"]),
+        helper.make_node("DFT", ["windowed"], ["ranges"], axis=2),
+        helper.make_node("DFT", ["ranges"], ["map"], axis=1),
+        helper.make_node("Mul", ["map", "map"], ["squares"]),
+        helper.make_node("ReduceSum", ["squares", "all but speed"], ["power"], keepdims=0),
+        helper.make_node("ArgMax", ["power"], ["bin"], axis=0, keepdims=1),
+        helper.make_node("Add", ["bin", "middle"], ["bin.up"]),
+        helper.make_node("Mod", ["bin.up", "bins"], ["bin.round"]),
+        helper.make_node("Sub", ["bin.round", "middle"], ["bin.signed"]),
+        helper.make_node("Cast", ["bin.signed"], ["bin.float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["bin.float", "resolution"], ["speed.flat"]),
+        helper.make_node("Reshape", ["speed.flat", "row"], ["speed"]),
     ]
-    for fit in range(FITS):
-        nodes += _fit(f".{fit}", f"w{fit}", f"w{fit + 1}")
-    nodes.append(helper.make_node("Concat", [f"x.{FITS - 1}", f"y.{FITS - 1}"], ["columns"], axis=2))
-    nodes.append(helper.make_node("Squeeze", ["columns", "axis"], ["velocity"]))
     constants: dict[str, npt.ArrayLike] = {
-        "nothing": np.float32(0),
-        "one": np.float32(1),
-        "axis": np.array([1], np.int64),
-        "outlier": np.float32(OUTLIER_MPS),
+        "planes": np.array([ANTENNAS, CHIRPS, SAMPLES, 2], np.int64),
+        "window": window[None, :, :, None],
+        "all but speed": np.array([0, 2, 3], np.int64),
+        "bins": np.array([CHIRPS], np.int64),
+        "middle": np.array([CHIRPS // 2], np.int64),
+        "resolution": np.float32(SPEED_RESOLUTION_MPS),
+        "row": np.array([1, 1], np.int64),
     }
-    _save(path, "own velocity", nodes, constants, ("reflections", ["n", REFLECTIONS, 2]), ("velocity", ["n", 2]))
-
-
-def _fit(n: str, weights: str, next_weights: str) -> list[NodeProto]:
-    """Fits x·cos + y·sin to the speeds by weighted least squares, and weighs each anew by how far it is from that."""
-    nodes = []
-    for product in ("cc", "ss", "cs", "cb", "sb"):
-        nodes.append(helper.make_node("Mul", [product, weights], [f"w{product}{n}"]))
-        nodes.append(helper.make_node("ReduceSum", [f"w{product}{n}", "axis"], [f"sum {product}{n}"]))
-    for name, first, second in (
-        ("determinant", ("cc", "ss"), ("cs", "cs")),
-        ("over x", ("cb", "ss"), ("sb", "cs")),
-        ("over y", ("sb", "cc"), ("cb", "cs")),
-    ):
-        nodes += [
-            helper.make_node("Mul", [f"sum {first[0]}{n}", f"sum {first[1]}{n}"], [f"{name} +{n}"]),
-            helper.make_node("Mul", [f"sum {second[0]}{n}", f"sum {second[1]}{n}"], [f"{name} -{n}"]),
-            helper.make_node("Sub", [f"{name} +{n}", f"{name} -{n}"], [f"{name}{n}"]),
-        ]
-    return [
-        *nodes,
-        helper.make_node("Div", [f"over x{n}", f"determinant{n}"], [f"x{n}"]),
-        helper.make_node("Div", [f"over y{n}", f"determinant{n}"], [f"y{n}"]),
-        helper.make_node("Mul", ["c", f"x{n}"], [f"cx{n}"]),
-        helper.make_node("Mul", ["s", f"y{n}"], [f"sy{n}"]),
-        helper.make_node("Add", [f"cx{n}", f"sy{n}"], [f"fitted{n}"]),
-        helper.make_node("Sub", ["b", f"fitted{n}"], [f"away{n}"]),
-        helper.make_node("Div", [f"away{n}", "outlier"], [f"ratio{n}"]),
-        helper.make_node("Mul", [f"ratio{n}", f"ratio{n}"], [f"ratio2{n}"]),
-        helper.make_node("Add", [f"ratio2{n}", "one"], [f"more{n}"]),
-        helper.make_node("Reciprocal", [f"more{n}"], [next_weights]),
-    ]
-
-
-Tensor = tuple[str, Sequence[int | str]]
+    frame = helper.make_tensor_value_info("frame", TensorProto.INT16, [1, CHIRPS, ANTENNAS, SAMPLES, 2])
+    _save(path, "own speed", nodes, constants, frame, ("speed", [1, 1]))
 
 
 def _save(
-    path: Path, name: str, nodes: list[NodeProto], constants: Mapping[str, npt.ArrayLike], takes: Tensor, gives: Tensor
+    path: Path,
+    name: str,
+    nodes: list[NodeProto],
+    constants: Mapping[str, npt.ArrayLike],
+    takes: ValueInfoProto,
+    gives: tuple[str, list[int]],
 ) -> None:
     weights = [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()]
-    source, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (takes, gives))
-    graph = helper.make_graph(nodes, name, [source], [result], weights)
+    result = helper.make_tensor_value_info(gives[0], TensorProto.FLOAT, gives[1])
+    graph = helper.make_graph(nodes, name, [takes], [result], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
     onnx.checker.check_model(model)
     onnx.save(model, path)

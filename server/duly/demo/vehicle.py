@@ -18,7 +18,7 @@ from duly.demo.summary import perceived
 from duly_client import Client, Outcome
 from duly_client.types import BacklogPolicy, StreamClass
 
-FRONT_HZ, CABIN_HZ, LIDAR_HZ, RADAR_HZ, IMU_HZ = 6, 2, 5, 20, 10
+FRONT_HZ, CABIN_HZ, LIDAR_HZ, RADAR_HZ, IMU_HZ = 6, 2, 5, 10, 10
 LIDAR_BUDGET_MS, RADAR_BUDGET_MS, IMU_BUDGET_MS = 200.0, 150.0, 150.0
 CABIN_FRAMES = (0, 90)
 
@@ -26,10 +26,8 @@ LIDAR_PAIRS = 16
 EXTRA_SHIFT_M = 0.6
 """Besides how the vehicle truly moved, each pair of scans is moved along both axes by up to so much, which is known."""
 
-REFLECTION_NOISE_MPS = 0.1
-MOVING_SHARE = 0.2
-"""Share of the reflections that come from other road users."""
-DRIVE_STEPS = 400
+RADAR_FRAMES = 64
+TOP_SPEED_MPS = 4.0
 
 MOTIONS = ("Badminton", "Running", "Standing", "Walking")
 WINDOW_SAMPLES = 30
@@ -69,30 +67,25 @@ def scan_pairs(files: Files) -> tuple[list[Points], list[npt.NDArray[np.float64]
     return pairs, shifts
 
 
-# ---- radar: made, as no package ships it ----
+# ---- radar: a real frame, at speeds that are known ----
 
 
-def reflections(files: Files) -> tuple[list[Points], list[npt.NDArray[np.float64]]]:
-    """Makes what a radar sees on a drive of DRIVE_STEPS, [REFLECTIONS, 2] each, and the vehicle's true velocities.
+def radar_frames(path: Path) -> tuple[list[npt.NDArray[np.int16]], list[npt.NDArray[np.float64]]]:
+    """Returns frames [CHIRPS, ANTENNAS, SAMPLES, 2] of a drive of RADAR_FRAMES, and the true speeds, [1] each.
 
-    The directions are those of the real lidar's points ahead. Their radial speeds follow from a drive that speeds up,
-    slows down and turns, with noise, and some belong to others who move by themselves.
+    The radar stood still when its frame was taken. A radar that moves sees the phase of everything turn from chirp to
+    chirp, by as much as its speed says; so each frame is the real one, turned by a speed that is known.
     """
-    points = read_points(files["target.ply"])
-    ahead = points[points[:, 0] > 2.0]
-    random = np.random.default_rng(training.SEED)
-    seen, velocities = [], []
-    for step in range(DRIVE_STEPS):
-        velocity = np.array([9 + 5 * np.sin(step / 40), 1.5 * np.sin(step / 25)])
-        places = random.choice(ahead, motion.REFLECTIONS)
-        direction = np.arctan2(places[:, 1], places[:, 0])
-        speed = -(velocity[0] * np.cos(direction) + velocity[1] * np.sin(direction))
-        speed += random.normal(scale=REFLECTION_NOISE_MPS, size=motion.REFLECTIONS)
-        moving = random.random(motion.REFLECTIONS) < MOVING_SHARE
-        speed[moving] += random.uniform(-15, 15, int(moving.sum()))
-        seen.append(np.stack([direction, speed], axis=1).astype(np.float32))
-        velocities.append(velocity)
-    return seen, velocities
+    stored = np.load(path)[:, : motion.ANTENNAS]
+    still = stored.real.astype(np.int16) + 1j * stored.imag.astype(np.int16)  # stored as if it had no sign
+    chirps = np.arange(motion.CHIRPS)[:, None, None]
+    frames, speeds = [], []
+    for number in range(RADAR_FRAMES):
+        speed_mps = TOP_SPEED_MPS * np.sin(2 * np.pi * number / RADAR_FRAMES)
+        turned = still * np.exp(2j * np.pi * chirps * (speed_mps / motion.SPEED_RESOLUTION_MPS) / motion.CHIRPS)
+        frames.append(np.rint(np.stack([turned.real, turned.imag], axis=-1)).astype(np.int16))
+        speeds.append(np.array([speed_mps]))
+    return frames, speeds
 
 
 # ---- IMU: real, with ground truth ----
@@ -119,7 +112,7 @@ def windows(samples: training.Floats) -> list[training.Floats]:
 
 
 class Measuring:
-    """Perceives a vector in the plane, and how far it is from the true one."""
+    """Perceives a vector, such as a shift in the plane, and how far it is from the true one."""
 
     def __init__(self, truth: Sequence[npt.NDArray[np.float64]], output: str, what: str, unit: str) -> None:
         self._truth, self._output, self._what, self._unit = truth, output, what, unit
@@ -133,8 +126,8 @@ class Measuring:
     def now(self) -> str:
         if self._newest is None:
             return ""
-        x, y = self._newest
-        return f"{self._what} {x:.1f} ahead, {y:.1f} left {self._unit}; off by {self.errors[-1]:.2f}"
+        value = " and ".join(f"{part:.2f}" for part in self._newest)
+        return f"{self._what} {value} {self._unit}, off by {self.errors[-1]:.2f}"
 
     def summary(self) -> str:
         if not self.errors:
@@ -166,7 +159,7 @@ class Driver(Sight):
 def _make(files: Files, models: Path) -> None:
     make_yolo(files, models)
     motion.write_scan_matching(models / "lidar/1/model.onnx")
-    motion.write_own_velocity(models / "radar/1/model.onnx")
+    motion.write_own_speed(models / "radar/1/model.onnx")
     cases = read_cases(files["BasicMotions_TRAIN.ts"])
     rows = np.stack([window for samples, _ in cases for window in windows(samples)])
     truth = np.array([number for samples, number in cases for _ in windows(samples)])
@@ -180,7 +173,7 @@ async def _sensors(client: Client, files: Files) -> list[Sensor]:
     cabin = await asyncio.to_thread(read_clip, files["carphone_pristine.mp4"], terms, *CABIN_FRAMES)
     planned_ns, labels = terms.planned_latency_ns, labels_of(terms)
     pairs, shifts = await asyncio.to_thread(scan_pairs, files)
-    seen, velocities = await asyncio.to_thread(reflections, files)
+    frames, speeds = await asyncio.to_thread(radar_frames, files["doppler_example_1.npy"])
     cases = read_cases(files["BasicMotions_TEST.ts"])
     # A quarter of the cases are of each motion, one after the other; here they take turns.
     turns = [cases[start + number * len(cases) // 4] for start in range(len(cases) // 4) for number in range(4)]
@@ -190,15 +183,15 @@ async def _sensors(client: Client, files: Files) -> list[Sensor]:
         return 1_000_000_000 // rate_hz
 
     picture_ms = budget_ms(CAMERA_BUDGET_MS, planned_ns)
-    lidar_clip, radar_clip = Clip(list(pairs), period_ns(LIDAR_HZ)), Clip(list(seen), period_ns(RADAR_HZ))
+    lidar_clip, radar_clip = Clip(list(pairs), period_ns(LIDAR_HZ)), Clip(list(frames), period_ns(RADAR_HZ))
     imu_clip = Clip([window for window, _ in moves], period_ns(IMU_HZ))
     lidar = Measuring(shifts, "shift", "the scene moved", "m")
-    radar = Measuring(velocities, "velocity", "own speed", "m/s")
+    radar = Measuring(speeds, "speed", "own speed", "m/s")
     imu = Naming([number for _, number in moves], MOTIONS)
     plan: tuple[tuple[str, str, Clip, int, float, StreamClass, BacklogPolicy, Perception], ...] = (
         ("lidar", "lidar", lidar_clip, LIDAR_HZ, budget_ms(LIDAR_BUDGET_MS, planned_ns), "CRITICAL", "LATEST", lidar),
         ("front", "yolo", front, FRONT_HZ, picture_ms, "STANDARD", "LATEST", Sight(labels)),
-        ("radar", "radar", radar_clip, RADAR_HZ, budget_ms(RADAR_BUDGET_MS, planned_ns), "STANDARD", "ALL", radar),
+        ("radar", "radar", radar_clip, RADAR_HZ, budget_ms(RADAR_BUDGET_MS, planned_ns), "STANDARD", "LATEST", radar),
         ("IMU", "motion", imu_clip, IMU_HZ, budget_ms(IMU_BUDGET_MS, planned_ns), "STANDARD", "ALL", imu),
         ("cabin", "yolo", cabin, CABIN_HZ, picture_ms, "BEST_EFFORT", "LATEST", Driver(labels)),
     )
@@ -212,10 +205,10 @@ def _words(sensors: list[Sensor], seconds: float) -> str:
     rates = ", ".join(f"{sensor.name} {sensor.rate_hz:g}" for sensor in sensors)
     return (
         f"Streaming for {seconds:g} s, frames a second: {rates}. Real, with ground truth: two scans of a vehicle's "
-        "lidar and how it moved between them (each pair is moved on by a known amount), an IMU (a watch's: none of a "
-        "vehicle is shipped), and the driver, who is always there. Real, without ground truth: the street ahead. Made "
-        "from a seed, since no package was found that ships radar: reflections from where the lidar's points are, on a "
-        f"known drive. The lidar is critical, and wanted within {sensors[0].budget_ms:g} ms whatever else runs."
+        "lidar and how it moved between them (each pair is moved on by a known amount), an IMU (a watch's, since no "
+        "package was found that ships a vehicle's), and the driver, who is always there. Real, at a speed that is "
+        "known as it was added: a radar's frame. Real, without ground truth: the street ahead. The lidar is critical, "
+        f"and wanted within {sensors[0].budget_ms:g} ms whatever else runs."
     )
 
 
@@ -238,6 +231,7 @@ DEMO = Demo(
         "source.ply",
         "target.ply",
         "T_target_source.txt",
+        "doppler_example_1.npy",
         "BasicMotions_TRAIN.ts",
         "BasicMotions_TEST.ts",
     ),
