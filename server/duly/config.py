@@ -377,6 +377,9 @@ class ServerConfig(BaseModel):
     """Folder to which the newest part of what the scheduler was told and did is written when a worker ends unasked, the
     scheduler fails, or a CRITICAL stream misses many frames in a row; not set: only when SIGUSR1 or DumpRecording asks,
     to the system's folder for temporary files."""
+    state_folder: Annotated[Path | None, AfterValidator(_existing_folder)] = None
+    """Folder for what the server remembers when it starts again: which versions were active, and which did not pass
+    their trials; not set: it begins with the newest version of each model."""
     compression: bool = False
     """Whether compressed messages of clients are taken (gzip, deflate). Small ones that unpack to much take much longer
     than others to take in, which all clients wait for. Off, they are refused: UNIMPLEMENTED."""

@@ -105,6 +105,10 @@ class Gauges:
     """Number of the scheduler's events that are missing in the recording."""
     frames_refused: Mapping[str, int] = field(default_factory=dict)
     """Number of frames that were answered at the door, by cause."""
+    trials: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    """Stage and mean agreement of the versions that are on trial, by model."""
+    trials_ended: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Number of trials that are over, by the name of the model and the stage in which they ended."""
     calls_failed: Mapping[str, int] = field(default_factory=dict)
     """Number of calls that ended with an error of the server's, by its reason."""
     bytes_shared: int = 0
@@ -397,6 +401,7 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
         "Events of the scheduler that are missing in the recording, because its file was too slow or full.",
         value=gauges.recorded_events_lost,
     )
+    yield from _trials(gauges)
     refused = CounterMetricFamily(
         "duly_frames_refused_total", "Frames that were answered at the door.", labels=["cause"]
     )
@@ -454,3 +459,21 @@ def _learning(learning: LearningCounts) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "duly_learner_restarts_total", "Times that the process that learns has ended.", value=learning.restarts
     )
+
+
+def _trials(gauges: Gauges) -> Iterator[Metric]:
+    stages = GaugeMetricFamily(
+        "duly_trial_stage", "The stage of a version that is on trial.", labels=["model", "stage"]
+    )
+    agreement = GaugeMetricFamily(
+        "duly_trial_agreement_ratio",
+        "Mean agreement of a version that is on trial with the active one.",
+        labels=["model"],
+    )
+    for model, (stage, mean) in gauges.trials.items():
+        stages.add_metric([model, stage], 1)
+        agreement.add_metric([model], mean)
+    ended = CounterMetricFamily("duly_trials_total", "Trials that are over, by their end.", labels=["model", "stage"])
+    for (name, stage), count in gauges.trials_ended.items():
+        ended.add_metric([name, stage], count)
+    yield from (stages, agreement, ended)

@@ -31,6 +31,7 @@ from duly_client.errors import (
     ServerFault,
     ServerUnavailable,
     StreamRefused,
+    TrialRefused,
 )
 from duly_client.feedback import Feedback, FeedbackResult, FeedbackStatus
 from duly_client.stream import Stream
@@ -69,6 +70,7 @@ __all__ = [
     "TensorSpec",
     "Timing",
     "Tls",
+    "TrialRefused",
     "to_bfloat16",
     "to_float32",
 ]

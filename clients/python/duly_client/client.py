@@ -286,6 +286,24 @@ class Client:
         request = model_pb2.ActivateVersionRequest(name=name, version=str(version), force=force)
         return (await self._call("ModelService/ActivateVersion", request, model_pb2.ActivateVersionResponse)).model
 
+    async def trials(self, name: str = "") -> list[model_pb2.Trial]:
+        """The trials of new versions of a model ("": of all): those that are over first."""
+        request = model_pb2.ListTrialsRequest(name=name)
+        return list((await self._call("ModelService/ListTrials", request, model_pb2.ListTrialsResponse)).trials)
+
+    async def start_trial(self, name: str, version: str | int) -> model_pb2.Trial:
+        """Loads a version if it is not, and tries it on live frames; returns when that has begun. Raises TrialRefused
+        where it cannot be tried.
+        """
+        request = model_pb2.StartTrialRequest(name=name, version=str(version))
+        return (await self._call("ModelService/StartTrial", request, model_pb2.StartTrialResponse, None)).trial
+
+    async def veto_version(self, name: str, version: str | int, reason: str = "") -> model_pb2.Trial | None:
+        """Ends the trial of a version, and has it never tried by itself. Returns its trial; None: none was on."""
+        request = model_pb2.VetoVersionRequest(name=name, version=str(version), reason=reason)
+        response = await self._call("ModelService/VetoVersion", request, model_pb2.VetoVersionResponse)
+        return response.trial if response.HasField("trial") else None
+
     async def server_info(self) -> server_pb2.GetServerInfoResponse:
         """Version, limits and lanes of the server."""
         return await self._call(

@@ -72,6 +72,10 @@ class ActivationRefused(DulyError):
     """
 
 
+class TrialRefused(DulyError):
+    """The version cannot be tried, or not be vetoed; the text says why."""
+
+
 class NotAllowed(DulyError):
     """The credentials are missing or do not permit the call."""
 
@@ -113,6 +117,7 @@ _BY_REASON: dict[str, type[DulyError]] = {
     "VERSION_CHANGED": LoadFailed,
     "VERSIONS_EXHAUSTED": LoadFailed,
     "ACTIVATION_REFUSED": ActivationRefused,
+    "TRIAL_REFUSED": TrialRefused,
 }
 
 _BY_CODE: dict[grpc.StatusCode, type[DulyError]] = {

@@ -23,7 +23,8 @@ where that is improbable:
     of one of which fewer than GAPS gaps are known, and of streams yet to come: after RARE times as long as the run.
 
 What a run takes is what the variant is planned to take alone, or the longest of the stream's last runs, if that is
-more, and 1/MARGIN_PART on top.
+more, and 1/MARGIN_PART on top. A long run that was an accident would keep all others from running that could show it:
+so it counts for LONGEST_NS at most.
 """
 
 from collections.abc import Mapping
@@ -42,6 +43,7 @@ GAPS = 16
 """So many gaps of a stream must be known; the shortest of the last GAPS to 2 * GAPS counts."""
 RUNS = 16
 """The longest of the last RUNS to 2 * RUNS runs counts."""
+LONGEST_NS = 2_000_000_000
 JITTER_PART = 8
 RARE = 32
 LULL = 8
@@ -125,8 +127,10 @@ class SpareStream:
         self._longest_ns = max(self._longest_ns, ns)
         self._runs += 1
 
-    def needed_ns(self, variant: VariantState, lane: str, extra_ns: int) -> int:
+    def needed_ns(self, now_ns: int, variant: VariantState, lane: str, extra_ns: int) -> int:
         """Returns what a frame of it needs on that lane, with a margin."""
+        if now_ns - self.ran_ns > LONGEST_NS:
+            self._longest_ns = self._before_ns = 0
         profile = variant.profiles[lane]
         planned_ns = max(profile.plan_ns[1], profile.one_ns_max) + extra_ns
         planned_ns = max(planned_ns, self._longest_ns, self._before_ns)
@@ -230,7 +234,7 @@ class SpareTime:
             variant = self._variant(queued.frame.model, lane)
             if variant is None or not self._lanes.is_free(lane):
                 continue
-            start_ns = self._from_ns(now_ns, stream.needed_ns(variant, lane, queued.extra_ns))
+            start_ns = self._from_ns(now_ns, stream.needed_ns(now_ns, variant, lane, queued.extra_ns))
             if start_ns <= now_ns:
                 stream.waiting, stream.ran_ns = None, now_ns
                 self.waiting -= 1

@@ -103,6 +103,8 @@ class Delivery:
         """Shows a frame to all taps, while its payload is still there. Raises KeyError where it is not held."""
         (payload,) = self._held.payloads((frame,))
         pieces = self._held.of((frame,))
+        if pieces[0].spare:
+            return
         for tap in tuple(taps):
             try:
                 tap(pieces, payload, status, outputs, run)

@@ -181,6 +181,10 @@ class Driver:
         """Shows `tap` each frame that has a result from now on, until it raises."""
         self._delivery.taps = [*(self._delivery.taps or ()), tap]
 
+    def remove_tap(self, tap: Tap) -> None:
+        """Shows `tap` no more frames."""
+        self._delivery.taps = [other for other in self._delivery.taps or () if other != tap] or None
+
     # ---- for workers ----
 
     def add_worker(self, worker: LaneWorker) -> None:

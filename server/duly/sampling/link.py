@@ -66,7 +66,7 @@ class WriterLink:
         """Files that this process was to write, or add a frame to."""
         self._heard = SamplingCounts()
         """What this process has said."""
-        self._closing = False
+        self._ending = asyncio.Event()
         self._changed: asyncio.Event = asyncio.Event()
         """Set when the connection ends."""
 
@@ -75,7 +75,7 @@ class WriterLink:
     @property
     def is_there(self) -> bool:
         """Whether the process takes anything now."""
-        return self._socket is not None and not self._closing
+        return self._socket is not None and not self._ending.is_set()
 
     def send(self, head: bytes, data: Sequence[wire.Buffer], size_bytes: int, places: int) -> None:
         """Queues a frame, or drops and counts it. `size_bytes`: of `data`. `places`: in how many places it is to be
@@ -156,14 +156,22 @@ class WriterLink:
         assert self._socket is not None
         try:
             data = self._socket.recv(CHUNK_BYTES)
-            self._messages.feed(data)
-            while (message := self._messages.next()) is not None:
-                self._hear(message[0], message[1])
         except BlockingIOError:
             return
-        except (OSError, wire.BrokenMessage, KeyError, TypeError, ValueError):
+        except OSError:
             data = b""
+        self._messages.feed(data)
+        self._hear_all()
         if not data:
+            self._lost()
+
+    def _hear_all(self) -> None:
+        """Takes in what has come. A process that says what makes no sense is given up."""
+        try:
+            while (message := self._messages.next()) is not None:
+                self._hear(message[0], message[1])
+        except (wire.BrokenMessage, AttributeError, KeyError, TypeError, ValueError):
+            _log.exception("the process that writes samples says what makes no sense")
             self._lost()
 
     def _hear(self, kind: int, body: dict[str, Any]) -> None:
@@ -193,18 +201,23 @@ class WriterLink:
     # ---- its life ----
 
     async def run(self) -> None:
-        """Keeps the process there until it is cancelled."""
+        """Keeps the process there until `close`."""
         pause_s = BACK_OFF_SECONDS
         while True:
             began_s = self._loop.time()
             code = await self._once()
+            if self._ending.is_set():
+                return
             if self._loop.time() - began_s > WELL_SECONDS:
                 pause_s = BACK_OFF_SECONDS
             if code != EXIT_FOLDER:
                 why = "it cannot be started" if code is None else how_it_ended(code)
                 _log.error("the process that writes samples has ended, another is started", reason=why, in_s=pause_s)
             self.counts.restarts += 1
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._ending.wait()
+                    return
             pause_s = min(2 * pause_s, BACK_OFF_SECONDS_MAX)
 
     async def _once(self) -> int | None:
@@ -270,9 +283,7 @@ class WriterLink:
         """Has the process write what it has, and returns when it is gone. `task`: what runs `run`."""
         if self._socket is not None:
             self._put(wire.encoded(wire.STOP, {}), ())
-            self._closing = True
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STOP_SECONDS):
-                    await self._changed.wait()
-        task.cancel()
+        self._ending.set()
+        await asyncio.wait([task], timeout=STOP_SECONDS)
+        self._lost()  # if it has not ended by now, it is killed
         await asyncio.wait([task])

@@ -108,11 +108,13 @@ class Stream:
         principal: str,
         use: PrincipalUse,
         connection: str = "",
+        key: str = "",
     ) -> None:
         """`use`: what the principal uses with all its streams. `connection`: what tells its connection from others.
-        Raises InvalidTerms.
+        `key`: by which it is drawn for a version that is tried on some streams. Raises InvalidTerms.
         """
         self.connection = connection
+        self.key = key
         self.asked = asked
         self.terms = stream_terms(asked, served, host.limits.stream, principal)
         self.principal = principal
@@ -180,6 +182,8 @@ class Stream:
         """Why the version that serves the stream cannot; empty: it can."""
         self._changes_count = host.catalogue.changes_count
         """The catalogue's `changes_count` when the stream last looked."""
+        if not asked.version and host.catalogue.has_canary(served.version.name):
+            self._changes_count = -1  # admission judges it with the active version; from its first frame on it follows
         self._serve_with(served)
 
     def _serve_with(self, served: LoadedVersion) -> None:
@@ -424,7 +428,10 @@ class Stream:
     def _follow(self) -> None:
         served, catalogue = self.served, self._catalogue
         self._changes_count = catalogue.changes_count
-        now = catalogue.current(served) if self.asked.version else catalogue.active(served.version.name)
+        if self.asked.version:
+            now = catalogue.current(served)
+        else:
+            now = catalogue.follows(served.version.name, self.key, served if self._newest_id >= 0 else None)
         self._failure = now.failure if now is not None else ""
         if now is None or now.signature is None:
             return  # it is gone, or being loaded again
@@ -436,7 +443,9 @@ class Stream:
         before, stateful = self.model, self.signature.stateful or now.signature.stateful
         self._serve_with(now)
         if now.key != before or stateful:
-            happened = "is active" if now.key != before else "was loaded again"
+            happened = "is active" if now is catalogue.active(now.version.name) else "is tried on this stream"
+            if now.key == before:
+                happened = "was loaded again"
             state = ""
             if stateful:
                 carried = now.takes_state_of(served) and catalogue.current(served) is served
@@ -479,7 +488,7 @@ class Stream:
         self._driver.held.bytes += more_bytes
 
     @property
-    def key(self) -> str:
+    def label_key(self) -> str:
         """By what its client names it when it sends labels, also later; empty: none of its frames are kept."""
         return self._host.key_of(self) if self._host.key_of is not None else ""
 

@@ -1,10 +1,10 @@
 """Whether the streams of a canary are on time less often than others, and whether others are since there is one.
 
 Each outcome of one kind is compared with one of the other kind and of the same class, the newest that is left: 1/2
-where both were on time, or neither, 0 where only the first was not, 1 where only the second was not. If the first are on
-time by `worse_max` less often, the mean is (1 - worse_max) / 2, which `evidence` tests. Comparing what happened at about the
-same time keeps out what changes for all, such as load; what came before is compared where nothing newer is left. It is
-assumed that which streams belong to the canary was left to chance, as it is (`canary`).
+where both were on time, or neither, 0 where only the first was not, 1 where only the second was not. If the first are
+on time by `worse_max` less often, the mean is (1 - worse_max) / 2, which `evidence` tests. Comparing what happened at
+about the same time keeps out what changes for all, such as load; what came before is compared where nothing newer is
+left. It is assumed that which streams belong to the canary was left to chance, as it is (`canary`).
 """
 
 from collections import deque

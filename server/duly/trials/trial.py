@@ -188,6 +188,11 @@ class Trial:
 
     # ---- what follows ----
 
+    @property
+    def agreement(self) -> float:
+        """The mean agreement so far."""
+        return self._agreement.mean
+
     def figures(self) -> Figures:
         low, high = self._agreement.interval(self.rules.risk)
         return Figures(

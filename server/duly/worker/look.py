@@ -78,7 +78,7 @@ class Looker:
             if self._spread or self._low is not None or self._high is not None:
                 some = _some(numbers)
                 if self._spread and some.size:
-                    spread = float(np.std(some, axis=0, dtype=np.float64).max())
+                    spread = float(np.std(some.T.astype(np.float64, order="C"), axis=1).max())
                 if self._low is not None and some.size:
                     low_share = np.count_nonzero(some <= self._low) / some.size
                 if self._high is not None and some.size:

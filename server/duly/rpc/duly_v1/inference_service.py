@@ -231,7 +231,7 @@ class InferenceService:
                         await stream.outbox.changed.wait()
                 now_ns, (outcome,) = sent
                 response = codec.single(now_ns, outcome, stream.planned_delay_ns)
-                if key := stream.key:
+                if key := stream.label_key:
                     response += inference_pb2.InferResponse(stream_key=key).SerializeToString()  # which merges both
                 return response
         except InvalidTerms as error:
