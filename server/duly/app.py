@@ -272,8 +272,7 @@ class App:
             watch_over("versions on trial", self.trials.watch),
             watch_over("time of trials", self.trials.tick),
         ]
-        if config.learn is not None:
-            self._tasks.append(watch_over("learning", self.learning.run))
+        self.learning.start()
         self._say_ceiling(message_bytes_max)
         _log.info("serving", address=self.address, local=self.local_path or None, metrics=self.metrics_address or None)
 
@@ -378,6 +377,7 @@ class App:
             await self._admin_server.stop(STOP_SECONDS)
         self.regions.close()
         await self._sampling.close()
+        await self.learning.close()
         await self.trials.close()
         self._admission.close()
         await self._supervisor.close()

@@ -24,6 +24,7 @@ from duly.metrics import LearningCounts
 from duly.models.wording import in_print
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.process_end import how_it_ended, reap
+from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_output import WorkerOutput
 
@@ -37,8 +38,8 @@ BACK_OFF_SECONDS, BACK_OFF_SECONDS_MAX = 1.0, 300.0
 """The pause before it is started again, twice as long each time up to the second."""
 WELL_SECONDS = 120.0
 """One that has lived for so long was well: the next pause is the shortest again."""
-STOP_SECONDS = 1.0
-"""At the end of the server it gets so long to end by itself."""
+STOP_SECONDS = 0.2
+"""At the end of the server it gets so long to end by itself. It may be killed at any time."""
 MODELS_MAX = 1024
 """Of so many models it is kept how they learn; what is said of further ones is passed over."""
 SIGNALS_MAX = 256
@@ -91,6 +92,7 @@ class Learning:
         self._repository, self._store = models, store
         self._commands, self._bytes_max = commands, bytes_max
         self._catalogue = catalogue
+        self._task: asyncio.Task[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = asyncio.Event()
         self._pending = b""
@@ -113,10 +115,18 @@ class Learning:
         versions = self._catalogue.all_versions() if self._store is not None else []
         return any(each.version.config.learning is not None and each.version.config.learning.on for each in versions)
 
-    async def run(self) -> None:
-        """Keeps the learner running as long as a model learns, for ever."""
-        if self._store is None:
-            return
+    def start(self) -> None:
+        """Keeps the learner running from now on, where there is a store and as soon as a model learns."""
+        if self._store is not None:
+            self._task = watch_over("learning", self._run)
+
+    async def close(self) -> None:
+        """Ends the learner, and returns when it is gone."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
         back_off_s = BACK_OFF_SECONDS
         time = asyncio.get_running_loop().time
         while True:
