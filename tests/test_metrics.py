@@ -38,6 +38,9 @@ SERIES = {
     "duly_streams_closed",
     "duly_streams_open",
     "duly_streams_opened",
+    "duly_trial_agreement_ratio",
+    "duly_trial_stage",
+    "duly_trials",
     "duly_version_state",
     "duly_wasted_lane_seconds",
     "duly_worker_restarts",
@@ -71,6 +74,8 @@ def busy_server() -> Metrics:
         versions={"yolo/1": "READY"},
         frames_refused={"its stream holds too many bytes": 6},
         calls_failed={"NOT_PERMITTED": 7},
+        trials={"yolo/2": ("SHADOW", 0.98)},
+        trials_ended={("vad", "ROLLED_BACK"): 1},
     )
     metrics.set_gauges(lambda: gauges)
     return metrics
@@ -218,7 +223,7 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
             assert (family.type, names) == ("gauge", {family.name})
         for sample in family.samples:
             assert set(sample.labels) <= {
-                "cause", "class", "device", "lane", "le", "model", "reason", "state", "status",
+                "cause", "class", "device", "lane", "le", "model", "reason", "stage", "state", "status",
             }  # fmt: skip
 
 
