@@ -81,17 +81,37 @@ class ModelLearning:
     """How often attempts have ended so."""
 
 
-class Learning:
-    """Learning as the server has it. Where `store` is None it does nothing."""
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    models: Path
+    """The repository."""
+    store: Path | None
+    """None: nothing is learnt."""
+    commands: bool
+    """Whether model.toml may name trainers."""
+    bytes_max: int
+    """Memory of the learner."""
 
-    def __init__(self, models: Path, store: Path | None, commands: bool, bytes_max: int, catalogue: Catalogue) -> None:
-        """`commands`: whether model.toml may name trainers. `bytes_max`: memory of the learner."""
+
+class Learning:
+    """Learning as the server has it. Where there is no store it does nothing."""
+
+    def __init__(
+        self,
+        settings: LearnerSettings,
+        catalogue: Catalogue,
+        is_coming: Callable[[str, str], bool],
+        drifted: Callable[[str, str], None],
+    ) -> None:
+        """`is_coming(name, version)`: whether a loaded version may yet become active. `drifted(name, what)` is called
+        when drift of a model is told.
+        """
         self.models: dict[str, ModelLearning] = {}
         self.restarts = 0
         """How often the learner has ended and was started again."""
-        self._repository, self._store = models, store
-        self._commands, self._bytes_max = commands, bytes_max
+        self._settings = settings
         self._catalogue = catalogue
+        self._is_coming, self._drifted = is_coming, drifted
         self._task: asyncio.Task[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = asyncio.Event()
@@ -112,12 +132,12 @@ class Learning:
     @property
     def wanted(self) -> bool:
         """Whether there is a store, and a model that learns."""
-        versions = self._catalogue.all_versions() if self._store is not None else []
+        versions = self._catalogue.all_versions() if self._settings.store is not None else []
         return any(each.version.config.learning is not None and each.version.config.learning.on for each in versions)
 
     def start(self) -> None:
         """Keeps the learner running from now on, where there is a store and as soon as a model learns."""
-        if self._store is not None:
+        if self._settings.store is not None:
             self._task = watch_over("learning", self._run)
 
     async def close(self) -> None:
@@ -172,9 +192,11 @@ class Learning:
         return how_it_ended(status)
 
     def _start(self) -> tuple["subprocess.Popen[bytes]", WorkerOutput]:
+        settings = self._settings
+        assert settings.store is not None
         command = [sys.executable, "-P", "-m", "duly_learn.learner", "--served", str(os.getpid())]
-        command += ["--models", str(self._repository.absolute()), "--store", str(Path(self._store or ".").absolute())]
-        command += ["--bytes-max", str(self._bytes_max), *(["--commands"] if self._commands else [])]
+        command += ["--models", str(settings.models.absolute()), "--store", str(settings.store.absolute())]
+        command += ["--bytes-max", str(settings.bytes_max), *(["--commands"] if settings.commands else [])]
         output = WorkerOutput("(learner)", "none")
         try:
             process = subprocess.Popen(
@@ -213,7 +235,9 @@ class Learning:
             coming = [
                 each.version.version
                 for each in self._catalogue.versions(name)
-                if int(each.version.version) > number and each.state is not VersionState.FAILED
+                if int(each.version.version) > number
+                and each.state is not VersionState.FAILED
+                and self._is_coming(name, each.version.version)
             ]
             said[name] = {
                 "active": active.version.version,
@@ -266,6 +290,7 @@ class Learning:
                 signal = signal if signal in learned.drifts or len(learned.drifts) < SIGNALS_MAX else _OTHERS
                 learned.drifts[signal] += 1
                 _log.warning("drift", model=name, signal=signal, at=int(said["at"]), what=text)
+                self._drifted(name, f"{signal}: {text}")
             case "attempt":
                 result = str(said["result"])
                 learned.attempt, learned.attempt_text = result if result in _RESULTS else "failed", text
