@@ -271,27 +271,6 @@ class ListLearningResponse(_message.Message):
 
 class Learning(_message.Message):
     __slots__ = ("name", "phase", "version", "published", "frames", "labels", "labels_of_regime", "labels_unusable", "attempt", "attempt_text", "figures", "drifts", "attempts", "problem")
-    class FiguresEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: float
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
-    class DriftsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: int
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
-    class AttemptsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: int
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -316,8 +295,24 @@ class Learning(_message.Message):
     labels_unusable: int
     attempt: str
     attempt_text: str
-    figures: _containers.ScalarMap[str, float]
-    drifts: _containers.ScalarMap[str, int]
-    attempts: _containers.ScalarMap[str, int]
+    figures: _containers.RepeatedCompositeFieldContainer[LearningFigure]
+    drifts: _containers.RepeatedCompositeFieldContainer[LearningCount]
+    attempts: _containers.RepeatedCompositeFieldContainer[LearningCount]
     problem: str
-    def __init__(self, name: _Optional[str] = ..., phase: _Optional[str] = ..., version: _Optional[str] = ..., published: _Optional[str] = ..., frames: _Optional[int] = ..., labels: _Optional[int] = ..., labels_of_regime: _Optional[int] = ..., labels_unusable: _Optional[int] = ..., attempt: _Optional[str] = ..., attempt_text: _Optional[str] = ..., figures: _Optional[_Mapping[str, float]] = ..., drifts: _Optional[_Mapping[str, int]] = ..., attempts: _Optional[_Mapping[str, int]] = ..., problem: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., phase: _Optional[str] = ..., version: _Optional[str] = ..., published: _Optional[str] = ..., frames: _Optional[int] = ..., labels: _Optional[int] = ..., labels_of_regime: _Optional[int] = ..., labels_unusable: _Optional[int] = ..., attempt: _Optional[str] = ..., attempt_text: _Optional[str] = ..., figures: _Optional[_Iterable[_Union[LearningFigure, _Mapping]]] = ..., drifts: _Optional[_Iterable[_Union[LearningCount, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[LearningCount, _Mapping]]] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class LearningFigure(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+
+class LearningCount(_message.Message):
+    __slots__ = ("name", "count")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    count: int
+    def __init__(self, name: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...

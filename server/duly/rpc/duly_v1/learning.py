@@ -5,6 +5,7 @@ from duly.v1 import model_pb2
 
 
 def learning(name: str, learned: ModelLearning) -> model_pb2.Learning:
+    """Returns the message for a model."""
     return model_pb2.Learning(
         name=name,
         phase=learned.phase,
@@ -16,8 +17,8 @@ def learning(name: str, learned: ModelLearning) -> model_pb2.Learning:
         labels_unusable=learned.unusable_labels,
         attempt=learned.attempt,
         attempt_text=learned.attempt_text,
-        figures=learned.figures,
-        drifts=learned.drifts,
-        attempts=learned.attempts,
+        figures=[model_pb2.LearningFigure(name=of, value=value) for of, value in learned.figures.items()],
+        drifts=[model_pb2.LearningCount(name=of, count=times) for of, times in learned.drifts.items()],
+        attempts=[model_pb2.LearningCount(name=of, count=times) for of, times in learned.attempts.items()],
         problem=learned.problem,
     )

@@ -39,9 +39,7 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class ModelService(model_pb2_grpc.ModelServiceServicer):
-    def __init__(
-        self, host: ModelHost, catalogue: Catalogue, driver: Driver, trials: Trials, learns: Learning
-    ) -> None:
+    def __init__(self, host: ModelHost, catalogue: Catalogue, driver: Driver, trials: Trials, learns: Learning) -> None:
         self._host = host
         self._catalogue = catalogue
         self._driver = driver
