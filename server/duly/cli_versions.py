@@ -1,5 +1,5 @@
-"""`duly models load`, `unload`, `activate`, `rollback`, `trials`, `try`, `veto` and `learning`: which versions a running
-server serves, which it tries, and how it comes by new ones.
+"""`duly models load`, `unload`, `activate`, `rollback`, `trials`, `try`, `veto` and `learning`: which versions a
+running server serves, which it tries, and how it comes by new ones.
 """
 
 import asyncio
