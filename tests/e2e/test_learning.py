@@ -15,7 +15,7 @@ from duly_client import Client
 from tests import graphs
 from tests.e2e.serving import serving
 from tests.learn.concepts import FRAUD, INTRUSION, Concepts
-from tests.learn.learner.made import put_model
+from tests.learn.learner.made import TOML, put_model
 from tests.learn.shifting import run, told
 
 
@@ -113,3 +113,20 @@ async def test_without_what_it_needs_the_server_does_not_start(
     ):
         async with serving(models, learn=store):
             pass
+
+
+@pytest.mark.timeout(600)
+async def test_a_version_that_was_learnt_is_tried_on_live_frames_before_it_serves(tmp_path: Path, store: Path) -> None:
+    models = tmp_path / "models"
+    trial = (
+        "[trial]\nagreement_min = 0\nframes_min = 20\non_time_worse_max = 0.5\nshadow_share = 1.0\ncanary_share = 0.5\n"
+    )
+    put_model(models, FRAUD, TOML + trial)
+    async with serving(models, learn=store, watch="activate", watch_settle_s=0.1) as app:
+        report = await run(app, FRAUD, 600, 0.0, 1, wait_every=100, streams=4)
+        (shift,) = report.shifts
+        assert shift.share >= 0.9, told(FRAUD, report)
+        assert "2" in report.versions
+        stages = [line.stage.name for line in app.trials.reports() if line.name == "fraud"]
+        assert stages
+        assert set(stages) == {"ACTIVE"}

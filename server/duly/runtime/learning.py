@@ -44,6 +44,8 @@ MODELS_MAX = 1024
 """Of so many models it is kept how they learn; what is said of further ones is passed over."""
 SIGNALS_MAX = 256
 """Of so many signals of a model drift is counted by their names, of further ones together."""
+FIGURES_MAX = 64
+"""Of an attempt so many figures are kept."""
 TEXT_CHARS_MAX = 2000
 """Longer texts of it are cut."""
 _RESULTS = ("published", "refused", "doubted", "failed")
@@ -271,6 +273,10 @@ class Learning:
             asyncio.get_running_loop().remove_reader(descriptor)
             self._ended.set()
             return
+        self.heard(data)
+
+    def heard(self, data: bytes) -> None:
+        """Takes a piece of what the learner says. What is no event is logged and passed over."""
         *lines, rest = (self._pending + data).split(b"\n")
         self._pending = rest if len(rest) <= LINE_BYTES_MAX else b""
         for line in lines:
@@ -278,7 +284,7 @@ class Learning:
                 said = json.loads(line)
                 if isinstance(said, dict):
                     self._said(said)
-            except (ValueError, TypeError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 _log.warning("the learner said what is no event", line=line[:200].decode(errors="replace"))
 
     def _said(self, said: dict[str, Any]) -> None:
@@ -292,9 +298,9 @@ class Learning:
                 _log.warning("drift", model=name, signal=signal, at=int(said["at"]), what=text)
                 self._drifted(name, f"{signal}: {text}")
             case "attempt":
-                result = str(said["result"])
+                result, figures = str(said["result"]), dict(said["figures"])
+                learned.figures = {str(key): float(value) for key, value in list(figures.items())[:FIGURES_MAX]}
                 learned.attempt, learned.attempt_text = result if result in _RESULTS else "failed", text
-                learned.figures = {str(key): float(value) for key, value in said["figures"].items()}
                 learned.attempts[learned.attempt] += 1
                 log = _log.info if result == "published" else _log.warning
                 log("an attempt at a new version has ended", model=name, result=result, why=text, **learned.figures)
