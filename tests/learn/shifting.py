@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import tempfile
 from collections import deque
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,18 +85,32 @@ class Watch:
 
 
 async def run(
-    app: App, concepts: Concepts, frames_each: int, per_second: float, shifts: int = 2, wait_every: int = 0
+    app: App,
+    concepts: Concepts,
+    frames_each: int,
+    per_second: float,
+    shifts: int = 2,
+    wait_every: int = 0,
+    streams: int = 1,
 ) -> Report:
     """Sends `frames_each` frames of each concept. `per_second`: the pace; 0: as fast as answers come. `wait_every`:
     after so many frames the learner is waited for until it has taken all labels, so that a test does not depend on
-    speed.
+    speed. `streams`: how many send them, in turns.
     """
     report, watch = Report(), Watch(app, concepts.name)
     random = np.random.default_rng(7)
     right: list[bool] = []
     waiting: deque[Feedback] = deque()
     loop = asyncio.get_running_loop()
-    async with Client(app.address) as client, client.stream(concepts.name, budget_ms=2000, backlog="ALL") as stream:
+    period_ms = 1000 * streams / per_second if per_second else None
+    async with AsyncExitStack() as open_now:
+        client = await open_now.enter_async_context(Client(app.address))
+        senders = [
+            await open_now.enter_async_context(
+                client.stream(concepts.name, name=f"sender-{at}", budget_ms=2000, backlog="ALL", period_ms=period_ms)
+            )
+            for at in range(streams)
+        ]
         began_s = loop.time()
         for concept in range(shifts + 1):
             drifts = watch.drifts
@@ -105,6 +120,7 @@ async def run(
             for nth in range(frames_each):
                 if per_second:
                     await asyncio.sleep(max(0.0, began_s + len(right) / per_second - loop.time()))
+                stream = senders[nth % streams]
                 frame_id = await stream.send(numbers[nth])
                 outcome = await anext(stream)
                 report.missed += outcome.status is not Status.ON_TIME
@@ -140,6 +156,8 @@ async def _has_taken(app: App, watch: Watch, labels: int) -> None:
             learned = app.learning.models.get(name)
             active = app.catalogue.active(name)
             newest = learned.published if learned is not None else ""
+            if learned is not None and learned.phase == "on trial":
+                return  # which frames have to go on for
             if (
                 watch.labels >= labels
                 and learned is not None
