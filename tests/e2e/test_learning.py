@@ -115,6 +115,7 @@ async def test_without_what_it_needs_the_server_does_not_start(
             pass
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 async def test_a_version_that_was_learnt_is_tried_on_live_frames_before_it_serves(tmp_path: Path, store: Path) -> None:
     models = tmp_path / "models"

@@ -111,7 +111,7 @@ async def run(
             )
             for at in range(streams)
         ]
-        began_s = loop.time()
+        due_s = loop.time()
         for concept in range(shifts + 1):
             drifts = watch.drifts
             if concept:
@@ -119,7 +119,8 @@ async def run(
             numbers, labels = concepts.draw(random, frames_each, concept)
             for nth in range(frames_each):
                 if per_second:
-                    await asyncio.sleep(max(0.0, began_s + len(right) / per_second - loop.time()))
+                    due_s = max(due_s + 1 / per_second, loop.time())
+                    await asyncio.sleep(due_s - loop.time())
                 stream = senders[nth % streams]
                 frame_id = await stream.send(numbers[nth])
                 outcome = await anext(stream)
