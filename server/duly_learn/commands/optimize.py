@@ -11,7 +11,7 @@ import click
 import structlog
 
 from duly.cli_numbers import Number
-from duly.models.repository import ModelVersion, NotARepository, Repository
+from duly_learn.commands.versions import find_version, samples_of
 from duly_learn.optimize.page import report
 from duly_learn.optimize.run import Asked, Found
 from duly_learn.optimize.run import optimize as run
@@ -90,11 +90,11 @@ def optimize(
     """
     # A worker's own lines would stand between those of this command.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    version = _version(folder, model)
+    version = find_version(folder, model)
     page = page or Path(f"{version.name}-{version.version}-optimize.html")
     asked = Asked(
         version,
-        [_samples_of(place, version) for place in places],
+        [samples_of(place, version) for place in places],
         _steps(every, named),
         version.config.task.tolerance if tolerance is None else tolerance,
         seed,
@@ -109,28 +109,6 @@ def optimize(
     page.write_text(report(found), "utf-8")
     _tell(found, page)
     sys.exit(0 if found.number else 1)
-
-
-def _version(folder: Path, model: str) -> ModelVersion:
-    try:
-        versions, problems = Repository(folder).scan()
-    except NotARepository as error:
-        raise click.UsageError(str(error)) from error
-    found = next((version for version in versions if model in (version.key, version.name)), None)
-    if found is not None:
-        return found
-    if reasons := [problem.reason for problem in problems if problem.name == model.partition("/")[0]]:
-        raise click.ClickException(reasons[0])
-    known = sorted({name for version in versions for name in (version.name, version.key)})
-    close = difflib.get_close_matches(model, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
-    raise click.ClickException(f"no model {model} in {folder}; {hint}")
-
-
-def _samples_of(place: Path, version: ModelVersion) -> Path:
-    """The model's own folder where a place holds samples of several models, as `duly serve --sample` writes them."""
-    own = place / version.name
-    return own if place.is_dir() and own.is_dir() else place
 
 
 def _steps(every: bool, named: str) -> list[Step]:

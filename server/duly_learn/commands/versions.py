@@ -1,0 +1,31 @@
+"""The version that a command is about, and where its frames lie."""
+
+import difflib
+from pathlib import Path
+
+import click
+
+from duly.models.repository import ModelVersion, NotARepository, Repository
+
+
+def find_version(folder: Path, model: str) -> ModelVersion:
+    """Returns the version that is named, or the newest one of the model that is. Raises ClickException."""
+    try:
+        versions, problems = Repository(folder).scan()
+    except NotARepository as error:
+        raise click.UsageError(str(error)) from error
+    found = next((version for version in versions if model in (version.key, version.name)), None)
+    if found is not None:
+        return found
+    if reasons := [problem.reason for problem in problems if problem.name == model.partition("/")[0]]:
+        raise click.ClickException(reasons[0])
+    known = sorted({name for version in versions for name in (version.name, version.key)})
+    close = difflib.get_close_matches(model, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
+    raise click.ClickException(f"no model {model} in {folder}; {hint}")
+
+
+def samples_of(place: Path, version: ModelVersion) -> Path:
+    """The model's own folder where a place holds samples of several models, as `duly serve --sample` writes them."""
+    own = place / version.name
+    return own if place.is_dir() and own.is_dir() else place
