@@ -3,6 +3,7 @@
 import re
 import socket
 import urllib.request
+from collections import Counter
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from duly.core.types import OutcomeStatus, StreamClass
-from duly.metrics import Gauges, Metrics, Tally
+from duly.metrics import Gauges, LearningCounts, Metrics, SamplingCounts, Tally
 from duly.metrics_server import MetricsError, serve_metrics
 
 MS = 1_000_000
@@ -20,8 +21,10 @@ SERIES = {
     "duly_batch_size",
     "duly_batches",
     "duly_calls_failed",
+    "duly_drift",
     "duly_energy_joules",
     "duly_event_loop_lag_seconds",
+    "duly_feedback",
     "duly_frames_demoted",
     "duly_frames_in_flight",
     "duly_frames_read_apart",
@@ -29,11 +32,18 @@ SERIES = {
     "duly_guard_flags",
     "duly_lane_busy_seconds",
     "duly_latency_seconds",
+    "duly_learner_restarts",
+    "duly_learning_attempts",
+    "duly_learning_labels",
     "duly_log_lines_lost",
     "duly_outcomes",
     "duly_payload_bytes",
     "duly_queue_depth",
     "duly_recorded_events_lost",
+    "duly_samples_bytes",
+    "duly_samples_dropped",
+    "duly_samples_written",
+    "duly_samples_writer_restarts",
     "duly_shared_bytes",
     "duly_slack_seconds",
     "duly_streams_closed",
@@ -73,6 +83,8 @@ def busy_server() -> Metrics:
         versions={"yolo/1": "READY"},
         frames_refused={"its stream holds too many bytes": 6},
         calls_failed={"NOT_PERMITTED": 7},
+        samples=SamplingCounts(Counter(yolo=8), Counter(no_space=9), Counter(JOINED=10), {"samples": 4096}, 2),
+        learning=LearningCounts({("yolo", "input.x"): 1}, {("yolo", "published"): 1}, {"yolo": 400}, 1),
     )
     metrics.set_gauges(lambda: gauges)
     return metrics
@@ -154,6 +166,11 @@ def test_lanes_workers_and_gauges_are_exposed() -> None:
     assert value(metrics, "duly_payload_bytes") == 5000
     assert value(metrics, "duly_frames_refused_total", cause="its stream holds too many bytes") == 6
     assert value(metrics, "duly_calls_failed_total", reason="NOT_PERMITTED") == 7
+    assert value(metrics, "duly_samples_written_total", model="yolo") == 8
+    assert value(metrics, "duly_samples_dropped_total", reason="no_space") == 9
+    assert value(metrics, "duly_feedback_total", status="JOINED") == 10
+    assert value(metrics, "duly_samples_bytes", kind="samples") == 4096
+    assert value(metrics, "duly_samples_writer_restarts_total") == 2
 
 
 def test_energy_is_told_of_the_devices_that_tell_it() -> None:
@@ -231,7 +248,8 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
             assert (family.type, names) == ("gauge", {family.name})
         for sample in family.samples:
             assert set(sample.labels) <= {
-                "cause", "class", "device", "guard", "lane", "le", "model", "reason", "state", "status",
+                "cause", "class", "device", "guard", "kind", "lane", "le", "model", "reason", "result", "signal",
+                    "state", "status",
             }  # fmt: skip
 
 

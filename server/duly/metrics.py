@@ -5,6 +5,7 @@ them up. So no lock and no object of the Prometheus library is on a frame's way.
 interpreter lock: two numbers of one scrape may be a frame apart, but no number is torn.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -52,6 +53,35 @@ class _Lane:
     wasted_ns: int = 0
 
 
+@dataclass(slots=True)
+class SamplingCounts:
+    """What was kept of frames and what was not, since the server's start."""
+
+    written: Counter[str] = field(default_factory=Counter)
+    """Frames on the disk, by the name of the model."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Frames that were to be kept and were not, by reason."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """What became of labels, by the name of the status."""
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    """What samples (`samples`) and stores of models that learn (`store`) take on the disk, as last heard."""
+    restarts: int = 0
+    """How often the process that writes them has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearningCounts:
+    """What the learner has said, by model."""
+
+    drifts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """How often a signal has drifted, by model and signal."""
+    attempts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Attempts at new versions, by model and result."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Labels that were taken since the learner began."""
+    restarts: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """Figures that go up and down, as they are now."""
@@ -75,10 +105,18 @@ class Gauges:
     """Number of the scheduler's events that are missing in the recording."""
     frames_refused: Mapping[str, int] = field(default_factory=dict)
     """Number of frames that were answered at the door, by cause."""
+    trials: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    """Stage and mean agreement of the versions that are on trial, by model."""
+    trials_ended: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Number of trials that are over, by the name of the model and the stage in which they ended."""
     calls_failed: Mapping[str, int] = field(default_factory=dict)
     """Number of calls that ended with an error of the server's, by its reason."""
     bytes_shared: int = 0
     """Memory that is shared with clients on this machine."""
+    samples: SamplingCounts = field(default_factory=SamplingCounts)
+    """What was kept of frames."""
+    learning: LearningCounts = field(default_factory=LearningCounts)
+    """What is learnt from frames."""
 
 
 @dataclass(slots=True)
@@ -363,6 +401,7 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
         "Events of the scheduler that are missing in the recording, because its file was too slow or full.",
         value=gauges.recorded_events_lost,
     )
+    yield from _trials(gauges)
     refused = CounterMetricFamily(
         "duly_frames_refused_total", "Frames that were answered at the door.", labels=["cause"]
     )
@@ -375,3 +414,66 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     for reason, count in gauges.calls_failed.items():
         failed.add_metric([reason], count)
     yield failed
+    yield from _samples(gauges.samples)
+    yield from _learning(gauges.learning)
+
+
+def _samples(counts: SamplingCounts) -> Iterator[Metric]:
+    written = CounterMetricFamily(
+        "duly_samples_written_total", "Frames that were kept with their answers.", labels=["model"]
+    )
+    dropped = CounterMetricFamily(
+        "duly_samples_dropped_total", "Frames that were to be kept and were not, by why.", labels=["reason"]
+    )
+    labels = CounterMetricFamily("duly_feedback_total", "Labels of frames, by what became of them.", labels=["status"])
+    size = GaugeMetricFamily("duly_samples_bytes", "What kept frames take on the disk.", labels=["kind"])
+    for family, values in (
+        (written, counts.written),
+        (dropped, counts.dropped),
+        (labels, counts.labels),
+        (size, counts.bytes),
+    ):
+        for name, value in dict(values).items():
+            family.add_metric([name], value)
+    yield from (written, dropped, labels, size)
+    yield CounterMetricFamily(
+        "duly_samples_writer_restarts_total",
+        "How often the process that keeps frames has ended.",
+        value=counts.restarts,
+    )
+
+
+def _learning(learning: LearningCounts) -> Iterator[Metric]:
+    drifts = CounterMetricFamily("duly_drift_total", "Times that a signal has drifted.", labels=["model", "signal"])
+    for (model, signal), count in learning.drifts.items():
+        drifts.add_metric([model, signal], count)
+    attempts = CounterMetricFamily(
+        "duly_learning_attempts_total", "Attempts at a new version, by how they ended.", labels=["model", "result"]
+    )
+    for (model, result), count in learning.attempts.items():
+        attempts.add_metric([model, result], count)
+    labels = GaugeMetricFamily("duly_learning_labels", "Labels that the learner knows of.", labels=["model"])
+    for model, count in learning.labels.items():
+        labels.add_metric([model], count)
+    yield from (drifts, attempts, labels)
+    yield CounterMetricFamily(
+        "duly_learner_restarts_total", "Times that the process that learns has ended.", value=learning.restarts
+    )
+
+
+def _trials(gauges: Gauges) -> Iterator[Metric]:
+    stages = GaugeMetricFamily(
+        "duly_trial_stage", "The stage of a version that is on trial.", labels=["model", "stage"]
+    )
+    agreement = GaugeMetricFamily(
+        "duly_trial_agreement_ratio",
+        "Mean agreement of a version that is on trial with the active one.",
+        labels=["model"],
+    )
+    for model, (stage, mean) in gauges.trials.items():
+        stages.add_metric([model, stage], 1)
+        agreement.add_metric([model], mean)
+    ended = CounterMetricFamily("duly_trials_total", "Trials that are over, by their end.", labels=["model", "stage"])
+    for (name, stage), count in gauges.trials_ended.items():
+        ended.add_metric([name, stage], count)
+    yield from (stages, agreement, ended)

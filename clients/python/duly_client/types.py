@@ -135,6 +135,9 @@ class Outcome:
     """Why there is no result in time, for people; empty where there is one."""
     _message: "OutcomeMessage | None" = field(default=None, repr=False, compare=False)
     _arrays: dict[str, Array] | None = field(default=None, repr=False, compare=False)
+    stream_key: str = field(default="", repr=False, compare=False)
+    """Of a frame that went by `infer`: by what its label names it, with `frame_id`; empty: the server keeps no frames
+    of the model. Frames of a stream are named by `Stream.key_of`."""
 
     def __repr__(self) -> str:
         """The fields in short, and of the outputs their types and shapes, since their values may be many."""
@@ -355,6 +358,8 @@ class StreamTerms:
     """Inputs of the stream's fusion group that no stream gave when it opened."""
     chunk: Chunk | None = None
     """Which output holds actions for a stretch of time; None: none does."""
+    stream_key: str = ""
+    """By what labels name the stream, also later; empty: the server keeps no frames of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +405,7 @@ def terms_of(message: inference_pb2.StreamOpened) -> StreamTerms:
         admission_warning=message.admission_warning,
         fusion_inputs_missing=tuple(message.fusion_inputs_missing),
         chunk=_chunk_of(message.chunk),
+        stream_key=message.stream_key,
     )
 
 

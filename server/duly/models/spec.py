@@ -18,9 +18,11 @@ from duly.core.types import BACKLOG_FRAMES_MAX, BacklogPolicy, GapPolicy, Stream
 from duly.models.control import Control
 from duly.models.guards import GUARDS_MAX, GuardName, Guards
 from duly.models.kserve import KServe
+from duly.models.learning import Learning
 from duly.models.steps import Step
 from duly.models.strict import Strict
 from duly.models.task import Task
+from duly.models.trial import Trial
 from duly.models.which_versions import Versions
 
 DataTypeName = Literal[
@@ -314,6 +316,10 @@ class ModelConfig(Strict):
     """What clients of the KServe protocol are told and may ask for."""
     task: Task = Task()
     """What answers are for, and when two of them count as the same."""
+    learning: Learning | None = None
+    """How new versions are made from labelled frames while the server runs; None: they are not."""
+    trial: Trial | None = None
+    """How a new version is tried on live frames before it becomes active; None: it is not."""
 
     @property
     def gives_finite(self) -> bool:

@@ -8,7 +8,7 @@ import click
 import structlog
 
 from duly.cli_numbers import Number
-from duly_learn.commands.versions import find_version, samples_of
+from duly_learn.commands.versions import version_of
 from duly_learn.frames.places import frames_from
 from duly_learn.frames.split import split
 from duly_learn.guards.measure import measure, table
@@ -62,13 +62,11 @@ def guards(
     """
     # A worker's own lines would stand between those of this command.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    version = find_version(folder, model)
+    version = version_of(folder, model)
     if not version.config.guards:
         raise click.ClickException(f"{version.key} has no guards; say [[guard]] in its model.toml")
     with running(version, threads=threads) as worker:
-        frames = frames_from(
-            [samples_of(place, version) for place in places], worker.signature, frames_max, seed, topic, _tell
-        )
+        frames = frames_from(places, worker.signature, frames_max, seed, topic, _tell)
         used = frames if held_out == 1 else split(frames, held_out, seed)[1]
         rows = measure(worker, used, seed, _tell)
     if as_json:

@@ -11,7 +11,8 @@ import click
 import structlog
 
 from duly.cli_numbers import Number
-from duly_learn.commands.versions import find_version, samples_of
+from duly.models.repository import ModelVersion
+from duly_learn.commands.versions import version_of
 from duly_learn.optimize.page import report
 from duly_learn.optimize.run import Asked, Found
 from duly_learn.optimize.run import optimize as run
@@ -26,8 +27,8 @@ from duly_learn.optimize.steps import STEPS
     "--frames",
     "places",
     multiple=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="Folder of samples (duly serve --sample) or pictures, recording, MCAP, .npy or .npz; may be given again.",
+    type=click.Path(path_type=Path),
+    help="Folder of samples or pictures, recording, MCAP, .npy or .npz; may be given again.",
 )
 @click.option("--topic", default="", help="Topic of logs, where several fit.")
 @click.option("--all", "every", is_flag=True, help="Try all steps.")
@@ -90,11 +91,11 @@ def optimize(
     """
     # A worker's own lines would stand between those of this command.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    version = find_version(folder, model)
+    version = version_of(folder, model)
     page = page or Path(f"{version.name}-{version.version}-optimize.html")
     asked = Asked(
         version,
-        [samples_of(place, version) for place in places],
+        [_samples_of(place, version) for place in places],
         _steps(every, named),
         version.config.task.tolerance if tolerance is None else tolerance,
         seed,
@@ -109,6 +110,12 @@ def optimize(
     page.write_text(report(found), "utf-8")
     _tell(found, page)
     sys.exit(0 if found.number else 1)
+
+
+def _samples_of(place: Path, version: ModelVersion) -> Path:
+    """The model's own folder where a place holds samples of several models, as `duly serve --sample` writes them."""
+    own = place / version.name
+    return own if place.is_dir() and own.is_dir() else place
 
 
 def _steps(every: bool, named: str) -> list[Step]:

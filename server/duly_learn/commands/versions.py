@@ -1,4 +1,4 @@
-"""The version that a command is about, and where its frames lie."""
+"""Which version a command is about."""
 
 import difflib
 from pathlib import Path
@@ -8,8 +8,8 @@ import click
 from duly.models.repository import ModelVersion, NotARepository, Repository
 
 
-def find_version(folder: Path, model: str) -> ModelVersion:
-    """Returns the version that is named, or the newest one of the model that is. Raises ClickException."""
+def version_of(folder: Path, model: str) -> ModelVersion:
+    """Returns the version NAME/VERSION, or the newest one of NAME. Raises click's errors, which say what there is."""
     try:
         versions, problems = Repository(folder).scan()
     except NotARepository as error:
@@ -23,9 +23,3 @@ def find_version(folder: Path, model: str) -> ModelVersion:
     close = difflib.get_close_matches(model, known, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
     raise click.ClickException(f"no model {model} in {folder}; {hint}")
-
-
-def samples_of(place: Path, version: ModelVersion) -> Path:
-    """The model's own folder where a place holds samples of several models, as `duly serve --sample` writes them."""
-    own = place / version.name
-    return own if place.is_dir() and own.is_dir() else place
