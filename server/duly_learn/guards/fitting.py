@@ -9,12 +9,11 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from duly.models.guards import score_outputs
 from duly.models.spec import ModelConfig
 from duly_learn.errors import LearnError
 from duly_learn.guards.branches import without_constant_branches
 from duly_learn.guards.detector import FALSE_ALARMS, MARGIN, Detector, Floats, fit
-from duly_learn.guards.graph import features_of, with_detector, with_features
+from duly_learn.guards.graph import features_of, with_detector, with_features, without_detector
 from duly_learn.guards.layers import Tap, chosen, taps_of
 
 SCORE = "duly_guard_score"
@@ -65,10 +64,9 @@ def fit_detector(
     """Fits to what the graph is given for clean frames, one frame at a time (`running.seen`). `streams`: which stream
     each frame is of. `layers`: tensors of the graph to look at; none: they are chosen.
 
-    Raises NoFeatures, TooFew, and LearnError where the graph has a detector already.
+    A detector that the graph has already gives way to the new one. Raises NoFeatures and TooFew.
     """
-    if SCORE in score_outputs(config.guards) or any(each.name == SCORE for each in model.graph.output):
-        raise LearnError(f"the graph gives '{SCORE}' already: fit a detector to the version that it was made of")
+    model = without_detector(model, SCORE)
     if model.ByteSize() > GRAPH_BYTES_MAX:
         raise NoFeatures(
             f"the graph has {model.ByteSize():,} bytes; at most {GRAPH_BYTES_MAX:,} can be run in one piece"

@@ -84,6 +84,25 @@ def with_detector(
     return copy
 
 
+def without_detector(model: onnx.ModelProto, output: str) -> onnx.ModelProto:
+    """Returns a copy without what `with_detector` has added."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+
+    def is_added(name: str) -> bool:
+        return name.startswith(f"{PREFIX}.") or name == output
+
+    nodes = [node for node in graph.node if not any(map(is_added, node.output))]
+    initializers = [each for each in graph.initializer if not is_added(each.name)]
+    outputs = [each for each in graph.output if not is_added(each.name)]
+    del graph.node[:], graph.initializer[:], graph.output[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(initializers)
+    graph.output.extend(outputs)
+    return copy
+
+
 def _batch(model: onnx.ModelProto) -> int | str:
     """The first dimension of the graph's first input that has any, as the graph calls it."""
     for each in model.graph.input:
