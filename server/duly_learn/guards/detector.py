@@ -2,17 +2,17 @@
 layers make of a frame, and the distance from it.
 
 Per layer, the mean and the standard deviation of every channel over a frame are its features, on a logarithmic scale,
-as they differ by orders of magnitude. Principal components hold nearly all of their variance. The Mahalanobis distance
-within them (Lee et al., 2018, "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
-Attacks") finds frames that are unusual in the ways in which frames differ, and what is left outside of them finds
-frames that differ in other ways.
+as they differ by orders of magnitude; where a layer has one number a channel, it is these. Principal components hold
+nearly all of their variance. The Mahalanobis distance within them (Lee et al., 2018, "A Simple Unified Framework for
+Detecting Out-of-Distribution Samples and Adversarial Attacks") finds frames that are unusual in the ways in which
+frames differ, and what is left outside of them finds frames that differ in other ways.
 
 The threshold is what clean frames exceed at a stated rate, where each frame is judged by a detector that was fitted
 without the block of its stream that it lies in: neighbours are alike, and a frame that was fitted to says nothing.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -55,7 +55,7 @@ class Gaussian:
     """What is usual of one layer's features, of which there are D, by K components."""
 
     scale: float
-    """Features are sign(x) * log(1 + |x| / scale) of those that the layer gives."""
+    """Features are sign(x) * log(1 + |x| / scale) of those that the layer gives; 0: they are these as they are."""
     mean: Floats
     """Of the scaled features, [D]."""
     deviation: Floats
@@ -69,17 +69,20 @@ class Gaussian:
 
     def distances(self, features: Floats) -> Floats:
         """Returns for each row of features the squared distance within the components and the one outside, [N, 2]."""
-        scaled = np.sign(features) * np.log1p(np.abs(features) / self.scale)
-        centred = (scaled - self.mean) / self.deviation
+        centred = (_scaled(features, self.scale) - self.mean) / self.deviation
         within = centred @ self.components
         inside = (within - self.centre) ** 2 @ self.weights
         outside = (centred**2).sum(axis=1) - (within**2).sum(axis=1)
         return np.stack([inside, np.maximum(outside, 0)], axis=1)
 
 
+def _scaled(features: Floats, scale: float) -> Floats:
+    return np.sign(features) * np.log1p(np.abs(features) / scale) if scale else features
+
+
 def gaussian(features: Floats, scale: float) -> Gaussian:
     """Fits to features [N, D] of clean frames."""
-    scaled = np.sign(features) * np.log1p(np.abs(features) / scale)
+    scaled = _scaled(features, scale)
     mean, deviation = scaled.mean(axis=0), scaled.std(axis=0)
     deviation = deviation + _FLOOR * float(np.abs(scaled).mean()) + 1e-9
     centred = (scaled - mean) / deviation
@@ -111,9 +114,11 @@ class Detector:
         return np.asarray(np.sqrt(np.concatenate(ratios, axis=1).max(axis=1)))
 
 
-def fit(features: Mapping[str, Floats], streams: Sequence[str], seed: int) -> Detector:
+def fit(
+    features: Mapping[str, Floats], streams: Sequence[str], seed: int, logarithmic: Collection[str] = ()
+) -> Detector:
     """Fits to the features [N, D] of clean frames by layer. `streams`: which stream each of the N frames is of, in the
-    order of their capture. Raises TooFew.
+    order of their capture. `logarithmic`: the layers whose features differ by orders of magnitude. Raises TooFew.
     """
     count = len(streams)
     if count < FRAMES_MIN:
@@ -125,14 +130,17 @@ def fit(features: Mapping[str, Floats], streams: Sequence[str], seed: int) -> De
     layers: dict[str, Gaussian] = {}
     unseen: dict[str, Floats] = {}
     for name, rows in features.items():
-        scale = max(SCALE * float(np.abs(rows).mean()), 1e-12)
+        scale = max(SCALE * float(np.abs(rows).mean()), 1e-12) if name in logarithmic else 0.0
         judged = np.zeros((count, 2))
         for fold in range(int(folds.max()) + 1):
             there = folds == fold
             judged[there] = gaussian(rows[~there], scale).distances(rows[there])
         layers[name], unseen[name] = gaussian(rows, scale), judged
     rate = 1 - FALSE_ALARMS
-    usual = {name: np.maximum(np.quantile(judged, rate, axis=0), 1e-9) for name, judged in unseen.items()}
+    usual = {}
+    for name, judged in unseen.items():
+        least = 1.0, (1 - VARIANCE) * features[name].shape[1]  # what the components leave out, where that is nothing
+        usual[name] = np.maximum(np.quantile(judged, rate, axis=0), least)
     largest = np.max([(unseen[name] / usual[name]).max(axis=1) for name in layers], axis=0)
     factor = max(1.0, float(np.quantile(largest, rate))) * MARGIN
     thresholds = {name: (float(usual[name][0] * factor), float(usual[name][1] * factor)) for name in layers}

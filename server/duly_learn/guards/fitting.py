@@ -99,7 +99,7 @@ def fit_detector(
         for tap, value in zip(taps, values, strict=True):
             rows.setdefault(tap.tensor, []).append(np.asarray(value[0], np.float64))
     features = {name: np.stack(each) for name, each in rows.items()}
-    detector = fit(features, streams, seed)
+    detector = fit(features, streams, seed, [name for name, rank in ranks.items() if rank > 2])
     written = with_detector(flat, taps, ranks, detector, SCORE)
     guard = {"kind": "DISTRIBUTION", "output": SCORE, "max": 1.0}
     return Fitted(written, detector, [tap.tensor for tap in taps], guard)

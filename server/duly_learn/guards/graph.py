@@ -131,9 +131,11 @@ def _features(writer: _Writer, tap: Tap, rank: int, output: str = "") -> str:
 
 def _distances(writer: _Writer, features: str, layer: Gaussian) -> tuple[str, str]:
     """Writes `Gaussian.distances`: the squared distances within and outside of the components, [N, 1] each."""
-    magnitude = writer.node("Mul", writer.node("Abs", features), writer.numbers(1 / layer.scale))
-    logarithm = writer.node("Log", writer.node("Add", magnitude, writer.numbers(1)))
-    scaled = writer.node("Mul", writer.node("Sign", features), logarithm)
+    scaled = features
+    if layer.scale:
+        magnitude = writer.node("Mul", writer.node("Abs", features), writer.numbers(1 / layer.scale))
+        logarithm = writer.node("Log", writer.node("Add", magnitude, writer.numbers(1)))
+        scaled = writer.node("Mul", writer.node("Sign", features), logarithm)
     factor = 1 / layer.deviation
     centred = writer.node(
         "Add", writer.node("Mul", scaled, writer.numbers(factor)), writer.numbers(-layer.mean * factor)

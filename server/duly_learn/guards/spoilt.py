@@ -151,7 +151,8 @@ def _as_was(spoilt: Array, clean: Array, value: Value, spec: TensorSpec) -> Valu
     if value.encoding == "PCM_S16LE":
         return Encoded(value.encoding, array.tobytes())
     encoding = "PNG" if "PNG" in spec.encodings else value.encoding  # which keeps noise as it is
-    _, data = cv2.imencode(_PICTURES[encoding], array, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    options = [] if encoding == "PNG" else [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    _, data = cv2.imencode(_PICTURES[encoding], array, options)
     return Encoded(encoding, data.tobytes())
 
 

@@ -91,7 +91,7 @@ class RunningModel:
         for low in range(0, len(frames), step):
             part = slice(low, low + step)
             given += self._batch(frames[part], numbers[part], resets[part])
-        for number in numbers:
+        for number in streams.values():
             self._worker.forget(number)
         return given
 
