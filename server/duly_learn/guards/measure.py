@@ -36,6 +36,7 @@ def measure(
     """
     spoiler = Spoiler(model.signature, clean, seed)
     rows = [_row(model, CLEAN, clean)]
+    told(f"{CLEAN}: {rows[0].by_any} of {rows[0].frames} frames are false alarms")
     for kind, spoil in spoiler.kinds().items():
         told(f"{kind}: {len(clean)} frames")
         began_ns = monotonic_ns()
