@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+MEMORY_BYTES_MAX = 2 << 30
+"""The memory of the process that writes, beyond which it ends, and is started again."""
 SEGMENT_FRAMES_MAX = 256
 SEGMENT_BYTES_MAX = 8 << 20
 """A segment is written when it has so many frames or bytes, or has waited for long enough."""
