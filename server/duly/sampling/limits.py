@@ -20,6 +20,8 @@ DROPPED_FOR = (
     "rate",  # more frames of a model that learns than are kept a second
     "too_large",
     "read_apart",  # its picture was decoded beside the lanes, and what the client sent is gone
+    "video",  # an access unit shows nothing without those before it
+    "misfit",  # what came of it is no tensor of the model's
     "no_space",
     "not_writable",
     "folder_gone",
